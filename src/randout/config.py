@@ -1,0 +1,241 @@
+"""The configuration of a run: what it may say, its defaults, and how it is read, laid over presets, and written.
+
+A recipe is a TOML file with the tables below. Presets are recipes that come with the package; a recipe is laid over a
+preset, and `--set KEY=VALUE` over both. Every default is written out in a run's `run.toml`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import UserError, nearest
+
+
+class Table(BaseModel):
+    """A table of a recipe: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _setting(default: Any, description: str, **limits: Any) -> Any:
+    return Field(default=default, description=description, **limits)
+
+
+Name = Annotated[str, Field(max_length=4096)]
+Split = Literal["auto", "paper"]
+Same = Literal["same"]
+
+
+class DataTable(Table):
+    source: Name = _setting("", "a file (CSV, TSV, JSON Lines, Parquet) or a named dataset (rhmd, film)")
+    text_column: Name = _setting("", "column of the texts; empty: guessed")
+    label_column: Name = _setting("", "column of the labels; empty: guessed")
+    group_column: Name = _setting("", "rows with the same value stay in one split; empty: none")
+    split: Split = _setting("auto", '"auto": stratified 70/15/15, duplicates together; "paper": stratified only')
+    split_column: Name = _setting("", "column that says train, validation or test")
+    split_seed: int = _setting(0, "number that fixes the split; the training seed does not touch it")
+    validation: Name = _setting("", "file with the validation rows; empty: taken from the training rows")
+    test: Name = _setting("", "file with the test rows")
+    unlabeled: Name = _setting("", "file with texts only: distillation without labels")
+    labels: tuple[str, ...] = _setting((), "order of the labels; empty: sorted")
+
+
+class StudentTable(Table):
+    model: Name = _setting("auto", 'an encoder: hub name, folder, alias; "auto": a small one at hand')
+    revision: Name = _setting("", "commit of the hub; empty: pinned at the first download")
+    head: Literal["model", "linear"] = _setting("model", '"model": the family\'s head; "linear": softmax(W s_CLS), eq. 1')
+    layers: tuple[int, ...] = _setting((), "blocks to keep, 0 the first; empty: all")
+    max_length: Annotated[int, Field(ge=4)] | Literal["auto"] = _setting(
+        "auto", 'most tokens a text; "auto": 99th percentile of the data'
+    )
+    truncation: Literal["head", "head+tail"] = _setting("head", "what is kept of a longer text")
+    dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["model"] = _setting("model", "rate on hidden states")
+    attention_dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["model"] = _setting("model", "rate on attention")
+
+
+class TeacherTable(Table):
+    model: Name = _setting("auto", 'run, classifier or encoder; "none": no distillation; "auto": a larger one at hand')
+    revision: Name = _setting("", "commit of the hub; empty: pinned at the first download")
+    labels: tuple[str, ...] = _setting((), "the teacher's labels in the order of its outputs, where it only says LABEL_0")
+    head: Literal["model", "linear"] = _setting("model", "as for the student, where the teacher is fine-tuned first")
+    layers: tuple[int, ...] = _setting((), "blocks to keep where it is fine-tuned first; empty: all")
+    max_length: Annotated[int, Field(ge=4)] | Literal["auto"] = _setting("auto", 'most tokens a text; "auto": 99th percentile')
+    truncation: Literal["head", "head+tail"] = _setting("head", "what is kept of a longer text")
+    epochs: Annotated[int, Field(ge=1)] | Same = _setting("same", 'where it is fine-tuned first; "same": as the student')
+    learning_rate: Annotated[float, Field(gt=0)] | Same = _setting("same", 'likewise; "same": as the student')
+    batch_size: Annotated[int, Field(ge=1)] | Same = _setting("same", 'likewise; "same": as the student')
+
+
+class TrainTable(Table):
+    seed: int = _setting(1, "fixes head, data order, noise and dropout, of the student and of a teacher trained for it")
+    epochs: int = _setting(4, "most passes over the training rows", ge=1)
+    learning_rate: float = _setting(5e-5, "peak of the schedule (paper: 1e-5)", gt=0)
+    batch_size: int = _setting(16, "texts an optimizer step", ge=1)
+    micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = _setting(
+        "auto", "texts a forward pass; auto: the batch, halved when a GPU's memory runs out"
+    )
+    schedule: Literal["linear", "constant"] = _setting("linear", "learning rate after warm-up")
+    warmup_ratio: float = _setting(0.06, "share of all steps in which the learning rate rises", ge=0, le=1)
+    weight_decay: float = _setting(0.01, "of AdamW, on weight matrices", ge=0)
+    adam_beta1: float = _setting(0.9, "of AdamW", ge=0, lt=1)
+    adam_beta2: float = _setting(0.999, "of AdamW", ge=0, lt=1)
+    adam_epsilon: float = _setting(1e-8, "of AdamW", gt=0)
+    max_grad_norm: float = _setting(1.0, "gradients are clipped to this norm; 0: never", ge=0)
+    metric: Literal["accuracy", "macro_f1", "balanced_accuracy", "log_loss"] = _setting(
+        "accuracy", "what validation selects on"
+    )
+    patience: int = _setting(5, "stop after so many validations without a gain; 0: never", ge=0)
+    precision: Literal["auto", "float32", "bfloat16"] = _setting("auto", "auto: bfloat16 where the machine has it natively")
+    device: Literal["auto", "cpu", "cuda", "mps"] = _setting("auto", "auto: a GPU if there is one")
+    packing: bool = _setting(True, "compute no padding where the encoder admits it")
+    save_minutes: float = _setting(5.0, "a checkpoint at least this often, besides each validation", gt=0)
+
+
+class OutputTable(Table):
+    test: bool = _setting(True, "score the test split once, at the end")
+    keep_texts: bool = _setting(False, "write the texts into predictions/*.parquet")
+
+
+class Config(Table):
+    """Everything that decides a run. `methods` holds one table a method, by name, with that method's own fields."""
+
+    data: DataTable = DataTable()
+    student: StudentTable = StudentTable()
+    teacher: TeacherTable = TeacherTable()
+    methods: dict[str, dict[str, Any]] = {}
+    train: TrainTable = TrainTable()
+    output: OutputTable = OutputTable()
+
+
+DEFAULT_PRESET = "randout-kd"
+
+
+def presets() -> dict[str, str]:
+    """The presets and what each is for (its file's first line)."""
+    files = sorted(resources.files("randout").joinpath("recipes").iterdir(), key=lambda f: f.name)
+    return {f.name[:-5]: f.read_text().splitlines()[0].lstrip("# ") for f in files if f.name.endswith(".toml")}
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """The tables of a preset. Raises UserError with the nearest name."""
+    if name not in presets():
+        raise UserError(f"no preset {name!r}; there are: {', '.join(presets())}.{nearest(name, presets())}")
+    return tomllib.loads(resources.files("randout").joinpath("recipes").joinpath(f"{name}.toml").read_text())
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The tables of a recipe file. Raises UserError naming file and line."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise UserError(f"{path}: the recipe cannot be read: {reason}") from None
+
+
+def overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """`above` laid over `below`, table by table; a method set to false is taken out."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = overlay(merged[key], value) if both else value
+    return merged
+
+
+def assignment(text: str, methods: Iterable[str]) -> dict[str, Any]:
+    """`--set KEY=VALUE` as tables. KEY is `table.key`, `methods.NAME.key`, `NAME.key`, or a key that stands in one
+    table only (`learning_rate`: train's). VALUE is TOML; what is not, is a string. Raises UserError.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set {text}: expected KEY=VALUE, as in --set train.epochs=3")
+    path = key.strip().split(".")
+    if path[0] in methods:
+        path = ["methods", *path]
+    if len(path) == 1:
+        tables = {name: field.annotation for name, field in Config.model_fields.items() if name != "methods"}
+        owners = [name for name, table in tables.items() if path[0] in table.model_fields]
+        known = [name for table in tables.values() for name in table.model_fields] + list(methods)
+        if not owners:
+            raise UserError(f"--set {text}: no setting {path[0]!r}.{nearest(path[0], known)} `randout init` lists them all")
+        preferred = [name for name in ("train", "student") if name in owners]
+        path = [(preferred or owners)[0], *path]
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    for name in reversed(path):
+        parsed = {name: parsed}
+    return parsed
+
+
+def build(layers: Iterable[dict[str, Any]], methods: dict[str, type[BaseModel]]) -> Config:
+    """A configuration from recipes laid one over another (the first lowest), every method's defaults filled in.
+
+    methods: the shelf, by name. Raises UserError naming the setting, what was found, and the nearest known name.
+    """
+    tables: dict[str, Any] = {}
+    for layer in layers:
+        tables = overlay(tables, layer)
+    wanted = tables.pop("methods", {})
+    if not isinstance(wanted, dict):
+        raise UserError(f"methods: expected a table for each method, found {wanted!r}")
+    filled = {}
+    for name, settings in wanted.items():
+        if name not in methods:
+            raise UserError(f"methods.{name}: no such method; there are: {', '.join(methods)}.{nearest(name, methods)}")
+        if settings is not False:
+            settings = {} if settings is True else settings
+            filled[name] = _checked(methods[name], settings, f"methods.{name}.").model_dump(mode="json")
+    ordered = {name: filled[name] for name in methods if name in filled}
+    return _checked(Config, tables | {"methods": ordered}, "")
+
+
+def _checked(model: type[BaseModel], value: Any, prefix: str) -> Any:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise UserError("\n".join(dict.fromkeys(_in_words(model, item, prefix) for item in error.errors()))) from None
+
+
+def _in_words(model: type[BaseModel], error: Any, prefix: str) -> str:
+    path = [str(part) for part in error["loc"] if not str(part).startswith(("constrained-", "literal[", "int", "float"))]
+    where = prefix + ".".join(path)
+    if error["type"] == "extra_forbidden":
+        table: Any = model
+        for name in path[:-1]:
+            table = table.model_fields[name].annotation
+        return f"{where}: no such setting.{nearest(path[-1], table.model_fields)} `randout init` lists them all"
+    return f"{where}: found {error['input']!r}; {error['msg'].lower()}"
+
+
+def to_toml(config: Config) -> str:
+    """The whole configuration as TOML, every default filled in."""
+    return tomli_w.dumps(config.model_dump(mode="json"))
+
+
+def commented(config: Config, methods: dict[str, type[BaseModel]]) -> str:
+    """The configuration as TOML with a comment a key: what `randout init` prints."""
+    lines = []
+    for name, field in Config.model_fields.items():
+        if name != "methods":
+            lines += _table(name, getattr(config, name).model_dump(mode="json"), field.annotation)
+    for name, settings in config.methods.items():
+        lines += _table(f"methods.{name}", settings, methods[name])
+    return "\n".join(lines).strip() + "\n"
+
+
+def _table(title: str, values: dict[str, Any], model: Any) -> list[str]:
+    written = {key: tomli_w.dumps({key: value}, multiline_strings=False) for key, value in values.items()}
+    written = {key: " ".join(text.split()) for key, text in written.items()}
+    width = max((len(text) for text in written.values()), default=0)
+    about = {key: model.model_fields[key].description or "" for key in values}
+    return ["", f"[{title}]"] + [f"{written[key]:<{width}}  # {about[key]}" for key in values]

@@ -1,0 +1,276 @@
+"""A labelled table to a `Dataset`: texts, class indices, duplicates, and a split whose test rows stay out of training.
+
+`load` reads, checks and splits; `describe` says what was found. Files are parsed by `tables`, opened by `sources`,
+columns and labels checked by `columns`, rows assigned by `splits`, known names and the Hub resolved by `datasets`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from randout import columns as cols
+from randout.data_report import DataReport, make_report
+from randout.errors import UserError, nearest
+from randout.sources import (
+    Labels,
+    Part,
+    choose_columns,
+    given_split,
+    label_names,
+    open_sources,
+    read_part,
+    read_unlabeled,
+)
+from randout.splits import Ints, copies_of, grouped, merge_groups, stratified
+from randout.tables import Table, appended, read_table, sha256_of, write_table
+
+__all__ = [
+    "DataReport",
+    "Dataset",
+    "Table",
+    "appended",
+    "describe",
+    "load",
+    "load_evaluation",
+    "read_texts",
+    "write_table",
+]
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """n rows and how they are split: the main file's rows in order, then those of further files, unlabelled ones last."""
+
+    texts: list[str]  # n
+    labels: Ints  # (n,) index into id2label; -1 for unlabelled rows
+    groups: Ints  # (n,) rows with the same number belong together: by copies and the group column, connected
+    copies: Ints  # (n,) the same number for the same normalised text
+    row_ids: list[str]  # "17" is data row 17 of the main file; "test.csv#17" of another
+    id2label: dict[int, str]
+    split: dict[str, Ints]  # "train", "validation", and "test", "unlabeled" where there are any -> sorted positions
+    sha256: str  # of the file; of "role hash" lines where there are several
+    name: str
+    columns: dict[str, str | None]  # "text", "label", "group", "split" -> the column used
+    report: DataReport
+
+
+def load(
+    source: str | Path,
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    group_column: str | None = None,
+    split: str = "auto",
+    split_column: str | None = None,
+    validation: str | Path | None = None,
+    test: str | Path | None = None,
+    unlabeled: str | Path | None = None,
+    labels: Labels | None = None,
+    seed: int = 0,
+    fractions: tuple[float, float, float] = (0.70, 0.15, 0.15),
+) -> Dataset:
+    """Read a labelled table and split it. An empty string or empty `labels` is the same as None.
+
+    `source`: a file, a known name (`rhmd`, `rhmd:PATH`, `film`), or `hub:OWNER/NAME`. `split`: "auto" (stratified,
+    copies and groups whole), "paper" (stratified only), "column" (by `split_column`); a split column or the files
+    `validation` and `test` go before "auto". A missing validation split is carved from train, never from test.
+    `labels`: the classes in order, or a mapping from values in the file to class names, in order.
+
+    UserError: anything in the files or the request that cannot be used, by file, row or line, and column.
+    """
+    split_column = split_column or None
+    given = {"validation": validation, "test": test, "unlabeled": unlabeled}
+    files = {role: path for role, path in given.items() if path}
+    _check_request(split, split_column, [role for role in files if role != "unlabeled"], fractions)
+    notes: list[str] = []
+    opened = open_sources(source, files, notes)
+    columns = choose_columns(opened, text_column, label_column, group_column, notes)
+    classes = label_names(opened, columns.label, labels or None)
+    parts = [read_part(opened, role, columns, classes, notes) for role in opened.tables if role != "unlabeled"]
+    id2label = cols.label_order(
+        [label for part in parts for label in part.labels],
+        list(classes.values()) if isinstance(classes, Mapping) else classes,
+    )
+    roles = given_split(parts, split_column, notes)
+    if roles is not None and split == "paper":
+        raise UserError(f"split 'paper' draws the split itself, and {source} has one already. Use split 'auto'.")
+    if "unlabeled" in files:
+        parts.append(read_unlabeled(opened, columns, notes))
+    used = {"text": columns.text, "label": columns.label, "group": columns.group, "split": split_column}
+
+    def divide(y: Ints, groups: Ints) -> dict[str, Ints]:
+        names = list(id2label.values())
+        _check_train(parts, y, roles, id2label)
+        if roles is not None:
+            return _complete(y, groups, roles, fractions[1], seed, names, notes)
+        draw = stratified(y, fractions, seed, names) if split == "paper" else grouped(y, groups, fractions, seed, names)
+        return {name: np.flatnonzero(draw == p) for p, name in enumerate(SPLITS)}
+
+    return _assemble(parts, id2label, divide, opened.name, used, notes)
+
+
+def _check_request(split: str, split_column: str | None, files: Sequence[str], fractions: Sequence[float]) -> None:
+    if split not in ("auto", "paper", "column"):
+        raise UserError(
+            f"split {split!r}: expected 'auto', 'paper' or 'column'.{nearest(split, ('auto', 'paper', 'column'))} "
+            "A column that says each row's split is named with --split-column."
+        )
+    if split == "column" and split_column is None:
+        raise UserError("split 'column' needs the column's name: --split-column NAME.")
+    if split_column is not None and files:
+        raise UserError(f"--split-column and --{files[0]} both give the split. Use one of them.")
+    if split == "paper" and (split_column is not None or files):
+        raise UserError("split 'paper' draws the split itself: leave out --split-column, --validation and --test.")
+    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise UserError(
+            f"fractions {tuple(fractions)}: expected three positive shares that sum to 1 (0.7, 0.15, 0.15)."
+        )
+
+
+def _complete(
+    labels: Ints, groups: Ints, roles: list[str], share: float, seed: int, names: Sequence[str], notes: list[str]
+) -> dict[str, Ints]:
+    """The user's split as row positions, with validation carved from train where it is missing."""
+    given = np.array(roles)
+    rows = {name: np.flatnonzero(given == name) for name in SPLITS}
+    train, validation, test = (rows[name] for name in SPLITS)
+    if not len(validation):
+        part = grouped(labels[train], groups[train], (1 - share, share), seed, names)
+        train, validation = train[part == 0], train[part == 1]
+        notes.append(f"no validation rows were given: {share:.0%} of train were set apart, by class and whole groups")
+    if not len(test):
+        notes.append("no test rows were given: there is no test split")
+    split = {"train": train, "validation": validation, "test": test}
+    return {name: positions for name, positions in split.items() if len(positions)}
+
+
+def _assemble(
+    parts: Sequence[Part],
+    id2label: dict[int, str],
+    divide: Any,  # (labels, groups) of the labelled rows -> split
+    name: str,
+    columns: dict[str, str | None],
+    notes: list[str],
+) -> Dataset:
+    """Number the labels, find copies and groups, split, choose the unlabelled rows, and report."""
+    label2id = {label: i for i, label in id2label.items()}
+    texts = [text for part in parts for text in part.texts]
+    row_ids = [f"{part.prefix}{row}" for part in parts for row in range(1, len(part.texts) + 1)]
+    labels = np.array([label2id[label] for part in parts for label in part.labels], dtype=np.int64)
+    n = len(labels)  # labelled rows, which come first
+    copies = copies_of(texts)
+    groups = _groups(copies, [value for part in parts for value in part.groups])
+    split = divide(labels, groups[:n])
+    left_out: dict[str, int] = {}
+    if len(texts) > n:
+        kept, left_out = _choose_unlabeled(texts, copies, split, n)
+        split["unlabeled"] = np.arange(n, n + len(kept), dtype=np.int64)
+        rows = [*range(n), *kept.tolist()]
+        texts, row_ids = [texts[i] for i in rows], [row_ids[i] for i in rows]
+        labels = np.concatenate([labels, np.full(len(kept), -1, dtype=np.int64)])
+        copies, groups = copies[rows], groups[rows]
+    hashes = [f"{part.role} {part.table.sha256}" for part in parts]
+    digest = parts[0].table.sha256 if len(parts) == 1 else sha256_of("\n".join(hashes).encode())
+    report = make_report(labels, copies, groups, split, id2label, left_out, notes)
+    return Dataset(texts, labels, groups, copies, row_ids, id2label, split, digest, name, columns, report)
+
+
+def _groups(copies: Ints, values: Sequence[str | None]) -> Ints:
+    """(n,) copies merged with the values of the group column, where None is a group of its own."""
+    if all(value is None for value in values):
+        return copies.copy()
+    seen: dict[Any, int] = {}
+    keys: list[Any] = [(i,) if value is None else value for i, value in enumerate(values)]
+    return merge_groups(copies, np.array([seen.setdefault(key, len(seen)) for key in keys], dtype=np.int64))
+
+
+def _check_train(parts: Sequence[Part], labels: Ints, roles: list[str] | None, id2label: Mapping[int, str]) -> None:
+    """UserError for no training rows, or for a class that none of them has."""
+    main = parts[0].table.name
+    train = np.array(roles) == "train" if roles is not None else np.full(len(labels), True)
+    if not train.any():
+        raise UserError(f"{main}: no row is in the train split: there is nothing to train on.")
+    counts = np.bincount(labels[train], minlength=len(id2label))
+    if (counts > 0).sum() < 2:
+        raise UserError(f"{main}: the training rows have one class only. A classifier needs two classes or more.")
+    for k in np.flatnonzero(counts == 0).tolist():
+        where = np.flatnonzero(labels == k)
+        if not len(where):
+            raise UserError(f"--labels lists {id2label[k]!r}, and no row of {main} has it. Leave it out of --labels.")
+        first = np.cumsum([0] + [len(part.labels) for part in parts])
+        p = int(np.searchsorted(first, where[0], side="right")) - 1
+        raise UserError(
+            f"{parts[p].table.name}, row {where[0] - first[p] + 1}: the label {id2label[k]!r} occurs in no training row, "
+            "so it cannot be learnt. Add training rows of this class, or remove the rows that have it."
+        )
+
+
+def _choose_unlabeled(
+    texts: Sequence[str], copies: Ints, split: Mapping[str, Ints], n: int
+) -> tuple[Ints, dict[str, int]]:
+    """Positions from n on that are neither empty nor copies of a labelled or an earlier row; how many were left out."""
+    rows = np.arange(n, len(texts), dtype=np.int64)
+    empty = np.array([not text.strip() for text in texts[n:]], dtype=bool)
+    held_out = np.concatenate([split[name] for name in ("validation", "test") if name in split])
+    of_held_out = ~empty & np.isin(copies[rows], copies[held_out])
+    of_train = ~empty & ~of_held_out & np.isin(copies[rows], copies[split["train"]])
+    free = rows[~empty & ~of_held_out & ~of_train]
+    kept = free[np.sort(np.unique(copies[free], return_index=True)[1])]
+    counts = {
+        "without a text": int(empty.sum()),
+        "copies of validation or test rows": int(of_held_out.sum()),
+        "copies of training rows": int(of_train.sum()),
+        "copies of one another": len(free) - len(kept),
+    }
+    return kept, counts
+
+
+def describe(dataset: Dataset) -> list[str]:
+    """What a user is shown of a data set, a line each."""
+    n = int((dataset.labels >= 0).sum())
+    used = ", ".join(f"{what} {column!r}" for what, column in dataset.columns.items() if column)
+    head = [f"data        {dataset.name}: {n:,} labelled rows, {len(dataset.id2label)} classes", f"columns     {used}"]
+    return head + dataset.report.lines()
+
+
+def read_texts(path: str | Path, text_column: str | None = None) -> tuple[list[str], Table]:
+    """The texts of a file to predict on, and its whole table, to which `appended` and `write_table` add results.
+
+    UserError as for `load`; no label column is needed.
+    """
+    table = read_table(path)
+    labels = [c for c in table.columns if c.lower() in cols.LABEL_NAMES]
+    return cols.texts_of(table, cols.choose_text(table, text_column or None, labels[0] if labels else None)), table
+
+
+def load_evaluation(
+    source: str | Path,
+    id2label: Mapping[int, str],
+    text_column: str | None = None,
+    label_column: str | None = None,
+) -> tuple[list[str], Ints, Ints]:
+    """Texts, labels (n,) and copies (n,) of a labelled file, to score a trained model on.
+
+    `source` as for `load` (the whole file; of the Hub, the test split, else the only one). UserError for a label that
+    is not in `id2label`, by row, with the known ones.
+    """
+    notes: list[str] = []
+    opened = open_sources(source, {}, notes)
+    columns = choose_columns(opened, text_column, label_column, None, notes)
+    role = "test" if "test" in opened.tables else "main"
+    known = opened.settings.get("labels")
+    names = list(id2label.values())
+    if known is not None and set(known.values()) <= set(names):
+        mapping: Labels = known
+    else:
+        mapping = names
+    part = read_part(opened, role, columns, mapping, notes)
+    label2id = {label: i for i, label in id2label.items()}
+    return part.texts, np.array([label2id[label] for label in part.labels], dtype=np.int64), copies_of(part.texts)

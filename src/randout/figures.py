@@ -1,0 +1,250 @@
+"""Metrics and comparisons as plain-text tables and as pictures; each picture has the table it draws.
+
+Text: lists of lines in fixed-width columns, for the caller to print. Pictures: PNG, drawn without pyplot (no global
+state, no display), in colours that stay apart in grey and for the colour-blind, replaced atomically on disk.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import textwrap
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from randout.metrics import label_names
+from randout.statistics import Comparison
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+HEADLINE = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_precision": "macro precision",
+    "macro_recall": "macro recall",
+    "macro_f1": "macro F1",
+    "weighted_f1": "weighted F1",
+    "expected_calibration_error": "calibration error",
+}
+NAME_WIDTH = 28  # characters of a label or model name in a text table
+MATRIX_CLASSES = 12  # more classes than this: the text lists the commonest confusions instead of the matrix
+NUMBER_CLASSES = 15  # more classes than this: the picture leaves the numbers out
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"  # Okabe and Ito's colour-blind-safe blue and vermilion
+
+
+def _short(name: str, width: int = NAME_WIDTH) -> str:
+    return name if len(name) <= width else name[: width - 2] + ".."
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns as wide as their widest cell, the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = []
+    for row in (header, *rows):
+        cells = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+        lines.append("  ".join((row[0].ljust(widths[0]), *cells)).rstrip())
+    return lines
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f}"
+
+
+def _confusion_lines(counts: np.ndarray, names: list[str]) -> list[str]:
+    """The matrix with numbered columns, or for many classes the ten commonest confusions."""
+    if len(names) <= MATRIX_CLASSES:
+        header = ["true \\ predicted", *map(str, range(len(names)))]
+        return _table(header, [[f"{at} {_short(name)}", *map(str, counts[at])] for at, name in enumerate(names)])
+    wrong = counts - np.diag(np.diagonal(counts))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:10]
+    places = [divmod(int(at), len(names)) for at in order if wrong.flat[at]]
+    rows = [[f"{_short(names[true])} -> {_short(names[made])}", str(wrong[true, made])] for true, made in places]
+    return _table(["commonest confusions, true -> predicted", "rows"], rows)
+
+
+def score_lines(metrics: Mapping[str, Any], id2label: Mapping[Any, str]) -> list[str]:
+    """Lines for what `metrics.score` returned: headline with intervals, every class, the confusion matrix.
+
+    Percent with two decimals, intervals with one; log loss in nats.
+    """
+    names = label_names(id2label)
+    counts = np.asarray(metrics["confusion_matrix"])
+    intervals = metrics.get("intervals", {})
+    groups = f" in {metrics['groups']:,} groups" if "groups" in metrics else ""
+    wide = max(map(len, HEADLINE.values()))
+    lines = [f"{metrics['rows']:,} rows{groups}" + (", 95 % intervals in brackets" if intervals else "")]
+    for metric, title in HEADLINE.items():
+        low, high = intervals.get(metric, (None, None))
+        between = "" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+        lines.append(f"{title:<{wide}}  {_percent(metrics[metric]):>6} %{between}")
+    lines.append(f"{'log loss':<{wide}}  {metrics['log_loss']:>6.4f}")
+    always = f"% right is always {_short(metrics['majority_label'])!r}"
+    lines.append(f"{'majority class':<{wide}}  {_percent(metrics['majority_baseline']):>6} {always}")
+    rows = []
+    for name in names:
+        each = metrics["per_class"][name]
+        rows.append([_short(name), *(_percent(each[rate]) for rate in ("precision", "recall", "f1"))])
+        rows[-1].append(f"{each['support']:,}")
+    lines += ["", *_table(["label", "precision", "recall", "F1", "rows"], rows)]
+    return [*lines, "", *_confusion_lines(counts, names)]
+
+
+def comparison_lines(rows: Sequence[Comparison]) -> list[str]:
+    """Lines for what `statistics.compare_models` returned; differences and intervals in percentage points."""
+    title = HEADLINE.get(rows[0].metric, rows[0].metric)
+    header = ["model", f"{title} %", "difference", "interval", "Holm p", "only one right", "detectable"]
+    table = []
+    for row in rows:
+        cells = [_short(row.name), _percent(row.value)]
+        if row.difference is None or row.mcnemar is None:
+            table.append([*cells, "", "", "", "", "", "baseline"])
+            continue
+        low, high = row.difference.low, row.difference.high
+        between = f"[{100 * low:+.2f}, {100 * high:+.2f}]"
+        cells += [f"{100 * row.difference.estimate:+.2f}", between, f"{row.adjusted_p:.4f}"]
+        cells += [f"{row.mcnemar.b}/{row.mcnemar.c}", _percent(row.detectable or 0.0), row.words or ""]
+        table.append(cells)
+    words = [cells.pop() for cells in table]
+    return [f"{line}  {word}" for line, word in zip(_padded(_table(header, table)), ["verdict", *words], strict=True)]
+
+
+def _padded(lines: list[str]) -> list[str]:
+    wide = max(map(len, lines))
+    return [line.ljust(wide) for line in lines]
+
+
+def _save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Write the PNG beside its place and move it there; a reader never sees half a picture."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")  # labels in a script the font lacks
+            figure.savefig(file, format="png", dpi=150, facecolor="white", bbox_inches="tight", pad_inches=0.15)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(unfinished, 0o666 & ~mask)  # mkstemp's 0600 is not for a report
+        os.replace(unfinished, path)
+    except BaseException:
+        Path(unfinished).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _figure(width: float, height: float, columns: int, title: str, **layout: Any) -> tuple[Figure, Sequence[Axes]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08, wspace=0.03)
+    axes = figure.subplots(1, columns, **layout)
+    if title:
+        figure.suptitle("\n".join(textwrap.wrap(title, int(width * 9))), fontsize=12, parse_math=False)
+    return figure, axes
+
+
+def _wrapped(names: Sequence[str], width: int = 24, lines: int = 2) -> list[str]:
+    return ["\n".join(textwrap.wrap(name, width, max_lines=lines, placeholder=" ..")) for name in names]
+
+
+def _cell_texts(axis: Axes, values: np.ndarray, image: Any, texts: list[list[str]], size: float) -> None:
+    """One text per cell, black or white, whichever stands out from the cell's luminance (Rec. 709)."""
+    colours = image.cmap(image.norm(values))  # (C, C, 4)
+    light = colours[..., :3] @ np.array([0.2126, 0.7152, 0.0722]) > 0.5
+    for (row, column), bright in np.ndenumerate(light):
+        colour = "black" if bright else "white"
+        axis.text(column, row, texts[row][column], ha="center", va="center", color=colour, fontsize=size)
+
+
+def _matrix_panel(axis: Axes, values: np.ndarray, texts: list[list[str]], names: list[str], top: float) -> Any:
+    size = len(names)
+    image = axis.imshow(values, cmap="Blues", vmin=0, vmax=top)
+    tick = 10 if size <= 8 else 8
+    slanted = size > 6 or max(len(line) for name in names for line in name.split("\n")) > 9
+    turned: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
+    axis.set_xticks(range(size), names, fontsize=tick, parse_math=False, **turned)
+    axis.set_yticks(range(size), names, fontsize=tick, parse_math=False)
+    axis.set_xlabel("predicted", fontsize=11)
+    axis.set_xticks(np.arange(size + 1) - 0.5, minor=True)
+    axis.set_yticks(np.arange(size + 1) - 0.5, minor=True)
+    axis.grid(which="minor", color="white", linewidth=1.0)
+    axis.tick_params(which="both", length=0)
+    axis.spines[:].set_visible(False)
+    if size <= NUMBER_CLASSES:
+        _cell_texts(axis, np.nan_to_num(values), image, texts, min(12.0, 5.5 + 18.0 / size))
+    return image
+
+
+def confusion_picture(matrix: Any, id2label: Mapping[Any, str], path_png: str | os.PathLike[str], title: str) -> Path:
+    """Two panels, counts and percent of each true class; `matrix (C, C)`, rows = true. Returns the path written.
+
+    Over 15 classes the numbers are left out. A class without rows stays blank (-) in the right panel.
+    """
+    names = label_names(id2label)
+    counts = np.asarray(matrix, dtype=np.int64)
+    if counts.shape != (len(names), len(names)):
+        raise ValueError(f"a matrix of {len(names)} x {len(names)} expected, found {counts.shape}")
+    names = _wrapped(names) if len(names) <= 8 else [_short(name) for name in names]
+    support = counts.sum(1, keepdims=True)
+    shares = np.where(support > 0, 100 * counts / np.maximum(support, 1), np.nan)
+    panel = min(8.0, max(3.0, 1.4 + 0.55 * len(names)))  # inches
+    figure, (left, right) = _figure(2 * panel + 2.2, panel + 1.2, 2, title)
+    count_texts = [[f"{count:,}" for count in row] for row in counts]
+    share_texts = [["-" if np.isnan(share) else f"{share:.1f}" for share in row] for row in shares]
+    images = (
+        _matrix_panel(left, counts, count_texts, names, max(1, counts.max())),
+        _matrix_panel(right, shares, share_texts, names, 100),
+    )
+    left.set_title("rows", fontsize=11)
+    right.set_title("% of the true class", fontsize=11)
+    left.set_ylabel("true", fontsize=11)
+    right.set_ylabel("true", fontsize=11)
+    right.set_yticks([])
+    if len(names) > NUMBER_CLASSES:
+        for axis, image in zip((left, right), images, strict=True):
+            figure.colorbar(image, ax=axis, shrink=0.8, pad=0.02).outline.set_visible(False)
+    return _save(figure, path_png)
+
+
+def _whiskers(axis: Axes, at: int, value: float, low: float, high: float, colour: str) -> None:
+    axis.hlines(at, 100 * low, 100 * high, color=colour, linewidth=2)
+    axis.plot(100 * value, at, "o", color=colour, markersize=6)
+
+
+def comparison_picture(rows: Sequence[Comparison], path_png: str | os.PathLike[str], title: str) -> Path:
+    """Left each model's metric, right its difference to the baseline, with intervals; the words beside them.
+
+    Verdicts other than "not distinguishable" are coloured. Returns the path written.
+    """
+    metric = HEADLINE.get(rows[0].metric, rows[0].metric)
+    figure, (left, right) = _figure(11, 1.6 + 0.5 * len(rows), 2, title, sharey=True)
+    for at, row in enumerate(rows):
+        decided = (row.words or "").startswith(("better", "worse"))
+        colour = GREY if not decided else BLUE if (row.words or "").startswith("better") else ORANGE
+        _whiskers(left, at, row.value, row.low, row.high, "black" if row.difference is None else colour)
+        verdict = "baseline"
+        if row.difference is not None:
+            _whiskers(right, at, row.difference.estimate, row.difference.low, row.difference.high, colour)
+            verdict = f"{100 * row.difference.estimate:+.2f}  " + (row.words or "").replace(", ", ",\n", 1)
+        right.text(1.02, at, verdict, transform=right.get_yaxis_transform(), va="center", fontsize=10)
+    right.axvline(0, color="black", linewidth=1, linestyle="--", zorder=0)
+    left.set_yticks(range(len(rows)), _wrapped([row.name for row in rows], 30), fontsize=10, parse_math=False)
+    left.set_ylim(len(rows) - 0.5, -0.5)
+    left.set_xlabel(f"{metric}, %, 95 % interval" if _level(rows) == 0.95 else f"{metric}, %")
+    right.set_xlabel(f"difference to {_short(rows[0].name)}, percentage points", parse_math=False)
+    for axis in (left, right):
+        axis.grid(axis="x", color="#DDDDDD", linewidth=0.8)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.tick_params(axis="y", length=0)
+    return _save(figure, path_png)
+
+
+def _level(rows: Sequence[Comparison]) -> float:
+    return next((row.difference.level for row in rows if row.difference is not None), 0.95)

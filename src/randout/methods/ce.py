@@ -1,0 +1,50 @@
+"""Cross-entropy on the gold labels (paper, eq. 2), with label smoothing and class weights."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from ..encoder import Output
+from ..method import Batch, Forward, Method, Run, State
+
+
+class CrossEntropy(Method):
+    """L_CE = sum_i w[y_i] * H(q_i, softmax(z_i)) / sum_i w[y_i], over the labelled texts of the step (eq. 2).
+
+    q_i is one-hot, or with `label_smoothing` e: (1 - e) * one-hot + e / C. w is 1, or with `class_weights = "balanced"`
+    n / (C * n_c) from the training split. `weight` scales the whole. z: (b, C) logits; texts without a label add nothing.
+    """
+
+    name = "ce"
+    summary = "cross-entropy on the gold labels"
+    losses = ("ce",)
+
+    weight: Annotated[float, Field(ge=0, description="factor of this loss")] = 1.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1, description="share of the target spread over all classes")] = 0.0
+    class_weights: Annotated[
+        Literal["none", "balanced"], Field(description='"balanced" weighs each class by the inverse of its share')
+    ] = "none"
+
+    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+        weights = run.class_weights if self.class_weights == "balanced" else None
+        labels = batch.step_labels[batch.step_labels >= 0]
+        counted = labels.numel() if weights is None else weights[labels].sum()
+        total = _smoothed(output.logits, batch.labels, weights, self.label_smoothing)
+        return {"ce": self.weight * total / max(counted, 1)}
+
+
+def _smoothed(logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float) -> Tensor:
+    """Sum over the labelled rows of w[y] * ((1 - e) * -log p_y + e * mean_c -log p_c)."""
+    minus_log = -F.log_softmax(logits.float(), dim=-1)  # (b, C)
+    labelled = labels >= 0
+    gold = labels.clamp(min=0)
+    each = minus_log.gather(1, gold[:, None])[:, 0]
+    if smoothing:
+        each = (1 - smoothing) * each + smoothing * minus_log.mean(1)
+    if weights is not None:
+        each = each * weights[gold]
+    return (each * labelled).sum()

@@ -1,0 +1,49 @@
+"""Knowledge distillation from stored teacher logits (paper, eq. 4-6)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from ..encoder import Output
+from ..method import Batch, Forward, Method, Run, State
+
+
+class KnowledgeDistillation(Method):
+    """lambda * KL(softmax(z_t / t) || softmax(z_s / t)), the teacher's distribution first (eq. 4-6).
+
+    z_t, z_s: (b, C) logits. `weight` is lambda, `temperature` t. reduction: "batchmean" divides by the texts of the
+    step (as eq. 2 does), "sum" takes eq. 5 literally, "mean" divides by texts and classes. `t_squared` multiplies by
+    t^2 (Hinton et al. 2015; absent from eq. 4-6). Texts without a label count as any other.
+    """
+
+    name = "kd"
+    summary = "match the teacher's softened distribution"
+    teacher = True
+    losses = ("kd",)
+
+    weight: Annotated[float, Field(ge=0, description="lambda of eq. 6 (paper: 0.2 to 0.8)")] = 0.8
+    temperature: Annotated[float, Field(gt=0, description="t of eq. 4 (paper: 1 to 3)")] = 1.0
+    reduction: Annotated[
+        Literal["batchmean", "sum", "mean"], Field(description="how eq. 5 is averaged over texts and classes")
+    ] = "batchmean"
+    t_squared: Annotated[bool, Field(description="multiply by t^2 (Hinton)")] = False
+
+    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+        if batch.teacher is None:
+            raise RuntimeError("knowledge distillation without stored teacher logits")
+        divergence = kl_divergence(batch.teacher, output.logits, self.temperature)
+        texts, classes = batch.step_labels.numel(), output.logits.shape[1]
+        divisor = {"batchmean": texts, "sum": 1, "mean": texts * classes}[self.reduction]
+        scale = self.weight * (self.temperature**2 if self.t_squared else 1.0)
+        return {"kd": scale * divergence / divisor}
+
+
+def kl_divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """Sum over texts of KL(softmax(teacher / t) || softmax(student / t)), in float32; both (b, C) logits."""
+    log_p = F.log_softmax(teacher.float() / temperature, dim=-1)
+    log_q = F.log_softmax(student.float() / temperature, dim=-1)
+    return (log_p.exp() * (log_p - log_q)).sum()

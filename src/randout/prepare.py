@@ -1,0 +1,285 @@
+"""From a request to a plan: data read and split, models found, every "auto" decided, and the fingerprint of it all.
+
+Nothing is trained or written here. Each decision taken for the user is a note, said before training starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import data, datasets, models
+from .config import Config, StudentTable, TeacherTable
+from .data import Dataset
+from .encoder import position_offset, special_tokens
+from .errors import UserError
+from .method import Method
+from .methods import METHODS
+from .models import Source
+from .tokens import Tokens, encode, percentile_length, truncate
+
+CPU_TEACHER = 600 * 2**20  # bytes of weights: the largest teacher that is chosen unasked where there is no GPU
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything decided: what will be trained on what, and how.
+
+    teacher: a classifier that is there already. teacher_plan: how a bare encoder is to be fine-tuned into one first.
+    identity: what the fingerprint is made of, by part.
+    """
+
+    config: Config
+    dataset: Dataset
+    methods: tuple[Method, ...]
+    student: Source
+    tokens: Tokens
+    teacher: Source | None
+    teacher_plan: Plan | None
+    identity: dict[str, Any]
+    notes: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def has_teacher(self) -> bool:
+        return self.teacher is not None or self.teacher_plan is not None
+
+    @property
+    def name(self) -> str:
+        """Of the run folder where none is given: data, student, methods, seed, fingerprint."""
+        cut = f"-{len(self.config.student.layers)}layers" if self.config.student.layers else ""
+        parts = [self.dataset.name, self.student.label + cut, "+".join(m.name for m in self.methods)]
+        return "-".join([*parts, f"s{self.config.train.seed}", self.fingerprint[:8]])
+
+
+def make(config: Config, dataset: Dataset | None = None) -> Plan:
+    """Decide everything that `config` leaves open. Raises UserError for what cannot be done as asked.
+
+    dataset: where it has been read already.
+    """
+    dataset = dataset or read_data(config)
+    notes: list[str] = []
+    train = config.train.model_copy(update=dict(zip(("device", "precision"), machine(config), strict=True)))
+    student = _student(config.student, notes)
+    methods = tuple(METHODS[name].model_validate(settings) for name, settings in config.methods.items())
+    _check_losses(methods)
+    teacher, name = _teacher(config, methods, student, train.device, notes)
+    if teacher is None:
+        methods = tuple(method for method in methods if not method.teacher)
+        if "unlabeled" in dataset.split:
+            raise UserError("data.unlabeled: rows without labels are learned from a teacher only; name one with --teacher")
+    if not any("ce" in method.losses or method.teacher for method in methods):
+        raise UserError("methods: nothing to learn from is left; keep methods.ce, or methods.kd and a teacher")
+    tokens, max_length = _tokens(student, config.student, dataset, notes)
+    source = student.name
+    settings = config.student.model_copy(
+        update={"model": source, "revision": student.revision, "max_length": max_length}
+    )
+    config = config.model_copy(
+        update={
+            "student": settings,
+            "teacher": config.teacher.model_copy(update={"model": name}),
+            "train": train,
+            "methods": {method.name: method.model_dump(mode="json") for method in methods},
+        }
+    )
+    plan = Plan(config, dataset, methods, student, tokens, None, None, {}, tuple(notes))
+    if teacher is not None and teacher.is_classifier:
+        plan = replace(plan, teacher=teacher)
+    elif teacher is not None:
+        plan = replace(plan, teacher_plan=make(teacher_config(config, name), dataset))
+    return replace(plan, identity=_identity(plan))
+
+
+def read_data(config: Config) -> Dataset:
+    """The dataset that `config.data` describes, split."""
+    table = config.data
+    given = {name: value or None for name, value in table.model_dump().items() if name not in ("source", "split_seed")}
+    if not table.source:
+        raise UserError("no data: name a file or a dataset, as in `randout train reviews.csv`")
+    return data.load(table.source, seed=table.split_seed, **(given | {"split": table.split}))
+
+
+def teacher_config(config: Config, name: str) -> Config:
+    """How a bare encoder is fine-tuned into a teacher: cross-entropy by the same loop, its test split left closed."""
+    table, same = config.teacher, config.train
+    student = StudentTable(
+        model=name,
+        revision=table.revision,
+        head=table.head,
+        layers=table.layers,
+        max_length=table.max_length,
+        truncation=table.truncation,
+    )
+    asked = {key: getattr(table, key) for key in ("epochs", "learning_rate", "batch_size")}
+    changed = {key: value for key, value in asked.items() if value != "same"}
+    gold = {"ce": config.methods.get("ce") or METHODS["ce"]().model_dump(mode="json")}
+    return Config(
+        data=config.data.model_copy(update={"unlabeled": ""}),
+        student=student,
+        teacher=TeacherTable(model="none"),
+        methods=gold,
+        train=same.model_copy(update=changed),
+        output=config.output.model_copy(update={"test": False}),
+    )
+
+
+def machine(config: Config) -> tuple[str, str]:
+    """The device and number format that "auto" means here. Raises UserError for one that is not there."""
+    device, precision = config.train.device, config.train.precision
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        device = next(name for name in ("cuda", "mps", "cpu") if there[name])
+    if not there[device]:
+        raise UserError(f"train.device: {device} is asked for, but torch {torch.__version__} finds none; see `randout doctor`")
+    if precision == "auto":
+        precision = "bfloat16" if native_bfloat16(device) else "float32"
+    return device, precision
+
+
+def native_bfloat16(device: str) -> bool:
+    """Whether the device multiplies in bfloat16 itself (AVX512_BF16, AMX, an Ampere GPU), rather than emulating it."""
+    if device == "cuda":
+        return torch.cuda.get_device_capability() >= (8, 0)
+    if device == "mps":
+        return False
+    cpu: Any = torch.cpu
+    return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
+
+
+def _student(table: StudentTable, notes: list[str]) -> Source:
+    if table.model != "auto":
+        return models.find(table.model, table.revision)
+    near = models.at_hand()
+    if near:
+        notes.append(f"student: {near[0].name}, the smallest encoder at hand (another: --student)")
+        return models.find(str(near[0]))
+    found = models.find(models.DEFAULT_STUDENT)
+    notes.append(f"student: {models.DEFAULT_STUDENT}, from the hub (another: --student)")
+    return found
+
+
+def _teacher(
+    config: Config, methods: Sequence[Method], student: Source, device: str, notes: list[str]
+) -> tuple[Source | None, str]:
+    """The teacher's source and the name to write down; (None, "none") for no teacher."""
+    name, wanted = config.teacher.model, any(method.teacher for method in methods)
+    if name == "none":
+        return None, "none"
+    if name != "auto":
+        if not wanted:
+            raise UserError(
+                f"--teacher {name}: no method of this recipe learns from a teacher; leave it out, or add "
+                "--set methods.kd.weight=0.8"
+            )
+        return models.find(name, config.teacher.revision), name
+    if not wanted:
+        return None, "none"
+    weights = "model.safetensors"
+    size = (student.folder / weights).stat().st_size if (student.folder / weights).exists() else 0
+    limit = float("inf") if device == "cuda" else CPU_TEACHER
+    larger = [f for f in models.at_hand() if size * 1.2 < (f / weights).stat().st_size <= limit]
+    if not larger:
+        notes.append("teacher: none, for no larger encoder is at hand; so no distillation (one: --teacher NAME)")
+        return None, "none"
+    notes.append(f"teacher: {larger[-1].name}, the largest encoder at hand that fits here (another: --teacher)")
+    return models.find(str(larger[-1])), str(larger[-1])
+
+
+def _check_losses(methods: Sequence[Method]) -> None:
+    owners: dict[str, str] = {}
+    for method in methods:
+        for loss in method.losses:
+            if loss in owners:
+                raise UserError(f"methods.{method.name}: methods.{owners[loss]} owns the loss {loss!r} already; keep one")
+            owners[loss] = method.name
+
+
+def _tokens(source: Source, table: StudentTable, dataset: Dataset, notes: list[str]) -> tuple[Tokens, int]:
+    """Every text of the dataset tokenised for the student, and the length they were cut to."""
+    tokenizer, limit = tokenizer_and_limit(source)
+    encoded = encode(tokenizer, dataset.texts)
+    if table.max_length == "auto":
+        named = datasets.NAMED.get(dataset.name)
+        if named is not None and named.max_length:
+            max_length = min(named.max_length, limit)
+            notes.append(f"max length: {max_length} tokens, as stated for {dataset.name}")
+        else:
+            train = [encoded[row] for row in dataset.split["train"]]
+            max_length = percentile_length(train, limit)
+            notes.append(f"max length: {max_length} tokens, the 99th percentile of the training texts")
+    elif table.max_length > limit:
+        raise UserError(f"student.max_length: {table.max_length} asked for, but {source.name} takes {limit} at most")
+    else:
+        max_length = table.max_length
+    prefix, suffix = special_tokens(tokenizer)
+    if max_length <= prefix + suffix:
+        raise UserError(f"student.max_length: {max_length} leaves no room beside {prefix + suffix} special tokens")
+    tokens = truncate(encoded, max_length, table.truncation, suffix, prefix)
+    texts, lost = tokens.loss_of_truncation()
+    if texts:
+        notes.append(f"truncation: {texts:.1%} of texts are cut ({table.truncation}), {lost:.1%} of all tokens lost")
+    return tokens, max_length
+
+
+def tokenizer_and_limit(source: Source) -> tuple[Any, int]:
+    """A model's tokenizer and the most tokens a text may have, special tokens included."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(config)
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise UserError(f"{source.name}: transformers cannot load this as a sequence classifier: {text}") from None
+    positions = getattr(config, "max_position_embeddings", None) or 10**6
+    return tokenizer, int(min(positions - position_offset(model), tokenizer.model_max_length))
+
+
+def _identity(plan: Plan) -> dict[str, Any]:
+    """What decides the result, and nothing else: names and paths are replaced by what they stand for."""
+    config, dataset = plan.config, plan.dataset
+    split = {name: hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest() for name, rows in dataset.split.items()}
+    student = config.student.model_dump(mode="json", exclude={"model", "revision"})
+    train = config.train.model_dump(mode="json", exclude={"save_minutes"})
+    if plan.teacher is not None:
+        table = config.teacher.model_dump(mode="json", include={"labels", "max_length", "truncation"})
+        teacher: Any = {"model": plan.teacher.fingerprint(), **table}
+    else:
+        teacher = plan.teacher_plan.fingerprint if plan.teacher_plan else None
+    return {
+        "data": {"sha256": dataset.sha256, "columns": dataset.columns, "labels": list(dataset.id2label.values())},
+        "split": split,
+        "student": {"weights": plan.student.fingerprint(), **student},
+        "teacher": teacher,
+        "methods": config.methods,
+        "train": train,
+    }
+
+
+def class_weights(dataset: Dataset) -> torch.Tensor:
+    """n / (C * n_c) over the training split, (C,)."""
+    labels = dataset.labels[dataset.split["train"]]
+    counts = np.bincount(labels[labels >= 0], minlength=len(dataset.id2label))
+    return torch.tensor(counts.sum() / (len(counts) * np.maximum(counts, 1)), dtype=torch.float32)
+
+
+def portable(path: str, folder: Path) -> str:
+    """A path as `run.toml` keeps it: relative to the run folder; names of datasets and of the hub stay as they are."""
+    if not path or not Path(path).expanduser().exists():
+        return path
+    import os
+
+    return os.path.relpath(Path(path).expanduser().resolve(), folder.resolve())

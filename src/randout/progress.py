@@ -1,0 +1,88 @@
+"""What a person sees while work goes on: bars with time left on a terminal, plain lines elsewhere, or nothing.
+
+Everything here goes to standard error, so that standard output holds results only.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Advance = Callable[[int, str], None]
+EVERY = 30.0  # seconds between plain lines
+
+
+class Show:
+    """How to tell a person what is going on. quiet: say nothing but warnings."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.terminal = sys.stderr.isatty()
+
+    def say(self, text: str = "") -> None:
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def warn(self, text: str) -> None:
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
+    @contextmanager
+    def bar(self, what: str, total: int, done: int = 0, unit: str = "ex") -> Iterator[Advance]:
+        """`advance(n, note)` moves the bar by n; speed and time left are shown."""
+        if self.quiet:
+            yield lambda count, note="": None
+        elif self.terminal:
+            with _rich_bar(what, total, done, unit) as advance:
+                yield advance
+        else:
+            yield _plain_bar(self.say, what, total, done, unit)
+
+
+@contextmanager
+def _rich_bar(what: str, total: int, done: int, unit: str) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    tail = (TextColumn("{task.fields[speed]}"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, *tail, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=total, completed=done, note="", speed="")
+        began, count = time.monotonic(), 0
+
+        def advance(number: int, note: str = "") -> None:
+            nonlocal count
+            count += number
+            speed = f"{count / max(time.monotonic() - began, 1e-9):.0f} {unit}/s"
+            fields = {"note": note} if note else {}
+            progress.update(task, advance=number, speed=speed, **fields)
+
+        yield advance
+
+
+def _plain_bar(say: Callable[[str], None], what: str, total: int, done: int, unit: str) -> Advance:
+    began = said = time.monotonic()
+    count = 0
+
+    def advance(number: int, note: str = "") -> None:
+        nonlocal count, said
+        count += number
+        now = time.monotonic()
+        if now - said >= EVERY:
+            said = now
+            speed = count / (now - began)
+            left = (total - done - count) / max(speed, 1e-9)
+            say(f"{what}: {done + count}/{total}, {speed:.0f} {unit}/s, {duration(left)} left{note and ', ' + note}")
+
+    return advance
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `3 min 20 s`, `2 h 05 min`."""
+    whole = round(max(seconds, 0))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,145 @@
+"""Run folders: what is in one, who may write to it, and the record of test openings beside them.
+
+    run.toml        the whole configuration, every default filled in; paths are relative to the folder
+    run.json        format, command, environment, fingerprint and what it is made of, sha256 of the data, times
+    history.json    a row an epoch          split.json   row ids of every split
+    metrics.json    validation, and test once the test split was opened
+    predictions/    a Parquet file a split: row id, label, prediction, logits
+    model/          an ordinary Hugging Face folder
+    checkpoint/     only while the run is unfinished
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import replace_text
+from .errors import UserError
+
+FORMAT = 1
+OPENINGS = "test-openings.jsonl"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run on disk."""
+
+    path: Path
+
+    @property
+    def exists(self) -> bool:
+        return (self.path / "run.json").exists()
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    def read(self, name: str) -> Any:
+        """A JSON file of the run. Raises UserError where it is missing or broken."""
+        path = self.path / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{self.path}: no {name} in this folder; is it a run that has finished?") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({error})") from None
+
+    def write(self, name: str, value: Any) -> None:
+        replace_text(self.path / name, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """`run.json`. Raises UserError for another format."""
+        record = self.read("run.json")
+        if not isinstance(record, dict) or record.get("format") != FORMAT:
+            found = record.get("format") if isinstance(record, dict) else None
+            raise UserError(f"{self.path}: a run folder of format {found}; this version reads format {FORMAT}")
+        return record
+
+    @property
+    def finished(self) -> bool:
+        return self.exists and bool(self.record.get("finished"))
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Nobody else may write to this run while open. Raises UserError naming the process that holds it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("a+") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                stream.seek(0)
+                holder = stream.read().strip() or "unknown"
+                raise UserError(
+                    f"{self.path}: another process (pid {holder}) is working on this run; wait for it, or use --fresh"
+                ) from None
+            stream.truncate(0)
+            stream.write(str(os.getpid()))
+            stream.flush()
+            yield
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def free_path(path: Path) -> Path:
+    """`path`, or the first of `path-2`, `path-3`, ... that is not there."""
+    number, candidate = 2, path
+    while candidate.exists():
+        candidate = path.with_name(f"{path.name}-{number}")
+        number += 1
+    return candidate
+
+
+def list_runs(folder: Path) -> list[RunFolder]:
+    """The runs below `folder`, by name."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder of runs")
+    return [RunFolder(path.parent) for path in sorted(folder.glob("*/run.json"))]
+
+
+def remove(run: RunFolder) -> None:
+    """Delete a run folder. Raises UserError for a folder that is none, or that is in use."""
+    if not run.exists:
+        raise UserError(f"{run.path}: not a run folder (no run.json), so it is left alone")
+    with run.lock():
+        shutil.rmtree(run.path)
+
+
+def openings(folder: Path, data: str = "") -> list[dict[str, Any]]:
+    """The test openings recorded in a folder of runs, oldest first; with `data`, those of that data's sha256."""
+    path = folder / OPENINGS
+    if not path.exists():
+        return []
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [row for row in rows if not data or row["data"] == data]
+
+
+def record_opening(run: RunFolder, data: str, split: str, by: str) -> int:
+    """Append one opening of a test split to the record beside the run; how many there were of this data's, with it.
+
+    The end of one and the same training counts once, however often it was interrupted.
+    """
+    fingerprint = run.record["fingerprint"]
+    before = openings(run.path.parent, data)
+    same = [row for row in before if row["fingerprint"] == fingerprint and row["by"] == by == "train"]
+    if same and same[-1]["run"] == run.path.name:
+        return len(before)
+    row = {"at": now(), "run": run.path.name, "fingerprint": fingerprint, "data": data, "split": split, "by": by}
+    with (run.path.parent / OPENINGS).open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(row) + "\n")
+    return len(before) + 1

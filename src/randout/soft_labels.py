@@ -1,0 +1,104 @@
+"""The teacher's logits, computed once and stored.
+
+They depend on nothing but the teacher's weights and tokenizer, the texts, the length they are cut to, and the number
+format: a store is named by a fingerprint of these and refused when what it says of itself is anything else. Kept as
+logits, never as probabilities, so that one store serves every temperature.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from .encoder import Encoder
+from .errors import UserError
+from .progress import Show
+from .tokens import encode, truncate
+from .train import predict
+
+
+def fingerprint(model: str, max_length: int, truncation: str, precision: str, texts: Sequence[str]) -> dict[str, str]:
+    """What stored logits depend on, each named. model: the fingerprint of weights and tokenizer."""
+    total = hashlib.sha256()
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")
+        total.update(len(data).to_bytes(8, "little") + data)
+    parts = {"model": model, "max_length": str(max_length), "truncation": truncation, "precision": precision}
+    return parts | {"texts": total.hexdigest(), "rows": str(len(texts))}
+
+
+def stored(folder: Path, parts: dict[str, str]) -> tuple[Path, np.ndarray | None]:
+    """Where these logits are kept, and they themselves (n, C) float32, or None where they are not there yet.
+
+    Raises UserError where the file is damaged or holds something else.
+    """
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    path = folder / f"{key[:16]}.safetensors"
+    if not path.exists():
+        return path, None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            found, logits = file.metadata() or {}, file.get_tensor("logits")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: this store of soft labels cannot be read ({error}); delete it to make it anew") from None
+    digest = {"sha256": hashlib.sha256(logits.tobytes()).hexdigest()}
+    if wrong := [name for name, value in (parts | digest).items() if found.get(name) != value]:
+        raise UserError(
+            f"{path}: these soft labels are stale or foreign: {', '.join(wrong)} differ from what is asked for. "
+            "Delete the file to make it anew"
+        )
+    return path, logits
+
+
+def compute(
+    teacher: Encoder, texts: Sequence[str], folder: Path, parts: dict[str, str], show: Show, source: str
+) -> np.ndarray:
+    """The teacher's logits (n, C) for `texts`, from the store or computed now and stored. source: its name, to say."""
+    path, logits = stored(folder, parts)
+    if logits is not None:
+        show.say(f"soft labels: {len(texts):,} of {source} reused from {folder.name}/{path.name}")
+        return logits
+    encoded = encode(teacher.tokenizer, texts)
+    tokens = truncate(encoded, int(parts["max_length"]), parts["truncation"], teacher.suffix, teacher.prefix)
+    with show.bar(f"soft labels of {source}", len(texts)) as advance:
+        logits = predict(teacher, tokens, np.arange(len(texts)), parts["precision"], lambda count: advance(count, ""))
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    digest = {"sha256": hashlib.sha256(logits.tobytes()).hexdigest()}
+    save_file({"logits": logits}, partial, metadata=parts | digest)
+    partial.replace(path)
+    show.say(f"soft labels: {len(texts):,} of {source} computed once and kept in {folder.name}/{path.name}")
+    return logits
+
+
+def column_order(teacher: dict[int, str], student: dict[int, str], named: Sequence[str], source: str) -> list[int]:
+    """For each class of the student, the teacher's output of that name.
+
+    named: the teacher's labels in the order of its outputs, where its own say only LABEL_0, LABEL_1, ... Raises
+    UserError where names do not match one to one.
+    """
+    own = [teacher[index] for index in sorted(teacher)]
+    names = list(named) or own
+    wanted = [student[index] for index in sorted(student)]
+    if len(names) != len(own):
+        raise UserError(f"--teacher-labels: {len(names)} names for the {len(own)} outputs of {source}")
+    if sorted(names) != sorted(wanted):
+        way = "" if named else f". If it has these classes under other names, say which: --teacher-labels {','.join(wanted)}"
+        raise UserError(f"{source}: its labels are {', '.join(names)}; the data's are {', '.join(wanted)}{way}")
+    return [names.index(name) for name in wanted]
+
+
+def teacher_rows(logits: np.ndarray, rows: np.ndarray, total: int) -> Any:
+    """Logits of `rows` spread over all `total` rows, NaN elsewhere, as a tensor (total, C)."""
+    import torch
+
+    spread = np.full((total, logits.shape[1]), np.nan, dtype=np.float32)
+    spread[rows] = logits
+    return torch.from_numpy(spread)

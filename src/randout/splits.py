@@ -1,0 +1,168 @@
+"""Which rows train, which validate and which test: stratified, with groups kept whole.
+
+Everything here works on integers only and is a function of (labels, groups, fractions, seed).
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from randout.errors import UserError
+
+Ints = NDArray[np.int64]
+
+
+def normalize(text: str) -> str:
+    """The form in which two texts are the same: NFKC, case folded, white space collapsed and stripped."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    return " ".join(text.casefold().split())
+
+
+def copies_of(texts: Sequence[str]) -> Ints:
+    """(n,) the same number for texts that are the same after `normalize`, numbered by first occurrence."""
+    seen: dict[str, int] = {}
+    return np.fromiter((seen.setdefault(normalize(t), len(seen)) for t in texts), dtype=np.int64, count=len(texts))
+
+
+def merge_groups(copies: Ints, groups: Ints) -> Ints:
+    """(n,) connected components of rows that share a copy number or a group number."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    n_copies, n_groups = int(copies.max(initial=-1)) + 1, int(groups.max(initial=-1)) + 1
+    size = n_copies + n_groups
+    edges = coo_matrix((np.ones(len(copies)), (copies, n_copies + groups)), shape=(size, size))
+    component = connected_components(edges, directed=False)[1]
+    return np.unique(component[copies], return_inverse=True)[1].astype(np.int64)
+
+
+def stratified(labels: Ints, fractions: Sequence[float], seed: int, names: Sequence[str]) -> Ints:
+    """(n,) part 0, 1 or 2 by class only, duplicates ignored: two draws of sklearn's `train_test_split`.
+
+    The last part is drawn first and has ceil(fraction * n) rows, then the middle one likewise from what remains.
+    UserError: a class with fewer rows than there are parts, or a part smaller than the number of classes.
+    """
+    from sklearn.model_selection import train_test_split
+
+    n = len(labels)
+    _check_spread(np.bincount(labels), np.bincount(labels), len(fractions), names)
+    sizes = [math.ceil(round(f * n, 6)) for f in fractions]
+    rest, part = np.arange(n), np.zeros(n, dtype=np.int64)
+    for p in range(len(fractions) - 1, 0, -1):
+        try:
+            rest, drawn = train_test_split(rest, test_size=sizes[p], stratify=labels[rest], random_state=seed)
+        except ValueError as error:
+            raise UserError(f"the rows cannot be split by class: {error} Give more rows of the rare classes.") from None
+        part[drawn] = p
+    return part
+
+
+def grouped(labels: Ints, groups: Ints, fractions: Sequence[float], seed: int, names: Sequence[str]) -> Ints:
+    """(n,) the part of each row: groups whole, each class spread over the parts by `fractions`.
+
+    Groups of several rows go first, largest first, each to the part where it lowers most the sum over classes of
+    (rows - target)^2 / target; single rows then fill each class up to its target, with rounding errors carried from
+    class to class so that they do not add up. At last a part without a class gets its smallest group from another.
+    `names` are the classes' names, for messages.
+
+    UserError: a class in fewer groups than there are parts.
+    """
+    groups = np.unique(groups, return_inverse=True)[1]  # (n,) in 0..G-1
+    n_classes, n_parts = int(labels.max()) + 1, len(fractions)
+    keys, counts = np.unique(groups * n_classes + labels, return_counts=True)
+    pair_group, pair_class = keys // n_classes, keys % n_classes  # (pairs,) which group holds which class how often
+    _check_spread(np.bincount(pair_class, minlength=n_classes), np.bincount(labels), n_parts, names)
+    totals = np.bincount(labels, minlength=n_classes).astype(float)  # (K,)
+    target = np.maximum(np.outer(fractions, totals), 1.0)  # (P, K)
+    target[0] = totals - target[1:].sum(axis=0)
+    rng = np.random.default_rng(seed)
+    sizes = np.bincount(groups)  # (G,)
+    part = np.full(len(sizes), -1, dtype=np.int64)  # (G,)
+    has = _place_large(part, sizes, pair_group, pair_class, counts, target, rng)
+    single_class = np.full(len(sizes), -1)
+    single_class[pair_group[sizes[pair_group] == 1]] = pair_class[sizes[pair_group] == 1]
+    _place_single(part, single_class, has, target, rng)
+    _fill_empty(part, sizes, pair_group, pair_class, n_parts, names)
+    return part[groups]
+
+
+def _check_spread(spread: Ints, rows: Ints, parts: int, names: Sequence[str]) -> None:
+    for k in np.flatnonzero(spread < parts).tolist():
+        found = f"{rows[k]} row{'s' if rows[k] > 1 else ''} in {spread[k]} group{'s' if spread[k] > 1 else ''}"
+        raise UserError(
+            f"class {names[k]!r} has {found} of distinct texts; a split into {parts} parts needs at least {parts}. "
+            "Give more rows of this class, join it with another class, or remove it."
+        )
+
+
+def _place_large(part, sizes, pair_group, pair_class, counts, target, rng) -> NDArray[np.float64]:
+    """Assign the groups of two rows and more, in place. Returns the (P, K) rows of each part and class."""
+    goal = np.maximum(target, 1.0).tolist()
+    goal_total = [sum(row) for row in goal]
+    has = [[0.0] * len(row) for row in goal]
+    has_total = [0.0] * len(goal)
+    order = rng.permutation(len(sizes))
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    first = np.searchsorted(pair_group, np.arange(len(sizes) + 1)).tolist()
+    classes, rows, size_of = pair_class.tolist(), counts.tolist(), sizes.tolist()
+    for g in order[: int((sizes > 1).sum())].tolist():
+        members = [(classes[j], rows[j]) for j in range(first[g], first[g + 1])]
+        size = size_of[g]
+        costs = [
+            sum(c * (2 * (has[p][k] - goal[p][k]) + c) / goal[p][k] for k, c in members)
+            + size * (2 * (has_total[p] - goal_total[p]) + size) / goal_total[p]
+            for p in range(len(goal))
+        ]
+        p = costs.index(min(costs))
+        part[g] = p
+        has_total[p] += size
+        for k, c in members:
+            has[p][k] += c
+    return np.array(has)
+
+
+def _place_single(part, single_class, has, target, rng) -> None:
+    """Assign the groups of one row, in place: per class by what each part still lacks, by largest remainder."""
+    carry = np.zeros(len(has))  # (P,) rows owed to each part by rounding
+    by_class = rng.permutation(np.flatnonzero(single_class >= 0))
+    by_class = by_class[np.argsort(single_class[by_class], kind="stable")]
+    bounds = np.searchsorted(single_class[by_class], np.arange(target.shape[1] + 1))
+    for k in range(target.shape[1]):
+        rows = by_class[bounds[k] : bounds[k + 1]]
+        if not len(rows):
+            continue
+        lack = np.maximum(target[:, k] - has[:, k], 0.0)
+        quota = len(rows) * lack / lack.sum() if lack.sum() > 0 else np.eye(len(has))[0] * len(rows)
+        take = np.floor(quota + 1e-9).astype(np.int64)
+        extra = np.argsort(-(quota - take + carry), kind="stable")[: len(rows) - take.sum()]
+        take[extra] += 1
+        carry += quota - take
+        part[rows] = np.repeat(np.arange(len(has)), take)
+
+
+def _fill_empty(part, sizes, pair_group, pair_class, n_parts, names) -> None:
+    """Give each part that lacks a class the smallest group that holds it and can be spared, in place."""
+    spread = np.zeros((n_parts, int(pair_class.max()) + 1), dtype=np.int64)  # groups of each part and class
+    np.add.at(spread, (part[pair_group], pair_class), 1)
+    for p, k in np.argwhere(spread == 0).tolist():
+        if spread[p, k]:  # filled by a group moved for another class
+            continue
+        holders = pair_group[pair_class == k]
+        for g in holders[np.argsort(sizes[holders], kind="stable")]:
+            members = pair_class[pair_group == g]
+            if part[g] != p and (spread[part[g], members] > 1).all():
+                spread[part[g], members] -= 1
+                spread[p, members] += 1
+                part[g] = p
+                break
+        else:
+            raise UserError(
+                f"class {names[k]!r} cannot be put into every part of the split with whole groups: too few groups hold "
+                "it. Give more rows of it, or a split of your own with --split-column."
+            )

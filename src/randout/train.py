@@ -1,0 +1,318 @@
+"""The training loop: a generator that knows the seams of a method and never a method's name.
+
+It keeps no files and prints nothing: its caller saves, shows and stops. Everything that changes is in `Session`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .config import TrainTable
+from .encoder import Encoder, Output, computing
+from .errors import Failure
+from .method import Batch, Method, Run, State, random_key
+from .metrics import better
+from .tokens import Tokens, batches, by_length
+
+FLUSH = 20  # steps between reads of the losses on a GPU, where each read waits for it
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a student learns from. labels: (n,) class or -1. teacher: (n, C) stored logits, NaN where none, or None.
+
+    labelled, unlabelled: rows of `tokens` to train on.
+    """
+
+    tokens: Tokens
+    labels: Tensor
+    labelled: np.ndarray
+    unlabelled: np.ndarray
+    teacher: Tensor | None = None
+
+
+@dataclass
+class Position:
+    """Where training is: all of it goes into a checkpoint, as JSON."""
+
+    epoch: int = 0  # epochs done
+    batch: int = 0  # batches done in this epoch
+    step: int = 0  # optimizer steps done
+    micro_batch: int = 0
+    best: float | None = None
+    best_epoch: int = 0
+    without_gain: int = 0  # validations since the best
+    sums: dict[str, list[float]] = field(default_factory=dict)  # of this epoch: name -> [sum, count]
+    seconds: float = 0.0  # spent in this epoch
+    history: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch
+    ended: str = ""  # why training is over
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class Session:
+    """A training under way."""
+
+    encoder: Encoder
+    run: Run
+    methods: Sequence[Method]
+    states: Sequence[State]
+    optimizer: torch.optim.Optimizer
+    settings: TrainTable
+    precision: str
+    position: Position = field(default_factory=Position)
+    pending: list[tuple[int, int, dict[str, Tensor]]] = field(default_factory=list)  # losses not yet read
+
+
+@dataclass(frozen=True)
+class Event:
+    """After a step (`metrics` is None) or after a validation; `texts`: trained on since the last event."""
+
+    texts: int = 0
+    metrics: dict[str, Any] | None = None
+    improved: bool = False
+
+
+def begin(encoder: Encoder, run: Run, methods: Sequence[Method], settings: TrainTable, precision: str) -> Session:
+    """Start the methods, then build the optimizer over the student's parameters and theirs."""
+    states = [method.start(run) for method in methods]
+    matrices = [p for p in encoder.model.parameters() if p.requires_grad and p.dim() >= 2]
+    others = [p for p in encoder.model.parameters() if p.requires_grad and p.dim() < 2]
+    groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+    if extra := [p for state in states for p in state.parameters]:
+        groups.append({"params": extra})
+    optimizer = torch.optim.AdamW(
+        groups,
+        lr=settings.learning_rate,
+        betas=(settings.adam_beta1, settings.adam_beta2),
+        eps=settings.adam_epsilon,
+        weight_decay=settings.weight_decay,
+        fused=encoder.device.type in ("cpu", "cuda"),
+    )
+    session = Session(encoder, run, methods, states, optimizer, settings, precision)
+    asked = settings.micro_batch
+    session.position.micro_batch = settings.batch_size if asked == "auto" else min(asked, settings.batch_size)
+    return session
+
+
+def fit(session: Session, material: Material, validate: Callable[[], dict[str, Any]]) -> Iterator[Event]:
+    """Train from `session.position` to the end; an event after every step and after every validation.
+
+    validate: metrics of the student as it stands. Raises Failure when a loss is not finite.
+    """
+    settings, position = session.settings, session.position
+    lengths, windows = material.tokens.lengths, not session.encoder.packed
+    rows = (material.labelled, material.unlabelled)
+    per_epoch = -(-(len(rows[0]) + len(rows[1])) // settings.batch_size)
+    session.run.steps = per_epoch * settings.epochs
+    while position.epoch < settings.epochs and not position.ended:
+        order = batches(lengths, *rows, settings.batch_size, settings.seed, position.epoch, windows)
+        while position.batch < len(order):
+            began = time.perf_counter()
+            step(session, material, order[position.batch])
+            position.batch += 1
+            position.step += 1
+            position.seconds += time.perf_counter() - began
+            yield Event(texts=len(order[position.batch - 1]))
+        flush(session)
+        metrics = validate()
+        improved = better(settings.metric, metrics[settings.metric], position.best)
+        _close_epoch(session, metrics, improved)
+        for method, state in zip(session.methods, session.states, strict=True):
+            method.evaluated(session.run, state, metrics, improved)
+        yield Event(metrics=metrics, improved=improved)
+    position.ended = position.ended or "all epochs done"
+
+
+def _close_epoch(session: Session, metrics: dict[str, Any], improved: bool) -> None:
+    position, settings = session.position, session.settings
+    means = {name: total / count for name, (total, count) in position.sums.items()}
+    scores = {name: value for name, value in metrics.items() if isinstance(value, float)}
+    position.epoch += 1
+    rate = learning_rate(settings, position.step, session.run.steps)
+    row = {"epoch": position.epoch, "step": position.step, "learning_rate": rate, **means}
+    row |= {f"validation_{name}": value for name, value in scores.items()} | {"seconds": round(position.seconds, 3)}
+    position.history.append(row)
+    position.batch, position.sums, position.seconds = 0, {}, 0.0
+    if improved:
+        position.best, position.best_epoch, position.without_gain = metrics[settings.metric], position.epoch, 0
+    else:
+        position.without_gain += 1
+        if settings.patience and position.without_gain >= settings.patience:
+            position.ended = f"no gain in {position.without_gain} validations"
+
+
+def step(session: Session, material: Material, rows: np.ndarray) -> None:
+    """One optimizer step on the texts of `rows`. On a GPU that runs out of memory the micro-batch is halved."""
+    run, optimizer, position = session.run, session.optimizer, session.position
+    run.step = position.step
+    rate = learning_rate(session.settings, position.step, run.steps)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    while True:
+        optimizer.zero_grad(set_to_none=True)
+        run.logged.clear()
+        try:
+            _gradients(session, material, rows)
+            break
+        except torch.OutOfMemoryError:
+            if session.settings.micro_batch != "auto" or position.micro_batch == 1:
+                raise Failure(
+                    f"the GPU's memory does not hold a forward pass of {position.micro_batch} texts; "
+                    "set train.micro_batch lower, or student.max_length"
+                ) from None
+            position.micro_batch = -(-position.micro_batch // 2)
+            torch.cuda.empty_cache()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if session.settings.max_grad_norm:
+        torch.nn.utils.clip_grad_norm_(parameters, session.settings.max_grad_norm)
+    session.pending.append((position.epoch, position.batch, _summary(run.logged)))
+    if session.encoder.device.type == "cpu" or len(session.pending) >= FLUSH:
+        flush(session)  # before the optimizer, so that on a CPU bad gradients never reach the weights
+    optimizer.step()
+    for method, state in zip(session.methods, session.states, strict=True):
+        method.stepped(run, state)
+
+
+def _gradients(session: Session, material: Material, rows: np.ndarray) -> None:
+    """Accumulate `.grad` over the micro-batches of a step; the methods may own how each comes about."""
+    backward: Callable[[Batch], None] = lambda batch: _backward(session, batch)  # noqa: E731
+    for method, state in zip(session.methods, session.states, strict=True):
+        backward = method.gradient(session.run, state, backward)
+    for first in range(0, len(rows), session.position.micro_batch):
+        backward(_batch(session, material, rows, first))
+
+
+def _batch(session: Session, material: Material, rows: np.ndarray, first: int) -> Batch:
+    mine, device = rows[first : first + session.position.micro_batch], session.encoder.device
+    ids = [torch.from_numpy(material.tokens[row].astype(np.int64)) for row in mine]
+    index = torch.from_numpy(mine)
+    teacher = None if material.teacher is None else material.teacher[index].to(device)
+    step_labels = material.labels[torch.from_numpy(rows)].to(device)
+    longest = int(material.tokens.lengths[rows].max())
+    return Batch(index, ids, step_labels[first : first + len(mine)], teacher, step_labels, first, longest)
+
+
+def _backward(session: Session, batch: Batch) -> None:
+    losses, logits = losses_of(session, batch)
+    total = torch.stack([loss.float() for loss in losses.values()]).sum()
+    for name, loss in losses.items():
+        session.run.log(f"loss_{name}", loss)
+    if len(losses) > 1:  # how hard each loss pulls, at the logits: cheap, and the same for every parameter behind them
+        for name, loss in losses.items():
+            (pull,) = torch.autograd.grad(loss, logits, retain_graph=True)
+            session.run.log(f"square_{name}", pull.float().square().sum())
+    total.backward()
+
+
+def losses_of(session: Session, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    """The named losses of a micro-batch and the student's logits (b, C), with a graph."""
+    run = session.run
+    for method, state in zip(session.methods, session.states, strict=True):
+        batch = method.inputs(run, state, batch)
+
+    def forward(
+        batch: Batch = batch,
+        *,
+        weights: dict[str, Tensor] | None = None,
+        dropout: bool = True,
+        perturb: bool = True,
+        call: int = 0,
+        want: Sequence[int] = (),
+    ) -> Output:
+        return student_forward(session, batch, weights, dropout, perturb, call, want)
+
+    output = forward()
+    losses: dict[str, Tensor] = {}
+    for method, state in zip(session.methods, session.states, strict=True):
+        losses |= method.loss(run, state, output, batch, forward)
+    return losses, output.logits
+
+
+def student_forward(
+    session: Session,
+    batch: Batch,
+    weights: dict[str, Tensor] | None,
+    dropout: bool,
+    perturb: bool,
+    call: int,
+    want: Sequence[int],
+) -> Output:
+    """A training forward. The same (step, call, micro-batch) repeats the same dropout masks and noise."""
+    run, encoder = session.run, session.encoder
+    run.call = call
+    torch.manual_seed(random_key(run.seed, "dropout", run.step, run.rank, call, batch.first))
+    encoder.model.train(dropout)
+    with ExitStack() as stack:
+        if perturb:
+            run.layout = encoder.layout(batch.ids, batch.first, batch.step_labels.numel(), batch.longest)
+            for method, state in zip(session.methods, session.states, strict=True):
+                stack.enter_context(method.perturb(run, state))
+        with computing(encoder.device, session.precision):
+            output = encoder.forward(batch.ids, want, weights)
+    run.layout = None
+    return output
+
+
+def _summary(logged: dict[str, list[Tensor]]) -> dict[str, Tensor]:
+    """A step's numbers: losses add up over micro-batches, the rest is averaged; gradient norms become ratios."""
+    means = {n: torch.stack(v).sum() if n.startswith(("loss_", "square_")) else torch.stack(v).mean() for n, v in logged.items()}
+    squares = {name[7:]: means.pop(name) for name in list(means) if name.startswith("square_")}
+    base = next(iter(squares), None)
+    ratios = {f"gradient_{n}_to_{base}": (s / squares[base]).sqrt() for n, s in squares.items() if n != base}
+    return means | ratios
+
+
+def flush(session: Session) -> None:
+    """Read the losses of the steps since the last read. Raises Failure naming the first that is not finite."""
+    for epoch, batch, numbers in session.pending:
+        for name, tensor in numbers.items():
+            value = float(tensor)
+            if name.startswith("loss_") and not math.isfinite(value):
+                session.pending.clear()
+                raise Failure(
+                    f"{name.replace('_', ' ')} is {value} at epoch {epoch + 1}, batch {batch + 1}. The last checkpoint is "
+                    "intact. A lower learning_rate, or precision = float32, usually helps"
+                )
+            if math.isfinite(value):
+                entry = session.position.sums.setdefault(name, [0.0, 0])
+                session.position.sums[name] = [entry[0] + value, entry[1] + 1]
+    session.pending.clear()
+
+
+def learning_rate(settings: TrainTable, step: int, steps: int) -> float:
+    """Of step `step` (0 the first): a linear rise over `warmup_ratio` of all steps, then constant or linear to zero."""
+    warmup = math.ceil(settings.warmup_ratio * steps)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    return settings.learning_rate * max(steps - step, 0) / max(steps - warmup, 1)
+
+
+@torch.no_grad()
+def predict(
+    encoder: Encoder, tokens: Tokens, rows: np.ndarray, precision: str, seen: Callable[[int], None] = lambda texts: None
+) -> np.ndarray:
+    """Logits (len(rows), C) in float32, in the order of `rows`; no dropout, no noise. seen: told of texts done."""
+    encoder.model.eval()
+    place = {int(row): at for at, row in enumerate(rows)}
+    found = np.zeros((len(rows), encoder.model.config.num_labels), dtype=np.float32)
+    for group in by_length(tokens.lengths, rows):
+        ids = [torch.from_numpy(tokens[row].astype(np.int64)) for row in group]
+        with computing(encoder.device, precision):
+            logits = encoder.forward(ids).logits
+        found[[place[int(row)] for row in group]] = logits.float().cpu().numpy()
+        seen(len(group))
+    return found

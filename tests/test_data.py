@@ -1,0 +1,416 @@
+"""Tables into data sets: columns, labels, duplicates, splits, unlabelled rows, and each input that is refused."""
+
+import csv
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from randout import data
+from randout.errors import UserError
+
+SHARED = Path(__file__).parents[1].parent / "shared" / "data"
+RHMD = SHARED / "rhmd" / "RHMD_3_Class.csv"
+CSABSTRUCT = SHARED / "csabstruct"
+needs_rhmd = pytest.mark.skipif(not RHMD.is_file(), reason="the RHMD file is not in shared/data")
+needs_csabstruct = pytest.mark.skipif(not CSABSTRUCT.is_dir(), reason="CSAbstruct is not in shared/data")
+
+
+def write(path, columns):
+    """A CSV (or, by suffix, JSON Lines or Parquet) of columns."""
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif path.suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.table(columns), path)
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            writer.writerows(row.values() for row in rows)
+    return path
+
+
+def table(n=40, classes=("no", "yes"), text="text"):
+    return {text: [f"{text} {i}" for i in range(n)], "label": [classes[i % len(classes)] for i in range(n)]}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_plain_table(here):
+    dataset = data.load(write(here / "reviews.csv", table(100)))
+    assert dataset.name == "reviews"
+    assert dataset.id2label == {0: "no", 1: "yes"}
+    assert dataset.labels.dtype == np.int64
+    assert dataset.labels[:3].tolist() == [0, 1, 0]
+    assert dataset.row_ids[:2] == ["1", "2"]
+    assert {name: len(rows) for name, rows in dataset.split.items()} == {"train": 70, "validation": 15, "test": 15}
+    assert np.array_equal(np.sort(np.concatenate(list(dataset.split.values()))), np.arange(100))
+    assert all((np.diff(rows) > 0).all() for rows in dataset.split.values())
+    assert dataset.columns == {"text": "text", "label": "label", "group": None, "split": None}
+    assert dataset.report.notes == ("columns guessed from their names: text 'text', label 'label'",)
+    assert dataset.report.majority_share["train"] == pytest.approx(0.5)
+    assert len(dataset.sha256) == 64
+
+
+def test_the_same_request_gives_the_same_split_and_another_seed_another(here):
+    path = write(here / "a.csv", table(100))
+    first, again, other = data.load(path), data.load(path), data.load(path, seed=1)
+    assert all(np.array_equal(first.split[name], again.split[name]) for name in first.split)
+    assert not np.array_equal(first.split["test"], other.split["test"])
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_integer_labels_are_in_numeric_order(here, suffix):
+    dataset = data.load(write(here / f"a{suffix}", table(60, (10, 9, 2))))
+    assert dataset.id2label == {0: "2", 1: "9", 2: "10"}
+
+
+def test_label_order_is_by_code_point_or_as_given(here):
+    path = write(here / "a.csv", table(60, ("b", "B", " a")))
+    assert data.load(path).id2label == {0: "B", 1: "a", 2: "b"}
+    assert "differ by case only" in data.load(path).report.notes[-1]
+    assert data.load(path, labels=["b", "a", "B"]).id2label == {0: "b", 1: "a", 2: "B"}
+    dataset = data.load(path, labels={"a": "first", "b": "rest", "B": "rest"})
+    assert dataset.id2label == {0: "first", 1: "rest"}
+    assert dataset.labels[:3].tolist() == [1, 1, 0]
+
+
+def test_booleans_are_labels(here):
+    assert data.load(write(here / "a.jsonl", table(20, (True, False)))).id2label == {0: "false", 1: "true"}
+
+
+GUESSES = [  # columns -> text, label
+    (["id", "Tweet", "Sentiment"], "Tweet", "Sentiment"),
+    (["what was said", "label"], "what was said", "label"),
+    (["text", "stars"], "text", "stars"),
+    (["text", "title", "review", "label", "category"], "text", "label"),
+    (["headline", "y"], "headline", "y"),
+    (["", "content", "class"], "content", "class"),
+]
+
+
+@pytest.mark.parametrize(("names", "text", "label"), GUESSES)
+def test_guessed_columns(here, names, text, label):
+    columns = {name: [f"{name} {i}" for i in range(30)] for name in names} | {label: ["x", "y"] * 15}
+    dataset = data.load(write(here / "a.csv", {name: columns[name] for name in names}))
+    assert (dataset.columns["text"], dataset.columns["label"]) == (text, label)
+    assert f"text {text!r}, label {label!r}" in dataset.report.notes[0]
+
+
+def test_named_columns_are_not_called_guessed(here):
+    path = write(here / "a.csv", table(text="review") | {"stars": ["1", "2"] * 20})
+    dataset = data.load(path, text_column="review", label_column="stars")
+    assert dataset.id2label == {0: "1", 1: "2"}
+    assert dataset.report.notes == ()
+    assert data.load(path, text_column="review", label_column="").report.notes == (
+        "columns guessed from their names: label 'label'",
+    )
+
+
+LONG = [f"t{i}" for i in range(30)]
+TWO = ["x", "y"] * 15
+REFUSED = {  # name -> (columns, suffix, options, parts of the message)
+    "no such text column": ({"review": LONG, "label": TWO}, ".csv", {"text_column": "reviews"}, [
+        "'reviews'", "--text-column", "Did you mean 'review'?", "Columns: review, label"]),
+    "no such label column": ({"text": LONG, "label": TWO}, ".csv", {"label_column": "lable"}, [
+        "'lable'", "--label-column", "Did you mean 'label'?"]),
+    "no such group column": ({"text": LONG, "label": TWO}, ".csv", {"group_column": "user"}, ["'user'", "--group-column"]),
+    "no such split column": ({"text": LONG, "label": TWO}, ".csv", {"split_column": "fold"}, ["'fold'", "--split-column"]),
+    "text unclear": ({"a": LONG, "b": LONG, "label": TWO}, ".csv", {}, ["the text is not clear", "'a', 'b'", "--text-column"]),
+    "two texts": ({"review": LONG, "body": LONG, "label": TWO}, ".csv", {}, ["'review', 'body'", "--text-column"]),
+    "label unclear": ({"text": LONG, "a": TWO, "b": TWO}, ".csv", {}, ["the label is not clear", "--label-column"]),
+    "two labels": ({"text": LONG, "topic": TWO, "sentiment": TWO}, ".csv", {}, ["'sentiment', 'topic'", "--label-column"]),
+    "no header": ({"I like it": LONG, "1": TWO}, ".csv", {}, ["'I like it', '1'", "first line", "must name the columns"]),
+    "one column twice": ({"text": LONG, "label": TWO}, ".csv", {"text_column": "label", "label_column": "label"}, [
+        "'label'", "as the text and as the label"]),
+    "pairs": ({"sentence1": LONG, "sentence2": LONG, "label": TWO}, ".csv", {}, [
+        "'sentence1' and 'sentence2'", "pairs of texts", "Join", "--text-column"]),
+    "pairs in other words": ({"Premise": LONG, "Hypothesis": LONG, "label": TWO}, ".csv", {}, ["'Premise' and 'Hypothesis'"]),
+    "empty texts": ({"text": ["a", "", " \t", *LONG[3:]], "label": TWO}, ".csv", {}, [
+        "2 of 30 rows have an empty text", "rows 2, 3", "Remove"]),
+    "many empty texts": ({"text": [""] * 29 + ["a"], "label": TWO}, ".csv", {}, ["29 of 30", "rows 1, 2, 3, 4, 5 and 24 more"]),
+    "null texts": ({"text": [*LONG[:-1], None], "label": TWO}, ".jsonl", {}, ["1 of 30", "row 30"]),
+    "texts that are numbers": ({"text": list(range(30)), "label": TWO}, ".parquet", {}, ["row 1", "0, a int", "a string"]),
+    "no labels": ({"text": LONG, "label": ["", *TWO[1:-1], " "]}, ".csv", {}, [
+        "2 of 30 rows have no label", "rows 1, 30", "--unlabeled"]),
+    "null labels": ({"text": LONG, "label": [1, None, 0] * 10}, ".jsonl", {}, ["10 of 30", "rows 2, 5, 8, 11, 14 and 5 more"]),
+    "decimal labels": ({"text": LONG, "label": ["1", "0.5", "-2e3"] * 10}, ".csv", {}, [
+        "row 2", "0.5", "regression targets", "--label-column"]),
+    "whole decimal labels": ({"text": LONG, "label": ["1.0", "0.0"] * 15}, ".csv", {}, ["row 1", "1.0", "as integers (1)"]),
+    "float labels": ({"text": LONG, "label": [0.25, 1.0] * 15}, ".parquet", {}, ["row 1", "0.25", "regression targets"]),
+    "whole float labels": ({"text": LONG, "label": [0.0, 1.0] * 15}, ".parquet", {}, ["row 1", "0.0", "as integers (0)"]),
+    "several labels": ({"text": LONG, "label": [["a"], ["a", "b"]] * 15}, ".jsonl", {}, [
+        "row 1", "['a']", "multi-label", "one label", "--labels"]),
+    "several labels in parquet": ({"text": LONG, "label": [["a"], ["b"]] * 15}, ".parquet", {}, ["row 1", "multi-label"]),
+    "joined labels": ({"text": LONG, "label": ["a", "b", "a|b"] * 10}, ".csv", {}, ["row 3", "'a|b'", "multi-label"]),
+    "joined labels only": ({"text": LONG, "label": ["a, b", "b, c", "a, c"] * 10}, ".csv", {}, ["row 1", "'a, b'", "multi-label"]),
+    "lists in strings": ({"text": LONG, "label": ["['a']", "['b']", "['a', 'b']"] * 10}, ".csv", {}, ["row 3", "multi-label"]),
+    "one class": ({"text": LONG, "label": ["x"] * 30}, ".csv", {}, ["all 30 rows", "'x'", "two classes or more"]),
+    "labels like ids": ({"text": LONG, "label": LONG}, ".csv", {}, ["30 different labels in 30 rows", "an id or a free text"]),
+    "labels like text": ({"text": LONG, "label": LONG[:20] + LONG[:10]}, ".csv", {}, ["20 different labels in 30 rows"]),
+    "small class": ({"text": LONG, "label": ["z", "z", *TWO[2:]]}, ".csv", {}, ["class 'z'", "2 rows in 2 groups", "at least 3"]),
+    "small class of copies": ({"text": ["a", "A", "a ", *LONG[3:]], "label": ["z"] * 3 + TWO[3:]}, ".csv", {}, [
+        "class 'z'", "3 rows in 1 group "]),
+    "label not listed": ({"text": LONG, "label": TWO}, ".csv", {"labels": ["x", "yy"]}, [
+        "row 2", "unknown label 'y'", "Did you mean 'yy'?", "Known: 'x', 'yy'"]),
+    "listed label absent": ({"text": LONG, "label": TWO}, ".csv", {"labels": ["x", "y", "z"]}, ["--labels lists 'z'", "no row"]),
+    "one label listed": ({"text": LONG, "label": ["x"] * 30}, ".csv", {"labels": ["x"]}, ["one class only"]),
+    "split misspelt": ({"text": LONG, "label": TWO}, ".csv", {"split": "papper"}, ["'papper'", "Did you mean 'paper'?"]),
+    "split without its column": ({"text": LONG, "label": TWO}, ".csv", {"split": "column"}, ["--split-column NAME"]),
+    "two splits": ({"text": LONG, "label": TWO}, ".csv", {"split_column": "label", "test": "b.csv"}, [
+        "--split-column and --test", "one of them"]),
+    "paper and files": ({"text": LONG, "label": TWO}, ".csv", {"split": "paper", "test": "b.csv"}, ["'paper'", "--test"]),
+    "fractions": ({"text": LONG, "label": TWO}, ".csv", {"fractions": (0.8, 0.1, 0.2)}, ["(0.8, 0.1, 0.2)", "sum to 1"]),
+    "split values": ({"text": LONG, "label": TWO, "fold": ["train", "1", "Test"] * 10}, ".csv", {"split_column": "fold"}, [
+        "rows 2, 5, 8, 11, 14 and 5 more", "'fold'", "Found: 'train', '1', 'Test'"]),
+    "no train rows": ({"text": LONG, "label": TWO, "fold": ["dev", "test"] * 15}, ".csv", {"split_column": "fold"}, [
+        "a.csv", "no row is in the train split"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused_and_how(here, case):
+    columns, suffix, options, parts = REFUSED[case]
+    path = write(here / f"a{suffix}", columns)
+    with pytest.raises(UserError) as caught:
+        data.load(path.name, **options)
+    assert all(part in str(caught.value) for part in parts), str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_what_is_not_refused(here):
+    separators = table(40, ("sports, indoor", "sports, outdoor", "a;b"))
+    assert len(data.load(write(here / "a.csv", separators)).id2label) == 3
+    assert len(data.load(write(here / "b.csv", table(40, ("a", "b", "a|b"))), labels=["a", "b", "a|b"]).id2label) == 3
+    assert data.load(write(here / "c.csv", table(40, ("v1.0", "2.0")))).id2label == {0: "2.0", 1: "v1.0"}
+    assert data.load(write(here / "d.csv", table(40, ("01", "1")))).id2label == {0: "01", 1: "1"}
+    pairs = {"sentence1": LONG, "sentence2": LONG, "label": TWO}
+    assert data.load(write(here / "e.csv", pairs), text_column="sentence2").columns["text"] == "sentence2"
+
+
+def test_copies_stay_together_and_are_counted(here):
+    columns = table(60)
+    columns["text"][10:14] = ["The  flu", "the flu", "THE FLU ", "Ｔhe flu"]  # labels no, yes, no, yes
+    columns["text"][20:24:2] = ["again", "Again"]  # both no
+    dataset = data.load(write(here / "a.csv", columns))
+    report = dataset.report
+    assert (report.duplicate_groups, report.duplicate_rows, report.conflicting_groups) == (2, 6, 1)
+    assert len(set(dataset.copies[10:14])) == 1
+    assert np.array_equal(dataset.copies, dataset.groups)
+    assert any(set(range(10, 14)) <= set(rows.tolist()) for rows in dataset.split.values())
+    assert all(len(rows) == 0 for rows in report.leaked.values())
+
+
+def test_paper_split_ignores_copies_and_says_what_leaks(here):
+    columns = table(200)
+    columns["text"] = [f"t{i % 150}" for i in range(200)]
+    dataset = data.load(write(here / "a.csv", columns), split="paper")
+    train = set(dataset.copies[dataset.split["train"]])
+    for name in ("validation", "test"):
+        expected = [row for row in dataset.split[name] if dataset.copies[row] in train]
+        assert expected
+        assert dataset.report.leaked[name].tolist() == expected
+    assert any("rows" in line and "have a copy in train" in line for line in data.describe(dataset))
+
+
+def test_groups_stay_together_and_merge_with_copies(here):
+    columns = table(120) | {"user": [f"u{i // 3}" for i in range(120)]}
+    columns["text"][0] = columns["text"][50]  # joins users 0 and 16
+    columns["user"][119] = ""
+    dataset = data.load(write(here / "a.csv", columns), group_column="user")
+    assert set(dataset.groups[[0, 1, 2]]) == set(dataset.groups[[48, 49, 50]])
+    assert len(set(dataset.groups)) == 40  # 39 sets of users, and the row without one
+    assert dataset.copies[1] != dataset.copies[0]
+    part = np.zeros(120, dtype=int)
+    for p, rows in enumerate(dataset.split.values()):
+        part[rows] = p
+    assert all(len(set(part[dataset.groups == g])) == 1 for g in set(dataset.groups))
+    assert any("1 rows have no 'user'" in note for note in dataset.report.notes)
+
+
+def test_a_split_column(here):
+    fold = ["Train", "TRAINING", "val", "dev", "valid", "Validation", "test ", "test"] * 5
+    path = write(here / "a.csv", table() | {"split": fold})
+    dataset = data.load(path, split_column="split")
+    assert dataset.split["validation"].tolist() == [i for i in range(40) if i % 8 in (2, 3, 4, 5)]
+    assert dataset.split["test"].tolist() == [i for i in range(40) if i % 8 in (6, 7)]
+    assert dataset.columns["split"] == "split"
+    assert np.array_equal(data.load(path, split="column", split_column="split").split["test"], dataset.split["test"])
+    assert any("'split' is not used" in note for note in data.load(path).report.notes)
+
+
+def test_test_rows_never_stand_in_for_validation(here):
+    path, test = write(here / "a.csv", table(100)), write(here / "test.csv", table(20, text="text") | {"text": LONG[:20]})
+    dataset = data.load(path, test=test)
+    assert {name: len(rows) for name, rows in dataset.split.items()} == {"train": 85, "validation": 15, "test": 20}
+    assert dataset.split["test"].tolist() == list(range(100, 120))
+    assert dataset.split["validation"].max() < 100
+    assert dataset.row_ids[100] == "test.csv#1"
+    assert any("15% of train were set apart" in note for note in dataset.report.notes)
+    columns = table(40) | {"fold": ["train", "train", "train", "test"] * 10}
+    dataset = data.load(write(here / "b.csv", columns), split_column="fold")
+    assert set(dataset.split["validation"]) <= {i for i in range(40) if i % 4 != 3}
+
+
+def test_own_validation_without_test_leaves_no_test_split(here):
+    dataset = data.load(write(here / "a.csv", table(100)), validation=write(here / "dev.csv", {"text": LONG, "label": ["no", "yes"] * 15}))
+    assert {name: len(rows) for name, rows in dataset.split.items()} == {"train": 100, "validation": 30}
+    assert any("there is no test split" in note for note in dataset.report.notes)
+    assert set(dataset.report.leaked) == {"validation"}
+
+
+def test_own_files_leaks_columns_and_names(here):
+    (here / "dev").mkdir()
+    write(here / "a.csv", table(30))
+    write(here / "dev" / "a.csv", {"sentence": ["TEXT 3", "new", "text  29"], "class": ["no", "yes", "yes"]})
+    write(here / "test.jsonl", {"text": ["text 1", "other"], "label": ["yes", "no"]})
+    dataset = data.load("a.csv", validation="dev/a.csv", test="test.jsonl")
+    assert dataset.report.leaked["validation"].tolist() == [30, 32]
+    assert dataset.report.leaked["test"].tolist() == [33]
+    assert dataset.row_ids[30:] == ["dev/a.csv#1", "dev/a.csv#2", "dev/a.csv#3", "test.jsonl#1", "test.jsonl#2"]
+    assert sum("dev/a.csv" in note for note in dataset.report.notes) == 2
+    assert dataset.sha256 != data.load("a.csv", validation="dev/a.csv").sha256
+
+
+def test_a_label_that_only_held_out_rows_have(here):
+    write(here / "a.csv", table(30))
+    write(here / "test.csv", {"text": ["a", "b"], "label": ["no", "maybe"]})
+    with pytest.raises(UserError, match=r"test\.csv, row 2: the label 'maybe' occurs in no training row"):
+        data.load("a.csv", test="test.csv")
+    write(here / "test.csv", {"text": ["a", "b"], "label": ["no", "no"]})
+    assert any("test has no row of class 'yes'" in note for note in data.load("a.csv", test="test.csv").report.notes)
+
+
+def test_unlabelled_rows(here):
+    write(here / "a.csv", table(100))
+    dataset = data.load("a.csv")
+    held, other = dataset.texts[dataset.split["test"][0]], dataset.texts[dataset.split["train"][0]]
+    held_too = dataset.texts[dataset.split["validation"][0]]
+    more = ["new", f" {held.upper()} ", held_too, other, "NEW", "", "newer", other.title()]
+    write(here / "more.csv", {"text": more, "label": ["?"] * len(more)})
+    with_more = data.load("a.csv", unlabeled="more.csv")
+    assert with_more.split["unlabeled"].tolist() == [100, 101]
+    assert with_more.texts[100:] == ["new", "newer"]
+    assert with_more.row_ids[100:] == ["more.csv#1", "more.csv#7"]
+    assert with_more.labels[100:].tolist() == [-1, -1]
+    assert all(len(column) == 102 for column in (with_more.labels, with_more.groups, with_more.copies))
+    assert list(with_more.report.unlabeled_left_out.values()) == [1, 2, 2, 1]  # empty, held out, train, one another
+    assert np.array_equal(with_more.split["test"], dataset.split["test"])
+    assert any("2 copies of validation or test rows" in line for line in data.describe(with_more))
+    write(here / "none.jsonl", {"text": ["", ""]})
+    with pytest.raises(UserError, match="no row has a text"):
+        data.load("a.csv", unlabeled="none.jsonl")
+
+
+def test_report_lines_are_aligned_and_complete(here):
+    dataset = data.load(write(here / "a.csv", table(4000, ("no", "no", "no", "yes"))))
+    lines = data.describe(dataset)
+    assert lines[0] == "data        a: 4,000 labelled rows, 2 classes"
+    splits = [line for line in lines if line.startswith(("split", "train", "validation", "test"))]
+    assert [line.split() for line in splits] == [
+        ["split", "rows", "no", "yes", "majority"],
+        ["train", "2,800", "2,100", "700", "75.0%"],
+        ["validation", "600", "450", "150", "75.0%"],
+        ["test", "600", "450", "150", "75.0%"],
+    ]
+    assert len({len(line) for line in splits}) == 1
+    assert dataset.report.imbalance == 3
+    many = data.load(write(here / "b.csv", table(400, tuple("abcdefghijkl"))))
+    assert "smallest" in data.describe(many)[2]
+
+
+def test_texts_to_predict_on(here):
+    write(here / "new.csv", {"id": ["7", "8"], "review": ["a, b", "c"]})
+    texts, found = data.read_texts("new.csv")
+    assert texts == ["a, b", "c"]
+    data.write_table(data.appended(found, {"label": ["x", "y"]}), "out.csv")
+    assert Path("out.csv").read_text() == 'id,review,label\n7,"a, b",x\n8,c,y\n'
+    assert data.read_texts("out.csv")[0] == texts
+    with pytest.raises(UserError, match="Did you mean 'review'"):
+        data.read_texts("new.csv", text_column="reveiw")
+    write(here / "bare.csv", {"what I think": ["a", "b"]})
+    with pytest.raises(UserError, match="must name the columns"):
+        data.read_texts("bare.csv")
+    write(here / "gap.csv", {"text": ["a", " "], "n": [1, 2]})
+    with pytest.raises(UserError, match="1 of 2 rows have an empty text"):
+        data.read_texts("gap.csv")
+
+
+def test_labelled_rows_to_evaluate_on(here):
+    write(here / "new.csv", {"text": ["A", "b", "a "], "label": ["yes", "no", "yes"]})
+    texts, labels, copies = data.load_evaluation("new.csv", {0: "yes", 1: "no"})
+    assert (texts, labels.tolist(), copies.tolist()) == (["A", "b", "a "], [0, 1, 0], [0, 1, 0])
+    with pytest.raises(UserError, match=r"new\.csv, row 2: unknown label 'no' .* Known: 'yes', 'none'"):
+        data.load_evaluation("new.csv", {0: "yes", 1: "none"})
+    write(here / "one.csv", {"text": ["a", "b"], "label": ["yes", "yes"]})
+    assert data.load_evaluation("one.csv", {0: "no", 1: "yes"})[1].tolist() == [1, 1]
+    assert data.load_evaluation("one.csv", {0: "no", 1: "yes"}, "label", "label")[0]  # the caller's business
+
+
+def test_ten_thousand_rows_in_half_a_second(here):
+    words = np.random.default_rng(0).integers(0, 5000, (10_000, 30))
+    rows = {"text": [" ".join(f"w{w}é" for w in row) for row in words], "label": [str(i % 3) for i in range(10_000)]}
+    path = write(here / "a.csv", rows)
+    data.load(path)
+    start = time.perf_counter()
+    data.load(path)
+    assert time.perf_counter() - start < 0.5
+
+
+@needs_rhmd
+def test_rhmd_split_of_the_paper():
+    dataset = data.load(RHMD, split="paper")
+    assert len(dataset.texts) == 10_015
+    assert dataset.id2label == {0: "0", 1: "1", 2: "2"}
+    assert dataset.report.class_counts["test"] == {"0": 484, "1": 515, "2": 504}
+    assert dataset.report.sizes == {"train": 7009, "validation": 1503, "test": 1503}
+    assert len(dataset.report.leaked["test"]) > 20
+
+
+@needs_rhmd
+def test_rhmd_split_with_copies_together():
+    dataset = data.load(RHMD)
+    report = dataset.report
+    assert (report.duplicate_groups, report.duplicate_rows, report.conflicting_groups) == (217, 457, 39)
+    assert all(len(rows) == 0 for rows in report.leaked.values())
+    totals = np.bincount(dataset.labels)
+    for name, share in zip(("train", "validation", "test"), (0.7, 0.15, 0.15), strict=True):
+        rows = dataset.split[name]
+        assert abs(len(rows) / 10_015 - share) < 0.01
+        assert (np.abs(np.bincount(dataset.labels[rows]) / totals - share) < 0.02).all()
+
+
+@needs_rhmd
+def test_rhmd_by_name():
+    dataset = data.load(f"rhmd:{RHMD}", split="paper")
+    assert dataset.name == "rhmd"
+    assert dataset.report.class_counts["test"] == {"FM": 484, "NHM": 515, "HM": 504}
+    turned = data.load(f"rhmd:{RHMD}", labels=["HM", "NHM", "FM"])
+    assert turned.id2label == {0: "HM", 1: "NHM", 2: "FM"}
+    assert np.array_equal(turned.labels, 2 - dataset.labels)
+    texts, labels, _ = data.load_evaluation(f"rhmd:{RHMD}", dataset.id2label)
+    assert np.array_equal(labels, dataset.labels)
+    assert texts == dataset.texts
+
+
+@needs_csabstruct
+def test_csabstruct_by_abstract():
+    dataset = data.load(CSABSTRUCT / "train.jsonl", group_column="abstract")
+    totals = np.bincount(dataset.labels)
+    for name, share in zip(("train", "validation", "test"), (0.7, 0.15, 0.15), strict=True):
+        counts = np.bincount(dataset.labels[dataset.split[name]])
+        assert (np.abs(counts / totals - share) < 0.02).all()
+        assert abs(counts.sum() / totals.sum() - share) < 0.01
+    given = data.load(CSABSTRUCT / "train.jsonl", validation=CSABSTRUCT / "dev.jsonl", test=CSABSTRUCT / "test.jsonl")
+    assert given.report.sizes == {"train": 11_333, "validation": 2026, "test": 1349}
+    assert len(given.report.leaked["test"]) > 100

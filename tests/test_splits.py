@@ -1,0 +1,126 @@
+"""Properties of the split: groups whole, classes spread, a function of its arguments."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from randout.errors import UserError
+from randout.splits import copies_of, grouped, merge_groups, normalize, stratified
+
+FRACTIONS = (0.7, 0.15, 0.15)
+
+
+@st.composite
+def rows(draw):
+    """Random labels and groups, small or large, in which each class is in nine groups or more."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    n_classes, n_groups = draw(st.integers(2, 6)), draw(st.integers(60, 300))
+    mixed = draw(st.floats(0, 1))  # chance that a row has another class than its group's
+    sizes = rng.integers(1, draw(st.integers(2, 12)), n_groups)
+    groups = np.repeat(np.arange(n_groups), sizes)
+    main = np.resize(np.arange(n_classes), n_groups)
+    other = rng.integers(0, n_classes, len(groups))
+    return np.where(rng.random(len(groups)) < mixed, other, main[groups]), groups
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(rows(), st.integers(0, 1000))
+def test_groups_are_whole_and_classes_near_their_share(data, seed):
+    labels, groups = data
+    names = [str(k) for k in range(labels.max() + 1)]
+    part = grouped(labels, groups, FRACTIONS, seed, names)
+    assert part.shape == labels.shape
+    assert set(np.unique(part)) == {0, 1, 2}
+    assert all(len(np.unique(part[groups == g])) == 1 for g in np.unique(groups))
+    assert np.array_equal(part, grouped(labels, groups, FRACTIONS, seed, names))
+    largest = np.bincount(groups).max()
+    for p, fraction in enumerate(FRACTIONS):
+        assert abs((part == p).sum() - fraction * len(labels)) <= largest + len(names)
+        for k in range(len(names)):
+            in_class = labels == k
+            assert (part[in_class] == p).any()
+            assert abs((part[in_class] == p).sum() - fraction * in_class.sum()) <= 2 * largest + 2
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.lists(st.integers(3, 40), min_size=2, max_size=80), st.integers(0, 1000))
+def test_single_rows_are_exact_and_rounding_does_not_add_up(sizes, seed):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    part = grouped(labels, np.arange(len(labels)), FRACTIONS, seed, [str(k) for k in range(len(sizes))])
+    target = np.maximum(np.outer(FRACTIONS, sizes), 1)
+    target[0] = sizes - target[1:].sum(axis=0)
+    for p in range(3):
+        counts = np.bincount(labels[part == p], minlength=len(sizes))
+        assert (counts > 0).all()
+        assert np.abs(counts - target[p]).max() < 2
+        assert abs(counts.sum() - target[p].sum()) <= 3
+
+
+def test_every_class_of_three_groups_is_in_every_part():
+    labels = np.repeat(np.arange(50), 3)
+    part = grouped(labels, np.arange(150), FRACTIONS, 0, list("x" * 50))
+    assert all(set(part[labels == k]) == {0, 1, 2} for k in range(50))
+
+
+def test_seeds_give_other_splits():
+    labels, groups = np.resize([0, 1], 1000), np.arange(1000) // 2
+    draws = [grouped(labels, groups, FRACTIONS, seed, ["a", "b"]) for seed in range(5)]
+    assert all((a != b).any() for i, a in enumerate(draws) for b in draws[:i])
+
+
+def test_a_group_too_large_for_the_held_out_parts_trains():
+    labels = np.concatenate([np.resize([0, 1], 500), np.resize([0, 1], 500)])
+    groups = np.concatenate([np.zeros(500, dtype=int), np.arange(1, 501)])
+    part = grouped(labels, groups, FRACTIONS, 3, ["a", "b"])
+    assert set(part[:500]) == {0}
+    assert [(part == p).sum() for p in range(3)] == [700, 150, 150]
+
+
+def test_a_class_in_too_few_groups_is_named():
+    labels, groups = np.array([0] * 10 + [1] * 5), np.array([*range(10), 10, 10, 10, 11, 11])
+    with pytest.raises(UserError, match=r"class 'rare' has 5 rows in 2 groups .* at least 3"):
+        grouped(labels, groups, FRACTIONS, 0, ["often", "rare"])
+
+
+def test_classes_that_whole_groups_cannot_spread_are_named():
+    labels = np.array([0, 1, 2] * 3 + [0, 1, 3] * 1 + [3, 3])  # class 3 in three groups, class 2 in three others
+    groups = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 5])
+    part = grouped(labels, groups, FRACTIONS, 0, list("abcd"))
+    assert all(set(part[labels == k]) == {0, 1, 2} for k in range(4))
+
+
+def test_stratified_sizes_are_rounded_up():
+    labels = np.repeat([0, 1, 2], [3225, 3430, 3360])
+    part = stratified(labels, FRACTIONS, 0, list("abc"))
+    assert np.bincount(part).tolist() == [7009, 1503, 1503]
+    assert np.bincount(labels[part == 2]).tolist() == [484, 515, 504]
+    assert [math.ceil(0.15 * n) for n in (20, 100, 140)] == [3, 15, 21]
+    with pytest.raises(UserError, match="class 'c' has 2 rows"):
+        stratified(np.repeat([0, 1, 2], [9, 9, 2]), FRACTIONS, 0, list("abc"))
+    with pytest.raises(UserError, match="cannot be split by class"):
+        stratified(np.repeat([0, 1, 2], [3, 3, 3]), FRACTIONS, 0, list("abc"))
+
+
+def test_normalisation():
+    same = ["Ｆｌｕ  season", " flu\tSEASON\n", "flu\u00a0season", "ﬂu season"]
+    assert {normalize(text) for text in same} == {"flu season"}
+    assert normalize("STRASSE") == normalize("straße")
+    assert normalize("flu season!") != normalize("flu season")
+    assert copies_of(["b", "A", "a ", "c", "B"]).tolist() == [0, 1, 1, 2, 0]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=40))
+def test_merged_groups_are_connected_components(pairs):
+    copies, groups = (np.array(column) for column in zip(*pairs, strict=True))
+    copies, groups = (np.unique(column, return_inverse=True)[1] for column in (copies, groups))
+    merged = merge_groups(copies, groups)
+    reach = [{i} for i in range(len(pairs))]  # plain closure: rows that share a number, again and again
+    linked = (copies[:, None] == copies) | (groups[:, None] == groups)
+    closure = linked.copy()
+    for _ in range(len(reach)):
+        closure = closure | ((closure.astype(int) @ linked.astype(int)) > 0)
+    assert np.array_equal(merged[:, None] == merged, closure)
