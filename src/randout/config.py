@@ -151,30 +151,36 @@ def overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def assignment(text: str, methods: Iterable[str]) -> dict[str, Any]:
-    """`--set KEY=VALUE` as tables. KEY is `table.key`, `methods.NAME.key`, `NAME.key`, or a key that stands in one
-    table only (`learning_rate`: train's). VALUE is TOML; what is not, is a string. Raises UserError.
-    """
+    """`--set KEY=VALUE` as tables. VALUE is TOML; what is not, is a string. Raises UserError."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise UserError(f"--set {text}: expected KEY=VALUE, as in --set train.epochs=3")
-    path = key.strip().split(".")
-    if path[0] in methods:
-        path = ["methods", *path]
-    if len(path) == 1:
-        tables = {name: field.annotation for name, field in Config.model_fields.items() if name != "methods"}
-        owners = [name for name, table in tables.items() if path[0] in table.model_fields]
-        known = [name for table in tables.values() for name in table.model_fields] + list(methods)
-        if not owners:
-            raise UserError(f"--set {text}: no setting {path[0]!r}.{nearest(path[0], known)} `randout init` lists them all")
-        preferred = [name for name in ("train", "student") if name in owners]
-        path = [(preferred or owners)[0], *path]
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value.strip()
+    return assignment_of(key.strip(), parsed, methods)
+
+
+def assignment_of(key: str, value: Any, methods: Iterable[str]) -> dict[str, Any]:
+    """One setting as tables. `key` is `table.key`, `methods.NAME.key`, `NAME.key`, or a key that one table has alone
+    (`learning_rate`, `max_length`: where several have it, train's, else the student's). Raises UserError.
+    """
+    path = key.split(".")
+    if path[0] in methods:
+        path = ["methods", *path]
+    if len(path) == 1 and path[0] not in Config.model_fields:
+        tables = {name: field.annotation for name, field in Config.model_fields.items() if name != "methods"}
+        owners = [name for name, table in tables.items() if path[0] in table.model_fields]  # type: ignore[union-attr]
+        known = [name for table in tables.values() for name in table.model_fields]  # type: ignore[union-attr]
+        if not owners:
+            hint = nearest(path[0], [*known, *methods])
+            raise UserError(f"--set {key}: no such setting.{hint} `randout init` lists them all")
+        preferred = [name for name in ("train", "student") if name in owners]
+        path = [(preferred or owners)[0], *path]
     for name in reversed(path):
-        parsed = {name: parsed}
-    return parsed
+        value = {name: value}
+    return value
 
 
 def build(layers: Iterable[dict[str, Any]], methods: dict[str, type[BaseModel]]) -> Config:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import csv
+import http.client
 import io
 import os
 import re
@@ -125,7 +126,7 @@ def fetch_file(url: str, sha256: str, filename: str, name: str) -> Path:
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
             data = answer.read()
-    except (OSError, ValueError) as error:  # URLError and HTTPError are OSErrors
+    except (OSError, ValueError, http.client.HTTPException) as error:  # URLError and HTTPError are OSErrors
         raise UserError(
             f"{name}: the data could not be fetched ({getattr(error, 'reason', error)}). {way_out}"
         ) from None

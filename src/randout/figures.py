@@ -140,9 +140,10 @@ def _save(figure: Figure, path: str | os.PathLike[str]) -> Path:
 
 def _figure(width: float, height: float, columns: int, title: str, **layout: Any) -> tuple[Figure, Sequence[Axes]]:
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08, wspace=0.03)
+    engine = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.03)
+    figure = Figure(figsize=(width, height), layout=engine)
     axes = figure.subplots(1, columns, **layout)
     if title:
         figure.suptitle("\n".join(textwrap.wrap(title, int(width * 9))), fontsize=12, parse_math=False)
@@ -163,8 +164,11 @@ def _cell_texts(axis: Axes, values: np.ndarray, image: Any, texts: list[list[str
 
 
 def _matrix_panel(axis: Axes, values: np.ndarray, texts: list[list[str]], names: list[str], top: float) -> Any:
+    from matplotlib.colors import PowerNorm
+
     size = len(names)
-    image = axis.imshow(values, cmap="Blues", vmin=0, vmax=top)
+    gamma = 1.0 if size <= NUMBER_CLASSES else 0.5  # without numbers, a root scale shows the rare confusions
+    image = axis.imshow(values, cmap="Blues", norm=PowerNorm(gamma, vmin=0, vmax=top))
     tick = 10 if size <= 8 else 8
     slanted = size > 6 or max(len(line) for name in names for line in name.split("\n")) > 9
     turned: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
@@ -184,7 +188,8 @@ def _matrix_panel(axis: Axes, values: np.ndarray, texts: list[list[str]], names:
 def confusion_picture(matrix: Any, id2label: Mapping[Any, str], path_png: str | os.PathLike[str], title: str) -> Path:
     """Two panels, counts and percent of each true class; `matrix (C, C)`, rows = true. Returns the path written.
 
-    Over 15 classes the numbers are left out. A class without rows stays blank (-) in the right panel.
+    Over 15 classes the numbers are left out and colours grow with the square root. A class
+    without rows stays blank (-) in the right panel.
     """
     names = label_names(id2label)
     counts = np.asarray(matrix, dtype=np.int64)

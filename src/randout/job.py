@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import checkpoint, figures, models, prepare, runs, soft_labels
-from .config import Config, to_toml
-from .encoder import Encoder
+from . import checkpoint, models, prepare, runs, soft_labels
+from .config import to_toml
 from .errors import UserError
 from .method import Run
 from .metrics import score
 from .prepare import Plan, portable
 from .progress import Show, duration
 from .runs import RunFolder
-from .train import Material, Session, begin, fit, flush, predict
+from .scoring import model_card, open_test, score_split, score_test
+from .train import Material, Session, begin, fit, flush, predict, step
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,31 @@ class Result:
         return {file.stem: parquet.read_table(file) for file in sorted((self.folder / "predictions").glob("*.parquet"))}
 
 
+def estimate(plan: Plan, options: Options, steps: int = 3) -> list[str]:
+    """What a dry run says: rows, tokens, memory, and minutes from `steps` real steps on copies that are thrown away."""
+    session = make_session(plan)
+    spread = torch.zeros(len(plan.dataset.texts), len(plan.dataset.id2label)) if plan.has_teacher else None
+    material = make_material(plan, spread)
+    rows = np.concatenate([material.labelled, material.unlabelled])
+    lengths, size, epochs = plan.tokens.lengths, plan.config.train.batch_size, plan.config.train.epochs
+    session.run.steps = -(-len(rows) // size) * epochs
+    median = rows[np.argsort(lengths[rows], kind="stable")][np.linspace(0, len(rows) - 1, size).round().astype(int)]
+    for number in range(steps + 1):
+        if number == 1:  # the first step also allocates
+            began = time.perf_counter()
+        step(session, material, median)
+    seconds = (time.perf_counter() - began) / steps * session.run.steps
+    weights = sum(p.numel() for p in session.encoder.model.parameters())
+    activations = 34 * int(lengths[median].sum()) * session.encoder.model.config.hidden_size * len(session.encoder.sites.blocks)
+    lines = [f"rows: {', '.join(f'{len(index):,} {name}' for name, index in plan.dataset.split.items())}"]
+    lines += [f"tokens: {int(lengths[rows].sum()):,} an epoch, {int(lengths[rows].sum()) * epochs:,} in {epochs} epochs"]
+    lines += [f"memory: about {(16 * weights + 4 * activations) / 2**30:.1f} GiB for {weights / 1e6:.1f}M parameters"]
+    lines += [f"time: about {duration(seconds)} for the student, all {epochs} epochs, without its teacher"]
+    if plan.teacher_plan is not None:
+        lines += ["teacher, fine-tuned first:"] + [f"  {line}" for line in estimate(plan.teacher_plan, options, steps)]
+    return lines
+
+
 def carry_out(plan: Plan, options: Options) -> Result:
     """Train what `plan` says, or find it done. Raises Stopped, UserError, Failure."""
     run = _folder(plan, options)
@@ -87,7 +112,7 @@ def carry_out(plan: Plan, options: Options) -> Result:
         for note in plan.notes:
             options.show.say(note)
         _begin_record(run, plan)
-        teacher = _teacher(plan, options)
+        teacher = teach(plan, options)
         session = _train(plan, run, teacher, options)
         metrics = _finish(plan, run, session, teacher, options)
     return Result(run, metrics, True)
@@ -150,7 +175,8 @@ class Taught:
     validation: dict[str, Any]
 
 
-def _teacher(plan: Plan, options: Options) -> Taught | None:
+def teach(plan: Plan, options: Options) -> Taught | None:
+    """The teacher's soft labels for the rows to learn from and to validate on; it is fine-tuned first where it must be."""
     source = plan.teacher
     if plan.teacher_plan is not None:
         options.show.say(f"teacher: {plan.config.teacher.model} is fine-tuned first")
@@ -312,13 +338,11 @@ def _finish(plan: Plan, run: RunFolder, session: Session, teacher: Taught | None
     metrics = {"validation": score_split(session.encoder, plan, "validation", run, options.show)}
     show = options.show
     if plan.config.output.test and "test" in plan.dataset.split:
-        times = runs.record_opening(run, plan.dataset.sha256, "test", "train")
-        show.say(f"test split opened; openings of this data's test split recorded here so far: {times}")
-        metrics["test"] = score_split(session.encoder, plan, "test", run, show)
+        metrics["test"] = score_test(session.encoder, plan, run, show, "train")
     history = position.history
     run.write("history.json", {"epochs": history, "best_epoch": position.best_epoch, "ended": position.ended})
     max_length = int(plan.config.student.max_length)
-    models.save(session.encoder, run.model, max_length, model_card(plan, metrics, teacher))
+    models.save(session.encoder, run.model, max_length, model_card(plan, metrics, teacher.name if teacher else ""))
     run.write("metrics.json", metrics)
     if teacher is not None:
         _compare_with_teacher(plan, metrics["validation"], teacher, run, show)
@@ -332,8 +356,6 @@ def _finish(plan: Plan, run: RunFolder, session: Session, teacher: Taught | None
 
 def clean(run: RunFolder) -> None:
     """Drop what only an unfinished run needs."""
-    import shutil
-
     shutil.rmtree(run.checkpoint, ignore_errors=True)
 
 
@@ -351,81 +373,3 @@ def _compare_with_teacher(plan: Plan, own: dict[str, Any], teacher: Taught, run:
             f"the teacher ({teacher.validation['accuracy']:.2%}) is not above {what} ({plain:.2%}) on validation, "
             "so there may be little to learn from it"
         )
-
-
-def score_split(encoder: Encoder, plan: Plan, name: str, run: RunFolder, show: Show) -> dict[str, Any]:
-    """Metrics of one split with intervals, in float32; predictions and the picture of the confusion matrix are written."""
-    dataset, rows = plan.dataset, plan.dataset.split[name]
-    with show.bar(f"scoring {name}", len(rows)) as advance:
-        logits = predict(encoder, plan.tokens, rows, "float32", lambda count: advance(count, ""))
-    labels = dataset.labels[rows]
-    metrics = score(labels, logits, dataset.id2label, dataset.groups[rows])
-    copied = np.isin(rows, dataset.report.leaked.get(name, np.zeros(0, np.int64)))
-    if copied.any():
-        rest = ~copied
-        metrics["without_copies"] = score(labels[rest], logits[rest], dataset.id2label, dataset.groups[rows][rest])
-    texts = [dataset.texts[row] for row in rows] if plan.config.output.keep_texts else None
-    ids = [dataset.row_ids[row] for row in rows]
-    write_predictions(run.path / "predictions" / f"{name}.parquet", ids, labels, logits, dataset.id2label, texts)
-    figures.confusion_picture(
-        metrics["confusion_matrix"], dataset.id2label, run.path / f"confusion-{name}.png", f"{run.path.name}: {name}"
-    )
-    return metrics
-
-
-def write_predictions(
-    path: Path,
-    ids: Sequence[str],
-    labels: np.ndarray,
-    logits: np.ndarray,
-    id2label: dict[int, str],
-    texts: Sequence[str] | None,
-) -> None:
-    """row, label, prediction, score (softmax of the predicted class), logits; the texts only where asked for."""
-    import pyarrow
-    import pyarrow.parquet as parquet
-
-    predicted = logits.argmax(1)
-    shifted = np.exp(logits - logits.max(1, keepdims=True))
-    columns: dict[str, Any] = {"row": list(ids)}
-    if texts is not None:
-        columns["text"] = list(texts)
-    columns["label"] = [id2label[int(label)] for label in labels]
-    columns["prediction"] = [id2label[int(label)] for label in predicted]
-    columns["score"] = (shifted / shifted.sum(1, keepdims=True)).max(1)
-    columns["logits"] = pyarrow.array(list(logits), type=pyarrow.list_(pyarrow.float32()))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    parquet.write_table(pyarrow.table(columns), partial)
-    partial.replace(path)
-
-
-def open_test(run: RunFolder, plan: Plan, show: Show, by: str = "evaluate") -> dict[str, Any]:
-    """Score a finished run's saved model on its own test split, and record that it was opened."""
-    encoder = models.load(models.find(str(run.path)))
-    times = runs.record_opening(run, plan.dataset.sha256, "test", by)
-    show.say(f"test split opened; openings of this data's test split recorded here so far: {times}")
-    metrics = run.read("metrics.json") | {"test": score_split(encoder, plan, "test", run, show)}
-    run.write("metrics.json", metrics)
-    return metrics
-
-
-def model_card(plan: Plan, metrics: dict[str, Any], teacher: Taught | None) -> str:
-    """The README.md of the model folder."""
-    labels = ", ".join(plan.dataset.id2label.values())
-    length = plan.config.student.max_length
-    rows = {name: len(index) for name, index in plan.dataset.split.items()}
-    lines = ["---", "pipeline_tag: text-classification", "library_name: transformers", "tags: [randout]", "---", ""]
-    lines += [f"# {plan.student.label} fine-tuned on {plan.dataset.name}", ""]
-    lines += [f"Labels: {labels}. Texts of up to {length} tokens, truncated by `{plan.config.student.truncation}`."]
-    if plan.config.student.truncation != "head":
-        lines += ["A `transformers` pipeline truncates by head only, so longer texts score differently there."]
-    methods = ", ".join(f"`{m.name}` {json.dumps(m.model_dump(exclude_defaults=True, mode='json'))}" for m in plan.methods)
-    lines += [f"Methods: {methods}." + (f" Teacher: {teacher.name}." if teacher else "")]
-    lines += ["", "| split | rows | accuracy | 95 % interval | macro F1 |", "|---|---|---|---|---|"]
-    for name, found in metrics.items():
-        low, high = found.get("intervals", {}).get("accuracy", (float("nan"), float("nan")))
-        lines.append(f"| {name} | {rows[name]} | {found['accuracy']:.4f} | {low:.4f} to {high:.4f} | {found['macro_f1']:.4f} |")
-    lines += ["", "```python", "from transformers import pipeline", ""]
-    lines += ['classify = pipeline("text-classification", "path/to/this/folder", truncation=True)', "```", ""]
-    return "\n".join(lines)

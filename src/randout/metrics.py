@@ -161,7 +161,8 @@ def patterns(cells: np.ndarray, codes: np.ndarray) -> Patterns:
     ends = np.cumsum(sizes)
     in_order = np.ascontiguousarray(cells[order], dtype=np.int64)
     seen: dict[bytes, int] = {}
-    kinds, kept = [], []
+    kinds: list[int] = []
+    kept: list[np.ndarray] = []
     for start, end in zip((ends - sizes).tolist(), ends.tolist(), strict=True):
         kind = seen.setdefault(in_order[start:end].tobytes(), len(seen))
         if kind == len(kept):

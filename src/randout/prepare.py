@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,13 +17,14 @@ import numpy as np
 import torch
 
 from . import data, datasets, models
-from .config import Config, StudentTable, TeacherTable
+from .config import Config, StudentTable, TeacherTable, build, read_recipe
 from .data import Dataset
 from .encoder import position_offset, special_tokens
 from .errors import UserError
 from .method import Method
 from .methods import METHODS
 from .models import Source
+from .runs import RunFolder
 from .tokens import Tokens, encode, percentile_length, truncate
 
 CPU_TEACHER = 600 * 2**20  # bytes of weights: the largest teacher that is chosen unasked where there is no GPU
@@ -278,8 +280,27 @@ def class_weights(dataset: Dataset) -> torch.Tensor:
 
 def portable(path: str, folder: Path) -> str:
     """A path as `run.toml` keeps it: relative to the run folder; names of datasets and of the hub stay as they are."""
-    if not path or not Path(path).expanduser().exists():
+    name, colon, inner = path.rpartition(":")  # rhmd:PATH
+    place = Path(inner if colon else path).expanduser()
+    if not path or not place.exists():
         return path
-    import os
+    return f"{name}{colon}{os.path.relpath(place.resolve(), folder.resolve())}"
 
-    return os.path.relpath(Path(path).expanduser().resolve(), folder.resolve())
+
+def truncation_of(source: Source) -> str:
+    """How a run's texts were cut; "head" for any other classifier."""
+    run = RunFolder(source.folder.parent)
+    return stored_config(run).student.truncation if run.exists else "head"
+
+
+def stored_config(run: RunFolder) -> Config:
+    """The configuration in a run's `run.toml`, its paths made good from where the folder lies now."""
+    tables = read_recipe(run.path / "run.toml")
+    for table, keys in (("data", ("source", "validation", "test", "unlabeled")), ("student", ("model",)), ("teacher", ("model",))):
+        for key in keys:
+            value = tables.get(table, {}).get(key, "")
+            name, colon, inner = value.rpartition(":")
+            beside = run.path / (inner if colon else value)
+            if value and beside.exists():
+                tables[table][key] = f"{name}{colon}{beside.resolve()}"
+    return build([tables], METHODS)

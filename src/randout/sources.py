@@ -10,7 +10,7 @@ from typing import Any
 
 from randout import columns as cols
 from randout import datasets
-from randout.errors import UserError
+from randout.errors import UserError, nearest
 from randout.tables import TABLE_SUFFIXES, Table, read_table
 
 SPLIT_VALUES = {
@@ -59,8 +59,13 @@ def open_sources(source: str | Path, files: Mapping[str, str | Path], notes: lis
     named = None if Path(source).is_file() else datasets.resolve(str(source))
     spec = None if named else hub_spec(source)
     if spec is not None:
-        tables, name = _hub_parts(spec, files, notes), re.sub(r"[^\w.-]+", "--", spec)
+        tables, name = _hub_or_missing(source, spec, files, notes), re.sub(r"[^\w.-]+", "--", spec)
     else:
+        if named is None and re.fullmatch(r"\w+", str(source)) and not Path(source).exists():
+            raise UserError(
+                f"{source}: no such file or data set.{nearest(str(source), datasets.NAMED)} Known by name: "
+                f"{', '.join(datasets.NAMED)}. One of the Hugging Face Hub is written hub:{source}."
+            )
         tables = {"main": read_table(named[0] if named else source)}
         name = named[1]["name"] if named else Path(source).stem
     prefixes = {role: "" if role == "main" else f"{role}#" for role in tables}
@@ -79,6 +84,16 @@ def hub_spec(source: str | Path) -> str | None:
         return text.removeprefix("hub:")
     plain = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text) and path.suffix.lower() not in TABLE_SUFFIXES
     return text if plain and not path.exists() and not path.parent.is_dir() else None
+
+
+def _hub_or_missing(source: str | Path, spec: str, files: Mapping[str, Any], notes: list[str]) -> dict[str, Table]:
+    """The Hub's tables; where `source` may as well be a mistyped path, the error says so."""
+    try:
+        return _hub_parts(spec, files, notes)
+    except UserError as error:
+        if str(source).startswith("hub:"):
+            raise
+        raise UserError(f"{source}: no such file, so it was taken for a data set of the Hub. {error}") from None
 
 
 def _hub_parts(spec: str, files: Mapping[str, Any], notes: list[str]) -> dict[str, Table]:
@@ -185,6 +200,8 @@ def given_split(parts: Sequence[Part], split_column: str | None, notes: list[str
         notes.extend(f"column {c!r} is not used (--split-column {c} would split by it)" for c in unused)
         roles = ["train" if part.role == "main" else part.role for part in parts for _ in part.texts]
         return roles if len(parts) > 1 else None
+    if len(parts) > 1:
+        raise UserError(f"{main.name} comes with splits of its own. Leave out --split-column.")
     cols.named_column(main, split_column, "--split-column")
     values = ["" if cols.is_missing(v) else str(v).strip() for v in main.columns[split_column]]
     unknown = [row for row, value in enumerate(values, 1) if value.lower() not in SPLIT_VALUES]

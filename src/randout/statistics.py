@@ -71,9 +71,7 @@ def _interval(draws: np.ndarray, level: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _differing(
-    metric: str, labels: np.ndarray, first: np.ndarray, second: np.ndarray, codes: np.ndarray
-) -> int:
+def _differing(metric: str, labels: np.ndarray, first: np.ndarray, second: np.ndarray, codes: np.ndarray) -> int:
     """Groups that can tell the two apart: more right in one (accuracy), any prediction different (the others)."""
     if metric == "accuracy":
         net = np.bincount(codes, (second == labels).astype(float) - (first == labels))

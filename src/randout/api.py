@@ -1,0 +1,93 @@
+"""The library's front door: what the command line does, as functions."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import config, models, prepare
+from .config import Config
+from .job import Options, Result, carry_out
+from .methods import METHODS
+from .progress import Show
+from .tokens import encode, truncate
+from .train import predict as logits_of
+
+
+def train(
+    data: str | Path | Mapping[str, Sequence[Any]],
+    *,
+    student: str = "auto",
+    teacher: str = "auto",
+    preset: str = config.DEFAULT_PRESET,
+    recipe: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    runs: str | Path = "runs",
+    time_limit: float | None = None,
+    quiet: bool = True,
+) -> Result:
+    """Fine-tune a student on a labelled table, from a teacher's soft labels and with noise, as `randout train` does.
+
+    data: a file, a named dataset, or columns in memory ({"text": [...], "label": [...]}). settings: by the keys of
+    `--set` (`{"learning_rate": 2e-5, "methods.kd.weight": 0.4, "data.group_column": "author"}`). time_limit: seconds.
+    The same call again finds the run done, or goes on with it. Raises UserError, Failure, and job.Stopped at the limit.
+    """
+    source = _on_disk(data, Path(runs)) if isinstance(data, Mapping) else str(data)
+    asked = {"data": {"source": source}, "student": {"model": student}, "teacher": {"model": teacher}}
+    layers = [*base_layers(preset, Path(recipe) if recipe else None), asked]
+    for key, value in (settings or {}).items():
+        layers.append(config.assignment_of(key, value, METHODS))
+    deadline = time.monotonic() + time_limit if time_limit else None
+    options = Options(runs=Path(runs), out=Path(out) if out else None, deadline=deadline, show=Show(quiet))
+    return carry_out(prepare.make(config.build(layers, METHODS)), options)
+
+
+def base_layers(preset: str | None, recipe: Path | None) -> list[dict[str, Any]]:
+    """What options are laid over. A recipe that lists methods stands alone; else it lies over the default preset."""
+    if recipe is None:
+        return [config.read_preset(preset or config.DEFAULT_PRESET)]
+    tables = config.read_recipe(recipe)
+    return [tables] if "methods" in tables else [config.read_preset(preset or config.DEFAULT_PRESET), tables]
+
+
+def _on_disk(columns: Mapping[str, Sequence[Any]], runs: Path) -> str:
+    """Columns in memory as a Parquet file named by its content, so that the same columns are the same data."""
+    import hashlib
+
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    folder = runs / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".partial", delete=False) as stream:
+        parquet.write_table(pyarrow.table({name: list(values) for name, values in columns.items()}), stream)
+    digest = hashlib.sha256(Path(stream.name).read_bytes()).hexdigest()[:12]
+    return str(Path(stream.name).rename(folder / f"table-{digest}.parquet"))
+
+
+def predict(
+    model: str | Path, texts: Iterable[str], *, device: str = "auto", show: Show | None = None
+) -> tuple[list[str], np.ndarray]:
+    """Labels (n) and probabilities (n, C; columns by id2label) of `texts`, by a run or a classifier's folder.
+
+    float32, without padding where the encoder admits it; texts are cut as in training. Raises UserError.
+    """
+    texts = list(texts)
+    source = models.find(str(model))
+    encoder = models.load(source)
+    where, _ = prepare.machine(Config(train=config.TrainTable(device=device, precision="float32")))  # type: ignore[arg-type]
+    encoder.model.to(where)
+    rows = encode(encoder.tokenizer, texts)
+    tokens = truncate(rows, encoder.longest, prepare.truncation_of(source), encoder.suffix, encoder.prefix)
+    with (show or Show(quiet=True)).bar("predicting", len(texts)) as advance:
+        logits = logits_of(encoder, tokens, np.arange(len(texts)), "float32", lambda count: advance(count, ""))
+    shifted = np.exp(logits - logits.max(1, keepdims=True, initial=-np.inf))
+    probabilities = shifted / shifted.sum(1, keepdims=True)
+    id2label = encoder.model.config.id2label
+    return [id2label[int(best)] for best in probabilities.argmax(1)], probabilities

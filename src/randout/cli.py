@@ -1,0 +1,383 @@
+"""The command line: parse, call, print. Results go to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .errors import Failure, UserError
+from .progress import Show, duration
+
+if TYPE_CHECKING:
+    from .job import Options, Result
+    from .prepare import Plan
+
+app = typer.Typer(
+    help="Fine-tune a small text classifier to match a big one, and know that it did.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+runs_app = typer.Typer(help="List, show and remove runs.", invoke_without_command=True, rich_markup_mode=None)
+app.add_typer(runs_app, name="runs")
+
+Text = typer.Option
+Data = Annotated[str, typer.Argument(help="a CSV, TSV, JSON Lines or Parquet file, or a named dataset", metavar="DATA")]
+RunsFolder = Annotated[Path, typer.Option("--runs", help="folder of runs")]
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="say nothing but warnings and results")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any setting of `randout init`")]
+Preset = Annotated[str | None, typer.Option(help="randout-kd (default), plain, kd, randout, randout-literal, paper")]
+Recipe = Annotated[Path | None, typer.Option(help="a TOML file of settings, as `randout init` prints")]
+
+
+@app.command()
+def train(
+    data: Annotated[str, typer.Argument(help="a table of texts and labels, or a named dataset", metavar="[DATA]")] = "",
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="run folder (default: runs/NAME)")] = None,
+    student: Annotated[str | None, typer.Option(help="encoder: hub name, folder, or alias (data2vec, ...)")] = None,
+    teacher: Annotated[str | None, typer.Option(help="run, classifier or encoder; none: no distillation")] = None,
+    preset: Preset = None,
+    recipe: Recipe = None,
+    sets: Sets = None,
+    text_column: Annotated[str | None, typer.Option(help="column of the texts")] = None,
+    label_column: Annotated[str | None, typer.Option(help="column of the labels")] = None,
+    group: Annotated[str | None, typer.Option(help="column whose rows stay in one split")] = None,
+    split: Annotated[str | None, typer.Option(help="auto or paper")] = None,
+    split_column: Annotated[str | None, typer.Option(help="column that says train, validation or test")] = None,
+    validation: Annotated[str | None, typer.Option(help="file of validation rows")] = None,
+    test: Annotated[str | None, typer.Option(help="file of test rows")] = None,
+    unlabeled: Annotated[str | None, typer.Option(help="file of texts without labels")] = None,
+    teacher_labels: Annotated[str | None, typer.Option(help="the teacher's labels in output order, by comma")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed of student and teacher")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps")] = None,
+    no_test: Annotated[bool, typer.Option("--no-test", help="leave the test split closed")] = False,
+    keep_texts: Annotated[bool, typer.Option("--keep-texts", help="write texts beside the predictions")] = False,
+    resume: Annotated[Path | None, typer.Option(help="go on with this run")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="train beside a run that is there")] = False,
+    accept_changes: Annotated[bool, typer.Option("--accept-changes", help="resume on another machine or version")] = False,
+    time_limit: Annotated[str | None, typer.Option(help="stop cleanly after this long, as 2h, 90m")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what it would take, and stop")] = False,
+    runs: RunsFolder = Path("runs"),
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a student (and its teacher first, where that is a bare encoder), score it, and leave a model folder."""
+    from . import job, prepare
+
+    show = Show(quiet or as_json)
+    deadline = time.monotonic() + seconds_of(time_limit) if time_limit else None
+    tables = {
+        "data": {
+            "source": data,
+            "text_column": text_column,
+            "label_column": label_column,
+            "group_column": group,
+            "split": split,
+            "split_column": split_column,
+            "validation": validation,
+            "test": test,
+            "unlabeled": unlabeled,
+        },
+        "student": {"model": student},
+        "teacher": {"model": teacher, "labels": teacher_labels.split(",") if teacher_labels else None},
+        "train": {"seed": seed, "device": device},
+        "output": {"test": False if no_test else None, "keep_texts": keep_texts or None},
+    }
+    asked = {name: kept for name, table in tables.items() if (kept := {k: v for k, v in table.items() if v not in (None, "")})}
+    if resume is not None:
+        if asked or preset or recipe or sets or out:
+            raise UserError("--resume: a run goes on with its own settings; leave the other settings out")
+        out, runs = resume, resume.parent
+    options = job.Options(runs, out, fresh, accept_changes, deadline, show)
+    config = _stored(resume) if resume is not None else _config(asked, preset, recipe, sets)
+    dataset = prepare.read_data(config)
+    _introduce(config, dataset, show)
+    plan = prepare.make(config, dataset)
+    if dry_run:
+        for line in [*plan.notes, *job.estimate(plan, options)]:
+            print(line)
+        return
+    _report(job.carry_out(plan, options), plan, as_json)
+
+
+def _config(asked: dict[str, Any], preset: str | None, recipe: Path | None, sets: list[str] | None) -> Any:
+    from . import api, config
+    from .methods import METHODS
+
+    if preset and recipe:
+        raise UserError("--preset and --recipe: name one; a recipe can say what a preset says")
+    assignments = [config.assignment(text, METHODS) for text in sets or []]
+    return config.build([*api.base_layers(preset, recipe), asked, *assignments], METHODS)
+
+
+def _stored(run: Path) -> Any:
+    from .prepare import stored_config
+    from .runs import RunFolder
+
+    if not (run / "run.toml").exists():
+        raise UserError(f"--resume {run}: no run.toml there, so this is no run folder")
+    return stored_config(RunFolder(run))
+
+
+def _introduce(config: Any, dataset: Any, show: Show) -> None:
+    from .data import describe
+
+    for line in describe(dataset):
+        show.say(line)
+    if config.train.metric == "accuracy" and dataset.report.imbalance > 3:
+        show.say(
+            f"hint: the largest class is {dataset.report.imbalance:.1f} times the smallest; "
+            "consider --set metric=macro_f1 and --set ce.class_weights=balanced"
+        )
+
+
+def _report(result: Result, plan: Plan, as_json: bool) -> None:
+    from .figures import score_lines
+
+    if as_json:
+        print(json.dumps({"run": str(result.folder), "model": str(result.model_path), "metrics": result.metrics}, indent=1))
+        return
+    for name, metrics in result.metrics.items():
+        print(f"\n{name}")
+        print("\n".join(score_lines(metrics, plan.dataset.id2label)))
+        if "without_copies" in metrics:
+            rest = metrics["without_copies"]
+            print(f"without the {metrics['rows'] - rest['rows']} rows that have a copy in train: accuracy {rest['accuracy']:.2%}")
+    print(f"\nmodel   {result.model_path}")
+    print(f"run     {result.folder}")
+    print(f"next    randout predict {result.folder} \"a text to classify\"")
+
+
+@app.command("soft-labels")
+def soft_labels(
+    data: Data,
+    teacher: Annotated[str, typer.Option(help="run, classifier or encoder")],
+    student: Annotated[str | None, typer.Option(help="the student it will be for")] = None,
+    preset: Preset = None,
+    recipe: Recipe = None,
+    sets: Sets = None,
+    unlabeled: Annotated[str | None, typer.Option(help="file of texts without labels")] = None,
+    runs: RunsFolder = Path("runs"),
+    quiet: Quiet = False,
+) -> None:
+    """Run a teacher ahead of time; `train` with the same data and teacher then finds its logits."""
+    from . import job, prepare
+
+    table = {"source": data} | ({"unlabeled": unlabeled} if unlabeled else {})
+    asked = {"data": table, "teacher": {"model": teacher}} | ({"student": {"model": student}} if student else {})
+    plan = prepare.make(_config(asked, preset, recipe, sets))
+    taught = job.teach(plan, job.Options(runs=runs, show=Show(quiet)))
+    if taught is None:
+        raise UserError("soft-labels: this recipe has no method that learns from a teacher")
+    print(f"{taught.name}: validation accuracy {taught.validation['accuracy']:.2%}, logits kept in {runs / 'soft-labels'}")
+
+
+@app.command()
+def evaluate(
+    run: Annotated[str, typer.Argument(help="a run, or with a file any classifier's folder")],
+    file: Annotated[str, typer.Argument(help="a labelled file; else one of the run's own splits", metavar="[FILE]")] = "",
+    split: Annotated[str, typer.Option(help="validation or test, of the run's own data")] = "validation",
+    text_column: Annotated[str | None, typer.Option(help="column of the texts")] = None,
+    label_column: Annotated[str | None, typer.Option(help="column of the labels")] = None,
+    runs: Annotated[Path | None, typer.Option("--runs", help="ignored; runs are named by their folder", hidden=True)] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score a run on its validation or test split, or any classifier on a labelled file."""
+    from . import scoring
+    from .figures import score_lines
+
+    show = Show(quiet or as_json)
+    if file:
+        metrics, id2label = scoring.score_file(run, file, text_column, label_column, show)
+    else:
+        metrics, id2label = scoring.score_run(Path(run), split, show)
+    print(json.dumps(metrics, indent=1) if as_json else "\n".join(score_lines(metrics, id2label)))
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="a run or a classifier's folder")],
+    texts: Annotated[list[str] | None, typer.Argument(help="texts; none: lines of standard input")] = None,
+    file: Annotated[str | None, typer.Option("-f", "--file", help="a table; its columns and row order are kept")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="where to write the table (with --file)")] = None,
+    text_column: Annotated[str | None, typer.Option(help="column of the texts (with --file)")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Label texts: arguments, a file, or standard input, one a line. Adds label and score."""
+    from . import api, data
+
+    show = Show(quiet or as_json)
+    if file and texts:
+        raise UserError("predict: texts as arguments, or --file; not both")
+    if out and not file:
+        raise UserError("predict: -o goes with --file; otherwise the result is printed")
+    table = None
+    if file:
+        found, table = data.read_texts(file, text_column)
+    else:
+        found = texts or [line.rstrip("\n") for line in sys.stdin]
+    labels, probabilities = api.predict(model, found, device=device, show=show)
+    scores = [float(row.max()) for row in probabilities]
+    if table is None:
+        rows = [{"text": t, "label": label, "score": score} for t, label, score in zip(found, labels, scores, strict=True)]
+        for row in rows:
+            print(json.dumps(row, ensure_ascii=False) if as_json else f"{row['label']}\t{row['score']:.4f}\t{row['text']}")
+        return
+    taken = set(table.columns)
+    names = [name if name not in taken else f"predicted_{name}" for name in ("label", "score")]
+    where = out or Path(file or "").with_suffix(f".labelled{Path(file or '').suffix}")
+    data.write_table(data.appended(table, {names[0]: labels, names[1]: scores}), where)
+    print(json.dumps({"written": str(where), "rows": len(labels)}) if as_json else f"{len(labels):,} rows written to {where}")
+
+
+@runs_app.callback()
+def list_runs(context: typer.Context, runs: RunsFolder = Path("runs"), as_json: AsJson = False) -> None:
+    """List the runs of a folder."""
+    if context.invoked_subcommand is None:
+        from .scoring import run_rows
+
+        rows = run_rows(runs)
+        if as_json:
+            print(json.dumps(rows, indent=1))
+            return
+        shown = [(r["run"], r["state"], _percent(r["validation"]), _percent(r["test"])) for r in rows]
+        _table(("run", "state", "validation", "test"), shown)
+
+
+@runs_app.command("show")
+def show_run(run: Path, as_json: AsJson = False) -> None:
+    """Show one run: its settings and its scores."""
+    from .figures import score_lines
+    from .runs import RunFolder
+
+    folder = RunFolder(run)
+    record = folder.record
+    metrics = folder.read("metrics.json") if folder.finished else {}
+    if as_json:
+        print(json.dumps({"record": record, "metrics": metrics}, indent=1))
+        return
+    print((run / "run.toml").read_text(encoding="utf-8").strip())
+    print(f"\nstarted {record['started']}, {'finished ' + record['finished'] if folder.finished else 'not finished'}")
+    for name, found in metrics.items():
+        print(f"\n{name}\n" + "\n".join(score_lines(found, dict(enumerate(record["identity"]["data"]["labels"])))))
+
+
+@runs_app.command("rm")
+def remove_run(
+    run: Path, yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False
+) -> None:
+    """Delete a run folder."""
+    from .runs import RunFolder, remove
+
+    folder = RunFolder(run)
+    if folder.exists and not yes:
+        if not sys.stdin.isatty():
+            raise UserError(f"runs rm {run}: add --yes to delete without being asked")
+        typer.confirm(f"Delete {run} and all it holds?", abort=True)
+    remove(folder)
+    print(f"deleted {run}")
+
+
+@app.command()
+def init(
+    preset: Preset = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="write to this file")] = None,
+) -> None:
+    """Print the filled default recipe with a comment a key."""
+    from . import config
+    from .methods import METHODS
+
+    text = config.commented(_config({}, preset, None, None), METHODS)
+    if out is None:
+        print(text, end="")
+    elif out.exists():
+        raise UserError(f"{out}: this file is there already, and it is left alone")
+    else:
+        out.write_text(text, encoding="utf-8")
+        print(f"written to {out}; use it with randout train DATA --recipe {out}")
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """What this machine can do, and what is missing."""
+    from .doctor import examine
+
+    rows = examine()
+    if as_json:
+        print(json.dumps([dict(zip(("what", "found", "todo"), row, strict=True)) for row in rows], indent=1))
+    else:
+        _table(("what", "found", "what to do"), rows)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder for data, runs and pictures")] = Path("demo"),
+    quiet: Quiet = False,
+) -> None:
+    """The main job on real film texts and real weights: a teacher and five students, compared."""
+    from .demo import demonstrate
+
+    demonstrate(out, Show(quiet))
+
+
+def seconds_of(text: str) -> float:
+    """`2h`, `90m`, `45s`, `1h30m` in seconds. Raises UserError."""
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text.strip())
+    if not found or not any(found.groups()):
+        raise UserError(f"--time-limit {text}: expected a time such as 2h, 90m or 1h30m")
+    hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.2%}"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    for row in [head, *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def main() -> None:
+    """Run the command line; exit code 2 for the user's mistake, 1 for a failure, 130 after Ctrl-C."""
+    try:
+        app()
+    except (UserError, Failure) as error:
+        _end(f"error: {error}", error.exit_code)
+    except KeyboardInterrupt:
+        _end("interrupted", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:
+        _end(f"error: {error.filename or 'input or output'}: {error.strerror or error}", 1)
+    except Exception as error:
+        if type(error).__name__ != "Stopped":
+            raise
+        _stopped(error)
+
+
+def _stopped(stop: Any) -> None:
+    code = {"Ctrl-C": 130, "SIGTERM": 143}.get(stop.why, 0)
+    _end(f"stopped by {stop.why}, and saved. Go on with: randout train --resume {stop.run.path}", code)
+
+
+def _end(text: str, code: int) -> None:
+    print(text, file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

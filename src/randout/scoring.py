@@ -1,0 +1,152 @@
+"""Honest scores and what is written of them: metrics with intervals, predictions, pictures, the model card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import data, figures, models, runs
+from .encoder import Encoder
+from .errors import UserError
+from .metrics import score
+from .prepare import Plan, make, stored_config, truncation_of
+from .progress import Show
+from .runs import RunFolder
+from .tokens import encode, truncate
+from .train import predict
+
+
+def score_split(encoder: Encoder, plan: Plan, name: str, run: RunFolder, show: Show) -> dict[str, Any]:
+    """Metrics of one split with intervals, in float32; predictions and the picture of the confusion matrix are written."""
+    dataset, rows = plan.dataset, plan.dataset.split[name]
+    with show.bar(f"scoring {name}", len(rows)) as advance:
+        logits = predict(encoder, plan.tokens, rows, "float32", lambda count: advance(count, ""))
+    labels = dataset.labels[rows]
+    metrics = score(labels, logits, dataset.id2label, dataset.groups[rows])
+    copied = np.isin(rows, dataset.report.leaked.get(name, np.zeros(0, np.int64)))
+    if copied.any():
+        rest = ~copied
+        metrics["without_copies"] = score(labels[rest], logits[rest], dataset.id2label, dataset.groups[rows][rest])
+    texts = [dataset.texts[row] for row in rows] if plan.config.output.keep_texts else None
+    ids = [dataset.row_ids[row] for row in rows]
+    write_predictions(run.path / "predictions" / f"{name}.parquet", ids, labels, logits, dataset.id2label, texts)
+    figures.confusion_picture(
+        metrics["confusion_matrix"], dataset.id2label, run.path / f"confusion-{name}.png", f"{run.path.name}: {name}"
+    )
+    return metrics
+
+
+def write_predictions(
+    path: Path,
+    ids: Sequence[str],
+    labels: np.ndarray,
+    logits: np.ndarray,
+    id2label: dict[int, str],
+    texts: Sequence[str] | None,
+) -> None:
+    """row, label, prediction, score (softmax of the predicted class), logits; the texts only where asked for."""
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    predicted = logits.argmax(1)
+    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    columns: dict[str, Any] = {"row": list(ids)}
+    if texts is not None:
+        columns["text"] = list(texts)
+    columns["label"] = [id2label[int(label)] for label in labels]
+    columns["prediction"] = [id2label[int(label)] for label in predicted]
+    columns["score"] = (shifted / shifted.sum(1, keepdims=True)).max(1)
+    columns["logits"] = pyarrow.array(list(logits), type=pyarrow.list_(pyarrow.float32()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    parquet.write_table(pyarrow.table(columns), partial)
+    partial.replace(path)
+
+
+def score_test(encoder: Encoder, plan: Plan, run: RunFolder, show: Show, by: str) -> dict[str, Any]:
+    """Metrics of the test split; that it was opened is recorded first."""
+    times = runs.record_opening(run, plan.dataset.sha256, "test", by)
+    show.say(f"test split opened; openings of this data's test split recorded here so far: {times}")
+    return score_split(encoder, plan, "test", run, show)
+
+
+def open_test(run: RunFolder, plan: Plan, show: Show, by: str = "evaluate") -> dict[str, Any]:
+    """Score a finished run's saved model on its own test split, and record that it was opened."""
+    encoder = models.load(models.find(str(run.path)))
+    metrics = run.read("metrics.json") | {"test": score_test(encoder, plan, run, show, by)}
+    run.write("metrics.json", metrics)
+    return metrics
+
+
+def model_card(plan: Plan, metrics: dict[str, Any], teacher: str) -> str:
+    """The README.md of the model folder."""
+    labels = ", ".join(plan.dataset.id2label.values())
+    length = plan.config.student.max_length
+    rows = {name: len(index) for name, index in plan.dataset.split.items()}
+    lines = ["---", "pipeline_tag: text-classification", "library_name: transformers", "tags: [randout]", "---", ""]
+    lines += [f"# {plan.student.label} fine-tuned on {plan.dataset.name}", ""]
+    lines += [f"Labels: {labels}. Texts of up to {length} tokens, truncated by `{plan.config.student.truncation}`."]
+    if plan.config.student.truncation != "head":
+        lines += ["A `transformers` pipeline truncates by head only, so longer texts score differently there."]
+    methods = ", ".join(f"`{m.name}` {json.dumps(m.model_dump(exclude_defaults=True, mode='json'))}" for m in plan.methods)
+    lines += [f"Methods: {methods}." + (f" Teacher: {teacher}." if teacher else "")]
+    lines += ["", "| split | rows | accuracy | 95 % interval | macro F1 |", "|---|---|---|---|---|"]
+    for name, found in metrics.items():
+        low, high = found.get("intervals", {}).get("accuracy", (float("nan"), float("nan")))
+        lines.append(f"| {name} | {rows[name]} | {found['accuracy']:.4f} | {low:.4f} to {high:.4f} | {found['macro_f1']:.4f} |")
+    lines += ["", "```python", "from transformers import pipeline", ""]
+    lines += ['classify = pipeline("text-classification", "path/to/this/folder", truncation=True)', "```", ""]
+    return "\n".join(lines)
+
+
+def score_file(
+    model: str, file: str, text_column: str | None, label_column: str | None, show: Show
+) -> tuple[dict[str, Any], dict[int, str]]:
+    """Metrics of any classifier on a labelled file, and its id2label. Raises UserError for a label it does not know."""
+    source = models.find(model)
+    encoder = models.load(source)
+    id2label = dict(encoder.model.config.id2label)
+    texts, labels, copies = data.load_evaluation(file, id2label, text_column=text_column, label_column=label_column)
+    tokens = truncate(
+        encode(encoder.tokenizer, texts), encoder.longest, truncation_of(source), encoder.suffix, encoder.prefix
+    )
+    with show.bar("scoring", len(texts)) as advance:
+        logits = predict(encoder, tokens, np.arange(len(texts)), "float32", lambda count: advance(count, ""))
+    return score(labels, logits, id2label, copies), id2label
+
+
+def score_run(path: Path, split: str, show: Show) -> tuple[dict[str, Any], dict[int, str]]:
+    """Metrics of a finished run on one of its own splits; opening the test split is recorded."""
+    run = RunFolder(path)
+    if not run.finished:
+        raise UserError(f"{path}: this run is not finished; its `randout train` command goes on with it")
+    labels = run.record["identity"]["data"]["labels"]
+    if split not in ("validation", "test"):
+        raise UserError(f"--split {split}: a run is scored on validation or test, or name a file")
+    if split == "validation":
+        return run.read("metrics.json")[split], dict(enumerate(labels))
+    plan = make(stored_config(run))
+    if plan.dataset.sha256 != run.record["data"]:
+        raise UserError(f"{plan.config.data.source}: this is not the data the run was trained on (another sha256)")
+    if "test" not in plan.dataset.split:
+        raise UserError(f"{path}: this run's data has no test split; name a labelled file instead")
+    return open_test(run, plan, show)["test"], plan.dataset.id2label
+
+
+def run_rows(folder: Path) -> list[dict[str, Any]]:
+    """A row a run: name, state, validation and test accuracy (None where there is none)."""
+    rows = []
+    for run in runs.list_runs(folder):
+        try:
+            done = run.finished
+            metrics = run.read("metrics.json") if done else {}
+            state = "finished" if done else "unfinished"
+        except UserError as error:
+            metrics, state = {}, str(error).rsplit(": ", 1)[-1]
+        scores = {name: metrics.get(name, {}).get("accuracy") for name in ("validation", "test")}
+        rows.append({"run": run.path.name, "state": state, **scores})
+    return rows
