@@ -1,7 +1,8 @@
 """Checkpoints: the whole state of a training in one folder, whole or not at all.
 
-Tensors go to a new safetensors file, then `position.json` (with that file's sha256) is replaced in one move: whatever
-kills the process, the folder holds the last complete checkpoint. The best weights so far have a file of their own,
+Tensors go to a new safetensors file, then `position.json` (with that file's sha256, and its own) is replaced in one
+move: whatever kills the process, the folder holds the last complete checkpoint. What a killed process left half
+written is ignored, and removed by the next save. The best weights so far have a file of their own,
 written once each time they improve.
 """
 
@@ -26,27 +27,28 @@ POSITION = "position.json"
 
 def save(session: Session, folder: Path, environment: dict[str, Any], improved: bool) -> None:
     """Write the state of `session`; with `improved` its weights are kept as the best. Raises Failure on a full disk."""
-    folder.mkdir(parents=True, exist_ok=True)
     position = session.position
     before = _read(folder)
     best = before.get("best", {})
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         if improved:
             best = _write(folder / f"best-{position.step}.safetensors", _weights(session))
         state = _write(folder / f"state-{position.step}-{position.epoch}.safetensors", _everything(session))
         record = {"position": position.as_json(), "state": state, "best": best, "environment": environment}
-        replace_text(folder / POSITION, json.dumps(record, indent=1))
+        replace_text(folder / POSITION, json.dumps(record | {"sha256": _digest(record)}, indent=1))
+        _sync(folder)
     except (OSError, SafetensorError) as error:
         for partial in folder.glob("*.partial"):
-            partial.unlink()
+            partial.unlink(missing_ok=True)
         kept = "The checkpoint before it is intact" if before else "There was none before it"
         reason = getattr(error, "strerror", None) or str(error)
         raise Failure(
             f"{folder}: the checkpoint could not be written ({reason}). {kept}: free some space and run the same command"
         ) from None
-    for file in folder.glob("*.safetensors"):
+    for file in folder.glob("*.safetensors*"):
         if file.name not in (state["file"], best.get("file")):
-            file.unlink()
+            file.unlink(missing_ok=True)
 
 
 def restore(session: Session, folder: Path, environment: dict[str, Any], accept: bool) -> bool:
@@ -66,16 +68,20 @@ def restore(session: Session, folder: Path, environment: dict[str, Any], accept:
         )
     tensors = _load(folder, record["state"])
     try:
+        position = Position(**record["position"])
         _put(session, tensors)
-    except (KeyError, RuntimeError, ValueError) as error:
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{folder}: the checkpoint does not fit this model ({str(error)[:200]}); use --fresh") from None
-    session.position = Position(**record["position"])
+    session.position = position
     return True
 
 
 def restore_best(session: Session, folder: Path) -> None:
     """Give the student the weights that did best on validation."""
-    weights = _load(folder, _read(folder)["best"])
+    record = _read(folder)
+    if not record.get("best"):
+        raise UserError(f"{folder}: the best weights are not there; use --fresh to start again")
+    weights = _load(folder, record["best"])
     session.encoder.model.load_state_dict({k[6:]: v for k, v in weights.items() if k.startswith("model.")})
 
 
@@ -112,20 +118,41 @@ def _put(session: Session, tensors: dict[str, Tensor]) -> None:
             state["state"].setdefault(int(index), {})[slot] = tensor
     session.optimizer.load_state_dict(state)
     for method, kept in zip(session.methods, session.states, strict=True):
-        for name in kept.tensors:
-            kept.tensors[name].copy_(tensors[f"state.{method.name}.{name}"])
+        prefix = f"state.{method.name}."
+        saved = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        for name in kept.tensors.keys() - saved.keys():
+            del kept.tensors[name]
+        for name, tensor in saved.items():  # in place, or new: a method may have kept it since its start
+            if name in kept.tensors:
+                kept.tensors[name].copy_(tensor)
+            else:
+                kept.tensors[name] = tensor.to(session.encoder.device)
         for index, parameter in enumerate(kept.parameters):
             parameter.data.copy_(tensors[f"parameter.{method.name}.{index}"])
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> dict[str, str]:
     partial = path.with_name(path.name + ".partial")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
+    here, seen = {}, set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        here[name] = tensor.clone() if place in seen else tensor  # safetensors takes no two names of one tensor
+        seen.add(place)
+    save_file(here, partial)
     with partial.open("rb+") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
         os.fsync(stream.fileno())
     partial.replace(path)
     return {"file": path.name, "sha256": digest}
+
+
+def _sync(folder: Path) -> None:
+    """Make the renames in a folder outlast a power cut, before what they replace is removed."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
 
 
 def _load(folder: Path, entry: dict[str, str]) -> dict[str, Tensor]:
@@ -135,8 +162,9 @@ def _load(folder: Path, entry: dict[str, str]) -> dict[str, Tensor]:
             intact = hashlib.file_digest(stream, "sha256").hexdigest() == entry["sha256"]
         if intact:
             return load_file(path)
-    except OSError as error:
-        raise UserError(f"{path}: part of the checkpoint cannot be read ({error.strerror}); use --fresh") from None
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{path}: part of the checkpoint cannot be read ({reason}); use --fresh to start again") from None
     raise UserError(f"{path}: this checkpoint is damaged (its sha256 is not the recorded one); use --fresh to start again")
 
 
@@ -145,7 +173,14 @@ def _read(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return {name: record[name] for name in ("position", "state", "best", "environment")}
-    except (ValueError, KeyError, TypeError) as error:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        record = {name: found[name] for name in ("position", "state", "best", "environment")}
+        if found["sha256"] != _digest(record):
+            raise ValueError("its sha256 is not the recorded one")
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: this checkpoint is damaged ({error}); use --fresh to start again") from None
+    return record
+
+
+def _digest(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

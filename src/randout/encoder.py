@@ -37,7 +37,7 @@ class Layout:
 
 
 class Output(NamedTuple):
-    """logits: (b, C). hidden: the states asked for, {site: (1, tokens, hidden) packed or (b, longest, hidden) padded}."""
+    """logits: (b, C). hidden: states asked for by site, (1, tokens, hidden) packed or (b, longest, hidden) padded."""
 
     logits: Tensor
     hidden: dict[int, Tensor]
@@ -70,7 +70,7 @@ class Sites:
         """Pass the hidden state at `site` through `function` in every forward; returns what undoes it.
 
         A block may return a tensor or a tuple that starts with one. Blocks that share a module (ALBERT) are told apart
-        by their place in the forward, counted anew in each.
+        by their place in the forward, counted anew from the embeddings on.
         """
         if not 0 <= site <= len(self.blocks):
             raise IndexError(f"site {site}: this encoder has blocks 1 to {len(self.blocks)} and site 0, the embeddings")
@@ -87,14 +87,23 @@ class Sites:
                 return output
             return (function(output[0]), *output[1:]) if isinstance(output, tuple) else function(output)
 
-        return module.register_forward_hook(hook).remove
+        def restart(_module: nn.Module, _arguments: Any, _output: Any) -> None:
+            nonlocal passed
+            passed = 0
+
+        handles = [module.register_forward_hook(hook)]
+        if shared > 1:
+            handles.append(self.embedding.register_forward_hook(restart))
+        return lambda: [handle.remove() for handle in handles] and None
 
 
 def layout_of_arguments(model: nn.Module, arguments: tuple, keywords: dict) -> Layout:
     """The layout of a foreign model's padded forward, from its own arguments (`attention_mask`, else all real)."""
     given = dict(zip(inspect.signature(model.forward).parameters, arguments, strict=False)) | keywords
-    tokens = given.get("input_ids")
-    tokens = given["inputs_embeds"][..., 0] if tokens is None else tokens
+    tokens, embedded = given.get("input_ids"), given.get("inputs_embeds")
+    if tokens is None and embedded is None:
+        raise ValueError("a forward without input_ids and inputs_embeds: where its tokens lie is unknown")
+    tokens = embedded[..., 0] if tokens is None else tokens
     mask = given.get("attention_mask")
     mask = torch.ones_like(tokens) if mask is None else mask
     if mask.dim() != 2:
@@ -152,18 +161,14 @@ class Encoder:
     def layout(self, ids: Sequence[Tensor], first: int, of: int, longest: int) -> Layout:
         """Where `forward(ids)` will put each text's tokens."""
         lengths = torch.tensor([len(text) for text in ids])
-        if self.packed:
-            starts = lengths.cumsum(0) - lengths
-        else:
-            starts = torch.arange(len(ids)) * int(lengths.max())
+        starts = lengths.cumsum(0) - lengths if self.packed else torch.arange(len(ids)) * int(lengths.max())
         device = self.device
         return Layout(starts.to(device), lengths.to(device), longest, first, of, self.prefix, self.suffix)
 
     def _packed(self, ids: Sequence[Tensor]) -> dict[str, Any]:
         lengths = tuple(len(text) for text in ids)
-        offset = position_offset(self.model)
         row = torch.cat(list(ids))[None].to(self.device)  # (1, tokens)
-        positions = torch.cat([torch.arange(offset, offset + n) for n in lengths])[None].to(self.device)
+        positions = torch.cat(positions_of(ids, position_offset(self.model)))[None].to(self.device)
         keywords = {"input_ids": row, "position_ids": positions, "attention_mask": None}
         if "token_type_ids" in inspect.signature(self.model.forward).parameters:
             keywords["token_type_ids"] = torch.zeros_like(row)
@@ -180,8 +185,20 @@ class Encoder:
 def position_offset(model: nn.Module) -> int:
     """The position number of a text's first token: 0, or padding_idx + 1 in RoBERTa's kin."""
     embeddings = getattr(getattr(model, "base_model", model), "embeddings", None)
-    counts_from_padding = hasattr(embeddings, "create_position_ids_from_input_ids")
-    return embeddings.padding_idx + 1 if counts_from_padding else 0
+    padding = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
+    return 0 if padding is None else padding + 1
+
+
+def positions_of(ids: Sequence[Tensor], offset: int) -> list[Tensor]:
+    """The position numbers of each text's tokens, as transformers counts them.
+
+    In RoBERTa's kin (offset > 0) a filler that is written out in a text ("<pad>") has the position padding_idx and is
+    not counted.
+    """
+    if offset == 0:
+        return [torch.arange(len(text)) for text in ids]
+    real = [(text != offset - 1).long() for text in ids]
+    return [r.cumsum(0) * r + offset - 1 for r in real]
 
 
 @contextmanager
@@ -207,7 +224,8 @@ def _first_tokens(model: nn.Module, boundaries: packing.Boundaries) -> Iterator[
 def prepare(model: Any, tokenizer: Any, pack: bool = True) -> Encoder:
     """An `Encoder` of a loaded model: fast dropout installed, blocks found, packing admitted or not.
 
-    The model must have been loaded with `attn_implementation=packing.ATTENTION` to be packed.
+    The model must have been loaded with `attn_implementation=packing.ATTENTION` to be packed; one that is refused must
+    be loaded anew without it, for its padded forward may be wrong too.
     """
     dropout.install(model)
     prefix, suffix = special_tokens(tokenizer)
@@ -233,13 +251,15 @@ def admit(encoder: Encoder) -> str:
         found = []
         for packed in (False, True):
             logits = replace(encoder, packed=packed).forward(texts).logits
-            gradients = torch.autograd.grad(logits.square().sum(), parameters, allow_unused=True)
-            found.append((logits, *gradients))
+            gradients: tuple = ()
+            if parameters:  # none in a frozen model
+                gradients = torch.autograd.grad(logits.square().sum(), parameters, allow_unused=True)
+            found.append([None if x is None else x.detach() for x in (logits, *gradients)])
     except Exception as error:  # whatever a foreign model raises means the same: it does not fit
         return f"its forward does not take packed texts ({type(error).__name__})"
     finally:
         model.train(training)
-    largest = max(float(g.abs().max()) for g in found[0][1:] if g is not None)
+    largest = max((float(g.abs().max()) for g in found[0][1:] if g is not None), default=0.0)
     for place, (ours, theirs) in enumerate(zip(*found, strict=True)):
         if (ours is None) != (theirs is None):
             return "packed and padded gradients differ"

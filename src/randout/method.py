@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -130,17 +130,46 @@ class Method(BaseModel):
 
         The attention mask is read from the forward's own arguments (without one, every token is real). Active only
         while `model.training`; each training forward draws anew. Texts are taken as padded on the right or the left.
-        Raises TypeError where the model's blocks cannot be found.
+        A block that gradient checkpointing computes again gets the noise of its forward again: call `backward` inside
+        the context. Raises TypeError where the model's blocks cannot be found.
         """
         run = Run(model, Sites.of(model), seed=0, step=-1)
+        with ExitStack() as stack:
+            _follow(run, stack)
+            stack.enter_context(self.perturb(run, self.start(run)))
+            yield run
 
-        def before(module: nn.Module, arguments: tuple, keywords: dict) -> None:
-            run.layout = layout_of_arguments(module, arguments, keywords) if module.training else None
-            run.step += module.training
 
-        handle = model.register_forward_pre_hook(before, with_kwargs=True)
-        try:
-            with self.perturb(run, self.start(run)):
-                yield run
-        finally:
-            handle.remove()
+def _follow(run: Run, stack: ExitStack) -> None:
+    """Keep `run.step` and `run.layout` those of the model's forward under way, until `stack` closes.
+
+    A block called outside a forward is computed again for a backward pass: it is known by the memory of its input,
+    which the graph keeps alive, and gets the step and layout of its own forward.
+    """
+    forwards, inside = -1, False
+    seen: dict[int, tuple[int, Layout | None]] = {}
+
+    def before(module: nn.Module, arguments: tuple, keywords: dict) -> None:
+        nonlocal forwards, inside
+        forwards, inside = forwards + module.training, True
+        run.step = forwards
+        run.layout = layout_of_arguments(module, arguments, keywords) if module.training else None
+
+    def after(*_: Any) -> None:
+        nonlocal inside
+        inside = False
+
+    def block(_module: nn.Module, arguments: tuple, keywords: dict) -> None:
+        place = next(iter((*arguments, *keywords.values()))).data_ptr()
+        if inside:
+            seen.pop(place, None)
+            seen[place] = (run.step, run.layout)
+            if len(seen) > 4096:
+                del seen[next(iter(seen))]
+        elif place in seen:
+            run.step, run.layout = seen[place]
+
+    stack.callback(run.model.register_forward_pre_hook(before, with_kwargs=True).remove)
+    stack.callback(run.model.register_forward_hook(after, always_call=True).remove)
+    for module in dict.fromkeys(run.sites.blocks):
+        stack.callback(module.register_forward_pre_hook(block, with_kwargs=True).remove)

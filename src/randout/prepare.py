@@ -99,7 +99,8 @@ def make(config: Config, dataset: Dataset | None = None) -> Plan:
     if teacher is not None and teacher.is_classifier:
         plan = replace(plan, teacher=teacher)
     elif teacher is not None:
-        plan = replace(plan, teacher_plan=make(teacher_config(config, name), dataset))
+        gold = None if "unlabeled" in dataset.split else dataset  # read anew: it must not depend on texts it never sees
+        plan = replace(plan, teacher_plan=make(teacher_config(config, name), gold))
     return replace(plan, identity=_identity(plan))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,11 @@ import numpy as np
 from . import data, figures, models, runs
 from .encoder import Encoder
 from .errors import UserError
-from .metrics import score
+from .metrics import log_probabilities, score
 from .prepare import Plan, make, stored_config, truncation_of
 from .progress import Show
 from .runs import RunFolder
+from .statistics import Comparison, compare_models
 from .tokens import encode, truncate
 from .train import predict
 
@@ -32,8 +32,10 @@ def score_split(encoder: Encoder, plan: Plan, name: str, run: RunFolder, show: S
         rest = ~copied
         metrics["without_copies"] = score(labels[rest], logits[rest], dataset.id2label, dataset.groups[rows][rest])
     texts = [dataset.texts[row] for row in rows] if plan.config.output.keep_texts else None
-    ids = [dataset.row_ids[row] for row in rows]
-    write_predictions(run.path / "predictions" / f"{name}.parquet", ids, labels, logits, dataset.id2label, texts)
+    columns: dict[str, Any] = {"row": [dataset.row_ids[row] for row in rows], "group": dataset.groups[rows]}
+    if texts is not None:
+        columns["text"] = texts
+    write_predictions(run.path / "predictions" / f"{name}.parquet", columns, labels, logits, dataset.id2label)
     figures.confusion_picture(
         metrics["confusion_matrix"], dataset.id2label, run.path / f"confusion-{name}.png", f"{run.path.name}: {name}"
     )
@@ -41,30 +43,45 @@ def score_split(encoder: Encoder, plan: Plan, name: str, run: RunFolder, show: S
 
 
 def write_predictions(
-    path: Path,
-    ids: Sequence[str],
-    labels: np.ndarray,
-    logits: np.ndarray,
-    id2label: dict[int, str],
-    texts: Sequence[str] | None,
+    path: Path, columns: dict[str, Any], labels: np.ndarray, logits: np.ndarray, id2label: dict[int, str]
 ) -> None:
-    """row, label, prediction, score (softmax of the predicted class), logits; the texts only where asked for."""
+    """Parquet: the columns given (row, group, text where asked for), then label, prediction, score, logits."""
     import pyarrow
     import pyarrow.parquet as parquet
 
     predicted = logits.argmax(1)
-    shifted = np.exp(logits - logits.max(1, keepdims=True))
-    columns: dict[str, Any] = {"row": list(ids)}
-    if texts is not None:
-        columns["text"] = list(texts)
-    columns["label"] = [id2label[int(label)] for label in labels]
+    columns = columns | {"label": [id2label[int(label)] for label in labels]}
     columns["prediction"] = [id2label[int(label)] for label in predicted]
-    columns["score"] = (shifted / shifted.sum(1, keepdims=True)).max(1)
+    columns["score"] = np.exp(log_probabilities(logits)).max(1)
     columns["logits"] = pyarrow.array(list(logits), type=pyarrow.list_(pyarrow.float32()))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     parquet.write_table(pyarrow.table(columns), partial)
     partial.replace(path)
+
+
+def compare_runs(found: dict[str, RunFolder], baseline: str, split: str = "test") -> list[Comparison]:
+    """Finished runs on the same rows, each against `baseline`: what is known of these saved models (one table row each).
+
+    Raises UserError where a run has no predictions of `split`, or of other rows.
+    """
+    import pyarrow.parquet as parquet
+
+    tables = {}
+    for name, run in found.items():
+        path = run.path / "predictions" / f"{split}.parquet"
+        if not path.exists():
+            raise UserError(f"{run.path}: no predictions of the {split} split; `randout evaluate --split {split}` makes them")
+        tables[name] = parquet.read_table(path)
+    first = tables[baseline]
+    for name, table in tables.items():
+        if not table["row"].equals(first["row"]) or not table["label"].equals(first["label"]):
+            raise UserError(f"{found[name].path}: its {split} rows are not those of {found[baseline].path}")
+    index = {label: at for at, label in enumerate(found[baseline].record["identity"]["data"]["labels"])}
+    labels = np.array([index[label] for label in first["label"].to_pylist()])
+    order = [baseline, *(name for name in tables if name != baseline)]
+    logits = {name: np.array(tables[name]["logits"].to_pylist(), dtype=np.float32) for name in order}
+    return compare_models(labels, logits, baseline, first["group"].to_numpy(), len(index))
 
 
 def score_test(encoder: Encoder, plan: Plan, run: RunFolder, show: Show, by: str) -> dict[str, Any]:
@@ -122,6 +139,7 @@ def score_file(
 def score_run(path: Path, split: str, show: Show) -> tuple[dict[str, Any], dict[int, str]]:
     """Metrics of a finished run on one of its own splits; opening the test split is recorded."""
     run = RunFolder(path)
+    run.read("run.json")
     if not run.finished:
         raise UserError(f"{path}: this run is not finished; its `randout train` command goes on with it")
     labels = run.record["identity"]["data"]["labels"]

@@ -55,8 +55,10 @@ def truncate(encoded: Sequence[np.ndarray], max_length: int, truncation: str, su
     """Cut each text to `max_length` tokens, special tokens kept at both ends.
 
     "head" keeps the first tokens; "head+tail" a quarter of the room from the head and the rest from the tail (the
-    proportion of Sun et al. 2019, 1905.05583).
+    proportion of Sun et al. 2019, 1905.05583). Raises ValueError where the special tokens leave no room.
     """
+    if max_length <= prefix + suffix:
+        raise ValueError(f"max_length {max_length} leaves no room beside {prefix + suffix} special tokens")
     whole = np.array([len(row) for row in encoded], dtype=np.int64)
     kept = []
     for row in encoded:
@@ -94,7 +96,7 @@ def batches(
 
 def _spread(labelled: np.ndarray, unlabelled: np.ndarray) -> np.ndarray:
     total = len(labelled) + len(unlabelled)
-    quota = np.round(np.arange(total + 1) * (len(labelled) / total)).astype(np.int64)
+    quota = np.round(np.arange(total + 1) * (len(labelled) / max(total, 1))).astype(np.int64)
     mixed = np.empty(total, dtype=np.int64)
     takes = np.diff(quota) > 0
     mixed[takes], mixed[~takes] = labelled, unlabelled
@@ -102,7 +104,7 @@ def _spread(labelled: np.ndarray, unlabelled: np.ndarray) -> np.ndarray:
 
 
 def by_length(lengths: np.ndarray, rows: np.ndarray, tokens: int = 8192) -> list[np.ndarray]:
-    """Rows for evaluation: sorted by length and cut so that no batch holds more than about `tokens`, padding included."""
+    """Rows for evaluation, longest first, cut so that no batch of several texts exceeds `tokens`, padding included."""
     order = rows[np.argsort(lengths[rows], kind="stable")][::-1]
     found, at = [], 0
     while at < len(order):

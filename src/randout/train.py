@@ -87,13 +87,13 @@ class Event:
 def begin(encoder: Encoder, run: Run, methods: Sequence[Method], settings: TrainTable, precision: str) -> Session:
     """Start the methods, then build the optimizer over the student's parameters and theirs."""
     states = [method.start(run) for method in methods]
-    matrices = [p for p in encoder.model.parameters() if p.requires_grad and p.dim() >= 2]
-    others = [p for p in encoder.model.parameters() if p.requires_grad and p.dim() < 2]
-    groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
-    if extra := [p for state in states for p in state.parameters]:
-        groups.append({"params": extra})
+    own = [p for p in encoder.model.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = []
+    for parameters in (own, [p for state in states for p in state.parameters]):
+        groups.append({"params": [p for p in parameters if p.dim() >= 2]})
+        groups.append({"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0})
     optimizer = torch.optim.AdamW(
-        groups,
+        [group for group in groups if group["params"]],
         lr=settings.learning_rate,
         betas=(settings.adam_beta1, settings.adam_beta2),
         eps=settings.adam_epsilon,
@@ -140,7 +140,7 @@ def _close_epoch(session: Session, metrics: dict[str, Any], improved: bool) -> N
     means = {name: total / count for name, (total, count) in position.sums.items()}
     scores = {name: value for name, value in metrics.items() if isinstance(value, float)}
     position.epoch += 1
-    rate = learning_rate(settings, position.step, session.run.steps)
+    rate = learning_rate(settings, max(position.step - 1, 0), session.run.steps)  # of the epoch's last step
     row = {"epoch": position.epoch, "step": position.step, "learning_rate": rate, **means}
     row |= {f"validation_{name}": value for name, value in scores.items()} | {"seconds": round(position.seconds, 3)}
     position.history.append(row)
@@ -174,15 +174,22 @@ def step(session: Session, material: Material, rows: np.ndarray) -> None:
                 ) from None
             position.micro_batch = -(-position.micro_batch // 2)
             torch.cuda.empty_cache()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    if session.settings.max_grad_norm:
-        torch.nn.utils.clip_grad_norm_(parameters, session.settings.max_grad_norm)
+    run.log("gradient_norm", _clip(optimizer, session.settings.max_grad_norm))
     session.pending.append((position.epoch, position.batch, _summary(run.logged)))
     if session.encoder.device.type == "cpu" or len(session.pending) >= FLUSH:
         flush(session)  # before the optimizer, so that on a CPU bad gradients never reach the weights
     optimizer.step()
     for method, state in zip(session.methods, session.states, strict=True):
         method.stepped(run, state)
+
+
+def _clip(optimizer: torch.optim.Optimizer, limit: float) -> Tensor:
+    """The L2 norm of all gradients together, before they are scaled down to `limit` (0: they are left alone)."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if limit:
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return norm
 
 
 def _gradients(session: Session, material: Material, rows: np.ndarray) -> None:
@@ -211,7 +218,8 @@ def _backward(session: Session, batch: Batch) -> None:
         session.run.log(f"loss_{name}", loss)
     if len(losses) > 1:  # how hard each loss pulls, at the logits: cheap, and the same for every parameter behind them
         for name, loss in losses.items():
-            (pull,) = torch.autograd.grad(loss, logits, retain_graph=True)
+            (pull,) = torch.autograd.grad(loss, logits, retain_graph=True, allow_unused=True)
+            pull = torch.zeros_like(logits) if pull is None else pull  # a loss that looks elsewhere, at hidden states
             session.run.log(f"square_{name}", pull.float().square().sum())
     total.backward()
 
@@ -254,15 +262,16 @@ def student_forward(
     run.call = call
     torch.manual_seed(random_key(run.seed, "dropout", run.step, run.rank, call, batch.first))
     encoder.model.train(dropout)
-    with ExitStack() as stack:
-        if perturb:
-            run.layout = encoder.layout(batch.ids, batch.first, batch.step_labels.numel(), batch.longest)
-            for method, state in zip(session.methods, session.states, strict=True):
-                stack.enter_context(method.perturb(run, state))
-        with computing(encoder.device, session.precision):
-            output = encoder.forward(batch.ids, want, weights)
-    run.layout = None
-    return output
+    try:
+        with ExitStack() as stack:
+            if perturb:
+                run.layout = encoder.layout(batch.ids, batch.first, batch.step_labels.numel(), batch.longest)
+                for method, state in zip(session.methods, session.states, strict=True):
+                    stack.enter_context(method.perturb(run, state))
+            with computing(encoder.device, session.precision):
+                return encoder.forward(batch.ids, want, weights)
+    finally:  # also where memory ran out
+        run.layout, run.call = None, 0
 
 
 def _summary(logged: dict[str, list[Tensor]]) -> dict[str, Tensor]:
@@ -275,11 +284,13 @@ def _summary(logged: dict[str, list[Tensor]]) -> dict[str, Tensor]:
 
 
 def flush(session: Session) -> None:
-    """Read the losses of the steps since the last read. Raises Failure naming the first that is not finite."""
+    """Read the numbers of the steps since the last read. Raises Failure naming the first loss (or norm of the
+    gradients: it may overflow where no loss does) that is not finite.
+    """
     for epoch, batch, numbers in session.pending:
         for name, tensor in numbers.items():
             value = float(tensor)
-            if name.startswith("loss_") and not math.isfinite(value):
+            if name.startswith(("loss_", "gradient_norm")) and not math.isfinite(value):
                 session.pending.clear()
                 raise Failure(
                     f"{name.replace('_', ' ')} is {value} at epoch {epoch + 1}, batch {batch + 1}. The last checkpoint is "

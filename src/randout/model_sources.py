@@ -1,0 +1,212 @@
+"""Where models come from: a local folder, a run folder, an alias of the paper's, the hub's cache, the hub.
+
+Only safetensors count: a folder without them is refused, and on the hub the pull request that adds them is taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .datasets import cache_folder
+from .errors import UserError
+
+ALIASES = {  # the encoders of the paper (Tables 1 and 4)
+    "data2vec": "facebook/data2vec-text-base",
+    "roberta-large": "FacebookAI/roberta-large",
+    "pubmedbert": "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract-fulltext",
+    "scibert": "allenai/scibert_scivocab_uncased",
+    "bert-large": "google-bert/bert-large-uncased",
+    "bert-base": "google-bert/bert-base-uncased",
+}
+DEFAULT_STUDENT = "sentence-transformers/all-MiniLM-L6-v2"  # small, on the hub, safetensors
+PARTS = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "special_tokens_map.json", "vocab*"]
+PARTS += ["merges.txt", "*.model", "added_tokens.json"]
+VOCABULARY = ["tokenizer.json", "vocab*", "*.model"]  # without one of these, transformers makes up an empty tokenizer
+TIMEOUT = 10  # seconds without an answer from the hub
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model that was found: the name it was asked by, its folder, and the hub's commit where it came from there."""
+
+    name: str
+    folder: Path
+    revision: str = ""
+
+    @property
+    def label(self) -> str:
+        """A short name for people and run folders."""
+        if self.revision:
+            return self.name.rstrip("/").rsplit("/", 1)[-1]
+        if self.folder.parent.name == "snapshots":  # .../models--OWNER--NAME/snapshots/COMMIT
+            return self.folder.parent.parent.name.rsplit("--", 1)[-1]
+        return self.folder.parent.name if self.folder.name == "model" else self.folder.name
+
+    @property
+    def config(self) -> dict[str, Any]:
+        try:
+            found = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.name}: its config.json cannot be read ({error})") from None
+        if not isinstance(found, dict):
+            raise UserError(f"{self.name}: its config.json is no table of settings")
+        return found
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether it is already a sequence classifier; else a bare encoder."""
+        return any(name.endswith("ForSequenceClassification") for name in self.config.get("architectures") or [])
+
+    def fingerprint(self) -> str:
+        """sha256 over weights, configuration and tokenizer files: two folders with the same one are the same model."""
+        total = hashlib.sha256()
+        for part in sorted({path for pattern in PARTS for path in self.folder.glob(pattern) if path.is_file()}):
+            total.update(part.name.encode())
+            with part.open("rb") as stream:
+                total.update(hashlib.file_digest(stream, "sha256").digest())
+        return total.hexdigest()
+
+
+def find(name: str, revision: str = "") -> Source:
+    """A model by local folder, run folder, alias of the paper's, or hub name.
+
+    Raises UserError where there is no such model, or where its folder has no config.json or no safetensors.
+    """
+    path = Path(os.path.expanduser(name))
+    if path.exists():
+        inner = path / "model" if (path / "run.toml").exists() else path
+        if (path / "run.toml").exists() and not inner.exists():
+            raise UserError(f"{name}: this run is not finished, so it has no model yet; run its `randout train` again")
+        return _checked(Source(name, inner.resolve()))
+    repository = ALIASES.get(name, name)
+    if repository.startswith((".", "/", "~")) or repository.count("/") > 1:
+        raise UserError(f"{name}: no such folder")
+    folder, commit = _from_hub(repository, revision, asked=name)
+    return _checked(Source(repository, folder, commit))
+
+
+def _checked(source: Source) -> Source:
+    if not source.folder.is_dir():
+        raise UserError(f"{source.name}: this is a file; a model is a folder with config.json and model.safetensors")
+    if not (source.folder / "config.json").exists():
+        raise UserError(f"{source.name}: no config.json in this folder, so it is no Hugging Face model")
+    if not list(source.folder.glob("*.safetensors")):
+        other = ", ".join(sorted(p.name for p in source.folder.glob("*.bin"))) or "no weights at all"
+        raise UserError(
+            f"{source.name}: no *.safetensors in this folder (found {other}). Weights are read from safetensors only: "
+            "load it once in transformers and call save_pretrained(FOLDER), then name that folder"
+        )
+    if not _has_vocabulary(source.folder):
+        raise UserError(
+            f"{source.name}: no tokenizer in this folder (tokenizer.json, vocab.txt, ... are expected); "
+            "save the model's tokenizer there too: tokenizer.save_pretrained(FOLDER)"
+        )
+    source.config  # noqa: B018 (raises where it cannot be read)
+    return source
+
+
+def _has_vocabulary(folder: Path) -> bool:
+    return any(path.is_file() for pattern in VOCABULARY for path in folder.glob(pattern))
+
+
+def _from_hub(repository: str, revision: str, asked: str) -> tuple[Path, str]:
+    """Fetch (or find in the hub's cache) the safetensors snapshot of a repository; returns its folder and commit."""
+    import huggingface_hub as hub
+
+    try:
+        hub.utils.validate_repo_id(repository)
+    except hub.errors.HFValidationError:
+        raise UserError(f"{asked}: neither a folder nor a model's name on the hub") from None
+    if folder := _cached(repository, revision):  # needs no network
+        return folder, folder.name
+    if hub.is_offline_mode() or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise UserError(f"{asked}: no such folder, not in the hub's cache, and HF_HUB_OFFLINE forbids it. {_way_out()}")
+    try:
+        commit = _safetensors_commit(hub.HfApi(), repository, revision)
+        folder = Path(hub.snapshot_download(repository, revision=commit, allow_patterns=PARTS, etag_timeout=TIMEOUT))
+    except hub.errors.GatedRepoError:
+        raise UserError(f"{asked}: the hub asks for its terms to be accepted first, then `hf auth login`") from None
+    except hub.errors.RepositoryNotFoundError:
+        raise UserError(f"{asked}: no such folder, and no such model on the hub") from None
+    except hub.errors.RevisionNotFoundError:
+        raise UserError(f"{asked}: the hub has this model, but no revision {revision!r} of it") from None
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{asked}: no such folder, and the model hub cannot be reached ({type(error).__name__}). {_way_out()}"
+        ) from None
+    return folder, folder.name
+
+
+def _cached(repository: str, revision: str) -> Path | None:
+    """The snapshot in the hub's cache: of this revision, else of the main branch, else the one fetched last."""
+    import huggingface_hub as hub
+
+    try:
+        folder = Path(hub.snapshot_download(repository, revision=revision or None, local_files_only=True))
+        if _is_whole(folder):
+            return folder
+    except Exception:  # not in the cache
+        pass
+    if revision:
+        return None
+    home = Path(hub.constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    whole = [folder for folder in home.glob("snapshots/*") if _is_whole(folder)]
+    return max(whole, key=lambda folder: (folder.stat().st_mtime, folder.name), default=None)
+
+
+def _is_whole(folder: Path) -> bool:
+    weights = (folder / "model.safetensors").exists() or (folder / "model.safetensors.index.json").exists()
+    return weights and (folder / "config.json").exists() and _has_vocabulary(folder)
+
+
+def _safetensors_commit(api: Any, repository: str, revision: str = "") -> str:
+    """The commit to pin: of the revision asked for, else the newest of the main branch, or where that has no
+    safetensors, of the pull request that adds them."""
+    info = api.model_info(repository, revision=revision or None, timeout=TIMEOUT)
+    if revision or _has_safetensors(info):
+        return info.sha
+    for reference in api.list_repo_refs(repository, include_pull_requests=True).pull_requests or []:
+        if _has_safetensors(api.model_info(repository, revision=reference.target_commit, timeout=TIMEOUT)):
+            return reference.target_commit
+    raise UserError(f"{repository}: the hub has no safetensors of this model, on its main branch or in a pull request")
+
+
+def _has_safetensors(info: Any) -> bool:
+    return any(file.rfilename.endswith(".safetensors") for file in info.siblings or [])
+
+
+def _way_out() -> str:
+    near = ", ".join(str(folder) for folder in at_hand()) or "none"
+    return f"Name a local folder instead (at hand: {near}), or run `randout demo` once, which brings a small encoder"
+
+
+def at_hand() -> list[Path]:
+    """Encoders that need no network, smallest first: this tool's cache, then the hub's."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folders = [*cache_folder().glob("models/*"), *Path(HF_HUB_CACHE).glob("models--*/snapshots/*")]
+    encoders = [f for f in folders if _is_whole(f) and (f / "model.safetensors").exists() and _is_encoder(f)]
+    return sorted(encoders, key=lambda f: ((f / "model.safetensors").stat().st_size, str(f)))
+
+
+def _is_encoder(folder: Path) -> bool:
+    """Whether a folder holds a bare encoder of a family that transformers can make a classifier of."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    )
+
+    source = Source(str(folder), folder)
+    try:
+        kind, classifier = source.config.get("model_type"), source.is_classifier
+    except UserError:  # broken: not at hand
+        return False
+    known = (MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES)
+    return not classifier and all(kind in names for names in known)

@@ -1,0 +1,343 @@
+"""What every method must keep, none excused: one table, one row a method, every promise checked on every row.
+
+A new method joins by one `Row`. The last row is a method of this test alone that uses every seam.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from training import (
+    furthest,
+    hooks_of,
+    same_bits,
+    session_of,
+    settings,
+    some_material,
+    tiny_encoder,
+    trained,
+    validation,
+    weights_of,
+)
+
+from randout import checkpoint, config
+from randout.encoder import Output
+from randout.errors import UserError
+from randout.method import Batch, Forward, Method, Run, State
+from randout.methods import METHODS
+from randout.methods.ce import CrossEntropy
+from randout.methods.kd import KnowledgeDistillation
+from randout.methods.randout import Randout
+from randout.prepare import _check_losses
+from randout.train import Session, losses_of
+
+Tiny = Callable[[str], Path]
+
+
+class Probe(Method):
+    """Every seam at work: a loss on hidden states through a projection, an average of weights, a word that is dropped,
+    a loss that is scaled, and counters of what was called.
+    """
+
+    name = "probe"
+    summary = "uses every seam"
+    losses = ("probe",)
+    weight: float = 0.3
+    drop: bool = True
+    factor: float = 1.5
+
+    def start(self, run: Run) -> State:
+        generator = run.generator("probe", torch.device("cpu"))
+        projection = nn.Parameter(torch.randn(32, 4, generator=generator) / 8)
+        tensors = {"average": run.model.get_input_embeddings().weight.detach().clone()}
+        return State([projection, nn.Parameter(torch.zeros(4))], tensors | {"calls": torch.zeros(3)})
+
+    def inputs(self, run: Run, state: State, batch: Batch) -> Batch:
+        if not self.drop:
+            return batch
+        return replace(batch, ids=[torch.cat([text[:1], text[2:]]) if len(text) > 3 else text for text in batch.ids])
+
+    @contextmanager
+    def perturb(self, run: Run, state: State) -> Iterator[None]:
+        if self.weight:
+            state.tensors["calls"][0] += 1
+        yield
+
+    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+        if not self.weight:
+            return {}
+        again = forward(want=(2,), call=1, dropout=False, perturb=False)
+        texts = batch.step_labels.numel()
+        hidden = again.hidden[2].flatten(0, -2)
+        if hidden.shape[0] != sum(len(text) for text in batch.ids):  # padded: the real tokens only
+            real = torch.arange(again.hidden[2].shape[1])[None] < torch.tensor([len(t) for t in batch.ids])[:, None]
+            hidden = again.hidden[2][real]
+        seen = torch.tanh(hidden @ state.parameters[0] + state.parameters[1])
+        return {"probe": self.weight * seen.square().sum() / texts}
+
+    def gradient(self, run: Run, state: State, inner: Callable[[Batch], None]) -> Callable[[Batch], None]:
+        def twice(batch: Batch) -> None:  # two thirds and one third of the same
+            for _ in range(2):
+                inner(batch)
+
+        return twice if self.factor != 1 else inner
+
+    def stepped(self, run: Run, state: State) -> None:
+        if self.weight:
+            state.tensors["average"].lerp_(run.model.get_input_embeddings().weight.detach(), 0.1)
+            state.tensors["calls"][1] += 1
+
+    def evaluated(self, run: Run, state: State, metrics: dict[str, Any], improved: bool) -> None:
+        if self.weight:
+            state.tensors["calls"][2] += 1
+            state.tensors[f"kept-{int(state.tensors['calls'][2])}"] = state.tensors["average"][:2].clone()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method, how it is used, and the point at which it does nothing.
+
+    beside: the methods it is trained with. neutral: settings at which the training equals the one with `equals` (None:
+    there is no such point). tolerance: 0 for bit for bit, else the largest difference of a weight, with dropout off.
+    """
+
+    method: Method
+    beside: tuple[Method, ...] = (CrossEntropy(),)
+    neutral: dict[str, Any] | None = None
+    equals: tuple[Method, ...] = (CrossEntropy(),)
+    tolerance: float = 0.0
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        return (*self.beside, self.method)
+
+
+TABLE = [
+    Row(
+        CrossEntropy(label_smoothing=0.1, class_weights="balanced"),
+        beside=(KnowledgeDistillation(),),
+        neutral={"weight": 0.0},
+        equals=(KnowledgeDistillation(),),
+    ),
+    Row(KnowledgeDistillation(temperature=2.0), neutral={"weight": 0.0}),
+    Row(Randout(tokens=8, units=8), neutral={"scale": 0.0}),
+    Row(
+        Randout(tokens=8, units=8, layers=[0, 2], choose_units="per-token", law="gaussian", special=False, seed=3),
+        beside=(CrossEntropy(), KnowledgeDistillation()),
+        neutral={"tokens": 0},
+        equals=(CrossEntropy(), KnowledgeDistillation()),
+    ),
+    Row(Probe(), neutral={"weight": 0.0, "drop": False, "factor": 1.0}),
+]
+rows = pytest.mark.parametrize("row", TABLE, ids=[f"{at}-{row.method.name}" for at, row in enumerate(TABLE)])
+
+
+def start(folder: Path, methods: Sequence[Method], dropout: bool = True, pack: bool = True, **table: Any) -> Session:
+    off = {} if dropout else {"dropout": 0.0, "attention_dropout": 0.0}
+    return session_of(tiny_encoder(folder, pack=pack, **off), methods, **table)
+
+
+def run_through(session: Session, events: int | None = None) -> dict[str, Tensor]:
+    """The weights after a training on material that has all a method may ask for."""
+    trained(session, some_material(session.encoder, 28, unlabelled=4), events)
+    return weights_of(session)
+
+
+def test_every_method_has_a_row() -> None:
+    assert set(METHODS) <= {row.method.name for row in TABLE}, "a method without a row in the contract table"
+
+
+@rows
+def test_settings_survive_toml(row: Row) -> None:
+    if row.method.name not in METHODS:
+        pytest.skip("not on the shelf")
+    asked = {"methods": {m.name: m.model_dump(mode="json") for m in row.methods}}
+    built = config.build([asked], METHODS)
+    read = tomllib.loads(config.to_toml(built))
+    assert config.build([read], METHODS) == built
+    assert METHODS[row.method.name].model_validate(built.methods[row.method.name]) == row.method
+    assert list(built.methods) == [name for name in METHODS if name in built.methods], "in the order of the shelf"
+
+
+@rows
+def test_neutral_is_the_recipe_without_it(tiny_model: Tiny, row: Row) -> None:
+    if row.neutral is None:
+        pytest.skip("no neutral point")
+    folder, dropout = tiny_model("bert"), row.tolerance == 0
+    neutral = type(row.method)(**(row.method.model_dump() | row.neutral))
+    ours = run_through(start(folder, (*row.beside, neutral), dropout, max_grad_norm=0))
+    theirs = run_through(start(folder, row.equals, dropout, max_grad_norm=0))
+    if row.tolerance == 0:
+        assert same_bits(ours, theirs)
+    else:
+        assert furthest(ours, theirs) <= row.tolerance
+    assert furthest(ours, run_through(start(folder, row.methods, dropout, max_grad_norm=0))) > 1e-4, "it does nothing"
+
+
+@rows
+@pytest.mark.parametrize("stop", [2, 4, 6])  # within the first epoch, just after its validation, within the second
+def test_stopped_and_resumed_is_uninterrupted(tiny_model: Tiny, row: Row, stop: int, tmp_path: Path) -> None:
+    """Weights, optimizer, the method's state, position with best and patience, to the last bit."""
+    folder = tiny_model("bert")
+    whole = start(folder, row.methods, patience=1)
+    material = some_material(whole.encoder, 28, unlabelled=4)
+    trained(whole, material)
+    halted = start(folder, row.methods, patience=1)
+    for count, event in enumerate(_fit(halted, material), 1):
+        if event.metrics is not None or count == stop:
+            checkpoint.save(halted, tmp_path, {}, event.improved)
+        if count == stop:
+            break
+    torch.rand(7)  # a generator's state has no say
+    resumed = start(folder, row.methods, patience=1)
+    assert checkpoint.restore(resumed, tmp_path, {}, accept=False)
+    assert resumed.position == halted.position
+    trained(resumed, material)
+    assert same_bits(checkpoint._everything(resumed), checkpoint._everything(whole))
+    assert _timeless(resumed) == _timeless(whole)
+
+
+def _fit(session: Session, material: Any) -> Any:
+    from randout.train import fit
+
+    return fit(session, material, validation(session, material))
+
+
+def _timeless(session: Session) -> dict[str, Any]:
+    found = session.position.as_json() | {"seconds": 0}
+    return found | {"history": [row | {"seconds": 0} for row in found["history"]]}
+
+
+@rows
+def test_model_is_left_as_it_was_found(tiny_model: Tiny, row: Row) -> None:
+    """Names and order of its parameters and buffers, and no hook of the method's on any module."""
+    session = start(tiny_model("bert"), row.methods)
+    plain = tiny_encoder(tiny_model("bert")).model
+    run_through(session)
+    assert [n for n, _ in session.encoder.model.named_parameters()] == [n for n, _ in plain.named_parameters()]
+    assert list(session.encoder.model.state_dict()) == list(plain.state_dict())
+    assert hooks_of(session.encoder.model) == hooks_of(plain)
+    assert session.run.layout is None and session.run.call == 0
+
+
+@rows
+def test_evaluation_does_not_see_it(tiny_model: Tiny, row: Row) -> None:
+    """Metrics during training are those of the same weights in a model that never met the method."""
+    from randout.train import predict
+
+    session = start(tiny_model("bert"), row.methods)
+    run_through(session, events=3)
+    material = some_material(session.encoder)
+    ours = predict(session.encoder, material.tokens, material.labelled, "float32")
+    plain = tiny_encoder(tiny_model("bert"))
+    plain.model.load_state_dict(session.encoder.model.state_dict())
+    assert (ours == predict(plain, material.tokens, material.labelled, "float32")).all()
+
+
+@rows
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+def test_packed_is_padded(tiny_model: Tiny, row: Row, family: str) -> None:
+    """Losses and gradients of a step, noise on and dropout off, in float64."""
+    found = []
+    for pack in (True, False):
+        session = start(tiny_model(family), row.methods, dropout=False, pack=pack)
+        assert session.encoder.packed == pack
+        session.encoder.model.double()
+        session.states = [_doubled(state) for state in session.states]
+        batch = _whole_batch(session)
+        for method, state in zip(session.methods, session.states, strict=True):
+            batch = method.inputs(session.run, state, batch)
+        losses, _ = losses_of(session, batch)
+        grads = torch.autograd.grad(sum(losses.values()), list(session.encoder.model.parameters()), allow_unused=True)
+        found.append((losses, grads))
+    (ours, our_grads), (theirs, their_grads) = found
+    for name in theirs:  # losses are computed in float32
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-6, atol=1e-6, check_dtype=False)
+    largest = max(float(g.abs().max()) for g in their_grads if g is not None)
+    for a, b in zip(our_grads, their_grads, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            assert (a - b).abs().max() < 1e-5 * largest
+
+
+def _doubled(state: State) -> State:
+    tensors = {name: tensor.double() for name, tensor in state.tensors.items()}
+    return State([nn.Parameter(p.detach().double()) for p in state.parameters], tensors)
+
+
+def _whole_batch(session: Session) -> Batch:
+    from randout.train import _batch
+
+    material = some_material(session.encoder, 28, unlabelled=4)
+    order = material.tokens.lengths[:8].argsort(kind="stable")
+    session.position.micro_batch = 8
+    return _batch(session, material, order, 0)
+
+
+@rows
+@pytest.mark.parametrize("micro_batch", [1, 3, 5])
+def test_accumulation_is_the_larger_batch(tiny_model: Tiny, row: Row, micro_batch: int) -> None:
+    """The gradient of a step in micro-batches is that of the whole batch (dropout off; draws by text)."""
+    found = []
+    for size in (8, micro_batch):
+        session = start(tiny_model("bert"), row.methods, dropout=False, micro_batch=size, max_grad_norm=0)
+        trained(session, some_material(session.encoder, 28, unlabelled=4), events=1)
+        grads = {name: p.grad for name, p in session.encoder.model.named_parameters()}
+        found.append((grads, session.position.sums))
+    (whole, losses), (parts, added) = found
+    scale = max(float(g.abs().max()) for g in whole.values() if g is not None)
+    for name, gradient in whole.items():
+        assert (gradient - parts[name]).abs().max() < 1e-6 * max(scale, 1.0), name
+    for name, (value, count) in losses.items():
+        assert added[name] == pytest.approx([value, count], rel=1e-4, abs=1e-6), name
+
+
+@rows
+def test_losses_are_those_it_declares(tiny_model: Tiny, row: Row) -> None:
+    session = start(tiny_model("bert"), [row.method])
+    state = session.states[0]
+    batch = row.method.inputs(session.run, state, _whole_batch(session))
+    from randout.train import student_forward
+
+    def forward(batch: Batch = batch, **options: Any) -> Output:
+        defaults = {"weights": None, "dropout": True, "perturb": True, "call": 0, "want": ()}
+        return student_forward(session, batch, *(defaults | options).values())
+
+    losses = row.method.loss(session.run, state, forward(), batch, forward)
+    assert set(losses) == set(row.method.losses) and all(loss.dim() == 0 for loss in losses.values())
+    assert row.method.teacher == (type(row.method) is KnowledgeDistillation)
+
+
+def test_every_seam_was_called(tiny_model: Tiny) -> None:
+    """Of the probe: forwards (two passes a step, no noise in the second forward of each), steps, validations."""
+    session = start(tiny_model("bert"), [CrossEntropy(), Probe()])
+    run_through(session)
+    state = session.states[1]
+    assert state.tensors["calls"].tolist() == [2 * 8, 8, 2]
+    assert {"kept-1", "kept-2"} <= state.tensors.keys()
+    fresh = Probe().start(start(tiny_model("bert"), []).run)
+    assert not torch.equal(fresh.parameters[0], state.parameters[0]), "its parameters are not trained"
+    assert state.parameters[1].abs().max() > 0
+    assert not torch.equal(fresh.tensors["average"], state.tensors["average"])
+
+
+def test_two_owners_of_a_loss_are_refused() -> None:
+    class Other(CrossEntropy):
+        name = "other"
+
+    _check_losses((CrossEntropy(), KnowledgeDistillation(), Randout()))
+    with pytest.raises(UserError, match=r"methods.other: methods.ce owns the loss 'ce' already"):
+        _check_losses((CrossEntropy(), Other()))
+
+
+def test_settings_of_the_table_are_not_the_defaults_of_the_loop() -> None:
+    """The trainings above clip nothing away and move: a table that could not fail would prove nothing."""
+    assert settings().learning_rate > 1e-3 and settings().epochs == 2

@@ -1,0 +1,106 @@
+"""Small trainings for the tests: a tiny classifier, a little material, and the loop run to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from conftest import toy_texts
+from torch import Tensor
+
+from randout import models
+from randout.config import TrainTable
+from randout.encoder import Encoder
+from randout.method import Batch, Method, Run
+from randout.metrics import score
+from randout.models import Source
+from randout.tokens import encode, truncate
+from randout.train import Event, Material, Session, begin, fit, predict
+
+torch.set_num_threads(1)  # models this small: threads only wait for one another, seconds where the machine is busy
+
+NAMES = {0: "health", 1: "money", 2: "sport"}
+
+
+def tiny_encoder(folder: Path, **options: Any) -> Encoder:
+    """A classifier of three classes over the encoder in `folder`; `options` as of `models.load`."""
+    return models.load(Source(str(folder), folder), id2label=NAMES, **({"seed": 3} | options))
+
+
+def some_material(encoder: Encoder, n: int = 24, seed: int = 0, teacher: bool = True, unlabelled: int = 0) -> Material:
+    """n toy texts of up to 24 tokens, the last `unlabelled` of them without labels, with made-up teacher logits."""
+    texts, names = toy_texts(n, seed)
+    tokens = truncate(encode(encoder.tokenizer, texts), 24, "head", encoder.suffix, encoder.prefix)
+    labels = torch.tensor([{name: at for at, name in NAMES.items()}[name] for name in names])
+    labels[n - unlabelled :] = -1
+    logits = 2 * torch.randn(n, len(NAMES), generator=torch.Generator().manual_seed(seed))
+    rows = np.arange(n)
+    return Material(tokens, labels, rows[: n - unlabelled], rows[n - unlabelled :], logits if teacher else None)
+
+
+def settings(**changes: Any) -> TrainTable:
+    """Two epochs of batches of 8, in float32, fast enough to move the weights a lot."""
+    asked = {"epochs": 2, "batch_size": 8, "learning_rate": 2e-3, "precision": "float32", "patience": 0, "device": "cpu"}
+    return TrainTable(**(asked | changes))
+
+
+def session_of(encoder: Encoder, methods: Sequence[Method], **changes: Any) -> Session:
+    """A training at position zero."""
+    table = settings(**changes)
+    weights = torch.tensor([0.5, 1.0, 2.0])
+    run = Run(encoder.model, encoder.sites, table.seed, len(NAMES), weights)
+    for method in methods:
+        method.check(run)
+    return begin(encoder, run, methods, table, "float32")
+
+
+def validation(session: Session, material: Material) -> Callable[[], dict[str, Any]]:
+    rows = material.labelled[::2]
+
+    def validate() -> dict[str, Any]:
+        return score(material.labels[rows].numpy(), predict(session.encoder, material.tokens, rows, "float32"), NAMES)
+
+    return validate
+
+
+def trained(session: Session, material: Material, events: int | None = None) -> list[Event]:
+    """Train to the end, or for so many events; the events that came."""
+    found: list[Event] = []
+    for event in fit(session, material, validation(session, material)):
+        found.append(event)
+        if len(found) == events:
+            break
+    return found
+
+
+def weights_of(session: Session) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in session.encoder.model.state_dict().items()}
+
+
+def same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def furthest(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """The largest difference between two sets of tensors."""
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+def hooks_of(model: torch.nn.Module) -> int:
+    """How many hooks hang on the modules and parameters of a model."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    on_modules = sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)
+    return on_modules + sum(len(p._backward_hooks or ()) for p in model.parameters())
+
+
+def a_batch(
+    labels: Iterable[int], teacher: Tensor | None = None, step_labels: Iterable[int] | None = None, first: int = 0
+) -> Batch:
+    """A micro-batch of texts of four tokens, for losses that look at logits only."""
+    labels = torch.tensor(list(labels))
+    whole = labels if step_labels is None else torch.tensor(list(step_labels))
+    ids = [torch.arange(4) for _ in labels]
+    return Batch(torch.arange(len(labels)), ids, labels, teacher, whole, first, 4)
