@@ -50,11 +50,11 @@ def page(title: str, runs: dict[str, RunFolder], commands: list[str]) -> str:
     labels = dict(enumerate(some["identity"]["data"]["labels"]))
     where = ", ".join(f"{name} {value}" for name, value in some["environment"].items())
     lines = [f"# {title}", "", f"Machine: {where}. One seed; the intervals speak of these saved models and new texts.", ""]
-    lines += ["```sh", *commands, "```", "", "| arm | validation accuracy | best epoch | test openings |", "|---|---|---|---|"]
+    lines += ["```sh", *commands, "```", "", "| arm | validation accuracy | best epoch |", "|---|---|---|"]
     for name, run in runs.items():
         history = run.read("history.json")
         score = run.read("metrics.json")["validation"]["accuracy"]
-        lines.append(f"| {name} | {score:.2%} | {history['best_epoch']} of {len(history['epochs'])} | 1 |")
+        lines.append(f"| {name} | {score:.2%} | {history['best_epoch']} of {len(history['epochs'])} |")
     teacher = runs["kd"].record.get("teacher", {})
     lines += ["", f"Teacher ({teacher.get('name')}): validation accuracy {teacher.get('validation_accuracy', 0):.2%}.", ""]
     lines += ["Test split, each arm against plain:", "", "```"]

@@ -108,7 +108,9 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
 def draw(plan: Plan, arguments: argparse.Namespace, epoch: int) -> list[np.ndarray]:
     """The first batches of an epoch, as `train.fit` will draw them."""
     settings, none = plan.config.train, np.zeros(0, np.int64)
-    order = batches(plan.tokens.lengths, plan.dataset.split["train"], none, settings.batch_size, settings.seed, epoch, False)
+    order = batches(
+        plan.tokens.lengths, plan.dataset.split["train"], none, settings.batch_size, settings.seed, epoch, False
+    )
     needed = WARM_UP + arguments.steps
     if len(order) <= needed:
         raise SystemExit(f"the training split gives {len(order)} batches, fewer than the {needed} + 1 that are needed")
@@ -151,7 +153,14 @@ def plain_model(source: models.Source, plan: Plan) -> Any:
 
 def time_trainer(student: Any, teacher: Any, plan: Plan, rows: list[np.ndarray], folder: Path) -> float:
     """Examples a second of a Trainer that distils from a teacher in its loop, over the same batches in the same order."""
-    from transformers import AutoTokenizer, DataCollatorWithPadding, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+    from transformers import (
+        AutoTokenizer,
+        DataCollatorWithPadding,
+        PrinterCallback,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
 
     ended: list[float] = []
     weight = METHODS["kd"]().weight
@@ -193,7 +202,11 @@ def time_trainer(student: Any, teacher: Any, plan: Plan, rows: list[np.ndarray],
 
 
 def summary(
-    pairs: list[dict[str, float]], label_seconds: float, plan: Plan, session: train.Session, arguments: argparse.Namespace
+    pairs: list[dict[str, float]],
+    label_seconds: float,
+    plan: Plan,
+    session: train.Session,
+    arguments: argparse.Namespace,
 ) -> dict[str, Any]:
     ratios = [pair["ratio"] for pair in pairs]
     middle = {side: statistics.median(pair[side] for pair in pairs) for side in ("trainer", "randout")}
@@ -239,7 +252,8 @@ def as_text(found: dict[str, Any]) -> str:
 
 
 def tiny_model(folder: Path) -> str:
-    from tokenizers import Tokenizer, models as kinds, pre_tokenizers, processors
+    from tokenizers import Tokenizer, pre_tokenizers, processors
+    from tokenizers import models as kinds
     from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(60))]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -24,6 +25,10 @@ HIDDEN, HEADS, LONGEST = 32, 4, 64  # LONGEST: tokens a text may have, special t
 WORDPIECE = ("bert", "electra", "distilbert", "albert", "mpnet")
 BYTE_BPE = ("roberta", "data2vec-text", "xlm-roberta", "camembert", "deberta-v2", "modernbert")
 FAMILIES = WORDPIECE + BYTE_BPE
+PACKED = ("bert", "roberta", "data2vec-text", "xlm-roberta", "camembert", "electra", "distilbert", "albert")
+PADDED = ("mpnet", "deberta-v2", "modernbert")
+LENGTHS = (3, 3, 3, 4, 7, 7, 12, LONGEST - 1, LONGEST, 9)  # one token beyond the special ones, runs, longest allowed
+LABELS = {0: "health", 1: "money", 2: "sport"}
 FROM_PADDING = ("roberta", "data2vec-text", "xlm-roberta", "camembert", "mpnet")  # positions start at padding_idx + 1
 
 
@@ -195,3 +200,68 @@ def toy_csv(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def load(tiny_model):
+    """(family, double, **options of `models.load`) -> a classifier of three labels, as an `Encoder`."""
+    from randout import models
+
+    def of(family, double=False, **options):
+        found = models.load(models.Source(family, tiny_model(family)), id2label=LABELS, **options)
+        if double:
+            found.model.double()
+        return found
+
+    return of
+
+
+@pytest.fixture
+def source(tiny_model):
+    """family -> its tiny encoder as a `models.Source`."""
+    from randout import models
+
+    return lambda family: models.find(str(tiny_model(family)))
+
+
+@pytest.fixture
+def own_copy(tiny_model, tmp_path):
+    """A copy of a tiny model that a test may spoil."""
+    return lambda family="bert", name="copy": Path(shutil.copytree(tiny_model(family), tmp_path / name))
+
+
+@pytest.fixture
+def empty_caches(tmp_path, monkeypatch):
+    """Empty caches, this tool's (tmp_path/cache) and the hub's (tmp_path/hub), and no hub."""
+    import huggingface_hub as hub
+
+    monkeypatch.setenv("RANDOUT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def token_ids(made, lengths=LENGTHS, seed=0):
+    """Random texts of the given lengths between the tokenizer's own special tokens, (length,) each."""
+    draw = torch.Generator().manual_seed(seed)
+    first, last = made.tokenizer.cls_token_id, made.tokenizer.sep_token_id
+    middle = [torch.randint(10, 150, (n - 2,), generator=draw) for n in lengths]
+    return [torch.cat([torch.tensor([first]), m, torch.tensor([last])]) for m in middle]
+
+
+def plain_call(made, ids, side="right", **keywords):
+    """transformers called as its documentation says: padded block, attention mask, nothing else."""
+    longest, filler = max(map(len, ids)), made.tokenizer.pad_token_id
+    block = torch.full((len(ids), longest), filler)
+    mask = torch.zeros_like(block)
+    for row, text in enumerate(ids):
+        place = slice(0, len(text)) if side == "right" else slice(longest - len(text), longest)
+        block[row, place], mask[row, place] = text, 1
+    return made.model(input_ids=block, attention_mask=mask, **keywords)
+
+
+def ids_of(encoder, texts, max_length=LONGEST):
+    """Texts as the training loop would give them to `Encoder.forward`, (length,) each."""
+    from randout.tokens import encode, truncate
+
+    tokens = truncate(encode(encoder.tokenizer, texts), max_length, "head", encoder.suffix, encoder.prefix)
+    return [torch.from_numpy(tokens[i].astype(np.int64)) for i in range(len(texts))]

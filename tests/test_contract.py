@@ -15,6 +15,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+
+from randout import checkpoint, config
+from randout.encoder import Output
+from randout.errors import UserError
+from randout.method import Batch, Forward, Method, Run, State
+from randout.methods import METHODS
+from randout.methods.ce import CrossEntropy
+from randout.methods.kd import KnowledgeDistillation
+from randout.methods.randout import Randout
+from randout.prepare import _check_losses
+from randout.train import Session, losses_of
 from training import (
     furthest,
     hooks_of,
@@ -27,17 +38,6 @@ from training import (
     validation,
     weights_of,
 )
-
-from randout import checkpoint, config
-from randout.encoder import Output
-from randout.errors import UserError
-from randout.method import Batch, Forward, Method, Run, State
-from randout.methods import METHODS
-from randout.methods.ce import CrossEntropy
-from randout.methods.kd import KnowledgeDistillation
-from randout.methods.randout import Randout
-from randout.prepare import _check_losses
-from randout.train import Session, losses_of
 
 Tiny = Callable[[str], Path]
 
@@ -225,7 +225,8 @@ def test_model_is_left_as_it_was_found(tiny_model: Tiny, row: Row) -> None:
     assert [n for n, _ in session.encoder.model.named_parameters()] == [n for n, _ in plain.named_parameters()]
     assert list(session.encoder.model.state_dict()) == list(plain.state_dict())
     assert hooks_of(session.encoder.model) == hooks_of(plain)
-    assert session.run.layout is None and session.run.call == 0
+    assert session.run.layout is None
+    assert session.run.call == 0
 
 
 @rows
@@ -312,7 +313,8 @@ def test_losses_are_those_it_declares(tiny_model: Tiny, row: Row) -> None:
         return student_forward(session, batch, *(defaults | options).values())
 
     losses = row.method.loss(session.run, state, forward(), batch, forward)
-    assert set(losses) == set(row.method.losses) and all(loss.dim() == 0 for loss in losses.values())
+    assert set(losses) == set(row.method.losses)
+    assert all(loss.dim() == 0 for loss in losses.values())
     assert row.method.teacher == (type(row.method) is KnowledgeDistillation)
 
 
@@ -340,4 +342,5 @@ def test_two_owners_of_a_loss_are_refused() -> None:
 
 def test_settings_of_the_table_are_not_the_defaults_of_the_loop() -> None:
     """The trainings above clip nothing away and move: a table that could not fail would prove nothing."""
-    assert settings().learning_rate > 1e-3 and settings().epochs == 2
+    assert settings().learning_rate > 1e-3
+    assert settings().epochs == 2

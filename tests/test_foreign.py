@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from training import hooks_of
 
 from randout.encoder import Layout
 from randout.method import Run
 from randout.methods.randout import Randout
+from training import hooks_of
 
 Tiny = Callable[[str], Path]
 FAMILIES = ("bert", "roberta", "distilbert", "albert", "mpnet", "deberta-v2", "modernbert")
@@ -70,7 +70,8 @@ def test_noise_on_real_tokens_in_training_only(tiny_model: Tiny, family: str, le
     with Randout(tokens=64, units=2, seed=0).applied_to(model) as run:
         noise = difference(model, run, **batch)
         assert not noise[~real].any(), "noise on padding"
-        assert ((noise != 0).sum(2)[real] == 2).all() and noise.abs().max() < 0.5 + 1e-5
+        assert ((noise != 0).sum(2)[real] == 2).all()
+        assert noise.abs().max() < 0.5 + 1e-5
         assert not torch.equal(noise, difference(model, run, **batch)), "each forward draws anew"
         model.eval()
         assert not difference(model, run, **batch).any(), "noise in evaluation"
@@ -103,8 +104,10 @@ def test_seeds_are_told_apart_and_repeat(tiny_model: Tiny) -> None:
     for seed in (0, 0, 1):
         with Randout(seed=seed).applied_to(model):
             found.append([model(**batch).logits for _ in range(2)])
-    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
-    assert not torch.equal(found[0][0], found[0][1]) and not torch.equal(found[0][0], found[2][0])
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+    assert not torch.equal(found[0][0], found[0][1])
+    assert not torch.equal(found[0][0], found[2][0])
 
 
 def test_hooks_go_when_the_body_fails(tiny_model: Tiny) -> None:
@@ -192,4 +195,6 @@ def test_layout_under_way_is_the_models_own(tiny_model: Tiny) -> None:
         run.sites.blocks[0].register_forward_hook(lambda *_: seen.append(run.layout))
         model(**a_batch(left=True))
     (layout,) = seen
-    assert isinstance(layout, Layout) and layout.lengths.tolist() == [4, 9, 1] and layout.starts.tolist() == [5, 9, 26]
+    assert isinstance(layout, Layout)
+    assert layout.lengths.tolist() == [4, 9, 1]
+    assert layout.starts.tolist() == [5, 9, 26]

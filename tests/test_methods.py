@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor, nn
-from training import a_batch, same_bits, session_of, some_material, tiny_encoder, trained, weights_of
 
 from randout.encoder import Layout, Output, Sites
 from randout.errors import UserError
@@ -23,6 +22,7 @@ from randout.methods.ce import CrossEntropy
 from randout.methods.kd import KnowledgeDistillation, kl_divergence
 from randout.methods.randout import Randout
 from randout.train import losses_of
+from training import a_batch, same_bits, session_of, some_material, tiny_encoder, trained, weights_of
 
 WIDTH = 48
 
@@ -59,7 +59,9 @@ def test_cross_entropy_is_equation_2() -> None:
     logits, labels = logits_of(7), [0, 2, 1, 1, 0, 2, 2]
     ours = loss_of(CrossEntropy(), logits, a_batch(labels))
     assert ours.item() == pytest.approx(plain_cross_entropy(logits.numpy(), labels), rel=1e-6)
-    assert loss_of(CrossEntropy(weight=0.3), logits, a_batch(labels)).item() == pytest.approx(0.3 * ours.item(), rel=1e-6)
+    assert loss_of(CrossEntropy(weight=0.3), logits, a_batch(labels)).item() == pytest.approx(
+        0.3 * ours.item(), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.6])
@@ -164,7 +166,8 @@ def test_distillation_is_zero_at_the_teacher_and_pulls_towards_it() -> None:
     student = teacher.clone().requires_grad_()
     loss = loss_of(KnowledgeDistillation(temperature=2.0), student, a_batch([0] * 5, teacher))
     loss.backward()
-    assert loss.item() == pytest.approx(0.0, abs=1e-6) and student.grad.abs().max() < 1e-6
+    assert loss.item() == pytest.approx(0.0, abs=1e-6)
+    assert student.grad.abs().max() < 1e-6
     student = logits_of(5, seed=1).float().requires_grad_()
     loss_of(KnowledgeDistillation(weight=1.0, reduction="sum"), student, a_batch([0] * 5, teacher)).backward()
     torch.testing.assert_close(student.grad, student.softmax(1) - teacher.softmax(1))  # at t = 1
@@ -198,7 +201,9 @@ def test_the_whole_loss_is_equation_6(tiny_model: Callable[[str], Path]) -> None
 # ---- eq. 3
 
 
-def a_layout(lengths: list[int], padded: bool = False, left: bool = False, first: int = 0, of: int | None = None) -> Layout:
+def a_layout(
+    lengths: list[int], padded: bool = False, left: bool = False, first: int = 0, of: int | None = None
+) -> Layout:
     """Texts end to end, or each in a row as wide as the longest."""
     sizes, widest = torch.tensor(lengths), max(lengths)
     starts = torch.arange(len(lengths)) * widest if padded else sizes.cumsum(0) - sizes
@@ -223,7 +228,8 @@ def by_text(noise: Tensor, layout: Layout) -> list[Tensor]:
 def test_noise_is_equation_3_in_law() -> None:
     layout = a_layout([40] * 60)
     noise = noise_of(Randout(tokens=40, units=WIDTH), layout).flatten().double()
-    assert noise.min() >= -0.5 and noise.max() < 0.5
+    assert noise.min() >= -0.5
+    assert noise.max() < 0.5
     assert noise.mean().item() == pytest.approx(0.0, abs=4 * 0.2887 / math.sqrt(len(noise)))
     assert noise.std().item() == pytest.approx(math.sqrt(1 / 12), rel=0.01)
     counts = torch.histc(noise, 20, -0.5, 0.5) / len(noise)
@@ -234,7 +240,8 @@ def test_low_high_offset_scale() -> None:
     layout = a_layout([40] * 20)
     made = Randout(tokens=40, units=WIDTH, low=2.0, high=5.0, offset=-1.0, scale=0.5)
     noise = noise_of(made, layout)
-    assert noise.min() >= 0.5 and noise.max() < 2.0
+    assert noise.min() >= 0.5
+    assert noise.max() < 2.0
     assert noise.mean().item() == pytest.approx(1.25, abs=0.01)
     plain = noise_of(Randout(tokens=40, units=WIDTH), layout)
     torch.testing.assert_close(noise, ((plain + 0.5) * 3 + 2 - 1) * 0.5)
@@ -242,7 +249,8 @@ def test_low_high_offset_scale() -> None:
 
 def test_gaussian_law() -> None:
     noise = noise_of(Randout(law="gaussian", sigma=0.3, tokens=40, units=WIDTH), a_layout([40] * 60)).flatten()
-    assert noise.std().item() == pytest.approx(0.3, rel=0.01) and abs(noise.mean().item()) < 0.005
+    assert noise.std().item() == pytest.approx(0.3, rel=0.01)
+    assert abs(noise.mean().item()) < 0.005
     within = ((noise.abs() < 0.3).float().mean().item(), (noise.abs() < 0.6).float().mean().item())
     assert within == pytest.approx((0.6827, 0.9545), abs=0.005)
 
@@ -276,7 +284,8 @@ def test_t_tokens_times_h_units_of_each_text(tokens: str, units: str, padded: bo
 def test_units_of_each_token_apart() -> None:
     (text,) = by_text(noise_of(Randout(tokens=8, units=4, choose_units="per-token"), layout := a_layout([20])), layout)
     rows = [tuple(row.nonzero()[:, 0].tolist()) for row in text if row.any()]
-    assert len(rows) == 8 and len(set(rows)) > 4
+    assert len(rows) == 8
+    assert len(set(rows)) > 4
 
 
 def test_tokens_and_units_are_chosen_evenly() -> None:
@@ -297,7 +306,9 @@ def test_special_tokens_can_be_left_out() -> None:
         layout = a_layout(lengths, padded=True)
         noise = noise_of(Randout(tokens=64, units=WIDTH, special=False, padding=padding), layout, rows=4 * 14)
         for text in by_text(noise, layout):
-            assert not text[0].any() and not text[-1].any() and bool((text[1:-1] != 0).all())
+            assert not text[0].any()
+            assert not text[-1].any()
+            assert bool((text[1:-1] != 0).all())
         assert int((noise != 0).any(1).sum()) == sum(n - 2 for n in lengths)
     longer = Layout(layout.starts, layout.lengths, 14, 0, 4, prefix=2, suffix=0)
     texts = by_text(noise_of(Randout(tokens=64, units=3, special=False), longer, rows=4 * 14), longer)
@@ -306,8 +317,8 @@ def test_special_tokens_can_be_left_out() -> None:
 
 def test_the_literal_reading_is_the_compact_tensor() -> None:
     """`h[:, :T, :H] += torch.rand([B, T, H]) - 0.5` over a padded batch: the same at every real token."""
-    lengths, T, H = [3, 9, 4], 6, 5
-    made = Randout(tokens=T, units=H, choose_tokens="leading", choose_units="leading", padding=True)
+    lengths, tokens, units = [3, 9, 4], 6, 5
+    made = Randout(tokens=tokens, units=units, choose_tokens="leading", choose_units="leading", padding=True)
     layout = a_layout(lengths, padded=True)
     run = a_run()
     run.layout = layout
@@ -315,14 +326,15 @@ def test_the_literal_reading_is_the_compact_tensor() -> None:
     hidden = torch.randn(3, 9, WIDTH)
     ours = made._add(run, 1, hidden)
     literal = hidden.clone()
-    literal[:, :T, :H] += eta
+    literal[:, :tokens, :units] += eta
     real = torch.arange(9)[None] < layout.lengths[:, None]
-    assert torch.equal(ours[real], literal[real]) and torch.equal(ours[~real], hidden[~real])
+    assert torch.equal(ours[real], literal[real])
+    assert torch.equal(ours[~real], hidden[~real])
     generator = run.generator("randout", torch.device("cpu"), 0, 1)
     for shape in ((3, 9), (3, 1, WIDTH)):  # the draws that choose come first
         torch.rand(shape, generator=generator)
-    drawn = torch.rand([3, T, H], generator=generator) - 0.5
-    assert torch.equal(literal[real], _literally_added(hidden, drawn, T, H)[real])
+    drawn = torch.rand([3, tokens, units], generator=generator) - 0.5
+    assert torch.equal(literal[real], _literally_added(hidden, drawn, tokens, units)[real])
 
 
 def _literally_added(hidden: Tensor, eta: Tensor, tokens: int, units: int) -> Tensor:
@@ -359,7 +371,8 @@ def test_expected_size_of_the_noise(tokens: int, units: int) -> None:
         run = a_run(step=step)
         texts = by_text(noise_of(Randout(tokens=tokens, units=units), layout, run), layout)
         sizes += [text.norm().item() for text in texts]
-        (logged,) = run.logged["noise_l2"]
+        ((logged, texts_logged),) = run.logged["noise_l2"]
+        assert texts_logged == 40
         assert logged.item() == pytest.approx(np.mean(sizes[-40:]), rel=1e-5)
     assert np.sqrt(np.mean(np.square(sizes))) == pytest.approx(math.sqrt(tokens * units / 12), rel=0.06)
 
@@ -416,7 +429,8 @@ def test_clean_passes_and_half_precision() -> None:
     run.layout = a_layout([12])
     wide = Randout()._add(run, 1, torch.zeros(1, 12, WIDTH))
     half = Randout()._add(run, 1, torch.zeros(1, 12, WIDTH, dtype=torch.bfloat16))
-    assert half.dtype == torch.bfloat16 and torch.equal(half, wide.bfloat16())  # drawn in float32, then cast
+    assert half.dtype == torch.bfloat16
+    assert torch.equal(half, wide.bfloat16())
 
 
 def test_gradients_pass_through_the_noise() -> None:
@@ -431,7 +445,8 @@ def test_gradients_pass_through_the_noise() -> None:
 
 
 def test_settings_are_checked() -> None:
-    assert Randout(layers=2).layers == (2,) and Randout(layers=[0, 1]).layers == (0, 1)
+    assert Randout(layers=2).layers == (2,)
+    assert Randout(layers=[0, 1]).layers == (0, 1)
     for bad in ({"tokens": -1}, {"sigma": -0.1}, {"choose_units": "all"}, {"scale": float("nan")}, {"token": 3}):
         with pytest.raises(ValidationError):
             Randout(**bad)
@@ -440,13 +455,15 @@ def test_settings_are_checked() -> None:
     with pytest.raises(ValidationError):
         Randout().tokens = 3
     for name, method in METHODS.items():
-        assert method.name == name and method.summary
+        assert method.name == name
+        assert method.summary
         assert all(field.description for field in method.model_fields.values()), name
 
 
 def test_keys_are_told_apart() -> None:
     keys = [random_key(*parts) for parts in [(1, "a"), ("1", "a"), (1, "b"), (11,), (1, 1), (1, 1, 0), ("a", 1)]]
-    assert len(set(keys)) == len(keys) and all(0 <= key < 2**63 for key in keys)
+    assert len(set(keys)) == len(keys)
+    assert all(0 <= key < 2**63 for key in keys)
     assert random_key(3, "dropout", 7) == random_key(3, "dropout", 7)
 
 
@@ -482,4 +499,5 @@ def test_no_noise_is_no_method(tiny_model: Callable[[str], Path], nothing: dict[
         session = session_of(encoder, methods, epochs=1)
         trained(session, some_material(encoder))
         found.append(weights_of(session))
-    assert same_bits(found[0], found[1]) and not same_bits(found[0], found[2])
+    assert same_bits(found[0], found[1])
+    assert not same_bits(found[0], found[2])

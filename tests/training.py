@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from conftest import toy_texts
 from torch import Tensor
 
+from conftest import toy_texts
 from randout import models
 from randout.config import TrainTable
 from randout.encoder import Encoder
@@ -43,7 +43,14 @@ def some_material(encoder: Encoder, n: int = 24, seed: int = 0, teacher: bool = 
 
 def settings(**changes: Any) -> TrainTable:
     """Two epochs of batches of 8, in float32, fast enough to move the weights a lot."""
-    asked = {"epochs": 2, "batch_size": 8, "learning_rate": 2e-3, "precision": "float32", "patience": 0, "device": "cpu"}
+    asked = {
+        "epochs": 2,
+        "batch_size": 8,
+        "learning_rate": 2e-3,
+        "precision": "float32",
+        "patience": 0,
+        "device": "cpu",
+    }
     return TrainTable(**(asked | changes))
 
 
@@ -81,7 +88,7 @@ def weights_of(session: Session) -> dict[str, Tensor]:
 
 
 def same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def furthest(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:

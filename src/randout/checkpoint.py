@@ -44,7 +44,8 @@ def save(session: Session, folder: Path, environment: dict[str, Any], improved: 
         kept = "The checkpoint before it is intact" if before else "There was none before it"
         reason = getattr(error, "strerror", None) or str(error)
         raise Failure(
-            f"{folder}: the checkpoint could not be written ({reason}). {kept}: free some space and run the same command"
+            f"{folder}: the checkpoint could not be written ({reason}). {kept}: "
+            "free some space and run the same command"
         ) from None
     for file in folder.glob("*.safetensors*"):
         if file.name not in (state["file"], best.get("file")):
@@ -59,7 +60,9 @@ def restore(session: Session, folder: Path, environment: dict[str, Any], accept:
     record = _read(folder)
     if not record:
         return False
-    changed = {k: (record["environment"].get(k), v) for k, v in environment.items() if record["environment"].get(k) != v}
+    changed = {
+        k: (record["environment"].get(k), v) for k, v in environment.items() if record["environment"].get(k) != v
+    }
     if changed and not accept:
         lines = "; ".join(f"{name} was {was}, is {now}" for name, (was, now) in changed.items())
         raise UserError(
@@ -127,8 +130,8 @@ def _put(session: Session, tensors: dict[str, Tensor]) -> None:
                 kept.tensors[name].copy_(tensor)
             else:
                 kept.tensors[name] = tensor.to(session.encoder.device)
-        for index, parameter in enumerate(kept.parameters):
-            parameter.data.copy_(tensors[f"parameter.{method.name}.{index}"])
+        for at, parameter in enumerate(kept.parameters):
+            parameter.data.copy_(tensors[f"parameter.{method.name}.{at}"])
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> dict[str, str]:
@@ -164,8 +167,12 @@ def _load(folder: Path, entry: dict[str, str]) -> dict[str, Tensor]:
             return load_file(path)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{path}: part of the checkpoint cannot be read ({reason}); use --fresh to start again") from None
-    raise UserError(f"{path}: this checkpoint is damaged (its sha256 is not the recorded one); use --fresh to start again")
+        raise UserError(
+            f"{path}: part of the checkpoint cannot be read ({reason}); use --fresh to start again"
+        ) from None
+    raise UserError(
+        f"{path}: this checkpoint is damaged (its sha256 is not the recorded one); use --fresh to start again"
+    )
 
 
 def _read(folder: Path) -> dict[str, Any]:

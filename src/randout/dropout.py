@@ -1,25 +1,35 @@
 """Dropout on a processor at the cost of its random bits: one 16-bit integer a unit in place of a Bernoulli draw.
 
 torch's own mask costs about 5 ns a unit on a CPU, a fifth of a small encoder's training step. Four 16-bit integers are
-cut here from one 64-bit draw and compared with a threshold. The rate is rounded to 1/65536 and units that stay are
-scaled by the true keep rate, so the expectation is exact.
+cut here from one 64-bit number of numpy's SFC64 (half the price of torch's own), seeded by a draw from torch's stream,
+and compared with a threshold. The rate is rounded to 1/65536 and units that stay are scaled by the true keep rate, so
+the expectation is exact.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 
 def keep_mask(like: Tensor, rate: float) -> Tensor:
-    """A mask of `like`'s shape and dtype: 0 with probability `rate`, else 1 / (keep rate). Draws from torch's stream."""
-    if like.device.type != "cpu":
-        return torch.empty_like(like).bernoulli_(1 - rate).div_(1 - rate)
-    units = like.numel()
-    threshold = round(rate * 65536)
-    bits = torch.empty(-(-units // 4), dtype=torch.int64).random_(-(2**63), None)
-    keep = bits.view(torch.int16)[:units].view(like.shape) >= threshold - 32768
-    return keep.to(like.dtype).mul_(65536 / (65536 - threshold))
+    """A mask of `like`'s shape and dtype, on the CPU: 0 with probability `rate`, else 1. One draw from torch's stream
+    decides all of it. What is kept must be multiplied by `scale(rate)`: apart, for 1.111 is 1.109 in bfloat16.
+    """
+    seed, units = int(torch.empty((), dtype=torch.int64).random_()), like.numel()
+    bits = torch.from_numpy(np.random.SFC64(seed).random_raw(-(-units // 4)).view(np.int16))[:units].view(like.shape)
+    mask = torch.empty(like.shape, dtype=like.dtype)
+    return torch.ge(bits, _threshold(rate) - 32768, out=mask)  # straight into numbers: booleans cost four times that
+
+
+def scale(rate: float) -> float:
+    """1 / (the share of units that `keep_mask` keeps)."""
+    return 65536 / (65536 - _threshold(rate))
+
+
+def _threshold(rate: float) -> int:
+    return min(round(rate * 65536), 65535)
 
 
 class Dropout(nn.Dropout):
@@ -28,7 +38,7 @@ class Dropout(nn.Dropout):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or self.p == 0.0 or input.device.type != "cpu":
             return super().forward(input)
-        return input * keep_mask(input, self.p)
+        return (input * keep_mask(input, self.p)).mul_(scale(self.p))
 
 
 def install(model: nn.Module) -> None:

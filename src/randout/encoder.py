@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -53,7 +54,7 @@ class Sites:
     @staticmethod
     def of(model: nn.Module) -> Sites:
         """Find them in any encoder of transformers. Raises TypeError naming the model where there are none."""
-        base = getattr(model, "base_model", model)
+        base: Any = getattr(model, "base_model", model)
         if hasattr(base, "encoder") and hasattr(base.encoder, "albert_layer_groups"):  # blocks share their weights
             groups, layers = base.encoder.albert_layer_groups, base.config.num_hidden_layers
             shared = tuple(groups[i * len(groups) // layers] for i in range(layers))
@@ -94,16 +95,22 @@ class Sites:
         handles = [module.register_forward_hook(hook)]
         if shared > 1:
             handles.append(self.embedding.register_forward_hook(restart))
-        return lambda: [handle.remove() for handle in handles] and None
+
+        def undo() -> None:
+            for handle in handles:
+                handle.remove()
+
+        return undo
 
 
 def layout_of_arguments(model: nn.Module, arguments: tuple, keywords: dict) -> Layout:
     """The layout of a foreign model's padded forward, from its own arguments (`attention_mask`, else all real)."""
     given = dict(zip(inspect.signature(model.forward).parameters, arguments, strict=False)) | keywords
     tokens, embedded = given.get("input_ids"), given.get("inputs_embeds")
-    if tokens is None and embedded is None:
-        raise ValueError("a forward without input_ids and inputs_embeds: where its tokens lie is unknown")
-    tokens = embedded[..., 0] if tokens is None else tokens
+    if tokens is None:
+        if embedded is None:
+            raise ValueError("a forward without input_ids and inputs_embeds: where its tokens lie is unknown")
+        tokens = embedded[..., 0]
     mask = given.get("attention_mask")
     mask = torch.ones_like(tokens) if mask is None else mask
     if mask.dim() != 2:
@@ -151,7 +158,7 @@ class Encoder:
         keywords = self._packed(ids) if self.packed else self._padded(ids)
         with ExitStack() as stack:
             for site in want:
-                stack.callback(self.sites.change(site, lambda h, site=site: hidden.setdefault(site, h)))
+                stack.callback(self.sites.change(site, partial(hidden.setdefault, site)))
             if self.packed:
                 stack.enter_context(_first_tokens(self.model, keywords["boundaries"]))
             if weights is None:
@@ -205,7 +212,7 @@ def positions_of(ids: Sequence[Tensor], offset: int) -> list[Tensor]:
 def _first_tokens(model: nn.Module, boundaries: packing.Boundaries) -> Iterator[None]:
     """While open, the inner encoder's last hidden state (1, tokens, hidden) becomes (texts, 1, hidden)."""
     base = model.base_model
-    inner = getattr(base, "encoder", None) or getattr(base, "transformer", None)
+    inner: Any = getattr(base, "encoder", None) or getattr(base, "transformer", None)
     lengths = torch.tensor(boundaries.lengths)
     index = lengths.cumsum(0) - lengths
 

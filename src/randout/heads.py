@@ -58,7 +58,8 @@ class FirstToken(nn.Module):
 
 def put_linear_head(model: Any, name: str) -> None:
     """Make the classifier linear in s_CLS. Raises UserError for a family whose stock head cannot express that."""
-    base, classifier = model.base_model, getattr(model, "classifier", None)
+    base = model.base_model
+    classifier: Any = getattr(model, "classifier", None)
     pooler = getattr(base, "pooler", None)
     if isinstance(getattr(classifier, "out_proj", None), nn.Linear) and _passes(classifier, "dense", "out_proj"):
         model.classifier = LinearHead(classifier.dropout, classifier.out_proj)

@@ -28,6 +28,8 @@ from .runs import RunFolder
 from .scoring import model_card, open_test, score_split, score_test
 from .train import Material, Session, begin, fit, flush, predict, step
 
+BEGUN = {".lock", "run.toml", "split.json", "run.json"}  # what stands in a run's folder before `run.json` does
+
 
 @dataclass(frozen=True)
 class Options:
@@ -104,6 +106,7 @@ def carry_out(plan: Plan, options: Options) -> Result:
     run = _folder(plan, options)
     with run.lock():
         if run.finished:
+            clean(run)  # killed after its last write, it could not do so itself
             options.show.say(f"already trained: {run.path}")
             metrics = run.read("metrics.json")
             if plan.config.output.test and "test" in plan.dataset.split and "test" not in metrics:
@@ -130,7 +133,7 @@ def _folder(plan: Plan, options: Options) -> RunFolder:
             parts = [name for name, value in plan.identity.items() if was["identity"].get(name) != value]
             what = "the data changed since" if "data" in parts else f"another run ({', '.join(parts)} differ)"
             raise UserError(f"{path}: this folder holds {what}; name another with -o, or use --fresh to train beside it")
-    elif path.exists() and (not path.is_dir() or {p.name for p in path.iterdir()} - {".lock"}):
+    elif path.exists() and (not path.is_dir() or {p.name.removesuffix(".partial") for p in path.iterdir()} - BEGUN):
         raise UserError(f"{path}: there is something else at this place, and it is left alone; name another with -o")
     return run
 

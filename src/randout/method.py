@@ -70,16 +70,16 @@ class Run:
     step: int = 0  # optimizer steps done
     call: int = 0  # which forward of this step; the same call repeats the same masks
     layout: Layout | None = None  # of the forward under way, None in clean passes
-    logged: dict[str, list[Tensor]] = field(default_factory=dict)
+    logged: dict[str, list[tuple[Tensor, float]]] = field(default_factory=dict)  # name -> (number, weight) of this step
 
     def generator(self, purpose: str, device: torch.device, *extra: Any) -> torch.Generator:
         """A generator whose numbers are a function of (seed, purpose, step, rank, call, extra)."""
         key = random_key(self.seed, purpose, self.step, self.rank, self.call, *extra)
         return torch.Generator(device).manual_seed(key)
 
-    def log(self, name: str, value: Tensor) -> None:
-        """Keep a number of this step for the history (a detached scalar tensor; read later)."""
-        self.logged.setdefault(name, []).append(value.detach())
+    def log(self, name: str, value: Tensor, weight: float = 1.0) -> None:
+        """Keep a scalar of this step for the history, read later. weight: what a mean counts for, as its texts."""
+        self.logged.setdefault(name, []).append((value.detach(), weight))
 
 
 class Method(BaseModel):

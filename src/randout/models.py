@@ -48,7 +48,8 @@ def load(
 
     library_logging.set_verbosity_error()
     library_logging.disable_progress_bar()
-    rates = dict.fromkeys(DROPOUTS, dropout) | dict.fromkeys(ATTENTION_DROPOUTS, attention_dropout)
+    rates: dict[str, float | None] = dict.fromkeys(DROPOUTS, dropout)
+    rates |= dict.fromkeys(ATTENTION_DROPOUTS, attention_dropout)
 
     def one(packed: bool) -> Encoder:
         try:

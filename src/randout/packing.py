@@ -10,7 +10,7 @@ run unchanged. Whether a model admits this is never assumed: `encoder.admit` pro
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from itertools import groupby
 
 import torch
@@ -20,8 +20,10 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from .dropout import keep_mask
+from .dropout import keep_mask, scale
 
+SLACK = 4096  # (tokens squared) padding that costs less than the products of another group
+STEP = 8  # group lengths are multiples of it: oneDNN compiles a kernel, at about 1 ms, for every new shape
 ATTENTION = "randout_packed"  # the name under which transformers knows the attention function
 
 
@@ -31,15 +33,10 @@ class Boundaries:
 
     lengths: tuple[int, ...]
 
-    @cached_property
-    def runs(self) -> list[tuple[int, int, int]]:
-        """Neighbours of equal length as (first row, texts, length): each run is one batched product, no mask."""
-        found, row = [], 0
-        for length, same in groupby(self.lengths):
-            texts = len(list(same))
-            found.append((row, texts, length))
-            row += texts * length
-        return found
+    @property
+    def runs(self) -> list[tuple[int, int]]:
+        """Neighbours of equal length as (texts, length): each run is one batched product, no mask."""
+        return [(len(list(same)), length) for length, same in groupby(self.lengths)]
 
     def padded_index(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """(texts, longest) row of every token, 0 where there is none, and the mask that tells which."""
@@ -52,8 +49,9 @@ class Boundaries:
 def attend(module, query, key, value, attention_mask, dropout=0.0, scaling=None, boundaries=None, **kwargs):
     """transformers' attention interface: (1, heads, tokens, d) -> (1, tokens, heads, d), text by text.
 
-    Without `boundaries` this is the library's own SDPA. On a CPU, equal lengths are batched; elsewhere the products
-    are padded (attention only: a small part of the work), because many small launches cost more than padding does.
+    Without `boundaries` this is the library's own SDPA. On a CPU, equal or (with dropout) near-equal lengths are
+    batched; elsewhere the products are padded (attention only: a small part of the work), because many small launches
+    cost more than padding does.
     """
     if boundaries is None:
         return sdpa_attention_forward(
@@ -65,20 +63,118 @@ def attend(module, query, key, value, attention_mask, dropout=0.0, scaling=None,
 
 
 def _attend_runs(query, key, value, boundaries: Boundaries, dropout: float, scaling: float) -> Tensor:
-    heads, tokens, width = query.shape
+    if dropout > 0.0:
+        return _attend_groups(query, key, value, boundaries, dropout, scaling)
+    sizes = [texts * length for texts, length in boundaries.runs]
     pieces = []
-    sizes = [texts * length for _, texts, length in boundaries.runs]
     parts = zip(query.split(sizes, 1), key.split(sizes, 1), value.split(sizes, 1), strict=True)
-    for (_, texts, length), (q, k, v) in zip(boundaries.runs, parts, strict=True):
-        # (heads, texts * length, d) -> (heads, texts, length, d)
-        q, k, v = (x.unflatten(1, (texts, length)) for x in (q, k, v))
-        if dropout == 0.0:
-            mixed = F.scaled_dot_product_attention(q, k, v, scale=scaling)
-        else:
-            weights = torch.softmax((q * scaling) @ k.transpose(-1, -2), dim=-1)  # (heads, texts, length, length)
-            mixed = (weights * keep_mask(weights, dropout)) @ v
-        pieces.append(mixed.flatten(1, 2))
+    for run, (q, k, v) in zip(boundaries.runs, parts, strict=True):
+        q, k, v = (x.unflatten(1, run) for x in (q, k, v))  # (heads, texts * length, d) -> (heads, texts, length, d)
+        pieces.append(F.scaled_dot_product_attention(q, k, v, scale=scaling).flatten(1, 2))
     return torch.cat(pieces, 1).transpose(0, 1)[None]  # (1, tokens, heads, d)
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Texts of near-equal length together, each padded to its group's length.
+
+    shapes: (texts, length) of each group. masks: (texts * heads, 1, length), -inf at padding, or None where there is
+    none. into: the packed row of every slot, slots in order (group, text, head, position); back: the slot of every
+    packed row, rows in order (token, head). empty: the slots that are padding.
+    """
+
+    shapes: tuple[tuple[int, int], ...]
+    masks: tuple[Tensor | None, ...]
+    into: Tensor
+    back: Tensor
+    empty: Tensor
+
+
+def groups(lengths: tuple[int, ...]) -> list[list[int]]:
+    """Neighbours put together for as long as padding them to their longest costs less than a group more."""
+    found: list[list[int]] = []
+    for length in lengths:
+        together = [*found[-1], length] if found else [length]
+        longest = max(together)
+        if found and sum(longest**2 - n**2 for n in together) <= SLACK:
+            found[-1] = together
+        else:
+            found.append([length])
+    return found
+
+
+@lru_cache(maxsize=2)  # every block of a step asks for the same
+def grouping(lengths: tuple[int, ...], heads: int) -> Grouping:
+    """The grouping of a batch's lengths, for a number of heads."""
+    shapes, masks, into, filled, row = [], [], [], [], 0
+    for members in groups(lengths):
+        length = -(-max(members) // STEP) * STEP
+        sizes, place = torch.tensor(members), torch.arange(length)
+        real = place < sizes[:, None]  # (texts, length)
+        token = (row + sizes.cumsum(0) - sizes)[:, None] + torch.minimum(place, sizes[:, None] - 1)
+        rows = token[:, None] * heads + torch.arange(heads)[:, None]  # (texts, heads, length)
+        mask = torch.zeros(real.shape).masked_fill_(~real, -torch.inf)
+        masks.append(None if bool(real.all()) else mask.repeat_interleave(heads, 0)[:, None])
+        shapes.append((len(members), length))
+        into.append(rows.flatten())
+        filled.append(real[:, None].expand_as(rows).flatten())
+        row += sum(members)
+    rows, real = torch.cat(into), torch.cat(filled)
+    back = torch.empty(row * heads, dtype=torch.int64)
+    back[rows[real]] = real.nonzero()[:, 0]
+    return Grouping(tuple(shapes), tuple(masks), rows, back, (~real).nonzero()[:, 0])
+
+
+class _Spread(torch.autograd.Function):
+    """Packed rows (tokens * heads, d) into their slots, zero at padding. Its adjoint is `_Gather`, exactly: a gather in
+    its turn, where autograd's own would add up into zeros row by row.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, plan: Grouping) -> Tensor:
+        return x.index_select(0, plan.into).index_fill_(0, plan.empty, 0.0)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.plan = inputs[1]
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return _Gather.apply(gradient, ctx.plan), None
+
+
+class _Gather(torch.autograd.Function):
+    """Slots back into packed rows; the adjoint of `_Spread`."""
+
+    @staticmethod
+    def forward(x: Tensor, plan: Grouping) -> Tensor:
+        return x.index_select(0, plan.back)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.plan = inputs[1]
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return _Spread.apply(gradient, ctx.plan), None
+
+
+def _attend_groups(query, key, value, boundaries: Boundaries, dropout: float, scaling: float) -> Tensor:
+    """Attention with dropout on its weights, in the inputs' own number format (softmax sums in float32 inside)."""
+    heads, tokens, width = query.shape
+    plan = grouping(boundaries.lengths, heads)
+    rows = (x.transpose(0, 1).reshape(tokens * heads, width) for x in (query * scaling, key, value * scale(dropout)))
+    sizes = [texts * heads * length for texts, length in plan.shapes]
+    parts = [_Spread.apply(x, plan).split(sizes) for x in rows]
+    pieces = []
+    with torch.autocast("cpu", enabled=False):
+        for q, k, v, mask, (texts, length) in zip(*parts, plan.masks, plan.shapes, strict=True):
+            q, k, v = (x.view(texts * heads, length, width) for x in (q, k, v))
+            scores = torch.bmm(q, k.transpose(1, 2))  # (texts * heads, length, length)
+            weights = torch.softmax(scores if mask is None else scores + mask.to(scores.dtype), dim=-1)
+            pieces.append(torch.bmm(weights * keep_mask(weights, dropout), v).view(-1, width))
+        mixed = _Gather.apply(torch.cat(pieces), plan)
+    return mixed.view(1, tokens, heads, width)
 
 
 def _attend_padded(query, key, value, boundaries: Boundaries, dropout: float, scaling: float) -> Tensor:

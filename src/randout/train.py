@@ -274,12 +274,17 @@ def student_forward(
         run.layout, run.call = None, 0
 
 
-def _summary(logged: dict[str, list[Tensor]]) -> dict[str, Tensor]:
+def _summary(logged: dict[str, list[tuple[Tensor, float]]]) -> dict[str, Tensor]:
     """A step's numbers: losses add up over micro-batches, the rest is averaged; gradient norms become ratios."""
-    means = {n: torch.stack(v).sum() if n.startswith(("loss_", "square_")) else torch.stack(v).mean() for n, v in logged.items()}
+    means = {}
+    for name, entries in logged.items():
+        if name.startswith(("loss_", "square_")):
+            means[name] = torch.stack([value for value, _ in entries]).sum()
+        else:
+            means[name] = torch.stack([value * weight for value, weight in entries]).sum() / sum(w for _, w in entries)
     squares = {name[7:]: means.pop(name) for name in list(means) if name.startswith("square_")}
     base = next(iter(squares), None)
-    ratios = {f"gradient_{n}_to_{base}": (s / squares[base]).sqrt() for n, s in squares.items() if n != base}
+    ratios = {f"gradient_{n}_to_{base}": (s / squares[base]).sqrt() for n, s in squares.items() if base and n != base}
     return means | ratios
 
 
@@ -293,8 +298,8 @@ def flush(session: Session) -> None:
             if name.startswith(("loss_", "gradient_norm")) and not math.isfinite(value):
                 session.pending.clear()
                 raise Failure(
-                    f"{name.replace('_', ' ')} is {value} at epoch {epoch + 1}, batch {batch + 1}. The last checkpoint is "
-                    "intact. A lower learning_rate, or precision = float32, usually helps"
+                    f"{name.replace('_', ' ')} is {value} at epoch {epoch + 1}, batch {batch + 1}. The last checkpoint "
+                    "is intact. A lower learning_rate, or precision = float32, usually helps"
                 )
             if math.isfinite(value):
                 entry = session.position.sums.setdefault(name, [0.0, 0])

@@ -17,7 +17,8 @@ class CrossEntropy(Method):
     """L_CE = sum_i w[y_i] * H(q_i, softmax(z_i)) / sum_i w[y_i], over the labelled texts of the step (eq. 2).
 
     q_i is one-hot, or with `label_smoothing` e: (1 - e) * one-hot + e / C. w is 1, or with `class_weights = "balanced"`
-    n / (C * n_c) from the training split. `weight` scales the whole. z: (b, C) logits; texts without a label add nothing.
+    n / (C * n_c) from the training split. `weight` scales the whole. z: (b, C) logits; texts without a label add
+    nothing.
     """
 
     name = "ce"
@@ -25,7 +26,9 @@ class CrossEntropy(Method):
     losses = ("ce",)
 
     weight: Annotated[float, Field(ge=0, description="factor of this loss")] = 1.0
-    label_smoothing: Annotated[float, Field(ge=0, lt=1, description="share of the target spread over all classes")] = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1, description="share of the target spread over all classes")] = (
+        0.0
+    )
     class_weights: Annotated[
         Literal["none", "balanced"], Field(description='"balanced" weighs each class by the inverse of its share')
     ] = "none"

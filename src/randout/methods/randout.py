@@ -20,7 +20,7 @@ class Randout(Method):
     """h[b, token, unit] += scale * (U(low, high) + offset) at T tokens x H units of each text (eq. 3).
 
     Drawn anew in every training forward, in float32, keyed by (run seed, `seed`, step, layer); never in evaluation.
-    With the defaults the noise is U(-.5, .5): mean 0, standard deviation .2887, expected L2 norm about sqrt(T * H / 12).
+    With the defaults the noise is U(-.5, .5): mean 0, standard deviation .2887, L2 norm about sqrt(T * H / 12).
     layers: 0 is the embedding output, i the output of block i. `choose_tokens`, `choose_units`: at random per text (the
     units shared by its tokens, or drawn for each token), or the leading ones. T and H are clipped to what a text has.
     padding: choose among the positions that padding would fill as well. replace: overwrite in place of adding (the
@@ -70,7 +70,7 @@ class Randout(Method):
         if run.layout is None:
             return hidden
         rows, columns, noise = self.draw(run, layer, run.layout, hidden.shape[-1], hidden.device)
-        run.log("noise_l2", noise.square().sum((1, 2)).sqrt().mean())
+        run.log("noise_l2", noise.square().sum((1, 2)).sqrt().mean(), weight=len(noise))
         flat = hidden.reshape(-1, hidden.shape[-1])
         place = (rows.expand_as(noise), columns.expand_as(noise))
         if self.replace:
@@ -85,7 +85,7 @@ class Randout(Method):
         self, run: Run, layer: int, layout: Layout, width: int, device: torch.device
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Where and what: rows (b, T, 1) of the flattened state, -1 where a text has too few tokens; columns
-        (b, 1 or T, H); noise (b, T, H), zero where there is no token. Drawn for the whole step, then cut to these texts.
+        (b, 1 or T, H); noise (b, T, H), zero where there is no token. Drawn for the whole step, then cut.
         """
         generator = run.generator("randout", device, self.seed, layer)
         texts, longest = layout.of, layout.longest

@@ -1,0 +1,90 @@
+"""README and guide are run: every command and every Python block, on tiny stand-ins for the models they name."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import toy_texts
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TINY = ["--set", "epochs=1", "--set", "precision=float32"]
+
+
+def blocks(kind: str) -> list[str]:
+    """The fenced blocks of the README whose opening line is exactly `kind`."""
+    return re.findall(rf"^```{re.escape(kind)}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any) -> Path:
+    """A folder in which the README's names exist: reviews.csv, more-texts.csv, new-reviews.csv, minilm, big-encoder."""
+    folder = tmp_path_factory.mktemp("readme")
+    for name, seed in (("reviews.csv", 0), ("new-reviews.csv", 1)):
+        texts, labels = toy_texts(120, seed)
+        rows = [f"{text},{label}" for text, label in zip(texts, labels, strict=True)]
+        (folder / name).write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
+    (folder / "more-texts.csv").write_text("\n".join(["text", *toy_texts(40, 2)[0]]) + "\n", encoding="utf-8")
+    shutil.copytree(tiny_model("bert"), folder / "minilm")
+    shutil.copytree(tiny_model("roberta"), folder / "big-encoder")
+    shutil.copytree(tiny_model("bert"), folder / "cache" / "models" / "minilm")
+    return folder
+
+
+def environment(place: Path) -> dict[str, str]:
+    return os.environ | {"RANDOUT_CACHE": str(place / "cache"), "HF_HUB_CACHE": str(place / "hub")}
+
+
+def test_every_command_of_the_readme_works(place: Path) -> None:
+    commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("randout ")]
+    assert len(commands) >= 10
+    for line in commands:
+        words = shlex.split(line, comments=True)[1:]
+        extra = TINY if words[0] == "train" else []
+        done = subprocess.run(
+            [sys.executable, "-m", "randout.cli", *words, *extra],
+            cwd=place,
+            env=environment(place),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+
+
+def test_every_python_block_of_the_readme_works(place: Path) -> None:
+    code = "\n".join(blocks("python")).replace('"epochs": 2', '"epochs": 1, "precision": "float32"')
+    assert "applied_to" in code
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=place, env=environment(place), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_links_of_the_documents_lead_somewhere() -> None:
+    for document in [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_commands_of_the_documents_have_real_options() -> None:
+    """Every `--option` that a document shows for randout is one that the command has."""
+    from typer.main import get_command
+
+    from randout.cli import app
+
+    command = get_command(app)
+    known = {option for sub in command.commands.values() for p in sub.params for option in p.opts}  # type: ignore[attr-defined]
+    known |= {option for sub in command.commands["runs"].commands.values() for p in sub.params for option in p.opts}  # type: ignore[attr-defined]
+    for document in [ROOT / "README.md", ROOT / "docs" / "guide.md"]:
+        for line in document.read_text(encoding="utf-8").splitlines():
+            for option in re.findall(r"(?:`| )(--[a-z][a-z-]+)", line):
+                assert option in known, f"{document.name}: {option}"

@@ -1,0 +1,218 @@
+"""Models found by folder, run, alias and hub; what is refused, and how it is said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import huggingface_hub as hub
+import pytest
+
+from randout import model_sources, models
+from randout.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("empty_caches")
+
+
+def in_hub_cache(folder, tmp_path, repository, commit, main=True):
+    """Put a copy of a model where the hub's library keeps what it fetched."""
+    home = tmp_path / "hub" / f"models--{repository.replace('/', '--')}"
+    snapshot = shutil.copytree(folder, home / "snapshots" / commit)
+    if main:
+        (home / "refs").mkdir()
+        (home / "refs" / "main").write_text(commit)
+    return snapshot
+
+
+class TestFind:
+    def test_folder(self, tiny_model, tmp_path, monkeypatch):
+        folder = tiny_model("bert")
+        found = models.find(str(folder))
+        assert (found.folder, found.revision, found.label) == (folder, "", "bert")
+        assert not found.is_classifier
+        monkeypatch.chdir(folder.parent)
+        assert models.find("bert").folder == folder
+        assert models.find("./bert/").label == "bert"
+        assert found.fingerprint() == models.find("bert").fingerprint()
+
+    def test_run_folder(self, own_copy, tmp_path):
+        run = tmp_path / "my-run"
+        run.mkdir()
+        (run / "run.toml").write_text("")
+        with pytest.raises(UserError, match="not finished"):
+            models.find(str(run))
+        own_copy(name="my-run/model")
+        found = models.find(str(run))
+        assert (found.folder, found.label) == (run / "model", "my-run")
+        assert models.find(str(run / "model")).label == "my-run"
+
+    @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "~/nowhere", "a/b/c"])
+    def test_no_folder(self, name):
+        with pytest.raises(UserError, match="no such folder"):
+            models.find(name)
+
+    def test_file(self, tiny_model):
+        with pytest.raises(UserError, match="this is a file"):
+            models.find(str(tiny_model("bert") / "model.safetensors"))
+
+    @pytest.mark.parametrize(
+        ("removed", "message"),
+        [("config.json", "no config"), ("model.safetensors", "no weights at all"), ("tokenizer.json", "no tokenizer")],
+    )
+    def test_missing_part(self, own_copy, removed, message):
+        folder = own_copy()
+        (folder / removed).unlink()
+        with pytest.raises(UserError, match=message):
+            models.find(str(folder))
+
+    def test_pickled_weights(self, own_copy):
+        folder = own_copy()
+        (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+        with pytest.raises(UserError, match=r"found pytorch_model\.bin.*save_pretrained"):
+            models.find(str(folder))
+
+    @pytest.mark.parametrize("text", ["{", "", "[1]", "\x00\xff"])
+    def test_broken_config(self, own_copy, text):
+        folder = own_copy()
+        (folder / "config.json").write_text(text, encoding="latin-1")
+        with pytest.raises(UserError, match=r"config\.json"):
+            models.find(str(folder))
+
+    @pytest.mark.parametrize("name", ["data2vec", "someone/some-model", "some-model"])
+    def test_hub_unreachable(self, name):
+        with pytest.raises(UserError, match="HF_HUB_OFFLINE") as found:
+            models.find(name)
+        assert str(found.value).startswith(name)
+        assert "at hand: none" in str(found.value)
+
+    @pytest.mark.parametrize("name", ["no such model", "a--b", "semi;colon"])
+    def test_no_name_at_all(self, name):
+        with pytest.raises(UserError, match="neither a folder nor a model's name"):
+            models.find(name)
+
+    def test_hub_cache(self, tiny_model, tmp_path):
+        snapshot = in_hub_cache(tiny_model("bert"), tmp_path, "facebook/data2vec-text-base", "c" * 40)
+        found = models.find("data2vec")
+        assert (found.folder, found.revision, found.label) == (snapshot, "c" * 40, "data2vec-text-base")
+        assert models.find("data2vec", "c" * 40).folder == snapshot
+        assert models.find(str(snapshot)).label == "data2vec-text-base"
+        with pytest.raises(UserError, match="HF_HUB_OFFLINE"):
+            models.find("data2vec", "d" * 40)
+
+    def test_hub_cache_of_a_pull_request(self, tiny_model, tmp_path):
+        """Main, as another tool fetched it, has no safetensors; the pinned pull request is there too."""
+        bare = in_hub_cache(tiny_model("bert"), tmp_path, "a/b", "1" * 40)
+        (bare / "model.safetensors").unlink()
+        pinned = shutil.copytree(tiny_model("bert"), bare.parent / ("2" * 40))
+        found = models.find("a/b")
+        assert (found.folder, found.revision) == (pinned, "2" * 40)
+
+
+class TestHub:
+    """The hub replaced by an object that answers alike."""
+
+    @staticmethod
+    def api(main, pulls=()):
+        def info(name, revision=None, timeout=None):
+            assert timeout
+            files = dict(pulls).get(revision, main)
+            siblings = [SimpleNamespace(rfilename=file) for file in files]
+            return SimpleNamespace(sha=revision or "main-sha", siblings=siblings)
+
+        references = [SimpleNamespace(ref=f"refs/pr/{n}", target_commit=commit) for n, (commit, _) in enumerate(pulls)]
+        refs = SimpleNamespace(pull_requests=references)
+        return SimpleNamespace(model_info=info, list_repo_refs=lambda name, include_pull_requests: refs)
+
+    def test_commit(self):
+        commit = model_sources._safetensors_commit
+        assert commit(self.api(["config.json", "model.safetensors"]), "a/b") == "main-sha"
+        pulls = [("1a", ["README.md"]), ("2b", ["model.safetensors"]), ("3c", ["model.safetensors"])]
+        assert commit(self.api(["pytorch_model.bin"], pulls), "a/b") == "2b"
+        assert commit(self.api(["pytorch_model.bin"], pulls), "a/b", "9f") == "9f"
+        for nothing in ([], [("1a", ["README.md"])]):
+            with pytest.raises(UserError, match="no safetensors"):
+                commit(self.api(["pytorch_model.bin"], nothing), "a/b")
+
+    def online(self, monkeypatch, api, download):
+        monkeypatch.delenv("HF_HUB_OFFLINE")
+        monkeypatch.setattr(hub, "is_offline_mode", lambda: False)
+        monkeypatch.setattr(hub, "HfApi", lambda: api)
+        monkeypatch.setattr(hub, "snapshot_download", download)
+
+    def test_download(self, own_copy, monkeypatch):
+        asked = []
+
+        def download(name, revision=None, local_files_only=False, **options):
+            if local_files_only:
+                raise hub.errors.LocalEntryNotFoundError("not cached")
+            asked.append((name, revision))
+            return str(own_copy(name=revision))
+
+        self.online(monkeypatch, self.api(["pytorch_model.bin"], [("2b", ["model.safetensors"])]), download)
+        found = models.find("scibert")
+        assert asked == [("allenai/scibert_scivocab_uncased", "2b")]
+        assert (found.label, found.revision, found.folder.name) == ("scibert_scivocab_uncased", "2b", "2b")
+
+    @pytest.mark.parametrize(
+        ("error", "message"),
+        [
+            ("RepositoryNotFoundError", "no such model on the hub"),
+            ("RevisionNotFoundError", "no revision 'abc'"),
+            ("GatedRepoError", "terms"),
+            ("HfHubHTTPError", "cannot be reached"),
+        ],
+    )
+    def test_errors(self, monkeypatch, error, message):
+        def fail(*_arguments, **_options):
+            made = getattr(hub.errors, error)
+            raise made.__new__(made)
+
+        api = SimpleNamespace(model_info=fail)
+        self.online(monkeypatch, api, fail)
+        with pytest.raises(UserError, match=message):
+            models.find("a/b", "abc")
+
+
+class TestAtHand:
+    def test_smallest_first(self, tiny_model, tmp_path):
+        assert models.at_hand() == []
+        mine = Path(shutil.copytree(tiny_model("roberta"), tmp_path / "cache" / "models" / "mine"))
+        theirs = in_hub_cache(tiny_model("albert"), tmp_path, "a/b", "e" * 40)
+        for name, spoil in {
+            "classifier": lambda c: c.update(architectures=["BertForSequenceClassification"]),
+            "decoder": lambda c: c.update(model_type="gpt2", architectures=["GPT2LMHeadModel"]),
+            "unknown": lambda c: c.update(model_type="nothing"),
+        }.items():
+            folder = shutil.copytree(tiny_model("bert"), tmp_path / "cache" / "models" / name)
+            config = json.loads((folder / "config.json").read_text())
+            spoil(config)
+            (folder / "config.json").write_text(json.dumps(config))
+        broken = shutil.copytree(tiny_model("bert"), tmp_path / "cache" / "models" / "broken")
+        (broken / "config.json").write_text("{")
+        half = shutil.copytree(tiny_model("bert"), tmp_path / "cache" / "models" / "half")
+        (half / "model.safetensors").unlink()
+        assert models.at_hand() == [theirs, mine]
+        with pytest.raises(UserError, match=r"at hand: .*e{40}.*mine"):
+            models.find("c/d")
+
+
+class TestFingerprint:
+    def test_same_for_a_copy(self, source, own_copy):
+        copied = own_copy()
+        (copied / "README.md").write_text("words")
+        assert models.find(str(copied)).fingerprint() == source("bert").fingerprint()
+
+    @pytest.mark.parametrize("part", ["model.safetensors", "tokenizer.json", "config.json", "tokenizer_config.json"])
+    def test_changes(self, source, own_copy, part):
+        copied = own_copy()
+        data = bytearray((copied / part).read_bytes())
+        data[-2] ^= 1
+        (copied / part).write_bytes(data)
+        assert models.Source("copy", copied).fingerprint() != source("bert").fingerprint()
+
+    def test_added_file(self, source, own_copy):
+        copied = own_copy()
+        (copied / "added_tokens.json").write_text("{}")
+        assert models.find(str(copied)).fingerprint() != source("bert").fingerprint()

@@ -1,0 +1,164 @@
+"""Models loaded whole or refused, and saved so that stock transformers agrees."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from conftest import LABELS, LONGEST, build, ids_of, toy_texts
+from randout import models
+from randout.errors import UserError
+
+
+class TestLoad:
+    def test_labels(self, source):
+        config = models.load(source("bert"), id2label=LABELS).model.config
+        assert config.id2label == LABELS
+        assert config.label2id == {"health": 0, "money": 1, "sport": 2}
+        assert config.num_labels == 3
+
+    @pytest.mark.parametrize("family", ["bert", "roberta", "deberta-v2"])
+    def test_head_is_a_function_of_the_seed(self, source, family):
+        first, again, other = (
+            models.load(source(family), id2label=LABELS, seed=seed).model.state_dict() for seed in (1, 1, 2)
+        )
+        assert all(torch.equal(first[name], again[name]) for name in first)
+        changed = {name for name in first if not torch.equal(first[name], other[name])}
+        assert changed
+        prefix = {"bert": "bert.", "roberta": "roberta.", "deberta-v2": "deberta."}[family]
+        assert not any(name.startswith(prefix) and "pooler" not in name for name in changed)
+
+    @pytest.mark.parametrize("part", ["model.safetensors", "tokenizer.json"])
+    def test_corrupt(self, own_copy, part):
+        folder = own_copy()
+        (folder / part).write_bytes(b"\x08\x00\x00nothing of the kind")
+        with pytest.raises(UserError, match="cannot load"):
+            models.load(models.find(str(folder)), id2label=LABELS)
+
+    @pytest.mark.parametrize("change", [{"hidden_size": 36}, {"model_type": "nothing"}, {"num_hidden_layers": "x"}])
+    def test_wrong_config(self, own_copy, change):
+        folder = own_copy()
+        config = json.loads((folder / "config.json").read_text()) | change
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(UserError, match="cannot load"):
+            models.load(models.find(str(folder)), id2label=LABELS)
+
+    def test_missing_tensors(self, own_copy):
+        from safetensors.torch import load_file, save_file
+
+        folder = own_copy()
+        state = load_file(folder / "model.safetensors")
+        kept = {name: tensor for name, tensor in state.items() if "layer.1" not in name}
+        save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(UserError, match=r"lack 16 tensors of the encoder, first bert\.encoder\.layer\.1"):
+            models.load(models.find(str(folder)), id2label=LABELS)
+
+    def test_encoder_is_no_teacher(self, source):
+        with pytest.raises(UserError, match="without a classification head"):
+            models.load(source("bert"))
+
+    def test_classifier_keeps_or_loses_its_head(self, source, tmp_path):
+        made = models.load(source("roberta"), id2label=LABELS, seed=3)
+        models.save(made, tmp_path / "saved", LONGEST, "")
+        saved = models.find(str(tmp_path / "saved"))
+        assert saved.is_classifier
+        kept = models.load(saved)
+        assert kept.model.config.id2label == LABELS
+        ids = ids_of(made, toy_texts(5, 0)[0])
+        assert torch.equal(kept.forward(ids).logits, made.forward(ids).logits)
+        for labels in (LABELS, {0: "x", 1: "y"}):
+            first, again, other = (models.load(saved, id2label=labels, seed=seed) for seed in (1, 1, 2))
+            weight, before = first.model.classifier.out_proj.weight, made.model.classifier.out_proj.weight
+            assert first.model.config.id2label == labels
+            assert first.model.config.num_labels == len(weight) == len(labels)
+            assert torch.equal(weight, again.model.classifier.out_proj.weight)
+            assert not torch.equal(weight, other.model.classifier.out_proj.weight)
+            assert weight.shape != before.shape or not torch.equal(weight, before)
+            assert torch.equal(first.model.roberta.encoder.layer[1].output.dense.weight,
+                               made.model.roberta.encoder.layer[1].output.dense.weight)  # fmt: skip
+            assert first.forward(ids).logits.shape == (5, len(labels))
+
+    def test_is_no_code_of_the_model(self, own_copy, tmp_path):
+        """A configuration that points to code is not followed."""
+        folder = own_copy()
+        config = json.loads((folder / "config.json").read_text())
+        config["auto_map"] = {"AutoModelForSequenceClassification": "code.Model", "AutoConfig": "code.Config"}
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+        models.load(models.find(str(folder)), id2label=LABELS)
+        assert not (tmp_path / "ran").exists()
+
+
+class TestSave:
+    @pytest.mark.parametrize("family", ["bert", "roberta", "albert", "distilbert", "mpnet", "deberta-v2", "modernbert"])
+    def test_pipeline_agrees(self, source, family, tmp_path):
+        from transformers import pipeline
+
+        made = models.load(source(family), id2label=LABELS, seed=1)
+        max_length = 20
+        models.save(made, tmp_path / "saved", max_length, "# card")
+        texts = [*toy_texts(10, 3)[0], "fever " * 300, "goal, bank. a", "Fever É unknown-zzz"]
+        probabilities = torch.softmax(made.forward(ids_of(made, texts, max_length)).logits, -1)
+        theirs = pipeline("text-classification", str(tmp_path / "saved"), truncation=True, device="cpu")
+        for batch in (1, 4):
+            for text, row in zip(theirs(texts, top_k=None, batch_size=batch), probabilities, strict=True):
+                found = {entry["label"]: entry["score"] for entry in text}
+                assert [found[LABELS[i]] for i in range(3)] == pytest.approx(row.tolist(), abs=1e-5)
+
+    def test_folder(self, source, tmp_path):
+        made = models.load(source("bert"), id2label=LABELS)
+        folder = tmp_path / "deep" / "model"
+        models.save(made, folder, 33, "# card")
+        config = json.loads((folder / "config.json").read_text())
+        assert config["id2label"] == {"0": "health", "1": "money", "2": "sport"}
+        assert config["architectures"] == ["BertForSequenceClassification"]
+        assert json.loads((folder / "tokenizer_config.json").read_text())["model_max_length"] == 33
+        assert made.tokenizer.model_max_length == LONGEST
+        assert (folder / "README.md").read_text() == "# card"
+        text = "".join(path.read_text() for path in folder.glob("*.json"))
+        assert "randout" not in text
+        assert str(tmp_path) not in text
+
+    def test_replaces_whole(self, source, tmp_path):
+        folder = tmp_path / "model"
+        for leftover in (folder, tmp_path / "model.partial", tmp_path / "model.old"):
+            leftover.mkdir()
+            (leftover / "stale.bin").write_text("")
+        first, second = (models.load(source("bert"), id2label=LABELS, seed=seed) for seed in (1, 2))
+        models.save(first, folder, LONGEST, "first")
+        before = models.Source("saved", folder).fingerprint()
+        models.save(second, folder, LONGEST, "second")
+        assert [path.name for path in tmp_path.glob("model*")] == ["model"]
+        assert not (folder / "stale.bin").exists()
+        assert (folder / "README.md").read_text() == "second"
+        assert models.Source("saved", folder).fingerprint() != before
+
+    def test_failure_leaves_the_old_one(self, source, tmp_path, monkeypatch):
+        made = models.load(source("bert"), id2label=LABELS)
+        models.save(made, tmp_path / "model", LONGEST, "first")
+
+        def full(_folder):
+            raise OSError("no space left on device")
+
+        monkeypatch.setattr(made.tokenizer, "save_pretrained", full)
+        with pytest.raises(OSError, match="no space"):
+            models.save(made, tmp_path / "model", 12, "second")
+        assert (tmp_path / "model" / "README.md").read_text() == "first"
+        assert made.tokenizer.model_max_length == LONGEST
+        assert models.load(models.find(str(tmp_path / "model"))).packed
+
+    def test_same_bytes(self, source, tmp_path):
+        """Saved twice, the same model has the same fingerprint."""
+        made = models.load(source("camembert"), id2label=LABELS, head="linear")
+        prints = set()
+        for name in ("one", "two"):
+            models.save(made, tmp_path / name, LONGEST, "")
+            prints.add(models.find(str(tmp_path / name)).fingerprint())
+        assert len(prints) == 1
+
+
+def test_build_is_a_function_of_the_family(tmp_path, tiny_model):
+    again = build("electra", tmp_path / "electra")
+    assert models.find(str(again)).fingerprint() == models.find(str(tiny_model("electra"))).fingerprint()

@@ -1,0 +1,68 @@
+"""The structure of the package: imports go one way, and the loop names no method."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import randout
+from randout.methods import METHODS
+
+ROOT = Path(randout.__file__).parent
+LAYERS = [  # a module may import from its own row and the rows above
+    {"errors"},
+    {"parsing", "splits", "dropout", "progress"},
+    {"tables"},
+    {"columns", "datasets"},
+    {"data_report", "sources"},
+    {"data", "metrics", "packing"},
+    {"statistics", "config", "encoder"},
+    {"figures", "method", "tokens"},
+    {"heads"},
+    {"methods", "loop", "models"},
+    {"checkpoint", "soft_labels"},
+    {"runs"},
+    {"prepare"},
+    {"scoring"},
+    {"job"},
+    {"api", "demo", "doctor"},
+    {"cli"},
+]
+
+
+def imports(path: Path) -> set[str]:
+    """Names of the package's modules that a file imports when it is loaded (not inside functions)."""
+    found: set[str] = set()
+    package = path.parent.name == "methods"
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and node.level:
+            names = [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
+            if package and node.level == 1:
+                names = ["methods"]
+            found.update(names)
+    return found
+
+
+def test_imports_go_one_way() -> None:
+    rank = {name: row for row, names in enumerate(LAYERS) for name in names}
+    modules = {path.stem: path for path in ROOT.glob("*.py") if path.stem != "__init__"}
+    assert set(modules) == set(rank) - {"methods"}, "a module without its place in LAYERS"
+    for name, path in modules.items():
+        for other in imports(path):
+            assert rank[other] <= rank[name], f"{name} imports {other}, which stands above it"
+
+
+def test_methods_import_the_interface_and_never_one_another() -> None:
+    for path in (ROOT / "methods").glob("*.py"):
+        if path.stem != "__init__":
+            assert imports(path) <= {"method", "encoder", "errors"}, path.name
+
+
+def test_no_module_of_the_loop_names_a_method() -> None:
+    for name in ("loop", "checkpoint", "method", "job", "soft_labels", "tokens", "encoder"):
+        strings = {
+            node.value
+            for node in ast.walk(ast.parse((ROOT / f"{name}.py").read_text(encoding="utf-8")))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+        assert not strings & (set(METHODS) - {"ce"}), name

@@ -1,0 +1,200 @@
+"""Truncation by hand, batches as functions of (seed, epoch), and texts of any size."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from randout.tokens import Tokens, batches, by_length, encode, percentile_length, truncate
+
+CLS, SEP = 101, 102
+WAYS = ["head", "head+tail"]
+
+
+def text(*ids):
+    return np.array([CLS, *ids, SEP], dtype=np.int32)
+
+
+class TestTruncate:
+    def test_head(self):
+        tokens = truncate([text(1, 2, 3, 4, 5), text(6), text(7, 8, 9)], 5, "head", suffix=1)
+        assert [tokens[i].tolist() for i in range(3)] == [[CLS, 1, 2, 3, SEP], [CLS, 6, SEP], [CLS, 7, 8, 9, SEP]]
+        assert tokens.whole.tolist() == [7, 3, 5]
+        assert tokens.lengths.tolist() == [5, 3, 5]
+        assert tokens.ids.dtype == np.int32
+        assert len(tokens) == 3
+        assert tokens.loss_of_truncation() == (1 / 3, 2 / 15)
+
+    @pytest.mark.parametrize(
+        ("max_length", "body"),
+        [(10, [1, 2, 15, 16, 17, 18, 19, 20]), (6, [1, 18, 19, 20]), (5, [18, 19, 20]), (3, [20]), (22, range(1, 21))],
+    )
+    def test_head_and_tail(self, max_length, body):
+        """A quarter of the room, rounded down, from the head and the rest from the tail."""
+        tokens = truncate([text(*range(1, 21))], max_length, "head+tail", suffix=1)
+        assert tokens[0].tolist() == [CLS, *body, SEP]
+
+    @pytest.mark.parametrize("truncation", ["head", "head+tail"])
+    def test_other_special_tokens(self, truncation):
+        bare = truncate([np.arange(9)], 4, truncation, suffix=0, prefix=0)[0]
+        assert bare.tolist() == ([0, 1, 2, 3] if truncation == "head" else [0, 6, 7, 8])
+        two = truncate([np.arange(9)], 5, truncation, suffix=2, prefix=1)[0]
+        assert two.tolist() == ([0, 1, 2, 7, 8] if truncation == "head" else [0, 5, 6, 7, 8])
+
+    def test_no_room(self):
+        for max_length in (0, 1, 2):
+            with pytest.raises(ValueError, match="no room"):
+                truncate([text(1, 2, 3)], max_length, "head", suffix=1)
+
+    def test_nothing(self):
+        tokens = truncate([], 5, "head", suffix=1)
+        assert (len(tokens), tokens.offsets.tolist()) == (0, [0])
+
+    @settings(max_examples=50, deadline=None, derandomize=True)
+    @given(st.lists(st.integers(0, 30), min_size=1, max_size=8), st.integers(3, 40), st.sampled_from(WAYS))
+    def test_properties(self, sizes, max_length, truncation):
+        rows = [text(*range(1, size + 1)) for size in sizes]
+        tokens = truncate(rows, max_length, truncation, suffix=1)
+        for row, size in enumerate(sizes):
+            kept = tokens[row].tolist()
+            assert len(kept) == min(size + 2, max_length)
+            assert (kept[0], kept[-1]) == (CLS, SEP)
+            assert kept[1:-1] == sorted(set(kept[1:-1]))
+            if truncation == "head" or size + 2 <= max_length:
+                assert kept[1:-1] == list(range(1, len(kept) - 1))
+
+
+def test_percentile():
+    rows = [np.zeros(n) for n in range(1, 102)]  # 99 % of the way from 1 to 101
+    assert percentile_length(rows, 512) == 100
+    assert percentile_length(rows, 64) == 64
+    assert percentile_length([np.zeros(7)], 512) == 7
+    assert percentile_length([np.zeros(1), np.zeros(2)], 512) == 2  # 1.99, rounded up
+
+
+def make(n=500, unlabelled=0, seed=0):
+    lengths = np.random.default_rng(seed).integers(3, 60, n + unlabelled)
+    rows = np.random.default_rng(seed + 1).permutation(n + unlabelled)
+    return lengths, rows[:n], rows[n:]
+
+
+SIZES = [(500, 0, 16), (37, 90, 8), (5, 0, 16), (16, 16, 16), (0, 9, 4)]
+
+
+class TestBatches:
+    @pytest.mark.parametrize("windows", [True, False])
+    @pytest.mark.parametrize(("n", "unlabelled", "size"), SIZES)
+    def test_every_row_once(self, n, unlabelled, size, windows):
+        lengths, labelled, rest = make(n, unlabelled)
+        found = batches(lengths, labelled, rest, size, seed=1, epoch=0, windows=windows)
+        assert sorted(np.concatenate(found)) == sorted([*labelled, *rest])
+        total = n + unlabelled
+        assert sorted(map(len, found)) == sorted([size] * (total // size) + [total % size] * (total % size > 0))
+        for rows in found:
+            assert (np.diff(lengths[rows]) >= 0).all()
+
+    @pytest.mark.parametrize("windows", [True, False])
+    def test_function_of_seed_and_epoch(self, windows):
+        lengths, labelled, rest = make(300, 40)
+
+        def drawn(seed, epoch):
+            np.random.seed(len(str(seed)) + epoch)  # global state plays no part
+            return [rows.tolist() for rows in batches(lengths, labelled, rest, 16, seed, epoch, windows)]
+
+        assert drawn(1, 0) == drawn(1, 0)
+        assert drawn(1, 0) != drawn(1, 1)
+        assert drawn(1, 0) != drawn(2, 0)
+
+    @pytest.mark.parametrize(("n", "unlabelled"), [(100, 300), (300, 100), (1, 99), (99, 1), (200, 200)])
+    def test_kinds_are_spread_evenly(self, n, unlabelled):
+        """Of the first k rows, the labelled ones are their share of k, rounded."""
+        lengths, labelled, rest = make(n, unlabelled)
+        found = batches(np.ones_like(lengths), labelled, rest, 1, seed=3, epoch=2, windows=False)
+        count = np.cumsum([int(rows[0]) in set(labelled.tolist()) for rows in found])
+        share = np.arange(1, n + unlabelled + 1) * n / (n + unlabelled)
+        assert (np.abs(count - share) <= 0.5 + 1e-9).all()
+
+    def test_windows_save_padding(self):
+        lengths, labelled, rest = make(2000)
+
+        def padded(windows):
+            return sum(len(r) * lengths[r].max() for r in batches(lengths, labelled, rest, 16, 1, 0, windows))
+
+        assert padded(True) < 1.1 * lengths.sum() < 1.5 * lengths.sum() < padded(False)
+
+    def test_windows_mix_the_lengths(self):
+        """Long and short batches take turns: the order of batches is drawn, too."""
+        lengths, labelled, rest = make(2000)
+        longest = [lengths[rows].max() for rows in batches(lengths, labelled, rest, 16, 1, 0, True)]
+        assert abs(np.corrcoef(longest[:-1], longest[1:])[0, 1]) < 0.3
+
+    def test_no_rows(self):
+        nothing = np.zeros(0, dtype=np.int64)
+        assert batches(np.zeros(0), nothing, nothing, 4, 1, 0, False) == []
+
+    def test_order_is_uniform(self):
+        """Each row's mean place over many epochs is the middle."""
+        lengths, labelled, rest = make(20)
+        places = np.zeros((400, 20))
+        for epoch in range(400):
+            for place, rows in enumerate(batches(lengths, labelled, rest, 1, 1, epoch, False)):
+                places[epoch, rows[0]] = place
+        assert np.abs(places.mean(0) - 9.5).max() < 5 * 5.77 / 20
+
+
+class TestByLength:
+    @settings(max_examples=50, deadline=None, derandomize=True)
+    @given(st.lists(st.integers(1, 80), min_size=1, max_size=60), st.integers(1, 300))
+    def test_cap(self, lengths, cap):
+        lengths = np.array(lengths)
+        rows = np.arange(len(lengths))[::2]
+        found = by_length(lengths, rows, cap)
+        assert sorted(np.concatenate(found)) == rows.tolist()
+        for group in found:
+            assert len(group) == 1 or len(group) * lengths[group].max() <= cap
+
+    def test_longest_first(self):
+        """The batch that needs most memory comes first."""
+        found = by_length(np.array([3, 9, 5]), np.arange(3), 9)
+        assert [group.tolist() for group in found] == [[1], [2], [0]]
+
+    def test_nothing(self):
+        assert by_length(np.zeros(0), np.zeros(0, dtype=np.int64)) == []
+
+
+class TestEncode:
+    @pytest.fixture
+    def tokenizer(self, tiny_model):
+        from transformers import AutoTokenizer
+
+        return lambda family: AutoTokenizer.from_pretrained(tiny_model(family))
+
+    @pytest.mark.parametrize("family", ["bert", "roberta"])
+    def test_is_the_tokenizer(self, tokenizer, family):
+        made = tokenizer(family)
+        texts = ["the doctor had a fever", "", "goal " * 200, "É 🙂 zzz\x00", "<pad> [PAD]"] * 3
+        found = encode(made, texts, chunk=4)
+        assert [row.tolist() for row in found] == [made(text, verbose=False)["input_ids"] for text in texts]
+        assert all(row.dtype == np.int32 for row in found)
+        assert encode(made, []) == []
+
+    @pytest.mark.parametrize(("family", "kind"), [("bert", "words"), ("bert", "one word")])
+    def test_five_million_characters(self, tokenizer, family, kind):
+        long = ("fever " * 833_334).strip() if kind == "words" else "f" * 5_000_000
+        made, began = tokenizer(family), time.perf_counter()
+        row = encode(made, [long, "a"])[0]
+        tokens = truncate([row], 32, "head+tail", suffix=1)
+        assert time.perf_counter() - began < 60
+        assert len(tokens[0]) == min(32, len(row))
+        if kind == "words":
+            assert len(row) == 833_336
+
+
+def test_tokens_of_one_text():
+    tokens = Tokens(np.arange(5, dtype=np.int32), np.array([0, 2, 5]), np.array([2, 9]))
+    assert tokens[1].tolist() == [2, 3, 4]
+    assert tokens.loss_of_truncation() == (0.5, 6 / 11)
