@@ -31,13 +31,26 @@ def main() -> None:
     runs, commands, shown = {}, [], []
     for arm in ARMS:
         folder = Path(arguments.runs) / arm
-        command = ["randout", "train", arguments.data, "--preset", arm, "-o", str(folder), "--student", arguments.student]
+        command = [
+            "randout",
+            "train",
+            arguments.data,
+            "--preset",
+            arm,
+            "-o",
+            str(folder),
+            "--student",
+            arguments.student,
+        ]
         command += ["--runs", arguments.runs, *(["--teacher", arguments.teacher] if "kd" in arm else []), *options]
         print("$", shlex.join(command), flush=True)
         subprocess.run([sys.executable, "-m", "randout.cli", *command[1:]], check=True)
         runs[arm], commands = RunFolder(folder), [*commands, command]
     for command in commands:
-        names = [Path(word.rpartition(":")[2]).name if Path(word.rpartition(":")[2]).is_absolute() else word for word in command]
+        names = [
+            Path(word.rpartition(":")[2]).name if Path(word.rpartition(":")[2]).is_absolute() else word
+            for word in command
+        ]
         shown.append(shlex.join(names))
     Path(arguments.page).parent.mkdir(parents=True, exist_ok=True)
     Path(arguments.page).write_text(page(arguments.title, runs, shown), encoding="utf-8")
@@ -49,14 +62,23 @@ def page(title: str, runs: dict[str, RunFolder], commands: list[str]) -> str:
     some = next(iter(runs.values())).record
     labels = dict(enumerate(some["identity"]["data"]["labels"]))
     where = ", ".join(f"{name} {value}" for name, value in some["environment"].items())
-    lines = [f"# {title}", "", f"Machine: {where}. One seed; the intervals speak of these saved models and new texts.", ""]
+    lines = [
+        f"# {title}",
+        "",
+        f"Machine: {where}. One seed; the intervals speak of these saved models and new texts.",
+        "",
+    ]
     lines += ["```sh", *commands, "```", "", "| arm | validation accuracy | best epoch |", "|---|---|---|"]
     for name, run in runs.items():
         history = run.read("history.json")
         score = run.read("metrics.json")["validation"]["accuracy"]
         lines.append(f"| {name} | {score:.2%} | {history['best_epoch']} of {len(history['epochs'])} |")
     teacher = runs["kd"].record.get("teacher", {})
-    lines += ["", f"Teacher ({teacher.get('name')}): validation accuracy {teacher.get('validation_accuracy', 0):.2%}.", ""]
+    lines += [
+        "",
+        f"Teacher ({teacher.get('name')}): validation accuracy {teacher.get('validation_accuracy', 0):.2%}.",
+        "",
+    ]
     lines += ["Test split, each arm against plain:", "", "```"]
     lines += [*figures.comparison_lines(compare_runs(runs, "plain")), "```", ""]
     for name, run in runs.items():

@@ -1,7 +1,7 @@
 """Examples a second: Randout-KD by randout against a plain Hugging Face `Trainer`, on the same batches.
 
     python benchmarks/throughput.py --model FOLDER --data rhmd:RHMD_3_Class.csv
-    python benchmarks/throughput.py --smoke        # a tiny random model and made-up texts: seconds, numbers mean nothing
+    python benchmarks/throughput.py --smoke    # a tiny random model, made-up texts: seconds, numbers mean nothing
 
 Each pair times both sides one after the other over the same random batches of the training split, the same model and a
 teacher of its size:
@@ -32,7 +32,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 
-from randout import config, job, models, prepare, soft_labels, train
+from randout import config, job, loop, models, prepare, soft_labels
 from randout.methods import METHODS
 from randout.prepare import Plan
 from randout.progress import Show
@@ -106,7 +106,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
 
 
 def draw(plan: Plan, arguments: argparse.Namespace, epoch: int) -> list[np.ndarray]:
-    """The first batches of an epoch, as `train.fit` will draw them."""
+    """The first batches of an epoch, as `loop.fit` will draw them."""
     settings, none = plan.config.train, np.zeros(0, np.int64)
     order = batches(
         plan.tokens.lengths, plan.dataset.split["train"], none, settings.batch_size, settings.seed, epoch, False
@@ -131,12 +131,12 @@ def seconds_per_label(teacher: Any, plan: Plan, arguments: argparse.Namespace, f
     return (time.perf_counter() - began) / len(texts)
 
 
-def time_randout(session: train.Session, material: train.Material, epoch: int, steps: int) -> float:
-    """Examples a second of `train.fit` over the first steps of an epoch, its warm-up not counted."""
+def time_randout(session: loop.Session, material: loop.Material, epoch: int, steps: int) -> float:
+    """Examples a second of `loop.fit` over the first steps of an epoch, its warm-up not counted."""
     if not session.encoder.packed:
         raise SystemExit(f"this encoder is not packed ({session.encoder.reason}), so the batches would differ")
     session.position.epoch, session.position.batch = epoch, 0
-    events = train.fit(session, material, validate=dict)
+    events = loop.fit(session, material, validate=dict)
     for _ in islice(events, WARM_UP):
         pass
     began = time.perf_counter()
@@ -152,7 +152,7 @@ def plain_model(source: models.Source, plan: Plan) -> Any:
 
 
 def time_trainer(student: Any, teacher: Any, plan: Plan, rows: list[np.ndarray], folder: Path) -> float:
-    """Examples a second of a Trainer that distils from a teacher in its loop, over the same batches in the same order."""
+    """Examples a second of a Trainer with the teacher in its loop, over the same batches in the same order."""
     from transformers import (
         AutoTokenizer,
         DataCollatorWithPadding,
@@ -205,7 +205,7 @@ def summary(
     pairs: list[dict[str, float]],
     label_seconds: float,
     plan: Plan,
-    session: train.Session,
+    session: loop.Session,
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:
     ratios = [pair["ratio"] for pair in pairs]

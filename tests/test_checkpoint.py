@@ -14,9 +14,9 @@ import torch
 
 from randout import checkpoint
 from randout.errors import Failure, UserError
+from randout.loop import Session
 from randout.methods.ce import CrossEntropy
 from randout.methods.kd import KnowledgeDistillation
-from randout.train import Session
 from training import (
     same_bits,
     session_of,

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as parquet
 import pytest
-from conftest import toy_texts
 
+from conftest import toy_texts
 from randout import cli
 
 Run = Callable[..., tuple[int, str, str]]
@@ -187,13 +187,23 @@ def test_unlabelled_texts_are_learned_from_a_teacher(run: Run, tiny_model: Any, 
     assert len(json.loads((tmp_path / "runs/u/split.json").read_text())["unlabeled"]) >= 60
 
 
-def test_leaking_split_of_the_user_is_scored_with_and_without_copies(
-    run: Run, tiny_model: Any, tmp_path: Path
-) -> None:
+def test_leaking_split_of_the_user_is_scored_with_and_without_copies(run: Run, tiny_model: Any, tmp_path: Path) -> None:
     texts, labels = toy_texts(120, 3)
     main = write_csv(tmp_path / "train.csv", list(zip(texts[:90], labels[:90], strict=True)))
     test = write_csv(tmp_path / "test.csv", list(zip(texts[80:], labels[80:], strict=True)))
-    words = ["train", main, "--test", test, "--student", tiny_model("bert"), "--teacher", "none", *SMALL, "-o", "runs/l"]
+    words = [
+        "train",
+        main,
+        "--test",
+        test,
+        "--student",
+        tiny_model("bert"),
+        "--teacher",
+        "none",
+        *SMALL,
+        "-o",
+        "runs/l",
+    ]
     code, out, errors = run(*words)
     assert code == 0
     assert "have a copy in train" in errors
@@ -203,14 +213,24 @@ def test_leaking_split_of_the_user_is_scored_with_and_without_copies(
 
 
 def test_resume_by_folder_and_time_limit(run: Run, tiny_model: Any, toy_csv: Any, tmp_path: Path) -> None:
-    words = ["train", toy_csv(120, 1), "--student", tiny_model("bert"), "--teacher", "none", *SMALL, "--set", "epochs=3"]
+    words = [
+        "train",
+        toy_csv(120, 1),
+        "--student",
+        tiny_model("bert"),
+        "--teacher",
+        "none",
+        *SMALL,
+        "--set",
+        "epochs=3",
+    ]
     assert run(*words, "-o", "whole/r")[0] == 0
     code, _, errors = run(*words, "-o", "parts/r", "--time-limit", "0s")
     assert code == 0
     assert "stopped by the time limit" in errors
     found = re.search(r"randout train --resume (\S+)", errors)
     assert found is not None
-    code, out, errors = run("train", "--resume", found[1])
+    code, _, errors = run("train", "--resume", found[1])
     assert code == 0, errors
     assert "going on from step" in errors
     for name in ("model/model.safetensors", "metrics.json", "predictions/test.parquet"):
@@ -278,7 +298,9 @@ def test_a_run_can_be_the_teacher(run: Run, finished: Path, tiny_model: Any, toy
     assert "was trained on" not in errors
 
 
-def test_a_teacher_that_saw_the_held_out_rows_is_told_of(run: Run, finished: Path, tiny_model: Any, toy_csv: Any) -> None:
+def test_a_teacher_that_saw_the_held_out_rows_is_told_of(
+    run: Run, finished: Path, tiny_model: Any, toy_csv: Any
+) -> None:
     words = ["train", toy_csv(240, 0), "--student", tiny_model("bert"), "--teacher", finished / "runs" / "one"]
     code, _, errors = run(*words, *SMALL, "-o", "runs/y", "--set", "split_seed=5")
     assert code == 0
@@ -352,8 +374,19 @@ def test_two_processes_on_one_run(run: Run, tiny_model: Any, toy_csv: Any, tmp_p
 
 def test_full_disk_while_saving(tiny_model: Any, toy_csv: Any, tmp_path: Path) -> None:
     """A real limit on file size in a child process: it fails with one line, and going on without the limit works."""
-    script = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (60000, 60000)); from randout.cli import main; main()"
-    words = ["train", str(toy_csv(90, 1)), "--student", str(tiny_model("bert")), "--teacher", "none", *SMALL, "-o", "runs/f"]
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60000, 60000))"
+    script = f"{limit}; from randout.cli import main; main()"
+    words = [
+        "train",
+        str(toy_csv(90, 1)),
+        "--student",
+        str(tiny_model("bert")),
+        "--teacher",
+        "none",
+        *SMALL,
+        "-o",
+        "runs/f",
+    ]
     environment = os.environ | {"RANDOUT_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, "-c", script, *words]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
@@ -397,7 +430,9 @@ def test_full_disk_while_saving(tiny_model: Any, toy_csv: Any, tmp_path: Path) -
         (["init", "-o", "ok.csv"], "already"),
     ],
 )
-def test_mistakes_are_told_in_one_message(run: Run, tmp_path: Path, words: list[str], expected: str, toy_csv: Any) -> None:
+def test_mistakes_are_told_in_one_message(
+    run: Run, tmp_path: Path, words: list[str], expected: str, toy_csv: Any
+) -> None:
     (tmp_path / "ok.csv").write_bytes(Path(toy_csv(90, 1)).read_bytes())
     write_csv(tmp_path / "one.csv", [(f"text {i}", "only") for i in range(20)])
     (tmp_path / "broken.toml").write_text("[train\nepochs = 1\n")
@@ -455,7 +490,9 @@ def test_doctor_looks_at_this_machine(run: Run) -> None:
 
 
 def test_help_and_import_load_nothing_heavy() -> None:
-    script = "import sys, randout, randout.cli; print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
+    script = (
+        "import sys, randout, randout.cli; print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from randout import checkpoint, config
 from randout.encoder import Output
 from randout.errors import UserError
+from randout.loop import Session, losses_of
 from randout.method import Batch, Forward, Method, Run, State
 from randout.methods import METHODS
 from randout.methods.ce import CrossEntropy
 from randout.methods.kd import KnowledgeDistillation
 from randout.methods.randout import Randout
 from randout.prepare import _check_losses
-from randout.train import Session, losses_of
 from training import (
     furthest,
     hooks_of,
@@ -206,7 +206,7 @@ def test_stopped_and_resumed_is_uninterrupted(tiny_model: Tiny, row: Row, stop: 
 
 
 def _fit(session: Session, material: Any) -> Any:
-    from randout.train import fit
+    from randout.loop import fit
 
     return fit(session, material, validation(session, material))
 
@@ -232,7 +232,7 @@ def test_model_is_left_as_it_was_found(tiny_model: Tiny, row: Row) -> None:
 @rows
 def test_evaluation_does_not_see_it(tiny_model: Tiny, row: Row) -> None:
     """Metrics during training are those of the same weights in a model that never met the method."""
-    from randout.train import predict
+    from randout.loop import predict
 
     session = start(tiny_model("bert"), row.methods)
     run_through(session, events=3)
@@ -275,7 +275,7 @@ def _doubled(state: State) -> State:
 
 
 def _whole_batch(session: Session) -> Batch:
-    from randout.train import _batch
+    from randout.loop import _batch
 
     material = some_material(session.encoder, 28, unlabelled=4)
     order = material.tokens.lengths[:8].argsort(kind="stable")
@@ -306,7 +306,7 @@ def test_losses_are_those_it_declares(tiny_model: Tiny, row: Row) -> None:
     session = start(tiny_model("bert"), [row.method])
     state = session.states[0]
     batch = row.method.inputs(session.run, state, _whole_batch(session))
-    from randout.train import student_forward
+    from randout.loop import student_forward
 
     def forward(batch: Batch = batch, **options: Any) -> Output:
         defaults = {"weights": None, "dropout": True, "perturb": True, "call": 0, "want": ()}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from conftest import toy_texts
 
 ROOT = Path(__file__).parents[1]

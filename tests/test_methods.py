@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from randout.encoder import Layout, Output, Sites
 from randout.errors import UserError
+from randout.loop import losses_of
 from randout.method import Method, Run, State, random_key
 from randout.methods import METHODS
 from randout.methods.ce import CrossEntropy
 from randout.methods.kd import KnowledgeDistillation, kl_divergence
 from randout.methods.randout import Randout
-from randout.train import losses_of
 from training import a_batch, same_bits, session_of, some_material, tiny_encoder, trained, weights_of
 
 WIDTH = 48

@@ -18,7 +18,7 @@ LAYERS = [  # a module may import from its own row and the rows above
     {"data", "metrics", "packing"},
     {"statistics", "config", "encoder"},
     {"figures", "method", "tokens"},
-    {"heads"},
+    {"heads", "model_sources"},
     {"methods", "loop", "models"},
     {"checkpoint", "soft_labels"},
     {"runs"},

@@ -14,11 +14,11 @@ from conftest import toy_texts
 from randout import models
 from randout.config import TrainTable
 from randout.encoder import Encoder
+from randout.loop import Event, Material, Session, begin, fit, predict
 from randout.method import Batch, Method, Run
 from randout.metrics import score
 from randout.models import Source
 from randout.tokens import encode, truncate
-from randout.train import Event, Material, Session, begin, fit, predict
 
 torch.set_num_threads(1)  # models this small: threads only wait for one another, seconds where the machine is busy
 

@@ -13,10 +13,10 @@ import numpy as np
 from . import config, models, prepare
 from .config import Config
 from .job import Options, Result, carry_out
+from .loop import predict as logits_of
 from .methods import METHODS
 from .progress import Show
 from .tokens import encode, truncate
-from .train import predict as logits_of
 
 
 def train(

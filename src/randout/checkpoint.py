@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .errors import Failure, UserError
-from .train import Position, Session
+from .loop import Position, Session
 
 POSITION = "position.json"
 

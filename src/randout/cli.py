@@ -6,16 +6,17 @@ import json
 import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .errors import Failure, UserError
-from .progress import Show, duration
+from .progress import Show
 
 if TYPE_CHECKING:
-    from .job import Options, Result
+    from .job import Result
     from .prepare import Plan
 
 app = typer.Typer(
@@ -62,7 +63,9 @@ def train(
     keep_texts: Annotated[bool, typer.Option("--keep-texts", help="write texts beside the predictions")] = False,
     resume: Annotated[Path | None, typer.Option(help="go on with this run")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="train beside a run that is there")] = False,
-    accept_changes: Annotated[bool, typer.Option("--accept-changes", help="resume on another machine or version")] = False,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="resume on another machine or version")
+    ] = False,
     time_limit: Annotated[str | None, typer.Option(help="stop cleanly after this long, as 2h, 90m")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what it would take, and stop")] = False,
     runs: RunsFolder = Path("runs"),
@@ -74,7 +77,7 @@ def train(
 
     show = Show(quiet or as_json)
     deadline = time.monotonic() + seconds_of(time_limit) if time_limit else None
-    tables = {
+    tables: dict[str, dict[str, Any]] = {
         "data": {
             "source": data,
             "text_column": text_column,
@@ -91,7 +94,11 @@ def train(
         "train": {"seed": seed, "device": device},
         "output": {"test": False if no_test else None, "keep_texts": keep_texts or None},
     }
-    asked = {name: kept for name, table in tables.items() if (kept := {k: v for k, v in table.items() if v not in (None, "")})}
+    asked = {
+        name: kept
+        for name, table in tables.items()
+        if (kept := {k: v for k, v in table.items() if v not in (None, "")})
+    }
     if resume is not None:
         if asked or preset or recipe or sets or out:
             raise UserError("--resume: a run goes on with its own settings; leave the other settings out")
@@ -143,17 +150,23 @@ def _report(result: Result, plan: Plan, as_json: bool) -> None:
     from .figures import score_lines
 
     if as_json:
-        print(json.dumps({"run": str(result.folder), "model": str(result.model_path), "metrics": result.metrics}, indent=1))
+        print(
+            json.dumps(
+                {"run": str(result.folder), "model": str(result.model_path), "metrics": result.metrics}, indent=1
+            )
+        )
         return
     for name, metrics in result.metrics.items():
         print(f"\n{name}")
         print("\n".join(score_lines(metrics, plan.dataset.id2label)))
         if "without_copies" in metrics:
             rest = metrics["without_copies"]
-            print(f"without the {metrics['rows'] - rest['rows']} rows that have a copy in train: accuracy {rest['accuracy']:.2%}")
+            print(
+                f"without the {metrics['rows'] - rest['rows']} rows that have a copy in train: accuracy {rest['accuracy']:.2%}"
+            )
     print(f"\nmodel   {result.model_path}")
     print(f"run     {result.folder}")
-    print(f"next    randout predict {result.folder} \"a text to classify\"")
+    print(f'next    randout predict {result.folder} "a text to classify"')
 
 
 @app.command("soft-labels")
@@ -177,17 +190,23 @@ def soft_labels(
     taught = job.teach(plan, job.Options(runs=runs, show=Show(quiet)))
     if taught is None:
         raise UserError("soft-labels: this recipe has no method that learns from a teacher")
-    print(f"{taught.name}: validation accuracy {taught.validation['accuracy']:.2%}, logits kept in {runs / 'soft-labels'}")
+    print(
+        f"{taught.name}: validation accuracy {taught.validation['accuracy']:.2%}, logits kept in {runs / 'soft-labels'}"
+    )
 
 
 @app.command()
 def evaluate(
     run: Annotated[str, typer.Argument(help="a run, or with a file any classifier's folder")],
-    file: Annotated[str, typer.Argument(help="a labelled file; else one of the run's own splits", metavar="[FILE]")] = "",
+    file: Annotated[
+        str, typer.Argument(help="a labelled file; else one of the run's own splits", metavar="[FILE]")
+    ] = "",
     split: Annotated[str, typer.Option(help="validation or test, of the run's own data")] = "validation",
     text_column: Annotated[str | None, typer.Option(help="column of the texts")] = None,
     label_column: Annotated[str | None, typer.Option(help="column of the labels")] = None,
-    runs: Annotated[Path | None, typer.Option("--runs", help="ignored; runs are named by their folder", hidden=True)] = None,
+    runs: Annotated[
+        Path | None, typer.Option("--runs", help="ignored; runs are named by their folder", hidden=True)
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -207,7 +226,9 @@ def evaluate(
 def predict(
     model: Annotated[str, typer.Argument(help="a run or a classifier's folder")],
     texts: Annotated[list[str] | None, typer.Argument(help="texts; none: lines of standard input")] = None,
-    file: Annotated[str | None, typer.Option("-f", "--file", help="a table; its columns and row order are kept")] = None,
+    file: Annotated[
+        str | None, typer.Option("-f", "--file", help="a table; its columns and row order are kept")
+    ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="where to write the table (with --file)")] = None,
     text_column: Annotated[str | None, typer.Option(help="column of the texts (with --file)")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
@@ -230,15 +251,23 @@ def predict(
     labels, probabilities = api.predict(model, found, device=device, show=show)
     scores = [float(row.max()) for row in probabilities]
     if table is None:
-        rows = [{"text": t, "label": label, "score": score} for t, label, score in zip(found, labels, scores, strict=True)]
+        rows = [
+            {"text": t, "label": label, "score": score} for t, label, score in zip(found, labels, scores, strict=True)
+        ]
         for row in rows:
-            print(json.dumps(row, ensure_ascii=False) if as_json else f"{row['label']}\t{row['score']:.4f}\t{row['text']}")
+            print(
+                json.dumps(row, ensure_ascii=False) if as_json else f"{row['label']}\t{row['score']:.4f}\t{row['text']}"
+            )
         return
     taken = set(table.columns)
     names = [name if name not in taken else f"predicted_{name}" for name in ("label", "score")]
     where = out or Path(file or "").with_suffix(f".labelled{Path(file or '').suffix}")
     data.write_table(data.appended(table, {names[0]: labels, names[1]: scores}), where)
-    print(json.dumps({"written": str(where), "rows": len(labels)}) if as_json else f"{len(labels):,} rows written to {where}")
+    print(
+        json.dumps({"written": str(where), "rows": len(labels)})
+        if as_json
+        else f"{len(labels):,} rows written to {where}"
+    )
 
 
 @runs_app.callback()
@@ -274,9 +303,7 @@ def show_run(run: Path, as_json: AsJson = False) -> None:
 
 
 @runs_app.command("rm")
-def remove_run(
-    run: Path, yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False
-) -> None:
+def remove_run(run: Path, yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False) -> None:
     """Delete a run folder."""
     from .runs import RunFolder, remove
 
@@ -344,7 +371,7 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:.2%}"
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     for row in [head, *rows]:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

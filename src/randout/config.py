@@ -7,7 +7,7 @@ preset, and `--set KEY=VALUE` over both. Every default is written out in a run's
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -50,7 +50,9 @@ class DataTable(Table):
 class StudentTable(Table):
     model: Name = _setting("auto", 'an encoder: hub name, folder, alias; "auto": a small one at hand')
     revision: Name = _setting("", "commit of the hub; empty: pinned at the first download")
-    head: Literal["model", "linear"] = _setting("model", '"model": the family\'s head; "linear": softmax(W s_CLS), eq. 1')
+    head: Literal["model", "linear"] = _setting(
+        "model", '"model": the family\'s head; "linear": softmax(W s_CLS), eq. 1'
+    )
     layers: tuple[int, ...] = _setting((), "blocks to keep, 0 the first; empty: all")
     max_length: Annotated[int, Field(ge=4)] | Literal["auto"] = _setting(
         "auto", 'most tokens a text; "auto": 99th percentile of the data'
@@ -63,12 +65,18 @@ class StudentTable(Table):
 class TeacherTable(Table):
     model: Name = _setting("auto", 'run, classifier or encoder; "none": no distillation; "auto": a larger one at hand')
     revision: Name = _setting("", "commit of the hub; empty: pinned at the first download")
-    labels: tuple[str, ...] = _setting((), "the teacher's labels in the order of its outputs, where it only says LABEL_0")
+    labels: tuple[str, ...] = _setting(
+        (), "the teacher's labels in the order of its outputs, where it only says LABEL_0"
+    )
     head: Literal["model", "linear"] = _setting("model", "as for the student, where the teacher is fine-tuned first")
     layers: tuple[int, ...] = _setting((), "blocks to keep where it is fine-tuned first; empty: all")
-    max_length: Annotated[int, Field(ge=4)] | Literal["auto"] = _setting("auto", 'most tokens a text; "auto": 99th percentile')
+    max_length: Annotated[int, Field(ge=4)] | Literal["auto"] = _setting(
+        "auto", 'most tokens a text; "auto": 99th percentile'
+    )
     truncation: Literal["head", "head+tail"] = _setting("head", "what is kept of a longer text")
-    epochs: Annotated[int, Field(ge=1)] | Same = _setting("same", 'where it is fine-tuned first; "same": as the student')
+    epochs: Annotated[int, Field(ge=1)] | Same = _setting(
+        "same", 'where it is fine-tuned first; "same": as the student'
+    )
     learning_rate: Annotated[float, Field(gt=0)] | Same = _setting("same", 'likewise; "same": as the student')
     batch_size: Annotated[int, Field(ge=1)] | Same = _setting("same", 'likewise; "same": as the student')
 
@@ -92,7 +100,9 @@ class TrainTable(Table):
         "accuracy", "what validation selects on"
     )
     patience: int = _setting(5, "stop after so many validations without a gain; 0: never", ge=0)
-    precision: Literal["auto", "float32", "bfloat16"] = _setting("auto", "auto: bfloat16 where the machine has it natively")
+    precision: Literal["auto", "float32", "bfloat16"] = _setting(
+        "auto", "auto: bfloat16 where the machine has it natively"
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = _setting("auto", "auto: a GPU if there is one")
     packing: bool = _setting(True, "compute no padding where the encoder admits it")
     save_minutes: float = _setting(5.0, "a checkpoint at least this often, besides each validation", gt=0)
@@ -183,7 +193,7 @@ def assignment_of(key: str, value: Any, methods: Iterable[str]) -> dict[str, Any
     return value
 
 
-def build(layers: Iterable[dict[str, Any]], methods: dict[str, type[BaseModel]]) -> Config:
+def build(layers: Iterable[dict[str, Any]], methods: Mapping[str, type[BaseModel]]) -> Config:
     """A configuration from recipes laid one over another (the first lowest), every method's defaults filled in.
 
     methods: the shelf, by name. Raises UserError naming the setting, what was found, and the nearest known name.
@@ -213,7 +223,9 @@ def _checked(model: type[BaseModel], value: Any, prefix: str) -> Any:
 
 
 def _in_words(model: type[BaseModel], error: Any, prefix: str) -> str:
-    path = [str(part) for part in error["loc"] if not str(part).startswith(("constrained-", "literal[", "int", "float"))]
+    path = [
+        str(part) for part in error["loc"] if not str(part).startswith(("constrained-", "literal[", "int", "float"))
+    ]
     where = prefix + ".".join(path)
     if error["type"] == "extra_forbidden":
         table: Any = model
@@ -228,7 +240,7 @@ def to_toml(config: Config) -> str:
     return tomli_w.dumps(config.model_dump(mode="json"))
 
 
-def commented(config: Config, methods: dict[str, type[BaseModel]]) -> str:
+def commented(config: Config, methods: Mapping[str, type[BaseModel]]) -> str:
     """The configuration as TOML with a comment a key: what `randout init` prints."""
     lines = []
     for name, field in Config.model_fields.items():

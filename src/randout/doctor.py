@@ -29,7 +29,9 @@ def examine() -> list[Row]:
     rows += [_gpu(torch)]
     found = models.at_hand()
     names = ", ".join(f"{f.name} ({(f / 'model.safetensors').stat().st_size / 2**20:.0f} MiB)" for f in found)
-    rows += [("encoders at hand", names or "none", "" if found else "randout demo brings one; or name one with --student")]
+    rows += [
+        ("encoders at hand", names or "none", "" if found else "randout demo brings one; or name one with --student")
+    ]
     cache = cache_folder()
     rows += [("cache", f"{cache}, {shutil.disk_usage(cache).free / 2**30:.0f} GiB free", "")]
     rows += [("model hub", *_hub())]

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,15 @@ import torch
 
 from . import checkpoint, models, prepare, runs, soft_labels
 from .config import to_toml
+from .encoder import Encoder
 from .errors import UserError
+from .loop import Material, Session, begin, fit, flush, predict, step
 from .method import Run
 from .metrics import score
 from .prepare import Plan, portable
 from .progress import Show, duration
 from .runs import RunFolder
 from .scoring import model_card, open_test, score_split, score_test
-from .train import Material, Session, begin, fit, flush, predict, step
 
 BEGUN = {".lock", "run.toml", "split.json", "run.json"}  # what stands in a run's folder before `run.json` does
 
@@ -40,7 +41,7 @@ class Options:
     fresh: bool = False
     accept_changes: bool = False
     deadline: float | None = None
-    show: Show = Show()
+    show: Show = field(default_factory=Show)
 
 
 class Stopped(Exception):
@@ -91,9 +92,13 @@ def estimate(plan: Plan, options: Options, steps: int = 3) -> list[str]:
         step(session, material, median)
     seconds = (time.perf_counter() - began) / steps * session.run.steps
     weights = sum(p.numel() for p in session.encoder.model.parameters())
-    activations = 34 * int(lengths[median].sum()) * session.encoder.model.config.hidden_size * len(session.encoder.sites.blocks)
+    activations = (
+        34 * int(lengths[median].sum()) * session.encoder.model.config.hidden_size * len(session.encoder.sites.blocks)
+    )
     lines = [f"rows: {', '.join(f'{len(index):,} {name}' for name, index in plan.dataset.split.items())}"]
-    lines += [f"tokens: {int(lengths[rows].sum()):,} an epoch, {int(lengths[rows].sum()) * epochs:,} in {epochs} epochs"]
+    lines += [
+        f"tokens: {int(lengths[rows].sum()):,} an epoch, {int(lengths[rows].sum()) * epochs:,} in {epochs} epochs"
+    ]
     lines += [f"memory: about {(16 * weights + 4 * activations) / 2**30:.1f} GiB for {weights / 1e6:.1f}M parameters"]
     lines += [f"time: about {duration(seconds)} for the student, all {epochs} epochs, without its teacher"]
     if plan.teacher_plan is not None:
@@ -132,7 +137,9 @@ def _folder(plan: Plan, options: Options) -> RunFolder:
         if was["fingerprint"] != plan.fingerprint:
             parts = [name for name, value in plan.identity.items() if was["identity"].get(name) != value]
             what = "the data changed since" if "data" in parts else f"another run ({', '.join(parts)} differ)"
-            raise UserError(f"{path}: this folder holds {what}; name another with -o, or use --fresh to train beside it")
+            raise UserError(
+                f"{path}: this folder holds {what}; name another with -o, or use --fresh to train beside it"
+            )
     elif path.exists() and (not path.is_dir() or {p.name.removesuffix(".partial") for p in path.iterdir()} - BEGUN):
         raise UserError(f"{path}: there is something else at this place, and it is left alone; name another with -o")
     return run
@@ -189,7 +196,9 @@ def teach(plan: Plan, options: Options) -> Taught | None:
     if source is None:
         return None
     dataset, table = plan.dataset, plan.config.teacher
-    rows = np.concatenate([dataset.split[name] for name in ("train", "validation", "unlabeled") if name in dataset.split])
+    rows = np.concatenate(
+        [dataset.split[name] for name in ("train", "validation", "unlabeled") if name in dataset.split]
+    )
     texts = [dataset.texts[row] for row in rows]
     _warn_of_leak(source, plan, options.show)
     encoder = models.load(source, pack=plan.config.train.packing)
@@ -198,7 +207,9 @@ def teach(plan: Plan, options: Options) -> Taught | None:
     precision = plan.config.train.precision
     parts = soft_labels.fingerprint(source.fingerprint(), max_length, table.truncation, precision, texts)
     encoder.model.to(plan.config.train.device)
-    logits = soft_labels.compute(encoder, texts, options.runs / "soft-labels", parts, options.show, source.label)[:, order]
+    logits = soft_labels.compute(encoder, texts, options.runs / "soft-labels", parts, options.show, source.label)[
+        :, order
+    ]
     spread = soft_labels.teacher_rows(logits, rows, len(dataset.texts))
     own = spread[dataset.split["validation"]].numpy()
     validation = score(dataset.labels[dataset.split["validation"]], own, dataset.id2label)
@@ -226,7 +237,9 @@ def _warn_of_leak(source: models.Source, plan: Plan, show: Show) -> None:
     for name in ("validation", "test"):
         held = [plan.dataset.row_ids[row] for row in plan.dataset.split.get(name, [])]
         if seen := sum(row in taught for row in held):
-            show.warn(f"the teacher was trained on {seen} of the {len(held)} {name} rows, so {name} scores will flatter")
+            show.warn(
+                f"the teacher was trained on {seen} of the {len(held)} {name} rows, so {name} scores will flatter"
+            )
 
 
 def make_session(plan: Plan) -> Session:
@@ -281,7 +294,10 @@ def _train(plan: Plan, run: RunFolder, teacher: Taught | None, options: Options)
     done = position.epoch * texts + position.batch * config.train.batch_size
     what = f"{plan.student.label} ({'+'.join(method.name for method in plan.methods)})"
     saved = time.monotonic()
-    with _stop_signal() as stop, show.bar(what, texts * config.train.epochs, min(done, texts * config.train.epochs)) as bar:
+    with (
+        _stop_signal() as stop,
+        show.bar(what, texts * config.train.epochs, min(done, texts * config.train.epochs)) as bar,
+    ):
         for event in fit(session, material, validate):
             bar(event.texts, "")
             why = stop.why or ("the time limit" if options.deadline and time.monotonic() > options.deadline else "")

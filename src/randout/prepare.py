@@ -79,7 +79,9 @@ def make(config: Config, dataset: Dataset | None = None) -> Plan:
     if teacher is None:
         methods = tuple(method for method in methods if not method.teacher)
         if "unlabeled" in dataset.split:
-            raise UserError("data.unlabeled: rows without labels are learned from a teacher only; name one with --teacher")
+            raise UserError(
+                "data.unlabeled: rows without labels are learned from a teacher only; name one with --teacher"
+            )
     if not any("ce" in method.losses or method.teacher for method in methods):
         raise UserError("methods: nothing to learn from is left; keep methods.ce, or methods.kd and a teacher")
     tokens, max_length = _tokens(student, config.student, dataset, notes)
@@ -107,7 +109,9 @@ def make(config: Config, dataset: Dataset | None = None) -> Plan:
 def read_data(config: Config) -> Dataset:
     """The dataset that `config.data` describes, split."""
     table = config.data
-    given = {name: value or None for name, value in table.model_dump().items() if name not in ("source", "split_seed")}
+    given: dict[str, Any] = {
+        name: value or None for name, value in table.model_dump().items() if name not in ("source", "split_seed")
+    }
     if not table.source:
         raise UserError("no data: name a file or a dataset, as in `randout train reviews.csv`")
     return data.load(table.source, seed=table.split_seed, **(given | {"split": table.split}))
@@ -144,7 +148,9 @@ def machine(config: Config) -> tuple[str, str]:
     if device == "auto":
         device = next(name for name in ("cuda", "mps", "cpu") if there[name])
     if not there[device]:
-        raise UserError(f"train.device: {device} is asked for, but torch {torch.__version__} finds none; see `randout doctor`")
+        raise UserError(
+            f"train.device: {device} is asked for, but torch {torch.__version__} finds none; see `randout doctor`"
+        )
     if precision == "auto":
         precision = "bfloat16" if native_bfloat16(device) else "float32"
     return device, precision
@@ -165,8 +171,9 @@ def _student(table: StudentTable, notes: list[str]) -> Source:
         return models.find(table.model, table.revision)
     near = models.at_hand()
     if near:
-        notes.append(f"student: {near[0].name}, the smallest encoder at hand (another: --student)")
-        return models.find(str(near[0]))
+        found = models.find(str(near[0]))
+        notes.append(f"student: {found.label}, the smallest encoder at hand (another: --student)")
+        return found
     found = models.find(models.DEFAULT_STUDENT)
     notes.append(f"student: {models.DEFAULT_STUDENT}, from the hub (another: --student)")
     return found
@@ -195,8 +202,9 @@ def _teacher(
     if not larger:
         notes.append("teacher: none, for no larger encoder is at hand; so no distillation (one: --teacher NAME)")
         return None, "none"
-    notes.append(f"teacher: {larger[-1].name}, the largest encoder at hand that fits here (another: --teacher)")
-    return models.find(str(larger[-1])), str(larger[-1])
+    source = models.find(str(larger[-1]))
+    notes.append(f"teacher: {source.label}, the largest encoder at hand that fits here (another: --teacher)")
+    return source, str(larger[-1])
 
 
 def _check_losses(methods: Sequence[Method]) -> None:
@@ -204,7 +212,9 @@ def _check_losses(methods: Sequence[Method]) -> None:
     for method in methods:
         for loss in method.losses:
             if loss in owners:
-                raise UserError(f"methods.{method.name}: methods.{owners[loss]} owns the loss {loss!r} already; keep one")
+                raise UserError(
+                    f"methods.{method.name}: methods.{owners[loss]} owns the loss {loss!r} already; keep one"
+                )
             owners[loss] = method.name
 
 
@@ -297,7 +307,11 @@ def truncation_of(source: Source) -> str:
 def stored_config(run: RunFolder) -> Config:
     """The configuration in a run's `run.toml`, its paths made good from where the folder lies now."""
     tables = read_recipe(run.path / "run.toml")
-    for table, keys in (("data", ("source", "validation", "test", "unlabeled")), ("student", ("model",)), ("teacher", ("model",))):
+    for table, keys in (
+        ("data", ("source", "validation", "test", "unlabeled")),
+        ("student", ("model",)),
+        ("teacher", ("model",)),
+    ):
         for key in keys:
             value = tables.get(table, {}).get(key, "")
             name, colon, inner = value.rpartition(":")

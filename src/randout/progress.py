@@ -32,12 +32,16 @@ class Show:
     def bar(self, what: str, total: int, done: int = 0, unit: str = "ex") -> Iterator[Advance]:
         """`advance(n, note)` moves the bar by n; speed and time left are shown."""
         if self.quiet:
-            yield lambda count, note="": None
+            yield _silent
         elif self.terminal:
             with _rich_bar(what, total, done, unit) as advance:
                 yield advance
         else:
             yield _plain_bar(self.say, what, total, done, unit)
+
+
+def _silent(_count: int, _note: str) -> None:
+    pass
 
 
 @contextmanager
@@ -55,8 +59,7 @@ def _rich_bar(what: str, total: int, done: int, unit: str) -> Iterator[Advance]:
             nonlocal count
             count += number
             speed = f"{count / max(time.monotonic() - began, 1e-9):.0f} {unit}/s"
-            fields = {"note": note} if note else {}
-            progress.update(task, advance=number, speed=speed, **fields)
+            progress.update(task, advance=number, speed=speed, note=note)
 
         yield advance
 

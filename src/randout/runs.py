@@ -1,12 +1,12 @@
 """Run folders: what is in one, who may write to it, and the record of test openings beside them.
 
-    run.toml        the whole configuration, every default filled in; paths are relative to the folder
-    run.json        format, command, environment, fingerprint and what it is made of, sha256 of the data, times
-    history.json    a row an epoch          split.json   row ids of every split
-    metrics.json    validation, and test once the test split was opened
-    predictions/    a Parquet file a split: row id, label, prediction, logits
-    model/          an ordinary Hugging Face folder
-    checkpoint/     only while the run is unfinished
+run.toml        the whole configuration, every default filled in; paths are relative to the folder
+run.json        format, command, environment, fingerprint and what it is made of, sha256 of the data, times
+history.json    a row an epoch          split.json   row ids of every split
+metrics.json    validation, and test once the test split was opened
+predictions/    a Parquet file a split: row id, label, prediction, logits
+model/          an ordinary Hugging Face folder
+checkpoint/     only while the run is unfinished
 """
 
 from __future__ import annotations

@@ -11,13 +11,13 @@ import numpy as np
 from . import data, figures, models, runs
 from .encoder import Encoder
 from .errors import UserError
+from .loop import predict
 from .metrics import log_probabilities, score
 from .prepare import Plan, make, stored_config, truncation_of
 from .progress import Show
 from .runs import RunFolder
 from .statistics import Comparison, compare_models
 from .tokens import encode, truncate
-from .train import predict
 
 
 def score_split(encoder: Encoder, plan: Plan, name: str, run: RunFolder, show: Show) -> dict[str, Any]:
@@ -71,7 +71,9 @@ def compare_runs(found: dict[str, RunFolder], baseline: str, split: str = "test"
     for name, run in found.items():
         path = run.path / "predictions" / f"{split}.parquet"
         if not path.exists():
-            raise UserError(f"{run.path}: no predictions of the {split} split; `randout evaluate --split {split}` makes them")
+            raise UserError(
+                f"{run.path}: no predictions of the {split} split; `randout evaluate --split {split}` makes them"
+            )
         tables[name] = parquet.read_table(path)
     first = tables[baseline]
     for name, table in tables.items():
@@ -109,12 +111,16 @@ def model_card(plan: Plan, metrics: dict[str, Any], teacher: str) -> str:
     lines += [f"Labels: {labels}. Texts of up to {length} tokens, truncated by `{plan.config.student.truncation}`."]
     if plan.config.student.truncation != "head":
         lines += ["A `transformers` pipeline truncates by head only, so longer texts score differently there."]
-    methods = ", ".join(f"`{m.name}` {json.dumps(m.model_dump(exclude_defaults=True, mode='json'))}" for m in plan.methods)
+    methods = ", ".join(
+        f"`{m.name}` {json.dumps(m.model_dump(exclude_defaults=True, mode='json'))}" for m in plan.methods
+    )
     lines += [f"Methods: {methods}." + (f" Teacher: {teacher}." if teacher else "")]
     lines += ["", "| split | rows | accuracy | 95 % interval | macro F1 |", "|---|---|---|---|---|"]
     for name, found in metrics.items():
         low, high = found.get("intervals", {}).get("accuracy", (float("nan"), float("nan")))
-        lines.append(f"| {name} | {rows[name]} | {found['accuracy']:.4f} | {low:.4f} to {high:.4f} | {found['macro_f1']:.4f} |")
+        lines.append(
+            f"| {name} | {rows[name]} | {found['accuracy']:.4f} | {low:.4f} to {high:.4f} | {found['macro_f1']:.4f} |"
+        )
     lines += ["", "```python", "from transformers import pipeline", ""]
     lines += ['classify = pipeline("text-classification", "path/to/this/folder", truncation=True)', "```", ""]
     return "\n".join(lines)

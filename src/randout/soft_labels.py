@@ -19,9 +19,9 @@ from safetensors.numpy import save_file
 
 from .encoder import Encoder
 from .errors import UserError
+from .loop import predict
 from .progress import Show
 from .tokens import encode, truncate
-from .train import predict
 
 
 def fingerprint(model: str, max_length: int, truncation: str, precision: str, texts: Sequence[str]) -> dict[str, str]:
@@ -47,7 +47,9 @@ def stored(folder: Path, parts: dict[str, str]) -> tuple[Path, np.ndarray | None
         with safe_open(path, framework="numpy") as file:
             found, logits = file.metadata() or {}, file.get_tensor("logits")
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: this store of soft labels cannot be read ({error}); delete it to make it anew") from None
+        raise UserError(
+            f"{path}: this store of soft labels cannot be read ({error}); delete it to make it anew"
+        ) from None
     digest = {"sha256": hashlib.sha256(logits.tobytes()).hexdigest()}
     if wrong := [name for name, value in (parts | digest).items() if found.get(name) != value]:
         raise UserError(
@@ -90,7 +92,11 @@ def column_order(teacher: dict[int, str], student: dict[int, str], named: Sequen
     if len(names) != len(own):
         raise UserError(f"--teacher-labels: {len(names)} names for the {len(own)} outputs of {source}")
     if sorted(names) != sorted(wanted):
-        way = "" if named else f". If it has these classes under other names, say which: --teacher-labels {','.join(wanted)}"
+        way = (
+            ""
+            if named
+            else f". If it has these classes under other names, say which: --teacher-labels {','.join(wanted)}"
+        )
         raise UserError(f"{source}: its labels are {', '.join(names)}; the data's are {', '.join(wanted)}{way}")
     return [names.index(name) for name in wanted]
 

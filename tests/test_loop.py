@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from randout.encoder import Encoder
 from randout.errors import Failure
+from randout.loop import Material, _batch, begin, fit, flush, learning_rate, losses_of, predict
 from randout.method import Batch, Forward, Method, Run, State
 from randout.methods.ce import CrossEntropy
 from randout.methods.kd import KnowledgeDistillation, kl_divergence
 from randout.methods.randout import Randout
 from randout.tokens import batches
-from randout.train import Material, _batch, begin, fit, flush, learning_rate, losses_of, predict
 from training import (
     furthest,
     same_bits,
