@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -102,7 +103,7 @@ def train(
     if resume is not None:
         if asked or preset or recipe or sets or out:
             raise UserError("--resume: a run goes on with its own settings; leave the other settings out")
-        out, runs = resume, resume.parent
+        out, runs = resume, _runs_of(resume)
     options = job.Options(runs, out, fresh, accept_changes, deadline, show)
     config = _stored(resume) if resume is not None else _config(asked, preset, recipe, sets)
     dataset = prepare.read_data(config)
@@ -125,12 +126,19 @@ def _config(asked: dict[str, Any], preset: str | None, recipe: Path | None, sets
     return config.build([*api.base_layers(preset, recipe), asked, *assignments], METHODS)
 
 
-def _stored(run: Path) -> Any:
-    from .prepare import stored_config
+def _runs_of(run: Path) -> Path:
+    """The folder in which the teacher and the soft labels of a run are."""
     from .runs import RunFolder
 
     if not (run / "run.toml").exists():
         raise UserError(f"--resume {run}: no run.toml there, so this is no run folder")
+    return Path(os.path.normpath(run / RunFolder(run).record["runs"]))
+
+
+def _stored(run: Path) -> Any:
+    from .prepare import stored_config
+    from .runs import RunFolder
+
     return stored_config(RunFolder(run))
 
 

@@ -119,8 +119,11 @@ def carry_out(plan: Plan, options: Options) -> Result:
             return Result(run, metrics, False)
         for note in plan.notes:
             options.show.say(note)
-        _begin_record(run, plan)
-        teacher = teach(plan, options)
+        _begin_record(run, plan, options)
+        try:
+            teacher = teach(plan, options)
+        except Stopped as stop:  # in the teacher's training: this run is the one to go on with
+            raise Stopped(stop.why, run) from None
         session = _train(plan, run, teacher, options)
         metrics = _finish(plan, run, session, teacher, options)
     return Result(run, metrics, True)
@@ -155,7 +158,7 @@ def environment(plan: Plan) -> dict[str, Any]:
     return {**versions, "device": name, "threads": torch.get_num_threads()}
 
 
-def _begin_record(run: RunFolder, plan: Plan) -> None:
+def _begin_record(run: RunFolder, plan: Plan, options: Options) -> None:
     if run.exists:
         return
     config, folder = plan.config, run.path
@@ -173,6 +176,7 @@ def _begin_record(run: RunFolder, plan: Plan) -> None:
     command = [Path(word).name if os.path.isabs(word) else word for word in sys.argv]
     record = {"format": runs.FORMAT, "fingerprint": plan.fingerprint, "identity": plan.identity, "command": command}
     record |= {"environment": environment(plan), "data": plan.dataset.sha256, "started": runs.now(), "finished": None}
+    record["runs"] = os.path.relpath(options.runs, folder)  # where a teacher and soft labels are
     run.write("run.json", record)
 
 

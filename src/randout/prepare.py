@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import data, datasets, models
+from . import data, datasets
 from .config import Config, StudentTable, TeacherTable, build, read_recipe
 from .data import Dataset
 from .encoder import position_offset, special_tokens
 from .errors import UserError
 from .method import Method
 from .methods import METHODS
-from .models import Source
+from .model_sources import DEFAULT_STUDENT, Source, at_hand, find
 from .runs import RunFolder
 from .tokens import Tokens, encode, percentile_length, truncate
 
@@ -168,14 +168,14 @@ def native_bfloat16(device: str) -> bool:
 
 def _student(table: StudentTable, notes: list[str]) -> Source:
     if table.model != "auto":
-        return models.find(table.model, table.revision)
-    near = models.at_hand()
+        return find(table.model, table.revision)
+    near = at_hand()
     if near:
-        found = models.find(str(near[0]))
+        found = find(str(near[0]))
         notes.append(f"student: {found.label}, the smallest encoder at hand (another: --student)")
         return found
-    found = models.find(models.DEFAULT_STUDENT)
-    notes.append(f"student: {models.DEFAULT_STUDENT}, from the hub (another: --student)")
+    found = find(DEFAULT_STUDENT)
+    notes.append(f"student: {DEFAULT_STUDENT}, from the hub (another: --student)")
     return found
 
 
@@ -192,17 +192,17 @@ def _teacher(
                 f"--teacher {name}: no method of this recipe learns from a teacher; leave it out, or add "
                 "--set methods.kd.weight=0.8"
             )
-        return models.find(name, config.teacher.revision), name
+        return find(name, config.teacher.revision), name
     if not wanted:
         return None, "none"
     weights = "model.safetensors"
     size = (student.folder / weights).stat().st_size if (student.folder / weights).exists() else 0
     limit = float("inf") if device == "cuda" else CPU_TEACHER
-    larger = [f for f in models.at_hand() if size * 1.2 < (f / weights).stat().st_size <= limit]
+    larger = [f for f in at_hand() if size * 1.2 < (f / weights).stat().st_size <= limit]
     if not larger:
         notes.append("teacher: none, for no larger encoder is at hand; so no distillation (one: --teacher NAME)")
         return None, "none"
-    source = models.find(str(larger[-1]))
+    source = find(str(larger[-1]))
     notes.append(f"teacher: {source.label}, the largest encoder at hand that fits here (another: --teacher)")
     return source, str(larger[-1])
 
@@ -296,6 +296,14 @@ def portable(path: str, folder: Path) -> str:
     if not path or not place.exists():
         return path
     return f"{name}{colon}{os.path.relpath(place.resolve(), folder.resolve())}"
+
+
+def replay(run: RunFolder) -> Plan:
+    """A finished run's data and tokens again, to score its saved model: nothing but the run and the data is needed."""
+    config, source = stored_config(run), find(str(run.path))
+    dataset = read_data(config)
+    tokens, _ = _tokens(source, config.student, dataset, [])
+    return Plan(config, dataset, (), source, tokens, None, None, run.record["identity"], ())
 
 
 def truncation_of(source: Source) -> str:

@@ -13,7 +13,7 @@ from .encoder import Encoder
 from .errors import UserError
 from .loop import predict
 from .metrics import log_probabilities, score
-from .prepare import Plan, make, stored_config, truncation_of
+from .prepare import Plan, replay, truncation_of
 from .progress import Show
 from .runs import RunFolder
 from .statistics import Comparison, compare_models
@@ -153,7 +153,7 @@ def score_run(path: Path, split: str, show: Show) -> tuple[dict[str, Any], dict[
         raise UserError(f"--split {split}: a run is scored on validation or test, or name a file")
     if split == "validation":
         return run.read("metrics.json")[split], dict(enumerate(labels))
-    plan = make(stored_config(run))
+    plan = replay(run)
     if plan.dataset.sha256 != run.record["data"]:
         raise UserError(f"{plan.config.data.source}: this is not the data the run was trained on (another sha256)")
     if "test" not in plan.dataset.split:
