@@ -32,7 +32,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 
-from randout import config, job, loop, models, prepare, soft_labels
+from randout import config, loop, models, prepare, soft_labels, student
 from randout.methods import METHODS
 from randout.prepare import Plan
 from randout.progress import Show
@@ -82,7 +82,7 @@ def compare(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     teacher = models.load(source, id2label=plan.dataset.id2label, seed=7)
     label_seconds = seconds_per_label(teacher, plan, arguments, folder)
     soft = torch.randn(texts, len(plan.dataset.id2label), generator=torch.Generator().manual_seed(0))
-    session, material = job.make_session(plan), job.make_material(plan, soft)
+    session, material = student.make_session(plan), student.make_material(plan, soft)
     theirs = (plain_model(source, plan), plain_model(source, plan))
     pairs = []
     for pair in range(arguments.pairs):
@@ -151,7 +151,7 @@ def plain_model(source: models.Source, plan: Plan) -> Any:
     return AutoModelForSequenceClassification.from_pretrained(source.folder, num_labels=labels, dtype=torch.float32)
 
 
-def time_trainer(student: Any, teacher: Any, plan: Plan, rows: list[np.ndarray], folder: Path) -> float:
+def time_trainer(model: Any, teacher: Any, plan: Plan, rows: list[np.ndarray], folder: Path) -> float:
     """Examples a second of a Trainer with the teacher in its loop, over the same batches in the same order."""
     from transformers import (
         AutoTokenizer,
@@ -195,7 +195,7 @@ def time_trainer(student: Any, teacher: Any, plan: Plan, rows: list[np.ndarray],
     labels, order = plan.dataset.labels, np.concatenate(rows)
     examples = [{"input_ids": plan.tokens[row].tolist(), "labels": int(labels[row])} for row in order]
     collator = DataCollatorWithPadding(AutoTokenizer.from_pretrained(plan.student.folder))
-    trainer = Distiller(student, settings, collator, examples, callbacks=[Clock])
+    trainer = Distiller(model, settings, collator, examples, callbacks=[Clock])
     trainer.remove_callback(PrinterCallback)  # it prints to standard output
     trainer.train()
     return len(np.concatenate(rows[WARM_UP:])) / (ended[-1] - ended[WARM_UP - 1])
@@ -230,7 +230,7 @@ def summary(
             "max_length": arguments.max_length,
             "steps": arguments.steps,
             "precision": session.precision,
-            **job.environment(plan),
+            **student.environment(plan),
         },
     }
 

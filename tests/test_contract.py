@@ -232,7 +232,7 @@ def test_model_is_left_as_it_was_found(tiny_model: Tiny, row: Row) -> None:
 @rows
 def test_evaluation_does_not_see_it(tiny_model: Tiny, row: Row) -> None:
     """Metrics during training are those of the same weights in a model that never met the method."""
-    from randout.loop import predict
+    from randout.inference import predict
 
     session = start(tiny_model("bert"), row.methods)
     run_through(session, events=3)

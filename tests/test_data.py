@@ -158,7 +158,7 @@ REFUSED = {  # name -> (columns, suffix, options, parts of the message)
         "row 1", "['a']", "multi-label", "one label", "--labels"]),
     "several labels in parquet": ({"text": LONG, "label": [["a"], ["b"]] * 15}, ".parquet", {}, ["row 1", "multi-label"]),
     "joined labels": ({"text": LONG, "label": ["a", "b", "a|b"] * 10}, ".csv", {}, ["row 3", "'a|b'", "multi-label"]),
-    "joined labels only": ({"text": LONG, "label": ["a, b", "b, c", "a, c"] * 10}, ".csv", {}, ["row 1", "'a, b'", "multi-label"]),
+    "joined only": ({"text": LONG, "label": ["a, b", "b, c", "a, c"] * 10}, ".csv", {}, ["row 1", "'a, b'", "multi-label"]),
     "lists in strings": ({"text": LONG, "label": ["['a']", "['b']", "['a', 'b']"] * 10}, ".csv", {}, ["row 3", "multi-label"]),
     "one class": ({"text": LONG, "label": ["x"] * 30}, ".csv", {}, ["all 30 rows", "'x'", "two classes or more"]),
     "labels like ids": ({"text": LONG, "label": LONG}, ".csv", {}, ["30 different labels in 30 rows", "an id or a free text"]),

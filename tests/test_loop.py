@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from randout.encoder import Encoder
 from randout.errors import Failure
-from randout.loop import Material, _batch, begin, fit, flush, learning_rate, losses_of, predict
+from randout.inference import predict
+from randout.loop import Material, _batch, begin, fit, flush, learning_rate, losses_of
 from randout.method import Batch, Forward, Method, Run, State
 from randout.methods.ce import CrossEntropy
 from randout.methods.kd import KnowledgeDistillation, kl_divergence

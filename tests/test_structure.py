@@ -19,13 +19,16 @@ LAYERS = [  # a module may import from its own row and the rows above
     {"statistics", "config", "encoder"},
     {"figures", "method", "tokens"},
     {"heads", "model_sources"},
-    {"methods", "loop", "models"},
+    {"methods", "loop", "models", "inference"},
     {"checkpoint", "soft_labels"},
     {"runs"},
     {"prepare"},
-    {"scoring"},
+    {"replay"},
+    {"scoring", "student"},
+    {"teacher"},
     {"job"},
     {"api", "demo", "doctor"},
+    {"cli_tools"},
     {"cli"},
 ]
 
@@ -59,7 +62,7 @@ def test_methods_import_the_interface_and_never_one_another() -> None:
 
 
 def test_no_module_of_the_loop_names_a_method() -> None:
-    for name in ("loop", "checkpoint", "method", "job", "soft_labels", "tokens", "encoder"):
+    for name in ("loop", "checkpoint", "method", "job", "student", "teacher", "soft_labels", "tokens", "encoder"):
         strings = {
             node.value
             for node in ast.walk(ast.parse((ROOT / f"{name}.py").read_text(encoding="utf-8")))

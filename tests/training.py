@@ -14,7 +14,8 @@ from conftest import toy_texts
 from randout import models
 from randout.config import TrainTable
 from randout.encoder import Encoder
-from randout.loop import Event, Material, Session, begin, fit, predict
+from randout.inference import predict
+from randout.loop import Event, Material, Session, begin, fit
 from randout.method import Batch, Method, Run
 from randout.metrics import score
 from randout.models import Source

@@ -12,10 +12,11 @@ import numpy as np
 
 from . import config, models, prepare
 from .config import Config
+from .inference import predict as logits_of
 from .job import Options, Result, carry_out
-from .loop import predict as logits_of
 from .methods import METHODS
 from .progress import Show
+from .replay import truncation_of
 from .tokens import encode, truncate
 
 
@@ -84,7 +85,7 @@ def predict(
     where, _ = prepare.machine(Config(train=config.TrainTable(device=device, precision="float32")))  # type: ignore[arg-type]
     encoder.model.to(where)
     rows = encode(encoder.tokenizer, texts)
-    tokens = truncate(rows, encoder.longest, prepare.truncation_of(source), encoder.suffix, encoder.prefix)
+    tokens = truncate(rows, encoder.longest, truncation_of(source), encoder.suffix, encoder.prefix)
     with (show or Show(quiet=True)).bar("predicting", len(texts)) as advance:
         logits = logits_of(encoder, tokens, np.arange(len(texts)), "float32", lambda count: advance(count, ""))
     shifted = np.exp(logits - logits.max(1, keepdims=True, initial=-np.inf))

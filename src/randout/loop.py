@@ -21,7 +21,7 @@ from .encoder import Encoder, Output, computing
 from .errors import Failure
 from .method import Batch, Method, Run, State, random_key
 from .metrics import better
-from .tokens import Tokens, batches, by_length
+from .tokens import Tokens, batches
 
 FLUSH = 20  # steps between reads of the losses on a GPU, where each read waits for it
 
@@ -315,20 +315,3 @@ def learning_rate(settings: TrainTable, step: int, steps: int) -> float:
     if settings.schedule == "constant":
         return settings.learning_rate
     return settings.learning_rate * max(steps - step, 0) / max(steps - warmup, 1)
-
-
-@torch.no_grad()
-def predict(
-    encoder: Encoder, tokens: Tokens, rows: np.ndarray, precision: str, seen: Callable[[int], None] = lambda texts: None
-) -> np.ndarray:
-    """Logits (len(rows), C) in float32, in the order of `rows`; no dropout, no noise. seen: told of texts done."""
-    encoder.model.eval()
-    place = {int(row): at for at, row in enumerate(rows)}
-    found = np.zeros((len(rows), encoder.model.config.num_labels), dtype=np.float32)
-    for group in by_length(tokens.lengths, rows):
-        ids = [torch.from_numpy(tokens[row].astype(np.int64)) for row in group]
-        with computing(encoder.device, precision):
-            logits = encoder.forward(ids).logits
-        found[[place[int(row)] for row in group]] = logits.float().cpu().numpy()
-        seen(len(group))
-    return found

@@ -7,24 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from . import data, datasets
-from .config import Config, StudentTable, TeacherTable, build, read_recipe
+from .config import Config, StudentTable, TeacherTable
 from .data import Dataset
 from .encoder import position_offset, special_tokens
 from .errors import UserError
 from .method import Method
 from .methods import METHODS
 from .model_sources import DEFAULT_STUDENT, Source, at_hand, find
-from .runs import RunFolder
 from .tokens import Tokens, encode, percentile_length, truncate
 
 CPU_TEACHER = 600 * 2**20  # bytes of weights: the largest teacher that is chosen unasked where there is no GPU
@@ -84,7 +81,7 @@ def make(config: Config, dataset: Dataset | None = None) -> Plan:
             )
     if not any("ce" in method.losses or method.teacher for method in methods):
         raise UserError("methods: nothing to learn from is left; keep methods.ce, or methods.kd and a teacher")
-    tokens, max_length = _tokens(student, config.student, dataset, notes)
+    tokens, max_length = tokens_for(student, config.student, dataset, notes)
     source = student.name
     settings = config.student.model_copy(
         update={"model": source, "revision": student.revision, "max_length": max_length}
@@ -218,7 +215,7 @@ def _check_losses(methods: Sequence[Method]) -> None:
             owners[loss] = method.name
 
 
-def _tokens(source: Source, table: StudentTable, dataset: Dataset, notes: list[str]) -> tuple[Tokens, int]:
+def tokens_for(source: Source, table: StudentTable, dataset: Dataset, notes: list[str]) -> tuple[Tokens, int]:
     """Every text of the dataset tokenised for the student, and the length they were cut to."""
     tokenizer, limit = tokenizer_and_limit(source)
     encoded = encode(tokenizer, dataset.texts)
@@ -287,43 +284,3 @@ def class_weights(dataset: Dataset) -> torch.Tensor:
     labels = dataset.labels[dataset.split["train"]]
     counts = np.bincount(labels[labels >= 0], minlength=len(dataset.id2label))
     return torch.tensor(counts.sum() / (len(counts) * np.maximum(counts, 1)), dtype=torch.float32)
-
-
-def portable(path: str, folder: Path) -> str:
-    """A path as `run.toml` keeps it: relative to the run folder; names of datasets and of the hub stay as they are."""
-    name, colon, inner = path.rpartition(":")  # rhmd:PATH
-    place = Path(inner if colon else path).expanduser()
-    if not path or not place.exists():
-        return path
-    return f"{name}{colon}{os.path.relpath(place.resolve(), folder.resolve())}"
-
-
-def replay(run: RunFolder) -> Plan:
-    """A finished run's data and tokens again, to score its saved model: nothing but the run and the data is needed."""
-    config, source = stored_config(run), find(str(run.path))
-    dataset = read_data(config)
-    tokens, _ = _tokens(source, config.student, dataset, [])
-    return Plan(config, dataset, (), source, tokens, None, None, run.record["identity"], ())
-
-
-def truncation_of(source: Source) -> str:
-    """How a run's texts were cut; "head" for any other classifier."""
-    run = RunFolder(source.folder.parent)
-    return stored_config(run).student.truncation if run.exists else "head"
-
-
-def stored_config(run: RunFolder) -> Config:
-    """The configuration in a run's `run.toml`, its paths made good from where the folder lies now."""
-    tables = read_recipe(run.path / "run.toml")
-    for table, keys in (
-        ("data", ("source", "validation", "test", "unlabeled")),
-        ("student", ("model",)),
-        ("teacher", ("model",)),
-    ):
-        for key in keys:
-            value = tables.get(table, {}).get(key, "")
-            name, colon, inner = value.rpartition(":")
-            beside = run.path / (inner if colon else value)
-            if value and beside.exists():
-                tables[table][key] = f"{name}{colon}{beside.resolve()}"
-    return build([tables], METHODS)

@@ -11,10 +11,11 @@ import numpy as np
 from . import data, figures, models, runs
 from .encoder import Encoder
 from .errors import UserError
-from .loop import predict
+from .inference import predict
 from .metrics import log_probabilities, score
-from .prepare import Plan, replay, truncation_of
+from .prepare import Plan
 from .progress import Show
+from .replay import replay, truncation_of
 from .runs import RunFolder
 from .statistics import Comparison, compare_models
 from .tokens import encode, truncate

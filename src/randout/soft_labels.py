@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from .encoder import Encoder
 from .errors import UserError
-from .loop import predict
+from .inference import predict
 from .progress import Show
 from .tokens import encode, truncate
 

@@ -1,0 +1,196 @@
+"""A plan's student, trained to the end: loaded, resumed, shown on the way, saved, stopped cleanly when asked."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import checkpoint, models
+from .inference import predict
+from .loop import Material, Session, begin, fit, flush, step
+from .method import Run
+from .metrics import score
+from .prepare import Plan, class_weights
+from .progress import Show, duration
+from .runs import RunFolder
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a job is carried out; nothing here changes its result. deadline: of `time.monotonic()`."""
+
+    runs: Path = Path("runs")
+    out: Path | None = None
+    fresh: bool = False
+    accept_changes: bool = False
+    deadline: float | None = None
+    show: Show = field(default_factory=Show)
+
+
+class Stopped(Exception):
+    """The training was stopped on request, and saved. `why` says by what, `run` where it stands."""
+
+    def __init__(self, why: str, run: RunFolder) -> None:
+        super().__init__(why)
+        self.why, self.run = why, run
+
+
+def environment(plan: Plan) -> dict[str, Any]:
+    """What the same bits depend on besides the configuration."""
+    import transformers
+
+    device = plan.config.train.device
+    name = torch.cuda.get_device_name() if device == "cuda" else device
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    return {**versions, "device": name, "threads": torch.get_num_threads()}
+
+
+def make_session(plan: Plan) -> Session:
+    """The student loaded and its methods started, at position zero."""
+    config = plan.config
+    rates = {"dropout": config.student.dropout, "attention_dropout": config.student.attention_dropout}
+    if config.train.device == "cuda":  # the same bits, at some cost
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    encoder = models.load(
+        plan.student,
+        id2label=plan.dataset.id2label,
+        head=config.student.head,
+        layers=config.student.layers,
+        seed=config.train.seed,
+        pack=config.train.packing,
+        **{name: None if rate == "model" else float(rate) for name, rate in rates.items()},
+    )
+    encoder.model.to(config.train.device)
+    weights = class_weights(plan.dataset).to(config.train.device)
+    run = Run(encoder.model, encoder.sites, config.train.seed, len(plan.dataset.id2label), weights)
+    for method in plan.methods:
+        method.check(run)
+    return begin(encoder, run, plan.methods, config.train, config.train.precision)
+
+
+def make_material(plan: Plan, teacher: torch.Tensor | None) -> Material:
+    """What the student of `plan` learns from; teacher: (n, C) logits."""
+    split = plan.dataset.split
+    unlabelled = split.get("unlabeled", np.zeros(0, np.int64))
+    return Material(plan.tokens, torch.from_numpy(plan.dataset.labels), split["train"], unlabelled, teacher)
+
+
+def train_student(plan: Plan, run: RunFolder, teacher: torch.Tensor | None, options: Options) -> Session:
+    """Train to the end from the last checkpoint, saving on the way; the session comes back with its best weights.
+
+    teacher: its logits (n, C), or None. Raises Stopped once a stop was asked for and the state is saved.
+    """
+    show, config, dataset = options.show, plan.config, plan.dataset
+    session = make_session(plan)
+    where = environment(plan)
+    if checkpoint.restore(session, run.checkpoint, where, options.accept_changes):
+        show.say(f"going on from step {session.position.step} of {run.path}")
+    if not session.encoder.packed:
+        show.say(f"{plan.student.label} runs padded, in windows sorted by length: {session.encoder.reason}")
+    material = make_material(plan, teacher)
+    held = dataset.split["validation"]
+
+    def validate() -> dict[str, Any]:
+        logits = predict(session.encoder, plan.tokens, held, config.train.precision)
+        return score(dataset.labels[held], logits, dataset.id2label)
+
+    texts = len(material.labelled) + len(material.unlabelled)
+    position = session.position
+    done = position.epoch * texts + position.batch * config.train.batch_size
+    what = f"{plan.student.label} ({'+'.join(method.name for method in plan.methods)})"
+    saved = time.monotonic()
+    with (
+        _stop_signal() as stop,
+        show.bar(what, texts * config.train.epochs, min(done, texts * config.train.epochs)) as bar,
+    ):
+        for event in fit(session, material, validate):
+            bar(event.texts, "")
+            why = stop.why or ("the time limit" if options.deadline and time.monotonic() > options.deadline else "")
+            ended = bool(position.ended)
+            if event.metrics is not None or why or time.monotonic() - saved > 60 * config.train.save_minutes:
+                flush(session)
+                checkpoint.save(session, run.checkpoint, where, event.improved)
+                saved = time.monotonic()
+            if event.metrics is not None:
+                show.say(_epoch_line(what, session, event.improved))
+            if why and not ended:
+                raise Stopped(why, run)
+    checkpoint.restore_best(session, run.checkpoint)
+    return session
+
+
+def _epoch_line(what: str, session: Session, improved: bool) -> str:
+    row, settings = session.position.history[-1], session.settings
+    losses = ", ".join(f"{name[5:]} {value:.3f}" for name, value in row.items() if name.startswith("loss_"))
+    value = row[f"validation_{settings.metric}"]
+    shown = f"{value:.4f}" if settings.metric == "log_loss" else f"{value:.2%}"
+    best = " (best so far)" if improved else ""
+    ended = session.position.ended
+    stop = f"; stopping: {ended}" if ended and not ended.startswith("all") else ""
+    spent = duration(row["seconds"])
+    return f"{what}: epoch {row['epoch']}/{settings.epochs}, {losses}, validation {settings.metric} {shown}{best}, {spent}{stop}"
+
+
+class _Stop:
+    why = ""
+
+
+@contextlib.contextmanager
+def _stop_signal() -> Iterator[_Stop]:
+    """While open, the first Ctrl-C (or SIGTERM) asks for a clean stop; a second one interrupts at once."""
+    stop = _Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(number: int, _frame: Any) -> None:
+        if stop.why:
+            raise KeyboardInterrupt
+        stop.why = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def estimate(plan: Plan, steps: int = 3) -> list[str]:
+    """What a dry run says: rows, tokens, memory, and minutes from `steps` real steps on copies that are thrown away."""
+    session = make_session(plan)
+    spread = torch.zeros(len(plan.dataset.texts), len(plan.dataset.id2label)) if plan.has_teacher else None
+    material = make_material(plan, spread)
+    rows = np.concatenate([material.labelled, material.unlabelled])
+    lengths, size, epochs = plan.tokens.lengths, plan.config.train.batch_size, plan.config.train.epochs
+    session.run.steps = -(-len(rows) // size) * epochs
+    median = rows[np.argsort(lengths[rows], kind="stable")][np.linspace(0, len(rows) - 1, size).round().astype(int)]
+    for number in range(steps + 1):
+        if number == 1:  # the first step also allocates
+            began = time.perf_counter()
+        step(session, material, median)
+    seconds = (time.perf_counter() - began) / steps * session.run.steps
+    weights = sum(p.numel() for p in session.encoder.model.parameters())
+    activations = (
+        34 * int(lengths[median].sum()) * session.encoder.model.config.hidden_size * len(session.encoder.sites.blocks)
+    )
+    lines = [f"rows: {', '.join(f'{len(index):,} {name}' for name, index in plan.dataset.split.items())}"]
+    lines += [
+        f"tokens: {int(lengths[rows].sum()):,} an epoch, {int(lengths[rows].sum()) * epochs:,} in {epochs} epochs"
+    ]
+    lines += [f"memory: about {(16 * weights + 4 * activations) / 2**30:.1f} GiB for {weights / 1e6:.1f}M parameters"]
+    lines += [f"time: about {duration(seconds)} for the student, all {epochs} epochs, without its teacher"]
+    if plan.teacher_plan is not None:
+        lines += ["teacher, fine-tuned first:"] + [f"  {line}" for line in estimate(plan.teacher_plan, steps)]
+    return lines

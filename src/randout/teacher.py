@@ -1,0 +1,109 @@
+"""What a student learns from: a teacher found or fine-tuned first, its soft labels, and whether it is any better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import models, runs, soft_labels
+from .encoder import Encoder
+from .errors import UserError
+from .metrics import score
+from .prepare import Plan
+from .progress import Show
+from .runs import RunFolder
+from .student import Options
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What a teacher gives: its logits for every row of the dataset (n, C), NaN where it was not asked, and its score."""
+
+    name: str
+    logits: torch.Tensor
+    validation: dict[str, Any]
+
+
+def teach(plan: Plan, options: Options, fine_tune: Callable[[Plan, Options], Path]) -> Taught | None:
+    """The teacher's soft labels for the rows to learn from and to validate on, or None where there is no teacher.
+
+    fine_tune: carries out the plan of a teacher that is a bare encoder, and returns its run folder.
+    """
+    source = plan.teacher
+    if plan.teacher_plan is not None:
+        options.show.say(f"teacher: {plan.config.teacher.model} is fine-tuned first")
+        source = models.find(str(fine_tune(plan.teacher_plan, replace(options, out=None, fresh=False))))
+    if source is None:
+        return None
+    dataset, table = plan.dataset, plan.config.teacher
+    rows = np.concatenate(
+        [dataset.split[name] for name in ("train", "validation", "unlabeled") if name in dataset.split]
+    )
+    texts = [dataset.texts[row] for row in rows]
+    _warn_of_leak(source, plan, options.show)
+    encoder = models.load(source, pack=plan.config.train.packing)
+    order = soft_labels.column_order(encoder.model.config.id2label, dataset.id2label, table.labels, source.name)
+    max_length = _teacher_length(table.max_length, encoder, plan)
+    precision = plan.config.train.precision
+    parts = soft_labels.fingerprint(source.fingerprint(), max_length, table.truncation, precision, texts)
+    encoder.model.to(plan.config.train.device)
+    logits = soft_labels.compute(encoder, texts, options.runs / "soft-labels", parts, options.show, source.label)
+    spread = soft_labels.teacher_rows(logits[:, order], rows, len(dataset.texts))
+    own = spread[dataset.split["validation"]].numpy()
+    validation = score(dataset.labels[dataset.split["validation"]], own, dataset.id2label)
+    options.show.say(f"teacher {source.label}: validation accuracy {validation['accuracy']:.2%}")
+    return Taught(source.label, spread, validation)
+
+
+def _teacher_length(asked: int | str, encoder: Encoder, plan: Plan) -> int:
+    """The length the teacher reads: asked for, what it was trained with, or the student's."""
+    if asked != "auto":
+        if int(asked) > encoder.longest:
+            raise UserError(f"teacher.max_length: {asked} asked for, but it takes {encoder.longest} at most")
+        return int(asked)
+    if plan.teacher_plan is not None:
+        return int(plan.teacher_plan.config.student.max_length)
+    return min(encoder.longest, 512)
+
+
+def _warn_of_leak(source: models.Source, plan: Plan, show: Show) -> None:
+    """Say so where a teacher that is a run was trained on rows that are held out here."""
+    run = RunFolder(source.folder.parent)
+    if not run.exists or run.record["data"] != plan.dataset.sha256:
+        return
+    taught = set(run.read("split.json").get("train", []))
+    for name in ("validation", "test"):
+        held = [plan.dataset.row_ids[row] for row in plan.dataset.split.get(name, [])]
+        if seen := sum(row in taught for row in held):
+            show.warn(
+                f"the teacher was trained on {seen} of the {len(held)} {name} rows, so {name} scores will flatter"
+            )
+
+
+def compare_with_teacher(plan: Plan, own: dict[str, Any], teacher: Taught, run: RunFolder, show: Show) -> None:
+    """Warn where the teacher is not above the plain student (a finished plain run beside, else this student)."""
+    plain = own["accuracy"]
+    what = "this student"
+    for other in runs.list_runs(run.path.parent):
+        if _is_plain_twin(other, plan):
+            plain, what = other.read("metrics.json")["validation"]["accuracy"], "the plain student"
+    if teacher.validation["accuracy"] <= plain:
+        show.warn(
+            f"the teacher ({teacher.validation['accuracy']:.2%}) is not above {what} ({plain:.2%}) on validation, "
+            "so there may be little to learn from it"
+        )
+
+
+def _is_plain_twin(other: RunFolder, plan: Plan) -> bool:
+    """Whether a run is the same student on the same rows with cross-entropy alone, finished."""
+    try:
+        identity = other.record["identity"] if other.finished else {"methods": {}}
+    except UserError:  # of another format: not ours to judge here
+        return False
+    same = ("data", "split", "student")
+    return identity["methods"].keys() == {"ce"} and all(identity[part] == plan.identity[part] for part in same)
