@@ -12,7 +12,7 @@ import importlib
 import os
 from typing import Any
 
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch takes large pages: fewer page faults, an eighth less time
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch takes large memory pages: fewer page faults
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 __version__ = "0.1.0"

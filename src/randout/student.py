@@ -51,7 +51,7 @@ def environment(plan: Plan) -> dict[str, Any]:
 
     device = plan.config.train.device
     name = torch.cuda.get_device_name() if device == "cuda" else device
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "numpy": np.__version__}
     return {**versions, "device": name, "threads": torch.get_num_threads()}
 
 
