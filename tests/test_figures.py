@@ -32,7 +32,7 @@ def test_score_lines():
         "weighted F1         66.67 %",
         "calibration error   23.33 %",
         "log loss           1.0688",
-        "majority class      50.00 % right is always 'health mention'",
+        "majority class      50.00 %  (always 'health mention')",
         "",
         "label               precision  recall     F1  rows",
         "figurative mention     100.00   50.00  66.67     2",

@@ -35,9 +35,9 @@ PARTS = (
     "tokenizer_config.json",
     "vocab.txt",
 )
-ROWS = {"train": 2000, "validation": 600, "test": 1500}
-UNLABELLED = 6000
-SETTINGS: dict[str, Any] = {"epochs": 3, "learning_rate": 5e-5, "batch_size": 16, "seed": 1}
+ROWS = {"train": 2000, "validation": 500, "test": 1500}
+UNLABELLED = 4000
+SETTINGS: dict[str, Any] = {"epochs": 2, "learning_rate": 1e-4, "batch_size": 16, "seed": 1}
 MAX_LENGTH = 64
 ARMS = {  # name -> (preset, with the unlabelled texts)
     "plain": ("plain", False),

