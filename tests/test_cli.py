@@ -512,3 +512,24 @@ def test_library_train_on_columns_in_memory(tiny_model: Any, tmp_path: Path) -> 
     found, probabilities = randout.predict(result.folder, ["fever cough doctor pain nurse"])
     assert found == ["health"]
     assert probabilities.shape == (1, 3)
+
+
+def test_another_thread_count_is_asked_about(
+    run: Run, tiny_model: Any, toy_csv: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from randout import progress
+
+    words = ["train", toy_csv(90, 1), "--student", tiny_model("bert"), "--teacher", "none", *SMALL, "-o", "runs/t"]
+    assert run(*words, "--time-limit", "0s")[0] == 0
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    code, _, errors = run(*words)
+    assert code == 2
+    assert "threads was" in errors
+    assert "is 7" in errors
+    assert "--accept-changes" in errors
+    asked: list[str] = []
+    monkeypatch.setattr(progress.Show, "ask", lambda self, question: asked.append(question) or True)
+    assert run(*words)[0] == 0
+    assert "Go on all the same?" in asked[0]

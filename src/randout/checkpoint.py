@@ -60,15 +60,9 @@ def restore(session: Session, folder: Path, environment: dict[str, Any], accept:
     record = _read(folder)
     if not record:
         return False
-    changed = {
-        k: (record["environment"].get(k), v) for k, v in environment.items() if record["environment"].get(k) != v
-    }
+    changed = changes(folder, environment)
     if changed and not accept:
-        lines = "; ".join(f"{name} was {was}, is {now}" for name, (was, now) in changed.items())
-        raise UserError(
-            f"{folder}: this checkpoint was made elsewhere ({lines}), so going on would not give the same bits. "
-            "Add --accept-changes to go on all the same, or --fresh to start again beside it"
-        )
+        raise UserError(f"{changed}. Add --accept-changes to go on all the same, or --fresh to start again beside it")
     tensors = _load(folder, record["state"])
     try:
         position = Position(**record["position"])
@@ -77,6 +71,17 @@ def restore(session: Session, folder: Path, environment: dict[str, Any], accept:
         raise UserError(f"{folder}: the checkpoint does not fit this model ({str(error)[:200]}); use --fresh") from None
     session.position = position
     return True
+
+
+def changes(folder: Path, environment: dict[str, Any]) -> str:
+    """What is no longer as it was when the checkpoint in `folder` was made, in a sentence; empty where nothing is."""
+    was = _read(folder).get("environment", environment)
+    lines = [f"{name} was {was.get(name)}, is {now}" for name, now in environment.items() if was.get(name) != now]
+    if not lines:
+        return ""
+    return (
+        f"{folder}: this checkpoint was made elsewhere ({'; '.join(lines)}), so going on would not give the same bits"
+    )
 
 
 def restore_best(session: Session, folder: Path) -> None:

@@ -28,6 +28,13 @@ class Show:
     def warn(self, text: str) -> None:
         print(f"warning: {text}", file=sys.stderr, flush=True)
 
+    def ask(self, question: str) -> bool:
+        """Yes or no from the person at the terminal; no where there is none."""
+        if not (self.terminal and sys.stdin.isatty()) or self.quiet:
+            return False
+        print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
     @contextmanager
     def bar(self, what: str, total: int, done: int = 0, unit: str = "ex") -> Iterator[Advance]:
         """`advance(n, note)` moves the bar by n; speed and time left are shown."""

@@ -94,7 +94,9 @@ def train_student(plan: Plan, run: RunFolder, teacher: torch.Tensor | None, opti
     show, config, dataset = options.show, plan.config, plan.dataset
     session = make_session(plan)
     where = environment(plan)
-    if checkpoint.restore(session, run.checkpoint, where, options.accept_changes):
+    changed = checkpoint.changes(run.checkpoint, where)
+    accepted = options.accept_changes or bool(changed and show.ask(f"{changed}. Go on all the same?"))
+    if checkpoint.restore(session, run.checkpoint, where, accepted):
         show.say(f"going on from step {session.position.step} of {run.path}")
     if not session.encoder.packed:
         show.say(f"{plan.student.label} runs padded, in windows sorted by length: {session.encoder.reason}")
