@@ -25,7 +25,6 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("RANDOUT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(demo, "ROWS", {"train": 80, "validation": 30, "test": 40})
     monkeypatch.setattr(demo, "UNLABELLED", 50)
-    monkeypatch.setattr(demo, "SETTINGS", demo.SETTINGS | {"epochs": 1})
     encoder = build("bert", tmp_path / "encoder", num_hidden_layers=6)
     monkeypatch.setattr(demo, "fetch_encoder", lambda: encoder)
 
