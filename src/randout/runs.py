@@ -120,26 +120,26 @@ def remove(run: RunFolder) -> None:
         shutil.rmtree(run.path)
 
 
-def openings(folder: Path, data: str = "") -> list[dict[str, Any]]:
-    """The test openings recorded in a folder of runs, oldest first; with `data`, those of that data's sha256."""
+def openings(folder: Path, rows: str = "") -> list[dict[str, Any]]:
+    """The test openings recorded in a folder of runs, oldest first; with `rows`, those of rows with that sha256."""
     path = folder / OPENINGS
     if not path.exists():
         return []
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return [row for row in rows if not data or row["data"] == data]
+    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [entry for entry in found if not rows or entry["rows"] == rows]
 
 
-def record_opening(run: RunFolder, data: str, split: str, by: str) -> int:
-    """Append one opening of a test split to the record beside the run; how many there were of this data's, with it.
+def record_opening(run: RunFolder, rows: str, split: str, by: str) -> int:
+    """Append one opening of a test split to the record beside the run; how many there were of these rows, with it.
 
     The end of one and the same training counts once, however often it was interrupted.
     """
     fingerprint = run.record["fingerprint"]
-    before = openings(run.path.parent, data)
+    before = openings(run.path.parent, rows)
     same = [row for row in before if row["fingerprint"] == fingerprint and row["by"] == by == "train"]
     if same and same[-1]["run"] == run.path.name:
         return len(before)
-    row = {"at": now(), "run": run.path.name, "fingerprint": fingerprint, "data": data, "split": split, "by": by}
+    row = {"at": now(), "run": run.path.name, "fingerprint": fingerprint, "rows": rows, "split": split, "by": by}
     with (run.path.parent / OPENINGS).open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(row) + "\n")
     return len(before) + 1
