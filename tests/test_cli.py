@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tomllib
@@ -533,3 +534,22 @@ def test_another_thread_count_is_asked_about(
     monkeypatch.setattr(progress.Show, "ask", lambda self, question: asked.append(question) or True)
     assert run(*words)[0] == 0
     assert "Go on all the same?" in asked[0]
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(run: Run, tiny_model: Any, toy_csv: Any, tmp_path: Path) -> None:
+    words = ["train", str(toy_csv(120, 1)), "--student", str(tiny_model("bert")), "--teacher", "none", *SMALL]
+    words += ["--set", "epochs=400", "--set", "patience=0", "-o", "runs/c"]
+    environment = os.environ | {"RANDOUT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "randout.cli", *words]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "epoch 2/400" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stderr.read()
+    assert process.returncode == 130, rest
+    assert "stopped by Ctrl-C, and saved. Go on with: randout train --resume runs/c" in rest
+    assert "Traceback" not in rest
+    position = json.loads((tmp_path / "runs/c/checkpoint/position.json").read_text())["position"]
+    assert 2 <= position["epoch"] < 400
