@@ -105,6 +105,7 @@ def test_run_folder_holds_no_path_of_the_machine(finished: Path) -> None:
     for file in (finished / "runs" / "one").rglob("*"):
         if file.suffix in (".toml", ".json", ".md", ".parquet"):
             assert str(finished).encode() not in file.read_bytes(), file
+            assert b"../../.." not in file.read_bytes().replace(b"../../../toy", b""), file
 
 
 def test_output_is_results_and_messages_go_to_standard_error(finished: Path) -> None:

