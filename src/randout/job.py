@@ -115,7 +115,7 @@ def _write_config(run: RunFolder, plan: Plan, student: str, teacher: str) -> Non
     """
     config, files = plan.config, ("source", "validation", "test", "unlabeled")
     data = config.data.model_copy(update={key: portable(getattr(config.data, key), run.path) for key in files})
-    named = {"student": config.student.model_copy(update={"model": student})}
+    named: dict[str, Any] = {"student": config.student.model_copy(update={"model": student})}
     named |= {"teacher": config.teacher.model_copy(update={"model": teacher})}
     checkpoint.replace_text(run.path / "run.toml", to_toml(config.model_copy(update={"data": data, **named})))
 
@@ -135,7 +135,7 @@ def _begin_record(run: RunFolder, plan: Plan, options: Options) -> None:
 
 
 def _finish(plan: Plan, run: RunFolder, session: Session, teacher: Taught | None, options: Options) -> dict[str, Any]:
-    """Score the best weights in float32, as the saved folder will run, then write everything; the last write counts."""
+    """Score the best weights in float32, as the saved folder will run, then write everything."""
     position = session.position
     metrics = {"validation": score_split(session.encoder, plan, "validation", run, options.show)}
     show = options.show
@@ -151,13 +151,9 @@ def _finish(plan: Plan, run: RunFolder, session: Session, teacher: Taught | None
     extra = {"encoder": {"packed": session.encoder.packed, "reason": session.encoder.reason}}
     if teacher is not None:
         extra["teacher"] = {"name": teacher.name, "validation_accuracy": teacher.validation["accuracy"]}
-    _write_config(
-        run,
-        plan,
-        plan.student.name if plan.student.revision else plan.student.label,
-        teacher.name if teacher else "none",
-    )
     run.write("run.json", run.record | extra | {"finished": runs.now()})
+    student = plan.student.name if plan.student.revision else plan.student.label
+    _write_config(run, plan, student, teacher.name if teacher else "none")
     clean(run)
     return metrics
 
