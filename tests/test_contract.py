@@ -340,6 +340,21 @@ def test_two_owners_of_a_loss_are_refused() -> None:
         _check_losses((CrossEntropy(), Other()))
 
 
+def test_two_owners_of_the_gradient_are_refused() -> None:
+    class Steering(Method):
+        name = "steering"
+
+        def gradient(self, run: Any, state: Any, inner: Any) -> Any:
+            return inner
+
+    class Another(Steering):
+        name = "another"
+
+    _check_losses((CrossEntropy(), Steering()))
+    with pytest.raises(UserError, match=r"methods.another: methods.steering decides how gradients"):
+        _check_losses((Steering(), Another()))
+
+
 def test_settings_of_the_table_are_not_the_defaults_of_the_loop() -> None:
     """The trainings above clip nothing away and move: a table that could not fail would prove nothing."""
     assert settings().learning_rate > 1e-3

@@ -213,6 +213,11 @@ def _check_losses(methods: Sequence[Method]) -> None:
                     f"methods.{method.name}: methods.{owners[loss]} owns the loss {loss!r} already; keep one"
                 )
             owners[loss] = method.name
+    steering = [method.name for method in methods if type(method).gradient is not Method.gradient]
+    if len(steering) > 1:
+        raise UserError(
+            f"methods.{steering[1]}: methods.{steering[0]} decides how gradients come about already; keep one"
+        )
 
 
 def tokens_for(source: Source, table: StudentTable, dataset: Dataset, notes: list[str]) -> tuple[Tokens, int]:
