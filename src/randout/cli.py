@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import time
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import cli_tools
-from .cli_tools import AsJson, Preset, Quiet, Recipe, RunsFolder, Sets, configured
+from . import cli_studies, cli_tools
+from .cli_tools import AsJson, Preset, Quiet, Recipe, RunsFolder, Sets, configured, seconds_of
 from .errors import Failure, UserError
 from .progress import Show
 
@@ -28,6 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 Data = Annotated[str, typer.Argument(help="a CSV, TSV, JSON Lines or Parquet file, or a named dataset", metavar="DATA")]
+app.add_typer(cli_studies.app)
 app.add_typer(cli_tools.app)
 
 
@@ -99,7 +99,7 @@ def train(
             show.say(f"already trained: {resume}")
             _report(done, as_json)
             return
-    options = job.Options(runs, out, fresh, accept_changes, deadline, show)
+    options = job.Options(runs, out, fresh, accept_changes, deadline, show=show)
     config = _stored(resume) if resume is not None else configured(asked, preset, recipe, sets)
     dataset = prepare.read_data(config)
     _introduce(config, dataset, show)
@@ -263,15 +263,6 @@ def predict(
         if as_json
         else f"{len(labels):,} rows written to {where}"
     )
-
-
-def seconds_of(text: str) -> float:
-    """`2h`, `90m`, `45s`, `1h30m` in seconds. Raises UserError."""
-    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text.strip())
-    if not found or not any(found.groups()):
-        raise UserError(f"--time-limit {text}: expected a time such as 2h, 90m or 1h30m")
-    hours, minutes, seconds = (int(part or 0) for part in found.groups())
-    return hours * 3600 + minutes * 60 + seconds
 
 
 def main() -> None:

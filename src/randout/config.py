@@ -210,12 +210,13 @@ def build(layers: Iterable[dict[str, Any]], methods: Mapping[str, type[BaseModel
             raise UserError(f"methods.{name}: no such method; there are: {', '.join(methods)}.{nearest(name, methods)}")
         if settings is not False:
             settings = {} if settings is True else settings
-            filled[name] = _checked(methods[name], settings, f"methods.{name}.").model_dump(mode="json")
+            filled[name] = checked(methods[name], settings, f"methods.{name}.").model_dump(mode="json")
     ordered = {name: filled[name] for name in methods if name in filled}
-    return _checked(Config, tables | {"methods": ordered}, "")
+    return checked(Config, tables | {"methods": ordered}, "")
 
 
-def _checked(model: type[BaseModel], value: Any, prefix: str) -> Any:
+def checked(model: type[BaseModel], value: Any, prefix: str) -> Any:
+    """`value` as `model`. Raises UserError naming each setting that is wrong, below `prefix`."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -230,8 +231,8 @@ def _in_words(model: type[BaseModel], error: Any, prefix: str) -> str:
     if error["type"] == "extra_forbidden":
         table: Any = model
         for name in path[:-1]:
-            table = table.model_fields[name].annotation
-        return f"{where}: no such setting.{nearest(path[-1], table.model_fields)} `randout init` lists them all"
+            table = table.model_fields[name].annotation if name in getattr(table, "model_fields", {}) else None
+        return f"{where}: no such setting.{nearest(path[-1], getattr(table, 'model_fields', {}))} `randout init` lists them all"
     return f"{where}: found {error['input']!r}; {error['msg'].lower()}"
 
 

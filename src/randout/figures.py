@@ -42,7 +42,7 @@ def _short(name: str, width: int = NAME_WIDTH) -> str:
     return name if len(name) <= width else name[: width - 2] + ".."
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns as wide as their widest cell, the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = []
@@ -60,12 +60,12 @@ def _confusion_lines(counts: np.ndarray, names: list[str]) -> list[str]:
     """The matrix with numbered columns, or for many classes the ten commonest confusions."""
     if len(names) <= MATRIX_CLASSES:
         header = ["true \\ predicted", *map(str, range(len(names)))]
-        return _table(header, [[f"{at} {_short(name)}", *map(str, counts[at])] for at, name in enumerate(names)])
+        return table_lines(header, [[f"{at} {_short(name)}", *map(str, counts[at])] for at, name in enumerate(names)])
     wrong = counts - np.diag(np.diagonal(counts))
     order = np.argsort(-wrong, axis=None, kind="stable")[:10]
     places = [divmod(int(at), len(names)) for at in order if wrong.flat[at]]
     rows = [[f"{_short(names[true])} -> {_short(names[made])}", str(wrong[true, made])] for true, made in places]
-    return _table(["commonest confusions, true -> predicted", "rows"], rows)
+    return table_lines(["commonest confusions, true -> predicted", "rows"], rows)
 
 
 def score_lines(metrics: Mapping[str, Any], id2label: Mapping[Any, str]) -> list[str]:
@@ -91,7 +91,7 @@ def score_lines(metrics: Mapping[str, Any], id2label: Mapping[Any, str]) -> list
         each = metrics["per_class"][name]
         rows.append([_short(name), *(_percent(each[rate]) for rate in ("precision", "recall", "f1"))])
         rows[-1].append(f"{each['support']:,}")
-    lines += ["", *_table(["label", "precision", "recall", "F1", "rows"], rows)]
+    lines += ["", *table_lines(["label", "precision", "recall", "F1", "rows"], rows)]
     return [*lines, "", *_confusion_lines(counts, names)]
 
 
@@ -111,7 +111,9 @@ def comparison_lines(rows: Sequence[Comparison]) -> list[str]:
         cells += [f"{row.mcnemar.b}/{row.mcnemar.c}", _percent(row.detectable or 0.0), row.words or ""]
         table.append(cells)
     words = [cells.pop() for cells in table]
-    return [f"{line}  {word}" for line, word in zip(_padded(_table(header, table)), ["verdict", *words], strict=True)]
+    return [
+        f"{line}  {word}" for line, word in zip(_padded(table_lines(header, table)), ["verdict", *words], strict=True)
+    ]
 
 
 def _padded(lines: list[str]) -> list[str]:

@@ -26,6 +26,8 @@ from .tokens import Tokens, encode, percentile_length, truncate
 
 CPU_TEACHER = 600 * 2**20  # bytes of weights: the largest teacher that is chosen unasked where there is no GPU
 
+_LAST_ENCODED: list[tuple[Any, list[str], Any]] = []  # (tokenizer's folder, texts, tokens), the latest last
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -70,8 +72,7 @@ def make(config: Config, dataset: Dataset | None = None) -> Plan:
     notes: list[str] = []
     train = config.train.model_copy(update=dict(zip(("device", "precision"), machine(config), strict=True)))
     student = _student(config.student, notes)
-    methods = tuple(METHODS[name].model_validate(settings) for name, settings in config.methods.items())
-    _check_losses(methods)
+    methods = methods_of(config)
     teacher, name = _teacher(config, methods, student, train.device, notes)
     if teacher is None:
         methods = tuple(method for method in methods if not method.teacher)
@@ -204,6 +205,19 @@ def _teacher(
     return source, str(larger[-1])
 
 
+def methods_of(config: Config) -> tuple[Method, ...]:
+    """The recipe's methods. Raises UserError where two of them cannot stand together."""
+    methods = tuple(METHODS[name].model_validate(settings) for name, settings in config.methods.items())
+    _check_losses(methods)
+    return methods
+
+
+def steps_of(plan: Plan) -> int:
+    """Optimizer steps of a whole training, without early stopping."""
+    rows = sum(len(plan.dataset.split.get(name, ())) for name in ("train", "unlabeled"))
+    return -(-rows // plan.config.train.batch_size) * plan.config.train.epochs
+
+
 def _check_losses(methods: Sequence[Method]) -> None:
     owners: dict[str, str] = {}
     for method in methods:
@@ -223,7 +237,7 @@ def _check_losses(methods: Sequence[Method]) -> None:
 def tokens_for(source: Source, table: StudentTable, dataset: Dataset, notes: list[str]) -> tuple[Tokens, int]:
     """Every text of the dataset tokenised for the student, and the length they were cut to."""
     tokenizer, limit = tokenizer_and_limit(source)
-    encoded = encode(tokenizer, dataset.texts)
+    encoded = _encoded(source, tokenizer, dataset.texts)
     if table.max_length == "auto":
         named = datasets.NAMED.get(dataset.name)
         if named is not None and named.max_length:
@@ -245,6 +259,16 @@ def tokens_for(source: Source, table: StudentTable, dataset: Dataset, notes: lis
     if texts:
         notes.append(f"truncation: {texts:.1%} of texts are cut ({table.truncation}), {lost:.1%} of all tokens lost")
     return tokens, max_length
+
+
+def _encoded(source: Source, tokenizer: Any, texts: list[str]) -> Any:
+    """`encode`, remembered for the last few pairs of tokenizer and list of texts: a search plans many runs on one."""
+    held = next((made for folder, of, made in _LAST_ENCODED if folder == source.folder and of is texts), None)
+    if held is None:
+        held = encode(tokenizer, texts)
+        _LAST_ENCODED.append((source.folder, texts, held))
+        del _LAST_ENCODED[:-3]
+    return held
 
 
 def tokenizer_and_limit(source: Source) -> tuple[Any, int]:
