@@ -17,6 +17,8 @@ LAYERS = [  # a module may import from its own row and the rows above
     {"data_report", "sources"},
     {"data", "metrics", "packing"},
     {"statistics", "config", "encoder"},
+    {"crossed", "secondary", "optimism"},
+    {"verdicts"},
     {"figures", "method", "tokens"},
     {"heads", "model_sources"},
     {"methods", "loop", "models", "inference"},
