@@ -18,6 +18,7 @@ import numpy as np
 
 from randout.metrics import label_names
 from randout.statistics import Comparison
+from randout.verdicts import FOLDS, MethodRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,6 +115,31 @@ def comparison_lines(rows: Sequence[Comparison]) -> list[str]:
     return [
         f"{line}  {word}" for line, word in zip(_padded(table_lines(header, table)), ["verdict", *words], strict=True)
     ]
+
+
+def method_lines(rows: Sequence[MethodRow]) -> list[str]:
+    """Lines for what `verdicts.compare_methods` or `compare_folds` returned; differences in percentage points."""
+    base = rows[0]
+    count = len(base.values)
+    unit = "fold" if base.estimand == FOLDS else "seed"
+    title = HEADLINE.get(base.metric, base.metric)
+    header = ["method", f"{title} %", "interval", "difference", "interval", "simultaneous", "Holm p", "detectable"]
+    table, verdicts, notes = [], ["verdict"], []
+    for row in rows:
+        cells = [_short(row.name), _percent(row.value), f"[{_percent(row.low)}, {_percent(row.high)}]"]
+        if row.difference is None or row.simultaneous is None:
+            table.append([*cells, "", "", "", "", ""])
+            verdicts.append("baseline")
+            continue
+        pairs = [(row.difference.low, row.difference.high), row.simultaneous]
+        cells += [f"{100 * row.difference.estimate:+.2f}"]
+        cells += [f"[{100 * low:+.2f}, {100 * high:+.2f}]" for low, high in pairs]
+        table.append([*cells, f"{row.adjusted_p:.4f}", _percent(row.detectable or 0.0)])
+        verdicts.append(row.words or "")
+        notes += [f"{_short(row.name)}: {test}: {found}" for test, found in row.secondary.items()]
+    lines = [f"{base.estimand}; {count} {unit}{'s' if count != 1 else ''}"]
+    lines += [f"{line}  {word}" for line, word in zip(_padded(_table(header, table)), verdicts, strict=True)]
+    return [*lines, *(["", "beside it, no verdicts:", *notes] if notes else [])]
 
 
 def _padded(lines: list[str]) -> list[str]:
