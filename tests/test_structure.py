@@ -15,6 +15,7 @@ LAYERS = [  # a module may import from its own row and the rows above
     {"tables"},
     {"columns", "datasets"},
     {"data_report", "sources"},
+    {"division"},
     {"data", "metrics", "packing"},
     {"statistics", "config", "encoder"},
     {"crossed", "optimism", "secondary"},
