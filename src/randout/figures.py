@@ -138,7 +138,7 @@ def method_lines(rows: Sequence[MethodRow]) -> list[str]:
         verdicts.append(row.words or "")
         notes += [f"{_short(row.name)}: {test}: {found}" for test, found in row.secondary.items()]
     lines = [f"{base.estimand}; {count} {unit}{'s' if count != 1 else ''}"]
-    lines += [f"{line}  {word}" for line, word in zip(_padded(_table(header, table)), verdicts, strict=True)]
+    lines += [f"{line}  {word}" for line, word in zip(_padded(table_lines(header, table)), verdicts, strict=True)]
     return [*lines, *(["", "beside it, no verdicts:", *notes] if notes else [])]
 
 

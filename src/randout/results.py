@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from .crossed import Difference
 from .errors import UserError
-from .figures import table_lines
+from .figures import method_lines
 from .metrics import score
 from .record import StudyFolder
 from .runs import RunFolder
@@ -120,33 +121,22 @@ def _fold_rows(study: Study, scores: Scored) -> list[MethodRow]:
     )
 
 
+def rows_of(result: Mapping[str, Any]) -> list[MethodRow]:
+    """The rows of a result as they were before they became JSON."""
+    found = []
+    for row in result["rows"]:
+        pair = row["difference"]
+        found.append(MethodRow(**{**row, "difference": None if pair is None else Difference(**pair)}))
+    return found
+
+
 def result_lines(record: Mapping[str, Any]) -> list[str]:
-    """A study's result for a terminal: head, estimand, the table, the notes."""
+    """A study's result for a terminal: how much of it is complete, the table, the notes."""
     result = record["result"]
     if result is None or not result["rows"]:
         return [f"{record['name']}: {result['head'] if result else 'nothing'} complete; no result yet"]
-    lines = [f"{record['name']}: {result['head']}; {result['estimand']}"]
-    header = ["arm", f"{record['metric']} %", "interval"]
-    header += ["difference", "interval", "Holm p", "detectable"]
-    table, words = [], []
-    for row in result["rows"]:
-        cells = [row["name"], f"{100 * row['value']:.2f}", f"[{100 * row['low']:.2f}, {100 * row['high']:.2f}]"]
-        pair = row["difference"]
-        if pair is None:
-            cells += ["", "", "", ""]
-        else:
-            cells += [f"{100 * pair['estimate']:+.2f}", f"[{100 * pair['low']:+.2f}, {100 * pair['high']:+.2f}]"]
-            cells += [f"{row['adjusted_p']:.4f}" if row["adjusted_p"] is not None else "", _points(row["detectable"])]
-        table.append(cells)
-        words.append("baseline" if pair is None else row["words"] or "")
-    body = table_lines(header, table)
-    wide = max(map(len, body))
-    lines += [f"{line.ljust(wide)}  {word}" for line, word in zip(body, ["verdict", *words], strict=True)]
-    return lines + [f"note: {note}" for note in result["notes"]]
-
-
-def _points(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.2f}"
+    notes = [f"note: {note}" for note in result["notes"]]
+    return [f"{record['name']}: {result['head']}", *method_lines(rows_of(result)), *notes]
 
 
 def compare_finished(paths: Sequence[Path], baseline: Path | None, study: Study) -> dict[str, Any]:
