@@ -13,11 +13,12 @@ from .config import Config
 from .data import Dataset
 from .errors import Failure, UserError
 from .grid import SearchTable, tables_of, words_of
+from .grid import cells as trials_of
 from .methods import METHODS
 from .record import StudyFolder, opened
 from .results import conclude, result_lines
 from .runs import RunFolder, now
-from .search import make_search, run_search
+from .search import check_trials, make_search, run_search
 from .student import Options, Stopped, check_methods, student_of
 from .study import Study, Unit, arm_config, cells, unequal, units
 
@@ -72,7 +73,7 @@ def run_study(study: Study, path: Path, options: Options) -> StudyFolder:
             _run_cell(study, folder, unit, arm, tuned.get(arm, {}), datasets, options)
             if arm == list(study.arms)[-1]:
                 conclude(study, folder)
-                for line in result_lines(folder.record):
+                for line in [] if unit == units(study)[-1] else result_lines(folder.record):
                     options.show.say(line)
         record["finished"] = now() if all(c["state"] == "finished" for c in record["cells"]) else None
         conclude(study, folder)
@@ -89,10 +90,17 @@ def check_arms(study: Study, datasets: Datasets) -> list[str]:
             if "test" not in plan.dataset.split:
                 raise UserError("its data has no test split, so there is nothing to compare on")
             if study.tuning:
-                make_search(config, study.tuning)
+                _check_tuning(study, config, plan.dataset)
         except UserError as error:
             raise UserError(f"arms.{arm} cannot run: {error}") from None
     return unequal(study, configs)
+
+
+def _check_tuning(study: Study, config: Config, dataset: Dataset) -> None:
+    table: SearchTable = study.tuning  # type: ignore[assignment]
+    found, _ = make_search(config, table)
+    if found.space and table.sampler == "grid":
+        check_trials(found, trials_of(found.space, table.trials, table.seed)[0], dataset)
 
 
 def _cell_config(study: Study, arm: str, unit: Unit, settings: Mapping[str, Any]) -> Config:
@@ -123,6 +131,8 @@ def _tuned(
     table: SearchTable = study.tuning  # type: ignore[assignment]
     config = _cell_config(study, arm, unit, {})
     found, _ = make_search(config, table)
+    if not found.space:  # an arm without any of these settings has nothing to tune
+        return {}
     name = f"{arm}-{unit.name}".replace(" ", "-").replace(",", "").replace("/", "-")
     where = folder.path / SEARCHED / name
     done = run_search(found, where, options, datasets.read(config)).record

@@ -78,10 +78,20 @@ def conclude(study: Study, folder: StudyFolder) -> None:
                 "settings were chosen on validation rows of the ordinary split, which are test rows of some folds: "
                 "these numbers are optimistic"
             )
+        record["result"]["notes"].append(_tuning_note(record))
         failed = [f"{c['unit']} {c['arm']}" for c in record["cells"] if c["state"] == "failed"]
         if failed:
             record["result"]["notes"].append(f"failed, and their units left out: {', '.join(failed)}")
     folder.save()
+
+
+def _tuning_note(record: Mapping[str, Any]) -> str:
+    """How many trials on validation each arm had before the test split was opened."""
+    if not record["tuning"]:
+        return "every arm with its recipe as given: nothing was tuned in this study"
+    entries = list(record["tuning"].values())
+    counts = {arm: sum(e["trials"] for e in entries if e["arm"] == arm) for arm in record["arms"]}
+    return "validation trials before the test split was opened: " + ", ".join(f"{a} {n}" for a, n in counts.items())
 
 
 def _result(rows: list[MethodRow], head: str, notes: list[str]) -> dict[str, Any]:

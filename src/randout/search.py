@@ -56,6 +56,10 @@ def make_search(config: Config, table: SearchTable) -> tuple[Search, list[str]]:
 def run_search(search: Search, path: Path, options: Options, dataset: Dataset | None = None) -> StudyFolder:
     """Carry out the search in the folder `path`, or go on with it. Raises Stopped, UserError."""
     table, config = search.table, search.config
+    if not search.space:
+        raise UserError(
+            "search.space: no method of this recipe has any of these settings, so there is nothing to search"
+        )
     dataset = dataset or prepare.read_data(config)
     fresh: dict[str, Any] = {
         "kind": "search",
