@@ -11,7 +11,7 @@ from randout.methods import METHODS
 ROOT = Path(randout.__file__).parent
 LAYERS = [  # a module may import from its own row and the rows above
     {"errors"},
-    {"parsing", "splits", "dropout", "progress"},
+    {"parsing", "splits", "dropout", "progress", "published"},
     {"tables"},
     {"columns", "datasets"},
     {"data_report", "sources"},
