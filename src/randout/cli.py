@@ -26,14 +26,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-Data = Annotated[str, typer.Argument(help="a CSV, TSV, JSON Lines or Parquet file, or a named dataset", metavar="DATA")]
+Data = Annotated[
+    str,
+    typer.Argument(help="a CSV, TSV, JSON Lines or Parquet file, a named dataset, or its TOML", metavar="DATA"),
+]
 app.add_typer(cli_studies.app)
 app.add_typer(cli_tools.app)
 
 
 @app.command()
 def train(
-    data: Annotated[str, typer.Argument(help="a table of texts and labels, or a named dataset", metavar="[DATA]")] = "",
+    data: Annotated[
+        str,
+        typer.Argument(help="a table of texts and labels, a named dataset, or its TOML", metavar="[DATA]"),
+    ] = "",
     out: Annotated[Path | None, typer.Option("-o", "--out", help="run folder (default: runs/NAME)")] = None,
     student: Annotated[str | None, typer.Option(help="encoder: hub name, folder, or alias (data2vec, ...)")] = None,
     teacher: Annotated[str | None, typer.Option(help="run, classifier or encoder; none: no distillation")] = None,
@@ -256,7 +262,7 @@ def predict(
         return
     taken = set(table.columns)
     names = [name if name not in taken else f"predicted_{name}" for name in ("label", "score")]
-    where = out or Path(file or "").with_suffix(f".labelled{Path(file or '').suffix}")
+    where = out or Path(table.name).with_suffix(f".labelled{Path(table.name).suffix}")
     data.write_table(data.appended(table, {names[0]: labels, names[1]: scores}), where)
     print(
         json.dumps({"written": str(where), "rows": len(labels)})

@@ -34,7 +34,9 @@ Same = Literal["same"]
 
 
 class DataTable(Table):
-    source: Name = _setting("", "a file (CSV, TSV, JSON Lines, Parquet) or a named dataset (rhmd, film)")
+    source: Name = _setting(
+        "", "a table (CSV, TSV, JSON Lines, Parquet), a named dataset (rhmd, coda19, film), or its TOML"
+    )
     text_column: Name = _setting("", "column of the texts; empty: guessed")
     label_column: Name = _setting("", "column of the labels; empty: guessed")
     group_column: Name = _setting("", "rows with the same value stay in one split; empty: none")
@@ -144,13 +146,18 @@ def read_preset(name: str) -> dict[str, Any]:
 
 def read_recipe(path: Path) -> dict[str, Any]:
     """The tables of a recipe file. Raises UserError naming file and line."""
+    return read_toml(path, "recipe")
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """The tables of a TOML file; `what` it is, for messages. Raises UserError naming file and line."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not valid TOML: {error}") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise UserError(f"{path}: the recipe cannot be read: {reason}") from None
+        raise UserError(f"{path}: the {what} cannot be read: {reason}") from None
 
 
 def overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -217,24 +224,28 @@ def build(layers: Iterable[dict[str, Any]], methods: Mapping[str, type[BaseModel
     return checked(Config, tables | {"methods": ordered}, "")
 
 
-def checked(model: type[BaseModel], value: Any, prefix: str) -> Any:
-    """`value` as `model`. Raises UserError naming each setting that is wrong, below `prefix`."""
+def checked(model: type[BaseModel], value: Any, prefix: str, listed: str = "`randout init` lists them all") -> Any:
+    """`value` as a `model`. Raises UserError, a line a setting; an unknown one gets the nearest and where all are `listed`."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise UserError("\n".join(dict.fromkeys(_in_words(model, item, prefix) for item in error.errors()))) from None
+        raise UserError(
+            "\n".join(dict.fromkeys(_in_words(model, item, prefix, listed) for item in error.errors()))
+        ) from None
 
 
-def _in_words(model: type[BaseModel], error: Any, prefix: str) -> str:
+def _in_words(model: type[BaseModel], error: Any, prefix: str, listed: str) -> str:
     path = [
-        str(part) for part in error["loc"] if not str(part).startswith(("constrained-", "literal[", "int", "float"))
+        str(part)
+        for part in error["loc"]
+        if not str(part).startswith(("constrained-", "literal[", "int", "float", "tuple[", "dict["))
     ]
     where = prefix + ".".join(path)
     if error["type"] == "extra_forbidden":
         table: Any = model
         for name in path[:-1]:
             table = table.model_fields[name].annotation if name in getattr(table, "model_fields", {}) else None
-        return f"{where}: no such setting.{nearest(path[-1], getattr(table, 'model_fields', {}))} `randout init` lists them all"
+        return f"{where}: no such setting.{nearest(path[-1], getattr(table, 'model_fields', {}))} {listed}"
     return f"{where}: found {error['input']!r}; {error['msg'].lower()}"
 
 

@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from randout import columns as cols
+from randout import described
 from randout.data_report import DataReport, make_report
 from randout.division import SPLITS, check_folds, check_request, check_train, complete, folded
 from randout.errors import UserError
 from randout.sources import (
     Labels,
+    Opened,
     Part,
     choose_columns,
     given_split,
@@ -58,6 +60,8 @@ class Dataset:
     name: str
     columns: dict[str, str | None]  # "text", "label", "group", "split" -> the column used
     report: DataReport
+    about: str = ""
+    max_length: int | None = None  # recommended for it, in tokens
 
 
 def load(
@@ -79,7 +83,8 @@ def load(
 ) -> Dataset:
     """Read a labelled table and split it. An empty string or empty `labels` is the same as None.
 
-    `source`: a file, a known name (`rhmd`, `rhmd:PATH`, `film`), or `hub:OWNER/NAME`. `split`: "auto" (stratified,
+    `source`: a file, a known name (`rhmd`, `rhmd:PATH`, `coda19`, `film`), `hub:OWNER/NAME`, or a TOML file that
+    describes the data (`described`); what is passed here goes before what it says. `split`: "auto" (stratified,
     copies and groups whole), "paper" (stratified only), "column" (by `split_column`); a split column or the files
     `validation` and `test` go before "auto". A missing validation split is carved from train, never from test.
     `labels`: the classes in order, or a mapping from values in the file to class names, in order. `folds`: the labelled
@@ -102,6 +107,8 @@ def load(
         [label for part in parts for label in part.labels],
         list(classes.values()) if isinstance(classes, Mapping) else classes,
     )
+    if not split_column and not files.keys() - {"unlabeled"}:
+        split_column = opened.reading.split_column
     roles = given_split(parts, split_column, notes)
     if folds:
         ignored = " (the split that it came with is not used)" if roles is not None else ""
@@ -123,14 +130,14 @@ def load(
         draw = stratified(y, fractions, seed, names) if split == "paper" else grouped(y, groups, fractions, seed, names)
         return {name: np.flatnonzero(draw == p) for p, name in enumerate(SPLITS)}
 
-    return _assemble(parts, id2label, divide, opened.name, used, notes)
+    return _assemble(parts, id2label, divide, opened, used, notes)
 
 
 def _assemble(
     parts: Sequence[Part],
     id2label: dict[int, str],
     divide: Any,  # (labels, groups) of the labelled rows -> split
-    name: str,
+    opened: Opened,
     columns: dict[str, str | None],
     notes: list[str],
 ) -> Dataset:
@@ -152,9 +159,12 @@ def _assemble(
         labels = np.concatenate([labels, np.full(len(kept), -1, dtype=np.int64)])
         copies, groups = copies[rows], groups[rows]
     hashes = [f"{part.role} {part.table.sha256}" for part in parts]
-    digest = parts[0].table.sha256 if len(parts) == 1 else sha256_of("\n".join(hashes).encode())
+    digest = parts[0].table.sha256 if opened.one_file else sha256_of("\n".join(hashes).encode())
     report = make_report(labels, copies, groups, split, id2label, left_out, notes)
-    return Dataset(texts, labels, groups, copies, row_ids, id2label, split, digest, name, columns, report)
+    name, about, max_length = opened.name, opened.reading.about, opened.reading.max_length
+    return Dataset(
+        texts, labels, groups, copies, row_ids, id2label, split, digest, name, columns, report, about, max_length
+    )
 
 
 def _groups(copies: Ints, values: Sequence[str | None]) -> Ints:
@@ -191,7 +201,8 @@ def describe(dataset: Dataset) -> list[str]:
     n = int((dataset.labels >= 0).sum())
     used = ", ".join(f"{what} {column!r}" for what, column in dataset.columns.items() if column)
     head = [f"data        {dataset.name}: {n:,} labelled rows, {len(dataset.id2label)} classes", f"columns     {used}"]
-    return head + dataset.report.lines()
+    about = [f"about       {dataset.about}"] * bool(dataset.about)
+    return head[:1] + about + head[1:] + dataset.report.lines()
 
 
 def read_texts(path: str | Path, text_column: str | None = None) -> tuple[list[str], Table]:
@@ -199,7 +210,12 @@ def read_texts(path: str | Path, text_column: str | None = None) -> tuple[list[s
 
     UserError as for `load`; no label column is needed.
     """
-    table = read_table(path)
+    known = described.resolve(path)
+    if known is not None and len(known.tables) > 1:
+        names = ", ".join(table.name for table in known.tables.values())
+        raise UserError(f"{path} describes several tables, and one is labelled at a time. Name one of them: {names}.")
+    table = known.tables["main"] if known else read_table(path)
+    text_column = text_column or (known.reading.text_column if known else None)
     labels = [c for c in table.columns if c.lower() in cols.LABEL_NAMES]
     return cols.texts_of(table, cols.choose_text(table, text_column or None, labels[0] if labels else None)), table
 
@@ -210,21 +226,23 @@ def load_evaluation(
     text_column: str | None = None,
     label_column: str | None = None,
 ) -> tuple[list[str], Ints, Ints]:
-    """Texts, labels (n,) and copies (n,) of a labelled file, to score a trained model on.
+    """Texts, labels (n,) and groups (n,; copies, and the data set's own groups) of a labelled file, to score a model on.
 
-    `source` as for `load` (the whole file; of the Hub, the test split, else the only one). UserError for a label that
+    `source` as for `load` (the whole file; where it comes with a test split, that one). UserError for a label that
     is not in `id2label`, by row, with the known ones.
     """
     notes: list[str] = []
     opened = open_sources(source, {}, notes)
     columns = choose_columns(opened, text_column, label_column, None, notes)
     role = "test" if "test" in opened.tables else "main"
-    known = opened.settings.get("labels")
-    names = list(id2label.values())
-    if known is not None and set(known.values()) <= set(names):
-        mapping: Labels = known
-    else:
-        mapping = names
-    part = read_part(opened, role, columns, mapping, notes)
+    known, names = opened.reading.labels, list(id2label.values())
+    renamed = isinstance(known, Mapping) and set(known.values()) <= set(names)
+    part = read_part(opened, role, columns, known if renamed else names, notes)
     label2id = {label: i for i, label in id2label.items()}
-    return part.texts, np.array([label2id[label] for label in part.labels], dtype=np.int64), copies_of(part.texts)
+    labels = np.array([label2id[label] for label in part.labels], dtype=np.int64)
+    groups = _groups(copies_of(part.texts), part.groups)
+    rows = np.arange(len(labels))
+    if role == "main" and opened.reading.split_column:
+        roles = given_split([part], opened.reading.split_column, notes) or []
+        rows = np.flatnonzero(np.array(roles) == "test") if "test" in roles else rows
+    return [part.texts[row] for row in rows], labels[rows], groups[rows]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import data, datasets
+from . import data
 from .config import Config, StudentTable, TeacherTable
 from .data import Dataset
 from .encoder import position_offset, special_tokens
@@ -240,9 +240,8 @@ def tokens_for(source: Source, table: StudentTable, dataset: Dataset, notes: lis
     tokenizer, limit = tokenizer_and_limit(source)
     encoded = _encoded(source, tokenizer, dataset.texts)
     if table.max_length == "auto":
-        named = datasets.NAMED.get(dataset.name)
-        if named is not None and named.max_length:
-            max_length = min(named.max_length, limit)
+        if dataset.max_length:
+            max_length = min(dataset.max_length, limit)
             notes.append(f"max length: {max_length} tokens, as stated for {dataset.name}")
         else:
             train = [encoded[row] for row in dataset.split["train"]]
@@ -290,8 +289,7 @@ def tokenizer_and_limit(source: Source) -> tuple[Any, int]:
 
 def _identity(plan: Plan) -> dict[str, Any]:
     """What decides the result, and nothing else: names and paths are replaced by what they stand for."""
-    config, dataset = plan.config, plan.dataset
-    split = {name: hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest() for name, rows in dataset.split.items()}
+    config = plan.config
     student = config.student.model_dump(mode="json", exclude={"model", "revision"})
     train = config.train.model_dump(mode="json", exclude={"save_minutes"})
     if plan.teacher is not None:
@@ -300,13 +298,19 @@ def _identity(plan: Plan) -> dict[str, Any]:
     else:
         teacher = plan.teacher_plan.fingerprint if plan.teacher_plan else None
     return {
-        "data": {"sha256": dataset.sha256, "columns": dataset.columns, "labels": list(dataset.id2label.values())},
-        "split": split,
+        **data_identity(plan.dataset),
         "student": {"weights": plan.student.fingerprint(), **student},
         "teacher": teacher,
         "methods": config.methods,
         "train": train,
     }
+
+
+def data_identity(dataset: Dataset) -> dict[str, Any]:
+    """What a dataset and its split contribute to the fingerprint."""
+    split = {name: hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest() for name, rows in dataset.split.items()}
+    data = {"sha256": dataset.sha256, "columns": dataset.columns, "labels": list(dataset.id2label.values())}
+    return {"data": data, "split": split}
 
 
 def class_weights(dataset: Dataset) -> torch.Tensor:
