@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from .classifiers.settle import chosen
 from .config import Config, build, read_recipe
 from .methods import METHODS
 from .model_sources import Source, find
-from .prepare import Plan, read_data, tokens_for
+from .prepare import NO_TOKENS, Plan, read_data, tokens_for
 from .runs import RunFolder
 
 
@@ -23,8 +24,12 @@ def portable(path: str, folder: Path) -> str:
 
 def replay(run: RunFolder) -> Plan:
     """A finished run's data and tokens again, to score its saved model: nothing but the run and the data is needed."""
-    config, source = stored_config(run), find(str(run.path))
-    dataset = read_data(config)
+    config = stored_config(run)
+    dataset, classifier = read_data(config), chosen(config)
+    if classifier is not None:  # it reads texts itself
+        source = Source(classifier.name, run.model)
+        return Plan(config, dataset, (), source, NO_TOKENS, None, None, run.record["identity"], (), classifier)
+    source = find(str(run.path))
     tokens, _ = tokens_for(source, config.student, dataset, [])
     return Plan(config, dataset, (), source, tokens, None, None, run.record["identity"], ())
 
