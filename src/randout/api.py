@@ -10,14 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from . import config, models, prepare
+from . import config, prepare
 from .config import Config
-from .inference import predict as logits_of
 from .job import Options, Result, carry_out
 from .methods import METHODS
 from .progress import Show
-from .replay import truncation_of
-from .tokens import encode, truncate
+from .saved import opened
 
 
 def train(
@@ -80,15 +78,10 @@ def predict(
     float32, without padding where the encoder admits it; texts are cut as in training. Raises UserError.
     """
     texts = list(texts)
-    source = models.find(str(model))
-    encoder = models.load(source)
     where, _ = prepare.machine(Config(train=config.TrainTable(device=device, precision="float32")))  # type: ignore[arg-type]
-    encoder.model.to(where)
-    rows = encode(encoder.tokenizer, texts)
-    tokens = truncate(rows, encoder.longest, truncation_of(source), encoder.suffix, encoder.prefix)
+    saved = opened(str(model), where)
     with (show or Show(quiet=True)).bar("predicting", len(texts)) as advance:
-        logits = logits_of(encoder, tokens, np.arange(len(texts)), "float32", lambda count: advance(count, ""))
+        logits = saved.logits(texts, lambda count: advance(count, ""))
     shifted = np.exp(logits - logits.max(1, keepdims=True, initial=-np.inf))
     probabilities = shifted / shifted.sum(1, keepdims=True)
-    id2label = encoder.model.config.id2label
-    return [id2label[int(best)] for best in probabilities.argmax(1)], probabilities
+    return [saved.id2label[int(best)] for best in probabilities.argmax(1)], probabilities

@@ -41,7 +41,7 @@ def train(
         typer.Argument(help="a table of texts and labels, a named dataset, or its TOML", metavar="[DATA]"),
     ] = "",
     out: Annotated[Path | None, typer.Option("-o", "--out", help="run folder (default: runs/NAME)")] = None,
-    student: Annotated[str | None, typer.Option(help="encoder: hub name, folder, or alias (data2vec, ...)")] = None,
+    student: Annotated[str | None, typer.Option(help="encoder, or svm, rf, mnb-count, mnb-tfidf, cnn, lstm")] = None,
     teacher: Annotated[str | None, typer.Option(help="run, classifier or encoder; none: no distillation")] = None,
     preset: Preset = None,
     recipe: Recipe = None,
@@ -136,14 +136,16 @@ def _stored(run: Path) -> Any:
 
 
 def _introduce(config: Any, dataset: Any, show: Show) -> None:
+    from .classifiers import CLASSIFIERS
     from .data import describe
 
+    weights = "" if config.student.model in CLASSIFIERS else " and --set ce.class_weights=balanced"
     for line in describe(dataset):
         show.say(line)
     if config.train.metric == "accuracy" and dataset.report.imbalance > 3:
         show.say(
             f"hint: the largest class is {dataset.report.imbalance:.1f} times the smallest; "
-            "consider --set metric=macro_f1 and --set ce.class_weights=balanced"
+            f"consider --set metric=macro_f1{weights}"
         )
 
 

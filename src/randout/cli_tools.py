@@ -101,13 +101,22 @@ def remove_run(run: Path, yes: Annotated[bool, typer.Option("--yes", "-y", help=
 @app.command()
 def init(
     preset: Preset = None,
+    student: Annotated[
+        str | None, typer.Option(help="of this student; svm, cnn, ... have settings of their own")
+    ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="write to this file")] = None,
 ) -> None:
     """Print the filled default recipe with a comment a key."""
     from . import config
+    from .classifiers.settle import chosen, settle
     from .methods import METHODS
 
-    text = config.commented(configured({}, preset, None, None), METHODS)
+    made = configured({"student": {"model": student}} if student else {}, preset, None, None)
+    classifier = chosen(made)
+    if classifier is None:
+        text = config.commented(made, METHODS)
+    else:
+        text = config.commented(settle(made, classifier, []), METHODS, type(classifier))
     if out is None:
         print(text, end="")
     elif out.exists():

@@ -52,7 +52,10 @@ class DataTable(Table):
 
 
 class StudentTable(Table):
-    model: Name = _setting("auto", 'an encoder: hub name, folder, alias; "auto": a small one at hand')
+    model: Name = _setting(
+        "auto",
+        'an encoder (hub name, folder, alias), svm, rf, mnb-count, mnb-tfidf, cnn or lstm; "auto": an encoder at hand',
+    )
     revision: Name = _setting("", "commit of the hub; empty: pinned at the first download")
     head: Literal["model", "linear"] = _setting(
         "model", '"model": the family\'s head; "linear": softmax(W s_CLS), eq. 1'
@@ -118,10 +121,13 @@ class OutputTable(Table):
 
 
 class Config(Table):
-    """Everything that decides a run. `methods` holds one table a method, by name, with that method's own fields."""
+    """Everything that decides a run. `methods` holds one table a method, by name, with that method's own fields;
+    `classifier` the settings of a student that is a classifier of words (empty for an encoder).
+    """
 
     data: DataTable = DataTable()
     student: StudentTable = StudentTable()
+    classifier: dict[str, Any] = {}
     teacher: TeacherTable = TeacherTable()
     methods: dict[str, dict[str, Any]] = {}
     train: TrainTable = TrainTable()
@@ -129,6 +135,7 @@ class Config(Table):
 
 
 DEFAULT_PRESET = "randout-kd"
+OPEN = ("methods", "classifier")  # tables whose keys depend on what was chosen
 
 
 def presets() -> dict[str, str]:
@@ -189,7 +196,7 @@ def assignment_of(key: str, value: Any, methods: Iterable[str]) -> dict[str, Any
     if path[0] in methods:
         path = ["methods", *path]
     if len(path) == 1 and path[0] not in Config.model_fields:
-        tables = {name: field.annotation for name, field in Config.model_fields.items() if name != "methods"}
+        tables = {name: field.annotation for name, field in Config.model_fields.items() if name not in OPEN}
         owners = [name for name, table in tables.items() if path[0] in table.model_fields]  # type: ignore[union-attr]
         known = [name for table in tables.values() for name in table.model_fields]  # type: ignore[union-attr]
         if not owners:
@@ -251,14 +258,16 @@ def _in_words(model: type[BaseModel], error: Any, prefix: str, listed: str) -> s
 
 def to_toml(config: Config) -> str:
     """The whole configuration as TOML, every default filled in."""
-    return tomli_w.dumps(config.model_dump(mode="json"))
+    return tomli_w.dumps(config.model_dump(mode="json", exclude=None if config.classifier else {"classifier"}))
 
 
-def commented(config: Config, methods: Mapping[str, type[BaseModel]]) -> str:
-    """The configuration as TOML with a comment a key: what `randout init` prints."""
+def commented(config: Config, methods: Mapping[str, type[BaseModel]], classifier: type[BaseModel] | None = None) -> str:
+    """The configuration as TOML with a comment a key: what `randout init` prints. classifier: whose settings it holds."""
     lines = []
     for name, field in Config.model_fields.items():
-        if name != "methods":
+        if name == "classifier" and classifier is not None:
+            lines += _table(name, config.classifier, classifier)
+        elif name not in OPEN:
             lines += _table(name, getattr(config, name).model_dump(mode="json"), field.annotation)
     for name, settings in config.methods.items():
         lines += _table(f"methods.{name}", settings, methods[name])

@@ -87,7 +87,9 @@ def check_train(parts: Sequence[Part], labels: Ints, roles: list[str] | None, id
     for k in np.flatnonzero(counts == 0).tolist():
         where = np.flatnonzero(labels == k)
         if not len(where):
-            raise UserError(f"The listed labels have {id2label[k]!r}, and no row of {main} has it. Leave it out of the list.")
+            raise UserError(
+                f"The listed labels have {id2label[k]!r}, and no row of {main} has it. Leave it out of the list."
+            )
         first = np.cumsum([0] + [len(part.labels) for part in parts])
         p = int(np.searchsorted(first, where[0], side="right")) - 1
         raise UserError(

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint, models, runs
+from . import checkpoint, runs
 from .config import to_toml
 from .errors import UserError
-from .loop import Session
 from .prepare import Plan
 from .replay import portable
 from .runs import RunFolder
 from .scoring import model_card, open_test, score_split, score_test
-from .student import Options, Stopped, environment, train_student
+from .student import Options, Stopped, environment
 from .teacher import Taught, compare_with_teacher, teach
+from .trained import Trained, train
 
 BEGUN = {".lock", "run.toml", "split.json", "run.json"}  # what stands in a run's folder before `run.json` does
 
@@ -42,7 +42,7 @@ class Result:
 
     @property
     def model_path(self) -> Path:
-        """An ordinary Hugging Face folder."""
+        """An ordinary Hugging Face folder; of a classifier of words, its JSON and safetensors."""
         return self.run.model
 
     @property
@@ -77,8 +77,8 @@ def carry_out(plan: Plan, options: Options) -> Result:
             teacher = taught(plan, options)
         except Stopped as stop:  # in the teacher's training: this run is the one to go on with
             raise Stopped(stop.why, run) from None
-        session = train_student(plan, run, None if teacher is None else teacher.logits, options)
-        metrics = _finish(plan, run, session, teacher, options)
+        trained = train(plan, run, None if teacher is None else teacher.logits, options)
+        metrics = _finish(plan, run, trained, teacher, options)
     return Result(run, metrics, True)
 
 
@@ -125,7 +125,10 @@ def _begin_record(run: RunFolder, plan: Plan, options: Options) -> None:
     if run.exists:
         return
     folder = run.path
-    _write_config(run, plan, portable(plan.config.student.model, folder), portable(plan.config.teacher.model, folder))
+    student = plan.config.student.model
+    if plan.classifier is None:
+        student = portable(student, folder)
+    _write_config(run, plan, student, portable(plan.config.teacher.model, folder))
     rows = plan.dataset.row_ids
     run.write("split.json", {name: [rows[i] for i in index] for name, index in plan.dataset.split.items()})
     command = [re.sub(r"(^|[:=])/[^:=]*/", r"\1", word) for word in sys.argv]  # without places on this machine
@@ -135,21 +138,18 @@ def _begin_record(run: RunFolder, plan: Plan, options: Options) -> None:
     run.write("run.json", record)
 
 
-def _finish(plan: Plan, run: RunFolder, session: Session, teacher: Taught | None, options: Options) -> dict[str, Any]:
+def _finish(plan: Plan, run: RunFolder, trained: Trained, teacher: Taught | None, options: Options) -> dict[str, Any]:
     """Score the best weights in float32, as the saved folder will run, then write everything."""
-    position = session.position
-    metrics = {"validation": score_split(session.encoder, plan, "validation", run, options.show)}
+    metrics = {"validation": score_split(trained.logits, plan, "validation", run, options.show)}
     show = options.show
     if plan.config.output.test and "test" in plan.dataset.split:
-        metrics["test"] = score_test(session.encoder, plan, run, show, "train")
-    history = position.history
-    run.write("history.json", {"epochs": history, "best_epoch": position.best_epoch, "ended": position.ended})
-    max_length = int(plan.config.student.max_length)
-    models.save(session.encoder, run.model, max_length, model_card(plan, metrics, teacher.name if teacher else ""))
+        metrics["test"] = score_test(trained.logits, plan, run, show, "train")
+    run.write("history.json", trained.history)
+    trained.save(run.model, model_card(plan, metrics, teacher.name if teacher else ""))
     run.write("metrics.json", metrics)
     if teacher is not None:
         compare_with_teacher(plan, metrics["validation"], teacher, run, show)
-    extra = {"encoder": {"packed": session.encoder.packed, "reason": session.encoder.reason}}
+    extra = dict(trained.about)
     if teacher is not None:
         extra["teacher"] = {"name": teacher.name, "validation_accuracy": teacher.validation["accuracy"]}
     run.write("run.json", run.record | extra | {"finished": runs.now()})

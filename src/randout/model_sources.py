@@ -93,6 +93,11 @@ def find(name: str, revision: str = "") -> Source:
 def _checked(source: Source) -> Source:
     if not source.folder.is_dir():
         raise UserError(f"{source.name}: this is a file; a model is a folder with config.json and model.safetensors")
+    if (source.folder / "classifier.json").exists():
+        raise UserError(
+            f"{source.name}: this is a classifier of words (svm, cnn, ...), and an encoder is needed here; such a "
+            "classifier can be scored and can predict, but is neither teacher nor start of a training"
+        )
     if not (source.folder / "config.json").exists():
         raise UserError(f"{source.name}: no config.json in this folder, so it is no Hugging Face model")
     if not list(source.folder.glob("*.safetensors")):

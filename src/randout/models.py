@@ -6,7 +6,8 @@ Weights come from safetensors only and no code that a model brings is run.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -126,23 +127,31 @@ def save(encoder: Encoder, folder: Path, max_length: int, card: str) -> None:
     `max_length`: tokens at which `pipeline(..., truncation=True)` cuts. A linear head is folded into its stock class.
     """
     model, tokenizer = encoder.model, encoder.tokenizer
-    coming, going = (folder.with_name(folder.name + end) for end in (".partial", ".old"))
-    for leftover in (coming, going):
-        shutil.rmtree(leftover, ignore_errors=True)
     if is_linear(model):
         with torch.device("meta"):
             stock = type(model)(model.config)
         stock.load_state_dict(folded(model), assign=True)
         model = stock
     model.config.architectures = [type(model).__name__]
-    model.save_pretrained(coming)
-    kept = tokenizer.model_max_length
-    try:
-        tokenizer.model_max_length = max_length
-        tokenizer.save_pretrained(coming)
-    finally:
-        tokenizer.model_max_length = kept
-    (coming / "README.md").write_text(card, encoding="utf-8")
+    with whole_folder(folder) as coming:
+        model.save_pretrained(coming)
+        kept = tokenizer.model_max_length
+        try:
+            tokenizer.model_max_length = max_length
+            tokenizer.save_pretrained(coming)
+        finally:
+            tokenizer.model_max_length = kept
+        (coming / "README.md").write_text(card, encoding="utf-8")
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, which then takes the place of `folder`: a reader finds the old one or the whole new one."""
+    coming, going = (folder.with_name(folder.name + end) for end in (".partial", ".old"))
+    for leftover in (coming, going):
+        shutil.rmtree(leftover, ignore_errors=True)
+    coming.mkdir(parents=True)
+    yield coming
     for file in coming.iterdir():  # safetensors writes files that nobody else may read
         file.chmod(0o644)
     if folder.exists():

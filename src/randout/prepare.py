@@ -9,12 +9,15 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from . import data
+from .classifiers import Classifier, Network
+from .classifiers.settle import chosen, settle
 from .config import Config, StudentTable, TeacherTable
 from .data import Dataset
 from .encoder import position_offset, special_tokens
@@ -24,6 +27,7 @@ from .methods import METHODS
 from .model_sources import DEFAULT_STUDENT, Source, at_hand, find
 from .tokens import Tokens, encode, percentile_length, truncate
 
+NO_TOKENS = Tokens(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int64))
 CPU_TEACHER = 600 * 2**20  # bytes of weights: the largest teacher that is chosen unasked where there is no GPU
 
 _LAST_ENCODED: list[tuple[Any, list[str], Any]] = []  # (tokenizer's folder, texts, tokens), the latest last
@@ -34,6 +38,7 @@ class Plan:
     """Everything decided: what will be trained on what, and how.
 
     teacher: a classifier that is there already. teacher_plan: how a bare encoder is to be fine-tuned into one first.
+    classifier: a student that is no encoder but a classifier of words; `tokens` are then its word ids, or none.
     identity: what the fingerprint is made of, by part.
     """
 
@@ -46,6 +51,7 @@ class Plan:
     teacher_plan: Plan | None
     identity: dict[str, Any]
     notes: tuple[str, ...]
+    classifier: Classifier | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -60,7 +66,7 @@ class Plan:
         """Of the run folder where none is given: data, student, methods, seed, fingerprint."""
         cut = f"-{len(self.config.student.layers)}layers" if self.config.student.layers else ""
         parts = [self.dataset.name, self.student.label + cut, "+".join(m.name for m in self.methods)]
-        return "-".join([*parts, f"s{self.config.train.seed}", self.fingerprint[:8]])
+        return "-".join([*filter(None, parts), f"s{self.config.train.seed}", self.fingerprint[:8]])
 
 
 def make(config: Config, dataset: Dataset | None = None) -> Plan:
@@ -68,6 +74,9 @@ def make(config: Config, dataset: Dataset | None = None) -> Plan:
 
     dataset: where it has been read already.
     """
+    classifier = chosen(config)
+    if classifier is not None:
+        return _of_words(config, classifier, dataset)
     dataset = dataset or read_data(config)
     notes: list[str] = []
     train = config.train.model_copy(update=dict(zip(("device", "precision"), machine(config), strict=True)))
@@ -101,6 +110,25 @@ def make(config: Config, dataset: Dataset | None = None) -> Plan:
     elif teacher is not None:
         gold = None if "unlabeled" in dataset.split else dataset  # read anew: it must not depend on texts it never sees
         plan = replace(plan, teacher_plan=make(teacher_config(config, name), gold))
+    return replace(plan, identity=_identity(plan))
+
+
+def _of_words(config: Config, classifier: Classifier, dataset: Dataset | None) -> Plan:
+    """The plan of a student that is a classifier of words."""
+    notes: list[str] = []
+    device, _ = machine(config)
+    train = config.train.model_copy(update={"device": device})
+    config = settle(config.model_copy(update={"train": train}), classifier, notes)
+    dataset = dataset or read_data(config)
+    tokens = NO_TOKENS
+    if isinstance(classifier, Network):
+        vocabulary = classifier.vocabulary(dataset.texts[row] for row in dataset.split["train"])
+        tokens = classifier.tokens(vocabulary, dataset.texts)
+        cut = (tokens.whole > classifier.length).mean()
+        notes.append(f"words: {len(vocabulary):,} known; {cut:.1%} of texts are cut to {classifier.length} words")
+    methods = tuple(METHODS[name].model_validate(settings) for name, settings in config.methods.items())
+    source = Source(classifier.name, Path(classifier.name))
+    plan = Plan(config, dataset, methods, source, tokens, None, None, {}, tuple(notes), classifier)
     return replace(plan, identity=_identity(plan))
 
 
@@ -290,7 +318,10 @@ def tokenizer_and_limit(source: Source) -> tuple[Any, int]:
 def _identity(plan: Plan) -> dict[str, Any]:
     """What decides the result, and nothing else: names and paths are replaced by what they stand for."""
     config = plan.config
-    student = config.student.model_dump(mode="json", exclude={"model", "revision"})
+    student: dict[str, Any] = {"classifier": config.student.model, **config.classifier}
+    if plan.classifier is None:
+        own = config.student.model_dump(mode="json", exclude={"model", "revision"})
+        student = {"weights": plan.student.fingerprint(), **own}
     train = config.train.model_dump(mode="json", exclude={"save_minutes"})
     if plan.teacher is not None:
         table = config.teacher.model_dump(mode="json", include={"labels", "max_length", "truncation"})
@@ -299,7 +330,7 @@ def _identity(plan: Plan) -> dict[str, Any]:
         teacher = plan.teacher_plan.fingerprint if plan.teacher_plan else None
     return {
         **data_identity(plan.dataset),
-        "student": {"weights": plan.student.fingerprint(), **student},
+        "student": student,
         "teacher": teacher,
         "methods": config.methods,
         "train": train,

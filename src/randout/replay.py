@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import described
+from .classifiers.settle import chosen
 from .config import Config, build, read_recipe
 from .errors import UserError
 from .methods import METHODS
 from .model_sources import Source, find
-from .prepare import Plan, data_identity, read_data, tokens_for
+from .prepare import NO_TOKENS, Plan, data_identity, read_data, tokens_for
 from .runs import RunFolder
 
 
@@ -38,14 +39,18 @@ def replay(run: RunFolder) -> Plan:
 
     UserError where the data, its columns, labels or split are no longer those that the run was trained on.
     """
-    config, source = stored_config(run), find(str(run.path))
-    dataset = read_data(config)
+    config = stored_config(run)
+    dataset, classifier = read_data(config), chosen(config)
     was, now = run.record["identity"], data_identity(dataset)
     if differs := [what for what in now["data"] if now["data"][what] != was["data"][what]]:
         other = "another sha256" if "sha256" in differs else f"other {' and '.join(differs)}"
         raise UserError(f"{config.data.source}: this is not the data the run was trained on ({other})")
     if now["split"] != was["split"]:
         raise UserError(f"{config.data.source}: the rows are split in another way than when the run was trained")
+    if classifier is not None:  # it reads texts itself
+        source = Source(classifier.name, run.model)
+        return Plan(config, dataset, (), source, NO_TOKENS, None, None, run.record["identity"], (), classifier)
+    source = find(str(run.path))
     tokens, _ = tokens_for(source, config.student, dataset, [])
     return Plan(config, dataset, (), source, tokens, None, None, run.record["identity"], ())
 

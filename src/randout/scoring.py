@@ -9,24 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from . import data, figures, models, runs
-from .encoder import Encoder
+from . import data, figures, runs
+from .classifiers import Classifier
 from .errors import UserError
-from .inference import predict
 from .metrics import log_probabilities, score
 from .prepare import Plan
 from .progress import Show
-from .replay import replay, truncation_of
+from .replay import replay
 from .runs import RunFolder
+from .saved import RowLogits, opened, row_logits
 from .statistics import Comparison, compare_models
-from .tokens import encode, truncate
 
 
-def score_split(encoder: Encoder, plan: Plan, name: str, run: RunFolder, show: Show) -> dict[str, Any]:
+def score_split(logits_of: RowLogits, plan: Plan, name: str, run: RunFolder, show: Show) -> dict[str, Any]:
     """Metrics of one split with intervals, in float32; predictions and the picture of the confusion matrix are written."""
     dataset, rows = plan.dataset, plan.dataset.split[name]
     with show.bar(f"scoring {name}", len(rows)) as advance:
-        logits = predict(encoder, plan.tokens, rows, "float32", lambda count: advance(count, ""))
+        logits = logits_of(rows, lambda count: advance(count, ""))
     labels = dataset.labels[rows]
     metrics = score(labels, logits, dataset.id2label, dataset.groups[rows])
     copied = np.isin(rows, dataset.report.leaked.get(name, np.zeros(0, np.int64)))
@@ -88,11 +87,11 @@ def compare_runs(found: dict[str, RunFolder], baseline: str, split: str = "test"
     return compare_models(labels, logits, baseline, first["group"].to_numpy(), len(index))
 
 
-def score_test(encoder: Encoder, plan: Plan, run: RunFolder, show: Show, by: str) -> dict[str, Any]:
+def score_test(logits_of: RowLogits, plan: Plan, run: RunFolder, show: Show, by: str) -> dict[str, Any]:
     """Metrics of the test split; that it was opened is recorded first."""
     times = runs.record_opening(run, _rows_sha256(plan, "test"), "test", by)
     show.say(f"test split opened; openings of these test rows recorded here so far: {times}")
-    return score_split(encoder, plan, "test", run, show)
+    return score_split(logits_of, plan, "test", run, show)
 
 
 def _rows_sha256(plan: Plan, split: str) -> str:
@@ -104,17 +103,17 @@ def _rows_sha256(plan: Plan, split: str) -> str:
 
 def open_test(run: RunFolder, plan: Plan, show: Show, by: str = "evaluate") -> dict[str, Any]:
     """Score a finished run's saved model on its own test split, and record that it was opened."""
-    encoder = models.load(models.find(str(run.path)))
-    metrics = run.read("metrics.json") | {"test": score_test(encoder, plan, run, show, by)}
+    metrics = run.read("metrics.json") | {"test": score_test(row_logits(plan, run), plan, run, show, by)}
     run.write("metrics.json", metrics)
     return metrics
 
 
 def model_card(plan: Plan, metrics: dict[str, Any], teacher: str) -> str:
     """The README.md of the model folder."""
+    if plan.classifier is not None:
+        return "\n".join([*_words_card(plan, plan.classifier), "", *_scores_table(plan, metrics), ""])
     labels = ", ".join(plan.dataset.id2label.values())
     length = plan.config.student.max_length
-    rows = {name: len(index) for name, index in plan.dataset.split.items()}
     lines = ["---", "pipeline_tag: text-classification", "library_name: transformers", "tags: [randout]", "---", ""]
     lines += [f"# {plan.student.label} fine-tuned on {plan.dataset.name}", ""]
     lines += [f"Labels: {labels}. Texts of up to {length} tokens, truncated by `{plan.config.student.truncation}`."]
@@ -124,30 +123,39 @@ def model_card(plan: Plan, metrics: dict[str, Any], teacher: str) -> str:
         f"`{m.name}` {json.dumps(m.model_dump(exclude_defaults=True, mode='json'))}" for m in plan.methods
     )
     lines += [f"Methods: {methods}." + (f" Teacher: {teacher}." if teacher else "")]
-    lines += ["", "| split | rows | accuracy | 95 % interval | macro F1 |", "|---|---|---|---|---|"]
+    lines += ["", *_scores_table(plan, metrics), "", "```python", "from transformers import pipeline", ""]
+    lines += ['classify = pipeline("text-classification", "path/to/this/folder", truncation=True)', "```", ""]
+    return "\n".join(lines)
+
+
+def _words_card(plan: Plan, classifier: Classifier) -> list[str]:
+    settings = json.dumps(classifier.model_dump(mode="json"))
+    lines = ["---", "pipeline_tag: text-classification", "tags: [randout]", "---", ""]
+    lines += [f"# {classifier.name} ({classifier.summary}) trained on {plan.dataset.name}", ""]
+    lines += [f"Labels: {', '.join(plan.dataset.id2label.values())}. Settings: `{settings}`.", "", classifier.scores]
+    return [*lines, "", "No model of `transformers`: `randout predict` and `randout evaluate` read this folder."]
+
+
+def _scores_table(plan: Plan, metrics: dict[str, Any]) -> list[str]:
+    rows = {name: len(index) for name, index in plan.dataset.split.items()}
+    lines = ["| split | rows | accuracy | 95 % interval | macro F1 |", "|---|---|---|---|---|"]
     for name, found in metrics.items():
         low, high = found.get("intervals", {}).get("accuracy", (float("nan"), float("nan")))
         lines.append(
             f"| {name} | {rows[name]} | {found['accuracy']:.4f} | {low:.4f} to {high:.4f} | {found['macro_f1']:.4f} |"
         )
-    lines += ["", "```python", "from transformers import pipeline", ""]
-    lines += ['classify = pipeline("text-classification", "path/to/this/folder", truncation=True)', "```", ""]
-    return "\n".join(lines)
+    return lines
 
 
 def score_file(
     model: str, file: str, text_column: str | None, label_column: str | None, show: Show
 ) -> tuple[dict[str, Any], dict[int, str]]:
     """Metrics of any classifier on a labelled file, and its id2label. Raises UserError for a label it does not know."""
-    source = models.find(model)
-    encoder = models.load(source)
-    id2label = dict(encoder.model.config.id2label)
+    saved = opened(model)
+    id2label = saved.id2label
     texts, labels, copies = data.load_evaluation(file, id2label, text_column=text_column, label_column=label_column)
-    tokens = truncate(
-        encode(encoder.tokenizer, texts), encoder.longest, truncation_of(source), encoder.suffix, encoder.prefix
-    )
     with show.bar("scoring", len(texts)) as advance:
-        logits = predict(encoder, tokens, np.arange(len(texts)), "float32", lambda count: advance(count, ""))
+        logits = saved.logits(texts, lambda count: advance(count, ""))
     return score(labels, logits, id2label, copies), id2label
 
 

@@ -86,10 +86,12 @@ def check_trials(search: Search, settings: Sequence[Settings], dataset: Dataset)
     for number, one in enumerate(settings):
         try:
             config = search.trial_config(one)
-            key = config.model_dump_json(include={"data", "student", "teacher", "output"})
+            key = config.model_dump_json(include={"data", "student", "teacher", "classifier"})
             if key not in checked:
-                checked[key] = student_of(prepare.make(config, dataset))[1]
-            check_methods(prepare.methods_of(config), checked[key])
+                plan = prepare.make(config, dataset)
+                checked[key] = None if plan.classifier is not None else student_of(plan)[1]
+            if checked[key] is not None:
+                check_methods(prepare.methods_of(config), checked[key])
         except UserError as error:
             raise UserError(f"trial {number} ({words_of(one)}) cannot run: {error}") from None
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from . import checkpoint, models
+from .classifiers import Bag, Network
 from .encoder import Encoder
 from .inference import predict
 from .loop import Material, Session, begin, fit, flush, step
@@ -72,7 +73,10 @@ def make_session(plan: Plan) -> Session:
     """The student loaded and its methods started, at position zero."""
     encoder, run = student_of(plan)
     check_methods(plan.methods, run)
-    return begin(encoder, run, plan.methods, plan.config.train, plan.config.train.precision)
+    session = begin(encoder, run, plan.methods, plan.config.train, plan.config.train.precision)
+    if isinstance(plan.classifier, Network):
+        session.optimizer = plan.classifier.optimizer(encoder.model)
+    return session
 
 
 def check_methods(methods: Sequence[Method], run: Run) -> None:
@@ -88,7 +92,7 @@ def student_of(plan: Plan) -> tuple[Encoder, Run]:
     if config.train.device == "cuda":  # the same bits, at some cost
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-    encoder = models.load(
+    encoder = _network(plan) or models.load(
         plan.student,
         id2label=plan.dataset.id2label,
         head=config.student.head,
@@ -100,6 +104,14 @@ def student_of(plan: Plan) -> tuple[Encoder, Run]:
     encoder.model.to(config.train.device)
     weights = class_weights(plan.dataset).to(config.train.device)
     return encoder, Run(encoder.model, encoder.sites, config.train.seed, len(plan.dataset.id2label), weights)
+
+
+def _network(plan: Plan) -> Encoder | None:
+    """A new network of words, where the student is one."""
+    if not isinstance(plan.classifier, Network):
+        return None
+    vocabulary = plan.classifier.vocabulary(plan.dataset.texts[row] for row in plan.dataset.split["train"])
+    return plan.classifier.encoder(vocabulary, plan.dataset.id2label, plan.config.train.seed)
 
 
 def make_material(plan: Plan, teacher: torch.Tensor | None) -> Material:
@@ -200,6 +212,9 @@ def _stop_signal() -> Iterator[_Stop]:
 
 def estimate(plan: Plan, steps: int = 3) -> list[str]:
     """What a dry run says: rows, tokens, memory, and minutes from `steps` real steps on copies that are thrown away."""
+    sizes = f"rows: {', '.join(f'{len(index):,} {name}' for name, index in plan.dataset.split.items())}"
+    if isinstance(plan.classifier, Bag):
+        return [sizes, f"time: {plan.classifier.name} is fitted in one go; there are no steps to measure"]
     session = make_session(plan)
     spread = torch.zeros(len(plan.dataset.texts), len(plan.dataset.id2label)) if plan.has_teacher else None
     material = make_material(plan, spread)
@@ -216,7 +231,7 @@ def estimate(plan: Plan, steps: int = 3) -> list[str]:
     activations = (
         34 * int(lengths[median].sum()) * session.encoder.model.config.hidden_size * len(session.encoder.sites.blocks)
     )
-    lines = [f"rows: {', '.join(f'{len(index):,} {name}' for name, index in plan.dataset.split.items())}"]
+    lines = [sizes]
     lines += [
         f"tokens: {int(lengths[rows].sum()):,} an epoch, {int(lengths[rows].sum()) * epochs:,} in {epochs} epochs"
     ]

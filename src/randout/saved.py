@@ -1,0 +1,64 @@
+"""Saved classifiers read back, encoders and classifiers of words alike: logits of texts, or of a run's own rows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from . import classifiers, models
+from .inference import predict
+from .prepare import Plan
+from .replay import truncation_of
+from .runs import RunFolder
+from .tokens import encode, truncate
+
+Seen = Callable[[int], None]  # told of texts done
+RowLogits = Callable[[np.ndarray, Seen], np.ndarray]  # rows of a dataset (n,) -> logits (n, C)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A classifier from disk. logits: of texts, (n, C) float32, columns by `id2label`."""
+
+    id2label: dict[int, str]
+    logits: Callable[[Sequence[str], Seen], np.ndarray]
+
+
+def opened(name: str, device: str = "cpu") -> Saved:
+    """The classifier of a run or a folder, ready to score in float32. Raises UserError where there is none.
+
+    Texts are cut as in training.
+    """
+    folder = words_folder(name)
+    if folder is not None:
+        fitted = classifiers.load(folder)
+        return Saved(fitted.id2label, lambda texts, seen: fitted.logits(texts, seen, device))
+    source = models.find(name)
+    encoder = models.load(source)
+    encoder.model.to(device)
+
+    def logits(texts: Sequence[str], seen: Seen) -> np.ndarray:
+        rows = encode(encoder.tokenizer, texts)
+        tokens = truncate(rows, encoder.longest, truncation_of(source), encoder.suffix, encoder.prefix)
+        return predict(encoder, tokens, np.arange(len(texts)), "float32", seen)
+
+    return Saved(dict(encoder.model.config.id2label), logits)
+
+
+def words_folder(name: str) -> Path | None:
+    """The folder of the classifier of words in a run, or in a folder of its own; None where there is none."""
+    path = Path(os.path.expanduser(name))
+    return next((folder for folder in (path / "model", path) if classifiers.is_fitted(folder)), None)
+
+
+def row_logits(plan: Plan, run: RunFolder) -> RowLogits:
+    """Logits of the rows of a finished run's own data, by its saved model."""
+    if plan.classifier is not None:
+        fitted, texts = classifiers.load(run.model), plan.dataset.texts
+        return lambda rows, seen: fitted.logits([texts[row] for row in rows], seen)
+    encoder = models.load(models.find(str(run.path)))
+    return lambda rows, seen: predict(encoder, plan.tokens, rows, "float32", seen)
