@@ -34,12 +34,15 @@ LAYERS = [  # a module may import from its own row and the rows above
     {"teacher", "trained"},
     {"job", "grid"},
     {"study", "record"},
+    {"reproduction"},
     {"tpe", "results"},
     {"search"},
     {"comparison"},
+    {"reproduce"},
     {"api", "demo", "doctor"},
     {"cli_tools"},
-    {"cli_studies"},
+    {"cli_search"},
+    {"cli_reproduce", "cli_studies"},
     {"cli"},
 ]
 

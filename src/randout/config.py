@@ -45,6 +45,7 @@ class DataTable(Table):
     split_seed: int = _setting(0, "number that fixes the split; the training seed does not touch it", ge=0, lt=2**32)
     folds: int = _setting(0, "number of cross-validation folds; 0: none")
     fold: int = _setting(0, "which of them is the test split, 1 the first")
+    sample: int = _setting(0, "about so many labelled rows in all, drawn by class and whole groups; 0: every row", ge=0)
     validation: Name = _setting("", "file with the validation rows; empty: taken from the training rows")
     test: Name = _setting("", "file with the test rows")
     unlabeled: Name = _setting("", "file with texts only: distillation without labels")

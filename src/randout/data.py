@@ -16,7 +16,7 @@ import numpy as np
 from randout import columns as cols
 from randout import described
 from randout.data_report import DataReport, make_report
-from randout.division import SPLITS, check_folds, check_request, check_train, complete, folded
+from randout.division import SPLITS, check_folds, check_request, check_train, complete, folded, sampled
 from randout.errors import UserError
 from randout.sources import (
     Labels,
@@ -80,6 +80,7 @@ def load(
     fractions: tuple[float, float, float] = (0.70, 0.15, 0.15),
     folds: int = 0,
     fold: int = 0,
+    sample: int = 0,
 ) -> Dataset:
     """Read a labelled table and split it. An empty string or empty `labels` is the same as None.
 
@@ -90,6 +91,7 @@ def load(
     `labels`: the classes in order, or a mapping from values in the file to class names, in order. `folds`: the labelled
     rows of all files are dealt into so many folds, whatever split they came with; fold number `fold` (1 the first) is
     the test split, `fractions[1]` of the rest validation. The folds depend on (`seed`, `folds`) and not on `fold`.
+    `sample`: about so many labelled rows are kept in all, the same share of each part of the split.
 
     UserError: anything in the files or the request that cannot be used, by file, row or line, and column.
     """
@@ -123,6 +125,9 @@ def load(
     def divide(y: Ints, groups: Ints) -> dict[str, Ints]:
         names = list(id2label.values())
         check_train(parts, y, roles, id2label)
+        return sampled(whole(y, groups, names), y, groups, sample, seed, names) if sample else whole(y, groups, names)
+
+    def whole(y: Ints, groups: Ints, names: list[str]) -> dict[str, Ints]:
         if folds:
             return folded(y, None if split == "paper" else groups, (folds, fold), fractions[1], seed, names)
         if roles is not None:

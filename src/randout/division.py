@@ -58,6 +58,21 @@ def folded(
     return {"train": rest[inner == 0], "validation": rest[inner == 1], "test": test}
 
 
+def sampled(
+    split: dict[str, Ints], labels: Ints, groups: Ints, sample: int, seed: int, names: Sequence[str]
+) -> dict[str, Ints]:
+    """About `sample` rows in all: the same share of each part, by class and whole groups. All of them, where fewer."""
+    total = sum(len(rows) for rows in split.values())
+    if sample >= total:
+        return split
+    kept = {}
+    for name, rows in split.items():
+        share = sample / total
+        drawn = grouped(labels[rows], groups[rows], (share, 1 - share), seed, names)
+        kept[name] = rows[drawn == 0]
+    return kept
+
+
 def complete(
     labels: Ints, groups: Ints, roles: list[str], share: float, seed: int, names: Sequence[str], notes: list[str]
 ) -> dict[str, Ints]:

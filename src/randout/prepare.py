@@ -138,7 +138,7 @@ def read_data(config: Config) -> Dataset:
     given: dict[str, Any] = {
         name: value or None for name, value in table.model_dump().items() if name not in ("source", "split_seed")
     }
-    given |= {"split": table.split, "folds": table.folds, "fold": table.fold}
+    given |= {"split": table.split, "folds": table.folds, "fold": table.fold, "sample": table.sample}
     if not table.source:
         raise UserError("no data: name a file or a dataset, as in `randout train reviews.csv`")
     return data.load(table.source, seed=table.split_seed, **given)
