@@ -8,6 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+from scipy.special import ndtri
 from scipy.stats import binomtest
 
 ROOT = Path(__file__).parents[1]
@@ -35,3 +38,43 @@ def test_claims_of_the_paper() -> None:
         assert round(100 * most / rows, 1) == percent
         assert round(100 * claims["most_discordant"](net, exact=False) / rows, 1) == uncorrected
         assert binomtest((most - net) // 2, most).pvalue < 0.05 <= binomtest((most + 2 - net) // 2, most + 2).pvalue
+
+
+def test_simulation_smoke(tmp_path: Path) -> None:
+    """A few simulations end in a page whose text around the tables is untouched, twice the same."""
+    simulate = runpy.run_path(str(ROOT / "benchmarks" / "simulate.py"))
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{simulate['START']}\nold\n{simulate['END']}\nafter\n", encoding="utf-8")
+    texts = []
+    for _ in range(2):
+        simulate["main"](["--simulations", "3", "--macro-f1", "1", "--page", str(page)])
+        texts.append(page.read_text(encoding="utf-8"))
+    assert texts[0] == texts[1]
+    assert texts[0].startswith("before\n")
+    assert texts[0].endswith("\nafter\n")
+    assert "old" not in texts[0].split()
+    assert texts[0].count("| groups |") == 1 + 3 + 2
+
+
+def test_simulated_arms_have_the_accuracy_they_claim() -> None:
+    simulate = runpy.run_path(str(ROOT / "benchmarks" / "simulate.py"))
+    generator = np.random.default_rng(0)
+    for mix in simulate["MIXES"]:
+        means, spreads = [], []
+        for _ in range(150):
+            latent, groups = simulate["sample"](mix, 4, generator)
+            assert groups.shape == (simulate["ROWS"],)
+            right = latent > -ndtri(simulate["ACCURACY"])
+            means.append(right.mean())
+            spreads.append(right.mean(-1).var(axis=1, ddof=1).mean())
+        assert np.mean(means) == pytest.approx(0.80, abs=0.006), mix.name
+        noise = 0.16 / simulate["ROWS"]  # at most, of a run's accuracy on fixed rows
+        assert mix.seed_points**2 / 1e4 * 0.8 < np.mean(spreads) < mix.seed_points**2 / 1e4 * 1.2 + noise, mix.name
+
+
+def test_missed_targets_are_said() -> None:
+    missed = runpy.run_path(str(ROOT / "benchmarks" / "simulate.py"))["missed"]
+    good = ["rows", "5", "94.0", "93.0", "90.0", "7.5", "50.0", "1.00", "80.0"]
+    assert missed([good, ["rows", "3", "80.0", "80.0", "90.0", "20.0", "1.0", "1.00", "80.0"]]) == []
+    assert len(missed([["rows", "10", *good[2:]]])) == 1
+    assert "92.9" in missed([["rows", "5", "92.9", "93.0", "90.0", "7.6", "50.0", "1.00", "80.0"]])[0]

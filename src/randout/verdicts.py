@@ -7,6 +7,7 @@ over folds); what stands under `secondary` describes and is never promoted to a 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -159,6 +160,7 @@ def _saved_models(
         found = pair(others[at], at_level)
         return found.low, found.high
 
+    @functools.cache  # the same draws at every level, and most levels are asked for more than once
     def pair(name: str, at_level: float) -> Any:
         first, second = made[base][0], made[name][0]
         return paired_difference(labels, first, second, codes, num_labels, metric, resamples, seed, at_level)
