@@ -168,7 +168,7 @@ REFUSED = {  # name -> (columns, suffix, options, parts of the message)
         "class 'z'", "3 rows in 1 group "]),
     "label not listed": ({"text": LONG, "label": TWO}, ".csv", {"labels": ["x", "yy"]}, [
         "row 2", "unknown label 'y'", "Did you mean 'yy'?", "Known: 'x', 'yy'"]),
-    "listed label absent": ({"text": LONG, "label": TWO}, ".csv", {"labels": ["x", "y", "z"]}, ["listed labels have 'z'", "no row"]),
+    "listed label absent": ({"text": LONG, "label": TWO}, ".csv", {"labels": ["x", "y", "z"]}, ["labels have 'z'", "no row"]),
     "one label listed": ({"text": LONG, "label": ["x"] * 30}, ".csv", {"labels": ["x"]}, ["one class only"]),
     "split misspelt": ({"text": LONG, "label": TWO}, ".csv", {"split": "papper"}, ["'papper'", "Did you mean 'paper'?"]),
     "split without its column": ({"text": LONG, "label": TWO}, ".csv", {"split": "column"}, ["--split-column NAME"]),

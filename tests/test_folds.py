@@ -134,6 +134,14 @@ def test_groups_not_rows_are_counted(tmp_path):
     assert data.load(path, folds=4, fold=1, group_column="by").report.shared_groups["test"] == 0
 
 
+def test_a_group_larger_than_a_fold_is_said(tmp_path):
+    texts, labels = toy_texts(120, 0)
+    path = write(tmp_path / "t.csv", {"text": texts, "label": labels, "by": [max(0, i - 60) for i in range(120)]})
+    dataset = data.load(path, folds=4, fold=1, group_column="by")
+    assert any("one group holds 61 rows, more than the 30 of an even fold" in note for note in dataset.report.notes)
+    assert dataset.report.shared_groups == {"validation": 0, "test": 0}
+
+
 @pytest.fixture
 def configured(tiny_model, tmp_path, toy_csv):
     """fold -> the configuration of a student and a teacher that is fine-tuned first, on that fold."""
@@ -169,7 +177,7 @@ def test_a_teacher_of_a_fold_has_the_same_test_rows_and_never_sees_them(configur
     assert len(set(seen)) == 3  # a teacher a fold, whether or not the student has more texts
 
 
-def test_a_fold_carried_out_leaves_a_teacher_run_without_the_test_rows(configured, tmp_path):
+def test_a_fold_carried_out_leaves_a_teacher_run_without_the_test_rows(configured, tmp_path, capsys):
     result = job.carry_out(prepare.make(configured(2)), job.Options(runs=tmp_path / "runs", show=Show(quiet=True)))
     own = json.loads((result.folder / "split.json").read_text())
     others = [path for path in (tmp_path / "runs").glob("*/split.json") if path.parent != result.folder]
@@ -178,6 +186,11 @@ def test_a_fold_carried_out_leaves_a_teacher_run_without_the_test_rows(configure
     assert set(own["test"]).isdisjoint(taught["train"] + taught["validation"])
     assert sorted(own["test"]) == sorted(taught["test"])
     assert not (others[0].parent / "predictions" / "test.parquet").exists()
+
+    wrong = configured(3, unlabeled=str(write(tmp_path / "u.csv", {"text": ["some new words"]})))
+    wrong = wrong.model_copy(update={"teacher": wrong.teacher.model_copy(update={"model": str(others[0].parent)})})
+    job.taught(prepare.make(wrong), job.Options(runs=tmp_path / "runs", show=Show(quiet=True)))
+    assert "of the 30 test rows, so test scores will flatter" in capsys.readouterr().err  # the teacher of another fold
 
 
 def test_a_configuration_without_folds_is_what_it_was(toy_csv):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 import shutil
 import sys
 import tomllib
@@ -270,8 +271,6 @@ def test_a_run_from_training_to_a_colleague(described, tiny_model, call, tmp_pat
     assert tomllib.loads((run / "run.toml").read_text())["data"]["source"] == "../../data/my.toml:../../data"
     for file in run.glob("*.*"):
         assert str(tmp_path).encode() not in file.read_bytes(), file
-    code, out, errors = call(*words, *quick)  # found finished
-    assert code == 0, errors
     moved = Path(shutil.copytree(tmp_path / "data", tmp_path / "there" / "data")).parent
     shutil.move(tmp_path / "runs", moved / "runs")
     shutil.rmtree(tmp_path / "data")
@@ -283,16 +282,28 @@ def test_a_run_from_training_to_a_colleague(described, tiny_model, call, tmp_pat
     code, out, errors = call("evaluate", again, moved / "data" / "my.toml", "--json")  # its test rows
     assert code == 0, errors
     assert json.loads(out)["rows"] == 30
-    code, out, errors = call("predict", again, "--file", moved / "data" / "my.toml")
-    assert code == 2
-    assert "describes several tables" in errors
-    assert "dev.jsonl" in errors
+    with pytest.raises(UserError, match=r"describes several tables.*dev\.jsonl"):
+        data.read_texts(moved / "data" / "my.toml")
     (moved / "data" / "one.toml").write_text('source = "test.jsonl"\ntext_column = "words"')
     code, out, errors = call("predict", again, "--file", moved / "data" / "one.toml", "-q")
     assert code == 0, errors
     lines = (moved / "data" / "test.labelled.jsonl").read_text().splitlines()
     assert len(lines) == 30
     assert json.loads(lines[0]).keys() == {"words", "kind", "by", "label", "score"}
+
+
+def test_a_run_that_was_stopped_goes_on_by_its_description(described, tiny_model, call, tmp_path):
+    path = described('source = "rows.csv"' + COLUMNS)
+    plan = prepare.make(configured(path, tiny_model("bert")))
+    with pytest.raises(job.Stopped):
+        job.carry_out(
+            plan, job.Options(runs=tmp_path / "runs", out=tmp_path / "runs" / "one", deadline=1e-9, show=Show(True))
+        )
+    code, _, errors = call("train", "--resume", tmp_path / "runs" / "one", "-q")
+    assert code == 0, errors
+    record = RunFolder(tmp_path / "runs" / "one").record
+    assert record["finished"]
+    assert record["fingerprint"] == plan.fingerprint
 
 
 def test_a_description_changed_since_is_not_scored_as_if_it_were_the_same(described, tiny_model, tmp_path):
@@ -332,9 +343,14 @@ def test_csabstruct_by_its_description():
     assert all(len(names) == 1 for names in abstracts.values())  # no abstract's number crosses; its sentences do
 
 
-def test_the_example_is_well_formed():
+def test_the_example_and_the_guide_are_well_formed():
     from randout.described import Description
 
     described = Description.model_validate(tomllib.loads(EXAMPLE.read_text(encoding="utf-8")))
     assert described.group_column == "abstract"
     assert set(described.sha256) == {"train", "validation", "test"}
+    guide = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```toml\n(name = .*?)^```", guide, re.MULTILINE | re.DOTALL)
+    assert Description.model_validate(tomllib.loads(block)).labels == ("no", "yes")
+    keys = {key for key in Description.model_fields if f"`{key}`" in guide or f"\n{key} = " in block}
+    assert keys == Description.model_fields.keys() - {"sha256"}  # whose table is in the block

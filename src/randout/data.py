@@ -60,6 +60,7 @@ class Dataset:
     name: str
     columns: dict[str, str | None]  # "text", "label", "group", "split" -> the column used
     report: DataReport
+    labelled_sha256: str = ""  # as `sha256`, of the labelled rows' files alone
     about: str = ""
     max_length: int | None = None  # recommended for it, in tokens
 
@@ -129,7 +130,7 @@ def load(
 
     def whole(y: Ints, groups: Ints, names: list[str]) -> dict[str, Ints]:
         if folds:
-            return folded(y, None if split == "paper" else groups, (folds, fold), fractions[1], seed, names)
+            return folded(y, None if split == "paper" else groups, (folds, fold), fractions[1], seed, names, notes)
         if roles is not None:
             return complete(y, groups, roles, fractions[1], seed, names, notes)
         draw = stratified(y, fractions, seed, names) if split == "paper" else grouped(y, groups, fractions, seed, names)
@@ -163,13 +164,32 @@ def _assemble(
         texts, row_ids = [texts[i] for i in rows], [row_ids[i] for i in rows]
         labels = np.concatenate([labels, np.full(len(kept), -1, dtype=np.int64)])
         copies, groups = copies[rows], groups[rows]
-    hashes = [f"{part.role} {part.table.sha256}" for part in parts]
-    digest = parts[0].table.sha256 if opened.one_file else sha256_of("\n".join(hashes).encode())
+    digests = [_sha256(parts, False), _sha256([p for p in parts if p.role != "unlabeled"], opened.one_file)]
+    digest = digests[0] if "unlabeled" in opened.tables else digests[1]
     report = make_report(labels, copies, groups, split, id2label, left_out, notes)
     name, about, max_length = opened.name, opened.reading.about, opened.reading.max_length
     return Dataset(
-        texts, labels, groups, copies, row_ids, id2label, split, digest, name, columns, report, about, max_length
+        texts,
+        labels,
+        groups,
+        copies,
+        row_ids,
+        id2label,
+        split,
+        digest,
+        name,
+        columns,
+        report,
+        digests[1],
+        about,
+        max_length,
     )
+
+
+def _sha256(parts: Sequence[Part], one_file: bool) -> str:
+    if one_file:
+        return parts[0].table.sha256
+    return sha256_of("\n".join(f"{part.role} {part.table.sha256}" for part in parts).encode())
 
 
 def _groups(copies: Ints, values: Sequence[str | None]) -> Ints:

@@ -42,10 +42,19 @@ def check_folds(folds: int, fold: int) -> None:
 
 
 def folded(
-    labels: Ints, groups: Ints | None, which: tuple[int, int], share: float, seed: int, names: Sequence[str]
+    labels: Ints,
+    groups: Ints | None,
+    which: tuple[int, int],
+    share: float,
+    seed: int,
+    names: Sequence[str],
+    notes: list[str],
 ) -> dict[str, Ints]:
     """Row positions with one fold as the test split; `which`: (folds, fold). groups None: stratified only."""
     folds, fold = which
+    if groups is not None and (largest := int(np.bincount(groups).max())) > len(labels) / folds:
+        size = f"{len(labels) // folds:,}"
+        notes.append(f"one group holds {largest:,} rows, more than the {size} of an even fold: the folds are uneven")
     part = dealt(labels, groups, folds, seed, names)
     test, rest = np.flatnonzero(part == fold - 1), np.flatnonzero(part != fold - 1)
     own = int(np.random.SeedSequence([seed, folds, fold]).generate_state(1)[0])

@@ -30,7 +30,7 @@ class Opened:
     reading: Reading  # how the source says that it is read
     tables: dict[str, Table]
     prefixes: dict[str, str]  # role -> what row ids start with; "" for main
-    one_file: bool  # whether all tables are of one file
+    one_file: bool  # whether all labelled rows are of one file
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def open_sources(source: str | Path, files: Mapping[str, str | Path], notes: lis
         tables[role] = read_table(path)
         prefixes[role] = f"{path}#" if Path(path).name in taken else f"{Path(path).name}#"
         taken.add(Path(path).name)
-    return Opened(known.name, known.reading, tables, prefixes, known.one_file and not files)
+    return Opened(known.name, known.reading, tables, prefixes, known.one_file and not files.keys() - {"unlabeled"})
 
 
 def _unknown(source: str | Path, files: Mapping[str, Any], notes: list[str]) -> Known:

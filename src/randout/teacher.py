@@ -74,7 +74,7 @@ def _teacher_length(asked: int | str, encoder: Encoder, plan: Plan) -> int:
 def _warn_of_leak(source: models.Source, plan: Plan, show: Show) -> None:
     """Say so where a teacher that is a run was trained on rows that are held out here."""
     run = RunFolder(source.folder.parent)
-    if not run.exists or run.record["data"] != plan.dataset.sha256:
+    if not run.exists or run.record["data"] not in (plan.dataset.sha256, plan.dataset.labelled_sha256):
         return
     taught = set(run.read("split.json").get("train", []))
     for name in ("validation", "test"):
