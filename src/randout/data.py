@@ -1,7 +1,7 @@
 """A labelled table to a `Dataset`: texts, class indices, duplicates, and a split whose test rows stay out of training.
 
 `load` reads, checks and splits; `describe` says what was found. Files are parsed by `tables`, opened by `sources`,
-columns and labels checked by `columns`, rows assigned by `splits`, known names and the Hub resolved by `datasets`.
+columns and labels checked by `columns`, rows assigned by `division` and `splits`, known names resolved by `datasets`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 
 from randout import columns as cols
+from randout import described
 from randout.data_report import DataReport, make_report
-from randout.errors import UserError, nearest
+from randout.division import SPLITS, check_folds, check_request, check_train, complete, folded, sampled
+from randout.errors import UserError
 from randout.sources import (
     Labels,
+    Opened,
     Part,
     choose_columns,
     given_split,
@@ -41,8 +44,6 @@ __all__ = [
     "write_table",
 ]
 
-SPLITS = ("train", "validation", "test")
-
 
 @dataclass(frozen=True)
 class Dataset:
@@ -59,6 +60,8 @@ class Dataset:
     name: str
     columns: dict[str, str | None]  # "text", "label", "group", "split" -> the column used
     report: DataReport
+    about: str = ""
+    max_length: int | None = None  # recommended for it, in tokens
 
 
 def load(
@@ -75,20 +78,28 @@ def load(
     labels: Labels | None = None,
     seed: int = 0,
     fractions: tuple[float, float, float] = (0.70, 0.15, 0.15),
+    folds: int = 0,
+    fold: int = 0,
+    sample: int = 0,
 ) -> Dataset:
     """Read a labelled table and split it. An empty string or empty `labels` is the same as None.
 
-    `source`: a file, a known name (`rhmd`, `rhmd:PATH`, `film`), or `hub:OWNER/NAME`. `split`: "auto" (stratified,
+    `source`: a file, a known name (`rhmd`, `rhmd:PATH`, `coda19`, `film`), `hub:OWNER/NAME`, or a TOML file that
+    describes the data (`described`); what is passed here goes before what it says. `split`: "auto" (stratified,
     copies and groups whole), "paper" (stratified only), "column" (by `split_column`); a split column or the files
     `validation` and `test` go before "auto". A missing validation split is carved from train, never from test.
-    `labels`: the classes in order, or a mapping from values in the file to class names, in order.
+    `labels`: the classes in order, or a mapping from values in the file to class names, in order. `folds`: the labelled
+    rows of all files are dealt into so many folds, whatever split they came with; fold number `fold` (1 the first) is
+    the test split, `fractions[1]` of the rest validation. The folds depend on (`seed`, `folds`) and not on `fold`.
+    `sample`: about so many labelled rows are kept in all, the same share of each part of the split.
 
     UserError: anything in the files or the request that cannot be used, by file, row or line, and column.
     """
     split_column = split_column or None
     given = {"validation": validation, "test": test, "unlabeled": unlabeled}
     files = {role: path for role, path in given.items() if path}
-    _check_request(split, split_column, [role for role in files if role != "unlabeled"], fractions)
+    check_request(split, split_column, [role for role in files if role != "unlabeled"], fractions)
+    check_folds(folds, fold)
     notes: list[str] = []
     opened = open_sources(source, files, notes)
     columns = choose_columns(opened, text_column, label_column, group_column, notes)
@@ -98,7 +109,13 @@ def load(
         [label for part in parts for label in part.labels],
         list(classes.values()) if isinstance(classes, Mapping) else classes,
     )
+    if not split_column and not files.keys() - {"unlabeled"}:
+        split_column = opened.reading.split_column
     roles = given_split(parts, split_column, notes)
+    if folds:
+        ignored = " (the split that it came with is not used)" if roles is not None else ""
+        notes.append(f"fold {fold} of {folds} is the test split{ignored}; {fractions[1]:.0%} of the rest validate")
+        roles, split_column = None, None
     if roles is not None and split == "paper":
         raise UserError(f"split 'paper' draws the split itself, and {source} has one already. Use split 'auto'.")
     if "unlabeled" in files:
@@ -107,55 +124,25 @@ def load(
 
     def divide(y: Ints, groups: Ints) -> dict[str, Ints]:
         names = list(id2label.values())
-        _check_train(parts, y, roles, id2label)
+        check_train(parts, y, roles, id2label)
+        return sampled(whole(y, groups, names), y, groups, sample, seed, names) if sample else whole(y, groups, names)
+
+    def whole(y: Ints, groups: Ints, names: list[str]) -> dict[str, Ints]:
+        if folds:
+            return folded(y, None if split == "paper" else groups, (folds, fold), fractions[1], seed, names)
         if roles is not None:
-            return _complete(y, groups, roles, fractions[1], seed, names, notes)
+            return complete(y, groups, roles, fractions[1], seed, names, notes)
         draw = stratified(y, fractions, seed, names) if split == "paper" else grouped(y, groups, fractions, seed, names)
         return {name: np.flatnonzero(draw == p) for p, name in enumerate(SPLITS)}
 
-    return _assemble(parts, id2label, divide, opened.name, used, notes)
-
-
-def _check_request(split: str, split_column: str | None, files: Sequence[str], fractions: Sequence[float]) -> None:
-    if split not in ("auto", "paper", "column"):
-        raise UserError(
-            f"split {split!r}: expected 'auto', 'paper' or 'column'.{nearest(split, ('auto', 'paper', 'column'))} "
-            "A column that says each row's split is named with --split-column."
-        )
-    if split == "column" and split_column is None:
-        raise UserError("split 'column' needs the column's name: --split-column NAME.")
-    if split_column is not None and files:
-        raise UserError(f"--split-column and --{files[0]} both give the split. Use one of them.")
-    if split == "paper" and (split_column is not None or files):
-        raise UserError("split 'paper' draws the split itself: leave out --split-column, --validation and --test.")
-    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise UserError(
-            f"fractions {tuple(fractions)}: expected three positive shares that sum to 1 (0.7, 0.15, 0.15)."
-        )
-
-
-def _complete(
-    labels: Ints, groups: Ints, roles: list[str], share: float, seed: int, names: Sequence[str], notes: list[str]
-) -> dict[str, Ints]:
-    """The user's split as row positions, with validation carved from train where it is missing."""
-    given = np.array(roles)
-    rows = {name: np.flatnonzero(given == name) for name in SPLITS}
-    train, validation, test = (rows[name] for name in SPLITS)
-    if not len(validation):
-        part = grouped(labels[train], groups[train], (1 - share, share), seed, names)
-        train, validation = train[part == 0], train[part == 1]
-        notes.append(f"no validation rows were given: {share:.0%} of train were set apart, by class and whole groups")
-    if not len(test):
-        notes.append("no test rows were given: there is no test split")
-    split = {"train": train, "validation": validation, "test": test}
-    return {name: positions for name, positions in split.items() if len(positions)}
+    return _assemble(parts, id2label, divide, opened, used, notes)
 
 
 def _assemble(
     parts: Sequence[Part],
     id2label: dict[int, str],
     divide: Any,  # (labels, groups) of the labelled rows -> split
-    name: str,
+    opened: Opened,
     columns: dict[str, str | None],
     notes: list[str],
 ) -> Dataset:
@@ -177,9 +164,12 @@ def _assemble(
         labels = np.concatenate([labels, np.full(len(kept), -1, dtype=np.int64)])
         copies, groups = copies[rows], groups[rows]
     hashes = [f"{part.role} {part.table.sha256}" for part in parts]
-    digest = parts[0].table.sha256 if len(parts) == 1 else sha256_of("\n".join(hashes).encode())
+    digest = parts[0].table.sha256 if opened.one_file else sha256_of("\n".join(hashes).encode())
     report = make_report(labels, copies, groups, split, id2label, left_out, notes)
-    return Dataset(texts, labels, groups, copies, row_ids, id2label, split, digest, name, columns, report)
+    name, about, max_length = opened.name, opened.reading.about, opened.reading.max_length
+    return Dataset(
+        texts, labels, groups, copies, row_ids, id2label, split, digest, name, columns, report, about, max_length
+    )
 
 
 def _groups(copies: Ints, values: Sequence[str | None]) -> Ints:
@@ -189,27 +179,6 @@ def _groups(copies: Ints, values: Sequence[str | None]) -> Ints:
     seen: dict[Any, int] = {}
     keys: list[Any] = [(i,) if value is None else value for i, value in enumerate(values)]
     return merge_groups(copies, np.array([seen.setdefault(key, len(seen)) for key in keys], dtype=np.int64))
-
-
-def _check_train(parts: Sequence[Part], labels: Ints, roles: list[str] | None, id2label: Mapping[int, str]) -> None:
-    """UserError for no training rows, or for a class that none of them has."""
-    main = parts[0].table.name
-    train = np.array(roles) == "train" if roles is not None else np.full(len(labels), True)
-    if not train.any():
-        raise UserError(f"{main}: no row is in the train split: there is nothing to train on.")
-    counts = np.bincount(labels[train], minlength=len(id2label))
-    if (counts > 0).sum() < 2:
-        raise UserError(f"{main}: the training rows have one class only. A classifier needs two classes or more.")
-    for k in np.flatnonzero(counts == 0).tolist():
-        where = np.flatnonzero(labels == k)
-        if not len(where):
-            raise UserError(f"--labels lists {id2label[k]!r}, and no row of {main} has it. Leave it out of --labels.")
-        first = np.cumsum([0] + [len(part.labels) for part in parts])
-        p = int(np.searchsorted(first, where[0], side="right")) - 1
-        raise UserError(
-            f"{parts[p].table.name}, row {where[0] - first[p] + 1}: the label {id2label[k]!r} occurs in no training row, "
-            "so it cannot be learnt. Add training rows of this class, or remove the rows that have it."
-        )
 
 
 def _choose_unlabeled(
@@ -237,7 +206,8 @@ def describe(dataset: Dataset) -> list[str]:
     n = int((dataset.labels >= 0).sum())
     used = ", ".join(f"{what} {column!r}" for what, column in dataset.columns.items() if column)
     head = [f"data        {dataset.name}: {n:,} labelled rows, {len(dataset.id2label)} classes", f"columns     {used}"]
-    return head + dataset.report.lines()
+    about = [f"about       {dataset.about}"] * bool(dataset.about)
+    return head[:1] + about + head[1:] + dataset.report.lines()
 
 
 def read_texts(path: str | Path, text_column: str | None = None) -> tuple[list[str], Table]:
@@ -245,7 +215,12 @@ def read_texts(path: str | Path, text_column: str | None = None) -> tuple[list[s
 
     UserError as for `load`; no label column is needed.
     """
-    table = read_table(path)
+    known = described.resolve(path)
+    if known is not None and len(known.tables) > 1:
+        names = ", ".join(table.name for table in known.tables.values())
+        raise UserError(f"{path} describes several tables, and one is labelled at a time. Name one of them: {names}.")
+    table = known.tables["main"] if known else read_table(path)
+    text_column = text_column or (known.reading.text_column if known else None)
     labels = [c for c in table.columns if c.lower() in cols.LABEL_NAMES]
     return cols.texts_of(table, cols.choose_text(table, text_column or None, labels[0] if labels else None)), table
 
@@ -256,21 +231,23 @@ def load_evaluation(
     text_column: str | None = None,
     label_column: str | None = None,
 ) -> tuple[list[str], Ints, Ints]:
-    """Texts, labels (n,) and copies (n,) of a labelled file, to score a trained model on.
+    """Texts, labels (n,) and groups (n,; copies, and the data set's own groups) of a labelled file, to score a model on.
 
-    `source` as for `load` (the whole file; of the Hub, the test split, else the only one). UserError for a label that
+    `source` as for `load` (the whole file; where it comes with a test split, that one). UserError for a label that
     is not in `id2label`, by row, with the known ones.
     """
     notes: list[str] = []
     opened = open_sources(source, {}, notes)
     columns = choose_columns(opened, text_column, label_column, None, notes)
     role = "test" if "test" in opened.tables else "main"
-    known = opened.settings.get("labels")
-    names = list(id2label.values())
-    if known is not None and set(known.values()) <= set(names):
-        mapping: Labels = known
-    else:
-        mapping = names
-    part = read_part(opened, role, columns, mapping, notes)
+    known, names = opened.reading.labels, list(id2label.values())
+    renamed = isinstance(known, Mapping) and set(known.values()) <= set(names)
+    part = read_part(opened, role, columns, known if renamed else names, notes)
     label2id = {label: i for i, label in id2label.items()}
-    return part.texts, np.array([label2id[label] for label in part.labels], dtype=np.int64), copies_of(part.texts)
+    labels = np.array([label2id[label] for label in part.labels], dtype=np.int64)
+    groups = _groups(copies_of(part.texts), part.groups)
+    rows = np.arange(len(labels))
+    if role == "main" and opened.reading.split_column:
+        roles = given_split([part], opened.reading.split_column, notes) or []
+        rows = np.flatnonzero(np.array(roles) == "test") if "test" in roles else rows
+    return [part.texts[row] for row in rows], labels[rows], groups[rows]

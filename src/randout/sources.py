@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from randout import columns as cols
-from randout import datasets
+from randout import datasets, described
+from randout.datasets import Known, Reading
 from randout.errors import UserError, nearest
 from randout.tables import TABLE_SUFFIXES, Table, read_table
 
@@ -26,9 +27,10 @@ class Opened:
     """The tables of a request: role ("main" first, "validation", "test", "unlabeled") -> table."""
 
     name: str
-    settings: dict[str, Any]  # how a named data set is read; empty for others
+    reading: Reading  # how the source says that it is read
     tables: dict[str, Table]
     prefixes: dict[str, str]  # role -> what row ids start with; "" for main
+    one_file: bool  # whether all tables are of one file
 
 
 @dataclass(frozen=True)
@@ -56,25 +58,37 @@ class Part:
 
 def open_sources(source: str | Path, files: Mapping[str, str | Path], notes: list[str]) -> Opened:
     """Open the main source and the further files by role. Appends to `notes`. UserError for each that cannot be had."""
-    named = None if Path(source).is_file() else datasets.resolve(str(source))
-    spec = None if named else hub_spec(source)
-    if spec is not None:
-        tables, name = _hub_or_missing(source, spec, files, notes), re.sub(r"[^\w.-]+", "--", spec)
-    else:
-        if named is None and re.fullmatch(r"\w+", str(source)) and not Path(source).exists():
-            raise UserError(
-                f"{source}: no such file or data set.{nearest(str(source), datasets.NAMED)} Known by name: "
-                f"{', '.join(datasets.NAMED)}. One of the Hugging Face Hub is written hub:{source}."
-            )
-        tables = {"main": read_table(named[0] if named else source)}
-        name = named[1]["name"] if named else Path(source).stem
+    known = described.resolve(source)
+    if known is None and not Path(source).is_file():
+        known = datasets.resolve(str(source), notes)
+    if known is None:
+        known = _unknown(source, files, notes)
+    tables = {role: table for role, table in known.tables.items() if role not in files}
+    notes.extend(
+        f"the {role} rows of {known.name} are not used, as --{role} names a file"
+        for role in known.tables.keys() - tables.keys()
+    )
     prefixes = {role: "" if role == "main" else f"{role}#" for role in tables}
     taken = {Path(tables["main"].name).name}
     for role, path in files.items():
         tables[role] = read_table(path)
         prefixes[role] = f"{path}#" if Path(path).name in taken else f"{Path(path).name}#"
         taken.add(Path(path).name)
-    return Opened(name, named[1] if named else {}, tables, prefixes)
+    return Opened(known.name, known.reading, tables, prefixes, known.one_file and not files)
+
+
+def _unknown(source: str | Path, files: Mapping[str, Any], notes: list[str]) -> Known:
+    """A file, or a data set of the Hub, of which nothing is known beforehand."""
+    spec = hub_spec(source)
+    if spec is not None:
+        name = re.sub(r"[^\w.-]+", "--", spec)
+        return Known(name, Reading(), _hub_or_missing(source, spec, files, notes), one_file=False)
+    if re.fullmatch(r"\w+", str(source)) and not Path(source).exists():
+        raise UserError(
+            f"{source}: no such file or data set.{nearest(str(source), datasets.NAMED)} Known by name: "
+            f"{', '.join(datasets.NAMED)}. One of the Hugging Face Hub is written hub:{source}."
+        )
+    return Known(Path(source).stem, Reading(), {"main": read_table(source)})
 
 
 def hub_spec(source: str | Path) -> str | None:
@@ -118,9 +132,9 @@ def _hub_parts(spec: str, files: Mapping[str, Any], notes: list[str]) -> dict[st
 
 def choose_columns(opened: Opened, text: str | None, label: str | None, group: str | None, notes: list[str]) -> Columns:
     """The columns of the main table: the user's, the named data set's, or the obvious ones (which a note then names)."""
-    table, known = opened.tables["main"], opened.settings
-    use_text, use_label = text or known.get("text_column"), label or known.get("label_column")
-    group = group or known.get("group_column")
+    table, known = opened.tables["main"], opened.reading
+    use_text, use_label = text or known.text_column, label or known.label_column
+    group = group or known.group_column
     if use_text:
         cols.named_column(table, use_text, "--text-column")
     found_label = cols.choose_label(table, use_label, use_text)
@@ -137,7 +151,7 @@ def choose_columns(opened: Opened, text: str | None, label: str | None, group: s
 
 def label_names(opened: Opened, label: str, given: Labels | None) -> Labels | None:
     """The classes as given, as the named data set has them, or as the Hub declares them; None: those found, sorted."""
-    known = opened.settings.get("labels")
+    known = opened.reading.labels
     if given is not None and isinstance(known, Mapping) and not isinstance(given, Mapping):
         values = {name: value for value, name in known.items()}
         return {values[n]: n for n in given} if set(given) == set(values) else given

@@ -63,6 +63,26 @@ def stratified(labels: Ints, fractions: Sequence[float], seed: int, names: Seque
     return part
 
 
+def dealt(labels: Ints, groups: Ints | None, folds: int, seed: int, names: Sequence[str]) -> Ints:
+    """(n,) the fold of each row, 0 the first: each class spread over the folds, groups whole; None: by class only.
+
+    UserError: a class in fewer groups (with no groups: rows) than there are folds.
+    """
+    k = int(labels.max()) + 1
+    alone = np.arange(len(labels)) if groups is None else groups
+    spread = np.bincount(np.unique(alone * k + labels) % k, minlength=k)  # groups that hold each class
+    _check_spread(spread, np.bincount(labels), folds, names, "folds")
+    if groups is not None:
+        return grouped(labels, groups, [1 / folds] * folds, seed, names)
+    from sklearn.model_selection import StratifiedKFold
+
+    part = np.zeros(len(labels), dtype=np.int64)
+    deal = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    for p, (_, rows) in enumerate(deal.split(labels, labels)):
+        part[rows] = p
+    return part
+
+
 def grouped(labels: Ints, groups: Ints, fractions: Sequence[float], seed: int, names: Sequence[str]) -> Ints:
     """(n,) the part of each row: groups whole, each class spread over the parts by `fractions`.
 
@@ -92,12 +112,13 @@ def grouped(labels: Ints, groups: Ints, fractions: Sequence[float], seed: int, n
     return part[groups]
 
 
-def _check_spread(spread: Ints, rows: Ints, parts: int, names: Sequence[str]) -> None:
+def _check_spread(spread: Ints, rows: Ints, parts: int, names: Sequence[str], unit: str = "parts") -> None:
     for k in np.flatnonzero(spread < parts).tolist():
         found = f"{rows[k]} row{'s' if rows[k] > 1 else ''} in {spread[k]} group{'s' if spread[k] > 1 else ''}"
         raise UserError(
-            f"class {names[k]!r} has {found} of distinct texts; a split into {parts} parts needs at least {parts}. "
-            "Give more rows of this class, join it with another class, or remove it."
+            f"class {names[k]!r} has {found} of distinct texts; {parts} {unit} need at least {parts}. "
+            f"Give more rows of this class, join it with another class, {'' if unit == 'parts' else f'ask for fewer {unit}, '}"
+            "or remove it."
         )
 
 

@@ -1,8 +1,8 @@
 """Is one model better than another, and which words may say so.
 
 Here: *these saved models* on one test set (paired bootstrap over groups, exact McNemar as a check), the correction
-for several comparisons, and the words. A verdict on *the method* (several seeds) is another estimand and is not
-given here. Differences are fractions, always "the model minus the baseline".
+for several comparisons, and the words. A verdict on *the method* (several seeds, folds) is another estimand:
+`crossed` and `verdicts`. Differences are fractions, always "the model minus the baseline".
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from scipy.special import bdtr, ndtri
@@ -173,7 +173,20 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def words(found: Paired, adjusted_p: float, margin: float = 0.02, alpha: float = 0.05) -> str:
+class Judged(Protocol):
+    """What `words` looks at: a difference, its 90 % interval and the number of groups behind it."""
+
+    @property
+    def estimate(self) -> float: ...
+    @property
+    def low90(self) -> float: ...
+    @property
+    def high90(self) -> float: ...
+    @property
+    def groups(self) -> int: ...
+
+
+def words(found: Judged, adjusted_p: float, margin: float = 0.02, alpha: float = 0.05) -> str:
     """The verdict, and nothing but these words, separated by ", ".
 
     "better" or "worse": adjusted_p <= alpha, else "not distinguishable". "equivalent": the 90 % interval lies within

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from .classifiers import Bag, Network
 from .encoder import Encoder
 from .inference import predict
 from .loop import Material, Session, begin, fit, flush, step
-from .method import Run
+from .method import Method, Run
 from .metrics import score
 from .prepare import Plan, class_weights
 from .progress import Show, duration
@@ -29,13 +30,16 @@ from .runs import RunFolder
 
 @dataclass(frozen=True)
 class Options:
-    """How a job is carried out; nothing here changes its result. deadline: of `time.monotonic()`."""
+    """How a job is carried out; nothing here changes its result. deadline: of `time.monotonic()`. pause_at: optimizer
+    steps after which the student is validated, saved and left (`Paused`).
+    """
 
     runs: Path = Path("runs")
     out: Path | None = None
     fresh: bool = False
     accept_changes: bool = False
     deadline: float | None = None
+    pause_at: int | None = None
     show: Show = field(default_factory=Show)
 
 
@@ -45,6 +49,14 @@ class Stopped(Exception):
     def __init__(self, why: str, run: RunFolder) -> None:
         super().__init__(why)
         self.why, self.run = why, run
+
+
+class Paused(Stopped):
+    """The training reached `Options.pause_at`, and saved. metrics: of the student as it stands, on validation."""
+
+    def __init__(self, run: RunFolder, metrics: dict[str, Any]) -> None:
+        super().__init__("a pause", run)
+        self.metrics = metrics
 
 
 def environment(plan: Plan) -> dict[str, Any]:
@@ -59,6 +71,22 @@ def environment(plan: Plan) -> dict[str, Any]:
 
 def make_session(plan: Plan) -> Session:
     """The student loaded and its methods started, at position zero."""
+    encoder, run = student_of(plan)
+    check_methods(plan.methods, run)
+    session = begin(encoder, run, plan.methods, plan.config.train, plan.config.train.precision)
+    if isinstance(plan.classifier, Network):
+        session.optimizer = plan.classifier.optimizer(encoder.model)
+    return session
+
+
+def check_methods(methods: Sequence[Method], run: Run) -> None:
+    """Raise UserError where a method cannot work on this student."""
+    for method in methods:
+        method.check(run)
+
+
+def student_of(plan: Plan) -> tuple[Encoder, Run]:
+    """The student loaded, on its device, and what its methods will see of it."""
     config = plan.config
     rates = {"dropout": config.student.dropout, "attention_dropout": config.student.attention_dropout}
     if config.train.device == "cuda":  # the same bits, at some cost
@@ -75,13 +103,7 @@ def make_session(plan: Plan) -> Session:
     )
     encoder.model.to(config.train.device)
     weights = class_weights(plan.dataset).to(config.train.device)
-    run = Run(encoder.model, encoder.sites, config.train.seed, len(plan.dataset.id2label), weights)
-    for method in plan.methods:
-        method.check(run)
-    session = begin(encoder, run, plan.methods, config.train, config.train.precision)
-    if isinstance(plan.classifier, Network):
-        session.optimizer = plan.classifier.optimizer(encoder.model)
-    return session
+    return encoder, Run(encoder.model, encoder.sites, config.train.seed, len(plan.dataset.id2label), weights)
 
 
 def _network(plan: Plan) -> Encoder | None:
@@ -125,6 +147,9 @@ def train_student(plan: Plan, run: RunFolder, teacher: torch.Tensor | None, opti
     done = position.epoch * texts + position.batch * config.train.batch_size
     what = f"{plan.student.label} ({'+'.join(method.name for method in plan.methods)})"
     saved = time.monotonic()
+    pause = options.pause_at if options.pause_at is not None else math.inf
+    if position.step >= pause:  # killed between the pause and what its caller does with it
+        raise Paused(run, validate())
     with (
         _stop_signal() as stop,
         show.bar(what, texts * config.train.epochs, min(done, texts * config.train.epochs)) as bar,
@@ -133,7 +158,8 @@ def train_student(plan: Plan, run: RunFolder, teacher: torch.Tensor | None, opti
             bar(event.texts, "")
             why = stop.why or ("the time limit" if options.deadline and time.monotonic() > options.deadline else "")
             ended = bool(position.ended)
-            if event.metrics is not None or why or time.monotonic() - saved > 60 * config.train.save_minutes:
+            paused = event.metrics is None and position.step >= pause
+            if event.metrics is not None or why or paused or time.monotonic() - saved > 60 * config.train.save_minutes:
                 flush(session)
                 checkpoint.save(session, run.checkpoint, where, event.improved)
                 saved = time.monotonic()
@@ -141,6 +167,8 @@ def train_student(plan: Plan, run: RunFolder, teacher: torch.Tensor | None, opti
                 show.say(_epoch_line(what, session, event.improved))
             if why and not ended:
                 raise Stopped(why, run)
+            if paused:
+                raise Paused(run, validate())
     checkpoint.restore_best(session, run.checkpoint)
     return session
 

@@ -37,7 +37,7 @@ def teach(plan: Plan, options: Options, fine_tune: Callable[[Plan, Options], Pat
     source = plan.teacher
     if plan.teacher_plan is not None:
         options.show.say(f"teacher: {plan.config.teacher.model} is fine-tuned first")
-        source = models.find(str(fine_tune(plan.teacher_plan, replace(options, out=None, fresh=False))))
+        source = models.find(str(fine_tune(plan.teacher_plan, replace(options, out=None, fresh=False, pause_at=None))))
     if source is None:
         return None
     dataset, table = plan.dataset, plan.config.teacher

@@ -1,0 +1,131 @@
+"""The command `search`, and the options that commands over many runs share."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .cli_tools import AsJson, Preset, Quiet, Recipe, RunsFolder, Sets, configured, seconds_of
+from .errors import UserError
+from .progress import Show
+
+app = typer.Typer(rich_markup_mode=None)
+
+Data = Annotated[str, typer.Argument(help="a table of texts and labels, or a named dataset", metavar="[DATA]")]
+Student = Annotated[str | None, typer.Option(help="encoder: hub name, folder, or alias")]
+Teacher = Annotated[str | None, typer.Option(help="run, classifier or encoder; none: no distillation")]
+Out = Annotated[Path | None, typer.Option("-o", "--out", help="folder of the study (default: studies/NAME)")]
+Limit = Annotated[str | None, typer.Option(help="stop cleanly after this long, as 2h, 90m")]
+Dry = Annotated[bool, typer.Option("--dry-run", help="list what would run, and stop")]
+SpaceOption = Annotated[
+    list[str] | None, typer.Option("--space", metavar="KEY=[VALUES]", help='settings to vary, or "paper", "figures"')
+]
+Trials = Annotated[int | None, typer.Option(help="how many cells are tried; default: all of the grid")]
+Sampler = Annotated[str | None, typer.Option(help="grid, or tpe (needs optuna)")]
+Halving = Annotated[int | None, typer.Option(help="keep one in so many trials at each rung")]
+Keep = Annotated[str | None, typer.Option(help="whose weights stay on disk: best, all, none")]
+
+
+def tables_of(data: str, student: str | None, teacher: str | None) -> dict[str, Any]:
+    """Data, student and teacher as tables of a recipe, those that are named."""
+    asked = {"data": ("source", data), "student": ("model", student), "teacher": ("model", teacher)}
+    return {table: {key: value} for table, (key, value) in asked.items() if value}
+
+
+def options_of(runs: Path, time_limit: str | None, show: Show) -> Any:
+    """`job.Options`."""
+    from .job import Options
+
+    deadline = time.monotonic() + seconds_of(time_limit) if time_limit else None
+    return Options(runs, deadline=deadline, show=show)
+
+
+def search_table(
+    space: list[str] | None,
+    trials: int | None,
+    sampler: str | None,
+    halving: int | None,
+    keep: str | None,
+    seed: int | None,
+) -> dict[str, Any]:
+    from .grid import SPACES, parse_space
+
+    named = [text for text in space or [] if text in SPACES]
+    table: dict[str, Any] = {"preset": named[0]} if named else {}
+    table |= {"space": parse_space([text for text in space or [] if text not in SPACES])} if space else {}
+    asked = {"trials": trials, "sampler": sampler, "halving": halving, "keep": keep, "seed": seed}
+    return table | {key: value for key, value in asked.items() if value is not None}
+
+
+def stopped(stop: Any, where: Path) -> None:
+    """End the process after a clean stop."""
+    code = {"Ctrl-C": 130, "SIGTERM": 143}.get(stop.why, 0)
+    print(f"stopped by {stop.why}, and saved in {where}. The same command goes on", file=sys.stderr)
+    sys.exit(code)
+
+
+@app.command()
+def search(
+    data: Data = "",
+    out: Out = None,
+    student: Student = None,
+    teacher: Teacher = None,
+    preset: Preset = None,
+    recipe: Recipe = None,
+    sets: Sets = None,
+    space: SpaceOption = None,
+    trials: Trials = None,
+    sampler: Sampler = None,
+    halving: Halving = None,
+    keep: Keep = None,
+    search_seed: Annotated[int | None, typer.Option(help="of the draw of cells")] = None,
+    time_limit: Limit = None,
+    dry_run: Dry = False,
+    runs: RunsFolder = Path("runs"),
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Try settings on the validation split, one teacher for all; interrupted, the same command goes on."""
+    from . import config as configuration
+    from . import search as searching
+    from .grid import SearchTable, cells, rungs, words_of
+    from .prepare import read_data
+    from .student import Stopped
+
+    below: dict[str, Any] = {}
+    if recipe is not None:
+        tables = configuration.read_recipe(recipe)
+        below = tables.get("search", {})
+    asked = search_table(space, trials, sampler, halving, keep, search_seed)
+    table = configuration.checked(SearchTable, configuration.overlay(below, asked), "search.")
+    if table.sampler == "tpe" and not table.trials:
+        raise UserError("--sampler tpe: say how many trials, as in --trials 30")
+    show = Show(quiet or as_json)
+    config = configured(tables_of(data, student, teacher), preset, recipe, sets, but=("search",))
+    made, absent = searching.make_search(config, table)
+    if absent:
+        show.say(f"left out, for this recipe has no such method: {', '.join(absent)}")
+    dataset = read_data(made.config)
+    where = out or Path("studies") / f"search-{dataset.name}-{'+'.join(config.methods)}"
+    if dry_run:
+        chosen, size = cells(made.space, table.trials, table.seed) if table.sampler == "grid" else ([], 0)
+        searching.check_trials(made, chosen, dataset)
+        for number, settings in enumerate(chosen):
+            print(f"{number:04d}  {words_of(settings)}")
+        shares = ", ".join(f"{share:.1%}" for share in rungs(len(chosen), table.halving))
+        print(f"{len(chosen)} of {size} cells; compared after {shares} of a training; one teacher for all")
+        return
+    try:
+        folder = searching.run_search(made, where, options_of(runs, time_limit, show), dataset)
+    except Stopped as stop:
+        stopped(stop, where)
+        return
+    if as_json:
+        print(json.dumps(folder.record, indent=1))
+        return
+    print("\n".join(searching.summary(folder)))

@@ -1,0 +1,180 @@
+"""Arms compared over seeds or folds: the cells of a study, run unit by unit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from . import job, prepare
+from .config import Config
+from .data import Dataset
+from .errors import Failure, UserError
+from .grid import SearchTable, tables_of, words_of
+from .grid import cells as trials_of
+from .methods import METHODS
+from .record import StudyFolder, opened
+from .results import conclude, result_lines
+from .runs import RunFolder, now
+from .search import check_trials, make_search, run_search
+from .student import Options, Stopped, check_methods, student_of
+from .study import Study, Unit, arm_config, cells, unequal, units
+
+SEARCHED = "tuning"
+
+
+class Datasets:
+    """The datasets of a study's cells: each data table is read once, and the last one is held."""
+
+    def __init__(self) -> None:
+        self.key = ""
+        self.held: Dataset | None = None
+
+    def read(self, config: Config) -> Dataset:
+        key = config.data.model_dump_json()
+        if self.held is None or key != self.key:
+            self.key, self.held = key, prepare.read_data(config)
+        return self.held
+
+
+def run_study(study: Study, path: Path, options: Options) -> StudyFolder:
+    """Carry out a study in the folder `path`, or go on with it: seed by seed (fold by fold), every arm of one before
+    the next, so that what is complete when it stops is a balanced result.
+
+    Raises UserError before any training starts where a cell cannot run; Stopped at the time limit or Ctrl-C.
+    """
+    datasets = Datasets()
+    notes = check_arms(study, datasets)
+    first = datasets.read(_cell_config(study, next(iter(study.arms)), units(study)[0], {}))
+    fresh = {
+        "kind": study.kind,
+        "name": study.name,
+        "data": {"name": first.name, "sha256": first.sha256},
+        "tuning": None,
+        "result": None,
+    }
+    asked = study.model_dump(mode="json")
+    with opened(path, asked, fresh, ("seeds", "repeats", "about")) as folder:
+        record = folder.record
+        record |= {"metric": study.metric, "margin": study.margin, "baseline": study.baseline, "about": study.about}
+        record |= {"units": [unit.name for unit in units(study)], "arms": list(study.arms), "finished": None}
+        record["notes"] = notes
+        _lay_out(study, record)
+        folder.save()
+        for note in notes:
+            options.show.say(note)
+        nested = study.folds > 0 and study.protocol == "nested"
+        tuned = _tune(study, folder, datasets, options) if study.tuning and not nested else {}
+        for unit, arm in cells(study):
+            if study.tuning and nested:
+                tuned[arm] = _tuned(study, folder, arm, unit, datasets, options)
+            _run_cell(study, folder, unit, arm, tuned.get(arm, {}), datasets, options)
+            if arm == list(study.arms)[-1]:
+                conclude(study, folder)
+                for line in [] if unit == units(study)[-1] else result_lines(folder.record):
+                    options.show.say(line)
+        record["finished"] = now() if all(c["state"] == "finished" for c in record["cells"]) else None
+        conclude(study, folder)
+    return folder
+
+
+def check_arms(study: Study, datasets: Datasets) -> list[str]:
+    """What a reader must know of the arms. Raises UserError for an arm that cannot run, before any training starts."""
+    configs = {arm: _cell_config(study, arm, units(study)[0], {}) for arm in study.arms}
+    for arm, config in configs.items():
+        try:
+            plan = prepare.make(config, datasets.read(config))
+            if plan.classifier is None:
+                check_methods(plan.methods, student_of(plan)[1])
+            if "test" not in plan.dataset.split:
+                raise UserError("its data has no test split, so there is nothing to compare on")
+            if study.tuning:
+                _check_tuning(study, config, plan.dataset)
+        except UserError as error:
+            raise UserError(f"arms.{arm} cannot run: {error}") from None
+    return unequal(study, configs)
+
+
+def _check_tuning(study: Study, config: Config, dataset: Dataset) -> None:
+    table: SearchTable = study.tuning  # type: ignore[assignment]
+    found, _ = make_search(config, table)
+    if found.space and table.sampler == "grid":
+        check_trials(found, trials_of(found.space, table.trials, table.seed)[0], dataset)
+
+
+def _cell_config(study: Study, arm: str, unit: Unit, settings: Mapping[str, Any]) -> Config:
+    tables = tables_of(dict(settings), METHODS)
+    above = {**tables, **{name: {**tables.get(name, {}), **table} for name, table in unit.tables.items()}}
+    return arm_config(study, arm, METHODS, above)
+
+
+def _lay_out(study: Study, record: dict[str, Any]) -> None:
+    """A cell for each unit and arm, keeping what is known of those that were there."""
+    known = {(cell["unit"], cell["arm"]): cell for cell in record.get("cells", [])}
+    blank = {"run": None, "state": "waiting", "error": None, "seconds": 0.0}
+    record["cells"] = [
+        known.get((unit.name, arm), {"unit": unit.name, "arm": arm, **blank}) for unit, arm in cells(study)
+    ]
+
+
+def _tune(study: Study, folder: StudyFolder, datasets: Datasets, options: Options) -> dict[str, dict[str, Any]]:
+    """The best settings of each arm's search, at the first unit (with folds: on the ordinary split, by `protocol`)."""
+    unit = Unit("ordinary split", {}) if study.folds else units(study)[0]
+    return {arm: _tuned(study, folder, arm, unit, datasets, options) for arm in study.arms}
+
+
+def _tuned(
+    study: Study, folder: StudyFolder, arm: str, unit: Unit, datasets: Datasets, options: Options
+) -> dict[str, Any]:
+    """The settings that did best on validation for an arm at a unit; every arm has the same number of trials."""
+    table: SearchTable = study.tuning  # type: ignore[assignment]
+    config = _cell_config(study, arm, unit, {})
+    found, _ = make_search(config, table)
+    if not found.space:  # an arm without any of these settings has nothing to tune
+        return {}
+    name = f"{arm}-{unit.name}".replace(" ", "-").replace(",", "").replace("/", "-")
+    where = folder.path / SEARCHED / name
+    done = run_search(found, where, options, datasets.read(config)).record
+    best = next((trial for trial in done["trials"] if trial["number"] == done["best"]), None)
+    if best is None:
+        raise Failure(f"{where}: every trial failed; the first: {done['trials'][0]['error']}")
+    entry = {"trials": len(done["trials"]), "settings": best["settings"], "value": best["value"]}
+    folder.record["tuning"] = {**(folder.record["tuning"] or {}), name: {"arm": arm, "unit": unit.name, **entry}}
+    folder.save()
+    options.show.say(f"{arm}: {words_of(best['settings'])} chosen on validation, {len(done['trials'])} trials")
+    return best["settings"]
+
+
+def _run_cell(
+    study: Study,
+    folder: StudyFolder,
+    unit: Unit,
+    arm: str,
+    settings: Mapping[str, Any],
+    datasets: Datasets,
+    options: Options,
+) -> None:
+    cell = next(c for c in folder.record["cells"] if (c["unit"], c["arm"]) == (unit.name, arm))
+    if cell["state"] == "finished" and folder.run(cell).finished:
+        return
+    config = _cell_config(study, arm, unit, settings)
+    plan = prepare.make(config, datasets.read(config))
+    run = RunFolder(options.runs / plan.name)
+    if options.deadline and time.monotonic() > options.deadline:
+        raise Stopped("the time limit", run)
+    options.show.say(f"{unit.name}, {arm}")
+    cell.update(run=folder.place(run.path), state="waiting", error=None)
+    began = time.monotonic()
+    try:
+        job.carry_out(plan, replace(options, show=options.show.within()))
+        cell["state"] = "finished"
+    except Stopped:
+        folder.save()
+        raise
+    except Failure as error:
+        cell.update(state="failed", error=str(error))
+        options.show.warn(f"{unit.name}, {arm} failed, and is tried again when the study is started again: {error}")
+    cell["seconds"] = round(cell["seconds"] + time.monotonic() - began, 3)
+    folder.save()

@@ -1,0 +1,96 @@
+"""Data sets described by a TOML file: which files, which columns, which labels. FILE.toml, or FILE.toml:FOLDER."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from randout import columns as cols
+from randout.config import Name, Table, checked, read_toml
+from randout.datasets import Known, Reading
+from randout.errors import UserError
+from randout.tables import Table as Rows
+from randout.tables import read_table
+
+ROLES = {"source": "main", "train": "main", "validation": "validation", "test": "test"}
+File = Literal["source", "train", "validation", "test"]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Description(Table):
+    """The keys of such a file. Paths are relative to `folder`, which is relative to the file itself."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]*$")] = ""  # empty: the file's name
+    about: str = ""
+    folder: Name = ""
+    source: Name = ""  # one table, split by the usual rules; or train, with validation and test where there are any
+    train: Name = ""
+    validation: Name = ""
+    test: Name = ""
+    sha256: dict[File, Sha256] = Field(default_factory=dict)
+    text_column: Name = ""
+    label_column: Name = ""
+    group_column: Name = ""
+    split_column: Name = ""
+    labels: tuple[str, ...] | dict[str, str] = ()  # names in order; or value in the file = "name", in order
+    max_length: Annotated[int, Field(ge=4)] | None = None
+
+
+def parts_of(source: str | Path) -> tuple[Path, Path | None] | None:
+    """(FILE.toml, FOLDER or None) of a source that names such a file; None for any other."""
+    match = re.fullmatch(r"(.+?\.toml)(?::(.+))?", str(source), flags=re.DOTALL)
+    return (Path(match[1]), Path(match[2]) if match[2] else None) if match else None
+
+
+def resolve(source: str | Path) -> Known | None:
+    """The data set that a TOML file describes, its files read and checked; None for any other source.
+
+    UserError: an unknown key, a value that cannot be, a file that is missing or another, a column that is not there.
+    """
+    found = parts_of(source)
+    if found is None:
+        return None
+    path, folder = found
+    tables = read_toml(path, "description of the data")
+    if isinstance(tables.get("train"), dict) or {"student", "methods"} & tables.keys():
+        raise UserError(f"{path}: this is a recipe, not a description of data. Give it with --recipe.")
+    described: Description = checked(Description, tables, f"{path}: ", "docs/guide.md lists them")
+    _check_files(path, described)
+    base = folder if folder is not None else path.parent / Path(described.folder).expanduser()
+    read = {ROLES[key]: _table(path, described, key, base) for key in ROLES if getattr(described, key)}
+    for key in ("text_column", "label_column", "group_column", "split_column"):
+        if column := getattr(described, key):
+            cols.named_column(read["main"], column, f"{key} in {path}")
+    columns = {key: getattr(described, f"{key}_column") or None for key in ("text", "label", "group", "split")}
+    reading = Reading(
+        about=described.about,
+        text_column=columns["text"],
+        label_column=columns["label"],
+        group_column=columns["group"],
+        split_column=columns["split"],
+        labels=described.labels or None,
+        max_length=described.max_length,
+    )
+    return Known(described.name or path.stem, reading, read, one_file=len(read) == 1)
+
+
+def _check_files(path: Path, described: Description) -> None:
+    if bool(described.source) == bool(described.train):
+        found = "both" if described.source else "neither"
+        raise UserError(f"{path}: expected source (one table) or train (the training rows' table), found {found}.")
+    if described.split_column and (described.validation or described.test):
+        raise UserError(f"{path}: split_column and further files both give the split. Use one of them.")
+    for key in described.sha256:
+        if not getattr(described, key):
+            raise UserError(f"{path}: sha256.{key}: there is no {key} file to check.")
+
+
+def _table(path: Path, described: Description, key: str, base: Path) -> Rows:
+    table = read_table(base / Path(getattr(described, key)).expanduser())
+    expected = described.sha256.get(key)  # type: ignore[call-overload]
+    if expected and table.sha256 != expected:
+        raise UserError(f"{table.name}: its SHA-256 is {table.sha256}, expected {expected} (sha256.{key} in {path}).")
+    return table

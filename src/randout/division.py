@@ -1,0 +1,113 @@
+"""The split of a request: checked, given by the user and completed, or drawn: a share of the rows, or folds of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from randout.errors import UserError, nearest
+from randout.sources import Part
+from randout.splits import Ints, dealt, grouped, stratified
+
+SPLITS = ("train", "validation", "test")
+
+
+def check_request(split: str, split_column: str | None, files: Sequence[str], fractions: Sequence[float]) -> None:
+    if split not in ("auto", "paper", "column"):
+        raise UserError(
+            f"split {split!r}: expected 'auto', 'paper' or 'column'.{nearest(split, ('auto', 'paper', 'column'))} "
+            "A column that says each row's split is named with --split-column."
+        )
+    if split == "column" and split_column is None:
+        raise UserError("split 'column' needs the column's name: --split-column NAME.")
+    if split_column is not None and files:
+        raise UserError(f"--split-column and --{files[0]} both give the split. Use one of them.")
+    if split == "paper" and (split_column is not None or files):
+        raise UserError("split 'paper' draws the split itself: leave out --split-column, --validation and --test.")
+    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise UserError(
+            f"fractions {tuple(fractions)}: expected three positive shares that sum to 1 (0.7, 0.15, 0.15)."
+        )
+
+
+def check_folds(folds: int, fold: int) -> None:
+    if folds == 0:
+        if fold != 0:
+            raise UserError(f"data.fold = {fold}, but data.folds is 0: no folds. Say into how many the rows are dealt.")
+    elif folds < 2:
+        raise UserError(f"data.folds = {folds}: expected 2 or more, or 0 for no folds.")
+    elif not 1 <= fold <= folds:
+        raise UserError(f"data.fold = {fold}: expected 1 to {folds}, the number of the fold that is the test split.")
+
+
+def folded(
+    labels: Ints, groups: Ints | None, which: tuple[int, int], share: float, seed: int, names: Sequence[str]
+) -> dict[str, Ints]:
+    """Row positions with one fold as the test split; `which`: (folds, fold). groups None: stratified only."""
+    folds, fold = which
+    part = dealt(labels, groups, folds, seed, names)
+    test, rest = np.flatnonzero(part == fold - 1), np.flatnonzero(part != fold - 1)
+    own = int(np.random.SeedSequence([seed, folds, fold]).generate_state(1)[0])
+    shares = (1 - share, share)
+    inner = (
+        stratified(labels[rest], shares, own, names)
+        if groups is None
+        else grouped(labels[rest], groups[rest], shares, own, names)
+    )
+    return {"train": rest[inner == 0], "validation": rest[inner == 1], "test": test}
+
+
+def sampled(
+    split: dict[str, Ints], labels: Ints, groups: Ints, sample: int, seed: int, names: Sequence[str]
+) -> dict[str, Ints]:
+    """About `sample` rows in all: the same share of each part, by class and whole groups. All of them, where fewer."""
+    total = sum(len(rows) for rows in split.values())
+    if sample >= total:
+        return split
+    kept = {}
+    for name, rows in split.items():
+        share = sample / total
+        drawn = grouped(labels[rows], groups[rows], (share, 1 - share), seed, names)
+        kept[name] = rows[drawn == 0]
+    return kept
+
+
+def complete(
+    labels: Ints, groups: Ints, roles: list[str], share: float, seed: int, names: Sequence[str], notes: list[str]
+) -> dict[str, Ints]:
+    """The user's split as row positions, with validation carved from train where it is missing."""
+    given = np.array(roles)
+    rows = {name: np.flatnonzero(given == name) for name in SPLITS}
+    train, validation, test = (rows[name] for name in SPLITS)
+    if not len(validation):
+        part = grouped(labels[train], groups[train], (1 - share, share), seed, names)
+        train, validation = train[part == 0], train[part == 1]
+        notes.append(f"no validation rows were given: {share:.0%} of train were set apart, by class and whole groups")
+    if not len(test):
+        notes.append("no test rows were given: there is no test split")
+    split = {"train": train, "validation": validation, "test": test}
+    return {name: positions for name, positions in split.items() if len(positions)}
+
+
+def check_train(parts: Sequence[Part], labels: Ints, roles: list[str] | None, id2label: Mapping[int, str]) -> None:
+    """UserError for no training rows, or for a class that none of them has."""
+    main = parts[0].table.name
+    train = np.array(roles) == "train" if roles is not None else np.full(len(labels), True)
+    if not train.any():
+        raise UserError(f"{main}: no row is in the train split: there is nothing to train on.")
+    counts = np.bincount(labels[train], minlength=len(id2label))
+    if (counts > 0).sum() < 2:
+        raise UserError(f"{main}: the training rows have one class only. A classifier needs two classes or more.")
+    for k in np.flatnonzero(counts == 0).tolist():
+        where = np.flatnonzero(labels == k)
+        if not len(where):
+            raise UserError(
+                f"The listed labels have {id2label[k]!r}, and no row of {main} has it. Leave it out of the list."
+            )
+        first = np.cumsum([0] + [len(part.labels) for part in parts])
+        p = int(np.searchsorted(first, where[0], side="right")) - 1
+        raise UserError(
+            f"{parts[p].table.name}, row {where[0] - first[p] + 1}: the label {id2label[k]!r} occurs in no training row, "
+            "so it cannot be learnt. Add training rows of this class, or remove the rows that have it."
+        )

@@ -1,0 +1,153 @@
+"""What a search varies: settings over values, the cells of the grid, and the rungs of successive halving.
+
+Pure: names of settings in, tables for `config.build` out. Nothing is read, trained or drawn from a global state.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from .config import Config, Table, assignment_of, overlay
+from .errors import UserError, nearest
+
+Settings = dict[str, Any]  # "kd.weight" -> 0.4
+Space = dict[str, Any]  # "kd.weight" -> list of values, or (for the sampler "tpe") {low, high, log}
+
+SPACES: dict[str, Space] = {
+    # Section 4.2 of the paper: 4 x 3 x 7 x 8 x 2 = 1,344 configurations; without a teacher's losses and without noise
+    # only the batch size is left, which is what the paper tuned of its teachers and baselines.
+    "paper": {
+        "kd.weight": [0.2, 0.4, 0.6, 0.8],
+        "kd.temperature": [1.0, 2.0, 3.0],
+        "randout.tokens": [1, 2, 4, 8, 16, 32, 64],
+        "randout.units": [1, 2, 4, 8, 16, 32, 64, 128],
+        "train.batch_size": [16, 32],
+    },
+    # Figures 3 and 4: validation accuracy against hidden units, for each number of tokens and each lambda.
+    "figures": {
+        "kd.weight": [0.2, 0.4, 0.6, 0.8],
+        "randout.tokens": [1, 2, 4, 8, 16, 32, 64],
+        "randout.units": [1, 2, 4, 8, 16, 32, 64, 128],
+    },
+}
+
+
+class SearchTable(Table):
+    """`[search]` of a search file, `[tuning]` of a study."""
+
+    space: dict[str, Any] = Field({}, description="setting -> values; or {low, high, log} with the sampler tpe")
+    preset: str = Field("", description="a space that comes with the package: paper, figures; `space` lies over it")
+    trials: Annotated[int, Field(ge=0)] = Field(0, description="how many cells are tried, drawn at random; 0: all")
+    sampler: Literal["grid", "tpe"] = Field("grid", description="grid: cells; tpe: optuna proposes each next trial")
+    halving: Annotated[int, Field(ge=0)] = Field(0, description="keep one in so many at each rung; 0: no halving")
+    seed: int = Field(0, description="of the draw of cells, and of tpe")
+    keep: Literal["best", "all", "none"] = Field("best", description="whose weights stay on disk")
+
+
+def space_of(table: SearchTable, config: Config, methods: Mapping[str, Any]) -> tuple[Space, list[str]]:
+    """The space with every setting by its full name, and the settings left out because `config` lacks their method.
+
+    Raises UserError for an unknown preset or setting, for values that are no list, and where no setting is asked for.
+    """
+    if table.preset and table.preset not in SPACES:
+        raise UserError(
+            f"search.preset: no space {table.preset!r}; there are: {', '.join(SPACES)}.{nearest(table.preset, SPACES)}"
+        )
+    asked = {**SPACES.get(table.preset, {}), **table.space}
+    space: Space = {}
+    absent = []
+    for key, values in asked.items():
+        name = full_name(key, methods)
+        if name.partition(".")[0] in methods and name.partition(".")[0] not in config.methods:
+            absent.append(name)
+            continue
+        space[name] = _checked(key, values, table.sampler)
+    if not asked:
+        raise UserError('search.space: empty, so there is nothing to search; e.g. --space "kd.weight=[0.2, 0.4]"')
+    return space, absent
+
+
+def full_name(key: str, methods: Mapping[str, Any]) -> str:
+    """`learning_rate` as `train.learning_rate`, `methods.kd.weight` as `kd.weight`. Raises UserError."""
+    tables, path = assignment_of(key, None, methods), []
+    while isinstance(tables, dict):
+        (name, tables), *_ = tables.items()
+        path.append(name)
+    return ".".join(path[1:] if path[0] == "methods" else path)
+
+
+def _checked(key: str, values: Any, sampler: str) -> Any:
+    if isinstance(values, dict):
+        if sampler != "tpe":
+            raise UserError(
+                f"search.space {key}: a range {values} is for the sampler tpe; the grid takes a list of values"
+            )
+        if {"low", "high"} - values.keys() or values.keys() - {"low", "high", "log"} or values["low"] >= values["high"]:
+            raise UserError(
+                f"search.space {key}: found {values}; expected {{low = ..., high = ..., log = true or false}}"
+            )
+        return values
+    if not isinstance(values, list | tuple) or not values:
+        raise UserError(f"search.space {key}: found {values!r}; expected a list of values that is not empty")
+    kept = [value for at, value in enumerate(values) if value not in list(values)[:at]]
+    return kept
+
+
+def parse_space(texts: Sequence[str]) -> Space:
+    """`KEY=[VALUES]` of the command line. Raises UserError."""
+    space: Space = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        try:
+            if not equals or not key.strip():
+                raise ValueError
+            space[key.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except ValueError:
+            raise UserError(f'--space {text}: expected KEY=[VALUES], as in "kd.weight=[0.2, 0.4]"') from None
+    return space
+
+
+def cells(space: Space, trials: int, seed: int) -> tuple[list[Settings], int]:
+    """The cells to try and how many there are in all.
+
+    They come in an order drawn by `seed`, so that any prefix is a fair sample of the grid.
+    """
+    names = list(space)
+    size = math.prod(len(values) for values in space.values())
+    order = np.random.default_rng(seed).permutation(size)[: trials or size]
+    every = list(itertools.product(*space.values()))
+    return [dict(zip(names, every[at], strict=True)) for at in order], size
+
+
+def tables_of(settings: Settings, methods: Mapping[str, Any]) -> dict[str, Any]:
+    """A cell as tables that are laid over a recipe."""
+    tables: dict[str, Any] = {}
+    for key, value in settings.items():
+        tables = overlay(tables, assignment_of(key, value, methods))
+    return tables
+
+
+def rungs(trials: int, keep_one_in: int) -> list[float]:
+    """The shares of a full training after which trials are compared; the last is 1.
+
+    Successive halving (Jamieson and Talwalkar 2016): each rung trains `keep_one_in` times longer than the one before
+    and keeps one in `keep_one_in` of its trials, so that each costs about the same; without halving there is one rung.
+    """
+    if keep_one_in < 2:
+        return [1.0]
+    count = 1
+    while keep_one_in**count <= trials:
+        count += 1
+    return [float(keep_one_in) ** (rung - count + 1) for rung in range(count)]
+
+
+def words_of(settings: Settings) -> str:
+    """`kd.weight 0.2, randout.tokens 64`"""
+    return ", ".join(f"{name} {value}" for name, value in settings.items())

@@ -1,0 +1,104 @@
+"""A study's or a search's folder: what was asked, how far it is, and its result.
+
+study.toml   what was asked, every default filled in; started again, the same must be asked
+study.json   a record: kind "compare", "cv" or "search", each cell or trial with its run and state, and the result
+trials/      of a search: its run folders, by number
+tuning/      of a study: the search of each arm, a folder of this kind
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from .checkpoint import replace_text
+from .errors import UserError
+from .runs import RunFolder, locked, now
+
+FORMAT = 1
+
+
+@dataclass
+class StudyFolder:
+    """A study on disk. `record` is `study.json`: changed in place, then `save`d whole."""
+
+    path: Path
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def file(self) -> Path:
+        return self.path / "study.json"
+
+    def save(self) -> None:
+        replace_text(self.file, json.dumps(self.record, indent=1, ensure_ascii=False) + "\n")
+
+    def run(self, entry: Mapping[str, Any]) -> RunFolder:
+        """The run of a cell or a trial."""
+        return RunFolder(Path(os.path.normpath(self.path / entry["run"])))
+
+    def place(self, run: Path) -> str:
+        """A run's folder as the record names it: relative to the study."""
+        return os.path.relpath(run, self.path)
+
+
+def read_record(path: Path) -> StudyFolder:
+    """A study's folder, read. Raises UserError where it is none, or of another format."""
+    try:
+        record = json.loads((path / "study.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no study.json there, so this is no study") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path / 'study.json'}: cannot be read ({error})") from None
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        found = record.get("format") if isinstance(record, dict) else None
+        raise UserError(f"{path}: a study folder of format {found}; this version reads format {FORMAT}")
+    return StudyFolder(path, record)
+
+
+@contextmanager
+def opened(
+    path: Path, asked: dict[str, Any], fresh: dict[str, Any], may_change: tuple[str, ...]
+) -> Iterator[StudyFolder]:
+    """The folder of what is asked, locked: as it was left, or begun with the record `fresh`.
+
+    may_change: keys of `asked` that may differ from when it was begun. Raises UserError where something else is there.
+    """
+    if (
+        path.exists()
+        and not (path / "study.json").exists()
+        and {p.name for p in path.iterdir()} - {".lock", "study.toml"}
+    ):
+        raise UserError(f"{path}: there is something else at this place, and it is left alone; name another with -o")
+    with locked(path, "study; wait for it, or name another with -o"):
+        text = tomli_w.dumps(_without_none(asked))
+        if (path / "study.json").exists():
+            folder = read_record(path)
+            was = tomllib.loads((path / "study.toml").read_text(encoding="utf-8"))
+            now_asked = tomllib.loads(text)
+            changed = [
+                key for key in {**was, **now_asked} if was.get(key) != now_asked.get(key) and key not in may_change
+            ]
+            if changed:
+                raise UserError(f"{path}: another study is there ({', '.join(changed)} differ); name another with -o")
+        else:
+            folder = StudyFolder(path, {"format": FORMAT, "started": now(), "finished": None} | fresh)
+        replace_text(path / "study.toml", text)
+        folder.save()
+        yield folder
+
+
+def _without_none(value: Any) -> Any:
+    """TOML has no null: keys without a value are left out."""
+    if isinstance(value, dict):
+        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list | tuple):
+        return [_without_none(inner) for inner in value]
+    return value

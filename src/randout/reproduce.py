@@ -1,0 +1,309 @@
+"""The paper's tables, figures and sections: what is missing is run, then published and ours stand side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import prepare
+from .comparison import run_study
+from .config import build
+from .crossed import crossed_bootstrap
+from .figures import table_lines
+from .grid import SPACES
+from .methods import METHODS
+from .metrics import class_rates, score
+from .model_sources import find
+from .published import Number, paper
+from .record import StudyFolder
+from .reproduction import Request, reasons, search_of, study_of
+from .results import Scored, read_scores
+from .search import make_search, run_search
+from .student import Options
+from .study import arm_config
+from .verdicts import fold_interval
+
+RATES = ("precision", "recall", "f1")
+METRICS = ("macro_precision", "macro_recall", "macro_f1", "accuracy")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One table of the paper beside ours. rows: cells as printed; notes: footnotes and what was cut."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    notes: list[str] = field(default_factory=list)
+    folder: str = ""  # of the study or search behind it
+
+    def lines(self) -> list[str]:
+        return [self.title, *table_lines(self.header, self.rows), *(f"  note: {note}" for note in self.notes)]
+
+    def markdown(self) -> list[str]:
+        rule = "|" + "---|" + "---:|" * (len(self.header) - 1)
+        body = ["| " + " | ".join(row) + " |" for row in (self.header, *self.rows)]
+        return [f"## {self.title}", "", body[0], rule, *body[1:], "", *(f"- {note}" for note in self.notes), ""]
+
+
+@dataclass(frozen=True)
+class Ours:
+    """A value of ours with its 95 % interval, as fractions."""
+
+    value: float
+    low: float
+    high: float
+
+
+def reproduce(request: Request, items: Sequence[str], folder: Path, options: Options) -> list[Block]:
+    """Each item's table, in order. Raises UserError, Failure, Stopped; started again, it goes on where it was."""
+    made: dict[str, Callable[[], list[Block]]] = {
+        "table 1": lambda: [_sizes(request)],
+        "figure 1": lambda: [_workflow(request)],
+        "figure 3": lambda: [_noise(request, "Figure 3", folder, options)],
+        "figure 4": lambda: [_noise(request, "Figure 4", folder, options)],
+        "section 5": lambda: [_ten_folds(request, folder, options)],
+    }
+    blocks: list[Block] = []
+    for item in items:
+        options.show.say(f"\n{item}")
+        found = made[item]() if item in made else _study(request, item, folder, options)
+        for block in found:
+            options.show.say("\n".join(block.lines()))
+        blocks += found
+    return blocks
+
+
+def _study(request: Request, item: str, folder: Path, options: Options) -> list[Block]:
+    """A table of scores: each published number, ours, their difference, and what may be said."""
+    study = study_of(request, item)
+    where = folder / study.name
+    done = run_study(study, where, replace(options, show=options.show.within()))
+    scores = read_scores(done)
+    place = "Table 4" if item == "table 4" else item.capitalize()
+    units = f"{len(scores.units)} of {len(done.record['units'])} seeds"
+    if item == "figure 2":
+        return [_confusion(scores, units, str(where), labels_of(done))]
+    rows, notes, numbers = [], [f"ours: {units}, interval over seeds and texts"], []
+    names = {"teacher": "pubmedbert" if request.dataset == "coda19" else "roberta-large"}
+    for arm in done.record["arms"]:
+        known = paper().find(place, request.dataset, names.get(arm, arm))
+        why = reasons(request, arm)
+        for number in known:
+            ours = _ours(scores, arm, number, labels_of(done))
+            rows.append(_compared(number, ours, why, paper().names.get(number.model, arm)))
+            numbers.append(number)
+    notes += paper().footnotes(numbers)
+    title = f"{place} ({request.dataset}): {paper().captions[place]}"
+    return [Block(title, _header(), rows, notes, str(where))]
+
+
+def labels_of(done: StudyFolder) -> list[str]:
+    first = next(cell for cell in done.record["cells"] if cell["state"] == "finished")
+    return list(done.run(first).record["identity"]["data"]["labels"])
+
+
+def _header() -> list[str]:
+    return ["model", "metric", "published", "ours", "95 % interval", "difference", "verdict"]
+
+
+def _compared(number: Number, ours: Ours | None, why: Sequence[str], name: str) -> list[str]:
+    """A row: the difference is ours minus published, in points. The published number is one run of which only the size
+    of its test set is known: its error is taken to be that of ours.
+    """
+    metric = f"{number.label} {number.metric}".replace("_", " ").strip()
+    if ours is None:
+        return [name, metric, number.printed, "", "", "", "not run"]
+    difference = 100 * ours.value - number.value
+    reach = np.sqrt(2) * 100 * (ours.high - ours.low) / 2
+    if why:
+        verdict = f"not comparable: {'; '.join(why)}"
+    else:
+        verdict = "no difference seen" if abs(difference) <= reach else "higher" if difference > 0 else "lower"
+    between = f"[{100 * ours.low:.2f}, {100 * ours.high:.2f}]"
+    return [name, metric, number.printed, f"{100 * ours.value:.2f}", between, f"{difference:+.2f}", verdict]
+
+
+def _ours(scores: Scored, arm: str, number: Number, labels: Sequence[str]) -> Ours | None:
+    """Our mean over seeds of what a published number is, with a bootstrap over seeds and groups of texts."""
+    if not scores.units:
+        return None
+    made = np.stack(scores.predictions[arm])[None]  # (1, S, N)
+    if not number.label:
+        values, draws = crossed_bootstrap(
+            scores.labels[0], made, scores.groups[0], scores.num_labels, number.metric, resamples=1000
+        )
+        low, high = np.quantile(draws[0], [0.025, 0.975])
+        return Ours(float(values[0].mean()), float(low), float(high))
+    return _of_class(scores, made[0], labels.index(number.label), number.metric)
+
+
+def _of_class(scores: Scored, made: np.ndarray, label: int, rate: str, resamples: int = 500) -> Ours:
+    """Precision, recall or F1 of one class: mean over seeds, bootstrap over seeds and groups."""
+    size, truth = scores.num_labels, scores.labels[0]
+    groups = np.unique(scores.groups[0], return_inverse=True)[1]
+    count = int(groups.max()) + 1
+    cells = truth[None] * size + made  # (S, N)
+    by_group = np.zeros((len(made), count, size * size))
+    for seed in range(len(made)):
+        np.add.at(by_group[seed], (groups, cells[seed]), 1)
+    rng = np.random.default_rng(0)
+
+    def value(weights: np.ndarray, seeds: np.ndarray) -> float:
+        confusions = np.einsum("g,sgc->sc", weights, by_group[seeds]).reshape(len(seeds), size, size)
+        return float(class_rates(confusions)[rate][:, label].mean())
+
+    every = np.arange(len(made))
+    drawn = []
+    for _ in range(resamples):
+        weights = np.bincount(rng.integers(0, count, count), minlength=count).astype(float)
+        drawn.append(value(weights, rng.integers(0, len(made), len(made))))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Ours(value(np.ones(count), every), float(low), float(high))
+
+
+def _confusion(scores: Scored, units: str, where: str, labels: Sequence[str]) -> Block:
+    """Figure 2: the confusion matrix of Randout-KD, each row's shares, summed over seeds."""
+    counts = np.zeros((scores.num_labels, scores.num_labels))
+    for truth, made in zip(scores.labels, scores.predictions["randout-kd"], strict=True):
+        np.add.at(counts, (truth, made), 1)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    rows = [[name, *(f"{100 * value:.1f}" for value in row)] for name, row in zip(labels, shares, strict=True)]
+    notes = [f"percent of each true class, {units}; the paper prints this as a picture without numbers to compare"]
+    return Block("Figure 2: confusion matrix of Randout-KD", ["true \\ predicted", *labels], rows, notes, where)
+
+
+def _sizes(request: Request) -> Block:
+    """Table 1: layers and parameters, of the models that are loaded here."""
+    rows, numbers = [], []
+    loaded = {name: _size(name) for name in (request.student, request.teacher)}
+    for number in paper().find("Table 1", metric="layers"):
+        size = paper().number("Table 1", "", number.model, "million_parameters")
+        ours = loaded.pop(number.model, None)
+        cells = ["", ""] if ours is None else [str(ours[0]), f"{ours[1]:.1f}M"]
+        rows.append([paper().names[number.model], number.printed, f"{size.printed}M", *cells])
+        numbers += [number, size]
+    for name, (layers, millions) in loaded.items():
+        rows.append([name.rstrip("/").rpartition("/")[2], "", "", str(layers), f"{millions:.1f}M"])
+    header = ["encoder", "layers (published)", "parameters (published)", "layers", "parameters"]
+    notes = ["ours: the encoders named here, with a classification head; the others were not loaded"]
+    return Block(f"Table 1: {paper().captions['Table 1']}", header, rows, [*notes, *paper().footnotes(numbers)])
+
+
+def _size(name: str) -> tuple[int, float]:
+    """Blocks, and millions of parameters, of an encoder as a classifier."""
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    config = AutoConfig.from_pretrained(find(name).folder, trust_remote_code=False)
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config)
+    layers = getattr(config, "num_hidden_layers", None) or getattr(config, "n_layers", 0)
+    return int(layers or 0), sum(p.numel() for p in model.parameters()) / 1e6
+
+
+def _workflow(request: Request) -> Block:
+    """Figure 1: the workflow as this configuration carries it out, a line a step."""
+    config = arm_config(study_of(request, "table 3"), "randout-kd", METHODS)
+    plan = prepare.make(config, prepare.read_data(config))
+    kd, noise = (METHODS[name].model_validate(config.methods[name]) for name in ("kd", "randout"))
+    layers, millions = _size(request.student)
+    steps = [
+        ["teacher", f"{request.teacher}: fine-tuned on the training rows, frozen, its logits stored once"],
+        ["text", f"at most {plan.config.student.max_length} tokens: [CLS] ... [SEP]"],
+        ["student", f"{request.student}: {layers} blocks, {millions:.1f}M parameters"],
+        ["noise", f"U(0, 1) - 0.5 added to {noise.tokens} random tokens x {noise.units} hidden units"],  # type: ignore[attr-defined]
+        ["", f"after block {', '.join(map(str, noise.layers))}, anew in each training forward, never in evaluation"],  # type: ignore[attr-defined]
+        ["head", f"softmax over {len(plan.dataset.id2label)} classes from [CLS] (eq. 1)"],
+        ["loss", f"CE(gold) + {kd.weight} KL(teacher || student) at temperature {kd.temperature} (eq. 6)"],  # type: ignore[attr-defined]
+    ]
+    return Block("Figure 1: the workflow, read from the configuration", ["part", "what happens"], steps)
+
+
+def _noise(request: Request, figure: str, folder: Path, options: Options) -> Block:
+    """Figures 3 and 4 and section 5.1: the best tokens and units at each lambda, on validation."""
+    table = search_of(request)
+    config = arm_config(study_of(request, "figure 2"), "randout-kd", METHODS)
+    search, _ = make_search(config, table)
+    where = folder / figure.lower().replace(" ", "-")
+    done = run_search(search, where, replace(options, show=options.show.within()))
+    rows = []
+    trials = [t for t in done.record["trials"] if t["state"] == "finished" and t["value"] is not None]
+    published = [best for best in paper().best if best.dataset == request.dataset]
+    for best in published:
+        own = [t for t in trials if t["settings"].get("kd.weight") == best.lam]
+        cells = ["", "", ""]
+        if own:
+            top = max(own, key=lambda t: (t["value"], -t["number"]))
+            cells = [str(top["settings"][f"randout.{key}"]) for key in ("tokens", "units")]
+            cells.append(f"{100 * top['value']:.2f}")
+        rows.append([f"{best.lam}{' (best)' if best.overall else ''}", str(best.tokens), str(best.units), *cells])
+    notes = [
+        f"{len(trials)} trials in full of {done.record['cells']} cells searched"
+        f" ({len(done.record['trials'])} tried); `randout report {where}` draws the figure",
+    ]
+    why = reasons(request, "randout-kd")
+    if why:
+        notes.append(f"not comparable: {'; '.join(why)}")
+    notes += [paper().notes[key] for best in published for key in best.notes]
+    grid = 1
+    for values in SPACES["paper"].values():
+        grid *= len(values)
+    notes.append(f"the paper's whole grid has {grid:,} configurations")
+    header = ["lambda", "tokens (published)", "units (published)", "tokens", "units", "validation accuracy %"]
+    return Block(f"{figure} and section 5.1: the best noise at each lambda", header, rows, notes, str(where))
+
+
+def _ten_folds(request: Request, folder: Path, options: Options) -> Block:
+    """Section 5: cross-validation of Randout-KD."""
+    study = study_of(request, "section 5")
+    where = folder / study.name
+    done = run_study(study, where, replace(options, show=options.show.within()))
+    scores = read_scores(done)
+    rows, numbers = [], paper().find("Section 5, ten folds", "rhmd")
+    why = [*reasons(request, "randout-kd"), *([f"{study.folds} folds"] if study.folds != 10 else [])]
+    by_fold = _fold_scores(scores, "randout-kd")
+    tests = np.array([len(labels) for labels in scores.labels])
+    for number in numbers:
+        ours = None
+        if number.model == "randout-kd" and len(scores.units) >= 5:
+            values = np.array([row[number.metric] for row in by_fold])
+            ours = Ours(*fold_interval(values, np.array(scores.train_rows), tests))
+        name = paper().names[number.model]
+        rows.append(_compared(number, ours, why, name))
+    notes = [
+        f"ours: {len(scores.units)} of {len(done.record['units'])} folds, each with its own teacher; macro averages, "
+        "mean over folds, Nadeau and Bengio's interval",
+        "the hyper-parameters are the paper's best on its single split, as in its protocol, so these numbers are optimistic",
+    ]
+    notes += paper().footnotes(numbers)
+    return Block("Section 5: ten-fold cross-validation on RHMD", _header(), rows, notes, str(where))
+
+
+def _fold_scores(scores: Scored, arm: str) -> list[Mapping[str, Any]]:
+    id2label = {at: str(at) for at in range(scores.num_labels)}
+    return [score(y, z, id2label) for y, z in zip(scores.labels, scores.logits[arm], strict=True)]
+
+
+def page(request: Request, blocks: Sequence[Block]) -> str:
+    """All blocks as one Markdown page."""
+    lines = [f"# The paper on {request.dataset}: published and ours", ""]
+    lines += [f"Budget {request.budget}: {request.spend.about}. Student {_label(request.student)}, teacher "]
+    lines[-1] += f"{_label(request.teacher)}. Differences are ours minus published, in points."
+    lines.append("")
+    for block in blocks:
+        lines += block.markdown()
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _label(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2]
+
+
+def check(request: Request) -> None:
+    """Raise UserError where the request's recipe cannot be built, before anything runs."""
+    build([{key: value for key, value in request.base.items() if key != "preset"}], METHODS)

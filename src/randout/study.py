@@ -1,0 +1,179 @@
+"""A study: arms (recipes) x units (seeds, or folds of cross-validation), on equal budgets. A study is a TOML file.
+
+Pure: a `Study` and what follows from it, the configuration of each cell. `comparison` runs the cells, unit by unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from .config import DEFAULT_PRESET, Config, Table, build, checked, read_preset, read_recipe
+from .errors import UserError, nearest
+from .grid import SearchTable
+
+ABLATION = ("plain", "randout", "kd", "randout-kd")  # the columns of the paper's Table 6: presets of the same names
+
+
+class Study(Table):
+    """What a study file may say. `base` lies under every arm; `base` and arms are recipes, and may name a preset."""
+
+    name: str = Field("study", description="of the study's folder", pattern=r"^[\w.-]+$")
+    about: str = Field("", description="a line for the report")
+    base: dict[str, Any] = Field({}, description="tables of a recipe, laid under every arm")
+    arms: dict[str, dict[str, Any]] = Field({}, description="name -> tables of a recipe")
+    seeds: tuple[int, ...] = Field((), description="every arm runs once with each; a seed varies student and teacher")
+    folds: Annotated[int, Field(ge=0)] = Field(0, description="cross-validation in place of seeds; 5 at least")
+    repeats: Annotated[int, Field(ge=1)] = Field(1, description="of the cross-validation, each dealt anew")
+    protocol: Literal["nested", "paper"] = Field(
+        "nested", description="where tuning happens: inside each fold, or (paper) once on the ordinary split"
+    )
+    tuning: SearchTable | None = Field(None, description="a search for each arm before the test split is opened")
+    baseline: str = Field("", description="the arm that the others are compared with; empty: the first")
+    metric: Literal["accuracy", "macro_f1"] = Field("accuracy", description="the primary metric: it alone decides")
+    margin: Annotated[float, Field(gt=0, lt=1)] = Field(0.02, description="a smaller difference counts as none")
+
+    @property
+    def kind(self) -> str:
+        return "cv" if self.folds else "compare"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What all arms share at one point of the design: a seed, or a fold. tables: laid over each arm."""
+
+    name: str
+    tables: dict[str, Any]
+
+
+def read_study(path: Path) -> Study:
+    """A study file. Raises UserError naming what is wrong; paths in it are relative to the file."""
+    tables = read_recipe(path)
+    for recipe in (tables.get("base", {}), *tables.get("arms", {}).values()):
+        if isinstance(recipe, dict):
+            _make_paths_good(recipe, path.parent)
+    tables.setdefault("name", path.stem)
+    return make_study(tables)
+
+
+def make_study(tables: Mapping[str, Any]) -> Study:
+    """A checked study. Raises UserError for unknown keys, no arms, an unknown baseline, seeds and folds together."""
+    study: Study = checked(Study, dict(tables), "")
+    if not study.arms:
+        raise UserError('arms: none; a study compares recipes, e.g. [arms.plain] with preset = "plain"')
+    if study.folds and study.seeds:
+        raise UserError("seeds and folds: a study has one of them; for folds with another seed set base.train.seed")
+    if study.folds and study.folds * study.repeats < 5:
+        raise UserError(
+            f"folds: {study.folds} x {study.repeats} repeats; under 5 folds in all there is no interval worth printing"
+        )
+    if len(set(study.seeds)) < len(study.seeds):
+        raise UserError(f"seeds: {list(study.seeds)}; each may stand there once")
+    if study.baseline and study.baseline not in study.arms:
+        raise UserError(f"baseline: no arm {study.baseline!r}.{nearest(study.baseline, study.arms)}")
+    if not study.seeds and not study.folds:
+        study = study.model_copy(update={"seeds": (1, 2, 3)})
+    return study.model_copy(update={"baseline": study.baseline or next(iter(study.arms))})
+
+
+def _make_paths_good(recipe: dict[str, Any], folder: Path) -> None:
+    keys = {"data": ("source", "validation", "test", "unlabeled"), "student": ("model",), "teacher": ("model",)}
+    for table, names in keys.items():
+        values = recipe.get(table, {})
+        for key in names:
+            value = values.get(key) if isinstance(values, dict) else None
+            if isinstance(value, str) and value:
+                name, colon, inner = value.rpartition(":")
+                if (folder / (inner if colon else value)).exists():
+                    values[key] = f"{name}{colon}{(folder / (inner if colon else value)).resolve()}"
+
+
+def units(study: Study) -> list[Unit]:
+    """The seeds, or the folds of each repeat, in the order in which they run."""
+    if not study.folds:
+        return [Unit(f"seed {seed}", {"train": {"seed": seed}}) for seed in study.seeds]
+    first = study.base.get("data", {}).get("split_seed", 0)
+    found = []
+    for repeat in range(study.repeats):
+        again = f"repeat {repeat + 1}, " if study.repeats > 1 else ""
+        for fold in range(1, study.folds + 1):
+            tables = {"data": {"folds": study.folds, "fold": fold, "split_seed": first + repeat}}
+            found.append(Unit(f"{again}fold {fold}", tables))
+    return found
+
+
+def arm_config(study: Study, arm: str, methods: Mapping[str, Any], above: Mapping[str, Any] | None = None) -> Config:
+    """The configuration of an arm; above: tables laid over it (a unit's, a trial's).
+
+    The teacher is trained as `base` says, whatever an arm or a trial changes of the student's training, so that arms
+    and trials share it. An arm that names its own student takes nothing else of `base.student`.
+    """
+    base, own = dict(study.base), dict(study.arms[arm])
+    preset = str(own.pop("preset", base.get("preset", DEFAULT_PRESET)))
+    common = str(base.pop("preset", DEFAULT_PRESET))
+    if own.get("student", {}).get("model"):
+        base.pop("student", None)
+    try:
+        below = read_preset(preset)
+        config = build([below, base, own, dict(above or {})], methods)
+        shared = build([read_preset(common), {key: base[key] for key in base if key != "methods"}], methods)
+    except UserError as error:
+        raise UserError(f"arms.{arm}: {error}") from None
+    return with_fixed_teacher(config, shared, methods)
+
+
+def with_fixed_teacher(config: Config, shared: Config, methods: Mapping[str, Any]) -> Config:
+    """`config` with its teacher trained as `shared` says where it says "same as the student"; no teacher, where no
+    method learns from one.
+    """
+    if not any(methods[name].teacher for name in config.methods):
+        return config.model_copy(update={"teacher": config.teacher.model_copy(update={"model": "none"})})
+    keys = ("epochs", "learning_rate", "batch_size")
+    fixed = {key: getattr(shared.train, key) for key in keys if getattr(config.teacher, key) == "same"}
+    return config.model_copy(update={"teacher": config.teacher.model_copy(update=fixed)})
+
+
+def drop_one(config: Config, methods: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Arms of an ablation: the recipe with each of its methods left out, with all of them left out, and whole.
+
+    Table 6 of the paper is this of Randout-KD. Only methods beside the cross-entropy are left out. Raises UserError
+    where there is nothing to leave out.
+    """
+    whole = dict(config.methods)
+    parts = [name for name in whole if name != "ce"]
+    if not parts:
+        raise UserError("--drop-one: the recipe has no method beside the cross-entropy, so there is nothing to drop")
+    off = dict.fromkeys(methods, False)
+
+    def arm(kept: list[str]) -> dict[str, Any]:
+        return {"methods": off | {name: whole[name] for name in ("ce", *kept) if name in whole}}
+
+    arms = {"plain": arm([])}
+    if len(parts) > 1:
+        arms |= {f"without {name}": arm([other for other in parts if other != name]) for name in parts}
+    return arms | {"+".join(parts): arm(parts)}
+
+
+def unequal(study: Study, configs: Mapping[str, Config]) -> list[str]:
+    """What arms do not share although an equal budget needs it: a sentence each."""
+    found = []
+    for key in ("epochs", "batch_size", "patience"):
+        values = {arm: getattr(config.train, key) for arm, config in configs.items()}
+        if len(set(values.values())) > 1:
+            listed = ", ".join(f"{arm} {value}" for arm, value in values.items())
+            found.append(f"the arms do not have equal budgets: train.{key} is {listed}")
+    students = {arm: (config.student.model, config.student.layers) for arm, config in configs.items()}
+    if len(set(students.values())) > 1:
+        found.append("the arms have different students")
+    return found
+
+
+def cells(study: Study) -> Iterator[tuple[Unit, str]]:
+    """Unit by unit, every arm of one before the next: any prefix of whole units is a balanced result."""
+    for unit in units(study):
+        for arm in study.arms:
+            yield unit, arm

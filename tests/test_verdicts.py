@@ -1,0 +1,301 @@
+"""Tables of verdicts: estimands, families, words, what n seeds cannot reach, folds, best of N."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from randout.crossed import crossed_difference
+from randout.errors import UserError
+from randout.figures import method_lines
+from randout.secondary import mcnemar_over_seeds, over_seeds, seeds_for_wilcoxon, signed_rank_p
+from randout.statistics import compare_models, holm
+from randout.verdicts import (
+    FOLDS,
+    METHOD,
+    SAVED,
+    best_of,
+    compare_folds,
+    compare_methods,
+    fold_interval,
+    holm_steps,
+)
+
+SKILLS = {"plain": 0.75, "kd": 0.755, "randout": 0.85, "noise": 0.65}
+
+
+def arms(seeds: int, rows: int = 1200, seed: int = 0) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Predictions by arm that mostly agree, labels of three classes, groups of two rows."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 3, rows)
+    luck = generator.random((seeds, rows))
+    near = np.where(generator.random((seeds, rows)) < 0.9, luck, generator.random((seeds, rows)))
+    made = {}
+    for name, skill in SKILLS.items():
+        right = (luck if name == "plain" else near) < skill
+        made[name] = np.where(right, labels, (labels + 1) % 3)
+    return made, labels, np.arange(rows) // 2
+
+
+def test_five_seeds_give_a_verdict_on_the_method():
+    made, labels, groups = arms(5)
+    rows = compare_methods(made, labels, groups, "plain", 3)
+    assert [row.name for row in rows] == ["plain", "kd", "randout", "noise"]
+    assert [row.words for row in rows] == [None, "not distinguishable, equivalent", "better", "worse"]
+    assert {row.estimand for row in rows} == {METHOD}
+    assert rows[0].difference is rows[0].simultaneous is rows[0].adjusted_p is rows[0].against is None
+    right = {name: (one == labels).astype(int) for name, one in made.items()}
+    alone = [crossed_difference(right[name] - right["plain"], groups) for name in ("kd", "randout", "noise")]
+    assert [row.difference for row in rows[1:]] == alone
+    assert [row.adjusted_p for row in rows[1:]] == holm([one.p_value for one in alone]).tolist()
+    assert [row.values for row in rows] == [pytest.approx(one.mean(1)) for one in right.values()]
+    assert rows[2].value == pytest.approx(right["randout"].mean())
+    own = crossed_difference(right["randout"], groups)
+    assert (rows[2].low, rows[2].high) == pytest.approx((own.low, own.high))
+    found = rows[2].difference
+    reach = stats.t.ppf(0.975, found.df) + stats.t.ppf(0.8, found.df)
+    assert rows[2].detectable == pytest.approx(reach * found.standard_error)
+    assert rows[1].detectable == pytest.approx(2.8016**2 / 600, rel=1e-4)  # so few rows differ that it is the rarity
+    assert rows[2].secondary["McNemar"] == "5 of 5 seeds"
+    assert rows[2].secondary["Wilcoxon over seeds"] == "cannot reach .05 with 5 seeds (7 needed)"
+    assert {row.against for row in rows[1:]} == {"plain"}
+    json.dumps([dataclasses.asdict(row) for row in rows], allow_nan=False)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 4])
+def test_under_five_seeds_there_is_an_interval_and_no_verdict(seeds):
+    made, labels, groups = arms(seeds)
+    for row in compare_methods(made, labels, groups, "plain", 3)[1:]:
+        assert row.words == f"no verdict: {seeds} seeds, at least 5 are needed"
+        assert row.difference.low < row.difference.estimate < row.difference.high
+        assert row.estimand == METHOD
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
+def test_one_seed_speaks_of_the_saved_models(metric):
+    made, labels, groups = arms(1)
+    rows = compare_methods(made, labels, groups, "plain", 3, metric, resamples=500)
+    old = compare_models(
+        labels, {name: np.eye(3)[one[0]] for name, one in made.items()}, "plain", groups, 3, metric, resamples=500
+    )
+    for row, other in zip(rows, old, strict=True):
+        assert (row.name, row.value, row.low, row.high, row.estimand) == (
+            other.name,
+            pytest.approx(other.value),
+            pytest.approx(other.low),
+            pytest.approx(other.high),
+            SAVED,
+        )
+    for row, other in zip(rows[1:], old[1:], strict=True):
+        assert (row.difference.estimate, row.difference.low, row.difference.high, row.adjusted_p) == pytest.approx(
+            (other.difference.estimate, other.difference.low, other.difference.high, other.adjusted_p)
+        )
+        assert row.words.split(",")[0] == other.words.split(",")[0]  # what follows is a family of its own here
+        assert row.detectable == pytest.approx(other.detectable, rel=1e-4)
+        assert list(row.secondary) == ["McNemar"]
+
+
+def test_macro_f1_over_seeds():
+    made, labels, groups = arms(5)
+    rows = compare_methods(made, labels, groups, "plain", 3, "macro_f1", resamples=400)
+    assert [row.words.split(",")[0] for row in rows[1:]] == ["not distinguishable", "better", "worse"]
+    from sklearn.metrics import f1_score
+
+    expected = [f1_score(labels, one, average="macro") for one in made["randout"]]
+    assert rows[2].values == pytest.approx(expected)
+    assert rows[2].low < rows[2].value < rows[2].high
+
+
+def test_identical_arms_do_not_differ():
+    made, labels, groups = arms(5)
+    for metric in ("accuracy", "macro_f1"):
+        row = compare_methods({"a": made["kd"], "b": made["kd"]}, labels, groups, "a", 3, metric, resamples=100)[1]
+        assert (row.difference.estimate, row.difference.low, row.difference.high, row.adjusted_p) == (0, 0, 0, 1)
+        assert row.words == "not distinguishable, equivalent"
+        assert row.secondary["paired t over seeds (this test set only)"] == "the same difference at every seed"
+
+
+def test_the_baseline_alone_is_a_table_of_one_row():
+    made, labels, groups = arms(3)
+    for seeds in (1, 3):
+        assert len(compare_methods({"kd": made["kd"][:seeds]}, labels, groups, "kd", 3)) == 1
+
+
+def test_simultaneous_intervals_leave_out_zero_exactly_where_holm_rejects():
+    made, labels, groups = arms(5, rows=300)
+    for seed in range(10):
+        noisy = {name: np.random.default_rng(seed).permuted(one, axis=0) for name, one in made.items()}
+        for row in compare_methods(noisy, labels, groups, "plain", 3)[1:]:
+            low, high = row.simultaneous
+            assert (row.adjusted_p <= 0.05) == (low > 0 or high < 0)
+            assert low <= row.difference.low
+            assert high >= row.difference.high
+
+
+def test_holm_steps_reject_what_holm_rejects():
+    generator = np.random.default_rng(0)
+    for size in (1, 2, 3, 8):
+        for _ in range(50):
+            p = generator.random(size) ** 4
+            steps = np.array(holm_steps(p.tolist(), 0.05))
+            assert ((p <= 0.05 / steps) == (holm(p) <= 0.05)).all()
+    assert holm_steps([0.9, 0.001, 0.02], 0.05) == [1, 3, 2]
+    assert holm_steps([0.9, 0.001, 0.03], 0.05) == [2, 3, 2]
+    assert holm_steps([], 0.05) == []
+
+
+def test_the_margin_is_a_second_family():
+    """One comparison just inside the margin stays "equivalent" alone and not among nine others that are not."""
+    generator = np.random.default_rng(1)
+    labels = np.zeros(800, int)
+    base = (generator.random((5, 800)) < 0.2).astype(int)
+
+    def other(share: float) -> np.ndarray:
+        return np.where(generator.random((5, 800)) < share, generator.integers(0, 2, (5, 800)), base)
+
+    near = other(0.1)
+    alone = compare_methods({"a": base, "b": near}, labels, np.arange(800), "a", 2, margin=0.03)[1]
+    single = crossed_difference((near == 0).astype(int) - (base == 0), np.arange(800))
+    inside = single.low90 > -0.03 and single.high90 < 0.03
+    assert ("equivalent" in alone.words) == inside
+    family = {"a": base, "b": near} | {f"c{at}": other(0.6) for at in range(9)}
+    among = compare_methods(family, labels, np.arange(800), "a", 2, margin=abs(single.low90) + 1e-6)[1]
+    assert "not worse" not in among.words
+    assert "equivalent" not in among.words
+
+
+def test_signed_ranks_equal_scipy():
+    generator = np.random.default_rng(0)
+    for seeds in (1, 2, 5, 6, 9, 20):
+        values = generator.normal(0.5, 1, seeds)
+        assert signed_rank_p(values) == pytest.approx(stats.wilcoxon(values, method="exact").pvalue)
+    tied = np.array([1.0, 1, -1, 2, 2, 3, 0])  # all 2^6 signs of the mid-ranks
+    signs = np.indices((2,) * 6).reshape(6, -1).T
+    ranks = stats.rankdata(np.abs(tied[:6]))
+    sums = signs @ ranks
+    seen = ranks[tied[:6] > 0].sum()
+    assert signed_rank_p(tied) == pytest.approx(min(1, 2 * min((sums <= seen).mean(), (sums >= seen).mean())))
+    assert signed_rank_p(np.zeros(4)) == 1
+
+
+def test_what_n_seeds_cannot_reach():
+    assert [seeds_for_wilcoxon(family) for family in (1, 3, 10, 25)] == [6, 7, 9, 10]
+    for family in (1, 3, 10, 25):
+        needed = seeds_for_wilcoxon(family)
+        best = [stats.wilcoxon(np.arange(1.0, n + 1), method="exact").pvalue * family for n in (needed - 1, needed)]
+        assert best[1] <= 0.05 < best[0]
+    values = np.array([0.01, 0.03, 0.02, 0.05, 0.015, 0.01])
+    found = over_seeds(values, 1)
+    assert found["Wilcoxon over seeds"] == f"p = {signed_rank_p(values):.3f}" == "p = 0.031"
+    assert over_seeds(values, 2)["Wilcoxon over seeds"] == "cannot reach .05 with 6 seeds (7 needed)"
+    p = stats.ttest_1samp(values, 0).pvalue
+    assert found["paired t over seeds (this test set only)"] == f"p = {p:.3f}"
+
+
+def test_mcnemar_over_seeds_names_both_directions():
+    base = np.tile(np.arange(100) < 50, (4, 1))
+    right = base.copy()
+    right[:2, 50:70] = True
+    right[2, :10] = False
+    assert mcnemar_over_seeds(right, base, np.arange(100), 0.05) == "2 of 4 seeds, 1 the other way"
+    assert mcnemar_over_seeds(right[2:3], base[:1], np.arange(100), 0.05) == "p = 0.002"
+    assert mcnemar_over_seeds(base, base, np.arange(100), 0.05) == "0 of 4 seeds"
+
+
+def test_folds_equal_nadeau_and_bengio():
+    generator = np.random.default_rng(0)
+    for folds, repeats in ((5, 1), (10, 1), (5, 4)):
+        count = folds * repeats
+        first, second = generator.normal(0.7, 0.02, count), generator.normal(0.75, 0.02, count)
+        train, test = generator.integers(700, 750, count), generator.integers(95, 105, count)
+        rows = compare_folds({"new": second, "old": first}, train, test, "old", repeats=repeats)
+        assert [row.name for row in rows] == ["old", "new"]
+        found = rows[1].difference
+        difference = second - first
+        variance = difference.var(ddof=1) * (1 / count + np.mean(test / train))
+        low, high = stats.t.interval(0.95, count - 1, difference.mean(), math.sqrt(variance))
+        assert (found.estimate, found.low, found.high) == pytest.approx((difference.mean(), low, high))
+        assert found.df == count - 1
+        t = difference.mean() / math.sqrt(variance)
+        assert rows[1].adjusted_p == pytest.approx(2 * stats.t.sf(abs(t), count - 1))
+        assert rows[1].words.startswith("better")
+        assert rows[0].estimand == FOLDS
+        wide = stats.t.interval(
+            0.95, count - 1, first.mean(), math.sqrt(first.var(ddof=1) * (1 / count + np.mean(test / train)))
+        )
+        assert fold_interval(first, train, test, 0.95, repeats) == pytest.approx((first.mean(), *wide))
+        json.dumps([dataclasses.asdict(row) for row in rows], allow_nan=False)
+
+
+def test_best_of_many_equal_trials_is_flattered_by_what_it_gained():
+    generator = np.random.default_rng(0)
+    found = [best_of(generator.random((50, 400)) < 0.7, resamples=100, seed=run) for run in range(30)]
+    assert np.mean([one.apparent for one in found]) > 0.74
+    assert np.mean([one.corrected for one in found]) == pytest.approx(0.7, abs=0.01)
+    assert all(one.optimism == pytest.approx(one.apparent - one.corrected) for one in found)
+
+
+def test_one_trial_or_one_far_better_is_not_flattered():
+    generator = np.random.default_rng(0)
+    right = generator.random((5, 600)) < np.array([[0.5], [0.5], [0.9], [0.5], [0.5]])
+    found = best_of(right, np.arange(600) // 2, resamples=300)
+    assert (found.trials, found.chosen, found.reselected) == (5, 2, 1.0)
+    assert found.optimism == pytest.approx(0, abs=0.003)
+    assert best_of(right[:1], resamples=300).optimism == pytest.approx(0, abs=0.003)
+
+
+def test_best_of_equals_a_plain_loop_with_groups():
+    generator = np.random.default_rng(4)
+    right, groups = generator.random((6, 80)) < 0.6, generator.integers(0, 30, 80)
+    found = best_of(right, groups, resamples=60, seed=2)
+    names = list(dict.fromkeys(groups.tolist()))
+    out, same = [], 0
+    for times in np.random.default_rng(2).multinomial(len(names), np.full(len(names), 1 / len(names)), size=60):
+        inside = np.concatenate([np.tile(np.flatnonzero(groups == g), n) for g, n in zip(names, times, strict=True)])
+        outside = np.concatenate([np.flatnonzero(groups == g) for g, n in zip(names, times, strict=True) if n == 0])
+        pick = int(right[:, inside].mean(1).argmax())
+        same += pick == int(right.mean(1).argmax())
+        out.append(right[pick, outside].mean())
+    assert found.corrected == pytest.approx(np.mean(out))
+    assert found.reselected == pytest.approx(same / 60)
+
+
+def test_method_lines_name_the_estimand_and_every_row():
+    made, labels, groups = arms(5)
+    lines = method_lines(compare_methods(made, labels, groups, "plain", 3))
+    assert lines[0] == f"{METHOD}; 5 seeds"
+    assert lines[1].split()[-1] == "verdict"
+    assert lines[2].endswith("baseline")
+    assert lines[4].startswith("randout")
+    assert lines[4].endswith("  better")
+    assert "randout: McNemar: 5 of 5 seeds" in lines
+    single = method_lines(compare_methods({"kd": made["kd"][:1]}, labels, groups, "kd", 3))
+    assert single[0].endswith("; 1 seed")
+    assert len(single) == 3
+    folds = method_lines(compare_folds({"a": np.linspace(0.7, 0.8, 5)}, [80] * 5, [20] * 5, "a"))
+    assert folds[0].endswith("; 5 folds")
+
+
+def test_mistakes_are_named():
+    made, labels, groups = arms(3)
+    with pytest.raises(UserError, match="Did you mean 'plain'"):
+        compare_methods(made, labels, groups, "plane", 3)
+    with pytest.raises(UserError, match="'kd' has 2 seeds and the baseline 'plain' has 3"):
+        compare_methods(made | {"kd": made["kd"][:2]}, labels, groups, "plain", 3)
+    with pytest.raises(UserError, match="Did you mean 'macro_f1'"):
+        compare_methods(made, labels, groups, "plain", 3, "macro_f2")
+    with pytest.raises(UserError, match="one group"):
+        compare_methods(made, labels, groups * 0, "plain", 3)
+    with pytest.raises(UserError, match="4 folds are too few"):
+        compare_folds({"a": np.ones(4)}, [10] * 4, [10] * 4, "a")
+    with pytest.raises(UserError, match="4 folds are too few"):
+        fold_interval(np.ones(8), [10] * 8, [10] * 8, repeats=2)
+    with pytest.raises(ValueError, match="per fold"):
+        fold_interval(np.ones(6), [10] * 5, [10] * 6)
+    with pytest.raises(UserError, match="at least two groups"):
+        best_of(np.ones((3, 4)), np.zeros(4))
