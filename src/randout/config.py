@@ -259,17 +259,24 @@ def _in_words(model: type[BaseModel], error: Any, prefix: str, listed: str) -> s
 
 def to_toml(config: Config) -> str:
     """The whole configuration as TOML, every default filled in."""
-    return tomli_w.dumps(config.model_dump(mode="json", exclude=None if config.classifier else {"classifier"}))
+    tables = _tables(config)
+    return tomli_w.dumps(tables if config.classifier else {k: v for k, v in tables.items() if k != "classifier"})
+
+
+def _tables(config: Config) -> dict[str, Any]:
+    """What is written: of settings that a classifier has for itself, its own and not those of `[train]` too."""
+    tables = config.model_dump(mode="json")
+    return tables | {"train": {key: value for key, value in tables["train"].items() if key not in config.classifier}}
 
 
 def commented(config: Config, methods: Mapping[str, type[BaseModel]], classifier: type[BaseModel] | None = None) -> str:
     """The configuration as TOML with a comment a key: what `randout init` prints. classifier: whose settings it holds."""
-    lines = []
+    lines, tables = [], _tables(config)
     for name, field in Config.model_fields.items():
         if name == "classifier" and classifier is not None:
             lines += _table(name, config.classifier, classifier)
         elif name not in OPEN:
-            lines += _table(name, getattr(config, name).model_dump(mode="json"), field.annotation)
+            lines += _table(name, tables[name], field.annotation)
     for name, settings in config.methods.items():
         lines += _table(f"methods.{name}", settings, methods[name])
     return "\n".join(lines).strip() + "\n"

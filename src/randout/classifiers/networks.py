@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -158,7 +159,8 @@ class Convolutions(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         states = self.dropout(self.embedding(ids).transpose(1, 2))  # (b, embedding, length)
-        return self.linear(torch.cat([found(states).amax(2) for found in self.filters], 1))  # (b, channels * widths)
+        found = [convolve(states) for convolve in self.filters]  # (b, channels, length - width + 1) each
+        return self.linear(torch.cat([F.max_pool1d(each, each.shape[2])[..., 0] for each in found], 1))
 
 
 class LSTM(Network):

@@ -78,13 +78,15 @@ def _methods(config: Config, settings: Classifier, notes: list[str]) -> dict[str
 def _train(asked: TrainTable, settings: Classifier) -> TrainTable:
     """The table `[train]` as it will be. Raises UserError for a setting that would do nothing."""
     network = isinstance(settings, Network)
-    if asked.precision == "bfloat16":
-        raise UserError(f"train.precision: {settings.name} is computed in float32")
-    kept = asked.model_copy(update={"precision": "float32"} | ({} if network else {"device": "cpu"}))
-    will_be = settings.training(kept) if isinstance(settings, Network) else kept
-    free = (*FREE, "precision", *(["micro_batch"] if network else []))
+    precision = "bfloat16" if network and asked.precision == "bfloat16" else "float32"  # "auto": as published
+    kept = asked.model_copy(update={"precision": precision})
+    if isinstance(settings, Network):
+        will_be = settings.training(kept)
+    else:
+        will_be = TrainTable(**{key: getattr(kept, key) for key in (*FREE, "precision")} | {"device": "cpu"})
+    free = (*FREE, *(("precision", "micro_batch") if network else ()))
     for key, value in _changed(asked, TrainTable()).items():
-        if key in free or (network and value == getattr(will_be, key)):
+        if key in free or value == getattr(will_be, key):
             continue
         own = f"its own is classifier.{key}" if key in type(settings).model_fields else "leave it out"
         raise UserError(f"train.{key} = {value!r}: of an encoder's training, and the student is {settings.name}; {own}")
