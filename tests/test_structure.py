@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import randout
@@ -27,8 +29,8 @@ LAYERS = [  # a module may import from its own row and the rows above
     {"scoring", "student"},
     {"teacher"},
     {"job"},
-    {"api", "demo", "doctor"},
-    {"cli_tools"},
+    {"report", "api", "demo", "doctor"},
+    {"cli_report", "cli_tools"},
     {"cli"},
 ]
 
@@ -36,12 +38,12 @@ LAYERS = [  # a module may import from its own row and the rows above
 def imports(path: Path) -> set[str]:
     """Names of the package's modules that a file imports when it is loaded (not inside functions)."""
     found: set[str] = set()
-    package = path.parent.name == "methods"
+    package = path.parent.name if path.parent != ROOT else ""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ImportFrom) and node.level:
             names = [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
             if package and node.level == 1:
-                names = ["methods"]
+                names = [package]
             found.update(names)
     return found
 
@@ -49,7 +51,7 @@ def imports(path: Path) -> set[str]:
 def test_imports_go_one_way() -> None:
     rank = {name: row for row, names in enumerate(LAYERS) for name in names}
     modules = {path.stem: path for path in ROOT.glob("*.py") if path.stem != "__init__"}
-    assert set(modules) == set(rank) - {"methods"}, "a module without its place in LAYERS"
+    assert set(modules) == set(rank) - {"methods", "report"}, "a module without its place in LAYERS"
     for name, path in modules.items():
         for other in imports(path):
             assert rank[other] <= rank[name], f"{name} imports {other}, which stands above it"
@@ -59,6 +61,13 @@ def test_methods_import_the_interface_and_never_one_another() -> None:
     for path in (ROOT / "methods").glob("*.py"):
         if path.stem != "__init__":
             assert imports(path) <= {"method", "encoder", "errors"}, path.name
+
+
+def test_the_report_reads_folders_and_never_what_trains() -> None:
+    for path in (ROOT / "report").glob("*.py"):
+        assert imports(path) <= {"report", "errors", "metrics", "statistics", "runs"}, path.name
+    code = "import sys, randout.report.write; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def test_no_module_of_the_loop_names_a_method() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import cli_tools
+from . import cli_report, cli_tools
 from .cli_tools import AsJson, Preset, Quiet, Recipe, RunsFolder, Sets, configured
 from .errors import Failure, UserError
 from .progress import Show
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 Data = Annotated[str, typer.Argument(help="a CSV, TSV, JSON Lines or Parquet file, or a named dataset", metavar="DATA")]
 app.add_typer(cli_tools.app)
+app.add_typer(cli_report.app)
 
 
 @app.command()
