@@ -130,6 +130,7 @@ def _begin_record(run: RunFolder, plan: Plan, options: Options) -> None:
     command = [Path(word).name if os.path.isabs(word) else word for word in sys.argv]
     record = {"format": runs.FORMAT, "fingerprint": plan.fingerprint, "identity": plan.identity, "command": command}
     record |= {"environment": environment(plan), "data": plan.dataset.sha256, "started": runs.now(), "finished": None}
+    record["data_report"] = plan.dataset.report.counts()
     record["runs"] = os.path.relpath(options.runs, folder)  # where a teacher and soft labels are
     run.write("run.json", record)
 

@@ -175,7 +175,7 @@ def sentence(row: dict[str, Any], subject: Subject) -> str:
         text = f"{row['name']} and {against}: {words.split(',')[0]} ({by} points, 95 % interval {between})"
     margin = 100 * subject.study.get("margin", MARGIN)
     if "equivalent" in words:
-        text += f"; the difference is smaller than the {margin:g} points that count as one"
+        text += f"; it is a difference of less than {margin:g} points, the margin that counts"
     elif "not worse" in words:
         text += f"; it is not worse by as much as {margin:g} points"
     return text + "."

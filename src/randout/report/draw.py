@@ -65,7 +65,22 @@ def log2_ticks(figure: Figure) -> list[float]:
 
 def diagonal_range(figure: Figure) -> float:
     """Where a reliability diagram begins: the ten below its lowest point."""
-    return 10 * np.floor(min([*figure.role("x"), *figure.role("y")]) / 10 - 0.001).item()
+    return max(0.0, 10 * np.floor(min([*figure.role("x"), *figure.role("y")]) / 10 - 0.001).item())
+
+
+def span(figure: Figure) -> tuple[float, float]:
+    """From the lowest to the highest x with its intervals and its margin, and some room at both ends."""
+    ends = [end for role in ("interval", "wide") for pair in figure.role(role) if pair is not None for end in pair]
+    ends += [value for value in figure.role("x") if value is not None]
+    band = 100 * figure.options.get("band", 0.0)
+    low, high = min([*ends, -band] if band else ends), max([*ends, band] if band else ends)
+    room = 0.06 * (high - low) or 1.0
+    return low - room, high + room
+
+
+def line_columns(figure: Figure, count: int) -> int:
+    """How many panels of curves stand side by side."""
+    return min(4 if figure.options.get("diagonal") else 3, count)
 
 
 def picture(figure: Figure) -> Picture:
@@ -127,6 +142,7 @@ def _intervals(figure: Figure) -> Picture:
                 axis.text(1.02, place, words[row], transform=axis.get_yaxis_transform(), va="center", fontsize=9)
     axis.set_yticks(range(len(order)), [_wrapped(name) for name in order], parse_math=False)
     axis.set_ylim(len(order) - 0.4, -0.6)
+    axis.set_xlim(*span(figure))
     _finish(axis, figure, "x")
     axis.set_xlabel(figure.axis("x"), fontsize=9.5, parse_math=False)
     if len(grouped) > 1:
@@ -148,8 +164,9 @@ def _legend(made: Picture, axis: Axes, count: int) -> None:
 
 def _lines(figure: Figure) -> Picture:
     parts = panels(figure)
-    columns = min(3, len(parts))
-    made, axes = _new(0.7 + 2.7 * -(-len(parts) // columns), -(-len(parts) // columns), columns)
+    columns = line_columns(figure, len(parts))
+    tall = min(WIDTH / columns, 4.5) if figure.options.get("diagonal") else 2.7
+    made, axes = _new(0.7 + tall * -(-len(parts) // columns), -(-len(parts) // columns), columns)
     names = list(series(figure))
     for at, (axis, panel) in enumerate(zip(axes, parts, strict=False)):
         if figure.options.get("diagonal"):
@@ -176,7 +193,7 @@ def _line(axis: Axes, figure: Figure, name: str, at: int, rows: list[int]) -> No
     marks, steps = figure.options.get("marks", ()), figure.options.get("steps", ())
     x, y, size = ([figure.role(role)[row] for row in rows] for role in ("x", "y", "size"))
     y = [np.nan if value is None else value for value in y]
-    colour = GREY if name in marks else COLOURS[at % len(COLOURS)]
+    colour = GREY if name and name in marks else COLOURS[at % len(COLOURS)]
     style = ("-", "--", ":", "-.")[at // len(COLOURS) % 4]
     shown = "o" if name not in steps else ""
     line = {"color": colour, "linestyle": "" if name in marks else style, "linewidth": 1.6}
@@ -202,6 +219,7 @@ def _scale(axis: Axes, figure: Figure, panel: Panel) -> None:
     if figure.options.get("diagonal"):
         axis.set_xlim(diagonal_range(figure), 101)
         axis.set_ylim(diagonal_range(figure), 101)
+        axis.set_aspect("equal")
 
 
 def _share(axes: np.ndarray, parts: list[Panel]) -> None:

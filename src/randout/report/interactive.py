@@ -12,10 +12,12 @@ from .draw import (
     SHADES,
     Panel,
     diagonal_range,
+    line_columns,
     log2_ticks,
     matrix_columns,
     panels,
     series,
+    span,
     verdict_colour,
 )
 from .values import Figure, shown
@@ -81,7 +83,7 @@ def _intervals(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
         data.append(mark | {"name": _safe(name), "showlegend": len(grouped) > 1})
     tall = 88 + 40 * len(order) + (34 if len(grouped) > 1 else 0)
     layout: dict[str, Any] = {"height": tall, "showlegend": len(grouped) > 1, "legend": _legend()}
-    layout["xaxis"] = _axis(figure.axis("x"))
+    layout["xaxis"] = _axis(figure.axis("x"), range=list(span(figure)))
     layout["yaxis"] = _axis(
         "", categoryorder="array", categoryarray=order[::-1], type="category", range=[-0.6, len(order) - 0.4]
     )
@@ -128,8 +130,8 @@ def _legend() -> dict[str, Any]:
 
 
 def _lines(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
-    parts, wide = panels(figure), 3
-    columns, data, layout = min(wide, len(parts)), [], {}
+    parts = panels(figure)
+    columns, data, layout = line_columns(figure, len(parts)), [], {}
     rows = -(-len(parts) // columns)
     names = list(series(figure))
     drawn: set[str] = set()
@@ -151,25 +153,22 @@ def _lines(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
             }
             layout["annotations"].append({**spot, "text": _safe(panel.name), "showarrow": False, "font": {"size": 13}})
         if figure.options.get("diagonal"):
-            low = diagonal_range(figure)
-            dash = {
-                "type": "scatter",
-                "mode": "lines",
-                "x": [low, 100],
-                "y": [low, 100],
-                "hoverinfo": "skip",
-                "showlegend": False,
-            }
-            data.insert(0, dash | {"line": {"color": LINE, "dash": "dash", "width": 1.2}})
+            data.insert(0, _diagonal(figure, key))
     layout |= {"height": 70 + 320 * rows, "showlegend": len(names) > 1, "legend": _legend() | {"y": 1.03 + 0.05 / rows}}
     layout["margin"] = {"l": 10, "r": 20, "t": 64 + 18 * (len(names) > 5), "b": 48}
     return data, layout
 
 
+def _diagonal(figure: Figure, key: str) -> dict[str, Any]:
+    ends = [diagonal_range(figure), 100]
+    line = {"type": "scatter", "mode": "lines", "x": ends, "y": ends, "hoverinfo": "skip", "showlegend": False}
+    return line | {"line": {"color": LINE, "dash": "dash", "width": 1.2}, "xaxis": f"x{key}", "yaxis": f"y{key}"}
+
+
 def _line(figure: Figure, name: str, at: int, rows: list[int], key: str, legend: bool) -> dict[str, Any]:
     x, y, size = figure.role("x"), figure.role("y"), figure.role("size")
     marks, steps = figure.options.get("marks", ()), figure.options.get("steps", ())
-    colour = GREY if name in marks else COLOURS[at % len(COLOURS)]
+    colour = GREY if name and name in marks else COLOURS[at % len(COLOURS)]
     mode = "markers" if name in marks else "lines" if name in steps else "lines+markers"
     texts = [_safe(_hover(figure, row)) for row in rows]
     largest = max((value for value in size if value), default=None)

@@ -64,6 +64,9 @@ class Model:
     @property
     def data_name(self) -> str:
         source = str(self.settings.get("data", {}).get("source", ""))
+        named, colon, _ = source.partition(":")
+        if colon and named.isidentifier() and named != "hub":
+            return named  # a named dataset read from a file of the user's
         return os.path.basename(source.rstrip("/")) or "unnamed data"
 
     @cached_property
@@ -219,7 +222,7 @@ def _subject(folders: list[Path], baseline: str, notes: list[str]) -> Subject:
     plain = [model.name for model in students if set(model.methods) <= {"ce"}]
     chosen = baseline or next(iter([*plain, *(model.name for model in students), *names]))
     order = sorted(models, key=lambda model: model.name != chosen)
-    title = "Runs" if len(models) > 1 else models[0].name
+    title = f"{len(models)} models on {models[0].data_name}" if len(models) > 1 else models[0].name
     return Subject(title, "runs", tuple(Arm(m.name, (m,)) for m in order), chosen, notes=tuple(notes))
 
 

@@ -174,12 +174,16 @@ def calibration(subject: Subject) -> Section | None:
         tuple(rows),
         "Bins are of confidence, in percent; empty ones are left out.",
     )
-    roles = {"series": "model", "x": "mean confidence %", "y": "right %", "size": "rows"}
-    note = (
-        "On the dashed line a model is right as often as it says. Below it, it claims too much; above it, too little."
-    )
+    roles = {"panel": "model", "x": "mean confidence %", "y": "right %", "size": "rows"}
+    note = "On the dashed line a model is right as often as it says. Below it, it claims too much; above it, too little. Large dots: many rows."
     figure = Figure(
-        "reliability", "Is a model as often right as it claims?", "lines", table, roles, note, {"diagonal": True}
+        "reliability",
+        "Is a model as often right as it claims?",
+        "lines",
+        table,
+        roles,
+        note,
+        {"diagonal": True, "marks": ("",)},
     )
     heads = (Column("model"), Column("calibration error %", "percent"), Column("mean confidence %", "percent"))
     heads += (Column("accuracy %", "percent"), Column("overconfidence", "points"))
@@ -276,4 +280,4 @@ def examples(subject: Subject, arm: Arm, pair: tuple[Model, Predictions, Predict
     note = (
         f"{shown}{where}, those first of which the two are surest. A score is the probability of the predicted class."
     )
-    return Table(f"examples-{arm.name}", title, columns, tuple(rows), note, texts=kept is not None)
+    return Table(f"examples-{arm.name}", title, columns, tuple(rows), note, texts=kept is not None, folded=True)

@@ -37,7 +37,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """name: of its files, in small letters and hyphens. texts: whether it shows rows of the data."""
+    """name: of its files, in small letters and hyphens. texts: whether it shows texts of the data. folded: closed until asked for."""
 
     name: str
     title: str
@@ -45,6 +45,7 @@ class Table:
     rows: tuple[tuple[Any, ...], ...]
     note: str = ""
     texts: bool = False
+    folded: bool = False
 
     def column(self, title: str) -> list[Any]:
         """The cells below a title."""
@@ -184,4 +185,4 @@ def metric_name(metric: str) -> str:
 
 def metric_title(metric: str) -> str:
     """A metric's name with its unit, for the head of a column."""
-    return metric_name(metric) + (" (nats)" if metric == "log_loss" else " %")
+    return metric_name(metric) + (", nats" if metric == "log_loss" else " %")

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -153,7 +154,7 @@ def page(chapters: Sequence[Chapter], pictures: dict[str, str]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    setting.filters |= {"shown": shown, "kind": lambda part: KIND[type(part)], "json": _script_json}
+    setting.filters |= {"shown": shown, "kind": lambda part: KIND[type(part)], "json": _script_json, "typeset": typeset}
     return setting.get_template(TEMPLATE).render(
         chapters=chapters,
         pictures=pictures,
@@ -161,6 +162,11 @@ def page(chapters: Sequence[Chapter], pictures: dict[str, str]) -> str:
         policy=Markup(policy),
         scripts=[Markup(one) for one in scripts],
     )
+
+
+def typeset(text: str) -> str:
+    """Numbers as print has them: a true minus, and no line break before the per cent sign."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "\u2212", text).replace(" %", "\u00a0%")
 
 
 def _script_json(value: Any) -> Any:
