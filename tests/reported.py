@@ -13,9 +13,9 @@ import pyarrow.parquet as parquet
 from randout.metrics import log_probabilities, score
 
 LABELS = ["a & b", "<b>bold</b>", "c"]
-SPLITS = {"train": range(0, 60), "validation": range(60, 90), "test": range(90, 150)}
+SPLITS = {"train": range(60), "validation": range(60, 90), "test": range(90, 150)}
 POST = '<script>document.title = "taken"</script> | a post & "quotes" $x$'
-ACCURACY = {"plain": 0.6, "kd": 0.8, "randout-kd": 0.85}
+ACCURACY = {"plain": 0.72, "kd": 0.8, "randout-kd": 0.85}
 
 
 def rows_of(split: str) -> list[str]:

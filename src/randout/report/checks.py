@@ -50,7 +50,8 @@ def teacher_saw_held_out(subject: Subject) -> Iterator[Check]:
         text = f"The teacher was trained on {', '.join(seen)}. What it knows of them reached the student through its soft labels."
         yield Check("teacher-saw-held-out", "problem", "The teacher saw held-out rows", text)
     if unknown:
-        text = f"The teacher of {', '.join(dict.fromkeys(unknown))} is not a run beside it, so what it was trained on is not known here."
+        names = ", ".join(dict.fromkeys(unknown))
+        text = f"The teacher of {names} is not a run beside it, so what it was trained on is not known here."
         yield Check("teacher-not-checked", "note", "What the teacher saw was not checked", text)
 
 
@@ -72,27 +73,30 @@ def _named(model: Model) -> str:
 
 def leaked_copies(subject: Subject) -> Iterator[Check]:
     """Held-out rows with a copy in train reward memory."""
-    found = {}
+    found: dict[str, int] = {}
     for model in subject.models:
         for split, scores in model.metrics.items():
             if "without_copies" in scores:
                 found[split] = max(found.get(split, 0), scores["rows"] - scores["without_copies"]["rows"])
     if found:
         rows = " and ".join(f"{count} {split} rows" for split, count in found.items())
-        text = f"{rows} have a copy of their text in train. Scores without them stand under Data, duplicates and leaks; --split auto avoids this."
+        text = (
+            f"{rows} have a copy of their text in train. Scores without them stand under Data, duplicates and leaks; "
+        )
+        text += "--split auto avoids this."
         yield Check("leaked-copies", "warning", "Copies cross the split", text)
 
 
 def best_at_edge(subject: Subject) -> Iterator[Check]:
     """A best value at the end of its grid says that the search may have stopped too early."""
-    best = next((t for t in subject.study.get("trials", []) if t.get("number") == subject.study.get("best")), None)
+    best = subject.best
     for key, values in (subject.study.get("space") or {}).items() if best else ():
         numbers = (
             [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
             if isinstance(values, list)
             else []
         )
-        chosen = (best.get("settings") or {}).get(key)  # type: ignore[union-attr]
+        chosen = (best.get("settings") or {}).get(key)
         if len(set(numbers)) >= 3 and chosen in (min(numbers), max(numbers)):
             end = "largest" if chosen == max(numbers) else "smallest"
             text = f"The best trial takes the {end} {key} that was tried ({plain(chosen)}). Something better may lie beyond."
@@ -117,8 +121,8 @@ def within_noise(subject: Subject) -> Iterator[Check]:
         close = sum(best - trial["value"] < error for trial in order[1:])
         if close:
             text = (
-                f"{close} other trials lie within one standard error ({shown(error, 'percent')} points of {rows} validation rows) "
-                "of the best. Which of them is best is mostly chance."
+                f"{close} other trials lie within one standard error of the best ({shown(error, 'percent')} points, "
+                f"{rows} validation rows). Which of them is best is mostly chance."
             )
             yield Check("within-row-noise", "note", "The best trial is one of several", text)
 
@@ -164,7 +168,8 @@ def units_missing(subject: Subject) -> Iterator[Check]:
         yield Check("incomplete", "warning", "The study is not complete", text)
     one = subject.kind == "runs" and len(subject.scored()) > 1
     if one or (subject.kind == "compare" and done == 1):
-        text = "Each model was trained once. The intervals speak of these saved models and new texts; another seed may turn the order round."
+        text = "Each model was trained once. The intervals speak of these saved models and new texts; another seed "
+        text += "may turn the order round."
         yield Check("one-seed", "note", "One seed", text)
 
 
@@ -176,10 +181,9 @@ def no_better_than_majority(subject: Subject) -> Iterator[Check]:
             continue
         low = (scores.get("intervals") or {}).get("accuracy", [scores["accuracy"]])[0]
         if low <= scores["majority_baseline"]:
-            text = (
-                f"{_named(model)}: accuracy {shown(scores['accuracy'], 'percent')} %, lower end {shown(low, 'percent')} %; always "
-                f"naming {scores.get('majority_label', 'the commonest class')} gives {shown(scores['majority_baseline'], 'percent')} %."
-            )
+            own, least, always = (shown(x, "percent") for x in (scores["accuracy"], low, scores["majority_baseline"]))
+            text = f"{_named(model)}: accuracy {own} %, lower end {least} %; always naming "
+            text += f"{scores.get('majority_label', 'the commonest class')} gives {always} %."
             yield Check("majority", "warning", "Not clearly better than the commonest class", text)
 
 
@@ -204,7 +208,8 @@ def weak_teacher(subject: Subject) -> Iterator[Check]:
     for model in subject.models:
         taught = (model.record.get("teacher") or {}).get("validation_accuracy")
         if taught is not None and taught <= own and (not model.unit or model.unit == base.unit):
-            text = f"The teacher of {_named(model)} reaches {shown(taught, 'percent')} % on the validation split, {subject.baseline} {shown(own, 'percent')} %."
+            text = f"On the validation split the teacher of {_named(model)} reaches {shown(taught, 'percent')} %, "
+            text += f"{subject.baseline} {shown(own, 'percent')} %."
             yield Check("weak-teacher", "warning", "The teacher is no better than the baseline", text)
             return
 

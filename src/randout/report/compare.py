@@ -100,11 +100,9 @@ def main_table(subject: Subject, rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         found = row.get("difference") or {}
         verdict = row.get("words") or ("baseline" if row["name"] == subject.baseline and len(rows) > 1 else None)
-        wide = row.get("simultaneous")
-        cells.append(
-            (label_of(row, subject), row.get("value"), _pair(row), found.get("estimate"), _pair(found))
-            + (tuple(wide) if wide else None, row.get("adjusted_p"), row.get("detectable"), verdict)
-        )
+        wide = tuple(row["simultaneous"]) if row.get("simultaneous") else None
+        first = (label_of(row, subject), row.get("value"), _pair(row), found.get("estimate"), _pair(found), wide)
+        cells.append((*first, row.get("adjusted_p"), row.get("detectable"), verdict))
     kept = [at for at, _ in enumerate(columns) if at < 2 or any(row[at] is not None for row in cells)]
     note = (
         "Differences are in percentage points, the model minus the baseline. Detectable: the smallest difference that "
@@ -146,7 +144,11 @@ def forest(subject: Subject, rows: list[dict[str, Any]]) -> list[Figure]:
 def scores_figure(subject: Subject, rows: list[dict[str, Any]]) -> list[Figure]:
     """Every model's metric with its interval."""
     title = metric_title(subject.metric)
-    columns = (Column("model"), Column(title, metric_kind(subject.metric)), Column("95 % interval", "interval"))
+    columns: tuple[Column, ...] = (
+        Column("model"),
+        Column(title, metric_kind(subject.metric)),
+        Column("95 % interval", "interval"),
+    )
     seen = {row["name"]: (row["name"], row.get("value"), _pair(row)) for row in rows if row.get("value") is not None}
     if not seen:
         return []
@@ -181,8 +183,10 @@ def sentence(row: dict[str, Any], subject: Subject) -> str:
     return text + "."
 
 
-def summary(subject: Subject) -> Section:
-    """What was asked, on what data, and the answer: sentences, table, forest plot."""
+def summary(subject: Subject) -> Section | None:
+    """The answer: sentences, table, forest plot. A search has none but its best trial, said under Search."""
+    if subject.kind == "search":
+        return None
     result = result_of(subject)
     rows = result["rows"]
     parts: list[Any] = []
@@ -198,7 +202,7 @@ def summary(subject: Subject) -> Section:
     parts += [str(note) for note in result["notes"]]
     others = [(label_of(row, subject), *pair) for row in rows for pair in (row.get("secondary") or {}).items()]
     if others:
-        columns = (Column("model"), Column("test"), Column("result"))
+        columns: tuple[Column, ...] = (Column("model"), Column("test"), Column("result"))
         note = "For the curious. The verdicts come from the primary test alone."
         parts.append(Table("secondary", "Other tests, shown and never promoted", columns, tuple(others), note))
     return Section("summary", "Summary", tuple(parts))

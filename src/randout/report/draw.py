@@ -1,4 +1,4 @@
-"""A figure as a matplotlib picture, for PNG, PDF and the printed page; and what both ways of drawing share.
+"""A figure as a matplotlib picture, for PNG (also on the printed page) and PDF; and what both ways of drawing share.
 
 Without pyplot: no global state, no display. Okabe and Ito's colours, which stay apart for the colour-blind.
 """
@@ -23,7 +23,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8
 LEFT, RIGHT, GREY = "#D55E00", "#0072B2", "#7F7F7F"  # worse, better, undecided
 SHADES = ("#EFF4F9", "#0B5394")  # of a confusion matrix: 0 and 100 %
 NUMBER_CLASSES = 15  # more classes than this: the picture leaves the numbers out
-WIDTH = 9.0  # inches
+WIDTH, DPI = 9.0, 160  # inches, dots an inch
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ def span(figure: Figure) -> tuple[float, float]:
 
 
 def line_columns(figure: Figure, count: int) -> int:
-    """How many panels of curves stand side by side."""
-    return min(4 if figure.options.get("diagonal") else 3, count)
+    """How many panels of curves have room side by side; a diagram with a diagonal is a square however few there are."""
+    return 4 if figure.options.get("diagonal") else min(3, count)
 
 
 def picture(figure: Figure) -> Picture:
@@ -89,16 +89,15 @@ def picture(figure: Figure) -> Picture:
 
 
 def saved(drawn: Picture, form: str) -> bytes:
-    """PNG, PDF or SVG bytes, the same each time."""
-    import matplotlib
-
+    """PNG or PDF bytes, the same each time."""
     out = io.BytesIO()
-    dated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(form, {})
-    with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": "randout"}):
+    dated = {"CreationDate": None} if form == "pdf" else {}
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # labels in a script the font lacks
         drawn.savefig(
-            out, format=form, dpi=160, facecolor="white", metadata=dated, bbox_inches="tight", pad_inches=0.12
+            out, format=form, dpi=DPI, facecolor="white", metadata=dated, bbox_inches="tight", pad_inches=0.12
         )
+    drawn.set_layout_engine("none")  # laid out once; the next form keeps the places
     return out.getvalue()
 
 
@@ -217,8 +216,8 @@ def _scale(axis: Axes, figure: Figure, panel: Panel) -> None:
     elif all(isinstance(value, int) for value in values):
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     if figure.options.get("diagonal"):
-        axis.set_xlim(diagonal_range(figure), 101)
-        axis.set_ylim(diagonal_range(figure), 101)
+        axis.set_xlim(diagonal_range(figure), 103)
+        axis.set_ylim(diagonal_range(figure), 103)
         axis.set_aspect("equal")
 
 
@@ -230,9 +229,9 @@ def _share(axes: np.ndarray, parts: list[Panel]) -> None:
             axis.set_ylim(ends[:, 0].min(), ends[:, 1].max())
 
 
-def matrix_columns(count: int, size: int) -> int:
-    """How many confusion matrices of `size` classes stand side by side."""
-    return min(count, 4 if size <= 4 else 3 if size <= 6 else 2 if size <= 12 else 1)
+def matrix_columns(size: int) -> int:
+    """How many confusion matrices of `size` classes have room side by side, so that a lone one is not blown up."""
+    return 4 if size <= 4 else 3 if size <= 6 else 2 if size <= 12 else 1
 
 
 def _matrix(figure: Figure) -> Picture:
@@ -240,7 +239,7 @@ def _matrix(figure: Figure) -> Picture:
 
     parts, names = panels(figure), list(dict.fromkeys(map(str, figure.role("row"))))
     size, value = len(names), figure.role("value")
-    columns = matrix_columns(len(parts), size)
+    columns = matrix_columns(size)
     rows = -(-len(parts) // columns)
     made, axes = _new(rows * (min(WIDTH / columns, 8.0) + 0.35) * (0.98 if columns > 1 else 0.9), rows, columns)
     colours = LinearSegmentedColormap.from_list("shades", list(SHADES))

@@ -38,7 +38,12 @@ def _axis(title: str, **more: Any) -> dict[str, Any]:
 def plotly(figure: Figure) -> dict[str, Any]:
     """{"data", "layout"} for `Plotly.newPlot`; `layout.height` in pixels, the width is the page's."""
     data, layout = {"intervals": _intervals, "lines": _lines, "matrix": _matrix}[figure.kind](figure)
-    whole = {"font": FONT, "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "hovermode": "closest"}
+    whole: dict[str, Any] = {
+        "font": FONT,
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "hovermode": "closest",
+    }
     whole |= {"margin": {"l": 10, "r": 20, "t": 34, "b": 48}, "showlegend": False}
     return {"data": data, "layout": whole | layout}
 
@@ -69,7 +74,7 @@ def _intervals(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
                         | {"line": {"color": colour, "width": width}, "opacity": 0.55 if role == "interval" else 0.9}
                     )
         texts = [_safe(_hover(figure, row)) for row in rows]
-        mark = {
+        mark: dict[str, Any] = {
             "type": "scatter",
             "mode": "markers",
             "x": [x[row] for row in rows],
@@ -131,11 +136,11 @@ def _legend() -> dict[str, Any]:
 
 def _lines(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
     parts = panels(figure)
-    columns, data, layout = line_columns(figure, len(parts)), [], {}
+    columns, data = line_columns(figure, len(parts)), []
+    layout: dict[str, Any] = {"annotations": []}
     rows = -(-len(parts) // columns)
     names = list(series(figure))
     drawn: set[str] = set()
-    layout["annotations"] = []
     for at, panel in enumerate(parts):
         key = "" if at == 0 else str(at + 1)
         for name, indices in panel.series.items():
@@ -205,7 +210,7 @@ def _place(figure: Figure, panel: Panel, at: int, columns: int, rows: int, key: 
         x |= {"type": "category"}
     if figure.options.get("diagonal"):
         low = diagonal_range(figure)
-        x["range"] = y["range"] = [low, 101]
+        x["range"] = y["range"] = [low, 103]
     if at and not panel.own_y:
         y["matches"] = "y"
     return {f"xaxis{key}": x, f"yaxis{key}": y}
@@ -214,7 +219,7 @@ def _place(figure: Figure, panel: Panel, at: int, columns: int, rows: int, key: 
 def _matrix(figure: Figure) -> tuple[list[Any], dict[str, Any]]:
     parts, names = panels(figure), list(dict.fromkeys(map(str, figure.role("row"))))
     size, value = len(names), figure.role("value")
-    columns = matrix_columns(len(parts), size)
+    columns = matrix_columns(size)
     rows = -(-len(parts) // columns)
     side = max(230, min(760, 60 + (46 if size <= 12 else 26) * size))
     layout: dict[str, Any] = {"height": rows * (side + 70) + 40, "annotations": []}

@@ -27,7 +27,7 @@ def progress(subject: Subject) -> Section | None:
         parts.append(Table("failed", "What failed", (Column("unit"), Column("model"), Column("why")), tuple(failed)))
     tuning = subject.study.get("tuning") or {}
     if tuning:
-        columns = (Column("model"), Column("trials", "count"), Column("chosen"))
+        columns: tuple[Column, ...] = (Column("model"), Column("trials", "count"), Column("chosen"))
         columns += (Column(f"validation {metric_title(subject.metric)}", metric_kind(subject.metric)),)
         tuned = []
         for arm, found in tuning.items():
@@ -49,7 +49,11 @@ def data(subject: Subject) -> Section | None:
     for split, scores in model.metrics.items():
         counts.setdefault(split, {name: found["support"] for name, found in scores["per_class"].items()})
     if sizes:
-        columns = (Column("split"), Column("rows", "count"), *(Column(label, "count") for label in model.labels))
+        columns: tuple[Column, ...] = (
+            Column("split"),
+            Column("rows", "count"),
+            *(Column(label, "count") for label in model.labels),
+        )
         rows = tuple((s, n, *(counts.get(s, {}).get(label) for label in model.labels)) for s, n in sizes.items())
         where = f"Of {model.unit}; the others are alike." if model.unit and subject.kind == "cv" else ""
         parts.append(Table("splits", "Rows and classes", columns, rows, where))
@@ -99,7 +103,7 @@ def _leaks(subject: Subject) -> list[Any]:
     if not rows:
         return ["No held-out row that was scored has a copy among the training rows."]
     kind = metric_kind(metric)
-    columns = (Column("model"), Column("unit"), Column("split"), Column("leaked rows", "count"))
+    columns: tuple[Column, ...] = (Column("model"), Column("unit"), Column("split"), Column("leaked rows", "count"))
     columns += (
         Column(metric_title(metric), kind),
         Column("without them", kind),
@@ -126,7 +130,13 @@ def test_openings(subject: Subject) -> Section | None:
     found = opened(subject)
     if not found:
         return None
-    columns = (Column("when"), Column("run"), Column("split"), Column("by"), Column("in this report"))
+    columns: tuple[Column, ...] = (
+        Column("when"),
+        Column("run"),
+        Column("split"),
+        Column("by"),
+        Column("in this report"),
+    )
     mine = {model.record.get("fingerprint") for model in subject.models}
     rows = tuple(
         (
@@ -156,11 +166,19 @@ def cost(subject: Subject) -> Section | None:
     timed = [t.get("seconds") for t in subject.study.get("trials", [])]
     if not rows and not any(timed):
         return None
-    columns = (Column("model"), Column("unit"), Column("epochs", "count"), Column("training, seconds", "seconds"))
+    columns: tuple[Column, ...] = (
+        Column("model"),
+        Column("unit"),
+        Column("epochs", "count"),
+        Column("training, seconds", "seconds"),
+    )
     columns += (Column("from start to end, seconds", "seconds"),)
     kept = [at for at in range(len(columns)) if any(row[at] is not None for row in rows)]
     cells = tuple(tuple(row[at] for at in kept) for row in rows)
-    note = "Training: all epochs with their validation. From start to end: also the teacher where it was trained on the way, scoring and saving."
+    note = (
+        "Training: all epochs with their validation. From start to end: also scoring, saving, pauses, and the teacher "
+    )
+    note += "where it was trained on the way."
     parts: list[Any] = [Table("cost", "Time", tuple(columns[at] for at in kept), cells, note)] if rows else []
     total = sum(row[3] or 0.0 for row in rows)
     teachers = {model.record["identity"].get("teacher") for model in subject.models} - {None, ""}
@@ -197,7 +215,10 @@ def environment(subject: Subject) -> Section | None:
         return None
     keys = list(dict.fromkeys(key for where in found for key, _ in where))
     same = len(found) == 1
-    columns = (Column("what"), *(Column("found" if same else "; ".join(names)) for names in found.values()))
+    columns: tuple[Column, ...] = (
+        Column("what"),
+        *(Column("found" if same else "; ".join(names)) for names in found.values()),
+    )
     rows = tuple((key, *(dict(where).get(key) for where in found)) for key in keys)
     return Section("environment", "Environment", (Table("environment", "Versions and machine", columns, rows),))
 

@@ -130,6 +130,12 @@ class Subject:
         return "accuracy"
 
     @property
+    def best(self) -> dict[str, Any]:
+        """The best trial of a search; empty where there is none (yet)."""
+        found = (t for t in self.study.get("trials", []) if t.get("number") == self.study.get("best"))
+        return dict(next(found, {}))
+
+    @property
     def split(self) -> str:
         """The split that is shown: test where the baseline (else any model) has been scored on it."""
         first = [model for arm in self.arms if arm.name == self.baseline for model in arm.models] or self.models

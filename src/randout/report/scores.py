@@ -60,7 +60,12 @@ def per_class(subject: Subject) -> Section | None:
     arms = subject.scored()
     if not arms:
         return None
-    columns = (Column("class"), Column("model"), Column("precision %", "percent"), Column("recall %", "percent"))
+    columns: tuple[Column, ...] = (
+        Column("class"),
+        Column("model"),
+        Column("precision %", "percent"),
+        Column("recall %", "percent"),
+    )
     columns += (Column("F1 %", "percent"), Column("rows", "count"))
     rates = {}
     for arm in arms:
@@ -83,7 +88,12 @@ def confusion(subject: Subject) -> Section | None:
     arms, names = subject.scored(), _labels(subject) if subject.models else []
     if not arms:
         return None
-    columns = (Column("model"), Column("true"), Column("predicted"), Column("% of the true class", "percent"))
+    columns: tuple[Column, ...] = (
+        Column("model"),
+        Column("true"),
+        Column("predicted"),
+        Column("% of the true class", "percent"),
+    )
     columns += (Column("rows", "count"),)
     rows = []
     for arm in arms:
@@ -118,7 +128,7 @@ def learning(subject: Subject) -> Section | None:
     if not rows:
         return None
     rows.sort(key=lambda row: not row[0].startswith("validation"))
-    columns = (Column("what"), Column("model"), Column("epoch", "count"), Column("value", "number"))
+    columns: tuple[Column, ...] = (Column("what"), Column("model"), Column("epoch", "count"), Column("value", "number"))
     table = Table("learning", "By epoch", columns, tuple(rows), _over([arm for arm in subject.arms if arm.models]))
     roles = {"panel": "what", "series": "model", "x": "epoch", "y": "value"}
     note = (
@@ -156,16 +166,13 @@ def calibration(subject: Subject) -> Section | None:
         found = [p for m in arm.models if (p := m.predictions(subject.split)) is not None and len(p.rows)]
         if not found:
             continue
-        errors.append(
-            (arm.name, _mean([m.metrics[subject.split].get("expected_calibration_error") for m in arm.models]))
-        )
+        error = _mean([m.metrics[subject.split].get("expected_calibration_error") for m in arm.models])
         rows += [(arm.name, *row) for row in reliability(found)]
-        confidence = float(np.mean(np.concatenate([_confidence(p)[0] for p in found])))
-        right = float(np.mean(np.concatenate([_confidence(p)[1] for p in found])))
-        errors[-1] += (confidence, right, confidence - right)
+        claimed, right = (float(np.mean(np.concatenate(side))) for side in zip(*map(_confidence, found), strict=True))
+        errors.append((arm.name, error, claimed, right, claimed - right))
     if not rows:
         return None
-    columns = (Column("model"), Column("bin", "interval"), Column("rows", "count"))
+    columns: tuple[Column, ...] = (Column("model"), Column("bin", "interval"), Column("rows", "count"))
     columns += (Column("mean confidence %", "percent"), Column("right %", "percent"))
     table = Table(
         "reliability",
@@ -175,7 +182,10 @@ def calibration(subject: Subject) -> Section | None:
         "Bins are of confidence, in percent; empty ones are left out.",
     )
     roles = {"panel": "model", "x": "mean confidence %", "y": "right %", "size": "rows"}
-    note = "On the dashed line a model is right as often as it says. Below it, it claims too much; above it, too little. Large dots: many rows."
+    note = (
+        "On the dashed line a model is right as often as it says. Below it, it claims too much; above it, too little. "
+    )
+    note += "Large dots: many rows."
     figure = Figure(
         "reliability",
         "Is a model as often right as it claims?",
@@ -185,7 +195,11 @@ def calibration(subject: Subject) -> Section | None:
         note,
         {"diagonal": True, "marks": ("",)},
     )
-    heads = (Column("model"), Column("calibration error %", "percent"), Column("mean confidence %", "percent"))
+    heads: tuple[Column, ...] = (
+        Column("model"),
+        Column("calibration error %", "percent"),
+        Column("mean confidence %", "percent"),
+    )
     heads += (Column("accuracy %", "percent"), Column("overconfidence", "points"))
     note = "Calibration error: the mean distance between confidence and accuracy over 15 bins, weighted by rows."
     each = Table("calibration", "Calibration", heads, tuple(errors), note)
@@ -239,9 +253,9 @@ def disagreement(subject: Subject, texts: bool) -> Section | None:
         listed.append(examples(subject, arm, pairs[0], texts))
     if not rows:
         return None
-    heads = ("rows", "both right", f"only {subject.baseline} right", "only this one right")
-    heads += ("both wrong, alike", "both wrong, apart", "differ")
-    columns = (Column("model"), *(Column(head, "count") for head in heads))
+    heads = ["rows", "both right", f"only {subject.baseline} right", "only this one right"]
+    heads += ["both wrong, alike", "both wrong, apart", "differ"]
+    columns: tuple[Column, ...] = (Column("model"), *(Column(head, "count") for head in heads))
     note = "Summed over units." if any(len(arm.models) > 1 for arm in subject.arms) else ""
     parts.append(Table("agreement", f"Each model beside {subject.baseline}", columns, tuple(rows), note))
     return Section("differences", "Where models differ", (*parts, *(table for table in listed if table.rows)))
@@ -263,17 +277,21 @@ def examples(subject: Subject, arm: Arm, pair: tuple[Model, Predictions, Predict
     differ = np.flatnonzero(one != other)
     differ = differ[np.argsort(-(sure[0] + sure[1])[differ], kind="stable")]
     kept = mine.texts if texts else None
-    columns = (Column("row"), Column("true"), Column(subject.baseline), Column("its score %", "percent"))
+    columns: tuple[Column, ...] = (
+        Column("row"),
+        Column("true"),
+        Column(subject.baseline),
+        Column("its score %", "percent"),
+    )
     columns += (Column(arm.name), Column("score %", "percent"), Column("right"))
     columns += (Column("text"),) if kept is not None else ()
     rows = []
     for at in differ[:EXAMPLES].tolist():
-        right = (
-            subject.baseline if one[at] == base.labels[at] else arm.name if other[at] == base.labels[at] else "neither"
-        )
-        cells = (base.rows[at], model.labels[base.labels[at]], model.labels[one[at]], float(sure[0][at]))
-        cells += (model.labels[other[at]], float(sure[1][at]), right)
-        rows.append(cells + ((str(kept[at]),) if kept is not None else ()))
+        true = base.labels[at]
+        right = subject.baseline if one[at] == true else arm.name if other[at] == true else "neither"
+        cells = [base.rows[at], model.labels[true], model.labels[one[at]], float(sure[0][at])]
+        cells += [model.labels[other[at]], float(sure[1][at]), right]
+        rows.append((*cells, *([str(kept[at])] if kept is not None else [])))
     shown = f"{len(rows)} of {len(differ)} rows" if len(differ) > len(rows) else f"All {len(rows)} rows"
     where = f" of {model.unit}" if model.unit else ""
     title = f"{subject.baseline} and {arm.name} say different things"

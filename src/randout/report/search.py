@@ -44,8 +44,8 @@ def _state(subject: Subject, found: list[dict[str, Any]]) -> str:
         f"{states.count(state)} {state}" for state in ("finished", "pruned", "failed", "waiting") if state in states
     ]
     text = f"{len(found)} trials: {', '.join(said) or 'none begun'}."
-    best = next((t for t in found if t.get("number") == subject.study.get("best")), None)
-    if best is None:
+    best = subject.best
+    if not best:
         return text
     settings = ", ".join(f"{key} {plain(value)}" for key, value in (best.get("settings") or {}).items())
     return f"{text} The best on the validation split is trial {best['number']}: {settings}."
@@ -73,11 +73,12 @@ def _progress(subject: Subject, found: list[dict[str, Any]]) -> list[Figure]:
     if not done:
         return []
     pick = min if subject.metric in LOWER_IS_BETTER else max
-    title, rows, best = metric_title(subject.metric), [], None
+    title, rows = metric_title(subject.metric), []
+    best: float | None = None
     for trial in sorted(done, key=lambda trial: trial["number"]):
         best = trial["value"] if best is None else pick(best, trial["value"])
         rows += [("a trial", trial["number"], trial["value"]), ("best so far", trial["number"], best)]
-    columns = (Column("what"), Column("trial"), Column(title, metric_kind(subject.metric)))
+    columns: tuple[Column, ...] = (Column("what"), Column("trial"), Column(title, metric_kind(subject.metric)))
     table = Table("progress", "Best so far", columns, tuple(rows))
     roles = {"series": "what", "x": "trial", "y": title}
     options = {"marks": ("a trial",), "steps": ("best so far",)}
@@ -107,13 +108,13 @@ def _ranking(subject: Subject, found: list[dict[str, Any]]) -> Table:
 
 def _space(subject: Subject) -> list[Table]:
     space = subject.study.get("space") or {}
-    best = next((t for t in subject.study.get("trials", []) if t.get("number") == subject.study.get("best")), {})
+    best = subject.best
     rows = []
     for key, values in space.items():
         tried = ", ".join(map(plain, values)) if isinstance(values, list) else plain(values)
         chosen = (best.get("settings") or {}).get(key)
         rows.append((key, tried, None if chosen is None else plain(chosen)))
-    columns = (Column("setting"), Column("values"), Column("best"))
+    columns: tuple[Column, ...] = (Column("setting"), Column("values"), Column("best"))
     return [Table("space", "What was searched", columns, tuple(rows))] if rows else []
 
 
@@ -126,7 +127,12 @@ def noise(subject: Subject) -> Section | None:
     if len({key[1:] for key in points}) < 2:
         return None
     title, kind = metric_title(subject.metric), metric_kind(subject.metric)
-    columns = (Column("distillation weight"), Column("tokens"), Column("units"), Column("runs", "count"))
+    columns: tuple[Column, ...] = (
+        Column("distillation weight"),
+        Column("tokens"),
+        Column("units"),
+        Column("runs", "count"),
+    )
     columns += (Column(title, kind), Column("best", kind), Column("worst", kind))
     rows = []
     for (weight, tokens, size), values in sorted(points.items(), key=lambda item: tuple(map(_order, item[0]))):

@@ -35,7 +35,7 @@ WORDS = (
     ("macro", "The plain mean over classes, each counting the same however rare it is."),
     (
         "95 % interval",
-        "A procedure that, used again and again, would cover the true value 95 times in 100. Texts that are copies of one another count once.",
+        "Made in such a way that it covers the true value 95 times in 100. Copies of a text count once.",
     ),
     ("better, worse", "The difference to the baseline is larger than chance explains (Holm p at most 0.05)."),
     ("not distinguishable", "Chance explains the difference. It does not say that there is none."),
@@ -74,7 +74,7 @@ def build(subjects: list[Subject], texts: bool = True) -> list[Chapter]:
 
 
 def _sections(subject: Subject, texts: bool) -> list[Section | None]:
-    first: tuple[Callable[[Subject], Section | None], ...] = (summary, checks, progress, trials, units, noise)
+    first: tuple[Callable[[Subject], Section | None], ...] = (summary, trials, checks, progress, units, noise)
     then: tuple[Callable[[Subject], Section | None], ...] = (per_class, confusion, learning, calibration)
     last: tuple[Callable[[Subject], Section | None], ...] = (data, test_openings, cost, environment, configuration)
     found = [make(subject) for make in (*first, *then)]
@@ -115,22 +115,24 @@ def _lead(subject: Subject) -> str:
         if labels
         else ""
     )
+    arms = len(subject.study.get("arms", []))
     what = {
         "runs": f"{len(subject.arms)} text classifiers were trained"
         if len(subject.arms) > 1
         else "A text classifier was trained",
-        "compare": f"{len(subject.study.get('arms', []))} recipes for a text classifier were trained with several seeds each and compared",
-        "cv": f"{len(subject.study.get('arms', []))} recipes for a text classifier were cross-validated",
+        "compare": f"{arms} recipes for a text classifier were trained with several seeds each and compared",
+        "cv": f"{arms} recipes for a text classifier were cross-validated",
         "search": "Settings for a text classifier were searched",
     }[subject.kind]
     text = f"{what} on {name}{classes}."
     if subject.kind == "search":
         return f"{text} Trials are judged on the validation split, never on the test split."
     if len(subject.arms) > 1:
-        text += f" The baseline is {subject.baseline}; every other model is set beside it on the same {subject.split} rows, which none was trained on."
+        text += f" The baseline is {subject.baseline}; every other model is set beside it on the same {subject.split} "
+        text += "rows, which none was trained on."
     return text
 
 
 def _glossary() -> Section:
-    columns = (Column("word"), Column("meaning"))
+    columns: tuple[Column, ...] = (Column("word"), Column("meaning"))
     return Section("words", "How to read this", (Table("words", "Words", columns, WORDS),))

@@ -20,7 +20,9 @@ NUMERIC = (*PER_HUNDRED, "count", "number", "p", "seconds", "value")  # aligned 
 
 @dataclass(frozen=True)
 class Column:
-    """kind: text, verdict, value (of a setting), count, number, p, seconds; percent and points (signed) and their intervals (low, high)."""
+    """kind: text, verdict, value (of a setting), count, number, p, seconds; "percent" and "points" (signed), and their
+    "interval" and "points interval", pairs (low, high).
+    """
 
     title: str
     kind: str = "text"
@@ -37,7 +39,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """name: of its files, in small letters and hyphens. texts: whether it shows texts of the data. folded: closed until asked for."""
+    """name: of its files. texts: whether it shows texts of the data. folded: closed until asked for."""
 
     name: str
     title: str

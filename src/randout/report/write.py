@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Failure, UserError, nearest
-from .draw import picture, saved
+from .draw import DPI, picture, saved
 from .interactive import plotly
 from .sections import Chapter
 from .values import Check, Code, Column, Figure, Points, Section, Table, exact, shown
@@ -116,27 +116,28 @@ def _files(chapters: Sequence[Chapter], formats: Sequence[str]) -> dict[str, byt
     sections = [section for chapter in chapters for section in chapter.sections]
     figures = [part for section in sections for part in section.parts if isinstance(part, Figure)]
     drawn = {figure.name: picture(figure) for figure in figures} if set(formats) - {"md", "csv"} else {}
+    images = {name: saved(one, "png") for name, one in drawn.items()}  # of the page too: it prints them
     files: dict[str, bytes] = {}
     if "html" in formats:
-        pictures = {name: _data_uri(saved(one, "svg"), "svg+xml") for name, one in drawn.items()}
-        files["report.html"] = page(chapters, pictures).encode()
+        files["report.html"] = page(chapters, {name: _embedded(image) for name, image in images.items()}).encode()
     if "md" in formats:
         files["report.md"] = markdown(chapters, "png" in formats).encode()
     if "csv" in formats:
-        files |= {
-            f"tables/{table.name}.csv": to_csv(table).encode() for section in sections for table in section.tables()
-        }
-    for form in ("png", "pdf"):
-        if form in formats:
-            files |= {f"figures/{name}.{form}": saved(one, form) for name, one in drawn.items()}
+        tables = [table for section in sections for table in section.tables()]
+        files |= {f"tables/{table.name}.csv": to_csv(table).encode() for table in tables}
+    if "png" in formats:
+        files |= {f"figures/{name}.png": image for name, image in images.items()}
+    if "pdf" in formats:
+        files |= {f"figures/{name}.pdf": saved(one, "pdf") for name, one in drawn.items()}
     return files
 
 
-def _data_uri(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+def _embedded(image: bytes) -> tuple[str, int]:
+    """A PNG as a data address, and its width on the page in CSS pixels: 96 to the inch (its header holds the dots)."""
+    return f"data:image/png;base64,{base64.b64encode(image).decode()}", int.from_bytes(image[16:20], "big") * 96 // DPI
 
 
-def page(chapters: Sequence[Chapter], pictures: dict[str, str]) -> str:
+def page(chapters: Sequence[Chapter], pictures: dict[str, tuple[str, int]]) -> str:
     """The HTML page. No script but ours may run and nothing may be fetched: the page's own policy forbids it."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
@@ -146,7 +147,8 @@ def page(chapters: Sequence[Chapter], pictures: dict[str, str]) -> str:
     scripts = [get_plotlyjs().strip() if has_figures else "", SCRIPT.read_text(encoding="utf-8").strip()]
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
-    policy = f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
+    policy = f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
+    policy += "base-uri 'none'; form-action 'none'"
     setting = Environment(
         loader=PackageLoader("randout", "report"),
         autoescape=True,
