@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import randout
@@ -39,15 +41,15 @@ LAYERS = [  # a module may import from its own row and the rows above
     {"search"},
     {"comparison"},
     {"reproduce"},
-    {"api", "demo", "doctor"},
-    {"cli_tools"},
+    {"report", "api", "demo", "doctor"},
+    {"cli_report", "cli_tools"},
     {"cli_search"},
     {"cli_reproduce", "cli_studies"},
     {"cli"},
 ]
 
 
-PACKAGES = {"methods", "classifiers"}
+PACKAGES = {"methods", "classifiers", "report"}
 
 
 def imports(path: Path) -> set[str]:
@@ -77,6 +79,13 @@ def test_methods_import_the_interface_and_never_one_another() -> None:
     for path in (ROOT / "methods").glob("*.py"):
         if path.stem != "__init__":
             assert imports(path) <= {"method", "encoder", "errors"}, path.name
+
+
+def test_the_report_reads_folders_and_never_what_trains() -> None:
+    for path in (ROOT / "report").glob("*.py"):
+        assert imports(path) <= {"report", "errors", "metrics", "statistics", "runs"}, path.name
+    code = "import sys, randout.report.write; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def test_no_module_of_the_loop_names_a_method() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,10 @@ class DataReport:
     shared_groups: dict[str, int]  # "validation", "test" -> rows in a group (copies or group column) that train has too
     unlabeled_left_out: dict[str, int]  # why -> unlabelled rows left out
     notes: tuple[str, ...]
+
+    def counts(self) -> dict[str, Any]:
+        """The report ready for JSON, with numbers of rows where it holds their positions."""
+        return asdict(self) | {"leaked": {name: len(rows) for name, rows in self.leaked.items()}}
 
     def lines(self) -> list[str]:
         """What a user is shown: a table of splits, copies, notes."""

@@ -134,6 +134,7 @@ def _begin_record(run: RunFolder, plan: Plan, options: Options) -> None:
     command = [re.sub(r"(^|[:=])/[^:=]*/", r"\1", word) for word in sys.argv]  # without places on this machine
     record = {"format": runs.FORMAT, "fingerprint": plan.fingerprint, "identity": plan.identity, "command": command}
     record |= {"environment": environment(plan), "data": plan.dataset.sha256, "started": runs.now(), "finished": None}
+    record["data_report"] = plan.dataset.report.counts()
     record["runs"] = os.path.relpath(options.runs, folder)  # where a teacher and soft labels are
     run.write("run.json", record)
 

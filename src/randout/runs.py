@@ -22,7 +22,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import replace_text
 from .errors import UserError
 
 FORMAT = 1
@@ -58,6 +57,8 @@ class RunFolder:
             raise UserError(f"{path}: cannot be read ({error})") from None
 
     def write(self, name: str, value: Any) -> None:
+        from .checkpoint import replace_text  # needs torch, and who only reads runs does not
+
         replace_text(self.path / name, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
     @property

@@ -1,0 +1,31 @@
+"""One report of runs and studies: read, said as tables and figures, drawn, written. Nothing here trains.
+
+read      folders -> subjects                   values       what tables, figures and sections are
+compare, scores, search, ledger, checks         subjects -> sections
+draw, interactive                               figures -> pictures, figures -> plotly's JSON
+sections  all of it in order                    write        files in a folder
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import UserError
+
+
+def report(
+    paths: Sequence[Path], out: Path, *, texts: bool = True, formats: str = "html,md,csv,png,pdf", baseline: str = ""
+) -> list[Path]:
+    """Report on run and study folders in the folder `out`; the files written, the first one to open first.
+
+    texts: whether texts that the runs kept may be shown. baseline: as for `read.read`.
+    Raises UserError for what is wrong with a folder, with `out`, or with mixing several data sets.
+    """
+    from . import read, sections, write
+
+    wanted = write.checked_formats(formats)
+    write.refuse_others(out)
+    if any(Path(path).resolve() == out.resolve() for path in paths):
+        raise UserError(f"-o {out}: this is one of the folders to report on; name another")
+    return write.write(sections.build(read.read(paths, baseline), texts), out, wanted)

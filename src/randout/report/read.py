@@ -1,0 +1,317 @@
+"""Run and study folders as values; every way in which a folder can be wrong is said here. Nothing is trained.
+
+A `Subject` is what one part of a report speaks of: a study, or all the runs that were named on their own. Its arms
+hold one model a unit (seed or fold); a run on its own is an arm of one model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError, nearest
+from ..runs import RunFolder, list_runs
+
+STUDY_FORMAT = 1
+STUDY_KINDS = ("compare", "cv", "search")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Held-out rows of one model. labels (n,) integers, logits (n, C), groups (n,), texts only where they were kept."""
+
+    rows: list[str]
+    groups: np.ndarray
+    labels: np.ndarray
+    logits: np.ndarray
+    texts: list[str] | None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A finished run, read."""
+
+    name: str
+    path: Path
+    record: dict[str, Any]
+    toml: str
+    metrics: dict[str, Any]
+    history: dict[str, Any]
+    unit: str = ""
+
+    @property
+    def labels(self) -> list[str]:
+        return [str(label) for label in self.record["identity"]["data"]["labels"]]
+
+    @property
+    def methods(self) -> dict[str, Any]:
+        return dict(self.record["identity"].get("methods") or {})
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """`run.toml`. Raises UserError where it is no TOML."""
+        return _toml(self.path / "run.toml", self.toml)
+
+    @property
+    def data_name(self) -> str:
+        source = str(self.settings.get("data", {}).get("source", ""))
+        named, colon, _ = source.partition(":")
+        if colon and named.isidentifier() and named != "hub":
+            return named  # a named dataset read from a file of the user's
+        return os.path.basename(source.rstrip("/")) or "unnamed data"
+
+    @cached_property
+    def split_rows(self) -> dict[str, list[str]]:
+        """split -> row ids; empty where the run has no split.json."""
+        return RunFolder(self.path).read("split.json") if (self.path / "split.json").exists() else {}
+
+    def predictions(self, split: str) -> Predictions | None:
+        """Predictions of a split, None where there are none. Raises UserError for a file that is no such table."""
+        path = self.path / "predictions" / f"{split}.parquet"
+        return _predictions(path, self.labels) if path.exists() else None
+
+
+def _predictions(path: Path, names: list[str]) -> Predictions:
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    try:
+        table = parquet.ParquetFile(path).read()
+        index = {name: at for at, name in enumerate(names)}
+        labels = np.array([index[str(label)] for label in table["label"].to_pylist()], dtype=np.int64)
+        logits = np.array(table["logits"].to_pylist(), dtype=np.float64).reshape(len(labels), len(names))
+        rows = [str(row) for row in table["row"].to_pylist()]
+        groups = np.array(table["group"].to_pylist() if "group" in table.column_names else range(len(rows)))
+        texts = table["text"].to_pylist() if "text" in table.column_names else None
+    except (pyarrow.ArrowException, OSError, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not the predictions of this run ({reason}); copy the run folder again") from None
+    return Predictions(rows, groups, labels, logits, texts)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is compared: one configuration, trained once a unit."""
+
+    name: str
+    models: tuple[Model, ...]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """kind: "runs" or a study's kind. study: `study.json`, empty for runs. notes: what was left out, and why."""
+
+    name: str
+    kind: str
+    arms: tuple[Arm, ...]
+    baseline: str
+    study: dict[str, Any] = field(default_factory=dict)
+    toml: str = ""
+    path: Path = Path()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def models(self) -> list[Model]:
+        return [model for arm in self.arms for model in arm.models]
+
+    @property
+    def metric(self) -> str:
+        if self.study:
+            return str(self.study.get("metric", "accuracy"))
+        return "accuracy"
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The best trial of a search; empty where there is none (yet)."""
+        found = (t for t in self.study.get("trials", []) if t.get("number") == self.study.get("best"))
+        return dict(next(found, {}))
+
+    @property
+    def split(self) -> str:
+        """The split that is shown: test where the baseline (else any model) has been scored on it."""
+        first = [model for arm in self.arms if arm.name == self.baseline for model in arm.models] or self.models
+        return "test" if any("test" in model.metrics for model in first) else "validation"
+
+    def scored(self) -> list[Arm]:
+        """The arms with the models that were scored on `split`."""
+        kept = [Arm(arm.name, tuple(m for m in arm.models if self.split in m.metrics)) for arm in self.arms]
+        return [arm for arm in kept if arm.models]
+
+
+def read(paths: Sequence[Path], baseline: str = "") -> list[Subject]:
+    """Every folder named, as subjects: each study one, the runs together one.
+
+    baseline: which run the others are compared with; else the first that learns from labels alone and teaches none
+    of the others, else the first. A folder of runs stands for the finished runs in it.
+    Raises UserError: no such path, no run, unfinished, another format, broken, or of several data sets.
+    """
+    if not paths:
+        raise UserError("report: name at least one run or study folder")
+    studies, folders, notes = [], [], []
+    for path in dict.fromkeys(Path(os.path.normpath(path)) for path in paths):
+        if (path / "study.json").exists():
+            studies.append(_study(path))
+        elif (path / "run.json").exists() or (path / "run.toml").exists():
+            folders.append(path)
+        else:
+            found, left = _runs_in(path)
+            folders += found
+            notes += left
+    subjects = [_subject(folders, baseline, notes)] if folders else []
+    if baseline and not folders:
+        raise UserError(f"--baseline {baseline}: a study names its own baseline; this goes with runs only")
+    subjects = studies + subjects
+    _one_data_set(subjects)
+    return subjects
+
+
+def _runs_in(path: Path) -> tuple[list[Path], list[str]]:
+    """The finished runs in a folder of runs, and what is said of the others."""
+    if not path.exists():
+        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(f"{path}: no such folder; expected a run or a study.{nearest(path.name, beside)}")
+    inside = list_runs(path) if path.is_dir() else []
+    if not inside:
+        raise UserError(
+            f"{path}: neither a run (run.json), nor a study (study.json), nor a folder of runs; "
+            "name what `randout train -o` or `randout compare -o` has written"
+        )
+    left = [f"{run.path.name} is not finished and was left out." for run in inside if not run.finished]
+    finished = [run.path for run in inside if run.finished]
+    if not finished:
+        raise UserError(f"{path}: none of the {len(inside)} runs in it is finished; `randout train` goes on with one")
+    return finished, left
+
+
+def model_of(path: Path, name: str = "", unit: str = "") -> Model:
+    """Read one run folder. Raises UserError where it is unfinished, of another format, or broken."""
+    run = RunFolder(path)
+    if not run.exists:
+        raise UserError(f"{path}: a half-written run (run.toml without run.json); the command that began it goes on")
+    record = run.record
+    if not record.get("finished"):
+        raise UserError(f"{path}: this run is not finished; go on with `randout train --resume {path}`")
+    try:
+        toml = (path / "run.toml").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise UserError(f"{path}: no readable run.toml in this run; copy the folder again") from None
+    if not isinstance(record.get("identity"), dict) or "data" not in record["identity"]:
+        raise UserError(f"{path}/run.json: no identity in it; was the file written by another tool?")
+    history = run.read("history.json") if (path / "history.json").exists() else {}
+    return Model(name or path.name, path, record, toml, run.read("metrics.json"), history, unit)
+
+
+def _subject(folders: list[Path], baseline: str, notes: list[str]) -> Subject:
+    """The runs that were named on their own."""
+    often = Counter(path.resolve().name for path in folders)
+    names = [path.resolve().name for path in folders]
+    names = [
+        f"{path.resolve().parent.name}/{name}" if often[name] > 1 else name
+        for path, name in zip(folders, names, strict=True)
+    ]
+    models = [model_of(path, name) for path, name in zip(folders, names, strict=True)]
+    if baseline and baseline not in names:
+        raise UserError(
+            f"--baseline {baseline}: no run of that name; given are {', '.join(names)}.{nearest(baseline, names)}"
+        )
+    taught = {model.record["identity"].get("teacher") for model in models}
+    students = [model for model in models if model.record.get("fingerprint") not in taught]
+    plain = [model.name for model in students if set(model.methods) <= {"ce"}]
+    chosen = baseline or next(iter([*plain, *(model.name for model in students), *names]))
+    order = sorted(models, key=lambda model: model.name != chosen)
+    title = f"{len(models)} models on {models[0].data_name}" if len(models) > 1 else models[0].name
+    return Subject(title, "runs", tuple(Arm(m.name, (m,)) for m in order), chosen, notes=tuple(notes))
+
+
+def _study(path: Path) -> Subject:
+    study = _json(path / "study.json")
+    if not isinstance(study, dict) or study.get("format") != STUDY_FORMAT:
+        found = study.get("format") if isinstance(study, dict) else None
+        raise UserError(
+            f"{path}: a study of format {found}; this version reads format {STUDY_FORMAT}. "
+            "Use the version that wrote it, or run the study again."
+        )
+    if study.get("kind") not in STUDY_KINDS:
+        raise UserError(f"{path}/study.json: kind {study.get('kind')!r}; expected one of {', '.join(STUDY_KINDS)}")
+    toml = (path / "study.toml").read_text(encoding="utf-8") if (path / "study.toml").exists() else ""
+    arms, notes = _best_trial(path, study) if study["kind"] == "search" else _cells(path, study)
+    baseline = str(study.get("baseline") or (arms[0].name if arms else ""))
+    return Subject(
+        str(study.get("name") or path.resolve().name), study["kind"], arms, baseline, study, toml, path, notes
+    )
+
+
+def _cells(path: Path, study: dict[str, Any]) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
+    """The arms of a comparison with the runs that can be read; what cannot is said."""
+    notes: list[str] = []
+    found: dict[str, list[Model]] = {str(arm): [] for arm in study.get("arms", [])}
+    for cell in study.get("cells", []):
+        if cell.get("state") != "finished" or not cell.get("run"):
+            continue
+        folder = path / cell["run"]
+        if not folder.exists():
+            notes.append(
+                f"The run of {cell['arm']}, {cell['unit']}, is not beside the study, so its own parts are missing."
+            )
+            continue
+        found.setdefault(str(cell["arm"]), []).append(model_of(folder, str(cell["arm"]), str(cell["unit"])))
+    return tuple(Arm(name, tuple(models)) for name, models in found.items()), tuple(notes)
+
+
+def _best_trial(path: Path, study: dict[str, Any]) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
+    best = next((t for t in study.get("trials", []) if t.get("number") == study.get("best")), None)
+    if best is None or not best.get("run"):
+        return (), ()
+    name = f"best trial ({best['number']})"
+    if not (path / best["run"]).exists():
+        return (), (f"The run of trial {best['number']} is not beside the study, so its own parts are missing.",)
+    return (Arm(name, (model_of(path / best["run"], name),)),), ()
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+
+
+def _toml(path: Path, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+
+
+def data_of(subject: Subject) -> tuple[str, str]:
+    """Name and sha256 of a subject's data."""
+    data = subject.study.get("data") or {}
+    first = subject.models[0] if subject.models else None
+    name = data.get("name") or (first.data_name if first else "unnamed data")
+    return str(name), str(data.get("sha256") or (first.record.get("data", "") if first else ""))
+
+
+def _one_data_set(subjects: list[Subject]) -> None:
+    """Raise UserError unless everything is about the same data."""
+    seen: dict[str, tuple[str, str]] = {}  # sha256 -> what, data name
+    for subject in subjects:
+        found = [(subject.name, *data_of(subject))] if subject.study else []
+        found += [(model.name, model.data_name, str(model.record.get("data", ""))) for model in subject.models]
+        for what, name, sha256 in found:
+            if sha256:
+                seen.setdefault(sha256, (what, name))
+    if len(seen) > 1:
+        (_, (first, one)), (_, (second, other)) = list(seen.items())[:2]
+        digests = " and ".join(digest[:8] for digest in list(seen)[:2])
+        raise UserError(
+            f"report: {first} is of {one!r} and {second} of {other!r} (sha256 {digests}); "
+            "one report speaks of one data set. Make a report each."
+        )

@@ -1,0 +1,301 @@
+"""Sections on what the models do: classes, confusion, calibration, learning curves, where two of them differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..metrics import class_rates, log_probabilities
+from .compare import aligned
+from .read import Arm, Model, Predictions, Subject
+from .values import Column, Figure, Section, Table, metric_kind, metric_title
+
+BINS = 15  # of the reliability diagram; the same as of the expected calibration error
+EXAMPLES = 50  # rows shown of those on which two models differ, each pair
+
+
+def counts_of(arm: Arm, split: str) -> np.ndarray:
+    """Confusion counts (C, C) of an arm, summed over its units; rows are true classes."""
+    return np.sum([np.asarray(m.metrics[split]["confusion_matrix"]) for m in arm.models], axis=0)
+
+
+def _labels(subject: Subject) -> list[str]:
+    return subject.models[0].labels
+
+
+def _over(arms: list[Arm]) -> str:
+    most = max(len(arm.models) for arm in arms)
+    return (
+        ""
+        if most == 1
+        else f"Mean over {most} units."
+        if all(len(a.models) == most for a in arms)
+        else "Mean over units."
+    )
+
+
+def overview(subject: Subject) -> Table:
+    """Every headline metric of every arm."""
+    names = ["accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1", "weighted_f1"]
+    names += ["log_loss", "expected_calibration_error", "majority_baseline"]
+    arms = subject.scored()
+    columns = [Column("model"), *(Column(metric_title(name), metric_kind(name)) for name in names)]
+    rows = []
+    for arm in arms:
+        found = [[model.metrics[subject.split].get(name) for model in arm.models] for name in names]
+        rows.append((arm.name, *(_mean(values) for values in found)))
+    note = f"{_over(arms)} Majority baseline: the accuracy of always naming the commonest class.".strip()
+    return Table("metrics", "All metrics", tuple(columns), tuple(rows), note)
+
+
+def _mean(values: list[float | None]) -> float | None:
+    kept = [value for value in values if value is not None]
+    return float(np.mean(kept)) if kept else None
+
+
+def per_class(subject: Subject) -> Section | None:
+    """Precision, recall and F1 of each class of each arm (means over units)."""
+    arms = subject.scored()
+    if not arms:
+        return None
+    columns: tuple[Column, ...] = (
+        Column("class"),
+        Column("model"),
+        Column("precision %", "percent"),
+        Column("recall %", "percent"),
+    )
+    columns += (Column("F1 %", "percent"), Column("rows", "count"))
+    rates = {}
+    for arm in arms:
+        each = [class_rates(np.asarray(m.metrics[subject.split]["confusion_matrix"])) for m in arm.models]
+        rates[arm.name] = {key: np.mean([one[key] for one in each], axis=0) for key in ("precision", "recall", "f1")}
+        rates[arm.name]["rows"] = np.sum([one["support"] for one in each], axis=0)
+    rows = [
+        (label, name, *(float(found[key][at]) for key in ("precision", "recall", "f1")), int(found["rows"][at]))
+        for at, label in enumerate(_labels(subject))
+        for name, found in rates.items()
+    ]
+    table = Table("classes", "Precision, recall and F1 of each class", columns, tuple(rows), _over(arms))
+    roles = {"y": "class", "x": "F1 %", "series": "model"}
+    figure = Figure("classes", "F1 of each class", "intervals", table, roles)
+    return Section("classes", "Classes", (overview(subject), table, figure))
+
+
+def confusion(subject: Subject) -> Section | None:
+    """The confusion matrix of each arm, each row divided by its sum (the paper's Figure 2)."""
+    arms, names = subject.scored(), _labels(subject) if subject.models else []
+    if not arms:
+        return None
+    columns: tuple[Column, ...] = (
+        Column("model"),
+        Column("true"),
+        Column("predicted"),
+        Column("% of the true class", "percent"),
+    )
+    columns += (Column("rows", "count"),)
+    rows = []
+    for arm in arms:
+        counts = counts_of(arm, subject.split)
+        for true, predicted in np.ndindex(counts.shape):
+            support = counts[true].sum()
+            share = float(counts[true, predicted] / support) if support else None
+            rows.append((arm.name, names[true], names[predicted], share, int(counts[true, predicted])))
+    summed = "Counts are summed over units. " if max(len(arm.models) for arm in arms) > 1 else ""
+    table = Table("confusion", "Confusion matrices", columns, tuple(rows), summed.strip())
+    roles = {"panel": "model", "row": "true", "column": "predicted", "value": "% of the true class", "count": "rows"}
+    note = f"Each row is a true class and sums to 100 %; the diagonal is what was right. {summed}".strip()
+    figure = Figure("confusion", f"Confusion on the {subject.split} split", "matrix", table, roles, note)
+    return Section("confusion", "Confusion", (figure,))
+
+
+def learning(subject: Subject) -> Section | None:
+    """Losses and the validation metric by epoch; of an arm with several units, the mean over those that got so far."""
+    rows: list[tuple[Any, ...]] = []
+    for arm in subject.arms:
+        histories = [model.history.get("epochs") or [] for model in arm.models]
+        for at in range(max(map(len, histories), default=0)):
+            epoch = [history[at] for history in histories if len(history) > at]
+            for key in [key for key in epoch[0] if key.startswith("loss_")]:
+                rows.append((f"training loss, {key[5:]}", arm.name, at + 1, _mean([row.get(key) for row in epoch])))
+            key = f"validation_{subject.metric}"
+            if any(key in row for row in epoch):
+                scale = 1 if metric_kind(subject.metric) == "number" else 100
+                value = _mean([row.get(key) for row in epoch])
+                title = f"validation {metric_title(subject.metric)}"
+                rows.append((title, arm.name, at + 1, None if value is None else scale * value))
+    if not rows:
+        return None
+    rows.sort(key=lambda row: not row[0].startswith("validation"))
+    columns: tuple[Column, ...] = (Column("what"), Column("model"), Column("epoch", "count"), Column("value", "number"))
+    table = Table("learning", "By epoch", columns, tuple(rows), _over([arm for arm in subject.arms if arm.models]))
+    roles = {"panel": "what", "series": "model", "x": "epoch", "y": "value"}
+    note = (
+        "A validation curve that still rises at its end asks for more epochs; one that falls was stopped at its best."
+    )
+    figure = Figure("learning", "Learning curves", "lines", table, roles, note)
+    best = [
+        (
+            arm.name,
+            m.unit or None,
+            m.history.get("best_epoch"),
+            len(m.history.get("epochs") or []),
+            m.history.get("ended"),
+        )
+        for arm in subject.arms
+        for m in arm.models
+        if m.history.get("epochs")
+    ]
+    heads = (
+        Column("model"),
+        Column("unit"),
+        Column("best epoch", "count"),
+        Column("epochs", "count"),
+        Column("ended by"),
+    )
+    kept = [at for at in range(len(heads)) if any(row[at] is not None for row in best)]
+    ends = tuple(tuple(row[at] for at in kept) for row in best)
+    return Section("learning", "Learning", (figure, Table("epochs", "Epochs", tuple(heads[at] for at in kept), ends)))
+
+
+def calibration(subject: Subject) -> Section | None:
+    """Confidence against accuracy in 15 bins (Guo et al. 2017), pooled over units, with each arm's calibration error."""
+    rows, errors = [], []
+    for arm in subject.scored():
+        found = [p for m in arm.models if (p := m.predictions(subject.split)) is not None and len(p.rows)]
+        if not found:
+            continue
+        error = _mean([m.metrics[subject.split].get("expected_calibration_error") for m in arm.models])
+        rows += [(arm.name, *row) for row in reliability(found)]
+        claimed, right = (float(np.mean(np.concatenate(side))) for side in zip(*map(_confidence, found), strict=True))
+        errors.append((arm.name, error, claimed, right, claimed - right))
+    if not rows:
+        return None
+    columns: tuple[Column, ...] = (Column("model"), Column("bin", "interval"), Column("rows", "count"))
+    columns += (Column("mean confidence %", "percent"), Column("right %", "percent"))
+    table = Table(
+        "reliability",
+        "Reliability",
+        columns,
+        tuple(rows),
+        "Bins are of confidence, in percent; empty ones are left out.",
+    )
+    roles = {"panel": "model", "x": "mean confidence %", "y": "right %", "size": "rows"}
+    note = (
+        "On the dashed line a model is right as often as it says. Below it, it claims too much; above it, too little. "
+    )
+    note += "Large dots: many rows."
+    figure = Figure(
+        "reliability",
+        "Is a model as often right as it claims?",
+        "lines",
+        table,
+        roles,
+        note,
+        {"diagonal": True, "marks": ("",)},
+    )
+    heads: tuple[Column, ...] = (
+        Column("model"),
+        Column("calibration error %", "percent"),
+        Column("mean confidence %", "percent"),
+    )
+    heads += (Column("accuracy %", "percent"), Column("overconfidence", "points"))
+    note = "Calibration error: the mean distance between confidence and accuracy over 15 bins, weighted by rows."
+    each = Table("calibration", "Calibration", heads, tuple(errors), note)
+    return Section("calibration", "Calibration", (each, figure))
+
+
+def _confidence(found: Predictions) -> tuple[np.ndarray, np.ndarray]:
+    """The probability of the predicted class (n,), and whether it was right (n,)."""
+    return np.exp(log_probabilities(found.logits).max(-1)), found.logits.argmax(-1) == found.labels
+
+
+def reliability(found: list[Predictions]) -> list[tuple[Any, ...]]:
+    """(bin, rows, mean confidence, share right) of every bin ((k-1)/15, k/15] that holds rows."""
+    pairs = [_confidence(one) for one in found]
+    confidence, right = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    which = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+    rows = []
+    for at in range(BINS):
+        inside = which == at
+        if inside.any():
+            bounds = (at / BINS, (at + 1) / BINS)
+            rows.append((bounds, int(inside.sum()), float(confidence[inside].mean()), float(right[inside].mean())))
+    return rows
+
+
+def _pairs(subject: Subject) -> Iterator[tuple[Arm, list[tuple[Model, Predictions, Predictions]]]]:
+    """Each arm but the baseline, with (its model, the baseline's predictions, its own) at every unit both have."""
+    arms = {arm.name: arm for arm in subject.scored()}
+    base = arms.pop(subject.baseline, None)
+    for arm in arms.values() if base else ():
+        found = []
+        for model in arm.models:
+            other = next((one for one in base.models if one.unit == model.unit), None)  # type: ignore[union-attr]
+            mine = aligned(model, other, subject.split) if other else None
+            theirs = other.predictions(subject.split) if other else None
+            if mine is not None and theirs is not None:
+                found.append((model, theirs, mine))
+        if found:
+            yield arm, found
+
+
+def disagreement(subject: Subject, texts: bool) -> Section | None:
+    """On how many rows the baseline and each arm differ, and the rows themselves, most confident first."""
+    parts: list[Any] = []
+    rows, listed = [], []
+    for arm, pairs in _pairs(subject):
+        base = [(p.logits.argmax(-1), p.labels) for _, p, _ in pairs]
+        mine = [p.logits.argmax(-1) for _, _, p in pairs]
+        sums = np.sum([_four(b, m, labels) for (b, labels), m in zip(base, mine, strict=True)], axis=0).tolist()
+        rows.append((arm.name, sum(len(labels) for _, labels in base), *sums, sum(sums[1:3]) + sums[4]))
+        listed.append(examples(subject, arm, pairs[0], texts))
+    if not rows:
+        return None
+    heads = ["rows", "both right", f"only {subject.baseline} right", "only this one right"]
+    heads += ["both wrong, alike", "both wrong, apart", "differ"]
+    columns: tuple[Column, ...] = (Column("model"), *(Column(head, "count") for head in heads))
+    note = "Summed over units." if any(len(arm.models) > 1 for arm in subject.arms) else ""
+    parts.append(Table("agreement", f"Each model beside {subject.baseline}", columns, tuple(rows), note))
+    return Section("differences", "Where models differ", (*parts, *(table for table in listed if table.rows)))
+
+
+def _four(base: np.ndarray, mine: np.ndarray, labels: np.ndarray) -> list[int]:
+    """Rows both right, only the baseline, only the other, both wrong and alike, both wrong and apart."""
+    first, second = base == labels, mine == labels
+    wrong = ~first & ~second
+    found = (first & second, first & ~second, ~first & second, wrong & (base == mine), wrong & (base != mine))
+    return [int(np.count_nonzero(one)) for one in found]
+
+
+def examples(subject: Subject, arm: Arm, pair: tuple[Model, Predictions, Predictions], texts: bool) -> Table:
+    """The rows of one unit on which the two predict different classes, at most `EXAMPLES`."""
+    model, base, mine = pair
+    one, other = base.logits.argmax(-1), mine.logits.argmax(-1)
+    sure = [np.exp(log_probabilities(p.logits).max(-1)) for p in (base, mine)]
+    differ = np.flatnonzero(one != other)
+    differ = differ[np.argsort(-(sure[0] + sure[1])[differ], kind="stable")]
+    kept = mine.texts if texts else None
+    columns: tuple[Column, ...] = (
+        Column("row"),
+        Column("true"),
+        Column(subject.baseline),
+        Column("its score %", "percent"),
+    )
+    columns += (Column(arm.name), Column("score %", "percent"), Column("right"))
+    columns += (Column("text"),) if kept is not None else ()
+    rows = []
+    for at in differ[:EXAMPLES].tolist():
+        true = base.labels[at]
+        right = subject.baseline if one[at] == true else arm.name if other[at] == true else "neither"
+        cells = [base.rows[at], model.labels[true], model.labels[one[at]], float(sure[0][at])]
+        cells += [model.labels[other[at]], float(sure[1][at]), right]
+        rows.append((*cells, *([str(kept[at])] if kept is not None else [])))
+    shown = f"{len(rows)} of {len(differ)} rows" if len(differ) > len(rows) else f"All {len(rows)} rows"
+    where = f" of {model.unit}" if model.unit else ""
+    title = f"{subject.baseline} and {arm.name} say different things"
+    note = (
+        f"{shown}{where}, those first of which the two are surest. A score is the probability of the predicted class."
+    )
+    return Table(f"examples-{arm.name}", title, columns, tuple(rows), note, texts=kept is not None, folded=True)

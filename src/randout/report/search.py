@@ -1,0 +1,185 @@
+"""Sections on settings: a search's trials, and accuracy against the noise's units and tokens for each lambda."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..metrics import LOWER_IS_BETTER
+from .read import Subject
+from .values import Column, Figure, Section, Table, metric_kind, metric_name, metric_title, plain
+
+WEIGHT, TOKENS, UNITS = "kd.weight", "randout.tokens", "randout.units"
+
+
+def trials(subject: Subject) -> Section | None:
+    """The best so far by trial, every trial, what was skipped, and how optimistic the best one's value is."""
+    if subject.kind != "search":
+        return None
+    found = subject.study.get("trials", [])
+    parts: list[Any] = [_state(subject, found)]
+    optimism = subject.study.get("optimism")
+    kind, title = metric_kind(subject.metric), metric_title(subject.metric)
+    if optimism:
+        columns = (
+            Column("best trial's value", kind),
+            Column("optimism", metric_kind(subject.metric, True)),
+            Column("corrected", kind),
+        )
+        row = tuple(optimism.get(key) for key in ("apparent", "optimism", "corrected"))
+        note = "The best of many looks better than it is. Optimism: by how much, from resampled validation rows."
+        parts.append(Table("optimism", f"Validation {title} of the best", columns, (row,), note))
+    parts += [*_progress(subject, found), _ranking(subject, found), *_space(subject)]
+    skipped = subject.study.get("skipped") or {}
+    if skipped:
+        rows = tuple((str(key), plain(value)) for key, value in skipped.items())
+        parts.append(Table("skipped", "What was skipped", (Column("what"), Column("how much")), rows))
+    return Section("search", "Search", tuple(parts))
+
+
+def _state(subject: Subject, found: list[dict[str, Any]]) -> str:
+    states = [trial.get("state") for trial in found]
+    said = [
+        f"{states.count(state)} {state}" for state in ("finished", "pruned", "failed", "waiting") if state in states
+    ]
+    text = f"{len(found)} trials: {', '.join(said) or 'none begun'}."
+    best = subject.best
+    if not best:
+        return text
+    settings = ", ".join(f"{key} {plain(value)}" for key, value in (best.get("settings") or {}).items())
+    return f"{text} The best on the validation split is trial {best['number']}: {settings}."
+
+
+def ranked(subject: Subject) -> list[dict[str, Any]]:
+    """The trials with a value, best first; the earlier one first where two are the same."""
+    found = [trial for trial in subject.study.get("trials", []) if trial.get("value") is not None]
+    down = subject.metric in LOWER_IS_BETTER
+    # a pruned trial's value is of fewer steps: behind all that ran to the end
+    return sorted(found, key=lambda t: (t.get("state") != "finished", t["value"] if down else -t["value"], t["number"]))
+
+
+def varied(subject: Subject) -> list[str]:
+    """The settings that differ between trials, in the order in which they stand."""
+    values: dict[str, list[Any]] = {}
+    for trial in subject.study.get("trials", []):
+        for key, value in (trial.get("settings") or {}).items():
+            values.setdefault(key, []).append(value)
+    return [key for key, each in values.items() if any(value != each[0] for value in each)]
+
+
+def _progress(subject: Subject, found: list[dict[str, Any]]) -> list[Figure]:
+    done = [trial for trial in found if trial.get("state") == "finished" and trial.get("value") is not None]
+    if not done:
+        return []
+    pick = min if subject.metric in LOWER_IS_BETTER else max
+    title, rows = metric_title(subject.metric), []
+    best: float | None = None
+    for trial in sorted(done, key=lambda trial: trial["number"]):
+        best = trial["value"] if best is None else pick(best, trial["value"])
+        rows += [("a trial", trial["number"], trial["value"]), ("best so far", trial["number"], best)]
+    columns: tuple[Column, ...] = (Column("what"), Column("trial"), Column(title, metric_kind(subject.metric)))
+    table = Table("progress", "Best so far", columns, tuple(rows))
+    roles = {"series": "what", "x": "trial", "y": title}
+    options = {"marks": ("a trial",), "steps": ("best so far",)}
+    return [
+        Figure("progress", f"Best validation {metric_name(subject.metric)} so far", "lines", table, roles, "", options)
+    ]
+
+
+def _ranking(subject: Subject, found: list[dict[str, Any]]) -> Table:
+    best = ranked(subject)
+    rest = [trial for trial in found if trial.get("value") is None]
+    keys = varied(subject) or list(dict.fromkeys(key for trial in found for key in trial.get("settings") or {}))
+    columns = [Column("rank", "count"), Column("trial", "count"), *(Column(key, "value") for key in keys)]
+    columns += [Column(f"validation {metric_title(subject.metric)}", metric_kind(subject.metric)), Column("state")]
+    columns += [Column("steps", "count"), Column("of", "count"), Column("error")]
+    rows = []
+    for at, trial in enumerate([*best, *rest]):
+        settings = trial.get("settings") or {}
+        rank = at + 1 if at < len(best) and trial.get("state") == "finished" else None
+        cells = (rank, trial["number"], *(settings.get(key) for key in keys), trial.get("value"), trial.get("state"))
+        rows.append((*cells, trial.get("step"), trial.get("steps"), trial.get("error")))
+    if not any(trial.get("error") for trial in found):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    note = "Only what varies is shown. A pruned trial was stopped early; its value is of the step it reached."
+    return Table("trials", "Every trial, best first", tuple(columns), tuple(rows), note)
+
+
+def _space(subject: Subject) -> list[Table]:
+    space = subject.study.get("space") or {}
+    best = subject.best
+    rows = []
+    for key, values in space.items():
+        tried = ", ".join(map(plain, values)) if isinstance(values, list) else plain(values)
+        chosen = (best.get("settings") or {}).get(key)
+        rows.append((key, tried, None if chosen is None else plain(chosen)))
+    columns: tuple[Column, ...] = (Column("setting"), Column("values"), Column("best"))
+    return [Table("space", "What was searched", columns, tuple(rows))] if rows else []
+
+
+def noise(subject: Subject) -> Section | None:
+    """The metric against hidden units, a line for each number of tokens, a panel for each lambda (Figures 3 and 4)."""
+    points: dict[tuple[Any, Any, Any], list[float]] = {}
+    for settings, value in _settings(subject):
+        if settings.get(TOKENS) is not None and settings.get(UNITS) is not None:
+            points.setdefault((settings.get(WEIGHT), settings[TOKENS], settings[UNITS]), []).append(value)
+    if len({key[1:] for key in points}) < 2:
+        return None
+    title, kind = metric_title(subject.metric), metric_kind(subject.metric)
+    columns: tuple[Column, ...] = (
+        Column("distillation weight"),
+        Column("tokens"),
+        Column("units"),
+        Column("runs", "count"),
+    )
+    columns += (Column(title, kind), Column("best", kind), Column("worst", kind))
+    rows = []
+    for (weight, tokens, size), values in sorted(points.items(), key=lambda item: tuple(map(_order, item[0]))):
+        panel = "no distillation" if weight is None else f"λ = {plain(weight)}"
+        ends = sorted(values, reverse=subject.metric not in LOWER_IS_BETTER)
+        rows.append((panel, f"{plain(tokens)} tokens", size, len(values), float(np.mean(values)), ends[0], ends[-1]))
+    split = "validation" if subject.kind == "search" else subject.split
+    note = f"On the {split} split. Noise falls on this many hidden units of each of this many tokens; λ weighs distillation."
+    note += (
+        " Each point is the mean of the runs with these settings." if max(len(v) for v in points.values()) > 1 else ""
+    )
+    table = Table("noise", "Noise settings", columns, tuple(rows))
+    roles = {"panel": "distillation weight", "series": "tokens", "x": "units", "y": title}
+    name = f"{metric_name(subject.metric)} against hidden units".capitalize()
+    return Section("noise", "Noise settings", (Figure("noise", name, "lines", table, roles, note, {"log2": True}),))
+
+
+def _order(value: Any) -> tuple[int, float, str]:
+    """Numbers by size, then words, nothing first."""
+    if value is None:
+        return (0, 0.0, "")
+    return (1, float(value), "") if isinstance(value, int | float) else (2, 0.0, str(value))
+
+
+def _settings(subject: Subject) -> list[tuple[dict[str, Any], float]]:
+    """(settings, value) of every finished trial, or of every run."""
+    if subject.kind == "search":
+        done = [
+            t for t in subject.study.get("trials", []) if t.get("state") == "finished" and t.get("value") is not None
+        ]
+        return [(_filled(subject, trial), trial["value"]) for trial in done]
+    found = []
+    for arm in subject.scored():
+        for model in arm.models:
+            noise, kd = model.methods.get("randout") or {}, model.methods.get("kd") or {}
+            settings = {WEIGHT: kd.get("weight"), TOKENS: noise.get("tokens"), UNITS: noise.get("units")}
+            found.append((settings, model.metrics[subject.split][subject.metric]))
+    return found
+
+
+def _filled(subject: Subject, trial: dict[str, Any]) -> dict[str, Any]:
+    """A trial's settings, those that the search left alone taken from the best trial's run."""
+    methods = subject.models[0].methods if subject.models else {}
+    fixed = {
+        WEIGHT: (methods.get("kd") or {}).get("weight"),
+        TOKENS: (methods.get("randout") or {}).get("tokens"),
+        UNITS: (methods.get("randout") or {}).get("units"),
+    }
+    given = {key.removeprefix("methods."): value for key, value in (trial.get("settings") or {}).items()}
+    return fixed | given

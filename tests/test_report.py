@@ -1,0 +1,468 @@
+"""The report on made-up folders: its numbers against sklearn, its three forms against each other, and in a browser."""
+
+from __future__ import annotations
+
+import csv
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as parquet
+import pytest
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
+
+from randout import cli
+from randout.errors import UserError
+from randout.report import checks, interactive, read, report, sections, values, write
+from reported import LABELS, POST, SPLITS, logits_of, make_run, make_search, make_study, truth
+from reported import write as write_json
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of three finished runs, with texts."""
+    folder = tmp_path_factory.mktemp("runs")
+    for seed, name in enumerate(("plain", "kd", "randout-kd")):
+        make_run(folder / name, name, seed, texts=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory, runs: Path) -> Path:
+    """A report on a study, a search and three runs, in every form."""
+    folder = tmp_path_factory.mktemp("everything")
+    study = make_study(folder / "a" / "study", arms=("plain", "kd"))
+    report([study, make_search(folder / "b" / "search"), runs], folder / "out")
+    return folder / "out"
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def saved(run: Path, split: str = "test") -> tuple[list[str], list[str]]:
+    """Labels and predictions as a run saved them."""
+    table = parquet.read_table(run / "predictions" / f"{split}.parquet")
+    return table["label"].to_pylist(), table["prediction"].to_pylist()
+
+
+class Tables(html.parser.HTMLParser):
+    """The tables of a page: data-table -> rows of cells, as text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: dict[str, list[list[str]]] = {}
+        self.inside = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "table":
+            self.rows = self.found.setdefault(str(dict(attrs)["data-table"]), [])
+        elif tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.inside = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = self.inside and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if self.inside:
+            self.rows[-1][-1] += data
+
+
+def test_numbers_are_those_of_sklearn(runs: Path, tmp_path: Path) -> None:
+    report([runs], tmp_path / "out", formats="csv")
+    tables = tmp_path / "out" / "tables"
+    metrics = {row["model"]: row for row in rows_of(tables / "metrics.csv")}
+    classes = {(row["model"], row["class"]): row for row in rows_of(tables / "classes.csv")}
+    cells = {(row["model"], row["true"], row["predicted"]): row for row in rows_of(tables / "confusion-figure.csv")}
+    for name in ("plain", "kd", "randout-kd"):
+        true, made = saved(runs / name)
+        assert float(metrics[name]["accuracy %"]) == pytest.approx(100 * accuracy_score(true, made))
+        assert float(metrics[name]["macro F1 %"]) == pytest.approx(100 * f1_score(true, made, average="macro"))
+        counts, shares = (confusion_matrix(true, made, labels=LABELS, normalize=how) for how in (None, "true"))
+        each = precision_recall_fscore_support(true, made, labels=LABELS)
+        for at, label in enumerate(LABELS):
+            row = [float(classes[name, label][key]) for key in ("precision %", "recall %", "F1 %")]
+            assert row == pytest.approx([100 * part[at] for part in each[:3]])
+            for other, predicted in enumerate(LABELS):
+                found = cells[name, label, predicted]
+                assert int(found["rows"]) == counts[at, other]
+                assert float(found["% of the true class"]) == pytest.approx(100 * shares[at, other])
+
+
+def test_calibration_is_the_definition_written_out(runs: Path, tmp_path: Path) -> None:
+    report([runs / "kd"], tmp_path / "out", formats="csv")
+    labels, logits = truth("test"), logits_of("test", 0.8, 1)
+    confidence = (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).max(1)
+    right = logits.argmax(1) == labels
+    error, bins = 0.0, {}
+    for at in range(15):
+        inside = (confidence > at / 15) & (confidence <= (at + 1) / 15)
+        if inside.any():
+            bins[at] = (int(inside.sum()), 100 * confidence[inside].mean(), 100 * right[inside].mean())
+            error += abs(confidence[inside].mean() - right[inside].mean()) * inside.mean()
+    found = rows_of(tmp_path / "out" / "tables" / "reliability-figure.csv")
+    assert [int(row["rows"]) for row in found] == [count for count, _, _ in bins.values()]
+    assert [float(row["mean confidence %"]) for row in found] == pytest.approx([mean for _, mean, _ in bins.values()])
+    assert [float(row["right %"]) for row in found] == pytest.approx([share for _, _, share in bins.values()])
+    (each,) = rows_of(tmp_path / "out" / "tables" / "calibration.csv")
+    assert float(each["calibration error %"]) == pytest.approx(100 * error)
+
+
+def test_rows_on_which_two_models_differ(runs: Path, tmp_path: Path) -> None:
+    report([runs], tmp_path / "out", formats="csv")
+    (true, one), (_, other) = saved(runs / "plain"), saved(runs / "kd")
+    differ = {str(row) for row, a, b in zip(SPLITS["test"], one, other, strict=True) if a != b}
+    shown = rows_of(tmp_path / "out" / "tables" / "examples-kd.csv")
+    assert {row["row"] for row in shown} == differ
+    assert all(row["text"] == f"{POST} {row['row']}" for row in shown)
+    counts = {row["model"]: row for row in rows_of(tmp_path / "out" / "tables" / "agreement.csv")}["kd"]
+    assert int(counts["differ"]) == len(differ)
+    assert int(counts["both right"]) == sum(t == a == b for t, a, b in zip(true, one, other, strict=True))
+    assert int(counts["only this one right"]) == sum(t == b != a for t, a, b in zip(true, one, other, strict=True))
+
+
+def test_page_markdown_and_csv_hold_the_same_numbers(everything: Path) -> None:
+    page = Tables((everything / "report.html").read_text(encoding="utf-8")).found
+    text = (everything / "report.md").read_text(encoding="utf-8")
+    in_text = [
+        [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in block.splitlines()]
+        for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    ]
+    in_page = [
+        [[" ".join(cell.replace("\u2212", "-").split()) for cell in row] for row in rows] for rows in page.values()
+    ]
+    unmarked = [
+        [[html.unescape(re.sub(r"\\(.)", r"\1", cell)) for cell in row] for row in [rows[0], *rows[2:]]]
+        for rows in in_text
+    ]
+    assert len(unmarked) == len(in_page) == len(list((everything / "tables").glob("*.csv"))) > 30
+    assert sorted(unmarked) == sorted(in_page)
+    for name, rows in page.items():
+        with (everything / "tables" / f"{name}.csv").open(encoding="utf-8", newline="") as stream:
+            head, *lines = csv.reader(stream)
+        assert len(lines) == len(rows) - 1, name
+        titles = [title.replace("\u00a0", " ") for title in rows[0]]
+        for line, cells in zip(lines, rows[1:], strict=True):
+            for at, (title, cell) in enumerate(zip(titles, cells, strict=True)):
+                if f"{title}, low" in head or not re.fullmatch(r"[+\u2212]?[\d,]+\.\d\d", cell):
+                    continue
+                exact = line[head.index(title) if titles.count(title) == 1 else at]
+                shown = cell.replace(",", "").replace("\u2212", "-")
+                assert f"{float(exact):.2f}" == f"{float(shown):.2f}", (name, title)
+
+
+def test_every_figure_has_table_picture_and_valid_json(everything: Path) -> None:
+    import plotly.graph_objects
+
+    page = (everything / "report.html").read_text(encoding="utf-8")
+    names = re.findall(r'<figure id="figure-([^"]+)">', page)
+    drawn = re.findall(r'<script type="application/json">(.*?)</script>', page, re.DOTALL)
+    assert len(names) == len(drawn) == len(set(names)) > 15
+    for name, text in zip(names, drawn, strict=True):
+        plotly.graph_objects.Figure(json.loads(text))  # raises for a property that plotly does not know
+        assert (everything / "tables" / f"{name}-figure.csv").exists()
+        assert (everything / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (everything / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_what_users_wrote_is_inert(everything: Path) -> None:
+    page = (everything / "report.html").read_text(encoding="utf-8")
+    for part in re.split(r"<script>.*?</script>", page, flags=re.DOTALL):  # without plotly.js and our own script
+        assert "<script>document" not in part
+        assert "<b>bold" not in part
+    assert "&lt;script&gt;document.title" in page
+    text = (everything / "report.md").read_text(encoding="utf-8")
+    assert "<script>" not in text
+    assert "<b>" not in text.replace("    ", "")
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    assert len(scripts) == 2, "plotly.js stands in the page once, beside our own script"
+    assert "script-src 'sha256-" in page
+    assert "default-src 'none'" in page
+
+
+def test_no_texts_leaves_no_text(everything: Path, runs: Path, tmp_path: Path) -> None:
+    report([runs / "plain", runs / "kd"], tmp_path / "without", formats="html,md,csv", texts=False)
+    words = ("document.title", "a post &", "a post &amp;", "quotes")
+    counts = {}
+    for name, folder in (("with", everything), ("without", tmp_path / "without")):
+        files = [path for path in folder.rglob("*") if path.suffix in (".html", ".md", ".csv")]
+        read_all = "".join(
+            re.sub(r"<script>.*?</script>", "", path.read_text(encoding="utf-8"), flags=re.DOTALL) for path in files
+        )
+        counts[name] = [read_all.count(word) for word in words]
+    assert counts["with"][0] > 10
+    assert counts["without"] == [0] * len(words)
+    assert (tmp_path / "without" / "tables" / "examples-kd.csv").exists()
+
+
+def test_the_same_folders_give_the_same_bytes(runs: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        report([runs / "plain"], tmp_path / name)
+    first = {path.name: path.read_bytes() for path in (tmp_path / "one").rglob("*") if path.is_file()}
+    second = {path.name: path.read_bytes() for path in (tmp_path / "two").rglob("*") if path.is_file()}
+    assert first == second
+
+
+def test_study_averages_over_units_and_says_its_state(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "study")
+    report([study], tmp_path / "out", formats="md,csv")
+    pairs = [saved(tmp_path / "runs" / f"kd-{seed}") for seed in range(3)]
+    row = next(row for row in rows_of(tmp_path / "out" / "tables" / "metrics.csv") if row["model"] == "kd")
+    assert float(row["accuracy %"]) == pytest.approx(100 * np.mean([accuracy_score(*pair) for pair in pairs]))
+    counts = sum(confusion_matrix(*pair, labels=LABELS) for pair in pairs)
+    cells = [row for row in rows_of(tmp_path / "out" / "tables" / "confusion-figure.csv") if row["model"] == "kd"]
+    assert [int(row["rows"]) for row in cells] == counts.reshape(-1).tolist()
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    for said in (
+        "2 of 3 seeds",
+        "cannot reach .05 with 2 seeds",
+        "out of memory &lt;b&gt;",
+        "State of the study",
+        "a note",
+    ):
+        assert said in text, said
+    (subject,) = read.read([study])
+    assert {"cells-failed", "incomplete", "unequal-tuning"} <= found_by(subject)
+
+
+def test_search_ranks_trials_and_draws_the_noise_settings(tmp_path: Path) -> None:
+    report([make_search(tmp_path / "search")], tmp_path / "out", formats="csv,md")
+    tables = tmp_path / "out" / "tables"
+    trials = rows_of(tables / "trials.csv")
+    done = [float(row["validation accuracy %"]) for row in trials if row["state"] == "finished"]
+    assert done == sorted(done, reverse=True)
+    assert next(row["trial"] for row in trials) == "11"
+    assert [row["state"] for row in trials][-3:] == ["pruned", "failed", "waiting"], "a pruned value is not ranked"
+    noise = rows_of(tables / "noise-figure.csv")
+    assert {row["distillation weight"] for row in noise} == {"λ = 0.2", "λ = 0.8"}
+    assert len(noise) == 9
+    assert max(float(row["accuracy %"]) for row in noise) == pytest.approx(80.8), "pruned trials are left out"
+    best = [float(row["accuracy %"]) for row in rows_of(tables / "progress-figure.csv") if row["what"] == "best so far"]
+    assert best == sorted(best)
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    for said in ("1 pruned, 1 failed, 1 waiting", "1332", "grid's edge: randout.units"):
+        assert said in text.replace("\\", ""), said
+
+
+def found_by(subject: read.Subject) -> set[str]:
+    return {part.code for part in checks.checks(subject).parts if isinstance(part, values.Check)}
+
+
+def test_checks_find_what_they_are_for(tmp_path: Path) -> None:
+    plain = make_run(tmp_path / "plain")
+    teacher = make_run(tmp_path / "teacher", "plain", 3, fingerprint="t" * 64, splits=("validation",))
+    student = make_run(tmp_path / "kd", "kd", teacher={"name": "teacher", "validation_accuracy": 0.1})
+    (subject,) = read.read([plain, student])
+    assert found_by(subject) == {"one-seed", "weak-teacher"}
+    write_json(teacher / "split.json", {"train": ["1", "95", "96"]})
+    opened = [
+        {"at": "2026", "run": name, "fingerprint": key, "split": "test", "by": "evaluate"}
+        for name, key in (("plain", "plain0"), ("plain", "plain0"), ("other", "x"))
+    ]
+    (tmp_path / "test-openings.jsonl").write_text("\n".join(map(json.dumps, opened)) + "\n")
+    metrics = json.loads((plain / "metrics.json").read_text())
+    metrics["test"]["without_copies"] = metrics["test"] | {"rows": 50}
+    metrics["test"]["intervals"]["accuracy"] = [0.1, 0.9]
+    write_json(plain / "metrics.json", metrics)
+    write_json(plain / "history.json", {"epochs": [{"epoch": 1}], "best_epoch": 1, "ended": "all epochs done"})
+    expected = {"teacher-saw-held-out", "test-opened-again", "test-opened-by-others", "leaked-copies", "majority"}
+    (subject,) = read.read([plain, student])
+    assert found_by(subject) == expected | {"one-seed", "weak-teacher", "still-rising"}
+    shown = "".join(str(part) for part in checks.checks(subject).parts)
+    assert "2 test rows of kd" in shown
+
+
+def test_baseline_is_the_one_that_learns_from_labels_alone(runs: Path) -> None:
+    paths = [runs / "kd", runs / "plain", runs / "randout-kd"]
+    assert read.read(paths)[0].baseline == "plain"
+    assert read.read(paths, "kd")[0].baseline == "kd"
+    assert [arm.name for arm in read.read(paths, "kd")[0].arms] == ["kd", "plain", "randout-kd"]
+
+
+def test_a_run_without_history_or_test_split_is_shown(tmp_path: Path) -> None:
+    """A classifier without epochs, as scikit-learn's."""
+    run = make_run(tmp_path / "svm", splits=("validation",))
+    (run / "history.json").unlink()
+    shutil.rmtree(run / "predictions")
+    report([run], tmp_path / "out", formats="md")
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "Scores on the validation split" in text
+    assert "Learning" not in text
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda run: (run / "run.json").unlink(), "half-written"),
+        (lambda run: write_json(run / "run.json", {"format": 0}), "format 0; this version reads format 1"),
+        (lambda run: write_json(run / "run.json", json.loads((run / "run.json").read_text()) | {"finished": None}), "--resume"),
+        (lambda run: (run / "metrics.json").unlink(), "no metrics.json"),
+        (lambda run: (run / "metrics.json").write_text("{"), "cannot be read"),
+        (lambda run: (run / "run.toml").write_text("= ="), "cannot be read"),
+        (lambda run: (run / "predictions" / "test.parquet").write_bytes(b"PAR1 no"), "not the predictions"),
+        (lambda run: write_json(run / "study.json", {"format": 9}), "a study of format 9"),
+        (lambda run: write_json(run / "study.json", {"format": 1, "kind": "poll"}), "kind 'poll'"),
+        (shutil.rmtree, "no such folder"),
+        (lambda run: [shutil.rmtree(run), run.mkdir()], "neither a run"),
+    ],
+)  # fmt: skip
+def test_bad_folders_are_said(spoil: Any, said: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    spoil(run)
+    with pytest.raises(UserError, match=re.escape(said)):
+        report([run], tmp_path / "out", formats="md")
+    assert not (tmp_path / "out").exists()
+
+
+def test_mixed_data_sets_name_both(tmp_path: Path) -> None:
+    one, other = make_run(tmp_path / "one"), make_run(tmp_path / "other", data="e" * 64)
+    (other / "run.toml").write_text('[data]\nsource = "rhmd:/a/b.csv"\n')
+    with pytest.raises(UserError, match=r"'posts.csv'.*'rhmd'.*a report each|'posts.csv'.*'rhmd'.*Make a report each"):
+        report([one, other], tmp_path / "out")
+
+
+def test_nothing_but_a_report_is_overwritten(tmp_path: Path) -> None:
+    run, out = make_run(tmp_path / "run"), tmp_path / "out"
+    report([run], out, formats="md,csv")
+    report([run], out, formats="md")
+    assert sorted(path.name for path in out.rglob("*")) == ["report.json", "report.md"], (
+        "what is no longer made is gone"
+    )
+    (out / "mine.txt").write_text("kept")
+    with pytest.raises(UserError, match=r"mine.txt.*not made by a report"):
+        report([run], out, formats="md")
+    (out / "mine.txt").unlink()
+    (out / "report.md").write_text("edited")
+    with pytest.raises(UserError, match=r"report.md was changed"):
+        report([run], out, formats="md")
+    assert (out / "report.md").read_text() == "edited"
+    with pytest.raises(UserError, match="not made by a report"):
+        report([run], run, formats="md")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="a file is at this place"):
+        report([run], tmp_path / "file", formats="md")
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")], "nothing half-written is left"
+
+
+def test_a_failed_write_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, out = make_run(tmp_path / "run"), tmp_path / "out"
+    report([run], out, formats="md")
+    before = (out / "report.md").read_bytes()
+    rename = Path.rename
+
+    def broken(self: Path, target: Path) -> Path:
+        if Path(target) == out and not self.name.endswith(".old"):
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", broken)
+    with pytest.raises(Exception, match="No space left"):
+        report([run], out, formats="md")
+    assert (out / "report.md").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
+
+
+def test_the_command(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["randout", "report", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        said = capsys.readouterr()
+        return int(end.value.code or 0), said.out, said.err
+
+    code, out, _ = call(runs, "-o", tmp_path / "out", "--formats", "md,csv", "--no-texts", "--baseline", "kd")
+    assert (code, out.strip()) == (0, str(tmp_path / "out" / "report.md"))
+    assert call(runs, "-o", tmp_path / "no", "--formats", "docx")[0] == 2
+    code, _, error = call(runs, "-o", tmp_path / "no", "--baseline", "plian")
+    assert code == 2
+    assert "Did you mean 'plain'" in error
+
+
+def open_in_browser(page: Path, folder: Path) -> tuple[str, list[str]]:
+    """The page's DOM after its scripts ran, and what it said on the console; skips where no browser is installed."""
+    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip("no browser to open the report in: install chromium (apt-get install chromium) or Google Chrome")
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0", "--dump-dom"]
+    options += ["--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=20000", f"--user-data-dir={folder}"]
+    done = subprocess.run([browser, *options, page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+def test_the_browser_draws_every_figure_and_fetches_nothing(everything: Path, tmp_path: Path) -> None:
+    dom, console = open_in_browser(everything / "report.html", tmp_path)
+    assert console == []
+    drawn = re.findall(r'<figure id="[^"]+" class="drawn">(.*?)</figure>', dom, re.DOTALL)
+    assert len(drawn) == dom.count("<figure id=") > 15
+    for figure in drawn:
+        assert 'class="main-svg"' in figure
+        assert re.search(r'class="(?:scatterlayer|heatmaplayer|imagelayer)[^"]*"><', figure) or "<image" in figure
+    assert "<title>taken" not in dom
+    assert "&lt;b&gt;bold&lt;/b&gt;" in "".join(re.findall(r"<text[^>]*>.*?</text>", dom)), (
+        "labels are drawn as they are"
+    )
+    outside = re.findall(
+        r'(?:src|href|xlink:href|url\()\s*=?\s*["\']?(https?:[^"\')\s]+)',
+        re.sub(r"<script>.*?</script>", "", dom, flags=re.DOTALL),
+    )
+    assert outside == []
+
+
+def test_the_browser_check_can_fail(tmp_path: Path) -> None:
+    page = tmp_path / "bad.html"
+    page.write_text("<!doctype html><script>console.error('broken'); null.x</script>")
+    _, console = open_in_browser(page, tmp_path / "profile")
+    assert len(console) == 2
+
+
+def test_script_json_cannot_leave_its_element() -> None:
+    text = str(write._script_json({"x": "</script><!-- & \u2028"}))
+    assert not set("<>&\u2028") & set(text)
+    assert json.loads(text) == {"x": "</script><!-- & \u2028"}
+
+
+def test_many_models_classes_and_odd_values_are_drawn() -> None:
+    """Twenty classes, a class without rows, a model without an interval, one point on a curve."""
+    from randout.report.draw import picture
+    from randout.report.draw import saved as bytes_of
+
+    columns = tuple(values.Column(*one) for one in (("m",), ("t",), ("p",), ("v", "percent"), ("n", "count")))
+    names = [f"class {at} of a long-winded scheme $x_{at}$" for at in range(20)]
+    cells = tuple(("m", a, b, None if a == names[0] else 0.05, 1) for a in names for b in names)
+    matrix = values.Figure("x", "x", "matrix", values.Table("x", "x", columns, cells),
+                           {"panel": "m", "row": "t", "column": "p", "value": "v", "count": "n"})  # fmt: skip
+    points = values.Table(
+        "y",
+        "y",
+        (values.Column("s"), values.Column("x", "count"), values.Column("y", "percent")),
+        (("a", 1, 0.5), ("b", 1, None)),
+    )
+    curve = values.Figure("y", "y", "lines", points, {"series": "s", "x": "x", "y": "y"})
+    for figure in (matrix, curve):
+        assert json.dumps(interactive.plotly(figure), allow_nan=False)
+        assert bytes_of(picture(figure), "png").startswith(b"\x89PNG")
+
+
+def test_sections_have_names_of_their_own(everything: Path, runs: Path) -> None:
+    chapters = sections.build(read.read([runs]))
+    names = [section.name for chapter in chapters for section in chapter.sections]
+    assert len(names) == len(set(names))
+    page = (everything / "report.html").read_text(encoding="utf-8")
+    links = re.findall(r'<a href="#([^"]+)">', page)
+    assert len(links) == len(set(links)) == page.count("<section id=")
+    assert all(f'<section id="{link}">' in page for link in links)
