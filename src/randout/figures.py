@@ -43,13 +43,14 @@ def _short(name: str, width: int = NAME_WIDTH) -> str:
     return name if len(name) <= width else name[: width - 2] + ".."
 
 
-def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns as wide as their widest cell, the first to the left, the others to the right."""
+def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
+    """Columns as wide as their widest cell; those in `left` to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = []
     for row in (header, *rows):
-        cells = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
-        lines.append("  ".join((row[0].ljust(widths[0]), *cells)).rstrip())
+        sized = zip(row, widths, strict=True)
+        cells = [cell.ljust(width) if at in left else cell.rjust(width) for at, (cell, width) in enumerate(sized)]
+        lines.append("  ".join(cells).rstrip())
     return lines
 
 

@@ -27,8 +27,7 @@ from .student import Options
 from .study import arm_config
 from .verdicts import fold_interval
 
-RATES = ("precision", "recall", "f1")
-METRICS = ("macro_precision", "macro_recall", "macro_f1", "accuracy")
+WORDS = (0, 1, 6)  # columns of words in a table of scores
 
 
 @dataclass(frozen=True)
@@ -40,12 +39,14 @@ class Block:
     rows: list[list[str]]
     notes: list[str] = field(default_factory=list)
     folder: str = ""  # of the study or search behind it
+    left: tuple[int, ...] = (0,)  # columns of words
 
     def lines(self) -> list[str]:
-        return [self.title, *table_lines(self.header, self.rows), *(f"  note: {note}" for note in self.notes)]
+        table = table_lines(self.header, self.rows, self.left)
+        return [self.title, *table, *(f"  note: {note}" for note in self.notes)]
 
     def markdown(self) -> list[str]:
-        rule = "|" + "---|" + "---:|" * (len(self.header) - 1)
+        rule = "|" + "|".join("---" if at in self.left else "---:" for at in range(len(self.header))) + "|"
         body = ["| " + " | ".join(row) + " |" for row in (self.header, *self.rows)]
         return [f"## {self.title}", "", body[0], rule, *body[1:], "", *(f"- {note}" for note in self.notes), ""]
 
@@ -89,17 +90,25 @@ def _study(request: Request, item: str, folder: Path, options: Options) -> list[
     if item == "figure 2":
         return [_confusion(scores, units, str(where), labels_of(done))]
     rows, notes, numbers = [], [f"ours: {units}, interval over seeds and texts"], []
+    known_reasons: dict[str, str] = {}
     names = {"teacher": "pubmedbert" if request.dataset == "coda19" else "roberta-large"}
     for arm in done.record["arms"]:
         known = paper().find(place, request.dataset, names.get(arm, arm))
-        why = reasons(request, arm)
+        why = _mark(reasons(request, arm), known_reasons)
         for number in known:
             ours = _ours(scores, arm, number, labels_of(done))
             rows.append(_compared(number, ours, why, paper().names.get(number.model, arm)))
             numbers.append(number)
+    notes += [f"({mark}) {reason}" for reason, mark in known_reasons.items()]
     notes += paper().footnotes(numbers)
     title = f"{place} ({request.dataset}): {paper().captions[place]}"
-    return [Block(title, _header(), rows, notes, str(where))]
+    return [Block(title, _header(), rows, notes, str(where), WORDS)]
+
+
+def _mark(why: Sequence[str], known: dict[str, str]) -> str:
+    """`(a, c)` for the reasons, each given a letter in `known` when it is first met; empty for none."""
+    marks = [known.setdefault(reason, "abcdefghijkl"[len(known) % 12]) for reason in why]
+    return f"({', '.join(marks)})" if marks else ""
 
 
 def labels_of(done: StudyFolder) -> list[str]:
@@ -111,9 +120,10 @@ def _header() -> list[str]:
     return ["model", "metric", "published", "ours", "95 % interval", "difference", "verdict"]
 
 
-def _compared(number: Number, ours: Ours | None, why: Sequence[str], name: str) -> list[str]:
-    """A row: the difference is ours minus published, in points. The published number is one run of which only the size
-    of its test set is known: its error is taken to be that of ours.
+def _compared(number: Number, ours: Ours | None, why: str, name: str) -> list[str]:
+    """A row: the difference is ours minus published, in points; `why` marks the reasons that forbid a verdict.
+
+    The published number is one run of which only the size of its test set is known: its error is taken to be ours.
     """
     metric = f"{number.label} {number.metric}".replace("_", " ").strip()
     if ours is None:
@@ -121,7 +131,7 @@ def _compared(number: Number, ours: Ours | None, why: Sequence[str], name: str) 
     difference = 100 * ours.value - number.value
     reach = np.sqrt(2) * 100 * (ours.high - ours.low) / 2
     if why:
-        verdict = f"not comparable: {'; '.join(why)}"
+        verdict = f"not comparable {why}"
     else:
         verdict = "no difference seen" if abs(difference) <= reach else "higher" if difference > 0 else "lower"
     between = f"[{100 * ours.low:.2f}, {100 * ours.high:.2f}]"
@@ -213,15 +223,15 @@ def _workflow(request: Request) -> Block:
     kd, noise = (METHODS[name].model_validate(config.methods[name]) for name in ("kd", "randout"))
     layers, millions = _size(request.student)
     steps = [
-        ["teacher", f"{request.teacher}: fine-tuned on the training rows, frozen, its logits stored once"],
+        ["teacher", f"{_label(request.teacher)}: fine-tuned on the training rows, frozen, its logits stored once"],
         ["text", f"at most {plan.config.student.max_length} tokens: [CLS] ... [SEP]"],
-        ["student", f"{request.student}: {layers} blocks, {millions:.1f}M parameters"],
+        ["student", f"{_label(request.student)}: {layers} blocks, {millions:.1f}M parameters"],
         ["noise", f"U(0, 1) - 0.5 added to {noise.tokens} random tokens x {noise.units} hidden units"],  # type: ignore[attr-defined]
         ["", f"after block {', '.join(map(str, noise.layers))}, anew in each training forward, never in evaluation"],  # type: ignore[attr-defined]
         ["head", f"softmax over {len(plan.dataset.id2label)} classes from [CLS] (eq. 1)"],
         ["loss", f"CE(gold) + {kd.weight} KL(teacher || student) at temperature {kd.temperature} (eq. 6)"],  # type: ignore[attr-defined]
     ]
-    return Block("Figure 1: the workflow, read from the configuration", ["part", "what happens"], steps)
+    return Block("Figure 1: the workflow, read from the configuration", ["part", "what happens"], steps, left=(0, 1))
 
 
 def _noise(request: Request, figure: str, folder: Path, options: Options) -> Block:
@@ -265,7 +275,9 @@ def _ten_folds(request: Request, folder: Path, options: Options) -> Block:
     done = run_study(study, where, replace(options, show=options.show.within()))
     scores = read_scores(done)
     rows, numbers = [], paper().find("Section 5, ten folds", "rhmd")
-    why = [*reasons(request, "randout-kd"), *([f"{study.folds} folds"] if study.folds != 10 else [])]
+    known: dict[str, str] = {}
+    fewer = [f"{study.folds} folds"] if study.folds != 10 else []
+    why = _mark([*reasons(request, "randout-kd"), *fewer], known)
     by_fold = _fold_scores(scores, "randout-kd")
     tests = np.array([len(labels) for labels in scores.labels])
     for number in numbers:
@@ -280,8 +292,8 @@ def _ten_folds(request: Request, folder: Path, options: Options) -> Block:
         "mean over folds, Nadeau and Bengio's interval",
         "the hyper-parameters are the paper's best on its single split, as in its protocol, so these numbers are optimistic",
     ]
-    notes += paper().footnotes(numbers)
-    return Block("Section 5: ten-fold cross-validation on RHMD", _header(), rows, notes, str(where))
+    notes += [f"({mark}) {reason}" for reason, mark in known.items()] + paper().footnotes(numbers)
+    return Block("Section 5: ten-fold cross-validation on RHMD", _header(), rows, notes, str(where), WORDS)
 
 
 def _fold_scores(scores: Scored, arm: str) -> list[Mapping[str, Any]]:
