@@ -77,7 +77,7 @@ def test_the_committed_simulation_is_the_whole_one() -> None:
     simulate = runpy.run_path(str(ROOT / "benchmarks" / "simulate.py"))
     made = page.partition(simulate["START"])[2].partition(simulate["END"])[0]
     assert "--simulations 2000" in made
-    assert all(made.count(f"| {mix.name} |") == 1 + 3 + 2 for mix in simulate["MIXES"])
+    assert all(made.count(f"\n| {mix.name} |") == 1 + 3 + 2 for mix in simulate["MIXES"])
 
 
 def test_missed_targets_are_said() -> None:
