@@ -140,53 +140,64 @@ def missed(rows: list[list[str]]) -> list[str]:
     return found
 
 
-def report(simulations: int, macro: int, seed: int) -> list[str]:
-    """The tables as lines of Markdown."""
-    mixes = []
+def standard_error(simulations: int) -> float:
+    """Of a share of 95 %, in percent."""
+    return 100 * float(np.sqrt(0.05 * 0.95 / simulations))
+
+
+def mix_lines() -> list[str]:
+    rows = []
     for mix in MIXES:
         shares = (mix.seed_points, mix.group, mix.group_arm, mix.row, mix.row_arm)
         sizes = f"1 to {mix.largest_group}" if mix.largest_group > 1 else "1"
-        mixes.append([mix.name, *(f"{one:g}" for one in shares), sizes])
-    header = ["mix", "sd over seeds, points", "group", "group by arm", "row", "row by arm", "rows a group"]
-    lines = [f"`python benchmarks/simulate.py --simulations {simulations} --macro-f1 {macro} --seed {seed}`", ""]
-    lines += [
-        f"{ROWS:,} rows; true accuracy {100 * ACCURACY:g} % in both arms, or {100 * (ACCURACY + GAIN):g} % in one."
+        rows.append([mix.name, *(f"{one:g}" for one in shares), sizes])
+    better = f"{100 * (ACCURACY + GAIN):g} % in one of them for the columns of a true difference"
+    return [
+        f"{ROWS:,} rows; true accuracy {100 * ACCURACY:g} % in both arms, {better}.",
+        "The four mixes, as shares of the latent variance (what is left is noise of each run and row):",
+        "",
+        *table(["mix", "sd over seeds, points", "group", "group by arm", "row", "row by arm", "rows a group"], rows),
     ]
-    lines += ["The mixes, as shares of the latent variance (what is left is noise of each run and row):", ""]
-    lines += [*table(header, mixes), "", f"Accuracy, {simulations:,} simulations of each mix, percent:", ""]
+
+
+def accuracy_lines(simulations: int, seed: int) -> list[str]:
     rows = [row for mix in MIXES for row in accuracy_rows(mix, simulations, seed)]
-    header = ["mix", "seeds", "coverage, no difference", f"coverage, {100 * GAIN:g} points", "coverage, a value"]
-    header += ["false better or worse", f"power, {100 * GAIN:g} points", "half width, points", "paired t: coverage"]
-    lines += [*table(header, rows), ""]
-    error = 100 * np.sqrt(0.05 * 0.95 / simulations)
-    lines += [
-        f"The standard error of a share of 5 or 95 % is {error:.1f} points here. With three seeds no verdict is given;"
+    gain, error = f"{100 * GAIN:g} points", standard_error(simulations)
+    header = ["mix", "seeds", "coverage, no difference", f"coverage, {gain}", "coverage, a value"]
+    header += ["false better or worse", f"power, {gain}", "half width, points", "paired t: coverage"]
+    targets = "coverage at least 93 % from five seeds on, false verdicts at most 7.5 % at five seeds and 6.5 % at ten"
+    found = missed(rows)
+    wide = [f"{row[0]} with {row[1]} seeds ({row[2]} %)" for row in rows if float(row[2]) > 95 + 2 * error]
+    return [
+        f"Accuracy, {simulations:,} simulations of each mix, percent (standard error at 95 %: {error:.1f}):",
+        "",
+        *table(header, rows),
+        "",
+        f"Targets missed ({targets}):" if found else f"Targets met: {targets}.",
+        *(["", *found] if found else []),
+        "",
+        f"Wider than need be (coverage over 95 % by two standard errors): {', '.join(wide) or 'none'}.",
+        "With three seeds no verdict is given; the column shows how often p <= .05 would have come up.",
+        "The last column is a paired t interval over seeds, for contrast: it knows nothing of new texts.",
     ]
-    lines += [
-        "its column shows how often p <= .05 would have come up. The last column is the coverage of a paired t interval"
+
+
+def macro_lines(simulations: int, seed: int) -> list[str]:
+    rows = [row for mix in MIXES for row in macro_rows(mix, simulations, seed)]
+    error = standard_error(simulations)
+    return [
+        f"Macro-F1 by the crossed bootstrap, no true difference, {simulations:,} simulations of each mix, percent "
+        f"(standard error at 95 %: {error:.1f}):",
+        "",
+        *table(["mix", "seeds", "coverage", "false better or worse"], rows),
     ]
-    lines += ["over seeds, for contrast: it knows nothing of new texts.", ""]
-    targets = missed(rows)
-    if targets:
-        lines += [
-            "Targets missed (coverage 93 % from five seeds on; false verdicts 7.5 % at five, 6.5 % at ten):",
-            "",
-            *targets,
-        ]
-    else:
-        lines += [
-            "Targets met: coverage at least 93 % from five seeds on, false verdicts at most 7.5 % at five and 6.5 % at"
-        ]
-        lines += ["ten."]
-    over = [f"{row[0]} with {row[1]} seeds ({row[2]} %)" for row in rows if float(row[2]) > 95 + 2 * error]
-    if over:
-        lines += ["", f"Wider than need be (coverage more than two standard errors above 95 %): {', '.join(over)}."]
-    if macro:
-        made = [row for mix in MIXES for row in macro_rows(mix, macro, seed)]
-        lines += ["", f"Macro-F1 (crossed bootstrap), {macro:,} simulations of each, no true difference, percent:", ""]
-        lines += table(["mix", "seeds", "coverage", "false better or worse"], made)
-        lines += ["", f"The standard error is {100 * np.sqrt(0.05 * 0.95 / macro):.1f} points here."]
-    return lines
+
+
+def report(simulations: int, macro: int, seed: int) -> list[str]:
+    """The tables as lines of Markdown."""
+    command = f"`python benchmarks/simulate.py --simulations {simulations} --macro-f1 {macro} --seed {seed}`"
+    parts = [mix_lines(), accuracy_lines(simulations, seed), *([macro_lines(macro, seed)] if macro else [])]
+    return [command, *(line for part in parts for line in ("", *part))]
 
 
 def main(words: list[str] | None = None) -> None:

@@ -72,6 +72,14 @@ def test_simulated_arms_have_the_accuracy_they_claim() -> None:
         assert mix.seed_points**2 / 1e4 * 0.8 < np.mean(spreads) < mix.seed_points**2 / 1e4 * 1.2 + noise, mix.name
 
 
+def test_the_committed_simulation_is_the_whole_one() -> None:
+    page = (ROOT / "docs" / "statistics.md").read_text(encoding="utf-8")
+    simulate = runpy.run_path(str(ROOT / "benchmarks" / "simulate.py"))
+    made = page.partition(simulate["START"])[2].partition(simulate["END"])[0]
+    assert "--simulations 2000" in made
+    assert all(made.count(f"\n| {mix.name} |") == 1 + 3 + 2 for mix in simulate["MIXES"])
+
+
 def test_missed_targets_are_said() -> None:
     missed = runpy.run_path(str(ROOT / "benchmarks" / "simulate.py"))["missed"]
     good = ["rows", "5", "94.0", "93.0", "90.0", "7.5", "50.0", "1.00", "80.0"]
