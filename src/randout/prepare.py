@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from . import data
-from .classifiers import Classifier, Network
+from .classifiers import Bag, Classifier, Network
 from .classifiers.settle import chosen, settle
 from .config import Config, StudentTable, TeacherTable
 from .data import Dataset
@@ -242,7 +242,9 @@ def methods_of(config: Config) -> tuple[Method, ...]:
 
 
 def steps_of(plan: Plan) -> int:
-    """Optimizer steps of a whole training, without early stopping."""
+    """Optimizer steps of a whole training, without early stopping; 1 where it is fitted in one go."""
+    if isinstance(plan.classifier, Bag):
+        return 1
     rows = sum(len(plan.dataset.split.get(name, ())) for name in ("train", "unlabeled"))
     return -(-rows // plan.config.train.batch_size) * plan.config.train.epochs
 
