@@ -141,6 +141,11 @@ class Subject:
         first = [model for arm in self.arms if arm.name == self.baseline for model in arm.models] or self.models
         return "test" if any("test" in model.metrics for model in first) else "validation"
 
+    @property
+    def on_split(self) -> str:
+        """ " on the test split", for titles; nothing where no run is there to tell which."""
+        return f" on the {self.split} split" if self.models else ""
+
     def scored(self) -> list[Arm]:
         """The arms with the models that were scored on `split`."""
         kept = [Arm(arm.name, tuple(m for m in arm.models if self.split in m.metrics)) for arm in self.arms]
