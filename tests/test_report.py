@@ -323,6 +323,17 @@ def test_baseline_is_the_one_that_learns_from_labels_alone(runs: Path) -> None:
     assert [arm.name for arm in read.read(paths, "kd")[0].arms] == ["kd", "plain", "randout-kd"]
 
 
+def test_runs_are_compared_by_the_metric_they_were_selected_by(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, name) for name in ("plain", "kd")]
+    for run in runs:
+        record = json.loads((run / "run.json").read_text())
+        record["identity"]["train"] = {"metric": "macro_f1"}
+        write_json(run / "run.json", record)
+    (subject,) = read.read(runs)
+    rows = compare.result_of(subject)["rows"]
+    assert [row["value"] for row in rows] == pytest.approx([f1_score(*saved(run), average="macro") for run in runs])
+
+
 def test_a_run_without_history_or_test_split_is_shown(tmp_path: Path) -> None:
     """A classifier without epochs, as scikit-learn's."""
     run = make_run(tmp_path / "svm", splits=("validation",))

@@ -68,7 +68,7 @@ def _compared(subject: Subject, same: dict[str, Predictions]) -> list[dict[str, 
     """Every model against the baseline, as `compare_models` says it. Raises UserError, Failure."""
     first, classes = same[subject.baseline], len(subject.models[0].labels)
     logits = {name: rows.logits for name, rows in same.items()}
-    found = compare_models(first.labels, logits, subject.baseline, first.groups, classes, margin=MARGIN)
+    found = compare_models(first.labels, logits, subject.baseline, first.groups, classes, subject.metric, margin=MARGIN)
     return [asdict(row) for row in found]
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError, nearest
+from ..metrics import COUNTED
 from ..runs import RunFolder, list_runs
 
 STUDY_FORMAT = 1
@@ -125,9 +126,11 @@ class Subject:
 
     @property
     def metric(self) -> str:
+        """The study's metric; of runs, the one that all were selected by where it has intervals, else accuracy."""
         if self.study:
             return str(self.study.get("metric", "accuracy"))
-        return "accuracy"
+        chosen = {(model.record["identity"].get("train") or {}).get("metric") for model in self.models}
+        return next((metric for metric in COUNTED if chosen == {metric}), "accuracy")
 
     @property
     def best(self) -> dict[str, Any]:
