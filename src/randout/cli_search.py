@@ -111,7 +111,8 @@ def search(
     if absent:
         show.say(f"left out, for this recipe has no such method: {', '.join(absent)}")
     dataset = read_data(made.config)
-    where = out or Path("studies") / f"search-{dataset.name}-{'+'.join(config.methods)}"
+    label = Path(config.student.model).name
+    where = out or Path("studies") / f"search-{dataset.name}-{label}-{'+'.join(config.methods)}"
     if dry_run:
         chosen, size = cells(made.space, table.trials, table.seed) if table.sampler == "grid" else ([], 0)
         searching.check_trials(made, chosen, dataset)
