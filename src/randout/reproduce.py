@@ -253,7 +253,7 @@ def _noise(request: Request, figure: str, folder: Path, options: Options) -> Blo
             cells.append(f"{100 * top['value']:.2f}")
         rows.append([f"{best.lam}{' (best)' if best.overall else ''}", str(best.tokens), str(best.units), *cells])
     notes = [
-        f"{len(trials)} trials in full of {done.record['cells']} cells searched"
+        f"{len(trials)} trials in full of {done.record['grid']} cells searched"
         f" ({len(done.record['trials'])} tried); `randout report {where}` draws the figure",
     ]
     why = reasons(request, "randout-kd")

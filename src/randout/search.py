@@ -115,7 +115,7 @@ def _halve(search: Search, folder: StudyFolder, dataset: Dataset, options: Optio
     """All cells to the first rung, the best of them to the next, and so on: synchronous successive halving."""
     table, record = search.table, folder.record
     chosen, size = cells(search.space, table.trials, table.seed)
-    record["cells"] = size
+    record["grid"] = size
     if not record["trials"]:
         check_trials(search, chosen, dataset)
         record["trials"] = [_entry(number, settings) for number, settings in enumerate(chosen)]
@@ -142,7 +142,7 @@ def _propose(search: Search, folder: StudyFolder, dataset: Dataset, options: Opt
     from .tpe import suggest
 
     table, record = search.table, folder.record
-    record["cells"] = (
+    record["grid"] = (
         None
         if any(isinstance(v, dict) for v in search.space.values())
         else math.prod(len(values) for values in search.space.values())
@@ -266,9 +266,9 @@ def _conclude(search: Search, folder: StudyFolder, dataset: Dataset) -> None:
         groups = table["group"].to_numpy()
     states = [trial["state"] for trial in record["trials"]]
     record["skipped"] = {
-        "cells": record["cells"],
+        "cells": record["grid"],
         "tried": len(states),
-        "not_tried": None if record["cells"] is None else record["cells"] - len(states),
+        "not_tried": None if record["grid"] is None else record["grid"] - len(states),
         "pruned": states.count("pruned"),
         "failed": states.count("failed"),
         "steps": sum(trial["step"] for trial in record["trials"]),
@@ -283,7 +283,7 @@ def _conclude(search: Search, folder: StudyFolder, dataset: Dataset) -> None:
 
 def _all_steps(record: dict[str, Any]) -> int | None:
     known = [trial["steps"] for trial in record["trials"] if trial["steps"]]
-    return round(float(np.mean(known)) * record["cells"]) if known and record["cells"] else None
+    return round(float(np.mean(known)) * record["grid"]) if known and record["grid"] else None
 
 
 def standing(record: dict[str, Any], most: int = 5) -> list[str]:

@@ -99,16 +99,19 @@ def main_table(subject: Subject, rows: list[dict[str, Any]]) -> Table:
     metric = subject.metric
     one, signed = metric_kind(metric), metric_kind(metric, signed=True)
     columns = [Column("model"), Column(metric_title(metric), one), Column("95 % interval", "interval")]
-    columns += [Column("difference", signed), Column("its 95 % interval", "points interval")]
-    columns += [Column("simultaneous interval", "points interval"), Column("Holm p", "p")]
-    columns += [Column("detectable", one), Column("verdict", "verdict")]
+    columns += [
+        Column("difference", signed),
+        Column("its 95 % interval", "points interval"),
+        Column("verdict", "verdict"),
+    ]
+    columns += [Column("simultaneous interval", "points interval"), Column("Holm p", "p"), Column("detectable", one)]
     cells = []
     for row in rows:
         found = row.get("difference") or {}
         verdict = row.get("words") or ("baseline" if row["name"] == subject.baseline and len(rows) > 1 else None)
         wide = tuple(row["simultaneous"]) if row.get("simultaneous") else None
-        first = (label_of(row, subject), row.get("value"), _pair(row), found.get("estimate"), _pair(found), wide)
-        cells.append((*first, row.get("adjusted_p"), row.get("detectable"), verdict))
+        first = (label_of(row, subject), row.get("value"), _pair(row), found.get("estimate"), _pair(found))
+        cells.append((*first, verdict, wide, row.get("adjusted_p"), row.get("detectable")))
     kept = [at for at, _ in enumerate(columns) if at < 2 or any(row[at] is not None for row in cells)]
     note = (
         "Differences are in percentage points, the model minus the baseline. Detectable: the smallest difference that "
