@@ -20,12 +20,14 @@ from .metrics import class_rates, score
 from .model_sources import find
 from .published import Number, paper
 from .record import StudyFolder
+from .report import report
 from .reproduction import Request, reasons, search_of, study_of
 from .results import Scored, read_scores
 from .search import make_search, run_search
 from .student import Options
 from .study import arm_config
 from .verdicts import fold_interval
+from .workflow import workflow_picture
 
 WORDS = (0, 1, 6)  # columns of words in a table of scores
 
@@ -64,7 +66,7 @@ def reproduce(request: Request, items: Sequence[str], folder: Path, options: Opt
     """Each item's table, in order. Raises UserError, Failure, Stopped; started again, it goes on where it was."""
     made: dict[str, Callable[[], list[Block]]] = {
         "table 1": lambda: [_sizes(request)],
-        "figure 1": lambda: [_workflow(request)],
+        "figure 1": lambda: [_workflow(request, folder)],
         "figure 3": lambda: [_noise(request, "Figure 3", folder, options)],
         "figure 4": lambda: [_noise(request, "Figure 4", folder, options)],
         "section 5": lambda: [_ten_folds(request, folder, options)],
@@ -216,22 +218,37 @@ def _size(name: str) -> tuple[int, float]:
     return int(layers or 0), sum(p.numel() for p in model.parameters()) / 1e6
 
 
-def _workflow(request: Request) -> Block:
-    """Figure 1: the workflow as this configuration carries it out, a line a step."""
+def _workflow(request: Request, folder: Path) -> Block:
+    """Figure 1: the workflow as this configuration carries it out, a line a step, and as a picture."""
     config = arm_config(study_of(request, "table 3"), "randout-kd", METHODS)
     plan = prepare.make(config, prepare.read_data(config))
     kd, noise = (METHODS[name].model_validate(config.methods[name]) for name in ("kd", "randout"))
     layers, millions = _size(request.student)
+    length, classes = plan.config.student.max_length, len(plan.dataset.id2label)
+    tokens, units = noise.tokens, noise.units  # type: ignore[attr-defined]
+    weight, temperature = kd.weight, kd.temperature  # type: ignore[attr-defined]
+    after = ", ".join(map(str, noise.layers))  # type: ignore[attr-defined]
+    parts = {
+        "text": f"at most {length} tokens\n[CLS] ... [SEP]",
+        "teacher": f"{_label(request.teacher)}\nfine-tuned, then frozen",
+        "soft labels": f"softmax(z / {temperature:g})\nlogits stored once",
+        "student": f"{_label(request.student)}\n{layers} blocks, {millions:.1f}M",
+        "noise": f"U(0, 1) - 0.5 on\n{tokens} tokens x {units} units, block {after}",
+        "head": f"softmax over\n{classes} classes from [CLS]",
+        "loss": f"CE(gold)\n+ {weight:g} KL(teacher || student)",
+    }
+    picture = workflow_picture(parts, folder / "figure-1.png")
     steps = [
         ["teacher", f"{_label(request.teacher)}: fine-tuned on the training rows, frozen, its logits stored once"],
-        ["text", f"at most {plan.config.student.max_length} tokens: [CLS] ... [SEP]"],
+        ["text", f"at most {length} tokens: [CLS] ... [SEP]"],
         ["student", f"{_label(request.student)}: {layers} blocks, {millions:.1f}M parameters"],
-        ["noise", f"U(0, 1) - 0.5 added to {noise.tokens} random tokens x {noise.units} hidden units"],  # type: ignore[attr-defined]
-        ["", f"after block {', '.join(map(str, noise.layers))}, anew in each training forward, never in evaluation"],  # type: ignore[attr-defined]
-        ["head", f"softmax over {len(plan.dataset.id2label)} classes from [CLS] (eq. 1)"],
-        ["loss", f"CE(gold) + {kd.weight} KL(teacher || student) at temperature {kd.temperature} (eq. 6)"],  # type: ignore[attr-defined]
+        ["noise", f"U(0, 1) - 0.5 added to {tokens} random tokens x {units} hidden units"],
+        ["", f"after block {after}, anew in each training forward, never in evaluation"],
+        ["head", f"softmax over {classes} classes from [CLS] (eq. 1)"],
+        ["loss", f"CE(gold) + {weight} KL(teacher || student) at temperature {temperature} (eq. 6)"],
     ]
-    return Block("Figure 1: the workflow, read from the configuration", ["part", "what happens"], steps, left=(0, 1))
+    title, header = "Figure 1: the workflow, read from the configuration", ["part", "what happens"]
+    return Block(title, header, steps, [f"drawn: {picture}"], left=(0, 1))
 
 
 def _noise(request: Request, figure: str, folder: Path, options: Options) -> Block:
@@ -241,6 +258,7 @@ def _noise(request: Request, figure: str, folder: Path, options: Options) -> Blo
     search, _ = make_search(config, table)
     where = folder / figure.lower().replace(" ", "-")
     done = run_search(search, where, replace(options, show=options.show.within()))
+    drawn = report([where], folder / f"{where.name}-report", formats="html,png")[0]
     rows = []
     trials = [t for t in done.record["trials"] if t["state"] == "finished" and t["value"] is not None]
     published = [best for best in paper().best if best.dataset == request.dataset]
@@ -254,7 +272,7 @@ def _noise(request: Request, figure: str, folder: Path, options: Options) -> Blo
         rows.append([f"{best.lam}{' (best)' if best.overall else ''}", str(best.tokens), str(best.units), *cells])
     notes = [
         f"{len(trials)} trials in full of {done.record['grid']} cells searched"
-        f" ({len(done.record['trials'])} tried); `randout report {where}` draws the figure",
+        f" ({len(done.record['trials'])} tried); drawn: {drawn}",
     ]
     why = reasons(request, "randout-kd")
     if why:
