@@ -21,9 +21,11 @@ import tomli_w
 
 from .checkpoint import replace_text
 from .errors import UserError
+from .replay import portable
 from .runs import RunFolder, locked, now
 
 FORMAT = 1
+PATHS = ("source", "validation", "test", "unlabeled", "model")  # settings that may name a place on this machine
 
 
 @dataclass
@@ -78,7 +80,7 @@ def opened(
     ):
         raise UserError(f"{path}: there is something else at this place, and it is left alone; name another with -o")
     with locked(path, "study; wait for it, or name another with -o"):
-        text = tomli_w.dumps(_without_none(asked))
+        text = tomli_w.dumps(_written(asked, path))
         if (path / "study.json").exists():
             folder = read_record(path)
             was = tomllib.loads((path / "study.toml").read_text(encoding="utf-8"))
@@ -95,10 +97,10 @@ def opened(
         yield folder
 
 
-def _without_none(value: Any) -> Any:
-    """TOML has no null: keys without a value are left out."""
+def _written(value: Any, folder: Path, key: str = "") -> Any:
+    """As `study.toml` keeps it: paths relative to the folder, and no keys without a value, for TOML has no null."""
     if isinstance(value, dict):
-        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+        return {name: _written(inner, folder, name) for name, inner in value.items() if inner is not None}
     if isinstance(value, list | tuple):
-        return [_without_none(inner) for inner in value]
-    return value
+        return [_written(inner, folder) for inner in value]
+    return portable(value, folder) if key in PATHS and isinstance(value, str) else value
