@@ -19,6 +19,7 @@ from .grid import SearchTable
 from .verdicts import FOLDS_NEEDED
 
 ABLATION = ("plain", "randout", "kd", "randout-kd")  # the columns of the paper's Table 6: presets of the same names
+TEACHERS_OWN = ("epochs", "learning_rate", "batch_size")  # of a teacher's training: the rest is as its student's
 
 
 class Study(Table):
@@ -168,8 +169,7 @@ def with_fixed_teacher(config: Config, shared: Config, methods: Mapping[str, Any
     """
     if not any(methods[name].teacher for name in config.methods):
         return config.model_copy(update={"teacher": config.teacher.model_copy(update={"model": "none"})})
-    keys = ("epochs", "learning_rate", "batch_size")
-    fixed = {key: getattr(shared.train, key) for key in keys if getattr(config.teacher, key) == "same"}
+    fixed = {key: getattr(shared.train, key) for key in TEACHERS_OWN if getattr(config.teacher, key) == "same"}
     return config.model_copy(update={"teacher": config.teacher.model_copy(update=fixed)})
 
 
