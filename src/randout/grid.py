@@ -107,7 +107,7 @@ def _checked(key: str, values: Any, sampler: str) -> Any:
 
 
 def _range(key: str, values: dict[str, Any]) -> dict[str, Any]:
-    ends = [values.get("low"), values.get("high")]
+    ends: list[Any] = [values.get("low"), values.get("high")]
     plain = all(isinstance(end, int | float) and not isinstance(end, bool) and math.isfinite(end) for end in ends)
     log = values.get("log", False)
     known = values.keys() <= {"low", "high", "log"} and isinstance(log, bool)
