@@ -37,7 +37,7 @@ LAYERS = [  # a module may import from its own row and the rows above
     {"job", "grid"},
     {"study", "record"},
     {"reproduction"},
-    {"tpe", "results"},
+    {"tpe", "results", "trials"},
     {"search"},
     {"comparison"},
     {"report", "workflow"},

@@ -25,6 +25,10 @@ from .loop import Position, Session
 POSITION = "position.json"
 
 
+class MadeElsewhere(UserError):
+    """A checkpoint of another machine or of other versions, from which going on would not give the same bits."""
+
+
 def save(session: Session, folder: Path, environment: dict[str, Any], improved: bool) -> None:
     """Write the state of `session`; with `improved` its weights are kept as the best. Raises Failure on a full disk."""
     position = session.position
@@ -55,14 +59,16 @@ def save(session: Session, folder: Path, environment: dict[str, Any], improved: 
 def restore(session: Session, folder: Path, environment: dict[str, Any], accept: bool) -> bool:
     """Put `session` where the checkpoint in `folder` left it; False where there is none.
 
-    Raises UserError for a checkpoint that is damaged, or (unless `accept`) one made in another environment.
+    Raises UserError for a checkpoint that is damaged, and (unless `accept`) MadeElsewhere.
     """
     record = _read(folder)
     if not record:
         return False
     changed = changes(folder, environment)
     if changed and not accept:
-        raise UserError(f"{changed}. Add --accept-changes to go on all the same, or --fresh to start again beside it")
+        raise MadeElsewhere(
+            f"{changed}. Add --accept-changes to go on all the same, or --fresh to start again beside it"
+        )
     tensors = _load(folder, record["state"])
     try:
         position = Position(**record["position"])

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from .cli_tools import AsJson, Preset, Quiet, Recipe, RunsFolder, Sets, configured, seconds_of
-from .errors import UserError
+from .errors import Failure, UserError
 from .progress import Show
 
 app = typer.Typer(rich_markup_mode=None)
@@ -28,6 +28,7 @@ SpaceOption = Annotated[
 Trials = Annotated[int | None, typer.Option(help="how many cells are tried; default: all of the grid")]
 Sampler = Annotated[str | None, typer.Option(help="grid, or tpe (needs optuna)")]
 Halving = Annotated[int | None, typer.Option(help="keep one in so many trials at each rung")]
+AcceptChanges = Annotated[bool, typer.Option("--accept-changes", help="go on on another machine or version")]
 Keep = Annotated[str | None, typer.Option(help="whose weights stay on disk: best, all, none")]
 
 
@@ -37,12 +38,12 @@ def tables_of(data: str, student: str | None, teacher: str | None) -> dict[str, 
     return {table: {key: value} for table, (key, value) in asked.items() if value}
 
 
-def options_of(runs: Path, time_limit: str | None, show: Show) -> Any:
+def options_of(runs: Path, time_limit: str | None, show: Show, accept_changes: bool = False) -> Any:
     """`job.Options`."""
     from .job import Options
 
     deadline = time.monotonic() + seconds_of(time_limit) if time_limit else None
-    return Options(runs, deadline=deadline, show=show)
+    return Options(runs, accept_changes=accept_changes, deadline=deadline, show=show)
 
 
 def search_table(
@@ -53,9 +54,12 @@ def search_table(
     keep: str | None,
     seed: int | None,
 ) -> dict[str, Any]:
+    """The table `[search]` of what the command line names; empty for nothing. Raises UserError."""
     from .grid import SPACES, parse_space
 
     named = [text for text in space or [] if text in SPACES]
+    if len(named) > 1:
+        raise UserError(f"--space {named[1]}: {named[0]} is named already; name one, and further settings over it")
     table: dict[str, Any] = {"preset": named[0]} if named else {}
     table |= {"space": parse_space([text for text in space or [] if text not in SPACES])} if space else {}
     asked = {"trials": trials, "sampler": sampler, "halving": halving, "keep": keep, "seed": seed}
@@ -85,6 +89,7 @@ def search(
     keep: Keep = None,
     search_seed: Annotated[int | None, typer.Option(help="of the draw of cells")] = None,
     time_limit: Limit = None,
+    accept_changes: AcceptChanges = False,
     dry_run: Dry = False,
     runs: RunsFolder = Path("runs"),
     as_json: AsJson = False,
@@ -93,40 +98,34 @@ def search(
     """Try settings on the validation split, one teacher for all; interrupted, the same command goes on."""
     from . import config as configuration
     from . import search as searching
-    from .grid import SearchTable, cells, rungs, words_of
+    from .grid import SearchTable
     from .prepare import read_data
     from .student import Stopped
+    from .trials import summary
 
-    below: dict[str, Any] = {}
-    if recipe is not None:
-        tables = configuration.read_recipe(recipe)
-        below = tables.get("search", {})
+    below = configuration.read_recipe(recipe).get("search", {}) if recipe is not None else {}
+    if not isinstance(below, dict):
+        raise UserError(f"{recipe}: search: found {below!r}; expected a table")
     asked = search_table(space, trials, sampler, halving, keep, search_seed)
-    table = configuration.checked(SearchTable, configuration.overlay(below, asked), "search.")
-    if table.sampler == "tpe" and not table.trials:
-        raise UserError("--sampler tpe: say how many trials, as in --trials 30")
+    listed = f"a search has {', '.join(SearchTable.model_fields)}"
+    table = configuration.checked(SearchTable, configuration.overlay(below, asked), "search.", listed)
     show = Show(quiet or as_json)
     config = configured(tables_of(data, student, teacher), preset, recipe, sets, but=("search",))
     made, absent = searching.make_search(config, table)
     if absent:
         show.say(f"left out, for this recipe has no such method: {', '.join(absent)}")
+    searching.check_space(made)
     dataset = read_data(made.config)
     label = Path(config.student.model).name
     where = out or Path("studies") / f"search-{dataset.name}-{label}-{'+'.join(config.methods)}"
     if dry_run:
-        chosen, size = cells(made.space, table.trials, table.seed) if table.sampler == "grid" else ([], 0)
-        searching.check_trials(made, chosen, dataset)
-        for number, settings in enumerate(chosen):
-            print(f"{number:04d}  {words_of(settings)}")
-        shares = ", ".join(f"{share:.1%}" for share in rungs(len(chosen), table.halving))
-        print(f"{len(chosen)} of {size} cells; compared after {shares} of a training; one teacher for all")
+        print("\n".join(searching.planned(made, dataset)))
         return
     try:
-        folder = searching.run_search(made, where, options_of(runs, time_limit, show), dataset)
+        folder = searching.run_search(made, where, options_of(runs, time_limit, show, accept_changes), dataset)
     except Stopped as stop:
         stopped(stop, where)
         return
-    if as_json:
-        print(json.dumps(folder.record, indent=1))
-        return
-    print("\n".join(searching.summary(folder)))
+    print(json.dumps(folder.record, indent=1) if as_json else "\n".join(summary(folder)))
+    if folder.record["best"] is None:
+        raise Failure(f"{where}: every trial failed; started again, the same command tries them again")

@@ -47,15 +47,18 @@ class SearchTable(Table):
     trials: Annotated[int, Field(ge=0)] = Field(0, description="how many cells are tried, drawn at random; 0: all")
     sampler: Literal["grid", "tpe"] = Field("grid", description="grid: cells; tpe: optuna proposes each next trial")
     halving: Annotated[int, Field(ge=0)] = Field(0, description="keep one in so many at each rung; 0: no halving")
-    seed: int = Field(0, description="of the draw of cells, and of tpe")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="of the draw of cells, and of tpe")
     keep: Literal["best", "all", "none"] = Field("best", description="whose weights stay on disk")
 
 
 def space_of(table: SearchTable, config: Config, methods: Mapping[str, Any]) -> tuple[Space, list[str]]:
     """The space with every setting by its full name, and the settings left out because `config` lacks their method.
 
-    Raises UserError for an unknown preset or setting, for values that are no list, and where no setting is asked for.
+    Raises UserError for an unknown preset or setting, for values that are no list, for a setting that decides what
+    trials are judged on, and where no setting is asked for.
     """
+    if table.sampler == "tpe" and not table.trials:
+        raise UserError("search.trials: the sampler tpe needs to be told how many, as in --trials 30")
     if table.preset and table.preset not in SPACES:
         raise UserError(
             f"search.preset: no space {table.preset!r}; there are: {', '.join(SPACES)}.{nearest(table.preset, SPACES)}"
@@ -65,6 +68,10 @@ def space_of(table: SearchTable, config: Config, methods: Mapping[str, Any]) -> 
     absent = []
     for key, values in asked.items():
         name = full_name(key, methods)
+        if name.partition(".")[0] in ("data", "output") or name == "train.metric":
+            raise UserError(
+                f"search.space {key}: trials differ in training; this setting decides what they are judged on"
+            )
         if name.partition(".")[0] in methods and name.partition(".")[0] not in config.methods:
             absent.append(name)
             continue
@@ -76,7 +83,10 @@ def space_of(table: SearchTable, config: Config, methods: Mapping[str, Any]) -> 
 
 def full_name(key: str, methods: Mapping[str, Any]) -> str:
     """`learning_rate` as `train.learning_rate`, `methods.kd.weight` as `kd.weight`. Raises UserError."""
-    tables, path = assignment_of(key, None, methods), []
+    try:
+        tables, path = assignment_of(key, None, methods), []
+    except UserError as error:
+        raise UserError(str(error).replace("--set ", "search.space ", 1)) from None
     while isinstance(tables, dict):
         (name, tables), *_ = tables.items()
         path.append(name)
@@ -84,20 +94,34 @@ def full_name(key: str, methods: Mapping[str, Any]) -> str:
 
 
 def _checked(key: str, values: Any, sampler: str) -> Any:
+    """The values of a setting, each once, or its range. Raises UserError."""
     if isinstance(values, dict):
         if sampler != "tpe":
             raise UserError(
                 f"search.space {key}: a range {values} is for the sampler tpe; the grid takes a list of values"
             )
-        if {"low", "high"} - values.keys() or values.keys() - {"low", "high", "log"} or values["low"] >= values["high"]:
-            raise UserError(
-                f"search.space {key}: found {values}; expected {{low = ..., high = ..., log = true or false}}"
-            )
-        return values
+        return _range(key, values)
     if not isinstance(values, list | tuple) or not values:
         raise UserError(f"search.space {key}: found {values!r}; expected a list of values that is not empty")
-    kept = [value for at, value in enumerate(values) if value not in list(values)[:at]]
-    return kept
+    return [value for at, value in enumerate(values) if value not in list(values)[:at]]
+
+
+def _range(key: str, values: dict[str, Any]) -> dict[str, Any]:
+    ends: list[Any] = [values.get("low"), values.get("high")]
+    plain = all(isinstance(end, int | float) and not isinstance(end, bool) and math.isfinite(end) for end in ends)
+    log = values.get("log", False)
+    known = values.keys() <= {"low", "high", "log"} and isinstance(log, bool)
+    if not known or not plain or ends[0] >= ends[1] or (log and ends[0] <= 0):
+        above = ", low above 0" if log is True else ""
+        raise UserError(
+            f"search.space {key}: found {values}; expected {{low = ..., high = ..., log = true or false}}{above}"
+        )
+    return values
+
+
+def corners(space: Space) -> Space:
+    """The space with each range as its two ends."""
+    return {name: [v["low"], v["high"]] if isinstance(v, dict) else v for name, v in space.items()}
 
 
 def parse_space(texts: Sequence[str]) -> Space:
@@ -110,7 +134,10 @@ def parse_space(texts: Sequence[str]) -> Space:
                 raise ValueError
             space[key.strip()] = tomllib.loads(f"value = {value}")["value"]
         except ValueError:
-            raise UserError(f'--space {text}: expected KEY=[VALUES], as in "kd.weight=[0.2, 0.4]"') from None
+            raise UserError(
+                f'--space {text}: expected KEY=[VALUES], as in "kd.weight=[0.2, 0.4]", or one of {", ".join(SPACES)}.'
+                + nearest(text, SPACES)
+            ) from None
     return space
 
 

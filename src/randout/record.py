@@ -20,6 +20,7 @@ from typing import Any
 import tomli_w
 
 from .checkpoint import replace_text
+from .config import read_toml
 from .errors import UserError
 from .replay import portable
 from .runs import RunFolder, locked, now
@@ -71,30 +72,42 @@ def opened(
 ) -> Iterator[StudyFolder]:
     """The folder of what is asked, locked: as it was left, or begun with the record `fresh`.
 
-    may_change: keys of `asked` that may differ from when it was begun. Raises UserError where something else is there.
+    may_change: keys of `asked` that may differ from when it was begun. Raises UserError where something else is there,
+    or the same of data that have changed.
     """
-    if (
-        path.exists()
-        and not (path / "study.json").exists()
-        and {p.name for p in path.iterdir()} - {".lock", "study.toml"}
-    ):
-        raise UserError(f"{path}: there is something else at this place, and it is left alone; name another with -o")
+    _refuse_others(path)
     with locked(path, "study; wait for it, or name another with -o"):
         text = tomli_w.dumps(_written(asked, path))
         if (path / "study.json").exists():
             folder = read_record(path)
-            was = tomllib.loads((path / "study.toml").read_text(encoding="utf-8"))
-            now_asked = tomllib.loads(text)
-            changed = [
-                key for key in {**was, **now_asked} if was.get(key) != now_asked.get(key) and key not in may_change
-            ]
-            if changed:
-                raise UserError(f"{path}: another study is there ({', '.join(changed)} differ); name another with -o")
+            _refuse_changes(folder, tomllib.loads(text), fresh["data"]["sha256"], may_change)
         else:
             folder = StudyFolder(path, {"format": FORMAT, "started": now(), "finished": None} | fresh)
         replace_text(path / "study.toml", text)
         folder.save()
         yield folder
+
+
+def _refuse_others(path: Path) -> None:
+    """Raise UserError where `path` is a file, or a folder of something else."""
+    begun = {".lock", "study.toml", "study.toml.partial", "study.json.partial"}  # killed before `study.json` was there
+    if not path.exists() or (path.is_dir() and ((path / "study.json").exists() or not _names(path) - begun)):
+        return
+    raise UserError(f"{path}: there is something else at this place, and it is left alone; name another with -o")
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def _refuse_changes(folder: StudyFolder, asked: dict[str, Any], sha256: str, may_change: tuple[str, ...]) -> None:
+    """Raise UserError where a study that was begun is not what is asked for now."""
+    was = read_toml(folder.path / "study.toml", "study") if (folder.path / "study.toml").exists() else {}
+    changed = [key for key in {**was, **asked} if was.get(key) != asked.get(key) and key not in may_change]
+    if changed:
+        raise UserError(f"{folder.path}: another study is there ({', '.join(changed)} differ); name another with -o")
+    if folder.record["data"]["sha256"] != sha256:
+        raise UserError(f"{folder.path}: the data changed since this was begun; name another with -o")
 
 
 def _written(value: Any, folder: Path, key: str = "") -> Any:

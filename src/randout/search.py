@@ -7,6 +7,7 @@ cells are drawn by the search's seed, budgets are optimizer steps, and whatever 
 
 from __future__ import annotations
 
+import copy
 import math
 import shutil
 import time
@@ -15,20 +16,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from . import job, prepare
+from .checkpoint import MadeElsewhere
 from .config import Config, build
 from .data import Dataset
 from .errors import Failure, UserError
-from .grid import SearchTable, Settings, Space, cells, rungs, space_of, tables_of, words_of
+from .grid import SearchTable, Settings, Space, cells, corners, rungs, space_of, tables_of, words_of
 from .methods import METHODS
-from .metrics import better
 from .record import StudyFolder, opened
 from .runs import now
 from .student import Options, Paused, Stopped, check_methods, student_of
-from .study import with_fixed_teacher
-from .verdicts import best_of
+from .study import TEACHERS_OWN, with_fixed_teacher
+from .trials import entry, leader, optimism, own_runs, signed, skipped, standing, value_at
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,9 @@ class Search:
 def make_search(config: Config, table: SearchTable) -> tuple[Search, list[str]]:
     """A search and the settings of its space that the recipe has no use for. Raises UserError."""
     space, absent = space_of(table, config, METHODS)
+    name = config.teacher.model
+    if name not in ("auto", "none") and not any(METHODS[method].teacher for method in config.methods):
+        raise UserError(f"--teacher {name}: no method of this recipe learns from a teacher; leave it out")
     config = with_fixed_teacher(config, config, METHODS)
     closed = config.model_copy(update={"output": config.output.model_copy(update={"test": False})})
     return Search(closed, table, space), absent
@@ -56,10 +58,7 @@ def make_search(config: Config, table: SearchTable) -> tuple[Search, list[str]]:
 def run_search(search: Search, path: Path, options: Options, dataset: Dataset | None = None) -> StudyFolder:
     """Carry out the search in the folder `path`, or go on with it. Raises Stopped, UserError."""
     table, config = search.table, search.config
-    if not search.space:
-        raise UserError(
-            "search.space: no method of this recipe has any of these settings, so there is nothing to search"
-        )
+    check_space(search)
     dataset = dataset or prepare.read_data(config)
     fresh: dict[str, Any] = {
         "kind": "search",
@@ -72,12 +71,31 @@ def run_search(search: Search, path: Path, options: Options, dataset: Dataset | 
     }
     asked = {"search": table.model_dump(mode="json"), "recipe": config.model_dump(mode="json")}
     with opened(path, asked, fresh, ()) as folder:
+        options.show.say(f"search in {path}{_teachers(search, dataset)}")
         if table.sampler == "tpe":
             _propose(search, folder, dataset, options)
         else:
             _halve(search, folder, dataset, options)
-        _conclude(search, folder, dataset)
+        folder.record["skipped"] = skipped(folder.record)
+        if found := optimism(folder):
+            folder.record["optimism"] = found
+        folder.record["finished"] = now()
+        folder.save()
     return folder
+
+
+def own_teachers(search: Search) -> list[str]:
+    """Settings of the space that a teacher which is fine-tuned first takes too: each of their values trains one."""
+    pinned = tuple(f"train.{key}" for key in (*TEACHERS_OWN, "save_minutes"))
+    return [name for name in search.space if name.startswith(("train.", "teacher.", "ce.")) and name not in pinned]
+
+
+def check_space(search: Search) -> None:
+    """Raise UserError where no setting is left to vary."""
+    if not search.space:
+        raise UserError(
+            "search.space: no method of this recipe has any of these settings, so there is nothing to search"
+        )
 
 
 def check_trials(search: Search, settings: Sequence[Settings], dataset: Dataset) -> None:
@@ -96,43 +114,66 @@ def check_trials(search: Search, settings: Sequence[Settings], dataset: Dataset)
             raise UserError(f"trial {number} ({words_of(one)}) cannot run: {error}") from None
 
 
-def _entry(number: int, settings: Settings) -> dict[str, Any]:
-    return {
-        "number": number,
-        "settings": settings,
-        "state": "waiting",
-        "value": None,
-        "step": 0,
-        "steps": None,
-        "rungs": [],
-        "run": f"trials/{number:04d}",
-        "error": None,
-        "seconds": 0.0,
-    }
+def planned(search: Search, dataset: Dataset) -> list[str]:
+    """What a search would try, checked: a line a cell, and how they are compared. Raises UserError."""
+    table = search.table
+    if table.sampler == "tpe":
+        check_trials(search, cells(corners(search.space), 0, 0)[0], dataset)
+        lines = [f"{name}: {values}" for name, values in search.space.items()]
+        what, trials = f"{table.trials} trials, each proposed by tpe from those before it", table.trials
+    else:
+        chosen, size = cells(search.space, table.trials, table.seed)
+        check_trials(search, chosen, dataset)
+        lines = [f"{number:04d}  {words_of(settings)}" for number, settings in enumerate(chosen)]
+        what, trials = f"{len(chosen)} of {size} cells", len(chosen)
+    shares = ", ".join(f"{share:.1%}" for share in rungs(trials, table.halving))
+    return [*lines, f"{what}; compared after {shares} of a training{_teachers(search, dataset)}"]
+
+
+def _teachers(search: Search, dataset: Dataset) -> str:
+    """`; one teacher for all`, or for what each has its own; empty where none is fine-tuned."""
+    if prepare.make(search.config, dataset).teacher_plan is None:
+        return ""
+    varied = own_teachers(search)
+    return f"; a teacher for each value of {', '.join(varied)}" if varied else "; one teacher for all"
 
 
 def _halve(search: Search, folder: StudyFolder, dataset: Dataset, options: Options) -> None:
     """All cells to the first rung, the best of them to the next, and so on: synchronous successive halving."""
     table, record = search.table, folder.record
-    chosen, size = cells(search.space, table.trials, table.seed)
-    record["grid"] = size
+    chosen, record["grid"] = cells(search.space, table.trials, table.seed)
     if not record["trials"]:
         check_trials(search, chosen, dataset)
-        record["trials"] = [_entry(number, settings) for number, settings in enumerate(chosen)]
+        record["trials"] = [entry(number, settings) for number, settings in enumerate(chosen)]
         folder.save()
     alive = record["trials"]
     shares = rungs(len(alive), table.halving)
-    for rung, share in enumerate(shares):
+    for share in shares:
+        most = len(alive) if share == 1 else max(1, len(alive) // table.halving)
         for trial in alive:
             _advance(search, folder, trial, share, dataset, options)
-        reached = [trial for trial in alive if trial["state"] == "finished" or _value_at(trial, share) is not None]
-        reached.sort(key=lambda trial: (-_signed(search, _value_at(trial, share)), trial["number"]))
-        kept = len(reached) if rung == len(shares) - 1 else max(1, len(reached) // table.halving)
-        for trial in reached[kept:]:
-            if trial["state"] != "finished":
-                _prune(folder, trial)
-        on = {trial["number"] for trial in reached[:kept]}
-        alive = [trial for trial in record["trials"] if trial["number"] in on]
+            _cut(folder, alive, share, most)  # at once, for a checkpoint is several times a model's size
+        reached = [trial for trial in alive if value_at(trial, share) is not None]
+        alive = _cut(folder, alive, share, most if share == 1 else max(1, len(reached) // table.halving))
+
+
+def _cut(folder: StudyFolder, alive: list[dict[str, Any]], share: float, most: int) -> list[dict[str, Any]]:
+    """The best `most` of the trials that are at a rung so far, by number; the others are pruned, for whoever comes to
+    the rung later can only push them further down.
+    """
+    metric = folder.record["metric"]
+    reached = [trial for trial in alive if value_at(trial, share) is not None]
+    reached.sort(key=lambda trial: (-signed(metric, value_at(trial, share)), trial["number"]))
+    for trial in reached[most:]:
+        if trial["state"] == "waiting":
+            _prune(folder, trial)
+    return sorted(reached[:most], key=lambda trial: trial["number"])
+
+
+def _prune(folder: StudyFolder, trial: dict[str, Any]) -> None:
+    trial["state"] = "pruned"
+    shutil.rmtree(folder.run(trial).checkpoint, ignore_errors=True)
+    folder.save()
 
 
 def _propose(search: Search, folder: StudyFolder, dataset: Dataset, options: Options) -> None:
@@ -142,85 +183,55 @@ def _propose(search: Search, folder: StudyFolder, dataset: Dataset, options: Opt
     from .tpe import suggest
 
     table, record = search.table, folder.record
-    record["grid"] = (
-        None
-        if any(isinstance(v, dict) for v in search.space.values())
-        else math.prod(len(values) for values in search.space.values())
-    )
+    ranges = any(isinstance(values, dict) for values in search.space.values())
+    record["grid"] = None if ranges else math.prod(len(values) for values in search.space.values())
+    if not record["trials"]:
+        check_trials(search, cells(corners(search.space), 0, 0)[0], dataset)
     shares = rungs(table.trials, table.halving)
     for number in range(table.trials):
+        before = record["trials"][:number]
         if number == len(record["trials"]):
-            sign = 1.0 if search.config.train.metric == "log_loss" else -1.0
-            settings = suggest(search.space, record["trials"][:number], table.seed, number, sign)
-            check_trials(search, [settings], dataset)
-            record["trials"].append(_entry(number, settings))
+            settings = suggest(search.space, before, table.seed, number, -signed(record["metric"], 1.0))
+            record["trials"].append(entry(number, settings))
             folder.save()
         trial = record["trials"][number]
-        twin = next((t for t in record["trials"][:number] if t["settings"] == trial["settings"]), None)
+        twin = next((one for one in before if one["settings"] == trial["settings"]), None)
         if twin is not None:  # proposed again: the same run
             same = {key: twin[key] for key in ("state", "value", "step", "steps", "rungs", "run", "error")}
-            trial.update(same | {"seconds": 0.0, "same_as": twin["number"]})
+            trial.update(copy.deepcopy(same) | {"seconds": 0.0, "same_as": twin["number"]})
             folder.save()
             continue
         for share in shares:
             _advance(search, folder, trial, share, dataset, options)
-            value = _value_at(trial, share)
-            others = [_value_at(t, share) for t in record["trials"][:number] if _value_at(t, share) is not None]
-            rank = sum(_signed(search, other) >= _signed(search, value) for other in others) if value is not None else 0
-            if value is None or rank >= max(1, (len(others) + 1) // max(table.halving, 1)):
+            if not _goes_on(record["metric"], trial, before, share, table.halving):
                 if trial["state"] == "waiting":
                     _prune(folder, trial)
                 break
 
 
-def _value_at(trial: dict[str, Any], share: float) -> float | None:
-    """The validation value of a trial at a rung, None where it did not get there."""
-    if trial["state"] == "failed":
-        return None
-    early = trial["value"] if trial["state"] == "finished" else None  # stopped early, it stands at every later rung
-    return next((value for at, _, value in trial["rungs"] if at == share), early)
-
-
-def _signed(search: Search, value: float | None) -> float:
-    """Larger is better."""
-    if value is None:
-        return -math.inf
-    return -value if search.config.train.metric == "log_loss" else value
-
-
-def _prune(folder: StudyFolder, trial: dict[str, Any]) -> None:
-    trial["state"] = "pruned"
-    shutil.rmtree(folder.run(trial).checkpoint, ignore_errors=True)
-    folder.save()
+def _goes_on(metric: str, trial: dict[str, Any], before: list[dict[str, Any]], share: float, halving: int) -> bool:
+    """Whether a trial is among the best of those that came to a rung before it."""
+    value = value_at(trial, share)
+    others = [value_at(one, share) for one in before if value_at(one, share) is not None]
+    rank = sum(signed(metric, other) >= signed(metric, value) for other in others)
+    return value is not None and rank < max(1, (len(others) + 1) // max(halving, 1))
 
 
 def _advance(
     search: Search, folder: StudyFolder, trial: dict[str, Any], share: float, dataset: Dataset, options: Options
 ) -> None:
     """Train a trial to `share` of its steps and note its value there; what is noted already is not done again."""
-    if trial["state"] in ("finished", "pruned") or _value_at(trial, share) is not None:
+    if trial["state"] in ("finished", "pruned") or value_at(trial, share) is not None:
         return
     if options.deadline and time.monotonic() > options.deadline:
         raise Stopped("the time limit", folder.run(trial))
-    show, metric, run = options.show, search.config.train.metric, folder.run(trial)
-    plan = prepare.make(search.trial_config(trial["settings"]), dataset)
-    steps = prepare.steps_of(plan)
-    trial.update(steps=steps, state="waiting", error=None)
-    pause = math.ceil(share * steps) if share < 1 else None
-    total = len(folder.record["trials"])
-    show.say(f"trial {trial['number']} of {total}: {words_of(trial['settings'])}")
+    show, total = options.show, max(len(folder.record["trials"]), search.table.trials)
+    show.say(f"trial {trial['number']} ({words_of(trial['settings'])}), of {total} in all")
+    trial.update(state="waiting", error=None)
     began = time.monotonic()
     try:
-        result = job.carry_out(plan, replace(options, out=run.path, fresh=False, pause_at=pause, show=show.within()))
-        value = result.metrics["validation"][metric]
-        step = run.read("history.json")["epochs"][-1]["step"]
-        trial.update(state="finished", value=value, step=step)
-        trial["rungs"].append([share, step, value])
-    except Paused as pause_reached:
-        value = pause_reached.metrics[metric]
-        trial.update(value=value, step=pause)
-        trial["rungs"].append([share, pause, value])
-    except Stopped:
+        _train(search, folder, trial, share, dataset, options)
+    except (Stopped, MadeElsewhere):
         folder.save()
         raise
     except (Failure, UserError) as error:
@@ -235,102 +246,29 @@ def _advance(
         show.say(line)
 
 
-def _leader(search: Search, record: dict[str, Any]) -> dict[str, Any] | None:
-    done = [trial for trial in record["trials"] if trial["state"] == "finished" and "same_as" not in trial]
-    best = None
-    for trial in done:
-        if best is None or better(search.config.train.metric, trial["value"], best["value"]):
-            best = trial
-    return best
+def _train(
+    search: Search, folder: StudyFolder, trial: dict[str, Any], share: float, dataset: Dataset, options: Options
+) -> None:
+    metric, run = folder.record["metric"], folder.run(trial)
+    plan = prepare.make(search.trial_config(trial["settings"]), dataset)
+    trial["steps"] = prepare.steps_of(plan)
+    pause = math.ceil(share * trial["steps"]) if share < 1 else None
+    within = replace(options, out=run.path, fresh=False, pause_at=pause, show=options.show.within())
+    try:
+        value = job.carry_out(plan, within).metrics["validation"][metric]
+        step = run.read("history.json")["epochs"][-1]["step"]
+        trial.update(state="finished", value=value, step=step)
+    except Paused as there:
+        value, step = there.metrics[metric], pause
+        trial.update(value=value, step=step)
+    trial["rungs"].append([share, step, value])
 
 
 def _keep(search: Search, folder: StudyFolder) -> None:
     """Drop the weights of trials that are not to be kept."""
-    leader = _leader(search, folder.record)
-    folder.record["best"] = None if leader is None else leader["number"]
-    for trial in folder.record["trials"]:
-        wanted = search.table.keep == "all" or (search.table.keep == "best" and trial is leader)
-        if trial["state"] == "finished" and not wanted and "same_as" not in trial:
+    best = leader(folder.record)
+    folder.record["best"] = None if best is None else best["number"]
+    for trial in own_runs(folder.record):
+        wanted = search.table.keep == "all" or (search.table.keep == "best" and trial is best)
+        if not wanted:
             shutil.rmtree(folder.run(trial).model, ignore_errors=True)
-
-
-def _conclude(search: Search, folder: StudyFolder, dataset: Dataset) -> None:
-    """What was skipped, and how much the best of so many trials flatters itself (methods.md section 7)."""
-    import pyarrow.parquet as parquet
-
-    record, right = folder.record, []
-    done = [t for t in record["trials"] if t["state"] == "finished" and "same_as" not in t]
-    for trial in done:
-        table = parquet.read_table(folder.run(trial).path / "predictions" / "validation.parquet")
-        right.append(np.array(table["label"].to_pylist()) == np.array(table["prediction"].to_pylist()))
-        groups = table["group"].to_numpy()
-    states = [trial["state"] for trial in record["trials"]]
-    record["skipped"] = {
-        "cells": record["grid"],
-        "tried": len(states),
-        "not_tried": None if record["grid"] is None else record["grid"] - len(states),
-        "pruned": states.count("pruned"),
-        "failed": states.count("failed"),
-        "steps": sum(trial["step"] for trial in record["trials"]),
-        "steps_of_all_cells": _all_steps(record),
-    }
-    if len(done) > 1 and record["metric"] == "accuracy":
-        found = best_of(np.array(right), groups)
-        record["optimism"] = {"apparent": found.apparent, "optimism": found.optimism, "corrected": found.corrected}
-    record["finished"] = now()
-    folder.save()
-
-
-def _all_steps(record: dict[str, Any]) -> int | None:
-    known = [trial["steps"] for trial in record["trials"] if trial["steps"]]
-    return round(float(np.mean(known)) * record["grid"]) if known and record["grid"] else None
-
-
-def standing(record: dict[str, Any], most: int = 5) -> list[str]:
-    """The best trials so far, best first, as a table for a terminal."""
-    from .figures import table_lines
-
-    scored = [trial for trial in record["trials"] if trial["value"] is not None and trial["state"] != "failed"]
-    sign = 1 if record["metric"] == "log_loss" else -1
-    scored.sort(key=lambda trial: (trial["state"] != "finished", sign * trial["value"], trial["number"]))
-    names = list(record["space"])
-    rows = []
-    for trial in scored[:most]:
-        value = f"{trial['value']:.4f}" if record["metric"] == "log_loss" else f"{100 * trial['value']:.2f}"
-        cells = [f"{value}", f"{trial['step']}/{trial['steps']}", trial["state"]]
-        rows.append([f"trial {trial['number']}", *cells, *(str(trial["settings"].get(name, "")) for name in names)])
-    done = sum(trial["state"] != "waiting" for trial in record["trials"])
-    head = [
-        f"best {min(most, len(scored))} of {done}/{len(record['trials'])}",
-        record["metric"],
-        "steps",
-        "state",
-        *names,
-    ]
-    return table_lines(head, rows) if rows else []
-
-
-def summary(folder: StudyFolder) -> list[str]:
-    """A finished search for a terminal: the best trials, what was skipped, the optimism, and what to do next."""
-    record = folder.record
-    skipped, optimism = record["skipped"], record.get("optimism")
-    lines = [*standing(record), ""]
-    of = f" of {skipped['cells']} cells" if skipped["cells"] is not None else ""
-    lines.append(f"{skipped['tried']}{of} tried, {skipped['pruned']} pruned, {skipped['failed']} failed")
-    if skipped["steps_of_all_cells"]:
-        share = skipped["steps"] / skipped["steps_of_all_cells"]
-        lines.append(f"{skipped['steps']:,} steps, {share:.1%} of what every cell in full would take")
-    if optimism:
-        lines.append(
-            f"the best validation accuracy, {100 * optimism['apparent']:.2f} %, flatters itself by about "
-            f"{100 * optimism['optimism']:.2f} points for being the best of {skipped['tried']}: "
-            f"{100 * optimism['corrected']:.2f} % is to be expected"
-        )
-    for trial in record["trials"]:
-        if trial["state"] == "failed":
-            lines.append(f"trial {trial['number']} failed: {trial['error']}")
-    if record["best"] is not None:
-        best = folder.run(record["trials"][record["best"]]).path
-        lines += ["", f"best    {best} ({words_of(record['trials'][record['best']]['settings'])})"]
-        lines.append(f"next    randout evaluate {best} --split test")
-    return lines

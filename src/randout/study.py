@@ -5,6 +5,7 @@ Pure: a `Study` and what follows from it, the configuration of each cell. `compa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from .classifiers import CLASSIFIERS
-from .config import DEFAULT_PRESET, Config, Table, build, checked, read_preset, read_recipe
+from .config import DEFAULT_PRESET, Config, DataTable, Table, build, checked, read_preset, read_recipe
 from .errors import UserError, nearest
 from .grid import SearchTable
+from .verdicts import FOLDS_NEEDED
 
 ABLATION = ("plain", "randout", "kd", "randout-kd")  # the columns of the paper's Table 6: presets of the same names
+TEACHERS_OWN = ("epochs", "learning_rate", "batch_size")  # of a teacher's training: the rest is as its student's
 
 
 class Study(Table):
@@ -52,33 +55,54 @@ class Unit:
 
 
 def read_study(path: Path) -> Study:
-    """A study file. Raises UserError naming what is wrong; paths in it are relative to the file."""
+    """A study file. Raises UserError naming file and setting; paths in it are relative to the file."""
     tables = read_recipe(path)
-    for recipe in (tables.get("base", {}), *tables.get("arms", {}).values()):
+    arms = tables.get("arms")
+    for recipe in (tables.get("base"), *(arms.values() if isinstance(arms, dict) else ())):
         if isinstance(recipe, dict):
             _make_paths_good(recipe, path.parent)
-    tables.setdefault("name", path.stem)
-    return make_study(tables)
+    tables.setdefault("name", re.sub(r"[^\w.-]+", "-", path.stem))
+    try:
+        return make_study(tables)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def make_study(tables: Mapping[str, Any]) -> Study:
     """A checked study. Raises UserError for unknown keys, no arms, an unknown baseline, seeds and folds together."""
-    study: Study = checked(Study, dict(tables), "")
-    if not study.arms:
-        raise UserError('arms: none; a study compares recipes, e.g. [arms.plain] with preset = "plain"')
+    if isinstance(tables.get("tuning"), dict):
+        checked(SearchTable, tables["tuning"], "tuning.", f"tuning has {', '.join(SearchTable.model_fields)}")
+    study: Study = checked(Study, dict(tables), "", f"a study has {', '.join(Study.model_fields)}")
+    _check_recipes(study)
     if study.folds and study.seeds:
         raise UserError("seeds and folds: a study has one of them; for folds with another seed set base.train.seed")
-    if study.folds and study.folds * study.repeats < 5:
+    if study.folds and study.folds < FOLDS_NEEDED:
         raise UserError(
-            f"folds: {study.folds} x {study.repeats} repeats; under 5 folds in all there is no interval worth printing"
+            f"folds: {study.folds}; under {FOLDS_NEEDED} folds there is no interval worth printing, repeated or not"
         )
+    if study.repeats > 1 and not study.folds:
+        raise UserError("repeats: of a cross-validation; say into how many folds, or name more seeds")
     if len(set(study.seeds)) < len(study.seeds):
         raise UserError(f"seeds: {list(study.seeds)}; each may stand there once")
     if study.baseline and study.baseline not in study.arms:
-        raise UserError(f"baseline: no arm {study.baseline!r}.{nearest(study.baseline, study.arms)}")
+        raise UserError(
+            f"baseline: no arm {study.baseline!r}; there are: {', '.join(study.arms)}."
+            + nearest(study.baseline, study.arms)
+        )
     if not study.seeds and not study.folds:
         study = study.model_copy(update={"seeds": (1, 2, 3)})
     return study.model_copy(update={"baseline": study.baseline or next(iter(study.arms))})
+
+
+def _check_recipes(study: Study) -> None:
+    """Raise UserError for no arms, and for a table of a recipe that is none."""
+    if not study.arms:
+        raise UserError('arms: none; a study compares recipes, e.g. [arms.plain] with preset = "plain"')
+    for place, recipe in {"base": study.base, **{f"arms.{arm}": own for arm, own in study.arms.items()}}.items():
+        for key, value in recipe.items():
+            if key in Config.model_fields and not isinstance(value, dict):
+                raise UserError(f"{place}.{key}: found {value!r}; expected a table of settings")
+    checked(DataTable, study.base.get("data", {}), "base.data.")
 
 
 def _make_paths_good(recipe: dict[str, Any], folder: Path) -> None:
@@ -100,7 +124,7 @@ def units(study: Study) -> list[Unit]:
     first = study.base.get("data", {}).get("split_seed", 0)
     found = []
     for repeat in range(study.repeats):
-        again = f"repeat {repeat + 1}, " if study.repeats > 1 else ""
+        again = f"repeat {repeat + 1}, " if repeat else ""  # the first keeps its names when repeats are added
         for fold in range(1, study.folds + 1):
             tables = {"data": {"folds": study.folds, "fold": fold, "split_seed": first + repeat}}
             found.append(Unit(f"{again}fold {fold}", tables))
@@ -111,10 +135,12 @@ def arm_config(study: Study, arm: str, methods: Mapping[str, Any], above: Mappin
     """The configuration of an arm; above: tables laid over it (a unit's, a trial's).
 
     The teacher is trained as `base` says, whatever an arm or a trial changes of the student's training, so that arms
-    and trials share it. An arm that names its own student takes nothing else of `base.student`; one that is a classifier
+    and trials share it. An arm that names its own student takes nothing else of `base.student`; which methods an arm
+    has is said by its own preset, where it names one, and `base` gives their settings only. An arm that is a classifier
     of words takes only the data of `base`.
     """
     base, own = dict(study.base), dict(study.arms[arm])
+    named = "preset" in own
     preset = str(own.pop("preset", base.get("preset", DEFAULT_PRESET)))
     common = str(base.pop("preset", DEFAULT_PRESET))
     model = own.get("student", {}).get("model")
@@ -124,11 +150,22 @@ def arm_config(study: Study, arm: str, methods: Mapping[str, Any], above: Mappin
         base = {name: base[name] for name in ("data", "output") if name in base}
     try:
         below = read_preset(preset)
+        if named:
+            base["methods"] = _settings_of(below.get("methods", {}), base.get("methods", {}))
         config = build([below, base, own, dict(above or {})], methods)
         shared = build([read_preset(common), {key: base[key] for key in base if key != "methods"}], methods)
     except UserError as error:
         raise UserError(f"arms.{arm}: {error}") from None
     return with_fixed_teacher(config, shared, methods)
+
+
+def _settings_of(methods: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` without what would add a method that a preset's `methods` take out, or take out one that they have."""
+    return {
+        name: settings
+        for name, settings in above.items()
+        if name not in methods or (methods[name] is not False and settings is not False)
+    }
 
 
 def with_fixed_teacher(config: Config, shared: Config, methods: Mapping[str, Any]) -> Config:
@@ -137,8 +174,7 @@ def with_fixed_teacher(config: Config, shared: Config, methods: Mapping[str, Any
     """
     if not any(methods[name].teacher for name in config.methods):
         return config.model_copy(update={"teacher": config.teacher.model_copy(update={"model": "none"})})
-    keys = ("epochs", "learning_rate", "batch_size")
-    fixed = {key: getattr(shared.train, key) for key in keys if getattr(config.teacher, key) == "same"}
+    fixed = {key: getattr(shared.train, key) for key in TEACHERS_OWN if getattr(config.teacher, key) == "same"}
     return config.model_copy(update={"teacher": config.teacher.model_copy(update=fixed)})
 
 

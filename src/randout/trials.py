@@ -1,0 +1,156 @@
+"""Trials of a search as `study.json` has them: their values, the best, what was skipped, and all of it for a terminal."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .errors import UserError
+from .figures import table_lines
+from .grid import Settings, words_of
+from .metrics import better
+from .record import StudyFolder
+from .runs import RunFolder
+from .verdicts import best_of
+
+
+def entry(number: int, settings: Settings) -> dict[str, Any]:
+    """A trial that has not begun. rungs: [share, step, value] of each that it reached."""
+    return {
+        "number": number,
+        "settings": settings,
+        "state": "waiting",
+        "value": None,
+        "step": 0,
+        "steps": None,
+        "rungs": [],
+        "run": f"trials/{number:04d}",
+        "error": None,
+        "seconds": 0.0,
+    }
+
+
+def value_at(trial: dict[str, Any], share: float) -> float | None:
+    """The validation value of a trial at a rung, None where it did not get there."""
+    last = trial["value"] if trial["state"] == "finished" else None  # stopped early, it stands at every later rung
+    return next((value for at, _, value in trial["rungs"] if at == share), last)
+
+
+def signed(metric: str, value: float | None) -> float:
+    """Larger is better."""
+    if value is None:
+        return -math.inf
+    return -value if metric == "log_loss" else value
+
+
+def own_runs(record: dict[str, Any], state: str = "finished") -> list[dict[str, Any]]:
+    """The trials in a state, without those that share the run of an earlier one."""
+    return [trial for trial in record["trials"] if trial["state"] == state and "same_as" not in trial]
+
+
+def leader(record: dict[str, Any]) -> dict[str, Any] | None:
+    """The finished trial with the best value, the first of equals."""
+    best = None
+    for trial in own_runs(record):
+        if best is None or better(record["metric"], trial["value"], best["value"]):
+            best = trial
+    return best
+
+
+def skipped(record: dict[str, Any]) -> dict[str, Any]:
+    """How many cells were tried, pruned, failed and never tried, and the optimizer steps that this took."""
+    trials, cells = record["trials"], record["grid"]
+    states = [trial["state"] for trial in trials]
+    known = [trial["steps"] for trial in trials if trial["steps"]]
+    return {
+        "cells": cells,
+        "tried": len(trials),
+        "not_tried": None if cells is None else max(0, cells - sum("same_as" not in trial for trial in trials)),
+        "pruned": states.count("pruned"),
+        "failed": states.count("failed"),
+        "steps": sum(trial["step"] for trial in trials if "same_as" not in trial),
+        "steps_of_all_cells": round(float(np.mean(known)) * cells) if known and cells else None,
+    }
+
+
+def optimism(folder: StudyFolder) -> dict[str, Any] | None:
+    """How much the best of the finished trials flatters itself on validation (methods.md section 7).
+
+    None where there is no choice, for another metric than accuracy, and for validation rows of a single group.
+    """
+    done = [folder.run(trial) for trial in own_runs(folder.record)]
+    if len(done) < 2 or folder.record["metric"] != "accuracy":
+        return None
+    right, groups = zip(*map(_right, done), strict=True)
+    try:
+        found = best_of(np.array(right), groups[0])
+    except UserError:
+        return None
+    return {
+        "apparent": found.apparent,
+        "optimism": found.optimism,
+        "corrected": found.corrected,
+        "trials": found.trials,
+    }
+
+
+def _right(run: RunFolder) -> tuple[np.ndarray, np.ndarray]:
+    """Which validation rows a run has right, and their groups, (n,) each."""
+    import pyarrow.parquet as parquet
+
+    table = parquet.read_table(run.path / "predictions" / "validation.parquet")
+    right = np.array(table["label"].to_pylist()) == np.array(table["prediction"].to_pylist())
+    return right, table["group"].to_numpy()
+
+
+def standing(record: dict[str, Any], most: int = 5) -> list[str]:
+    """The best trials so far, best first, as a table for a terminal."""
+    scored = [trial for trial in record["trials"] if trial["value"] is not None and trial["state"] != "failed"]
+    sign = 1 if record["metric"] == "log_loss" else -1
+    scored.sort(key=lambda trial: (trial["state"] != "finished", sign * trial["value"], trial["number"]))
+    names = list(record["space"])
+    rows = []
+    for trial in scored[:most]:
+        value = f"{trial['value']:.4f}" if record["metric"] == "log_loss" else f"{100 * trial['value']:.2f}"
+        cells = [f"{value}", f"{trial['step']}/{trial['steps']}", trial["state"]]
+        rows.append([f"trial {trial['number']}", *cells, *(str(trial["settings"].get(name, "")) for name in names)])
+    done = sum(trial["state"] != "waiting" for trial in record["trials"])
+    head = [
+        f"best {min(most, len(scored))} of {done}/{len(record['trials'])}",
+        record["metric"],
+        "steps",
+        "state",
+        *names,
+    ]
+    return table_lines(head, rows) if rows else []
+
+
+def summary(folder: StudyFolder) -> list[str]:
+    """A finished search for a terminal: the best trials, what was skipped, the optimism, and what to do next."""
+    record = folder.record
+    cut, found = record["skipped"], record.get("optimism")
+    lines = [*standing(record), ""]
+    of = f" of {cut['cells']} cells" if cut["cells"] is not None else ""
+    lines.append(f"{cut['tried']}{of} tried, {cut['pruned']} pruned, {cut['failed']} failed")
+    if cut["steps_of_all_cells"]:
+        share = cut["steps"] / cut["steps_of_all_cells"]
+        lines.append(f"{cut['steps']:,} steps, {share:.1%} of what every cell in full would take")
+    if found:
+        lines.append(
+            f"the best validation accuracy, {100 * found['apparent']:.2f} %, flatters itself by about "
+            f"{100 * found['optimism']:.2f} points for being the best of {len(own_runs(record))}: "
+            f"{100 * found['corrected']:.2f} % is to be expected"
+        )
+    elif record["metric"] != "accuracy":
+        lines.append("the best of several flatters itself; by how much is worked out for accuracy only")
+    for trial in record["trials"]:
+        if trial["state"] == "failed":
+            lines.append(f"trial {trial['number']} failed: {trial['error']}")
+    if record["best"] is not None:
+        best = folder.run(record["trials"][record["best"]])
+        lines += ["", f"best    {best.path} ({words_of(record['trials'][record['best']]['settings'])})"]
+        if best.model.exists():
+            lines.append(f"next    randout evaluate {best.path} --split test")
+    return lines
