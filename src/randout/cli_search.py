@@ -95,7 +95,7 @@ def search(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Try settings on the validation split, one teacher for all; interrupted, the same command goes on."""
+    """Try settings on validation, one teacher for all. Interrupted, the same command goes on."""
     from . import config as configuration
     from . import search as searching
     from .grid import SearchTable

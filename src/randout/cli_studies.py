@@ -61,7 +61,7 @@ def compare(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare recipes over seeds on equal budgets (a study), or runs that are finished, with paired statistics."""
+    """Compare recipes over seeds, or finished runs. Equal budgets, paired statistics."""
     from .study import make_study, read_study
 
     asked = {"baseline": baseline, "metric": metric, "margin": margin}
@@ -118,7 +118,7 @@ def cv(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Cross-validate one recipe or several: whole groups, a teacher for each fold, Nadeau and Bengio's interval."""
+    """Cross-validate recipes, a teacher for each fold. Whole groups; Nadeau and Bengio's interval."""
     from .study import make_study, read_study
 
     if data.endswith(".toml") and "arms" in _keys(Path(data)):
