@@ -38,7 +38,7 @@ LAYERS = [  # a module may import from its own row and the rows above
     {"study", "record"},
     {"reproduction"},
     {"tpe", "results", "trials"},
-    {"search"},
+    {"search", "finished_runs"},
     {"comparison"},
     {"report", "workflow"},
     {"reproduce"},

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from .cli_search import (
+    AcceptChanges,
     Dry,
     Halving,
     Limit,
@@ -23,7 +25,7 @@ from .cli_search import (
     tables_of,
 )
 from .cli_tools import AsJson, Preset, Quiet, Recipe, RunsFolder, Sets
-from .errors import UserError
+from .errors import Failure, UserError
 from .progress import Show
 
 app = typer.Typer(rich_markup_mode=None)
@@ -56,6 +58,7 @@ def compare(
     trials: Trials = None,
     halving: Halving = None,
     time_limit: Limit = None,
+    accept_changes: AcceptChanges = False,
     dry_run: Dry = False,
     runs: RunsFolder = Path("runs"),
     as_json: AsJson = False,
@@ -64,29 +67,37 @@ def compare(
     """Compare recipes over seeds, or finished runs. Equal budgets, paired statistics."""
     from .study import make_study, read_study
 
-    asked = {"baseline": baseline, "metric": metric, "margin": margin}
-    given = {key: value for key, value in asked.items() if value is not None}
+    given = _given(baseline=baseline, metric=metric, margin=margin)
     words = what or []
-    if words and all((Path(word) / "run.json").exists() for word in words):
-        _finished(words, baseline, {k: v for k, v in given.items() if k != "baseline"}, as_json)
+    runs_named = [word for word in words if (Path(word) / "run.json").exists()]
+    named: dict[str, Any] = {
+        "--arms": arms,
+        "--drop-one": drop_one,
+        "--student": student,
+        "--teacher": teacher,
+        "--preset": preset,
+    }
+    named |= {"--recipe": recipe, "--set": sets, "--space": space, "--trials": trials, "--halving": halving}
+    if words and len(runs_named) == len(words):
+        _leave_out(
+            "finished runs are compared as they are", named | {"--seeds": seeds, "--dry-run": dry_run, "-o": out}
+        )
+        _finished(words, baseline, {key: value for key, value in given.items() if key != "baseline"}, as_json)
         return
     if len(words) > 1:
-        missing = [word for word in words if not (Path(word) / "run.json").exists()]
-        raise UserError(f"compare: {missing[0]} is no run; name one study, one table, or finished runs only")
-    tuning = search_table(space, trials, None, halving, None, None)
-    if words and words[0].endswith(".toml") and "arms" in _keys(Path(words[0])):
-        if arms or drop_one or student or teacher or preset or recipe or sets or tuning:
-            raise UserError(f"compare: {words[0]} says what is compared; leave the other settings out")
-        study = read_study(Path(words[0]))
-        tables = study.model_dump(mode="json", exclude_none=True) | given
-        study = make_study(tables | ({"seeds": _seeds(seeds)} if seeds else {}))
+        other = next(word for word in words if word not in runs_named)
+        raise UserError(f"compare: {other} is no run; name one study, one table, or finished runs only")
+    if words and _is_study(words[0]):
+        _leave_out(f"{words[0]} says what is compared", named)
+        tables = read_study(Path(words[0])).model_dump(mode="json", exclude_none=True) | given
     else:
         base = _base(words[0] if words else "", student, teacher, preset, recipe, sets)
-        name = out.name if out else f"{Path(words[0].partition(':')[0]).stem if words else 'study'}-compare"
-        tables = {"name": name, "base": base, "arms": _arms(arms, drop_one, preset, recipe, base)} | given
-        tables |= {"seeds": _seeds(seeds)} if seeds else {}
-        study = make_study(tables | ({"tuning": tuning} if tuning else {}))
-    _carry_out(study, out, time_limit, dry_run, runs, as_json, quiet)
+        tables = {"name": _name(out, words[0] if words else "study", "compare"), "base": base} | given
+        tables |= {"arms": _arms(arms, drop_one, preset, recipe, base)}
+        tables |= _given(tuning=search_table(space, trials, None, halving, None, None) or None)
+    study = make_study(tables | ({"seeds": _seeds(seeds)} if seeds is not None else {}))
+    show = Show(quiet or as_json)
+    _carry_out(study, out, dry_run, as_json, options_of(runs, time_limit, show, accept_changes))
 
 
 @app.command()
@@ -95,11 +106,12 @@ def cv(
         str, typer.Argument(help="a table of texts and labels, a named dataset, or a study", metavar="DATA")
     ],
     out: Out = None,
-    folds: Annotated[int, typer.Option(help="5 at least")] = 10,
-    repeats: Annotated[int, typer.Option(help="each dealt anew")] = 1,
+    folds: Annotated[int | None, typer.Option(help="5 at least (default: 10)")] = None,
+    repeats: Annotated[int | None, typer.Option(help="each dealt anew (default: 1)")] = None,
     protocol: Annotated[
-        str, typer.Option(help="nested: settings searched inside each fold; paper: once, on the ordinary split")
-    ] = "nested",
+        str | None,
+        typer.Option(help="nested (default): settings searched inside each fold; paper: once, on the ordinary split"),
+    ] = None,
     arms: Arms = None,
     baseline: Baseline = None,
     metric: Metric = None,
@@ -113,6 +125,7 @@ def cv(
     trials: Trials = None,
     halving: Halving = None,
     time_limit: Limit = None,
+    accept_changes: AcceptChanges = False,
     dry_run: Dry = False,
     runs: RunsFolder = Path("runs"),
     as_json: AsJson = False,
@@ -121,25 +134,56 @@ def cv(
     """Cross-validate recipes, a teacher for each fold. Whole groups; Nadeau and Bengio's interval."""
     from .study import make_study, read_study
 
-    if data.endswith(".toml") and "arms" in _keys(Path(data)):
-        study = read_study(Path(data))
-        if not study.folds:
+    given = _given(baseline=baseline, metric=metric, margin=margin)
+    if _is_study(data):
+        named: dict[str, Any] = {
+            "--folds": folds,
+            "--repeats": repeats,
+            "--protocol": protocol,
+            "--arms": arms,
+            "--student": student,
+        }
+        named |= {"--teacher": teacher, "--preset": preset, "--recipe": recipe, "--set": sets, "--space": space}
+        _leave_out(f"{data} says what is compared", named | {"--trials": trials, "--halving": halving})
+        tables = read_study(Path(data)).model_dump(mode="json", exclude_none=True) | given
+        if not tables["folds"]:
             raise UserError(f"{data}: a study over seeds; `randout compare` carries it out")
     else:
-        asked = {"baseline": baseline, "metric": metric, "margin": margin, "protocol": protocol}
-        given = {key: value for key, value in asked.items() if value is not None} | {"folds": folds, "repeats": repeats}
+        if folds is not None and folds < 1:
+            raise UserError(f"--folds {folds}: expected 5 or more")
         base = _base(data, student, teacher, preset, recipe, sets)
-        tables: dict[str, Any] = {"base": base, "arms": _arms(arms or "", False, preset, recipe, base)}
-        tables |= {"name": out.name if out else f"{Path(data.partition(':')[0]).stem}-cv{folds}"}
-        tuning = search_table(space, trials, None, halving, None, None)
-        study = make_study(tables | given | ({"tuning": tuning} if tuning else {}))
-    _carry_out(study, out, time_limit, dry_run, runs, as_json, quiet)
+        tables = {"name": _name(out, data, f"cv{folds or 10}"), "base": base, "folds": folds or 10} | given
+        tables |= {"arms": _arms(arms or "", False, preset, recipe, base)}
+        tables |= _given(repeats=repeats, protocol=protocol)
+        tables |= _given(tuning=search_table(space, trials, None, halving, None, None) or None)
+    study = make_study(tables)
+    show = Show(quiet or as_json)
+    _carry_out(study, out, dry_run, as_json, options_of(runs, time_limit, show, accept_changes))
 
 
-def _keys(path: Path) -> set[str]:
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that were named."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _leave_out(reason: str, named: dict[str, Any]) -> None:
+    """Raise UserError for options that would do nothing."""
+    if found := [name for name, value in named.items() if value not in (None, False)]:
+        raise UserError(f"{reason}; leave out {', '.join(found)}")
+
+
+def _is_study(word: str) -> bool:
+    """Whether a file is a study's, rather than the description of a dataset."""
     from .config import read_recipe
 
-    return set(read_recipe(path))
+    keys = {"arms", "base", "baseline", "protocol", "repeats", "seeds", "tuning"}
+    return word.endswith(".toml") and not keys.isdisjoint(read_recipe(Path(word)))
+
+
+def _name(out: Path | None, data: str, what: str) -> str:
+    """Of a study that no file names."""
+    name = out.resolve().name if out else f"{Path(data.partition(':')[0]).stem}-{what}"
+    return re.sub(r"[^\w.-]+", "-", name)
 
 
 def _seeds(text: str) -> list[int]:
@@ -161,11 +205,22 @@ def _base(
     from . import config
     from .methods import METHODS
 
-    base = config.read_recipe(recipe) if recipe else {}
+    if preset and recipe:
+        raise UserError("--preset and --recipe: name one; a recipe can say what a preset says")
+    base = _standing_alone(config.read_recipe(recipe)) if recipe else {}
     base = config.overlay(base, tables_of(data, student, teacher))
     for text in sets or []:
         base = config.overlay(base, config.assignment(text, METHODS))
     return base | ({"preset": preset} if preset else {})
+
+
+def _standing_alone(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe that lists methods has these and no others, as with `randout train --recipe`."""
+    from .methods import METHODS
+
+    if not isinstance(recipe.get("methods"), dict) or "preset" in recipe:
+        return recipe
+    return recipe | {"methods": dict.fromkeys(METHODS, False) | recipe["methods"]}
 
 
 def _arms(
@@ -185,29 +240,31 @@ def _arms(
     if arms == "":
         return {preset or (recipe.stem if recipe else config.DEFAULT_PRESET): {}}
     found: dict[str, dict[str, Any]] = {}
-    for name in (arms or "table6").split(","):
+    for name in map(str.strip, (arms or "table6").split(",")):
         if name == "table6":
-            found |= {one: {"preset": one} for one in study.ABLATION}
+            named = {one: {"preset": one} for one in study.ABLATION}
         elif name.endswith(".toml"):
-            found[Path(name).stem] = config.read_recipe(Path(name))
+            named = {Path(name).stem: _standing_alone(config.read_recipe(Path(name)))}
         else:
             config.read_preset(name)
-            found[name] = {"preset": name}
+            named = {name: {"preset": name}}
+        if twice := [one for one in named if one in found]:
+            raise UserError(f"--arms {arms}: two arms are called {twice[0]}")
+        found |= named
     return found
 
 
 def _finished(words: list[str], baseline: str | None, given: dict[str, Any], as_json: bool) -> None:
-    from .results import compare_finished, result_lines
+    from .finished_runs import compare_finished
+    from .results import result_lines
     from .study import make_study
 
     plain = make_study({"arms": {"runs": {}}, "seeds": [1]} | given)
-    record = compare_finished([Path(word) for word in words], Path(baseline) if baseline else None, plain)
+    record = compare_finished([Path(word) for word in words], baseline or "", plain)
     print(json.dumps(record, indent=1) if as_json else "\n".join(result_lines(record)))
 
 
-def _carry_out(
-    study: Any, out: Path | None, time_limit: str | None, dry_run: bool, runs: Path, as_json: bool, quiet: bool
-) -> None:
+def _carry_out(study: Any, out: Path | None, dry_run: bool, as_json: bool, options: Any) -> None:
     from .comparison import Datasets, check_arms, run_study
     from .results import result_lines
     from .student import Stopped
@@ -222,10 +279,12 @@ def _carry_out(
         tuned = f", after {study.tuning.trials or 'all'} trials an arm" if study.tuning else ""
         print(f"{len(units(study)) * len(study.arms)} runs{tuned}, in {where}")
         return
-    show = Show(quiet or as_json)
     try:
-        folder = run_study(study, where, options_of(runs, time_limit, show))
+        record = run_study(study, where, options).record
     except Stopped as stop:
         stopped(stop, where)
         return
-    print(json.dumps(folder.record, indent=1) if as_json else "\n".join(result_lines(folder.record)))
+    print(json.dumps(record, indent=1) if as_json else "\n".join(result_lines(record)))
+    failed = [cell for cell in record["cells"] if cell["state"] == "failed"]
+    if failed:
+        raise Failure(f"{where}: {len(failed)} runs failed; started again, the same command tries them again")

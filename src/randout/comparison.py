@@ -13,13 +13,12 @@ from .config import Config
 from .data import Dataset
 from .errors import Failure, UserError
 from .grid import SearchTable, tables_of, words_of
-from .grid import cells as trials_of
 from .methods import METHODS
 from .progress import duration
 from .record import StudyFolder, opened
 from .results import conclude, result_lines
 from .runs import RunFolder, now
-from .search import check_trials, make_search, run_search
+from .search import make_search, planned, run_search
 from .student import Options, Stopped, check_methods, student_of
 from .study import Study, Unit, arm_config, cells, unequal, units
 
@@ -59,31 +58,42 @@ def run_study(study: Study, path: Path, options: Options) -> StudyFolder:
     asked = study.model_dump(mode="json")
     with opened(path, asked, fresh, ("seeds", "repeats", "about")) as folder:
         record = folder.record
+        _check_first_seed(study, folder)
         record |= {"metric": study.metric, "margin": study.margin, "baseline": study.baseline, "about": study.about}
         record |= {"units": [unit.name for unit in units(study)], "arms": list(study.arms), "finished": None}
         record["notes"] = notes
-        _lay_out(study, record)
-        folder.save()
+        _lay_out(study, folder)
+        conclude(study, folder)
         for note in notes:
             options.show.say(note)
-        nested = study.folds > 0 and study.protocol == "nested"
-        tuned = _tune(study, folder, datasets, options) if study.tuning and not nested else {}
-        for unit, arm in cells(study):
-            if study.tuning and nested:
-                tuned[arm] = _tuned(study, folder, arm, unit, datasets, options)
-            _run_cell(study, folder, unit, arm, tuned.get(arm, {}), datasets, options)
-            if arm == list(study.arms)[-1]:
-                conclude(study, folder)
-                for line in [] if unit == units(study)[-1] else result_lines(folder.record):
-                    options.show.say(line)
+        _run_cells(study, folder, datasets, options)
         record["finished"] = now() if all(c["state"] == "finished" for c in record["cells"]) else None
         conclude(study, folder)
     return folder
 
 
+def _run_cells(study: Study, folder: StudyFolder, datasets: Datasets, options: Options) -> None:
+    """What is not finished yet, with the result so far after each unit."""
+    nested = study.folds > 0 and study.protocol == "nested"
+    tuned = _tune(study, folder, datasets, options) if study.tuning and not nested else {}
+    waiting = [(u, a) for u, a in cells(study) if _cell(folder, u, a)["state"] != "finished"]
+    for at, (unit, arm) in enumerate(waiting):
+        if study.tuning and nested:
+            tuned[arm] = _tuned(study, folder, arm, unit, datasets, options)
+        _run_cell(study, folder, unit, arm, tuned.get(arm, {}), datasets, options)
+        last = at + 1 == len(waiting)
+        if not last and waiting[at + 1][0] != unit:
+            conclude(study, folder)
+            for line in result_lines(folder.record):
+                options.show.say(line)
+
+
 def check_arms(study: Study, datasets: Datasets) -> list[str]:
-    """What a reader must know of the arms. Raises UserError for an arm that cannot run, before any training starts."""
+    """What a reader must know of the arms. Raises UserError for an arm that cannot run, or that is tested on other
+    rows than the others, before any training starts.
+    """
     configs = {arm: _cell_config(study, arm, units(study)[0], {}) for arm in study.arms}
+    first: Dataset | None = None
     for arm, config in configs.items():
         try:
             plan = prepare.make(config, datasets.read(config))
@@ -91,6 +101,11 @@ def check_arms(study: Study, datasets: Datasets) -> list[str]:
                 check_methods(plan.methods, student_of(plan)[1])
             if "test" not in plan.dataset.split:
                 raise UserError("its data has no test split, so there is nothing to compare on")
+            if not config.output.test:
+                raise UserError("output.test is false, and arms are compared on the test split")
+            if first is not None and _tested(plan.dataset) != _tested(first):
+                raise UserError("its test rows are not those of the arms before it, and arms are compared on the same")
+            first = plan.dataset
             if study.tuning:
                 _check_tuning(study, config, plan.dataset)
         except UserError as error:
@@ -98,11 +113,26 @@ def check_arms(study: Study, datasets: Datasets) -> list[str]:
     return unequal(study, configs)
 
 
+def _tested(dataset: Dataset) -> tuple[list[str], list[tuple[str, str, int]]]:
+    """The classes, and the test rows with text and label."""
+    rows = [(dataset.row_ids[row], dataset.texts[row], int(dataset.labels[row])) for row in dataset.split["test"]]
+    return list(dataset.id2label.values()), rows
+
+
+def _check_first_seed(study: Study, folder: StudyFolder) -> None:
+    """Raise UserError where settings were chosen at another seed than the one that is now the first."""
+    before = folder.record.get("units") or [None]
+    if study.tuning and not study.folds and folder.record["tuning"] and before[0] != units(study)[0].name:
+        raise UserError(
+            f"{folder.path}: its settings were chosen at {before[0]}; keep that seed first, or name another with -o"
+        )
+
+
 def _check_tuning(study: Study, config: Config, dataset: Dataset) -> None:
     table: SearchTable = study.tuning  # type: ignore[assignment]
     found, _ = make_search(config, table)
-    if found.space and table.sampler == "grid":
-        check_trials(found, trials_of(found.space, table.trials, table.seed)[0], dataset)
+    if found.space:
+        planned(found, dataset)
 
 
 def _cell_config(study: Study, arm: str, unit: Unit, settings: Mapping[str, Any]) -> Config:
@@ -111,13 +141,22 @@ def _cell_config(study: Study, arm: str, unit: Unit, settings: Mapping[str, Any]
     return arm_config(study, arm, METHODS, above)
 
 
-def _lay_out(study: Study, record: dict[str, Any]) -> None:
-    """A cell for each unit and arm, keeping what is known of those that were there."""
-    known = {(cell["unit"], cell["arm"]): cell for cell in record.get("cells", [])}
+def _lay_out(study: Study, folder: StudyFolder) -> None:
+    """A cell for each unit and arm, keeping what is known of those that were there and whose runs are still there."""
+    known = {
+        (cell["unit"], cell["arm"]): cell
+        for cell in folder.record.get("cells", [])
+        if cell["state"] != "finished" or folder.run(cell).finished
+    }
     blank = {"run": None, "state": "waiting", "error": None, "seconds": 0.0}
-    record["cells"] = [
+    folder.record["cells"] = [
         known.get((unit.name, arm), {"unit": unit.name, "arm": arm, **blank}) for unit, arm in cells(study)
     ]
+
+
+def _cell(folder: StudyFolder, unit: Unit, arm: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(c for c in folder.record["cells"] if (c["unit"], c["arm"]) == (unit.name, arm))
+    return found
 
 
 def _tune(study: Study, folder: StudyFolder, datasets: Datasets, options: Options) -> dict[str, dict[str, Any]]:
@@ -165,9 +204,7 @@ def _run_cell(
     datasets: Datasets,
     options: Options,
 ) -> None:
-    cell = next(c for c in folder.record["cells"] if (c["unit"], c["arm"]) == (unit.name, arm))
-    if cell["state"] == "finished" and folder.run(cell).finished:
-        return
+    cell = _cell(folder, unit, arm)
     config = _cell_config(study, arm, unit, settings)
     plan = prepare.make(config, datasets.read(config))
     run = RunFolder(options.runs / plan.name)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ from .metrics import score
 from .record import StudyFolder
 from .runs import RunFolder
 from .study import Study
-from .verdicts import MethodRow, compare_folds, compare_methods
+from .verdicts import FOLDS_NEEDED, MethodRow, compare_folds, compare_methods
 
 
 @dataclass(frozen=True)
@@ -32,11 +30,22 @@ class Scored:
     train_rows: list[int]  # by unit
     num_labels: int
 
+    def only(self, units: Collection[str]) -> Scored:
+        """Of these units alone."""
+        at = [index for index, unit in enumerate(self.units) if unit in units]
+        return Scored(
+            [self.units[i] for i in at],
+            {arm: [made[i] for i in at] for arm, made in self.predictions.items()},
+            {arm: [made[i] for i in at] for arm, made in self.logits.items()},
+            [self.labels[i] for i in at],
+            [self.groups[i] for i in at],
+            [self.train_rows[i] for i in at],
+            self.num_labels,
+        )
+
 
 def read_scores(folder: StudyFolder, split: str = "test") -> Scored:
     """The predictions of a study's complete units. Raises UserError where arms were scored on other rows."""
-    import pyarrow.parquet as parquet
-
     record = folder.record
     by_unit: dict[str, dict[str, RunFolder]] = {}
     for cell in record["cells"]:
@@ -47,8 +56,9 @@ def read_scores(folder: StudyFolder, split: str = "test") -> Scored:
     names: list[str] = []
     for unit in done:
         first = None
-        for arm, run in by_unit[unit].items():
-            table = parquet.read_table(run.path / "predictions" / f"{split}.parquet")
+        for arm in record["arms"]:
+            run = by_unit[unit][arm]
+            table = _predictions(run, split)
             names = names or run.record["identity"]["data"]["labels"]
             index = {label: at for at, label in enumerate(names)}
             if first is None:
@@ -56,33 +66,61 @@ def read_scores(folder: StudyFolder, split: str = "test") -> Scored:
                 found.labels.append(np.array([index[label] for label in table["label"].to_pylist()]))
                 found.groups.append(table["group"].to_numpy())
                 found.train_rows.append(len(run.read("split.json")["train"]))
-            elif not table["row"].equals(first["row"]):
+            elif not table["row"].equals(first["row"]) or not table["label"].equals(first["label"]):
                 raise UserError(f"{run.path}: its {split} rows are not those of the other arms at {unit}")
             found.predictions[arm].append(np.array([index[label] for label in table["prediction"].to_pylist()]))
             found.logits[arm].append(np.array(table["logits"].to_pylist(), dtype=np.float32))
     return Scored(**{**vars(found), "num_labels": len(names)})
 
 
+def _predictions(run: RunFolder, split: str) -> Any:
+    """A run's predictions of a split, as a pyarrow table. Raises UserError where there are none."""
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    path = run.path / "predictions" / f"{split}.parquet"
+    if not path.exists():
+        raise UserError(f"{run.path}: no predictions of the {split} split; randout evaluate --split {split} makes them")
+    try:
+        return parquet.read_table(path, columns=["row", "group", "label", "prediction", "logits"])
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0][:200]})") from None
+
+
 def conclude(study: Study, folder: StudyFolder) -> None:
     """Put the result of the complete units into the record."""
-    scores = read_scores(folder)
     record = folder.record
-    what = "folds" if study.folds else "seeds"
-    head = f"{len(scores.units)} of {len(record['units'])} {what}"
-    if not scores.units or (study.folds and len(scores.units) < 5):
-        record["result"] = {"head": head, "estimand": "none yet", "rows": [], "notes": list(record["notes"])}
+    scores, repeats = _usable(study, read_scores(folder), record["units"])
+    head = f"{len(scores.units)} of {len(record['units'])} {'folds' if study.folds else 'seeds'}"
+    notes = list(record["notes"])
+    if study.folds and study.tuning and study.protocol == "paper":
+        notes.append(
+            "settings were chosen on validation rows of the ordinary split, which are test rows of some folds: "
+            "these numbers are optimistic"
+        )
+    notes.append(_tuning_note(record))
+    failed = [f"{c['unit']} {c['arm']}" for c in record["cells"] if c["state"] == "failed"]
+    if failed:
+        notes.append(f"failed, and their units left out: {', '.join(failed)}")
+    if not scores.units or (study.folds and len(scores.units) < FOLDS_NEEDED):
+        record["result"] = {"head": head, "estimand": "none yet", "rows": [], "notes": notes}
     else:
-        record["result"] = _result(_rows(study, scores), head, list(record["notes"]))
-        if study.folds and study.tuning and study.protocol == "paper":
-            record["result"]["notes"].append(
-                "settings were chosen on validation rows of the ordinary split, which are test rows of some folds: "
-                "these numbers are optimistic"
-            )
-        record["result"]["notes"].append(_tuning_note(record))
-        failed = [f"{c['unit']} {c['arm']}" for c in record["cells"] if c["state"] == "failed"]
-        if failed:
-            record["result"]["notes"].append(f"failed, and their units left out: {', '.join(failed)}")
+        record["result"] = as_result(rows_for(study, scores, repeats), head, notes)
     folder.save()
+
+
+def _usable(study: Study, scores: Scored, planned: Sequence[str]) -> tuple[Scored, int]:
+    """The units that a result may speak of, and how many repeats of a cross-validation they are.
+
+    Repeats count whole: until one is, its folds stand alone.
+    """
+    if study.repeats == 1:
+        return scores, 1
+    done = set(scores.units)
+    dealt = [planned[at : at + study.folds] for at in range(0, len(planned), study.folds)]
+    whole = [names for names in dealt if done.issuperset(names)]
+    kept = {name for names in whole for name in names} or done.intersection(dealt[0])
+    return scores.only(kept), max(1, len(whole))
 
 
 def _tuning_note(record: Mapping[str, Any]) -> str:
@@ -94,13 +132,15 @@ def _tuning_note(record: Mapping[str, Any]) -> str:
     return "validation trials before the test split was opened: " + ", ".join(f"{a} {n}" for a, n in counts.items())
 
 
-def _result(rows: list[MethodRow], head: str, notes: list[str]) -> dict[str, Any]:
+def as_result(rows: list[MethodRow], head: str, notes: list[str]) -> dict[str, Any]:
+    """Rows as they stand in `study.json`."""
     return {"head": head, "estimand": rows[0].estimand, "rows": [asdict(row) for row in rows], "notes": notes}
 
 
-def _rows(study: Study, scores: Scored) -> list[MethodRow]:
+def rows_for(study: Study, scores: Scored, repeats: int = 1) -> list[MethodRow]:
+    """The comparison with the baseline over seeds, or over the folds of so many whole repeats."""
     if study.folds:
-        return _fold_rows(study, scores)
+        return _fold_rows(study, scores, repeats)
     made = {arm: np.stack(predicted) for arm, predicted in scores.predictions.items()}
     return compare_methods(
         made,
@@ -113,7 +153,7 @@ def _rows(study: Study, scores: Scored) -> list[MethodRow]:
     )
 
 
-def _fold_rows(study: Study, scores: Scored) -> list[MethodRow]:
+def _fold_rows(study: Study, scores: Scored, repeats: int) -> list[MethodRow]:
     values = {}
     id2label = {at: str(at) for at in range(scores.num_labels)}
     for arm, logits in scores.logits.items():
@@ -127,7 +167,7 @@ def _fold_rows(study: Study, scores: Scored) -> list[MethodRow]:
         study.baseline,
         metric=study.metric,
         margin=study.margin,
-        repeats=study.repeats,
+        repeats=repeats,
     )
 
 
@@ -147,47 +187,3 @@ def result_lines(record: Mapping[str, Any]) -> list[str]:
         return [f"{record['name']}: {result['head'] if result else 'nothing'} complete; no result yet"]
     notes = [f"note: {note}" for note in result["notes"]]
     return [f"{record['name']}: {result['head']}", *method_lines(rows_of(result)), *notes]
-
-
-def compare_finished(paths: Sequence[Path], baseline: Path | None, study: Study) -> dict[str, Any]:
-    """Finished runs as arms and seeds: runs that differ in seed alone are one arm. A record like a study's.
-
-    Raises UserError for runs of other data or rows, and where the arms do not have the same seeds.
-    """
-    arms: dict[str, dict[int, RunFolder]] = {}
-    named: dict[str, str] = {}
-    for path in paths:
-        run = RunFolder(path)
-        if not run.finished:
-            raise UserError(f"{path}: this run is not finished")
-        identity = run.record["identity"]
-        train = {key: value for key, value in identity["train"].items() if key != "seed"}
-        key = json.dumps([identity["student"], identity["methods"], train, bool(identity["teacher"])], sort_keys=True)
-        name = named.setdefault(key, path.name if path.name not in named.values() else str(path))
-        seed = identity["train"]["seed"]
-        if seed in arms.setdefault(name, {}):
-            raise UserError(f"{path}: the same settings and seed as {arms[name][seed].path}; leave one out")
-        arms[name][seed] = run
-    first = next((name for name, runs in arms.items() if baseline and RunFolder(baseline) in runs.values()), None)
-    if baseline and first is None:
-        raise UserError(f"--baseline {baseline}: not among the runs")
-    seeds = [set(runs) for runs in arms.values()]
-    if len(arms) < 2:
-        raise UserError("compare: these runs differ in nothing but their seeds; name runs of two recipes at least")
-    if any(one != seeds[0] for one in seeds):
-        listed = "; ".join(f"{name}: {sorted(runs)}" for name, runs in arms.items())
-        raise UserError(f"compare: the arms do not have the same seeds ({listed}); paired statistics need them")
-    some = next(iter(next(iter(arms.values())).values())).record
-    record: dict[str, Any] = {"kind": "compare", "name": "finished runs", "metric": study.metric, "notes": []}
-    record |= {"data": {"sha256": some["data"]}, "units": [f"seed {s}" for s in sorted(seeds[0])], "arms": list(arms)}
-    record["baseline"] = first or next(iter(arms))
-    record["cells"] = [
-        {"unit": f"seed {seed}", "arm": name, "run": str(run.path.resolve()), "state": "finished", "error": None}
-        for name, runs in arms.items()
-        for seed, run in runs.items()
-    ]
-    record["margin"], record["result"] = study.margin, None
-    folder = StudyFolder(Path("/"), record)
-    scores = read_scores(folder)
-    rows = _rows(study.model_copy(update={"baseline": record["baseline"]}), scores)
-    return record | {"result": _result(rows, f"{len(scores.units)} of {len(scores.units)} seeds", [])}
