@@ -12,7 +12,7 @@ import pytest
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from conftest import toy_texts
-from randout import datasets, reproduce
+from randout import beside, datasets, reproduce
 from randout.errors import UserError
 from randout.progress import Show
 from randout.published import paper
@@ -111,12 +111,12 @@ def test_table_4_runs_the_classifiers_of_words(folder, asked, tmp_path, monkeypa
 
 def test_a_verdict_only_where_nothing_forbids_it():
     number = paper().number("Table 3", "rhmd", "plain", "accuracy")
-    near = reproduce.Ours(number.value / 100 + 0.002, number.value / 100 - 0.02, number.value / 100 + 0.024)
-    assert reproduce._compared(number, near, "", "x")[5:] == ["+0.20", "no difference seen"]
-    far = reproduce.Ours(0.9, 0.88, 0.92)
-    assert reproduce._compared(number, far, "", "x")[6] == "higher"
-    assert reproduce._compared(number, far, "(a)", "x")[6] == "not comparable (a)"
-    assert reproduce._compared(number, None, "", "x")[6] == "not run"
+    near = beside.Ours(number.value / 100 + 0.002, number.value / 100 - 0.02, number.value / 100 + 0.024)
+    assert beside.compared(number, near, "", "x")[5:] == ["+0.20", "no difference seen"]
+    far = beside.Ours(0.9, 0.88, 0.92)
+    assert beside.compared(number, far, "", "x")[6] == "higher"
+    assert beside.compared(number, far, "(a)", "x")[6] == "not comparable (a)"
+    assert beside.compared(number, None, "", "x")[6] == "not run"
 
 
 def test_what_forbids_a_comparison():

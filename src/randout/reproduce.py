@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from . import prepare
+from .beside import WORDS, Block, Ours, compared, marked, ours_of, score_header
 from .comparison import run_study
 from .config import build
-from .crossed import crossed_bootstrap
-from .figures import table_lines
 from .grid import SPACES
 from .methods import METHODS
-from .metrics import class_rates, score
+from .metrics import score
 from .model_sources import find
-from .published import Number, paper
+from .published import paper
 from .record import StudyFolder
 from .report import report
 from .reproduction import Request, reasons, search_of, study_of
@@ -28,38 +27,6 @@ from .student import Options
 from .study import arm_config
 from .verdicts import fold_interval
 from .workflow import workflow_picture
-
-WORDS = (0, 1, 6)  # columns of words in a table of scores
-
-
-@dataclass(frozen=True)
-class Block:
-    """One table of the paper beside ours. rows: cells as printed; notes: footnotes and what was cut."""
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    notes: list[str] = field(default_factory=list)
-    folder: str = ""  # of the study or search behind it
-    left: tuple[int, ...] = (0,)  # columns of words
-
-    def lines(self) -> list[str]:
-        table = table_lines(self.header, self.rows, self.left)
-        return [self.title, *table, *(f"  note: {note}" for note in self.notes)]
-
-    def markdown(self) -> list[str]:
-        rule = "|" + "|".join("---" if at in self.left else "---:" for at in range(len(self.header))) + "|"
-        body = ["| " + " | ".join(row) + " |" for row in (self.header, *self.rows)]
-        return [f"## {self.title}", "", body[0], rule, *body[1:], "", *(f"- {note}" for note in self.notes), ""]
-
-
-@dataclass(frozen=True)
-class Ours:
-    """A value of ours with its 95 % interval, as fractions."""
-
-    value: float
-    low: float
-    high: float
 
 
 def reproduce(request: Request, items: Sequence[str], folder: Path, options: Options) -> list[Block]:
@@ -96,86 +63,20 @@ def _study(request: Request, item: str, folder: Path, options: Options) -> list[
     names = {"teacher": "pubmedbert" if request.dataset == "coda19" else "roberta-large"}
     for arm in done.record["arms"]:
         known = paper().find(place, request.dataset, names.get(arm, arm))
-        why = _mark(reasons(request, arm), known_reasons)
+        why = marked(reasons(request, arm), known_reasons)
         for number in known:
-            ours = _ours(scores, arm, number, labels_of(done))
-            rows.append(_compared(number, ours, why, paper().names.get(number.model, arm)))
+            ours = ours_of(scores, arm, number, labels_of(done))
+            rows.append(compared(number, ours, why, paper().names.get(number.model, arm)))
             numbers.append(number)
     notes += [f"({mark}) {reason}" for reason, mark in known_reasons.items()]
     notes += paper().footnotes(numbers)
     title = f"{place} ({request.dataset}): {paper().captions[place]}"
-    return [Block(title, _header(), rows, notes, str(where), WORDS)]
-
-
-def _mark(why: Sequence[str], known: dict[str, str]) -> str:
-    """`(a, c)` for the reasons, each given a letter in `known` when it is first met; empty for none."""
-    marks = [known.setdefault(reason, "abcdefghijkl"[len(known) % 12]) for reason in why]
-    return f"({', '.join(marks)})" if marks else ""
+    return [Block(title, score_header(), rows, notes, str(where), WORDS)]
 
 
 def labels_of(done: StudyFolder) -> list[str]:
     first = next(cell for cell in done.record["cells"] if cell["state"] == "finished")
     return list(done.run(first).record["identity"]["data"]["labels"])
-
-
-def _header() -> list[str]:
-    return ["model", "metric", "published", "ours", "95 % interval", "difference", "verdict"]
-
-
-def _compared(number: Number, ours: Ours | None, why: str, name: str) -> list[str]:
-    """A row: the difference is ours minus published, in points; `why` marks the reasons that forbid a verdict.
-
-    The published number is one run of which only the size of its test set is known: its error is taken to be ours.
-    """
-    metric = f"{number.label} {number.metric}".replace("_", " ").strip()
-    if ours is None:
-        return [name, metric, number.printed, "", "", "", "not run"]
-    difference = 100 * ours.value - number.value
-    reach = np.sqrt(2) * 100 * (ours.high - ours.low) / 2
-    if why:
-        verdict = f"not comparable {why}"
-    else:
-        verdict = "no difference seen" if abs(difference) <= reach else "higher" if difference > 0 else "lower"
-    between = f"[{100 * ours.low:.2f}, {100 * ours.high:.2f}]"
-    return [name, metric, number.printed, f"{100 * ours.value:.2f}", between, f"{difference:+.2f}", verdict]
-
-
-def _ours(scores: Scored, arm: str, number: Number, labels: Sequence[str]) -> Ours | None:
-    """Our mean over seeds of what a published number is, with a bootstrap over seeds and groups of texts."""
-    if not scores.units:
-        return None
-    made = np.stack(scores.predictions[arm])[None]  # (1, S, N)
-    if not number.label:
-        values, draws = crossed_bootstrap(
-            scores.labels[0], made, scores.groups[0], scores.num_labels, number.metric, resamples=1000
-        )
-        low, high = np.quantile(draws[0], [0.025, 0.975])
-        return Ours(float(values[0].mean()), float(low), float(high))
-    return _of_class(scores, made[0], labels.index(number.label), number.metric)
-
-
-def _of_class(scores: Scored, made: np.ndarray, label: int, rate: str, resamples: int = 500) -> Ours:
-    """Precision, recall or F1 of one class: mean over seeds, bootstrap over seeds and groups."""
-    size, truth = scores.num_labels, scores.labels[0]
-    groups = np.unique(scores.groups[0], return_inverse=True)[1]
-    count = int(groups.max()) + 1
-    cells = truth[None] * size + made  # (S, N)
-    by_group = np.zeros((len(made), count, size * size))
-    for seed in range(len(made)):
-        np.add.at(by_group[seed], (groups, cells[seed]), 1)
-    rng = np.random.default_rng(0)
-
-    def value(weights: np.ndarray, seeds: np.ndarray) -> float:
-        confusions = np.einsum("g,sgc->sc", weights, by_group[seeds]).reshape(len(seeds), size, size)
-        return float(class_rates(confusions)[rate][:, label].mean())
-
-    every = np.arange(len(made))
-    drawn = []
-    for _ in range(resamples):
-        weights = np.bincount(rng.integers(0, count, count), minlength=count).astype(float)
-        drawn.append(value(weights, rng.integers(0, len(made), len(made))))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Ours(value(np.ones(count), every), float(low), float(high))
 
 
 def _confusion(scores: Scored, units: str, where: str, labels: Sequence[str]) -> Block:
@@ -295,7 +196,7 @@ def _ten_folds(request: Request, folder: Path, options: Options) -> Block:
     rows, numbers = [], paper().find("Section 5, ten folds", "rhmd")
     known: dict[str, str] = {}
     fewer = [f"{study.folds} folds"] if study.folds != 10 else []
-    why = _mark([*reasons(request, "randout-kd"), *fewer], known)
+    why = marked([*reasons(request, "randout-kd"), *fewer], known)
     by_fold = _fold_scores(scores, "randout-kd")
     tests = np.array([len(labels) for labels in scores.labels])
     for number in numbers:
@@ -304,14 +205,14 @@ def _ten_folds(request: Request, folder: Path, options: Options) -> Block:
             values = np.array([row[number.metric] for row in by_fold])
             ours = Ours(*fold_interval(values, np.array(scores.train_rows), tests))
         name = paper().names[number.model]
-        rows.append(_compared(number, ours, why, name))
+        rows.append(compared(number, ours, why, name))
     notes = [
         f"ours: {len(scores.units)} of {len(done.record['units'])} folds, each with its own teacher; macro averages, "
         "mean over folds, Nadeau and Bengio's interval",
         "the hyper-parameters are the paper's best on its single split, as in its protocol, so these numbers are optimistic",
     ]
     notes += [f"({mark}) {reason}" for reason, mark in known.items()] + paper().footnotes(numbers)
-    return Block("Section 5: ten-fold cross-validation on RHMD", _header(), rows, notes, str(where), WORDS)
+    return Block("Section 5: ten-fold cross-validation on RHMD", score_header(), rows, notes, str(where), WORDS)
 
 
 def _fold_scores(scores: Scored, arm: str) -> list[Mapping[str, Any]]:
