@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 import training
-from randout import checkpoint, cli, config, grid, job, prepare, record, scoring, search, trials
+from randout import checkpoint, cli, config, grid, job, prepare, record, scoring, search, student, trials
 from randout.errors import Failure, UserError
 from randout.grid import SearchTable
 from randout.methods import METHODS
@@ -545,3 +546,22 @@ def test_grid_cells_of_a_search_are_those_of_its_seed(made, dataset, tmp_path):
     folder = go(made("plain", RATES | {"trials": 2, "seed": 3}), tmp_path / "s", dataset)
     expected, _ = grid.cells({"train.learning_rate": RATES["space"]["learning_rate"]}, 2, 3)
     assert [trial["settings"] for trial in folder.record["trials"]] == expected
+
+
+@pytest.mark.parametrize("table", [RATES | {"trials": 2}, HALVING], ids=["last validation", "rung"])
+def test_a_stop_that_is_asked_for_while_a_trial_is_validated_is_heard(
+    made, whole, dataset, tmp_path, monkeypatch, table
+):
+    real, one = student.predict, made("plain", table)
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(student, "predict", interrupted)
+    with pytest.raises(Stopped, match="SIGTERM"):
+        go(one, tmp_path / "stopped", dataset)
+    monkeypatch.setattr(student, "predict", real)
+    assert states(record.read_record(tmp_path / "stopped"))[0] == "waiting"
+    go(one, tmp_path / "stopped", dataset)
+    assert lasting(tmp_path / "stopped") == whole(table)[0]

@@ -168,7 +168,10 @@ def train_student(plan: Plan, run: RunFolder, teacher: torch.Tensor | None, opti
             if why and not ended:
                 raise Stopped(why, run)
             if paused:
-                raise Paused(run, validate())
+                metrics = validate()
+                raise Stopped(stop.why, run) if stop.why else Paused(run, metrics)
+        if stop.why:  # asked for at the very end: who trains many of these must hear of it
+            raise Stopped(stop.why, run)
     checkpoint.restore_best(session, run.checkpoint)
     return session
 
