@@ -17,7 +17,7 @@ from .methods import METHODS
 from .record import StudyFolder, opened
 from .results import conclude, result_lines
 from .runs import RunFolder, now
-from .search import make_search, planned, run_search
+from .search import check_trials, make_search, run_search
 from .student import Options, Stopped, check_methods, student_of
 from .study import Study, Unit, arm_config, cells, unequal, units
 
@@ -92,6 +92,7 @@ def check_arms(study: Study, datasets: Datasets) -> list[str]:
     rows than the others, before any training starts.
     """
     configs = {arm: _cell_config(study, arm, units(study)[0], {}) for arm in study.arms}
+    datasets.read(next(iter(configs.values())))  # what is wrong with the data is not the arm's fault
     first: Dataset | None = None
     for arm, config in configs.items():
         try:
@@ -131,7 +132,7 @@ def _check_tuning(study: Study, config: Config, dataset: Dataset) -> None:
     table: SearchTable = study.tuning  # type: ignore[assignment]
     found, _ = make_search(config, table)
     if found.space:
-        planned(found, dataset)
+        check_trials(found, dataset)
 
 
 def _cell_config(study: Study, arm: str, unit: Unit, settings: Mapping[str, Any]) -> Config:

@@ -11,7 +11,6 @@ import copy
 import math
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +59,8 @@ def run_search(search: Search, path: Path, options: Options, dataset: Dataset | 
     table, config = search.table, search.config
     check_space(search)
     dataset = dataset or prepare.read_data(config)
+    if not (path / "study.json").exists():  # before anything is written: the command put right finds nothing there
+        check_trials(search, dataset)
     fresh: dict[str, Any] = {
         "kind": "search",
         "name": path.name,
@@ -98,8 +99,15 @@ def check_space(search: Search) -> None:
         )
 
 
-def check_trials(search: Search, settings: Sequence[Settings], dataset: Dataset) -> None:
-    """Raise UserError for the first trial that cannot run, with its settings, before any training starts."""
+def check_trials(search: Search, dataset: Dataset) -> None:
+    """Raise UserError for the first trial that cannot run, with its settings, before any training starts.
+
+    What tpe may propose is checked at the corners of its ranges.
+    """
+    if search.table.sampler == "tpe":
+        settings, _ = cells(corners(search.space), 0, 0)
+    else:
+        settings, _ = cells(search.space, search.table.trials, search.table.seed)
     checked: dict[str, Any] = {}  # what trials differ in is mostly methods: the student is loaded once for all these
     for number, one in enumerate(settings):
         try:
@@ -116,14 +124,13 @@ def check_trials(search: Search, settings: Sequence[Settings], dataset: Dataset)
 
 def planned(search: Search, dataset: Dataset) -> list[str]:
     """What a search would try, checked: a line a cell, and how they are compared. Raises UserError."""
+    check_trials(search, dataset)
     table = search.table
     if table.sampler == "tpe":
-        check_trials(search, cells(corners(search.space), 0, 0)[0], dataset)
         lines = [f"{name}: {values}" for name, values in search.space.items()]
         what, trials = f"{table.trials} trials, each proposed by tpe from those before it", table.trials
     else:
         chosen, size = cells(search.space, table.trials, table.seed)
-        check_trials(search, chosen, dataset)
         lines = [f"{number:04d}  {words_of(settings)}" for number, settings in enumerate(chosen)]
         what, trials = f"{len(chosen)} of {size} cells", len(chosen)
     shares = ", ".join(f"{share:.1%}" for share in rungs(trials, table.halving))
@@ -143,7 +150,6 @@ def _halve(search: Search, folder: StudyFolder, dataset: Dataset, options: Optio
     table, record = search.table, folder.record
     chosen, record["cells"] = cells(search.space, table.trials, table.seed)
     if not record["trials"]:
-        check_trials(search, chosen, dataset)
         record["trials"] = [entry(number, settings) for number, settings in enumerate(chosen)]
         folder.save()
     alive = record["trials"]
@@ -185,8 +191,6 @@ def _propose(search: Search, folder: StudyFolder, dataset: Dataset, options: Opt
     table, record = search.table, folder.record
     ranges = any(isinstance(values, dict) for values in search.space.values())
     record["cells"] = None if ranges else math.prod(len(values) for values in search.space.values())
-    if not record["trials"]:
-        check_trials(search, cells(corners(search.space), 0, 0)[0], dataset)
     shares = rungs(table.trials, table.halving)
     for number in range(table.trials):
         before = record["trials"][:number]
