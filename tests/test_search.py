@@ -426,6 +426,14 @@ def test_another_search_or_other_data_in_the_folder_are_refused(made, dataset, t
         go(made("plain", RATES | {"trials": 1}, epochs=2), tmp_path / "s", dataset)
     with pytest.raises(UserError, match="the data changed since"):
         go(made("plain", RATES | {"trials": 1}), tmp_path / "s", prepare.data.load(toy_csv(90, 5)))
+    file = tmp_path / "s" / "study.toml"
+    text = file.read_text()
+    file.write_text(text.replace("weight_decay = 0.01\n", "").replace("halving = 0\n", ""))  # by an older version
+    go(made("plain", RATES | {"trials": 1}), tmp_path / "s", dataset)
+    assert file.read_text() == text
+    file.write_text(text.replace("halving", "pruning"))
+    with pytest.raises(UserError, match=r"study\.toml: cannot be gone on with .*pruning"):
+        go(made("plain", RATES | {"trials": 1}), tmp_path / "s", dataset)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("precious")
     (tmp_path / "file").write_text("precious")

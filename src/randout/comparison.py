@@ -19,7 +19,7 @@ from .results import conclude, result_lines
 from .runs import RunFolder, now
 from .search import check_trials, make_search, run_search
 from .student import Options, Stopped, check_methods, student_of
-from .study import Study, Unit, arm_config, cells, unequal, units
+from .study import Study, Unit, arm_config, cells, make_study, unequal, units
 
 SEARCHED = "tuning"
 
@@ -54,8 +54,7 @@ def run_study(study: Study, path: Path, options: Options) -> StudyFolder:
         "tuning": None,
         "result": None,
     }
-    asked = study.model_dump(mode="json")
-    with opened(path, asked, fresh, ("seeds", "repeats", "about")) as folder:
+    with opened(path, study.model_dump(mode="json"), fresh, ("seeds", "repeats", "about"), _filled) as folder:
         record = folder.record
         _check_first_seed(study, folder)
         record |= {"metric": study.metric, "margin": study.margin, "baseline": study.baseline, "about": study.about}
@@ -69,6 +68,10 @@ def run_study(study: Study, path: Path, options: Options) -> StudyFolder:
         record["finished"] = now() if all(c["state"] == "finished" for c in record["cells"]) else None
         conclude(study, folder)
     return folder
+
+
+def _filled(was: dict[str, Any]) -> dict[str, Any]:
+    return make_study(was).model_dump(mode="json")
 
 
 def _run_cells(study: Study, folder: StudyFolder, datasets: Datasets, options: Options) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,11 +66,16 @@ def read_record(path: Path) -> StudyFolder:
 
 @contextmanager
 def opened(
-    path: Path, asked: dict[str, Any], fresh: dict[str, Any], may_change: tuple[str, ...]
+    path: Path,
+    asked: dict[str, Any],
+    fresh: dict[str, Any],
+    may_change: tuple[str, ...],
+    filled: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> Iterator[StudyFolder]:
     """The folder of what is asked, locked: as it was left, or begun with the record `fresh`.
 
-    may_change: keys of `asked` that may differ from when it was begun. Raises UserError where something else is there,
+    may_change: keys of `asked` that may differ from when it was begun. filled: what was asked then, with the defaults
+    of settings that have come since. Raises UserError where something else is there,
     or the same of data that have changed.
     """
     _refuse_others(path)
@@ -78,7 +83,9 @@ def opened(
         text = tomli_w.dumps(_without_none(asked))
         if (path / "study.json").exists():
             folder = read_record(path)
-            _refuse_changes(folder, tomllib.loads(text), fresh["data"]["sha256"], may_change)
+            _refuse_changes(folder, asked, filled, may_change)
+            if folder.record["data"]["sha256"] != fresh["data"]["sha256"]:
+                raise UserError(f"{path}: the data changed since this was begun; name another with -o")
         else:
             folder = StudyFolder(path, {"format": FORMAT, "started": now(), "finished": None} | fresh)
         replace_text(path / "study.toml", text)
@@ -98,14 +105,27 @@ def _names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def _refuse_changes(folder: StudyFolder, asked: dict[str, Any], sha256: str, may_change: tuple[str, ...]) -> None:
+def _refuse_changes(
+    folder: StudyFolder,
+    asked: dict[str, Any],
+    filled: Callable[[dict[str, Any]], dict[str, Any]],
+    may_change: tuple[str, ...],
+) -> None:
     """Raise UserError where a study that was begun is not what is asked for now."""
-    was = read_toml(folder.path / "study.toml", "study") if (folder.path / "study.toml").exists() else {}
-    changed = [key for key in {**was, **asked} if was.get(key) != asked.get(key) and key not in may_change]
+    file = folder.path / "study.toml"
+    try:
+        was = _as_written(filled(read_toml(file, "study")))
+    except (UserError, ValueError, KeyError) as error:
+        raise UserError(f"{file}: cannot be gone on with ({error}); name another with -o") from None
+    now_asked = _as_written(asked)
+    changed = [key for key in {**was, **now_asked} if was.get(key) != now_asked.get(key) and key not in may_change]
     if changed:
         raise UserError(f"{folder.path}: another study is there ({', '.join(changed)} differ); name another with -o")
-    if folder.record["data"]["sha256"] != sha256:
-        raise UserError(f"{folder.path}: the data changed since this was begun; name another with -o")
+
+
+def _as_written(asked: dict[str, Any]) -> dict[str, Any]:
+    """As it comes back from TOML."""
+    return tomllib.loads(tomli_w.dumps(_without_none(asked)))
 
 
 def _without_none(value: Any) -> Any:

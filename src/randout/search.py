@@ -17,7 +17,7 @@ from typing import Any
 
 from . import job, prepare
 from .checkpoint import MadeElsewhere
-from .config import Config, build
+from .config import Config, build, checked
 from .data import Dataset
 from .errors import Failure, UserError
 from .grid import SearchTable, Settings, Space, cells, corners, rungs, space_of, tables_of, words_of
@@ -70,8 +70,7 @@ def run_search(search: Search, path: Path, options: Options, dataset: Dataset | 
         "trials": [],
         "best": None,
     }
-    asked = {"search": table.model_dump(mode="json"), "recipe": config.model_dump(mode="json")}
-    with opened(path, asked, fresh, ()) as folder:
+    with opened(path, _asked(table, config), fresh, (), _filled) as folder:
         options.show.say(f"search in {path}{_teachers(search, dataset)}")
         if table.sampler == "tpe":
             _propose(search, folder, dataset, options)
@@ -83,6 +82,15 @@ def run_search(search: Search, path: Path, options: Options, dataset: Dataset | 
         folder.record["finished"] = now()
         folder.save()
     return folder
+
+
+def _asked(table: SearchTable, config: Config) -> dict[str, Any]:
+    """What `study.toml` says."""
+    return {"search": table.model_dump(mode="json"), "recipe": config.model_dump(mode="json")}
+
+
+def _filled(was: dict[str, Any]) -> dict[str, Any]:
+    return _asked(checked(SearchTable, was["search"], "search."), build([was["recipe"]], METHODS))
 
 
 def own_teachers(search: Search) -> list[str]:
@@ -108,16 +116,16 @@ def check_trials(search: Search, dataset: Dataset) -> None:
         settings, _ = cells(corners(search.space), 0, 0)
     else:
         settings, _ = cells(search.space, search.table.trials, search.table.seed)
-    checked: dict[str, Any] = {}  # what trials differ in is mostly methods: the student is loaded once for all these
+    known: dict[str, Any] = {}  # what trials differ in is mostly methods: the student is loaded once for all these
     for number, one in enumerate(settings):
         try:
             config = search.trial_config(one)
             key = config.model_dump_json(include={"data", "student", "teacher", "classifier"})
-            if key not in checked:
+            if key not in known:
                 plan = prepare.make(config, dataset)
-                checked[key] = None if plan.classifier is not None else student_of(plan)[1]
-            if checked[key] is not None:
-                check_methods(prepare.methods_of(config), checked[key])
+                known[key] = None if plan.classifier is not None else student_of(plan)[1]
+            if known[key] is not None:
+                check_methods(prepare.methods_of(config), known[key])
         except UserError as error:
             raise UserError(f"trial {number} ({words_of(one)}) cannot run: {error}") from None
 
