@@ -20,7 +20,7 @@ from .checkpoint import MadeElsewhere
 from .config import Config, build, checked
 from .data import Dataset
 from .errors import Failure, UserError
-from .grid import SearchTable, Settings, Space, cells, corners, rungs, space_of, tables_of, words_of
+from .grid import SearchTable, Settings, Space, cells, each_value, rungs, space_of, tables_of, words_of
 from .methods import METHODS
 from .record import StudyFolder, opened
 from .runs import now
@@ -110,10 +110,10 @@ def check_space(search: Search) -> None:
 def check_trials(search: Search, dataset: Dataset) -> None:
     """Raise UserError for the first trial that cannot run, with its settings, before any training starts.
 
-    What tpe may propose is checked at the corners of its ranges.
+    What tpe may propose is checked value by value.
     """
     if search.table.sampler == "tpe":
-        settings, _ = cells(corners(search.space), 0, 0)
+        settings = each_value(search.space)
     else:
         settings, _ = cells(search.space, search.table.trials, search.table.seed)
     known: dict[str, Any] = {}  # what trials differ in is mostly methods: the student is loaded once for all these
@@ -165,8 +165,8 @@ def _halve(search: Search, folder: StudyFolder, dataset: Dataset, options: Optio
     for share in shares:
         most = len(alive) if share == 1 else max(1, len(alive) // table.halving)
         for trial in alive:
-            _advance(search, folder, trial, share, dataset, options)
-            _cut(folder, alive, share, most)  # at once, for a checkpoint is several times a model's size
+            if _advance(search, folder, trial, share, dataset, options):
+                _cut(folder, alive, share, most)  # at once, for a checkpoint is several times a model's size
         reached = [trial for trial in alive if value_at(trial, share) is not None]
         alive = _cut(folder, alive, share, most if share == 1 else max(1, len(reached) // table.halving))
 
@@ -231,10 +231,10 @@ def _goes_on(metric: str, trial: dict[str, Any], before: list[dict[str, Any]], s
 
 def _advance(
     search: Search, folder: StudyFolder, trial: dict[str, Any], share: float, dataset: Dataset, options: Options
-) -> None:
-    """Train a trial to `share` of its steps and note its value there; what is noted already is not done again."""
+) -> bool:
+    """Train a trial to `share` of its steps and note its value there; False where that was done before."""
     if trial["state"] in ("finished", "pruned") or value_at(trial, share) is not None:
-        return
+        return False
     if options.deadline and time.monotonic() > options.deadline:
         raise Stopped("the time limit", folder.run(trial))
     show, total = options.show, max(len(folder.record["trials"]), search.table.trials)
@@ -256,6 +256,7 @@ def _advance(
     folder.save()
     for line in standing(folder.record):
         show.say(line)
+    return True
 
 
 def _train(
