@@ -382,6 +382,29 @@ def test_nested_search_stays_inside_each_fold(five):
     assert not any("optimistic" in note for note in notes)
 
 
+def test_a_nested_cross_validation_killed_anywhere_ends_in_the_same_result(five, base, tmp_path, monkeypatch):
+    shutil.copytree(five.path.parent / "runs", tmp_path / "runs")  # the folds' runs are found, their searches begin anew
+    tuning = {"space": {"kd.weight": [0.5, 1.0]}, "trials": 1}
+    study = make_study({"base": base, "arms": ARMS, "folds": 5, "name": "cv", "tuning": tuning})
+    calls = {"left": 0, "now": 0}
+    real = record.StudyFolder.save
+
+    def save(folder):
+        calls["now"] += 1
+        if calls["now"] == calls["left"]:
+            raise Killed
+        real(folder)
+
+    monkeypatch.setattr(record.StudyFolder, "save", save)
+    for left in (1, 4, 7, 10, 13, 16, 10**6):
+        calls |= {"left": left, "now": 0}
+        try:
+            go(study, tmp_path / "cv")
+        except Killed:
+            continue
+    assert lasting(tmp_path / "cv") == lasting(five.path)
+
+
 def test_folds_are_compared_as_by_hand(five):
     values = {arm: [r.read("metrics.json")["test"]["accuracy"] for r in runs_of(five, arm)] for arm in ARMS}
     sizes = [run.read("split.json") for run in runs_of(five, "plain")]
