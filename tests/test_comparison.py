@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -336,8 +337,10 @@ def test_a_fold_s_teacher_never_saw_its_test_rows(five):
     assert len({run.path for run in teachers_of(five).values()}) == 5
     rows = [row for run in runs_of(five, "kd") for row in run.read("split.json")["test"]]
     assert sorted(rows, key=int) == [str(row) for row in range(1, 91)]  # every row is tested once
-    for run in teachers_of(five).values():
+    for unit, run in teachers_of(five).items():
         assert not (run.path / "predictions" / "test.parquet").exists()
+        said = tomllib.loads((run.path / "run.toml").read_text())["data"]  # what a replay of it would read
+        assert f"fold {said['fold']} of {said['folds']}" == f"{unit} of 5"
 
 
 def test_a_teacher_of_the_ordinary_split_would_be_caught(base, tmp_path, monkeypatch):
@@ -383,7 +386,9 @@ def test_nested_search_stays_inside_each_fold(five):
 
 
 def test_a_nested_cross_validation_killed_anywhere_ends_in_the_same_result(five, base, tmp_path, monkeypatch):
-    shutil.copytree(five.path.parent / "runs", tmp_path / "runs")  # the folds' runs are found, their searches begin anew
+    shutil.copytree(
+        five.path.parent / "runs", tmp_path / "runs"
+    )  # the folds' runs are found, their searches begin anew
     tuning = {"space": {"kd.weight": [0.5, 1.0]}, "trials": 1}
     study = make_study({"base": base, "arms": ARMS, "folds": 5, "name": "cv", "tuning": tuning})
     calls = {"left": 0, "now": 0}
