@@ -256,7 +256,7 @@ def test_run_folder_is_that_of_an_encoder(name: str, finished: Callable[[str], j
     }
     history = result.run.read("history.json")
     assert len(history["epochs"]) == (2 if name in NETWORKS else 1)
-    assert {"epoch", "seconds", "validation_accuracy"} <= set(history["epochs"][-1])
+    assert {"epoch", "step", "seconds", "validation_accuracy"} <= set(history["epochs"][-1])
     assert CLASSIFIERS[name].scores in (result.model_path / "README.md").read_text()
     table = parquet.read_table(result.folder / "predictions" / "test.parquet")
     right = np.mean([a == b for a, b in zip(*(table[c].to_pylist() for c in ("label", "prediction")), strict=True)])

@@ -108,9 +108,9 @@ def finished(base, tmp_path_factory):
 
 @pytest.fixture
 def copied(finished, tmp_path):
-    """A copy of the finished study and its runs."""
-    shutil.copytree(finished.path.parent, tmp_path / "copy")
-    return tmp_path / "copy" / "s"
+    """A copy of the finished study and its runs, as deep in the tree: a study names its data by the way to them."""
+    shutil.copytree(finished.path.parent, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "s"
 
 
 def as_json(value: Any) -> Any:

@@ -186,3 +186,18 @@ def test_mistakes_are_named():
         crossed_difference(np.zeros((3, 4)), np.arange(5))
     with pytest.raises(UserError, match="Did you mean 'macro_f1'"):
         crossed_bootstrap([0, 1], np.zeros((2, 2, 2), int), [0, 1], 2, "macro_f2")
+
+
+def test_seeds_that_agree_in_their_means_alone_are_no_certainty():
+    """Two seeds with the same mean difference on other rows: both mean squares say 0, and the interval has a width."""
+    differences = np.array([[1, 0, 0, 0, -1, 1], [0, 1, 0, -1, 0, 1]])
+    seed, group, error = mean_squares(differences, np.arange(6))
+    assert seed == 0
+    assert error > 0
+    found = crossed_difference(differences, np.arange(6))
+    expected = max(group - error, 0) or error
+    assert found.standard_error == pytest.approx(np.sqrt(expected / 12))
+    assert found.low < found.estimate < found.high
+    apart = np.array([[1, -1, 0, 0], [-1, 1, 0, 0]])  # every group's mean over seeds is 0
+    assert mean_squares(apart, np.arange(4))[:2] == (0, 0)
+    assert crossed_difference(apart, np.arange(4)).standard_error > 0

@@ -16,12 +16,13 @@ from randout import cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+STUDIES = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
 TINY = ["--set", "epochs=1", "--set", "precision=float32"]
 
 
-def blocks(kind: str) -> list[str]:
-    """The fenced blocks of the README whose opening line is exactly `kind`."""
-    return re.findall(rf"^```{re.escape(kind)}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(kind: str, document: str = README) -> list[str]:
+    """The fenced blocks of a document whose opening line is exactly `kind`."""
+    return re.findall(rf"^```{re.escape(kind)}\n(.*?)^```", document, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +53,30 @@ def test_every_command_of_the_readme_works(
 ) -> None:
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("randout ")]
     assert len(commands) >= 10
+    _carry_out(commands, monkeypatch, capsys)
+
+
+def test_every_command_and_study_of_the_page_on_studies_works(
+    there: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, run in ((1, "first"), (1, "second")):
+        preset = "plain" if run == "first" else "randout"
+        made = f"randout train reviews.csv -o runs/{run} --student minilm --preset {preset} --seed {seed}"
+        if not (there / "runs" / run).exists():
+            _carry_out([made], monkeypatch, capsys)
+    commands = [line for block in blocks("sh", STUDIES) for line in block.splitlines() if line.startswith("randout ")]
+    assert {shlex.split(line)[1] for line in commands} == {"search", "compare", "cv"}
+    (study,) = blocks("toml", STUDIES)
+    (there / "four-arms.toml").write_text(study.replace("[1, 2, 3, 4, 5]", "[1, 2]"), encoding="utf-8")
+    _carry_out([*commands, "randout compare four-arms.toml --dry-run"], monkeypatch, capsys)
+
+
+def _carry_out(commands: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each in this process, those that train with one epoch; none may fail."""
     for line in commands:
         words = shlex.split(line, comments=True)
-        monkeypatch.setattr(sys, "argv", [*words, *(TINY if words[1] == "train" else [])])
+        trains = words[1] in ("train", "search", "cv") or (words[1] == "compare" and "--student" in words)
+        monkeypatch.setattr(sys, "argv", [*words, *(TINY if trains else [])])
         with pytest.raises(SystemExit) as end:
             cli.main()
         assert end.value.code in (0, None), f"{line}: {capsys.readouterr().err}"

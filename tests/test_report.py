@@ -19,7 +19,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precisio
 
 from randout import cli
 from randout.errors import UserError
-from randout.report import checks, interactive, read, report, sections, values, write
+from randout.report import checks, compare, interactive, read, report, sections, values, write
 from reported import LABELS, POST, SPLITS, logits_of, make_run, make_search, make_study, truth
 from reported import write as write_json
 
@@ -40,7 +40,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory, runs: Path) -> Path:
     """A report on a study, a search and three runs, in every form."""
     folder = tmp_path_factory.mktemp("everything")
     study = make_study(folder / "a" / "study", arms=("plain", "kd"))
-    report([study, make_search(folder / "b" / "search"), runs], folder / "out")
+    report([study, make_search(folder / "b" / "search"), runs], folder / "out", formats="html,md,csv,png")
     return folder / "out"
 
 
@@ -175,7 +175,6 @@ def test_every_figure_has_table_picture_and_valid_json(everything: Path) -> None
         plotly.graph_objects.Figure(json.loads(text))  # raises for a property that plotly does not know
         assert (everything / "tables" / f"{name}-figure.csv").exists()
         assert (everything / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-        assert (everything / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_what_users_wrote_is_inert(everything: Path) -> None:
@@ -214,6 +213,9 @@ def test_the_same_folders_give_the_same_bytes(runs: Path, tmp_path: Path) -> Non
     first = {path.name: path.read_bytes() for path in (tmp_path / "one").rglob("*") if path.is_file()}
     second = {path.name: path.read_bytes() for path in (tmp_path / "two").rglob("*") if path.is_file()}
     assert first == second
+    pictures = {Path(name).stem: form for name, form in first.items() if name.endswith(".pdf")}
+    assert len(pictures) >= 4
+    assert all(form.startswith(b"%PDF") for form in pictures.values())
 
 
 def test_study_averages_over_units_and_says_its_state(tmp_path: Path) -> None:
@@ -257,6 +259,35 @@ def test_search_ranks_trials_and_draws_the_noise_settings(tmp_path: Path) -> Non
         assert said in text.replace("\\", ""), said
 
 
+def test_a_study_without_its_runs_or_a_result_is_shown(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "study", arms=("plain", "kd"))
+    shutil.rmtree(tmp_path / "runs")
+    chapters = sections.build(read.read([study]))
+    text = write.markdown(chapters, False)
+    assert "not beside the study" in text
+    assert "### Scores\n" in text
+    assert "kd is better than plain" in text
+    found = json.loads((study / "study.json").read_text())
+    write_json(study / "study.json", found | {"result": None})
+    text = write.markdown(sections.build(read.read([study])), False)
+    assert "No unit is complete yet" in text
+    assert "better than plain" not in text
+
+
+def test_models_of_other_rows_are_named_and_not_compared(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, name) for name in ("plain", "kd", "randout-kd")]
+    path = runs[1] / "predictions" / "test.parquet"
+    parquet.write_table(parquet.read_table(path).slice(1), path)
+    turned = runs[2] / "predictions" / "test.parquet"
+    parquet.write_table(parquet.read_table(turned).take(list(reversed(range(60)))), turned)
+    (subject,) = read.read(runs)
+    text = write.markdown(sections.build([subject]), False).replace("\\", "")
+    assert "kd was not scored on the same test rows" in text
+    assert [row["name"] for row in compare.result_of(subject)["rows"]] == ["plain", "randout-kd"], "order is no matter"
+    right = [np.mean(np.equal(*map(np.array, saved(run)))) for run in (runs[0], runs[2])]
+    assert compare.result_of(subject)["rows"][1]["difference"]["estimate"] == pytest.approx(right[1] - right[0])
+
+
 def found_by(subject: read.Subject) -> set[str]:
     return {part.code for part in checks.checks(subject).parts if isinstance(part, values.Check)}
 
@@ -290,6 +321,17 @@ def test_baseline_is_the_one_that_learns_from_labels_alone(runs: Path) -> None:
     assert read.read(paths)[0].baseline == "plain"
     assert read.read(paths, "kd")[0].baseline == "kd"
     assert [arm.name for arm in read.read(paths, "kd")[0].arms] == ["kd", "plain", "randout-kd"]
+
+
+def test_runs_are_compared_by_the_metric_they_were_selected_by(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, name) for name in ("plain", "kd")]
+    for run in runs:
+        record = json.loads((run / "run.json").read_text())
+        record["identity"]["train"] = {"metric": "macro_f1"}
+        write_json(run / "run.json", record)
+    (subject,) = read.read(runs)
+    rows = compare.result_of(subject)["rows"]
+    assert [row["value"] for row in rows] == pytest.approx([f1_score(*saved(run), average="macro") for run in runs])
 
 
 def test_a_run_without_history_or_test_split_is_shown(tmp_path: Path) -> None:

@@ -367,7 +367,7 @@ def test_tpe_is_a_function_of_the_trials_before(made, dataset, tmp_path, monkeyp
     rates = [trial["settings"]["train.learning_rate"] for trial in whole.record["trials"]]
     assert len(set(rates)) == 4
     assert all(1e-4 <= rate <= 5e-3 for rate in rates)
-    assert whole.record["cells"] is None
+    assert whole.record["grid"] is None
     other = go(made("plain", TPE | {"seed": 1, "trials": 1}), tmp_path / "other", dataset)
     assert other.record["trials"][0]["settings"]["train.learning_rate"] != rates[0]
 

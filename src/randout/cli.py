@@ -73,7 +73,7 @@ def train(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a student (and its teacher first, where that is a bare encoder), score it, and leave a model folder."""
+    """Train a student, score it, leave a model folder. A teacher that is a bare encoder is fine-tuned first."""
     from . import job, prepare
 
     show = Show(quiet or as_json)
@@ -187,7 +187,7 @@ def soft_labels(
     runs: RunsFolder = Path("runs"),
     quiet: Quiet = False,
 ) -> None:
-    """Run a teacher ahead of time; `train` with the same data and teacher then finds its logits."""
+    """Run a teacher ahead of time. `train` with the same data and teacher then finds its logits."""
     from . import job, prepare
 
     table = {"source": data} | ({"unlabeled": unlabeled} if unlabeled else {})
@@ -216,7 +216,7 @@ def evaluate(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score a run on its validation or test split, or any classifier on a labelled file."""
+    """Score a run on its own splits, or a classifier on a file."""
     from . import scoring
     from .figures import score_lines
 
@@ -241,7 +241,7 @@ def predict(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Label texts: arguments, a file, or standard input, one a line. Adds label and score."""
+    """Label texts: arguments, a file, or standard input. Adds label and score."""
     from . import api, data
 
     show = Show(quiet or as_json)

@@ -18,7 +18,7 @@ def report(
     formats: Annotated[str, typer.Option(help="which to write, by comma")] = "html,md,csv,png,pdf",
     baseline: Annotated[str, typer.Option(help="the run that the others are set beside")] = "",
 ) -> None:
-    """One page on runs and studies: verdicts, tables, figures, checks; also as Markdown, CSV, PNG, PDF."""
+    """One page on runs and studies. Verdicts, tables, figures, checks; also as Markdown, CSV, PNG, PDF."""
     from .report import report as make
 
     written = make(folders, out, texts=not no_texts, formats=formats, baseline=baseline)

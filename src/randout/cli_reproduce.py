@@ -33,7 +33,7 @@ def reproduce(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run what is missing of the paper's tables, figures and sections, and print published beside ours."""
+    """The paper's tables and figures beside ours. Runs what is missing first."""
     from . import config
     from . import reproduce as work
     from .checkpoint import replace_text

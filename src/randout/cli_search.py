@@ -95,7 +95,7 @@ def search(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Try settings on the validation split, one teacher for all; interrupted, the same command goes on."""
+    """Try settings on validation, one teacher for all. Interrupted, the same command goes on."""
     from . import config as configuration
     from . import search as searching
     from .grid import SearchTable
@@ -116,7 +116,8 @@ def search(
         show.say(f"left out, for this recipe has no such method: {', '.join(absent)}")
     searching.check_space(made)
     dataset = read_data(made.config)
-    where = out or Path("studies") / f"search-{dataset.name}-{'+'.join(config.methods)}"
+    label = Path(config.student.model).name
+    where = out or Path("studies") / f"search-{dataset.name}-{label}-{'+'.join(config.methods)}"
     if dry_run:
         print("\n".join(searching.planned(made, dataset)))
         return

@@ -64,7 +64,7 @@ def compare(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare recipes over seeds on equal budgets (a study), or runs that are finished, with paired statistics."""
+    """Compare recipes over seeds, or finished runs. Equal budgets, paired statistics."""
     from .study import make_study, read_study
 
     given = _given(baseline=baseline, metric=metric, margin=margin)
@@ -131,7 +131,7 @@ def cv(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Cross-validate one recipe or several: whole groups, a teacher for each fold, Nadeau and Bengio's interval."""
+    """Cross-validate recipes, a teacher for each fold. Whole groups; Nadeau and Bengio's interval."""
     from .study import make_study, read_study
 
     given = _given(baseline=baseline, metric=metric, margin=margin)

@@ -143,7 +143,7 @@ def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="folder for data, runs and pictures")] = Path("demo"),
     quiet: Quiet = False,
 ) -> None:
-    """The main job on real film texts and real weights: a teacher and five students, compared."""
+    """The main job on real film texts and weights. A teacher and five students, compared."""
     from .demo import demonstrate
 
     demonstrate(out, Show(quiet))

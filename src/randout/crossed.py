@@ -104,13 +104,15 @@ def crossed_difference(differences: Any, groups: Sequence[Any] | np.ndarray, lev
     differences: right(model) - right(baseline), in {-1, 0, 1}, seed by row; groups: `(N,)`, anything hashable.
     Var(mean) = (MS_seed + max(MS_group - MS_error, 0)) / (S * G), df = numerator^2 / (MS_seed^2 / (S - 1)).
     p is never below 2 * 0.5^(groups that differ in some seed): no smaller one could come of flipping their signs.
+    Where neither seeds nor groups show any variance of their own, MS_error stands for it: seeds that happen to agree in
+    their means are no certainty.
     Right or wrong `(S, N)` of one arm in place of differences gives that arm's own interval.
     Raises UserError under two seeds or two groups.
     """
     values, codes = _checked(differences, groups)
     seeds, count = len(values), int(codes.max()) + 1
     seed, group, error = mean_squares(values, codes)
-    above = seed + max(group - error, 0.0)
+    above = seed + max(group - error, 0.0) or error
     df = above**2 * (seeds - 1) / seed**2 if seed > above / NORMAL else NORMAL if above else seeds - 1.0
     differing = np.count_nonzero(np.bincount(codes, (values != 0).any(0)))
     estimate = float(values.mean(dtype=np.float64))

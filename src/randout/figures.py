@@ -148,7 +148,7 @@ def _padded(lines: list[str]) -> list[str]:
     return [line.ljust(wide) for line in lines]
 
 
-def _save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+def save_picture(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """Write the PNG beside its place and move it there; a reader never sees half a picture."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -243,7 +243,7 @@ def confusion_picture(matrix: Any, id2label: Mapping[Any, str], path_png: str | 
     if len(names) > NUMBER_CLASSES:
         for axis, image in zip((left, right), images, strict=True):
             figure.colorbar(image, ax=axis, shrink=0.8, pad=0.02).outline.set_visible(False)
-    return _save(figure, path_png)
+    return save_picture(figure, path_png)
 
 
 def _whiskers(axis: Axes, at: int, value: float, low: float, high: float, colour: str) -> None:
@@ -277,7 +277,7 @@ def comparison_picture(rows: Sequence[Comparison], path_png: str | os.PathLike[s
         axis.set_axisbelow(True)
         axis.spines[["top", "right", "left"]].set_visible(False)
         axis.tick_params(axis="y", length=0)
-    return _save(figure, path_png)
+    return save_picture(figure, path_png)
 
 
 def _level(rows: Sequence[Comparison]) -> float:

@@ -161,5 +161,7 @@ def _finish(plan: Plan, run: RunFolder, trained: Trained, teacher: Taught | None
 
 
 def clean(run: RunFolder) -> None:
-    """Drop what only an unfinished run needs."""
+    """Drop what only an unfinished run needs, and what a kill left half written."""
     shutil.rmtree(run.checkpoint, ignore_errors=True)
+    for partial in run.path.glob("*.partial"):
+        partial.unlink(missing_ok=True)

@@ -16,21 +16,19 @@ import numpy as np
 import torch
 
 from . import data
-from .classifiers import Classifier, Network
+from .classifiers import Bag, Classifier, Network
 from .classifiers.settle import chosen, settle
 from .config import Config, StudentTable, TeacherTable
 from .data import Dataset
-from .encoder import position_offset, special_tokens
 from .errors import UserError
 from .method import Method
 from .methods import METHODS
 from .model_sources import DEFAULT_STUDENT, Source, at_hand, find
-from .tokens import Tokens, encode, percentile_length, truncate
+from .tokenising import tokens_for
+from .tokens import Tokens
 
 NO_TOKENS = Tokens(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int64))
 CPU_TEACHER = 600 * 2**20  # bytes of weights: the largest teacher that is chosen unasked where there is no GPU
-
-_LAST_ENCODED: list[tuple[Any, list[str], Any]] = []  # (tokenizer's folder, texts, tokens), the latest last
 
 
 @dataclass(frozen=True)
@@ -242,7 +240,9 @@ def methods_of(config: Config) -> tuple[Method, ...]:
 
 
 def steps_of(plan: Plan) -> int:
-    """Optimizer steps of a whole training, without early stopping."""
+    """Optimizer steps of a whole training, without early stopping; 1 where it is fitted in one go."""
+    if isinstance(plan.classifier, Bag):
+        return 1
     rows = sum(len(plan.dataset.split.get(name, ())) for name in ("train", "unlabeled"))
     return -(-rows // plan.config.train.batch_size) * plan.config.train.epochs
 
@@ -261,58 +261,6 @@ def _check_losses(methods: Sequence[Method]) -> None:
         raise UserError(
             f"methods.{steering[1]}: methods.{steering[0]} decides how gradients come about already; keep one"
         )
-
-
-def tokens_for(source: Source, table: StudentTable, dataset: Dataset, notes: list[str]) -> tuple[Tokens, int]:
-    """Every text of the dataset tokenised for the student, and the length they were cut to."""
-    tokenizer, limit = tokenizer_and_limit(source)
-    encoded = _encoded(source, tokenizer, dataset.texts)
-    if table.max_length == "auto":
-        if dataset.max_length:
-            max_length = min(dataset.max_length, limit)
-            notes.append(f"max length: {max_length} tokens, as stated for {dataset.name}")
-        else:
-            train = [encoded[row] for row in dataset.split["train"]]
-            max_length = percentile_length(train, limit)
-            notes.append(f"max length: {max_length} tokens, the 99th percentile of the training texts")
-    elif table.max_length > limit:
-        raise UserError(f"student.max_length: {table.max_length} asked for, but {source.name} takes {limit} at most")
-    else:
-        max_length = table.max_length
-    prefix, suffix = special_tokens(tokenizer)
-    if max_length <= prefix + suffix:
-        raise UserError(f"student.max_length: {max_length} leaves no room beside {prefix + suffix} special tokens")
-    tokens = truncate(encoded, max_length, table.truncation, suffix, prefix)
-    texts, lost = tokens.loss_of_truncation()
-    if texts:
-        notes.append(f"truncation: {texts:.1%} of texts are cut ({table.truncation}), {lost:.1%} of all tokens lost")
-    return tokens, max_length
-
-
-def _encoded(source: Source, tokenizer: Any, texts: list[str]) -> Any:
-    """`encode`, remembered for the last few pairs of tokenizer and list of texts: a search plans many runs on one."""
-    held = next((made for folder, of, made in _LAST_ENCODED if folder == source.folder and of is texts), None)
-    if held is None:
-        held = encode(tokenizer, texts)
-        _LAST_ENCODED.append((source.folder, texts, held))
-        del _LAST_ENCODED[:-3]
-    return held
-
-
-def tokenizer_and_limit(source: Source) -> tuple[Any, int]:
-    """A model's tokenizer and the most tokens a text may have, special tokens included."""
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
-        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
-        with torch.device("meta"):
-            model = AutoModelForSequenceClassification.from_config(config)
-    except Exception as error:
-        text = " ".join(str(error).split())[:300]
-        raise UserError(f"{source.name}: transformers cannot load this as a sequence classifier: {text}") from None
-    positions = getattr(config, "max_position_embeddings", None) or 10**6
-    return tokenizer, int(min(positions - position_offset(model), tokenizer.model_max_length))
 
 
 def _identity(plan: Plan) -> dict[str, Any]:

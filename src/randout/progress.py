@@ -5,6 +5,7 @@ Everything here goes to standard error, so that standard output holds results on
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ class Show:
 
     def __init__(self, quiet: bool = False, terse: bool = False) -> None:
         self.quiet, self.terse = quiet, terse
+        self.warned: set[str] = set()  # what pieces of work within this one have warned of, without its numbers
         self.terminal = sys.stderr.isatty()
 
     def say(self, text: str = "") -> None:
@@ -26,11 +28,17 @@ class Show:
             print(text, file=sys.stderr, flush=True)
 
     def warn(self, text: str) -> None:
+        kind = re.sub(r"\d+", "", text)
+        if self.terse and kind in self.warned:
+            return
+        self.warned.add(kind)
         print(f"warning: {text}", file=sys.stderr, flush=True)
 
     def within(self) -> Show:
-        """For one of many pieces of work: its bars and warnings, without its lines."""
-        return Show(self.quiet, terse=True)
+        """For one of many pieces of work: its bars, and each kind of warning once, without its lines."""
+        made = Show(self.quiet, terse=True)
+        made.warned = self.warned
+        return made
 
     def ask(self, question: str) -> bool:
         """Yes or no from the person at the terminal; no where there is none."""

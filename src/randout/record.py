@@ -22,9 +22,11 @@ import tomli_w
 from .checkpoint import replace_text
 from .config import read_toml
 from .errors import UserError
+from .replay import portable
 from .runs import RunFolder, locked, now
 
 FORMAT = 1
+PATHS = ("source", "validation", "test", "unlabeled", "model")  # settings that may name a place on this machine
 
 
 @dataclass
@@ -75,12 +77,11 @@ def opened(
     """The folder of what is asked, locked: as it was left, or begun with the record `fresh`.
 
     may_change: keys of `asked` that may differ from when it was begun. filled: what was asked then, with the defaults
-    of settings that have come since. Raises UserError where something else is there,
-    or the same of data that have changed.
+    of settings that have come since. Raises UserError where something else is there, or the same of changed data.
     """
     _refuse_others(path)
     with locked(path, "study; wait for it, or name another with -o"):
-        text = tomli_w.dumps(_without_none(asked))
+        text = tomli_w.dumps(_written(asked, path))
         if (path / "study.json").exists():
             folder = read_record(path)
             _refuse_changes(folder, asked, filled, may_change)
@@ -114,24 +115,27 @@ def _refuse_changes(
     """Raise UserError where a study that was begun is not what is asked for now."""
     file = folder.path / "study.toml"
     try:
-        was = _as_written(filled(read_toml(file, "study")))
+        was = filled(read_toml(file, "study"))
     except (UserError, ValueError, KeyError) as error:
         raise UserError(f"{file}: cannot be gone on with ({error}); name another with -o") from None
-    now_asked = _as_written(asked)
-    changed = [key for key in {**was, **now_asked} if was.get(key) != now_asked.get(key) and key not in may_change]
-    if changed:
+    wanted, again = _as_written(asked, folder.path), _as_written(was, folder.path)  # at first, paths were kept whole
+    stored = _as_written(was, None)
+    changed = [key for key in {**was, **asked} if wanted.get(key) not in (stored.get(key), again.get(key))]
+    if changed := [key for key in changed if key not in may_change]:
         raise UserError(f"{folder.path}: another study is there ({', '.join(changed)} differ); name another with -o")
 
 
-def _as_written(asked: dict[str, Any]) -> dict[str, Any]:
-    """As it comes back from TOML."""
-    return tomllib.loads(tomli_w.dumps(_without_none(asked)))
+def _as_written(asked: dict[str, Any], folder: Path | None) -> dict[str, Any]:
+    """As it comes back from `study.toml`."""
+    return tomllib.loads(tomli_w.dumps(_written(asked, folder)))
 
 
-def _without_none(value: Any) -> Any:
-    """TOML has no null: keys without a value are left out."""
+def _written(value: Any, folder: Path | None, key: str = "") -> Any:
+    """As `study.toml` keeps it: paths relative to the folder (None: as they are), and no keys without a value, which
+    TOML does not have.
+    """
     if isinstance(value, dict):
-        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+        return {name: _written(inner, folder, name) for name, inner in value.items() if inner is not None}
     if isinstance(value, list | tuple):
-        return [_without_none(inner) for inner in value]
-    return value
+        return [_written(inner, folder) for inner in value]
+    return portable(value, folder) if folder is not None and key in PATHS and isinstance(value, str) else value

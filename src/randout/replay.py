@@ -12,8 +12,9 @@ from .config import Config, build, read_recipe
 from .errors import UserError
 from .methods import METHODS
 from .model_sources import Source, find
-from .prepare import NO_TOKENS, Plan, data_identity, read_data, tokens_for
+from .prepare import NO_TOKENS, Plan, data_identity, read_data
 from .runs import RunFolder
+from .tokenising import tokens_for
 
 
 def portable(path: str, folder: Path) -> str:

@@ -3,68 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from . import prepare
+from .beside import WORDS, Block, Ours, compared, marked, ours_of, score_header
 from .comparison import run_study
 from .config import build
-from .crossed import crossed_bootstrap
-from .figures import table_lines
 from .grid import SPACES
 from .methods import METHODS
-from .metrics import class_rates, score
+from .metrics import score
 from .model_sources import find
-from .published import Number, paper
+from .published import paper
 from .record import StudyFolder
+from .report import report
 from .reproduction import Request, reasons, search_of, study_of
 from .results import Scored, read_scores
 from .search import make_search, run_search
 from .student import Options
 from .study import arm_config
 from .verdicts import fold_interval
-
-WORDS = (0, 1, 6)  # columns of words in a table of scores
-
-
-@dataclass(frozen=True)
-class Block:
-    """One table of the paper beside ours. rows: cells as printed; notes: footnotes and what was cut."""
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    notes: list[str] = field(default_factory=list)
-    folder: str = ""  # of the study or search behind it
-    left: tuple[int, ...] = (0,)  # columns of words
-
-    def lines(self) -> list[str]:
-        table = table_lines(self.header, self.rows, self.left)
-        return [self.title, *table, *(f"  note: {note}" for note in self.notes)]
-
-    def markdown(self) -> list[str]:
-        rule = "|" + "|".join("---" if at in self.left else "---:" for at in range(len(self.header))) + "|"
-        body = ["| " + " | ".join(row) + " |" for row in (self.header, *self.rows)]
-        return [f"## {self.title}", "", body[0], rule, *body[1:], "", *(f"- {note}" for note in self.notes), ""]
-
-
-@dataclass(frozen=True)
-class Ours:
-    """A value of ours with its 95 % interval, as fractions."""
-
-    value: float
-    low: float
-    high: float
+from .workflow import workflow_picture
 
 
 def reproduce(request: Request, items: Sequence[str], folder: Path, options: Options) -> list[Block]:
     """Each item's table, in order. Raises UserError, Failure, Stopped; started again, it goes on where it was."""
     made: dict[str, Callable[[], list[Block]]] = {
         "table 1": lambda: [_sizes(request)],
-        "figure 1": lambda: [_workflow(request)],
+        "figure 1": lambda: [_workflow(request, folder)],
         "figure 3": lambda: [_noise(request, "Figure 3", folder, options)],
         "figure 4": lambda: [_noise(request, "Figure 4", folder, options)],
         "section 5": lambda: [_ten_folds(request, folder, options)],
@@ -94,86 +63,20 @@ def _study(request: Request, item: str, folder: Path, options: Options) -> list[
     names = {"teacher": "pubmedbert" if request.dataset == "coda19" else "roberta-large"}
     for arm in done.record["arms"]:
         known = paper().find(place, request.dataset, names.get(arm, arm))
-        why = _mark(reasons(request, arm), known_reasons)
+        why = marked(reasons(request, arm), known_reasons)
         for number in known:
-            ours = _ours(scores, arm, number, labels_of(done))
-            rows.append(_compared(number, ours, why, paper().names.get(number.model, arm)))
+            ours = ours_of(scores, arm, number, labels_of(done))
+            rows.append(compared(number, ours, why, paper().names.get(number.model, arm)))
             numbers.append(number)
     notes += [f"({mark}) {reason}" for reason, mark in known_reasons.items()]
     notes += paper().footnotes(numbers)
     title = f"{place} ({request.dataset}): {paper().captions[place]}"
-    return [Block(title, _header(), rows, notes, str(where), WORDS)]
-
-
-def _mark(why: Sequence[str], known: dict[str, str]) -> str:
-    """`(a, c)` for the reasons, each given a letter in `known` when it is first met; empty for none."""
-    marks = [known.setdefault(reason, "abcdefghijkl"[len(known) % 12]) for reason in why]
-    return f"({', '.join(marks)})" if marks else ""
+    return [Block(title, score_header(), rows, notes, str(where), WORDS)]
 
 
 def labels_of(done: StudyFolder) -> list[str]:
     first = next(cell for cell in done.record["cells"] if cell["state"] == "finished")
     return list(done.run(first).record["identity"]["data"]["labels"])
-
-
-def _header() -> list[str]:
-    return ["model", "metric", "published", "ours", "95 % interval", "difference", "verdict"]
-
-
-def _compared(number: Number, ours: Ours | None, why: str, name: str) -> list[str]:
-    """A row: the difference is ours minus published, in points; `why` marks the reasons that forbid a verdict.
-
-    The published number is one run of which only the size of its test set is known: its error is taken to be ours.
-    """
-    metric = f"{number.label} {number.metric}".replace("_", " ").strip()
-    if ours is None:
-        return [name, metric, number.printed, "", "", "", "not run"]
-    difference = 100 * ours.value - number.value
-    reach = np.sqrt(2) * 100 * (ours.high - ours.low) / 2
-    if why:
-        verdict = f"not comparable {why}"
-    else:
-        verdict = "no difference seen" if abs(difference) <= reach else "higher" if difference > 0 else "lower"
-    between = f"[{100 * ours.low:.2f}, {100 * ours.high:.2f}]"
-    return [name, metric, number.printed, f"{100 * ours.value:.2f}", between, f"{difference:+.2f}", verdict]
-
-
-def _ours(scores: Scored, arm: str, number: Number, labels: Sequence[str]) -> Ours | None:
-    """Our mean over seeds of what a published number is, with a bootstrap over seeds and groups of texts."""
-    if not scores.units:
-        return None
-    made = np.stack(scores.predictions[arm])[None]  # (1, S, N)
-    if not number.label:
-        values, draws = crossed_bootstrap(
-            scores.labels[0], made, scores.groups[0], scores.num_labels, number.metric, resamples=1000
-        )
-        low, high = np.quantile(draws[0], [0.025, 0.975])
-        return Ours(float(values[0].mean()), float(low), float(high))
-    return _of_class(scores, made[0], labels.index(number.label), number.metric)
-
-
-def _of_class(scores: Scored, made: np.ndarray, label: int, rate: str, resamples: int = 500) -> Ours:
-    """Precision, recall or F1 of one class: mean over seeds, bootstrap over seeds and groups."""
-    size, truth = scores.num_labels, scores.labels[0]
-    groups = np.unique(scores.groups[0], return_inverse=True)[1]
-    count = int(groups.max()) + 1
-    cells = truth[None] * size + made  # (S, N)
-    by_group = np.zeros((len(made), count, size * size))
-    for seed in range(len(made)):
-        np.add.at(by_group[seed], (groups, cells[seed]), 1)
-    rng = np.random.default_rng(0)
-
-    def value(weights: np.ndarray, seeds: np.ndarray) -> float:
-        confusions = np.einsum("g,sgc->sc", weights, by_group[seeds]).reshape(len(seeds), size, size)
-        return float(class_rates(confusions)[rate][:, label].mean())
-
-    every = np.arange(len(made))
-    drawn = []
-    for _ in range(resamples):
-        weights = np.bincount(rng.integers(0, count, count), minlength=count).astype(float)
-        drawn.append(value(weights, rng.integers(0, len(made), len(made))))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Ours(value(np.ones(count), every), float(low), float(high))
 
 
 def _confusion(scores: Scored, units: str, where: str, labels: Sequence[str]) -> Block:
@@ -216,22 +119,37 @@ def _size(name: str) -> tuple[int, float]:
     return int(layers or 0), sum(p.numel() for p in model.parameters()) / 1e6
 
 
-def _workflow(request: Request) -> Block:
-    """Figure 1: the workflow as this configuration carries it out, a line a step."""
+def _workflow(request: Request, folder: Path) -> Block:
+    """Figure 1: the workflow as this configuration carries it out, a line a step, and as a picture."""
     config = arm_config(study_of(request, "table 3"), "randout-kd", METHODS)
     plan = prepare.make(config, prepare.read_data(config))
     kd, noise = (METHODS[name].model_validate(config.methods[name]) for name in ("kd", "randout"))
     layers, millions = _size(request.student)
+    length, classes = plan.config.student.max_length, len(plan.dataset.id2label)
+    tokens, units = noise.tokens, noise.units  # type: ignore[attr-defined]
+    weight, temperature = kd.weight, kd.temperature  # type: ignore[attr-defined]
+    after = ", ".join(map(str, noise.layers))  # type: ignore[attr-defined]
+    parts = {
+        "text": f"at most {length} tokens\n[CLS] ... [SEP]",
+        "teacher": f"{_label(request.teacher)}\nfine-tuned, then frozen",
+        "soft labels": f"softmax(z / {temperature:g})\nlogits stored once",
+        "student": f"{_label(request.student)}\n{layers} blocks, {millions:.1f}M",
+        "noise": f"U(0, 1) - 0.5 on\n{tokens} tokens x {units} units, block {after}",
+        "head": f"softmax over\n{classes} classes from [CLS]",
+        "loss": f"CE(gold)\n+ {weight:g} KL(teacher || student)",
+    }
+    picture = workflow_picture(parts, folder / "figure-1.png")
     steps = [
         ["teacher", f"{_label(request.teacher)}: fine-tuned on the training rows, frozen, its logits stored once"],
-        ["text", f"at most {plan.config.student.max_length} tokens: [CLS] ... [SEP]"],
+        ["text", f"at most {length} tokens: [CLS] ... [SEP]"],
         ["student", f"{_label(request.student)}: {layers} blocks, {millions:.1f}M parameters"],
-        ["noise", f"U(0, 1) - 0.5 added to {noise.tokens} random tokens x {noise.units} hidden units"],  # type: ignore[attr-defined]
-        ["", f"after block {', '.join(map(str, noise.layers))}, anew in each training forward, never in evaluation"],  # type: ignore[attr-defined]
-        ["head", f"softmax over {len(plan.dataset.id2label)} classes from [CLS] (eq. 1)"],
-        ["loss", f"CE(gold) + {kd.weight} KL(teacher || student) at temperature {kd.temperature} (eq. 6)"],  # type: ignore[attr-defined]
+        ["noise", f"U(0, 1) - 0.5 added to {tokens} random tokens x {units} hidden units"],
+        ["", f"after block {after}, anew in each training forward, never in evaluation"],
+        ["head", f"softmax over {classes} classes from [CLS] (eq. 1)"],
+        ["loss", f"CE(gold) + {weight} KL(teacher || student) at temperature {temperature} (eq. 6)"],
     ]
-    return Block("Figure 1: the workflow, read from the configuration", ["part", "what happens"], steps, left=(0, 1))
+    title, header = "Figure 1: the workflow, read from the configuration", ["part", "what happens"]
+    return Block(title, header, steps, [f"drawn: {picture}"], left=(0, 1))
 
 
 def _noise(request: Request, figure: str, folder: Path, options: Options) -> Block:
@@ -241,6 +159,7 @@ def _noise(request: Request, figure: str, folder: Path, options: Options) -> Blo
     search, _ = make_search(config, table)
     where = folder / figure.lower().replace(" ", "-")
     done = run_search(search, where, replace(options, show=options.show.within()))
+    drawn = report([where], folder / f"{where.name}-report", formats="html,png")[0]
     rows = []
     trials = [t for t in done.record["trials"] if t["state"] == "finished" and t["value"] is not None]
     published = [best for best in paper().best if best.dataset == request.dataset]
@@ -253,8 +172,8 @@ def _noise(request: Request, figure: str, folder: Path, options: Options) -> Blo
             cells.append(f"{100 * top['value']:.2f}")
         rows.append([f"{best.lam}{' (best)' if best.overall else ''}", str(best.tokens), str(best.units), *cells])
     notes = [
-        f"{len(trials)} trials in full of {done.record['cells']} cells searched"
-        f" ({len(done.record['trials'])} tried); `randout report {where}` draws the figure",
+        f"{len(trials)} trials in full of {done.record['grid']} cells searched"
+        f" ({len(done.record['trials'])} tried); drawn: {drawn}",
     ]
     why = reasons(request, "randout-kd")
     if why:
@@ -277,7 +196,7 @@ def _ten_folds(request: Request, folder: Path, options: Options) -> Block:
     rows, numbers = [], paper().find("Section 5, ten folds", "rhmd")
     known: dict[str, str] = {}
     fewer = [f"{study.folds} folds"] if study.folds != 10 else []
-    why = _mark([*reasons(request, "randout-kd"), *fewer], known)
+    why = marked([*reasons(request, "randout-kd"), *fewer], known)
     by_fold = _fold_scores(scores, "randout-kd")
     tests = np.array([len(labels) for labels in scores.labels])
     for number in numbers:
@@ -286,14 +205,14 @@ def _ten_folds(request: Request, folder: Path, options: Options) -> Block:
             values = np.array([row[number.metric] for row in by_fold])
             ours = Ours(*fold_interval(values, np.array(scores.train_rows), tests))
         name = paper().names[number.model]
-        rows.append(_compared(number, ours, why, name))
+        rows.append(compared(number, ours, why, name))
     notes = [
         f"ours: {len(scores.units)} of {len(done.record['units'])} folds, each with its own teacher; macro averages, "
         "mean over folds, Nadeau and Bengio's interval",
         "the hyper-parameters are the paper's best on its single split, as in its protocol, so these numbers are optimistic",
     ]
     notes += [f"({mark}) {reason}" for reason, mark in known.items()] + paper().footnotes(numbers)
-    return Block("Section 5: ten-fold cross-validation on RHMD", _header(), rows, notes, str(where), WORDS)
+    return Block("Section 5: ten-fold cross-validation on RHMD", score_header(), rows, notes, str(where), WORDS)
 
 
 def _fold_scores(scores: Scored, arm: str) -> list[Mapping[str, Any]]:

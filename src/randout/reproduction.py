@@ -12,6 +12,7 @@ from typing import Any
 from .config import overlay, read_preset
 from .errors import UserError, nearest
 from .grid import SPACES, SearchTable
+from .model_sources import ALIASES
 from .published import paper
 from .study import Study, make_study
 
@@ -79,6 +80,7 @@ class Request:
     dataset: str
     budget: str
     base: Mapping[str, Any]
+    changed: tuple[str, ...] = ()  # settings that are not the budget's
 
     @property
     def spend(self) -> Budget:
@@ -108,7 +110,13 @@ def make_request(dataset: str, budget: str, asked: Mapping[str, Any]) -> Request
         data["split"] = "paper"
     below = overlay(below, {"train": dict(spend.train), "data": data})
     below = overlay(below, {"student": {"model": STUDENT}, "teacher": {"model": TEACHERS[dataset]}})
-    return Request(dataset, budget, overlay(below, dict(asked)))
+    changed = [
+        f"{table}.{key} = {value}"
+        for table, values in asked.items()
+        for key, value in (values.items() if isinstance(values, dict) else ())
+        if (table, key) not in (("data", "source"), ("student", "model"), ("teacher", "model"))
+    ]
+    return Request(dataset, budget, overlay(below, dict(asked)), tuple(changed))
 
 
 def items_of(dataset: str, tables: list[int], figures: list[int], sections: list[int]) -> list[str]:
@@ -168,19 +176,18 @@ def search_of(request: Request) -> SearchTable:
     return table
 
 
-def reasons(request: Request, model: str, sha_known: bool = True) -> list[str]:
+def reasons(request: Request, model: str) -> list[str]:
     """Why a published number and ours may not be compared; none: they may."""
     found = []
-    aliases = {"teacher": TEACHERS[request.dataset]}
     if model not in CLASSIFIERS and model not in ENCODERS:
-        wanted = aliases.get(model, STUDENT)
-        own = request.teacher if model == "teacher" else request.student
-        if own != wanted:
-            found.append(f"{'teacher' if model == 'teacher' else 'student'} {_short(own)}, not {wanted}")
-        if model in ("kd", "randout-kd") and request.teacher != TEACHERS[request.dataset]:
-            found.append(f"teacher {_short(request.teacher)}, not {TEACHERS[request.dataset]}")
-    if request.spend.limits:
-        found.append(request.spend.limits)
+        published = {"student": (request.student, STUDENT), "teacher": (request.teacher, TEACHERS[request.dataset])}
+        used = {"teacher": ["teacher"], "kd": ["student", "teacher"], "randout-kd": ["student", "teacher"]}
+        for role in used.get(model, ["student"]):
+            own, theirs = published[role]
+            if own not in (theirs, ALIASES[theirs]):
+                found.append(f"{role} {_short(own)}, not {theirs}")
+    found += [request.spend.limits] if request.spend.limits else []
+    found += [f"set here: {', '.join(request.changed)}"] if request.changed else []
     if request.base["data"].get("split", "auto") != "paper" and request.dataset == "rhmd":
         found.append("another split")
     return found

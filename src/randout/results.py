@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -99,6 +100,7 @@ def conclude(study: Study, folder: StudyFolder) -> None:
             "these numbers are optimistic"
         )
     notes.append(_tuning_note(record))
+    notes += _teacher_note(folder)
     failed = [f"{c['unit']} {c['arm']}" for c in record["cells"] if c["state"] == "failed"]
     if failed:
         notes.append(f"failed, and their units left out: {', '.join(failed)}")
@@ -121,6 +123,19 @@ def _usable(study: Study, scores: Scored, planned: Sequence[str]) -> tuple[Score
     whole = [names for names in dealt if done.issuperset(names)]
     kept = {name for names in whole for name in names} or done.intersection(dealt[0])
     return scores.only(kept), max(1, len(whole))
+
+
+def _teacher_note(folder: StudyFolder) -> list[str]:
+    """That one teacher served several seeds or folds, where it did: the result then holds given this teacher."""
+    taught: dict[str, set[str]] = {}
+    for cell in folder.record["cells"]:
+        if cell["state"] == "finished":
+            teacher = folder.run(cell).record["identity"]["teacher"]
+            if teacher is not None:
+                taught.setdefault(json.dumps(teacher, sort_keys=True), set()).add(cell["unit"])
+    if not any(len(units) > 1 for units in taught.values()):
+        return []
+    return ["given this teacher: the same one taught at several units, so nothing is said of training it again"]
 
 
 def _tuning_note(record: Mapping[str, Any]) -> str:

@@ -156,7 +156,7 @@ def _teachers(search: Search, dataset: Dataset) -> str:
 def _halve(search: Search, folder: StudyFolder, dataset: Dataset, options: Options) -> None:
     """All cells to the first rung, the best of them to the next, and so on: synchronous successive halving."""
     table, record = search.table, folder.record
-    chosen, record["cells"] = cells(search.space, table.trials, table.seed)
+    chosen, record["grid"] = cells(search.space, table.trials, table.seed)
     if not record["trials"]:
         record["trials"] = [entry(number, settings) for number, settings in enumerate(chosen)]
         folder.save()
@@ -198,7 +198,7 @@ def _propose(search: Search, folder: StudyFolder, dataset: Dataset, options: Opt
 
     table, record = search.table, folder.record
     ranges = any(isinstance(values, dict) for values in search.space.values())
-    record["cells"] = None if ranges else math.prod(len(values) for values in search.space.values())
+    record["grid"] = None if ranges else math.prod(len(values) for values in search.space.values())
     shares = rungs(table.trials, table.halving)
     for number in range(table.trials):
         before = record["trials"][:number]

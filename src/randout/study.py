@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from .classifiers import CLASSIFIERS
 from .config import DEFAULT_PRESET, Config, DataTable, Table, build, checked, read_preset, read_recipe
 from .errors import UserError, nearest
 from .grid import SearchTable
@@ -135,14 +136,18 @@ def arm_config(study: Study, arm: str, methods: Mapping[str, Any], above: Mappin
 
     The teacher is trained as `base` says, whatever an arm or a trial changes of the student's training, so that arms
     and trials share it. An arm that names its own student takes nothing else of `base.student`; which methods an arm
-    has is said by its own preset, where it names one, and `base` gives their settings only.
+    has is said by its own preset, where it names one, and `base` gives their settings only. An arm that is a classifier
+    of words takes only the data of `base`.
     """
     base, own = dict(study.base), dict(study.arms[arm])
     named = "preset" in own
     preset = str(own.pop("preset", base.get("preset", DEFAULT_PRESET)))
     common = str(base.pop("preset", DEFAULT_PRESET))
-    if own.get("student", {}).get("model"):
+    model = own.get("student", {}).get("model")
+    if model:
         base.pop("student", None)
+    if model in CLASSIFIERS:
+        base = {name: base[name] for name in ("data", "output") if name in base}
     try:
         below = read_preset(preset)
         if named:
@@ -197,6 +202,7 @@ def drop_one(config: Config, methods: Mapping[str, Any]) -> dict[str, dict[str, 
 def unequal(study: Study, configs: Mapping[str, Config]) -> list[str]:
     """What arms do not share although an equal budget needs it: a sentence each."""
     found = []
+    configs = {arm: config for arm, config in configs.items() if config.student.model not in CLASSIFIERS}
     for key in ("epochs", "batch_size", "patience"):
         values = {arm: getattr(config.train, key) for arm, config in configs.items()}
         if len(set(values.values())) > 1:

@@ -73,7 +73,11 @@ def _fit(classifier: Bag, plan: Plan, run: RunFolder, options: Options) -> Train
         fitted = classifier.fit(_part(plan, "train"), held, id2label, plan.config.train, going)
     spent = time.monotonic() - began
     metrics = score(held.labels, fitted.logits(held.texts), id2label)
-    row = {"epoch": 1, **{f"validation_{name}": value for name, value in metrics.items() if isinstance(value, float)}}
+    row = {
+        "epoch": 1,
+        "step": 1,
+        **{f"validation_{name}": value for name, value in metrics.items() if isinstance(value, float)},
+    }
     history = {"epochs": [row | {"seconds": round(spent, 3)}], "best_epoch": 1, "ended": "fitted"}
     found = ", ".join(f"{name} {value}" for name, value in fitted.found.items() if not isinstance(value, list))
     show.say(f"{classifier.name}: {found}, validation accuracy {metrics['accuracy']:.2%}, {duration(spent)}")

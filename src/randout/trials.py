@@ -61,7 +61,7 @@ def leader(record: dict[str, Any]) -> dict[str, Any] | None:
 
 def skipped(record: dict[str, Any]) -> dict[str, Any]:
     """How many cells were tried, pruned, failed and never tried, and the optimizer steps that this took."""
-    trials, cells = record["trials"], record["cells"]
+    trials, cells = record["trials"], record["grid"]
     states = [trial["state"] for trial in trials]
     known = [trial["steps"] for trial in trials if trial["steps"]]
     return {
@@ -76,7 +76,7 @@ def skipped(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def optimism(folder: StudyFolder) -> dict[str, Any] | None:
-    """How much the best of the finished trials flatters itself on validation (methods.md section 7).
+    """How much the best of the finished trials flatters itself on validation (docs/statistics.md).
 
     None where there is no choice, for another metric than accuracy, and for validation rows of a single group.
     """

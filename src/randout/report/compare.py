@@ -35,14 +35,20 @@ def result_of(subject: Subject) -> dict[str, Any]:
         return known | {"notes": notes, "rows": study_rows(subject)}
     arms, notes = subject.scored(), list(subject.notes)
     found = {arm.name: aligned(arm.models[0], arms[0].models[0], subject.split) for arm in arms}
-    for name, rows in found.items():
-        if rows is None:
+    for name, predictions in found.items():
+        if predictions is None:
             notes.append(f"{name} was not scored on the same {subject.split} rows, so it is not compared.")
     for arm in subject.arms:
         if arm.name not in found:
             notes.append(f"{arm.name} was not scored on the {subject.split} split and is not compared.")
-    same = {name: rows for name, rows in found.items() if rows is not None}
-    return {"head": "", "estimand": SAVED, "notes": notes, "rows": _compared(subject, same)}
+    same = {name: predictions for name, predictions in found.items() if predictions is not None}
+    rows = _alone(subject)
+    if subject.baseline in same and len(same) > 1:
+        try:
+            rows = _compared(subject, same)
+        except (UserError, Failure) as error:  # one group, or logits that are not finite: the scores still stand
+            notes.append(f"The models could not be compared: {error}")
+    return {"head": "", "estimand": SAVED, "notes": notes, "rows": rows}
 
 
 def aligned(model: Model, first: Model, split: str) -> Predictions | None:
@@ -59,22 +65,22 @@ def aligned(model: Model, first: Model, split: str) -> Predictions | None:
 
 
 def _compared(subject: Subject, same: dict[str, Predictions]) -> list[dict[str, Any]]:
-    """Rows of `compare_models`; of a single model its own scores with the intervals it was saved with."""
-    models = {arm.name: arm.models[0] for arm in subject.scored()}
-    if subject.baseline in same and len(same) > 1:
-        first = same[subject.baseline]
-        logits = {name: rows.logits for name, rows in same.items()}
-        classes = len(models[subject.baseline].labels)
-        try:
-            found = compare_models(first.labels, logits, subject.baseline, first.groups, classes, margin=MARGIN)
-            return [asdict(row) for row in found]
-        except (UserError, Failure):  # one group, or logits that are not finite: the scores still stand
-            pass
+    """Every model against the baseline, as `compare_models` says it. Raises UserError, Failure."""
+    first, classes = same[subject.baseline], len(subject.models[0].labels)
+    logits = {name: rows.logits for name, rows in same.items()}
+    found = compare_models(first.labels, logits, subject.baseline, first.groups, classes, subject.metric, margin=MARGIN)
+    return [asdict(row) for row in found]
+
+
+def _alone(subject: Subject) -> list[dict[str, Any]]:
+    """Each model's own score with the interval it was saved with, and no difference."""
     rows = []
-    for name, model in models.items():
-        scores = model.metrics[subject.split]
+    for arm in subject.scored():
+        scores = arm.models[0].metrics[subject.split]
         low, high = scores.get("intervals", {}).get(subject.metric) or (None, None)
-        rows.append({"name": name, "metric": subject.metric, "value": scores[subject.metric], "low": low, "high": high})
+        rows.append(
+            {"name": arm.name, "metric": subject.metric, "value": scores[subject.metric], "low": low, "high": high}
+        )
     return rows
 
 
@@ -93,16 +99,19 @@ def main_table(subject: Subject, rows: list[dict[str, Any]]) -> Table:
     metric = subject.metric
     one, signed = metric_kind(metric), metric_kind(metric, signed=True)
     columns = [Column("model"), Column(metric_title(metric), one), Column("95 % interval", "interval")]
-    columns += [Column("difference", signed), Column("its 95 % interval", "points interval")]
-    columns += [Column("simultaneous interval", "points interval"), Column("Holm p", "p")]
-    columns += [Column("detectable", one), Column("verdict", "verdict")]
+    columns += [
+        Column("difference", signed),
+        Column("its 95 % interval", "points interval"),
+        Column("verdict", "verdict"),
+    ]
+    columns += [Column("simultaneous interval", "points interval"), Column("Holm p", "p"), Column("detectable", one)]
     cells = []
     for row in rows:
         found = row.get("difference") or {}
         verdict = row.get("words") or ("baseline" if row["name"] == subject.baseline and len(rows) > 1 else None)
         wide = tuple(row["simultaneous"]) if row.get("simultaneous") else None
-        first = (label_of(row, subject), row.get("value"), _pair(row), found.get("estimate"), _pair(found), wide)
-        cells.append((*first, row.get("adjusted_p"), row.get("detectable"), verdict))
+        first = (label_of(row, subject), row.get("value"), _pair(row), found.get("estimate"), _pair(found))
+        cells.append((*first, verdict, wide, row.get("adjusted_p"), row.get("detectable")))
     kept = [at for at, _ in enumerate(columns) if at < 2 or any(row[at] is not None for row in cells)]
     note = (
         "Differences are in percentage points, the model minus the baseline. Detectable: the smallest difference that "
@@ -111,7 +120,7 @@ def main_table(subject: Subject, rows: list[dict[str, Any]]) -> Table:
     rows_kept = tuple(tuple(row[at] for at in kept) for row in cells)
     return Table(
         "summary",
-        f"Scores on the {subject.split} split",
+        f"Scores{subject.on_split}",
         tuple(columns[at] for at in kept),
         rows_kept,
         note if any(row.get("difference") for row in rows) else "",
@@ -125,7 +134,7 @@ def forest(subject: Subject, rows: list[dict[str, Any]]) -> list[Figure]:
         return []
     columns = [Column("model"), Column("difference, points", "points"), Column("95 % interval", "points interval")]
     columns += [Column("simultaneous interval", "points interval"), Column("verdict", "verdict")]
-    cells = []
+    cells: list[tuple[Any, ...]] = []
     for row in apart:
         wide = tuple(row["simultaneous"]) if row.get("simultaneous") else None
         found = row["difference"]
@@ -134,9 +143,12 @@ def forest(subject: Subject, rows: list[dict[str, Any]]) -> list[Figure]:
     note = f"Right of the line is better than {subject.baseline}. Thick: 95 % interval. "
     note += "Thin: simultaneous interval, of all comparisons at once. " if any(row[3] for row in cells) else ""
     note += f"Grey: differences smaller than the margin of {100 * margin:g} points, which count as none."
+    roles = {"y": "model", "x": "difference, points", "interval": "95 % interval", "words": "verdict"}
+    if any(row[3] for row in cells):
+        roles["wide"] = "simultaneous interval"
+    else:
+        columns, cells = [*columns[:3], columns[4]], [(*row[:3], row[4]) for row in cells]
     table = Table("difference", "Difference to the baseline", tuple(columns), tuple(cells))
-    roles = {"y": "model", "x": "difference, points", "interval": "95 % interval"}
-    roles |= {"wide": "simultaneous interval", "words": "verdict"}
     title = f"Difference in {metric_name(subject.metric)} to {subject.baseline}"
     return [Figure("difference", title, "intervals", table, roles, note, {"zero": True, "band": margin})]
 
@@ -154,7 +166,7 @@ def scores_figure(subject: Subject, rows: list[dict[str, Any]]) -> list[Figure]:
         return []
     table = Table("scores", f"Each model's {metric_name(subject.metric)}", columns, tuple(seen.values()))
     roles = {"y": "model", "x": title, "interval": "95 % interval"}
-    name = f"{metric_name(subject.metric)} on the {subject.split} split".capitalize()
+    name = f"{metric_name(subject.metric)}{subject.on_split}".capitalize()
     note = (
         ""
         if len(seen) == 1

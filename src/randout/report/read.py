@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError, nearest
+from ..metrics import COUNTED
 from ..runs import RunFolder, list_runs
 
 STUDY_FORMAT = 1
@@ -125,9 +126,11 @@ class Subject:
 
     @property
     def metric(self) -> str:
+        """The study's metric; of runs, the one that all were selected by where it has intervals, else accuracy."""
         if self.study:
             return str(self.study.get("metric", "accuracy"))
-        return "accuracy"
+        chosen = {(model.record["identity"].get("train") or {}).get("metric") for model in self.models}
+        return next((metric for metric in COUNTED if chosen == {metric}), "accuracy")
 
     @property
     def best(self) -> dict[str, Any]:
@@ -140,6 +143,11 @@ class Subject:
         """The split that is shown: test where the baseline (else any model) has been scored on it."""
         first = [model for arm in self.arms if arm.name == self.baseline for model in arm.models] or self.models
         return "test" if any("test" in model.metrics for model in first) else "validation"
+
+    @property
+    def on_split(self) -> str:
+        """ " on the test split", for titles; nothing where no run is there to tell which."""
+        return f" on the {self.split} split" if self.models else ""
 
     def scored(self) -> list[Arm]:
         """The arms with the models that were scored on `split`."""

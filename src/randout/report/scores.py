@@ -79,7 +79,7 @@ def per_class(subject: Subject) -> Section | None:
     ]
     table = Table("classes", "Precision, recall and F1 of each class", columns, tuple(rows), _over(arms))
     roles = {"y": "class", "x": "F1 %", "series": "model"}
-    figure = Figure("classes", "F1 of each class", "intervals", table, roles)
+    figure = Figure("f1", "F1 of each class", "intervals", table, roles)
     return Section("classes", "Classes", (overview(subject), table, figure))
 
 

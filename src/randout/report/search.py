@@ -33,7 +33,7 @@ def trials(subject: Subject) -> Section | None:
     parts += [*_progress(subject, found), _ranking(subject, found), *_space(subject)]
     skipped = subject.study.get("skipped") or {}
     if skipped:
-        rows = tuple((str(key), plain(value)) for key, value in skipped.items())
+        rows = tuple((str(key).replace("_", " "), plain(value)) for key, value in skipped.items())
         parts.append(Table("skipped", "What was skipped", (Column("what"), Column("how much")), rows))
     return Section("search", "Search", tuple(parts))
 

@@ -1,0 +1,112 @@
+"""Published beside ours: one table of the paper with our values, their intervals, and what may be said of the difference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .crossed import crossed_bootstrap
+from .figures import table_lines
+from .metrics import class_rates
+from .published import Number
+from .results import Scored
+
+WORDS = (0, 1, 6)  # columns of words in a table of scores
+
+
+@dataclass(frozen=True)
+class Block:
+    """One table of the paper beside ours. rows: cells as printed; notes: footnotes and what was cut."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    notes: list[str] = field(default_factory=list)
+    folder: str = ""  # of the study or search behind it
+    left: tuple[int, ...] = (0,)  # columns of words
+
+    def lines(self) -> list[str]:
+        table = table_lines(self.header, self.rows, self.left)
+        return [self.title, *table, *(f"  note: {note}" for note in self.notes)]
+
+    def markdown(self) -> list[str]:
+        rule = "|" + "|".join("---" if at in self.left else "---:" for at in range(len(self.header))) + "|"
+        body = ["| " + " | ".join(row) + " |" for row in (self.header, *self.rows)]
+        return [f"## {self.title}", "", body[0], rule, *body[1:], "", *(f"- {note}" for note in self.notes), ""]
+
+
+@dataclass(frozen=True)
+class Ours:
+    """A value of ours with its 95 % interval, as fractions."""
+
+    value: float
+    low: float
+    high: float
+
+
+def marked(why: Sequence[str], known: dict[str, str]) -> str:
+    """`(a, c)` for the reasons, each given a letter in `known` when it is first met; empty for none."""
+    marks = [known.setdefault(reason, "abcdefghijkl"[len(known) % 12]) for reason in why]
+    return f"({', '.join(marks)})" if marks else ""
+
+
+def score_header() -> list[str]:
+    return ["model", "metric", "published", "ours", "95 % interval", "difference", "verdict"]
+
+
+def compared(number: Number, ours: Ours | None, why: str, name: str) -> list[str]:
+    """A row: the difference is ours minus published, in points; `why` marks the reasons that forbid a verdict.
+
+    The published number is one run of which only the size of its test set is known: its error is taken to be ours.
+    """
+    metric = f"{number.label} {number.metric}".replace("_", " ").strip()
+    if ours is None:
+        return [name, metric, number.printed, "", "", "", "not run"]
+    difference = 100 * ours.value - number.value
+    reach = np.sqrt(2) * 100 * (ours.high - ours.low) / 2
+    if why:
+        verdict = f"not comparable {why}"
+    else:
+        verdict = "no difference seen" if abs(difference) <= reach else "higher" if difference > 0 else "lower"
+    between = f"[{100 * ours.low:.2f}, {100 * ours.high:.2f}]"
+    return [name, metric, number.printed, f"{100 * ours.value:.2f}", between, f"{difference:+.2f}", verdict]
+
+
+def ours_of(scores: Scored, arm: str, number: Number, labels: Sequence[str]) -> Ours | None:
+    """Our mean over seeds of what a published number is, with a bootstrap over seeds and groups of texts."""
+    if not scores.units:
+        return None
+    made = np.stack(scores.predictions[arm])[None]  # (1, S, N)
+    if not number.label:
+        values, draws = crossed_bootstrap(
+            scores.labels[0], made, scores.groups[0], scores.num_labels, number.metric, resamples=1000
+        )
+        low, high = np.quantile(draws[0], [0.025, 0.975])
+        return Ours(float(values[0].mean()), float(low), float(high))
+    return _of_class(scores, made[0], labels.index(number.label), number.metric)
+
+
+def _of_class(scores: Scored, made: np.ndarray, label: int, rate: str, resamples: int = 500) -> Ours:
+    """Precision, recall or F1 of one class: mean over seeds, bootstrap over seeds and groups."""
+    size, truth = scores.num_labels, scores.labels[0]
+    groups = np.unique(scores.groups[0], return_inverse=True)[1]
+    count = int(groups.max()) + 1
+    cells = truth[None] * size + made  # (S, N)
+    by_group = np.zeros((len(made), count, size * size))
+    for seed in range(len(made)):
+        np.add.at(by_group[seed], (groups, cells[seed]), 1)
+    rng = np.random.default_rng(0)
+
+    def value(weights: np.ndarray, seeds: np.ndarray) -> float:
+        confusions = np.einsum("g,sgc->sc", weights, by_group[seeds]).reshape(len(seeds), size, size)
+        return float(class_rates(confusions)[rate][:, label].mean())
+
+    every = np.arange(len(made))
+    drawn = []
+    for _ in range(resamples):
+        weights = np.bincount(rng.integers(0, count, count), minlength=count).astype(float)
+        drawn.append(value(weights, rng.integers(0, len(made), len(made))))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Ours(value(np.ones(count), every), float(low), float(high))
