@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +108,9 @@ def finished(base, tmp_path_factory):
 
 @pytest.fixture
 def copied(finished, tmp_path):
-    """A copy of the finished study and its runs."""
-    shutil.copytree(finished.path.parent, tmp_path / "copy")
-    return tmp_path / "copy" / "s"
+    """A copy of the finished study and its runs, as deep in the tree: a study names its data by the way to them."""
+    shutil.copytree(finished.path.parent, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "s"
 
 
 def as_json(value: Any) -> Any:
@@ -336,8 +337,10 @@ def test_a_fold_s_teacher_never_saw_its_test_rows(five):
     assert len({run.path for run in teachers_of(five).values()}) == 5
     rows = [row for run in runs_of(five, "kd") for row in run.read("split.json")["test"]]
     assert sorted(rows, key=int) == [str(row) for row in range(1, 91)]  # every row is tested once
-    for run in teachers_of(five).values():
+    for unit, run in teachers_of(five).items():
         assert not (run.path / "predictions" / "test.parquet").exists()
+        said = tomllib.loads((run.path / "run.toml").read_text())["data"]  # what a replay of it would read
+        assert f"fold {said['fold']} of {said['folds']}" == f"{unit} of 5"
 
 
 def test_a_teacher_of_the_ordinary_split_would_be_caught(base, tmp_path, monkeypatch):
@@ -380,6 +383,31 @@ def test_nested_search_stays_inside_each_fold(five):
     notes = five.record["result"]["notes"]
     assert "validation trials before the test split was opened: plain 0, kd 5" in notes
     assert not any("optimistic" in note for note in notes)
+
+
+def test_a_nested_cross_validation_killed_anywhere_ends_in_the_same_result(five, base, tmp_path, monkeypatch):
+    shutil.copytree(
+        five.path.parent / "runs", tmp_path / "runs"
+    )  # the folds' runs are found, their searches begin anew
+    tuning = {"space": {"kd.weight": [0.5, 1.0]}, "trials": 1}
+    study = make_study({"base": base, "arms": ARMS, "folds": 5, "name": "cv", "tuning": tuning})
+    calls = {"left": 0, "now": 0}
+    real = record.StudyFolder.save
+
+    def save(folder):
+        calls["now"] += 1
+        if calls["now"] == calls["left"]:
+            raise Killed
+        real(folder)
+
+    monkeypatch.setattr(record.StudyFolder, "save", save)
+    for left in (1, 4, 7, 10, 13, 16, 10**6):
+        calls |= {"left": left, "now": 0}
+        try:
+            go(study, tmp_path / "cv")
+        except Killed:
+            continue
+    assert lasting(tmp_path / "cv") == lasting(five.path)
 
 
 def test_folds_are_compared_as_by_hand(five):

@@ -129,11 +129,15 @@ def test_ranges_that_are_none(values):
         space(space={"kd.weight": values}, sampler="tpe", trials=3)
 
 
-def test_a_range_is_kept_for_tpe_and_has_two_corners():
+def test_a_range_is_kept_for_tpe_and_stands_for_its_ends():
     values = {"low": 1e-5, "high": 1e-3, "log": True}
     found, _ = space(space={"learning_rate": values, "kd.weight": [0.4, 0.8]}, sampler="tpe", trials=3)
     assert found == {"train.learning_rate": values, "kd.weight": [0.4, 0.8]}
-    assert grid.corners(found) == {"train.learning_rate": [1e-5, 1e-3], "kd.weight": [0.4, 0.8]}
+    assert grid.each_value(found) == [
+        {"train.learning_rate": 1e-5, "kd.weight": 0.4},
+        {"train.learning_rate": 1e-3, "kd.weight": 0.4},
+        {"train.learning_rate": 1e-5, "kd.weight": 0.8},
+    ]
 
 
 def test_spaces_of_the_command_line():

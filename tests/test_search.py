@@ -373,6 +373,21 @@ def test_tpe_is_a_function_of_the_trials_before(made, dataset, tmp_path, monkeyp
     assert other.record["trials"][0]["settings"]["train.learning_rate"] != rates[0]
 
 
+def test_a_proposal_that_cannot_run_is_a_failed_trial_and_the_search_goes_on(made, dataset, tmp_path, monkeypatch):
+    real = search.prepare.make
+
+    def make(one, *rest):
+        if one.train.batch_size == 32 and one.train.learning_rate > 1e-4:
+            raise UserError("these two do not go together")
+        return real(one, *rest)
+
+    monkeypatch.setattr(search.prepare, "make", make)
+    table = {"space": {"learning_rate": [1e-4, 1e-3, 2e-3], "batch_size": [16, 32]}, "sampler": "tpe", "trials": 6}
+    folder = go(made("plain", table), tmp_path / "s", dataset)
+    assert set(states(folder)) == {"failed", "finished"}
+    assert {trial["error"] for trial in folder.record["trials"]} == {None, "these two do not go together"}
+
+
 def test_equal_proposals_share_a_run(made, dataset, tmp_path):
     table = {"space": {"learning_rate": [1e-3, 2e-3]}, "sampler": "tpe", "trials": 5, "halving": 2}
     folder = go(made("plain", table), tmp_path / "s", dataset)
@@ -427,6 +442,14 @@ def test_another_search_or_other_data_in_the_folder_are_refused(made, dataset, t
         go(made("plain", RATES | {"trials": 1}, epochs=2), tmp_path / "s", dataset)
     with pytest.raises(UserError, match="the data changed since"):
         go(made("plain", RATES | {"trials": 1}), tmp_path / "s", prepare.data.load(toy_csv(90, 5)))
+    file = tmp_path / "s" / "study.toml"
+    text = file.read_text()
+    file.write_text(text.replace("weight_decay = 0.01\n", "").replace("halving = 0\n", ""))  # by an older version
+    go(made("plain", RATES | {"trials": 1}), tmp_path / "s", dataset)
+    assert file.read_text() == text
+    file.write_text(text.replace("halving", "pruning"))
+    with pytest.raises(UserError, match=r"study\.toml: cannot be gone on with .*pruning"):
+        go(made("plain", RATES | {"trials": 1}), tmp_path / "s", dataset)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("precious")
     (tmp_path / "file").write_text("precious")

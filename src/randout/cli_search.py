@@ -103,6 +103,7 @@ def search(
     from .student import Stopped
     from .trials import summary
 
+    config = configured(tables_of(data, student, teacher), preset, recipe, sets, but=("search",))
     below = configuration.read_recipe(recipe).get("search", {}) if recipe is not None else {}
     if not isinstance(below, dict):
         raise UserError(f"{recipe}: search: found {below!r}; expected a table")
@@ -110,7 +111,6 @@ def search(
     listed = f"a search has {', '.join(SearchTable.model_fields)}"
     table = configuration.checked(SearchTable, configuration.overlay(below, asked), "search.", listed)
     show = Show(quiet or as_json)
-    config = configured(tables_of(data, student, teacher), preset, recipe, sets, but=("search",))
     made, absent = searching.make_search(config, table)
     if absent:
         show.say(f"left out, for this recipe has no such method: {', '.join(absent)}")

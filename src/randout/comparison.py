@@ -18,9 +18,9 @@ from .progress import duration
 from .record import StudyFolder, opened
 from .results import conclude, result_lines
 from .runs import RunFolder, now
-from .search import make_search, planned, run_search
+from .search import check_trials, make_search, run_search
 from .student import Options, Stopped, check_methods, student_of
-from .study import Study, Unit, arm_config, cells, unequal, units
+from .study import Study, Unit, arm_config, cells, make_study, unequal, units
 
 SEARCHED = "tuning"
 
@@ -55,8 +55,7 @@ def run_study(study: Study, path: Path, options: Options) -> StudyFolder:
         "tuning": None,
         "result": None,
     }
-    asked = study.model_dump(mode="json")
-    with opened(path, asked, fresh, ("seeds", "repeats", "about")) as folder:
+    with opened(path, study.model_dump(mode="json"), fresh, ("seeds", "repeats", "about"), _filled) as folder:
         record = folder.record
         _check_first_seed(study, folder)
         record |= {"metric": study.metric, "margin": study.margin, "baseline": study.baseline, "about": study.about}
@@ -70,6 +69,10 @@ def run_study(study: Study, path: Path, options: Options) -> StudyFolder:
         record["finished"] = now() if all(c["state"] == "finished" for c in record["cells"]) else None
         conclude(study, folder)
     return folder
+
+
+def _filled(was: dict[str, Any]) -> dict[str, Any]:
+    return make_study(was).model_dump(mode="json")
 
 
 def _run_cells(study: Study, folder: StudyFolder, datasets: Datasets, options: Options) -> None:
@@ -93,6 +96,7 @@ def check_arms(study: Study, datasets: Datasets) -> list[str]:
     rows than the others, before any training starts.
     """
     configs = {arm: _cell_config(study, arm, units(study)[0], {}) for arm in study.arms}
+    datasets.read(next(iter(configs.values())))  # what is wrong with the data is not the arm's fault
     first: Dataset | None = None
     for arm, config in configs.items():
         try:
@@ -132,7 +136,7 @@ def _check_tuning(study: Study, config: Config, dataset: Dataset) -> None:
     table: SearchTable = study.tuning  # type: ignore[assignment]
     found, _ = make_search(config, table)
     if found.space:
-        planned(found, dataset)
+        check_trials(found, dataset)
 
 
 def _cell_config(study: Study, arm: str, unit: Unit, settings: Mapping[str, Any]) -> Config:

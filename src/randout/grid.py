@@ -119,9 +119,11 @@ def _range(key: str, values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def corners(space: Space) -> Space:
-    """The space with each range as its two ends."""
-    return {name: [v["low"], v["high"]] if isinstance(v, dict) else v for name, v in space.items()}
+def each_value(space: Space) -> list[Settings]:
+    """Every value once (of a range, its ends), the other settings at their first: what tpe may propose, in short."""
+    ends = {name: [v["low"], v["high"]] if isinstance(v, dict) else v for name, v in space.items()}
+    first = {name: values[0] for name, values in ends.items()}
+    return [first, *(first | {name: value} for name, values in ends.items() for value in values[1:])]
 
 
 def parse_space(texts: Sequence[str]) -> Space:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,19 +68,25 @@ def read_record(path: Path) -> StudyFolder:
 
 @contextmanager
 def opened(
-    path: Path, asked: dict[str, Any], fresh: dict[str, Any], may_change: tuple[str, ...]
+    path: Path,
+    asked: dict[str, Any],
+    fresh: dict[str, Any],
+    may_change: tuple[str, ...],
+    filled: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> Iterator[StudyFolder]:
     """The folder of what is asked, locked: as it was left, or begun with the record `fresh`.
 
-    may_change: keys of `asked` that may differ from when it was begun. Raises UserError where something else is there,
-    or the same of data that have changed.
+    may_change: keys of `asked` that may differ from when it was begun. filled: what was asked then, with the defaults
+    of settings that have come since. Raises UserError where something else is there, or the same of changed data.
     """
     _refuse_others(path)
     with locked(path, "study; wait for it, or name another with -o"):
         text = tomli_w.dumps(_written(asked, path))
         if (path / "study.json").exists():
             folder = read_record(path)
-            _refuse_changes(folder, tomllib.loads(text), fresh["data"]["sha256"], may_change)
+            _refuse_changes(folder, asked, filled, may_change)
+            if folder.record["data"]["sha256"] != fresh["data"]["sha256"]:
+                raise UserError(f"{path}: the data changed since this was begun; name another with -o")
         else:
             folder = StudyFolder(path, {"format": FORMAT, "started": now(), "finished": None} | fresh)
         replace_text(path / "study.toml", text)
@@ -100,20 +106,36 @@ def _names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def _refuse_changes(folder: StudyFolder, asked: dict[str, Any], sha256: str, may_change: tuple[str, ...]) -> None:
+def _refuse_changes(
+    folder: StudyFolder,
+    asked: dict[str, Any],
+    filled: Callable[[dict[str, Any]], dict[str, Any]],
+    may_change: tuple[str, ...],
+) -> None:
     """Raise UserError where a study that was begun is not what is asked for now."""
-    was = read_toml(folder.path / "study.toml", "study") if (folder.path / "study.toml").exists() else {}
-    changed = [key for key in {**was, **asked} if was.get(key) != asked.get(key) and key not in may_change]
-    if changed:
+    file = folder.path / "study.toml"
+    try:
+        was = filled(read_toml(file, "study"))
+    except (UserError, ValueError, KeyError) as error:
+        raise UserError(f"{file}: cannot be gone on with ({error}); name another with -o") from None
+    wanted, again = _as_written(asked, folder.path), _as_written(was, folder.path)  # at first, paths were kept whole
+    stored = _as_written(was, None)
+    changed = [key for key in {**was, **asked} if wanted.get(key) not in (stored.get(key), again.get(key))]
+    if changed := [key for key in changed if key not in may_change]:
         raise UserError(f"{folder.path}: another study is there ({', '.join(changed)} differ); name another with -o")
-    if folder.record["data"]["sha256"] != sha256:
-        raise UserError(f"{folder.path}: the data changed since this was begun; name another with -o")
 
 
-def _written(value: Any, folder: Path, key: str = "") -> Any:
-    """As `study.toml` keeps it: paths relative to the folder, and no keys without a value, for TOML has no null."""
+def _as_written(asked: dict[str, Any], folder: Path | None) -> dict[str, Any]:
+    """As it comes back from `study.toml`."""
+    return tomllib.loads(tomli_w.dumps(_written(asked, folder)))
+
+
+def _written(value: Any, folder: Path | None, key: str = "") -> Any:
+    """As `study.toml` keeps it: paths relative to the folder (None: as they are), and no keys without a value, which
+    TOML does not have.
+    """
     if isinstance(value, dict):
         return {name: _written(inner, folder, name) for name, inner in value.items() if inner is not None}
     if isinstance(value, list | tuple):
         return [_written(inner, folder) for inner in value]
-    return portable(value, folder) if key in PATHS and isinstance(value, str) else value
+    return portable(value, folder) if folder is not None and key in PATHS and isinstance(value, str) else value

@@ -11,17 +11,16 @@ import copy
 import math
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from . import job, prepare
 from .checkpoint import MadeElsewhere
-from .config import Config, build
+from .config import Config, build, checked
 from .data import Dataset
 from .errors import Failure, UserError
-from .grid import SearchTable, Settings, Space, cells, corners, rungs, space_of, tables_of, words_of
+from .grid import SearchTable, Settings, Space, cells, each_value, rungs, space_of, tables_of, words_of
 from .methods import METHODS
 from .record import StudyFolder, opened
 from .runs import now
@@ -60,6 +59,8 @@ def run_search(search: Search, path: Path, options: Options, dataset: Dataset | 
     table, config = search.table, search.config
     check_space(search)
     dataset = dataset or prepare.read_data(config)
+    if not (path / "study.json").exists():  # before anything is written: the command put right finds nothing there
+        check_trials(search, dataset)
     fresh: dict[str, Any] = {
         "kind": "search",
         "name": path.name,
@@ -69,8 +70,7 @@ def run_search(search: Search, path: Path, options: Options, dataset: Dataset | 
         "trials": [],
         "best": None,
     }
-    asked = {"search": table.model_dump(mode="json"), "recipe": config.model_dump(mode="json")}
-    with opened(path, asked, fresh, ()) as folder:
+    with opened(path, _asked(table, config), fresh, (), _filled) as folder:
         options.show.say(f"search in {path}{_teachers(search, dataset)}")
         if table.sampler == "tpe":
             _propose(search, folder, dataset, options)
@@ -82,6 +82,15 @@ def run_search(search: Search, path: Path, options: Options, dataset: Dataset | 
         folder.record["finished"] = now()
         folder.save()
     return folder
+
+
+def _asked(table: SearchTable, config: Config) -> dict[str, Any]:
+    """What `study.toml` says."""
+    return {"search": table.model_dump(mode="json"), "recipe": config.model_dump(mode="json")}
+
+
+def _filled(was: dict[str, Any]) -> dict[str, Any]:
+    return _asked(checked(SearchTable, was["search"], "search."), build([was["recipe"]], METHODS))
 
 
 def own_teachers(search: Search) -> list[str]:
@@ -98,32 +107,38 @@ def check_space(search: Search) -> None:
         )
 
 
-def check_trials(search: Search, settings: Sequence[Settings], dataset: Dataset) -> None:
-    """Raise UserError for the first trial that cannot run, with its settings, before any training starts."""
-    checked: dict[str, Any] = {}  # what trials differ in is mostly methods: the student is loaded once for all these
+def check_trials(search: Search, dataset: Dataset) -> None:
+    """Raise UserError for the first trial that cannot run, with its settings, before any training starts.
+
+    What tpe may propose is checked value by value.
+    """
+    if search.table.sampler == "tpe":
+        settings = each_value(search.space)
+    else:
+        settings, _ = cells(search.space, search.table.trials, search.table.seed)
+    known: dict[str, Any] = {}  # what trials differ in is mostly methods: the student is loaded once for all these
     for number, one in enumerate(settings):
         try:
             config = search.trial_config(one)
             key = config.model_dump_json(include={"data", "student", "teacher", "classifier"})
-            if key not in checked:
+            if key not in known:
                 plan = prepare.make(config, dataset)
-                checked[key] = None if plan.classifier is not None else student_of(plan)[1]
-            if checked[key] is not None:
-                check_methods(prepare.methods_of(config), checked[key])
+                known[key] = None if plan.classifier is not None else student_of(plan)[1]
+            if known[key] is not None:
+                check_methods(prepare.methods_of(config), known[key])
         except UserError as error:
             raise UserError(f"trial {number} ({words_of(one)}) cannot run: {error}") from None
 
 
 def planned(search: Search, dataset: Dataset) -> list[str]:
     """What a search would try, checked: a line a cell, and how they are compared. Raises UserError."""
+    check_trials(search, dataset)
     table = search.table
     if table.sampler == "tpe":
-        check_trials(search, cells(corners(search.space), 0, 0)[0], dataset)
         lines = [f"{name}: {values}" for name, values in search.space.items()]
         what, trials = f"{table.trials} trials, each proposed by tpe from those before it", table.trials
     else:
         chosen, size = cells(search.space, table.trials, table.seed)
-        check_trials(search, chosen, dataset)
         lines = [f"{number:04d}  {words_of(settings)}" for number, settings in enumerate(chosen)]
         what, trials = f"{len(chosen)} of {size} cells", len(chosen)
     shares = ", ".join(f"{share:.1%}" for share in rungs(trials, table.halving))
@@ -143,7 +158,6 @@ def _halve(search: Search, folder: StudyFolder, dataset: Dataset, options: Optio
     table, record = search.table, folder.record
     chosen, record["grid"] = cells(search.space, table.trials, table.seed)
     if not record["trials"]:
-        check_trials(search, chosen, dataset)
         record["trials"] = [entry(number, settings) for number, settings in enumerate(chosen)]
         folder.save()
     alive = record["trials"]
@@ -151,8 +165,8 @@ def _halve(search: Search, folder: StudyFolder, dataset: Dataset, options: Optio
     for share in shares:
         most = len(alive) if share == 1 else max(1, len(alive) // table.halving)
         for trial in alive:
-            _advance(search, folder, trial, share, dataset, options)
-            _cut(folder, alive, share, most)  # at once, for a checkpoint is several times a model's size
+            if _advance(search, folder, trial, share, dataset, options):
+                _cut(folder, alive, share, most)  # at once, for a checkpoint is several times a model's size
         reached = [trial for trial in alive if value_at(trial, share) is not None]
         alive = _cut(folder, alive, share, most if share == 1 else max(1, len(reached) // table.halving))
 
@@ -185,8 +199,6 @@ def _propose(search: Search, folder: StudyFolder, dataset: Dataset, options: Opt
     table, record = search.table, folder.record
     ranges = any(isinstance(values, dict) for values in search.space.values())
     record["grid"] = None if ranges else math.prod(len(values) for values in search.space.values())
-    if not record["trials"]:
-        check_trials(search, cells(corners(search.space), 0, 0)[0], dataset)
     shares = rungs(table.trials, table.halving)
     for number in range(table.trials):
         before = record["trials"][:number]
@@ -219,10 +231,10 @@ def _goes_on(metric: str, trial: dict[str, Any], before: list[dict[str, Any]], s
 
 def _advance(
     search: Search, folder: StudyFolder, trial: dict[str, Any], share: float, dataset: Dataset, options: Options
-) -> None:
-    """Train a trial to `share` of its steps and note its value there; what is noted already is not done again."""
+) -> bool:
+    """Train a trial to `share` of its steps and note its value there; False where that was done before."""
     if trial["state"] in ("finished", "pruned") or value_at(trial, share) is not None:
-        return
+        return False
     if options.deadline and time.monotonic() > options.deadline:
         raise Stopped("the time limit", folder.run(trial))
     show, total = options.show, max(len(folder.record["trials"]), search.table.trials)
@@ -244,6 +256,7 @@ def _advance(
     folder.save()
     for line in standing(folder.record):
         show.say(line)
+    return True
 
 
 def _train(
