@@ -108,3 +108,17 @@ def test_commands_of_the_documents_have_real_options() -> None:
         for line in document.read_text(encoding="utf-8").splitlines():
             for option in re.findall(r"(?:`| )(--[a-z][a-z-]+)", line):
                 assert option in known, f"{document.name}: {option}"
+
+
+def test_the_studies_behind_the_results_can_be_read() -> None:
+    from randout.methods import METHODS
+    from randout.study import arm_config, read_study
+
+    found = [
+        path for path in (ROOT / "docs" / "results").glob("*.toml") if "[arms." in path.read_text(encoding="utf-8")
+    ]
+    assert found
+    for path in found:
+        study = read_study(path)
+        assert {arm_config(study, arm, METHODS).train.epochs for arm in study.arms} == {1}
+        assert len(study.seeds) >= 3
