@@ -508,3 +508,14 @@ def test_sections_have_names_of_their_own(everything: Path, runs: Path) -> None:
     links = re.findall(r'<a href="#([^"]+)">', page)
     assert len(links) == len(set(links)) == page.count("<section id=")
     assert all(f'<section id="{link}">' in page for link in links)
+
+
+def test_a_teacher_that_was_there_already_is_counted_as_one(tmp_path):
+    """Its identity is a table, where a teacher trained on the way is known by its run's fingerprint."""
+    runs = [make_run(tmp_path / "runs" / name) for name in ("a", "b")]
+    for path in runs:
+        record = json.loads((path / "run.json").read_text())
+        record["identity"]["teacher"] = {"model": "0" * 64, "labels": [], "max_length": "auto", "truncation": "head"}
+        (path / "run.json").write_text(json.dumps(record))
+    page = next(path for path in report(runs, tmp_path / "out", formats="md") if path.name == "report.md")
+    assert "| teachers | 1 |" in page.read_text(encoding="utf-8")

@@ -57,6 +57,12 @@ class Model:
     def methods(self) -> dict[str, Any]:
         return dict(self.record["identity"].get("methods") or {})
 
+    @property
+    def teacher(self) -> str:
+        """What its teacher is known by: the fingerprint of the run that trains it, or of a classifier that was there."""
+        known = self.record["identity"].get("teacher")
+        return str(known.get("model", "")) if isinstance(known, dict) else str(known or "")
+
     @cached_property
     def settings(self) -> dict[str, Any]:
         """`run.toml`. Raises UserError where it is no TOML."""
@@ -231,7 +237,7 @@ def _subject(folders: list[Path], baseline: str, notes: list[str]) -> Subject:
         raise UserError(
             f"--baseline {baseline}: no run of that name; given are {', '.join(names)}.{nearest(baseline, names)}"
         )
-    taught = {model.record["identity"].get("teacher") for model in models}
+    taught = {model.teacher for model in models}
     students = [model for model in models if model.record.get("fingerprint") not in taught]
     plain = [model.name for model in students if set(model.methods) <= {"ce"}]
     chosen = baseline or next(iter([*plain, *(model.name for model in students), *names]))
