@@ -82,7 +82,7 @@ def compare(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     teacher = models.load(source, id2label=plan.dataset.id2label, seed=7)
     label_seconds = seconds_per_label(teacher, plan, arguments, folder)
     soft = torch.randn(texts, len(plan.dataset.id2label), generator=torch.Generator().manual_seed(0))
-    session, material = student.make_session(plan), student.make_material(plan, soft)
+    session, material = student.make_session(plan), student.make_material(plan, student.Taught("", soft))
     theirs = (plain_model(source, plan), plain_model(source, plan))
     pairs = []
     for pair in range(arguments.pairs):

@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from randout import checkpoint, config
-from randout.encoder import Output
+from randout.encoder import Output, Want
 from randout.errors import UserError
 from randout.loop import Session, losses_of
-from randout.method import Batch, Forward, Method, Run, State
+from randout.method import Backward, Batch, Forward, Method, Run, State
 from randout.methods import METHODS
 from randout.methods.ce import CrossEntropy
 from randout.methods.kd import KnowledgeDistillation
 from randout.methods.randout import Randout
-from randout.prepare import _check_losses
+from randout.prepare import check_together
 from training import (
     furthest,
     hooks_of,
@@ -74,7 +75,7 @@ class Probe(Method):
     def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         if not self.weight:
             return {}
-        again = forward(want=(2,), call=1, dropout=False, perturb=False)
+        again = forward(want=Want((2,)), call=1, dropout=False, perturb=False)
         texts = batch.step_labels.numel()
         hidden = again.hidden[2].flatten(0, -2)
         if hidden.shape[0] != sum(len(text) for text in batch.ids):  # padded: the real tokens only
@@ -83,10 +84,10 @@ class Probe(Method):
         seen = torch.tanh(hidden @ state.parameters[0] + state.parameters[1])
         return {"probe": self.weight * seen.square().sum() / texts}
 
-    def gradient(self, run: Run, state: State, inner: Callable[[Batch], None]) -> Callable[[Batch], None]:
-        def twice(batch: Batch) -> None:  # two thirds and one third of the same
+    def gradient(self, run: Run, state: State, inner: Backward) -> Backward:
+        def twice(batch: Batch, scale: float = 1.0) -> None:  # two thirds and one third of the same
             for _ in range(2):
-                inner(batch)
+                inner(batch, scale)
 
         return twice if self.factor != 1 else inner
 
@@ -305,14 +306,10 @@ def test_losses_are_those_it_declares(tiny_model: Tiny, row: Row) -> None:
     batch = row.method.inputs(session.run, state, _whole_batch(session))
     from randout.loop import student_forward
 
-    def forward(batch: Batch = batch, **options: Any) -> Output:
-        defaults = {"weights": None, "dropout": True, "perturb": True, "call": 0, "want": ()}
-        return student_forward(session, batch, *(defaults | options).values())
-
+    forward = partial(student_forward, session, batch)
     losses = row.method.loss(session.run, state, forward(), batch, forward)
     assert set(losses) == set(row.method.losses)
     assert all(loss.dim() == 0 for loss in losses.values())
-    assert row.method.teacher == (type(row.method) is KnowledgeDistillation)
 
 
 def test_every_seam_was_called(tiny_model: Tiny) -> None:
@@ -332,9 +329,9 @@ def test_two_owners_of_a_loss_are_refused() -> None:
     class Other(CrossEntropy):
         name = "other"
 
-    _check_losses((CrossEntropy(), KnowledgeDistillation(), Randout()))
+    check_together((CrossEntropy(), KnowledgeDistillation(), Randout()))
     with pytest.raises(UserError, match=r"methods.other: methods.ce owns the loss 'ce' already"):
-        _check_losses((CrossEntropy(), Other()))
+        check_together((CrossEntropy(), Other()))
 
 
 def test_two_owners_of_the_gradient_are_refused() -> None:
@@ -347,9 +344,9 @@ def test_two_owners_of_the_gradient_are_refused() -> None:
     class Another(Steering):
         name = "another"
 
-    _check_losses((CrossEntropy(), Steering()))
+    check_together((CrossEntropy(), Steering()))
     with pytest.raises(UserError, match=r"methods.another: methods.steering decides how gradients"):
-        _check_losses((Steering(), Another()))
+        check_together((Steering(), Another()))
 
 
 def test_settings_of_the_table_are_not_the_defaults_of_the_loop() -> None:

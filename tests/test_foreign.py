@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from randout.encoder import Layout
 from randout.method import Run
 from randout.methods.randout import Randout
+from randout.sites import Layout
 from training import hooks_of
 
 Tiny = Callable[[str], Path]

@@ -9,6 +9,7 @@ import torch
 
 from conftest import LABELS, LONGEST, ids_of, toy_texts
 from randout import heads, models
+from randout.encoder import Want
 from randout.errors import UserError
 
 LINEAR = ("bert", "albert", "roberta", "data2vec-text", "xlm-roberta", "camembert", "mpnet")
@@ -66,7 +67,7 @@ class TestLinearHead:
                 if name.startswith("classifier"):
                     parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
         ids = ids_of(made, toy_texts(8, 2)[0])
-        output = made.forward(ids, want=[3])
+        output = made.forward(ids, want=Want((3,)))
         layout = made.layout(ids, 0, 8, 0)
         cls = output.hidden[3].flatten(0, 1)[layout.starts]  # (b, hidden)
         last = made.model.classifier.out_proj if hasattr(made.model.classifier, "out_proj") else made.model.classifier

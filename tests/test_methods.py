@@ -14,14 +14,16 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from randout.encoder import Layout, Output, Sites
+from randout.encoder import Output, Want
 from randout.errors import UserError
+from randout.keys import random_key
 from randout.loop import losses_of
-from randout.method import Method, Run, State, random_key
+from randout.method import Method, Run, State
 from randout.methods import METHODS
 from randout.methods.ce import CrossEntropy
 from randout.methods.kd import KnowledgeDistillation, kl_divergence
 from randout.methods.randout import Randout
+from randout.sites import Layout, Sites
 from training import a_batch, same_bits, session_of, some_material, tiny_encoder, trained, weights_of
 
 WIDTH = 48
@@ -475,18 +477,18 @@ def test_noise_enters_where_it_is_asked(tiny_model: Callable[[str], Path], layer
     """States before the first such place are clean; at it they differ by T x H entries a text."""
     encoder = tiny_encoder(tiny_model("bert"), dropout=0.0, attention_dropout=0.0)
     ids = [torch.arange(5, 5 + n) for n in (4, 9)]
-    clean = encoder.forward(ids, want=range(4)).hidden
+    clean = encoder.forward(ids, want=Want(tuple(range(4)))).hidden
     run = Run(encoder.model, encoder.sites, 1)
     run.layout = encoder.layout(ids, 0, 2, 9)
     method = Randout(tokens=3, units=2, layers=layers)
     with method.perturb(run, method.start(run)):
-        noisy = encoder.forward(ids, want=range(4)).hidden
+        noisy = encoder.forward(ids, want=Want(tuple(range(4)))).hidden
     first = min(layers)
     assert all(torch.equal(clean[site], noisy[site]) for site in range(first))
     assert int((clean[first] != noisy[first]).sum()) == 2 * 3 * 2
     assert all(not torch.equal(clean[site], noisy[site]) for site in range(first, 4))
     assert len(run.logged["noise_l2"]) == len(layers)
-    again = encoder.forward(ids, want=range(4)).hidden
+    again = encoder.forward(ids, want=Want(tuple(range(4)))).hidden
     assert all(torch.equal(clean[site], again[site]) for site in range(4))
 
 

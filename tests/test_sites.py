@@ -10,7 +10,8 @@ from torch import nn
 
 from conftest import FAMILIES, LABELS, build, plain_call, token_ids
 from randout import models
-from randout.encoder import Layout, Sites, layout_of_arguments
+from randout.encoder import Want
+from randout.sites import Layout, Sites, layout_of_arguments
 
 
 class TestSites:
@@ -20,7 +21,7 @@ class TestSites:
         made = load(family, True)
         ids = token_ids(made)
         assert len(made.sites.blocks) == 3
-        hidden = made.forward(ids, want=range(4)).hidden
+        hidden = made.forward(ids, want=Want(tuple(range(4)))).hidden
         assert not any(m._forward_hooks for m in made.model.modules())
         theirs = plain_call(made, ids, output_hidden_states=True).hidden_states  # leaves hooks of its own behind
         layout = made.layout(ids, 0, len(ids), max(map(len, ids)))
@@ -40,12 +41,12 @@ class TestSites:
         made = load(family, True)
         made = replace(made, packed=made.packed and packed)
         ids = token_ids(made, (5, 8, 8, 3))
-        clean = made.forward(ids, want=range(4))
+        clean = made.forward(ids, want=Want(tuple(range(4))))
         seen = set()
         for site in range(4):
             shift = torch.linspace(-1, 1, clean.hidden[site].shape[-1], dtype=torch.float64)
             undo = made.sites.change(site, lambda h, shift=shift: h + shift)
-            changed = made.forward(ids, want=range(4))
+            changed = made.forward(ids, want=Want(tuple(range(4))))
             again = made.forward(ids)
             undo()
             assert torch.equal(changed.logits, again.logits)
@@ -101,7 +102,7 @@ class TestSites:
         assert made.sites.blocks == (first, first, second, second)
         ids = token_ids(made)
         theirs = plain_call(made, ids, output_hidden_states=True).hidden_states
-        hidden = made.forward(ids, want=range(5)).hidden
+        hidden = made.forward(ids, want=Want(tuple(range(5)))).hidden
         for site in range(5):
             torch.testing.assert_close(hidden[site][0, : len(ids[0])], theirs[site][0, : len(ids[0])])
 
@@ -120,10 +121,10 @@ class TestSites:
         ids = token_ids(made, (5,))
         undo_first = made.sites.change(1, lambda h: h + 1)
         undo_second = made.sites.change(1, lambda h: h * 2)
-        both = made.forward(ids, want=[1]).hidden[1]
+        both = made.forward(ids, want=Want((1,))).hidden[1]
         undo_first()
         undo_second()
-        torch.testing.assert_close(both, 2 * (made.forward(ids, want=[1]).hidden[1] + 1), rtol=0, atol=1e-14)
+        torch.testing.assert_close(both, 2 * (made.forward(ids, want=Want((1,))).hidden[1] + 1), rtol=0, atol=1e-14)
 
 
 class TestLayout:
@@ -135,7 +136,7 @@ class TestLayout:
         assert layout.starts.tolist() == ([0, 3, 11] if packed else [0, 8, 16])
         assert layout.lengths.tolist() == [3, 8, 5]
         assert (layout.longest, layout.first, layout.of, layout.prefix, layout.suffix) == (11, 4, 16, 1, 1)
-        flat = made.forward(ids, want=[0]).hidden[0].flatten(0, 1)
+        flat = made.forward(ids, want=Want((0,))).hidden[0].flatten(0, 1)
         embedded = made.sites.embedding
         for start, length, text in zip(layout.starts, layout.lengths, ids, strict=True):
             torch.testing.assert_close(flat[start : start + length], embedded(input_ids=text[None])[0])

@@ -114,23 +114,33 @@ def _weights(session: Session) -> dict[str, Tensor]:
 
 
 def _everything(session: Session) -> dict[str, Tensor]:
-    tensors = _weights(session)
-    for index, slots in session.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{slot}": torch.as_tensor(value) for slot, value in slots.items()}
+    tensors = _weights(session) | _slots("optimizer", session.optimizer)
     for method, state in zip(session.methods, session.states, strict=True):
         tensors |= {f"state.{method.name}.{name}": tensor for name, tensor in state.tensors.items()}
         tensors |= {f"parameter.{method.name}.{i}": p.detach() for i, p in enumerate(state.parameters)}
+        for name, optimizer in state.optimizers.items():
+            tensors |= _slots(f"optimizer-{name}-of-{method.name}", optimizer)
     return tensors
+
+
+def _slots(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What an optimizer keeps of each parameter, as PREFIX.INDEX.SLOT."""
+    state = optimizer.state_dict()["state"]
+    return {f"{prefix}.{i}.{slot}": torch.as_tensor(v) for i, slots in state.items() for slot, v in slots.items()}
+
+
+def _put_slots(prefix: str, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state = optimizer.state_dict()
+    for name, tensor in tensors.items():
+        if name.startswith(f"{prefix}."):
+            index, slot = name.removeprefix(f"{prefix}.").split(".", 1)
+            state["state"].setdefault(int(index), {})[slot] = tensor
+    optimizer.load_state_dict(state)
 
 
 def _put(session: Session, tensors: dict[str, Tensor]) -> None:
     session.encoder.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-    state = session.optimizer.state_dict()
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, slot = name.split(".", 2)
-            state["state"].setdefault(int(index), {})[slot] = tensor
-    session.optimizer.load_state_dict(state)
+    _put_slots("optimizer", session.optimizer, tensors)
     for method, kept in zip(session.methods, session.states, strict=True):
         prefix = f"state.{method.name}."
         saved = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
@@ -143,6 +153,8 @@ def _put(session: Session, tensors: dict[str, Tensor]) -> None:
                 kept.tensors[name] = tensor.to(session.encoder.device)
         for at, parameter in enumerate(kept.parameters):
             parameter.data.copy_(tensors[f"parameter.{method.name}.{at}"])
+        for name, optimizer in kept.optimizers.items():
+            _put_slots(f"optimizer-{name}-of-{method.name}", optimizer, tensors)
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> dict[str, str]:

@@ -72,6 +72,7 @@ class StudentTable(Table):
 
 class TeacherTable(Table):
     model: Name = _setting("auto", 'run, classifier or encoder; "none": no distillation; "auto": a larger one at hand')
+    more: tuple[Name, ...] = _setting((), "further teachers, each a run, classifier or encoder")
     revision: Name = _setting("", "commit of the hub; empty: pinned at the first download")
     labels: tuple[str, ...] = _setting(
         (), "the teacher's labels in the order of its outputs, where it only says LABEL_0"

@@ -1,13 +1,11 @@
-"""Encoders: the only file that knows the insides of Hugging Face models.
-
-Where the blocks are (`Sites`), where the tokens of a text lie in a hidden state (`Layout`), how a batch goes through a
-model packed or padded (`Encoder.forward`), and the probe that decides which of the two (`admit`).
+"""Encoders: how a batch of texts goes through a Hugging Face model, packed or padded (`Encoder.forward`), and the
+probe that decides which of the two (`admit`). With `sites` and `packing` the only files that know such models' insides.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,108 +15,36 @@ import torch
 from torch import Tensor, nn
 
 from . import dropout, packing
+from .sites import Layout, Sites
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where the tokens of each text lie in a hidden state flattened to (rows, hidden).
-
-    starts, lengths: (b,) first row and number of real tokens of each text. longest: tokens of the longest text of the
-    whole step (what padding would fill up to). prefix, suffix: special tokens at either end. first, of: position of
-    these texts in their step and the number of texts in it, so that draws do not depend on micro-batches.
+class Want:
+    """What a forward is asked for besides logits. hidden: sites; cls: the first tokens' last states; attention: blocks
+    (1 the first).
     """
 
-    starts: Tensor
-    lengths: Tensor
-    longest: int
-    first: int
-    of: int
-    prefix: int = 1
-    suffix: int = 1
+    hidden: tuple[int, ...] = ()
+    cls: bool = False
+    attention: tuple[int, ...] = ()
+
+    def __or__(self, other: Want) -> Want:
+        return Want(self.hidden + other.hidden, self.cls or other.cls, self.attention + other.attention)
+
+
+NOTHING = Want()
 
 
 class Output(NamedTuple):
-    """logits: (b, C). hidden: states asked for by site, (1, tokens, hidden) packed or (b, longest, hidden) padded."""
+    """logits: (b, C). hidden: states asked for by site, (1, tokens, hidden) packed or (b, longest, hidden) padded.
+    cls: (b, hidden) the last block's output at each text's first token. attention: by block the weights of each text
+    before dropout, (heads, n, n).
+    """
 
     logits: Tensor
     hidden: dict[int, Tensor]
-
-
-@dataclass(frozen=True)
-class Sites:
-    """The places of a model where a hidden state can be read or changed: 0 the embedding output, i block i's output."""
-
-    embedding: nn.Module
-    blocks: tuple[nn.Module, ...]
-
-    @staticmethod
-    def of(model: nn.Module) -> Sites:
-        """Find them in any encoder of transformers. Raises TypeError naming the model where there are none."""
-        base: Any = getattr(model, "base_model", model)
-        if hasattr(base, "encoder") and hasattr(base.encoder, "albert_layer_groups"):  # blocks share their weights
-            groups, layers = base.encoder.albert_layer_groups, base.config.num_hidden_layers
-            shared = tuple(groups[i * len(groups) // layers] for i in range(layers))
-            return Sites(base.encoder.embedding_hidden_mapping_in, shared)
-        depth = getattr(getattr(model, "config", None), "num_hidden_layers", None)
-        for _, found in base.named_modules():
-            if isinstance(found, nn.ModuleList) and len(found) == depth:
-                embedding = getattr(base, "embeddings_project", None) or getattr(base, "embeddings", None)
-                if embedding is not None:
-                    return Sites(embedding, tuple(found))
-        raise TypeError(f"{type(model).__name__}: no embeddings and list of {depth} blocks found in this model")
-
-    def change(self, site: int, function: Callable[[Tensor], Tensor]) -> Callable[[], None]:
-        """Pass the hidden state at `site` through `function` in every forward; returns what undoes it.
-
-        A block may return a tensor or a tuple that starts with one. Blocks that share a module (ALBERT) are told apart
-        by their place in the forward, counted anew from the embeddings on.
-        """
-        if not 0 <= site <= len(self.blocks):
-            raise IndexError(f"site {site}: this encoder has blocks 1 to {len(self.blocks)} and site 0, the embeddings")
-        module = self.embedding if site == 0 else self.blocks[site - 1]
-        turn = sum(block is module for block in self.blocks[: max(site - 1, 0)])
-        shared = max(sum(block is module for block in self.blocks), 1)
-        passed = 0
-
-        def hook(_module: nn.Module, _arguments: Any, output: Any) -> Any:
-            nonlocal passed
-            mine = passed % shared == turn
-            passed += 1
-            if not mine:
-                return output
-            return (function(output[0]), *output[1:]) if isinstance(output, tuple) else function(output)
-
-        def restart(_module: nn.Module, _arguments: Any, _output: Any) -> None:
-            nonlocal passed
-            passed = 0
-
-        handles = [module.register_forward_hook(hook)]
-        if shared > 1:
-            handles.append(self.embedding.register_forward_hook(restart))
-
-        def undo() -> None:
-            for handle in handles:
-                handle.remove()
-
-        return undo
-
-
-def layout_of_arguments(model: nn.Module, arguments: tuple, keywords: dict) -> Layout:
-    """The layout of a foreign model's padded forward, from its own arguments (`attention_mask`, else all real)."""
-    given = dict(zip(inspect.signature(model.forward).parameters, arguments, strict=False)) | keywords
-    tokens, embedded = given.get("input_ids"), given.get("inputs_embeds")
-    if tokens is None:
-        if embedded is None:
-            raise ValueError("a forward without input_ids and inputs_embeds: where its tokens lie is unknown")
-        tokens = embedded[..., 0]
-    mask = given.get("attention_mask")
-    mask = torch.ones_like(tokens) if mask is None else mask
-    if mask.dim() != 2:
-        raise ValueError(f"attention_mask of shape {tuple(mask.shape)}: a (batch, tokens) mask of 0 and 1 is expected")
-    real = mask.to(tokens.device) != 0
-    texts, width = real.shape
-    starts = torch.arange(texts, device=real.device) * width + real.int().argmax(1)
-    return Layout(starts, real.sum(1), width, first=0, of=texts)
+    cls: Tensor | None = None
+    attention: dict[int, list[Tensor]] = {}  # noqa: RUF012
 
 
 @dataclass(frozen=True)
@@ -147,23 +73,34 @@ class Encoder:
         stated = self.tokenizer.model_max_length if self.tokenizer is not None else 10**6
         return min(limit - position_offset(self.model), stated)
 
-    def forward(
-        self, ids: Sequence[Tensor], want: Iterable[int] = (), weights: dict[str, Tensor] | None = None
-    ) -> Output:
-        """Logits of the texts, and hidden states at the sites of `want`.
+    def forward(self, ids: Sequence[Tensor], want: Want = NOTHING, weights: dict[str, Tensor] | None = None) -> Output:
+        """Logits of the texts, and what is wanted besides.
 
         ids: one tensor of token ids a text. weights: parameters by name to use in place of the model's own.
         """
         hidden: dict[int, Tensor] = {}
+        attention: dict[int, list[Tensor]] = {}
         keywords = self._packed(ids) if self.packed else self._padded(ids)
+        last = len(self.sites.blocks)
         with ExitStack() as stack:
-            for site in want:
+            for site in dict.fromkeys((*want.hidden, *([last] if want.cls else []))):
                 stack.callback(self.sites.change(site, partial(hidden.setdefault, site)))
+            for block in dict.fromkeys(want.attention):
+                stack.callback(self.sites.change_attention(block, seen=partial(attention.__setitem__, block)))
             if self.packed:
                 stack.enter_context(_first_tokens(self.model, keywords["boundaries"]))
             if weights is None:
-                return Output(self.model(**keywords).logits, hidden)
-            return Output(torch.func.functional_call(self.model, weights, (), keywords).logits, hidden)
+                logits = self.model(**keywords).logits
+            else:
+                logits = torch.func.functional_call(self.model, weights, (), keywords).logits
+        lengths = [len(text) for text in ids]
+        attention = {i: [w[:, :n, :n] for w, n in zip(found, lengths, strict=True)] for i, found in attention.items()}
+        return Output(logits, hidden, self._first(hidden[last], lengths) if want.cls else None, attention)
+
+    def _first(self, state: Tensor, lengths: Sequence[int]) -> Tensor:
+        """The first token's row of each text, (b, hidden)."""
+        starts = torch.tensor(lengths).cumsum(0) - torch.tensor(lengths)
+        return state[0, starts.to(state.device)] if self.packed else state[:, 0]
 
     def layout(self, ids: Sequence[Tensor], first: int, of: int, longest: int) -> Layout:
         """Where `forward(ids)` will put each text's tokens."""

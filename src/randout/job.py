@@ -17,8 +17,8 @@ from .prepare import Plan
 from .replay import portable
 from .runs import RunFolder
 from .scoring import model_card, open_test, score_split, score_test
-from .student import Options, Stopped, environment
-from .teacher import Taught, compare_with_teacher, teach
+from .student import Options, Stopped, Taught, environment
+from .teacher import compare_with_teacher, teach
 from .trained import Trained, train
 
 BEGUN = {".lock", "run.toml", "split.json", "run.json"}  # what stands in a run's folder before `run.json` does
@@ -77,7 +77,7 @@ def carry_out(plan: Plan, options: Options) -> Result:
             teacher = taught(plan, options)
         except Stopped as stop:  # in the teacher's training: this run is the one to go on with
             raise Stopped(stop.why, run) from None
-        trained = train(plan, run, None if teacher is None else teacher.logits, options)
+        trained = train(plan, run, teacher, options)
         metrics = _finish(plan, run, trained, teacher, options)
     return Result(run, metrics, True)
 
@@ -117,7 +117,8 @@ def _write_config(run: RunFolder, plan: Plan, student: str, teacher: str) -> Non
     config, files = plan.config, ("source", "validation", "test", "unlabeled")
     data = config.data.model_copy(update={key: portable(getattr(config.data, key), run.path) for key in files})
     named: dict[str, Any] = {"student": config.student.model_copy(update={"model": student})}
-    named |= {"teacher": config.teacher.model_copy(update={"model": teacher})}
+    more = tuple(portable(name, run.path) for name in config.teacher.more)
+    named |= {"teacher": config.teacher.model_copy(update={"model": teacher, "more": more})}
     checkpoint.replace_text(run.path / "run.toml", to_toml(config.model_copy(update={"data": data, **named})))
 
 

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial, reduce
+from operator import or_
 from typing import Any
 
 import numpy as np
@@ -17,9 +19,10 @@ import torch
 from torch import Tensor
 
 from .config import TrainTable
-from .encoder import Encoder, Output, computing
+from .encoder import NOTHING, Encoder, Output, Want, computing
 from .errors import Failure
-from .method import Batch, Method, Run, State, random_key
+from .keys import random_key
+from .method import SUPERVISED, Backward, Batch, Method, Run, State
 from .metrics import better
 from .tokens import Tokens, batches
 
@@ -30,7 +33,8 @@ FLUSH = 20  # steps between reads of the losses on a GPU, where each read waits 
 class Material:
     """What a student learns from. labels: (n,) class or -1. teacher: (n, C) stored logits, NaN where none, or None.
 
-    labelled, unlabelled: rows of `tokens` to train on.
+    labelled, unlabelled: rows of `tokens` to train on. heldout: rows of the training split that a method asked to keep
+    from the student. others: stored logits of further teachers.
     """
 
     tokens: Tokens
@@ -38,6 +42,8 @@ class Material:
     labelled: np.ndarray
     unlabelled: np.ndarray
     teacher: Tensor | None = None
+    heldout: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    others: tuple[Tensor, ...] = ()
 
 
 @dataclass
@@ -85,7 +91,10 @@ class Event:
 
 
 def begin(encoder: Encoder, run: Run, methods: Sequence[Method], settings: TrainTable, precision: str) -> Session:
-    """Start the methods, then build the optimizer over the student's parameters and theirs."""
+    """Start the methods, then build the optimizer over the student's parameters and theirs.
+
+    run.teacher must be there where a method runs a teacher.
+    """
     states = [method.start(run) for method in methods]
     own = [p for p in encoder.model.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = []
@@ -103,7 +112,17 @@ def begin(encoder: Encoder, run: Run, methods: Sequence[Method], settings: Train
     session = Session(encoder, run, methods, states, optimizer, settings, precision)
     asked = settings.micro_batch
     session.position.micro_batch = settings.batch_size if asked == "auto" else min(asked, settings.batch_size)
+    run.forward = partial(student_forward, session)
+    run.supervised = partial(_supervised, session)
     return session
+
+
+def _supervised(session: Session, output: Output, batch: Batch) -> Tensor:
+    """The loss on gold labels of any logits, by the method that owns it."""
+    for method, state in zip(session.methods, session.states, strict=True):
+        if SUPERVISED in method.losses and not method.supervises:
+            return method.loss(session.run, state, output, batch, partial(student_forward, session, batch))[SUPERVISED]
+    raise RuntimeError("no method of this recipe owns the loss on gold labels")
 
 
 def fit(session: Session, material: Material, validate: Callable[[], dict[str, Any]]) -> Iterator[Event]:
@@ -116,6 +135,7 @@ def fit(session: Session, material: Material, validate: Callable[[], dict[str, A
     rows = (material.labelled, material.unlabelled)
     per_epoch = -(-(len(rows[0]) + len(rows[1])) // settings.batch_size)
     session.run.steps = per_epoch * settings.epochs
+    session.run.heldout = partial(held_out, session, material)
     while position.epoch < settings.epochs and not position.ended:
         order = batches(lengths, *rows, settings.batch_size, settings.seed, position.epoch, windows)
         while position.batch < len(order):
@@ -167,10 +187,12 @@ def step(session: Session, material: Material, rows: np.ndarray) -> None:
             _gradients(session, material, rows)
             break
         except torch.OutOfMemoryError:
-            if session.settings.micro_batch != "auto" or position.micro_batch == 1:
+            whole = [method.name for method in session.methods if method.whole]
+            if session.settings.micro_batch != "auto" or position.micro_batch == 1 or whole:
+                lower = f"batch_size (methods.{whole[0]} needs whole batches)" if whole else "micro_batch"
                 raise Failure(
                     f"the GPU's memory does not hold a forward pass of {position.micro_batch} texts; "
-                    "set train.micro_batch lower, or student.max_length"
+                    f"set train.{lower} lower, or student.max_length"
                 ) from None
             position.micro_batch = -(-position.micro_batch // 2)
             torch.cuda.empty_cache()
@@ -194,7 +216,7 @@ def _clip(optimizer: torch.optim.Optimizer, limit: float) -> Tensor:
 
 def _gradients(session: Session, material: Material, rows: np.ndarray) -> None:
     """Accumulate `.grad` over the micro-batches of a step; the methods may own how each comes about."""
-    backward: Callable[[Batch], None] = lambda batch: _backward(session, batch)  # noqa: E731
+    backward: Backward = partial(_backward, session)
     for method, state in zip(session.methods, session.states, strict=True):
         backward = method.gradient(session.run, state, backward)
     for first in range(0, len(rows), session.position.micro_batch):
@@ -202,17 +224,37 @@ def _gradients(session: Session, material: Material, rows: np.ndarray) -> None:
 
 
 def _batch(session: Session, material: Material, rows: np.ndarray, first: int) -> Batch:
-    mine, device = rows[first : first + session.position.micro_batch], session.encoder.device
+    return batch_of(session, material, rows, rows[first : first + session.position.micro_batch], first)
+
+
+def held_out(session: Session, material: Material, step: int) -> Batch:
+    """The batch of held-out rows for a step: round and round in an order drawn anew for each pass."""
+    size = min(session.settings.batch_size, len(material.heldout))
+    turn, place = divmod(step * size, len(material.heldout))
+    orders = [
+        np.random.default_rng(random_key(session.run.seed, "heldout", turn + n)).permutation(material.heldout)
+        for n in range(2)
+    ]
+    rows = np.concatenate(orders)[place : place + size]
+    rows = rows[np.argsort(material.tokens.lengths[rows], kind="stable")]
+    return batch_of(session, material, rows, rows, 0)
+
+
+def batch_of(session: Session, material: Material, rows: np.ndarray, mine: np.ndarray, first: int) -> Batch:
+    """The micro-batch of the texts `mine`, which stand from place `first` on among the `rows` of a step."""
+    device = session.encoder.device
     ids = [torch.from_numpy(material.tokens[row].astype(np.int64)) for row in mine]
     index = torch.from_numpy(mine)
     teacher = None if material.teacher is None else material.teacher[index].to(device)
     step_labels = material.labels[torch.from_numpy(rows)].to(device)
     longest = int(material.tokens.lengths[rows].max())
-    return Batch(index, ids, step_labels[first : first + len(mine)], teacher, step_labels, first, longest)
+    others = tuple(logits[index].to(device) for logits in material.others)
+    return Batch(index, ids, step_labels[first : first + len(mine)], teacher, step_labels, first, longest, others)
 
 
-def _backward(session: Session, batch: Batch) -> None:
+def _backward(session: Session, batch: Batch, scale: float = 1.0) -> None:
     losses, logits = losses_of(session, batch)
+    losses = losses if scale == 1.0 else {name: scale * loss for name, loss in losses.items()}
     total = torch.stack([loss.float() for loss in losses.values()]).sum()
     for name, loss in losses.items():
         session.run.log(f"loss_{name}", loss)
@@ -230,32 +272,26 @@ def losses_of(session: Session, batch: Batch) -> tuple[dict[str, Tensor], Tensor
     for method, state in zip(session.methods, session.states, strict=True):
         batch = method.inputs(run, state, batch)
 
-    def forward(
-        batch: Batch = batch,
-        *,
-        weights: dict[str, Tensor] | None = None,
-        dropout: bool = True,
-        perturb: bool = True,
-        call: int = 0,
-        want: Sequence[int] = (),
-    ) -> Output:
-        return student_forward(session, batch, weights, dropout, perturb, call, want)
-
-    output = forward()
+    forward = partial(student_forward, session, batch)
+    wanted = reduce(or_, (method.want(run) for method in session.methods), NOTHING)
+    output = forward(want=wanted)
+    taken = any(method.supervises for method in session.methods)
     losses: dict[str, Tensor] = {}
     for method, state in zip(session.methods, session.states, strict=True):
-        losses |= method.loss(run, state, output, batch, forward)
+        if not (taken and SUPERVISED in method.losses and not method.supervises):  # asked by the one that took over
+            losses |= method.loss(run, state, output, batch, forward)
     return losses, output.logits
 
 
 def student_forward(
     session: Session,
     batch: Batch,
-    weights: dict[str, Tensor] | None,
-    dropout: bool,
-    perturb: bool,
-    call: int,
-    want: Sequence[int],
+    *,
+    weights: dict[str, Tensor] | None = None,
+    dropout: bool = True,
+    perturb: bool = True,
+    call: int = 0,
+    want: Want = NOTHING,
 ) -> Output:
     """A training forward. The same (step, call, micro-batch) repeats the same dropout masks and noise."""
     run, encoder = session.run, session.encoder

@@ -7,22 +7,21 @@ purpose, step, rank, call), so that a resumed run repeats the uninterrupted one 
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from .encoder import Layout, Output, Sites, layout_of_arguments
+from .encoder import NOTHING, Encoder, Output, Want, computing
+from .keys import random_key
+from .sites import Layout, Sites, layout_of_arguments
+from .tokens import Tokens
 
-
-def random_key(*parts: Any) -> int:
-    """A 63-bit seed that is a function of `parts` alone (integers and strings)."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little") >> 1
+SUPERVISED = "ce"  # the loss on gold labels: one method of a recipe owns it
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,9 @@ class Batch:
     into micro-batches adds up to the larger batch.
 
     rows: (b,) positions in the dataset. ids: the token ids of each text, special tokens included, shortest first.
-    labels: (b,) class index, -1 where there is none. teacher: (b, C) stored logits of the teacher, or None.
-    step_labels: (B,) labels of all B texts of the step. first: position of this micro-batch's first text in the step.
-    longest: tokens of the step's longest text.
+    labels: (b,) class index, -1 where there is none. teacher: (b, C) stored logits of the teacher, or None; others:
+    those of each further teacher. step_labels: (B,) labels of all B texts of the step. first: position of this
+    micro-batch's first text in the step. longest: tokens of the step's longest text.
     """
 
     rows: Tensor
@@ -43,17 +42,71 @@ class Batch:
     step_labels: Tensor
     first: int
     longest: int
+    others: tuple[Tensor, ...] = ()
 
 
 @dataclass
 class State:
-    """What changes while a method runs. `parameters` join the optimizer; `tensors` are checkpointed, by name."""
+    """What changes while a method runs. `parameters` join the student's optimizer; `tensors` are checkpointed, by name
+    (restored in place), and so are the states of `optimizers`, which the method steps itself.
+    """
 
     parameters: list[nn.Parameter] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    optimizers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)
 
 
-Forward = Callable[..., Output]
+class Forward(Protocol):
+    """A training forward of the student on the micro-batch under way; `Run.forward` takes any, as its first argument.
+
+    weights: parameters by name in place of the model's own. dropout, perturb: whether dropout and the recipe's noise
+    are on. call: the same call of a step repeats the same dropout masks and noise. want: what is returned besides
+    logits.
+    """
+
+    def __call__(
+        self,
+        *,
+        weights: dict[str, Tensor] | None = None,
+        dropout: bool = True,
+        perturb: bool = True,
+        call: int = 0,
+        want: Want = NOTHING,
+    ) -> Output: ...
+
+
+@dataclass(frozen=True)
+class LiveTeacher:
+    """A teacher that is run beside the student, for methods that need more of it than stored logits.
+
+    tokens: every text of the dataset in the teacher's own tokens. columns: for each class of the student, the teacher's
+    output of that name.
+    """
+
+    encoder: Encoder
+    tokens: Tokens
+    columns: tuple[int, ...]
+    precision: str = "float32"
+
+    def forward(
+        self,
+        run: Run,
+        batch: Batch,
+        *,
+        weights: dict[str, Tensor] | None = None,
+        dropout: bool = False,
+        call: int = 0,
+        want: Want = NOTHING,
+    ) -> Output:
+        """The texts of `batch` as they stand in the dataset; logits (b, C) in the student's order of classes. With
+        dropout its masks are keyed by (seed, step, rank, call, micro-batch).
+        """
+        texts = [torch.from_numpy(self.tokens[int(row)].astype("int64")) for row in batch.rows]
+        torch.manual_seed(random_key(run.seed, "teacher", run.step, run.rank, call, batch.first))
+        self.encoder.model.train(dropout)
+        with computing(self.encoder.device, self.precision):
+            output = self.encoder.forward(texts, want, weights)
+        return output._replace(logits=output.logits[:, list(self.columns)])
 
 
 @dataclass
@@ -70,6 +123,10 @@ class Run:
     step: int = 0  # optimizer steps done
     call: int = 0  # which forward of this step; the same call repeats the same masks
     layout: Layout | None = None  # of the forward under way, None in clean passes
+    teacher: LiveTeacher | None = None
+    forward: Callable[..., Output] | None = None  # of the student, on any batch: (batch, ...) as `Forward`
+    supervised: Callable[[Output, Batch], Tensor] | None = None  # the loss on gold labels, as the recipe sets it
+    heldout: Callable[[int], Batch] | None = None  # step -> a batch of training rows that are kept from the student
     logged: dict[str, list[tuple[Tensor, float]]] = field(default_factory=dict)  # name -> (number, weight) of this step
 
     def generator(self, purpose: str, device: torch.device, *extra: Any) -> torch.Generator:
@@ -82,18 +139,38 @@ class Run:
         self.logged.setdefault(name, []).append((value.detach(), weight))
 
 
+Backward = Callable[..., None]  # (batch, scale=1.0): adds scale * the gradient of the micro-batch's losses to `.grad`
+
+
 class Method(BaseModel):
     """Base of every method; each seam's default does nothing.
 
-    `name` is its table in a recipe (`[methods.NAME]`), `summary` one line for people, `teacher` whether it reads stored
-    teacher logits, `losses` the names that its `loss` may return (two methods must not own the same).
+    name: its table in a recipe (`[methods.NAME]`). summary: one line for people. source: the paper it is from. kind:
+    what it is for. cost: of a training step, in student steps. losses: the names that its `loss` may return; two
+    methods must not own the same.
+
+    teacher: "logits" where it reads stored logits, "model" where it runs the teacher itself. several: it
+    reads further teachers too. supervises: it returns the
+    loss on gold labels in place of the method that owns it, from `run.supervised`. heldout: it needs training rows that
+    the student never learns from, this share. whole: its equations look at all texts of a step, so a step cannot be
+    split into micro-batches. variants: further ways to use it that are compared as methods of their own, by name.
+    space: the settings that a comparison may tune, and their values.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     name: ClassVar[str]
     summary: ClassVar[str]
-    teacher: ClassVar[bool] = False
+    source: ClassVar[str] = ""
+    kind: ClassVar[Literal["gold", "noise", "distillation", "control"]] = "noise"
+    cost: ClassVar[str] = "1x"
     losses: ClassVar[tuple[str, ...]] = ()
+    teacher: ClassVar[Literal["", "logits", "model"]] = ""
+    several: ClassVar[bool] = False
+    supervises: ClassVar[bool] = False
+    heldout: ClassVar[float] = 0.0
+    whole: ClassVar[bool] = False
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    space: ClassVar[Mapping[str, Sequence[Any]]] = {}
 
     def check(self, run: Run) -> None:
         """Raise UserError where this method cannot work on this student."""
@@ -110,12 +187,18 @@ class Method(BaseModel):
         """Around each training forward of the student. Evaluation and teachers are clean by construction."""
         return nullcontext()
 
+    def want(self, run: Run) -> Want:
+        """What `loss` needs of the forward besides logits."""
+        return NOTHING
+
     def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         """Named scalar losses of a micro-batch; they are logged apart and summed. `forward` may be called again."""
         return {}
 
-    def gradient(self, run: Run, state: State, inner: Callable[[Batch], None]) -> Callable[[Batch], None]:
-        """How `.grad` of a micro-batch comes about; `inner(batch)` is the plain way. At most one method changes it."""
+    def gradient(self, run: Run, state: State, inner: Backward) -> Backward:
+        """How `.grad` of a micro-batch comes about; `inner(batch)` is the plain way, `inner(batch, scale)` adds `scale`
+        times it. At most one method changes it.
+        """
         return inner
 
     def stepped(self, run: Run, state: State) -> None:

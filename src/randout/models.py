@@ -17,7 +17,7 @@ import torch
 from .encoder import Encoder, prepare
 from .errors import UserError
 from .heads import cut, folded, is_linear, put_linear_head
-from .method import random_key
+from .keys import random_key
 from .model_sources import ALIASES, DEFAULT_STUDENT, Source, at_hand, find
 from .packing import ATTENTION
 

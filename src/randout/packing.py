@@ -9,9 +9,11 @@ run unchanged. Whether a model admits this is never assumed: `encoder.admit` pro
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,20 +48,61 @@ class Boundaries:
         return (column + (lengths.cumsum(0) - lengths)[:, None]) * real, real
 
 
+@dataclass(eq=False)
+class Aside:
+    """What the attention of one block is given besides, or asked for: see `sites.Sites.change_attention`."""
+
+    bias: Callable[[int], Tensor] | None = None  # rows of the batch -> (rows,)
+    seen: Callable[[Any], None] | None = None
+
+
+asides: list[Aside] = []  # of the block whose forward is under way
+
+
 def attend(module, query, key, value, attention_mask, dropout=0.0, scaling=None, boundaries=None, **kwargs):
     """transformers' attention interface: (1, heads, tokens, d) -> (1, tokens, heads, d), text by text.
 
-    Without `boundaries` this is the library's own SDPA. On a CPU, equal or (with dropout) near-equal lengths are
-    batched; elsewhere the products are padded (attention only: a small part of the work), because many small launches
-    cost more than padding does.
+    Without `boundaries` this is the library's own SDPA on (b, heads, tokens, d). On a CPU, equal or (with dropout)
+    near-equal lengths are batched; elsewhere the products are padded (attention only: a small part of the work),
+    because many small launches cost more than padding does.
     """
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    width = value.shape[-1]
+    for aside in asides:
+        if aside.seen is not None:
+            aside.seen(weights_of(query, key, attention_mask, scaling, boundaries))
+        if aside.bias is not None:
+            query, key, value = _with_bias(query, key, value, aside.bias, scaling)
     if boundaries is None:
-        return sdpa_attention_forward(
+        mixed, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    by_device = _attend_runs if query.device.type == "cpu" else _attend_padded
-    return by_device(query[0], key[0], value[0], boundaries, dropout, scaling), None
+    else:
+        by_device = _attend_runs if query.device.type == "cpu" else _attend_padded
+        mixed = by_device(query[0], key[0], value[0], boundaries, dropout, scaling)
+    return (mixed if mixed.shape[-1] == width else mixed[..., :width]), None
+
+
+def _with_bias(query, key, value, bias: Callable[[int], Tensor], scaling: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value one wider: scaling * [q, 1 / scaling] [k, r]' = scaling * q k' + r, in any kernel."""
+    texts, heads, tokens, _ = key.shape
+    r = bias(texts * tokens).to(key.dtype).view(texts, 1, tokens, 1).expand(-1, heads, -1, -1)
+    one = query.new_full((*query.shape[:-1], 1), 1 / scaling)
+    return torch.cat([query, one], -1), torch.cat([key, r], -1), torch.cat([value, torch.zeros_like(r)], -1)
+
+
+def weights_of(query, key, attention_mask, scaling: float, boundaries: Boundaries | None) -> list[Tensor]:
+    """The attention weights of each text before dropout, (heads, n, n) of its n tokens; where texts are padded, of
+    all the places of its row (n the width), zero at keys that are padding.
+    """
+    if boundaries is None:
+        scores = (query @ key.transpose(-1, -2)).float() * scaling
+        if attention_mask is not None:
+            off = ~attention_mask if attention_mask.dtype == torch.bool else attention_mask < -1
+            scores = scores.masked_fill(off, -torch.inf)
+        return list(torch.softmax(scores, dim=-1))
+    parts = zip(query[0].split(boundaries.lengths, 1), key[0].split(boundaries.lengths, 1), strict=True)
+    return [torch.softmax((q @ k.transpose(-1, -2)).float() * scaling, dim=-1) for q, k in parts]
 
 
 def _attend_runs(query, key, value, boundaries: Boundaries, dropout: float, scaling: float) -> Tensor:

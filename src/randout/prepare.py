@@ -21,9 +21,10 @@ from .classifiers.settle import chosen, settle
 from .config import Config, StudentTable, TeacherTable
 from .data import Dataset
 from .errors import UserError
-from .method import Method
-from .methods import METHODS
+from .method import SUPERVISED, Method
+from .methods import GOLD, METHODS
 from .model_sources import DEFAULT_STUDENT, Source, at_hand, find
+from .splits import grouped
 from .tokenising import tokens_for
 from .tokens import Tokens
 
@@ -36,8 +37,8 @@ class Plan:
     """Everything decided: what will be trained on what, and how.
 
     teacher: a classifier that is there already. teacher_plan: how a bare encoder is to be fine-tuned into one first.
-    classifier: a student that is no encoder but a classifier of words; `tokens` are then its word ids, or none.
-    identity: what the fingerprint is made of, by part.
+    more: further teachers, each of either kind. classifier: a student that is no encoder but a classifier of words;
+    `tokens` are then its word ids, or none. identity: what the fingerprint is made of, by part.
     """
 
     config: Config
@@ -50,6 +51,7 @@ class Plan:
     identity: dict[str, Any]
     notes: tuple[str, ...]
     classifier: Classifier | None = None
+    more: tuple[Source | Plan, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -87,8 +89,11 @@ def make(config: Config, dataset: Dataset | None = None) -> Plan:
             raise UserError(
                 "data.unlabeled: rows without labels are learned from a teacher only; name one with --teacher"
             )
-    if not any("ce" in method.losses or method.teacher for method in methods):
-        raise UserError("methods: nothing to learn from is left; keep methods.ce, or methods.kd and a teacher")
+    if not any(SUPERVISED in method.losses or method.teacher for method in methods):
+        raise UserError(
+            f"methods: nothing to learn from is left; keep methods.{GOLD}, or a method that learns from a teacher, and one"
+        )
+    check_together(methods, config.train.micro_batch, config.train.batch_size)
     tokens, max_length = tokens_for(student, config.student, dataset, notes)
     source = student.name
     settings = config.student.model_copy(
@@ -108,7 +113,22 @@ def make(config: Config, dataset: Dataset | None = None) -> Plan:
     elif teacher is not None:
         gold = None if "unlabeled" in dataset.split else dataset  # read anew: it must not depend on texts it never sees
         plan = replace(plan, teacher_plan=make(teacher_config(config, name), gold))
+    plan = replace(plan, more=_more_teachers(plan))
     return replace(plan, identity=_identity(plan))
+
+
+def _more_teachers(plan: Plan) -> tuple[Source | Plan, ...]:
+    """The teachers beside the first. Raises UserError where no method learns from several."""
+    names = plan.config.teacher.more
+    if names and (not plan.has_teacher or not any(method.several for method in plan.methods)):
+        why = "there is no first teacher" if not plan.has_teacher else "no method of this recipe learns from several"
+        raise UserError(f"teacher.more: {', '.join(names)}, but {why}; leave it out")
+    found: list[Source | Plan] = []
+    for name in names:
+        source = find(name)
+        gold = None if "unlabeled" in plan.dataset.split else plan.dataset
+        found.append(source if source.is_classifier else make(teacher_config(plan.config, name), gold))
+    return tuple(found)
 
 
 def _of_words(config: Config, classifier: Classifier, dataset: Dataset | None) -> Plan:
@@ -155,7 +175,7 @@ def teacher_config(config: Config, name: str) -> Config:
     )
     asked = {key: getattr(table, key) for key in ("epochs", "learning_rate", "batch_size")}
     changed = {key: value for key, value in asked.items() if value != "same"}
-    gold = {"ce": config.methods.get("ce") or METHODS["ce"]().model_dump(mode="json")}
+    gold = {GOLD: config.methods.get(GOLD) or METHODS[GOLD]().model_dump(mode="json")}
     return Config(
         data=config.data.model_copy(update={"unlabeled": ""}),
         student=student,
@@ -233,25 +253,45 @@ def _teacher(
 
 
 def methods_of(config: Config) -> tuple[Method, ...]:
-    """The recipe's methods. Raises UserError where two of them cannot stand together."""
-    methods = tuple(METHODS[name].model_validate(settings) for name, settings in config.methods.items())
-    _check_losses(methods)
-    return methods
+    """The recipe's methods."""
+    return tuple(METHODS[name].model_validate(settings) for name, settings in config.methods.items())
 
 
 def steps_of(plan: Plan) -> int:
     """Optimizer steps of a whole training, without early stopping; 1 where it is fitted in one go."""
     if isinstance(plan.classifier, Bag):
         return 1
-    rows = sum(len(plan.dataset.split.get(name, ())) for name in ("train", "unlabeled"))
+    rows = len(learned_rows(plan.dataset, plan.methods)[0]) + len(plan.dataset.split.get("unlabeled", ()))
     return -(-rows // plan.config.train.batch_size) * plan.config.train.epochs
 
 
-def _check_losses(methods: Sequence[Method]) -> None:
+def learned_rows(dataset: Dataset, methods: Sequence[Method]) -> tuple[np.ndarray, np.ndarray]:
+    """The training rows that the student learns from, and those that a method keeps from it: whole groups, by class,
+    drawn by the split alone. Raises UserError where a class has too few groups.
+    """
+    train = dataset.split["train"]
+    share = max((method.heldout for method in methods), default=0.0)
+    if not share:
+        return train, train[:0]
+    names = list(dataset.id2label.values())
+    apart = grouped(dataset.labels[train], dataset.groups[train], (1 - share, share), 0, names)
+    return train[apart == 0], train[apart == 1]
+
+
+def check_together(methods: Sequence[Method], micro_batch: int | str = "auto", batch_size: int = 0) -> None:
+    """Raise UserError where methods cannot stand together, or not with such micro-batches."""
     owners: dict[str, str] = {}
+    supervising = [method.name for method in methods if method.supervises]
+    gold = [method.name for method in methods if SUPERVISED in method.losses and not method.supervises]
+    if len(supervising) > 1:
+        raise UserError(
+            f"methods.{supervising[1]}: methods.{supervising[0]} decides the loss on gold labels already; keep one"
+        )
+    if supervising and not gold:
+        raise UserError(f"methods.{supervising[0]}: it needs the loss on gold labels beside it; add [methods.{GOLD}]")
     for method in methods:
         for loss in method.losses:
-            if loss in owners:
+            if loss in owners and not (loss == SUPERVISED and supervising):
                 raise UserError(
                     f"methods.{method.name}: methods.{owners[loss]} owns the loss {loss!r} already; keep one"
                 )
@@ -260,6 +300,12 @@ def _check_losses(methods: Sequence[Method]) -> None:
     if len(steering) > 1:
         raise UserError(
             f"methods.{steering[1]}: methods.{steering[0]} decides how gradients come about already; keep one"
+        )
+    whole = [method.name for method in methods if method.whole]
+    if whole and micro_batch != "auto" and int(micro_batch) < batch_size:
+        raise UserError(
+            f"train.micro_batch: {micro_batch}, but methods.{whole[0]} looks at all {batch_size} texts of a step at "
+            "once; leave micro_batch out, or set batch_size lower"
         )
 
 
@@ -276,10 +322,12 @@ def _identity(plan: Plan) -> dict[str, Any]:
         teacher: Any = {"model": plan.teacher.fingerprint(), **table}
     else:
         teacher = plan.teacher_plan.fingerprint if plan.teacher_plan else None
+    more = [other.fingerprint if isinstance(other, Plan) else other.fingerprint() for other in plan.more]
     return {
         **data_identity(plan.dataset),
         "student": student,
         "teacher": teacher,
+        **({"more": more} if more else {}),
         "methods": config.methods,
         "train": train,
     }

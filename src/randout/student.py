@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from . import checkpoint, models
 from .classifiers import Bag, Network
 from .encoder import Encoder
 from .inference import predict
-from .loop import Material, Session, begin, fit, flush, step
-from .method import Method, Run
+from .loop import Material, Session, begin, fit, flush, held_out, step
+from .method import LiveTeacher, Method, Run
 from .metrics import score
-from .prepare import Plan, class_weights
+from .prepare import Plan, class_weights, learned_rows
 from .progress import Show, duration
 from .runs import RunFolder
+from .tokens import encode, truncate
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,20 @@ class Paused(Stopped):
         self.metrics = metrics
 
 
+@dataclass(frozen=True)
+class Taught:
+    """What a teacher gives: its logits for every row of the dataset (n, C), NaN where it was not asked, and its score.
+
+    others: the logits of further teachers. live: the teacher itself, where a method runs it.
+    """
+
+    name: str
+    logits: torch.Tensor
+    validation: dict[str, Any] = field(default_factory=dict)
+    others: tuple[torch.Tensor, ...] = ()
+    live: LiveTeacher | None = None
+
+
 def environment(plan: Plan) -> dict[str, Any]:
     """What the same bits depend on besides the configuration."""
     import transformers
@@ -69,10 +85,11 @@ def environment(plan: Plan) -> dict[str, Any]:
     return {**versions, "device": name, "threads": torch.get_num_threads()}
 
 
-def make_session(plan: Plan) -> Session:
+def make_session(plan: Plan, teacher: Taught | None = None) -> Session:
     """The student loaded and its methods started, at position zero."""
     encoder, run = student_of(plan)
     check_methods(plan.methods, run)
+    run.teacher = teacher.live if teacher else None
     session = begin(encoder, run, plan.methods, plan.config.train, plan.config.train.precision)
     if isinstance(plan.classifier, Network):
         session.optimizer = plan.classifier.optimizer(encoder.model)
@@ -114,20 +131,21 @@ def _network(plan: Plan) -> Encoder | None:
     return plan.classifier.encoder(vocabulary, plan.dataset.id2label, plan.config.train.seed)
 
 
-def make_material(plan: Plan, teacher: torch.Tensor | None) -> Material:
-    """What the student of `plan` learns from; teacher: (n, C) logits."""
-    split = plan.dataset.split
-    unlabelled = split.get("unlabeled", np.zeros(0, np.int64))
-    return Material(plan.tokens, torch.from_numpy(plan.dataset.labels), split["train"], unlabelled, teacher)
+def make_material(plan: Plan, teacher: Taught | None) -> Material:
+    """What the student of `plan` learns from."""
+    unlabelled = plan.dataset.split.get("unlabeled", np.zeros(0, np.int64))
+    labelled, heldout = learned_rows(plan.dataset, plan.methods)
+    logits, others = (teacher.logits, teacher.others) if teacher else (None, ())
+    return Material(plan.tokens, torch.from_numpy(plan.dataset.labels), labelled, unlabelled, logits, heldout, others)
 
 
-def train_student(plan: Plan, run: RunFolder, teacher: torch.Tensor | None, options: Options) -> Session:
+def train_student(plan: Plan, run: RunFolder, teacher: Taught | None, options: Options) -> Session:
     """Train to the end from the last checkpoint, saving on the way; the session comes back with its best weights.
 
-    teacher: its logits (n, C), or None. Raises Stopped once a stop was asked for and the state is saved.
+    Raises Stopped once a stop was asked for and the state is saved.
     """
     show, config, dataset = options.show, plan.config, plan.dataset
-    session = make_session(plan)
+    session = make_session(plan, teacher)
     where = environment(plan)
     changed = checkpoint.changes(run.checkpoint, where)
     accepted = options.accept_changes or bool(changed and show.ask(f"{changed}. Go on all the same?"))
@@ -213,14 +231,35 @@ def _stop_signal() -> Iterator[_Stop]:
             signal.signal(number, handler)
 
 
+def _stand_in(plan: Plan) -> Taught:
+    """A teacher that costs what the real one will: all its logits zero; run live, the encoder it is or will come from."""
+    logits = torch.zeros(len(plan.dataset.texts), len(plan.dataset.id2label))
+    live = None
+    if any(method.teacher == "model" for method in plan.methods):
+        source = plan.teacher or plan.teacher_plan.student  # type: ignore[union-attr]
+        encoder = models.load(source, id2label=plan.dataset.id2label, pack=plan.config.train.packing)
+        live = live_teacher(plan, encoder, tuple(plan.dataset.id2label), 0)
+    return Taught("", logits, {}, tuple(logits for _ in plan.more), live)
+
+
+def live_teacher(plan: Plan, encoder: Encoder, columns: tuple[int, ...], max_length: int) -> LiveTeacher:
+    """`encoder`, frozen, to be run on any row of the dataset. max_length: of its texts; 0: the student's."""
+    encoder.model.to(plan.config.train.device).requires_grad_(False)
+    length = max_length or min(int(plan.config.student.max_length), encoder.longest)
+    encoded = encode(encoder.tokenizer, plan.dataset.texts)
+    tokens = truncate(encoded, length, plan.config.teacher.truncation, encoder.suffix, encoder.prefix)
+    return LiveTeacher(encoder, tokens, columns, plan.config.train.precision)
+
+
 def estimate(plan: Plan, steps: int = 3) -> list[str]:
     """What a dry run says: rows, tokens, memory, and minutes from `steps` real steps on copies that are thrown away."""
     sizes = f"rows: {', '.join(f'{len(index):,} {name}' for name, index in plan.dataset.split.items())}"
     if isinstance(plan.classifier, Bag):
         return [sizes, f"time: {plan.classifier.name} is fitted in one go; there are no steps to measure"]
-    session = make_session(plan)
-    spread = torch.zeros(len(plan.dataset.texts), len(plan.dataset.id2label)) if plan.has_teacher else None
-    material = make_material(plan, spread)
+    stand_in = _stand_in(plan) if plan.has_teacher else None
+    session = make_session(plan, stand_in)
+    material = make_material(plan, stand_in)
+    session.run.heldout = partial(held_out, session, material)
     rows = np.concatenate([material.labelled, material.unlabelled])
     lengths, size, epochs = plan.tokens.lengths, plan.config.train.batch_size, plan.config.train.epochs
     session.run.steps = -(-len(rows) // size) * epochs

@@ -2,44 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from . import models, runs, soft_labels
 from .encoder import Encoder
 from .errors import UserError
+from .methods import GOLD
 from .metrics import score
+from .model_sources import Source
 from .prepare import Plan
 from .progress import Show
 from .runs import RunFolder
-from .student import Options
-
-
-@dataclass(frozen=True)
-class Taught:
-    """What a teacher gives: its logits for every row of the dataset (n, C), NaN where it was not asked, and its score."""
-
-    name: str
-    logits: torch.Tensor
-    validation: dict[str, Any]
+from .student import Options, Taught, live_teacher
 
 
 def teach(plan: Plan, options: Options, fine_tune: Callable[[Plan, Options], Path]) -> Taught | None:
-    """The teacher's soft labels for the rows to learn from and to validate on, or None where there is no teacher.
+    """The teachers' soft labels for the rows to learn from and to validate on, or None where there is no teacher.
 
     fine_tune: carries out the plan of a teacher that is a bare encoder, and returns its run folder.
     """
-    source = plan.teacher
-    if plan.teacher_plan is not None:
-        options.show.say(f"teacher: {plan.config.teacher.model} is fine-tuned first")
-        source = models.find(str(fine_tune(plan.teacher_plan, replace(options, out=None, fresh=False, pause_at=None))))
-    if source is None:
+    first = plan.teacher or plan.teacher_plan
+    if first is None:
         return None
+    found = _taught(plan, first, plan.config.teacher.labels, options, fine_tune)
+    others = [_taught(plan, teacher, (), options, fine_tune).logits for teacher in plan.more]
+    return replace(found, others=tuple(others))
+
+
+def _taught(
+    plan: Plan,
+    teacher: Source | Plan,
+    labels: Sequence[str],
+    options: Options,
+    fine_tune: Callable[[Plan, Options], Path],
+) -> Taught:
+    """One teacher, fine-tuned first where it is a plan. labels: its own, in the order of its outputs."""
+    source = teacher
+    if isinstance(teacher, Plan):
+        options.show.say(f"teacher: {teacher.student.label} is fine-tuned first")
+        source = models.find(str(fine_tune(teacher, replace(options, out=None, fresh=False, pause_at=None))))
+    assert isinstance(source, Source)
     dataset, table = plan.dataset, plan.config.teacher
     rows = np.concatenate(
         [dataset.split[name] for name in ("train", "validation", "unlabeled") if name in dataset.split]
@@ -47,8 +54,8 @@ def teach(plan: Plan, options: Options, fine_tune: Callable[[Plan, Options], Pat
     texts = [dataset.texts[row] for row in rows]
     _warn_of_leak(source, plan, options.show)
     encoder = models.load(source, pack=plan.config.train.packing)
-    order = soft_labels.column_order(encoder.model.config.id2label, dataset.id2label, table.labels, source.name)
-    max_length = _teacher_length(table.max_length, encoder, plan)
+    order = soft_labels.column_order(encoder.model.config.id2label, dataset.id2label, labels, source.name)
+    max_length = _teacher_length(encoder, plan, teacher)
     precision = plan.config.train.precision
     parts = soft_labels.fingerprint(source.fingerprint(), max_length, table.truncation, precision, texts)
     encoder.model.to(plan.config.train.device)
@@ -57,17 +64,21 @@ def teach(plan: Plan, options: Options, fine_tune: Callable[[Plan, Options], Pat
     own = spread[dataset.split["validation"]].numpy()
     validation = score(dataset.labels[dataset.split["validation"]], own, dataset.id2label)
     options.show.say(f"teacher {source.label}: validation accuracy {validation['accuracy']:.2%}")
-    return Taught(source.label, spread, validation)
+    live = None
+    if any(method.teacher == "model" for method in plan.methods) and teacher is (plan.teacher or plan.teacher_plan):
+        live = live_teacher(plan, encoder, tuple(order), max_length)
+    return Taught(source.label, spread, validation, live=live)
 
 
-def _teacher_length(asked: int | str, encoder: Encoder, plan: Plan) -> int:
-    """The length the teacher reads: asked for, what it was trained with, or the student's."""
+def _teacher_length(encoder: Encoder, plan: Plan, teacher: Source | Plan) -> int:
+    """The length a teacher reads: asked for, what it was trained with, or as much as it takes up to 512."""
+    asked = plan.config.teacher.max_length
     if asked != "auto":
         if int(asked) > encoder.longest:
             raise UserError(f"teacher.max_length: {asked} asked for, but it takes {encoder.longest} at most")
         return int(asked)
-    if plan.teacher_plan is not None:
-        return int(plan.teacher_plan.config.student.max_length)
+    if isinstance(teacher, Plan):
+        return int(teacher.config.student.max_length)
     return min(encoder.longest, 512)
 
 
@@ -106,4 +117,4 @@ def _is_plain_twin(other: RunFolder, plan: Plan) -> bool:
     except UserError:  # of another format: not ours to judge here
         return False
     same = ("data", "split", "student")
-    return identity["methods"].keys() == {"ce"} and all(identity[part] == plan.identity[part] for part in same)
+    return identity["methods"].keys() == {GOLD} and all(identity[part] == plan.identity[part] for part in same)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .method import random_key
+from .keys import random_key
 
 WINDOW = 16  # batches sorted by length together, where padding is computed
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .errors import UserError
-from .method import random_key
+from .keys import random_key
 
 
 def suggest(

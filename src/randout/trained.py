@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from . import models
 from .classifiers import Bag, Labelled, Network
 from .inference import predict
@@ -18,7 +16,7 @@ from .prepare import Plan
 from .progress import duration
 from .runs import RunFolder
 from .saved import RowLogits
-from .student import Options, Stopped, train_student
+from .student import Options, Stopped, Taught, train_student
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Trained:
     about: dict[str, Any]
 
 
-def train(plan: Plan, run: RunFolder, teacher: torch.Tensor | None, options: Options) -> Trained:
+def train(plan: Plan, run: RunFolder, teacher: Taught | None, options: Options) -> Trained:
     """Train the student of `plan`, from its last checkpoint. Raises Stopped, UserError, Failure."""
     classifier = plan.classifier
     if isinstance(classifier, Bag):

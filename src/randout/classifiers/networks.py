@@ -19,10 +19,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..config import TrainTable
-from ..encoder import Encoder, Output, Sites
+from ..encoder import NOTHING, Encoder, Output, Want
 from ..errors import UserError
 from ..inference import predict
-from ..method import random_key
+from ..keys import random_key
+from ..sites import Sites
 from ..tokens import Tokens
 from .base import Arrays, Classifier, Fitted, Seen, Vocabulary
 
@@ -120,9 +121,7 @@ class Network(Classifier):
 class WordEncoder(Encoder):
     """A network in an encoder's place: every text has the same number of ids."""
 
-    def forward(
-        self, ids: Sequence[Tensor], want: Iterable[int] = (), weights: dict[str, Tensor] | None = None
-    ) -> Output:
+    def forward(self, ids: Sequence[Tensor], want: Want = NOTHING, weights: dict[str, Tensor] | None = None) -> Output:
         block = torch.stack(list(ids)).to(self.device)  # (b, length)
         return Output(self.model(block), {})
 

@@ -8,3 +8,4 @@ from .kd import KnowledgeDistillation
 from .randout import Randout
 
 METHODS: dict[str, type[Method]] = {method.name: method for method in (CrossEntropy, KnowledgeDistillation, Randout)}
+GOLD = CrossEntropy.name  # what a plain fine-tuning has alone

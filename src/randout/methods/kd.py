@@ -22,7 +22,8 @@ class KnowledgeDistillation(Method):
 
     name = "kd"
     summary = "match the teacher's softened distribution"
-    teacher = True
+    teacher = "logits"
+    kind = "distillation"
     losses = ("kd",)
 
     weight: Annotated[float, Field(ge=0, description="lambda of eq. 6 (paper: 0.2 to 0.8)")] = 0.8

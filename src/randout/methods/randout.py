@@ -11,9 +11,9 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from ..encoder import Layout
 from ..errors import UserError
 from ..method import Method, Run, State
+from ..sites import Layout
 
 
 class Randout(Method):
