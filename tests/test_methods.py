@@ -18,10 +18,11 @@ from randout.encoder import Output, Want
 from randout.errors import UserError
 from randout.keys import random_key
 from randout.loop import losses_of
+from randout.losses import kl_divergence
 from randout.method import Method, Run, State
 from randout.methods import METHODS
 from randout.methods.ce import CrossEntropy
-from randout.methods.kd import KnowledgeDistillation, kl_divergence
+from randout.methods.kd import KnowledgeDistillation
 from randout.methods.randout import Randout
 from randout.sites import Layout, Sites
 from training import a_batch, same_bits, session_of, some_material, tiny_encoder, trained, weights_of

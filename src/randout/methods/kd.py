@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from ..encoder import Output
+from ..losses import kl_divergence
 from ..method import Batch, Forward, Method, Run, State
 
 
@@ -41,10 +41,3 @@ class KnowledgeDistillation(Method):
         divisor = {"batchmean": texts, "sum": 1, "mean": texts * classes}[self.reduction]
         scale = self.weight * (self.temperature**2 if self.t_squared else 1.0)
         return {"kd": scale * divergence / divisor}
-
-
-def kl_divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """Sum over texts of KL(softmax(teacher / t) || softmax(student / t)), in float32; both (b, C) logits."""
-    log_p = F.log_softmax(teacher.float() / temperature, dim=-1)
-    log_q = F.log_softmax(student.float() / temperature, dim=-1)
-    return (log_p.exp() * (log_p - log_q)).sum()
