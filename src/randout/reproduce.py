@@ -14,7 +14,7 @@ from .beside import WORDS, Block, Ours, compared, marked, ours_of, score_header
 from .comparison import run_study
 from .config import build
 from .grid import SPACES
-from .methods import METHODS
+from .methods import KD_ALONE, METHODS, PAPERS_OWN
 from .metrics import score
 from .model_sources import find
 from .published import paper
@@ -123,7 +123,7 @@ def _workflow(request: Request, folder: Path) -> Block:
     """Figure 1: the workflow as this configuration carries it out, a line a step, and as a picture."""
     config = arm_config(study_of(request, "table 3"), "randout-kd", METHODS)
     plan = prepare.make(config, prepare.read_data(config))
-    kd, noise = (METHODS[name].model_validate(config.methods[name]) for name in ("kd", "randout"))
+    kd, noise = (METHODS[name].model_validate(config.methods[name]) for name in (KD_ALONE, PAPERS_OWN))
     layers, millions = _size(request.student)
     length, classes = plan.config.student.max_length, len(plan.dataset.id2label)
     tokens, units = noise.tokens, noise.units  # type: ignore[attr-defined]

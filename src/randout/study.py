@@ -17,10 +17,12 @@ from .classifiers import CLASSIFIERS
 from .config import DEFAULT_PRESET, Config, DataTable, Table, TrainTable, build, checked, read_preset, read_recipe
 from .errors import UserError, nearest
 from .grid import SearchTable
+from .methods import GOLD, KD_ALONE, PAPERS_OWN
 from .shelf import as_study
 from .verdicts import FOLDS_NEEDED
 
-ABLATION = ("plain", "randout", "kd", "randout-kd")  # the columns of the paper's Table 6: presets of the same names
+PLAIN = "plain"  # cross-entropy alone: what the others are compared with, where a study names nothing else
+ABLATION = (PLAIN, PAPERS_OWN, KD_ALONE, f"{PAPERS_OWN}-{KD_ALONE}")  # columns of the paper's Table 6, and presets
 TEACHERS_OWN = ("epochs", "learning_rate", "batch_size")  # of a teacher's training: the rest is as its student's
 
 
@@ -98,9 +100,6 @@ def make_study(tables: Mapping[str, Any]) -> Study:
     if not study.seeds and not study.folds:
         study = study.model_copy(update={"seeds": (1, 2, 3)})
     return study.model_copy(update={"baseline": study.baseline or next(iter(study.arms))})
-
-
-PLAIN = ABLATION[0]  # the arm that methods of the shelf are compared with, where the study names no other
 
 
 def _with_shelf(study: Study) -> Study:
@@ -219,13 +218,13 @@ def drop_one(config: Config, methods: Mapping[str, Any]) -> dict[str, dict[str, 
     where there is nothing to leave out.
     """
     whole = dict(config.methods)
-    parts = [name for name in whole if name != "ce"]
+    parts = [name for name in whole if name != GOLD]
     if not parts:
         raise UserError("--drop-one: the recipe has no method beside the cross-entropy, so there is nothing to drop")
     off = dict.fromkeys(methods, False)
 
     def arm(kept: list[str]) -> dict[str, Any]:
-        return {"methods": off | {name: whole[name] for name in ("ce", *kept) if name in whole}}
+        return {"methods": off | {name: whole[name] for name in (GOLD, *kept) if name in whole}}
 
     arms = {"plain": arm([])}
     if len(parts) > 1:

@@ -7,7 +7,12 @@ from .ce import CrossEntropy
 from .kd import KnowledgeDistillation
 from .randout import Randout
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (CrossEntropy, KnowledgeDistillation, Randout)}
+_SHELF = (
+    CrossEntropy,
+    KnowledgeDistillation,
+    Randout,
+)
+METHODS: dict[str, type[Method]] = {method.name: method for method in _SHELF}
 GOLD = CrossEntropy.name  # what a plain fine-tuning has alone
 KD_ALONE = KnowledgeDistillation.name  # what other methods of distillation are compared with
 PAPERS_OWN = Randout.name
