@@ -21,7 +21,7 @@ LAYERS = [  # a module may import from its own row and the rows above
     {"data_report", "sources"},
     {"division"},
     {"data", "metrics", "packing"},
-    {"statistics", "encoder"},
+    {"statistics", "encoder", "predictions"},
     {"crossed", "optimism", "secondary"},
     {"verdicts"},
     {"figures", "method", "tokens"},
@@ -85,7 +85,7 @@ def test_methods_import_the_interface_and_never_one_another() -> None:
 
 def test_the_report_reads_folders_and_never_what_trains() -> None:
     for path in (ROOT / "report").glob("*.py"):
-        assert imports(path) <= {"report", "errors", "metrics", "statistics", "runs"}, path.name
+        assert imports(path) <= {"report", "errors", "metrics", "statistics", "predictions", "runs"}, path.name
     code = "import sys, randout.report.write; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 

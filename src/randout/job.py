@@ -38,7 +38,7 @@ class Result:
 
     @property
     def id2label(self) -> dict[int, str]:
-        return dict(enumerate(self.run.record["identity"]["data"]["labels"]))
+        return dict(enumerate(self.run.labels))
 
     @property
     def model_path(self) -> Path:

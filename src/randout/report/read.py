@@ -16,25 +16,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import UserError, nearest
 from ..metrics import COUNTED
+from ..predictions import Predictions, read_predictions
 from ..runs import RunFolder, list_runs
 
 STUDY_FORMAT = 1
 STUDY_KINDS = ("compare", "cv", "search")
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Held-out rows of one model. labels (n,) integers, logits (n, C), groups (n,), texts only where they were kept."""
-
-    rows: list[str]
-    groups: np.ndarray
-    labels: np.ndarray
-    logits: np.ndarray
-    texts: list[str] | None
 
 
 @dataclass(frozen=True)
@@ -83,26 +71,8 @@ class Model:
 
     def predictions(self, split: str) -> Predictions | None:
         """Predictions of a split, None where there are none. Raises UserError for a file that is no such table."""
-        path = self.path / "predictions" / f"{split}.parquet"
-        return _predictions(path, self.labels) if path.exists() else None
-
-
-def _predictions(path: Path, names: list[str]) -> Predictions:
-    import pyarrow
-    import pyarrow.parquet as parquet
-
-    try:
-        table = parquet.ParquetFile(path).read()
-        index = {name: at for at, name in enumerate(names)}
-        labels = np.array([index[str(label)] for label in table["label"].to_pylist()], dtype=np.int64)
-        logits = np.array(table["logits"].to_pylist(), dtype=np.float64).reshape(len(labels), len(names))
-        rows = [str(row) for row in table["row"].to_pylist()]
-        groups = np.array(table["group"].to_pylist() if "group" in table.column_names else range(len(rows)))
-        texts = table["text"].to_pylist() if "text" in table.column_names else None
-    except (pyarrow.ArrowException, OSError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not the predictions of this run ({reason}); copy the run folder again") from None
-    return Predictions(rows, groups, labels, logits, texts)
+        path = RunFolder(self.path).predictions(split)
+        return read_predictions(path, self.labels) if path.exists() else None
 
 
 @dataclass(frozen=True)
