@@ -14,6 +14,7 @@ import torch
 
 from randout import checkpoint
 from randout.errors import Failure, UserError
+from randout.files import replace_text
 from randout.loop import Session
 from randout.methods.ce import CrossEntropy
 from randout.methods.kd import KnowledgeDistillation
@@ -235,9 +236,9 @@ def test_blocks_that_share_their_weights(tiny_model: Tiny, tmp_path: Path) -> No
 
 def test_small_files_are_replaced_in_one_move(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    checkpoint.replace_text(path, "one\n")
+    replace_text(path, "one\n")
     with path.open() as reader:
-        checkpoint.replace_text(path, "zwölf\n")
+        replace_text(path, "zwölf\n")
         assert reader.read() == "one\n"
     assert path.read_text(encoding="utf-8") == "zwölf\n"
     assert names(tmp_path) == ["a.json"]

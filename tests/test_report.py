@@ -355,7 +355,7 @@ def test_a_run_without_history_or_test_split_is_shown(tmp_path: Path) -> None:
         (lambda run: (run / "metrics.json").write_text("{"), "cannot be read"),
         (lambda run: (run / "run.toml").write_text("= ="), "cannot be read"),
         (lambda run: (run / "predictions" / "test.parquet").write_bytes(b"PAR1 no"), "not the predictions"),
-        (lambda run: write_json(run / "study.json", {"format": 9}), "a study of format 9"),
+        (lambda run: write_json(run / "study.json", {"format": 9}), "a study folder of format 9"),
         (lambda run: write_json(run / "study.json", {"format": 1, "kind": "poll"}), "kind 'poll'"),
         (shutil.rmtree, "no such folder"),
         (lambda run: [shutil.rmtree(run), run.mkdir()], "neither a run"),

@@ -20,8 +20,9 @@ from conftest import toy_texts
 from randout import cli, data, job, prepare
 from randout.config import Config
 from randout.errors import UserError
+from randout.files import portable
 from randout.progress import Show
-from randout.replay import portable, stored_config
+from randout.replay import stored_config
 from randout.runs import RunFolder
 
 ROOT = Path(__file__).parents[1]

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint, runs
+from . import runs
 from .config import to_toml
 from .errors import UserError
+from .files import portable, replace_text
 from .prepare import Plan
-from .replay import portable
 from .runs import RunFolder
 from .scoring import model_card, open_test, score_split, score_test
 from .student import Options, Stopped, environment
@@ -118,7 +118,7 @@ def _write_config(run: RunFolder, plan: Plan, student: str, teacher: str) -> Non
     data = config.data.model_copy(update={key: portable(getattr(config.data, key), run.path) for key in files})
     named: dict[str, Any] = {"student": config.student.model_copy(update={"model": student})}
     named |= {"teacher": config.teacher.model_copy(update={"model": teacher})}
-    checkpoint.replace_text(run.path / "run.toml", to_toml(config.model_copy(update={"data": data, **named})))
+    replace_text(run.path / "run.toml", to_toml(config.model_copy(update={"data": data, **named})))
 
 
 def _begin_record(run: RunFolder, plan: Plan, options: Options) -> None:

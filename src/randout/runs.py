@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+from .files import replace_text
 
 FORMAT = 1
 OPENINGS = "test-openings.jsonl"
@@ -61,8 +62,6 @@ class RunFolder:
             raise UserError(f"{path}: cannot be read ({error})") from None
 
     def write(self, name: str, value: Any) -> None:
-        from .checkpoint import replace_text  # needs torch, and who only reads runs does not
-
         replace_text(self.path / name, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
     @property

@@ -6,7 +6,6 @@ hold one model a unit (seed or fold); a run on its own is an arm of one model.
 
 from __future__ import annotations
 
-import json
 import os
 import tomllib
 from collections import Counter
@@ -19,9 +18,9 @@ from typing import Any
 from ..errors import UserError, nearest
 from ..metrics import COUNTED
 from ..predictions import Predictions, read_predictions
+from ..record import read_record
 from ..runs import RunFolder, list_runs
 
-STUDY_FORMAT = 1
 STUDY_KINDS = ("compare", "cv", "search")
 
 
@@ -217,13 +216,7 @@ def _subject(folders: list[Path], baseline: str, notes: list[str]) -> Subject:
 
 
 def _study(path: Path) -> Subject:
-    study = _json(path / "study.json")
-    if not isinstance(study, dict) or study.get("format") != STUDY_FORMAT:
-        found = study.get("format") if isinstance(study, dict) else None
-        raise UserError(
-            f"{path}: a study of format {found}; this version reads format {STUDY_FORMAT}. "
-            "Use the version that wrote it, or run the study again."
-        )
+    study = read_record(path).record
     if study.get("kind") not in STUDY_KINDS:
         raise UserError(f"{path}/study.json: kind {study.get('kind')!r}; expected one of {', '.join(STUDY_KINDS)}")
     toml = (path / "study.toml").read_text(encoding="utf-8") if (path / "study.toml").exists() else ""
@@ -259,13 +252,6 @@ def _best_trial(path: Path, study: dict[str, Any]) -> tuple[tuple[Arm, ...], tup
     if not (path / best["run"]).exists():
         return (), (f"The run of trial {best['number']} is not beside the study, so its own parts are missing.",)
     return (Arm(name, (model_of(path / best["run"], name),)),), ()
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
 
 
 def _toml(path: Path, text: str) -> dict[str, Any]:
