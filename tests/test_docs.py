@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conftest import toy_texts
-from randout import cli
+from conftest import Run, toy_texts
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -48,38 +46,32 @@ def there(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
-def test_every_command_of_the_readme_works(
-    there: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_command_of_the_readme_works(there: Path, command: Run) -> None:
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("randout ")]
     assert len(commands) >= 10
-    _carry_out(commands, monkeypatch, capsys)
+    _carry_out(commands, command)
 
 
-def test_every_command_and_study_of_the_page_on_studies_works(
-    there: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_command_and_study_of_the_page_on_studies_works(there: Path, command: Run) -> None:
     for seed, run in ((1, "first"), (1, "second")):
         preset = "plain" if run == "first" else "randout"
         made = f"randout train reviews.csv -o runs/{run} --student minilm --preset {preset} --seed {seed}"
         if not (there / "runs" / run).exists():
-            _carry_out([made], monkeypatch, capsys)
+            _carry_out([made], command)
     commands = [line for block in blocks("sh", STUDIES) for line in block.splitlines() if line.startswith("randout ")]
     assert {shlex.split(line)[1] for line in commands} == {"search", "compare", "cv"}
     (study,) = blocks("toml", STUDIES)
     (there / "four-arms.toml").write_text(study.replace("[1, 2, 3, 4, 5]", "[1, 2]"), encoding="utf-8")
-    _carry_out([*commands, "randout compare four-arms.toml --dry-run"], monkeypatch, capsys)
+    _carry_out([*commands, "randout compare four-arms.toml --dry-run"], command)
 
 
-def _carry_out(commands: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def _carry_out(commands: list[str], command: Run) -> None:
     """Each in this process, those that train with one epoch; none may fail."""
     for line in commands:
-        words = shlex.split(line, comments=True)
-        trains = words[1] in ("train", "search", "cv") or (words[1] == "compare" and "--student" in words)
-        monkeypatch.setattr(sys, "argv", [*words, *(TINY if trains else [])])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        assert end.value.code in (0, None), f"{line}: {capsys.readouterr().err}"
+        words = shlex.split(line, comments=True)[1:]
+        trains = words[0] in ("train", "search", "cv") or (words[0] == "compare" and "--student" in words)
+        code, _, error = command(*words, *(TINY if trains else []))
+        assert code == 0, f"{line}: {error}"
 
 
 def test_every_python_block_of_the_readme_works(there: Path) -> None:

@@ -8,7 +8,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import pyarrow.parquet as parquet
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
-from randout import cli
+from conftest import Run
 from randout.errors import UserError
 from randout.report import checks, compare, interactive, read, report, sections, values, write
 from reported import LABELS, POST, SPLITS, logits_of, make_run, make_search, make_study, truth
@@ -417,20 +416,13 @@ def test_a_failed_write_leaves_the_old_report(tmp_path: Path, monkeypatch: pytes
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
 
 
-def test_the_command(
-    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["randout", "report", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        said = capsys.readouterr()
-        return int(end.value.code or 0), said.out, said.err
-
-    code, out, _ = call(runs, "-o", tmp_path / "out", "--formats", "md,csv", "--no-texts", "--baseline", "kd")
+def test_the_command(runs: Path, tmp_path: Path, command: Run) -> None:
+    code, out, _ = command(
+        "report", runs, "-o", tmp_path / "out", "--formats", "md,csv", "--no-texts", "--baseline", "kd"
+    )
     assert (code, out.strip()) == (0, str(tmp_path / "out" / "report.md"))
-    assert call(runs, "-o", tmp_path / "no", "--formats", "docx")[0] == 2
-    code, _, error = call(runs, "-o", tmp_path / "no", "--baseline", "plian")
+    assert command("report", runs, "-o", tmp_path / "no", "--formats", "docx")[0] == 2
+    code, _, error = command("report", runs, "-o", tmp_path / "no", "--baseline", "plian")
     assert code == 2
     assert "Did you mean 'plain'" in error
 
