@@ -19,6 +19,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precisio
 from conftest import Run
 from randout.errors import UserError
 from randout.report import checks, compare, interactive, read, report, sections, values, write
+from randout.report.subjects import Subject
 from reported import LABELS, POST, SPLITS, logits_of, make_run, make_search, make_study, truth
 from reported import write as write_json
 
@@ -287,7 +288,7 @@ def test_models_of_other_rows_are_named_and_not_compared(tmp_path: Path) -> None
     assert compare.result_of(subject)["rows"][1]["difference"]["estimate"] == pytest.approx(right[1] - right[0])
 
 
-def found_by(subject: read.Subject) -> set[str]:
+def found_by(subject: Subject) -> set[str]:
     return {part.code for part in checks.checks(subject).parts if isinstance(part, values.Check)}
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import Failure, UserError
 from ..predictions import Predictions
 from ..statistics import compare_models
-from .read import Model, Subject
+from .subjects import Model, Subject
 from .values import Column, Figure, Points, Section, Table, metric_kind, metric_name, metric_title, shown
 
 MARGIN = 0.02  # the difference that counts, where no study names another

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..metrics import LOWER_IS_BETTER
-from .read import Subject
+from .subjects import Subject
 from .values import Column, Figure, Section, Table, metric_kind, metric_name, metric_title, plain
 
 WEIGHT, TOKENS, UNITS = "kd.weight", "randout.tokens", "randout.units"
