@@ -122,7 +122,6 @@ def test_full_disk_before_any_checkpoint(fresh: Any, tmp_path: Path, monkeypatch
         checkpoint.save(fresh(), blocked / "checkpoint", HERE, False)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="limits of the system are set as POSIX has them")
 def test_a_limit_of_the_system_is_a_full_disk(fresh: Any, tmp_path: Path) -> None:
     """The writes really fail here, in the middle of a file."""
     import resource

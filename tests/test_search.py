@@ -477,7 +477,6 @@ def whole_search(recipe: dict[str, Any], table: dict[str, Any], folder: str) -> 
     go(one, Path(folder))
 
 
-@pytest.mark.skipif(os.name != "posix", reason="kills as POSIX does")
 def test_kill_9_in_mid_trial(made, whole, dataset, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
     one = made("plain", HALVING, save_minutes=1e-9)
