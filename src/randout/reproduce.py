@@ -76,7 +76,7 @@ def _study(request: Request, item: str, folder: Path, options: Options) -> list[
 
 def labels_of(done: StudyFolder) -> list[str]:
     first = next(cell for cell in done.record["cells"] if cell["state"] == "finished")
-    return list(done.run(first).record["identity"]["data"]["labels"])
+    return done.run(first).labels
 
 
 def _confusion(scores: Scored, units: str, where: str, labels: Sequence[str]) -> Block:

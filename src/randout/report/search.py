@@ -8,7 +8,7 @@ import numpy as np
 
 from ..metrics import LOWER_IS_BETTER
 from ..published import paper
-from .read import Subject
+from .subjects import Subject
 from .values import Column, Figure, Section, Table, metric_kind, metric_name, metric_title, plain
 
 WEIGHT, TOKENS, UNITS = (paper().settings[letter] for letter in ("lambda", "tokens", "units"))
