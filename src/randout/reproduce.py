@@ -164,7 +164,7 @@ def _noise(request: Request, figure: str, folder: Path, options: Options) -> Blo
     trials = [t for t in done.record["trials"] if t["state"] == "finished" and t["value"] is not None]
     published = [best for best in paper().best if best.dataset == request.dataset]
     for best in published:
-        own = [t for t in trials if t["settings"].get("kd.weight") == best.lam]
+        own = [t for t in trials if t["settings"].get(paper().settings["lambda"]) == best.lam]
         cells = ["", "", ""]
         if own:
             top = max(own, key=lambda t: (t["value"], -t["number"]))

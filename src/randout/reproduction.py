@@ -44,7 +44,7 @@ class Budget:
     limits: str = ""
 
 
-SMOKE_SPACE = {"kd.weight": [0.4, 0.8], "randout.tokens": [4, 64], "randout.units": [2, 64]}
+SMOKE_SPACE = {paper().settings[k]: v for k, v in {"lambda": [0.4, 0.8], "tokens": [4, 64], "units": [2, 64]}.items()}
 BUDGETS = {
     "smoke": Budget(
         "minutes on two cores: a sample of the rows, one epoch, one seed",

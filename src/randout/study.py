@@ -14,7 +14,18 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from .classifiers import CLASSIFIERS
-from .config import DEFAULT_PRESET, Config, DataTable, Table, TrainTable, build, checked, read_preset, read_recipe
+from .config import (
+    DEFAULT_PRESET,
+    Config,
+    DataTable,
+    Table,
+    TrainTable,
+    build,
+    checked,
+    overlay,
+    read_preset,
+    read_recipe,
+)
 from .errors import UserError, nearest
 from .grid import SearchTable
 from .methods import GOLD, KD_ALONE, PAPERS_OWN
@@ -107,7 +118,7 @@ def _with_shelf(study: Study) -> Study:
     if not study.methods:
         return study
     added = as_study(study.methods, study.baseline or PLAIN)
-    laid: dict[str, Any] = {key: {**table, **getattr(study, key)} for key, table in added.items()}
+    laid: dict[str, Any] = {key: overlay(table, getattr(study, key)) for key, table in added.items()}
     if study.tuning is None:
         laid["spaces"] = {}
     elif not study.tuning.space and not study.tuning.preset:  # so that every arm, plain too, has something to tune
