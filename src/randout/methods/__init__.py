@@ -4,8 +4,23 @@ from __future__ import annotations
 
 from ..method import Method
 from .ce import CrossEntropy
+from .dropout import DropoutRates
+from .gaussian import Gaussian
 from .kd import KnowledgeDistillation
+from .mixout import Mixout
+from .neftune import NEFTune
+from .noisytune import NoisyTune
 from .randout import Randout
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (CrossEntropy, KnowledgeDistillation, Randout)}
+SHELF: tuple[type[Method], ...] = (
+    CrossEntropy,
+    KnowledgeDistillation,
+    Randout,
+    DropoutRates,
+    Mixout,
+    NoisyTune,
+    Gaussian,
+    NEFTune,
+)
+METHODS: dict[str, type[Method]] = {method.name: method for method in SHELF}
 GOLD = CrossEntropy.name  # what a plain fine-tuning has alone
