@@ -51,8 +51,7 @@ class Gaussian(Method):
         """hidden (.., .., width) -> the same with noise; a clean pass (no layout) goes through untouched."""
         if (layout := run.layout) is None:
             return hidden
-        generator, width = run.generator("gaussian", hidden.device), hidden.shape[-1]
-        noise = torch.randn(layout.of, layout.longest, width, generator=generator, device=hidden.device)
-        noise = self.sigma * noise[layout.first : layout.first + len(layout.lengths)]  # (b, longest, width)
-        added = layout.into_rows(noise, hidden.numel() // width)
-        return hidden + added.to(hidden.dtype).view_as(hidden)
+        generator, shape = run.generator("gaussian", hidden.device), (layout.of, layout.longest, hidden.shape[-1])
+        noise = self.sigma * layout.own(torch.randn(shape, generator=generator, device=hidden.device))
+        run.log("noise_l2", noise.square().sum((1, 2)).sqrt().mean(), weight=len(noise))
+        return layout.add(hidden, noise)  # noise: (b, longest, width)

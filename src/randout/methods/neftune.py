@@ -55,8 +55,8 @@ class NEFTune(Method):
         if (layout := run.layout) is None:
             return embedded
         generator, width = run.generator("neftune", embedded.device), embedded.shape[-1]
+        size = self.alpha / (layout.lengths * width).sqrt()[:, None, None]  # (b, 1, 1)
         uniform = torch.rand(layout.of, layout.longest, width, generator=generator, device=embedded.device)
-        uniform = 2 * uniform[layout.first : layout.first + len(layout.lengths)] - 1  # (b, longest, d)
-        size = self.alpha / (layout.lengths * width).sqrt()  # (b,)
-        added = layout.into_rows(uniform * size[:, None, None], embedded.numel() // width)
-        return embedded + added.to(embedded.dtype).view_as(embedded)
+        noise = size * layout.own(2 * uniform - 1)  # (b, longest, d)
+        run.log("noise_l2", noise.square().sum((1, 2)).sqrt().mean(), weight=len(noise))
+        return layout.add(embedded, noise)
