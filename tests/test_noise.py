@@ -137,6 +137,11 @@ def test_a_layer_that_is_not_there(method: Method) -> None:
         method.check(a_run())
 
 
+def test_a_contrast_needs_blocks() -> None:
+    with pytest.raises(UserError, match=r"methods.gaussian-contrastive: this student is a network of words"):
+        GaussianContrastive().check(Run(nn.Identity(), Sites(nn.Identity(), ()), 1))
+
+
 @added
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "albert", "modernbert", "deberta-v2"])
 def test_on_a_model_of_another_training_loop(tiny_model: Tiny, method: Method, family: str) -> None:

@@ -21,13 +21,13 @@ class Gaussian(Method):
     h_l: (tokens, hidden), the output of block l = `layer` (0: the embedding output). Drawn in float32, keyed by (seed,
     step, call). The L2 norm of a text's noise is about sigma * sqrt(n * hidden), n its tokens: 15.7 at the default on 32
     tokens of 768 units.
-    Source: section 3; sigma there from .01, .05, .1, .3. Noise in the middle blocks did worse there than in the first
+    Source: the noise of their method section; sigma there from .01, .05, .1, .3. Noise in the middle blocks did worse there than in the first
     or last.
     """
 
     name = "gaussian"
     summary = "Gaussian noise on all units of a block's output"
-    source = "Khan et al. 2022, 2204.06337, section 3"
+    source = "Khan et al. 2022, 2204.06337"
     kind = "noise"
     cost = "1x"
     space = {"sigma": (0.01, 0.05, 0.1, 0.3)}  # noqa: RUF012

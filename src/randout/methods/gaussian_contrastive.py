@@ -25,7 +25,7 @@ class GaussianContrastive(Method):
     the recipe's loss on gold labels. InfoNCE: `losses.info_nce`, the other texts of the step are the negatives, labelled
     or not, so a step cannot be split. The noisy branch is the main forward, whose logits other losses see; the clean
     one has the same dropout masks and none of the recipe's noise, so that the branches differ by noise alone.
-    Source: section 3 (two branches, CE on both, a contrastive loss between their [CLS] vectors; sigma from .01, .05,
+    Source: their method section (two branches, CE on both, a contrastive loss between their [CLS] vectors; sigma from .01, .05,
     .1, .3). Ours, where we could not check the paper: InfoNCE in both directions without a projection, temperature .05
     and weight .3 (the authors' in 2203.01895), the plain sum of the two terms, the same dropout masks in both branches.
     Fails to help in small batches, which have few negatives.
@@ -33,7 +33,7 @@ class GaussianContrastive(Method):
 
     name = "gaussian-contrastive"
     summary = "a clean and a noisy branch, with a contrastive loss between them"
-    source = "Khan et al. 2022, 2204.06337, section 3"
+    source = "Khan et al. 2022, 2204.06337"
     kind = "noise"
     cost = "2x"
     losses = ("ce", "gaussian-contrastive")
@@ -48,11 +48,14 @@ class GaussianContrastive(Method):
 
     def check(self, run: Run) -> None:
         blocks = len(run.sites.blocks)
-        if self.layer > blocks or not blocks:
+        if not blocks:
+            raise UserError(
+                "methods.gaussian-contrastive: this student is a network of words without blocks, and has no [CLS] to "
+                "compare; use it with an encoder, or leave it out"
+            )
+        if self.layer > blocks:
             raise UserError(
                 f"methods.gaussian-contrastive.layer: {self.layer} is no place in this student; 0 to {blocks} are"
-                if blocks
-                else "methods.gaussian-contrastive: this student has no blocks whose states could be compared"
             )
 
     @contextmanager

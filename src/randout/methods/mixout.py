@@ -26,7 +26,7 @@ class Mixout(Method):
     m is drawn anew in each forward, keyed by (seed, step, call, name of the layer): the micro-batches of a step share
     it. A block used several times (ALBERT) has one mask a forward. The gradient is autograd's,
     dL/dw = m / (1 - p) * dL/dW~; the authors' code leaves out the 1 / (1 - p).
-    Source: section 3, defaults of section 5 (p from .7 to .9). p = 0 is training without dropout. Fails to help where
+    Source: section 3; p there .7, .8 or .9. p = 0 is training without dropout. Fails to help where
     the pretrained weights are not worth keeping, and holds a second copy of them in memory.
     """
 
