@@ -21,8 +21,8 @@ class Gaussian(Method):
     h_l: (tokens, hidden), the output of block l = `layer` (0: the embedding output). Drawn in float32, keyed by (seed,
     step, call). The L2 norm of a text's noise is about sigma * sqrt(n * hidden), n its tokens: 15.7 at the default on 32
     tokens of 768 units.
-    Source: the noise of their method section; sigma there from .01, .05, .1, .3. Noise in the middle blocks did worse there than in the first
-    or last.
+    Source: the noise of their method section; sigma there from .01, .05, .1, .3. Noise in the middle blocks did worse
+    there than in the first or last.
     """
 
     name = "gaussian"
