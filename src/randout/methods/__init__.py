@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from ..method import Method
+from .attention import AttentionPerturbation
 from .ce import CrossEntropy
+from .embedding_adversarial import EmbeddingAdversarial
+from .freelb import FreeLB
 from .kd import KnowledgeDistillation
+from .r_drop import RDrop
 from .randout import Randout
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (CrossEntropy, KnowledgeDistillation, Randout)}
+SHELF: tuple[type[Method], ...] = (
+    CrossEntropy,
+    KnowledgeDistillation,
+    Randout,
+    EmbeddingAdversarial,
+    AttentionPerturbation,
+    FreeLB,
+    RDrop,
+)
+METHODS: dict[str, type[Method]] = {method.name: method for method in SHELF}
 GOLD = CrossEntropy.name  # what a plain fine-tuning has alone
