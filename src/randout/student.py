@@ -231,7 +231,7 @@ def _stop_signal() -> Iterator[_Stop]:
             signal.signal(number, handler)
 
 
-def _stand_in(plan: Plan) -> Taught:
+def stand_in(plan: Plan) -> Taught:
     """A teacher that costs what the real one will: all its logits zero; run live, the encoder it is or will come from."""
     logits = torch.zeros(len(plan.dataset.texts), len(plan.dataset.id2label))
     live = None
@@ -256,9 +256,9 @@ def estimate(plan: Plan, steps: int = 3) -> list[str]:
     sizes = f"rows: {', '.join(f'{len(index):,} {name}' for name, index in plan.dataset.split.items())}"
     if isinstance(plan.classifier, Bag):
         return [sizes, f"time: {plan.classifier.name} is fitted in one go; there are no steps to measure"]
-    stand_in = _stand_in(plan) if plan.has_teacher else None
-    session = make_session(plan, stand_in)
-    material = make_material(plan, stand_in)
+    taught = stand_in(plan) if plan.has_teacher else None
+    session = make_session(plan, taught)
+    material = make_material(plan, taught)
     session.run.heldout = partial(held_out, session, material)
     rows = np.concatenate([material.labelled, material.unlabelled])
     lengths, size, epochs = plan.tokens.lengths, plan.config.train.batch_size, plan.config.train.epochs

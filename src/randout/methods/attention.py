@@ -31,13 +31,13 @@ class AttentionPerturbation(Method):
     direction is right to about 1e-3 in float32, and in bfloat16 it is mostly noise; hence 1.
     """
 
-    name = "attention"
+    name = "attention-noise"
     summary = "adversarial perturbation of attention scores, with labels or without"
     source = "Kitada and Iyatomi 2021 (2009.12064, section 3), 2022 (2104.08763, section 3)"
     kind = "noise"
     cost = "2.4x"
-    losses = ("attention",)
-    variants = {"attention-virtual": {"form": "virtual"}}  # noqa: RUF012
+    losses = ("attention-noise",)
+    variants = {"attention-noise-virtual": {"form": "virtual"}}  # noqa: RUF012
     space = {"epsilon": (0.5, 1.0, 5.0), "weight": (0.5, 1.0)}  # noqa: RUF012
 
     form: Annotated[
@@ -58,13 +58,13 @@ class AttentionPerturbation(Method):
         depth = len(run.sites.blocks)
         if bad := [block for block in self.blocks if not 1 <= abs(block) <= depth]:
             raise UserError(
-                f"methods.attention.blocks: {bad[0]} is no block of this student; 1 to {depth} are, or -1 to -{depth} "
+                f"methods.attention-noise.blocks: {bad[0]} is no block of this student; 1 to {depth} are, or -1 to -{depth} "
                 "from the last"
             )
         if not run.sites.reaches_attention(run.model):
             family = getattr(run.sites.config, "model_type", "its family")
             raise UserError(
-                f"methods.attention: nothing can be added to the attention scores of this student ({family}); take "
+                f"methods.attention-noise: nothing can be added to the attention scores of this student ({family}); take "
                 "another student, or leave this method out"
             )
 
@@ -78,7 +78,7 @@ class AttentionPerturbation(Method):
             r = self.epsilon * self._virtual(run, clean, batch, forward)
             texts = batch.step_labels.numel()
             value = kl_divergence(clean, self._perturbed(run, r, forward).logits, 1.0) / texts
-        return {"attention": self.weight * value}
+        return {"attention-noise": self.weight * value}
 
     def _perturbed(self, run: Run, r: Tensor, forward: Forward) -> Output:
         """The student's output with r (b, longest) added to the scores of each text's keys."""
@@ -117,7 +117,7 @@ class AttentionPerturbation(Method):
     def _random(self, run: Run, batch: Batch) -> Tensor:
         """A random direction for each text, zero where it has no token; drawn for the whole step, then cut."""
         zeros = _zeros(run, batch.step_labels.numel(), batch.longest)
-        drawn = torch.randn(zeros.shape, generator=run.generator("attention", zeros.device), device=zeros.device)
+        drawn = torch.randn(zeros.shape, generator=run.generator("attention-noise", zeros.device), device=zeros.device)
         lengths = torch.tensor([len(text) for text in batch.ids], device=zeros.device)
         real = torch.arange(batch.longest, device=zeros.device)[None] < lengths[:, None]
         return unit((zeros + drawn)[batch.first : batch.first + len(lengths)] * real)
