@@ -30,6 +30,7 @@ from randout.prepare import check_together
 from training import (
     furthest,
     hooks_of,
+    live_teacher,
     same_bits,
     session_of,
     settings,
@@ -143,7 +144,8 @@ rows = pytest.mark.parametrize("row", TABLE, ids=[f"{at}-{row.method.name}" for 
 
 def start(folder: Path, methods: Sequence[Method], dropout: bool = True, pack: bool = True, **table: Any) -> Session:
     off = {} if dropout else {"dropout": 0.0, "attention_dropout": 0.0}
-    return session_of(tiny_encoder(folder, pack=pack, **off), methods, **table)
+    teacher = live_teacher(folder, 28) if any(method.teacher == "model" for method in methods) else None
+    return session_of(tiny_encoder(folder, pack=pack, **off), methods, teacher, **table)
 
 
 def run_through(session: Session, events: int | None = None) -> dict[str, Tensor]:
@@ -301,13 +303,13 @@ def test_accumulation_is_the_larger_batch(tiny_model: Tiny, row: Row, micro_batc
 
 @rows
 def test_losses_are_those_it_declares(tiny_model: Tiny, row: Row) -> None:
-    session = start(tiny_model("bert"), [row.method])
-    state = session.states[0]
+    session = start(tiny_model("bert"), row.methods)
+    state = session.states[-1]
     batch = row.method.inputs(session.run, state, _whole_batch(session))
     from randout.loop import student_forward
 
     forward = partial(student_forward, session, batch)
-    losses = row.method.loss(session.run, state, forward(), batch, forward)
+    losses = row.method.loss(session.run, state, forward(want=row.method.want(session.run)), batch, forward)
     assert set(losses) == set(row.method.losses)
     assert all(loss.dim() == 0 for loss in losses.values())
 
@@ -353,3 +355,20 @@ def test_settings_of_the_table_are_not_the_defaults_of_the_loop() -> None:
     """The trainings above clip nothing away and move: a table that could not fail would prove nothing."""
     assert settings().learning_rate > 1e-3
     assert settings().epochs == 2
+
+
+def test_a_live_teacher_reads_its_own_tokens(tiny_model: Tiny) -> None:
+    """Its classes come in the student's order, its dropout is off unless asked for, and no gradient reaches it."""
+    teacher = live_teacher(tiny_model("bert"), 28)
+    session = session_of(tiny_encoder(tiny_model("bert")), [CrossEntropy()], teacher)
+    batch = _whole_batch(session)
+    ours = teacher.forward(session.run, batch).logits
+    texts = [torch.from_numpy(teacher.tokens[int(row)].astype("int64")) for row in batch.rows]
+    assert any(not torch.equal(own, other) for own, other in zip(texts, batch.ids, strict=True))
+    teacher.encoder.model.eval()
+    assert torch.equal(ours, teacher.encoder.forward(texts).logits[:, [2, 0, 1]])
+    assert not ours.requires_grad
+    noisy = [teacher.forward(session.run, batch, dropout=True, call=call).logits for call in (0, 1, 0)]
+    assert torch.equal(noisy[0], noisy[2])
+    assert (noisy[0] - noisy[1]).abs().max() > 1e-3
+    assert (ours - noisy[0]).abs().max() > 1e-3
