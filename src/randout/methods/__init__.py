@@ -9,3 +9,5 @@ from .randout import Randout
 
 METHODS: dict[str, type[Method]] = {method.name: method for method in (CrossEntropy, KnowledgeDistillation, Randout)}
 GOLD = CrossEntropy.name  # what a plain fine-tuning has alone
+KD_ALONE = KnowledgeDistillation.name  # what other methods of distillation are compared with
+PAPERS_OWN = Randout.name
