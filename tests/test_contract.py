@@ -24,8 +24,14 @@ from randout.loop import Session, losses_of
 from randout.method import Backward, Batch, Forward, Method, Run, State
 from randout.methods import METHODS
 from randout.methods.ce import CrossEntropy
+from randout.methods.dropout_distillation import DropoutDistillation
+from randout.methods.hard_label import HardLabel
+from randout.methods.hinton import Hinton
 from randout.methods.kd import KnowledgeDistillation
+from randout.methods.multi_teacher import MultiTeacher
 from randout.methods.randout import Randout
+from randout.methods.self_distillation import SelfDistillation
+from randout.methods.weidc import WeiDC
 from randout.prepare import check_together
 from training import (
     furthest,
@@ -137,6 +143,22 @@ TABLE = [
         neutral={"tokens": 0},
         equals=(CrossEntropy(), KnowledgeDistillation()),
     ),
+    Row(Hinton(alpha=0.7, temperature=3.0), neutral={"alpha": 0.0}),
+    Row(HardLabel(), neutral={"alpha": 0.0}),
+    Row(MultiTeacher(weights=[1.0, 2.0, 0.5]), neutral={"weight": 0.0}),
+    Row(MultiTeacher(average="logits"), neutral={"weight": 0.0}),
+    Row(SelfDistillation(window=2), neutral={"weight": 0.0}),
+    Row(SelfDistillation(average="ema"), neutral={"weight": 0.0}),
+    Row(
+        SelfDistillation(form="sdv"),
+        beside=(CrossEntropy(), Randout(tokens=8, units=8)),
+        neutral={"weight": 0.0},
+        equals=(CrossEntropy(), Randout(tokens=8, units=8)),
+    ),
+    Row(WeiDC(), neutral={"alpha": 0.0}),
+    Row(WeiDC(checkpoint="last", weighting="none"), neutral={"alpha": 0.0}),
+    Row(DropoutDistillation(passes=2), neutral={"weight": 0.0}, tolerance=1e-6),
+    Row(DropoutDistillation(passes=2), beside=(), neutral=None),
     Row(Probe(), neutral={"weight": 0.0, "drop": False, "factor": 1.0}),
 ]
 rows = pytest.mark.parametrize("row", TABLE, ids=[f"{at}-{row.method.name}" for at, row in enumerate(TABLE)])
@@ -144,7 +166,7 @@ rows = pytest.mark.parametrize("row", TABLE, ids=[f"{at}-{row.method.name}" for 
 
 def start(folder: Path, methods: Sequence[Method], dropout: bool = True, pack: bool = True, **table: Any) -> Session:
     off = {} if dropout else {"dropout": 0.0, "attention_dropout": 0.0}
-    teacher = live_teacher(folder, 28) if any(method.teacher == "model" for method in methods) else None
+    teacher = live_teacher(folder, 28, **off) if any(method.teacher == "model" for method in methods) else None
     return session_of(tiny_encoder(folder, pack=pack, **off), methods, teacher, **table)
 
 

@@ -51,15 +51,16 @@ def _tokens(encoder: Encoder, texts: list[str]) -> Tokens:
     return truncate(encode(encoder.tokenizer, texts), 24, "head", encoder.suffix, encoder.prefix)
 
 
-def live_teacher(beside: Path, n: int = 24, seed: int = 0) -> LiveTeacher:
+def live_teacher(beside: Path, n: int = 24, seed: int = 0, **options: Any) -> LiveTeacher:
     """A second classifier, frozen, with its own tokens of the texts of `some_material(n, seed)` and its classes in
     another order: the tiny RoBERTa in the same folder as the model `beside`, which is built where it is not there.
+    options: as of `models.load`.
     """
     folder = beside.parent / "roberta"
     if not folder.exists():
         build("roberta", folder)
     names = {0: NAMES[1], 1: NAMES[2], 2: NAMES[0]}
-    encoder = models.load(Source(str(folder), folder), id2label=names, seed=11)
+    encoder = models.load(Source(str(folder), folder), id2label=names, seed=11, **options)
     encoder.model.requires_grad_(False)
     return LiveTeacher(encoder, _tokens(encoder, toy_texts(n, seed)[0]), columns=(2, 0, 1))
 
@@ -83,7 +84,7 @@ def session_of(
     """A training at position zero. teacher: one that methods may run."""
     table = settings(**changes)
     weights = torch.tensor([0.5, 1.0, 2.0])
-    run = Run(encoder.model, encoder.sites, table.seed, len(NAMES), weights)
+    run = Run(encoder.model, encoder.sites, table.seed, len(NAMES), weights, teachers=3)
     for method in methods:
         method.check(run)
     run.teacher = teacher
@@ -130,10 +131,14 @@ def hooks_of(model: torch.nn.Module) -> int:
 
 
 def a_batch(
-    labels: Iterable[int], teacher: Tensor | None = None, step_labels: Iterable[int] | None = None, first: int = 0
+    labels: Iterable[int],
+    teacher: Tensor | None = None,
+    step_labels: Iterable[int] | None = None,
+    first: int = 0,
+    others: Iterable[Tensor] = (),
 ) -> Batch:
     """A micro-batch of texts of four tokens, for losses that look at logits only."""
     labels = torch.tensor(list(labels))
     whole = labels if step_labels is None else torch.tensor(list(step_labels))
     ids = [torch.arange(4) for _ in labels]
-    return Batch(torch.arange(len(labels)), ids, labels, teacher, whole, first, 4)
+    return Batch(torch.arange(len(labels)), ids, labels, teacher, whole, first, 4, tuple(others))
