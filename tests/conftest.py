@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 
+Run = Callable[..., tuple[int, str, str]]
 HIDDEN, HEADS, LONGEST = 32, 4, 64  # LONGEST: tokens a text may have, special tokens included
 WORDPIECE = ("bert", "electra", "distilbert", "albert", "mpnet")
 BYTE_BPE = ("roberta", "data2vec-text", "xlm-roberta", "camembert", "deberta-v2", "modernbert")
@@ -238,6 +240,31 @@ def empty_caches(tmp_path, monkeypatch):
     monkeypatch.setenv("RANDOUT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """`command("train", ...)` as on the command line, in this process: exit code, standard output, standard error."""
+    from randout import cli
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["randout", *map(str, words)])
+        code: Any = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        return int(code), *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def run(command: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """`command` in an empty folder, tmp_path, with a cache of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RANDOUT_CACHE", str(tmp_path / "cache"))
+    return command
 
 
 def token_ids(made, lengths=LENGTHS, seed=0):

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet as parquet
 
-from randout.metrics import log_probabilities, score
+from randout.metrics import score
+from randout.predictions import Predictions, write_predictions
 
 LABELS = ["a & b", "<b>bold</b>", "c"]
 SPLITS = {"train": range(60), "validation": range(60, 90), "test": range(90, 150)}
@@ -54,14 +53,9 @@ def make_run(path: Path, name: str = "plain", seed: int = 0, texts: bool = False
         logits, labels = logits_of(split, changes.pop("right", ACCURACY.get(name, 0.7)), seed), truth(split)
         groups = np.arange(len(labels)) // 2
         metrics[split] = score(labels, logits, dict(enumerate(LABELS)), groups, resamples=200)
-        columns: dict[str, Any] = {"row": rows_of(split), "group": groups}
-        if texts:
-            columns["text"] = [f"{POST} {row}" for row in rows_of(split)]
-        columns |= {"label": [LABELS[at] for at in labels], "prediction": [LABELS[at] for at in logits.argmax(1)]}
-        columns["score"] = np.exp(log_probabilities(logits)).max(1)
-        columns["logits"] = pyarrow.array(list(logits.astype(np.float32)), type=pyarrow.list_(pyarrow.float32()))
-        (path / "predictions").mkdir(parents=True, exist_ok=True)
-        parquet.write_table(pyarrow.table(columns), path / "predictions" / f"{split}.parquet")
+        kept = [f"{POST} {row}" for row in rows_of(split)] if texts else None
+        found = Predictions(LABELS, rows_of(split), groups, labels, logits, kept)
+        write_predictions(path / "predictions" / f"{split}.parquet", found)
     identity = {
         "data": {"sha256": "d" * 64, "labels": LABELS},
         "methods": methods,

@@ -14,6 +14,7 @@ import torch
 
 from randout import checkpoint
 from randout.errors import Failure, UserError
+from randout.files import replace_text
 from randout.loop import Session
 from randout.methods.ce import CrossEntropy
 from randout.methods.kd import KnowledgeDistillation
@@ -121,7 +122,6 @@ def test_full_disk_before_any_checkpoint(fresh: Any, tmp_path: Path, monkeypatch
         checkpoint.save(fresh(), blocked / "checkpoint", HERE, False)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="limits of the system are set as POSIX has them")
 def test_a_limit_of_the_system_is_a_full_disk(fresh: Any, tmp_path: Path) -> None:
     """The writes really fail here, in the middle of a file."""
     import resource
@@ -235,9 +235,9 @@ def test_blocks_that_share_their_weights(tiny_model: Tiny, tmp_path: Path) -> No
 
 def test_small_files_are_replaced_in_one_move(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    checkpoint.replace_text(path, "one\n")
+    replace_text(path, "one\n")
     with path.open() as reader:
-        checkpoint.replace_text(path, "zwölf\n")
+        replace_text(path, "zwölf\n")
         assert reader.read() == "one\n"
     assert path.read_text(encoding="utf-8") == "zwölf\n"
     assert names(tmp_path) == ["a.json"]

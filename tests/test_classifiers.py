@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,8 +21,8 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.naive_bayes import MultinomialNB
 from sklearn.svm import LinearSVC
 
-from conftest import toy_texts
-from randout import api, classifiers, cli, config, job, prepare, replay, scoring
+from conftest import Run, toy_texts
+from randout import api, classifiers, config, job, prepare, replay, scoring
 from randout.classifiers import CLASSIFIERS, Bag, Fitted, Labelled, Network
 from randout.classifiers.bag import LEAST, SVM, Bayes, BayesCount, BayesTfidf, Forest
 from randout.classifiers.networks import CNN, LSTM
@@ -454,16 +452,9 @@ def test_damaged_folder(name: str, what: str, said: str, finished: Callable[[str
         api.predict(folder, ["a text"])
 
 
-def test_the_settings_of_a_classifier_can_be_printed_and_used(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, toy_csv: Callable[..., Path]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-
+def test_the_settings_of_a_classifier_can_be_printed_and_used(run: Run, toy_csv: Callable[..., Path]) -> None:
     def call(*words: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["randout", *words])
-        with contextlib.suppress(SystemExit):
-            cli.main()
-        return capsys.readouterr().out
+        return run(*words)[1]
 
     for name in CLASSIFIERS:
         Path(f"{name}.toml").write_text(call("init", "--student", name))

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +17,9 @@ import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 
-from conftest import toy_texts
-from randout import cli
+from conftest import Run, toy_texts
 
-Run = Callable[..., tuple[int, str, str]]
 SMALL = ["--set", "epochs=1", "--set", "learning_rate=2e-3", "--set", "precision=float32", "--set", "batch_size=16"]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """`run("train", ...)` in an empty folder: exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RANDOUT_CACHE", str(tmp_path / "cache"))
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["randout", *map(str, words)])
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        found = capsys.readouterr()
-        return int(code), found.out, found.err
-
-    return call
 
 
 def write_csv(path: Path, rows: list[tuple[str, ...]], head: tuple[str, ...] = ("text", "label")) -> Path:

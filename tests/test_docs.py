@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shlex
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conftest import toy_texts
-from randout import cli
+from conftest import Run, toy_texts
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -48,38 +47,32 @@ def there(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
-def test_every_command_of_the_readme_works(
-    there: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_command_of_the_readme_works(there: Path, command: Run) -> None:
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("randout ")]
     assert len(commands) >= 10
-    _carry_out(commands, monkeypatch, capsys)
+    _carry_out(commands, command)
 
 
-def test_every_command_and_study_of_the_page_on_studies_works(
-    there: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_command_and_study_of_the_page_on_studies_works(there: Path, command: Run) -> None:
     for seed, run in ((1, "first"), (1, "second")):
         preset = "plain" if run == "first" else "randout"
         made = f"randout train reviews.csv -o runs/{run} --student minilm --preset {preset} --seed {seed}"
         if not (there / "runs" / run).exists():
-            _carry_out([made], monkeypatch, capsys)
+            _carry_out([made], command)
     commands = [line for block in blocks("sh", STUDIES) for line in block.splitlines() if line.startswith("randout ")]
     assert {shlex.split(line)[1] for line in commands} == {"search", "compare", "cv"}
     (study,) = blocks("toml", STUDIES)
     (there / "four-arms.toml").write_text(study.replace("[1, 2, 3, 4, 5]", "[1, 2]"), encoding="utf-8")
-    _carry_out([*commands, "randout compare four-arms.toml --dry-run"], monkeypatch, capsys)
+    _carry_out([*commands, "randout compare four-arms.toml --dry-run"], command)
 
 
-def _carry_out(commands: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def _carry_out(commands: list[str], command: Run) -> None:
     """Each in this process, those that train with one epoch; none may fail."""
     for line in commands:
-        words = shlex.split(line, comments=True)
-        trains = words[1] in ("train", "search", "cv") or (words[1] == "compare" and "--student" in words)
-        monkeypatch.setattr(sys, "argv", [*words, *(TINY if trains else [])])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        assert end.value.code in (0, None), f"{line}: {capsys.readouterr().err}"
+        words = shlex.split(line, comments=True)[1:]
+        trains = words[0] in ("train", "search", "cv") or (words[0] == "compare" and "--student" in words)
+        code, _, error = command(*words, *(TINY if trains else []))
+        assert code == 0, f"{line}: {error}"
 
 
 def test_every_python_block_of_the_readme_works(there: Path) -> None:
@@ -122,3 +115,57 @@ def test_the_studies_behind_the_results_can_be_read() -> None:
         study = read_study(path)
         assert {arm_config(study, arm, METHODS).train.epochs for arm in study.arms} == {1}
         assert len(study.seeds) >= 3
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _as_printed(folder: Path) -> list[dict[str, str]]:
+    """The arms of a study's report as the README prints them, from the report's tables."""
+    units, found = _rows(folder / "tables" / "units-2.csv"), []
+    for row in _rows(folder / "tables" / "summary.csv"):
+        low, high = row["its 95 % interval, low"], row["its 95 % interval, high"]
+        seeds = [f"{float(unit['accuracy %']):.2f}" for unit in units if unit["model"] == row["model"]]
+        found.append(
+            {
+                "arm": row["model"],
+                "test accuracy": f"{float(row['accuracy %']):.2f} %",
+                "against plain": f"{float(row['difference']):+.2f}" if row["difference"] else "",
+                "95 % interval": f"{float(low):+.2f} to {float(high):+.2f}" if low else "",
+                "by seed": ", ".join(seeds),
+            }
+        )
+    return found
+
+
+def _results_tables(document: str) -> list[tuple[str, list[dict[str, str]]]]:
+    """(the line above it, its rows by column) of every table of a document that has arms."""
+    found = []
+    for title, table in re.findall(r"^(\S.*)\n\n(\| arm \|(?:.*\n)+?)(?!\|)", document, re.MULTILINE):
+        head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+        named = [dict(zip(head, row, strict=True)) for row in rows]
+        found.append((title, [row | {"arm": row["arm"].lower()} for row in named]))
+    return found
+
+
+def test_the_results_of_the_readme_are_those_of_the_reports() -> None:
+    """Each table of arms is one report's, number for number, and what stands above it counts that report's test rows."""
+    reports = {
+        path.name: path for path in (ROOT / "docs" / "results").iterdir() if (path / "tables" / "units-2.csv").exists()
+    }
+    tables = _results_tables(README)
+    assert len(tables) == README.count("\n| arm |") > 0
+    for title, rows in tables:
+        names = [name for name, path in reports.items() if _as_printed(path) == rows]
+        assert len(names) == 1, f"{title}: its numbers are those of the reports {names}"
+        (test,) = (row for row in _rows(reports.pop(names[0]) / "tables" / "splits.csv") if row["split"] == "test")
+        assert f"({int(test['rows']):,} test " in title
+
+
+def test_a_bold_score_of_the_readme_is_that_of_a_report() -> None:
+    found = re.findall(r"\*\*([\d.]+) %\*\*", README)
+    summaries = [row for path in (ROOT / "docs" / "results").glob("*/tables/summary.csv") for row in _rows(path)]
+    assert found
+    assert set(found) <= {f"{float(row['accuracy %']):.2f}" for row in summaries}

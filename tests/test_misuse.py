@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from randout import cli, cli_studies, config, job, prepare, scoring
+from randout import cli_studies, config, job, prepare, scoring
 from randout.methods import METHODS
 from randout.progress import Show
 from randout.study import arm_config, make_study
@@ -32,24 +30,13 @@ preset = "randout"
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path, toy_csv, tiny_model):
-    """`run("search", ...)` in an empty folder with rows.csv and a model: exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RANDOUT_CACHE", str(tmp_path / "cache"))
+def run(run, toy_csv, tiny_model):
+    """The fixture of that name, in a folder that has rows.csv, a model and a study."""
     shutil.copy(toy_csv(90), "rows.csv")
     Path("bert").symlink_to(tiny_model("bert"))
     Path("study.toml").write_text(STUDY.format(data="rows.csv", student="bert"))
 
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["randout", *map(str, words)])
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        return int(code), *capsys.readouterr()
-
-    return call
+    return run
 
 
 ROWS = ["rows.csv", "--student", "bert", "--preset", "plain"]

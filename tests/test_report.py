@@ -8,7 +8,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,10 @@ import pyarrow.parquet as parquet
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
-from randout import cli
+from conftest import Run
 from randout.errors import UserError
 from randout.report import checks, compare, interactive, read, report, sections, values, write
+from randout.report.subjects import Subject
 from reported import LABELS, POST, SPLITS, logits_of, make_run, make_search, make_study, truth
 from reported import write as write_json
 
@@ -288,7 +288,7 @@ def test_models_of_other_rows_are_named_and_not_compared(tmp_path: Path) -> None
     assert compare.result_of(subject)["rows"][1]["difference"]["estimate"] == pytest.approx(right[1] - right[0])
 
 
-def found_by(subject: read.Subject) -> set[str]:
+def found_by(subject: Subject) -> set[str]:
     return {part.code for part in checks.checks(subject).parts if isinstance(part, values.Check)}
 
 
@@ -355,7 +355,7 @@ def test_a_run_without_history_or_test_split_is_shown(tmp_path: Path) -> None:
         (lambda run: (run / "metrics.json").write_text("{"), "cannot be read"),
         (lambda run: (run / "run.toml").write_text("= ="), "cannot be read"),
         (lambda run: (run / "predictions" / "test.parquet").write_bytes(b"PAR1 no"), "not the predictions"),
-        (lambda run: write_json(run / "study.json", {"format": 9}), "a study of format 9"),
+        (lambda run: write_json(run / "study.json", {"format": 9}), "a study folder of format 9"),
         (lambda run: write_json(run / "study.json", {"format": 1, "kind": "poll"}), "kind 'poll'"),
         (shutil.rmtree, "no such folder"),
         (lambda run: [shutil.rmtree(run), run.mkdir()], "neither a run"),
@@ -417,20 +417,13 @@ def test_a_failed_write_leaves_the_old_report(tmp_path: Path, monkeypatch: pytes
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
 
 
-def test_the_command(
-    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["randout", "report", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        said = capsys.readouterr()
-        return int(end.value.code or 0), said.out, said.err
-
-    code, out, _ = call(runs, "-o", tmp_path / "out", "--formats", "md,csv", "--no-texts", "--baseline", "kd")
+def test_the_command(runs: Path, tmp_path: Path, command: Run) -> None:
+    code, out, _ = command(
+        "report", runs, "-o", tmp_path / "out", "--formats", "md,csv", "--no-texts", "--baseline", "kd"
+    )
     assert (code, out.strip()) == (0, str(tmp_path / "out" / "report.md"))
-    assert call(runs, "-o", tmp_path / "no", "--formats", "docx")[0] == 2
-    code, _, error = call(runs, "-o", tmp_path / "no", "--baseline", "plian")
+    assert command("report", runs, "-o", tmp_path / "no", "--formats", "docx")[0] == 2
+    code, _, error = command("report", runs, "-o", tmp_path / "no", "--baseline", "plian")
     assert code == 2
     assert "Did you mean 'plain'" in error
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 import training
-from randout import checkpoint, cli, config, grid, job, prepare, record, scoring, search, student, trials
+from randout import checkpoint, config, grid, job, prepare, record, scoring, search, student, trials
 from randout.errors import Failure, UserError
 from randout.grid import SearchTable
 from randout.methods import METHODS
@@ -477,7 +477,6 @@ def whole_search(recipe: dict[str, Any], table: dict[str, Any], folder: str) -> 
     go(one, Path(folder))
 
 
-@pytest.mark.skipif(os.name != "posix", reason="kills as POSIX does")
 def test_kill_9_in_mid_trial(made, whole, dataset, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
     one = made("plain", HALVING, save_minutes=1e-9)
@@ -497,23 +496,6 @@ def test_kill_9_in_mid_trial(made, whole, dataset, tmp_path, monkeypatch):
     assert process.exitcode == -9
     go(one, tmp_path / "killed", dataset)
     assert lasting(tmp_path / "killed") == whole(HALVING)[0]
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """`run("search", ...)` in an empty folder: exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["randout", *map(str, words)])
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        return int(code), *capsys.readouterr()
-
-    return call
 
 
 def test_the_command(run, tiny_model, toy_csv, tmp_path):

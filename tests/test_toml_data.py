@@ -7,7 +7,6 @@ import hashlib
 import json
 import re
 import shutil
-import sys
 import tomllib
 from collections import defaultdict
 from pathlib import Path
@@ -17,11 +16,12 @@ import numpy as np
 import pytest
 
 from conftest import toy_texts
-from randout import cli, data, job, prepare
+from randout import data, job, prepare
 from randout.config import Config
 from randout.errors import UserError
+from randout.files import portable
 from randout.progress import Show
-from randout.replay import portable, stored_config
+from randout.replay import stored_config
 from randout.runs import RunFolder
 
 ROOT = Path(__file__).parents[1]
@@ -241,65 +241,46 @@ def test_portable_paths(tmp_path, monkeypatch):
     assert portable("gone.toml:away", run) == "gone.toml:away"
 
 
-@pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
-    """`call("train", ...)` in tmp_path: exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RANDOUT_CACHE", str(tmp_path / "cache"))
-
-    def of(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["randout", *map(str, words)])
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        out, errors = capsys.readouterr()
-        return int(code), out, errors
-
-    return of
-
-
-def test_a_run_from_training_to_a_colleague(described, tiny_model, call, tmp_path):
+def test_a_run_from_training_to_a_colleague(described, tiny_model, run, tmp_path):
     files = 'train = "rows.csv"\nvalidation = "dev.jsonl"\ntest = "test.jsonl"\n'
     path = described(files + COLUMNS)
     quick = ["--set", "epochs=1", "--set", "precision=float32", "--no-test", "-q"]
     words = ["train", f"{path}:{path.parent}", "--student", tiny_model("bert"), "--teacher", "none", "-o", "runs/one"]
-    code, _, errors = call(*words, *quick)
+    code, _, errors = run(*words, *quick)
     assert code == 0, errors
-    run = tmp_path / "runs" / "one"
-    assert tomllib.loads((run / "run.toml").read_text())["data"]["source"] == "../../data/my.toml:../../data"
-    for file in run.glob("*.*"):
+    first = tmp_path / "runs" / "one"
+    assert tomllib.loads((first / "run.toml").read_text())["data"]["source"] == "../../data/my.toml:../../data"
+    for file in first.glob("*.*"):
         assert str(tmp_path).encode() not in file.read_bytes(), file
     moved = Path(shutil.copytree(tmp_path / "data", tmp_path / "there" / "data")).parent
     shutil.move(tmp_path / "runs", moved / "runs")
     shutil.rmtree(tmp_path / "data")
     again = moved / "runs" / "one"
     assert stored_config(RunFolder(again)).data.source == f"{moved}/data/my.toml:{moved}/data"
-    code, out, errors = call("evaluate", again, "--split", "test", "--json")
+    code, out, errors = run("evaluate", again, "--split", "test", "--json")
     assert code == 0, errors
     assert json.loads(out)["rows"] == 30
-    code, out, errors = call("evaluate", again, moved / "data" / "my.toml", "--json")  # its test rows
+    code, out, errors = run("evaluate", again, moved / "data" / "my.toml", "--json")  # its test rows
     assert code == 0, errors
     assert json.loads(out)["rows"] == 30
     with pytest.raises(UserError, match=r"describes several tables.*dev\.jsonl"):
         data.read_texts(moved / "data" / "my.toml")
     (moved / "data" / "one.toml").write_text('source = "test.jsonl"\ntext_column = "words"')
-    code, out, errors = call("predict", again, "--file", moved / "data" / "one.toml", "-q")
+    code, out, errors = run("predict", again, "--file", moved / "data" / "one.toml", "-q")
     assert code == 0, errors
     lines = (moved / "data" / "test.labelled.jsonl").read_text().splitlines()
     assert len(lines) == 30
     assert json.loads(lines[0]).keys() == {"words", "kind", "by", "label", "score"}
 
 
-def test_a_run_that_was_stopped_goes_on_by_its_description(described, tiny_model, call, tmp_path):
+def test_a_run_that_was_stopped_goes_on_by_its_description(described, tiny_model, run, tmp_path):
     path = described('source = "rows.csv"' + COLUMNS)
     plan = prepare.make(configured(path, tiny_model("bert")))
     with pytest.raises(job.Stopped):
         job.carry_out(
             plan, job.Options(runs=tmp_path / "runs", out=tmp_path / "runs" / "one", deadline=1e-9, show=Show(True))
         )
-    code, _, errors = call("train", "--resume", tmp_path / "runs" / "one", "-q")
+    code, _, errors = run("train", "--resume", tmp_path / "runs" / "one", "-q")
     assert code == 0, errors
     record = RunFolder(tmp_path / "runs" / "one").record
     assert record["finished"]

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .errors import Failure, UserError
+from .files import replace_text
 from .loop import Position, Session
 
 POSITION = "position.json"
@@ -97,16 +98,6 @@ def restore_best(session: Session, folder: Path) -> None:
         raise UserError(f"{folder}: the best weights are not there; use --fresh to start again")
     weights = _load(folder, record["best"])
     session.encoder.model.load_state_dict({k[6:]: v for k, v in weights.items() if k.startswith("model.")})
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a small file in one move, so that a reader sees the old or the new one, never a part."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
 
 
 def _weights(session: Session) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import cli_methods, cli_report, cli_reproduce, cli_search, cli_studies, cli_tools
-from .cli_tools import AsJson, Preset, Quiet, Recipe, RunsFolder, Sets, configured, seconds_of
+from .cli_tools import AsJson, Preset, Quiet, Recipe, RunsFolder, Sets, configured, named, seconds_of
 from .errors import Failure, UserError
 from .progress import Show
 
@@ -79,28 +79,18 @@ def train(
 
     show = Show(quiet or as_json)
     deadline = time.monotonic() + seconds_of(time_limit) if time_limit else None
-    tables: dict[str, dict[str, Any]] = {
-        "data": {
-            "source": data,
-            "text_column": text_column,
-            "label_column": label_column,
-            "group_column": group,
-            "split": split,
-            "split_column": split_column,
-            "validation": validation,
-            "test": test,
-            "unlabeled": unlabeled,
-        },
-        "student": {"model": student},
-        "teacher": {"model": teacher, "labels": teacher_labels.split(",") if teacher_labels else None},
-        "train": {"seed": seed, "device": device},
-        "output": {"test": False if no_test else None, "keep_texts": keep_texts or None},
-    }
-    asked = {
-        name: kept
-        for name, table in tables.items()
-        if (kept := {k: v for k, v in table.items() if v not in (None, "")})
-    }
+    table = {"source": data, "text_column": text_column, "label_column": label_column, "group_column": group}
+    table |= {"split": split, "split_column": split_column}
+    table |= {"validation": validation, "test": test, "unlabeled": unlabeled}
+    asked = named(
+        {
+            "data": table,
+            "student": {"model": student},
+            "teacher": {"model": teacher, "labels": teacher_labels.split(",") if teacher_labels else None},
+            "train": {"seed": seed, "device": device},
+            "output": {"test": False if no_test else None, "keep_texts": keep_texts or None},
+        }
+    )
     if resume is not None:
         if asked or preset or recipe or sets or out:
             raise UserError("--resume: a run goes on with its own settings; leave the other settings out")
@@ -115,10 +105,7 @@ def train(
     _introduce(config, dataset, show)
     plan = prepare.make(config, dataset)
     if dry_run:
-        from .student import estimate
-
-        for line in [*plan.notes, *estimate(plan)]:
-            print(line)
+        _estimate(plan)
         return
     _report(job.carry_out(plan, options), as_json)
 
@@ -137,6 +124,13 @@ def _stored(run: Path) -> Any:
     from .runs import RunFolder
 
     return stored_config(RunFolder(run))
+
+
+def _estimate(plan: Any) -> None:
+    from .student import estimate
+
+    for line in [*plan.notes, *estimate(plan)]:
+        print(line)
 
 
 def _introduce(config: Any, dataset: Any, show: Show) -> None:
@@ -191,8 +185,8 @@ def soft_labels(
     """Run a teacher ahead of time. `train` with the same data and teacher then finds its logits."""
     from . import job, prepare
 
-    table = {"source": data} | ({"unlabeled": unlabeled} if unlabeled else {})
-    asked = {"data": table, "teacher": {"model": teacher}} | ({"student": {"model": student}} if student else {})
+    asked = named({"data": {"source": data, "unlabeled": unlabeled}, "student": {"model": student}})
+    asked["teacher"] = {"model": teacher}
     plan = prepare.make(configured(asked, preset, recipe, sets))
     taught = job.taught(plan, job.Options(runs=runs, show=Show(quiet)))
     if taught is None:

@@ -36,7 +36,7 @@ def reproduce(
     """The paper's tables and figures beside ours. Runs what is missing first."""
     from . import config
     from . import reproduce as work
-    from .checkpoint import replace_text
+    from .files import replace_text
     from .methods import METHODS
     from .reproduction import items_of, make_request
     from .student import Stopped

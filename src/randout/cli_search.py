@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_tools import AsJson, Preset, Quiet, Recipe, RunsFolder, Sets, configured, seconds_of
+from .cli_tools import AsJson, Preset, Quiet, Recipe, RunsFolder, Sets, configured, named, seconds_of
 from .errors import Failure, UserError
 from .progress import Show
 
@@ -34,8 +34,7 @@ Keep = Annotated[str | None, typer.Option(help="whose weights stay on disk: best
 
 def tables_of(data: str, student: str | None, teacher: str | None) -> dict[str, Any]:
     """Data, student and teacher as tables of a recipe, those that are named."""
-    asked = {"data": ("source", data), "student": ("model", student), "teacher": ("model", teacher)}
-    return {table: {key: value} for table, (key, value) in asked.items() if value}
+    return named({"data": {"source": data}, "student": {"model": student}, "teacher": {"model": teacher}})
 
 
 def options_of(runs: Path, time_limit: str | None, show: Show, accept_changes: bool = False) -> Any:

@@ -26,6 +26,12 @@ Preset = Annotated[str | None, typer.Option(help="randout-kd (default), plain, k
 Recipe = Annotated[Path | None, typer.Option(help="a TOML file of settings, as `randout init` prints")]
 
 
+def named(tables: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Tables of a recipe without the options that were left out (None or empty), and without the tables left empty."""
+    kept = {name: {k: v for k, v in table.items() if v not in (None, "")} for name, table in tables.items()}
+    return {name: table for name, table in kept.items() if table}
+
+
 def configured(
     asked: dict[str, Any], preset: str | None, recipe: Path | None, sets: list[str] | None, but: Sequence[str] = ()
 ) -> Any:

@@ -6,7 +6,7 @@ columns and labels checked by `columns`, rows assigned by `division` and `splits
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ import numpy as np
 from randout import columns as cols
 from randout import described
 from randout.data_report import DataReport, make_report
-from randout.division import SPLITS, check_folds, check_request, check_train, complete, folded, sampled
+from randout.division import Division, check_train
 from randout.errors import UserError
 from randout.sources import (
+    Columns,
     Labels,
     Opened,
     Part,
@@ -29,7 +30,7 @@ from randout.sources import (
     read_part,
     read_unlabeled,
 )
-from randout.splits import Ints, copies_of, grouped, merge_groups, stratified
+from randout.splits import Ints, copies_of, merge_groups
 from randout.tables import Table, appended, read_table, sha256_of, write_table
 
 __all__ = [
@@ -96,66 +97,57 @@ def load(
 
     UserError: anything in the files or the request that cannot be used, by file, row or line, and column.
     """
-    split_column = split_column or None
     given = {"validation": validation, "test": test, "unlabeled": unlabeled}
     files = {role: path for role, path in given.items() if path}
-    check_request(split, split_column, [role for role in files if role != "unlabeled"], fractions)
-    check_folds(folds, fold)
+    held_out = [role for role in files if role != "unlabeled"]
+    division = Division(split, seed, fractions, folds, fold, sample)
+    division.check(split_column or None, held_out)
     notes: list[str] = []
     opened = open_sources(source, files, notes)
     columns = choose_columns(opened, text_column, label_column, group_column, notes)
-    classes = label_names(opened, columns.label, labels or None)
-    parts = [read_part(opened, role, columns, classes, notes) for role in opened.tables if role != "unlabeled"]
-    id2label = cols.label_order(
-        [label for part in parts for label in part.labels],
-        list(classes.values()) if isinstance(classes, Mapping) else classes,
-    )
-    if not split_column and not files.keys() - {"unlabeled"}:
-        split_column = opened.reading.split_column
-    roles = given_split(parts, split_column, notes)
-    if folds:
-        ignored = " (the split that it came with is not used)" if roles is not None else ""
-        notes.append(f"fold {fold} of {folds} is the test split{ignored}; {fractions[1]:.0%} of the rest validate")
-        roles, split_column = None, None
-    if roles is not None and split == "paper":
-        raise UserError(f"split 'paper' draws the split itself, and {source} has one already. Use split 'auto'.")
+    parts, id2label = _labelled(opened, columns, labels or None, notes)
+    split_column = split_column or (None if held_out else opened.reading.split_column)
+    roles = division.given(given_split(parts, split_column, notes), source, notes)
     if "unlabeled" in files:
         parts.append(read_unlabeled(opened, columns, notes))
-    used = {"text": columns.text, "label": columns.label, "group": columns.group, "split": split_column}
+    used = {"text": columns.text, "label": columns.label, "group": columns.group}
+    used["split"] = None if roles is None else split_column
+    label2id = {label: i for i, label in id2label.items()}
+    y = np.array([label2id[label] for part in parts for label in part.labels], dtype=np.int64)
+    check_train(parts, y, roles, id2label)
 
-    def divide(y: Ints, groups: Ints) -> dict[str, Ints]:
-        names = list(id2label.values())
-        check_train(parts, y, roles, id2label)
-        return sampled(whole(y, groups, names), y, groups, sample, seed, names) if sample else whole(y, groups, names)
+    def divide(groups: Ints) -> dict[str, Ints]:
+        return division.divide(y, groups, roles, list(id2label.values()), notes)
 
-    def whole(y: Ints, groups: Ints, names: list[str]) -> dict[str, Ints]:
-        if folds:
-            return folded(y, None if split == "paper" else groups, (folds, fold), fractions[1], seed, names, notes)
-        if roles is not None:
-            return complete(y, groups, roles, fractions[1], seed, names, notes)
-        draw = stratified(y, fractions, seed, names) if split == "paper" else grouped(y, groups, fractions, seed, names)
-        return {name: np.flatnonzero(draw == p) for p, name in enumerate(SPLITS)}
+    return _assemble(parts, y, id2label, divide, opened, used, notes)
 
-    return _assemble(parts, id2label, divide, opened, used, notes)
+
+def _labelled(
+    opened: Opened, columns: Columns, labels: Labels | None, notes: list[str]
+) -> tuple[list[Part], dict[int, str]]:
+    """The labelled rows of every file, and the classes in order."""
+    classes = label_names(opened, columns.label, labels)
+    parts = [read_part(opened, role, columns, classes, notes) for role in opened.tables if role != "unlabeled"]
+    order = list(classes.values()) if isinstance(classes, Mapping) else classes
+    return parts, cols.label_order([label for part in parts for label in part.labels], order)
 
 
 def _assemble(
     parts: Sequence[Part],
+    labels: Ints,  # (n,) of the labelled rows, which come first
     id2label: dict[int, str],
-    divide: Any,  # (labels, groups) of the labelled rows -> split
+    divide: Callable[[Ints], dict[str, Ints]],  # groups (n,) of the labelled rows -> split
     opened: Opened,
     columns: dict[str, str | None],
     notes: list[str],
 ) -> Dataset:
-    """Number the labels, find copies and groups, split, choose the unlabelled rows, and report."""
-    label2id = {label: i for i, label in id2label.items()}
+    """Find copies and groups, split, choose the unlabelled rows, and report."""
     texts = [text for part in parts for text in part.texts]
     row_ids = [f"{part.prefix}{row}" for part in parts for row in range(1, len(part.texts) + 1)]
-    labels = np.array([label2id[label] for part in parts for label in part.labels], dtype=np.int64)
-    n = len(labels)  # labelled rows, which come first
+    n = len(labels)
     copies = copies_of(texts)
     groups = _groups(copies, [value for part in parts for value in part.groups])
-    split = divide(labels, groups[:n])
+    split = divide(groups[:n])
     left_out: dict[str, int] = {}
     if len(texts) > n:
         kept, left_out = _choose_unlabeled(texts, copies, split, n)
@@ -164,25 +156,22 @@ def _assemble(
         texts, row_ids = [texts[i] for i in rows], [row_ids[i] for i in rows]
         labels = np.concatenate([labels, np.full(len(kept), -1, dtype=np.int64)])
         copies, groups = copies[rows], groups[rows]
-    digests = [_sha256(parts, False), _sha256([p for p in parts if p.role != "unlabeled"], opened.one_file)]
-    digest = digests[0] if "unlabeled" in opened.tables else digests[1]
-    report = make_report(labels, copies, groups, split, id2label, left_out, notes)
-    name, about, max_length = opened.name, opened.reading.about, opened.reading.max_length
+    labelled = _sha256([part for part in parts if part.role != "unlabeled"], opened.one_file)
     return Dataset(
-        texts,
-        labels,
-        groups,
-        copies,
-        row_ids,
-        id2label,
-        split,
-        digest,
-        name,
-        columns,
-        report,
-        digests[1],
-        about,
-        max_length,
+        texts=texts,
+        labels=labels,
+        groups=groups,
+        copies=copies,
+        row_ids=row_ids,
+        id2label=id2label,
+        split=split,
+        sha256=_sha256(parts, False) if "unlabeled" in opened.tables else labelled,
+        name=opened.name,
+        columns=columns,
+        report=make_report(labels, copies, groups, split, id2label, left_out, notes),
+        labelled_sha256=labelled,
+        about=opened.reading.about,
+        max_length=opened.reading.max_length,
     )
 
 

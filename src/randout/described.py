@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +11,7 @@ from randout import columns as cols
 from randout.config import Name, Table, checked, read_toml
 from randout.datasets import Known, Reading
 from randout.errors import UserError
+from randout.files import parts_of
 from randout.tables import Table as Rows
 from randout.tables import read_table
 
@@ -37,12 +37,6 @@ class Description(Table):
     split_column: Name = ""
     labels: tuple[str, ...] | dict[str, str] = ()  # names in order; or value in the file = "name", in order
     max_length: Annotated[int, Field(ge=4)] | None = None
-
-
-def parts_of(source: str | Path) -> tuple[Path, Path | None] | None:
-    """(FILE.toml, FOLDER or None) of a source that names such a file; None for any other."""
-    match = re.fullmatch(r"(.+?\.toml)(?::(.+))?", str(source), flags=re.DOTALL)
-    return (Path(match[1]), Path(match[2]) if match[2] else None) if match else None
 
 
 def resolve(source: str | Path) -> Known | None:

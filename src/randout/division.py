@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,7 +14,57 @@ from randout.splits import Ints, dealt, grouped, stratified
 SPLITS = ("train", "validation", "test")
 
 
-def check_request(split: str, split_column: str | None, files: Sequence[str], fractions: Sequence[float]) -> None:
+@dataclass(frozen=True)
+class Division:
+    """How labelled rows are divided, as asked for (`data.load` says what each setting means)."""
+
+    split: str = "auto"
+    seed: int = 0
+    fractions: tuple[float, float, float] = (0.70, 0.15, 0.15)  # of train, validation, test
+    folds: int = 0
+    fold: int = 0
+    sample: int = 0
+
+    def check(self, split_column: str | None, files: Sequence[str]) -> None:
+        """Raise UserError where settings do not go together, or with a split column or files of held-out rows."""
+        _check_split(self.split, split_column, files)
+        if len(self.fractions) != 3 or min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-6:
+            raise UserError(
+                f"fractions {tuple(self.fractions)}: expected three positive shares that sum to 1 (0.7, 0.15, 0.15)."
+            )
+        _check_folds(self.folds, self.fold)
+
+    def given(self, roles: list[str] | None, source: object, notes: list[str]) -> list[str] | None:
+        """The split that the data came with, as far as it is used: each row's, or None. UserError: not with "paper"."""
+        if self.folds:
+            ignored = " (the split that it came with is not used)" if roles is not None else ""
+            rest = f"{self.fractions[1]:.0%} of the rest validate"
+            notes.append(f"fold {self.fold} of {self.folds} is the test split{ignored}; {rest}")
+            return None
+        if roles is not None and self.split == "paper":
+            raise UserError(f"split 'paper' draws the split itself, and {source} has one already. Use split 'auto'.")
+        return roles
+
+    def divide(
+        self, labels: Ints, groups: Ints, roles: list[str] | None, names: Sequence[str], notes: list[str]
+    ) -> dict[str, Ints]:
+        """Row positions of each part. labels, groups: (n,); roles: of `given`; names: the classes, for messages."""
+        whole = self._whole(labels, groups, roles, names, notes)
+        return sampled(whole, labels, groups, self.sample, self.seed, names) if self.sample else whole
+
+    def _whole(
+        self, labels: Ints, groups: Ints, roles: list[str] | None, names: Sequence[str], notes: list[str]
+    ) -> dict[str, Ints]:
+        paper, shares, seed = self.split == "paper", self.fractions, self.seed
+        if self.folds:
+            return folded(labels, None if paper else groups, (self.folds, self.fold), shares[1], seed, names, notes)
+        if roles is not None:
+            return complete(labels, groups, roles, shares[1], seed, names, notes)
+        draw = stratified(labels, shares, seed, names) if paper else grouped(labels, groups, shares, seed, names)
+        return {name: np.flatnonzero(draw == part) for part, name in enumerate(SPLITS)}
+
+
+def _check_split(split: str, split_column: str | None, files: Sequence[str]) -> None:
     if split not in ("auto", "paper", "column"):
         raise UserError(
             f"split {split!r}: expected 'auto', 'paper' or 'column'.{nearest(split, ('auto', 'paper', 'column'))} "
@@ -25,13 +76,9 @@ def check_request(split: str, split_column: str | None, files: Sequence[str], fr
         raise UserError(f"--split-column and --{files[0]} both give the split. Use one of them.")
     if split == "paper" and (split_column is not None or files):
         raise UserError("split 'paper' draws the split itself: leave out --split-column, --validation and --test.")
-    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise UserError(
-            f"fractions {tuple(fractions)}: expected three positive shares that sum to 1 (0.7, 0.15, 0.15)."
-        )
 
 
-def check_folds(folds: int, fold: int) -> None:
+def _check_folds(folds: int, fold: int) -> None:
     if folds == 0:
         if fold != 0:
             raise UserError(f"data.fold = {fold}, but data.folds is 0: no folds. Say into how many the rows are dealt.")

@@ -9,6 +9,7 @@ import itertools
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -20,23 +21,7 @@ from .errors import UserError, nearest
 Settings = dict[str, Any]  # "kd.weight" -> 0.4
 Space = dict[str, Any]  # "kd.weight" -> list of values, or (for the sampler "tpe") {low, high, log}
 
-SPACES: dict[str, Space] = {
-    # Section 4.2 of the paper: 4 x 3 x 7 x 8 x 2 = 1,344 configurations; without a teacher's losses and without noise
-    # only the batch size is left, which is what the paper tuned of its teachers and baselines.
-    "paper": {
-        "kd.weight": [0.2, 0.4, 0.6, 0.8],
-        "kd.temperature": [1.0, 2.0, 3.0],
-        "randout.tokens": [1, 2, 4, 8, 16, 32, 64],
-        "randout.units": [1, 2, 4, 8, 16, 32, 64, 128],
-        "train.batch_size": [16, 32],
-    },
-    # Figures 3 and 4: validation accuracy against hidden units, for each number of tokens and each lambda.
-    "figures": {
-        "kd.weight": [0.2, 0.4, 0.6, 0.8],
-        "randout.tokens": [1, 2, 4, 8, 16, 32, 64],
-        "randout.units": [1, 2, 4, 8, 16, 32, 64, 128],
-    },
-}
+SPACES: dict[str, Space] = tomllib.loads(resources.files("randout").joinpath("spaces.toml").read_text(encoding="utf-8"))
 
 
 class SearchTable(Table):

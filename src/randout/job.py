@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint, runs
+from . import runs
 from .config import to_toml
 from .errors import UserError
+from .files import portable, replace_text
 from .prepare import Plan
-from .replay import portable
 from .runs import RunFolder
 from .scoring import model_card, open_test, score_split, score_test
 from .student import Options, Stopped, Taught, environment
@@ -38,7 +38,7 @@ class Result:
 
     @property
     def id2label(self) -> dict[int, str]:
-        return dict(enumerate(self.run.record["identity"]["data"]["labels"]))
+        return dict(enumerate(self.run.labels))
 
     @property
     def model_path(self) -> Path:
@@ -119,7 +119,7 @@ def _write_config(run: RunFolder, plan: Plan, student: str, teacher: str) -> Non
     named: dict[str, Any] = {"student": config.student.model_copy(update={"model": student})}
     more = tuple(portable(name, run.path) for name in config.teacher.more)
     named |= {"teacher": config.teacher.model_copy(update={"model": teacher, "more": more})}
-    checkpoint.replace_text(run.path / "run.toml", to_toml(config.model_copy(update={"data": data, **named})))
+    replace_text(run.path / "run.toml", to_toml(config.model_copy(update={"data": data, **named})))
 
 
 def _begin_record(run: RunFolder, plan: Plan, options: Options) -> None:

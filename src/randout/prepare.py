@@ -93,7 +93,6 @@ def make(config: Config, dataset: Dataset | None = None) -> Plan:
         raise UserError(
             f"methods: nothing to learn from is left; keep methods.{GOLD}, or a method that learns from a teacher, and one"
         )
-    check_together(methods, config.train.micro_batch, config.train.batch_size)
     tokens, max_length = tokens_for(student, config.student, dataset, notes)
     source = student.name
     settings = config.student.model_copy(
@@ -253,8 +252,10 @@ def _teacher(
 
 
 def methods_of(config: Config) -> tuple[Method, ...]:
-    """The recipe's methods."""
-    return tuple(METHODS[name].model_validate(settings) for name, settings in config.methods.items())
+    """The recipe's methods. Raises UserError where two of them cannot stand together."""
+    methods = tuple(METHODS[name].model_validate(settings) for name, settings in config.methods.items())
+    check_together(methods, config.train.micro_batch, config.train.batch_size)
+    return methods
 
 
 def steps_of(plan: Plan) -> int:

@@ -62,6 +62,7 @@ class Paper:
     datasets: Mapping[str, Mapping[str, Any]]  # sizes, split, test rows by class, max length
     training: Mapping[str, Any]  # section 4.2; lists are what was searched
     notes: Mapping[str, str]  # footnotes
+    settings: Mapping[str, str]  # the paper's letters -> settings of a recipe
 
     def find(
         self,
@@ -133,5 +134,5 @@ def paper() -> Paper:
         tuple(number for table in data["tables"] for number in _numbers(table)),
         tuple(best),
         MappingProxyType({table["place"]: table["caption"] for table in data["tables"]}),
-        *(MappingProxyType(data[name]) for name in ("names", "datasets", "training", "notes")),
+        *(MappingProxyType(data[name]) for name in ("names", "datasets", "training", "notes", "settings")),
     )

@@ -19,10 +19,9 @@ from typing import Any
 
 import tomli_w
 
-from .checkpoint import replace_text
 from .config import read_toml
 from .errors import UserError
-from .replay import portable
+from .files import portable, replace_text
 from .runs import RunFolder, locked, now
 
 FORMAT = 1
@@ -62,7 +61,10 @@ def read_record(path: Path) -> StudyFolder:
         raise UserError(f"{path / 'study.json'}: cannot be read ({error})") from None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         found = record.get("format") if isinstance(record, dict) else None
-        raise UserError(f"{path}: a study folder of format {found}; this version reads format {FORMAT}")
+        raise UserError(
+            f"{path}: a study folder of format {found}; this version reads format {FORMAT}. "
+            "Use the version that wrote it, or run the study again."
+        )
     return StudyFolder(path, record)
 
 

@@ -2,37 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from pathlib import Path
-
-from . import described
 from .classifiers.settle import chosen
 from .config import Config, build, read_recipe
 from .errors import UserError
+from .files import with_paths
 from .methods import METHODS
 from .model_sources import Source, find
 from .prepare import NO_TOKENS, Plan, data_identity, read_data
 from .runs import RunFolder
 from .tokenising import tokens_for
-
-
-def portable(path: str, folder: Path) -> str:
-    """A path as `run.toml` keeps it: relative to the run folder; names of datasets and of the hub stay as they are."""
-
-    def relative(place: str) -> str:
-        found = Path(place).expanduser()
-        return os.path.relpath(found.resolve(), folder.resolve()) if place and found.exists() else place
-
-    return _changed(path, relative)
-
-
-def _changed(source: str, change: Callable[[str], str]) -> str:
-    """`source` with `change` made to its paths: PATH, NAME:PATH (rhmd), FILE.toml, FILE.toml:FOLDER."""
-    if described.parts_of(source):
-        return ":".join(change(str(path)) for path in described.parts_of(source) or () if path)
-    name, colon, inner = source.rpartition(":")
-    return f"{name}{colon}{change(inner)}"
 
 
 def replay(run: RunFolder) -> Plan:
@@ -76,5 +54,5 @@ def stored_config(run: RunFolder) -> Config:
     ):
         for key in keys:
             if value := tables.get(table, {}).get(key, ""):
-                tables[table][key] = _changed(value, absolute)
+                tables[table][key] = with_paths(value, absolute)
     return build([tables], METHODS)

@@ -14,7 +14,7 @@ from .beside import WORDS, Block, Ours, compared, marked, ours_of, score_header
 from .comparison import run_study
 from .config import build
 from .grid import SPACES
-from .methods import METHODS
+from .methods import KD_ALONE, METHODS, PAPERS_OWN
 from .metrics import score
 from .model_sources import find
 from .published import paper
@@ -76,7 +76,7 @@ def _study(request: Request, item: str, folder: Path, options: Options) -> list[
 
 def labels_of(done: StudyFolder) -> list[str]:
     first = next(cell for cell in done.record["cells"] if cell["state"] == "finished")
-    return list(done.run(first).record["identity"]["data"]["labels"])
+    return done.run(first).labels
 
 
 def _confusion(scores: Scored, units: str, where: str, labels: Sequence[str]) -> Block:
@@ -123,7 +123,7 @@ def _workflow(request: Request, folder: Path) -> Block:
     """Figure 1: the workflow as this configuration carries it out, a line a step, and as a picture."""
     config = arm_config(study_of(request, "table 3"), "randout-kd", METHODS)
     plan = prepare.make(config, prepare.read_data(config))
-    kd, noise = (METHODS[name].model_validate(config.methods[name]) for name in ("kd", "randout"))
+    kd, noise = (METHODS[name].model_validate(config.methods[name]) for name in (KD_ALONE, PAPERS_OWN))
     layers, millions = _size(request.student)
     length, classes = plan.config.student.max_length, len(plan.dataset.id2label)
     tokens, units = noise.tokens, noise.units  # type: ignore[attr-defined]
@@ -164,7 +164,7 @@ def _noise(request: Request, figure: str, folder: Path, options: Options) -> Blo
     trials = [t for t in done.record["trials"] if t["state"] == "finished" and t["value"] is not None]
     published = [best for best in paper().best if best.dataset == request.dataset]
     for best in published:
-        own = [t for t in trials if t["settings"].get("kd.weight") == best.lam]
+        own = [t for t in trials if t["settings"].get(paper().settings["lambda"]) == best.lam]
         cells = ["", "", ""]
         if own:
             top = max(own, key=lambda t: (t["value"], -t["number"]))

@@ -12,9 +12,12 @@ from typing import Any
 from .config import overlay, read_preset
 from .errors import UserError, nearest
 from .grid import SPACES, SearchTable
+from .methods import KD_ALONE, PAPERS_OWN
 from .model_sources import ALIASES
 from .published import paper
-from .study import Study, make_study
+from .study import ABLATION, Study, make_study
+
+PLAIN, NOISE, KD, BOTH = ABLATION  # presets
 
 ITEMS = {
     "rhmd": ("table 1", "table 2", "table 3", "table 5", "table 6", "figure 1", "figure 2", "figure 4", "section 5"),
@@ -41,7 +44,7 @@ class Budget:
     limits: str = ""
 
 
-SMOKE_SPACE = {"kd.weight": [0.4, 0.8], "randout.tokens": [4, 64], "randout.units": [2, 64]}
+SMOKE_SPACE = {paper().settings[k]: v for k, v in {"lambda": [0.4, 0.8], "tokens": [4, 64], "units": [2, 64]}.items()}
 BUDGETS = {
     "smoke": Budget(
         "minutes on two cores: a sample of the rows, one epoch, one seed",
@@ -131,20 +134,20 @@ def items_of(dataset: str, tables: list[int], figures: list[int], sections: list
 def best_settings(dataset: str) -> dict[str, Any]:
     """Section 5.1's best noise and lambda, as methods; the temperature that was chosen is not stated, so 1."""
     best = next(one for one in paper().best if one.dataset == dataset and one.overall)
-    return {"kd": {"weight": best.lam}, "randout": {"tokens": best.tokens, "units": best.units}}
+    return {KD_ALONE: {"weight": best.lam}, PAPERS_OWN: {"tokens": best.tokens, "units": best.units}}
 
 
 def arm(request: Request, name: str) -> dict[str, Any]:
     """The recipe of a published row, as an arm of a study."""
     if name in CLASSIFIERS:
         own = dict(request.spend.classifiers.get(name, {}))
-        return {"preset": "plain", "student": {"model": name}, **({"classifier": own} if own else {})}
+        return {"preset": PLAIN, "student": {"model": name}, **({"classifier": own} if own else {})}
     if name == "teacher" or name in ENCODERS:
         model = request.teacher if name == "teacher" else ENCODERS[name]
         head = request.base.get("teacher", {}).get("head")
-        return {"preset": "plain", "student": {"model": model, **({"head": head} if head else {})}}
+        return {"preset": PLAIN, "student": {"model": model, **({"head": head} if head else {})}}
     best = best_settings(request.dataset)
-    kept = {"plain": (), "randout": ("randout",), "kd": ("kd",), "randout-kd": ("kd", "randout")}[name]
+    kept = {PLAIN: (), NOISE: (PAPERS_OWN,), KD: (KD_ALONE,), BOTH: (KD_ALONE, PAPERS_OWN)}[name]
     return {"preset": name, "methods": {method: best[method] for method in kept}}
 
 
@@ -152,18 +155,18 @@ def study_of(request: Request, item: str) -> Study:
     """The study that an item takes."""
     arms = {
         "table 2": ["teacher"],
-        "table 3": ["plain", "randout-kd"],
-        "table 4": [*CLASSIFIERS, "plain", "randout-kd"],
-        "table 5": ["plain", "randout-kd"],
-        "table 6": ["plain", "randout", "kd", "randout-kd"],
-        "figure 2": ["randout-kd"],
-        "section 5": ["randout-kd"],
+        "table 3": [PLAIN, BOTH],
+        "table 4": [*CLASSIFIERS, PLAIN, BOTH],
+        "table 5": [PLAIN, BOTH],
+        "table 6": [*ABLATION],
+        "figure 2": [BOTH],
+        "section 5": [BOTH],
     }[item]
     if item == "table 4":
         arms = [*arms[:-2], *[name for name in ENCODERS if request.budget == "full"], *arms[-2:]]
     tables: dict[str, Any] = {"name": item.replace(" ", "-"), "base": dict(request.base)}
     tables["arms"] = {name: arm(request, name) for name in arms}
-    tables["baseline"] = "plain" if "plain" in arms else arms[0]
+    tables["baseline"] = PLAIN if PLAIN in arms else arms[0]
     if item == "section 5":
         return make_study(tables | {"folds": request.spend.folds})
     return make_study(tables | {"seeds": list(range(1, request.spend.seeds + 1))})
@@ -181,7 +184,7 @@ def reasons(request: Request, model: str) -> list[str]:
     found = []
     if model not in CLASSIFIERS and model not in ENCODERS:
         published = {"student": (request.student, STUDENT), "teacher": (request.teacher, TEACHERS[request.dataset])}
-        used = {"teacher": ["teacher"], "kd": ["student", "teacher"], "randout-kd": ["student", "teacher"]}
+        used = {"teacher": ["teacher"], **{name: ["student", "teacher"] for name in (KD, BOTH)}}
         for role in used.get(model, ["student"]):
             own, theirs = published[role]
             if own not in (theirs, ALIASES[theirs]):

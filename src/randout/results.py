@@ -13,6 +13,7 @@ from .crossed import Difference
 from .errors import UserError
 from .figures import method_lines
 from .metrics import score
+from .predictions import read_predictions
 from .record import StudyFolder
 from .runs import RunFolder
 from .study import Study
@@ -54,38 +55,21 @@ def read_scores(folder: StudyFolder, split: str = "test") -> Scored:
             by_unit.setdefault(cell["unit"], {})[cell["arm"]] = folder.run(cell)
     done = [unit for unit in record["units"] if by_unit.get(unit, {}).keys() >= set(record["arms"])]
     found = Scored(done, {a: [] for a in record["arms"]}, {a: [] for a in record["arms"]}, [], [], [], 0)
-    names: list[str] = []
+    num_labels = 0
     for unit in done:
-        first = None
-        for arm in record["arms"]:
-            run = by_unit[unit][arm]
-            table = _predictions(run, split)
-            names = names or run.record["identity"]["data"]["labels"]
-            index = {label: at for at, label in enumerate(names)}
-            if first is None:
-                first = table
-                found.labels.append(np.array([index[label] for label in table["label"].to_pylist()]))
-                found.groups.append(table["group"].to_numpy())
-                found.train_rows.append(len(run.read("split.json")["train"]))
-            elif not table["row"].equals(first["row"]) or not table["label"].equals(first["label"]):
+        runs = {arm: by_unit[unit][arm] for arm in record["arms"]}
+        read = {arm: read_predictions(run.predictions(split), run.labels) for arm, run in runs.items()}
+        first = read[record["arms"][0]]
+        for arm, run in runs.items():
+            if not read[arm].same_rows(first):
                 raise UserError(f"{run.path}: its {split} rows are not those of the other arms at {unit}")
-            found.predictions[arm].append(np.array([index[label] for label in table["prediction"].to_pylist()]))
-            found.logits[arm].append(np.array(table["logits"].to_pylist(), dtype=np.float32))
-    return Scored(**{**vars(found), "num_labels": len(names)})
-
-
-def _predictions(run: RunFolder, split: str) -> Any:
-    """A run's predictions of a split, as a pyarrow table. Raises UserError where there are none."""
-    import pyarrow
-    import pyarrow.parquet as parquet
-
-    path = run.path / "predictions" / f"{split}.parquet"
-    if not path.exists():
-        raise UserError(f"{run.path}: no predictions of the {split} split; randout evaluate --split {split} makes them")
-    try:
-        return parquet.read_table(path, columns=["row", "group", "label", "prediction", "logits"])
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0][:200]})") from None
+            found.predictions[arm].append(read[arm].predicted)
+            found.logits[arm].append(read[arm].logits)
+        found.labels.append(first.labels)
+        found.groups.append(first.groups)
+        found.train_rows.append(len(runs[record["arms"][0]].read("split.json")["train"]))
+        num_labels = len(first.names)
+    return Scored(**{**vars(found), "num_labels": num_labels})
 
 
 def conclude(study: Study, folder: StudyFolder) -> None:

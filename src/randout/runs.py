@@ -4,7 +4,7 @@ run.toml        the whole configuration, every default filled in; paths are rela
 run.json        format, command, environment, fingerprint and what it is made of, sha256 of the data, times
 history.json    a row an epoch          split.json   row ids of every split
 metrics.json    validation, and test once the test split was opened
-predictions/    a Parquet file a split: row id, label, prediction, logits
+predictions/    a Parquet file a split (`predictions`)
 model/          an ordinary Hugging Face folder
 checkpoint/     only while the run is unfinished
 """
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+from .files import replace_text
 
 FORMAT = 1
 OPENINGS = "test-openings.jsonl"
@@ -46,6 +47,10 @@ class RunFolder:
     def model(self) -> Path:
         return self.path / "model"
 
+    def predictions(self, split: str) -> Path:
+        """Where the predictions of a split are, once it was scored."""
+        return self.path / "predictions" / f"{split}.parquet"
+
     def read(self, name: str) -> Any:
         """A JSON file of the run. Raises UserError where it is missing or broken."""
         path = self.path / name
@@ -57,8 +62,6 @@ class RunFolder:
             raise UserError(f"{path}: cannot be read ({error})") from None
 
     def write(self, name: str, value: Any) -> None:
-        from .checkpoint import replace_text  # needs torch, and who only reads runs does not
-
         replace_text(self.path / name, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
     @property
@@ -69,6 +72,11 @@ class RunFolder:
             found = record.get("format") if isinstance(record, dict) else None
             raise UserError(f"{self.path}: a run folder of format {found}; this version reads format {FORMAT}")
         return record
+
+    @property
+    def labels(self) -> list[str]:
+        """The classes in the order of the logits."""
+        return list(self.record["identity"]["data"]["labels"])
 
     @property
     def finished(self) -> bool:

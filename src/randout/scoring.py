@@ -12,7 +12,8 @@ import numpy as np
 from . import data, figures, runs
 from .classifiers import Classifier
 from .errors import UserError
-from .metrics import log_probabilities, score
+from .metrics import score
+from .predictions import Predictions, read_predictions, write_predictions
 from .prepare import Plan
 from .progress import Show
 from .replay import replay
@@ -33,32 +34,13 @@ def score_split(logits_of: RowLogits, plan: Plan, name: str, run: RunFolder, sho
         rest = ~copied
         metrics["without_copies"] = score(labels[rest], logits[rest], dataset.id2label, dataset.groups[rows][rest])
     texts = [dataset.texts[row] for row in rows] if plan.config.output.keep_texts else None
-    columns: dict[str, Any] = {"row": [dataset.row_ids[row] for row in rows], "group": dataset.groups[rows]}
-    if texts is not None:
-        columns["text"] = texts
-    write_predictions(run.path / "predictions" / f"{name}.parquet", columns, labels, logits, dataset.id2label)
+    row_ids = [dataset.row_ids[row] for row in rows]
+    names = list(dataset.id2label.values())
+    write_predictions(run.predictions(name), Predictions(names, row_ids, dataset.groups[rows], labels, logits, texts))
     figures.confusion_picture(
         metrics["confusion_matrix"], dataset.id2label, run.path / f"confusion-{name}.png", f"{run.path.name}: {name}"
     )
     return metrics
-
-
-def write_predictions(
-    path: Path, columns: dict[str, Any], labels: np.ndarray, logits: np.ndarray, id2label: dict[int, str]
-) -> None:
-    """Parquet: the columns given (row, group, text where asked for), then label, prediction, score, logits."""
-    import pyarrow
-    import pyarrow.parquet as parquet
-
-    predicted = logits.argmax(1)
-    columns = columns | {"label": [id2label[int(label)] for label in labels]}
-    columns["prediction"] = [id2label[int(label)] for label in predicted]
-    columns["score"] = np.exp(log_probabilities(logits)).max(1)
-    columns["logits"] = pyarrow.array(list(logits), type=pyarrow.list_(pyarrow.float32()))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    parquet.write_table(pyarrow.table(columns), partial)
-    partial.replace(path)
 
 
 def compare_runs(found: dict[str, RunFolder], baseline: str, split: str = "test") -> list[Comparison]:
@@ -66,25 +48,14 @@ def compare_runs(found: dict[str, RunFolder], baseline: str, split: str = "test"
 
     Raises UserError where a run has no predictions of `split`, or of other rows.
     """
-    import pyarrow.parquet as parquet
-
-    tables = {}
-    for name, run in found.items():
-        path = run.path / "predictions" / f"{split}.parquet"
-        if not path.exists():
-            raise UserError(
-                f"{run.path}: no predictions of the {split} split; `randout evaluate --split {split}` makes them"
-            )
-        tables[name] = parquet.read_table(path)
-    first = tables[baseline]
-    for name, table in tables.items():
-        if not table["row"].equals(first["row"]) or not table["label"].equals(first["label"]):
+    read = {name: read_predictions(run.predictions(split), run.labels) for name, run in found.items()}
+    first = read[baseline]
+    for name, predictions in read.items():
+        if not predictions.same_rows(first):
             raise UserError(f"{found[name].path}: its {split} rows are not those of {found[baseline].path}")
-    index = {label: at for at, label in enumerate(found[baseline].record["identity"]["data"]["labels"])}
-    labels = np.array([index[label] for label in first["label"].to_pylist()])
-    order = [baseline, *(name for name in tables if name != baseline)]
-    logits = {name: np.array(tables[name]["logits"].to_pylist(), dtype=np.float32) for name in order}
-    return compare_models(labels, logits, baseline, first["group"].to_numpy(), len(index))
+    order = [baseline, *(name for name in read if name != baseline)]
+    logits = {name: read[name].logits for name in order}
+    return compare_models(first.labels, logits, baseline, first.groups, len(first.names))
 
 
 def score_test(logits_of: RowLogits, plan: Plan, run: RunFolder, show: Show, by: str) -> dict[str, Any]:
@@ -165,7 +136,7 @@ def score_run(path: Path, split: str, show: Show) -> tuple[dict[str, Any], dict[
     run.read("run.json")
     if not run.finished:
         raise UserError(f"{path}: this run is not finished; its `randout train` command goes on with it")
-    labels = run.record["identity"]["data"]["labels"]
+    labels = run.labels
     if split not in ("validation", "test"):
         raise UserError(f"--split {split}: a run is scored on validation or test, or name a file")
     if split == "validation":

@@ -21,7 +21,7 @@ from .config import Config, build, checked
 from .data import Dataset
 from .errors import Failure, UserError
 from .grid import SearchTable, Settings, Space, cells, each_value, rungs, space_of, tables_of, words_of
-from .methods import METHODS
+from .methods import GOLD, METHODS
 from .record import StudyFolder, opened
 from .runs import now
 from .student import Options, Paused, Stopped, check_methods, student_of
@@ -96,7 +96,7 @@ def _filled(was: dict[str, Any]) -> dict[str, Any]:
 def own_teachers(search: Search) -> list[str]:
     """Settings of the space that a teacher which is fine-tuned first takes too: each of their values trains one."""
     pinned = tuple(f"train.{key}" for key in (*TEACHERS_OWN, "save_minutes"))
-    return [name for name in search.space if name.startswith(("train.", "teacher.", "ce.")) and name not in pinned]
+    return [name for name in search.space if name.startswith(("train.", "teacher.", f"{GOLD}.")) and name not in pinned]
 
 
 def check_space(search: Search) -> None:

@@ -14,13 +14,26 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from .classifiers import CLASSIFIERS
-from .config import DEFAULT_PRESET, Config, DataTable, Table, TrainTable, build, checked, read_preset, read_recipe
+from .config import (
+    DEFAULT_PRESET,
+    Config,
+    DataTable,
+    Table,
+    TrainTable,
+    build,
+    checked,
+    overlay,
+    read_preset,
+    read_recipe,
+)
 from .errors import UserError, nearest
 from .grid import SearchTable
+from .methods import GOLD, KD_ALONE, PAPERS_OWN
 from .shelf import as_study
 from .verdicts import FOLDS_NEEDED
 
-ABLATION = ("plain", "randout", "kd", "randout-kd")  # the columns of the paper's Table 6: presets of the same names
+PLAIN = "plain"  # cross-entropy alone: what the others are compared with, where a study names nothing else
+ABLATION = (PLAIN, PAPERS_OWN, KD_ALONE, f"{PAPERS_OWN}-{KD_ALONE}")  # columns of the paper's Table 6, and presets
 TEACHERS_OWN = ("epochs", "learning_rate", "batch_size")  # of a teacher's training: the rest is as its student's
 
 
@@ -100,15 +113,12 @@ def make_study(tables: Mapping[str, Any]) -> Study:
     return study.model_copy(update={"baseline": study.baseline or next(iter(study.arms))})
 
 
-PLAIN = ABLATION[0]  # the arm that methods of the shelf are compared with, where the study names no other
-
-
 def _with_shelf(study: Study) -> Study:
     """The study with the arms that its `methods` stand for; what it says of an arm itself stays. Raises UserError."""
     if not study.methods:
         return study
     added = as_study(study.methods, study.baseline or PLAIN)
-    laid: dict[str, Any] = {key: {**table, **getattr(study, key)} for key, table in added.items()}
+    laid: dict[str, Any] = {key: overlay(table, getattr(study, key)) for key, table in added.items()}
     if study.tuning is None:
         laid["spaces"] = {}
     elif not study.tuning.space and not study.tuning.preset:  # so that every arm, plain too, has something to tune
@@ -219,13 +229,13 @@ def drop_one(config: Config, methods: Mapping[str, Any]) -> dict[str, dict[str, 
     where there is nothing to leave out.
     """
     whole = dict(config.methods)
-    parts = [name for name in whole if name != "ce"]
+    parts = [name for name in whole if name != GOLD]
     if not parts:
         raise UserError("--drop-one: the recipe has no method beside the cross-entropy, so there is nothing to drop")
     off = dict.fromkeys(methods, False)
 
     def arm(kept: list[str]) -> dict[str, Any]:
-        return {"methods": off | {name: whole[name] for name in ("ce", *kept) if name in whole}}
+        return {"methods": off | {name: whole[name] for name in (GOLD, *kept) if name in whole}}
 
     arms = {"plain": arm([])}
     if len(parts) > 1:

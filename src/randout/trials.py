@@ -11,6 +11,7 @@ from .errors import UserError
 from .figures import table_lines
 from .grid import Settings, words_of
 from .metrics import better
+from .predictions import read_predictions
 from .record import StudyFolder
 from .runs import RunFolder
 from .verdicts import best_of
@@ -98,11 +99,8 @@ def optimism(folder: StudyFolder) -> dict[str, Any] | None:
 
 def _right(run: RunFolder) -> tuple[np.ndarray, np.ndarray]:
     """Which validation rows a run has right, and their groups, (n,) each."""
-    import pyarrow.parquet as parquet
-
-    table = parquet.read_table(run.path / "predictions" / "validation.parquet")
-    right = np.array(table["label"].to_pylist()) == np.array(table["prediction"].to_pylist())
-    return right, table["group"].to_numpy()
+    found = read_predictions(run.predictions("validation"), run.labels)
+    return found.predicted == found.labels, found.groups
 
 
 def standing(record: dict[str, Any], most: int = 5) -> list[str]:

@@ -11,6 +11,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -29,6 +30,18 @@ LEAST = 1e-6  # probability that counts for a class no tree votes for
 Going = Callable[[int], None]  # told of the pieces done before the next one begins; may raise to stop
 Counts = Annotated[int, Field(ge=1, description="fewest training texts a word must occur in")]
 Positive = Annotated[float, Field(gt=0)]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a classifier on bags of words learns from."""
+
+    features: sparse.csr_array  # (n, V) of the training texts
+    labels: np.ndarray  # (n,) class index
+    judge: Callable[[Arrays], dict[str, Any]]  # learned arrays -> metrics on validation
+    metric: str  # which of these chooses
+    seed: int  # below 2**32, as scikit-learn takes it
+    going: Going
 
 
 class Bag(Classifier):
@@ -58,7 +71,8 @@ class Bag(Classifier):
         def judge(learned: Arrays) -> dict[str, Any]:
             return score(held.labels, self.scores_of(read(held.texts), learned), id2label)
 
-        learned, found = self.learn(read(train.texts), train.labels, judge, table, going)
+        lesson = Lesson(read(train.texts), train.labels, judge, table.metric, table.seed % 2**32, going)
+        learned, found = self.learn(lesson)
         return Fitted(self, id2label, vocabulary, arrays | learned, {"words": len(vocabulary)} | found)
 
     def _words(self, texts: Sequence[str]) -> tuple[Vocabulary, Arrays]:
@@ -76,15 +90,8 @@ class Bag(Classifier):
         frequency = np.array([seen[word] for word in vocabulary], dtype=np.float64)
         return vocabulary, {"idf": np.log((1 + len(texts)) / (1 + frequency)) + 1}
 
-    def learn(
-        self,
-        features: sparse.csr_array,
-        labels: np.ndarray,
-        judge: Callable[[Arrays], dict[str, Any]],
-        table: TrainTable,
-        going: Going,
-    ) -> tuple[Arrays, dict[str, Any]]:
-        """The learned arrays, and what was chosen on the way. features: (n, V). judge: metrics on validation."""
+    def learn(self, lesson: Lesson) -> tuple[Arrays, dict[str, Any]]:
+        """The learned arrays, and what was chosen on the way."""
         raise NotImplementedError
 
     def scores_of(self, features: sparse.csr_array, arrays: Arrays) -> np.ndarray:
@@ -119,23 +126,15 @@ class SVM(Bag):
     )
     max_iter: Annotated[int, Field(ge=1, description="most iterations of the solver")] = 1000
 
-    def learn(
-        self,
-        features: sparse.csr_array,
-        labels: np.ndarray,
-        judge: Callable[[Arrays], dict[str, Any]],
-        table: TrainTable,
-        going: Going,
-    ) -> tuple[Arrays, dict[str, Any]]:
+    def learn(self, lesson: Lesson) -> tuple[Arrays, dict[str, Any]]:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.svm import LinearSVC
 
-        going(0)
-        seed = table.seed % 2**32  # scikit-learn takes 32 bits
-        model = LinearSVC(C=self.C, loss=self.loss, max_iter=self.max_iter, dual="auto", random_state=seed)
+        lesson.going(0)
+        model = LinearSVC(C=self.C, loss=self.loss, max_iter=self.max_iter, dual="auto", random_state=lesson.seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(features, labels)
+            model.fit(lesson.features, lesson.labels)
         converged = int(model.n_iter_) < self.max_iter
         return {"coefficients": model.coef_, "intercept": model.intercept_}, {"converged": converged}
 
@@ -162,25 +161,18 @@ class Forest(Bag):
     def pieces(self) -> int:
         return self.trees
 
-    def learn(
-        self,
-        features: sparse.csr_array,
-        labels: np.ndarray,
-        judge: Callable[[Arrays], dict[str, Any]],
-        table: TrainTable,
-        going: Going,
-    ) -> tuple[Arrays, dict[str, Any]]:
+    def learn(self, lesson: Lesson) -> tuple[Arrays, dict[str, Any]]:
         from sklearn.ensemble import RandomForestClassifier
 
         depth = self.max_depth or None
         model = RandomForestClassifier(
-            criterion=self.criterion, max_depth=depth, random_state=table.seed % 2**32, n_jobs=-1, warm_start=True
+            criterion=self.criterion, max_depth=depth, random_state=lesson.seed, n_jobs=-1, warm_start=True
         )
         step, grown = math.ceil(self.trees / 15), 0
         while grown < self.trees:  # in steps only to be stopped and shown: the forest is that of one step
-            going(0 if grown == 0 else step)
+            lesson.going(0 if grown == 0 else step)
             grown = min(grown + step, self.trees)
-            model.set_params(n_estimators=grown).fit(features, labels)
+            model.set_params(n_estimators=grown).fit(lesson.features, lesson.labels)
         return arrays_of([tree.tree_ for tree in model.estimators_]), {}
 
     def scores_of(self, features: sparse.csr_array, arrays: Arrays) -> np.ndarray:
@@ -204,28 +196,21 @@ class Bayes(Bag):
     def pieces(self) -> int:
         return len(self.alphas) or 1
 
-    def learn(
-        self,
-        features: sparse.csr_array,
-        labels: np.ndarray,
-        judge: Callable[[Arrays], dict[str, Any]],
-        table: TrainTable,
-        going: Going,
-    ) -> tuple[Arrays, dict[str, Any]]:
+    def learn(self, lesson: Lesson) -> tuple[Arrays, dict[str, Any]]:
         from sklearn.naive_bayes import MultinomialNB
 
         best: Arrays = {}
         tried: list[dict[str, float]] = []
         chosen, reached = self.alpha, None
         for alpha in self.alphas or (self.alpha,):
-            going(bool(tried))
-            model = MultinomialNB(alpha=alpha, force_alpha=True).fit(features, labels)
+            lesson.going(bool(tried))
+            model = MultinomialNB(alpha=alpha, force_alpha=True).fit(lesson.features, lesson.labels)
             learned = {"word_log_probability": model.feature_log_prob_, "class_log_prior": model.class_log_prior_}
             if not self.alphas:
                 return learned, {"alpha": alpha}
-            value = judge(learned)[table.metric]
-            tried.append({"alpha": alpha, f"validation_{table.metric}": value})
-            if not best or better(table.metric, value, reached):
+            value = lesson.judge(learned)[lesson.metric]
+            tried.append({"alpha": alpha, f"validation_{lesson.metric}": value})
+            if not best or better(lesson.metric, value, reached):
                 best, chosen, reached = learned, alpha, value
         return best, {"alpha": chosen, "tried": tried}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..config import DEFAULT_PRESET, Config, StudentTable, TeacherTable, TrainTable, build, checked, read_preset
 from ..errors import UserError
-from ..methods import METHODS
+from ..methods import GOLD, METHODS
 from . import CLASSIFIERS
 from .base import Classifier
 from .networks import Network
@@ -61,8 +61,8 @@ def _changed(table: Any, plain: Any) -> dict[str, Any]:
 def _methods(config: Config, settings: Classifier, notes: list[str]) -> dict[str, dict[str, Any]]:
     """Cross-entropy for the networks, nothing for the others; the default preset's methods go with a note."""
     asked, network = config.methods, isinstance(settings, Network)
-    plain = build([{"methods": {"ce": {}}}], METHODS).methods
-    extra = [method for method in asked if method != "ce"]
+    plain = build([{"methods": {GOLD: {}}}], METHODS).methods
+    extra = [method for method in asked if method != GOLD]
     if extra and asked == build([read_preset(DEFAULT_PRESET)], METHODS).methods:
         notes.append(f"methods: {' and '.join(extra)} are for encoders; {settings.name} learns from labels alone")
         asked = plain
@@ -71,7 +71,7 @@ def _methods(config: Config, settings: Classifier, notes: list[str]) -> dict[str
     if network:
         return asked or plain
     if asked not in ({}, plain):
-        raise UserError(f"methods.ce: {settings.name} has a loss of its own; leave the method's settings out")
+        raise UserError(f"methods.{GOLD}: {settings.name} has a loss of its own; leave the method's settings out")
     return {}
 
 

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from ..method import Method
 from .ce import CrossEntropy
+from .dropout import DropoutRates
 from .dropout_distillation import DropoutDistillation
+from .equal_l2 import EqualL2
+from .gaussian import Gaussian
+from .gaussian_contrastive import GaussianContrastive
 from .hard_label import HardLabel
 from .hinton import Hinton
 from .kd import KnowledgeDistillation
+from .mixout import Mixout
 from .multi_teacher import MultiTeacher
+from .neftune import NEFTune
+from .noisytune import NoisyTune
 from .randout import Randout
+from .scattered import Scattered
 from .self_distillation import SelfDistillation
 from .weidc import WeiDC
 
@@ -17,6 +25,14 @@ SHELF: tuple[type[Method], ...] = (
     CrossEntropy,
     KnowledgeDistillation,
     Randout,
+    DropoutRates,
+    Mixout,
+    NoisyTune,
+    Gaussian,
+    GaussianContrastive,
+    NEFTune,
+    EqualL2,
+    Scattered,
     Hinton,
     HardLabel,
     MultiTeacher,

@@ -1,6 +1,7 @@
 """One report of runs and studies: read, said as tables and figures, drawn, written. Nothing here trains.
 
-read      folders -> subjects                   values       what tables, figures and sections are
+subjects  models, arms, subjects                read         folders -> subjects
+values    what tables, figures and sections are
 compare, scores, search, ledger, checks         subjects -> sections
 draw, interactive                               figures -> pictures, figures -> plotly's JSON
 sections  all of it in order                    write        files in a folder

@@ -16,8 +16,8 @@ from ..errors import UserError
 from ..runs import RunFolder
 from .compare import complete_units, label_of, study_rows
 from .ledger import opened
-from .read import Model, Subject
 from .search import ranked
+from .subjects import Model, Subject
 from .values import Check, Section, plain, shown
 
 SEVERITIES = ("problem", "warning", "note")

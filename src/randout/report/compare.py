@@ -6,14 +6,15 @@ as saved models on one test set. Each row is a dictionary of the keys that `stat
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
 from ..errors import Failure, UserError
+from ..predictions import Predictions
 from ..statistics import compare_models
-from .read import Model, Predictions, Subject
+from .subjects import Model, Subject
 from .values import Column, Figure, Points, Section, Table, metric_kind, metric_name, metric_title, shown
 
 MARGIN = 0.02  # the difference that counts, where no study names another
@@ -54,14 +55,14 @@ def result_of(subject: Subject) -> dict[str, Any]:
 def aligned(model: Model, first: Model, split: str) -> Predictions | None:
     """A model's predictions in the order of `first`'s rows; None unless both have the same rows and labels."""
     mine, other = model.predictions(split), first.predictions(split)
-    if mine is None or other is None or model.labels != first.labels or sorted(mine.rows) != sorted(other.rows):
+    if mine is None or other is None or mine.names != other.names or sorted(mine.rows) != sorted(other.rows):
         return None
     place = {row: at for at, row in enumerate(mine.rows)}
     order = np.array([place[row] for row in other.rows], dtype=np.int64)
     if len(place) != len(order) or not np.array_equal(mine.labels[order], other.labels):
         return None
     texts = [mine.texts[at] for at in order] if mine.texts is not None else other.texts
-    return Predictions(other.rows, other.groups, other.labels, mine.logits[order], texts)
+    return replace(other, logits=mine.logits[order], texts=texts)
 
 
 def _compared(subject: Subject, same: dict[str, Predictions]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runs import openings
-from .read import Model, Subject
+from .subjects import Model, Subject
 from .values import Code, Column, Section, Table, metric_kind, metric_title, plain
 
 

@@ -1,164 +1,19 @@
-"""Run and study folders as values; every way in which a folder can be wrong is said here. Nothing is trained.
-
-A `Subject` is what one part of a report speaks of: a study, or all the runs that were named on their own. Its arms
-hold one model a unit (seed or fold); a run on its own is an arm of one model.
-"""
+"""Run and study folders as subjects; every way in which a folder can be wrong is said here. Nothing is trained."""
 
 from __future__ import annotations
 
-import json
 import os
-import tomllib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import UserError, nearest
-from ..metrics import COUNTED
+from ..record import read_record
 from ..runs import RunFolder, list_runs
+from .subjects import Arm, Model, Subject, data_of
 
-STUDY_FORMAT = 1
 STUDY_KINDS = ("compare", "cv", "search")
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Held-out rows of one model. labels (n,) integers, logits (n, C), groups (n,), texts only where they were kept."""
-
-    rows: list[str]
-    groups: np.ndarray
-    labels: np.ndarray
-    logits: np.ndarray
-    texts: list[str] | None
-
-
-@dataclass(frozen=True)
-class Model:
-    """A finished run, read."""
-
-    name: str
-    path: Path
-    record: dict[str, Any]
-    toml: str
-    metrics: dict[str, Any]
-    history: dict[str, Any]
-    unit: str = ""
-
-    @property
-    def labels(self) -> list[str]:
-        return [str(label) for label in self.record["identity"]["data"]["labels"]]
-
-    @property
-    def methods(self) -> dict[str, Any]:
-        return dict(self.record["identity"].get("methods") or {})
-
-    @property
-    def teacher(self) -> str:
-        """What its teacher is known by: the fingerprint of the run that trains it, or of a classifier that was there."""
-        known = self.record["identity"].get("teacher")
-        return str(known.get("model", "")) if isinstance(known, dict) else str(known or "")
-
-    @cached_property
-    def settings(self) -> dict[str, Any]:
-        """`run.toml`. Raises UserError where it is no TOML."""
-        return _toml(self.path / "run.toml", self.toml)
-
-    @property
-    def data_name(self) -> str:
-        source = str(self.settings.get("data", {}).get("source", ""))
-        named, colon, _ = source.partition(":")
-        if colon and named.isidentifier() and named != "hub":
-            return named  # a named dataset read from a file of the user's
-        return os.path.basename(source.rstrip("/")) or "unnamed data"
-
-    @cached_property
-    def split_rows(self) -> dict[str, list[str]]:
-        """split -> row ids; empty where the run has no split.json."""
-        return RunFolder(self.path).read("split.json") if (self.path / "split.json").exists() else {}
-
-    def predictions(self, split: str) -> Predictions | None:
-        """Predictions of a split, None where there are none. Raises UserError for a file that is no such table."""
-        path = self.path / "predictions" / f"{split}.parquet"
-        return _predictions(path, self.labels) if path.exists() else None
-
-
-def _predictions(path: Path, names: list[str]) -> Predictions:
-    import pyarrow
-    import pyarrow.parquet as parquet
-
-    try:
-        table = parquet.ParquetFile(path).read()
-        index = {name: at for at, name in enumerate(names)}
-        labels = np.array([index[str(label)] for label in table["label"].to_pylist()], dtype=np.int64)
-        logits = np.array(table["logits"].to_pylist(), dtype=np.float64).reshape(len(labels), len(names))
-        rows = [str(row) for row in table["row"].to_pylist()]
-        groups = np.array(table["group"].to_pylist() if "group" in table.column_names else range(len(rows)))
-        texts = table["text"].to_pylist() if "text" in table.column_names else None
-    except (pyarrow.ArrowException, OSError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not the predictions of this run ({reason}); copy the run folder again") from None
-    return Predictions(rows, groups, labels, logits, texts)
-
-
-@dataclass(frozen=True)
-class Arm:
-    """What is compared: one configuration, trained once a unit."""
-
-    name: str
-    models: tuple[Model, ...]
-
-
-@dataclass(frozen=True)
-class Subject:
-    """kind: "runs" or a study's kind. study: `study.json`, empty for runs. notes: what was left out, and why."""
-
-    name: str
-    kind: str
-    arms: tuple[Arm, ...]
-    baseline: str
-    study: dict[str, Any] = field(default_factory=dict)
-    toml: str = ""
-    path: Path = Path()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def models(self) -> list[Model]:
-        return [model for arm in self.arms for model in arm.models]
-
-    @property
-    def metric(self) -> str:
-        """The study's metric; of runs, the one that all were selected by where it has intervals, else accuracy."""
-        if self.study:
-            return str(self.study.get("metric", "accuracy"))
-        chosen = {(model.record["identity"].get("train") or {}).get("metric") for model in self.models}
-        return next((metric for metric in COUNTED if chosen == {metric}), "accuracy")
-
-    @property
-    def best(self) -> dict[str, Any]:
-        """The best trial of a search; empty where there is none (yet)."""
-        found = (t for t in self.study.get("trials", []) if t.get("number") == self.study.get("best"))
-        return dict(next(found, {}))
-
-    @property
-    def split(self) -> str:
-        """The split that is shown: test where the baseline (else any model) has been scored on it."""
-        first = [model for arm in self.arms if arm.name == self.baseline for model in arm.models] or self.models
-        return "test" if any("test" in model.metrics for model in first) else "validation"
-
-    @property
-    def on_split(self) -> str:
-        """ " on the test split", for titles; nothing where no run is there to tell which."""
-        return f" on the {self.split} split" if self.models else ""
-
-    def scored(self) -> list[Arm]:
-        """The arms with the models that were scored on `split`."""
-        kept = [Arm(arm.name, tuple(m for m in arm.models if self.split in m.metrics)) for arm in self.arms]
-        return [arm for arm in kept if arm.models]
 
 
 def read(paths: Sequence[Path], baseline: str = "") -> list[Subject]:
@@ -239,7 +94,7 @@ def _subject(folders: list[Path], baseline: str, notes: list[str]) -> Subject:
         )
     taught = {model.teacher for model in models}
     students = [model for model in models if model.record.get("fingerprint") not in taught]
-    plain = [model.name for model in students if set(model.methods) <= {"ce"}]
+    plain = [model.name for model in students if len(model.methods) <= 1 and not model.teacher]
     chosen = baseline or next(iter([*plain, *(model.name for model in students), *names]))
     order = sorted(models, key=lambda model: model.name != chosen)
     title = f"{len(models)} models on {models[0].data_name}" if len(models) > 1 else models[0].name
@@ -247,13 +102,7 @@ def _subject(folders: list[Path], baseline: str, notes: list[str]) -> Subject:
 
 
 def _study(path: Path) -> Subject:
-    study = _json(path / "study.json")
-    if not isinstance(study, dict) or study.get("format") != STUDY_FORMAT:
-        found = study.get("format") if isinstance(study, dict) else None
-        raise UserError(
-            f"{path}: a study of format {found}; this version reads format {STUDY_FORMAT}. "
-            "Use the version that wrote it, or run the study again."
-        )
+    study = read_record(path).record
     if study.get("kind") not in STUDY_KINDS:
         raise UserError(f"{path}/study.json: kind {study.get('kind')!r}; expected one of {', '.join(STUDY_KINDS)}")
     toml = (path / "study.toml").read_text(encoding="utf-8") if (path / "study.toml").exists() else ""
@@ -289,28 +138,6 @@ def _best_trial(path: Path, study: dict[str, Any]) -> tuple[tuple[Arm, ...], tup
     if not (path / best["run"]).exists():
         return (), (f"The run of trial {best['number']} is not beside the study, so its own parts are missing.",)
     return (Arm(name, (model_of(path / best["run"], name),)),), ()
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
-
-
-def _toml(path: Path, text: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
-
-
-def data_of(subject: Subject) -> tuple[str, str]:
-    """Name and sha256 of a subject's data."""
-    data = subject.study.get("data") or {}
-    first = subject.models[0] if subject.models else None
-    name = data.get("name") or (first.data_name if first else "unnamed data")
-    return str(name), str(data.get("sha256") or (first.record.get("data", "") if first else ""))
 
 
 def _one_data_set(subjects: list[Subject]) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from ..metrics import class_rates, log_probabilities
+from ..predictions import Predictions
 from .compare import aligned
-from .read import Arm, Model, Predictions, Subject
+from .subjects import Arm, Model, Subject
 from .values import Column, Figure, Section, Table, metric_kind, metric_title
 
 BINS = 15  # of the reliability diagram; the same as of the expected calibration error

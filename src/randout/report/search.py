@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from ..metrics import LOWER_IS_BETTER
-from .read import Subject
+from ..published import paper
+from .subjects import Subject
 from .values import Column, Figure, Section, Table, metric_kind, metric_name, metric_title, plain
 
-WEIGHT, TOKENS, UNITS = "kd.weight", "randout.tokens", "randout.units"
+WEIGHT, TOKENS, UNITS = (paper().settings[letter] for letter in ("lambda", "tokens", "units"))
 
 
 def trials(subject: Subject) -> Section | None:
@@ -167,19 +168,18 @@ def _settings(subject: Subject) -> list[tuple[dict[str, Any], float]]:
     found = []
     for arm in subject.scored():
         for model in arm.models:
-            noise, kd = model.methods.get("randout") or {}, model.methods.get("kd") or {}
-            settings = {WEIGHT: kd.get("weight"), TOKENS: noise.get("tokens"), UNITS: noise.get("units")}
-            found.append((settings, model.metrics[subject.split][subject.metric]))
+            found.append((_fixed(model.methods), model.metrics[subject.split][subject.metric]))
     return found
 
 
 def _filled(subject: Subject, trial: dict[str, Any]) -> dict[str, Any]:
     """A trial's settings, those that the search left alone taken from the best trial's run."""
     methods = subject.models[0].methods if subject.models else {}
-    fixed = {
-        WEIGHT: (methods.get("kd") or {}).get("weight"),
-        TOKENS: (methods.get("randout") or {}).get("tokens"),
-        UNITS: (methods.get("randout") or {}).get("units"),
-    }
     given = {key.removeprefix("methods."): value for key, value in (trial.get("settings") or {}).items()}
-    return fixed | given
+    return _fixed(methods) | given
+
+
+def _fixed(methods: dict[str, Any]) -> dict[str, Any]:
+    """lambda, T and H of a recipe's methods, None where it has no such method."""
+    places = {setting: setting.split(".") for setting in (WEIGHT, TOKENS, UNITS)}
+    return {setting: (methods.get(name) or {}).get(key) for setting, (name, key) in places.items()}

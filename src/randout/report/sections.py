@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from .checks import checks
 from .compare import summary, units
 from .ledger import configuration, cost, data, environment, progress, test_openings
-from .read import Subject, data_of
 from .scores import calibration, confusion, disagreement, learning, per_class
 from .search import noise, trials
+from .subjects import Subject, data_of
 from .values import Column, Figure, Section, Table
 
 

@@ -1,0 +1,85 @@
+"""Prediction files: what a model said of every held-out row of a split, a Parquet file each, written and read here.
+
+Columns: row (its id), group, text (only where asked for), label, prediction, score (the predicted class's probability),
+logits (a list of C float32).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import UserError
+from .metrics import log_probabilities
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Held-out rows of one model. labels (n,) and columns of logits (n, C) index `names`; groups (n,)."""
+
+    names: list[str]
+    rows: list[str]
+    groups: np.ndarray
+    labels: np.ndarray
+    logits: np.ndarray
+    texts: list[str] | None  # only where they were kept
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """(n,) the class with the largest logit."""
+        return self.logits.argmax(1)
+
+    def same_rows(self, other: Predictions) -> bool:
+        """Whether both are of the same rows in the same order, with the same labels."""
+        return (self.names, self.rows) == (other.names, other.rows) and np.array_equal(self.labels, other.labels)
+
+
+def write_predictions(path: Path, found: Predictions) -> None:
+    """Write a prediction file, whole or not at all."""
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    columns: dict[str, Any] = {"row": found.rows, "group": found.groups}
+    if found.texts is not None:
+        columns["text"] = found.texts
+    columns["label"] = [found.names[label] for label in found.labels]
+    columns["prediction"] = [found.names[label] for label in found.predicted]
+    columns["score"] = np.exp(log_probabilities(found.logits)).max(1)
+    columns["logits"] = pyarrow.array(list(found.logits), type=pyarrow.list_(pyarrow.float32()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    parquet.write_table(pyarrow.table(columns), partial)
+    partial.replace(path)
+
+
+def read_predictions(path: Path, names: Sequence[str]) -> Predictions:
+    """A prediction file. names: the run's classes in order. logits come as float64; a row without a group is its own.
+
+    Raises UserError where there is no such file, and where it does not hold predictions of these classes.
+    """
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    if not path.exists():
+        raise UserError(
+            f"{path.parent.parent}: no predictions of the {path.stem} split; "
+            f"`randout evaluate --split {path.stem}` makes them"
+        )
+    try:
+        table = parquet.ParquetFile(path).read()
+        index = {name: at for at, name in enumerate(names)}
+        labels = np.array([index[str(label)] for label in table["label"].to_pylist()], dtype=np.int64)
+        logits = np.array(table["logits"].to_pylist(), dtype=np.float64).reshape(len(labels), len(names))
+        rows = [str(row) for row in table["row"].to_pylist()]
+        groups = np.array(table["group"].to_pylist() if "group" in table.column_names else range(len(rows)))
+        texts = table["text"].to_pylist() if "text" in table.column_names else None
+    except (pyarrow.ArrowException, OSError, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise UserError(
+            f"{path}: cannot be read; these are not the predictions of this run ({reason}); copy the run folder again"
+        ) from None
+    return Predictions(list(names), rows, groups, labels, logits, texts)
