@@ -26,22 +26,29 @@ from randout.methods import METHODS
 from randout.methods.attention import AttentionPerturbation
 from randout.methods.ce import CrossEntropy
 from randout.methods.dropout import DropoutRates
+from randout.methods.dropout_distillation import DropoutDistillation
 from randout.methods.embedding_adversarial import EmbeddingAdversarial
 from randout.methods.equal_l2 import EqualL2
 from randout.methods.freelb import FreeLB
 from randout.methods.gaussian import Gaussian
 from randout.methods.gaussian_contrastive import GaussianContrastive
+from randout.methods.hard_label import HardLabel
+from randout.methods.hinton import Hinton
 from randout.methods.kd import KnowledgeDistillation
 from randout.methods.mixout import Mixout
+from randout.methods.multi_teacher import MultiTeacher
 from randout.methods.neftune import NEFTune
 from randout.methods.noisytune import NoisyTune
 from randout.methods.r_drop import RDrop
 from randout.methods.randout import Randout
 from randout.methods.scattered import Scattered
+from randout.methods.self_distillation import SelfDistillation
+from randout.methods.weidc import WeiDC
 from randout.prepare import check_together
 from training import (
     furthest,
     hooks_of,
+    live_teacher,
     same_bits,
     session_of,
     settings,
@@ -181,6 +188,22 @@ TABLE = [
         equals=(CrossEntropy(), KnowledgeDistillation(), Randout(tokens=8, units=8)),
     ),
     Row(RDrop(), neutral={"alpha": 0.0}, tolerance=1e-6),
+    Row(Hinton(alpha=0.7, temperature=3.0), neutral={"alpha": 0.0}),
+    Row(HardLabel(), neutral={"alpha": 0.0}),
+    Row(MultiTeacher(weights=[1.0, 2.0, 0.5]), neutral={"weight": 0.0}),
+    Row(MultiTeacher(average="logits"), neutral={"weight": 0.0}),
+    Row(SelfDistillation(window=2), neutral={"weight": 0.0}),
+    Row(SelfDistillation(average="ema"), neutral={"weight": 0.0}),
+    Row(
+        SelfDistillation(form="sdv"),
+        beside=(CrossEntropy(), Randout(tokens=8, units=8)),
+        neutral={"weight": 0.0},
+        equals=(CrossEntropy(), Randout(tokens=8, units=8)),
+    ),
+    Row(WeiDC(), neutral={"alpha": 0.0}),
+    Row(WeiDC(checkpoint="last", weighting="none"), neutral={"alpha": 0.0}),
+    Row(DropoutDistillation(passes=2), neutral={"weight": 0.0}, tolerance=1e-6),
+    Row(DropoutDistillation(passes=2), beside=(), neutral=None),
     Row(Probe(), neutral={"weight": 0.0, "drop": False, "factor": 1.0}),
 ]
 rows = pytest.mark.parametrize("row", TABLE, ids=[f"{at}-{row.method.name}" for at, row in enumerate(TABLE)])
@@ -188,7 +211,8 @@ rows = pytest.mark.parametrize("row", TABLE, ids=[f"{at}-{row.method.name}" for 
 
 def start(folder: Path, methods: Sequence[Method], dropout: bool = True, pack: bool = True, **table: Any) -> Session:
     off = {} if dropout else {"dropout": 0.0, "attention_dropout": 0.0}
-    return session_of(tiny_encoder(folder, pack=pack, **off), methods, **table)
+    teacher = live_teacher(folder, 28, **off) if any(method.teacher == "model" for method in methods) else None
+    return session_of(tiny_encoder(folder, pack=pack, **off), methods, teacher, **table)
 
 
 def run_through(session: Session, events: int | None = None) -> dict[str, Tensor]:
@@ -441,3 +465,20 @@ def test_what_a_comparison_may_tune_are_settings(method: type[Method]) -> None:
             made = [method.model_validate(base.model_dump() | {name: value}) for value in values]
             assert len({str(each) for each in made}) == len(values)
             assert variant or getattr(base, name) in values, f"{name}: its own default is no candidate"
+
+
+def test_a_live_teacher_reads_its_own_tokens(tiny_model: Tiny) -> None:
+    """Its classes come in the student's order, its dropout is off unless asked for, and no gradient reaches it."""
+    teacher = live_teacher(tiny_model("bert"), 28)
+    session = session_of(tiny_encoder(tiny_model("bert")), [CrossEntropy()], teacher)
+    batch = _whole_batch(session)
+    ours = teacher.forward(session.run, batch).logits
+    texts = [torch.from_numpy(teacher.tokens[int(row)].astype("int64")) for row in batch.rows]
+    assert any(not torch.equal(own, other) for own, other in zip(texts, batch.ids, strict=True))
+    teacher.encoder.model.eval()
+    assert torch.equal(ours, teacher.encoder.forward(texts).logits[:, [2, 0, 1]])
+    assert not ours.requires_grad
+    noisy = [teacher.forward(session.run, batch, dropout=True, call=call).logits for call in (0, 1, 0)]
+    assert torch.equal(noisy[0], noisy[2])
+    assert (noisy[0] - noisy[1]).abs().max() > 1e-3
+    assert (ours - noisy[0]).abs().max() > 1e-3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conftest import toy_texts
+from conftest import build, toy_texts
 from randout import models
 from randout.config import TrainTable
 from randout.encoder import Encoder
 from randout.inference import predict
 from randout.loop import Event, Material, Session, begin, fit
-from randout.method import Batch, Method, Run
+from randout.method import Batch, LiveTeacher, Method, Run
 from randout.metrics import score
 from randout.models import Source
-from randout.tokens import encode, truncate
+from randout.tokens import Tokens, encode, truncate
 
 torch.set_num_threads(1)  # models this small: threads only wait for one another, seconds where the machine is busy
 
@@ -32,14 +33,36 @@ def tiny_encoder(folder: Path, **options: Any) -> Encoder:
 
 
 def some_material(encoder: Encoder, n: int = 24, seed: int = 0, teacher: bool = True, unlabelled: int = 0) -> Material:
-    """n toy texts of up to 24 tokens, the last `unlabelled` of them without labels, with made-up teacher logits."""
+    """n toy texts of up to 24 tokens, the last `unlabelled` of them without labels, with made-up logits of a teacher
+    and of two further ones.
+    """
     texts, names = toy_texts(n, seed)
-    tokens = truncate(encode(encoder.tokenizer, texts), 24, "head", encoder.suffix, encoder.prefix)
+    tokens = _tokens(encoder, texts)
     labels = torch.tensor([{name: at for at, name in NAMES.items()}[name] for name in names])
     labels[n - unlabelled :] = -1
-    logits = 2 * torch.randn(n, len(NAMES), generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    first, *others = (2 * torch.randn(n, len(NAMES), generator=generator) for _ in range(3))
     rows = np.arange(n)
-    return Material(tokens, labels, rows[: n - unlabelled], rows[n - unlabelled :], logits if teacher else None)
+    material = Material(tokens, labels, rows[: n - unlabelled], rows[n - unlabelled :])
+    return replace(material, teacher=first, others=tuple(others)) if teacher else material
+
+
+def _tokens(encoder: Encoder, texts: list[str]) -> Tokens:
+    return truncate(encode(encoder.tokenizer, texts), 24, "head", encoder.suffix, encoder.prefix)
+
+
+def live_teacher(beside: Path, n: int = 24, seed: int = 0, **options: Any) -> LiveTeacher:
+    """A second classifier, frozen, with its own tokens of the texts of `some_material(n, seed)` and its classes in
+    another order: the tiny RoBERTa in the same folder as the model `beside`, which is built where it is not there.
+    options: as of `models.load`.
+    """
+    folder = beside.parent / "roberta"
+    if not folder.exists():
+        build("roberta", folder)
+    names = {0: NAMES[1], 1: NAMES[2], 2: NAMES[0]}
+    encoder = models.load(Source(str(folder), folder), id2label=names, seed=11, **options)
+    encoder.model.requires_grad_(False)
+    return LiveTeacher(encoder, _tokens(encoder, toy_texts(n, seed)[0]), columns=(2, 0, 1))
 
 
 def settings(**changes: Any) -> TrainTable:
@@ -55,13 +78,16 @@ def settings(**changes: Any) -> TrainTable:
     return TrainTable(**(asked | changes))
 
 
-def session_of(encoder: Encoder, methods: Sequence[Method], **changes: Any) -> Session:
-    """A training at position zero."""
+def session_of(
+    encoder: Encoder, methods: Sequence[Method], teacher: LiveTeacher | None = None, **changes: Any
+) -> Session:
+    """A training at position zero. teacher: one that methods may run."""
     table = settings(**changes)
     weights = torch.tensor([0.5, 1.0, 2.0])
-    run = Run(encoder.model, encoder.sites, table.seed, len(NAMES), weights)
+    run = Run(encoder.model, encoder.sites, table.seed, len(NAMES), weights, teachers=3)
     for method in methods:
         method.check(run)
+    run.teacher = teacher
     return begin(encoder, run, methods, table, "float32")
 
 
@@ -105,10 +131,14 @@ def hooks_of(model: torch.nn.Module) -> int:
 
 
 def a_batch(
-    labels: Iterable[int], teacher: Tensor | None = None, step_labels: Iterable[int] | None = None, first: int = 0
+    labels: Iterable[int],
+    teacher: Tensor | None = None,
+    step_labels: Iterable[int] | None = None,
+    first: int = 0,
+    others: Iterable[Tensor] = (),
 ) -> Batch:
     """A micro-batch of texts of four tokens, for losses that look at logits only."""
     labels = torch.tensor(list(labels))
     whole = labels if step_labels is None else torch.tensor(list(step_labels))
     ids = [torch.arange(4) for _ in labels]
-    return Batch(torch.arange(len(labels)), ids, labels, teacher, whole, first, 4)
+    return Batch(torch.arange(len(labels)), ids, labels, teacher, whole, first, 4, tuple(others))

@@ -49,3 +49,8 @@ def unit(gradient: Tensor) -> Tensor:
     """(b, ...) the gradient of each text divided by its L2 norm; one that is zero stays zero."""
     norm = gradient.flatten(1).norm(dim=1)
     return gradient / torch.where(norm > 0, norm, 1.0).view(-1, *[1] * (gradient.dim() - 1))
+
+
+def squared_error(one: Tensor, other: Tensor) -> Tensor:
+    """Sum over texts of the mean over classes of (one - other)^2, in float32; both (b, C)."""
+    return (one.float() - other.float()).square().mean(-1).sum()

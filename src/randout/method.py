@@ -120,6 +120,7 @@ class Run:
     class_weights: Tensor | None = None  # (C,)
     steps: int = 0  # of the whole training
     rank: int = 0
+    teachers: int = 0  # whose stored logits come with each batch
     step: int = 0  # optimizer steps done
     call: int = 0  # which forward of this step; the same call repeats the same masks
     layout: Layout | None = None  # of the forward under way, None in clean passes

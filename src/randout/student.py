@@ -120,7 +120,9 @@ def student_of(plan: Plan) -> tuple[Encoder, Run]:
     )
     encoder.model.to(config.train.device)
     weights = class_weights(plan.dataset).to(config.train.device)
-    return encoder, Run(encoder.model, encoder.sites, config.train.seed, len(plan.dataset.id2label), weights)
+    run = Run(encoder.model, encoder.sites, config.train.seed, len(plan.dataset.id2label), weights)
+    run.teachers = plan.has_teacher + len(plan.more)
+    return encoder, run
 
 
 def _network(plan: Plan) -> Encoder | None:

@@ -6,18 +6,24 @@ from ..method import Method
 from .attention import AttentionPerturbation
 from .ce import CrossEntropy
 from .dropout import DropoutRates
+from .dropout_distillation import DropoutDistillation
 from .embedding_adversarial import EmbeddingAdversarial
 from .equal_l2 import EqualL2
 from .freelb import FreeLB
 from .gaussian import Gaussian
 from .gaussian_contrastive import GaussianContrastive
+from .hard_label import HardLabel
+from .hinton import Hinton
 from .kd import KnowledgeDistillation
 from .mixout import Mixout
+from .multi_teacher import MultiTeacher
 from .neftune import NEFTune
 from .noisytune import NoisyTune
 from .r_drop import RDrop
 from .randout import Randout
 from .scattered import Scattered
+from .self_distillation import SelfDistillation
+from .weidc import WeiDC
 
 SHELF: tuple[type[Method], ...] = (
     CrossEntropy,
@@ -35,6 +41,12 @@ SHELF: tuple[type[Method], ...] = (
     AttentionPerturbation,
     FreeLB,
     RDrop,
+    Hinton,
+    HardLabel,
+    MultiTeacher,
+    SelfDistillation,
+    WeiDC,
+    DropoutDistillation,
 )
 METHODS: dict[str, type[Method]] = {method.name: method for method in SHELF}
 GOLD = CrossEntropy.name  # what a plain fine-tuning has alone
