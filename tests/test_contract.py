@@ -25,6 +25,9 @@ from randout.method import Backward, Batch, Forward, Method, Run, State
 from randout.methods import METHODS
 from randout.methods.ce import CrossEntropy
 from randout.methods.kd import KnowledgeDistillation
+from randout.methods.layers import Layers
+from randout.methods.metadistil import MetaDistil
+from randout.methods.noisy_distillation import NoisyDistillation
 from randout.methods.randout import Randout
 from randout.prepare import check_together
 from training import (
@@ -137,6 +140,19 @@ TABLE = [
         neutral={"tokens": 0},
         equals=(CrossEntropy(), KnowledgeDistillation()),
     ),
+    Row(NoisyDistillation(), neutral={"weight": 0.0, "word_drop": 0.0, "shuffle": 0}),
+    Row(MetaDistil(teacher_learning_rate=1e-3), neutral={"weight": 0.0}),
+    Row(
+        MetaDistil(form="first-order", optimizer="sgd", teacher_learning_rate=10.0, teacher_dropout=True),
+        neutral={"weight": 0.0},
+    ),
+    Row(Layers(), neutral={"hidden": 0.0}),
+    Row(
+        Layers(attention=0.5, pairs=((1, 2), (3, 4)), normalize=True),
+        beside=(CrossEntropy(), KnowledgeDistillation()),
+        neutral={"hidden": 0.0, "attention": 0.0},
+        equals=(CrossEntropy(), KnowledgeDistillation()),
+    ),
     Row(Probe(), neutral={"weight": 0.0, "drop": False, "factor": 1.0}),
 ]
 rows = pytest.mark.parametrize("row", TABLE, ids=[f"{at}-{row.method.name}" for at, row in enumerate(TABLE)])
@@ -144,7 +160,9 @@ rows = pytest.mark.parametrize("row", TABLE, ids=[f"{at}-{row.method.name}" for 
 
 def start(folder: Path, methods: Sequence[Method], dropout: bool = True, pack: bool = True, **table: Any) -> Session:
     off = {} if dropout else {"dropout": 0.0, "attention_dropout": 0.0}
-    teacher = live_teacher(folder, 28) if any(method.teacher == "model" for method in methods) else None
+    kin = any(getattr(method, "attention", 0) for method in methods)  # compared only between equal tokens
+    asked = any(method.teacher == "model" for method in methods)
+    teacher = live_teacher(folder, 28, kin=kin, **off) if asked else None
     return session_of(tiny_encoder(folder, pack=pack, **off), methods, teacher, **table)
 
 
@@ -286,7 +304,13 @@ def _whole_batch(session: Session) -> Batch:
 @rows
 @pytest.mark.parametrize("micro_batch", [1, 3, 5])
 def test_accumulation_is_the_larger_batch(tiny_model: Tiny, row: Row, micro_batch: int) -> None:
-    """The gradient of a step in micro-batches is that of the whole batch (dropout off; draws by text)."""
+    """The gradient of a step in micro-batches is that of the whole batch (dropout off; draws by text), or refused."""
+    if row.method.whole:
+        with pytest.raises(
+            UserError, match=rf"micro_batch: {micro_batch}, but methods.{row.method.name} looks at all 8"
+        ):
+            check_together(row.methods, micro_batch, 8)
+        return
     found = []
     for size in (8, micro_batch):
         session = start(tiny_model("bert"), row.methods, dropout=False, micro_batch=size, max_grad_norm=0)
