@@ -168,7 +168,7 @@ def start(folder: Path, methods: Sequence[Method], dropout: bool = True, pack: b
 
 def run_through(session: Session, events: int | None = None) -> dict[str, Tensor]:
     """The weights after a training on material that has all a method may ask for."""
-    trained(session, some_material(session.encoder, 28, unlabelled=4), events)
+    trained(session, some_material(session.encoder, 28, unlabelled=4, heldout=10), events)
     return weights_of(session)
 
 
@@ -206,7 +206,7 @@ def test_stopped_and_resumed_is_uninterrupted(tiny_model: Tiny, row: Row, stop: 
     """Weights, optimizer, the method's state, position with best and patience, to the last bit."""
     folder = tiny_model("bert")
     whole = start(folder, row.methods, patience=1)
-    material = some_material(whole.encoder, 28, unlabelled=4)
+    material = some_material(whole.encoder, 28, unlabelled=4, heldout=10)
     trained(whole, material)
     halted = start(folder, row.methods, patience=1)
     for count, event in enumerate(_fit(halted, material), 1):
@@ -295,7 +295,7 @@ def _doubled(state: State) -> State:
 def _whole_batch(session: Session) -> Batch:
     from randout.loop import _batch
 
-    material = some_material(session.encoder, 28, unlabelled=4)
+    material = some_material(session.encoder, 28, unlabelled=4, heldout=10)
     order = material.tokens.lengths[:8].argsort(kind="stable")
     session.position.micro_batch = 8
     return _batch(session, material, order, 0)
@@ -314,7 +314,7 @@ def test_accumulation_is_the_larger_batch(tiny_model: Tiny, row: Row, micro_batc
     found = []
     for size in (8, micro_batch):
         session = start(tiny_model("bert"), row.methods, dropout=False, micro_batch=size, max_grad_norm=0)
-        trained(session, some_material(session.encoder, 28, unlabelled=4), events=1)
+        trained(session, some_material(session.encoder, 28, unlabelled=4, heldout=10), events=1)
         grads = {name: p.grad for name, p in session.encoder.model.named_parameters()}
         found.append((grads, session.position.sums))
     (whole, losses), (parts, added) = found

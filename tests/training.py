@@ -25,7 +25,7 @@ from randout.tokens import Tokens, encode, truncate
 torch.set_num_threads(1)  # models this small: threads only wait for one another, seconds where the machine is busy
 
 NAMES = {0: "health", 1: "money", 2: "sport"}
-HELD_OUT = 10  # texts beside those to train on, for methods that ask for them
+HELD_OUT = 10  # texts that there are beside those to train on
 WIDER = {"hidden_size": 48, "num_attention_heads": 6, "num_hidden_layers": 4}  # than the tiny models
 WIDER_DISTILBERT = {"dim": 48, "n_heads": 6, "n_layers": 4}
 
@@ -35,11 +35,13 @@ def tiny_encoder(folder: Path, **options: Any) -> Encoder:
     return models.load(Source(str(folder), folder), id2label=NAMES, **({"seed": 3} | options))
 
 
-def some_material(encoder: Encoder, n: int = 24, seed: int = 0, teacher: bool = True, unlabelled: int = 0) -> Material:
+def some_material(
+    encoder: Encoder, n: int = 24, seed: int = 0, teacher: bool = True, unlabelled: int = 0, heldout: int = 0
+) -> Material:
     """n toy texts of up to 24 tokens, the last `unlabelled` of them without labels, with made-up logits of a teacher
-    and of two further ones; after them the texts that are held out.
+    and of two further ones; after them `heldout` texts that are kept from the student.
     """
-    texts, names = _texts(n, seed)
+    texts, names = (column[: n + heldout] for column in _texts(n, seed))
     tokens = _tokens(encoder, texts)
     labels = torch.tensor([{name: at for at, name in NAMES.items()}[name] for name in names])
     labels[n - unlabelled : n] = -1
