@@ -24,11 +24,17 @@ from randout.loop import Session, losses_of
 from randout.method import Backward, Batch, Forward, Method, Run, State
 from randout.methods import METHODS
 from randout.methods.ce import CrossEntropy
+from randout.methods.dropout_distillation import DropoutDistillation
+from randout.methods.hard_label import HardLabel
+from randout.methods.hinton import Hinton
 from randout.methods.kd import KnowledgeDistillation
 from randout.methods.layers import Layers
 from randout.methods.metadistil import MetaDistil
+from randout.methods.multi_teacher import MultiTeacher
 from randout.methods.noisy_distillation import NoisyDistillation
 from randout.methods.randout import Randout
+from randout.methods.self_distillation import SelfDistillation
+from randout.methods.weidc import WeiDC
 from randout.prepare import check_together
 from training import (
     furthest,
@@ -153,6 +159,22 @@ TABLE = [
         neutral={"hidden": 0.0, "attention": 0.0},
         equals=(CrossEntropy(), KnowledgeDistillation()),
     ),
+    Row(Hinton(alpha=0.7, temperature=3.0), neutral={"alpha": 0.0}),
+    Row(HardLabel(), neutral={"alpha": 0.0}),
+    Row(MultiTeacher(weights=[1.0, 2.0, 0.5]), neutral={"weight": 0.0}),
+    Row(MultiTeacher(average="logits"), neutral={"weight": 0.0}),
+    Row(SelfDistillation(window=2), neutral={"weight": 0.0}),
+    Row(SelfDistillation(average="ema"), neutral={"weight": 0.0}),
+    Row(
+        SelfDistillation(form="sdv"),
+        beside=(CrossEntropy(), Randout(tokens=8, units=8)),
+        neutral={"weight": 0.0},
+        equals=(CrossEntropy(), Randout(tokens=8, units=8)),
+    ),
+    Row(WeiDC(), neutral={"alpha": 0.0}),
+    Row(WeiDC(checkpoint="last", weighting="none"), neutral={"alpha": 0.0}),
+    Row(DropoutDistillation(passes=2), neutral={"weight": 0.0}, tolerance=1e-6),
+    Row(DropoutDistillation(passes=2), beside=(), neutral=None),
     Row(Probe(), neutral={"weight": 0.0, "drop": False, "factor": 1.0}),
 ]
 rows = pytest.mark.parametrize("row", TABLE, ids=[f"{at}-{row.method.name}" for at, row in enumerate(TABLE)])

@@ -35,7 +35,7 @@ LAYERS = [  # a module may import from its own row and the rows above
     {"saved"},
     {"scoring", "student"},
     {"teacher", "trained"},
-    {"job", "grid"},
+    {"job", "grid", "shelf"},
     {"study", "record"},
     {"reproduction"},
     {"tpe", "results", "trials"},
@@ -46,7 +46,7 @@ LAYERS = [  # a module may import from its own row and the rows above
     {"reproduce"},
     {"api", "demo", "doctor"},
     {"cli_report", "cli_tools"},
-    {"cli_search"},
+    {"cli_search", "cli_methods"},
     {"cli_reproduce", "cli_studies"},
     {"cli"},
 ]

@@ -97,7 +97,7 @@ def session_of(
     """A training at position zero. teacher: one that methods may run."""
     table = settings(**changes)
     weights = torch.tensor([0.5, 1.0, 2.0])
-    run = Run(encoder.model, encoder.sites, table.seed, len(NAMES), weights)
+    run = Run(encoder.model, encoder.sites, table.seed, len(NAMES), weights, teachers=3)
     run.prefix, run.suffix = encoder.prefix, encoder.suffix
     for method in methods:
         method.check(run)
@@ -145,10 +145,14 @@ def hooks_of(model: torch.nn.Module) -> int:
 
 
 def a_batch(
-    labels: Iterable[int], teacher: Tensor | None = None, step_labels: Iterable[int] | None = None, first: int = 0
+    labels: Iterable[int],
+    teacher: Tensor | None = None,
+    step_labels: Iterable[int] | None = None,
+    first: int = 0,
+    others: Iterable[Tensor] = (),
 ) -> Batch:
     """A micro-batch of texts of four tokens, for losses that look at logits only."""
     labels = torch.tensor(list(labels))
     whole = labels if step_labels is None else torch.tensor(list(step_labels))
     ids = [torch.arange(4) for _ in labels]
-    return Batch(torch.arange(len(labels)), ids, labels, teacher, whole, first, 4)
+    return Batch(torch.arange(len(labels)), ids, labels, teacher, whole, first, 4, tuple(others))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import cli_report, cli_reproduce, cli_search, cli_studies, cli_tools
+from . import cli_methods, cli_report, cli_reproduce, cli_search, cli_studies, cli_tools
 from .cli_tools import AsJson, Preset, Quiet, Recipe, RunsFolder, Sets, configured, seconds_of
 from .errors import Failure, UserError
 from .progress import Show
@@ -32,6 +32,7 @@ Data = Annotated[
 ]
 app.add_typer(cli_reproduce.app)
 app.add_typer(cli_search.app)
+app.add_typer(cli_methods.app)
 app.add_typer(cli_studies.app)
 app.add_typer(cli_tools.app)
 app.add_typer(cli_report.app)

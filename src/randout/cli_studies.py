@@ -30,6 +30,7 @@ from .progress import Show
 
 app = typer.Typer(rich_markup_mode=None)
 
+Methods = Annotated[str | None, typer.Option(help="arms from `randout methods`, by comma; or all")]
 Seeds = Annotated[str | None, typer.Option(help="how many seeds (3: seeds 1, 2, 3), or a list by comma")]
 Arms = Annotated[str | None, typer.Option(help="presets or recipes (TOML) by comma; table6: the paper's four")]
 Metric = Annotated[str | None, typer.Option(help="the primary metric: accuracy, macro_f1")]
@@ -44,6 +45,7 @@ def compare(
     ] = None,
     out: Out = None,
     arms: Arms = None,
+    methods: Methods = None,
     seeds: Seeds = None,
     drop_one: Annotated[bool, typer.Option("--drop-one", help="the recipe with each method left out")] = False,
     baseline: Baseline = None,
@@ -72,6 +74,7 @@ def compare(
     runs_named = [word for word in words if (Path(word) / "run.json").exists()]
     named: dict[str, Any] = {
         "--arms": arms,
+        "--methods": methods,
         "--drop-one": drop_one,
         "--student": student,
         "--teacher": teacher,
@@ -93,7 +96,12 @@ def compare(
     else:
         base = _base(words[0] if words else "", student, teacher, preset, recipe, sets)
         tables = {"name": _name(out, words[0] if words else "study", "compare"), "base": base} | given
-        tables |= {"arms": _arms(arms, drop_one, preset, recipe, base)}
+        if methods is not None:
+            _leave_out("--methods names the arms", {"--arms": arms, "--drop-one": drop_one, "--preset": preset})
+            tables |= {"methods": [word.strip() for word in methods.split(",")]}
+            trials = trials or None  # 0: as published, untuned
+        else:
+            tables |= {"arms": _arms(arms, drop_one, preset, recipe, base)}
         tables |= _given(tuning=search_table(space, trials, None, halving, None, None) or None)
     study = make_study(tables | ({"seeds": _seeds(seeds)} if seeds is not None else {}))
     show = Show(quiet or as_json)

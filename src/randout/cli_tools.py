@@ -63,7 +63,7 @@ def list_runs(context: typer.Context, runs: RunsFolder = Path("runs"), as_json: 
             print(json.dumps(rows, indent=1))
             return
         shown = [(r["run"], r["state"], _percent(r["validation"]), _percent(r["test"])) for r in rows]
-        _table(("run", "state", "validation", "test"), shown)
+        print_table(("run", "state", "validation", "test"), shown)
 
 
 @runs_app.command("show")
@@ -135,7 +135,7 @@ def doctor(as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps([dict(zip(("what", "found", "todo"), row, strict=True)) for row in rows], indent=1))
     else:
-        _table(("what", "found", "what to do"), rows)
+        print_table(("what", "found", "what to do"), rows)
 
 
 @app.command()
@@ -153,7 +153,8 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:.2%}"
 
 
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+def print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """Columns to standard output, each as wide as its widest cell."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     for row in [head, *rows]:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

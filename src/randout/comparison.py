@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +13,7 @@ from . import job, prepare
 from .config import Config
 from .data import Dataset
 from .errors import Failure, UserError
-from .grid import SearchTable, tables_of, words_of
+from .grid import tables_of, words_of
 from .methods import METHODS
 from .progress import duration
 from .record import StudyFolder, opened
@@ -20,7 +21,7 @@ from .results import conclude, result_lines
 from .runs import RunFolder, now
 from .search import check_trials, make_search, run_search
 from .student import Options, Stopped, check_methods, student_of
-from .study import Study, Unit, arm_config, cells, make_study, unequal, units
+from .study import Study, Unit, arm_config, cells, make_study, tuning_of, unequal, units
 
 SEARCHED = "tuning"
 
@@ -98,6 +99,7 @@ def check_arms(study: Study, datasets: Datasets) -> list[str]:
     configs = {arm: _cell_config(study, arm, units(study)[0], {}) for arm in study.arms}
     datasets.read(next(iter(configs.values())))  # what is wrong with the data is not the arm's fault
     first: Dataset | None = None
+    choices: dict[str, int] = {}
     for arm, config in configs.items():
         try:
             plan = prepare.make(config, datasets.read(config))
@@ -111,10 +113,17 @@ def check_arms(study: Study, datasets: Datasets) -> list[str]:
                 raise UserError("its test rows are not those of the arms before it, and arms are compared on the same")
             first = plan.dataset
             if study.tuning:
-                _check_tuning(study, config, plan.dataset)
+                choices[arm] = _check_tuning(study, arm, config, plan.dataset)
         except UserError as error:
             raise UserError(f"arms.{arm} cannot run: {error}") from None
-    return unequal(study, configs)
+    return unequal(study, configs) + _unequal_trials(study, choices)
+
+
+def _unequal_trials(study: Study, choices: Mapping[str, int]) -> list[str]:
+    """That some arms have fewer settings to choose from than there are trials, where they have."""
+    trials = study.tuning.trials if study.tuning else 0
+    fewer = [f"{arm} {count}" for arm, count in choices.items() if 0 < count < trials]
+    return [f"arms with fewer settings than the {trials} trials: {', '.join(fewer)}"] if fewer else []
 
 
 def _tested(dataset: Dataset) -> tuple[list[str], list[tuple[str, str, int]]]:
@@ -132,11 +141,13 @@ def _check_first_seed(study: Study, folder: StudyFolder) -> None:
         )
 
 
-def _check_tuning(study: Study, config: Config, dataset: Dataset) -> None:
-    table: SearchTable = study.tuning  # type: ignore[assignment]
-    found, _ = make_search(config, table)
+def _check_tuning(study: Study, arm: str, config: Config, dataset: Dataset) -> int:
+    """How many settings an arm's search may choose from; 0: without end. Raises UserError for one that cannot run."""
+    found, _ = make_search(config, tuning_of(study, arm))
     if found.space:
         check_trials(found, dataset)
+    sizes = [len(values) for values in found.space.values() if not isinstance(values, dict)]
+    return math.prod(sizes) if len(sizes) == len(found.space) else 0
 
 
 def _cell_config(study: Study, arm: str, unit: Unit, settings: Mapping[str, Any]) -> Config:
@@ -173,9 +184,8 @@ def _tuned(
     study: Study, folder: StudyFolder, arm: str, unit: Unit, datasets: Datasets, options: Options
 ) -> dict[str, Any]:
     """The settings that did best on validation for an arm at a unit; every arm has the same number of trials."""
-    table: SearchTable = study.tuning  # type: ignore[assignment]
     config = _cell_config(study, arm, unit, {})
-    found, _ = make_search(config, table)
+    found, _ = make_search(config, tuning_of(study, arm))
     if not found.space:  # an arm without any of these settings has nothing to tune
         return {}
     name = f"{arm}-{unit.name}".replace(" ", "-").replace(",", "").replace("/", "-")

@@ -127,7 +127,8 @@ def method_lines(rows: Sequence[MethodRow]) -> list[str]:
     header = ["method", f"{title} %", "interval", "difference", "interval", "simultaneous", "Holm p", "detectable"]
     table, verdicts, notes = [], ["verdict"], []
     for row in rows:
-        cells = [_short(row.name), _percent(row.value), f"[{_percent(row.low)}, {_percent(row.high)}]"]
+        other = f" (against {row.against})" if row.against not in (None, base.name) else ""
+        cells = [_short(row.name) + other, _percent(row.value), f"[{_percent(row.low)}, {_percent(row.high)}]"]
         if row.difference is None or row.simultaneous is None:
             table.append([*cells, "", "", "", "", ""])
             verdicts.append("baseline")

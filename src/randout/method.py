@@ -126,6 +126,7 @@ class Run:
     prefix: int = 1
     suffix: int = 1
     rank: int = 0
+    teachers: int = 0  # whose stored logits come with each batch
     step: int = 0  # optimizer steps done
     call: int = 0  # which forward of this step; the same call repeats the same masks
     layout: Layout | None = None  # of the forward under way, None in clean passes
@@ -160,7 +161,8 @@ class Method(BaseModel):
     loss on gold labels in place of the method that owns it, from `run.supervised`. heldout: it needs training rows that
     the student never learns from, this share. whole: its equations look at all texts of a step, so a step cannot be
     split into micro-batches. variants: further ways to use it that are compared as methods of their own, by name.
-    space: the settings that a comparison may tune, and their values.
+    space: the settings that a comparison may tune, and their values; spaces: those of a variant, where they differ.
+    beside: the methods that it is compared together with.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -177,6 +179,8 @@ class Method(BaseModel):
     whole: ClassVar[bool] = False
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     space: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    spaces: ClassVar[Mapping[str, Mapping[str, Sequence[Any]]]] = {}
+    beside: ClassVar[tuple[str, ...]] = (SUPERVISED,)
 
     def check(self, run: Run) -> None:
         """Raise UserError where this method cannot work on this student."""

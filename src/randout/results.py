@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -107,7 +107,10 @@ def conclude(study: Study, folder: StudyFolder) -> None:
     if not scores.units or (study.folds and len(scores.units) < FOLDS_NEEDED):
         record["result"] = {"head": head, "estimand": "none yet", "rows": [], "notes": notes}
     else:
-        record["result"] = as_result(rows_for(study, scores, repeats), head, notes)
+        rows = rows_for(study, scores, repeats)
+        if study.screening:
+            head, rows = f"screening: no verdict; {head}", [_without_verdict(row) for row in rows]
+        record["result"] = as_result(rows, head, notes)
     folder.save()
 
 
@@ -153,33 +156,51 @@ def as_result(rows: list[MethodRow], head: str, notes: list[str]) -> dict[str, A
 
 
 def rows_for(study: Study, scores: Scored, repeats: int = 1) -> list[MethodRow]:
-    """The comparison with the baseline over seeds, or over the folds of so many whole repeats."""
+    """The comparisons over seeds, or over the folds of so many whole repeats: with the baseline, and then with each
+    further one, a family of its own. Methods of the shelf stand in the order of their estimates.
+    """
+    families = {study.baseline: tuple(arm for arm in scores.predictions if arm != study.baseline), **study.against}
+    found: list[MethodRow] = []
+    for baseline, arms in families.items():
+        first, *others = _family(study, scores, baseline, arms, repeats)
+        if study.methods:
+            others.sort(key=lambda row: -(row.difference.estimate if row.difference else 0.0))
+        found += others if found else [first, *others]
+    return found
+
+
+def _without_verdict(row: MethodRow) -> MethodRow:
+    return row if row.difference is None else replace(row, words="screening: no verdict")
+
+
+def _family(study: Study, scores: Scored, baseline: str, arms: Sequence[str], repeats: int) -> list[MethodRow]:
+    """The baseline's row, then those of `arms` against it."""
     if study.folds:
-        return _fold_rows(study, scores, repeats)
-    made = {arm: np.stack(predicted) for arm, predicted in scores.predictions.items()}
+        return _fold_rows(study, scores, baseline, arms, repeats)
     return compare_methods(
-        made,
+        {arm: np.stack(scores.predictions[arm]) for arm in (baseline, *arms)},
         scores.labels[0],
         scores.groups[0],
-        study.baseline,
+        baseline,
         scores.num_labels,
         metric=study.metric,
         margin=study.margin,
     )
 
 
-def _fold_rows(study: Study, scores: Scored, repeats: int) -> list[MethodRow]:
+def _fold_rows(study: Study, scores: Scored, baseline: str, arms: Sequence[str], repeats: int) -> list[MethodRow]:
     values = {}
     id2label = {at: str(at) for at in range(scores.num_labels)}
-    for arm, logits in scores.logits.items():
-        made = [score(y, z, id2label)[study.metric] for y, z in zip(scores.labels, logits, strict=True)]
+    for arm in (baseline, *arms):
+        pairs = zip(scores.labels, scores.logits[arm], strict=True)
+        made = [score(y, z, id2label)[study.metric] for y, z in pairs]
         values[arm] = np.array(made)
     test_rows = np.array([len(y) for y in scores.labels])
     return compare_folds(
         values,
         np.array(scores.train_rows),
         test_rows,
-        study.baseline,
+        baseline,
         metric=study.metric,
         margin=study.margin,
         repeats=repeats,

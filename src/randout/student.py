@@ -122,6 +122,7 @@ def student_of(plan: Plan) -> tuple[Encoder, Run]:
     weights = class_weights(plan.dataset).to(config.train.device)
     run = Run(encoder.model, encoder.sites, config.train.seed, len(plan.dataset.id2label), weights)
     run.prefix, run.suffix = encoder.prefix, encoder.suffix
+    run.teachers = plan.has_teacher + len(plan.more)
     return encoder, run
 
 

@@ -14,9 +14,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from .classifiers import CLASSIFIERS
-from .config import DEFAULT_PRESET, Config, DataTable, Table, build, checked, read_preset, read_recipe
+from .config import DEFAULT_PRESET, Config, DataTable, Table, TrainTable, build, checked, read_preset, read_recipe
 from .errors import UserError, nearest
 from .grid import SearchTable
+from .shelf import as_study
 from .verdicts import FOLDS_NEEDED
 
 ABLATION = ("plain", "randout", "kd", "randout-kd")  # the columns of the paper's Table 6: presets of the same names
@@ -30,6 +31,7 @@ class Study(Table):
     about: str = Field("", description="a line for the report")
     base: dict[str, Any] = Field({}, description="tables of a recipe, laid under every arm")
     arms: dict[str, dict[str, Any]] = Field({}, description="name -> tables of a recipe")
+    methods: tuple[str, ...] = Field((), description="arms from the shelf: names of `randout methods`, or all")
     seeds: tuple[int, ...] = Field((), description="every arm runs once with each; a seed varies student and teacher")
     folds: Annotated[int, Field(ge=0)] = Field(0, description="cross-validation in place of seeds; 5 at least")
     repeats: Annotated[int, Field(ge=1)] = Field(1, description="of the cross-validation, each dealt anew")
@@ -37,7 +39,10 @@ class Study(Table):
         "nested", description="where tuning happens: inside each fold, or (paper) once on the ordinary split"
     )
     tuning: SearchTable | None = Field(None, description="a search for each arm before the test split is opened")
+    spaces: dict[str, dict[str, Any]] = Field({}, description="arm -> what its search varies besides tuning.space")
     baseline: str = Field("", description="the arm that the others are compared with; empty: the first")
+    against: dict[str, tuple[str, ...]] = Field({}, description="a further baseline -> the arms compared with it too")
+    screening: bool = Field(False, description="a first look: no verdicts are given")
     metric: Literal["accuracy", "macro_f1"] = Field("accuracy", description="the primary metric: it alone decides")
     margin: Annotated[float, Field(gt=0, lt=1)] = Field(0.02, description="a smaller difference counts as none")
 
@@ -73,6 +78,7 @@ def make_study(tables: Mapping[str, Any]) -> Study:
     if isinstance(tables.get("tuning"), dict):
         checked(SearchTable, tables["tuning"], "tuning.", f"tuning has {', '.join(SearchTable.model_fields)}")
     study: Study = checked(Study, dict(tables), "", f"a study has {', '.join(Study.model_fields)}")
+    study = _with_shelf(study)
     _check_recipes(study)
     if study.folds and study.seeds:
         raise UserError("seeds and folds: a study has one of them; for folds with another seed set base.train.seed")
@@ -94,10 +100,38 @@ def make_study(tables: Mapping[str, Any]) -> Study:
     return study.model_copy(update={"baseline": study.baseline or next(iter(study.arms))})
 
 
+PLAIN = ABLATION[0]  # the arm that methods of the shelf are compared with, where the study names no other
+
+
+def _with_shelf(study: Study) -> Study:
+    """The study with the arms that its `methods` stand for; what it says of an arm itself stays. Raises UserError."""
+    if not study.methods:
+        return study
+    added = as_study(study.methods, study.baseline or PLAIN)
+    laid: dict[str, Any] = {key: {**table, **getattr(study, key)} for key, table in added.items()}
+    if study.tuning is None:
+        laid["spaces"] = {}
+    elif not study.tuning.space and not study.tuning.preset:  # so that every arm, plain too, has something to tune
+        train = study.base.get("train", {})
+        rate = float(train.get("learning_rate", TrainTable().learning_rate))
+        laid["tuning"] = study.tuning.model_copy(update={"space": {"train.learning_rate": [rate / 2, rate, 2 * rate]}})
+    return study.model_copy(update={**laid, "baseline": study.baseline or PLAIN})
+
+
+def tuning_of(study: Study, arm: str) -> SearchTable:
+    """The search of an arm: the space that all share, and its own."""
+    table: SearchTable = study.tuning  # type: ignore[assignment]
+    return table.model_copy(update={"space": {**table.space, **study.spaces.get(arm, {})}})
+
+
 def _check_recipes(study: Study) -> None:
     """Raise UserError for no arms, and for a table of a recipe that is none."""
     if not study.arms:
         raise UserError('arms: none; a study compares recipes, e.g. [arms.plain] with preset = "plain"')
+    named = {f"against.{one}": [one, *arms] for one, arms in study.against.items()} | {"spaces": [*study.spaces]}
+    for place, names in named.items():
+        if unknown := [name for name in names if name not in study.arms]:
+            raise UserError(f"{place}: no arm {unknown[0]!r}; there are: {', '.join(study.arms)}")
     for place, recipe in {"base": study.base, **{f"arms.{arm}": own for arm, own in study.arms.items()}}.items():
         for key, value in recipe.items():
             if key in Config.model_fields and not isinstance(value, dict):

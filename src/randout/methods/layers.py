@@ -44,9 +44,10 @@ class Layers(Method):
     summary = "match a teacher's hidden states and attention"
     source = "Romero et al. 2015, 1412.6550; Sun et al. 2019, 1908.09355; Jiao et al. 2020, 1909.10351, section 3.1"
     kind = "distillation"
-    cost = "1x and the teacher's forward"
+    cost = "1.33x"  # with a teacher of the student's size
     teacher = "model"
     losses = ("layers",)
+    beside = ("ce", "kd")
     variants = {  # noqa: RUF012
         "tinybert": {"attention": 1.0},
         "pkd": {"states": "first", "normalize": True, "hidden": 10.0},

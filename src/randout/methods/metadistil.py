@@ -46,7 +46,7 @@ class MetaDistil(Method):
     summary = "match a teacher that is trained on what its student does on held-out rows"
     source = "Zhou, Xu & McAuley 2022, 2106.04570, section 3"
     kind = "distillation"
-    cost = "6x and the teacher's training"
+    cost = "6x"  # with a teacher of the student's size
     teacher = "model"
     supervises = True
     heldout = 0.1

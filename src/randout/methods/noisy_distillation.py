@@ -36,7 +36,7 @@ class NoisyDistillation(Method):
     summary = "match a teacher whose dropout is on, with dropped and shuffled words"
     source = "Liu, Shen & Lapata 2021, 2009.07032, section 4"
     kind = "distillation"
-    cost = "1x and the teacher's forward"
+    cost = "1.33x"  # with a teacher of the student's size
     teacher = "model"
     supervises = True
     losses = ("ce", "noisy-distillation")

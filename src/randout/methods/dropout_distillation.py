@@ -1,0 +1,62 @@
+"""Dropout distillation: one pass without dropout learns what the mean of many passes with dropout says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from ..encoder import Output
+from ..losses import kl_divergence
+from ..method import Batch, Forward, Method, Run, State
+
+
+class DropoutDistillation(Method):
+    """L = weight * KL(1/M sum_m softmax(z_t^m) || softmax(z_s)), averaged over all texts of the step; labels unused.
+
+    z_t^m: (b, C) logits of the teacher in its m-th pass of M = `passes`, with its own dropout on, other masks in each;
+    z_s: those of the student, whose dropout is off in training as in evaluation. The teacher is run beside the student
+    and is never trained. A recipe needs no `ce` for it; where there is one, the two are added.
+
+    Source: the paper distils the mean that dropout stands for into one network of the same size without dropout; here
+    the teacher may be any classifier. Cost: a third of a teacher's step more for each of M passes. Fails where the
+    teacher has no dropout (it is then distillation at temperature 1) and where M is so small that the mean is noise.
+    """
+
+    name = "dropout-distillation"
+    summary = "a student without dropout matches the mean of a teacher's passes with dropout"
+    source = "Bulo, Porzi, Kontschieder 2016 (ICML), Dropout Distillation"
+    kind = "distillation"
+    cost = "2.33x"
+    losses = ("dropout-distillation",)
+    teacher = "model"
+    beside = ()
+    space = {"passes": (1, 4, 8)}  # noqa: RUF012
+
+    weight: Annotated[float, Field(ge=0, description="factor of this loss")] = 1.0
+    passes: Annotated[int, Field(ge=1, le=64, description="M: passes of the teacher that are averaged")] = 4
+
+    @contextmanager
+    def perturb(self, run: Run, state: State) -> Iterator[None]:
+        """The student as in evaluation: what it drops, wherever its family does so, is dropped in training mode only."""
+        training = run.model.training
+        run.model.eval()
+        try:
+            yield
+        finally:
+            run.model.train(training)
+
+    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+        if run.teacher is None:
+            raise RuntimeError("dropout distillation without a teacher to run")
+        with torch.no_grad():
+            each = [run.teacher.forward(run, batch, dropout=True, call=m).logits.float() for m in range(self.passes)]
+            log_mean = F.log_softmax(torch.stack(each), dim=-1).logsumexp(0) - math.log(self.passes)  # (b, C)
+        divergence = kl_divergence(log_mean, output.logits, temperature=1.0)
+        return {"dropout-distillation": self.weight * divergence / batch.step_labels.numel()}

@@ -1,0 +1,45 @@
+"""Distillation as Hinton et al. mix it: part gold labels, part the teacher's softened distribution."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor
+
+from ..encoder import Output
+from ..losses import kl_divergence
+from ..method import Batch, Forward, Method, Run, State
+
+
+class Hinton(Method):
+    """L = (1 - a) * CE + a * t^2 * KL(softmax(z_t / t) || softmax(z_s / t)).
+
+    z_t, z_s: (b, C) logits of teacher and student. a is `alpha`, t `temperature`; t^2 keeps the two gradients of one
+    size when t changes. CE is the recipe's own loss on gold labels, over the labelled texts of the step; the KL is
+    averaged over all texts of the step, so that a text without a gold label has only the second part.
+
+    Source: section 2 of the paper, which gives no one value for a and t. Fails where the teacher is no better than the
+    student: with a large, its mistakes outweigh the labels.
+    """
+
+    name = "hinton"
+    summary = "gold labels and the teacher's softened distribution, mixed (1-a) : a"
+    source = "Hinton, Vinyals, Dean 2015, arXiv 1503.02531, section 2"
+    kind = "distillation"
+    losses = ("ce", "hinton")
+    teacher = "logits"
+    supervises = True
+    space = {"alpha": (0.3, 0.5, 0.7, 0.9), "temperature": (1.0, 2.0, 4.0)}  # noqa: RUF012
+
+    alpha: Annotated[float, Field(ge=0, le=1, description="a: share of the teacher, the rest is the gold labels'")] = (
+        0.5
+    )
+    temperature: Annotated[float, Field(gt=0, description="t: larger is softer")] = 2.0
+
+    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+        if batch.teacher is None or run.supervised is None:
+            raise RuntimeError("distillation without stored teacher logits or without a loss on gold labels")
+        divergence = kl_divergence(batch.teacher, output.logits, self.temperature) / batch.step_labels.numel()
+        gold = (1 - self.alpha) * run.supervised(output, batch)
+        return {"ce": gold, "hinton": self.alpha * self.temperature**2 * divergence}

@@ -1,0 +1,69 @@
+"""Distillation from several teachers at once, whose predictions are averaged."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from ..encoder import Output
+from ..errors import UserError
+from ..method import Batch, Forward, Method, Run, State
+
+
+class MultiTeacher(Method):
+    """L = CE + weight * -sum_c p[c] log softmax(z_s)[c], with p = sum_k w_k softmax(z_k).
+
+    z_k, z_s: (b, C) logits of teacher k and of the student; w_k `weights`, scaled to sum to 1, equal where none are
+    given, the first for `teacher.model` and the others for `teacher.more` in their order. average = "logits": p =
+    softmax(sum_k w_k z_k). CE stays as the recipe has it: the source adds the two parts unweighted, at temperature 1.
+    The second part is averaged over all texts of the step, labelled or not.
+
+    Source: section 3 of the paper, whose teachers are an ensemble. Each must have all classes of the data, by name.
+    Works with one teacher too, and is then distillation at temperature 1. Fails where a weak teacher has an equal say.
+    """
+
+    name = "multi-teacher"
+    summary = "match the average of several teachers' predictions"
+    source = "Liu, He, Chen, Gao 2019, arXiv 1904.09482, section 3"
+    kind = "distillation"
+    losses = ("multi-teacher",)
+    teacher = "logits"
+    several = True
+    space = {"average": ("probabilities", "logits")}  # noqa: RUF012
+
+    weight: Annotated[float, Field(ge=0, description="factor of this loss; the source adds it as it is")] = 1.0
+    weights: Annotated[tuple[float, ...], Field(description="of the teachers, in their order; empty: equal")] = ()
+    average: Annotated[Literal["probabilities", "logits"], Field(description="what is averaged")] = "probabilities"
+
+    @field_validator("weights")
+    @classmethod
+    def _some_weight(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if value and (min(value) < 0 or sum(value) <= 0):
+            raise ValueError("weights of teachers are not negative, and one at least is above zero")
+        return value
+
+    def check(self, run: Run) -> None:
+        if self.weights and len(self.weights) != run.teachers:
+            raise UserError(
+                f"methods.multi-teacher.weights: {len(self.weights)} for {run.teachers} teacher"
+                f"{'s' * (run.teachers != 1)} (teacher.model, then teacher.more); give one for each, or none"
+            )
+
+    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+        if batch.teacher is None:
+            raise RuntimeError("distillation without stored teacher logits")
+        p = self.targets(torch.stack([batch.teacher, *batch.others]))
+        soft = -(p * F.log_softmax(output.logits.float(), dim=-1)).sum()
+        return {"multi-teacher": self.weight * soft / batch.step_labels.numel()}
+
+    def targets(self, logits: Tensor) -> Tensor:
+        """logits (teachers, b, C) -> the distribution to match (b, C), in float32."""
+        weights = torch.tensor(self.weights or (1.0,) * len(logits), device=logits.device)
+        weights = (weights / weights.sum())[:, None, None]
+        if self.average == "logits":
+            return (weights * logits.float()).sum(0).softmax(-1)
+        return (weights * logits.float().softmax(-1)).sum(0)
