@@ -35,9 +35,12 @@ from randout.methods.gaussian_contrastive import GaussianContrastive
 from randout.methods.hard_label import HardLabel
 from randout.methods.hinton import Hinton
 from randout.methods.kd import KnowledgeDistillation
+from randout.methods.layers import Layers
+from randout.methods.metadistil import MetaDistil
 from randout.methods.mixout import Mixout
 from randout.methods.multi_teacher import MultiTeacher
 from randout.methods.neftune import NEFTune
+from randout.methods.noisy_distillation import NoisyDistillation
 from randout.methods.noisytune import NoisyTune
 from randout.methods.r_drop import RDrop
 from randout.methods.randout import Randout
@@ -188,6 +191,19 @@ TABLE = [
         equals=(CrossEntropy(), KnowledgeDistillation(), Randout(tokens=8, units=8)),
     ),
     Row(RDrop(), neutral={"alpha": 0.0}, tolerance=1e-6),
+    Row(NoisyDistillation(), neutral={"weight": 0.0, "word_drop": 0.0, "shuffle": 0}),
+    Row(MetaDistil(teacher_learning_rate=1e-3), neutral={"weight": 0.0}),
+    Row(
+        MetaDistil(form="first-order", optimizer="sgd", teacher_learning_rate=10.0, teacher_dropout=True),
+        neutral={"weight": 0.0},
+    ),
+    Row(Layers(), neutral={"hidden": 0.0}),
+    Row(
+        Layers(attention=0.5, pairs=((1, 2), (3, 4)), normalize=True),
+        beside=(CrossEntropy(), KnowledgeDistillation()),
+        neutral={"hidden": 0.0, "attention": 0.0},
+        equals=(CrossEntropy(), KnowledgeDistillation()),
+    ),
     Row(Hinton(alpha=0.7, temperature=3.0), neutral={"alpha": 0.0}),
     Row(HardLabel(), neutral={"alpha": 0.0}),
     Row(MultiTeacher(weights=[1.0, 2.0, 0.5]), neutral={"weight": 0.0}),
@@ -211,13 +227,15 @@ rows = pytest.mark.parametrize("row", TABLE, ids=[f"{at}-{row.method.name}" for 
 
 def start(folder: Path, methods: Sequence[Method], dropout: bool = True, pack: bool = True, **table: Any) -> Session:
     off = {} if dropout else {"dropout": 0.0, "attention_dropout": 0.0}
-    teacher = live_teacher(folder, 28, **off) if any(method.teacher == "model" for method in methods) else None
+    kin = any(getattr(method, "attention", 0) for method in methods)  # compared only between equal tokens
+    asked = any(method.teacher == "model" for method in methods)
+    teacher = live_teacher(folder, 28, kin=kin, **off) if asked else None
     return session_of(tiny_encoder(folder, pack=pack, **off), methods, teacher, **table)
 
 
 def run_through(session: Session, events: int | None = None) -> dict[str, Tensor]:
     """The weights after a training on material that has all a method may ask for."""
-    trained(session, some_material(session.encoder, 28, unlabelled=4), events)
+    trained(session, some_material(session.encoder, 28, unlabelled=4, heldout=10), events)
     return weights_of(session)
 
 
@@ -255,7 +273,7 @@ def test_stopped_and_resumed_is_uninterrupted(tiny_model: Tiny, row: Row, stop: 
     """Weights, optimizer, the method's state, position with best and patience, to the last bit."""
     folder = tiny_model("bert")
     whole = start(folder, row.methods, patience=1)
-    material = some_material(whole.encoder, 28, unlabelled=4)
+    material = some_material(whole.encoder, 28, unlabelled=4, heldout=10)
     trained(whole, material)
     halted = start(folder, row.methods, patience=1)
     for count, event in enumerate(_fit(halted, material), 1):
@@ -362,7 +380,7 @@ def _doubled(state: State) -> State:
 def _whole_batch(session: Session) -> Batch:
     from randout.loop import _batch
 
-    material = some_material(session.encoder, 28, unlabelled=4)
+    material = some_material(session.encoder, 28, unlabelled=4, heldout=10)
     order = material.tokens.lengths[:8].argsort(kind="stable")
     session.position.micro_batch = 8
     return _batch(session, material, order, 0)
@@ -382,7 +400,7 @@ def test_accumulation_is_the_larger_batch(tiny_model: Tiny, row: Row, micro_batc
     found = []
     for size in (8, micro_batch):
         session = start(tiny_model("bert"), row.stilled, dropout=False, micro_batch=size, max_grad_norm=0)
-        trained(session, some_material(session.encoder, 28, unlabelled=4), events=1)
+        trained(session, some_material(session.encoder, 28, unlabelled=4, heldout=10), events=1)
         grads = {name: p.grad for name, p in session.encoder.model.named_parameters()}
         found.append((grads, session.position.sums))
     (whole, losses), (parts, added) = found

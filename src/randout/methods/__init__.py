@@ -15,9 +15,12 @@ from .gaussian_contrastive import GaussianContrastive
 from .hard_label import HardLabel
 from .hinton import Hinton
 from .kd import KnowledgeDistillation
+from .layers import Layers
+from .metadistil import MetaDistil
 from .mixout import Mixout
 from .multi_teacher import MultiTeacher
 from .neftune import NEFTune
+from .noisy_distillation import NoisyDistillation
 from .noisytune import NoisyTune
 from .r_drop import RDrop
 from .randout import Randout
@@ -47,6 +50,9 @@ SHELF: tuple[type[Method], ...] = (
     SelfDistillation,
     WeiDC,
     DropoutDistillation,
+    NoisyDistillation,
+    MetaDistil,
+    Layers,
 )
 METHODS: dict[str, type[Method]] = {method.name: method for method in SHELF}
 GOLD = CrossEntropy.name  # what a plain fine-tuning has alone
