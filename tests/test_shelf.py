@@ -141,6 +141,28 @@ def test_compare_methods_is_a_study_ordered_by_estimate(
     assert (code, again) == (0, out)
 
 
+def test_arms_that_cannot_run_are_refused_or_left_out(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, toy_csv: Any, tiny_model: Any
+) -> None:
+    """One that is named is refused with the reason; of all, it is left out and said."""
+    monkeypatch.chdir(tmp_path)
+    words = ["compare", str(toy_csv(90, 1)), "--student", str(tiny_model("mpnet")), "--dry-run"]
+    code, _, err = call(capsys, monkeypatch, *words, "--teacher", "none", "--methods", "randout,attention-noise")
+    assert code == 2
+    assert "arms.attention-noise cannot run: methods.attention-noise: nothing can be added" in err
+    code, _, err = call(capsys, monkeypatch, *words, "--teacher", "none", "--methods", "hinton")
+    assert code == 2
+    assert "learns from a teacher, and there is none" in err
+    code, out, _ = call(capsys, monkeypatch, *words, "--teacher", "none", "--methods", "all")
+    assert code == 0
+    left_out = {line.split()[1] for line in out.splitlines() if " is left out: " in line}
+    assert {"attention-noise", "attention-noise-virtual", "kd", "hinton", "layer-matching"} <= left_out
+    assert not left_out & {"randout", "freelb", "self-distillation"}
+    words[3] = str(tiny_model("bert"))
+    code, out, _ = call(capsys, monkeypatch, *words, "--teacher", str(tiny_model("roberta")), "--methods", "all")
+    assert "tinybert is left out: methods.layer-matching.attention: 1.0, but teacher and student cut" in out
+
+
 def test_a_screening_gives_no_verdicts(toy_csv: Any, tiny_model: Any, tmp_path: Path) -> None:
     from randout.comparison import run_study
     from randout.progress import Show

@@ -280,7 +280,8 @@ def _carry_out(study: Any, out: Path | None, dry_run: bool, as_json: bool, optio
 
     where = out or Path("studies") / study.name
     if dry_run:
-        for note in check_arms(study, Datasets()):
+        study, notes = check_arms(study, Datasets())
+        for note in notes:
             print(f"note: {note}")
         print(f"{len(units(study))} units ({', '.join(unit.name for unit in units(study))})")
         print(f"{len(study.arms)} arms ({', '.join(study.arms)}), baseline {study.baseline}")

@@ -20,8 +20,8 @@ from .record import StudyFolder, opened
 from .results import conclude, result_lines
 from .runs import RunFolder, now
 from .search import check_trials, make_search, run_search
-from .student import Options, Stopped, check_methods, student_of
-from .study import Study, Unit, arm_config, cells, make_study, tuning_of, unequal, units
+from .student import Options, Stopped, check_methods, make_session, stand_in, student_of
+from .study import Study, Unit, arm_config, cells, make_study, tuning_of, unequal, units, unnamed, without_arms
 
 SEARCHED = "tuning"
 
@@ -47,7 +47,8 @@ def run_study(study: Study, path: Path, options: Options) -> StudyFolder:
     Raises UserError before any training starts where a cell cannot run; Stopped at the time limit or Ctrl-C.
     """
     datasets = Datasets()
-    notes = check_arms(study, datasets)
+    asked = study.model_dump(mode="json")
+    study, notes = check_arms(study, datasets)
     first = datasets.read(_cell_config(study, next(iter(study.arms)), units(study)[0], {}))
     fresh = {
         "kind": study.kind,
@@ -56,7 +57,7 @@ def run_study(study: Study, path: Path, options: Options) -> StudyFolder:
         "tuning": None,
         "result": None,
     }
-    with opened(path, study.model_dump(mode="json"), fresh, ("seeds", "repeats", "about"), _filled) as folder:
+    with opened(path, asked, fresh, ("seeds", "repeats", "about"), _filled) as folder:
         record = folder.record
         _check_first_seed(study, folder)
         record |= {"metric": study.metric, "margin": study.margin, "baseline": study.baseline, "about": study.about}
@@ -92,19 +93,21 @@ def _run_cells(study: Study, folder: StudyFolder, datasets: Datasets, options: O
                 options.show.say(line)
 
 
-def check_arms(study: Study, datasets: Datasets) -> list[str]:
-    """What a reader must know of the arms. Raises UserError for an arm that cannot run, or that is tested on other
-    rows than the others, before any training starts.
+def check_arms(study: Study, datasets: Datasets) -> tuple[Study, list[str]]:
+    """The study with the arms that can run, and what a reader must know of them.
+
+    Raises UserError for an arm that cannot run, or that is tested on other rows than the others, before any training
+    starts. One that was not named, but is there because all methods were asked for, is left out and said.
     """
     configs = {arm: _cell_config(study, arm, units(study)[0], {}) for arm in study.arms}
     datasets.read(next(iter(configs.values())))  # what is wrong with the data is not the arm's fault
     first: Dataset | None = None
     choices: dict[str, int] = {}
+    left_out: dict[str, str] = {}
     for arm, config in configs.items():
         try:
             plan = prepare.make(config, datasets.read(config))
-            if plan.classifier is None:
-                check_methods(plan.methods, student_of(plan)[1])
+            _check_methods(plan, config)
             if "test" not in plan.dataset.split:
                 raise UserError("its data has no test split, so there is nothing to compare on")
             if not config.output.test:
@@ -115,8 +118,24 @@ def check_arms(study: Study, datasets: Datasets) -> list[str]:
             if study.tuning:
                 choices[arm] = _check_tuning(study, arm, config, plan.dataset)
         except UserError as error:
-            raise UserError(f"arms.{arm} cannot run: {error}") from None
-    return unequal(study, configs) + _unequal_trials(study, choices)
+            if arm not in unnamed(study):
+                raise UserError(f"arms.{arm} cannot run: {error}") from None
+            left_out[arm] = f"{arm} is left out: {error}"
+    kept = {arm: config for arm, config in configs.items() if arm not in left_out}
+    notes = [*left_out.values(), *unequal(study, kept), *_unequal_trials(study, choices)]
+    return without_arms(study, left_out), notes
+
+
+def _check_methods(plan: prepare.Plan, config: Config) -> None:
+    """Raise UserError where a method of the arm cannot work on its student, or with its teacher."""
+    if plan.classifier is not None:
+        return
+    if missing := [name for name in config.methods if name not in plan.config.methods]:
+        raise UserError(f"methods.{missing[0]} learns from a teacher, and there is none; name one with --teacher")
+    if any(method.teacher == "model" for method in plan.methods):
+        make_session(plan, stand_in(plan))
+    else:
+        check_methods(plan.methods, student_of(plan)[1])
 
 
 def _unequal_trials(study: Study, choices: Mapping[str, int]) -> list[str]:

@@ -6,7 +6,7 @@ Pure: a `Study` and what follows from it, the configuration of each cell. `compa
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,7 +29,7 @@ from .config import (
 from .errors import UserError, nearest
 from .grid import SearchTable
 from .methods import GOLD, KD_ALONE, PAPERS_OWN
-from .shelf import as_study
+from .shelf import ALL, as_study, chosen
 from .verdicts import FOLDS_NEEDED
 
 PLAIN = "plain"  # cross-entropy alone: what the others are compared with, where a study names nothing else
@@ -126,6 +126,20 @@ def _with_shelf(study: Study) -> Study:
         rate = float(train.get("learning_rate", TrainTable().learning_rate))
         laid["tuning"] = study.tuning.model_copy(update={"space": {"train.learning_rate": [rate / 2, rate, 2 * rate]}})
     return study.model_copy(update={**laid, "baseline": study.baseline or PLAIN})
+
+
+def unnamed(study: Study) -> set[str]:
+    """Arms that are there only because all methods were asked for."""
+    return set(chosen([ALL])) - set(study.methods) if ALL in study.methods else set()
+
+
+def without_arms(study: Study, names: Collection[str]) -> Study:
+    """The study with fewer arms; who is compared with whom stays among those that are left."""
+    arms = {arm: recipe for arm, recipe in study.arms.items() if arm not in names}
+    against = {one: tuple(arm for arm in others if arm in arms) for one, others in study.against.items() if one in arms}
+    return study.model_copy(
+        update={"arms": arms, "against": {one: others for one, others in against.items() if others}}
+    )
 
 
 def tuning_of(study: Study, arm: str) -> SearchTable:

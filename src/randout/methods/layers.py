@@ -88,7 +88,9 @@ class Layers(Method):
     def _check_teacher(self, teacher: LiveTeacher) -> None:
         sites, model = teacher.encoder.sites, teacher.encoder.model
         if bad := [j for _, j in self.pairs if not 0 <= j <= len(sites.blocks)]:
-            raise UserError(f"methods.layer-matching.pairs: the teacher has blocks 1 to {len(sites.blocks)}, not {bad[0]}")
+            raise UserError(
+                f"methods.layer-matching.pairs: the teacher has blocks 1 to {len(sites.blocks)}, not {bad[0]}"
+            )
         if self.states == "tokens" and not teacher.same_tokens:
             raise UserError(
                 'methods.layer-matching.states: "tokens", but teacher and student cut a text into different tokens; use '
