@@ -26,8 +26,9 @@ class AttentionPerturbation(Method):
     distribution alone, averaged over all texts of the step. It needs no labels. All forwards have the same dropout
     masks. The papers perturb the one attention layer of a recurrent network; here it is the last block's by default.
 
-    Fails where a student's attention takes no added scores (MPNet, DeBERTa: refused). A softmax does not see a constant,
-    so a text of one token cannot be perturbed. A small `xi` leaves less of KL's gradient and as much rounding.
+    Fails where a student's attention takes no added scores (MPNet, DeBERTa: refused). A softmax does not see a
+    constant, so a text of one token cannot be perturbed. A small `xi` leaves less of KL's gradient and as much
+    rounding.
     """
 
     name = "attention-noise"

@@ -24,8 +24,8 @@ class FreeLB(Method):
     token ids, before positions and norm; padding is never perturbed.
 
     Texts without a label take part where another loss (distillation) reads them; else their g is zero and delta stays
-    as drawn. Fails where `ascent` and `limit` are large against the embeddings' own norm (about 1.4 a token in BERT). Two
-    methods that own the gradient cannot stand in one recipe.
+    as drawn. Fails where `ascent` and `limit` are large against the embeddings' own norm (about 1.4 a token in BERT).
+    Two methods that own the gradient cannot stand in one recipe.
     """
 
     name = "freelb"
