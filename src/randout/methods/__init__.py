@@ -8,7 +8,7 @@ from .dropout_distillation import DropoutDistillation
 from .hard_label import HardLabel
 from .hinton import Hinton
 from .kd import KnowledgeDistillation
-from .layers import Layers
+from .layer_matching import LayerMatching
 from .metadistil import MetaDistil
 from .multi_teacher import MultiTeacher
 from .noisy_distillation import NoisyDistillation
@@ -28,7 +28,7 @@ SHELF: tuple[type[Method], ...] = (
     DropoutDistillation,
     NoisyDistillation,
     MetaDistil,
-    Layers,
+    LayerMatching,
 )
 METHODS: dict[str, type[Method]] = {method.name: method for method in SHELF}
 GOLD = CrossEntropy.name  # what a plain fine-tuning has alone

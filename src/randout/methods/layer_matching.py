@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..method import Batch, Forward, LiveTeacher, Method, Run, State
 
 
-class Layers(Method):
+class LayerMatching(Method):
     """L = hidden * L_h + attention * L_a, averaged over the pairs (i, j) of a student's and a teacher's block.
 
         L_h = 1/B sum_texts mean_tokens mean_units (W_ij h_i - g_j)^2
@@ -40,13 +40,13 @@ class Layers(Method):
     fewer units to many, and between tokenizers where one [CLS] state is all there is to match.
     """
 
-    name = "layers"
+    name = "layer-matching"
     summary = "match a teacher's hidden states and attention"
     source = "Romero et al. 2015, 1412.6550; Sun et al. 2019, 1908.09355; Jiao et al. 2020, 1909.10351, section 3.1"
     kind = "distillation"
     cost = "1.33x"  # with a teacher of the student's size
     teacher = "model"
-    losses = ("layers",)
+    losses = ("layer-matching",)
     beside = ("ce", "kd")
     variants = {  # noqa: RUF012
         "tinybert": {"attention": 1.0},
@@ -67,9 +67,9 @@ class Layers(Method):
     def check(self, run: Run) -> None:
         blocks = len(run.sites.blocks)
         if bad := [i for i, _ in self.pairs if not 0 <= i <= blocks]:
-            raise UserError(f"methods.layers.pairs: the student has blocks 1 to {blocks}, not {bad[0]}")
+            raise UserError(f"methods.layer-matching.pairs: the student has blocks 1 to {blocks}, not {bad[0]}")
         if self.attention and not run.sites.reaches_attention(run.model):
-            raise UserError("methods.layers.attention: this student's attention cannot be read; set it to 0")
+            raise UserError("methods.layer-matching.attention: this student's attention cannot be read; set it to 0")
 
     def start(self, run: Run) -> State:
         if not self.hidden and not self.attention:
@@ -88,19 +88,21 @@ class Layers(Method):
     def _check_teacher(self, teacher: LiveTeacher) -> None:
         sites, model = teacher.encoder.sites, teacher.encoder.model
         if bad := [j for _, j in self.pairs if not 0 <= j <= len(sites.blocks)]:
-            raise UserError(f"methods.layers.pairs: the teacher has blocks 1 to {len(sites.blocks)}, not {bad[0]}")
+            raise UserError(
+                f"methods.layer-matching.pairs: the teacher has blocks 1 to {len(sites.blocks)}, not {bad[0]}"
+            )
         if self.states == "tokens" and not teacher.same_tokens:
             raise UserError(
-                'methods.layers.states: "tokens", but teacher and student cut a text into different tokens; use '
+                'methods.layer-matching.states: "tokens", but teacher and student cut a text into different tokens; use '
                 '"first", or a teacher with the student\'s tokenizer'
             )
         if self.attention and not teacher.same_tokens:
             raise UserError(
-                f"methods.layers.attention: {self.attention}, but teacher and student cut a text into different "
+                f"methods.layer-matching.attention: {self.attention}, but teacher and student cut a text into different "
                 "tokens; set it to 0, or use a teacher with the student's tokenizer"
             )
         if self.attention and not sites.reaches_attention(model):
-            raise UserError("methods.layers.attention: this teacher's attention cannot be read; set it to 0")
+            raise UserError("methods.layer-matching.attention: this teacher's attention cannot be read; set it to 0")
 
     def matched(self, run: Run) -> tuple[tuple[int, int], ...]:
         """The pairs of blocks."""
@@ -128,13 +130,13 @@ class Layers(Method):
         if self.hidden:
             rows = _rows(batch.ids, ids, [equal and self.states != "first" for equal in same], total.device)
             far = self._states(pairs, output, theirs, rows, state.parameters) / (texts * len(pairs))
-            run.log("layers_hidden", far * texts / len(same), weight=len(same))
+            run.log("hidden_distance", far * texts / len(same), weight=len(same))
             total = total + self.hidden * far
         if self.attention:
             far = _attention(pairs, output, theirs, same) / (texts * max(sum(bool(i and j) for i, j in pairs), 1))
-            run.log("layers_attention", far * texts / len(same), weight=len(same))
+            run.log("attention_distance", far * texts / len(same), weight=len(same))
             total = total + self.attention * far
-        return {"layers": total}
+        return {"layer-matching": total}
 
     def _states(
         self,
