@@ -35,7 +35,7 @@ from randout.methods.gaussian_contrastive import GaussianContrastive
 from randout.methods.hard_label import HardLabel
 from randout.methods.hinton import Hinton
 from randout.methods.kd import KnowledgeDistillation
-from randout.methods.layers import Layers
+from randout.methods.layer_matching import LayerMatching
 from randout.methods.metadistil import MetaDistil
 from randout.methods.mixout import Mixout
 from randout.methods.multi_teacher import MultiTeacher
@@ -197,9 +197,9 @@ TABLE = [
         MetaDistil(form="first-order", optimizer="sgd", teacher_learning_rate=10.0, teacher_dropout=True),
         neutral={"weight": 0.0},
     ),
-    Row(Layers(), neutral={"hidden": 0.0}),
+    Row(LayerMatching(), neutral={"hidden": 0.0}),
     Row(
-        Layers(attention=0.5, pairs=((1, 2), (3, 4)), normalize=True),
+        LayerMatching(attention=0.5, pairs=((1, 2), (3, 4)), normalize=True),
         beside=(CrossEntropy(), KnowledgeDistillation()),
         neutral={"hidden": 0.0, "attention": 0.0},
         equals=(CrossEntropy(), KnowledgeDistillation()),

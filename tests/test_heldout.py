@@ -130,8 +130,8 @@ def test_equal_tokenizers_are_told_from_others(tiny_model: Tiny) -> None:
     [
         {"noisy-distillation": {}},
         {"metadistil": {"teacher_learning_rate": 1e-3}},
-        {"kd": {}, "layers": {}},
-        {"layers": {"states": "first", "normalize": True}, "metadistil": {"form": "first-order"}},
+        {"kd": {}, "layer-matching": {}},
+        {"layer-matching": {"states": "first", "normalize": True}, "metadistil": {"form": "first-order"}},
     ],
     ids="+".join,
 )

@@ -21,7 +21,7 @@ from randout.errors import UserError
 from randout.loop import Session, held_out, losses_of, step, student_forward
 from randout.method import Batch, LiveTeacher, Method, Run
 from randout.methods.ce import CrossEntropy
-from randout.methods.layers import Layers
+from randout.methods.layer_matching import LayerMatching
 from randout.methods.metadistil import MetaDistil
 from randout.methods.noisy_distillation import NoisyDistillation
 from randout.sites import Sites
@@ -373,7 +373,7 @@ def states_of(model: Any, ids: Sequence[Tensor]) -> tuple[list[Tensor], list[Ten
     return list(found.hidden_states), [None, *found.attentions]
 
 
-def plain_layers(method: Layers, pairs: Any, ours: Any, theirs: Any, ids: Any, others: Any, maps: Any) -> float:
+def plain_layers(method: LayerMatching, pairs: Any, ours: Any, theirs: Any, ids: Any, others: Any, maps: Any) -> float:
     """The docstring's equations, text by text."""
     total = 0.0
     for text, (mine, other) in enumerate(zip(ids, others, strict=True)):
@@ -414,7 +414,7 @@ def plain_layers(method: Layers, pairs: Any, ours: Any, theirs: Any, ids: Any, o
 )
 def test_layers_are_their_equations(tiny_model: Tiny, teacher: str, settings: Any, pairs: Any, pack: bool) -> None:
     """Against transformers' own states and attention of padded copies, in plain loops."""
-    folder, method = tiny_model("bert"), Layers(**settings)
+    folder, method = tiny_model("bert"), LayerMatching(**settings)
     live = same_size(folder) if teacher == "same" else live_teacher(folder, 28, kin=teacher == "wider", **OFF)
     live.encoder.model.requires_grad_(False)
     session = session_of(tiny_encoder(folder, pack=pack, **OFF), [CrossEntropy(), method], live)
@@ -422,14 +422,14 @@ def test_layers_are_their_equations(tiny_model: Tiny, teacher: str, settings: An
     assert method.matched(session.run) == pairs
     assert len(state.parameters) == (len(pairs) if teacher == "wider" else 0)
     output = student_forward(session, batch, want=method.want(session.run))
-    ours = method.loss(session.run, state, output, batch, None)["layers"]
+    ours = method.loss(session.run, state, output, batch, None)["layer-matching"]
     others = [torch.from_numpy(live.tokens[int(row)].astype("int64")) for row in batch.rows]
     assert any(a.tolist() == b.tolist() for a, b in zip(batch.ids, others, strict=True)) == (teacher != "roberta")
     found = states_of(session.encoder.model, batch.ids), states_of(live.encoder.model, others)
     expected = plain_layers(method, pairs, *found, batch.ids, others, [p.detach() for p in state.parameters])
     assert ours.item() == pytest.approx(expected, rel=1e-4)
     live.encoder.model.requires_grad_(True)
-    method.loss(session.run, state, output, batch, None)["layers"].backward()
+    method.loss(session.run, state, output, batch, None)["layer-matching"].backward()
     assert all(p.grad is None for p in live.encoder.model.parameters()), "a gradient flows into the teacher"
     assert all(p.grad.abs().max() > 0 for p in state.parameters)
     first = session.encoder.model.get_input_embeddings().weight.grad
@@ -438,12 +438,12 @@ def test_layers_are_their_equations(tiny_model: Tiny, teacher: str, settings: An
 
 def test_texts_that_another_method_changes_are_matched_at_their_first_token(tiny_model: Tiny) -> None:
     folder = tiny_model("bert")
-    session = session_of(tiny_encoder(folder, **OFF), [CrossEntropy(), Layers(attention=1.0)], same_size(folder))
-    method, batch = Layers(attention=1.0), a_step(session)
+    session = session_of(tiny_encoder(folder, **OFF), [CrossEntropy(), LayerMatching(attention=1.0)], same_size(folder))
+    method, batch = LayerMatching(attention=1.0), a_step(session)
     ids = [text if at % 2 else torch.cat([text[:1], text[2:]]) for at, text in enumerate(batch.ids)]
     changed = replace(batch, ids=ids)
     output = student_forward(session, changed, want=method.want(session.run))
-    ours = method.loss(session.run, session.states[1], output, changed, None)["layers"].item()
+    ours = method.loss(session.run, session.states[1], output, changed, None)["layer-matching"].item()
     assert session.run.teacher is not None
     found = states_of(session.encoder.model, ids), states_of(session.run.teacher.encoder.model, batch.ids)
     expected = plain_layers(method, method.matched(session.run), *found, ids, batch.ids, [])
@@ -460,18 +460,18 @@ def test_layers_that_cannot_be_matched_are_refused(tiny_model: Tiny, monkeypatch
         "pairs: the teacher has blocks 1 to 3, not 7": {"pairs": ((1, 7),)},
     }
     for words, settings in refused.items():
-        with pytest.raises(UserError, match=f"methods.layers.{words}"):
-            session_of(encoder, [CrossEntropy(), Layers(**settings)], across)
+        with pytest.raises(UserError, match=f"methods.layer-matching.{words}"):
+            session_of(encoder, [CrossEntropy(), LayerMatching(**settings)], across)
     monkeypatch.setattr(Sites, "reaches_attention", lambda self, model: model is not encoder.model)
     kin = live_teacher(folder, 28, kin=True)
     with pytest.raises(UserError, match="this student's attention cannot be read"):
-        session_of(encoder, [CrossEntropy(), Layers(attention=0.5)], kin)
+        session_of(encoder, [CrossEntropy(), LayerMatching(attention=0.5)], kin)
     monkeypatch.setattr(Sites, "reaches_attention", lambda self, model: model is encoder.model)
     with pytest.raises(UserError, match="this teacher's attention cannot be read"):
-        session_of(encoder, [CrossEntropy(), Layers(attention=0.5)], kin)
+        session_of(encoder, [CrossEntropy(), LayerMatching(attention=0.5)], kin)
     for bad in ({"pairs": ((1,),)}, {"hidden": -1}, {"states": "all"}):
         with pytest.raises(ValidationError):
-            Layers(**bad)
+            LayerMatching(**bad)
 
 
 def test_blocks_are_paired_evenly() -> None:
@@ -480,7 +480,7 @@ def test_blocks_are_paired_evenly() -> None:
     def matched(ours: int, theirs: int) -> list[int]:
         ends = [Sites(nn.Identity(), (nn.Identity(),) * blocks) for blocks in (ours, theirs)]
         teacher: Any = LiveTeacher(Encoder(None, None, ends[1]), None, ())
-        pairs = Layers().matched(Run(nn.Identity(), ends[0], 0, teacher=teacher))
+        pairs = LayerMatching().matched(Run(nn.Identity(), ends[0], 0, teacher=teacher))
         assert [i for i, _ in pairs] == list(range(1, ours + 1))
         return [j for _, j in pairs]
 

@@ -15,7 +15,7 @@ from .gaussian_contrastive import GaussianContrastive
 from .hard_label import HardLabel
 from .hinton import Hinton
 from .kd import KnowledgeDistillation
-from .layers import Layers
+from .layer_matching import LayerMatching
 from .metadistil import MetaDistil
 from .mixout import Mixout
 from .multi_teacher import MultiTeacher
@@ -52,7 +52,7 @@ SHELF: tuple[type[Method], ...] = (
     DropoutDistillation,
     NoisyDistillation,
     MetaDistil,
-    Layers,
+    LayerMatching,
 )
 METHODS: dict[str, type[Method]] = {method.name: method for method in SHELF}
 GOLD = CrossEntropy.name  # what a plain fine-tuning has alone

@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..method import Batch, Forward, LiveTeacher, Method, Run, State
 
 
-class Layers(Method):
+class LayerMatching(Method):
     """L = hidden * L_h + attention * L_a, averaged over the pairs (i, j) of a student's and a teacher's block.
 
         L_h = 1/B sum_texts mean_tokens mean_units (W_ij h_i - g_j)^2
@@ -130,11 +130,11 @@ class Layers(Method):
         if self.hidden:
             rows = _rows(batch.ids, ids, [equal and self.states != "first" for equal in same], total.device)
             far = self._states(pairs, output, theirs, rows, state.parameters) / (texts * len(pairs))
-            run.log("layers_hidden", far * texts / len(same), weight=len(same))
+            run.log("hidden_distance", far * texts / len(same), weight=len(same))
             total = total + self.hidden * far
         if self.attention:
             far = _attention(pairs, output, theirs, same) / (texts * max(sum(bool(i and j) for i, j in pairs), 1))
-            run.log("layers_attention", far * texts / len(same), weight=len(same))
+            run.log("attention_distance", far * texts / len(same), weight=len(same))
             total = total + self.attention * far
         return {"layer-matching": total}
 
