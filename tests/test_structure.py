@@ -13,7 +13,7 @@ from randout.methods import METHODS
 ROOT = Path(randout.__file__).parent
 LAYERS = [  # a module may import from its own row and the rows above
     {"errors"},
-    {"parsing", "splits", "dropout", "progress", "published", "keys", "losses"},
+    {"parsing", "splits", "dropout", "progress", "published", "keys", "losses", "streams"},
     {"tables"},
     {"columns", "coda19", "config"},
     {"datasets"},
@@ -27,7 +27,10 @@ LAYERS = [  # a module may import from its own row and the rows above
     {"figures", "tokens"},
     {"method"},
     {"heads", "model_sources"},
-    {"methods", "loop", "models", "inference", "classifiers"},
+    {"followed"},
+    {"methods", "loop", "models", "inference", "classifiers", "given"},
+    {"foreign"},
+    {"trainer"},
     {"checkpoint", "soft_labels"},
     {"runs", "tokenising"},
     {"prepare"},

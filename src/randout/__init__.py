@@ -23,7 +23,9 @@ _WHERE = {
     "Randout": "methods.randout",
     "KnowledgeDistillation": "methods.kd",
     "CrossEntropy": "methods.ce",
-    "kl_divergence": "methods.kd",
+    "attached": "foreign",
+    "for_trainer": "trainer",
+    "kl_divergence": "losses",
     "UserError": "errors",
     "Failure": "errors",
 }
