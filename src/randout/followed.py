@@ -189,8 +189,9 @@ class Followed:
         run = self.run
         run.step, run.rank, run.call = moment.step, moment.rank, moment.call
         run.layout = moment.layout if moment.perturb else None
-        if moment.perturb:
-            stack.enter_context(self.perturb())
+        if moment.perturb:  # what is computed on entry is no part of a block that is computed again
+            with torch.autograd.graph.saved_tensors_hooks(_same, _same):
+                stack.enter_context(self.perturb())
 
     def _close(self) -> None:
         self.late.close()
@@ -262,6 +263,10 @@ class Followed:
 
     def _put(self, place: tuple[int, int, int, Layout | None]) -> None:
         self.run.step, self.run.rank, self.run.call, self.run.layout = place
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _pairs(layout: Layout) -> list[tuple[int, int]]:
