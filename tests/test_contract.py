@@ -24,8 +24,16 @@ from randout.loop import Session, losses_of
 from randout.method import Backward, Batch, Forward, Method, Run, State
 from randout.methods import METHODS
 from randout.methods.ce import CrossEntropy
+from randout.methods.dropout import DropoutRates
+from randout.methods.equal_l2 import EqualL2
+from randout.methods.gaussian import Gaussian
+from randout.methods.gaussian_contrastive import GaussianContrastive
 from randout.methods.kd import KnowledgeDistillation
+from randout.methods.mixout import Mixout
+from randout.methods.neftune import NEFTune
+from randout.methods.noisytune import NoisyTune
 from randout.methods.randout import Randout
+from randout.methods.scattered import Scattered
 from randout.prepare import check_together
 from training import (
     furthest,
@@ -108,6 +116,8 @@ class Row:
 
     beside: the methods it is trained with. neutral: settings at which the training equals the one with `equals` (None:
     there is no such point). tolerance: 0 for bit for bit, else the largest difference of a weight, with dropout off.
+    still: settings that turn off dropout of the method's own, for the checks that are made without dropout (its masks
+    lie as the layout does).
     """
 
     method: Method
@@ -115,10 +125,15 @@ class Row:
     neutral: dict[str, Any] | None = None
     equals: tuple[Method, ...] = (CrossEntropy(),)
     tolerance: float = 0.0
+    still: dict[str, Any] | None = None
 
     @property
     def methods(self) -> tuple[Method, ...]:
         return (*self.beside, self.method)
+
+    @property
+    def stilled(self) -> tuple[Method, ...]:
+        return (*self.beside, type(self.method)(**(self.method.model_dump() | (self.still or {}))))
 
 
 TABLE = [
@@ -136,6 +151,18 @@ TABLE = [
         neutral={"tokens": 0},
         equals=(CrossEntropy(), KnowledgeDistillation()),
     ),
+    Row(
+        DropoutRates(hidden=0.3, attention=0.2),
+        neutral={"hidden": "model", "attention": "model"},
+        still={"hidden": 0.0, "attention": 0.0},
+    ),
+    Row(Mixout(p=0.5), neutral={"p": 0.0}, equals=(CrossEntropy(), DropoutRates(hidden=0.0, attention=0.0))),
+    Row(NoisyTune(strength=0.3), neutral={"strength": 0.0}),
+    Row(Gaussian(), neutral={"sigma": 0.0}),
+    Row(GaussianContrastive(), neutral={"sigma": 0.0, "weight": 0.0}),
+    Row(NEFTune(), neutral={"alpha": 0.0}),
+    Row(EqualL2(tokens=8, units=8), neutral={"units": 0}),
+    Row(Scattered(tokens=8, units=8), neutral={"tokens": 0}),
     Row(Probe(), neutral={"weight": 0.0, "drop": False, "factor": 1.0}),
 ]
 rows = pytest.mark.parametrize("row", TABLE, ids=[f"{at}-{row.method.name}" for at, row in enumerate(TABLE)])
@@ -247,7 +274,7 @@ def test_packed_is_padded(tiny_model: Tiny, row: Row, family: str) -> None:
     """Losses and gradients of a step, noise on and dropout off, in float64."""
     found = []
     for pack in (True, False):
-        session = start(tiny_model(family), row.methods, dropout=False, pack=pack)
+        session = start(tiny_model(family), row.stilled, dropout=False, pack=pack)
         assert session.encoder.packed == pack
         session.encoder.model.double()
         session.states = [_doubled(state) for state in session.states]
@@ -284,10 +311,17 @@ def _whole_batch(session: Session) -> Batch:
 @rows
 @pytest.mark.parametrize("micro_batch", [1, 3, 5])
 def test_accumulation_is_the_larger_batch(tiny_model: Tiny, row: Row, micro_batch: int) -> None:
-    """The gradient of a step in micro-batches is that of the whole batch (dropout off; draws by text)."""
+    """The gradient of a step in micro-batches is that of the whole batch (dropout off; draws by text), or the method
+    looks at whole steps and they are refused.
+    """
+    if row.method.whole:
+        check_together(row.methods, "auto", 8)
+        with pytest.raises(UserError, match=rf"micro_batch: {micro_batch}, but methods.{row.method.name} looks at all"):
+            check_together(row.methods, micro_batch, 8)
+        return
     found = []
     for size in (8, micro_batch):
-        session = start(tiny_model("bert"), row.methods, dropout=False, micro_batch=size, max_grad_norm=0)
+        session = start(tiny_model("bert"), row.stilled, dropout=False, micro_batch=size, max_grad_norm=0)
         trained(session, some_material(session.encoder, 28, unlabelled=4), events=1)
         grads = {name: p.grad for name, p in session.encoder.model.named_parameters()}
         found.append((grads, session.position.sums))
@@ -301,13 +335,13 @@ def test_accumulation_is_the_larger_batch(tiny_model: Tiny, row: Row, micro_batc
 
 @rows
 def test_losses_are_those_it_declares(tiny_model: Tiny, row: Row) -> None:
-    session = start(tiny_model("bert"), [row.method])
+    session = start(tiny_model("bert"), (row.method, *row.beside) if row.method.supervises else [row.method])
     state = session.states[0]
     batch = row.method.inputs(session.run, state, _whole_batch(session))
     from randout.loop import student_forward
 
     forward = partial(student_forward, session, batch)
-    losses = row.method.loss(session.run, state, forward(), batch, forward)
+    losses = row.method.loss(session.run, state, forward(want=row.method.want(session.run)), batch, forward)
     assert set(losses) == set(row.method.losses)
     assert all(loss.dim() == 0 for loss in losses.values())
 

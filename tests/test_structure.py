@@ -101,7 +101,7 @@ def test_no_module_of_the_loop_names_a_method() -> None:
             for node in ast.walk(ast.parse((ROOT / f"{name}.py").read_text(encoding="utf-8")))
             if isinstance(node, ast.Constant) and isinstance(node.value, str)
         }
-        assert not strings & (set(METHODS) - {"ce"}), name
+        assert not strings & (set(METHODS) - {"ce", "dropout"}), name  # "dropout" is a word of the models too
 
 
 def test_nothing_that_is_saved_or_loaded_is_pickled() -> None:

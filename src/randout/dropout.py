@@ -8,9 +8,15 @@ the expectation is exact.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+QUERIES = {"query", "q_lin", "q", "q_proj", "query_proj", "Wqkv"}  # what encoders call the projection to queries
+Place = tuple[nn.Module, str]  # an object and its attribute that holds a rate
 
 
 def keep_mask(like: Tensor, rate: float) -> Tensor:
@@ -46,3 +52,39 @@ def install(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is nn.Dropout:
             module.__class__ = Dropout
+
+
+def places(model: nn.Module) -> tuple[list[Place], list[Place]]:
+    """Where `model` keeps its rates of dropout: (hidden, attention).
+
+    Attention's are those of a module that also owns the query projection, but for what it drops of its output (its name
+    starts with "out") or of its positions ("pos_"). A rate may be that of an `nn.Dropout` or a number of a module's own
+    whose name has "dropout" in it, as ModernBERT's `attention_dropout`.
+    """
+    hidden: list[Place] = []
+    attention: list[Place] = []
+    for module in model.modules():
+        attends = any(name in QUERIES for name, _ in module.named_children())
+        for name, child in module.named_children():
+            if isinstance(child, nn.Dropout):
+                inside = attends and not name.startswith(("out", "pos_"))
+                (attention if inside else hidden).append((child, "p"))
+        for name, value in vars(module).items():
+            if isinstance(value, float) and "dropout" in name:
+                (attention if attends or "attention" in name else hidden).append((module, name))
+    return hidden, attention
+
+
+@contextmanager
+def rates(model: nn.Module, hidden: float | None, attention: float | None) -> Iterator[None]:
+    """While open, the hidden and the attention dropout of `model` have these rates; None leaves them as they are."""
+    found = zip(places(model), (hidden, attention), strict=True)
+    wanted = [(module, name, rate) for group, rate in found if rate is not None for module, name in group]
+    before = [(module, name, getattr(module, name)) for module, name, _ in wanted]
+    try:
+        for module, name, rate in wanted:
+            setattr(module, name, rate)
+        yield
+    finally:
+        for module, name, rate in before:
+            setattr(module, name, rate)

@@ -45,6 +45,18 @@ class Layout:
         index, real = self.slots()
         return values.new_zeros(rows, *values.shape[2:]).index_put((index[real],), values[real])
 
+    def own(self, drawn: Tensor) -> Tensor:
+        """Values drawn for the whole step (of, longest, ...) -> these texts' (b, longest, ...), zero where a text has no
+        token.
+        """
+        mine = drawn[self.first : self.first + len(self.lengths)]
+        return mine * self.slots()[1].view(*mine.shape[:2], *[1] * (mine.dim() - 2))
+
+    def add(self, hidden: Tensor, values: Tensor) -> Tensor:
+        """hidden (.., .., width) with values (b, longest, width) added at the rows of their tokens, in its own format."""
+        rows = self.into_rows(values, hidden.numel() // hidden.shape[-1])
+        return hidden + rows.to(hidden.dtype).view_as(hidden)
+
     def from_rows(self, flat: Tensor) -> Tensor:
         """(rows, ...) -> (b, longest, ...), zero where a text has no token."""
         index, real = self.slots()

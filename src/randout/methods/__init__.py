@@ -4,8 +4,29 @@ from __future__ import annotations
 
 from ..method import Method
 from .ce import CrossEntropy
+from .dropout import DropoutRates
+from .equal_l2 import EqualL2
+from .gaussian import Gaussian
+from .gaussian_contrastive import GaussianContrastive
 from .kd import KnowledgeDistillation
+from .mixout import Mixout
+from .neftune import NEFTune
+from .noisytune import NoisyTune
 from .randout import Randout
+from .scattered import Scattered
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (CrossEntropy, KnowledgeDistillation, Randout)}
+SHELF: tuple[type[Method], ...] = (
+    CrossEntropy,
+    KnowledgeDistillation,
+    Randout,
+    DropoutRates,
+    Mixout,
+    NoisyTune,
+    Gaussian,
+    GaussianContrastive,
+    NEFTune,
+    EqualL2,
+    Scattered,
+)
+METHODS: dict[str, type[Method]] = {method.name: method for method in SHELF}
 GOLD = CrossEntropy.name  # what a plain fine-tuning has alone

@@ -1,0 +1,91 @@
+"""Gaussian noise on a hidden state with a clean branch beside it and a contrastive loss (Khan et al. 2022, 2204.06337)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..encoder import Output, Want
+from ..errors import UserError
+from ..losses import info_nce
+from ..method import Batch, Forward, Method, Run, State
+
+
+class GaussianContrastive(Method):
+    """L = (CE(z) + CE(z~)) / 2 + weight * InfoNCE(c, c~), with h~_l = h_l + N(0, sigma^2) in the second branch.
+
+    z, z~: (b, C) logits of the clean and the noisy branch; c, c~: (b, hidden) their last states at each text's first
+    token ([CLS]); h_l: (tokens, hidden), the output of block l = `layer`, noise on every unit of every real token. CE is
+    the recipe's loss on gold labels. InfoNCE: `losses.info_nce`, the other texts of the step are the negatives, labelled
+    or not, so a step cannot be split. The noisy branch is the main forward, whose logits other losses see; the clean
+    one has the same dropout masks and none of the recipe's noise, so that the branches differ by noise alone.
+    Source: their method section (two branches, CE on both, a contrastive loss between their [CLS] vectors; sigma from .01, .05,
+    .1, .3). Ours, where we could not check the paper: InfoNCE in both directions without a projection, temperature .05
+    and weight .3 (the authors' in 2203.01895), the plain sum of the two terms, the same dropout masks in both branches.
+    Fails to help in small batches, which have few negatives.
+    """
+
+    name = "gaussian-contrastive"
+    summary = "a clean and a noisy branch, with a contrastive loss between them"
+    source = "Khan et al. 2022, 2204.06337"
+    kind = "noise"
+    cost = "2x"
+    losses = ("ce", "gaussian-contrastive")
+    supervises = True
+    whole = True
+    space = {"sigma": (0.01, 0.05, 0.1, 0.3), "weight": (0.1, 0.3, 0.5)}  # noqa: RUF012
+
+    sigma: Annotated[float, Field(ge=0, description="standard deviation (paper: 0.01, 0.05, 0.1, 0.3)")] = 0.1
+    layer: Annotated[int, Field(ge=0, description="0 the embedding output, i the output of block i")] = 1
+    weight: Annotated[float, Field(ge=0, description="factor of the contrastive loss")] = 0.3
+    temperature: Annotated[float, Field(gt=0, description="of the contrastive loss")] = 0.05
+
+    def check(self, run: Run) -> None:
+        blocks = len(run.sites.blocks)
+        if not blocks:
+            raise UserError(
+                "methods.gaussian-contrastive: this student is a network of words without blocks, and has no [CLS] to "
+                "compare; use it with an encoder, or leave it out"
+            )
+        if self.layer > blocks:
+            raise UserError(
+                f"methods.gaussian-contrastive.layer: {self.layer} is no place in this student; 0 to {blocks} are"
+            )
+
+    @contextmanager
+    def perturb(self, run: Run, state: State) -> Iterator[None]:
+        undo = run.sites.change(self.layer, partial(self._add, run))
+        try:
+            yield
+        finally:
+            undo()
+
+    def _add(self, run: Run, hidden: Tensor) -> Tensor:
+        """hidden (.., .., width) -> the same with noise; a clean pass (no layout) goes through untouched."""
+        if (layout := run.layout) is None:
+            return hidden
+        generator, shape = (
+            run.generator("gaussian-contrastive", hidden.device),
+            (layout.of, layout.longest, hidden.shape[-1]),
+        )
+        noise = self.sigma * layout.own(torch.randn(shape, generator=generator, device=hidden.device))
+        run.log("noise_l2", noise.square().sum((1, 2)).sqrt().mean(), weight=len(noise))
+        return layout.add(hidden, noise)  # noise: (b, longest, width)
+
+    def want(self, run: Run) -> Want:
+        return Want(cls=True)
+
+    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+        assert run.supervised is not None
+        assert output.cls is not None
+        clean = forward(perturb=False, call=0, want=Want(cls=True))
+        assert clean.cls is not None
+        gold = (run.supervised(clean, batch) + run.supervised(output, batch)) / 2
+        contrast = info_nce(clean.cls, output.cls, self.temperature)
+        return {"ce": gold, "gaussian-contrastive": self.weight * contrast}

@@ -1,0 +1,80 @@
+"""Mixout: in each forward some columns of each weight are the pretrained ones (Lee et al. 2020, 1909.11299)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..dropout import rates
+from ..errors import UserError
+from ..method import Method, Run, State
+
+
+class Mixout(Method):
+    """W~ = ((1 - m) * u + m * w - p * u) / (1 - p), so that E[W~] = w; y = x W~^T + b in every training forward.
+
+    w: (out, in) the weight of each `nn.Linear` of the encoder, u its pretrained value, m: (in,) ~ Bernoulli(1 - p), one
+    mask over the columns shared by all rows, as in the authors' code. Biases, embeddings and norms are trained
+    plainly. The encoder's dropout is off; the head is new, has nothing to go back to, and keeps its dropout.
+    m is drawn anew in each forward, keyed by (seed, step, call, name of the layer): the micro-batches of a step share
+    it. A block used several times (ALBERT) has one mask a forward. The gradient is autograd's,
+    dL/dw = m / (1 - p) * dL/dW~; the authors' code leaves out the 1 / (1 - p).
+    Source: section 3; p there .7, .8 or .9. p = 0 is training without dropout. Fails to help where
+    the pretrained weights are not worth keeping, and holds a second copy of them in memory.
+    """
+
+    name = "mixout"
+    summary = "mixes the pretrained weights back in, column by column"
+    source = "Lee et al. 2020, 1909.11299, section 3"
+    kind = "noise"
+    cost = "1x"
+    space = {"p": (0.7, 0.8, 0.9)}  # noqa: RUF012
+
+    p: Annotated[float, Field(ge=0, lt=1, description="share of columns that are pretrained (paper: 0.7 to 0.9)")] = 0.7
+
+    def check(self, run: Run) -> None:
+        if not hasattr(run.model, "base_model"):
+            raise UserError(
+                f"methods.mixout: the student {type(run.model).__name__} has no pretrained encoder; use it with an "
+                "encoder, or leave it out"
+            )
+
+    def start(self, run: Run) -> State:
+        return State(tensors={name: layer.weight.detach().clone() for name, layer in _layers(run.model)})
+
+    @contextmanager
+    def perturb(self, run: Run, state: State) -> Iterator[None]:
+        layers = _layers(run.model) if self.p else []
+        before = [vars(layer).get("forward") for _, layer in layers]  # none but where somebody else set one
+        with rates(run.model.base_model, 0.0, 0.0):  # type: ignore[arg-type]
+            try:
+                for name, layer in layers:
+                    layer.forward = partial(self._mixed, run, state, name, layer)  # type: ignore[method-assign]
+                yield
+            finally:
+                for (_, layer), found in zip(layers, before, strict=True):
+                    vars(layer).pop("forward", None)
+                    if found is not None:
+                        layer.forward = found  # type: ignore[method-assign]
+
+    def _mixed(self, run: Run, state: State, name: str, layer: nn.Linear, x: Tensor) -> Tensor:
+        """x (.., in) -> (.., out); a clean pass (no layout) goes through w."""
+        if run.layout is None:
+            return F.linear(x, layer.weight, layer.bias)
+        w, u = layer.weight, state.tensors[name]
+        generator = run.generator("mixout", w.device, name)
+        m = (torch.rand(w.shape[1], generator=generator, device=w.device) >= self.p).to(w.dtype)
+        return F.linear(x, u + (w - u) * (m / (1 - self.p)), layer.bias)
+
+
+def _layers(model: nn.Module) -> list[tuple[str, nn.Linear]]:
+    """The linear layers of the encoder, each once, by name."""
+    base: nn.Module = model.base_model  # type: ignore[assignment]
+    return [(name, module) for name, module in base.named_modules() if isinstance(module, nn.Linear)]

@@ -1,0 +1,62 @@
+"""NEFTune: uniform noise on the word embeddings, by the text's length (Jain et al. 2023, 2310.05914)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..errors import UserError
+from ..method import Method, Run, State
+
+
+class NEFTune(Method):
+    """e += alpha / sqrt(L * d) * U(-1, 1) at every unit of every real token, in every training forward.
+
+    e: (L, d) the word embeddings of one text, before positions are added, L its own number of tokens, special tokens
+    included, d their width. Padding stays as it is. The L2 norm of a text's noise is about alpha / sqrt(3), whatever
+    its length. Drawn in float32, keyed by (seed, step, call).
+    Source: section 2, algorithm 1; alpha 5, 10 or 15. Written for generating models: an encoder's norm after the
+    embeddings scales the noise with what it stands on, so that where embeddings are small it is large. A forward given
+    `inputs_embeds` in place of ids gets none.
+    """
+
+    name = "neftune"
+    summary = "uniform noise on the word embeddings, scaled by the text's length"
+    source = "Jain et al. 2023, 2310.05914, section 2"
+    kind = "noise"
+    cost = "1x"
+    space = {"alpha": (5.0, 10.0, 15.0)}  # noqa: RUF012
+
+    alpha: Annotated[float, Field(ge=0, description="size of the noise (paper: 5, 10, 15)")] = 5.0
+
+    def check(self, run: Run) -> None:
+        if run.sites.words is None:
+            raise UserError(
+                f"methods.neftune: no embedding of token ids was found in the student {type(run.model).__name__}; "
+                "leave it out"
+            )
+
+    @contextmanager
+    def perturb(self, run: Run, state: State) -> Iterator[None]:
+        undo = run.sites.change_words(partial(self._add, run))
+        try:
+            yield
+        finally:
+            undo()
+
+    def _add(self, run: Run, ids: Tensor, embedded: Tensor) -> Tensor:
+        """embedded (.., .., d) -> the same with noise; a clean pass (no layout) goes through untouched."""
+        if (layout := run.layout) is None:
+            return embedded
+        generator, width = run.generator("neftune", embedded.device), embedded.shape[-1]
+        size = self.alpha / (layout.lengths * width).sqrt()[:, None, None]  # (b, 1, 1)
+        uniform = torch.rand(layout.of, layout.longest, width, generator=generator, device=embedded.device)
+        noise = size * layout.own(2 * uniform - 1)  # (b, longest, d)
+        run.log("noise_l2", noise.square().sum((1, 2)).sqrt().mean(), weight=len(noise))
+        return layout.add(embedded, noise)

@@ -1,0 +1,75 @@
+"""A control for Randout: the same numbers at scattered places, without its tokens x units."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..errors import UserError
+from ..method import Method, Run, State
+from ..sites import Layout
+
+
+class Scattered(Method):
+    """h_l += U(-.5, .5) at k = min(T, n) * min(H, d) of the n x d places of a text, drawn at random without return.
+
+    h_l: (n, d), the output of block l = `layer` for a text of n tokens. As many numbers, of the same law and so of the
+    same L2 norm, as Randout with T = `tokens` and H = `units` adds; but hardly two tokens share their units, and no
+    token has exactly H. What is left of a gain over it is due to the block of tokens x units.
+    Drawn in float32, keyed by (seed, step, call). A control of this project's own, for Randout as it stands in the
+    paper (eq. 3). With k = n * d (all places) it is Randout on all of them.
+    """
+
+    name = "scattered"
+    summary = "control: Randout's numbers at places drawn over all tokens and units"
+    source = "a control for Randout, eq. 3"
+    kind = "control"
+    cost = "1x"
+    space = {"tokens": (8, 64), "units": (2, 64)}  # noqa: RUF012
+
+    tokens: Annotated[int, Field(ge=0, description="T of the Randout it stands against")] = 64
+    units: Annotated[int, Field(ge=0, description="H of the Randout it stands against")] = 2
+    layer: Annotated[int, Field(ge=0, description="0 the embedding output, i the output of block i")] = 1
+
+    def check(self, run: Run) -> None:
+        if self.layer > (blocks := len(run.sites.blocks)):
+            raise UserError(f"methods.scattered.layer: {self.layer} is no place in this student; 0 to {blocks} are")
+
+    @contextmanager
+    def perturb(self, run: Run, state: State) -> Iterator[None]:
+        undo = run.sites.change(self.layer, partial(self._add, run))
+        try:
+            yield
+        finally:
+            undo()
+
+    def _add(self, run: Run, hidden: Tensor) -> Tensor:
+        """hidden (.., .., width) -> the same with noise; a clean pass (no layout) goes through untouched."""
+        if (layout := run.layout) is None:
+            return hidden
+        flat = hidden.reshape(-1, width := hidden.shape[-1])
+        rows, columns, noise = self.draw(run, layout, width, hidden.device)
+        added = torch.zeros(flat.shape, device=hidden.device)
+        added.index_put_((rows, columns), noise, accumulate=True)
+        run.log("noise_l2", noise.square().sum(1).sqrt().mean(), weight=len(noise))
+        return (flat + added.to(hidden.dtype)).view_as(hidden)
+
+    def draw(self, run: Run, layout: Layout, width: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of the flattened state, columns and noise, (b, k) each with k that of the step's longest text; the noise
+        is zero beyond a text's own k. Drawn for the whole step, then cut.
+        """
+        generator, mine = run.generator("scattered", device), slice(layout.first, layout.first + len(layout.lengths))
+        most = min(self.tokens, layout.longest) * (units := min(self.units, width))
+        ranks = torch.rand(layout.of, layout.longest * width, generator=generator, device=device)[mine]
+        noise = torch.rand(layout.of, most, generator=generator, device=device)[mine] - 0.5
+        outside = torch.arange(ranks.shape[1], device=device) >= layout.lengths[:, None] * width
+        place = ranks.masked_fill(outside, torch.inf).topk(most, dim=-1, largest=False).indices  # nearest to 0 first
+        own = torch.arange(most, device=device) < layout.lengths[:, None].clamp(max=self.tokens) * units
+        place = place * own  # beyond its own: zero noise at the first place
+        return layout.starts[:, None] + place // width, place % width, noise * own
