@@ -20,18 +20,22 @@ from torch import Tensor, nn
 from randout import checkpoint, config
 from randout.encoder import Output, Want
 from randout.errors import UserError
-from randout.loop import Session, losses_of
+from randout.loop import Session, _backward, losses_of
 from randout.method import Backward, Batch, Forward, Method, Run, State
 from randout.methods import METHODS
+from randout.methods.attention import AttentionPerturbation
 from randout.methods.ce import CrossEntropy
 from randout.methods.dropout import DropoutRates
+from randout.methods.embedding_adversarial import EmbeddingAdversarial
 from randout.methods.equal_l2 import EqualL2
+from randout.methods.freelb import FreeLB
 from randout.methods.gaussian import Gaussian
 from randout.methods.gaussian_contrastive import GaussianContrastive
 from randout.methods.kd import KnowledgeDistillation
 from randout.methods.mixout import Mixout
 from randout.methods.neftune import NEFTune
 from randout.methods.noisytune import NoisyTune
+from randout.methods.r_drop import RDrop
 from randout.methods.randout import Randout
 from randout.methods.scattered import Scattered
 from randout.prepare import check_together
@@ -163,6 +167,20 @@ TABLE = [
     Row(NEFTune(), neutral={"alpha": 0.0}),
     Row(EqualL2(tokens=8, units=8), neutral={"units": 0}),
     Row(Scattered(tokens=8, units=8), neutral={"tokens": 0}),
+    Row(EmbeddingAdversarial(), neutral={"epsilon": 0.0, "weight": 0.0}),
+    Row(EmbeddingAdversarial(contrast="barlow-twins", weight=0.1), neutral={"epsilon": 0.0, "weight": 0.0}),
+    Row(AttentionPerturbation(), neutral={"weight": 0.0}),
+    Row(  # a large xi, for the direction of a small one is good to 1e-4 in float32
+        AttentionPerturbation(form="virtual", blocks=[1, -1], epsilon=2.0, xi=5.0), neutral={"weight": 0.0}
+    ),
+    Row(FreeLB(), neutral={"steps": 1, "init": 0.0}),
+    Row(
+        FreeLB(steps=2, limit=0.0),
+        beside=(CrossEntropy(), KnowledgeDistillation(), Randout(tokens=8, units=8)),
+        neutral={"steps": 1, "init": 0.0},
+        equals=(CrossEntropy(), KnowledgeDistillation(), Randout(tokens=8, units=8)),
+    ),
+    Row(RDrop(), neutral={"alpha": 0.0}, tolerance=1e-6),
     Row(Probe(), neutral={"weight": 0.0, "drop": False, "factor": 1.0}),
 ]
 rows = pytest.mark.parametrize("row", TABLE, ids=[f"{at}-{row.method.name}" for at, row in enumerate(TABLE)])
@@ -294,6 +312,24 @@ def test_packed_is_padded(tiny_model: Tiny, row: Row, family: str) -> None:
             assert (a - b).abs().max() < 1e-5 * largest
 
 
+@pytest.mark.parametrize("row", [r for r in TABLE if type(r.method).gradient is not Method.gradient], ids=str)
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+def test_packed_is_padded_where_the_gradient_is_owned(tiny_model: Tiny, row: Row, family: str) -> None:
+    """The gradient of a step as the method makes it, noise on and dropout off, in float64."""
+    found = []
+    for pack in (True, False):
+        session = start(tiny_model(family), row.methods, dropout=False, pack=pack)
+        session.encoder.model.double()
+        session.states = [_doubled(state) for state in session.states]
+        backward: Any = partial(_backward, session)
+        for method, state in zip(session.methods, session.states, strict=True):
+            backward = method.gradient(session.run, state, backward)
+        backward(_whole_batch(session))
+        found.append({name: p.grad for name, p in session.encoder.model.named_parameters() if p.grad is not None})
+    largest = max(float(gradient.abs().max()) for gradient in found[0].values())
+    assert furthest(*found) < 1e-5 * largest
+
+
 def _doubled(state: State) -> State:
     tensors = {name: tensor.double() for name, tensor in state.tensors.items()}
     return State([nn.Parameter(p.detach().double()) for p in state.parameters], tensors)
@@ -335,8 +371,8 @@ def test_accumulation_is_the_larger_batch(tiny_model: Tiny, row: Row, micro_batc
 
 @rows
 def test_losses_are_those_it_declares(tiny_model: Tiny, row: Row) -> None:
-    session = start(tiny_model("bert"), (row.method, *row.beside) if row.method.supervises else [row.method])
-    state = session.states[0]
+    session = start(tiny_model("bert"), row.methods)
+    state = session.states[-1]
     batch = row.method.inputs(session.run, state, _whole_batch(session))
     from randout.loop import student_forward
 

@@ -197,7 +197,7 @@ def attached(
     together = tuple(methods) if owned else (METHODS[GOLD](), *methods)
     check_together(together)
     labels = getattr(getattr(model, "config", None), "num_labels", 0)
-    run = Run(model, Sites.of(model), seed, labels, class_weights, steps, step=-1)
+    run = Run(model, Sites.of(model), seed, labels, class_weights, steps)
     for method in together:
         _check_possible(method, class_weights)
         method.check(run)
@@ -240,7 +240,9 @@ def _check_possible(method: Method, class_weights: Tensor | None) -> None:
 def _started(run: Run, methods: Sequence[Method], resume: Mapping[str, Tensor] | None) -> list[State]:
     """The methods' states, new or as they were; a training that goes on keeps the weights it has."""
     if resume is None:
-        return [method.start(run) for method in methods]
+        states = [method.start(run) for method in methods]
+        run.step = -1  # the first forward makes it 0
+        return states
     with torch.no_grad():
         before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
         states = [method.start(run) for method in methods]

@@ -154,7 +154,7 @@ class Method(BaseModel):
     loss on gold labels in place of the method that owns it, from `run.supervised`. heldout: it needs training rows that
     the student never learns from, this share. whole: its equations look at all texts of a step, so a step cannot be
     split into micro-batches. variants: further ways to use it that are compared as methods of their own, by name.
-    space: the settings that a comparison may tune, and their values.
+    space: the settings that a comparison may tune, and their values; spaces: those of a variant, where they differ.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -171,6 +171,7 @@ class Method(BaseModel):
     whole: ClassVar[bool] = False
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     space: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    spaces: ClassVar[Mapping[str, Mapping[str, Sequence[Any]]]] = {}
 
     def check(self, run: Run) -> None:
         """Raise UserError where this method cannot work on this student."""
