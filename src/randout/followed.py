@@ -217,7 +217,7 @@ class Followed:
         checkpoint, config = module._gradient_checkpointing_func, self.run.sites.config
 
         def remembering(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-            if packing.asides or config._attn_implementation != self.implementation or moment.want != NOTHING:
+            if packing.asides or config._attn_implementation != self.implementation:
                 raise UserError(
                     "gradient checkpointing computes a block's attention again without what a method adds to it or "
                     "reads from it; switch gradient checkpointing off for this method"

@@ -23,7 +23,7 @@ def put_streams(device: torch.device, states: tuple[Tensor, ...]) -> None:
 
 def seeded_streams(device: torch.device, key: int) -> tuple[Tensor, ...]:
     """The states that `torch.manual_seed(key)` would leave, for these streams alone."""
-    kinds = ["cpu"] if device.type == "cpu" else ["cpu", device]
+    kinds: list[str | torch.device] = ["cpu"] if device.type == "cpu" else ["cpu", device]
     return tuple(torch.Generator(kind).manual_seed(key).get_state() for kind in kinds)
 
 
