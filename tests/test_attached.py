@@ -212,6 +212,8 @@ def test_gradient_checkpointing_changes_nothing(tiny_model: Tiny, methods: list[
         hooks = hooks_of(model)
         torch.manual_seed(2)
         with attached(model, methods) as work:
+            model.requires_grad_(False).get_parameter("bert.encoder.layer.0.output.dense.weight").mul_(1.5)
+            model.requires_grad_(True)  # away from what `Mixed` mixes in
             for _ in range(2):
                 work.backward(model(**batch), labels)
         assert hooks_of(model) == hooks

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from elsewhere import Ascent, Mixed, Square, Twice, examples, quick_collections, stock  # noqa: F401
 from randout.errors import UserError
-from randout.method import Method
+from randout.method import Method, Run, State
 from randout.methods.ce import CrossEntropy
 from randout.methods.kd import KnowledgeDistillation
 from randout.methods.randout import Randout
@@ -124,6 +125,29 @@ def test_resumed_is_uninterrupted(tiny_model: Tiny, tmp_path: Path, name: str, s
     resumed = trainer_of(folder, tmp_path, RESUMED[name], **asked)
     resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{stop}"))
     assert same_bits(weights_of(resumed), whole)
+
+
+def test_draws_are_keyed_by_the_trainers_step_and_the_micro_batch(tiny_model: Tiny, tmp_path: Path) -> None:
+    """Also where a training goes on from a checkpoint that nothing of ours is in."""
+    seen: list[tuple[int, int, int]] = []
+
+    class Keyed(Method):
+        name = "keyed"
+        summary = "tells what its draws would be keyed by"
+
+        @contextmanager
+        def perturb(self, run: Run, state: State) -> Iterator[None]:
+            seen.append((run.step, run.rank, run.call))
+            yield
+
+    asked: dict[str, Any] = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_steps": 3}
+    trainer_of(tiny_model("bert"), tmp_path, [Keyed()], save_strategy="steps", save_steps=2, **asked).train()
+    whole = [(step, rank, 0) for step in range(3) for rank in range(2)]
+    assert seen == whole
+    (tmp_path / "checkpoint-2" / FILE).unlink()
+    resumed = trainer_of(tiny_model("bert"), tmp_path, [Keyed()], **asked)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert seen == [*whole, *whole[4:]]
 
 
 def test_the_state_of_a_checkpoint_is_found_or_asked_for(tiny_model: Tiny, tmp_path: Path) -> None:
