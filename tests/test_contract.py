@@ -423,3 +423,21 @@ def test_settings_of_the_table_are_not_the_defaults_of_the_loop() -> None:
     """The trainings above clip nothing away and move: a table that could not fail would prove nothing."""
     assert settings().learning_rate > 1e-3
     assert settings().epochs == 2
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
+def test_what_a_comparison_may_tune_are_settings(method: type[Method]) -> None:
+    """Values of `space` and `spaces` are taken by the method, each is another setting, and variants are known."""
+    assert method.source, "where it is from"
+    assert method.cost.endswith("x")
+    assert float(method.cost[:-1]) >= 1
+    assert set(method.spaces) <= set(method.variants)
+    for variant, fixed in {"": {}, **method.variants}.items():
+        base = method(**fixed)
+        assert not variant or base != method(), f"{variant} is the method itself"
+        assert variant not in METHODS
+        for name, values in method.spaces.get(variant, method.space).items():
+            assert len(values) > 1
+            made = [method.model_validate(base.model_dump() | {name: value}) for value in values]
+            assert len({str(each) for each in made}) == len(values)
+            assert variant or getattr(base, name) in values, f"{name}: its own default is no candidate"

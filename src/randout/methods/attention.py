@@ -27,8 +27,7 @@ class AttentionPerturbation(Method):
     masks. The papers perturb the one attention layer of a recurrent network; here it is the last block's by default.
 
     Fails where a student's attention takes no added scores (MPNet, DeBERTa: refused). A softmax does not see a constant,
-    so a text of one token cannot be perturbed. A small `xi` leaves little of KL's gradient but rounding: at .1 its
-    direction is right to about 1e-3 in float32, and in bfloat16 it is mostly noise; hence 1.
+    so a text of one token cannot be perturbed. A small `xi` leaves less of KL's gradient and as much rounding.
     """
 
     name = "attention"

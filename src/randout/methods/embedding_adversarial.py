@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -70,7 +70,7 @@ class EmbeddingAdversarial(Method):
 
     def _perturbed(self, run: Run, clean: Tensor, forward: Forward) -> Output:
         """The student's output with r added to its word embeddings; `clean` is CE_clean, with a graph."""
-        matrix = run.sites.words.weight  # type: ignore[union-attr]
+        matrix: Any = run.sites.words.weight  # type: ignore[union-attr]
         (gradient,) = torch.autograd.grad(clean, matrix, retain_graph=True)
         r = self.epsilon * unit(gradient[None])[0]  # (V, d)
         undo = run.sites.change_words(lambda ids, embedded: embedded + F.embedding(ids, r))

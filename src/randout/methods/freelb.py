@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -61,7 +61,7 @@ class FreeLB(Method):
 
     def _drawn(self, run: Run, batch: Batch) -> Tensor:
         """delta_0 (b, longest, d), zero where a text has no token; drawn for the whole step, then cut."""
-        matrix = run.sites.words.weight  # type: ignore[union-attr]
+        matrix: Any = run.sites.words.weight  # type: ignore[union-attr]
         shape = (batch.step_labels.numel(), batch.longest, matrix.shape[1])
         drawn = torch.rand(shape, generator=run.generator("freelb", matrix.device), device=matrix.device) * 2 - 1
         lengths = torch.tensor([len(text) for text in batch.ids], device=matrix.device)[:, None]
