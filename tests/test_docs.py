@@ -15,6 +15,7 @@ from conftest import Run, toy_texts
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
 STUDIES = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
 TINY = ["--set", "epochs=1", "--set", "precision=float32"]
 
@@ -80,6 +81,13 @@ def test_every_python_block_of_the_readme_works(there: Path) -> None:
     assert "applied_to" in code
     assert "pipeline" in code
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+
+
+def test_every_python_block_of_the_guide_works(there: Path) -> None:
+    code = "\n".join(blocks("python", GUIDE))
+    assert "attached" in code
+    assert "for_trainer" in code
+    exec(compile(code, "guide.md", "exec"), {"__name__": "guide"})
 
 
 def test_links_of_the_documents_lead_somewhere() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from randout.errors import UserError
 from randout.method import Run
 from randout.methods.randout import Randout
 from randout.sites import Layout
@@ -42,22 +43,23 @@ def a_batch(left: bool = False) -> dict[str, Tensor]:
 
 
 def difference(model: Any, run: Run, *arguments: Tensor, **batch: Tensor) -> Tensor:
-    """What the method adds at the first block: state with noise minus state without."""
+    """What the method adds after the first block: the second's input minus the first's own output."""
     states: dict[str, Tensor] = {}
-    block = run.sites.blocks[0]
+    inputs: list[Tensor] = []  # of the second block; of all blocks where they are one module (ALBERT)
+    blocks = run.sites.blocks
 
-    def first(name: str) -> Any:
-        def hook(_m: Any, _a: Any, output: Any) -> None:
-            states.setdefault(name, (output[0] if isinstance(output, tuple) else output).detach())
+    def clean(_m: Any, _a: Any, output: Any) -> None:
+        states.setdefault("clean", (output[0] if isinstance(output, tuple) else output).detach())
 
-        return hook
+    def noisy(_m: Any, given: tuple, keywords: dict) -> None:
+        inputs.append(next(iter((*given, *keywords.values()))).detach())
 
-    after = block.register_forward_hook(first("noisy"))
-    before = block.register_forward_hook(first("clean"), prepend=True)
+    handles = [blocks[0].register_forward_hook(clean, prepend=True)]
+    handles.append(blocks[1].register_forward_pre_hook(noisy, with_kwargs=True))
     model(*arguments, **batch)
-    after.remove()
-    before.remove()
-    return states["noisy"] - states["clean"]
+    for handle in handles:
+        handle.remove()
+    return inputs[blocks[0] is blocks[1]] - states["clean"]
 
 
 @pytest.mark.parametrize("left", [False, True])
@@ -115,7 +117,7 @@ def test_hooks_go_when_the_body_fails(tiny_model: Tiny) -> None:
     hooks = hooks_of(model)
     with pytest.raises(KeyError), Randout().applied_to(model):
         raise KeyError("x")
-    with pytest.raises(IndexError, match="site 7"), Randout(layers=7).applied_to(model):
+    with pytest.raises(UserError, match=r"methods.randout.layers: 7 is no place"), Randout(layers=7).applied_to(model):
         pass
     assert hooks_of(model) == hooks
     with pytest.raises(TypeError, match="Linear"), Randout().applied_to(nn.Linear(2, 2)):

@@ -15,7 +15,7 @@ from randout.methods import METHODS
 ROOT = Path(randout.__file__).parent
 LAYERS = [  # a module may import from its own row and the rows above
     {"errors"},
-    {"files", "parsing", "splits", "dropout", "progress", "published", "keys", "losses"},
+    {"files", "parsing", "splits", "dropout", "progress", "published", "keys", "losses", "streams"},
     {"tables", "runs"},
     {"columns", "coda19", "config"},
     {"datasets", "record"},
@@ -29,7 +29,10 @@ LAYERS = [  # a module may import from its own row and the rows above
     {"figures", "tokens"},
     {"method"},
     {"heads", "model_sources"},
-    {"methods", "loop", "models", "inference", "classifiers"},
+    {"followed"},
+    {"methods", "loop", "models", "inference", "classifiers", "given"},
+    {"foreign"},
+    {"trainer"},
     {"checkpoint", "soft_labels"},
     {"tokenising"},
     {"prepare"},

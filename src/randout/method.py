@@ -8,7 +8,7 @@ purpose, step, rank, call), so that a resumed run repeats the uninterrupted one 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .encoder import NOTHING, Encoder, Output, Want, computing
 from .keys import random_key
-from .sites import Layout, Sites, layout_of_arguments
+from .sites import Layout, Sites
 from .tokens import Tokens
 
 SUPERVISED = "ce"  # the loss on gold labels: one method of a recipe owns it
@@ -219,50 +219,11 @@ class Method(BaseModel):
 
     @contextmanager
     def applied_to(self, model: nn.Module) -> Iterator[Run]:
-        """This method's `perturb` on a model of any training loop, for as long as the context is open.
+        """This method's noise on a model of any training loop, for as long as the context is open.
 
-        The attention mask is read from the forward's own arguments (without one, every token is real). Active only
-        while `model.training`; each training forward draws anew. Texts are taken as padded on the right or the left.
-        A block that gradient checkpointing computes again gets the noise of its forward again: call `backward` inside
-        the context. Raises TypeError where the model's blocks cannot be found.
+        The short form of `foreign.attached(model, [self])`, for methods without a loss of their own.
         """
-        run = Run(model, Sites.of(model), seed=0, step=-1)
-        with ExitStack() as stack:
-            _follow(run, stack)
-            stack.enter_context(self.perturb(run, self.start(run)))
-            yield run
+        from .foreign import attached
 
-
-def _follow(run: Run, stack: ExitStack) -> None:
-    """Keep `run.step` and `run.layout` those of the model's forward under way, until `stack` closes.
-
-    A block called outside a forward is computed again for a backward pass: it is known by the memory of its input,
-    which the graph keeps alive, and gets the step and layout of its own forward.
-    """
-    forwards, inside = -1, False
-    seen: dict[int, tuple[int, Layout | None]] = {}
-
-    def before(module: nn.Module, arguments: tuple, keywords: dict) -> None:
-        nonlocal forwards, inside
-        forwards, inside = forwards + module.training, True
-        run.step = forwards
-        run.layout = layout_of_arguments(module, arguments, keywords) if module.training else None
-
-    def after(*_: Any) -> None:
-        nonlocal inside
-        inside = False
-
-    def block(_module: nn.Module, arguments: tuple, keywords: dict) -> None:
-        place = next(iter((*arguments, *keywords.values()))).data_ptr()
-        if inside:
-            seen.pop(place, None)
-            seen[place] = (run.step, run.layout)
-            if len(seen) > 4096:
-                del seen[next(iter(seen))]
-        elif place in seen:
-            run.step, run.layout = seen[place]
-
-    stack.callback(run.model.register_forward_pre_hook(before, with_kwargs=True).remove)
-    stack.callback(run.model.register_forward_hook(after, always_call=True).remove)
-    for module in dict.fromkeys(run.sites.blocks):
-        stack.callback(module.register_forward_pre_hook(block, with_kwargs=True).remove)
+        with attached(model, [self]) as work:
+            yield work.run
