@@ -13,6 +13,8 @@ import pytest
 from scipy.special import ndtri
 from scipy.stats import binomtest
 
+from randout import shelf
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -21,6 +23,13 @@ def test_throughput_smoke() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["pairs"]
+
+
+def test_methods_smoke() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "methods.py"), "--smoke", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {row["name"] for row in json.loads(done.stdout)["methods"]} == set(shelf.entries()) - {shelf.GOLD}
 
 
 def test_the_page_of_claims_is_what_its_command_makes() -> None:

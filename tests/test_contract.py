@@ -20,22 +20,29 @@ from torch import Tensor, nn
 from randout import checkpoint, config
 from randout.encoder import Output, Want
 from randout.errors import UserError
-from randout.loop import Session, losses_of
+from randout.loop import Session, _backward, losses_of
 from randout.method import Backward, Batch, Forward, Method, Run, State
 from randout.methods import METHODS
+from randout.methods.attention import AttentionPerturbation
 from randout.methods.ce import CrossEntropy
 from randout.methods.dropout import DropoutRates
 from randout.methods.dropout_distillation import DropoutDistillation
+from randout.methods.embedding_adversarial import EmbeddingAdversarial
 from randout.methods.equal_l2 import EqualL2
+from randout.methods.freelb import FreeLB
 from randout.methods.gaussian import Gaussian
 from randout.methods.gaussian_contrastive import GaussianContrastive
 from randout.methods.hard_label import HardLabel
 from randout.methods.hinton import Hinton
 from randout.methods.kd import KnowledgeDistillation
+from randout.methods.layers import Layers
+from randout.methods.metadistil import MetaDistil
 from randout.methods.mixout import Mixout
 from randout.methods.multi_teacher import MultiTeacher
 from randout.methods.neftune import NEFTune
+from randout.methods.noisy_distillation import NoisyDistillation
 from randout.methods.noisytune import NoisyTune
+from randout.methods.r_drop import RDrop
 from randout.methods.randout import Randout
 from randout.methods.scattered import Scattered
 from randout.methods.self_distillation import SelfDistillation
@@ -170,6 +177,33 @@ TABLE = [
     Row(NEFTune(), neutral={"alpha": 0.0}),
     Row(EqualL2(tokens=8, units=8), neutral={"units": 0}),
     Row(Scattered(tokens=8, units=8), neutral={"tokens": 0}),
+    Row(EmbeddingAdversarial(), neutral={"epsilon": 0.0, "weight": 0.0}),
+    Row(EmbeddingAdversarial(contrast="barlow-twins", weight=0.1), neutral={"epsilon": 0.0, "weight": 0.0}),
+    Row(AttentionPerturbation(), neutral={"weight": 0.0}),
+    Row(  # a large xi, for the direction of a small one is good to 1e-4 in float32
+        AttentionPerturbation(form="virtual", blocks=[1, -1], epsilon=2.0, xi=5.0), neutral={"weight": 0.0}
+    ),
+    Row(FreeLB(), neutral={"steps": 1, "init": 0.0}),
+    Row(
+        FreeLB(steps=2, limit=0.0),
+        beside=(CrossEntropy(), KnowledgeDistillation(), Randout(tokens=8, units=8)),
+        neutral={"steps": 1, "init": 0.0},
+        equals=(CrossEntropy(), KnowledgeDistillation(), Randout(tokens=8, units=8)),
+    ),
+    Row(RDrop(), neutral={"alpha": 0.0}, tolerance=1e-6),
+    Row(NoisyDistillation(), neutral={"weight": 0.0, "word_drop": 0.0, "shuffle": 0}),
+    Row(MetaDistil(teacher_learning_rate=1e-3), neutral={"weight": 0.0}),
+    Row(
+        MetaDistil(form="first-order", optimizer="sgd", teacher_learning_rate=10.0, teacher_dropout=True),
+        neutral={"weight": 0.0},
+    ),
+    Row(Layers(), neutral={"hidden": 0.0}),
+    Row(
+        Layers(attention=0.5, pairs=((1, 2), (3, 4)), normalize=True),
+        beside=(CrossEntropy(), KnowledgeDistillation()),
+        neutral={"hidden": 0.0, "attention": 0.0},
+        equals=(CrossEntropy(), KnowledgeDistillation()),
+    ),
     Row(Hinton(alpha=0.7, temperature=3.0), neutral={"alpha": 0.0}),
     Row(HardLabel(), neutral={"alpha": 0.0}),
     Row(MultiTeacher(weights=[1.0, 2.0, 0.5]), neutral={"weight": 0.0}),
@@ -193,13 +227,15 @@ rows = pytest.mark.parametrize("row", TABLE, ids=[f"{at}-{row.method.name}" for 
 
 def start(folder: Path, methods: Sequence[Method], dropout: bool = True, pack: bool = True, **table: Any) -> Session:
     off = {} if dropout else {"dropout": 0.0, "attention_dropout": 0.0}
-    teacher = live_teacher(folder, 28, **off) if any(method.teacher == "model" for method in methods) else None
+    kin = any(getattr(method, "attention", 0) for method in methods)  # compared only between equal tokens
+    asked = any(method.teacher == "model" for method in methods)
+    teacher = live_teacher(folder, 28, kin=kin, **off) if asked else None
     return session_of(tiny_encoder(folder, pack=pack, **off), methods, teacher, **table)
 
 
 def run_through(session: Session, events: int | None = None) -> dict[str, Tensor]:
     """The weights after a training on material that has all a method may ask for."""
-    trained(session, some_material(session.encoder, 28, unlabelled=4), events)
+    trained(session, some_material(session.encoder, 28, unlabelled=4, heldout=10), events)
     return weights_of(session)
 
 
@@ -237,7 +273,7 @@ def test_stopped_and_resumed_is_uninterrupted(tiny_model: Tiny, row: Row, stop: 
     """Weights, optimizer, the method's state, position with best and patience, to the last bit."""
     folder = tiny_model("bert")
     whole = start(folder, row.methods, patience=1)
-    material = some_material(whole.encoder, 28, unlabelled=4)
+    material = some_material(whole.encoder, 28, unlabelled=4, heldout=10)
     trained(whole, material)
     halted = start(folder, row.methods, patience=1)
     for count, event in enumerate(_fit(halted, material), 1):
@@ -318,6 +354,24 @@ def test_packed_is_padded(tiny_model: Tiny, row: Row, family: str) -> None:
             assert (a - b).abs().max() < 1e-5 * largest
 
 
+@pytest.mark.parametrize("row", [r for r in TABLE if type(r.method).gradient is not Method.gradient], ids=str)
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+def test_packed_is_padded_where_the_gradient_is_owned(tiny_model: Tiny, row: Row, family: str) -> None:
+    """The gradient of a step as the method makes it, noise on and dropout off, in float64."""
+    found = []
+    for pack in (True, False):
+        session = start(tiny_model(family), row.methods, dropout=False, pack=pack)
+        session.encoder.model.double()
+        session.states = [_doubled(state) for state in session.states]
+        backward: Any = partial(_backward, session)
+        for method, state in zip(session.methods, session.states, strict=True):
+            backward = method.gradient(session.run, state, backward)
+        backward(_whole_batch(session))
+        found.append({name: p.grad for name, p in session.encoder.model.named_parameters() if p.grad is not None})
+    largest = max(float(gradient.abs().max()) for gradient in found[0].values())
+    assert furthest(*found) < 1e-5 * largest
+
+
 def _doubled(state: State) -> State:
     tensors = {name: tensor.double() for name, tensor in state.tensors.items()}
     return State([nn.Parameter(p.detach().double()) for p in state.parameters], tensors)
@@ -326,7 +380,7 @@ def _doubled(state: State) -> State:
 def _whole_batch(session: Session) -> Batch:
     from randout.loop import _batch
 
-    material = some_material(session.encoder, 28, unlabelled=4)
+    material = some_material(session.encoder, 28, unlabelled=4, heldout=10)
     order = material.tokens.lengths[:8].argsort(kind="stable")
     session.position.micro_batch = 8
     return _batch(session, material, order, 0)
@@ -346,7 +400,7 @@ def test_accumulation_is_the_larger_batch(tiny_model: Tiny, row: Row, micro_batc
     found = []
     for size in (8, micro_batch):
         session = start(tiny_model("bert"), row.stilled, dropout=False, micro_batch=size, max_grad_norm=0)
-        trained(session, some_material(session.encoder, 28, unlabelled=4), events=1)
+        trained(session, some_material(session.encoder, 28, unlabelled=4, heldout=10), events=1)
         grads = {name: p.grad for name, p in session.encoder.model.named_parameters()}
         found.append((grads, session.position.sums))
     (whole, losses), (parts, added) = found
@@ -411,6 +465,24 @@ def test_settings_of_the_table_are_not_the_defaults_of_the_loop() -> None:
     """The trainings above clip nothing away and move: a table that could not fail would prove nothing."""
     assert settings().learning_rate > 1e-3
     assert settings().epochs == 2
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
+def test_what_a_comparison_may_tune_are_settings(method: type[Method]) -> None:
+    """Values of `space` and `spaces` are taken by the method, each is another setting, and variants are known."""
+    assert method.source, "where it is from"
+    assert method.cost.endswith("x")
+    assert float(method.cost[:-1]) >= 1
+    assert set(method.spaces) <= set(method.variants)
+    for variant, fixed in {"": {}, **method.variants}.items():
+        base = method(**fixed)
+        assert not variant or base != method(), f"{variant} is the method itself"
+        assert variant not in METHODS
+        for name, values in method.spaces.get(variant, method.space).items():
+            assert len(values) > 1
+            made = [method.model_validate(base.model_dump() | {name: value}) for value in values]
+            assert len({str(each) for each in made}) == len(values)
+            assert variant or getattr(base, name) in values, f"{name}: its own default is no candidate"
 
 
 def test_a_live_teacher_reads_its_own_tokens(tiny_model: Tiny) -> None:

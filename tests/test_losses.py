@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from randout.losses import info_nce
+from randout.losses import barlow_twins, info_nce, unit
 
 
 def vectors(rows: int, seed: int, width: int = 6) -> Tensor:
@@ -48,3 +48,42 @@ def test_info_nce_by_hand() -> None:
     assert found.item() == pytest.approx(math.log(1 + math.exp(-2)), rel=1e-6)
     crossed = info_nce(torch.eye(2), torch.eye(2).flip(0), 0.5)
     assert crossed.item() == pytest.approx(math.log(1 + math.exp(2)), rel=1e-6)
+
+
+def plain_barlow_twins(a: Tensor, b: Tensor, off_diagonal: float) -> float:
+    """The sums over i and j of the correlations of feature i of a with feature j of b."""
+    (n, d), total = a.shape, 0.0
+    for i in range(d):
+        for j in range(d):
+            x, y = a[:, i] - a[:, i].mean(), b[:, j] - b[:, j].mean()
+            c = float((x * y).sum() / n / ((x.square().mean() + 1e-5) * (y.square().mean() + 1e-5)).sqrt())
+            total += (1 - c) ** 2 if i == j else off_diagonal * c**2
+    return total
+
+
+@pytest.mark.parametrize("off_diagonal", [0.005, 1.0, 0.0])
+@pytest.mark.parametrize("rows", [2, 7])
+def test_barlow_twins_is_its_equation(rows: int, off_diagonal: float) -> None:
+    a, b = vectors(rows, 0), vectors(rows, 1)
+    ours = barlow_twins(a, b, off_diagonal)
+    assert ours.item() == pytest.approx(plain_barlow_twins(a, b, off_diagonal), rel=1e-5)
+    torch.testing.assert_close(barlow_twins(100 * a + 3, 50 * b - 7, off_diagonal), ours, rtol=1e-3, atol=1e-3)
+
+
+def test_barlow_twins_without_variance_is_a_constant() -> None:
+    """A batch of one, or of equal texts: nothing to correlate, and gradients of zero."""
+    for a in (vectors(1, 0), vectors(1, 0).expand(5, -1)):
+        a = a.float().clone().requires_grad_()
+        found = barlow_twins(a, a)
+        found.backward()
+        assert found.item() == pytest.approx(6.0, abs=1e-5)
+        assert a.grad.abs().max() < 1e-4
+    same = vectors(40, 0)
+    assert barlow_twins(same, same, 0.0).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_unit_is_of_each_text_and_leaves_zero() -> None:
+    gradient = torch.stack([vectors(3, 0), torch.zeros(3, 6), 1e-12 * vectors(3, 1)])
+    found = unit(gradient)
+    torch.testing.assert_close(found.flatten(1).norm(dim=1), torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64))
+    torch.testing.assert_close(found[0] * gradient[0].norm(), gradient[0])

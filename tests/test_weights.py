@@ -13,10 +13,8 @@ from torch import Tensor, nn
 
 from conftest import FAMILIES
 from randout import dropout
-from randout.config import assignment
 from randout.errors import UserError
 from randout.method import Method, Run, State
-from randout.methods import METHODS
 from randout.methods.ce import CrossEntropy
 from randout.methods.dropout import DropoutRates
 from randout.methods.mixout import Mixout
@@ -118,18 +116,10 @@ def test_dropout_refuses_what_is_not_there() -> None:
     run = Run(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1)), Sites(nn.Identity(), ()), 1)
     DropoutRates(attention="model").check(run)
     DropoutRates(attention=0.0).check(run)
-    with pytest.raises(UserError, match=r"methods.dropout.attention: found 0.1, but this student has no attention"):
+    with pytest.raises(
+        UserError, match=r"methods.dropout-rates.attention: found 0.1, but this student has no attention"
+    ):
         DropoutRates().check(run)
-
-
-def test_a_bare_dropout_is_still_the_students() -> None:
-    """Though a method has that name, which is switched on and off by it, and set by its own keys."""
-    assert assignment("dropout=0.2", METHODS) == {"student": {"dropout": 0.2}}
-    assert assignment("dropout=model", METHODS) == {"student": {"dropout": "model"}}
-    for value in (True, False):
-        assert assignment(f"dropout={str(value).lower()}", METHODS) == {"methods": {"dropout": value}}
-    assert assignment("dropout.hidden=0.2", METHODS) == {"methods": {"dropout": {"hidden": 0.2}}}
-    assert assignment("mixout=true", METHODS) == {"methods": {"mixout": True}}
 
 
 # ---- Mixout

@@ -25,6 +25,9 @@ from randout.tokens import Tokens, encode, truncate
 torch.set_num_threads(1)  # models this small: threads only wait for one another, seconds where the machine is busy
 
 NAMES = {0: "health", 1: "money", 2: "sport"}
+HELD_OUT = 10  # texts that there are beside those to train on
+WIDER = {"hidden_size": 48, "num_attention_heads": 6, "num_hidden_layers": 4}  # than the tiny models
+WIDER_DISTILBERT = {"dim": 48, "n_heads": 6, "n_layers": 4}
 
 
 def tiny_encoder(folder: Path, **options: Any) -> Encoder:
@@ -32,37 +35,47 @@ def tiny_encoder(folder: Path, **options: Any) -> Encoder:
     return models.load(Source(str(folder), folder), id2label=NAMES, **({"seed": 3} | options))
 
 
-def some_material(encoder: Encoder, n: int = 24, seed: int = 0, teacher: bool = True, unlabelled: int = 0) -> Material:
+def some_material(
+    encoder: Encoder, n: int = 24, seed: int = 0, teacher: bool = True, unlabelled: int = 0, heldout: int = 0
+) -> Material:
     """n toy texts of up to 24 tokens, the last `unlabelled` of them without labels, with made-up logits of a teacher
-    and of two further ones.
+    and of two further ones; after them `heldout` texts that are kept from the student.
     """
-    texts, names = toy_texts(n, seed)
+    texts, names = (column[: n + heldout] for column in _texts(n, seed))
     tokens = _tokens(encoder, texts)
     labels = torch.tensor([{name: at for at, name in NAMES.items()}[name] for name in names])
-    labels[n - unlabelled :] = -1
+    labels[n - unlabelled : n] = -1
     generator = torch.Generator().manual_seed(seed)
-    first, *others = (2 * torch.randn(n, len(NAMES), generator=generator) for _ in range(3))
-    rows = np.arange(n)
-    material = Material(tokens, labels, rows[: n - unlabelled], rows[n - unlabelled :])
+    first, *others = (2 * torch.randn(len(texts), len(NAMES), generator=generator) for _ in range(3))
+    rows = np.arange(len(texts))
+    material = Material(tokens, labels, rows[: n - unlabelled], rows[n - unlabelled : n], heldout=rows[n:])
     return replace(material, teacher=first, others=tuple(others)) if teacher else material
+
+
+def _texts(n: int, seed: int) -> tuple[list[str], list[str]]:
+    """n toy texts, then those of `HELD_OUT`, and their labels."""
+    (texts, names), (more, others) = toy_texts(n, seed), toy_texts(HELD_OUT, seed + 1000)
+    return texts + more, names + others
 
 
 def _tokens(encoder: Encoder, texts: list[str]) -> Tokens:
     return truncate(encode(encoder.tokenizer, texts), 24, "head", encoder.suffix, encoder.prefix)
 
 
-def live_teacher(beside: Path, n: int = 24, seed: int = 0, **options: Any) -> LiveTeacher:
+def live_teacher(beside: Path, n: int = 24, seed: int = 0, kin: bool = False, **options: Any) -> LiveTeacher:
     """A second classifier, frozen, with its own tokens of the texts of `some_material(n, seed)` and its classes in
     another order: the tiny RoBERTa in the same folder as the model `beside`, which is built where it is not there.
-    options: as of `models.load`.
+    kin: in its place a wider and deeper model of the family of `beside`, with the same tokens. options: of
+    `models.load`.
     """
-    folder = beside.parent / "roberta"
+    family = beside.name if kin else "roberta"
+    folder = beside.parent / (f"wider-{family}" if kin else family)
     if not folder.exists():
-        build("roberta", folder)
+        build(family, folder, **((WIDER_DISTILBERT if family == "distilbert" else WIDER) if kin else {}))
     names = {0: NAMES[1], 1: NAMES[2], 2: NAMES[0]}
     encoder = models.load(Source(str(folder), folder), id2label=names, seed=11, **options)
     encoder.model.requires_grad_(False)
-    return LiveTeacher(encoder, _tokens(encoder, toy_texts(n, seed)[0]), columns=(2, 0, 1))
+    return LiveTeacher(encoder, _tokens(encoder, _texts(n, seed)[0]), columns=(2, 0, 1), same_tokens=kin)
 
 
 def settings(**changes: Any) -> TrainTable:
@@ -85,6 +98,7 @@ def session_of(
     table = settings(**changes)
     weights = torch.tensor([0.5, 1.0, 2.0])
     run = Run(encoder.model, encoder.sites, table.seed, len(NAMES), weights, teachers=3)
+    run.prefix, run.suffix = encoder.prefix, encoder.suffix
     for method in methods:
         method.check(run)
     run.teacher = teacher

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_tools import AsJson, print_table
+from .cli_tools import AsJson
 from .errors import UserError, nearest
 
 app = typer.Typer(rich_markup_mode=None)
@@ -29,14 +29,17 @@ def methods(
     elif name:
         print("\n".join(_explained(rows[0])))
     else:
-        head = ("method", "kind", "cost", "teacher", "seams", "what", "source")
-        print_table(head, [_listed(row) for row in rows])
+        print("\n".join(line for row in rows for line in _listed(row)))
         print("\nOne explained: randout methods NAME. All compared: randout compare DATA --methods all")
 
 
-def _listed(row: dict[str, Any]) -> tuple[str, ...]:
+def _listed(row: dict[str, Any]) -> list[str]:
+    """Four lines: name, kind, cost, teacher and seams; what it is; where it is from; its options."""
+    seams = ", ".join(row["seams"])
+    taught = f"teacher's {row['teacher']}" if row["teacher"] else ""
     what = row["summary"] + (f" ({_settings(row)})" if row["settings"] else "")
-    return (row["name"], row["kind"], row["cost"], row["teacher"], ", ".join(row["seams"]), what, row["source"])
+    first = f"{row['name']:<30} {row['kind']:<13} {row['cost']:<5} {seams:<26} {taught}".rstrip()
+    return [first, f"    {what}", f"    {row['source']}", f"    options: {', '.join(row['options']) or 'none'}"]
 
 
 def _settings(row: dict[str, Any]) -> str:

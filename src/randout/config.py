@@ -192,15 +192,13 @@ def assignment(text: str, methods: Iterable[str]) -> dict[str, Any]:
 
 def assignment_of(key: str, value: Any, methods: Iterable[str]) -> dict[str, Any]:
     """One setting as tables. `key` is `table.key`, `methods.NAME.key`, `NAME.key`, or a key that one table has alone
-    (`learning_rate`, `max_length`: where several have it, train's, else the student's). A key alone that also names a
-    method is the setting (`dropout = 0.2` is the student's), unless it is switched on or off. Raises UserError.
+    (`learning_rate`, `max_length`: where several have it, train's, else the student's). Raises UserError.
     """
     path = key.split(".")
-    tables = {name: field.annotation for name, field in Config.model_fields.items() if name not in OPEN}
-    known_setting = any(path == [name] for table in tables.values() for name in table.model_fields)  # type: ignore[union-attr]
-    if path[0] in methods and (not known_setting or isinstance(value, bool)):
+    if path[0] in methods:
         path = ["methods", *path]
     if len(path) == 1 and path[0] not in Config.model_fields:
+        tables = {name: field.annotation for name, field in Config.model_fields.items() if name not in OPEN}
         owners = [name for name, table in tables.items() if path[0] in table.model_fields]  # type: ignore[union-attr]
         known = [name for table in tables.values() for name in table.model_fields]  # type: ignore[union-attr]
         if not owners:

@@ -26,6 +26,31 @@ def info_nce(a: Tensor, b: Tensor, temperature: float) -> Tensor:
     return (F.cross_entropy(similar, same) + F.cross_entropy(similar.T, same)) / 2
 
 
+def barlow_twins(a: Tensor, b: Tensor, off_diagonal: float = 0.005) -> Tensor:
+    """sum_i (1 - c_ii)^2 + lambda * sum_{i != j} c_ij^2, c (d, d) the correlation of the features of a with those of b
+    over the batch; lambda is `off_diagonal`.
+
+    a, b: (n, d), row i of both the same text; computed in float32. A feature that does not vary (all of them, in a
+    batch of one) correlates with nothing and gives a constant. Source: Zbontar et al. 2021 (2103.03230, eq. 1 and 2).
+    """
+    a, b = _standardised(a.float()), _standardised(b.float())
+    squares = (a.T @ b / len(a) - torch.eye(a.shape[1], device=a.device)).square()  # (d, d)
+    same = squares.diagonal().sum()
+    return same + off_diagonal * (squares.sum() - same)
+
+
+def _standardised(features: Tensor) -> Tensor:
+    """(n, d) -> mean 0 and variance 1 over the batch; 1e-5 is added to each variance, as batch normalisation does."""
+    centred = features - features.mean(0)
+    return centred / (centred.square().mean(0) + 1e-5).sqrt()
+
+
+def unit(gradient: Tensor) -> Tensor:
+    """(b, ...) the gradient of each text divided by its L2 norm; one that is zero stays zero."""
+    norm = gradient.flatten(1).norm(dim=1)
+    return gradient / torch.where(norm > 0, norm, 1.0).view(-1, *[1] * (gradient.dim() - 1))
+
+
 def squared_error(one: Tensor, other: Tensor) -> Tensor:
     """Sum over texts of the mean over classes of (one - other)^2, in float32; both (b, C)."""
     return (one.float() - other.float()).square().mean(-1).sum()

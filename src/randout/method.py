@@ -80,13 +80,14 @@ class LiveTeacher:
     """A teacher that is run beside the student, for methods that need more of it than stored logits.
 
     tokens: every text of the dataset in the teacher's own tokens. columns: for each class of the student, the teacher's
-    output of that name.
+    output of that name. same_tokens: whether its tokenizer gives the same ids as the student's.
     """
 
     encoder: Encoder
     tokens: Tokens
     columns: tuple[int, ...]
     precision: str = "float32"
+    same_tokens: bool = False
 
     def forward(
         self,
@@ -111,7 +112,10 @@ class LiveTeacher:
 
 @dataclass
 class Run:
-    """What a method may see: the student, the seed, and where in training we are."""
+    """What a method may see: the student, the seed, and where in training we are.
+
+    prefix, suffix: special tokens that the student's tokenizer puts at either end of a text.
+    """
 
     model: nn.Module
     sites: Sites
@@ -119,6 +123,8 @@ class Run:
     num_labels: int = 0
     class_weights: Tensor | None = None  # (C,)
     steps: int = 0  # of the whole training
+    prefix: int = 1
+    suffix: int = 1
     rank: int = 0
     teachers: int = 0  # whose stored logits come with each batch
     step: int = 0  # optimizer steps done

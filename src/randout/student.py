@@ -27,7 +27,7 @@ from .metrics import score
 from .prepare import Plan, class_weights, learned_rows
 from .progress import Show, duration
 from .runs import RunFolder
-from .tokens import encode, truncate
+from .tokens import Tokens, encode, truncate
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,7 @@ def student_of(plan: Plan) -> tuple[Encoder, Run]:
     encoder.model.to(config.train.device)
     weights = class_weights(plan.dataset).to(config.train.device)
     run = Run(encoder.model, encoder.sites, config.train.seed, len(plan.dataset.id2label), weights)
+    run.prefix, run.suffix = encoder.prefix, encoder.suffix
     run.teachers = plan.has_teacher + len(plan.more)
     return encoder, run
 
@@ -233,7 +234,7 @@ def _stop_signal() -> Iterator[_Stop]:
             signal.signal(number, handler)
 
 
-def _stand_in(plan: Plan) -> Taught:
+def stand_in(plan: Plan) -> Taught:
     """A teacher that costs what the real one will: all its logits zero; run live, the encoder it is or will come from."""
     logits = torch.zeros(len(plan.dataset.texts), len(plan.dataset.id2label))
     live = None
@@ -250,7 +251,13 @@ def live_teacher(plan: Plan, encoder: Encoder, columns: tuple[int, ...], max_len
     length = max_length or min(int(plan.config.student.max_length), encoder.longest)
     encoded = encode(encoder.tokenizer, plan.dataset.texts)
     tokens = truncate(encoded, length, plan.config.teacher.truncation, encoder.suffix, encoder.prefix)
-    return LiveTeacher(encoder, tokens, columns, plan.config.train.precision)
+    return LiveTeacher(encoder, tokens, columns, plan.config.train.precision, same_tokens(tokens, plan.tokens))
+
+
+def same_tokens(one: Tokens, other: Tokens) -> bool:
+    """Whether every text that stands in full in both has the same ids in both; False where there is no such text."""
+    full = np.flatnonzero((one.whole == one.lengths) & (other.whole == other.lengths))
+    return len(full) > 0 and all(np.array_equal(one[int(text)], other[int(text)]) for text in full)
 
 
 def estimate(plan: Plan, steps: int = 3) -> list[str]:
@@ -258,9 +265,9 @@ def estimate(plan: Plan, steps: int = 3) -> list[str]:
     sizes = f"rows: {', '.join(f'{len(index):,} {name}' for name, index in plan.dataset.split.items())}"
     if isinstance(plan.classifier, Bag):
         return [sizes, f"time: {plan.classifier.name} is fitted in one go; there are no steps to measure"]
-    stand_in = _stand_in(plan) if plan.has_teacher else None
-    session = make_session(plan, stand_in)
-    material = make_material(plan, stand_in)
+    taught = stand_in(plan) if plan.has_teacher else None
+    session = make_session(plan, taught)
+    material = make_material(plan, taught)
     session.run.heldout = partial(held_out, session, material)
     rows = np.concatenate([material.labelled, material.unlabelled])
     lengths, size, epochs = plan.tokens.lengths, plan.config.train.batch_size, plan.config.train.epochs

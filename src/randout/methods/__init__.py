@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from ..method import Method
+from .attention import AttentionPerturbation
 from .ce import CrossEntropy
 from .dropout import DropoutRates
 from .dropout_distillation import DropoutDistillation
+from .embedding_adversarial import EmbeddingAdversarial
 from .equal_l2 import EqualL2
+from .freelb import FreeLB
 from .gaussian import Gaussian
 from .gaussian_contrastive import GaussianContrastive
 from .hard_label import HardLabel
 from .hinton import Hinton
 from .kd import KnowledgeDistillation
+from .layers import Layers
+from .metadistil import MetaDistil
 from .mixout import Mixout
 from .multi_teacher import MultiTeacher
 from .neftune import NEFTune
+from .noisy_distillation import NoisyDistillation
 from .noisytune import NoisyTune
+from .r_drop import RDrop
 from .randout import Randout
 from .scattered import Scattered
 from .self_distillation import SelfDistillation
@@ -33,12 +40,19 @@ SHELF: tuple[type[Method], ...] = (
     NEFTune,
     EqualL2,
     Scattered,
+    EmbeddingAdversarial,
+    AttentionPerturbation,
+    FreeLB,
+    RDrop,
     Hinton,
     HardLabel,
     MultiTeacher,
     SelfDistillation,
     WeiDC,
     DropoutDistillation,
+    NoisyDistillation,
+    MetaDistil,
+    Layers,
 )
 METHODS: dict[str, type[Method]] = {method.name: method for method in SHELF}
 GOLD = CrossEntropy.name  # what a plain fine-tuning has alone

@@ -23,7 +23,11 @@ class CrossEntropy(Method):
 
     name = "ce"
     summary = "cross-entropy on the gold labels"
+    source = "paper, eq. 2; label smoothing: Szegedy et al. 2016 (1512.00567, section 7)"
+    kind = "gold"
     losses = ("ce",)
+    variants = {"label-smoothing": {"label_smoothing": 0.1}}  # noqa: RUF012
+    spaces = {"label-smoothing": {"label_smoothing": (0.05, 0.1, 0.2)}}  # noqa: RUF012
 
     weight: Annotated[float, Field(ge=0, description="factor of this loss")] = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1, description="share of the target spread over all classes")] = (

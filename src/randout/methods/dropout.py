@@ -26,7 +26,7 @@ class DropoutRates(Method):
     Fails where an encoder has no dropout to set: ModernBERT built with rate 0 leaves some of its places out altogether.
     """
 
-    name = "dropout"
+    name = "dropout-rates"
     summary = "the encoder's own dropout, at rates of choice"
     source = "Hinton et al. 2012, 1207.0580; BERT's places: Devlin et al. 2019, 1810.04805, A.2"
     kind = "noise"
@@ -41,7 +41,7 @@ class DropoutRates(Method):
         for setting, found in zip(("hidden", "attention"), places(_encoder(run.model)), strict=True):
             if (asked := getattr(self, setting)) not in ("model", 0.0) and not found:
                 raise UserError(
-                    f"methods.dropout.{setting}: found {asked}, but this student has no {setting} dropout to set; "
+                    f"methods.dropout-rates.{setting}: found {asked}, but this student has no {setting} dropout to set; "
                     'expected "model" or 0'
                 )
 

@@ -22,9 +22,12 @@ class KnowledgeDistillation(Method):
 
     name = "kd"
     summary = "match the teacher's softened distribution"
+    source = "paper, eq. 4-6, section 4.2; Hinton et al. 2015 (1503.02531, section 2)"
     teacher = "logits"
     kind = "distillation"
+    cost = "1x"
     losses = ("kd",)
+    space = {"weight": (0.2, 0.4, 0.6, 0.8), "temperature": (1.0, 2.0, 3.0)}  # noqa: RUF012
 
     weight: Annotated[float, Field(ge=0, description="lambda of eq. 6 (paper: 0.2 to 0.8)")] = 0.8
     temperature: Annotated[float, Field(gt=0, description="t of eq. 4 (paper: 1 to 3)")] = 1.0

@@ -29,6 +29,10 @@ class Randout(Method):
 
     name = "randout"
     summary = "uniform noise on T tokens x H hidden units of the first block's output"
+    source = "paper, section 3.2, eq. 3, and section 4.2"
+    kind = "noise"
+    cost = "1x"
+    space = {"tokens": (8, 64), "units": (2, 16, 64)}  # noqa: RUF012
 
     tokens: Annotated[int, Field(ge=0, description="T: tokens of each text that get noise (paper: 1 to 64)")] = 64
     units: Annotated[int, Field(ge=0, description="H: hidden units of each such token (paper: 1 to 128)")] = 2

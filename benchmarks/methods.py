@@ -1,0 +1,136 @@
+"""What a training step of each method on the shelf costs, in steps of plain fine-tuning.
+
+    python benchmarks/methods.py --model FOLDER --teacher FOLDER --data rhmd:RHMD_3_Class.csv
+    python benchmarks/methods.py --smoke    # a tiny random model, made-up texts: seconds, numbers mean nothing
+
+Each round times plain cross-entropy and one method one after the other, over the same batches of the same student, in
+the number format that "auto" means here. A method's cost is the median over rounds of (its seconds / plain's seconds).
+Teachers' stored logits are made up: they cost a step nothing. A teacher that is run beside the student is --teacher.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from randout import config, loop, prepare, shelf, student
+from randout.methods import METHODS
+from throughput import tiny_data, tiny_model
+
+import torch  # isort: skip  (randout's own settings for torch come first)
+
+WARM_UP = 1  # steps at the start of each round that are not counted
+
+
+def main() -> None:
+    arguments = read_arguments()
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.smoke:
+            arguments.model, arguments.data = tiny_model(Path(folder)), tiny_data(Path(folder))
+            arguments.rounds, arguments.steps, arguments.max_length = 1, 2, 64
+            arguments.teacher = arguments.model
+        found = costs(arguments)
+    print(json.dumps(found) if arguments.json else as_text(found))
+
+
+def read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", help="folder of an encoder: the student")
+    parser.add_argument("--teacher", help="folder of an encoder: the teacher, where one is run beside the student")
+    parser.add_argument("--layers", help="blocks of the student to keep, by comma", default="")
+    parser.add_argument("--data", help="as `randout train` takes it")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=6, help="timed steps of each side in a round")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--max-length", type=int, default=215)
+    parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0: its own choice")
+    parser.add_argument("--only", help="names of methods by comma; default: all")
+    parser.add_argument("--json", action="store_true", help="one JSON object in place of a table")
+    parser.add_argument("--smoke", action="store_true")
+    arguments = parser.parse_args()
+    if not arguments.smoke and not (arguments.model and arguments.teacher and arguments.data):
+        parser.error("--model, --teacher and --data are needed (or --smoke)")
+    return arguments
+
+
+def costs(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The ratio to plain of every use of every method: median, least, most over rounds."""
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    plain = ready(arguments, shelf.entries()[shelf.GOLD])
+    found = []
+    names = arguments.only.split(",") if arguments.only else [shelf.ALL]
+    for name, entry in shelf.chosen(names).items():
+        own = ready(arguments, entry)
+        ratios = []
+        for number in range(arguments.rounds):
+            rows = plain[2][number * (WARM_UP + arguments.steps) :][: WARM_UP + arguments.steps]
+            base = seconds(*plain[:2], rows)
+            ratios.append(seconds(*own[:2], rows) / base)
+        row = {"name": name, "stated": entry.method.cost, "median": statistics.median(ratios)}
+        found.append(row | {"least": min(ratios), "most": max(ratios)})
+        print(f"{name}: {row['median']:.2f} steps", file=sys.stderr)
+    return {"methods": found, "rounds": arguments.rounds, "steps": arguments.steps, "threads": torch.get_num_threads()}
+
+
+def ready(arguments: argparse.Namespace, entry: shelf.Entry) -> tuple[loop.Session, loop.Material, list[Any]]:
+    """A session of the student with this method, what it learns from, and batches of the rows that all methods share."""
+    own: dict[str, Any] = {
+        "data": {"source": str(arguments.data)},
+        "student": {"model": str(arguments.model), "max_length": arguments.max_length},
+        "teacher": {"model": str(arguments.teacher)} if needs_teacher(entry) else {"model": "none"},
+        "train": {"batch_size": arguments.batch_size},
+    }
+    if arguments.layers:
+        own["student"]["layers"] = [int(layer) for layer in arguments.layers.split(",")]
+    plan = prepare.make(config.build([config.read_preset(config.DEFAULT_PRESET), own, entry.recipe], METHODS))
+    taught = student.stand_in(plan) if plan.has_teacher else None
+    session, material = student.make_session(plan, taught), student.make_material(plan, taught)
+    session.run.steps = 10**6
+    session.run.heldout = partial(loop.held_out, session, material)
+    train, size = plan.dataset.split["train"], arguments.batch_size
+    needed = arguments.rounds * (WARM_UP + arguments.steps)
+    if len(train) < needed * size:
+        raise SystemExit(f"the training split has {len(train)} rows; {needed * size} are needed")
+    return session, material, [sorted_rows(plan, train[at * size :][:size]) for at in range(needed)]
+
+
+def needs_teacher(entry: shelf.Entry) -> bool:
+    return any(METHODS[name].teacher for name in entry.methods)
+
+
+def sorted_rows(plan: prepare.Plan, rows: Any) -> Any:
+    """As batches come: the shortest text first."""
+    return rows[plan.tokens.lengths[rows].argsort(kind="stable")]
+
+
+def seconds(session: loop.Session, material: loop.Material, batches: list[Any]) -> float:
+    for number, rows in enumerate(batches):
+        if number == WARM_UP:
+            began = time.perf_counter()
+        loop.step(session, material, rows)
+        session.position.step += 1
+    return time.perf_counter() - began
+
+
+def as_text(found: dict[str, Any]) -> str:
+    head = f"steps of plain fine-tuning; {found['rounds']} rounds of {found['steps']} steps, {found['threads']} threads"
+    lines = [head, f"{'method':<30} {'stated':>7} {'median':>7}  least to most"]
+    for row in found["methods"]:
+        spread = f"{row['least']:.2f} to {row['most']:.2f}"
+        lines.append(f"{row['name']:<30} {row['stated']:>7} {row['median']:>6.2f}x  {spread}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

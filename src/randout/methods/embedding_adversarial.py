@@ -1,0 +1,80 @@
+"""Adversarial training on the word embedding matrix with a contrast between clean and perturbed (Khan et al. 2022)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from ..encoder import Output, Want
+from ..errors import UserError
+from ..losses import barlow_twins, info_nce, unit
+from ..method import Batch, Forward, Method, Run, State
+
+
+class EmbeddingAdversarial(Method):
+    """L = (1 - w) / 2 * (CE_clean + CE_adv) + w * L_ctr, with r = epsilon * g / ||g||_2 added to the embedding matrix.
+
+    g (V, d) is the gradient of CE_clean with respect to the matrix of V words, ||.||_2 the norm of all of it, so r is
+    one for all texts of a step and zero for words that do not occur. L_ctr compares the [CLS] vectors (n, hidden) of
+    the last block, clean and perturbed: InfoNCE with `temperature`, or Barlow Twins. `weight` is w. The perturbed
+    forward adds r's row of each token to what the embedding returns: the matrix itself is never touched. Both forwards
+    have the same dropout masks. Texts without a label take part in L_ctr alone.
+
+    Fails where a batch is small: InfoNCE has few negatives, and Barlow Twins' correlations of n texts are noise of
+    about n^-1/2 in each of hidden^2 places, which soon outweighs CE. A step cannot be split into micro-batches.
+    """
+
+    name = "embedding-adversarial"
+    summary = "adversarial word embeddings, and a contrast of clean and perturbed [CLS]"
+    source = "Khan et al. 2022 (2203.01895, section 3), after Pan et al. 2021 (2107.10137, section 3)"
+    kind = "noise"
+    cost = "2.3x"
+    losses = ("ce", "embedding-adversarial")
+    supervises = True
+    whole = True
+    variants = {"embedding-adversarial-barlow": {"contrast": "barlow-twins"}}  # noqa: RUF012
+    space = {"epsilon": (0.5, 1.0, 2.0), "weight": (0.1, 0.3, 0.5)}  # noqa: RUF012
+
+    epsilon: Annotated[float, Field(ge=0, description="L2 norm of the perturbation of the whole matrix")] = 1.0
+    weight: Annotated[float, Field(ge=0, le=1, description="w: share of the contrast in the loss")] = 0.3
+    contrast: Annotated[
+        Literal["info-nce", "barlow-twins"], Field(description="what pulls the two [CLS] vectors of a text together")
+    ] = "info-nce"
+    temperature: Annotated[float, Field(gt=0, description="of InfoNCE")] = 0.05
+    off_diagonal: Annotated[float, Field(ge=0, description="lambda of Barlow Twins")] = 0.005
+
+    def check(self, run: Run) -> None:
+        if run.sites.words is None:
+            raise UserError("methods.embedding-adversarial: this student has no word embeddings; take another student")
+
+    def want(self, run: Run) -> Want:
+        return Want(cls=True)
+
+    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+        assert run.supervised is not None
+        clean = run.supervised(output, batch)
+        other = self._perturbed(run, clean, forward)
+        adversarial = run.supervised(other, batch)
+        assert output.cls is not None
+        assert other.cls is not None
+        if self.contrast == "info-nce":
+            contrast = info_nce(output.cls, other.cls, self.temperature)
+        else:
+            contrast = barlow_twins(output.cls, other.cls, self.off_diagonal)
+        supervised = (1 - self.weight) / 2 * (clean + adversarial)
+        return {"ce": supervised, "embedding-adversarial": self.weight * contrast}
+
+    def _perturbed(self, run: Run, clean: Tensor, forward: Forward) -> Output:
+        """The student's output with r added to its word embeddings; `clean` is CE_clean, with a graph."""
+        matrix: Any = run.sites.words.weight  # type: ignore[union-attr]
+        (gradient,) = torch.autograd.grad(clean, matrix, retain_graph=True)
+        r = self.epsilon * unit(gradient[None])[0]  # (V, d)
+        undo = run.sites.change_words(lambda ids, embedded: embedded + F.embedding(ids, r))
+        try:
+            return forward(want=Want(cls=True))
+        finally:
+            undo()

@@ -1,0 +1,87 @@
+"""FreeLB: adversarial word embeddings by several steps of ascent, all of whose gradients train the student."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..errors import UserError
+from ..losses import unit
+from ..method import Backward, Batch, Method, Run, State
+
+
+class FreeLB(Method):
+    """gradient = 1 / K * sum_{t=0}^{K-1} grad_theta L(X + delta_t, y), L the sum of all losses of the recipe.
+
+    X (n, d) are the word embeddings of a text of n tokens. delta_0 = U(-1, 1) * init / sqrt(n * d) in each place;
+    delta_{t+1} = delta_t + ascent * g / ||g||_F, g the gradient of L with respect to delta_t, then scaled back to the
+    norm `limit` where it is longer (0: never). Norms are those of one text. `steps` is K. The same dropout masks in all
+    K passes (section 3.3). With steps = 1 and init = 0 it is plain training. Added by a hook behind the embedding of
+    token ids, before positions and norm; padding is never perturbed.
+
+    Texts without a label take part where another loss (distillation) reads them; else their g is zero and delta stays
+    as drawn. Fails where `ascent` and `limit` are large against the embeddings' own norm (about 1.4 a token in BERT). Two
+    methods that own the gradient cannot stand in one recipe.
+    """
+
+    name = "freelb"
+    summary = "adversarial word embeddings, K steps of ascent whose gradients all count"
+    source = "Zhu et al. 2020 (1909.11764, algorithm 1)"
+    kind = "noise"
+    cost = "3x"
+    space = {"steps": (2, 3), "ascent": (0.03, 0.1), "limit": (0.0, 0.3)}  # noqa: RUF012
+
+    steps: Annotated[int, Field(ge=1, description="K: passes of each optimizer step")] = 3
+    ascent: Annotated[float, Field(ge=0, description="L2 norm of each step of ascent, of each text")] = 0.1
+    init: Annotated[float, Field(ge=0, description="size of the random start: uniform up to init / sqrt(n d)")] = 0.2
+    limit: Annotated[float, Field(ge=0, description="largest L2 norm of a text's perturbation; 0: none")] = 0.3
+
+    def check(self, run: Run) -> None:
+        if run.sites.words is None:
+            raise UserError("methods.freelb: this student has no word embeddings; take another student")
+
+    def gradient(self, run: Run, state: State, inner: Backward) -> Backward:
+        def backward(batch: Batch, scale: float = 1.0) -> None:
+            delta = self._drawn(run, batch)
+            for left in reversed(range(self.steps)):
+                delta.requires_grad_()
+                undo = run.sites.change_words(partial(_add, run, delta))
+                try:
+                    inner(batch, scale / self.steps)
+                finally:
+                    undo()
+                if left:
+                    delta = self._ascended(delta)
+
+        return backward
+
+    def _drawn(self, run: Run, batch: Batch) -> Tensor:
+        """delta_0 (b, longest, d), zero where a text has no token; drawn for the whole step, then cut."""
+        matrix: Any = run.sites.words.weight  # type: ignore[union-attr]
+        shape = (batch.step_labels.numel(), batch.longest, matrix.shape[1])
+        drawn = torch.rand(shape, generator=run.generator("freelb", matrix.device), device=matrix.device) * 2 - 1
+        lengths = torch.tensor([len(text) for text in batch.ids], device=matrix.device)[:, None]
+        real = torch.arange(batch.longest, device=matrix.device) < lengths  # (b, longest)
+        size = self.init * real / (lengths * shape[2]).sqrt()
+        return (drawn[batch.first : batch.first + len(lengths)] * size[..., None]).to(matrix.dtype)
+
+    def _ascended(self, delta: Tensor) -> Tensor:
+        """One step along the gradient of each text, and back into the ball."""
+        assert delta.grad is not None
+        longer = delta.detach() + self.ascent * unit(delta.grad)
+        if not self.limit:
+            return longer
+        norm = longer.flatten(1).norm(dim=1)[:, None, None]
+        return longer * (self.limit / norm).clamp(max=1.0)  # a norm of 0 gives 1
+
+
+def _add(run: Run, delta: Tensor, ids: Tensor, embedded: Tensor) -> Tensor:
+    """embedded (.., n, d) with delta at each text's tokens; a clean pass (no layout) goes through untouched."""
+    if run.layout is None:
+        return embedded
+    rows = embedded.shape[:-1].numel()
+    return embedded + run.layout.into_rows(delta, rows).view_as(embedded).to(embedded.dtype)

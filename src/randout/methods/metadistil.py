@@ -1,0 +1,181 @@
+"""MetaDistil (Zhou, Xu & McAuley 2022): a teacher that learns to teach, from what its student does on held-out rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..encoder import Output
+from ..errors import UserError
+from ..losses import kl_divergence
+from ..method import Backward, Batch, Forward, LiveTeacher, Method, Run, State
+
+
+class MetaDistil(Method):
+    """Each step, with theta the student's weights, phi the teacher's, and a = `weight`:
+
+        L(theta; phi) = (1 - a) * L_gold + a * t^2 / B * sum_i KL(softmax(z_t / t) || softmax(z_s / t))
+        theta' = theta - eta * grad_theta L(theta; phi)                                  a pilot step, thrown away
+        phi <- AdamW(phi, grad_phi L_gold(theta'; a batch of held-out rows))             through theta'
+        theta <- the training's optimizer on L(theta; phi), with the new phi
+
+    z_t, z_s: (B, C) logits; B: texts of the step. The pilot step sees the dropout masks and the noise of the step to
+    come, and of the recipe's losses these two alone; theta' is asked without dropout and noise. The held-out rows are a
+    share of the training rows that the student never learns from. With v = grad_theta' L_gold(theta'), phi's gradient
+    is -eta * J' d/dz_t <grad_theta L(theta; z_t), v>, J = dz_t/dphi: one backward pass of the teacher, and a (B, C)
+    derivative by `form`. "exact": a second backward pass through the student. "first-order": the difference of L at
+    theta + h v and theta - h v over 2h, h = .003 / ||v||: two forwards in place of it, in float32 only, and off by some
+    percent where a ReLU has its kink between them.
+
+    Source: 2106.04570, section 3, and its published code: a = .5, t = 5, eta 5e-5, the teacher's learning rate 1e-5
+    with linear decay, its gradients clipped to 1. There the soft term is a squared difference of probabilities, a term
+    on hidden states (PKD) may be added, and all held-out rows are asked at each step; here one batch of them, and the
+    KL of the paper.
+
+    Fails where few rows can be spared, and forgets to teach what was right: the teacher's own accuracy may fall. Soft
+    labels that were stored are those of the teacher before it was changed.
+    """
+
+    name = "metadistil"
+    summary = "match a teacher that is trained on what its student does on held-out rows"
+    source = "Zhou, Xu & McAuley 2022, 2106.04570, section 3"
+    kind = "distillation"
+    cost = "6x"  # with a teacher of the student's size
+    teacher = "model"
+    supervises = True
+    heldout = 0.1
+    whole = True
+    losses = ("ce", "metadistil")
+    space = {"weight": (0.4, 0.5, 0.6), "temperature": (2.0, 5.0)}  # noqa: RUF012
+
+    weight: Annotated[float, Field(ge=0, le=1, description="a: share of the teacher's loss")] = 0.5
+    temperature: Annotated[float, Field(gt=0, description="t of both distributions")] = 5.0
+    pilot_rate: Annotated[float, Field(gt=0, description="eta: step size of the pilot step")] = 5e-5
+    teacher_learning_rate: Annotated[float, Field(ge=0, description="of the teacher's optimizer, at the start")] = 1e-5
+    optimizer: Annotated[Literal["adamw", "sgd"], Field(description="the teacher's")] = "adamw"
+    max_grad_norm: Annotated[float, Field(ge=0, description="the teacher's gradients are clipped to it; 0: not")] = 1.0
+    form: Annotated[
+        Literal["exact", "first-order"], Field(description="second derivatives, or a difference of two forwards")
+    ] = "exact"
+    teacher_dropout: Annotated[bool, Field(description="the teacher's dropout is on while it is trained")] = False
+
+    def start(self, run: Run) -> State:
+        if not self.weight:
+            return State()
+        teacher = _teacher(run)
+        if self.form == "first-order" and teacher.precision != "float32":
+            raise UserError(
+                f'methods.metadistil.form: "first-order" takes differences that {teacher.precision} rounds away; '
+                'use "exact", or train.precision = "float32"'
+            )
+        model = teacher.encoder.model.requires_grad_(True)
+        kind = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[self.optimizer]
+        optimizer = kind(model.parameters(), lr=self.teacher_learning_rate, weight_decay=0.0)
+        return State([], {f"teacher.{n}": p.data for n, p in model.named_parameters()}, {"teacher": optimizer})
+
+    def gradient(self, run: Run, state: State, inner: Backward) -> Backward:
+        def taught(batch: Batch, scale: float = 1.0) -> None:
+            self._teach(run, state.optimizers["teacher"], batch)
+            inner(batch, scale)
+
+        return taught if self.weight else inner
+
+    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+        if not self.weight:
+            return {"ce": _gold(run, output, batch)}
+        with torch.no_grad():
+            teacher = _teacher(run).forward(run, batch).logits
+        gold = (1 - self.weight) * _gold(run, output, batch)
+        return {"ce": gold, "metadistil": self._soft(teacher, output.logits, batch)}
+
+    def _soft(self, teacher: Tensor, student: Tensor, batch: Batch) -> Tensor:
+        """The second term of L; both (b, C) logits."""
+        divergence = kl_divergence(teacher, student, self.temperature)
+        return self.weight * self.temperature**2 * divergence / batch.step_labels.numel()
+
+    def _teach(self, run: Run, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
+        """One step of the teacher."""
+        teacher = _teacher(run)
+        parameters = list(teacher.encoder.model.parameters())
+        logits = teacher.forward(run, batch, dropout=self.teacher_dropout).logits  # (b, C)
+        wish = self.wish(run, logits.detach(), batch)
+        found = torch.autograd.grad(logits, parameters, wish.to(logits.dtype), allow_unused=True)
+        for parameter, gradient in zip(parameters, found, strict=True):
+            parameter.grad = gradient
+        if self.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = self.teacher_learning_rate * max(1 - run.step / max(run.steps, 1), 0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    def wish(self, run: Run, logits: Tensor, batch: Batch) -> Tensor:
+        """(b, C) gradient of the held-out loss of theta' in the teacher's logits on `batch`."""
+        if run.forward is None:
+            raise RuntimeError("MetaDistil outside a training loop")
+        logits = logits.requires_grad_()
+        names, weights = zip(*((n, p) for n, p in run.model.named_parameters() if p.requires_grad), strict=True)
+        exact = self.form == "exact"
+        with sdpa_kernel(SDPBackend.MATH) if exact else nullcontext():  # fused attention has no second derivative
+            output = run.forward(batch)
+            loss = (1 - self.weight) * _gold(run, output, batch) + self._soft(logits, output.logits, batch)
+            slope = _grad(loss, weights, create_graph=exact)
+            pilot = [(w.detach() - self.pilot_rate * g.detach()).requires_grad_() for w, g in _pairs(weights, slope)]
+            v = self._judged(run, dict(zip(names, pilot, strict=True)))
+            if exact:
+                used = [(g, direction) for g, direction in _pairs(slope, v) if g.requires_grad]
+                (found,) = torch.autograd.grad([g for g, _ in used], logits, [direction for _, direction in used])
+                return -self.pilot_rate * found
+        return -self.pilot_rate * self._difference(
+            run, logits, batch, dict(zip(names, _pairs(weights, v), strict=True))
+        )
+
+    def _judged(self, run: Run, pilot: dict[str, Tensor]) -> list[Tensor]:
+        """v: the gradient in theta' of its loss on a batch of held-out rows."""
+        if run.forward is None or run.heldout is None:
+            raise RuntimeError("MetaDistil without held-out rows")
+        batch = run.heldout(run.step)
+        loss = _gold(run, run.forward(batch, weights=pilot, dropout=False, perturb=False), batch)
+        run.log("heldout_loss", loss)
+        return _grad(loss, list(pilot.values()))
+
+    def _difference(self, run: Run, logits: Tensor, batch: Batch, moved: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
+        """d/dz_t of (L(theta + h v) - L(theta - h v)) / 2h. moved: by name the weight and v."""
+        assert run.forward is not None
+        h = 0.003 / torch.stack([v.square().sum() for _, v in moved.values()]).sum().sqrt().clamp(min=1e-12)
+        total = torch.zeros((), device=logits.device)
+        for sign in (1, -1):
+            with torch.no_grad():
+                shifted = {name: weight + sign * h * v for name, (weight, v) in moved.items()}
+                student = run.forward(batch, weights=shifted).logits
+            total = total + sign * self._soft(logits, student, batch)
+        (found,) = torch.autograd.grad(total, logits)
+        return found / (2 * h)
+
+
+def _teacher(run: Run) -> LiveTeacher:
+    if run.teacher is None:
+        raise RuntimeError("MetaDistil without a live teacher")
+    return run.teacher
+
+
+def _gold(run: Run, output: Output, batch: Batch) -> Tensor:
+    if run.supervised is None:
+        raise RuntimeError("no loss on gold labels to stand beside")
+    return run.supervised(output, batch)
+
+
+def _grad(loss: Tensor, of: Sequence[Tensor], create_graph: bool = False) -> list[Tensor]:
+    """The gradients, zero for what the loss does not depend on."""
+    found = torch.autograd.grad(loss, of, create_graph=create_graph, allow_unused=True)
+    return [torch.zeros_like(w) if g is None else g for w, g in zip(of, found, strict=True)]
+
+
+def _pairs(one: Sequence[Tensor], other: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(one, other, strict=True))
