@@ -5,6 +5,7 @@ probe that decides which of the two (`admit`). With `sites` and `packing` the on
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -210,6 +211,8 @@ def admit(encoder: Encoder) -> str:
         if ours is None:
             continue
         scale = float(ours.abs().max()) if place == 0 else largest
+        if not math.isfinite(scale):
+            return f"its {'gradients' if place else 'logits'} are not finite"
         if not torch.allclose(ours, theirs, rtol=0.0, atol=1e-4 * max(scale, 1e-6)):
             return f"packed and padded {'gradients' if place else 'logits'} differ"
     return ""

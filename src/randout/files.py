@@ -6,6 +6,13 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+PLACES = {  # settings of a recipe that may be paths; `more` is a list of them
+    "data": ("source", "validation", "test", "unlabeled"),
+    "student": ("model",),
+    "teacher": ("model", "more"),
+}
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -30,6 +37,20 @@ def with_paths(source: str, change: Callable[[str], str]) -> str:
         return ":".join(change(str(path)) for path in found if path)
     name, colon, inner = source.rpartition(":")
     return f"{name}{colon}{change(inner)}"
+
+
+def change_places(tables: dict[str, Any], change: Callable[[str], str]) -> None:
+    """Make `change` to every setting of a recipe's tables that may be a path, in place."""
+    for table, keys in PLACES.items():
+        values = tables.get(table)
+        if not isinstance(values, dict):  # what is wrong with it is said where the tables are checked
+            continue
+        for key in keys:
+            value = values.get(key)
+            if isinstance(value, list):
+                values[key] = [change(one) if isinstance(one, str) and one else one for one in value]
+            elif isinstance(value, str) and value:
+                values[key] = change(value)
 
 
 def portable(path: str, folder: Path) -> str:

@@ -90,10 +90,14 @@ def _same_rows(one: RunFolder, other: RunFolder) -> bool:
 
 def _teacher(run: RunFolder) -> Any:
     """What tells teachers apart whatever their seed: a finished classifier, or the name of one trained for the run."""
-    teacher = run.record["identity"]["teacher"]
-    if not isinstance(teacher, str):
-        return teacher
-    return re.sub(r"-s-?\d+-[0-9a-f]{8}$", "", str((run.record.get("teacher") or {}).get("name")))
+    identity, record = run.record["identity"], run.record.get("teacher") or {}
+    taught = [identity["teacher"], *identity.get("more", ())]
+    names = [record.get("name"), *(other["name"] for other in record.get("more", ()))]
+    found = [
+        re.sub(r"-s-?\d+-[0-9a-f]{8}$", "", str(name)) if isinstance(teacher, str) else teacher
+        for teacher, name in zip(taught, names, strict=True)
+    ]
+    return found if len(found) > 1 else found[0]
 
 
 def _baseline(arms: dict[str, dict[int, RunFolder]], asked: str) -> str:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from .files import portable, replace_text
 from .prepare import Plan
 from .runs import RunFolder
 from .scoring import model_card, open_test, score_split, score_test
-from .student import Options, Stopped, Taught, environment
+from .student import Options, Stopped, Taught, check_methods, environment, student_of
 from .teacher import compare_with_teacher, teach
 from .trained import Trained, train
 
@@ -72,6 +73,7 @@ def carry_out(plan: Plan, options: Options) -> Result:
             return Result(run, metrics, False)
         for note in plan.notes:
             options.show.say(note)
+        _check_first(plan, options)
         _begin_record(run, plan, options)
         try:
             teacher = taught(plan, options)
@@ -80,6 +82,13 @@ def carry_out(plan: Plan, options: Options) -> Result:
         trained = train(plan, run, teacher, options)
         metrics = _finish(plan, run, trained, teacher, options)
     return Result(run, metrics, True)
+
+
+def _check_first(plan: Plan, options: Options) -> None:
+    """Raise UserError for a method that cannot work on this student, before hours go into teachers for it."""
+    trained = [teacher for teacher in (plan.teacher_plan, *plan.more) if isinstance(teacher, Plan)]
+    if any(not RunFolder(options.runs / teacher.name).finished for teacher in trained):
+        check_methods(plan.methods, student_of(plan)[1])
 
 
 def taught(plan: Plan, options: Options) -> Taught | None:
@@ -110,15 +119,14 @@ def _folder(plan: Plan, options: Options) -> RunFolder:
     return run
 
 
-def _write_config(run: RunFolder, plan: Plan, student: str, teacher: str) -> None:
-    """`run.toml`. student, teacher: how to name the models: by their places while training may have to go on, then by
+def _write_config(run: RunFolder, plan: Plan, student: str, teacher: str, more: Sequence[str]) -> None:
+    """`run.toml`. student, teacher, more: how to name the models: by their places while training may have to go on, then by
     their names, for a finished run is to be sent to others and its fingerprint says which models they were.
     """
     config, files = plan.config, ("source", "validation", "test", "unlabeled")
     data = config.data.model_copy(update={key: portable(getattr(config.data, key), run.path) for key in files})
     named: dict[str, Any] = {"student": config.student.model_copy(update={"model": student})}
-    more = tuple(portable(name, run.path) for name in config.teacher.more)
-    named |= {"teacher": config.teacher.model_copy(update={"model": teacher, "more": more})}
+    named |= {"teacher": config.teacher.model_copy(update={"model": teacher, "more": tuple(more)})}
     replace_text(run.path / "run.toml", to_toml(config.model_copy(update={"data": data, **named})))
 
 
@@ -129,7 +137,8 @@ def _begin_record(run: RunFolder, plan: Plan, options: Options) -> None:
     student = plan.config.student.model
     if plan.classifier is None:
         student = portable(student, folder)
-    _write_config(run, plan, student, portable(plan.config.teacher.model, folder))
+    teacher, *more = (portable(name, folder) for name in (plan.config.teacher.model, *plan.config.teacher.more))
+    _write_config(run, plan, student, teacher, more)
     rows = plan.dataset.row_ids
     run.write("split.json", {name: [rows[i] for i in index] for name, index in plan.dataset.split.items()})
     command = [re.sub(r"(^|[:=])/[^:=]*/", r"\1", word) for word in sys.argv]  # without places on this machine
@@ -153,10 +162,14 @@ def _finish(plan: Plan, run: RunFolder, trained: Trained, teacher: Taught | None
         compare_with_teacher(plan, metrics["validation"], teacher, run, show)
     extra = dict(trained.about)
     if teacher is not None:
-        extra["teacher"] = {"name": teacher.name, "validation_accuracy": teacher.validation["accuracy"]}
+        first, *others = (
+            {"name": one.name, "validation_accuracy": one.validation["accuracy"]} for one in (teacher, *teacher.others)
+        )
+        extra["teacher"] = first | ({"more": others} if others else {})
     run.write("run.json", run.record | extra | {"finished": runs.now()})
     student = plan.student.name if plan.student.revision else plan.student.label
-    _write_config(run, plan, student, teacher.name if teacher else "none")
+    more = [other.name for other in teacher.others] if teacher else []
+    _write_config(run, plan, student, teacher.name if teacher else "none", more)
     clean(run)
     return metrics
 

@@ -24,6 +24,7 @@ from .errors import UserError
 from .method import SUPERVISED, Method
 from .methods import GOLD, METHODS
 from .model_sources import DEFAULT_STUDENT, Source, at_hand, find
+from .soft_labels import column_order
 from .splits import grouped
 from .tokenising import tokens_for
 from .tokens import Tokens
@@ -125,9 +126,21 @@ def _more_teachers(plan: Plan) -> tuple[Source | Plan, ...]:
     found: list[Source | Plan] = []
     for name in names:
         source = find(name)
+        own = source.config.get("id2label")
+        if source.is_classifier and isinstance(own, dict):  # said before any of them is trained
+            column_order({int(at): label for at, label in own.items()}, plan.dataset.id2label, None, name)
         gold = None if "unlabeled" in plan.dataset.split else plan.dataset
-        found.append(source if source.is_classifier else make(teacher_config(plan.config, name), gold))
+        found.append(source if source.is_classifier else make(teacher_config(plan.config, name, revision=""), gold))
+    known = [_stands_for(one) for one in (plan.teacher or plan.teacher_plan, *found) if one]
+    for at, name in enumerate(names, 1):
+        if known[at] in known[:at]:
+            raise UserError(f"teacher.more: {name} is a teacher already; name each once, a method weighs them")
     return tuple(found)
+
+
+def _stands_for(teacher: Source | Plan) -> str | dict[str, str]:
+    """What a teacher is in a run's identity: the fingerprint of the run that makes it, or of a classifier, as a table."""
+    return teacher.fingerprint if isinstance(teacher, Plan) else {"model": teacher.fingerprint()}
 
 
 def _of_words(config: Config, classifier: Classifier, dataset: Dataset | None) -> Plan:
@@ -161,12 +174,15 @@ def read_data(config: Config) -> Dataset:
     return data.load(table.source, seed=table.split_seed, **given)
 
 
-def teacher_config(config: Config, name: str) -> Config:
-    """How a bare encoder is fine-tuned into a teacher: cross-entropy by the same loop, its test split left closed."""
+def teacher_config(config: Config, name: str, revision: str | None = None) -> Config:
+    """How a bare encoder is fine-tuned into a teacher: cross-entropy by the same loop, its test split left closed.
+
+    revision: of the hub; None: as `config.teacher` says of the first teacher.
+    """
     table, same = config.teacher, config.train
     student = StudentTable(
         model=name,
-        revision=table.revision,
+        revision=table.revision if revision is None else revision,
         head=table.head,
         layers=table.layers,
         max_length=table.max_length,
@@ -318,12 +334,12 @@ def _identity(plan: Plan) -> dict[str, Any]:
         own = config.student.model_dump(mode="json", exclude={"model", "revision"})
         student = {"weights": plan.student.fingerprint(), **own}
     train = config.train.model_dump(mode="json", exclude={"save_minutes"})
-    if plan.teacher is not None:
-        table = config.teacher.model_dump(mode="json", include={"labels", "max_length", "truncation"})
-        teacher: Any = {"model": plan.teacher.fingerprint(), **table}
-    else:
-        teacher = plan.teacher_plan.fingerprint if plan.teacher_plan else None
-    more = [other.fingerprint if isinstance(other, Plan) else other.fingerprint() for other in plan.more]
+    read = config.teacher.model_dump(mode="json", include={"max_length", "truncation"})  # by those not trained for it
+    found = [_stands_for(one) for one in (plan.teacher or plan.teacher_plan, *plan.more) if one]
+    taught = [{**one, **read} if isinstance(one, dict) else one for one in found]
+    teacher, more = taught[0] if taught else None, taught[1:]
+    if isinstance(teacher, dict):
+        teacher["labels"] = list(config.teacher.labels)
     return {
         **data_identity(plan.dataset),
         "student": student,

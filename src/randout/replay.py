@@ -5,7 +5,7 @@ from __future__ import annotations
 from .classifiers.settle import chosen
 from .config import Config, build, read_recipe
 from .errors import UserError
-from .files import with_paths
+from .files import change_places, with_paths
 from .methods import METHODS
 from .model_sources import Source, find
 from .prepare import NO_TOKENS, Plan, data_identity, read_data
@@ -47,12 +47,5 @@ def stored_config(run: RunFolder) -> Config:
     def absolute(place: str) -> str:
         return str((run.path / place).resolve()) if place and (run.path / place).exists() else place
 
-    for table, keys in (
-        ("data", ("source", "validation", "test", "unlabeled")),
-        ("student", ("model",)),
-        ("teacher", ("model",)),
-    ):
-        for key in keys:
-            if value := tables.get(table, {}).get(key, ""):
-                tables[table][key] = with_paths(value, absolute)
+    change_places(tables, lambda value: with_paths(value, absolute))
     return build([tables], METHODS)

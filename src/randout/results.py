@@ -117,8 +117,8 @@ def _teacher_note(folder: StudyFolder) -> list[str]:
     taught: dict[str, set[str]] = {}
     for cell in folder.record["cells"]:
         if cell["state"] == "finished":
-            teacher = folder.run(cell).record["identity"]["teacher"]
-            if teacher is not None:
+            identity = folder.run(cell).record["identity"]
+            for teacher in [identity["teacher"], *identity.get("more", ())] if identity["teacher"] else []:
                 taught.setdefault(json.dumps(teacher, sort_keys=True), set()).add(cell["unit"])
     if not any(len(units) > 1 for units in taught.values()):
         return []

@@ -49,6 +49,8 @@ def make_search(config: Config, table: SearchTable) -> tuple[Search, list[str]]:
     name = config.teacher.model
     if name not in ("auto", "none") and not any(METHODS[method].teacher for method in config.methods):
         raise UserError(f"--teacher {name}: no method of this recipe learns from a teacher; leave it out")
+    if config.teacher.more and not any(METHODS[method].several for method in config.methods):
+        raise UserError("teacher.more: no method of this recipe learns from several teachers; leave it out")
     config = with_fixed_teacher(config, config, METHODS)
     closed = config.model_copy(update={"output": config.output.model_copy(update={"test": False})})
     return Search(closed, table, space), absent

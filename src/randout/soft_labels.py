@@ -80,21 +80,23 @@ def compute(
     return logits
 
 
-def column_order(teacher: dict[int, str], student: dict[int, str], named: Sequence[str], source: str) -> list[int]:
+def column_order(
+    teacher: dict[int, str], student: dict[int, str], named: Sequence[str] | None, source: str
+) -> list[int]:
     """For each class of the student, the teacher's output of that name.
 
-    named: the teacher's labels in the order of its outputs, where its own say only LABEL_0, LABEL_1, ... Raises
-    UserError where names do not match one to one.
+    named: the teacher's labels in the order of its outputs, where its own say only LABEL_0, LABEL_1, ...; None: of a
+    teacher whose own names must do. Raises UserError where names do not match one to one.
     """
     own = [teacher[index] for index in sorted(teacher)]
-    names = list(named) or own
+    names = list(named or ()) or own
     wanted = [student[index] for index in sorted(student)]
     if len(names) != len(own):
         raise UserError(f"--teacher-labels: {len(names)} names for the {len(own)} outputs of {source}")
     if sorted(names) != sorted(wanted):
         way = (
             ""
-            if named
+            if named or named is None
             else f". If it has these classes under other names, say which: --teacher-labels {','.join(wanted)}"
         )
         raise UserError(f"{source}: its labels are {', '.join(names)}; the data's are {', '.join(wanted)}{way}")

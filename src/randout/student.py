@@ -65,13 +65,13 @@ class Paused(Stopped):
 class Taught:
     """What a teacher gives: its logits for every row of the dataset (n, C), NaN where it was not asked, and its score.
 
-    others: the logits of further teachers. live: the teacher itself, where a method runs it.
+    others: further teachers. live: the teacher itself, where a method runs it.
     """
 
     name: str
     logits: torch.Tensor
     validation: dict[str, Any] = field(default_factory=dict)
-    others: tuple[torch.Tensor, ...] = ()
+    others: tuple[Taught, ...] = ()
     live: LiveTeacher | None = None
 
 
@@ -138,7 +138,7 @@ def make_material(plan: Plan, teacher: Taught | None) -> Material:
     """What the student of `plan` learns from."""
     unlabelled = plan.dataset.split.get("unlabeled", np.zeros(0, np.int64))
     labelled, heldout = learned_rows(plan.dataset, plan.methods)
-    logits, others = (teacher.logits, teacher.others) if teacher else (None, ())
+    logits, others = (teacher.logits, tuple(other.logits for other in teacher.others)) if teacher else (None, ())
     return Material(plan.tokens, torch.from_numpy(plan.dataset.labels), labelled, unlabelled, logits, heldout, others)
 
 
@@ -242,7 +242,7 @@ def stand_in(plan: Plan) -> Taught:
         source = plan.teacher or plan.teacher_plan.student  # type: ignore[union-attr]
         encoder = models.load(source, id2label=plan.dataset.id2label, pack=plan.config.train.packing)
         live = live_teacher(plan, encoder, tuple(plan.dataset.id2label), 0)
-    return Taught("", logits, {}, tuple(logits for _ in plan.more), live)
+    return Taught("", logits, {}, tuple(Taught("", logits) for _ in plan.more), live)
 
 
 def live_teacher(plan: Plan, encoder: Encoder, columns: tuple[int, ...], max_length: int) -> LiveTeacher:

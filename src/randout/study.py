@@ -27,6 +27,7 @@ from .config import (
     read_recipe,
 )
 from .errors import UserError, nearest
+from .files import change_places
 from .grid import SearchTable
 from .methods import GOLD, KD_ALONE, PAPERS_OWN
 from .shelf import ALL, as_study, chosen
@@ -164,15 +165,12 @@ def _check_recipes(study: Study) -> None:
 
 
 def _make_paths_good(recipe: dict[str, Any], folder: Path) -> None:
-    keys = {"data": ("source", "validation", "test", "unlabeled"), "student": ("model",), "teacher": ("model",)}
-    for table, names in keys.items():
-        values = recipe.get(table, {})
-        for key in names:
-            value = values.get(key) if isinstance(values, dict) else None
-            if isinstance(value, str) and value:
-                name, colon, inner = value.rpartition(":")
-                if (folder / (inner if colon else value)).exists():
-                    values[key] = f"{name}{colon}{(folder / (inner if colon else value)).resolve()}"
+    def good(value: str) -> str:
+        name, colon, inner = value.rpartition(":")
+        there = (folder / inner).exists()
+        return f"{name}{colon}{(folder / inner).resolve()}" if there else value
+
+    change_places(recipe, good)
 
 
 def units(study: Study) -> list[Unit]:
@@ -228,11 +226,13 @@ def _settings_of(methods: Mapping[str, Any], above: Mapping[str, Any]) -> dict[s
 
 def with_fixed_teacher(config: Config, shared: Config, methods: Mapping[str, Any]) -> Config:
     """`config` with its teacher trained as `shared` says where it says "same as the student"; no teacher, where no
-    method learns from one.
+    method learns from one; no further teachers, where none learns from several.
     """
-    if not any(methods[name].teacher for name in config.methods):
-        return config.model_copy(update={"teacher": config.teacher.model_copy(update={"model": "none"})})
-    fixed = {key: getattr(shared.train, key) for key in TEACHERS_OWN if getattr(config.teacher, key) == "same"}
+    used = [methods[name] for name in config.methods]
+    if not any(method.teacher for method in used):
+        return config.model_copy(update={"teacher": config.teacher.model_copy(update={"model": "none", "more": ()})})
+    fixed: dict[str, Any] = {} if any(method.several for method in used) else {"more": ()}
+    fixed |= {key: getattr(shared.train, key) for key in TEACHERS_OWN if getattr(config.teacher, key) == "same"}
     return config.model_copy(update={"teacher": config.teacher.model_copy(update=fixed)})
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import models, runs, soft_labels
 from .encoder import Encoder
-from .errors import UserError
+from .errors import Failure, UserError
 from .methods import GOLD
 from .metrics import score
 from .model_sources import Source
@@ -30,18 +30,20 @@ def teach(plan: Plan, options: Options, fine_tune: Callable[[Plan, Options], Pat
     if first is None:
         return None
     found = _taught(plan, first, plan.config.teacher.labels, options, fine_tune)
-    others = [_taught(plan, teacher, (), options, fine_tune).logits for teacher in plan.more]
+    others = [_taught(plan, teacher, None, options, fine_tune) for teacher in plan.more]
     return replace(found, others=tuple(others))
 
 
 def _taught(
     plan: Plan,
     teacher: Source | Plan,
-    labels: Sequence[str],
+    labels: Sequence[str] | None,
     options: Options,
     fine_tune: Callable[[Plan, Options], Path],
 ) -> Taught:
-    """One teacher, fine-tuned first where it is a plan. labels: its own, in the order of its outputs."""
+    """One teacher, fine-tuned first where it is a plan. labels: its own, in the order of its outputs; None: of a further
+    teacher, which must have the data's by name. Raises Failure where its logits are not finite.
+    """
     source = teacher
     if isinstance(teacher, Plan):
         options.show.say(f"teacher: {teacher.student.label} is fine-tuned first")
@@ -55,11 +57,16 @@ def _taught(
     _warn_of_leak(source, plan, options.show)
     encoder = models.load(source, pack=plan.config.train.packing)
     order = soft_labels.column_order(encoder.model.config.id2label, dataset.id2label, labels, source.name)
-    max_length = _teacher_length(encoder, plan, teacher)
+    max_length = _teacher_length(encoder, plan, teacher, source.label)
     precision = plan.config.train.precision
     parts = soft_labels.fingerprint(source.fingerprint(), max_length, table.truncation, precision, texts)
     encoder.model.to(plan.config.train.device)
     logits = soft_labels.compute(encoder, texts, options.runs / "soft-labels", parts, options.show, source.label)
+    if bad := int((~np.isfinite(logits)).any(1).sum()):
+        raise Failure(
+            f"teacher {source.label}: its logits are not finite on {bad} of {len(texts)} texts, so it cannot teach. "
+            "train.precision = float32 helps where numbers overflow; else its weights are broken"
+        )
     spread = soft_labels.teacher_rows(logits[:, order], rows, len(dataset.texts))
     own = spread[dataset.split["validation"]].numpy()
     validation = score(dataset.labels[dataset.split["validation"]], own, dataset.id2label)
@@ -70,12 +77,12 @@ def _taught(
     return Taught(source.label, spread, validation, live=live)
 
 
-def _teacher_length(encoder: Encoder, plan: Plan, teacher: Source | Plan) -> int:
+def _teacher_length(encoder: Encoder, plan: Plan, teacher: Source | Plan, name: str) -> int:
     """The length a teacher reads: asked for, what it was trained with, or as much as it takes up to 512."""
     asked = plan.config.teacher.max_length
     if asked != "auto":
         if int(asked) > encoder.longest:
-            raise UserError(f"teacher.max_length: {asked} asked for, but it takes {encoder.longest} at most")
+            raise UserError(f"teacher.max_length: {asked} asked for, but {name} takes {encoder.longest} at most")
         return int(asked)
     if isinstance(teacher, Plan):
         return int(teacher.config.student.max_length)

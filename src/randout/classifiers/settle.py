@@ -40,8 +40,9 @@ def settle(config: Config, settings: Classifier, notes: list[str]) -> Config:
             raise UserError(
                 f"student.{key} = {value!r}: a setting of encoders, and the student is {name}; leave it out"
             )
-    if config.teacher.model not in ("auto", "none"):
-        raise UserError(f"--teacher {config.teacher.model}: {name} learns from labels alone; leave the teacher out")
+    for teacher in ("" if config.teacher.model in ("auto", "none") else config.teacher.model, *config.teacher.more):
+        if teacher:
+            raise UserError(f"--teacher {teacher}: {name} learns from labels alone; leave the teacher out")
     if config.data.unlabeled:
         raise UserError(f"data.unlabeled: {name} learns from labels alone, and these rows have none; leave them out")
     update = {

@@ -38,11 +38,10 @@ def teacher_saw_held_out(subject: Subject) -> Iterator[Check]:
     for model in subject.models:
         if not model.record["identity"].get("teacher"):
             continue
-        folder = _teacher_folder(model)
-        if folder is None:
+        folders = [_teacher_folder(model, name) for name in _teacher_names(model)]
+        if None in folders or not folders:
             unknown.append(model.name)
-            continue
-        trained = set(RunFolder(folder).read("split.json").get("train", []))
+        trained = {row for folder in folders if folder for row in RunFolder(folder).read("split.json").get("train", [])}
         for split in ("validation", "test"):
             if count := len(trained.intersection(model.split_rows.get(split, []))):
                 seen[f"{count} {split} rows of {_named(model)}"] += 1
@@ -55,10 +54,15 @@ def teacher_saw_held_out(subject: Subject) -> Iterator[Check]:
         yield Check("teacher-not-checked", "note", "What the teacher saw was not checked", text)
 
 
-def _teacher_folder(model: Model) -> Path | None:
+def _teacher_names(model: Model) -> list[str]:
+    """The names of a model's teachers, the first first."""
+    first = model.record.get("teacher") or {}
+    return [str(one.get("name") or "") for one in (first, *first.get("more", ()))]
+
+
+def _teacher_folder(model: Model, name: str) -> Path | None:
     """The run of a model's teacher, if it lies beside the model and is of the same data."""
-    name = (model.record.get("teacher") or {}).get("name")
-    folder = model.path / str(model.record.get("runs", "..")) / str(name or "")
+    folder = model.path / str(model.record.get("runs", "..")) / name
     if not name or not (folder / "split.json").exists():
         return None
     try:

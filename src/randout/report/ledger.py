@@ -181,7 +181,7 @@ def cost(subject: Subject) -> Section | None:
     note += "where it was trained on the way."
     parts: list[Any] = [Table("cost", "Time", tuple(columns[at] for at in kept), cells, note)] if rows else []
     total = sum(row[3] or 0.0 for row in rows)
-    teachers = {model.teacher for model in subject.models} - {""}
+    teachers = {teacher for model in subject.models for teacher in model.teachers}
     taught = sum(1 for model in subject.models if model.record["identity"].get("teacher"))
     stored = {file.name for model in subject.models for file in _soft_labels(model)}
     named = [("training in all, seconds", round(total, 1)), ("models that learn from a teacher", taught)]

@@ -92,9 +92,9 @@ def _subject(folders: list[Path], baseline: str, notes: list[str]) -> Subject:
         raise UserError(
             f"--baseline {baseline}: no run of that name; given are {', '.join(names)}.{nearest(baseline, names)}"
         )
-    taught = {model.teacher for model in models}
+    taught = {teacher for model in models for teacher in model.teachers}
     students = [model for model in models if model.record.get("fingerprint") not in taught]
-    plain = [model.name for model in students if len(model.methods) <= 1 and not model.teacher]
+    plain = [model.name for model in students if len(model.methods) <= 1 and not model.teachers]
     chosen = baseline or next(iter([*plain, *(model.name for model in students), *names]))
     order = sorted(models, key=lambda model: model.name != chosen)
     title = f"{len(models)} models on {models[0].data_name}" if len(models) > 1 else models[0].name

@@ -40,10 +40,11 @@ class Model:
         return dict(self.record["identity"].get("methods") or {})
 
     @property
-    def teacher(self) -> str:
-        """What its teacher is known by: the fingerprint of the run that trains it, or of a classifier that was there."""
-        known = self.record["identity"].get("teacher")
-        return str(known.get("model", "")) if isinstance(known, dict) else str(known or "")
+    def teachers(self) -> list[str]:
+        """What each teacher is known by: the fingerprint of the run that trains it, or of a classifier that was there."""
+        identity = self.record["identity"]
+        known = [identity.get("teacher"), *identity.get("more", ())]
+        return [str(one.get("model", "") if isinstance(one, dict) else one) for one in known if one]
 
     @cached_property
     def settings(self) -> dict[str, Any]:
