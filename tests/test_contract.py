@@ -47,7 +47,7 @@ from randout.methods.randout import Randout
 from randout.methods.scattered import Scattered
 from randout.methods.self_distillation import SelfDistillation
 from randout.methods.weidc import WeiDC
-from randout.prepare import check_together
+from randout.recipe import check_together
 from training import (
     furthest,
     hooks_of,

@@ -20,6 +20,7 @@ from randout.methods import METHODS
 from randout.methods.ce import CrossEntropy
 from randout.methods.metadistil import MetaDistil
 from randout.progress import Show
+from randout.recipe import learned_rows
 from randout.student import make_material, same_tokens
 from training import session_of, some_material, tiny_encoder
 
@@ -40,14 +41,14 @@ def authors(tmp_path: Path) -> Path:
 def test_held_out_rows_are_whole_groups_of_the_training_rows(authors: Path) -> None:
     """A tenth of them, every class among them, and nothing of the validation and test splits."""
     dataset = data.load(authors, group_column="author")
-    kept, held = prepare.learned_rows(dataset, BOTH)
+    kept, held = learned_rows(dataset, BOTH)
     assert sorted([*kept, *held]) == sorted(dataset.split["train"])
     assert len(held) == pytest.approx(0.1 * len(dataset.split["train"]), abs=6)
     assert not set(dataset.groups[kept]) & set(dataset.groups[held])
     assert set(dataset.labels[held]) == {0, 1, 2}
     for other in ("validation", "test"):
         assert not set(held) & set(dataset.split[other])
-    plain, none = prepare.learned_rows(dataset, BOTH[:1])
+    plain, none = learned_rows(dataset, BOTH[:1])
     assert (plain == dataset.split["train"]).all()
     assert len(none) == 0
 
@@ -55,11 +56,11 @@ def test_held_out_rows_are_whole_groups_of_the_training_rows(authors: Path) -> N
 def test_held_out_rows_are_a_function_of_the_split_alone(authors: Path) -> None:
     """Neither of the seed of training nor of what else a method is set to; another split, other rows."""
     dataset = data.load(authors, group_column="author")
-    _, held = prepare.learned_rows(dataset, BOTH)
+    _, held = learned_rows(dataset, BOTH)
     again = data.load(authors, group_column="author")
-    assert (held == prepare.learned_rows(again, (CrossEntropy(), MetaDistil(weight=0.1)))[1]).all()
+    assert (held == learned_rows(again, (CrossEntropy(), MetaDistil(weight=0.1)))[1]).all()
     other = data.load(authors, group_column="author", seed=5)
-    assert set(held) != set(prepare.learned_rows(other, BOTH)[1])
+    assert set(held) != set(learned_rows(other, BOTH)[1])
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def recipe(source: Path, tiny_model: Tiny, methods: dict[str, Any], **train: Any
 
 def test_steps_are_counted_without_them(authors: Path, tiny_model: Tiny) -> None:
     plan = prepare.make(recipe(authors, tiny_model, {"metadistil": {}}))
-    kept, held = prepare.learned_rows(plan.dataset, plan.methods)
+    kept, held = learned_rows(plan.dataset, plan.methods)
     assert prepare.steps_of(plan) == 2 * -(-len(kept) // 8)
     material = make_material(plan, None)
     assert (material.labelled == kept).all()

@@ -11,7 +11,7 @@ import pytest
 from randout import cli, config, shelf
 from randout.errors import UserError
 from randout.methods import GOLD, KD_ALONE, METHODS
-from randout.prepare import check_together
+from randout.recipe import check_together
 from randout.study import arm_config, make_study, tuning_of
 
 

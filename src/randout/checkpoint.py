@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .errors import Failure, UserError
 from .files import replace_text
-from .loop import Position, Session
+from .session import Position, Session
 
 POSITION = "position.json"
 

@@ -191,7 +191,7 @@ def attached(
     loop has loaded already, are then left alone. Raises UserError for a method that cannot work here, and TypeError
     where the model's blocks cannot be found.
     """
-    from .prepare import check_together
+    from .recipe import check_together
 
     owned = any(SUPERVISED in method.losses and not method.supervises for method in methods)
     together = tuple(methods) if owned else (METHODS[GOLD](), *methods)

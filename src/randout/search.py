@@ -22,6 +22,7 @@ from .data import Dataset
 from .errors import Failure, UserError
 from .grid import SearchTable, Settings, Space, cells, each_value, rungs, space_of, tables_of, words_of
 from .methods import GOLD, METHODS
+from .recipe import methods_of
 from .record import StudyFolder, opened
 from .runs import now
 from .student import Options, Paused, Stopped, check_methods, student_of
@@ -127,7 +128,7 @@ def check_trials(search: Search, dataset: Dataset) -> None:
                 plan = prepare.make(config, dataset)
                 known[key] = None if plan.classifier is not None else student_of(plan)[1]
             if known[key] is not None:
-                check_methods(prepare.methods_of(config), known[key])
+                check_methods(methods_of(config), known[key])
         except UserError as error:
             raise UserError(f"trial {number} ({words_of(one)}) cannot run: {error}") from None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -150,8 +151,8 @@ class Sites:
         model.eval()
         try:
             for strength in (0.0, 9.0):
-                bias = torch.tensor([0.0, strength, 0.0, 0.0, 0.0], device=ids.device)
-                undo = self.change_attention(len(self.blocks), lambda _, bias=bias: bias)
+                bias = strength * torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0], device=ids.device)
+                undo = self.change_attention(len(self.blocks), partial(_always, bias))
                 try:
                     with torch.no_grad():
                         found.append(model(input_ids=ids, attention_mask=torch.ones_like(ids))[0])
@@ -200,6 +201,10 @@ class Sites:
                 handle.remove()
 
         return undo
+
+
+def _always(bias: Tensor, _rows: int) -> Tensor:
+    return bias
 
 
 def _drop(aside: packing.Aside) -> None:

@@ -21,12 +21,14 @@ from . import checkpoint, models
 from .classifiers import Bag, Network
 from .encoder import Encoder
 from .inference import predict
-from .loop import Material, Session, begin, fit, flush, held_out, step
+from .loop import begin, fit, flush, held_out, step
 from .method import LiveTeacher, Method, Run
 from .metrics import score
-from .prepare import Plan, class_weights, learned_rows
+from .prepare import Plan, class_weights
 from .progress import Show, duration
+from .recipe import learned_rows
 from .runs import RunFolder
+from .session import Material, Session
 from .tokens import Tokens, encode, truncate
 
 

@@ -25,7 +25,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from .errors import UserError
 from .foreign import Attached, attached
 from .given import classes_of, logits_of, plain_loss
-from .method import Method
+from .method import SUPERVISED, Method
 
 FILE = "randout.safetensors"  # in a checkpoint's folder: what the methods remember
 PROBE = 64  # numbers of each tensor by which a model's weights are recognised
@@ -204,7 +204,7 @@ def _check(methods: Sequence[Method], args: TrainingArguments) -> None:
     """Raise UserError for settings of the Trainer under which a method would be wrong without a word."""
     steering = [method.name for method in methods if type(method).gradient is not Method.gradient]
     whole = [method.name for method in methods if method.whole]
-    named = methods[0].name if methods else "ce"
+    named = methods[0].name if methods else SUPERVISED
     if args.n_gpu > 1:
         raise UserError(f"methods.{named}: {args.n_gpu} GPUs in one process (DataParallel); start it with torchrun")
     for setting in ("deepspeed", "fsdp", "torch_compile"):
