@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from randout import checkpoint, config
 from randout.encoder import Output, Want
 from randout.errors import UserError
-from randout.loop import Session, _backward, losses_of
+from randout.loop import Session, _backward, held_out, losses_of
 from randout.method import Backward, Batch, Forward, Method, Run, State
 from randout.methods import METHODS
 from randout.methods.attention import AttentionPerturbation
@@ -364,6 +364,7 @@ def test_packed_is_padded_where_the_gradient_is_owned(tiny_model: Tiny, row: Row
         session.encoder.model.double()
         session.states = [_doubled(state) for state in session.states]
         backward: Any = partial(_backward, session)
+        session.run.heldout = partial(held_out, session, some_material(session.encoder, 28, heldout=10))
         for method, state in zip(session.methods, session.states, strict=True):
             backward = method.gradient(session.run, state, backward)
         backward(_whole_batch(session))
@@ -374,7 +375,7 @@ def test_packed_is_padded_where_the_gradient_is_owned(tiny_model: Tiny, row: Row
 
 def _doubled(state: State) -> State:
     tensors = {name: tensor.double() for name, tensor in state.tensors.items()}
-    return State([nn.Parameter(p.detach().double()) for p in state.parameters], tensors)
+    return State([nn.Parameter(p.detach().double()) for p in state.parameters], tensors, state.optimizers)
 
 
 def _whole_batch(session: Session) -> Batch:

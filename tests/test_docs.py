@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from conftest import Run, toy_texts
+from randout import shelf
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -121,8 +122,35 @@ def test_the_studies_behind_the_results_can_be_read() -> None:
     assert found
     for path in found:
         study = read_study(path)
+        if study.screening:
+            assert study.arms.keys() == {"plain", *shelf.chosen([shelf.ALL])}
+            continue
         assert {arm_config(study, arm, METHODS).train.epochs for arm in study.arms} == {1}
         assert len(study.seeds) >= 3
+
+
+def test_the_guide_lists_the_shelf() -> None:
+    guide = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"^\| method \|.*\n((?:\|.*\n)+)", guide, re.MULTILINE)
+    named = [name for row in table.splitlines()[1:] for name in re.findall(r"`([\w-]+)`", row.split("|")[1])]
+    assert sorted(named) == sorted(shelf.entries())
+
+
+def test_the_page_of_the_screening_is_its_report() -> None:
+    """Every row of docs/results/methods.md is one of the report's, in its order, and no verdict is given."""
+    page = (ROOT / "docs" / "results" / "methods.md").read_text(encoding="utf-8")
+    assert page.splitlines()[2].startswith("**Screening: no verdict.**")
+    summary = _rows(ROOT / "docs" / "results" / "rhmd-shelf" / "tables" / "summary.csv")
+    printed = []
+    for row in summary:
+        low, high = row["its 95 % interval, low"], row["its 95 % interval, high"]
+        apart = [f"{float(row['difference']):+.2f}", f"{float(low):+.2f} to {float(high):+.2f}"] if low else ["", ""]
+        printed.append(["`" + row["model"].replace(" (", "` (", 1) + ("" if "(" in row["model"] else "`")])
+        printed[-1] += [f"{float(row['accuracy %']):.2f} %", *apart]
+    (table,) = re.findall(r"^\| method \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", page, re.MULTILINE)
+    assert [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()] == printed
+    assert {row["verdict"] for row in summary} <= {"baseline", "screening: no verdict"}
+    assert set(shelf.chosen([shelf.ALL])) <= {row["model"].partition(" ")[0] for row in summary}
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
