@@ -1,0 +1,122 @@
+"""Our methods beside public implementations: the same small inputs, and the numbers that their programs gave.
+
+Each docstring names the repository, the file and the commit that was run, in float64 on a CPU. Tables of numbers are
+what came out there, rounded to seven decimals; inputs are formulas (`sines`), so that anybody can run it again. Where a
+program drew random numbers, its draw was replaced by such a formula, and ours is too (`drawing`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from randout.encoder import Encoder
+from randout.loop import Material
+from randout.method import Run
+from randout.methods.mixout import Mixout
+from randout.sites import Layout, Sites
+from randout.tokens import Tokens
+
+TEXTS, LABELS = [[1, 2, 3], [4, 5, 1, 2]], [2, 0]
+
+
+def sines(shape: Sequence[int], k: int = 0, scale: float = 1.0) -> Tensor:
+    """scale * sin(1 + i + 10 k), i counting the elements."""
+    return (scale * torch.sin(1.0 + torch.arange(int(np.prod(shape)), dtype=torch.float64) + 10 * k)).view(*shape)
+
+
+class Tiny(nn.Module):
+    """z = U tanh(mean over tokens of tanh(V e + b)) + c: e (3,) word embeddings of 6 words, 3 classes; no dropout.
+
+    Its n-th parameter, in the order of their making, is sines(n + k).
+    """
+
+    def __init__(self, k: int = 0) -> None:
+        super().__init__()
+        self.words, self.inner, self.classifier = nn.Embedding(6, 3), nn.Linear(3, 3), nn.Linear(3, 3)
+        self.double()
+        for n, parameter in enumerate(self.parameters()):
+            parameter.data = sines(parameter.shape, n + k)
+        self.config = SimpleNamespace(pad_token_id=0)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
+        real = attention_mask.double()[..., None]  # (b, n, 1)
+        pooled = (torch.tanh(self.inner(self.words(input_ids))) * real).sum(1) / real.sum(1)
+        return SimpleNamespace(logits=self.classifier(torch.tanh(pooled)))
+
+
+def tiny(k: int = 0) -> Encoder:
+    model = Tiny(k)
+    return Encoder(model, None, Sites(model.words, (), model.words))
+
+
+def material_of(texts: Sequence[Sequence[int]], labels: Sequence[int], heldout: int = 0) -> Material:
+    """The last `heldout` of the texts are kept from the student."""
+    ids = np.array([token for text in texts for token in text], dtype=np.int32)
+    offsets = np.cumsum([0, *map(len, texts)])
+    rows = np.arange(len(texts))
+    tokens = Tokens(ids, offsets, np.diff(offsets))
+    cut = len(texts) - heldout
+    return Material(tokens, torch.tensor(labels), rows[:cut], rows[:0], heldout=rows[cut:])
+
+
+@contextmanager
+def drawing(values: Callable[[tuple[int, ...]], Tensor], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """While open, `torch.rand` of a shape gives values(shape)."""
+
+    def rand(*shape: Any, **_: Any) -> Tensor:
+        return values(tuple(shape[0]) if isinstance(shape[0], tuple) else shape)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "rand", rand)
+        yield
+
+
+def assert_gives(ours: Tensor, theirs: Any, within: float = 2e-6) -> None:
+    """Our losses are computed in float32, theirs are in float64."""
+    np.testing.assert_allclose(ours.detach().double().numpy(), np.array(theirs), rtol=0, atol=within)
+
+
+# ---- Mixout
+
+
+def test_mixout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bloodwass/mixout, the authors': mixout/mixout.py and mixlinear.py at 18f377d; a layer 4 -> 2, p = .7, whose mask
+    came out as (0, 1, 0, 1); loss sum(y * sines(5)).
+
+    The same: y in training and in evaluation, and the gradients of input and bias. Different: their backward passes
+    on mask * dL/dW~, where the derivative of the forward, which is ours, is mask / (1 - p) * dL/dW~.
+    """
+    model, run = nn.Module(), Run(nn.Identity(), Sites(nn.Identity(), ()), 1)
+    layer = nn.Linear(4, 2).double()
+    model.base_model, run.model = nn.Sequential(layer), model
+    layer.weight.data, layer.bias.data = sines((2, 4), 2), sines((2,), 3)  # the weight: the pretrained one
+    method = Mixout(p=0.7)
+    state = method.start(run)
+    layer.weight.data = sines((2, 4), 1)
+    x = sines((3, 4), 4).requires_grad_()
+    run.layout = Layout(torch.tensor([0]), torch.tensor([3]), 3, 0, 1)
+    with drawing(lambda _: torch.tensor([0.1, 0.9, 0.6, 0.8]), monkeypatch), method.perturb(run, state):
+        y = layer(x)
+    (y * sines((3, 2), 5)).sum().backward()
+    assert_gives(y, [[1.883311, 2.2317635], [-5.5511174, 0.4957985], [4.0373254, -1.0561882]])
+    dx = [
+        [0.4301691, -3.8872678, 0.3764253, 0.5358418],
+        [0.4052097, 0.8305471, -0.8694523, 3.8959804],
+        [-0.7674226, 3.1960087, 0.3472144, -3.7784417],
+    ]
+    assert_gives(x.grad, dx)
+    assert_gives(layer.bias.grad, [0.0663992, -0.0937125])
+    theirs = [[0.0, 0.0050718, 0.0, -1.278693], [0.0, -1.271333, 0.0, -0.0678191]]
+    assert_gives((1 - 0.7) * layer.weight.grad, theirs)
+    assert layer.weight.grad[0, 3].item() == pytest.approx(-4.26231, abs=1e-5)
+    run.layout = None
+    with method.perturb(run, state):
+        assert_gives(layer(x), [[-0.0855846, 1.4985181], [-2.4479254, 1.3032776], [1.9494577, -1.3785499]])
