@@ -18,11 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from randout.encoder import Encoder
-from randout.loop import Material
+from randout.loop import Material, Session, _gradients
 from randout.method import Run
+from randout.methods.ce import CrossEntropy
+from randout.methods.freelb import FreeLB
 from randout.methods.mixout import Mixout
 from randout.sites import Layout, Sites
 from randout.tokens import Tokens
+from training import session_of
 
 TEXTS, LABELS = [[1, 2, 3], [4, 5, 1, 2]], [2, 0]
 
@@ -120,3 +123,82 @@ def test_mixout(monkeypatch: pytest.MonkeyPatch) -> None:
     run.layout = None
     with method.perturb(run, state):
         assert_gives(layer(x), [[-0.0855846, 1.4985181], [-2.4479254, 1.3032776], [1.9494577, -1.3785499]])
+
+
+# ---- FreeLB
+
+
+def gradients_of(session: Session, material: Material) -> dict[str, Tensor]:
+    """What one step of the loop leaves in `.grad`."""
+    session.position.micro_batch = len(material.labelled)
+    session.run.logged.clear()
+    _gradients(session, material, material.labelled)
+    return {name: p.grad for name, p in session.encoder.model.named_parameters() if p.grad is not None}
+
+
+FREELB = {  # (init, ascent, limit, steps): loss, gradients of words, inner.weight and classifier.weight
+    (0.2, 0.1, 0.15, 3): (
+        1.3835294,
+        [
+            [0.0, 0.0, 0.0],
+            [0.1558796, 0.1278175, -0.0177594],
+            [-0.1353199, -0.0733414, 0.0560669],
+            [0.1021824, 0.0845129, -0.0108573],
+            [-0.0649026, -0.0366319, 0.025318],
+            [0.0509634, 0.0475185, 0.0003853],
+        ],
+        [
+            [0.0712652, 0.118656, 0.0569551],
+            [0.0044145, 0.0145267, 0.0112831],
+            [0.2247548, 0.3882719, 0.1948136],
+        ],
+        [
+            [-0.0417913, -0.0518722, 0.0934563],
+            [0.2252071, -0.0537052, -0.1066638],
+            [-0.1834158, 0.1055774, 0.0132075],
+        ],
+    ),
+    (0.2, 0.1, 0.0, 2): (
+        1.387164,
+        [
+            [0.0, 0.0, 0.0],
+            [0.1584124, 0.1299148, -0.0180259],
+            [-0.1356552, -0.0734539, 0.0562806],
+            [0.1037702, 0.086016, -0.0108209],
+            [-0.0641499, -0.0361803, 0.0250532],
+            [0.0519873, 0.0480727, -3.97e-05],
+        ],
+        [
+            [0.0712006, 0.1180081, 0.0563194],
+            [0.0048689, 0.0155824, 0.0119695],
+            [0.2263476, 0.3904728, 0.195599],
+        ],
+        [
+            [-0.03992, -0.0506975, 0.0885528],
+            [0.225908, -0.0540053, -0.1084902],
+            [-0.185988, 0.1047028, 0.0199374],
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("setting", FREELB)
+def test_freelb(setting: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    """zhuchen03/FreeLB, the authors': the step of huggingface-transformers/examples/run_glue_freelb.py at eb23701 with
+    norm_type "l2", on `Tiny` and two texts of 3 and 4 words; U(-1, 1) is sines((2, 4, 3)).
+
+    The same: start, ascent, ball (active in the first of the two cases), and the gradient of all passes. Dropout
+    stands aside: theirs repeats its masks in ALBERT's attention and classifier alone, ours everywhere. A text whose
+    gradient is zero divides by 1e-8 there and is left alone here.
+    """
+    init, ascent, limit, steps = setting
+    loss, words, inner, classifier = FREELB[setting]
+    session = session_of(tiny(), [CrossEntropy(), FreeLB(init=init, ascent=ascent, limit=limit, steps=steps)])
+    with drawing(lambda shape: (sines(shape) + 1) / 2, monkeypatch):
+        found = gradients_of(session, material_of(TEXTS, LABELS))
+    assert float(sum(part for part, _ in session.run.logged["loss_ce"])) == pytest.approx(loss, abs=1e-6)
+    assert_gives(found["words.weight"], words)
+    assert_gives(found["inner.weight"], inner)
+    assert_gives(found["classifier.weight"], classifier)
+    plain = gradients_of(session_of(tiny(), [CrossEntropy()]), material_of(TEXTS, LABELS))
+    assert (plain["words.weight"] - found["words.weight"]).abs().max() > 0.01
