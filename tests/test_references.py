@@ -17,15 +17,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from randout.encoder import Encoder
+from randout.encoder import Encoder, Output
 from randout.loop import Material, Session, _gradients
-from randout.method import Run
+from randout.method import Run, State
 from randout.methods.ce import CrossEntropy
 from randout.methods.freelb import FreeLB
 from randout.methods.mixout import Mixout
+from randout.methods.r_drop import RDrop
 from randout.sites import Layout, Sites
 from randout.tokens import Tokens
-from training import session_of
+from training import a_batch, session_of
 
 TEXTS, LABELS = [[1, 2, 3], [4, 5, 1, 2]], [2, 0]
 
@@ -202,3 +203,44 @@ def test_freelb(setting: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_gives(found["classifier.weight"], classifier)
     plain = gradients_of(session_of(tiny(), [CrossEntropy()]), material_of(TEXTS, LABELS))
     assert (plain["words.weight"] - found["words.weight"]).abs().max() > 0.01
+
+
+# ---- R-Drop
+
+
+def test_r_drop() -> None:
+    """dropreg/R-Drop, the authors', at 9dcc830, on logits 2 sin(..) of four texts in two passes; ours is called L(alpha).
+
+    Their programs disagree with one another. The criterion of fairseq_src/examples/roberta (reg_cross_entropy.py:
+    forward_kl, over the number of texts) is the paper's: 2 L(alpha / 2), gradients too. The README's example adds up
+    the divergence over the B texts: L(B alpha). modeling_bert.py (bert_kl): 2 L(B / 4) at its alpha of .5.
+    modeling_roberta.py (roberta_kl) never compares its second pass with the labels: L(.7 B) - CE(z_2) / 2.
+    """
+    batch, run = a_batch([2, 0, 1, 1]), Run(nn.Identity(), Sites(nn.Identity(), ()), 1)
+    run.supervised = lambda output, batch: nn.functional.cross_entropy(output.logits, batch.labels)
+    one, two = (sines((4, 3), k, 2.0).requires_grad_() for k in (1, 2))
+
+    def ours(alpha: float) -> Tensor:
+        return sum(RDrop(alpha=alpha).loss(run, State(), Output(one, {}), batch, lambda call: Output(two, {})).values())
+
+    halved = run.supervised(Output(two, {}), batch) / 2
+    assert (2 * ours(0.5)).item() == pytest.approx(5.6421671, abs=2e-6)
+    assert ours(4).item() == pytest.approx(10.0167081, abs=2e-6)
+    assert (2 * ours(1)).item() == pytest.approx(7.6980599, abs=2e-6)
+    assert (ours(2.8) - halved).item() == pytest.approx(6.1995708, abs=2e-6)
+    assert (4 * (ours(1) - ours(0))).item() == pytest.approx(8.2235708, abs=4e-6)  # the README's divergence alone
+    (2 * ours(0.5)).backward()
+    first = [
+        [-0.1174858, -0.0165881, 0.1340739],
+        [0.0620269, 0.0535011, -0.115528],
+        [-0.1128593, -0.2701742, 0.3830336],
+        [0.2399098, -0.125661, -0.1142488],
+    ]
+    second = [
+        [0.3602437, 0.0027373, -0.362981],
+        [-0.3370932, -0.0396594, 0.3767525],
+        [0.3293838, -0.2238523, -0.1055316],
+        [-0.0681782, -0.3026827, 0.3708609],
+    ]
+    assert_gives(one.grad, first)
+    assert_gives(two.grad, second)
