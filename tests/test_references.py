@@ -24,6 +24,7 @@ from randout.methods.ce import CrossEntropy
 from randout.methods.freelb import FreeLB
 from randout.methods.mixout import Mixout
 from randout.methods.r_drop import RDrop
+from randout.methods.weidc import WeiDC
 from randout.sites import Layout, Sites
 from randout.tokens import Tokens
 from training import a_batch, session_of
@@ -244,3 +245,45 @@ def test_r_drop() -> None:
     ]
     assert_gives(one.grad, first)
     assert_gives(two.grad, second)
+
+
+# ---- weighted self-distillation
+
+WEIDC = {"none": 1.8482362, "1": 4.9989506, "2": 7.5727793, "3": 7.7885178, "4": 7.9913933}
+
+
+@pytest.mark.parametrize("weighting", WEIDC)
+def test_weidc(weighting: str) -> None:
+    """Anzi20/WeiDC, the authors': main.py at ea28536, alpha .3, without CRF, on the logits of six tokens in four classes
+    (num_wei 0 to 4 are our weightings from "none" on; -1, before there is a teacher, is plain cross-entropy).
+
+    The same: the loss under each weighting, and the gradient. All four cases of right and wrong occur. There class 0 is
+    padding, left out of the cross-entropy and kept in the squares with its weight; no text of ours is padding.
+    """
+    batch, run = a_batch([3, 1, 1, 2, 1, 2]), Run(nn.Identity(), Sites(nn.Identity(), ()), 1)
+    run.supervised = lambda output, batch: nn.functional.cross_entropy(output.logits, batch.labels)
+    student, teacher = sines((6, 4), 1, 2.0).requires_grad_(), sines((6, 4), 4, 2.0)
+    right = [(z.argmax(1) == batch.labels).tolist() for z in (student, teacher)]
+    assert set(zip(*right, strict=True)) == {(True, True), (True, False), (False, True), (False, False)}
+
+    def forward(weights: dict[str, Tensor], dropout: bool, perturb: bool) -> Output:
+        assert not dropout
+        assert not perturb
+        return Output(teacher, {})
+
+    method = WeiDC(alpha=0.3, weighting=weighting)
+    before = sum(method.loss(run, State(), Output(student, {}), batch, forward).values())
+    assert before.item() == pytest.approx(1.2504086, abs=1e-6)
+    loss = sum(method.loss(run, State(tensors={"a": student}), Output(student, {}), batch, forward).values())
+    assert loss.item() == pytest.approx(WEIDC[weighting], abs=2e-6)
+    if weighting == "4":
+        loss.backward()
+        theirs = [
+            [-0.3770437, 0.1749478, 0.5902834, 0.4053551],
+            [-0.0674286, -1.0541679, -0.8642706, 0.0194587],
+            [0.0665329, -0.0056801, 0.0531522, -0.0415102],
+            [-0.2446686, -0.0660183, 0.0724924, 0.3507101],
+            [0.5049901, -0.6716913, -1.036819, -0.5447587],
+            [0.0318921, 0.0901354, -0.0122512, 0.0049388],
+        ]
+        assert_gives(student.grad, theirs)
