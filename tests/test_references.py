@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from randout.encoder import Encoder, Output
-from randout.loop import Material, Session, _gradients, step
-from randout.method import Run, State
+from randout.loop import Material, Session, _gradients, held_out, step
+from randout.method import Batch, LiveTeacher, Run, State
 from randout.methods.ce import CrossEntropy
 from randout.methods.freelb import FreeLB
+from randout.methods.metadistil import MetaDistil
 from randout.methods.mixout import Mixout
 from randout.methods.r_drop import RDrop
 from randout.methods.self_distillation import SelfDistillation
@@ -87,7 +88,7 @@ def drawing(values: Callable[[tuple[int, ...]], Tensor], monkeypatch: pytest.Mon
 
 def assert_gives(ours: Tensor, theirs: Any, within: float = 2e-6) -> None:
     """Our losses are computed in float32, theirs are in float64."""
-    np.testing.assert_allclose(ours.detach().double().numpy(), np.array(theirs), rtol=0, atol=within)
+    torch.testing.assert_close(ours.detach().double(), torch.as_tensor(theirs).double(), rtol=0, atol=within)
 
 
 # ---- Mixout
@@ -357,3 +358,101 @@ def test_self_distillation(setting: tuple) -> None:
     assert found == pytest.approx(losses, abs=2e-6)
     assert_gives(session.encoder.model.words.weight, words)
     assert_gives(session.states[1].tensors["words.weight"], average)
+
+
+# ---- MetaDistil
+
+
+class Squares(MetaDistil):
+    """With the soft term of the authors' program in place of the paper's divergence."""
+
+    name = "metadistil"
+
+    def _soft(self, teacher: Tensor, student: Tensor, batch: Batch) -> Tensor:
+        p, q = (logits.softmax(1, torch.float64) for logits in (teacher / self.temperature, student / self.temperature))
+        return self.weight * self.temperature**2 * (p - q).square().mean(1).sum() / batch.step_labels.numel()
+
+
+def a_meta_step(method: MetaDistil) -> tuple[dict[str, float], dict[str, Tensor], dict[str, Tensor]]:
+    """The losses of one step, the gradient that its teacher followed, and the student's."""
+    material = material_of([*TEXTS, [3, 5], [2, 2, 4, 1]], [*LABELS, 1, 2], heldout=2)
+    teacher = LiveTeacher(tiny(3), material.tokens, columns=(0, 1, 2))
+    before = {name: tensor.clone() for name, tensor in teacher.encoder.model.state_dict().items()}
+    session = session_of(tiny(), [CrossEntropy(), method], teacher)
+    session.run.steps = 4
+    session.run.heldout = lambda number: held_out(session, material, number)
+    student = gradients_of(session, material)
+    losses = {name: float(entries[0][0]) for name, entries in session.run.logged.items()}
+    return losses, {name: before[name] - p.detach() for name, p in teacher.encoder.model.named_parameters()}, student
+
+
+META = {  # held-out loss, (1 - a) CE + a soft, gradients of the teacher (two) and of the student (one)
+    "squares": (
+        1.4067254,
+        0.6883649,
+        [
+            [0.0, 0.0, 0.0],
+            [2.74e-05, -0.0069563, -0.0075444],
+            [0.0016186, 0.0080195, 0.0070473],
+            [0.0001037, -0.0048718, -0.0053682],
+            [0.0006365, 0.0029401, 0.0025407],
+            [0.0002096, -0.0007991, -0.0010732],
+        ],
+        [
+            [0.0095194, 0.0075562, 0.0061307],
+            [-0.0101518, -0.0078851, -0.0066197],
+            [0.0006324, 0.0003289, 0.000489],
+        ],
+        [
+            [-0.0146884, -0.0288425, 0.0478695],
+            [0.0934102, -0.023228, -0.0396426],
+            [-0.0787218, 0.0520705, -0.0082268],
+        ],
+    ),
+    "divergence": (
+        1.3762531,
+        0.7871931,
+        [
+            [0.0, 0.0, 0.0],
+            [0.0001083, -0.027396, -0.0297125],
+            [0.006367, 0.0314584, 0.0276271],
+            [0.0004148, -0.0195412, -0.0215311],
+            [0.002423, 0.0110568, 0.009525],
+            [0.000801, -0.0029864, -0.0040282],
+        ],
+        [
+            [0.0380272, 0.0302081, 0.0244793],
+            [-0.0399031, -0.0305736, -0.0262179],
+            [0.001876, 0.0003655, 0.0017387],
+        ],
+        [
+            [0.0040362, -0.0340753, 0.0406617],
+            [0.0330289, -0.0062698, -0.0165073],
+            [-0.0370651, 0.0403451, -0.0241544],
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("form", ["exact", "first-order"])
+@pytest.mark.parametrize("soft", META)
+def test_metadistil(soft: str, form: str) -> None:
+    """JetRunner/MetaDistil, the authors': one round of nlp/run_glue_distillation_meta.py (steps 1 to 3) and
+    nlp/distillation_meta.py at 80e60c1, alpha .5, temperature 2, pilot step .5, beta 0 (no hidden states), the teacher
+    `Tiny(3)` and the student `Tiny()` by gradient descent at 1, one held-out batch of two texts.
+
+    "squares": their program as it is; ours with its soft term (`Squares`) makes the same step: held-out loss of the
+    pilot, gradient of the teacher, and loss and gradient of the student under the new teacher. "divergence": ours
+    as it is, against their program with KL(teacher || student), a mean over texts, in the place of that one call. As they
+    stand the two soft terms differ by a factor of eight here (.0285738 and .2262301, t^2 in both).
+    """
+    heldout, total, words, classifier, student = META[soft]
+    kind = Squares if soft == "squares" else MetaDistil
+    rates = {"pilot_rate": 0.5, "teacher_learning_rate": 1.0, "optimizer": "sgd", "max_grad_norm": 0.0}
+    losses, taught, found = a_meta_step(kind(weight=0.5, temperature=2.0, form=form, **rates))
+    close = 2e-6 if form == "exact" else 1e-4
+    assert losses["heldout_loss"] == pytest.approx(heldout, abs=2e-6)
+    assert losses["loss_ce"] + losses["loss_metadistil"] == pytest.approx(total, abs=close)
+    assert_gives(taught["words.weight"], words, close)
+    assert_gives(taught["classifier.weight"], classifier, close)
+    assert_gives(found["classifier.weight"], student, close)
