@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.integrations.neftune import neftune_post_forward_hook
 
 from randout.encoder import Encoder, Output
 from randout.loop import Material, Session, _gradients, held_out, step
@@ -24,6 +25,7 @@ from randout.methods.ce import CrossEntropy
 from randout.methods.freelb import FreeLB
 from randout.methods.metadistil import MetaDistil
 from randout.methods.mixout import Mixout
+from randout.methods.neftune import NEFTune
 from randout.methods.r_drop import RDrop
 from randout.methods.self_distillation import SelfDistillation
 from randout.methods.weidc import WeiDC
@@ -456,3 +458,32 @@ def test_metadistil(soft: str, form: str) -> None:
     assert_gives(taught["words.weight"], words, close)
     assert_gives(taught["classifier.weight"], classifier, close)
     assert_gives(found["classifier.weight"], student, close)
+
+
+# ---- NEFTune
+
+
+def test_neftune(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers' own hook (integrations/neftune.py), run here, on two texts of 2 and 4 words, d = 3, alpha 5.
+
+    The same where a text is as long as its batch. Different: theirs counts padding as length and adds noise to it; ours
+    takes the text's own length, so that the text of 2 has sqrt(4 / 2) times their noise, and its padding none.
+    """
+    encoder, (short, long) = tiny(), (torch.tensor([1, 2]), torch.tensor([4, 5, 1, 2]))
+    block, words = nn.utils.rnn.pad_sequence([short, long], batch_first=True), encoder.model.words
+    clean = words(block)
+    words.neftune_noise_alpha = 5.0
+    handle = words.register_forward_hook(neftune_post_forward_hook)
+    torch.manual_seed(0)
+    theirs = (words(block) - clean).detach()  # (2, 4, 3)
+    handle.remove()
+    size = 5 / 12**0.5  # 12 = 4 * 3
+    assert 0.8 * size < theirs.abs().max() <= size
+    method, run = NEFTune(alpha=5.0), Run(encoder.model, encoder.sites, 1)
+    run.layout = encoder.layout([short, long], 0, 2, 4)
+    with drawing(lambda _: (theirs / size + 1) / 2, monkeypatch), method.perturb(run, State()):
+        ours = words(block) - clean
+    assert_gives(ours[1], theirs[1])
+    assert_gives(ours[0, :2], 2**0.5 * theirs[0, :2])
+    assert not ours[0, 2:].any()
+    assert theirs[0, 2:].all()
