@@ -143,25 +143,25 @@ def gradients_of(session: Session, material: Material) -> dict[str, Tensor]:
 
 
 FREELB = {  # (init, ascent, limit, steps): loss, gradients of words, inner.weight and classifier.weight
-    (0.2, 0.1, 0.15, 3): (
-        1.3835294,
+    (0.2, 0.1, 0.3, 3): (
+        1.4030925,
         [
             [0.0, 0.0, 0.0],
-            [0.1558796, 0.1278175, -0.0177594],
-            [-0.1353199, -0.0733414, 0.0560669],
-            [0.1021824, 0.0845129, -0.0108573],
-            [-0.0649026, -0.0366319, 0.025318],
-            [0.0509634, 0.0475185, 0.0003853],
+            [0.1625583, 0.1336134, -0.0181751],
+            [-0.1385525, -0.0750771, 0.0574239],
+            [0.104896, 0.0872678, -0.0105939],
+            [-0.0653543, -0.0369127, 0.0254663],
+            [0.0503173, 0.0471535, 0.000637],
         ],
         [
-            [0.0712652, 0.118656, 0.0569551],
-            [0.0044145, 0.0145267, 0.0112831],
-            [0.2247548, 0.3882719, 0.1948136],
+            [0.0688775, 0.1163796, 0.0568828],
+            [0.0051104, 0.0159059, 0.0120776],
+            [0.2240072, 0.3923819, 0.2000026],
         ],
         [
-            [-0.0417913, -0.0518722, 0.0934563],
-            [0.2252071, -0.0537052, -0.1066638],
-            [-0.1834158, 0.1055774, 0.0132075],
+            [-0.0452163, -0.0491518, 0.0903061],
+            [0.2331276, -0.0537327, -0.1173823],
+            [-0.1879112, 0.1028845, 0.0270762],
         ],
     ),
     (0.2, 0.1, 0.0, 2): (
@@ -193,7 +193,7 @@ def test_freelb(setting: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     """zhuchen03/FreeLB, the authors': the step of huggingface-transformers/examples/run_glue_freelb.py at eb23701 with
     norm_type "l2", on `Tiny` and two texts of 3 and 4 words; U(-1, 1) is sines((2, 4, 3)).
 
-    The same: start, ascent, ball (active in the first of the two cases), and the gradient of all passes. Dropout
+    The same: start, ascent, ball (one of the texts leaves it in the first case), gradient of all passes. Dropout
     stands aside: theirs repeats its masks in ALBERT's attention and classifier alone, ours everywhere. A text whose
     gradient is zero divides by 1e-8 there and is left alone here.
     """
