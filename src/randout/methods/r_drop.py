@@ -18,7 +18,9 @@ class RDrop(Method):
     z_1, z_2: (b, C) logits of two passes with dropout masks (and noise, where the recipe has any) of their own, p their
     softmax; KL is averaged over all texts of the step, labelled or not, and its gradient flows into both passes. The
     paper's eq. 4 adds up the two CE: twice this loss at twice this alpha. The mean, as in the authors' own example,
-    keeps CE as large as in plain training. With alpha = 0 and without dropout it is plain training.
+    keeps CE as large as in plain training. That example, and their BERT and RoBERTa, add KL up over the B texts of a
+    batch and do not average it: the example's alpha stands for B times as much here. With alpha = 0 and without dropout
+    it is plain training.
 
     Does nothing where the student has neither dropout nor noise. A large alpha pulls all predictions towards uniform.
     """
