@@ -153,7 +153,7 @@ def test_adversarial_attention_is_its_equation(tiny_model: Tiny, blocks: tuple[i
     clean = cross_entropy(bert(step.model, ids, {}), step.labels)
     adversarial = cross_entropy(bert(step.model, ids, dict.fromkeys(chosen, r)), step.labels)
     assert adversarial > clean + 1e-3
-    losses = {"ce": clean, "attention": 0.6 * adversarial}
+    losses = {"ce": clean, "attention-noise": 0.6 * adversarial}
     assert_same_step(step, losses, gradients(sum(losses.values()), step))
 
 
@@ -164,7 +164,9 @@ def test_virtual_attention_is_its_equation(tiny_model: Tiny, iterations: int, pa
     method = AttentionPerturbation(form="virtual", power_iterations=iterations, epsilon=3.0, weight=0.7)
     step = Step(tiny_model("bert"), [CrossEntropy(), method], pack=pack)
     ids = step.batch.ids
-    d = torch.randn(8, len(ids[-1]), generator=step.session.run.generator("attention", torch.device("cpu"))).double()
+    d = torch.randn(
+        8, len(ids[-1]), generator=step.session.run.generator("attention-noise", torch.device("cpu"))
+    ).double()
     for row, text in enumerate(ids):
         d[row, len(text) :] = 0
     d = d / d.norm(dim=1, keepdim=True)
@@ -175,7 +177,7 @@ def test_virtual_attention_is_its_equation(tiny_model: Tiny, iterations: int, pa
         d = g / g.norm(dim=1, keepdim=True)
     divergence = kl(logits.detach(), bert(step.model, ids, {3: 3.0 * d}))
     assert divergence > 1e-4
-    losses = {"ce": cross_entropy(logits, step.labels), "attention": 0.7 * divergence}
+    losses = {"ce": cross_entropy(logits, step.labels), "attention-noise": 0.7 * divergence}
     assert_same_step(step, losses, gradients(sum(losses.values()), step))
 
 
@@ -183,7 +185,7 @@ def test_power_iteration_finds_a_worse_direction_than_chance(tiny_model: Tiny) -
     found = {}
     for iterations in (0, 1):
         method = AttentionPerturbation(form="virtual", power_iterations=iterations)
-        found[iterations] = Step(tiny_model("bert"), [CrossEntropy(), method]).ours()[0]["attention"]
+        found[iterations] = Step(tiny_model("bert"), [CrossEntropy(), method]).ours()[0]["attention-noise"]
     assert found[1] > 2 * found[0]
 
 
@@ -191,15 +193,15 @@ def test_virtual_attention_needs_no_labels(tiny_model: Tiny) -> None:
     """Without any label the loss is the same as with them, and texts without one pull as the others do."""
     method = AttentionPerturbation(form="virtual")
     step = Step(tiny_model("bert"), [CrossEntropy(), method])
-    labelled = step.ours()[0]["attention"]
+    labelled = step.ours()[0]["attention-noise"]
     step.material.labels[:] = -1
     losses, found = step.ours()
-    assert losses == {"ce": 0.0, "attention": labelled}
+    assert losses == {"ce": 0.0, "attention-noise": labelled}
     assert max(float(g.abs().max()) for g in found.values()) > 1e-5
     adversarial = Step(tiny_model("bert"), [CrossEntropy(), AttentionPerturbation()])
     adversarial.material.labels[:] = -1
     losses, found = adversarial.ours()
-    assert losses == {"ce": 0.0, "attention": 0.0}
+    assert losses == {"ce": 0.0, "attention-noise": 0.0}
     assert all(not g.any() for g in found.values())
 
 
@@ -208,12 +210,12 @@ def test_attention_keeps_the_dropout_masks_of_the_clean_pass(tiny_model: Tiny, f
     """With dropout on and epsilon 0 the perturbed pass is the clean one."""
     step = Step(tiny_model("bert"), [CrossEntropy(), AttentionPerturbation(form=form, epsilon=0.0)], dropout=True)
     losses, _ = step.ours()
-    assert losses["attention"] == pytest.approx({"adversarial": losses["ce"], "virtual": 0.0}[form], abs=1e-6)
+    assert losses["attention-noise"] == pytest.approx({"adversarial": losses["ce"], "virtual": 0.0}[form], abs=1e-6)
 
 
 def test_attention_refuses_what_it_cannot_reach(tiny_model: Tiny) -> None:
     for blocks in ((4,), (0,), (1, -4)):
-        with pytest.raises(UserError, match=rf"methods.attention.blocks: {blocks[-1]} is no block .* 1 to 3 are"):
+        with pytest.raises(UserError, match=rf"methods.attention-noise.blocks: {blocks[-1]} is no block .* 1 to 3 are"):
             session_of(tiny_encoder(tiny_model("bert")), [CrossEntropy(), AttentionPerturbation(blocks=blocks)])
     for family in ("mpnet", "deberta-v2"):
         with pytest.raises(UserError, match=rf"attention scores of this student \({family}\)"):

@@ -25,7 +25,7 @@ Tiny = Callable[[str], Path]
 HERE = {name: method for name, method in METHODS.items() if method.kind in ("noise", "gold", "control")}
 SETTINGS: dict[str, dict[str, Any]] = {  # where the default is too small to be seen in a few steps, or is no change
     "ce": {"label_smoothing": 0.1},
-    "dropout": {"hidden": 0.3, "attention": 0.2},
+    "dropout-rates": {"hidden": 0.3, "attention": 0.2},
 }
 USES = [(name, SETTINGS.get(name, {})) for name in HERE]
 USES += [(name, dict(changes)) for name, method in HERE.items() for changes in method.variants.values()]
@@ -40,7 +40,7 @@ def together(name: str, asked: dict[str, Any]) -> list[Method]:
 @uses
 def test_a_step_is_that_of_our_own_loop(tiny_model: Tiny, name: str, asked: dict[str, Any]) -> None:
     """Losses and gradients of a padded batch, noise on and the model's dropout off, in a model loaded as by anybody."""
-    if name == "dropout":
+    if name == "dropout-rates":
         asked = {"hidden": "model", "attention": 0.0}  # masks differ by design: our loop has its own dropout
     off = {"dropout": 0.0, "attention_dropout": 0.0}
     session = session_of(tiny_encoder(tiny_model("bert"), pack=False, **off), together(name, asked))
@@ -78,7 +78,7 @@ def test_a_plain_loop_and_what_it_leaves(tiny_model: Tiny, name: str, asked: dic
             model.gradient_checkpointing_enable({"use_reentrant": False})
         before = model.config._attn_implementation, hooks_of(model), _numbers(model)
         torch.manual_seed(1)
-        if name == "attention" and (checkpointing or family == "deberta-v2"):
+        if name == "attention-noise" and (checkpointing or family == "deberta-v2"):
             with pytest.raises(UserError, match="gradient checkpointing" if family != "deberta-v2" else family):
                 _two_steps(model, together(name, asked), batch, labels)
             model.train().zero_grad()
