@@ -37,7 +37,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if arguments.smoke:
             arguments.model, arguments.data = tiny_model(Path(folder)), tiny_data(Path(folder))
-            arguments.rounds, arguments.steps, arguments.max_length = 1, 2, 64
+            arguments.rounds, arguments.steps, arguments.max_length, arguments.sample = 1, 2, 64, 0
             arguments.teacher = arguments.model
         found = costs(arguments)
     print(json.dumps(found) if arguments.json else as_text(found))
@@ -49,6 +49,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--teacher", help="folder of an encoder: the teacher, where one is run beside the student")
     parser.add_argument("--layers", help="blocks of the student to keep, by comma", default="")
     parser.add_argument("--data", help="as `randout train` takes it")
+    parser.add_argument("--sample", type=int, default=2000, help="labelled rows that are read; 0: all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=6, help="timed steps of each side in a round")
     parser.add_argument("--batch-size", type=int, default=16)
@@ -86,7 +87,7 @@ def costs(arguments: argparse.Namespace) -> dict[str, Any]:
 def ready(arguments: argparse.Namespace, entry: shelf.Entry) -> tuple[loop.Session, loop.Material, list[Any]]:
     """A session of the student with this method, what it learns from, and batches of the rows that all methods share."""
     own: dict[str, Any] = {
-        "data": {"source": str(arguments.data)},
+        "data": {"source": str(arguments.data), "sample": arguments.sample},
         "student": {"model": str(arguments.model), "max_length": arguments.max_length},
         "teacher": {"model": str(arguments.teacher)} if needs_teacher(entry) else {"model": "none"},
         "train": {"batch_size": arguments.batch_size},
