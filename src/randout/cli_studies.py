@@ -95,8 +95,8 @@ def compare(
         tables = read_study(Path(words[0])).model_dump(mode="json", exclude_none=True) | given
     else:
         base = _base(words[0] if words else "", student, teacher, preset, recipe, sets)
-        what = "methods" if methods is not None else "compare"
-        tables = {"name": _name(out, words[0] if words else "study", what), "base": base} | given
+        kind = "methods" if methods is not None else "compare"
+        tables = {"name": _name(out, words[0] if words else "study", kind), "base": base} | given
         if methods is not None:
             _leave_out("--methods names the arms", {"--arms": arms, "--drop-one": drop_one, "--preset": preset})
             tables |= {"methods": [word.strip() for word in methods.split(",")]}
