@@ -12,6 +12,7 @@ from randout import cli, config, shelf
 from randout.errors import UserError
 from randout.methods import GOLD, KD_ALONE, METHODS
 from randout.recipe import check_together
+from randout.record import _written
 from randout.study import arm_config, make_study, tuning_of
 
 
@@ -87,6 +88,13 @@ def test_what_lies_under_all_arms_reaches_each(toy_csv: Any) -> None:
 def test_what_cannot_be(tables: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
         make_study(tables | ({"tuning": {"trials": 1}} if "spaces" in tables else {}))
+
+
+def test_further_teachers_are_kept_as_places_beside_the_study(tmp_path: Path) -> None:
+    (tmp_path / "models" / "second").mkdir(parents=True)
+    arm = {"teacher": {"more": [str(tmp_path / "models" / "second"), "scibert"]}}
+    written = _written({"arms": {"multi-teacher": arm}}, tmp_path / "studies" / "one")
+    assert written["arms"]["multi-teacher"]["teacher"]["more"] == ["../../models/second", "scibert"]
 
 
 def test_methods_are_listed_and_explained(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,5 +185,5 @@ def test_a_screening_gives_no_verdicts(toy_csv: Any, tiny_model: Any, tmp_path: 
     study = make_study({"methods": ["randout"], "seeds": [1], "base": base, "screening": True})
     folder = run_study(study, tmp_path / "study", Options(runs=tmp_path / "runs", show=Show(quiet=True)))
     lines = result_lines(folder.record)
-    assert "screening: no verdict" in lines[0]
+    assert lines[0].endswith("1 of 1 seeds (screening: no verdict)")
     assert folder.record["result"]["rows"][1]["words"] == "screening: no verdict"

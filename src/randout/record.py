@@ -25,7 +25,7 @@ from .files import portable, replace_text
 from .runs import RunFolder, locked, now
 
 FORMAT = 1
-PATHS = ("source", "validation", "test", "unlabeled", "model")  # settings that may name a place on this machine
+PATHS = ("source", "validation", "test", "unlabeled", "model", "more")  # settings that may name a place on this machine
 
 
 @dataclass
@@ -139,5 +139,5 @@ def _written(value: Any, folder: Path | None, key: str = "") -> Any:
     if isinstance(value, dict):
         return {name: _written(inner, folder, name) for name, inner in value.items() if inner is not None}
     if isinstance(value, list | tuple):
-        return [_written(inner, folder) for inner in value]
+        return [_written(inner, folder, key) for inner in value]
     return portable(value, folder) if folder is not None and key in PATHS and isinstance(value, str) else value

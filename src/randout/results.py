@@ -93,7 +93,7 @@ def conclude(study: Study, folder: StudyFolder) -> None:
     else:
         rows = rows_for(study, scores, repeats)
         if study.screening:
-            head, rows = f"screening: no verdict; {head}", [_without_verdict(row) for row in rows]
+            head, rows = f"{head} (screening: no verdict)", [_without_verdict(row) for row in rows]
         record["result"] = as_result(rows, head, notes)
     folder.save()
 

@@ -24,6 +24,7 @@ LEFT, RIGHT, GREY = "#D55E00", "#0072B2", "#7F7F7F"  # worse, better, undecided
 SHADES = ("#EFF4F9", "#0B5394")  # of a confusion matrix: 0 and 100 %
 NUMBER_CLASSES = 15  # more classes than this: the picture leaves the numbers out
 WIDTH, DPI = 9.0, 160  # inches, dots an inch
+CROWDED = 8  # series that may lie in one row
 
 
 @dataclass(frozen=True)
@@ -121,16 +122,20 @@ def _wrapped(text: str, width: int = 26) -> str:
 def _intervals(figure: Figure) -> Picture:
     names, x, words = (figure.role(role) for role in ("y", "x", "words"))
     order = list(dict.fromkeys(map(str, names)))
-    made, (axis,) = _new(0.9 + 0.36 * len(order), 1, 1)
+    grouped = series(figure)
+    crowded = len(grouped) > CROWDED  # each series has a height of its own then
+    tall = 0.07 * len(grouped) if crowded else 0.36
+    legend = 0.22 * -(-len(grouped) // 5) if len(grouped) > 1 else 0.0
+    made, (axis,) = _new(0.9 + legend + tall * len(order), 1, 1)
     if band := figure.options.get("band"):
         axis.axvspan(-100 * band, 100 * band, color="#EEEEEE", zorder=0)
     if figure.options.get("zero"):
         axis.axvline(0, color="#666666", linewidth=1, linestyle="--", zorder=1)
-    grouped = series(figure)
     for at, (name, rows) in enumerate(grouped.items()):
+        aside = 0.8 * ((at + 0.5) / len(grouped) - 0.5) if crowded else 0.0
         for row in rows:
             colour = verdict_colour(words[row]) if len(grouped) == 1 else COLOURS[at % len(COLOURS)]
-            place = order.index(str(names[row]))
+            place = order.index(str(names[row])) + aside
             for role, width in (("wide", 1.2), ("interval", 3.2)):
                 if (ends := figure.role(role)[row]) is not None:
                     axis.hlines(place, *ends, color=colour, linewidth=width, alpha=0.6 if role == "interval" else 1)

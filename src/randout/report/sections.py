@@ -116,11 +116,13 @@ def _lead(subject: Subject) -> str:
         else ""
     )
     arms = len(subject.study.get("arms", []))
+    seeds = len(subject.study.get("units", []))
+    each = "one seed each" if seeds == 1 else f"{seeds} seeds each"
     what = {
         "runs": f"{len(subject.arms)} text classifiers were trained"
         if len(subject.arms) > 1
         else "A text classifier was trained",
-        "compare": f"{arms} recipes for a text classifier were trained with several seeds each and compared",
+        "compare": f"{arms} recipes for a text classifier were trained with {each} and compared",
         "cv": f"{arms} recipes for a text classifier were cross-validated",
         "search": "Settings for a text classifier were searched",
     }[subject.kind]
