@@ -85,6 +85,8 @@ def make(config: Config, dataset: Dataset | None = None) -> Plan:
     methods = methods_of(config)
     teacher, name = _teacher(config, methods, student, train.device, notes)
     if teacher is None:
+        if config.teacher.model == "none" and (out := [method.name for method in methods if method.teacher]):
+            notes.append(f"methods: {', '.join(out)} left out, for there is no teacher")
         methods = tuple(method for method in methods if not method.teacher)
         if "unlabeled" in dataset.split:
             raise UserError(
