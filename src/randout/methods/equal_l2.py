@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import AbstractContextManager
 from typing import Annotated
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..errors import UserError
+from ..hidden_noise import add_gaussian, check_layer, noise_at
 from ..method import Method, Run, State
 
 
@@ -37,25 +34,16 @@ class EqualL2(Method):
     layer: Annotated[int, Field(ge=0, description="0 the embedding output, i the output of block i")] = 1
 
     def check(self, run: Run) -> None:
-        if self.layer > (blocks := len(run.sites.blocks)):
-            raise UserError(f"methods.equal-l2.layer: {self.layer} is no place in this student; 0 to {blocks} are")
+        check_layer(run, self.name, self.layer)
 
-    @contextmanager
-    def perturb(self, run: Run, state: State) -> Iterator[None]:
-        undo = run.sites.change(self.layer, partial(self._add, run))
-        try:
-            yield
-        finally:
-            undo()
+    def perturb(self, run: Run, state: State) -> AbstractContextManager[None]:
+        return noise_at(run, self.layer, self._add)
 
     def _add(self, run: Run, hidden: Tensor) -> Tensor:
         """hidden (.., .., width) -> the same with noise; a clean pass (no layout) goes through untouched."""
         if (layout := run.layout) is None:
             return hidden
-        generator, width = run.generator("equal-l2", hidden.device), hidden.shape[-1]
+        width = hidden.shape[-1]
         square = layout.lengths.clamp(max=self.tokens) * min(self.units, width) / 12  # (b,) of a text's norm, expected
         size = (square / (layout.lengths * width)).sqrt()[:, None, None]
-        noise = torch.randn(layout.of, layout.longest, width, generator=generator, device=hidden.device)
-        noise = size * layout.own(noise)  # (b, longest, width)
-        run.log("noise_l2", noise.square().sum((1, 2)).sqrt().mean(), weight=len(noise))
-        return layout.add(hidden, noise)
+        return add_gaussian(run, hidden, self.name, size)

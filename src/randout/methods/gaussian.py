@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import AbstractContextManager
 from typing import Annotated
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..errors import UserError
+from ..hidden_noise import add_gaussian, check_layer, noise_at
 from ..method import Method, Run, State
 
 
@@ -36,22 +33,11 @@ class Gaussian(Method):
     layer: Annotated[int, Field(ge=0, description="0 the embedding output, i the output of block i")] = 1
 
     def check(self, run: Run) -> None:
-        if self.layer > (blocks := len(run.sites.blocks)):
-            raise UserError(f"methods.gaussian.layer: {self.layer} is no place in this student; 0 to {blocks} are")
+        check_layer(run, self.name, self.layer)
 
-    @contextmanager
-    def perturb(self, run: Run, state: State) -> Iterator[None]:
-        undo = run.sites.change(self.layer, partial(self._add, run))
-        try:
-            yield
-        finally:
-            undo()
+    def perturb(self, run: Run, state: State) -> AbstractContextManager[None]:
+        return noise_at(run, self.layer, self._add)
 
     def _add(self, run: Run, hidden: Tensor) -> Tensor:
         """hidden (.., .., width) -> the same with noise; a clean pass (no layout) goes through untouched."""
-        if (layout := run.layout) is None:
-            return hidden
-        generator, shape = run.generator("gaussian", hidden.device), (layout.of, layout.longest, hidden.shape[-1])
-        noise = self.sigma * layout.own(torch.randn(shape, generator=generator, device=hidden.device))
-        run.log("noise_l2", noise.square().sum((1, 2)).sqrt().mean(), weight=len(noise))
-        return layout.add(hidden, noise)  # noise: (b, longest, width)
+        return add_gaussian(run, hidden, self.name, self.sigma)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import AbstractContextManager
 from typing import Annotated
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from ..encoder import Output, Want
 from ..errors import UserError
+from ..hidden_noise import add_gaussian, check_layer, noise_at
 from ..losses import info_nce
 from ..method import Batch, Forward, Method, Run, State
 
@@ -53,30 +51,14 @@ class GaussianContrastive(Method):
                 "methods.gaussian-contrastive: this student is a network of words without blocks, and has no [CLS] to "
                 "compare; use it with an encoder, or leave it out"
             )
-        if self.layer > blocks:
-            raise UserError(
-                f"methods.gaussian-contrastive.layer: {self.layer} is no place in this student; 0 to {blocks} are"
-            )
+        check_layer(run, self.name, self.layer)
 
-    @contextmanager
-    def perturb(self, run: Run, state: State) -> Iterator[None]:
-        undo = run.sites.change(self.layer, partial(self._add, run))
-        try:
-            yield
-        finally:
-            undo()
+    def perturb(self, run: Run, state: State) -> AbstractContextManager[None]:
+        return noise_at(run, self.layer, self._add)
 
     def _add(self, run: Run, hidden: Tensor) -> Tensor:
         """hidden (.., .., width) -> the same with noise; a clean pass (no layout) goes through untouched."""
-        if (layout := run.layout) is None:
-            return hidden
-        generator, shape = (
-            run.generator("gaussian-contrastive", hidden.device),
-            (layout.of, layout.longest, hidden.shape[-1]),
-        )
-        noise = self.sigma * layout.own(torch.randn(shape, generator=generator, device=hidden.device))
-        run.log("noise_l2", noise.square().sum((1, 2)).sqrt().mean(), weight=len(noise))
-        return layout.add(hidden, noise)  # noise: (b, longest, width)
+        return add_gaussian(run, hidden, self.name, self.sigma)
 
     def want(self, run: Run) -> Want:
         return Want(cls=True)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import AbstractContextManager
 from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..errors import UserError
+from ..hidden_noise import check_layer, noise_at
 from ..method import Method, Run, State
 from ..sites import Layout
 
@@ -38,16 +36,10 @@ class Scattered(Method):
     layer: Annotated[int, Field(ge=0, description="0 the embedding output, i the output of block i")] = 1
 
     def check(self, run: Run) -> None:
-        if self.layer > (blocks := len(run.sites.blocks)):
-            raise UserError(f"methods.scattered.layer: {self.layer} is no place in this student; 0 to {blocks} are")
+        check_layer(run, self.name, self.layer)
 
-    @contextmanager
-    def perturb(self, run: Run, state: State) -> Iterator[None]:
-        undo = run.sites.change(self.layer, partial(self._add, run))
-        try:
-            yield
-        finally:
-            undo()
+    def perturb(self, run: Run, state: State) -> AbstractContextManager[None]:
+        return noise_at(run, self.layer, self._add)
 
     def _add(self, run: Run, hidden: Tensor) -> Tensor:
         """hidden (.., .., width) -> the same with noise; a clean pass (no layout) goes through untouched."""
