@@ -158,7 +158,7 @@ class TestAdmission:
             mixed = nn.functional.scaled_dot_product_attention(query, key, value)
             return mixed.transpose(0, 1)[None]
 
-        made = load("bert")
+        made = replace(load("bert"), by_hand=False)
         monkeypatch.setattr(packing, "_attend_runs", leaking)
         assert "differ" in encoder.admit(made)
 

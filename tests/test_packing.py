@@ -20,9 +20,10 @@ def drawn(lengths: tuple[int, ...], dtype: torch.dtype = torch.float64) -> list[
 
 def masks_by_text(lengths: tuple[int, ...], rate: float, dtype: torch.dtype) -> list[torch.Tensor]:
     """The keep masks (heads, length, length) that the grouped path draws after the present seed, cut to each text."""
-    found = []
-    for members, (texts, length) in zip(packing.groups(lengths), packing.grouping(lengths, HEADS).shapes, strict=True):
-        mask = dropout.keep_mask(torch.empty(texts * HEADS, length, length, dtype=dtype), rate)
+    found, shapes = [], packing.grouping(lengths, HEADS).shapes
+    sizes = [texts * HEADS * length**2 for texts, length in shapes]
+    masks = dropout.keep_mask(torch.empty(sum(sizes), dtype=dtype), rate).split(sizes)
+    for members, (texts, length), mask in zip(packing.groups(lengths), shapes, masks, strict=True):
         found += [m[:, :n, :n] for m, n in zip(mask.view(texts, HEADS, length, length), members, strict=True)]
     return found
 

@@ -15,7 +15,7 @@ from randout.methods import METHODS
 ROOT = Path(randout.__file__).parent
 LAYERS = [  # a module may import from its own row and the rows above
     {"errors"},
-    {"files", "parsing", "splits", "dropout", "progress", "published", "keys", "losses", "streams"},
+    {"files", "parsing", "splits", "dropout", "progress", "published", "keys", "losses", "streams", "memory"},
     {"tables", "runs"},
     {"columns", "coda19", "config"},
     {"datasets", "record"},
@@ -23,7 +23,7 @@ LAYERS = [  # a module may import from its own row and the rows above
     {"data_report", "sources"},
     {"division"},
     {"data", "metrics", "packing"},
-    {"statistics", "sites", "predictions"},
+    {"statistics", "sites", "predictions", "block", "words"},
     {"crossed", "optimism", "secondary", "encoder"},
     {"verdicts"},
     {"figures", "tokens"},
@@ -97,6 +97,7 @@ def test_methods_import_the_interface_and_never_one_another() -> None:
                 "dropout",
                 "keys",
                 "hidden_noise",
+                "block",
             }, path.name
 
 

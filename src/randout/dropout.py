@@ -23,9 +23,13 @@ def keep_mask(like: Tensor, rate: float) -> Tensor:
     """A mask of `like`'s shape and dtype, on the CPU: 0 with probability `rate`, else 1. One draw from torch's stream
     decides all of it. What is kept must be multiplied by `scale(rate)`: apart, for 1.111 is 1.109 in bfloat16.
     """
-    seed, units = int(torch.empty((), dtype=torch.int64).random_()), like.numel()
-    bits = torch.from_numpy(np.random.SFC64(seed).random_raw(-(-units // 4)).view(np.int16))[:units].view(like.shape)
-    mask = torch.empty(like.shape, dtype=like.dtype)
+    return fill_keep_mask(torch.empty(like.shape, dtype=like.dtype), rate)
+
+
+def fill_keep_mask(mask: Tensor, rate: float) -> Tensor:
+    """`keep_mask` into memory that is there."""
+    seed, units = int(torch.empty((), dtype=torch.int64).random_()), mask.numel()
+    bits = torch.from_numpy(np.random.SFC64(seed).random_raw(-(-units // 4)).view(np.int16))[:units].view(mask.shape)
     return torch.ge(bits, _threshold(rate) - 32768, out=mask)  # straight into numbers: booleans cost four times that
 
 

@@ -8,14 +8,15 @@ import inspect
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from . import dropout, packing
+from . import block, dropout, packing, words
+from .memory import Gradients, Pool, Tape
 from .sites import Layout, Sites
 
 
@@ -62,6 +63,9 @@ class Encoder:
     reason: str = ""
     prefix: int = 1
     suffix: int = 1
+    by_hand: bool = False
+    pool: Pool = field(default_factory=Pool, compare=False)
+    gradients: Gradients = field(default_factory=Gradients, compare=False)
 
     @property
     def device(self) -> torch.device:
@@ -81,8 +85,8 @@ class Encoder:
         """
         hidden: dict[int, Tensor] = {}
         attention: dict[int, list[Tensor]] = {}
-        keywords = self._packed(ids) if self.packed else self._padded(ids)
         last = len(self.sites.blocks)
+        keywords = self._packed(ids, last not in want.hidden + want.attention) if self.packed else self._padded(ids)
         with ExitStack() as stack:
             for site in dict.fromkeys((*want.hidden, *([last] if want.cls else []))):
                 stack.callback(self.sites.change(site, partial(hidden.setdefault, site)))
@@ -101,6 +105,8 @@ class Encoder:
     def _first(self, state: Tensor, lengths: Sequence[int]) -> Tensor:
         """The first token's row of each text, (b, hidden)."""
         starts = torch.tensor(lengths).cumsum(0) - torch.tensor(lengths)
+        if self.packed and state.shape[1] == len(lengths):
+            return state[0]
         return state[0, starts.to(state.device)] if self.packed else state[:, 0]
 
     def layout(self, ids: Sequence[Tensor], first: int, of: int, longest: int) -> Layout:
@@ -110,14 +116,16 @@ class Encoder:
         device = self.device
         return Layout(starts.to(device), lengths.to(device), longest, first, of, self.prefix, self.suffix)
 
-    def _packed(self, ids: Sequence[Tensor]) -> dict[str, Any]:
+    def _packed(self, ids: Sequence[Tensor], first: bool) -> dict[str, Any]:
         lengths = tuple(len(text) for text in ids)
         row = torch.cat(list(ids))[None].to(self.device)  # (1, tokens)
         positions = torch.cat(positions_of(ids, position_offset(self.model)))[None].to(self.device)
         keywords = {"input_ids": row, "position_ids": positions, "attention_mask": None}
         if "token_type_ids" in inspect.signature(self.model.forward).parameters:
             keywords["token_type_ids"] = torch.zeros_like(row)
-        return keywords | {"boundaries": packing.Boundaries(lengths)}
+        first = first and not self.sites.blocks[-1]._forward_hooks  # a method's, that changes all of it
+        tape = Tape(self.pool) if self.by_hand and self.device.type == "cpu" and not block.switched_off() else None
+        return keywords | {"boundaries": packing.Boundaries(lengths, tape, first)}
 
     def _padded(self, ids: Sequence[Tensor]) -> dict[str, Any]:
         filler = getattr(self.model.config, "pad_token_id", None) or 0
@@ -156,7 +164,8 @@ def _first_tokens(model: nn.Module, boundaries: packing.Boundaries) -> Iterator[
 
     def hook(_module: nn.Module, _arguments: Any, output: Any) -> Any:
         state = output.last_hidden_state
-        output.last_hidden_state = state[0, index.to(state.device)][:, None]
+        only = state.shape[1] == len(index)  # the last block gave no others
+        output.last_hidden_state = state.transpose(0, 1) if only else state[0, index.to(state.device)][:, None]
         return output
 
     handle = inner.register_forward_hook(hook)
@@ -177,6 +186,8 @@ def prepare(model: Any, tokenizer: Any, pack: bool = True) -> Encoder:
     encoder = Encoder(model, tokenizer, Sites.of(model), prefix=prefix, suffix=suffix)
     if not pack:
         return replace(encoder, reason="packing was switched off")
+    words.install(encoder.sites.words, encoder.gradients)
+    encoder = replace(encoder, by_hand=block.install(encoder.sites.blocks, encoder.gradients))
     reason = admit(encoder)
     return replace(encoder, packed=not reason, reason=reason)
 

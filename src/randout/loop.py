@@ -5,10 +5,11 @@ It keeps no files and prints nothing: its caller saves, shows and stops. Everyth
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial, reduce
 from operator import or_
 from typing import Any
@@ -69,12 +70,30 @@ def fit(session: Session, material: Material, validate: Callable[[], dict[str, A
 
     validate: metrics of the student as it stands. Raises Failure when a loss is not finite.
     """
+    settings = session.settings
+    per_epoch = -(-(len(material.labelled) + len(material.unlabelled)) // settings.batch_size)
+    session.run.steps = per_epoch * settings.epochs
+    session.run.heldout = partial(held_out, session, material)
+    with _without_old_objects():
+        yield from _epochs(session, material, validate)
+
+
+@contextmanager
+def _without_old_objects() -> Iterator[None]:
+    """While open, Python's collector leaves alone what was there before: libraries' million objects, looked through every
+    few steps at a twentieth of their time.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _epochs(session: Session, material: Material, validate: Callable[[], dict[str, Any]]) -> Iterator[Event]:
     settings, position = session.settings, session.position
     lengths, windows = material.tokens.lengths, not session.encoder.packed
     rows = (material.labelled, material.unlabelled)
-    per_epoch = -(-(len(rows[0]) + len(rows[1])) // settings.batch_size)
-    session.run.steps = per_epoch * settings.epochs
-    session.run.heldout = partial(held_out, session, material)
     while position.epoch < settings.epochs and not position.ended:
         order = batches(lengths, *rows, settings.batch_size, settings.seed, position.epoch, windows)
         while position.batch < len(order):
@@ -202,7 +221,8 @@ def _backward(session: Session, batch: Batch, scale: float = 1.0) -> None:
             (pull,) = torch.autograd.grad(loss, logits, retain_graph=True, allow_unused=True)
             pull = torch.zeros_like(logits) if pull is None else pull  # a loss that looks elsewhere, at hidden states
             session.run.log(f"square_{name}", pull.float().square().sum())
-    total.backward()
+    with session.encoder.gradients.adding():
+        total.backward()
 
 
 def losses_of(session: Session, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:

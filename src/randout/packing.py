@@ -23,6 +23,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from .dropout import keep_mask, scale
+from .memory import Tape
 
 SLACK = 4096  # (tokens squared) padding that costs less than the products of another group
 STEP = 8  # group lengths are multiples of it: oneDNN compiles a kernel, at about 1 ms, for every new shape
@@ -31,9 +32,15 @@ ATTENTION = "randout_packed"  # the name under which transformers knows the atte
 
 @dataclass(frozen=True)
 class Boundaries:
-    """Where each text of a packed row ends. `lengths`: tokens of each text, in order."""
+    """Where each text of a packed row ends. `lengths`: tokens of each text, in order.
+
+    tape: memory for blocks that run by hand, None where they must not. first: of the last block only each text's first
+    token is wanted.
+    """
 
     lengths: tuple[int, ...]
+    tape: Tape | None = None
+    first: bool = False
 
     @property
     def runs(self) -> list[tuple[int, int]]:
@@ -210,12 +217,14 @@ def _attend_groups(query, key, value, boundaries: Boundaries, dropout: float, sc
     sizes = [texts * heads * length for texts, length in plan.shapes]
     parts = [_Spread.apply(x, plan).split(sizes) for x in rows]
     pieces = []
+    sizes = [texts * heads * length**2 for texts, length in plan.shapes]
+    kept = keep_mask(query.new_empty(sum(sizes)), dropout).split(sizes)  # of all groups at once
     with torch.autocast("cpu", enabled=False):
-        for q, k, v, mask, (texts, length) in zip(*parts, plan.masks, plan.shapes, strict=True):
+        for q, k, v, mask, keep, (texts, length) in zip(*parts, plan.masks, kept, plan.shapes, strict=True):
             q, k, v = (x.view(texts * heads, length, width) for x in (q, k, v))
             scores = torch.bmm(q, k.transpose(1, 2))  # (texts * heads, length, length)
             weights = torch.softmax(scores if mask is None else scores + mask.to(scores.dtype), dim=-1)
-            pieces.append(torch.bmm(weights * keep_mask(weights, dropout), v).view(-1, width))
+            pieces.append(torch.bmm(weights * keep.view_as(weights), v).view(-1, width))
         mixed = _Gather.apply(torch.cat(pieces), plan)
     return mixed.view(1, tokens, heads, width)
 

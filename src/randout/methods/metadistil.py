@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Annotated, Literal
 
 import torch
@@ -11,7 +11,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..encoder import Output
+from ..block import plain
+from ..encoder import NOTHING, Output, Want
 from ..errors import UserError
 from ..losses import kl_divergence
 from ..method import Backward, Batch, Forward, LiveTeacher, Method, Run, State
@@ -86,6 +87,10 @@ class MetaDistil(Method):
 
         return taught if self.weight else inner
 
+    def want(self, run: Run) -> Want:
+        """In the exact form every token of the last block, as the pilot computes it: so that both draw the same masks."""
+        return Want(hidden=(len(run.sites.blocks),)) if self.form == "exact" and self.weight else NOTHING
+
     def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         if not self.weight:
             return {"ce": _gold(run, output, batch)}
@@ -122,7 +127,7 @@ class MetaDistil(Method):
         logits = logits.requires_grad_()
         names, weights = zip(*((n, p) for n, p in run.model.named_parameters() if p.requires_grad), strict=True)
         exact = self.form == "exact"
-        with sdpa_kernel(SDPBackend.MATH) if exact else nullcontext():  # fused attention has no second derivative
+        with _twice() if exact else nullcontext():
             output = run.forward(batch)
             loss = (1 - self.weight) * _gold(run, output, batch) + self._soft(logits, output.logits, batch)
             slope = _grad(loss, weights, create_graph=exact)
@@ -157,6 +162,13 @@ class MetaDistil(Method):
             total = total + sign * self._soft(logits, student, batch)
         (found,) = torch.autograd.grad(total, logits)
         return found / (2 * h)
+
+
+@contextmanager
+def _twice() -> Iterator[None]:
+    """While open, forwards have second derivatives: fused attention and blocks by hand have none."""
+    with sdpa_kernel(SDPBackend.MATH), plain():
+        yield
 
 
 def _teacher(run: Run) -> LiveTeacher:

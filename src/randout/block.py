@@ -1,0 +1,432 @@
+"""A block of BERT's kin, forward and backward by hand, for packed texts on a processor.
+
+BERT, RoBERTa, XLM-R, CamemBERT, Data2VecText and ELECTRA share one block: attention over q, k, v, its output dropped,
+added and normalised; a feed-forward layer with GELU, dropped, added and normalised. Run through autograd, most of its
+time is not in the matrix products. Here it is one function: one product for q, k and v, number formats changed once,
+memory kept from step to step (`memory`), gradients written where they stay. Of the last block only each text's first
+token is computed, where nothing else is asked for: what a classifier reads of it. Everything is computed in the number
+formats that autocast would choose, and with the same dropout masks; transformers' own block is the slow path that it
+equals (tests/test_block.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.activations import GELUActivation
+
+from . import dropout, packing
+from .memory import Gradients, Tape
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a block's forward is given besides the state and its weights.
+
+    lengths: tokens of each text. width: of a head. dtype: of the matrix products. rates: dropout of attention's weights, of its output and
+    of the feed-forward layer's. eps: of the two normalisations. first: compute each text's first token only.
+    """
+
+    lengths: tuple[int, ...]
+    heads: int
+    width: int
+    dtype: torch.dtype
+    rates: tuple[float, float, float]
+    eps: tuple[float, float]
+    first: bool
+    tape: Tape
+    gradients: Gradients
+
+    @property
+    def scaling(self) -> float:
+        """1 / sqrt(width of a head), on the scores of attention."""
+        return self.width**-0.5
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where a batch's texts stand in attention's memory, for rows that hold several parts of each token.
+
+    into: the row (token, part, head) of each slot, part by part; back: the slot of each row. groups: of each group the
+    shape of its weights (texts * heads, queries, keys). queries, keys, weights: each group's size in slots, slots and
+    numbers. mask: of all weights, -inf at keys that are padding.
+    """
+
+    into: Tensor
+    back: Tensor
+    empty: Tensor
+    groups: tuple[tuple[int, int, int], ...]
+    queries: list[int]
+    keys: list[int]
+    weights: list[int]
+    mask: Tensor
+
+
+@lru_cache(maxsize=4)
+def _places(lengths: tuple[int, ...], heads: int, first: bool, dtype: torch.dtype) -> _Places:
+    plan, parts = packing.grouping(lengths, heads), 2 if first else 3
+    part = torch.arange(parts)[:, None]
+    token, head = plan.into // heads, plan.into % heads
+    into = (token * parts + part) * heads + head  # (parts, slots)
+    back = plan.back.view(-1, 1, heads) + part * len(plan.into)  # (tokens, parts, heads)
+    groups = tuple((texts * heads, 1 if first else length, length) for texts, length in plan.shapes)
+    masks = [
+        (torch.zeros(size, 1, keys) if mask is None else mask).expand(size, queries, keys).reshape(-1)
+        for (size, queries, keys), mask in zip(groups, plan.masks, strict=True)
+    ]
+    queries, keys, weights = ([prod(pick(shape)) for shape in groups] for pick in (_but_keys, _but_queries, tuple))
+    return _Places(
+        into.flatten(), back.flatten(), plan.empty, groups, queries, keys, weights, torch.cat(masks).to(dtype)
+    )
+
+
+def _but_keys(shape: tuple[int, int, int]) -> tuple[int, int]:
+    return shape[0], shape[1]
+
+
+def _but_queries(shape: tuple[int, int, int]) -> tuple[int, int]:
+    return shape[0], shape[2]
+
+
+class _Attention:
+    """softmax(q k') v of the texts of a batch with dropout on its weights, and its gradient.
+
+    states: (tokens, parts * hidden) of q, k and v, or of k and v, with q of the first tokens apart, (texts, hidden). q
+    comes scaled, and v by what makes up for dropout.
+    """
+
+    def __init__(self, call: Call, states: Tensor, first: Tensor | None) -> None:
+        self.call, self.first, dtype = call, first is not None, states.dtype
+        self.places = _places(call.lengths, call.heads, self.first, dtype)
+        self.tokens, parts = sum(call.lengths), 2 if self.first else 3
+        self.width = states.shape[1] // (parts * call.heads)
+        rows = call.tape.empty(len(self.places.into), self.width, dtype=dtype)
+        torch.index_select(states.view(-1, self.width), 0, self.places.into, out=rows)
+        *query, self.key, self.value = rows.chunk(parts)
+        self.query = query[0] if first is None else first.reshape(-1, self.width)
+
+    def forward(self) -> Tensor:
+        """(queries, hidden): of every token, or of each text's first."""
+        tape, rate, places, dtype = self.call.tape, self.call.rates[0], self.places, self.key.dtype
+        scores, self.weights = (tape.empty(len(places.mask), dtype=dtype) for _ in range(2))
+        mixed = tape.empty(*self.query.shape, dtype=dtype)
+        groups = self._of_groups((self.query, places.queries), (self.key, places.keys))
+        raw = self._of_groups((scores, places.weights))
+        for (q, k), (s,) in zip(groups, raw, strict=True):
+            torch.bmm(q, k.transpose(1, 2), out=s)
+        scores += places.mask
+        for (s,), (w,) in zip(raw, self._of_groups((self.weights, places.weights)), strict=True):
+            aten._softmax.out(s, -1, False, out=w)
+        self.keep, self.dropped = None, self.weights
+        if rate:
+            self.keep = dropout.fill_keep_mask(tape.empty(len(places.mask), dtype=dtype), rate)
+            self.dropped = torch.mul(self.weights, self.keep, out=scores)
+        for w, v, out in self._of_groups(
+            (self.dropped, places.weights), (self.value, places.keys), (mixed, places.queries)
+        ):
+            torch.bmm(w, v, out=out)
+        if self.first:
+            return _padded(mixed.view(len(self.call.lengths), -1), dtype, tape)
+        whole = tape.rows(self.tokens, self.call.heads * self.width, dtype)
+        torch.index_select(mixed, 0, packing.grouping(self.call.lengths, self.call.heads).back, out=_rows(whole, self))
+        return whole
+
+    def _of_groups(self, *states: tuple[Tensor, list[int]]) -> list[tuple[Tensor, ...]]:
+        """Each group's part of several states: (texts * heads, queries or keys, d), or weights."""
+        split = [state.split(sizes) for state, sizes in states]
+        return [
+            tuple(x.view(shape if x.dim() == 1 else (shape[0], -1, self.width)) for x in parts)
+            for shape, parts in zip(self.places.groups, zip(*split, strict=True), strict=True)
+        ]
+
+    def backward(self, gradient: Tensor, scratch: Tape) -> tuple[Tensor, Tensor | None]:
+        """Gradients of the two states it was made from, given that of its output."""
+        places, dtype, width = self.places, self.key.dtype, self.width
+        towards = gradient.view(-1, width)[: len(self.query)]
+        if not self.first:
+            spread = scratch.empty(len(self.query), width, dtype=dtype)
+            towards = gradient.view(-1, width)
+            torch.index_select(towards, 0, packing.grouping(self.call.lengths, self.call.heads).into, out=spread)
+            towards = spread.index_fill_(0, places.empty, 0.0)
+        rows = scratch.empty(len(places.into), width, dtype=dtype)
+        *to_query, to_key, to_value = rows.chunk(2 if self.first else 3)
+        to_first = scratch.empty(*self.query.shape, dtype=dtype) if self.first else to_query[0]
+        slope, into = (scratch.empty(len(places.mask), dtype=dtype) for _ in range(2))
+        for d, v, g, dv, s in self._of_groups(
+            (self.dropped, places.weights),
+            (self.value, places.keys),
+            (towards, places.queries),
+            (to_value, places.keys),
+            (slope, places.weights),
+        ):
+            torch.bmm(d.transpose(1, 2), g, out=dv)
+            torch.bmm(g, v.transpose(1, 2), out=s)
+        if self.keep is not None:
+            slope *= self.keep
+        for s, w, i, q, k, dq, dk in self._of_groups(
+            (slope, places.weights),
+            (self.weights, places.weights),
+            (into, places.weights),
+            (self.query, places.queries),
+            (self.key, places.keys),
+            (to_first, places.queries),
+            (to_key, places.keys),
+        ):
+            aten._softmax_backward_data.out(s, w, -1, dtype, grad_input=i)
+            torch.bmm(i, k, out=dq)
+            torch.bmm(i.transpose(1, 2), q, out=dk)
+        states = scratch.rows(self.tokens, len(places.back) // self.tokens * width, dtype)
+        torch.index_select(rows, 0, places.back, out=_rows(states, self))
+        return states, to_first.view(len(self.call.lengths), -1) if self.first else None
+
+
+def _rows(whole: Tensor, attention: _Attention) -> Tensor:
+    """The rows (token, part, head) of a state with rows of zeros after its tokens."""
+    return whole[: attention.tokens].view(-1, attention.width)
+
+
+class _Block(torch.autograd.Function):
+    """y = LN2(z + drop(gelu(z W1' + b1) W2' + b2)), z = LN1(x + drop(attention(x) Wo' + bo)); x: (tokens, hidden)."""
+
+    @staticmethod
+    def forward(ctx, x, call: Call, wq, bq, wk, bk, wv, bv, wo, bo, g1, c1, w1, b1, w2, b2, g2, c2):
+        tape, dtype = call.tape, call.dtype
+        with torch.autocast("cpu", enabled=False):
+            state = _padded(x, dtype, tape)
+            parts = [(wq, bq, call.scaling), (wk, bk, 1.0), (wv, bv, dropout.scale(call.rates[0]))]
+            joint, bias = _joined(parts[call.first :], dtype, tape)
+            product = torch.addmm(bias, state, joint.t(), out=tape.empty(len(state), len(joint), dtype=dtype))[: len(x)]
+            start = query = first = None
+            if call.first:
+                start = torch.tensor(call.lengths).cumsum(0) - torch.tensor(call.lengths)
+                first, (query, of_query) = state[start], _joined(parts[:1], dtype, tape)
+                x = x[start]
+                attention = _Attention(call, product, torch.addmm(of_query, first, query.t()))
+            else:
+                attention = _Attention(call, product, None)
+            mixed = attention.forward()
+            out, up, down = (_cast(w, dtype, tape) for w in (wo, w1, w2))
+            z, one = _Added.of(call, 0, mixed, out, bo, x, g1, c1)
+            middle = _padded(z, dtype, tape)
+            before = tape.empty(len(middle), len(up), dtype=dtype)
+            torch.addmm(_cast(b1, dtype, tape), middle, up.t(), out=before)
+            after = aten.gelu.out(before, out=tape.empty(*before.shape, dtype=dtype))
+            y, two = _Added.of(call, 1, after, down, b2, z, g2, c2)
+        ctx.call, ctx.attention, ctx.one, ctx.two, ctx.start = call, attention, one, two, start
+        ctx.inner = (state, joint, first, query, mixed, out, middle, up, before, after, down)
+        ctx.save_for_backward(wq, bq, wk, bk, wv, bv, wo, bo, g1, c1, w1, b1, w2, b2, g2, c2)
+        return y
+
+    @staticmethod
+    def backward(ctx, gradient):
+        if torch.is_grad_enabled():
+            raise RuntimeError("a block by hand has no second derivatives: run the forward within `block.plain()`")
+        call, start = ctx.call, ctx.start
+        state, joint, first, query, mixed, out, middle, up, before, after, down = ctx.inner
+        wq, bq, wk, bk, wv, bv, wo, bo, g1, c1, w1, b1, w2, b2, g2, c2 = ctx.saved_tensors
+        scratch, dtype, hidden = Tape(call.tape.pool), call.dtype, gradient.shape[1]
+
+        def product(a: Tensor, b: Tensor) -> Tensor:
+            return torch.mm(a, b, out=scratch.empty(len(a), b.shape[1], dtype=dtype))
+
+        found: dict[int, Tensor | None] = {}
+
+        def learn(place: int, weight: Tensor, value: Any) -> None:
+            if ctx.needs_input_grad[place]:
+                found[place] = call.gradients.add(weight, value())
+
+        with torch.autocast("cpu", enabled=False):
+            to_sum, to_down = ctx.two.backward(gradient, g2, c2, scratch, learn, 16)
+            learn(14, w2, lambda: product(to_down.t(), after))
+            learn(15, b2, lambda: to_down.sum(0))
+            slope = product(to_down, down)
+            aten.gelu_backward.grad_input(slope, before, grad_input=slope)
+            learn(12, w1, lambda: product(slope.t(), middle))
+            learn(13, b1, lambda: slope.sum(0))
+            to_sum += product(slope, up)[: len(to_sum)]
+            to_sum, to_out = ctx.one.backward(to_sum, g1, c1, scratch, learn, 10)
+            learn(8, wo, lambda: product(to_out.t(), mixed))
+            learn(9, bo, lambda: to_out.sum(0))
+            to_state, to_first = ctx.attention.backward(product(to_out, out), scratch)
+            parts = [(2, wq, bq, call.scaling), (4, wk, bk, 1.0), (6, wv, bv, dropout.scale(call.rates[0]))]
+            slopes = product(to_state.t(), state).split(hidden)
+            sums = to_state.sum(0).split(hidden)
+            for (place, weight, bias, factor), w, b in zip(parts[call.first :], slopes, sums, strict=True):
+                learn(place, weight, lambda w=w, factor=factor: w.mul_(factor))
+                learn(place + 1, bias, lambda b=b, factor=factor: b * factor)
+            if to_first is None:
+                to_sum += product(to_state, joint)[: len(to_sum)]
+            else:
+                learn(2, wq, lambda: product(to_first.t(), first).mul_(call.scaling))
+                learn(3, bq, lambda: to_first.sum(0) * call.scaling)
+                to_sum += product(to_first, query)
+                to_sum = (
+                    product(to_state, joint)[: sum(call.lengths)]
+                    .to(to_sum.dtype, copy=True)
+                    .index_add_(0, start, to_sum)
+                )
+        return (to_sum, None, *(found.get(place) for place in range(2, 18)))
+
+
+@dataclass(frozen=True)
+class _Added:
+    """LN(x + drop(state W' + b)): what its gradient needs. before: the sum that is normalised."""
+
+    call: Call
+    rate: float
+    before: Tensor
+    mean: Tensor
+    deviation: Tensor
+    keep: Tensor | None
+
+    @staticmethod
+    def of(
+        call: Call, which: int, state: Tensor, weight: Tensor, bias: Tensor, x: Tensor, g: Tensor, c: Tensor
+    ) -> tuple[Tensor, _Added]:
+        tape, dtype, rate = call.tape, call.dtype, call.rates[1 + which]
+        added = tape.empty(len(state), len(weight), dtype=dtype)
+        added = torch.addmm(_cast(bias, dtype, tape), state, weight.t(), out=added)[: len(x)]
+        keep = None
+        if rate:
+            keep = dropout.fill_keep_mask(tape.empty(*x.shape, dtype=dtype), rate)
+            added *= keep
+        before = torch.add(x, added, alpha=dropout.scale(rate), out=tape.empty(*x.shape, dtype=x.dtype))
+        output, mean, deviation = torch.native_layer_norm(before, x.shape[1:], g, c, call.eps[which])
+        return output, _Added(call, rate, before, mean, deviation, keep)
+
+    def backward(
+        self, gradient: Tensor, g: Tensor, c: Tensor, scratch: Tape, learn: Any, place: int
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients of x, in memory of its own, and of (state W' + b)."""
+        to_sum, to_g, to_c = aten.native_layer_norm_backward(
+            gradient, self.before, self.before.shape[1:], self.mean, self.deviation, g, c, [True, True, True]
+        )
+        learn(place, g, lambda: to_g)
+        learn(place + 1, c, lambda: to_c)
+        whole = _padded(to_sum, self.call.dtype, scratch)
+        added = whole[: len(to_sum)]
+        if self.keep is not None:
+            added *= self.keep
+            added *= dropout.scale(self.rate)
+        return to_sum, whole
+
+
+def _cast(x: Tensor, dtype: torch.dtype, tape: Tape) -> Tensor:
+    return x.detach() if x.dtype == dtype else tape.empty(*x.shape, dtype=dtype).copy_(x)
+
+
+def _padded(x: Tensor, dtype: torch.dtype, tape: Tape) -> Tensor:
+    """x (n, width) with rows of zeros after it: see `memory.Tape.rows`."""
+    whole = tape.rows(len(x), x.shape[1], dtype)
+    whole[: len(x)] = x
+    return whole
+
+
+def _joined(parts: Sequence[tuple[Tensor, Tensor, float]], dtype: torch.dtype, tape: Tape) -> tuple[Tensor, Tensor]:
+    """Weights (out, in) and biases (out) of several linear maps of one input as one, each times its factor."""
+    rows, columns = parts[0][0].shape
+    weight = tape.empty(len(parts) * rows, columns, dtype=dtype)
+    bias = tape.empty(len(parts) * rows, dtype=dtype)
+    for (w, b, factor), w_out, b_out in zip(parts, weight.split(rows), bias.split(rows), strict=True):
+        w_out.copy_(w)
+        b_out.copy_(b)
+        if factor != 1.0:
+            w_out *= factor
+            b_out *= factor
+    return weight, bias
+
+
+class ByHand:
+    """Mixed into the class of a block: its forward by `_Block` where it can be, else the class's own."""
+
+    def forward(self, hidden_states, attention_mask=None, *arguments, boundaries=None, **keywords):
+        if boundaries is None or boundaries.tape is None or packing.asides:
+            if boundaries is not None:
+                keywords["boundaries"] = boundaries
+            return super().forward(hidden_states, attention_mask, *arguments, **keywords)  # type: ignore[misc]
+        return run(self, hidden_states[0], boundaries)[None]
+
+
+_plain: list[bool] = []
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """While open, blocks run as transformers wrote them: for second derivatives, which `_Block` has not."""
+    _plain.append(True)
+    try:
+        yield
+    finally:
+        _plain.pop()
+
+
+def switched_off() -> bool:
+    """Whether `plain` is open."""
+    return bool(_plain)
+
+
+def run(block: Any, state: Tensor, boundaries: packing.Boundaries) -> Tensor:
+    """state (tokens, hidden) through `block`: (tokens, hidden), or (texts, hidden) where only first tokens are wanted."""
+    heads, out, up, down = block.attention.self, block.attention.output, block.intermediate.dense, block.output
+    rates = (heads.dropout.p, out.dropout.p, down.dropout.p) if block.training else (0.0, 0.0, 0.0)
+    call = Call(
+        boundaries.lengths,
+        heads.num_attention_heads,
+        heads.attention_head_size,
+        torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else state.dtype,
+        rates,
+        (out.LayerNorm.eps, down.LayerNorm.eps),
+        boundaries.first and block.last,
+        boundaries.tape,
+        block.gradients,
+    )
+    maps = (heads.query, heads.key, heads.value, out.dense, out.LayerNorm, up, down.dense, down.LayerNorm)
+    return _Block.apply(state, call, *(w for one in maps for w in (one.weight, one.bias)))
+
+
+def fits(block: nn.Module) -> bool:
+    """Whether `block` is built as BERT's: the same parts under the same names."""
+    linear = ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"]
+    linear += ["intermediate.dense", "output.dense"]
+    parts = dict(block.named_modules())
+    norms = ["attention.output.LayerNorm", "output.LayerNorm"]
+    drops = ["attention.self.dropout", "attention.output.dropout", "output.dropout"]
+    expected = {
+        *linear,
+        *norms,
+        *drops,
+        "attention",
+        "attention.self",
+        "attention.output",
+        "intermediate",
+        "output",
+        "",
+    }
+    return (
+        set(parts) == expected | {"intermediate.intermediate_act_fn"}
+        and all(type(parts[name]) is nn.Linear and parts[name].bias is not None for name in linear)
+        and all(type(parts[name]) is nn.LayerNorm for name in norms)
+        and type(parts["intermediate.intermediate_act_fn"]) is GELUActivation
+        and not getattr(block, "is_decoder", False)
+        and not getattr(block, "chunk_size_feed_forward", 0)
+    )
+
+
+def install(blocks: Sequence[nn.Module], gradients: Gradients) -> bool:
+    """Make every block of `blocks` run by hand, in place; False where they are of another kind. Parameters stay."""
+    if not blocks or not all(fits(block) for block in blocks):
+        return False
+    for block in blocks:
+        if not isinstance(block, ByHand):
+            block.__class__ = type(type(block).__name__, (ByHand, type(block)), {})
+        block.last, block.gradients = block is blocks[-1], gradients  # type: ignore[assignment]
+    return True

@@ -1,0 +1,112 @@
+"""Memory kept from step to step. Fresh memory from the system costs a page fault for every 4 KiB that is first touched:
+at the sizes of a small encoder's step that is a tenth to a quarter of the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+
+import torch
+from torch import Tensor
+
+CHUNK = 8 << 20  # bytes that a pool asks for at a time
+STEP = (
+    64  # rows that go into a product are a multiple of it: oneDNN compiles a kernel, at about 1 ms, for every new shape
+)
+LINE = 64  # bytes that every tensor starts on a multiple of
+
+
+class Pool:
+    """Chunks of memory that are free to be used again."""
+
+    def __init__(self) -> None:
+        self.free: list[Tensor] = []  # of uint8
+
+    def take(self, size: int) -> Tensor:
+        """The smallest free chunk of at least `size` bytes, or a new one."""
+        fitting = [place for place, chunk in enumerate(self.free) if chunk.numel() >= size]
+        if not fitting:
+            return torch.empty(max(size, CHUNK), dtype=torch.uint8)
+        return self.free.pop(min(fitting, key=lambda place: self.free[place].numel()))
+
+
+class Tape:
+    """Tensors that live until the tape is dropped; then their memory is the pool's again. Nothing of it may be handed to
+    code that could keep it for longer.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.chunks: list[Tensor] = []
+        self.used = self.room = 0  # bytes of the last chunk
+        self.typed: dict[torch.dtype, Tensor] = {}  # the last chunk in other formats
+
+    def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        """A tensor of this shape, its values undefined."""
+        item = dtype.itemsize
+        size = prod(shape) * item
+        if self.used + size > self.room:
+            self.chunks.append(self.pool.take(size))
+            self.used, self.room, self.typed = 0, self.chunks[-1].numel(), {}
+        if dtype not in self.typed:
+            self.typed[dtype] = self.chunks[-1].view(dtype)
+        start, self.used = self.used, -(-(self.used + size) // LINE) * LINE
+        strides = [prod(shape[place + 1 :]) for place in range(len(shape))]
+        return torch.as_strided(self.typed[dtype], shape, strides, start // item)
+
+    def rows(self, count: int, width: int, dtype: torch.dtype) -> Tensor:
+        """(count rounded up to `STEP`, width): the first `count` rows undefined, the others zero."""
+        whole = self.empty(-(-count // STEP) * STEP, width, dtype=dtype)
+        whole[count:] = 0
+        return whole
+
+    def __del__(self) -> None:
+        self.pool.free += self.chunks
+
+
+class Gradients:
+    """Where gradients of parameters go: into memory of this object's own, kept from step to step, while `adding` is
+    open; else they are handed on to autograd, as `torch.autograd.grad` needs them.
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[Tensor, Tensor] = {}  # parameter -> its memory
+        self.rows: dict[Tensor, list[Tensor]] = {}  # embedding -> rows of its memory that are not zero
+        self.direct = False
+
+    @contextmanager
+    def adding(self) -> Iterator[None]:
+        """While open, `add` and `add_rows` add to `.grad` themselves."""
+        self.direct = True
+        try:
+            yield
+        finally:
+            self.direct = False
+
+    def add(self, weight: Tensor, gradient: Tensor) -> Tensor | None:
+        """Add `gradient` to `weight.grad` and return None; where that is not asked for, the gradient for autograd, in
+        memory of its own.
+        """
+        if not (self.direct and weight.is_leaf):
+            return gradient.to(weight.dtype, copy=True)
+        if weight.grad is None:
+            if weight not in self.kept:
+                self.kept[weight] = torch.empty_like(weight, requires_grad=False)
+            weight.grad = self.kept[weight].copy_(gradient)
+        else:
+            weight.grad.add_(gradient)
+        return None
+
+    def add_rows(self, weight: Tensor, rows: Tensor, gradient: Tensor) -> None:
+        """`add` for a gradient that is zero but in `rows`, each named once: (n,) and (n, width). Only while `adding`."""
+        if weight.grad is None:
+            if weight not in self.kept:
+                self.kept[weight] = torch.zeros_like(weight, requires_grad=False)
+            for others in self.rows.pop(weight, []):
+                self.kept[weight][others] = 0.0
+            weight.grad = self.kept[weight]
+        if weight.grad is self.kept.get(weight):
+            self.rows.setdefault(weight, []).append(rows)
+        weight.grad[rows] += gradient
