@@ -79,10 +79,10 @@ def _places(lengths: tuple[int, ...], heads: int, first: bool, dtype: torch.dtyp
     into = (token * parts + part) * heads + head  # (parts, slots)
     back = plan.back.view(-1, 1, heads) + part * len(plan.into)  # (tokens, parts, heads)
     groups = tuple((texts * heads, 1 if first else length, length) for texts, length in plan.shapes)
-    masks = [
-        (torch.zeros(size, 1, keys) if mask is None else mask).expand(size, queries, keys).reshape(-1)
-        for (size, queries, keys), mask in zip(groups, plan.masks, strict=True)
-    ]
+    whole = torch.zeros(sum(prod(shape) for shape in groups), dtype=dtype)
+    for place, shape, mask in zip(whole.split([prod(shape) for shape in groups]), groups, plan.masks, strict=True):
+        if mask is not None:
+            place.view(shape).copy_(mask.expand(shape))
     queries, keys, weights = ([prod(pick(shape)) for shape in groups] for pick in (_but_keys, _but_queries, tuple))
     return _Places(
         into.flatten(), back.flatten(), plan.empty, groups, queries, keys, weights, torch.cat(masks).to(dtype)
