@@ -137,6 +137,8 @@ def quality(arguments: argparse.Namespace, options: Options) -> dict[str, Any]:
     winners = {side: record["trials"][record["best"]] for side, record in sides.items()}
     ranked = own_runs(sides[ALL])
     ranked.sort(key=lambda trial: -signed(sides[ALL]["metric"], trial["value"]))
+    if arguments.smoke:  # two different ones, so that the refits are gone through
+        winners = {ALL: ranked[0], HALVED: ranked[-1]}
     place = next(at for at, one in enumerate(ranked, 1) if one["settings"] == winners[HALVED]["settings"])
     found = {
         "cells": len(sides[ALL]["trials"]),
