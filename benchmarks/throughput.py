@@ -251,19 +251,22 @@ def as_text(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def tiny_model(folder: Path) -> str:
+def tiny_model(folder: Path, words: int = 60, shape: dict[str, int] | None = None) -> str:
+    """A random BERT in `folder`, its words w0, w1, ...; shape: fields of its configuration, over the tiny ones."""
     from tokenizers import Tokenizer, pre_tokenizers, processors
     from tokenizers import models as kinds
     from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(60))]
-    inner = Tokenizer(kinds.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(words))]
+    inner = Tokenizer(kinds.WordLevel({word: i for i, word in enumerate(known)}, unk_token="[UNK]"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     inner.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     special = {f"{kind}_token": f"[{kind.upper()}]" for kind in ("pad", "unk", "cls", "sep", "mask")}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, model_max_length=64, **special)
-    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    model = BertForSequenceClassification(BertConfig(vocab_size=len(words), max_position_embeddings=64, **shape))
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes = sizes | {"max_position_embeddings": 64} | (shape or {})
+    longest = sizes["max_position_embeddings"]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, model_max_length=longest, **special)
+    model = BertForSequenceClassification(BertConfig(vocab_size=len(known), **sizes))
     model.bert.save_pretrained(folder / "tiny")
     tokenizer.save_pretrained(folder / "tiny")
     return str(folder / "tiny")

@@ -32,6 +32,52 @@ def test_methods_smoke() -> None:
     assert {row["name"] for row in json.loads(done.stdout)["methods"]} == set(shelf.entries()) - {shelf.GOLD}
 
 
+def test_search_smoke() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "search.py"), "--smoke", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    quality, cost = found["quality"], found["cost"]
+    assert (quality["cells"], len(quality["validation"]), quality["teacher_passes"]) == (16, 16, 1)
+    assert quality["steps"]["halving"] < quality["steps"]["exhaustive"] / 4
+    low, high = quality["refit"]["interval"]
+    assert low <= quality["refit"]["difference"] <= high
+    assert (cost["configurations"], cost["passes"]) == (1344, {"in the loop": 20160, "stored": 1})
+    steps = {str(size): 672 * 15 * -(-cost["rows"] // size) for size in (16, 32)}
+    assert cost["steps"] == steps
+    first, second, third = (way["hours"] * 3600 for way in cost["ways"].values())
+    spent = cost["seconds"]
+    students = sum(count * spent["student"][size] for size, count in steps.items())
+    teachers = sum(count * spent["teacher"][size] for size, count in steps.items())
+    assert first == pytest.approx(students + teachers)
+    assert second == pytest.approx(students + spent["pass"])
+    assert third == pytest.approx(0.15 * students + spent["pass"])
+
+
+def test_growth_smoke(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "growth.py"), "--smoke", "--json", "--plots", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert set(found) == {"tokens", "batch", "model", "trials"}
+    assert all(point["plain, s"] > 0 for what, points in found.items() if what != "trials" for point in points)
+    assert {path.name for path in tmp_path.iterdir()} == {f"growth-{what}.png" for what in found}
+
+
+def test_the_arithmetic_of_a_step() -> None:
+    """Every matrix product of a training step written out: a x b times b x c is 2 a b c, and two as large go back."""
+    flop = runpy.run_path(str(ROOT / "benchmarks" / "growth.py"))["flop"]
+    lengths, layers, heads, hidden, ffn = (3, 5, 5), 2, 2, 8, 12
+    total = 0
+    for _ in range(layers):
+        for n in lengths:
+            projections = [(n, hidden, hidden)] * 4  # queries, keys, values, output
+            attention = [(n, hidden // heads, n), (n, n, hidden // heads)] * heads
+            forward = [*projections, *attention, (n, hidden, ffn), (n, ffn, hidden)]
+            total += sum(3 * 2 * a * b * c for a, b, c in forward)
+    assert flop(lengths, layers, hidden, ffn) == total
+
+
 def test_the_page_of_claims_is_what_its_command_makes() -> None:
     claims = runpy.run_path(str(ROOT / "benchmarks" / "claims.py"))
     assert (ROOT / "docs" / "claims.md").read_text(encoding="utf-8") == claims["page"]()

@@ -90,6 +90,39 @@ def test_rungs_cost_the_same_each(trials, keep, shares):
 
 
 @pytest.mark.parametrize(
+    ("trials", "keep", "budget", "shares"),
+    [
+        (16, 4, 0.15, [1.4 / 24, 1.4 / 6, 1]),  # 12 r + 3 (4 r) + 1 = 0.15 * 16
+        (1344, 4, 0.15, [1.4 / 24, 1.4 / 6, 1]),  # not six rungs, the first after a thousandth of a training
+        (16, 4, 0.6, [5.6 / 12, 1]),  # 12 r + 4 = 0.6 * 16
+        (16, 16, 0.15, [1.4 / 15, 1]),
+    ],
+)
+def test_rungs_within_a_budget(trials, keep, budget, shares):
+    assert grid.rungs(trials, keep, budget) == pytest.approx(shares)
+
+
+def test_a_budget_is_spent_and_not_exceeded():
+    tried = 0
+    for trials, keep, budget in itertools.product(range(2, 60), range(2, 9), (0.05, 0.15, 0.3, 0.5, 0.9)):
+        last = trials // keep ** max(n for n in range(8) if keep**n <= trials)
+        if keep > trials or budget * trials <= last:  # nothing to halve, or the last ones alone take as much
+            with pytest.raises(UserError, match=r"search\.budget"):
+                grid.rungs(trials, keep, budget)
+            continue
+        shares = grid.rungs(trials, keep, budget)
+        tried += 1
+        assert all(0 < one < other for one, other in itertools.pairwise(shares))
+        assert shares[-1] == 1
+        steps, left = 0.0, [trials // keep**rung for rung in range(len(shares))]
+        for rung, share in enumerate(shares):  # what those that come to a rung train further
+            steps += left[rung] * (share - (shares[rung - 1] if rung else 0))
+        assert steps / trials == pytest.approx(budget)
+        assert grid.spent(trials, keep, shares) == pytest.approx(budget)
+    assert tried > 1000
+
+
+@pytest.mark.parametrize(
     ("table", "parts"),
     [
         ({}, ["empty", "--space"]),
@@ -99,6 +132,8 @@ def test_rungs_cost_the_same_each(trials, keep, shares):
         ({"preset": "papr"}, ["'papr'", "paper, figures", "Did you mean 'paper'?"]),
         ({"space": {"kd.weight": {"low": 0.1, "high": 0.9}}}, ["kd.weight", "a range", "tpe"]),
         ({"space": {"kd.weight": [1]}, "sampler": "tpe"}, ["--trials 30"]),
+        ({"space": {"kd.weight": [1]}, "budget": 0.15}, ["search.budget", "0.15", "--halving 4"]),
+        ({"space": {"kd.weight": [1]}, "budget": 0.1, "halving": 2, "sampler": "tpe", "trials": 3}, ["tpe out"]),
         ({"space": {"output.test": [True]}}, ["output.test", "judged on"]),
         ({"space": {"split_seed": [1, 2]}}, ["split_seed", "judged on"]),
         ({"space": {"metric": ["accuracy", "macro_f1"]}}, ["metric", "judged on"]),

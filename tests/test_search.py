@@ -223,6 +223,20 @@ def test_halving_prunes_and_what_goes_on_is_a_full_training_bit_for_bit(made, wh
     assert any("50.0%" in line for line in trials.summary(folder))
 
 
+def test_halving_within_a_budget_takes_no_more(made, dataset, tmp_path):
+    one = made("plain", HALVING | {"budget": 0.48}, epochs=3)
+    folder = go(one, tmp_path / "s", dataset)
+    cut = folder.record["skipped"]
+    assert (cut["steps_of_all_cells"], states(folder).count("finished")) == (4 * 12, 1)
+    assert grid.rungs(4, 2, 0.48) == pytest.approx([0.23, 0.46, 1.0])  # 2 r + 2 r + 1 = 0.48 * 4
+    assert sorted(trial["step"] for trial in folder.record["trials"]) == [2, 2, 5, 12]
+    assert cut["steps"] <= 0.48 * cut["steps_of_all_cells"]
+    small = made("plain", HALVING | {"budget": 0.2})
+    with pytest.raises(UserError, match=r"search\.budget: 0\.2 of 4 trials is 0\.80 full trainings"):
+        go(small, tmp_path / "small", dataset)
+    assert not (tmp_path / "small").exists()
+
+
 @pytest.mark.parametrize(("keep", "kept"), [("best", 1), ("all", 3), ("none", 0)])
 def test_keep_leaves_the_weights_that_it_says(made, dataset, tmp_path, keep, kept):
     folder = go(made("plain", RATES | {"trials": 3, "keep": keep}), tmp_path / "s", dataset)
@@ -506,6 +520,8 @@ def test_the_command(run, tiny_model, toy_csv, tmp_path):
     assert code == 0, err
     assert out.splitlines()[-1] == "2 of 3 cells; compared after 100.0% of a training"
     assert not (tmp_path / "s").exists()
+    code, out, err = run(*words, "--dry-run", "--halving", 2, "--budget", 0.8)
+    assert out.splitlines()[-1] == "2 of 3 cells; compared after 60.0%, 100.0% of a training", err
     code, out, err = run(*words)
     assert code == 0, err
     assert "2 of 3 cells tried, 0 pruned, 0 failed" in out

@@ -28,6 +28,7 @@ SpaceOption = Annotated[
 Trials = Annotated[int | None, typer.Option(help="how many cells are tried; default: all of the grid")]
 Sampler = Annotated[str | None, typer.Option(help="grid, or tpe (needs optuna)")]
 Halving = Annotated[int | None, typer.Option(help="keep one in so many trials at each rung")]
+HalvingBudget = Annotated[float | None, typer.Option("--budget", help="share of all cells' steps for halving, as 0.15")]
 AcceptChanges = Annotated[bool, typer.Option("--accept-changes", help="go on on another machine or version")]
 Keep = Annotated[str | None, typer.Option(help="whose weights stay on disk: best, all, none")]
 
@@ -52,6 +53,7 @@ def search_table(
     halving: int | None,
     keep: str | None,
     seed: int | None,
+    budget: float | None = None,
 ) -> dict[str, Any]:
     """The table `[search]` of what the command line names; empty for nothing. Raises UserError."""
     from .grid import SPACES, parse_space
@@ -61,7 +63,7 @@ def search_table(
         raise UserError(f"--space {named[1]}: {named[0]} is named already; name one, and further settings over it")
     table: dict[str, Any] = {"preset": named[0]} if named else {}
     table |= {"space": parse_space([text for text in space or [] if text not in SPACES])} if space else {}
-    asked = {"trials": trials, "sampler": sampler, "halving": halving, "keep": keep, "seed": seed}
+    asked = {"trials": trials, "sampler": sampler, "halving": halving, "keep": keep, "seed": seed, "budget": budget}
     return table | {key: value for key, value in asked.items() if value is not None}
 
 
@@ -85,6 +87,7 @@ def search(
     trials: Trials = None,
     sampler: Sampler = None,
     halving: Halving = None,
+    budget: HalvingBudget = None,
     keep: Keep = None,
     search_seed: Annotated[int | None, typer.Option(help="of the draw of cells")] = None,
     time_limit: Limit = None,
@@ -106,7 +109,7 @@ def search(
     below = configuration.read_recipe(recipe).get("search", {}) if recipe is not None else {}
     if not isinstance(below, dict):
         raise UserError(f"{recipe}: search: found {below!r}; expected a table")
-    asked = search_table(space, trials, sampler, halving, keep, search_seed)
+    asked = search_table(space, trials, sampler, halving, keep, search_seed, budget)
     listed = f"a search has {', '.join(SearchTable.model_fields)}"
     table = configuration.checked(SearchTable, configuration.overlay(below, asked), "search.", listed)
     show = Show(quiet or as_json)

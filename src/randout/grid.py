@@ -32,6 +32,9 @@ class SearchTable(Table):
     trials: Annotated[int, Field(ge=0)] = Field(0, description="how many cells are tried, drawn at random; 0: all")
     sampler: Literal["grid", "tpe"] = Field("grid", description="grid: cells; tpe: optuna proposes each next trial")
     halving: Annotated[int, Field(ge=0)] = Field(0, description="keep one in so many at each rung; 0: no halving")
+    budget: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="share of all cells' steps that halving may take, as 0.15; 0: what its rungs come to"
+    )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="of the draw of cells, and of tpe")
     keep: Literal["best", "all", "none"] = Field("best", description="whose weights stay on disk")
 
@@ -44,6 +47,11 @@ def space_of(table: SearchTable, config: Config, methods: Mapping[str, Any]) -> 
     """
     if table.sampler == "tpe" and not table.trials:
         raise UserError("search.trials: the sampler tpe needs to be told how many, as in --trials 30")
+    if table.budget and (table.sampler == "tpe" or table.halving < 2):
+        raise UserError(
+            f"search.budget: {table.budget:g} is for successive halving of a grid; set search.halving, as in --halving 4"
+            + (", and leave --sampler tpe out" if table.sampler == "tpe" else "")
+        )
     if table.preset and table.preset not in SPACES:
         raise UserError(
             f"search.preset: no space {table.preset!r}; there are: {', '.join(SPACES)}.{nearest(table.preset, SPACES)}"
@@ -148,18 +156,54 @@ def tables_of(settings: Settings, methods: Mapping[str, Any]) -> dict[str, Any]:
     return tables
 
 
-def rungs(trials: int, keep_one_in: int) -> list[float]:
+def rungs(trials: int, keep_one_in: int, budget: float = 0.0) -> list[float]:
     """The shares of a full training after which trials are compared; the last is 1.
 
     Successive halving (Jamieson and Talwalkar 2016): each rung trains `keep_one_in` times longer than the one before
     and keeps one in `keep_one_in` of its trials, so that each costs about the same; without halving there is one rung.
+    budget: the share of all trials' steps to spend; 0: what as many rungs as leave one trial come to. Raises UserError
+    for one that is too small.
     """
     if keep_one_in < 2:
         return [1.0]
-    count = 1
-    while keep_one_in**count <= trials:
-        count += 1
+    most = 1
+    while keep_one_in**most <= trials:
+        most += 1
+    return _within(trials, keep_one_in, budget, most) if budget else _geometric(keep_one_in, most)
+
+
+def _geometric(keep_one_in: int, count: int) -> list[float]:
     return [float(keep_one_in) ** (rung - count + 1) for rung in range(count)]
+
+
+def _within(trials: int, keep_one_in: int, budget: float, most: int) -> list[float]:
+    """Rungs that come to `budget`: all but the last made longer or shorter by one factor; as few as keep the first no
+    shorter than one rung more would have it, for an early look tells little.
+    """
+    found: list[float] = []
+    for count in range(2, most + 1):
+        shares = _geometric(keep_one_in, count)
+        finish = trials // keep_one_in ** (count - 1)
+        factor = (budget * trials - finish) / (trials * spent(trials, keep_one_in, shares) - finish)
+        if factor > 0:
+            found = [*(factor * share for share in shares[:-1]), 1.0]
+        if factor * keep_one_in >= 1:
+            break
+    if not found:
+        raise UserError(
+            f"search.budget: {budget:g} of {trials} trials is {budget * trials:.2f} full trainings, and halving that keeps "
+            f"one in {keep_one_in} ends with {trials // keep_one_in ** (most - 1)}; allow more, or try more cells"
+        )
+    return found
+
+
+def spent(trials: int, keep_one_in: int, shares: Sequence[float]) -> float:
+    """The share of all trials' steps that these rungs take: a trial goes on where it paused, so each takes the steps of
+    the last rung that it reached.
+    """
+    left = [trials // keep_one_in**rung for rung in range(len(shares))]
+    ended = [many - fewer for many, fewer in zip(left, [*left[1:], 0], strict=True)]
+    return sum(count * share for count, share in zip(ended, shares, strict=True)) / trials
 
 
 def words_of(settings: Settings) -> str:

@@ -111,7 +111,8 @@ def check_space(search: Search) -> None:
 
 
 def check_trials(search: Search, dataset: Dataset) -> None:
-    """Raise UserError for the first trial that cannot run, with its settings, before any training starts.
+    """Raise UserError for the first trial that cannot run, with its settings, before any training starts; for a budget
+    that is too small.
 
     What tpe may propose is checked value by value.
     """
@@ -119,6 +120,7 @@ def check_trials(search: Search, dataset: Dataset) -> None:
         settings = each_value(search.space)
     else:
         settings, _ = cells(search.space, search.table.trials, search.table.seed)
+        rungs(len(settings), search.table.halving, search.table.budget)
     known: dict[str, Any] = {}  # what trials differ in is mostly methods: the student is loaded once for all these
     for number, one in enumerate(settings):
         try:
@@ -144,7 +146,7 @@ def planned(search: Search, dataset: Dataset) -> list[str]:
         chosen, size = cells(search.space, table.trials, table.seed)
         lines = [f"{number:04d}  {words_of(settings)}" for number, settings in enumerate(chosen)]
         what, trials = f"{len(chosen)} of {size} cells", len(chosen)
-    shares = ", ".join(f"{share:.1%}" for share in rungs(trials, table.halving))
+    shares = ", ".join(f"{share:.1%}" for share in rungs(trials, table.halving, table.budget))
     return [*lines, f"{what}; compared after {shares} of a training{_teachers(search, dataset)}"]
 
 
@@ -164,7 +166,7 @@ def _halve(search: Search, folder: StudyFolder, dataset: Dataset, options: Optio
         record["trials"] = [entry(number, settings) for number, settings in enumerate(chosen)]
         folder.save()
     alive = record["trials"]
-    shares = rungs(len(alive), table.halving)
+    shares = rungs(len(alive), table.halving, table.budget)
     for share in shares:
         most = len(alive) if share == 1 else max(1, len(alive) // table.halving)
         for trial in alive:
@@ -268,7 +270,7 @@ def _train(
     metric, run = folder.record["metric"], folder.run(trial)
     plan = prepare.make(search.trial_config(trial["settings"]), dataset)
     trial["steps"] = prepare.steps_of(plan)
-    pause = math.ceil(share * trial["steps"]) if share < 1 else None
+    pause = max(1, math.floor(share * trial["steps"] + 1e-9)) if share < 1 else None  # down: a budget is kept
     within = replace(options, out=run.path, fresh=False, pause_at=pause, show=options.show.within())
     try:
         value = job.carry_out(plan, within).metrics["validation"][metric]
