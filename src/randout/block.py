@@ -84,9 +84,7 @@ def _places(lengths: tuple[int, ...], heads: int, first: bool, dtype: torch.dtyp
         if mask is not None:
             place.view(shape).copy_(mask.expand(shape))
     queries, keys, weights = ([prod(pick(shape)) for shape in groups] for pick in (_but_keys, _but_queries, tuple))
-    return _Places(
-        into.flatten(), back.flatten(), plan.empty, groups, queries, keys, weights, torch.cat(masks).to(dtype)
-    )
+    return _Places(into.flatten(), back.flatten(), plan.empty, groups, queries, keys, weights, whole)
 
 
 def _but_keys(shape: tuple[int, int, int]) -> tuple[int, int]:
