@@ -22,7 +22,11 @@ def test_throughput_smoke() -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "throughput.py"), "--smoke", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["pairs"]
+    found = json.loads(done.stdout)
+    assert found["ratio"].keys() == {"trainer", "best", "slow"}
+    assert found["share_of_floor"].keys() == {"needed", "whole"}
+    assert found["memory_mib"].keys() == {"trainer", "best", "randout"}
+    assert found["rounds"][0]["texts"] > found["rounds"][0]["first_texts"] > 0
 
 
 def test_methods_smoke() -> None:
