@@ -112,12 +112,24 @@ def seconds(peer: Peer, plan: Plan, warm_up: list[np.ndarray], batches: list[np.
     order = np.concatenate([*warm_up, *batches])
     trainer = distiller()(peer, settings, examples(peer, plan, order), collator(plan), Clock)
     trainer.remove_callback(PrinterCallback)  # it prints to standard output
-    with watched(peer) as formats:
+    with watched(peer) as formats, as_it_comes():
         trainer.train()
     wanted = torch.bfloat16 if peer.short else torch.float32
     if formats != {wanted}:
         raise SystemExit(f"the Trainer computed in {formats}, not in {wanted}")
     return ended[1] - ended[0]
+
+
+@contextmanager
+def as_it_comes() -> Iterator[None]:
+    """While open, torch chooses its kernels freely: randout asks for deterministic ones on a GPU, a Trainer does not."""
+    asked = torch.are_deterministic_algorithms_enabled()
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(asked, warn_only=warned)
 
 
 @contextmanager
