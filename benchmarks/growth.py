@@ -137,7 +137,7 @@ def make(folder: Path, point: dict[str, int], rounds: int) -> None:
     """The model and the texts of a point, as files."""
     import numpy as np
 
-    from throughput import tiny_model
+    from common import tiny_model
 
     hidden = point["hidden"]
     shape = {"hidden_size": hidden, "num_hidden_layers": point["layers"], "num_attention_heads": max(1, hidden // 64)}
@@ -202,12 +202,12 @@ def rate(tokens: int, point: dict[str, int], precision: str) -> float:
 
 def trials(place: Path, point: dict[str, int], arguments: argparse.Namespace) -> dict[str, Any]:
     """A search of so many trials of a tiny model: seconds, what it leaves on disk, and peak memory."""
+    from common import tiny_data, tiny_model
     from randout import config, search
     from randout.grid import SearchTable
     from randout.methods import METHODS
     from randout.progress import Show
     from randout.student import Options
-    from throughput import tiny_data, tiny_model
 
     count = point["trials"]
     own = {"data": {"source": tiny_data(place)}, "student": {"model": tiny_model(place)}, "train": {"epochs": 1}}

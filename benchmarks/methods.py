@@ -23,9 +23,9 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from common import tiny_data, tiny_model
 from randout import config, loop, prepare, shelf, student
 from randout.methods import METHODS
-from throughput import tiny_data, tiny_model
 
 import torch  # isort: skip  (randout's own settings for torch come first)
 

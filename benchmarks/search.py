@@ -28,6 +28,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from common import tiny_data, tiny_model
 from methods import WARM_UP, seconds, sorted_rows
 from randout import comparison, config, grid, job, models, prepare, search, student
 from randout.cli_tools import seconds_of
@@ -40,7 +41,6 @@ from randout.results import rows_of
 from randout.student import Options, Stopped
 from randout.study import TEACHERS_OWN
 from randout.trials import own_runs, signed
-from throughput import tiny_data, tiny_model
 
 import torch  # isort: skip  (randout's own settings for torch come first)
 

@@ -6,10 +6,12 @@ import json
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.special import ndtri
 from scipy.stats import binomtest
 
@@ -22,7 +24,39 @@ def test_throughput_smoke() -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "throughput.py"), "--smoke", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["pairs"]
+    found = json.loads(done.stdout)
+    assert found["ratio"].keys() == {"trainer", "best", "slow"}
+    assert found["share_of_floor"].keys() == {"needed", "whole"}
+    assert found["memory_mib"].keys() == {"trainer", "best", "randout"}
+    assert found["rounds"][0]["texts"] > found["rounds"][0]["first_texts"] > 0
+
+
+def test_products_of_the_floor_are_those_of_a_step(
+    tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FLOP as torch counts them over a forward and backward of a plain BERT, less those of its head."""
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import AutoModelForSequenceClassification
+
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    products = runpy.run_path(str(ROOT / "benchmarks" / "floor.py"))["products"]
+    texts, length, labels = 3, 7, 2
+    model = AutoModelForSequenceClassification.from_pretrained(
+        tiny_model("bert"), num_labels=labels, attn_implementation="eager"
+    )
+    with FlopCounterMode(display=False) as counted:
+        model(input_ids=torch.full((texts, length), 9)).logits.sum().backward()
+    hidden, inside, heads = model.config.hidden_size, model.config.intermediate_size, model.config.num_attention_heads
+    shape = (model.config.num_hidden_layers, hidden, inside, heads)
+
+    def flop(lengths: list[int], last_first_only: bool) -> int:
+        return sum(one.flop * times for one, times in products(lengths, *shape, last_first_only).items())
+
+    head = 3 * 2 * texts * hidden * (hidden + labels)
+    assert flop([length] * texts, False) == counted.get_total_flops() - head
+    assert flop([1, 1], True) == flop([1, 1], False), "in texts of one token the first is all there is"
+    spared = 3 * 2 * texts * (length - 1) * (2 * hidden**2 + 2 * hidden * inside + 2 * length * hidden)
+    assert flop([length] * texts, False) - flop([length] * texts, True) == spared
 
 
 def test_methods_smoke() -> None:

@@ -265,7 +265,7 @@ class Plain:
         texts = [torch.from_numpy(self.material.tokens[row].astype(np.int64)) for row in rows]
         ids = nn.utils.rnn.pad_sequence(texts, batch_first=True)
         mask = nn.utils.rnn.pad_sequence([torch.ones_like(text) for text in texts], batch_first=True)
-        return model(input_ids=ids, attention_mask=mask).logits.float()  # losses are computed in float32
+        return model(input_ids=ids, attention_mask=mask).logits
 
     def train(self, loss: Callable[[Plain, np.ndarray, Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
         """loss(self, rows, logits, labels): of a step. Returns the weights at the end."""
@@ -416,7 +416,7 @@ def test_squared_error() -> None:
     one, other = logits_of(0), logits_of(1)
     expected = sum(((a - b) ** 2).mean() for a, b in zip(one.numpy(), other.numpy(), strict=True))
     assert squared_error(one, other).item() == pytest.approx(expected, rel=1e-6)
-    assert squared_error(one.bfloat16(), other).dtype == torch.float32
+    assert squared_error(one.bfloat16(), other.bfloat16()).dtype == torch.float32
 
 
 # ---- dropout distillation

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from randout.losses import barlow_twins, info_nce, unit
+from randout.losses import at_least_float32, barlow_twins, info_nce, kl_divergence, unit
 
 
 def vectors(rows: int, seed: int, width: int = 6) -> Tensor:
@@ -87,3 +87,12 @@ def test_unit_is_of_each_text_and_leaves_zero() -> None:
     found = unit(gradient)
     torch.testing.assert_close(found.flatten(1).norm(dim=1), torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64))
     torch.testing.assert_close(found[0] * gradient[0].norm(), gradient[0])
+
+
+def test_losses_keep_a_longer_format() -> None:
+    """What is in half the bits is taken in float32; float64 stays, so that two programs can be compared in it."""
+    for dtype, wanted in ((torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64,) * 2):
+        assert at_least_float32(vectors(2, 0).to(dtype)).dtype == wanted
+    p, q = (vectors(5, seed).div(3.0).softmax(-1) for seed in (0, 1))
+    found = kl_divergence(vectors(5, 0), vectors(5, 1), 3.0)
+    torch.testing.assert_close(found, (p * (p / q).log()).sum(), rtol=1e-13, atol=0)

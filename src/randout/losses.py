@@ -7,10 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` in float32 where its own number format is shorter, else as it is: float64 stays float64."""
+    return x.float() if x.dtype.itemsize < 4 else x
+
+
 def kl_divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """Sum over texts of KL(softmax(teacher / t) || softmax(student / t)), in float32; both (b, C) logits."""
-    log_p = F.log_softmax(teacher.float() / temperature, dim=-1)
-    log_q = F.log_softmax(student.float() / temperature, dim=-1)
+    """Sum over texts of KL(softmax(teacher / t) || softmax(student / t)), in float32 or longer; both (b, C) logits."""
+    log_p = F.log_softmax(at_least_float32(teacher) / temperature, dim=-1)
+    log_q = F.log_softmax(at_least_float32(student) / temperature, dim=-1)
     return (log_p.exp() * (log_p - log_q)).sum()
 
 
@@ -52,5 +57,5 @@ def unit(gradient: Tensor) -> Tensor:
 
 
 def squared_error(one: Tensor, other: Tensor) -> Tensor:
-    """Sum over texts of the mean over classes of (one - other)^2, in float32; both (b, C)."""
-    return (one.float() - other.float()).square().mean(-1).sum()
+    """Sum over texts of the mean over classes of (one - other)^2, in float32 or longer; both (b, C)."""
+    return (at_least_float32(one) - at_least_float32(other)).square().mean(-1).sum()

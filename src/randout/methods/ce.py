@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..encoder import Output
+from ..losses import at_least_float32
 from ..method import Batch, Forward, Method, Run, State
 
 
@@ -47,7 +48,7 @@ class CrossEntropy(Method):
 
 def _smoothed(logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float) -> Tensor:
     """Sum over the labelled rows of w[y] * ((1 - e) * -log p_y + e * mean_c -log p_c)."""
-    minus_log = -F.log_softmax(logits.float(), dim=-1)  # (b, C)
+    minus_log = -F.log_softmax(at_least_float32(logits), dim=-1)  # (b, C)
     labelled = labels >= 0
     gold = labels.clamp(min=0)
     each = minus_log.gather(1, gold[:, None])[:, 0]

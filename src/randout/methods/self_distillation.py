@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from ..encoder import Output
-from ..losses import squared_error
+from ..losses import at_least_float32, squared_error
 from ..method import Batch, Forward, Method, Run, State
 
 
@@ -65,8 +65,8 @@ class SelfDistillation(Method):
 
     def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         with torch.no_grad():
-            each = [forward(weights=w, dropout=False, perturb=False).logits.float() for w in self._thetas(run, state)]
-            teacher = torch.stack(each).mean(0)
+            each = [forward(weights=w, dropout=False, perturb=False).logits for w in self._thetas(run, state)]
+            teacher = at_least_float32(torch.stack(each)).mean(0)
         error = squared_error(output.logits, teacher)
         return {"self-distillation": self.weight * error / batch.step_labels.numel()}
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..encoder import Output
-from ..losses import squared_error
+from ..losses import at_least_float32, squared_error
 from ..method import Batch, Forward, Method, Run, State
 
 COUNTS = {"1": (1, 1, 1), "2": (2, 1, 1), "3": (1, 2, 1), "4": (2, -1, 2)}  # of e_t, of e_s, and what is added
@@ -49,9 +49,9 @@ class WeiDC(Method):
         if not state.tensors:
             return {"ce": gold, "weidc": 0.0 * output.logits.float().sum()}
         with torch.no_grad():
-            teacher = forward(weights=state.tensors, dropout=False, perturb=False).logits.float()
+            teacher = at_least_float32(forward(weights=state.tensors, dropout=False, perturb=False).logits)
             weights = self.weights_of(teacher, output.logits, batch.labels)[:, None]
-        error = squared_error(weights * output.logits.float(), weights * teacher)
+        error = squared_error(weights * at_least_float32(output.logits), weights * teacher)
         return {"ce": (1 - self.alpha) * gold, "weidc": self.alpha * error / batch.step_labels.numel()}
 
     def weights_of(self, teacher: Tensor, student: Tensor, labels: Tensor) -> Tensor:

@@ -1,0 +1,68 @@
+"""The share of a training step that goes into its batch: choosing rows, token ids, positions, labels, tokenising."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from randout import config, loop
+from randout.encoder import Encoder
+from randout.prepare import Plan
+from randout.tokens import batches, encode
+
+SAMPLE = 1000  # texts on which tokenising is timed
+COUNTED = ((loop, "batch_of"), (Encoder, "_packed"), (Encoder, "layout"))
+
+
+def shares(session: loop.Session, material: loop.Material, plan: Plan, steps: int) -> dict[str, float]:
+    """Seconds of a step, and what of them is batching; seconds of tokenising a step's texts, once for all epochs of a
+    default run; both as shares of a step.
+    """
+    settings, lengths = plan.config.train, plan.tokens.lengths
+    train, none = plan.dataset.split["train"], np.zeros(0, np.int64)
+    began = time.perf_counter()
+    order = batches(lengths, train, none, settings.batch_size, settings.seed, 0, False)
+    ordering = (time.perf_counter() - began) / len(order)
+    with counted() as spent:
+        began = time.perf_counter()
+        for rows in order[:steps]:
+            loop.step(session, material, rows)
+            session.position.step += 1
+        step = (time.perf_counter() - began) / len(order[:steps])
+    texts = [plan.dataset.texts[row] for row in train[:SAMPLE]]
+    began = time.perf_counter()
+    encode(session.encoder.tokenizer, texts)
+    text = (time.perf_counter() - began) / len(texts)
+    tokenising = text * settings.batch_size / config.TrainTable().epochs
+    batching = ordering + spent[0] / len(order[:steps])
+    found = {"step_seconds": step, "batching_seconds": batching, "tokenising_seconds": tokenising}
+    return found | {"batching_share": batching / step, "tokenising_share": tokenising / step}
+
+
+@contextmanager
+def counted() -> Iterator[list[float]]:
+    """While open, the seconds inside the functions that make a batch are added up."""
+    spent = [0.0]
+
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return function(*arguments, **named)
+            finally:
+                spent[0] += time.perf_counter() - began
+
+        return call
+
+    before = [getattr(owner, name) for owner, name in COUNTED]
+    try:
+        for (owner, name), function in zip(COUNTED, before, strict=True):
+            setattr(owner, name, timed(function))
+        yield spent
+    finally:
+        for (owner, name), function in zip(COUNTED, before, strict=True):
+            setattr(owner, name, function)
