@@ -14,6 +14,7 @@ from typing import Any
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch takes large memory pages: fewer page faults
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")  # a kernel is compiled for every shape of a product
 
 __version__ = "0.1.0"
 _WHERE = {

@@ -32,8 +32,9 @@ aten = torch.ops.aten
 class Call:
     """What a block's forward is given besides the state and its weights.
 
-XX attention's weights, of its output and
-    of the feed-forward layer's. eps: of the two normalisations. first: compute each text's first token only.
+    lengths: tokens of each text. width: of a head. dtype: of the matrix products. rates: dropout of attention's weights,
+    of its output and of the feed-forward layer's. eps: of the two normalisations. first: compute each text's first token
+    only.
     """
 
     lengths: tuple[int, ...]
