@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,6 +111,33 @@ def test_the_arithmetic_of_a_step() -> None:
             forward = [*projections, *attention, (n, hidden, ffn), (n, ffn, hidden)]
             total += sum(3 * 2 * a * b * c for a, b, c in forward)
     assert flop(lengths, layers, hidden, ffn) == total
+
+
+def smoke(name: str, *more: str) -> Any:
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--smoke", "--json", *more]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_predict_smoke() -> None:
+    """The pipeline and randout give the same labels, by function and by command."""
+    found = smoke("predict")
+    assert found["same"]["differ"] == 0
+    assert found["same"]["score"] < 1e-5
+    assert set(found["commands"]) == {"randout predict", "randout evaluate", "pipeline"}
+    assert set(found["budgets"]) == {"64", "256"}
+
+
+def test_rows_smoke(tmp_path: Path) -> None:
+    found = smoke("rows", "--plot", str(tmp_path / "rows.png"))
+    assert [size["rows"] for size in found["sizes"]] == [400, 800]
+    assert {part["part"] for part in found["sizes"][0]["parts"]} >= {"tokenise", "training steps", "score"}
+    assert (tmp_path / "rows.png").stat().st_size > 0
+
+
+def test_startup_smoke() -> None:
+    assert set(smoke("startup")) == {"python -c pass", "import randout", "randout --help"}
 
 
 def test_the_page_of_claims_is_what_its_command_makes() -> None:

@@ -1,11 +1,15 @@
 """Files into tables and back: formats, and each way in which a file can be broken."""
 
+import io
 import json
 import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from randout.errors import UserError
+from randout.parsing import lines_of
 from randout.tables import Table, appended, read_table, write_table
 
 ROWS = {"text": ["a, b", 'say "so"', "two\nlines", "ünï\u2028x"], "label": ["x", "y", "x", "y"]}
@@ -16,6 +20,12 @@ def parquet(path, columns):
     import pyarrow.parquet as pq
 
     pq.write_table(pa.table(columns), path)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.text(alphabet='a,"\r\n\x0b\x0c\x85\u2028é🙂', max_size=12))
+def test_lines_are_those_of_a_file(text):
+    assert list(lines_of(text)) == list(io.StringIO(text, newline=""))
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json", ".parquet"])

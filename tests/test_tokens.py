@@ -19,9 +19,25 @@ def text(*ids):
     return np.array([CLS, *ids, SEP], dtype=np.int32)
 
 
+def uncut(rows):
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    ids = np.concatenate([*rows, np.zeros(0)]).astype(np.int32)
+    return Tokens(ids, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), lengths)
+
+
+def cut_by_hand(row, max_length, truncation, suffix, prefix):
+    """One text: its head, then its tail, between its special tokens."""
+    if len(row) <= max_length:
+        return row.tolist()
+    row, room = row.tolist(), max_length - prefix - suffix
+    head = room // 4 if truncation == "head+tail" else room
+    body, end = row[prefix : len(row) - suffix], row[len(row) - suffix :]
+    return row[:prefix] + body[:head] + body[len(body) - (room - head) :] + end
+
+
 class TestTruncate:
     def test_head(self):
-        tokens = truncate([text(1, 2, 3, 4, 5), text(6), text(7, 8, 9)], 5, "head", suffix=1)
+        tokens = truncate(uncut([text(1, 2, 3, 4, 5), text(6), text(7, 8, 9)]), 5, "head", suffix=1)
         assert [tokens[i].tolist() for i in range(3)] == [[CLS, 1, 2, 3, SEP], [CLS, 6, SEP], [CLS, 7, 8, 9, SEP]]
         assert tokens.whole.tolist() == [7, 3, 5]
         assert tokens.lengths.tolist() == [5, 3, 5]
@@ -35,30 +51,30 @@ class TestTruncate:
     )
     def test_head_and_tail(self, max_length, body):
         """A quarter of the room, rounded down, from the head and the rest from the tail."""
-        tokens = truncate([text(*range(1, 21))], max_length, "head+tail", suffix=1)
+        tokens = truncate(uncut([text(*range(1, 21))]), max_length, "head+tail", suffix=1)
         assert tokens[0].tolist() == [CLS, *body, SEP]
 
     @pytest.mark.parametrize("truncation", ["head", "head+tail"])
     def test_other_special_tokens(self, truncation):
-        bare = truncate([np.arange(9)], 4, truncation, suffix=0, prefix=0)[0]
+        bare = truncate(uncut([np.arange(9)]), 4, truncation, suffix=0, prefix=0)[0]
         assert bare.tolist() == ([0, 1, 2, 3] if truncation == "head" else [0, 6, 7, 8])
-        two = truncate([np.arange(9)], 5, truncation, suffix=2, prefix=1)[0]
+        two = truncate(uncut([np.arange(9)]), 5, truncation, suffix=2, prefix=1)[0]
         assert two.tolist() == ([0, 1, 2, 7, 8] if truncation == "head" else [0, 5, 6, 7, 8])
 
     def test_no_room(self):
         for max_length in (0, 1, 2):
             with pytest.raises(ValueError, match="no room"):
-                truncate([text(1, 2, 3)], max_length, "head", suffix=1)
+                truncate(uncut([text(1, 2, 3)]), max_length, "head", suffix=1)
 
     def test_nothing(self):
-        tokens = truncate([], 5, "head", suffix=1)
+        tokens = truncate(uncut([]), 5, "head", suffix=1)
         assert (len(tokens), tokens.offsets.tolist()) == (0, [0])
 
     @settings(max_examples=50, deadline=None, derandomize=True)
     @given(st.lists(st.integers(0, 30), min_size=1, max_size=8), st.integers(3, 40), st.sampled_from(WAYS))
     def test_properties(self, sizes, max_length, truncation):
         rows = [text(*range(1, size + 1)) for size in sizes]
-        tokens = truncate(rows, max_length, truncation, suffix=1)
+        tokens = truncate(uncut(rows), max_length, truncation, suffix=1)
         for row, size in enumerate(sizes):
             kept = tokens[row].tolist()
             assert len(kept) == min(size + 2, max_length)
@@ -67,13 +83,34 @@ class TestTruncate:
             if truncation == "head" or size + 2 <= max_length:
                 assert kept[1:-1] == list(range(1, len(kept) - 1))
 
+    @settings(max_examples=100, deadline=None, derandomize=True)
+    @given(
+        st.lists(st.integers(0, 30), max_size=8),
+        st.integers(1, 12),
+        st.tuples(st.integers(0, 2), st.integers(0, 2)),
+        st.sampled_from(WAYS),
+    )
+    def test_is_each_text_cut_by_itself(self, sizes, room, special, truncation):
+        prefix, suffix = special
+        rows = [np.arange(prefix + size + suffix) + 1000 * at for at, size in enumerate(sizes)]
+        tokens = truncate(uncut(rows), prefix + room + suffix, truncation, suffix, prefix)
+        expected = [cut_by_hand(row, prefix + room + suffix, truncation, suffix, prefix) for row in rows]
+        assert [tokens[at].tolist() for at in range(len(rows))] == expected
+        assert (tokens.ids.dtype, tokens.offsets.dtype) == (np.int32, np.int64)
+        assert tokens.whole.tolist() == [len(row) for row in rows]
+        assert tokens.lengths.tolist() == [len(row) for row in expected]
+
+    def test_what_is_not_cut_is_not_copied(self):
+        whole = uncut([text(1, 2, 3), text(4)])
+        assert truncate(whole, 5, "head", suffix=1).ids is whole.ids
+
 
 def test_percentile():
-    rows = [np.zeros(n) for n in range(1, 102)]  # 99 % of the way from 1 to 101
-    assert percentile_length(rows, 512) == 100
-    assert percentile_length(rows, 64) == 64
-    assert percentile_length([np.zeros(7)], 512) == 7
-    assert percentile_length([np.zeros(1), np.zeros(2)], 512) == 2  # 1.99, rounded up
+    lengths = np.arange(1, 102)  # 99 % of the way from 1 to 101
+    assert percentile_length(lengths, 512) == 100
+    assert percentile_length(lengths, 64) == 64
+    assert percentile_length(np.array([7]), 512) == 7
+    assert percentile_length(np.array([1, 2]), 512) == 2  # 1.99, rounded up
 
 
 def make(n=500, unlabelled=0, seed=0):
@@ -178,16 +215,19 @@ class TestEncode:
         made = tokenizer(family)
         texts = ["the doctor had a fever", "", "goal " * 200, "É 🙂 zzz\x00", "<pad> [PAD]"] * 3
         found = encode(made, texts, chunk=4)
-        assert [row.tolist() for row in found] == [made(text, verbose=False)["input_ids"] for text in texts]
-        assert all(row.dtype == np.int32 for row in found)
-        assert encode(made, []) == []
+        assert [found[at].tolist() for at in range(len(texts))] == [
+            made(text, verbose=False)["input_ids"] for text in texts
+        ]
+        assert (len(found), found.ids.dtype, found.offsets.dtype) == (len(texts), np.int32, np.int64)
+        assert found.whole.tolist() == found.lengths.tolist()
+        assert len(encode(made, [])) == 0
 
     @pytest.mark.parametrize(("family", "kind"), [("bert", "words"), ("bert", "one word")])
     def test_five_million_characters(self, tokenizer, family, kind):
         long = ("fever " * 833_334).strip() if kind == "words" else "f" * 5_000_000
         made, began = tokenizer(family), time.perf_counter()
         row = encode(made, [long, "a"])[0]
-        tokens = truncate([row], 32, "head+tail", suffix=1)
+        tokens = truncate(uncut([row]), 32, "head+tail", suffix=1)
         assert time.perf_counter() - began < 60
         assert len(tokens[0]) == min(32, len(row))
         if kind == "words":
@@ -198,3 +238,4 @@ def test_tokens_of_one_text():
     tokens = Tokens(np.arange(5, dtype=np.int32), np.array([0, 2, 5]), np.array([2, 9]))
     assert tokens[1].tolist() == [2, 3, 4]
     assert tokens.loss_of_truncation() == (0.5, 6 / 11)
+    assert tokens.lengths is tokens.lengths  # made once

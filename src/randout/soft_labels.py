@@ -59,6 +59,15 @@ def stored(folder: Path, parts: dict[str, str]) -> tuple[Path, np.ndarray | None
     return path, logits
 
 
+def store(path: Path, logits: np.ndarray, parts: dict[str, str]) -> None:
+    """Keep logits (n, C) where `stored` finds them; the file is whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    digest = {"sha256": hashlib.sha256(logits.tobytes()).hexdigest()}
+    save_file({"logits": logits}, partial, metadata=parts | digest)
+    partial.replace(path)
+
+
 def compute(
     teacher: Encoder, texts: Sequence[str], folder: Path, parts: dict[str, str], show: Show, source: str
 ) -> np.ndarray:
@@ -71,11 +80,7 @@ def compute(
     tokens = truncate(encoded, int(parts["max_length"]), parts["truncation"], teacher.suffix, teacher.prefix)
     with show.bar(f"soft labels of {source}", len(texts)) as advance:
         logits = predict(teacher, tokens, np.arange(len(texts)), parts["precision"], lambda count: advance(count, ""))
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    digest = {"sha256": hashlib.sha256(logits.tobytes()).hexdigest()}
-    save_file({"logits": logits}, partial, metadata=parts | digest)
-    partial.replace(path)
+    store(path, logits, parts)
     show.say(f"soft labels: {len(texts):,} of {source} computed once and kept in {folder.name}/{path.name}")
     return logits
 

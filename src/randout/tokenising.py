@@ -13,7 +13,7 @@ from .errors import UserError
 from .model_sources import Source
 from .tokens import Tokens, encode, percentile_length, truncate
 
-_LAST_ENCODED: list[tuple[Any, list[str], Any]] = []  # (tokenizer's folder, texts, tokens), the latest last
+_LAST_ENCODED: list[tuple[Any, list[str], Tokens]] = []  # (tokenizer's folder, texts, tokens), the latest last
 
 
 def tokens_for(source: Source, table: StudentTable, dataset: Dataset, notes: list[str]) -> tuple[Tokens, int]:
@@ -25,8 +25,7 @@ def tokens_for(source: Source, table: StudentTable, dataset: Dataset, notes: lis
             max_length = min(dataset.max_length, limit)
             notes.append(f"max length: {max_length} tokens, as stated for {dataset.name}")
         else:
-            train = [encoded[row] for row in dataset.split["train"]]
-            max_length = percentile_length(train, limit)
+            max_length = percentile_length(encoded.lengths[dataset.split["train"]], limit)
             notes.append(f"max length: {max_length} tokens, the 99th percentile of the training texts")
     elif table.max_length > limit:
         raise UserError(f"student.max_length: {table.max_length} asked for, but {source.name} takes {limit} at most")
@@ -42,7 +41,7 @@ def tokens_for(source: Source, table: StudentTable, dataset: Dataset, notes: lis
     return tokens, max_length
 
 
-def _encoded(source: Source, tokenizer: Any, texts: list[str]) -> Any:
+def _encoded(source: Source, tokenizer: Any, texts: list[str]) -> Tokens:
     """`encode`, remembered for the last few pairs of tokenizer and list of texts: a search plans many runs on one."""
     held = next((made for folder, of, made in _LAST_ENCODED if folder == source.folder and of is texts), None)
     if held is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -27,8 +29,9 @@ class Tokens:
     def __getitem__(self, text: int) -> np.ndarray:
         return self.ids[self.offsets[text] : self.offsets[text + 1]]
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
+        """(n,) tokens of each text. Made once: every training step asks, and there may be a million texts."""
         return np.diff(self.offsets)
 
     def loss_of_truncation(self) -> tuple[float, float]:
@@ -37,40 +40,55 @@ class Tokens:
         return float((lost > 0).mean()), float(lost.sum() / max(self.whole.sum(), 1))
 
 
-def encode(tokenizer: Any, texts: Sequence[str], chunk: int = 1000) -> list[np.ndarray]:
-    """The token ids of every text with its special tokens, untruncated."""
-    found: list[np.ndarray] = []
+def encode(tokenizer: Any, texts: Sequence[str], chunk: int = 1000) -> Tokens:
+    """The token ids of every text with its special tokens, uncut."""
+    unasked = {"return_attention_mask": False, "return_token_type_ids": False}  # a Python list a text each
+    parts = []
     for at in range(0, len(texts), chunk):
-        block = tokenizer(list(texts[at : at + chunk]), truncation=False, padding=False, verbose=False)["input_ids"]
-        found += [np.asarray(row, dtype=np.int32) for row in block]
-    return found
+        block = list(texts[at : at + chunk])
+        parts.append(
+            _laid_out(tokenizer(block, truncation=False, padding=False, verbose=False, **unasked)["input_ids"])
+        )
+    if not parts:
+        return _laid_out([])
+    whole = np.concatenate([part.whole for part in parts])
+    return Tokens(np.concatenate([part.ids for part in parts]), _offsets(whole), whole)
 
 
-def percentile_length(encoded: Sequence[np.ndarray], limit: int) -> int:
+def _laid_out(rows: Sequence[Sequence[int]]) -> Tokens:
+    """Lists of token ids as `Tokens`, uncut."""
+    whole = np.fromiter(map(len, rows), np.int64, len(rows))
+    return Tokens(np.fromiter(chain.from_iterable(rows), np.int32, int(whole.sum())), _offsets(whole), whole)
+
+
+def _offsets(lengths: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def percentile_length(lengths: np.ndarray, limit: int) -> int:
     """The 99th percentile of the lengths, at most what the encoder takes."""
-    return int(min(np.ceil(np.percentile([len(row) for row in encoded], 99)), limit))
+    return int(min(np.ceil(np.percentile(lengths, 99)), limit))
 
 
-def truncate(encoded: Sequence[np.ndarray], max_length: int, truncation: str, suffix: int, prefix: int = 1) -> Tokens:
+def truncate(encoded: Tokens, max_length: int, truncation: str, suffix: int, prefix: int = 1) -> Tokens:
     """Cut each text to `max_length` tokens, special tokens kept at both ends.
 
     "head" keeps the first tokens; "head+tail" a quarter of the room from the head and the rest from the tail (the
-    proportion of Sun et al. 2019, 1905.05583). Raises ValueError where the special tokens leave no room.
+    proportion of Sun et al. 2019, 1905.05583). Where no text is cut, the ids are those of `encoded`, not a copy. Raises
+    ValueError where the special tokens leave no room.
     """
     if max_length <= prefix + suffix:
         raise ValueError(f"max_length {max_length} leaves no room beside {prefix + suffix} special tokens")
-    whole = np.array([len(row) for row in encoded], dtype=np.int64)
-    kept = []
-    for row in encoded:
-        if len(row) > max_length:
-            end = row[len(row) - suffix :]
-            room = max_length - prefix - suffix
-            head = room // 4 if truncation == "head+tail" else room
-            body = row[prefix : len(row) - suffix]
-            row = np.concatenate([row[:prefix], body[:head], body[len(body) - (room - head) :], end])
-        kept.append(row)
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in kept])]).astype(np.int64)
-    return Tokens(np.concatenate(kept) if kept else np.zeros(0, np.int32), offsets, whole)
+    long = encoded.lengths > max_length
+    if not long.any():
+        return Tokens(encoded.ids, encoded.offsets, encoded.whole)
+    room = max_length - prefix - suffix
+    head = room // 4 if truncation == "head+tail" else room
+    change = np.zeros(len(encoded.ids) + 1, np.int8)  # 1 where a gap begins, -1 where it has ended, 0 where both
+    change[encoded.offsets[:-1][long] + prefix + head] += 1
+    change[encoded.offsets[1:][long] - suffix - (room - head)] -= 1
+    kept = np.cumsum(change[:-1], dtype=np.int8) == 0
+    return Tokens(encoded.ids[kept], _offsets(np.minimum(encoded.lengths, max_length)), encoded.whole)
 
 
 def batches(
