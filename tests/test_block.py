@@ -101,9 +101,17 @@ def test_a_method_that_changes_the_last_state_sees_all_of_it(tiny_model):
 def test_first_tokens_are_what_is_asked_for(tiny_model):
     encoder = encoder_of("bert", tiny_model)
     encoder.model.eval()
-    narrow = encoder.forward(texts_of(encoder), Want(cls=True)).cls
     whole = encoder.forward(texts_of(encoder), Want(cls=True, hidden=(len(encoder.sites.blocks),))).cls
-    torch.testing.assert_close(narrow, whole, rtol=0, atol=1e-10)
+    for gradients in (True, False):
+        seen = []
+        handle = encoder.sites.blocks[-1].intermediate.register_forward_hook(
+            lambda *states, seen=seen: seen.append(states[2])
+        )
+        with torch.set_grad_enabled(gradients):
+            narrow = encoder.forward(texts_of(encoder), Want(cls=True)).cls
+        handle.remove()
+        torch.testing.assert_close(narrow, whole, rtol=0, atol=1e-10)
+        assert [state.shape[1] for state in seen] == ([] if gradients else [len(LENGTHS)])
 
 
 def test_bfloat16_is_as_near_to_float32_as_transformers_is(tiny_model):

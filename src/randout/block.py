@@ -345,14 +345,35 @@ def _joined(parts: Sequence[tuple[Tensor, Tensor, float]], dtype: torch.dtype, t
 
 
 class ByHand:
-    """Mixed into the class of a block: its forward by `_Block` where it can be, else the class's own."""
+    """Mixed into the class of a block: its forward by `_Block` where it can be, else the class's own; without gradients
+    that too stops at first tokens where no others are wanted.
+    """
 
     def forward(self, hidden_states, attention_mask=None, *arguments, boundaries=None, **keywords):
-        if boundaries is None or boundaries.tape is None or packing.asides:
-            if boundaries is not None:
-                keywords["boundaries"] = boundaries
-            return super().forward(hidden_states, attention_mask, *arguments, **keywords)  # type: ignore[misc]
-        return run(self, hidden_states[0], boundaries)[None]
+        if boundaries is not None and boundaries.tape is not None and not packing.asides:
+            return run(self, hidden_states[0], boundaries)[None]
+        if boundaries is not None:
+            keywords["boundaries"] = boundaries
+            if boundaries.first and self.last and not torch.is_grad_enabled():  # type: ignore[attr-defined]
+                with _first_only(self.attention.output, boundaries.lengths):  # type: ignore[attr-defined]
+                    return super().forward(hidden_states, attention_mask, *arguments, **keywords)  # type: ignore[misc]
+        return super().forward(hidden_states, attention_mask, *arguments, **keywords)  # type: ignore[misc]
+
+
+@contextmanager
+def _first_only(output: nn.Module, lengths: Sequence[int]) -> Iterator[None]:
+    """While open, what comes after attention, `output` first, is given each text's first token only."""
+
+    def hook(_module: nn.Module, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        starts = torch.tensor(lengths, device=states[0].device)
+        starts = starts.cumsum(0) - starts
+        return tuple(state[:, starts] for state in states)
+
+    handle = output.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 _plain: list[bool] = []

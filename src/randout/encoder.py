@@ -124,7 +124,8 @@ class Encoder:
         if "token_type_ids" in inspect.signature(self.model.forward).parameters:
             keywords["token_type_ids"] = torch.zeros_like(row)
         first = first and not self.sites.blocks[-1]._forward_hooks  # a method's, that changes all of it
-        tape = Tape(self.pool) if self.by_hand and self.device.type == "cpu" and not block.switched_off() else None
+        trained = self.by_hand and self.device.type == "cpu" and torch.is_grad_enabled() and not block.switched_off()
+        tape = Tape(self.pool) if trained else None
         return keywords | {"boundaries": packing.Boundaries(lengths, tape, first)}
 
     def _padded(self, ids: Sequence[Tensor]) -> dict[str, Any]:
