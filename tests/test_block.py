@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -151,6 +152,25 @@ class TestGradients:
                     memory.append(encoder.sites.words.weight.grad.data_ptr())
             assert_same(*found)
         assert memory[0] == memory[1]
+
+    def test_an_embedding_that_other_losses_look_at_too(self, tiny_model):
+        """Autograd adds to the kept memory in a step's second batch; the next step must start from zeros all the same."""
+        encoder = encoder_of("bert", tiny_model)
+        weight, texts = encoder.sites.words.weight, texts_of(encoder)
+        found: dict[bool, list[torch.Tensor]] = {True: [], False: []}
+        for direct, slopes in found.items():
+            for _ in range(3):
+                weight.grad = None
+                for batch, factor in ((texts[:4], 0.0), (texts[4:], 0.3)):
+                    torch.manual_seed(4)
+                    total = encoder.forward(batch).logits.square().sum() + factor * weight.square().sum()
+                    with encoder.gradients.adding() if direct else nullcontext():
+                        total.backward()
+                slopes.append(weight.grad.clone())
+                if direct:
+                    encoder.model.zero_grad(set_to_none=True)
+        for ours, theirs in zip(found[True], found[False], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
 
     def test_the_filler_has_none(self, tiny_model):
         encoder = encoder_of("roberta", tiny_model)

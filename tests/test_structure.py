@@ -23,7 +23,7 @@ LAYERS = [  # a module may import from its own row and the rows above
     {"data_report", "sources"},
     {"division"},
     {"data", "metrics", "packing"},
-    {"statistics", "sites", "predictions", "block", "words"},
+    {"statistics", "sites", "predictions", "block", "words", "attention"},
     {"crossed", "optimism", "secondary", "encoder"},
     {"verdicts"},
     {"figures", "tokens"},

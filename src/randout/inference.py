@@ -37,18 +37,22 @@ def laid_out(model: nn.Module, precision: str) -> Iterator[None]:
 
     The products are the same up to rounding; weights must not change meanwhile. Elsewhere nothing is done.
     """
-    layers = [module for module in model.modules() if precision == "float32" and _plain(module)]
+    layers = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and precision == "float32" and _plain(module)
+    ]
     try:
         for layer in layers:
             packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), AT_ONCE["cpu"])
-            layer.forward = partial(_product, packed, layer.bias)
+            vars(layer)["forward"] = partial(_product, packed, layer.bias)
         yield
     finally:
         for layer in layers:
             vars(layer).pop("forward", None)
 
 
-def _plain(module: nn.Module) -> bool:
+def _plain(module: nn.Linear) -> bool:
     """Whether a module is a linear layer as torch makes it, in float32 on an x86 CPU that has oneDNN."""
     if type(module) is not nn.Linear or "forward" in vars(module) or not torch.backends.mkldnn.is_available():
         return False

@@ -73,17 +73,25 @@ class Gradients:
 
     def __init__(self) -> None:
         self.kept: dict[Tensor, Tensor] = {}  # parameter -> its memory
-        self.rows: dict[Tensor, list[Tensor]] = {}  # embedding -> rows of its memory that are not zero
+        self.rows: dict[Tensor, list[Tensor]] = {}  # embedding -> rows of its memory that may not be zero
+        self.held: list[tuple[Tensor, Tensor, Tensor]] = []  # what `add_rows` was given in this backward pass
         self.direct = False
 
     @contextmanager
     def adding(self) -> Iterator[None]:
-        """While open, `add` and `add_rows` add to `.grad` themselves."""
+        """While open, around a backward pass, `add` adds to `.grad` itself; when it closes, so does `add_rows`."""
         self.direct = True
+        versions = {weight: self.kept[weight]._version for weight in self.rows}
         try:
             yield
+            for weight, version in versions.items():
+                if self.kept[weight]._version != version:  # autograd added to it: any row may not be zero now
+                    self.rows[weight] = [torch.arange(len(weight))]
+            for held in self.held:
+                self._add_rows(*held)
         finally:
             self.direct = False
+            self.held.clear()
 
     def add(self, weight: Tensor, gradient: Tensor) -> Tensor | None:
         """Add `gradient` to `weight.grad` and return None; where that is not asked for, the gradient for autograd, in
@@ -101,6 +109,9 @@ class Gradients:
 
     def add_rows(self, weight: Tensor, rows: Tensor, gradient: Tensor) -> None:
         """`add` for a gradient that is zero but in `rows`, each named once: (n,) and (n, width). Only while `adding`."""
+        self.held.append((weight, rows, gradient))
+
+    def _add_rows(self, weight: Tensor, rows: Tensor, gradient: Tensor) -> None:
         if weight.grad is None:
             if weight not in self.kept:
                 self.kept[weight] = torch.zeros_like(weight, requires_grad=False)
