@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -386,3 +388,19 @@ def test_an_empty_training_starts_no_optimizer_step(tiny_model: Tiny) -> None:
     session = begin(encoder, run, [CrossEntropy(), Extra()], settings(micro_batch=99), "float32")
     assert same_bits(before, weights_of(session))
     assert session.position.micro_batch == 8
+
+
+def test_a_training_is_let_go_of_when_the_next_begins(tiny_model: Tiny) -> None:
+    """Sessions refer to themselves; a collector that is held off must not keep one for each trial of a search."""
+    seen = []
+    for _ in range(3):
+        encoder = tiny_encoder(tiny_model("bert"))
+        session, material = session_of(encoder, [CrossEntropy()]), some_material(encoder)
+        seen.append(weakref.ref(session))
+        events = fit(session, material, validate=dict)
+        next(events)
+        assert gc.get_freeze_count() > 0
+        events.close()
+        assert gc.get_freeze_count() == 0
+        del encoder, session, material, events
+    assert all(session() is None for session in seen[:2])
