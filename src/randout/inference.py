@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ def laid_out(model: nn.Module, precision: str) -> Iterator[None]:
 
     The products are the same up to rounding; weights must not change meanwhile. Elsewhere nothing is done.
     """
-    layers = [module for module in model.modules() if precision == "float32" and _plain(module)]
+    layers: list[Any] = [module for module in model.modules() if precision == "float32" and _plain(module)]
     try:
         for layer in layers:
             packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), AT_ONCE["cpu"])
