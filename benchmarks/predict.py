@@ -4,12 +4,12 @@
     python benchmarks/predict.py --smoke    # a tiny random model, made-up texts: seconds, numbers mean nothing
 
 The classifier is --model under a new head drawn at random, saved by randout as a folder that both sides read; the texts
-are those of --data, round and round. Each round times one side after the other on all texts, tokenising included and
-loading not:
+are those of --data, round and round. Each round times one side after the other on all texts, tokenising included:
 
 - the pipeline as its users write it: `pipeline("text-classification", FOLDER, batch_size=32)(texts, truncation=True)`,
-  float32, truncated at the model's longest;
-- randout's predict, then its evaluate, which also reads a labelled file and scores with intervals.
+  float32, truncated at the model's longest; loaded before;
+- randout's predict, then its evaluate, which also reads a labelled file and scores with intervals; both load the folder
+  each time, which is counted.
 
 Then the commands, each as a process of its own from a CSV file, with its start-up (the same command on one text) apart;
 beside them a script that reads the file, runs the pipeline and writes labels. At last the parts of randout's pass, and
@@ -37,7 +37,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 
 from common import tiny_data, tiny_model
-from randout import api, data, inference, models, saved, scoring, tokens
+from randout import api, data, inference, models, scoring, tokens
 from randout.progress import Show
 
 import torch  # isort: skip  (randout's own settings for torch come first)
@@ -127,15 +127,14 @@ def seconds(call: Callable[[], Any]) -> float:
 
 
 def rounds(arguments: argparse.Namespace, folder: Path, texts: list[str]) -> list[dict[str, float]]:
-    """Texts a second of each side, in turn. Loading, which randout's functions do each time, is taken off."""
+    """Texts a second of each side, in turn. randout's functions load the folder each time, which is not taken off."""
     theirs, model = pipe(folder / "classifier"), str(folder / "classifier")
     theirs(texts[:8], truncation=True)
     file, found = str(folder / "texts.csv"), []
     for number in range(arguments.rounds):
         took = {"pipeline": seconds(lambda: theirs(texts, truncation=True))}
-        loading = seconds(lambda: saved.opened(model))
-        took["predict"] = seconds(lambda: api.predict(model, texts, device="cpu")) - loading
-        took["evaluate"] = seconds(lambda: scoring.score_file(model, file, None, None, QUIET)) - loading
+        took["predict"] = seconds(lambda: api.predict(model, texts, device="cpu"))
+        took["evaluate"] = seconds(lambda: scoring.score_file(model, file, None, None, QUIET))
         found.append({side: len(texts) / spent for side, spent in took.items()})
         rates = ", ".join(f"{side} {rate:.1f}" for side, rate in found[-1].items())
         print(f"round {number + 1}: {rates} texts/s", file=sys.stderr)
