@@ -60,6 +60,14 @@ def test_products_of_the_floor_are_those_of_a_step(
     assert flop([length] * texts, False) - flop([length] * texts, True) == spared
 
 
+def test_where_smoke() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "where.py"), "--smoke", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert any("torch.addmm" in row["function"] for row in found["rows"])
+
+
 def test_methods_smoke() -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "methods.py"), "--smoke", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

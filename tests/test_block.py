@@ -78,14 +78,11 @@ def test_first_tokens_only_equals_padding(family, tiny_model):
         assert_same(passed(encoder), passed(replace(encoder, packed=False), slow=True))
 
 
-def test_first_tokens_only_with_dropout(tiny_model, monkeypatch):
-    """Masks that keep everything leave what makes up for dropout: the same for first tokens as for all."""
-    encoder = encoder_of("bert", tiny_model)
-    monkeypatch.setattr(dropout, "fill_keep_mask", lambda mask, rate: mask.fill_(1.0))
+@pytest.mark.parametrize("family", BY_HAND)
+def test_first_tokens_only_has_the_masks_of_all(family, tiny_model):
+    encoder = encoder_of(family, tiny_model)
     fast, slow = passed(encoder), passed(encoder, every_token(encoder), slow=True)
     assert_same(fast, {name: value for name, value in slow.items() if "hidden" not in name})
-    with dropout.rates(encoder.model, 0.0, 0.0):
-        assert not torch.allclose(fast["logits"], passed(encoder)["logits"])
 
 
 def test_a_method_that_changes_the_last_state_sees_all_of_it(tiny_model):
@@ -97,6 +94,26 @@ def test_a_method_that_changes_the_last_state_sees_all_of_it(tiny_model):
         undo()
         assert_same(changed, passed(encoder))
     assert seen == [(1, sum(LENGTHS), encoder.model.config.hidden_size)]
+
+
+@pytest.mark.parametrize("how", ["hook", "pre-hook", "forward"])
+def test_parts_that_a_method_changes_are_not_passed_by(tiny_model, how):
+    """Mixout and others change a linear layer inside a block: then the block runs as transformers wrote it."""
+    encoder = encoder_of("bert", tiny_model)
+    layer = encoder.sites.blocks[1].intermediate.dense
+    own = layer.forward
+    if how == "hook":
+        layer.register_forward_hook(lambda module, inputs, output: 2 * output)
+    elif how == "pre-hook":
+        layer.register_forward_pre_hook(lambda module, inputs: (2 * inputs[0],))
+    else:
+        layer.forward = lambda x: 2 * own(x)
+    changed = passed(encoder)
+    assert_same(changed, passed(encoder, slow=True))
+    layer._forward_hooks.clear()
+    layer._forward_pre_hooks.clear()
+    vars(layer).pop("forward", None)
+    assert not torch.allclose(changed["logits"], passed(encoder)["logits"])
 
 
 def test_first_tokens_are_what_is_asked_for(tiny_model):
@@ -112,7 +129,9 @@ def test_first_tokens_are_what_is_asked_for(tiny_model):
             narrow = encoder.forward(texts_of(encoder), Want(cls=True)).cls
         handle.remove()
         torch.testing.assert_close(narrow, whole, rtol=0, atol=1e-10)
-        assert [state.shape[1] for state in seen] == ([] if gradients else [len(LENGTHS)])
+        assert [state.shape[1] for state in seen] == [
+            sum(LENGTHS) if gradients else len(LENGTHS)
+        ]  # a hook: not by hand
 
 
 def test_bfloat16_is_as_near_to_float32_as_transformers_is(tiny_model):

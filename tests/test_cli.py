@@ -487,7 +487,7 @@ def test_library_train_on_columns_in_memory(tiny_model: Any, tmp_path: Path) -> 
     import randout
 
     texts, labels = toy_texts(120, 4)
-    settings = {"epochs": 2, "learning_rate": 2e-3, "precision": "float32"}
+    settings = {"epochs": 4, "learning_rate": 2e-3, "precision": "float32"}
     asked = {"student": str(tiny_model("bert")), "teacher": "none", "runs": tmp_path / "runs", "settings": settings}
     result = randout.train({"text": texts, "label": labels}, **asked)
     assert result.new

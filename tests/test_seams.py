@@ -167,7 +167,7 @@ class TestAttention:
                 n = len(ids[text])
                 expected = theirs[block - 1][text, :, :n, :n]
                 torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6, check_dtype=False)
-        assert torch.equal(found.logits, made.forward(ids).logits)
+        torch.testing.assert_close(found.logits, made.forward(ids).logits, rtol=0, atol=1e-12)
 
 
 @BOTH

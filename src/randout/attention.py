@@ -107,7 +107,7 @@ class Attention:
             aten._softmax.out(s, -1, False, out=w)
         self.keep, self.dropped = None, self.weights
         if rate:
-            self.keep = dropout.fill_keep_mask(tape.empty(len(places.mask), dtype=dtype), rate)
+            self.keep = self._mask(tape.empty(len(places.mask), dtype=dtype), rate)
             self.dropped = torch.mul(self.weights, self.keep, out=scores)
         for w, v, out in self._of_groups(
             (self.dropped, places.weights), (self.value, places.keys), (mixed, places.queries)
@@ -118,6 +118,17 @@ class Attention:
         whole = tape.rows(self.tokens, self.call.heads * self.width, dtype)
         torch.index_select(mixed, 0, packing.grouping(self.call.lengths, self.call.heads).back, out=_rows(whole, self))
         return whole
+
+    def _mask(self, mask: Tensor, rate: float) -> Tensor:
+        """Which weights are kept. First tokens have the masks that they would have among all tokens."""
+        if not self.first:
+            return dropout.fill_keep_mask(mask, rate)
+        squares = [texts * keys * keys for texts, _, keys in self.places.groups]
+        whole = dropout.fill_keep_mask(self.call.tape.empty(sum(squares), dtype=mask.dtype), rate)
+        parts = zip(mask.split(self.places.weights), whole.split(squares), self.places.groups, strict=True)
+        for part, square, (texts, _, keys) in parts:
+            part.view(texts, keys).copy_(square.view(texts, keys, keys)[:, 0])
+        return mask
 
     def _of_groups(self, *states: tuple[Tensor, list[int]]) -> list[tuple[Tensor, ...]]:
         """Each group's part of several states: (texts * heads, queries or keys, d), or weights."""

@@ -40,7 +40,7 @@ class _Block(torch.autograd.Function):
             product = torch.addmm(bias, state, joint.t(), out=tape.empty(len(state), len(joint), dtype=dtype))[: len(x)]
             start = query = first = None
             if call.first:
-                start = torch.tensor(call.lengths).cumsum(0) - torch.tensor(call.lengths)
+                start = starts_of(call.lengths)
                 first, (query, of_query) = state[start], _joined(parts[:1], dtype, tape)
                 x = x[start]
                 attention = Attention(call, product, torch.addmm(of_query, first, query.t()))
@@ -130,7 +130,8 @@ class _Added:
         added = torch.addmm(_cast(bias, dtype, tape), state, weight.t(), out=added)[: len(x)]
         keep = None
         if rate:
-            keep = dropout.fill_keep_mask(tape.empty(*x.shape, dtype=dtype), rate)
+            keep = dropout.fill_keep_mask(tape.empty(sum(call.lengths), x.shape[1], dtype=dtype), rate)
+            keep = keep[starts_of(call.lengths)] if call.first else keep  # the masks they would have among all tokens
             added *= keep
         before = torch.add(x, added, alpha=dropout.scale(rate), out=tape.empty(*x.shape, dtype=x.dtype))
         output, mean, deviation = torch.native_layer_norm(before, x.shape[1:], g, c, call.eps[which])
@@ -151,6 +152,12 @@ class _Added:
             added *= self.keep
             added *= dropout.scale(self.rate)
         return to_sum, whole
+
+
+def starts_of(lengths: Sequence[int]) -> Tensor:
+    """(b,) the row of each text's first token."""
+    counts = torch.tensor(lengths)
+    return counts.cumsum(0) - counts
 
 
 def _cast(x: Tensor, dtype: torch.dtype, tape: Tape) -> Tensor:
@@ -177,14 +184,25 @@ class ByHand:
     """
 
     def forward(self, hidden_states, attention_mask=None, *arguments, boundaries=None, **keywords):
-        if boundaries is not None and boundaries.tape is not None and not packing.asides:
+        if boundaries is not None and boundaries.tape is not None and not packing.asides and _untouched(self):
             return run(self, hidden_states[0], boundaries)[None]
         if boundaries is not None:
             keywords["boundaries"] = boundaries
-            if boundaries.first and self.last and not torch.is_grad_enabled():  # type: ignore[attr-defined]
+            clean = not (torch.is_grad_enabled() or self.training)  # type: ignore[attr-defined]
+            if boundaries.first and self.last and clean:  # type: ignore[attr-defined]
                 with _first_only(self.attention.output, boundaries.lengths):  # type: ignore[attr-defined]
                     return super().forward(hidden_states, attention_mask, *arguments, **keywords)  # type: ignore[misc]
         return super().forward(hidden_states, attention_mask, *arguments, **keywords)  # type: ignore[misc]
+
+
+def _untouched(block: nn.Module) -> bool:
+    """Whether every part of `block` is as it was: no hook on it, no forward of its own, nothing in its place."""
+    parts: dict[str, nn.Module] = dict(block.named_modules())
+    parts.pop("")  # hooks on the block itself run around its forward
+    return all(
+        type(part) is kind and not part._forward_hooks and not part._forward_pre_hooks and "forward" not in vars(part)
+        for part, kind in zip(parts.values(), block.kinds, strict=True)  # type: ignore[call-overload]
+    )
 
 
 @contextmanager
@@ -192,8 +210,7 @@ def _first_only(output: nn.Module, lengths: Sequence[int]) -> Iterator[None]:
     """While open, what comes after attention, `output` first, is given each text's first token only."""
 
     def hook(_module: nn.Module, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        starts = torch.tensor(lengths, device=states[0].device)
-        starts = starts.cumsum(0) - starts
+        starts = starts_of(lengths).to(states[0].device)
         return tuple(state[:, starts] for state in states)
 
     handle = output.register_forward_pre_hook(hook)
@@ -277,4 +294,5 @@ def install(blocks: Sequence[nn.Module], gradients: Gradients) -> bool:
         if not isinstance(block, ByHand):
             block.__class__ = type(type(block).__name__, (ByHand, type(block)), {})
         block.last, block.gradients = block is blocks[-1], gradients  # type: ignore[assignment]
+        block.kinds = [type(part) for name, part in block.named_modules() if name]  # type: ignore[assignment]
     return True

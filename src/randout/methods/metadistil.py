@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..block import plain
-from ..encoder import NOTHING, Output, Want
+from ..encoder import Output
 from ..errors import UserError
 from ..losses import kl_divergence
 from ..method import Backward, Batch, Forward, LiveTeacher, Method, Run, State
@@ -86,10 +86,6 @@ class MetaDistil(Method):
             inner(batch, scale)
 
         return taught if self.weight else inner
-
-    def want(self, run: Run) -> Want:
-        """In the exact form every token of the last block, as the pilot computes it: so that both draw the same masks."""
-        return Want(hidden=(len(run.sites.blocks),)) if self.form == "exact" and self.weight else NOTHING
 
     def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         if not self.weight:
