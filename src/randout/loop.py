@@ -81,7 +81,7 @@ def fit(session: Session, material: Material, validate: Callable[[], dict[str, A
 @contextmanager
 def _without_old_objects() -> Iterator[None]:
     """While open, Python's collector leaves alone what was there before: libraries' million objects, looked through every
-    few steps at a twentieth of their time. What is garbage by then (the training before this one) goes first.
+    few steps. What is garbage by then (the training before this one) goes first.
     """
     gc.collect()
     gc.freeze()

@@ -1,6 +1,4 @@
-"""Memory kept from step to step. Fresh memory from the system costs a page fault for every 4 KiB that is first touched:
-at the sizes of a small encoder's step that is a tenth to a quarter of the step.
-"""
+"""Memory kept from step to step: fresh memory from the system costs a page fault for every 4 KiB that is first touched."""
 
 from __future__ import annotations
 
