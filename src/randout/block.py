@@ -197,11 +197,9 @@ class ByHand:
 
 def _untouched(block: Any) -> bool:
     """Whether every part of `block` is as it was: no hook on it, no forward of its own, nothing in its place."""
-    parts: dict[str, nn.Module] = dict(block.named_modules())
-    parts.pop("")  # hooks on the block itself run around its forward
-    return all(
-        type(part) is kind and not part._forward_hooks and not part._forward_pre_hooks and "forward" not in vars(part)
-        for part, kind in zip(parts.values(), block.kinds, strict=True)
+    parts = [part for name, part in block.named_modules() if name]  # hooks on the block itself run around its forward
+    return [type(part) for part in parts] == block.kinds and not any(
+        part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part) for part in parts
     )
 
 
