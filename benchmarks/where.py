@@ -48,7 +48,9 @@ def main() -> None:
 
 def profiled(arguments: argparse.Namespace) -> dict[str, Any]:
     """Milliseconds and calls a step by function, the step without the profiler, and its tokens."""
-    plan = make_plan(str(arguments.data), str(arguments.model), str(arguments.model), 16, 215, epochs=1)
+    plan = make_plan(
+        str(arguments.data), str(arguments.model), str(arguments.model), 16, 64 if arguments.smoke else 215, epochs=1
+    )
     soft = torch.randn(len(plan.dataset.texts), len(plan.dataset.id2label), generator=torch.Generator().manual_seed(0))
     taught = student.Taught("", soft)
     session, material = student.make_session(plan, taught), student.make_material(plan, taught)
