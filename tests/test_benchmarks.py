@@ -21,11 +21,15 @@ from randout import shelf
 ROOT = Path(__file__).parents[1]
 
 
-def test_throughput_smoke() -> None:
-    command = [sys.executable, str(ROOT / "benchmarks" / "throughput.py"), "--smoke", "--json"]
+def smoke(name: str, *more: str) -> Any:
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--smoke", "--json", *more]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+def test_throughput_smoke() -> None:
+    found = smoke("throughput")
     assert found["ratio"].keys() == {"trainer", "best", "slow"}
     assert found["share_of_floor"].keys() == {"needed", "whole"}
     assert found["memory_mib"].keys() == {"trainer", "best", "randout"}
@@ -61,25 +65,17 @@ def test_products_of_the_floor_are_those_of_a_step(
 
 
 def test_where_smoke() -> None:
-    command = [sys.executable, str(ROOT / "benchmarks" / "where.py"), "--smoke", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = smoke("where")
     assert any("torch.addmm" in row["function"] for row in found["rows"])
 
 
 def test_methods_smoke() -> None:
-    command = [sys.executable, str(ROOT / "benchmarks" / "methods.py"), "--smoke", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert {row["name"] for row in json.loads(done.stdout)["methods"]} == set(shelf.entries()) - {shelf.GOLD}
+    found = smoke("methods")
+    assert {row["name"] for row in found["methods"]} == set(shelf.entries()) - {shelf.GOLD}
 
 
 def test_search_smoke() -> None:
-    command = [sys.executable, str(ROOT / "benchmarks" / "search.py"), "--smoke", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = smoke("search")
     quality, cost = found["quality"], found["cost"]
     assert (quality["cells"], len(quality["validation"]), quality["teacher_passes"]) == (16, 16, 1)
     assert quality["steps"]["halving"] < quality["steps"]["exhaustive"] / 4
@@ -98,10 +94,7 @@ def test_search_smoke() -> None:
 
 
 def test_growth_smoke(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "benchmarks" / "growth.py"), "--smoke", "--json", "--plots", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = smoke("growth", "--plots", str(tmp_path))
     assert set(found) == {"tokens", "batch", "model", "trials"}
     assert all(point["plain, s"] > 0 for what, points in found.items() if what != "trials" for point in points)
     assert {path.name for path in tmp_path.iterdir()} == {f"growth-{what}.png" for what in found}
@@ -119,13 +112,6 @@ def test_the_arithmetic_of_a_step() -> None:
             forward = [*projections, *attention, (n, hidden, ffn), (n, ffn, hidden)]
             total += sum(3 * 2 * a * b * c for a, b, c in forward)
     assert flop(lengths, layers, hidden, ffn) == total
-
-
-def smoke(name: str, *more: str) -> Any:
-    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--smoke", "--json", *more]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def test_predict_smoke() -> None:

@@ -53,8 +53,9 @@ def laid_out(model: nn.Module, precision: str) -> Iterator[None]:
 
 
 def _plain(module: nn.Linear) -> bool:
-    """Whether a module is a linear layer as torch makes it, in float32 on an x86 CPU that has oneDNN."""
-    if type(module) is not nn.Linear or "forward" in vars(module) or not torch.backends.mkldnn.is_available():
+    """Whether a module is a linear layer as torch makes it, in float32 on an x86 CPU, and this torch has the product."""
+    there = all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
+    if type(module) is not nn.Linear or "forward" in vars(module) or not there:
         return False
     weight = module.weight
     x86 = torch.backends.cpu.get_cpu_capability().startswith("AVX")
