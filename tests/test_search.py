@@ -237,6 +237,29 @@ def test_halving_within_a_budget_takes_no_more(made, dataset, tmp_path):
     assert not (tmp_path / "small").exists()
 
 
+def test_a_look_at_chance_is_said(made, dataset, tmp_path, capsys):
+    """The first look at a tiny model, after one of four steps at a rate that moves nothing."""
+    one = made("plain", {"space": {"train.learning_rate": [1e-9, 2e-9]}, "halving": 2})
+    search.run_search(one, tmp_path / "s", Options(runs=tmp_path / "runs", show=Show()), dataset)
+    said = [line for line in capsys.readouterr().err.splitlines() if "no trial is better than chance" in line]
+    assert len(said) == 1
+    assert said[0].startswith("warning: after 50.0% of a training (2 steps) the best of 2 trials has ")
+
+
+def test_what_chance_is():
+    """Two standard errors above the largest class, worked out by hand: 0.6 + 2 sqrt(0.24 / 100) = 0.698."""
+    labels = np.repeat([0, 1], [60, 40])
+    rungs = [[[0.5, 7, value]] for value in (0.4, 0.69)]
+    record = {"metric": "accuracy", "trials": [{"rungs": one} for one in rungs]}
+    found = trials.at_chance(record, 0.5, labels)
+    assert found is not None
+    assert "after 50.0% of a training (7 steps) the best of 2 trials has 69.0% of the validation rows right" in found
+    assert trials.at_chance(record, 1.0, labels) is None
+    assert trials.at_chance(record | {"metric": "log_loss"}, 0.5, labels) is None
+    rungs[1][0][2] = 0.70
+    assert trials.at_chance(record, 0.5, labels) is None
+
+
 @pytest.mark.parametrize(("keep", "kept"), [("best", 1), ("all", 3), ("none", 0)])
 def test_keep_leaves_the_weights_that_it_says(made, dataset, tmp_path, keep, kept):
     folder = go(made("plain", RATES | {"trials": 3, "keep": keep}), tmp_path / "s", dataset)

@@ -27,7 +27,7 @@ from .record import StudyFolder, opened
 from .runs import now
 from .student import Options, Paused, Stopped, check_methods, student_of
 from .study import TEACHERS_OWN, with_fixed_teacher
-from .trials import entry, leader, optimism, own_runs, signed, skipped, standing, value_at
+from .trials import at_chance, entry, leader, optimism, own_runs, signed, skipped, standing, value_at
 
 
 @dataclass(frozen=True)
@@ -172,6 +172,8 @@ def _halve(search: Search, folder: StudyFolder, dataset: Dataset, options: Optio
         for trial in alive:
             if _advance(search, folder, trial, share, dataset, options):
                 _cut(folder, alive, share, most)  # at once, for a checkpoint is several times a model's size
+        if most < len(alive) and (why := at_chance(record, share, dataset.labels[dataset.split["validation"]])):
+            options.show.warn(why)
         reached = [trial for trial in alive if value_at(trial, share) is not None]
         alive = _cut(folder, alive, share, most if share == 1 else max(1, len(reached) // table.halving))
 

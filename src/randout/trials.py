@@ -46,6 +46,25 @@ def signed(metric: str, value: float | None) -> float:
     return -value if metric == "log_loss" else value
 
 
+def at_chance(record: dict[str, Any], share: float, labels: np.ndarray) -> str | None:
+    """Why the order of trials at a rung means nothing: the best is no better than chance. None where it is, and for
+    another metric than accuracy. labels: (n,) of the validation rows.
+
+    Chance: the share of the largest class and two of its standard errors.
+    """
+    reached = [(value, step) for trial in record["trials"] for at, step, value in trial["rungs"] if at == share]
+    if record["metric"] != "accuracy" or not reached:
+        return None
+    (best, step), always = max(reached), float(np.bincount(labels).max() / len(labels))
+    if best > always + 2 * math.sqrt(always * (1 - always) / len(labels)):
+        return None
+    return (
+        f"after {share:.1%} of a training ({step} steps) the best of {len(reached)} trials has {best:.1%} of the validation "
+        f"rows right, and one class is {always:.1%} of them: no trial is better than chance yet, so which go on is chance "
+        "too. Allow a larger search.budget, or train for more epochs"
+    )
+
+
 def own_runs(record: dict[str, Any], state: str = "finished") -> list[dict[str, Any]]:
     """The trials in a state, without those that share the run of an earlier one."""
     return [trial for trial in record["trials"] if trial["state"] == state and "same_as" not in trial]
