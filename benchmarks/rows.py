@@ -206,12 +206,12 @@ def draw(sizes: list[dict[str, Any]], file: Path) -> None:
     for at, part in enumerate(sizes[0]["parts"]):
         if at:
             left.plot(rows, [size["parts"][at]["seconds"] for size in sizes], "o-", label=part["part"])
-            right.plot(rows, [size["parts"][at]["peak"] / 2**30 for size in sizes], "o-", label=part["part"])
+            right.plot(rows, [size["parts"][at]["peak"] / 2**30 for size in sizes], "o-")  # the same colours
     right.axhline(MEMORY / 2**30, color="grey", linestyle="--", label="24 GiB")
     for axes, unit in ((left, "seconds"), (right, "peak memory until the part's end, GiB")):
         axes.set(xscale="log", yscale="log", xlabel="rows", ylabel=unit)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+    figure.legend(fontsize="small", loc="outside right upper")
     figure.savefig(file, dpi=150)
 
 
