@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ def compare(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     found = {"rounds": rounds(arguments, folder, texts), "parts": parts(encoder, folder, texts)}
     found["same"] = agreement(folder / "classifier", texts)
     if not arguments.no_commands:
-        found["commands"] = commands(folder, len(texts))
+        found["commands"] = commands(folder, len(texts), () if arguments.smoke else ("one.csv",))
     if arguments.budgets:
         found["budgets"] = budgets(
             encoder, texts, [int(size) for size in arguments.budgets.split(",")], arguments.rounds
@@ -190,13 +190,13 @@ def parts(encoder: models.Encoder, folder: Path, texts: list[str]) -> dict[str, 
     return times
 
 
-def commands(folder: Path, texts: int) -> dict[str, dict[str, float]]:
-    """Wall seconds of each command on all texts and on one; texts a second with the start-up left out."""
+def commands(folder: Path, texts: int, start: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Wall seconds of each command on all texts and on the file `start`; texts a second with that, the start-up, left out."""
     found = {}
     places = {"model": str(folder / "classifier"), "script": SCRIPT}
     for name, command in COMMANDS.items():
-        took = []
-        for file in ("one.csv", "texts.csv"):
+        took = [] if start else [0.0]
+        for file in (*start, "texts.csv"):
             out = folder / f"out-{file}"
             out.unlink(missing_ok=True)
             words = places | {"file": str(folder / file), "out": str(out)}

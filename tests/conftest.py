@@ -10,7 +10,7 @@ import csv
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -172,13 +172,19 @@ def build(family: str, folder: Path, **changes: Any) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def quiet_and_small() -> None:
-    """One thread (tiny products gain nothing from more, and wait for one another) and no progress bars."""
+def quiet_and_small() -> Iterator[None]:
+    """One thread (tiny products gain nothing from more, and wait for one another) and no progress bars; the libraries'
+    million objects are not gone through for garbage before every training.
+    """
     from transformers import logging
+
+    from randout import loop
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     torch.set_num_threads(1)
+    with loop.without_old_objects():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -18,14 +16,6 @@ from randout.encoder import Output
 from randout.losses import kl_divergence
 from randout.method import Backward, Batch, Forward, Method, Run, State
 from training import NAMES
-
-
-@pytest.fixture(autouse=True)
-def quick_collections() -> Iterator[None]:
-    """A Trainer collects garbage when it begins: half of its time here, over objects of the libraries."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def stock(folder: Path, dropout: bool = True, seed: int = 0, **options: Any) -> Any:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import runpy
-import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +23,34 @@ from randout import shelf
 ROOT = Path(__file__).parents[1]
 
 
-def smoke(name: str, *more: str) -> Any:
-    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--smoke", "--json", *more]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def run_as_main(script: Path, arguments: list[str], out: Path) -> None:
+    """What the process of a smoke pass does, as `python script arguments > out` would."""
+    sys.argv = [str(script), *arguments]
+    sys.path.insert(0, str(script.parent))
+    with out.open("w", encoding="utf-8") as stream, redirect_stdout(stream):
+        runpy.run_path(str(script), run_name="__main__")
 
 
-def test_throughput_smoke() -> None:
+@pytest.fixture
+def smoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """What a benchmark prints in its smoke pass, in a process that has the libraries imported already."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))  # of the server
+
+    def passed(name: str, *more: str) -> Any:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["warm"])
+        out = tmp_path / f"{name}.json"
+        given = (ROOT / "benchmarks" / f"{name}.py", ["--smoke", "--json", *more], out)
+        process = context.Process(target=run_as_main, args=given)
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+        return json.loads(out.read_text(encoding="utf-8"))
+
+    return passed
+
+
+def test_throughput_smoke(smoke: Callable[..., Any]) -> None:
     found = smoke("throughput")
     assert found["ratio"].keys() == {"trainer", "best", "slow"}
     assert found["share_of_floor"].keys() == {"needed", "whole"}
@@ -64,17 +86,17 @@ def test_products_of_the_floor_are_those_of_a_step(
     assert flop([length] * texts, False) - flop([length] * texts, True) == spared
 
 
-def test_where_smoke() -> None:
+def test_where_smoke(smoke: Callable[..., Any]) -> None:
     found = smoke("where")
     assert any("torch.addmm" in row["function"] for row in found["rows"])
 
 
-def test_methods_smoke() -> None:
+def test_methods_smoke(smoke: Callable[..., Any]) -> None:
     found = smoke("methods")
     assert {row["name"] for row in found["methods"]} == set(shelf.entries()) - {shelf.GOLD}
 
 
-def test_search_smoke() -> None:
+def test_search_smoke(smoke: Callable[..., Any]) -> None:
     found = smoke("search")
     quality, cost = found["quality"], found["cost"]
     assert (quality["cells"], len(quality["validation"]), quality["teacher_passes"]) == (16, 16, 1)
@@ -93,11 +115,11 @@ def test_search_smoke() -> None:
     assert third == pytest.approx(0.15 * students + spent["pass"])
 
 
-def test_growth_smoke(tmp_path: Path) -> None:
-    found = smoke("growth", "--plots", str(tmp_path))
+def test_growth_smoke(smoke: Callable[..., Any], tmp_path: Path) -> None:
+    found = smoke("growth", "--plots", str(tmp_path / "plots"))
     assert set(found) == {"tokens", "batch", "model", "trials"}
     assert all(point["plain, s"] > 0 for what, points in found.items() if what != "trials" for point in points)
-    assert {path.name for path in tmp_path.iterdir()} == {f"growth-{what}.png" for what in found}
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {f"growth-{what}.png" for what in found}
 
 
 def test_the_arithmetic_of_a_step() -> None:
@@ -114,7 +136,7 @@ def test_the_arithmetic_of_a_step() -> None:
     assert flop(lengths, layers, hidden, ffn) == total
 
 
-def test_predict_smoke() -> None:
+def test_predict_smoke(smoke: Callable[..., Any]) -> None:
     """The pipeline and randout give the same labels, by function and by command."""
     found = smoke("predict")
     assert found["same"]["differ"] == 0
@@ -123,14 +145,14 @@ def test_predict_smoke() -> None:
     assert set(found["budgets"]) == {"64", "256"}
 
 
-def test_rows_smoke(tmp_path: Path) -> None:
+def test_rows_smoke(smoke: Callable[..., Any], tmp_path: Path) -> None:
     found = smoke("rows", "--plot", str(tmp_path / "rows.png"))
     assert [size["rows"] for size in found["sizes"]] == [400, 800]
     assert {part["part"] for part in found["sizes"][0]["parts"]} >= {"tokenise", "training steps", "score"}
     assert (tmp_path / "rows.png").stat().st_size > 0
 
 
-def test_startup_smoke() -> None:
+def test_startup_smoke(smoke: Callable[..., Any]) -> None:
     assert set(smoke("startup")) == {"python -c pass", "import randout", "randout --help"}
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import randout
-from elsewhere import examples, padded, quick_collections, stock  # noqa: F401
+from elsewhere import examples, padded, stock
 from randout.errors import UserError
 from randout.foreign import attached
 from randout.loop import _gradients

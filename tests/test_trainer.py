@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from elsewhere import Ascent, Mixed, Square, Twice, examples, quick_collections, stock  # noqa: F401
+from elsewhere import Ascent, Mixed, Square, Twice, examples, stock
 from randout.errors import UserError
 from randout.method import Method, Run, State
 from randout.methods.ce import CrossEntropy

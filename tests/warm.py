@@ -1,6 +1,8 @@
 """What a whole job imports, imported at once: for a fork server whose children then start in no time."""
 
 # ruff: noqa: F401
+import gc
+
 import matplotlib.figure
 import pyarrow.parquet
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -8,3 +10,5 @@ from transformers.models.bert import modeling_bert, tokenization_bert
 from transformers.models.roberta import modeling_roberta, tokenization_roberta
 
 import test_kill
+
+gc.freeze()  # no child goes through the libraries' objects for garbage

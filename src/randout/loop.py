@@ -74,21 +74,28 @@ def fit(session: Session, material: Material, validate: Callable[[], dict[str, A
     per_epoch = -(-(len(material.labelled) + len(material.unlabelled)) // settings.batch_size)
     session.run.steps = per_epoch * settings.epochs
     session.run.heldout = partial(held_out, session, material)
-    with _without_old_objects():
+    with without_old_objects():
         yield from _epochs(session, material, validate)
 
 
+_left_alone: list[bool] = []
+
+
 @contextmanager
-def _without_old_objects() -> Iterator[None]:
+def without_old_objects() -> Iterator[None]:
     """While open, Python's collector leaves alone what was there before: libraries' million objects, looked through every
-    few steps. What is garbage by then (the training before this one) goes first.
+    few steps. What is garbage by then (the training before this one) goes first. Opened again inside, it only does that.
     """
     gc.collect()
-    gc.freeze()
+    if not _left_alone:
+        gc.freeze()
+    _left_alone.append(True)
     try:
         yield
     finally:
-        gc.unfreeze()
+        _left_alone.pop()
+        if not _left_alone:
+            gc.unfreeze()
 
 
 def _epochs(session: Session, material: Material, validate: Callable[[], dict[str, Any]]) -> Iterator[Event]:
