@@ -178,12 +178,12 @@ def quiet_and_small() -> Iterator[None]:
     """
     from transformers import logging
 
-    from randout import loop
+    from randout import memory
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     torch.set_num_threads(1)
-    with loop.without_old_objects():
+    with memory.without_old_objects():
         yield
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from randout import loop
+from randout import memory
 from randout.encoder import Encoder
 from randout.errors import Failure
 from randout.inference import predict
@@ -397,7 +397,7 @@ def test_a_training_is_let_go_of_when_the_next_begins(
 ) -> None:
     """Sessions refer to themselves; a collector that is held off must not keep one for each trial of a search."""
     if not inside:  # of what all tests run in (conftest.py)
-        monkeypatch.setattr(loop, "_left_alone", [])
+        monkeypatch.setattr(memory, "_left_alone", [])
     seen = []
     for _ in range(3):
         encoder = tiny_encoder(tiny_model("bert"))

@@ -5,11 +5,10 @@ It keeps no files and prints nothing: its caller saves, shows and stops. Everyth
 
 from __future__ import annotations
 
-import gc
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial, reduce
 from operator import or_
 from typing import Any
@@ -22,6 +21,7 @@ from .config import TrainTable
 from .encoder import NOTHING, Encoder, Output, Want, computing
 from .errors import Failure
 from .keys import random_key
+from .memory import without_old_objects
 from .method import SUPERVISED, Backward, Batch, Method, Run
 from .metrics import better
 from .session import Event, Material, Session
@@ -76,26 +76,6 @@ def fit(session: Session, material: Material, validate: Callable[[], dict[str, A
     session.run.heldout = partial(held_out, session, material)
     with without_old_objects():
         yield from _epochs(session, material, validate)
-
-
-_left_alone: list[bool] = []
-
-
-@contextmanager
-def without_old_objects() -> Iterator[None]:
-    """While open, Python's collector leaves alone what was there before: libraries' million objects, looked through every
-    few steps. What is garbage by then (the training before this one) goes first. Opened again inside, it only does that.
-    """
-    gc.collect()
-    if not _left_alone:
-        gc.freeze()
-    _left_alone.append(True)
-    try:
-        yield
-    finally:
-        _left_alone.pop()
-        if not _left_alone:
-            gc.unfreeze()
 
 
 def _epochs(session: Session, material: Material, validate: Callable[[], dict[str, Any]]) -> Iterator[Event]:

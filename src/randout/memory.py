@@ -1,7 +1,11 @@
-"""Memory kept from step to step: fresh memory from the system costs a page fault for every 4 KiB that is first touched."""
+"""Memory kept from step to step: fresh memory from the system costs a page fault for every 4 KiB that is first touched.
+
+And what Python's collector leaves alone while a training runs.
+"""
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
@@ -119,3 +123,23 @@ class Gradients:
         if weight.grad is self.kept.get(weight):
             self.rows.setdefault(weight, []).append(rows)
         weight.grad[rows] += gradient
+
+
+_left_alone: list[bool] = []
+
+
+@contextmanager
+def without_old_objects() -> Iterator[None]:
+    """While open, Python's collector leaves alone what was there before: libraries' million objects, looked through every
+    few steps. What is garbage by then (the training before this one) goes first. Opened again inside, it only does that.
+    """
+    gc.collect()
+    if not _left_alone:
+        gc.freeze()
+    _left_alone.append(True)
+    try:
+        yield
+    finally:
+        _left_alone.pop()
+        if not _left_alone:
+            gc.unfreeze()
