@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from . import config, prepare
+from . import config, in_memory, prepare
 from .config import Config
 from .job import Options, Result, carry_out
 from .methods import METHODS
@@ -19,7 +18,7 @@ from .saved import opened
 
 
 def train(
-    data: str | Path | Mapping[str, Sequence[Any]],
+    data: str | Path | Mapping[str, Sequence[Any]] | Any,
     *,
     student: str = "auto",
     teacher: str = "auto",
@@ -33,18 +32,26 @@ def train(
 ) -> Result:
     """Fine-tune a student on a labelled table, from a teacher's soft labels and with noise, as `randout train` does.
 
-    data: a file, a named dataset, or columns in memory ({"text": [...], "label": [...]}). settings: by the keys of
-    `--set` (`{"learning_rate": 2e-5, "methods.kd.weight": 0.4, "data.group_column": "author"}`). time_limit: seconds.
+    data: a file, a named dataset, or a table in memory: a DataFrame of pandas or polars, an Arrow table, a
+    `datasets.Dataset`, a list of rows, or columns ({"text": [...], "label": [...]}). Such a table is kept in `runs/data`,
+    unless the call is refused. settings: by the keys of `--set` (`{"learning_rate": 2e-5, "methods.kd.weight": 0.4,
+    "data.group_column": "author"}`). time_limit: seconds.
     The same call again finds the run done, or goes on with it. Raises UserError, Failure, and job.Stopped at the limit.
     """
-    source = _on_disk(data, Path(runs)) if isinstance(data, Mapping) else str(data)
-    asked = {"data": {"source": source}, "student": {"model": student}, "teacher": {"model": teacher}}
-    layers = [*base_layers(preset, Path(recipe) if recipe else None), asked]
-    for key, value in (settings or {}).items():
-        layers.append(config.assignment_of(key, value, METHODS))
+    source, new = (str(data), False) if isinstance(data, str | Path) else in_memory.saved(data, Path(runs) / "data")
+    asked = {"data": {"source": str(source)}, "student": {"model": student}, "teacher": {"model": teacher}}
     deadline = time.monotonic() + time_limit if time_limit else None
     options = Options(runs=Path(runs), out=Path(out) if out else None, deadline=deadline, show=Show(quiet))
-    return carry_out(prepare.make(config.build(layers, METHODS)), options)
+    try:
+        layers = [*base_layers(preset, Path(recipe) if recipe else None), asked]
+        for key, value in (settings or {}).items():
+            layers.append(config.assignment_of(key, value, METHODS))
+        plan = prepare.make(config.build(layers, METHODS))
+    except BaseException:
+        if new:  # no run refers to it
+            Path(source).unlink(missing_ok=True)
+        raise
+    return carry_out(plan, options)
 
 
 def base_layers(preset: str | None, recipe: Path | None) -> list[dict[str, Any]]:
@@ -53,21 +60,6 @@ def base_layers(preset: str | None, recipe: Path | None) -> list[dict[str, Any]]
         return [config.read_preset(preset or config.DEFAULT_PRESET)]
     tables = config.read_recipe(recipe)
     return [tables] if "methods" in tables else [config.read_preset(preset or config.DEFAULT_PRESET), tables]
-
-
-def _on_disk(columns: Mapping[str, Sequence[Any]], runs: Path) -> str:
-    """Columns in memory as a Parquet file named by its content, so that the same columns are the same data."""
-    import hashlib
-
-    import pyarrow
-    import pyarrow.parquet as parquet
-
-    folder = runs / "data"
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".partial", delete=False) as stream:
-        parquet.write_table(pyarrow.table({name: list(values) for name, values in columns.items()}), stream)
-    digest = hashlib.sha256(Path(stream.name).read_bytes()).hexdigest()[:12]
-    return str(Path(stream.name).rename(folder / f"table-{digest}.parquet"))
 
 
 def predict(

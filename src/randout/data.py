@@ -15,6 +15,7 @@ import numpy as np
 
 from randout import columns as cols
 from randout import described
+from randout import labels as label_rules
 from randout.data_report import DataReport, make_report
 from randout.division import Division, check_train
 from randout.errors import UserError
@@ -127,9 +128,12 @@ def _labelled(
 ) -> tuple[list[Part], dict[int, str]]:
     """The labelled rows of every file, and the classes in order."""
     classes = label_names(opened, columns.label, labels)
-    parts = [read_part(opened, role, columns, classes, notes) for role in opened.tables if role != "unlabeled"]
+    parts = [read_part(opened, "main", columns, classes, notes)]
+    for role in opened.tables:
+        if role not in ("main", "unlabeled"):
+            parts.append(read_part(opened, role, columns, classes, notes, found_in_main=set(parts[0].labels)))
     order = list(classes.values()) if isinstance(classes, Mapping) else classes
-    return parts, cols.label_order([label for part in parts for label in part.labels], order)
+    return parts, label_rules.label_order([label for part in parts for label in part.labels], order)
 
 
 def _assemble(
@@ -239,13 +243,16 @@ def load_evaluation(
     id2label: Mapping[int, str],
     text_column: str | None = None,
     label_column: str | None = None,
+    notes: list[str] | None = None,
 ) -> tuple[list[str], Ints, Ints]:
     """Texts, labels (n,) and groups (n,; copies, and the data set's own groups) of a labelled file, to score a model on.
+
+    Labels are matched as `load` matches those of further files; `notes` is appended to where a spelling differs.
 
     `source` as for `load` (the whole file; where it comes with a test split, that one). UserError for a label that
     is not in `id2label`, by row, with the known ones.
     """
-    notes: list[str] = []
+    notes = [] if notes is None else notes
     opened = open_sources(source, {}, notes)
     columns = choose_columns(opened, text_column, label_column, None, notes)
     role = "test" if "test" in opened.tables else "main"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from randout.labels import doubtful
 from randout.splits import Ints
 
 SHOWN_CLASSES = 8  # columns in `lines`; beyond, only the smallest and the largest class
@@ -105,7 +106,7 @@ def make_report(
         leaked={name: split[name][np.isin(copies[split[name]], copies[split["train"]])] for name in held_out},
         shared_groups={name: int(np.isin(groups[split[name]], groups[split["train"]]).sum()) for name in held_out},
         unlabeled_left_out=left_out,
-        notes=(*notes, *absent, *_doubtful(list(id2label.values()))),
+        notes=(*notes, *absent, *doubtful(list(id2label.values()))),
     )
 
 
@@ -115,15 +116,3 @@ def _duplicates(copies: Ints, labels: Ints) -> tuple[int, int, int]:
     several = size > 1
     pairs = np.unique(np.stack([copies, labels]), axis=1)[0] if len(copies) else copies  # each (copy, label) once
     return int(several.sum()), int(size[several].sum()), int((np.bincount(pairs) > 1).sum())
-
-
-def _doubtful(names: Sequence[str]) -> list[str]:
-    """Notes on class names that differ by case only, and on those that look like a missing value."""
-    seen: dict[str, str] = {}
-    alike = [
-        f"classes {seen[name.casefold()]!r} and {name!r} differ by case only: are they one?"
-        for name in names
-        if seen.setdefault(name.casefold(), name) != name
-    ]
-    blank = [name for name in names if name.casefold() in ("nan", "null", "n/a", "<na>")]
-    return alike + [f"class {name!r} looks like a missing label: is it a class?" for name in blank]

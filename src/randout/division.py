@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from randout.errors import UserError, nearest
+from randout.labels import listed
 from randout.sources import Part
 from randout.splits import Ints, dealt, grouped, stratified
 
@@ -155,15 +156,21 @@ def check_train(parts: Sequence[Part], labels: Ints, roles: list[str] | None, id
     counts = np.bincount(labels[train], minlength=len(id2label))
     if (counts > 0).sum() < 2:
         raise UserError(f"{main}: the training rows have one class only. A classifier needs two classes or more.")
-    for k in np.flatnonzero(counts == 0).tolist():
-        where = np.flatnonzero(labels == k)
-        if not len(where):
-            raise UserError(
-                f"The listed labels have {id2label[k]!r}, and no row of {main} has it. Leave it out of the list."
-            )
-        first = np.cumsum([0] + [len(part.labels) for part in parts])
-        p = int(np.searchsorted(first, where[0], side="right")) - 1
+    absent = np.flatnonzero(counts == 0)
+    rows_of = np.bincount(labels, minlength=len(id2label))
+    nowhere = [id2label[k] for k in absent.tolist() if rows_of[k] == 0]
+    if nowhere:
         raise UserError(
-            f"{parts[p].table.name}, row {where[0] - first[p] + 1}: the label {id2label[k]!r} occurs in no training row, "
-            "so it cannot be learnt. Add training rows of this class, or remove the rows that have it."
+            f"The listed labels have {listed(nowhere)}, and no row of {main} has it. Leave it out of the list."
+        )
+    if len(absent):
+        unseen = np.isin(labels, absent)
+        at = int(np.flatnonzero(unseen)[0])
+        first = np.cumsum([0] + [len(part.labels) for part in parts])
+        p = int(np.searchsorted(first, at, side="right")) - 1
+        names = [id2label[int(k)] for k in dict.fromkeys(labels[unseen].tolist())]
+        others = f" So do {len(names) - 1:,} more: {listed(names[1:])}." if len(names) > 1 else ""
+        raise UserError(
+            f"{parts[p].table.name}, row {at - first[p] + 1}: the label {names[0]!r} occurs in no training row, "
+            f"so it cannot be learnt.{others} Add training rows of such a class, or remove the rows that have it."
         )

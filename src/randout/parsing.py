@@ -1,10 +1,9 @@
-"""Text to columns: CSV and TSV, JSON Lines and JSON lists. Every error names the file and the line (the first is 1)."""
+"""Text to columns: CSV and TSV. Every error names the file and the line (the first is 1)."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -34,8 +33,8 @@ def sniff_delimiter(text: str, suffix: str) -> str:
         csv.field_size_limit(limit)
 
 
-def parse_delimited(text: str, delimiter: str, name: str) -> dict[str, list[str]]:
-    """CSV or TSV text to columns.
+def parse_delimited(text: str, delimiter: str, name: str) -> tuple[list[str], dict[str, list[str]]]:
+    """CSV or TSV text to the names in its header and the columns by unique names.
 
     A tab-separated file often holds quotes as plain characters: it is read so when each line then has the header's
     number of fields and reading quotes as quotes fails or swallows lines.
@@ -43,16 +42,16 @@ def parse_delimited(text: str, delimiter: str, name: str) -> dict[str, list[str]
     limit = csv.field_size_limit(FIELD_LIMIT)
     try:
         if delimiter != "\t" or '"' not in text:
-            return _columns(*_rows(text, delimiter, name, csv.QUOTE_MINIMAL), name)
+            return _columns(*_rows(text, delimiter, name, csv.QUOTE_MINIMAL))
         try:
             plain = _rows(text, delimiter, name, csv.QUOTE_NONE)
         except UserError:  # lines of other widths: the quotes must mean something
-            return _columns(*_rows(text, delimiter, name, csv.QUOTE_MINIMAL), name)
+            return _columns(*_rows(text, delimiter, name, csv.QUOTE_MINIMAL))
         try:
             quoted = _rows(text, delimiter, name, csv.QUOTE_MINIMAL)
         except UserError:
-            return _columns(*plain, name)
-        return _columns(*(quoted if len(quoted[1]) == len(plain[1]) else plain), name)
+            return _columns(*plain)
+        return _columns(*(quoted if len(quoted[1]) == len(plain[1]) else plain))
     finally:
         csv.field_size_limit(limit)
 
@@ -122,10 +121,24 @@ def _line_breaks(text: str) -> int:
     return len(re.findall(r"\r\n|\r|\n", text))
 
 
-def _columns(header: list[str], rows: Sequence[Sequence[str]], name: str) -> dict[str, list[str]]:
-    header = [column.strip() for column in header]
-    check_unique(header, f"{name}, line 1")
-    return {column: [row[j] for row in rows] for j, column in enumerate(header)}
+def _columns(header: list[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], dict[str, list[str]]]:
+    """The names as in the file, and the columns by `unique_names` of them."""
+    header = [column.strip(" \t\r\n\ufeff\N{NO-BREAK SPACE}\u200b") for column in header]
+    return header, {column: [row[j] for row in rows] for j, column in enumerate(unique_names(header))}
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Names by which columns can be told apart: a later column of the same name gets its number ("text (column 3)").
+
+    A column that nobody asks for may have any name, or none. Asking for a repeated one is refused by `columns`.
+    """
+    found: list[str] = []
+    for number, name in enumerate(names, 1):
+        key = f"{name} (column {number})".strip() if name in found else name
+        while key in found or (key != name and key in names):
+            key += "'"
+        found.append(key)
+    return found
 
 
 def check_unique(names: Sequence[str], where: str) -> None:
@@ -135,66 +148,3 @@ def check_unique(names: Sequence[str], where: str) -> None:
         raise UserError(
             f"{where}: the column name {twice[0]!r} occurs {names.count(twice[0])} times. Rename one of them."
         )
-
-
-def parse_json(text: str, name: str) -> tuple[dict[str, list[Any]], str]:
-    """JSON Lines, or one list of objects, to columns; a key that a row lacks is None there."""
-    records: list[tuple[int | None, Any]]
-    if text.lstrip()[0] == "[":
-        records = [(None, item) for item in _loads(text, name, 1)]
-    else:
-        lines = text.split("\n")
-        records = [(number, _loads(line, name, number)) for number, line in enumerate(lines, 1) if line.strip()]
-    for row, (number, record) in enumerate(records, 1):
-        if not isinstance(record, dict):
-            where = f"line {number}" if number else f"item {row}"
-            raise UserError(
-                f'{name}, {where}: found {_kind(record)}, expected an object such as {{"text": ..., "label": ...}}.'
-            )
-    names = list(dict.fromkeys(key for _, record in records for key in record))
-    if "\\ud" in text.lower():
-        _check_surrogates(records, name)
-    form = "json" if text.lstrip()[0] == "[" else "jsonl"
-    return {key: [record.get(key) for _, record in records] for key in names}, form
-
-
-def _loads(text: str, name: str, line: int) -> Any:
-    """One JSON value; UserError with line and column."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(found := dict(pairs)) != len(pairs):
-            check_unique([key for key, _ in pairs], f"{name}, line {line}")
-        return found
-
-    try:
-        return json.loads(text, object_pairs_hook=unique)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{name}, line {line + error.lineno - 1}, column {error.colno}: broken JSON ({error.msg}). "
-            "Expected one whole object on each line, or one list of objects."
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{name}, line {line}: JSON that cannot be read ({error}).") from None
-
-
-def _check_surrogates(records: list[tuple[int | None, Any]], name: str) -> None:
-    for row, (number, record) in enumerate(records, 1):
-        try:
-            json.dumps(record, ensure_ascii=False).encode("utf-8")
-        except UnicodeEncodeError:
-            where = f"line {number}" if number else f"item {row}"
-            raise UserError(
-                f"{name}, {where}: half of a surrogate pair (\\ud8..), which is no character. Remove it."
-            ) from None
-
-
-def _kind(value: Any) -> str:
-    names = {
-        list: "a list",
-        str: "a string",
-        int: "a number",
-        float: "a number",
-        bool: "true or false",
-        dict: "an object",
-    }
-    return names.get(type(value), "null" if value is None else type(value).__name__)

@@ -124,7 +124,12 @@ def score_file(
     """Metrics of any classifier on a labelled file, and its id2label. Raises UserError for a label it does not know."""
     saved = opened(model)
     id2label = saved.id2label
-    texts, labels, copies = data.load_evaluation(file, id2label, text_column=text_column, label_column=label_column)
+    notes: list[str] = []
+    texts, labels, copies = data.load_evaluation(
+        file, id2label, text_column=text_column, label_column=label_column, notes=notes
+    )
+    for note in notes:
+        show.say(f"note: {note}")
     with show.bar("scoring", len(texts)) as advance:
         logits = saved.logits(texts, lambda count: advance(count, ""))
     return score(labels, logits, id2label, copies), id2label

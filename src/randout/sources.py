@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from randout import columns as cols
 from randout import datasets, described
+from randout import labels as classes
 from randout.datasets import Known, Reading
 from randout.errors import UserError, nearest
 from randout.tables import TABLE_SUFFIXES, Table, read_table
@@ -58,6 +59,7 @@ class Part:
 
 def open_sources(source: str | Path, files: Mapping[str, str | Path], notes: list[str]) -> Opened:
     """Open the main source and the further files by role. Appends to `notes`. UserError for each that cannot be had."""
+    _check_name(source)
     known = described.resolve(source)
     if known is None and not Path(source).is_file():
         known = datasets.resolve(str(source), notes)
@@ -75,6 +77,17 @@ def open_sources(source: str | Path, files: Mapping[str, str | Path], notes: lis
         prefixes[role] = f"{path}#" if Path(path).name in taken else f"{Path(path).name}#"
         taken.add(Path(path).name)
     return Opened(known.name, known.reading, tables, prefixes, known.one_file and not files.keys() - {"unlabeled"})
+
+
+def _check_name(source: str | Path) -> None:
+    """UserError for a text that no file can be named, such as the rows of a table themselves."""
+    try:
+        Path(source).is_file()
+    except (OSError, ValueError):
+        raise UserError(
+            f"{str(source)!r:.60}: this cannot be the name of a file ({len(str(source)):,} characters). Expected a file's "
+            'path, a known name, or in the library a DataFrame or columns: {"text": [...], "label": [...]}.'
+        ) from None
 
 
 def _unknown(source: str | Path, files: Mapping[str, Any], notes: list[str]) -> Known:
@@ -160,23 +173,38 @@ def label_names(opened: Opened, label: str, given: Labels | None) -> Labels | No
     main = opened.tables["main"]
     if label not in main.categories:
         return None
-    present = set(cols.labels_of(main, label))
+    present = set(classes.labels_of(main, label))
     return [name for name in main.categories[label] if name in present]
 
 
-def read_part(opened: Opened, role: str, columns: Columns, labels: Labels | None, notes: list[str]) -> Part:
-    """One labelled table's rows; its columns are named as in the main table, or else chosen anew."""
+def read_part(
+    opened: Opened,
+    role: str,
+    columns: Columns,
+    labels: Labels | None,
+    notes: list[str],
+    found_in_main: Collection[str] = (),
+) -> Part:
+    """One labelled table's rows; its columns are named as in the main table, or else chosen again.
+
+    `labels`: the classes where they are settled. Where not, those of the main table (`found_in_main`, for other roles) are
+    recognised in another spelling, and other labels are left as they are.
+    """
     table = opened.tables[role]
     text = _text_column(table, columns, notes)
     label = columns.label
     if label not in table.columns:
         label = cols.choose_label(table, columns.named_label, text)
         notes.append(f"{table.name}: labels from column {label!r}")
-    texts, found = cols.texts_of(table, text), cols.labels_of(table, label)
+    texts = cols.texts_of(table, text)
+    settled = [*labels, *labels.values()] if isinstance(labels, Mapping) else labels
+    found = classes.labels_of(table, label, settled or found_in_main or None, notes)
     if labels is not None:
-        found = cols.rename_labels(table, label, found, labels)
-    elif role == "main":
-        cols.check_classes(table, label, found)
+        found = classes.matched(table, label, found, labels, notes)
+    elif found_in_main:
+        found = classes.matched(table, label, found, found_in_main, notes, strict=False)
+    else:
+        classes.check_classes(table, label, found, notes)
     groups: list[str | None] = [None] * len(table)
     if columns.group:
         values = table.columns.get(columns.group, groups)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from randout.errors import UserError
 
 Ints = NDArray[np.int64]
+SHOWN_CLASSES = 20  # classes that a message names
 
 
 def normalize(text: str) -> str:
@@ -113,13 +114,25 @@ def grouped(labels: Ints, groups: Ints, fractions: Sequence[float], seed: int, n
 
 
 def _check_spread(spread: Ints, rows: Ints, parts: int, names: Sequence[str], unit: str = "parts") -> None:
-    for k in np.flatnonzero(spread < parts).tolist():
-        found = f"{rows[k]} row{'s' if rows[k] > 1 else ''} in {spread[k]} group{'s' if spread[k] > 1 else ''}"
+    """UserError that names every class (the first 20) in fewer groups than `parts`. spread, rows: (K,) groups and rows."""
+    few = np.flatnonzero(spread < parts).tolist()
+    if not few:
+        return
+    sizes = [
+        f"{rows[k]} row{'s' * (rows[k] != 1)} in {spread[k]} group{'s' * (spread[k] != 1)}" for k in few[:SHOWN_CLASSES]
+    ]
+    fewer = "" if unit == "parts" else f"ask for fewer {unit}, "
+    if len(few) == 1:
         raise UserError(
-            f"class {names[k]!r} has {found} of distinct texts; {parts} {unit} need at least {parts}. "
-            f"Give more rows of this class, join it with another class, {'' if unit == 'parts' else f'ask for fewer {unit}, '}"
-            "or remove it."
+            f"class {names[few[0]]!r} has {sizes[0]} of distinct texts; {parts} {unit} need at least {parts}. "
+            f"Give more rows of this class, join it with another class, {fewer}or remove it."
         )
+    named = ", ".join(f"{names[k]!r} ({size})" for k, size in zip(few, sizes, strict=False))
+    more = f" and {len(few) - SHOWN_CLASSES:,} more" if len(few) > SHOWN_CLASSES else ""
+    raise UserError(
+        f"{len(few):,} classes have too few groups of distinct texts; {parts} {unit} need at least {parts} of each class: "
+        f"{named}{more}. Give more rows of these classes, join them with other classes, {fewer}or remove them."
+    )
 
 
 def _place_large(part, sizes, pair_group, pair_class, counts, target, rng) -> NDArray[np.float64]:
@@ -171,6 +184,7 @@ def _fill_empty(part, sizes, pair_group, pair_class, n_parts, names) -> None:
     """Give each part that lacks a class the smallest group that holds it and can be spared, in place."""
     spread = np.zeros((n_parts, int(pair_class.max()) + 1), dtype=np.int64)  # groups of each part and class
     np.add.at(spread, (part[pair_group], pair_class), 1)
+    failed: list[int] = []
     for p, k in np.argwhere(spread == 0).tolist():
         if spread[p, k]:  # filled by a group moved for another class
             continue
@@ -183,7 +197,14 @@ def _fill_empty(part, sizes, pair_group, pair_class, n_parts, names) -> None:
                 part[g] = p
                 break
         else:
-            raise UserError(
-                f"class {names[k]!r} cannot be put into every part of the split with whole groups: too few groups hold "
-                "it. Give more rows of it, or a split of your own with --split-column."
-            )
+            failed.append(k)
+    if failed:
+        classes = list(dict.fromkeys(failed))
+        named = ", ".join(repr(names[k]) for k in classes[:SHOWN_CLASSES])
+        more = f" and {len(classes) - SHOWN_CLASSES:,} more" if len(classes) > SHOWN_CLASSES else ""
+        one = len(classes) == 1
+        raise UserError(
+            f"class{'' if one else 'es'} {named}{more} cannot be put into every part of the split with whole groups: too few "
+            f"groups hold {'it' if one else 'them'}. Give more rows of {'it' if one else 'each'}, or a split of your own "
+            "with --split-column."
+        )

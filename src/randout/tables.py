@@ -10,13 +10,17 @@ import csv
 import hashlib
 import io
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from randout import encoding_advice
+from randout.arrow_table import ArrowColumns, class_names
 from randout.errors import Failure, UserError, nearest
-from randout.parsing import check_unique, parse_delimited, parse_json, sniff_delimiter
+from randout.json_tables import parse_json
+from randout.parsing import parse_delimited, sniff_delimiter
 
 FORMATS = "CSV (comma, semicolon or tab), TSV, JSON Lines or Parquet"
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
@@ -29,21 +33,35 @@ MAGIC = {  # first bytes of files that are something else -> what to say
     b"\x80\x05\x95": "a Python pickle, which is never opened, as that can run code: save the table as CSV or Parquet",
     b"\x28\xb5\x2f\xfd": "a zstd archive: unpack it first (unzstd FILE)",
     b"%PDF": "a PDF document",
+    b"ARROW1": "an Arrow or Feather file: save the table as Parquet",
+    b"BZh91AY": "a bzip2 archive: unpack it first (bunzip2 FILE)",
+    b"\xfd7zXZ": "an xz archive: unpack it first (unxz FILE)",
+    b"SQLite format 3": "an SQLite database: export the table as CSV",
+    b"version https://git-lfs": "a Git LFS pointer and not the table itself: git lfs pull",
+    b"<!DOCTYPE": "a web page: download the file itself",
+    b"<!doctype": "a web page: download the file itself",
+    b"<html": "a web page: download the file itself",
 }
 
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of equal length, in the file's order. CSV values are strings; JSON and Parquet keep their types."""
+    """Columns of equal length, in the file's order. CSV values are strings; JSON and Parquet keep their types.
 
-    columns: dict[str, list[Any]]
+    The keys of `columns` are unique: where the file has a name more than once, `header` has the names as they are there.
+    """
+
+    columns: Mapping[str, list[Any]]
     name: str  # the file's name as the user gave it
     sha256: str
     format: str  # "csv", "jsonl", "json" (one list of objects), "parquet" or "hub"
     delimiter: str = ","
     categories: dict[str, list[str]] = field(default_factory=dict)  # column -> its declared values, in order
+    header: tuple[str, ...] = ()  # the names as in the file; empty: the keys of `columns`
 
     def __len__(self) -> int:
+        if isinstance(self.columns, ArrowColumns):
+            return int(self.columns.table.num_rows)
         return len(next(iter(self.columns.values()), []))
 
 
@@ -56,8 +74,12 @@ def read_table(path: str | Path) -> Table:
     """Read a file by its content and suffix. UserError: missing, a folder, empty, not text, malformed, no rows."""
     data = read_bytes(path)
     name, suffix = str(path), Path(path).suffix.lower()
+    columns: Mapping[str, list[Any]]
+    header: Sequence[str] = ()
+    categories: dict[str, list[str]] = {}
     if data[:4] == b"PAR1" or suffix in (".parquet", ".pq"):
-        columns, form, delimiter = _parse_parquet(data, name), "parquet", ","
+        found, form, delimiter = _parse_parquet(data, name), "parquet", ","
+        columns, header, categories = found, found.header, class_names(found.table.schema)
     else:
         text = decode(data, name)
         if not text.strip():
@@ -68,8 +90,9 @@ def read_table(path: str | Path) -> Table:
             delimiter = ","
         else:
             delimiter = sniff_delimiter(text, suffix)
-            columns, form = parse_delimited(text, delimiter, name), "csv"
-    table = Table(columns, name, sha256_of(data), form, delimiter)
+            header, columns = parse_delimited(text, delimiter, name)
+            form = "csv"
+    table = Table(columns, name, sha256_of(data), form, delimiter, categories, tuple(header))
     if len(table) == 0:
         raise UserError(f"{name}: there is a header but no row of data (columns: {', '.join(columns) or 'none'}).")
     return table
@@ -91,16 +114,12 @@ def read_bytes(path: str | Path) -> bytes:
 
 def decode(data: bytes, name: str) -> str:
     """UTF-8 (with or without its mark) to text. UserError with byte offset and line for anything else."""
-    for magic, what in MAGIC.items():
-        if data.startswith(magic):
-            raise UserError(f"{name}: this is {what}. Expected {FORMATS}.")
-    utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
-    zeros = data[:4096].count(0)
-    if utf16 or (zeros > 0.3 * len(data[:4096]) and zeros < 0.7 * len(data[:4096])):
-        where = "it starts with the UTF-16 mark" if utf16 else "every other byte is zero"
+    _check_magic(data, name)
+    if found := encoding_advice.utf16_or_32(data):
+        encoding, how = found
         raise UserError(
-            f"{name}: the file is in UTF-16 ({where}, byte 0, line 1); expected UTF-8. "
-            f"Convert it: iconv -f utf-16 -t utf-8 {name} > utf8{Path(name).suffix}"
+            f"{name}: the file is in {encoding[:6].upper()} ({how}, byte 0, line 1); expected UTF-8. "
+            f"Convert it: {encoding_advice.command(name, encoding)}"
         )
     skip = 3 if data.startswith(b"\xef\xbb\xbf") else 0
     try:
@@ -109,34 +128,44 @@ def decode(data: bytes, name: str) -> str:
         at = error.start + skip
         line = data.count(b"\n", 0, at) + 1
         raise UserError(
-            f"{name}, line {line}: the file is not UTF-8 text (byte 0x{data[at]:02x} at offset "
-            f"{at}). If it is text in another encoding, convert it, for example: "
-            f"iconv -f latin1 -t utf-8 {name} > utf8{Path(name).suffix}"
+            f"{name}, line {line}: the file is not UTF-8 text (byte 0x{data[at]:02x} at offset {at}). "
+            f"{encoding_advice.advice(data, name)}"
         ) from None
     if (at := text.find("\0")) >= 0:
         line = text.count("\n", 0, at) + 1
         raise UserError(
             f"{name}, line {line}: a NUL character, which text cannot hold (is the file binary, "
-            f"or cut off?). Remove it, for example: tr -d '\\000' < {name} > clean{Path(name).suffix}"
+            f"or cut off?). Remove it, for example: tr -d '\\000' < {shlex.quote(name)} > clean{Path(name).suffix}"
         )
     return text
 
 
-def _parse_parquet(data: bytes, name: str) -> dict[str, list[Any]]:
-    """Parquet bytes to columns of Python values."""
+def _check_magic(data: bytes, name: str) -> None:
+    for magic, what in MAGIC.items():
+        if data.startswith(magic):
+            raise UserError(f"{name}: this is {what}. Expected {FORMATS}.")
+
+
+def _parse_parquet(data: bytes, name: str) -> ArrowColumns:
+    """Parquet bytes to columns."""
     if not data:
         raise UserError(f"{name}: the file is empty. Expected a table as {FORMATS}.")
+    _check_magic(data, name)
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         table = pq.ParquetFile(pa.BufferReader(data)).read()
+    except NotImplementedError as error:
+        raise UserError(
+            f"{name}: the installed pyarrow {pa.__version__} cannot read this Parquet file "
+            f"({str(error).splitlines()[0]}). Write the columns of texts and labels to a file of their own."
+        ) from None
     except (pa.ArrowException, OSError) as error:
         raise UserError(
             f"{name}: not a whole Parquet file ({str(error).splitlines()[0]}). Write or copy it again."
         ) from None
-    check_unique(table.column_names, name)
-    return {column: table.column(column).to_pylist() for column in table.column_names}
+    return ArrowColumns(table, name)
 
 
 def appended(table: Table, columns: Mapping[str, Sequence[Any]]) -> Table:
@@ -146,7 +175,9 @@ def appended(table: Table, columns: Mapping[str, Sequence[Any]]) -> Table:
             raise UserError(f"{table.name}: there is a column {name!r} already. Rename or remove it first.")
         if len(values) != len(table):
             raise ValueError(f"{name}: {len(values)} values for {len(table)} rows")
-    return replace(table, columns={**table.columns, **{name: list(values) for name, values in columns.items()}})
+    header = (*table.header, *columns) if table.header else ()
+    more = {name: list(values) for name, values in columns.items()}
+    return replace(table, columns={**table.columns, **more}, header=header)
 
 
 def write_table(table: Table, path: str | Path) -> None:
@@ -180,7 +211,7 @@ def _to_text(table: Table, suffix: str) -> str:
     out = io.StringIO(newline="")
     delimiter = "\t" if suffix == ".tsv" else table.delimiter
     writer = csv.writer(out, delimiter=delimiter, lineterminator="\n")
-    writer.writerow(table.columns)
+    writer.writerow(table.header or table.columns)
     plain = (str, int, float, type(None))
     for row in zip(*table.columns.values(), strict=True):
         writer.writerow([v if isinstance(v, plain) else json.dumps(v, ensure_ascii=False, default=str) for v in row])
