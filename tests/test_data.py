@@ -101,12 +101,18 @@ GUESSES = [  # columns -> text, label
     (["text", "title", "review", "label", "category"], "text", "label"),
     (["headline", "y"], "headline", "y"),
     (["", "content", "class"], "content", "class"),
+    (["Unnamed: 0", "abstract", "category"], "abstract", "category"),
+    (["Unnamed: 0", "level_0", "index", "text", "verdict"], "text", "verdict"),
+    (["__index_level_0__", "abstract", "category"], "abstract", "category"),
+    (["counted", "abstract", "category"], "abstract", "category"),
+    (["empty", "abstract", "category"], "abstract", "category"),
 ]
 
 
 @pytest.mark.parametrize(("names", "text", "label"), GUESSES)
 def test_guessed_columns(here, names, text, label):
     columns = {name: [f"{name} {i}" for i in range(30)] for name in names} | {label: ["x", "y"] * 15}
+    columns |= {"counted": list(range(1, 31)), "empty": [""] * 30}
     dataset = data.load(write(here / "a.csv", {name: columns[name] for name in names}))
     assert (dataset.columns["text"], dataset.columns["label"]) == (text, label)
     assert f"text {text!r}, label {label!r}" in dataset.report.notes[0]
@@ -124,6 +130,7 @@ def test_named_columns_are_not_called_guessed(here):
 
 LONG = [f"t{i}" for i in range(30)]
 TWO = ["x", "y"] * 15
+FEW = [f"z{i:02}" for i in range(25)]  # classes of one row
 REFUSED = {  # name -> (columns, suffix, options, parts of the message)
     "no such text column": ({"review": LONG, "label": TWO}, ".csv", {"text_column": "reviews"}, [
         "'reviews'", "--text-column", "Did you mean 'review'?", "Columns: review, label"]),
@@ -155,8 +162,28 @@ REFUSED = {  # name -> (columns, suffix, options, parts of the message)
     "float labels": ({"text": LONG, "label": [0.25, 1.0] * 15}, ".parquet", {}, ["row 1", "0.25", "regression targets"]),
     "whole float labels": ({"text": LONG, "label": [0.0, 1.0] * 15}, ".parquet", {}, ["row 1", "0.0", "as integers (0)"]),
     "several labels": ({"text": LONG, "label": [["a"], ["a", "b"]] * 15}, ".jsonl", {}, [
-        "row 1", "['a']", "multi-label", "one label", "data.labels"]),
-    "several labels in parquet": ({"text": LONG, "label": [["a"], ["b"]] * 15}, ".parquet", {}, ["row 1", "multi-label"]),
+        "row 2", "['a', 'b']", "multi-label", "one label", "to one string"]),
+    "several labels in parquet": ({"text": LONG, "label": [["a"], ["b", "a"]] * 15}, ".parquet", {}, ["row 2", "multi-label"]),
+    "labels that are objects": ({"text": LONG, "label": [{"a": 1}] * 30}, ".jsonl", {}, [
+        "row 1", "an object", "expected a string"]),
+    "labels that are bytes": ({"text": LONG, "label": [b"\xff", b"a"] * 15}, ".parquet", {}, ["row 1", "bytes"]),
+    "true and 1": ({"text": LONG, "label": [1, True, False] * 10}, ".jsonl", {}, [
+        "'label'", "several kinds", "numbers (row 1: 1)", "true or false (row 2: True)"]),
+    "strings and numbers": ({"text": LONG, "label": ["a", 1, None] * 10}, ".jsonl", {}, [
+        "strings (row 1: 'a')", "numbers (row 2"]),
+    "an infinite label": ({"text": LONG, "label": [float("inf"), 1.0] * 15}, ".jsonl", {}, [
+        "row 1", "inf", "regression targets"]),
+    "decimals that may be classes": ({"text": LONG, "label": ["2.10", "1.1"] * 15}, ".csv", {}, [
+        """--set 'data.labels=["1.1", "2.10"]'"""]),
+    "joined labels that may be classes": ({"text": LONG, "label": ["Sales, US", "Sales, UK", "IT, US", "IT, UK", "it's, US"] * 6},
+        ".csv", {}, ["'Sales, US'", "several labels for one text joined by ','", """--set 'data.labels=["IT, UK", "IT, US", """]),
+    "invisible labels": ({"text": LONG, "label": ["\u200b", "x", "y"] * 10}, ".csv", {}, [
+        "rows 1, 4", "invisible characters only"]),
+    "text columns by case": ({"Text": LONG, "text": LONG, "label": TWO}, ".csv", {}, ["any of 'Text', 'text'", "--text-column"]),
+    "label columns by case": ({"text": LONG, "Label": TWO, "label": TWO, "labels": TWO}, ".csv", {}, [
+        "any of 'Label', 'label', 'labels'"]),
+    "no word of CSV": ({"a": LONG, "b": LONG, "label": TWO}, ".jsonl", {}, ["is not clear", "--text-column."]),
+    "a name that no file has": ({"text": LONG, "label": TWO}, ".csv", {"unlabeled": "x" * 5000}, ["cannot be read"]),
     "joined labels": ({"text": LONG, "label": ["a", "b", "a|b"] * 10}, ".csv", {}, ["row 3", "'a|b'", "multi-label"]),
     "joined only": ({"text": LONG, "label": ["a, b", "b, c", "a, c"] * 10}, ".csv", {}, ["row 1", "'a, b'", "multi-label"]),
     "lists in strings": ({"text": LONG, "label": ["['a']", "['b']", "['a', 'b']"] * 10}, ".csv", {}, ["row 3", "multi-label"]),
@@ -164,8 +191,13 @@ REFUSED = {  # name -> (columns, suffix, options, parts of the message)
     "labels like ids": ({"text": LONG, "label": LONG}, ".csv", {}, ["30 different labels in 30 rows", "an id or a free text"]),
     "labels like text": ({"text": LONG, "label": LONG[:20] + LONG[:10]}, ".csv", {}, ["20 different labels in 30 rows"]),
     "small class": ({"text": LONG, "label": ["z", "z", *TWO[2:]]}, ".csv", {}, ["class 'z'", "2 rows in 2 groups", "at least 3"]),
+    "small classes": ({"text": LONG, "label": [*FEW, *["x"] * 5]}, ".csv", {"labels": [*FEW, "x"]}, [
+        "25 classes", "at least 3 of each", "'z00' (1 row in 1 group)", "'z19'", "and 5 more"]),
     "small class of copies": ({"text": ["a", "A", "a ", *LONG[3:]], "label": ["z"] * 3 + TWO[3:]}, ".csv", {}, [
         "class 'z'", "3 rows in 1 group "]),
+    "labels not listed": ({"text": LONG, "label": [*FEW, *TWO[:5]]}, ".csv", {"labels": ["x", "y"]}, [
+        "row 1: unknown label 'z00'", "24 more are unknown: 'z01', ", "'z20' and 4 more", "Known: 'x', 'y'"]),
+    "listed labels absent": ({"text": LONG, "label": TWO}, ".csv", {"labels": ["x", "y", "z", "w"]}, ["labels have 'z', 'w'"]),
     "label not listed": ({"text": LONG, "label": TWO}, ".csv", {"labels": ["x", "yy"]}, [
         "row 2", "unknown label 'y'", "Did you mean 'yy'?", "Known: 'x', 'yy'"]),
     "listed label absent": ({"text": LONG, "label": TWO}, ".csv", {"labels": ["x", "y", "z"]}, ["labels have 'z'", "no row"]),
@@ -181,6 +213,12 @@ REFUSED = {  # name -> (columns, suffix, options, parts of the message)
     "no train rows": ({"text": LONG, "label": TWO, "fold": ["dev", "test"] * 15}, ".csv", {"split_column": "fold"}, [
         "a.csv", "no row is in the train split"]),
 }  # fmt: skip
+
+
+def test_no_word_of_csv_where_the_file_is_json(here):
+    with pytest.raises(UserError) as caught:
+        data.load(write(here / "a.jsonl", {"a": LONG, "b": LONG, "label": TWO}))
+    assert "CSV" not in str(caught.value)
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -201,6 +239,135 @@ def test_what_is_not_refused(here):
     assert data.load(write(here / "d.csv", table(40, ("01", "1")))).id2label == {0: "01", 1: "1"}
     pairs = {"sentence1": LONG, "sentence2": LONG, "label": TWO}
     assert data.load(write(here / "e.csv", pairs), text_column="sentence2").columns["text"] == "sentence2"
+
+
+def test_listed_classes_settle_what_values_look_like(here):
+    sections = write(here / "a.csv", table(40, ("1.1", "1.2", "2.10")))
+    assert data.load(sections, labels=["1.1", "1.2", "2.10"]).id2label == {0: "1.1", 1: "1.2", 2: "2.10"}
+    half = write(here / "a.parquet", table(40, (0.5, 1.0)))
+    assert data.load(half, labels={"0.5": "half", "1": "whole"}).id2label == {0: "half", 1: "whole"}
+    pa = pytest.importorskip("pyarrow")
+    narrow = {"text": LONG, "label": pa.array([1.1, 2.1] * 15, pa.float32())}
+    assert data.load(write_parquet(here / "f.parquet", narrow), labels=["1.1", "2.1"]).labels[:2].tolist() == [0, 1]
+    codes = data.load(write(here / "b.csv", table(40, ("1.0", "0.0"))), labels=["0", "1"])
+    assert codes.labels[:2].tolist() == [1, 0]
+    assert any("'1.0' as '1' (20 rows)" in note for note in codes.report.notes)
+    mixed = write(here / "c.jsonl", table(40, (1, "a")))
+    assert data.load(mixed, labels=["a", "1"]).labels[:2].tolist() == [1, 0]
+    joined = table(40, ("Sales, US", "Sales, UK", "IT, US", "IT, UK"))
+    assert len(data.load(write(here / "d.csv", joined), labels=sorted(set(joined["label"]))).id2label) == 4
+
+
+def test_the_command_of_a_message_settles_the_classes(here):
+    import shlex
+    import tomllib
+
+    path = write(here / "a.csv", table(40, ("it's, US", 'a "b", US', "it's, UK", 'a "b", UK')))
+    with pytest.raises(UserError, match="multi-label") as caught:
+        data.load(path)
+    setting = shlex.split(str(caught.value).split("--set ")[1])[0]
+    listed = tomllib.loads(setting.removeprefix("data."))["labels"]
+    assert sorted(data.load(path, labels=listed).id2label.values()) == sorted(
+        {"it's, US", 'a "b", US', "it's, UK", 'a "b", UK'}
+    )
+
+
+def test_labels_that_look_the_same_are_one_class(here):
+    spelt = ("caf\u00e9", "cafe\u0301", "bar", "b\u00adar\u200b", "\ufeffbar", "bar\u00a0")
+    dataset = data.load(write(here / "a.csv", table(60, spelt)))
+    assert dataset.id2label == {0: "bar", 1: "caf\u00e9"}
+    (note,) = [note for note in dataset.report.notes if "invisible" in note]
+    assert "'cafe\\u0301' as 'caf\u00e9' (10 rows)" in note
+    assert "same class" in note
+    flags = ("\U0001f469\u200d\U0001f4bb", "\U0001f469")  # a joiner within an emoji means something
+    assert len(data.load(write(here / "b.csv", table(60, flags))).id2label) == 2
+
+
+@pytest.mark.parametrize(
+    "pair", [("Spam", "\uff33pam"), ("spam", "s\u0440am"), ("not-x", "not\u2013x"), ("a b", "a  b"), ("x\u200dy", "xy")]
+)
+def test_labels_that_look_alike_are_noted(here, pair):
+    dataset = data.load(write(here / "a.csv", table(60, (*pair, "other"))))
+    assert len(dataset.id2label) == 3
+    assert "look alike" in dataset.report.notes[-1]
+    assert "are they one?" in dataset.report.notes[-1]
+
+
+def test_labels_of_further_files_are_matched_to_those_of_the_main_one(here):
+    main = write(here / "a.parquet", table(40, (True, False)))
+    write(here / "test.csv", table(10, ("True", "FALSE")))
+    dataset = data.load(main, test="test.csv")
+    assert dataset.id2label == {0: "false", 1: "true"}
+    assert dataset.labels[40:42].tolist() == [1, 0]
+    assert any(
+        "test.csv: labels were matched" in n and "'FALSE' as 'false' (5 rows)" in n for n in dataset.report.notes
+    )
+    write(here / "dev.csv", table(10, ("1.0", "0.0")))
+    numbers = data.load(write(here / "b.csv", table(40, ("1", "0"))), validation="dev.csv")
+    assert numbers.labels[40:42].tolist() == [1, 0]
+    write(here / "dev.csv", table(10, ("1.0", "2.0")))
+    with pytest.raises(UserError, match=r"dev.csv, row 2: the label '2\.0' occurs in no training row"):
+        data.load("b.csv", validation="dev.csv")
+    write(here / "dev.csv", table(10, ("b", "p", "q")))
+    with pytest.raises(UserError, match=r"row 1: the label 'b' occurs in no training row.* So do 2 more: 'p', 'q'"):
+        data.load("b.csv", validation="dev.csv")
+
+
+def test_lists_of_one_label_are_taken_as_the_label(here):
+    dataset = data.load(write(here / "a.jsonl", table(40, (["no"], ["yes"]))))
+    assert dataset.id2label == {0: "no", 1: "yes"}
+    assert any("lists of one label each" in note for note in dataset.report.notes)
+    with pytest.raises(UserError, match="20 of 40 rows have no label"):
+        data.load(write(here / "b.jsonl", table(40, (["no"], []))))
+
+
+def test_classes_joined_by_other_marks_are_noted(here):
+    notes = data.load(write(here / "a.csv", table(60, ("action", "drama", "action/drama")))).report.notes
+    assert any("'action/drama' look like several labels joined by '/'" in note for note in notes)
+    assert not any(
+        "joined" in note for note in data.load(write(here / "b.csv", table(60, ("n/a b", "c")))).report.notes
+    )
+
+
+def test_names_of_classes_in_a_parquet_file(here):
+    pytest.importorskip("pyarrow")
+    features = {"info": {"features": {"label": {"names": ["neg", "mid", "pos"], "_type": "ClassLabel"}}}}
+    path = write_parquet(here / "a.parquet", table(40, (2, 0)), {"huggingface": json.dumps(features)})
+    dataset = data.load(path)
+    assert dataset.id2label == {0: "neg", 1: "pos"}
+    assert dataset.labels[:2].tolist() == [1, 0]
+    for given in (["0", "2"], {"0": "bad", "2": "good"}):  # as they were named before the names were read
+        numbered = data.load(path, labels=given)
+        assert numbered.labels[:2].tolist() == [1, 0]
+        assert any("taken by number" in note for note in numbered.report.notes)
+    assert data.load(path, labels={"neg": "bad", "pos": "good"}).id2label == {0: "bad", 1: "good"}
+    assert data.load_evaluation(path, {0: "neg", 1: "pos"})[1][:2].tolist() == [1, 0]
+    assert data.load_evaluation(path, {0: "0", 1: "2"})[1][:2].tolist() == [1, 0]
+    with pytest.raises(UserError, match=r"row 2: the label .* is 7, and the file names the classes 0 to 2"):
+        data.load(write_parquet(here / "b.parquet", table(40, (2, 7)), {"huggingface": json.dumps(features)}))
+    with pytest.raises(UserError, match="20 of 40 rows have no label"):
+        data.load(write_parquet(here / "c.parquet", table(40, (2, -1)), {"huggingface": json.dumps(features)}))
+
+
+def write_parquet(path, columns, metadata=None):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), path)
+    return path
+
+
+def test_repeated_names_are_refused_where_they_are_used(here):
+    rows = "".join(f"{'spam' if i % 2 else 'ham'},text {i},,,\n" for i in range(40))
+    (here / "spam.csv").write_text("v1,v2,,,\n" + rows)
+    dataset = data.load("spam.csv", text_column="v2", label_column="v1")
+    assert dataset.id2label == {0: "ham", 1: "spam"}
+    (here / "a.csv").write_text("text,label,text ,x,x\n" + "a,b,c,d,e\n" * 3)
+    for options in ({}, {"text_column": "text"}):
+        with pytest.raises(UserError, match=r"a\.csv, line 1: .*'text' occurs 2 times \(columns 1, 3\)\. Rename"):
+            data.load("a.csv", **options)
+    with pytest.raises(UserError, match="'x' occurs 2 times"):
+        data.load("a.csv", text_column="label", label_column="x")
 
 
 def test_copies_stay_together_and_are_counted(here):
@@ -365,6 +532,31 @@ def test_labelled_rows_to_evaluate_on(here):
         data.load_evaluation("new.csv", {0: "yes", 1: "none"})
     write(here / "one.csv", {"text": ["a", "b"], "label": ["yes", "yes"]})
     assert data.load_evaluation("one.csv", {0: "no", 1: "yes"})[1].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("known", "found"),
+    [
+        (("false", "true"), ("False", "TRUE")),
+        (("False", "True"), (False, True)),
+        (("0", "1"), (0.0, 1.0)),
+        (("1.0", "1.1"), ("1", "1.1")),
+        (("caf\u00e9", "x"), ("cafe\u0301\u200b", "X ")),
+        (("cafe\u0301", "x\u200b"), ("caf\u00e9", "x")),  # a model trained before labels were cleaned
+    ],
+)
+def test_labels_to_evaluate_on_are_matched_as_in_training(here, known, found):
+    suffix = ".csv" if isinstance(found[0], str) else ".parquet"
+    path = write(here / f"a{suffix}", {"text": ["a", "b", "c"], "label": [*found, found[0]]})
+    notes = []
+    assert data.load_evaluation(path, dict(enumerate(known)), notes=notes)[1].tolist() == [0, 1, 0]
+    assert any("labels were matched" in note or "invisible" in note for note in notes)
+
+
+def test_a_label_that_could_be_two_classes_is_not_matched(here):
+    write(here / "a.csv", {"text": ["a"], "label": ["SPAM"]})
+    with pytest.raises(UserError, match=r"unknown label 'SPAM'.*could be 'Spam' or 'spam'"):
+        data.load_evaluation("a.csv", {0: "Spam", 1: "spam"})
 
 
 def test_ten_thousand_rows_in_half_a_second(here):

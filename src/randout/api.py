@@ -15,6 +15,7 @@ from .job import Options, Result, carry_out
 from .methods import METHODS
 from .progress import Show
 from .saved import opened
+from .sources import check_name
 
 
 def train(
@@ -38,6 +39,8 @@ def train(
     "data.group_column": "author"}`). time_limit: seconds.
     The same call again finds the run done, or goes on with it. Raises UserError, Failure, and job.Stopped at the limit.
     """
+    if isinstance(data, str | Path):
+        check_name(data)
     source, new = (str(data), False) if isinstance(data, str | Path) else in_memory.saved(data, Path(runs) / "data")
     asked = {"data": {"source": str(source)}, "student": {"model": student}, "teacher": {"model": teacher}}
     deadline = time.monotonic() + time_limit if time_limit else None

@@ -97,7 +97,8 @@ def _is_missing(value: Any) -> bool:
 
 def _class_names(data: Any) -> dict[bytes, bytes] | None:
     """The names of classes that a `datasets.Dataset`, or an Arrow table made by it, declares."""
-    schema = getattr(getattr(data, "features", None), "arrow_schema", None) or getattr(data, "schema", None)
+    schema = getattr(getattr(data, "features", None), "arrow_schema", None)
+    schema = getattr(data, "schema", None) if schema is None else schema
     names = (getattr(schema, "metadata", None) or {}).get(b"huggingface")
     return {b"huggingface": names} if names else None
 

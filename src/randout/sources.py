@@ -59,7 +59,7 @@ class Part:
 
 def open_sources(source: str | Path, files: Mapping[str, str | Path], notes: list[str]) -> Opened:
     """Open the main source and the further files by role. Appends to `notes`. UserError for each that cannot be had."""
-    _check_name(source)
+    check_name(source)
     known = described.resolve(source)
     if known is None and not Path(source).is_file():
         known = datasets.resolve(str(source), notes)
@@ -79,15 +79,19 @@ def open_sources(source: str | Path, files: Mapping[str, str | Path], notes: lis
     return Opened(known.name, known.reading, tables, prefixes, known.one_file and not files.keys() - {"unlabeled"})
 
 
-def _check_name(source: str | Path) -> None:
+def check_name(source: str | Path) -> None:
     """UserError for a text that no file can be named, such as the rows of a table themselves."""
+    name = str(source)
     try:
-        Path(source).is_file()
-    except (OSError, ValueError):
+        possible = "\0" not in name and "\n" not in name
+        Path(name).is_file()
+    except (OSError, ValueError):  # too long a name
+        possible = False
+    if not possible:
         raise UserError(
-            f"{str(source)!r:.60}: this cannot be the name of a file ({len(str(source)):,} characters). Expected a file's "
-            'path, a known name, or in the library a DataFrame or columns: {"text": [...], "label": [...]}.'
-        ) from None
+            f"{name!r:.60}: this cannot be the name of a file ({len(name):,} characters). Expected a file's path, "
+            'a known name, or in the library a DataFrame or columns: {"text": [...], "label": [...]}.'
+        )
 
 
 def _unknown(source: str | Path, files: Mapping[str, Any], notes: list[str]) -> Known:

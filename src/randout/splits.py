@@ -115,12 +115,11 @@ def grouped(labels: Ints, groups: Ints, fractions: Sequence[float], seed: int, n
 
 def _check_spread(spread: Ints, rows: Ints, parts: int, names: Sequence[str], unit: str = "parts") -> None:
     """UserError that names every class (the first 20) in fewer groups than `parts`. spread, rows: (K,) groups and rows."""
-    few = np.flatnonzero(spread < parts).tolist()
+    few: list[int] = np.flatnonzero(spread < parts).tolist()
     if not few:
         return
-    sizes = [
-        f"{rows[k]} row{'s' * (rows[k] != 1)} in {spread[k]} group{'s' * (spread[k] != 1)}" for k in few[:SHOWN_CLASSES]
-    ]
+    counts = [(int(rows[k]), int(spread[k])) for k in few[:SHOWN_CLASSES]]
+    sizes = [f"{n:,} row{'s' * (n != 1)} in {g:,} group{'s' * (g != 1)}" for n, g in counts]
     fewer = "" if unit == "parts" else f"ask for fewer {unit}, "
     if len(few) == 1:
         raise UserError(
