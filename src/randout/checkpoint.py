@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .errors import Failure, UserError
-from .files import replace_text, replacing
+from .files import replace_text
 from .session import Position, Session
 
 POSITION = "position.json"
@@ -149,17 +149,18 @@ def _put(session: Session, tensors: dict[str, Tensor]) -> None:
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> dict[str, str]:
+    partial = path.with_name(path.name + ".partial")
     here, seen = {}, set()
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu().contiguous()
         place = tensor.untyped_storage().data_ptr()
         here[name] = tensor.clone() if place in seen else tensor  # safetensors takes no two names of one tensor
         seen.add(place)
-    with replacing(path) as partial:
-        save_file(here, partial)
-        with partial.open("rb+") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            os.fsync(stream.fileno())
+    save_file(here, partial)
+    with partial.open("rb+") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        os.fsync(stream.fileno())
+    partial.replace(path)
     return {"file": path.name, "sha256": digest}
 
 

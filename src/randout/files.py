@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +17,12 @@ PLACES = {  # settings of a recipe that may be paths; `more` is a list of them
 
 def replace_text(path: Path, text: str) -> None:
     """Write a small file in one move, so that a reader sees the old or the new one, never a part."""
-    with replacing(path) as partial, partial.open("w", encoding="utf-8") as stream:
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write to, which takes its place at the end; on an error it is removed."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        yield partial
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    partial.replace(path)
 
 
 def parts_of(source: str | Path) -> tuple[Path, Path | None] | None:

@@ -151,11 +151,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     for leftover in (coming, going):
         shutil.rmtree(leftover, ignore_errors=True)
     coming.mkdir(parents=True)
-    try:
-        yield coming
-    except BaseException:
-        shutil.rmtree(coming, ignore_errors=True)
-        raise
+    yield coming
     for file in coming.iterdir():  # safetensors writes files that nobody else may read
         file.chmod(0o644)
     if folder.exists():

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from .errors import UserError
-from .files import replacing
 from .metrics import log_probabilities
 
 
@@ -52,8 +51,9 @@ def write_predictions(path: Path, found: Predictions) -> None:
     columns["score"] = np.exp(log_probabilities(found.logits)).max(1)
     columns["logits"] = pyarrow.array(list(found.logits), type=pyarrow.list_(pyarrow.float32()))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial:
-        parquet.write_table(pyarrow.table(columns), partial)
+    partial = path.with_suffix(".partial")
+    parquet.write_table(pyarrow.table(columns), partial)
+    partial.replace(path)
 
 
 def read_predictions(path: Path, names: Sequence[str]) -> Predictions:

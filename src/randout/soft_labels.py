@@ -19,7 +19,6 @@ from safetensors.numpy import save_file
 
 from .encoder import Encoder
 from .errors import UserError
-from .files import replacing
 from .inference import predict
 from .progress import Show
 from .tokens import encode, truncate
@@ -63,9 +62,10 @@ def stored(folder: Path, parts: dict[str, str]) -> tuple[Path, np.ndarray | None
 def store(path: Path, logits: np.ndarray, parts: dict[str, str]) -> None:
     """Keep logits (n, C) where `stored` finds them; the file is whole or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
     digest = {"sha256": hashlib.sha256(logits.tobytes()).hexdigest()}
-    with replacing(path) as partial:
-        save_file({"logits": logits}, partial, metadata=parts | digest)
+    save_file({"logits": logits}, partial, metadata=parts | digest)
+    partial.replace(path)
 
 
 def compute(
