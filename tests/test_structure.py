@@ -14,7 +14,7 @@ from randout.methods import METHODS
 
 ROOT = Path(randout.__file__).parent
 LAYERS = [  # a module may import from its own row and the rows above
-    {"errors"},
+    {"errors", "families", "intervals"},
     {"files", "parsing", "splits", "dropout", "progress", "published", "keys", "losses", "streams", "memory"},
     {"tables", "runs"},
     {"columns", "coda19", "config"},

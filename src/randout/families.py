@@ -6,7 +6,6 @@ second one, lower and upper bounds each. p, interval and words of a comparison n
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,7 +14,7 @@ import numpy as np
 from scipy.special import ndtri, stdtrit
 
 ONE_SIDED = 0.05  # level of each margin test
-GROUPS_NEEDED = 15  # for a verdict, in groups of equal size: docs/statistics.md has the simulation
+GROUPS_NEEDED = 10  # for a verdict, in groups of equal size: docs/statistics.md has the simulation
 NORMAL = 1e6  # degrees of freedom written for "as good as infinite", so that a row stays valid JSON
 
 
@@ -94,12 +93,12 @@ class Judged(Protocol):
 
 
 def too_few_groups(groups: int, equal_groups: float) -> str | None:
-    """Why there is no verdict, where the groups are worth fewer than `GROUPS_NEEDED` equal ones; else None."""
-    if min(groups, equal_groups) >= GROUPS_NEEDED - 1e-9:
+    """Why there is no verdict, where the groups are worth fewer than `GROUPS_NEEDED` equal ones, rounded; else None."""
+    if min(groups, equal_groups) >= GROUPS_NEEDED - 0.5:
         return None
     if groups < GROUPS_NEEDED:
         return f"no verdict: {groups} groups, at least {GROUPS_NEEDED} are needed"
-    worth = f"{groups} groups of very unequal size, worth {math.floor(equal_groups)} equal ones"
+    worth = f"{groups} groups of unequal size, worth {round(equal_groups)} equal ones"
     return f"no verdict: {worth}, at least {GROUPS_NEEDED} are needed"
 
 
