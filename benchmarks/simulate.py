@@ -1,14 +1,16 @@
 """Does the primary interval hold its level? Simulated comparisons of two methods with a known true difference.
 
-    python benchmarks/simulate.py [--simulations 2000] [--macro-f1 600] [--seed 0] [--page docs/statistics.md]
+    python benchmarks/simulate.py [--simulations 2000] [--macro-f1 600] [--groups 2000] [--seed 0]
+        [--page docs/statistics.md]
 
 Rows are right or wrong by a probit: row i, of group g, is right in arm a at seed s where
 
     m_a + seed[a, s] + group[g] + row[i] + group[a, g] + row[a, i] + noise[a, s, i] > 0,
 
 all normal and independent, their variances adding up to 1, so that an arm's true accuracy over new seeds and texts is
-Phi(m_a) whatever the mix. What has an index a is what makes the difference of two arms vary. The tables go into the
-page between its markers; the text around them is left alone.
+Phi(m_a) whatever the mix. What has an index a is what makes the difference of two arms vary. Two tables vary the mix
+over many rows; the others vary the number of groups, down to few, for one saved pair, several seeds and folds. The
+tables go into the page between its markers; the text around them is left alone.
 """
 
 from __future__ import annotations
@@ -18,17 +20,24 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
 from randout.crossed import Difference, bootstrap_difference, crossed_bootstrap, crossed_difference
+from randout.families import GROUPS_NEEDED
+from randout.verdicts import compare_folds, compare_methods
 
 PAGE = Path(__file__).parents[1] / "docs" / "statistics.md"
 START, END = "<!-- simulated: from here to the end mark, written by benchmarks/simulate.py -->", "<!-- end mark -->"
 SEEDS = (3, 5, 10)
 ACCURACY, GAIN = 0.80, 0.02  # of the baseline; of the better method where there is one
 ROWS, CLASSES = 1500, 3
+GROUPS = (5, 6, 8, 10, 15, 20, 30, 50, 100, 150)
+LARGEST = 20  # rows of the largest of few groups; sizes 1 to this, all equally likely
+FOLDS = (5, 10)
+COVERAGE, FALSE = 93.0, 7.0  # percent: least and most that a design with verdicts may show
 
 
 @dataclass(frozen=True)
@@ -56,18 +65,32 @@ def sample(mix: Mix, seeds: int, generator: np.random.Generator) -> tuple[np.nda
     """Latent values without the arms' means `(2, seeds, ROWS)`, of variance 1, and groups `(ROWS,)`."""
     sizes = generator.integers(1, mix.largest_group + 1, ROWS)
     groups = np.repeat(np.arange(ROWS), sizes)[:ROWS]
-    density = np.exp(-(ndtri(ACCURACY) ** 2) / 2) / np.sqrt(2 * np.pi)  # points of accuracy per unit of the latent
-    seed = (mix.seed_points / 100 / density) ** 2
-    shared = np.sqrt(mix.group) * generator.normal(size=ROWS)[groups] + np.sqrt(mix.row) * generator.normal(size=ROWS)
-    arm = np.sqrt(mix.group_arm) * generator.normal(size=(2, ROWS))[:, groups]
-    arm += np.sqrt(mix.row_arm) * generator.normal(size=(2, ROWS))
+    latent, shifts = drawn(mix, groups, (2, seeds), generator)
+    return latent + shifts, groups
+
+
+def drawn(
+    mix: Mix, groups: np.ndarray, runs: tuple[int, int], generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Latent values `(arms, seeds, N)` without means and seeds, and what the seeds add to them `(arms, seeds, 1)`."""
+    arms, seeds = runs
+    rows, count = len(groups), int(groups.max()) + 1
+    seed = seed_variance(mix)
+    shared = np.sqrt(mix.group) * generator.normal(size=count)[groups] + np.sqrt(mix.row) * generator.normal(size=rows)
+    arm = np.sqrt(mix.group_arm) * generator.normal(size=(arms, count))[:, groups]
+    arm += np.sqrt(mix.row_arm) * generator.normal(size=(arms, rows))
     noise = 1 - seed - mix.group - mix.group_arm - mix.row - mix.row_arm
-    latent = np.sqrt(noise) * generator.standard_normal((2, seeds, ROWS))
-    latent += np.sqrt(seed) * generator.normal(size=(2, seeds, 1))
-    return latent + (shared + arm)[:, None], groups
+    latent = np.sqrt(noise) * generator.standard_normal((arms, seeds, rows)) + (shared + arm)[:, None]
+    return latent, np.sqrt(seed) * generator.normal(size=(arms, seeds, 1))
 
 
-def covers(found: Difference, truth: float) -> bool:
+def seed_variance(mix: Mix) -> float:
+    """Of the latent: what gives an accuracy the standard deviation over seeds that the mix names."""
+    density = np.exp(-(ndtri(ACCURACY) ** 2) / 2) / np.sqrt(2 * np.pi)  # points of accuracy per unit of the latent
+    return float((mix.seed_points / 100 / density) ** 2)
+
+
+def covers(found: Any, truth: float) -> bool:
     return found.low <= truth <= found.high
 
 
@@ -88,7 +111,7 @@ def accuracy_rows(mix: Mix, simulations: int, seed: int) -> Iterator[list[str]]:
         for count in SEEDS:
             none = crossed_difference(right[1, :count] - right[0, :count], groups)
             some = crossed_difference(gained[:count] - right[0, :count], groups)
-            own = crossed_difference(right[0, :count], groups)
+            own = crossed_difference(right[0, :count], groups, floor=False)
             by_seed = (right[1, :count] - right[0, :count]).mean(1)
             seen[count][at] = (
                 covers(none, 0.0),
@@ -116,9 +139,113 @@ def macro_rows(mix: Mix, simulations: int, seed: int, resamples: int = 500) -> I
             wrong = (labels + generator.integers(1, CLASSES, latent.shape)) % CLASSES
             made = np.where(latent > -ndtri(ACCURACY), labels, wrong)
             values, draws = crossed_bootstrap(labels, made, groups, CLASSES, "macro_f1", resamples, at)
-            found = bootstrap_difference(values[1] - values[0], draws[1] - draws[0], int(groups.max()) + 1)
+            sizes = np.bincount(groups)
+            found = bootstrap_difference(values[1] - values[0], draws[1] - draws[0], len(sizes), sizes=sizes)
             seen[at] = covers(found, 0.0), found.p_value <= 0.05
         yield [mix.name, str(count), *(f"{100 * share:.1f}" for share in seen.mean(0))]
+
+
+def few_groups(count: int, generator: np.random.Generator) -> np.ndarray:
+    """Groups `(N,)` of 1 to `LARGEST` rows."""
+    return np.repeat(np.arange(count), generator.integers(1, LARGEST + 1, count))
+
+
+def group_rows(mix: Mix, simulations: int, seed: int) -> Iterator[list[str]]:
+    """Accuracy by the number of groups: one saved pair, and the method over 5 and 10 seeds.
+
+    Each design: coverage of the difference, of one arm's value; p <= .05 without a difference, and "not worse by 2
+    points" of an arm that is worse by just that.
+    """
+    level, below = ndtri(ACCURACY), ndtri(ACCURACY - GAIN)
+    fixed = float(np.sqrt(1 - seed_variance(mix)))  # of a saved pair the seeds are given: both are worth the same
+    for count in GROUPS:
+        generator = np.random.default_rng([seed, 2, MIXES.index(mix), count])
+        seen = np.zeros((simulations, 3, 4))
+        for at in range(simulations):
+            groups = few_groups(count, generator)
+            latent, shifts = drawn(mix, groups, (2, max(SEEDS)), generator)
+            for place, seeds in enumerate((1, *SEEDS[1:])):
+                values = latent[:, :1] / fixed if seeds == 1 else latent[:, :seeds] + shifts[:, :seeds]
+                made = {"base": values[0] > -level, "same": values[1] > -level, "worse": values[1] > -below}
+                seen[at, place] = judged({name: one.astype(int) for name, one in made.items()}, groups, at)
+        yield [mix.name, str(count), *(f"{100 * share:.1f}" for share in seen.mean(0).ravel())]
+
+
+def judged(right: dict[str, np.ndarray], groups: np.ndarray, seed: int) -> tuple[bool, bool, bool, bool]:
+    """What `group_rows` counts, of arms right `(S, N)` named base, same and worse."""
+    ones = np.ones(len(groups), int)
+    base, same, worse = compare_methods(right, ones, groups, "base", 2, resamples=500, seed=seed, secondary=False)
+    assert same.difference is not None
+    assert worse.difference is not None
+    return (
+        covers(same.difference, 0.0),
+        same.difference.p_value <= 0.05,
+        base.low <= ACCURACY <= base.high,
+        worse.difference.low90 > -GAIN,
+    )
+
+
+def group_macro_rows(mix: Mix, simulations: int, seed: int) -> Iterator[list[str]]:
+    """Macro-F1 without a difference, by the number of groups: one saved pair and five seeds."""
+    scale = float(np.sqrt(1 - seed_variance(mix)))
+    for count in GROUPS:
+        generator = np.random.default_rng([seed, 3, MIXES.index(mix), count])
+        seen = np.zeros((simulations, 2, 2))
+        for at in range(simulations):
+            groups = few_groups(count, generator)
+            latent, shifts = drawn(mix, groups, (2, 5), generator)
+            labels = generator.choice(CLASSES, len(groups), p=[0.6, 0.3, 0.1])
+            wrong = (labels + generator.integers(1, CLASSES, latent.shape)) % CLASSES
+            for place, values in enumerate((latent[:, :1] / scale, latent + shifts)):
+                made = np.where(values > -ndtri(ACCURACY), labels, wrong[:, : values.shape[1]])
+                arms = {"base": made[0], "same": made[1]}
+                found = compare_methods(
+                    arms, labels, groups, "base", CLASSES, "macro_f1", resamples=500, seed=at, secondary=False
+                )[1].difference
+                assert found is not None
+                seen[at, place] = covers(found, 0.0), found.p_value <= 0.05
+        yield [str(count), *(f"{100 * share:.1f}" for share in seen.mean(0).ravel())]
+
+
+def fold_rows(mix: Mix, simulations: int, seed: int) -> Iterator[list[str]]:
+    """Accuracy over folds by the number of groups: every fold has its own training set, tested on its own groups.
+
+    What a training set adds to an arm takes the place of the seeds. Training sets of k folds overlap: a share 1 / k of
+    its variance is common to all, the correlation for which Nadeau and Bengio's variance is made.
+    """
+    for count in GROUPS:
+        generator = np.random.default_rng([seed, 4, MIXES.index(mix), count])
+        seen = np.zeros((simulations, len(FOLDS), 3))
+        for at in range(simulations):
+            groups = few_groups(count, generator)
+            dealt = generator.permutation(count)[groups]
+            for place, folds in enumerate(FOLDS):
+                if count < folds:
+                    continue
+                fold = dealt % folds
+                latent, own = drawn(mix, groups, (2, folds), generator)
+                common = np.sqrt(seed_variance(mix)) * generator.normal(size=(2, 1))
+                trained = np.sqrt(1 - 1 / folds) * own[..., 0] + np.sqrt(1 / folds) * common  # (2, folds)
+                each = latent[:, 0] + trained[:, fold]  # a row is tested by its fold's model alone
+                test = np.bincount(fold, minlength=folds)
+                base, same, worse = (
+                    np.bincount(fold, one > -ndtri(value), folds) / test
+                    for one, value in zip(
+                        (each[0], each[1], each[1]), (ACCURACY, ACCURACY, ACCURACY - GAIN), strict=True
+                    )
+                )
+                found = [
+                    compare_folds(
+                        {"base": base, "other": other}, len(groups) - test, test, "base", group_sizes=np.bincount(groups)
+                    )[1].difference
+                    for other in (same, worse)
+                ]
+                assert found[0] is not None
+                assert found[1] is not None
+                seen[at, place] = covers(found[0], 0.0), found[0].p_value <= 0.05, found[1].low90 > -GAIN
+        cells = [[f"{100 * share:.1f}" for share in one] for one in seen.mean(0)]
+        shown = [one if count >= folds else ["", "", ""] for one, folds in zip(cells, FOLDS, strict=True)]
+        yield [mix.name, str(count), *(cell for one in shown for cell in one)]
 
 
 def table(header: list[str], rows: list[list[str]]) -> list[str]:
@@ -193,17 +320,77 @@ def macro_lines(simulations: int, seed: int) -> list[str]:
     ]
 
 
-def report(simulations: int, macro: int, seed: int) -> list[str]:
+def group_table(header: list[str], rows: list[list[str]], kinds: dict[str, str]) -> list[str]:
+    """A table by number of groups, and after it which cells miss their target from `GROUPS_NEEDED` groups on."""
+    misses = []
+    for row in rows:
+        named = dict(zip(header, row, strict=True))
+        if int(named["groups"]) < GROUPS_NEEDED:
+            continue
+        where = f"{named['mix']}, {named['groups']} groups" if "mix" in named else f"{named['groups']} groups"
+        for title, cell in named.items():
+            kind = next((kind for word, kind in kinds.items() if word in title), None)
+            if cell and kind == "coverage" and float(cell) < COVERAGE:
+                misses.append(f"- {where}, {title}: {cell} %, below {COVERAGE:g} %")
+            if cell and kind == "false" and float(cell) > FALSE:
+                misses.append(f"- {where}, {title}: {cell} %, above {FALSE:g} %")
+    targets = f"from {GROUPS_NEEDED} groups on coverage at least {COVERAGE:g} %, false verdicts at most {FALSE:g} %"
+    verdict = f"Targets missed ({targets}):" if misses else f"Targets met: {targets}."
+    return [*table(header, rows), "", verdict, *(["", *misses] if misses else [])]
+
+
+def group_lines(simulations: int, macro: int, seed: int) -> list[str]:
+    """The tables by the number of groups."""
+    kinds = {"coverage": "coverage", "value": "coverage", "false": "false"}
+    designs = ["1 seed", *(f"{count} seeds" for count in SEEDS[1:])]
+    each = ("coverage", "false", "value", "false not worse")
+    mixes = [mix for mix in MIXES if mix.group_arm]
+    accuracy = [row for mix in mixes for row in group_rows(mix, simulations, seed)]
+    macro_f1 = list(group_macro_rows(mixes[-1], macro, seed))
+    folds = [row for mix in mixes for row in fold_rows(mix, simulations, seed)]
+    error = standard_error(simulations)
+    return [
+        f"By the number of groups, of 1 to {LARGEST} rows each. One seed: a saved pair of models that are worth the same.",
+        f"No verdict is given under {GROUPS_NEEDED} groups; the rows above that show what would come up.",
+        "coverage: of the interval of a difference that is 0; false: how often p <= .05 comes up there; value: coverage",
+        f"of one arm's accuracy; false not worse: how often an arm worse by {100 * GAIN:g} points has a 90 % interval above",
+        f"that. Accuracy, {simulations:,} simulations of each row, percent (standard error at 95 %: {error:.1f}):",
+        "",
+        *group_table(["mix", "groups", *(f"{one}: {what}" for one in designs for what in each)], accuracy, kinds),
+        "",
+        f"Macro-F1, mix {mixes[-1].name}, {macro:,} simulations of each row (standard error {standard_error(macro):.1f}):",
+        "",
+        *group_table(
+            ["groups", *(f"{one}: {what}" for one in ("1 seed", "5 seeds") for what in each[:2])], macro_f1, kinds
+        ),
+        "",
+        f"Folds, accuracy, {simulations:,} simulations of each row; whole groups are dealt into folds:",
+        "",
+        *group_table(
+            [
+                "mix",
+                "groups",
+                *(f"{count} folds: {what}" for count in FOLDS for what in (*each[:2], each[3])),
+            ],
+            folds,
+            kinds,
+        ),
+    ]
+
+
+def report(simulations: int, macro: int, groups: int, seed: int) -> list[str]:
     """The tables as lines of Markdown."""
-    command = f"`python benchmarks/simulate.py --simulations {simulations} --macro-f1 {macro} --seed {seed}`"
+    options = f"--simulations {simulations} --macro-f1 {macro} --groups {groups} --seed {seed}"
     parts = [mix_lines(), accuracy_lines(simulations, seed), *([macro_lines(macro, seed)] if macro else [])]
-    return [command, *(line for part in parts for line in ("", *part))]
+    parts += [group_lines(groups, macro, seed)] if groups else []
+    return [f"`python benchmarks/simulate.py {options}`", *(line for part in parts for line in ("", *part))]
 
 
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=2000)
     parser.add_argument("--macro-f1", type=int, default=600)
+    parser.add_argument("--groups", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--page", type=Path, default=PAGE)
     arguments = parser.parse_args(words)
@@ -211,7 +398,7 @@ def main(words: list[str] | None = None) -> None:
     if not found or END not in rest:
         raise SystemExit(f"{arguments.page} lacks the marks between which the tables go:\n{START}\n{END}")
     began = time.perf_counter()
-    lines = report(arguments.simulations, arguments.macro_f1, arguments.seed)
+    lines = report(arguments.simulations, arguments.macro_f1, arguments.groups, arguments.seed)
     after = rest.partition(END)[2]
     arguments.page.write_text("\n".join([before + START, "", *lines, "", END + after]), encoding="utf-8")
     print("\n".join(lines))

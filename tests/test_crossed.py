@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score
 
-from randout.crossed import NORMAL, bootstrap_difference, crossed_bootstrap, crossed_difference, mean_squares
+from randout.crossed import bootstrap_difference, crossed_bootstrap, crossed_difference, mean_squares
 from randout.errors import UserError
 from randout.metrics import group_codes
 
@@ -54,7 +54,10 @@ def test_crossed_difference_equals_the_formula_written_out():
                 error += (cells[s, g] - cells[s].mean() - cells[:, g].mean() + mean) ** 2
         error /= (seeds - 1) * (groups - 1)
         above = seed + max(group - error, 0)
-        deviation, df = math.sqrt(above / (seeds * groups)), above**2 / (seed**2 / (seeds - 1))
+        inverse = seed**2 / (seeds - 1)  # Satterthwaite's
+        if group > error:
+            inverse += group**2 / (groups - 1) + error**2 / ((seeds - 1) * (groups - 1))
+        deviation, df = math.sqrt(above / (seeds * groups)), above**2 / inverse
         found = crossed_difference(values, [f"paper {code}" for code in codes], level=0.9)
         assert (found.estimate, found.standard_error, found.df) == pytest.approx((mean, deviation, df))
         assert (found.low, found.high) == pytest.approx(stats.t.interval(0.9, df, mean, deviation))
@@ -87,7 +90,7 @@ def test_a_shift_of_every_row_of_a_seed_is_seed_variance_alone():
     seed, group, error = mean_squares(values, codes)
     assert seed == pytest.approx(4 * np.var([1, 0, 0, 1, 1], ddof=1))
     assert (group, error) == pytest.approx((0, 0))
-    found = crossed_difference(values, codes)
+    found = crossed_difference(values, codes, floor=False)
     assert found.df == pytest.approx(4)
     assert found.standard_error == pytest.approx(np.std([1, 0, 0, 1, 1], ddof=1) / math.sqrt(5))
 
@@ -104,11 +107,12 @@ def test_degenerate_differences_are_exact():
     none = crossed_difference(np.zeros((5, 40), int), np.arange(40))
     assert (none.estimate, none.low, none.high, none.standard_error, none.p_value) == (0, 0, 0, 0, 1)
     every = crossed_difference(np.ones((5, 40), int), np.arange(40))
-    assert (every.estimate, every.low, every.high, every.p_value) == (1, 1, 1, 2 * 0.5**40)
+    assert (every.estimate, every.p_value) == (1, 2 * 0.5**40)
+    assert 0.99 < every.low < 1
     alike = crossed_difference(np.tile([1, 0, 0, 1, -1, 0, 1, 1], (5, 5)), np.arange(40))  # all seeds the same
-    assert alike.df == NORMAL
+    assert alike.df == pytest.approx(39)
     assert alike.standard_error == pytest.approx(np.std([1, 0, 0, 1, -1, 0, 1, 1] * 5, ddof=1) / math.sqrt(40))
-    assert alike.high - alike.estimate == pytest.approx(1.96 * alike.standard_error, rel=1e-4)
+    assert alike.high - alike.estimate == pytest.approx(stats.t.ppf(0.975, 39) * alike.standard_error)
     for found in (none, every, alike):
         json.dumps(dataclasses.asdict(found), allow_nan=False)
 
@@ -116,7 +120,25 @@ def test_degenerate_differences_are_exact():
 def test_few_differing_groups_cannot_be_certain():
     values = np.zeros((5, 1000), int)
     values[:, :4] = 1
-    assert crossed_difference(values, np.arange(1000)).p_value == 0.125 == stats.binomtest(4, 4).pvalue
+    found = crossed_difference(values, np.arange(1000))
+    assert found.p_value == pytest.approx(0.125) == stats.binomtest(4, 4).pvalue
+    for level in (0.8, 0.87, 0.88, 0.95):  # the interval says what p says
+        assert (found.at(level)[0] > 0) == (found.p_value <= 1 - level)
+
+
+def test_with_many_groups_df_are_hillis_own():
+    values, codes = outcomes(5, 3000, 1)
+    seed, group, error = mean_squares(values, codes)
+    above = seed + max(group - error, 0)
+    assert crossed_difference(values, codes).df == pytest.approx(above**2 / (seed**2 / 4), rel=0.02)
+
+
+def test_unequal_groups_count_as_fewer():
+    values, _ = outcomes(5, 90, 1)
+    codes = np.where(np.arange(90) < 45, 0, np.arange(90))
+    found = crossed_difference(values, codes)
+    assert found.groups == 46
+    assert found.equal_groups == pytest.approx(90**2 / (45**2 + 45))
 
 
 def test_a_value_has_its_own_interval():
@@ -173,6 +195,15 @@ def test_bootstrap_difference_is_exact_where_nothing_differs():
     seeds = np.array([0.1, 0.2, 0.4])
     alone = bootstrap_difference(seeds, np.zeros(10), 40)  # V / S is what stays when the draws show no variance
     assert alone.standard_error == pytest.approx(math.sqrt(seeds.var(ddof=1) / 9))
+
+
+def test_the_bootstrap_knows_how_few_groups_it_has():
+    seeds, draws = np.full(5, 0.1), np.array([0.0, 0.2] * 50)
+    found = bootstrap_difference(seeds, draws, 10)
+    assert found.standard_error == pytest.approx(0.1 * math.sqrt(10 / 9))
+    assert found.df == pytest.approx(9)
+    uneven = bootstrap_difference(seeds, draws, 10, sizes=np.array([91, *[1] * 9]))
+    assert uneven.df == 1
 
 
 def test_mistakes_are_named():

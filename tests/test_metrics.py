@@ -6,9 +6,11 @@ import json
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics as reference
 
 from randout.errors import Failure, UserError
+from randout.intervals import edge_units
 from randout.metrics import (
     COUNTED,
     SELECTABLE,
@@ -109,6 +111,8 @@ def test_intervals_equal_a_slow_loop_over_the_same_draws():
     made = logits.argmax(1)
     kinds = patterns(labels * 4 + made, group_codes(groups, 120))
     drawn = {name: [] for name in COUNTED}
+    sizes = np.unique(groups, return_counts=True)[1]
+    t = stats.t.ppf(0.975, 120**2 / (sizes**2).sum() - 1) * np.sqrt(len(sizes) / (len(sizes) - 1))
     for weights in np.concatenate(list(group_weights(kinds, 60, 5))):
         assert weights.sum() == len(set(groups))
         rows = np.concatenate([np.tile(kinds.rows[kinds.pattern == at], times) for at, times in enumerate(weights)])
@@ -117,7 +121,8 @@ def test_intervals_equal_a_slow_loop_over_the_same_draws():
             drawn[name].append(values[name])
     assert found["groups"] == len(set(groups))
     for name in COUNTED:
-        assert found["intervals"][name] == pytest.approx(np.quantile(drawn[name], [0.025, 0.975]), abs=1e-12)
+        expected = np.quantile(drawn[name], [stats.norm.cdf(-t), stats.norm.cdf(t)])
+        assert found["intervals"][name] == pytest.approx(expected, abs=1e-12)
 
 
 def test_intervals_agree_with_drawing_the_groups_themselves():
@@ -170,6 +175,54 @@ def test_intervals_cover_the_truth_when_groups_are_correlated():
             covered[name] += low <= 0.75 <= high
     assert 0.90 <= covered["grouped"] / 150 <= 0.99
     assert covered["rows"] < covered["grouped"]
+
+
+def test_balanced_accuracy_and_macro_recall_are_one_number_with_one_interval():
+    """A class of three rows is missing from one draw in twenty."""
+    generator = np.random.default_rng(0)
+    labels = np.where(np.arange(150) < 3, 3, generator.integers(0, 3, 150))
+    logits = 1.2 * np.eye(4)[labels] + generator.normal(size=(150, 4))
+    found = score(labels, logits, NAMES, np.arange(150))
+    assert found["balanced_accuracy"] == pytest.approx(found["macro_recall"])
+    assert found["intervals"]["balanced_accuracy"] == pytest.approx(found["intervals"]["macro_recall"])
+    absent = score(labels[3:], logits[3:], NAMES, np.arange(147))  # a class that never occurs
+    assert absent["balanced_accuracy"] == pytest.approx(absent["macro_recall"] * 4 / 3)
+    assert np.array(absent["intervals"]["macro_recall"]) * 4 / 3 == pytest.approx(
+        absent["intervals"]["balanced_accuracy"]
+    )
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 4])
+@pytest.mark.parametrize("per_group", [1, 4])
+def test_scores_near_one_and_near_zero_have_wilsons_interval(wrong, per_group):
+    labels = np.arange(240) % 2
+    logits = np.eye(2)[labels]
+    logits[: wrong * per_group] = logits[: wrong * per_group, ::-1]  # whole groups
+    groups = np.arange(240) // per_group
+    size = 240 // per_group
+    expected = stats.binomtest(size - wrong, size).proportion_ci(method="wilson")
+    names = {0: "a", 1: "b"}
+    found = score(labels, logits, names, groups)["intervals"]
+    assert found["accuracy"][0] <= expected.low + 1e-9
+    assert found["accuracy"][0] == pytest.approx(expected.low, abs=0.012)
+    assert found["accuracy"][1] == pytest.approx(expected.high)
+    none = score(labels, -logits, names, groups)["intervals"]
+    assert none["accuracy"] == pytest.approx([1 - found["accuracy"][1], 1 - found["accuracy"][0]])
+    for low, high in found.values():
+        assert 0 < low < high <= 1
+        assert (high == 1) == (wrong == 0)
+
+
+def test_scattered_mistakes_count_rows_and_unseen_ones_whole_groups():
+    codes = np.arange(400) // 20
+    wrong = np.zeros(400)
+    assert edge_units(wrong, codes) == 20
+    wrong[:100:20] = 1  # a row in each of five groups
+    assert edge_units(wrong, codes) == pytest.approx(400 * (5 + 20) / (5 + 400))
+    wrong[::20] = 1
+    assert edge_units(wrong, codes) is None  # enough to be resampled
+    labels = np.where(np.arange(400) < 20, 1, 0)  # a class of one group
+    assert edge_units(np.zeros(400), codes, labels) == 2
 
 
 def test_one_group_has_no_intervals():

@@ -30,6 +30,8 @@ LAYERS = [  # a module may import from its own row and the rows above
         "memory",
     },
     {"arrow_table", "json_tables"},
+    {"errors", "families", "intervals"},
+    {"files", "parsing", "splits", "dropout", "progress", "published", "keys", "losses", "streams", "memory"},
     {"tables", "runs"},
     {"columns", "coda19", "config"},
     {"labels"},

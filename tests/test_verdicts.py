@@ -12,6 +12,7 @@ from scipy import stats
 
 from randout.crossed import crossed_difference
 from randout.errors import UserError
+from randout.families import GROUPS_NEEDED, holm_steps
 from randout.figures import method_lines
 from randout.secondary import mcnemar_over_seeds, over_seeds, seeds_for_wilcoxon, signed_rank_p
 from randout.statistics import compare_models, holm
@@ -23,7 +24,6 @@ from randout.verdicts import (
     compare_folds,
     compare_methods,
     fold_interval,
-    holm_steps,
 )
 
 SKILLS = {"plain": 0.75, "kd": 0.755, "randout": 0.85, "noise": 0.65}
@@ -60,7 +60,11 @@ def test_five_seeds_give_a_verdict_on_the_method():
     found = rows[2].difference
     reach = stats.t.ppf(0.975, found.df) + stats.t.ppf(0.8, found.df)
     assert rows[2].detectable == pytest.approx(reach * found.standard_error)
-    assert rows[1].detectable == pytest.approx(2.8016**2 / 600, rel=1e-4)  # so few rows differ that it is the rarity
+    net = np.abs(np.add.reduceat((right["kd"] - right["plain"]).mean(0), np.arange(0, 1200, 2)))
+    rare = 2.8016**2 * (net**2).sum() / net.sum() / 1200  # all that differs in favour, in clusters of this size
+    error = rows[1].difference.standard_error
+    reach = stats.t.ppf(0.975, rows[1].difference.df) + stats.t.ppf(0.8, rows[1].difference.df)
+    assert rows[1].detectable == pytest.approx(max(rare, reach * error), rel=1e-4)
     assert rows[2].secondary["McNemar"] == "5 of 5 seeds"
     assert rows[2].secondary["Wilcoxon over seeds"] == "cannot reach .05 with 5 seeds (7 needed)"
     assert {row.against for row in rows[1:]} == {"plain"}
@@ -95,7 +99,7 @@ def test_one_seed_speaks_of_the_saved_models(metric):
         assert (row.difference.estimate, row.difference.low, row.difference.high, row.adjusted_p) == pytest.approx(
             (other.difference.estimate, other.difference.low, other.difference.high, other.adjusted_p)
         )
-        assert row.words.split(",")[0] == other.words.split(",")[0]  # what follows is a family of its own here
+        assert row.words == other.words
         assert row.detectable == pytest.approx(other.detectable, rel=1e-4)
         assert list(row.secondary) == ["McNemar"]
 
@@ -115,7 +119,9 @@ def test_identical_arms_do_not_differ():
     made, labels, groups = arms(5)
     for metric in ("accuracy", "macro_f1"):
         row = compare_methods({"a": made["kd"], "b": made["kd"]}, labels, groups, "a", 3, metric, resamples=100)[1]
-        assert (row.difference.estimate, row.difference.low, row.difference.high, row.adjusted_p) == (0, 0, 0, 1)
+        assert (row.difference.estimate, row.adjusted_p) == (0, 1)
+        most = 1.959964**2 / (600 + 1.959964**2)  # 600 groups that agree leave that much open
+        assert row.difference.high == -row.difference.low == pytest.approx(most, rel=1e-5)
         assert row.words == "not distinguishable, equivalent"
         assert row.secondary["paired t over seeds (this test set only)"] == "the same difference at every seed"
 
@@ -230,6 +236,103 @@ def test_folds_equal_nadeau_and_bengio():
         )
         assert fold_interval(first, train, test, 0.95, repeats) == pytest.approx((first.mean(), *wide))
         json.dumps([dataclasses.asdict(row) for row in rows], allow_nan=False)
+
+
+def test_folds_that_all_differ_alike_are_no_certainty():
+    """A sign test over five folds has p = .0625, whatever the size of the difference."""
+    plain = np.array([0.8, 0.82, 0.79, 0.81, 0.8])
+    for gain, rows in ((0.005, 200), (0.005, 1000), (0.03, 1000)):
+        found = compare_folds({"a": plain, "b": plain + gain}, [4 * rows] * 5, [rows] * 5, "a")[1]
+        assert found.adjusted_p >= 0.0625 - 1e-9
+        assert rows == 200 or found.adjusted_p == pytest.approx(0.0625)
+        assert found.difference.low < 0 < gain < found.difference.high
+        assert found.simultaneous[0] < 0
+        assert found.words.startswith("not distinguishable")
+    for almost in (np.array([5, 5, 6, 5, 5]), np.array([-5, -5, -5, -4, -5])):
+        found = compare_folds({"a": plain, "b": plain + almost / 1000}, [4000] * 5, [1000] * 5, "a")[1]
+        assert found.adjusted_p == pytest.approx(0.0625)
+        assert found.words.startswith("not distinguishable")
+    spread = np.array([5, 5, 8, 5, 4]) / 1000  # further apart than one row: Nadeau and Bengio's own
+    found = compare_folds({"a": plain, "b": plain + spread}, [4000] * 5, [1000] * 5, "a")[1]
+    t = spread.mean() / math.sqrt(spread.var(ddof=1) * (1 / 5 + 1 / 4))
+    assert found.adjusted_p == pytest.approx(2 * stats.t.sf(t, 4))
+
+
+def test_repeats_of_folds_that_differ_alike_are_no_further_folds():
+    plain = np.linspace(0.7, 0.8, 20)
+    found = compare_folds({"a": plain, "b": plain + 0.05}, [400] * 20, [100] * 20, "a", repeats=4)[1]
+    assert found.adjusted_p == pytest.approx(0.0625)
+    ten = compare_folds({"a": plain[:10], "b": plain[:10] + 0.05}, [900] * 10, [100] * 10, "a")[1]
+    assert ten.adjusted_p == pytest.approx(2 * 0.5**10)
+    assert ten.difference.low > 0
+
+
+def test_folds_without_any_difference_have_an_interval():
+    plain = np.array([0.8, 0.82, 0.79, 0.81, 0.8])
+    found = compare_folds({"a": plain, "b": plain}, [4000] * 5, [1000] * 5, "a")[1]
+    half = stats.t.ppf(0.975, 4) * 0.001 * math.sqrt(1 / 5 + 1 / 4)
+    assert (found.difference.low, found.difference.high) == pytest.approx((-half, half))
+    assert found.words == "not distinguishable, equivalent"
+
+
+@pytest.mark.parametrize(("value", "low", "high"), [(1.0, 1000 / 1003.8415, 1.0), (0.0, 0.0, 3.8415 / 1003.8415)])
+def test_perfect_folds_have_wilsons_interval(value, low, high):
+    assert fold_interval([value] * 5, [800] * 5, [200] * 5)[1:] == pytest.approx(
+        (min(low, value), max(high, value)), abs=0.01
+    )
+    found = fold_interval([value] * 5, [800] * 5, [200] * 5, group_sizes=[20] * 50)
+    assert found[2] - found[1] >= 3.84 / 53.85
+    row = compare_folds({"a": [value] * 5}, [800] * 5, [200] * 5, "a", group_sizes=[20] * 50)[0]
+    assert (row.low, row.high) == pytest.approx(found[1:])
+
+
+def test_folds_that_agree_on_a_middling_value_have_wilsons_interval():
+    low, high = fold_interval([0.8] * 5, [800] * 5, [200] * 5)[1:]
+    expected = stats.binomtest(800, 1000).proportion_ci(method="wilson")
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
+def test_few_groups_give_no_verdict_in_any_design():
+    for seeds in (1, 5):
+        made, labels, _ = arms(seeds)
+        for metric in ("accuracy", "macro_f1"):
+            rows = compare_methods(made, labels, np.arange(1200) % 6, "plain", 3, metric, resamples=200)[1:]
+            assert {row.words for row in rows} == {f"no verdict: 6 groups, at least {GROUPS_NEEDED} are needed"}
+            rows = compare_methods(made, labels, np.arange(1200) % 40, "plain", 3, metric, resamples=200)
+            assert rows[2].words.startswith("better")
+    plain = np.array([0.7, 0.72, 0.69, 0.71, 0.7])
+    gain = np.array([0.1, 0.12, 0.11, 0.09, 0.1])
+    few, many = (
+        compare_folds({"a": plain, "b": plain + gain}, [800] * 5, [200] * 5, "a", group_sizes=sizes)[1]
+        for sizes in ([250] * 4, [10] * 100)
+    )
+    assert few.words == f"no verdict: 4 groups, at least {GROUPS_NEEDED} are needed"
+    assert many.words == "better"
+
+
+@pytest.mark.parametrize("seeds", [1, 5])
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "balanced_accuracy"])
+def test_perfect_arms_have_an_interval(seeds, metric):
+    labels = np.arange(200) % 2
+    made = {"perfect": np.tile(labels, (seeds, 1)), "never": np.tile(1 - labels, (seeds, 1))}
+    perfect, never = compare_methods(made, labels, np.arange(200) // 2, "perfect", 2, metric, resamples=200)
+    z2 = 1.959964**2
+    assert (perfect.low, perfect.high) == (pytest.approx(100 / (100 + z2)), 1)
+    assert (never.low, never.high) == (0, pytest.approx(z2 / (100 + z2)))
+    assert never.words == "worse"
+
+
+def test_balanced_accuracy_and_macro_recall_are_one_number_with_one_verdict():
+    generator = np.random.default_rng(0)
+    labels = np.where(np.arange(120) < 3, 2, generator.integers(0, 2, 120))  # a class that many draws lack
+    for seeds in (1, 5):
+        made = {name: np.where(generator.random((seeds, 120)) < 0.8, labels, 0) for name in ("a", "b")}
+        one, other = (
+            compare_methods(made, labels, np.arange(120), "a", 3, metric, resamples=300)
+            for metric in ("balanced_accuracy", "macro_recall")
+        )
+        for first, second in zip(one, other, strict=True):
+            assert dataclasses.replace(first, metric="macro_recall") == second
 
 
 def test_best_of_many_equal_trials_is_flattered_by_what_it_gained():

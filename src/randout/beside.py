@@ -9,7 +9,8 @@ import numpy as np
 
 from .crossed import crossed_bootstrap
 from .figures import table_lines
-from .metrics import class_rates
+from .intervals import edge_units, group_df, percentile, widened
+from .metrics import OVER_CLASSES, class_rates
 from .published import Number
 from .results import Scored
 
@@ -79,24 +80,32 @@ def ours_of(scores: Scored, arm: str, number: Number, labels: Sequence[str]) -> 
     if not scores.units:
         return None
     made = np.stack(scores.predictions[arm])[None]  # (1, S, N)
+    codes = np.unique(scores.groups[0], return_inverse=True)[1]
     if not number.label:
-        values, draws = crossed_bootstrap(
-            scores.labels[0], made, scores.groups[0], scores.num_labels, number.metric, resamples=1000
-        )
-        low, high = np.quantile(draws[0], [0.025, 0.975])
-        return Ours(float(values[0].mean()), float(low), float(high))
-    return _of_class(scores, made[0], labels.index(number.label), number.metric)
+        labels_of = scores.labels[0]
+        values, draws = crossed_bootstrap(labels_of, made, codes, scores.num_labels, number.metric, resamples=1000)
+        edge = edge_units((made[0] != labels_of).mean(0), codes, labels_of if number.metric in OVER_CLASSES else None)
+        return _with_interval(float(values[0].mean()), draws[0], codes, edge)
+    return _of_class(scores, made[0], codes, labels.index(number.label), number.metric)
 
 
-def _of_class(scores: Scored, made: np.ndarray, label: int, rate: str, resamples: int = 500) -> Ours:
+def _with_interval(value: float, draws: np.ndarray, codes: np.ndarray, edge: float | None) -> Ours:
+    """The value with the 95 % interval of its bootstrap draws; edge: as `intervals.widened` takes it."""
+    sizes = np.bincount(codes)
+    between = percentile(draws, 0.95, group_df(sizes), len(sizes)) if len(sizes) > 1 else (0.0, 1.0)
+    return Ours(value, *widened(between, value, edge, 0.95))
+
+
+def _of_class(
+    scores: Scored, made: np.ndarray, codes: np.ndarray, label: int, rate: str, resamples: int = 500
+) -> Ours:
     """Precision, recall or F1 of one class: mean over seeds, bootstrap over seeds and groups."""
     size, truth = scores.num_labels, scores.labels[0]
-    groups = np.unique(scores.groups[0], return_inverse=True)[1]
-    count = int(groups.max()) + 1
+    count = int(codes.max()) + 1
     cells = truth[None] * size + made  # (S, N)
     by_group = np.zeros((len(made), count, size * size))
     for seed in range(len(made)):
-        np.add.at(by_group[seed], (groups, cells[seed]), 1)
+        np.add.at(by_group[seed], (codes, cells[seed]), 1)
     rng = np.random.default_rng(0)
 
     def value(weights: np.ndarray, seeds: np.ndarray) -> float:
@@ -108,5 +117,19 @@ def _of_class(scores: Scored, made: np.ndarray, label: int, rate: str, resamples
     for _ in range(resamples):
         weights = np.bincount(rng.integers(0, count, count), minlength=count).astype(float)
         drawn.append(value(weights, rng.integers(0, len(made), len(made))))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Ours(value(np.ones(count), every), float(low), float(high))
+    edge = class_edge(truth, made, codes, label, rate)
+    return _with_interval(value(np.ones(count), every), np.array(drawn), codes, edge)
+
+
+def class_edge(truth: np.ndarray, made: np.ndarray, codes: np.ndarray, label: int, rate: str) -> float | None:
+    """`edge_units` of one class's rate, over the rows that enter it: true (recall), predicted (precision), either (F1).
+
+    truth `(N,)`, made `(S, N)`. A class of which no row enters is known from one unit at most: any value is possible.
+    """
+    true, predicted = np.broadcast_to(truth == label, made.shape), made == label
+    entering = {"recall": true, "precision": predicted}.get(rate, true | predicted)
+    rows = entering.any(0)
+    if not rows.any():
+        return 1e-9
+    wrong = (entering & (made != truth)).mean(0)
+    return edge_units(wrong[rows], np.unique(codes[rows], return_inverse=True)[1])

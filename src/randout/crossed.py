@@ -2,7 +2,7 @@
 
 Both are samples: seeds of the training runs there could be, groups of the texts there could be. Every seed meets
 every group, so the two cross, and an interval has to widen for both (Obuchowski and Rockette 1995; degrees of
-freedom: Hillis 2007). Resampling seeds and, inside each, rows (the nested form) is wrong here and not offered.
+freedom: Satterthwaite's, which Hillis 2007 gives for many groups). Resampling seeds and, inside each, rows (the nested form) is wrong here and not offered.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 from scipy.special import stdtr, stdtrit
 
 from randout.errors import UserError, nearest
+from randout.families import NORMAL
+from randout.intervals import equal_groups, group_df
 from randout.metrics import COUNTED, checked_labels, group_codes, group_weights, patterns, rates
-
-NORMAL = 1e6  # degrees of freedom written for "as good as infinite", so that a row stays valid JSON
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Difference:
     units: int  # seeds, or folds
     groups: int
     level: float
+    equal_groups: float = NORMAL  # what the groups are worth in groups of equal size; at most `groups`
 
     def at(self, level: float) -> tuple[float, float]:
         """The t interval at another level."""
@@ -49,18 +50,28 @@ def t_interval(estimate: float, standard_error: float, df: float, level: float) 
 
 
 def t_difference(
-    estimate: float, variance: float, df: float, units: int, groups: int, level: float, floor: float = 0.0
+    estimate: float,
+    variance: float,
+    df: float,
+    units: int,
+    groups: int,
+    level: float,
+    floor: float = 0.0,
+    equal_groups: float = NORMAL,
 ) -> Difference:
     """A `Difference` from its variance and degrees of freedom; `floor`: the smallest p that can be had.
 
-    A variance of zero gives an interval of no width, and p = 1 for an estimate of 0 and `floor` for any other.
+    Where the floor is above what the variance gives, the standard error is raised to what the floor implies, so that
+    p, every interval and every bound tell the same.
     """
-    error, df = math.sqrt(variance), min(df, NORMAL)
+    error = math.sqrt(variance)
+    quantile = float(stdtrit(df, 1 - min(floor, 0.5) / 2)) if floor > 0 else math.inf
+    error = max(error, abs(estimate) / quantile)
     low, high = t_interval(estimate, error, df, level)
     low90, high90 = t_interval(estimate, error, df, 0.90)
     p = float(estimate == 0) if error == 0 else 2 * float(stdtr(df, -abs(estimate) / error))
     p = min(1.0, max(p, floor))
-    return Difference(estimate, low, high, low90, high90, error, df, p, units, groups, level)
+    return Difference(estimate, low, high, low90, high90, error, df, p, units, groups, level, equal_groups)
 
 
 def mean_squares(values: np.ndarray, groups: np.ndarray) -> tuple[float, float, float]:
@@ -98,25 +109,38 @@ def _checked(values: Any, groups: Sequence[Any] | np.ndarray) -> tuple[np.ndarra
     return values, codes
 
 
-def crossed_difference(differences: Any, groups: Sequence[Any] | np.ndarray, level: float = 0.95) -> Difference:
+def crossed_difference(
+    differences: Any, groups: Sequence[Any] | np.ndarray, level: float = 0.95, *, floor: bool = True
+) -> Difference:
     """The mean of differences `(S, N)` over new seeds and new groups: two-way random effects.
 
     differences: right(model) - right(baseline), in {-1, 0, 1}, seed by row; groups: `(N,)`, anything hashable.
-    Var(mean) = (MS_seed + max(MS_group - MS_error, 0)) / (S * G), df = numerator^2 / (MS_seed^2 / (S - 1)).
-    p is never below 2 * 0.5^(groups that differ in some seed): no smaller one could come of flipping their signs.
+    Var(mean) = V / (S * G), V = MS_seed + max(MS_group - MS_error, 0). Satterthwaite's degrees of freedom:
+    df = V^2 / (MS_seed^2 / (S - 1) + MS_group^2 / g + MS_error^2 / ((S - 1) g)), g = `intervals.group_df`, G - 1 for
+    groups of one size; the last two only where MS_group > MS_error. For large G that is Hillis' df.
+    p is never below 2 * 0.5^(groups that differ in some seed): no smaller one could come of flipping their signs; the
+    standard error is raised to match.
     Where neither seeds nor groups show any variance of their own, MS_error stands for it: seeds that happen to agree in
     their means are no certainty.
-    Right or wrong `(S, N)` of one arm in place of differences gives that arm's own interval.
+    Right or wrong `(S, N)` of one arm in place of differences, and `floor` False, gives that arm's own interval.
     Raises UserError under two seeds or two groups.
     """
     values, codes = _checked(differences, groups)
-    seeds, count = len(values), int(codes.max()) + 1
+    sizes = np.bincount(codes)
+    seeds, count, own = len(values), len(sizes), group_df(sizes)
     seed, group, error = mean_squares(values, codes)
-    above = seed + max(group - error, 0.0) or error
-    df = above**2 * (seeds - 1) / seed**2 if seed > above / NORMAL else NORMAL if above else seeds - 1.0
+    above = seed
+    inverse = seed**2 / (seeds - 1)  # of df, times above^2
+    if group > error:
+        above += group - error
+        inverse += group**2 / own + error**2 / ((seeds - 1) * own)
+    elif not above:
+        above, inverse = error, error**2 / ((seeds - 1) * own)
+    df = above**2 / inverse if inverse > 0 else seeds - 1.0
     differing = np.count_nonzero(np.bincount(codes, (values != 0).any(0)))
     estimate = float(values.mean(dtype=np.float64))
-    return t_difference(estimate, above / (seeds * count), df, seeds, count, level, 2 * 0.5**differing)
+    least = 2 * 0.5**differing if floor else 0.0
+    return t_difference(estimate, above / (seeds * count), df, seeds, count, level, least, equal_groups(sizes))
 
 
 def crossed_bootstrap(
@@ -142,9 +166,11 @@ def crossed_bootstrap(
     kinds = np.unique(np.concatenate([labels[None, :], flat]), axis=1, return_inverse=True)[1].reshape(-1)
     found = patterns(kinds, group_codes(groups, rows))
     cells = [found.counts(labels * num_labels + one, num_labels**2) for one in flat]  # (P, C * C) each
+    occurring = len(np.unique(labels))
 
     def values(weights: np.ndarray) -> np.ndarray:  # (block, P) -> (A * S, block)
-        return np.stack([rates((weights @ one).reshape(-1, num_labels, num_labels))[metric] for one in cells])
+        shape = (-1, num_labels, num_labels)
+        return np.stack([rates((weights @ one).reshape(shape), occurring)[metric] for one in cells])
 
     drawn = np.concatenate([values(block) for block in group_weights(found, resamples, seed)], axis=1)
     picks = np.random.default_rng([seed, 1]).multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)
@@ -153,18 +179,28 @@ def crossed_bootstrap(
 
 
 def bootstrap_difference(
-    values: np.ndarray, draws: np.ndarray, groups: int, level: float = 0.95, floor: float = 0.0
+    values: np.ndarray,
+    draws: np.ndarray,
+    groups: int,
+    level: float = 0.95,
+    floor: float = 0.0,
+    sizes: np.ndarray | None = None,
 ) -> Difference:
     """The interval of the mean of values `(S,)`, given `draws (resamples,)` of it from `crossed_bootstrap`.
 
-    For a difference of arms hand in the differences of both. Variance: that of the draws, plus V / S for what drawing
-    S of S seeds misses, V = the variance of the mean over seeds (values' own / S); df as in `crossed_difference`,
-    with V for MS_seed. Conservative: crossing both draws counts the seed-by-group part of the variance thrice.
+    For a difference of arms hand in the differences of both; sizes `(G,)`: rows of each group, alike if not given.
+    Variance: that of the draws, plus V / S for what drawing S of S seeds misses, V = the variance of the mean over
+    seeds (values' own / S). What is above V is the groups', and grows by G / (G - 1) for what drawing G of G groups
+    misses. Satterthwaite's df, from S - 1 for V and `intervals.group_df` for the rest. Conservative: crossing both
+    draws counts the seed-by-group part of the variance thrice.
     """
+    sizes = np.ones(groups) if sizes is None else sizes
     seeds = len(values)
     over_seeds = float(values.var(ddof=1)) / seeds
     variance = float(draws.var()) + over_seeds / seeds
-    df = (variance / over_seeds) ** 2 * (seeds - 1) if over_seeds > variance / NORMAL else NORMAL
-    if not variance:
-        df = seeds - 1.0
-    return t_difference(float(values.mean()), variance, df, seeds, groups, level, floor)
+    over_groups = max(variance - over_seeds, 0.0) * groups / (groups - 1)
+    variance = over_seeds + over_groups if over_groups else variance
+    inverse = over_seeds**2 / (seeds - 1) + over_groups**2 / group_df(sizes)
+    df = variance**2 / inverse if inverse > 0 else seeds - 1.0
+    worth = equal_groups(sizes)
+    return t_difference(float(values.mean()), variance, df, seeds, groups, level, floor, worth)

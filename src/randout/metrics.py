@@ -5,7 +5,8 @@ predicted. So one row of bootstrap weights over groups is one matrix product awa
 bootstrap of thousands of resamples takes no loop over rows (`patterns`, `group_weights`).
 
 Macro averages run over all C classes of `id2label`, a class that never occurs counting 0 (`zero_division` 0), in
-resamples too. Balanced accuracy is sklearn's: the mean recall over the classes that occur among the true labels.
+resamples too. Balanced accuracy is sklearn's: the mean recall over the classes that occur among the true labels. In
+a resample those are the classes of the whole data: where all occur it is macro recall, and has its interval.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ import numpy as np
 from scipy import sparse
 
 from randout.errors import Failure, UserError
+from randout.intervals import edge_units, group_df, percentile, widened
 
 COUNTED = ("accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1")  # those with intervals
+OVER_CLASSES = frozenset(COUNTED) - {"accuracy"}  # means over classes, each counting the same however rare
 SELECTABLE = (*COUNTED, "weighted_f1", "log_loss", "expected_calibration_error")  # those a checkpoint may be chosen by
 LOWER_IS_BETTER = frozenset({"log_loss", "expected_calibration_error"})
 BLOCK = 4_000_000  # bootstrap weights held at once: 32 MB
@@ -91,14 +94,18 @@ def class_rates(confusions: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def rates(confusions: np.ndarray) -> dict[str, np.ndarray]:
-    """The metrics of `COUNTED` and weighted_f1, each `(...)`, from counts `(..., C, C)` with at least one row each."""
+def rates(confusions: np.ndarray, occurring: int | None = None) -> dict[str, np.ndarray]:
+    """The metrics of `COUNTED` and weighted_f1, each `(...)`, from counts `(..., C, C)` with at least one row each.
+
+    occurring: over how many classes balanced accuracy is the mean, for resamples of data in which so many occur; a
+    class that a resample lacks counts 0, as in the macro averages. Without it, over those that occur in the counts.
+    """
     each = class_rates(confusions)
     support = each["support"]
     rows = support.sum(-1)
     return {
         "accuracy": np.trace(confusions, axis1=-2, axis2=-1) / rows,
-        "balanced_accuracy": each["recall"].sum(-1) / (support > 0).sum(-1),
+        "balanced_accuracy": each["recall"].sum(-1) / (occurring or (support > 0).sum(-1)),
         "macro_precision": each["precision"].mean(-1),
         "macro_recall": each["recall"].mean(-1),
         "macro_f1": each["f1"].mean(-1),
@@ -184,16 +191,24 @@ def group_weights(found: Patterns, resamples: int, seed: int) -> Iterator[np.nda
 def _intervals(
     labels: np.ndarray, predictions: np.ndarray, codes: np.ndarray, num_labels: int, resamples: int, seed: int
 ) -> dict[str, list[float]]:
-    """95 % percentile intervals of `COUNTED`, groups drawn with replacement."""
+    """95 % intervals of `COUNTED`: percentiles of a bootstrap over groups, at least Wilson's near 0 and 1."""
     cells = labels * num_labels + predictions
     found = patterns(cells, codes)
     counts = found.counts(cells, num_labels**2)
+    occurring = len(np.unique(labels))
     drawn: dict[str, list[np.ndarray]] = {name: [] for name in COUNTED}
     for weights in group_weights(found, resamples, seed):
-        values = rates((weights @ counts).reshape(-1, num_labels, num_labels))
+        values = rates((weights @ counts).reshape(-1, num_labels, num_labels), occurring)
         for name in COUNTED:
             drawn[name].append(values[name])
-    return {name: np.quantile(np.concatenate(drawn[name]), [0.025, 0.975]).tolist() for name in COUNTED}
+    own = rates(confusion(labels, predictions, num_labels))
+    df, wrong = group_df(np.bincount(codes)), predictions != labels
+    edges = {False: edge_units(wrong, codes), True: edge_units(wrong, codes, labels)}
+    intervals = {}
+    for name in COUNTED:
+        between = percentile(np.concatenate(drawn[name]), 0.95, df, found.groups)
+        intervals[name] = list(widened(between, float(own[name]), edges[name in OVER_CLASSES], 0.95))
+    return intervals
 
 
 def score(
@@ -207,8 +222,8 @@ def score(
     """All metrics of one set of predictions, ready for JSON; fractions in [0, 1], log loss in nats.
 
     labels: `(n,)` integers; logits: `(n, C)`; the prediction is the first largest logit. With groups `(n,)` (rows of
-    one group are drawn together) it adds `groups`, their number, and `intervals`: {metric: [low, high]}, 95 %
-    percentile bootstrap; `intervals` is empty under two groups, where a bootstrap has nothing to say.
+    one group are drawn together) it adds `groups`, their number, and `intervals`: {metric: [low, high]} at 95 %, of a
+    bootstrap over groups; `intervals` is empty under two groups, where a bootstrap has nothing to say.
     Raises UserError for no rows or a label outside `id2label`, Failure for logits that are not finite.
     """
     names = label_names(id2label)

@@ -203,7 +203,8 @@ def _ten_folds(request: Request, folder: Path, options: Options) -> Block:
         ours = None
         if number.model == "randout-kd" and len(scores.units) >= 5:
             values = np.array([row[number.metric] for row in by_fold])
-            ours = Ours(*fold_interval(values, np.array(scores.train_rows), tests))
+            sizes = np.unique(np.concatenate(scores.groups), return_counts=True)[1]
+            ours = Ours(*fold_interval(values, np.array(scores.train_rows), tests, group_sizes=sizes))
         name = paper().names[number.model]
         rows.append(compared(number, ours, why, name))
     notes = [

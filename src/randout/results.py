@@ -180,6 +180,8 @@ def _fold_rows(study: Study, scores: Scored, baseline: str, arms: Sequence[str],
         made = [score(y, z, id2label)[study.metric] for y, z in pairs]
         values[arm] = np.array(made)
     test_rows = np.array([len(y) for y in scores.labels])
+    folds = len(scores.groups) // repeats  # every repeat deals the same rows out again
+    group_sizes = np.unique(np.concatenate(scores.groups[:folds]), return_counts=True)[1]
     return compare_folds(
         values,
         np.array(scores.train_rows),
@@ -188,6 +190,7 @@ def _fold_rows(study: Study, scores: Scored, baseline: str, arms: Sequence[str],
         metric=study.metric,
         margin=study.margin,
         repeats=repeats,
+        group_sizes=group_sizes,
     )
 
 

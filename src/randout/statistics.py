@@ -1,7 +1,7 @@
 """Is one model better than another, and which words may say so.
 
 Here: *these saved models* on one test set (paired bootstrap over groups, exact McNemar as a check), the correction
-for several comparisons, and the words. A verdict on *the method* (several seeds, folds) is another estimand:
+for several comparisons, and the words (both in `families`). A verdict on *the method* (several seeds, folds) is another estimand:
 `crossed` and `verdicts`. Differences are fractions, always "the model minus the baseline".
 """
 
@@ -10,13 +10,36 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from scipy.special import bdtr, ndtri
+from scipy.special import bdtr
 
 from randout.errors import UserError, nearest
-from randout.metrics import COUNTED, checked_labels, checked_logits, group_codes, group_weights, patterns, rates
+from randout.families import Tested, judge, reach
+from randout.families import holm as holm
+from randout.families import words as words
+from randout.intervals import (
+    Discordance,
+    decided,
+    discordance,
+    edge_units,
+    equal_groups,
+    group_df,
+    percentile,
+    tail_p,
+    widened,
+)
+from randout.metrics import (
+    COUNTED,
+    OVER_CLASSES,
+    checked_labels,
+    checked_logits,
+    group_codes,
+    group_weights,
+    patterns,
+    rates,
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +62,8 @@ class Paired:
     differing: int  # groups in which the two differ at all
     level: float
     resamples: int
+    df: float = 1e6  # of the group bootstrap
+    equal_groups: float = 1e6  # what the groups are worth in groups of equal size; at most `groups`
 
 
 @dataclass(frozen=True)
@@ -66,28 +91,93 @@ class Comparison:
     detectable: float | None = None  # the smallest difference this pair would show with 80 % power, uncorrected
 
 
-def _interval(draws: np.ndarray, level: float) -> tuple[float, float]:
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def _differing(metric: str, labels: np.ndarray, first: np.ndarray, second: np.ndarray, codes: np.ndarray) -> int:
-    """Groups that can tell the two apart: more right in one (accuracy), any prediction different (the others)."""
-    if metric == "accuracy":
-        net = np.bincount(codes, (second == labels).astype(float) - (first == labels))
-        return int(np.count_nonzero(net))
-    return int(np.count_nonzero(np.bincount(codes, first != second)))
-
-
-def bootstrap_p(draws: np.ndarray, differing: int) -> float:
+def bootstrap_p(draws: np.ndarray, differing: int, df: float | None = None, groups: int = 0) -> float:
     """Two-sided p of "no difference": 2 * min(P(d* <= 0), P(d* >= 0)), each with one added to count and total.
 
+    df and groups: corrected for the number of groups as the interval is (`intervals.tail_p`).
     Never below 2 * 0.5^differing, the smallest p of an exact test that flips signs of the groups that differ: a
     bootstrap over a handful of groups would otherwise call three lucky groups certain. At most 1.
     """
     tail = min(np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0))
-    p = 2 * (tail + 1) / (len(draws) + 1)
+    share = (tail + 1) / (len(draws) + 1)
+    p = 2 * share if df is None else tail_p(share, df, groups)
     return float(min(1.0, max(p, 2 * 0.5**differing)))
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """A paired bootstrap of two models: what its draws say at any level."""
+
+    metric: str
+    value_a: float
+    value_b: float
+    drawn_a: np.ndarray  # (resamples,)
+    drawn_b: np.ndarray
+    differences: np.ndarray  # (resamples,) sorted
+    p_value: float
+    groups: int
+    equal_groups: float
+    df: float
+    edges: tuple[float | None, float | None]  # of each model, from `intervals.edge_units`
+    few: Discordance
+
+    @property
+    def estimate(self) -> float:
+        return self.value_b - self.value_a
+
+    @property
+    def standard_error(self) -> float:
+        return float(self.differences.std()) * math.sqrt(self.groups / (self.groups - 1))
+
+    def at(self, level: float) -> tuple[float, float]:
+        """The interval of the difference: leaves out 0 exactly where p <= 1 - level."""
+        found = percentile(self.differences, level, self.df, self.groups)
+        return decided(found, self.estimate, self.p_value, level, self.few)
+
+    def alone(self, level: float) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Each model's own interval."""
+        both = zip((self.value_a, self.value_b), (self.drawn_a, self.drawn_b), self.edges, strict=True)
+        first, second = (
+            widened(percentile(draws, level, self.df, self.groups), value, units, level) for value, draws, units in both
+        )
+        return first, second
+
+    def tested(self) -> Tested:
+        return Tested(
+            self.estimate,
+            self.p_value,
+            self.standard_error,
+            self.df,
+            self.groups,
+            self.equal_groups,
+            self.few.clusters,
+            self.at,
+        )
+
+    def paired(self, level: float) -> Paired:
+        low, high = self.at(level)
+        low90, high90 = self.at(0.90)
+        interval_a, interval_b = self.alone(level)
+        return Paired(
+            metric=self.metric,
+            estimate=self.estimate,
+            low=low,
+            high=high,
+            low90=low90,
+            high90=high90,
+            p_value=self.p_value,
+            standard_error=self.standard_error,
+            value_a=self.value_a,
+            value_b=self.value_b,
+            interval_a=interval_a,
+            interval_b=interval_b,
+            groups=self.groups,
+            differing=self.few.groups,
+            level=level,
+            resamples=len(self.differences),
+            df=self.df,
+            equal_groups=self.equal_groups,
+        )
 
 
 def paired_difference(
@@ -104,9 +194,25 @@ def paired_difference(
     """Paired bootstrap of metric(b) - metric(a): groups drawn with replacement, the same ones for both models.
 
     labels, predictions: `(n,)` integers below num_labels; groups: `(n,)`; metric: one of `metrics.COUNTED`.
-    Percentile intervals. Speaks of these two saved models on texts like these, not of new training runs.
+    Percentile intervals at levels expanded for the number of groups (`intervals.percentile`), never narrower than
+    `intervals` says of few mistakes or few groups that differ; an interval leaves out 0 exactly where p <= 1 - level.
+    Speaks of these two saved models on texts like these, not of new training runs.
     Raises UserError for an unknown metric, for no rows and for fewer than two groups.
     """
+    return resampled(labels, predictions_a, predictions_b, groups, num_labels, metric, resamples, seed).paired(level)
+
+
+def resampled(
+    labels: Any,
+    predictions_a: Any,
+    predictions_b: Any,
+    groups: Sequence[Any] | np.ndarray,
+    num_labels: int,
+    metric: str = "accuracy",
+    resamples: int = 10000,
+    seed: int = 0,
+) -> Resampled:
+    """The draws behind `paired_difference`, with the same arguments and errors."""
     if metric not in COUNTED:
         raise UserError(f"Cannot compare by {metric!r}; known are {', '.join(COUNTED)}.{nearest(metric, COUNTED)}")
     labels = checked_labels(labels, num_labels)
@@ -119,33 +225,32 @@ def paired_difference(
     if found.groups < 2:
         raise UserError("All rows are in one group; a comparison needs at least two groups to draw from.")
     cells = [found.counts(labels * num_labels + made, num_labels**2) for made in (first, second)]  # (P, C * C) each
+    occurring = len(np.unique(labels))
 
     def values(weights: np.ndarray) -> np.ndarray:  # (block, P) -> (2, block)
-        return np.stack([rates((weights @ one).reshape(-1, num_labels, num_labels))[metric] for one in cells])
+        shape = (-1, num_labels, num_labels)
+        return np.stack([rates((weights @ one).reshape(shape), occurring)[metric] for one in cells])
 
     value_a, value_b = values(found.multiplicity[None, :])[:, 0].tolist()
     drawn_a, drawn_b = np.concatenate([values(block) for block in group_weights(found, resamples, seed)], axis=1)
-    draws = drawn_b - drawn_a
-    differing = _differing(metric, labels, first, second, codes)
-    low, high = _interval(draws, level)
-    low90, high90 = _interval(draws, 0.90)
-    return Paired(
+    draws = np.sort(drawn_b - drawn_a)
+    right_a, right_b = first == labels, second == labels
+    by_class = labels if metric in OVER_CLASSES else None
+    few = discordance(right_b.astype(float) - right_a, first != second, codes, by_class)
+    df = group_df(np.bincount(codes))
+    return Resampled(
         metric=metric,
-        estimate=value_b - value_a,
-        low=low,
-        high=high,
-        low90=low90,
-        high90=high90,
-        p_value=bootstrap_p(draws, differing),
-        standard_error=float(draws.std()),
         value_a=value_a,
         value_b=value_b,
-        interval_a=_interval(drawn_a, level),
-        interval_b=_interval(drawn_b, level),
+        drawn_a=drawn_a,
+        drawn_b=drawn_b,
+        differences=draws,
+        p_value=bootstrap_p(draws, few.groups, df, found.groups),
         groups=found.groups,
-        differing=differing,
-        level=level,
-        resamples=resamples,
+        equal_groups=equal_groups(np.bincount(codes)),
+        df=df,
+        edges=(edge_units(~right_a, codes, by_class), edge_units(~right_b, codes, by_class)),
+        few=few,
     )
 
 
@@ -162,53 +267,6 @@ def mcnemar_exact(correct_a: Any, correct_b: Any, groups: Sequence[Any] | np.nda
     return McNemar(b, c, float(min(1.0, 2 * bdtr(min(b, c), b + c, 0.5))) if b + c else 1.0)
 
 
-def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Holm's step-down adjusted p `(m,)` in the order given: running maximum of (m - rank) * p, at most 1."""
-    p = np.asarray(p_values, dtype=np.float64)
-    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
-        raise ValueError(f"p-values between 0 and 1 in one dimension expected, found {p_values!r}")
-    order = np.argsort(p, kind="stable")
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
-    return adjusted
-
-
-class Judged(Protocol):
-    """What `words` looks at: a difference, its 90 % interval and the number of groups behind it."""
-
-    @property
-    def estimate(self) -> float: ...
-    @property
-    def low90(self) -> float: ...
-    @property
-    def high90(self) -> float: ...
-    @property
-    def groups(self) -> int: ...
-
-
-def words(found: Judged, adjusted_p: float, margin: float = 0.02, alpha: float = 0.05) -> str:
-    """The verdict, and nothing but these words, separated by ", ".
-
-    "better" or "worse": adjusted_p <= alpha, else "not distinguishable". "equivalent": the 90 % interval lies within
-    (-margin, margin), i.e. both one-sided 5 % tests; else "not worse": its lower end is above -margin (not said
-    beside "better", which says more). Neither is said when a difference of the margin may have gone unseen: with
-    fewer than 3 / margin groups, none differing is compatible with that much (the rule of three).
-    """
-    verdict = "not distinguishable" if adjusted_p > alpha else "better" if found.estimate > 0 else "worse"
-    if found.groups * margin < 3:
-        return verdict
-    if -margin < found.low90 and found.high90 < margin:
-        return f"{verdict}, equivalent"
-    if verdict == "not distinguishable" and found.low90 > -margin:
-        return f"{verdict}, not worse"
-    return verdict
-
-
-def _reach(power: float, level: float) -> float:
-    """Standard errors a difference must measure to be shown at two-sided `level` with this power: 2.80 at .8, .05."""
-    return float(ndtri(1 - level / 2) + ndtri(power))
-
-
 def detectable_difference(n_groups: int, discordance: float, power: float = 0.8, level: float = 0.05) -> float:
     """The smallest difference in accuracy that one pair of models would show with this power, a fraction.
 
@@ -218,8 +276,8 @@ def detectable_difference(n_groups: int, discordance: float, power: float = 0.8,
     """
     if n_groups < 1 or not 0 <= discordance <= 1:
         raise ValueError(f"groups >= 1 and a discordance in [0, 1] expected, found {n_groups}, {discordance}")
-    reach = _reach(power, level)
-    return min(1.0, max(reach * math.sqrt(discordance / n_groups), reach**2 / n_groups))
+    errors = reach(power, level)
+    return min(1.0, max(errors * math.sqrt(discordance / n_groups), errors**2 / n_groups))
 
 
 def compare_models(
@@ -237,8 +295,8 @@ def compare_models(
 ) -> list[Comparison]:
     """Every model against the baseline, on one test set: the baseline's row first, the others in the order given.
 
-    logits: {name: `(n, C)`}. p is Holm-adjusted over these comparisons, which are the whole family; intervals are
-    not. Rows become JSON with `dataclasses.asdict`.
+    logits: {name: `(n, C)`}. p is Holm-adjusted over these comparisons, which are the whole family, and the margin
+    tests are a second family; the intervals are each comparison's own. Rows become JSON with `dataclasses.asdict`.
     """
     if baseline not in logits or len(logits) < 2:
         raise UserError(
@@ -250,23 +308,21 @@ def compare_models(
     others = [name for name in made if name != baseline]
     right = {name: one == labels for name, one in made.items()}
     pairs = [
-        paired_difference(labels, made[baseline], made[name], groups, num_labels, metric, resamples, seed, level)
-        for name in others
+        resampled(labels, made[baseline], made[name], groups, num_labels, metric, resamples, seed) for name in others
     ]
-    adjusted = holm([pair.p_value for pair in pairs]).tolist()
-    reach = _reach(0.8, 1 - level)
-    rows = [Comparison(baseline, metric, pairs[0].value_a, *pairs[0].interval_a)]
-    for name, pair, p in zip(others, pairs, adjusted, strict=True):
+    judged = judge([pair.tested() for pair in pairs], margin, 1 - level)
+    rows = [Comparison(baseline, metric, pairs[0].value_a, *pairs[0].alone(level)[0])]
+    for name, pair, said in zip(others, pairs, judged, strict=True):
         row = Comparison(
             name,
             metric,
             pair.value_b,
-            *pair.interval_b,
-            difference=pair,
-            adjusted_p=p,
-            words=words(pair, p, margin, 1 - level),
+            *pair.alone(level)[1],
+            difference=pair.paired(level),
+            adjusted_p=said.adjusted_p,
+            words=said.words,
             mcnemar=mcnemar_exact(right[baseline], right[name], groups),
-            detectable=min(1.0, max(reach * pair.standard_error, reach**2 / pair.groups)),
+            detectable=said.detectable,
         )
         rows.append(row)
     return rows

@@ -7,16 +7,14 @@ over folds); what stands under `secondary` describes and is never promoted to a 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
 
 from randout.crossed import (
-    NORMAL,
     Difference,
     bootstrap_difference,
     crossed_bootstrap,
@@ -24,18 +22,19 @@ from randout.crossed import (
     t_difference,
 )
 from randout.errors import UserError, nearest
-from randout.metrics import checked_labels, group_codes
+from randout.families import Tested, judge
+from randout.intervals import Discordance, decided, discordance, edge_units, equal_groups, widened
+from randout.metrics import OVER_CLASSES, checked_labels, group_codes
 from randout.optimism import Optimism as Optimism
 from randout.optimism import best_of as best_of
 from randout.secondary import mcnemar_over_seeds, over_seeds
-from randout.statistics import holm, paired_difference, words
+from randout.statistics import resampled
 
 METHOD = "the method (new seeds, new texts)"
 SAVED = "these saved models (new texts)"
 FOLDS = "the method, trained on as much data (new splits)"
 SEEDS_NEEDED = 5  # for a verdict on the method
 FOLDS_NEEDED = 5
-ONE_SIDED = 0.05  # level of each margin test
 
 
 @dataclass(frozen=True)
@@ -64,52 +63,7 @@ class _Table:
 
     values: Mapping[str, tuple[Sequence[float], tuple[float, float]]]  # baseline first
     differences: list[Difference]  # of the others, in order
-    interval: Callable[[int, float], tuple[float, float]]  # of one of those at another level
-
-
-def holm_steps(p_values: Sequence[float], alpha: float) -> list[int]:
-    """By how much Holm divides alpha for each test: p <= alpha / step exactly where Holm rejects.
-
-    m for the smallest p, then m - 1 and so on; from the first p that is kept on, as much as for that one.
-    """
-    order = np.argsort(p_values, kind="stable")
-    steps = np.arange(len(order), 0, -1)
-    kept = np.flatnonzero(np.asarray(p_values)[order] * steps > alpha)
-    if len(kept):
-        steps[kept[0] :] = steps[kept[0]]
-    return steps[np.argsort(order, kind="stable")].tolist()
-
-
-def _at_most(found: Difference, bound: float) -> float:
-    """One-sided p of "the difference is at most `bound`"."""
-    if found.standard_error == 0:
-        return float(found.estimate <= bound)
-    return float(stdtr(found.df, (bound - found.estimate) / found.standard_error))
-
-
-def _judged(table: _Table, margin: float, alpha: float) -> list[dict[str, Any]]:
-    """Adjusted p, simultaneous interval, words and detectable difference of every comparison of a family.
-
-    The tests of a difference are one family; the margin tests a second, lower and upper bounds each under Holm.
-    """
-    found = table.differences
-    p_values = [one.p_value for one in found]
-    steps = holm_steps(p_values, alpha)
-    lower = holm_steps([_at_most(one, -margin) for one in found], ONE_SIDED)
-    upper = holm_steps([1 - _at_most(one, margin) for one in found], ONE_SIDED)
-    result = []
-    for at, (one, adjusted) in enumerate(zip(found, holm(p_values).tolist(), strict=True)):
-        low90 = table.interval(at, 1 - 2 * ONE_SIDED / lower[at])[0]
-        high90 = table.interval(at, 1 - 2 * ONE_SIDED / upper[at])[1]
-        reach, least = (float(stdtrit(df, 1 - alpha / 2) + stdtrit(df, 0.8)) for df in (one.df, NORMAL))
-        judged = {
-            "simultaneous": table.interval(at, 1 - alpha / steps[at]),
-            "adjusted_p": adjusted,
-            "words": words(dataclasses.replace(one, low90=low90, high90=high90), adjusted, margin, alpha),
-            "detectable": min(1.0, max(reach * one.standard_error, least**2 / one.groups)),
-        }
-        result.append(judged)
-    return result
+    tested: list[Tested]  # the same, for the family
 
 
 def _rows(table: _Table, metric: str, estimand: str, margin: float, level: float) -> list[MethodRow]:
@@ -118,12 +72,33 @@ def _rows(table: _Table, metric: str, estimand: str, margin: float, level: float
         values = tuple(float(one) for one in each)
         mean = float(np.mean(values))
         rows.append(MethodRow(name, metric, mean, values, max(0.0, float(low)), min(1.0, float(high)), estimand))
-    judged = _judged(table, margin, 1 - level)
+    judged = judge(table.tested, margin, 1 - level)
     others = [
-        dataclasses.replace(row, difference=one, against=rows[0].name, **more)
-        for row, one, more in zip(rows[1:], table.differences, judged, strict=True)
+        dataclasses.replace(row, difference=one, against=rows[0].name, **vars(said))
+        for row, one, said in zip(rows[1:], table.differences, judged, strict=True)
     ]
     return [rows[0], *others]
+
+
+def _tested(found: Difference, few: Discordance | None, clusters: float) -> tuple[Difference, Tested]:
+    """A t interval for its family, widened where few groups differ."""
+
+    def interval(level: float) -> tuple[float, float]:
+        return decided(found.at(level), found.estimate, found.p_value, level, few)
+
+    (low, high), (low90, high90) = interval(found.level), interval(0.90)
+    shown = dataclasses.replace(found, low=low, high=high, low90=low90, high90=high90)
+    tested = Tested(
+        found.estimate,
+        found.p_value,
+        found.standard_error,
+        found.df,
+        found.groups,
+        found.equal_groups,
+        clusters,
+        interval,
+    )
+    return shown, tested
 
 
 def _order(given: Mapping[str, Any], baseline: str) -> list[str]:
@@ -156,22 +131,18 @@ def _saved_models(
     """One seed: the paired bootstrap over groups of `statistics`."""
     base, *others = made
 
-    def interval(at: int, at_level: float) -> tuple[float, float]:
-        found = pair(others[at], at_level)
-        return found.low, found.high
+    def drawn(name: str) -> Any:
+        return resampled(labels, made[base][0], made[name][0], codes, num_labels, metric, resamples, seed)
 
-    @functools.cache  # the same draws at every level, and most levels are asked for more than once
-    def pair(name: str, at_level: float) -> Any:
-        first, second = made[base][0], made[name][0]
-        return paired_difference(labels, first, second, codes, num_labels, metric, resamples, seed, at_level)
-
-    pairs = [pair(name, level) for name in others]
-    first = pairs[0] if pairs else pair(base, level)
-    values = {base: ([first.value_a], first.interval_a)}
-    values |= {name: ([one.value_b], one.interval_b) for name, one in zip(others, pairs, strict=True)}
+    pairs = [drawn(name) for name in others]
+    first = pairs[0] if pairs else drawn(base)
+    values = {base: ([first.value_a], first.alone(level)[0])}
+    values |= {name: ([one.value_b], one.alone(level)[1]) for name, one in zip(others, pairs, strict=True)}
     same = ("estimate", "low", "high", "low90", "high90", "standard_error", "p_value", "groups", "level")
-    found = [Difference(**{name: getattr(one, name) for name in same}, df=NORMAL, units=1) for one in pairs]
-    return _Table(values, found, interval)
+    same = (*same, "df", "equal_groups")
+    shown = [one.paired(level) for one in pairs]
+    found = [Difference(**{name: getattr(one, name) for name in same}, units=1) for one in shown]
+    return _Table(values, found, [one.tested() for one in pairs])
 
 
 def _crossed(
@@ -180,22 +151,30 @@ def _crossed(
 ) -> _Table:  # fmt: skip
     """Several seeds: two-way random effects for accuracy, the crossed bootstrap for the other metrics."""
     arms = np.stack(list(made.values()))  # (A, S, N)
+    right = (arms == labels).astype(np.int8)
+    by_class = labels if metric in OVER_CLASSES else None
+    few = [discordance((one - right[0]).mean(0), (arm != arms[0]).any(0), codes, by_class)
+           for one, arm in zip(right[1:], arms[1:], strict=True)]  # fmt: skip
     if metric == "accuracy":
-        right = (arms == labels).astype(np.int8)
         each = right.mean(-1)  # (A, S)
-        alone = [crossed_difference(one, codes, level) for one in right]
+        alone = [crossed_difference(one, codes, level, floor=False) for one in right]
         found = [crossed_difference(one - right[0], codes, level) for one in right[1:]]
     else:
-        groups = int(codes.max()) + 1
+        sizes = np.bincount(codes)
+        count = len(sizes)
         each, draws = crossed_bootstrap(labels, arms, codes, num_labels, metric, resamples, seed)
-        alone = [bootstrap_difference(one, drawn, groups, level) for one, drawn in zip(each, draws, strict=True)]
+        own = zip(each, draws, strict=True)
+        alone = [bootstrap_difference(one, drawn, count, level, sizes=sizes) for one, drawn in own]
         found = []
-        for one, drawn, arm in zip(each[1:], draws[1:], arms[1:], strict=True):
-            differing = np.count_nonzero(np.bincount(codes, (arm != arms[0]).any(0)))
-            found.append(bootstrap_difference(one - each[0], drawn - draws[0], groups, level, 2 * 0.5**differing))
-    intervals = [(one.low, one.high) for one in alone]
-    values = {name: (one.tolist(), two) for name, one, two in zip(made, each, intervals, strict=True)}
-    return _Table(values, found, lambda at, at_level: found[at].at(at_level))
+        for one, drawn, differ in zip(each[1:], draws[1:], few, strict=True):
+            floor = 2 * 0.5**differ.groups
+            found.append(bootstrap_difference(one - each[0], drawn - draws[0], count, level, floor, sizes))
+    values = {}
+    for name, one, own_right, interval in zip(made, each, right, alone, strict=True):
+        edge = edge_units(1 - own_right.mean(0), codes, by_class)
+        values[name] = (one.tolist(), widened((interval.low, interval.high), float(one.mean()), edge, level))
+    pairs = [_tested(one, differ, differ.clusters) for one, differ in zip(found, few, strict=True)]
+    return _Table(values, [shown for shown, _ in pairs], [tested for _, tested in pairs])
 
 
 def compare_methods(
@@ -210,12 +189,14 @@ def compare_methods(
     level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
+    secondary: bool = True,
 ) -> list[MethodRow]:
     """Every method against the baseline over the same seeds and rows: the baseline's row first, then as given.
 
     predictions: {name: `(S, N)` integers}, seed s set up alike in every arm; labels, groups: `(N,)`.
     The estimand is the method from two seeds on, with a verdict from `SEEDS_NEEDED` on; with one seed, the saved
     models. Holm over these comparisons, which are the whole family. With the baseline alone, its row alone.
+    secondary: whether to add the tests that are shown and decide nothing.
     Raises UserError for an unknown baseline or metric, for unequal numbers of seeds and under two groups.
     """
     labels = checked_labels(labels, num_labels)
@@ -226,21 +207,34 @@ def compare_methods(
     table = design(labels, made, codes, num_labels, metric, level, resamples, seed)
     rows = _rows(table, metric, SAVED if seeds == 1 else METHOD, margin, level)
     for at, row in enumerate(rows[1:], 1):
-        right, base = made[row.name] == labels, made[baseline] == labels
-        secondary = {"McNemar": mcnemar_over_seeds(right, base, codes, 1 - level)}
-        if seeds > 1:
-            secondary |= over_seeds(np.subtract(row.values, rows[0].values), len(rows) - 1, 1 - level)
-        verdict = row.words
         if 1 < seeds < SEEDS_NEEDED:
-            verdict = f"no verdict: {seeds} seeds, at least {SEEDS_NEEDED} are needed"
-        rows[at] = dataclasses.replace(row, secondary=secondary, words=verdict)
+            row = dataclasses.replace(row, words=f"no verdict: {seeds} seeds, at least {SEEDS_NEEDED} are needed")
+        if secondary:
+            right, base = made[row.name] == labels, made[baseline] == labels
+            beside = {"McNemar": mcnemar_over_seeds(right, base, codes, 1 - level)}
+            if seeds > 1:
+                beside |= over_seeds(np.subtract(row.values, rows[0].values), len(rows) - 1, 1 - level)
+            row = dataclasses.replace(row, secondary=beside)
+        rows[at] = row
     return rows
 
 
 def _fold_difference(
-    values: Any, train_rows: Any, test_rows: Any, level: float, repeats: int, what: str = "values"
-) -> Difference:
-    """Nadeau and Bengio (2003): Var(mean) = s^2 (1 / n + mean(n_test / n_train)), n folds in all, df n - 1."""
+    values: Any,
+    train_rows: Any,
+    test_rows: Any,
+    level: float,
+    repeats: int,
+    what: str = "values",
+    group_sizes: Sequence[int] | np.ndarray | None = None,
+    difference: bool = True,
+) -> tuple[Difference, bool]:
+    """Nadeau and Bengio (2003): Var(mean) = s^2 (1 / n + mean(n_test / n_train)), n folds in all, df n - 1.
+
+    Also returned: whether all folds agree to within one row, the step in which a fold's accuracy is measured. Then
+    their spread was not measured: s is taken to be one row, and for a difference only the signs count, so that p is at
+    least the sign test's, 2 * 0.5^k for k folds that differ (of one repeat).
+    """
     each, train, test = (np.asarray(one, dtype=np.float64) for one in (values, train_rows, test_rows))
     if not each.shape == train.shape == test.shape or each.ndim != 1 or len(each) % repeats:
         raise ValueError(f"{what}: one value, train and test size per fold of {repeats} repeats, found {each.shape}")
@@ -251,20 +245,39 @@ def _fold_difference(
         )
     if not np.isfinite(each).all() or train.min() < 1 or test.min() < 1:
         raise ValueError(f"{what}: finite values and folds with rows on both sides expected")
-    variance = float(each.var(ddof=1)) * (1 / len(each) + float((test / train).mean()))
-    groups = round(float(test.sum()) / repeats)
-    return t_difference(float(each.mean()), variance, len(each) - 1.0, len(each), groups, level)
+    row = 1 / float(test.min())
+    agree = bool(np.ptp(each) <= row * (1 + 1e-9))
+    spread = row**2 if agree else float(each.var(ddof=1))
+    variance = spread * (1 / len(each) + float((test / train).mean()))
+    differing = min(np.count_nonzero(np.abs(each) > 1e-12), folds)
+    floor = 2 * 0.5**differing if agree and difference else 0.0
+    groups = round(float(test.sum()) / repeats) if group_sizes is None else len(group_sizes)
+    worth = float(groups) if group_sizes is None else equal_groups(np.asarray(group_sizes))
+    mean = float(each.mean())
+    return t_difference(mean, variance, len(each) - 1.0, len(each), groups, level, floor, worth), agree
 
 
 def fold_interval(
-    values: Any, train_rows: Any, test_rows: Any, level: float = 0.95, repeats: int = 1
+    values: Any,
+    train_rows: Any,
+    test_rows: Any,
+    level: float = 0.95,
+    repeats: int = 1,
+    group_sizes: Sequence[int] | np.ndarray | None = None,
 ) -> tuple[float, float, float]:
-    """Mean, low and high of a value over the folds `(r * k,)`; train_rows: the rows really trained on, by fold.
+    """Mean, low and high of a value in [0, 1] over the folds `(r * k,)`.
 
+    train_rows: the rows really trained on, by fold; group_sizes `(G,)`: rows of each group of the data, single rows if
+    not given. Where all folds agree to within one row the interval is at least Wilson's over the groups.
     Raises UserError under `FOLDS_NEEDED` folds a repeat.
     """
-    found = _fold_difference(values, train_rows, test_rows, level, repeats)
-    return found.estimate, max(0.0, found.low), min(1.0, found.high)
+    found, agree = _fold_difference(
+        values, train_rows, test_rows, level, repeats, group_sizes=group_sizes, difference=False
+    )
+    low, high = max(0.0, found.low), min(1.0, found.high)
+    if agree:
+        low, high = widened((low, high), found.estimate, found.equal_groups, level)
+    return found.estimate, low, high
 
 
 def compare_folds(
@@ -277,14 +290,24 @@ def compare_folds(
     margin: float = 0.02,
     level: float = 0.95,
     repeats: int = 1,
+    group_sizes: Sequence[int] | np.ndarray | None = None,
 ) -> list[MethodRow]:
     """Every method against the baseline over the same folds, values `(r * k,)` each; rows as `compare_methods`.
 
     train_rows, test_rows `(r * k,)`: the rows really trained on (without an inner validation slice) and tested on.
+    group_sizes `(G,)`: rows of each group of the data, which no fold divides; single rows if not given.
     """
     made = {name: np.asarray(values[name], dtype=np.float64) for name in _order(values, baseline)}
     sizes = (train_rows, test_rows, level, repeats)
-    alone = {name: _fold_difference(one, *sizes, name) for name, one in made.items()}
-    found = [_fold_difference(one - made[baseline], *sizes, name) for name, one in made.items() if name != baseline]
-    shown = {name: (one.tolist(), (alone[name].low, alone[name].high)) for name, one in made.items()}
-    return _rows(_Table(shown, found, lambda at, at_level: found[at].at(at_level)), metric, FOLDS, margin, level)
+    shown = {}
+    for name, one in made.items():
+        _fold_difference(one, *sizes, name)  # errors name the arm
+        _, low, high = fold_interval(one, *sizes, group_sizes)
+        shown[name] = (one.tolist(), (low, high))
+    pairs = []
+    for name, one in made.items():
+        if name != baseline:
+            found, _ = _fold_difference(one - made[baseline], *sizes, name, group_sizes)
+            pairs.append(_tested(found, None, math.inf))
+    table = _Table(shown, [found for found, _ in pairs], [tested for _, tested in pairs])
+    return _rows(table, metric, FOLDS, margin, level)
