@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +53,6 @@ NEW = [
     "fever Fever fever goal",
     "\u00c9t\u00e9 doctor",
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_pictures() -> Iterator[None]:
-    """Most of a small job is drawing; pictures have tests of their own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("randout.figures.confusion_picture", lambda counts, names, path, title: path.touch())
-        yield
 
 
 def test_every_classifier_has_its_row() -> None:
