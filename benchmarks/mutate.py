@@ -20,6 +20,7 @@ import ast
 import compileall
 import contextlib
 import functools
+import gc
 import hashlib
 import json
 import os
@@ -31,7 +32,7 @@ import tempfile
 import time
 import tomllib
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,19 +82,25 @@ class Mutant:
     tests: tuple[str, ...]
 
 
-def generated(source: str) -> Iterator[tuple[str, str]]:
-    """(name, changed source) of every mutant that the operators make of a module, in the order of its lines."""
+def generated(source: str) -> Iterator[tuple[str, Callable[[], str]]]:
+    """(name, what makes the changed source) of every mutant that the operators make of a module, by line."""
     tree = ast.parse(source)
     seen: dict[str, int] = {}
     for where, parent, field, index in list(_places(tree)):
         old = _get(parent, field, index)
         for new in _replacements(old):
             name = f"{where}: {_shown(old, new)}"
-            _put(parent, field, index, new)
-            changed = ast.unparse(ast.fix_missing_locations(tree))
-            _put(parent, field, index, old)
             seen[name] = seen.get(name, 0) + 1
-            yield name + (f" ({seen[name]})" if seen[name] > 1 else ""), changed
+            name += f" ({seen[name]})" if seen[name] > 1 else ""
+            yield name, functools.partial(_changed, tree, (parent, field, index), old, new)
+
+
+def _changed(tree: ast.AST, place: tuple[ast.AST, str, int | None], old: ast.AST, new: ast.AST) -> str:
+    """The code of a tree with one node in place of another."""
+    _put(*place, new)
+    code = ast.unparse(ast.fix_missing_locations(tree))
+    _put(*place, old)
+    return code
 
 
 def _places(node: ast.AST, where: str = "module") -> Iterator[tuple[str, ast.AST, str, int | None]]:
@@ -199,7 +206,7 @@ def mutants(plan: dict[str, Any], only: Sequence[str] = ()) -> list[Mutant]:
         for at in chosen:
             name, changed = every[at]
             name = f"{module['file']}, {name}"
-            found.append(Mutant(name, module["file"], module["file"], changed, tuple(module["tests"])))
+            found.append(Mutant(name, module["file"], module["file"], changed(), tuple(module["tests"])))
     return found
 
 
@@ -209,10 +216,11 @@ class Copy:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         ignored = shutil.ignore_patterns("__pycache__", ".*", "plots", "results")
-        for name in ("src", "tests", "benchmarks", "docs"):
-            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-        for name in ("pyproject.toml", "README.md"):
-            shutil.copy(ROOT / name, folder / name)
+        for name in ("src", "tests", "benchmarks", "docs", "pyproject.toml", "README.md"):
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+            elif (ROOT / name).exists():
+                shutil.copy(ROOT / name, folder / name)
         compileall.compile_dir(folder / "src", quiet=1)
 
     def run(self, tests: Sequence[str], limit: float) -> tuple[str, float, str]:
@@ -248,12 +256,13 @@ class Copy:
             os.dup2(output, 2)
             os.chdir(self.folder)
             sys.path[:0] = [str(self.folder / "src"), str(self.folder / "tests")]
+            for name in [name for name in sys.modules if name.partition(".")[0] == "randout"]:
+                del sys.modules[name]
             os.environ["PYTHONPATH"] = str(self.folder / "src")
-            sys.dont_write_bytecode = True  # else a later mutant of the same size and second may be taken for this one
             import pytest
 
             files = [str(self.folder / "tests" / name) for name in tests]
-            options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+            options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:anyio"]
             options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of plugins that `warm` imported
             code = int(pytest.main([*options, *files]))
             import randout
@@ -270,6 +279,7 @@ class Copy:
     def mutate(self, file: str, source: str | None) -> None:
         """Put a mutant's source in its place; None: the source of the checkout again."""
         path = self.folder / PACKAGE / file
+        # Bytecode of a mutant of the same size and second would be taken for that of the next.
         for stale in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
             stale.unlink()
         path.write_text(source or (ROOT / PACKAGE / file).read_text(encoding="utf-8"), encoding="utf-8")
@@ -280,6 +290,8 @@ def warm() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    import _hypothesis_pytestplugin  # noqa: F401
+    import hypothesis.strategies  # noqa: F401
     import matplotlib.figure  # noqa: F401
     import pyarrow.parquet  # noqa: F401
     import pydantic  # noqa: F401
@@ -293,6 +305,8 @@ def warm() -> None:
     from transformers.models.roberta import modeling_roberta, tokenization_roberta  # noqa: F401
 
     torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()  # no child goes through the libraries' objects for garbage
 
 
 def digest(*texts: str) -> str:

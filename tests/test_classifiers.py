@@ -474,10 +474,12 @@ def test_the_folder_of_a_run_holds_no_place_of_this_machine(
     finished: Callable[[str], job.Result], toy_csv: Callable[..., Path]
 ) -> None:
     for name in CLASSIFIERS:
-        for path in finished(name).folder.rglob("*"):
-            if path.suffix in (".json", ".md", ".parquet", ".safetensors"):
-                assert str(Path.home()).encode() not in path.read_bytes()
-                assert str(toy_csv(150, 0).parent).encode() not in path.read_bytes()
+        kinds = (".json", ".md", ".parquet", ".safetensors")
+        files = [path for path in finished(name).folder.rglob("*") if path.suffix in kinds]
+        assert {path.suffix for path in files} == set(kinds), name
+        for path in files:
+            assert str(Path.home()).encode() not in path.read_bytes()
+            assert str(toy_csv(150, 0).parent).encode() not in path.read_bytes()
 
 
 def test_a_folder_of_the_same_name_does_not_stand_in_the_way(

@@ -86,7 +86,7 @@ def test_a_class_in_too_few_groups_is_named():
         grouped(labels, groups, FRACTIONS, 0, ["often", "rare"])
 
 
-def test_classes_that_whole_groups_cannot_spread_are_named():
+def test_classes_of_few_mixed_groups_are_in_every_part():
     labels = np.array([0, 1, 2] * 3 + [0, 1, 3] * 1 + [3, 3])  # class 3 in three groups, class 2 in three others
     groups = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 5])
     part = grouped(labels, groups, FRACTIONS, 0, list("abcd"))
