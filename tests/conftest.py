@@ -187,6 +187,33 @@ def quiet_and_small() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quick_pictures() -> Iterator[Callable[..., Path]]:
+    """The confusion matrix of a run is no more than the head of a PNG: drawing two takes longer than a tiny training.
+
+    Gives the function that draws; `test_figures.py` calls it too, and `real_pictures` puts it back for one test.
+    """
+    from randout import figures
+
+    def instead(matrix: Any, id2label: dict[Any, str], path_png: Path, title: str) -> Path:
+        assert np.shape(matrix) == (len(id2label), len(id2label))
+        Path(path_png).write_bytes(b"\x89PNG\r\n\x1a\n")
+        return Path(path_png)
+
+    real = figures.confusion_picture
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "confusion_picture", instead)
+        yield real
+
+
+@pytest.fixture
+def real_pictures(quick_pictures: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of this test draw their confusion matrices."""
+    from randout import figures
+
+    monkeypatch.setattr(figures, "confusion_picture", quick_pictures)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """family -> folder of its tiny bare encoder, built once; `FAMILIES` lists them."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import json
 import multiprocessing
 import os
 import runpy
 import sys
+import tomllib
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -219,3 +222,119 @@ def test_missed_targets_are_said() -> None:
     assert missed([good, ["rows", "3", "80.0", "80.0", "90.0", "20.0", "1.0", "1.00", "80.0"]]) == []
     assert len(missed([["rows", "10", *good[2:]]])) == 1
     assert "92.9" in missed([["rows", "5", "92.9", "93.0", "90.0", "7.6", "50.0", "1.00", "80.0"]])[0]
+
+
+# ---- mutation testing
+
+
+@pytest.fixture
+def mutate(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`benchmarks/mutate.py` as a module."""
+    spec = importlib.util.spec_from_file_location("mutate", ROOT / "benchmarks" / "mutate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "mutate", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_named_mutants_fit_the_code(mutate: Any) -> None:
+    """Each is a change of code that is there, and every module and test file that is named exists."""
+    plan = tomllib.loads((ROOT / "benchmarks" / "mutate.toml").read_text(encoding="utf-8"))
+    every = mutate.mutants(plan, ["named", "losses.py"])
+    names = [mutant.name for mutant in every]
+    assert len(set(names)) == len(names)
+    assert sum(mutant.group == "named" for mutant in every) == len(plan["named"]) >= 19
+    assert all((ROOT / "tests" / test).exists() for part in plan["named"] + plan["module"] for test in part["tests"])
+    assert all((ROOT / "src" / "randout" / part["file"]).exists() for part in plan["module"])
+    again = [mutant for mutant in every if mutant.group == "losses.py"]
+    assert again == mutate.mutants(plan, ["losses.py"]), "the same sample"
+    with pytest.raises(SystemExit, match=r"'x': `old` occurs 0 times in splits\.py"):
+        mutate.mutants({"named": [{"name": "x", "file": "splits.py", "old": "no such code", "new": ""}], "module": []})
+
+
+SOURCE = '''"""A module."""
+
+LIMIT: int = 3
+
+
+def larger(a: int, b: int) -> int:
+    """The larger one."""
+    if a < 0 or b < 0:
+        raise ValueError(f"two numbers of {0} and more")
+    return a if a > b else b
+'''
+
+
+def test_generated_mutants_change_one_thing_each(mutate: Any) -> None:
+    made = {name: changed() for name, changed in mutate.generated(SOURCE)}
+    assert list(made) == [
+        "module: `3` -> `4`",
+        "larger: `if a < 0 or b < 0:` -> `if True:`",
+        "larger: `if a < 0 or b < 0:` -> `if False:`",
+        "larger: `a < 0 or b < 0` -> `a < 0 and b < 0`",
+        "larger: `a < 0` -> `a <= 0`",
+        "larger: `0` -> `1`",
+        "larger: `b < 0` -> `b <= 0`",
+        "larger: `0` -> `1` (2)",
+        "larger: `raise ValueError(f'two numbers of {0} and more')` -> `pass`",
+        "larger: `a if a > b else b` -> `b if a > b else a`",
+        "larger: `a > b` -> `a >= b`",
+    ]
+    plain = ast.unparse(ast.parse(SOURCE)).splitlines()
+    for name, changed in made.items():
+        lines = changed.splitlines()
+        assert sum(a != b for a, b in zip(plain, lines, strict=True)) == 1, name
+
+
+def test_mutants_are_killed_or_survive_and_a_run_goes_on(
+    mutate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a project of one function, whose tests do not look at negative numbers."""
+    root, progress = tmp_path / "project", tmp_path / "out" / "progress.jsonl"
+    for place, text in {
+        "pyproject.toml": "[tool.pytest.ini_options]\n",
+        "src/randout/__init__.py": "",
+        "src/randout/mod.py": SOURCE,
+        "tests/test_mod.py": "from randout.mod import larger\n\n\ndef test():\n    assert larger(2, 5) == 5\n",
+        "tests/test_slow.py": "def test():\n    while True:\n        pass\n",
+    }.items():
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        (root / place).write_text(text)
+    monkeypatch.setattr(mutate, "ROOT", root)
+    monkeypatch.setattr(mutate, "warm", lambda: None)
+    tests = ["test_mod.py"]
+    named = {"name": "the smaller", "file": "mod.py", "old": "a > b", "new": "a < b", "tests": tests}
+    plan = {"named": [named], "module": [{"file": "mod.py", "sample": 3, "tests": tests}]}
+    every = mutate.mutants(plan)
+    assert len(every) == 4
+    mutate.carry_out(every, progress, limit=600.0)
+    rows = mutate.known(progress)
+    results = {name: row["result"] for name, row in rows.items()}
+    assert results.pop("mod.py, the smaller") == "killed"
+    fatal = {"mod.py, larger: `a if a > b else b` -> `b if a > b else a`"}
+    fatal.add("mod.py, larger: `if a < 0 or b < 0:` -> `if True:`")
+    assert results == {name: "killed" if name in fatal else "survived" for name in results}
+    assert "survived" in results.values()
+    assert (root / "src" / "randout" / "mod.py").read_text() == SOURCE
+
+    made = mutate.page(every, rows, dict.fromkeys(results, "it is a|b"), {"mod.py": 11})
+    assert "| named mutants | 1 | 1 | 0 | 0 |" in made
+    assert f"| `mod.py` | 3, of 11 | {3 - list(results.values()).count('survived')} |" in made
+    assert made.count("it is a\\|b") == list(results.values()).count("survived")
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{mutate.START}\nold\n{mutate.END}\nafter\n")
+    mutate.write_page(page, made)
+    assert page.read_text() == f"before\n{mutate.START}\n\n{made}\n{mutate.END}\nafter\n"
+
+    before = progress.read_text()
+    mutate.carry_out(every, progress, limit=600.0)
+    assert progress.read_text() == before, "every result still holds"
+    (root / "tests" / "test_mod.py").write_text("from randout.mod import larger\n")
+    mutate.of_tests.cache_clear()
+    assert [mutate.settled(one, rows[one.name]) for one in every] == [
+        rows[one.name]["result"] == "killed" for one in every
+    ]
+    copy = mutate.Copy(tmp_path / "copy")
+    assert copy.run(["test_slow.py"], 0.3)[0] == "timeout"

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +53,6 @@ NEW = [
     "fever Fever fever goal",
     "\u00c9t\u00e9 doctor",
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_pictures() -> Iterator[None]:
-    """Most of a small job is drawing; pictures have tests of their own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("randout.figures.confusion_picture", lambda counts, names, path, title: path.touch())
-        yield
 
 
 def test_every_classifier_has_its_row() -> None:
@@ -482,10 +474,12 @@ def test_the_folder_of_a_run_holds_no_place_of_this_machine(
     finished: Callable[[str], job.Result], toy_csv: Callable[..., Path]
 ) -> None:
     for name in CLASSIFIERS:
-        for path in finished(name).folder.rglob("*"):
-            if path.suffix in (".json", ".md", ".parquet", ".safetensors"):
-                assert str(Path.home()).encode() not in path.read_bytes()
-                assert str(toy_csv(150, 0).parent).encode() not in path.read_bytes()
+        kinds = (".json", ".md", ".parquet", ".safetensors")
+        files = [path for path in finished(name).folder.rglob("*") if path.suffix in kinds]
+        assert {path.suffix for path in files} == set(kinds), name
+        for path in files:
+            assert str(Path.home()).encode() not in path.read_bytes()
+            assert str(toy_csv(150, 0).parent).encode() not in path.read_bytes()
 
 
 def test_a_folder_of_the_same_name_does_not_stand_in_the_way(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as parquet
 import pytest
+from matplotlib.image import imread
 
 from conftest import Run, toy_texts
 
@@ -64,6 +65,7 @@ def test_run_folder_is_whole_and_says_everything(finished: Path) -> None:
     }
     metrics = json.loads((run / "metrics.json").read_text())
     assert set(metrics) == {"validation", "test"}
+    assert min(imread(run / f"confusion-{split}.png").shape[0] for split in metrics) > 200, "real pictures"
     assert metrics["test"]["intervals"]["accuracy"][0] <= metrics["test"]["accuracy"]
     table = parquet.read_table(run / "predictions" / "test.parquet")
     assert table.num_rows == metrics["test"]["rows"]

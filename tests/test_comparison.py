@@ -14,7 +14,7 @@ import pytest
 
 import training
 from conftest import build
-from randout import comparison, config, data, job, prepare, record, results, scoring
+from randout import comparison, config, data, job, prepare, record, results
 from randout.errors import Failure, UserError
 from randout.finished_runs import compare_finished
 from randout.methods import METHODS
@@ -31,12 +31,6 @@ ARMS = {"plain": {"preset": "plain"}, "kd": {"preset": "kd"}}
 
 class Killed(BaseException):
     """What stands for kill -9: nothing catches it."""
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch):
-    """They take longer than the trainings, and have tests of their own."""
-    monkeypatch.setattr(scoring.figures, "confusion_picture", lambda *words: None)
 
 
 @pytest.fixture(scope="module")
@@ -100,10 +94,8 @@ def failing(monkeypatch, when):
 @pytest.fixture(scope="module")
 def finished(base, tmp_path_factory):
     """The study of two arms and two seeds, left alone."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring.figures, "confusion_picture", lambda *words: None)
-        study = make_study({"base": base, "arms": ARMS, "seeds": [1, 2], "name": "s"})
-        return go(study, tmp_path_factory.mktemp("finished") / "s")
+    study = make_study({"base": base, "arms": ARMS, "seeds": [1, 2], "name": "s"})
+    return go(study, tmp_path_factory.mktemp("finished") / "s")
 
 
 @pytest.fixture
@@ -304,11 +296,9 @@ def test_tuning_chooses_on_validation_at_the_first_seed_and_counts_its_trials(ma
 @pytest.fixture(scope="module")
 def five(base, tmp_path_factory):
     """Five folds of two arms with a nested search."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring.figures, "confusion_picture", lambda *words: None)
-        tuning = {"space": {"kd.weight": [0.5, 1.0]}, "trials": 1}
-        study = make_study({"base": base, "arms": ARMS, "folds": 5, "name": "cv", "tuning": tuning})
-        return go(study, tmp_path_factory.mktemp("five") / "cv")
+    tuning = {"space": {"kd.weight": [0.5, 1.0]}, "trials": 1}
+    study = make_study({"base": base, "arms": ARMS, "folds": 5, "name": "cv", "tuning": tuning})
+    return go(study, tmp_path_factory.mktemp("five") / "cv")
 
 
 def teachers_of(folder: record.StudyFolder) -> dict[str, RunFolder]:

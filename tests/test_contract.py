@@ -5,11 +5,12 @@ A new method joins by one `Row`. The last row is a method of this test alone tha
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -253,42 +254,56 @@ def test_settings_survive_toml(row: Row) -> None:
     assert list(built.methods) == [name for name in METHODS if name in built.methods], "in the order of the shelf"
 
 
+@cache
+def without(folder: Path, methods: tuple[Method, ...], dropout: bool) -> dict[str, Tensor]:
+    """The weights after a training without the method of a row; many rows share one."""
+    return run_through(start(folder, methods, dropout, max_grad_norm=0))
+
+
 @pytest.mark.parametrize("row", [row for row in TABLE if row.neutral is not None], ids=str)
 def test_neutral_is_the_recipe_without_it(tiny_model: Tiny, row: Row) -> None:
     assert row.neutral is not None
     folder, dropout = tiny_model("bert"), row.tolerance == 0
     neutral = type(row.method)(**(row.method.model_dump() | row.neutral))
     ours = run_through(start(folder, (*row.beside, neutral), dropout, max_grad_norm=0))
-    theirs = run_through(start(folder, row.equals, dropout, max_grad_norm=0))
+    theirs = without(folder, row.equals, dropout)
     if row.tolerance == 0:
         assert same_bits(ours, theirs)
     else:
         assert furthest(ours, theirs) <= row.tolerance
-    off, on = (run_through(start(folder, (*row.beside, m), True, max_grad_norm=0)) for m in (neutral, row.method))
-    assert furthest(off, on) > 1e-4, "it does nothing"  # with dropout, without which R-Drop's two passes are one
+    # With dropout, without which R-Drop's two passes are one:
+    off = ours if dropout else run_through(start(folder, (*row.beside, neutral), True, max_grad_norm=0))
+    on = run_through(start(folder, row.methods, True, max_grad_norm=0))
+    assert furthest(off, on) > 1e-4, "it does nothing"
 
 
 @rows
-@pytest.mark.parametrize("stop", [2, 4, 6])  # within the first epoch, just after its validation, within the second
-def test_stopped_and_resumed_is_uninterrupted(tiny_model: Tiny, row: Row, stop: int, tmp_path: Path) -> None:
-    """Weights, optimizer, the method's state, position with best and patience, to the last bit."""
+def test_stopped_and_resumed_is_uninterrupted(tiny_model: Tiny, row: Row, tmp_path: Path) -> None:
+    """Weights, optimizer, the method's state, position with best and patience, to the last bit. Stopped within the first
+    epoch, at its last step, just after its validation, and within the second.
+    """
     folder = tiny_model("bert")
     whole = start(folder, row.methods, patience=1)
     material = some_material(whole.encoder, 28, unlabelled=4, heldout=10)
     trained(whole, material)
-    halted = start(folder, row.methods, patience=1)
-    for count, event in enumerate(_fit(halted, material), 1):
-        if event.metrics is not None or count == stop:
-            checkpoint.save(halted, tmp_path, {}, event.improved)
-        if count == stop:
+    expected = checkpoint._everything(whole)
+    halted, positions = start(folder, row.methods, patience=1), dict.fromkeys((2, 4, 5, 6), "")
+    for count, event in enumerate(_fit(halted, material), 1):  # saved into the folder of every stop that is still ahead
+        for stop in positions:
+            if count == stop or (count < stop and event.metrics is not None):
+                checkpoint.save(halted, tmp_path / str(stop), {}, event.improved)
+        if count in positions:
+            positions[count] = json.dumps(halted.position.as_json(), sort_keys=True)
+        if count == max(positions):
             break
     torch.rand(7)  # a generator's state has no say
-    resumed = start(folder, row.methods, patience=1)
-    assert checkpoint.restore(resumed, tmp_path, {}, accept=False)
-    assert resumed.position == halted.position
-    trained(resumed, material)
-    assert same_bits(checkpoint._everything(resumed), checkpoint._everything(whole))
-    assert _timeless(resumed) == _timeless(whole)
+    for stop, position in positions.items():
+        resumed = start(folder, row.methods, patience=1)
+        assert checkpoint.restore(resumed, tmp_path / str(stop), {}, accept=False)
+        assert json.dumps(resumed.position.as_json(), sort_keys=True) == position
+        trained(resumed, material)
+        assert same_bits(checkpoint._everything(resumed), expected), f"stopped after {stop} steps"
+        assert _timeless(resumed) == _timeless(whole), f"stopped after {stop} steps"
 
 
 def _fit(session: Session, material: Any) -> Any:
@@ -388,6 +403,13 @@ def _whole_batch(session: Session) -> Batch:
     return _batch(session, material, order, 0)
 
 
+@cache
+def _gradients_of_a_step(folder: Path, methods: tuple[Method, ...], micro_batch: int) -> tuple[Any, Any]:
+    session = start(folder, methods, dropout=False, micro_batch=micro_batch, max_grad_norm=0)
+    trained(session, some_material(session.encoder, 28, unlabelled=4, heldout=10), events=1)
+    return {name: p.grad for name, p in session.encoder.model.named_parameters()}, session.position.sums
+
+
 @rows
 @pytest.mark.parametrize("micro_batch", [1, 3, 5])
 def test_accumulation_is_the_larger_batch(tiny_model: Tiny, row: Row, micro_batch: int) -> None:
@@ -399,13 +421,8 @@ def test_accumulation_is_the_larger_batch(tiny_model: Tiny, row: Row, micro_batc
         with pytest.raises(UserError, match=rf"micro_batch: {micro_batch}, but methods.{row.method.name} looks at all"):
             check_together(row.methods, micro_batch, 8)
         return
-    found = []
-    for size in (8, micro_batch):
-        session = start(tiny_model("bert"), row.stilled, dropout=False, micro_batch=size, max_grad_norm=0)
-        trained(session, some_material(session.encoder, 28, unlabelled=4, heldout=10), events=1)
-        grads = {name: p.grad for name, p in session.encoder.model.named_parameters()}
-        found.append((grads, session.position.sums))
-    (whole, losses), (parts, added) = found
+    whole, losses = _gradients_of_a_step(tiny_model("bert"), row.stilled, 8)
+    parts, added = _gradients_of_a_step(tiny_model("bert"), row.stilled, micro_batch)
     scale = max(float(g.abs().max()) for g in whole.values() if g is not None)
     for name, gradient in whole.items():
         assert (gradient - parts[name]).abs().max() < 1e-6 * max(scale, 1.0), name

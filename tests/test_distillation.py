@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -365,30 +365,46 @@ TRAININGS = [
 ]
 
 
-@pytest.mark.parametrize(("method", "loss"), TRAININGS, ids=[str(at) for at in range(len(TRAININGS))])
+EPOCHS = {"epochs": 4, "max_grad_norm": 0.0, "learning_rate": 6e-3}
+
+
+def in_float64(folder: Path) -> tuple[Encoder, Material]:
+    """A student without dropout, and texts of which some have no label."""
+    encoder = tiny_encoder(folder, dropout=0.0, attention_dropout=0.0)
+    encoder.model.double()
+    return encoder, some_material(encoder, 28, teacher=False, unlabelled=4)
+
+
+@cache
+def written_out(folder: Path, at: int) -> dict[str, Tensor]:
+    """The weights at the end of a plain training with the loss of `TRAININGS[at]`."""
+    plain = Plain(*in_float64(folder), settings(**EPOCHS))
+    found = plain.train(TRAININGS[at][1])
+    assert plain.gains < 4, "every validation is a gain: the best checkpoint is always the last"
+    return found
+
+
+@cache
+def with_labels_alone(folder: Path) -> dict[str, Tensor]:
+    encoder, material = in_float64(folder)
+    alone = session_of(encoder, [CrossEntropy()], **EPOCHS)
+    trained(alone, material)
+    return weights_of(alone)
+
+
+@pytest.mark.parametrize("at", range(len(TRAININGS)))
 @pytest.mark.parametrize("micro_batch", ["auto", 3])
-def test_a_training_is_the_loop_written_out(tiny_model: Tiny, method: Method, loss: Any, micro_batch: Any) -> None:
+def test_a_training_is_the_loop_written_out(tiny_model: Tiny, at: int, micro_batch: Any) -> None:
     """Four epochs with texts without labels, dropout off, in float64: the weights at the end. Not every validation of
     these is a gain, so that the best checkpoint is not always the last.
     """
-    table = {"epochs": 4, "max_grad_norm": 0.0, "learning_rate": 6e-3}
-    off = {"dropout": 0.0, "attention_dropout": 0.0}
-    encoder = tiny_encoder(tiny_model("bert"), **off)
-    encoder.model.double()
-    material = some_material(encoder, 28, teacher=False, unlabelled=4)
-    plain = Plain(encoder, material, settings(**table))
-    theirs = plain.train(loss)
-    assert plain.gains < 4
-    encoder = tiny_encoder(tiny_model("bert"), **off)
-    encoder.model.double()
-    session = session_of(encoder, [CrossEntropy(), method], micro_batch=micro_batch, **table)
+    folder = tiny_model("bert")
+    theirs = written_out(folder, at)
+    encoder, material = in_float64(folder)
+    session = session_of(encoder, [CrossEntropy(), TRAININGS[at][0]], micro_batch=micro_batch, **EPOCHS)
     trained(session, material)
     assert furthest(weights_of(session), theirs) < 1e-6
-    encoder = tiny_encoder(tiny_model("bert"), **off)
-    encoder.model.double()
-    alone = session_of(encoder, [CrossEntropy()], **table)
-    trained(alone, material)
-    assert furthest(weights_of(alone), theirs) > 1e-3, "this method changes nothing here, so nothing was compared"
+    assert furthest(with_labels_alone(folder), theirs) > 1e-3, "this method changes nothing here: nothing was compared"
 
 
 def test_the_best_checkpoint_is_not_the_last(tiny_model: Tiny) -> None:
@@ -508,7 +524,9 @@ def test_no_gradient_reaches_what_the_student_was(tiny_model: Tiny, method: Meth
     parameters = list(session.encoder.model.parameters())
     ours = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
     theirs = torch.autograd.grad(logits, parameters, at_logits, allow_unused=True)
-    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True) if a is not None)
+    reached = [(a, b) for a, b in zip(ours, theirs, strict=True) if a is not None]
+    assert len(reached) > len(parameters) / 2
+    assert all(torch.equal(a, b) for a, b in reached)
 
 
 @pytest.mark.parametrize("method", [SelfDistillation(window=1), SelfDistillation(form="sdv"), WeiDC()], ids=str)

@@ -208,7 +208,9 @@ class TestTraining:
         torch.manual_seed(5)
         first, gradients = logits_and_gradients(made, ids)
         assert torch.isfinite(first).all()
-        assert all(torch.isfinite(g).all() for g in gradients.values() if g is not None)
+        reached = [g for g in gradients.values() if g is not None]
+        assert len(reached) > len(gradients) / 2
+        assert all(torch.isfinite(g).all() for g in reached)
         assert not torch.equal(first, made.forward(ids).logits)
         torch.manual_seed(5)
         assert torch.equal(first, made.forward(ids).logits)
@@ -249,4 +251,5 @@ class TestTraining:
         made.model.train()
         ids = token_ids(made)
         assert torch.equal(made.forward(ids).logits, made.forward(ids).logits)
-        assert all(m.p == 0.0 for m in made.model.modules() if isinstance(m, nn.Dropout))
+        rates = [m.p for m in made.model.modules() if isinstance(m, nn.Dropout)]
+        assert set(rates) == {0.0}

@@ -81,6 +81,51 @@ def test_no_group_and_no_copy_crosses(tmp_path):
     assert all(dataset.report.shared_groups["test"] for dataset in free)
 
 
+def parts_of_groups(dataset, group_of):
+    """How many groups have rows in more than one part of the split; group_of: row id -> its group."""
+    parts = {}
+    for name, members in dataset.split.items():
+        for row in members:
+            parts.setdefault(group_of(dataset.row_ids[row]), set()).add(name)
+    return sum(len(names) > 1 for names in parts.values())
+
+
+def test_validation_that_is_carved_from_train_keeps_groups_whole(tmp_path):
+    """Of a split that the data give without validation, of the rest of a fold, and of a drawn split."""
+    texts, labels = toy_texts(240, 1)
+    given = ["test" if i // 3 % 4 == 0 else "train" for i in range(240)]
+    authors = [f"a{i // 3}" for i in range(240)]
+    path = write(tmp_path / "t.csv", {"text": texts, "label": labels, "author": authors, "part": given})
+    for options in ({"split_column": "part"}, {"folds": 4, "fold": 2}, {}):
+        for seed in range(3):
+            dataset = data.load(path, group_column="author", seed=seed, **options)
+            assert len(dataset.split["validation"]) >= 20
+            assert parts_of_groups(dataset, lambda row: authors[int(row) - 1]) == 0, options
+
+
+def test_copies_in_train_stay_on_one_side_of_a_carved_validation(tmp_path):
+    texts, labels = toy_texts(120, 1)
+    texts, labels = texts + [text.title() for text in texts], labels * 2
+    given = ["train"] * 90 + ["test"] * 30
+    path = write(tmp_path / "t.csv", {"text": texts, "label": labels, "part": given * 2})
+    dataset = data.load(path, split_column="part")
+    assert len(dataset.split["validation"]) >= 20
+    assert parts_of_groups(dataset, lambda row: texts[int(row) - 1].lower()) == 0
+    assert len(dataset.report.leaked["validation"]) == 0
+
+
+def test_a_sample_keeps_groups_whole(tmp_path):
+    """All rows of an author are in the sample or none."""
+    texts, labels = toy_texts(240, 1)
+    authors = [f"a{i // 3}" for i in range(240)]
+    path = write(tmp_path / "t.csv", {"text": texts, "label": labels, "author": authors})
+    dataset = data.load(path, group_column="author", sample=120)
+    rows = [int(dataset.row_ids[row]) - 1 for part in dataset.split.values() for row in part]
+    assert abs(len(rows) - 120) <= 9
+    assert all((author in {authors[row] for row in rows}) == (i in rows) for i, author in enumerate(authors))
+    assert parts_of_groups(dataset, lambda row: authors[int(row) - 1]) == 0
+
+
 def test_a_given_split_is_not_used_and_said(tmp_path, toy_csv):
     texts, labels = toy_texts(90, 0)
     path = write(tmp_path / "t.csv", {"text": texts, "label": labels, "part": ["train"] * 80 + ["test"] * 10})

@@ -290,12 +290,12 @@ def test_both_forms_agree_under_dropout(tiny_model: Tiny, pack: bool) -> None:
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_packed_attention_has_second_derivatives(dropout: float) -> None:
-    shape, draw = (1, 2, 9, 3), torch.Generator().manual_seed(0)
+    shape, draw = (1, 2, 6, 2), torch.Generator().manual_seed(0)
     inputs = [torch.randn(shape, generator=draw, dtype=torch.float64, requires_grad=True) for _ in range(3)]
 
     def attend(*qkv: Tensor) -> Tensor:
         torch.manual_seed(3)
-        return packing.attend(None, *qkv, None, dropout=dropout, boundaries=packing.Boundaries((2, 3, 4)))[0]
+        return packing.attend(None, *qkv, None, dropout=dropout, boundaries=packing.Boundaries((2, 1, 3)))[0]
 
     with sdpa_kernel(SDPBackend.MATH):
         assert torch.autograd.gradcheck(attend, inputs)

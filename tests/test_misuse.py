@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from randout import cli_studies, config, job, prepare, scoring
+from randout import cli_studies, config, job, prepare
 from randout.methods import METHODS
 from randout.progress import Show
 from randout.study import arm_config, make_study
@@ -137,9 +137,8 @@ def test_a_mistake_is_one_readable_line(run, toy_csv, tmp_path, words, parts):
 
 
 @pytest.fixture
-def two_runs(run, monkeypatch, tiny_model):
+def two_runs(run, tiny_model):
     """Two finished runs, runs/a and runs/b, of the plain and the noisy recipe."""
-    monkeypatch.setattr(scoring.figures, "confusion_picture", lambda *words: None)
     for name, preset in (("a", "plain"), ("b", "randout")):
         asked = {"data": {"source": "rows.csv"}, "student": {"model": str(tiny_model("bert"))}}
         fast = {"train": {"epochs": 1, "precision": "float32", "device": "cpu"}}
@@ -215,9 +214,8 @@ def test_a_recipe_that_lists_methods_stands_alone_in_every_command(run):
     assert set(arm_config(beside, "r", METHODS).methods) == {"ce"}
 
 
-def test_two_commands_and_their_results(run, monkeypatch):
+def test_two_commands_and_their_results(run):
     """compare and cv from end to end."""
-    monkeypatch.setattr(scoring.figures, "confusion_picture", lambda *words: None)
     fast = ["--set", "epochs=1", "--set", "precision=float32", "--set", "device=cpu"]
     code, out, err = run("compare", *ROWS[:3], *fast, "--arms", "plain,randout", "--seeds", "2", "-o", "c")
     assert code == 0, err

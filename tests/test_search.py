@@ -16,7 +16,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 import training
-from randout import checkpoint, config, grid, job, prepare, record, scoring, search, student, trials
+from randout import checkpoint, config, grid, job, prepare, record, search, student, trials
 from randout.errors import Failure, UserError
 from randout.grid import SearchTable
 from randout.methods import METHODS
@@ -25,12 +25,6 @@ from randout.student import Options, Stopped
 from randout.verdicts import best_of
 
 FAST = {"epochs": 1, "batch_size": 16, "learning_rate": 2e-3, "precision": "float32", "device": "cpu"}
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch):
-    """They take longer than the trainings, and have tests of their own."""
-    monkeypatch.setattr(scoring.figures, "confusion_picture", lambda *words: None)
 
 
 class Killed(BaseException):

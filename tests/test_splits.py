@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from randout import splits
 from randout.errors import UserError
 from randout.splits import copies_of, grouped, merge_groups, normalize, stratified
 
@@ -85,11 +86,57 @@ def test_a_class_in_too_few_groups_is_named():
         grouped(labels, groups, FRACTIONS, 0, ["often", "rare"])
 
 
-def test_classes_that_whole_groups_cannot_spread_are_named():
+def test_classes_of_few_mixed_groups_are_in_every_part():
     labels = np.array([0, 1, 2] * 3 + [0, 1, 3] * 1 + [3, 3])  # class 3 in three groups, class 2 in three others
     groups = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 5])
     part = grouped(labels, groups, FRACTIONS, 0, list("abcd"))
     assert all(set(part[labels == k]) == {0, 1, 2} for k in range(4))
+
+
+def test_few_groups_still_put_every_class_into_every_part():
+    """Whole groups of two rows and more can leave a part without a class; one of them then moves."""
+    lacking = 0
+    for seed in range(120):
+        rng = np.random.default_rng(seed)
+        groups = np.repeat(np.arange(9), rng.integers(1, 4, 9))
+        labels = rng.integers(0, 2, len(groups))
+        if min(len(np.unique(groups[labels == k])) for k in (0, 1)) < 3:
+            continue
+        part = grouped(labels, groups, FRACTIONS, seed, ["a", "b"])
+        assert all(len(np.unique(part[groups == g])) == 1 for g in np.unique(groups))
+        assert all(set(part[labels == k]) == {0, 1, 2} for k in (0, 1)), seed
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(splits, "_fill_empty", lambda *_: None)
+            placed = grouped(labels, groups, FRACTIONS, seed, ["a", "b"])
+        lacking += any(set(placed[labels == k]) != {0, 1, 2} for k in (0, 1))
+    assert lacking >= 5, "too few of these tables need a group to move"
+
+
+def test_the_smallest_group_that_can_be_spared_moves():
+    """Class b is in groups 0 (three rows), 1 and 2, and single rows fill the rest; by hand, part 2 lacks it.
+
+    Group 3 is smaller than group 4, and part 0 keeps class b without either.
+    """
+    pair_group, pair_class = np.array([0, 1, 2, 3, 4, 5]), np.array([1, 1, 1, 1, 1, 0])
+    sizes = np.array([3, 3, 5, 2, 4, 1])
+    part = np.array([0, 1, 0, 0, 0, 2])
+    spread_of_a = np.array([6, 7]), np.array([0, 0])  # class a in parts 0 and 1 too
+    pair_group, pair_class = np.append(pair_group, spread_of_a[0]), np.append(pair_class, spread_of_a[1])
+    sizes, part = np.append(sizes, [1, 1]), np.append(part, [0, 1])
+    splits._fill_empty(part, sizes, pair_group, pair_class, 3, ["a", "b"])
+    assert part.tolist() == [0, 1, 0, 2, 0, 2, 0, 1]
+
+
+def test_a_group_that_its_part_needs_does_not_move():
+    """Group 2 is the smallest with class b, but the only one with class a in its part."""
+    pair_group, pair_class = np.array([0, 1, 2, 2, 3, 4]), np.array([1, 1, 0, 1, 0, 0])
+    sizes, part = np.array([5, 4, 2, 1, 1]), np.array([0, 0, 0, 1, 2])
+    splits._fill_empty(part, sizes, pair_group, pair_class, 3, ["a", "b"])
+    assert part.tolist() == [2, 1, 0, 1, 2]
+    labels = np.array([2, 0, 1, 0, 2, 2, 1, 2, 2, 1, 0, 1, 1])  # four groups of two or three classes: no way at all
+    groups = np.array([0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3])
+    with pytest.raises(UserError, match=r"class 'c' cannot be put into every part .* --split-column"):
+        grouped(labels, groups, FRACTIONS, 0, ["a", "b", "c"])
 
 
 def test_stratified_sizes_are_rounded_up():

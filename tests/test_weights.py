@@ -306,7 +306,9 @@ def test_mixout_on_a_model_of_another_training_loop(tiny_model: Tiny) -> None:
         clean = model.eval()(**batch).logits
     assert torch.equal(clean, model(**batch).logits)
     assert list(pretrained) == [name for name, _ in model.named_parameters()]
-    assert all(p.grad is not None for n, p in model.named_parameters() if "query" in n)
+    queries = [p for n, p in model.named_parameters() if "query" in n]
+    assert len(queries) == 6, "weights and biases of three blocks"
+    assert all(p.grad is not None and bool(p.grad.any()) for p in queries)
 
 
 # ---- NoisyTune
