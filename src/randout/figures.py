@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from randout.metrics import label_names
+from randout.seen import in_words
 from randout.statistics import Comparison
 from randout.verdicts import FOLDS, MethodRow
 
@@ -95,6 +96,26 @@ def score_lines(metrics: Mapping[str, Any], id2label: Mapping[Any, str]) -> list
         rows[-1].append(f"{each['support']:,}")
     lines += ["", *table_lines(["label", "precision", "recall", "F1", "rows"], rows)]
     return [*lines, "", *_confusion_lines(counts, names)]
+
+
+def leak_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """Lines for rows that were seen before: how many by role, and accuracy without them; none where there are none."""
+    lines = []
+    for key, rest_key, what in (("leaks", "without_leaks", "rows"), ("seen", "without_seen", "rows of this file")):
+        if key not in metrics:
+            continue
+        found, rest = metrics[key], metrics.get(rest_key)
+        lines.append(f"leak: {in_words(found['roles'], found['of'], what)}")
+        if rest:
+            low, high = rest.get("intervals", {}).get("accuracy", (None, None))
+            between = "" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+            count = metrics["rows"] - rest["rows"]
+            lines.append(
+                f"without these {count:,} rows ({rest['rows']:,} left): accuracy {_percent(rest['accuracy'])}{between}"
+            )
+        elif found["rows"]:
+            lines.append("no row is left without these")
+    return lines
 
 
 def comparison_lines(rows: Sequence[Comparison]) -> list[str]:
