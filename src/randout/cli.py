@@ -232,7 +232,9 @@ def evaluate(
         metrics, id2label = scoring.score_file(run, file, text_column, label_column, show)
     else:
         metrics, id2label = scoring.score_run(Path(run), split, show, allow_leaks)
-    print(json.dumps(metrics, indent=1) if as_json else "\n".join([*score_lines(metrics, id2label), *leak_lines(metrics)]))
+    print(
+        json.dumps(metrics, indent=1) if as_json else "\n".join([*score_lines(metrics, id2label), *leak_lines(metrics)])
+    )
 
 
 @app.command()

@@ -139,8 +139,11 @@ def comparison_lines(rows: Sequence[Comparison]) -> list[str]:
     ]
 
 
-def method_lines(rows: Sequence[MethodRow]) -> list[str]:
-    """Lines for what `verdicts.compare_methods` or `compare_folds` returned; differences in percentage points."""
+def method_lines(rows: Sequence[MethodRow], leaks: Mapping[str, Mapping[str, int]] | None = None) -> list[str]:
+    """Lines for what `verdicts.compare_methods` or `compare_folds` returned; differences in percentage points.
+
+    leaks: by method, how many (rows) of how many (of) test rows were seen before.
+    """
     base = rows[0]
     count = len(base.values)
     unit = "fold" if base.estimand == FOLDS else "seed"
@@ -149,6 +152,8 @@ def method_lines(rows: Sequence[MethodRow]) -> list[str]:
     table, verdicts, notes = [], ["verdict"], []
     for row in rows:
         other = f" (against {row.against})" if row.against not in (None, base.name) else ""
+        if seen := (leaks or {}).get(row.name):
+            other += f" (LEAK: {seen['rows']:,} of {seen['of']:,} test rows)"
         cells = [_short(row.name) + other, _percent(row.value), f"[{_percent(row.low)}, {_percent(row.high)}]"]
         if row.difference is None or row.simultaneous is None:
             table.append([*cells, "", "", "", "", ""])

@@ -24,7 +24,13 @@ from .student import Options, Stopped, Taught, check_methods, environment, stude
 from .teacher import compare_with_teacher, teach
 from .trained import Trained, train
 
-BEGUN = {".lock", "run.toml", "split.json", "run.json", SEEN_ROWS}  # what stands in a run's folder before `run.json` does
+BEGUN = {
+    ".lock",
+    "run.toml",
+    "split.json",
+    "run.json",
+    SEEN_ROWS,
+}  # what stands in a run's folder before `run.json` does
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from randout.errors import UserError
+from randout.runs import RunFolder
 from randout.splits import normalize
 
 FILE = "seen-rows.npz"
@@ -177,3 +178,37 @@ def seen_in(rows: SeenRows, hashes: Hashes) -> tuple[dict[str, int], NDArray[np.
 def in_words(counts: dict[str, int], of: int, what: str) -> str:
     """`the teacher was trained on 66 of the 90 test rows; ...`. what: "test rows"."""
     return "; ".join(f"{WORDS[role]} {count:,} of the {of:,} {what}" for role, count in counts.items())
+
+
+def of_run(run: RunFolder, split: str) -> dict[str, Any]:
+    """The leaks of a finished run's scores on a split, as `metrics.json` has them: {rows, of, roles}; empty for none.
+
+    Of a run that recorded no hashes, they are found by row numbers, as far as its teachers' runs are of the same file.
+    """
+    scores = run.read("metrics.json").get(split) or {}
+    if "leaks" in scores or (run.path / FILE).exists() or not run.record["identity"].get("teacher"):
+        return dict(scores.get("leaks") or {})
+    taught, _ = rows_of_old_teachers(run)
+    held = run.read("split.json").get(split, []) if (run.path / "split.json").exists() else []
+    count = len(taught.intersection(held))
+    return {"rows": count, "of": len(held), "roles": {"teacher-trained": count}} if count else {}
+
+
+def rows_of_old_teachers(run: RunFolder) -> tuple[set[str], bool]:
+    """The row numbers that a run's teachers were trained on, and whether this is known of all of them: a teacher must
+    be a run in the same folder of runs, of the same file.
+    """
+    record = run.record
+    first = record.get("teacher") or {}
+    names = [str(one.get("name") or "") for one in (first, *first.get("more", ()))]
+    rows: set[str] = set()
+    known = True
+    for name in names:
+        teacher = RunFolder(run.path / str(record.get("runs", "..")) / name)
+        try:
+            same = bool(name) and teacher.record.get("data") == record.get("data")
+            rows.update(teacher.read("split.json").get("train", []) if same else [])
+        except UserError:
+            same = False
+        known = known and same
+    return rows, known
