@@ -67,9 +67,13 @@ def asked(tiny_model: Tiny) -> Callable[..., config.Config]:
     """(data, teacher, student, **tables) -> the configuration of a student; with a teacher, one that distils."""
 
     def of(source: Path, teacher: Path | str = "none", student: Path | None = None, **tables: Any) -> config.Config:
-        table = {"data": {"source": str(source)} | tables.pop("data", {}), "teacher": {"model": str(teacher)}}
-        table |= {"student": {"model": str(student or tiny_model("bert"))}, "train": FAST} | tables
-        return config.build([config.read_preset("plain" if teacher == "none" else "kd"), table], METHODS)
+        known: dict[str, Any] = {
+            "data": {"source": str(source)},
+            "student": {"model": str(student or tiny_model("bert"))},
+        }
+        known |= {"teacher": {"model": str(teacher)}, "train": FAST}
+        preset = config.read_preset("plain" if teacher == "none" else "kd")
+        return config.build([preset, known, tables], METHODS)
 
     return of
 
@@ -113,7 +117,6 @@ def check_found(one: config.Config, texts: set[str], role: str, how: str) -> Non
     assert (
         make(one.model_copy(update=closed)).leak_warnings == plan.leak_warnings
     )  # nothing to refuse: said all the same
-    assert make(one).fingerprint if not plan.leak_warnings else True
 
 
 # ---- the record
@@ -242,8 +245,9 @@ def test_a_student_that_starts_from_a_run(taught: Path, asked: Any, pretend: Pre
 
 def test_a_further_teacher(taught: Path, asked: Any, toy_csv: Any, tiny_model: Tiny) -> None:
     methods = {"kd": False, "multi-teacher": {}}
-    teacher = {"model": str(tiny_model("roberta")), "more": [str(taught)]}
-    one = asked(toy_csv(90, 1), "first", data={"split_seed": 5}, teacher=teacher, methods=methods)
+    first, tables = tiny_model("roberta"), {"data": {"split_seed": 5}, "methods": methods}
+    one = asked(toy_csv(90, 1), first, **tables)
+    one = one.model_copy(update={"teacher": one.teacher.model_copy(update={"more": (str(taught),)})})
     check_found(one, texts_of(data.load(toy_csv(90, 1)), "train"), "teacher-trained", "the teacher was trained on")
 
 
@@ -368,9 +372,8 @@ def test_finished_runs_are_compared_with_the_number_beside_the_score(
     record = compare_finished([plain.folder, leaking], "", asked)
     test = RunFolder(leaking).read("metrics.json")["test"]
     lines = results.result_lines(record)
-    (line,) = (line for line in lines if line.startswith("leaky"))
-    assert f"(LEAK: {counts_of(toy_csv)['test']} of {test['rows']} test rows)" in line
-    assert not any("LEAK" in line for line in lines if line.startswith("toy-90-1"))
+    (line,) = (line for line in lines if "LEAK" in line)
+    assert line.startswith(f"leaky (LEAK: {counts_of(toy_csv)['test']} of {test['rows']} test rows)")
     old = tmp_path / "leaky"
     shutil.copytree(leaking, old)  # of an earlier version, whose teacher is not beside it
     (old / FILE).unlink()
@@ -417,20 +420,22 @@ def test_every_fold_is_looked_at_before_anything_is_trained(
         comparison.run_study(
             make_study(tables), tmp_path / "cv", Options(runs=tmp_path / "runs", show=Show(quiet=True))
         )
-    for fold, count in enumerate(counts, 1):
-        assert f"fold {fold}: the teacher was trained on {count} of the 18 test rows" in str(caught.value)
+    said = [
+        f"fold {at}: the teacher was trained on {count} of the 18 test rows"
+        for at, count in enumerate(counts, 1)
+        if count
+    ]
+    assert len(said) > 2
+    assert all(words in str(caught.value) for words in said)
     assert list(tmp_path.iterdir()) == []
     base["output"] = {"allow_leaks": True}
     _, notes = comparison.check_arms(make_study(tables), comparison.Datasets())
     (note,) = (note for note in notes if note.startswith("leak, kd"))
-    assert all(
-        f"fold {fold}: the teacher was trained on {count} of the 18 test" in note
-        for fold, count in enumerate(counts, 1)
-    )
+    assert all(words in note for words in said)
 
 
 def test_a_study_over_seeds_has_the_number_in_its_table(taught: Path, tiny_model: Tiny, toy_csv: Any, run: Run) -> None:
-    words = ["compare", toy_csv(90, 1), "--student", tiny_model("bert"), "--teacher", taught, "--arms", "plain,kd"]
+    words = ["compare", toy_csv(90, 1), "--student", tiny_model("bert"), "--teacher", taught, "--arms", "kd"]
     words += ["--seeds", "1", "--set", "epochs=1", "--set", "precision=float32", "--set", "split_seed=5", "-q"]
     code, _, errors = run(*words)
     assert code == 2
@@ -439,7 +444,6 @@ def test_a_study_over_seeds_has_the_number_in_its_table(taught: Path, tiny_model
     assert code == 0
     count, held = counts_of(toy_csv)["test"], len(data.load(toy_csv(90, 1), seed=5).split["test"])
     assert f"kd (LEAK: {count} of {held} test rows)" in out
-    assert "plain (LEAK" not in out
     assert "note: leak, kd: the teacher was trained on" in out
     assert errors.count("warning: leak, kd") == 1
 
@@ -535,13 +539,8 @@ def test_texts_alike_up_to_the_cut_have_the_same_tokens(asked: Any, tmp_path: Pa
     parts = ["train"] * 60 + ["validation"] * 15 + ["test"] * 15
     table = write(tmp_path / "t.csv", texts, labels, part=parts)
     for length, found in ((6, True), (7, False)):
-        plan = make(
-            asked(
-                table,
-                data={"split_column": "part"},
-                student={"model": asked(table).student.model, "max_length": length},
-            )
-        )
+        one = asked(table, data={"split_column": "part"})
+        plan = make(one.model_copy(update={"student": one.student.model_copy(update={"max_length": length})}))
         assert (75 in plan.token_copies.get("test", [])) is found
 
 
@@ -595,6 +594,6 @@ def test_class_weights_come_from_training_rows_alone(lopsided: Path) -> None:
     dataset = data.load(lopsided, split_column="part")
     assert class_weights(dataset).tolist() == [1.0, 1.0, 1.0]
     counts = np.bincount(dataset.labels)
-    assert counts.max() > 3 * counts.min()
+    assert counts.max() == 3 * counts.min()
     fewer = replace(dataset, split=dataset.split | {"train": dataset.split["train"][1:]})
     assert class_weights(fewer).tolist() != [1.0, 1.0, 1.0]
