@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import unicodedata
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -47,6 +48,7 @@ WORDS = {  # how a message begins; "N of the M test rows" follows
     "start-selected": "the model that the student starts from was selected on",
     "start-earlier": "a model that the student's starting model learned from or started from was trained on",
 }
+ACCENTS = re.compile("[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]+")  # combining diacritical marks
 _BITS = {name: np.uint8(bit) for name, bit in ROLES.items()}
 ANY_TRAINED = np.uint8(sum(bit for name, bit in ROLES.items() if not name.endswith("selected")))
 ANY_SELECTED = np.uint8(sum(bit for name, bit in ROLES.items() if name.endswith("selected")))
@@ -58,10 +60,7 @@ def row_key(text: str) -> str:
     Runs that meet may have different tokenizers, and many (all uncased BERTs) do not see accents.
     """
     text = normalize(text)
-    if text.isascii():
-        return text
-    marked = unicodedata.normalize("NFKD", text)
-    return "".join(letter for letter in marked if unicodedata.category(letter) != "Mn")
+    return text if text.isascii() else ACCENTS.sub("", unicodedata.normalize("NFKD", text))
 
 
 def row_hashes(texts: Iterable[str]) -> Hashes:
