@@ -156,9 +156,9 @@ def _leak_notes(
                     found[arm].append(where + in_words(counts, len(dataset.split[split]), f"{split} rows"))
                     if split == "test" and leaks.is_trained(counts) and not configs[arm].output.allow_leaks:
                         refused[arm].append(found[arm][-1])
-    for arm, where in refused.items():
-        if where:
-            raise UserError(f"arms.{arm} cannot run: {leaks.refusal('; '.join(where))}")
+    for arm, places in refused.items():
+        if places:
+            raise UserError(f"arms.{arm} cannot run: {leaks.refusal('; '.join(places))}")
     return notes + [f"leak, {arm}: {'; '.join(where)}" for arm, where in found.items() if where]
 
 

@@ -48,7 +48,9 @@ WORDS = {  # how a message begins; "N of the M test rows" follows
     "start-selected": "the model that the student starts from was selected on",
     "start-earlier": "a model that the student's starting model learned from or started from was trained on",
 }
-ACCENTS = re.compile("[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]+")  # combining diacritical marks
+ACCENTS = re.compile(
+    "[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]+"
+)  # combining diacritical marks
 _BITS = {name: np.uint8(bit) for name, bit in ROLES.items()}
 ANY_TRAINED = np.uint8(sum(bit for name, bit in ROLES.items() if not name.endswith("selected")))
 ANY_SELECTED = np.uint8(sum(bit for name, bit in ROLES.items() if name.endswith("selected")))
@@ -159,7 +161,7 @@ def leaked(rows: SeenRows, hashes: Hashes) -> tuple[dict[str, int], NDArray[np.b
     roles = rows.roles_of(hashes)
     roles = np.where(roles & TRAINED > 0, np.uint8(0), roles)
     selected = np.where(roles & SELECTED > 0, np.uint8(0), roles)
-    counts = {}
+    counts: dict[str, int] = {}
     for name, bit in ROLES.items():
         if name not in ("trained", "selected"):
             found = int(np.count_nonzero((selected if name.endswith("selected") else roles) & bit))

@@ -54,7 +54,7 @@ def token_copies(tokens: Tokens, dataset: Dataset) -> dict[str, Ints]:
 
     learned = np.concatenate([dataset.split[name] for name in ("train", "unlabeled") if name in dataset.split])
     trained = {read(row) for row in learned.tolist()}
-    found = {}
+    found: dict[str, Ints] = {}
     for name in ("validation", "test"):
         rows = np.setdiff1d(dataset.split.get(name, learned[:0]), dataset.report.leaked.get(name, learned[:0]))
         same = np.array([row for row in rows.tolist() if read(row) in trained], dtype=np.int64)

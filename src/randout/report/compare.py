@@ -112,8 +112,8 @@ def main_table(subject: Subject, rows: list[dict[str, Any]]) -> Table:
         found = row.get("difference") or {}
         verdict = row.get("words") or ("baseline" if row["name"] == subject.baseline and len(rows) > 1 else None)
         wide = tuple(row["simultaneous"]) if row.get("simultaneous") else None
-        first = (label_of(row, subject), row.get("value"), _pair(row), seen.get(str(row["name"])))
-        first += (found.get("estimate"), _pair(found))
+        own = (label_of(row, subject), row.get("value"), _pair(row), seen.get(str(row["name"])))
+        first = (*own, found.get("estimate"), _pair(found))
         cells.append((*first, verdict, wide, row.get("adjusted_p"), row.get("detectable")))
     kept = [at for at, _ in enumerate(columns) if at < 2 or any(row[at] is not None for row in cells)]
     note = (
