@@ -238,6 +238,7 @@ def test_run_folder_is_that_of_an_encoder(name: str, finished: Callable[[str], j
         "run.json",
         "history.json",
         "split.json",
+        "seen-rows.npz",
         "metrics.json",
         "predictions",
         "model",

@@ -57,6 +57,7 @@ def test_run_folder_is_whole_and_says_everything(finished: Path) -> None:
         "run.json",
         "history.json",
         "split.json",
+        "seen-rows.npz",
         "metrics.json",
         "predictions",
         "model",
@@ -287,13 +288,21 @@ def test_a_run_can_be_the_teacher(run: Run, finished: Path, tiny_model: Any, toy
     assert "was trained on" not in errors
 
 
-def test_a_teacher_that_saw_the_held_out_rows_is_told_of(
-    run: Run, finished: Path, tiny_model: Any, toy_csv: Any
+def test_a_teacher_that_saw_the_held_out_rows_is_refused_before_any_training(
+    run: Run, finished: Path, tiny_model: Any, toy_csv: Any, tmp_path: Path
 ) -> None:
     words = ["train", toy_csv(240, 0), "--student", tiny_model("bert"), "--teacher", finished / "runs" / "one"]
-    code, _, errors = run(*words, *SMALL, "-o", "runs/y", "--set", "split_seed=5")
+    words += [*SMALL, "-o", "runs/y", "--set", "split_seed=5"]
+    code, _, errors = run(*words)
+    assert code == 2
+    found = re.search(r"test scores are refused: the teacher was trained on (\d+) of the 36 test rows", errors)
+    assert found
+    assert "--allow-leaks" in errors
+    assert not (tmp_path / "runs").exists()
+    code, out, errors = run(*words, "--allow-leaks")
     assert code == 0
-    assert re.search(r"the teacher was trained on \d+ of the \d+ test rows", errors)
+    assert re.search(r"warning: the teacher was trained on \d+ of the 36 validation rows", errors)
+    assert f"leak: the teacher was trained on {found[1]} of the 36 rows" in out
 
 
 def test_teacher_with_other_labels(run: Run, finished: Path, tiny_model: Any, tmp_path: Path) -> None:

@@ -300,7 +300,7 @@ def test_checks_find_what_they_are_for(tmp_path: Path) -> None:
     assert found_by(subject) == {"one-seed", "weak-teacher"}
     write_json(teacher / "split.json", {"train": ["1", "95", "96"]})
     opened = [
-        {"at": "2026", "run": name, "fingerprint": key, "split": "test", "by": "evaluate"}
+        {"at": "2026", "run": name, "fingerprint": key, "rows": "r", "split": "test", "by": "evaluate"}
         for name, key in (("plain", "plain0"), ("plain", "plain0"), ("other", "x"))
     ]
     (tmp_path / "test-openings.jsonl").write_text("\n".join(map(json.dumps, opened)) + "\n")
@@ -308,12 +308,75 @@ def test_checks_find_what_they_are_for(tmp_path: Path) -> None:
     metrics["test"]["without_copies"] = metrics["test"] | {"rows": 50}
     metrics["test"]["intervals"]["accuracy"] = [0.1, 0.9]
     write_json(plain / "metrics.json", metrics)
-    write_json(plain / "history.json", {"epochs": [{"epoch": 1}], "best_epoch": 1, "ended": "all epochs done"})
+    write_json(plain / "history.json", {"epochs": [{"epoch": 1}] * 2, "best_epoch": 2, "ended": "all epochs done"})
     expected = {"teacher-saw-held-out", "test-opened-again", "test-opened-by-others", "leaked-copies", "majority"}
     (subject,) = read.read([plain, student])
     assert found_by(subject) == expected | {"one-seed", "weak-teacher", "still-rising"}
     shown = "".join(str(part) for part in checks.checks(subject).parts)
-    assert "2 test rows of kd" in shown
+    assert "the teacher was trained on 2 of the 60 test rows (kd)" in shown.lower()
+    write_json(plain / "history.json", {"epochs": [{"epoch": 1}], "best_epoch": 1, "ended": "all epochs done"})
+    (subject,) = read.read([plain, student])
+    assert "still-rising" not in found_by(subject), "of one epoch, the last is always the best"
+
+
+def test_openings_are_counted_by_the_rows_of_the_same_test_split(tmp_path: Path) -> None:
+    """Openings of other data sets and of other splits are no warning; runs in the report are known however it has them."""
+    teacher = make_run(tmp_path / "runs" / "teacher", fingerprint="t" * 64, rows={"test": "r"})
+    kd = make_run(tmp_path / "runs" / "kd-0", "kd", teacher={"name": "teacher", "validation_accuracy": 0.9})
+    study = make_study(tmp_path / "study", arms=("plain", "kd"), units=2)
+    entries = [("kd-0", "kd-00", "r"), ("plain-0", "plain-00", "r"), ("teacher", "t" * 64, "r"), ("away", "a", "r")]
+    entries += [("one", "b", "r"), ("one", "b", "r"), *((f"other-{at}", f"o{at}", "elsewhere") for at in range(9))]
+    keys = ("run", "fingerprint", "rows")
+    lines = [{**dict(zip(keys, entry, strict=True)), "at": "2026", "split": "test", "by": "train"} for entry in entries]
+    (tmp_path / "runs" / "test-openings.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    for paths in ([study], [study, teacher], [study, kd, teacher]):
+        for subject in read.read(paths):
+            (check,) = (c for c in checks.opened_often(subject) if c.code == "test-opened-by-others")
+            assert check.explanation.startswith("2 other runs were scored on these test rows"), paths
+            assert "(away, one)" in check.explanation  # a teacher of what is shown is known, named or not
+    assert "other-3" not in write.markdown(sections.build(read.read([study])), False)
+
+
+def test_the_same_check_of_several_models_is_one(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, name) for name in ("plain", "kd", "randout-kd")]
+    for run in runs:
+        metrics = json.loads((run / "metrics.json").read_text())
+        metrics["test"]["intervals"]["accuracy"] = [0.1, 0.9]
+        write_json(run / "metrics.json", metrics)
+    (subject,) = read.read(runs)
+    (check,) = (part for part in checks.checks(subject).parts if getattr(part, "code", "") == "majority")
+    assert all(f"{run.name}: accuracy" in check.explanation for run in runs)
+
+
+def test_runs_of_the_same_labelled_rows_are_one_data_set(tmp_path: Path) -> None:
+    """One of them also learned from texts without labels, so that the digest of all it read is another."""
+    one = make_run(tmp_path / "one", labelled_data="l" * 64)
+    more = make_run(tmp_path / "more", "kd", data="e" * 64, labelled_data="l" * 64)
+    assert len(read.read([one, more])[0].arms) == 2
+    split = {name: name for name in SPLITS}
+    for name, extra in (("old", {}), ("old-more", {"unlabeled": "u"}), ("other", {"unlabeled": "u", "test": "x"})):
+        run = make_run(tmp_path / name, data=(name[:4] * 16)[:64] if extra else "d" * 64)
+        record = json.loads((run / "run.json").read_text())
+        record["identity"]["split"] = split | extra
+        write_json(run / "run.json", record)
+    assert len(read.read([tmp_path / "old", tmp_path / "old-more"])[0].arms) == 2  # of an earlier version: by the split
+    with pytest.raises(UserError, match="one report speaks of one data set"):
+        read.read([tmp_path / "old", tmp_path / "other"])
+
+
+def test_leaks_stand_beside_the_score(tmp_path: Path) -> None:
+    plain, kd = make_run(tmp_path / "plain"), make_run(tmp_path / "kd", "kd")
+    metrics = json.loads((kd / "metrics.json").read_text())
+    metrics["test"]["leaks"] = {"rows": 41, "of": 60, "roles": {"teacher-trained": 41}}
+    metrics["test"]["without_leaks"] = metrics["test"] | {"rows": 19, "accuracy": 0.5}
+    write_json(kd / "metrics.json", metrics)
+    report([plain, kd], tmp_path / "out", formats="md,csv")
+    rows = {row["model"]: row for row in rows_of(tmp_path / "out" / "tables" / "summary.csv")}
+    assert (rows["kd"]["rows seen before"], rows["plain"]["rows seen before"]) == ("41 of 60", "")
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "he teacher was trained on 41 of the 60 test rows (kd)" in text
+    (seen,) = rows_of(tmp_path / "out" / "tables" / "seen.csv")
+    assert (seen["rows seen before"], float(seen["without them"])) == ("41", 50.0)
 
 
 def test_baseline_is_the_one_that_learns_from_labels_alone(runs: Path) -> None:

@@ -156,6 +156,21 @@ def test_normalisation():
     assert {normalize(text) for text in same} == {"flu season"}
     assert normalize("STRASSE") == normalize("straße")
     assert normalize("flu season!") != normalize("flu season")
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    ["\u200b", "\u200c", "\u200d", "\u2060", "\ufeff", "\u00ad", "\u200e", "\u202e", "\u2066", "\ufe0f", "\u034f", "\x00",
+     "\x08", "\x7f", "\x9d", "\U000e0041", "\u180e", "\uffa0"],
+)  # fmt: skip
+def test_invisible_characters_make_no_other_text(hidden):
+    assert normalize(f"{hidden}flu sea{hidden}son{hidden}") == "flu season"
+    assert copies_of([f"caf{hidden}e\u0301", "café", "cafes"]).tolist() == [0, 0, 1]
+
+
+def test_white_space_still_parts_words():
+    for space in ("\t", "\n", "\r", "\x0b", "\x0c", "\x1f", "\x85", "\u00a0", "\u2028", "\u3000"):
+        assert normalize(f"flu{space}season") == "flu season"
     assert copies_of(["b", "A", "a ", "c", "B"]).tolist() == [0, 1, 1, 2, 0]
 
 

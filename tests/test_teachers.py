@@ -294,9 +294,11 @@ def test_a_report_knows_all_teachers(asked: dict[str, Any], tmp_path: Path) -> N
     student = tmp_path / "student"
     student.mkdir()
     (student / "split.json").write_text(json.dumps({"validation": ["0"], "test": ["1", "2", "9"]}))
+    (student / "run.json").write_text(json.dumps(record | {"format": 1}))
+    (student / "metrics.json").write_text("{}")
     model = Model("student", student, record, "", {}, {})
     assert model.teachers == ["a", "b", "c"]
     subject = Subject("", "runs", (Arm("student", (model,)),), "student")
     found = {check.code: check.explanation for check in teacher_saw_held_out(subject)}
-    assert "2 test rows of student" in found["teacher-saw-held-out"]
+    assert "2 of the 3 test rows (student)" in found["teacher-saw-held-out"]
     assert "student" in found["teacher-not-checked"]

@@ -62,6 +62,9 @@ def train(
     seed: Annotated[int | None, typer.Option(help="seed of student and teacher")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps")] = None,
     no_test: Annotated[bool, typer.Option("--no-test", help="leave the test split closed")] = False,
+    allow_leaks: Annotated[
+        bool, typer.Option("--allow-leaks", help="score test rows that a teacher or starting model has seen")
+    ] = False,
     keep_texts: Annotated[bool, typer.Option("--keep-texts", help="write texts beside the predictions")] = False,
     resume: Annotated[Path | None, typer.Option(help="go on with this run")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="train beside a run that is there")] = False,
@@ -88,7 +91,11 @@ def train(
             "student": {"model": student},
             "teacher": {"model": teacher, "labels": teacher_labels.split(",") if teacher_labels else None},
             "train": {"seed": seed, "device": device},
-            "output": {"test": False if no_test else None, "keep_texts": keep_texts or None},
+            "output": {
+                "test": False if no_test else None,
+                "keep_texts": keep_texts or None,
+                "allow_leaks": allow_leaks or None,
+            },
         }
     )
     if resume is not None:
@@ -129,7 +136,8 @@ def _stored(run: Path) -> Any:
 def _estimate(plan: Any) -> None:
     from .student import estimate
 
-    for line in [*plan.notes, *estimate(plan)]:
+    warnings = [f"warning: {warning}" for warning in plan.leak_warnings]
+    for line in [*plan.notes, *warnings, *estimate(plan)]:
         print(line)
 
 
@@ -148,7 +156,7 @@ def _introduce(config: Any, dataset: Any, show: Show) -> None:
 
 
 def _report(result: Result, as_json: bool) -> None:
-    from .figures import score_lines
+    from .figures import leak_lines, score_lines
 
     if as_json:
         print(
@@ -165,6 +173,7 @@ def _report(result: Result, as_json: bool) -> None:
             print(
                 f"without the {metrics['rows'] - rest['rows']} rows that have a copy in train: accuracy {rest['accuracy']:.2%}"
             )
+        print("\n".join(leak_lines(metrics)), end="\n" if "leaks" in metrics else "")
     print(f"\nmodel   {result.model_path}")
     print(f"run     {result.folder}")
     print(f'next    randout predict {result.folder} "a text to classify"')
@@ -186,7 +195,7 @@ def soft_labels(
     from . import job, prepare
 
     asked = named({"data": {"source": data, "unlabeled": unlabeled}, "student": {"model": student}})
-    asked["teacher"] = {"model": teacher}
+    asked |= {"teacher": {"model": teacher}, "output": {"test": False}}
     plan = prepare.make(configured(asked, preset, recipe, sets))
     taught = job.taught(plan, job.Options(runs=runs, show=Show(quiet)))
     if taught is None:
@@ -205,6 +214,9 @@ def evaluate(
     split: Annotated[str, typer.Option(help="validation or test, of the run's own data")] = "validation",
     text_column: Annotated[str | None, typer.Option(help="column of the texts")] = None,
     label_column: Annotated[str | None, typer.Option(help="column of the labels")] = None,
+    allow_leaks: Annotated[
+        bool, typer.Option("--allow-leaks", help="score test rows that a teacher or starting model has seen")
+    ] = False,
     runs: Annotated[
         Path | None, typer.Option("--runs", help="ignored; runs are named by their folder", hidden=True)
     ] = None,
@@ -213,14 +225,16 @@ def evaluate(
 ) -> None:
     """Score a run on its own splits, or a classifier on a file."""
     from . import scoring
-    from .figures import score_lines
+    from .figures import leak_lines, score_lines
 
     show = Show(quiet or as_json)
     if file:
         metrics, id2label = scoring.score_file(run, file, text_column, label_column, show)
     else:
-        metrics, id2label = scoring.score_run(Path(run), split, show)
-    print(json.dumps(metrics, indent=1) if as_json else "\n".join(score_lines(metrics, id2label)))
+        metrics, id2label = scoring.score_run(Path(run), split, show, allow_leaks)
+    print(
+        json.dumps(metrics, indent=1) if as_json else "\n".join([*score_lines(metrics, id2label), *leak_lines(metrics)])
+    )
 
 
 @app.command()

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import job, prepare
+from . import job, leaks, prepare
 from .config import Config
 from .data import Dataset
 from .errors import Failure, UserError
@@ -20,6 +20,7 @@ from .record import StudyFolder, opened
 from .results import conclude, result_lines
 from .runs import RunFolder, now
 from .search import check_trials, make_search, run_search
+from .seen import in_words
 from .student import Options, Stopped, check_methods, make_session, stand_in, student_of
 from .study import Study, Unit, arm_config, cells, make_study, tuning_of, unequal, units, unnamed, without_arms
 
@@ -53,7 +54,7 @@ def run_study(study: Study, path: Path, options: Options) -> StudyFolder:
     fresh = {
         "kind": study.kind,
         "name": study.name,
-        "data": {"name": first.name, "sha256": first.sha256},
+        "data": {"name": first.name, "sha256": first.sha256, "labelled_sha256": first.labelled_sha256},
         "tuning": None,
         "result": None,
     }
@@ -66,7 +67,7 @@ def run_study(study: Study, path: Path, options: Options) -> StudyFolder:
         _lay_out(study, folder)
         conclude(study, folder)
         for note in notes:
-            options.show.say(note)
+            (options.show.warn if note.startswith("leak, ") else options.show.say)(note)
         _run_cells(study, folder, datasets, options)
         record["finished"] = now() if all(c["state"] == "finished" for c in record["cells"]) else None
         conclude(study, folder)
@@ -104,9 +105,10 @@ def check_arms(study: Study, datasets: Datasets) -> tuple[Study, list[str]]:
     first: Dataset | None = None
     choices: dict[str, int] = {}
     left_out: dict[str, str] = {}
+    plans: dict[str, prepare.Plan] = {}
     for arm, config in configs.items():
         try:
-            plan = prepare.make(config, datasets.read(config))
+            plan = prepare.make(_leaks_allowed(config), datasets.read(config))  # `_leak_notes` looks at every fold
             _check_methods(plan, config)
             if "test" not in plan.dataset.split:
                 raise UserError("its data has no test split, so there is nothing to compare on")
@@ -117,13 +119,47 @@ def check_arms(study: Study, datasets: Datasets) -> tuple[Study, list[str]]:
             first = plan.dataset
             if study.tuning:
                 choices[arm] = _check_tuning(study, arm, config, plan.dataset)
+            plans[arm] = plan
         except UserError as error:
             if arm not in unnamed(study):
                 raise UserError(f"arms.{arm} cannot run: {error}") from None
             left_out[arm] = f"{arm} is left out: {error}"
     kept = {arm: config for arm, config in configs.items() if arm not in left_out}
     notes = [*left_out.values(), *unequal(study, kept), *_unequal_trials(study, choices)]
+    notes += _leak_notes(study, {arm: plan for arm, plan in plans.items() if arm in kept}, configs, datasets)
     return without_arms(study, left_out), notes
+
+
+def _leaks_allowed(config: Config) -> Config:
+    return config.model_copy(update={"output": config.output.model_copy(update={"allow_leaks": True})})
+
+
+def _leak_notes(
+    study: Study, plans: Mapping[str, prepare.Plan], configs: Mapping[str, Config], datasets: Datasets
+) -> list[str]:
+    """Held-out rows that an arm's teacher or starting model has seen, at every fold. Raises UserError where test scores
+    would leak and the arm does not ask for them.
+    """
+    before = {arm: leaks.ancestors(plan, planned=False) for arm, plan in plans.items()}
+    suspects = {arm: plan for arm, plan in plans.items() if len(before[arm].rows.hashes)}
+    names = ", ".join(dict.fromkeys(name for arm in plans for name in before[arm].unknown))
+    notes = [f"leaks: which rows {names} learned from is not on record, so leaks cannot be known"] if names else []
+    found: dict[str, list[str]] = {arm: [] for arm in suspects}
+    refused: dict[str, list[str]] = {arm: [] for arm in suspects}
+    for unit in units(study)[: None if study.folds else 1] if suspects else ():  # seeds share one split
+        for arm, plan in suspects.items():
+            dataset = datasets.read(_cell_config(study, arm, unit, {}))
+            rows = leaks.seen_by(replace(plan, dataset=dataset), before[arm])
+            for split in leaks.HELD_OUT:
+                if counts := leaks.counted(rows, dataset, split):
+                    where = f"{unit.name}: " if study.folds else ""
+                    found[arm].append(where + in_words(counts, len(dataset.split[split]), f"{split} rows"))
+                    if split == "test" and leaks.is_trained(counts) and not configs[arm].output.allow_leaks:
+                        refused[arm].append(found[arm][-1])
+    for arm, places in refused.items():
+        if places:
+            raise UserError(f"arms.{arm} cannot run: {leaks.refusal('; '.join(places))}")
+    return notes + [f"leak, {arm}: {'; '.join(where)}" for arm, where in found.items() if where]
 
 
 def _check_methods(plan: prepare.Plan, config: Config) -> None:

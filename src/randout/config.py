@@ -119,6 +119,7 @@ class TrainTable(Table):
 
 class OutputTable(Table):
     test: bool = _setting(True, "score the test split once, at the end")
+    allow_leaks: bool = _setting(False, "score the test split even where a teacher or starting model has seen its rows")
     keep_texts: bool = _setting(False, "write the texts into predictions/*.parquet")
 
 

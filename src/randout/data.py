@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from randout import labels as label_rules
 from randout.data_report import DataReport, make_report
 from randout.division import Division, check_train
 from randout.errors import UserError
+from randout.seen import Hashes, row_hashes
 from randout.sources import (
     Columns,
     Labels,
@@ -65,6 +67,11 @@ class Dataset:
     labelled_sha256: str = ""  # as `sha256`, of the labelled rows' files alone
     about: str = ""
     max_length: int | None = None  # recommended for it, in tokens
+
+    @cached_property
+    def hashes(self) -> Hashes:
+        """(n,) by which rows are known to later runs (`seen`)."""
+        return row_hashes(self.texts)
 
 
 def load(

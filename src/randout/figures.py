@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from randout.metrics import label_names
+from randout.seen import in_words
 from randout.statistics import Comparison
 from randout.verdicts import FOLDS, MethodRow
 
@@ -97,6 +98,26 @@ def score_lines(metrics: Mapping[str, Any], id2label: Mapping[Any, str]) -> list
     return [*lines, "", *_confusion_lines(counts, names)]
 
 
+def leak_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """Lines for rows that were seen before: how many by role, and accuracy without them; none where there are none."""
+    lines = []
+    for key, rest_key, what in (("leaks", "without_leaks", "rows"), ("seen", "without_seen", "rows of this file")):
+        if key not in metrics:
+            continue
+        found, rest = metrics[key], metrics.get(rest_key)
+        lines.append(f"leak: {in_words(found['roles'], found['of'], what)}")
+        if rest:
+            low, high = rest.get("intervals", {}).get("accuracy", (None, None))
+            between = "" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+            count = metrics["rows"] - rest["rows"]
+            lines.append(
+                f"without these {count:,} rows ({rest['rows']:,} left): accuracy {_percent(rest['accuracy'])}{between}"
+            )
+        elif found["rows"]:
+            lines.append("no row is left without these")
+    return lines
+
+
 def comparison_lines(rows: Sequence[Comparison]) -> list[str]:
     """Lines for what `statistics.compare_models` returned; differences and intervals in percentage points."""
     title = HEADLINE.get(rows[0].metric, rows[0].metric)
@@ -118,8 +139,11 @@ def comparison_lines(rows: Sequence[Comparison]) -> list[str]:
     ]
 
 
-def method_lines(rows: Sequence[MethodRow]) -> list[str]:
-    """Lines for what `verdicts.compare_methods` or `compare_folds` returned; differences in percentage points."""
+def method_lines(rows: Sequence[MethodRow], leaks: Mapping[str, Mapping[str, int]] | None = None) -> list[str]:
+    """Lines for what `verdicts.compare_methods` or `compare_folds` returned; differences in percentage points.
+
+    leaks: by method, how many (rows) of how many (of) test rows were seen before.
+    """
     base = rows[0]
     count = len(base.values)
     unit = "fold" if base.estimand == FOLDS else "seed"
@@ -128,6 +152,8 @@ def method_lines(rows: Sequence[MethodRow]) -> list[str]:
     table, verdicts, notes = [], ["verdict"], []
     for row in rows:
         other = f" (against {row.against})" if row.against not in (None, base.name) else ""
+        if seen := (leaks or {}).get(row.name):
+            other += f" (LEAK: {seen['rows']:,} of {seen['of']:,} test rows)"
         cells = [_short(row.name) + other, _percent(row.value), f"[{_percent(row.low)}, {_percent(row.high)}]"]
         if row.difference is None or row.simultaneous is None:
             table.append([*cells, "", "", "", "", ""])

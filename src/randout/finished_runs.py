@@ -10,8 +10,9 @@ from typing import Any
 
 from .errors import UserError
 from .record import StudyFolder
-from .results import as_result, read_scores, rows_for
+from .results import as_result, leaks_of, read_scores, rows_for
 from .runs import RunFolder
+from .seen import FILE, rows_of_old_teachers
 from .study import Study
 
 
@@ -46,8 +47,22 @@ def compare_finished(paths: Sequence[Path], baseline: str, study: Study) -> dict
         "margin": study.margin,
         "result": None,
     }
-    rows = rows_for(study.model_copy(update={"baseline": chosen}), read_scores(StudyFolder(Path("/"), record)))
-    return record | {"result": as_result(rows, f"{len(seeds[0])} of {len(seeds[0])} seeds", [])}
+    folder = StudyFolder(Path("/"), record)
+    rows = rows_for(study.model_copy(update={"baseline": chosen}), read_scores(folder))
+    notes = [
+        f"leaks: {name} learned from a teacher whose training rows are not on record, so leaks cannot be known"
+        for name, runs in arms.items()
+        if any(_unknown_teacher(run) for run in runs.values())
+    ]
+    result = as_result(rows, f"{len(seeds[0])} of {len(seeds[0])} seeds", notes)
+    return record | {"result": result | {"leaks": leaks_of(folder)}}
+
+
+def _unknown_teacher(run: RunFolder) -> bool:
+    """Whether a run of an earlier version learned from a teacher of which nothing is known."""
+    if (run.path / FILE).exists() or not run.record["identity"].get("teacher"):
+        return False
+    return not rows_of_old_teachers(run)[1]
 
 
 def _finished(path: Path) -> RunFolder:
@@ -83,6 +98,9 @@ def _same_rows(one: RunFolder, other: RunFolder) -> bool:
     same = first["data"]["labels"] == second["data"]["labels"] and first["split"].get("test") == second["split"].get(
         "test"
     )
+    labelled = [run.record.get("labelled_data") for run in (one, other)]
+    if all(labelled):
+        return same and labelled[0] == labelled[1]
     if "unlabeled" in first["split"] or "unlabeled" in second["split"]:  # the digest is of those texts too
         return same
     return same and first["data"]["sha256"] == second["data"]["sha256"]

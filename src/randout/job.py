@@ -11,18 +11,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import runs
+from . import leaks, runs
 from .config import to_toml
 from .errors import UserError
 from .files import portable, replace_text
 from .prepare import Plan
 from .runs import RunFolder
-from .scoring import model_card, open_test, score_split, score_test
+from .scoring import model_card, open_test, rows_sha256, score_split, score_test
+from .seen import FILE as SEEN_ROWS
+from .seen import read_seen, write_seen
 from .student import Options, Stopped, Taught, check_methods, environment, student_of
 from .teacher import compare_with_teacher, teach
 from .trained import Trained, train
 
-BEGUN = {".lock", "run.toml", "split.json", "run.json"}  # what stands in a run's folder before `run.json` does
+BEGUN = {
+    ".lock",
+    "run.toml",
+    "split.json",
+    "run.json",
+    SEEN_ROWS,
+}  # what stands in a run's folder before `run.json` does
 
 
 @dataclass(frozen=True)
@@ -131,6 +139,8 @@ def _write_config(run: RunFolder, plan: Plan, student: str, teacher: str, more: 
 
 
 def _begin_record(run: RunFolder, plan: Plan, options: Options) -> None:
+    if read_seen(run.path) is None:  # of a run that an earlier version began, too
+        write_seen(run.path, leaks.seen_by(plan))
     if run.exists:
         return
     folder = run.path
@@ -144,7 +154,10 @@ def _begin_record(run: RunFolder, plan: Plan, options: Options) -> None:
     command = [re.sub(r"(^|[:=])/[^:=]*/", r"\1", word) for word in sys.argv]  # without places on this machine
     record = {"format": runs.FORMAT, "fingerprint": plan.fingerprint, "identity": plan.identity, "command": command}
     record |= {"environment": environment(plan), "data": plan.dataset.sha256, "started": runs.now(), "finished": None}
-    record["data_report"] = plan.dataset.report.counts()
+    record |= {"labelled_data": plan.dataset.labelled_sha256}
+    record["rows"] = {name: rows_sha256(plan, name) for name in leaks.HELD_OUT if name in plan.dataset.split}
+    same_tokens = {name: len(rows) for name, rows in plan.token_copies.items()}
+    record["data_report"] = plan.dataset.report.counts() | {"same_tokens": same_tokens}
     record["runs"] = os.path.relpath(options.runs, folder)  # where a teacher and soft labels are
     run.write("run.json", record)
 
@@ -157,6 +170,8 @@ def _finish(plan: Plan, run: RunFolder, trained: Trained, teacher: Taught | None
         metrics["test"] = score_test(trained.logits, plan, run, show, "train")
     run.write("history.json", trained.history)
     trained.save(run.model, model_card(plan, metrics, teacher.name if teacher else ""))
+    if seen := read_seen(run.path):
+        write_seen(run.model, seen)
     run.write("metrics.json", metrics)
     if teacher is not None:
         compare_with_teacher(plan, metrics["validation"], teacher, run, show)

@@ -14,6 +14,7 @@ from typing import Any
 
 from .datasets import cache_folder
 from .errors import UserError
+from .seen import FILE as SEEN_ROWS
 
 ALIASES = {  # the encoders of the paper (Tables 1 and 4)
     "data2vec": "facebook/data2vec-text-base",
@@ -133,7 +134,9 @@ def _from_hub(repository: str, revision: str, asked: str) -> tuple[Path, str]:
         raise UserError(f"{asked}: no such folder, not in the hub's cache, and HF_HUB_OFFLINE forbids it. {_way_out()}")
     try:
         commit = _safetensors_commit(hub.HfApi(), repository, revision)
-        folder = Path(hub.snapshot_download(repository, revision=commit, allow_patterns=PARTS, etag_timeout=TIMEOUT))
+        folder = Path(
+            hub.snapshot_download(repository, revision=commit, allow_patterns=[*PARTS, SEEN_ROWS], etag_timeout=TIMEOUT)
+        )
     except hub.errors.GatedRepoError:
         raise UserError(f"{asked}: the hub asks for its terms to be accepted first, then `hf auth login`") from None
     except hub.errors.RepositoryNotFoundError:

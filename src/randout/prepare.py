@@ -8,14 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from . import data
+from . import data, leaks
 from .classifiers import Bag, Classifier, Network
 from .classifiers.settle import chosen, settle
 from .config import Config, StudentTable, TeacherTable
@@ -26,7 +26,8 @@ from .methods import GOLD, METHODS
 from .model_sources import DEFAULT_STUDENT, Source, at_hand, find
 from .recipe import learned_rows, methods_of
 from .soft_labels import column_order
-from .tokenising import tokens_for
+from .splits import Ints
+from .tokenising import token_copies, tokens_for
 from .tokens import Tokens
 
 NO_TOKENS = Tokens(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int64))
@@ -39,7 +40,8 @@ class Plan:
 
     teacher: a classifier that is there already. teacher_plan: how a bare encoder is to be fine-tuned into one first.
     more: further teachers, each of either kind. classifier: a student that is no encoder but a classifier of words;
-    `tokens` are then its word ids, or none. identity: what the fingerprint is made of, by part.
+    `tokens` are then its word ids, or none. identity: what the fingerprint is made of, by part. token_copies: as of
+    `tokenising.token_copies`. leak_warnings: held-out rows that the teachers or the starting model have seen.
     """
 
     config: Config
@@ -53,6 +55,8 @@ class Plan:
     notes: tuple[str, ...]
     classifier: Classifier | None = None
     more: tuple[Source | Plan, ...] = ()
+    token_copies: dict[str, Ints] = field(default_factory=dict)
+    leak_warnings: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -115,8 +119,20 @@ def make(config: Config, dataset: Dataset | None = None) -> Plan:
     elif teacher is not None:
         gold = None if "unlabeled" in dataset.split else dataset  # read anew: it must not depend on texts it never sees
         plan = replace(plan, teacher_plan=make(teacher_config(config, name), gold))
-    plan = replace(plan, more=_more_teachers(plan))
+    plan = _without_leaks(replace(plan, more=_more_teachers(plan)))
     return replace(plan, identity=_identity(plan))
+
+
+def _without_leaks(plan: Plan) -> Plan:
+    """The plan with what is known of held-out rows that were seen before. Raises LeakError."""
+    notes, warnings = leaks.check(plan)
+    copies = token_copies(plan.tokens, plan.dataset)
+    notes += [
+        f"leaks: {len(rows):,} {name} rows have the same tokens as a training row, though another text; scores are given "
+        "with and without them"
+        for name, rows in copies.items()
+    ]
+    return replace(plan, notes=(*plan.notes, *notes), leak_warnings=tuple(warnings), token_copies=copies)
 
 
 def _more_teachers(plan: Plan) -> tuple[Source | Plan, ...]:

@@ -10,7 +10,7 @@ from .methods import METHODS
 from .model_sources import Source, find
 from .prepare import NO_TOKENS, Plan, data_identity, read_data
 from .runs import RunFolder
-from .tokenising import tokens_for
+from .tokenising import token_copies, tokens_for
 
 
 def replay(run: RunFolder) -> Plan:
@@ -31,7 +31,8 @@ def replay(run: RunFolder) -> Plan:
         return Plan(config, dataset, (), source, NO_TOKENS, None, None, run.record["identity"], (), classifier)
     source = find(str(run.path))
     tokens, _ = tokens_for(source, config.student, dataset, [])
-    return Plan(config, dataset, (), source, tokens, None, None, run.record["identity"], ())
+    copies = token_copies(tokens, dataset)
+    return Plan(config, dataset, (), source, tokens, None, None, run.record["identity"], (), token_copies=copies)
 
 
 def truncation_of(source: Source) -> str:

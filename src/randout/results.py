@@ -16,6 +16,7 @@ from .metrics import score
 from .predictions import read_predictions
 from .record import StudyFolder
 from .runs import RunFolder
+from .seen import of_run
 from .study import Study
 from .verdicts import FOLDS_NEEDED, MethodRow, compare_folds, compare_methods
 
@@ -94,8 +95,19 @@ def conclude(study: Study, folder: StudyFolder) -> None:
         rows = rows_for(study, scores, repeats)
         if study.screening:
             head, rows = f"{head} (screening: no verdict)", [_without_verdict(row) for row in rows]
-        record["result"] = as_result(rows, head, notes)
+        record["result"] = as_result(rows, head, notes) | {"leaks": leaks_of(folder)}
     folder.save()
+
+
+def leaks_of(folder: StudyFolder) -> dict[str, dict[str, int]]:
+    """By arm, how many of its scored test rows a teacher or a starting model was trained on; arms without any left out."""
+    found: dict[str, dict[str, int]] = {}
+    for cell in folder.record["cells"]:
+        leaks = of_run(folder.run(cell), "test") if cell["state"] == "finished" else {}
+        if leaks.get("rows"):
+            so_far = found.setdefault(cell["arm"], {"rows": 0, "of": 0})
+            found[cell["arm"]] = {key: count + leaks[key] for key, count in so_far.items()}
+    return found
 
 
 def _usable(study: Study, scores: Scored, planned: Sequence[str]) -> tuple[Scored, int]:
@@ -209,4 +221,4 @@ def result_lines(record: Mapping[str, Any]) -> list[str]:
     if result is None or not result["rows"]:
         return [f"{record['name']}: {result['head'] if result else 'nothing'} complete; no result yet"]
     notes = [f"note: {note}" for note in result["notes"]]
-    return [f"{record['name']}: {result['head']}", *method_lines(rows_of(result)), *notes]
+    return [f"{record['name']}: {result['head']}", *method_lines(rows_of(result), result.get("leaks") or {}), *notes]

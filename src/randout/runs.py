@@ -5,6 +5,7 @@ run.json        format, command, environment, fingerprint and what it is made of
 history.json    a row an epoch          split.json   row ids of every split
 metrics.json    validation, and test once the test split was opened
 predictions/    a Parquet file a split (`predictions`)
+seen-rows.npz   hashes of the rows that the model and its ancestors have seen (`seen`); also in model/
 model/          an ordinary Hugging Face folder
 checkpoint/     only while the run is unfinished
 """
@@ -140,15 +141,19 @@ def openings(folder: Path, rows: str = "") -> list[dict[str, Any]]:
     return [entry for entry in found if not rows or entry["rows"] == rows]
 
 
+def openings_folder(run: RunFolder, record: dict[str, Any]) -> Path:
+    """The folder of runs in which a run's test openings are recorded; where the run was moved, the one it lies in now."""
+    folder = Path(os.path.normpath(run.path / str(record.get("runs", ".."))))
+    return folder if folder.is_dir() else run.path.parent
+
+
 def record_opening(run: RunFolder, rows: str, split: str, by: str) -> int:
     """Append one opening of a test split to the record in the folder of runs; how many of these rows, with it.
 
     The end of one and the same training counts once, however often it was interrupted.
     """
     record = run.record
-    fingerprint, folder = record["fingerprint"], Path(os.path.normpath(run.path / record["runs"]))
-    if not folder.is_dir():  # the run was moved
-        folder = run.path.parent
+    fingerprint, folder = record["fingerprint"], openings_folder(run, record)
     before = openings(folder, rows)
     same = [row for row in before if row["fingerprint"] == fingerprint and row["by"] == by == "train"]
     if same and same[-1]["run"] == run.path.name:

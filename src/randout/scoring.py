@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import data, figures, runs
+from . import data, figures, leaks, runs, tables
 from .classifiers import Classifier
 from .errors import UserError
 from .metrics import score
@@ -19,6 +21,7 @@ from .progress import Show
 from .replay import replay
 from .runs import RunFolder
 from .saved import RowLogits, opened, row_logits
+from .seen import SeenRows, in_words, leaked, merged, read_seen, row_hashes, seen_in
 from .statistics import Comparison, compare_models
 
 
@@ -29,10 +32,22 @@ def score_split(logits_of: RowLogits, plan: Plan, name: str, run: RunFolder, sho
         logits = logits_of(rows, lambda count: advance(count, ""))
     labels = dataset.labels[rows]
     metrics = score(labels, logits, dataset.id2label, dataset.groups[rows])
-    copied = np.isin(rows, dataset.report.leaked.get(name, np.zeros(0, np.int64)))
-    if copied.any():
-        rest = ~copied
-        metrics["without_copies"] = score(labels[rest], logits[rest], dataset.id2label, dataset.groups[rows][rest])
+    none = np.zeros(0, np.int64)
+    copied = np.isin(rows, [*dataset.report.leaked.get(name, none), *plan.token_copies.get(name, none)])
+    leaking = _leaks(plan, name, run)
+
+    def without(unwanted: np.ndarray) -> dict[str, Any]:
+        rest = ~unwanted
+        return score(labels[rest], logits[rest], dataset.id2label, dataset.groups[rows][rest])
+
+    if copied.any() and not copied.all():
+        metrics["without_copies"] = without(copied)
+    elif copied.any():
+        show.warn(f"each of the {len(rows):,} {name} rows has a copy in train, so {name} scores measure memory")
+    if leaking is not None:
+        metrics["leaks"], which = leaking
+        if which.any() and not which.all():
+            metrics["without_leaks"] = without(which)
     texts = [dataset.texts[row] for row in rows] if plan.config.output.keep_texts else None
     row_ids = [dataset.row_ids[row] for row in rows]
     names = list(dataset.id2label.values())
@@ -41,6 +56,20 @@ def score_split(logits_of: RowLogits, plan: Plan, name: str, run: RunFolder, sho
         metrics["confusion_matrix"], dataset.id2label, run.path / f"confusion-{name}.png", f"{run.path.name}: {name}"
     )
     return metrics
+
+
+def _leaks(plan: Plan, name: str, run: RunFolder) -> tuple[dict[str, Any], np.ndarray] | None:
+    """Rows of a held-out split that ancestors of a run have seen: how many, by role, and which were trained on (n,).
+    None where there are none, or where the run is of a version that did not record them.
+    """
+    seen = read_seen(run.path)
+    if seen is None:
+        return None
+    hashes = plan.dataset.hashes[plan.dataset.split[name]]
+    counts, which = leaks.counted(seen, plan.dataset, name), leaked(seen, hashes)[1]
+    if not counts:
+        return None
+    return {"rows": int(which.sum()), "of": len(hashes), "roles": counts}, which
 
 
 def compare_runs(found: dict[str, RunFolder], baseline: str, split: str = "test") -> list[Comparison]:
@@ -60,20 +89,38 @@ def compare_runs(found: dict[str, RunFolder], baseline: str, split: str = "test"
 
 def score_test(logits_of: RowLogits, plan: Plan, run: RunFolder, show: Show, by: str) -> dict[str, Any]:
     """Metrics of the test split; that it was opened is recorded first."""
-    times = runs.record_opening(run, _rows_sha256(plan, "test"), "test", by)
+    times = runs.record_opening(run, rows_sha256(plan, "test"), "test", by)
     show.say(f"test split opened; openings of these test rows recorded here so far: {times}")
     return score_split(logits_of, plan, "test", run, show)
 
 
-def _rows_sha256(plan: Plan, split: str) -> str:
+def rows_sha256(plan: Plan, split: str) -> str:
     """Which rows were opened: the same texts with the same labels are the same rows, whatever they were trained with."""
     dataset = plan.dataset
     rows = sorted((dataset.texts[row], int(dataset.labels[row])) for row in dataset.split[split])
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def open_test(run: RunFolder, plan: Plan, show: Show, by: str = "evaluate") -> dict[str, Any]:
-    """Score a finished run's saved model on its own test split, and record that it was opened."""
+def open_test(
+    run: RunFolder, plan: Plan, show: Show, by: str = "evaluate", allow_leaks: bool = False
+) -> dict[str, Any]:
+    """Score a finished run's saved model on its own test split, and record that it was opened.
+
+    Raises LeakError, before it is opened, where the run's teacher or starting model has seen test rows, unless
+    allow_leaks or the run's own configuration allows it.
+    """
+    seen = read_seen(run.path)
+    if seen is None:
+        if run.record["identity"].get("teacher"):
+            show.say(
+                "leaks: this run is of a version that did not record what its teacher was trained on, so whether the "
+                "teacher has seen test rows cannot be known"
+            )
+    elif counts := leaks.counted(seen, plan.dataset, "test"):
+        found = in_words(counts, len(plan.dataset.split["test"]), "test rows")
+        if leaks.is_trained(counts) and not (allow_leaks or plan.config.output.allow_leaks):
+            raise leaks.LeakError(leaks.refusal(found))
+        show.warn(f"{found}, so test scores will flatter")
     metrics = run.read("metrics.json") | {"test": score_test(row_logits(plan, run), plan, run, show, by)}
     run.write("metrics.json", metrics)
     return metrics
@@ -115,13 +162,20 @@ def _scores_table(plan: Plan, metrics: dict[str, Any]) -> list[str]:
         lines.append(
             f"| {name} | {rows[name]} | {found['accuracy']:.4f} | {low:.4f} to {high:.4f} | {found['macro_f1']:.4f} |"
         )
+    for name, found in metrics.items():
+        if "leaks" in found:
+            lines += ["", f"Leak: {in_words(found['leaks']['roles'], found['leaks']['of'], f'{name} rows')}."]
     return lines
 
 
 def score_file(
     model: str, file: str, text_column: str | None, label_column: str | None, show: Show
 ) -> tuple[dict[str, Any], dict[int, str]]:
-    """Metrics of any classifier on a labelled file, and its id2label. Raises UserError for a label it does not know."""
+    """Metrics of any classifier on a labelled file, and its id2label. Raises UserError for a label it does not know.
+
+    Where the classifier or its ancestors have seen rows of the file, `seen` says how many of how many by role, and
+    `without_seen` are the scores on the other rows.
+    """
     saved = opened(model)
     id2label = saved.id2label
     notes: list[str] = []
@@ -130,12 +184,46 @@ def score_file(
     )
     for note in notes:
         show.say(f"note: {note}")
+    counts, which = _seen_in_file(model, file, texts, show)
     with show.bar("scoring", len(texts)) as advance:
         logits = saved.logits(texts, lambda count: advance(count, ""))
-    return score(labels, logits, id2label, copies), id2label
+    metrics = score(labels, logits, id2label, copies)
+    if counts:
+        metrics["seen"] = {"rows": int(which.sum()), "of": len(texts), "roles": counts}
+        rest = ~which
+        if rest.any():
+            metrics["without_seen"] = score(labels[rest], logits[rest], id2label, copies[rest])
+    return metrics, id2label
 
 
-def score_run(path: Path, split: str, show: Show) -> tuple[dict[str, Any], dict[int, str]]:
+def _seen_in_file(model: str, file: str, texts: Sequence[str], show: Show) -> tuple[dict[str, int], np.ndarray]:
+    """The rows of a file that a classifier or its ancestors have seen: how many by role, and which (n,). Warns."""
+    folder = Path(os.path.expanduser(model))
+    hashes, known = row_hashes(texts), read_seen(folder)
+    if known is None:
+        known = _seen_by_old_run(RunFolder(folder.parent if folder.name == "model" else folder), file, hashes, show)
+    counts, which = seen_in(known, hashes)
+    if counts:
+        warning = in_words(counts, len(texts), "rows of this file")
+        show.warn(f"{warning}, so scores on all of it will flatter; those without these rows are given too")
+    return counts, which
+
+
+def _seen_by_old_run(run: RunFolder, file: str, hashes: np.ndarray, show: Show) -> SeenRows:
+    """Of a run without a record of its rows: its training and validation rows, if `file` is the very file that it was
+    trained on, else nothing.
+    """
+    if run.exists:
+        record, path = run.record, Path(os.path.expanduser(file))
+        same = path.is_file() and tables.sha256_of(path.read_bytes()) == record["data"]
+        split = run.read("split.json")
+        if same and sum(map(len, split.values())) == len(hashes):
+            return leaks.rows_by_id(split, [str(row) for row in range(1, len(hashes) + 1)], hashes)
+        show.say("leaks: this run did not record its training rows, so whether the file holds any cannot be known")
+    return merged([])
+
+
+def score_run(path: Path, split: str, show: Show, allow_leaks: bool = False) -> tuple[dict[str, Any], dict[int, str]]:
     """Metrics of a finished run on one of its own splits; opening the test split is recorded."""
     run = RunFolder(path)
     run.read("run.json")
@@ -149,7 +237,7 @@ def score_run(path: Path, split: str, show: Show) -> tuple[dict[str, Any], dict[
     plan = replay(run)
     if "test" not in plan.dataset.split:
         raise UserError(f"{path}: this run's data has no test split; name a labelled file instead")
-    return open_test(run, plan, show)["test"], plan.dataset.id2label
+    return open_test(run, plan, show, allow_leaks=allow_leaks)["test"], plan.dataset.id2label
 
 
 def run_rows(folder: Path) -> list[dict[str, Any]]:

@@ -68,7 +68,7 @@ def run_search(search: Search, path: Path, options: Options, dataset: Dataset | 
         "kind": "search",
         "name": path.name,
         "metric": config.train.metric,
-        "data": {"name": dataset.name, "sha256": dataset.sha256},
+        "data": {"name": dataset.name, "sha256": dataset.sha256, "labelled_sha256": dataset.labelled_sha256},
         "space": search.space,
         "trials": [],
         "best": None,

@@ -6,6 +6,7 @@ Everything here works on integers only and is a function of (labels, groups, fra
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -18,10 +19,20 @@ Ints = NDArray[np.int64]
 SHOWN_CLASSES = 20  # classes that a message names
 
 
+INVISIBLE = re.compile(  # Unicode's Default_Ignorable_Code_Point (soft hyphen, zero-width, bidi marks, BOM, variation
+    # selectors, tags), interlinear marks, and control characters that are no white space
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]+"
+)
+
+
 def normalize(text: str) -> str:
-    """The form in which two texts are the same: NFKC, case folded, white space collapsed and stripped."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
+    """The form in which two texts are the same: without invisible characters, NFKC, case folded, white space collapsed
+    and stripped.
+    """
+    if not (text.isascii() and text.isprintable()):  # what most texts are: a million rows are to be cheap
+        text = unicodedata.normalize("NFKC", INVISIBLE.sub("", text))
     return " ".join(text.casefold().split())
 
 

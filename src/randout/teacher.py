@@ -26,6 +26,8 @@ def teach(plan: Plan, options: Options, fine_tune: Callable[[Plan, Options], Pat
 
     fine_tune: carries out the plan of a teacher that is a bare encoder, and returns its run folder.
     """
+    for warning in plan.leak_warnings:
+        options.show.warn(warning)
     first = plan.teacher or plan.teacher_plan
     if first is None:
         return None
@@ -54,7 +56,6 @@ def _taught(
         [dataset.split[name] for name in ("train", "validation", "unlabeled") if name in dataset.split]
     )
     texts = [dataset.texts[row] for row in rows]
-    _warn_of_leak(source, plan, options.show)
     encoder = models.load(source, pack=plan.config.train.packing)
     order = soft_labels.column_order(encoder.model.config.id2label, dataset.id2label, labels, source.name)
     max_length = _teacher_length(encoder, plan, teacher, source.label)
@@ -87,20 +88,6 @@ def _teacher_length(encoder: Encoder, plan: Plan, teacher: Source | Plan, name: 
     if isinstance(teacher, Plan):
         return int(teacher.config.student.max_length)
     return min(encoder.longest, 512)
-
-
-def _warn_of_leak(source: models.Source, plan: Plan, show: Show) -> None:
-    """Say so where a teacher that is a run was trained on rows that are held out here."""
-    run = RunFolder(source.folder.parent)
-    if not run.exists or run.record["data"] not in (plan.dataset.sha256, plan.dataset.labelled_sha256):
-        return
-    taught = set(run.read("split.json").get("train", []))
-    for name in ("validation", "test"):
-        held = [plan.dataset.row_ids[row] for row in plan.dataset.split.get(name, [])]
-        if seen := sum(row in taught for row in held):
-            show.warn(
-                f"the teacher was trained on {seen} of the {len(held)} {name} rows, so {name} scores will flatter"
-            )
 
 
 def compare_with_teacher(plan: Plan, own: dict[str, Any], teacher: Taught, run: RunFolder, show: Show) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from .config import StudentTable
@@ -11,6 +12,7 @@ from .data import Dataset
 from .encoder import position_offset, special_tokens
 from .errors import UserError
 from .model_sources import Source
+from .splits import Ints
 from .tokens import Tokens, encode, percentile_length, truncate
 
 _LAST_ENCODED: list[tuple[Any, list[str], Tokens]] = []  # (tokenizer's folder, texts, tokens), the latest last
@@ -39,6 +41,25 @@ def tokens_for(source: Source, table: StudentTable, dataset: Dataset, notes: lis
     if texts:
         notes.append(f"truncation: {texts:.1%} of texts are cut ({table.truncation}), {lost:.1%} of all tokens lost")
     return tokens, max_length
+
+
+def token_copies(tokens: Tokens, dataset: Dataset) -> dict[str, Ints]:
+    """By held-out split, the rows whose tokens, as the student reads them, are those of a training row although their
+    texts differ: accents and case that the tokenizer drops, unknown words, text beyond the cut. Splits without any are
+    left out. They cannot be kept on one side by the split, which must not depend on the student.
+    """
+
+    def read(row: int) -> bytes:
+        return tokens[row].tobytes()
+
+    learned = np.concatenate([dataset.split[name] for name in ("train", "unlabeled") if name in dataset.split])
+    trained = {read(row) for row in learned.tolist()}
+    found: dict[str, Ints] = {}
+    for name in ("validation", "test"):
+        rows = np.setdiff1d(dataset.split.get(name, learned[:0]), dataset.report.leaked.get(name, learned[:0]))
+        same = np.array([row for row in rows.tolist() if read(row) in trained], dtype=np.int64)
+        found |= {name: same} if len(same) else {}
+    return found
 
 
 def _encoded(source: Source, tokenizer: Any, texts: list[str]) -> Tokens:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 
-from ..errors import UserError
 from ..runs import RunFolder
+from ..seen import in_words, read_seen, rows_of_old_teachers
 from .compare import complete_units, label_of, study_rows
-from .ledger import opened
+from .ledger import is_shown, opened
 from .search import ranked
 from .subjects import Model, Subject
 from .values import Check, Section, plain, shown
@@ -25,50 +25,53 @@ SEVERITIES = ("problem", "warning", "note")
 
 def checks(subject: Subject) -> Section:
     """Every check on a subject, the gravest first."""
-    found = [check for find in CHECKS for check in find(subject)]
+    found = _joined([check for find in CHECKS for check in find(subject)])
     found.sort(key=lambda check: SEVERITIES.index(check.severity))
     lead = f"{len(CHECKS)} checks were made. " + (f"{len(found)} found something." if found else "None found anything.")
     return Section("checks", "Checks", (lead, *found))
 
 
+def _joined(found: list[Check]) -> list[Check]:
+    """The same check of several models as one."""
+    joined: dict[tuple[str, str], Check] = {}
+    for check in found:
+        key = (check.code, check.title)
+        before = joined.get(key)
+        text = f"{before.explanation} {check.explanation}" if before else check.explanation
+        joined[key] = replace(check, explanation=text)
+    return list(joined.values())
+
+
 def teacher_saw_held_out(subject: Subject) -> Iterator[Check]:
-    """A teacher that was trained on rows the student is judged by, passes them on."""
-    seen: Counter[str] = Counter()
-    unknown = []
+    """What a teacher, or the model that a student starts from, knows of held-out rows reaches the student."""
+    found, unknown = [], []
     for model in subject.models:
-        if not model.record["identity"].get("teacher"):
-            continue
-        folders = [_teacher_folder(model, name) for name in _teacher_names(model)]
-        if None in folders or not folders:
-            unknown.append(model.name)
-        trained = {row for folder in folders if folder for row in RunFolder(folder).read("split.json").get("train", [])}
-        for split in ("validation", "test"):
-            if count := len(trained.intersection(model.split_rows.get(split, []))):
-                seen[f"{count} {split} rows of {_named(model)}"] += 1
-    if seen:
-        text = f"The teacher was trained on {', '.join(seen)}. What it knows of them reached the student through its soft labels."
-        yield Check("teacher-saw-held-out", "problem", "The teacher saw held-out rows", text)
+        counts = {split: model.leaks(split) for split in ("validation", "test")}
+        found += [
+            f"{in_words(leaks['roles'], leaks['of'], f'{split} rows')} ({_named(model)})"
+            for split, leaks in counts.items()
+            if leaks
+        ]
+        unknown += [model.name] * _has_unknown_ancestor(model)
+    if found:
+        text = f"{'; '.join(found).capitalize()}. What they know of these rows has reached the student, so its scores on them "
+        text += "measure memory. Scores without them stand under Data, duplicates and leaks where they are known."
+        yield Check("teacher-saw-held-out", "problem", "Held-out rows were seen before", text)
     if unknown:
         names = ", ".join(dict.fromkeys(unknown))
-        text = f"The teacher of {names} is not a run beside it, so what it was trained on is not known here."
-        yield Check("teacher-not-checked", "note", "What the teacher saw was not checked", text)
+        text = (
+            f"What the teacher or the starting model of {names} was trained on is not on record, so it was not checked."
+        )
+        yield Check("teacher-not-checked", "note", "What was seen before was not checked", text)
 
 
-def _teacher_names(model: Model) -> list[str]:
-    """The names of a model's teachers, the first first."""
-    first = model.record.get("teacher") or {}
-    return [str(one.get("name") or "") for one in (first, *first.get("more", ()))]
-
-
-def _teacher_folder(model: Model, name: str) -> Path | None:
-    """The run of a model's teacher, if it lies beside the model and is of the same data."""
-    folder = model.path / str(model.record.get("runs", "..")) / name
-    if not name or not (folder / "split.json").exists():
-        return None
-    try:
-        return folder if RunFolder(folder).record.get("data") == model.record.get("data") else None
-    except UserError:
-        return None
+def _has_unknown_ancestor(model: Model) -> bool:
+    """Whether it cannot be known what a model's teachers, or the model that it started from, have learned from."""
+    run = RunFolder(model.path)
+    recorded = read_seen(model.path)
+    if recorded is not None:
+        return not recorded.complete
+    return bool(model.record["identity"].get("teacher")) and not rows_of_old_teachers(run)[1]
 
 
 def _named(model: Model) -> str:
@@ -145,13 +148,15 @@ def opened_often(subject: Subject) -> Iterator[Check]:
             "Test opened more than once",
             f"By the same run: {text}. Was anything changed in between?",
         )
-    others = {entry.get("fingerprint") for entry in found} - mine
+    others = {str(entry.get("run")): None for entry in found if not is_shown(entry, subject)}
     if others:
+        few = ", ".join([*others][:5]) + (", ..." if len(others) > 5 else "")
         text = (
-            f"{len(others)} other runs beside these were scored on a test split and are not in this report. If they were "
-            "alternatives, the ones shown here may have been chosen by their test scores."
+            f"{len(others)} other {'runs were' if len(others) > 1 else 'run was'} scored on these test rows and "
+            f"{'are' if len(others) > 1 else 'is'} not in this report ({few}). If they were alternatives, the ones shown "
+            "here may have been chosen by their test scores."
         )
-        yield Check("test-opened-by-others", "warning", "Runs that are not shown have opened a test split", text)
+        yield Check("test-opened-by-others", "warning", "Runs that are not shown have opened this test split", text)
 
 
 def units_missing(subject: Subject) -> Iterator[Check]:
@@ -193,12 +198,13 @@ def no_better_than_majority(subject: Subject) -> Iterator[Check]:
 
 def still_rising(subject: Subject) -> Iterator[Check]:
     """The last epoch was the best: more epochs may help."""
-    late = [
-        m for m in subject.models if m.history.get("epochs") and m.history.get("best_epoch") == len(m.history["epochs"])
-    ]
+    several = [
+        m for m in subject.models if len(m.history.get("epochs") or ()) > 1
+    ]  # of one epoch, the last is the best
+    late = [m for m in several if m.history.get("best_epoch") == len(m.history["epochs"])]
     late = [model for model in late if str(model.history.get("ended", "")).startswith("all")]
     if late:
-        which = "All models" if len(late) == len(subject.models) else ", ".join(dict.fromkeys(m.name for m in late))
+        which = "All models" if len(late) == len(subject.models) > 1 else ", ".join(dict.fromkeys(m.name for m in late))
         text = f"{which}: the last epoch was the best on the validation split. More epochs may give more."
         yield Check("still-rising", "note", "Still improving when training ended", text)
 

@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import Failure, UserError
 from ..predictions import Predictions
 from ..statistics import compare_models
-from .subjects import Model, Subject
+from .subjects import Arm, Model, Subject
 from .values import Column, Figure, Points, Section, Table, metric_kind, metric_name, metric_title, shown
 
 MARGIN = 0.02  # the difference that counts, where no study names another
@@ -101,31 +101,42 @@ def main_table(subject: Subject, rows: list[dict[str, Any]]) -> Table:
     one, signed = metric_kind(metric), metric_kind(metric, signed=True)
     columns = [Column("model"), Column(metric_title(metric), one), Column("95 % interval", "interval")]
     columns += [
+        Column("rows seen before", "text"),
         Column("difference", signed),
         Column("its 95 % interval", "points interval"),
         Column("verdict", "verdict"),
     ]
     columns += [Column("simultaneous interval", "points interval"), Column("Holm p", "p"), Column("detectable", one)]
-    cells = []
+    cells, seen = [], {arm.name: _seen_before(arm, subject.split) for arm in subject.arms}
     for row in rows:
         found = row.get("difference") or {}
         verdict = row.get("words") or ("baseline" if row["name"] == subject.baseline and len(rows) > 1 else None)
         wide = tuple(row["simultaneous"]) if row.get("simultaneous") else None
-        first = (label_of(row, subject), row.get("value"), _pair(row), found.get("estimate"), _pair(found))
+        own = (label_of(row, subject), row.get("value"), _pair(row), seen.get(str(row["name"])))
+        first = (*own, found.get("estimate"), _pair(found))
         cells.append((*first, verdict, wide, row.get("adjusted_p"), row.get("detectable")))
     kept = [at for at, _ in enumerate(columns) if at < 2 or any(row[at] is not None for row in cells)]
     note = (
         "Differences are in percentage points, the model minus the baseline. Detectable: the smallest difference that "
         "this design would have shown with 80 % power."
     )
+    note = note if any(row.get("difference") for row in rows) else ""
+    if any(seen.values()):
+        note += f" Rows seen before: {subject.split} rows that a teacher or the starting model was trained on."
     rows_kept = tuple(tuple(row[at] for at in kept) for row in cells)
     return Table(
         "summary",
         f"Scores{subject.on_split}",
         tuple(columns[at] for at in kept),
         rows_kept,
-        note if any(row.get("difference") for row in rows) else "",
+        note.strip(),
     )
+
+
+def _seen_before(arm: Arm, split: str) -> str | None:
+    """`66 of 90`: scored rows of an arm that its teachers or starting models were trained on; None for none."""
+    found = [leaks for model in arm.models if (leaks := model.leaks(split)).get("rows")]
+    return f"{sum(one['rows'] for one in found):,} of {sum(one['of'] for one in found):,}" if found else None
 
 
 def forest(subject: Subject, rows: list[dict[str, Any]]) -> list[Figure]:

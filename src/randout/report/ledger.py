@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ..runs import openings
+from ..runs import RunFolder, openings, openings_folder
 from .subjects import Model, Subject
 from .values import Code, Column, Section, Table, metric_kind, metric_title, plain
 
@@ -74,11 +74,13 @@ def _copies(report: dict[str, Any]) -> list[Any]:
     }
     for split, count in (report.get("leaked") or {}).items():
         named[f"{split} rows with a copy in train"] = count
+    for split, count in (report.get("same_tokens") or {}).items():
+        named[f"{split} rows with the tokens of a training row, though another text"] = count
     for split, count in (report.get("shared_groups") or {}).items():
         named[f"{split} rows in a group that train has too"] = count
     for why, count in (report.get("unlabeled_left_out") or {}).items():
         named[f"unlabelled rows left out: {why}"] = count
-    note = "Two texts are copies if they are the same but for case, white space and Unicode form."
+    note = "Two texts are copies if they are the same but for case, white space, Unicode form and invisible characters."
     rows = tuple(named.items())
     table = Table("copies", "Duplicates and leaks", (Column("what"), Column("found", "count")), rows, note)
     return [table, *(f"Note on the data: {one}" for one in report.get("notes") or [])]
@@ -100,8 +102,9 @@ def _leaks(subject: Subject) -> list[Any]:
                     rest[metric],
                 )
                 rows.append((*cells, rest[metric] - scores[metric]))
+    seen = _seen_before(subject)
     if not rows:
-        return ["No held-out row that was scored has a copy among the training rows."]
+        return ["No held-out row that was scored has a copy among the training rows.", *seen]
     kind = metric_kind(metric)
     columns: tuple[Column, ...] = (Column("model"), Column("unit"), Column("split"), Column("leaked rows", "count"))
     columns += (
@@ -109,13 +112,60 @@ def _leaks(subject: Subject) -> list[Any]:
         Column("without them", kind),
         Column("change", metric_kind(metric, True)),
     )
-    return [Table("leaks", "Scores without the rows that have a copy in train", columns, tuple(rows))]
+    return [Table("leaks", "Scores without the rows that have a copy in train", columns, tuple(rows)), *seen]
+
+
+def _seen_before(subject: Subject) -> list[Any]:
+    """Scores without the held-out rows that a teacher or a starting model was trained on."""
+    metric, kind, rows = subject.metric, metric_kind(subject.metric), []
+    for model in subject.models:
+        for split, scores in model.metrics.items():
+            if count := model.leaks(split).get("rows"):
+                rest = (scores.get("without_leaks") or {}).get(metric)
+                change = None if rest is None else rest - scores[metric]
+                rows.append((model.name, model.unit or None, split, count, scores[metric], rest, change))
+    columns: tuple[Column, ...] = (
+        Column("model"),
+        Column("unit"),
+        Column("split"),
+        Column("rows seen before", "count"),
+    )
+    columns += (Column(metric_title(metric), kind), Column("without them", kind))
+    columns += (Column("change", metric_kind(metric, True)),)
+    title = "Scores without the rows that a teacher or starting model was trained on"
+    return [Table("seen", title, columns, tuple(rows))] if rows else []
 
 
 def opened(subject: Subject) -> list[dict[str, Any]]:
-    """Every opening of a test split on record in the folders of runs that the subject's models lie in."""
-    folders = dict.fromkeys(model.path.resolve().parent for model in subject.models)
+    """Every opening on record of the test rows that the subject's models are scored on; other test rows are other data."""
+    found = _all_openings(subject)
+    rows = test_rows(subject, found)
+    return [entry for entry in found if entry.get("rows") in rows]
+
+
+def _all_openings(subject: Subject) -> list[dict[str, Any]]:
+    """What the folders of runs that the subject's models lie in, or were trained in, have on record."""
+    folders: dict[Path, None] = {}
+    for model in subject.models:
+        folders |= dict.fromkeys(
+            folder.resolve() for folder in (openings_folder(RunFolder(model.path), model.record), model.path.parent)
+        )
     return [entry for folder in folders for entry in _entries(folder)]
+
+
+def test_rows(subject: Subject, entries: list[dict[str, Any]]) -> set[str]:
+    """The digests of the test rows of a subject's models: as recorded with each run, or (earlier versions) when it
+    opened them.
+    """
+    found = {str((model.record.get("rows") or {}).get("test") or "") for model in subject.models}
+    mine = {model.record.get("fingerprint") for model in subject.models}
+    found |= {str(entry["rows"]) for entry in entries if entry.get("fingerprint") in mine and entry.get("rows")}
+    return found - {""}
+
+
+def is_shown(entry: dict[str, Any], subject: Subject) -> bool:
+    """Whether the run of an opening is in the report: a model, a cell of a study, a teacher of one of them."""
+    return str(entry.get("fingerprint")) in subject.shown or str(entry.get("run")) in subject.shown
 
 
 def _entries(folder: Path) -> list[dict[str, Any]]:
@@ -126,7 +176,7 @@ def _entries(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_openings(subject: Subject) -> Section | None:
-    """When which model was scored on a test split, as recorded beside the runs."""
+    """When which model was scored on this test split, as recorded beside the runs."""
     found = opened(subject)
     if not found:
         return None
@@ -137,20 +187,19 @@ def test_openings(subject: Subject) -> Section | None:
         Column("by"),
         Column("in this report"),
     )
-    mine = {model.record.get("fingerprint") for model in subject.models}
     rows = tuple(
         (
             str(e.get("at", "")),
             str(e.get("run", "")),
             str(e.get("split", "test")),
             str(e.get("by", "")),
-            "yes" if e.get("fingerprint") in mine else "no",
+            "yes" if is_shown(e, subject) else "no",
         )
         for e in found
     )
     lead = (
-        "A test split is an honest judge only while nobody chooses by it. Each time one was opened was recorded "
-        f"beside the runs: {len(found)} times."
+        "A test split is an honest judge only while nobody chooses by it. Each time these test rows were scored was "
+        f"recorded in the folder of runs: {len(found)} times."
     )
     return Section("openings", "Test openings", (lead, Table("openings", "Openings on record", columns, rows)))
 

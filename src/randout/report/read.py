@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,23 @@ def read(paths: Sequence[Path], baseline: str = "") -> list[Subject]:
         raise UserError(f"--baseline {baseline}: a study names its own baseline; this goes with runs only")
     subjects = studies + subjects
     _one_data_set(subjects)
-    return subjects
+    shown = frozenset(name for subject in subjects for name in _known_runs(subject))
+    return [replace(subject, shown=shown) for subject in subjects]
+
+
+def _known_runs(subject: Subject) -> Iterator[str]:
+    """Fingerprints and folder names of the runs that a subject shows or is made of: its models, the cells and trials of
+    a study whether or not they are finished, and the teachers of all.
+    """
+    for model in subject.models:
+        yield str(model.record.get("fingerprint"))
+        yield model.path.resolve().name
+        yield from model.teachers
+        first = model.record.get("teacher") or {}
+        yield from (str(one.get("name")) for one in (first, *first.get("more", ())) if one.get("name"))
+    for entry in (*subject.study.get("cells", ()), *subject.study.get("trials", ())):
+        if entry.get("run"):
+            yield os.path.basename(str(entry["run"]))
 
 
 def _runs_in(path: Path) -> tuple[list[Path], list[str]]:
@@ -141,11 +158,15 @@ def _best_trial(path: Path, study: dict[str, Any]) -> tuple[tuple[Arm, ...], tup
 
 
 def _one_data_set(subjects: list[Subject]) -> None:
-    """Raise UserError unless everything is about the same data."""
+    """Raise UserError unless everything is about the same labelled rows; texts without labels may differ."""
     seen: dict[str, tuple[str, str]] = {}  # sha256 -> what, data name
+    models = [model for subject in subjects for model in subject.models]
+    splits = [_held_out(model) for model in models if not _mixed_digest(model)]
     for subject in subjects:
-        found = [(subject.name, *data_of(subject))] if subject.study else []
-        found += [(model.name, model.data_name, str(model.record.get("data", ""))) for model in subject.models]
+        found = [(subject.name, *data_of(subject))] if not subject.models else []
+        for model in subject.models:
+            if not (_mixed_digest(model) and _held_out(model) in splits):
+                found.append((model.name, model.data_name, model.data_key))
         for what, name, sha256 in found:
             if sha256:
                 seen.setdefault(sha256, (what, name))
@@ -156,3 +177,16 @@ def _one_data_set(subjects: list[Subject]) -> None:
             f"report: {first} is of {one!r} and {second} of {other!r} (sha256 {digests}); "
             "one report speaks of one data set. Make a report each."
         )
+
+
+def _mixed_digest(model: Model) -> bool:
+    """Whether a run of an earlier version knows its data only by a digest of labelled and unlabelled texts together."""
+    return "labelled_data" not in model.record and "unlabeled" in (model.record["identity"].get("split") or {})
+
+
+def _held_out(model: Model) -> tuple[Any, ...]:
+    """Name, classes and labelled split of a run's data: the same for runs on the same labelled rows."""
+    identity = model.record["identity"]
+    split = identity.get("split") or {}
+    parts = tuple(split.get(name) for name in ("train", "validation", "test"))
+    return (model.data_name, tuple(identity["data"]["labels"]), *parts)

@@ -17,6 +17,7 @@ from ..errors import UserError
 from ..metrics import COUNTED
 from ..predictions import Predictions, read_predictions
 from ..runs import RunFolder
+from ..seen import of_run
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,15 @@ class Model:
             return named  # a named dataset read from a file of the user's
         return os.path.basename(source.rstrip("/")) or "unnamed data"
 
+    @property
+    def data_key(self) -> str:
+        """What data its labelled rows are, whatever texts without labels it learned from too."""
+        return str(self.record.get("labelled_data") or self.record.get("data", ""))
+
+    def leaks(self, split: str) -> dict[str, Any]:
+        """Rows of a scored split that its teachers or its starting model have seen: {rows, of, roles}; empty for none."""
+        return of_run(RunFolder(self.path), split)
+
     @cached_property
     def split_rows(self) -> dict[str, list[str]]:
         """split -> row ids; empty where the run has no split.json."""
@@ -93,6 +103,7 @@ class Subject:
     toml: str = ""
     path: Path = Path()
     notes: tuple[str, ...] = ()
+    shown: frozenset[str] = frozenset()  # names and fingerprints of all runs that the whole report knows of
 
     @property
     def models(self) -> list[Model]:
@@ -130,8 +141,8 @@ class Subject:
 
 
 def data_of(subject: Subject) -> tuple[str, str]:
-    """Name and sha256 of a subject's data."""
+    """Name of a subject's data, and the sha256 of its labelled rows (of an earlier version's study: of all its rows)."""
     data = subject.study.get("data") or {}
     first = subject.models[0] if subject.models else None
     name = data.get("name") or (first.data_name if first else "unnamed data")
-    return str(name), str(data.get("sha256") or (first.record.get("data", "") if first else ""))
+    return str(name), str(data.get("labelled_sha256") or data.get("sha256") or (first.data_key if first else ""))

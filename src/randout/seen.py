@@ -1,0 +1,215 @@
+"""Fingerprints of the rows that a model has learned from, carried along from its teachers and its starting model.
+
+Every run writes `seen-rows.npz` into its folder and into `model/`: a 64-bit hash of each text and the roles in which the
+text was used, 9 bytes a row. A later run that learns from this model, or starts from it, takes the rows over, so that
+held-out rows which any ancestor has seen are found whatever file they stand in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import unicodedata
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from randout.errors import UserError
+from randout.runs import RunFolder
+from randout.splits import normalize
+
+FILE = "seen-rows.npz"
+FORMAT = 1
+Hashes = NDArray[np.uint64]
+TRAINED, SELECTED = 1, 2
+ROLES = {  # bits of `SeenRows.roles`; the rows were used to ...
+    "trained": TRAINED,  # train the model itself, labelled or not
+    "selected": SELECTED,  # choose its best epoch and its settings: its validation rows
+    "teacher-trained": 4,
+    "teacher-selected": 8,
+    "teacher-earlier": 16,  # train a model that a teacher learned from or started from, at any distance
+    "start-trained": 32,  # train the model that this one started from
+    "start-selected": 64,
+    "start-earlier": 128,
+}
+WORDS = {  # how a message begins; "N of the M test rows" follows
+    "trained": "this model was trained on",
+    "selected": "this model was selected on",
+    "teacher-trained": "the teacher was trained on",
+    "teacher-selected": "the teacher was selected on",
+    "teacher-earlier": "a model that the teacher learned from or started from was trained on",
+    "start-trained": "the model that the student starts from was trained on",
+    "start-selected": "the model that the student starts from was selected on",
+    "start-earlier": "a model that the student's starting model learned from or started from was trained on",
+}
+ACCENTS = re.compile(
+    "[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]+"
+)  # combining diacritical marks
+_BITS = {name: np.uint8(bit) for name, bit in ROLES.items()}
+ANY_TRAINED = np.uint8(sum(bit for name, bit in ROLES.items() if not name.endswith("selected")))
+ANY_SELECTED = np.uint8(sum(bit for name, bit in ROLES.items() if name.endswith("selected")))
+
+
+def row_key(text: str) -> str:
+    """The form in which texts are compared across runs: `splits.normalize`, and without accents.
+
+    Runs that meet may have different tokenizers, and many (all uncased BERTs) do not see accents.
+    """
+    text = normalize(text)
+    return text if text.isascii() else ACCENTS.sub("", unicodedata.normalize("NFKD", text))
+
+
+def row_hashes(texts: Iterable[str]) -> Hashes:
+    """(n,) a 64-bit hash of each text's `row_key`."""
+    digests = b"".join(
+        hashlib.blake2b(row_key(text).encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in texts
+    )
+    return np.frombuffer(digests, "<u8").astype(np.uint64)
+
+
+@dataclass(frozen=True)
+class SeenRows:
+    """hashes: (n,) sorted, each once. roles: (n,) uint8, the bits of `ROLES`. complete: whether all ancestors that are
+    classifiers had such a record; else there may be more rows than these.
+    """
+
+    hashes: Hashes
+    roles: NDArray[np.uint8]
+    complete: bool = True
+
+    def roles_of(self, hashes: Hashes) -> NDArray[np.uint8]:
+        """(m,) the roles of other rows; 0 for a row that was never used."""
+        if not len(self.hashes):
+            return np.zeros(len(hashes), np.uint8)
+        at = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
+        return np.where(self.hashes[at] == hashes, self.roles[at], np.uint8(0))
+
+    def inherited(self, by: str) -> SeenRows:
+        """These rows in the roles that they have for a descendant. by: "teacher" or "start"."""
+        roles = np.zeros_like(self.roles)
+        roles[self.roles & TRAINED > 0] |= _BITS[f"{by}-trained"]
+        roles[self.roles & ANY_SELECTED > 0] |= _BITS[f"{by}-selected"]
+        roles[self.roles & (ANY_TRAINED ^ np.uint8(TRAINED)) > 0] |= _BITS[f"{by}-earlier"]
+        return SeenRows(self.hashes, roles, self.complete)
+
+
+def seen_rows(hashes: Hashes, role: str) -> SeenRows:
+    """Rows that were used in one role."""
+    found = np.unique(hashes)
+    return SeenRows(found, np.full(len(found), ROLES[role], np.uint8))
+
+
+def merged(parts: Sequence[SeenRows]) -> SeenRows:
+    """All rows of several records; a row has the roles of all of them."""
+    if not parts:
+        return SeenRows(np.zeros(0, np.uint64), np.zeros(0, np.uint8))
+    hashes, place = np.unique(np.concatenate([part.hashes for part in parts]), return_inverse=True)
+    roles = np.zeros(len(hashes), np.uint8)
+    np.bitwise_or.at(roles, place, np.concatenate([part.roles for part in parts]))
+    return SeenRows(hashes, roles, all(part.complete for part in parts))
+
+
+def write_seen(folder: Path, rows: SeenRows) -> None:
+    """Write `seen-rows.npz` into a folder, whole or not at all."""
+    path = folder / FILE
+    partial = path.with_name(f"{FILE}.partial")
+    arrays: dict[str, Any] = {"hashes": rows.hashes, "roles": rows.roles, "complete": np.array(rows.complete)}
+    with partial.open("wb") as stream:
+        np.savez(stream, format=np.array(FORMAT), **arrays)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(path)
+
+
+def read_seen(folder: Path) -> SeenRows | None:
+    """The record of a run folder or of its model folder, wherever they were copied to; None where there is none.
+
+    Raises UserError where it is damaged or of another format.
+    """
+    beside = [folder.parent] if folder.name == "model" else [folder / "model"]
+    path = next((place / FILE for place in (folder, *beside) if (place / FILE).is_file()), None)
+    if path is None:
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            version = int(stored["format"])
+            if version != FORMAT:
+                raise UserError(f"{path}: format {version}; this version of randout reads format {FORMAT}")
+            rows = SeenRows(stored["hashes"].astype(np.uint64), stored["roles"], bool(stored["complete"]))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path}: the record of the rows that this model has learned from cannot be read ({error}). Copy it again "
+            "from the run; without it, it cannot be known which rows the model has seen"
+        ) from None
+    if rows.hashes.ndim != 1 or rows.roles.shape != rows.hashes.shape or rows.roles.dtype != np.uint8:
+        raise UserError(f"{path}: not a record of the rows that a model has learned from; copy it again from the run")
+    return rows
+
+
+def leaked(rows: SeenRows, hashes: Hashes) -> tuple[dict[str, int], NDArray[np.bool_]]:
+    """Held-out rows that ancestors of a model have seen: how many by role, and which were trained on, (m,).
+
+    rows: of the model, its own included. A row with a copy among the model's own training rows is none of them: the
+    data report counts it.
+    """
+    roles = rows.roles_of(hashes)
+    roles = np.where(roles & TRAINED > 0, np.uint8(0), roles)
+    selected = np.where(roles & SELECTED > 0, np.uint8(0), roles)
+    counts: dict[str, int] = {}
+    for name, bit in ROLES.items():
+        if name not in ("trained", "selected"):
+            found = int(np.count_nonzero((selected if name.endswith("selected") else roles) & bit))
+            counts |= {name: found} if found else {}
+    return counts, (roles & ANY_TRAINED) > 0
+
+
+def seen_in(rows: SeenRows, hashes: Hashes) -> tuple[dict[str, int], NDArray[np.bool_]]:
+    """Rows of any file that a model or its ancestors have seen: how many by role, and which, (m,)."""
+    roles = rows.roles_of(hashes)
+    counts = {name: int(np.count_nonzero(roles & bit)) for name, bit in ROLES.items()}
+    return {name: count for name, count in counts.items() if count}, roles > 0
+
+
+def in_words(counts: dict[str, int], of: int, what: str) -> str:
+    """`the teacher was trained on 66 of the 90 test rows; ...`. what: "test rows"."""
+    return "; ".join(f"{WORDS[role]} {count:,} of the {of:,} {what}" for role, count in counts.items())
+
+
+def of_run(run: RunFolder, split: str) -> dict[str, Any]:
+    """The leaks of a finished run's scores on a split, as `metrics.json` has them: {rows, of, roles}; empty for none.
+
+    Of a run that recorded no hashes, they are found by row numbers, as far as its teachers' runs are of the same file.
+    """
+    scores = run.read("metrics.json").get(split) or {}
+    if "leaks" in scores or (run.path / FILE).exists() or not run.record["identity"].get("teacher"):
+        return dict(scores.get("leaks") or {})
+    taught, _ = rows_of_old_teachers(run)
+    held = run.read("split.json").get(split, []) if (run.path / "split.json").exists() else []
+    count = len(taught.intersection(held))
+    return {"rows": count, "of": len(held), "roles": {"teacher-trained": count}} if count else {}
+
+
+def rows_of_old_teachers(run: RunFolder) -> tuple[set[str], bool]:
+    """The row numbers that a run's teachers were trained on, and whether this is known of all of them: a teacher must
+    be a run in the same folder of runs, of the same file.
+    """
+    record = run.record
+    first = record.get("teacher") or {}
+    names = [str(one.get("name") or "") for one in (first, *first.get("more", ()))]
+    rows: set[str] = set()
+    known = True
+    for name in names:
+        teacher = RunFolder(run.path / str(record.get("runs", "..")) / name)
+        try:
+            same = bool(name) and teacher.record.get("data") == record.get("data")
+            rows.update(teacher.read("split.json").get("train", []) if same else [])
+        except UserError:
+            same = False
+        known = known and same
+    return rows, known
