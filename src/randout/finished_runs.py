@@ -13,6 +13,7 @@ from .record import StudyFolder
 from .results import as_result, read_scores, rows_for
 from .runs import RunFolder
 from .study import Study
+from .study_diagnostics import of_study
 
 
 def compare_finished(paths: Sequence[Path], baseline: str, study: Study) -> dict[str, Any]:
@@ -46,8 +47,14 @@ def compare_finished(paths: Sequence[Path], baseline: str, study: Study) -> dict
         "margin": study.margin,
         "result": None,
     }
-    rows = rows_for(study.model_copy(update={"baseline": chosen}), read_scores(StudyFolder(Path("/"), record)))
-    return record | {"result": as_result(rows, f"{len(seeds[0])} of {len(seeds[0])} seeds", [])}
+    folder = StudyFolder(Path("/"), record)
+    rows = rows_for(study.model_copy(update={"baseline": chosen}), read_scores(folder))
+    warnings, baseline = of_study(record, folder.run, study.metric)
+    notes = [baseline] if baseline else []
+    return record | {
+        "warnings": warnings,
+        "result": as_result(rows, f"{len(seeds[0])} of {len(seeds[0])} seeds", notes),
+    }
 
 
 def _finished(path: Path) -> RunFolder:

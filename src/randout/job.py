@@ -16,10 +16,11 @@ from .config import to_toml
 from .errors import UserError
 from .files import portable, replace_text
 from .prepare import Plan
+from .run_diagnostics import diagnose
 from .runs import RunFolder
 from .scoring import model_card, open_test, score_split, score_test
 from .student import Options, Stopped, Taught, check_methods, environment, student_of
-from .teacher import compare_with_teacher, teach
+from .teacher import doubts, teach
 from .trained import Trained, train
 
 BEGUN = {".lock", "run.toml", "split.json", "run.json"}  # what stands in a run's folder before `run.json` does
@@ -146,20 +147,21 @@ def _begin_record(run: RunFolder, plan: Plan, options: Options) -> None:
     record |= {"environment": environment(plan), "data": plan.dataset.sha256, "started": runs.now(), "finished": None}
     record["data_report"] = plan.dataset.report.counts()
     record["runs"] = os.path.relpath(options.runs, folder)  # where a teacher and soft labels are
+    record |= {"left_out": list(plan.left_out)} if plan.left_out else {}
     run.write("run.json", record)
 
 
 def _finish(plan: Plan, run: RunFolder, trained: Trained, teacher: Taught | None, options: Options) -> dict[str, Any]:
     """Score the best weights in float32, as the saved folder will run, then write everything."""
-    metrics = {"validation": score_split(trained.logits, plan, "validation", run, options.show)}
+    metrics: dict[str, Any] = {"validation": score_split(trained.logits, plan, "validation", run, options.show)}
     show = options.show
     if plan.config.output.test and "test" in plan.dataset.split:
         metrics["test"] = score_test(trained.logits, plan, run, show, "train")
     run.write("history.json", trained.history)
+    metrics["warnings"] = doubts(plan, metrics["validation"], teacher, run)
+    metrics = diagnose(plan, run, metrics, trained.history)
     trained.save(run.model, model_card(plan, metrics, teacher.name if teacher else ""))
     run.write("metrics.json", metrics)
-    if teacher is not None:
-        compare_with_teacher(plan, metrics["validation"], teacher, run, show)
     extra = dict(trained.about)
     if teacher is not None:
         first, *others = (

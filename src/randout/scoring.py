@@ -17,6 +17,7 @@ from .predictions import Predictions, read_predictions, write_predictions
 from .prepare import Plan
 from .progress import Show
 from .replay import replay
+from .run_diagnostics import SPLITS, diagnose, of_file, of_run
 from .runs import RunFolder
 from .saved import RowLogits, opened, row_logits
 from .statistics import Comparison, compare_models
@@ -75,6 +76,7 @@ def _rows_sha256(plan: Plan, split: str) -> str:
 def open_test(run: RunFolder, plan: Plan, show: Show, by: str = "evaluate") -> dict[str, Any]:
     """Score a finished run's saved model on its own test split, and record that it was opened."""
     metrics = run.read("metrics.json") | {"test": score_test(row_logits(plan, run), plan, run, show, by)}
+    metrics = diagnose(plan, run, metrics, run.read("history.json"))
     run.write("metrics.json", metrics)
     return metrics
 
@@ -110,11 +112,19 @@ def _words_card(plan: Plan, classifier: Classifier) -> list[str]:
 def _scores_table(plan: Plan, metrics: dict[str, Any]) -> list[str]:
     rows = {name: len(index) for name, index in plan.dataset.split.items()}
     lines = ["| split | rows | accuracy | 95 % interval | macro F1 |", "|---|---|---|---|---|"]
-    for name, found in metrics.items():
+    for name in (split for split in SPLITS if split in metrics):
+        found = metrics[name]
         low, high = found.get("intervals", {}).get("accuracy", (float("nan"), float("nan")))
         lines.append(
             f"| {name} | {rows[name]} | {found['accuracy']:.4f} | {low:.4f} to {high:.4f} | {found['macro_f1']:.4f} |"
         )
+        if "baseline" in found:
+            base = found["baseline"]
+            lines.append(
+                f"| {name}, {base['name']} | {rows[name]} | {base['accuracy']:.4f} | | {base['macro_f1']:.4f} |"
+            )
+    if metrics.get("warnings"):
+        lines += ["", "Warnings:", "", *(f"- {one['message']}" for one in metrics["warnings"])]
     return lines
 
 
@@ -127,7 +137,8 @@ def score_file(
     texts, labels, copies = data.load_evaluation(file, id2label, text_column=text_column, label_column=label_column)
     with show.bar("scoring", len(texts)) as advance:
         logits = saved.logits(texts, lambda count: advance(count, ""))
-    return score(labels, logits, id2label, copies), id2label
+    metrics = score(labels, logits, id2label, copies)
+    return metrics | {"warnings": of_file(model, labels, logits.argmax(1), copies, id2label, metrics)}, id2label
 
 
 def score_run(path: Path, split: str, show: Show) -> tuple[dict[str, Any], dict[int, str]]:
@@ -140,11 +151,12 @@ def score_run(path: Path, split: str, show: Show) -> tuple[dict[str, Any], dict[
     if split not in ("validation", "test"):
         raise UserError(f"--split {split}: a run is scored on validation or test, or name a file")
     if split == "validation":
-        return run.read("metrics.json")[split], dict(enumerate(labels))
+        return run.read("metrics.json")[split] | {"warnings": of_run(run, split)}, dict(enumerate(labels))
     plan = replay(run)
     if "test" not in plan.dataset.split:
         raise UserError(f"{path}: this run's data has no test split; name a labelled file instead")
-    return open_test(run, plan, show)["test"], plan.dataset.id2label
+    metrics = open_test(run, plan, show)
+    return metrics["test"] | {"warnings": metrics["warnings"]}, plan.dataset.id2label
 
 
 def run_rows(folder: Path) -> list[dict[str, Any]]:

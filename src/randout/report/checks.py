@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..diagnostics import KINDS
 from ..errors import UserError
 from ..runs import RunFolder
 from .compare import complete_units, label_of, study_rows
@@ -21,6 +22,7 @@ from .subjects import Model, Subject
 from .values import Check, Section, plain, shown
 
 SEVERITIES = ("problem", "warning", "note")
+LEARNED_NOTHING = {kind: KINDS[kind] for kind in ("one-class", "never-predicted", "baseline", "no-teacher")}
 
 
 def checks(subject: Subject) -> Section:
@@ -177,6 +179,18 @@ def units_missing(subject: Subject) -> Iterator[Check]:
         yield Check("one-seed", "note", "One seed", text)
 
 
+def learned_nothing(subject: Subject) -> Iterator[Check]:
+    """What was found when a run ended and no other check looks at: one class only, below the baseline, no teacher."""
+    for kind, title in LEARNED_NOTHING.items():
+        found = {
+            _named(model): one["message"] for model in subject.models for one in model.warnings if one["kind"] == kind
+        }
+        if found:
+            name, message = next(iter(found.items()))
+            others = f" Likewise: {', '.join([*found][1:])}." if len(found) > 1 else ""
+            yield Check(kind, "warning", title, f"{name}: {message}{others}")
+
+
 def no_better_than_majority(subject: Subject) -> Iterator[Check]:
     """A model whose interval reaches down to the commonest class has learnt nothing that shows."""
     for model in subject.models:
@@ -243,6 +257,7 @@ CHECKS: tuple[Callable[[Subject], Iterator[Check]], ...] = (
     within_noise,
     opened_often,
     units_missing,
+    learned_nothing,
     no_better_than_majority,
     still_rising,
     weak_teacher,

@@ -21,7 +21,7 @@ from ..runs import RunFolder
 
 @dataclass(frozen=True)
 class Model:
-    """A finished run, read."""
+    """A finished run, read. metrics: by split. warnings: as `metrics.json` stores them."""
 
     name: str
     path: Path
@@ -30,6 +30,7 @@ class Model:
     metrics: dict[str, Any]
     history: dict[str, Any]
     unit: str = ""
+    warnings: tuple[dict[str, str], ...] = ()
 
     @property
     def labels(self) -> list[str]:
