@@ -348,9 +348,9 @@ def test_the_default_preset_trains_without_a_teacher_and_says_so_twice(
     run: Any, toy_csv: Any, tiny_model: Any, tmp_path: Path, empty_caches: None
 ) -> None:
     words = ["train", toy_csv(90, 1), "--student", tiny_model("bert"), *SETS]
-    code, out, err = run(*words, "-o", "runs/none", "--teacher", "none", "--set", "methods.kd=false")
+    code, _, err = run(*words, "-o", "runs/none", "--teacher", "none", "--set", "methods.kd=false")
     assert code == 0
-    code, out, err = run(*words, "-o", "runs/auto")
+    code, _, err = run(*words, "-o", "runs/auto")
     assert code == 0
     start, end = err.split("Warnings")
     assert "No teacher: no larger encoder found locally. kd is left out" in start

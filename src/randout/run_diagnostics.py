@@ -98,5 +98,5 @@ def of_file(
     record = run.record if run.exists else {}
     metric = diagnostics.metric_for((record.get("identity", {}).get("train") or {}).get("metric", "accuracy"))
     majority = trained_majority(record, names, metrics)
-    found = diagnostics.of_split(labels, predicted, groups, names, majority, metric=metric, split="these rows")
+    found = diagnostics.of_split(labels, predicted, groups, names, majority, metric=metric, split="the file")
     return diagnostics.as_json(found)

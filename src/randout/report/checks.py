@@ -179,8 +179,8 @@ def units_missing(subject: Subject) -> Iterator[Check]:
         yield Check("one-seed", "note", "One seed", text)
 
 
-def learned_nothing(subject: Subject) -> Iterator[Check]:
-    """What was found when a run ended and no other check looks at: one class only, below the baseline, no teacher."""
+def _learned_nothing(subject: Subject) -> Iterator[Check]:
+    """Warnings that runs stored and that no check works out itself: one class only, below the baseline, no teacher."""
     for kind, title in LEARNED_NOTHING.items():
         found = {
             _named(model): one["message"] for model in subject.models for one in model.warnings if one["kind"] == kind
@@ -192,7 +192,7 @@ def learned_nothing(subject: Subject) -> Iterator[Check]:
 
 
 def no_better_than_majority(subject: Subject) -> Iterator[Check]:
-    """A model whose interval reaches down to the commonest class has learnt nothing that shows."""
+    """A model whose interval reaches down to the commonest class has learnt nothing that shows; nor has one that ends below simpler ones."""
     for model in subject.models:
         scores = model.metrics.get(subject.split)
         if not scores or "majority_baseline" not in scores:
@@ -203,6 +203,7 @@ def no_better_than_majority(subject: Subject) -> Iterator[Check]:
             text = f"{_named(model)}: accuracy {own} %, lower end {least} %; always naming "
             text += f"{scores.get('majority_label', 'the commonest class')} gives {always} %."
             yield Check("majority", "warning", "Not clearly better than the commonest class", text)
+    yield from _learned_nothing(subject)
 
 
 def still_rising(subject: Subject) -> Iterator[Check]:
@@ -257,7 +258,6 @@ CHECKS: tuple[Callable[[Subject], Iterator[Check]], ...] = (
     within_noise,
     opened_often,
     units_missing,
-    learned_nothing,
     no_better_than_majority,
     still_rising,
     weak_teacher,
