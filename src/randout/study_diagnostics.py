@@ -105,5 +105,8 @@ def _note(baselines: Mapping[str, float], metric: str, folds: bool) -> str:
 
 
 def lines(warnings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Warnings of a study for a person, the arm named first."""
-    return [f"{one['arm']}: {one['message']}" for one in warnings]
+    """Warnings of a study for a person, the arms named first: those with the same message in one line."""
+    arms: dict[str, list[str]] = {}
+    for one in warnings:
+        arms.setdefault(one["message"], []).append(one["arm"])
+    return [f"{', '.join(dict.fromkeys(names))}: {message}" for message, names in arms.items()]

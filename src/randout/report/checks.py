@@ -192,7 +192,7 @@ def _learned_nothing(subject: Subject) -> Iterator[Check]:
 
 
 def no_better_than_majority(subject: Subject) -> Iterator[Check]:
-    """A model whose interval reaches down to the commonest class has learnt nothing that shows; nor has one that ends below simpler ones."""
+    """A model whose interval reaches down to the commonest class has learned nothing that shows."""
     for model in subject.models:
         scores = model.metrics.get(subject.split)
         if not scores or "majority_baseline" not in scores:
