@@ -274,7 +274,7 @@ def test_the_test_split_stays_closed_and_its_record_empty(whole):
     assert not list(folder.path.parent.rglob("test-openings.jsonl"))
     for trial in folder.record["trials"]:
         if trial["state"] == "finished":
-            assert list(folder.run(trial).read("metrics.json")) == ["validation"]
+            assert list(folder.run(trial).read("metrics.json")) == ["validation", "warnings"]
 
 
 def test_one_teacher_and_one_file_of_soft_labels_whatever_the_student_s_training(made, dataset, tmp_path):
@@ -548,7 +548,7 @@ def test_the_command(run, tiny_model, toy_csv, tmp_path):
     assert code == 0
     found = json.loads(out)
     assert (found["kind"], len(found["trials"]), found["skipped"]["tried"]) == ("search", 2, 2)
-    assert err == ""
+    assert err.partition("\nWarnings\n")[0] == ""
     best = f"s/{found['trials'][found['best']]['run']}"
     code, out, err = run("evaluate", best, "--split", "test", "--json")
     assert code == 0, err

@@ -5,6 +5,7 @@ import gc
 
 import matplotlib.figure
 import pyarrow.parquet
+import sklearn.svm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.models.bert import modeling_bert, tokenization_bert
 from transformers.models.roberta import modeling_roberta, tokenization_roberta

@@ -11,6 +11,7 @@ import numpy as np
 
 from . import config, in_memory, prepare
 from .config import Config
+from .diagnostics import messages
 from .job import Options, Result, carry_out
 from .methods import METHODS
 from .progress import Show
@@ -23,7 +24,7 @@ def train(
     *,
     student: str = "auto",
     teacher: str = "auto",
-    preset: str = config.DEFAULT_PRESET,
+    preset: str | None = None,
     recipe: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
@@ -46,15 +47,17 @@ def train(
     deadline = time.monotonic() + time_limit if time_limit else None
     options = Options(runs=Path(runs), out=Path(out) if out else None, deadline=deadline, show=Show(quiet))
     try:
-        layers = [*base_layers(preset, Path(recipe) if recipe else None), asked]
-        for key, value in (settings or {}).items():
-            layers.append(config.assignment_of(key, value, METHODS))
-        plan = prepare.make(config.build(layers, METHODS))
+        recipe = Path(recipe) if recipe else None
+        assignments = [config.assignment_of(key, value, METHODS) for key, value in (settings or {}).items()]
+        layers = [*base_layers(preset, recipe), asked, *assignments]
+        plan = prepare.make(config.build(layers, METHODS), required=asked_methods(preset, recipe, assignments))
     except BaseException:
         if new:  # no run refers to it
             Path(source).unlink(missing_ok=True)
         raise
-    return carry_out(plan, options)
+    result = carry_out(plan, options)
+    options.show.conclude(messages(result.metrics.get("warnings", [])))
+    return result
 
 
 def base_layers(preset: str | None, recipe: Path | None) -> list[dict[str, Any]]:
@@ -63,6 +66,19 @@ def base_layers(preset: str | None, recipe: Path | None) -> list[dict[str, Any]]
         return [config.read_preset(preset or config.DEFAULT_PRESET)]
     tables = config.read_recipe(recipe)
     return [tables] if "methods" in tables else [config.read_preset(preset or config.DEFAULT_PRESET), tables]
+
+
+def asked_methods(preset: str | None, recipe: Path | None, assignments: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    """Methods that a request names itself, by its preset, recipe or settings, rather than by the default preset."""
+    tables: dict[str, Any] = config.read_preset(preset) if preset else {}
+    for layer in [config.read_recipe(recipe) if recipe else {}, *assignments]:
+        tables = config.overlay(tables, dict(layer))
+    methods = tables.get("methods", {})
+    return (
+        frozenset(name for name, own in methods.items() if own is not False)
+        if isinstance(methods, dict)
+        else frozenset()
+    )
 
 
 def predict(

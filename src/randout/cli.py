@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import cli_methods, cli_report, cli_reproduce, cli_search, cli_studies, cli_tools
-from .cli_tools import AsJson, Preset, Quiet, Recipe, RunsFolder, Sets, configured, named, seconds_of
+from .cli_tools import AsJson, Preset, Quiet, Recipe, RunsFolder, Sets, configured, named, required_methods, seconds_of
 from .errors import Failure, UserError
 from .progress import Show
 
@@ -104,17 +104,17 @@ def train(
         out, runs = resume, _runs_of(resume)
         if (done := job.finished(resume)) is not None:
             show.say(f"already trained: {resume}")
-            _report(done, as_json)
+            _report(done, as_json, show)
             return
     options = job.Options(runs, out, fresh, accept_changes, deadline, show=show)
     config = _stored(resume) if resume is not None else configured(asked, preset, recipe, sets)
     dataset = prepare.read_data(config)
     _introduce(config, dataset, show)
-    plan = prepare.make(config, dataset)
+    plan = prepare.make(config, dataset, required=() if resume else required_methods(preset, recipe, sets))
     if dry_run:
         _estimate(plan)
         return
-    _report(job.carry_out(plan, options), as_json)
+    _report(job.carry_out(plan, options), as_json, show)
 
 
 def _runs_of(run: Path) -> Path:
@@ -155,17 +155,19 @@ def _introduce(config: Any, dataset: Any, show: Show) -> None:
         )
 
 
-def _report(result: Result, as_json: bool) -> None:
+def _report(result: Result, as_json: bool, show: Show) -> None:
+    from .diagnostics import messages
     from .figures import leak_lines, score_lines
 
+    warnings = result.metrics.get("warnings", [])
     if as_json:
-        print(
-            json.dumps(
-                {"run": str(result.folder), "model": str(result.model_path), "metrics": result.metrics}, indent=1
-            )
-        )
+        found = {"run": str(result.folder), "model": str(result.model_path), "metrics": result.metrics}
+        print(json.dumps(found | {"warnings": warnings}, indent=1))
+        show.conclude(messages(warnings))
         return
     for name, metrics in result.metrics.items():
+        if name == "warnings":
+            continue
         print(f"\n{name}")
         print("\n".join(score_lines(metrics, result.id2label)))
         if "without_copies" in metrics:
@@ -177,6 +179,7 @@ def _report(result: Result, as_json: bool) -> None:
     print(f"\nmodel   {result.model_path}")
     print(f"run     {result.folder}")
     print(f'next    randout predict {result.folder} "a text to classify"')
+    show.conclude(messages(warnings))
 
 
 @app.command("soft-labels")
@@ -196,7 +199,8 @@ def soft_labels(
 
     asked = named({"data": {"source": data, "unlabeled": unlabeled}, "student": {"model": student}})
     asked |= {"teacher": {"model": teacher}, "output": {"test": False}}
-    plan = prepare.make(configured(asked, preset, recipe, sets))
+    config = configured(asked, preset, recipe, sets)
+    plan = prepare.make(config, required=config.methods)
     taught = job.taught(plan, job.Options(runs=runs, show=Show(quiet)))
     if taught is None:
         raise UserError("soft-labels: this recipe has no method that learns from a teacher")
@@ -225,6 +229,7 @@ def evaluate(
 ) -> None:
     """Score a run on its own splits, or a classifier on a file."""
     from . import scoring
+    from .diagnostics import messages
     from .figures import leak_lines, score_lines
 
     show = Show(quiet or as_json)
@@ -235,6 +240,7 @@ def evaluate(
     print(
         json.dumps(metrics, indent=1) if as_json else "\n".join([*score_lines(metrics, id2label), *leak_lines(metrics)])
     )
+    show.conclude(messages(metrics.get("warnings", [])))
 
 
 @app.command()

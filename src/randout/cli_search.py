@@ -10,7 +10,18 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_tools import AsJson, Preset, Quiet, Recipe, RunsFolder, Sets, configured, named, seconds_of
+from .cli_tools import (
+    AsJson,
+    Preset,
+    Quiet,
+    Recipe,
+    RunsFolder,
+    Sets,
+    configured,
+    named,
+    required_methods,
+    seconds_of,
+)
 from .errors import Failure, UserError
 from .progress import Show
 
@@ -100,6 +111,7 @@ def search(
     """Try settings on validation, one teacher for all. Interrupted, the same command goes on."""
     from . import config as configuration
     from . import search as searching
+    from .diagnostics import messages
     from .grid import SearchTable
     from .prepare import read_data
     from .student import Stopped
@@ -113,7 +125,7 @@ def search(
     listed = f"a search has {', '.join(SearchTable.model_fields)}"
     table = configuration.checked(SearchTable, configuration.overlay(below, asked), "search.", listed)
     show = Show(quiet or as_json)
-    made, absent = searching.make_search(config, table)
+    made, absent = searching.make_search(config, table, required_methods(preset, recipe, sets))
     if absent:
         show.say(f"left out, for this recipe has no such method: {', '.join(absent)}")
     searching.check_space(made)
@@ -129,5 +141,7 @@ def search(
         stopped(stop, where)
         return
     print(json.dumps(folder.record, indent=1) if as_json else "\n".join(summary(folder)))
-    if folder.record["best"] is None:
+    best = folder.record["best"]
+    show.conclude(messages(folder.record.get("warnings", []), f"best trial ({best})"))
+    if best is None:
         raise Failure(f"{where}: every trial failed; started again, the same command tries them again")

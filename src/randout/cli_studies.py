@@ -280,10 +280,12 @@ def _finished(words: list[str], baseline: str | None, given: dict[str, Any], as_
     from .finished_runs import compare_finished
     from .results import result_lines
     from .study import make_study
+    from .study_diagnostics import lines
 
     plain = make_study({"arms": {"runs": {}}, "seeds": [1]} | given)
     record = compare_finished([Path(word) for word in words], baseline or "", plain)
     print(json.dumps(record, indent=1) if as_json else "\n".join(result_lines(record)))
+    Show().conclude(lines(record["warnings"]))
 
 
 def _carry_out(study: Any, out: Path | None, dry_run: bool, as_json: bool, options: Any) -> None:
@@ -291,6 +293,7 @@ def _carry_out(study: Any, out: Path | None, dry_run: bool, as_json: bool, optio
     from .results import result_lines
     from .student import Stopped
     from .study import units
+    from .study_diagnostics import lines
 
     where = out or Path("studies") / study.name
     if dry_run:
@@ -308,6 +311,7 @@ def _carry_out(study: Any, out: Path | None, dry_run: bool, as_json: bool, optio
         stopped(stop, where)
         return
     print(json.dumps(record, indent=1) if as_json else "\n".join(result_lines(record)))
+    options.show.conclude(lines(record.get("warnings", [])))
     failed = [cell for cell in record["cells"] if cell["state"] == "failed"]
     if failed:
         raise Failure(f"{where}: {len(failed)} runs failed; started again, the same command tries them again")

@@ -49,6 +49,14 @@ def configured(
     return config.build([*layers, asked, *assignments], METHODS)
 
 
+def required_methods(preset: str | None, recipe: Path | None, sets: list[str] | None) -> frozenset[str]:
+    """The methods that a command line names itself, rather than by the default preset."""
+    from . import api, config
+    from .methods import METHODS
+
+    return api.asked_methods(preset, recipe, [config.assignment(text, METHODS) for text in sets or []])
+
+
 def seconds_of(text: str) -> float:
     """`2h`, `90m`, `45s`, `1h30m` in seconds. Raises UserError."""
     found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text.strip())
@@ -75,6 +83,7 @@ def list_runs(context: typer.Context, runs: RunsFolder = Path("runs"), as_json: 
 @runs_app.command("show")
 def show_run(run: Path, as_json: AsJson = False) -> None:
     """Show one run: its settings and its scores."""
+    from .diagnostics import messages
     from .figures import score_lines
     from .runs import RunFolder
 
@@ -86,8 +95,10 @@ def show_run(run: Path, as_json: AsJson = False) -> None:
         return
     print((run / "run.toml").read_text(encoding="utf-8").strip())
     print(f"\nstarted {record['started']}, {'finished ' + record['finished'] if folder.finished else 'not finished'}")
+    warnings = metrics.pop("warnings", [])
     for name, found in metrics.items():
         print(f"\n{name}\n" + "\n".join(score_lines(found, dict(enumerate(record["identity"]["data"]["labels"])))))
+    Show().conclude(messages(warnings))
 
 
 @runs_app.command("rm")

@@ -167,7 +167,7 @@ def _check_methods(plan: prepare.Plan, config: Config) -> None:
     if plan.classifier is not None:
         return
     if missing := [name for name in config.methods if name not in plan.config.methods]:
-        raise UserError(f"methods.{missing[0]} learns from a teacher, and there is none; name one with --teacher")
+        raise UserError(prepare.without_teacher(missing, config.teacher.model, "leave this arm out"))
     if any(method.teacher == "model" for method in plan.methods):
         make_session(plan, stand_in(plan))
     else:

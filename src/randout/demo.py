@@ -19,6 +19,7 @@ import numpy as np
 
 from . import config, data, datasets, figures, prepare
 from .data import Dataset
+from .diagnostics import messages
 from .job import Options, Result, carry_out
 from .methods import METHODS
 from .prepare import Plan
@@ -71,6 +72,7 @@ def demonstrate(out: Path, show: Show) -> None:
     assert teacher is not None
     _compare({"teacher": _opened(teacher, out, show), **results}, out)
     print(f"\ntook    {duration(time.monotonic() - began)}")
+    show.conclude([line for name, one in results.items() for line in messages(one.metrics.get("warnings", []), name)])
 
 
 def fetch_encoder() -> Path:

@@ -80,7 +80,8 @@ def score_lines(metrics: Mapping[str, Any], id2label: Mapping[Any, str]) -> list
     counts = np.asarray(metrics["confusion_matrix"])
     intervals = metrics.get("intervals", {})
     groups = f" in {metrics['groups']:,} groups" if "groups" in metrics else ""
-    wide = max(map(len, HEADLINE.values()))
+    baseline = metrics.get("baseline")
+    wide = max(map(len, [*HEADLINE.values(), *([baseline["name"]] if baseline else [])]))
     lines = [f"{metrics['rows']:,} rows{groups}" + (", 95 % intervals in brackets" if intervals else "")]
     for metric, title in HEADLINE.items():
         low, high = intervals.get(metric, (None, None))
@@ -89,6 +90,9 @@ def score_lines(metrics: Mapping[str, Any], id2label: Mapping[Any, str]) -> list
     lines.append(f"{'log loss':<{wide}}  {metrics['log_loss']:>6.4f}")
     always = f"%  (always {_short(metrics['majority_label'])!r})"
     lines.append(f"{'majority class':<{wide}}  {_percent(metrics['majority_baseline']):>6} {always}")
+    if baseline:
+        size = f"tf-idf, {baseline['train_rows']:,} training rows{', sampled' if baseline['sampled'] else ''}"
+        lines.append(f"{baseline['name']:<{wide}}  {_percent(baseline['accuracy']):>6} %  ({size})")
     rows = []
     for name in names:
         each = metrics["per_class"][name]

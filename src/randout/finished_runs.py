@@ -14,6 +14,7 @@ from .results import as_result, leaks_of, read_scores, rows_for
 from .runs import RunFolder
 from .seen import FILE, rows_of_old_teachers
 from .study import Study
+from .study_diagnostics import of_study
 
 
 def compare_finished(paths: Sequence[Path], baseline: str, study: Study) -> dict[str, Any]:
@@ -54,8 +55,10 @@ def compare_finished(paths: Sequence[Path], baseline: str, study: Study) -> dict
         for name, runs in arms.items()
         if any(_unknown_teacher(run) for run in runs.values())
     ]
+    warnings, baseline = of_study(record, folder.run, study.metric)
+    notes += [baseline] if baseline else []
     result = as_result(rows, f"{len(seeds[0])} of {len(seeds[0])} seeds", notes)
-    return record | {"result": result | {"leaks": leaks_of(folder)}}
+    return record | {"warnings": warnings, "result": result | {"leaks": leaks_of(folder)}}
 
 
 def _unknown_teacher(run: RunFolder) -> bool:

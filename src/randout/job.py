@@ -16,12 +16,13 @@ from .config import to_toml
 from .errors import UserError
 from .files import portable, replace_text
 from .prepare import Plan
+from .run_diagnostics import diagnose
 from .runs import RunFolder
 from .scoring import model_card, open_test, rows_sha256, score_split, score_test
 from .seen import FILE as SEEN_ROWS
 from .seen import read_seen, write_seen
 from .student import Options, Stopped, Taught, check_methods, environment, student_of
-from .teacher import compare_with_teacher, teach
+from .teacher import doubts, teach
 from .trained import Trained, train
 
 BEGUN = {
@@ -159,22 +160,23 @@ def _begin_record(run: RunFolder, plan: Plan, options: Options) -> None:
     same_tokens = {name: len(rows) for name, rows in plan.token_copies.items()}
     record["data_report"] = plan.dataset.report.counts() | {"same_tokens": same_tokens}
     record["runs"] = os.path.relpath(options.runs, folder)  # where a teacher and soft labels are
+    record |= {"left_out": list(plan.left_out)} if plan.left_out else {}
     run.write("run.json", record)
 
 
 def _finish(plan: Plan, run: RunFolder, trained: Trained, teacher: Taught | None, options: Options) -> dict[str, Any]:
     """Score the best weights in float32, as the saved folder will run, then write everything."""
-    metrics = {"validation": score_split(trained.logits, plan, "validation", run, options.show)}
+    metrics: dict[str, Any] = {"validation": score_split(trained.logits, plan, "validation", run, options.show)}
     show = options.show
     if plan.config.output.test and "test" in plan.dataset.split:
         metrics["test"] = score_test(trained.logits, plan, run, show, "train")
     run.write("history.json", trained.history)
+    metrics["warnings"] = doubts(plan, metrics["validation"], teacher, run)
+    metrics = diagnose(plan, run, metrics, trained.history)
     trained.save(run.model, model_card(plan, metrics, teacher.name if teacher else ""))
     if seen := read_seen(run.path):
         write_seen(run.model, seen)
     run.write("metrics.json", metrics)
-    if teacher is not None:
-        compare_with_teacher(plan, metrics["validation"], teacher, run, show)
     extra = dict(trained.about)
     if teacher is not None:
         first, *others = (

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,8 @@ class Plan:
     teacher: a classifier that is there already. teacher_plan: how a bare encoder is to be fine-tuned into one first.
     more: further teachers, each of either kind. classifier: a student that is no encoder but a classifier of words;
     `tokens` are then its word ids, or none. identity: what the fingerprint is made of, by part. token_copies: as of
-    `tokenising.token_copies`. leak_warnings: held-out rows that the teachers or the starting model have seen.
+    `tokenising.token_copies`. leak_warnings: held-out rows that the teachers or the starting model have seen. left_out:
+    methods that went because no teacher was found, though none was declined.
     """
 
     config: Config
@@ -57,6 +58,7 @@ class Plan:
     more: tuple[Source | Plan, ...] = ()
     token_copies: dict[str, Ints] = field(default_factory=dict)
     leak_warnings: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -74,10 +76,11 @@ class Plan:
         return "-".join([*filter(None, parts), f"s{self.config.train.seed}", self.fingerprint[:8]])
 
 
-def make(config: Config, dataset: Dataset | None = None) -> Plan:
+def make(config: Config, dataset: Dataset | None = None, required: Collection[str] = ()) -> Plan:
     """Decide everything that `config` leaves open. Raises UserError for what cannot be done as asked.
 
-    dataset: where it has been read already.
+    dataset: where it has been read already. required: methods that were asked for by name: without a teacher, one that
+    learns from a teacher is an error where it is required, and is left out where it only comes with the default preset.
     """
     classifier = chosen(config)
     if classifier is not None:
@@ -88,9 +91,13 @@ def make(config: Config, dataset: Dataset | None = None) -> Plan:
     student = _student(config.student, notes)
     methods = methods_of(config)
     teacher, name = _teacher(config, methods, student, train.device, notes)
+    taught = [method.name for method in methods if method.teacher]
+    missing = taught if teacher is None and config.teacher.model == "auto" else []
     if teacher is None:
-        if config.teacher.model == "none" and (out := [method.name for method in methods if method.teacher]):
-            notes.append(f"methods: {', '.join(out)} left out, for there is no teacher")
+        if asked := [method for method in taught if method in required]:
+            raise UserError(without_teacher(asked, config.teacher.model))
+        if config.teacher.model == "none" and taught:
+            notes.append(f"methods: {', '.join(taught)} left out: --teacher none")
         methods = tuple(method for method in methods if not method.teacher)
         if "unlabeled" in dataset.split:
             raise UserError(
@@ -113,7 +120,7 @@ def make(config: Config, dataset: Dataset | None = None) -> Plan:
             "methods": {method.name: method.model_dump(mode="json") for method in methods},
         }
     )
-    plan = Plan(config, dataset, methods, student, tokens, None, None, {}, tuple(notes))
+    plan = Plan(config, dataset, methods, student, tokens, None, None, {}, tuple(notes), left_out=tuple(missing))
     if teacher is not None and teacher.is_classifier:
         plan = replace(plan, teacher=teacher)
     elif teacher is not None:
@@ -133,6 +140,19 @@ def _without_leaks(plan: Plan) -> Plan:
         for name, rows in copies.items()
     ]
     return replace(plan, notes=(*plan.notes, *notes), leak_warnings=tuple(warnings), token_copies=copies)
+
+
+def without_teacher(methods: Sequence[str], teacher: str, instead: str = "") -> str:
+    """What is wrong with methods that learn from a teacher where there is none, and the ways out.
+
+    instead: what to do without a teacher; empty: the options of `randout train`.
+    """
+    why = "--teacher none declines one" if teacher == "none" else "no larger encoder was found locally"
+    off = " ".join(f"--set methods.{name}=false" for name in methods)
+    return (
+        f"methods.{methods[0]} learns from a teacher, and there is none ({why}); name one with --teacher NAME, or "
+        f"{instead or f'train without distillation: {off}, or --preset plain'}"
+    )
 
 
 def _more_teachers(plan: Plan) -> tuple[Source | Plan, ...]:
@@ -278,7 +298,8 @@ def _teacher(
     limit = float("inf") if device == "cuda" else CPU_TEACHER
     larger = [f for f in at_hand() if size * 1.2 < (f / weights).stat().st_size <= limit]
     if not larger:
-        notes.append("teacher: none, for no larger encoder is at hand; so no distillation (one: --teacher NAME)")
+        out = ", ".join(method.name for method in methods if method.teacher)
+        notes.append(f"No teacher: no larger encoder found locally. {out} is left out. Use --teacher NAME to distil")
         return None, "none"
     source = find(str(larger[-1]))
     notes.append(f"teacher: {source.label}, the largest encoder at hand that fits here (another: --teacher)")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 Advance = Callable[[int, str], None]
@@ -33,6 +33,13 @@ class Show:
             return
         self.warned.add(kind)
         print(f"warning: {text}", file=sys.stderr, flush=True)
+
+    def conclude(self, warnings: Sequence[str]) -> None:
+        """Print a command's warnings under one heading, after its results; each once, also where quiet."""
+        if warnings:
+            sys.stdout.flush()
+            lines = [f"  - {text}" for text in dict.fromkeys(warnings)]
+            print("\n".join(["", "Warnings", *lines]), file=sys.stderr, flush=True)
 
     def within(self) -> Show:
         """For one of many pieces of work: its bars, and each kind of warning once, without its lines."""

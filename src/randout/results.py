@@ -18,6 +18,7 @@ from .record import StudyFolder
 from .runs import RunFolder
 from .seen import of_run
 from .study import Study
+from .study_diagnostics import of_study
 from .verdicts import FOLDS_NEEDED, MethodRow, compare_folds, compare_methods
 
 
@@ -79,6 +80,8 @@ def conclude(study: Study, folder: StudyFolder) -> None:
     scores, repeats = _usable(study, read_scores(folder), record["units"])
     head = f"{len(scores.units)} of {len(record['units'])} {'folds' if study.folds else 'seeds'}"
     notes = list(record["notes"])
+    record["warnings"], baseline = of_study(record, folder.run, study.metric, repeats)
+    notes += [baseline] if baseline else []
     if study.folds and study.tuning and study.protocol == "paper":
         notes.append(
             "settings were chosen on validation rows of the ordinary split, which are test rows of some folds: "

@@ -19,6 +19,7 @@ from .predictions import Predictions, read_predictions, write_predictions
 from .prepare import Plan
 from .progress import Show
 from .replay import replay
+from .run_diagnostics import SPLITS, diagnose, of_file, of_run
 from .runs import RunFolder
 from .saved import RowLogits, opened, row_logits
 from .seen import SeenRows, in_words, leaked, merged, read_seen, row_hashes, seen_in
@@ -122,6 +123,7 @@ def open_test(
             raise leaks.LeakError(leaks.refusal(found))
         show.warn(f"{found}, so test scores will flatter")
     metrics = run.read("metrics.json") | {"test": score_test(row_logits(plan, run), plan, run, show, by)}
+    metrics = diagnose(plan, run, metrics, run.read("history.json"))
     run.write("metrics.json", metrics)
     return metrics
 
@@ -157,14 +159,22 @@ def _words_card(plan: Plan, classifier: Classifier) -> list[str]:
 def _scores_table(plan: Plan, metrics: dict[str, Any]) -> list[str]:
     rows = {name: len(index) for name, index in plan.dataset.split.items()}
     lines = ["| split | rows | accuracy | 95 % interval | macro F1 |", "|---|---|---|---|---|"]
-    for name, found in metrics.items():
+    for name in (split for split in SPLITS if split in metrics):
+        found = metrics[name]
         low, high = found.get("intervals", {}).get("accuracy", (float("nan"), float("nan")))
         lines.append(
             f"| {name} | {rows[name]} | {found['accuracy']:.4f} | {low:.4f} to {high:.4f} | {found['macro_f1']:.4f} |"
         )
-    for name, found in metrics.items():
-        if "leaks" in found:
-            lines += ["", f"Leak: {in_words(found['leaks']['roles'], found['leaks']['of'], f'{name} rows')}."]
+        if "baseline" in found:
+            base = found["baseline"]
+            lines.append(
+                f"| {name}, {base['name']} | {rows[name]} | {base['accuracy']:.4f} | | {base['macro_f1']:.4f} |"
+            )
+    for name in (split for split in SPLITS if "leaks" in metrics.get(split, {})):
+        leak = metrics[name]["leaks"]
+        lines += ["", f"Leak: {in_words(leak['roles'], leak['of'], f'{name} rows')}."]
+    if metrics.get("warnings"):
+        lines += ["", "Warnings:", "", *(f"- {one['message']}" for one in metrics["warnings"])]
     return lines
 
 
@@ -193,7 +203,7 @@ def score_file(
         rest = ~which
         if rest.any():
             metrics["without_seen"] = score(labels[rest], logits[rest], id2label, copies[rest])
-    return metrics, id2label
+    return metrics | {"warnings": of_file(model, labels, logits.argmax(1), copies, id2label, metrics)}, id2label
 
 
 def _seen_in_file(model: str, file: str, texts: Sequence[str], show: Show) -> tuple[dict[str, int], np.ndarray]:
@@ -233,11 +243,12 @@ def score_run(path: Path, split: str, show: Show, allow_leaks: bool = False) -> 
     if split not in ("validation", "test"):
         raise UserError(f"--split {split}: a run is scored on validation or test, or name a file")
     if split == "validation":
-        return run.read("metrics.json")[split], dict(enumerate(labels))
+        return run.read("metrics.json")[split] | {"warnings": of_run(run, split)}, dict(enumerate(labels))
     plan = replay(run)
     if "test" not in plan.dataset.split:
         raise UserError(f"{path}: this run's data has no test split; name a labelled file instead")
-    return open_test(run, plan, show, allow_leaks=allow_leaks)["test"], plan.dataset.id2label
+    metrics = open_test(run, plan, show, allow_leaks=allow_leaks)
+    return metrics["test"] | {"warnings": metrics["warnings"]}, plan.dataset.id2label
 
 
 def run_rows(folder: Path) -> list[dict[str, Any]]:

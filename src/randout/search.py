@@ -11,6 +11,7 @@ import copy
 import math
 import shutil
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,16 +28,17 @@ from .record import StudyFolder, opened
 from .runs import now
 from .student import Options, Paused, Stopped, check_methods, student_of
 from .study import TEACHERS_OWN, with_fixed_teacher
-from .trials import at_chance, entry, leader, optimism, own_runs, signed, skipped, standing, value_at
+from .trials import at_chance, entry, leader, optimism, own_runs, signed, skipped, standing, value_at, warnings_of
 
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched. config: the recipe, laid under every trial."""
+    """What is searched. config: the recipe, laid under every trial. required: methods that must not be left out."""
 
     config: Config
     table: SearchTable
     space: Space
+    required: frozenset[str] = frozenset()
 
     def trial_config(self, settings: Settings) -> Config:
         """The configuration of a trial; its teacher is the recipe's, whatever the trial changes of the student."""
@@ -44,8 +46,12 @@ class Search:
         return with_fixed_teacher(build([tables, tables_of(settings, METHODS)], METHODS), self.config, METHODS)
 
 
-def make_search(config: Config, table: SearchTable) -> tuple[Search, list[str]]:
-    """A search and the settings of its space that the recipe has no use for. Raises UserError."""
+def make_search(config: Config, table: SearchTable, required: Collection[str] = ()) -> tuple[Search, list[str]]:
+    """A search and the settings of its space that the recipe has no use for. Raises UserError.
+
+    required: methods that were asked for by name. A method whose settings vary is required too: without a teacher, all
+    trials of a setting of distillation would be the same.
+    """
     space, absent = space_of(table, config, METHODS)
     name = config.teacher.model
     if name not in ("auto", "none") and not any(METHODS[method].teacher for method in config.methods):
@@ -54,7 +60,8 @@ def make_search(config: Config, table: SearchTable) -> tuple[Search, list[str]]:
         raise UserError("teacher.more: no method of this recipe learns from several teachers; leave it out")
     config = with_fixed_teacher(config, config, METHODS)
     closed = config.model_copy(update={"output": config.output.model_copy(update={"test": False})})
-    return Search(closed, table, space), absent
+    varied = {name.partition(".")[0] for name in space} & set(METHODS)
+    return Search(closed, table, space, frozenset(required) | varied), absent
 
 
 def run_search(search: Search, path: Path, options: Options, dataset: Dataset | None = None) -> StudyFolder:
@@ -82,6 +89,7 @@ def run_search(search: Search, path: Path, options: Options, dataset: Dataset | 
         folder.record["skipped"] = skipped(folder.record)
         if found := optimism(folder):
             folder.record["optimism"] = found
+        folder.record["warnings"] = warnings_of(folder)
         folder.record["finished"] = now()
         folder.save()
     return folder
@@ -127,7 +135,7 @@ def check_trials(search: Search, dataset: Dataset) -> None:
             config = search.trial_config(one)
             key = config.model_dump_json(include={"data", "student", "teacher", "classifier"})
             if key not in known:
-                plan = prepare.make(config, dataset)
+                plan = prepare.make(config, dataset, search.required)
                 known[key] = None if plan.classifier is not None else student_of(plan)[1]
             if known[key] is not None:
                 check_methods(methods_of(config), known[key])
@@ -152,7 +160,7 @@ def planned(search: Search, dataset: Dataset) -> list[str]:
 
 def _teachers(search: Search, dataset: Dataset) -> str:
     """`; one teacher for all`, or for what each has its own; empty where none is fine-tuned."""
-    if prepare.make(search.config, dataset).teacher_plan is None:
+    if prepare.make(search.config, dataset, search.required).teacher_plan is None:
         return ""
     varied = own_teachers(search)
     return f"; a teacher for each value of {', '.join(varied)}" if varied else "; one teacher for all"
@@ -270,7 +278,7 @@ def _train(
     search: Search, folder: StudyFolder, trial: dict[str, Any], share: float, dataset: Dataset, options: Options
 ) -> None:
     metric, run = folder.record["metric"], folder.run(trial)
-    plan = prepare.make(search.trial_config(trial["settings"]), dataset)
+    plan = prepare.make(search.trial_config(trial["settings"]), dataset, search.required)
     trial["steps"] = prepare.steps_of(plan)
     pause = max(1, math.floor(share * trial["steps"] + 1e-9)) if share < 1 else None  # down: a budget is kept
     within = replace(options, out=run.path, fresh=False, pause_at=pause, show=options.show.within())

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from . import models, runs, soft_labels
+from . import diagnostics, models, runs, soft_labels
+from .diagnostics import Finding
 from .encoder import Encoder
 from .errors import Failure, UserError
 from .methods import GOLD
@@ -69,8 +70,12 @@ def _taught(
             "train.precision = float32 helps where numbers overflow; else its weights are broken"
         )
     spread = soft_labels.teacher_rows(logits[:, order], rows, len(dataset.texts))
-    own = spread[dataset.split["validation"]].numpy()
-    validation = score(dataset.labels[dataset.split["validation"]], own, dataset.id2label)
+    held = dataset.split["validation"]
+    own = spread[held].numpy()
+    if not isinstance(teacher, Plan):  # one that is fine-tuned here has the data's labels
+        names = list(dataset.id2label.values())
+        diagnostics.check_teacher(dataset.labels[held], own.argmax(1), dataset.groups[held], names, order, source.label)
+    validation = score(dataset.labels[held], own, dataset.id2label)
     options.show.say(f"teacher {source.label}: validation accuracy {validation['accuracy']:.2%}")
     live = None
     if any(method.teacher == "model" for method in plan.methods) and teacher is (plan.teacher or plan.teacher_plan):
@@ -90,18 +95,44 @@ def _teacher_length(encoder: Encoder, plan: Plan, teacher: Source | Plan, name: 
     return min(encoder.longest, 512)
 
 
-def compare_with_teacher(plan: Plan, own: dict[str, Any], teacher: Taught, run: RunFolder, show: Show) -> None:
-    """Warn where the teacher is not above the plain student (a finished plain run beside, else this student)."""
+def doubts(plan: Plan, own: dict[str, Any], teacher: Taught | None, run: RunFolder) -> list[dict[str, str]]:
+    """Warnings about the teachers of a finished student: none although a method wanted one, one that is not above the
+    majority class, and a first one that is not above the plain student (a finished plain run alongside, else this student).
+
+    own: the student's validation metrics.
+    """
+    if teacher is None:
+        left_out = run.record.get("left_out", [])
+        return diagnostics.as_json([no_teacher(left_out)] if left_out else [])
+    dataset = plan.dataset
+    held, names = dataset.split["validation"], list(dataset.id2label.values())
+    majority = int(np.bincount(dataset.labels[dataset.split["train"]]).argmax())
+    found = []
+    for one in (teacher, *teacher.others):
+        made = one.logits[held].numpy().argmax(1)
+        weak = diagnostics.weak_teacher(dataset.labels[held], made, dataset.groups[held], names, majority, one.name)
+        if weak is None and one is teacher:
+            weak = _not_above_student(plan, own, teacher, run)
+        found += [weak] if weak else []
+    return diagnostics.as_json(found)
+
+
+def no_teacher(left_out: Sequence[str]) -> Finding:
+    """That a method of the default preset was left out, for no teacher was found."""
+    text = f"No teacher was found, so {' and '.join(left_out)} was left out and nothing was distilled. "
+    return Finding("no-teacher", f"{text}Use --teacher NAME to distil, or --teacher none to train without one.")
+
+
+def _not_above_student(plan: Plan, own: dict[str, Any], teacher: Taught, run: RunFolder) -> Finding | None:
     plain = own["accuracy"]
     what = "this student"
     for other in runs.list_runs(run.path.parent):
         if _is_plain_twin(other, plan):
             plain, what = other.read("metrics.json")["validation"]["accuracy"], "the plain student"
-    if teacher.validation["accuracy"] <= plain:
-        show.warn(
-            f"the teacher ({teacher.validation['accuracy']:.2%}) is not above {what} ({plain:.2%}) on validation, "
-            "so there may be little to learn from it"
-        )
+    if teacher.validation["accuracy"] > plain:
+        return None
+    text = f"The teacher ({teacher.validation['accuracy']:.2%}) is not above {what} ({plain:.2%}) on validation, "
+    return Finding("weak-teacher", f"{text}so there may be little to learn from it.")
 
 
 def _is_plain_twin(other: RunFolder, plan: Plan) -> bool:

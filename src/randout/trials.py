@@ -116,6 +116,26 @@ def optimism(folder: StudyFolder) -> dict[str, Any] | None:
     }
 
 
+def warnings_of(folder: StudyFolder) -> list[dict[str, str]]:
+    """The warnings about the best trial; a teacher that is missing or weak is the same for all."""
+    best = leader(folder.record)
+    if best is None:
+        return []
+    stored = folder.run(best).read("metrics.json").get("warnings", [])
+    return [one | {"trial": best["number"]} for one in stored]
+
+
+def baseline_line(folder: StudyFolder) -> str:
+    """The bag-of-words baseline on the validation rows that trials are judged on; empty where there is none."""
+    best = leader(folder.record)
+    metrics = folder.run(best).read("metrics.json") if best is not None else {}
+    base = metrics.get("validation", {}).get("baseline")
+    if not base:
+        return ""
+    metric = folder.record["metric"] if folder.record["metric"] in base else "accuracy"
+    return f"{base['name']} on the validation rows: {metric} {100 * base[metric]:.2f} %"
+
+
 def _right(run: RunFolder) -> tuple[np.ndarray, np.ndarray]:
     """Which validation rows a run has right, and their groups, (n,) each."""
     found = read_predictions(run.predictions("validation"), run.labels)
@@ -154,6 +174,7 @@ def summary(folder: StudyFolder) -> list[str]:
     if cut["steps_of_all_cells"]:
         share = cut["steps"] / cut["steps_of_all_cells"]
         lines.append(f"{cut['steps']:,} steps, {share:.1%} of what every cell in full would take")
+    lines += [baseline] if (baseline := baseline_line(folder)) else []
     if found:
         lines.append(
             f"the best validation accuracy, {100 * found['apparent']:.2f} %, flatters itself by about "

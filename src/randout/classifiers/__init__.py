@@ -9,7 +9,7 @@ from .base import Classifier, Fitted, Labelled, is_fitted
 from .base import load as _load
 from .networks import CNN, LSTM, Network
 
-__all__ = ["CLASSIFIERS", "Bag", "Classifier", "Fitted", "Labelled", "Network", "is_fitted", "load"]
+__all__ = ["CLASSIFIERS", "SVM", "Bag", "Classifier", "Fitted", "Labelled", "Network", "is_fitted", "load"]
 
 CLASSIFIERS: dict[str, type[Classifier]] = {
     kind.name: kind for kind in (SVM, Forest, BayesCount, BayesTfidf, CNN, LSTM)

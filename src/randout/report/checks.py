@@ -12,6 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..diagnostics import KINDS
+from ..errors import UserError
 from ..runs import RunFolder
 from ..seen import in_words, read_seen, rows_of_old_teachers
 from .compare import complete_units, label_of, study_rows
@@ -21,6 +23,7 @@ from .subjects import Model, Subject
 from .values import Check, Section, plain, shown
 
 SEVERITIES = ("problem", "warning", "note")
+LEARNED_NOTHING = {kind: KINDS[kind] for kind in ("one-class", "never-predicted", "baseline", "no-teacher")}
 
 
 def checks(subject: Subject) -> Section:
@@ -182,8 +185,20 @@ def units_missing(subject: Subject) -> Iterator[Check]:
         yield Check("one-seed", "note", "One seed", text)
 
 
+def _learned_nothing(subject: Subject) -> Iterator[Check]:
+    """Warnings that runs stored and that no check works out itself: one class only, below the baseline, no teacher."""
+    for kind, title in LEARNED_NOTHING.items():
+        found = {
+            _named(model): one["message"] for model in subject.models for one in model.warnings if one["kind"] == kind
+        }
+        if found:
+            name, message = next(iter(found.items()))
+            others = f" Likewise: {', '.join([*found][1:])}." if len(found) > 1 else ""
+            yield Check(kind, "warning", title, f"{name}: {message}{others}")
+
+
 def no_better_than_majority(subject: Subject) -> Iterator[Check]:
-    """A model whose interval reaches down to the commonest class has learnt nothing that shows."""
+    """A model whose interval reaches down to the commonest class has learned nothing that shows."""
     for model in subject.models:
         scores = model.metrics.get(subject.split)
         if not scores or "majority_baseline" not in scores:
@@ -194,6 +209,7 @@ def no_better_than_majority(subject: Subject) -> Iterator[Check]:
             text = f"{_named(model)}: accuracy {own} %, lower end {least} %; always naming "
             text += f"{scores.get('majority_label', 'the commonest class')} gives {always} %."
             yield Check("majority", "warning", "Not clearly better than the commonest class", text)
+    yield from _learned_nothing(subject)
 
 
 def still_rising(subject: Subject) -> Iterator[Check]:

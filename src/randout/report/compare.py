@@ -42,6 +42,7 @@ def result_of(subject: Subject) -> dict[str, Any]:
     for arm in subject.arms:
         if arm.name not in found:
             notes.append(f"{arm.name} was not scored on the {subject.split} split and is not compared.")
+    notes += _baseline_note(subject)
     same = {name: predictions for name, predictions in found.items() if predictions is not None}
     rows = _alone(subject)
     if subject.baseline in same and len(same) > 1:
@@ -50,6 +51,16 @@ def result_of(subject: Subject) -> dict[str, Any]:
         except (UserError, Failure) as error:  # one group, or logits that are not finite: the scores still stand
             notes.append(f"The models could not be compared: {error}")
     return {"head": "", "estimand": SAVED, "notes": notes, "rows": rows}
+
+
+def _baseline_note(subject: Subject) -> list[str]:
+    """The score of a bag-of-words baseline on the rows that are shown, from the first run that has it."""
+    for model in subject.models:
+        if found := (model.metrics.get(subject.split) or {}).get("baseline"):
+            value = shown(found[subject.metric], metric_kind(subject.metric))
+            name = metric_name(subject.metric)
+            return [f"A bag-of-words baseline (linear, tf-idf) reaches {name} {value} % on the {subject.split} rows."]
+    return []
 
 
 def aligned(model: Model, first: Model, split: str) -> Predictions | None:

@@ -93,7 +93,9 @@ def model_of(path: Path, name: str = "", unit: str = "") -> Model:
     if not isinstance(record.get("identity"), dict) or "data" not in record["identity"]:
         raise UserError(f"{path}/run.json: no identity in it; was the file written by another tool?")
     history = run.read("history.json") if (path / "history.json").exists() else {}
-    return Model(name or path.name, path, record, toml, run.read("metrics.json"), history, unit)
+    metrics = run.read("metrics.json")
+    warnings = tuple(metrics.pop("warnings", ()))
+    return Model(name or path.name, path, record, toml, metrics, history, unit, warnings)
 
 
 def _subject(folders: list[Path], baseline: str, notes: list[str]) -> Subject:

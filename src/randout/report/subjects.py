@@ -22,7 +22,7 @@ from ..seen import of_run
 
 @dataclass(frozen=True)
 class Model:
-    """A finished run, read."""
+    """A finished run, read. metrics: by split. warnings: as `metrics.json` stores them."""
 
     name: str
     path: Path
@@ -31,6 +31,7 @@ class Model:
     metrics: dict[str, Any]
     history: dict[str, Any]
     unit: str = ""
+    warnings: tuple[dict[str, str], ...] = ()
 
     @property
     def labels(self) -> list[str]:
