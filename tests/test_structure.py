@@ -16,7 +16,7 @@ ROOT = Path(randout.__file__).parent
 LAYERS = [  # a module may import from its own row and the rows above
     {"errors"},
     {"files", "parsing", "splits", "dropout", "progress", "published", "keys", "losses", "streams", "memory"},
-    {"gradient_guard"},
+    {"gradient_guard", "model_files"},
     {"tables", "runs"},
     {"columns", "coda19", "config"},
     {"datasets", "record"},

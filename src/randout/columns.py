@@ -30,7 +30,7 @@ INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
-def row_list(rows: Sequence[int]) -> str:
+def row_list(rows: Sequence[int] | Sequence[str]) -> str:
     """`"row 3"`, `"rows 3, 7"`, `"rows 3, 7, 9, 11, 12 and 40 more"`."""
     shown = ", ".join(str(r) for r in rows[:SHOWN])
     more = f" and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""

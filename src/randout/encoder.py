@@ -53,7 +53,8 @@ class Output(NamedTuple):
 class Encoder:
     """A sequence classifier with its tokenizer. `packed`: whether batches go without padding; else `reason` says why.
 
-    prefix, suffix: special tokens that the tokenizer puts at either end of a text.
+    prefix, suffix: special tokens that the tokenizer puts at either end of a text. fresh: names of parameters that are
+    newly initialised, not pretrained.
     """
 
     model: Any
@@ -64,6 +65,7 @@ class Encoder:
     prefix: int = 1
     suffix: int = 1
     by_hand: bool = False
+    fresh: frozenset[str] = frozenset()
     pool: Pool = field(default_factory=Pool, compare=False)
     gradients: Gradients = field(default_factory=Gradients, compare=False)
 
