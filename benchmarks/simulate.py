@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-from randout.crossed import Difference, bootstrap_difference, crossed_bootstrap, crossed_difference
+from randout.crossed import bootstrap_difference, crossed_bootstrap, crossed_difference
 from randout.families import GROUPS_NEEDED
 from randout.verdicts import compare_folds, compare_methods
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
+import torch.autograd.forward_ad
+import torch.nn.utils.parametrize
+import torch.utils.checkpoint
+from torch import nn
+from torch.nn.modules import module as every_module
 
 from conftest import FAMILIES, LENGTHS
-from randout import block, dropout
+from randout import block, dropout, memory
 from randout.encoder import NOTHING, Encoder, Want
 from training import tiny_encoder
 
@@ -180,13 +189,16 @@ class TestGradients:
         for direct, slopes in found.items():
             for _ in range(3):
                 weight.grad = None
-                for batch, factor in ((texts[:4], 0.0), (texts[4:], 0.3)):
+                for batch, looks in ((texts[:4], False), (texts[4:6], True)):
                     torch.manual_seed(4)
-                    total = encoder.forward(batch).logits.square().sum() + factor * weight.square().sum()
+                    total = encoder.forward(batch).logits.square().sum()
+                    if looks:  # in the second batch alone: in the first, autograd would put memory of its own in place
+                        total = total + 0.3 * weight.square().sum()
                     with encoder.gradients.adding() if direct else nullcontext():
                         total.backward()
                 slopes.append(weight.grad.clone())
                 if direct:
+                    assert weight.grad is encoder.gradients.kept[weight]
                     encoder.model.zero_grad(set_to_none=True)
         for ours, theirs in zip(found[True], found[False], strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
@@ -265,3 +277,237 @@ class TestMemory:
         for seed in range(3):
             passed(encoder, seed=seed)
         assert all(torch.equal(a.detach(), b) for a, b in zip(kept, copies, strict=True))
+
+
+def step_of(encoder: Encoder, seed: int = 1) -> dict[str, torch.Tensor]:
+    """Logits, and `.grad` of every parameter after a step of the training loop's kind."""
+    torch.manual_seed(seed)
+    encoder.model.zero_grad(set_to_none=True)
+    output = encoder.forward(texts_of(encoder), every_token(encoder))
+    with encoder.gradients.adding():
+        output.logits.square().sum().backward()
+    found = {name: p.grad.clone() for name, p in encoder.model.named_parameters() if p.grad is not None}
+    return found | {"logits": output.logits.detach()}
+
+
+def stock_step(encoder: Encoder, seed: int = 1) -> dict[str, torch.Tensor]:
+    """The same by transformers' blocks and by autograd alone."""
+    torch.manual_seed(seed)
+    encoder.model.zero_grad(set_to_none=True)
+    with block.plain():
+        output = encoder.forward(texts_of(encoder), every_token(encoder))
+    output.logits.square().sum().backward()
+    found = {name: p.grad.clone() for name, p in encoder.model.named_parameters() if p.grad is not None}
+    return found | {"logits": output.logits.detach()}
+
+
+@contextmanager
+def checkpointing(encoder: Encoder, reentrant: bool) -> Iterator[None]:
+    """As `gradient_checkpointing: true` of a config.json does."""
+    for made in encoder.sites.blocks:
+        made._gradient_checkpointing_func = partial(torch.utils.checkpoint.checkpoint, use_reentrant=reentrant)
+        made.gradient_checkpointing = True
+    try:
+        yield
+    finally:
+        for made in encoder.sites.blocks:
+            made.gradient_checkpointing = False
+
+
+def kept_as_copies() -> Any:
+    return torch.autograd.graph.saved_tensors_hooks(lambda x: x.detach().clone(), lambda x: x)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows by one with every block that runs by hand."""
+    runs, run = [], block.run
+    monkeypatch.setattr(block, "run", lambda *given: runs.append(1) or run(*given))
+    return runs
+
+
+@pytest.mark.parametrize("family", BY_HAND)
+def test_every_parameter_learns_where_saved_tensors_are_not_kept_as_they_are(family, tiny_model, monkeypatch):
+    encoder = encoder_of(family, tiny_model)
+    runs = counted(monkeypatch)
+    ways: dict[str, Callable[[], Any]] = {
+        "checkpointing": lambda: checkpointing(encoder, False),
+        "reentrant checkpointing": lambda: checkpointing(encoder, True),
+        "save_on_cpu": torch.autograd.graph.save_on_cpu,
+        "hooks": kept_as_copies,
+    }
+    exact = stock_step(encoder)
+    with dropout.rates(encoder.model, 0.0, 0.0):  # the stock model, padded
+        torch_alone = stock_step(replace(encoder, packed=False))
+        for name, way in ways.items():
+            with way():
+                assert_same(step_of(encoder), torch_alone)
+            assert not runs, name
+    for name, way in ways.items():  # with masks, which are drawn again where a block is computed again
+        with way():
+            assert_same(step_of(encoder), exact)
+        assert not runs, name
+    assert_same(step_of(encoder), exact)
+    assert len(runs) == len(encoder.sites.blocks)
+    assert len(exact) > 16 * len(runs)
+
+
+def test_gradients_belong_to_the_parameters_even_where_saved_tensors_come_back_as_copies(tiny_model, monkeypatch):
+    """The block itself, should it ever run under hooks that nobody noticed."""
+    encoder = encoder_of("bert", tiny_model)
+    monkeypatch.setattr(block, "observed", lambda: False)
+    runs, exact = counted(monkeypatch), stock_step(encoder)
+    with kept_as_copies():
+        assert_same(step_of(encoder), exact)
+    assert len(runs) == len(encoder.sites.blocks)
+
+
+def test_a_weight_that_was_changed_in_place_before_the_backward_pass_is_noticed(tiny_model):
+    encoder = encoder_of("bert", tiny_model)
+    total = encoder.forward(texts_of(encoder)).logits.square().sum()
+    with torch.no_grad():
+        encoder.sites.blocks[1].output.dense.weight.add_(1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"), encoder.gradients.adding():
+        total.backward()
+
+
+class Subclass(nn.Parameter):
+    pass
+
+
+class Doubled(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+
+def _tripled(parameter: nn.Parameter) -> None:
+    parameter.grad.mul_(3)
+
+
+def _frozen(parts: Any) -> None:
+    parts.attention.output.dense.weight.requires_grad_(False)
+    parts.intermediate.dense.bias.requires_grad_(False)
+
+
+def _own_forward(parts: Any) -> None:
+    own = parts.intermediate.dense.forward
+    parts.intermediate.dense.forward = lambda x: 2 * own(x)
+
+
+def _subclass(parts: Any) -> None:
+    parts.intermediate.dense.weight = Subclass(parts.intermediate.dense.weight.detach())
+
+
+CHANGES: dict[str, Callable[[Any], Any]] = {  # of a block; what may still run by hand is named below
+    "forward hook": lambda b: b.intermediate.dense.register_forward_hook(lambda m, i, o: 2 * o),
+    "forward pre-hook": lambda b: b.output.dense.register_forward_pre_hook(lambda m, i: (2 * i[0],)),
+    "backward hook": lambda b: b.intermediate.dense.register_full_backward_hook(lambda m, i, o: (2 * i[0],)),
+    "backward pre-hook": lambda b: b.output.dense.register_full_backward_pre_hook(lambda m, o: (2 * o[0],)),
+    "hook of the norm": lambda b: b.output.LayerNorm.register_full_backward_hook(lambda m, i, o: (2 * i[0],)),
+    "hook of a parameter": lambda b: b.output.dense.weight.register_hook(lambda g: 2 * g),
+    "hook after accumulation": lambda b: b.output.dense.bias.register_post_accumulate_grad_hook(_tripled),
+    "eval of a part": lambda b: b.attention.self.eval(),
+    "eval of a dropout": lambda b: b.output.dropout.eval(),
+    "dropout rate": lambda b: setattr(b.attention.output.dropout, "p", 0.5),
+    "scaling": lambda b: setattr(b.attention.self, "scaling", 0.9),
+    "epsilon": lambda b: setattr(b.output.LayerNorm, "eps", 0.5),
+    "activation": lambda b: setattr(b.intermediate.intermediate_act_fn, "act", torch.nn.functional.relu),
+    "other activation": lambda b: setattr(b.intermediate, "intermediate_act_fn", nn.Tanh()),
+    "own forward": _own_forward,
+    "frozen parts": _frozen,
+    "parametrization": lambda b: nn.utils.parametrize.register_parametrization(b.output.dense, "weight", Doubled()),
+    "subclass": _subclass,
+    "shared weight": lambda b: setattr(b.attention.self.key, "weight", b.attention.self.query.weight),
+    "feed-forward chunks": lambda b: setattr(b, "chunk_size_feed_forward", sum(LENGTHS)),  # one chunk
+}
+STILL_BY_HAND = {
+    "hook of a parameter", "hook after accumulation", "dropout rate", "scaling", "epsilon", "frozen parts", "shared weight"
+}  # fmt: skip
+IN_EVERY_FAMILY = ("forward hook", "backward hook", "hook of a parameter", "eval of a part", "scaling", "frozen parts")
+SAME_NUMBERS = {"subclass", "feed-forward chunks"}
+
+
+@pytest.mark.parametrize("family", BY_HAND)
+def test_what_is_changed_in_a_block_counts(family, tiny_model, monkeypatch):
+    made = encoder_of(family, tiny_model)
+    runs, before = counted(monkeypatch), step_of(made)
+    names = CHANGES if family == "bert" else IN_EVERY_FAMILY
+    for name, change in ((name, CHANGES[name]) for name in names):
+        encoder = copy.deepcopy(made)
+        change(encoder.sites.blocks[1])
+        runs.clear()
+        ours = step_of(encoder)
+        assert len(runs) == len(encoder.sites.blocks) - (name not in STILL_BY_HAND), name
+        theirs = stock_step(encoder)
+        assert set(ours) == set(theirs), name
+        for key, value in ours.items():
+            torch.testing.assert_close(value, theirs[key], rtol=0, atol=1e-9, msg=lambda m, n=name, k=key: f"{n} {k} {m}")
+        same = all(key in before and torch.allclose(before[key], value) for key, value in ours.items())
+        assert (same and set(ours) == set(before)) == (name in SAME_NUMBERS), name
+
+
+@pytest.mark.filterwarnings("ignore:For backward hooks to be called", "ignore:Full backward hook is firing")
+@pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward", "full_backward_pre"])
+def test_hooks_on_all_modules_are_called(tiny_model, kind):
+    encoder, seen = encoder_of("bert", tiny_model), []
+    inside = {id(part) for made in encoder.sites.blocks for name, part in made.named_modules() if name}
+    register = getattr(every_module, f"register_module_{kind}_hook")
+    handle = register(lambda module, *_: seen.append(id(module)))
+    try:
+        ours, seen_by_ours = step_of(encoder), sorted(x for x in seen if x in inside)
+        seen.clear()
+        theirs = stock_step(encoder)
+    finally:
+        handle.remove()
+    assert_same(ours, theirs)
+    assert seen_by_ours == sorted(x for x in seen if x in inside) != []
+
+
+def test_backward_hooks_of_the_last_block_see_all_tokens(tiny_model):
+    encoder, seen = encoder_of("bert", tiny_model), []
+    encoder.sites.blocks[-1].register_full_backward_hook(lambda module, into, out: seen.append(out[0].shape))
+    passed(encoder)
+    assert seen == [(1, sum(LENGTHS), encoder.model.config.hidden_size)]
+
+
+def test_hooks_of_the_embedding_are_called(tiny_model):
+    encoder = encoder_of("bert", tiny_model)
+    weight, calls = encoder.sites.words.weight, []
+    weight.register_hook(lambda gradient: 2 * gradient)
+    weight.register_post_accumulate_grad_hook(lambda p: calls.append(p.grad.shape))
+    ours = step_of(encoder)
+    assert len(calls) == 1
+    assert_same(ours, stock_step(encoder))
+    encoder.sites.words.max_norm = 0.5  # set after the model was made ready
+    weight._backward_hooks.clear()
+    weight._post_accumulate_grad_hooks.clear()
+    assert_same(step_of(encoder), stock_step(encoder))
+
+
+@pytest.mark.parametrize("family", BY_HAND)
+def test_transforms_of_torch_func(family, tiny_model):
+    encoder = encoder_of(family, tiny_model)
+    texts, parameters = texts_of(encoder), {n: p.detach() for n, p in encoder.model.named_parameters()}
+    with dropout.rates(encoder.model, 0.0, 0.0):
+        exact = stock_step(replace(encoder, packed=False))
+        exact.pop("logits")
+
+        def loss(weights: dict[str, torch.Tensor]) -> torch.Tensor:
+            return encoder.forward(texts, weights=weights).logits.square().sum()
+
+        found = torch.func.grad(loss)(parameters)
+        assert_same({name: found[name] for name in exact}, exact)
+        asked = {name: value.clone().requires_grad_() for name, value in parameters.items()}
+        with encoder.gradients.adding():
+            loss(asked).backward()
+        assert_same({name: asked[name].grad for name in exact}, exact)
+
+def test_what_keeps_blocks_from_running_by_hand_is_noticed():
+    assert not memory.observed()
+    with torch.autograd.graph.save_on_cpu():
+        assert memory.observed()
+    with torch.autograd.forward_ad.dual_level():
+        assert memory.observed()
+    noticed = []
+    torch.func.grad(lambda x: noticed.append(memory.observed()) or x)(torch.ones(()))
+    assert noticed == [True]
+    assert not memory.observed()

@@ -33,6 +33,8 @@ LAYERS = [  # a module may import from its own row and the rows above
     {"errors", "families", "intervals"},
     {"files", "parsing", "splits", "dropout", "progress", "published", "keys", "losses", "streams", "memory"},
     {"tables", "runs", "seen"},
+    {"gradient_guard", "model_files"},
+    {"tables", "runs"},
     {"columns", "coda19", "config"},
     {"labels"},
     {"datasets", "record"},

@@ -21,7 +21,7 @@ class Call:
 
     lengths: tokens of each text. width: of a head. dtype: of the matrix products. rates: dropout of attention's weights,
     of its output and of the feed-forward layer's. eps: of the two normalisations. first: compute each text's first token
-    only.
+    only. scaling: of the scores of attention, as the model has it (1 / sqrt(width) where nobody changed it).
     """
 
     lengths: tuple[int, ...]
@@ -33,11 +33,7 @@ class Call:
     first: bool
     tape: Tape
     gradients: Gradients
-
-    @property
-    def scaling(self) -> float:
-        """1 / sqrt(width of a head), on the scores of attention."""
-        return self.width**-0.5
+    scaling: float
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ time is not in the matrix products. Here it is one function: one product for q, 
 memory kept from step to step (`memory`), gradients written where they stay. Of the last block only each text's first
 token is computed, where nothing else is asked for: what a classifier reads of it. Everything is computed in the number
 formats that autocast would choose, and with the same dropout masks; transformers' own block is the slow path that it
-equals (tests/test_block.py).
+equals (tests/test_block.py), and that is taken wherever somebody changed a part or watches it (`untouched`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import GELUActivation
 
 from . import dropout, packing
 from .attention import Attention, Call, padded
-from .memory import Gradients, Tape
+from .memory import Gradients, Tape, observed, plain_tensor
 
 aten = torch.ops.aten
 
@@ -55,8 +56,9 @@ class _Block(torch.autograd.Function):
             after = aten.gelu.out(before, out=tape.empty(*before.shape, dtype=dtype))
             y, two = _Added.of(call, 1, after, down, b2, z, g2, c2)
         ctx.call, ctx.attention, ctx.one, ctx.two, ctx.start = call, attention, one, two, start
+        ctx.weights = (wq, bq, wk, bk, wv, bv, wo, bo, g1, c1, w1, b1, w2, b2, g2, c2)
         ctx.inner = (state, joint, first, query, mixed, out, middle, up, before, after, down)
-        ctx.save_for_backward(wq, bq, wk, bk, wv, bv, wo, bo, g1, c1, w1, b1, w2, b2, g2, c2)
+        ctx.save_for_backward(*ctx.weights)
         return y
 
     @staticmethod
@@ -65,7 +67,9 @@ class _Block(torch.autograd.Function):
             raise RuntimeError("a block by hand has no second derivatives: run the forward within `block.plain()`")
         call, start = ctx.call, ctx.start
         state, joint, first, query, mixed, out, middle, up, before, after, down = ctx.inner
-        wq, bq, wk, bk, wv, bv, wo, bo, g1, c1, w1, b1, w2, b2, g2, c2 = ctx.saved_tensors
+        ctx.saved_tensors  # noqa: B018 (raises where a weight was changed in place since, or the graph was freed)
+        # Hooks on saved tensors hand out copies of the weights; gradients belong to the parameters themselves.
+        wq, bq, wk, bk, wv, bv, wo, bo, g1, c1, w1, b1, w2, b2, g2, c2 = ctx.weights
         scratch, dtype, hidden = Tape(call.tape.pool), call.dtype, gradient.shape[1]
 
         def product(a: Tensor, b: Tensor) -> Tensor:
@@ -184,8 +188,10 @@ class ByHand:
     """
 
     def forward(self, hidden_states, attention_mask=None, *arguments, boundaries=None, **keywords):
-        if boundaries is not None and boundaries.tape is not None and not packing.asides and _untouched(self):
-            return run(self, hidden_states[0], boundaries)[None]
+        if boundaries is not None and boundaries.tape is not None and not packing.asides:
+            given = (attention_mask, *arguments, keywords.get("past_key_values"))  # of a decoder, or padded
+            if all(value is None for value in given) and not observed() and untouched(self):
+                return run(self, hidden_states[0], boundaries)[None]
         if boundaries is not None:
             keywords["boundaries"] = boundaries
             clean = not (torch.is_grad_enabled() or self.training)  # type: ignore[attr-defined]
@@ -195,11 +201,86 @@ class ByHand:
         return super().forward(hidden_states, attention_mask, *arguments, **keywords)  # type: ignore[misc]
 
 
-def _untouched(block: Any) -> bool:
-    """Whether every part of `block` is as it was: no hook on it, no forward of its own, nothing in its place."""
-    parts = [part for name, part in block.named_modules() if name]  # hooks on the block itself run around its forward
-    return [type(part) for part in parts] == block.kinds and not any(
-        part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part) for part in parts
+@dataclass(frozen=True)
+class _Built:
+    """A block as `install` found it. parts: each module inside, its class, that class's forward, and its children by
+    name. maps: its linear maps and norms, in the order of `_Block`'s arguments; shapes: of their weights and biases.
+    heads: what attends. forward: of the block, by transformers.
+    """
+
+    parts: tuple[tuple[nn.Module, type, Any, dict[str, nn.Module | None]], ...]
+    maps: tuple[nn.Module, ...]
+    shapes: tuple[torch.Size, ...]
+    heads: nn.Module
+    activation: nn.Module
+    children: dict[str, nn.Module | None]
+    forward: Any
+
+    @staticmethod
+    def of(block: Any) -> _Built:
+        parts = [part for name, part in block.named_modules() if name]
+        found = [(part, type(part), type(part).forward, dict(part._modules)) for part in parts]
+        heads, out, down, inner = block.attention.self, block.attention.output, block.output, block.intermediate
+        maps = (heads.query, heads.key, heads.value, out.dense, out.LayerNorm, inner.dense, down.dense, down.LayerNorm)
+        shapes = [w.shape for one in maps for w in (one.weight, one.bias)]
+        own = super(ByHand, block).forward.__func__  # type: ignore[misc]
+        children = dict(block._modules)
+        return _Built(tuple(found), maps, tuple(shapes), heads, inner.intermediate_act_fn, children, own)
+
+    def weights(self) -> list[Tensor | None]:
+        """The weight and bias of each of `maps`; None where it is no parameter any more. Read from where modules keep
+        them: attribute look-ups of modules are slow, and this is done in every forward.
+        """
+        kept = [one._parameters for one in self.maps]
+        return [weight for own in kept for weight in (own.get("weight"), own.get("bias"))]
+
+
+def untouched(block: Any) -> bool:
+    """Whether `_Block` computes what `block` as it stands would compute, and calls everything that it would call: each
+    part as it was installed, in the block's own mode, without hooks or a forward of its own, its weights plain tensors
+    of one dtype. Else the block runs as transformers wrote it. Asked in every forward.
+    """
+    built, training = block.built, block.training
+    if training and getattr(block, "gradient_checkpointing", False):  # which is to save the memory that `_Block` keeps
+        return False
+    every = nn.modules.module  # hooks on all modules; those on the block itself run around its forward
+    if (
+        every._global_forward_hooks
+        or every._global_forward_pre_hooks
+        or every._global_backward_hooks
+        or every._global_backward_pre_hooks
+    ):
+        return False
+    for part, kind, forward, children in built.parts:
+        own = part.__dict__
+        if (
+            type(part) is not kind
+            or kind.forward is not forward  # type: ignore[attr-defined]
+            or own["training"] is not training
+            or own["_forward_hooks"]
+            or own["_forward_pre_hooks"]
+            or own["_backward_hooks"]
+            or own["_backward_pre_hooks"]
+            or own["_modules"] != children
+            or "forward" in own
+            or "_compiled_call_impl" in own
+        ):
+            return False
+    return block.__dict__["_modules"] == built.children and _computes_as_built(block, built)
+
+
+def _computes_as_built(block: Any, built: _Built) -> bool:
+    """Whether the settings of `block` and the kinds of its weights are those that `_Block` knows."""
+    own, heads, weights = block.__dict__, built.heads.__dict__, built.weights()
+    dtype = None if weights[0] is None else weights[0].dtype
+    return (
+        all(plain_tensor(w) and w.dtype is dtype and w.shape == s for w, s in zip(weights, built.shapes, strict=True))  # type: ignore[union-attr]
+        and type(heads.get("scaling")) is float
+        and heads["num_attention_heads"] * heads["attention_head_size"] == built.shapes[0][0]
+        and built.activation.__dict__.get("act") is F.gelu
+        and not (heads.get("is_causal") or own.get("is_decoder") or own.get("chunk_size_feed_forward"))
+        and "feed_forward_chunk" not in own
+        and super(ByHand, block).forward.__func__ is built.forward  # type: ignore[misc]
     )
 
 
@@ -238,22 +319,28 @@ def switched_off() -> bool:
 
 def run(block: Any, state: Tensor, boundaries: packing.Boundaries) -> Tensor:
     """state (tokens, hidden) through `block`: (tokens, hidden), or (texts, hidden) where only first tokens are wanted."""
-    heads, out, up, down = block.attention.self, block.attention.output, block.intermediate.dense, block.output
+    heads, out, down = block.attention.self, block.attention.output, block.output
     assert boundaries.tape is not None
     rates = (heads.dropout.p, out.dropout.p, down.dropout.p) if block.training else (0.0, 0.0, 0.0)
     call = Call(
         boundaries.lengths,
         heads.num_attention_heads,
         heads.attention_head_size,
-        torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else state.dtype,
+        _product_dtype(state),
         rates,
         (out.LayerNorm.eps, down.LayerNorm.eps),
         boundaries.first and block.last,
         boundaries.tape,
         block.gradients,
+        heads.scaling,
     )
-    maps = (heads.query, heads.key, heads.value, out.dense, out.LayerNorm, up, down.dense, down.LayerNorm)
-    return _Block.apply(state, call, *(w for one in maps for w in (one.weight, one.bias)))
+    return _Block.apply(state, call, *block.built.weights())
+
+
+def _product_dtype(state: Tensor) -> torch.dtype:
+    """The dtype of matrix products of `state`; autocast leaves float64 alone."""
+    cast = torch.is_autocast_enabled("cpu") and state.dtype is not torch.float64
+    return torch.get_autocast_dtype("cpu") if cast else state.dtype
 
 
 def fits(block: nn.Module) -> bool:
@@ -279,8 +366,7 @@ def fits(block: nn.Module) -> bool:
         and all(type(parts[name]) is nn.Linear and parts[name].bias is not None for name in linear)
         and all(type(parts[name]) is nn.LayerNorm for name in norms)
         and type(parts["intermediate.intermediate_act_fn"]) is GELUActivation
-        and not getattr(block, "is_decoder", False)
-        and not getattr(block, "chunk_size_feed_forward", 0)
+        and hasattr(parts["attention.self"], "scaling")
     )
 
 
@@ -292,5 +378,5 @@ def install(blocks: Sequence[nn.Module], gradients: Gradients) -> bool:
         if not isinstance(block, ByHand):
             block.__class__ = type(type(block).__name__, (ByHand, type(block)), {})
         block.last, block.gradients = block is blocks[-1], gradients  # type: ignore[assignment]
-        block.kinds = [type(part) for name, part in block.named_modules() if name]  # type: ignore[assignment]
+        block.built = _Built.of(block)  # type: ignore[assignment]
     return True

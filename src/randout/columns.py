@@ -29,7 +29,7 @@ PAIRS = (
 SHOWN = 5  # row numbers shown in a message
 
 
-def row_list(rows: Sequence[int]) -> str:
+def row_list(rows: Sequence[int] | Sequence[str]) -> str:
     """`"row 3"`, `"rows 3, 7"`, `"rows 3, 7, 9, 11, 12 and 40 more"`."""
     shown = ", ".join(str(r) for r in rows[:SHOWN])
     more = f" and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""

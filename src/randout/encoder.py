@@ -53,7 +53,8 @@ class Output(NamedTuple):
 class Encoder:
     """A sequence classifier with its tokenizer. `packed`: whether batches go without padding; else `reason` says why.
 
-    prefix, suffix: special tokens that the tokenizer puts at either end of a text.
+    prefix, suffix: special tokens that the tokenizer puts at either end of a text. fresh: names of parameters that are
+    newly initialised, not pretrained.
     """
 
     model: Any
@@ -64,6 +65,7 @@ class Encoder:
     prefix: int = 1
     suffix: int = 1
     by_hand: bool = False
+    fresh: frozenset[str] = frozenset()
     pool: Pool = field(default_factory=Pool, compare=False)
     gradients: Gradients = field(default_factory=Gradients, compare=False)
 
@@ -74,15 +76,19 @@ class Encoder:
     @property
     def longest(self) -> int:
         """The most tokens a text may have, special tokens included."""
-        limit = getattr(self.model.config, "max_position_embeddings", None) or 10**6
-        stated = self.tokenizer.model_max_length if self.tokenizer is not None else 10**6
-        return min(limit - position_offset(self.model), stated)
+        return longest_text(self.model, self.tokenizer)
 
     def forward(self, ids: Sequence[Tensor], want: Want = NOTHING, weights: dict[str, Tensor] | None = None) -> Output:
         """Logits of the texts, and what is wanted besides.
 
-        ids: one tensor of token ids a text. weights: parameters by name to use in place of the model's own.
+        ids: one tensor of token ids a text. weights: parameters by name to use in place of the model's own. Raises
+        ValueError where there is no text, or a text without tokens: packed, it would read its neighbour's.
         """
+        lengths = [len(text) for text in ids]
+        if not all(lengths) or not lengths:
+            raise ValueError(f"text {lengths.index(0)} of this batch has no tokens" if lengths else "a batch of no texts")
+        if self.packed and self.sites.config._attn_implementation != packing.ATTENTION:  # changed since it was admitted
+            return replace(self, packed=False).forward(ids, want, weights)
         hidden: dict[int, Tensor] = {}
         attention: dict[int, list[Tensor]] = {}
         last = len(self.sites.blocks)
@@ -98,7 +104,6 @@ class Encoder:
                 logits = self.model(**keywords).logits
             else:
                 logits = torch.func.functional_call(self.model, weights, (), keywords).logits
-        lengths = [len(text) for text in ids]
         attention = {i: [w[:, :n, :n] for w, n in zip(found, lengths, strict=True)] for i, found in attention.items()}
         return Output(logits, hidden, self._first(hidden[last], lengths) if want.cls else None, attention)
 
@@ -123,13 +128,16 @@ class Encoder:
         keywords = {"input_ids": row, "position_ids": positions, "attention_mask": None}
         if "token_type_ids" in inspect.signature(self.model.forward).parameters:
             keywords["token_type_ids"] = torch.zeros_like(row)
-        first = first and not self.sites.blocks[-1]._forward_hooks  # a method's, that changes all of it
+        end = self.sites.blocks[-1]  # where its states are changed or watched, all of them are computed
+        first = first and not (end._forward_hooks or end._backward_hooks or end._backward_pre_hooks)
         trained = self.by_hand and self.device.type == "cpu" and torch.is_grad_enabled() and not block.switched_off()
         tape = Tape(self.pool) if trained else None
         return keywords | {"boundaries": packing.Boundaries(lengths, tape, first)}
 
     def _padded(self, ids: Sequence[Tensor]) -> dict[str, Any]:
         filler = getattr(self.model.config, "pad_token_id", None) or 0
+        if self.sites.words is not None and not 0 <= filler < self.sites.words.weight.shape[0]:
+            filler = 0  # any will do: no text looks at it
         block = nn.utils.rnn.pad_sequence(list(ids), batch_first=True, padding_value=filler)  # (b, longest)
         lengths = torch.tensor([len(text) for text in ids])
         mask = (torch.arange(block.shape[1])[None] < lengths[:, None]).long()
@@ -153,6 +161,15 @@ def positions_of(ids: Sequence[Tensor], offset: int) -> list[Tensor]:
         return [torch.arange(len(text)) for text in ids]
     real = [(text != offset - 1).long() for text in ids]
     return [r.cumsum(0) * r + offset - 1 for r in real]
+
+
+def longest_text(model: Any, tokenizer: Any) -> int:
+    """The most tokens a text may have, special tokens included: what the model has positions for, and no more than the
+    tokenizer states. A stated length that is no length (0, negative, None) states nothing.
+    """
+    positions = (getattr(model.config, "max_position_embeddings", None) or 10**6) - position_offset(model)
+    stated = getattr(tokenizer, "model_max_length", None)
+    return int(min(positions, stated)) if stated is not None and stated >= 1 else int(positions)
 
 
 @contextmanager
@@ -194,38 +211,57 @@ def prepare(model: Any, tokenizer: Any, pack: bool = True) -> Encoder:
 
 
 def admit(encoder: Encoder) -> str:
-    """Why this model cannot be packed, or an empty string: two short texts, packed against padded.
+    """Why this model cannot be packed, or an empty string: a training step on three short texts, packed against padded.
 
-    Logits and the gradient of every parameter that has one must agree, with dropout off, to 1e-4 of the largest
-    (float32; what fails, fails by far more). The model's gradients and mode are left as found.
+    Both steps run as the training loop's do, in training mode with gradients added to `.grad`, but with dropout off.
+    Logits and the gradient of every parameter that has one must agree to 1e-4 of the largest (float32; what fails,
+    fails by far more), and none may be zero in one of them alone. The model's gradients and modes are left as found.
     """
     model = encoder.model
-    training, size = model.training, model.config.vocab_size
+    modes, grads = {m: m.training for m in model.modules()}, {p: p.grad for p in model.parameters()}
+    size = model.config.vocab_size
     texts = [(torch.arange(n) * 7 + 11) % (size - 1) + 1 for n in (5, 9, 9)]
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    model.eval()
     try:
-        found = []
-        for packed in (False, True):
-            logits = replace(encoder, packed=packed).forward(texts).logits
-            gradients: tuple = ()
-            if parameters:  # none in a frozen model
-                gradients = torch.autograd.grad(logits.square().sum(), parameters, allow_unused=True)
-            found.append([None if x is None else x.detach() for x in (logits, *gradients)])
+        with torch.random.fork_rng(devices=[]), dropout.rates(model, 0.0, 0.0):
+            padded, packed = (_step_taken(replace(encoder, packed=packed), texts) for packed in (False, True))
     except Exception as error:  # whatever a foreign model raises means the same: it does not fit
         return f"its forward does not take packed texts ({type(error).__name__})"
     finally:
-        model.train(training)
-    largest = max((float(g.abs().max()) for g in found[0][1:] if g is not None), default=0.0)
-    for place, (ours, theirs) in enumerate(zip(*found, strict=True)):
+        for parameter, grad in grads.items():
+            parameter.grad = grad
+        for module, mode in modes.items():
+            module.training = mode
+        encoder.gradients.forget()
+    return _difference(padded, packed)
+
+
+def _step_taken(encoder: Encoder, texts: Sequence[Tensor]) -> list[Tensor | None]:
+    """Logits of `texts`, and the gradient that each trainable parameter has after a training step on them."""
+    model = encoder.model
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    model.train()
+    model.zero_grad(set_to_none=True)
+    logits = encoder.forward(texts).logits
+    if parameters:  # none in a frozen model
+        with encoder.gradients.adding() if encoder.packed else nullcontext():  # padded: as torch and transformers do
+            logits.square().sum().backward()
+    return [logits.detach(), *(None if p.grad is None else p.grad.clone() for p in parameters)]
+
+
+def _difference(padded: Sequence[Tensor | None], packed: Sequence[Tensor | None]) -> str:
+    """In what the two steps of `admit` differ, or an empty string."""
+    largest = max((float(g.abs().max()) for g in padded[1:] if g is not None), default=0.0)
+    for place, (ours, theirs) in enumerate(zip(padded, packed, strict=True)):
         if (ours is None) != (theirs is None):
             return "packed and padded gradients differ"
-        if ours is None:
+        if ours is None or theirs is None:
             continue
-        scale = float(ours.abs().max()) if place == 0 else largest
+        own = float(ours.abs().max())
+        scale = largest if place else own
         if not math.isfinite(scale):
             return f"its {'gradients' if place else 'logits'} are not finite"
-        if not torch.allclose(ours, theirs, rtol=0.0, atol=1e-4 * max(scale, 1e-6)):
+        lost = own > 1e-5 * largest and not theirs.any()
+        if lost or not torch.allclose(ours, theirs, rtol=0.0, atol=1e-4 * max(scale, 1e-6)):
             return f"packed and padded {'gradients' if place else 'logits'} differ"
     return ""
 

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import gradient_guard
 from .encoder import Output, Want
 from .errors import UserError
 from .followed import Followed, texts_of
@@ -39,6 +40,7 @@ class Attached:
     states: list[State]
     followed: Followed
     losses: dict[str, Tensor] = field(default_factory=dict)
+    checked: bool = False  # that a step reached every parameter
 
     @property
     def steers(self) -> bool:
@@ -100,9 +102,25 @@ class Attached:
         self.followed.at(step, rank, ranks)
 
     def stepped(self) -> None:
-        """To be called after each optimizer step, for methods that follow the weights (averages)."""
+        """To be called after each optimizer step, for methods that follow the weights (averages).
+
+        Raises Failure where the first step left a trainable parameter without the gradient that the plain model gives
+        it; not where the gradients are gone already, nor in distributed training.
+        """
+        if not self.checked:
+            self.check_gradients()
         for method, state in zip(self.methods, self.states, strict=True):
             method.stepped(self.run, state)
+
+    def check_gradients(self, present: bool = False) -> None:
+        """The check of `stepped`. present: the gradients of the step must still be there, so that none at all is a
+        failure too.
+        """
+        parameters = {name: p for name, p in self.run.model.named_parameters() if p.requires_grad}
+        there = present or any(p.grad is not None for p in parameters.values())
+        if there and self.followed.last is not None and not torch.distributed.is_initialized():
+            self.checked = True
+            gradient_guard.check(parameters, lambda: self.followed.again(dropout=False, perturb=False).logits)
 
     def state_dict(self) -> dict[str, Tensor]:
         """What the methods remember, and the step: for `attached(..., resume=...)` in a training that goes on."""

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial, reduce
 from operator import or_
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import block, gradient_guard
 from .config import TrainTable
 from .encoder import NOTHING, Encoder, Output, Want, computing
 from .errors import Failure
@@ -33,10 +35,13 @@ FLUSH = 20  # steps between reads of the losses on a GPU, where each read waits 
 def begin(encoder: Encoder, run: Run, methods: Sequence[Method], settings: TrainTable, precision: str) -> Session:
     """Start the methods, then build the optimizer over the student's parameters and theirs.
 
-    run.teacher must be there where a method runs a teacher.
+    run.teacher must be there where a method runs a teacher. Raises Failure where every parameter is frozen.
     """
     states = [method.start(run) for method in methods]
-    own = [p for p in encoder.model.parameters() if p.requires_grad]
+    watched = {name: p for name, p in encoder.model.named_parameters() if p.requires_grad}
+    if not watched:
+        raise Failure("nothing to train: every parameter of the student is frozen (requires_grad is False)")
+    own = list(watched.values())
     groups: list[dict[str, Any]] = []
     for parameters in (own, [p for state in states for p in state.parameters]):
         groups.append({"params": [p for p in parameters if p.dim() >= 2]})
@@ -49,7 +54,7 @@ def begin(encoder: Encoder, run: Run, methods: Sequence[Method], settings: Train
         weight_decay=settings.weight_decay,
         fused=encoder.device.type in ("cpu", "cuda"),
     )
-    session = Session(encoder, run, methods, states, optimizer, settings, precision)
+    session = Session(encoder, run, methods, states, optimizer, settings, precision, watched=watched)
     asked = settings.micro_batch
     session.position.micro_batch = settings.batch_size if asked == "auto" else min(asked, settings.batch_size)
     run.forward = partial(student_forward, session)
@@ -120,7 +125,10 @@ def _close_epoch(session: Session, metrics: dict[str, Any], improved: bool) -> N
 
 
 def step(session: Session, material: Material, rows: np.ndarray) -> None:
-    """One optimizer step on the texts of `rows`. On a GPU that runs out of memory the micro-batch is halved."""
+    """One optimizer step on the texts of `rows`. On a GPU that runs out of memory the micro-batch is halved.
+
+    Raises Failure where the first step leaves a parameter of the student without a gradient (`gradient_guard`).
+    """
     run, optimizer, position = session.run, session.optimizer, session.position
     run.step = position.step
     rate = learning_rate(session.settings, position.step, run.steps)
@@ -142,6 +150,8 @@ def step(session: Session, material: Material, rows: np.ndarray) -> None:
                 ) from None
             position.micro_batch = -(-position.micro_batch // 2)
             torch.cuda.empty_cache()
+    if session.watched:
+        _check_gradients(session, material, rows)
     run.log("gradient_norm", _clip(optimizer, session.settings.max_grad_norm))
     session.pending.append((position.epoch, position.batch, _summary(run.logged)))
     if session.encoder.device.type == "cpu" or len(session.pending) >= FLUSH:
@@ -149,6 +159,20 @@ def step(session: Session, material: Material, rows: np.ndarray) -> None:
     optimizer.step()
     for method, state in zip(session.methods, session.states, strict=True):
         method.stepped(run, state)
+
+
+def _check_gradients(session: Session, material: Material, rows: np.ndarray) -> None:
+    """Raise Failure where the first step of this process left a parameter without the gradient that it should have."""
+    encoder = session.encoder
+
+    def plain() -> Tensor:
+        encoder.model.eval()  # the next training forward sets the mode anew
+        ids = [torch.from_numpy(material.tokens[row].astype(np.int64)) for row in rows[:2]]
+        with block.plain():
+            return replace(encoder, packed=False).forward(ids).logits
+
+    gradient_guard.check(session.watched, plain)
+    session.watched = {}
 
 
 def _clip(optimizer: torch.optim.Optimizer, limit: float) -> Tensor:

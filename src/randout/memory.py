@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from math import prod
 
 import torch
+import torch.autograd.forward_ad
 from torch import Tensor
 
 CHUNK = 8 << 20  # bytes that a pool asks for at a time
@@ -95,11 +96,30 @@ class Gradients:
             self.direct = False
             self.held.clear()
 
-    def add(self, weight: Tensor, gradient: Tensor) -> Tensor | None:
-        """Add `gradient` to `weight.grad` and return None; where that is not asked for, the gradient for autograd, in
-        memory of its own.
+    def takes(self, weight: Tensor) -> bool:
+        """Whether the gradient of `weight` is to be added to `.grad` here: not for tensors that were computed, nor where
+        hooks of the parameter must see the gradient, which only autograd calls.
         """
-        if not (self.direct and weight.is_leaf):
+        return (
+            self.direct
+            and weight.is_leaf
+            and not weight._backward_hooks
+            and not weight._post_accumulate_grad_hooks  # type: ignore[attr-defined]
+        )
+
+    def forget(self) -> None:
+        """Give the memory of gradients back, as after a trial step."""
+        self.kept.clear()
+        self.rows.clear()
+
+    def add(self, weight: Tensor, gradient: Tensor) -> Tensor | None:
+        """Add `gradient` to `weight.grad` and return None; where `takes` says no, the gradient for autograd, in memory of
+        its own.
+
+        weight: the parameter itself. A copy, such as `ctx.saved_tensors` hands out under saved-tensor hooks, would take
+        the gradient and be forgotten.
+        """
+        if not self.takes(weight):
             return gradient.to(weight.dtype, copy=True)
         if weight.grad is None:
             if weight not in self.kept:
@@ -123,6 +143,24 @@ class Gradients:
         if weight.grad is self.kept.get(weight):
             self.rows.setdefault(weight, []).append(rows)
         weight.grad[rows] += gradient
+
+
+def observed() -> bool:
+    """Whether something needs torch's own operations one by one: hooks on saved tensors (gradient checkpointing,
+    `save_on_cpu`), transforms of `torch.func`, forward-mode differentiation, tracing.
+    """
+    return (
+        torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch._C._get_tracing_state() is not None
+        or torch.compiler.is_compiling()
+    )
+
+
+def plain_tensor(x: object) -> bool:
+    """Whether `x` is a tensor or a parameter of torch's own, and no subclass (quantised, sharded) of it."""
+    return type(x) is torch.nn.Parameter or type(x) is Tensor
 
 
 _left_alone: list[bool] = []

@@ -133,6 +133,7 @@ class Run:
     teacher: LiveTeacher | None = None
     forward: Callable[..., Output] | None = None  # of the student, on any batch: (batch, ...) as `Forward`
     supervised: Callable[[Output, Batch], Tensor] | None = None  # the loss on gold labels, as the recipe sets it
+    fresh: frozenset[str] = frozenset()  # names of the student's parameters that are not pretrained, where that is known
     heldout: Callable[[int], Batch] | None = None  # step -> a batch of training rows that are kept from the student
     logged: dict[str, list[tuple[Tensor, float]]] = field(default_factory=dict)  # name -> (number, weight) of this step
 
@@ -140,6 +141,10 @@ class Run:
         """A generator whose numbers are a function of (seed, purpose, step, rank, call, extra)."""
         key = random_key(self.seed, purpose, self.step, self.rank, self.call, *extra)
         return torch.Generator(device).manual_seed(key)
+
+    def fresh_weights(self) -> list[Tensor]:
+        """The parameters of `fresh`."""
+        return [parameter for name, parameter in self.model.named_parameters() if name in self.fresh]
 
     def log(self, name: str, value: Tensor, weight: float = 1.0) -> None:
         """Keep a scalar of this step for the history, read later. weight: what a mean counts for, as its texts."""

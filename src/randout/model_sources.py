@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import model_files
 from .datasets import cache_folder
 from .errors import UserError
 from .seen import FILE as SEEN_ROWS
@@ -99,21 +100,27 @@ def _checked(source: Source) -> Source:
             f"{source.name}: this is a classifier of words (svm, cnn, ...), and an encoder is needed here; such a "
             "classifier can be scored and can predict, but is neither teacher nor start of a training"
         )
-    if not (source.folder / "config.json").exists():
-        raise UserError(f"{source.name}: no config.json in this folder, so it is no Hugging Face model")
-    if not list(source.folder.glob("*.safetensors")):
-        other = ", ".join(sorted(p.name for p in source.folder.glob("*.bin"))) or "no weights at all"
-        raise UserError(
-            f"{source.name}: no *.safetensors in this folder (found {other}). Weights are read from safetensors only: "
-            "load it once in transformers and call save_pretrained(FOLDER), then name that folder"
-        )
+    model_files.check_is_model(source.name, source.folder)
+    model_files.check_contents(source.name, source.folder, PARTS)
+    model_files.check_family(source.name, source.config)
+    model_files.check_weights(source.name, source.folder)
     if not _has_vocabulary(source.folder):
         raise UserError(
             f"{source.name}: no tokenizer in this folder (tokenizer.json, vocab.txt, ... are expected); "
             "save the model's tokenizer there too: tokenizer.save_pretrained(FOLDER)"
         )
-    source.config  # noqa: B018 (raises where it cannot be read)
     return source
+
+
+def load_tokenizer(source: Source) -> Any:
+    """The tokenizer of a model. Raises UserError where it cannot be loaded."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise UserError(f"{source.name}: transformers cannot load its tokenizer: {text}") from None
 
 
 def _has_vocabulary(folder: Path) -> bool:

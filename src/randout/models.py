@@ -18,7 +18,8 @@ from .encoder import Encoder, prepare
 from .errors import UserError
 from .heads import cut, folded, is_linear, put_linear_head
 from .keys import random_key
-from .model_sources import ALIASES, DEFAULT_STUDENT, Source, at_hand, find
+from .model_files import FAMILIES, check_labels, check_vocabulary
+from .model_sources import ALIASES, DEFAULT_STUDENT, Source, at_hand, find, load_tokenizer
 from .packing import ATTENTION
 
 __all__ = ["ALIASES", "DEFAULT_STUDENT", "Source", "at_hand", "find", "load", "save"]
@@ -44,7 +45,6 @@ def load(
     own. head: "model" (the family's) or "linear" (eq. 1: softmax(W s_CLS)). layers: blocks to keep, in order (0 the
     first). dropout, attention_dropout: replace the model's rates. Raises UserError for what this model cannot do.
     """
-    from transformers import AutoTokenizer
     from transformers import logging as library_logging
 
     library_logging.set_verbosity_error()
@@ -54,18 +54,23 @@ def load(
 
     def one(packed: bool) -> Encoder:
         try:
-            model = _weights(source, id2label, seed, rates, ATTENTION if packed else None)
-            tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
+            model, fresh = _weights(source, id2label, seed, rates, ATTENTION if packed else None)
         except UserError:
             raise
         except Exception as error:
-            text = " ".join(str(error).split())[:300]
-            raise UserError(f"{source.name}: transformers cannot load this as a sequence classifier: {text}") from None
+            raise _unloadable(source, error) from None
+        tokenizer = load_tokenizer(source)
+        words = model.get_input_embeddings()
+        if isinstance(words, torch.nn.Embedding):
+            check_vocabulary(source.name, tokenizer, words.num_embeddings)
         if layers:
             cut(model, layers, source.name)
         if head == "linear":
             put_linear_head(model, source.name)
-        return prepare(model, tokenizer, packed)
+        try:
+            return replace(prepare(model, tokenizer, packed), fresh=fresh)
+        except TypeError as error:  # its blocks are not where those of the known families are
+            raise UserError(f"{source.name}: {error}; randout takes encoders: {FAMILIES}") from None
 
     encoder = one(pack)
     if encoder.packed or not pack:
@@ -75,8 +80,12 @@ def load(
 
 def _weights(
     source: Source, id2label: dict[int, str] | None, seed: int, rates: dict[str, float | None], attention: str | None
-) -> Any:
-    """The model itself. Raises UserError where weights are missing that no new head explains."""
+) -> tuple[Any, frozenset[str]]:
+    """The model itself, and the names of its parameters that were not in its weights and are newly initialised.
+
+    Raises UserError where weights are missing that no new head explains, or are not finite, and without `id2label` where
+    the outputs are not those of a classifier.
+    """
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     labels: dict[str, Any] = {}
@@ -84,6 +93,10 @@ def _weights(
         labels = {"id2label": dict(id2label), "label2id": {label: index for index, label in id2label.items()}}
     replaced = id2label is not None and source.is_classifier  # its head goes, whatever its size
     config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, **({} if replaced else labels))
+    if id2label is None:
+        check_labels(source.name, config.id2label, config.label2id or {}, getattr(config, "problem_type", None))
+    else:
+        config.problem_type = None  # of what it was trained for before: a pipeline would apply a sigmoid
     for name, rate in rates.items():
         if rate is not None and hasattr(config, name):
             setattr(config, name, rate)
@@ -98,7 +111,34 @@ def _weights(
         output_loading_info=True,
     )
     _check_complete(source, model, info["missing_keys"], new_head=id2label is not None)
-    return _with_new_head(model, labels, seed) if replaced else model
+    _check_finite(source, model)
+    if replaced:
+        model = _with_new_head(model, labels, seed)
+    inner = f"{model.base_model_prefix}."
+    known = {name for name, _ in model.named_parameters()}
+    fresh = {n for n in known if n in info["missing_keys"] or (id2label is not None and not n.startswith(inner))}
+    return model, frozenset(fresh)
+
+
+def _unloadable(source: Source, error: Exception) -> UserError:
+    """What the library says of weights that it cannot load, after our own words."""
+    text = " ".join(str(error).split())[:300]
+    if "mismatch" in text:
+        return UserError(
+            f"{source.name}: its weights do not have the shapes that its config.json describes (vocab_size, hidden_size, "
+            f"labels, ...); the two are not of one model. transformers says: {text}"
+        )
+    return UserError(f"{source.name}: transformers cannot load this as a sequence classifier: {text}")
+
+
+def _check_finite(source: Source, model: Any) -> None:
+    """Raise UserError where weights are NaN or infinite."""
+    suspect = [(n, p) for n, p in model.named_parameters() if not torch.isfinite(p.detach().sum())]  # or overflowing
+    if broken := [name for name, p in suspect if not torch.isfinite(p.detach()).all()]:
+        raise UserError(
+            f"{source.name}: {len(broken)} of its weight tensors hold NaN or infinite numbers, first {broken[0]}: a "
+            "training that failed, or a damaged file. Take another copy or checkpoint"
+        )
 
 
 def _check_complete(source: Source, model: Any, missing: Iterable[str], new_head: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .config import TrainTable
 from .encoder import Encoder
@@ -66,6 +66,7 @@ class Session:
     precision: str
     position: Position = field(default_factory=Position)
     pending: list[tuple[int, int, dict[str, Tensor]]] = field(default_factory=list)  # losses not yet read
+    watched: dict[str, nn.Parameter] = field(default_factory=dict)  # the student's, until its first step was checked
 
 
 @dataclass(frozen=True)

@@ -91,21 +91,37 @@ def column_order(
     """For each class of the student, the teacher's output of that name.
 
     named: the teacher's labels in the order of its outputs, where its own say only LABEL_0, LABEL_1, ...; None: of a
-    teacher whose own names must do. Raises UserError where names do not match one to one.
+    teacher whose own names must do. Names are equal that differ by case, and by hyphens or underscores for spaces, alone,
+    where that leaves no two classes alike. Raises UserError where names do not match one to one.
     """
-    own = [teacher[index] for index in sorted(teacher)]
+    own = [str(teacher[index]) for index in sorted(teacher)]
     names = list(named or ()) or own
     wanted = [student[index] for index in sorted(student)]
     if len(names) != len(own):
-        raise UserError(f"--teacher-labels: {len(names)} names for the {len(own)} outputs of {source}")
-    if sorted(names) != sorted(wanted):
-        way = (
-            ""
-            if named or named is None
-            else f". If it has these classes under other names, say which: --teacher-labels {','.join(wanted)}"
+        raise UserError(
+            f"--teacher-labels: {len(names)} names for the {len(own)} outputs of {source} (its own names, in their order: "
+            f"{', '.join(own)})"
         )
-        raise UserError(f"{source}: its labels are {', '.join(names)}; the data's are {', '.join(wanted)}{way}")
-    return [names.index(name) for name in wanted]
+    for spelled in (str, _folded):
+        ours, theirs = ([spelled(name) for name in some] for some in (wanted, names))
+        if sorted(ours) == sorted(theirs) and len(set(ours)) == len(ours):
+            return [theirs.index(name) for name in ours]
+    found = f"{source}: its labels are {', '.join(names)}; the data's are {', '.join(wanted)}"
+    if named or named is None:
+        raise UserError(found)
+    if len(own) != len(wanted):
+        raise UserError(f"{found}. A teacher must have exactly the data's {len(wanted)} classes, and it has {len(own)}")
+    places = ",".join(f"NAME_OF_{name}" for name in own)
+    raise UserError(
+        f"{found}. If these are the same classes under other names, give the data's names in the order of the teacher's "
+        f"outputs: --teacher-labels {places}, each replaced by the class of the data that it means. Any other order would "
+        "teach wrong labels; its model card or label2id says which is which"
+    )
+
+
+def _folded(name: str) -> str:
+    """A class name without what its spellings differ by: case, and what stands between words."""
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 
 def teacher_rows(logits: np.ndarray, rows: np.ndarray, total: int) -> Any:

@@ -123,7 +123,7 @@ def student_of(plan: Plan) -> tuple[Encoder, Run]:
     encoder.model.to(config.train.device)
     weights = class_weights(plan.dataset).to(config.train.device)
     run = Run(encoder.model, encoder.sites, config.train.seed, len(plan.dataset.id2label), weights)
-    run.prefix, run.suffix = encoder.prefix, encoder.suffix
+    run.prefix, run.suffix, run.fresh = encoder.prefix, encoder.suffix, encoder.fresh
     run.teachers = plan.has_teacher + len(plan.more)
     return encoder, run
 

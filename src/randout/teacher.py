@@ -17,7 +17,6 @@ from .methods import GOLD
 from .metrics import score
 from .model_sources import Source
 from .prepare import Plan
-from .progress import Show
 from .runs import RunFolder
 from .student import Options, Taught, live_teacher
 

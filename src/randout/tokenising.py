@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from .columns import row_list
 from .config import StudentTable
 from .data import Dataset
-from .encoder import position_offset, special_tokens
+from .encoder import longest_text, special_tokens
 from .errors import UserError
-from .model_sources import Source
+from .model_files import check_vocabulary
+from .model_sources import Source, load_tokenizer
 from .splits import Ints
 from .tokens import Tokens, encode, percentile_length, truncate
 
@@ -33,6 +35,12 @@ def tokens_for(source: Source, table: StudentTable, dataset: Dataset, notes: lis
         raise UserError(f"student.max_length: {table.max_length} asked for, but {source.name} takes {limit} at most")
     else:
         max_length = table.max_length
+    if encoded.empty:
+        rows = row_list([dataset.row_ids[text] for text in encoded.empty])
+        raise UserError(
+            f"{dataset.name}: {len(encoded.empty):,} of {len(dataset.texts):,} texts have no tokens ({rows}): the tokenizer of "
+            f"{source.name} drops all of their characters and adds no special tokens. Remove these rows"
+        )
     prefix, suffix = special_tokens(tokenizer)
     if max_length <= prefix + suffix:
         raise UserError(f"student.max_length: {max_length} leaves no room beside {prefix + suffix} special tokens")
@@ -74,15 +82,16 @@ def _encoded(source: Source, tokenizer: Any, texts: list[str]) -> Tokens:
 
 def tokenizer_and_limit(source: Source) -> tuple[Any, int]:
     """A model's tokenizer and the most tokens a text may have, special tokens included."""
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForSequenceClassification
 
+    tokenizer = load_tokenizer(source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
         config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
         with torch.device("meta"):
             model = AutoModelForSequenceClassification.from_config(config)
     except Exception as error:
         text = " ".join(str(error).split())[:300]
         raise UserError(f"{source.name}: transformers cannot load this as a sequence classifier: {text}") from None
-    positions = getattr(config, "max_position_embeddings", None) or 10**6
-    return tokenizer, int(min(positions - position_offset(model), tokenizer.model_max_length))
+    if isinstance(words := getattr(config, "vocab_size", None), int):
+        check_vocabulary(source.name, tokenizer, words)
+    return tokenizer, longest_text(model, tokenizer)

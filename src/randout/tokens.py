@@ -17,11 +17,14 @@ WINDOW = 16  # batches sorted by length together, where padding is computed
 
 @dataclass(frozen=True)
 class Tokens:
-    """ids: int32, all texts end to end; text i is ids[offsets[i]:offsets[i + 1]]. whole: tokens before truncation."""
+    """ids: int32, all texts end to end; text i is ids[offsets[i]:offsets[i + 1]]. whole: tokens before truncation.
+    empty: texts of which the tokenizer made no tokens, and which have one stand-in token.
+    """
 
     ids: np.ndarray
     offsets: np.ndarray
     whole: np.ndarray
+    empty: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.whole)
@@ -41,18 +44,25 @@ class Tokens:
 
 
 def encode(tokenizer: Any, texts: Sequence[str], chunk: int = 1000) -> Tokens:
-    """The token ids of every text with its special tokens, uncut."""
+    """The token ids of every text with its special tokens, uncut.
+
+    A text of which the tokenizer makes no tokens (characters that it drops, and no special tokens) becomes its token
+    for unknown words, so that a model says something of it that no other text changes; `empty` names it.
+    """
+    special = (getattr(tokenizer, name, None) for name in ("unk_token_id", "pad_token_id"))
+    stand_in = next((index for index in special if index is not None), 0)
+    empty: list[int] = []
     unasked = {"return_attention_mask": False, "return_token_type_ids": False}  # a Python list a text each
     parts = []
     for at in range(0, len(texts), chunk):
         block = list(texts[at : at + chunk])
-        parts.append(
-            _laid_out(tokenizer(block, truncation=False, padding=False, verbose=False, **unasked)["input_ids"])
-        )
+        rows = tokenizer(block, truncation=False, padding=False, verbose=False, **unasked)["input_ids"]
+        empty += [at + row for row, ids in enumerate(rows) if not ids]
+        parts.append(_laid_out([ids or [stand_in] for ids in rows]))
     if not parts:
         return _laid_out([])
     whole = np.concatenate([part.whole for part in parts])
-    return Tokens(np.concatenate([part.ids for part in parts]), _offsets(whole), whole)
+    return Tokens(np.concatenate([part.ids for part in parts]), _offsets(whole), whole, tuple(empty))
 
 
 def _laid_out(rows: Sequence[Sequence[int]]) -> Tokens:
@@ -81,14 +91,14 @@ def truncate(encoded: Tokens, max_length: int, truncation: str, suffix: int, pre
         raise ValueError(f"max_length {max_length} leaves no room beside {prefix + suffix} special tokens")
     long = encoded.lengths > max_length
     if not long.any():
-        return Tokens(encoded.ids, encoded.offsets, encoded.whole)
+        return Tokens(encoded.ids, encoded.offsets, encoded.whole, encoded.empty)
     room = max_length - prefix - suffix
     head = room // 4 if truncation == "head+tail" else room
     change = np.zeros(len(encoded.ids) + 1, np.int8)  # 1 where a gap begins, -1 where it has ended, 0 where both
     change[encoded.offsets[:-1][long] + prefix + head] += 1
     change[encoded.offsets[1:][long] - suffix - (room - head)] -= 1
     kept = np.cumsum(change[:-1], dtype=np.int8) == 0
-    return Tokens(encoded.ids[kept], _offsets(np.minimum(encoded.lengths, max_length)), encoded.whole)
+    return Tokens(encoded.ids[kept], _offsets(np.minimum(encoded.lengths, max_length)), encoded.whole, encoded.empty)
 
 
 def batches(

@@ -137,6 +137,8 @@ class ForTrainer:
             for m in self.methods:
                 if type(m).loss is not Method.loss or type(m).gradient is not Method.gradient:
                     raise UserError(f"methods.{m.name}: compute_loss_func=noise.loss is missing in the Trainer")
+        if not self.attached.checked:
+            self.attached.check_gradients(present=True)
         self._asked, self._steps = 0, self._steps + 1
         self.attached.stepped()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .memory import Gradients
+from .memory import Gradients, observed, plain_tensor
 
 
 class _Lookup(torch.autograd.Function):
@@ -25,8 +25,8 @@ class _Lookup(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        weight, ids = ctx.weight, ctx.ids
-        if not (ctx.gradients.direct and weight.is_leaf):
+        weight, ids = ctx.weight, ctx.ids  # the parameter itself: saved tensors may come back as copies
+        if not ctx.gradients.takes(weight):
             found = torch.ops.aten.embedding_dense_backward(gradient, ids, len(weight), ctx.padding, False)
             return found, None, None, None
         rows, place = ids.unique(return_inverse=True)
@@ -43,12 +43,15 @@ class Words(nn.Embedding):
     gradients: Gradients
 
     def forward(self, input: Tensor) -> Tensor:
+        special = self.sparse or self.scale_grad_by_freq or self.max_norm is not None
+        if special or not plain_tensor(self.weight) or observed():
+            return super().forward(input)
         padding = -1 if self.padding_idx is None else self.padding_idx
         return _Lookup.apply(self.weight, input, padding, self.gradients)
 
 
 def install(words: nn.Module | None, gradients: Gradients) -> None:
     """Make a plain embedding one of rows, in place; any other is left as it is."""
-    if type(words) is nn.Embedding and not (words.sparse or words.scale_grad_by_freq or words.max_norm):
+    if type(words) is nn.Embedding:
         words.__class__ = Words
         words.gradients = gradients  # type: ignore[assignment]

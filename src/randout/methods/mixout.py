@@ -22,7 +22,10 @@ class Mixout(Method):
 
     w: (out, in) the weight of each `nn.Linear` of the encoder, u its pretrained value, m: (in,) ~ Bernoulli(1 - p), one
     mask over the columns shared by all rows, as in the authors' code. Biases, embeddings and norms are trained
-    plainly. The encoder's dropout is off; the head is new, has nothing to go back to, and keeps its dropout.
+    plainly. The encoder's dropout is off; the head is new, has nothing to go back to, and keeps its dropout. So is a
+    pooler that the pretrained weights lack: it is trained plainly, and has no dropout. Which tensors are new is known
+    where randout loaded the model (`Run.fresh`); `attached` and `applied_to` take everything inside the encoder as
+    pretrained, a newly initialised pooler included.
     m is drawn anew in each forward, keyed by (seed, step, call, name of the layer): the micro-batches of a step share
     it. A block used several times (ALBERT) has one mask a forward. The gradient is autograd's,
     dL/dw = m / (1 - p) * dL/dW~; the authors' code leaves out the 1 / (1 - p).
@@ -47,11 +50,11 @@ class Mixout(Method):
             )
 
     def start(self, run: Run) -> State:
-        return State(tensors={name: layer.weight.detach().clone() for name, layer in _layers(run.model)})
+        return State(tensors={name: layer.weight.detach().clone() for name, layer in _layers(run)})
 
     @contextmanager
     def perturb(self, run: Run, state: State) -> Iterator[None]:
-        layers = _layers(run.model) if self.p else []
+        layers = _layers(run) if self.p else []
         before = [vars(layer).get("forward") for _, layer in layers]  # none but where somebody else set one
         with rates(run.model.base_model, 0.0, 0.0):  # type: ignore[arg-type]
             try:
@@ -74,7 +77,9 @@ class Mixout(Method):
         return F.linear(x, u + (w - u) * (m / (1 - self.p)), layer.bias)
 
 
-def _layers(model: nn.Module) -> list[tuple[str, nn.Linear]]:
-    """The linear layers of the encoder, each once, by name."""
-    base: nn.Module = model.base_model  # type: ignore[assignment]
-    return [(name, module) for name, module in base.named_modules() if isinstance(module, nn.Linear)]
+def _layers(run: Run) -> list[tuple[str, nn.Linear]]:
+    """The pretrained linear layers of the encoder, each once, by name."""
+    base: nn.Module = run.model.base_model  # type: ignore[assignment]
+    linear = [(name, module) for name, module in base.named_modules() if isinstance(module, nn.Linear)]
+    fresh = run.fresh_weights()
+    return [(name, module) for name, module in linear if not any(module.weight is weight for weight in fresh)]

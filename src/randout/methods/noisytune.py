@@ -16,7 +16,9 @@ class NoisyTune(Method):
     """W <- W + U(-1/2, 1/2) * lambda * std(W), once, for each parameter of the encoder (eq. 1).
 
     W: any shape, with more than one element; std over all of them, by n - 1. Biases and norms are parameters too; the
-    head is new and left alone. `strength` is lambda (paper: .15). The noise is keyed by (seed, name of the
+    head is new and left alone, and so is a pooler that the pretrained weights lack. Which tensors are new is known where
+    randout loaded the model (`Run.fresh`); `attached` and `applied_to` take everything inside the encoder as pretrained,
+    a newly initialised pooler included. `strength` is lambda (paper: .15). The noise is keyed by (seed, name of the
     parameter), drawn on the CPU.
     Source: section 2. A constant tensor (a norm's weights, freshly made) has std 0 and gets none. Nothing undoes it:
     used by `applied_to`, it changes the model for good.
@@ -41,8 +43,9 @@ class NoisyTune(Method):
     @torch.no_grad()
     def start(self, run: Run) -> State:
         base: nn.Module = run.model.base_model  # type: ignore[assignment]
+        fresh = run.fresh_weights()
         for name, weight in base.named_parameters():
-            if weight.numel() > 1:
+            if weight.numel() > 1 and not any(weight is other for other in fresh):
                 generator = run.generator("noisytune", torch.device("cpu"), name)
                 noise = (torch.rand(weight.shape, generator=generator) - 0.5).to(weight.device, weight.dtype)
                 weight.add_(noise * (self.strength * weight.std()))

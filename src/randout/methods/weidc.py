@@ -25,13 +25,15 @@ class WeiDC(Method):
     A text without a gold label counts 1. Before the first validation there is no teacher: the loss is then CE, whole.
 
     Source: the paper's section 3 and its authors' code (a = 0.3, "4", patience 3), there for tokens of a sequence.
+    Deviations: classes of texts in place of tags of tokens, so the mean is over texts. The code takes a new best (and
+    resets its patience) only where the F score gains at least .0001; here any gain of the validation metric counts.
     Fails in a training of one epoch, whose one validation comes at its end: it is then plain. Cost: a third of a step
     more from the second epoch on; memory: a copy of the weights.
     """
 
     name = "weidc"
     summary = "match the student's own best checkpoint, weighted by who is right"
-    source = "He, Cai, Zhang, Zhang, Dou 2022 (Findings of ACL), Weighted self Distillation, section 3"
+    source = "He, Cai, Ming, Zhang 2022 (Findings of ACL), Weighted self Distillation, section 3"
     kind = "distillation"
     cost = "1.33x"
     losses = ("ce", "weidc")

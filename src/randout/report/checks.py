@@ -13,7 +13,6 @@ from dataclasses import replace
 import numpy as np
 
 from ..diagnostics import KINDS
-from ..errors import UserError
 from ..runs import RunFolder
 from ..seen import in_words, read_seen, rows_of_old_teachers
 from .compare import complete_units, label_of, study_rows
