@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from .prepare import Plan
 from .progress import Show
 from .replay import replay
 from .runs import RunFolder
-from .saved import RowLogits, opened, row_logits
+from .saved import RowLogits, opened, other_column, row_logits, trained_columns
 from .statistics import Comparison, compare_models
 
 
@@ -124,7 +125,16 @@ def score_file(
     """Metrics of any classifier on a labelled file, and its id2label. Raises UserError for a label it does not know."""
     saved = opened(model)
     id2label = saved.id2label
-    texts, labels, copies = data.load_evaluation(file, id2label, text_column=text_column, label_column=label_column)
+    trained = trained_columns(model)
+
+    def told(columns: Mapping[str, str]) -> None:
+        show.say(f"columns     text {columns['text']!r}, label {columns['label']!r}")
+        if warning := other_column(trained, columns["text"], text_column, file):
+            show.warn(warning)
+
+    texts, labels, copies = data.load_evaluation(
+        file, id2label, text_column=text_column, label_column=label_column, trained=trained, told=told
+    )
     with show.bar("scoring", len(texts)) as advance:
         logits = saved.logits(texts, lambda count: advance(count, ""))
     return score(labels, logits, id2label, copies), id2label
