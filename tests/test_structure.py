@@ -15,7 +15,20 @@ from randout.methods import METHODS
 ROOT = Path(randout.__file__).parent
 LAYERS = [  # a module may import from its own row and the rows above
     {"errors"},
-    {"files", "terminal", "fonts", "parsing", "splits", "dropout", "progress", "published", "keys", "losses", "streams", "memory"},
+    {
+        "files",
+        "terminal",
+        "fonts",
+        "parsing",
+        "splits",
+        "dropout",
+        "progress",
+        "published",
+        "keys",
+        "losses",
+        "streams",
+        "memory",
+    },
     {"tables", "runs"},
     {"columns", "coda19", "config", "writing"},
     {"datasets", "record"},
@@ -103,7 +116,18 @@ def test_methods_import_the_interface_and_never_one_another() -> None:
 
 def test_the_report_reads_folders_and_never_what_trains() -> None:
     for path in (ROOT / "report").glob("*.py"):
-        known = {"report", "errors", "files", "fonts", "metrics", "statistics", "predictions", "record", "runs", "published"}
+        known = {
+            "report",
+            "errors",
+            "files",
+            "fonts",
+            "metrics",
+            "statistics",
+            "predictions",
+            "record",
+            "runs",
+            "published",
+        }
         assert imports(path) <= known, path.name
     code = "import sys, randout.report.write; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -62,7 +62,12 @@ def _check_arguments(
         ("teacher", teacher, path, f"{model}, or 'none'"),
         ("preset", preset, (str, type(None)), f"one of {', '.join(config.presets())}"),
         ("recipe", recipe, (*path, type(None)), "a TOML file"),
-        ("settings", settings, (Mapping, type(None)), 'settings by name, as in {"learning_rate": 2e-5, "kd.weight": 0.4}'),
+        (
+            "settings",
+            settings,
+            (Mapping, type(None)),
+            'settings by name, as in {"learning_rate": 2e-5, "kd.weight": 0.4}',
+        ),
         ("out", out, (*path, type(None)), "a folder"),
         ("runs", runs, path, "a folder"),
         ("time_limit", time_limit, (int, float, type(None)), "seconds"),
@@ -70,7 +75,7 @@ def _check_arguments(
         if not isinstance(value, types) or isinstance(value, bool):
             raise UserError(f"train: {name}: found {value!r:.80}, a {type(value).__name__}; expected {expected}")
     if odd := [key for key in settings or {} if not isinstance(key, str)]:
-        raise UserError(f"train: settings: found the key {odd[0]!r}, expected a name, as in \"learning_rate\"")
+        raise UserError(f'train: settings: found the key {odd[0]!r}, expected a name, as in "learning_rate"')
 
 
 def base_layers(preset: str | None, recipe: Path | None) -> list[dict[str, Any]]:
@@ -120,7 +125,9 @@ def predict(
 def _several(texts: Any) -> list[str]:
     """The texts as a list. Raises UserError for what is no list of strings."""
     if isinstance(texts, str | bytes):
-        raise UserError(f"predict: texts: found one text, {texts!r:.60}; expected a list of texts: predict(model, [text])")
+        raise UserError(
+            f"predict: texts: found one text, {texts!r:.60}; expected a list of texts: predict(model, [text])"
+        )
     if isinstance(texts, Mapping) or not isinstance(texts, Iterable):
         raise UserError(f"predict: texts: found a {type(texts).__name__}, expected a list of texts, such as one column")
     found = list(texts)
@@ -128,5 +135,7 @@ def _several(texts: Any) -> list[str]:
         if not isinstance(text, str):
             raise UserError(f"predict: texts[{at}] is {text!r:.60}, a {type(text).__name__}; expected a string")
         if not is_text(text):
-            raise UserError(f"predict: texts[{at}] has halves of surrogate pairs, which are no characters: {text!a:.60}")
+            raise UserError(
+                f"predict: texts[{at}] has halves of surrogate pairs, which are no characters: {text!a:.60}"
+            )
     return found

@@ -292,12 +292,12 @@ def _predict_table(
         print(terminal.to_json(about | {"without_text": len(empty)}))
         return
     without = f"; {len(empty):,} without a text ({data.row_list(empty)}) have no label" if empty else ""
-    print(f"{len(labels):,} rows written to {where}: {names[0]} and {names[1]} of the texts in column {column!r}{without}")
+    print(
+        f"{len(labels):,} rows written to {where}: {names[0]} and {names[1]} of the texts in column {column!r}{without}"
+    )
 
 
-def _labelled(
-    model: str, texts: Sequence[str], device: str, show: Show
-) -> tuple[list[str | None], list[float | None]]:
+def _labelled(model: str, texts: Sequence[str], device: str, show: Show) -> tuple[list[str | None], list[float | None]]:
     """The label of each text and its probability; None and None for a text that is empty."""
     from . import api
 

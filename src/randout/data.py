@@ -15,9 +15,9 @@ import numpy as np
 
 from randout import columns as cols
 from randout import described
+from randout.columns import row_list
 from randout.data_report import DataReport, make_report
 from randout.division import Division, check_train
-from randout.columns import row_list
 from randout.errors import UserError
 from randout.sources import (
     Columns,

@@ -19,7 +19,7 @@ import numpy as np
 
 from . import config, data, datasets, figures, prepare
 from .data import Dataset
-from .files import check_folder, shell_path, replacing
+from .files import check_folder, replacing, shell_path
 from .job import Options, Result, carry_out
 from .methods import METHODS
 from .prepare import Plan
@@ -138,7 +138,9 @@ def _command(out: Path, asked: dict[str, Any], preset: str) -> str:
     ]
     lines += [f"--student {shell_path(asked['student']['model'])} --set layers=[0,2,4] --set max_length={MAX_LENGTH}"]
     if teacher["model"] != "none":
-        lines += [f"--teacher {shell_path(teacher['model'])} --set teacher.max_length={MAX_LENGTH} --set teacher.epochs=2"]
+        lines += [
+            f"--teacher {shell_path(teacher['model'])} --set teacher.max_length={MAX_LENGTH} --set teacher.epochs=2"
+        ]
     if "unlabeled" in source:
         lines += [f"--unlabeled {shell_path(source['unlabeled'])}"]
     lines += [" ".join(f"--set {name}={value}" for name, value in asked["train"].items() if name != "seed")]

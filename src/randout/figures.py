@@ -225,9 +225,7 @@ def confusion_picture(matrix: Any, id2label: Mapping[Any, str], path_png: str | 
         return _confusion_picture(matrix, names, path_png, fonts.shown(title), fonts.NOTE if by_number else "")
 
 
-def _confusion_picture(
-    matrix: Any, names: list[str], path_png: str | os.PathLike[str], title: str, note: str
-) -> Path:
+def _confusion_picture(matrix: Any, names: list[str], path_png: str | os.PathLike[str], title: str, note: str) -> Path:
     counts = np.asarray(matrix, dtype=np.int64)
     if counts.shape != (len(names), len(names)):
         raise ValueError(f"a matrix of {len(names)} x {len(names)} expected, found {counts.shape}")

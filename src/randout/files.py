@@ -8,7 +8,7 @@ import re
 import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,8 @@ def not_written(path: Path, error: BaseException) -> Failure:
 
 
 def _remove(path: Path) -> None:
-    try:
+    with suppress(OSError):  # a folder that can no longer be written keeps it; the error under way says why
         path.unlink(missing_ok=True)
-    except OSError:  # a folder that can no longer be written keeps it; the error under way says why
-        pass
 
 
 def check_new_file(path: Path) -> None:

@@ -51,7 +51,9 @@ def numbered(names: Sequence[str]) -> tuple[list[str], bool]:
     can = [drawable(name) for name in names]
     if all(can):
         return [shown(name) for name in names], False
-    return [f"{at} {shown(name)}" if ok else str(at) for at, (name, ok) in enumerate(zip(names, can, strict=True))], True
+    return [
+        f"{at} {shown(name)}" if ok else str(at) for at, (name, ok) in enumerate(zip(names, can, strict=True))
+    ], True
 
 
 def shown(text: str) -> str:
@@ -84,7 +86,15 @@ def _shapes() -> bool:
 @cache
 def _other_families() -> tuple[str, ...]:
     """The families that are installed, those that have many characters first, in the same order each time."""
-    wide = ("Noto Sans", "Source Han Sans", "WenQuanYi", "Droid Sans Fallback", "PingFang", "Hiragino", "Microsoft YaHei")
+    wide = (
+        "Noto Sans",
+        "Source Han Sans",
+        "WenQuanYi",
+        "Droid Sans Fallback",
+        "PingFang",
+        "Hiragino",
+        "Microsoft YaHei",
+    )
     usable = [name for name in _files() if name != DEFAULT and not name.startswith(UNUSABLE)]
     return tuple(sorted(usable, key=lambda name: (not name.startswith(wide), name)))
 

@@ -199,7 +199,9 @@ class Method(BaseModel):
 
     def __setattr__(self, name: str, value: Any) -> None:
         kind = type(self).__name__
-        raise UserError(f"{kind}.{name}: settings of a method cannot be changed; make another: {kind}({name}={value!r})")
+        raise UserError(
+            f"{kind}.{name}: settings of a method cannot be changed; make another: {kind}({name}={value!r})"
+        )
 
     # What reads recipes (`model_validate`) has its own words for a mistake: it is not to come through here
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]

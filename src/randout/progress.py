@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 Advance = Callable[[int, str], None]
@@ -28,10 +28,8 @@ class _Errors:
             return len(text)
 
     def flush(self) -> None:
-        try:
+        with suppress(OSError, ValueError, AttributeError):
             sys.stderr.flush()
-        except (OSError, ValueError, AttributeError):
-            pass
 
     def __getattr__(self, name: str) -> Any:
         return getattr(sys.stderr, name)

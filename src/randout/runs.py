@@ -110,7 +110,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
                 stream.seek(0)
                 holder = stream.read().strip() or "unknown"
                 raise UserError(f"{folder}: another process (pid {holder}) is working on this {what}") from None
-            _warn_of_no_locks(folder, error.strerror)
+            _warn_of_no_locks(folder, error.strerror or str(error))
         try:
             os.ftruncate(stream.fileno(), 0)
             os.write(stream.fileno(), str(os.getpid()).encode())

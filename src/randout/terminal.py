@@ -69,7 +69,9 @@ def to_json(value: Any, indent: int | None = None) -> str:
 def input_lines() -> list[str]:
     """The lines of standard input, empty ones too, without their ends. Raises UserError for what is not UTF-8 text."""
     if sys.stdin is None:
-        raise UserError("standard input is closed, and no text is given. Give texts as arguments, or a table with --file.")
+        raise UserError(
+            "standard input is closed, and no text is given. Give texts as arguments, or a table with --file."
+        )
     binary = getattr(sys.stdin, "buffer", None)
     data: bytes = binary.read() if binary is not None else sys.stdin.read().encode("utf-8", "surrogatepass")
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):

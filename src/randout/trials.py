@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from .errors import UserError
-from .files import shell_path
 from .figures import table_lines
+from .files import shell_path
 from .grid import Settings, words_of
 from .metrics import better
 from .predictions import read_predictions

@@ -126,7 +126,9 @@ def _arrow_of(table: Table, path: Path) -> Any:
         try:
             data = Path(table.name).read_bytes()
             if sha256_of(data) == table.sha256:
-                return pq.ParquetFile(pa.BufferReader(data)).read()
+                arrow = pq.ParquetFile(pa.BufferReader(data)).read()
+                more = list(table.columns)[arrow.num_columns :]
+                return _with_columns(arrow, {name: table.columns[name] for name in more})
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{table.name}: the file cannot be read a second time ({error}).") from None
         raise UserError(f"{table.name}: the file changed while it was read. Run the same command again.")
@@ -142,8 +144,14 @@ def _parquet(arrow: Any, columns: Mapping[str, Sequence[Any]]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    sink = pa.BufferOutputStream()
+    pq.write_table(_with_columns(arrow, columns), sink)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def _with_columns(arrow: Any, columns: Mapping[str, Sequence[Any]]) -> Any:
+    import pyarrow as pa
+
     for name, values in columns.items():
         arrow = arrow.append_column(name, pa.array(list(values)))
-    sink = pa.BufferOutputStream()
-    pq.write_table(arrow, sink)
-    return bytes(sink.getvalue().to_pybytes())
+    return arrow
