@@ -236,7 +236,11 @@ def fold_rows(mix: Mix, simulations: int, seed: int) -> Iterator[list[str]]:
                 )
                 found = [
                     compare_folds(
-                        {"base": base, "other": other}, len(groups) - test, test, "base", group_sizes=np.bincount(groups)
+                        {"base": base, "other": other},
+                        len(groups) - test,
+                        test,
+                        "base",
+                        group_sizes=np.bincount(groups),
                     )[1].difference
                     for other in (same, worse)
                 ]

@@ -509,8 +509,8 @@ def test_report_lines_are_aligned_and_complete(here):
 
 def test_texts_to_predict_on(here):
     write(here / "new.csv", {"id": ["7", "8"], "review": ["a, b", "c"]})
-    texts, found = data.read_texts("new.csv")
-    assert texts == ["a, b", "c"]
+    texts, found, column = data.read_texts("new.csv")
+    assert (texts, column) == (["a, b", "c"], "review")
     data.write_table(data.appended(found, {"label": ["x", "y"]}), "out.csv")
     assert Path("out.csv").read_text() == 'id,review,label\n7,"a, b",x\n8,c,y\n'
     assert data.read_texts("out.csv")[0] == texts
@@ -520,8 +520,14 @@ def test_texts_to_predict_on(here):
     with pytest.raises(UserError, match="must name the columns"):
         data.read_texts("bare.csv")
     write(here / "gap.csv", {"text": ["a", " "], "n": [1, 2]})
-    with pytest.raises(UserError, match="1 of 2 rows have an empty text"):
-        data.read_texts("gap.csv")
+    assert data.read_texts("gap.csv")[0] == ["a", ""]
+    write(here / "none.csv", {"text": [" ", " "], "n": [1, 2]})
+    with pytest.raises(UserError, match="no row has a text in column 'text'"):
+        data.read_texts("none.csv")
+    write(here / "two.csv", {"text": ["a", "b"], "summary": ["c", "d"]})
+    assert data.read_texts("two.csv", trained="summary")[2] == "summary"
+    assert data.read_texts("two.csv", trained="body")[2] == "text"
+    assert data.read_texts("two.csv", "text", "summary")[2] == "text"
 
 
 def test_labelled_rows_to_evaluate_on(here):

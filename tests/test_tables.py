@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from randout.encoding_advice import advice, plausible
 from randout.errors import UserError
 from randout.parsing import lines_of
-from randout.tables import Table, appended, read_table, write_table
+from randout.tables import Table, read_table
+from randout.writing import appended, write_table
 
 ROWS = {"text": ["a, b", 'say "so"', "two\nlines", "ünï\u2028x"], "label": ["x", "y", "x", "y"]}
 

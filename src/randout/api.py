@@ -12,18 +12,20 @@ import numpy as np
 from . import config, in_memory, prepare
 from .config import Config
 from .diagnostics import messages
+from .errors import UserError
 from .job import Options, Result, carry_out
 from .methods import METHODS
 from .progress import Show
 from .saved import opened
 from .sources import check_name
+from .terminal import is_text
 
 
 def train(
     data: str | Path | Mapping[str, Sequence[Any]] | Any,
     *,
-    student: str = "auto",
-    teacher: str = "auto",
+    student: str | Path = "auto",
+    teacher: str | Path = "auto",
     preset: str | None = None,
     recipe: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -40,6 +42,8 @@ def train(
     "data.group_column": "author"}`). time_limit: seconds.
     The same call again finds the run done, or goes on with it. Raises UserError, Failure, and job.Stopped at the limit.
     """
+    _check_arguments(student, teacher, preset, recipe, settings, out, runs, time_limit)
+    student, teacher = str(student), str(teacher)
     if isinstance(data, str | Path):
         check_name(data)
     source, new = (str(data), False) if isinstance(data, str | Path) else in_memory.saved(data, Path(runs) / "data")
@@ -58,6 +62,33 @@ def train(
     result = carry_out(plan, options)
     options.show.conclude(messages(result.metrics.get("warnings", [])))
     return result
+
+
+def _check_arguments(
+    student: Any, teacher: Any, preset: Any, recipe: Any, settings: Any, out: Any, runs: Any, time_limit: Any
+) -> None:
+    """Raise UserError for an argument of `train` of another type than it takes."""
+    path = (str, Path)
+    model = "a model's name or folder"
+    for name, value, types, expected in (
+        ("student", student, path, model),
+        ("teacher", teacher, path, f"{model}, or 'none'"),
+        ("preset", preset, (str, type(None)), f"one of {', '.join(config.presets())}"),
+        ("recipe", recipe, (*path, type(None)), "a TOML file"),
+        (
+            "settings",
+            settings,
+            (Mapping, type(None)),
+            'settings by name, as in {"learning_rate": 2e-5, "kd.weight": 0.4}',
+        ),
+        ("out", out, (*path, type(None)), "a folder"),
+        ("runs", runs, path, "a folder"),
+        ("time_limit", time_limit, (int, float, type(None)), "seconds"),
+    ):
+        if not isinstance(value, types) or isinstance(value, bool):
+            raise UserError(f"train: {name}: found {value!r:.80}, a {type(value).__name__}; expected {expected}")
+    if odd := [key for key in settings or {} if not isinstance(key, str)]:
+        raise UserError(f'train: settings: found the key {odd[0]!r}, expected a name, as in "learning_rate"')
 
 
 def base_layers(preset: str | None, recipe: Path | None) -> list[dict[str, Any]]:
@@ -86,13 +117,36 @@ def predict(
 ) -> tuple[list[str], np.ndarray]:
     """Labels (n) and probabilities (n, C; columns by id2label) of `texts`, by a run or a classifier's folder.
 
-    float32, without padding where the encoder admits it; texts are cut as in training. Raises UserError.
+    float32, without padding where the encoder admits it; texts are cut as in training. Raises UserError, also for one
+    string in place of several, which would be taken for a list of its characters.
     """
-    texts = list(texts)
-    where, _ = prepare.machine(Config(train=config.TrainTable(device=device, precision="float32")))  # type: ignore[arg-type]
+    texts = _several(texts)
+    if not isinstance(model, str | Path):
+        raise UserError(f"predict: model: found {model!r:.80}, a {type(model).__name__}; expected a run or a folder")
+    machine = config.checked(config.TrainTable, {"device": device, "precision": "float32"}, "predict: ", "")
+    where, _ = prepare.machine(Config(train=machine))
     saved = opened(str(model), where)
     with (show or Show(quiet=True)).bar("predicting", len(texts)) as advance:
         logits = saved.logits(texts, lambda count: advance(count, ""))
     shifted = np.exp(logits - logits.max(1, keepdims=True, initial=-np.inf))
     probabilities = shifted / shifted.sum(1, keepdims=True)
     return [saved.id2label[int(best)] for best in probabilities.argmax(1)], probabilities
+
+
+def _several(texts: Any) -> list[str]:
+    """The texts as a list. Raises UserError for what is no list of strings."""
+    if isinstance(texts, str | bytes):
+        raise UserError(
+            f"predict: texts: found one text, {texts!r:.60}; expected a list of texts: predict(model, [text])"
+        )
+    if isinstance(texts, Mapping) or not isinstance(texts, Iterable):
+        raise UserError(f"predict: texts: found a {type(texts).__name__}, expected a list of texts, such as one column")
+    found = list(texts)
+    for at, text in enumerate(found):
+        if not isinstance(text, str):
+            raise UserError(f"predict: texts[{at}] is {text!r:.60}, a {type(text).__name__}; expected a string")
+        if not is_text(text):
+            raise UserError(
+                f"predict: texts[{at}] has halves of surrogate pairs, which are no characters: {text!a:.60}"
+            )
+    return found

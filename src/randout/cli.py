@@ -6,15 +6,17 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import cli_methods, cli_report, cli_reproduce, cli_search, cli_studies, cli_tools
+from . import cli_methods, cli_report, cli_reproduce, cli_search, cli_studies, cli_tools, terminal
 from .cli_tools import AsJson, Preset, Quiet, Recipe, RunsFolder, Sets, configured, named, required_methods, seconds_of
 from .errors import Failure, UserError
-from .progress import Show
+from .files import shell_path
+from .progress import Show, complain
 
 if TYPE_CHECKING:
     from .job import Result
@@ -178,7 +180,7 @@ def _report(result: Result, as_json: bool, show: Show) -> None:
         print("\n".join(leak_lines(metrics)), end="\n" if "leaks" in metrics else "")
     print(f"\nmodel   {result.model_path}")
     print(f"run     {result.folder}")
-    print(f'next    randout predict {result.folder} "a text to classify"')
+    print(f'next    randout predict {shell_path(result.folder)} "a text to classify"')
     show.conclude(messages(warnings))
 
 
@@ -201,7 +203,11 @@ def soft_labels(
     asked |= {"teacher": {"model": teacher}, "output": {"test": False}}
     config = configured(asked, preset, recipe, sets)
     plan = prepare.make(config, required=config.methods)
-    taught = job.taught(plan, job.Options(runs=runs, show=Show(quiet)))
+    try:
+        taught = job.taught(plan, job.Options(runs=runs, show=Show(quiet)))
+    except job.Stopped as stop:
+        cli_tools.stopped(stop, stop.run.path)
+        return
     if taught is None:
         raise UserError("soft-labels: this recipe has no method that learns from a teacher")
     print(
@@ -248,7 +254,7 @@ def predict(
     model: Annotated[str, typer.Argument(help="a run or a classifier's folder")],
     texts: Annotated[list[str] | None, typer.Argument(help="texts; none: lines of standard input")] = None,
     file: Annotated[
-        str | None, typer.Option("-f", "--file", help="a table; its columns and row order are kept")
+        str | None, typer.Option("-f", "--file", help="a table; its columns and rows are kept as they are")
     ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="where to write the table (with --file)")] = None,
     text_column: Annotated[str | None, typer.Option(help="column of the texts (with --file)")] = None,
@@ -257,67 +263,125 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Label texts: arguments, a file, or standard input. Adds label and score."""
-    from . import api, data
-
     show = Show(quiet or as_json)
     if file and texts:
         raise UserError("predict: texts as arguments, or --file; not both")
     if out and not file:
         raise UserError("predict: -o goes with --file; otherwise the result is printed")
-    table = None
     if file:
-        found, table = data.read_texts(file, text_column)
-    else:
-        found = texts or [line.rstrip("\n") for line in sys.stdin]
-    labels, probabilities = api.predict(model, found, device=device, show=show)
-    scores = [float(row.max()) for row in probabilities]
-    if table is None:
-        rows = [
-            {"text": t, "label": label, "score": score} for t, label, score in zip(found, labels, scores, strict=True)
-        ]
-        for row in rows:
-            print(
-                json.dumps(row, ensure_ascii=False) if as_json else f"{row['label']}\t{row['score']:.4f}\t{row['text']}"
-            )
+        _predict_table(model, file, out, text_column, device, as_json, show)
         return
-    taken = set(table.columns)
-    names = [name if name not in taken else f"predicted_{name}" for name in ("label", "score")]
-    where = out or Path(table.name).with_suffix(f".labelled{Path(table.name).suffix}")
-    data.write_table(data.appended(table, {names[0]: labels, names[1]: scores}), where)
+    if text_column:
+        raise UserError("predict: --text-column goes with --file")
+    if not texts and sys.stdin is not None and sys.stdin.isatty():
+        show.say("reading texts from the terminal, one a line; Ctrl-D ends them")
+    found = texts or terminal.input_lines()
+    labels, scores = _labelled(model, found, device, show)
+    if empty := labels.count(None):
+        show.say(f"{empty:,} of {len(found):,} texts are empty and get no label")
+    for text, label, score in zip(found, labels, scores, strict=True):
+        if as_json:
+            print(terminal.to_json({"text": text, "label": label, "score": score}))
+        else:
+            print("\t".join(["" if label is None else label, "" if score is None else f"{score:.4f}", text]))
+
+
+def _predict_table(
+    model: str, file: str, out: Path | None, text_column: str | None, device: str, as_json: bool, show: Show
+) -> None:
+    """Write the rows of a table with two more columns. What can go wrong with the place is found before the model is
+    loaded.
+    """
+    from . import data, writing
+    from .saved import other_column, trained_columns
+
+    if out is not None:
+        writing.check_output(out)
+    trained = trained_columns(model)
+    found, table, column = data.read_texts(file, text_column, trained.get("text"))
+    if warning := other_column(trained, column, text_column, file):
+        show.warn(warning)
+    where = out or writing.default_output(table, "labelled")
+    names = [writing.free_name(table, name) for name in ("label", "score")]
+    write = writing.writer(table, where)
+    labels, scores = _labelled(model, found, device, show)
+    write(dict(zip(names, (labels, scores), strict=True)))
+    empty = [row for row, label in enumerate(labels, 1) if label is None]
+    if as_json:
+        about = {"written": str(where), "rows": len(labels), "text_column": column, "columns": names}
+        print(terminal.to_json(about | {"without_text": len(empty)}))
+        return
+    without = f"; {len(empty):,} without a text ({data.row_list(empty)}) have no label" if empty else ""
     print(
-        json.dumps({"written": str(where), "rows": len(labels)})
-        if as_json
-        else f"{len(labels):,} rows written to {where}"
+        f"{len(labels):,} rows written to {where}: {names[0]} and {names[1]} of the texts in column {column!r}{without}"
     )
 
 
+def _labelled(model: str, texts: Sequence[str], device: str, show: Show) -> tuple[list[str | None], list[float | None]]:
+    """The label of each text and its probability; None and None for a text that is empty."""
+    from . import api
+
+    kept = [at for at, text in enumerate(texts) if text.strip()]
+    labels: list[str | None] = [None] * len(texts)
+    scores: list[float | None] = [None] * len(texts)
+    found, probabilities = api.predict(model, [texts[at] for at in kept], device=device, show=show)
+    for at, label, row in zip(kept, found, probabilities, strict=True):
+        labels[at], scores[at] = label, float(row.max())
+    return labels, scores
+
+
 def main() -> None:
-    """Run the command line; exit code 2 for the user's mistake, 1 for a failure, 130 after Ctrl-C."""
+    """Run the command line.
+
+    Exit code 2 for the user's mistake, 1 for a failure (also where standard output cannot be written), 130 after
+    Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
+    """
+    terminal.prepare()
+    code = _run()
+    if lost := terminal.finish():
+        if lost != "closed":  # who closes a pipe early has read enough
+            complain(f"error: standard output: {lost}")
+        code = code or 1
+    sys.exit(code)
+
+
+def _run() -> int:
+    """The command on the command line carried out; its exit code."""
     try:
-        app()
+        with terminal.stop_signals():
+            terminal.check_arguments(sys.argv[1:])
+            app()
+    except SystemExit as end:
+        if end.code == 130:
+            complain("interrupted")
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except (UserError, Failure) as error:
-        _end(f"error: {error}", error.exit_code)
+        complain(f"error: {error}")
+        return error.exit_code
     except KeyboardInterrupt:
-        _end("interrupted", 130)
+        complain("interrupted")
+        return terminal.EXIT_CODES["Ctrl-C"]
+    except terminal.Terminated as stop:
+        complain(f"stopped by {stop.why}")
+        return terminal.EXIT_CODES[stop.why]
     except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(1)
+        return 1
     except OSError as error:
-        _end(f"error: {error.filename or 'input or output'}: {error.strerror or error}", 1)
+        if error.filename is not None or not terminal.finish():
+            complain(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
+        else:
+            complain(f"error: standard output: {error.strerror or error}")
+        return 1
     except Exception as error:
         if type(error).__name__ != "Stopped":
             raise
-        _stopped(error)
+        return _stopped(error)
+    return 0
 
 
-def _stopped(stop: Any) -> None:
-    code = {"Ctrl-C": 130, "SIGTERM": 143}.get(stop.why, 0)
-    _end(f"stopped by {stop.why}, and saved. Go on with: randout train --resume {stop.run.path}", code)
-
-
-def _end(text: str, code: int) -> None:
-    print(text, file=sys.stderr)
-    sys.exit(code)
+def _stopped(stop: Any) -> int:
+    complain(f"stopped by {stop.why}, and saved. Go on with: randout train --resume {shell_path(stop.run.path)}")
+    return terminal.EXIT_CODES.get(stop.why, 0)
 
 
 if __name__ == "__main__":

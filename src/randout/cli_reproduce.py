@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_search import Limit, options_of, stopped
-from .cli_tools import AsJson, Quiet, RunsFolder, Sets
+from .cli_search import Limit, options_of
+from .cli_tools import AsJson, Quiet, RunsFolder, Sets, stopped
 from .progress import Show
 
 app = typer.Typer(rich_markup_mode=None)
@@ -36,7 +36,7 @@ def reproduce(
     """The paper's tables and figures beside ours. Runs what is missing first."""
     from . import config
     from . import reproduce as work
-    from .files import replace_text
+    from .files import check_folder, replace_text
     from .methods import METHODS
     from .reproduction import items_of, make_request
     from .student import Stopped
@@ -51,6 +51,7 @@ def reproduce(
     work.check(request)
     show = Show(quiet or as_json)
     where = out or Path("studies") / f"{dataset}-{budget}"
+    check_folder(where)
     try:
         blocks = work.reproduce(request, items, where, options_of(runs, time_limit, show))
     except Stopped as stop:

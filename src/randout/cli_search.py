@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,8 +20,10 @@ from .cli_tools import (
     named,
     required_methods,
     seconds_of,
+    stopped,
 )
 from .errors import Failure, UserError
+from .files import joined_name
 from .progress import Show
 
 app = typer.Typer(rich_markup_mode=None)
@@ -78,13 +79,6 @@ def search_table(
     return table | {key: value for key, value in asked.items() if value is not None}
 
 
-def stopped(stop: Any, where: Path) -> None:
-    """End the process after a clean stop."""
-    code = {"Ctrl-C": 130, "SIGTERM": 143}.get(stop.why, 0)
-    print(f"stopped by {stop.why}, and saved in {where}. The same command goes on", file=sys.stderr)
-    sys.exit(code)
-
-
 @app.command()
 def search(
     data: Data = "",
@@ -131,7 +125,7 @@ def search(
     searching.check_space(made)
     dataset = read_data(made.config)
     label = Path(config.student.model).name
-    where = out or Path("studies") / f"search-{dataset.name}-{label}-{'+'.join(config.methods)}"
+    where = out or Path("studies") / joined_name(["search", dataset.name, label, "+".join(config.methods)])
     if dry_run:
         print("\n".join(searching.planned(made, dataset)))
         return

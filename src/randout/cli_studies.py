@@ -21,11 +21,11 @@ from .cli_search import (
     Trials,
     options_of,
     search_table,
-    stopped,
     tables_of,
 )
-from .cli_tools import AsJson, Preset, Quiet, Recipe, RunsFolder, Sets
+from .cli_tools import AsJson, Preset, Quiet, Recipe, RunsFolder, Sets, stopped
 from .errors import Failure, UserError
+from .files import joined_name
 from .progress import Show
 
 app = typer.Typer(rich_markup_mode=None)
@@ -204,7 +204,7 @@ def _is_study(word: str) -> bool:
 
 def _name(out: Path | None, data: str, what: str) -> str:
     """Of a study that no file names."""
-    name = out.resolve().name if out else f"{Path(data.partition(':')[0]).stem}-{what}"
+    name = out.resolve().name if out else joined_name([Path(data.partition(":")[0]).stem, what])
     return re.sub(r"[^\w.-]+", "-", name)
 
 

@@ -12,7 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from .errors import UserError
-from .progress import Show
+from .files import check_new_file, shell_path, write_new
+from .progress import Show, complain
+from .terminal import EXIT_CODES
 
 app = typer.Typer(rich_markup_mode=None)
 runs_app = typer.Typer(help="List, show and remove runs.", invoke_without_command=True, rich_markup_mode=None)
@@ -136,11 +138,10 @@ def init(
         text = config.commented(settle(made, classifier, []), METHODS, type(classifier))
     if out is None:
         print(text, end="")
-    elif out.exists():
-        raise UserError(f"{out}: this file is there already, and it is left alone")
     else:
-        out.write_text(text, encoding="utf-8")
-        print(f"written to {out}; use it with randout train DATA --recipe {out}")
+        check_new_file(out)
+        write_new(out, text.encode("utf-8"))
+        print(f"written to {out}; use it with randout train DATA --recipe {shell_path(out)}")
 
 
 @app.command()
@@ -162,8 +163,18 @@ def demo(
 ) -> None:
     """The main job on real film texts and weights. A teacher and five students, compared."""
     from .demo import demonstrate
+    from .student import Stopped
 
-    demonstrate(out, Show(quiet))
+    try:
+        demonstrate(out, Show(quiet))
+    except Stopped as stop:
+        stopped(stop, out)
+
+
+def stopped(stop: Any, where: Path) -> None:
+    """End the process after a clean stop."""
+    complain(f"stopped by {stop.why}, and saved in {where}. The same command goes on")
+    sys.exit(EXIT_CODES.get(stop.why, 0))
 
 
 def _percent(value: float | None) -> str:

@@ -13,10 +13,11 @@ from . import job, leaks, prepare
 from .config import Config
 from .data import Dataset
 from .errors import Failure, UserError
+from .files import joined_name
 from .grid import tables_of, words_of
 from .methods import METHODS
 from .progress import duration
-from .record import StudyFolder, opened
+from .record import StudyFolder, opened, refuse_others
 from .results import conclude, result_lines
 from .runs import RunFolder, now
 from .search import check_trials, make_search, run_search
@@ -47,6 +48,7 @@ def run_study(study: Study, path: Path, options: Options) -> StudyFolder:
 
     Raises UserError before any training starts where a cell cannot run; Stopped at the time limit or Ctrl-C.
     """
+    refuse_others(path)
     datasets = Datasets()
     asked = study.model_dump(mode="json")
     study, notes = check_arms(study, datasets)
@@ -243,7 +245,7 @@ def _tuned(
     found, _ = make_search(config, tuning_of(study, arm))
     if not found.space:  # an arm without any of these settings has nothing to tune
         return {}
-    name = f"{arm}-{unit.name}".replace(" ", "-").replace(",", "").replace("/", "-")
+    name = joined_name([arm, unit.name]).replace(" ", "-").replace(",", "")
     where = folder.path / SEARCHED / name
     done = run_search(found, where, options, datasets.read(config)).record
     best = next((trial for trial in done["trials"] if trial["number"] == done["best"]), None)

@@ -239,9 +239,12 @@ def checked(model: type[BaseModel], value: Any, prefix: str, listed: str = "`ran
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise UserError(
-            "\n".join(dict.fromkeys(_in_words(model, item, prefix, listed) for item in error.errors()))
-        ) from None
+        raise UserError(in_words(model, error, prefix, listed)) from None
+
+
+def in_words(model: type[BaseModel], error: ValidationError, prefix: str, listed: str) -> str:
+    """What is wrong with the settings of a `model`, a line each. Arguments as of `checked`."""
+    return "\n".join(dict.fromkeys(_in_words(model, item, prefix, listed) for item in error.errors()))
 
 
 def _in_words(model: type[BaseModel], error: Any, prefix: str, listed: str) -> str:
@@ -256,7 +259,7 @@ def _in_words(model: type[BaseModel], error: Any, prefix: str, listed: str) -> s
         for name in path[:-1]:
             table = table.model_fields[name].annotation if name in getattr(table, "model_fields", {}) else None
         return f"{where}: no such setting.{nearest(path[-1], getattr(table, 'model_fields', {}))} {listed}"
-    return f"{where}: found {error['input']!r:.200}; {error['msg'].lower()}"
+    return f"{where.rstrip('.')}: found {error['input']!r:.200}; {error['msg'].lower()}"
 
 
 def to_toml(config: Config) -> str:

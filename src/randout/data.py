@@ -17,6 +17,7 @@ import numpy as np
 from randout import columns as cols
 from randout import described
 from randout import labels as label_rules
+from randout.columns import row_list
 from randout.data_report import DataReport, make_report
 from randout.division import Division, check_train
 from randout.errors import UserError
@@ -34,7 +35,8 @@ from randout.sources import (
     read_unlabeled,
 )
 from randout.splits import Ints, copies_of, merge_groups
-from randout.tables import Table, appended, read_table, sha256_of, write_table
+from randout.tables import Table, read_table, sha256_of
+from randout.writing import appended, write_table
 
 __all__ = [
     "DataReport",
@@ -45,6 +47,7 @@ __all__ = [
     "load",
     "load_evaluation",
     "read_texts",
+    "row_list",
     "write_table",
 ]
 
@@ -230,9 +233,12 @@ def describe(dataset: Dataset) -> list[str]:
     return head[:1] + about + head[1:] + dataset.report.lines()
 
 
-def read_texts(path: str | Path, text_column: str | None = None) -> tuple[list[str], Table]:
-    """The texts of a file to predict on, and its whole table, to which `appended` and `write_table` add results.
+def read_texts(
+    path: str | Path, text_column: str | None = None, trained: str | None = None
+) -> tuple[list[str], Table, str]:
+    """The texts of a file to predict on ("" where a row has none), its whole table, and the column that was read.
 
+    trained: the column that the model was trained on; it is read where nobody names another and the file has it.
     UserError as for `load`; no label column is needed.
     """
     known = described.resolve(path)
@@ -241,8 +247,16 @@ def read_texts(path: str | Path, text_column: str | None = None) -> tuple[list[s
         raise UserError(f"{path} describes several tables, and one is labelled at a time. Name one of them: {names}.")
     table = known.tables["main"] if known else read_table(path)
     text_column = text_column or (known.reading.text_column if known else None)
+    text_column = text_column or (trained if trained in table.columns else None)
     labels = [c for c in table.columns if c.lower() in cols.LABEL_NAMES]
-    return cols.texts_of(table, cols.choose_text(table, text_column or None, labels[0] if labels else None)), table
+    column = cols.choose_text(table, text_column or None, labels[0] if labels else None)
+    values = table.columns[column]
+    texts = ["" if cols.is_missing(value) else value for value in values]
+    if not all(isinstance(text, str) for text in texts):
+        return cols.texts_of(table, column), table, column  # says which row is no string
+    if not any(texts):
+        raise UserError(f"{table.name}: no row has a text in column {column!r}. Name another with --text-column.")
+    return texts, table, column
 
 
 def load_evaluation(
@@ -251,21 +265,28 @@ def load_evaluation(
     text_column: str | None = None,
     label_column: str | None = None,
     notes: list[str] | None = None,
+    trained: Mapping[str, str | None] | None = None,
+    told: Callable[[Mapping[str, str]], None] = lambda columns: None,
 ) -> tuple[list[str], Ints, Ints]:
     """Texts, labels (n,) and groups (n,; copies, and the data set's own groups) of a labelled file, to score a model on.
 
-    Labels are matched as `load` matches those of further files; `notes` is appended to where a spelling differs.
-
-    `source` as for `load` (the whole file; where it comes with a test split, that one). UserError for a label that
-    is not in `id2label`, by row, with the known ones.
+    `source` as for `load` (the whole file; where it comes with a test split, that one). Labels are matched as `load`
+    matches those of further files; `notes` is appended to where a spelling differs. trained: the columns "text" and
+    "label" that the model was trained on; they are read where nobody names others and the file has them. told: is
+    called with the columns that are read. UserError for a label that is not in `id2label`, by row, with the known ones.
     """
     notes = [] if notes is None else notes
     opened = open_sources(source, {}, notes)
+    known, trained = opened.reading, trained or {}
+    there = {what: column for what, column in trained.items() if column in opened.tables["main"].columns}
+    text_column = text_column or known.text_column or there.get("text")
+    label_column = label_column or known.label_column or there.get("label")
     columns = choose_columns(opened, text_column, label_column, None, notes)
+    told({"text": columns.text, "label": columns.label})
     role = "test" if "test" in opened.tables else "main"
-    known, names = opened.reading.labels, list(id2label.values())
-    renamed = isinstance(known, Mapping) and set(known.values()) <= set(names)
-    part = read_part(opened, role, columns, known if renamed else names, notes)
+    own, names = known.labels, list(id2label.values())
+    renamed = isinstance(own, Mapping) and set(own.values()) <= set(names)
+    part = read_part(opened, role, columns, own if renamed else names, notes)
     label2id = {label: i for i, label in id2label.items()}
     labels = np.array([label2id[label] for label in part.labels], dtype=np.int64)
     groups = _groups(copies_of(part.texts), part.groups)

@@ -20,6 +20,7 @@ import numpy as np
 from . import config, data, datasets, figures, prepare
 from .data import Dataset
 from .diagnostics import messages
+from .files import check_folder, replacing, shell_path
 from .job import Options, Result, carry_out
 from .methods import METHODS
 from .prepare import Plan
@@ -54,6 +55,7 @@ ARMS = {  # name -> (preset, with the unlabelled texts, epochs: 226 steps, and 3
 def demonstrate(out: Path, show: Show) -> None:
     """Run everything into `out` and print the comparison. The same call again finds what is done. Raises UserError."""
     began = time.monotonic()
+    check_folder(out)
     folder = fetch_encoder()
     labelled, unlabelled = write_data(out)
     show.say(
@@ -116,10 +118,8 @@ def _labelled_rows(film: Dataset, rows: dict[str, np.ndarray]) -> list[tuple[str
 
 
 def _write(path: Path, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8", newline="") as stream:
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as stream:
         csv.writer(stream).writerows([head, *rows])
-    partial.replace(path)
 
 
 def _tables(labelled: Path, unlabelled: Path | None, folder: Path, taught: bool, epochs: int) -> dict[str, Any]:
@@ -135,13 +135,16 @@ def _command(out: Path, asked: dict[str, Any], preset: str) -> str:
     """The `randout train` that does the same, over several lines."""
     source, teacher = asked["data"], asked["teacher"]
     lines = [
-        f"randout train {source['source']} --preset {preset} --split-column split --group film --runs {out / 'runs'}"
+        f"randout train {shell_path(source['source'])} --preset {preset} --split-column split --group film "
+        f"--runs {shell_path(out / 'runs')}"
     ]
-    lines += [f"--student {asked['student']['model']} --set layers=[0,2,4] --set max_length={MAX_LENGTH}"]
+    lines += [f"--student {shell_path(asked['student']['model'])} --set layers=[0,2,4] --set max_length={MAX_LENGTH}"]
     if teacher["model"] != "none":
-        lines += [f"--teacher {teacher['model']} --set teacher.max_length={MAX_LENGTH} --set teacher.epochs=2"]
+        lines += [
+            f"--teacher {shell_path(teacher['model'])} --set teacher.max_length={MAX_LENGTH} --set teacher.epochs=2"
+        ]
     if "unlabeled" in source:
-        lines += [f"--unlabeled {source['unlabeled']}"]
+        lines += [f"--unlabeled {shell_path(source['unlabeled'])}"]
     lines += [" ".join(f"--set {name}={value}" for name, value in asked["train"].items() if name != "seed")]
     return " \\\n  ".join(lines)
 
@@ -167,4 +170,4 @@ def _compare(results: dict[str, Result], out: Path) -> None:
     size = sum(file.stat().st_size for file in results[best].model_path.glob("*.safetensors")) / 2**20
     print(f"\nbest on validation: {best}, {size:.0f} MiB in {results[best].model_path}")
     print(f"pictures: {out / 'comparison.png'}, {picture}")
-    print(f'next: randout predict {results[best].folder} "A moving, funny and beautifully shot film."')
+    print(f'next: randout predict {shell_path(results[best].folder)} "A moving, funny and beautifully shot film."')

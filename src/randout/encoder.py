@@ -86,7 +86,9 @@ class Encoder:
         """
         lengths = [len(text) for text in ids]
         if not all(lengths) or not lengths:
-            raise ValueError(f"text {lengths.index(0)} of this batch has no tokens" if lengths else "a batch of no texts")
+            raise ValueError(
+                f"text {lengths.index(0)} of this batch has no tokens" if lengths else "a batch of no texts"
+            )
         if self.packed and self.sites.config._attn_implementation != packing.ATTENTION:  # changed since it was admitted
             return replace(self, packed=False).forward(ids, want, weights)
         hidden: dict[int, Tensor] = {}

@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import tempfile
 import textwrap
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from randout import fonts
 from randout.metrics import label_names
 from randout.seen import in_words
 from randout.statistics import Comparison
@@ -185,8 +185,7 @@ def save_picture(figure: Figure, path: str | os.PathLike[str]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
-        with os.fdopen(handle, "wb") as file, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Glyph .* missing from")  # labels in a script the font lacks
+        with os.fdopen(handle, "wb") as file:
             figure.savefig(file, format="png", dpi=150, facecolor="white", bbox_inches="tight", pad_inches=0.15)
         mask = os.umask(0)
         os.umask(mask)
@@ -249,9 +248,14 @@ def confusion_picture(matrix: Any, id2label: Mapping[Any, str], path_png: str | 
     """Two panels, counts and percent of each true class; `matrix (C, C)`, rows = true. Returns the path written.
 
     Over 15 classes the numbers are left out and colours grow with the square root. A class
-    without rows stays blank (-) in the right panel.
+    without rows stays blank (-) in the right panel. Where no font has the characters of some class, classes go by number.
     """
-    names = label_names(id2label)
+    names, by_number = fonts.numbered(label_names(id2label))
+    with fonts.use([*names, title]):
+        return _confusion_picture(matrix, names, path_png, fonts.shown(title), fonts.NOTE if by_number else "")
+
+
+def _confusion_picture(matrix: Any, names: list[str], path_png: str | os.PathLike[str], title: str, note: str) -> Path:
     counts = np.asarray(matrix, dtype=np.int64)
     if counts.shape != (len(names), len(names)):
         raise ValueError(f"a matrix of {len(names)} x {len(names)} expected, found {counts.shape}")
@@ -274,6 +278,8 @@ def confusion_picture(matrix: Any, id2label: Mapping[Any, str], path_png: str | 
     if len(names) > NUMBER_CLASSES:
         for axis, image in zip((left, right), images, strict=True):
             figure.colorbar(image, ax=axis, shrink=0.8, pad=0.02).outline.set_visible(False)
+    if note:
+        figure.supxlabel(note, fontsize=9)
     return save_picture(figure, path_png)
 
 
@@ -285,8 +291,17 @@ def _whiskers(axis: Axes, at: int, value: float, low: float, high: float, colour
 def comparison_picture(rows: Sequence[Comparison], path_png: str | os.PathLike[str], title: str) -> Path:
     """Left each model's metric, right its difference to the baseline, with intervals; the words beside them.
 
-    Verdicts other than "not distinguishable" are coloured. Returns the path written.
+    Verdicts other than "not distinguishable" are coloured. Where no font has the characters of some model's name, models
+    go by number. Returns the path written.
     """
+    names, by_number = fonts.numbered([row.name for row in rows])
+    with fonts.use([*names, title]):
+        return _comparison_picture(rows, names, path_png, fonts.shown(title), fonts.NOTE if by_number else "")
+
+
+def _comparison_picture(
+    rows: Sequence[Comparison], names: list[str], path_png: str | os.PathLike[str], title: str, note: str
+) -> Path:
     metric = HEADLINE.get(rows[0].metric, rows[0].metric)
     figure, (left, right) = _figure(11, 1.6 + 0.5 * len(rows), 2, title, sharey=True)
     for at, row in enumerate(rows):
@@ -299,15 +314,17 @@ def comparison_picture(rows: Sequence[Comparison], path_png: str | os.PathLike[s
             verdict = f"{100 * row.difference.estimate:+.2f}  " + (row.words or "").replace(", ", ",\n", 1)
         right.text(1.02, at, verdict, transform=right.get_yaxis_transform(), va="center", fontsize=10)
     right.axvline(0, color="black", linewidth=1, linestyle="--", zorder=0)
-    left.set_yticks(range(len(rows)), _wrapped([row.name for row in rows], 30), fontsize=10, parse_math=False)
+    left.set_yticks(range(len(rows)), _wrapped(names, 30), fontsize=10, parse_math=False)
     left.set_ylim(len(rows) - 0.5, -0.5)
     left.set_xlabel(f"{metric}, %, 95 % interval" if _level(rows) == 0.95 else f"{metric}, %")
-    right.set_xlabel(f"difference to {_short(rows[0].name)}, percentage points", parse_math=False)
+    right.set_xlabel(f"difference to {_short(names[0])}, percentage points", parse_math=False)
     for axis in (left, right):
         axis.grid(axis="x", color="#DDDDDD", linewidth=0.8)
         axis.set_axisbelow(True)
         axis.spines[["top", "right", "left"]].set_visible(False)
         axis.tick_params(axis="y", length=0)
+    if note:
+        figure.supxlabel(note, fontsize=9)
     return save_picture(figure, path_png)
 
 

@@ -26,7 +26,7 @@ from .encoder import Output, Want
 from .errors import UserError
 from .followed import Followed, texts_of
 from .given import classes_of, logits_of, plain_loss, step_labels, teachers_of
-from .method import SUPERVISED, Backward, Batch, Method, Run, State
+from .method import SUPERVISED, Backward, Batch, Method, Run, State, as_methods
 from .methods import GOLD, METHODS
 from .sites import Sites
 
@@ -211,6 +211,7 @@ def attached(
     """
     from .recipe import check_together
 
+    methods = as_methods(methods)
     owned = any(SUPERVISED in method.losses and not method.supervises for method in methods)
     together = tuple(methods) if owned else (METHODS[GOLD](), *methods)
     check_together(together)

@@ -72,14 +72,16 @@ def finished(path: Path) -> Result | None:
 def carry_out(plan: Plan, options: Options) -> Result:
     """Train what `plan` says, or find it done. Raises Stopped, UserError, Failure."""
     run = _folder(plan, options)
+    if run.finished and not runs.is_writable(run.path) and not _test_to_open(run, plan):  # somebody else's, or archived
+        options.show.say(f"already trained: {run.path}")
+        return Result(run, run.read("metrics.json"), False)
     with run.lock():
         if run.finished:
             clean(run)  # killed after its last write, it could not do so itself
             options.show.say(f"already trained: {run.path}")
-            metrics = run.read("metrics.json")
-            if plan.config.output.test and "test" in plan.dataset.split and "test" not in metrics:
+            if _test_to_open(run, plan):
                 return Result(run, open_test(run, plan, options.show), False)
-            return Result(run, metrics, False)
+            return Result(run, run.read("metrics.json"), False)
         for note in plan.notes:
             options.show.say(note)
         _check_first(plan, options)
@@ -91,6 +93,11 @@ def carry_out(plan: Plan, options: Options) -> Result:
         trained = train(plan, run, teacher, options)
         metrics = _finish(plan, run, trained, teacher, options)
     return Result(run, metrics, True)
+
+
+def _test_to_open(run: RunFolder, plan: Plan) -> bool:
+    """Whether test scores of a finished run are asked for and not there yet."""
+    return plan.config.output.test and "test" in plan.dataset.split and "test" not in run.read("metrics.json")
 
 
 def _check_first(plan: Plan, options: Options) -> None:

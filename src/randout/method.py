@@ -7,16 +7,18 @@ purpose, step, rank, call), so that a resumed run repeats the uninterrupted one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
+from .config import in_words
 from .encoder import NOTHING, Encoder, Output, Want, computing
+from .errors import UserError
 from .keys import random_key
 from .sites import Layout, Sites
 from .tokens import Tokens
@@ -133,7 +135,9 @@ class Run:
     teacher: LiveTeacher | None = None
     forward: Callable[..., Output] | None = None  # of the student, on any batch: (batch, ...) as `Forward`
     supervised: Callable[[Output, Batch], Tensor] | None = None  # the loss on gold labels, as the recipe sets it
-    fresh: frozenset[str] = frozenset()  # names of the student's parameters that are not pretrained, where that is known
+    fresh: frozenset[str] = (
+        frozenset()
+    )  # names of the student's parameters that are not pretrained, where that is known
     heldout: Callable[[int], Batch] | None = None  # step -> a batch of training rows that are kept from the student
     logged: dict[str, list[tuple[Tensor, float]]] = field(default_factory=dict)  # name -> (number, weight) of this step
 
@@ -187,6 +191,28 @@ class Method(BaseModel):
     spaces: ClassVar[Mapping[str, Mapping[str, Sequence[Any]]]] = {}
     beside: ClassVar[tuple[str, ...]] = (SUPERVISED,)
 
+    def __init__(self, *values: Any, **settings: Any) -> None:
+        """A method with these settings, all by name. Raises UserError naming the setting and the nearest known one."""
+        kind, fields = type(self).__name__, list(type(self).model_fields)
+        if values:
+            given = ", ".join(f"{name}={value!r}" for name, value in zip(fields, values, strict=False))
+            takes = f"settings are given by name, as in {kind}({given})" if fields else "it has no settings"
+            raise UserError(f"{kind}({', '.join(map(repr, values))}): {takes}")
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            listed = f"{kind} has {', '.join(fields) or 'no settings'}"
+            raise UserError(in_words(type(self), error, f"{kind}: ", listed)) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        kind = type(self).__name__
+        raise UserError(
+            f"{kind}.{name}: settings of a method cannot be changed; make another: {kind}({name}={value!r})"
+        )
+
+    # What reads recipes (`model_validate`) has its own words for a mistake: it is not to come through here
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
     def check(self, run: Run) -> None:
         """Raise UserError where this method cannot work on this student."""
 
@@ -226,9 +252,38 @@ class Method(BaseModel):
     def applied_to(self, model: nn.Module) -> Iterator[Run]:
         """This method's noise on a model of any training loop, for as long as the context is open.
 
-        The short form of `foreign.attached(model, [self])`, for methods without a loss of their own.
+        The short form of `foreign.attached(model, [self])`, for methods that act by themselves: in the forward pass, or
+        once on the weights. Raises UserError for any other, whose part the training loop has to ask for.
         """
         from .foreign import attached
 
+        kind = type(self)
+        asked = [seam for seam in ("loss", "gradient", "inputs", "stepped", "evaluated") if _has(kind, seam)]
+        if asked:
+            needs = "its backward pass" if "gradient" in asked else "its loss" if "loss" in asked else "each step"
+            raise UserError(
+                f"{kind.__name__}().applied_to(model) would do nothing: the training loop must ask it for {needs}. Use "
+                f"randout.attached(model, [{kind.__name__}()]), and its loss or backward, in place of the model's loss"
+            )
         with attached(model, [self]) as work:
             yield work.run
+
+
+def as_methods(methods: Any) -> tuple[Method, ...]:
+    """Methods that a caller gave, as a tuple. Raises UserError for a single one, a class, or something else."""
+    if isinstance(methods, Method):
+        raise UserError(f"methods: found one method, expected a list: [{type(methods).__name__}(...)]")
+    if isinstance(methods, str | Mapping) or not isinstance(methods, Iterable):
+        raise UserError(f"methods: found {methods!r:.60}, expected a list of methods, such as [randout.Randout()]")
+    found = tuple(methods)
+    for one in found:
+        if isinstance(one, type) and issubclass(one, Method):
+            raise UserError(f"methods: found the class {one.__name__}, expected an object of it: {one.__name__}()")
+        if not isinstance(one, Method):
+            raise UserError(f"methods: found {one!r:.60}, expected a method, such as randout.Randout()")
+    return found
+
+
+def _has(kind: type[Method], seam: str) -> bool:
+    """Whether a method does anything at a seam."""
+    return getattr(kind, seam) is not getattr(Method, seam)

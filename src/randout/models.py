@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from .encoder import Encoder, prepare
 from .errors import UserError
+from .files import not_written
 from .heads import cut, folded, is_linear, put_linear_head
 from .keys import random_key
 from .model_files import FAMILIES, check_labels, check_vocabulary
@@ -190,11 +192,17 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     coming, going = (folder.with_name(folder.name + end) for end in (".partial", ".old"))
     for leftover in (coming, going):
         shutil.rmtree(leftover, ignore_errors=True)
-    coming.mkdir(parents=True)
-    yield coming
-    for file in coming.iterdir():  # safetensors writes files that nobody else may read
-        file.chmod(0o644)
-    if folder.exists():
-        folder.rename(going)
-    coming.rename(folder)
+    try:
+        coming.mkdir(parents=True)
+        yield coming
+        for file in coming.iterdir():  # safetensors writes files that nobody else may read
+            file.chmod(0o644)
+        if folder.exists():
+            folder.rename(going)
+        coming.rename(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(coming, ignore_errors=True)
+        if going.exists() and not folder.exists():
+            going.rename(folder)
+        raise not_written(folder, error) from None
     shutil.rmtree(going, ignore_errors=True)

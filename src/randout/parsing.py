@@ -57,12 +57,16 @@ def parse_delimited(text: str, delimiter: str, name: str) -> tuple[list[str], di
 
 
 def _rows(text: str, delimiter: str, name: str, quoting: Any) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, each row as wide as the header; blank lines are skipped. UserError with the line."""
+    """Header and rows, each row as wide as the header. UserError with the line.
+
+    Blank lines are skipped, except in a table of one column, where a blank line is a row with an empty cell.
+    """
     reader = csv.reader(lines_of(text), delimiter=delimiter, strict=True, quoting=quoting)
     rows: list[list[str]] = []
     width, start = 0, 1
     try:
         for row in reader:
+            row = row or [""] * (width == 1)
             if row:
                 width = width or len(row)
                 if len(row) != width:

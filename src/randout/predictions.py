@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .errors import UserError
+from .files import replacing
 from .metrics import log_probabilities
 
 
@@ -50,10 +51,8 @@ def write_predictions(path: Path, found: Predictions) -> None:
     columns["prediction"] = [found.names[label] for label in found.predicted]
     columns["score"] = np.exp(log_probabilities(found.logits)).max(1)
     columns["logits"] = pyarrow.array(list(found.logits), type=pyarrow.list_(pyarrow.float32()))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    parquet.write_table(pyarrow.table(columns), partial)
-    partial.replace(path)
+    with replacing(path) as partial:
+        parquet.write_table(pyarrow.table(columns), partial)
 
 
 def read_predictions(path: Path, names: Sequence[str]) -> Predictions:

@@ -21,6 +21,7 @@ from .classifiers.settle import chosen, settle
 from .config import Config, StudentTable, TeacherTable
 from .data import Dataset
 from .errors import UserError
+from .files import joined_name
 from .method import SUPERVISED, Method
 from .methods import GOLD, METHODS
 from .model_sources import DEFAULT_STUDENT, Source, at_hand, find
@@ -70,10 +71,12 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """Of the run folder where none is given: data, student, methods, seed, fingerprint."""
+        """Of the run folder where none is given: data, student, methods, seed, fingerprint. Long parts are cut, so that a
+        file system takes it; the fingerprint keeps names apart.
+        """
         cut = f"-{len(self.config.student.layers)}layers" if self.config.student.layers else ""
         parts = [self.dataset.name, self.student.label + cut, "+".join(m.name for m in self.methods)]
-        return "-".join([*filter(None, parts), f"s{self.config.train.seed}", self.fingerprint[:8]])
+        return joined_name([*filter(None, parts)], ["", f"s{self.config.train.seed}", self.fingerprint[:8]])
 
 
 def make(config: Config, dataset: Dataset | None = None, required: Collection[str] = ()) -> Plan:

@@ -9,10 +9,38 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 Advance = Callable[[int, str], None]
 EVERY = 30.0  # seconds between plain lines
+
+
+class _Errors:
+    """Standard error, which may vanish (a closed terminal, a full disk): what it does not take is dropped, for work
+    that can be saved must not die of a message.
+    """
+
+    def write(self, text: str) -> int:
+        try:
+            return sys.stderr.write(text)
+        except (OSError, ValueError, AttributeError):  # ValueError: closed; AttributeError: there is none
+            return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError, AttributeError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
+ERRORS: Any = _Errors()
+
+
+def complain(text: str) -> None:
+    """A line on standard error, if it takes it."""
+    print(text, file=ERRORS, flush=True)
 
 
 class Show:
@@ -21,25 +49,25 @@ class Show:
     def __init__(self, quiet: bool = False, terse: bool = False) -> None:
         self.quiet, self.terse = quiet, terse
         self.warned: set[str] = set()  # what pieces of work within this one have warned of, without its numbers
-        self.terminal = sys.stderr.isatty()
+        self.terminal = sys.stderr is not None and sys.stderr.isatty()
 
     def say(self, text: str = "") -> None:
         if not self.quiet and not self.terse:
-            print(text, file=sys.stderr, flush=True)
+            complain(text)
 
     def warn(self, text: str) -> None:
         kind = re.sub(r"\d+", "", text)
         if self.terse and kind in self.warned:
             return
         self.warned.add(kind)
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+        complain(f"warning: {text}")
 
     def conclude(self, warnings: Sequence[str]) -> None:
         """Print a command's warnings under one heading, after its results; each once, also where quiet."""
         if warnings:
             sys.stdout.flush()
             lines = [f"  - {text}" for text in dict.fromkeys(warnings)]
-            print("\n".join(["", "Warnings", *lines]), file=sys.stderr, flush=True)
+            complain("\n".join(["", "Warnings", *lines]))
 
     def within(self) -> Show:
         """For one of many pieces of work: its bars, and each kind of warning once, without its lines."""
@@ -49,9 +77,9 @@ class Show:
 
     def ask(self, question: str) -> bool:
         """Yes or no from the person at the terminal; no where there is none."""
-        if not (self.terminal and sys.stdin.isatty()) or self.quiet:
+        if not (self.terminal and sys.stdin is not None and sys.stdin.isatty()) or self.quiet:
             return False
-        print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+        print(f"{question} [y/N] ", end="", file=ERRORS, flush=True)
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     @contextmanager
@@ -75,9 +103,12 @@ def _rich_bar(what: str, total: int, done: int, unit: str) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    tail = (TextColumn("{task.fields[speed]}"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
-    with Progress(*columns, *tail, console=Console(stderr=True), transient=True) as progress:
+    def plain(text: str) -> TextColumn:
+        return TextColumn(text, markup=False)  # names of models may have brackets
+
+    columns = (plain("{task.description}"), BarColumn(), plain("{task.completed}/{task.total}"))
+    tail = (plain("{task.fields[speed]}"), TimeRemainingColumn(), plain("{task.fields[note]}"))
+    with Progress(*columns, *tail, console=Console(file=ERRORS), transient=True) as progress:
         task = progress.add_task(what, total=total, completed=done, note="", speed="")
         began, count = time.monotonic(), 0
 

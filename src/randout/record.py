@@ -21,7 +21,7 @@ import tomli_w
 
 from .config import read_toml
 from .errors import UserError
-from .files import portable, replace_text
+from .files import check_folder, portable, replace_text
 from .runs import RunFolder, locked, now
 
 FORMAT = 1
@@ -81,7 +81,7 @@ def opened(
     may_change: keys of `asked` that may differ from when it was begun. filled: what was asked then, with the defaults
     of settings that have come since. Raises UserError where something else is there, or the same of changed data.
     """
-    _refuse_others(path)
+    refuse_others(path)
     with locked(path, "study; wait for it, or name another with -o"):
         text = tomli_w.dumps(_written(asked, path))
         if (path / "study.json").exists():
@@ -96,10 +96,11 @@ def opened(
         yield folder
 
 
-def _refuse_others(path: Path) -> None:
-    """Raise UserError where `path` is a file, or a folder of something else."""
+def refuse_others(path: Path) -> None:
+    """Raise UserError where `path` is a file, a folder of something else, or cannot be written."""
     begun = {".lock", "study.toml", "study.toml.partial", "study.json.partial"}  # killed before `study.json` was there
     if not path.exists() or (path.is_dir() and ((path / "study.json").exists() or not _names(path) - begun)):
+        check_folder(path)
         return
     raise UserError(f"{path}: there is something else at this place, and it is left alone; name another with -o")
 

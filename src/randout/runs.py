@@ -12,6 +12,7 @@ checkpoint/     only while the run is unfinished
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -23,8 +24,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from .errors import Failure, UserError
 from .files import replace_text
+from .progress import Show
 
 FORMAT = 1
 OPENINGS = "test-openings.jsonl"
@@ -89,19 +91,52 @@ class RunFolder:
 
 @contextmanager
 def locked(folder: Path, what: str) -> Iterator[None]:
-    """Nobody else may write to `folder` while open. Raises UserError naming the process that holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as stream:
+    """Nobody else may write to `folder` while open. Raises UserError naming the process that holds it, and Failure where
+    the folder cannot be written.
+
+    A file system without locks (NFS without its lock service, some FUSE mounts) is no reason to stop: it is warned of.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = (folder / ".lock").open("a+")
+    except OSError as error:
+        raise Failure(
+            f"{folder}: this folder cannot be written ({error.strerror}). Name another with -o, or --runs."
+        ) from None
+    with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            stream.seek(0)
-            holder = stream.read().strip() or "unknown"
-            raise UserError(f"{folder}: another process (pid {holder}) is working on this {what}") from None
-        stream.truncate(0)
-        stream.write(str(os.getpid()))
-        stream.flush()
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN):
+                stream.seek(0)
+                holder = stream.read().strip() or "unknown"
+                raise UserError(f"{folder}: another process (pid {holder}) is working on this {what}") from None
+            _warn_of_no_locks(folder, error.strerror or str(error))
+        try:
+            os.ftruncate(stream.fileno(), 0)
+            os.write(stream.fileno(), str(os.getpid()).encode())
+        except OSError:  # a full disk: the number is for people to read, the lock holds without it
+            pass
         yield
+
+
+WITHOUT_LOCKS: set[int] = set()  # devices that a warning was given for
+
+
+def _warn_of_no_locks(folder: Path, reason: str) -> None:
+    """Warn once for each file system."""
+    device = folder.stat().st_dev
+    if device not in WITHOUT_LOCKS:
+        WITHOUT_LOCKS.add(device)
+        Show().warn(
+            f"{folder}: this file system has no locks ({reason}), so a second process on the same run or study goes "
+            "unnoticed; start only one at a time"
+        )
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether files can be written into a folder."""
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def now() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,28 @@ def opened(name: str, device: str = "cpu") -> Saved:
         return predict(encoder, tokens, np.arange(len(texts)), "float32", seen)
 
     return Saved(dict(encoder.model.config.id2label), logits)
+
+
+def trained_columns(name: str) -> dict[str, str]:
+    """The columns "text" and "label" of the table that a run was trained on; empty for any other classifier.
+
+    name: a run's folder, or the model folder in it.
+    """
+    path = Path(os.path.expanduser(name))
+    runs = [RunFolder(path)] + ([RunFolder(path.parent)] if path.name == "model" else [])
+    run = next((run for run in runs if run.exists), None)
+    found = run.record.get("identity", {}).get("data", {}).get("columns", {}) if run is not None else {}
+    return {what: found[what] for what in ("text", "label") if found.get(what)}
+
+
+def other_column(trained: Mapping[str, str], read: str, asked: str | None, file: str) -> str:
+    """A warning where texts are read from another column than the run was trained on, unasked; else empty."""
+    if asked or trained.get("text", read) == read:
+        return ""
+    return (
+        f"the run was trained on the texts in column {trained['text']!r}, and those of {file} are read from column "
+        f"{read!r}; if another holds them, name it with --text-column"
+    )
 
 
 def words_folder(name: str) -> Path | None:

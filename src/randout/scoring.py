@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from .progress import Show
 from .replay import replay
 from .run_diagnostics import SPLITS, diagnose, of_file, of_run
 from .runs import RunFolder
-from .saved import RowLogits, opened, row_logits
+from .saved import RowLogits, opened, other_column, row_logits, trained_columns
 from .seen import SeenRows, in_words, leaked, merged, read_seen, row_hashes, seen_in
 from .statistics import Comparison, compare_models
 
@@ -188,9 +188,16 @@ def score_file(
     """
     saved = opened(model)
     id2label = saved.id2label
+    trained = trained_columns(model)
+
+    def told(columns: Mapping[str, str]) -> None:
+        show.say(f"columns     text {columns['text']!r}, label {columns['label']!r}")
+        if warning := other_column(trained, columns["text"], text_column, file):
+            show.warn(warning)
+
     notes: list[str] = []
     texts, labels, copies = data.load_evaluation(
-        file, id2label, text_column=text_column, label_column=label_column, notes=notes
+        file, id2label, text_column=text_column, label_column=label_column, notes=notes, trained=trained, told=told
     )
     for note in notes:
         show.say(f"note: {note}")

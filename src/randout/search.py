@@ -24,7 +24,7 @@ from .errors import Failure, UserError
 from .grid import SearchTable, Settings, Space, cells, each_value, rungs, space_of, tables_of, words_of
 from .methods import GOLD, METHODS
 from .recipe import methods_of
-from .record import StudyFolder, opened
+from .record import StudyFolder, opened, refuse_others
 from .runs import now
 from .student import Options, Paused, Stopped, check_methods, student_of
 from .study import TEACHERS_OWN, with_fixed_teacher
@@ -68,6 +68,7 @@ def run_search(search: Search, path: Path, options: Options, dataset: Dataset | 
     """Carry out the search in the folder `path`, or go on with it. Raises Stopped, UserError."""
     table, config = search.table, search.config
     check_space(search)
+    refuse_others(path)
     dataset = dataset or prepare.read_data(config)
     if not (path / "study.json").exists():  # before anything is written: the command put right finds nothing there
         check_trials(search, dataset)

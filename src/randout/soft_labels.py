@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 
 from .encoder import Encoder
 from .errors import UserError
+from .files import replacing
 from .inference import predict
 from .progress import Show
 from .tokens import encode, truncate
@@ -61,11 +62,9 @@ def stored(folder: Path, parts: dict[str, str]) -> tuple[Path, np.ndarray | None
 
 def store(path: Path, logits: np.ndarray, parts: dict[str, str]) -> None:
     """Keep logits (n, C) where `stored` finds them; the file is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
     digest = {"sha256": hashlib.sha256(logits.tobytes()).hexdigest()}
-    save_file({"logits": logits}, partial, metadata=parts | digest)
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_file({"logits": logits}, partial, metadata=parts | digest)
 
 
 def compute(

@@ -29,6 +29,7 @@ from .progress import Show, duration
 from .recipe import learned_rows
 from .runs import RunFolder
 from .session import Material, Session
+from .terminal import catchable
 from .tokens import Tokens, encode, truncate
 
 
@@ -217,7 +218,9 @@ class _Stop:
 
 @contextlib.contextmanager
 def _stop_signal() -> Iterator[_Stop]:
-    """While open, the first Ctrl-C (or SIGTERM) asks for a clean stop; a second one interrupts at once."""
+    """While open, the first Ctrl-C, SIGTERM or SIGHUP asks for a clean stop; a second one interrupts at once. SIGHUP that
+    the caller has ignored (nohup) stays ignored.
+    """
     stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -226,9 +229,10 @@ def _stop_signal() -> Iterator[_Stop]:
     def handle(number: int, _frame: Any) -> None:
         if stop.why:
             raise KeyboardInterrupt
-        stop.why = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+        stop.why = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    wanted = [signal.SIGINT, signal.SIGTERM, *catchable("SIGHUP")]
+    before = {number: signal.signal(number, handle) for number in wanted}
     try:
         yield stop
     finally:

@@ -1,4 +1,4 @@
-"""Files of rows: CSV, TSV, JSON Lines and Parquet into a `Table` and back, with every file error said by line.
+"""Files of rows: CSV, TSV, JSON Lines and Parquet into a `Table`, with every file error said by line.
 
 Nothing here knows what a text or a label is. A "line" is a line of the file (the first is 1), a "row" is a row of data
 (the first is 1, the header is not counted). Bytes are parsed, never unpickled.
@@ -6,19 +6,16 @@ Nothing here knows what a text or a label is. A "line" is a line of the file (th
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from randout import encoding_advice
 from randout.arrow_table import ArrowColumns, class_names
-from randout.errors import Failure, UserError, nearest
+from randout.errors import UserError, nearest
 from randout.json_tables import parse_json
 from randout.parsing import parse_delimited, sniff_delimiter
 
@@ -166,67 +163,3 @@ def _parse_parquet(data: bytes, name: str) -> ArrowColumns:
             f"{name}: not a whole Parquet file ({str(error).splitlines()[0]}). Write or copy it again."
         ) from None
     return ArrowColumns(table, name)
-
-
-def appended(table: Table, columns: Mapping[str, Sequence[Any]]) -> Table:
-    """The table with further columns at its end. UserError when a name is taken."""
-    for name, values in columns.items():
-        if name in table.columns:
-            raise UserError(f"{table.name}: there is a column {name!r} already. Rename or remove it first.")
-        if len(values) != len(table):
-            raise ValueError(f"{name}: {len(values)} values for {len(table)} rows")
-    header = (*table.header, *columns) if table.header else ()
-    more = {name: list(values) for name, values in columns.items()}
-    return replace(table, columns={**table.columns, **more}, header=header)
-
-
-def write_table(table: Table, path: str | Path) -> None:
-    """Write a table in the format of the path's suffix. UserError: the file exists, its folder does not, or the suffix."""
-    path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in (".csv", ".tsv", ".parquet", *JSON_SUFFIXES):
-        raise UserError(f"{path}: the suffix {suffix!r} is not known. Expected .csv, .tsv, .jsonl, .json or .parquet.")
-    if path.exists():
-        raise UserError(f"{path}: the file exists and is not overwritten. Give another name, or remove it first.")
-    if not path.parent.is_dir():
-        raise UserError(f"{path}: there is no folder {path.parent}. Create it first.")
-    data = _to_parquet(table, path) if suffix == ".parquet" else _to_text(table, suffix).encode("utf-8")
-    try:
-        with path.open("xb") as file:
-            file.write(data)
-    except FileExistsError:
-        raise UserError(
-            f"{path}: the file exists and is not overwritten. Give another name, or remove it first."
-        ) from None
-    except OSError as error:
-        raise Failure(f"{path}: could not be written ({error.strerror}).") from None
-
-
-def _to_text(table: Table, suffix: str) -> str:
-    if suffix in JSON_SUFFIXES:
-        records = (dict(zip(table.columns, row, strict=True)) for row in zip(*table.columns.values(), strict=True))
-        lines = [json.dumps(record, ensure_ascii=False, default=str) for record in records]
-        whole = suffix == ".json" and table.format != "jsonl"
-        return "[\n" + ",\n".join(lines) + "\n]\n" if whole else "\n".join(lines) + "\n"
-    out = io.StringIO(newline="")
-    delimiter = "\t" if suffix == ".tsv" else table.delimiter
-    writer = csv.writer(out, delimiter=delimiter, lineterminator="\n")
-    writer.writerow(table.header or table.columns)
-    plain = (str, int, float, type(None))
-    for row in zip(*table.columns.values(), strict=True):
-        writer.writerow([v if isinstance(v, plain) else json.dumps(v, ensure_ascii=False, default=str) for v in row])
-    return out.getvalue()
-
-
-def _to_parquet(table: Table, path: Path) -> bytes:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    sink = pa.BufferOutputStream()
-    try:
-        pq.write_table(pa.table(dict(table.columns)), sink)
-    except pa.ArrowException as error:
-        raise UserError(
-            f"{path}: a column mixes types, which Parquet cannot hold ({error}). Write .jsonl instead."
-        ) from None
-    return sink.getvalue().to_pybytes()

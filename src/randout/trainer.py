@@ -23,9 +23,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .errors import UserError
+from .files import replacing
 from .foreign import Attached, attached
 from .given import classes_of, logits_of, plain_loss
-from .method import SUPERVISED, Method
+from .method import SUPERVISED, Method, as_methods
 
 FILE = "randout.safetensors"  # in a checkpoint's folder: what the methods remember
 PROBE = 64  # numbers of each tensor by which a model's weights are recognised
@@ -35,7 +36,7 @@ class ForTrainer:
     """`callback` and `loss` for a Trainer. attached: the methods at work, while it trains."""
 
     def __init__(self, methods: Sequence[Method], seed: int | None, resume_from: str | Path | None) -> None:
-        self.methods, self.seed, self.resume_from = tuple(methods), seed, resume_from
+        self.methods, self.seed, self.resume_from = as_methods(methods), seed, resume_from
         self.callback = Callback(self)
         self.attached: Attached | None = None
         self._open = ExitStack()
@@ -126,9 +127,8 @@ class ForTrainer:
             return
         about = {"weights": _probe(model), "methods": [method.name for method in self.methods]}
         tensors = {name: tensor.detach().cpu().clone() for name, tensor in self.attached.state_dict().items()}
-        partial = folder / f"{FILE}.partial"
-        save_file(tensors, partial, {"randout": json.dumps(about)})
-        partial.replace(folder / FILE)
+        with replacing(folder / FILE) as partial:
+            save_file(tensors, partial, {"randout": json.dumps(about)})
 
     def _stepped(self) -> None:
         if self.attached is None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from .errors import UserError
 from .figures import table_lines
+from .files import shell_path
 from .grid import Settings, words_of
 from .metrics import better
 from .predictions import read_predictions
@@ -190,5 +191,5 @@ def summary(folder: StudyFolder) -> list[str]:
         best = folder.run(record["trials"][record["best"]])
         lines += ["", f"best    {best.path} ({words_of(record['trials'][record['best']]['settings'])})"]
         if best.model.exists():
-            lines.append(f"next    randout evaluate {best.path} --split test")
+            lines.append(f"next    randout evaluate {shell_path(best.path)} --split test")
     return lines

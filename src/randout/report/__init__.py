@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import check_folder
 
 
 def report(
@@ -27,6 +28,7 @@ def report(
 
     wanted = write.checked_formats(formats)
     write.refuse_others(out)
+    check_folder(out.absolute().parent, out)
     if any(Path(path).resolve() == out.resolve() for path in paths):
         raise UserError(f"-o {out}: this is one of the folders to report on; name another")
     return write.write(sections.build(read.read(paths, baseline), texts), out, wanted)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import io
 import textwrap
-import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import fonts
 from .values import Figure
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ LEFT, RIGHT, GREY = "#D55E00", "#0072B2", "#7F7F7F"  # worse, better, undecided
 SHADES = ("#EFF4F9", "#0B5394")  # of a confusion matrix: 0 and 100 %
 NUMBER_CLASSES = 15  # more classes than this: the picture leaves the numbers out
 WIDTH, DPI = 9.0, 160  # inches, dots an inch
+NAMES = ("panel", "series", "y", "row", "column")  # roles whose cells are names, in those figures that have them
 CROWDED = 8  # series that may lie in one row
 
 
@@ -85,19 +86,42 @@ def line_columns(figure: Figure, count: int) -> int:
 
 
 def picture(figure: Figure) -> Picture:
-    """The figure drawn on white."""
-    return {"intervals": _intervals, "lines": _lines, "matrix": _matrix}[figure.kind](figure)
+    """The figure drawn on white; names that no font has go by number."""
+    figure, by_number = _with_names_that_can_be_drawn(figure)
+    with fonts.use(str(cell) for row in figure.table.rows for cell in row if isinstance(cell, str)):
+        made = {"intervals": _intervals, "lines": _lines, "matrix": _matrix}[figure.kind](figure)
+        if by_number:
+            made.supxlabel(fonts.NOTE, fontsize=8.5)
+    return made
+
+
+def _with_names_that_can_be_drawn(figure: Figure) -> tuple[Figure, bool]:
+    """The figure with other names for those that no font has, and whether there were any."""
+    titles = [column.title for column in figure.table.columns]
+    places = {titles.index(figure.roles[role]) for role in NAMES if role in figure.roles}
+    cells = [row[at] for at in places for row in figure.table.rows]
+    distinct = list(dict.fromkeys(cell for cell in cells if isinstance(cell, str)))
+    if all(map(fonts.drawable, distinct)):
+        return figure, False
+    new: dict[Any, str] = {}
+    for at in sorted(places):  # each column by itself: numbers follow its own order
+        column = list(dict.fromkeys(row[at] for row in figure.table.rows if isinstance(row[at], str)))
+        new |= {name: made for name, made in zip(column, fonts.numbered(column)[0], strict=True) if name not in new}
+    rows = tuple(
+        tuple(new.get(cell, cell) if at in places and isinstance(cell, str) else cell for at, cell in enumerate(row))
+        for row in figure.table.rows
+    )
+    options = dict(figure.options)
+    for key in {"marks", "steps"} & options.keys():
+        options[key] = tuple(new.get(name, name) for name in options[key])
+    return replace(figure, table=replace(figure.table, rows=rows), options=options), True
 
 
 def saved(drawn: Picture, form: str) -> bytes:
     """PNG or PDF bytes, the same each time."""
     out = io.BytesIO()
     dated = {"CreationDate": None} if form == "pdf" else {}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # labels in a script the font lacks
-        drawn.savefig(
-            out, format=form, dpi=DPI, facecolor="white", metadata=dated, bbox_inches="tight", pad_inches=0.12
-        )
+    drawn.savefig(out, format=form, dpi=DPI, facecolor="white", metadata=dated, bbox_inches="tight", pad_inches=0.12)
     drawn.set_layout_engine("none")  # laid out once; the next form keeps the places
     return out.getvalue()
 
