@@ -169,7 +169,11 @@ def _check_methods(plan: prepare.Plan, config: Config) -> None:
     if plan.classifier is not None:
         return
     if missing := [name for name in config.methods if name not in plan.config.methods]:
-        raise UserError(prepare.without_teacher(missing, config.teacher.model, "leave this arm out"))
+        raise UserError(
+            prepare.without_teacher(
+                missing, config.teacher.model, "leave this arm out (of a single recipe: --preset plain)"
+            )
+        )
     if any(method.teacher == "model" for method in plan.methods):
         make_session(plan, stand_in(plan))
     else:
