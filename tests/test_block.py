@@ -440,7 +440,9 @@ def test_what_is_changed_in_a_block_counts(family, tiny_model, monkeypatch):
         theirs = stock_step(encoder)
         assert set(ours) == set(theirs), name
         for key, value in ours.items():
-            torch.testing.assert_close(value, theirs[key], rtol=0, atol=1e-9, msg=lambda m, n=name, k=key: f"{n} {k} {m}")
+            torch.testing.assert_close(
+                value, theirs[key], rtol=0, atol=1e-9, msg=lambda m, n=name, k=key: f"{n} {k} {m}"
+            )
         same = all(key in before and torch.allclose(before[key], value) for key, value in ours.items())
         assert (same and set(ours) == set(before)) == (name in SAME_NUMBERS), name
 
@@ -500,6 +502,7 @@ def test_transforms_of_torch_func(family, tiny_model):
         with encoder.gradients.adding():
             loss(asked).backward()
         assert_same({name: asked[name].grad for name in exact}, exact)
+
 
 def test_what_keeps_blocks_from_running_by_hand_is_noticed():
     assert not memory.observed()

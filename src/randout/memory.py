@@ -101,10 +101,7 @@ class Gradients:
         hooks of the parameter must see the gradient, which only autograd calls.
         """
         return (
-            self.direct
-            and weight.is_leaf
-            and not weight._backward_hooks
-            and not weight._post_accumulate_grad_hooks  # type: ignore[attr-defined]
+            self.direct and weight.is_leaf and not weight._backward_hooks and not weight._post_accumulate_grad_hooks  # type: ignore[attr-defined]
         )
 
     def forget(self) -> None:

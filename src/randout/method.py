@@ -133,7 +133,9 @@ class Run:
     teacher: LiveTeacher | None = None
     forward: Callable[..., Output] | None = None  # of the student, on any batch: (batch, ...) as `Forward`
     supervised: Callable[[Output, Batch], Tensor] | None = None  # the loss on gold labels, as the recipe sets it
-    fresh: frozenset[str] = frozenset()  # names of the student's parameters that are not pretrained, where that is known
+    fresh: frozenset[str] = (
+        frozenset()
+    )  # names of the student's parameters that are not pretrained, where that is known
     heldout: Callable[[int], Batch] | None = None  # step -> a batch of training rows that are kept from the student
     logged: dict[str, list[tuple[Tensor, float]]] = field(default_factory=dict)  # name -> (number, weight) of this step
 

@@ -12,7 +12,9 @@ from typing import Any
 
 from .errors import UserError
 
-FAMILIES = "BERT, RoBERTa, XLM-RoBERTa, CamemBERT, Data2VecText, ELECTRA, DistilBERT, ALBERT, MPNet, DeBERTa-v2, ModernBERT"
+FAMILIES = (
+    "BERT, RoBERTa, XLM-RoBERTa, CamemBERT, Data2VecText, ELECTRA, DistilBERT, ALBERT, MPNet, DeBERTa-v2, ModernBERT"
+)
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf", "*.onnx")
 ADAPTER = "adapter_config.json"
