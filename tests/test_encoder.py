@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from conftest import FAMILIES, LENGTHS, LONGEST, PACKED, PADDED, plain_call, token_ids
-from randout import encoder, packing
+from randout import encoder, memory, packing
 
 
 def logits_and_gradients(made, ids):
@@ -253,3 +253,42 @@ class TestTraining:
         assert torch.equal(made.forward(ids).logits, made.forward(ids).logits)
         rates = [m.p for m in made.model.modules() if isinstance(m, nn.Dropout)]
         assert set(rates) == {0.0}
+
+
+class TestAdmissionBySteps:
+    """What only a training step shows: forwards agree, and a gradient is lost on the way to `.grad`."""
+
+    def test_a_lost_gradient_is_found(self, load, monkeypatch):
+        made, add = load("bert"), memory.Gradients.add
+
+        def forgetting(self, weight, gradient):
+            return None if self.direct and weight.shape == (32, 48) else add(self, weight, gradient)
+
+        monkeypatch.setattr(memory.Gradients, "add", forgetting)
+        assert encoder.admit(made) == "packed and padded gradients differ"
+
+    def test_a_gradient_of_zeros_is_found(self, load, monkeypatch):
+        made = load("bert")
+        monkeypatch.setattr(memory.Gradients, "_add_rows", lambda self, weight, rows, found: setattr(
+            weight, "grad", torch.zeros_like(weight)))  # fmt: skip
+        assert "gradients differ" in encoder.admit(made)
+
+    def test_modes_gradients_and_memory_are_left_as_found(self, load):
+        made = load("bert")
+        made.model.train()
+        made.sites.blocks[0].eval()
+        weight = made.model.classifier.weight
+        weight.grad = kept = torch.ones_like(weight)
+        modes = [m.training for m in made.model.modules()]
+        assert encoder.admit(made) == ""
+        assert [m.training for m in made.model.modules()] == modes
+        assert weight.grad is kept
+        assert not made.gradients.kept
+
+    def test_another_attention_set_since_is_padded(self, load):
+        """Packed texts would read one another under an attention that knows no boundaries."""
+        made = load("bert", True)
+        ids = token_ids(made)
+        before = made.forward(ids).logits
+        made.model.set_attn_implementation("eager")
+        torch.testing.assert_close(made.forward(ids).logits, before, rtol=0, atol=1e-10)

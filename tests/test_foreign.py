@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from randout.errors import UserError
+from randout.errors import Failure, UserError
+from randout.foreign import attached
 from randout.method import Run
 from randout.methods.randout import Randout
 from randout.sites import Layout
@@ -200,3 +201,26 @@ def test_layout_under_way_is_the_models_own(tiny_model: Tiny) -> None:
     assert isinstance(layout, Layout)
     assert layout.lengths.tolist() == [4, 9, 1]
     assert layout.starts.tolist() == [5, 9, 26]
+
+
+def test_a_parameter_that_loses_its_gradient_is_named(tiny_model: Tiny) -> None:
+    """Once, after the first step; not where it has none in the plain model either, nor where all are gone already."""
+    for lose in (False, True):
+        model, batch = foreign(tiny_model("bert")), a_batch()
+        model.bert.unused = nn.Linear(2, 2)
+        handle: Any = nn.Identity()
+        if lose:
+            handle = model.bert.encoder.layer[0].output.dense.register_forward_hook(lambda m, i, o: o.detach())
+        with attached(model, [Randout()]) as work:
+            work.stepped()  # nothing was seen yet
+            assert not work.checked
+            work.loss(model(**batch), torch.tensor([0, 1, 2])).backward()
+            if lose:
+                handle.remove()
+                with pytest.raises(Failure, match=r"encoder\.layer\.0\.intermediate\.dense\.weight.* got no gradient"):
+                    work.stepped()
+            else:
+                work.stepped()
+            assert work.checked
+            model.zero_grad()
+            work.stepped()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -411,3 +412,58 @@ def test_a_training_is_let_go_of_when_the_next_begins(
         del encoder, session, material, events
     gc.freeze()  # again, as the other tests have it
     assert all(session() is None for session in seen[:2])
+
+
+class Losing(Method):
+    """Something that goes wrong in a training, at one place of the model."""
+
+    name = "losing"
+    summary = "test"
+    how: str
+
+    def start(self, run: Run) -> State:
+        if self.how == "all frozen":
+            run.model.requires_grad_(False)
+        return State()
+
+    @contextmanager
+    def perturb(self, run: Run, state: State) -> Iterator[None]:
+        part: Any = run.sites.blocks[1].output  # type: ignore[union-attr]
+        undo = []
+        if self.how == "detached":
+            undo.append(part.dense.register_forward_hook(lambda module, inputs, output: output.detach()).remove)
+        elif self.how == "frozen later":
+            part.dense.requires_grad_(False)
+        elif self.how == "replaced":
+            part.dense.weight = nn.Parameter(part.dense.weight.detach().clone())
+        yield
+        for function in undo:
+            function()
+
+
+@pytest.mark.parametrize("how", ["detached", "frozen later", "replaced"])
+def test_a_parameter_that_loses_its_gradient_stops_the_training(tiny_model: Tiny, how: str) -> None:
+    session = session_of(tiny_encoder(tiny_model("roberta")), [CrossEntropy(), Losing(how=how)])
+    material, before = some_material(session.encoder), weights_of(session)
+    lost = "layer.1.intermediate.dense.weight" if how == "detached" else "layer.1.output.dense.weight"
+    with pytest.raises(Failure, match=rf"of \d+ trainable parameters of the student \(.*{lost}") as found:
+        trained(session, material, events=1)
+    said = {"detached": "got no gradient", "frozen later": "do not require a gradient", "replaced": "were replaced by"}
+    assert said[how] in str(found.value)
+    assert same_bits(before, weights_of(session)), "the optimizer stepped all the same"
+
+
+def test_a_frozen_student_is_no_training(tiny_model: Tiny) -> None:
+    with pytest.raises(Failure, match="every parameter of the student is frozen"):
+        session_of(tiny_encoder(tiny_model("bert")), [CrossEntropy(), Losing(how="all frozen")])
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "albert", "mpnet", "deberta-v2", "electra"])
+def test_what_the_plain_model_does_not_use_is_no_loss(tiny_model: Tiny, family: str) -> None:
+    encoder = tiny_encoder(tiny_model(family))
+    encoder.model.base_model.unused = nn.Linear(3, 3)  # as a pooler that the head leaves out
+    encoder.model.get_input_embeddings().weight.requires_grad_(False)  # on purpose, before the training
+    session = session_of(encoder, [CrossEntropy()], epochs=1)
+    trained(session, some_material(encoder), events=2)
+    assert session.position.step == 2
+    assert not session.watched

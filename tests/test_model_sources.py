@@ -216,3 +216,94 @@ class TestFingerprint:
         copied = own_copy()
         (copied / "added_tokens.json").write_text("{}")
         assert models.find(str(copied)).fingerprint() != source("bert").fingerprint()
+
+
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 90868376\n"
+
+
+class TestFaultyFolders:
+    @pytest.mark.parametrize("part", ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"])
+    def test_git_lfs_pointer(self, own_copy, part):
+        folder = own_copy()
+        (folder / part).write_text(LFS)
+        with pytest.raises(UserError, match=rf"{part} is a Git LFS pointer.*git lfs pull"):
+            models.find(str(folder))
+
+    @pytest.mark.parametrize("part", ["model.safetensors", "config.json", "tokenizer.json"])
+    def test_web_page(self, own_copy, part):
+        folder = own_copy()
+        (folder / part).write_text("\n<!DOCTYPE html><html>not found</html>")
+        with pytest.raises(UserError, match=f"{part} is a web page"):
+            models.find(str(folder))
+
+    @pytest.mark.parametrize(("keep", "message"), [(-10, "it was cut off"), (100, "is damaged"), (0, "is damaged")])
+    def test_weights_cut_off(self, own_copy, keep, message):
+        weights = own_copy() / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:keep])
+        with pytest.raises(UserError, match=rf"model\.safetensors.*{message}.*copy or download it again"):
+            models.find(str(weights.parent))
+
+    def test_shards(self, own_copy):
+        from safetensors.torch import load_file, save_file
+
+        folder = own_copy()
+        tensors = load_file(folder / "model.safetensors")
+        (folder / "model.safetensors").unlink()
+        names = sorted(tensors)
+        shards = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
+        for shard, part in shards.items():
+            save_file({name: tensors[name] for name in part}, folder / shard, {"format": "pt"})
+        with pytest.raises(UserError, match=r"no model\.safetensors.*model-1.safetensors.*rename"):
+            models.find(str(folder))
+        index = {"metadata": {}, "weight_map": {name: shard for shard, part in shards.items() for name in part}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        assert models.load(models.find(str(folder)), id2label={0: "a", 1: "b"}).packed
+        (folder / "model-2.safetensors").write_text(LFS)
+        with pytest.raises(UserError, match=r"model-2\.safetensors is a Git LFS pointer"):
+            models.find(str(folder))
+        (folder / "model-2.safetensors").unlink()
+        with pytest.raises(UserError, match=r"1 of 2 weight files.* missing, first model-2\.safetensors"):
+            models.find(str(folder))
+        (folder / "model.safetensors.index.json").write_text("{")
+        with pytest.raises(UserError, match=r"index\.json cannot be read"):
+            models.find(str(folder))
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"model_type": "gpt2"}, "GPT2 is a decoder; randout takes encoders: BERT, RoBERTa"),
+            ({"model_type": "llama"}, "LLAMA is a decoder"),
+            ({"model_type": "modernbert-decoder"}, "is a decoder"),
+            ({"model_type": "t5"}, "T5 is an encoder-decoder; randout takes encoders"),
+            ({"model_type": "bart"}, "BART is an encoder-decoder"),
+            ({"is_encoder_decoder": True}, "is an encoder-decoder"),
+            ({"is_decoder": True}, "says is_decoder"),
+            ({"model_type": None}, "has no model_type"),
+            ({"pad_token_id": 10**6}, "pad_token_id 1000000 but vocab_size"),
+        ],
+    )
+    def test_what_is_no_encoder(self, own_copy, changes, message):
+        folder = own_copy()
+        config = json.loads((folder / "config.json").read_text()) | changes
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(UserError, match=message):
+            models.find(str(folder))
+
+    def test_a_family_whose_blocks_are_not_found(self, source, monkeypatch):
+        def fail(*_):
+            raise TypeError("FunnelModel: no embeddings and list of 2 blocks found in this model")
+
+        monkeypatch.setattr(models, "prepare", fail)
+        with pytest.raises(UserError, match=r"bert: FunnelModel: no embeddings.*randout takes encoders"):
+            models.load(source("bert"), id2label={0: "a", 1: "b"})
+
+    def test_adapters_and_parents_of_models(self, own_copy, tmp_path):
+        folder = own_copy(name="parent/0_Transformer")
+        with pytest.raises(UserError, match="a model is in 0_Transformer: name that folder"):
+            models.find(str(folder.parent))
+        (folder.parent / "modules.json").write_text("[]")
+        with pytest.raises(UserError, match="sentence-transformers folder; its encoder is in 0_Transformer"):
+            models.find(str(folder.parent))
+        (folder / "adapter_config.json").write_text("{}")
+        with pytest.raises(UserError, match=r"PEFT adapter.*merge_and_unload"):
+            models.find(str(folder))

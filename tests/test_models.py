@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from conftest import LABELS, LONGEST, build, ids_of, toy_texts
 from randout import models
 from randout.errors import UserError
+from randout.method import Run
+from randout.methods.ce import CrossEntropy
+from randout.methods.mixout import Mixout
+from randout.methods.noisytune import NoisyTune
+from randout.tokenising import tokenizer_and_limit
+from training import session_of, some_material, tiny_encoder, trained, weights_of
 
 
 class TestLoad:
@@ -34,7 +43,7 @@ class TestLoad:
     def test_corrupt(self, own_copy, part):
         folder = own_copy()
         (folder / part).write_bytes(b"\x08\x00\x00nothing of the kind")
-        with pytest.raises(UserError, match="cannot load"):
+        with pytest.raises(UserError, match=r"cannot load its tokenizer|model.safetensors \(22 bytes\) is damaged"):
             models.load(models.find(str(folder)), id2label=LABELS)
 
     @pytest.mark.parametrize("change", [{"hidden_size": 36}, {"model_type": "nothing"}, {"num_hidden_layers": "x"}])
@@ -42,7 +51,7 @@ class TestLoad:
         folder = own_copy()
         config = json.loads((folder / "config.json").read_text()) | change
         (folder / "config.json").write_text(json.dumps(config))
-        with pytest.raises(UserError, match="cannot load"):
+        with pytest.raises(UserError, match=r"cannot load|do not have the shapes that its config\.json describes"):
             models.load(models.find(str(folder)), id2label=LABELS)
 
     def test_missing_tensors(self, own_copy):
@@ -162,3 +171,127 @@ class TestSave:
 def test_build_is_a_function_of_the_family(tmp_path, tiny_model):
     again = build("electra", tmp_path / "electra")
     assert models.find(str(again)).fingerprint() == models.find(str(tiny_model("electra"))).fingerprint()
+
+
+def changed(folder: Path, **changes: Any) -> models.Source:
+    """The model in `folder` with these settings in its config.json."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return models.find(str(folder))
+
+
+def classifier(folder: Path, **changes: Any) -> models.Source:
+    """A classifier of three classes saved over the encoder in `folder`, with these settings in its config.json."""
+    models.save(models.load(models.find(str(folder)), id2label=LABELS), folder, LONGEST, "")
+    return changed(folder, **changes)
+
+
+class TestFaultyModels:
+    def test_tokenizer_larger_than_the_embeddings(self, own_copy):
+        from transformers import AutoTokenizer
+
+        folder = own_copy()
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        size = len(tokenizer)
+        tokenizer.add_tokens(["newtoken"])
+        tokenizer.save_pretrained(folder)
+        message = rf"{size + 1} tokens but the model only {size} embeddings.*resize_token_embeddings\({size + 1}\)"
+        source = models.find(str(folder))
+        for load in (lambda: models.load(source, id2label=LABELS), lambda: tokenizer_and_limit(source)):
+            with pytest.raises(UserError, match=message):
+                load()
+
+    def test_problem_type_of_an_earlier_task_is_not_kept(self, own_copy, tmp_path):
+        source = classifier(own_copy(), problem_type="multi_label_classification")
+        for head in (LABELS, {0: "a", 1: "b"}):
+            models.save(models.load(source, id2label=head), tmp_path / "new", LONGEST, "")
+            assert json.loads((tmp_path / "new" / "config.json").read_text()).get("problem_type") is None
+        bare = changed(own_copy(name="bare"), problem_type="regression")
+        assert models.load(bare, id2label=LABELS).model.config.problem_type is None
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"problem_type": "multi_label_classification"}, "multi_label_classification: a text may have several"),
+            ({"problem_type": "regression"}, "problem_type regression.*classifies nothing"),
+            ({"id2label": {"0": "only"}, "label2id": {"only": 0}}, "one output.*at least two classes"),
+            ({"id2label": {"0": "a", "1": "b", "2": "a"}}, "two of its outputs are named 'a'"),
+            ({"id2label": {"1": "a", "2": "b", "3": "c"}}, "keys of id2label.* not 0 to 2"),
+            ({"label2id": {"money": 0, "health": 1, "sport": 2}}, "disagree: output 0 is 'health'.* output 1"),
+        ],
+    )
+    def test_outputs_that_are_no_classes_are_refused(self, own_copy, changes, message):
+        source = classifier(own_copy(), **changes)
+        with pytest.raises(UserError, match=message):
+            models.load(source)
+        if len(changes.get("id2label", LABELS)) == len(LABELS):  # a new head has names and kind of its own
+            assert models.load(source, id2label=LABELS).model.config.id2label == LABELS
+
+    @pytest.mark.parametrize("label2id", [{"LABEL_0": 0, "LABEL_1": 1, "LABEL_2": 2}, {"Health": 2, "Money": 1}, {}])
+    def test_other_names_in_label2id_do_no_harm(self, own_copy, label2id):
+        assert models.load(classifier(own_copy(), label2id=label2id)).model.config.id2label == LABELS
+
+    def test_weights_that_are_not_finite(self, own_copy):
+        folder = own_copy()
+        tensors = load_file(folder / "model.safetensors")
+        name = "encoder.layer.1.output.dense.weight"
+        tensors[name][0, 0] = float("nan")
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+        with pytest.raises(UserError, match=f"1 of its weight tensors hold NaN or infinite.*{name}"):
+            models.load(models.find(str(folder)), id2label=LABELS)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_half_precision_weights_are_trained_in_float32(self, own_copy, dtype):
+        folder = own_copy()
+        tensors = {name: x.to(dtype) for name, x in load_file(folder / "model.safetensors").items()}
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+        made = models.load(changed(folder, dtype=str(dtype)[6:], torch_dtype=str(dtype)[6:]), id2label=LABELS)
+        assert {p.dtype for p in made.model.parameters()} == {torch.float32}
+        assert made.packed
+
+    def test_vocabulary_of_another_model(self, own_copy):
+        with pytest.raises(UserError, match=r"do not have the shapes that its config\.json describes"):
+            models.load(changed(own_copy(), vocab_size=500), id2label=LABELS)
+
+    @pytest.mark.parametrize("stated", [0, -1, 10**30])
+    def test_a_tokenizer_that_states_no_length(self, own_copy, stated):
+        folder = own_copy()
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": stated}))
+        source = models.find(str(folder))
+        assert models.load(source, id2label=LABELS).longest == tokenizer_and_limit(source)[1] == LONGEST
+
+    def test_filler_outside_the_vocabulary(self, load):
+        made = load("bert", True, pack=False)
+        texts = [torch.tensor([2, 20, 3]), torch.tensor([2, 20, 21, 22, 3])]
+        before = made.forward(texts).logits
+        for filler in (10**6, -1):
+            made.model.config.pad_token_id = filler
+            torch.testing.assert_close(made.forward(texts).logits, before)
+
+    def test_a_checkpointed_model_learns(self, own_copy):
+        """As `gradient_checkpointing` in config.json has it: every tensor of every block moves."""
+        session = session_of(tiny_encoder(changed(own_copy(), gradient_checkpointing=True).folder), [CrossEntropy()])
+        before = weights_of(session)
+        trained(session, some_material(session.encoder), events=1)
+        moved = [name for name, x in weights_of(session).items() if not torch.equal(x, before[name])]
+        assert sum(".layer." in name for name in moved) == 16 * len(session.encoder.sites.blocks)
+
+    def test_newly_initialised_parameters_are_known(self, own_copy):
+        folder = own_copy()
+        weights = load_file(folder / "model.safetensors")
+        save_file(
+            {n: x for n, x in weights.items() if "pooler" not in n}, folder / "model.safetensors", {"format": "pt"}
+        )
+        head = {"classifier.weight", "classifier.bias"}
+        pooler = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
+        made = models.load(models.find(str(folder)), id2label=LABELS)
+        assert made.fresh == head | pooler
+        assert models.load(models.find(str(own_copy(name="whole"))), id2label=LABELS).fresh == head
+        run = Run(made.model, made.sites, seed=1, fresh=made.fresh)
+        before = {name: tensor.clone() for name, tensor in made.model.state_dict().items()}
+        NoisyTune().start(run)
+        noised = {name for name, tensor in made.model.state_dict().items() if not torch.equal(tensor, before[name])}
+        assert not noised & made.fresh
+        assert any(".layer." in name for name in noised)
+        assert not any("pooler" in name for name in Mixout().start(run).tensors)

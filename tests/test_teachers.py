@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -24,6 +24,7 @@ from randout.progress import Show
 from randout.replay import replay, stored_config
 from randout.report.subjects import Model
 from randout.runs import RunFolder
+from randout.soft_labels import column_order
 from randout.student import Options, Stopped
 
 SETTINGS = {"epochs": 1, "learning_rate": 2e-3, "precision": "float32", "batch_size": 16, "device": "cpu"}
@@ -302,3 +303,32 @@ def test_a_report_knows_all_teachers(asked: dict[str, Any], tmp_path: Path) -> N
     found = {check.code: check.explanation for check in teacher_saw_held_out(subject)}
     assert "2 of the 3 test rows (student)" in found["teacher-saw-held-out"]
     assert "student" in found["teacher-not-checked"]
+
+
+class TestColumnOrder:
+    """Which output of a teacher means which class of the data."""
+
+    DATA: ClassVar = {0: "health", 1: "money", 2: "not sport"}
+
+    def order(self, *names: str, named: list[str] | tuple[()] | None = ()) -> list[int]:
+        return column_order(dict(enumerate(names)), self.DATA, named, "teacher")
+
+    def test_names_that_differ_by_case_alone(self) -> None:
+        assert self.order("Not_Sport", "HEALTH", "Money") == [1, 2, 0]
+        assert self.order("x", "y", "z", named=["Not-Sport", "health", "money"]) == [1, 2, 0]
+        assert self.order("not sport", "health", "money", named=None) == [1, 2, 0]
+
+    def test_names_that_only_case_tells_apart(self) -> None:
+        data = {0: "us", 1: "US"}
+        assert column_order({0: "US", 1: "us"}, data, (), "teacher") == [1, 0]
+        with pytest.raises(UserError, match="its labels are Us, uS"):
+            column_order({0: "Us", 1: "uS"}, data, (), "teacher")
+
+    def test_the_advice_is_in_the_order_of_the_teacher_and_cannot_be_pasted(self) -> None:
+        with pytest.raises(UserError, match="NAME_OF_LABEL_0,NAME_OF_LABEL_1,NAME_OF_LABEL_2") as found:
+            self.order("LABEL_0", "LABEL_1", "LABEL_2")
+        assert "--teacher-labels health" not in str(found.value)
+        with pytest.raises(UserError, match="exactly the data's 3 classes, and it has 4"):
+            self.order("a", "b", "c", "d")
+        with pytest.raises(UserError, match=r"2 names for the 3 outputs of teacher \(its own names.*: a, b, c\)"):
+            self.order("a", "b", "c", named=["health", "money"])

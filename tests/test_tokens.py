@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from randout import prepare
+from randout.config import build
+from randout.errors import UserError
+from randout.inference import predict
+from randout.methods import METHODS
 from randout.tokens import Tokens, batches, by_length, encode, percentile_length, truncate
 
 CLS, SEP = 101, 102
@@ -239,3 +247,56 @@ def test_tokens_of_one_text():
     assert tokens[1].tolist() == [2, 3, 4]
     assert tokens.loss_of_truncation() == (0.5, 6 / 11)
     assert tokens.lengths is tokens.lengths  # made once
+
+
+class TestTextsWithoutTokens:
+    """A tokenizer that drops control characters and adds no special tokens."""
+
+    @pytest.fixture
+    def bare(self, load):
+        from tokenizers import processors
+
+        made = load("bert", True)
+        made.tokenizer._tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+        return replace(made, prefix=0, suffix=0)
+
+    def test_they_are_named_and_have_one_token(self, bare):
+        tokens = encode(bare.tokenizer, ["goal", "\u200b", "team goal", "\x00"], chunk=2)
+        assert tokens.empty == (1, 3)
+        assert tokens.lengths.tolist() == tokens.whole.tolist() == [1, 1, 2, 1]
+        assert tokens[1].tolist() == tokens[3].tolist() == [bare.tokenizer.unk_token_id]
+        assert truncate(tokens, 1, "head", 0, 0).empty == (1, 3)
+
+    def test_prediction_is_the_same_in_any_company_packed_and_padded(self, bare):
+        found = []
+        for texts in (["\u200b"], ["\u200b", "goal team"], ["goal team", "\u200b"], ["a", "\u200b", "goal", "b"]):
+            for encoder in (bare, replace(bare, packed=False)):
+                tokens = encode(encoder.tokenizer, texts)
+                logits = predict(encoder, tokens, np.arange(len(texts)), "float32")
+                found.append(logits[texts.index("\u200b")])
+        np.testing.assert_allclose(np.stack(found), np.stack(found[:1] * len(found)), rtol=1e-6, atol=1e-6)
+
+    def test_a_forward_refuses_them(self, bare):
+        text = torch.tensor([20, 21])
+        for encoder in (bare, replace(bare, packed=False)):
+            for ids, place in (([text[:0], text], 0), ([text, text[:0]], 1)):
+                with pytest.raises(ValueError, match=f"text {place} of this batch has no tokens"):
+                    encoder.forward(ids)
+            with pytest.raises(ValueError, match="no texts"):
+                encoder.forward([])
+        assert predict(bare, encode(bare.tokenizer, []), np.arange(0), "float32").shape == (0, 3)
+
+    def test_training_on_them_is_refused_with_their_rows(self, own_copy, tmp_path):
+        folder = own_copy()
+        path = folder / "tokenizer.json"
+        table = json.loads(path.read_text())
+        path.write_text(json.dumps(table | {"post_processor": None}))
+        (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+        texts = [f"{word} team {n}" for n in range(12) for word in ("goal", "bank")]
+        texts[4] = texts[9] = "\u200b"
+        data = tmp_path / "data.csv"
+        rows = [f"{text},{'ab'[n % 2]}" for n, text in enumerate(texts)]
+        data.write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+        asked = {"data": {"source": str(data)}, "student": {"model": str(folder)}, "teacher": {"model": "none"}}
+        with pytest.raises(UserError, match=r"2 of 24 texts have no tokens \(rows 5, 10\).*Remove these rows"):
+            prepare.make(build([asked | {"methods": {"ce": {}}}], METHODS))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from elsewhere import Ascent, Mixed, Square, Twice, examples, stock
-from randout.errors import UserError
+from randout.errors import Failure, UserError
 from randout.method import Method, Run, State
 from randout.methods.ce import CrossEntropy
 from randout.methods.kd import KnowledgeDistillation
@@ -294,3 +294,17 @@ def test_a_training_that_failed_can_be_left(tiny_model: Tiny, tmp_path: Path) ->
     assert hooks_of(trainer.model) > 0
     trainer.noise.detach()
     assert hooks_of(trainer.model) == 0
+
+
+def test_a_parameter_that_loses_its_gradient_stops_the_training(tiny_model: Tiny, tmp_path: Path) -> None:
+    trainer = trainer_of(tiny_model("bert"), tmp_path, [], num_train_epochs=1)
+    dense, calls = trainer.model.bert.encoder.layer[0].output.dense, []
+
+    def detached_once(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return output.detach() if len(calls) == 1 else output
+
+    dense.register_forward_hook(detached_once)
+    with pytest.raises(Failure, match=r"layer\.0\.intermediate\.dense\.weight.* got no gradient in the first step"):
+        trainer.train()
+    trainer.noise.detach()

@@ -138,7 +138,8 @@ class Encoder:
 
     def _padded(self, ids: Sequence[Tensor]) -> dict[str, Any]:
         filler = getattr(self.model.config, "pad_token_id", None) or 0
-        if self.sites.words is not None and not 0 <= filler < self.sites.words.weight.shape[0]:
+        words: Any = self.sites.words
+        if words is not None and not 0 <= filler < len(words.weight):
             filler = 0  # any will do: no text looks at it
         block = nn.utils.rnn.pad_sequence(list(ids), batch_first=True, padding_value=filler)  # (b, longest)
         lengths = torch.tensor([len(text) for text in ids])

@@ -120,7 +120,8 @@ class Attached:
         there = present or any(p.grad is not None for p in parameters.values())
         if there and self.followed.last is not None and not torch.distributed.is_initialized():
             self.checked = True
-            gradient_guard.check(parameters, lambda: self.followed.again(dropout=False, perturb=False).logits)
+            plain = partial(self.followed.again, dropout=False, perturb=False)
+            gradient_guard.check(self.run.model, parameters, lambda: plain().logits)
 
     def state_dict(self) -> dict[str, Tensor]:
         """What the methods remember, and the step: for `attached(..., resume=...)` in a training that goes on."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -13,25 +13,37 @@ from .errors import Failure
 SHOWN = 3  # names in a message
 
 
-def check(watched: Mapping[str, nn.Parameter], plain: Callable[[], Tensor]) -> None:
-    """Raise Failure where a parameter of `watched` has no gradient after a step, but has one in a plain forward.
+def check(model: nn.Module, watched: Mapping[str, nn.Parameter], plain: Callable[[], Tensor]) -> None:
+    """Raise Failure where a parameter of `watched` has no gradient after a step, but has one in a plain forward, and where
+    `model` has another parameter in its place by now.
 
     watched: by name, what is to be trained. plain: logits of a plain forward with a graph; called only where a gradient
     is missing. Parameters that the plain model does not use either (a pooler that the head leaves out) are passed over.
     """
+    now = dict(model.named_parameters())
+    replaced = [name for name, parameter in watched.items() if now.get(name, parameter) is not parameter]
+    if replaced:
+        raise Failure(
+            f"{_listed(replaced, watched)} were replaced by others that the optimizer does not know, so they would not be "
+            "trained. Change parameters in place, or replace them before the optimizer is made"
+        )
     missing = {name: parameter for name, parameter in watched.items() if parameter.grad is None}
     if not missing:
         return
     lost = used(missing, plain)
     if lost:
         frozen = sum(not missing[name].requires_grad for name in lost)
-        more = f" and {len(lost) - SHOWN:,} more" if len(lost) > SHOWN else ""
         why = f" {frozen:,} of them do not require a gradient any more." if frozen else ""
         raise Failure(
-            f"{len(lost):,} of {len(watched):,} trainable parameters of the student got no gradient in the first step, "
-            f"so they would not be trained: {', '.join(lost[:SHOWN])}{more}.{why} Check what freezes, detaches or "
+            f"{_listed(lost, watched)} got no gradient in the first step, so they would not be trained.{why} Check what freezes, detaches or "
             "replaces parts of the model (a method, a hook), and that some loss reaches its logits"
         )
+
+
+def _listed(names: Sequence[str], watched: Mapping[str, nn.Parameter]) -> str:
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    shown = f"{', '.join(names[:SHOWN])}{more}"
+    return f"{len(names):,} of {len(watched):,} trainable parameters of the student ({shown})"
 
 
 def used(parameters: Mapping[str, nn.Parameter], plain: Callable[[], Tensor]) -> list[str]:

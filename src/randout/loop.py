@@ -171,7 +171,7 @@ def _check_gradients(session: Session, material: Material, rows: np.ndarray) -> 
         with block.plain():
             return replace(encoder, packed=False).forward(ids).logits
 
-    gradient_guard.check(session.watched, plain)
+    gradient_guard.check(encoder.model, session.watched, plain)
     session.watched = {}
 
 
