@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from randout import fonts
 from randout.figures import comparison_lines, comparison_picture, confusion_picture, score_lines
 from randout.metrics import score
 from randout.statistics import compare_models
@@ -123,3 +124,55 @@ def test_a_failed_picture_leaves_the_old_one(tmp_path, monkeypatch):
         confusion_picture(np.eye(2), {0: "a", 1: "b"}, path, "")
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["confusion.png"]
+
+
+@pytest.mark.parametrize("names", [["健康", "体育"], ["สวัสดี", "sport"], ["हिन्दी", "1"]])
+def test_classes_that_no_font_can_draw_go_by_number(tmp_path, monkeypatch, names):
+    """Without other fonts than matplotlib's own. Warnings, of a missing glyph too, are errors here."""
+    from matplotlib.text import Text
+
+    monkeypatch.setattr(fonts, "_other_families", lambda: ())
+    drawn = []
+    monkeypatch.setattr(Text, "set_text", lambda self, text, kept=Text.set_text: (drawn.append(text), kept(self, text)))
+    confusion_picture([[3, 1], [1, 3]], dict(enumerate(names)), tmp_path / "c.png", "评 run: test")
+    assert {"0", "1" if fonts.drawable(names[1]) is False else f"1 {names[1]}"} <= set(drawn)
+    assert fonts.NOTE in drawn
+    assert "? run: test" in drawn
+    assert not any("健" in str(text) or "ส" in str(text) for text in drawn)
+
+
+def test_classes_that_can_be_drawn_keep_their_names(tmp_path):
+    names, by_number = fonts.numbered(["café", "Ж", "❤️", "تجربة" if fonts._shapes() else "é"])
+    assert not by_number
+    assert names[:3] == ["café", "Ж", "❤"]
+    confusion_picture(np.eye(4), dict(enumerate(names)), tmp_path / "c.png", "t")
+
+
+def test_scripts_that_need_shaping_are_not_drawn_without_it(monkeypatch):
+    monkeypatch.setattr(fonts, "_shapes", lambda: False)
+    assert not fonts.drawable("تجربة")
+    assert fonts.drawable("Ж")
+
+
+def test_a_font_that_has_the_characters_is_used(monkeypatch):
+    has = {fonts.DEFAULT: frozenset("ab"), "One": frozenset("健"), "Two": frozenset("康健"), "Three": frozenset("x")}
+    monkeypatch.setattr(fonts, "_other_families", lambda: ("One", "Two", "Three"))
+    monkeypatch.setattr(fonts, "_characters", has.get)
+    assert fonts.families(["a", "健康"]) == [fonts.DEFAULT, "One", "Two"]
+    assert fonts.families(["ab"]) == [fonts.DEFAULT]
+    assert fonts.numbered(["健康", "a"]) == (["健康", "a"], False)
+    assert fonts.numbered(["育", "a"]) == (["0", "1 a"], True)
+
+
+def test_report_figures_draw_names_without_a_font_by_number(monkeypatch):
+    from randout.report.draw import picture, saved
+    from randout.report.values import Column, Figure, Table
+
+    monkeypatch.setattr(fonts, "_other_families", lambda: ())
+    columns = (Column("model"), Column("true"), Column("predicted"), Column("share", "percent"))
+    rows = tuple(("评", true, made, 0.5) for true in ("健康", "体育") for made in ("健康", "体育"))
+    roles = {"panel": "model", "row": "true", "column": "predicted", "value": "share"}
+    drawn = picture(Figure("m", "m", "matrix", Table("m", "m", columns, rows), roles))
+    assert saved(drawn, "png").startswith(b"\x89PNG")
+    assert [label.get_text() for label in drawn.axes[0].get_yticklabels()] == ["0", "1"]
+    assert drawn.get_supxlabel() == fonts.NOTE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -338,10 +339,11 @@ def main() -> None:
     """
     terminal.prepare()
     code = _run()
-    if lost := terminal.finish():
+    lost = terminal.finish()
+    if lost and not code:
         if lost != "closed":  # who closes a pipe early has read enough
             complain(f"error: standard output: {lost}")
-        code = code or 1
+        code = 1
     sys.exit(code)
 
 
@@ -367,10 +369,9 @@ def _run() -> int:
     except BrokenPipeError:
         return 1
     except OSError as error:
-        if error.filename is not None or not terminal.finish():
-            complain(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
-        else:
-            complain(f"error: standard output: {error.strerror or error}")
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+        where = error.filename or ("standard output" if full else "input or output")
+        complain(f"error: {where}: {error.strerror or error}")
         return 1
     except Exception as error:
         if type(error).__name__ != "Stopped":

@@ -52,6 +52,11 @@ def replace_text(path: Path, text: str) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)
+    except OSError as error:
+        _remove(partial)
+        if error.filename is None:  # of a write: it does not say which file it was
+            error.filename = str(path)
+        raise
     except BaseException:
         _remove(partial)
         raise

@@ -21,17 +21,12 @@ from .runs import RunFolder
 from .scoring import model_card, open_test, rows_sha256, score_split, score_test
 from .seen import FILE as SEEN_ROWS
 from .seen import read_seen, write_seen
-from .student import Options, Stopped, Taught, check_methods, environment, student_of
+from .student import Options, Paused, Stopped, Taught, check_methods, environment, student_of
 from .teacher import doubts, teach
+from .terminal import Terminated
 from .trained import Trained, train
 
-BEGUN = {
-    ".lock",
-    "run.toml",
-    "split.json",
-    "run.json",
-    SEEN_ROWS,
-}  # what stands in a run's folder before `run.json` does
+BEGUN = {".lock", "run.toml", "split.json", "run.json", SEEN_ROWS}  # may stand in a folder before `run.json` does
 
 
 @dataclass(frozen=True)
@@ -88,10 +83,12 @@ def carry_out(plan: Plan, options: Options) -> Result:
         _begin_record(run, plan, options)
         try:
             teacher = taught(plan, options)
-        except Stopped as stop:  # in the teacher's training: this run is the one to go on with
+            trained = train(plan, run, teacher, options)
+            metrics = _finish(plan, run, trained, teacher, options)
+        except Paused:
+            raise
+        except (Stopped, Terminated) as stop:  # wherever it was, in a teacher's training too: this run is to be resumed
             raise Stopped(stop.why, run) from None
-        trained = train(plan, run, teacher, options)
-        metrics = _finish(plan, run, trained, teacher, options)
     return Result(run, metrics, True)
 
 

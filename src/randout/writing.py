@@ -23,15 +23,11 @@ BY_FORMAT = {"csv": ".csv", "jsonl": ".jsonl", "json": ".json", "parquet": ".par
 def default_output(table: Table, word: str) -> Path:
     """Where a table goes when no name is given: beside its file, as NAME.word.SUFFIX, in the form that was read."""
     path = Path(table.name)
-    suffix = path.suffix
+    stem, suffix = path.stem, path.suffix
     if suffix.lower() not in SUFFIXES:  # any text is read as a table, whatever its name
-        suffix = "" if path.suffix == path.name else path.suffix
-        suffix += ".tsv" if table.delimiter == "\t" else BY_FORMAT.get(table.format, ".csv")
-        path = path.with_name(path.name.removesuffix(path.suffix) or path.name)
-    else:
-        path = path.with_name(path.stem)
+        stem, suffix = path.name, ".tsv" if table.delimiter == "\t" else BY_FORMAT.get(table.format, ".csv")
     end = f".{word}{suffix}"
-    return path.with_name(cut_name(path.name, LONGEST_NAME - len(end.encode())) + end)
+    return path.with_name(cut_name(stem, LONGEST_NAME - len(end.encode())) + end)
 
 
 def check_output(path: Path) -> None:
