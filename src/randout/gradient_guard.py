@@ -35,8 +35,8 @@ def check(model: nn.Module, watched: Mapping[str, nn.Parameter], plain: Callable
         frozen = sum(not missing[name].requires_grad for name in lost)
         why = f" {frozen:,} of them do not require a gradient any more." if frozen else ""
         raise Failure(
-            f"{_listed(lost, watched)} got no gradient in the first step, so they would not be trained.{why} Check what freezes, detaches or "
-            "replaces parts of the model (a method, a hook), and that some loss reaches its logits"
+            f"{_listed(lost, watched)} got no gradient in the first step, so they would not be trained.{why} "
+            "Check what freezes, detaches or replaces parts of the model (a method, a hook), and that a loss reaches its logits"
         )
 
 
