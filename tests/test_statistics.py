@@ -48,6 +48,7 @@ def test_paired_difference_equals_a_slow_loop_over_the_same_draws(metric):
     def tails(level):  # Hesterberg's expanded percentiles
         share = stats.norm.cdf(-stats.t.ppf((1 + level) / 2, df) * math.sqrt(count / (count - 1)))
         return [share, 1 - share]
+
     kinds = patterns((labels * 4 + first) * 4 + second, group_codes(groups, 100))
 
     def value(made, rows):
@@ -238,7 +239,11 @@ def test_margin_words_need_rows_that_could_have_shown_the_margin():
 @pytest.mark.parametrize(
     ("groups", "equal", "expected"),
     [
-        (GROUPS_NEEDED - 1, GROUPS_NEEDED - 1.0, f"no verdict: {GROUPS_NEEDED - 1} groups, at least {GROUPS_NEEDED} are"),
+        (
+            GROUPS_NEEDED - 1,
+            GROUPS_NEEDED - 1.0,
+            f"no verdict: {GROUPS_NEEDED - 1} groups, at least {GROUPS_NEEDED} are",
+        ),
         (GROUPS_NEEDED, float(GROUPS_NEEDED), "better"),
         (900, 4.2, "no verdict: 900 groups of unequal size, worth 4 equal ones, at least"),
     ],

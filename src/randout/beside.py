@@ -96,9 +96,7 @@ def _with_interval(value: float, draws: np.ndarray, codes: np.ndarray, edge: flo
     return Ours(value, *widened(between, value, edge, 0.95))
 
 
-def _of_class(
-    scores: Scored, made: np.ndarray, codes: np.ndarray, label: int, rate: str, resamples: int = 500
-) -> Ours:
+def _of_class(scores: Scored, made: np.ndarray, codes: np.ndarray, label: int, rate: str, resamples: int = 500) -> Ours:
     """Precision, recall or F1 of one class: mean over seeds, bootstrap over seeds and groups."""
     size, truth = scores.num_labels, scores.labels[0]
     count = int(codes.max()) + 1
