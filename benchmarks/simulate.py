@@ -1,6 +1,6 @@
 """Does the primary interval hold its level? Simulated comparisons of two methods with a known true difference.
 
-    python benchmarks/simulate.py [--simulations 2000] [--macro-f1 600] [--groups 2000] [--seed 0]
+    python benchmarks/simulate.py [--simulations 2000] [--macro-f1 600] [--groups 1000] [--seed 0]
         [--page docs/statistics.md]
 
 Rows are right or wrong by a probit: row i, of group g, is right in arm a at seed s where
@@ -27,6 +27,7 @@ from scipy.special import ndtri, stdtrit
 
 from randout.crossed import bootstrap_difference, crossed_bootstrap, crossed_difference
 from randout.families import GROUPS_NEEDED
+from randout.intervals import score_interval
 from randout.verdicts import compare_folds, compare_methods
 
 PAGE = Path(__file__).parents[1] / "docs" / "statistics.md"
@@ -36,6 +37,7 @@ ACCURACY, GAIN = 0.80, 0.02  # of the baseline; of the better method where there
 ROWS, CLASSES = 1500, 3
 GROUPS = (5, 6, 8, 10, 15, 20, 30, 50, 100, 150)
 LARGEST = 20  # rows of the largest of few groups; sizes 1 to this, all equally likely
+WORTH = 3 * (LARGEST + 1) / (2 * (2 * LARGEST + 1))  # equal groups that one of these is worth: mean^2 / mean square
 FOLDS = (5, 10)
 COVERAGE, FALSE = 93.0, 7.0  # percent: least and most that a design with verdicts may show
 
@@ -111,14 +113,15 @@ def accuracy_rows(mix: Mix, simulations: int, seed: int) -> Iterator[list[str]]:
         for count in SEEDS:
             none = crossed_difference(right[1, :count] - right[0, :count], groups)
             some = crossed_difference(gained[:count] - right[0, :count], groups)
-            own = crossed_difference(right[0, :count], groups, floor=False)
+            alone = crossed_difference(right[0, :count], groups, floor=False)
+            low, high = score_interval(alone.estimate, alone.standard_error, alone.df)
             by_seed = (right[1, :count] - right[0, :count]).mean(1)
             seen[count][at] = (
                 covers(none, 0.0),
                 none.p_value <= 0.05,
                 covers(some, GAIN),
                 some.p_value <= 0.05 and some.estimate > 0,
-                covers(own, ACCURACY),
+                low <= ACCURACY <= high,
                 100 * (none.high - none.low) / 2,
                 paired_t_covers(by_seed, 0.0),
             )
@@ -329,7 +332,7 @@ def group_table(header: list[str], rows: list[list[str]], kinds: dict[str, str])
     misses = []
     for row in rows:
         named = dict(zip(header, row, strict=True))
-        if int(named["groups"]) < GROUPS_NEEDED:
+        if int(named["groups"]) * WORTH < GROUPS_NEEDED:
             continue
         where = f"{named['mix']}, {named['groups']} groups" if "mix" in named else f"{named['groups']} groups"
         for title, cell in named.items():
@@ -338,7 +341,8 @@ def group_table(header: list[str], rows: list[list[str]], kinds: dict[str, str])
                 misses.append(f"- {where}, {title}: {cell} %, below {COVERAGE:g} %")
             if cell and kind == "false" and float(cell) > FALSE:
                 misses.append(f"- {where}, {title}: {cell} %, above {FALSE:g} %")
-    targets = f"from {GROUPS_NEEDED} groups on coverage at least {COVERAGE:g} %, false verdicts at most {FALSE:g} %"
+    least = min(count for count in GROUPS if count * WORTH >= GROUPS_NEEDED)
+    targets = f"from {least} groups on coverage at least {COVERAGE:g} %, false verdicts at most {FALSE:g} %"
     verdict = f"Targets missed ({targets}):" if misses else f"Targets met: {targets}."
     return [*table(header, rows), "", verdict, *(["", *misses] if misses else [])]
 
@@ -355,7 +359,8 @@ def group_lines(simulations: int, macro: int, seed: int) -> list[str]:
     error = standard_error(simulations)
     return [
         f"By the number of groups, of 1 to {LARGEST} rows each. One seed: a saved pair of models that are worth the same.",
-        f"No verdict is given under {GROUPS_NEEDED} groups; the rows above that show what would come up.",
+        f"One of them is worth {WORTH:.2f} groups of equal size, and no verdict is given under {GROUPS_NEEDED} of those:",
+        "the rows of fewer show what would come up.",
         "coverage: of the interval of a difference that is 0; false: how often p <= .05 comes up there; value: coverage",
         f"of one arm's accuracy; false not worse: how often an arm worse by {100 * GAIN:g} points has a 90 % interval above",
         f"that. Accuracy, {simulations:,} simulations of each row, percent (standard error at 95 %: {error:.1f}):",
@@ -390,20 +395,26 @@ def report(simulations: int, macro: int, groups: int, seed: int) -> list[str]:
     return [f"`python benchmarks/simulate.py {options}`", *(line for part in parts for line in ("", *part))]
 
 
+def parted(page: Path) -> tuple[str, str]:
+    """The page's text before and after the simulated part."""
+    before, found, rest = page.read_text(encoding="utf-8").partition(START)
+    if not found or END not in rest:
+        raise SystemExit(f"{page} lacks the marks between which the tables go:\n{START}\n{END}")
+    return before, rest.partition(END)[2]
+
+
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=2000)
     parser.add_argument("--macro-f1", type=int, default=600)
-    parser.add_argument("--groups", type=int, default=2000)
+    parser.add_argument("--groups", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--page", type=Path, default=PAGE)
     arguments = parser.parse_args(words)
-    before, found, rest = arguments.page.read_text(encoding="utf-8").partition(START)
-    if not found or END not in rest:
-        raise SystemExit(f"{arguments.page} lacks the marks between which the tables go:\n{START}\n{END}")
+    parted(arguments.page)  # a page without the marks is refused before the work
     began = time.perf_counter()
     lines = report(arguments.simulations, arguments.macro_f1, arguments.groups, arguments.seed)
-    after = rest.partition(END)[2]
+    before, after = parted(arguments.page)  # read again: the text may have been edited meanwhile
     arguments.page.write_text("\n".join([before + START, "", *lines, "", END + after]), encoding="utf-8")
     print("\n".join(lines))
     print(f"\nwrote {arguments.page} after {time.perf_counter() - began:.0f} s")

@@ -55,8 +55,13 @@ def test_five_seeds_give_a_verdict_on_the_method():
     assert [row.adjusted_p for row in rows[1:]] == holm([one.p_value for one in alone]).tolist()
     assert [row.values for row in rows] == [pytest.approx(one.mean(1)) for one in right.values()]
     assert rows[2].value == pytest.approx(right["randout"].mean())
-    own = crossed_difference(right["randout"], groups)
-    assert (rows[2].low, rows[2].high) == pytest.approx((own.low, own.high))
+    own = crossed_difference(right["randout"], groups, floor=False)
+    t = stats.t.ppf(0.975, own.df)
+    v, n = own.estimate, own.estimate * (1 - own.estimate) / own.standard_error**2
+    half = t * math.sqrt(v * (1 - v) / n + t**2 / (4 * n**2))  # the score interval with t for z
+    ends = [(v + t**2 / (2 * n) + sign * half) / (1 + t**2 / n) for sign in (-1, 1)]
+    assert [rows[2].low, rows[2].high] == pytest.approx(ends)
+    assert ends == pytest.approx([own.low, own.high], abs=0.002)
     found = rows[2].difference
     reach = stats.t.ppf(0.975, found.df) + stats.t.ppf(0.8, found.df)
     assert rows[2].detectable == pytest.approx(reach * found.standard_error)

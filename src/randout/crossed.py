@@ -1,8 +1,9 @@
 """The crossed design: several seeds of a method, all judged on the same rows, rows in groups.
 
 Both are samples: seeds of the training runs there could be, groups of the texts there could be. Every seed meets
-every group, so the two cross, and an interval has to widen for both (Obuchowski and Rockette 1995; degrees of
-freedom: Satterthwaite's, which Hillis 2007 gives for many groups). Resampling seeds and, inside each, rows (the nested form) is wrong here and not offered.
+every group, so the two cross, and an interval has to widen for both (Obuchowski and Rockette 1995; degrees of freedom:
+Satterthwaite's, which Hillis 2007 gives for many groups). Resampling seeds and, inside each, rows (the nested form) is
+wrong here and not offered.
 """
 
 from __future__ import annotations

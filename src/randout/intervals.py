@@ -69,6 +69,16 @@ def wilson(share: float, count: float, level: float = 0.95) -> tuple[float, floa
     return (0.0 if share <= 0 else max(0.0, middle - half)), (1.0 if share >= 1 else min(1.0, middle + half))
 
 
+def score_interval(value: float, standard_error: float, df: float, level: float = 0.95) -> tuple[float, float]:
+    """The interval of a share whose standard error a design has estimated: Wilson's, of the rows that it is worth.
+
+    v (1 - v) / error^2 rows, with the quantile of t in place of the normal one. Near 0 and 1, and with few groups, the
+    estimate is skewed and a symmetric t interval misses more often than it says. Needs 0 < value < 1, error > 0.
+    """
+    wider = float(stdtrit(df, (1 + level) / 2)) / float(ndtri((1 + level) / 2))
+    return wilson(value, value * (1 - value) / (standard_error * wider) ** 2, level)
+
+
 def edge_units(wrong: np.ndarray, codes: np.ndarray, labels: np.ndarray | None = None) -> float | None:
     """The units for `wilson` where mistakes, or right rows, are in fewer than `FEW` groups; else None.
 

@@ -23,7 +23,7 @@ from randout.crossed import (
 )
 from randout.errors import UserError, nearest
 from randout.families import Tested, judge
-from randout.intervals import Discordance, decided, discordance, edge_units, equal_groups, widened
+from randout.intervals import Discordance, decided, discordance, edge_units, equal_groups, score_interval, widened
 from randout.metrics import OVER_CLASSES, checked_labels, group_codes
 from randout.optimism import Optimism as Optimism
 from randout.optimism import best_of as best_of
@@ -138,8 +138,8 @@ def _saved_models(
     first = pairs[0] if pairs else drawn(base)
     values = {base: ([first.value_a], first.alone(level)[0])}
     values |= {name: ([one.value_b], one.alone(level)[1]) for name, one in zip(others, pairs, strict=True)}
-    same = ("estimate", "low", "high", "low90", "high90", "standard_error", "p_value", "groups", "level")
-    same = (*same, "df", "equal_groups")
+    same = ["estimate", "low", "high", "low90", "high90", "standard_error", "p_value", "groups", "level"]
+    same += ["df", "equal_groups"]
     shown = [one.paired(level) for one in pairs]
     found = [Difference(**{name: getattr(one, name) for name in same}, units=1) for one in shown]
     return _Table(values, found, [one.tested() for one in pairs])
@@ -163,16 +163,19 @@ def _crossed(
         sizes = np.bincount(codes)
         count = len(sizes)
         each, draws = crossed_bootstrap(labels, arms, codes, num_labels, metric, resamples, seed)
-        own = zip(each, draws, strict=True)
-        alone = [bootstrap_difference(one, drawn, count, level, sizes=sizes) for one, drawn in own]
+        both = zip(each, draws, strict=True)
+        alone = [bootstrap_difference(one, drawn, count, level, sizes=sizes) for one, drawn in both]
         found = []
         for one, drawn, differ in zip(each[1:], draws[1:], few, strict=True):
             floor = 2 * 0.5**differ.groups
             found.append(bootstrap_difference(one - each[0], drawn - draws[0], count, level, floor, sizes))
     values = {}
-    for name, one, own_right, interval in zip(made, each, right, alone, strict=True):
+    for name, one, own_right, own in zip(made, each, right, alone, strict=True):
         edge = edge_units(1 - own_right.mean(0), codes, by_class)
-        values[name] = (one.tolist(), widened((interval.low, interval.high), float(one.mean()), edge, level))
+        value, interval = float(one.mean()), (own.low, own.high)
+        if metric == "accuracy" and 0 < value < 1 and own.standard_error > 0:
+            interval = score_interval(value, own.standard_error, own.df, level)
+        values[name] = (one.tolist(), widened(interval, value, edge, level))
     pairs = [_tested(one, differ, differ.clusters) for one, differ in zip(found, few, strict=True)]
     return _Table(values, [shown for shown, _ in pairs], [tested for _, tested in pairs])
 
@@ -249,7 +252,7 @@ def _fold_difference(
     agree = bool(np.ptp(each) <= row * (1 + 1e-9))
     spread = row**2 if agree else float(each.var(ddof=1))
     variance = spread * (1 / len(each) + float((test / train).mean()))
-    differing = min(np.count_nonzero(np.abs(each) > 1e-12), folds)
+    differing = min(int(np.count_nonzero(np.abs(each) > 1e-12)), folds)
     floor = 2 * 0.5**differing if agree and difference else 0.0
     groups = round(float(test.sum()) / repeats) if group_sizes is None else len(group_sizes)
     worth = float(groups) if group_sizes is None else equal_groups(np.asarray(group_sizes))
