@@ -317,7 +317,8 @@ def digest(*texts: str) -> str:
 def of_tests(tests: tuple[str, ...]) -> str:
     """What a survivor depends on: its tests, and what tests share."""
     shared = sorted(path.name for path in (ROOT / "tests").glob("*.py") if not path.name.startswith("test_"))
-    return digest(*((ROOT / "tests" / name).read_text(encoding="utf-8") for name in [*shared, *tests]))
+    files = [name.partition("::")[0] for name in [*shared, *tests]]
+    return digest(*tests, *((ROOT / "tests" / name).read_text(encoding="utf-8") for name in files))
 
 
 def known(progress: Path) -> dict[str, dict[str, Any]]:

@@ -18,6 +18,7 @@ from randout.files import replace_text
 from randout.loop import Session
 from randout.methods.ce import CrossEntropy
 from randout.methods.kd import KnowledgeDistillation
+from randout.methods.mixout import Mixout
 from training import (
     same_bits,
     session_of,
@@ -49,8 +50,9 @@ def names(folder: Path) -> list[str]:
 
 
 def test_all_of_a_session_comes_back(fresh: Any, tmp_path: Path) -> None:
-    session, other = saved(fresh(), tmp_path, 5, improved=True), fresh()
-    assert checkpoint.restore(other, tmp_path, HERE, accept=False)
+    folder = tmp_path / "runs" / "one" / "checkpoint"  # made with the folders above it
+    session, other = saved(fresh(), folder, 5, improved=True), fresh()
+    assert checkpoint.restore(other, folder, HERE, accept=False)
     assert same_bits(checkpoint._everything(other), checkpoint._everything(session))
     assert other.position == session.position
     assert other.position.batch == 1
@@ -215,6 +217,22 @@ def test_what_a_killed_process_left_is_ignored_then_removed(fresh: Any, tmp_path
     assert same_bits(checkpoint._everything(other), before)
     saved(other, tmp_path, 2)
     assert names(tmp_path) == ["best-2.safetensors", "position.json", f"state-{other.position.step}-1.safetensors"]
+
+
+def test_tensors_of_a_method_come_back_in_place(tiny_model: Tiny, tmp_path: Path) -> None:
+    """A method may hold one of them since its start; one that came later is new, one that is gone is removed."""
+    session, other = (session_of(tiny_encoder(tiny_model("bert")), [Mixout(p=0.5)]) for _ in range(2))
+    tensors, held = session.states[0].tensors, dict(other.states[0].tensors)
+    first, second, *_ = tensors
+    tensors[first] += 1.0
+    tensors["later"] = torch.ones(2)
+    del tensors[second]
+    checkpoint.save(session, tmp_path, HERE, True)
+    assert checkpoint.restore(other, tmp_path, HERE, accept=False)
+    found = other.states[0].tensors
+    assert found.keys() == tensors.keys()
+    assert found[first] is held[first]
+    assert all(torch.equal(found[name], tensors[name]) for name in tensors)
 
 
 def test_blocks_that_share_their_weights(tiny_model: Tiny, tmp_path: Path) -> None:

@@ -114,14 +114,22 @@ def test_copies_in_train_stay_on_one_side_of_a_carved_validation(tmp_path):
     assert len(dataset.report.leaked["validation"]) == 0
 
 
+def test_the_share_of_carved_validation_is_the_one_asked_for(tmp_path):
+    texts, labels = toy_texts(240, 1)
+    path = write(tmp_path / "t.csv", {"text": texts, "label": labels, "part": ["train"] * 200 + ["test"] * 40})
+    for options, rest in (({"split_column": "part"}, 200), ({"folds": 4, "fold": 2}, 180)):
+        dataset = data.load(path, fractions=(0.5, 0.4, 0.1), **options)
+        assert len(dataset.split["validation"]) == pytest.approx(0.4 * rest, abs=3), options
+
+
 def test_a_sample_keeps_groups_whole(tmp_path):
     """All rows of an author are in the sample or none."""
     texts, labels = toy_texts(240, 1)
     authors = [f"a{i // 3}" for i in range(240)]
     path = write(tmp_path / "t.csv", {"text": texts, "label": labels, "author": authors})
-    dataset = data.load(path, group_column="author", sample=120)
+    dataset = data.load(path, group_column="author", sample=60)
     rows = [int(dataset.row_ids[row]) - 1 for part in dataset.split.values() for row in part]
-    assert abs(len(rows) - 120) <= 9
+    assert abs(len(rows) - 60) <= 9
     assert all((author in {authors[row] for row in rows}) == (i in rows) for i, author in enumerate(authors))
     assert parts_of_groups(dataset, lambda row: authors[int(row) - 1]) == 0
 

@@ -504,3 +504,41 @@ def test_no_noise_is_no_method(tiny_model: Callable[[str], Path], nothing: dict[
         found.append(weights_of(session))
     assert same_bits(found[0], found[1])
     assert not same_bits(found[0], found[2])
+
+
+# A changed default changes every run that relies on it, and the published comparisons with it.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "ce": {"weight": 1.0, "label_smoothing": 0.0, "class_weights": "none"},
+    "kd": {"weight": 0.8, "temperature": 1.0, "reduction": "batchmean", "t_squared": False},
+    "randout": {"tokens": 64, "units": 2, "layers": (1,), "law": "uniform", "low": 0.0, "high": 1.0, "offset": -0.5}
+    | {"sigma": 0.1, "scale": 1.0, "choose_tokens": "random", "choose_units": "random", "special": True}
+    | {"padding": False, "replace": False, "seed": 0},
+    "dropout-rates": {"hidden": 0.1, "attention": 0.1},
+    "mixout": {"p": 0.7},
+    "noisytune": {"strength": 0.15},
+    "gaussian": {"sigma": 0.1, "layer": 1},
+    "gaussian-contrastive": {"sigma": 0.1, "layer": 1, "weight": 0.3, "temperature": 0.05},
+    "neftune": {"alpha": 5.0},
+    "equal-l2": {"tokens": 64, "units": 2, "layer": 1},
+    "scattered": {"tokens": 64, "units": 2, "layer": 1},
+    "embedding-adversarial": {"epsilon": 1.0, "weight": 0.3, "contrast": "info-nce", "temperature": 0.05}
+    | {"off_diagonal": 0.005},
+    "attention-noise": {"form": "adversarial", "epsilon": 1.0, "weight": 1.0, "blocks": (-1,), "power_iterations": 1}
+    | {"xi": 1.0},
+    "freelb": {"steps": 3, "ascent": 0.1, "init": 0.2, "limit": 0.3},
+    "r-drop": {"alpha": 1.0},
+    "hinton": {"alpha": 0.5, "temperature": 2.0},
+    "hard-label": {"alpha": 0.5},
+    "multi-teacher": {"weight": 1.0, "weights": (), "average": "probabilities"},
+    "self-distillation": {"weight": 1.0, "form": "sda", "window": 3, "average": "uniform", "decay": 0.995},
+    "weidc": {"alpha": 0.3, "weighting": "4", "checkpoint": "best"},
+    "dropout-distillation": {"weight": 1.0, "passes": 4},
+    "noisy-distillation": {"weight": 0.6, "teacher_dropout": True, "word_drop": 0.1, "shuffle": 3},
+    "metadistil": {"weight": 0.5, "temperature": 5.0, "pilot_rate": 5e-05, "teacher_learning_rate": 1e-05}
+    | {"optimizer": "adamw", "max_grad_norm": 1.0, "form": "exact", "teacher_dropout": False},
+    "layer-matching": {"hidden": 1.0, "attention": 0.0, "pairs": (), "states": "auto", "normalize": False},
+}
+
+
+def test_the_defaults_of_every_method() -> None:
+    assert {name: method().model_dump() for name, method in METHODS.items()} == DEFAULTS

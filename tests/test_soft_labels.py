@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,12 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from conftest import ids_of
+from randout import soft_labels
 from randout.errors import UserError
-from randout.soft_labels import column_order, fingerprint, store, stored, teacher_rows
+from randout.progress import Show
+from randout.soft_labels import column_order, compute, fingerprint, store, stored, teacher_rows
+from training import tiny_encoder
 
 LOGITS = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
 
@@ -37,6 +42,7 @@ def test_what_is_stored_comes_back(path: Path) -> None:
     assert found is not None
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, LOGITS)
+    assert stored(path.parent, dict(reversed(parts().items())))[0] == path, "in whatever order the parts are named"
     assert [file.name for file in path.parent.iterdir()] == [path.name], "nothing partial is left"
 
 
@@ -98,6 +104,25 @@ def test_what_cannot_be_read_is_refused(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match=f"{path.name}: .*cannot be read"):
         stored(path.parent, parts())
+
+
+def test_logits_are_computed_once(
+    tiny_model: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Those of the teacher itself, in the order of the texts; then read from the store, without the teacher."""
+    teacher, texts = tiny_encoder(tiny_model("bert")), ["goal team match", "fever", "stock price of the bank today"]
+    wanted = parts(max_length=5, texts=texts)
+    made = compute(teacher, texts, tmp_path / "store", wanted, Show(), "a teacher")
+    assert "soft labels: 3 of a teacher computed once and kept in store/" in capsys.readouterr().err
+    alone = [teacher.forward(ids_of(teacher, [text], 5)).logits[0].detach().numpy() for text in texts]
+    np.testing.assert_allclose(made, alone, atol=1e-5)
+    monkeypatch.setattr(soft_labels, "predict", None)
+    again = compute(teacher, texts, tmp_path / "store", wanted, Show(), "a teacher")
+    assert "soft labels: 3 of a teacher reused from store/" in capsys.readouterr().err
+    np.testing.assert_array_equal(again, made)
 
 
 def test_outputs_are_matched_by_name() -> None:

@@ -127,6 +127,38 @@ def test_the_smallest_group_that_can_be_spared_moves():
     assert part.tolist() == [0, 1, 0, 2, 0, 2, 0, 1]
 
 
+def test_large_groups_go_where_the_cost_falls_most():
+    """Each to the part with the smallest sum of (rows - target)^2 / target, over classes and of all rows, written out."""
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        groups = np.repeat(np.arange(30), rng.integers(2, 8, 30))
+        labels = rng.integers(0, 3, len(groups))
+        keys, counts = np.unique(groups * 3 + labels, return_counts=True)
+        pair_group, pair_class, sizes = keys // 3, keys % 3, np.bincount(groups)
+        goal = np.outer(FRACTIONS, np.bincount(labels)) + 0.01 * rng.random((3, 3))  # no ties
+        part = np.full(30, -1)
+        has = splits._place_large(part, sizes, pair_group, pair_class, counts, goal, np.random.default_rng(seed))
+        order = np.random.default_rng(seed).permutation(30)
+        rows = np.zeros((3, 3))
+
+        def cost(rows):
+            return ((rows - goal) ** 2 / goal).sum() + ((rows.sum(1) - goal.sum(1)) ** 2 / goal.sum(1)).sum()  # noqa: B023
+
+        for g in order[np.argsort(-sizes[order], kind="stable")]:
+            own = np.bincount(labels[groups == g], minlength=3)
+            choices = [rows + own * (np.arange(3) == p)[:, None] for p in range(3)]
+            assert part[g] == np.argmin([cost(choice) for choice in choices])
+            rows = choices[part[g]]
+        assert np.array_equal(rows, has)
+
+
+def test_a_part_gives_no_more_groups_than_it_can_spare():
+    """Part 0 has two groups of class b: one goes to part 1, and then it needs the other itself."""
+    pair_group, pair_class = np.arange(5), np.array([1, 1, 0, 0, 0])
+    with pytest.raises(UserError, match="class 'b' cannot be put into every part"):
+        splits._fill_empty(np.array([0, 0, 0, 1, 2]), np.full(5, 2), pair_group, pair_class, 3, ["a", "b"])
+
+
 def test_a_group_that_its_part_needs_does_not_move():
     """Group 2 is the smallest with class b, but the only one with class a in its part."""
     pair_group, pair_class = np.array([0, 1, 2, 2, 3, 4]), np.array([1, 1, 0, 1, 0, 0])

@@ -180,6 +180,20 @@ def test_the_margin_is_a_second_family():
     assert "equivalent" not in among.words
 
 
+@pytest.mark.parametrize(("sign", "among"), [(1, "not distinguishable, not worse"), (-1, "not distinguishable")])
+def test_both_bounds_of_the_margin_are_tested_under_holm(sign, among):
+    """A difference of one point whose 5 % bound, and not that of a third of 5 %, is within the margin of two."""
+    z = np.tile([1.0, -1.0], 5) * math.sqrt(0.9)  # mean 0, variance 1
+    sizes = np.full(10, 900), np.full(10, 100)
+    base = np.full(10, 0.7)
+    near = base + sign * 0.01 + z * 0.0045 / math.sqrt(1 / 10 + 1 / 9)
+    far = {f"far {at}": base + sign * (0.05 + 0.001 * at) + 0.01 * np.roll(z, at) for at in range(2)}
+    one = compare_folds({"base": base, "near": near}, *sizes, "base")[1]
+    assert one.difference.standard_error == pytest.approx(0.0045)
+    assert one.words == "not distinguishable, equivalent"
+    assert compare_folds({"base": base, "near": near} | far, *sizes, "base")[1].words == among
+
+
 def test_signed_ranks_equal_scipy():
     generator = np.random.default_rng(0)
     for seeds in (1, 2, 5, 6, 9, 20):
