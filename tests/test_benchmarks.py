@@ -183,13 +183,14 @@ def test_simulation_smoke(tmp_path: Path) -> None:
     page.write_text(f"before\n{simulate['START']}\nold\n{simulate['END']}\nafter\n", encoding="utf-8")
     texts = []
     for _ in range(2):
-        simulate["main"](["--simulations", "3", "--macro-f1", "1", "--page", str(page)])
+        simulate["main"](["--simulations", "2", "--macro-f1", "1", "--groups", "1", "--page", str(page)])
         texts.append(page.read_text(encoding="utf-8"))
     assert texts[0] == texts[1]
     assert texts[0].startswith("before\n")
     assert texts[0].endswith("\nafter\n")
     assert "old" not in texts[0].split()
-    assert texts[0].count("| groups |") == 1 + 3 + 2
+    counts = len(simulate["GROUPS"])
+    assert texts[0].count("\n| groups |") == 1 + 3 + 2 + 2 * counts + 1  # and the header of a table by groups
 
 
 def test_simulated_arms_have_the_accuracy_they_claim() -> None:
@@ -212,8 +213,22 @@ def test_the_committed_simulation_is_the_whole_one() -> None:
     page = (ROOT / "docs" / "statistics.md").read_text(encoding="utf-8")
     simulate = runpy.run_path(str(ROOT / "benchmarks" / "simulate.py"))
     made = page.partition(simulate["START"])[2].partition(simulate["END"])[0]
-    assert "--simulations 2000" in made
-    assert all(made.count(f"\n| {mix.name} |") == 1 + 3 + 2 for mix in simulate["MIXES"])
+    assert "--simulations 2000 --macro-f1 600 --groups 1000" in made
+    counts = len(simulate["GROUPS"])
+    for mix in simulate["MIXES"]:
+        more = 2 * counts + (mix.name == "groups") if mix.group_arm else 0
+        assert made.count(f"\n| {mix.name} |") == 1 + 3 + 2 + more
+    assert all(made.count(f"\n| {count} |") == 1 for count in simulate["GROUPS"])
+
+
+def test_simulated_tables_name_the_targets_they_miss() -> None:
+    lines = runpy.run_path(str(ROOT / "benchmarks" / "simulate.py"))["group_table"]
+    header, kinds = ["groups", "1 seed: coverage", "1 seed: false"], {"coverage": "coverage", "false": "false"}
+    good = lines(header, [["8", "80.0", "20.0"], ["15", "93.0", "7.0"]], kinds)  # under the least there is no verdict
+    assert good[-1].startswith("Targets met: from 15 groups on")
+    poor = "\n".join(lines(header, [["15", "92.9", "7.1"], ["30", "", "1.0"]], kinds))
+    assert "- 15 groups, 1 seed: coverage: 92.9 %, below 93 %" in poor
+    assert "- 15 groups, 1 seed: false: 7.1 %, above 7 %" in poor
 
 
 def test_missed_targets_are_said() -> None:

@@ -142,6 +142,14 @@ def test_intervals_agree_with_drawing_the_groups_themselves():
         assert found["intervals"][name] == pytest.approx(np.quantile(drawn[name], [0.025, 0.975]), abs=0.006)
 
 
+def test_group_codes_count_in_order_of_appearance():
+    groups = np.random.default_rng(0).integers(-5, 20, 100)
+    assert group_codes(groups, 100).tolist() == group_codes(groups.tolist(), 100).tolist()
+    assert group_codes(["b", "a", "b"], 3).tolist() == [0, 1, 0]
+    assert group_codes(np.array([7, 3, 7]), 3).tolist() == [0, 1, 0]
+    assert group_codes(np.zeros(0, int), 0).tolist() == []
+
+
 def test_patterns_stand_for_all_groups():
     labels, logits = example(500, 3)
     cells = labels * 3 + logits.argmax(1)

@@ -134,6 +134,9 @@ def group_codes(groups: Sequence[Any] | np.ndarray, rows: int) -> np.ndarray:
     """Groups `(rows,)` of anything hashable -> integers `(rows,)` from 0, in order of first appearance."""
     if len(groups) != rows:
         raise ValueError(f"{rows} groups expected, found {len(groups)}")
+    if isinstance(groups, np.ndarray) and groups.ndim == 1 and groups.dtype.kind in "iu":  # the same, faster
+        _, first, codes = np.unique(groups, return_index=True, return_inverse=True)
+        return np.argsort(np.argsort(first))[codes]
     items = groups.tolist() if isinstance(groups, np.ndarray) else groups
     seen: dict[Any, int] = {}
     return np.array([seen.setdefault(item, len(seen)) for item in items], dtype=np.int64)

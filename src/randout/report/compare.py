@@ -209,7 +209,8 @@ def sentence(row: dict[str, Any], subject: Subject) -> str:
     if words.startswith(("better", "worse")):
         text = f"{row['name']} is {words.split(',')[0]} than {against}: {by} points, 95 % interval {between}"
     else:
-        text = f"{row['name']} and {against}: {words.split(',')[0]} ({by} points, 95 % interval {between})"
+        verdict = words if words.startswith("no verdict") else words.split(",")[0]
+        text = f"{row['name']} and {against}: {verdict} ({by} points, 95 % interval {between})"
     margin = 100 * subject.study.get("margin", MARGIN)
     if "equivalent" in words:
         text += f"; it is a difference of less than {margin:g} points, the margin that counts"

@@ -44,8 +44,13 @@ WORDS = (
         "The difference, whichever way it goes, is smaller than the margin; it may stand beside better or worse.",
     ),
     ("not worse", "It may be better or the same, but it is not worse by the margin or more."),
+    ("no verdict", "There are too few seeds or too few groups of texts for any of these words to be reliable."),
     ("Holm p", "The p value of the difference, corrected for how many models were compared at once."),
-    ("detectable", "The smallest true difference that this design would have found four times in five."),
+    (
+        "detectable",
+        "The smallest true difference that this design would have found four times in five. A smaller one can be called "
+        "better too, with more luck.",
+    ),
     ("calibration error", "How far a model's stated confidence is from how often it is right, on average."),
     (
         "teacher, student, soft labels",
