@@ -428,7 +428,7 @@ def test_full_disk_while_saving(tiny_model: Any, toy_csv: Any, tmp_path: Path) -
         (["runs", "--runs", "nowhere"], "nowhere"),
         (["runs", "show", "nowhere"], "nowhere"),
         (["runs", "rm", "."], "not a run folder"),
-        (["init", "-o", "ok.csv"], "exists"),
+        (["init", "-o", "ok.csv"], "not overwritten"),
     ],
 )
 def test_mistakes_are_told_in_one_message(
