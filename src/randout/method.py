@@ -262,7 +262,7 @@ class Method(BaseModel):
         if asked:
             needs = "its backward pass" if "gradient" in asked else "its loss" if "loss" in asked else "each step"
             raise UserError(
-                f"{kind.__name__}().applied_to(model) would do nothing: the training loop must ask it for {needs}. Use "
+                f"{kind.__name__}().applied_to(model) would not do its work: the training loop must ask it for {needs}. Use "
                 f"randout.attached(model, [{kind.__name__}()]), and its loss or backward, in place of the model's loss"
             )
         with attached(model, [self]) as work:
