@@ -170,7 +170,7 @@ def parts(encoder: models.Encoder, folder: Path, texts: list[str]) -> dict[str, 
         nonlocal began
         times[name], began = time.perf_counter() - began, time.perf_counter()
 
-    read, table = data.read_texts(folder / "texts.csv")
+    read, table, _ = data.read_texts(folder / "texts.csv")
     part("reading the file")
     encoded = tokens.encode(encoder.tokenizer, read)
     part("tokenising")

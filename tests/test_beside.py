@@ -20,7 +20,7 @@ def scored(labels: np.ndarray, made: np.ndarray, groups: np.ndarray) -> Scored:
 
 
 def number(metric: str, label: str = "") -> Number:
-    fields = {name: "" for name in Number.__dataclass_fields__}
+    fields = dict.fromkeys(Number.__dataclass_fields__, "")
     return Number(**{**fields, "metric": metric, "label": label})
 
 

@@ -451,7 +451,7 @@ def test_settings_are_checked() -> None:
     assert Randout(layers=2).layers == (2,)
     assert Randout(layers=[0, 1]).layers == (0, 1)
     for bad in ({"tokens": -1}, {"sigma": -0.1}, {"choose_units": "all"}, {"scale": float("nan")}, {"token": 3}):
-        with pytest.raises(ValidationError):
+        with pytest.raises(UserError, match=f"Randout: {next(iter(bad))}"):
             Randout(**bad)
     with pytest.raises(UserError, match=r"layers: 4 is no place in this student; 0 to 3 are"):
         Randout(layers=4).check(a_run())

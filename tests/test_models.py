@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from conftest import LABELS, LONGEST, build, ids_of, toy_texts
 from randout import models
-from randout.errors import UserError
+from randout.errors import Failure, UserError
 from randout.method import Run
 from randout.methods.ce import CrossEntropy
 from randout.methods.mixout import Mixout
@@ -152,7 +152,7 @@ class TestSave:
             raise OSError("no space left on device")
 
         monkeypatch.setattr(made.tokenizer, "save_pretrained", full)
-        with pytest.raises(OSError, match="no space"):
+        with pytest.raises(Failure, match="no space left on device"):
             models.save(made, tmp_path / "model", 12, "second")
         assert (tmp_path / "model" / "README.md").read_text() == "first"
         assert made.tokenizer.model_max_length == LONGEST

@@ -179,6 +179,15 @@ def test_messages_that_are_not_taken_end_no_work(monkeypatch):
     progress.complain("d")
 
 
+@pytest.fixture
+def hangups():
+    """SIGHUP as in a terminal: a test run under nohup ignores it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangups")
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_signal_outside_of_a_training_ends_with_its_code_and_puts_away_what_is_half_done(
     run, monkeypatch, name, code
@@ -199,6 +208,7 @@ def test_a_signal_outside_of_a_training_ends_with_its_code_and_puts_away_what_is
     assert signal.getsignal(getattr(signal, name)) == before
 
 
+@pytest.mark.usefixtures("hangups")
 def test_a_hangup_stops_a_training_unless_it_is_ignored():
     with student._stop_signal() as stop:
         os.kill(os.getpid(), signal.SIGHUP)

@@ -259,7 +259,7 @@ def _in_words(model: type[BaseModel], error: Any, prefix: str, listed: str) -> s
         for name in path[:-1]:
             table = table.model_fields[name].annotation if name in getattr(table, "model_fields", {}) else None
         return f"{where}: no such setting.{nearest(path[-1], getattr(table, 'model_fields', {}))} {listed}"
-    return f"{where.rstrip('.')}: found {error['input']!r:.200}; {error['msg'].lower()}"
+    return f"{where.rstrip('.: ')}: found {error['input']!r:.200}; {error['msg'].lower()}"
 
 
 def to_toml(config: Config) -> str:
