@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,14 +27,23 @@ from randout.tokens import Tokens, encode, truncate
 torch.set_num_threads(1)  # models this small: threads only wait for one another, seconds where the machine is busy
 
 NAMES = {0: "health", 1: "money", 2: "sport"}
+OPTIONS: dict[str, Any] = {"seed": 3}
+_loaded: dict[str, Encoder] = {}  # by folder and options
 HELD_OUT = 10  # texts that there are beside those to train on
 WIDER = {"hidden_size": 48, "num_attention_heads": 6, "num_hidden_layers": 4}  # than the tiny models
 WIDER_DISTILBERT = {"dim": 48, "n_heads": 6, "n_layers": 4}
 
 
 def tiny_encoder(folder: Path, **options: Any) -> Encoder:
-    """A classifier of three classes over the encoder in `folder`; `options` as of `models.load`."""
-    return models.load(Source(str(folder), folder), id2label=NAMES, **({"seed": 3} | options))
+    """A classifier of three classes over the encoder in `folder`; `options` as of `models.load`.
+
+    A copy of one that is loaded once: loading and admitting a model take longer than copying it.
+    """
+    key = json.dumps(OPTIONS | {"folder": str(folder)} | options, sort_keys=True)
+    if key not in _loaded:
+        _loaded[key] = models.load(Source(str(folder), folder), id2label=NAMES, **(OPTIONS | options))
+    made = _loaded[key]
+    return copy.deepcopy(made, {id(made.tokenizer): made.tokenizer})
 
 
 def some_material(

@@ -24,6 +24,7 @@ _WHERE = {
     "Randout": "methods.randout",
     "KnowledgeDistillation": "methods.kd",
     "CrossEntropy": "methods.ce",
+    "Contrastive": "methods.contrastive",
     "AttentionPerturbation": "methods.attention",
     "DropoutRates": "methods.dropout",
     "EmbeddingAdversarial": "methods.embedding_adversarial",

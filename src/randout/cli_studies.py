@@ -256,11 +256,11 @@ def _arms(
         if arms:
             raise UserError("--drop-one makes the arms of one recipe; leave --arms out")
         tables = {key: value for key, value in base.items() if key != "preset"}
-        whole = config.build([config.read_preset(preset or config.DEFAULT_PRESET), tables], METHODS)
+        whole = config.build([config.read_preset(preset or config.PAPER_PRESET), tables], METHODS)
         base.pop("methods", None)
         return study.drop_one(whole, METHODS)
     if arms == "":
-        return {preset or (recipe.stem if recipe else config.DEFAULT_PRESET): {}}
+        return {preset or (recipe.stem if recipe else config.PAPER_PRESET): {}}
     found: dict[str, dict[str, Any]] = {}
     for name in map(str.strip, (arms or "table6").split(",")):
         if name == "table6":

@@ -24,7 +24,9 @@ RunsFolder = Annotated[Path, typer.Option("--runs", help="folder of runs")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="say nothing but warnings and results")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any setting of `randout init`")]
-Preset = Annotated[str | None, typer.Option(help="randout-kd (default), plain, kd, randout, randout-literal, paper")]
+Preset = Annotated[
+    str | None, typer.Option(help="auto (default), randout-kd, plain, kd, randout, randout-literal, paper")
+]
 Recipe = Annotated[Path | None, typer.Option(help="a TOML file of settings, as `randout init` prints")]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 from .errors import UserError, nearest
 
@@ -28,6 +28,19 @@ def _setting(default: Any, description: str, **limits: Any) -> Any:
     return Field(default=default, description=description, **limits)
 
 
+def _number_or_auto(value: Any) -> Any:
+    if value == "auto":
+        return 0
+    if value == 0 or isinstance(value, str):
+        raise ValueError('expected a number above 0, or "auto"')
+    return value
+
+
+# Numbers that may be left to the data: 0 stands for "auto", which is what is read and written.
+AutoInt = Annotated[int, Field(ge=0), BeforeValidator(_number_or_auto), PlainSerializer(lambda value: value or "auto")]
+AutoFloat = Annotated[
+    float, Field(ge=0), BeforeValidator(_number_or_auto), PlainSerializer(lambda value: value or "auto")
+]
 Name = Annotated[str, Field(max_length=4096)]
 Split = Literal["auto", "paper"]
 Same = Literal["same"]
@@ -61,6 +74,9 @@ class StudentTable(Table):
     head: Literal["model", "linear"] = _setting(
         "model", '"model": the family\'s head; "linear": softmax(W s_CLS), eq. 1'
     )
+    pooling: Literal["auto", "first", "mean"] = _setting(
+        "auto", 'what the head reads: the first token\'s last state, or their "mean" (linear head); "auto": by the data'
+    )
     layers: tuple[int, ...] = _setting((), "blocks to keep, 0 the first; empty: all")
     max_length: Annotated[int, Field(ge=4)] | Literal["auto"] = _setting(
         "auto", 'most tokens a text; "auto": 99th percentile of the data'
@@ -78,6 +94,7 @@ class TeacherTable(Table):
         (), "the teacher's labels in the order of its outputs, where it only says LABEL_0"
     )
     head: Literal["model", "linear"] = _setting("model", "as for the student, where the teacher is fine-tuned first")
+    pooling: Literal["auto", "first", "mean"] = _setting("auto", "likewise")
     layers: tuple[int, ...] = _setting((), "blocks to keep where it is fine-tuned first; empty: all")
     max_length: Annotated[int, Field(ge=4)] | Literal["auto"] = _setting(
         "auto", 'most tokens a text; "auto": 99th percentile'
@@ -92,8 +109,8 @@ class TeacherTable(Table):
 
 class TrainTable(Table):
     seed: int = _setting(1, "fixes head, data order, noise and dropout, of the student and of a teacher trained for it")
-    epochs: int = _setting(4, "most passes over the training rows", ge=1)
-    learning_rate: float = _setting(5e-5, "peak of the schedule (paper: 1e-5)", gt=0)
+    epochs: AutoInt = _setting(0, "most passes over the training rows; auto: by their number")
+    learning_rate: AutoFloat = _setting(0.0, "peak of the schedule (paper: 1e-5); auto: by the encoder's width")
     batch_size: int = _setting(16, "texts an optimizer step", ge=1)
     micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = _setting(
         "auto", "texts a forward pass; auto: the batch, halved when a GPU's memory runs out"
@@ -109,6 +126,10 @@ class TrainTable(Table):
         "accuracy", "what validation selects on"
     )
     patience: int = _setting(5, "stop after so many validations without a gain; 0: never", ge=0)
+    validate_every: AutoInt = _setting(0, "epochs from one validation to the next; auto: some ten validations in all")
+    keep: Literal["auto", "best", "last"] = _setting(
+        "auto", "weights of the best validation, or the last; auto: last where validation has few rows"
+    )
     precision: Literal["auto", "float32", "bfloat16"] = _setting(
         "auto", "auto: bfloat16 where the machine has it natively"
     )
@@ -137,7 +158,8 @@ class Config(Table):
     output: OutputTable = OutputTable()
 
 
-DEFAULT_PRESET = "randout-kd"
+DEFAULT_PRESET = "auto"
+PAPER_PRESET = "randout-kd"  # what an arm of a study has unless it says otherwise
 OPEN = ("methods", "classifier")  # tables whose keys depend on what was chosen
 
 

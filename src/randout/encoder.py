@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from . import block, dropout, packing, words
 from .memory import Gradients, Pool, Tape
+from .pooled import Pooling, masked_means, segment_means
 from .sites import Layout, Sites
 
 
 @dataclass(frozen=True)
 class Want:
-    """What a forward is asked for besides logits. hidden: sites; cls: the first tokens' last states; attention: blocks
+    """What a forward is asked for besides logits. hidden: sites; cls: the states that the head reads; attention: blocks
     (1 the first).
     """
 
@@ -39,7 +40,8 @@ NOTHING = Want()
 
 class Output(NamedTuple):
     """logits: (b, C). hidden: states asked for by site, (1, tokens, hidden) packed or (b, longest, hidden) padded.
-    cls: (b, hidden) the last block's output at each text's first token. attention: by block the weights of each text
+    cls: (b, hidden) the state that the head reads: the last block's output at each text's first token, or where the
+    model pools by mean, its mean over the text's tokens. attention: by block the weights of each text
     before dropout, (heads, n, n).
     """
 
@@ -74,6 +76,12 @@ class Encoder:
         return next(self.model.parameters()).device
 
     @property
+    def pooling(self) -> Pooling:
+        """What the head reads of a text's last states: the first token's, or their mean."""
+        found: Pooling = getattr(self.model, "pooling", "first")
+        return found
+
+    @property
     def longest(self) -> int:
         """The most tokens a text may have, special tokens included."""
         return longest_text(self.model, self.tokenizer)
@@ -94,23 +102,29 @@ class Encoder:
         hidden: dict[int, Tensor] = {}
         attention: dict[int, list[Tensor]] = {}
         last = len(self.sites.blocks)
-        keywords = self._packed(ids, last not in want.hidden + want.attention) if self.packed else self._padded(ids)
+        first = last not in want.hidden + want.attention and self.pooling == "first"
+        keywords = self._packed(ids, first) if self.packed else self._padded(ids)
         with ExitStack() as stack:
             for site in dict.fromkeys((*want.hidden, *([last] if want.cls else []))):
                 stack.callback(self.sites.change(site, partial(hidden.setdefault, site)))
             for block in dict.fromkeys(want.attention):
                 stack.callback(self.sites.change_attention(block, seen=partial(attention.__setitem__, block)))
             if self.packed:
-                stack.enter_context(_first_tokens(self.model, keywords["boundaries"]))
+                stack.enter_context(_one_state_a_text(self.model, keywords["boundaries"], self.pooling))
             if weights is None:
                 logits = self.model(**keywords).logits
             else:
                 logits = torch.func.functional_call(self.model, weights, (), keywords).logits
         attention = {i: [w[:, :n, :n] for w, n in zip(found, lengths, strict=True)] for i, found in attention.items()}
-        return Output(logits, hidden, self._first(hidden[last], lengths) if want.cls else None, attention)
+        return Output(logits, hidden, self._pooled(hidden[last], lengths) if want.cls else None, attention)
 
-    def _first(self, state: Tensor, lengths: Sequence[int]) -> Tensor:
-        """The first token's row of each text, (b, hidden)."""
+    def _pooled(self, state: Tensor, lengths: Sequence[int]) -> Tensor:
+        """The first token's row of each text, or the mean of its rows, (b, hidden)."""
+        if self.pooling == "mean":
+            if self.packed:
+                return segment_means(state[0], lengths)
+            real = torch.arange(state.shape[1])[None] < torch.tensor(lengths)[:, None]
+            return masked_means(state, real.to(state.device))
         starts = torch.tensor(lengths).cumsum(0) - torch.tensor(lengths)
         if self.packed and state.shape[1] == len(lengths):
             return state[0]
@@ -128,7 +142,7 @@ class Encoder:
         row = torch.cat(list(ids))[None].to(self.device)  # (1, tokens)
         positions = torch.cat(positions_of(ids, position_offset(self.model)))[None].to(self.device)
         keywords = {"input_ids": row, "position_ids": positions, "attention_mask": None}
-        if "token_type_ids" in inspect.signature(self.model.forward).parameters:
+        if "token_type_ids" in inspect.signature(self.model.base_model.forward).parameters:
             keywords["token_type_ids"] = torch.zeros_like(row)
         end = self.sites.blocks[-1]  # where its states are changed or watched, all of them are computed
         first = first and not (end._forward_hooks or end._backward_hooks or end._backward_pre_hooks)
@@ -176,8 +190,10 @@ def longest_text(model: Any, tokenizer: Any) -> int:
 
 
 @contextmanager
-def _first_tokens(model: nn.Module, boundaries: packing.Boundaries) -> Iterator[None]:
-    """While open, the inner encoder's last hidden state (1, tokens, hidden) becomes (texts, 1, hidden)."""
+def _one_state_a_text(model: nn.Module, boundaries: packing.Boundaries, pooling: Pooling) -> Iterator[None]:
+    """While open, the inner encoder's last hidden state (1, tokens, hidden) becomes (texts, 1, hidden): of the first token,
+    or the mean.
+    """
     base = model.base_model
     inner: Any = getattr(base, "encoder", None) or getattr(base, "transformer", None)
     lengths = torch.tensor(boundaries.lengths)
@@ -185,6 +201,9 @@ def _first_tokens(model: nn.Module, boundaries: packing.Boundaries) -> Iterator[
 
     def hook(_module: nn.Module, _arguments: Any, output: Any) -> Any:
         state = output.last_hidden_state
+        if pooling == "mean":
+            output.last_hidden_state = segment_means(state[0], boundaries.lengths)[:, None]
+            return output
         only = state.shape[1] == len(index)  # the last block gave no others
         output.last_hidden_state = state.transpose(0, 1) if only else state[0, index.to(state.device)][:, None]
         return output

@@ -97,8 +97,11 @@ def _epochs(session: Session, material: Material, validate: Callable[[], dict[st
             position.seconds += time.perf_counter() - began
             yield Event(texts=len(order[position.batch - 1]))
         flush(session)
+        if (position.epoch + 1) % max(settings.validate_every, 1) and position.epoch + 1 < settings.epochs:
+            position.epoch, position.batch = position.epoch + 1, 0
+            continue
         metrics = validate()
-        improved = better(settings.metric, metrics[settings.metric], position.best)
+        improved = settings.keep == "last" or better(settings.metric, metrics[settings.metric], position.best)
         _close_epoch(session, metrics, improved)
         for method, state in zip(session.methods, session.states, strict=True):
             method.evaluated(session.run, state, metrics, improved)

@@ -213,6 +213,10 @@ class Method(BaseModel):
     # What reads recipes (`model_validate`) has its own words for a mistake: it is not to come through here
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
+    def suits(self, labelled: int) -> bool:
+        """Whether it is of use with so many labelled training rows; if not, a recipe leaves it out with a note."""
+        return True
+
     def check(self, run: Run) -> None:
         """Raise UserError where this method cannot work on this student."""
 

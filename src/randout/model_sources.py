@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import model_files
+from . import model_files, pooled
 from .datasets import cache_folder
 from .errors import UserError
 from .seen import FILE as SEEN_ROWS
@@ -28,6 +28,8 @@ ALIASES = {  # the encoders of the paper (Tables 1 and 4)
 DEFAULT_STUDENT = "sentence-transformers/all-MiniLM-L6-v2"  # small, on the hub, safetensors
 PARTS = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "special_tokens_map.json", "vocab*"]
 PARTS += ["merges.txt", "*.model", "added_tokens.json"]
+POOLED_PARTS = ["modules.json", f"{pooled.POOLING}/*.json", f"{pooled.CLASSIFIER}/*"]  # of sentence-transformers
+HUB_PARTS = [*PARTS, *POOLED_PARTS, SEEN_ROWS]
 VOCABULARY = ["tokenizer.json", "vocab*", "*.model"]  # without one of these, transformers makes up an empty tokenizer
 TIMEOUT = 10  # seconds without an answer from the hub
 
@@ -50,9 +52,19 @@ class Source:
         return self.folder.parent.name if self.folder.name == "model" else self.folder.name
 
     @property
+    def is_pooled(self) -> bool:
+        """Whether it is a classifier on the mean of its tokens' states (`pooled`)."""
+        return pooled.is_pooled(self.folder)
+
+    @property
+    def encoder_folder(self) -> Path:
+        """Where the encoder's own weights, configuration and tokenizer are."""
+        return self.folder / pooled.ENCODER if self.is_pooled else self.folder
+
+    @property
     def config(self) -> dict[str, Any]:
         try:
-            found = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+            found = json.loads((self.encoder_folder / "config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{self.name}: its config.json cannot be read ({error})") from None
         if not isinstance(found, dict):
@@ -62,12 +74,16 @@ class Source:
     @property
     def is_classifier(self) -> bool:
         """Whether it is already a sequence classifier; else a bare encoder."""
-        return any(name.endswith("ForSequenceClassification") for name in self.config.get("architectures") or [])
+        architectures = self.config.get("architectures") or []
+        return self.is_pooled or any(name.endswith("ForSequenceClassification") for name in architectures)
 
     def fingerprint(self) -> str:
         """sha256 over weights, configuration and tokenizer files: two folders with the same one are the same model."""
         total = hashlib.sha256()
-        for part in sorted({path for pattern in PARTS for path in self.folder.glob(pattern) if path.is_file()}):
+        parts = {path for pattern in PARTS for path in self.encoder_folder.glob(pattern) if path.is_file()}
+        if self.is_pooled:
+            parts |= {path for pattern in POOLED_PARTS for path in self.folder.glob(pattern) if path.is_file()}
+        for part in sorted(parts):
             total.update(part.name.encode())
             with part.open("rb") as stream:
                 total.update(hashlib.file_digest(stream, "sha256").digest())
@@ -100,11 +116,12 @@ def _checked(source: Source) -> Source:
             f"{source.name}: this is a classifier of words (svm, cnn, ...), and an encoder is needed here; such a "
             "classifier can be scored and can predict, but is neither teacher nor start of a training"
         )
-    model_files.check_is_model(source.name, source.folder)
-    model_files.check_contents(source.name, source.folder, PARTS)
+    folder = source.encoder_folder
+    model_files.check_is_model(source.name, folder)
+    model_files.check_contents(source.name, folder, PARTS)
     model_files.check_family(source.name, source.config)
-    model_files.check_weights(source.name, source.folder)
-    if not _has_vocabulary(source.folder):
+    model_files.check_weights(source.name, folder)
+    if not _has_vocabulary(folder):
         raise UserError(
             f"{source.name}: no tokenizer in this folder (tokenizer.json, vocab.txt, ... are expected); "
             "save the model's tokenizer there too: tokenizer.save_pretrained(FOLDER)"
@@ -117,7 +134,7 @@ def load_tokenizer(source: Source) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(source.encoder_folder, trust_remote_code=False)
     except Exception as error:
         text = " ".join(str(error).split())[:300]
         raise UserError(f"{source.name}: transformers cannot load its tokenizer: {text}") from None
@@ -142,7 +159,7 @@ def _from_hub(repository: str, revision: str, asked: str) -> tuple[Path, str]:
     try:
         commit = _safetensors_commit(hub.HfApi(), repository, revision)
         folder = Path(
-            hub.snapshot_download(repository, revision=commit, allow_patterns=[*PARTS, SEEN_ROWS], etag_timeout=TIMEOUT)
+            hub.snapshot_download(repository, revision=commit, allow_patterns=HUB_PARTS, etag_timeout=TIMEOUT)
         )
     except hub.errors.GatedRepoError:
         raise UserError(f"{asked}: the hub asks for its terms to be accepted first, then `hf auth login`") from None

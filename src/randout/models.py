@@ -23,6 +23,8 @@ from .keys import random_key
 from .model_files import FAMILIES, check_labels, check_vocabulary
 from .model_sources import ALIASES, DEFAULT_STUDENT, Source, at_hand, find, load_tokenizer
 from .packing import ATTENTION
+from .pooled import MeanPooledClassifier, Pooling, read_classifier
+from .pooled import save as save_pooled
 
 __all__ = ["ALIASES", "DEFAULT_STUDENT", "Source", "at_hand", "find", "load", "save"]
 DROPOUTS = ["hidden_dropout_prob", "dropout", "mlp_dropout", "embedding_dropout", "pooler_dropout"]
@@ -35,6 +37,7 @@ def load(
     *,
     id2label: dict[int, str] | None = None,
     head: str = "model",
+    pooling: Pooling = "first",
     layers: Sequence[int] = (),
     seed: int = 0,
     dropout: float | None = None,
@@ -44,7 +47,8 @@ def load(
     """A classifier ready to train or to run, in float32, on the CPU.
 
     With `id2label` a new head is put on, drawn from `seed`; without it the model must be a classifier and keeps its
-    own. head: "model" (the family's) or "linear" (eq. 1: softmax(W s_CLS)). layers: blocks to keep, in order (0 the
+    own. head: "model" (the family's) or "linear" (eq. 1: softmax(W s_CLS)). pooling: of a new head; "mean": a linear
+    head on the mean of the last states, whatever `head` says. layers: blocks to keep, in order (0 the
     first). dropout, attention_dropout: replace the model's rates. Raises UserError for what this model cannot do.
     """
     from transformers import logging as library_logging
@@ -56,7 +60,7 @@ def load(
 
     def one(packed: bool) -> Encoder:
         try:
-            model, fresh = _weights(source, id2label, seed, rates, ATTENTION if packed else None)
+            model, fresh = _weights(source, id2label, seed, rates, ATTENTION if packed else None, pooling)
         except UserError:
             raise
         except Exception as error:
@@ -67,7 +71,7 @@ def load(
             check_vocabulary(source.name, tokenizer, words.num_embeddings)
         if layers:
             cut(model, layers, source.name)
-        if head == "linear":
+        if head == "linear" and not isinstance(model, MeanPooledClassifier):
             put_linear_head(model, source.name)
         try:
             return replace(prepare(model, tokenizer, packed), fresh=fresh)
@@ -81,20 +85,26 @@ def load(
 
 
 def _weights(
-    source: Source, id2label: dict[int, str] | None, seed: int, rates: dict[str, float | None], attention: str | None
+    source: Source,
+    id2label: dict[int, str] | None,
+    seed: int,
+    rates: dict[str, float | None],
+    attention: str | None,
+    pooling: Pooling,
 ) -> tuple[Any, frozenset[str]]:
     """The model itself, and the names of its parameters that were not in its weights and are newly initialised.
 
     Raises UserError where weights are missing that no new head explains, or are not finite, and without `id2label` where
     the outputs are not those of a classifier.
     """
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
     labels: dict[str, Any] = {}
     if id2label is not None:
         labels = {"id2label": dict(id2label), "label2id": {label: index for index, label in id2label.items()}}
     replaced = id2label is not None and source.is_classifier  # its head goes, whatever its size
-    config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, **({} if replaced else labels))
+    folder, mean = source.encoder_folder, pooling == "mean" if id2label is not None else source.is_pooled
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **({} if replaced and not mean else labels))
     if id2label is None:
         check_labels(source.name, config.id2label, config.label2id or {}, getattr(config, "problem_type", None))
     else:
@@ -103,8 +113,9 @@ def _weights(
         if rate is not None and hasattr(config, name):
             setattr(config, name, rate)
     torch.manual_seed(random_key(seed, "head"))  # a new head is drawn now
-    model, info = AutoModelForSequenceClassification.from_pretrained(
-        source.folder,
+    kind: Any = AutoModel if mean else AutoModelForSequenceClassification
+    model, info = kind.from_pretrained(
+        folder,
         config=config,
         attn_implementation=attention,
         dtype=torch.float32,
@@ -112,14 +123,28 @@ def _weights(
         trust_remote_code=False,
         output_loading_info=True,
     )
+    if mean:
+        return _mean_pooled(source, model, info["missing_keys"], new_head=id2label is not None)
     _check_complete(source, model, info["missing_keys"], new_head=id2label is not None)
     _check_finite(source, model)
-    if replaced:
+    if replaced and not source.is_pooled:
         model = _with_new_head(model, labels, seed)
     inner = f"{model.base_model_prefix}."
     known = {name for name, _ in model.named_parameters()}
     fresh = {n for n in known if n in info["missing_keys"] or (id2label is not None and not n.startswith(inner))}
     return model, frozenset(fresh)
+
+
+def _mean_pooled(source: Source, encoder: Any, missing: Iterable[str], new_head: bool) -> tuple[Any, frozenset[str]]:
+    """`_weights` of a classifier on the mean of the last states, from its encoder."""
+    prefix = MeanPooledClassifier.base_model_prefix
+    model = MeanPooledClassifier(encoder)
+    _check_complete(source, model, [f"{prefix}.{name}" for name in missing if ".pooler." not in f".{name}"], new_head)
+    if not new_head:
+        read_classifier(model, source.folder, source.name)
+    _check_finite(source, model)
+    fresh = {f"classifier.{name}" for name, _ in model.classifier.named_parameters()}
+    return model.eval(), frozenset(fresh if new_head else ())
 
 
 def _unloadable(source: Source, error: Exception) -> UserError:
@@ -166,21 +191,26 @@ def _with_new_head(model: Any, labels: dict[str, Any], seed: int) -> Any:
 def save(encoder: Encoder, folder: Path, max_length: int, card: str) -> None:
     """Write an ordinary Hugging Face folder (weights, configuration, tokenizer, README.md), whole or not at all.
 
-    `max_length`: tokens at which `pipeline(..., truncation=True)` cuts. A linear head is folded into its stock class.
+    `max_length`: tokens at which `pipeline(..., truncation=True)` cuts. A linear head is folded into its stock class. A
+    classifier on the mean of the last states has none, and becomes a folder of sentence-transformers (`pooled`).
     """
     model, tokenizer = encoder.model, encoder.tokenizer
-    if is_linear(model):
+    mean = isinstance(model, MeanPooledClassifier)
+    if not mean and is_linear(model):
         with torch.device("meta"):
             stock = type(model)(model.config)
         stock.load_state_dict(folded(model), assign=True)
         model = stock
     model.config.architectures = [type(model).__name__]
     with whole_folder(folder) as coming:
-        model.save_pretrained(coming)
         kept = tokenizer.model_max_length
         try:
             tokenizer.model_max_length = max_length
-            tokenizer.save_pretrained(coming)
+            if mean:
+                save_pooled(model, tokenizer, coming, max_length)
+            else:
+                model.save_pretrained(coming)
+                tokenizer.save_pretrained(coming)
         finally:
             tokenizer.model_max_length = kept
         (coming / "README.md").write_text(card, encoding="utf-8")
@@ -195,7 +225,9 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     try:
         coming.mkdir(parents=True)
         yield coming
-        for file in coming.iterdir():  # safetensors writes files that nobody else may read
+        for file in (
+            path for path in coming.rglob("*") if path.is_file()
+        ):  # safetensors lets nobody else read its files
             file.chmod(0o644)
         if folder.exists():
             folder.rename(going)

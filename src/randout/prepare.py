@@ -15,16 +15,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import data, leaks
+from . import data, defaults, leaks
 from .classifiers import Bag, Classifier, Network
 from .classifiers.settle import chosen, settle
-from .config import Config, StudentTable, TeacherTable
+from .config import Config, StudentTable, TeacherTable, TrainTable
 from .data import Dataset
 from .errors import UserError
 from .files import joined_name
 from .method import SUPERVISED, Method
 from .methods import GOLD, METHODS
+from .methods.contrastive import Contrastive
 from .model_sources import DEFAULT_STUDENT, Source, at_hand, find
+from .pooled import Pooling
 from .recipe import learned_rows, methods_of
 from .soft_labels import column_order
 from .splits import Ints
@@ -43,7 +45,8 @@ class Plan:
     more: further teachers, each of either kind. classifier: a student that is no encoder but a classifier of words;
     `tokens` are then its word ids, or none. identity: what the fingerprint is made of, by part. token_copies: as of
     `tokenising.token_copies`. leak_warnings: held-out rows that the teachers or the starting model have seen. left_out:
-    methods that went because no teacher was found, though none was declined.
+    methods that went because no teacher was found, though none was declined. asked: `config.train` before "auto" was
+    decided, for the teachers, which decide it for themselves.
     """
 
     config: Config
@@ -60,6 +63,7 @@ class Plan:
     token_copies: dict[str, Ints] = field(default_factory=dict)
     leak_warnings: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    asked: TrainTable | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -111,10 +115,18 @@ def make(config: Config, dataset: Dataset | None = None, required: Collection[st
             f"methods: nothing to learn from is left; keep methods.{GOLD}, or a method that learns from a teacher, and one"
         )
     tokens, max_length = tokens_for(student, config.student, dataset, notes)
-    source = student.name
+    methods = _suited(methods, dataset, notes)
+    as_asked, rows = train, learned_rows(dataset, methods)[0]
+    texts = len(rows) + len(dataset.split.get("unlabeled", ()))
     settings = config.student.model_copy(
-        update={"model": source, "revision": student.revision, "max_length": max_length}
+        update={
+            "model": student.name,
+            "revision": student.revision,
+            "max_length": max_length,
+            "pooling": _pooling(config.student, methods, student, dataset, tokens, rows, notes),
+        }
     )
+    train = defaults.resolved(train, texts, len(dataset.split["validation"]), student.config, notes)
     config = config.model_copy(
         update={
             "student": settings,
@@ -124,13 +136,47 @@ def make(config: Config, dataset: Dataset | None = None, required: Collection[st
         }
     )
     plan = Plan(config, dataset, methods, student, tokens, None, None, {}, tuple(notes), left_out=tuple(missing))
+    plan = replace(plan, asked=as_asked)
     if teacher is not None and teacher.is_classifier:
         plan = replace(plan, teacher=teacher)
     elif teacher is not None:
         gold = None if "unlabeled" in dataset.split else dataset  # read anew: it must not depend on texts it never sees
-        plan = replace(plan, teacher_plan=make(teacher_config(config, name), gold))
+        plan = replace(plan, teacher_plan=make(teacher_config(_as_asked(plan), name), gold))
     plan = _without_leaks(replace(plan, more=_more_teachers(plan)))
     return replace(plan, identity=_identity(plan))
+
+
+def _suited(methods: tuple[Method, ...], dataset: Dataset, notes: list[str]) -> tuple[Method, ...]:
+    """The methods that are of use with as many labelled rows as there are."""
+    labelled = len(dataset.split["train"])
+    if out := [method.name for method in methods if not method.suits(labelled)]:
+        notes.append(f"methods: {', '.join(out)} left out: {labelled:,} training rows have labels, and it helps fewer")
+    return tuple(method for method in methods if method.suits(labelled))
+
+
+def _pooling(
+    table: StudentTable,
+    methods: Sequence[Method],
+    student: Source,
+    dataset: Dataset,
+    tokens: Tokens,
+    rows: Ints,
+    notes: list[str],
+) -> Pooling:
+    """What the head reads. rows: labelled, to learn from. "auto": the first token, whose head is a stock class, but what
+    suits the encoder best where the student learns from few texts and so by contrast.
+    """
+    if table.pooling != "auto":
+        return table.pooling
+    few = max((method.rows for method in methods if isinstance(method, Contrastive)), default=0)
+    if table.head != "model" or len(rows) + len(dataset.split.get("unlabeled", ())) > few:
+        return "first"
+    return defaults.pooling_of(student, dataset, tokens, rows, notes)
+
+
+def _as_asked(plan: Plan) -> Config:
+    """The plan's configuration with the training as it was asked for."""
+    return plan.config.model_copy(update={"train": plan.asked or plan.config.train})
 
 
 def _without_leaks(plan: Plan) -> Plan:
@@ -171,7 +217,7 @@ def _more_teachers(plan: Plan) -> tuple[Source | Plan, ...]:
         if source.is_classifier and isinstance(own, dict):  # said before any of them is trained
             column_order({int(at): label for at, label in own.items()}, plan.dataset.id2label, None, name)
         gold = None if "unlabeled" in plan.dataset.split else plan.dataset
-        found.append(source if source.is_classifier else make(teacher_config(plan.config, name, revision=""), gold))
+        found.append(source if source.is_classifier else make(teacher_config(_as_asked(plan), name, revision=""), gold))
     known = [_stands_for(one) for one in (plan.teacher or plan.teacher_plan, *found) if one]
     for at, name in enumerate(names, 1):
         if known[at] in known[:at]:
@@ -225,6 +271,7 @@ def teacher_config(config: Config, name: str, revision: str | None = None) -> Co
         model=name,
         revision=table.revision if revision is None else revision,
         head=table.head,
+        pooling=table.pooling,
         layers=table.layers,
         max_length=table.max_length,
         truncation=table.truncation,
@@ -232,6 +279,7 @@ def teacher_config(config: Config, name: str, revision: str | None = None) -> Co
     asked = {key: getattr(table, key) for key in ("epochs", "learning_rate", "batch_size")}
     changed = {key: value for key, value in asked.items() if value != "same"}
     gold = {GOLD: config.methods.get(GOLD) or METHODS[GOLD]().model_dump(mode="json")}
+    gold |= {name: settings for name, settings in config.methods.items() if name == Contrastive.name}
     return Config(
         data=config.data.model_copy(update={"unlabeled": ""}),
         student=student,
@@ -297,7 +345,7 @@ def _teacher(
     if not wanted:
         return None, "none"
     weights = "model.safetensors"
-    size = (student.folder / weights).stat().st_size if (student.folder / weights).exists() else 0
+    size = (student.encoder_folder / weights).stat().st_size if (student.encoder_folder / weights).exists() else 0
     limit = float("inf") if device == "cuda" else CPU_TEACHER
     larger = [f for f in at_hand() if size * 1.2 < (f / weights).stat().st_size <= limit]
     if not larger:
@@ -323,8 +371,13 @@ def _identity(plan: Plan) -> dict[str, Any]:
     student: dict[str, Any] = {"classifier": config.student.model, **config.classifier}
     if plan.classifier is None:
         own = config.student.model_dump(mode="json", exclude={"model", "revision"})
+        own = {
+            key: value for key, value in own.items() if (key, value) != ("pooling", "first")
+        }  # as before it was there
         student = {"weights": plan.student.fingerprint(), **own}
     train = config.train.model_dump(mode="json", exclude={"save_minutes"})
+    before = {"keep": "best", "validate_every": 1}  # what was done before these settings were there
+    train = {key: value for key, value in train.items() if before.get(key) != value}
     read = config.teacher.model_dump(mode="json", include={"max_length", "truncation"})  # by those not trained for it
     found = [_stands_for(one) for one in (plan.teacher or plan.teacher_plan, *plan.more) if one]
     taught = [{**one, **read} if isinstance(one, dict) else one for one in found]

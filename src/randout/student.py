@@ -116,6 +116,7 @@ def student_of(plan: Plan) -> tuple[Encoder, Run]:
         plan.student,
         id2label=plan.dataset.id2label,
         head=config.student.head,
+        pooling="mean" if config.student.pooling == "mean" else "first",
         layers=config.student.layers,
         seed=config.train.seed,
         pack=config.train.packing,

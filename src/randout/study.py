@@ -15,17 +15,17 @@ from pydantic import Field
 
 from .classifiers import CLASSIFIERS
 from .config import (
-    DEFAULT_PRESET,
+    PAPER_PRESET,
     Config,
     DataTable,
     Table,
-    TrainTable,
     build,
     checked,
     overlay,
     read_preset,
     read_recipe,
 )
+from .defaults import RATE
 from .errors import UserError, nearest
 from .files import change_places
 from .grid import SearchTable
@@ -124,7 +124,8 @@ def _with_shelf(study: Study) -> Study:
         laid["spaces"] = {}
     elif not study.tuning.space and not study.tuning.preset:  # so that every arm, plain too, has something to tune
         train = study.base.get("train", {})
-        rate = float(train.get("learning_rate", TrainTable().learning_rate))
+        rate = train.get("learning_rate", "auto")
+        rate = RATE if rate == "auto" else float(rate)
         laid["tuning"] = study.tuning.model_copy(update={"space": {"train.learning_rate": [rate / 2, rate, 2 * rate]}})
     return study.model_copy(update={**laid, "baseline": study.baseline or PLAIN})
 
@@ -197,8 +198,8 @@ def arm_config(study: Study, arm: str, methods: Mapping[str, Any], above: Mappin
     """
     base, own = dict(study.base), dict(study.arms[arm])
     named = "preset" in own
-    preset = str(own.pop("preset", base.get("preset", DEFAULT_PRESET)))
-    common = str(base.pop("preset", DEFAULT_PRESET))
+    preset = str(own.pop("preset", base.get("preset", PAPER_PRESET)))
+    common = str(base.pop("preset", PAPER_PRESET))
     model = own.get("student", {}).get("model")
     if model:
         base.pop("student", None)

@@ -86,7 +86,7 @@ def tokenizer_and_limit(source: Source) -> tuple[Any, int]:
 
     tokenizer = load_tokenizer(source)
     try:
-        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source.encoder_folder, trust_remote_code=False)
         with torch.device("meta"):
             model = AutoModelForSequenceClassification.from_config(config)
     except Exception as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..method import Method
 from .attention import AttentionPerturbation
 from .ce import CrossEntropy
+from .contrastive import Contrastive
 from .dropout import DropoutRates
 from .dropout_distillation import DropoutDistillation
 from .embedding_adversarial import EmbeddingAdversarial
@@ -30,6 +31,7 @@ from .weidc import WeiDC
 
 SHELF: tuple[type[Method], ...] = (
     CrossEntropy,
+    Contrastive,
     KnowledgeDistillation,
     Randout,
     DropoutRates,

@@ -1,0 +1,139 @@
+"""What "auto" means in the training of an encoder: pooling, epochs, learning rate, and when to validate.
+
+The rules were chosen by `benchmarks/defaults_study.py` on one half of its tables and confirmed on the other; the numbers
+are in benchmarks/README.md. A number that the user gives always stands.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from .config import TrainTable
+from .data import Dataset
+from .model_sources import Source
+from .pooled import Pooling, stated_pooling
+from .tokens import Tokens
+
+STEPS = 400  # optimizer steps that a training has at least
+LEAST_EPOCHS, MOST_EPOCHS = 4, 60
+RATE, RATE_WIDTH = 1e-4, 384  # learning rate of an encoder of this hidden size; wider ones: less, by the power 3/2
+FEW_HELD = 200  # validation rows, below which the last weights are kept: a choice among epochs would be by chance
+VALIDATIONS = 10  # of a training, about
+PROBED_ROWS, PROBE_FOLDS = 300, 5
+
+
+def learning_rate(hidden: int) -> float:
+    """The peak learning rate for an encoder of a hidden size, to two digits."""
+    return float(f"{min(RATE, RATE * (RATE_WIDTH / hidden) ** 1.5):.1e}")
+
+
+def epochs(rows: int, batch_size: int) -> int:
+    """Passes over `rows` training texts: as many as give `STEPS` optimizer steps, within limits."""
+    return min(max(math.ceil(STEPS / math.ceil(rows / batch_size)), LEAST_EPOCHS), MOST_EPOCHS)
+
+
+def resolved(train: TrainTable, rows: int, held: int, config: Mapping[str, Any], notes: list[str]) -> TrainTable:
+    """`train` with every "auto" decided, and a note that says how. rows: texts to learn from; held: validation rows;
+    config: the encoder's.
+    """
+    found: dict[str, Any] = {}
+    if not train.epochs:
+        found["epochs"] = epochs(rows, train.batch_size)
+    if not train.learning_rate:
+        found["learning_rate"] = learning_rate(int(config.get("hidden_size") or config.get("dim") or RATE_WIDTH))
+    if train.keep == "auto":
+        found["keep"] = "last" if held < FEW_HELD else "best"
+    passes = found.get("epochs", train.epochs)
+    if not train.validate_every:
+        found["validate_every"] = max(1, passes // VALIDATIONS)
+    train = train.model_copy(update=found)
+    if {"epochs", "learning_rate"} & found.keys():
+        steps = math.ceil(rows / train.batch_size) * passes
+        kept = (
+            f"the last weights are kept: {held} validation rows are too few to choose by"
+            if train.keep == "last"
+            else ""
+        )
+        kept = kept or f"the best of its validations is kept, and {train.patience} without a gain end it"
+        notes.append(
+            f"training: up to {passes} epochs ({steps:,} steps of {train.batch_size}) at learning rate "
+            f"{train.learning_rate:g}; {kept}"
+        )
+    return train
+
+
+def pooling_of(source: Source, dataset: Dataset, tokens: Tokens, rows: np.ndarray, notes: list[str]) -> Pooling:
+    """What a new head reads, for a small table: what the encoder's own configuration states, else what frozen states tell
+    of the labels of training `rows`, by cross-validation.
+    """
+    stated = "mean" if source.is_pooled else stated_pooling(source.folder)
+    if stated is not None:
+        why = "as the encoder's own configuration states"
+    else:
+        accuracy = _probe(source, dataset, tokens, rows)
+        stated = "mean" if accuracy["mean"] > accuracy["first"] else "first"
+        why = (
+            f"cross-validated on its frozen states, the mean gives {accuracy['mean']:.1%} of the training rows their label, "
+            f"the first token {accuracy['first']:.1%}"
+        )
+    saved = "; saved in the layout of sentence-transformers" if stated == "mean" else ""
+    notes.append(f"pooling: {'mean of all tokens' if stated == 'mean' else 'first token'}, {why}{saved}")
+    return stated
+
+
+_probed: dict[tuple[Any, ...], dict[str, float]] = {}  # by encoder and rows: a study asks often
+
+
+def _probe(source: Source, dataset: Dataset, tokens: Tokens, rows: np.ndarray) -> dict[str, float]:
+    """Cross-validated accuracy of a logistic regression on each pooling of the frozen encoder's last states."""
+    rows = np.sort(np.random.default_rng(0).permutation(rows)[:PROBED_ROWS])
+    key = (str(source.encoder_folder), dataset.labelled_sha256, rows.tobytes(), int(tokens.lengths.max()))
+    if key not in _probed:
+        states = _frozen_states(source, tokens, rows)
+        _probed[key] = {name: _accuracy(found, dataset.labels[rows]) for name, found in states.items()}
+    return _probed[key]
+
+
+@torch.no_grad()
+def _frozen_states(source: Source, tokens: Tokens, rows: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+    """(n, hidden) last states of the texts of `rows`, pooled in each way."""
+    from . import models
+    from .encoder import Want
+    from .tokens import by_length
+
+    encoder = models.load(source, id2label={0: "0", 1: "1"}, pooling="mean")
+    encoder.model.eval()
+    last = len(encoder.sites.blocks)
+    rows = np.asarray(rows)
+    found = {name: np.zeros((len(rows), encoder.model.config.hidden_size), np.float32) for name in ("first", "mean")}
+    for places in by_length(tokens.lengths[rows], np.arange(len(rows)), 2048):
+        ids = [torch.from_numpy(tokens[row].astype(np.int64)) for row in rows[places]]
+        output = encoder.forward(ids, Want(hidden=(last,), cls=True))
+        state, lengths = output.hidden[last], [len(text) for text in ids]
+        starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+        found["first"][places] = (state[0, starts] if encoder.packed else state[:, 0]).float().numpy()
+        assert output.cls is not None
+        found["mean"][places] = output.cls.float().numpy()
+    return found
+
+
+def _accuracy(states: np.ndarray, labels: np.ndarray) -> float:
+    """Of a logistic regression on unit vectors, over `PROBE_FOLDS` folds; 0 where a fold has one class alone."""
+    from sklearn.linear_model import LogisticRegression
+
+    unit = states / np.maximum(np.linalg.norm(states, axis=1, keepdims=True), 1e-12)
+    order = np.random.default_rng(0).permutation(len(labels))
+    right = 0
+    for fold in range(PROBE_FOLDS):
+        out = order[fold::PROBE_FOLDS]
+        rest = np.setdiff1d(order, out)
+        if len(out) == 0 or len(np.unique(labels[rest])) < 2:
+            return 0.0
+        model = LogisticRegression(C=10.0, max_iter=200).fit(unit[rest], labels[rest])
+        right += int((model.predict(unit[out]) == labels[out]).sum())
+    return right / len(labels)

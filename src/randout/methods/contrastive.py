@@ -1,0 +1,93 @@
+"""Contrastive learning on the labels: texts of one class are drawn together, those of different classes apart."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from ..encoder import Output, Want
+from ..method import Batch, Forward, Method, Run, State
+
+
+class Contrastive(Method):
+    """L = weight * C(v, y) beside the loss on gold labels, over the labelled texts of the step; v: (n, hidden) the states
+    that the head reads (the first token's, or the mean of all), y their labels.
+
+    form "pairs": half the mean over pairs of one class of (1 - cos(v_i, v_j))^2 plus half the mean over pairs of different
+    classes of cos(v_i, v_j)^2, as SetFit trains on its balanced pairs (2209.11055, section 3; its stock loss is the squared error
+    of the cosine). Here the pairs are all those of a step, so that each text is encoded once however many pairs it is in.
+    form "supervised": the mean over texts i with at least one other of their class of -1/|P(i)| * sum over p in P(i) of
+    log(exp(s_ip) / sum over a != i of exp(s_ia)), s = cos / temperature (2004.11362, eq. 2).
+    SetFit trains an encoder on pairs first and a logistic regression on its frozen states then; here the head learns at the
+    same time, which needs no second stage and was as good on the tables of `benchmarks/`.
+
+    rows: left out where more training rows have labels, for it helps small tables; 0: never left out. A step cannot be
+    split into micro-batches, for its pairs are those of all its texts.
+    """
+
+    name = "contrastive"
+    summary = "texts of one class drawn together, others apart: for few labels"
+    source = "SetFit (2209.11055); supervised contrastive learning (2004.11362)"
+    kind = "gold"
+    losses = ("contrastive",)
+    whole = True
+    variants = {"supervised-contrastive": {"form": "supervised", "weight": 0.3}}  # noqa: RUF012
+    space = {"weight": (1.0, 4.0)}  # noqa: RUF012
+    spaces = {"supervised-contrastive": {"weight": (0.1, 0.3, 1.0)}}  # noqa: RUF012
+
+    form: Annotated[Literal["pairs", "supervised"], Field(description='squared error of cosines, or "supervised"')] = (
+        "pairs"
+    )
+    weight: Annotated[float, Field(ge=0, description="factor of this loss")] = 4.0
+    temperature: Annotated[float, Field(gt=0, description='of the form "supervised"')] = 0.1
+    rows: Annotated[int, Field(ge=0, description="left out where more training rows have labels; 0: never")] = 0
+
+    def suits(self, labelled: int) -> bool:
+        return not self.rows or labelled <= self.rows
+
+    def want(self, run: Run) -> Want:
+        return Want(cls=True)
+
+    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+        assert output.cls is not None
+        known = batch.labels >= 0
+        states, labels = output.cls[known], batch.labels[known]
+        by_pairs = self.form == "pairs"
+        found = pair_loss(states, labels) if by_pairs else supervised_contrastive(states, labels, self.temperature)
+        return {"contrastive": self.weight * found}
+
+
+def pair_loss(states: Tensor, labels: Tensor) -> Tensor:
+    """(mean over pairs of one class of (1 - cos)^2 + mean over pairs of two classes of cos^2) / 2; a mean over no pair is 0.
+
+    states: (n, d), computed in float32 or longer; labels: (n,).
+    """
+    cosines, same, other = _pairs(states, labels)
+    together = (1 - cosines).square().mul(same).sum() / same.sum().clamp(min=1)
+    apart = cosines.square().mul(other).sum() / other.sum().clamp(min=1)
+    return (together + apart) / 2
+
+
+def supervised_contrastive(states: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Mean over texts i with P(i) not empty of -1/|P(i)| sum_p log softmax over a != i of (cos(i, a) / temperature) at p;
+    P(i): the other texts with the label of i. 0 where no two texts share a label. Shapes as of `pair_loss`.
+    """
+    cosines, same, _ = _pairs(states, labels)
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    scores = (cosines / temperature).masked_fill(itself, float("-inf"))
+    logs = torch.log_softmax(scores, dim=1).masked_fill(itself, 0.0) if len(labels) > 1 else torch.zeros_like(cosines)
+    partners = same.sum(1)
+    each = -(logs * same).sum(1) / partners.clamp(min=1)
+    return each.sum() / (partners > 0).sum().clamp(min=1)
+
+
+def _pairs(states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(n, n) each: cosines; pairs of two texts of one class; pairs of two classes."""
+    unit = F.normalize(states if states.dtype == torch.float64 else states.float(), dim=-1)
+    equal = labels[:, None] == labels[None]
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    return unit @ unit.T, equal & ~itself, ~equal
