@@ -7,7 +7,7 @@ are in benchmarks/README.md. A number that the user gives always stands.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,9 @@ def resolved(train: TrainTable, rows: int, held: int, config: Mapping[str, Any],
     return train
 
 
-def pooling_of(source: Source, dataset: Dataset, tokens: Tokens, rows: np.ndarray, notes: list[str]) -> Pooling:
+def pooling_of(
+    source: Source, dataset: Dataset, tokens: Tokens, rows: np.ndarray, device: str, notes: list[str]
+) -> Pooling:
     """What a new head reads, for a small table: what the encoder's own configuration states, else what frozen states tell
     of the labels of training `rows`, by cross-validation.
     """
@@ -75,7 +77,7 @@ def pooling_of(source: Source, dataset: Dataset, tokens: Tokens, rows: np.ndarra
     if stated is not None:
         why = "as the encoder's own configuration states"
     else:
-        accuracy = _probe(source, dataset, tokens, rows)
+        accuracy = _probe(source, dataset, tokens, rows, device)
         stated = "mean" if accuracy["mean"] > accuracy["first"] else "first"
         why = (
             f"cross-validated on its frozen states, the mean gives {accuracy['mean']:.1%} of the training rows their label, "
@@ -89,36 +91,35 @@ def pooling_of(source: Source, dataset: Dataset, tokens: Tokens, rows: np.ndarra
 _probed: dict[tuple[Any, ...], dict[str, float]] = {}  # by encoder and rows: a study asks often
 
 
-def _probe(source: Source, dataset: Dataset, tokens: Tokens, rows: np.ndarray) -> dict[str, float]:
+def _probe(source: Source, dataset: Dataset, tokens: Tokens, rows: np.ndarray, device: str) -> dict[str, float]:
     """Cross-validated accuracy of a logistic regression on each pooling of the frozen encoder's last states."""
     rows = np.sort(np.random.default_rng(0).permutation(rows)[:PROBED_ROWS])
     key = (str(source.encoder_folder), dataset.labelled_sha256, rows.tobytes(), int(tokens.lengths.max()))
     if key not in _probed:
-        states = _frozen_states(source, tokens, rows)
+        states = _frozen_states(source, tokens, rows, device)
         _probed[key] = {name: _accuracy(found, dataset.labels[rows]) for name, found in states.items()}
     return _probed[key]
 
 
 @torch.no_grad()
-def _frozen_states(source: Source, tokens: Tokens, rows: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+def _frozen_states(source: Source, tokens: Tokens, rows: np.ndarray, device: str) -> dict[str, np.ndarray]:
     """(n, hidden) last states of the texts of `rows`, pooled in each way."""
     from . import models
     from .encoder import Want
     from .tokens import by_length
 
     encoder = models.load(source, id2label={0: "0", 1: "1"}, pooling="mean")
-    encoder.model.eval()
+    encoder.model.to(device).eval()
     last = len(encoder.sites.blocks)
-    rows = np.asarray(rows)
     found = {name: np.zeros((len(rows), encoder.model.config.hidden_size), np.float32) for name in ("first", "mean")}
     for places in by_length(tokens.lengths[rows], np.arange(len(rows)), 2048):
         ids = [torch.from_numpy(tokens[row].astype(np.int64)) for row in rows[places]]
         output = encoder.forward(ids, Want(hidden=(last,), cls=True))
         state, lengths = output.hidden[last], [len(text) for text in ids]
         starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-        found["first"][places] = (state[0, starts] if encoder.packed else state[:, 0]).float().numpy()
+        found["first"][places] = (state[0, starts] if encoder.packed else state[:, 0]).float().cpu().numpy()
         assert output.cls is not None
-        found["mean"][places] = output.cls.float().numpy()
+        found["mean"][places] = output.cls.float().cpu().numpy()
     return found
 
 

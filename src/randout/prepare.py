@@ -123,7 +123,7 @@ def make(config: Config, dataset: Dataset | None = None, required: Collection[st
             "model": student.name,
             "revision": student.revision,
             "max_length": max_length,
-            "pooling": _pooling(config.student, methods, student, dataset, tokens, rows, notes),
+            "pooling": _pooling(config.student, methods, student, dataset, tokens, rows, train.device, notes),
         }
     )
     train = defaults.resolved(train, texts, len(dataset.split["validation"]), student.config, notes)
@@ -161,6 +161,7 @@ def _pooling(
     dataset: Dataset,
     tokens: Tokens,
     rows: Ints,
+    device: str,
     notes: list[str],
 ) -> Pooling:
     """What the head reads. rows: labelled, to learn from. "auto": the first token, whose head is a stock class, but what
@@ -171,7 +172,7 @@ def _pooling(
     few = max((method.rows for method in methods if isinstance(method, Contrastive)), default=0)
     if table.head != "model" or len(rows) + len(dataset.split.get("unlabeled", ())) > few:
         return "first"
-    return defaults.pooling_of(student, dataset, tokens, rows, notes)
+    return defaults.pooling_of(student, dataset, tokens, rows, device, notes)
 
 
 def _as_asked(plan: Plan) -> Config:

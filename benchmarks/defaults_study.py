@@ -1,0 +1,211 @@
+"""The study behind the defaults: every arm of a TOML on subsets of real tables; accuracy on a fixed test split, and seconds.
+
+    python benchmarks/defaults_study.py TABLES STUDENT --study benchmarks/defaults_study.toml --out study.jsonl [--workers 2]
+    python benchmarks/defaults_study.py --page benchmarks/README.md --out study.jsonl
+
+TABLES: a folder with a CSV a table (text, label, split). A line a finished run in --out; the same command goes on where it
+stopped. Subsets are drawn by class, the same for every arm; the test rows of a table never change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+TEST_ROWS = 600
+
+
+def read(path: Path) -> dict[str, list[tuple[str, str]]]:
+    """The rows (text, label) of a table by split."""
+    found: dict[str, list[tuple[str, str]]] = {"train": [], "test": []}
+    with path.open(encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream):
+            if row["split"] in found:
+                found[row["split"]].append((row["text"], row["label"]))
+    return found
+
+
+def subset(rows: list[tuple[str, str]], count: int, seed: int) -> list[tuple[str, str]]:
+    """`count` rows (0: all), every class by its share but at least two of each."""
+    if not count or count >= len(rows):
+        return rows
+    draw = np.random.default_rng(seed)
+    labels = np.array([label for _, label in rows])
+    kept: list[int] = []
+    for label in np.unique(labels):
+        of = draw.permutation(np.flatnonzero(labels == label))
+        kept += of[: max(2, round(count * len(of) / len(rows)))].tolist()
+    return [rows[at] for at in draw.permutation(kept)]
+
+
+def write_tables(table: dict[str, list[tuple[str, str]]], rows: int, seed: int, folder: Path) -> tuple[Path, Path]:
+    """The training subset and the test rows as two CSV files."""
+    test = [table["test"][at] for at in np.random.default_rng(0).permutation(len(table["test"]))[:TEST_ROWS]]
+    paths = folder / "train.csv", folder / "test.csv"
+    for path, part in zip(paths, (subset(table["train"], rows, seed), test), strict=True):
+        with path.open("w", encoding="utf-8", newline="") as stream:
+            csv.writer(stream).writerows([("text", "label"), *part])
+    return paths
+
+
+def tasks(study: dict[str, Any], tables: list[str]) -> list[dict[str, Any]]:
+    """Every run of the study, seed by seed."""
+    found = []
+    for part in study["part"]:
+        for seed in part.get("seeds", study["seeds"]):
+            for rows in part["rows"]:
+                for layers in part.get("layers", [[]]):
+                    for table in tables:
+                        for arm, settings in part["arms"].items():
+                            key = {"table": table, "rows": rows, "layers": layers, "seed": seed, "arm": arm}
+                            found.append(key | {"settings": settings})
+    return sorted(found, key=lambda task: task["seed"])
+
+
+def run(task: dict[str, Any], tables: Path, student: str) -> dict[str, Any]:
+    """One training, scored; its folder is thrown away."""
+    import torch
+
+    import randout
+
+    torch.set_num_threads(1)
+    scratch = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    try:
+        train, test = write_tables(read(tables / f"{task['table']}.csv"), task["rows"], task["seed"], scratch)
+        settings: dict[str, Any] = {"data.test": str(test), "seed": task["seed"]} | dict(task["settings"])
+        with train.open(encoding="utf-8", newline="") as stream:
+            count = sum(1 for _ in csv.reader(stream)) - 1
+        if "steps" in settings:
+            settings["epochs"] = math.ceil(settings.pop("steps") / math.ceil(0.85 * count / 16))
+        if task["layers"]:
+            settings["student.layers"] = task["layers"]
+        began = time.perf_counter()
+        result = randout.train(train, student=student, teacher="none", settings=settings, runs=scratch / "runs")
+        seconds = time.perf_counter() - began
+        scores = result.metrics["test"]
+        kept = {"accuracy": scores["accuracy"], "macro_f1": scores["macro_f1"], "seconds": round(seconds, 2)}
+        steps = json.loads((result.folder / "history.json").read_text())["epochs"][-1]["step"]
+        return kept | {"steps": steps, "baseline": scores.get("baseline", {}).get("accuracy")}
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _work(queue: Any, done: Any, tables: Path, student: str, until: float) -> None:
+    while time.monotonic() < until:
+        task = queue.get()
+        if task is None:
+            break
+        try:
+            done.put(task | run(task, tables, student))
+        except Exception as error:
+            done.put(task | {"error": f"{type(error).__name__}: {error}"[:500]})
+    done.put(None)
+
+
+def carry_out(todo: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
+    """The tasks in several processes, a line a result."""
+    context = multiprocessing.get_context("spawn")
+    queue, done = context.Queue(), context.Queue()
+    for task in [*todo, *[None] * arguments.workers]:
+        queue.put(task)
+    until = time.monotonic() + arguments.seconds
+    same = (queue, done, arguments.tables, arguments.student, until)
+    workers = [context.Process(target=_work, args=same, daemon=True) for _ in range(arguments.workers)]
+    for worker in workers:
+        worker.start()
+    left = len(workers)
+    with arguments.out.open("a", encoding="utf-8") as stream:
+        while left and time.monotonic() < until + 5:
+            try:
+                found = done.get(timeout=1)
+            except Exception:
+                continue
+            if found is None:
+                left -= 1
+                continue
+            stream.write(json.dumps(found) + "\n")
+            stream.flush()
+    for worker in workers:
+        worker.kill()
+    queue.cancel_join_thread()
+    os._exit(0)
+
+
+def key_of(found: dict[str, Any]) -> str:
+    return json.dumps([found[name] for name in ("table", "rows", "layers", "seed", "arm")])
+
+
+def results(path: Path) -> list[dict[str, Any]]:
+    """The finished runs of a file, the last of each kind."""
+    if not path.exists():
+        return []
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return list({key_of(line): line for line in lines if "error" not in line}.values())
+
+
+def summary(study: dict[str, Any], found: list[dict[str, Any]]) -> list[str]:
+    """A Markdown table a part: mean test accuracy of each arm minus the first arm's on the same rows and seeds."""
+    lines: list[str] = []
+    for part in study["part"]:
+        first, *_ = part["arms"]
+        lines += [
+            "",
+            f"| {', '.join(map(str, part['rows']))} rows | cells | chosen on | confirmed on | steps |",
+            "|---|---|---|---|---|",
+        ]
+        for arm in part["arms"]:
+            shown = [arm]
+            cells = 0
+            for tables in (study["chosen"], study["confirmed"]):
+                mine = [r for r in found if r["arm"] == arm and r["table"] in tables and r["rows"] in part["rows"]]
+                base = {key_of(r | {"arm": ""}): r for r in found if r["arm"] == first}
+                pairs = [(r, base[key_of(r | {"arm": ""})]) for r in mine if key_of(r | {"arm": ""}) in base]
+                cells += len(pairs)
+                gain = 100 * np.mean([r["accuracy"] - b["accuracy"] for r, b in pairs]) if pairs else float("nan")
+                level = 100 * np.mean([r["accuracy"] for r, _ in pairs]) if pairs else float("nan")
+                shown.append(f"{level:.1f}" if arm == first else f"{gain:+.1f}")
+            steps = np.median([r["steps"] for r in found if r["arm"] == arm] or [0])
+            lines.append(f"| {shown[0]} | {cells} | {shown[1]} | {shown[2]} | {steps:.0f} |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", type=Path, nargs="?")
+    parser.add_argument("student", nargs="?")
+    parser.add_argument("--study", type=Path, default=Path(__file__).with_suffix(".toml"))
+    parser.add_argument("--out", type=Path, default=Path("defaults-study.jsonl"))
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=1e9, help="stop after so long")
+    parser.add_argument("--limit", type=int, default=0, help="so many runs at most")
+    arguments = parser.parse_args()
+    study = tomllib.loads(arguments.study.read_text(encoding="utf-8"))
+    if arguments.tables is None:
+        print("\n".join(summary(study, results(arguments.out))))
+        return
+    done = {key_of(line) for line in results(arguments.out)}
+    names = [name for name in (*study["chosen"], *study["confirmed"]) if (arguments.tables / f"{name}.csv").exists()]
+    todo = [task for task in tasks(study, names) if key_of(task) not in done]
+    if arguments.limit:
+        todo = todo[: arguments.limit]
+    print(f"{len(todo)} runs to do, {len(done)} done", flush=True)
+    carry_out(todo, arguments)
+
+
+if __name__ == "__main__":
+    main()
