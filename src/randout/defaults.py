@@ -7,7 +7,6 @@ are in benchmarks/README.md. A number that the user gives always stands.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,8 @@ from .model_sources import Source
 from .pooled import Pooling, stated_pooling
 from .tokens import Tokens
 
-STEPS = 400  # optimizer steps that a training has at least
+STEPS = 400  # optimizer steps that a training has at least, within the limits on epochs
+CONTRAST_STEPS = 200  # likewise with a contrastive loss, which learns from every pair of a step
 LEAST_EPOCHS, MOST_EPOCHS = 4, 60
 RATE, RATE_WIDTH = 1e-4, 384  # learning rate of an encoder of this hidden size; wider ones: less, by the power 3/2
 FEW_HELD = 200  # validation rows, below which the last weights are kept: a choice among epochs would be by chance
@@ -32,20 +32,22 @@ def learning_rate(hidden: int) -> float:
     return float(f"{min(RATE, RATE * (RATE_WIDTH / hidden) ** 1.5):.1e}")
 
 
-def epochs(rows: int, batch_size: int) -> int:
-    """Passes over `rows` training texts: as many as give `STEPS` optimizer steps, within limits."""
-    return min(max(math.ceil(STEPS / math.ceil(rows / batch_size)), LEAST_EPOCHS), MOST_EPOCHS)
+def epochs(rows: int, batch_size: int, steps: int = STEPS) -> int:
+    """Passes over `rows` training texts: as many as give `steps` optimizer steps, within limits."""
+    return min(max(math.ceil(steps / math.ceil(rows / batch_size)), LEAST_EPOCHS), MOST_EPOCHS)
 
 
-def resolved(train: TrainTable, rows: int, held: int, config: Mapping[str, Any], notes: list[str]) -> TrainTable:
-    """`train` with every "auto" decided, and a note that says how. rows: texts to learn from; held: validation rows;
-    config: the encoder's.
+def resolved(train: TrainTable, rows: int, held: int, width: int, by_contrast: bool, notes: list[str]) -> TrainTable:
+    """`train` with every "auto" decided, and a note that says how.
+
+    rows: texts to learn from. held: validation rows. width: hidden size of the encoder. by_contrast: whether a contrastive
+    loss is among the methods.
     """
     found: dict[str, Any] = {}
     if not train.epochs:
-        found["epochs"] = epochs(rows, train.batch_size)
+        found["epochs"] = epochs(rows, train.batch_size, CONTRAST_STEPS if by_contrast else STEPS)
     if not train.learning_rate:
-        found["learning_rate"] = learning_rate(int(config.get("hidden_size") or config.get("dim") or RATE_WIDTH))
+        found["learning_rate"] = learning_rate(width)
     if train.keep == "auto":
         found["keep"] = "last" if held < FEW_HELD else "best"
     passes = found.get("epochs", train.epochs)

@@ -101,32 +101,14 @@ def make(config: Config, dataset: Dataset | None = None, required: Collection[st
     taught = [method.name for method in methods if method.teacher]
     missing = taught if teacher is None and config.teacher.model == "auto" else []
     if teacher is None:
-        if asked := [method for method in taught if method in required]:
-            raise UserError(without_teacher(asked, config.teacher.model))
-        if config.teacher.model == "none" and taught:
-            notes.append(f"methods: {', '.join(taught)} left out: --teacher none")
-        methods = tuple(method for method in methods if not method.teacher)
-        if "unlabeled" in dataset.split:
-            raise UserError(
-                "data.unlabeled: rows without labels are learned from a teacher only; name one with --teacher"
-            )
+        methods = _without_teacher(methods, dataset, config.teacher.model, required, notes)
     if not any(SUPERVISED in method.losses or method.teacher for method in methods):
         raise UserError(
             f"methods: nothing to learn from is left; keep methods.{GOLD}, or a method that learns from a teacher, and one"
         )
-    tokens, max_length = tokens_for(student, config.student, dataset, notes)
     methods = _suited(methods, dataset, notes)
-    as_asked, rows = train, learned_rows(dataset, methods)[0]
-    texts = len(rows) + len(dataset.split.get("unlabeled", ()))
-    settings = config.student.model_copy(
-        update={
-            "model": student.name,
-            "revision": student.revision,
-            "max_length": max_length,
-            "pooling": _pooling(config.student, methods, student, dataset, tokens, rows, train.device, notes),
-        }
-    )
-    train = defaults.resolved(train, texts, len(dataset.split["validation"]), student.config, notes)
+    settings, tokens = _student_settings(config.student, methods, student, dataset, train.device, notes)
+    as_asked, train = train, _train_settings(train, methods, student, dataset, notes)
     config = config.model_copy(
         update={
             "student": settings,
@@ -146,6 +128,20 @@ def make(config: Config, dataset: Dataset | None = None, required: Collection[st
     return replace(plan, identity=_identity(plan))
 
 
+def _without_teacher(
+    methods: tuple[Method, ...], dataset: Dataset, declined: str, required: Collection[str], notes: list[str]
+) -> tuple[Method, ...]:
+    """The methods that need no teacher. declined: `teacher.model`. Raises UserError where one that does was asked for."""
+    taught = [method.name for method in methods if method.teacher]
+    if asked := [name for name in taught if name in required]:
+        raise UserError(without_teacher(asked, declined))
+    if declined == "none" and taught:
+        notes.append(f"methods: {', '.join(taught)} left out: --teacher none")
+    if "unlabeled" in dataset.split:
+        raise UserError("data.unlabeled: rows without labels are learned from a teacher only; name one with --teacher")
+    return tuple(method for method in methods if not method.teacher)
+
+
 def _suited(methods: tuple[Method, ...], dataset: Dataset, notes: list[str]) -> tuple[Method, ...]:
     """The methods that are of use with as many labelled rows as there are."""
     labelled = len(dataset.split["train"])
@@ -154,25 +150,32 @@ def _suited(methods: tuple[Method, ...], dataset: Dataset, notes: list[str]) -> 
     return tuple(method for method in methods if method.suits(labelled))
 
 
-def _pooling(
-    table: StudentTable,
-    methods: Sequence[Method],
-    student: Source,
-    dataset: Dataset,
-    tokens: Tokens,
-    rows: Ints,
-    device: str,
-    notes: list[str],
-) -> Pooling:
-    """What the head reads. rows: labelled, to learn from. "auto": the first token, whose head is a stock class, but what
-    suits the encoder best where the student learns from few texts and so by contrast.
+def _student_settings(
+    table: StudentTable, methods: Sequence[Method], student: Source, dataset: Dataset, device: str, notes: list[str]
+) -> tuple[StudentTable, Tokens]:
+    """The student's table with its maximal length and pooling decided, and the texts in its tokens.
+
+    Pooling "auto" is the first token, whose head is a stock class, but what suits the encoder best where the student
+    learns from few texts and so by contrast.
     """
-    if table.pooling != "auto":
-        return table.pooling
+    tokens, max_length = tokens_for(student, table, dataset, notes)
+    pooling: Pooling = "mean" if table.pooling == "mean" else "first"
+    rows = learned_rows(dataset, methods)[0]
     few = max((method.rows for method in methods if isinstance(method, Contrastive)), default=0)
-    if table.head != "model" or len(rows) + len(dataset.split.get("unlabeled", ())) > few:
-        return "first"
-    return defaults.pooling_of(student, dataset, tokens, rows, device, notes)
+    if table.pooling == "auto" and table.head == "model" and len(rows) + len(dataset.split.get("unlabeled", ())) <= few:
+        pooling = defaults.pooling_of(student, dataset, tokens, rows, device, notes)
+    found = {"model": student.name, "revision": student.revision, "max_length": max_length, "pooling": pooling}
+    return table.model_copy(update=found), tokens
+
+
+def _train_settings(
+    train: TrainTable, methods: Sequence[Method], student: Source, dataset: Dataset, notes: list[str]
+) -> TrainTable:
+    """The table `[train]` with every "auto" decided."""
+    texts = len(learned_rows(dataset, methods)[0]) + len(dataset.split.get("unlabeled", ()))
+    by_contrast = any(isinstance(method, Contrastive) for method in methods)
+    width = student.config.get("hidden_size") or student.config.get("dim") or defaults.RATE_WIDTH
+    return defaults.resolved(train, texts, len(dataset.split["validation"]), int(width), by_contrast, notes)
 
 
 def _as_asked(plan: Plan) -> Config:
