@@ -26,6 +26,7 @@ from randout.method import Backward, Batch, Forward, Method, Run, State
 from randout.methods import METHODS
 from randout.methods.attention import AttentionPerturbation
 from randout.methods.ce import CrossEntropy
+from randout.methods.contrastive import Contrastive
 from randout.methods.dropout import DropoutRates
 from randout.methods.dropout_distillation import DropoutDistillation
 from randout.methods.embedding_adversarial import EmbeddingAdversarial
@@ -158,6 +159,8 @@ TABLE = [
         neutral={"weight": 0.0},
         equals=(KnowledgeDistillation(),),
     ),
+    Row(Contrastive(), neutral={"weight": 0.0}),
+    Row(Contrastive(form="supervised", weight=0.3), neutral={"weight": 0.0}),
     Row(KnowledgeDistillation(temperature=2.0), neutral={"weight": 0.0}),
     Row(Randout(tokens=8, units=8), neutral={"scale": 0.0}),
     Row(

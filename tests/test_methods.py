@@ -508,6 +508,7 @@ def test_no_noise_is_no_method(tiny_model: Callable[[str], Path], nothing: dict[
 # A changed default changes every run that relies on it, and the published comparisons with it.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "ce": {"weight": 1.0, "label_smoothing": 0.0, "class_weights": "none"},
+    "contrastive": {"form": "pairs", "weight": 4.0, "temperature": 0.1, "rows": 0},
     "kd": {"weight": 0.8, "temperature": 1.0, "reduction": "batchmean", "t_squared": False},
     "randout": {"tokens": 64, "units": 2, "layers": (1,), "law": "uniform", "low": 0.0, "high": 1.0, "offset": -0.5}
     | {"sigma": 0.1, "scale": 1.0, "choose_tokens": "random", "choose_units": "random", "special": True}

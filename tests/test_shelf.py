@@ -60,7 +60,7 @@ def test_a_study_of_methods() -> None:
     assert list(study.arms) == ["plain", "kd", "randout", "randout-kd"]
     assert study.baseline == "plain"
     assert study.against == {KD_ALONE: ("randout-kd",)}
-    assert tuning_of(study, "plain").space == {"train.learning_rate": [2.5e-5, 5e-5, 1e-4]}
+    assert tuning_of(study, "plain").space == {"train.learning_rate": [5e-5, 1e-4, 2e-4]}
     assert tuning_of(study, "randout").space.keys() == {"train.learning_rate", *shelf.entries()["randout"].space}
     assert set(arm_config(study, "plain", METHODS).methods) == {GOLD}
     assert set(arm_config(study, "randout-kd", METHODS).methods) == {GOLD, "kd", "randout"}

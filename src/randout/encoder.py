@@ -40,8 +40,8 @@ NOTHING = Want()
 
 class Output(NamedTuple):
     """logits: (b, C). hidden: states asked for by site, (1, tokens, hidden) packed or (b, longest, hidden) padded.
-    cls: (b, hidden) the state that the head reads: the last block's output at each text's first token, or where the
-    model pools by mean, its mean over the text's tokens. attention: by block the weights of each text
+    cls: (b, hidden) the last block's output at each text's first token, or where the model pools by mean, its mean over
+    the text's tokens. attention: by block the weights of each text
     before dropout, (heads, n, n).
     """
 

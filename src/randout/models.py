@@ -102,7 +102,9 @@ def _weights(
     labels: dict[str, Any] = {}
     if id2label is not None:
         labels = {"id2label": dict(id2label), "label2id": {label: index for index, label in id2label.items()}}
-    replaced = id2label is not None and source.is_classifier  # its head goes, whatever its size
+    replaced = (
+        id2label is not None and source.is_classifier and not source.is_pooled
+    )  # its head goes, whatever its size
     folder, mean = source.encoder_folder, pooling == "mean" if id2label is not None else source.is_pooled
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **({} if replaced and not mean else labels))
     if id2label is None:
@@ -127,7 +129,7 @@ def _weights(
         return _mean_pooled(source, model, info["missing_keys"], new_head=id2label is not None)
     _check_complete(source, model, info["missing_keys"], new_head=id2label is not None)
     _check_finite(source, model)
-    if replaced and not source.is_pooled:
+    if replaced:
         model = _with_new_head(model, labels, seed)
     inner = f"{model.base_model_prefix}."
     known = {name for name, _ in model.named_parameters()}

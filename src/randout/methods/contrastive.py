@@ -77,9 +77,11 @@ def supervised_contrastive(states: Tensor, labels: Tensor, temperature: float) -
     P(i): the other texts with the label of i. 0 where no two texts share a label. Shapes as of `pair_loss`.
     """
     cosines, same, _ = _pairs(states, labels)
+    if len(labels) < 2:
+        return 0 * cosines.sum()
     itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     scores = (cosines / temperature).masked_fill(itself, float("-inf"))
-    logs = torch.log_softmax(scores, dim=1).masked_fill(itself, 0.0) if len(labels) > 1 else torch.zeros_like(cosines)
+    logs = torch.log_softmax(scores, dim=1).masked_fill(itself, 0.0)
     partners = same.sum(1)
     each = -(logs * same).sum(1) / partners.clamp(min=1)
     return each.sum() / (partners > 0).sum().clamp(min=1)
