@@ -44,7 +44,7 @@ LAYERS = [  # a module may import from its own row and the rows above
     {"prepare"},
     {"replay", "run_diagnostics"},
     {"saved", "study_diagnostics"},
-    {"scoring", "student"},
+    {"scoring", "student", "teacher_gap"},
     {"teacher", "trained"},
     {"job", "grid", "shelf"},
     {"study"},

@@ -161,6 +161,7 @@ def _introduce(config: Any, dataset: Any, show: Show) -> None:
 def _report(result: Result, as_json: bool, show: Show) -> None:
     from .diagnostics import messages
     from .figures import leak_lines, score_lines
+    from .teacher_gap import gap_lines
 
     warnings = result.metrics.get("warnings", [])
     if as_json:
@@ -179,6 +180,8 @@ def _report(result: Result, as_json: bool, show: Show) -> None:
                 f"without the {metrics['rows'] - rest['rows']} rows that have a copy in train: accuracy {rest['accuracy']:.2%}"
             )
         print("\n".join(leak_lines(metrics)), end="\n" if "leaks" in metrics else "")
+    if gap := result.metrics.get("validation", {}).get("teacher"):
+        print("\n".join(gap_lines(gap, result.run.record["teacher"]["name"], result.run.record.get("sizes", {}))))
     print(f"\nmodel   {result.model_path}")
     print(f"run     {result.folder}")
     print(f'next    randout predict {shell_path(result.folder)} "a text to classify"')

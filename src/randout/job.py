@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from . import leaks, runs
 from .config import to_toml
 from .errors import UserError
@@ -23,6 +25,7 @@ from .seen import FILE as SEEN_ROWS
 from .seen import read_seen, write_seen
 from .student import Options, Paused, Stopped, Taught, check_methods, environment, student_of
 from .teacher import doubts, teach
+from .teacher_gap import teacher_gap, texts_per_second
 from .terminal import Terminated
 from .trained import Trained, train
 
@@ -175,6 +178,7 @@ def _finish(plan: Plan, run: RunFolder, trained: Trained, teacher: Taught | None
     if plan.config.output.test and "test" in plan.dataset.split:
         metrics["test"] = score_test(trained.logits, plan, run, show, "train")
     run.write("history.json", trained.history)
+    sizes = _beside_teacher(plan, trained, teacher, metrics["validation"]) if teacher else {}
     metrics["warnings"] = doubts(plan, metrics["validation"], teacher, run)
     metrics = diagnose(plan, run, metrics, trained.history)
     trained.save(run.model, model_card(plan, metrics, teacher.name if teacher else ""))
@@ -187,12 +191,24 @@ def _finish(plan: Plan, run: RunFolder, trained: Trained, teacher: Taught | None
             {"name": one.name, "validation_accuracy": one.validation["accuracy"]} for one in (teacher, *teacher.others)
         )
         extra["teacher"] = first | ({"more": others} if others else {})
+        extra["sizes"] = sizes
     run.write("run.json", run.record | extra | {"finished": runs.now()})
     student = plan.student.name if plan.student.revision else plan.student.label
     more = [other.name for other in teacher.others] if teacher else []
     _write_config(run, plan, student, teacher.name if teacher else "none", more)
     clean(run)
     return metrics
+
+
+def _beside_teacher(plan: Plan, trained: Trained, teacher: Taught, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Put the student beside its teacher into the validation `metrics`; returns the sizes and speeds of both."""
+    held = plan.dataset.split["validation"]
+
+    def logits(rows: np.ndarray) -> np.ndarray:
+        return trained.logits(rows, lambda done: None)
+
+    metrics["teacher"] = teacher_gap(plan, logits(held), teacher.logits[held].numpy())
+    return {"student": trained.size | {"texts_per_second": texts_per_second(logits, held)}, "teacher": teacher.about}
 
 
 def clean(run: RunFolder) -> None:

@@ -134,7 +134,9 @@ def model_card(plan: Plan, metrics: dict[str, Any], teacher: str) -> str:
         return "\n".join([*_words_card(plan, plan.classifier), "", *_scores_table(plan, metrics), ""])
     labels = ", ".join(plan.dataset.id2label.values())
     length = plan.config.student.max_length
-    lines = ["---", "pipeline_tag: text-classification", "library_name: transformers", "tags: [randout]", "---", ""]
+    mean = plan.config.student.pooling == "mean"
+    library = "sentence-transformers" if mean else "transformers"
+    lines = ["---", "pipeline_tag: text-classification", f"library_name: {library}", "tags: [randout]", "---", ""]
     lines += [f"# {plan.student.label} fine-tuned on {plan.dataset.name}", ""]
     lines += [f"Labels: {labels}. Texts of up to {length} tokens, truncated by `{plan.config.student.truncation}`."]
     if plan.config.student.truncation != "head":
@@ -143,9 +145,21 @@ def model_card(plan: Plan, metrics: dict[str, Any], teacher: str) -> str:
         f"`{m.name}` {json.dumps(m.model_dump(exclude_defaults=True, mode='json'))}" for m in plan.methods
     )
     lines += [f"Methods: {methods}." + (f" Teacher: {teacher}." if teacher else "")]
-    lines += ["", *_scores_table(plan, metrics), "", "```python", "from transformers import pipeline", ""]
-    lines += ['classify = pipeline("text-classification", "path/to/this/folder", truncation=True)', "```", ""]
+    lines += ["", *_scores_table(plan, metrics), "", *_usage(mean), ""]
     return "\n".join(lines)
+
+
+def _usage(mean: bool) -> list[str]:
+    """How to load the folder. mean: its head reads the mean of the tokens' states, which no class of transformers does."""
+    if not mean:
+        lines = ["from transformers import pipeline", ""]
+        lines += ['classify = pipeline("text-classification", "path/to/this/folder", truncation=True)']
+        return ["```python", *lines, "```"]
+    lines = ["from sentence_transformers import SentenceTransformer", ""]
+    lines += ['logits = SentenceTransformer("path/to/this/folder").encode(["a text"])  # (texts, labels)']
+    about = "The head reads the mean of the tokens' states, which no stock class of `transformers` does; the folder is laid "
+    about += "out as sentence-transformers does it, with the labels in the order above. `randout predict` reads it too."
+    return [about, "", "```python", *lines, "```"]
 
 
 def _words_card(plan: Plan, classifier: Classifier) -> list[str]:

@@ -68,7 +68,8 @@ class Paused(Stopped):
 class Taught:
     """What a teacher gives: its logits for every row of the dataset (n, C), NaN where it was not asked, and its score.
 
-    others: further teachers. live: the teacher itself, where a method runs it.
+    others: further teachers. live: the teacher itself, where a method runs it. about: its number of parameters, and how many
+    texts a second it scores.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Taught:
     validation: dict[str, Any] = field(default_factory=dict)
     others: tuple[Taught, ...] = ()
     live: LiveTeacher | None = None
+    about: dict[str, float] = field(default_factory=dict)
 
 
 def environment(plan: Plan) -> dict[str, Any]:

@@ -31,6 +31,11 @@ class Trained:
     save: Callable[[Path, str], None]
     about: dict[str, Any]
 
+    @property
+    def size(self) -> dict[str, int]:
+        """Its number of parameters, where it is an encoder."""
+        return {"parameters": self.about["encoder"]["parameters"]} if "encoder" in self.about else {}
+
 
 def train(plan: Plan, run: RunFolder, teacher: Taught | None, options: Options) -> Trained:
     """Train the student of `plan`, from its last checkpoint. Raises Stopped, UserError, Failure."""
@@ -48,7 +53,8 @@ def train(plan: Plan, run: RunFolder, teacher: Taught | None, options: Options) 
         fitted = classifier.fitted(encoder, classifier.vocabulary(_part(plan, "train").texts))
         return Trained(logits, history, fitted.save, {"classifier": fitted.found})
     longest = int(plan.config.student.max_length)
-    about = {"encoder": {"packed": encoder.packed, "reason": encoder.reason}}
+    parameters = sum(p.numel() for p in encoder.model.parameters())
+    about = {"encoder": {"packed": encoder.packed, "reason": encoder.reason, "parameters": parameters}}
     return Trained(logits, history, lambda folder, card: models.save(encoder, folder, longest, card), about)
 
 
