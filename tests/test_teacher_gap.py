@@ -29,7 +29,12 @@ def gap(student_right: float, teacher_right: float, rows: int = 600, groups: int
 
 @pytest.mark.parametrize(
     ("student", "teacher", "rows", "verdict"),
-    [(0.95, 0.80, 600, "better"), (0.90, 0.90, 6000, "matches"), (0.70, 0.90, 600, "worse"), (0.9, 0.9, 40, "undecided")],
+    [
+        (0.95, 0.80, 600, "better"),
+        (0.90, 0.90, 6000, "matches"),
+        (0.70, 0.90, 600, "worse"),
+        (0.9, 0.9, 40, "undecided"),
+    ],
 )
 def test_the_verdict(student: float, teacher: float, rows: int, verdict: str) -> None:
     found = gap(student, teacher, rows)
