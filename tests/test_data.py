@@ -190,11 +190,10 @@ REFUSED = {  # name -> (columns, suffix, options, parts of the message)
     "one class": ({"text": LONG, "label": ["x"] * 30}, ".csv", {}, ["all 30 rows", "'x'", "two classes or more"]),
     "labels like ids": ({"text": LONG, "label": LONG}, ".csv", {}, ["30 different labels in 30 rows", "an id or a free text"]),
     "labels like text": ({"text": LONG, "label": LONG[:20] + LONG[:10]}, ".csv", {}, ["20 different labels in 30 rows"]),
-    "small class": ({"text": LONG, "label": ["z", "z", *TWO[2:]]}, ".csv", {}, ["class 'z'", "2 rows in 2 groups", "at least 3"]),
+    "small class": ({"text": LONG, "label": ["z", "z", *TWO[2:]]}, ".csv", {"split": "paper"}, [
+        "class 'z'", "2 rows in 2 groups", "at least 3"]),
     "small classes": ({"text": LONG, "label": [*FEW, *["x"] * 5]}, ".csv", {"labels": [*FEW, "x"]}, [
         "25 classes", "at least 3 of each", "'z00' (1 row in 1 group)", "'z19'", "and 5 more"]),
-    "small class of copies": ({"text": ["a", "A", "a ", *LONG[3:]], "label": ["z"] * 3 + TWO[3:]}, ".csv", {}, [
-        "class 'z'", "3 rows in 1 group "]),
     "labels not listed": ({"text": LONG, "label": [*FEW, *TWO[:5]]}, ".csv", {"labels": ["x", "y"]}, [
         "row 1: unknown label 'z00'", "24 more are unknown: 'z01', ", "'z20' and 4 more", "Known: 'x', 'y'"]),
     "listed labels absent": ({"text": LONG, "label": TWO}, ".csv", {"labels": ["x", "y", "z", "w"]}, ["labels have 'z', 'w'"]),
@@ -219,6 +218,18 @@ def test_no_word_of_csv_where_the_file_is_json(here):
     with pytest.raises(UserError) as caught:
         data.load(write(here / "a.jsonl", {"a": LONG, "b": LONG, "label": TWO}))
     assert "CSV" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("texts", "rare"), [(LONG, 2), (["a", "A", "a ", *LONG[3:]], 3)], ids=["two rows", "three copies of a text"]
+)
+def test_a_class_with_too_few_rows_for_every_part_trains_whole(here, texts, rare):
+    path = write(here / "a.csv", {"text": texts, "label": ["z"] * rare + TWO[rare:]})
+    dataset = data.load(path)
+    at = next(index for index, label in dataset.id2label.items() if label == "z")
+    where = {name: int((dataset.labels[rows] == at).sum()) for name, rows in dataset.split.items()}
+    assert where == {"train": rare, "validation": 0, "test": 0}
+    assert any(f"no score speaks of them: 'z' ({rare})" in note for note in dataset.notes)
 
 
 @pytest.mark.parametrize("case", REFUSED)

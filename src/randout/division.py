@@ -10,7 +10,7 @@ import numpy as np
 from randout.errors import UserError, nearest
 from randout.labels import listed
 from randout.sources import Part
-from randout.splits import Ints, dealt, grouped, stratified
+from randout.splits import Ints, dealt, grouped, grouped_keeping_rare, stratified
 
 SPLITS = ("train", "validation", "test")
 
@@ -61,7 +61,10 @@ class Division:
             return folded(labels, None if paper else groups, (self.folds, self.fold), shares[1], seed, names, notes)
         if roles is not None:
             return complete(labels, groups, roles, shares[1], seed, names, notes)
-        draw = stratified(labels, shares, seed, names) if paper else grouped(labels, groups, shares, seed, names)
+        if paper:
+            draw = stratified(labels, shares, seed, names)
+        else:
+            draw = grouped_keeping_rare(labels, groups, shares, seed, names, notes)
         return {name: np.flatnonzero(draw == part) for part, name in enumerate(SPLITS)}
 
 
@@ -138,7 +141,7 @@ def complete(
     rows = {name: np.flatnonzero(given == name) for name in SPLITS}
     train, validation, test = (rows[name] for name in SPLITS)
     if not len(validation):
-        part = grouped(labels[train], groups[train], (1 - share, share), seed, names)
+        part = grouped_keeping_rare(labels[train], groups[train], (1 - share, share), seed, names, notes)
         train, validation = train[part == 0], train[part == 1]
         notes.append(f"no validation rows were given: {share:.0%} of train were set apart, by class and whole groups")
     if not len(test):

@@ -124,6 +124,35 @@ def grouped(labels: Ints, groups: Ints, fractions: Sequence[float], seed: int, n
     return part[groups]
 
 
+def grouped_keeping_rare(
+    labels: Ints, groups: Ints, fractions: Sequence[float], seed: int, names: Sequence[str], notes: list[str]
+) -> Ints:
+    """`grouped`, but the groups of classes that are too rare to be in every part stay in the first one, with a note."""
+    rest = np.full(len(labels), True)
+    rare: list[int] = []
+    while True:
+        pairs = np.unique(np.stack([labels[rest], groups[rest]]), axis=1)
+        found = np.flatnonzero(np.isin(np.bincount(pairs[0], minlength=len(names)), np.arange(1, len(fractions))))
+        if not len(found):
+            break
+        rare += found.tolist()
+        rest &= ~np.isin(groups, np.unique(groups[rest & np.isin(labels, found)]))
+        if not rest.any():
+            break
+    classes = np.unique(labels[rest])
+    if not rare or len(classes) < 2:
+        return grouped(labels, groups, fractions, seed, names)
+    part = np.zeros(len(labels), dtype=np.int64)
+    compact = np.searchsorted(classes, labels[rest])
+    part[rest] = grouped(compact, groups[rest], fractions, seed, [names[k] for k in classes.tolist()])
+    sizes = ", ".join(f"{names[k]!r} ({int((labels == k).sum()):,})" for k in rare[:SHOWN_CLASSES])
+    notes.append(
+        f"warning: too few rows to be in every part, so all of them train and no score speaks of them: {sizes}; give more "
+        "rows of such a class, or join it with another"
+    )
+    return part
+
+
 def _check_spread(spread: Ints, rows: Ints, parts: int, names: Sequence[str], unit: str = "parts") -> None:
     """UserError that names every class (the first 20) in fewer groups than `parts`. spread, rows: (K,) groups and rows."""
     few: list[int] = np.flatnonzero(spread < parts).tolist()
