@@ -229,7 +229,7 @@ def test_a_class_with_too_few_rows_for_every_part_trains_whole(here, texts, rare
     at = next(index for index, label in dataset.id2label.items() if label == "z")
     where = {name: int((dataset.labels[rows] == at).sum()) for name, rows in dataset.split.items()}
     assert where == {"train": rare, "validation": 0, "test": 0}
-    assert any(f"no score speaks of them: 'z' ({rare})" in note for note in dataset.notes)
+    assert any(f"no score speaks of them: 'z' ({rare})" in note for note in dataset.report.notes)
 
 
 @pytest.mark.parametrize("case", REFUSED)
