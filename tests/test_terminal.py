@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from randout import cli, demo, job, progress, runs, saved, student, terminal
+from randout import cli, demo, job, progress, runs, saved, student, table_blocks, terminal
 from randout.errors import Failure, UserError
 from randout.progress import Show
 from randout.tables import read_table
@@ -158,6 +158,69 @@ def test_probabilities_are_printed_by_class(run, labelling):
     full, empty = (json.loads(line) for line in out.splitlines())
     assert full["probabilities"] == pytest.approx({"goal": 0.25, "bank": 0.5, "other": 0.25})
     assert empty == {"text": "", "label": None, "score": None, "probabilities": None}
+
+
+def test_evaluate_writes_every_row_with_its_prediction(run, labelling):
+    Path("in.csv").write_text("id,text,label,score\n07,goal team,goal,a\n8,,bank,b\n9,bank loan,goal,c\n")
+    code, out, errors = run("evaluate", "model", "in.csv", "-o", "out.csv", "--probabilities", "--json")
+    assert code == 0, errors
+    assert json.loads(out)["rows"] == 2
+    assert json.loads(out)["without_text"] == 1
+    assert json.loads(out)["accuracy"] == 0.5
+    assert "warning: 1 of 3 rows have no text and are not scored (row 2)" in errors
+    assert Path("out.csv").read_text().replace("0.4999999701976776", "0.5").splitlines() == [
+        "id,text,label,score,prediction,predicted_score,probability_goal,probability_bank,probability_other",
+        "07,goal team,goal,a,goal,0.5,0.5,0.25,0.25",
+        "8,,bank,b,,,,,",
+        "9,bank loan,goal,c,bank,0.5,0.25,0.5,0.25",
+    ]
+    code, _, errors = run("evaluate", "no-model", "in.csv", "-o", "out.csv")
+    assert code == 2
+    assert "out.csv: the file exists and is not overwritten" in errors
+    run("evaluate", "model", "in.csv", "-o", "out.jsonl")
+    found = read_table("out.jsonl").columns
+    assert (list(found)[4:], found["prediction"]) == (["prediction", "predicted_score"], ["goal", None, "bank"])
+
+
+def test_the_outputs_of_a_model_that_nobody_named_are_named_by_labels(run, labelling, monkeypatch):
+    named, devices = saved.opened("model"), []
+
+    def opened(_, device):
+        devices.append(device)
+        return saved.Saved({at: f"LABEL_{at}" for at in range(3)}, named.logits)
+
+    monkeypatch.setattr(saved, "opened", opened)
+    rows = [f"{word} {at},{label}" for at in range(8) for word, label in (("goal", "g"), ("bank", "b"), ("x", "o"))]
+    Path("in.csv").write_text("\n".join(["text,label", *rows]))
+    code, out, _ = run("evaluate", "model", "in.csv", "--labels", "g, b, o", "--json", "--device", "cpu")
+    assert (code, json.loads(out)["accuracy"], devices) == (0, 1.0, ["cpu"])
+    for labels, words in {
+        "": "unknown label 'g'.*--labels NAME_OF_LABEL_0,NAME_OF_LABEL_1,NAME_OF_LABEL_2, each replaced by the class",
+        "g,b": "--labels: 2 names for the 3 outputs of model",
+        "g,b,b": "--labels: 'b' is named more than once",
+        "g,b,c": "unknown label 'o'",
+        "b,g,o": "model model is right on 0.0%.*the order of its labels is wrong.*in the order of the model's outputs: "
+        "--labels g,b,o",
+    }.items():
+        code, _, errors = run("evaluate", "model", "in.csv", *(["--labels", labels] if labels else []))
+        assert code == 2
+        assert re.search(words, errors), errors
+    code, _, errors = run("evaluate", "model", "in.csv", "--device", "gpu")
+    assert code == 2
+    assert "evaluate: device: found 'gpu'" in errors
+
+
+def test_blocks_are_labelled_in_turn_with_one_model(run, labelling, monkeypatch):
+    monkeypatch.setattr(table_blocks, "ROWS", 4)
+    rows = [f"{'goal' if at % 3 else 'bank'} {at}" for at in range(10)]
+    Path("in.csv").write_text("\n".join(["text", *rows]))
+    code, _, errors = run("predict", "model", "-f", "in.csv")
+    assert (code, errors, labelling) == (0, "", [4, 4, 2])
+    found = read_table("in.labelled.csv").columns
+    assert (found["text"], found["label"]) == (rows, [row.split()[0] for row in rows])
+    standard_input(monkeypatch, "\n".join(rows).encode())
+    _, out, _ = run("predict", "model")
+    assert [line.split("\t")[2] for line in out.splitlines()] == rows
 
 
 def test_options_that_do_not_go_together_are_refused(run):

@@ -305,10 +305,10 @@ def predict(
     request = labelling.Request(model, device, text_column, encoding or "auto", probabilities)
     labelling.check_source(file, texts or (), out, request)
     if file:
-        _report_table(labelling.label_table(request, file, out, show), as_json)
+        _report_table(labelling.label_table(request, file, out, show, _bars(show)), as_json)
         return
     output = sys.stdout  # a bar may take its place meanwhile
-    bars = Show(quiet=True) if output.isatty() else show  # results would be written across it
+    bars = Show(quiet=True) if output.isatty() else _bars(show)  # results would be written across it
     if texts:
         found = labelling.label_texts(request, texts, show, bars)
     else:
@@ -318,6 +318,11 @@ def predict(
     for classes, rows in found:
         for row in zip(*rows, strict=True):
             print(_printed(*row, classes, as_json, probabilities), file=output)
+
+
+def _bars(show: Show) -> Show:
+    """For progress on a terminal only: nothing is said where standard error goes to a pipe or a file."""
+    return show if show.terminal else Show(quiet=True)
 
 
 def _printed(

@@ -63,9 +63,9 @@ class Request:
     probabilities: bool = False
 
 
-def label_table(request: Request, file: str, out: Path | None, show: Show) -> Written:
+def label_table(request: Request, file: str, out: Path | None, show: Show, bars: Show) -> Written:
     """Write the rows of a table with label and score, whole or not at all. What can be wrong with the file or the place
-    is found before the model is loaded. Raises UserError, Failure.
+    is found before the model is loaded. bars: how progress is shown. Raises UserError, Failure.
     """
     if out is not None:
         writing.check_output(out)
@@ -82,7 +82,7 @@ def label_table(request: Request, file: str, out: Path | None, show: Show) -> Wr
         for name in ("label", "score", *(f"probability_{label}" for label in classes)):
             names.append(writing.free_name([*blocks.names, *names], name))
         kinds = {name: str if at == 0 else float for at, name in enumerate(names)}
-        with writer.open(kinds) as add, show.bar("predicting", texts.rows) as advance:
+        with writer.open(kinds) as add, bars.bar("predicting", texts.rows) as advance:
             for block, some in texts:
                 found = labelled(model, some, lambda count: advance(count, ""))
                 add(block, dict(zip(names, found.columns(len(classes)), strict=True)))

@@ -209,6 +209,8 @@ def score_file(
         writing.check_output(out)
     saved = opened_on(model, device, "evaluate")
     id2label = dict(enumerate(output_names(saved.id2label, labels, model, "--labels")))
+    if twice := [name for name in labels if list(labels).count(name) > 1]:
+        raise UserError(f"--labels: {twice[0]!r} is named more than once; each output is another class")
     found = _rows_to_score(model, file, text_column, label_column, show, encoding, id2label, bool(labels))
     write = writing.writer(found.table, out) if out is not None else None
     counts, which = _seen_in_file(model, file, found.texts, show)

@@ -116,7 +116,7 @@ def column_order(
 def output_names(own: dict[int, str], named: Sequence[str] | None, source: str, option: str) -> list[str]:
     """The names of a model's outputs in their order: its own, or those that the user named with `option`.
 
-    Raises UserError where there are not as many as outputs, or where two are the same.
+    Raises UserError where there are not as many as outputs.
     """
     kept = [str(own[index]) for index in sorted(own)]
     names = list(named or ()) or kept
@@ -124,10 +124,6 @@ def output_names(own: dict[int, str], named: Sequence[str] | None, source: str, 
         raise UserError(
             f"{option}: {len(names)} names for the {len(kept)} outputs of {source} (its own names, in their order: "
             f"{', '.join(kept)})"
-        )
-    if named and (twice := [name for name in names if names.count(name) > 1]):
-        raise UserError(
-            f"{option}: {twice[0]!r} is named {names.count(twice[0])} times; each output has a name of its own"
         )
     return names
 
