@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -335,7 +336,8 @@ def _printed(
     every: bool,
 ) -> str:
     """A line of standard output for a text. every: with the probabilities of all classes."""
-    by_class = dict(zip(classes, probabilities or [None] * len(classes), strict=True))
+    values: Sequence[float | None] = probabilities or [None] * len(classes)
+    by_class = dict(zip(classes, values, strict=True))
     if as_json:
         row = {"text": text, "label": label, "score": score}
         return terminal.to_json(row | ({"probabilities": probabilities and by_class} if every else {}))
