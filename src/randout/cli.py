@@ -353,7 +353,8 @@ def _report_table(written: Any, as_json: bool) -> None:
         about = {"written": str(written.path), "rows": texts.rows, "text_column": texts.column, "columns": names}
         print(terminal.to_json(about | {"without_text": texts.empty}))
         return
-    columns = f"{', '.join(names[:-1])} and {names[-1]}"
+    more = len(names) - 2
+    columns = f"{names[0]}, {names[1]} and {more} probabilities" if more else f"{names[0]} and {names[1]}"
     print(f"{texts.rows:,} rows written to {written.path}: {columns} of the texts in column {texts.column!r}")
 
 
