@@ -37,7 +37,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 
 from common import tiny_data, tiny_model
-from randout import api, data, inference, models, scoring, tokens
+from randout import api, data, inference, models, scoring, tables, tokens
 from randout.progress import Show
 
 import torch  # isort: skip  (randout's own settings for torch come first)
@@ -170,7 +170,8 @@ def parts(encoder: models.Encoder, folder: Path, texts: list[str]) -> dict[str, 
         nonlocal began
         times[name], began = time.perf_counter() - began, time.perf_counter()
 
-    read, table, _ = data.read_texts(folder / "texts.csv")
+    table = tables.read_table(folder / "texts.csv")
+    read = table.columns["text"]
     part("reading the file")
     encoded = tokens.encode(encoder.tokenizer, read)
     part("tokenising")

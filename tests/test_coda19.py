@@ -251,5 +251,5 @@ def test_max_length_folds_and_evaluation(folder, tiny_model):
     folded = data.load(f"coda19:{folder}", folds=3, fold=2)
     assert folded.report.shared_groups == {"validation": 0, "test": 0}
     assert sum(folded.report.sizes.values()) == 126
-    texts, labels, groups = data.load_evaluation(f"coda19:{folder}", dict(enumerate(coda19.LABELS)))
-    assert (len(texts), len(labels), len(np.unique(groups))) == (21, 21, 3)
+    found = data.load_evaluation(f"coda19:{folder}", dict(enumerate(coda19.LABELS)))
+    assert (len(found.texts), len(found.labels), len(np.unique(found.groups))) == (21, 21, 3)

@@ -10,6 +10,7 @@ import pytest
 
 from randout import data
 from randout.errors import UserError
+from randout.tables import read_table
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 RHMD = SHARED / "rhmd" / "RHMD_3_Class.csv"
@@ -352,8 +353,8 @@ def test_names_of_classes_in_a_parquet_file(here):
         assert numbered.labels[:2].tolist() == [1, 0]
         assert any("taken by number" in note for note in numbered.report.notes)
     assert data.load(path, labels={"neg": "bad", "pos": "good"}).id2label == {0: "bad", 1: "good"}
-    assert data.load_evaluation(path, {0: "neg", 1: "pos"})[1][:2].tolist() == [1, 0]
-    assert data.load_evaluation(path, {0: "0", 1: "2"})[1][:2].tolist() == [1, 0]
+    assert data.load_evaluation(path, {0: "neg", 1: "pos"}).labels[:2].tolist() == [1, 0]
+    assert data.load_evaluation(path, {0: "0", 1: "2"}).labels[:2].tolist() == [1, 0]
     with pytest.raises(UserError, match=r"row 2: the label .* is 7, and the file names the classes 0 to 2"):
         data.load(write_parquet(here / "b.parquet", table(40, (2, 7)), {"huggingface": json.dumps(features)}))
     with pytest.raises(UserError, match="20 of 40 rows have no label"):
@@ -518,37 +519,59 @@ def test_report_lines_are_aligned_and_complete(here):
     assert "smallest" in data.describe(many)[2]
 
 
+def texts_of(path, *words):
+    """(texts, column) as `predict --file` reads them."""
+    with data.open_texts(path, *words) as (_, look_through):
+        found = look_through(lambda _: None)
+        return [text for _, texts in found for text in texts], found.column
+
+
 def test_texts_to_predict_on(here):
     write(here / "new.csv", {"id": ["7", "8"], "review": ["a, b", "c"]})
-    texts, found, column = data.read_texts("new.csv")
-    assert (texts, column) == (["a, b", "c"], "review")
-    data.write_table(data.appended(found, {"label": ["x", "y"]}), "out.csv")
+    assert texts_of("new.csv") == (["a, b", "c"], "review")
+    data.write_table(data.appended(read_table("new.csv"), {"label": ["x", "y"]}), "out.csv")
     assert Path("out.csv").read_text() == 'id,review,label\n7,"a, b",x\n8,c,y\n'
-    assert data.read_texts("out.csv")[0] == texts
+    assert texts_of("out.csv")[0] == ["a, b", "c"]
     with pytest.raises(UserError, match="Did you mean 'review'"):
-        data.read_texts("new.csv", text_column="reveiw")
+        texts_of("new.csv", "reveiw")
     write(here / "bare.csv", {"what I think": ["a", "b"]})
     with pytest.raises(UserError, match="must name the columns"):
-        data.read_texts("bare.csv")
+        texts_of("bare.csv")
     write(here / "gap.csv", {"text": ["a", " "], "n": [1, 2]})
-    assert data.read_texts("gap.csv")[0] == ["a", ""]
+    assert texts_of("gap.csv")[0] == ["a", ""]
     write(here / "none.csv", {"text": [" ", " "], "n": [1, 2]})
     with pytest.raises(UserError, match="no row has a text in column 'text'"):
-        data.read_texts("none.csv")
+        texts_of("none.csv")
+    write(here / "number.jsonl", {"text": ["a", 1]})
+    with pytest.raises(UserError, match=r"row 2: the text \(column 'text'\) is 1, a int"):
+        texts_of("number.jsonl")
     write(here / "two.csv", {"text": ["a", "b"], "summary": ["c", "d"]})
-    assert data.read_texts("two.csv", trained="summary")[2] == "summary"
-    assert data.read_texts("two.csv", trained="body")[2] == "text"
-    assert data.read_texts("two.csv", "text", "summary")[2] == "text"
+    assert texts_of("two.csv", None, "summary")[1] == "summary"
+    assert texts_of("two.csv", None, "body")[1] == "text"
+    assert texts_of("two.csv", "text", "summary")[1] == "text"
 
 
 def test_labelled_rows_to_evaluate_on(here):
     write(here / "new.csv", {"text": ["A", "b", "a "], "label": ["yes", "no", "yes"]})
-    texts, labels, copies = data.load_evaluation("new.csv", {0: "yes", 1: "no"})
-    assert (texts, labels.tolist(), copies.tolist()) == (["A", "b", "a "], [0, 1, 0], [0, 1, 0])
+    found = data.load_evaluation("new.csv", {0: "yes", 1: "no"})
+    assert (found.texts, found.labels.tolist(), found.groups.tolist()) == (["A", "b", "a "], [0, 1, 0], [0, 1, 0])
     with pytest.raises(UserError, match=r"new\.csv, row 2: unknown label 'no' .* Known: 'yes', 'none'"):
         data.load_evaluation("new.csv", {0: "yes", 1: "none"})
     write(here / "one.csv", {"text": ["a", "b"], "label": ["yes", "yes"]})
-    assert data.load_evaluation("one.csv", {0: "no", 1: "yes"})[1].tolist() == [1, 1]
+    assert data.load_evaluation("one.csv", {0: "no", 1: "yes"}).labels.tolist() == [1, 1]
+
+
+def test_rows_without_a_text_are_left_out_of_an_evaluation_and_are_no_copies(here):
+    columns = {"text": ["a", "", " ", "b", None], "label": ["yes", "no", "yes", "no", "no"], "by": list("xxyyz")}
+    write(here / "a.jsonl", columns)
+    (here / "a.toml").write_text('source = "a.jsonl"\ngroup_column = "by"')
+    found = data.load_evaluation("a.toml", {0: "no", 1: "yes"})
+    assert (found.texts, found.labels.tolist(), found.rows.tolist()) == (["a", "b"], [1, 0], [0, 3])
+    assert found.groups[0] != found.groups[1]
+    assert (found.without_text, len(found.table)) == ([2, 3, 5], 5)
+    write(here / "b.jsonl", {"text": ["", " "], "label": ["yes", "no"]})
+    with pytest.raises(UserError, match="no row has a text in column 'text'"):
+        data.load_evaluation("b.jsonl", {0: "no", 1: "yes"})
 
 
 @pytest.mark.parametrize(
@@ -566,7 +589,7 @@ def test_labels_to_evaluate_on_are_matched_as_in_training(here, known, found):
     suffix = ".csv" if isinstance(found[0], str) else ".parquet"
     path = write(here / f"a{suffix}", {"text": ["a", "b", "c"], "label": [*found, found[0]]})
     notes = []
-    assert data.load_evaluation(path, dict(enumerate(known)), notes=notes)[1].tolist() == [0, 1, 0]
+    assert data.load_evaluation(path, dict(enumerate(known)), notes=notes).labels.tolist() == [0, 1, 0]
     assert any("labels were matched" in note or "invisible" in note for note in notes)
 
 
@@ -619,9 +642,9 @@ def test_rhmd_by_name():
     turned = data.load(f"rhmd:{RHMD}", labels=["HM", "NHM", "FM"])
     assert turned.id2label == {0: "HM", 1: "NHM", 2: "FM"}
     assert np.array_equal(turned.labels, 2 - dataset.labels)
-    texts, labels, _ = data.load_evaluation(f"rhmd:{RHMD}", dataset.id2label)
-    assert np.array_equal(labels, dataset.labels)
-    assert texts == dataset.texts
+    found = data.load_evaluation(f"rhmd:{RHMD}", dataset.id2label)
+    assert np.array_equal(found.labels, dataset.labels)
+    assert found.texts == dataset.texts
 
 
 @needs_csabstruct

@@ -1,5 +1,6 @@
 """Files into tables and back: formats, and each way in which a file can be broken."""
 
+import gzip
 import io
 import json
 import sys
@@ -157,8 +158,10 @@ BROKEN = {  # name -> (file, bytes, parts of the message)
     "latin-1": ("a.csv", b"text,label\na,b\ncaf\xe9,x\n", ["a.csv, line 3", "0xe9", "offset 18", "iconv -f latin1"]),
     "latin-1 after a mark": ("a.csv", b"\xef\xbb\xbftext,label\ncaf\xe9,x\n", ["line 2", "0xe9", "offset 17"]),
     "random bytes": ("a.csv", bytes(range(128, 256)) * 4, ["line 1", "not UTF-8", "0x80", "offset 0"]),
-    "zip": ("a.csv", b"PK\x03\x04....", ["Excel", "CSV"]),
-    "gzip": ("a.csv", b"\x1f\x8b\x08....", ["gzip", "unpack"]),
+    "zip": ("a.csv", b"PK\x03\x04....", ["damaged zip archive", "Excel", "CSV"]),
+    "gzip": ("a.csv", b"\x1f\x8b\x08....", ["a.csv", "damaged gzip archive", "again"]),
+    "gzip in gzip": ("a.csv.gz", gzip.compress(gzip.compress(b"text\na\n")), ["gzip", "unpack it first"]),
+    "tar": ("a.tar.gz", gzip.compress(b"a.csv".ljust(257, b"\0") + b"ustar"), ["a tar archive", "unpack"]),
     "pickle": ("a.csv", b"\x80\x04\x95\x05\x00", ["pickle", "never opened"]),
     "nul": ("a.csv", b"text,label\na,b\nc\0d,x\n", ["a.csv, line 3", "NUL", "tr -d"]),
     "wide row": ("a.csv", b"text,label\na,x\nb,c,y\n", ["a.csv, line 3", "3 fields", "header has 2", "double quotes"]),

@@ -113,9 +113,9 @@ def test_a_split_column(described):
     dataset = data.load(path)
     assert dataset.report.sizes == {"train": 40, "validation": 40, "test": 40}
     assert dataset.columns["split"] == "part"
-    texts, labels, _ = data.load_evaluation(path, dataset.id2label)  # the rows of the test split, no others
-    assert texts == [dataset.texts[i] for i in dataset.split["test"]]
-    assert np.array_equal(labels, dataset.labels[dataset.split["test"]])
+    scored = data.load_evaluation(path, dataset.id2label)  # the rows of the test split, no others
+    assert scored.texts == [dataset.texts[i] for i in dataset.split["test"]]
+    assert np.array_equal(scored.labels, dataset.labels[dataset.split["test"]])
     held = data.load(path, test=path.parent / "test.jsonl", text_column="words", label_column="kind")
     assert held.report.sizes == {"train": 102, "validation": 18, "test": 30}  # the option goes before the column
     assert held.columns["split"] is None
@@ -264,7 +264,7 @@ def test_a_run_from_training_to_a_colleague(described, tiny_model, run, tmp_path
     assert code == 0, errors
     assert json.loads(out)["rows"] == 30
     with pytest.raises(UserError, match=r"describes several tables.*dev\.jsonl"):
-        data.read_texts(moved / "data" / "my.toml")
+        data.open_texts(moved / "data" / "my.toml").__enter__()
     (moved / "data" / "one.toml").write_text('source = "test.jsonl"\ntext_column = "words"')
     code, out, errors = run("predict", again, "--file", moved / "data" / "one.toml", "-q")
     assert code == 0, errors

@@ -128,9 +128,9 @@ def test_a_parquet_file_that_changed_meanwhile_does_not_mix_with_the_rows_that_w
 
 def test_new_columns_take_names_that_no_column_has():
     table = Table({"text": [], "Label": [], "predicted_label": [], "score": []}, "rows", "", "csv")
-    assert writing.free_name(table, "label") == "predicted_label_2"
-    assert writing.free_name(table, "score") == "predicted_score"
-    assert writing.free_name(table, "other") == "other"
+    assert writing.free_name(table.columns, "label") == "predicted_label_2"
+    assert writing.free_name(table.columns, "score") == "predicted_score"
+    assert writing.free_name(table.columns, "other") == "other"
 
 
 def test_places_that_cannot_be_written_are_refused_before_any_work(tmp_path):

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from . import config, in_memory, prepare
-from .config import Config
 from .diagnostics import messages
 from .errors import UserError
 from .job import Options, Result, carry_out
 from .methods import METHODS
 from .progress import Show
-from .saved import opened
+from .saved import opened_on
 from .sources import check_name
 from .terminal import is_text
 
@@ -123,9 +122,7 @@ def predict(
     texts = _several(texts)
     if not isinstance(model, str | Path):
         raise UserError(f"predict: model: found {model!r:.80}, a {type(model).__name__}; expected a run or a folder")
-    machine = config.checked(config.TrainTable, {"device": device, "precision": "float32"}, "predict: ", "")
-    where, _ = prepare.machine(Config(train=machine))
-    saved = opened(str(model), where)
+    saved = opened_on(str(model), device, "predict")
     with (show or Show(quiet=True)).bar("predicting", len(texts)) as advance:
         logits = saved.logits(texts, lambda count: advance(count, ""))
     shifted = np.exp(logits - logits.max(1, keepdims=True, initial=-np.inf))

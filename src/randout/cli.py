@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -29,6 +30,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+Probabilities = Annotated[bool, typer.Option("--probabilities", help="the probability of every class too")]
+Encoding = Annotated[str | None, typer.Option(help="of a table's text, such as latin1; else UTF-8")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps")]
 Data = Annotated[
     str,
     typer.Argument(help="a CSV, TSV, JSON Lines or Parquet file, a named dataset, or its TOML", metavar="DATA"),
@@ -61,6 +65,7 @@ def train(
     validation: Annotated[str | None, typer.Option(help="file of validation rows")] = None,
     test: Annotated[str | None, typer.Option(help="file of test rows")] = None,
     unlabeled: Annotated[str | None, typer.Option(help="file of texts without labels")] = None,
+    encoding: Encoding = None,
     teacher_labels: Annotated[str | None, typer.Option(help="the teacher's labels in output order, by comma")] = None,
     seed: Annotated[int | None, typer.Option(help="seed of student and teacher")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps")] = None,
@@ -86,7 +91,7 @@ def train(
     show = Show(quiet or as_json)
     deadline = time.monotonic() + seconds_of(time_limit) if time_limit else None
     table = {"source": data, "text_column": text_column, "label_column": label_column, "group_column": group}
-    table |= {"split": split, "split_column": split_column}
+    table |= {"split": split, "split_column": split_column, "encoding": encoding}
     table |= {"validation": validation, "test": test, "unlabeled": unlabeled}
     asked = named(
         {
@@ -226,8 +231,17 @@ def evaluate(
         str, typer.Argument(help="a labelled file; else one of the run's own splits", metavar="[FILE]")
     ] = "",
     split: Annotated[str, typer.Option(help="validation or test, of the run's own data")] = "validation",
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="write FILE's rows with their predictions here")
+    ] = None,
+    probabilities: Probabilities = False,
+    labels: Annotated[
+        str | None, typer.Option(help="the model's classes in output order, by comma, where it only says LABEL_0")
+    ] = None,
     text_column: Annotated[str | None, typer.Option(help="column of the texts")] = None,
     label_column: Annotated[str | None, typer.Option(help="column of the labels")] = None,
+    encoding: Encoding = None,
+    device: Device = "auto",
     allow_leaks: Annotated[
         bool, typer.Option("--allow-leaks", help="score test rows that a teacher or starting model has seen")
     ] = False,
@@ -237,16 +251,34 @@ def evaluate(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score a run on its own splits, or a classifier on a file."""
+    """Score a run on its own splits, or a classifier on a file. Rows without a text are not scored."""
     from . import scoring
     from .diagnostics import messages
     from .figures import leak_lines, score_lines
 
     show = Show(quiet or as_json)
+    if probabilities and out is None:
+        raise UserError("evaluate: --probabilities goes with -o, which names the file that they are written to")
     if file:
-        metrics, id2label = scoring.score_file(run, file, text_column, label_column, show)
+        metrics, id2label = scoring.score_file(
+            run,
+            file,
+            text_column,
+            label_column,
+            show,
+            device=device,
+            encoding=encoding or "auto",
+            labels=[name.strip() for name in labels.split(",")] if labels else (),
+            out=out,
+            probabilities=probabilities,
+        )
     else:
-        metrics, id2label = scoring.score_run(Path(run), split, show, allow_leaks)
+        for option, given in (("-o", out), ("--labels", labels), ("--encoding", encoding)):
+            if given:
+                raise UserError(
+                    f"evaluate: {option} goes with a file. The predictions of a run's own rows are in its folder predictions"
+                )
+        metrics, id2label = scoring.score_run(Path(run), split, show, allow_leaks, device)
     print(
         json.dumps(metrics, indent=1) if as_json else "\n".join([*score_lines(metrics, id2label), *leak_lines(metrics)])
     )
@@ -256,82 +288,77 @@ def evaluate(
 @app.command()
 def predict(
     model: Annotated[str, typer.Argument(help="a run or a classifier's folder")],
-    texts: Annotated[list[str] | None, typer.Argument(help="texts; none: lines of standard input")] = None,
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="texts; none: standard input, a text a line or a table")
+    ] = None,
     file: Annotated[
         str | None, typer.Option("-f", "--file", help="a table; its columns and rows are kept as they are")
     ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="where to write the table (with --file)")] = None,
-    text_column: Annotated[str | None, typer.Option(help="column of the texts (with --file)")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
+    probabilities: Probabilities = False,
+    text_column: Annotated[str | None, typer.Option(help="column of the texts of a table")] = None,
+    encoding: Encoding = None,
+    device: Device = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Label texts: arguments, a file, or standard input. Adds label and score."""
+    """Label texts: arguments, a file, or standard input. Adds label and score; a text that is empty gets none."""
+    from . import labelling
+
     show = Show(quiet or as_json)
-    if file and texts:
-        raise UserError("predict: texts as arguments, or --file; not both")
-    if out and not file:
-        raise UserError("predict: -o goes with --file; otherwise the result is printed")
+    request = labelling.Request(model, device, text_column, encoding or "auto", probabilities)
+    labelling.check_source(file, texts or (), out, request)
     if file:
-        _predict_table(model, file, out, text_column, device, as_json, show)
+        _report_table(labelling.label_table(request, file, out, show, _bars(show)), as_json)
         return
-    if text_column:
-        raise UserError("predict: --text-column goes with --file")
-    if not texts and sys.stdin is not None and sys.stdin.isatty():
-        show.say("reading texts from the terminal, one a line; Ctrl-D ends them")
-    found = texts or terminal.input_lines()
-    labels, scores = _labelled(model, found, device, show)
-    if empty := labels.count(None):
-        show.say(f"{empty:,} of {len(found):,} texts are empty and get no label")
-    for text, label, score in zip(found, labels, scores, strict=True):
-        if as_json:
-            print(terminal.to_json({"text": text, "label": label, "score": score}))
-        else:
-            print("\t".join(["" if label is None else label, "" if score is None else f"{score:.4f}", text]))
+    output = sys.stdout  # a bar may take its place meanwhile
+    bars = Show(quiet=True) if output.isatty() else _bars(show)  # results would be written across it
+    if texts:
+        found = labelling.label_texts(request, texts, show, bars)
+    else:
+        if sys.stdin is not None and sys.stdin.isatty():
+            show.say("reading texts from the terminal, one a line; Ctrl-D ends them")
+        found = labelling.label_input(request, terminal.input_stream(), show, bars)
+    for classes, rows in found:
+        for row in zip(*rows, strict=True):
+            print(_printed(*row, classes, as_json, probabilities), file=output)
 
 
-def _predict_table(
-    model: str, file: str, out: Path | None, text_column: str | None, device: str, as_json: bool, show: Show
-) -> None:
-    """Write the rows of a table with two more columns. What can go wrong with the place is found before the model is
-    loaded.
-    """
-    from . import data, writing
-    from .saved import other_column, trained_columns
+def _bars(show: Show) -> Show:
+    """For progress on a terminal only: nothing is said where standard error goes to a pipe or a file."""
+    return show if show.terminal else Show(quiet=True)
 
-    if out is not None:
-        writing.check_output(out)
-    trained = trained_columns(model)
-    found, table, column = data.read_texts(file, text_column, trained.get("text"))
-    if warning := other_column(trained, column, text_column, file):
-        show.warn(warning)
-    where = out or writing.default_output(table, "labelled")
-    names = [writing.free_name(table, name) for name in ("label", "score")]
-    write = writing.writer(table, where)
-    labels, scores = _labelled(model, found, device, show)
-    write(dict(zip(names, (labels, scores), strict=True)))
-    empty = [row for row, label in enumerate(labels, 1) if label is None]
+
+def _printed(
+    text: str,
+    label: str | None,
+    score: float | None,
+    probabilities: list[float] | None,
+    classes: list[str],
+    as_json: bool,
+    every: bool,
+) -> str:
+    """A line of standard output for a text. every: with the probabilities of all classes."""
+    values: Sequence[float | None] = probabilities or [None] * len(classes)
+    by_class = dict(zip(classes, values, strict=True))
     if as_json:
-        about = {"written": str(where), "rows": len(labels), "text_column": column, "columns": names}
-        print(terminal.to_json(about | {"without_text": len(empty)}))
+        row = {"text": text, "label": label, "score": score}
+        return terminal.to_json(row | ({"probabilities": probabilities and by_class} if every else {}))
+    shares = ["" if share is None else f"{name}={share:.4f}" for name, share in by_class.items()] if every else []
+    one_line = " ".join(re.split(r"[\r\n]+", text))
+    return "\t".join([label or "", "" if score is None else f"{score:.4f}", *shares, one_line])
+
+
+def _report_table(written: Any, as_json: bool) -> None:
+    """Say what `predict --file` wrote."""
+    texts, names = written.texts, written.names
+    if as_json:
+        about = {"written": str(written.path), "rows": texts.rows, "text_column": texts.column, "columns": names}
+        print(terminal.to_json(about | {"without_text": texts.empty}))
         return
-    without = f"; {len(empty):,} without a text ({data.row_list(empty)}) have no label" if empty else ""
-    print(
-        f"{len(labels):,} rows written to {where}: {names[0]} and {names[1]} of the texts in column {column!r}{without}"
-    )
-
-
-def _labelled(model: str, texts: Sequence[str], device: str, show: Show) -> tuple[list[str | None], list[float | None]]:
-    """The label of each text and its probability; None and None for a text that is empty."""
-    from . import api
-
-    kept = [at for at, text in enumerate(texts) if text.strip()]
-    labels: list[str | None] = [None] * len(texts)
-    scores: list[float | None] = [None] * len(texts)
-    found, probabilities = api.predict(model, [texts[at] for at in kept], device=device, show=show)
-    for at, label, row in zip(kept, found, probabilities, strict=True):
-        labels[at], scores[at] = label, float(row.max())
-    return labels, scores
+    more = len(names) - 2
+    columns = f"{names[0]}, {names[1]} and {more} probabilities" if more else f"{names[0]} and {names[1]}"
+    print(f"{texts.rows:,} rows written to {written.path}: {columns} of the texts in column {texts.column!r}")
 
 
 def main() -> None:

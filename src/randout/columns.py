@@ -29,11 +29,14 @@ PAIRS = (
 SHOWN = 5  # row numbers shown in a message
 
 
-def row_list(rows: Sequence[int] | Sequence[str]) -> str:
-    """`"row 3"`, `"rows 3, 7"`, `"rows 3, 7, 9, 11, 12 and 40 more"`."""
+def row_list(rows: Sequence[int] | Sequence[str], total: int | None = None) -> str:
+    """`"row 3"`, `"rows 3, 7"`, `"rows 3, 7, 9, 11, 12 and 40 more"`. total: how many there are, where `rows` is only
+    the first of them.
+    """
+    total = len(rows) if total is None else total
     shown = ", ".join(str(r) for r in rows[:SHOWN])
-    more = f" and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""
-    return f"row{'s' * (len(rows) > 1)} {shown}{more}"
+    more = f" and {total - SHOWN:,} more" if total > SHOWN else ""
+    return f"row{'s' * (total > 1)} {shown}{more}"
 
 
 def named_column(table: Table, column: str, option: str) -> str:
@@ -132,12 +135,7 @@ def _unclear(table: Table, what: str, found: Sequence[str]) -> UserError:
 def texts_of(table: Table, column: str) -> list[str]:
     """The column as texts. UserError with the rows where there is none, or where it is no string."""
     values = table.columns[column]
-    for row, value in enumerate(values, 1):
-        if not isinstance(value, str) and not is_missing(value):
-            raise UserError(
-                f"{table.name}, row {row}: the text (column {column!r}) is {value!r:.60}, a {type(value).__name__}; "
-                "expected a string. Name another column with --text-column, or write the values as strings."
-            )
+    texts_or_empty(table.name, values, column)
     empty = [row for row, value in enumerate(values, 1) if is_missing(value)]
     if empty:
         raise UserError(
@@ -145,6 +143,25 @@ def texts_of(table: Table, column: str) -> list[str]:
             f"({row_list(empty)}). Remove these rows, or name another column with --text-column."
         )
     return values
+
+
+def texts_or_empty(name: str, values: Sequence[Any], column: str, before: int = 0) -> list[str]:
+    """Values of a column as texts, "" where there is none. UserError with the row where one is no string.
+
+    before: rows of the table above the first of these.
+    """
+    for row, value in enumerate(values, before + 1):
+        if not isinstance(value, str) and not is_missing(value):
+            raise UserError(
+                f"{name}, row {row}: the text (column {column!r}) is {value!r:.60}, a {type(value).__name__}; "
+                "expected a string. Name another column with --text-column, or write the values as strings."
+            )
+    return ["" if is_missing(value) else value for value in values]
+
+
+def without_text(name: str, column: str) -> UserError:
+    """The error for a table in which no row has a text."""
+    return UserError(f"{name}: no row has a text in column {column!r}. Name another with --text-column.")
 
 
 def is_missing(value: Any) -> bool:

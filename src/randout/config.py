@@ -63,6 +63,7 @@ class DataTable(Table):
     test: Name = _setting("", "file with the test rows")
     unlabeled: Name = _setting("", "file with texts only: distillation without labels")
     labels: tuple[str, ...] = _setting((), "order of the labels; empty: sorted")
+    encoding: Name = _setting("auto", 'of the files that are text, such as latin1 or utf-16; "auto": UTF-8')
 
 
 class StudentTable(Table):

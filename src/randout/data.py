@@ -6,7 +6,8 @@ columns and labels checked by `columns`, rows assigned by `division` and `splits
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from randout import columns as cols
 from randout import described
 from randout import labels as label_rules
+from randout.archives import opened_file
 from randout.columns import row_list
 from randout.data_report import DataReport, make_report
 from randout.division import Division, check_train
@@ -35,7 +37,8 @@ from randout.sources import (
     read_unlabeled,
 )
 from randout.splits import Ints, copies_of, merge_groups
-from randout.tables import Table, read_table, sha256_of
+from randout.table_blocks import Blocks, blocks_of, whole
+from randout.tables import AUTO, FORMATS, Table, sha256_of
 from randout.writing import appended, write_table
 
 __all__ = [
@@ -46,10 +49,13 @@ __all__ = [
     "describe",
     "load",
     "load_evaluation",
-    "read_texts",
+    "open_texts",
     "row_list",
+    "texts_of",
     "write_table",
 ]
+
+Seen = Callable[[Table], None]  # told of each block that was read
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,7 @@ def load(
     folds: int = 0,
     fold: int = 0,
     sample: int = 0,
+    encoding: str = AUTO,
 ) -> Dataset:
     """Read a labelled table and split it. An empty string or empty `labels` is the same as None.
 
@@ -105,6 +112,7 @@ def load(
     rows of all files are dealt into so many folds, whatever split they came with; fold number `fold` (1 the first) is
     the test split, `fractions[1]` of the rest validation. The folds depend on (`seed`, `folds`) and not on `fold`.
     `sample`: about so many labelled rows are kept in all, the same share of each part of the split.
+    `encoding`: of files that are text, as Python names it; "auto": UTF-8.
 
     UserError: anything in the files or the request that cannot be used, by file, row or line, and column.
     """
@@ -114,7 +122,7 @@ def load(
     division = Division(split, seed, fractions, folds, fold, sample)
     division.check(split_column or None, held_out)
     notes: list[str] = []
-    opened = open_sources(source, files, notes)
+    opened = open_sources(source, files, notes, encoding)
     columns = choose_columns(opened, text_column, label_column, group_column, notes)
     parts, id2label = _labelled(opened, columns, labels or None, notes)
     split_column = split_column or (None if held_out else opened.reading.split_column)
@@ -233,30 +241,79 @@ def describe(dataset: Dataset) -> list[str]:
     return head[:1] + about + head[1:] + dataset.report.lines()
 
 
-def read_texts(
-    path: str | Path, text_column: str | None = None, trained: str | None = None
-) -> tuple[list[str], Table, str]:
-    """The texts of a file to predict on ("" where a row has none), its whole table, and the column that was read.
+@dataclass(frozen=True)
+class TextBlocks:
+    """The texts of a table that was looked through once, to be read again block by block."""
 
-    trained: the column that the model was trained on; it is read where nobody names another and the file has it.
-    UserError as for `load`; no label column is needed.
+    blocks: Blocks
+    column: str  # of the texts
+    rows: int
+    empty: int  # rows without a text
+    first_empty: list[int]  # numbers of the first of these rows; the first row is 1
+
+    def __iter__(self) -> Iterator[tuple[Table, list[str]]]:
+        """Each block of rows with its texts, "" where a row has none."""
+        for block in self.blocks:
+            yield block, ["" if cols.is_missing(value) else value for value in block.columns[self.column]]
+
+
+@contextmanager
+def open_texts(
+    path: str | Path, text_column: str | None = None, trained: str | None = None, encoding: str = AUTO
+) -> Iterator[tuple[Blocks, Callable[[Seen], TextBlocks]]]:
+    """The blocks of a file to predict on, and a function that looks through them for its texts (`texts_of`).
+
+    The file stays open as long as the context is. Arguments as of `texts_of` and `load`.
     """
-    known = described.resolve(path)
+    known = described.resolve(path, encoding)
     if known is not None and len(known.tables) > 1:
         names = ", ".join(table.name for table in known.tables.values())
         raise UserError(f"{path} describes several tables, and one is labelled at a time. Name one of them: {names}.")
-    table = known.tables["main"] if known else read_table(path)
-    text_column = text_column or (known.reading.text_column if known else None)
-    text_column = text_column or (trained if trained in table.columns else None)
-    labels = [c for c in table.columns if c.lower() in cols.LABEL_NAMES]
-    column = cols.choose_text(table, text_column or None, labels[0] if labels else None)
-    values = table.columns[column]
-    texts = ["" if cols.is_missing(value) else value for value in values]
-    if not all(isinstance(text, str) for text in texts):
-        return cols.texts_of(table, column), table, column  # says which row is no string
-    if not any(texts):
-        raise UserError(f"{table.name}: no row has a text in column {column!r}. Name another with --text-column.")
-    return texts, table, column
+    if known is not None:
+        column = text_column or known.reading.text_column
+        blocks = whole(known.tables["main"])
+        yield blocks, lambda seen: texts_of(blocks, column, trained, seen)
+        return
+    with opened_file(path, FORMATS) as opened:
+        blocks = blocks_of(opened, encoding)
+        yield blocks, lambda seen: texts_of(blocks, text_column, trained, seen)
+
+
+def texts_of(
+    blocks: Blocks, text_column: str | None = None, trained: str | None = None, seen: Seen = lambda block: None
+) -> TextBlocks:
+    """Look through a whole table for its texts; no label column is needed.
+
+    trained: the column that the model was trained on; it is read where nobody names another and the table has it.
+    seen: told of each block. UserError: a malformed file, an unclear column, a text that is no string, no text at all.
+    """
+    column, rows, empty = "", 0, 0
+    first_empty: list[int] = []
+    for block in blocks:
+        if not column:
+            labels = [c for c in block.columns if c.lower() in cols.LABEL_NAMES]
+            asked = text_column or (trained if trained in block.columns else None)
+            column = cols.choose_text(block, asked or None, labels[0] if labels else None)
+        texts = cols.texts_or_empty(blocks.name, block.columns[column], column, rows)
+        without = [row for row, text in enumerate(texts, rows + 1) if not text]
+        first_empty += without[: max(cols.SHOWN - len(first_empty), 0)]
+        rows, empty = rows + len(texts), empty + len(without)
+        seen(block)
+    if blocks.format != "lines" and empty == rows:
+        raise cols.without_text(blocks.name, column)
+    return TextBlocks(blocks, column, rows, empty, first_empty)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Rows to score a model on: those of `rows` in `table`, numbered from 0."""
+
+    texts: list[str]
+    labels: Ints  # (n,) index into the model's classes
+    groups: Ints  # (n,) the same number for copies, and for what the data set groups
+    table: Table
+    rows: Ints  # (n,)
+    without_text: list[int]  # numbers of the rows that are left out, as they have no text; the first row is 1
 
 
 def load_evaluation(
@@ -267,16 +324,18 @@ def load_evaluation(
     notes: list[str] | None = None,
     trained: Mapping[str, str | None] | None = None,
     told: Callable[[Mapping[str, str]], None] = lambda columns: None,
-) -> tuple[list[str], Ints, Ints]:
-    """Texts, labels (n,) and groups (n,; copies, and the data set's own groups) of a labelled file, to score a model on.
+    encoding: str = AUTO,
+) -> Evaluation:
+    """The labelled rows of a file, to score a model on; rows without a text are left out.
 
-    `source` as for `load` (the whole file; where it comes with a test split, that one). Labels are matched as `load`
-    matches those of further files; `notes` is appended to where a spelling differs. trained: the columns "text" and
-    "label" that the model was trained on; they are read where nobody names others and the file has them. told: is
-    called with the columns that are read. UserError for a label that is not in `id2label`, by row, with the known ones.
+    `source` and `encoding` as for `load` (the whole file; where it comes with a test split, that one). Labels are matched
+    as `load` matches those of further files; `notes` is appended to where a spelling differs. trained: the columns
+    "text" and "label" that the model was trained on; they are read where nobody names others and the file has them.
+    told: is called with the columns that are read. UserError for a label that is not in `id2label`, by row, with the
+    known ones, and where no row has a text.
     """
     notes = [] if notes is None else notes
-    opened = open_sources(source, {}, notes)
+    opened = open_sources(source, {}, notes, encoding)
     known, trained = opened.reading, trained or {}
     there = {what: column for what, column in trained.items() if column in opened.tables["main"].columns}
     text_column = text_column or known.text_column or there.get("text")
@@ -286,12 +345,18 @@ def load_evaluation(
     role = "test" if "test" in opened.tables else "main"
     own, names = known.labels, list(id2label.values())
     renamed = isinstance(own, Mapping) and set(own.values()) <= set(names)
-    part = read_part(opened, role, columns, own if renamed else names, notes)
+    part = read_part(opened, role, columns, own if renamed else names, notes, empty_texts=True)
     label2id = {label: i for i, label in id2label.items()}
     labels = np.array([label2id[label] for label in part.labels], dtype=np.int64)
-    groups = _groups(copies_of(part.texts), part.groups)
+    with_text = np.array([bool(text) for text in part.texts], dtype=bool)
+    filled = np.flatnonzero(with_text)  # empty texts are no copies of one another
+    groups = np.full(len(labels), -1, dtype=np.int64)
+    groups[filled] = _groups(copies_of([part.texts[row] for row in filled]), [part.groups[row] for row in filled])
     rows = np.arange(len(labels))
     if role == "main" and opened.reading.split_column:
         roles = given_split([part], opened.reading.split_column, notes) or []
         rows = np.flatnonzero(np.array(roles) == "test") if "test" in roles else rows
-    return [part.texts[row] for row in rows], labels[rows], groups[rows]
+    left_out, rows = (rows[~with_text[rows]] + 1).tolist(), rows[with_text[rows]]
+    if not len(rows):
+        raise cols.without_text(part.table.name, columns.text)
+    return Evaluation([part.texts[row] for row in rows], labels[rows], groups[rows], part.table, rows, left_out)

@@ -12,8 +12,8 @@ from randout.config import Name, Table, checked, read_toml
 from randout.datasets import Known, Reading
 from randout.errors import UserError
 from randout.files import parts_of
+from randout.tables import AUTO, read_bytes, read_table, sha256_of
 from randout.tables import Table as Rows
-from randout.tables import read_table
 
 ROLES = {"source": "main", "train": "main", "validation": "validation", "test": "test"}
 File = Literal["source", "train", "validation", "test"]
@@ -37,12 +37,14 @@ class Description(Table):
     split_column: Name = ""
     labels: tuple[str, ...] | dict[str, str] = ()  # names in order; or value in the file = "name", in order
     max_length: Annotated[int, Field(ge=4)] | None = None
+    encoding: Name = AUTO  # of the files that are text; "auto": UTF-8
 
 
-def resolve(source: str | Path) -> Known | None:
+def resolve(source: str | Path, encoding: str = AUTO) -> Known | None:
     """The data set that a TOML file describes, its files read and checked; None for any other source.
 
-    UserError: an unknown key, a value that cannot be, a file that is missing or another, a column that is not there.
+    encoding: of its files, before what it says. UserError: an unknown key, a value that cannot be, a file that is missing
+    or another, a column that is not there.
     """
     found = parts_of(source)
     if found is None:
@@ -53,8 +55,9 @@ def resolve(source: str | Path) -> Known | None:
         raise UserError(f"{path}: this is a recipe, not a description of data. Give it with --recipe.")
     described: Description = checked(Description, tables, f"{path}: ", "docs/guide.md lists them")
     _check_files(path, described)
+    encoding = described.encoding if encoding == AUTO else encoding
     base = folder if folder is not None else path.parent / Path(described.folder).expanduser()
-    read = {ROLES[key]: _table(path, described, key, base) for key in ROLES if getattr(described, key)}
+    read = {ROLES[key]: _table(path, described, key, base, encoding) for key in ROLES if getattr(described, key)}
     for key in ("text_column", "label_column", "group_column", "split_column"):
         if column := getattr(described, key):
             cols.named_column(read["main"], column, f"{key} in {path}")
@@ -82,9 +85,9 @@ def _check_files(path: Path, described: Description) -> None:
             raise UserError(f"{path}: sha256.{key}: there is no {key} file to check.")
 
 
-def _table(path: Path, described: Description, key: str, base: Path) -> Rows:
-    table = read_table(base / Path(getattr(described, key)).expanduser())
+def _table(path: Path, described: Description, key: str, base: Path, encoding: str) -> Rows:
+    file = base / Path(getattr(described, key)).expanduser()
     expected = described.sha256.get(key)  # type: ignore[call-overload]
-    if expected and table.sha256 != expected:
-        raise UserError(f"{table.name}: its SHA-256 is {table.sha256}, expected {expected} (sha256.{key} in {path}).")
-    return table
+    if expected and (found := sha256_of(read_bytes(file))) != expected:  # of the file as it is on disk
+        raise UserError(f"{file}: its SHA-256 is {found}, expected {expected} (sha256.{key} in {path}).")
+    return read_table(file, encoding)

@@ -220,11 +220,36 @@ def check_teacher(
 ) -> None:
     """Raise UserError for a teacher that is below chance on validation, naming the order of labels that would fit.
 
-    labels, predicted: (n,) class index; columns: (C,) the teacher's output that is taken for each class. Below chance:
+    Arguments as of `check_order`.
+    """
+    check_order(labels, predicted, groups, names, columns, f"teacher {teacher}", "validation rows", "--teacher-labels")
+    right, chance = predicted == labels, 1 / len(names)
+    if _below(right, groups, chance):
+        raise UserError(
+            f"The teacher {teacher} is right on {right.mean():.1%} of the {len(labels):,} validation rows, which is below "
+            f"chance (1 in {len(names)}), so it cannot teach. Check that its labels mean what the data's labels mean, or "
+            "name another teacher"
+        )
+
+
+def check_order(
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    groups: np.ndarray,
+    names: Sequence[str],
+    columns: Sequence[int],
+    who: str,
+    rows: str,
+    option: str,
+) -> None:
+    """Raise UserError for a model that is below chance, where its outputs in another order would be right.
+
+    labels, predicted: (n,) class index; columns: (C,) the model's output that is taken for each class. Below chance:
     an exact 95 % interval of the share right, over groups, ends below 1 / C. The order that fits is the assignment of
     outputs to classes with the most rows right; it is named where it is above the majority class, by interval, and
     right on half the rows of the classes it moves. Where only some classes are permuted, it is the rows of these
-    classes that are looked at.
+    classes that are looked at. who, rows, option: the model, the rows and the option that names the order, for the
+    message.
     """
     classes = len(names)
     counts = confusion(labels, predicted, classes)
@@ -240,30 +265,23 @@ def check_teacher(
         always = np.full_like(labels, np.bincount(labels, minlength=classes).argmax())
         pair = compared(labels, always, renamed[predicted], groups, classes, "accuracy")
         fits = pair is not None and pair.low > 0 and _below(right[apart], groups[apart], 1 / classes)
-    if not fits and not _below(right, groups, 1 / classes):
-        return
-    text = (
-        f"The teacher {teacher} is right on {right.mean():.1%} of the {len(labels):,} validation rows, which is below "
-    )
     if not fits:
-        raise UserError(
-            f"{text}chance (1 in {classes}), so it cannot teach. Check that its labels mean what the data's labels mean, or "
-            "name another teacher"
-        )
+        return
     order = [""] * classes
     for wanted, output in enumerate(outputs.tolist()):
         order[columns[output]] = names[wanted]
+    text = f"The {who} is right on {right.mean():.1%} of the {len(labels):,} {rows}, which is below "
     raise UserError(
-        f"{text if _below(right, groups, 1 / classes) else _partly(teacher, names, moved, right[apart])}chance: the order of "
-        f"its labels is wrong. With its outputs named {','.join(order)}, it would be right on "
-        f"{(renamed[predicted] == labels).mean():.1%}. Name them in the order of the teacher's outputs: "
-        f"--teacher-labels {_quoted(order)}"
+        f"{text if _below(right, groups, 1 / classes) else _partly(who, rows, names, moved, right[apart])}chance: the order "
+        f"of its labels is wrong. With its outputs named {','.join(order)}, it would be right on "
+        f"{(renamed[predicted] == labels).mean():.1%}. Name them in the order of the {who.split()[0]}'s outputs: "
+        f"{option} {_quoted(order)}"
     )
 
 
-def _partly(teacher: str, names: Sequence[str], moved: np.ndarray, right: np.ndarray) -> str:
+def _partly(who: str, rows: str, names: Sequence[str], moved: np.ndarray, right: np.ndarray) -> str:
     listed = ", ".join(names[at] for at in np.flatnonzero(moved).tolist())
-    return f"The teacher {teacher} is right on {right.mean():.1%} of the validation rows of {listed}, which is below "
+    return f"The {who} is right on {right.mean():.1%} of the {rows} of {listed}, which is below "
 
 
 def _quoted(order: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
+STANDARD_INPUT = "standard input"
 SAMPLE = 2000  # lines with bytes outside ASCII that are looked at
 PLAUSIBLE = 0.6  # mean score of the characters outside ASCII from which an encoding is named
 CANDIDATES = {  # Python's codec -> its name in iconv; the first of several that fit equally well is taken
@@ -35,6 +36,8 @@ MARKS = "‘’“”«»‹›„–—…•·€£¥§°©®™¿¡½¼¾²³
 
 def command(name: str, encoding: str) -> str:
     """The shell command that converts a file; its name is quoted where the shell needs that."""
+    if name == STANDARD_INPUT:
+        return f"iconv -f {encoding} -t utf-8"
     return f"iconv -f {encoding} -t utf-8 {shlex.quote(name)} > utf8{Path(name).suffix}"
 
 
@@ -74,10 +77,13 @@ def advice(data: bytes, name: str) -> str:
         return (
             "Save it as UTF-8 with the program that wrote it. (No usual encoding fits, so no conversion is proposed.)"
         )
-    encoding = CANDIDATES[codec]
+    encoding, python = CANDIDATES[codec], codec
     if codec == "cp1252" and not any(0x80 <= byte < 0xA0 for _, line in lines for byte in line):
-        encoding = "latin1"  # the two differ in these bytes only
-    return f"It reads as {encoding}: {_excerpt(line)!r}. If that is right, convert it: {command(name, encoding)}"
+        encoding = python = "latin1"  # the two differ in these bytes only
+    return (
+        f"It reads as {encoding}: {_excerpt(line)!r}. If that is right, read it with --encoding {python}, "
+        f"or convert it: {command(name, encoding)}"
+    )
 
 
 def plausible(lines: list[bytes]) -> tuple[str | None, str]:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .errors import Failure, UserError
 
@@ -118,7 +118,14 @@ def _exists(path: Path) -> UserError:
 
 
 def write_new(path: Path, data: bytes) -> None:
-    """Write a file that is not there yet: whole, or not at all.
+    """Write a file that is not there yet: whole, or not at all. Raises as `new_file`."""
+    with new_file(path) as stream:
+        stream.write(data)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A stream to fill, which becomes a file that is not there yet: whole, or not at all.
 
     Raises UserError where something is at `path` by now, and Failure where the disk does not take it.
     """
@@ -126,7 +133,7 @@ def write_new(path: Path, data: bytes) -> None:
     partial = Path(name)
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         mask = os.umask(0)

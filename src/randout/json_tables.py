@@ -14,7 +14,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from randout.errors import UserError
@@ -24,6 +25,7 @@ EXPECTED = (
     'Expected one object a line ({"text": ..., "label": ...}), or one list of such objects '
     '(pandas: to_json(orient="records")).'
 )
+BLANK = " \t\r\n\ufeff"
 Records = list[tuple[int | None, Any]]  # (line, or None within one list; value)
 
 
@@ -43,9 +45,9 @@ def parse_json(text: str, name: str) -> tuple[dict[str, list[Any]], str]:
     else:
         records, form = _values(text, name), "jsonl"
     _check_objects(records, name)
-    names = list(dict.fromkeys(key for _, record in records for key in record))
+    rows = [record for _, record in records]
     _check_surrogates(records, text, name)
-    return {key: [record.get(key) for _, record in records] for key in names}, form
+    return columns_of(rows, dict.fromkeys(key for row in rows for key in row)), form
 
 
 def _whole_object(text: str, name: str) -> dict[str, Any] | None:
@@ -113,7 +115,32 @@ def _values(text: str, name: str) -> Records:
     first = next(number for number, line in enumerate(lines) if line.strip())
     if lines[first].rstrip().endswith(("{", "[", ",", ":")):
         return _sequence(text, name)
-    return [(number, _loads(line, name, number)) for number, line in enumerate(lines, 1) if line.strip(" \t\r\n\ufeff")]
+    return [(number, _loads(line, name, number)) for number, line in enumerate(lines, 1) if line.strip(BLANK)]
+
+
+def records_of(lines: Iterable[str], name: str) -> Iterator[dict[str, Any]]:
+    """The objects of JSON Lines, checked one by one. UserError with the line."""
+    for number, line in enumerate(lines, 1):
+        if line.strip(BLANK):
+            record = _loads(line, name, number)
+            _check_objects([(number, record)], name)
+            _check_surrogates([(number, record)], line, name)
+            yield record
+
+
+def is_json_lines(lines: Iterable[str], name: str) -> bool:
+    """Whether JSON is an object a line, of several lines: what `records_of` reads. Other shapes are read whole."""
+    some = islice((line for line in lines if line.strip(BLANK)), 2)
+    first = next(some, "")
+    try:
+        return isinstance(_loads(first, name, 1), dict) and next(some, None) is not None
+    except UserError:
+        return False
+
+
+def columns_of(records: Sequence[dict[str, Any]], names: Iterable[str]) -> dict[str, list[Any]]:
+    """Rows to columns; a key that a row lacks is None there."""
+    return {key: [record.get(key) for record in records] for key in names}
 
 
 def _sequence(text: str, name: str) -> Records:

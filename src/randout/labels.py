@@ -39,6 +39,10 @@ ALIKE = str.maketrans(  # letters and marks of other scripts that look like Lati
 )  # fmt: skip
 
 
+class UnknownLabel(UserError):
+    """A label that is none of the known classes."""
+
+
 def clean(label: str) -> str:
     """A label as its class is named: NFC, plain spaces, no invisible characters, stripped."""
     if label.isascii() and label.isprintable():
@@ -338,14 +342,14 @@ def _unknown(
     unknown: Sequence[str],
     known: Mapping[str, str],
     alike: Mapping[str, set[str]],
-) -> UserError:
+) -> UnknownLabel:
     """The error for labels outside the known ones: the first by row, then all others."""
     row, first = next((row, label) for row, label in enumerate(labels, 1) if label in set(unknown))
     several = sorted(alike.get(look(first), ()))
     hint = f" It could be {' or '.join(map(repr, several))}." if several else nearest(first, known)
     others = f" {len(unknown) - 1:,} more are unknown: {listed(unknown[1:])}." if len(unknown) > 1 else ""
     shown = ", ".join(repr(name) for name in list(known)[:LISTED]) + (", ..." if len(known) > LISTED else "")
-    return UserError(
+    return UnknownLabel(
         f"{table.name}, row {row}: unknown label {first!r:.60} (column {column!r}).{hint}{others} Known: {shown}."
     )
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 
 from randout.errors import UserError
 
 FIELD_LIMIT = 2**31 - 1  # characters in one CSV field; the csv module's own limit is 131,072
+Lines = Callable[[], Iterable[str]]  # the lines of a file with their ends, from the first, as often as asked
 LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
 
 
@@ -34,35 +35,38 @@ def sniff_delimiter(text: str, suffix: str) -> str:
 
 
 def parse_delimited(text: str, delimiter: str, name: str) -> tuple[list[str], dict[str, list[str]]]:
-    """CSV or TSV text to the names in its header and the columns by unique names.
+    """CSV or TSV text to the names in its header and the columns by unique names."""
 
-    A tab-separated file often holds quotes as plain characters: it is read so when each line then has the header's
-    number of fields and reading quotes as quotes fails or swallows lines.
+    def lines() -> Iterator[str]:
+        return lines_of(text)
+
+    rows = list(rows_of(lines, delimiter, name, quoting_of(lines, delimiter, name)))
+    return columns_of(rows[0], rows[1:])
+
+
+def quoting_of(lines: Lines, delimiter: str, name: str) -> int:
+    """How the csv module must take quotes. A tab-separated file often holds quotes as plain characters: it is read so
+    when each line then has the header's number of fields and reading quotes as quotes fails or swallows lines.
     """
-    limit = csv.field_size_limit(FIELD_LIMIT)
-    try:
-        if delimiter != "\t" or '"' not in text:
-            return _columns(*_rows(text, delimiter, name, csv.QUOTE_MINIMAL))
+    if delimiter != "\t" or not any('"' in line for line in lines()):
+        return csv.QUOTE_MINIMAL
+    rows = {}
+    for quoting in (csv.QUOTE_NONE, csv.QUOTE_MINIMAL):
         try:
-            plain = _rows(text, delimiter, name, csv.QUOTE_NONE)
-        except UserError:  # lines of other widths: the quotes must mean something
-            return _columns(*_rows(text, delimiter, name, csv.QUOTE_MINIMAL))
-        try:
-            quoted = _rows(text, delimiter, name, csv.QUOTE_MINIMAL)
-        except UserError:
-            return _columns(*plain)
-        return _columns(*(quoted if len(quoted[1]) == len(plain[1]) else plain))
-    finally:
-        csv.field_size_limit(limit)
+            rows[quoting] = sum(1 for _ in rows_of(lines, delimiter, name, quoting))
+        except UserError:  # lines of other widths, or quotes that are never closed
+            rows[quoting] = 0
+    plain, quoted = rows[csv.QUOTE_NONE], rows[csv.QUOTE_MINIMAL]
+    return csv.QUOTE_NONE if plain and plain != quoted else csv.QUOTE_MINIMAL
 
 
-def _rows(text: str, delimiter: str, name: str, quoting: Any) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, each row as wide as the header. UserError with the line.
+def rows_of(lines: Lines, delimiter: str, name: str, quoting: int) -> Iterator[list[str]]:
+    """The header, then the rows, each as wide as the header. UserError with the line.
 
     Blank lines are skipped, except in a table of one column, where a blank line is a row with an empty cell.
     """
-    reader = csv.reader(lines_of(text), delimiter=delimiter, strict=True, quoting=quoting)
-    rows: list[list[str]] = []
+    limit = csv.field_size_limit(FIELD_LIMIT)
+    reader = csv.reader(lines(), delimiter=delimiter, strict=True, quoting=quoting)  # type: ignore[arg-type]
     width, start = 0, 1
     try:
         for row in reader:
@@ -71,11 +75,12 @@ def _rows(text: str, delimiter: str, name: str, quoting: Any) -> tuple[list[str]
                 width = width or len(row)
                 if len(row) != width:
                     raise _ragged(row, width, start, delimiter, name)
-                rows.append(row)
+                yield row
             start = reader.line_num + 1
     except csv.Error as error:
-        raise _quote_error(text, delimiter, name, start, reader.line_num, str(error)) from None
-    return rows[0], rows[1:]
+        raise _quote_error(lines, delimiter, name, start, reader.line_num, str(error)) from None
+    finally:
+        csv.field_size_limit(limit)
 
 
 def lines_of(text: str) -> Iterator[str]:
@@ -91,9 +96,9 @@ def _ragged(row: list[str], width: int, line: int, delimiter: str, name: str) ->
     )
 
 
-def _quote_error(text: str, delimiter: str, name: str, start: int, line: int, error: str) -> UserError:
+def _quote_error(lines: Lines, delimiter: str, name: str, start: int, line: int, error: str) -> UserError:
     """What went wrong with a quote in the record that starts at line `start`, and the line where its field opened."""
-    record = "".join(content for n, content in enumerate(lines_of(text), 1) if start <= n <= line)
+    record = "".join(islice(lines(), start - 1, line))
     opened = start + _line_breaks(record[: _open_quote(record, delimiter)])
     if "unexpected end" in error:
         found = "the quote that opens a field here is never closed"
@@ -125,7 +130,7 @@ def _line_breaks(text: str) -> int:
     return len(re.findall(r"\r\n|\r|\n", text))
 
 
-def _columns(header: list[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], dict[str, list[str]]]:
+def columns_of(header: list[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], dict[str, list[str]]]:
     """The names as in the file, and the columns by `unique_names` of them."""
     header = [column.strip(" \t\r\n\ufeff\N{NO-BREAK SPACE}\u200b") for column in header]
     return header, {column: [row[j] for row in rows] for j, column in enumerate(unique_names(header))}

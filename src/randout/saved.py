@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from . import classifiers, models
+from .config import Config, TrainTable, checked
 from .inference import predict
-from .prepare import Plan
+from .prepare import Plan, machine
 from .replay import truncation_of
 from .runs import RunFolder
 from .tokens import encode, truncate
@@ -49,6 +50,20 @@ def opened(name: str, device: str = "cpu") -> Saved:
     return Saved(dict(encoder.model.config.id2label), logits)
 
 
+def opened_on(name: str, device: str, command: str) -> Saved:
+    """As `opened`, on a device by the name that `--device` takes. Raises UserError for one that is not there.
+
+    command: whose option it is, for the message.
+    """
+    return opened(name, device_of(device, command))
+
+
+def device_of(asked: str, command: str) -> str:
+    """The device that a command's `--device` means. Raises UserError for one that is not there."""
+    table = checked(TrainTable, {"device": asked, "precision": "float32"}, f"{command}: ", "")
+    return machine(Config(train=table))[0]
+
+
 def trained_columns(name: str) -> dict[str, str]:
     """The columns "text" and "label" of the table that a run was trained on; empty for any other classifier.
 
@@ -77,10 +92,11 @@ def words_folder(name: str) -> Path | None:
     return next((folder for folder in (path / "model", path) if classifiers.is_fitted(folder)), None)
 
 
-def row_logits(plan: Plan, run: RunFolder) -> RowLogits:
+def row_logits(plan: Plan, run: RunFolder, device: str = "cpu") -> RowLogits:
     """Logits of the rows of a finished run's own data, by its saved model."""
     if plan.classifier is not None:
         fitted, texts = classifiers.load(run.model), plan.dataset.texts
-        return lambda rows, seen: fitted.logits([texts[row] for row in rows], seen)
+        return lambda rows, seen: fitted.logits([texts[row] for row in rows], seen, device)
     encoder = models.load(models.find(str(run.path)))
+    encoder.model.to(device)
     return lambda rows, seen: predict(encoder, plan.tokens, rows, "float32", seen)

@@ -5,25 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import data, figures, leaks, runs, tables
+from . import data, diagnostics, figures, leaks, runs, tables, writing
 from .classifiers import Classifier
 from .errors import UserError
-from .metrics import score
+from .labels import UnknownLabel
+from .metrics import log_probabilities, score
 from .predictions import Predictions, read_predictions, write_predictions
 from .prepare import Plan
 from .progress import Show
 from .replay import replay
 from .run_diagnostics import SPLITS, diagnose, of_file, of_run
 from .runs import RunFolder
-from .saved import RowLogits, opened, other_column, row_logits, trained_columns
+from .saved import RowLogits, device_of, opened_on, other_column, row_logits, trained_columns
 from .seen import SeenRows, in_words, leaked, merged, read_seen, row_hashes, seen_in
+from .soft_labels import output_names
 from .statistics import Comparison, compare_models
+
+PLACEHOLDER = re.compile(r"LABEL_\d+")  # what transformers names an output that nobody has named
 
 
 def score_split(logits_of: RowLogits, plan: Plan, name: str, run: RunFolder, show: Show) -> dict[str, Any]:
@@ -103,7 +108,7 @@ def rows_sha256(plan: Plan, split: str) -> str:
 
 
 def open_test(
-    run: RunFolder, plan: Plan, show: Show, by: str = "evaluate", allow_leaks: bool = False
+    run: RunFolder, plan: Plan, show: Show, by: str = "evaluate", allow_leaks: bool = False, device: str = "cpu"
 ) -> dict[str, Any]:
     """Score a finished run's saved model on its own test split, and record that it was opened.
 
@@ -122,7 +127,7 @@ def open_test(
         if leaks.is_trained(counts) and not (allow_leaks or plan.config.output.allow_leaks):
             raise leaks.LeakError(leaks.refusal(found))
         show.warn(f"{found}, so test scores will flatter")
-    metrics = run.read("metrics.json") | {"test": score_test(row_logits(plan, run), plan, run, show, by)}
+    metrics = run.read("metrics.json") | {"test": score_test(row_logits(plan, run, device), plan, run, show, by)}
     metrics = diagnose(plan, run, metrics, run.read("history.json"))
     run.write("metrics.json", metrics)
     return metrics
@@ -193,15 +198,70 @@ def _scores_table(plan: Plan, metrics: dict[str, Any]) -> list[str]:
 
 
 def score_file(
-    model: str, file: str, text_column: str | None, label_column: str | None, show: Show
+    model: str,
+    file: str,
+    text_column: str | None,
+    label_column: str | None,
+    show: Show,
+    *,
+    device: str = "auto",
+    encoding: str = tables.AUTO,
+    labels: Sequence[str] = (),
+    out: Path | None = None,
+    probabilities: bool = False,
 ) -> tuple[dict[str, Any], dict[int, str]]:
-    """Metrics of any classifier on a labelled file, and its id2label. Raises UserError for a label it does not know.
+    """Metrics of any classifier on a labelled file, and its id2label. Rows without a text are not scored; `without_text`
+    says how many. Where the classifier or its ancestors have seen rows of the file, `seen` says how many of how many by
+    role, and `without_seen` are the scores on the other rows.
 
-    Where the classifier or its ancestors have seen rows of the file, `seen` says how many of how many by role, and
-    `without_seen` are the scores on the other rows.
+    labels: the classes in the order of the model's outputs, where its own names are none. out: the table with prediction
+    and score of each row is written there, with the probabilities of all classes where these are asked for. Raises
+    UserError for a label that the model does not know, for outputs named in a wrong order, and for an `out` that cannot
+    be written.
     """
-    saved = opened(model)
-    id2label = saved.id2label
+    if out is not None:
+        writing.check_output(out)
+    saved = opened_on(model, device, "evaluate")
+    id2label = dict(enumerate(output_names(saved.id2label, labels, model, "--labels")))
+    if twice := [name for name in labels if list(labels).count(name) > 1]:
+        raise UserError(f"--labels: {twice[0]!r} is named more than once; each output is another class")
+    found = _rows_to_score(model, file, text_column, label_column, show, encoding, id2label, bool(labels))
+    write = writing.writer(found.table, out) if out is not None else None
+    counts, which = _seen_in_file(model, file, found.texts, show)
+    with show.bar("scoring", len(found.texts)) as advance:
+        logits = saved.logits(found.texts, lambda count: advance(count, ""))
+    predicted, names = logits.argmax(1), list(id2label.values())
+    if labels:
+        order = range(len(names))
+        diagnostics.check_order(
+            found.labels, predicted, found.groups, names, order, f"model {model}", "rows", "--labels"
+        )
+    metrics = score(found.labels, logits, id2label, found.groups)
+    if found.without_text:
+        metrics["without_text"] = len(found.without_text)
+    if counts:
+        metrics["seen"] = {"rows": int(which.sum()), "of": len(found.texts), "roles": counts}
+        rest = ~which
+        if rest.any():
+            metrics["without_seen"] = score(found.labels[rest], logits[rest], id2label, found.groups[rest])
+    if write is not None:
+        write(_prediction_columns(found, logits, names, probabilities))
+        show.say(f"predictions {out}")
+    warnings = of_file(model, found.labels, predicted, found.groups, id2label, metrics)
+    return metrics | {"warnings": warnings}, id2label
+
+
+def _rows_to_score(
+    model: str,
+    file: str,
+    text_column: str | None,
+    label_column: str | None,
+    show: Show,
+    encoding: str,
+    id2label: dict[int, str],
+    named: bool,
+) -> data.Evaluation:
+    """The rows of a file, and what is to be said of them. named: whether the user has named the model's outputs."""
     trained = trained_columns(model)
 
     def told(columns: Mapping[str, str]) -> None:
@@ -210,21 +270,42 @@ def score_file(
             show.warn(warning)
 
     notes: list[str] = []
-    texts, labels, copies = data.load_evaluation(
-        file, id2label, text_column=text_column, label_column=label_column, notes=notes, trained=trained, told=told
-    )
+    try:
+        found = data.load_evaluation(file, id2label, text_column, label_column, notes, trained, told, encoding)
+    except UnknownLabel as error:
+        if named or not all(PLACEHOLDER.fullmatch(name) for name in id2label.values()):
+            raise
+        places = ",".join(f"NAME_OF_{name}" for name in id2label.values())
+        raise UserError(
+            f"{error} If the model has the file's classes, name them in the order of its outputs: --labels {places}, each "
+            "replaced by the class that it means; its model card or label2id says which is which"
+        ) from None
     for note in notes:
         show.say(f"note: {note}")
-    counts, which = _seen_in_file(model, file, texts, show)
-    with show.bar("scoring", len(texts)) as advance:
-        logits = saved.logits(texts, lambda count: advance(count, ""))
-    metrics = score(labels, logits, id2label, copies)
-    if counts:
-        metrics["seen"] = {"rows": int(which.sum()), "of": len(texts), "roles": counts}
-        rest = ~which
-        if rest.any():
-            metrics["without_seen"] = score(labels[rest], logits[rest], id2label, copies[rest])
-    return metrics | {"warnings": of_file(model, labels, logits.argmax(1), copies, id2label, metrics)}, id2label
+    if left_out := found.without_text:
+        of = len(found.texts) + len(left_out)
+        show.warn(f"{len(left_out):,} of {of:,} rows have no text and are not scored ({data.row_list(left_out)})")
+    return found
+
+
+def _prediction_columns(
+    found: data.Evaluation, logits: np.ndarray, names: list[str], probabilities: bool
+) -> dict[str, list[Any]]:
+    """The further columns of the table that was scored; None in rows that were not."""
+    shares = np.exp(log_probabilities(logits))
+    columns: dict[str, list[Any]] = {}
+
+    def add(name: str, values: list[Any]) -> None:
+        spread: list[Any] = [None] * len(found.table)
+        for row, value in zip(found.rows.tolist(), values, strict=True):
+            spread[row] = value
+        columns[writing.free_name([*found.table.columns, *columns], name)] = spread
+
+    add("prediction", [names[at] for at in logits.argmax(1).tolist()])
+    add("score", shares.max(1).tolist())
+    for at, name in enumerate(names if probabilities else []):
+        add(f"probability_{name}", shares[:, at].tolist())
+    return columns
 
 
 def _seen_in_file(model: str, file: str, texts: Sequence[str], show: Show) -> tuple[dict[str, int], np.ndarray]:
@@ -254,8 +335,11 @@ def _seen_by_old_run(run: RunFolder, file: str, hashes: np.ndarray, show: Show) 
     return merged([])
 
 
-def score_run(path: Path, split: str, show: Show, allow_leaks: bool = False) -> tuple[dict[str, Any], dict[int, str]]:
+def score_run(
+    path: Path, split: str, show: Show, allow_leaks: bool = False, device: str = "auto"
+) -> tuple[dict[str, Any], dict[int, str]]:
     """Metrics of a finished run on one of its own splits; opening the test split is recorded."""
+    where = device_of(device, "evaluate")
     run = RunFolder(path)
     run.read("run.json")
     if not run.finished:
@@ -268,7 +352,7 @@ def score_run(path: Path, split: str, show: Show, allow_leaks: bool = False) -> 
     plan = replay(run)
     if "test" not in plan.dataset.split:
         raise UserError(f"{path}: this run's data has no test split; name a labelled file instead")
-    metrics = open_test(run, plan, show, allow_leaks=allow_leaks)
+    metrics = open_test(run, plan, show, allow_leaks=allow_leaks, device=where)
     return metrics["test"] | {"warnings": metrics["warnings"]}, plan.dataset.id2label
 
 

@@ -94,13 +94,8 @@ def column_order(
     where that leaves no two classes alike. Raises UserError where names do not match one to one.
     """
     own = [str(teacher[index]) for index in sorted(teacher)]
-    names = list(named or ()) or own
+    names = output_names(teacher, named, source, "--teacher-labels")
     wanted = [student[index] for index in sorted(student)]
-    if len(names) != len(own):
-        raise UserError(
-            f"--teacher-labels: {len(names)} names for the {len(own)} outputs of {source} (its own names, in their order: "
-            f"{', '.join(own)})"
-        )
     for spelled in (str, _folded):
         ours, theirs = ([spelled(name) for name in some] for some in (wanted, names))
         if sorted(ours) == sorted(theirs) and len(set(ours)) == len(ours):
@@ -116,6 +111,21 @@ def column_order(
         f"outputs: --teacher-labels {places}, each replaced by the class of the data that it means. Any other order would "
         "teach wrong labels; its model card or label2id says which is which"
     )
+
+
+def output_names(own: dict[int, str], named: Sequence[str] | None, source: str, option: str) -> list[str]:
+    """The names of a model's outputs in their order: its own, or those that the user named with `option`.
+
+    Raises UserError where there are not as many as outputs.
+    """
+    kept = [str(own[index]) for index in sorted(own)]
+    names = list(named or ()) or kept
+    if len(names) != len(kept):
+        raise UserError(
+            f"{option}: {len(names)} names for the {len(kept)} outputs of {source} (its own names, in their order: "
+            f"{', '.join(kept)})"
+        )
+    return names
 
 
 def _folded(name: str) -> str:

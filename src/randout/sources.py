@@ -11,9 +11,10 @@ from typing import Any
 from randout import columns as cols
 from randout import datasets, described
 from randout import labels as classes
+from randout.archives import SUFFIXES, content_name
 from randout.datasets import Known, Reading
 from randout.errors import UserError, nearest
-from randout.tables import TABLE_SUFFIXES, Table, read_table
+from randout.tables import AUTO, TABLE_SUFFIXES, Table, codec_of, read_table
 
 SPLIT_VALUES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -57,14 +58,17 @@ class Part:
     groups: list[str | None]  # None: a group of its own
 
 
-def open_sources(source: str | Path, files: Mapping[str, str | Path], notes: list[str]) -> Opened:
-    """Open the main source and the further files by role. Appends to `notes`. UserError for each that cannot be had."""
+def open_sources(source: str | Path, files: Mapping[str, str | Path], notes: list[str], encoding: str = AUTO) -> Opened:
+    """Open the main source and the further files by role, text in `encoding`. Appends to `notes`. UserError for each
+    that cannot be had.
+    """
     check_name(source)
-    known = described.resolve(source)
+    codec_of(encoding)
+    known = described.resolve(source, encoding)
     if known is None and not Path(source).is_file():
         known = datasets.resolve(str(source), notes)
     if known is None:
-        known = _unknown(source, files, notes)
+        known = _unknown(source, files, notes, encoding)
     tables = {role: table for role, table in known.tables.items() if role not in files}
     notes.extend(
         f"the {role} rows of {known.name} are not used, as --{role} names a file"
@@ -73,7 +77,7 @@ def open_sources(source: str | Path, files: Mapping[str, str | Path], notes: lis
     prefixes = {role: "" if role == "main" else f"{role}#" for role in tables}
     taken = {Path(tables["main"].name).name}
     for role, path in files.items():
-        tables[role] = read_table(path)
+        tables[role] = read_table(path, encoding)
         prefixes[role] = f"{path}#" if Path(path).name in taken else f"{Path(path).name}#"
         taken.add(Path(path).name)
     return Opened(known.name, known.reading, tables, prefixes, known.one_file and not files.keys() - {"unlabeled"})
@@ -94,7 +98,7 @@ def check_name(source: str | Path) -> None:
         )
 
 
-def _unknown(source: str | Path, files: Mapping[str, Any], notes: list[str]) -> Known:
+def _unknown(source: str | Path, files: Mapping[str, Any], notes: list[str], encoding: str) -> Known:
     """A file, or a data set of the Hub, of which nothing is known beforehand."""
     spec = hub_spec(source)
     if spec is not None:
@@ -105,7 +109,8 @@ def _unknown(source: str | Path, files: Mapping[str, Any], notes: list[str]) -> 
             f"{source}: no such file or data set.{nearest(str(source), datasets.NAMED)} Known by name: "
             f"{', '.join(datasets.NAMED)}. One of the Hugging Face Hub is written hub:{source}."
         )
-    return Known(Path(source).stem, Reading(), {"main": read_table(source)})
+    name = Path(content_name(str(source))).stem
+    return Known(name, Reading(), {"main": read_table(source, encoding)})
 
 
 def hub_spec(source: str | Path) -> str | None:
@@ -113,7 +118,7 @@ def hub_spec(source: str | Path) -> str | None:
     text, path = str(source), Path(source)
     if text.startswith("hub:"):
         return text.removeprefix("hub:")
-    plain = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text) and path.suffix.lower() not in TABLE_SUFFIXES
+    plain = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text) and path.suffix.lower() not in (*TABLE_SUFFIXES, *SUFFIXES)
     return text if plain and not path.exists() and not path.parent.is_dir() else None
 
 
@@ -188,11 +193,13 @@ def read_part(
     labels: Labels | None,
     notes: list[str],
     found_in_main: Collection[str] = (),
+    empty_texts: bool = False,
 ) -> Part:
     """One labelled table's rows; its columns are named as in the main table, or else chosen again.
 
     `labels`: the classes where they are settled. Where not, those of the main table (`found_in_main`, for other roles) are
-    recognised in another spelling, and other labels are left as they are.
+    recognised in another spelling, and other labels are left as they are. `empty_texts`: a row may have no text; it is
+    "" then.
     """
     table = opened.tables[role]
     text = _text_column(table, columns, notes)
@@ -200,7 +207,7 @@ def read_part(
     if label not in table.columns:
         label = cols.choose_label(table, columns.named_label, text)
         notes.append(f"{table.name}: labels from column {label!r}")
-    texts = cols.texts_of(table, text)
+    texts = cols.texts_or_empty(table.name, table.columns[text], text) if empty_texts else cols.texts_of(table, text)
     settled = [*labels, *labels.values()] if isinstance(labels, Mapping) else labels
     found = classes.labels_of(table, label, settled or found_in_main or None, notes)
     if labels is not None:
@@ -226,7 +233,7 @@ def read_unlabeled(opened: Opened, columns: Columns, notes: list[str]) -> Part:
         notes.append(f"{table.name}: column {columns.label!r} is not read; its rows train without labels")
     texts = [value if isinstance(value, str) else "" for value in table.columns[text]]
     if not any(value.strip() for value in texts):
-        raise UserError(f"{table.name}: no row has a text in column {text!r}. Name another with --text-column.")
+        raise cols.without_text(table.name, text)
     return Part("unlabeled", table, opened.prefixes["unlabeled"], texts, [], [None] * len(texts))
 
 

@@ -1,4 +1,4 @@
-"""Files of rows: CSV, TSV, JSON Lines and Parquet into a `Table`, with every file error said by line.
+"""Files of rows: CSV, TSV, JSON Lines and Parquet, compressed or not, into a `Table`; file errors name the line.
 
 Nothing here knows what a text or a label is. A "line" is a line of the file (the first is 1), a "row" is a row of data
 (the first is 1, the header is not counted). Bytes are parsed, never unpickled.
@@ -6,23 +6,30 @@ Nothing here knows what a text or a label is. A "line" is a line of the file (th
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from encodings.aliases import aliases
 from pathlib import Path
 from typing import Any
 
 from randout import encoding_advice
+from randout.archives import OpenedFile, opened_file
 from randout.arrow_table import ArrowColumns, class_names
 from randout.errors import UserError, nearest
 from randout.json_tables import parse_json
 from randout.parsing import parse_delimited, sniff_delimiter
 
 FORMATS = "CSV (comma, semicolon or tab), TSV, JSON Lines or Parquet"
+AUTO = "auto"  # the encoding of a file that names none: UTF-8
+UTF_8 = "utf-8-sig"
+STANDARD_INPUT = encoding_advice.STANDARD_INPUT
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".parquet", ".pq", *JSON_SUFFIXES)
-MAGIC = {  # first bytes of files that are something else -> what to say
+MAGIC = {  # first bytes of (unpacked) files that are something else -> what to say
     b"\x1f\x8b": "a gzip archive: unpack it first (gunzip FILE)",
     b"PK\x03\x04": "a zip archive or an Excel workbook: unpack it, or save the sheet as CSV in UTF-8",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook: save the sheet as CSV in UTF-8",
@@ -50,7 +57,7 @@ class Table:
 
     columns: Mapping[str, list[Any]]
     name: str  # the file's name as the user gave it
-    sha256: str
+    sha256: str  # of the content, unpacked and in UTF-8: the same data whether it is compressed or not
     format: str  # "csv", "jsonl", "json" (one list of objects), "parquet" or "hub"
     delimiter: str = ","
     categories: dict[str, list[str]] = field(default_factory=dict)  # column -> its declared values, in order
@@ -67,92 +74,164 @@ def sha256_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def read_table(path: str | Path) -> Table:
-    """Read a file by its content and suffix. UserError: missing, a folder, empty, not text, malformed, no rows."""
-    data = read_bytes(path)
-    name, suffix = str(path), Path(path).suffix.lower()
+def read_table(path: str | Path, encoding: str = AUTO) -> Table:
+    """Read a file by its content and suffix, unpacked where it is compressed (`archives`).
+
+    encoding: of its text, as Python names it; "auto": UTF-8. UserError: missing, a folder, empty, not text, damaged,
+    malformed, no rows.
+    """
+    with opened_file(path, FORMATS) as opened:
+        return table_of(opened, encoding)
+
+
+def table_of(opened: OpenedFile, encoding: str = AUTO) -> Table:
+    """As `read_table`, of an open file."""
+    data, name, suffix = opened.read(), opened.name, opened.suffix
     columns: Mapping[str, list[Any]]
     header: Sequence[str] = ()
     categories: dict[str, list[str]] = {}
-    if data[:4] == b"PAR1" or suffix in (".parquet", ".pq"):
+    if is_parquet(data, suffix):
         found, form, delimiter = _parse_parquet(data, name), "parquet", ","
         columns, header, categories = found, found.header, class_names(found.table.schema)
     else:
-        text = decode(data, name)
+        text = decode(data, name, encoding)
         if not text.strip():
             raise UserError(f"{name}: the file is empty. Expected a table as {FORMATS}.")
-        looks_json = suffix not in (".csv", ".tsv", ".tab") and text.lstrip()[0] in "{["
-        if suffix in JSON_SUFFIXES or looks_json:
+        delimiter = ","
+        if looks_json(text, suffix):
             columns, form = parse_json(text, name)
-            delimiter = ","
         else:
-            delimiter = sniff_delimiter(text, suffix)
+            delimiter, form = sniff_delimiter(text, suffix), "csv"
             header, columns = parse_delimited(text, delimiter, name)
-            form = "csv"
+        if codec_of(encoding) != UTF_8:  # the same data as the file converted to UTF-8
+            data = text.encode("utf-8")
     table = Table(columns, name, sha256_of(data), form, delimiter, categories, tuple(header))
     if len(table) == 0:
-        raise UserError(f"{name}: there is a header but no row of data (columns: {', '.join(columns) or 'none'}).")
+        raise no_rows(name, columns)
     return table
 
 
+def no_rows(name: str, columns: Iterable[str]) -> UserError:
+    """The error for a table without a row of data."""
+    return UserError(f"{name}: there is a header but no row of data (columns: {', '.join(columns) or 'none'}).")
+
+
+def is_parquet(start: bytes, suffix: str) -> bool:
+    """Whether a file is to be read as Parquet. start: its first bytes."""
+    return start[:4] == b"PAR1" or suffix in (".parquet", ".pq")
+
+
+def looks_json(text: str, suffix: str) -> bool:
+    """Whether a text that is not blank is to be read as JSON."""
+    return suffix in JSON_SUFFIXES or (suffix not in (".csv", ".tsv", ".tab") and text.lstrip()[0] in "{[")
+
+
 def read_bytes(path: str | Path) -> bytes:
-    """The bytes of a file; UserError when it is missing (with the nearest name beside it), a folder or not readable."""
-    path = Path(path)
+    """The bytes of a file as they are on disk; UserError when it is missing (with the nearest name alongside), a folder
+    or not readable.
+    """
+    with opened_file(path, FORMATS) as opened:
+        opened.handle.seek(0)
+        return opened.handle.read()
+
+
+def codec_of(encoding: str) -> str:
+    """Python's codec for a text in this encoding; UTF-8 may start with a byte order mark. UserError for no encoding."""
+    if encoding == AUTO:
+        return UTF_8
     try:
-        if path.is_dir():
-            raise UserError(f"{path}: this is a folder. Expected one file: {FORMATS}.")
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
-        raise UserError(f"{path}: no such file.{nearest(path.name, beside)}") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: the file cannot be read ({getattr(error, 'strerror', None) or error}).") from None
-
-
-def decode(data: bytes, name: str) -> str:
-    """UTF-8 (with or without its mark) to text. UserError with byte offset and line for anything else."""
-    _check_magic(data, name)
-    if found := encoding_advice.utf16_or_32(data):
-        encoding, how = found
+        found = codecs.lookup(encoding)
+        if not found._is_text_encoding:
+            raise LookupError
+        "a".encode(encoding)
+    except (LookupError, ValueError):
+        known = sorted({name.replace("_", "-") for name in aliases.values()})
         raise UserError(
-            f"{name}: the file is in {encoding[:6].upper()} ({how}, byte 0, line 1); expected UTF-8. "
-            f"Convert it: {encoding_advice.command(name, encoding)}"
-        )
-    skip = 3 if data.startswith(b"\xef\xbb\xbf") else 0
+            f"encoding: found {encoding!r:.60}, which is no encoding of text.{nearest(encoding, known)} "
+            "Expected auto (UTF-8) or a name such as latin1, cp1252, utf-16 or gb18030."
+        ) from None
+    return UTF_8 if found.name == "utf-8" else found.name
+
+
+def decode(data: bytes, name: str, encoding: str = AUTO) -> str:
+    """Bytes to text: UTF-8 (with or without its mark), or the encoding that is named.
+
+    UserError with byte offset and line for anything else.
+    """
+    codec = codec_of(encoding)
+    check_start(data, name, encoding)
     try:
-        text = data[skip:].decode("utf-8")
+        text = data.decode(codec)
     except UnicodeDecodeError as error:
-        at = error.start + skip
+        at = error.start + (
+            3 if codec == UTF_8 and data.startswith(codecs.BOM_UTF8) else 0
+        )  # the codec does not count it
         line = data.count(b"\n", 0, at) + 1
+        if encoding != AUTO:
+            raise UserError(
+                f"{name}, line {line}: not text in {encoding} (byte 0x{data[at]:02x} at offset {at}: {error.reason}). "
+                "Name another with --encoding."
+            ) from None
         raise UserError(
             f"{name}, line {line}: the file is not UTF-8 text (byte 0x{data[at]:02x} at offset {at}). "
             f"{encoding_advice.advice(data, name)}"
         ) from None
     if (at := text.find("\0")) >= 0:
-        line = text.count("\n", 0, at) + 1
-        raise UserError(
-            f"{name}, line {line}: a NUL character, which text cannot hold (is the file binary, "
-            f"or cut off?). Remove it, for example: tr -d '\\000' < {shlex.quote(name)} > clean{Path(name).suffix}"
-        )
+        raise nul_error(name, text.count("\n", 0, at) + 1)
     return text
 
 
+def check_start(data: bytes, name: str, encoding: str) -> None:
+    """Raise UserError for the first bytes of a file that is something else than text, or in UTF-16 unasked."""
+    _check_magic(data, name)
+    if encoding == AUTO and (found := encoding_advice.utf16_or_32(data)):
+        other, how = found
+        raise UserError(
+            f"{name}: the file is in {other[:6].upper()} ({how}, byte 0, line 1); expected UTF-8. "
+            f"Read it with --encoding {other}, or convert it: {encoding_advice.command(name, other)}"
+        )
+
+
+def nul_error(name: str, line: int) -> UserError:
+    """The error for a NUL character in a text."""
+    where = "" if name == STANDARD_INPUT else f" < {shlex.quote(name)} > clean{Path(name).suffix}"
+    return UserError(
+        f"{name}, line {line}: a NUL character, which text cannot hold (is the file binary, "
+        f"or cut off?). Remove it, for example: tr -d '\\000'{where}"
+    )
+
+
 def _check_magic(data: bytes, name: str) -> None:
-    for magic, what in MAGIC.items():
-        if data.startswith(magic):
-            raise UserError(f"{name}: this is {what}. Expected {FORMATS}.")
+    tar = data[257:262] == b"ustar"
+    found = [what for magic, what in MAGIC.items() if data.startswith(magic)] + ["a tar archive: unpack it first"] * tar
+    if found:
+        raise UserError(f"{name}: this is {found[0]}. Expected {FORMATS}.")
 
 
 def _parse_parquet(data: bytes, name: str) -> ArrowColumns:
     """Parquet bytes to columns."""
-    if not data:
-        raise UserError(f"{name}: the file is empty. Expected a table as {FORMATS}.")
-    _check_magic(data, name)
+    check_parquet(data, name)
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    with parquet_errors(name):
+        return ArrowColumns(pq.ParquetFile(pa.BufferReader(data)).read(), name)
+
+
+def check_parquet(start: bytes, name: str) -> None:
+    """Raise UserError for the first bytes of a file that is named Parquet and is something else, or empty."""
+    if not start:
+        raise UserError(f"{name}: the file is empty. Expected a table as {FORMATS}.")
+    _check_magic(start, name)
+
+
+@contextmanager
+def parquet_errors(name: str) -> Iterator[None]:
+    """What pyarrow raises while it reads Parquet, as a UserError."""
+    import pyarrow as pa
+
     try:
-        table = pq.ParquetFile(pa.BufferReader(data)).read()
+        yield
     except NotImplementedError as error:
         raise UserError(
             f"{name}: the installed pyarrow {pa.__version__} cannot read this Parquet file "
@@ -162,4 +241,3 @@ def _parse_parquet(data: bytes, name: str) -> ArrowColumns:
         raise UserError(
             f"{name}: not a whole Parquet file ({str(error).splitlines()[0]}). Write or copy it again."
         ) from None
-    return ArrowColumns(table, name)

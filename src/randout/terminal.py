@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 from .errors import UserError
 
@@ -66,35 +67,14 @@ def to_json(value: Any, indent: int | None = None) -> str:
     return json.dumps(value, indent=indent, ensure_ascii=not encoding.startswith("utf"))
 
 
-def input_lines() -> list[str]:
-    """The lines of standard input, empty ones too, without their ends. Raises UserError for what is not UTF-8 text."""
+def input_stream() -> BinaryIO:
+    """The bytes of standard input. Raises UserError where it is closed."""
     if sys.stdin is None:
         raise UserError(
             "standard input is closed, and no text is given. Give texts as arguments, or a table with --file."
         )
     binary = getattr(sys.stdin, "buffer", None)
-    data: bytes = binary.read() if binary is not None else sys.stdin.read().encode("utf-8", "surrogatepass")
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise UserError("standard input is UTF-16; expected UTF-8. Convert it: iconv -f utf-16 -t utf-8 FILE | ...")
-    lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n" if b"\n" in data else b"\r")  # \r alone: old Macs
-    if not lines[-1]:
-        lines.pop()
-    return [_text_of(line.removesuffix(b"\r"), number) for number, line in enumerate(lines, 1)]
-
-
-def _text_of(line: bytes, number: int) -> str:
-    try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"standard input, line {number}: not UTF-8 text (byte 0x{line[error.start]:02x}). Convert it from the "
-            "encoding that it is in, for example: iconv -f cp1252 -t utf-8 FILE | ..."
-        ) from None
-    if "\0" in text:
-        raise UserError(
-            f"standard input, line {number}: a NUL character, which text cannot hold. Remove it: tr -d '\\000'"
-        )
-    return text
+    return binary if binary is not None else io.BytesIO(sys.stdin.read().encode("utf-8", "surrogatepass"))
 
 
 @contextmanager

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from randout.archives import content_name
 from randout.arrow_table import ArrowColumns
 from randout.errors import UserError
-from randout.files import LONGEST_NAME, check_new_file, cut_name, write_new
+from randout.files import LONGEST_NAME, check_new_file, cut_name, new_file
+from randout.table_blocks import Blocks
 from randout.tables import JSON_SUFFIXES, Table
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 DELIMITED_SUFFIXES = (".csv", ".tsv", ".tab", ".txt")  # .txt: in the form that was read
 SUFFIXES = (*DELIMITED_SUFFIXES, *JSON_SUFFIXES, *PARQUET_SUFFIXES)
+Add = Callable[[Table, Mapping[str, Sequence[Any]]], None]
 BY_FORMAT = {"csv": ".csv", "jsonl": ".jsonl", "json": ".json", "parquet": ".parquet"}
 
 
-def default_output(table: Table, word: str) -> Path:
+def default_output(table: Table | Blocks, word: str) -> Path:
     """Where a table goes when no name is given: beside its file, as NAME.word.SUFFIX, in the form that was read."""
-    path = Path(table.name)
+    path = Path(content_name(table.name))
     stem, suffix = path.stem, path.suffix
     if suffix.lower() not in SUFFIXES:  # any text is read as a table, whatever its name
         stem, suffix = path.name, ".tsv" if table.delimiter == "\t" else BY_FORMAT.get(table.format, ".csv")
@@ -37,11 +40,11 @@ def check_output(path: Path) -> None:
     check_new_file(path)
 
 
-def free_name(table: Table, name: str) -> str:
-    """`name` for a new column, or the first of predicted_NAME, predicted_NAME_2, ... that no column has (in any case)."""
-    taken = {column.casefold() for column in table.columns}
+def free_name(taken: Iterable[str], name: str) -> str:
+    """`name` for a new column, or the first of predicted_NAME, predicted_NAME_2, ... that is not taken (in any case)."""
+    used = {column.casefold() for column in taken}
     found, number = name, 1
-    while found.casefold() in taken:
+    while found.casefold() in used:
         found = f"predicted_{name}" + (f"_{number}" if number > 1 else "")
         number += 1
     return found
@@ -75,30 +78,107 @@ def writer(table: Table, path: Path) -> Callable[[Mapping[str, Sequence[Any]]], 
     """Everything that can be wrong with writing `table` and further columns to `path`, checked now; the function that
     comes back takes the columns and writes. Raises UserError.
     """
-    check_output(path)
-    suffix = path.suffix.lower()
-    if suffix in PARQUET_SUFFIXES:
-        arrow = _arrow_of(table, path)
-        return lambda columns: write_new(path, _parquet(arrow, columns))
+    blocks = BlockWriter(path)
+    blocks.check(table)
 
-    return lambda columns: write_new(path, _to_text(table, columns, suffix).encode("utf-8"))
+    def write(columns: Mapping[str, Sequence[Any]]) -> None:
+        with blocks.open() as add:
+            add(table, columns)
+
+    return write
 
 
-def _to_text(table: Table, columns: Mapping[str, Sequence[Any]], suffix: str) -> str:
-    rows = zip(*table.columns.values(), *columns.values(), strict=True)
-    if suffix in JSON_SUFFIXES or (suffix == ".txt" and table.format in ("json", "jsonl")):
-        names = [*table.columns, *columns]
+class BlockWriter:
+    """A table written to `path` block by block, whole or not at all. Raises UserError where nothing can be written."""
+
+    def __init__(self, path: Path) -> None:
+        check_output(path)
+        self.path, self.suffix = path, path.suffix.lower()
+        self._schema: Any = None  # of Parquet: that of all blocks
+
+    def check(self, block: Table) -> None:
+        """Look at a block that will be written, before any is. UserError for columns that the format cannot hold."""
+        if self.suffix not in PARQUET_SUFFIXES:
+            return
+        import pyarrow as pa
+
+        schema = _arrow_of(block, self.path).schema
+        if self._schema is None or self._schema.equals(schema):
+            self._schema = self._schema or schema
+            return
+        try:
+            self._schema = pa.unify_schemas([self._schema, schema], promote_options="permissive")
+        except (pa.ArrowException, OverflowError) as error:
+            raise _mixed(self.path, error) from None
+
+    @contextmanager
+    def open(self, kinds: Mapping[str, type] | None = None) -> Iterator[Add]:
+        """A function that takes each block in turn, with its further columns. kinds: str or float, of each of these;
+        where None, there is one block. Every block must have been checked. Raises UserError where something is at the
+        path by now; Failure where the disk does not take it.
+        """
+        with new_file(self.path) as stream:
+            if self.suffix in PARQUET_SUFFIXES:
+                with self._parquet(stream, kinds) as add:
+                    yield add
+                return
+            written = 0
+            end = ""
+
+            def add_text(block: Table, columns: Mapping[str, Sequence[Any]]) -> None:
+                nonlocal written, end
+                first, between, last = _around(block, columns, self.suffix)
+                lines = _lines(block, columns, self.suffix)
+                stream.write(((between if written else first) + between.join(lines)).encode("utf-8"))
+                written, end = written + len(lines), last
+
+            yield add_text
+            stream.write(end.encode("utf-8"))
+
+    @contextmanager
+    def _parquet(self, stream: Any, kinds: Mapping[str, type] | None) -> Iterator[Add]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        types = {str: pa.string(), float: pa.float64()}
+        with ExitStack() as stack:
+            out: Any = None
+
+            def add(block: Table, columns: Mapping[str, Sequence[Any]]) -> None:
+                nonlocal out
+                own = {name: types[kind] for name, kind in (kinds or {}).items()}
+                arrow = _with_columns(_arrow_of(block, self.path, self._schema), columns, own)
+                out = out or stack.enter_context(pq.ParquetWriter(stream, arrow.schema))
+                out.write_table(arrow)
+
+            yield add
+
+
+def _is_json(block: Table, suffix: str) -> bool:
+    return suffix in JSON_SUFFIXES or (suffix == ".txt" and block.format in ("json", "jsonl"))
+
+
+def _around(block: Table, columns: Mapping[str, Sequence[Any]], suffix: str) -> tuple[str, str, str]:
+    """What stands before the first row, between two, and after the last one."""
+    if _is_json(block, suffix):
+        whole = suffix in (".json", ".txt") and block.format != "jsonl"
+        return ("[\n", ",\n", "\n]\n") if whole else ("", "\n", "\n")
+    as_in_file = block.header or block.columns  # a header may have the same name twice
+    return _csv_line([*as_in_file, *columns], _delimiter(block, suffix)) + "\n", "\n", "\n"
+
+
+def _lines(block: Table, columns: Mapping[str, Sequence[Any]], suffix: str) -> list[str]:
+    rows = zip(*block.columns.values(), *columns.values(), strict=True)
+    if _is_json(block, suffix):
+        names = [*block.columns, *columns]
         records = (dict(zip(names, row, strict=True)) for row in rows)
-        lines = [json.dumps(record, ensure_ascii=False, default=str) for record in records]
-        whole = suffix in (".json", ".txt") and table.format != "jsonl"
-        return "[\n" + ",\n".join(lines) + "\n]\n" if whole else "\n".join(lines) + "\n"
-    delimiter = "\t" if suffix in (".tsv", ".tab") else table.delimiter
-    as_in_file = table.header or table.columns  # a header may have the same name twice
-    out = io.StringIO()
-    out.write(_csv_line([*as_in_file, *columns], delimiter))
-    for row in rows:
-        out.write(_csv_line(row, delimiter))
-    return out.getvalue()
+        return [json.dumps(record, ensure_ascii=False, default=str) for record in records]
+    delimiter = _delimiter(block, suffix)
+    return [_csv_line(row, delimiter) for row in rows]
+
+
+def _delimiter(block: Table, suffix: str) -> str:
+    return "\t" if suffix in (".tsv", ".tab") else block.delimiter
 
 
 def _csv_line(cells: Sequence[Any], delimiter: str) -> str:
@@ -110,7 +190,7 @@ def _csv_line(cells: Sequence[Any], delimiter: str) -> str:
     texts = [_cell(cell) for cell in cells]
     special = (delimiter, '"', "\n", "\r")
     quoted = ['"' + text.replace('"', '""') + '"' if any(mark in text for mark in special) else text for text in texts]
-    return (delimiter.join(quoted) if quoted != [""] else '""') + "\n"  # a blank line would not be seen as a row
+    return delimiter.join(quoted) if quoted != [""] else '""'  # a blank line would not be seen as a row
 
 
 def _cell(value: Any) -> str:
@@ -119,32 +199,26 @@ def _cell(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | tuple | dict) else str(value)
 
 
-def _arrow_of(table: Table, path: Path) -> Any:
+def _arrow_of(table: Table, path: Path, schema: Any = None) -> Any:
     """The table for Parquet; one that was read from a Parquet file keeps its own types and metadata."""
     import pyarrow as pa
 
     if isinstance(table.columns, ArrowColumns):
         return table.columns.table
     try:
-        return pa.table(dict(table.columns))
+        return pa.table(dict(table.columns), schema=schema)
     except (pa.ArrowException, OverflowError) as error:
-        raise UserError(
-            f"{path}: a column mixes types, which Parquet cannot hold ({error}). Write .jsonl instead."
-        ) from None
+        raise _mixed(path, error) from None
 
 
-def _parquet(arrow: Any, columns: Mapping[str, Sequence[Any]]) -> bytes:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    sink = pa.BufferOutputStream()
-    pq.write_table(_with_columns(arrow, columns), sink)
-    return bytes(sink.getvalue().to_pybytes())
+def _mixed(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: a column mixes types, which Parquet cannot hold ({error}). Write .jsonl instead.")
 
 
-def _with_columns(arrow: Any, columns: Mapping[str, Sequence[Any]]) -> Any:
+def _with_columns(arrow: Any, columns: Mapping[str, Sequence[Any]], types: Mapping[str, Any] | None = None) -> Any:
+    """An Arrow table with further columns. types: of those whose values do not decide it."""
     import pyarrow as pa
 
     for name, values in columns.items():
-        arrow = arrow.append_column(name, pa.array(list(values)))
+        arrow = arrow.append_column(name, pa.array(list(values), (types or {}).get(name)))
     return arrow
