@@ -78,8 +78,8 @@ def list_runs(context: typer.Context, runs: RunsFolder = Path("runs"), as_json: 
         if as_json:
             print(json.dumps(rows, indent=1))
             return
-        shown = [(r["run"], r["state"], _percent(r["validation"]), _percent(r["test"])) for r in rows]
-        print_table(("run", "state", "validation", "test"), shown)
+        shown = [(r["name"], r["state"], _percent(r["validation"]), _percent(r["test"]), r["run"]) for r in rows]
+        print_table(("name", "state", "validation", "test", "folder"), shown)
 
 
 @runs_app.command("show")
