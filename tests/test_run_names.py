@@ -85,6 +85,16 @@ def test_a_classifier_of_words_is_named_by_its_kind() -> None:
     assert run_names([svm, record()]) == ["svm", "ce"]
 
 
+def test_what_follows_from_the_layers_is_not_shown() -> None:
+    """A student of other layers may have another longest text; a setting of the training is always shown."""
+    whole, cut = record(), record(layers=LAYERS, epochs=2)
+    for made, longest in ((whole, 128), (cut, 64)):
+        made["identity"]["student"]["max_length"] = longest
+    assert run_names([whole, cut]) == ["ce, all layers, epochs 4", "ce, 3 layers, epochs 2"]
+    cut["identity"]["student"]["layers"] = []
+    assert run_names([whole, cut]) == ["ce, max_length 128, epochs 4", "ce, max_length 64, epochs 2"]
+
+
 def test_an_ignored_setting_is_not_shown() -> None:
     assert run_names([record(), record(KD, seed=2)], ignored={SEED}) == ["ce", "ce + kd"]
 

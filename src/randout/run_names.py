@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from .errors import UserError
 
 LONGEST = 60  # characters of a name that a user gives
-SEED = "train.seed"
+LAYERS, SEED = "student.layers", "train.seed"
 RUN_ENDING = re.compile(r"-s-?\d+-[0-9a-f]{8}$")  # seed and fingerprint, in the folder name of a run
 
 
@@ -31,30 +31,56 @@ def checked_name(name: str) -> str:
 def run_names(records: Sequence[Mapping[str, Any]], ignored: Collection[str] = ()) -> list[str]:
     """A name for each run, all different, from the records (`run.json`) of the runs that are shown together.
 
-    The name that the user gave; else the methods, followed by every setting in which the runs differ. A run shown alone
-    is named by its methods, its student and its layers. What is left alike is numbered: "ce", "ce (2)".
+    The name that the user gave; else the methods (of a classifier of words: its kind), followed by the settings in which
+    the runs differ. A run shown alone is named by its methods, its student and its layers. What is left alike is
+    numbered: "ce", "ce (2)".
     ignored: settings that are not shown, such as `SEED`.
     """
     settings = [
         {key: value for key, value in _settings(record).items() if key not in ignored and value is not None}
         for record in records
     ]
-    values: dict[str, set[str]] = {}
-    for one in settings:
-        for key, value in one.items():
-            values.setdefault(key, set()).add(json.dumps(value, sort_keys=True))
-    differ = [key for key, found in values.items() if len(found) > 1]
-    if len(records) == 1:
-        differ = [key for key in ("student", "student.layers") if settings[0].get(key)]
-    counts = [len(one["student.layers"]) for one in settings if "student.layers" in one]
-    by_count = len(set(counts)) == len(values.get("student.layers", ()))
     given = [str(record.get("name") or "") for record in records]
-    found = []
-    for name, record, own in zip(given, records, settings, strict=True):
-        parts = [_part(key, own[key], by_count) for key in differ if key in own]
-        alone = bool(name) and given.count(name) == 1
-        found.append(name if alone else ", ".join([name or _methods(record), *parts]))
+    parts: list[list[str]] = [[]] * len(records)
+    kinds = [_classifier(record) for record in records]
+    for kind in set(kinds):  # settings of an encoder's training say nothing of a classifier of words
+        alike = [at for at, other in enumerate(kinds) if other == kind]
+        made = _differences([settings[at] for at in alike], [_methods(records[at]) for at in alike])
+        for at, own in zip(alike, made, strict=True):
+            parts[at] = own
+    if len(records) == 1:
+        parts = [[_part(key, settings[0][key], True) for key in ("student", LAYERS) if settings[0].get(key)]]
+    found = [
+        name if name and given.count(name) == 1 else ", ".join([name or _methods(record), *own])
+        for name, record, own in zip(given, records, parts, strict=True)
+    ]
     return _numbered(found, given)
+
+
+def _differences(settings: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> list[list[str]]:
+    """For each run the settings in which not all are alike. Settings of the student, such as its longest text, that follow
+    from what is shown already are left out: students of other layers often differ in these too.
+    """
+    keys = list(dict.fromkeys(key for one in settings for key in one))
+    by_count = _as_many(len(one[LAYERS]) for one in settings if LAYERS in one) == _as_many(
+        json.dumps(one[LAYERS]) for one in settings if LAYERS in one
+    )
+    parts: list[list[str]] = [[] for _ in settings]
+    for key in keys:
+        having = [at for at, one in enumerate(settings) if key in one]
+        values = [json.dumps(settings[at][key], sort_keys=True) for at in having]
+        if _as_many(values) < 2:
+            continue
+        before = [(methods[at], *parts[at]) for at in having]
+        if key.startswith("student.") and _as_many(before) == _as_many(zip(before, values, strict=True)):
+            continue
+        for at in having:
+            parts[at].append(_part(key, settings[at][key], by_count))
+    return parts
+
+
+def _as_many(values: Iterable[Any]) -> int:
+    return len(set(values))
 
 
 def without_ending(folder: str) -> str:
@@ -71,27 +97,30 @@ def plain(value: Any) -> str:
     return str(value)
 
 
+def _classifier(record: Mapping[str, Any]) -> str:
+    """The kind of a classifier of words; empty for an encoder."""
+    student = (record.get("identity") or {}).get("student")
+    return str(student.get("classifier") or "") if isinstance(student, dict) else ""
+
+
 def _methods(record: Mapping[str, Any]) -> str:
-    identity = record.get("identity") or {}
-    student = identity.get("student")
-    classifier = student.get("classifier") if isinstance(student, dict) else None
-    return str(classifier or " + ".join(identity.get("methods") or {}) or "run")
+    return _classifier(record) or " + ".join((record.get("identity") or {}).get("methods") or {}) or "run"
 
 
 def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
     """Every setting that may tell a run from another, in the order in which names show them."""
     identity, shown = record.get("identity") or {}, record.get("shown_as") or {}
-    data, student = identity.get("data") or {}, dict(identity.get("student") or {})
-    teacher = record.get("teacher") or {}
+    student, teacher = dict(identity.get("student") or {}), record.get("teacher") or {}
     taught = [without_ending(str(one.get("name"))) for one in (teacher, *teacher.get("more", ())) if one.get("name")]
-    weights = student.pop("weights", None)
-    student.pop("classifier", None)
+    digest = (identity.get("split") or {}).get("test")
     found: dict[str, Any] = {
-        "data": shown.get("data") or _short(data.get("sha256")),
-        "split": shown.get("fold") or _short((identity.get("split") or {}).get("test")),
-        "student": shown.get("student") or _short(weights),
+        "data": shown.get("data"),
+        "fold": shown.get("fold"),
+        "split": None if shown.get("fold") or not digest else str(digest)[:8],
+        "student": None if _classifier(record) else shown.get("student"),
+        LAYERS: student.get("layers"),
     }
-    found |= {f"student.{key}": value for key, value in sorted(student.items(), key=lambda item: item[0] != "layers")}
+    found |= {f"student.{key}": value for key, value in student.items() if key not in ("weights", "classifier")}
     found["teacher"] = " + ".join(taught) or None
     for method, own in (identity.get("methods") or {}).items():
         found |= {f"{method}.{key}": value for key, value in own.items()}
@@ -100,17 +129,13 @@ def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
     return found | {SEED: train.get("seed")}
 
 
-def _short(digest: Any) -> str | None:
-    return str(digest)[:8] if digest else None
-
-
 def _part(key: str, value: Any, by_count: bool) -> str:
     """One difference as text. by_count: whether the number of layers tells them apart."""
-    if key == "student.layers":
+    if key == LAYERS:
         if not value:
             return "all layers"
         return f"{len(value)} layer{'s' * (len(value) > 1)}" if by_count else f"layers {'+'.join(map(str, value))}"
-    if key in ("data", "student") or (key == "split" and "fold" in str(value)):
+    if key in ("data", "fold", "student"):
         return str(value)
     return f"{key.removeprefix('student.').removeprefix('train.')} {plain(value)}"
 
