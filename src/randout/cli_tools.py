@@ -183,6 +183,6 @@ def _percent(value: float | None) -> str:
 
 def print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """Columns to standard output, each as wide as its widest cell."""
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    for row in [head, *rows]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    from .figures import table_lines
+
+    print("\n".join(table_lines(head, rows, left=range(len(head)))))

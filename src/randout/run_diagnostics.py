@@ -55,6 +55,7 @@ def _of_split(
         majority,
         metric=metric,
         baseline=metrics.get("baseline"),
+        logits=made.logits,
         split=split,
         hint=hint,
     )
@@ -86,7 +87,7 @@ def trained_majority(record: dict[str, Any], names: Sequence[str], metrics: dict
 def of_file(
     model: str,
     labels: np.ndarray,
-    predicted: np.ndarray,
+    logits: np.ndarray,
     groups: np.ndarray,
     id2label: dict[int, str],
     metrics: dict[str, Any],
@@ -98,5 +99,6 @@ def of_file(
     record = run.record if run.exists else {}
     metric = diagnostics.metric_for((record.get("identity", {}).get("train") or {}).get("metric", "accuracy"))
     majority = trained_majority(record, names, metrics)
-    found = diagnostics.of_split(labels, predicted, groups, names, majority, metric=metric, split="the file")
+    made = logits.argmax(1)
+    found = diagnostics.of_split(labels, made, groups, names, majority, metric=metric, logits=logits, split="the file")
     return diagnostics.as_json(found)

@@ -14,6 +14,7 @@ import numpy as np
 from . import data, figures, leaks, runs, tables
 from .classifiers import Classifier
 from .errors import UserError
+from .files import replace_text
 from .metrics import score
 from .predictions import Predictions, read_predictions, write_predictions
 from .prepare import Plan
@@ -123,10 +124,23 @@ def open_test(
         if leaks.is_trained(counts) and not (allow_leaks or plan.config.output.allow_leaks):
             raise leaks.LeakError(leaks.refusal(found))
         show.warn(f"{found}, so test scores will flatter")
-    metrics = run.read("metrics.json") | {"test": score_test(row_logits(plan, run), plan, run, show, by)}
+    before = run.read("metrics.json")
+    metrics = before | {"test": score_test(row_logits(plan, run), plan, run, show, by)}
     metrics = diagnose(plan, run, metrics, run.read("history.json"))
     run.write("metrics.json", metrics)
+    _update_card(plan, run, before, metrics, show)
     return metrics
+
+
+def _update_card(plan: Plan, run: RunFolder, before: dict[str, Any], metrics: dict[str, Any], show: Show) -> None:
+    """Put new scores and warnings in the place of the old ones in the model card; all else in it may be the user's."""
+    card = run.model / "README.md"
+    old, new = ("\n".join(_scores_table(plan, found)) for found in (before, metrics))
+    text = card.read_text(encoding="utf-8") if card.exists() else ""
+    if old in text:
+        replace_text(card, text.replace(old, new, 1))
+    else:
+        show.say(f"note: the scores in {card} were changed by hand or are not there, and stay as they are")
 
 
 def model_card(plan: Plan, metrics: dict[str, Any], teacher: str) -> str:
@@ -211,7 +225,7 @@ def score_file(
         rest = ~which
         if rest.any():
             metrics["without_seen"] = score(labels[rest], logits[rest], id2label, copies[rest])
-    return metrics | {"warnings": of_file(model, labels, logits.argmax(1), copies, id2label, metrics)}, id2label
+    return metrics | {"warnings": of_file(model, labels, logits, copies, id2label, metrics)}, id2label
 
 
 def _seen_in_file(model: str, file: str, texts: Sequence[str], show: Show) -> tuple[dict[str, int], np.ndarray]:

@@ -28,7 +28,7 @@ from .values import Figure, shown
 
 ROW, BAR = 30, 3.5  # pixels: height of a row of intervals, width of its line
 WIDTH, HEIGHT = 430, 270  # pixels of a panel of curves
-LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 46  # its margins
+LEFT, RIGHT, TOP, BOTTOM = 70, 14, 12, 46  # its margins
 DASHES = ("", "7 4", "2 3", "7 3 2 3")
 LETTER = 6.6  # pixels that a letter of a label takes, about
 LONGEST_LABEL = 18  # letters of a class in a matrix
