@@ -54,8 +54,8 @@ def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequ
     lines = []
     for row in (header, *rows):
         sized = zip(row, widths, strict=True)
-        gaps = [(cell, " " * (width - cell_len(cell))) for cell, width in sized]
-        cells = [cell + gap if at in left else gap + cell for at, (cell, gap) in enumerate(gaps)]
+        padded = [(cell, " " * (width - cell_len(cell))) for cell, width in sized]
+        cells = [cell + gap if at in left else gap + cell for at, (cell, gap) in enumerate(padded)]
         lines.append("  ".join(cells).rstrip())
     return lines
 
@@ -69,12 +69,13 @@ def _confusion_lines(counts: np.ndarray, names: list[str]) -> list[str]:
     where that makes two of them the same, they are numbered.
     """
     if len(names) <= MATRIX_CLASSES:
-        across = max(5, (MATRIX_WIDTH - max(cell_len(_short(name)) for name in names)) // len(names) - 2)
-        head, rows = [_short(name, across) for name in names], [_short(name) for name in names]
+        down = [_short(name) for name in names]
+        across = (MATRIX_WIDTH - max(map(cell_len, down))) // len(names) - 2
+        head = [_short(name, min(NAME_WIDTH, max(5, across))) for name in names]
         if len(set(head)) < len(head):
-            head = [_short(f"{at} {name}", across) for at, name in enumerate(names)]
-            rows = [f"{at} {name}" for at, name in enumerate(rows)]
-        cells = [[name, *map(str, line)] for name, line in zip(rows, counts, strict=True)]
+            head = [_short(f"{at} {name}", max(5, across)) for at, name in enumerate(names)]
+            down = [f"{at} {name}" for at, name in enumerate(down)]
+        cells = [[name, *map(str, line)] for name, line in zip(down, counts, strict=True)]
         return table_lines(["true \\ predicted", *head], cells)
     wrong = counts - np.diag(np.diagonal(counts))
     order = np.argsort(-wrong, axis=None, kind="stable")[:10]

@@ -78,6 +78,10 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     return [at * step for at in range(first, last + 1)]
 
 
+def _tick(value: float) -> str:
+    return f"{value:g}".replace("-", "\u2212")
+
+
 def _legend(figure: Figure, names: Sequence[str]) -> str:
     """The names of the series with their colours; nothing for a single one."""
     if len(names) < 2:
@@ -114,9 +118,7 @@ def _intervals(figure: Figure) -> str:
         drawn = _tag("svg", _behind(figure, low, high, height) + bars, width="100%", height=height, aria_hidden="true")
         rows.append(_tag("div", html.escape(name), class_="name") + drawn)
         rows.append(_tag("div", html.escape(said), class_="said"))
-    axis = "".join(
-        _text(f"{tick:g}".replace("-", "−"), _across(tick, low, high), 14, "middle") for tick in ticks(low, high)
-    )
+    axis = "".join(_text(_tick(tick), _across(tick, low, high), 14, "middle") for tick in ticks(low, high))
     axis += _text(figure.axis("x"), "50%", 33, "middle", class_="axis")
     ends = _tag("div", class_="name") + _tag("svg", axis, width="100%", height=40, aria_hidden="true")
     kind = "intervals" + (" worded" if any(words) else "")
@@ -181,7 +183,7 @@ def _curves(figure: Figure, panel: Panel, parts: list[Panel], names: list[str]) 
     drawn = ""
     for tick in ticks(low, high, 5):
         drawn += _tag("line", class_="grid", x1=LEFT, x2=WIDTH - RIGHT, y1=y_of(tick), y2=y_of(tick))
-        drawn += _text(f"{tick:g}", LEFT - 7, y_of(tick) + 4, "end")
+        drawn += _text(_tick(tick), LEFT - 7, y_of(tick) + 4, "end")
     for share, label in labels:
         drawn += _text(label, LEFT + inside * share, HEIGHT - BOTTOM + 18, "middle")
     drawn += _text(figure.axis("x"), LEFT + inside / 2, HEIGHT - 6, "middle", class_="axis")
@@ -243,10 +245,10 @@ def _places(figure: Figure, panel: Panel) -> tuple[dict[int, float], list[tuple[
         room = 0.04 * (high - low) or 0.5
         low, high = low - room, high + room
     if logarithmic:
-        labels = [(math.log2(tick), f"{tick:g}") for tick in log2_ticks(figure)]
+        labels = [(math.log2(tick), _tick(tick)) for tick in log2_ticks(figure)]
     else:
         whole = all(isinstance(x[row], int) for row in values)
-        labels = [(tick, f"{tick:g}") for tick in ticks(low, high) if not whole or tick == round(tick)]
+        labels = [(tick, _tick(tick)) for tick in ticks(low, high) if not whole or tick == round(tick)]
     return (
         {row: (value - low) / (high - low) for row, value in values.items()},
         [((at - low) / (high - low), label) for at, label in labels],
@@ -271,7 +273,7 @@ def _cells(figure: Figure, rows: list[int], names: list[str]) -> str:
     for at, row in enumerate(rows):
         down, across = divmod(at, size)
         x, y = left + across * side, down * side
-        box = {"x": x + 1, "y": y + 1, "width": side - 2, "height": side - 2}
+        box: dict[str, Any] = {"x": x + 1, "y": y + 1, "width": side - 2, "height": side - 2}
         share = value[row]
         cell = _title(_hover(figure, row)) + _tag("rect", fill=_shade(share), class_="cell", **box)
         if size <= NUMBER_CLASSES:
