@@ -507,7 +507,7 @@ def test_a_run_of_an_earlier_version_is_diagnosed_from_its_predictions(tmp_path:
     from randout.run_diagnostics import of_run
 
     run = RunFolder(reported.make_run(tmp_path / "old", right=0.33, splits=("test",)))
-    assert [one["kind"] for one in of_run(run, "test")] == ["majority"]
+    assert [one["kind"] for one in of_run(run, "test")] == ["majority", "calibration"]
     good = RunFolder(reported.make_run(tmp_path / "good", right=0.9, splits=("test",)))
     assert of_run(good, "test") == []
 

@@ -41,7 +41,7 @@ def test_score_lines():
         "health mention          66.67   66.67  66.67     3",
         "non-health              50.00  100.00  66.67     1",
         "",
-        "true \\ predicted   figurative mention  health mention  non-health",
+        "true \\ predicted    figurative mention  health mention  non-health",
         "figurative mention                   1               1           0",
         "health mention                       0               2           1",
         "non-health                           0               0           1",
