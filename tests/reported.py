@@ -61,7 +61,14 @@ def make_run(path: Path, name: str = "plain", seed: int = 0, texts: bool = False
         "methods": methods,
         "teacher": None if name == "plain" else "t" * 64,
     }
-    record = {"format": 1, "fingerprint": f"{path.name}{seed}", "identity": identity, "data": "d" * 64, "runs": ".."}
+    record = {
+        "format": 1,
+        "name": path.name,
+        "fingerprint": f"{path.name}{seed}",
+        "identity": identity,
+        "data": "d" * 64,
+        "runs": "..",
+    }
     record |= {"environment": {"torch": "2.13.0", "device": "cpu"}, "started": "2026-01-01T00:00:00+00:00"}
     record |= {"finished": "2026-01-01T00:01:40+00:00"}
     write(path / "run.json", record | changes)

@@ -102,6 +102,40 @@ def test_below_the_baseline_needs_an_interval_below_zero() -> None:
     assert kinds(labels, right, ["a", "b"], baseline=base | {"difference": None}) == []
 
 
+def sure(labels: np.ndarray, confidence: float, right: float) -> np.ndarray:
+    """(n, 2) logits with this confidence in the predicted class, which is right on this share of the rows."""
+    wrong = np.arange(len(labels)) % 100 >= 100 * right
+    made = np.where(wrong, 1 - labels, labels)
+    return np.log(np.where(np.eye(2)[made] > 0, confidence, 1 - confidence))
+
+
+def test_poor_calibration_is_found_where_it_is_more_than_few_rows_show() -> None:
+    labels = np.arange(600) % 2
+    many = np.arange(600)
+    found = diagnostics.calibration(labels, sure(labels, 0.97, 0.45), many, "test")
+    assert found is not None
+    assert found.kind in diagnostics.KINDS
+    assert "52.0 points" in found.message
+    assert "mean confidence 97.0%, accuracy 45.0%" in found.message
+    assert "label_smoothing" in found.message
+    modest = diagnostics.calibration(labels, sure(labels, 0.6, 0.8), many, "test")
+    assert modest is not None
+    assert "more epochs" in modest.message
+    assert diagnostics.calibration(labels, sure(labels, 0.8, 0.66), many, "test") is None, "14 points"
+    assert diagnostics.calibration(labels, sure(labels, 0.8, 0.62), many, "test") is not None
+    few = slice(34, 44)  # 6 of 10 right
+    assert diagnostics.calibration(labels[few], sure(labels, 0.8, 0.4)[few], many[few], "test") is None
+    copies = many // 60  # ten groups: as good as ten rows
+    assert diagnostics.calibration(labels, sure(labels, 0.8, 0.62), copies, "test") is None
+
+
+def test_calibration_is_reported_alongside_the_other_findings() -> None:
+    labels = np.arange(600) % 2
+    logits = sure(labels, 0.97, 0.6)
+    assert kinds(labels, logits.argmax(1), ["a", "b"], logits=logits) == ["calibration"]
+    assert kinds(labels, logits.argmax(1), ["a", "b"]) == []
+
+
 def history(*values: float, ended: str = "all epochs done", metric: str = "accuracy") -> dict[str, Any]:
     rows = [{"epoch": at, "step": 3 * at, f"validation_{metric}": value} for at, value in enumerate(values, 1)]
     best = min(values) if metric == "log_loss" else max(values)
@@ -281,9 +315,14 @@ def test_train_and_evaluate_warn_once_where_the_user_looks(
     for split in ("validation", "test"):
         assert metrics[split]["baseline"]["accuracy"] > metrics[split]["accuracy"]
         assert f"{100 * metrics[split]['baseline']['accuracy']:.2f} %  (tf-idf" in out
-    code, out, err = run(*words, "-o", "runs/a", "--json")
+    record = json.loads((tmp_path / "runs/a/run.json").read_text())
+    code, out, err = run(*words, "-o", "runs/a", "--json", "--name", "first")
     assert json.loads(out)["warnings"] == metrics["warnings"], "found again, they are shown again"
     assert "Warnings" in err
+    named = json.loads((tmp_path / "runs/a/run.json").read_text())
+    assert named == record | {"name": "first"}, "the fingerprint is the same"
+    assert run("runs")[1].splitlines()[1].split()[:2] == ["first", "finished"]
+    assert json.loads(run("runs", "--json")[1])[0]["name"] == "first"
 
     for place in ([], ["--split", "validation"], ["--split", "test"]):
         code, out, err = run("evaluate", "runs/a", *place, "--json")
@@ -318,6 +357,25 @@ def test_a_good_model_gets_no_warning_and_a_closed_test_split_stays_closed(
     assert "Warnings" not in err
     assert list(metrics) == ["validation"]
     assert "baseline" not in metrics["validation"], "it is one itself"
+
+
+def test_the_model_card_follows_when_the_test_split_is_opened_later(run: Any, toy_csv: Any, tmp_path: Path) -> None:
+    """Its scores and warnings are replaced, what the user wrote around them stays; edited scores stay too."""
+    words = ["train", toy_csv(240, 0), "--student", "mnb-count", "-o", "runs/w", "--no-test"]
+    assert run(*words)[0] == 0
+    card = tmp_path / "runs/w/model/README.md"
+    before = card.read_text()
+    assert "| test |" not in before
+    card.write_text(before + "\nOurs to use.\n")
+    assert run("evaluate", "runs/w", "--split", "test")[0] == 0
+    score = json.loads((tmp_path / "runs/w/metrics.json").read_text())["test"]["accuracy"]
+    (line,) = (line for line in card.read_text().splitlines() if line.startswith("| test |"))
+    assert f"| {score:.4f} |" in line
+    assert card.read_text().replace(line + "\n", "").endswith("Ours to use.\n")
+    card.write_text("Mine.\n")
+    _, _, err = run("evaluate", "runs/w", "--split", "test")
+    assert "were changed by hand" in err
+    assert card.read_text() == "Mine.\n"
 
 
 ASKED = {
@@ -449,9 +507,9 @@ def test_a_run_of_an_earlier_version_is_diagnosed_from_its_predictions(tmp_path:
     from randout.run_diagnostics import of_run
 
     run = RunFolder(reported.make_run(tmp_path / "old", right=0.33, splits=("test",)))
-    assert [one["kind"] for one in of_run(run, "test")] == ["majority"]
+    assert [one["kind"] for one in of_run(run, "test")] == ["majority", "calibration"]
     good = RunFolder(reported.make_run(tmp_path / "good", right=0.9, splits=("test",)))
-    assert of_run(good, "test") == []
+    assert [one["kind"] for one in of_run(good, "test")] == ["calibration"], "made up: surer it should be"
 
 
 def test_what_asks_for_a_method_is_told_apart_from_the_default(tmp_path: Path) -> None:

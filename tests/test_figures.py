@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from rich.cells import cell_len
 
 from randout import fonts
 from randout.figures import comparison_lines, comparison_picture, confusion_picture, score_lines
@@ -40,11 +41,24 @@ def test_score_lines():
         "health mention          66.67   66.67  66.67     3",
         "non-health              50.00  100.00  66.67     1",
         "",
-        "true \\ predicted      0  1  2",
-        "0 figurative mention  1  1  0",
-        "1 health mention      0  2  1",
-        "2 non-health          0  0  1",
+        "true \\ predicted    figurative mention  health mention  non-health",
+        "figurative mention                   1               1           0",
+        "health mention                       0               2           1",
+        "non-health                           0               0           1",
     ]
+
+
+def test_long_labels_of_a_matrix_are_shortened_and_columns_line_up():
+    names = {0: "a first label that is longer than any table would show", 1: "健康に関する言及", 2: "c"}
+    names |= {at: f"a label that begins as the others do, {at}" for at in range(3, 8)}
+    labels = list(range(8))
+    lines = score_lines(score(labels, logits_of(labels, 8), names), names)[-9:]
+    assert lines[0].split()[:3] == ["true", "\\", "predicted"]
+    assert len({cell_len(line) for line in lines}) == 1
+    assert cell_len(lines[0]) < 110
+    heads = lines[0].split("  ")
+    assert any(head.strip().startswith("3 a") and head.endswith("..") for head in heads), "alike when cut, so numbered"
+    assert lines[2].startswith("1 健康に関する言及  ")
 
 
 def test_score_lines_with_intervals_and_from_json():

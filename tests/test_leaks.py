@@ -373,7 +373,7 @@ def test_finished_runs_are_compared_with_the_number_beside_the_score(
     test = RunFolder(leaking).read("metrics.json")["test"]
     lines = results.result_lines(record)
     (line,) = (line for line in lines if "LEAK" in line)
-    assert line.startswith(f"leaky (LEAK: {counts_of(toy_csv)['test']} of {test['rows']} test rows)")
+    assert line.startswith(f"ce + kd (LEAK: {counts_of(toy_csv)['test']} of {test['rows']} test rows)")
     old = tmp_path / "leaky"
     shutil.copytree(leaking, old)  # of an earlier version, whose teacher is not beside it
     (old / FILE).unlink()
@@ -381,7 +381,7 @@ def test_finished_runs_are_compared_with_the_number_beside_the_score(
     del metrics["test"]["leaks"]
     (old / "metrics.json").write_text(json.dumps(metrics))
     notes = compare_finished([plain.folder, old], "", asked)["result"]["notes"]
-    assert any("leaky learned from a teacher whose training rows are not on record" in note for note in notes)
+    assert any("ce + kd learned from a teacher whose training rows are not on record" in note for note in notes)
 
 
 def test_a_test_split_left_closed_is_refused_when_it_is_opened(

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+import xml.etree.ElementTree
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precisio
 
 from conftest import Run
 from randout.errors import UserError
-from randout.report import checks, compare, interactive, read, report, sections, values, write
+from randout.report import checks, compare, read, report, sections, svg, values, write
 from randout.report.subjects import Subject
 from reported import LABELS, POST, SPLITS, logits_of, make_run, make_search, make_study, truth
 from reported import write as write_json
@@ -164,22 +165,35 @@ def test_page_markdown_and_csv_hold_the_same_numbers(everything: Path) -> None:
                 assert f"{float(exact):.2f}" == f"{float(shown):.2f}", (name, title)
 
 
-def test_every_figure_has_table_picture_and_valid_json(everything: Path) -> None:
-    import plotly.graph_objects
-
+def test_every_figure_has_table_picture_and_drawing(everything: Path) -> None:
     page = (everything / "report.html").read_text(encoding="utf-8")
-    names = re.findall(r'<figure id="figure-([^"]+)">', page)
-    drawn = re.findall(r'<script type="application/json">(.*?)</script>', page, re.DOTALL)
-    assert len(names) == len(drawn) == len(set(names)) > 15
-    for name, text in zip(names, drawn, strict=True):
-        plotly.graph_objects.Figure(json.loads(text))  # raises for a property that plotly does not know
-        assert (everything / "tables" / f"{name}-figure.csv").exists()
+    drawn = re.findall(r'<figure id="figure-([^"]+)">(.*?)<details>', page, re.DOTALL)
+    names = [name for name, _ in drawn]
+    assert len(names) == len(set(names)) == page.count("<figure") > 15
+    for name, drawing in drawn:
+        svgs = re.findall(r"<svg.*?</svg>", drawing, re.DOTALL)
+        assert svgs
+        for one in svgs:
+            xml.etree.ElementTree.fromstring(one)  # well-formed
+        rows = len(rows_of(everything / "tables" / f"{name}-figure.csv"))
+        assert drawing.count("<title>") >= rows or "classes" in name or "spread" in name, (
+            f"{name}: a title for each mark"
+        )
+        assert 'class="axis"' in drawing, f"{name}: an axis without a name"
         assert (everything / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_is_small_and_needs_no_network(runs: Path, tmp_path: Path) -> None:
+    report([runs / "plain"], tmp_path / "out", formats="html")
+    page = (tmp_path / "out" / "report.html").read_bytes()
+    assert len(page) < 200_000
+    assert b"http://" not in page
+    assert b"https://" not in page
 
 
 def test_what_users_wrote_is_inert(everything: Path) -> None:
     page = (everything / "report.html").read_text(encoding="utf-8")
-    for part in re.split(r"<script>.*?</script>", page, flags=re.DOTALL):  # without plotly.js and our own script
+    for part in re.split(r"<script>.*?</script>", page, flags=re.DOTALL):  # without our own script
         assert "<script>document" not in part
         assert "<b>bold" not in part
     assert "&lt;script&gt;document.title" in page
@@ -187,7 +201,7 @@ def test_what_users_wrote_is_inert(everything: Path) -> None:
     assert "<script>" not in text
     assert "<b>" not in text.replace("    ", "")
     scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
-    assert len(scripts) == 2, "plotly.js stands in the page once, beside our own script"
+    assert len(scripts) == 1
     assert "script-src 'sha256-" in page
     assert "default-src 'none'" in page
 
@@ -485,40 +499,54 @@ def test_the_command(runs: Path, tmp_path: Path, command: Run) -> None:
         "report", runs, "-o", tmp_path / "out", "--formats", "md,csv", "--no-texts", "--baseline", "kd"
     )
     assert (code, out.strip()) == (0, str(tmp_path / "out" / "report.md"))
+    shown = {row["model"]: row["folder"] for row in rows_of(tmp_path / "out" / "tables" / "folders.csv")}
+    assert shown == {name: name for name in ("plain", "kd", "randout-kd")}
     assert command("report", runs, "-o", tmp_path / "no", "--formats", "docx")[0] == 2
     code, _, error = command("report", runs, "-o", tmp_path / "no", "--baseline", "plian")
     assert code == 2
     assert "Did you mean 'plain'" in error
 
 
-def open_in_browser(page: Path, folder: Path) -> tuple[str, list[str]]:
+def open_in_browser(page: Path, folder: Path, *more: str) -> tuple[str, list[str]]:
     """The page's DOM after its scripts ran, and what it said on the console; skips where no browser is installed."""
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
         pytest.skip("no browser to open the report in: install chromium (apt-get install chromium) or Google Chrome")
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0", "--dump-dom"]
     options += ["--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=20000", f"--user-data-dir={folder}"]
-    done = subprocess.run([browser, *options, page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        [browser, *options, *more, page.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
-def test_the_browser_draws_every_figure_and_fetches_nothing(everything: Path, tmp_path: Path) -> None:
+def test_the_browser_shows_labels_as_they_are_and_fetches_nothing(everything: Path, tmp_path: Path) -> None:
     dom, console = open_in_browser(everything / "report.html", tmp_path)
     assert console == []
-    drawn = re.findall(r'<figure id="[^"]+" class="drawn">(.*?)</figure>', dom, re.DOTALL)
-    assert len(drawn) == dom.count("<figure id=") > 15
-    for figure in drawn:
-        assert 'class="main-svg"' in figure
-        assert re.search(r'class="(?:scatterlayer|heatmaplayer|imagelayer)[^"]*"><', figure) or "<image" in figure
     assert "<title>taken" not in dom
-    assert "&lt;b&gt;bold&lt;/b&gt;" in "".join(re.findall(r"<text[^>]*>.*?</text>", dom)), (
-        "labels are drawn as they are"
-    )
-    outside = re.findall(
-        r'(?:src|href|xlink:href|url\()\s*=?\s*["\']?(https?:[^"\')\s]+)',
-        re.sub(r"<script>.*?</script>", "", dom, flags=re.DOTALL),
-    )
-    assert outside == []
+    assert "&lt;b&gt;bold&lt;/b&gt;" in "".join(re.findall(r"<text[^>]*>.*?</text>", dom))
+    assert re.findall(r'(?:src|href|xlink:href|url\()\s*=?\s*["\']?(https?:[^"\')\s]+)', dom) == []
+
+
+@pytest.mark.parametrize("width", [1300, 390])
+def test_nothing_scrolls_sideways_or_is_cut(everything: Path, tmp_path: Path, width: int) -> None:
+    """No element ends right of the page, and no table is wider than its place. Texts in <pre> scroll by themselves."""
+    measure = """
+      <iframe id=page style="border:0; width:WIDTHpx; height:5000px" src="SOURCE"></iframe><pre id=found></pre><script>
+      page.onload = () => {
+        const all = Array.from(page.contentDocument.querySelectorAll("main *"));
+        const wide = all.filter(one => !one.closest("pre") && one.getBoundingClientRect().right > WIDTH + 0.5);
+        const scrolling = all.filter(one => one.matches(".scroll") && one.scrollWidth > one.clientWidth + 1);
+        const named = [...wide, ...scrolling].map(one => one.tagName + " " + one.textContent.trim().slice(0, 40));
+        found.textContent = "measured " + all.length + ": " + JSON.stringify(named);
+      }</script>"""
+    measure = measure.replace("WIDTH", str(width)).replace("SOURCE", (everything / "report.html").as_uri())
+    (tmp_path / "measure.html").write_text(measure, encoding="utf-8")
+    dom, _ = open_in_browser(tmp_path / "measure.html", tmp_path / "profile", "--allow-file-access-from-files")
+    found = re.search(r"measured (\d+): (.*?)</pre>", dom)
+    assert found is not None
+    assert int(found[1]) > 1000
+    assert found[2] == "[]"
 
 
 def test_the_browser_check_can_fail(tmp_path: Path) -> None:
@@ -526,12 +554,6 @@ def test_the_browser_check_can_fail(tmp_path: Path) -> None:
     page.write_text("<!doctype html><script>console.error('broken'); null.x</script>")
     _, console = open_in_browser(page, tmp_path / "profile")
     assert len(console) == 2
-
-
-def test_script_json_cannot_leave_its_element() -> None:
-    text = str(write._script_json({"x": "</script><!-- & \u2028"}))
-    assert not set("<>&\u2028") & set(text)
-    assert json.loads(text) == {"x": "</script><!-- & \u2028"}
 
 
 def test_many_models_classes_and_odd_values_are_drawn() -> None:
@@ -552,7 +574,9 @@ def test_many_models_classes_and_odd_values_are_drawn() -> None:
     )
     curve = values.Figure("y", "y", "lines", points, {"series": "s", "x": "x", "y": "y"})
     for figure in (matrix, curve):
-        assert json.dumps(interactive.plotly(figure), allow_nan=False)
+        drawing = svg.svg(figure)
+        xml.etree.ElementTree.fromstring(f"<div>{drawing}</div>")
+        assert "nan" not in drawing
         assert bytes_of(picture(figure), "png").startswith(b"\x89PNG")
 
 

@@ -15,6 +15,7 @@ from randout.methods import METHODS
 ROOT = Path(randout.__file__).parent
 LAYERS = [  # a module may import from its own row and the rows above
     {"errors", "families", "intervals"},
+    {"run_names"},
     {"files", "terminal", "fonts", "parsing", "encoding_advice", "in_memory", "splits"},
     {"dropout", "progress", "published", "keys", "losses", "streams", "memory", "gradient_guard", "model_files"},
     {"archives", "arrow_table", "json_tables"},
@@ -110,7 +111,7 @@ def test_methods_import_the_interface_and_never_one_another() -> None:
 def test_the_report_reads_folders_and_never_what_trains() -> None:
     for path in (ROOT / "report").glob("*.py"):
         known = {"report", "diagnostics", "errors", "files", "fonts", "metrics", "statistics", "predictions", "record"}
-        known |= {"runs", "seen", "published"}
+        known |= {"runs", "run_names", "seen", "published"}
         assert imports(path) <= known, path.name
     code = "import sys, randout.report.write; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

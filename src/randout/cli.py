@@ -52,6 +52,7 @@ def train(
         typer.Argument(help="a table of texts and labels, a named dataset, or its TOML", metavar="[DATA]"),
     ] = "",
     out: Annotated[Path | None, typer.Option("-o", "--out", help="run folder (default: runs/NAME)")] = None,
+    name: Annotated[str | None, typer.Option(help="the run's name in tables and reports")] = None,
     student: Annotated[str | None, typer.Option(help="encoder, or svm, rf, mnb-count, mnb-tfidf, cnn, lstm")] = None,
     teacher: Annotated[str | None, typer.Option(help="run, classifier or encoder; none: no distillation")] = None,
     preset: Preset = None,
@@ -87,8 +88,10 @@ def train(
 ) -> None:
     """Train a student, score it, leave a model folder. A teacher that is a bare encoder is fine-tuned first."""
     from . import job, prepare
+    from .run_names import checked_name
 
     show = Show(quiet or as_json)
+    called = "" if name is None else checked_name(name)
     deadline = time.monotonic() + seconds_of(time_limit) if time_limit else None
     table = {"source": data, "text_column": text_column, "label_column": label_column, "group_column": group}
     table |= {"split": split, "split_column": split_column, "encoding": encoding}
@@ -114,7 +117,7 @@ def train(
             show.say(f"already trained: {resume}")
             _report(done, as_json, show)
             return
-    options = job.Options(runs, out, fresh, accept_changes, deadline, show=show)
+    options = job.Options(runs, out, fresh, accept_changes, deadline, name=called, show=show)
     config = _stored(resume) if resume is not None else configured(asked, preset, recipe, sets)
     dataset = prepare.read_data(config)
     _introduce(config, dataset, show)

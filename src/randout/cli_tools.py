@@ -80,8 +80,8 @@ def list_runs(context: typer.Context, runs: RunsFolder = Path("runs"), as_json: 
         if as_json:
             print(json.dumps(rows, indent=1))
             return
-        shown = [(r["run"], r["state"], _percent(r["validation"]), _percent(r["test"])) for r in rows]
-        print_table(("run", "state", "validation", "test"), shown)
+        shown = [(r["name"], r["state"], _percent(r["validation"]), _percent(r["test"]), r["run"]) for r in rows]
+        print_table(("name", "state", "validation", "test", "folder"), shown)
 
 
 @runs_app.command("show")
@@ -185,6 +185,6 @@ def _percent(value: float | None) -> str:
 
 def print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """Columns to standard output, each as wide as its widest cell."""
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    for row in [head, *rows]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    from .figures import table_lines
+
+    print("\n".join(table_lines(head, rows, left=range(len(head)))))

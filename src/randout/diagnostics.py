@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import bdtr
 
 from .errors import UserError
-from .metrics import COUNTED, LOWER_IS_BETTER, better, confusion, rates
+from .metrics import COUNTED, LOWER_IS_BETTER, better, binned_error, calibration_error, confusion, rates, top_label
 from .statistics import Paired, paired_difference
 
 ONE_CLASS = 0.95  # a model that gives this share of rows one class is looked at
@@ -27,6 +27,8 @@ MOST_EPOCHS = 50  # that are suggested to an undertrained model
 LEAST_RISE = 0.005  # of a score in the last epoch, for training to count as unfinished
 LEAST_FALL = 0.02  # likewise of the log loss or the calibration error, relative
 RESAMPLES = 2000
+SIMULATIONS = 400  # of a calibrated model
+MISCALIBRATED = 0.15  # expected calibration error, above which a model's probabilities mislead
 LEVEL = 0.025  # one-sided: the upper end of an exact 95 % interval
 
 KINDS = {  # kind -> title in a report
@@ -34,6 +36,7 @@ KINDS = {  # kind -> title in a report
     "never-predicted": "Some classes are never predicted",
     "majority": "Not above the majority class",
     "baseline": "Below the bag-of-words baseline",
+    "calibration": "Probabilities are poorly calibrated",
     "still-improving": "Still improving when training ended",
     "weak-teacher": "The teacher has little to teach",
     "no-teacher": "Trained without a teacher",
@@ -72,13 +75,15 @@ def of_split(
     *,
     metric: str = "accuracy",
     baseline: Mapping[str, Any] | None = None,
+    logits: np.ndarray | None = None,
     split: str,
     hint: str = "",
 ) -> list[Finding]:
     """What is wrong with the predictions of one split.
 
     labels, predicted: (n,) class index; groups: (n,); majority: the largest class of the training rows. baseline: as
-    `baseline.scores_of` returns it. hint: what to do about a model that learned nothing; stands at the first finding.
+    `baseline.scores_of` returns it. logits: (n, C), for the calibration; None: it is not looked at. hint: what to do about
+    a model that learned nothing; stands at the first finding.
     """
     found = [
         _one_class(confusion(labels, predicted, len(names)), names, split),
@@ -88,7 +93,35 @@ def of_split(
     kept = [finding for finding in found if finding is not None]
     if kept and hint:
         kept[0] = Finding(kept[0].kind, f"{kept[0].message} {hint}", split)
-    return kept
+    poor = calibration(labels, logits, groups, split) if logits is not None else None
+    return [*kept, *([poor] if poor else [])]
+
+
+def calibration(labels: np.ndarray, logits: np.ndarray, groups: np.ndarray, split: str) -> Finding | None:
+    """Probabilities that are far from how often the model is right.
+
+    The expected calibration error is above 15 % and above what few rows alone would show: the 97.5 % quantile of the
+    errors of a perfectly calibrated model with the same confidences, whose groups are right or wrong together
+    (simulated, Vaicenavicius et al. 2019, section 4). labels: (n,); logits: (n, C); groups: (n,).
+    """
+    error = calibration_error(labels, logits)
+    if error <= MISCALIBRATED:
+        return None
+    confidence, right = top_label(logits), logits.argmax(-1) == labels
+    codes = np.unique(groups, return_inverse=True)[1]
+    draws = np.random.default_rng(0)
+    chance = [
+        binned_error(confidence, draws.random(int(codes.max()) + 1)[codes] < confidence) for _ in range(SIMULATIONS)
+    ]
+    if error <= np.quantile(chance, 1 - LEVEL):
+        return None
+    claimed, share = float(confidence.mean()), float(right.mean())
+    text = f"Probabilities on {split} are poorly calibrated: they differ from how often the model is right by "
+    text += f"{100 * error:.1f} points on average (mean confidence {claimed:.1%}, accuracy {share:.1%}). "
+    todo = "less sure, train for fewer epochs, or with --set ce.label_smoothing=0.1"
+    text += "Use scores to rank texts, not as probabilities. "
+    text += f"To make the model {todo if claimed > share else 'surer, train for more epochs'}."
+    return Finding("calibration", text, split)
 
 
 def _one_class(counts: np.ndarray, names: Sequence[str], split: str) -> Finding | None:

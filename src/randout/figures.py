@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.cells import cell_len, set_cell_size
 
 from randout import fonts
 from randout.metrics import label_names
@@ -35,22 +36,26 @@ HEADLINE = {
     "expected_calibration_error": "calibration error",
 }
 NAME_WIDTH = 28  # characters of a label or model name in a text table
+MODEL_WIDTH = 44  # of the name of a run or an arm
+MATRIX_WIDTH = 92  # columns of a terminal that a confusion matrix takes, about
 MATRIX_CLASSES = 12  # more classes than this: the text lists the commonest confusions instead of the matrix
 NUMBER_CLASSES = 15  # more classes than this: the picture leaves the numbers out
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"  # Okabe and Ito's colour-blind-safe blue and vermilion
 
 
 def _short(name: str, width: int = NAME_WIDTH) -> str:
-    return name if len(name) <= width else name[: width - 2] + ".."
+    """A name in at most `width` columns of a terminal; two dots stand for what is left out."""
+    return name if cell_len(name) <= width else set_cell_size(name, width - 2).rstrip() + ".."
 
 
 def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
     """Columns as wide as their widest cell; those in `left` to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    widths = [max(map(cell_len, column)) for column in zip(header, *rows, strict=True)]
     lines = []
     for row in (header, *rows):
         sized = zip(row, widths, strict=True)
-        cells = [cell.ljust(width) if at in left else cell.rjust(width) for at, (cell, width) in enumerate(sized)]
+        padded = [(cell, " " * (width - cell_len(cell))) for cell, width in sized]
+        cells = [cell + gap if at in left else gap + cell for at, (cell, gap) in enumerate(padded)]
         lines.append("  ".join(cells).rstrip())
     return lines
 
@@ -60,10 +65,18 @@ def _percent(value: float) -> str:
 
 
 def _confusion_lines(counts: np.ndarray, names: list[str]) -> list[str]:
-    """The matrix with numbered columns, or for many classes the ten commonest confusions."""
+    """The matrix, or for many classes the ten commonest confusions. Labels in the head are shortened to fit a terminal;
+    where that makes two of them the same, they are numbered.
+    """
     if len(names) <= MATRIX_CLASSES:
-        header = ["true \\ predicted", *map(str, range(len(names)))]
-        return table_lines(header, [[f"{at} {_short(name)}", *map(str, counts[at])] for at, name in enumerate(names)])
+        down = [_short(name) for name in names]
+        across = (MATRIX_WIDTH - max(map(cell_len, down))) // len(names) - 2
+        head = [_short(name, min(NAME_WIDTH, max(5, across))) for name in names]
+        if len(set(head)) < len(head):
+            head = [_short(f"{at} {name}", max(5, across)) for at, name in enumerate(names)]
+            down = [f"{at} {name}" for at, name in enumerate(down)]
+        cells = [[name, *map(str, line)] for name, line in zip(down, counts, strict=True)]
+        return table_lines(["true \\ predicted", *head], cells)
     wrong = counts - np.diag(np.diagonal(counts))
     order = np.argsort(-wrong, axis=None, kind="stable")[:10]
     places = [divmod(int(at), len(names)) for at in order if wrong.flat[at]]
@@ -128,7 +141,7 @@ def comparison_lines(rows: Sequence[Comparison]) -> list[str]:
     header = ["model", f"{title} %", "difference", "interval", "Holm p", "only one right", "detectable"]
     table = []
     for row in rows:
-        cells = [_short(row.name), _percent(row.value)]
+        cells = [_short(row.name, MODEL_WIDTH), _percent(row.value)]
         if row.difference is None or row.mcnemar is None:
             table.append([*cells, "", "", "", "", "", "baseline"])
             continue
@@ -158,7 +171,11 @@ def method_lines(rows: Sequence[MethodRow], leaks: Mapping[str, Mapping[str, int
         other = f" (against {row.against})" if row.against not in (None, base.name) else ""
         if seen := (leaks or {}).get(row.name):
             other += f" (LEAK: {seen['rows']:,} of {seen['of']:,} test rows)"
-        cells = [_short(row.name) + other, _percent(row.value), f"[{_percent(row.low)}, {_percent(row.high)}]"]
+        cells = [
+            _short(row.name, MODEL_WIDTH) + other,
+            _percent(row.value),
+            f"[{_percent(row.low)}, {_percent(row.high)}]",
+        ]
         if row.difference is None or row.simultaneous is None:
             table.append([*cells, "", "", "", "", ""])
             verdicts.append("baseline")
@@ -168,15 +185,15 @@ def method_lines(rows: Sequence[MethodRow], leaks: Mapping[str, Mapping[str, int
         cells += [f"[{100 * low:+.2f}, {100 * high:+.2f}]" for low, high in pairs]
         table.append([*cells, f"{row.adjusted_p:.4f}", _percent(row.detectable or 0.0)])
         verdicts.append(row.words or "")
-        notes += [f"{_short(row.name)}: {test}: {found}" for test, found in row.secondary.items()]
+        notes += [f"{_short(row.name, MODEL_WIDTH)}: {test}: {found}" for test, found in row.secondary.items()]
     lines = [f"{base.estimand}; {count} {unit}{'s' if count != 1 else ''}"]
     lines += [f"{line}  {word}" for line, word in zip(_padded(table_lines(header, table)), verdicts, strict=True)]
     return [*lines, *(["", "beside it, no verdicts:", *notes] if notes else [])]
 
 
 def _padded(lines: list[str]) -> list[str]:
-    wide = max(map(len, lines))
-    return [line.ljust(wide) for line in lines]
+    wide = max(map(cell_len, lines))
+    return [line + " " * (wide - cell_len(line)) for line in lines]
 
 
 def save_picture(figure: Figure, path: str | os.PathLike[str]) -> Path:

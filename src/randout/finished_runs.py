@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from .errors import UserError
 from .record import StudyFolder
 from .results import as_result, leaks_of, read_scores, rows_for
+from .run_names import SEED, run_names, without_ending
 from .runs import RunFolder
 from .seen import FILE, rows_of_old_teachers
 from .study import Study
@@ -78,21 +78,20 @@ def _finished(path: Path) -> RunFolder:
 
 
 def _arms(runs: Sequence[RunFolder]) -> dict[str, dict[int, RunFolder]]:
-    """Arms, each named by its first run -> seeds -> runs. Raises UserError for other data, or a seed that comes twice."""
+    """Arms, each with a name of what differs -> seeds -> runs. Raises UserError for other data, or a seed that comes twice."""
     arms: dict[str, dict[int, RunFolder]] = {}
-    named: dict[str, str] = {}
     for run in runs:
         if not _same_rows(run, runs[0]):
             raise UserError(f"{run.path}: its data or its test rows are not those of {runs[0].path}")
         identity = run.record["identity"]
         train = {key: value for key, value in identity["train"].items() if key != "seed"}
         key = json.dumps([identity["student"], identity["methods"], train, _teacher(run)], sort_keys=True)
-        name = named.setdefault(key, run.path.name if run.path.name not in named.values() else str(run.path))
         seed = identity["train"]["seed"]
-        if seed in arms.setdefault(name, {}):
-            raise UserError(f"{run.path}: the same settings and seed as {arms[name][seed].path}; leave one out")
-        arms[name][seed] = run
-    return arms
+        if seed in arms.setdefault(key, {}):
+            raise UserError(f"{run.path}: the same settings and seed as {arms[key][seed].path}; leave one out")
+        arms[key][seed] = run
+    records = [next(iter(runs.values())).record for runs in arms.values()]
+    return dict(zip(run_names(records, ignored={SEED}), arms.values(), strict=True))
 
 
 def _same_rows(one: RunFolder, other: RunFolder) -> bool:
@@ -115,7 +114,7 @@ def _teacher(run: RunFolder) -> Any:
     taught = [identity["teacher"], *identity.get("more", ())]
     names = [record.get("name"), *(other["name"] for other in record.get("more", ()))]
     found = [
-        re.sub(r"-s-?\d+-[0-9a-f]{8}$", "", str(name)) if isinstance(teacher, str) else teacher
+        without_ending(str(name)) if isinstance(teacher, str) else teacher
         for teacher, name in zip(taught, names, strict=True)
     ]
     return found if len(found) > 1 else found[0]

@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,7 @@ def carry_out(plan: Plan, options: Options) -> Result:
         return Result(run, run.read("metrics.json"), False)
     with run.lock():
         if run.finished:
+            _keep_name(run, options)
             clean(run)  # killed after its last write, it could not do so itself
             options.show.say(f"already trained: {run.path}")
             if _test_to_open(run, plan):
@@ -84,6 +85,7 @@ def carry_out(plan: Plan, options: Options) -> Result:
             options.show.say(note)
         _check_first(plan, options)
         _begin_record(run, plan, options)
+        _keep_name(run, options)
         try:
             teacher = taught(plan, options)
             trained = train(plan, run, teacher, options)
@@ -113,7 +115,7 @@ def taught(plan: Plan, options: Options) -> Taught | None:
 
 
 def _fine_tuned(plan: Plan, options: Options) -> Path:
-    return carry_out(plan, options).folder
+    return carry_out(plan, replace(options, name="")).folder
 
 
 def _folder(plan: Plan, options: Options) -> RunFolder:
@@ -166,9 +168,24 @@ def _begin_record(run: RunFolder, plan: Plan, options: Options) -> None:
     record["rows"] = {name: rows_sha256(plan, name) for name in leaks.HELD_OUT if name in plan.dataset.split}
     same_tokens = {name: len(rows) for name, rows in plan.token_copies.items()}
     record["data_report"] = plan.dataset.report.counts() | {"same_tokens": same_tokens}
+    record["shown_as"] = _shown_as(plan)
     record["runs"] = os.path.relpath(options.runs, folder)  # where a teacher and soft labels are
     record |= {"left_out": list(plan.left_out)} if plan.left_out else {}
     run.write("run.json", record)
+
+
+def _shown_as(plan: Plan) -> dict[str, str]:
+    """What `run_names` shows of a run and its identity holds only as digests."""
+    data = plan.config.data
+    fold = {"fold": f"fold {data.fold} of {data.folds}"} if data.folds else {}
+    return {"data": plan.dataset.name, "student": plan.student.label, **fold}
+
+
+def _keep_name(run: RunFolder, options: Options) -> None:
+    """Store the name that was asked for; a finished run can be renamed so."""
+    record = run.record
+    if options.name and record.get("name") != options.name:
+        run.write("run.json", record | {"name": options.name})
 
 
 def _finish(plan: Plan, run: RunFolder, trained: Trained, teacher: Taught | None, options: Options) -> dict[str, Any]:

@@ -124,10 +124,18 @@ def calibration_error(labels: np.ndarray, logits: np.ndarray, bins: int = 15) ->
 
     sum over bins of |rows in bin| / n * |accuracy - mean confidence|; `bins` of equal width, ((k-1)/bins, k/bins].
     """
-    confidence = np.exp(log_probabilities(logits).max(-1))
-    right = logits.argmax(-1) == labels
+    return binned_error(top_label(logits), logits.argmax(-1) == labels, bins)
+
+
+def top_label(logits: np.ndarray) -> np.ndarray:
+    """The probability of the predicted class, (n,)."""
+    return np.exp(log_probabilities(logits).max(-1))
+
+
+def binned_error(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
+    """`calibration_error` of confidences (n,) and whether each row is right (n,)."""
     which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    return float(np.abs(np.bincount(which, right - confidence, minlength=bins)).sum() / len(labels))
+    return float(np.abs(np.bincount(which, right - confidence, minlength=bins)).sum() / len(confidence))
 
 
 def group_codes(groups: Sequence[Any] | np.ndarray, rows: int) -> np.ndarray:

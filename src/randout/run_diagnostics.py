@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import baseline, diagnostics
-from .classifiers import Bag
+from .classifiers import CLASSIFIERS, Bag
 from .diagnostics import Finding
 from .predictions import read_predictions
 from .prepare import Plan
@@ -55,9 +55,19 @@ def _of_split(
         majority,
         metric=metric,
         baseline=metrics.get("baseline"),
+        logits=made.logits if _gives_probabilities(run.record) else None,
         split=split,
         hint=hint,
     )
+
+
+def _gives_probabilities(record: dict[str, Any]) -> bool:
+    """Whether a model was trained to give probabilities: not the classifiers that are fitted at one go, whose model cards
+    say what their scores are (margins, shares of trees).
+    """
+    student = record.get("identity", {}).get("student")
+    name = student.get("classifier", "") if isinstance(student, dict) else ""
+    return not (name in CLASSIFIERS and issubclass(CLASSIFIERS[name], Bag))
 
 
 def of_run(run: RunFolder, split: str) -> list[dict[str, str]]:
@@ -86,7 +96,7 @@ def trained_majority(record: dict[str, Any], names: Sequence[str], metrics: dict
 def of_file(
     model: str,
     labels: np.ndarray,
-    predicted: np.ndarray,
+    logits: np.ndarray,
     groups: np.ndarray,
     id2label: dict[int, str],
     metrics: dict[str, Any],
@@ -98,5 +108,7 @@ def of_file(
     record = run.record if run.exists else {}
     metric = diagnostics.metric_for((record.get("identity", {}).get("train") or {}).get("metric", "accuracy"))
     majority = trained_majority(record, names, metrics)
-    found = diagnostics.of_split(labels, predicted, groups, names, majority, metric=metric, split="the file")
+    made = logits.argmax(1)
+    kept = logits if _gives_probabilities(record) else None
+    found = diagnostics.of_split(labels, made, groups, names, majority, metric=metric, logits=kept, split="the file")
     return diagnostics.as_json(found)

@@ -15,6 +15,7 @@ import numpy as np
 from . import data, diagnostics, figures, leaks, runs, tables, writing
 from .classifiers import Classifier
 from .errors import UserError
+from .files import replace_text
 from .labels import UnknownLabel
 from .metrics import log_probabilities, score
 from .predictions import Predictions, read_predictions, write_predictions
@@ -22,6 +23,7 @@ from .prepare import Plan
 from .progress import Show
 from .replay import replay
 from .run_diagnostics import SPLITS, diagnose, of_file, of_run
+from .run_names import run_names
 from .runs import RunFolder
 from .saved import RowLogits, device_of, opened_on, other_column, row_logits, trained_columns
 from .seen import SeenRows, in_words, leaked, merged, read_seen, row_hashes, seen_in
@@ -127,10 +129,23 @@ def open_test(
         if leaks.is_trained(counts) and not (allow_leaks or plan.config.output.allow_leaks):
             raise leaks.LeakError(leaks.refusal(found))
         show.warn(f"{found}, so test scores will flatter")
-    metrics = run.read("metrics.json") | {"test": score_test(row_logits(plan, run, device), plan, run, show, by)}
+    before = run.read("metrics.json")
+    metrics = before | {"test": score_test(row_logits(plan, run, device), plan, run, show, by)}
     metrics = diagnose(plan, run, metrics, run.read("history.json"))
     run.write("metrics.json", metrics)
+    _update_card(plan, run, before, metrics, show)
     return metrics
+
+
+def _update_card(plan: Plan, run: RunFolder, before: dict[str, Any], metrics: dict[str, Any], show: Show) -> None:
+    """Put new scores and warnings in the place of the old ones in the model card; all else in it may be the user's."""
+    card = run.model / "README.md"
+    old, new = ("\n".join(_scores_table(plan, found)) for found in (before, metrics))
+    text = card.read_text(encoding="utf-8") if card.exists() else ""
+    if old in text:
+        replace_text(card, text.replace(old, new, 1))
+    else:
+        show.say(f"note: the scores in {card} were changed by hand or are not there, and stay as they are")
 
 
 def model_card(plan: Plan, metrics: dict[str, Any], teacher: str) -> str:
@@ -247,7 +262,7 @@ def score_file(
     if write is not None:
         write(_prediction_columns(found, logits, names, probabilities))
         show.say(f"predictions {out}")
-    warnings = of_file(model, found.labels, predicted, found.groups, id2label, metrics)
+    warnings = of_file(model, found.labels, logits, found.groups, id2label, metrics)
     return metrics | {"warnings": warnings}, id2label
 
 
@@ -357,10 +372,13 @@ def score_run(
 
 
 def run_rows(folder: Path) -> list[dict[str, Any]]:
-    """A row a run: name, state, validation and test accuracy (None where there is none)."""
-    rows = []
+    """A row a run: its folder (run) and name, state, validation and test accuracy (None where there is none). A run whose
+    record cannot be read has its folder's name.
+    """
+    rows, records = [], {}
     for run in runs.list_runs(folder):
         try:
+            records[run.path.name] = run.record
             done = run.finished
             metrics = run.read("metrics.json") if done else {}
             state = "finished" if done else "unfinished"
@@ -368,4 +386,5 @@ def run_rows(folder: Path) -> list[dict[str, Any]]:
             metrics, state = {}, str(error).rsplit(": ", 1)[-1]
         scores = {name: metrics.get(name, {}).get("accuracy") for name in ("validation", "test")}
         rows.append({"run": run.path.name, "state": state, **scores})
-    return rows
+    names = dict(zip(records, run_names(list(records.values())), strict=True))
+    return [{"name": names.get(row["run"], row["run"]), **row} for row in rows]

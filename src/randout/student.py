@@ -36,7 +36,7 @@ from .tokens import Tokens, encode, truncate
 @dataclass(frozen=True)
 class Options:
     """How a job is carried out; nothing here changes its result. deadline: of `time.monotonic()`. pause_at: optimizer
-    steps after which the student is validated, saved and left (`Paused`).
+    steps after which the student is validated, saved and left (`Paused`). name: of the run, in tables and reports.
     """
 
     runs: Path = Path("runs")
@@ -45,6 +45,7 @@ class Options:
     accept_changes: bool = False
     deadline: float | None = None
     pause_at: int | None = None
+    name: str = ""
     show: Show = field(default_factory=Show)
 
 

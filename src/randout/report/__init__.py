@@ -3,7 +3,7 @@
 subjects  models, arms, subjects                read         folders -> subjects
 values    what tables, figures and sections are
 compare, scores, search, ledger, checks         subjects -> sections
-draw, interactive                               figures -> pictures, figures -> plotly's JSON
+draw, svg                                       figures -> pictures, figures -> drawings on the page
 sections  all of it in order                    write        files in a folder
 """
 

@@ -22,7 +22,9 @@ from .subjects import Model, Subject
 from .values import Check, Section, plain, shown
 
 SEVERITIES = ("problem", "warning", "note")
-LEARNED_NOTHING = {kind: KINDS[kind] for kind in ("one-class", "never-predicted", "baseline", "no-teacher")}
+LEARNED_NOTHING = {
+    kind: KINDS[kind] for kind in ("one-class", "never-predicted", "baseline", "calibration", "no-teacher")
+}
 
 
 def checks(subject: Subject) -> Section:

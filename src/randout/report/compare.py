@@ -204,19 +204,24 @@ def scores_figure(subject: Subject, rows: list[dict[str, Any]]) -> list[Figure]:
 def sentence(row: dict[str, Any], subject: Subject) -> str:
     """A verdict in a sentence."""
     found, words = row["difference"], row.get("words") or "no verdict"
-    against = row.get("against") or subject.baseline
+    against, name = _in_sentence(row.get("against") or subject.baseline), _in_sentence(row["name"])
     by, between = shown(found["estimate"], "points"), shown(_pair(found), "points interval")
     if words.startswith(("better", "worse")):
-        text = f"{row['name']} is {words.split(',')[0]} than {against}: {by} points, 95 % interval {between}"
+        text = f"{name} is {words.split(',')[0]} than {against}: {by} points, 95 % interval {between}"
     else:
         verdict = words if words.startswith("no verdict") else words.split(",")[0]
-        text = f"{row['name']} and {against}: {verdict} ({by} points, 95 % interval {between})"
+        text = f"{name} and {against}: {verdict} ({by} points, 95 % interval {between})"
     margin = 100 * subject.study.get("margin", MARGIN)
     if "equivalent" in words:
         text += f"; it is a difference of less than {margin:g} points, the margin that counts"
     elif "not worse" in words:
         text += f"; it is not worse by as much as {margin:g} points"
     return text + "."
+
+
+def _in_sentence(name: str) -> str:
+    """A name that its commas do not tear apart."""
+    return f"“{name}”" if "," in name else name
 
 
 def summary(subject: Subject) -> Section | None:

@@ -1,4 +1,4 @@
-"""A figure as a matplotlib picture, for PNG (also on the printed page) and PDF; and what both ways of drawing share.
+"""A figure as a matplotlib picture, for PNG and PDF; and what both ways of drawing share.
 
 Without pyplot: no global state, no display. Okabe and Ito's colours, which stay apart for the colour-blind.
 """

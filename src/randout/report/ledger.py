@@ -8,7 +8,7 @@ from typing import Any
 
 from ..runs import RunFolder, openings, openings_folder
 from .subjects import Model, Subject
-from .values import Code, Column, Section, Table, metric_kind, metric_title, plain
+from .values import Code, Column, Part, Section, Table, metric_kind, metric_title, plain
 
 
 def progress(subject: Subject) -> Section | None:
@@ -272,9 +272,16 @@ def environment(subject: Subject) -> Section | None:
     return Section("environment", "Environment", (Table("environment", "Versions and machine", columns, rows),))
 
 
+def _folders(subject: Subject) -> Table:
+    """Which folder each model is in; its end is the start of the run's fingerprint."""
+    rows = tuple((model.name, model.path.resolve().name) for model in subject.models)
+    return Table("folders", "Run folders", (Column("model"), Column("folder")), rows)
+
+
 def configuration(subject: Subject) -> Section | None:
     """Every setting, defaults included, as the folders hold them; the same file once."""
-    files = [Code("study.toml", subject.toml)] if subject.toml else []
+    files: list[Part] = [_folders(subject)] if subject.kind == "runs" else []
+    files += [Code("study.toml", subject.toml)] if subject.toml else []
     seen: dict[str, list[str]] = {}
     for model in subject.models:
         seen.setdefault(model.toml, []).append(f"{model.name}, {model.unit}" if model.unit else model.name)

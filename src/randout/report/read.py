@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from ..errors import UserError, nearest
 from ..record import read_record
+from ..run_names import run_names
 from ..runs import RunFolder, list_runs
 from .subjects import Arm, Model, Subject, data_of
 
@@ -100,17 +100,10 @@ def model_of(path: Path, name: str = "", unit: str = "") -> Model:
 
 def _subject(folders: list[Path], baseline: str, notes: list[str]) -> Subject:
     """The runs that were named on their own."""
-    often = Counter(path.resolve().name for path in folders)
-    names = [path.resolve().name for path in folders]
-    names = [
-        f"{path.resolve().parent.name}/{name}" if often[name] > 1 else name
-        for path, name in zip(folders, names, strict=True)
-    ]
-    models = [model_of(path, name) for path, name in zip(folders, names, strict=True)]
-    if baseline and baseline not in names:
-        raise UserError(
-            f"--baseline {baseline}: no run of that name; given are {', '.join(names)}.{nearest(baseline, names)}"
-        )
+    unnamed = [model_of(path) for path in folders]
+    names = run_names([model.record for model in unnamed])
+    models = [replace(model, name=name) for model, name in zip(unnamed, names, strict=True)]
+    baseline = _named(baseline, models)
     taught = {teacher for model in models for teacher in model.teachers}
     students = [model for model in models if model.record.get("fingerprint") not in taught]
     plain = [model.name for model in students if len(model.methods) <= 1 and not model.teachers]
@@ -118,6 +111,18 @@ def _subject(folders: list[Path], baseline: str, notes: list[str]) -> Subject:
     order = sorted(models, key=lambda model: model.name != chosen)
     title = f"{len(models)} models on {models[0].data_name}" if len(models) > 1 else models[0].name
     return Subject(title, "runs", tuple(Arm(m.name, (m,)) for m in order), chosen, notes=tuple(notes))
+
+
+def _named(baseline: str, models: list[Model]) -> str:
+    """The name of the run that is asked for by its name or its folder; empty for none. Raises UserError."""
+    for model in models if baseline else ():
+        if baseline == model.name or Path(baseline).name == model.path.resolve().name:
+            return model.name
+    if baseline:
+        known = [known for model in models for known in (model.name, model.path.resolve().name)]
+        listed = "; ".join(f"{model.name} ({model.path.resolve().name})" for model in models)
+        raise UserError(f"--baseline {baseline}: no run of that name; given are {listed}.{nearest(baseline, known)}")
+    return ""
 
 
 def _study(path: Path) -> Subject:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..metrics import class_rates, log_probabilities
+from ..metrics import class_rates, top_label
 from ..predictions import Predictions
 from .compare import aligned
 from .subjects import Arm, Model, Subject
@@ -209,7 +209,7 @@ def calibration(subject: Subject) -> Section | None:
 
 def _confidence(found: Predictions) -> tuple[np.ndarray, np.ndarray]:
     """The probability of the predicted class (n,), and whether it was right (n,)."""
-    return np.exp(log_probabilities(found.logits).max(-1)), found.logits.argmax(-1) == found.labels
+    return top_label(found.logits), found.logits.argmax(-1) == found.labels
 
 
 def reliability(found: list[Predictions]) -> list[tuple[Any, ...]]:
@@ -274,7 +274,7 @@ def examples(subject: Subject, arm: Arm, pair: tuple[Model, Predictions, Predict
     """The rows of one unit on which the two predict different classes, at most `EXAMPLES`."""
     model, base, mine = pair
     one, other = base.logits.argmax(-1), mine.logits.argmax(-1)
-    sure = [np.exp(log_probabilities(p.logits).max(-1)) for p in (base, mine)]
+    sure = [top_label(p.logits) for p in (base, mine)]
     differ = np.flatnonzero(one != other)
     differ = differ[np.argsort(-(sure[0] + sure[1])[differ], kind="stable")]
     kept = mine.texts if texts else None

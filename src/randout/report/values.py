@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..run_names import plain
+
 PER_HUNDRED = ("percent", "points", "interval", "points interval")  # held as fractions, shown times 100
 NUMERIC = (*PER_HUNDRED, "count", "number", "p", "seconds", "value")  # aligned to the right
 
@@ -150,15 +152,6 @@ def shown(cell: Any, kind: str) -> str:
         return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
     forms = {"percent": ".2f", "points": "+.2f", "count": ",", "number": ".4f", "seconds": ",.1f"}
     return format(value, forms[kind]) if kind in forms else plain(value)
-
-
-def plain(value: Any) -> str:
-    """A setting or a word as text."""
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(plain, value)) + "]"
-    return str(value)
 
 
 def exact(cell: Any, kind: str) -> tuple[str, ...]:

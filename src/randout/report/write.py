@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Failure, UserError, nearest
-from .draw import DPI, picture, saved
-from .interactive import plotly
+from .draw import picture, saved
 from .sections import Chapter
+from .svg import svg
 from .values import Check, Code, Column, Figure, Points, Section, Table, exact, shown
 
 FORMATS = ("html", "md", "csv", "png", "pdf")
@@ -115,39 +115,30 @@ def _files(chapters: Sequence[Chapter], formats: Sequence[str]) -> dict[str, byt
     """Name -> content of every file."""
     sections = [section for chapter in chapters for section in chapter.sections]
     figures = [part for section in sections for part in section.parts if isinstance(part, Figure)]
-    drawn = {figure.name: picture(figure) for figure in figures} if set(formats) - {"md", "csv"} else {}
-    images = {name: saved(one, "png") for name, one in drawn.items()}  # of the page too: it prints them
+    drawn = {figure.name: picture(figure) for figure in figures} if {"png", "pdf"} & set(formats) else {}
     files: dict[str, bytes] = {}
     if "html" in formats:
-        files["report.html"] = page(chapters, {name: _embedded(image) for name, image in images.items()}).encode()
+        files["report.html"] = page(chapters).encode()
     if "md" in formats:
         files["report.md"] = markdown(chapters, "png" in formats).encode()
     if "csv" in formats:
         tables = [table for section in sections for table in section.tables()]
         files |= {f"tables/{table.name}.csv": to_csv(table).encode() for table in tables}
     if "png" in formats:
-        files |= {f"figures/{name}.png": image for name, image in images.items()}
+        files |= {f"figures/{name}.png": saved(one, "png") for name, one in drawn.items()}
     if "pdf" in formats:
         files |= {f"figures/{name}.pdf": saved(one, "pdf") for name, one in drawn.items()}
     return files
 
 
-def _embedded(image: bytes) -> tuple[str, int]:
-    """A PNG as a data address, and its width on the page in CSS pixels: 96 to the inch (its header holds the dots)."""
-    return f"data:image/png;base64,{base64.b64encode(image).decode()}", int.from_bytes(image[16:20], "big") * 96 // DPI
-
-
-def page(chapters: Sequence[Chapter], pictures: dict[str, tuple[str, int]]) -> str:
+def page(chapters: Sequence[Chapter]) -> str:
     """The HTML page. No script but ours may run and nothing may be fetched: the page's own policy forbids it."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
 
-    has_figures = any(isinstance(part, Figure) for chapter in chapters for s in chapter.sections for part in s.parts)
-    scripts = [get_plotlyjs().strip() if has_figures else "", SCRIPT.read_text(encoding="utf-8").strip()]
-    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
-    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
-    policy = f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
+    script = SCRIPT.read_text(encoding="utf-8").strip()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
     policy += "base-uri 'none'; form-action 'none'"
     setting = Environment(
         loader=PackageLoader("randout", "report"),
@@ -156,29 +147,14 @@ def page(chapters: Sequence[Chapter], pictures: dict[str, tuple[str, int]]) -> s
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    setting.filters |= {"shown": shown, "kind": lambda part: KIND[type(part)], "json": _script_json, "typeset": typeset}
-    return setting.get_template(TEMPLATE).render(
-        chapters=chapters,
-        pictures=pictures,
-        plotly=plotly,
-        policy=Markup(policy),
-        scripts=[Markup(one) for one in scripts],
-    )
+    setting.filters |= {"shown": shown, "kind": lambda part: KIND[type(part)], "typeset": typeset}
+    setting.filters["drawn"] = lambda figure: Markup(svg(figure))
+    return setting.get_template(TEMPLATE).render(chapters=chapters, policy=Markup(policy), script=Markup(script))
 
 
 def typeset(text: str) -> str:
     """Numbers as print has them: a true minus, and no line break before the per cent sign."""
     return re.sub(r"(?<![\w.])-(?=\d)", "\u2212", text).replace(" %", "\u00a0%")
-
-
-def _script_json(value: Any) -> Any:
-    """JSON that cannot end the script element it stands in."""
-    from markupsafe import Markup
-
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for mark in "<>&\u2028\u2029":
-        text = text.replace(mark, f"\\u{ord(mark):04x}")
-    return Markup(text)
 
 
 def to_csv(table: Table) -> str:

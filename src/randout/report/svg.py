@@ -1,0 +1,302 @@
+"""A figure as HTML with inline SVG, for the page. Each mark has a title, which browsers show under the pointer.
+
+Nothing needs a script. Text keeps its size on a narrow screen: rows of intervals use per cent across, and the panels
+of curves and matrices are drawings of their own, laid out by the page. Colours of axes and text are the page's.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from .draw import (
+    COLOURS,
+    GREY,
+    NUMBER_CLASSES,
+    SHADES,
+    Panel,
+    diagonal_range,
+    log2_ticks,
+    panels,
+    series,
+    span,
+    verdict_colour,
+)
+from .values import Figure, shown
+
+ROW, BAR = 30, 3.5  # pixels: height of a row of intervals, width of its line
+WIDTH, HEIGHT = 430, 270  # pixels of a panel of curves
+LEFT, RIGHT, TOP, BOTTOM = 70, 14, 12, 46  # its margins
+DASHES = ("", "7 4", "2 3", "7 3 2 3")
+LETTER = 6.6  # pixels that a letter of a label takes, about
+LONGEST_LABEL = 18  # letters of a class in a matrix
+
+
+def svg(figure: Figure) -> str:
+    """The drawing as HTML. Everything from the data is escaped."""
+    return {"intervals": _intervals, "lines": _lines, "matrix": _matrix}[figure.kind](figure)
+
+
+def _tag(name: str, inside: str = "", **attributes: Any) -> str:
+    """An element; `inside` is markup. Underscores in names of attributes are hyphens; None leaves one out."""
+    given = {key.strip("_").replace("_", "-"): value for key, value in attributes.items() if value is not None}
+    text = "".join(f' {key}="{html.escape(_number(value))}"' for key, value in given.items())
+    return f"<{name}{text}>{inside}</{name}>"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+
+
+def _text(words: str, x: float | str, y: float, anchor: str = "start", **more: Any) -> str:
+    return _tag("text", html.escape(words), x=x, y=y, text_anchor=anchor, **more)
+
+
+def _title(words: str) -> str:
+    return _tag("title", html.escape(words))
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _hover(figure: Figure, row: int) -> str:
+    cells = zip(figure.table.columns, figure.table.rows[row], strict=True)
+    return "; ".join(
+        f"{column.title}: {shown(cell, column.kind)}" for column, cell in cells if shown(cell, column.kind)
+    )
+
+
+def ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round numbers from low to high, at most `most`."""
+    least = (high - low) / most or 1.0
+    power = 10.0 ** math.floor(math.log10(least))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least * (1 - 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [at * step for at in range(first, last + 1)]
+
+
+def _tick(value: float) -> str:
+    return f"{value:g}".replace("-", "\u2212")
+
+
+def _legend(figure: Figure, names: Sequence[str]) -> str:
+    """The names of the series with their colours; nothing for a single one."""
+    if len(names) < 2:
+        return ""
+    items = []
+    for at, name in enumerate(names):
+        colour, dash = _style(figure, name, at)
+        line = _tag("line", x1=0, x2=22, y1=6, y2=6, stroke=colour, stroke_width=3, stroke_dasharray=dash or None)
+        items.append(_tag("span", _tag("svg", line, width=22, height=12, aria_hidden="true") + html.escape(name)))
+    return _tag("div", "".join(items), class_="legend")
+
+
+def _style(figure: Figure, name: str, at: int) -> tuple[str, str]:
+    """Colour and dashes of a series."""
+    colour = GREY if name and name in figure.options.get("marks", ()) else COLOURS[at % len(COLOURS)]
+    return colour, DASHES[at // len(COLOURS) % 4]
+
+
+def _intervals(figure: Figure) -> str:
+    """A grid of three columns: names, bars, verdicts. On a narrow screen names and verdicts stand above their bars."""
+    names, words, grouped = [str(name) for name in figure.role("y")], figure.role("words"), series(figure)
+    low, high = span(figure)
+    order = list(dict.fromkeys(names))
+    rows = []
+    for name in order:
+        here = [[row for row in found if names[row] == name] for found in grouped.values()]
+        said = next((str(words[row]) for found in here for row in found if words[row]), "")
+        height = max(ROW, 14 * len(here))
+        bars = "".join(
+            _bar(figure, row, place, height * (place + 0.5) / len(here), len(grouped), (low, high))
+            for place, found in enumerate(here)
+            for row in found
+        )
+        drawn = _tag("svg", _behind(figure, low, high, height) + bars, width="100%", height=height, aria_hidden="true")
+        rows.append(_tag("div", html.escape(name), class_="name") + drawn)
+        rows.append(_tag("div", html.escape(said), class_="said"))
+    axis = "".join(_text(_tick(tick), _across(tick, low, high), 14, "middle") for tick in ticks(low, high))
+    axis += _text(figure.axis("x"), "50%", 33, "middle", class_="axis")
+    ends = _tag("div", class_="name") + _tag("svg", axis, width="100%", height=40, aria_hidden="true")
+    kind = "intervals" + (" worded" if any(words) else "")
+    return _legend(figure, list(grouped)) + _tag("div", "".join(rows) + ends + _tag("div", class_="said"), class_=kind)
+
+
+def _across(value: float, low: float, high: float) -> str:
+    return f"{100 * (value - low) / (high - low):.2f}%"
+
+
+def _behind(figure: Figure, low: float, high: float, height: float) -> str:
+    """The margin, the grid and the line at zero behind a row."""
+    drawn = ""
+    if band := figure.options.get("band"):
+        wide = f"{100 * 200 * band / (high - low):.2f}%"
+        drawn += _tag("rect", class_="band", x=_across(-100 * band, low, high), y=0, width=wide, height=height)
+    for tick in ticks(low, high):
+        zero = bool(figure.options.get("zero")) and abs(tick) < 1e-9
+        place = _across(tick, low, high)
+        drawn += _tag("line", class_="zero" if zero else "grid", x1=place, x2=place, y1=0, y2=height)
+    return drawn
+
+
+def _bar(figure: Figure, row: int, at: int, y: float, count: int, ends: tuple[float, float]) -> str:
+    """One mark with its intervals."""
+    value, words = figure.role("x")[row], figure.role("words")
+    if value is None:
+        return ""
+    colour = verdict_colour(words[row]) if count == 1 else COLOURS[at % len(COLOURS)]
+    drawn = _title(_hover(figure, row))
+    for role, width, opacity in (("wide", 1.3, 0.9), ("interval", BAR, 0.6)):
+        if (pair := figure.role(role)[row]) is not None:
+            x1, x2 = (_across(end, *ends) for end in pair)
+            drawn += _tag("line", x1=x1, x2=x2, y1=y, y2=y, stroke=colour, stroke_width=width, opacity=opacity)
+    return _tag("g", drawn + _tag("circle", cx=_across(value, *ends), cy=y, r=5, fill=colour))
+
+
+def _panels(drawn: Sequence[tuple[str, str]]) -> str:
+    """Drawings with their titles, as many in a row as there is room for."""
+    parts = []
+    for name, drawing in drawn:
+        title = _tag("div", html.escape(name), class_="name") if name else ""
+        parts.append(_tag("div", title + drawing, class_="panel"))
+    return _tag("div", "".join(parts), class_="panels")
+
+
+def _lines(figure: Figure) -> str:
+    names, parts = list(series(figure)), panels(figure)
+    return _legend(figure, names) + _panels([(panel.name, _curves(figure, panel, parts, names)) for panel in parts])
+
+
+def _curves(figure: Figure, panel: Panel, parts: list[Panel], names: list[str]) -> str:
+    """The axes and the curves of one panel."""
+    places, labels = _places(figure, panel)
+    shared = [panel] if panel.own_y else parts
+    low, high = _range(figure, [row for one in shared for rows in one.series.values() for row in rows])
+    inside, tall = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+
+    def y_of(value: float) -> float:
+        return TOP + tall * (1 - (value - low) / (high - low))
+
+    drawn = ""
+    for tick in ticks(low, high, 5):
+        drawn += _tag("line", class_="grid", x1=LEFT, x2=WIDTH - RIGHT, y1=y_of(tick), y2=y_of(tick))
+        drawn += _text(_tick(tick), LEFT - 7, y_of(tick) + 4, "end")
+    for share, label in labels:
+        drawn += _text(label, LEFT + inside * share, HEIGHT - BOTTOM + 18, "middle")
+    drawn += _text(figure.axis("x"), LEFT + inside / 2, HEIGHT - 6, "middle", class_="axis")
+    upright = panel.name if panel.own_y else figure.axis("y")
+    middle = TOP + tall / 2
+    drawn += _text(_cut(upright, 34), 13, middle, "middle", class_="axis", transform=f"rotate(-90 13 {middle:g})")
+    if figure.options.get("diagonal"):
+        ends = (y_of(low), y_of(100))
+        right = LEFT + inside * (100 - low) / (high - low)
+        drawn += _tag("line", class_="zero", x1=LEFT, x2=right, y1=ends[0], y2=ends[1])
+    for name, rows in panel.series.items():
+        points = [(LEFT + inside * places[row], y_of(figure.role("y")[row]), row) for row in rows if row in places]
+        drawn += _curve(figure, name, names.index(name), points)
+    drawn += _tag("line", class_="edge", x1=LEFT, x2=WIDTH - RIGHT, y1=HEIGHT - BOTTOM, y2=HEIGHT - BOTTOM)
+    return _tag("svg", drawn, viewBox=f"0 0 {WIDTH} {HEIGHT}", aria_hidden="true")
+
+
+def _curve(figure: Figure, name: str, at: int, points: list[tuple[float, float, int]]) -> str:
+    colour, dash = _style(figure, name, at)
+    stairs, sizes = name in figure.options.get("steps", ()), figure.role("size")
+    drawn = ""
+    if name not in figure.options.get("marks", ()) and len(points) > 1:
+        path = f"M{points[0][0]:.1f} {points[0][1]:.1f}"
+        path += "".join(f"H{x:.1f}V{y:.1f}" if stairs else f"L{x:.1f} {y:.1f}" for x, y, _ in points[1:])
+        drawn = _tag("path", d=path, fill="none", stroke=colour, stroke_width=2, stroke_dasharray=dash or None)
+    largest = max((size for size in sizes if size), default=None)
+    for x, y, row in points:
+        radius = 2.5 + 6.5 * (sizes[row] / largest) ** 0.5 if largest else 2.0 if stairs else 3.5
+        dot = _tag("circle", cx=x, cy=y, r=radius, fill=colour, opacity=0.85)
+        around = _tag("circle", cx=x, cy=y, r=max(radius, 9.0), fill="transparent")  # easier to point at
+        drawn += _tag("g", _title(_hover(figure, row)) + around + dot)
+    return drawn
+
+
+def _range(figure: Figure, rows: list[int]) -> tuple[float, float]:
+    """From the lowest to the highest y of some rows, with room."""
+    if figure.options.get("diagonal"):
+        return diagonal_range(figure), 103.0
+    values = [value for row in rows if (value := figure.role("y")[row]) is not None] or [0.0]
+    room = 0.08 * (max(values) - min(values)) or 0.5
+    return min(values) - room, max(values) + room
+
+
+def _places(figure: Figure, panel: Panel) -> tuple[dict[int, float], list[tuple[float, str]]]:
+    """Where on the x axis, as a share of it, each row of a panel lies that has a y; and the labels of the axis."""
+    x, y = figure.role("x"), figure.role("y")
+    rows = [row for found in panel.series.values() for row in found if y[row] is not None and x[row] is not None]
+    if any(isinstance(x[row], str) for row in rows):
+        named = list(dict.fromkeys(str(x[row]) for found in panel.series.values() for row in found))
+        shares = {name: (at + 0.5) / len(named) for at, name in enumerate(named)}
+        most = max(3, int((WIDTH - LEFT - RIGHT) / len(named) / LETTER))
+        return {row: shares[str(x[row])] for row in rows}, [(at, _cut(name, most)) for name, at in shares.items()]
+    logarithmic = bool(figure.options.get("log2"))
+    values = {row: math.log2(x[row]) if logarithmic else float(x[row]) for row in rows if not logarithmic or x[row]}
+    if figure.options.get("diagonal"):
+        low, high = diagonal_range(figure), 103.0
+    else:
+        low, high = min(values.values(), default=0.0), max(values.values(), default=1.0)
+        room = 0.04 * (high - low) or 0.5
+        low, high = low - room, high + room
+    if logarithmic:
+        labels = [(math.log2(tick), _tick(tick)) for tick in log2_ticks(figure)]
+    else:
+        whole = all(isinstance(x[row], int) for row in values)
+        labels = [(tick, _tick(tick)) for tick in ticks(low, high) if not whole or tick == round(tick)]
+    return (
+        {row: (value - low) / (high - low) for row, value in values.items()},
+        [((at - low) / (high - low), label) for at, label in labels],
+    )
+
+
+def _matrix(figure: Figure) -> str:
+    parts, names = panels(figure), list(dict.fromkeys(map(str, figure.role("row"))))
+    return _panels([(panel.name, _cells(figure, panel.series[""], names)) for panel in parts])
+
+
+def _cells(figure: Figure, rows: list[int], names: list[str]) -> str:
+    """One confusion matrix: true classes down, predicted classes across."""
+    size, value = len(names), figure.role("value")
+    side = 62 if size <= 4 else 50 if size <= 8 else 40 if size <= NUMBER_CLASSES else 22
+    labels = [_cut(name, LONGEST_LABEL) for name in names]
+    longest = LETTER * max(map(len, labels))
+    left, slanted = 26 + longest, longest > side
+    below = 26 + (0.72 * longest + 6 if slanted else 16)
+    right = 6 + (0 if slanted else 4)
+    drawn = ""
+    for at, row in enumerate(rows):
+        down, across = divmod(at, size)
+        x, y = left + across * side, down * side
+        box: dict[str, Any] = {"x": x + 1, "y": y + 1, "width": side - 2, "height": side - 2}
+        share = value[row]
+        cell = _title(_hover(figure, row)) + _tag("rect", fill=_shade(share), class_="cell", **box)
+        if size <= NUMBER_CLASSES:
+            words, dark = "-" if share is None else f"{share:.1f}", share is not None and share > 55
+            colour = "#fff" if dark else "#1b1d20"
+            cell += _text(words, x + side / 2, y + side / 2 + 4, "middle", style=f"fill:{colour}")
+        drawn += _tag("g", cell)
+    for at, (label, name) in enumerate(zip(labels, names, strict=True)):
+        middle = (at + 0.5) * side
+        drawn += _tag("g", _title(name) + _text(label, left - 6, middle + 4, "end"))
+        x, y = left + middle, size * side + 14
+        turned = {"transform": f"rotate(-45 {x:g} {y:g})"} if slanted else {}
+        drawn += _tag("g", _title(name) + _text(label, x, y, "end" if slanted else "middle", **turned))
+    width, height = left + size * side + right, size * side + below
+    drawn += _text("predicted", left + size * side / 2, height - 4, "middle", class_="axis")
+    middle = size * side / 2
+    drawn += _text("true", 12, middle, "middle", class_="axis", transform=f"rotate(-90 12 {middle:g})")
+    return _tag("svg", drawn, viewBox=f"0 0 {width:g} {height:g}", style=f"max-width:{width:g}px", aria_hidden="true")
+
+
+def _shade(share: float | None) -> str:
+    """Between the two ends of `SHADES`; nothing for a class without rows."""
+    if share is None:
+        return "transparent"
+    ends = [[int(shade[at : at + 2], 16) for at in (1, 3, 5)] for shade in SHADES]
+    return "#" + "".join(f"{round(a + (b - a) * share / 100):02x}" for a, b in zip(*ends, strict=True))
