@@ -344,7 +344,7 @@ def test_a_teacher_of_the_ordinary_split_would_be_caught(base, tmp_path, monkeyp
     monkeypatch.setattr(prepare, "teacher_config", without_folds)
     load = data.load
     monkeypatch.setattr(prepare, "make", _reading_anew(prepare.make))
-    study = make_study({"base": base, "arms": {"kd": ARMS["kd"]}, "folds": 5, "name": "cv"})
+    study = make_study({"base": base, "arms": {"kd": ARMS["kd"]}, "folds": 3, "name": "cv"})
     folder = go(study, tmp_path / "cv")
     assert any(leaks(folder).values())
     assert data.load is load
@@ -391,7 +391,7 @@ def test_a_nested_cross_validation_killed_anywhere_ends_in_the_same_result(five,
         real(folder)
 
     monkeypatch.setattr(record.StudyFolder, "save", save)
-    for left in (1, 4, 7, 10, 13, 16, 10**6):
+    for left in (1, 6, 11, 16, 10**6):
         calls |= {"left": left, "now": 0}
         try:
             go(study, tmp_path / "cv")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from randout.tokens import Tokens, encode, truncate
 torch.set_num_threads(1)  # models this small: threads only wait for one another, seconds where the machine is busy
 
 NAMES = {0: "health", 1: "money", 2: "sport"}
+_loaded: dict[str, Encoder] = {}  # by folder and options
 HELD_OUT = 10  # texts that there are beside those to train on
 WIDER = {"hidden_size": 48, "num_attention_heads": 6, "num_hidden_layers": 4}  # than the tiny models
 WIDER_DISTILBERT = {"dim": 48, "n_heads": 6, "n_layers": 4}
@@ -32,7 +34,15 @@ WIDER_DISTILBERT = {"dim": 48, "n_heads": 6, "n_layers": 4}
 
 def tiny_encoder(folder: Path, **options: Any) -> Encoder:
     """A classifier of three classes over the encoder in `folder`; `options` as of `models.load`."""
-    return models.load(Source(str(folder), folder), id2label=NAMES, **({"seed": 3} | options))
+    return loaded(folder, **({"id2label": NAMES, "seed": 3} | options))
+
+
+def loaded(folder: Path, **options: Any) -> Encoder:
+    """What `models.load` gives, as a copy of one that is loaded once: that takes longer than copying it."""
+    key = repr((folder, sorted(options.items())))
+    if key not in _loaded:
+        _loaded[key] = models.load(Source(str(folder), folder), **options)
+    return copy.deepcopy(_loaded[key], {id(_loaded[key].tokenizer): _loaded[key].tokenizer})
 
 
 def some_material(
@@ -73,7 +83,7 @@ def live_teacher(beside: Path, n: int = 24, seed: int = 0, kin: bool = False, **
     if not folder.exists():
         build(family, folder, **((WIDER_DISTILBERT if family == "distilbert" else WIDER) if kin else {}))
     names = {0: NAMES[1], 1: NAMES[2], 2: NAMES[0]}
-    encoder = models.load(Source(str(folder), folder), id2label=names, seed=11, **options)
+    encoder = loaded(folder, id2label=names, seed=11, **options)
     encoder.model.requires_grad_(False)
     return LiveTeacher(encoder, _tokens(encoder, _texts(n, seed)[0]), columns=(2, 0, 1), same_tokens=kin)
 
