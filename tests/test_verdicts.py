@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from randout import families
 from randout.crossed import crossed_difference
 from randout.errors import UserError
-from randout.families import GROUPS_NEEDED, Tested, detectable, holm_steps, judge
+from randout.families import GROUPS_NEEDED, detectable, holm_steps, judge
 from randout.figures import method_lines
 from randout.secondary import mcnemar_over_seeds, over_seeds, seeds_for_wilcoxon, signed_rank_p
 from randout.statistics import compare_models, holm
@@ -468,7 +469,7 @@ def test_a_bound_at_the_margin_does_not_pass(low, expected):
         def interval(level):
             return (strict if level > 0.92 else usual), 0.05
 
-        return Tested(0.01, 0.5, 0.01, 1e6, 1000, 1000.0, 1000.0, interval)
+        return families.Tested(0.01, 0.5, 0.01, 1e6, 1000, 1000.0, 1000.0, interval)
 
     other, second = judge([tested(low, low / 2), tested(-0.03, -0.015)], 0.02, 0.05)
     assert second.words == ", ".join(filter(None, ["not distinguishable", expected]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,21 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conftest import build, toy_texts
-from randout import models
+from conftest import build, loaded, toy_texts
 from randout.config import TrainTable
 from randout.encoder import Encoder
 from randout.inference import predict
 from randout.loop import Event, Material, Session, begin, fit
 from randout.method import Batch, LiveTeacher, Method, Run
 from randout.metrics import score
-from randout.models import Source
 from randout.tokens import Tokens, encode, truncate
 
 torch.set_num_threads(1)  # models this small: threads only wait for one another, seconds where the machine is busy
 
 NAMES = {0: "health", 1: "money", 2: "sport"}
-_loaded: dict[str, Encoder] = {}  # by folder and options
 HELD_OUT = 10  # texts that there are beside those to train on
 WIDER = {"hidden_size": 48, "num_attention_heads": 6, "num_hidden_layers": 4}  # than the tiny models
 WIDER_DISTILBERT = {"dim": 48, "n_heads": 6, "n_layers": 4}
@@ -35,14 +31,6 @@ WIDER_DISTILBERT = {"dim": 48, "n_heads": 6, "n_layers": 4}
 def tiny_encoder(folder: Path, **options: Any) -> Encoder:
     """A classifier of three classes over the encoder in `folder`; `options` as of `models.load`."""
     return loaded(folder, **({"id2label": NAMES, "seed": 3} | options))
-
-
-def loaded(folder: Path, **options: Any) -> Encoder:
-    """What `models.load` gives, as a copy of one that is loaded once: that takes longer than copying it."""
-    key = repr((folder, sorted(options.items())))
-    if key not in _loaded:
-        _loaded[key] = models.load(Source(str(folder), folder), **options)
-    return copy.deepcopy(_loaded[key], {id(_loaded[key].tokenizer): _loaded[key].tokenizer})
 
 
 def some_material(
