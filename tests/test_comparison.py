@@ -344,7 +344,7 @@ def test_a_teacher_of_the_ordinary_split_would_be_caught(base, tmp_path, monkeyp
     monkeypatch.setattr(prepare, "teacher_config", without_folds)
     load = data.load
     monkeypatch.setattr(prepare, "make", _reading_anew(prepare.make))
-    study = make_study({"base": base, "arms": {"kd": ARMS["kd"]}, "folds": 3, "name": "cv"})
+    study = make_study({"base": base, "arms": {"kd": ARMS["kd"]}, "folds": 5, "name": "cv"})
     folder = go(study, tmp_path / "cv")
     assert any(leaks(folder).values())
     assert data.load is load
