@@ -632,7 +632,7 @@ def test_further_labels_that_are_not_trained_are_named_where_there_are_any(absen
     labels, roles = np.arange(2 + absent), ["train", "train", *["test"] * absent]
     part = SimpleNamespace(table=SimpleNamespace(name="rows.csv"), labels=labels)
     with pytest.raises(UserError) as caught:
-        division.check_train([part], labels, roles, dict(enumerate("abcd")))
+        division.check_train([part], labels, roles, dict(enumerate("abcd"[: 2 + absent])))
     more = "So do 1 more: 'd'. Add" if absent == 2 else "learnt. Add"
     assert "rows.csv, row 3: the label 'c'" in str(caught.value)
     assert more in str(caught.value)
