@@ -426,6 +426,7 @@ def test_mistakes_are_named():
 
 def test_secondary_tests_are_those_of_the_table():
     made, labels, groups = arms(3)
+    del made["noise"]  # two comparisons need 7 seeds, as three do, and one needs 6
     rows = compare_methods(made, labels, groups, "plain", 3)
     for row in rows[1:]:
         right = [made[name] == labels for name in (row.name, "plain")]
