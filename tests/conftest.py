@@ -6,6 +6,7 @@ session: treat it as read-only. `toy_csv(n, seed)` is a table `text,label` whose
 
 from __future__ import annotations
 
+import copy
 import csv
 import os
 import shutil
@@ -238,13 +239,25 @@ def toy_csv(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return write
 
 
+_loaded: dict[str, Any] = {}  # encoders by folder and options
+
+
+def loaded(folder: Path, **options: Any) -> Any:
+    """What `models.load` gives, as a copy of one that is loaded once: that takes longer than copying it."""
+    from randout import models
+
+    key = repr((folder, sorted(options.items())))
+    if key not in _loaded:
+        _loaded[key] = models.load(models.Source(folder.name, folder), **options)
+    return copy.deepcopy(_loaded[key], {id(_loaded[key].tokenizer): _loaded[key].tokenizer})
+
+
 @pytest.fixture
 def load(tiny_model):
     """(family, double, **options of `models.load`) -> a classifier of three labels, as an `Encoder`."""
-    from randout import models
 
     def of(family, double=False, **options):
-        found = models.load(models.Source(family, tiny_model(family)), id2label=LABELS, **options)
+        found = loaded(tiny_model(family), id2label=LABELS, **options)
         if double:
             found.model.double()
         return found

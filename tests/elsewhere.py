@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,13 +18,22 @@ from randout.losses import kl_divergence
 from randout.method import Backward, Batch, Forward, Method, Run, State
 from training import NAMES
 
+_stock: dict[str, tuple[Any, Tensor]] = {}  # by folder, seed and options
+
 
 def stock(folder: Path, dropout: bool = True, seed: int = 0, **options: Any) -> Any:
-    """A stock classifier of three classes, loaded as anybody would."""
+    """A stock classifier of three classes, loaded as anybody would, and torch's generator as it is after that: a copy of
+    one that is loaded once.
+    """
     from transformers import AutoModelForSequenceClassification
 
-    torch.manual_seed(seed)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3, **options)
+    key = repr((folder, seed, sorted(options.items())))
+    if key not in _stock:
+        torch.manual_seed(seed)
+        made = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3, **options)
+        _stock[key] = made, torch.get_rng_state()
+    model, state = copy.deepcopy(_stock[key][0]), _stock[key][1]
+    torch.set_rng_state(state)
     if not dropout:
         for module in model.modules():
             if isinstance(module, nn.Dropout):

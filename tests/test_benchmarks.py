@@ -8,8 +8,11 @@ import json
 import multiprocessing
 import os
 import runpy
+import subprocess
 import sys
+import tempfile
 import tomllib
+import traceback
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -21,31 +24,71 @@ import torch
 from scipy.special import ndtri
 from scipy.stats import binomtest
 
+import forked
 from randout import shelf
 
 ROOT = Path(__file__).parents[1]
 
 
-def run_as_main(script: Path, arguments: list[str], out: Path) -> None:
-    """What the process of a smoke pass does, as `python script arguments > out` would."""
+def run_as_main(script: Path, arguments: list[str], out: Path, forks: bool) -> None:
+    """What the process of a smoke pass does, as `python script arguments > out` would. forks: its own processes are forks
+    of it, which have the libraries imported, in place of fresh interpreters.
+    """
+    if forks:
+        context = multiprocessing.get_context("fork")
+        subprocess.run, multiprocessing.get_context = _forked, lambda method=None: context  # type: ignore[assignment]
     sys.argv = [str(script), *arguments]
     sys.path.insert(0, str(script.parent))
     with out.open("w", encoding="utf-8") as stream, redirect_stdout(stream):
         runpy.run_path(str(script), run_name="__main__")
 
 
-@pytest.fixture
-def smoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """What a benchmark prints in its smoke pass, in a process that has the libraries imported already."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))  # of the server
+def _forked(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """`subprocess.run` of a Python command, in a fork; its standard output is kept whatever was asked."""
+    with tempfile.TemporaryFile() as out:
+        child = os.fork()
+        if child == 0:
+            os.dup2(out.fileno(), 1)
+            os._exit(_ended(command))
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        out.seek(0)
+        done = subprocess.CompletedProcess(command, code, out.read().decode(), "see above")
+    if options.get("check"):
+        done.check_returncode()
+    return done
 
-    def passed(name: str, *more: str) -> Any:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["warm"])
+
+def _ended(command: list[str]) -> int:
+    """The exit code of `python -m module ...`, `python -c code ...` or `python script ...`, run here."""
+    python, *words = command
+    assert python == sys.executable
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.argv = words if words[0].endswith(".py") else words[1:]
+    try:
+        if words[0] == "-c":
+            exec(compile(words[1], "-c", "exec"), {"__name__": "__main__"})
+        elif words[0] == "-m":
+            runpy.run_module(words[1], run_name="__main__")
+        else:
+            runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as end:
+        return int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+    return 0
+
+
+@pytest.fixture
+def smoke(tmp_path: Path) -> Callable[..., Any]:
+    """What a benchmark prints in its smoke pass, in a process that has the libraries imported already."""
+
+    def passed(name: str, *more: str, forks: bool = True) -> Any:
         out = tmp_path / f"{name}.json"
-        given = (ROOT / "benchmarks" / f"{name}.py", ["--smoke", "--json", *more], out)
-        process = context.Process(target=run_as_main, args=given)
-        process.start()
+        given = ["--smoke", "--json", *more]
+        process = forked.started(run_as_main, ROOT / "benchmarks" / f"{name}.py", given, out, forks)
         process.join()
         assert process.exitcode == 0
         return json.loads(out.read_text(encoding="utf-8"))
@@ -156,7 +199,7 @@ def test_rows_smoke(smoke: Callable[..., Any], tmp_path: Path) -> None:
 
 
 def test_startup_smoke(smoke: Callable[..., Any]) -> None:
-    assert set(smoke("startup")) == {"python -c pass", "import randout", "randout --help"}
+    assert set(smoke("startup", forks=False)) == {"python -c pass", "import randout", "randout --help"}
 
 
 def test_the_page_of_claims_is_what_its_command_makes() -> None:

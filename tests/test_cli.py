@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pyarrow.parquet as parquet
 import pytest
 from matplotlib.image import imread
 
+import forked
 from conftest import Run, toy_texts
 
 SMALL = ["--set", "epochs=1", "--set", "learning_rate=2e-3", "--set", "precision=float32", "--set", "batch_size=16"]
@@ -39,13 +41,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any, toy_csv:
     """A finished Randout-KD run with a teacher that was fine-tuned for it, made once by the real command."""
     folder = tmp_path_factory.mktemp("finished")
     teacher, student = tiny_model("roberta"), tiny_model("bert")
-    command = [sys.executable, "-m", "randout.cli", "train", str(toy_csv(240, 0)), "-o", "runs/one"]
-    command += ["--student", str(student), "--teacher", str(teacher), *SMALL]
-    environment = os.environ | {"RANDOUT_CACHE": str(folder / "cache")}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (folder / "output.txt").write_text(done.stdout)
-    (folder / "errors.txt").write_text(done.stderr)
+    process = forked.command(
+        ["train", toy_csv(240, 0), "-o", "runs/one", "--student", student, "--teacher", teacher, *SMALL], folder
+    )
+    process.join()
+    assert process.exitcode == 0, (folder / "errors.txt").read_text()
     return folder
 
 
@@ -374,26 +374,14 @@ def test_two_processes_on_one_run(run: Run, tiny_model: Any, toy_csv: Any, tmp_p
 
 
 def test_full_disk_while_saving(tiny_model: Any, toy_csv: Any, tmp_path: Path) -> None:
-    """A real limit on file size in a child process: it fails with one line, and going on without the limit works."""
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60000, 60000))"
-    script = f"{limit}; from randout.cli import main; main()"
-    words = [
-        "train",
-        str(toy_csv(90, 1)),
-        "--student",
-        str(tiny_model("bert")),
-        "--teacher",
-        "none",
-        *SMALL,
-        "-o",
-        "runs/f",
-    ]
-    environment = os.environ | {"RANDOUT_CACHE": str(tmp_path / "cache")}
-    command = [sys.executable, "-c", script, *words]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stderr
-    assert "could not be written" in done.stderr
-    assert "Traceback" not in done.stderr
+    """A real limit on file size in a child process: it fails with one line, and leaves no half-written file."""
+    words = ["train", toy_csv(90, 1), "--student", tiny_model("bert"), "--teacher", "none", *SMALL, "-o", "runs/f"]
+    process = forked.command(words, tmp_path, limit=60000)
+    process.join()
+    errors = (tmp_path / "errors.txt").read_text()
+    assert process.exitcode == 1, errors
+    assert "could not be written" in errors
+    assert "Traceback" not in errors
     assert not list((tmp_path / "runs" / "f" / "checkpoint").glob("*.partial"))
 
 
@@ -543,17 +531,15 @@ def test_another_thread_count_is_asked_about(
 def test_ctrl_c_saves_and_says_how_to_go_on(run: Run, tiny_model: Any, toy_csv: Any, tmp_path: Path) -> None:
     words = ["train", str(toy_csv(120, 1)), "--student", str(tiny_model("bert")), "--teacher", "none", *SMALL]
     words += ["--set", "epochs=400", "--set", "patience=0", "-o", "runs/c"]
-    environment = os.environ | {"RANDOUT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "randout.cli", *words]
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "epoch 2/400" in line:
-                process.send_signal(signal.SIGINT)
-                break
-        rest = process.stderr.read()
-    assert process.returncode == 130, rest
-    assert "stopped by Ctrl-C, and saved. Go on with: randout train --resume runs/c" in rest
-    assert "Traceback" not in rest
+    process, errors, began = forked.command(words, tmp_path), tmp_path / "errors.txt", time.monotonic()
+    while process.is_alive() and not (errors.exists() and "epoch 2/400" in errors.read_text()):
+        assert time.monotonic() - began < 120
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    said = errors.read_text()
+    assert process.exitcode == 130, said
+    assert "stopped by Ctrl-C, and saved. Go on with: randout train --resume runs/c" in said
+    assert "Traceback" not in said
     position = json.loads((tmp_path / "runs/c/checkpoint/position.json").read_text())["position"]
     assert 2 <= position["epoch"] < 400

@@ -546,3 +546,7 @@ def test_the_student_as_it_was_runs_clean(tiny_model: Tiny, method: Method) -> N
     assert len(seen) == 1
     torch.testing.assert_close(seen[0].logits, session.encoder.forward(batch.ids).logits, rtol=0, atol=1e-5)
     assert not torch.equal(output.logits, seen[0].logits)
+
+
+def test_defaults_of_hintons_distillation() -> None:
+    assert (Hinton().alpha, Hinton().temperature) == (0.5, 2.0)

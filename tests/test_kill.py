@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import forked
 import training
 from randout import config, job, prepare
 from randout.methods import METHODS
@@ -29,19 +28,6 @@ def carry_out(recipe: dict[str, Any], runs: str) -> None:
     training.torch.set_num_threads(1)
     plan = prepare.make(config.build([config.read_preset("randout-kd"), recipe], METHODS))
     job.carry_out(plan, job.Options(runs=Path(runs), show=Show(quiet=True)))
-
-
-@pytest.fixture(autouse=True)
-def _paths_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
-
-
-def a_process(recipe: dict[str, Any], runs: Path) -> Any:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["warm"])
-    process = context.Process(target=carry_out, args=(recipe, str(runs)))
-    process.start()
-    return process
 
 
 def steps_of(runs: Path) -> set[tuple[str, int, int]]:
@@ -61,7 +47,7 @@ def killed(recipe: dict[str, Any], runs: Path, moment: int | str, wait: float) -
 
     False where it finished before.
     """
-    process, seen, began = a_process(recipe, runs), set(steps_of(runs)), time.monotonic()
+    process, seen, began = forked.started(carry_out, recipe, str(runs)), set(steps_of(runs)), time.monotonic()
     start, there = len(seen), set(runs.glob(f"*/{moment}")) if isinstance(moment, str) else set()
     while process.is_alive():
         assert time.monotonic() - began < TIMEOUT, "the process hangs"
@@ -78,7 +64,7 @@ def killed(recipe: dict[str, Any], runs: Path, moment: int | str, wait: float) -
 
 
 def finish(recipe: dict[str, Any], runs: Path) -> None:
-    process = a_process(recipe, runs)
+    process = forked.started(carry_out, recipe, str(runs))
     process.join(TIMEOUT)
     assert process.exitcode == 0
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 
+import forked
 import training
 from randout import checkpoint, config, grid, job, prepare, record, search, student, trials
 from randout.errors import Failure, UserError
@@ -508,14 +507,10 @@ def whole_search(recipe: dict[str, Any], table: dict[str, Any], folder: str) -> 
     go(one, Path(folder))
 
 
-def test_kill_9_in_mid_trial(made, whole, dataset, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+def test_kill_9_in_mid_trial(made, whole, dataset, tmp_path):
     one = made("plain", HALVING, save_minutes=1e-9)
     recipe = one.config.model_dump(mode="json")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["warm"])
-    process = context.Process(target=whole_search, args=(recipe, HALVING, str(tmp_path / "killed")))
-    process.start()
+    process = forked.started(whole_search, recipe, HALVING, str(tmp_path / "killed"))
     began = time.monotonic()
     while (
         process.is_alive() and not (tmp_path / "killed" / "trials" / "0002" / "checkpoint" / "position.json").exists()

@@ -144,3 +144,17 @@ def test_rows_that_a_teacher_was_not_asked_for_are_nan() -> None:
     assert spread.dtype == torch.float32
     np.testing.assert_array_equal(spread[[3, 1]].numpy(), LOGITS[:2])
     assert torch.isnan(spread[[0, 2, 4]]).all()
+
+
+@pytest.mark.parametrize(
+    ("teacher", "named", "expected"),
+    [
+        ({0: "a", 1: "b", 2: "c"}, ["no", "yes", "other"], "the data's are maybe, no, yes$"),
+        ({0: "a", 1: "b", 2: "c"}, None, "the data's are maybe, no, yes$"),
+        ({0: "a", 1: "b", 2: "c"}, (), "If these are the same classes under other names.*--teacher-labels NAME_OF_a,"),
+        ({0: "a", 1: "b"}, (), "A teacher must have exactly the data's 3 classes, and it has 2$"),
+    ],
+)
+def test_what_helps_with_other_names_is_said(teacher: dict[int, str], named: Any, expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        column_order(teacher, {0: "maybe", 1: "no", 2: "yes"}, named, "t")

@@ -218,3 +218,15 @@ def test_merged_groups_are_connected_components(pairs):
     for _ in range(len(reach)):
         closure = closure | ((closure.astype(int) @ linked.astype(int)) > 0)
     assert np.array_equal(merged[:, None] == merged, closure)
+
+
+@pytest.mark.parametrize("count", [splits.SHOWN_CLASSES, splits.SHOWN_CLASSES + 1])
+def test_what_a_message_does_not_show_is_counted(count):
+    names, each = [f"class {k}" for k in range(count)], np.arange(count)
+    more = " and 1 more" if count > splits.SHOWN_CLASSES else ""
+    with pytest.raises(UserError) as caught:
+        grouped(each, each, FRACTIONS, 0, names)
+    assert f"'class 19' (1 row in 1 group){more}. Give" in str(caught.value)
+    with pytest.raises(UserError) as caught:
+        splits._fill_empty(np.zeros(count, np.int64), np.ones(count, np.int64), each, each, 2, names)
+    assert f"'class 19'{more} cannot be put" in str(caught.value)

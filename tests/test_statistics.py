@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, f1_score
 
 from randout.errors import UserError
-from randout.families import GROUPS_NEEDED, holm_stop
+from randout.families import GROUPS_NEEDED, holm_stop, too_few_groups
 from randout.metrics import group_codes, group_weights, patterns
 from randout.statistics import (
     Paired,
@@ -398,3 +398,10 @@ def test_mistakes_are_named():
         mcnemar_exact([True], [True, False], [0])
     with pytest.raises(ValueError, match="discordance"):
         detectable_difference(10, 1.5)
+
+
+def test_bounds_of_the_words_are_not_within():
+    assert words(paired(0.0, -0.01, 0.02), 0.5) == "not distinguishable, not worse"
+    assert words(paired(0.0, -0.02, 0.01), 0.5) == "not distinguishable"
+    assert too_few_groups(GROUPS_NEEDED, GROUPS_NEEDED - 0.5) is None
+    assert too_few_groups(GROUPS_NEEDED, 5.0).startswith(f"no verdict: {GROUPS_NEEDED} groups of unequal size")

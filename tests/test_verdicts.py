@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from randout import families
 from randout.crossed import crossed_difference
 from randout.errors import UserError
-from randout.families import GROUPS_NEEDED, holm_steps
+from randout.families import GROUPS_NEEDED, detectable, holm_steps, judge
 from randout.figures import method_lines
 from randout.secondary import mcnemar_over_seeds, over_seeds, seeds_for_wilcoxon, signed_rank_p
 from randout.statistics import compare_models, holm
@@ -421,3 +422,62 @@ def test_mistakes_are_named():
         fold_interval(np.ones(6), [10] * 5, [10] * 6)
     with pytest.raises(UserError, match="at least two groups"):
         best_of(np.ones((3, 4)), np.zeros(4))
+
+
+def test_secondary_tests_are_those_of_the_table():
+    made, labels, groups = arms(3)
+    del made["noise"]  # two comparisons need 7 seeds, as three do, and one needs 6
+    rows = compare_methods(made, labels, groups, "plain", 3)
+    for row in rows[1:]:
+        right = [made[name] == labels for name in (row.name, "plain")]
+        expected = {"McNemar": mcnemar_over_seeds(*right, groups, 0.05)}
+        expected |= over_seeds(np.subtract(row.values, rows[0].values), len(made) - 1, 0.05)
+        assert row.secondary == expected
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
+def test_a_difference_is_the_same_whatever_other_arms_there_are(metric):
+    made, labels, groups = arms(3, rows=300)
+    whole = compare_methods(made, labels, groups, "plain", 3, metric, resamples=200)
+    for row in whole[1:]:
+        pair = {name: made[name] for name in ("plain", row.name)}
+        alone = compare_methods(pair, labels, groups, "plain", 3, metric, resamples=200)[1]
+        assert row.difference.estimate == pytest.approx(alone.difference.estimate)
+        few = 1e-9 if metric == "accuracy" else 0.4  # resamples, drawn for all arms together
+        assert row.difference.standard_error == pytest.approx(alone.difference.standard_error, rel=few)
+
+
+def test_one_seed_is_one_unit():
+    made, labels, groups = arms(1)
+    assert {row.difference.units for row in compare_methods(made, labels, groups, "plain", 3)[1:]} == {1}
+
+
+def test_wrong_shapes_and_sizes_are_named():
+    made, labels, groups = arms(3)
+    with pytest.raises(UserError, match=r"not among the methods: 'plain', 'kd', 'randout', 'noise'\."):
+        compare_methods(made, labels, groups, "other", 3)
+    with pytest.raises(ValueError, match=r"kd: predictions of shape \(seeds, 1200\) expected, found \(1200,\)"):
+        compare_methods(made | {"kd": made["kd"][0]}, labels, groups, "plain", 3)
+    for wrong in ({"values": [np.nan] + [1.0] * 4}, {"train_rows": [0] + [10] * 4}, {"test_rows": [0] + [10] * 4}):
+        given = {"values": [0.5] * 5, "train_rows": [10] * 5, "test_rows": [10] * 5} | wrong
+        with pytest.raises(ValueError, match="finite values and folds with rows on both sides"):
+            fold_interval(**given)
+
+
+@pytest.mark.parametrize(("low", "expected"), [(-0.01, "not worse"), (-0.02, ""), (-0.025, "")])
+def test_a_bound_at_the_margin_does_not_pass(low, expected):
+    """Of two comparisons one passes the lower margin test at 5 % only: it counts if the other passes at 2.5 %."""
+
+    def tested(strict, usual):
+        def interval(level):
+            return (strict if level > 0.92 else usual), 0.05
+
+        return families.Tested(0.01, 0.5, 0.01, 1e6, 1000, 1000.0, 1000.0, interval)
+
+    other, second = judge([tested(low, low / 2), tested(-0.03, -0.015)], 0.02, 0.05)
+    assert second.words == ", ".join(filter(None, ["not distinguishable", expected]))
+    assert other.words.startswith("not distinguishable")
+
+
+def test_a_detectable_difference_is_at_most_one():
+    assert detectable(10.0, 5.0, 100.0) == 1.0

@@ -389,3 +389,8 @@ def test_spaces_and_variants_are_settings() -> None:
         for name, values in method.space.items():
             assert all(method(**{name: value}) for value in values)
         assert all(method(**settings) for settings in method.variants.values())
+
+
+def test_defaults_are_those_of_the_papers() -> None:
+    assert Mixout().p == 0.7
+    assert NoisyTune().strength == 0.15

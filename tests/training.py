@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conftest import build, toy_texts
-from randout import models
+from conftest import build, loaded, toy_texts
 from randout.config import TrainTable
 from randout.encoder import Encoder
 from randout.inference import predict
 from randout.loop import Event, Material, Session, begin, fit
 from randout.method import Batch, LiveTeacher, Method, Run
 from randout.metrics import score
-from randout.models import Source
 from randout.tokens import Tokens, encode, truncate
 
 torch.set_num_threads(1)  # models this small: threads only wait for one another, seconds where the machine is busy
@@ -35,15 +31,8 @@ WIDER_DISTILBERT = {"dim": 48, "n_heads": 6, "n_layers": 4}
 
 
 def tiny_encoder(folder: Path, **options: Any) -> Encoder:
-    """A classifier of three classes over the encoder in `folder`; `options` as of `models.load`.
-
-    A copy of one that is loaded once: loading and admitting a model take longer than copying it.
-    """
-    key = json.dumps(OPTIONS | {"folder": str(folder)} | options, sort_keys=True)
-    if key not in _loaded:
-        _loaded[key] = models.load(Source(str(folder), folder), id2label=NAMES, **(OPTIONS | options))
-    made = _loaded[key]
-    return copy.deepcopy(made, {id(made.tokenizer): made.tokenizer})
+    """A classifier of three classes over the encoder in `folder`; `options` as of `models.load`."""
+    return loaded(folder, **({"id2label": NAMES, "seed": 3} | options))
 
 
 def some_material(
@@ -84,7 +73,7 @@ def live_teacher(beside: Path, n: int = 24, seed: int = 0, kin: bool = False, **
     if not folder.exists():
         build(family, folder, **((WIDER_DISTILBERT if family == "distilbert" else WIDER) if kin else {}))
     names = {0: NAMES[1], 1: NAMES[2], 2: NAMES[0]}
-    encoder = models.load(Source(str(folder), folder), id2label=names, seed=11, **options)
+    encoder = loaded(folder, id2label=names, seed=11, **options)
     encoder.model.requires_grad_(False)
     return LiveTeacher(encoder, _tokens(encoder, _texts(n, seed)[0]), columns=(2, 0, 1), same_tokens=kin)
 
