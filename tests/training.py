@@ -23,8 +23,6 @@ from randout.tokens import Tokens, encode, truncate
 torch.set_num_threads(1)  # models this small: threads only wait for one another, seconds where the machine is busy
 
 NAMES = {0: "health", 1: "money", 2: "sport"}
-OPTIONS: dict[str, Any] = {"seed": 3}
-_loaded: dict[str, Encoder] = {}  # by folder and options
 HELD_OUT = 10  # texts that there are beside those to train on
 WIDER = {"hidden_size": 48, "num_attention_heads": 6, "num_hidden_layers": 4}  # than the tiny models
 WIDER_DISTILBERT = {"dim": 48, "n_heads": 6, "n_layers": 4}
