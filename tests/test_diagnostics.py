@@ -11,7 +11,19 @@ import numpy as np
 import pytest
 
 import reported
-from randout import api, baseline, comparison, config, data, diagnostics, prepare, scoring, search, soft_labels
+from randout import (
+    api,
+    baseline,
+    comparison,
+    config,
+    data,
+    diagnostics,
+    prepare,
+    request,
+    scoring,
+    search,
+    soft_labels,
+)
 from randout.errors import UserError
 from randout.grid import SearchTable
 from randout.methods import METHODS
@@ -457,10 +469,10 @@ def test_a_run_of_an_earlier_version_is_diagnosed_from_its_predictions(tmp_path:
 def test_what_asks_for_a_method_is_told_apart_from_the_default(tmp_path: Path) -> None:
     recipe = tmp_path / "r.toml"
     recipe.write_text("[train]\nepochs = 2\n")
-    assert api.asked_methods(None, recipe, []) == frozenset()
-    assert api.asked_methods("kd", None, [{"methods": {"kd": False}}]) == {"ce"}
-    assert api.asked_methods(None, None, [{"methods": {"kd": {"weight": 1}}}]) == {"kd"}
-    assert "kd" in api.asked_methods("randout-kd", recipe, [])
+    assert request.asked_methods(None, recipe, []) == frozenset()
+    assert request.asked_methods("kd", None, [{"methods": {"kd": False}}]) == {"ce"}
+    assert request.asked_methods(None, None, [{"methods": {"kd": {"weight": 1}}}]) == {"kd"}
+    assert "kd" in request.asked_methods("randout-kd", recipe, [])
 
 
 def test_a_plan_remembers_what_was_left_out_only_where_no_teacher_was_declined(

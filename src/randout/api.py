@@ -16,6 +16,7 @@ from .errors import UserError
 from .job import Options, Result, carry_out
 from .methods import METHODS
 from .progress import Show
+from .request import asked_methods, base_layers
 from .saved import opened
 from .sources import check_name
 from .terminal import is_text
@@ -89,27 +90,6 @@ def _check_arguments(
             raise UserError(f"train: {name}: found {value!r:.80}, a {type(value).__name__}; expected {expected}")
     if odd := [key for key in settings or {} if not isinstance(key, str)]:
         raise UserError(f'train: settings: found the key {odd[0]!r}, expected a name, as in "learning_rate"')
-
-
-def base_layers(preset: str | None, recipe: Path | None) -> list[dict[str, Any]]:
-    """What options are laid over. A recipe that lists methods stands alone; else it lies over the default preset."""
-    if recipe is None:
-        return [config.read_preset(preset or config.DEFAULT_PRESET)]
-    tables = config.read_recipe(recipe)
-    return [tables] if "methods" in tables else [config.read_preset(preset or config.DEFAULT_PRESET), tables]
-
-
-def asked_methods(preset: str | None, recipe: Path | None, assignments: Sequence[Mapping[str, Any]]) -> frozenset[str]:
-    """Methods that a request names itself, by its preset, recipe or settings, rather than by the default preset."""
-    tables: dict[str, Any] = config.read_preset(preset) if preset else {}
-    for layer in [config.read_recipe(recipe) if recipe else {}, *assignments]:
-        tables = config.overlay(tables, dict(layer))
-    methods = tables.get("methods", {})
-    return (
-        frozenset(name for name, own in methods.items() if own is not False)
-        if isinstance(methods, dict)
-        else frozenset()
-    )
 
 
 def predict(

@@ -52,7 +52,7 @@ def tables_of(data: str, student: str | None, teacher: str | None) -> dict[str, 
 
 def options_of(runs: Path, time_limit: str | None, show: Show, accept_changes: bool = False) -> Any:
     """`job.Options`."""
-    from .job import Options
+    from .execution import Options
 
     deadline = time.monotonic() + seconds_of(time_limit) if time_limit else None
     return Options(runs, accept_changes=accept_changes, deadline=deadline, show=show)

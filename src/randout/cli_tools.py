@@ -41,22 +41,24 @@ def configured(
 
     Raises UserError.
     """
-    from . import api, config
+    from . import config
     from .methods import METHODS
+    from .request import base_layers
 
     if preset and recipe:
         raise UserError("--preset and --recipe: name one; a recipe can say what a preset says")
     assignments = [config.assignment(text, METHODS) for text in sets or []]
-    layers = [{k: v for k, v in layer.items() if k not in but} for layer in api.base_layers(preset, recipe)]
+    layers = [{k: v for k, v in layer.items() if k not in but} for layer in base_layers(preset, recipe)]
     return config.build([*layers, asked, *assignments], METHODS)
 
 
 def required_methods(preset: str | None, recipe: Path | None, sets: list[str] | None) -> frozenset[str]:
     """The methods that a command line names itself, rather than by the default preset."""
-    from . import api, config
+    from . import config
     from .methods import METHODS
+    from .request import asked_methods
 
-    return api.asked_methods(preset, recipe, [config.assignment(text, METHODS) for text in sets or []])
+    return asked_methods(preset, recipe, [config.assignment(text, METHODS) for text in sets or []])
 
 
 def seconds_of(text: str) -> float:
@@ -72,7 +74,7 @@ def seconds_of(text: str) -> float:
 def list_runs(context: typer.Context, runs: RunsFolder = Path("runs"), as_json: AsJson = False) -> None:
     """List the runs of a folder."""
     if context.invoked_subcommand is None:
-        from .scoring import run_rows
+        from .runs import run_rows
 
         rows = run_rows(runs)
         if as_json:

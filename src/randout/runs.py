@@ -159,6 +159,21 @@ def list_runs(folder: Path) -> list[RunFolder]:
     return [RunFolder(path.parent) for path in sorted(folder.glob("*/run.json"))]
 
 
+def run_rows(folder: Path) -> list[dict[str, Any]]:
+    """A row a run: name, state, validation and test accuracy (None where there is none)."""
+    rows = []
+    for run in list_runs(folder):
+        try:
+            done = run.finished
+            metrics = run.read("metrics.json") if done else {}
+            state = "finished" if done else "unfinished"
+        except UserError as error:
+            metrics, state = {}, str(error).rsplit(": ", 1)[-1]
+        scores = {name: metrics.get(name, {}).get("accuracy") for name in ("validation", "test")}
+        rows.append({"run": run.path.name, "state": state, **scores})
+    return rows
+
+
 def remove(run: RunFolder) -> None:
     """Delete a run folder. Raises UserError for a folder that is none, or that is in use."""
     if not run.exists:

@@ -256,18 +256,3 @@ def score_run(path: Path, split: str, show: Show, allow_leaks: bool = False) -> 
         raise UserError(f"{path}: this run's data has no test split; name a labelled file instead")
     metrics = open_test(run, plan, show, allow_leaks=allow_leaks)
     return metrics["test"] | {"warnings": metrics["warnings"]}, plan.dataset.id2label
-
-
-def run_rows(folder: Path) -> list[dict[str, Any]]:
-    """A row a run: name, state, validation and test accuracy (None where there is none)."""
-    rows = []
-    for run in runs.list_runs(folder):
-        try:
-            done = run.finished
-            metrics = run.read("metrics.json") if done else {}
-            state = "finished" if done else "unfinished"
-        except UserError as error:
-            metrics, state = {}, str(error).rsplit(": ", 1)[-1]
-        scores = {name: metrics.get(name, {}).get("accuracy") for name in ("validation", "test")}
-        rows.append({"run": run.path.name, "state": state, **scores})
-    return rows

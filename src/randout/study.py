@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from .classifiers import CLASSIFIERS
 from .config import (
     DEFAULT_PRESET,
     Config,
@@ -199,6 +198,8 @@ def arm_config(study: Study, arm: str, methods: Mapping[str, Any], above: Mappin
     named = "preset" in own
     preset = str(own.pop("preset", base.get("preset", DEFAULT_PRESET)))
     common = str(base.pop("preset", DEFAULT_PRESET))
+    from .classifiers import CLASSIFIERS
+
     model = own.get("student", {}).get("model")
     if model:
         base.pop("student", None)
@@ -259,6 +260,8 @@ def drop_one(config: Config, methods: Mapping[str, Any]) -> dict[str, dict[str, 
 
 def unequal(study: Study, configs: Mapping[str, Config]) -> list[str]:
     """What arms do not share although an equal budget needs it: a sentence each."""
+    from .classifiers import CLASSIFIERS
+
     found = []
     configs = {arm: config for arm, config in configs.items() if config.student.model not in CLASSIFIERS}
     for key in ("epochs", "batch_size", "patience"):
