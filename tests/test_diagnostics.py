@@ -21,7 +21,7 @@ from randout import (
     prepare,
     request,
     scoring,
-    search,
+    searching,
     soft_labels,
 )
 from randout.errors import UserError
@@ -384,9 +384,9 @@ def asked(tiny_model: Any, toy_csv: Any, teacher: str = "none", **train: Any) ->
 
 def test_a_search_over_distillation_needs_a_teacher(tiny_model: Any, toy_csv: Any, tmp_path: Path) -> None:
     built = config.build([config.read_preset("randout-kd"), asked(tiny_model, toy_csv)], METHODS)
-    made, _ = search.make_search(built, SearchTable(space={"kd.weight": [0.2, 0.8]}))
+    made, _ = searching.make_search(built, SearchTable(space={"kd.weight": [0.2, 0.8]}))
     with pytest.raises(UserError, match=r"kd.weight 0.* cannot run: methods.kd learns from a teacher"):
-        search.run_search(made, tmp_path / "s", Options(runs=tmp_path / "runs", show=Show(quiet=True)))
+        searching.run_search(made, tmp_path / "s", Options(runs=tmp_path / "runs", show=Show(quiet=True)))
     assert not (tmp_path / "s").exists()
 
 
@@ -398,8 +398,8 @@ def test_a_search_warns_of_its_best_trial_and_fits_one_baseline(
     monkeypatch.setattr(baseline, "_last", [])
     monkeypatch.setattr(baseline, "_fit", lambda *words: (fits.append(1), fit(*words))[1])
     built = config.build([config.read_preset("plain"), asked(tiny_model, toy_csv)], METHODS)
-    made, _ = search.make_search(built, SearchTable(space={"weight_decay": [0.0, 0.1]}))
-    folder = search.run_search(made, tmp_path / "s", Options(runs=tmp_path / "runs", show=Show(quiet=True)))
+    made, _ = searching.make_search(built, SearchTable(space={"weight_decay": [0.0, 0.1]}))
+    folder = searching.run_search(made, tmp_path / "s", Options(runs=tmp_path / "runs", show=Show(quiet=True)))
     assert len(fits) == 1
     assert "majority" in [one["kind"] for one in folder.record["warnings"]]
     assert {one["split"] for one in folder.record["warnings"]} == {"validation"}

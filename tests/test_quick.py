@@ -24,6 +24,7 @@ CALLS = [  # words of a command line, its exit code, and what it prints
     (["soft-labels", "no-file.csv", "--teacher", "x"], 2, "no such file"),
     (["search", "table.csv", "--set", "epoch=3"], 2, "Did you mean 'epochs'"),
     (["search", "no-file.csv", "--space", "seed=[1, 2]"], 2, "no such file"),
+    (["search", "table.csv", "--space", "epoch=[1, 2]"], 2, "Did you mean 'epochs'"),
     (["compare", "table.csv", "--set", "epoch=3"], 2, "Did you mean 'epochs'"),
     (["cv", "table.csv", "--arms", "kdd"], 2, "Did you mean 'kd'"),
     (["predict", "no-run", "--file", "no-file.csv"], 2, "no such file"),
@@ -52,7 +53,9 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     (folder / "table.csv").write_text("text,label\na film,good\na book,bad\n")
     (folder / "empty.csv").write_bytes(b"")
     (folder / "runs" / "one").mkdir(parents=True)
-    (folder / "runs" / "one" / "run.json").write_text('{"format": 1, "finished": null, "started": "2026-01-02T03:04:05"}')
+    (folder / "runs" / "one" / "run.json").write_text(
+        '{"format": 1, "finished": null, "started": "2026-01-02T03:04:05"}'
+    )
     command = [sys.executable, "-c", PROGRAM, json.dumps([words for words, _, _ in CALLS])]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]

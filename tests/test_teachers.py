@@ -260,7 +260,7 @@ def test_arms_that_learn_from_one_teacher_have_no_further_ones(asked: dict[str, 
 
 def test_a_search_says_what_a_study_leaves_out(asked: dict[str, Any]) -> None:
     from randout.grid import SearchTable
-    from randout.search import make_search
+    from randout.searching import make_search
 
     built = config.build([asked, {"methods": {"multi-teacher": False, "kd": {}}}], METHODS)
     with pytest.raises(UserError, match="no method of this recipe learns from several teachers"):

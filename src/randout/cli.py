@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import cli_methods, cli_report, cli_reproduce, cli_search, cli_studies, cli_tools, terminal
-from .cli_tools import AsJson, Preset, Quiet, Recipe, RunsFolder, Sets, configured, named, required_methods, seconds_of
+from .cli_tools import AsJson, Preset, Quiet, Recipe, RunsFolder, Sets, named, requested, seconds_of
 from .errors import Failure, UserError
 from .execution import Stopped
 from .files import shell_path
@@ -129,13 +129,14 @@ def train(
             show.say(f"already trained: {resume}")
             _report(done, as_json, show)
             return
-    config = _stored(resume) if resume is not None else configured(asked, preset, recipe, sets)
+    request = requested(asked, preset, recipe, sets)
+    config = request.config() if resume is None else _stored(resume)
     dataset = read_data(config)
     from . import job, prepare  # PyTorch comes with these: what settings and table tell is told before
 
     options = job.Options(runs, out, fresh, accept_changes, deadline, show=show)
     _introduce(config, dataset, show)
-    plan = prepare.make(config, dataset, required=() if resume else required_methods(preset, recipe, sets))
+    plan = prepare.make(config, dataset, required=request.required if resume is None else ())
     if dry_run:
         _estimate(plan)
         return
@@ -224,7 +225,7 @@ def soft_labels(
 
     asked = named({"data": {"source": data, "unlabeled": unlabeled}, "student": {"model": student}})
     asked |= {"teacher": {"model": teacher}, "output": {"test": False}}
-    config = configured(asked, preset, recipe, sets)
+    config = requested(asked, preset, recipe, sets).config()
     dataset = read_data(config)
     from . import job, prepare  # with PyTorch
 

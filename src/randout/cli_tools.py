@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from .errors import UserError
 from .files import check_new_file, shell_path, write_new
 from .progress import Show, complain
 from .terminal import EXIT_CODES
+
+if TYPE_CHECKING:
+    from .request import Request
 
 app = typer.Typer(rich_markup_mode=None)
 runs_app = typer.Typer(help="List, show and remove runs.", invoke_without_command=True, rich_markup_mode=None)
@@ -34,31 +37,19 @@ def named(tables: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {name: table for name, table in kept.items() if table}
 
 
-def configured(
-    asked: dict[str, Any], preset: str | None, recipe: Path | None, sets: list[str] | None, but: Sequence[str] = ()
-) -> Any:
-    """The configuration that a command line asks for; but: tables of the recipe that are no part of it.
-
-    Raises UserError.
-    """
+def assignments(sets: list[str] | None) -> list[dict[str, Any]]:
+    """The settings of `--set`, each as tables. Raises UserError."""
     from . import config
     from .methods import METHODS
-    from .request import base_layers
 
-    if preset and recipe:
-        raise UserError("--preset and --recipe: name one; a recipe can say what a preset says")
-    assignments = [config.assignment(text, METHODS) for text in sets or []]
-    layers = [{k: v for k, v in layer.items() if k not in but} for layer in base_layers(preset, recipe)]
-    return config.build([*layers, asked, *assignments], METHODS)
+    return [config.assignment(text, METHODS) for text in sets or []]
 
 
-def required_methods(preset: str | None, recipe: Path | None, sets: list[str] | None) -> frozenset[str]:
-    """The methods that a command line names itself, rather than by the default preset."""
-    from . import config
-    from .methods import METHODS
-    from .request import asked_methods
+def requested(asked: dict[str, Any], preset: str | None, recipe: Path | None, sets: list[str] | None) -> Request:
+    """The training that a command line asks for. Raises UserError."""
+    from .request import Request
 
-    return asked_methods(preset, recipe, [config.assignment(text, METHODS) for text in sets or []])
+    return Request(asked, preset, recipe, assignments(sets))
 
 
 def seconds_of(text: str) -> float:
@@ -132,7 +123,7 @@ def init(
     from .classifiers.settle import chosen, settle
     from .methods import METHODS
 
-    made = configured({"student": {"model": student}} if student else {}, preset, None, None)
+    made = requested({"student": {"model": student}} if student else {}, preset, None, None).config()
     classifier = chosen(made)
     if classifier is None:
         text = config.commented(made, METHODS)

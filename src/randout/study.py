@@ -26,7 +26,7 @@ from .config import (
     read_recipe,
 )
 from .errors import UserError, nearest
-from .files import change_places
+from .files import resolve_places
 from .grid import SearchTable
 from .methods import GOLD, KD_ALONE, PAPERS_OWN
 from .shelf import ALL, as_study, chosen
@@ -78,7 +78,7 @@ def read_study(path: Path) -> Study:
     arms = tables.get("arms")
     for recipe in (tables.get("base"), *(arms.values() if isinstance(arms, dict) else ())):
         if isinstance(recipe, dict):
-            _make_paths_good(recipe, path.parent)
+            resolve_places(recipe, path.parent)
     tables.setdefault("name", re.sub(r"[^\w.-]+", "-", path.stem))
     try:
         return make_study(tables)
@@ -161,15 +161,6 @@ def _check_recipes(study: Study) -> None:
             if key in Config.model_fields and not isinstance(value, dict):
                 raise UserError(f"{place}.{key}: found {value!r}; expected a table of settings")
     checked(DataTable, study.base.get("data", {}), "base.data.")
-
-
-def _make_paths_good(recipe: dict[str, Any], folder: Path) -> None:
-    def good(value: str) -> str:
-        name, colon, inner = value.rpartition(":")
-        there = (folder / inner).exists()
-        return f"{name}{colon}{(folder / inner).resolve()}" if there else value
-
-    change_places(recipe, good)
 
 
 def units(study: Study) -> list[Unit]:
