@@ -28,7 +28,7 @@ from randout.errors import UserError
 from randout.grid import SearchTable
 from randout.methods import METHODS
 from randout.progress import Show
-from randout.report import report
+from randout.reporting import report
 from randout.runs import RunFolder
 from randout.student import Options
 from randout.study import make_study

@@ -53,7 +53,7 @@ LAYERS = [  # a module may import from its own row and the rows above
     {"beside"},
     {"searching", "finished_runs"},
     {"comparison"},
-    {"report", "workflow"},
+    {"reporting", "workflow"},
     {"reproduce"},
     {"studies"},
     {"api", "demo", "doctor"},
@@ -64,7 +64,7 @@ LAYERS = [  # a module may import from its own row and the rows above
 ]
 
 
-PACKAGES = {"methods", "classifiers", "report"}
+PACKAGES = {"methods", "classifiers", "reporting"}
 
 
 def imports(path: Path) -> set[str]:
@@ -105,11 +105,21 @@ def test_methods_import_the_interface_and_never_one_another() -> None:
 
 
 def test_the_report_reads_folders_and_never_what_trains() -> None:
-    for path in (ROOT / "report").glob("*.py"):
-        known = {"report", "diagnostics", "errors", "files", "fonts", "metrics", "statistics", "predictions", "record"}
+    for path in (ROOT / "reporting").glob("*.py"):
+        known = {
+            "reporting",
+            "diagnostics",
+            "errors",
+            "files",
+            "fonts",
+            "metrics",
+            "statistics",
+            "predictions",
+            "record",
+        }
         known |= {"runs", "seen", "published"}
         assert imports(path) <= known, path.name
-    code = "import sys, randout.report.write; print('torch' in sys.modules)"
+    code = "import sys, randout.reporting.write; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 

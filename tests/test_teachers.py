@@ -22,7 +22,7 @@ from randout.methods import METHODS
 from randout.prepare import make
 from randout.progress import Show
 from randout.replay import replay, stored_config
-from randout.report.subjects import Model
+from randout.reporting.subjects import Model
 from randout.runs import RunFolder
 from randout.soft_labels import column_order
 from randout.student import Options, Stopped
@@ -282,8 +282,8 @@ def test_arms_of_finished_runs_are_told_apart_by_all_their_teachers() -> None:
 
 def test_a_report_knows_all_teachers(asked: dict[str, Any], tmp_path: Path) -> None:
     """What each saw is checked, and the one that is no run beside the model is named as unknown."""
-    from randout.report.checks import teacher_saw_held_out
-    from randout.report.subjects import Arm, Subject
+    from randout.reporting.checks import teacher_saw_held_out
+    from randout.reporting.subjects import Arm, Subject
 
     identity = {"teacher": {"model": "a"}, "more": ["b", {"model": "c"}], "methods": {}}
     record = {"identity": identity, "data": "d", "teacher": {"name": "one", "more": [{"name": "two"}, {"name": "x"}]}}

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from . import config, in_memory, prepare, studies
-from . import report as reports
+from . import config, in_memory, prepare, reporting, studies
 from .config import Config
 from .diagnostics import messages
 from .errors import UserError
@@ -30,7 +29,7 @@ Table = PathLike | Mapping[str, Sequence[Any]] | Any
 
 
 def train(
-    data: str | Path | Mapping[str, Sequence[Any]] | Any,
+    data: Table = "",
     *,
     student: str | Path = "auto",
     teacher: str | Path = "auto",
@@ -45,20 +44,15 @@ def train(
     """Fine-tune a student on a labelled table, from a teacher's soft labels and with noise, as `randout train` does.
 
     data: a file, a named dataset, or a table in memory: a DataFrame of pandas or polars, an Arrow table, a
-    `datasets.Dataset`, a list of rows, or columns ({"text": [...], "label": [...]}). Such a table is kept in `runs/data`,
-    unless the call is refused. settings: by the keys of `--set` (`{"learning_rate": 2e-5, "methods.kd.weight": 0.4,
-    "data.group_column": "author"}`). time_limit: seconds.
+    `datasets.Dataset`, a list of rows, or columns ({"text": [...], "label": [...]}); empty: the data of the recipe. A
+    table in memory is kept in `runs/data`, unless the call is refused. settings: by the keys of `--set`
+    (`{"learning_rate": 2e-5, "methods.kd.weight": 0.4, "data.group_column": "author"}`). time_limit: seconds.
     The same call again finds the run done, or goes on with it. Raises UserError, Failure, and job.Stopped at the limit.
     """
     _check_arguments(student, teacher, preset, recipe, settings, out, runs, time_limit)
     options = _options(out, runs, time_limit, quiet)
     with _source(data, Path(runs)) as source:
-        asked = {
-            "data": {"source": source},
-            "student": {"model": str(student)},
-            "teacher": {"model": str(teacher)},
-        }
-        request = _request(asked, preset, recipe, settings)
+        request = _request(_tables(source, student, teacher), preset, recipe, settings)
         plan = prepare.make(request.config(), required=request.required)
     result = carry_out(plan, options)
     options.show.conclude(messages(result.metrics.get("warnings", [])))
@@ -66,7 +60,7 @@ def train(
 
 
 @dataclass(frozen=True)
-class Classifier:
+class Predictor:
     """A trained classifier in memory, as `load` returns it."""
 
     name: str
@@ -93,7 +87,7 @@ class Classifier:
         return shifted / shifted.sum(1, keepdims=True)
 
 
-def load(model: PathLike, *, device: str = "auto") -> Classifier:
+def load(model: PathLike, *, device: str = "auto") -> Predictor:
     """A classifier that predicts as often as it is asked, from a run or a classifier's folder, read once.
 
     device: auto, cpu, cuda or mps. Raises UserError where there is no such classifier or device.
@@ -102,11 +96,11 @@ def load(model: PathLike, *, device: str = "auto") -> Classifier:
         raise UserError(f"predict: model: found {model!r:.80}, a {type(model).__name__}; expected a run or a folder")
     machine = config.checked(config.TrainTable, {"device": device, "precision": "float32"}, "predict: ", "")
     where, _ = prepare.machine(Config(train=machine))
-    return Classifier(str(model), opened(str(model), where))
+    return Predictor(str(model), opened(str(model), where))
 
 
 def predict(
-    model: PathLike | Classifier, texts: Iterable[str], *, device: str = "auto", show: Show | None = None
+    model: PathLike | Predictor, texts: Iterable[str], *, device: str = "auto", show: Show | None = None
 ) -> tuple[list[str], np.ndarray]:
     """Labels (n) and probabilities (n, C; columns by id2label) of `texts`, by a run, a classifier's folder, or what
     `load` returned.
@@ -115,7 +109,7 @@ def predict(
     string in place of several, which would be taken for a list of its characters.
     """
     texts = _several(texts)
-    loaded = model if isinstance(model, Classifier) else load(model, device=device)
+    loaded = model if isinstance(model, Predictor) else load(model, device=device)
     probabilities = loaded.predict_proba(texts, show=show)
     return [loaded.saved.id2label[int(best)] for best in probabilities.argmax(1)], probabilities
 
@@ -142,7 +136,7 @@ def evaluate(
 
 
 def search(
-    data: Table,
+    data: Table = "",
     *,
     space: str | Mapping[str, Any] | None = None,
     student: PathLike = "auto",
@@ -171,10 +165,10 @@ def search(
         space, trials=trials, sampler=sampler, halving=halving, budget=budget, keep=keep, seed=search_seed
     )
     with _source(data, Path(runs)) as source:
-        asked = {"data": {"source": source}, "student": {"model": str(student)}, "teacher": {"model": str(teacher)}}
-        request = _request(asked, preset, recipe, settings)
-        options = _options(None, runs, time_limit, quiet)
-        return studies.search(request, table, Path(out) if out else None, options).record
+        request = _request(_tables(source, student, teacher), preset, recipe, settings)
+        request.config(but=("search",))
+    options = _options(None, runs, time_limit, quiet)
+    return studies.search(request, table, Path(out) if out else None, options).record
 
 
 def compare(
@@ -227,8 +221,8 @@ def compare(
         return studies.finished(named, asked, out=out)
     with _source(named[0] if named else what, Path(runs)) as source:
         study = studies.comparison(source, asked, Path(out) if out else None)
-        options = _options(None, runs, time_limit, quiet)
-        return studies.carry_out(study, Path(out) if out else None, options).record
+    options = _options(None, runs, time_limit, quiet)
+    return studies.carry_out(study, Path(out) if out else None, options).record
 
 
 def cross_validate(
@@ -277,8 +271,8 @@ def cross_validate(
     )
     with _source(data, Path(runs)) as source:
         study = studies.cross_validation(source, asked, Path(out) if out else None)
-        options = _options(None, runs, time_limit, quiet)
-        return studies.carry_out(study, Path(out) if out else None, options).record
+    options = _options(None, runs, time_limit, quiet)
+    return studies.carry_out(study, Path(out) if out else None, options).record
 
 
 def report(
@@ -295,7 +289,7 @@ def report(
     UserError.
     """
     named = [folders] if isinstance(folders, str | Path) else list(folders)
-    return reports.report([Path(one) for one in named], Path(out), texts=texts, formats=formats, baseline=baseline)
+    return reporting.report([Path(one) for one in named], Path(out), texts=texts, formats=formats, baseline=baseline)
 
 
 @contextmanager
@@ -314,6 +308,12 @@ def _source(data: Table, runs: Path) -> Iterator[str]:
         if new:  # no run refers to it
             path.unlink(missing_ok=True)
         raise
+
+
+def _tables(source: str, student: PathLike, teacher: PathLike) -> dict[str, Any]:
+    """Tables of a recipe for what is named; "auto" is the default, which a recipe may change."""
+    named = {"data": {"source": source}, "student": {"model": str(student)}, "teacher": {"model": str(teacher)}}
+    return {name: table for name, table in named.items() if next(iter(table.values())) not in ("", "auto")}
 
 
 def _request(

@@ -150,7 +150,7 @@ def page(chapters: Sequence[Chapter], pictures: dict[str, tuple[str, int]]) -> s
     policy = f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
     policy += "base-uri 'none'; form-action 'none'"
     setting = Environment(
-        loader=PackageLoader("randout", "report"),
+        loader=PackageLoader("randout", "reporting"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
