@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import randout
 from randout import config, job, prepare, studies
 from randout.methods import METHODS
 from randout.progress import Show
@@ -225,3 +226,10 @@ def test_two_commands_and_their_results(run):
     assert code == 0, err
     assert err.partition("\nWarnings\n")[0] == ""
     assert json.loads(out)["result"]["head"] == "5 of 5 folds"
+    settings = {"epochs": 1, "precision": "float32", "device": "cpu"}
+    shared = {"student": "bert", "settings": settings}
+    compared = randout.compare("rows.csv", arms=["plain", "randout"], seeds=2, out="c", **shared)
+    record = json.loads(Path("c/study.json").read_text(encoding="utf-8"))
+    assert (compared["cells"], compared["result"]["head"]) == (record["cells"], "2 of 2 seeds")
+    found = randout.cross_validate("rows.csv", preset="plain", folds=5, out="v", **shared)
+    assert found["cells"] == json.loads(out)["cells"]

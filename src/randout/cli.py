@@ -380,7 +380,7 @@ def _run() -> int:
             terminal.check_arguments(sys.argv[1:])
             app(prog_name="randout")
     except SystemExit as end:
-        if end.code == 130:
+        if end.code == 130 and not isinstance(end, terminal.Told):
             complain("interrupted")
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except (UserError, Failure) as error:

