@@ -71,8 +71,8 @@ def compare(
     from . import studies
 
     words = what or []
-    shared = {"student": student, "teacher": teacher, "preset": preset, "recipe": recipe, "allow_leaks": allow_leaks}
-    judged = {"baseline": baseline, "metric": metric, "margin": margin}
+    shared: dict[str, Any] = {"student": student, "teacher": teacher, "preset": preset, "recipe": recipe}
+    judged: dict[str, Any] = {"baseline": baseline, "metric": metric, "margin": margin, "allow_leaks": allow_leaks}
     asked = studies.Asked(
         **shared,
         **judged,
@@ -128,8 +128,8 @@ def cv(
     """Cross-validate recipes, a teacher for each fold. Whole groups; Nadeau and Bengio's interval."""
     from . import studies
 
-    shared = {"student": student, "teacher": teacher, "preset": preset, "recipe": recipe, "allow_leaks": allow_leaks}
-    judged = {"baseline": baseline, "metric": metric, "margin": margin}
+    shared: dict[str, Any] = {"student": student, "teacher": teacher, "preset": preset, "recipe": recipe}
+    judged: dict[str, Any] = {"baseline": baseline, "metric": metric, "margin": margin, "allow_leaks": allow_leaks}
     asked = studies.Asked(
         **shared,
         **judged,

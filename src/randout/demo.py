@@ -165,7 +165,7 @@ def _command(out: Path, asked: dict[str, Any], preset: str) -> str:
         f"randout train {shell_path(source['source'])} --preset {preset} --split-column split --group film "
         f"--runs {shell_path(out / 'runs')}"
     ]
-    lines += [f"--student {shell_path(asked['student']['model'])} --set layers=[0,2,4] --set max_length={MAX_LENGTH}"]
+    lines += [f"--student {shell_path(asked['student']['model'])} --set 'layers=[0,2,4]' --set max_length={MAX_LENGTH}"]
     if teacher["model"] != "none":
         lines += [
             f"--teacher {shell_path(teacher['model'])} --set teacher.max_length={MAX_LENGTH} --set teacher.epochs=2"
