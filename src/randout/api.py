@@ -216,7 +216,8 @@ def compare(
         margin=margin,
         allow_leaks=allow_leaks,
     )
-    named = [str(one) for one in what] if _is_list_of_paths(what) else [str(what)] if _is_path(what) else []
+    words: Any = [what] if _is_path(what) else what if _is_list_of_paths(what) else []
+    named = [str(word) for word in words]
     if named and studies.are_runs(named):
         return studies.finished(named, asked, out=out)
     with _source(named[0] if named else what, Path(runs)) as source:

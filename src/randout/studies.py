@@ -229,7 +229,11 @@ def _name(out: Path | None, data: str, what: str) -> str:
 
 def _base(data: str, asked: Asked) -> dict[str, Any]:
     """What lies under every arm: what is named over a recipe."""
-    tables = {"data": {"source": data}, "student": {"model": asked.student}, "teacher": {"model": asked.teacher}}
+    tables: dict[str, dict[str, Any]] = {
+        "data": {"source": data},
+        "student": {"model": asked.student},
+        "teacher": {"model": asked.teacher},
+    }
     over = {name: table for name, table in tables.items() if all(table.values())}
     request = Request(over, asked.preset, asked.recipe, tuple(asked.settings or ()))
     base = _standing_alone(recipe_tables(request.recipe)) if request.recipe else {}
