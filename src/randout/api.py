@@ -305,7 +305,7 @@ def _source(data: Table, runs: Path) -> Iterator[str]:
     path, new = in_memory.saved(data, runs / "data")
     try:
         yield str(path)
-    except UserError:
+    except BaseException:
         if new:  # no run refers to it
             path.unlink(missing_ok=True)
         raise
