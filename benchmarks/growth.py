@@ -31,7 +31,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 PROCESSES = multiprocessing.get_context("forkserver")  # a child's peak memory is its own, not the parent's
-PRELOADED = ["randout", "randout.search", "randout.loop", "transformers.models.bert.modeling_bert"]
+PRELOADED = ["randout", "randout.searching", "randout.loop", "transformers.models.bert.modeling_bert"]
 WARM_UP, LONGEST, WORDS = 1, 512, 30_000
 SIDES = ("randout", "plain")
 START = {"tokens": 54, "batch": 16, "layers": 6, "hidden": 384}  # what stays while one of them grows: MiniLM-L6 on RHMD
@@ -203,7 +203,7 @@ def rate(tokens: int, point: dict[str, int], precision: str) -> float:
 def trials(place: Path, point: dict[str, int], arguments: argparse.Namespace) -> dict[str, Any]:
     """A search of so many trials of a tiny model: seconds, what it leaves on disk, and peak memory."""
     from common import tiny_data, tiny_model
-    from randout import config, search
+    from randout import config, searching
     from randout.grid import SearchTable
     from randout.methods import METHODS
     from randout.progress import Show
@@ -215,7 +215,7 @@ def trials(place: Path, point: dict[str, int], arguments: argparse.Namespace) ->
     table = SearchTable(space={"learning_rate": [1e-4 * (1 + n / count) for n in range(count)]})
     options = Options(place / "runs", show=Show(quiet=True))
     began = time.perf_counter()
-    search.run_search(search.make_search(recipe, table)[0], place / "out", options)
+    searching.run_search(searching.make_search(recipe, table)[0], place / "out", options)
     spent = time.perf_counter() - began
     size = sum(file.stat().st_size for file in (place / "out").rglob("*") if file.is_file())
     return {"search, s": spent, "seconds a trial": spent / count, "disk, MiB": size / 2**20, "memory, MiB": peak()}

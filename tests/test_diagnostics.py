@@ -11,12 +11,24 @@ import numpy as np
 import pytest
 
 import reported
-from randout import api, baseline, comparison, config, data, diagnostics, prepare, scoring, search, soft_labels
+from randout import (
+    api,
+    baseline,
+    comparison,
+    config,
+    data,
+    diagnostics,
+    prepare,
+    request,
+    scoring,
+    searching,
+    soft_labels,
+)
 from randout.errors import UserError
 from randout.grid import SearchTable
 from randout.methods import METHODS
 from randout.progress import Show
-from randout.report import report
+from randout.reporting import report
 from randout.runs import RunFolder
 from randout.student import Options
 from randout.study import make_study
@@ -430,9 +442,9 @@ def asked(tiny_model: Any, toy_csv: Any, teacher: str = "none", **train: Any) ->
 
 def test_a_search_over_distillation_needs_a_teacher(tiny_model: Any, toy_csv: Any, tmp_path: Path) -> None:
     built = config.build([config.read_preset("randout-kd"), asked(tiny_model, toy_csv)], METHODS)
-    made, _ = search.make_search(built, SearchTable(space={"kd.weight": [0.2, 0.8]}))
+    made, _ = searching.make_search(built, SearchTable(space={"kd.weight": [0.2, 0.8]}))
     with pytest.raises(UserError, match=r"kd.weight 0.* cannot run: methods.kd learns from a teacher"):
-        search.run_search(made, tmp_path / "s", Options(runs=tmp_path / "runs", show=Show(quiet=True)))
+        searching.run_search(made, tmp_path / "s", Options(runs=tmp_path / "runs", show=Show(quiet=True)))
     assert not (tmp_path / "s").exists()
 
 
@@ -444,8 +456,8 @@ def test_a_search_warns_of_its_best_trial_and_fits_one_baseline(
     monkeypatch.setattr(baseline, "_last", [])
     monkeypatch.setattr(baseline, "_fit", lambda *words: (fits.append(1), fit(*words))[1])
     built = config.build([config.read_preset("plain"), asked(tiny_model, toy_csv)], METHODS)
-    made, _ = search.make_search(built, SearchTable(space={"weight_decay": [0.0, 0.1]}))
-    folder = search.run_search(made, tmp_path / "s", Options(runs=tmp_path / "runs", show=Show(quiet=True)))
+    made, _ = searching.make_search(built, SearchTable(space={"weight_decay": [0.0, 0.1]}))
+    folder = searching.run_search(made, tmp_path / "s", Options(runs=tmp_path / "runs", show=Show(quiet=True)))
     assert len(fits) == 1
     assert "majority" in [one["kind"] for one in folder.record["warnings"]]
     assert {one["split"] for one in folder.record["warnings"]} == {"validation"}
@@ -515,10 +527,10 @@ def test_a_run_of_an_earlier_version_is_diagnosed_from_its_predictions(tmp_path:
 def test_what_asks_for_a_method_is_told_apart_from_the_default(tmp_path: Path) -> None:
     recipe = tmp_path / "r.toml"
     recipe.write_text("[train]\nepochs = 2\n")
-    assert api.asked_methods(None, recipe, []) == frozenset()
-    assert api.asked_methods("kd", None, [{"methods": {"kd": False}}]) == {"ce"}
-    assert api.asked_methods(None, None, [{"methods": {"kd": {"weight": 1}}}]) == {"kd"}
-    assert "kd" in api.asked_methods("randout-kd", recipe, [])
+    assert request.asked_methods(None, recipe, []) == frozenset()
+    assert request.asked_methods("kd", None, [{"methods": {"kd": False}}]) == {"ce"}
+    assert request.asked_methods(None, None, [{"methods": {"kd": {"weight": 1}}}]) == {"kd"}
+    assert "kd" in request.asked_methods("randout-kd", recipe, [])
 
 
 def test_a_plan_remembers_what_was_left_out_only_where_no_teacher_was_declined(

@@ -28,16 +28,16 @@ def blocks(kind: str, document: str = README) -> list[str]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any) -> Path:
-    """A folder in which the README's names exist: reviews.csv, more-texts.csv, new-reviews.csv, minilm, big-encoder."""
+    """A folder in which the names of README and pages exist: tables, and the encoders minilm, minilm-l6, big-encoder."""
     folder = tmp_path_factory.mktemp("readme")
-    for name, seed in (("reviews.csv", 0), ("new-reviews.csv", 1)):
+    for name, seed in (("reviews.csv", 0), ("films.csv", 0), ("films-new.csv", 1)):
         texts, labels = toy_texts(120, seed)
         rows = [f"{text},{label}" for text, label in zip(texts, labels, strict=True)]
         (folder / name).write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
-    (folder / "more-texts.csv").write_text("\n".join(["text", *toy_texts(40, 2)[0]]) + "\n", encoding="utf-8")
+    (folder / "films-unlabelled.csv").write_text("\n".join(["text", *toy_texts(40, 2)[0]]) + "\n", encoding="utf-8")
     shutil.copytree(tiny_model("bert"), folder / "minilm")
     shutil.copytree(tiny_model("roberta"), folder / "big-encoder")
-    shutil.copytree(tiny_model("bert"), folder / "cache" / "models" / "minilm")
+    shutil.copytree(tiny_model("bert"), folder / "cache" / "models" / "minilm-l6")
     return folder
 
 
@@ -77,7 +77,9 @@ def _carry_out(commands: list[str], command: Run) -> None:
         assert code == 0, f"{line}: {error}"
 
 
-def test_every_python_block_of_the_readme_works(there: Path) -> None:
+def test_every_python_block_of_the_readme_works(there: Path, command: Run) -> None:
+    if not (there / "runs" / "first").exists():
+        _carry_out(["randout train films.csv -o runs/first"], command)
     code = "\n".join(blocks("python")).replace('"epochs": 2', '"epochs": 1, "precision": "float32"')
     assert "applied_to" in code
     assert "pipeline" in code
@@ -104,7 +106,8 @@ def test_commands_of_the_documents_have_real_options() -> None:
     from randout.cli import app
 
     command = get_command(app)
-    known = {option for sub in command.commands.values() for p in sub.params for option in p.opts}  # type: ignore[attr-defined]
+    known = {option for p in command.params for option in p.opts}
+    known |= {option for sub in command.commands.values() for p in sub.params for option in p.opts}  # type: ignore[attr-defined]
     known |= {option for sub in command.commands["runs"].commands.values() for p in sub.params for option in p.opts}  # type: ignore[attr-defined]
     for document in [ROOT / "README.md", ROOT / "docs" / "guide.md"]:
         for line in document.read_text(encoding="utf-8").splitlines():

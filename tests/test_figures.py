@@ -179,8 +179,8 @@ def test_a_font_that_has_the_characters_is_used(monkeypatch):
 
 
 def test_report_figures_draw_names_without_a_font_by_number(monkeypatch):
-    from randout.report.draw import picture, saved
-    from randout.report.values import Column, Figure, Table
+    from randout.reporting.draw import picture, saved
+    from randout.reporting.values import Column, Figure, Table
 
     monkeypatch.setattr(fonts, "_other_families", lambda: ())
     columns = (Column("model"), Column("true"), Column("predicted"), Column("share", "percent"))

@@ -201,3 +201,77 @@ def test_a_data_file_with_a_long_name_gives_a_name_that_a_file_system_takes(tmp_
     assert plan.name.startswith("评评")
     assert plan.name.endswith(plan.fingerprint[:8])
     (tmp_path / plan.name).mkdir()
+
+
+def test_a_loaded_classifier_predicts_as_often_as_it_is_asked(two_texts):
+    model = randout.load("my run")
+    texts = ["goal team", "fever"]
+    labels, probabilities = randout.predict("my run", texts)
+    assert model.predict(texts) == labels
+    assert np.array_equal(model.predict_proba(texts), probabilities)
+    assert [model.id2label[int(best)] for best in probabilities.argmax(1)] == labels
+    assert randout.predict(model, texts)[0] == labels
+    assert model.predict([]) == []
+
+
+def test_functions_return_what_the_commands_print_as_json(two_texts):
+    import json
+
+    printed = two_texts("evaluate", "my run", "two.csv", "--json")[1]
+    assert json.loads(json.dumps(randout.evaluate("my run", "two.csv"))) == json.loads(printed)
+    printed = two_texts("evaluate", "my run", "--json")[1]
+    assert json.loads(json.dumps(randout.evaluate("my run"))) == json.loads(printed)
+    page, *_ = randout.report("my run", "page", formats="md")
+    assert page.exists()
+
+
+def test_runs_are_listed_with_date_and_methods_and_shown_by_name(two_texts):
+    words = ["--student", "mnb-count", "--text-column", "summary", "-q"]
+    code, out, _ = two_texts("train", "two.csv", *words, "-o", "runs/a b")
+    assert code == 0
+    import re
+
+    code, out, _ = two_texts("runs")
+    head, row = out.splitlines()
+    assert re.split("  +", head) == ["name", "started", "methods", "state", "validation", "test", "folder"]
+    name, started, *_, folder = re.split("  +", row)
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d \d\d:\d\d", started)
+    assert folder == "a b"
+    shown = two_texts("runs", "show", "a b")[1]
+    assert shown == two_texts("runs", "show", "runs/a b")[1] == two_texts("runs", "show", name)[1]
+    Path("elsewhere").mkdir()
+    Path("runs").rename("elsewhere/runs")
+    assert two_texts("runs", "--runs", "elsewhere/runs", "show", "a b")[1] == shown
+    assert two_texts("runs", "show", "a b")[0] == 2
+
+
+def test_the_settings_of_a_run_are_a_recipe_in_any_folder(two_texts, monkeypatch):
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    code, _, errors = two_texts("train", "--recipe", "../my run/run.toml", "-o", "again")
+    assert code == 0, errors
+    first, second = (randout.predict(run, ["goal team", "fever"]) for run in ("../my run", "again"))
+    assert np.array_equal(first[1], second[1])
+    assert randout.train(recipe="../my run/run.toml", out="again").folder == Path("again")
+
+
+def test_settings_are_found_by_their_names_in_other_tools():
+    for theirs, ours in (("lr", "learning_rate"), ("bs", "batch_size"), ("num_train_epochs", "epochs")):
+        with pytest.raises(UserError, match=f"Did you mean '{ours}'"):
+            config.assignment(f"{theirs}=1", METHODS)
+    with pytest.raises(UserError, match="Did you mean 'temperature'"):
+        randout.KnowledgeDistillation(temp=2)
+
+
+def test_type_checkers_see_what_the_package_offers():
+    """The imports that only type checkers read are those that are made at first use, and the package says it is typed."""
+    import ast
+
+    tree = ast.parse(Path(randout.__file__).read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {name.name: node.module for node in block.body for name in node.names}
+    assert seen == randout._WHERE
+    assert sorted(randout.__all__) == sorted(randout._WHERE)
+    assert {*randout.__all__, "__version__"} == set(dir(randout))
+    assert all(getattr(randout, name) is not None for name in randout.__all__)
+    assert Path(randout.__file__).with_name("py.typed").exists()

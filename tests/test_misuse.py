@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from randout import cli_studies, config, job, prepare
+import randout
+from randout import config, job, prepare, studies
 from randout.methods import METHODS
 from randout.progress import Show
-from randout.study import arm_config, make_study
+from randout.study import arm_config
 
 STUDY = """
 name = "s"
@@ -206,11 +207,10 @@ def test_dry_runs_train_nothing(run, tmp_path):
 
 def test_a_recipe_that_lists_methods_stands_alone_in_every_command(run):
     Path("r.toml").write_text('[student]\nmodel = "bert"\n[methods.ce]\n')
-    base = cli_studies._base("rows.csv", None, None, None, Path("r.toml"), None)
-    made = cli_studies._arms("", False, None, Path("r.toml"), base)
-    study = make_study({"base": base, "arms": made})
+    study = studies.cross_validation("rows.csv", studies.Asked(recipe=Path("r.toml")), None)
     assert set(arm_config(study, "r", METHODS).methods) == {"ce"}
-    beside = make_study({"base": base, "arms": cli_studies._arms("kd,r.toml", False, None, Path("r.toml"), base)})
+    asked = studies.Asked(recipe=Path("r.toml"), arms=["kd", "r.toml"], seeds=[1])
+    beside = studies.comparison("rows.csv", asked, None)
     assert set(arm_config(beside, "kd", METHODS).methods) == {"ce", "kd"}
     assert set(arm_config(beside, "r", METHODS).methods) == {"ce"}
 
@@ -226,3 +226,10 @@ def test_two_commands_and_their_results(run):
     assert code == 0, err
     assert err.partition("\nWarnings\n")[0] == ""
     assert json.loads(out)["result"]["head"] == "5 of 5 folds"
+    settings = {"epochs": 1, "precision": "float32", "device": "cpu"}
+    shared = {"student": "bert", "settings": settings}
+    compared = randout.compare("rows.csv", arms=["plain", "randout"], seeds=2, out="c", **shared)
+    record = json.loads(Path("c/study.json").read_text(encoding="utf-8"))
+    assert (compared["cells"], compared["result"]["head"]) == (record["cells"], "2 of 2 seeds")
+    found = randout.cross_validate("rows.csv", preset="plain", folds=5, out="v", **shared)
+    assert found["cells"] == json.loads(out)["cells"]

@@ -307,3 +307,26 @@ class TestFaultyFolders:
         (folder / "adapter_config.json").write_text("{}")
         with pytest.raises(UserError, match=r"PEFT adapter.*merge_and_unload"):
             models.find(str(folder))
+
+
+class TestLabels:
+    def test_an_encoder_found_locally_is_found_by_its_label(self, tiny_model, tmp_path):
+        mine = shutil.copytree(tiny_model("bert"), tmp_path / "cache" / "models" / "small")
+        in_hub_cache(tiny_model("roberta"), tmp_path, "some/larger", "c" * 40)
+        assert models.find("small").folder == mine
+        found = models.find("larger")
+        assert (found.name, found.revision, found.label) == ("some/larger", "c" * 40, "larger")
+        assert found.folder == models.find("some/larger").folder
+
+    def test_a_label_of_two_models_is_refused(self, tiny_model, tmp_path):
+        shutil.copytree(tiny_model("bert"), tmp_path / "cache" / "models" / "small")
+        in_hub_cache(tiny_model("bert"), tmp_path, "some/small", "c" * 40)
+        with pytest.raises(
+            UserError, match=r"^small: 2 models found locally have this name; .*models/small, some/small"
+        ):
+            models.find("small")
+
+    def test_a_label_of_several_commits_is_the_one_of_the_main_branch(self, tiny_model, tmp_path):
+        in_hub_cache(tiny_model("bert"), tmp_path, "some/small", "c" * 40)
+        in_hub_cache(tiny_model("bert"), tmp_path, "some/small", "d" * 40, main=False)
+        assert models.find("small").revision == "c" * 40

@@ -19,8 +19,8 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precisio
 
 from conftest import Run
 from randout.errors import UserError
-from randout.report import checks, compare, read, report, sections, svg, values, write
-from randout.report.subjects import Subject
+from randout.reporting import checks, compare, read, report, sections, svg, values, write
+from randout.reporting.subjects import Subject
 from reported import LABELS, POST, SPLITS, logits_of, make_run, make_search, make_study, truth
 from reported import write as write_json
 
@@ -558,8 +558,8 @@ def test_the_browser_check_can_fail(tmp_path: Path) -> None:
 
 def test_many_models_classes_and_odd_values_are_drawn() -> None:
     """Twenty classes, a class without rows, a model without an interval, one point on a curve."""
-    from randout.report.draw import picture
-    from randout.report.draw import saved as bytes_of
+    from randout.reporting.draw import picture
+    from randout.reporting.draw import saved as bytes_of
 
     columns = tuple(values.Column(*one) for one in (("m",), ("t",), ("p",), ("v", "percent"), ("n", "count")))
     names = [f"class {at} of a long-winded scheme $x_{at}$" for at in range(20)]

@@ -15,7 +15,7 @@ import pytest
 
 import forked
 import training
-from randout import checkpoint, config, grid, job, prepare, record, search, student, trials
+from randout import checkpoint, config, grid, job, prepare, record, searching, student, trials
 from randout.errors import Failure, UserError
 from randout.grid import SearchTable
 from randout.methods import METHODS
@@ -34,7 +34,7 @@ class Killed(BaseException):
 def made(tiny_model, toy_csv):
     """(preset, table of the search, **train) -> a search on 90 toy rows; training takes 4 steps."""
 
-    def of(preset: str = "plain", table: dict[str, Any] | None = None, **train: Any) -> search.Search:
+    def of(preset: str = "plain", table: dict[str, Any] | None = None, **train: Any) -> searching.Search:
         asked = {
             "data": {"source": str(toy_csv(90))},
             "student": {"model": str(tiny_model("bert"))},
@@ -42,7 +42,7 @@ def made(tiny_model, toy_csv):
             "train": FAST | train,
         }
         recipe = config.build([config.read_preset(preset), asked], METHODS)
-        return search.make_search(recipe, SearchTable(**(table or {})))[0]
+        return searching.make_search(recipe, SearchTable(**(table or {})))[0]
 
     return of
 
@@ -71,9 +71,9 @@ def whole(made, dataset, tmp_path_factory):
     return of
 
 
-def go(one: search.Search, folder: Path, dataset: Any = None, **options: Any) -> record.StudyFolder:
+def go(one: searching.Search, folder: Path, dataset: Any = None, **options: Any) -> record.StudyFolder:
     asked = {"runs": folder.parent / "runs", "show": Show(quiet=True)}
-    return search.run_search(one, folder, Options(**(asked | options)), dataset)
+    return searching.run_search(one, folder, Options(**(asked | options)), dataset)
 
 
 def lasting(folder: Path) -> dict[str, Any]:
@@ -117,8 +117,8 @@ def bombs(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     monkeypatch.setattr(record.StudyFolder, "save", counted(record.StudyFolder.save))
     monkeypatch.setattr(checkpoint, "save", counted(checkpoint.save))
     monkeypatch.setattr(job, "_finish", counted(job._finish))
-    monkeypatch.setattr(search, "_keep", counted(search._keep))
-    monkeypatch.setattr(search.shutil, "rmtree", counted(search.shutil.rmtree))
+    monkeypatch.setattr(searching, "_keep", counted(searching._keep))
+    monkeypatch.setattr(searching.shutil, "rmtree", counted(searching.shutil.rmtree))
     return fuse
 
 
@@ -233,7 +233,7 @@ def test_halving_within_a_budget_takes_no_more(made, dataset, tmp_path):
 def test_a_look_at_chance_is_said(made, dataset, tmp_path, capsys):
     """The first look at a tiny model, after one of four steps at a rate that moves nothing."""
     one = made("plain", {"space": {"train.learning_rate": [1e-9, 2e-9]}, "halving": 2})
-    search.run_search(one, tmp_path / "s", Options(runs=tmp_path / "runs", show=Show()), dataset)
+    searching.run_search(one, tmp_path / "s", Options(runs=tmp_path / "runs", show=Show()), dataset)
     said = [line for line in capsys.readouterr().err.splitlines() if "no trial is better than chance" in line]
     assert len(said) == 1
     assert said[0].startswith("warning: after 50.0% of a training (2 steps) the best of 2 trials has ")
@@ -289,10 +289,10 @@ def test_one_teacher_and_one_file_of_soft_labels_whatever_the_student_s_training
 
 def test_settings_that_a_teacher_shares_are_said(made, dataset, tmp_path, capsys):
     one = made("kd", {"space": {"weight_decay": [0.0, 0.1], "kd.weight": [0.5]}})
-    assert search.own_teachers(one) == ["train.weight_decay"]
-    assert search.planned(one, dataset)[-1].endswith("a teacher for each value of train.weight_decay")
-    assert search.planned(made("kd", {"space": {"epochs": [1, 2]}}), dataset)[-1].endswith("one teacher for all")
-    assert "teacher" not in search.planned(made("plain", RATES), dataset)[-1]
+    assert searching.own_teachers(one) == ["train.weight_decay"]
+    assert searching.planned(one, dataset)[-1].endswith("a teacher for each value of train.weight_decay")
+    assert searching.planned(made("kd", {"space": {"epochs": [1, 2]}}), dataset)[-1].endswith("one teacher for all")
+    assert "teacher" not in searching.planned(made("plain", RATES), dataset)[-1]
 
 
 def failing(monkeypatch, when):
@@ -371,7 +371,7 @@ def test_a_configuration_that_cannot_run_is_refused_before_any_training(
     assert not list(tmp_path.rglob("run.json"))
     assert not (tmp_path / "s" / "trials").exists()
     with pytest.raises(UserError):
-        search.planned(one, dataset)
+        searching.planned(one, dataset)
 
 
 TPE = {
@@ -404,14 +404,14 @@ def test_tpe_is_a_function_of_the_trials_before(made, dataset, tmp_path, monkeyp
 
 
 def test_a_proposal_that_cannot_run_is_a_failed_trial_and_the_search_goes_on(made, dataset, tmp_path, monkeypatch):
-    real = search.prepare.make
+    real = searching.prepare.make
 
     def make(one, *rest):
         if one.train.batch_size == 32 and one.train.learning_rate > 1e-4:
             raise UserError("these two do not go together")
         return real(one, *rest)
 
-    monkeypatch.setattr(search.prepare, "make", make)
+    monkeypatch.setattr(searching.prepare, "make", make)
     table = {"space": {"learning_rate": [1e-4, 1e-3, 2e-3], "batch_size": [16, 32]}, "sampler": "tpe", "trials": 6}
     folder = go(made("plain", table), tmp_path / "s", dataset)
     assert set(states(folder)) == {"failed", "finished"}
@@ -503,7 +503,7 @@ def test_a_checkpoint_of_another_machine_stops_the_search(made, dataset, tmp_pat
 def whole_search(recipe: dict[str, Any], table: dict[str, Any], folder: str) -> None:
     """What a process that is killed does."""
     training.torch.set_num_threads(1)
-    one = search.make_search(config.build([recipe], METHODS), SearchTable(**table))[0]
+    one = searching.make_search(config.build([recipe], METHODS), SearchTable(**table))[0]
     go(one, Path(folder))
 
 

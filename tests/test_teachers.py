@@ -22,7 +22,7 @@ from randout.methods import METHODS
 from randout.prepare import make
 from randout.progress import Show
 from randout.replay import replay, stored_config
-from randout.report.subjects import Model
+from randout.reporting.subjects import Model
 from randout.runs import RunFolder
 from randout.soft_labels import column_order
 from randout.student import Options, Stopped
@@ -260,7 +260,7 @@ def test_arms_that_learn_from_one_teacher_have_no_further_ones(asked: dict[str, 
 
 def test_a_search_says_what_a_study_leaves_out(asked: dict[str, Any]) -> None:
     from randout.grid import SearchTable
-    from randout.search import make_search
+    from randout.searching import make_search
 
     built = config.build([asked, {"methods": {"multi-teacher": False, "kd": {}}}], METHODS)
     with pytest.raises(UserError, match="no method of this recipe learns from several teachers"):
@@ -282,8 +282,8 @@ def test_arms_of_finished_runs_are_told_apart_by_all_their_teachers() -> None:
 
 def test_a_report_knows_all_teachers(asked: dict[str, Any], tmp_path: Path) -> None:
     """What each saw is checked, and the one that is no run beside the model is named as unknown."""
-    from randout.report.checks import teacher_saw_held_out
-    from randout.report.subjects import Arm, Subject
+    from randout.reporting.checks import teacher_saw_held_out
+    from randout.reporting.subjects import Arm, Subject
 
     identity = {"teacher": {"model": "a"}, "more": ["b", {"model": "c"}], "methods": {}}
     record = {"identity": identity, "data": "d", "teacher": {"name": "one", "more": [{"name": "two"}, {"name": "x"}]}}

@@ -363,8 +363,8 @@ def test_what_was_stopped_says_how_to_resume_with_a_path_that_can_be_pasted(run,
     monkeypatch.setattr(demo, "demonstrate", stop)
     code, _, errors = run("demo")
     assert code == 129
-    assert "The same command" in errors
-    monkeypatch.setattr(cli, "configured", stop)
+    assert "same command" in errors
+    monkeypatch.setattr(cli, "requested", stop)
     code, _, errors = run("train", "rows.csv")
     assert code == 129
     assert "randout train --resume 'my run'" in errors

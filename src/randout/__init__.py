@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch takes large memory pages: fewer page faults
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -20,6 +20,13 @@ __version__ = "0.1.0"
 _WHERE = {
     "train": "api",
     "predict": "api",
+    "load": "api",
+    "Predictor": "api",
+    "evaluate": "api",
+    "search": "api",
+    "compare": "api",
+    "cross_validate": "api",
+    "report": "api",
     "Result": "job",
     "Randout": "methods.randout",
     "KnowledgeDistillation": "methods.kd",
@@ -42,8 +49,72 @@ _WHERE = {
     "kl_divergence": "losses",
     "UserError": "errors",
     "Failure": "errors",
+    "Stopped": "execution",
 }
-__all__ = list(_WHERE)
+
+if TYPE_CHECKING:  # what `_WHERE` says, for type checkers
+    from .api import Predictor, compare, cross_validate, evaluate, load, predict, report, search, train
+    from .errors import Failure, UserError
+    from .execution import Stopped
+    from .foreign import attached
+    from .job import Result
+    from .losses import kl_divergence
+    from .methods.attention import AttentionPerturbation
+    from .methods.ce import CrossEntropy
+    from .methods.contrastive import Contrastive
+    from .methods.dropout import DropoutRates
+    from .methods.embedding_adversarial import EmbeddingAdversarial
+    from .methods.equal_l2 import EqualL2
+    from .methods.freelb import FreeLB
+    from .methods.gaussian import Gaussian
+    from .methods.gaussian_contrastive import GaussianContrastive
+    from .methods.kd import KnowledgeDistillation
+    from .methods.mixout import Mixout
+    from .methods.neftune import NEFTune
+    from .methods.noisytune import NoisyTune
+    from .methods.r_drop import RDrop
+    from .methods.randout import Randout
+    from .methods.scattered import Scattered
+    from .trainer import for_trainer
+
+__all__ = [
+    "AttentionPerturbation",
+    "Contrastive",
+    "CrossEntropy",
+    "DropoutRates",
+    "EmbeddingAdversarial",
+    "EqualL2",
+    "Failure",
+    "FreeLB",
+    "Gaussian",
+    "GaussianContrastive",
+    "KnowledgeDistillation",
+    "Mixout",
+    "NEFTune",
+    "NoisyTune",
+    "Predictor",
+    "RDrop",
+    "Randout",
+    "Result",
+    "Scattered",
+    "Stopped",
+    "UserError",
+    "attached",
+    "compare",
+    "cross_validate",
+    "evaluate",
+    "for_trainer",
+    "kl_divergence",
+    "load",
+    "predict",
+    "report",
+    "search",
+    "train",
+]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

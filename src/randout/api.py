@@ -1,27 +1,34 @@
-"""The library's front door: what the command line does, as functions."""
+"""The library's functions: what the commands do, returning as data what they print."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import config, in_memory, prepare
+from . import config, in_memory, prepare, reporting, studies
 from .diagnostics import messages
 from .errors import UserError
-from .job import Options, Result, carry_out
+from .execution import Options
+from .job import Result, carry_out
 from .methods import METHODS
 from .progress import Show
-from .saved import opened_on
+from .request import Request
+from .saved import Saved, opened_on
 from .sources import check_name
 from .terminal import is_text
 
+PathLike = str | Path
+Table = PathLike | Mapping[str, Sequence[Any]] | Any
+
 
 def train(
-    data: str | Path | Mapping[str, Sequence[Any]] | Any,
+    data: Table = "",
     *,
     student: str | Path = "auto",
     teacher: str | Path = "auto",
@@ -36,37 +43,331 @@ def train(
     """Fine-tune a student on a labelled table, from a teacher's soft labels and with noise, as `randout train` does.
 
     data: a file, a named dataset, or a table in memory: a DataFrame of pandas or polars, an Arrow table, a
-    `datasets.Dataset`, a list of rows, or columns ({"text": [...], "label": [...]}). Such a table is kept in `runs/data`,
-    unless the call is refused. settings: by the keys of `--set` (`{"learning_rate": 2e-5, "methods.kd.weight": 0.4,
-    "data.group_column": "author"}`). time_limit: seconds.
+    `datasets.Dataset`, a list of rows, or columns ({"text": [...], "label": [...]}); empty: the data of the recipe. A
+    table in memory is kept in `runs/data`, unless the call is refused. settings: by the keys of `--set`
+    (`{"learning_rate": 2e-5, "methods.kd.weight": 0.4, "data.group_column": "author"}`). time_limit: seconds.
     The same call again finds the run done, or goes on with it. Raises UserError, Failure, and job.Stopped at the limit.
     """
     _check_arguments(student, teacher, preset, recipe, settings, out, runs, time_limit)
-    student, teacher = str(student), str(teacher)
-    if isinstance(data, str | Path):
-        check_name(data)
-    source, new = (str(data), False) if isinstance(data, str | Path) else in_memory.saved(data, Path(runs) / "data")
-    asked = {"data": {"source": str(source)}, "student": {"model": student}, "teacher": {"model": teacher}}
-    deadline = time.monotonic() + time_limit if time_limit else None
-    options = Options(runs=Path(runs), out=Path(out) if out else None, deadline=deadline, show=Show(quiet))
-    try:
-        recipe = Path(recipe) if recipe else None
-        assignments = [config.assignment_of(key, value, METHODS) for key, value in (settings or {}).items()]
-        layers = [*base_layers(preset, recipe), asked, *assignments]
-        plan = prepare.make(config.build(layers, METHODS), required=asked_methods(preset, recipe, assignments))
-    except BaseException:
-        if new:  # no run refers to it
-            Path(source).unlink(missing_ok=True)
-        raise
+    options = _options(out, runs, time_limit, quiet)
+    with _source(data, Path(runs)) as source:
+        request = _request(_tables(source, student, teacher), preset, recipe, settings)
+        plan = prepare.make(request.config(), required=request.required)
     result = carry_out(plan, options)
     options.show.conclude(messages(result.metrics.get("warnings", [])))
     return result
 
 
+@dataclass(frozen=True)
+class Predictor:
+    """A trained classifier in memory, as `load` returns it."""
+
+    name: str
+    saved: Saved
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """The label of each column of `predict_proba`."""
+        return dict(self.saved.id2label)
+
+    def predict(self, texts: Iterable[str]) -> list[str]:
+        """The label of each of n texts. Raises UserError as `predict_proba` does."""
+        return [self.saved.id2label[int(best)] for best in self.predict_proba(texts).argmax(1)]
+
+    def predict_proba(self, texts: Iterable[str], *, show: Show | None = None) -> np.ndarray:
+        """Probabilities (n, C) of n texts, columns by `id2label`; float32, texts cut as in training.
+
+        Raises UserError for anything but a list of strings, also for one string in place of several.
+        """
+        found = _several(texts)
+        with (show or Show(quiet=True)).bar("predicting", len(found)) as advance:
+            logits = self.saved.logits(found, lambda count: advance(count, ""))
+        shifted = np.exp(logits - logits.max(1, keepdims=True, initial=-np.inf))
+        return shifted / shifted.sum(1, keepdims=True)
+
+
+def load(model: PathLike, *, device: str = "auto") -> Predictor:
+    """A classifier that predicts as often as it is asked, from a run or a classifier's folder, read once.
+
+    device: auto, cpu, cuda or mps. Raises UserError where there is no such classifier or device.
+    """
+    if not isinstance(model, str | Path):
+        raise UserError(f"predict: model: found {model!r:.80}, a {type(model).__name__}; expected a run or a folder")
+    return Predictor(str(model), opened_on(str(model), device, "predict"))
+
+
+def predict(
+    model: PathLike | Predictor, texts: Iterable[str], *, device: str = "auto", show: Show | None = None
+) -> tuple[list[str], np.ndarray]:
+    """Labels (n) and probabilities (n, C; columns by id2label) of `texts`, by a run, a classifier's folder, or what
+    `load` returned.
+
+    float32, without padding where the encoder admits it; texts are cut as in training. Raises UserError, also for one
+    string in place of several, which would be taken for a list of its characters.
+    """
+    texts = _several(texts)
+    loaded = model if isinstance(model, Predictor) else load(model, device=device)
+    probabilities = loaded.predict_proba(texts, show=show)
+    return [loaded.saved.id2label[int(best)] for best in probabilities.argmax(1)], probabilities
+
+
+def evaluate(
+    model: PathLike,
+    file: PathLike | None = None,
+    *,
+    split: str = "validation",
+    text_column: str | None = None,
+    label_column: str | None = None,
+    allow_leaks: bool = False,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Metrics of a classifier on a labelled file, or of a run on one of its own splits, as `randout evaluate --json`.
+
+    split: validation or test, where no file is named; opening the test split is recorded. Raises UserError.
+    """
+    from . import scoring
+
+    if file is not None:
+        return scoring.score_file(str(model), str(file), text_column, label_column, Show(quiet))[0]
+    return scoring.score_run(Path(model), split, Show(quiet), allow_leaks)[0]
+
+
+def search(
+    data: Table = "",
+    *,
+    space: str | Mapping[str, Any] | None = None,
+    student: PathLike = "auto",
+    teacher: PathLike = "auto",
+    preset: str | None = None,
+    recipe: PathLike | None = None,
+    settings: Mapping[str, Any] | None = None,
+    trials: int | None = None,
+    sampler: str | None = None,
+    halving: int | None = None,
+    budget: float | None = None,
+    keep: str | None = None,
+    search_seed: int | None = None,
+    out: PathLike | None = None,
+    runs: PathLike = "runs",
+    time_limit: float | None = None,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Try settings on validation, as `randout search`; returns the study's record, with its trials and the best one.
+
+    space: values by setting, as {"kd.weight": [0.4, 0.8]}, or the name of a space ("paper", "figures"). Other arguments
+    as of `train` and of the command. The same call again resumes. Raises UserError, Failure, and Stopped at the limit.
+    """
+    _check_arguments(student, teacher, preset, recipe, settings, out, runs, time_limit, "search")
+    table = studies.search_table(
+        space, trials=trials, sampler=sampler, halving=halving, budget=budget, keep=keep, seed=search_seed
+    )
+    with _source(data, Path(runs)) as source:
+        request = _request(_tables(source, student, teacher), preset, recipe, settings)
+        request.config(but=("search",))
+    options = _options(None, runs, time_limit, quiet)
+    return studies.search(request, table, Path(out) if out else None, options).record
+
+
+def compare(
+    what: Table,
+    *,
+    arms: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
+    seeds: int | Sequence[int] | None = None,
+    baseline: PathLike | None = None,
+    metric: str | None = None,
+    margin: float | None = None,
+    student: PathLike | None = None,
+    teacher: PathLike | None = None,
+    preset: str | None = None,
+    recipe: PathLike | None = None,
+    settings: Mapping[str, Any] | None = None,
+    drop_one: bool = False,
+    space: str | Mapping[str, Any] | None = None,
+    trials: int | None = None,
+    halving: int | None = None,
+    allow_leaks: bool = False,
+    out: PathLike | None = None,
+    runs: PathLike = "runs",
+    time_limit: float | None = None,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Compare recipes over seeds, or finished runs, as `randout compare`; returns the study's record.
+
+    what: labelled data as for `train`, a study (TOML), or a list of finished runs. arms: presets and recipe files.
+    methods: arms from `randout methods`, or ["all"]. seeds: how many, or which. Raises UserError, Failure, and Stopped
+    at the limit.
+    """
+    _check_arguments(student or "", teacher or "", preset, recipe, settings, out, runs, time_limit, "compare")
+    asked = studies.Asked(
+        **_shared(student, teacher, recipe, settings, baseline),
+        preset=preset,
+        arms=_several_names("arms", arms),
+        methods=_several_names("methods", methods),
+        drop_one=drop_one,
+        seeds=range(1, seeds + 1) if isinstance(seeds, int) else seeds,
+        space=space,
+        trials=trials,
+        halving=halving,
+        metric=metric,
+        margin=margin,
+        allow_leaks=allow_leaks,
+    )
+    words: Any = [what] if _is_path(what) else what if _is_list_of_paths(what) else []
+    named = [str(word) for word in words]
+    if named and studies.are_runs(named):
+        return studies.finished(named, asked, out=out)
+    with _source(named[0] if named else what, Path(runs)) as source:
+        study = studies.comparison(source, asked, Path(out) if out else None)
+    options = _options(None, runs, time_limit, quiet)
+    return studies.carry_out(study, Path(out) if out else None, options).record
+
+
+def cross_validate(
+    data: Table,
+    *,
+    folds: int | None = None,
+    repeats: int | None = None,
+    protocol: str | None = None,
+    arms: Sequence[str] | None = None,
+    baseline: str | None = None,
+    metric: str | None = None,
+    margin: float | None = None,
+    student: PathLike | None = None,
+    teacher: PathLike | None = None,
+    preset: str | None = None,
+    recipe: PathLike | None = None,
+    settings: Mapping[str, Any] | None = None,
+    space: str | Mapping[str, Any] | None = None,
+    trials: int | None = None,
+    halving: int | None = None,
+    allow_leaks: bool = False,
+    out: PathLike | None = None,
+    runs: PathLike = "runs",
+    time_limit: float | None = None,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Cross-validate recipes over whole groups, a teacher for each fold, as `randout cv`; returns the study's record.
+
+    data: as for `train`, or a study (TOML). folds: 5 or more (default: 10). Raises UserError, Failure, and Stopped at
+    the limit.
+    """
+    _check_arguments(student or "", teacher or "", preset, recipe, settings, out, runs, time_limit, "cross_validate")
+    asked = studies.Asked(
+        **_shared(student, teacher, recipe, settings, baseline),
+        preset=preset,
+        arms=_several_names("arms", arms),
+        folds=folds,
+        repeats=repeats,
+        protocol=protocol,
+        space=space,
+        trials=trials,
+        halving=halving,
+        metric=metric,
+        margin=margin,
+        allow_leaks=allow_leaks,
+    )
+    with _source(data, Path(runs)) as source:
+        study = studies.cross_validation(source, asked, Path(out) if out else None)
+    options = _options(None, runs, time_limit, quiet)
+    return studies.carry_out(study, Path(out) if out else None, options).record
+
+
+def report(
+    folders: PathLike | Sequence[PathLike],
+    out: PathLike = "report",
+    *,
+    texts: bool = True,
+    formats: str = "html,md,csv,png,pdf",
+    baseline: str = "",
+) -> list[Path]:
+    """Write a report of runs and studies, as `randout report`; returns the files written, the first one to open first.
+
+    texts: whether texts that the runs kept may be shown. baseline: the run that the others are compared with. Raises
+    UserError.
+    """
+    named = [folders] if isinstance(folders, str | Path) else list(folders)
+    return reporting.report([Path(one) for one in named], Path(out), texts=texts, formats=formats, baseline=baseline)
+
+
+@contextmanager
+def _source(data: Table, runs: Path) -> Iterator[str]:
+    """What `data` is called in a recipe. A table in memory is kept in `runs/data`, unless an error comes out before
+    anything refers to it.
+    """
+    if isinstance(data, str | Path):
+        check_name(data)
+        yield str(data)
+        return
+    path, new = in_memory.saved(data, runs / "data")
+    try:
+        yield str(path)
+    except BaseException:
+        if new:  # no run refers to it
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _tables(source: str, student: PathLike, teacher: PathLike) -> dict[str, Any]:
+    """Tables of a recipe for what is named; "auto" is the default, which a recipe may change."""
+    named = {"data": {"source": source}, "student": {"model": str(student)}, "teacher": {"model": str(teacher)}}
+    return {name: table for name, table in named.items() if next(iter(table.values())) not in ("", "auto")}
+
+
+def _request(
+    tables: dict[str, Any], preset: str | None, recipe: PathLike | None, settings: Mapping[str, Any] | None
+) -> Request:
+    return Request(tables, preset, Path(recipe) if recipe else None, _assignments(settings))
+
+
+def _assignments(settings: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    return [config.assignment_of(key, value, METHODS) for key, value in (settings or {}).items()]
+
+
+def _shared(
+    student: PathLike | None,
+    teacher: PathLike | None,
+    recipe: PathLike | None,
+    settings: Mapping[str, Any] | None,
+    baseline: PathLike | None,
+) -> dict[str, Any]:
+    """Arguments of `studies.Asked` that may be paths, or that are written otherwise."""
+    given: dict[str, PathLike | None] = {"student": student, "teacher": teacher, "baseline": baseline}
+    found: dict[str, Any] = {name: None if value is None else str(value) for name, value in given.items()}
+    return found | {"recipe": Path(recipe) if recipe else None, "settings": _assignments(settings) or None}
+
+
+def _options(out: PathLike | None, runs: PathLike, time_limit: float | None, quiet: bool) -> Options:
+    deadline = time.monotonic() + time_limit if time_limit else None
+    return Options(runs=Path(runs), out=Path(out) if out else None, deadline=deadline, show=Show(quiet))
+
+
+def _several_names(name: str, value: Any) -> list[str] | None:
+    if isinstance(value, str):
+        raise UserError(f"compare: {name}: found {value!r:.80}; expected a list of names: [{value!r:.80}]")
+    return None if value is None else [str(one) for one in value]
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str | Path)
+
+
+def _is_list_of_paths(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(map(_is_path, value))
+
+
 def _check_arguments(
-    student: Any, teacher: Any, preset: Any, recipe: Any, settings: Any, out: Any, runs: Any, time_limit: Any
+    student: Any,
+    teacher: Any,
+    preset: Any,
+    recipe: Any,
+    settings: Any,
+    out: Any,
+    runs: Any,
+    time_limit: Any,
+    function: str = "train",
 ) -> None:
-    """Raise UserError for an argument of `train` of another type than it takes."""
+    """Raise UserError for an argument of `train`, or another `function`, of another type than it takes."""
     path = (str, Path)
     model = "a model's name or folder"
     for name, value, types, expected in (
@@ -85,49 +386,9 @@ def _check_arguments(
         ("time_limit", time_limit, (int, float, type(None)), "seconds"),
     ):
         if not isinstance(value, types) or isinstance(value, bool):
-            raise UserError(f"train: {name}: found {value!r:.80}, a {type(value).__name__}; expected {expected}")
+            raise UserError(f"{function}: {name}: found {value!r:.80}, a {type(value).__name__}; expected {expected}")
     if odd := [key for key in settings or {} if not isinstance(key, str)]:
-        raise UserError(f'train: settings: found the key {odd[0]!r}, expected a name, as in "learning_rate"')
-
-
-def base_layers(preset: str | None, recipe: Path | None) -> list[dict[str, Any]]:
-    """What options are laid over. A recipe that lists methods stands alone; else it lies over the default preset."""
-    if recipe is None:
-        return [config.read_preset(preset or config.DEFAULT_PRESET)]
-    tables = config.read_recipe(recipe)
-    return [tables] if "methods" in tables else [config.read_preset(preset or config.DEFAULT_PRESET), tables]
-
-
-def asked_methods(preset: str | None, recipe: Path | None, assignments: Sequence[Mapping[str, Any]]) -> frozenset[str]:
-    """Methods that a request names itself, by its preset, recipe or settings, rather than by the default preset."""
-    tables: dict[str, Any] = config.read_preset(preset) if preset else {}
-    for layer in [config.read_recipe(recipe) if recipe else {}, *assignments]:
-        tables = config.overlay(tables, dict(layer))
-    methods = tables.get("methods", {})
-    return (
-        frozenset(name for name, own in methods.items() if own is not False)
-        if isinstance(methods, dict)
-        else frozenset()
-    )
-
-
-def predict(
-    model: str | Path, texts: Iterable[str], *, device: str = "auto", show: Show | None = None
-) -> tuple[list[str], np.ndarray]:
-    """Labels (n) and probabilities (n, C; columns by id2label) of `texts`, by a run or a classifier's folder.
-
-    float32, without padding where the encoder admits it; texts are cut as in training. Raises UserError, also for one
-    string in place of several, which would be taken for a list of its characters.
-    """
-    texts = _several(texts)
-    if not isinstance(model, str | Path):
-        raise UserError(f"predict: model: found {model!r:.80}, a {type(model).__name__}; expected a run or a folder")
-    saved = opened_on(str(model), device, "predict")
-    with (show or Show(quiet=True)).bar("predicting", len(texts)) as advance:
-        logits = saved.logits(texts, lambda count: advance(count, ""))
-    shifted = np.exp(logits - logits.max(1, keepdims=True, initial=-np.inf))
-    probabilities = shifted / shifted.sum(1, keepdims=True)
-    return [saved.id2label[int(best)] for best in probabilities.argmax(1)], probabilities
+        raise UserError(f'{function}: settings: found the key {odd[0]!r}, expected a name, as in "learning_rate"')
 
 
 def _several(texts: Any) -> list[str]:

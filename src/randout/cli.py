@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import cli_methods, cli_report, cli_reproduce, cli_search, cli_studies, cli_tools, terminal
-from .cli_tools import AsJson, Preset, Quiet, Recipe, RunsFolder, Sets, configured, named, required_methods, seconds_of
+from .cli_tools import AsJson, Preset, Quiet, Recipe, RunsFolder, Sets, named, requested, seconds_of
 from .errors import Failure, UserError
+from .execution import Stopped
 from .files import shell_path
 from .progress import Show, complain
 
@@ -24,9 +25,7 @@ if TYPE_CHECKING:
     from .job import Result
 
 app = typer.Typer(
-    help="Fine-tune a small text classifier to match a big one, and know that it did.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -37,6 +36,25 @@ Data = Annotated[
     str,
     typer.Argument(help="a CSV, TSV, JSON Lines or Parquet file, a named dataset, or its TOML", metavar="DATA"),
 ]
+
+
+def _print_version(wanted: bool) -> None:
+    from . import __version__
+
+    if wanted:
+        print(f"randout {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """Fine-tune a small text classifier to match a big one, and know that it did."""
+
+
 app.add_typer(cli_reproduce.app)
 app.add_typer(cli_search.app)
 app.add_typer(cli_methods.app)
@@ -87,7 +105,7 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a student, score it, leave a model folder. A teacher that is a bare encoder is fine-tuned first."""
-    from . import job, prepare
+    from .data import read_data
     from .run_names import checked_name
 
     show = Show(quiet or as_json)
@@ -112,16 +130,21 @@ def train(
     if resume is not None:
         if asked or preset or recipe or sets or out:
             raise UserError("--resume: a run goes on with its own settings; leave the other settings out")
+        from . import job
+
         out, runs = resume, _runs_of(resume)
         if (done := job.finished(resume)) is not None:
             show.say(f"already trained: {resume}")
             _report(done, as_json, show)
             return
+    request = requested(asked, preset, recipe, sets)
+    config = request.config() if resume is None else _stored(resume)
+    dataset = read_data(config)
+    from . import job, prepare  # PyTorch comes with these: what settings and table tell is told before
+
     options = job.Options(runs, out, fresh, accept_changes, deadline, name=called, show=show)
-    config = _stored(resume) if resume is not None else configured(asked, preset, recipe, sets)
-    dataset = prepare.read_data(config)
     _introduce(config, dataset, show)
-    plan = prepare.make(config, dataset, required=() if resume else required_methods(preset, recipe, sets))
+    plan = prepare.make(config, dataset, required=request.required if resume is None else ())
     if dry_run:
         _estimate(plan)
         return
@@ -209,12 +232,15 @@ def soft_labels(
     quiet: Quiet = False,
 ) -> None:
     """Run a teacher ahead of time. `train` with the same data and teacher then finds its logits."""
-    from . import job, prepare
+    from .data import read_data
 
     asked = named({"data": {"source": data, "unlabeled": unlabeled}, "student": {"model": student}})
     asked |= {"teacher": {"model": teacher}, "output": {"test": False}}
-    config = configured(asked, preset, recipe, sets)
-    plan = prepare.make(config, required=config.methods)
+    config = requested(asked, preset, recipe, sets).config()
+    dataset = read_data(config)
+    from . import job, prepare  # with PyTorch
+
+    plan = prepare.make(config, dataset, required=config.methods)
     try:
         taught = job.taught(plan, job.Options(runs=runs, show=Show(quiet)))
     except job.Stopped as stop:
@@ -385,9 +411,9 @@ def _run() -> int:
     try:
         with terminal.stop_signals():
             terminal.check_arguments(sys.argv[1:])
-            app()
+            app(prog_name="randout")
     except SystemExit as end:
-        if end.code == 130:
+        if end.code == 130 and not isinstance(end, terminal.Told):
             complain("interrupted")
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except (UserError, Failure) as error:
@@ -406,14 +432,12 @@ def _run() -> int:
         where = error.filename or ("standard output" if full else "input or output")
         complain(f"error: {where}: {error.strerror or error}")
         return 1
-    except Exception as error:
-        if type(error).__name__ != "Stopped":
-            raise
-        return _stopped(error)
+    except Stopped as stop:
+        return _stopped(stop)
     return 0
 
 
-def _stopped(stop: Any) -> int:
+def _stopped(stop: Stopped) -> int:
     complain(f"stopped by {stop.why}, and saved. Go on with: randout train --resume {shell_path(stop.run.path)}")
     return terminal.EXIT_CODES.get(stop.why, 0)
 

@@ -19,7 +19,7 @@ def report(
     baseline: Annotated[str, typer.Option(help="the run that the others are set beside")] = "",
 ) -> None:
     """One page on runs and studies. Verdicts, tables, figures, checks; also as Markdown, CSV, PNG, PDF."""
-    from .report import report as make
+    from .reporting import report as make
 
     written = make(folders, out, texts=not no_texts, formats=formats, baseline=baseline)
     print(written[0])

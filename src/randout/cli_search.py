@@ -16,14 +16,12 @@ from .cli_tools import (
     Recipe,
     RunsFolder,
     Sets,
-    configured,
     named,
-    required_methods,
+    requested,
     seconds_of,
     stopped,
 )
 from .errors import Failure, UserError
-from .files import joined_name
 from .progress import Show
 
 app = typer.Typer(rich_markup_mode=None)
@@ -52,31 +50,21 @@ def tables_of(data: str, student: str | None, teacher: str | None) -> dict[str, 
 
 def options_of(runs: Path, time_limit: str | None, show: Show, accept_changes: bool = False) -> Any:
     """`job.Options`."""
-    from .job import Options
+    from .execution import Options
 
     deadline = time.monotonic() + seconds_of(time_limit) if time_limit else None
     return Options(runs, accept_changes=accept_changes, deadline=deadline, show=show)
 
 
-def search_table(
-    space: list[str] | None,
-    trials: int | None,
-    sampler: str | None,
-    halving: int | None,
-    keep: str | None,
-    seed: int | None,
-    budget: float | None = None,
-) -> dict[str, Any]:
-    """The table `[search]` of what the command line names; empty for nothing. Raises UserError."""
+def space_table(space: list[str] | None) -> dict[str, Any] | None:
+    """What `--space` names, as of `studies.search_table`; None for nothing. Raises UserError."""
     from .grid import SPACES, parse_space
 
     named = [text for text in space or [] if text in SPACES]
     if len(named) > 1:
         raise UserError(f"--space {named[1]}: {named[0]} is named already; name one, and further settings over it")
-    table: dict[str, Any] = {"preset": named[0]} if named else {}
-    table |= {"space": parse_space([text for text in space or [] if text not in SPACES])} if space else {}
-    asked = {"trials": trials, "sampler": sampler, "halving": halving, "keep": keep, "seed": seed, "budget": budget}
-    return table | {key: value for key, value in asked.items() if value is not None}
+    preset = {"preset": named[0]} if named else {}
+    return preset | parse_space([text for text in space or [] if text not in SPACES]) if space else None
 
 
 @app.command()
@@ -103,39 +91,24 @@ def search(
     quiet: Quiet = False,
 ) -> None:
     """Try settings on validation, one teacher for all. Interrupted, the same command goes on."""
-    from . import config as configuration
-    from . import search as searching
+    from . import studies
     from .diagnostics import messages
-    from .grid import SearchTable
-    from .prepare import read_data
-    from .student import Stopped
     from .trials import summary
 
-    config = configured(tables_of(data, student, teacher), preset, recipe, sets, but=("search",))
-    below = configuration.read_recipe(recipe).get("search", {}) if recipe is not None else {}
-    if not isinstance(below, dict):
-        raise UserError(f"{recipe}: search: found {below!r}; expected a table")
-    asked = search_table(space, trials, sampler, halving, keep, search_seed, budget)
-    listed = f"a search has {', '.join(SearchTable.model_fields)}"
-    table = configuration.checked(SearchTable, configuration.overlay(below, asked), "search.", listed)
-    show = Show(quiet or as_json)
-    made, absent = searching.make_search(config, table, required_methods(preset, recipe, sets))
-    if absent:
-        show.say(f"left out, for this recipe has no such method: {', '.join(absent)}")
-    searching.check_space(made)
-    dataset = read_data(made.config)
-    label = Path(config.student.model).name
-    where = out or Path("studies") / joined_name(["search", dataset.name, label, "+".join(config.methods)])
+    request = requested(tables_of(data, student, teacher), preset, recipe, sets)
+    options = options_of(runs, time_limit, Show(quiet or as_json), accept_changes)
+    asked: dict[str, Any] = {"trials": trials, "sampler": sampler, "halving": halving, "budget": budget}
+    table = studies.search_table(space_table(space), **asked, keep=keep, seed=search_seed)
     if dry_run:
-        print("\n".join(searching.planned(made, dataset)))
+        print("\n".join(studies.planned_search(request, table, options)))
         return
     try:
-        folder = searching.run_search(made, where, options_of(runs, time_limit, show, accept_changes), dataset)
-    except Stopped as stop:
-        stopped(stop, where)
+        folder = studies.search(request, table, out, options)
+    except studies.StudyStopped as stop:
+        stopped(stop, stop.where)
         return
     print(json.dumps(folder.record, indent=1) if as_json else "\n".join(summary(folder)))
     best = folder.record["best"]
-    show.conclude(messages(folder.record.get("warnings", []), f"best trial ({best})"))
+    options.show.conclude(messages(folder.record.get("warnings", []), f"best trial ({best})"))
     if best is None:
-        raise Failure(f"{where}: every trial failed; started again, the same command tries them again")
+        raise Failure(f"{folder.path}: every trial failed; started again, the same command tries them again")

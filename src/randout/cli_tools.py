@@ -7,20 +7,26 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .errors import UserError
+from .execution import Stopped
 from .files import check_new_file, shell_path, write_new
 from .progress import Show, complain
-from .terminal import EXIT_CODES
+from .terminal import EXIT_CODES, Told
+
+if TYPE_CHECKING:
+    from .request import Request
 
 app = typer.Typer(rich_markup_mode=None)
 runs_app = typer.Typer(help="List, show and remove runs.", invoke_without_command=True, rich_markup_mode=None)
 app.add_typer(runs_app, name="runs")
 
 RunsFolder = Annotated[Path, typer.Option("--runs", help="folder of runs")]
+OwnRuns = Annotated[Path | None, typer.Option("--runs", help="folder of runs")]
+ListedRun = Annotated[Path, typer.Argument(help="a run's folder, or its name in `randout runs`")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="say nothing but warnings and results")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any setting of `randout init`")]
@@ -36,29 +42,19 @@ def named(tables: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {name: table for name, table in kept.items() if table}
 
 
-def configured(
-    asked: dict[str, Any], preset: str | None, recipe: Path | None, sets: list[str] | None, but: Sequence[str] = ()
-) -> Any:
-    """The configuration that a command line asks for; but: tables of the recipe that are no part of it.
-
-    Raises UserError.
-    """
-    from . import api, config
+def assignments(sets: list[str] | None) -> list[dict[str, Any]]:
+    """The settings of `--set`, each as tables. Raises UserError."""
+    from . import config
     from .methods import METHODS
 
-    if preset and recipe:
-        raise UserError("--preset and --recipe: name one; a recipe can say what a preset says")
-    assignments = [config.assignment(text, METHODS) for text in sets or []]
-    layers = [{k: v for k, v in layer.items() if k not in but} for layer in api.base_layers(preset, recipe)]
-    return config.build([*layers, asked, *assignments], METHODS)
+    return [config.assignment(text, METHODS) for text in sets or []]
 
 
-def required_methods(preset: str | None, recipe: Path | None, sets: list[str] | None) -> frozenset[str]:
-    """The methods that a command line names itself, rather than by the default preset."""
-    from . import api, config
-    from .methods import METHODS
+def requested(asked: dict[str, Any], preset: str | None, recipe: Path | None, sets: list[str] | None) -> Request:
+    """The training that a command line asks for. Raises UserError."""
+    from .request import Request
 
-    return api.asked_methods(preset, recipe, [config.assignment(text, METHODS) for text in sets or []])
+    return Request(asked, preset, recipe, assignments(sets))
 
 
 def seconds_of(text: str) -> float:
@@ -74,30 +70,41 @@ def seconds_of(text: str) -> float:
 def list_runs(context: typer.Context, runs: RunsFolder = Path("runs"), as_json: AsJson = False) -> None:
     """List the runs of a folder."""
     if context.invoked_subcommand is None:
-        from .scoring import run_rows
+        from .runs import run_rows
 
         rows = run_rows(runs)
         if as_json:
             print(json.dumps(rows, indent=1))
             return
-        shown = [(r["name"], r["state"], _percent(r["validation"]), _percent(r["test"]), r["run"]) for r in rows]
-        print_table(("name", "state", "validation", "test", "folder"), shown)
+        shown = [
+            (
+                r["name"],
+                _minute(r["started"]),
+                r["methods"],
+                r["state"],
+                _percent(r["validation"]),
+                _percent(r["test"]),
+                r["run"],
+            )
+            for r in rows
+        ]
+        print_table(("name", "started", "methods", "state", "validation", "test", "folder"), shown)
 
 
 @runs_app.command("show")
-def show_run(run: Path, as_json: AsJson = False) -> None:
+def show_run(context: typer.Context, run: ListedRun, runs: OwnRuns = None, as_json: AsJson = False) -> None:
     """Show one run: its settings and its scores."""
     from .diagnostics import messages
     from .figures import score_lines
-    from .runs import RunFolder
+    from .runs import named_run
 
-    folder = RunFolder(run)
+    folder = named_run(run, runs or _runs_of(context))
     record = folder.record
     metrics = folder.read("metrics.json") if folder.finished else {}
     if as_json:
         print(json.dumps({"record": record, "metrics": metrics}, indent=1))
         return
-    print((run / "run.toml").read_text(encoding="utf-8").strip())
+    print((folder.path / "run.toml").read_text(encoding="utf-8").strip())
     print(f"\nstarted {record['started']}, {'finished ' + record['finished'] if folder.finished else 'not finished'}")
     warnings = metrics.pop("warnings", [])
     for name, found in metrics.items():
@@ -106,17 +113,27 @@ def show_run(run: Path, as_json: AsJson = False) -> None:
 
 
 @runs_app.command("rm")
-def remove_run(run: Path, yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False) -> None:
+def remove_run(
+    context: typer.Context,
+    run: ListedRun,
+    runs: OwnRuns = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+) -> None:
     """Delete a run folder."""
-    from .runs import RunFolder, remove
+    from .runs import named_run, remove
 
-    folder = RunFolder(run)
+    folder = named_run(run, runs or _runs_of(context))
     if folder.exists and not yes:
         if not sys.stdin.isatty():
             raise UserError(f"runs rm {run}: add --yes to delete without being asked")
-        typer.confirm(f"Delete {run} and all it holds?", abort=True)
+        typer.confirm(f"Delete {folder.path} and all it holds?", abort=True)
     remove(folder)
-    print(f"deleted {run}")
+    print(f"deleted {folder.path}")
+
+
+def _runs_of(context: typer.Context) -> Path:
+    """The folder that `randout runs --runs FOLDER` names."""
+    return Path(context.parent.params["runs"]) if context.parent else Path("runs")
 
 
 @app.command()
@@ -132,7 +149,7 @@ def init(
     from .classifiers.settle import chosen, settle
     from .methods import METHODS
 
-    made = configured({"student": {"model": student}} if student else {}, preset, None, None)
+    made = requested({"student": {"model": student}} if student else {}, preset, None, None).config()
     classifier = chosen(made)
     if classifier is None:
         text = config.commented(made, METHODS)
@@ -161,22 +178,33 @@ def doctor(as_json: AsJson = False) -> None:
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="folder for data, runs and pictures")] = Path("demo"),
+    data_only: Annotated[bool, typer.Option("--data-only", help="write the tables and fetch the encoder only")] = False,
     quiet: Quiet = False,
 ) -> None:
     """The main job on real film texts and weights. A teacher and five students, compared."""
-    from .demo import demonstrate
-    from .student import Stopped
+    from .demo import bring_data, demonstrate
 
     try:
-        demonstrate(out, Show(quiet))
+        if data_only:
+            print("\n".join(bring_data(out)))
+        else:
+            demonstrate(out, Show(quiet))
     except Stopped as stop:
         stopped(stop, out)
+    except KeyboardInterrupt:
+        complain(f"Interrupted; what is finished is kept in {out}. Run the same command again to resume")
+        raise Told(EXIT_CODES["Ctrl-C"]) from None
 
 
-def stopped(stop: Any, where: Path) -> None:
+def stopped(stop: Stopped, where: Path) -> None:
     """End the process after a clean stop."""
-    complain(f"stopped by {stop.why}, and saved in {where}. The same command goes on")
-    sys.exit(EXIT_CODES.get(stop.why, 0))
+    complain(f"stopped by {stop.why}, and saved in {where}. Run the same command again to resume")
+    raise Told(EXIT_CODES.get(stop.why, 0))
+
+
+def _minute(time: str) -> str:
+    """2026-01-02T03:04:05+00:00 as 2026-01-02 03:04."""
+    return time[:16].replace("T", " ")
 
 
 def _percent(value: float | None) -> str:

@@ -20,7 +20,7 @@ from .progress import duration
 from .record import StudyFolder, opened, refuse_others
 from .results import conclude, result_lines
 from .runs import RunFolder, now
-from .search import check_trials, make_search, run_search
+from .searching import check_trials, make_search, run_search
 from .seen import in_words
 from .student import Options, Stopped, check_methods, make_session, stand_in, student_of
 from .study import Study, Unit, arm_config, cells, make_study, tuning_of, unequal, units, unnamed, without_arms

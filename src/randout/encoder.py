@@ -10,45 +10,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import block, dropout, packing, words
 from .memory import Gradients, Pool, Tape
+from .outputs import NOTHING as NOTHING
+from .outputs import Output as Output
+from .outputs import Want as Want
 from .pooled import Pooling, masked_means, segment_means
 from .sites import Layout, Sites
-
-
-@dataclass(frozen=True)
-class Want:
-    """What a forward is asked for besides logits. hidden: sites; cls: the states that the head reads; attention: blocks
-    (1 the first).
-    """
-
-    hidden: tuple[int, ...] = ()
-    cls: bool = False
-    attention: tuple[int, ...] = ()
-
-    def __or__(self, other: Want) -> Want:
-        return Want(self.hidden + other.hidden, self.cls or other.cls, self.attention + other.attention)
-
-
-NOTHING = Want()
-
-
-class Output(NamedTuple):
-    """logits: (b, C). hidden: states asked for by site, (1, tokens, hidden) packed or (b, longest, hidden) padded.
-    cls: (b, hidden) the last block's output at each text's first token, or where the model pools by mean, its mean over
-    the text's tokens. attention: by block the weights of each text
-    before dropout, (heads, n, n).
-    """
-
-    logits: Tensor
-    hidden: dict[int, Tensor]
-    cls: Tensor | None = None
-    attention: dict[int, list[Tensor]] = {}  # noqa: RUF012
 
 
 @dataclass(frozen=True)

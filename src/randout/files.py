@@ -217,6 +217,15 @@ def change_places(tables: dict[str, Any], change: Callable[[str], str]) -> None:
                 values[key] = change(value)
 
 
+def resolve_places(tables: dict[str, Any], folder: Path) -> None:
+    """Make every path of a recipe's tables that leads somewhere from `folder` absolute, in place."""
+
+    def absolute(place: str) -> str:
+        return str((folder / place).resolve()) if place and (folder / place).exists() else place
+
+    change_places(tables, lambda value: with_paths(value, absolute))
+
+
 def portable(path: str, folder: Path) -> str:
     """A path as `run.toml` keeps it: relative to the run folder; names of datasets and of the hub stay as they are."""
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from .errors import UserError
+from .lazy import torch
 from .method import Run
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def check_layer(run: Run, name: str, layer: int) -> None:

@@ -10,18 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from torch import Tensor, nn
 
 from .config import in_words
-from .encoder import NOTHING, Encoder, Output, Want, computing
 from .errors import UserError
 from .keys import random_key
-from .sites import Layout, Sites
-from .tokens import Tokens
+from .lazy import torch
+from .outputs import NOTHING, Output, Want
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from .encoder import Encoder
+    from .sites import Layout, Sites
+    from .tokens import Tokens
 
 SUPERVISED = "ce"  # the loss on gold labels: one method of a recipe owns it
 
@@ -104,6 +108,8 @@ class LiveTeacher:
         """The texts of `batch` as they stand in the dataset; logits (b, C) in the student's order of classes. With
         dropout its masks are keyed by (seed, step, rank, call, micro-batch).
         """
+        from .encoder import computing
+
         texts = [torch.from_numpy(self.tokens[int(row)].astype("int64")) for row in batch.rows]
         torch.manual_seed(random_key(run.seed, "teacher", run.step, run.rank, call, batch.first))
         self.encoder.model.train(dropout)

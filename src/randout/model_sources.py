@@ -91,9 +91,10 @@ class Source:
 
 
 def find(name: str, revision: str = "") -> Source:
-    """A model by local folder, run folder, alias of the paper's, or hub name.
+    """A model by local folder, run folder, alias of the paper's, label of an encoder found locally, or hub name.
 
-    Raises UserError where there is no such model, or where its folder has no config.json or no safetensors.
+    Raises UserError where there is no such model, where a label stands for several, or where its folder has no
+    config.json or no safetensors.
     """
     path = Path(os.path.expanduser(name))
     if path.exists():
@@ -102,10 +103,35 @@ def find(name: str, revision: str = "") -> Source:
             raise UserError(f"{name}: this run is not finished, so it has no model yet; run its `randout train` again")
         return _checked(Source(name, inner.resolve()))
     repository = ALIASES.get(name, name)
+    if repository == name and "/" not in name and not revision and (labelled := _by_label(name)):
+        return _checked(labelled)
     if repository.startswith((".", "/", "~")) or repository.count("/") > 1:
         raise UserError(f"{name}: no such folder")
     folder, commit = _from_hub(repository, revision, asked=name)
     return _checked(Source(repository, folder, commit))
+
+
+def _by_label(label: str) -> Source | None:
+    """The encoder found locally that has this label. Raises UserError where several models have it."""
+    found = {_as_source(folder) for folder in at_hand()}
+    named = [source for source in found if source.label == label]
+    if len({source.name for source in named}) > 1:
+        names = ", ".join(sorted(source.name for source in named))
+        raise UserError(
+            f"{label}: {len(named)} models found locally have this name; give the whole name, one of {names}"
+        )
+    if len(named) > 1:  # commits of one repository of the hub
+        folder, commit = _from_hub(named[0].name, "", asked=label)
+        return Source(named[0].name, folder, commit)
+    return named[0] if named else None
+
+
+def _as_source(folder: Path) -> Source:
+    """A folder of `at_hand` as a source; a snapshot in the hub's cache by the name of its repository."""
+    if folder.parent.name != "snapshots":
+        return Source(str(folder), folder)
+    repository = folder.parent.parent.name.removeprefix("models--").replace("--", "/")
+    return Source(repository, folder, folder.name)
 
 
 def _checked(source: Source) -> Source:

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import data, defaults, leaks
+from . import defaults, leaks
 from .classifiers import Bag, Classifier, Network
 from .classifiers.settle import chosen, settle
 from .config import Config, StudentTable, TeacherTable, TrainTable
-from .data import Dataset
+from .data import Dataset, read_data
 from .errors import UserError
 from .files import joined_name
 from .method import SUPERVISED, Method
@@ -251,18 +251,6 @@ def _of_words(config: Config, classifier: Classifier, dataset: Dataset | None) -
     source = Source(classifier.name, Path(classifier.name))
     plan = Plan(config, dataset, methods, source, tokens, None, None, {}, tuple(notes), classifier)
     return replace(plan, identity=_identity(plan))
-
-
-def read_data(config: Config) -> Dataset:
-    """The dataset that `config.data` describes, split."""
-    table = config.data
-    given: dict[str, Any] = {
-        name: value or None for name, value in table.model_dump().items() if name not in ("source", "split_seed")
-    }
-    given |= {"split": table.split, "folds": table.folds, "fold": table.fold, "sample": table.sample}
-    if not table.source:
-        raise UserError("no data: name a file or a dataset, as in `randout train reviews.csv`")
-    return data.load(table.source, seed=table.split_seed, **given)
 
 
 def teacher_config(config: Config, name: str, revision: str | None = None) -> Config:

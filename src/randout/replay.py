@@ -5,7 +5,7 @@ from __future__ import annotations
 from .classifiers.settle import chosen
 from .config import Config, build, read_recipe
 from .errors import UserError
-from .files import change_places, with_paths
+from .files import resolve_places
 from .methods import METHODS
 from .model_sources import Source, find
 from .prepare import NO_TOKENS, Plan, data_identity, read_data
@@ -44,9 +44,5 @@ def truncation_of(source: Source) -> str:
 def stored_config(run: RunFolder) -> Config:
     """The configuration in a run's `run.toml`, its paths made good from where the folder lies now."""
     tables = read_recipe(run.path / "run.toml")
-
-    def absolute(place: str) -> str:
-        return str((run.path / place).resolve()) if place and (run.path / place).exists() else place
-
-    change_places(tables, lambda value: with_paths(value, absolute))
+    resolve_places(tables, run.path)
     return build([tables], METHODS)

@@ -19,10 +19,10 @@ from .metrics import score
 from .model_sources import find
 from .published import paper
 from .record import StudyFolder
-from .report import report
+from .reporting import report
 from .reproduction import Request, reasons, search_of, study_of
 from .results import Scored, read_scores
-from .search import make_search, run_search
+from .searching import make_search, run_search
 from .student import Options
 from .study import arm_config
 from .verdicts import fold_interval

@@ -27,6 +27,7 @@ from typing import Any
 from .errors import Failure, UserError
 from .files import replace_text
 from .progress import Show
+from .run_names import run_names
 
 FORMAT = 1
 OPENINGS = "test-openings.jsonl"
@@ -157,6 +158,43 @@ def list_runs(folder: Path) -> list[RunFolder]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of runs")
     return [RunFolder(path.parent) for path in sorted(folder.glob("*/run.json"))]
+
+
+def run_rows(folder: Path) -> list[dict[str, Any]]:
+    """A row a run: its folder (run) and name, when it was started, methods, state, validation and test accuracy (None:
+    there is none). A run whose record cannot be read has its folder's name.
+    """
+    rows, records = [], {}
+    for run in list_runs(folder):
+        try:
+            records[run.path.name] = run.record
+            done = run.finished
+            metrics = run.read("metrics.json") if done else {}
+            state = "finished" if done else "unfinished"
+        except UserError as error:
+            metrics, state = {}, str(error).rsplit(": ", 1)[-1]
+        scores = {name: metrics.get(name, {}).get("accuracy") for name in ("validation", "test")}
+        rows.append({"run": run.path.name, **_about(run), "state": state, **scores})
+    names = dict(zip(records, run_names(list(records.values())), strict=True))
+    return [{"name": names.get(row["run"], row["run"]), **row} for row in rows]
+
+
+def _about(run: RunFolder) -> dict[str, str]:
+    """When a run was started, and its methods; empty where its record cannot be read."""
+    try:
+        record = run.record
+    except UserError:
+        return {"started": "", "methods": ""}
+    methods = record.get("identity", {}).get("methods", {})
+    return {"started": str(record.get("started", "")), "methods": "+".join(methods)}
+
+
+def named_run(name: Path, folder: Path) -> RunFolder:
+    """A run by its folder, or by its folder's name or its own in a folder of runs, as `run_rows` lists them."""
+    inside = folder / name
+    if not name.exists() and not inside.exists():
+        inside = next((folder / row["run"] for row in run_rows(folder) if row["name"] == str(name)), inside)
+    return RunFolder(inside if not name.exists() and inside.exists() else name)
 
 
 def remove(run: RunFolder) -> None:

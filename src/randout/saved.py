@@ -6,16 +6,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import classifiers, models
-from .config import Config, TrainTable, checked
-from .inference import predict
-from .prepare import Plan, machine
-from .replay import truncation_of
 from .runs import RunFolder
-from .tokens import encode, truncate
+
+if TYPE_CHECKING:
+    from .prepare import Plan
 
 Seen = Callable[[int], None]  # told of texts done
 RowLogits = Callable[[np.ndarray, Seen], np.ndarray]  # rows of a dataset (n,) -> logits (n, C)
@@ -34,6 +32,11 @@ def opened(name: str, device: str = "cpu") -> Saved:
 
     Texts are cut as in training.
     """
+    from . import classifiers, models
+    from .inference import predict
+    from .replay import truncation_of
+    from .tokens import encode, truncate
+
     folder = words_folder(name)
     if folder is not None:
         fitted = classifiers.load(folder)
@@ -60,6 +63,9 @@ def opened_on(name: str, device: str, command: str) -> Saved:
 
 def device_of(asked: str, command: str) -> str:
     """The device that a command's `--device` means. Raises UserError for one that is not there."""
+    from .config import Config, TrainTable, checked
+    from .prepare import machine
+
     table = checked(TrainTable, {"device": asked, "precision": "float32"}, f"{command}: ", "")
     return machine(Config(train=table))[0]
 
@@ -88,12 +94,17 @@ def other_column(trained: Mapping[str, str], read: str, asked: str | None, file:
 
 def words_folder(name: str) -> Path | None:
     """The folder of the classifier of words in a run, or in a folder of its own; None where there is none."""
+    from . import classifiers
+
     path = Path(os.path.expanduser(name))
     return next((folder for folder in (path / "model", path) if classifiers.is_fitted(folder)), None)
 
 
 def row_logits(plan: Plan, run: RunFolder, device: str = "cpu") -> RowLogits:
     """Logits of the rows of a finished run's own data, by its saved model."""
+    from . import classifiers, models
+    from .inference import predict
+
     if plan.classifier is not None:
         fitted, texts = classifiers.load(run.model), plan.dataset.texts
         return lambda rows, seen: fitted.logits([texts[row] for row in rows], seen, device)

@@ -23,7 +23,6 @@ from .prepare import Plan
 from .progress import Show
 from .replay import replay
 from .run_diagnostics import SPLITS, diagnose, of_file, of_run
-from .run_names import run_names
 from .runs import RunFolder
 from .saved import RowLogits, device_of, opened_on, other_column, row_logits, trained_columns
 from .seen import SeenRows, in_words, leaked, merged, read_seen, row_hashes, seen_in
@@ -369,22 +368,3 @@ def score_run(
         raise UserError(f"{path}: this run's data has no test split; name a labelled file instead")
     metrics = open_test(run, plan, show, allow_leaks=allow_leaks, device=where)
     return metrics["test"] | {"warnings": metrics["warnings"]}, plan.dataset.id2label
-
-
-def run_rows(folder: Path) -> list[dict[str, Any]]:
-    """A row a run: its folder (run) and name, state, validation and test accuracy (None where there is none). A run whose
-    record cannot be read has its folder's name.
-    """
-    rows, records = [], {}
-    for run in runs.list_runs(folder):
-        try:
-            records[run.path.name] = run.record
-            done = run.finished
-            metrics = run.read("metrics.json") if done else {}
-            state = "finished" if done else "unfinished"
-        except UserError as error:
-            metrics, state = {}, str(error).rsplit(": ", 1)[-1]
-        scores = {name: metrics.get(name, {}).get("accuracy") for name in ("validation", "test")}
-        rows.append({"run": run.path.name, "state": state, **scores})
-    names = dict(zip(records, run_names(list(records.values())), strict=True))
-    return [{"name": names.get(row["run"], row["run"]), **row} for row in rows]

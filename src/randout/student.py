@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,49 +19,20 @@ import torch
 from . import checkpoint, models
 from .classifiers import Bag, Network
 from .encoder import Encoder
+from .execution import Options as Options
+from .execution import Paused as Paused
+from .execution import Stopped as Stopped
 from .inference import predict
 from .loop import begin, fit, flush, held_out, step
 from .method import LiveTeacher, Method, Run
 from .metrics import score
 from .prepare import Plan, class_weights
-from .progress import Show, duration
+from .progress import duration
 from .recipe import learned_rows
 from .runs import RunFolder
 from .session import Material, Session
 from .terminal import catchable
 from .tokens import Tokens, encode, truncate
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a job is carried out; nothing here changes its result. deadline: of `time.monotonic()`. pause_at: optimizer
-    steps after which the student is validated, saved and left (`Paused`). name: of the run, in tables and reports.
-    """
-
-    runs: Path = Path("runs")
-    out: Path | None = None
-    fresh: bool = False
-    accept_changes: bool = False
-    deadline: float | None = None
-    pause_at: int | None = None
-    name: str = ""
-    show: Show = field(default_factory=Show)
-
-
-class Stopped(Exception):
-    """The training was stopped on request, and saved. `why` says by what, `run` where it stands."""
-
-    def __init__(self, why: str, run: RunFolder) -> None:
-        super().__init__(why)
-        self.why, self.run = why, run
-
-
-class Paused(Stopped):
-    """The training reached `Options.pause_at`, and saved. metrics: of the student as it stands, on validation."""
-
-    def __init__(self, run: RunFolder, metrics: dict[str, Any]) -> None:
-        super().__init__("a pause", run)
-        self.metrics = metrics
 
 
 @dataclass(frozen=True)

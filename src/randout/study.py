@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from .classifiers import CLASSIFIERS
 from .config import (
     PAPER_PRESET,
     Config,
@@ -25,9 +24,8 @@ from .config import (
     read_preset,
     read_recipe,
 )
-from .defaults import RATE
 from .errors import UserError, nearest
-from .files import change_places
+from .files import resolve_places
 from .grid import SearchTable
 from .methods import GOLD, KD_ALONE, PAPERS_OWN
 from .shelf import ALL, as_study, chosen
@@ -79,7 +77,7 @@ def read_study(path: Path) -> Study:
     arms = tables.get("arms")
     for recipe in (tables.get("base"), *(arms.values() if isinstance(arms, dict) else ())):
         if isinstance(recipe, dict):
-            _make_paths_good(recipe, path.parent)
+            resolve_places(recipe, path.parent)
     tables.setdefault("name", re.sub(r"[^\w.-]+", "-", path.stem))
     try:
         return make_study(tables)
@@ -124,6 +122,8 @@ def _with_shelf(study: Study) -> Study:
         laid["spaces"] = {}
     elif not study.tuning.space and not study.tuning.preset:  # so that every arm, plain too, has something to tune
         train = study.base.get("train", {})
+        from .defaults import RATE
+
         rate = train.get("learning_rate", "auto")
         rate = RATE if rate == "auto" else float(rate)
         laid["tuning"] = study.tuning.model_copy(update={"space": {"train.learning_rate": [rate / 2, rate, 2 * rate]}})
@@ -165,15 +165,6 @@ def _check_recipes(study: Study) -> None:
     checked(DataTable, study.base.get("data", {}), "base.data.")
 
 
-def _make_paths_good(recipe: dict[str, Any], folder: Path) -> None:
-    def good(value: str) -> str:
-        name, colon, inner = value.rpartition(":")
-        there = (folder / inner).exists()
-        return f"{name}{colon}{(folder / inner).resolve()}" if there else value
-
-    change_places(recipe, good)
-
-
 def units(study: Study) -> list[Unit]:
     """The seeds, or the folds of each repeat, in the order in which they run."""
     if not study.folds:
@@ -200,6 +191,8 @@ def arm_config(study: Study, arm: str, methods: Mapping[str, Any], above: Mappin
     named = "preset" in own
     preset = str(own.pop("preset", base.get("preset", PAPER_PRESET)))
     common = str(base.pop("preset", PAPER_PRESET))
+    from .classifiers import CLASSIFIERS
+
     model = own.get("student", {}).get("model")
     if model:
         base.pop("student", None)
@@ -260,6 +253,8 @@ def drop_one(config: Config, methods: Mapping[str, Any]) -> dict[str, dict[str, 
 
 def unequal(study: Study, configs: Mapping[str, Config]) -> list[str]:
     """What arms do not share although an equal budget needs it: a sentence each."""
+    from .classifiers import CLASSIFIERS
+
     found = []
     configs = {arm: config for arm, config in configs.items() if config.student.model not in CLASSIFIERS}
     for key in ("epochs", "batch_size", "patience"):

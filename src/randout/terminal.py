@@ -25,6 +25,10 @@ class Terminated(BaseException):
         self.why = why
 
 
+class Told(SystemExit):
+    """The end of the process, of which the user has been told."""
+
+
 def prepare() -> None:
     """Make the standard streams safe to use: open, and with an escape for each character that an encoding lacks."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 from pydantic import Field, field_validator
-from torch import Tensor
 
-from ..encoder import Output
 from ..errors import UserError
+from ..lazy import torch
 from ..losses import kl_divergence, unit
 from ..method import Batch, Forward, Method, Run, State
+from ..outputs import Output
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class AttentionPerturbation(Method):

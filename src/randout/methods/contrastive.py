@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
-from ..encoder import Output, Want
+from ..lazy import F, torch
 from ..method import Batch, Forward, Method, Run, State
+from ..outputs import Output, Want
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Contrastive(Method):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
-from torch import nn
 
-from ..dropout import places, rates
 from ..errors import UserError
 from ..method import Method, Run, State
 
 Rate = Annotated[float, Field(ge=0, lt=1)] | Literal["model"]
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class DropoutRates(Method):
@@ -38,6 +39,8 @@ class DropoutRates(Method):
     attention: Annotated[Rate, Field(description='rate on attention weights, or "model": as the encoder has it')] = 0.1
 
     def check(self, run: Run) -> None:
+        from ..dropout import places
+
         for setting, found in zip(("hidden", "attention"), places(_encoder(run.model)), strict=True):
             if (asked := getattr(self, setting)) not in ("model", 0.0) and not found:
                 raise UserError(
@@ -46,6 +49,8 @@ class DropoutRates(Method):
                 )
 
     def perturb(self, run: Run, state: State) -> AbstractContextManager[None]:
+        from ..dropout import rates
+
         hidden, attention = (None if rate == "model" else rate for rate in (self.hidden, self.attention))
         return rates(_encoder(run.model), hidden, attention)
 

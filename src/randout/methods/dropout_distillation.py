@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
-from ..encoder import Output
+from ..lazy import F, torch
 from ..losses import kl_divergence
 from ..method import Batch, Forward, Method, Run, State
+from ..outputs import Output
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class DropoutDistillation(Method):

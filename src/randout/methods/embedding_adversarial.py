@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
-from ..encoder import Output, Want
 from ..errors import UserError
+from ..lazy import F, torch
 from ..losses import barlow_twins, info_nce, unit
 from ..method import Batch, Forward, Method, Run, State
+from ..outputs import Output, Want
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class EmbeddingAdversarial(Method):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
-from torch import Tensor
 
 from ..hidden_noise import add_gaussian, check_layer, noise_at
 from ..method import Method, Run, State
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class EqualL2(Method):

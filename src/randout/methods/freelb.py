@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from ..errors import UserError
+from ..lazy import torch
 from ..losses import unit
 from ..method import Backward, Batch, Method, Run, State
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class FreeLB(Method):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
-from torch import Tensor
 
-from ..encoder import Output, Want
 from ..errors import UserError
 from ..hidden_noise import add_gaussian, check_layer, noise_at
 from ..losses import info_nce
 from ..method import Batch, Forward, Method, Run, State
+from ..outputs import Output, Want
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class GaussianContrastive(Method):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
-from ..encoder import Output
+from ..lazy import F
 from ..method import Batch, Forward, Method, Run, State
+from ..outputs import Output
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class HardLabel(Method):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
-from torch import Tensor
 
-from ..encoder import Output
 from ..losses import kl_divergence
 from ..method import Batch, Forward, Method, Run, State
+from ..outputs import Output
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Hinton(Method):

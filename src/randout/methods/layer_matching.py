@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
 
-from ..encoder import Output, Want
 from ..errors import UserError
+from ..lazy import F, torch
 from ..method import Batch, Forward, LiveTeacher, Method, Run, State
+from ..outputs import Output, Want
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class LayerMatching(Method):

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..block import plain
-from ..encoder import Output
 from ..errors import UserError
+from ..lazy import torch
 from ..losses import kl_divergence
 from ..method import Backward, Batch, Forward, LiveTeacher, Method, Run, State
+from ..outputs import Output
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class MetaDistil(Method):
@@ -163,6 +163,10 @@ class MetaDistil(Method):
 @contextmanager
 def _twice() -> Iterator[None]:
     """While open, forwards have second derivatives: fused attention and blocks by hand have none."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    from ..block import plain
+
     with sdpa_kernel(SDPBackend.MATH), plain():
         yield
 

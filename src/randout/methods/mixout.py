@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
 
-from ..dropout import rates
 from ..errors import UserError
+from ..lazy import F, nn, torch
 from ..method import Method, Run, State
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class Mixout(Method):
@@ -54,6 +54,8 @@ class Mixout(Method):
 
     @contextmanager
     def perturb(self, run: Run, state: State) -> Iterator[None]:
+        from ..dropout import rates
+
         layers = _layers(run) if self.p else []
         before = [vars(layer).get("forward") for _, layer in layers]  # none but where somebody else set one
         with rates(run.model.base_model, 0.0, 0.0):  # type: ignore[arg-type]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field, field_validator
-from torch import Tensor
 
-from ..encoder import Output
 from ..errors import UserError
+from ..lazy import F, torch
 from ..method import Batch, Forward, Method, Run, State
+from ..outputs import Output
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class MultiTeacher(Method):

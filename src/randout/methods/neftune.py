@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from ..errors import UserError
+from ..lazy import torch
 from ..method import Method, Run, State
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class NEFTune(Method):

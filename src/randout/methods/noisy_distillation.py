@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from ..encoder import Output
+from ..lazy import torch
 from ..losses import kl_divergence
 from ..method import Batch, Forward, Method, Run, State
+from ..outputs import Output
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class NoisyDistillation(Method):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 from pydantic import Field
-from torch import nn
 
 from ..errors import UserError
+from ..lazy import torch
 from ..method import Method, Run, State
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class NoisyTune(Method):
@@ -40,13 +42,13 @@ class NoisyTune(Method):
                 "encoder, or leave it out"
             )
 
-    @torch.no_grad()
     def start(self, run: Run) -> State:
         base: nn.Module = run.model.base_model  # type: ignore[assignment]
         fresh = run.fresh_weights()
-        for name, weight in base.named_parameters():
-            if weight.numel() > 1 and not any(weight is other for other in fresh):
-                generator = run.generator("noisytune", torch.device("cpu"), name)
-                noise = (torch.rand(weight.shape, generator=generator) - 0.5).to(weight.device, weight.dtype)
-                weight.add_(noise * (self.strength * weight.std()))
+        with torch.no_grad():
+            for name, weight in base.named_parameters():
+                if weight.numel() > 1 and not any(weight is other for other in fresh):
+                    generator = run.generator("noisytune", torch.device("cpu"), name)
+                    noise = (torch.rand(weight.shape, generator=generator) - 0.5).to(weight.device, weight.dtype)
+                    weight.add_(noise * (self.strength * weight.std()))
         return State()

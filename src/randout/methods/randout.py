@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 from pydantic import Field, field_validator
-from torch import Tensor
 
 from ..errors import UserError
+from ..lazy import torch
 from ..method import Method, Run, State
-from ..sites import Layout
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..sites import Layout
 
 
 class Randout(Method):

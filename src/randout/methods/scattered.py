@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from ..hidden_noise import check_layer, noise_at
+from ..lazy import torch
 from ..method import Method, Run, State
-from ..sites import Layout
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..sites import Layout
 
 
 class Scattered(Method):

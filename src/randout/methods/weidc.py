@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from ..encoder import Output
+from ..lazy import torch
 from ..losses import at_least_float32, squared_error
 from ..method import Batch, Forward, Method, Run, State
+from ..outputs import Output
 
 COUNTS = {"1": (1, 1, 1), "2": (2, 1, 1), "3": (1, 2, 1), "4": (2, -1, 2)}  # of e_t, of e_s, and what is added
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class WeiDC(Method):

@@ -11,8 +11,7 @@ import copy
 import math
 import shutil
 import time
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,47 +20,17 @@ from .checkpoint import MadeElsewhere
 from .config import Config, build, checked
 from .data import Dataset
 from .errors import Failure, UserError
-from .grid import SearchTable, Settings, Space, cells, each_value, rungs, space_of, tables_of, words_of
+from .grid import SearchTable, cells, each_value, rungs, words_of
 from .methods import GOLD, METHODS
 from .recipe import methods_of
 from .record import StudyFolder, opened, refuse_others
 from .runs import now
+from .search_request import Search as Search
+from .search_request import check_space as check_space
+from .search_request import make_search as make_search
 from .student import Options, Paused, Stopped, check_methods, student_of
-from .study import TEACHERS_OWN, with_fixed_teacher
+from .study import TEACHERS_OWN
 from .trials import at_chance, entry, leader, optimism, own_runs, signed, skipped, standing, value_at, warnings_of
-
-
-@dataclass(frozen=True)
-class Search:
-    """What is searched. config: the recipe, laid under every trial. required: methods that must not be left out."""
-
-    config: Config
-    table: SearchTable
-    space: Space
-    required: frozenset[str] = frozenset()
-
-    def trial_config(self, settings: Settings) -> Config:
-        """The configuration of a trial; its teacher is the recipe's, whatever the trial changes of the student."""
-        tables = self.config.model_dump(mode="json")
-        return with_fixed_teacher(build([tables, tables_of(settings, METHODS)], METHODS), self.config, METHODS)
-
-
-def make_search(config: Config, table: SearchTable, required: Collection[str] = ()) -> tuple[Search, list[str]]:
-    """A search and the settings of its space that the recipe has no use for. Raises UserError.
-
-    required: methods that were asked for by name. A method whose settings vary is required too: without a teacher, all
-    trials of a setting of distillation would be the same.
-    """
-    space, absent = space_of(table, config, METHODS)
-    name = config.teacher.model
-    if name not in ("auto", "none") and not any(METHODS[method].teacher for method in config.methods):
-        raise UserError(f"--teacher {name}: no method of this recipe learns from a teacher; leave it out")
-    if config.teacher.more and not any(METHODS[method].several for method in config.methods):
-        raise UserError("teacher.more: no method of this recipe learns from several teachers; leave it out")
-    config = with_fixed_teacher(config, config, METHODS)
-    closed = config.model_copy(update={"output": config.output.model_copy(update={"test": False})})
-    varied = {name.partition(".")[0] for name in space} & set(METHODS)
-    return Search(closed, table, space, frozenset(required) | varied), absent
 
 
 def run_search(search: Search, path: Path, options: Options, dataset: Dataset | None = None) -> StudyFolder:
@@ -109,14 +78,6 @@ def own_teachers(search: Search) -> list[str]:
     """Settings of the space that a teacher which is fine-tuned first takes too: each of their values trains one."""
     pinned = tuple(f"train.{key}" for key in (*TEACHERS_OWN, "save_minutes"))
     return [name for name in search.space if name.startswith(("train.", "teacher.", f"{GOLD}.")) and name not in pinned]
-
-
-def check_space(search: Search) -> None:
-    """Raise UserError where no setting is left to vary."""
-    if not search.space:
-        raise UserError(
-            "search.space: no method of this recipe has any of these settings, so there is nothing to search"
-        )
 
 
 def check_trials(search: Search, dataset: Dataset) -> None:

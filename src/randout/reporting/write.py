@@ -141,7 +141,7 @@ def page(chapters: Sequence[Chapter]) -> str:
     policy = f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
     policy += "base-uri 'none'; form-action 'none'"
     setting = Environment(
-        loader=PackageLoader("randout", "report"),
+        loader=PackageLoader("randout", "reporting"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,0 +1,78 @@
+"""What a command or a call asks for, laid over presets and recipes; nothing here needs a model or a table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .config import DEFAULT_PRESET, Config, build, overlay, read_preset, read_recipe
+from .errors import UserError
+from .files import resolve_places
+from .methods import METHODS
+from .runs import RunFolder
+
+
+@dataclass(frozen=True)
+class Request:
+    """A training as it is asked for: `tables` over a preset or a recipe (a TOML file), single settings over all.
+
+    settings: each as `config.assignment_of` gives it. Raises UserError where both a preset and a recipe are named.
+    """
+
+    tables: dict[str, Any] = field(default_factory=dict)
+    preset: str | None = None
+    recipe: Path | None = None
+    settings: Sequence[dict[str, Any]] = ()
+
+    def __post_init__(self) -> None:
+        if self.preset and self.recipe:
+            raise UserError("--preset and --recipe: name one; a recipe can say what a preset says")
+
+    def config(self, but: Collection[str] = ()) -> Config:
+        """The configuration; but: tables of the recipe that are no part of it. Raises UserError."""
+        layers = [{k: v for k, v in one.items() if k not in but} for one in base_layers(self.preset, self.recipe)]
+        return build([*layers, self.tables, *self.settings], METHODS)
+
+    @property
+    def required(self) -> frozenset[str]:
+        """The methods that it names itself, rather than by the default preset."""
+        return asked_methods(self.preset, self.recipe, self.settings)
+
+
+def recipe_tables(path: Path) -> dict[str, Any]:
+    """The tables of a recipe. A relative path in it that leads somewhere from the recipe's folder is made absolute; the
+    `run.toml` of a run also finds the teacher that was trained for it, by name. Raises UserError.
+    """
+    tables = read_recipe(path)
+    if path.parent.resolve() != Path.cwd():
+        resolve_places(tables, path.parent)
+    run, teacher = RunFolder(path.parent), tables.get("teacher")
+    if path.name == "run.toml" and run.exists and isinstance(teacher, dict):
+        place = path.parent / run.record.get("runs", ".") / str(teacher.get("model", ""))
+        if teacher.get("model") and (place / "run.toml").exists():
+            teacher["model"] = os.path.normpath(place.absolute())
+    return tables
+
+
+def base_layers(preset: str | None, recipe: Path | None) -> list[dict[str, Any]]:
+    """What options are laid over. A recipe that lists methods stands alone; else it lies over the default preset."""
+    if recipe is None:
+        return [read_preset(preset or DEFAULT_PRESET)]
+    tables = recipe_tables(recipe)
+    return [tables] if "methods" in tables else [read_preset(preset or DEFAULT_PRESET), tables]
+
+
+def asked_methods(preset: str | None, recipe: Path | None, assignments: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    """Methods that a request names itself, by its preset, recipe or settings, rather than by the default preset."""
+    tables: dict[str, Any] = read_preset(preset) if preset else {}
+    for layer in [read_recipe(recipe) if recipe else {}, *assignments]:
+        tables = overlay(tables, dict(layer))
+    methods = tables.get("methods", {})
+    return (
+        frozenset(name for name, own in methods.items() if own is not False)
+        if isinstance(methods, dict)
+        else frozenset()
+    )
