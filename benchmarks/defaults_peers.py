@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from defaults_study import TEST_ROWS, read, subset  # noqa: E402
+from defaults_study import TEST_ROWS, read, subset
 
 Rows = list[tuple[str, str]]
 

@@ -1,7 +1,7 @@
 """The study behind the defaults: every arm of a TOML on subsets of real tables; accuracy on a fixed test split, and seconds.
 
     python benchmarks/defaults_study.py TABLES STUDENT --study benchmarks/defaults_study.toml --out study.jsonl [--workers 2]
-    python benchmarks/defaults_study.py --page benchmarks/README.md --out study.jsonl
+    python benchmarks/defaults_study.py --out docs/results/defaults-study.jsonl        (prints the tables of what is there)
 
 TABLES: a folder with a CSV a table (text, label, split). A line a finished run in --out; the same command goes on where it
 stopped. Subsets are drawn by class, the same for every arm; the test rows of a table never change.
@@ -28,6 +28,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 
 TEST_ROWS = 600
+MOST_EPOCHS = 60
 
 
 def read(path: Path) -> dict[str, list[tuple[str, str]]]:
@@ -91,7 +92,8 @@ def run(task: dict[str, Any], tables: Path, student: str) -> dict[str, Any]:
         with train.open(encoding="utf-8", newline="") as stream:
             count = sum(1 for _ in csv.reader(stream)) - 1
         if "steps" in settings:
-            settings["epochs"] = math.ceil(settings.pop("steps") / math.ceil(0.85 * count / 16))
+            steps = settings.pop("steps")
+            settings["epochs"] = min(MOST_EPOCHS, math.ceil(steps / math.ceil(0.85 * count / 16)))
         if task["layers"]:
             settings["student.layers"] = task["layers"]
         began = time.perf_counter()
@@ -159,29 +161,30 @@ def results(path: Path) -> list[dict[str, Any]]:
 
 
 def summary(study: dict[str, Any], found: list[dict[str, Any]]) -> list[str]:
-    """A Markdown table a part: mean test accuracy of each arm minus the first arm's on the same rows and seeds."""
+    """A Markdown table a part and size: mean test accuracy of the first arm, and each other's minus it on the same cells."""
     lines: list[str] = []
     for part in study["part"]:
         first, *_ = part["arms"]
-        lines += [
-            "",
-            f"| {', '.join(map(str, part['rows']))} rows | cells | chosen on | confirmed on | steps |",
-            "|---|---|---|---|---|",
-        ]
-        for arm in part["arms"]:
-            shown = [arm]
-            cells = 0
-            for tables in (study["chosen"], study["confirmed"]):
-                mine = [r for r in found if r["arm"] == arm and r["table"] in tables and r["rows"] in part["rows"]]
-                base = {key_of(r | {"arm": ""}): r for r in found if r["arm"] == first}
-                pairs = [(r, base[key_of(r | {"arm": ""})]) for r in mine if key_of(r | {"arm": ""}) in base]
-                cells += len(pairs)
-                gain = 100 * np.mean([r["accuracy"] - b["accuracy"] for r, b in pairs]) if pairs else float("nan")
-                level = 100 * np.mean([r["accuracy"] for r, _ in pairs]) if pairs else float("nan")
-                shown.append(f"{level:.1f}" if arm == first else f"{gain:+.1f}")
-            steps = np.median([r["steps"] for r in found if r["arm"] == arm] or [0])
-            lines.append(f"| {shown[0]} | {cells} | {shown[1]} | {shown[2]} | {steps:.0f} |")
+        for rows in part["rows"]:
+            mine = [r for r in found if r["rows"] == rows and r["arm"] in part["arms"]]
+            if not mine:
+                continue
+            head = f"| {rows} rows | cells | chosen on: {', '.join(study['chosen'])} | confirmed on: {', '.join(study['confirmed'])} |"
+            lines += ["", f"{head} steps |", "|---|---|---|---|---|"]
+            lines += [_line(study, mine, arm, first) for arm in part["arms"]]
     return lines
+
+
+def _line(study: dict[str, Any], found: list[dict[str, Any]], arm: str, first: str) -> str:
+    base = {key_of(r | {"arm": ""}): r for r in found if r["arm"] == first}
+    pairs = [(r, base[key_of(r | {"arm": ""})]) for r in found if r["arm"] == arm and key_of(r | {"arm": ""}) in base]
+    shown = []
+    for tables in (study["chosen"], study["confirmed"]):
+        mine = [(r["accuracy"], b["accuracy"]) for r, b in pairs if r["table"] in tables]
+        level, gain = (100 * np.mean([a for a, _ in mine]), 100 * np.mean([a - b for a, b in mine])) if mine else (0, 0)
+        shown.append("" if not mine else f"{level:.1f}" if arm == first else f"{gain:+.1f}")
+    steps = f"{np.median([r['steps'] for r, _ in pairs]):.0f}" if pairs else ""
+    return f"| {arm} | {len(pairs)} | {shown[0]} | {shown[1]} | {steps} |"
 
 
 def main() -> None:

@@ -62,8 +62,8 @@ def _differences(settings: Sequence[Mapping[str, Any]], methods: Sequence[str]) 
     from what is shown already are left out: students of other layers often differ in these too.
     """
     keys = list(dict.fromkeys(key for one in settings for key in one))
-    by_count = _as_many(len(one[LAYERS]) for one in settings if LAYERS in one) == _as_many(
-        json.dumps(one[LAYERS]) for one in settings if LAYERS in one
+    by_count = _as_many(len(one[LAYERS]) for one in settings if isinstance(one.get(LAYERS), list)) == _as_many(
+        json.dumps(one[LAYERS]) for one in settings if isinstance(one.get(LAYERS), list)
     )
     parts: list[list[str]] = [[] for _ in settings]
     for key in keys:
@@ -131,7 +131,7 @@ def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _part(key: str, value: Any, by_count: bool) -> str:
     """One difference as text. by_count: whether the number of layers tells them apart."""
-    if key == LAYERS:
+    if key == LAYERS and isinstance(value, list):
         if not value:
             return "all layers"
         return f"{len(value)} layer{'s' * (len(value) > 1)}" if by_count else f"layers {'+'.join(map(str, value))}"

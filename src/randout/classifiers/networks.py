@@ -60,7 +60,7 @@ class Network(Classifier):
     def training(self, asked: TrainTable) -> TrainTable:
         """The settings of the loop."""
         own = ("epochs", "batch_size", "learning_rate", "weight_decay", "patience")
-        rest = {"schedule": "constant", "warmup_ratio": 0.0, "max_grad_norm": 0.0}
+        rest = {"schedule": "constant", "warmup_ratio": 0.0, "max_grad_norm": 0.0, "keep": "best", "validate_every": 1}
         return asked.model_copy(update={name: getattr(self, name) for name in own} | rest)
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..config import DEFAULT_PRESET, Config, StudentTable, TeacherTable, TrainTable, build, checked, read_preset
+from ..config import (
+    DEFAULT_PRESET,
+    PAPER_PRESET,
+    Config,
+    StudentTable,
+    TeacherTable,
+    TrainTable,
+    build,
+    checked,
+    read_preset,
+)
 from ..errors import UserError
 from ..methods import GOLD, METHODS
 from . import CLASSIFIERS
@@ -64,7 +74,8 @@ def _methods(config: Config, settings: Classifier, notes: list[str]) -> dict[str
     asked, network = config.methods, isinstance(settings, Network)
     plain = build([{"methods": {GOLD: {}}}], METHODS).methods
     extra = [method for method in asked if method != GOLD]
-    if extra and asked == build([read_preset(DEFAULT_PRESET)], METHODS).methods:
+    unasked = [build([read_preset(preset)], METHODS).methods for preset in (DEFAULT_PRESET, PAPER_PRESET)]
+    if extra and asked in unasked:
         notes.append(f"methods: {' and '.join(extra)} are for encoders; {settings.name} learns from labels alone")
         asked = plain
     elif extra:
