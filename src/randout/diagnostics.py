@@ -214,9 +214,10 @@ def still_improving(history: Mapping[str, Any], metric: str, rows: int) -> Findi
     least = LEAST_FALL * before if loss else max(LEAST_RISE, math.sqrt(share * (1 - share) / max(rows, 1)))
     if (before - last if loss else last - before) < least:
         return None
+    count = int(epochs[-1]["epoch"])
     way = f"{before:.4f} to {last:.4f}" if loss else f"{before:.1%} to {last:.1%}"
-    text = f"Validation {title(metric).lower()} was still improving in the last of {len(epochs)} epochs ({way}). "
-    return Finding("still-improving", f"{text}Train longer: --set epochs={2 * len(epochs)}.")
+    text = f"Validation {title(metric).lower()} was still improving in the last of {count} epochs ({way}). "
+    return Finding("still-improving", f"{text}Train longer: --set epochs={2 * count}.")
 
 
 def hint(history: Mapping[str, Any]) -> str:
@@ -224,7 +225,7 @@ def hint(history: Mapping[str, Any]) -> str:
     epochs = history.get("epochs") or []
     if not epochs or history.get("ended") == "fitted":
         return "Check that texts and labels belong together."
-    steps, count = int(epochs[-1]["step"]), len(epochs)
+    steps, count = int(epochs[-1]["step"]), int(epochs[-1].get("epoch", len(epochs)))
     more = min(MOST_EPOCHS, math.ceil(count * FEW_STEPS / max(steps, 1)))
     if steps < FEW_STEPS and more > count:
         return f"It had only {steps} optimizer steps; train longer: --set epochs={more}."
