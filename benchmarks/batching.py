@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from randout import config, loop
+from randout import loop
 from randout.encoder import Encoder
 from randout.prepare import Plan
 from randout.tokens import batches, encode
@@ -37,7 +37,7 @@ def shares(session: loop.Session, material: loop.Material, plan: Plan, steps: in
     began = time.perf_counter()
     encode(session.encoder.tokenizer, texts)
     text = (time.perf_counter() - began) / len(texts)
-    tokenising = text * settings.batch_size / config.TrainTable().epochs
+    tokenising = text * settings.batch_size / defaults.LEAST_EPOCHS
     batching = ordering + spent[0] / len(order[:steps])
     found = {"step_seconds": step, "batching_seconds": batching, "tokenising_seconds": tokenising}
     return found | {"batching_share": batching / step, "tokenising_share": tokenising / step}

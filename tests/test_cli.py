@@ -23,7 +23,18 @@ from matplotlib.image import imread
 import forked
 from conftest import Run, toy_texts
 
-SMALL = ["--set", "epochs=1", "--set", "learning_rate=2e-3", "--set", "precision=float32", "--set", "batch_size=16"]
+SMALL = [
+    "--preset",
+    "randout-kd",
+    "--set",
+    "epochs=1",
+    "--set",
+    "learning_rate=2e-3",
+    "--set",
+    "precision=float32",
+    "--set",
+    "batch_size=16",
+]
 
 
 def write_csv(path: Path, rows: list[tuple[str, ...]], head: tuple[str, ...] = ("text", "label")) -> Path:
@@ -497,6 +508,7 @@ def test_library_train_on_columns_in_memory(tiny_model: Any, tmp_path: Path) -> 
     texts, labels = toy_texts(120, 4)
     settings = {"epochs": 4, "learning_rate": 2e-3, "precision": "float32"}
     asked = {"student": str(tiny_model("bert")), "teacher": "none", "runs": tmp_path / "runs", "settings": settings}
+    asked["preset"] = "plain"
     result = randout.train({"text": texts, "label": labels}, **asked)
     assert result.new
     assert result.metrics["validation"]["accuracy"] > result.metrics["validation"]["majority_baseline"]
@@ -531,7 +543,7 @@ def test_another_thread_count_is_asked_about(
 
 def test_ctrl_c_saves_and_says_how_to_go_on(run: Run, tiny_model: Any, toy_csv: Any, tmp_path: Path) -> None:
     words = ["train", str(toy_csv(120, 1)), "--student", str(tiny_model("bert")), "--teacher", "none", *SMALL]
-    words += ["--set", "epochs=400", "--set", "patience=0", "-o", "runs/c"]
+    words += ["--set", "epochs=400", "--set", "patience=0", "--set", "validate_every=1", "-o", "runs/c"]
     process, errors, began = forked.command(words, tmp_path), tmp_path / "errors.txt", time.monotonic()
     while process.is_alive() and not (errors.exists() and "epoch 2/400" in errors.read_text()):
         assert time.monotonic() - began < 120

@@ -333,7 +333,7 @@ def test_train_and_evaluate_warn_once_where_the_user_looks(
     assert "Warnings" in err
     named = json.loads((tmp_path / "runs/a/run.json").read_text())
     assert named == record | {"name": "first"}, "the fingerprint is the same"
-    assert run("runs")[1].splitlines()[1].split()[:2] == ["first", "finished"]
+    assert run("runs")[1].splitlines()[1].split()[0] == "first"
     assert json.loads(run("runs", "--json")[1])[0]["name"] == "first"
 
     for place in ([], ["--split", "validation"], ["--split", "test"]):

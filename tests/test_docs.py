@@ -153,7 +153,8 @@ def test_the_page_of_the_screening_is_its_report() -> None:
     (table,) = re.findall(r"^\| method \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", page, re.MULTILINE)
     assert [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()] == printed
     assert {row["verdict"] for row in summary} <= {"baseline", "screening: no verdict"}
-    assert set(shelf.chosen([shelf.ALL])) <= {row["model"].partition(" ")[0] for row in summary}
+    later = {"contrastive", "supervised-contrastive"}  # than the screening, as its page says
+    assert set(shelf.chosen([shelf.ALL])) - later <= {row["model"].partition(" ")[0] for row in summary}
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

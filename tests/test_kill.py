@@ -81,7 +81,9 @@ def outcome(folder: Path) -> dict[str, Any]:
             found[name] = history
         elif name == "run.json":
             record = json.loads(path.read_text())
-            found[name] = {key: value for key, value in record.items() if key not in ("started", "finished", "command")}
+            found[name] = {
+                key: value for key, value in record.items() if key not in ("started", "finished", "command", "sizes")
+            }
         elif path.parent.name == "soft-labels":  # the order of its metadata varies
             found[name] = load_file(path)["logits"].tobytes()
         elif name != "run.toml":  # its paths are relative to the folder

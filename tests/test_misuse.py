@@ -51,7 +51,7 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["search", *ROWS, "--space", "paper", "--space", "figures"], ["--space figures", "paper is named already"]),
     (["search", *ROWS, "--space", "learning_rate=[]"], ["learning_rate", "not empty"]),
     (["search", *ROWS, "--space", "learning_rat=[1e-3]"], ["learning_rat", "Did you mean 'learning_rate'?"]),
-    (["search", *ROWS, "--space", "epochs=[0]"], ["trial 0", "train.epochs 0", "greater than or equal to 1"]),
+    (["search", *ROWS, "--space", "epochs=[0]"], ["trial 0", "train.epochs 0", "expected a number above 0"]),
     (["search", *ROWS, "--space", "kd.weight=[0.5]"], ["nothing to search"]),
     (["search", *ROWS, "--space", "kd.weight=[0.5]", "--dry-run"], ["nothing to search"]),
     (["search", *ROWS, *RATES, "--trials", "-1"], ["search.trials", "-1"]),
@@ -150,7 +150,7 @@ def two_runs(run, tiny_model):
 def test_finished_runs_and_their_mistakes(run, two_runs):
     code, out, err = run("compare", "runs/a", "runs/b")
     assert code == 0
-    assert err.startswith("\nWarnings\n  - a, b: The model predicts "), "nothing else"
+    assert err.startswith("\nWarnings\n  - ce, ce + randout: The model predicts "), "nothing else"
     assert "1 of 1 seeds" in out
     code, out, _ = run("compare", "runs/a", "runs/b/", "--baseline", "./runs/b", "--metric", "macro_f1", "--json")
     assert code == 0

@@ -471,7 +471,7 @@ def test_another_search_or_other_data_in_the_folder_are_refused(made, dataset, t
     with pytest.raises(UserError, match=r"another study is there \(recipe differ"):
         go(made("plain", RATES | {"trials": 1}, epochs=2), tmp_path / "s", dataset)
     with pytest.raises(UserError, match="the data changed since"):
-        go(made("plain", RATES | {"trials": 1}), tmp_path / "s", prepare.data.load(toy_csv(90, 5)))
+        go(made("plain", RATES | {"trials": 1}), tmp_path / "s", data.load(toy_csv(90, 5)))
     file = tmp_path / "s" / "study.toml"
     text = file.read_text()
     file.write_text(text.replace("weight_decay = 0.01\n", "").replace("halving = 0\n", ""))  # by an older version

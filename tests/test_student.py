@@ -35,7 +35,15 @@ def test_the_best_epoch_is_the_one_that_is_saved(
         return real(labels, logits, names) | {"accuracy": 0.9 if len(seen) - 1 == best else 0.1}
 
     monkeypatch.setattr(student, "score", scripted)
-    train = {"epochs": EPOCHS, "patience": 0, "learning_rate": 2e-3, "precision": "float32", "device": "cpu"}
+    train = {
+        "epochs": EPOCHS,
+        "patience": 0,
+        "keep": "best",
+        "validate_every": 1,
+        "learning_rate": 2e-3,
+        "precision": "float32",
+        "device": "cpu",
+    }
     tables = {
         "data": {"source": str(toy_csv(90))},
         "student": {"model": str(tiny_model("bert"))},

@@ -43,7 +43,7 @@ AutoFloat = Annotated[
 ]
 Name = Annotated[str, Field(max_length=4096)]
 Split = Literal["auto", "paper"]
-Same = Literal["same"]
+Same = Literal["same", "auto"]
 
 
 class DataTable(Table):
@@ -102,10 +102,10 @@ class TeacherTable(Table):
     )
     truncation: Literal["head", "head+tail"] = _setting("head", "what is kept of a longer text")
     epochs: Annotated[int, Field(ge=1)] | Same = _setting(
-        "same", 'where it is fine-tuned first; "same": as the student'
+        "same", 'where it is fine-tuned first; "same": as asked for the student; "auto": by its own data'
     )
     learning_rate: Annotated[float, Field(gt=0)] | Same = _setting("same", 'likewise; "same": as the student')
-    batch_size: Annotated[int, Field(ge=1)] | Same = _setting("same", 'likewise; "same": as the student')
+    batch_size: Annotated[int, Field(ge=1)] | Literal["same"] = _setting("same", 'likewise; "same": as the student')
 
 
 class TrainTable(Table):

@@ -269,7 +269,7 @@ def teacher_config(config: Config, name: str, revision: str | None = None) -> Co
         truncation=table.truncation,
     )
     asked = {key: getattr(table, key) for key in ("epochs", "learning_rate", "batch_size")}
-    changed = {key: value for key, value in asked.items() if value != "same"}
+    changed = {key: 0 if value == "auto" else value for key, value in asked.items() if value != "same"}
     gold = {GOLD: config.methods.get(GOLD) or METHODS[GOLD]().model_dump(mode="json")}
     gold |= {name: settings for name, settings in config.methods.items() if name == Contrastive.name}
     return Config(

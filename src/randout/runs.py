@@ -192,7 +192,7 @@ def _about(run: RunFolder) -> dict[str, str]:
 def named_run(name: Path, folder: Path) -> RunFolder:
     """A run by its folder, or by its folder's name or its own in a folder of runs, as `run_rows` lists them."""
     inside = folder / name
-    if not name.exists() and not inside.exists():
+    if not name.exists() and not inside.exists() and folder.is_dir():
         inside = next((folder / row["run"] for row in run_rows(folder) if row["name"] == str(name)), inside)
     return RunFolder(inside if not name.exists() and inside.exists() else name)
 

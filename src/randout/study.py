@@ -226,7 +226,9 @@ def with_fixed_teacher(config: Config, shared: Config, methods: Mapping[str, Any
     if not any(method.teacher for method in used):
         return config.model_copy(update={"teacher": config.teacher.model_copy(update={"model": "none", "more": ()})})
     fixed: dict[str, Any] = {} if any(method.several for method in used) else {"more": ()}
-    fixed |= {key: getattr(shared.train, key) for key in TEACHERS_OWN if getattr(config.teacher, key) == "same"}
+    fixed |= {
+        key: getattr(shared.train, key) or "auto" for key in TEACHERS_OWN if getattr(config.teacher, key) == "same"
+    }
     return config.model_copy(update={"teacher": config.teacher.model_copy(update=fixed)})
 
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from pydantic import Field
 
 from ..errors import UserError
-from ..lazy import F, torch
+from ..lazy import F, nn, torch
 from ..method import Batch, Forward, LiveTeacher, Method, Run, State
 from ..outputs import Output, Want
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
 class LayerMatching(Method):
