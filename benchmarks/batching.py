@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from randout import loop
+from randout import defaults, loop
 from randout.encoder import Encoder
 from randout.prepare import Plan
 from randout.tokens import batches, encode

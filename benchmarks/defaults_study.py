@@ -169,8 +169,12 @@ def summary(study: dict[str, Any], found: list[dict[str, Any]]) -> list[str]:
             mine = [r for r in found if r["rows"] == rows and r["arm"] in part["arms"]]
             if not mine:
                 continue
-            head = f"| {rows} rows | cells | chosen on: {', '.join(study['chosen'])} | confirmed on: {', '.join(study['confirmed'])} |"
-            lines += ["", f"{head} steps |", "|---|---|---|---|---|"]
+            chosen, confirmed = (", ".join(study[name]) for name in ("chosen", "confirmed"))
+            lines += [
+                "",
+                f"| {rows} rows | cells | chosen on: {chosen} | confirmed on: {confirmed} | steps |",
+                "|---|---|---|---|---|",
+            ]
             lines += [_line(study, mine, arm, first) for arm in part["arms"]]
     return lines
 

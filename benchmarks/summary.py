@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from randout import config
+from randout import defaults
 
 PAPER_EPOCHS = 15
 FIRST = ("trainer", "randout_first")  # sides that are timed over the first batches of a round
@@ -48,7 +48,7 @@ def with_labels(labels: dict[str, Any], made: dict[str, Any]) -> dict[str, dict[
     texts = labels["texts"]
     once = labels["seconds_a_text"] * (texts["train"] + texts["validation"]) / texts["train"]
     rate = made["rates"]["randout"]["texts"]["median"]
-    runs = {"default": config.TrainTable().epochs, "paper": PAPER_EPOCHS}
+    runs = {"default": defaults.LEAST_EPOCHS, "paper": PAPER_EPOCHS}
     return {name: {"epochs": n, "texts": 1 / (1 / rate + once / n)} for name, n in runs.items()}
 
 

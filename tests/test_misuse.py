@@ -155,7 +155,7 @@ def test_finished_runs_and_their_mistakes(run, two_runs):
     code, out, _ = run("compare", "runs/a", "runs/b/", "--baseline", "./runs/b", "--metric", "macro_f1", "--json")
     assert code == 0
     found = json.loads(out)
-    assert (found["baseline"], found["metric"]) == ("b", "macro_f1")
+    assert (found["baseline"], found["metric"]) == ("ce + randout", "macro_f1")
     record = json.loads(Path("runs/b/run.json").read_text())
     old, half, unread, foreign = (
         Path(shutil.copytree("runs/b", name)) for name in ("old", "half", "unread", "foreign")
@@ -177,7 +177,7 @@ def test_finished_runs_and_their_mistakes(run, two_runs):
         (["runs/a", "broken"], ["broken/run.json", "cannot be read"]),
         (["runs/a", "none"], ["none is no run"]),
         (["runs/a", "rows.csv"], ["rows.csv is no run"]),
-        (["runs/a", "runs/b", "--baseline", "x"], ["--baseline x", "a, b"]),
+        (["runs/a", "runs/b", "--baseline", "x"], ["--baseline x", "ce, ce + randout"]),
         (["runs/a", "runs/b", "--seeds", "3"], ["leave out --seeds"]),
         (["runs/a", "runs/b", "--dry-run"], ["leave out --dry-run"]),
         (["runs/a", "runs/b", "--metric", "f2"], ["metric", "'f2'"]),

@@ -15,7 +15,7 @@ import pytest
 
 import forked
 import training
-from randout import checkpoint, config, grid, job, prepare, record, searching, student, trials
+from randout import checkpoint, config, data, grid, job, prepare, record, searching, student, trials
 from randout.errors import Failure, UserError
 from randout.grid import SearchTable
 from randout.methods import METHODS

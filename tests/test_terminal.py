@@ -76,7 +76,7 @@ TABLE_ROWS = [("goal", "goal team"), ("", ""), ("bank", "bank loan, signed")]
         ("id;text\n1;goal team\n2;\n3;bank loan, signed\n".encode("utf-16"), ("--encoding", "utf-16")),
         (b"what I think\tid\ngoal team\t1\n\t2\nbank loan, signed\t3\n", ("--text-column", "what I think")),
         (b'{"text": "goal team"}\n{"text": null}\n{"text": "bank loan, signed"}\n', ()),
-        (gzip.compress(b'text\ngoal team\n""\n"bank loan, signed"\n'), ()),
+        (gzip.compress(b'text\ngoal team\n""\n"bank loan, signed"\n', mtime=0), ()),
     ],
 )
 def test_the_header_of_a_table_on_standard_input_is_no_text(run, labelling, monkeypatch, data, words):
