@@ -172,6 +172,26 @@ def build(family: str, folder: Path, **changes: Any) -> Path:
     return folder
 
 
+LONGEST_FIRST = (
+    "contract",
+    "comparison",
+    "benchmarks",
+    "cli",
+    "docs",
+    "search",
+    "shelf",
+    "reproduce",
+    "extending",
+    "kill",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first, so that no worker is left with one of them at the end."""
+    rank = {f"test_{name}": at for at, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def quiet_and_small() -> Iterator[None]:
     """One thread (tiny products gain nothing from more, and wait for one another) and no progress bars; the libraries'
