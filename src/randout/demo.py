@@ -67,9 +67,9 @@ def demonstrate(out: Path, show: Show) -> None:
         preset, more, epochs = ARMS.get(name, (config.DEFAULT_PRESET, False, 0))
         teacher = results[TEACHER].folder if preset == BOTH else None
         asked = _tables(labelled, unlabelled if more else None, folder, teacher, epochs)
-        show.say(f"\n--- {name}\n{_command(out, asked, preset)}\n")
+        show.say(f"\n--- {name}\n{_command(out, asked, preset, name)}\n")
         plan = prepare.make(config.build([config.read_preset(preset), asked], METHODS))
-        results[name] = carry_out(plan, Options(runs=out / "runs", show=show))
+        results[name] = carry_out(plan, Options(runs=out / "runs", name=name, show=show))
     _compare(results, out)
     print(f"\ntook    {duration(time.monotonic() - began)}")
     show.conclude([line for name, one in results.items() for line in messages(one.metrics.get("warnings", []), name)])
@@ -163,10 +163,11 @@ def _tables(labelled: Path, unlabelled: Path | None, folder: Path, teacher: Path
     return {"data": source, "student": student, "teacher": taught, "train": train}
 
 
-def _command(out: Path, asked: dict[str, Any], preset: str) -> str:
+def _command(out: Path, asked: dict[str, Any], preset: str, name: str) -> str:
     """The `randout train` that does the same, over several lines."""
     source, student, teacher, epochs = asked["data"], asked["student"], asked["teacher"], asked["train"].get("epochs")
     lines = [f"randout train {shell_path(source['source'])} --split-column split --group film --preset {preset}"]
+    lines += [f"--name {shell_path(name)}"]
     lines += [
         f"--runs {shell_path(out / 'runs')} --student {shell_path(student['model'])} --set max_length={MAX_LENGTH}"
     ]
