@@ -1,12 +1,14 @@
-"""What a user would pick instead of randout, on the subsets of `defaults_study.py`: accuracy on the same test rows, seconds.
+"""randout without options against what a user would pick instead, on the subsets of `defaults_study.py`.
 
-    python benchmarks/defaults_peers.py TABLES STUDENT --peer setfit --rows 60 200 --seeds 1 2 3 --out peers.jsonl
+    python benchmarks/defaults.py TABLES STUDENT --peer randout --out defaults.jsonl
+    python benchmarks/defaults.py TABLES STUDENT --peer tfidf setfit trainer --out defaults.jsonl
+    python benchmarks/defaults.py --out defaults.jsonl                           (prints the table of what is there)
 
-To be run in an environment of its own with setfit, datasets and scikit-learn; it imports nothing of randout. Peers:
-`tfidf` (TF-IDF of words and pairs, logistic regression, scikit-learn's defaults), `setfit` (SetFit with the 20 iterations of
-its documentation), `setfit-default` (its own defaults: every pair, oversampled), `trainer` (transformers' Trainer as the
-text-classification example sets it: 3 epochs at 2e-5, 32 texts a step). Each trains on the whole subset and needs no validation
-rows.
+Accuracy on the same test rows, and seconds. The peers run in an environment of their own with setfit, datasets and
+scikit-learn, where nothing of randout is imported: `tfidf` (TF-IDF of words and pairs, logistic regression), `setfit` (SetFit with
+the 20 iterations of its documentation), `setfit-default` (its own defaults: every pair, oversampled), `trainer` (transformers'
+Trainer as the text-classification example sets it: 3 epochs at 2e-5, 32 texts a step). These train on every row of the subset;
+randout sets 15 % of them apart to validate on.
 """
 
 from __future__ import annotations
@@ -26,6 +28,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 from defaults_study import TEST_ROWS, read, subset
 
 Rows = list[tuple[str, str]]
+
+
+def randout(train: Rows, test: list[str], student: str, seed: int) -> list[str]:
+    import randout as tool
+
+    with tempfile.TemporaryDirectory() as scratch:
+        columns = {"text": [text for text, _ in train], "label": [label for _, label in train]}
+        result = tool.train(columns, student=student, teacher="none", settings={"seed": seed}, runs=scratch)
+        found: list[str] = tool.load(result.folder).predict(test)
+    return found
 
 
 def tfidf(train: Rows, test: list[str], student: str, seed: int) -> list[str]:
@@ -90,6 +102,7 @@ def trainer(train: Rows, test: list[str], student: str, seed: int) -> list[str]:
 
 
 PEERS = {
+    "randout": randout,
     "tfidf": tfidf,
     "setfit": setfit,
     "setfit-default": lambda *given: setfit(*given, iterations=None),
@@ -97,18 +110,37 @@ PEERS = {
 }
 
 
+def table(lines: list[dict[str, Any]]) -> list[str]:
+    """Markdown: a row a table and size, median accuracy and seconds of each peer over seeds."""
+    peers = [name for name in PEERS if any(line["peer"] == name for line in lines)]
+    found = [f"| table | rows | seeds | {' | '.join(peers)} |", "|---" * (3 + len(peers)) + "|"]
+    for rows, name in sorted({(line["rows"], line["table"]) for line in lines}):
+        mine = [line for line in lines if (line["rows"], line["table"]) == (rows, name)]
+        cells = []
+        for peer in peers:
+            own = [line for line in mine if line["peer"] == peer]
+            accuracy, seconds = (np.median([line[key] for line in own] or [0]) for key in ("accuracy", "seconds"))
+            cells.append(f"{100 * accuracy:.1f} % ({seconds:.0f} s)" if own else "")
+        seeds = len({line["seed"] for line in mine})
+        found.append(f"| {name} | {rows} | {seeds} | {' | '.join(cells)} |")
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", type=Path)
-    parser.add_argument("student")
+    parser.add_argument("tables", type=Path, nargs="?")
+    parser.add_argument("student", nargs="?")
     parser.add_argument("--peer", choices=list(PEERS), nargs="+", default=list(PEERS))
     parser.add_argument("--table", nargs="+")
     parser.add_argument("--rows", type=int, nargs="+", default=[60, 200, 700])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--out", type=Path, default=Path("defaults-peers.jsonl"))
+    parser.add_argument("--out", type=Path, default=Path("defaults.jsonl"))
     arguments = parser.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     lines = arguments.out.read_text(encoding="utf-8").splitlines() if arguments.out.exists() else []
+    if arguments.tables is None:
+        print("\n".join(table([json.loads(line) for line in lines])))
+        return
     names = ("peer", "table", "rows", "seed")
     done = {json.dumps([json.loads(line)[name] for name in names]) for line in lines}
     for seed in arguments.seeds:
@@ -118,12 +150,12 @@ def main() -> None:
                     key: dict[str, Any] = {"peer": peer, "table": path.stem, "rows": rows, "seed": seed}
                     if json.dumps(list(key.values())) in done or (arguments.table and path.stem not in arguments.table):
                         continue
-                    table = read(path)
-                    order = np.random.default_rng(0).permutation(len(table["test"]))[:TEST_ROWS]
-                    test = [table["test"][at] for at in order]
+                    parts = read(path)
+                    order = np.random.default_rng(0).permutation(len(parts["test"]))[:TEST_ROWS]
+                    test = [parts["test"][at] for at in order]
                     began = time.perf_counter()
                     made = PEERS[peer](
-                        subset(table["train"], rows, seed), [text for text, _ in test], arguments.student, seed
+                        subset(parts["train"], rows, seed), [text for text, _ in test], arguments.student, seed
                     )
                     seconds = round(time.perf_counter() - began, 2)
                     right = float(np.mean([one == label for one, (_, label) in zip(made, test, strict=True)]))
