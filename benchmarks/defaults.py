@@ -6,7 +6,7 @@
 
 Accuracy on the same test rows, and seconds. The peers run in an environment of their own with setfit, datasets and
 scikit-learn, where nothing of randout is imported: `tfidf` (TF-IDF of words and pairs, logistic regression), `setfit` (SetFit
-with the 20 iterations of its documentation), `setfit-default` (its own defaults: every pair, oversampled), `trainer` (transformers'
+with the 20 iterations of its documentation), `setfit-default` (its own defaults: every pair), `trainer` (transformers'
 Trainer as the text-classification example sets it: 3 epochs at 2e-5, 32 texts a step). These train on every row of the subset;
 randout sets 15 % of them apart to validate on.
 """
