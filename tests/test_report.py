@@ -322,7 +322,9 @@ def test_checks_find_what_they_are_for(tmp_path: Path) -> None:
     metrics["test"]["without_copies"] = metrics["test"] | {"rows": 50}
     metrics["test"]["intervals"]["accuracy"] = [0.1, 0.9]
     write_json(plain / "metrics.json", metrics)
-    write_json(plain / "history.json", {"epochs": [{"epoch": 1}] * 2, "best_epoch": 2, "ended": "all epochs done"})
+    write_json(
+        plain / "history.json", {"epochs": [{"epoch": 1}, {"epoch": 2}], "best_epoch": 2, "ended": "all epochs done"}
+    )
     expected = {"teacher-saw-held-out", "test-opened-again", "test-opened-by-others", "leaked-copies", "majority"}
     (subject,) = read.read([plain, student])
     assert found_by(subject) == expected | {"one-seed", "weak-teacher", "still-rising"}

@@ -89,6 +89,15 @@ def test_the_header_of_a_table_on_standard_input_is_no_text(run, labelling, monk
     assert ("standard input is a table" in errors) == ("--text-column" not in words)
 
 
+def test_the_column_that_a_run_was_trained_on_names_a_table_too(run, labelling, monkeypatch):
+    monkeypatch.setattr(saved, "trained_columns", lambda name: {"text": "summary"})
+    standard_input(monkeypatch, b'id,summary,area\n1,goal team,x\n2,"bank loan, signed",y\n')
+    code, out, errors = run("predict", "model")
+    assert code == 0, errors
+    assert [line.split("\t")[2] for line in out.splitlines()] == ["goal team", "bank loan, signed"]
+    assert "the texts in column 'summary' are labelled" in errors
+
+
 @pytest.fixture
 def labelling(monkeypatch):
     """`predict` without a model: the label of a text is its first word, with probability 0.5. The number of texts that

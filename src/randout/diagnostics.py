@@ -118,7 +118,7 @@ def calibration(labels: np.ndarray, logits: np.ndarray, groups: np.ndarray, spli
     claimed, share = float(confidence.mean()), float(right.mean())
     text = f"Probabilities on {split} are poorly calibrated: they differ from how often the model is right by "
     text += f"{100 * error:.1f} points on average (mean confidence {claimed:.1%}, accuracy {share:.1%}). "
-    todo = "less sure, train for fewer epochs, or with --set ce.label_smoothing=0.1"
+    todo = "less sure, train with --set ce.label_smoothing=0.1"
     text += "Use scores to rank texts, not as probabilities. "
     text += f"To make the model {todo if claimed > share else 'surer, train for more epochs'}."
     return Finding("calibration", text, split)

@@ -17,10 +17,7 @@ FOLD = 1e-4  # tanh(FOLD * x) / FOLD differs from x by a relative x^2 / 3e8
 def cut(model: Any, layers: Sequence[int], name: str) -> None:
     """Keep only the blocks of `layers` (0 the first), in the order given. Raises UserError where that cannot be."""
     depth = model.config.num_hidden_layers
-    if bad := [layer for layer in layers if not 0 <= layer < depth]:
-        raise UserError(f"student.layers: {name} has blocks 0 to {depth - 1}, so there is no block {bad[0]}")
-    if twice := [layer for layer in layers if list(layers).count(layer) > 1]:
-        raise UserError(f"student.layers: block {twice[0]} is named twice; two blocks cannot share their weights")
+    check_layers(layers, depth, name)
     reason = ""
     if hasattr(model.config, "num_hidden_groups"):
         reason = "its blocks share their weights, so none can be left out"
@@ -36,6 +33,14 @@ def cut(model: Any, layers: Sequence[int], name: str) -> None:
     owner, key, blocks = found[0]
     setattr(owner, key, nn.ModuleList(blocks[layer] for layer in layers))
     model.config.num_hidden_layers = len(layers)
+
+
+def check_layers(layers: Sequence[int], depth: int, name: str) -> None:
+    """Raise UserError for blocks that an encoder of `depth` blocks does not have, or that are named twice."""
+    if bad := [layer for layer in layers if not 0 <= layer < depth]:
+        raise UserError(f"student.layers: {name} has blocks 0 to {depth - 1}, so there is no block {bad[0]}")
+    if twice := [layer for layer in layers if list(layers).count(layer) > 1]:
+        raise UserError(f"student.layers: block {twice[0]} is named twice; two blocks cannot share their weights")
 
 
 class LinearHead(nn.Module):

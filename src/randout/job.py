@@ -128,7 +128,11 @@ def _folder(plan: Plan, options: Options) -> RunFolder:
         was = run.record
         if was["fingerprint"] != plan.fingerprint:
             parts = [name for name, value in plan.identity.items() if was["identity"].get(name) != value]
-            what = "the data changed since" if "data" in parts else f"another run ({', '.join(parts)} differ)"
+            what = (
+                "a run on other data, or the data changed since"
+                if "data" in parts
+                else f"another run ({', '.join(parts)} differ)"
+            )
             raise UserError(
                 f"{path}: this folder holds {what}; name another with -o, or use --fresh to train beside it"
             )

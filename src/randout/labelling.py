@@ -104,13 +104,14 @@ def label_texts(request: Request, texts: Sequence[str], show: Show, bars: Show) 
 
 def label_input(request: Request, stream: BinaryIO, show: Show, bars: Show) -> Iterator[tuple[list[str], Labelled]]:
     """(classes, texts with their labels) of each block of a stream: a text a line, or the rows of a table where a text
-    column is asked for or its first line names one. The stream is read to its end, and checked, before the model is
-    loaded. bars: how progress is shown. Raises UserError.
+    column is asked for or its first line names one, by a usual name or that which the run was trained on. The stream is
+    read to its end, and checked, before the model is loaded. bars: how progress is shown. Raises UserError.
     """
     with ExitStack() as stack:
         opened = archives.of_handle(stack.enter_context(archives.spooled(stream)), tables.STANDARD_INPUT)
-        if request.text_column or table_blocks.names_a_text(opened, request.encoding):
-            texts = data.texts_of(table_blocks.blocks_of(opened, request.encoding), request.text_column)
+        trained = saved.trained_columns(request.model).get("text", "")
+        if request.text_column or table_blocks.names_a_text(opened, request.encoding, trained):
+            texts = data.texts_of(table_blocks.blocks_of(opened, request.encoding), request.text_column, trained)
             if not request.text_column:
                 show.say(f"note: {opened.name} is a table; the texts in column {texts.column!r} are labelled")
         else:

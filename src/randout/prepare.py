@@ -22,6 +22,7 @@ from .config import Config, StudentTable, TeacherTable, TrainTable
 from .data import Dataset, read_data
 from .errors import UserError
 from .files import joined_name
+from .heads import check_layers
 from .method import SUPERVISED, Method
 from .methods import GOLD, METHODS
 from .methods.contrastive import Contrastive
@@ -158,6 +159,8 @@ def _student_settings(
     Pooling "auto" is the first token, whose head is a stock class, but what suits the encoder best where the student
     learns from few texts and so by contrast.
     """
+    if isinstance(depth := student.config.get("num_hidden_layers") or student.config.get("n_layers"), int):
+        check_layers(table.layers, depth, student.name)
     tokens, max_length = tokens_for(student, table, dataset, notes)
     pooling: Pooling = "mean" if table.pooling == "mean" else "first"
     rows = learned_rows(dataset, methods)[0]

@@ -179,7 +179,7 @@ def _epoch_line(what: str, session: Session, improved: bool) -> str:
     losses = ", ".join(f"{name[5:]} {value:.3f}" for name, value in row.items() if name.startswith("loss_"))
     value = row[f"validation_{settings.metric}"]
     shown = f"{value:.4f}" if settings.metric == "log_loss" else f"{value:.2%}"
-    best = " (best so far)" if improved else ""
+    best = " (best so far)" if improved and settings.keep != "last" else ""
     ended = session.position.ended
     stop = f"; stopping: {ended}" if ended and not ended.startswith("all") else ""
     spent = duration(row["seconds"])

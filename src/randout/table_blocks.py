@@ -113,10 +113,11 @@ def plain_lines(opened: OpenedFile, encoding: str = "auto") -> Blocks:
     return Blocks(opened.name, "lines", read, lambda: opened.stamp, names={"text": None})
 
 
-def names_a_text(opened: OpenedFile, encoding: str = "auto") -> bool:
+def names_a_text(opened: OpenedFile, encoding: str = "auto", column: str = "") -> bool:
     """Whether a file of unknown content starts with the header of a table (or is JSON Lines) with a usual name of a text
-    column, rather than with a text: further rows follow, each as wide.
+    column, or `column`, rather than with a text: further rows follow, each as wide.
     """
+    names = {*TEXT_NAMES, column.lower()} - {""}
     start = _start(opened)
     if is_parquet(start, ""):
         return True
@@ -130,13 +131,13 @@ def names_a_text(opened: OpenedFile, encoding: str = "auto") -> bool:
             first = next(records_of(lines[:1], opened.name))
         except UserError:
             return False
-        return any(str(name).lower() in TEXT_NAMES for name in first)
+        return any(str(name).lower() in names for name in first)
     delimiter = sniff_delimiter(head, "")
     try:
         rows = list(islice(rows_of(partial(iter, lines), delimiter, opened.name, csv.QUOTE_MINIMAL), 10))
     except UserError:
         return False
-    return len(rows) > 1 and any(name.lower() in TEXT_NAMES for name in columns_of(rows[0], [])[0])
+    return len(rows) > 1 and any(name.lower() in names for name in columns_of(rows[0], [])[0])
 
 
 def lines_of(opened: OpenedFile, encoding: str, newline: str = "") -> Iterator[str]:

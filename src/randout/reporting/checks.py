@@ -218,7 +218,12 @@ def still_rising(subject: Subject) -> Iterator[Check]:
     several = [
         m for m in subject.models if len(m.history.get("epochs") or ()) > 1
     ]  # of one epoch, the last is the best
-    late = [m for m in several if m.history.get("best_epoch") == len(m.history["epochs"])]
+    several = [m for m in several if m.record.get("identity", {}).get("train", {}).get("keep") != "last"]  # kept anyway
+    late = [
+        m
+        for m in several
+        if m.history.get("best_epoch") == m.history["epochs"][-1].get("epoch", len(m.history["epochs"]))
+    ]
     late = [model for model in late if str(model.history.get("ended", "")).startswith("all")]
     if late:
         which = "All models" if len(late) == len(subject.models) > 1 else ", ".join(dict.fromkeys(m.name for m in late))

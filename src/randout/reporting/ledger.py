@@ -211,7 +211,8 @@ def cost(subject: Subject) -> Section | None:
         for model in arm.models:
             epochs = model.history.get("epochs") or []
             trained = sum(row.get("seconds", 0.0) for row in epochs) if epochs else None
-            rows.append((arm.name, model.unit or None, len(epochs) or None, trained, _wall(model)))
+            passes = epochs[-1].get("epoch", len(epochs)) if epochs else None
+            rows.append((arm.name, model.unit or None, passes, trained, _wall(model)))
     timed = [t.get("seconds") for t in subject.study.get("trials", [])]
     if not rows and not any(timed):
         return None

@@ -141,7 +141,7 @@ def learning(subject: Subject) -> Section | None:
             arm.name,
             m.unit or None,
             m.history.get("best_epoch"),
-            len(m.history.get("epochs") or []),
+            m.history["epochs"][-1].get("epoch", len(m.history["epochs"])),
             m.history.get("ended"),
         )
         for arm in subject.arms
@@ -151,7 +151,7 @@ def learning(subject: Subject) -> Section | None:
     heads = (
         Column("model"),
         Column("unit"),
-        Column("best epoch", "count"),
+        Column("epoch kept", "count"),
         Column("epochs", "count"),
         Column("ended by"),
     )
