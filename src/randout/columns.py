@@ -128,7 +128,7 @@ def _unclear(table: Table, what: str, found: Sequence[str]) -> UserError:
     header = " (The first line of a CSV or TSV file must name the columns.)" if table.format == "csv" else ""
     return UserError(
         f"{table.name}: which column holds the {what} {why}. Columns: {', '.join(map(repr, table.columns))}. "
-        f"Name it with --{what}-column, or data.{what}_column in --set or settings.{header}"
+        f"Name it with --{what}-column (in settings: data.{what}_column).{header}"
     )
 
 
