@@ -2,8 +2,8 @@
 
     python benchmarks/defaults_tables.py TABLES film csabstruct.toml rhmd:RHMD_3_Class.csv
 
-Each dataset is one that `randout train` takes (examples/csabstruct.toml beside its files). At most 2,600 training and 600 test rows, drawn with a fixed seed
-from the dataset's own splits, or from randout's default split where it has none.
+Each dataset is one that `randout train` takes (examples/csabstruct.toml beside its files). At most 2,600 training and 600 test
+rows, drawn with a fixed seed from the dataset's own splits, or from randout's default split where it has none.
 """
 
 from __future__ import annotations
