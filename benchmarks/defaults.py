@@ -9,12 +9,13 @@ OMP_NUM_THREADS=1 the two are equal on a quiet machine). The peers run in an env
 scikit-learn, where nothing of randout is imported: `tfidf` (TF-IDF of words and pairs, logistic regression), `setfit` (SetFit
 with the 20 iterations of its documentation), `setfit-default` (its own defaults: every pair), `trainer` (transformers'
 Trainer as the text-classification example sets it: 3 epochs at 2e-5, 32 texts a step). These train on every row of the subset;
-randout sets 15 % of them apart to validate on.
+randout sets 15 % of them apart to validate on, and learns from these too once they are scored.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import sys
@@ -31,27 +32,34 @@ from defaults_study import TEST_ROWS, read, subset
 Rows = list[tuple[str, str]]
 
 
-def randout(train: Rows, test: list[str], student: str, seed: int) -> list[str]:
+def randout(train: Rows, test: Rows, student: str, seed: int) -> list[str]:
     import randout as tool
 
     with tempfile.TemporaryDirectory() as scratch:
+        held = (
+            Path(scratch) / "test.csv"
+        )  # as `randout train TRAIN --test TEST`; else a part of `train` would be set apart
+        with held.open("w", encoding="utf-8", newline="") as stream:
+            csv.writer(stream).writerows([("text", "label"), *test])
         columns = {"text": [text for text, _ in train], "label": [label for _, label in train]}
-        result = tool.train(columns, student=student, teacher="none", settings={"seed": seed}, runs=scratch)
-        found: list[str] = tool.load(result.folder).predict(test)
+        settings = {"seed": seed, "data.test": str(held)}
+        result = tool.train(columns, student=student, teacher="none", settings=settings, runs=scratch)
+        found: list[str] = tool.load(result.folder).predict([text for text, _ in test])
     return found
 
 
-def tfidf(train: Rows, test: list[str], student: str, seed: int) -> list[str]:
+def tfidf(train: Rows, test: Rows, student: str, seed: int) -> list[str]:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
     model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression(max_iter=1000))
-    found: list[str] = list(model.fit([text for text, _ in train], [label for _, label in train]).predict(test))
+    model.fit([text for text, _ in train], [label for _, label in train])
+    found: list[str] = list(model.predict([text for text, _ in test]))
     return found
 
 
-def setfit(train: Rows, test: list[str], student: str, seed: int, iterations: int | None = 20) -> list[str]:
+def setfit(train: Rows, test: Rows, student: str, seed: int, iterations: int | None = 20) -> list[str]:
     from datasets import Dataset
     from setfit import SetFitModel, Trainer, TrainingArguments
 
@@ -62,10 +70,10 @@ def setfit(train: Rows, test: list[str], student: str, seed: int, iterations: in
     with tempfile.TemporaryDirectory() as scratch:
         arguments = TrainingArguments(output_dir=scratch, seed=seed, report_to="none", save_strategy="no", **settings)
         Trainer(model=model, args=arguments, train_dataset=data).train()
-    return [names[int(at)] for at in model.predict(test)]
+    return [names[int(at)] for at in model.predict([text for text, _ in test])]
 
 
-def trainer(train: Rows, test: list[str], student: str, seed: int) -> list[str]:
+def trainer(train: Rows, test: Rows, student: str, seed: int) -> list[str]:
     import torch
     from transformers import (
         AutoModelForSequenceClassification,
@@ -98,7 +106,7 @@ def trainer(train: Rows, test: list[str], student: str, seed: int) -> list[str]:
         rows = encoded([text for text, _ in train], [names.index(label) for _, label in train])
         peer = Trainer(model, arguments, train_dataset=rows, data_collator=DataCollatorWithPadding(tokenizer))
         peer.train()
-        scores = peer.predict(encoded(test)).predictions
+        scores = peer.predict(encoded([text for text, _ in test])).predictions
     return [names[int(at)] for at in np.asarray(scores).argmax(1)]
 
 
@@ -155,9 +163,7 @@ def main() -> None:
                     order = np.random.default_rng(0).permutation(len(parts["test"]))[:TEST_ROWS]
                     test = [parts["test"][at] for at in order]
                     began, cpu_began = time.perf_counter(), time.process_time()
-                    made = PEERS[peer](
-                        subset(parts["train"], rows, seed), [text for text, _ in test], arguments.student, seed
-                    )
+                    made = PEERS[peer](subset(parts["train"], rows, seed), test, arguments.student, seed)
                     seconds = {
                         "seconds": round(time.perf_counter() - began, 2),
                         "cpu_seconds": round(time.process_time() - cpu_began, 2),

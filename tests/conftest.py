@@ -209,6 +209,16 @@ def quiet_and_small() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def no_refit() -> Iterator[None]:
+    """Small tables are not trained a second time unless a test asks for it with `train.refit`."""
+    from randout import defaults
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(defaults, "REFIT_BELOW", 0)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def quick_pictures() -> Iterator[Callable[..., Path]]:
     """The confusion matrix of a run is no more than the head of a PNG: drawing two takes longer than a tiny training.
 

@@ -128,6 +128,11 @@ class TrainTable(Table):
     )
     patience: int = _setting(5, "stop after so many validations without a gain; 0: never", ge=0)
     validate_every: AutoInt = _setting(0, "epochs from one validation to the next; auto: some ten validations in all")
+    refit: Literal["auto", True, False] = _setting(
+        "auto",
+        "after validation, train again on training and validation rows and save that model; auto: where validation rows are "
+        "too few to choose an epoch by",
+    )
     keep: Literal["auto", "best", "last"] = _setting(
         "auto", "weights of the best validation, or the last; auto: last where validation has few rows"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,11 @@ class Dataset:
     labelled_sha256: str = ""  # as `sha256`, of the labelled rows' files alone
     about: str = ""
     max_length: int | None = None  # recommended for it, in tokens
+
+    def with_validation_in_training(self) -> Dataset:
+        """The same data with the validation rows among the training rows, and no validation rows."""
+        rows = np.sort(np.concatenate([self.split["train"], self.split["validation"]]))
+        return replace(self, split=self.split | {"train": rows, "validation": np.zeros(0, np.int64)})
 
     @cached_property
     def hashes(self) -> Hashes:

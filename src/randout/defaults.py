@@ -23,6 +23,7 @@ CONTRAST_STEPS = 200  # likewise with a contrastive loss, which learns from ever
 LEAST_EPOCHS, MOST_EPOCHS = 4, 60
 RATE, RATE_WIDTH = 1e-4, 384  # learning rate of an encoder of this hidden size; wider ones: less, by the power 3/2
 FEW_HELD = 200  # validation rows, below which the last weights are kept: a choice among epochs would be by chance
+REFIT_BELOW = FEW_HELD  # validation rows, below which the student is trained once more on all rows
 VALIDATIONS = 10  # of a training, about
 PROBED_ROWS, PROBE_FOLDS = 300, 5
 
@@ -48,6 +49,8 @@ def resolved(train: TrainTable, rows: int, held: int, width: int, by_contrast: b
         found["epochs"] = epochs(rows, train.batch_size, CONTRAST_STEPS if by_contrast else STEPS)
     if not train.learning_rate:
         found["learning_rate"] = learning_rate(width)
+    if train.refit == "auto":
+        found["refit"] = train.keep == "auto" and 0 < held < REFIT_BELOW
     if train.keep == "auto":
         found["keep"] = "last" if held < FEW_HELD else "best"
     passes = found.get("epochs", train.epochs)
@@ -65,6 +68,11 @@ def resolved(train: TrainTable, rows: int, held: int, width: int, by_contrast: b
         notes.append(
             f"training: up to {passes} epochs ({steps:,} steps of {train.batch_size}) at learning rate "
             f"{train.learning_rate:g}; {kept}"
+        )
+    if train.refit:
+        notes.append(
+            f"refit: once the {held:,} validation rows have been scored, the student is trained again on all {rows + held:,} "
+            "rows; that model is saved and tested (--set refit=false to leave it out)"
         )
     return train
 

@@ -17,7 +17,7 @@ from . import leaks, runs
 from .config import to_toml
 from .errors import UserError
 from .files import portable, replace_text
-from .prepare import Plan
+from .prepare import Plan, refit_plan
 from .run_diagnostics import diagnose
 from .runs import RunFolder
 from .scoring import model_card, open_test, rows_sha256, score_split, score_test
@@ -29,6 +29,7 @@ from .teacher_gap import teacher_gap, texts_per_second
 from .terminal import Terminated
 from .trained import Trained, train
 
+REFIT = "refit"  # in a run folder, while it is trained on all rows
 BEGUN = {".lock", "run.toml", "split.json", "run.json", SEEN_ROWS}  # may stand in a folder before `run.json` does
 
 
@@ -196,13 +197,14 @@ def _finish(plan: Plan, run: RunFolder, trained: Trained, teacher: Taught | None
     """Score the best weights in float32, as the saved folder will run, then write everything."""
     metrics: dict[str, Any] = {"validation": score_split(trained.logits, plan, "validation", run, options.show)}
     show = options.show
+    final = refitted(plan, run, teacher, options) if plan.config.train.refit is True else trained
     if plan.config.output.test and "test" in plan.dataset.split:
-        metrics["test"] = score_test(trained.logits, plan, run, show, "train")
+        metrics["test"] = score_test(final.logits, plan, run, show, "train")
     run.write("history.json", trained.history)
     sizes = _beside_teacher(plan, trained, teacher, metrics["validation"]) if teacher else {}
     metrics["warnings"] = doubts(plan, metrics["validation"], teacher, run)
     metrics = diagnose(plan, run, metrics, trained.history)
-    trained.save(run.model, model_card(plan, metrics, teacher.name if teacher else ""))
+    final.save(run.model, model_card(plan, metrics, teacher.name if teacher else ""))
     if seen := read_seen(run.path):
         write_seen(run.model, seen)
     run.write("metrics.json", metrics)
@@ -221,6 +223,15 @@ def _finish(plan: Plan, run: RunFolder, trained: Trained, teacher: Taught | None
     return metrics
 
 
+def refitted(plan: Plan, run: RunFolder, teacher: Taught | None, options: Options) -> Trained:
+    """Train the student anew on training and validation rows; its checkpoint lies in a folder of its own."""
+    folder = RunFolder(run.path / REFIT)
+    folder.path.mkdir(exist_ok=True)
+    rows = sum(len(plan.dataset.split[name]) for name in ("train", "validation"))
+    options.show.say(f"refit on all {rows:,} rows: training and validation")
+    return train(refit_plan(plan), folder, teacher, replace(options, pause_at=None))
+
+
 def _beside_teacher(plan: Plan, trained: Trained, teacher: Taught, metrics: dict[str, Any]) -> dict[str, Any]:
     """Put the student beside its teacher into the validation `metrics`; returns the sizes and speeds of both."""
     held = plan.dataset.split["validation"]
@@ -235,5 +246,6 @@ def _beside_teacher(plan: Plan, trained: Trained, teacher: Taught, metrics: dict
 def clean(run: RunFolder) -> None:
     """Drop what only an unfinished run needs, and what a kill left half written."""
     shutil.rmtree(run.checkpoint, ignore_errors=True)
+    shutil.rmtree(run.path / REFIT, ignore_errors=True)
     for partial in run.path.glob("*.partial"):
         partial.unlink(missing_ok=True)

@@ -96,7 +96,10 @@ def seen_by(plan: Any, before: Ancestors | None = None) -> SeenRows:
     dataset = plan.dataset
     learned = [dataset.split[name] for name in ("train", "unlabeled") if name in dataset.split]
     own = [seen_rows(dataset.hashes[np.concatenate(learned)], "trained")]
-    own.append(seen_rows(dataset.hashes[dataset.split["validation"]], "selected"))
+    held = dataset.hashes[dataset.split["validation"]]
+    own.append(seen_rows(held, "selected"))
+    if plan.config.train.refit is True:
+        own.append(seen_rows(held, "trained"))
     found = merged([*own, before.rows])
     return SeenRows(found.hashes, found.roles, not before.unknown)
 

@@ -120,7 +120,7 @@ def _close_epoch(session: Session, metrics: dict[str, Any], improved: bool) -> N
     position.history.append(row)
     position.batch, position.sums, position.seconds = 0, {}, 0.0
     if improved:
-        position.best, position.best_epoch, position.without_gain = metrics[settings.metric], position.epoch, 0
+        position.best, position.best_epoch, position.without_gain = metrics.get(settings.metric), position.epoch, 0
     else:
         position.without_gain += 1
         if settings.patience and position.without_gain >= settings.patience:

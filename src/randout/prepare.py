@@ -272,7 +272,8 @@ def teacher_config(config: Config, name: str, revision: str | None = None) -> Co
         truncation=table.truncation,
     )
     asked = {key: getattr(table, key) for key in ("epochs", "learning_rate", "batch_size")}
-    changed = {key: 0 if value == "auto" else value for key, value in asked.items() if value != "same"}
+    changed: dict[str, Any] = {key: 0 if value == "auto" else value for key, value in asked.items() if value != "same"}
+    changed["refit"] = False  # the student's validation rows must stay unseen
     gold = {GOLD: config.methods.get(GOLD) or METHODS[GOLD]().model_dump(mode="json")}
     gold |= {name: settings for name, settings in config.methods.items() if name == Contrastive.name}
     return Config(
@@ -360,6 +361,13 @@ def steps_of(plan: Plan) -> int:
     return -(-rows // plan.config.train.batch_size) * plan.config.train.epochs
 
 
+def refit_plan(plan: Plan) -> Plan:
+    """The plan of the last training of a `train.refit` run: training and validation rows together, the last weights kept."""
+    train = plan.config.train.model_copy(update={"keep": "last", "validate_every": plan.config.train.epochs})
+    config = plan.config.model_copy(update={"train": train})
+    return replace(plan, config=config, dataset=plan.dataset.with_validation_in_training())
+
+
 def _identity(plan: Plan) -> dict[str, Any]:
     """What decides the result, and nothing else: names and paths are replaced by what they stand for."""
     config = plan.config
@@ -371,7 +379,7 @@ def _identity(plan: Plan) -> dict[str, Any]:
         }  # as before it was there
         student = {"weights": plan.student.fingerprint(), **own}
     train = config.train.model_dump(mode="json", exclude={"save_minutes"})
-    before = {"keep": "best", "validate_every": 1}  # what was done before these settings were there
+    before = {"keep": "best", "validate_every": 1, "refit": False}  # what was done before these settings were there
     train = {key: value for key, value in train.items() if before.get(key) != value}
     read = config.teacher.model_dump(mode="json", include={"max_length", "truncation"})  # by those not trained for it
     found = [_stands_for(one) for one in (plan.teacher or plan.teacher_plan, *plan.more) if one]

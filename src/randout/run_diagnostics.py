@@ -32,7 +32,9 @@ def diagnose(plan: Plan, run: RunFolder, metrics: dict[str, Any], history: dict[
         if split not in found or "baseline" in found[split] or isinstance(plan.classifier, Bag):
             continue
         made = read_predictions(run.predictions(split), names)
-        scores = baseline.scores_of(dataset, split, made.labels, made.predicted, made.groups, metric)
+        whole = split == "test" and plan.config.train.refit is True  # the same rows as the student that is tested
+        known = dataset.with_validation_in_training() if whole else dataset
+        scores = baseline.scores_of(known, split, made.labels, made.predicted, made.groups, metric)
         found[split] = found[split] | ({"baseline": scores} if scores else {})
     last = next(split for split in reversed(SPLITS) if split in found)
     train = np.bincount(dataset.labels[dataset.split["train"]], minlength=len(names))

@@ -40,7 +40,10 @@ def make_search(config: Config, table: SearchTable, required: Collection[str] = 
     if config.teacher.more and not any(METHODS[method].several for method in config.methods):
         raise UserError("teacher.more: no method of this recipe learns from several teachers; leave it out")
     config = with_fixed_teacher(config, config, METHODS)
-    closed = config.model_copy(update={"output": config.output.model_copy(update={"test": False})})
+    train = (
+        config.train if config.train.refit is True else config.train.model_copy(update={"refit": False})
+    )  # half the cost
+    closed = config.model_copy(update={"output": config.output.model_copy(update={"test": False}), "train": train})
     varied = {name.partition(".")[0] for name in space} & set(METHODS)
     return Search(closed, table, space, frozenset(required) | varied), absent
 

@@ -137,6 +137,8 @@ def train_student(plan: Plan, run: RunFolder, teacher: Taught | None, options: O
     held = dataset.split["validation"]
 
     def validate() -> dict[str, Any]:
+        if not len(held):  # all rows are trained on
+            return {}
         logits = predict(session.encoder, plan.tokens, held, config.train.precision)
         return score(dataset.labels[held], logits, dataset.id2label)
 
@@ -177,13 +179,14 @@ def train_student(plan: Plan, run: RunFolder, teacher: Taught | None, options: O
 def _epoch_line(what: str, session: Session, improved: bool) -> str:
     row, settings = session.position.history[-1], session.settings
     losses = ", ".join(f"{name[5:]} {value:.3f}" for name, value in row.items() if name.startswith("loss_"))
-    value = row[f"validation_{settings.metric}"]
-    shown = f"{value:.4f}" if settings.metric == "log_loss" else f"{value:.2%}"
+    value = row.get(f"validation_{settings.metric}")
+    shown = f"{value:.4f}" if settings.metric == "log_loss" else f"{value:.2%}" if value is not None else ""
+    score = f", validation {settings.metric} {shown}" if shown else ""
     best = " (best so far)" if improved and settings.keep != "last" else ""
     ended = session.position.ended
     stop = f"; stopping: {ended}" if ended and not ended.startswith("all") else ""
     spent = duration(row["seconds"])
-    return f"{what}: epoch {row['epoch']}/{settings.epochs}, {losses}, validation {settings.metric} {shown}{best}, {spent}{stop}"
+    return f"{what}: epoch {row['epoch']}/{settings.epochs}, {losses}{score}{best}, {spent}{stop}"
 
 
 class _Stop:

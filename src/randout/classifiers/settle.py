@@ -96,6 +96,7 @@ def _train(asked: TrainTable, settings: Classifier) -> TrainTable:
         will_be = settings.training(kept)
     else:
         will_be = TrainTable(**{key: getattr(kept, key) for key in (*FREE, "precision")} | {"device": "cpu"})
+    will_be = will_be.model_copy(update={"refit": False})
     free = (*FREE, *(("precision", "micro_batch") if network else ()))
     for key, value in _changed(asked, TrainTable()).items():
         if key in free or value == getattr(will_be, key):
