@@ -164,6 +164,8 @@ def model_card(plan: Plan, metrics: dict[str, Any], teacher: str) -> str:
         f"`{m.name}` {json.dumps(m.model_dump(exclude_defaults=True, mode='json'))}" for m in plan.methods
     )
     lines += [f"Methods: {methods}." + (f" Teacher: {teacher}." if teacher else "")]
+    if plan.config.train.refit is True:
+        lines += ["Trained on the training and validation rows; the validation scores are of the same training without them."]
     lines += ["", *_scores_table(plan, metrics), "", *_usage(mean), ""]
     return "\n".join(lines)
 
