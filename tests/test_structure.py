@@ -34,7 +34,7 @@ LAYERS = [  # a module may import from its own row and the rows above
     {"verdicts"},
     {"figures", "tokens", "diagnostics"},
     {"method"},
-    {"heads", "model_sources", "hidden_noise"},
+    {"heads", "model_sources", "hidden_noise", "registry"},
     {"followed"},
     {"session"},
     {"methods", "loop", "models", "inference", "classifiers", "given"},

@@ -249,7 +249,10 @@ def build(layers: Iterable[dict[str, Any]], methods: Mapping[str, type[BaseModel
     filled = {}
     for name, settings in wanted.items():
         if name not in methods:
-            raise UserError(f"methods.{name}: no such method; there are: {', '.join(methods)}.{nearest(name, methods)}")
+            hint = nearest(name, methods) or (
+                " A method from elsewhere needs its package installed, or its file named with --plugin"
+            )
+            raise UserError(f"methods.{name}: no such method; there are: {', '.join(methods)}.{hint}")
         if settings is not False:
             settings = {} if settings is True else settings
             filled[name] = checked(methods[name], settings, f"methods.{name}.").model_dump(mode="json")
