@@ -155,7 +155,7 @@ class Registry(Mapping[str, type[Method]]):
         origin: None: the file that defines it. where: what offers it, for messages. Raises UserError for what is no
         usable class of a method, and for a name that is taken.
         """
-        kind = self._checked(method, where)
+        kind = self.check(method, where)
         name, before = kind.name, self._added.get(kind.name)
         if before is not None and not _same_definition(before, kind):
             raise UserError(
@@ -221,8 +221,8 @@ class Registry(Mapping[str, type[Method]]):
         package, version = (point.dist.name, point.dist.version) if point.dist else ("unknown", "")
         return Origin(package, version, own.file, own.sha256)
 
-    def _checked(self, method: Any, where: str) -> type[Method]:
-        """The class, whose declarations are checked. Raises UserError."""
+    def check(self, method: Any, where: str) -> type[Method]:
+        """The class, whose name and declarations are checked; it is not added. where: for messages. Raises UserError."""
         if isinstance(method, Method):
             kind = type(method).__name__
             raise UserError(f"{where}: found the object {kind}(...), expected the class itself: {kind}")
