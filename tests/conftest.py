@@ -47,6 +47,8 @@ LONGEST_FIRST = (
     "shelf",
     "reproduce",
     "extending",
+    "registry",
+    "testing",
     "kill",
 )
 

@@ -188,7 +188,7 @@ def test_names_that_clash(install: Callable[..., Path], run: Run) -> None:
     install("first-small", source())
     install("second-small", source(), "2.0")
     install("other-mixout", source("mixout"), point="mixout")
-    status, out, err = run("methods")
+    status, _, err = run("methods")
     assert status == 0
     assert (
         "warning: the entry point 'mixout' of the package other-mixout 1.0 (other_mixout:Small) has the name of a"

@@ -454,6 +454,13 @@ def check_method(
     Raises ContractError, an AssertionError, with every promise that is broken, and UserError for an unknown check or
     setting. Other errors are the method's own.
     """
+    wanted = list(CHECKS if checks is None else checks)
+    if unknown := [name for name in wanted if name not in CHECKS]:
+        raise UserError(f"checks: no check {unknown[0]!r}; there are: {', '.join(CHECKS)}")
+    if not isinstance(method, Method):
+        raise UserError(
+            f"check_method: found {method!r:.80}, expected a method with its settings, as MyMethod(weight=0.5)"
+        )
     case = Case(
         method,
         (CrossEntropy(),) if beside is None else tuple(beside),
@@ -462,13 +469,6 @@ def check_method(
         tolerance,
         still,
     )
-    wanted = list(CHECKS if checks is None else checks)
-    if unknown := [name for name in wanted if name not in CHECKS]:
-        raise UserError(f"checks: no check {unknown[0]!r}; there are: {', '.join(CHECKS)}")
-    if not isinstance(method, Method):
-        raise UserError(
-            f"check_method: found {method!r:.80}, expected a method with its settings, as MyMethod(weight=0.5)"
-        )
     for settings in (neutral, still):
         case.changed(settings or {})
     broken = []
