@@ -148,6 +148,13 @@ def test_the_order_is_by_name_whatever_came_first() -> None:
 BROKEN = [  # code of the package, its entry point and value, and what the error says of it
     ("import no_such_module", "small", "", "cannot be loaded: ModuleNotFoundError: No module named 'no_such_module'"),
     ("1 / 0", "small", "", "cannot be loaded: ZeroDivisionError"),
+    ("raise SystemExit(3)", "small", "", "cannot be loaded: SystemExit"),
+    (
+        source(decorator="@__import__('randout').register") + "1 / 0",
+        "small",
+        "",
+        "cannot be loaded: ZeroDivisionError: ",
+    ),
     ("", "small", "", "cannot be loaded: AttributeError"),
     ("Small = 3", "small", "", "found 3, expected a class derived from randout.Method"),
     ("class Small: name = 'small'", "small", "", "expected a class derived from randout.Method"),

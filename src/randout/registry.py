@@ -146,8 +146,8 @@ class Registry(Mapping[str, type[Method]]):
         return self._origins[name]
 
     def origins(self, names: Iterable[str]) -> dict[str, Origin]:
-        """The origins of those among the named methods that are not built in."""
-        return {name: origin for name in names if (origin := self.origin(name)) is not None}
+        """The origins of those among the named methods that are in the registry and not built in."""
+        return {name: origin for name in names if name in self and (origin := self.origin(name)) is not None}
 
     def add(self, method: Any, origin: Origin | None = None, where: str = "randout.register") -> type[Method]:
         """Add a class. The same class, or the same one defined again (a notebook's cell run twice), takes its place.
@@ -209,7 +209,8 @@ class Registry(Mapping[str, type[Method]]):
             found = point.load()
         except UserError as error:  # of `register` in the package
             raise UserError(f"{where} cannot be loaded: {error}") from None
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            self.remove(name)  # registered before the error
             raise UserError(f"{where} cannot be loaded: {_cause(error)}") from error
         if getattr(found, "name", name) != name:
             raise UserError(f"{where}: the class has the name {found.name!r}; the entry point must have the same name")
@@ -315,7 +316,7 @@ def load_plugin(word: str) -> ModuleType:
                 f"--plugin {word}: there is no such file and no such module; expected a Python file, such as my_noise.py"
             ) from None
         raise UserError(f"--plugin {word}: cannot be loaded: {_cause(error, path)}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"--plugin {word}: cannot be loaded: {_cause(error, path)}") from error
     own = [kind for kind in METHODS._added.values() if kind.__module__.split(".")[0] == module.__name__.split(".")[0]]
     if not own and before == METHODS._added:
@@ -333,7 +334,8 @@ def _run_file(path: Path) -> ModuleType:
     """The module that a Python file makes, under a name of its own."""
     if not path.is_file():
         raise UserError("no such file")
-    name = f"randout_plugin_{re.sub(r'[^0-9A-Za-z_]', '_', path.stem)}"
+    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]  # two files may have one name
+    name = f"randout_plugin_{re.sub(r'[^0-9A-Za-z_]', '_', path.stem)}_{place}"
     spec = importlib.util.spec_from_file_location(name, path.resolve())
     if spec is None or spec.loader is None:
         raise UserError("found a file that Python cannot import; expected one whose name ends in .py")

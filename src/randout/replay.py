@@ -56,6 +56,8 @@ def stored_config(run: RunFolder, to_train: bool = False) -> Config:
         check_origins(run)
         return build([tables], METHODS)
     methods = tables.get("methods", {})
+    if not isinstance(methods, dict):
+        return build([tables], METHODS)
     foreign = {name: own for name, own in methods.items() if name not in METHODS.built_in and isinstance(own, dict)}
     config = build([tables | {"methods": {k: v for k, v in methods.items() if k not in foreign}}], METHODS)
     return config.model_copy(update={"methods": config.methods | foreign})
