@@ -105,7 +105,7 @@ def record_of(place: Path, method: str) -> dict[str, Any]:
 def test_a_loss_in_a_file(place: Path) -> None:
     """Listed, trained, compared, searched, written as a recipe, and trained from Python."""
     asked = commands(LOSS)
-    assert [words[1] for words in asked] == ["methods", "train", "compare", "search", "init"]
+    assert [words[1] for words in asked] == ["methods", "train", "compare", "init", "search"]
     out = run([sys.executable, "-c", COMMANDS, json.dumps(asked)], place, ROOT / "src")
     assert out.count("end of ") == len(asked)
     assert "beta of section 3" in out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -74,7 +75,7 @@ class Nothing(Good):
 
 class OwnStream(Good):
     def _add(self, run: Run, ids: Tensor, embedded: Tensor) -> Tensor:
-        return embedded if run.layout is None else embedded + self.weight * torch.rand(1)
+        return embedded if run.layout is None else embedded * (1 + self.weight * random.random())
 
 
 class Forgets(Good):
@@ -114,7 +115,7 @@ class InEvaluation(Good):
 
 class LooksAtPadding(Good):
     def _add(self, run: Run, ids: Tensor, embedded: Tensor) -> Tensor:
-        return embedded if run.layout is None else embedded + embedded.numel() / 1e5
+        return embedded if run.layout is None else embedded * (1 + embedded.numel() / 1e5)
 
 
 class OtherGradient(Good):

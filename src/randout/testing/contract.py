@@ -397,8 +397,9 @@ def check_accumulation(bench: Bench, case: Case) -> None:
         for key, (value, count) in losses.items():
             for one, other in ((value, added[key][0]), (count, added[key][1])):
                 if not math.isclose(float(one), float(other), rel_tol=1e-4, abs_tol=1e-6):
+                    loss = key.removeprefix("loss_")
                     raise ContractError(
-                        f"the loss {key!r} of a step is {float(value):.6f} as a whole and {float(added[key][0]):.6f} in "
+                        f"the loss {loss!r} of a step is {float(value):.6f} as a whole and {float(added[key][0]):.6f} in "
                         f"micro-batches of {micro_batch}. Divide by the texts of the step, batch.step_labels.numel(), and "
                         "draw for all of them; a method that needs all texts at once declares `whole = True`"
                     )
