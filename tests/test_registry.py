@@ -96,7 +96,9 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pa
 
 def made(name: str, **more: Any) -> type[Method]:
     """A class of a method with this name."""
-    return type("Made", (Method,), {"name": name, "summary": "nothing", "__annotations__": {}, **more})
+    return type(
+        "Made", (Method,), {"name": name, "summary": "nothing", "__annotations__": {}, "__module__": __name__, **more}
+    )
 
 
 def test_a_package_is_imported_only_when_its_method_is_used(install: Callable[..., Path]) -> None:
@@ -351,8 +353,10 @@ def test_a_run_records_its_package_and_needs_it_to_resume(
         "methods.small comes from the package small-logits 1.0, which is not installed here; install it to resume"
         in err
     )
+    (folder / "run.json").write_text(json.dumps(record))
     for words in (["predict", folder, "a good film"], ["evaluate", folder], ["runs"], ["runs", "show", folder]):
-        assert run(*words)[0] == 0, words
+        status, _, err = run(*words)
+        assert status == 0, (words, err)
 
 
 def test_a_file_edited_is_another_method(table: Run, run: Run) -> None:
