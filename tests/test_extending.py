@@ -97,9 +97,13 @@ def _points(points: dict[str, str]) -> list[str]:
     return [f"{name} = {value}" for name, value in points.items()]
 
 
-def record_of(place: Path, method: str) -> dict[str, Any]:
-    (path,) = place.glob(f"runs/*ce+{method}-*/run.json")
-    return json.loads(path.read_text(encoding="utf-8"))
+def run_of(place: Path, method: str, settings: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """The folder and the record of the run that trained a method with these settings."""
+    found = {path.parent: json.loads(path.read_text(encoding="utf-8")) for path in place.glob("runs/*/run.json")}
+    ((folder, record),) = [
+        (path, one) for path, one in found.items() if one["identity"]["methods"].get(method) == settings
+    ]
+    return folder, record
 
 
 def test_a_loss_in_a_file(place: Path) -> None:
@@ -112,10 +116,9 @@ def test_a_loss_in_a_file(place: Path) -> None:
     assert "file confidence_penalty.py" in out
     recipe = tomllib.loads((place / "penalty.toml").read_text(encoding="utf-8"))
     assert recipe["methods"] == {"ce": recipe["methods"]["ce"], LOSS: {"weight": 0.3}}
-    record = record_of(place, LOSS)
-    assert record["identity"]["methods"][LOSS] == {"weight": 0.3}
+    folder, record = run_of(place, LOSS, {"weight": 0.3})
     assert record["plugins"][LOSS]["file"] == "confidence_penalty.py"
-    history = json.loads(next(place.glob(f"runs/*ce+{LOSS}-*/history.json")).read_text(encoding="utf-8"))
+    history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
     assert any(LOSS in name for row in history for name in row)
     study = json.loads((place / "studies" / "penalty" / "study.json").read_text(encoding="utf-8"))
     assert {cell["arm"]: cell["state"] for cell in study["cells"]} == {"plain": "finished", LOSS: "finished"}
@@ -134,7 +137,7 @@ def test_a_noise_in_an_installed_package(place: Path, site: Path) -> None:
     assert out.count("end of ") == len(asked)
     assert "standard deviation of the factor" in out
     assert "package gaussian-dropout 0.1" in out
-    record = record_of(place, NOISE)
+    _, record = run_of(place, NOISE, {"sigma": 0.4})
     assert {**record["plugins"][NOISE], "sha256": ""} == {
         "package": "gaussian-dropout",
         "version": "0.1",
