@@ -34,7 +34,7 @@ LAYERS = [  # a module may import from its own row and the rows above
     {"verdicts"},
     {"figures", "tokens", "diagnostics"},
     {"method"},
-    {"heads", "model_sources", "hidden_noise"},
+    {"heads", "model_sources", "hidden_noise", "registry"},
     {"followed"},
     {"session"},
     {"methods", "loop", "models", "inference", "classifiers", "given"},
@@ -60,7 +60,7 @@ LAYERS = [  # a module may import from its own row and the rows above
     {"reporting", "workflow"},
     {"reproduce"},
     {"studies"},
-    {"api", "demo", "doctor"},
+    {"api", "demo", "doctor", "testing"},
     {"cli_report", "cli_tools"},
     {"cli_search", "cli_methods"},
     {"cli_reproduce", "cli_studies"},
@@ -68,7 +68,7 @@ LAYERS = [  # a module may import from its own row and the rows above
 ]
 
 
-PACKAGES = {"methods", "classifiers", "reporting"}
+PACKAGES = {"methods", "classifiers", "reporting", "testing"}
 
 
 def imports(path: Path) -> set[str]:
@@ -88,7 +88,8 @@ def test_imports_go_one_way() -> None:
     rank = {name: row for row, names in enumerate(LAYERS) for name in names}
     modules = {path.stem: path for path in ROOT.glob("*.py") if path.stem != "__init__"}
     assert set(modules) == set(rank) - PACKAGES, "a module without its place in LAYERS"
-    modules |= {f"classifiers/{path.stem}": path for path in (ROOT / "classifiers").glob("*.py")}
+    for package in ("classifiers", "testing"):
+        modules |= {f"{package}/{path.stem}": path for path in (ROOT / package).glob("*.py")}
     for name, path in modules.items():
         for other in imports(path):
             assert rank[other] <= rank[name.split("/")[0]], f"{name} imports {other}, which stands above it"

@@ -47,6 +47,8 @@ _WHERE = {
     "attached": "foreign",
     "for_trainer": "trainer",
     "kl_divergence": "losses",
+    "Method": "method",
+    "register": "registry",
     "UserError": "errors",
     "Failure": "errors",
     "Stopped": "execution",
@@ -59,6 +61,7 @@ if TYPE_CHECKING:  # what `_WHERE` says, for type checkers
     from .foreign import attached
     from .job import Result
     from .losses import kl_divergence
+    from .method import Method
     from .methods.attention import AttentionPerturbation
     from .methods.ce import CrossEntropy
     from .methods.contrastive import Contrastive
@@ -75,6 +78,7 @@ if TYPE_CHECKING:  # what `_WHERE` says, for type checkers
     from .methods.r_drop import RDrop
     from .methods.randout import Randout
     from .methods.scattered import Scattered
+    from .registry import register
     from .trainer import for_trainer
 
 __all__ = [
@@ -89,6 +93,7 @@ __all__ = [
     "Gaussian",
     "GaussianContrastive",
     "KnowledgeDistillation",
+    "Method",
     "Mixout",
     "NEFTune",
     "NoisyTune",
@@ -107,6 +112,7 @@ __all__ = [
     "kl_divergence",
     "load",
     "predict",
+    "register",
     "report",
     "search",
     "train",

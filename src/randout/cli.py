@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import cli_methods, cli_report, cli_reproduce, cli_search, cli_studies, cli_tools, terminal
-from .cli_tools import AsJson, Preset, Quiet, Recipe, RunsFolder, Sets, named, requested, seconds_of
+from .cli_tools import AsJson, Plugins, Preset, Quiet, Recipe, RunsFolder, Sets, named, requested, seconds_of
 from .errors import Failure, UserError
 from .execution import Stopped
 from .files import shell_path
@@ -76,6 +76,7 @@ def train(
     preset: Preset = None,
     recipe: Recipe = None,
     sets: Sets = None,
+    plugin: Plugins = None,
     text_column: Annotated[str | None, typer.Option(help="column of the texts")] = None,
     label_column: Annotated[str | None, typer.Option(help="column of the labels")] = None,
     group: Annotated[str | None, typer.Option(help="column whose rows stay in one split")] = None,
@@ -164,7 +165,7 @@ def _stored(run: Path) -> Any:
     from .replay import stored_config
     from .runs import RunFolder
 
-    return stored_config(RunFolder(run))
+    return stored_config(RunFolder(run), to_train=True)
 
 
 def _estimate(plan: Any) -> None:
@@ -227,6 +228,7 @@ def soft_labels(
     preset: Preset = None,
     recipe: Recipe = None,
     sets: Sets = None,
+    plugin: Plugins = None,
     unlabeled: Annotated[str | None, typer.Option(help="file of texts without labels")] = None,
     runs: RunsFolder = Path("runs"),
     quiet: Quiet = False,
@@ -438,7 +440,8 @@ def _run() -> int:
 
 
 def _stopped(stop: Stopped) -> int:
-    complain(f"stopped by {stop.why}, and saved. Go on with: randout train --resume {shell_path(stop.run.path)}")
+    again = f"randout train --resume {shell_path(stop.run.path)}{cli_tools.plugin_words()}"
+    complain(f"stopped by {stop.why}, and saved. Go on with: {again}")
     return terminal.EXIT_CODES.get(stop.why, 0)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_tools import AsJson
+from .cli_tools import AsJson, Plugins
 from .errors import UserError, nearest
 
 app = typer.Typer(rich_markup_mode=None)
@@ -15,12 +15,17 @@ app = typer.Typer(rich_markup_mode=None)
 
 @app.command()
 def methods(
-    name: Annotated[str, typer.Argument(help="explain this one", metavar="[NAME]")] = "", as_json: AsJson = False
+    name: Annotated[str, typer.Argument(help="explain this one", metavar="[NAME]")] = "",
+    plugin: Plugins = None,
+    as_json: AsJson = False,
 ) -> None:
     """List the methods there are, or explain one. Each is a table [methods.NAME] of a recipe."""
     from . import shelf
+    from .methods import METHODS
 
     known = shelf.entries()
+    if name in METHODS:
+        METHODS[name]  # one that cannot be loaded says why
     if name and name not in known:
         raise UserError(f"methods: no method {name!r}; `randout methods` lists them.{nearest(name, known)}")
     rows = shelf.rows([name] if name else [])
@@ -39,7 +44,8 @@ def _listed(row: dict[str, Any]) -> list[str]:
     taught = f"teacher's {row['teacher']}" if row["teacher"] else ""
     what = row["summary"] + (f" ({_settings(row)})" if row["settings"] else "")
     first = f"{row['name']:<30} {row['kind']:<13} {row['cost']:<5} {seams:<26} {taught}".rstrip()
-    return [first, f"    {what}", f"    {row['source']}", f"    options: {', '.join(row['options']) or 'none'}"]
+    source = "; ".join(filter(None, (row["source"], row["package"])))
+    return [first, f"    {what}", f"    {source}", f"    options: {', '.join(row['options']) or 'none'}"]
 
 
 def _settings(row: dict[str, Any]) -> str:
@@ -53,7 +59,8 @@ def _toml(value: Any) -> str:
 def _explained(row: dict[str, Any]) -> list[str]:
     """What it is, its equation and source as its docstring has them, what it needs and costs, and its recipe."""
     lines = [f"{row['name']}: {row['summary']}", "", row["equation"], ""]
-    facts = [("source", row["source"]), ("cost", f"{row['cost']} a training step of the student")]
+    facts = [("source", row["source"]), ("from", row["package"])]
+    facts += [("cost", f"{row['cost']} a training step of the student")]
     facts += [("seams", ", ".join(row["seams"])), ("needs", "; ".join(row["needs"]))]
     tuned = ", ".join(f"{key} {_toml(values)}" for key, values in row["tuned"].items())
     lines += [f"{what:<8}{text}" for what, text in [*facts, ("tuned", tuned)] if text]

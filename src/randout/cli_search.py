@@ -11,6 +11,7 @@ import typer
 
 from .cli_tools import (
     AsJson,
+    Plugins,
     Preset,
     Quiet,
     Recipe,
@@ -76,6 +77,7 @@ def search(
     preset: Preset = None,
     recipe: Recipe = None,
     sets: Sets = None,
+    plugin: Plugins = None,
     space: SpaceOption = None,
     trials: Trials = None,
     sampler: Sampler = None,

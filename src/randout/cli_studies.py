@@ -21,7 +21,7 @@ from .cli_search import (
     options_of,
     space_table,
 )
-from .cli_tools import AsJson, Preset, Quiet, Recipe, RunsFolder, Sets, assignments, stopped
+from .cli_tools import AsJson, Plugins, Preset, Quiet, Recipe, RunsFolder, Sets, assignments, stopped
 from .errors import Failure, UserError
 from .progress import Show
 
@@ -56,6 +56,7 @@ def compare(
     preset: Preset = None,
     recipe: Recipe = None,
     sets: Sets = None,
+    plugin: Plugins = None,
     space: SpaceOption = None,
     trials: Trials = None,
     halving: Halving = None,
@@ -114,6 +115,7 @@ def cv(
     preset: Preset = None,
     recipe: Recipe = None,
     sets: Sets = None,
+    plugin: Plugins = None,
     space: SpaceOption = None,
     trials: Trials = None,
     halving: Halving = None,

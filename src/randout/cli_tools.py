@@ -33,6 +33,28 @@ Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", he
 Preset = Annotated[
     str | None, typer.Option(help="auto (default), randout-kd, plain, kd, randout, randout-literal, paper")
 ]
+
+
+def _load_plugins(context: typer.Context, words: list[str] | None) -> list[str] | None:
+    """Load what `--plugin` names, before any other option is read. Raises UserError."""
+    if words and not context.resilient_parsing:
+        from .registry import load_plugin
+
+        for word in words:
+            load_plugin(word)
+    return words
+
+
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE",
+        callback=_load_plugins,
+        is_eager=True,
+        help="a Python file or module that registers methods of your own",
+    ),
+]
 Recipe = Annotated[Path | None, typer.Option(help="a TOML file of settings, as `randout init` prints")]
 
 
@@ -48,6 +70,13 @@ def assignments(sets: list[str] | None) -> list[dict[str, Any]]:
     from .methods import METHODS
 
     return [config.assignment(text, METHODS) for text in sets or []]
+
+
+def plugin_words() -> str:
+    """The options `--plugin` of this command, for a command that resumes it."""
+    from .registry import loaded_plugins
+
+    return "".join(f" --plugin {shell_path(Path(word))}" for word in loaded_plugins())
 
 
 def requested(asked: dict[str, Any], preset: str | None, recipe: Path | None, sets: list[str] | None) -> Request:
@@ -142,14 +171,16 @@ def init(
     student: Annotated[
         str | None, typer.Option(help="of this student; svm, cnn, ... have settings of their own")
     ] = None,
+    sets: Sets = None,
+    plugin: Plugins = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="write to this file")] = None,
 ) -> None:
-    """Print the filled default recipe with a comment a key."""
+    """Print the default recipe with every setting explained."""
     from . import config
     from .classifiers.settle import chosen, settle
     from .methods import METHODS
 
-    made = requested({"student": {"model": student}} if student else {}, preset, None, None).config()
+    made = requested({"student": {"model": student}} if student else {}, preset, None, sets).config()
     classifier = chosen(made)
     if classifier is None:
         text = config.commented(made, METHODS)

@@ -20,7 +20,7 @@ from .progress import duration
 from .record import StudyFolder, opened, refuse_others
 from .results import conclude, result_lines
 from .runs import RunFolder, now
-from .searching import check_trials, make_search, run_search
+from .searching import check_trials, make_search, plugins_of, run_search
 from .seen import in_words
 from .student import Options, Stopped, check_methods, make_session, stand_in, student_of
 from .study import Study, Unit, arm_config, cells, make_study, tuning_of, unequal, units, unnamed, without_arms
@@ -59,6 +59,7 @@ def run_study(study: Study, path: Path, options: Options) -> StudyFolder:
         "data": {"name": first.name, "sha256": first.sha256, "labelled_sha256": first.labelled_sha256},
         "tuning": None,
         "result": None,
+        **plugins_of(_cell_config(study, arm, units(study)[0], {}) for arm in study.arms),
     }
     with opened(path, asked, fresh, ("seeds", "repeats", "about"), _filled) as folder:
         record = folder.record

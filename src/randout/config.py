@@ -166,6 +166,7 @@ class Config(Table):
 
 DEFAULT_PRESET = "auto"
 PAPER_PRESET = "randout-kd"  # what an arm of a study has unless it says otherwise
+FROM_ELSEWHERE = "A method from elsewhere needs its package installed, or its file named with --plugin"
 OPEN = ("methods", "classifier")  # tables whose keys depend on what was chosen
 
 
@@ -226,6 +227,10 @@ def assignment_of(key: str, value: Any, methods: Iterable[str]) -> dict[str, Any
     path = key.split(".")
     if path[0] in methods:
         path = ["methods", *path]
+    elif len(path) > 1 and path[0] not in Config.model_fields:
+        known = [*Config.model_fields, *methods]
+        hint = nearest(path[0], known) or f" {FROM_ELSEWHERE}"
+        raise UserError(f"--set {key}: no such table or method: {path[0]!r}.{hint}")
     if len(path) == 1 and path[0] not in Config.model_fields:
         tables = {name: field.annotation for name, field in Config.model_fields.items() if name not in OPEN}
         owners = [name for name, table in tables.items() if path[0] in table.model_fields]  # type: ignore[union-attr]
@@ -254,7 +259,8 @@ def build(layers: Iterable[dict[str, Any]], methods: Mapping[str, type[BaseModel
     filled = {}
     for name, settings in wanted.items():
         if name not in methods:
-            raise UserError(f"methods.{name}: no such method; there are: {', '.join(methods)}.{nearest(name, methods)}")
+            hint = nearest(name, methods) or f" {FROM_ELSEWHERE}"
+            raise UserError(f"methods.{name}: no such method; there are: {', '.join(methods)}.{hint}")
         if settings is not False:
             settings = {} if settings is True else settings
             filled[name] = checked(methods[name], settings, f"methods.{name}.").model_dump(mode="json")

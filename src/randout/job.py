@@ -18,6 +18,7 @@ from .config import to_toml
 from .errors import UserError
 from .files import portable, replace_text
 from .prepare import Plan, refit_plan
+from .registry import Origin
 from .run_diagnostics import diagnose
 from .runs import RunFolder
 from .scoring import model_card, open_test, rows_sha256, score_split, score_test
@@ -134,12 +135,24 @@ def _folder(plan: Plan, options: Options) -> RunFolder:
                 if "data" in parts
                 else f"another run ({', '.join(parts)} differ)"
             )
+            if parts == ["plugins"]:
+                what = f"a run of another version of a method: {_changed_origins(plan, was)}"
             raise UserError(
                 f"{path}: this folder holds {what}; name another with -o, or use --fresh to train beside it"
             )
     elif path.exists() and (not path.is_dir() or {p.name.removesuffix(".partial") for p in path.iterdir()} - BEGUN):
         raise UserError(f"{path}: there is something else at this place, and it is left alone; name another with -o")
     return run
+
+
+def _changed_origins(plan: Plan, record: dict[str, Any]) -> str:
+    """Which methods of other packages or files are not those that a run was begun with."""
+    found = []
+    for name, origin in plan.origins.items():
+        was = Origin(**record.get("plugins", {}).get(name, {}))
+        if was.identity != origin.identity:
+            found.append(f"methods.{name} came from the {was}, and {origin.differs_from(was)}")
+    return "; ".join(found)
 
 
 def _write_config(run: RunFolder, plan: Plan, student: str, teacher: str, more: Sequence[str]) -> None:
@@ -170,6 +183,8 @@ def _begin_record(run: RunFolder, plan: Plan, options: Options) -> None:
     record = {"format": runs.FORMAT, "fingerprint": plan.fingerprint, "identity": plan.identity, "command": command}
     record |= {"environment": environment(plan), "data": plan.dataset.sha256, "started": runs.now(), "finished": None}
     record |= {"labelled_data": plan.dataset.labelled_sha256}
+    if plan.origins:
+        record["plugins"] = {name: origin.recorded for name, origin in plan.origins.items()}
     record["rows"] = {name: rows_sha256(plan, name) for name in leaks.HELD_OUT if name in plan.dataset.split}
     same_tokens = {name: len(rows) for name, rows in plan.token_copies.items()}
     record["data_report"] = plan.dataset.report.counts() | {"same_tokens": same_tokens}

@@ -29,6 +29,7 @@ from .methods.contrastive import Contrastive
 from .model_sources import DEFAULT_STUDENT, Source, at_hand, find
 from .pooled import Pooling
 from .recipe import learned_rows, methods_of
+from .registry import Origin
 from .soft_labels import column_order
 from .splits import Ints
 from .tokenising import token_copies, tokens_for
@@ -69,6 +70,11 @@ class Plan:
     @property
     def fingerprint(self) -> str:
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def origins(self) -> dict[str, Origin]:
+        """Where methods that are not built in come from, by name."""
+        return METHODS.origins(method.name for method in self.methods)
 
     @property
     def has_teacher(self) -> bool:
@@ -385,6 +391,7 @@ def _identity(plan: Plan) -> dict[str, Any]:
     found = [_stands_for(one) for one in (plan.teacher or plan.teacher_plan, *plan.more) if one]
     taught = [{**one, **read} if isinstance(one, dict) else one for one in found]
     teacher, more = taught[0] if taught else None, taught[1:]
+    foreign = {name: origin.identity for name, origin in plan.origins.items()}
     if isinstance(teacher, dict):
         teacher["labels"] = list(config.teacher.labels)
     return {
@@ -393,6 +400,7 @@ def _identity(plan: Plan) -> dict[str, Any]:
         "teacher": teacher,
         **({"more": more} if more else {}),
         "methods": config.methods,
+        **({"plugins": foreign} if foreign else {}),
         "train": train,
     }
 

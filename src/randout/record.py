@@ -89,6 +89,7 @@ def opened(
             _refuse_changes(folder, asked, filled, may_change)
             if folder.record["data"]["sha256"] != fresh["data"]["sha256"]:
                 raise UserError(f"{path}: the data changed since this was begun; name another with -o")
+            _refuse_other_plugins(path, folder.record.get("plugins", {}), fresh.get("plugins", {}))
         else:
             folder = StudyFolder(path, {"format": FORMAT, "started": now(), "finished": None} | fresh)
         replace_text(path / "study.toml", text)
@@ -126,6 +127,17 @@ def _refuse_changes(
     changed = [key for key in {**was, **asked} if wanted.get(key) not in (stored.get(key), again.get(key))]
     if changed := [key for key in changed if key not in may_change]:
         raise UserError(f"{folder.path}: another study is there ({', '.join(changed)} differ); name another with -o")
+
+
+def _refuse_other_plugins(path: Path, was: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise UserError where a method of another package or file is not the one that a study was begun with."""
+    for name in sorted({*was, *now}):
+        then, here = dict(was.get(name, {})), dict(now.get(name, {}))
+        said = [" ".join(filter(None, map(one.get, ("package", "version")))) or one.get("file") for one in (then, here)]
+        then.pop("file", None), here.pop("file", None)
+        if then != here:
+            change = f"{said[0]} then, {said[1]} now" if said[0] != said[1] else f"the source of {said[0]} has changed"
+            raise UserError(f"{path}: methods.{name} is not as when this was begun ({change}); name another with -o")
 
 
 def _as_written(asked: dict[str, Any], folder: Path | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import copy
 import math
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def run_search(search: Search, path: Path, options: Options, dataset: Dataset | 
         "space": search.space,
         "trials": [],
         "best": None,
+        **plugins_of([config]),
     }
     with opened(path, _asked(table, config), fresh, (), _filled) as folder:
         options.show.say(f"search in {path}{_teachers(search, dataset)}")
@@ -63,6 +65,12 @@ def run_search(search: Search, path: Path, options: Options, dataset: Dataset | 
         folder.record["finished"] = now()
         folder.save()
     return folder
+
+
+def plugins_of(configs: Iterable[Config]) -> dict[str, Any]:
+    """What a study's record says of methods that are not built in: the table `plugins`, where there are any."""
+    origins = METHODS.origins(sorted({name for config in configs for name in config.methods}))
+    return {"plugins": {name: origin.recorded for name, origin in origins.items()}} if origins else {}
 
 
 def _asked(table: SearchTable, config: Config) -> dict[str, Any]:

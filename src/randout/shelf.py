@@ -6,10 +6,11 @@ The one place that turns `methods.METHODS` into arms of a study and into lines f
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .config import overlay
 from .errors import UserError, nearest
 from .method import SUPERVISED, Method
 from .methods import GOLD, KD_ALONE, METHODS, PAPERS_OWN
@@ -32,8 +33,8 @@ class Entry:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """The tables of an arm: these methods and no others."""
-        own: dict[str, Any] = dict.fromkeys(METHODS, False) | {name: {} for name in self.methods}
+        """The tables of an arm: these methods and none of the other built-in ones."""
+        own: dict[str, Any] = dict.fromkeys(METHODS.built_in, False) | {name: {} for name in self.methods}
         return {"methods": own | {self.method.name: dict(self.settings)}}
 
     @property
@@ -51,9 +52,11 @@ def space_of(entry: Entry) -> dict[str, Sequence[Any]]:
 
 
 def entries() -> dict[str, Entry]:
-    """Every use of every method, by name, in the order of the shelf; then the paper's own combination."""
+    """Every use of every method, by name, in the order of the registry; then the paper's own combination. A method of
+    another package that cannot be loaded is warned of and left out.
+    """
     found: dict[str, Entry] = {}
-    for name, method in METHODS.items():
+    for name, method in METHODS.available().items():
         together = tuple(dict.fromkeys((*method.beside, name)))
         for use, settings in {name: {}, **method.variants}.items():
             found[use] = Entry(use, method, dict(settings), together)
@@ -73,6 +76,8 @@ def chosen(words: Sequence[str]) -> dict[str, Entry]:
     shelf = entries()
     names: list[str] = []
     for word in words:
+        if word in METHODS:
+            METHODS[word]  # one that cannot be loaded says why
         if word != ALL and word not in shelf:
             raise UserError(f"methods: no method {word!r}; `randout methods` lists them.{nearest(word, [*shelf, ALL])}")
         names += shelf if word == ALL else [word]
@@ -84,17 +89,19 @@ def distils(entry: Entry) -> bool:
     return entry.name != KD_ALONE and (entry.method.kind == "distillation" or KD_ALONE in entry.methods)
 
 
-def as_study(words: Sequence[str], baseline: str) -> dict[str, dict[str, Any]]:
+def as_study(words: Sequence[str], baseline: str, below: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
     """What a study of these methods adds to a study's tables: arms, what each may tune, who else is compared with whom.
 
     The arm `baseline` is cross-entropy alone; plain distillation joins where a method of distillation is among them.
+    below: methods that the study's base has for every arm, and that an arm has only where it names them itself.
     """
     uses = chosen(words)
     against = tuple(name for name, entry in uses.items() if distils(entry))
     if against:
         uses = {KD_ALONE: entries()[KD_ALONE]} | uses
     plain = Entry(baseline, METHODS[GOLD], {}, (GOLD,))
-    arms = {entry.name: entry.recipe for entry in (plain, *uses.values())}
+    off = {"methods": dict.fromkeys((name for name in below if name not in METHODS.built_in), False)}
+    arms = {entry.name: overlay(off, entry.recipe) for entry in (plain, *uses.values())}
     return {
         "arms": arms,
         "spaces": {name: entry.space for name, entry in uses.items() if entry.space},
@@ -119,6 +126,7 @@ def described(entry: Entry) -> dict[str, Any]:
         "kind": "distillation" if distils(entry) else method.kind,
         "summary": entry.about or method.summary,
         "source": method.source,
+        "package": str(METHODS.origin(method.name) or ""),
         "seams": [seam for seam in SEAMS if getattr(method, seam) is not getattr(Method, seam)],
         "cost": method.cost,
         "teacher": next((t for t in (METHODS[name].teacher for name in entry.methods) if t), ""),

@@ -6,7 +6,7 @@ Whatever can be told from the request alone is told before PyTorch is loaded.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -242,11 +242,13 @@ def _base(data: str, asked: Asked) -> dict[str, Any]:
     return base | ({"preset": asked.preset} if asked.preset else {})
 
 
-def _standing_alone(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe that lists methods has these and no others, as with `randout train --recipe`."""
+def _standing_alone(recipe: dict[str, Any], below: Iterable[str] = ()) -> dict[str, Any]:
+    """A recipe that lists methods has these and no others, as with `randout train --recipe`. below: methods that lie
+    under it besides those of a preset.
+    """
     if not isinstance(recipe.get("methods"), dict) or "preset" in recipe:
         return recipe
-    return recipe | {"methods": dict.fromkeys(METHODS, False) | recipe["methods"]}
+    return recipe | {"methods": dict.fromkeys((*METHODS.built_in, *below), False) | recipe["methods"]}
 
 
 def _arms(asked: Asked, base: dict[str, Any], one: bool = False) -> dict[str, dict[str, Any]]:
@@ -260,7 +262,7 @@ def _arms(asked: Asked, base: dict[str, Any], one: bool = False) -> dict[str, di
         below = configuration.read_preset(asked.preset or configuration.PAPER_PRESET)
         whole = configuration.build([below, tables], METHODS)
         base.pop("methods", None)
-        return studying.drop_one(whole, METHODS)
+        return studying.drop_one(whole, METHODS.built_in)
     if one and not asked.arms:
         return {asked.preset or (asked.recipe.stem if asked.recipe else configuration.PAPER_PRESET): {}}
     found: dict[str, dict[str, Any]] = {}
@@ -268,7 +270,7 @@ def _arms(asked: Asked, base: dict[str, Any], one: bool = False) -> dict[str, di
         if name == "table6":
             named = {arm: {"preset": arm} for arm in studying.ABLATION}
         elif name.endswith(".toml"):
-            named = {Path(name).stem: _standing_alone(recipe_tables(Path(name)))}
+            named = {Path(name).stem: _standing_alone(recipe_tables(Path(name)), base.get("methods", {}))}
         else:
             configuration.read_preset(name)
             named = {name: {"preset": name}}

@@ -6,7 +6,7 @@ Pure: a `Study` and what follows from it, the configuration of each cell. `compa
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -116,7 +116,8 @@ def _with_shelf(study: Study) -> Study:
     """The study with the arms that its `methods` stand for; what it says of an arm itself stays. Raises UserError."""
     if not study.methods:
         return study
-    added = as_study(study.methods, study.baseline or PLAIN)
+    below = study.base.get("methods", {})
+    added = as_study(study.methods, study.baseline or PLAIN, below if isinstance(below, dict) else ())
     laid: dict[str, Any] = {key: overlay(table, getattr(study, key)) for key, table in added.items()}
     if study.tuning is None:
         laid["spaces"] = {}
@@ -232,17 +233,17 @@ def with_fixed_teacher(config: Config, shared: Config, methods: Mapping[str, Any
     return config.model_copy(update={"teacher": config.teacher.model_copy(update=fixed)})
 
 
-def drop_one(config: Config, methods: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def drop_one(config: Config, methods: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Arms of an ablation: the recipe with each of its methods left out, with all of them left out, and whole.
 
-    Table 6 of the paper is this of Randout-KD. Only methods beside the cross-entropy are left out. Raises UserError
-    where there is nothing to leave out.
+    Table 6 of the paper is this of Randout-KD. methods: those that a preset may have. Only methods other than the
+    cross-entropy are left out. Raises UserError where there is nothing to leave out.
     """
     whole = dict(config.methods)
     parts = [name for name in whole if name != GOLD]
     if not parts:
         raise UserError("--drop-one: the recipe has no method beside the cross-entropy, so there is nothing to drop")
-    off = dict.fromkeys(methods, False)
+    off = dict.fromkeys((*methods, *whole), False)
 
     def arm(kept: list[str]) -> dict[str, Any]:
         return {"methods": off | {name: whole[name] for name in (GOLD, *kept) if name in whole}}

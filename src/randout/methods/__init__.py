@@ -1,8 +1,12 @@
-"""The shelf of methods: the one place where they are listed. A new method is one file and one line here."""
+"""The built-in methods: the one place where they are listed. A new one is one file and one line here.
+
+`METHODS` is the registry of these and of methods from elsewhere (`registry`).
+"""
 
 from __future__ import annotations
 
 from ..method import Method
+from ..registry import Registry
 from .attention import AttentionPerturbation
 from .ce import CrossEntropy
 from .contrastive import Contrastive
@@ -56,7 +60,7 @@ SHELF: tuple[type[Method], ...] = (
     MetaDistil,
     LayerMatching,
 )
-METHODS: dict[str, type[Method]] = {method.name: method for method in SHELF}
+METHODS = Registry(SHELF)
 GOLD = CrossEntropy.name  # what a plain fine-tuning has alone
 KD_ALONE = KnowledgeDistillation.name  # what other methods of distillation are compared with
 PAPERS_OWN = Randout.name
