@@ -68,8 +68,12 @@ class DataTable(Table):
 
 class StudentTable(Table):
     model: Name = _setting(
-        "auto",
-        'an encoder (hub name, folder, alias), svm, rf, mnb-count, mnb-tfidf, cnn or lstm; "auto": an encoder at hand',
+        "",
+        "an encoder (hub name, folder, alias), svm, rf, mnb-count, mnb-tfidf, cnn or lstm; empty: an encoder found "
+        'locally; "auto": that encoder or svm, chosen on validation',
+    )
+    alternative: Literal["", "svm"] = _setting(
+        "", "bag-of-words classifier that becomes the student where it is not worse than the encoder; empty: none"
     )
     revision: Name = _setting("", "commit of the hub; empty: pinned at the first download")
     head: Literal["model", "linear"] = _setting(
@@ -160,6 +164,7 @@ class Config(Table):
 
 
 DEFAULT_PRESET = "auto"
+AUTO_STUDENT, ALTERNATIVE = "auto", "svm"  # `student.model` that leaves the choice to the data, and what else it may be
 PAPER_PRESET = "randout-kd"  # what an arm of a study has unless it says otherwise
 OPEN = ("methods", "classifier")  # tables whose keys depend on what was chosen
 
