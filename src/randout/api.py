@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from .job import Result, carry_out
 from .methods import METHODS
 from .progress import Show
 from .request import Request
+from .run_names import checked_name
 from .saved import Saved, opened_on
 from .sources import check_name
 from .terminal import is_text
@@ -35,6 +36,7 @@ def train(
     preset: str | None = None,
     recipe: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    name: str | None = None,
     out: str | Path | None = None,
     runs: str | Path = "runs",
     time_limit: float | None = None,
@@ -46,11 +48,15 @@ def train(
     `datasets.Dataset`, a list of rows, or columns ({"text": [...], "label": [...]}); empty: the data of the recipe. A
     table in memory is kept in `runs/data`, unless the call is refused. student: None: an encoder found locally; "auto":
     that encoder or a bag-of-words classifier, chosen on validation. settings: by the keys of `--set`
-    (`{"learning_rate": 2e-5, "methods.kd.weight": 0.4, "data.group_column": "author"}`). time_limit: seconds.
-    The same call again finds the run done, or goes on with it. Raises UserError, Failure, and job.Stopped at the limit.
+    (`{"learning_rate": 2e-5, "methods.kd.weight": 0.4, "data.group_column": "author"}`). name: of the run, in tables and
+    reports. time_limit: seconds. The same call again finds the run done, or goes on with it. Raises UserError, Failure,
+    and job.Stopped at the limit.
     """
     _check_arguments(student, teacher, preset, recipe, settings, out, runs, time_limit)
-    options = _options(out, runs, time_limit, quiet)
+    if not isinstance(name, str | None):
+        raise UserError(f"train: name: found {name!r:.80}, a {type(name).__name__}; expected a string")
+    called = "" if name is None else checked_name(name)
+    options = replace(_options(out, runs, time_limit, quiet), name=called)
     with _source(data, Path(runs)) as source:
         request = _request(_tables(source, student, teacher), preset, recipe, settings)
         plan = prepare.make(request.config(), required=request.required, alternatives=True)

@@ -96,7 +96,7 @@ def scores_of(
         at = np.sort(np.random.default_rng(0).permutation(at)[:MOST_SCORED])
     rows = dataset.split[split][at]
     made = baseline.predicted([dataset.texts[row] for row in rows])
-    classes = len(dataset.id2label)
+    classes = int(max(len(dataset.id2label), labels.max() + 1))  # labels without a training row come last
     values = rates(confusion(labels[at], made, classes))
     pair = compared(labels[at], made, predicted[at], groups[at], classes, metric)
     return {

@@ -121,7 +121,7 @@ def _predicted(plan: Plan, run: RunFolder, rows: np.ndarray, options: Options) -
 def judged(plan: Plan, rows: np.ndarray, made: Mapping[str, np.ndarray], by: str) -> dict[str, Any]:
     """The choice as it is recorded. made: (n,) predicted classes of each kind, of `rows` of the dataset."""
     labels, groups = plan.dataset.labels[rows], plan.dataset.groups[rows]
-    classes = int(max(len(plan.dataset.id2label), labels.max() + 1))
+    classes = int(max(len(plan.dataset.id2label), labels.max() + 1))  # labels without a training row come last
     metric = diagnostics.metric_for(plan.config.train.metric)
     scores = {kind: float(rates(confusion(labels, one, classes))[metric]) for kind, one in made.items()}
     pair = diagnostics.compared(labels, made[ENCODER], made[WORDS], groups, classes, metric)

@@ -80,7 +80,8 @@ class StudentTable(Table):
         "model", '"model": the family\'s head; "linear": softmax(W s_CLS), eq. 1'
     )
     pooling: Literal["auto", "first", "mean"] = _setting(
-        "auto", 'what the head reads: the first token\'s last state, or their "mean" (linear head); "auto": by the data'
+        "auto",
+        'what the head reads: the first token\'s last state, or their "mean"; "auto": by the encoder and the data',
     )
     layers: tuple[int, ...] = _setting((), "blocks to keep, 0 the first; empty: all")
     max_length: Annotated[int, Field(ge=4)] | Literal["auto"] = _setting(

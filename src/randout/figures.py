@@ -17,6 +17,7 @@ import numpy as np
 from rich.cells import cell_len, set_cell_size
 
 from randout import fonts
+from randout.labels import unseen_words
 from randout.metrics import label_names
 from randout.seen import in_words
 from randout.statistics import Comparison
@@ -89,13 +90,15 @@ def score_lines(metrics: Mapping[str, Any], id2label: Mapping[Any, str]) -> list
 
     Percent with two decimals, intervals with one; log loss in nats.
     """
-    names = label_names(id2label)
+    names = [*label_names(id2label), *metrics.get("unseen", {})]
     counts = np.asarray(metrics["confusion_matrix"])
     intervals = metrics.get("intervals", {})
     groups = f" in {metrics['groups']:,} groups" if "groups" in metrics else ""
     baseline = metrics.get("baseline")
     wide = max(map(len, [*HEADLINE.values(), *([baseline["name"]] if baseline else [])]))
     lines = [f"{metrics['rows']:,} rows{groups}" + (", 95 % intervals in brackets" if intervals else "")]
+    if "unseen" in metrics:
+        lines.append(f"{unseen_words(metrics['unseen'], 'these')}; the log loss is of the other rows")
     for metric, title in HEADLINE.items():
         low, high = intervals.get(metric, (None, None))
         between = "" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]"

@@ -1,8 +1,9 @@
 """Classifiers on the mean of a text's token states, and the sentence-transformers folder that they are kept in.
 
-Encoders that were pretrained for sentence embeddings carry what a text means in the mean of its tokens' last states; no
-stock class of transformers has a head on that mean. Such a classifier is saved as sentence-transformers lays out its
-models, so that `SentenceTransformer(folder).encode(texts)` gives the logits:
+Encoders that were pretrained for sentence embeddings carry what a text means in the mean of its tokens' last states. A few
+families (ModernBERT, EuroBERT) have a stock class with a head on that mean, which their configuration asks for
+(`classifier_pooling`); it is used where there is one. For the others, the classifier is saved as sentence-transformers
+lays out its models, so that `SentenceTransformer(folder).encode(texts)` gives the logits:
 
     modules.json                 the three modules, in order
     0_Transformer/               the encoder, an ordinary Hugging Face folder, with id2label in its configuration
@@ -24,6 +25,8 @@ from torch import Tensor, nn
 from .errors import UserError
 
 Pooling = Literal["first", "mean"]
+SETTING = "classifier_pooling"  # of the configuration of families whose stock class can pool by the mean
+FIRST = {"eurobert": "bos"}  # what that setting calls the first token, where it is not "cls"
 ENCODER, POOLING, CLASSIFIER = "0_Transformer", "1_Pooling", "2_Classifier"
 PREFIX = "sentence_transformers.models"
 
@@ -79,6 +82,22 @@ class MeanPooledClassifier(nn.Module):
             mask = torch.ones(state.shape[:2], device=state.device) if attention_mask is None else attention_mask
             mean = masked_means(state, mask)
         return SequenceClassifierOutput(logits=self.classifier(self.dropout(mean)))  # type: ignore[arg-type]
+
+
+def stock_pooling(config: Any) -> Pooling | None:
+    """What the stock classifier of a configuration reads, where that is a setting of its family; None for another way."""
+    stated = getattr(config, SETTING, None)
+    if stated == "mean":
+        return "mean"
+    return "first" if stated in ("cls", "bos") else None
+
+
+def set_stock_pooling(config: Any, pooling: Pooling) -> None:
+    """Have the stock classifier of a configuration that has the setting read the mean, or no longer read it."""
+    if pooling == "mean":
+        setattr(config, SETTING, "mean")
+    elif stock_pooling(config) == "mean":
+        setattr(config, SETTING, FIRST.get(config.model_type, "cls"))
 
 
 def is_pooled(folder: Path) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import baseline, defaults, leaks
+from . import baseline, defaults, leaks, models
 from .classifiers import Bag, Classifier, Network
 from .classifiers.settle import FREE, chosen, settle
 from .config import ALTERNATIVE, AUTO_STUDENT, Config, StudentTable, TeacherTable, TrainTable
@@ -213,8 +213,8 @@ def _student_settings(
 ) -> tuple[StudentTable, Tokens]:
     """The student's table with its maximal length and pooling decided, and the texts in its tokens.
 
-    Pooling "auto" is the first token, whose head is a stock class, but what suits the encoder best where the student
-    learns from few texts and so by contrast.
+    Pooling "auto" is that of the encoder's stock class, the first token with few exceptions, but what suits the encoder
+    best where the student learns from few texts and so by contrast.
     """
     if isinstance(depth := student.config.get("num_hidden_layers") or student.config.get("n_layers"), int):
         check_layers(table.layers, depth, student.name)
@@ -222,8 +222,11 @@ def _student_settings(
     pooling: Pooling = "mean" if table.pooling == "mean" else "first"
     rows = learned_rows(dataset, methods)[0]
     few = max((method.rows for method in methods if isinstance(method, Contrastive)), default=0)
-    if table.pooling == "auto" and table.head == "model" and len(rows) + len(dataset.split.get("unlabeled", ())) <= few:
-        pooling = defaults.pooling_of(student, dataset, tokens, rows, device, notes)
+    if table.pooling == "auto" and table.head == "model":
+        if len(rows) + len(dataset.split.get("unlabeled", ())) <= few:
+            pooling = defaults.pooling_of(student, dataset, tokens, rows, device, notes)
+        elif models.states_mean(student):
+            pooling = "mean"
     found = {"model": student.name, "revision": student.revision, "max_length": max_length, "pooling": pooling}
     return table.model_copy(update=found), tokens
 

@@ -157,6 +157,19 @@ def _without_rare(labels: Ints, groups: Ints, parts: int) -> tuple[NDArray[np.bo
     return rest, rare
 
 
+def grouped_where_present(
+    labels: Ints, groups: Ints, fractions: Sequence[float], seed: int, names: Sequence[str]
+) -> Ints:
+    """`grouped` of rows that need not have every class; what is too rare to be in every part stays in the first one."""
+    rest, _ = _without_rare(labels, groups, len(fractions))
+    part = np.zeros(len(labels), dtype=np.int64)
+    if rest.any():
+        classes = np.unique(labels[rest])
+        compact = np.searchsorted(classes, labels[rest])
+        part[rest] = grouped(compact, groups[rest], fractions, seed, [names[k] for k in classes.tolist()])
+    return part
+
+
 def grouped_folds(labels: Ints, groups: Ints, folds: int, names: Sequence[str]) -> Ints:
     """(n,) the fold of each row, 0 the first, by class and with groups whole; -1 for the groups of classes that are too
     rare to be in every fold, which belong to none.

@@ -78,7 +78,7 @@ def aligned(model: Model, first: Model, split: str) -> Predictions | None:
 
 def _compared(subject: Subject, same: dict[str, Predictions]) -> list[dict[str, Any]]:
     """Every model against the baseline, as `compare_models` says it. Raises UserError, Failure."""
-    first, classes = same[subject.baseline], len(subject.models[0].labels)
+    first, classes = same[subject.baseline], len(same[subject.baseline].names)
     logits = {name: rows.logits for name, rows in same.items()}
     found = compare_models(first.labels, logits, subject.baseline, first.groups, classes, subject.metric, margin=MARGIN)
     return [asdict(row) for row in found]
