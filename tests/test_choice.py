@@ -17,6 +17,7 @@ import randout
 from conftest import toy_texts
 from randout import choice, job, prepare, splits
 from randout.errors import UserError
+from randout.figures import ENCODER, WORDS, choice_lines
 from randout.runs import RunFolder
 
 FAST = {"precision": "float32", "epochs": 1, "learning_rate": 1e-7, "teacher.model": "none", "preset": "plain"}
@@ -34,42 +35,45 @@ def judged(encoder: float, words: float, rows: int, groups: int | None = None, o
     dataset = SimpleNamespace(labels=labels, groups=owner, id2label={0: "a", 1: "b"})
     config = SimpleNamespace(train=SimpleNamespace(metric="accuracy"), student=SimpleNamespace(alternative="svm"))
     plan: Any = SimpleNamespace(dataset=dataset, config=config, student=SimpleNamespace(label="mini"))
-    both = {choice.ENCODER: made(encoder, 0), choice.WORDS: made(words, 0 if overlap else rows // 2)}
+    both = {ENCODER: made(encoder, 0), WORDS: made(words, 0 if overlap else rows // 2)}
     return choice.judged(plan, np.arange(rows), both, "validation")
 
 
 @pytest.mark.parametrize(
     ("encoder", "words", "rows", "overlap", "chosen"),
     [
-        (0.70, 0.80, 200, False, choice.WORDS),  # ahead
-        (0.80, 0.80, 200, False, choice.WORDS),  # equal: the cheaper one
-        (0.81, 0.80, 200, False, choice.ENCODER),  # 200 rows do not show that it is by less than the margin
-        (0.805, 0.80, 8000, True, choice.WORDS),  # 8,000 do
-        (0.84, 0.80, 8000, True, choice.ENCODER),
+        (0.70, 0.80, 200, False, WORDS),  # ahead
+        (0.80, 0.80, 200, False, WORDS),  # equal: the cheaper one
+        (0.81, 0.80, 200, False, ENCODER),  # 200 rows do not show that it is by less than the margin
+        (0.805, 0.80, 8000, True, WORDS),  # 8,000 do
+        (0.84, 0.80, 8000, True, ENCODER),
     ],
 )
 def test_the_rule(encoder: float, words: float, rows: int, overlap: bool, chosen: str) -> None:
     found = judged(encoder, words, rows, overlap=overlap)
     assert found["chosen"] == chosen
     assert found["difference"] == pytest.approx(words - encoder)
-    assert (found["low90"] > -found["margin"] or found["difference"] >= 0) == (chosen == choice.WORDS)
+    assert (found["low90"] > -found["margin"] or found["difference"] >= 0) == (chosen == WORDS)
 
 
 def test_a_single_group_is_judged_by_the_scores_alone() -> None:
-    assert judged(0.8, 0.9, 50, groups=1)["chosen"] == choice.WORDS
+    assert judged(0.8, 0.9, 50, groups=1)["chosen"] == WORDS
     found = judged(0.9, 0.8, 50, groups=1)
-    assert found["chosen"] == choice.ENCODER
+    assert found["chosen"] == ENCODER
     assert "low90" not in found
 
 
 def test_the_lines_have_both_scores_and_the_reason() -> None:
-    first, second = choice.choice_lines(judged(0.70, 0.80, 200, overlap=False))
+    first, second = choice_lines(judged(0.70, 0.80, 200, overlap=False))
     assert first == "student chosen on 200 validation rows (no test row): accuracy of mini 70.00% and svm 80.00%"
     assert second.startswith("svm minus mini: +10.00 points, 90 % interval [")
     assert second.endswith("]. The student is svm, a bag-of-words classifier: it scores higher")
-    assert choice.choice_lines(judged(0.9, 0.8, 50, groups=1))[1].endswith(
-        "-10.00 points. The student is mini: the bag-of-words classifier scores lower, perhaps by 2 points or more"
+    assert choice_lines(judged(0.9, 0.8, 50, groups=1))[1].endswith(
+        "-10.00 points. The student is mini: the bag-of-words classifier scores lower, and these rows do not rule out that "
+        "it is by 2 points or more"
     )
+    clear = choice_lines(judged(0.9, 0.5, 400))[1]
+    assert clear.endswith("The student is mini: the bag-of-words classifier scores lower")
 
 
 def test_folds_leave_rare_classes_out_and_keep_groups_whole() -> None:
@@ -104,10 +108,10 @@ def test_bag_of_words_that_is_not_worse_becomes_the_student(
     table = toy_csv(600)
     result = train(table, tmp_path / "runs")
     record = result.run.record
-    assert record["choice"]["chosen"] == choice.WORDS
+    assert record["choice"]["chosen"] == WORDS
     assert (record["choice"]["by"], record["choice"]["rows"]) == ("cross-validation", 420)
-    assert record["choice"][choice.ENCODER]["name"] == found_locally
-    assert record["choice"][choice.WORDS]["score"] > 0.9 > record["choice"][choice.ENCODER]["score"]
+    assert record["choice"][ENCODER]["name"] == found_locally
+    assert record["choice"][WORDS]["score"] > 0.9 > record["choice"][ENCODER]["score"]
     assert record["identity"]["student"]["classifier"] == "svm"
     assert result.metrics["test"]["accuracy"] > 0.9
     assert not (result.folder / choice.FOLDER).exists()
@@ -122,6 +126,9 @@ def test_bag_of_words_that_is_not_worse_becomes_the_student(
     code, out, _ = command("runs", "--runs", tmp_path / "runs")
     assert code == 0
     assert "svm" in out
+    code, out, _ = command("runs", "show", result.folder)
+    assert (code, "student chosen on 420 training rows, by cross-validation" in out) == (0, True)
+    assert "student chosen on 420 training rows" in (result.model_path / "README.md").read_text(encoding="utf-8")
     code, out, _ = command("report", result.folder, "-o", tmp_path / "page")
     assert code == 0
     recipe = randout.train(recipe=result.folder / "run.toml", runs=tmp_path / "recipe")
@@ -152,10 +159,10 @@ def test_an_encoder_that_is_better_stays_the_student_and_validation_rows_decide_
     result = job.finished(next((tmp_path / "runs").glob("letters*")))
     assert result is not None
     record = result.run.record
-    assert (record["choice"]["chosen"], record["choice"]["by"]) == (choice.ENCODER, "validation")
+    assert (record["choice"]["chosen"], record["choice"]["by"]) == (ENCODER, "validation")
     assert record["choice"]["rows"] == 210
-    assert record["choice"][choice.ENCODER]["score"] == result.metrics["validation"]["accuracy"] > 0.8
-    assert record["choice"][choice.WORDS]["score"] < 0.6
+    assert record["choice"][ENCODER]["score"] == result.metrics["validation"]["accuracy"] > 0.8
+    assert record["choice"][WORDS]["score"] < 0.6
     assert "student chosen on 210 validation rows (no test row): accuracy of tiny " in out
     assert "The student is tiny: the bag-of-words classifier scores lower" in out
     assert (result.model_path / "config.json").exists()
@@ -233,7 +240,7 @@ def test_texts_without_words_leave_the_encoder(tiny_model: Any, tmp_path: Path) 
             "text,label\n" + "".join(f"{'ab'[at % 2]} {'cdefg'[at % 5]} {at % 7},{at % 2}\n" for at in range(140))
         )
     result = train(table, tmp_path / "runs", student=tiny_model("bert"), settings={"student.alternative": "svm"})
-    assert result.run.record["choice"]["chosen"] == choice.ENCODER
+    assert result.run.record["choice"]["chosen"] == ENCODER
     assert "no word occurs in 1 of the" in result.run.record["choice"]["why"]
 
 
@@ -244,7 +251,7 @@ def test_a_choice_with_a_teacher_is_made_on_validation(
     asked = {"teacher": tiny_model("roberta"), "preset": "kd", "settings": {"student.alternative": "svm"}}
     result = train(toy_csv(240), tmp_path / "runs", student=tiny_model("bert"), **asked)
     record = result.run.record
-    assert (record["choice"]["by"], record["choice"]["chosen"]) == ("validation", choice.WORDS)
+    assert (record["choice"]["by"], record["choice"]["chosen"]) == ("validation", WORDS)
     assert record["identity"]["teacher"] is None
     assert "teacher" not in record
     assert "teacher" not in result.metrics["validation"]

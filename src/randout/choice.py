@@ -17,6 +17,7 @@ import numpy as np
 
 from . import diagnostics
 from .errors import UserError
+from .figures import ENCODER, WORDS, choice_lines
 from .files import replace_text
 from .metrics import confusion, rates
 from .prepare import FOLDS, Plan, by_folds, without_alternative
@@ -27,7 +28,6 @@ from .teacher_gap import MARGIN
 from .trained import Trained, train
 
 FOLDER = "choice"  # in a run folder, until the run is finished
-WORDS, ENCODER = "bag-of-words", "encoder"
 
 
 def train_chosen(plan: Plan, run: RunFolder, teacher: Taught | None, options: Options) -> tuple[Plan, Trained]:
@@ -147,31 +147,3 @@ def _only_encoder(plan: Plan, why: str) -> dict[str, Any]:
         ENCODER: {"name": plan.student.label},
         WORDS: {"name": plan.config.student.alternative},
     }
-
-
-def choice_lines(choice: Mapping[str, Any]) -> list[str]:
-    """A recorded choice for a person: both scores, their difference, and what was chosen and why."""
-    encoder, words = choice[ENCODER], choice[WORDS]
-    if "why" in choice:
-        return [f"student: {encoder['name']}, for {words['name']} cannot be fitted: {choice['why']}"]
-    where = f"{choice['rows']:,} validation rows"
-    if choice["by"] == "cross-validation":
-        where = f"{choice['rows']:,} training rows, by cross-validation"
-    scores = [f"{one['name']} {one['score']:.2%}" for one in (encoder, words)]
-    title = diagnostics.title(choice["metric"])
-    lines = [f"student chosen on {where} (no test row): {title.lower()} of {' and '.join(scores)}"]
-    text = f"{words['name']} minus {encoder['name']}: {100 * choice['difference']:+.2f} points"
-    if "low90" in choice:
-        text += f", 90 % interval [{100 * choice['low90']:+.2f}, {100 * choice['high90']:+.2f}]"
-    return [*lines, f"{text}. {_reason(choice)}"]
-
-
-def _reason(choice: Mapping[str, Any]) -> str:
-    name, margin = choice[choice["chosen"]]["name"], f"{100 * choice['margin']:g} points"
-    if choice["chosen"] == ENCODER:
-        return f"The student is {name}: the bag-of-words classifier scores lower, perhaps by {margin} or more"
-    if choice["difference"] > 0:
-        return f"The student is {name}, a bag-of-words classifier: it scores higher"
-    if choice["difference"] == 0:
-        return f"The student is {name}, a bag-of-words classifier: it scores the same and costs less"
-    return f"The student is {name}, a bag-of-words classifier: it is lower by less than {margin}, and costs less"

@@ -195,9 +195,8 @@ def _introduce(config: Any, dataset: Any, show: Show) -> None:
 
 
 def _report(result: Result, as_json: bool, show: Show) -> None:
-    from .choice import choice_lines
     from .diagnostics import messages
-    from .figures import leak_lines, score_lines
+    from .figures import choice_lines, leak_lines, score_lines
     from .teacher_gap import gap_lines
 
     warnings, choice = result.metrics.get("warnings", []), result.run.record.get("choice")

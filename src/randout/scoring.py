@@ -152,10 +152,11 @@ def _update_card(plan: Plan, run: RunFolder, before: dict[str, Any], metrics: di
         show.say(f"note: the scores in {card} were changed by hand or are not there, and stay as they are")
 
 
-def model_card(plan: Plan, metrics: dict[str, Any], teacher: str) -> str:
-    """The README.md of the model folder."""
+def model_card(plan: Plan, metrics: dict[str, Any], teacher: str, choice: Mapping[str, Any] | None = None) -> str:
+    """The README.md of the model folder. choice: of the student, as its run records it, where there was one."""
+    about = ["", *figures.choice_lines(choice)] if choice else []
     if plan.classifier is not None:
-        return "\n".join([*_words_card(plan, plan.classifier), "", *_scores_table(plan, metrics), ""])
+        return "\n".join([*_words_card(plan, plan.classifier), *about, "", *_scores_table(plan, metrics), ""])
     labels = ", ".join(plan.dataset.id2label.values())
     length = plan.config.student.max_length
     student = plan.config.student
@@ -170,7 +171,7 @@ def model_card(plan: Plan, metrics: dict[str, Any], teacher: str) -> str:
         f"`{m.name}` {json.dumps(m.model_dump(exclude_defaults=True, mode='json'))}" for m in plan.methods
     )
     lines += [f"Methods: {methods}." + (f" Teacher: {teacher}." if teacher else "")]
-    lines += ["", *_scores_table(plan, metrics), "", *_usage(mean), ""]
+    lines += [*about, "", *_scores_table(plan, metrics), "", *_usage(mean), ""]
     return "\n".join(lines)
 
 
