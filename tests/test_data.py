@@ -4,12 +4,11 @@ import csv
 import json
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from randout import data, division
+from randout import data
 from randout.errors import UserError
 from randout.tables import read_table
 
@@ -690,14 +689,3 @@ def test_csabstruct_by_abstract():
     given = data.load(CSABSTRUCT / "train.jsonl", validation=CSABSTRUCT / "dev.jsonl", test=CSABSTRUCT / "test.jsonl")
     assert given.report.sizes == {"train": 11_333, "validation": 2026, "test": 1349}
     assert len(given.report.leaked["test"]) > 100
-
-
-@pytest.mark.parametrize("absent", [1, 2])
-def test_further_labels_that_are_not_trained_are_named_where_there_are_any(absent):
-    labels, roles = np.arange(2 + absent), ["train", "train", *["test"] * absent]
-    part = SimpleNamespace(table=SimpleNamespace(name="rows.csv"), labels=labels)
-    with pytest.raises(UserError) as caught:
-        division.check_train([part], labels, roles, dict(enumerate("abcd"[: 2 + absent])))
-    more = "So do 1 more: 'd'. Add" if absent == 2 else "learnt. Add"
-    assert "rows.csv, row 3: the label 'c'" in str(caught.value)
-    assert more in str(caught.value)

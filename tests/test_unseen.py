@@ -33,7 +33,7 @@ def example(rows: int = 200) -> tuple[np.ndarray, np.ndarray]:
 
 def test_such_rows_count_in_every_metric_but_the_log_loss() -> None:
     labels, logits = example()
-    found = score(labels, logits, KNOWN | {3: "later", 4: "nowhere"}, np.arange(len(labels)))
+    found = score(labels, logits, KNOWN, np.arange(len(labels)), unseen=("later", "nowhere"))
     made, count = logits.argmax(1), int((labels == 3).sum())
     assert found["unseen"] == {"later": count}
     assert found["rows"] == len(labels)
@@ -59,9 +59,11 @@ def test_such_rows_count_in_every_metric_but_the_log_loss() -> None:
 def test_without_such_rows_nothing_changes_and_they_alone_cannot_be_scored() -> None:
     labels, logits = example()
     known = labels < 3
-    assert score(labels[known], logits[known], KNOWN | {3: "later"}) == score(labels[known], logits[known], KNOWN)
+    assert score(labels[known], logits[known], KNOWN, unseen=["later"]) == score(labels[known], logits[known], KNOWN)
     with pytest.raises(UserError, match="no rows to score whose class the model has learnt"):
-        score(labels[~known], logits[~known], KNOWN | {3: "later"})
+        score(labels[~known], logits[~known], KNOWN, unseen=["later"])
+    with pytest.raises(UserError, match="is class 3, but there are 3 classes"):
+        score(labels, logits, KNOWN)
 
 
 def write(path: Path, n: int, seed: int, others: dict[str, int]) -> Path:

@@ -62,9 +62,9 @@ def checked_labels(labels: Any, num_labels: int, what: str = "labels") -> np.nda
 
 
 def checked_logits(logits: Any, rows: int, num_labels: int) -> np.ndarray:
-    """Logits `(rows, num_labels)` as float64; Failure when one is not finite. Fewer columns: the last classes have none."""
+    """Logits `(rows, num_labels)` as float64; Failure when one is not finite."""
     array = np.asarray(logits, dtype=np.float64)
-    if array.ndim != 2 or len(array) != rows or not 0 < array.shape[1] <= num_labels:
+    if array.shape != (rows, num_labels):
         raise ValueError(f"logits of shape {(rows, num_labels)} expected, found {array.shape}")
     if not np.isfinite(array).all():
         wrong = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
@@ -222,14 +222,6 @@ def _intervals(
     return intervals
 
 
-def _without_absent(labels: np.ndarray, names: list[str], outputs: int) -> tuple[np.ndarray, list[str]]:
-    """Labels and names without the classes that neither an output nor a row has."""
-    kept = [*range(outputs), *np.unique(labels[labels >= outputs]).tolist()]
-    place = np.zeros(len(names), np.int64)
-    place[kept] = np.arange(len(kept))
-    return place[labels], [names[at] for at in kept]
-
-
 def score(
     labels: Any,
     logits: Any,
@@ -237,24 +229,29 @@ def score(
     groups: Sequence[Any] | np.ndarray | None = None,
     resamples: int = 2000,
     seed: int = 0,
+    *,
+    unseen: Sequence[str] = (),
 ) -> dict[str, Any]:
     """All metrics of one set of predictions, ready for JSON; fractions in [0, 1], log loss in nats.
 
-    labels: `(n,)` integers; logits: `(n, C)`; the prediction is the first largest logit. Where `id2label` has more than C
-    classes, the model has no output for the others: their rows are always wrong and count in every metric but the log
-    loss, which is of the other rows; `unseen` says how many there are of each. With groups `(n,)` (rows of
+    labels: `(n,)` integers; logits: `(n, C)`; the prediction is the first largest logit. With groups `(n,)` (rows of
     one group are drawn together) it adds `groups`, their number, and `intervals`: {metric: [low, high]} at 95 %, of a
     bootstrap over groups; `intervals` is empty under two groups, where a bootstrap has nothing to say.
-    Raises UserError for no rows or a label outside `id2label`, Failure for logits that are not finite.
+    unseen: labels C, C+1, ... of rows for which the model has no output. These rows are always wrong, and count in every
+    metric but the log loss, which is of the other rows; `unseen` says how many there are of each label.
+    Raises UserError for no rows or a label outside `id2label` and `unseen`, Failure for logits that are not finite.
     """
-    names = label_names(id2label)
-    labels = checked_labels(labels, len(names))
-    logits = checked_logits(logits, len(labels), len(names))
-    labels, names = _without_absent(labels, names, logits.shape[1])
-    size = len(names)
-    known = labels < logits.shape[1]
+    outputs = label_names(id2label)
+    labels = checked_labels(labels, len(outputs) + len(unseen))
+    logits = checked_logits(logits, len(labels), len(outputs))
+    known = labels < len(outputs)
     if not known.any():
         raise UserError("There are no rows to score whose class the model has learnt.")
+    there, place = np.unique(labels[~known], return_inverse=True)
+    labels = np.where(known, labels, 0)
+    labels[~known] = len(outputs) + place
+    names = [*outputs, *(unseen[at - len(outputs)] for at in there.tolist())]
+    size = len(names)
     predictions = logits.argmax(-1)
     counts = confusion(labels, predictions, size)
     each = class_rates(counts)
@@ -268,8 +265,8 @@ def score(
         "per_class": {name: {rate: each[rate][at].item() for rate in each} for at, name in enumerate(names)},
         "confusion_matrix": counts.tolist(),
     }
-    if not known.all():
-        result["unseen"] = {names[at]: int(each["support"][at]) for at in range(logits.shape[1], size)}
+    if len(there):
+        result["unseen"] = {names[at]: int(each["support"][at]) for at in range(len(outputs), size)}
     if groups is not None:
         codes = group_codes(groups, len(labels))
         result["groups"] = int(codes.max()) + 1

@@ -37,20 +37,21 @@ def score_split(logits_of: RowLogits, plan: Plan, name: str, run: RunFolder, sho
     dataset, rows = plan.dataset, plan.dataset.split[name]
     with show.bar(f"scoring {name}", len(rows)) as advance:
         logits = logits_of(rows, lambda count: advance(count, ""))
-    labels, classes = dataset.labels[rows], dict(enumerate(dataset.names))
-    metrics = score(labels, logits, classes, dataset.groups[rows])
+    labels = dataset.labels[rows]
+    metrics = score(labels, logits, dataset.id2label, dataset.groups[rows], unseen=dataset.unseen)
     none = np.zeros(0, np.int64)
     copied = np.isin(rows, [*dataset.report.leaked.get(name, none), *plan.token_copies.get(name, none)])
     leaking = _leaks(plan, name, run)
 
     def without(unwanted: np.ndarray) -> dict[str, Any]:
         rest = ~unwanted
-        return score(labels[rest], logits[rest], classes, dataset.groups[rows][rest])
+        groups = dataset.groups[rows][rest]
+        return score(labels[rest], logits[rest], dataset.id2label, groups, unseen=dataset.unseen)
 
     learnt = labels < len(dataset.id2label)
     if copied.any() and learnt[~copied].any():
         metrics["without_copies"] = without(copied)
-    elif copied.any():
+    elif copied.all():
         show.warn(f"each of the {len(rows):,} {name} rows has a copy in train, so {name} scores measure memory")
     if leaking is not None:
         metrics["leaks"], which = leaking
@@ -96,7 +97,8 @@ def compare_runs(found: dict[str, RunFolder], baseline: str, split: str = "test"
             raise UserError(f"{found[name].path}: its {split} rows are not those of {found[baseline].path}")
     order = [baseline, *(name for name in read if name != baseline)]
     logits = {name: read[name].logits for name in order}
-    return compare_models(first.labels, logits, baseline, first.groups, len(first.names))
+    outputs = first.logits.shape[1]
+    return compare_models(first.labels, logits, baseline, first.groups, len(first.names), outputs=outputs)
 
 
 def score_test(logits_of: RowLogits, plan: Plan, run: RunFolder, show: Show, by: str) -> dict[str, Any]:
@@ -253,23 +255,24 @@ def score_file(
     with show.bar("scoring", len(found.texts)) as advance:
         logits = saved.logits(found.texts, lambda count: advance(count, ""))
     predicted, names = logits.argmax(1), list(id2label.values())
-    every = dict(enumerate([*names, *found.unseen]))
     if labels:
         order = range(len(names))
         diagnostics.check_order(
             found.labels, predicted, found.groups, names, order, f"model {model}", "rows", "--labels"
         )
-    metrics = score(found.labels, logits, every, found.groups)
+    metrics = score(found.labels, logits, id2label, found.groups, unseen=found.unseen)
     if found.without_text:
         metrics["without_text"] = len(found.without_text)
     if counts:
         metrics["seen"] = {"rows": int(which.sum()), "of": len(found.texts), "roles": counts}
         rest = ~which
         if (found.labels[rest] < len(names)).any():
-            metrics["without_seen"] = score(found.labels[rest], logits[rest], every, found.groups[rest])
+            kept = (found.labels[rest], logits[rest], id2label, found.groups[rest])
+            metrics["without_seen"] = score(*kept, unseen=found.unseen)
     if write is not None:
         write(_prediction_columns(found, logits, names, probabilities))
         show.say(f"predictions {out}")
+    every = dict(enumerate([*names, *found.unseen]))
     warnings = of_file(model, found.labels, logits, found.groups, every, metrics)
     return metrics | {"warnings": warnings}, id2label
 

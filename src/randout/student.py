@@ -138,7 +138,7 @@ def train_student(plan: Plan, run: RunFolder, teacher: Taught | None, options: O
 
     def validate() -> dict[str, Any]:
         logits = predict(session.encoder, plan.tokens, held, config.train.precision)
-        return score(dataset.labels[held], logits, dict(enumerate(dataset.names)))
+        return score(dataset.labels[held], logits, dataset.id2label, unseen=dataset.unseen)
 
     texts = len(material.labelled) + len(material.unlabelled)
     position = session.position

@@ -79,7 +79,7 @@ def _taught(
         known = held[dataset.labels[held] < len(names)]
         made = spread[known].numpy().argmax(1)
         diagnostics.check_teacher(dataset.labels[known], made, dataset.groups[known], names, order, source.label)
-    validation = score(dataset.labels[held], own, dict(enumerate(dataset.names)))
+    validation = score(dataset.labels[held], own, dataset.id2label, unseen=dataset.unseen)
     options.show.say(f"teacher {source.label}: validation accuracy {validation['accuracy']:.2%}")
     live = None
     if any(method.teacher == "model" for method in plan.methods) and teacher is (plan.teacher or plan.teacher_plan):
