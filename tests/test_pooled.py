@@ -101,27 +101,10 @@ def test_what_a_configuration_states(tmp_path: Path, stated: object, expected: s
     assert stated_pooling(tmp_path) == expected
 
 
-def eurobert(folder: Path) -> Path:
-    """A tiny EuroBERT, whose stock head by default pools in a third way, with the tokenizer of the tiny RoBERTa family."""
-    from transformers import AutoConfig, AutoModel
-
-    from conftest import HEADS, _byte_bpe
-
-    tokenizer = _byte_bpe("modernbert")
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": HEADS, "num_hidden_layers": 2}
-    special = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": 0, "eos_token_id": 2, "mask_token_id": 4}
-    config = AutoConfig.for_model("eurobert", vocab_size=len(tokenizer), max_position_embeddings=64, **sizes, **special)
-    AutoModel.from_config(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.mark.parametrize("family", ["modernbert", "eurobert"])
-def test_a_stock_class_that_reads_the_mean_is_what_is_saved(tiny_model, tmp_path: Path, family: str) -> None:
+def test_a_stock_class_that_reads_the_mean_is_what_is_saved(tiny_model, tmp_path: Path) -> None:
     from transformers import AutoModelForSequenceClassification
 
-    folder = tiny_model("modernbert") if family == "modernbert" else eurobert(tmp_path / "eurobert")
-    encoder = tiny_encoder(folder, pooling="mean")
+    encoder = tiny_encoder(tiny_model("modernbert"), pooling="mean")
     assert encoder.pooling == "mean"
     session = session_of(encoder, (CrossEntropy(),), epochs=1)
     trained(session, some_material(encoder))
@@ -149,9 +132,6 @@ def test_the_first_token_is_read_where_it_is_asked_for_whatever_the_configuratio
     assert models.load(source, id2label=LABELS, pooling="mean").model.config.classifier_pooling == "mean"
     linear = models.load(source, id2label=LABELS, pooling="mean", head="linear")
     assert isinstance(linear.model, MeanPooledClassifier)
-    other = models.find(str(eurobert(tmp_path / "eurobert")))
-    assert not models.states_mean(other)
-    assert models.load(other, id2label=LABELS, pooling="first").model.config.classifier_pooling == "late"
 
 
 def test_a_classifier_with_a_stock_mean_starts_another_training(tiny_model, tmp_path: Path) -> None:

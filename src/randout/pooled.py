@@ -1,9 +1,9 @@
 """Classifiers on the mean of a text's token states, and the sentence-transformers folder that they are kept in.
 
-Encoders that were pretrained for sentence embeddings carry what a text means in the mean of its tokens' last states. A few
-families (ModernBERT, EuroBERT) have a stock class with a head on that mean, which their configuration asks for
-(`classifier_pooling`); it is used where there is one. For the others, the classifier is saved as sentence-transformers
-lays out its models, so that `SentenceTransformer(folder).encode(texts)` gives the logits:
+Encoders that were pretrained for sentence embeddings carry what a text means in the mean of its tokens' last states. The
+stock class of ModernBERT has a head on that mean, which its configuration asks for (`classifier_pooling`), and is used.
+Other families have none: their classifier is saved as sentence-transformers lays out its models, so that
+`SentenceTransformer(folder).encode(texts)` gives the logits:
 
     modules.json                 the three modules, in order
     0_Transformer/               the encoder, an ordinary Hugging Face folder, with id2label in its configuration
@@ -26,7 +26,6 @@ from .errors import UserError
 
 Pooling = Literal["first", "mean"]
 SETTING = "classifier_pooling"  # of the configuration of families whose stock class can pool by the mean
-FIRST = {"eurobert": "bos"}  # what that setting calls the first token, where it is not "cls"
 ENCODER, POOLING, CLASSIFIER = "0_Transformer", "1_Pooling", "2_Classifier"
 PREFIX = "sentence_transformers.models"
 
@@ -89,15 +88,12 @@ def stock_pooling(config: Any) -> Pooling | None:
     stated = getattr(config, SETTING, None)
     if stated == "mean":
         return "mean"
-    return "first" if stated in ("cls", "bos") else None
+    return "first" if stated == "cls" else None
 
 
 def set_stock_pooling(config: Any, pooling: Pooling) -> None:
-    """Have the stock classifier of a configuration that has the setting read the mean, or no longer read it."""
-    if pooling == "mean":
-        setattr(config, SETTING, "mean")
-    elif stock_pooling(config) == "mean":
-        setattr(config, SETTING, FIRST.get(config.model_type, "cls"))
+    """Have the stock classifier of a configuration that has the setting read the mean, or the first token."""
+    setattr(config, SETTING, "mean" if pooling == "mean" else "cls")
 
 
 def is_pooled(folder: Path) -> bool:
