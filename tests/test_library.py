@@ -181,7 +181,7 @@ def test_a_finished_run_that_cannot_be_written_is_found_all_the_same(two_texts, 
     assert "already trained: my run" in errors
 
 
-@pytest.mark.parametrize("part", ["taught", "train_chosen", "_finish"])
+@pytest.mark.parametrize("part", ["taught", "train", "_finish"])
 def test_a_signal_in_any_part_of_a_run_says_which_run_to_resume(tmp_path, toy_csv, monkeypatch, part):
     def hang_up(*_):
         raise terminal.Terminated("SIGHUP")

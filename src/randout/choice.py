@@ -31,11 +31,10 @@ FOLDER = "choice"  # in a run folder, until the run is finished
 
 
 def train_chosen(plan: Plan, run: RunFolder, teacher: Taught | None, options: Options) -> tuple[Plan, Trained]:
-    """Train the student of a plan: of one with an alternative, whichever of the two is chosen, which is recorded in
-    `run.json` first. Returns the plan of that student. Raises Stopped, UserError, Failure.
+    """Train the student of a plan with an alternative, whichever of the two is chosen; the choice is recorded in `run.json`
+    first. Returns the plan of that student, and it. Raises Stopped, UserError, Failure.
     """
-    if plan.alternative is None:
-        return plan, train(plan, run, teacher, options)
+    assert plan.alternative is not None
     trained: dict[str, Trained] = {}
     plans = {ENCODER: without_alternative(plan), WORDS: plan.alternative}
 

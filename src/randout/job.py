@@ -29,7 +29,7 @@ from .student import Options, Paused, Stopped, Taught, check_methods, environmen
 from .teacher import doubts, teach
 from .teacher_gap import teacher_gap, texts_per_second
 from .terminal import Terminated
-from .trained import Trained
+from .trained import Trained, train
 
 BEGUN = {".lock", "run.toml", "split.json", "run.json", SEEN_ROWS}  # may stand in a folder before `run.json` does
 
@@ -92,10 +92,12 @@ def carry_out(plan: Plan, options: Options) -> Result:
         _keep_name(run, options)
         try:
             teacher = taught(plan, options)
-            chosen, trained = train_chosen(plan, run, teacher, options)
-            if chosen is not plan:
+            if plan.alternative is None:
+                metrics = _finish(plan, run, train(plan, run, teacher, options), teacher, options)
+            else:
+                chosen, trained = train_chosen(plan, run, teacher, options)
                 _record_choice(run, plan, chosen)
-            metrics = _finish(chosen, run, trained, teacher if chosen.has_teacher else None, options)
+                metrics = _finish(chosen, run, trained, teacher if chosen.has_teacher else None, options)
         except Paused:
             raise
         except (Stopped, Terminated) as stop:  # wherever it was, in a teacher's training too: this run is to be resumed
