@@ -279,10 +279,16 @@ def test_evaluate_a_file_and_an_unknown_label(run: Run, finished: Path, toy_csv:
     assert "'SPORT' as 'sport' (1 rows)" in errors
     assert "'money\\u200b' as 'money' (1 rows)" in errors
     bad = write_csv(tmp_path / "bad.csv", [("goal team", "sport"), ("stock price", "finance")])
-    code, _, errors = run("evaluate", model, bad)
+    code, out, errors = run("evaluate", model, bad, "--json")
+    assert code == 0
+    assert json.loads(out)["unseen"] == {"finance": 1}
+    assert json.loads(out)["accuracy"] <= 0.5
+    assert "1 row of the file has a label that is none of the classes learnt in training: 'finance' (1)" in errors
+    worse = write_csv(tmp_path / "worse.csv", [("goal team", "football"), ("stock price", "finance")])
+    code, _, errors = run("evaluate", model, worse)
     assert code == 2
-    assert "finance" in errors
-    assert "money" in errors
+    assert "unknown label 'football'" in errors
+    assert "Known: 'health', 'money', 'sport'" in errors
 
 
 def test_evaluate_splits(run: Run, finished: Path) -> None:

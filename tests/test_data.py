@@ -4,12 +4,11 @@ import csv
 import json
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from randout import data, division
+from randout import data
 from randout.errors import UserError
 from randout.tables import read_table
 
@@ -184,7 +183,8 @@ REFUSED = {  # name -> (columns, suffix, options, parts of the message)
     "text columns by case": ({"Text": LONG, "text": LONG, "label": TWO}, ".csv", {}, ["any of 'Text', 'text'", "--text-column"]),
     "label columns by case": ({"text": LONG, "Label": TWO, "label": TWO, "labels": TWO}, ".csv", {}, [
         "any of 'Label', 'label', 'labels'"]),
-    "no word of CSV": ({"a": LONG, "b": LONG, "label": TWO}, ".jsonl", {}, ["is not clear", "--text-column "]),
+    "no word of CSV": (
+        {"a": LONG, "b": LONG, "label": TWO}, ".jsonl", {}, ["is not clear", "--text-column ", "data.text_column"]),
     "a name that no file has": ({"text": LONG, "label": TWO}, ".csv", {"unlabeled": "x" * 5000}, ["cannot be read"]),
     "joined labels": ({"text": LONG, "label": ["a", "b", "a|b"] * 10}, ".csv", {}, ["row 3", "'a|b'", "multi-label"]),
     "joined only": ({"text": LONG, "label": ["a, b", "b, c", "a, c"] * 10}, ".csv", {}, ["row 1", "'a, b'", "multi-label"]),
@@ -319,10 +319,10 @@ def test_labels_of_further_files_are_matched_to_those_of_the_main_one(here):
     numbers = data.load(write(here / "b.csv", table(40, ("1", "0"))), validation="dev.csv")
     assert numbers.labels[40:42].tolist() == [1, 0]
     write(here / "dev.csv", table(10, ("1.0", "2.0")))
-    with pytest.raises(UserError, match=r"dev.csv, row 2: the label '2\.0' occurs in no training row"):
-        data.load("b.csv", validation="dev.csv")
+    unseen = data.load("b.csv", validation="dev.csv")
+    assert (unseen.unseen, unseen.labels[40:42].tolist()) == (("2.0",), [1, 2])
     write(here / "dev.csv", table(10, ("b", "p", "q")))
-    with pytest.raises(UserError, match=r"row 1: the label 'b' occurs in no training row.* So do 2 more: 'p', 'q'"):
+    with pytest.raises(UserError, match=r"every validation row has a label that no training row has \('b', 'p', 'q'\)"):
         data.load("b.csv", validation="dev.csv")
 
 
@@ -476,10 +476,36 @@ def test_own_files_leaks_columns_and_names(here):
 def test_a_label_that_only_held_out_rows_have(here):
     write(here / "a.csv", table(30))
     write(here / "test.csv", {"text": ["a", "b"], "label": ["no", "maybe"]})
-    with pytest.raises(UserError, match=r"test\.csv, row 2: the label 'maybe' occurs in no training row"):
-        data.load("a.csv", test="test.csv")
+    found = data.load("a.csv", test="test.csv")
+    assert (found.id2label, found.unseen, found.names) == ({0: "no", 1: "yes"}, ("maybe",), ["no", "yes", "maybe"])
+    assert found.labels[found.split["test"]].tolist() == [0, 2]
+    assert found.report.class_counts["test"] == {"no": 1, "yes": 0, "maybe": 1}
+    assert found.report.imbalance == pytest.approx(1, abs=0.2)
+    said = (
+        "warning: 1 row of test has a label that is none of the classes learnt in training: 'maybe' (1). No prediction"
+    )
+    assert [note for note in found.report.notes if said in note]
+    assert not any("train has no row of class" in note for note in found.report.notes)
     write(here / "test.csv", {"text": ["a", "b"], "label": ["no", "no"]})
     assert any("test has no row of class 'yes'" in note for note in data.load("a.csv", test="test.csv").report.notes)
+
+
+def test_classes_without_a_training_row_come_after_the_others_whatever_their_order(here):
+    """A class before the others in the alphabet; a listed order; and a sample that keeps such rows."""
+    columns = table(40)
+    write(here / "a.csv", columns)
+    write(
+        here / "test.csv", {"text": [f"t {i}" for i in range(6)], "label": ["no", "absent", "yes", "zero", "no", "no"]}
+    )
+    found = data.load("a.csv", test="test.csv")
+    assert (found.id2label, found.unseen) == ({0: "no", 1: "yes"}, ("absent", "zero"))
+    assert [found.names[at] for at in found.labels[found.split["test"]]] == ["no", "absent", "yes", "zero", "no", "no"]
+    listed = data.load("a.csv", test="test.csv", labels=["zero", "yes", "absent", "no"])
+    assert (listed.id2label, listed.unseen) == ({0: "yes", 1: "no"}, ("absent", "zero"))
+    sampled = data.load("a.csv", test="test.csv", sample=30)
+    kept = [sampled.names[at] for at in sampled.labels[sampled.split["test"]]]
+    assert len(sampled.split["train"]) < 34
+    assert {"absent", "zero"} <= set(kept)
 
 
 def test_unlabelled_rows(here):
@@ -556,8 +582,12 @@ def test_labelled_rows_to_evaluate_on(here):
     write(here / "new.csv", {"text": ["A", "b", "a "], "label": ["yes", "no", "yes"]})
     found = data.load_evaluation("new.csv", {0: "yes", 1: "no"})
     assert (found.texts, found.labels.tolist(), found.groups.tolist()) == (["A", "b", "a "], [0, 1, 0], [0, 1, 0])
+    other = data.load_evaluation("new.csv", {0: "yes", 1: "none"})
+    assert (other.labels.tolist(), other.unseen) == ([0, 2, 0], ("no",))
     with pytest.raises(UserError, match=r"new\.csv, row 2: unknown label 'no' .* Known: 'yes', 'none'"):
-        data.load_evaluation("new.csv", {0: "yes", 1: "none"})
+        data.load_evaluation("new.csv", {0: "yes", 1: "none"}, strict=True)
+    with pytest.raises(UserError, match=r"new\.csv, row 1: unknown label 'yes'.* 1 more are unknown: 'no'"):
+        data.load_evaluation("new.csv", {0: "a", 1: "b"})
     write(here / "one.csv", {"text": ["a", "b"], "label": ["yes", "yes"]})
     assert data.load_evaluation("one.csv", {0: "no", 1: "yes"}).labels.tolist() == [1, 1]
 
@@ -659,14 +689,3 @@ def test_csabstruct_by_abstract():
     given = data.load(CSABSTRUCT / "train.jsonl", validation=CSABSTRUCT / "dev.jsonl", test=CSABSTRUCT / "test.jsonl")
     assert given.report.sizes == {"train": 11_333, "validation": 2026, "test": 1349}
     assert len(given.report.leaked["test"]) > 100
-
-
-@pytest.mark.parametrize("absent", [1, 2])
-def test_further_labels_that_are_not_trained_are_named_where_there_are_any(absent):
-    labels, roles = np.arange(2 + absent), ["train", "train", *["test"] * absent]
-    part = SimpleNamespace(table=SimpleNamespace(name="rows.csv"), labels=labels)
-    with pytest.raises(UserError) as caught:
-        division.check_train([part], labels, roles, dict(enumerate("abcd"[: 2 + absent])))
-    more = "So do 1 more: 'd'. Add" if absent == 2 else "learnt. Add"
-    assert "rows.csv, row 3: the label 'c'" in str(caught.value)
-    assert more in str(caught.value)

@@ -38,7 +38,9 @@ MISTAKES = [
     (lambda: randout.predict(None, ["a"]), "model: found None, a NoneType; expected a run or a folder"),
     (lambda: randout.predict("run", ["a"], device="gpu"), "predict: device: found 'gpu'"),
     (lambda: randout.predict("./no-run", ["a"]), "no-run: no such folder"),
-    (lambda: randout.train("a.csv", student=None), "train: student: found None, a NoneType; expected a model"),
+    (lambda: randout.train("a.csv", name=3), "train: name: found 3, a int; expected a string"),
+    (lambda: randout.train("a.csv", name=" "), "--name ' ': expected some text in one line"),
+    (lambda: randout.train("a.csv", student=3), "train: student: found 3, a int; expected a model"),
     (
         lambda: randout.train("a.csv", settings=[("seed", 1)]),
         "train: settings: found .*, a list; expected settings by name",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import LABELS, ids_of
+from conftest import LABELS, build, ids_of
 from randout import models
 from randout.encoder import Want
 from randout.errors import UserError
@@ -41,7 +41,8 @@ def test_packed_padded_and_plain_agree(source, family: str) -> None:
             mean = state[0].mean(0)
             if family != "modernbert":  # which norms the last block's output once more
                 torch.testing.assert_close(found.cls[row], mean, rtol=1e-4, atol=1e-5)
-            torch.testing.assert_close(found.logits[row], model.classifier(mean), rtol=1e-4, atol=1e-5)
+            inner = model.head(mean) if family == "modernbert" else mean  # its stock class reads the mean
+            torch.testing.assert_close(found.logits[row], model.classifier(inner), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.logits, padded.logits, rtol=1e-4, atol=1e-5)
 
 
@@ -98,3 +99,71 @@ def test_what_a_configuration_states(tmp_path: Path, stated: object, expected: s
     (tmp_path / "1_Pooling").mkdir()
     (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(stated))
     assert stated_pooling(tmp_path) == expected
+
+
+def test_a_stock_class_that_reads_the_mean_is_what_is_saved(tiny_model, tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    encoder = tiny_encoder(tiny_model("modernbert"), pooling="mean")
+    assert encoder.pooling == "mean"
+    session = session_of(encoder, (CrossEntropy(),), epochs=1)
+    trained(session, some_material(encoder))
+    saved = tmp_path / "saved"
+    models.save(session.encoder, saved, 24, "card")
+    assert not (saved / "modules.json").exists()
+    assert json.loads((saved / "config.json").read_text())["classifier_pooling"] == "mean"
+    stock = AutoModelForSequenceClassification.from_pretrained(saved, attn_implementation="eager").eval()
+    session.encoder.model.eval()
+    ids = sorted(ids_of(encoder, TEXTS), key=len)
+    with torch.no_grad():
+        ours = session.encoder.forward(ids).logits
+        theirs = torch.cat([stock(input_ids=text[None]).logits for text in ids])
+        torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
+        back = models.load(models.find(str(saved)))
+        assert back.pooling == "mean"
+        torch.testing.assert_close(back.forward(ids).logits, ours, rtol=1e-4, atol=1e-5)
+
+
+def test_the_first_token_is_read_where_it_is_asked_for_whatever_the_configuration_says(tmp_path: Path) -> None:
+    folder = build("modernbert", tmp_path / "stated", classifier_pooling="mean")
+    source = models.find(str(folder))
+    assert models.states_mean(source)
+    assert models.load(source, id2label=LABELS, pooling="first").model.config.classifier_pooling == "cls"
+    assert models.load(source, id2label=LABELS, pooling="mean").model.config.classifier_pooling == "mean"
+    linear = models.load(source, id2label=LABELS, pooling="mean", head="linear")
+    assert isinstance(linear.model, MeanPooledClassifier)
+
+
+def test_a_classifier_with_a_stock_mean_starts_another_training(tiny_model, tmp_path: Path) -> None:
+    """With other classes; an older folder in the layout of sentence-transformers is still read, and starts one too."""
+    source = models.find(str(tiny_model("modernbert")))
+    models.save(models.load(source, id2label=LABELS, pooling="mean"), tmp_path / "stock", 24, "card")
+    linear = models.load(source, id2label=LABELS, pooling="mean", head="linear")
+    models.save(linear, tmp_path / "older", 24, "card")
+    older = models.load(models.find(str(tmp_path / "older")))
+    assert isinstance(older.model, MeanPooledClassifier)
+    for folder in ("stock", "older"):
+        again = models.load(models.find(str(tmp_path / folder)), id2label={0: "x", 1: "y"}, pooling="mean")
+        assert (again.pooling, again.model.config.num_labels) == ("mean", 2)
+        assert not isinstance(again.model, MeanPooledClassifier)
+
+
+def test_a_run_with_a_stock_mean(tmp_path: Path, toy_csv) -> None:
+    """The configuration of the encoder decides; the folder is a stock one, and its card says how to load it."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    import randout
+
+    folder = build("modernbert", tmp_path / "stated", classifier_pooling="mean")
+    settings = {"epochs": 1, "precision": "float32"}
+    words = {"teacher": "none", "preset": "plain", "settings": settings, "runs": tmp_path / "runs"}
+    result = randout.train(toy_csv(), student=folder, **words)
+    assert 'pooling = "mean"' in (result.folder / "run.toml").read_text()
+    assert "library_name: transformers" in (result.model_path / "README.md").read_text()
+    texts = ["fever cough doctor", "goal team coach match"]
+    tokenizer = AutoTokenizer.from_pretrained(result.model_path)
+    stock = AutoModelForSequenceClassification.from_pretrained(result.model_path).eval()
+    with torch.no_grad():
+        theirs = stock(**tokenizer(texts, padding=True, return_tensors="pt")).logits.softmax(-1)
+    ours = torch.from_numpy(randout.load(result.folder).predict_proba(texts))
+    torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-4)

@@ -76,3 +76,15 @@ def test_a_wrong_file_is_said(path: Path) -> None:
 def test_reading_needs_no_torch() -> None:
     code = "import sys, randout.predictions; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_labels_that_the_model_has_not_learnt_come_back_after_its_classes(path: Path) -> None:
+    made = Predictions(
+        ["no", "yes", "later", "maybe"], ["1", "2", "3"], np.array([1, 2, 3]), np.array([3, 0, 2]), LOGITS, None
+    )
+    write_predictions(path, made)
+    found = read_predictions(path, NAMES)
+    assert (found.names, found.labels.tolist()) == (made.names, [3, 0, 2])
+    assert found.logits.shape == (3, 2)
+    with pytest.raises(UserError, match="not the predictions of this run"):  # a prediction is always a class
+        read_predictions(path, ["no", "maybe"])

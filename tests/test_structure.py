@@ -50,6 +50,7 @@ LAYERS = [  # a module may import from its own row and the rows above
     {"saved", "study_diagnostics"},
     {"labelling", "scoring", "student", "teacher_gap"},
     {"teacher", "trained"},
+    {"choice"},
     {"job", "grid", "shelf"},
     {"study"},
     {"reproduction", "search_request"},

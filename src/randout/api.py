@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from .job import Result, carry_out
 from .methods import METHODS
 from .progress import Show
 from .request import Request
+from .run_names import checked_name
 from .saved import Saved, opened_on
 from .sources import check_name
 from .terminal import is_text
@@ -30,11 +31,12 @@ Table = PathLike | Mapping[str, Sequence[Any]] | Any
 def train(
     data: Table = "",
     *,
-    student: str | Path = "auto",
+    student: str | Path | None = None,
     teacher: str | Path = "auto",
     preset: str | None = None,
     recipe: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    name: str | None = None,
     out: str | Path | None = None,
     runs: str | Path = "runs",
     time_limit: float | None = None,
@@ -44,15 +46,20 @@ def train(
 
     data: a file, a named dataset, or a table in memory: a DataFrame of pandas or polars, an Arrow table, a
     `datasets.Dataset`, a list of rows, or columns ({"text": [...], "label": [...]}); empty: the data of the recipe. A
-    table in memory is kept in `runs/data`, unless the call is refused. settings: by the keys of `--set`
-    (`{"learning_rate": 2e-5, "methods.kd.weight": 0.4, "data.group_column": "author"}`). time_limit: seconds.
-    The same call again finds the run done, or goes on with it. Raises UserError, Failure, and job.Stopped at the limit.
+    table in memory is kept in `runs/data`, unless the call is refused. student: None: an encoder found locally; "auto":
+    that encoder or a bag-of-words classifier, chosen on validation. settings: by the keys of `--set`
+    (`{"learning_rate": 2e-5, "methods.kd.weight": 0.4, "data.group_column": "author"}`). name: of the run, in tables and
+    reports. time_limit: seconds. The same call again finds the run done, or goes on with it. Raises UserError, Failure,
+    and job.Stopped at the limit.
     """
     _check_arguments(student, teacher, preset, recipe, settings, out, runs, time_limit)
-    options = _options(out, runs, time_limit, quiet)
+    if not isinstance(name, str | None):
+        raise UserError(f"train: name: found {name!r:.80}, a {type(name).__name__}; expected a string")
+    called = "" if name is None else checked_name(name)
+    options = replace(_options(out, runs, time_limit, quiet), name=called)
     with _source(data, Path(runs)) as source:
         request = _request(_tables(source, student, teacher), preset, recipe, settings)
-        plan = prepare.make(request.config(), required=request.required)
+        plan = prepare.make(request.config(), required=request.required, alternatives=True)
     result = carry_out(plan, options)
     options.show.conclude(messages(result.metrics.get("warnings", [])))
     return result
@@ -136,7 +143,7 @@ def search(
     data: Table = "",
     *,
     space: str | Mapping[str, Any] | None = None,
-    student: PathLike = "auto",
+    student: PathLike | None = None,
     teacher: PathLike = "auto",
     preset: str | None = None,
     recipe: PathLike | None = None,
@@ -198,7 +205,7 @@ def compare(
     methods: arms from `randout methods`, or ["all"]. seeds: how many, or which. Raises UserError, Failure, and Stopped
     at the limit.
     """
-    _check_arguments(student or "", teacher or "", preset, recipe, settings, out, runs, time_limit, "compare")
+    _check_arguments(student, teacher or "", preset, recipe, settings, out, runs, time_limit, "compare")
     asked = studies.Asked(
         **_shared(student, teacher, recipe, settings, baseline),
         preset=preset,
@@ -252,7 +259,7 @@ def cross_validate(
     data: as for `train`, or a study (TOML). folds: 5 or more (default: 10). Raises UserError, Failure, and Stopped at
     the limit.
     """
-    _check_arguments(student or "", teacher or "", preset, recipe, settings, out, runs, time_limit, "cross_validate")
+    _check_arguments(student, teacher or "", preset, recipe, settings, out, runs, time_limit, "cross_validate")
     asked = studies.Asked(
         **_shared(student, teacher, recipe, settings, baseline),
         preset=preset,
@@ -308,10 +315,11 @@ def _source(data: Table, runs: Path) -> Iterator[str]:
         raise
 
 
-def _tables(source: str, student: PathLike, teacher: PathLike) -> dict[str, Any]:
-    """Tables of a recipe for what is named; "auto" is the default, which a recipe may change."""
-    named = {"data": {"source": source}, "student": {"model": str(student)}, "teacher": {"model": str(teacher)}}
-    return {name: table for name, table in named.items() if next(iter(table.values())) not in ("", "auto")}
+def _tables(source: str, student: PathLike | None, teacher: PathLike) -> dict[str, Any]:
+    """Tables of a recipe for what is named; teacher "auto" is the default, which a recipe may change."""
+    named = {"data": {"source": source}, "student": {"model": str(student or "")}}
+    named |= {"teacher": {"model": "" if teacher == "auto" else str(teacher)}}
+    return {name: table for name, table in named.items() if next(iter(table.values()))}
 
 
 def _request(
@@ -371,7 +379,7 @@ def _check_arguments(
     path = (str, Path)
     model = "a model's name or folder"
     for name, value, types, expected in (
-        ("student", student, path, model),
+        ("student", student, (*path, type(None)), model),
         ("teacher", teacher, path, f"{model}, or 'none'"),
         ("preset", preset, (str, type(None)), f"one of {', '.join(config.presets())}"),
         ("recipe", recipe, (*path, type(None)), "a TOML file"),

@@ -54,6 +54,11 @@ def baseline_of(dataset: Dataset) -> Baseline | None:
     return _last[0][1]
 
 
+def min_df(rows: int) -> int:
+    """In how many of so many training texts a word must occur to count."""
+    return 2 if rows >= RARE else 1
+
+
 def _fit(dataset: Dataset, train: np.ndarray) -> Baseline | None:
     classes = len(dataset.id2label)
     order = np.random.default_rng(0).permutation(train)[: min(MOST_ROWS, max(1, MOST_CELLS // classes))]
@@ -68,7 +73,7 @@ def _fit(dataset: Dataset, train: np.ndarray) -> Baseline | None:
     if len(np.unique(labels)) < classes:
         return None
     lesson = Labelled([dataset.texts[row][:TEXT_LETTERS] for row in rows], labels)
-    model = SVM(min_df=2 if len(rows) >= RARE else 1)
+    model = SVM(min_df=min_df(len(rows)))
     try:
         fitted = model.fit(lesson, lesson, dataset.id2label, TrainTable(seed=0), lambda _done: None)
     except UserError:  # no word of two letters in any text
@@ -91,7 +96,7 @@ def scores_of(
         at = np.sort(np.random.default_rng(0).permutation(at)[:MOST_SCORED])
     rows = dataset.split[split][at]
     made = baseline.predicted([dataset.texts[row] for row in rows])
-    classes = len(dataset.id2label)
+    classes = int(max(len(dataset.id2label), labels.max() + 1))  # labels without a training row come last
     values = rates(confusion(labels[at], made, classes))
     pair = compared(labels[at], made, predicted[at], groups[at], classes, metric)
     return {

@@ -71,7 +71,12 @@ def train(
     ] = "",
     out: Annotated[Path | None, typer.Option("-o", "--out", help="run folder (default: runs/NAME)")] = None,
     name: Annotated[str | None, typer.Option(help="the run's name in tables and reports")] = None,
-    student: Annotated[str | None, typer.Option(help="encoder, or svm, rf, mnb-count, mnb-tfidf, cnn, lstm")] = None,
+    student: Annotated[
+        str | None,
+        typer.Option(
+            help="encoder, or svm, rf, mnb-count, mnb-tfidf, cnn, lstm; auto: an encoder or svm, chosen on validation"
+        ),
+    ] = None,
     teacher: Annotated[str | None, typer.Option(help="run, classifier or encoder; none: no distillation")] = None,
     preset: Preset = None,
     recipe: Recipe = None,
@@ -145,7 +150,7 @@ def train(
 
     options = job.Options(runs, out, fresh, accept_changes, deadline, name=called, show=show)
     _introduce(config, dataset, show)
-    plan = prepare.make(config, dataset, required=request.required if resume is None else ())
+    plan = prepare.make(config, dataset, required=request.required if resume is None else (), alternatives=True)
     if dry_run:
         _estimate(plan)
         return
@@ -192,12 +197,13 @@ def _introduce(config: Any, dataset: Any, show: Show) -> None:
 
 def _report(result: Result, as_json: bool, show: Show) -> None:
     from .diagnostics import messages
-    from .figures import leak_lines, score_lines
+    from .figures import choice_lines, leak_lines, score_lines
     from .teacher_gap import gap_lines
 
-    warnings = result.metrics.get("warnings", [])
+    warnings, choice = result.metrics.get("warnings", []), result.run.record.get("choice")
     if as_json:
         found = {"run": str(result.folder), "model": str(result.model_path), "metrics": result.metrics}
+        found |= {"choice": choice} if choice else {}
         print(json.dumps(found | {"warnings": warnings}, indent=1))
         show.conclude(messages(warnings))
         return
@@ -214,6 +220,8 @@ def _report(result: Result, as_json: bool, show: Show) -> None:
         print("\n".join(leak_lines(metrics)), end="\n" if "leaks" in metrics else "")
     if gap := result.metrics.get("validation", {}).get("teacher"):
         print("\n".join(gap_lines(gap, result.run.record["teacher"]["name"], result.run.record.get("sizes", {}))))
+    if choice:
+        print("\n" + "\n".join(choice_lines(choice)))
     print(f"\nmodel   {result.model_path}")
     print(f"run     {result.folder}")
     print(f'next    randout predict {shell_path(result.folder)} "a text to classify"')

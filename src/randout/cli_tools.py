@@ -124,7 +124,7 @@ def list_runs(context: typer.Context, runs: RunsFolder = Path("runs"), as_json: 
 def show_run(context: typer.Context, run: ListedRun, runs: OwnRuns = None, as_json: AsJson = False) -> None:
     """Show one run: its settings and its scores."""
     from .diagnostics import messages
-    from .figures import score_lines
+    from .figures import choice_lines, score_lines
     from .runs import named_run
 
     folder = named_run(run, runs or _runs_of(context))
@@ -135,6 +135,8 @@ def show_run(context: typer.Context, run: ListedRun, runs: OwnRuns = None, as_js
         return
     print((folder.path / "run.toml").read_text(encoding="utf-8").strip())
     print(f"\nstarted {record['started']}, {'finished ' + record['finished'] if folder.finished else 'not finished'}")
+    if "choice" in record:
+        print("\n" + "\n".join(choice_lines(record["choice"])))
     warnings = metrics.pop("warnings", [])
     for name, found in metrics.items():
         print(f"\n{name}\n" + "\n".join(score_lines(found, dict(enumerate(record["identity"]["data"]["labels"])))))

@@ -191,7 +191,7 @@ def _unequal_trials(study: Study, choices: Mapping[str, int]) -> list[str]:
 def _tested(dataset: Dataset) -> tuple[list[str], list[tuple[str, str, int]]]:
     """The classes, and the test rows with text and label."""
     rows = [(dataset.row_ids[row], dataset.texts[row], int(dataset.labels[row])) for row in dataset.split["test"]]
-    return list(dataset.id2label.values()), rows
+    return dataset.names, rows
 
 
 def _check_first_seed(study: Study, folder: StudyFolder) -> None:

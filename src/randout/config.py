@@ -68,15 +68,20 @@ class DataTable(Table):
 
 class StudentTable(Table):
     model: Name = _setting(
-        "auto",
-        'an encoder (hub name, folder, alias), svm, rf, mnb-count, mnb-tfidf, cnn or lstm; "auto": an encoder at hand',
+        "",
+        "an encoder (hub name, folder, alias), svm, rf, mnb-count, mnb-tfidf, cnn or lstm; empty: an encoder found "
+        'locally; "auto": that encoder or svm, chosen on validation',
+    )
+    alternative: Literal["", "svm"] = _setting(
+        "", "bag-of-words classifier that becomes the student where it is not worse than the encoder; empty: none"
     )
     revision: Name = _setting("", "commit of the hub; empty: pinned at the first download")
     head: Literal["model", "linear"] = _setting(
         "model", '"model": the family\'s head; "linear": softmax(W s_CLS), eq. 1'
     )
     pooling: Literal["auto", "first", "mean"] = _setting(
-        "auto", 'what the head reads: the first token\'s last state, or their "mean" (linear head); "auto": by the data'
+        "auto",
+        'what the head reads: the first token\'s last state, or their "mean"; "auto": by the encoder and the data',
     )
     layers: tuple[int, ...] = _setting((), "blocks to keep, 0 the first; empty: all")
     max_length: Annotated[int, Field(ge=4)] | Literal["auto"] = _setting(
@@ -165,6 +170,7 @@ class Config(Table):
 
 
 DEFAULT_PRESET = "auto"
+AUTO_STUDENT, ALTERNATIVE = "auto", "svm"  # `student.model` that leaves the choice to the data, and what else it may be
 PAPER_PRESET = "randout-kd"  # what an arm of a study has unless it says otherwise
 FROM_ELSEWHERE = "A method from elsewhere needs its package installed, or its file named with --plugin"
 OPEN = ("methods", "classifier")  # tables whose keys depend on what was chosen

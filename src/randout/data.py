@@ -22,7 +22,7 @@ from randout.archives import opened_file
 from randout.columns import row_list
 from randout.config import Config
 from randout.data_report import DataReport, make_report
-from randout.division import Division, check_train
+from randout.division import Division, learnt_first
 from randout.errors import UserError
 from randout.seen import Hashes, row_hashes
 from randout.sources import (
@@ -65,7 +65,7 @@ class Dataset:
     """n rows and how they are split: the main file's rows in order, then those of further files, unlabelled ones last."""
 
     texts: list[str]  # n
-    labels: Ints  # (n,) index into id2label; -1 for unlabelled rows
+    labels: Ints  # (n,) index into id2label, then into unseen; -1 for unlabelled rows
     groups: Ints  # (n,) rows with the same number belong together: by copies and the group column, connected
     copies: Ints  # (n,) the same number for the same normalised text
     row_ids: list[str]  # "17" is data row 17 of the main file; "test.csv#17" of another
@@ -78,6 +78,14 @@ class Dataset:
     labelled_sha256: str = ""  # as `sha256`, of the labelled rows' files alone
     about: str = ""
     max_length: int | None = None  # recommended for it, in tokens
+    unseen: tuple[
+        str, ...
+    ] = ()  # labels of held-out rows that no training row has: always wrong, whatever is predicted
+
+    @property
+    def names(self) -> list[str]:
+        """Every label of a row: the classes that are learnt, in order, then the unseen ones."""
+        return [*self.id2label.values(), *self.unseen]
 
     def with_validation_in_training(self) -> Dataset:
         """The same data with the validation rows among the training rows, and no validation rows."""
@@ -140,12 +148,12 @@ def load(
     used["split"] = None if roles is None else split_column
     label2id = {label: i for i, label in id2label.items()}
     y = np.array([label2id[label] for part in parts for label in part.labels], dtype=np.int64)
-    check_train(parts, y, roles, id2label)
+    y, id2label, unseen = learnt_first(parts, y, roles, id2label)
 
     def divide(groups: Ints) -> dict[str, Ints]:
-        return division.divide(y, groups, roles, list(id2label.values()), notes)
+        return division.divide(y, groups, roles, [*id2label.values(), *unseen], notes)
 
-    return _assemble(parts, y, id2label, divide, opened, used, notes)
+    return _assemble(parts, y, id2label, unseen, divide, opened, used, notes)
 
 
 def read_data(config: Config) -> Dataset:
@@ -177,6 +185,7 @@ def _assemble(
     parts: Sequence[Part],
     labels: Ints,  # (n,) of the labelled rows, which come first
     id2label: dict[int, str],
+    unseen: tuple[str, ...],
     divide: Callable[[Ints], dict[str, Ints]],  # groups (n,) of the labelled rows -> split
     opened: Opened,
     columns: dict[str, str | None],
@@ -209,10 +218,11 @@ def _assemble(
         sha256=_sha256(parts, False) if "unlabeled" in opened.tables else labelled,
         name=opened.name,
         columns=columns,
-        report=make_report(labels, copies, groups, split, id2label, left_out, notes),
+        report=make_report(labels, copies, groups, split, id2label, unseen, left_out, notes),
         labelled_sha256=labelled,
         about=opened.reading.about,
         max_length=opened.reading.max_length,
+        unseen=unseen,
     )
 
 
@@ -328,11 +338,12 @@ class Evaluation:
     """Rows to score a model on: those of `rows` in `table`, numbered from 0."""
 
     texts: list[str]
-    labels: Ints  # (n,) index into the model's classes
+    labels: Ints  # (n,) index into the model's classes, then into unseen
     groups: Ints  # (n,) the same number for copies, and for what the data set groups
     table: Table
     rows: Ints  # (n,)
     without_text: list[int]  # numbers of the rows that are left out, as they have no text; the first row is 1
+    unseen: tuple[str, ...] = ()  # labels that are no classes of the model, sorted
 
 
 def load_evaluation(
@@ -344,14 +355,16 @@ def load_evaluation(
     trained: Mapping[str, str | None] | None = None,
     told: Callable[[Mapping[str, str]], None] = lambda columns: None,
     encoding: str = AUTO,
+    strict: bool = False,
 ) -> Evaluation:
     """The labelled rows of a file, to score a model on; rows without a text are left out.
 
     `source` and `encoding` as for `load` (the whole file; where it comes with a test split, that one). Labels are matched
     as `load` matches those of further files; `notes` is appended to where a spelling differs. trained: the columns
     "text" and "label" that the model was trained on; they are read where nobody names others and the file has them.
-    told: is called with the columns that are read. UserError for a label that is not in `id2label`, by row, with the
-    known ones, and where no row has a text.
+    told: is called with the columns that are read. strict: whether every label must be in `id2label`. UserError for a
+    label that is not, by row, with the known ones, where strict or where no row has a known one; and where no row has a
+    text.
     """
     notes = [] if notes is None else notes
     opened = open_sources(source, {}, notes, encoding)
@@ -364,8 +377,11 @@ def load_evaluation(
     role = "test" if "test" in opened.tables else "main"
     own, names = known.labels, list(id2label.values())
     renamed = isinstance(own, Mapping) and set(own.values()) <= set(names)
-    part = read_part(opened, role, columns, own if renamed else names, notes, empty_texts=True)
+    known_labels = own if renamed else names
+    part = read_part(opened, role, columns, known_labels, notes, empty_texts=True, strict=strict)
     label2id = {label: i for i, label in id2label.items()}
+    unseen = sorted(set(part.labels) - label2id.keys())
+    label2id |= {label: i for i, label in enumerate(unseen, len(label2id))}
     labels = np.array([label2id[label] for label in part.labels], dtype=np.int64)
     with_text = np.array([bool(text) for text in part.texts], dtype=bool)
     filled = np.flatnonzero(with_text)  # empty texts are no copies of one another
@@ -378,4 +394,7 @@ def load_evaluation(
     left_out, rows = (rows[~with_text[rows]] + 1).tolist(), rows[with_text[rows]]
     if not len(rows):
         raise cols.without_text(part.table.name, columns.text)
-    return Evaluation([part.texts[row] for row in rows], labels[rows], groups[rows], part.table, rows, left_out)
+    if (labels[rows] >= len(id2label)).all():  # labels of another kind: refused, with what is known
+        read_part(opened, role, columns, known_labels, [], empty_texts=True)
+    kept = [part.texts[row] for row in rows]
+    return Evaluation(kept, labels[rows], groups[rows], part.table, rows, left_out, tuple(unseen))

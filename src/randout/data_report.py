@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from randout.labels import doubtful
+from randout.labels import doubtful, unseen_words
 from randout.splits import Ints
 
 SHOWN_CLASSES = 8  # columns in `lines`; beyond, only the smallest and the largest class
@@ -82,24 +82,31 @@ def make_report(
     groups: Ints,
     split: Mapping[str, Ints],
     id2label: Mapping[int, str],
+    unseen: Sequence[str],
     left_out: dict[str, int],
     notes: Sequence[str],
 ) -> DataReport:
-    """Count what `DataReport` holds. `labels` (n,) is -1 for unlabelled rows."""
+    """Count what `DataReport` holds. `labels` (n,) is -1 for unlabelled rows; unseen: labels that no training row has."""
+    learnt = len(id2label)
+    id2label = dict(enumerate([*id2label.values(), *unseen]))
     labelled = {name: rows for name, rows in split.items() if name != "unlabeled"}
     counts = {name: np.bincount(labels[rows], minlength=len(id2label)) for name, rows in labelled.items()}
     absent = [
-        f"{name} has no row of class {', '.join(repr(id2label[k]) for k in np.flatnonzero(c == 0)[:5])}"
+        f"{name} has no row of class {', '.join(repr(id2label[k]) for k in np.flatnonzero(c[:learnt] == 0)[:5])}"
         for name, c in counts.items()
-        if (c == 0).any()
+        if (c[:learnt] == 0).any()
     ]
+    for name, c in counts.items():
+        if c[learnt:].any():
+            of = {id2label[k]: int(c[k]) for k in range(learnt, len(c)) if c[k]}
+            absent.append(f"warning: {unseen_words(of, name)}")
     held_out = [name for name in ("validation", "test") if name in split]
     duplicated, rows, conflicting = _duplicates(copies[labels >= 0], labels[labels >= 0])
     return DataReport(
         sizes={name: len(rows) for name, rows in split.items()},
         class_counts={name: {id2label[k]: int(c[k]) for k in id2label} for name, c in counts.items()},
         majority_share={name: float(c.max() / c.sum()) for name, c in counts.items()},
-        imbalance=float(counts["train"].max() / counts["train"].min()),
+        imbalance=float(counts["train"].max() / counts["train"][:learnt].min()),
         duplicate_groups=duplicated,
         duplicate_rows=rows,
         conflicting_groups=conflicting,

@@ -83,7 +83,9 @@ def pooling_of(
     """What a new head reads, for a small table: what the encoder's own configuration states, else what frozen states tell
     of the labels of training `rows`, by cross-validation.
     """
-    stated = "mean" if source.is_pooled else stated_pooling(source.folder)
+    from .models import has_stock_mean, states_mean
+
+    stated = "mean" if source.is_pooled or states_mean(source) else stated_pooling(source.folder)
     if stated is not None:
         why = "as the encoder's own configuration states"
     else:
@@ -93,7 +95,8 @@ def pooling_of(
             f"cross-validated on its frozen states, the mean gives {accuracy['mean']:.1%} of the training rows their label, "
             f"the first token {accuracy['first']:.1%}"
         )
-    saved = "; saved in the layout of sentence-transformers" if stated == "mean" else ""
+    layout = stated == "mean" and not has_stock_mean(source)
+    saved = "; saved in the layout of sentence-transformers" if layout else ""
     notes.append(f"pooling: {'mean of all tokens' if stated == 'mean' else 'first token'}, {why}{saved}")
     return stated
 

@@ -15,6 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import bdtr
 
 from .errors import UserError
+from .labels import unseen_words
 from .metrics import COUNTED, LOWER_IS_BETTER, better, binned_error, calibration_error, confusion, rates, top_label
 from .statistics import Paired, paired_difference
 
@@ -36,6 +37,7 @@ KINDS = {  # kind -> title in a report
     "never-predicted": "Some classes are never predicted",
     "majority": "Not above the majority class",
     "baseline": "Below the bag-of-words baseline",
+    "unseen": "Rows with labels that no training row has",
     "calibration": "Probabilities are poorly calibrated",
     "still-improving": "Still improving when training ended",
     "weak-teacher": "The teacher has little to teach",
@@ -78,15 +80,18 @@ def of_split(
     logits: np.ndarray | None = None,
     split: str,
     hint: str = "",
+    unseen_rows: Mapping[str, int] | None = None,
 ) -> list[Finding]:
     """What is wrong with the predictions of one split.
 
     labels, predicted: (n,) class index; groups: (n,); majority: the largest class of the training rows. baseline: as
     `baseline.scores_of` returns it. logits: (n, C), for the calibration; None: it is not looked at. hint: what to do about
-    a model that learned nothing; stands at the first finding.
+    a model that learned nothing; stands at the first finding. unseen_rows: as `metrics.score` returns `unseen`; names of
+    these labels come last.
     """
+    learnt = len(names) - len(unseen_rows or {})
     found = [
-        _one_class(confusion(labels, predicted, len(names)), names, split),
+        _one_class(confusion(labels, predicted, len(names)), names, split, learnt),
         _majority(labels, predicted, groups, names, majority, metric, split),
         _baseline(baseline, metric, split),
     ]
@@ -94,7 +99,15 @@ def of_split(
     if kept and hint:
         kept[0] = Finding(kept[0].kind, f"{kept[0].message} {hint}", split)
     poor = calibration(labels, logits, groups, split) if logits is not None else None
-    return [*kept, *([poor] if poor else [])]
+    return [*kept, *filter(None, (unseen(unseen_rows, split), poor))]
+
+
+def unseen(rows: Mapping[str, int] | None, split: str) -> Finding | None:
+    """Rows whose label the model has not learnt. rows: how many of each such label."""
+    if not rows:
+        return None
+    todo = "Add training rows with such a label, or correct it if it is another spelling of a class"
+    return Finding("unseen", f"{unseen_words(rows, split)}. {todo}.", split)
 
 
 def calibration(labels: np.ndarray, logits: np.ndarray, groups: np.ndarray, split: str) -> Finding | None:
@@ -124,8 +137,10 @@ def calibration(labels: np.ndarray, logits: np.ndarray, groups: np.ndarray, spli
     return Finding("calibration", text, split)
 
 
-def _one_class(counts: np.ndarray, names: Sequence[str], split: str) -> Finding | None:
-    """One class for (almost) all rows; else classes with enough rows that are never predicted. counts: (C, C)."""
+def _one_class(counts: np.ndarray, names: Sequence[str], split: str, learnt: int) -> Finding | None:
+    """One class for (almost) all rows; else classes with enough rows that are never predicted. counts: (C, C). learnt: how
+    many of the classes the model has outputs for, the first ones.
+    """
     rows, true, predicted = int(counts.sum()), counts.sum(1), counts.sum(0)
     top = int(predicted.argmax())
     others, others_true = rows - int(predicted[top]), rows - int(true[top])
@@ -134,7 +149,7 @@ def _one_class(counts: np.ndarray, names: Sequence[str], split: str) -> Finding 
         every = "every row" if not others else f"{predicted[top] / rows:.1%} of the {rows:,} rows"
         text = f"predicts {names[top]!r} for {every} of {split}, where {true[top] / rows:.1%} of the rows belong to it."
         return Finding("one-class", f"The model {text}", split)
-    never = [at for at in np.flatnonzero(predicted == 0).tolist() if true[at] >= ENOUGH_ROWS]
+    never = [at for at in np.flatnonzero(predicted[:learnt] == 0).tolist() if true[at] >= ENOUGH_ROWS]
     if not never:
         return None
     listed = ", ".join(f"{names[at]!r} ({true[at]:,} rows)" for at in never[:5])

@@ -10,7 +10,7 @@ import numpy as np
 from randout.errors import UserError, nearest
 from randout.labels import listed
 from randout.sources import Part
-from randout.splits import Ints, dealt, grouped, grouped_keeping_rare, stratified
+from randout.splits import Ints, dealt, grouped, grouped_keeping_rare, grouped_where_present, stratified
 
 SPLITS = ("train", "validation", "test")
 
@@ -128,7 +128,7 @@ def sampled(
     kept = {}
     for name, rows in split.items():
         share = sample / total
-        drawn = grouped(labels[rows], groups[rows], (share, 1 - share), seed, names)
+        drawn = grouped_where_present(labels[rows], groups[rows], (share, 1 - share), seed, names)
         kept[name] = rows[drawn == 0]
     return kept
 
@@ -150,8 +150,15 @@ def complete(
     return {name: positions for name, positions in split.items() if len(positions)}
 
 
-def check_train(parts: Sequence[Part], labels: Ints, roles: list[str] | None, id2label: Mapping[int, str]) -> None:
-    """UserError for no training rows, or for a class that none of them has."""
+def learnt_first(
+    parts: Sequence[Part], labels: Ints, roles: list[str] | None, id2label: Mapping[int, str]
+) -> tuple[Ints, dict[int, str], tuple[str, ...]]:
+    """The labels renumbered so that classes without a training row come last; the classes that can be learnt, in order,
+    and the others, sorted.
+
+    UserError: no training rows, fewer than two classes among them, a listed class that no row has, or a held-out split
+    in which no row has a class that can be learnt.
+    """
     main = parts[0].table.name
     train = np.array(roles) == "train" if roles is not None else np.full(len(labels), True)
     if not train.any():
@@ -159,21 +166,23 @@ def check_train(parts: Sequence[Part], labels: Ints, roles: list[str] | None, id
     counts = np.bincount(labels[train], minlength=len(id2label))
     if (counts > 0).sum() < 2:
         raise UserError(f"{main}: the training rows have one class only. A classifier needs two classes or more.")
-    absent = np.flatnonzero(counts == 0)
     rows_of = np.bincount(labels, minlength=len(id2label))
-    nowhere = [id2label[k] for k in absent.tolist() if rows_of[k] == 0]
-    if nowhere:
+    if nowhere := [id2label[k] for k in np.flatnonzero(rows_of == 0).tolist()]:
         raise UserError(
             f"The listed labels have {listed(nowhere)}, and no row of {main} has it. Leave it out of the list."
         )
-    if len(absent):
-        unseen = np.isin(labels, absent)
-        at = int(np.flatnonzero(unseen)[0])
-        first = np.cumsum([0] + [len(part.labels) for part in parts])
-        p = int(np.searchsorted(first, at, side="right")) - 1
-        names = [id2label[int(k)] for k in dict.fromkeys(labels[unseen].tolist())]
-        others = f" So do {len(names) - 1:,} more: {listed(names[1:])}." if len(names) > 1 else ""
-        raise UserError(
-            f"{parts[p].table.name}, row {at - first[p] + 1}: the label {names[0]!r} occurs in no training row, "
-            f"so it cannot be learnt.{others} Add training rows of such a class, or remove the rows that have it."
-        )
+    absent = sorted(np.flatnonzero(counts == 0).tolist(), key=id2label.__getitem__)
+    if not absent:
+        return labels, dict(id2label), ()
+    for name in sorted({role for role in roles or () if role != "train"}):
+        mine = np.array(roles) == name
+        if np.isin(labels[mine], absent).all():
+            found = listed(dict.fromkeys(id2label[k] for k in labels[mine].tolist()))
+            raise UserError(
+                f"{main}: every {name} row has a label that no training row has ({found}), so no prediction can be right. "
+                "Are these labels of another column or table? Correct them, or add training rows with them."
+            )
+    learnt = [k for k in id2label if counts[k]]
+    place = np.empty(len(id2label), dtype=np.int64)
+    place[[*learnt, *absent]] = np.arange(len(id2label))
+    return place[labels], {at: id2label[k] for at, k in enumerate(learnt)}, tuple(id2label[k] for k in absent)

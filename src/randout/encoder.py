@@ -20,7 +20,7 @@ from .memory import Gradients, Pool, Tape
 from .outputs import NOTHING as NOTHING
 from .outputs import Output as Output
 from .outputs import Want as Want
-from .pooled import Pooling, masked_means, segment_means
+from .pooled import Pooling, masked_means, segment_means, stock_pooling
 from .sites import Layout, Sites
 
 
@@ -51,8 +51,8 @@ class Encoder:
     @property
     def pooling(self) -> Pooling:
         """What the head reads of a text's last states: the first token's, or their mean."""
-        found: Pooling = getattr(self.model, "pooling", "first")
-        return found
+        found: Pooling | None = getattr(self.model, "pooling", None)
+        return found or stock_pooling(self.model.config) or "first"
 
     @property
     def longest(self) -> int:

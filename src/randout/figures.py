@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.cells import cell_len, set_cell_size
 
-from randout import fonts
+from randout import diagnostics, fonts
+from randout.labels import unseen_words
 from randout.metrics import label_names
 from randout.seen import in_words
 from randout.statistics import Comparison
@@ -40,6 +41,7 @@ MODEL_WIDTH = 44  # of the name of a run or an arm
 MATRIX_WIDTH = 92  # columns of a terminal that a confusion matrix takes, about
 MATRIX_CLASSES = 12  # more classes than this: the text lists the commonest confusions instead of the matrix
 NUMBER_CLASSES = 15  # more classes than this: the picture leaves the numbers out
+ENCODER, WORDS = "encoder", "bag-of-words"  # what a student may be chosen from, in `run.json`
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"  # Okabe and Ito's colour-blind-safe blue and vermilion
 
 
@@ -89,13 +91,15 @@ def score_lines(metrics: Mapping[str, Any], id2label: Mapping[Any, str]) -> list
 
     Percent with two decimals, intervals with one; log loss in nats.
     """
-    names = label_names(id2label)
+    names = [*label_names(id2label), *metrics.get("unseen", {})]
     counts = np.asarray(metrics["confusion_matrix"])
     intervals = metrics.get("intervals", {})
     groups = f" in {metrics['groups']:,} groups" if "groups" in metrics else ""
     baseline = metrics.get("baseline")
     wide = max(map(len, [*HEADLINE.values(), *([baseline["name"]] if baseline else [])]))
     lines = [f"{metrics['rows']:,} rows{groups}" + (", 95 % intervals in brackets" if intervals else "")]
+    if "unseen" in metrics:
+        lines.append(f"{unseen_words(metrics['unseen'], 'these')}; the log loss is of the other rows")
     for metric, title in HEADLINE.items():
         low, high = intervals.get(metric, (None, None))
         between = "" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
@@ -113,6 +117,37 @@ def score_lines(metrics: Mapping[str, Any], id2label: Mapping[Any, str]) -> list
         rows[-1].append(f"{each['support']:,}")
     lines += ["", *table_lines(["label", "precision", "recall", "F1", "rows"], rows)]
     return [*lines, "", *_confusion_lines(counts, names)]
+
+
+def choice_lines(choice: Mapping[str, Any]) -> list[str]:
+    """A recorded choice for a person: both scores, their difference, and what was chosen and why."""
+    encoder, words = choice[ENCODER], choice[WORDS]
+    if "why" in choice:
+        return [f"student: {encoder['name']}, for {words['name']} cannot be fitted: {choice['why']}"]
+    where = f"{choice['rows']:,} validation rows"
+    if choice["by"] == "cross-validation":
+        where = f"{choice['rows']:,} training rows, by cross-validation"
+    scores = [f"{one['name']} {one['score']:.2%}" for one in (encoder, words)]
+    metric = diagnostics.title(choice["metric"]).lower()
+    lines = [f"student chosen on {where} (no test row): {metric} of {' and '.join(scores)}"]
+    text = f"{words['name']} minus {encoder['name']}: {100 * choice['difference']:+.2f} points"
+    if "low90" in choice:
+        text += f", 90 % interval [{100 * choice['low90']:+.2f}, {100 * choice['high90']:+.2f}]"
+    return [*lines, f"{text}. {_reason(choice)}"]
+
+
+def _reason(choice: Mapping[str, Any]) -> str:
+    name, margin = choice[choice["chosen"]]["name"], f"{100 * choice['margin']:g} points"
+    if choice["chosen"] == ENCODER:
+        doubt = (
+            "" if choice.get("high90", 0) < 0 else f", and these rows do not rule out that it is by {margin} or more"
+        )
+        return f"The student is {name}: the bag-of-words classifier scores lower{doubt}"
+    if choice["difference"] > 0:
+        return f"The student is {name}, a bag-of-words classifier: it scores higher"
+    if choice["difference"] == 0:
+        return f"The student is {name}, a bag-of-words classifier: it scores the same and costs less"
+    return f"The student is {name}, a bag-of-words classifier: it is lower by less than {margin}, and costs less"
 
 
 def leak_lines(metrics: Mapping[str, Any]) -> list[str]:

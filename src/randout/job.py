@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from . import leaks, runs
+from .choice import FOLDER as CHOICE
+from .choice import chosen_plan, train_chosen
 from .config import to_toml
 from .errors import UserError
 from .files import portable, replace_text
@@ -72,6 +74,8 @@ def finished(path: Path) -> Result | None:
 def carry_out(plan: Plan, options: Options) -> Result:
     """Train what `plan` says, or find it done. Raises Stopped, UserError, Failure."""
     run = _folder(plan, options)
+    if run.finished:
+        plan = chosen_plan(plan, run.record)
     if run.finished and not runs.is_writable(run.path) and not _test_to_open(run, plan):  # somebody else's, or archived
         options.show.say(f"already trained: {run.path}")
         return Result(run, run.read("metrics.json"), False)
@@ -90,8 +94,12 @@ def carry_out(plan: Plan, options: Options) -> Result:
         _keep_name(run, options)
         try:
             teacher = taught(plan, options)
-            trained = train(plan, run, teacher, options)
-            metrics = _finish(plan, run, trained, teacher, options)
+            if plan.alternative is None:
+                metrics = _finish(plan, run, train(plan, run, teacher, options), teacher, options)
+            else:
+                chosen, trained = train_chosen(plan, run, teacher, options)
+                _record_choice(run, plan, chosen)
+                metrics = _finish(chosen, run, trained, teacher if chosen.has_teacher else None, options)
         except Paused:
             raise
         except (Stopped, Terminated) as stop:  # wherever it was, in a teacher's training too: this run is to be resumed
@@ -128,7 +136,7 @@ def _folder(plan: Plan, options: Options) -> RunFolder:
     run = RunFolder(path)
     if run.exists:
         was = run.record
-        if was["fingerprint"] != plan.fingerprint:
+        if plan.fingerprint not in (was["fingerprint"], was.get("asked")):
             parts = [name for name, value in plan.identity.items() if was["identity"].get(name) != value]
             what = (
                 "a run on other data, or the data changed since"
@@ -194,6 +202,15 @@ def _begin_record(run: RunFolder, plan: Plan, options: Options) -> None:
     run.write("run.json", record)
 
 
+def _record_choice(run: RunFolder, plan: Plan, chosen: Plan) -> None:
+    """Make the record of a run that of the student that was chosen. `asked`: the fingerprint of what was asked for."""
+    record = run.record | {"fingerprint": chosen.fingerprint, "identity": chosen.identity, "asked": plan.fingerprint}
+    if chosen.classifier is not None:  # no teacher and no starting model is behind it
+        record.pop("left_out", None)
+        write_seen(run.path, leaks.seen_by(chosen))
+    run.write("run.json", record | {"data": chosen.dataset.sha256, "shown_as": _shown_as(chosen)})
+
+
 def _shown_as(plan: Plan) -> dict[str, str]:
     """What `run_names` shows of a run and its identity holds only as digests."""
     data = plan.config.data
@@ -219,7 +236,7 @@ def _finish(plan: Plan, run: RunFolder, trained: Trained, teacher: Taught | None
     sizes = _beside_teacher(plan, trained, teacher, metrics["validation"]) if teacher else {}
     metrics["warnings"] = doubts(plan, metrics["validation"], teacher, run)
     metrics = diagnose(plan, run, metrics, trained.history)
-    final.save(run.model, model_card(plan, metrics, teacher.name if teacher else ""))
+    final.save(run.model, model_card(plan, metrics, teacher.name if teacher else "", run.record.get("choice")))
     if seen := read_seen(run.path):
         write_seen(run.model, seen)
     run.write("metrics.json", metrics)
@@ -260,7 +277,7 @@ def _beside_teacher(plan: Plan, trained: Trained, teacher: Taught, metrics: dict
 
 def clean(run: RunFolder) -> None:
     """Drop what only an unfinished run needs, and what a kill left half written."""
-    shutil.rmtree(run.checkpoint, ignore_errors=True)
-    shutil.rmtree(run.path / REFIT, ignore_errors=True)
+    for folder in (run.checkpoint, run.path / REFIT, run.path / CHOICE):
+        shutil.rmtree(folder, ignore_errors=True)
     for partial in run.path.glob("*.partial"):
         partial.unlink(missing_ok=True)

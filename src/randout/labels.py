@@ -354,6 +354,19 @@ def _unknown(
     )
 
 
+def unseen_words(counts: Mapping[str, int], where: str) -> str:
+    """What is to be known of rows whose label no training row has. counts: rows by label; where: in which part."""
+    rows, names = sum(counts.values()), list(counts)
+    shown = ", ".join(f"{name!r:.60} ({counts[name]:,})" for name in names[:LISTED])
+    more = f" and {len(names) - LISTED:,} more labels" if len(names) > LISTED else ""
+    have, count = ("row has", "it counts as an error") if rows == 1 else ("rows have", "they count as errors")
+    have = have.replace(" ", f" of {where} ")
+    return (
+        f"{rows:,} {have} a label that is none of the classes learnt in training: {shown}{more}. No prediction can be right "
+        f"there, so {count}"
+    )
+
+
 def doubtful(names: Sequence[str]) -> list[str]:
     """Notes on class names that look alike or differ by case only, and on those that look like a missing value."""
     seen: dict[str, str] = {}

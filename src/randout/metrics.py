@@ -229,31 +229,44 @@ def score(
     groups: Sequence[Any] | np.ndarray | None = None,
     resamples: int = 2000,
     seed: int = 0,
+    *,
+    unseen: Sequence[str] = (),
 ) -> dict[str, Any]:
     """All metrics of one set of predictions, ready for JSON; fractions in [0, 1], log loss in nats.
 
     labels: `(n,)` integers; logits: `(n, C)`; the prediction is the first largest logit. With groups `(n,)` (rows of
     one group are drawn together) it adds `groups`, their number, and `intervals`: {metric: [low, high]} at 95 %, of a
     bootstrap over groups; `intervals` is empty under two groups, where a bootstrap has nothing to say.
-    Raises UserError for no rows or a label outside `id2label`, Failure for logits that are not finite.
+    unseen: labels C, C+1, ... of rows for which the model has no output. These rows are always wrong, and count in every
+    metric but the log loss, which is of the other rows; `unseen` says how many there are of each label.
+    Raises UserError for no rows or a label outside `id2label` and `unseen`, Failure for logits that are not finite.
     """
-    names = label_names(id2label)
+    outputs = label_names(id2label)
+    labels = checked_labels(labels, len(outputs) + len(unseen))
+    logits = checked_logits(logits, len(labels), len(outputs))
+    known = labels < len(outputs)
+    if not known.any():
+        raise UserError("There are no rows to score whose class the model has learnt.")
+    there, place = np.unique(labels[~known], return_inverse=True)
+    labels = np.where(known, labels, 0)
+    labels[~known] = len(outputs) + place
+    names = [*outputs, *(unseen[at - len(outputs)] for at in there.tolist())]
     size = len(names)
-    labels = checked_labels(labels, size)
-    logits = checked_logits(logits, len(labels), size)
     predictions = logits.argmax(-1)
     counts = confusion(labels, predictions, size)
     each = class_rates(counts)
     largest = int(each["support"].argmax())
     result: dict[str, Any] = {"rows": len(labels)} | {name: float(value) for name, value in rates(counts).items()}
     result |= {
-        "log_loss": float(-log_probabilities(logits)[np.arange(len(labels)), labels].mean()),
+        "log_loss": float(-log_probabilities(logits)[known, labels[known]].mean()),
         "expected_calibration_error": calibration_error(labels, logits),
         "majority_baseline": float(each["support"][largest] / len(labels)),
         "majority_label": names[largest],
         "per_class": {name: {rate: each[rate][at].item() for rate in each} for at, name in enumerate(names)},
         "confusion_matrix": counts.tolist(),
     }
+    if len(there):
+        result["unseen"] = {names[at]: int(each["support"][at]) for at in range(len(outputs), size)}
     if groups is not None:
         codes = group_codes(groups, len(labels))
         result["groups"] = int(codes.max()) + 1

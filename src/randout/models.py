@@ -23,7 +23,7 @@ from .keys import random_key
 from .model_files import FAMILIES, check_labels, check_vocabulary
 from .model_sources import ALIASES, DEFAULT_STUDENT, Source, at_hand, find, load_tokenizer
 from .packing import ATTENTION
-from .pooled import MeanPooledClassifier, Pooling, read_classifier
+from .pooled import SETTING, MeanPooledClassifier, Pooling, read_classifier, set_stock_pooling, stock_pooling
 from .pooled import save as save_pooled
 
 __all__ = ["ALIASES", "DEFAULT_STUDENT", "Source", "at_hand", "find", "load", "save"]
@@ -47,9 +47,10 @@ def load(
     """A classifier ready to train or to run, in float32, on the CPU.
 
     With `id2label` a new head is put on, drawn from `seed`; without it the model must be a classifier and keeps its
-    own. head: "model" (the family's) or "linear" (eq. 1: softmax(W s_CLS)). pooling: of a new head; "mean": a linear
-    head on the mean of the last states, whatever `head` says. layers: blocks to keep, in order (0 the
-    first). dropout, attention_dropout: replace the model's rates. Raises UserError for what this model cannot do.
+    own. head: "model" (the family's) or "linear" (eq. 1: softmax(W s_CLS)). pooling: of a new head; "mean": the family's
+    on the mean of the last states where its stock class has one (`has_stock_mean`), else a linear head on it, whatever
+    `head` says. layers: blocks to keep, in order (0 the first). dropout, attention_dropout: replace the model's rates.
+    Raises UserError for what this model cannot do.
     """
     from transformers import logging as library_logging
 
@@ -60,7 +61,7 @@ def load(
 
     def one(packed: bool) -> Encoder:
         try:
-            model, fresh = _weights(source, id2label, seed, rates, ATTENTION if packed else None, pooling)
+            model, fresh = _weights(source, id2label, seed, rates, ATTENTION if packed else None, pooling, head)
         except UserError:
             raise
         except Exception as error:
@@ -91,6 +92,7 @@ def _weights(
     rates: dict[str, float | None],
     attention: str | None,
     pooling: Pooling,
+    head: str,
 ) -> tuple[Any, frozenset[str]]:
     """The model itself, and the names of its parameters that were not in its weights and are newly initialised.
 
@@ -106,10 +108,14 @@ def _weights(
         id2label is not None and source.is_classifier and not source.is_pooled
     )  # its head goes, whatever its size
     folder, mean = source.encoder_folder, pooling == "mean" if id2label is not None else source.is_pooled
+    stock = id2label is not None and has_stock_mean(source, head)
+    mean = mean and not stock
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **({} if replaced and not mean else labels))
     if id2label is None:
         check_labels(source.name, config.id2label, config.label2id or {}, getattr(config, "problem_type", None))
     else:
+        if stock:
+            set_stock_pooling(config, pooling)
         config.problem_type = None  # of what it was trained for before: a pipeline would apply a sigmoid
     for name, rate in rates.items():
         if rate is not None and hasattr(config, name):
@@ -135,6 +141,25 @@ def _weights(
     known = {name for name, _ in model.named_parameters()}
     fresh = {n for n in known if n in info["missing_keys"] or (id2label is not None and not n.startswith(inner))}
     return model, frozenset(fresh)
+
+
+def has_stock_mean(source: Source, head: str = "model") -> bool:
+    """Whether a new head on the mean of the last states is one of a stock class of transformers."""
+    return head == "model" and hasattr(_config_of(source), SETTING)
+
+
+def states_mean(source: Source) -> bool:
+    """Whether a model's configuration has its stock classifier read the mean of the last states."""
+    return stock_pooling(_config_of(source)) == "mean"
+
+
+def _config_of(source: Source) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(source.encoder_folder, trust_remote_code=False)
+    except Exception as error:
+        raise _unloadable(source, error) from None
 
 
 def _mean_pooled(source: Source, encoder: Any, missing: Iterable[str], new_head: bool) -> tuple[Any, frozenset[str]]:
@@ -194,7 +219,7 @@ def save(encoder: Encoder, folder: Path, max_length: int, card: str) -> None:
     """Write an ordinary Hugging Face folder (weights, configuration, tokenizer, README.md), whole or not at all.
 
     `max_length`: tokens at which `pipeline(..., truncation=True)` cuts. A linear head is folded into its stock class. A
-    classifier on the mean of the last states has none, and becomes a folder of sentence-transformers (`pooled`).
+    classifier on the mean of the last states that has none becomes a folder of sentence-transformers (`pooled`).
     """
     model, tokenizer = encoder.model, encoder.tokenizer
     mean = isinstance(model, MeanPooledClassifier)

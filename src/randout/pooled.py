@@ -1,8 +1,9 @@
 """Classifiers on the mean of a text's token states, and the sentence-transformers folder that they are kept in.
 
-Encoders that were pretrained for sentence embeddings carry what a text means in the mean of its tokens' last states; no
-stock class of transformers has a head on that mean. Such a classifier is saved as sentence-transformers lays out its
-models, so that `SentenceTransformer(folder).encode(texts)` gives the logits:
+Encoders that were pretrained for sentence embeddings carry what a text means in the mean of its tokens' last states. The
+stock class of ModernBERT has a head on that mean, which its configuration asks for (`classifier_pooling`), and is used.
+Other families have none: their classifier is saved as sentence-transformers lays out its models, so that
+`SentenceTransformer(folder).encode(texts)` gives the logits:
 
     modules.json                 the three modules, in order
     0_Transformer/               the encoder, an ordinary Hugging Face folder, with id2label in its configuration
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from .errors import UserError
 
 Pooling = Literal["first", "mean"]
+SETTING = "classifier_pooling"  # of the configuration of families whose stock class can pool by the mean
 ENCODER, POOLING, CLASSIFIER = "0_Transformer", "1_Pooling", "2_Classifier"
 PREFIX = "sentence_transformers.models"
 
@@ -79,6 +81,19 @@ class MeanPooledClassifier(nn.Module):
             mask = torch.ones(state.shape[:2], device=state.device) if attention_mask is None else attention_mask
             mean = masked_means(state, mask)
         return SequenceClassifierOutput(logits=self.classifier(self.dropout(mean)))  # type: ignore[arg-type]
+
+
+def stock_pooling(config: Any) -> Pooling | None:
+    """What the stock classifier of a configuration reads, where that is a setting of its family; None for another way."""
+    stated = getattr(config, SETTING, None)
+    if stated == "mean":
+        return "mean"
+    return "first" if stated == "cls" else None
+
+
+def set_stock_pooling(config: Any, pooling: Pooling) -> None:
+    """Have the stock classifier of a configuration that has the setting read the mean, or the first token."""
+    setattr(config, SETTING, "mean" if pooling == "mean" else "cls")
 
 
 def is_pooled(folder: Path) -> bool:

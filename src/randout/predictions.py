@@ -20,7 +20,10 @@ from .metrics import log_probabilities
 
 @dataclass(frozen=True)
 class Predictions:
-    """Held-out rows of one model. labels (n,) and columns of logits (n, C) index `names`; groups (n,)."""
+    """Held-out rows of one model. labels (n,) and columns of logits (n, C) index `names`; groups (n,).
+
+    Names beyond the C of the model are labels of rows that it has not learnt.
+    """
 
     names: list[str]
     rows: list[str]
@@ -56,7 +59,8 @@ def write_predictions(path: Path, found: Predictions) -> None:
 
 
 def read_predictions(path: Path, names: Sequence[str]) -> Predictions:
-    """A prediction file. names: the run's classes in order. logits come as float64; a row without a group is its own.
+    """A prediction file. names: the run's classes in order; further labels of rows come after them, sorted. logits come as
+    float64; a row without a group is its own.
 
     Raises UserError where there is no such file, and where it does not hold predictions of these classes.
     """
@@ -70,8 +74,12 @@ def read_predictions(path: Path, names: Sequence[str]) -> Predictions:
         )
     try:
         table = parquet.ParquetFile(path).read()
-        index = {name: at for at, name in enumerate(names)}
-        labels = np.array([index[str(label)] for label in table["label"].to_pylist()], dtype=np.int64)
+        true, made = ([str(label) for label in table[column].to_pylist()] for column in ("label", "prediction"))
+        if other := set(made) - set(names):
+            raise KeyError(min(other))
+        every = [*names, *sorted(set(true) - set(names))]
+        index = {name: at for at, name in enumerate(every)}
+        labels = np.array([index[label] for label in true], dtype=np.int64)
         logits = np.array(table["logits"].to_pylist(), dtype=np.float64).reshape(len(labels), len(names))
         rows = [str(row) for row in table["row"].to_pylist()]
         groups = np.array(table["group"].to_pylist() if "group" in table.column_names else range(len(rows)))
@@ -81,4 +89,4 @@ def read_predictions(path: Path, names: Sequence[str]) -> Predictions:
         raise UserError(
             f"{path}: cannot be read; these are not the predictions of this run ({reason}); copy the run folder again"
         ) from None
-    return Predictions(list(names), rows, groups, labels, logits, texts)
+    return Predictions(every, rows, groups, labels, logits, texts)

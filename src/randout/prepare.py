@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import defaults, leaks
+from . import baseline, defaults, leaks, models
 from .classifiers import Bag, Classifier, Network
-from .classifiers.settle import chosen, settle
-from .config import Config, StudentTable, TeacherTable, TrainTable
+from .classifiers.settle import FREE, chosen, settle
+from .config import ALTERNATIVE, AUTO_STUDENT, Config, StudentTable, TeacherTable, TrainTable
 from .data import Dataset, read_data
 from .errors import UserError
 from .files import joined_name
@@ -36,6 +36,7 @@ from .tokenising import token_copies, tokens_for
 from .tokens import Tokens
 
 NO_TOKENS = Tokens(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int64))
+FOLDS = 3  # of the training rows, where a student is chosen by cross-validation
 CPU_TEACHER = 600 * 2**20  # bytes of weights: the largest teacher that is chosen unasked where there is no GPU
 
 
@@ -48,7 +49,8 @@ class Plan:
     `tokens` are then its word ids, or none. identity: what the fingerprint is made of, by part. token_copies: as of
     `tokenising.token_copies`. leak_warnings: held-out rows that the teachers or the starting model have seen. left_out:
     methods that went because no teacher was found, though none was declined. asked: `config.train` before "auto" was
-    decided, for the teachers, which decide it for themselves.
+    decided, for the teachers, which decide it for themselves. alternative: a bag-of-words classifier that becomes the
+    student where it is not worse than this encoder (`choice`).
     """
 
     config: Config
@@ -66,6 +68,7 @@ class Plan:
     leak_warnings: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     asked: TrainTable | None = None
+    alternative: Plan | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -87,15 +90,29 @@ class Plan:
         """
         cut = f"-{len(self.config.student.layers)}layers" if self.config.student.layers else ""
         parts = [self.dataset.name, self.student.label + cut, "+".join(m.name for m in self.methods)]
+        if self.alternative is not None:
+            parts[1] += f"-or-{self.alternative.student.label}"
         return joined_name([*filter(None, parts)], ["", f"s{self.config.train.seed}", self.fingerprint[:8]])
 
 
-def make(config: Config, dataset: Dataset | None = None, required: Collection[str] = ()) -> Plan:
+def make(
+    config: Config, dataset: Dataset | None = None, required: Collection[str] = (), alternatives: bool = False
+) -> Plan:
     """Decide everything that `config` leaves open. Raises UserError for what cannot be done as asked.
 
     dataset: where it has been read already. required: methods that were asked for by name: without a teacher, one that
     learns from a teacher is an error where it is required, and is left out where it only comes with the default preset.
+    alternatives: whether the student may be left to a comparison of two (`student.alternative`).
     """
+    if config.student.model == AUTO_STUDENT:
+        own = config.student.model_copy(update={"model": "", "alternative": ALTERNATIVE})
+        config = config.model_copy(update={"student": own})
+    if config.student.alternative and not alternatives:
+        raise UserError(
+            f'student.model = "{AUTO_STUDENT}" (student.alternative): only `randout train` chooses between an encoder and a '
+            "bag-of-words classifier, one training at a time; name the student here, with --student ENCODER or --student "
+            f"{ALTERNATIVE}"
+        )
     classifier = chosen(config)
     if classifier is not None:
         return _of_words(config, classifier, dataset)
@@ -132,6 +149,46 @@ def make(config: Config, dataset: Dataset | None = None, required: Collection[st
         gold = None if "unlabeled" in dataset.split else dataset  # read anew: it must not depend on texts it never sees
         plan = replace(plan, teacher_plan=make(teacher_config(_as_asked(plan), name), gold))
     plan = _without_leaks(replace(plan, more=_more_teachers(plan)))
+    if config.student.alternative:
+        plan = _with_alternative(plan)
+    return replace(plan, identity=_identity(plan))
+
+
+def _with_alternative(plan: Plan) -> Plan:
+    """The plan with the bag-of-words classifier that `student.alternative` names beside its encoder."""
+    config, dataset = plan.config, plan.dataset
+    least: dict[str, Any] = {"min_df": baseline.min_df(len(dataset.split["train"]))}
+    own = Config(
+        data=config.data.model_copy(update={"unlabeled": ""}),
+        student=StudentTable(model=config.student.alternative),
+        classifier=least | config.classifier,
+        teacher=TeacherTable(model="none"),
+        train=TrainTable(**{key: getattr(config.train, key) for key in FREE}),
+        output=config.output,
+    )
+    gold = None if "unlabeled" in dataset.split else dataset  # it never sees texts without labels
+    plan = replace(plan, alternative=make(own, gold))
+    where = f"{len(dataset.split['validation']):,} validation rows"
+    if by_folds(plan):
+        where = f"{FOLDS} folds of the training rows, for {where} are too few to choose on"
+    note = f"student: {plan.student.label} or {own.student.model}, whichever is chosen on {where}"
+    return replace(plan, notes=(*plan.notes, note))
+
+
+def by_folds(plan: Plan) -> bool:
+    """Whether the student of a plan with an alternative is chosen by cross-validation on its training rows.
+
+    It is where the validation rows are too few, and no teacher has learned from the training rows of every fold.
+    """
+    held = len(plan.dataset.split["validation"])
+    return held < defaults.FEW_HELD and not plan.has_teacher and "unlabeled" not in plan.dataset.split
+
+
+def without_alternative(plan: Plan) -> Plan:
+    """The plan of the encoder alone, as if its name had been given."""
+    own = plan.config.student.model_copy(update={"alternative": ""})
+    config = plan.config.model_copy(update={"student": own, "classifier": {}})
+    plan = replace(plan, config=config, alternative=None)
     return replace(plan, identity=_identity(plan))
 
 
@@ -162,8 +219,8 @@ def _student_settings(
 ) -> tuple[StudentTable, Tokens]:
     """The student's table with its maximal length and pooling decided, and the texts in its tokens.
 
-    Pooling "auto" is the first token, whose head is a stock class, but what suits the encoder best where the student
-    learns from few texts and so by contrast.
+    Pooling "auto" is that of the encoder's stock class, the first token with few exceptions, but what suits the encoder
+    best where the student learns from few texts and so by contrast.
     """
     if isinstance(depth := student.config.get("num_hidden_layers") or student.config.get("n_layers"), int):
         check_layers(table.layers, depth, student.name)
@@ -171,8 +228,11 @@ def _student_settings(
     pooling: Pooling = "mean" if table.pooling == "mean" else "first"
     rows = learned_rows(dataset, methods)[0]
     few = max((method.rows for method in methods if isinstance(method, Contrastive)), default=0)
-    if table.pooling == "auto" and table.head == "model" and len(rows) + len(dataset.split.get("unlabeled", ())) <= few:
-        pooling = defaults.pooling_of(student, dataset, tokens, rows, device, notes)
+    if table.pooling == "auto" and table.head == "model":
+        if len(rows) + len(dataset.split.get("unlabeled", ())) <= few:
+            pooling = defaults.pooling_of(student, dataset, tokens, rows, device, notes)
+        elif models.states_mean(student):
+            pooling = "mean"
     found = {"model": student.name, "revision": student.revision, "max_length": max_length, "pooling": pooling}
     return table.model_copy(update=found), tokens
 
@@ -318,7 +378,7 @@ def native_bfloat16(device: str) -> bool:
 
 
 def _student(table: StudentTable, notes: list[str]) -> Source:
-    if table.model != "auto":
+    if table.model:
         return find(table.model, table.revision)
     near = at_hand()
     if near:
@@ -380,13 +440,14 @@ def _identity(plan: Plan) -> dict[str, Any]:
     student: dict[str, Any] = {"classifier": config.student.model, **config.classifier}
     if plan.classifier is None:
         own = config.student.model_dump(mode="json", exclude={"model", "revision"})
-        own = {
-            key: value for key, value in own.items() if (key, value) != ("pooling", "first")
-        }  # as before it was there
+        before = {"pooling": "first", "alternative": ""}  # what was done before these settings were there
+        own = {key: value for key, value in own.items() if before.get(key) != value}
+        if plan.alternative is not None:
+            own["alternative"] = plan.alternative.identity["student"]
         student = {"weights": plan.student.fingerprint(), **own}
     train = config.train.model_dump(mode="json", exclude={"save_minutes"})
-    before = {"keep": "best", "validate_every": 1, "refit": False}  # what was done before these settings were there
-    train = {key: value for key, value in train.items() if before.get(key) != value}
+    earlier = {"keep": "best", "validate_every": 1, "refit": False}  # likewise
+    train = {key: value for key, value in train.items() if earlier.get(key) != value}
     read = config.teacher.model_dump(mode="json", include={"max_length", "truncation"})  # by those not trained for it
     found = [_stands_for(one) for one in (plan.teacher or plan.teacher_plan, *plan.more) if one]
     taught = [{**one, **read} if isinstance(one, dict) else one for one in found]

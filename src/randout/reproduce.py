@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,6 @@ from .comparison import run_study
 from .config import build
 from .grid import SPACES
 from .methods import KD_ALONE, METHODS, PAPERS_OWN
-from .metrics import score
 from .model_sources import find
 from .published import paper
 from .record import StudyFolder
@@ -197,7 +195,7 @@ def _ten_folds(request: Request, folder: Path, options: Options) -> Block:
     known: dict[str, str] = {}
     fewer = [f"{study.folds} folds"] if study.folds != 10 else []
     why = marked([*reasons(request, "randout-kd"), *fewer], known)
-    by_fold = _fold_scores(scores, "randout-kd")
+    by_fold = scores.each("randout-kd")
     tests = np.array([len(labels) for labels in scores.labels])
     for number in numbers:
         ours = None
@@ -214,11 +212,6 @@ def _ten_folds(request: Request, folder: Path, options: Options) -> Block:
     ]
     notes += [f"({mark}) {reason}" for reason, mark in known.items()] + paper().footnotes(numbers)
     return Block("Section 5: ten-fold cross-validation on RHMD", score_header(), rows, notes, str(where), WORDS)
-
-
-def _fold_scores(scores: Scored, arm: str) -> list[Mapping[str, Any]]:
-    id2label = {at: str(at) for at in range(scores.num_labels)}
-    return [score(y, z, id2label) for y, z in zip(scores.labels, scores.logits[arm], strict=True)]
 
 
 def page(request: Request, blocks: Sequence[Block]) -> str:

@@ -47,6 +47,15 @@ class Scored:
             self.num_labels,
         )
 
+    def each(self, arm: str) -> list[dict[str, Any]]:
+        """The metrics of an arm at every unit, with classes by number."""
+        found = []
+        for labels, logits in zip(self.labels, self.logits[arm], strict=True):
+            names = [str(at) for at in range(self.num_labels)]
+            learnt = dict(enumerate(names[: logits.shape[1]]))
+            found.append(score(labels, logits, learnt, unseen=names[logits.shape[1] :]))
+        return found
+
 
 def read_scores(folder: StudyFolder, split: str = "test") -> Scored:
     """The predictions of a study's complete units. Raises UserError where arms were scored on other rows."""
@@ -189,11 +198,8 @@ def _family(study: Study, scores: Scored, baseline: str, arms: Sequence[str], re
 
 def _fold_rows(study: Study, scores: Scored, baseline: str, arms: Sequence[str], repeats: int) -> list[MethodRow]:
     values = {}
-    id2label = {at: str(at) for at in range(scores.num_labels)}
     for arm in (baseline, *arms):
-        pairs = zip(scores.labels, scores.logits[arm], strict=True)
-        made = [score(y, z, id2label)[study.metric] for y, z in pairs]
-        values[arm] = np.array(made)
+        values[arm] = np.array([one[study.metric] for one in scores.each(arm)])
     test_rows = np.array([len(y) for y in scores.labels])
     folds = len(scores.groups) // repeats  # every repeat deals the same rows out again
     group_sizes = np.unique(np.concatenate(scores.groups[:folds]), return_counts=True)[1]

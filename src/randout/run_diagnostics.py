@@ -42,7 +42,11 @@ def diagnose(plan: Plan, run: RunFolder, metrics: dict[str, Any], history: dict[
     late = diagnostics.still_improving(history, plan.config.train.metric, len(dataset.split["validation"]))
     hint = "" if late else diagnostics.hint(history)
     own = _of_split(run, last, found[last], names, int(train.argmax()), metric, hint)
-    return found | {"warnings": [*diagnostics.as_json([*own, *([late] if late else [])]), *about]}
+    others = [
+        diagnostics.unseen(found[split].get("unseen"), split) for split in SPLITS if split in found and split != last
+    ]
+    every = [*own, *filter(None, others), *([late] if late else [])]
+    return found | {"warnings": [*diagnostics.as_json(every), *about]}
 
 
 def _of_split(
@@ -53,13 +57,14 @@ def _of_split(
         made.labels,
         made.predicted,
         made.groups,
-        names,
+        made.names,
         majority,
         metric=metric,
         baseline=metrics.get("baseline"),
         logits=made.logits if _gives_probabilities(run.record) else None,
         split=split,
         hint=hint,
+        unseen_rows=metrics.get("unseen"),
     )
 
 
@@ -112,5 +117,15 @@ def of_file(
     majority = trained_majority(record, names, metrics)
     made = logits.argmax(1)
     kept = logits if _gives_probabilities(record) else None
-    found = diagnostics.of_split(labels, made, groups, names, majority, metric=metric, logits=kept, split="the file")
+    found = diagnostics.of_split(
+        labels,
+        made,
+        groups,
+        names,
+        majority,
+        metric=metric,
+        logits=kept,
+        split="the file",
+        unseen_rows=metrics.get("unseen"),
+    )
     return diagnostics.as_json(found)

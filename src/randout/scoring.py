@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from . import data, diagnostics, figures, leaks, runs, tables, writing
+from . import data, diagnostics, figures, leaks, models, runs, tables, writing
 from .classifiers import Classifier
 from .errors import UserError
 from .files import replace_text
@@ -38,29 +38,35 @@ def score_split(logits_of: RowLogits, plan: Plan, name: str, run: RunFolder, sho
     with show.bar(f"scoring {name}", len(rows)) as advance:
         logits = logits_of(rows, lambda count: advance(count, ""))
     labels = dataset.labels[rows]
-    metrics = score(labels, logits, dataset.id2label, dataset.groups[rows])
+    metrics = score(labels, logits, dataset.id2label, dataset.groups[rows], unseen=dataset.unseen)
     none = np.zeros(0, np.int64)
     copied = np.isin(rows, [*dataset.report.leaked.get(name, none), *plan.token_copies.get(name, none)])
     leaking = _leaks(plan, name, run)
 
     def without(unwanted: np.ndarray) -> dict[str, Any]:
         rest = ~unwanted
-        return score(labels[rest], logits[rest], dataset.id2label, dataset.groups[rows][rest])
+        groups = dataset.groups[rows][rest]
+        return score(labels[rest], logits[rest], dataset.id2label, groups, unseen=dataset.unseen)
 
-    if copied.any() and not copied.all():
+    learnt = labels < len(dataset.id2label)
+    if copied.any() and learnt[~copied].any():
         metrics["without_copies"] = without(copied)
-    elif copied.any():
+    elif copied.all():
         show.warn(f"each of the {len(rows):,} {name} rows has a copy in train, so {name} scores measure memory")
     if leaking is not None:
         metrics["leaks"], which = leaking
-        if which.any() and not which.all():
+        if which.any() and learnt[~which].any():
             metrics["without_leaks"] = without(which)
     texts = [dataset.texts[row] for row in rows] if plan.config.output.keep_texts else None
     row_ids = [dataset.row_ids[row] for row in rows]
-    names = list(dataset.id2label.values())
-    write_predictions(run.predictions(name), Predictions(names, row_ids, dataset.groups[rows], labels, logits, texts))
+    write_predictions(
+        run.predictions(name), Predictions(dataset.names, row_ids, dataset.groups[rows], labels, logits, texts)
+    )
     figures.confusion_picture(
-        metrics["confusion_matrix"], dataset.id2label, run.path / f"confusion-{name}.png", f"{run.path.name}: {name}"
+        metrics["confusion_matrix"],
+        dict(enumerate(metrics["per_class"])),
+        run.path / f"confusion-{name}.png",
+        f"{run.path.name}: {name}",
     )
     return metrics
 
@@ -91,7 +97,8 @@ def compare_runs(found: dict[str, RunFolder], baseline: str, split: str = "test"
             raise UserError(f"{found[name].path}: its {split} rows are not those of {found[baseline].path}")
     order = [baseline, *(name for name in read if name != baseline)]
     logits = {name: read[name].logits for name in order}
-    return compare_models(first.labels, logits, baseline, first.groups, len(first.names))
+    outputs = first.logits.shape[1]
+    return compare_models(first.labels, logits, baseline, first.groups, len(first.names), outputs=outputs)
 
 
 def score_test(logits_of: RowLogits, plan: Plan, run: RunFolder, show: Show, by: str) -> dict[str, Any]:
@@ -147,13 +154,15 @@ def _update_card(plan: Plan, run: RunFolder, before: dict[str, Any], metrics: di
         show.say(f"note: the scores in {card} were changed by hand or are not there, and stay as they are")
 
 
-def model_card(plan: Plan, metrics: dict[str, Any], teacher: str) -> str:
-    """The README.md of the model folder."""
+def model_card(plan: Plan, metrics: dict[str, Any], teacher: str, choice: Mapping[str, Any] | None = None) -> str:
+    """The README.md of the model folder. choice: of the student, as its run records it, where there was one."""
+    about = ["", *figures.choice_lines(choice)] if choice else []
     if plan.classifier is not None:
-        return "\n".join([*_words_card(plan, plan.classifier), "", *_scores_table(plan, metrics), ""])
+        return "\n".join([*_words_card(plan, plan.classifier), *about, "", *_scores_table(plan, metrics), ""])
     labels = ", ".join(plan.dataset.id2label.values())
     length = plan.config.student.max_length
-    mean = plan.config.student.pooling == "mean"
+    student = plan.config.student
+    mean = student.pooling == "mean" and not models.has_stock_mean(plan.student, student.head)
     library = "sentence-transformers" if mean else "transformers"
     lines = ["---", "pipeline_tag: text-classification", f"library_name: {library}", "tags: [randout]", "---", ""]
     lines += [f"# {plan.student.label} fine-tuned on {plan.dataset.name}", ""]
@@ -165,20 +174,22 @@ def model_card(plan: Plan, metrics: dict[str, Any], teacher: str) -> str:
     )
     lines += [f"Methods: {methods}." + (f" Teacher: {teacher}." if teacher else "")]
     if plan.config.train.refit is True:
-        lines += ["Trained on the training and validation rows; the validation scores are of the same training without them."]
-    lines += ["", *_scores_table(plan, metrics), "", *_usage(mean), ""]
+        about.append(
+            "Trained on the training and validation rows; the validation scores are of the same training without them."
+        )
+    lines += [*about, "", *_scores_table(plan, metrics), "", *_usage(mean), ""]
     return "\n".join(lines)
 
 
 def _usage(mean: bool) -> list[str]:
-    """How to load the folder. mean: its head reads the mean of the tokens' states, which no class of transformers does."""
+    """How to load the folder. mean: its head reads the mean of the tokens' states, and no class of transformers does that."""
     if not mean:
         lines = ["from transformers import pipeline", ""]
         lines += ['classify = pipeline("text-classification", "path/to/this/folder", truncation=True)']
         return ["```python", *lines, "```"]
     lines = ["from sentence_transformers import SentenceTransformer", ""]
     lines += ['logits = SentenceTransformer("path/to/this/folder").encode(["a text"])  # (texts, labels)']
-    about = "The head reads the mean of the tokens' states, which no stock class of `transformers` does; the folder is laid "
+    about = "The head reads the mean of the tokens' states, which the stock class of `transformers` does not; the folder is laid "
     about += "out as sentence-transformers does it, with the labels in the order above. `randout predict` reads it too."
     return [about, "", "```python", *lines, "```"]
 
@@ -227,13 +238,14 @@ def score_file(
     probabilities: bool = False,
 ) -> tuple[dict[str, Any], dict[int, str]]:
     """Metrics of any classifier on a labelled file, and its id2label. Rows without a text are not scored; `without_text`
-    says how many. Where the classifier or its ancestors have seen rows of the file, `seen` says how many of how many by
-    role, and `without_seen` are the scores on the other rows.
+    says how many. Rows whose label is no class of the model are errors; `unseen` says how many. Where the classifier or
+    its ancestors have seen rows of the file, `seen` says how many of how many by role, and `without_seen` are the scores
+    on the other rows.
 
     labels: the classes in the order of the model's outputs, where its own names are none. out: the table with prediction
     and score of each row is written there, with the probabilities of all classes where these are asked for. Raises
-    UserError for a label that the model does not know, for outputs named in a wrong order, and for an `out` that cannot
-    be written.
+    UserError where no row has a label that the model knows (with `labels`: where any has another), for outputs named in a
+    wrong order, and for an `out` that cannot be written.
     """
     if out is not None:
         writing.check_output(out)
@@ -252,18 +264,20 @@ def score_file(
         diagnostics.check_order(
             found.labels, predicted, found.groups, names, order, f"model {model}", "rows", "--labels"
         )
-    metrics = score(found.labels, logits, id2label, found.groups)
+    metrics = score(found.labels, logits, id2label, found.groups, unseen=found.unseen)
     if found.without_text:
         metrics["without_text"] = len(found.without_text)
     if counts:
         metrics["seen"] = {"rows": int(which.sum()), "of": len(found.texts), "roles": counts}
         rest = ~which
-        if rest.any():
-            metrics["without_seen"] = score(found.labels[rest], logits[rest], id2label, found.groups[rest])
+        if (found.labels[rest] < len(names)).any():
+            kept = (found.labels[rest], logits[rest], id2label, found.groups[rest])
+            metrics["without_seen"] = score(*kept, unseen=found.unseen)
     if write is not None:
         write(_prediction_columns(found, logits, names, probabilities))
         show.say(f"predictions {out}")
-    warnings = of_file(model, found.labels, logits, found.groups, id2label, metrics)
+    every = dict(enumerate([*names, *found.unseen]))
+    warnings = of_file(model, found.labels, logits, found.groups, every, metrics)
     return metrics | {"warnings": warnings}, id2label
 
 
@@ -287,7 +301,7 @@ def _rows_to_score(
 
     notes: list[str] = []
     try:
-        found = data.load_evaluation(file, id2label, text_column, label_column, notes, trained, told, encoding)
+        found = data.load_evaluation(file, id2label, text_column, label_column, notes, trained, told, encoding, named)
     except UnknownLabel as error:
         if named or not all(PLACEHOLDER.fullmatch(name) for name in id2label.values()):
             raise

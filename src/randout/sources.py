@@ -194,12 +194,13 @@ def read_part(
     notes: list[str],
     found_in_main: Collection[str] = (),
     empty_texts: bool = False,
+    strict: bool = True,
 ) -> Part:
     """One labelled table's rows; its columns are named as in the main table, or else chosen again.
 
     `labels`: the classes where they are settled. Where not, those of the main table (`found_in_main`, for other roles) are
-    recognised in another spelling, and other labels are left as they are. `empty_texts`: a row may have no text; it is
-    "" then.
+    recognised in another spelling, and other labels are left as they are; so they are beside settled ones where not
+    `strict`. `empty_texts`: a row may have no text; it is "" then.
     """
     table = opened.tables[role]
     text = _text_column(table, columns, notes)
@@ -211,7 +212,7 @@ def read_part(
     settled = [*labels, *labels.values()] if isinstance(labels, Mapping) else labels
     found = classes.labels_of(table, label, settled or found_in_main or None, notes)
     if labels is not None:
-        found = classes.matched(table, label, found, labels, notes)
+        found = classes.matched(table, label, found, labels, notes, strict)
     elif found_in_main:
         found = classes.matched(table, label, found, found_in_main, notes, strict=False)
     else:

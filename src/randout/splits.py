@@ -128,17 +128,7 @@ def grouped_keeping_rare(
     labels: Ints, groups: Ints, fractions: Sequence[float], seed: int, names: Sequence[str], notes: list[str]
 ) -> Ints:
     """`grouped`, but the groups of classes that are too rare to be in every part stay in the first one, with a note."""
-    rest = np.full(len(labels), True)
-    rare: list[int] = []
-    while True:
-        pairs = np.unique(np.stack([labels[rest], groups[rest]]), axis=1)
-        found = np.flatnonzero(np.isin(np.bincount(pairs[0], minlength=len(names)), np.arange(1, len(fractions))))
-        if not len(found):
-            break
-        rare += found.tolist()
-        rest &= ~np.isin(groups, np.unique(groups[rest & np.isin(labels, found)]))
-        if not rest.any():
-            break
+    rest, rare = _without_rare(labels, groups, len(fractions))
     classes = np.unique(labels[rest])
     if not rare or len(classes) < 2:
         return grouped(labels, groups, fractions, seed, names)
@@ -151,6 +141,49 @@ def grouped_keeping_rare(
         "rows of such a class, or join it with another"
     )
     return part
+
+
+def _without_rare(labels: Ints, groups: Ints, parts: int) -> tuple[NDArray[np.bool_], list[int]]:
+    """Which rows (n,) are in no group with a class that is in fewer groups than there are parts; and those classes."""
+    rest = np.full(len(labels), True)
+    rare: list[int] = []
+    while rest.any():
+        pairs = np.unique(np.stack([labels[rest], groups[rest]]), axis=1)
+        found = np.flatnonzero(np.isin(np.bincount(pairs[0]), np.arange(1, parts)))
+        if not len(found):
+            break
+        rare += found.tolist()
+        rest &= ~np.isin(groups, np.unique(groups[rest & np.isin(labels, found)]))
+    return rest, rare
+
+
+def grouped_where_present(
+    labels: Ints, groups: Ints, fractions: Sequence[float], seed: int, names: Sequence[str]
+) -> Ints:
+    """`grouped` of rows that need not have every class; what is too rare to be in every part stays in the first one."""
+    rest, _ = _without_rare(labels, groups, len(fractions))
+    part = np.zeros(len(labels), dtype=np.int64)
+    if rest.any():
+        classes = np.unique(labels[rest])
+        compact = np.searchsorted(classes, labels[rest])
+        part[rest] = grouped(compact, groups[rest], fractions, seed, [names[k] for k in classes.tolist()])
+    return part
+
+
+def grouped_folds(labels: Ints, groups: Ints, folds: int, names: Sequence[str]) -> Ints:
+    """(n,) the fold of each row, 0 the first, by class and with groups whole; -1 for the groups of classes that are too
+    rare to be in every fold, which belong to none.
+
+    UserError: fewer than two classes are left, or a class cannot be put into every fold.
+    """
+    rest, _ = _without_rare(labels, groups, folds)
+    classes = np.unique(labels[rest])
+    if len(classes) < 2:
+        raise UserError(f"fewer than two classes have {folds} groups of distinct texts")
+    fold = np.full(len(labels), -1, dtype=np.int64)
+    compact = np.searchsorted(classes, labels[rest])
+    fold[rest] = grouped(compact, groups[rest], [1 / folds] * folds, 0, [names[k] for k in classes.tolist()])
+    return fold
 
 
 def _check_spread(spread: Ints, rows: Ints, parts: int, names: Sequence[str], unit: str = "parts") -> None:

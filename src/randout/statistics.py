@@ -292,11 +292,13 @@ def compare_models(
     resamples: int = 10000,
     seed: int = 0,
     level: float = 0.95,
+    outputs: int | None = None,
 ) -> list[Comparison]:
     """Every model against the baseline, on one test set: the baseline's row first, the others in the order given.
 
-    logits: {name: `(n, C)`}. p is Holm-adjusted over these comparisons, which are the whole family, and the margin
-    tests are a second family; the intervals are each comparison's own. Rows become JSON with `dataclasses.asdict`.
+    logits: {name: `(n, C)`}; C: `outputs`, or num_labels where every label has one. p is Holm-adjusted over these
+    comparisons, which are the whole family, and the margin tests are a second family; the intervals are each comparison's
+    own. Rows become JSON with `dataclasses.asdict`.
     """
     if baseline not in logits or len(logits) < 2:
         raise UserError(
@@ -304,7 +306,7 @@ def compare_models(
             f"{', '.join(map(repr, logits)) or 'none'}.{nearest(baseline, logits)}"
         )
     labels = checked_labels(labels, num_labels)
-    made = {name: checked_logits(one, len(labels), num_labels).argmax(-1) for name, one in logits.items()}
+    made = {name: checked_logits(one, len(labels), outputs or num_labels).argmax(-1) for name, one in logits.items()}
     others = [name for name in made if name != baseline]
     right = {name: one == labels for name, one in made.items()}
     pairs = [

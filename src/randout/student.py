@@ -26,7 +26,7 @@ from .inference import predict
 from .loop import begin, fit, flush, held_out, step
 from .method import LiveTeacher, Method, Run
 from .metrics import score
-from .prepare import Plan, class_weights
+from .prepare import FOLDS, Plan, by_folds, class_weights
 from .progress import duration
 from .recipe import learned_rows
 from .runs import RunFolder
@@ -140,7 +140,7 @@ def train_student(plan: Plan, run: RunFolder, teacher: Taught | None, options: O
         if not len(held):  # all rows are trained on
             return {}
         logits = predict(session.encoder, plan.tokens, held, config.train.precision)
-        return score(dataset.labels[held], logits, dataset.id2label)
+        return score(dataset.labels[held], logits, dataset.id2label, unseen=dataset.unseen)
 
     texts = len(material.labelled) + len(material.unlabelled)
     position = session.position
@@ -271,6 +271,9 @@ def estimate(plan: Plan, steps: int = 3) -> list[str]:
     ]
     lines += [f"memory: about {(16 * weights + 4 * activations) / 2**30:.1f} GiB for {weights / 1e6:.1f}M parameters"]
     lines += [f"time: about {duration(seconds)} for the student, all {epochs} epochs, without its teacher"]
+    if plan.alternative is not None and by_folds(plan):
+        more = duration((FOLDS - 1) * seconds)
+        lines += [f"choice: about {more} more, for cross-validation trains the encoder {FOLDS} times on fewer rows"]
     if plan.teacher_plan is not None:
         lines += ["teacher, fine-tuned first:"] + [f"  {line}" for line in estimate(plan.teacher_plan, steps)]
     return lines

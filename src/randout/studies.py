@@ -48,7 +48,7 @@ def search(request: Request, table: Mapping[str, Any], out: Path | None, options
     made, dataset = _made_search(request, table, options)
     from .searching import run_search
 
-    student = Path(made.config.student.model).name
+    student = Path(made.config.student.model or "auto").name
     name = joined_name(["search", dataset.name, student, "+".join(made.config.methods)])
     where = out or Path("studies") / name
     try:

@@ -76,8 +76,10 @@ def _taught(
     own = spread[held].numpy()
     if not isinstance(teacher, Plan):  # one that is fine-tuned here has the data's labels
         names = list(dataset.id2label.values())
-        diagnostics.check_teacher(dataset.labels[held], own.argmax(1), dataset.groups[held], names, order, source.label)
-    validation = score(dataset.labels[held], own, dataset.id2label)
+        known = held[dataset.labels[held] < len(names)]
+        made = spread[known].numpy().argmax(1)
+        diagnostics.check_teacher(dataset.labels[known], made, dataset.groups[known], names, order, source.label)
+    validation = score(dataset.labels[held], own, dataset.id2label, unseen=dataset.unseen)
     options.show.say(f"teacher {source.label}: validation accuracy {validation['accuracy']:.2%}")
     live = None
     if any(method.teacher == "model" for method in plan.methods) and teacher is (plan.teacher or plan.teacher_plan):
@@ -119,7 +121,7 @@ def doubts(plan: Plan, own: dict[str, Any], teacher: Taught | None, run: RunFold
         left_out = run.record.get("left_out", [])
         return diagnostics.as_json([no_teacher(left_out)] if left_out else [])
     dataset = plan.dataset
-    held, names = dataset.split["validation"], list(dataset.id2label.values())
+    held, names = dataset.split["validation"], dataset.names
     majority = int(np.bincount(dataset.labels[dataset.split["train"]]).argmax())
     found = []
     for one in (teacher, *teacher.others):

@@ -25,6 +25,7 @@ def teacher_gap(plan: Plan, student: np.ndarray, teacher: np.ndarray) -> dict[st
     """
     rows = plan.dataset.split["validation"]
     labels, groups = plan.dataset.labels[rows], plan.dataset.groups[rows]
+    classes = max(student.shape[1], int(labels.max()) + 1)  # labels that no model has learnt come last
     mine, its = student.argmax(1), teacher.argmax(1)
     found: dict[str, Any] = {
         "rows": len(rows),
@@ -34,7 +35,7 @@ def teacher_gap(plan: Plan, student: np.ndarray, teacher: np.ndarray) -> dict[st
         "verdict": "undecided",
     }
     try:
-        pair = paired_difference(labels, its, mine, groups, student.shape[1], "accuracy", resamples=RESAMPLES)
+        pair = paired_difference(labels, its, mine, groups, classes, "accuracy", resamples=RESAMPLES)
     except UserError:  # a single group has no interval
         return found
     found |= {"difference": pair.estimate, "low": pair.low, "high": pair.high}

@@ -76,7 +76,7 @@ def _fit(classifier: Bag, plan: Plan, run: RunFolder, options: Options) -> Train
 
         fitted = classifier.fit(_part(plan, "train"), held, id2label, plan.config.train, going)
     spent = time.monotonic() - began
-    metrics = score(held.labels, fitted.logits(held.texts), id2label)
+    metrics = score(held.labels, fitted.logits(held.texts), id2label, unseen=plan.dataset.unseen)
     row = {
         "epoch": 1,
         "step": 1,

@@ -31,7 +31,7 @@ def chosen(config: Config) -> Classifier | None:
         settings: Classifier = checked(kind, config.classifier, "classifier.")
         settings.check()
         return settings
-    if config.classifier:
+    if config.classifier and not config.student.alternative:
         raise UserError(
             f"classifier.{next(iter(config.classifier))}: these are settings of a classifier of words, and the student "
             f"is the encoder {config.student.model!r}; name one of {', '.join(CLASSIFIERS)} with --student"

@@ -23,7 +23,7 @@ from .values import Check, Section, plain, shown
 
 SEVERITIES = ("problem", "warning", "note")
 LEARNED_NOTHING = {
-    kind: KINDS[kind] for kind in ("one-class", "never-predicted", "baseline", "calibration", "no-teacher")
+    kind: KINDS[kind] for kind in ("one-class", "never-predicted", "unseen", "baseline", "calibration", "no-teacher")
 }
 
 

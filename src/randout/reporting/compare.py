@@ -78,9 +78,10 @@ def aligned(model: Model, first: Model, split: str) -> Predictions | None:
 
 def _compared(subject: Subject, same: dict[str, Predictions]) -> list[dict[str, Any]]:
     """Every model against the baseline, as `compare_models` says it. Raises UserError, Failure."""
-    first, classes = same[subject.baseline], len(subject.models[0].labels)
-    logits = {name: rows.logits for name, rows in same.items()}
-    found = compare_models(first.labels, logits, subject.baseline, first.groups, classes, subject.metric, margin=MARGIN)
+    first = same[subject.baseline]
+    logits, outputs = {name: rows.logits for name, rows in same.items()}, first.logits.shape[1]
+    words = (first.labels, logits, subject.baseline, first.groups, len(first.names), subject.metric)
+    found = compare_models(*words, margin=MARGIN, outputs=outputs)
     return [asdict(row) for row in found]
 
 

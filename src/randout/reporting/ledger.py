@@ -49,12 +49,13 @@ def data(subject: Subject) -> Section | None:
     for split, scores in model.metrics.items():
         counts.setdefault(split, {name: found["support"] for name, found in scores["per_class"].items()})
     if sizes:
+        labels = dict.fromkeys([*model.labels, *(label for found in counts.values() for label in found)])
         columns: tuple[Column, ...] = (
             Column("split"),
             Column("rows", "count"),
-            *(Column(label, "count") for label in model.labels),
+            *(Column(label, "count") for label in labels),
         )
-        rows = tuple((s, n, *(counts.get(s, {}).get(label) for label in model.labels)) for s, n in sizes.items())
+        rows = tuple((s, n, *(counts.get(s, {}).get(label) for label in labels)) for s, n in sizes.items())
         where = f"Of {model.unit}; the others are alike." if model.unit and subject.kind == "cv" else ""
         parts.append(Table("splits", "Rows and classes", columns, rows, where))
     parts += _copies(report)

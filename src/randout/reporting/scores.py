@@ -23,7 +23,8 @@ def counts_of(arm: Arm, split: str) -> np.ndarray:
 
 
 def _labels(subject: Subject) -> list[str]:
-    return subject.models[0].labels
+    """The classes of the confusion matrices, in order."""
+    return list(subject.scored()[0].models[0].metrics[subject.split]["per_class"])
 
 
 def _over(arms: list[Arm]) -> str:
@@ -86,9 +87,10 @@ def per_class(subject: Subject) -> Section | None:
 
 def confusion(subject: Subject) -> Section | None:
     """The confusion matrix of each arm, each row divided by its sum (the paper's Figure 2)."""
-    arms, names = subject.scored(), _labels(subject) if subject.models else []
+    arms = subject.scored()
     if not arms:
         return None
+    names = _labels(subject)
     columns: tuple[Column, ...] = (
         Column("model"),
         Column("true"),
@@ -290,8 +292,8 @@ def examples(subject: Subject, arm: Arm, pair: tuple[Model, Predictions, Predict
     for at in differ[:EXAMPLES].tolist():
         true = base.labels[at]
         right = subject.baseline if one[at] == true else arm.name if other[at] == true else "neither"
-        cells = [base.rows[at], model.labels[true], model.labels[one[at]], float(sure[0][at])]
-        cells += [model.labels[other[at]], float(sure[1][at]), right]
+        cells = [base.rows[at], base.names[true], base.names[one[at]], float(sure[0][at])]
+        cells += [base.names[other[at]], float(sure[1][at]), right]
         rows.append((*cells, *([str(kept[at])] if kept is not None else [])))
     shown = f"{len(rows)} of {len(differ)} rows" if len(differ) > len(rows) else f"All {len(rows)} rows"
     where = f" of {model.unit}" if model.unit else ""
