@@ -1,4 +1,4 @@
-"""docs/extending.md is done, word for word, in a copy of the project."""
+"""docs/how-to/add-a-method.md is carried out, word for word, in a copy of the project."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from conftest import toy_texts
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "how-to" / "add-a-method.md").read_text(encoding="utf-8")
 
 
 def inserted(text: str, block: str) -> str:

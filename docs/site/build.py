@@ -1,6 +1,6 @@
-"""Build the documentation site in build/site, without network access.
+"""Build the documentation site in build/docs/site, without network access.
 
-    python docs/site/build.py [--pages-only] [--out build/site]
+    python docs/site/build.py [--pages-only] [--work build/docs]
 
 Steps: copy the Markdown pages to build/docs/pages; insert the generated references; convert equations to MathML; inline the
 figures; rewrite links that leave docs/; run Zensical. `--pages-only` stops before Zensical and needs no site builder.
@@ -64,8 +64,8 @@ def _command(path: str, command: Any, level: int) -> Iterator[str]:
 
 def _parameters(kind: str, rows: list[tuple[str, Any]]) -> Iterator[str]:
     if rows:
-        yield from (f"| {kind} | meaning | default |", "|---|---|---|")
-        yield from (f"| {name} | {_text(p.help)} | {_default(p)} |" for name, p in rows)
+        yield from (f"| {kind} | meaning |", "|---|---|")
+        yield from (f"| {name} | {_text(p.help)}{_default(p)} |" for name, p in rows)
         yield ""
 
 
@@ -78,10 +78,10 @@ def _flags(parameter: Any) -> str:
 
 
 def _default(parameter: Any) -> str:
+    """The default after the help, where the help does not say it."""
     value = parameter.default
-    if value is None or callable(value) or isinstance(value, bool) or str(value) in ("", "[]", "()"):
-        return ""
-    return f"`{value}`" if type(value) in (str, int, float) or isinstance(value, Path) else ""
+    shown = type(value) in (str, int, float) or isinstance(value, Path)
+    return f" (default: `{value}`)" if shown and str(value) and "default" not in (parameter.help or "") else ""
 
 
 def _text(words: str | None) -> str:
@@ -139,7 +139,10 @@ def mathml(latex: str, display: str) -> str:
     """An equation as MathML, with no character that Markdown would interpret."""
     from latex2mathml.converter import convert
 
-    return str(convert(latex.strip(), display=display)).replace("*", "&#42;").replace("_", "&#95;").replace("`", "&#96;")
+    made = str(convert(latex.strip(), display=display))
+    if "&#x00026;" in made or "\\" in made:
+        raise SystemExit(f"equation: a part of it cannot be converted to MathML; write it otherwise: {latex.strip()}")
+    return made.replace("*", "&#42;").replace("_", "&#95;").replace("`", "&#96;")
 
 
 def outside_fences(text: str, change: Callable[[str], str], fence: Callable[[re.Match[str]], str]) -> str:
@@ -200,7 +203,8 @@ def rewritten(text: str, source: Path, needed: set[Path]) -> str:
 
 
 def inline_math(text: str) -> str:
-    return re.sub(r"\$`([^`]+)`\$", lambda found: mathml(found[1], "inline"), text)
+    """$`...`$ as MathML, in a span: Markdown takes a line that begins with <math> for a block."""
+    return re.sub(r"\$`([^`]+)`\$", lambda found: f"<span>{mathml(found[1], 'inline')}</span>", text)
 
 
 def page(source: Path, needed: set[Path], equations: bool = True) -> str:
