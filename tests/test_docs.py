@@ -68,6 +68,8 @@ def runs(there: Path, command: Run) -> Path:
     for line in made:
         if not (there / line.partition(" -o ")[2].split()[0]).exists():
             _carry_out([line], command)
+    for written in [*there.glob("*.labelled.csv"), *there.glob("scored.csv"), *there.glob("paper.toml")]:
+        written.unlink()  # by another page: files of the user's are never overwritten
     return there
 
 

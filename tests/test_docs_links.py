@@ -155,8 +155,9 @@ def test_the_reference_has_every_command_and_option(build: ModuleType) -> None:
     assert sections.keys() == commands.keys()
     for words, command in commands.items():
         for parameter in command.params:
-            shown = [*parameter.opts, *parameter.secondary_opts] if parameter.param_type_name == "option" else []
-            assert all(f"`{option}`" in sections[words] for option in shown), (words, parameter.name)
+            if parameter.param_type_name == "option":
+                shown = {f"`{option}`" in sections[words] for option in (*parameter.opts, *parameter.secondary_opts)}
+                assert shown == {not parameter.hidden}, (words, parameter.name)
 
 
 def test_the_reference_has_every_setting(build: ModuleType) -> None:
