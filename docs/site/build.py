@@ -207,18 +207,18 @@ def inline_math(text: str) -> str:
     return re.sub(r"\$`([^`]+)`\$", lambda found: f"<span>{mathml(found[1], 'inline')}</span>", text)
 
 
-def page(source: Path, needed: set[Path], equations: bool = True) -> str:
-    """A page of the repository as Zensical reads it."""
+def page(source: Path, needed: set[Path]) -> str:
+    """A page of the repository as Zensical reads it. The long tables of reports stay out of the search."""
     text = with_references(source.read_text(encoding="utf-8"))
 
     def prose(part: str) -> str:
-        part = rewritten(part, source, needed)
-        return inline_math(part) if equations else part
+        return inline_math(rewritten(part, source, needed))
 
-    return outside_fences(text, prose, fenced if equations else lambda found: found[0])
+    made = outside_fences(text, prose, fenced)
+    return f"---\nsearch:\n  exclude: true\n---\n\n{made}" if source.name == "report.md" else made
 
 
-def prepare(pages: Path, equations: bool = True) -> None:
+def prepare(pages: Path) -> None:
     """Write all pages and the files they refer to into the folder `pages`."""
     shutil.rmtree(pages, ignore_errors=True)
     needed: set[Path] = {ROOT / name for name in EXTRA_PAGES}
@@ -229,7 +229,7 @@ def prepare(pages: Path, equations: bool = True) -> None:
             target = pages / staged(path)
             target.parent.mkdir(parents=True, exist_ok=True)
             if path.suffix == ".md":
-                target.write_text(page(path, needed, equations), encoding="utf-8")
+                target.write_text(page(path, needed), encoding="utf-8")
             elif path.suffix != ".svg":
                 shutil.copy(path, target)
             done.add(path)
