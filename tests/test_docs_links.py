@@ -133,8 +133,15 @@ def build() -> ModuleType:
 
 
 def test_the_reference_has_every_public_name() -> None:
-    named = re.findall(r"^::: randout\.(\w+)$", (REFERENCE / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
+    text = (REFERENCE / "api.md").read_text(encoding="utf-8")
+    named = re.findall(r"^::: randout\.(\w+)$", text, re.MULTILINE)
     assert sorted(named) == sorted(randout.__all__)
+    for method in METHODS.values():
+        if method.__name__ in named:
+            assert (
+                f"::: randout.{method.__name__}\n\nSettings and equation: [`{method.name}`](methods.md#{method.name})."
+                in text
+            )
 
 
 def test_the_reference_has_every_method_with_its_equation() -> None:
