@@ -1,9 +1,9 @@
-# Three commands: make install, make demo, make test. Each sets up what it needs in .venv.
+# Four commands: make install, make demo, make test, make docs. Each sets up what it needs in .venv.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: install demo test
+.PHONY: install demo test docs
 
 install: .venv/installed
 
@@ -17,8 +17,14 @@ demo: install
 	$(BIN)/randout demo
 
 test: install
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks docs/site
+	$(BIN)/ruff format --check src tests benchmarks docs/site
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
+docs: .venv/docs-installed
+	$(BIN)/python docs/site/build.py
+
+.venv/docs-installed: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	touch $@

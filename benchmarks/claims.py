@@ -1,6 +1,6 @@
-"""The paper's numbers worked out again from what it printed, as a Markdown page.
+"""Analyse the paper's printed numbers, as a Markdown page.
 
-    python benchmarks/claims.py [--page docs/claims.md]
+    python benchmarks/claims.py [--page docs/explanation/published-numbers.md]
 
 Reads `randout.published` and nothing else: no model, no data.
 """
@@ -19,7 +19,7 @@ from randout.statistics import detectable_difference, mcnemar_exact
 
 DATASETS = {"rhmd": ("RHMD", "posts", "Table 5"), "coda19": ("CODA-19", "segments", "Table 4")}
 ARMS = ("plain", "randout-kd")
-PAGE = Path(__file__).parents[1] / "docs" / "claims.md"
+PAGE = Path(__file__).parents[1] / "docs" / "explanation" / "published-numbers.md"
 
 
 def interval(number: Number, how: str) -> tuple[float, float]:
@@ -93,11 +93,11 @@ def table(header: list[str], rows: list[list[str]]) -> Iterator[str]:
 
 
 def count_lines() -> Iterator[str]:
-    yield "## How many were right"
+    yield "## Correct rows"
     yield ""
     yield "From the recall of each class (Tables 4 and 5) and the rows of the class in the test split, and from the"
     yield "accuracy of Table 3 and all test rows. Each recall leaves exactly one whole number of rows, and their sum is"
-    yield "one that the accuracy allows."
+    yield "consistent with the accuracy."
     yield ""
     rows = []
     for dataset, (title, _, _) in DATASETS.items():
@@ -105,7 +105,7 @@ def count_lines() -> Iterator[str]:
         for model in ARMS:
             found = right_by_class(dataset, model)
             if any(len(one) != 1 for one in found.values()):
-                raise SystemExit(f"{title}, {model}: the recalls do not settle the counts: {found}")
+                raise SystemExit(f"{title}, {model}: the recalls do not determine the counts: {found}")
             accuracy = paper().number("Table 3", dataset, model, "accuracy")
             allowed = counts(accuracy, total, "cut off")
             right = sum(one[0] for one in found.values())
@@ -120,11 +120,11 @@ def count_lines() -> Iterator[str]:
 
 
 def error_lines() -> Iterator[str]:
-    yield "## What such a gain can mean"
+    yield "## What such a gain shows"
     yield ""
     yield "Each number is one run on one test split. The standard error is that of one accuracy, sqrt(p (1 - p) / n). Whether"
     yield "a gain of one model over another is significant depends on the discordance, the share of test rows on which"
-    yield "exactly one of the two is right, which the paper does not print: the fewer, the more a net gain says. The limits"
+    yield "exactly one of the two is right, which the paper does not print: the fewer, the stronger a net gain. The limits"
     yield "are the largest discordance with two-sided p < .05 by the exact McNemar test, and without any correction"
     yield "(net^2 / discordant > 1.96^2)."
     yield ""
@@ -141,13 +141,13 @@ def error_lines() -> Iterator[str]:
     yield from table([*header, "exact p at 10 % discordance"], rows)
     training = paper().training
     size = math.prod(len(training[name]) for name in ("lambda", "temperature", "tokens", "units", "batch_size"))
-    yield "None of this counts other seeds (it speaks of two saved models) or the choice of settings: the paper searches"
+    yield "None of this includes other seeds (it covers two saved models) or the choice of settings: the paper searches"
     yield f"{size:,} configurations for Randout-KD and {len(training['batch_size'])} for the baseline."
     yield ""
 
 
 def detectable_lines() -> Iterator[str]:
-    yield "## The smallest differences such test sets show"
+    yield "## Smallest detectable differences"
     yield ""
     yield "80 % power, two-sided .05, one pair of models, 10 % discordance:"
     yield ""
@@ -158,9 +158,9 @@ def detectable_lines() -> Iterator[str]:
 
 
 def digit_lines() -> Iterator[str]:
-    yield "## Cut off or rounded"
+    yield "## Truncated or rounded"
     yield ""
-    yield "How many printed values can be what they are said to be if decimals were cut off, and if they were rounded:"
+    yield "How many printed values are consistent if decimals were cut off, and if they were rounded:"
     yield "recalls that are some whole number of the class's rows; F1 values that follow from precision and recall; macro"
     yield "averages of Table 3 that follow from the classes' values."
     yield ""
@@ -182,7 +182,7 @@ def slip_lines() -> Iterator[str]:
 
 
 def page() -> str:
-    lines = ["# The paper's numbers, worked out again", ""]
+    lines = ["# The published numbers", ""]
     lines += ["Made by `python benchmarks/claims.py` from `src/randout/published.toml`; do not edit by hand.", ""]
     for part in (count_lines, error_lines, detectable_lines, digit_lines, slip_lines):
         lines += part()

@@ -1,7 +1,7 @@
 """Does the primary interval hold its level? Simulated comparisons of two methods with a known true difference.
 
     python benchmarks/simulate.py [--simulations 2000] [--macro-f1 600] [--groups 1000] [--seed 0]
-        [--page docs/statistics.md]
+        [--page docs/explanation/statistics.md]
 
 Rows are right or wrong by a probit: row i, of group g, is right in arm a at seed s where
 
@@ -30,7 +30,7 @@ from randout.families import GROUPS_NEEDED
 from randout.intervals import score_interval
 from randout.verdicts import compare_folds, compare_methods
 
-PAGE = Path(__file__).parents[1] / "docs" / "statistics.md"
+PAGE = Path(__file__).parents[1] / "docs" / "explanation" / "statistics.md"
 START, END = "<!-- simulated: from here to the end mark, written by benchmarks/simulate.py -->", "<!-- end mark -->"
 SEEDS = (3, 5, 10)
 ACCURACY, GAIN = 0.80, 0.02  # of the baseline; of the better method where there is one

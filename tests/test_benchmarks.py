@@ -204,7 +204,7 @@ def test_startup_smoke(smoke: Callable[..., Any]) -> None:
 
 def test_the_page_of_claims_is_what_its_command_makes() -> None:
     claims = runpy.run_path(str(ROOT / "benchmarks" / "claims.py"))
-    assert (ROOT / "docs" / "claims.md").read_text(encoding="utf-8") == claims["page"]()
+    assert (ROOT / "docs" / "explanation" / "published-numbers.md").read_text(encoding="utf-8") == claims["page"]()
 
 
 def test_claims_of_the_paper() -> None:
@@ -253,7 +253,7 @@ def test_simulated_arms_have_the_accuracy_they_claim() -> None:
 
 
 def test_the_committed_simulation_is_the_whole_one() -> None:
-    page = (ROOT / "docs" / "statistics.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "explanation" / "statistics.md").read_text(encoding="utf-8")
     simulate = runpy.run_path(str(ROOT / "benchmarks" / "simulate.py"))
     made = page.partition(simulate["START"])[2].partition(simulate["END"])[0]
     assert "--simulations 2000 --macro-f1 600 --groups 1000" in made

@@ -330,7 +330,7 @@ def test_the_example_and_the_guide_are_well_formed():
     described = Description.model_validate(tomllib.loads(EXAMPLE.read_text(encoding="utf-8")))
     assert described.group_column == "abstract"
     assert set(described.sha256) == {"train", "validation", "test"}
-    guide = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    guide = (ROOT / "docs" / "how-to" / "prepare-data.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^```toml\n(name = .*?)^```", guide, re.MULTILINE | re.DOTALL)
     assert Description.model_validate(tomllib.loads(block)).labels == ("no", "yes")
     keys = {key for key in Description.model_fields if f"`{key}`" in guide or f"\n{key} = " in f"\n{block}"}
