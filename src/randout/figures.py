@@ -91,7 +91,7 @@ def score_lines(metrics: Mapping[str, Any], id2label: Mapping[Any, str]) -> list
     """
     names = label_names(id2label)
     counts = np.asarray(metrics["confusion_matrix"])
-    intervals = metrics.get("intervals", {})
+    intervals, without = metrics.get("intervals", {}), metrics.get("no_interval", {})
     groups = f" in {metrics['groups']:,} groups" if "groups" in metrics else ""
     baseline = metrics.get("baseline")
     wide = max(map(len, [*HEADLINE.values(), *([baseline["name"]] if baseline else [])]))
@@ -99,6 +99,7 @@ def score_lines(metrics: Mapping[str, Any], id2label: Mapping[Any, str]) -> list
     for metric, title in HEADLINE.items():
         low, high = intervals.get(metric, (None, None))
         between = "" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+        between = " [no interval]" if metric in without else between
         lines.append(f"{title:<{wide}}  {_percent(metrics[metric]):>6} %{between}")
     lines.append(f"{'log loss':<{wide}}  {metrics['log_loss']:>6.4f}")
     always = f"%  (always {_short(metrics['majority_label'])!r})"
@@ -106,6 +107,7 @@ def score_lines(metrics: Mapping[str, Any], id2label: Mapping[Any, str]) -> list
     if baseline:
         size = f"tf-idf, {baseline['train_rows']:,} training rows{', sampled' if baseline['sampled'] else ''}"
         lines.append(f"{baseline['name']:<{wide}}  {_percent(baseline['accuracy']):>6} %  ({size})")
+    lines += [f"no interval: {reason}" for reason in dict.fromkeys(without.values())]
     rows = []
     for name in names:
         each = metrics["per_class"][name]
