@@ -168,7 +168,7 @@ def scripted(values: list[float]) -> Callable[[], dict[str, Any]]:
         ([0.5, 0.6, 0.6, 0.5, 0.9], 2, 4, 2, "no gain in 2 validations"),
         ([0.5, 0.6, 0.6, 0.7, 0.6], 2, 5, 4, "all epochs done"),
         ([0.5, 0.4, 0.3, 0.2, 0.1], 0, 5, 1, "all epochs done"),
-        ([0.5, 0.4, 0.3, 0.2, 0.1], 1, 2, 1, "no gain in 1 validations"),
+        ([0.5, 0.4, 0.3, 0.2, 0.1], 1, 2, 1, "no gain in 1 validation"),
     ],
 )
 def test_patience_and_best(

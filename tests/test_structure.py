@@ -14,7 +14,7 @@ from randout.methods import METHODS
 
 ROOT = Path(randout.__file__).parent
 LAYERS = [  # a module may import from its own row and the rows above
-    {"errors", "families", "intervals", "lazy", "outputs"},
+    {"errors", "families", "intervals", "lazy", "outputs", "wording"},
     {"run_names"},
     {"files", "terminal", "fonts", "parsing", "encoding_advice", "in_memory", "splits"},
     {"dropout", "progress", "published", "keys", "losses", "streams", "memory", "gradient_guard", "model_files"},

@@ -20,6 +20,7 @@ from .errors import Failure, UserError
 from .execution import Stopped
 from .files import shell_path
 from .progress import Show, complain
+from .wording import plural, verb
 
 if TYPE_CHECKING:
     from .job import Result
@@ -207,9 +208,9 @@ def _report(result: Result, as_json: bool, show: Show) -> None:
         print("\n".join(score_lines(metrics, result.id2label)))
         if "without_copies" in metrics:
             rest = metrics["without_copies"]
-            print(
-                f"without the {metrics['rows'] - rest['rows']} rows that have a copy in train: accuracy {rest['accuracy']:.2%}"
-            )
+            count = metrics["rows"] - rest["rows"]
+            copied = f"{plural(count, 'row')} that {verb(count, 'has', 'have')} a copy in train"
+            print(f"without the {copied}: accuracy {rest['accuracy']:.2%}")
         print("\n".join(leak_lines(metrics)), end="\n" if "leaks" in metrics else "")
     if gap := result.metrics.get("validation", {}).get("teacher"):
         print("\n".join(gap_lines(gap, result.run.record["teacher"]["name"], result.run.record.get("sizes", {}))))
@@ -387,7 +388,7 @@ def _report_table(written: Any, as_json: bool) -> None:
         return
     more = len(names) - 2
     columns = f"{names[0]}, {names[1]} and {more} probabilities" if more else f"{names[0]} and {names[1]}"
-    print(f"{texts.rows:,} rows written to {written.path}: {columns} of the texts in column {texts.column!r}")
+    print(f"{plural(texts.rows, 'row')} written to {written.path}: {columns} of the texts in column {texts.column!r}")
 
 
 def main() -> None:

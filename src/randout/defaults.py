@@ -17,6 +17,7 @@ from .data import Dataset
 from .model_sources import Source
 from .pooled import Pooling, stated_pooling
 from .tokens import Tokens
+from .wording import plural
 
 STEPS = 400  # optimizer steps that a training has at least, within the limits on epochs
 CONTRAST_STEPS = 200  # likewise with a contrastive loss, which learns from every pair of a step
@@ -56,15 +57,16 @@ def resolved(train: TrainTable, rows: int, held: int, width: int, by_contrast: b
     train = train.model_copy(update=found)
     if {"epochs", "learning_rate"} & found.keys():
         steps = math.ceil(rows / train.batch_size) * passes
-        kept = (
-            f"the last weights are kept: {held} validation rows are too few to choose by"
-            if train.keep == "last"
-            else ""
-        )
-        kept = kept or f"the best of its validations is kept, and {train.patience} without a gain end it"
+        ends = train.keep == "best" and train.patience and passes > train.validate_every
+        kept = "the weights of the best validation are kept"
+        if train.keep == "last":
+            kept = "the last weights are kept"
+            kept += f": {plural(held, 'validation row')} are too few to choose by" if "keep" in found else ""
+        elif ends:
+            kept += f", and training ends after {plural(train.patience, 'validation')} without a gain"
         notes.append(
-            f"training: up to {passes} epochs ({steps:,} steps of {train.batch_size}) at learning rate "
-            f"{train.learning_rate:g}; {kept}"
+            f"training: {'up to ' if ends else ''}{plural(passes, 'epoch')} ({plural(steps, 'step')} of "
+            f"{train.batch_size} texts) at learning rate {train.learning_rate:g}; {kept}"
         )
     return train
 

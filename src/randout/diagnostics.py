@@ -17,6 +17,7 @@ from scipy.special import bdtr
 from .errors import UserError
 from .metrics import COUNTED, LOWER_IS_BETTER, better, binned_error, calibration_error, confusion, rates, top_label
 from .statistics import Paired, paired_difference
+from .wording import plural
 
 ONE_CLASS = 0.95  # a model that gives this share of rows one class is looked at
 FEW_OTHERS = 0.25  # of the rows of other classes: a model that predicts no more of them than this gives one class only
@@ -137,7 +138,7 @@ def _one_class(counts: np.ndarray, names: Sequence[str], split: str) -> Finding 
     never = [at for at in np.flatnonzero(predicted == 0).tolist() if true[at] >= ENOUGH_ROWS]
     if not never:
         return None
-    listed = ", ".join(f"{names[at]!r} ({true[at]:,} rows)" for at in never[:5])
+    listed = ", ".join(f"{names[at]!r} ({plural(true[at], 'row')})" for at in never[:5])
     more = f" and {len(never) - 5} more classes" if len(never) > 5 else ""
     return Finding("never-predicted", f"On {split} the model never predicts {listed}{more}.", split)
 
@@ -228,7 +229,7 @@ def hint(history: Mapping[str, Any]) -> str:
     steps, count = int(epochs[-1]["step"]), int(epochs[-1].get("epoch", len(epochs)))
     more = min(MOST_EPOCHS, math.ceil(count * FEW_STEPS / max(steps, 1)))
     if steps < FEW_STEPS and more > count:
-        return f"It had only {steps} optimizer steps; train longer: --set epochs={more}."
+        return f"It had only {plural(steps, 'optimizer step')}; train longer: --set epochs={more}."
     return "Check that texts and labels belong together, and try other learning rates."
 
 

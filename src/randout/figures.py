@@ -130,7 +130,8 @@ def leak_lines(metrics: Mapping[str, Any]) -> list[str]:
             between = "" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
             count = metrics["rows"] - rest["rows"]
             lines.append(
-                f"without these {count:,} rows ({rest['rows']:,} left): accuracy {_percent(rest['accuracy'])}{between}"
+                f"without {'this row' if count == 1 else f'these {count:,} rows'} ({rest['rows']:,} left): accuracy "
+                f"{_percent(rest['accuracy'])} %{between}"
             )
         elif found["rows"]:
             lines.append("no row is left without these")

@@ -15,6 +15,7 @@ from typing import Any
 from randout.columns import is_missing, row_list
 from randout.errors import UserError, nearest
 from randout.tables import Table
+from randout.wording import plural
 
 INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -197,7 +198,7 @@ def _note_cleaned(
     changed = {key: label for key, label in cache.items() if _label(key[1]).strip() != label}
     if changed:
         counts = Counter(value for value in values if (type(value), value) in changed)
-        shown = [f"{key[1]!a:.60} as {label!r:.60} ({counts[key[1]]:,} rows)" for key, label in changed.items()]
+        shown = [f"{key[1]!a:.60} as {label!r:.60} ({plural(counts[key[1]], 'row')})" for key, label in changed.items()]
         more = f" and {len(shown) - 5:,} more" if len(shown) > 5 else ""
         merged = len({_label(key[1]).strip() for key in cache}) > len(set(cache.values()))
         notes.append(
@@ -323,7 +324,7 @@ def matched(
         elif not strict:
             found[label] = label
     if by_look:
-        shown = [f"{label!a:.60} as {found[label]!r:.60} ({counts[label]:,} rows)" for label in by_look[:5]]
+        shown = [f"{label!a:.60} as {found[label]!r:.60} ({plural(counts[label], 'row')})" for label in by_look[:5]]
         more = f" and {len(by_look) - 5:,} more" if len(by_look) > 5 else ""
         notes.append(
             f"{table.name}: labels were matched to classes that differ in case, Unicode form or a final .0 only: "

@@ -33,6 +33,7 @@ from .soft_labels import column_order
 from .splits import Ints
 from .tokenising import token_copies, tokens_for
 from .tokens import Tokens
+from .wording import plural, verb
 
 NO_TOKENS = Tokens(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int64))
 CPU_TEACHER = 600 * 2**20  # bytes of weights: the largest teacher that is chosen unasked where there is no GPU
@@ -191,7 +192,8 @@ def _without_leaks(plan: Plan) -> Plan:
     notes, warnings = leaks.check(plan)
     copies = token_copies(plan.tokens, plan.dataset)
     notes += [
-        f"leaks: {len(rows):,} {name} rows have the same tokens as a training row, though another text; scores are given "
+        f"leaks: {plural(len(rows), f'{name} row')} {verb(len(rows), 'has', 'have')} the same tokens as a training row, though "
+        "another text; scores are given "
         "with and without them"
         for name, rows in copies.items()
     ]

@@ -28,6 +28,7 @@ from .saved import RowLogits, device_of, opened_on, other_column, row_logits, tr
 from .seen import SeenRows, in_words, leaked, merged, read_seen, row_hashes, seen_in
 from .soft_labels import output_names
 from .statistics import Comparison, compare_models
+from .wording import plural, verb
 
 PLACEHOLDER = re.compile(r"LABEL_\d+")  # what transformers names an output that nobody has named
 
@@ -298,7 +299,9 @@ def _rows_to_score(
         show.say(f"note: {note}")
     if left_out := found.without_text:
         of = len(found.texts) + len(left_out)
-        show.warn(f"{len(left_out):,} of {of:,} rows have no text and are not scored ({data.row_list(left_out)})")
+        have, are = verb(len(left_out), "has", "have"), verb(len(left_out), "is", "are")
+        which = data.row_list(left_out)
+        show.warn(f"{len(left_out):,} of {plural(of, 'row')} {have} no text and {are} not scored ({which})")
     return found
 
 

@@ -15,6 +15,7 @@ from randout.archives import SUFFIXES, content_name
 from randout.datasets import Known, Reading
 from randout.errors import UserError, nearest
 from randout.tables import AUTO, TABLE_SUFFIXES, Table, codec_of, read_table
+from randout.wording import plural, verb
 
 SPLIT_VALUES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -140,7 +141,7 @@ def _hub_parts(spec: str, files: Mapping[str, Any], notes: list[str]) -> dict[st
         if len(found) == 1 or role == "train":
             roles["main"] = table
         elif role is None or role in files or role in roles:
-            notes.append(f"the Hub's split {split!r} ({len(table):,} rows) is not used")
+            notes.append(f"the Hub's split {split!r} ({plural(len(table), 'row')}) is not used")
         elif any(set(table.columns[c]) <= {-1, None} for c in table.categories):
             notes.append(f"the Hub's split {split!r} has no labels and is not used")
         else:
@@ -221,7 +222,10 @@ def read_part(
         values = table.columns.get(columns.group, groups)
         groups = [None if cols.is_missing(value) else str(value) for value in values]
         if lacking := groups.count(None):
-            notes.append(f"{table.name}: {lacking:,} rows have no {columns.group!r}; each is a group of its own")
+            notes.append(
+                f"{table.name}: {plural(lacking, 'row')} {verb(lacking, 'has', 'have')} no {columns.group!r}; "
+                "each is a group of its own"
+            )
     return Part(role, table, opened.prefixes[role], texts, found, groups)
 
 

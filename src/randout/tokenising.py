@@ -16,6 +16,7 @@ from .model_files import check_vocabulary
 from .model_sources import Source, load_tokenizer
 from .splits import Ints
 from .tokens import Tokens, encode, percentile_length, truncate
+from .wording import verb
 
 _LAST_ENCODED: list[tuple[Any, list[str], Tokens]] = []  # (tokenizer's folder, texts, tokens), the latest last
 
@@ -38,7 +39,8 @@ def tokens_for(source: Source, table: StudentTable, dataset: Dataset, notes: lis
     if encoded.empty:
         rows = row_list([dataset.row_ids[text] for text in encoded.empty])
         raise UserError(
-            f"{dataset.name}: {len(encoded.empty):,} of {len(dataset.texts):,} texts have no tokens ({rows}): the tokenizer of "
+            f"{dataset.name}: {len(encoded.empty):,} of {len(dataset.texts):,} texts "
+            f"{verb(len(encoded.empty), 'has', 'have')} no tokens ({rows}): the tokenizer of "
             f"{source.name} drops all of their characters and adds no special tokens. Remove these rows"
         )
     prefix, suffix = special_tokens(tokenizer)
