@@ -193,7 +193,8 @@ def _introduce(config: Any, dataset: Any, show: Show) -> None:
 def _report(result: Result, as_json: bool, show: Show) -> None:
     from .diagnostics import messages
     from .figures import leak_lines, score_lines
-    from .teacher_gap import gap_lines
+    from .runs import closed_test_lines
+    from .teacher_gap import run_lines
 
     warnings = result.metrics.get("warnings", [])
     if as_json:
@@ -212,10 +213,12 @@ def _report(result: Result, as_json: bool, show: Show) -> None:
             copied = f"{plural(count, 'row')} that {verb(count, 'has', 'have')} a copy in train"
             print(f"without the {copied}: accuracy {rest['accuracy']:.2%}")
         print("\n".join(leak_lines(metrics)), end="\n" if "leaks" in metrics else "")
-    if gap := result.metrics.get("validation", {}).get("teacher"):
-        print("\n".join(gap_lines(gap, result.run.record["teacher"]["name"], result.run.record.get("sizes", {}))))
+    for line in run_lines(result.run.record, result.metrics):
+        print(line)
     print(f"\nmodel   {result.model_path}")
     print(f"run     {result.folder}")
+    for line in closed_test_lines(result.run):
+        print(line)
     print(f'next    randout predict {shell_path(result.folder)} "a text to classify"')
     show.conclude(messages(warnings))
 

@@ -17,7 +17,7 @@ from .data import Dataset
 from .model_sources import Source
 from .pooled import Pooling, stated_pooling
 from .tokens import Tokens
-from .wording import plural
+from .wording import plural, verb
 
 STEPS = 400  # optimizer steps that a training has at least, within the limits on epochs
 CONTRAST_STEPS = 200  # likewise with a contrastive loss, which learns from every pair of a step
@@ -57,11 +57,15 @@ def resolved(train: TrainTable, rows: int, held: int, width: int, by_contrast: b
     train = train.model_copy(update=found)
     if {"epochs", "learning_rate"} & found.keys():
         steps = math.ceil(rows / train.batch_size) * passes
-        ends = train.keep == "best" and train.patience and passes > train.validate_every
+        ends = train.keep == "best" and train.patience and math.ceil(passes / train.validate_every) > train.patience + 1
         kept = "the weights of the best validation are kept"
         if train.keep == "last":
             kept = "the last weights are kept"
-            kept += f": {plural(held, 'validation row')} are too few to choose by" if "keep" in found else ""
+            kept += (
+                f": {plural(held, 'validation row')} {verb(held, 'is', 'are')} too few to choose by"
+                if "keep" in found
+                else ""
+            )
         elif ends:
             kept += f", and training ends after {plural(train.patience, 'validation')} without a gain"
         notes.append(

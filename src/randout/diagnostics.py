@@ -182,6 +182,17 @@ def title(metric: str) -> str:
     return metric.replace("_f1", " F1").replace("_", " ").capitalize()
 
 
+def metric_name(metric: str) -> str:
+    """A metric in the middle of a sentence: "macro F1"."""
+    named = title(metric)
+    return named[0].lower() + named[1:]
+
+
+def in_metric(metric: str) -> str:
+    """What stands before a share in a message: nothing for accuracy."""
+    return "" if metric == "accuracy" else f"{metric_name(metric)} "
+
+
 def points(estimate: float, low: float, high: float) -> str:
     return f"difference {100 * estimate:+.1f} points, 95 % interval [{100 * low:+.1f}, {100 * high:+.1f}]"
 
@@ -234,13 +245,21 @@ def hint(history: Mapping[str, Any]) -> str:
 
 
 def weak_teacher(
-    labels: np.ndarray, predicted: np.ndarray, groups: np.ndarray, names: Sequence[str], majority: int, teacher: str
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    groups: np.ndarray,
+    names: Sequence[str],
+    majority: int,
+    teacher: str,
+    metric: str = "accuracy",
 ) -> Finding | None:
     """A teacher that is not above the majority class of the training rows on validation, by interval."""
-    pair = compared(labels, np.full_like(labels, majority), predicted, groups, len(names), "accuracy")
+    pair = compared(labels, np.full_like(labels, majority), predicted, groups, len(names), metric)
     if pair is None or pair.low > 0:
         return None
-    text = f"The teacher {teacher} ({pair.value_b:.1%} on validation) is not above the majority class "
+    text = (
+        f"The teacher {teacher} ({in_metric(metric)}{pair.value_b:.1%} on validation) is not above the majority class "
+    )
     text += f"({pair.value_a:.1%}), so there is little to learn from it."
     return Finding("weak-teacher", text)
 
