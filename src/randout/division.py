@@ -174,6 +174,6 @@ def check_train(parts: Sequence[Part], labels: Ints, roles: list[str] | None, id
         names = [id2label[int(k)] for k in dict.fromkeys(labels[unseen].tolist())]
         others = f" So do {len(names) - 1:,} more: {listed(names[1:])}." if len(names) > 1 else ""
         raise UserError(
-            f"{parts[p].table.name}, row {at - first[p] + 1}: the label {names[0]!r} occurs in no training row, "
+            f"{parts[p].table.name}, {parts[p].table.row(at - first[p] + 1)}: the label {names[0]!r} occurs in no training row, "
             f"so it cannot be learnt.{others} Add training rows of such a class, or remove the rows that have it."
         )

@@ -93,7 +93,7 @@ def label_table(request: Request, file: str, out: Path | None, show: Show, bars:
 def note_empty(texts: data.TextBlocks, show: Show) -> None:
     """Say how many rows have no text and so get no label."""
     if texts.empty:
-        which = f" ({data.row_list(texts.first_empty, texts.empty)})"
+        which = f": {data.row_list(texts.first_empty, texts.empty, texts.first_lines)}"
         are, get = verb(texts.empty, "is", "are"), verb(texts.empty, "gets", "get")
         show.say(f"note: {texts.empty:,} of {plural(texts.rows, 'text')} {are} empty and {get} no label{which}")
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from . import data, diagnostics, figures, leaks, runs, tables, writing
 from .classifiers import Classifier
+from .columns import rows_in
 from .errors import UserError
 from .files import replace_text
 from .labels import UnknownLabel
@@ -329,8 +330,8 @@ def _rows_to_score(
     if left_out := found.without_text:
         of = len(found.texts) + len(left_out)
         have, are = verb(len(left_out), "has", "have"), verb(len(left_out), "is", "are")
-        which = data.row_list(left_out)
-        show.warn(f"{len(left_out):,} of {plural(of, 'row')} {have} no text and {are} not scored ({which})")
+        which = rows_in(found.table, left_out)
+        show.warn(f"{len(left_out):,} of {plural(of, 'row')} {have} no text and {are} not scored: {which}")
     return found
 
 

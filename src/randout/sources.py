@@ -266,7 +266,7 @@ def given_split(parts: Sequence[Part], split_column: str | None, notes: list[str
         found = list(dict.fromkeys(values))
         shown = ", ".join(map(repr, found[:10])) + (", ..." if len(found) > 10 else "")
         raise UserError(
-            f"{main.name}, {cols.row_list(unknown)}: column {split_column!r} holds other values than train, validation "
+            f"{main.name}, {cols.rows_in(main, unknown)}: column {split_column!r} holds other values than train, validation "
             f"(or valid, val, dev) and test. Found: {shown}."
         )
     return [SPLIT_VALUES[value.lower()] for value in values]

@@ -37,10 +37,11 @@ def tokens_for(source: Source, table: StudentTable, dataset: Dataset, notes: lis
     else:
         max_length = table.max_length
     if encoded.empty:
-        rows = row_list([dataset.row_ids[text] for text in encoded.empty])
+        lines = dataset.lines[encoded.empty].tolist() if len(dataset.lines) else []
+        rows = row_list([dataset.row_ids[text] for text in encoded.empty], lines=lines if all(lines) else [])
         raise UserError(
             f"{dataset.name}: {len(encoded.empty):,} of {len(dataset.texts):,} texts "
-            f"{verb(len(encoded.empty), 'has', 'have')} no tokens ({rows}): the tokenizer of "
+            f"{verb(len(encoded.empty), 'has', 'have')} no tokens: {rows}. The tokenizer of "
             f"{source.name} drops all of their characters and adds no special tokens. Remove these rows"
         )
     prefix, suffix = special_tokens(tokenizer)
