@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from pathlib import Path
 
@@ -275,3 +276,21 @@ def test_type_checkers_see_what_the_package_offers():
     assert {*randout.__all__, "__version__"} == set(dir(randout))
     assert all(getattr(randout, name) is not None for name in randout.__all__)
     assert Path(randout.__file__).with_name("py.typed").exists()
+
+
+def test_empty_texts_get_no_label_in_the_library_as_in_the_command(two_texts):
+    texts = ["goal team", "", " \t\u00a0\n", "fever"]
+    model = randout.load("my run")
+    with pytest.warns(UserWarning, match=r"2 of 4 texts are empty and get no label: texts\[1\], texts\[2\]") as told:
+        labels = model.predict(texts)
+    assert told[0].filename == __file__
+    with pytest.warns(UserWarning, match="2 of 4 texts"):
+        probabilities = model.predict_proba(texts)
+    with pytest.warns(UserWarning, match=r"1 of 1 text is empty and gets no label: texts\[0\]") as told:
+        assert randout.predict(model, [" "])[0] == [None]
+    assert told[0].filename == __file__
+    assert labels == [model.predict(["goal team"])[0], None, None, model.predict(["fever"])[0]]
+    assert np.isnan(probabilities[1:3]).all()
+    assert np.array_equal(probabilities[[0, 3]], model.predict_proba(["goal team", "fever"]))
+    printed = [json.loads(line) for line in two_texts("predict", "my run", *texts, "--json")[1].splitlines()]
+    assert [row["label"] for row in printed] == labels

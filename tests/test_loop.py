@@ -467,3 +467,13 @@ def test_what_the_plain_model_does_not_use_is_no_loss(tiny_model: Tiny, family: 
     trained(session, some_material(encoder), events=2)
     assert session.position.step == 2
     assert not session.watched
+
+
+def test_the_pull_of_a_loss_is_logged_only_where_it_is_measured(tiny_model: Tiny) -> None:
+    """At the logits: a loss that does not see them has no ratio, rather than one of 0."""
+    encoder = tiny_encoder(tiny_model("bert"))
+    session = session_of(encoder, [CrossEntropy(), KnowledgeDistillation(), Extra()])
+    trained(session, some_material(encoder), events=1)
+    assert session.position.sums["gradient_kd_to_ce"][0] > 0
+    assert "loss_extra" in session.position.sums
+    assert "gradient_extra_to_ce" not in session.position.sums

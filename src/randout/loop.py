@@ -235,8 +235,8 @@ def _backward(session: Session, batch: Batch, scale: float = 1.0) -> None:
     if len(losses) > 1:  # how hard each loss pulls, at the logits: cheap, and the same for every parameter behind them
         for name, loss in losses.items():
             (pull,) = torch.autograd.grad(loss, logits, retain_graph=True, allow_unused=True)
-            pull = torch.zeros_like(logits) if pull is None else pull  # a loss that looks elsewhere, at hidden states
-            session.run.log(f"square_{name}", pull.float().square().sum())
+            if pull is not None:  # else a loss that looks elsewhere, at hidden states, of which this measures nothing
+                session.run.log(f"square_{name}", pull.float().square().sum())
     with session.encoder.gradients.adding():
         total.backward()
 

@@ -41,7 +41,7 @@ ROLES = {  # bits of `SeenRows.roles`; the rows were used to ...
 }
 WORDS = {  # how a message begins; "N of the M test rows" follows
     "trained": "this model was trained on",
-    "selected": "this model was selected on (as validation rows)",
+    "selected": "this model was selected on",
     "teacher-trained": "the teacher was trained on",
     "teacher-selected": "the teacher was selected on",
     "teacher-earlier": "a model that the teacher learned from or started from was trained on",
@@ -188,7 +188,10 @@ def seen_in(rows: SeenRows, hashes: Hashes) -> tuple[dict[str, int], NDArray[np.
 
 def in_words(counts: dict[str, int], of: int, what: str) -> str:
     """`the teacher was trained on 66 of the 90 test rows; ...`. what: "test rows"."""
-    return "; ".join(f"{WORDS[role]} {count:,} of the {of:,} {what}" for role, count in counts.items())
+    own = {"selected": " (its validation rows)"}
+    return "; ".join(
+        f"{WORDS[role]} {count:,} of the {of:,} {what}{own.get(role, '')}" for role, count in counts.items()
+    )
 
 
 def of_run(run: RunFolder, split: str) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def tokens_for(source: Source, table: StudentTable, dataset: Dataset, notes: lis
     else:
         max_length = table.max_length
     if encoded.empty:
-        lines = dataset.lines[encoded.empty].tolist() if len(dataset.lines) else []
+        lines = dataset.lines[list(encoded.empty)].tolist() if len(dataset.lines) else []
         rows = row_list([dataset.row_ids[text] for text in encoded.empty], lines=lines if all(lines) else [])
         raise UserError(
             f"{dataset.name}: {len(encoded.empty):,} of {len(dataset.texts):,} texts "
