@@ -187,26 +187,40 @@ def model_card(plan: Plan, metrics: dict[str, Any], teacher: str, opened: int) -
     lines += [f"# {plan.student.label} fine-tuned on {plan.dataset.name}", ""]
     lines += [f"Labels: {labels}. Texts of up to {length} tokens, truncated by `{plan.config.student.truncation}`."]
     if plan.config.student.truncation != "head":
-        lines += ["A `transformers` pipeline truncates by head only, so longer texts score differently there."]
+        other = "`sentence-transformers`" if mean else "A `transformers` pipeline"
+        lines += [f"{other} truncates by head only, so longer texts score differently there."]
     methods = ", ".join(
         f"`{m.name}` {json.dumps(m.model_dump(exclude_defaults=True, mode='json'))}" for m in plan.methods
     )
     lines += [f"Methods: {methods}." + (f" Teacher: {teacher}." if teacher else "")]
-    lines += ["", *scores, "", *_usage(mean), ""]
+    lines += ["", *scores, "", *_usage(mean, list(plan.dataset.id2label.values())), ""]
     return "\n".join(lines)
 
 
-def _usage(mean: bool) -> list[str]:
-    """How to load the folder. mean: its head reads the mean of the tokens' states, which no class of transformers does."""
+def _usage(mean: bool, labels: Sequence[str]) -> list[str]:
+    """How to load the folder, as code that runs in it. mean: its head reads the mean of the tokens' states, which no class
+    of transformers does.
+    """
     if not mean:
         lines = ["from transformers import pipeline", ""]
-        lines += ['classify = pipeline("text-classification", "path/to/this/folder", truncation=True)']
-        return ["```python", *lines, "```"]
+        lines += ['classify = pipeline("text-classification", ".", truncation=True)  # ".": this folder']
+        return ["```python", *lines, 'print(classify(["A text to classify."]))', "```"]
+    about = "The head reads the mean of the tokens' states, which no stock class of `transformers` does; the folder has the "
+    about += "layout of sentence-transformers. Each of these gives the label of a text:"
     lines = ["from sentence_transformers import SentenceTransformer", ""]
-    lines += ['logits = SentenceTransformer("path/to/this/folder").encode(["a text"])  # (texts, labels)']
-    about = "The head reads the mean of the tokens' states, which no stock class of `transformers` does; the folder is laid "
-    about += "out as sentence-transformers does it, with the labels in the order above. `randout predict` reads it too."
-    return [about, "", "```python", *lines, "```"]
+    lines += [f"labels = {json.dumps(list(labels), ensure_ascii=False)}  # in the order of the outputs"]
+    lines += ['model = SentenceTransformer(".")  # ".": this folder']
+    lines += [
+        'probabilities = model.encode(["A text to classify."], convert_to_tensor=True).softmax(-1)  # (texts, labels)'
+    ]
+    lines += ["print([labels[best] for best in probabilities.argmax(-1)])"]
+    return [about, "", *_own_usage(), "", "```python", *lines, "```"]
+
+
+def _own_usage() -> list[str]:
+    """How randout loads the folder."""
+    lines = ["import randout", "", 'model = randout.load(".")  # ".": this folder']
+    return ["```python", *lines, 'print(model.predict(["A text to classify."]))', "```"]
 
 
 def _words_card(plan: Plan, classifier: Classifier) -> list[str]:
@@ -214,7 +228,8 @@ def _words_card(plan: Plan, classifier: Classifier) -> list[str]:
     lines = ["---", "pipeline_tag: text-classification", "tags: [randout]", "---", ""]
     lines += [f"# {classifier.name} ({classifier.summary}) trained on {plan.dataset.name}", ""]
     lines += [f"Labels: {', '.join(plan.dataset.id2label.values())}. Settings: `{settings}`.", "", classifier.scores]
-    return [*lines, "", "No model of `transformers`: `randout predict` and `randout evaluate` read this folder."]
+    lines += ["", "No model of `transformers`: `randout predict`, `randout evaluate` and this code read the folder."]
+    return [*lines, "", *_own_usage()]
 
 
 def _scores_table(metrics: dict[str, Any]) -> list[str]:
