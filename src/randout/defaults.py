@@ -88,10 +88,10 @@ def pooling_of(
         accuracy = _probe(source, dataset, tokens, rows, device)
         stated = "mean" if accuracy["mean"] > accuracy["first"] else "first"
         why = (
-            f"cross-validated on its frozen states, the mean gives {accuracy['mean']:.1%} of the training rows their label, "
-            f"the first token {accuracy['first']:.1%}"
+            f"as a linear classifier on the untrained states has {accuracy['mean']:.1%} of the training rows right with the "
+            f"mean and {accuracy['first']:.1%} with the first token (cross-validated)"
         )
-    saved = "; saved in the layout of sentence-transformers" if stated == "mean" else ""
+    saved = "; the model folder has the layout of sentence-transformers" if stated == "mean" else ""
     notes.append(f"pooling: {'mean of all tokens' if stated == 'mean' else 'first token'}, {why}{saved}")
     return stated
 

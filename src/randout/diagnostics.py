@@ -165,7 +165,7 @@ def _majority(
     pair = compared(labels, np.full_like(labels, majority), predicted, groups, len(names), metric)
     if pair is None or pair.low > 0:
         return None
-    text = f"{title(metric)} on {split}, {pair.value_b:.1%}, is not above that of the majority class "
+    text = f"{title(metric)} on {split}, {pair.value_b:.1%}, is not {clearly(pair.estimate)}above that of the majority class "
     text += f"({names[majority]!r}, {pair.value_a:.1%}): {points(pair.estimate, pair.low, pair.high)}."
     return Finding("majority", text, split)
 
@@ -176,6 +176,11 @@ def _baseline(baseline: Mapping[str, Any] | None, metric: str, split: str) -> Fi
         return None
     text = f"{title(metric)} on {split} is below that of a bag-of-words baseline ({baseline[metric]:.1%}): "
     return Finding("baseline", f"{text}{points(pair['estimate'], pair['low'], pair['high'])}.", split)
+
+
+def clearly(estimate: float) -> str:
+    """For "not above": a difference above 0 that chance may explain."""
+    return "clearly " if estimate > 0 else ""
 
 
 def title(metric: str) -> str:
@@ -258,9 +263,9 @@ def weak_teacher(
     if pair is None or pair.low > 0:
         return None
     text = (
-        f"The teacher {teacher} ({in_metric(metric)}{pair.value_b:.1%} on validation) is not above the majority class "
+        f"The teacher {teacher} ({in_metric(metric)}{pair.value_b:.1%} on validation) is not {clearly(pair.estimate)}"
     )
-    text += f"({pair.value_a:.1%}), so there is little to learn from it."
+    text += f"above the majority class ({pair.value_a:.1%}), so there is little to learn from it."
     return Finding("weak-teacher", text)
 
 

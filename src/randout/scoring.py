@@ -175,8 +175,8 @@ def _openings_line(times: int) -> str:
 
 def model_card(plan: Plan, metrics: dict[str, Any], teacher: str, opened: int) -> str:
     """The README.md of the model folder. opened: how often the test split was scored with this model."""
-    scores = _scores_table(metrics)
-    scores += ["", _openings_line(opened)] if "test" in plan.dataset.split else []
+    scores = [_openings_line(opened), ""] if "test" in plan.dataset.split else []
+    scores += _scores_table(metrics)
     if plan.classifier is not None:
         return "\n".join([*_words_card(plan, plan.classifier), "", *scores, ""])
     labels = ", ".join(plan.dataset.id2label.values())

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .diagnostics import Finding, majority_scores, points, title
+from .diagnostics import Finding, clearly, majority_scores, points, title
 from .errors import UserError
 from .run_diagnostics import trained_majority
 from .runs import RunFolder
@@ -74,7 +74,8 @@ def _over_folds(runs: Mapping[str, RunFolder], metrics: Mapping[str, Any], metri
         pair = _difference({kind: values, "model": own}, trained, sizes, kind, metric, repeats)
         if pair is None or (pair.low > 0 if kind == "majority" else pair.high >= 0):
             continue
-        what = "not above that of the majority class" if kind == "majority" else "below that of a bag-of-words baseline"
+        above = f"not {clearly(pair.estimate)}above that of the majority class"
+        what = above if kind == "majority" else "below that of a bag-of-words baseline"
         text = f"{title(metric)} over {len(own)} folds, {np.mean(own):.1%}, is {what} ({np.mean(values):.1%}): "
         findings.append(Finding(kind, f"{text}{points(pair.estimate, pair.low, pair.high)}."))
     return findings

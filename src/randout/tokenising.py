@@ -50,7 +50,10 @@ def tokens_for(source: Source, table: StudentTable, dataset: Dataset, notes: lis
     tokens = truncate(encoded, max_length, table.truncation, suffix, prefix)
     texts, lost = tokens.loss_of_truncation()
     if texts:
-        notes.append(f"truncation: {texts:.1%} of texts are cut ({table.truncation}), {lost:.1%} of all tokens lost")
+        kept = table.truncation
+        notes.append(
+            f"truncation: {texts:.1%} of texts are too long and cut ({kept} kept), {lost:.1%} of all tokens lost"
+        )
     return tokens, max_length
 
 

@@ -27,12 +27,17 @@ def teachers(subject: Subject) -> Section | None:
     if not rows:
         return None
     who = (Column("model"), Column("unit"), Column("teacher"))
-    columns = (*who, Column("metric"), Column("student %", "percent"), Column("teacher %", "percent"))
+    columns: tuple[Column, ...] = (
+        *who,
+        Column("metric"),
+        Column("student %", "percent"),
+        Column("teacher %", "percent"),
+    )
     columns += (Column("difference", "points"), Column("its 95 % interval", "points interval"))
     columns += (Column("verdict"), Column("validation rows", "count"))
     note = "Student minus teacher, in percentage points, on the validation rows; the interval is over groups of texts."
     parts = [Table("student-teacher", "Student and teacher", *_filled(columns, rows), note)]
-    heads = (*who, Column("student parameters", "count"), Column("teacher parameters", "count"))
+    heads: tuple[Column, ...] = (*who, Column("student parameters", "count"), Column("teacher parameters", "count"))
     heads += (Column("student texts a second", "number"), Column("teacher texts a second", "number"))
     if any(cell is not None for row in costs for cell in row[len(who) :]):
         note = "Texts a second: scored in float32 on the machine that trained the student."
