@@ -184,13 +184,13 @@ def clearly(estimate: float) -> str:
 
 
 def title(metric: str) -> str:
-    return metric.replace("_f1", " F1").replace("_", " ").capitalize()
+    named = metric_name(metric)
+    return named[0].upper() + named[1:]
 
 
 def metric_name(metric: str) -> str:
     """A metric in the middle of a sentence: "macro F1"."""
-    named = title(metric)
-    return named[0].lower() + named[1:]
+    return metric.replace("_f1", " F1").replace("_", " ")
 
 
 def in_metric(metric: str) -> str:
@@ -233,7 +233,7 @@ def still_improving(history: Mapping[str, Any], metric: str, rows: int) -> Findi
         return None
     count = int(epochs[-1]["epoch"])
     way = f"{before:.4f} to {last:.4f}" if loss else f"{before:.1%} to {last:.1%}"
-    text = f"Validation {title(metric).lower()} was still improving in the last of {count} epochs ({way}). "
+    text = f"Validation {metric_name(metric)} was still improving in the last of {count} epochs ({way}). "
     return Finding("still-improving", f"{text}Train longer: --set epochs={2 * count}.")
 
 

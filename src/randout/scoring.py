@@ -17,7 +17,7 @@ from . import data, diagnostics, figures, leaks, runs, tables, writing
 from .classifiers import Classifier
 from .columns import rows_in
 from .errors import UserError
-from .files import replace_text
+from .files import replace_text, shell_path
 from .labels import UnknownLabel
 from .metrics import log_probabilities, score
 from .predictions import Predictions, read_predictions, write_predictions
@@ -428,7 +428,7 @@ def score_run(
     run = RunFolder(path)
     run.read("run.json")
     if not run.finished:
-        raise UserError(f"{path}: this run is not finished; its `randout train` command goes on with it")
+        raise UserError(f"{path}: this run is not finished. Resume it with: randout train --resume {shell_path(path)}")
     labels = run.labels
     if split not in ("validation", "test"):
         raise UserError(f"--split {split}: a run is scored on validation or test, or name a file")
