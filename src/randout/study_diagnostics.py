@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .diagnostics import Finding, clearly, majority_scores, points, title
+from .diagnostics import Finding, clearly, majority_scores, metric_name, points, title
 from .errors import UserError
 from .run_diagnostics import trained_majority
 from .runs import RunFolder
@@ -102,7 +102,7 @@ def _note(baselines: Mapping[str, float], metric: str, folds: bool) -> str:
         return ""
     mean = float(np.mean(list(baselines.values())))
     over = f", mean of {len(baselines)} folds" if folds and len(baselines) > 1 else ""
-    return f"bag-of-words baseline on the test rows: {title(metric).lower()} {100 * mean:.2f} %{over}"
+    return f"bag-of-words baseline on the test rows: {metric_name(metric)} {100 * mean:.2f} %{over}"
 
 
 def lines(warnings: Sequence[Mapping[str, Any]]) -> list[str]:
