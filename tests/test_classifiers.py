@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -301,7 +302,12 @@ def test_another_seed_is_another_model(
 
 
 def same_files(one: Path, other: Path) -> bool:
-    return all((other / path.name).read_bytes() == path.read_bytes() for path in one.iterdir())
+    """Whether two model folders are the same, but for how often the test split was opened, as other tests do."""
+
+    def content(path: Path) -> bytes:
+        return re.sub(rb"(?m)^Test split: .*$", b"", path.read_bytes()) if path.suffix == ".md" else path.read_bytes()
+
+    return all(content(other / path.name) == content(path) for path in one.iterdir())
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -466,9 +472,7 @@ def test_the_settings_of_a_classifier_can_be_printed_and_used(run: Run, toy_csv:
     assert "C = 10.0" in Path("one/run.toml").read_text()
     assert "goal team" in call("predict", "one", "goal team coach", "-q")
     assert "accuracy" in call("evaluate", "one", "--split", "test", "-q")
-    assert call("train", str(toy_csv(150, 0)), "--student", "svm", "--dry-run").startswith(
-        "methods: contrastive and kd"
-    )
+    assert call("train", str(toy_csv(150, 0)), "--student", "svm", "--dry-run").startswith("methods: contrastive, kd")
 
 
 def test_the_folder_of_a_run_holds_no_place_of_this_machine(

@@ -202,8 +202,7 @@ def _finish(plan: Plan, run: RunFolder, trained: Trained, teacher: Taught | None
     sizes = _beside_teacher(plan, trained, teacher, metrics["validation"]) if teacher else {}
     metrics["warnings"] = doubts(plan, metrics["validation"], teacher, run)
     metrics = diagnose(plan, run, metrics, trained.history)
-    card = model_card(plan, metrics, teacher.name if teacher else "", len(runs.opened_by(run)))
-    trained.save(run.model, card)
+    trained.save(run.model, model_card(plan, metrics, teacher.name if teacher else ""))
     if seen := read_seen(run.path):
         write_seen(run.model, seen)
     run.write("metrics.json", metrics)

@@ -173,9 +173,9 @@ def _openings_line(times: int) -> str:
     return f"Test split: scored with this model {'once' if times == 1 else f'{times:,} times'}."
 
 
-def model_card(plan: Plan, metrics: dict[str, Any], teacher: str, opened: int) -> str:
-    """The README.md of the model folder. opened: how often the test split was scored with this model."""
-    scores = [_openings_line(opened), ""] if "test" in plan.dataset.split else []
+def model_card(plan: Plan, metrics: dict[str, Any], teacher: str) -> str:
+    """The README.md of the model folder, as training writes it: the same for the same training."""
+    scores = [_openings_line(int("test" in metrics)), ""] if "test" in plan.dataset.split else []
     scores += _scores_table(metrics)
     if plan.classifier is not None:
         return "\n".join([*_words_card(plan, plan.classifier), "", *scores, ""])

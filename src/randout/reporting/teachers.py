@@ -36,19 +36,19 @@ def teachers(subject: Subject) -> Section | None:
     columns += (Column("difference", "points"), Column("its 95 % interval", "points interval"))
     columns += (Column("verdict"), Column("validation rows", "count"))
     note = "Student minus teacher, in percentage points, on the validation rows; the interval is over groups of texts."
-    parts = [Table("student-teacher", "Student and teacher", *_filled(columns, rows), note)]
+    parts = [Table("student-teacher", "Scores on the validation rows", *_filled(columns, rows), note)]
     heads: tuple[Column, ...] = (*who, Column("student parameters", "count"), Column("teacher parameters", "count"))
-    heads += (Column("student texts a second", "number"), Column("teacher texts a second", "number"))
+    heads += (Column("student texts a second", "count"), Column("teacher texts a second", "count"))
     if any(cell is not None for row in costs for cell in row[len(who) :]):
         note = "Texts a second: scored in float32 on the machine that trained the student."
         parts.append(Table("student-teacher-size", "Size and speed", *_filled(heads, costs), note))
     return Section("teacher", "Student and teacher", tuple(parts))
 
 
-def _sizes(sizes: dict[str, dict[str, Any]]) -> list[Any]:
-    return [
-        (sizes.get(who) or {}).get(key) for key in ("parameters", "texts_per_second") for who in ("student", "teacher")
-    ]
+def _sizes(sizes: dict[str, dict[str, Any]]) -> list[int | None]:
+    keys = ("parameters", "texts_per_second")
+    found = [(sizes.get(who) or {}).get(key) for key in keys for who in ("student", "teacher")]
+    return [None if value is None else round(value) for value in found]
 
 
 def _filled(
