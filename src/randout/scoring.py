@@ -268,9 +268,9 @@ def score_file(
 ) -> tuple[dict[str, Any], dict[int, str]]:
     """Metrics of any classifier on a labelled file, and its id2label. Rows without a text are not scored; `without_text`
     says how many. Where the classifier or its ancestors have seen rows of the file, `seen` says how many of how many by
-    role, and `without_seen` are the scores on the other rows. Where the file holds test rows of the run itself, that its
-    test split is opened is recorded, and `test_rows` says how many they are and how often they were scored so far (None
-    where it cannot be recorded).
+    role, and `without_seen` are the scores on the other rows. Where the file holds test rows of the run itself, an
+    opening of its test split is recorded, and `test_rows` says how many they are and how often they were scored so far
+    (None where that cannot be recorded).
 
     labels: the classes in the order of the model's outputs, where its own names are none. out: the table with prediction
     and score of each row is written there, with the probabilities of all classes where these are asked for. Raises
@@ -406,7 +406,7 @@ def _open_by_file(run: RunFolder | None, held: int, rows: int, show: Show) -> di
     )
     times: int | None = None
     if run is None:
-        show.warn(f"{found}; its folder is not here, so that its test split is opened is not recorded")
+        show.warn(f"{found}; its folder is not here, so this opening of its test split is not recorded")
         return {"test_rows": {"rows": held, "of": rows, "openings": times}}
     record = run.record
     try:
@@ -414,7 +414,7 @@ def _open_by_file(run: RunFolder | None, held: int, rows: int, show: Show) -> di
         times = runs.record_opening(run, known, "test", "evaluate FILE", held)
         _update_openings(run)
     except OSError as error:
-        show.warn(f"{run.path}: that its test split is opened cannot be recorded ({error.strerror or error})")
+        show.warn(f"{run.path}: this opening of its test split cannot be recorded ({error.strerror or error})")
     else:
         show.say(f"test split opened: {found}; {_times_scored(times)}")
     return {"test_rows": {"rows": held, "of": rows, "openings": times}}
