@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -301,7 +302,12 @@ def test_another_seed_is_another_model(
 
 
 def same_files(one: Path, other: Path) -> bool:
-    return all((other / path.name).read_bytes() == path.read_bytes() for path in one.iterdir())
+    """Whether two model folders are the same, but for how often the test split was opened, as other tests do."""
+
+    def content(path: Path) -> bytes:
+        return re.sub(rb"(?m)^Test split: .*$", b"", path.read_bytes()) if path.suffix == ".md" else path.read_bytes()
+
+    return all(content(other / path.name) == content(path) for path in one.iterdir())
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -338,7 +344,7 @@ def test_what_the_default_preset_brings_is_left_out_with_a_note(toy_csv: Callabl
     plan = plan_of("svm", toy_csv(90, 0))
     assert plan.config.methods == {}
     assert plan.config.teacher.model == "none"
-    assert any("kd and randout are for encoders" in note for note in plan.notes)
+    assert any("kd, randout: for encoders only" in note for note in plan.notes)
     assert list(plan_of("cnn", toy_csv(90, 0)).config.methods) == ["ce"]
     assert plan.name.startswith("toy-90-0-svm-s1-")
     recipe = {"data": {"source": str(toy_csv(90, 0))}, "student": {"model": "svm"}, "classifier": SMALL["svm"]}
@@ -466,9 +472,7 @@ def test_the_settings_of_a_classifier_can_be_printed_and_used(run: Run, toy_csv:
     assert "C = 10.0" in Path("one/run.toml").read_text()
     assert "goal team" in call("predict", "one", "goal team coach", "-q")
     assert "accuracy" in call("evaluate", "one", "--split", "test", "-q")
-    assert call("train", str(toy_csv(150, 0)), "--student", "svm", "--dry-run").startswith(
-        "methods: contrastive and kd"
-    )
+    assert call("train", str(toy_csv(150, 0)), "--student", "svm", "--dry-run").startswith("methods: contrastive, kd")
 
 
 def test_the_folder_of_a_run_holds_no_place_of_this_machine(

@@ -276,8 +276,8 @@ def test_evaluate_a_file_and_an_unknown_label(run: Run, finished: Path, toy_csv:
     other = write_csv(tmp_path / "other.csv", [("goal team", "SPORT"), ("stock price", "money\u200b")])
     code, _, errors = run("evaluate", model, other)
     assert code == 0
-    assert "'SPORT' as 'sport' (1 rows)" in errors
-    assert "'money\\u200b' as 'money' (1 rows)" in errors
+    assert "'SPORT' as 'sport' (1 row)" in errors
+    assert "'money\\u200b' as 'money' (1 row)" in errors
     bad = write_csv(tmp_path / "bad.csv", [("goal team", "sport"), ("stock price", "finance")])
     code, out, errors = run("evaluate", model, bad, "--json")
     assert code == 0

@@ -124,7 +124,7 @@ def test_papers_without_an_id_and_segments_without_a_text(folder):
     tables = coda19.read(folder, notes)
     assert tables["main"].columns["paper_id"][:14] == ["0"] * 7 + ["train01"] * 7
     assert len(tables["test"]) == 20
-    assert notes[0] == "1 segments of test have no text and are left out"
+    assert notes[0] == "1 segment of test has no text and is left out"
     assert "21 test segments (released: 15,475)" in notes[1]  # the blank one is counted
 
 

@@ -197,7 +197,7 @@ REFUSED = {  # name -> (columns, suffix, options, parts of the message)
     "small classes": ({"text": LONG, "label": [*FEW, *["x"] * 5]}, ".csv", {"labels": [*FEW, "x"]}, [
         "25 classes", "at least 3 of each", "'z00' (1 row in 1 group)", "'z19'", "and 5 more"]),
     "labels not listed": ({"text": LONG, "label": [*FEW, *TWO[:5]]}, ".csv", {"labels": ["x", "y"]}, [
-        "row 1: unknown label 'z00'", "24 more are unknown: 'z01', ", "'z20' and 4 more", "Known: 'x', 'y'"]),
+        "row 1 (line 2): unknown label 'z00'", "24 more are unknown: 'z01', ", "'z20' and 4 more", "Known: 'x', 'y'"]),
     "listed labels absent": ({"text": LONG, "label": TWO}, ".csv", {"labels": ["x", "y", "z", "w"]}, ["labels have 'z', 'w'"]),
     "label not listed": ({"text": LONG, "label": TWO}, ".csv", {"labels": ["x", "yy"]}, [
         "row 2", "unknown label 'y'", "Did you mean 'yy'?", "Known: 'x', 'yy'"]),
@@ -420,7 +420,7 @@ def test_groups_stay_together_and_merge_with_copies(here):
     for p, rows in enumerate(dataset.split.values()):
         part[rows] = p
     assert all(len(set(part[dataset.groups == g])) == 1 for g in set(dataset.groups))
-    assert any("1 rows have no 'user'" in note for note in dataset.report.notes)
+    assert any("1 row has no 'user'" in note for note in dataset.report.notes)
 
 
 def test_a_split_column(here):
@@ -584,9 +584,9 @@ def test_labelled_rows_to_evaluate_on(here):
     assert (found.texts, found.labels.tolist(), found.groups.tolist()) == (["A", "b", "a "], [0, 1, 0], [0, 1, 0])
     other = data.load_evaluation("new.csv", {0: "yes", 1: "none"})
     assert (other.labels.tolist(), other.unseen) == ([0, 2, 0], ("no",))
-    with pytest.raises(UserError, match=r"new\.csv, row 2: unknown label 'no' .* Known: 'yes', 'none'"):
+    with pytest.raises(UserError, match=r"new\.csv, row 2 \(line 3\): unknown label 'no' .* Known: 'yes', 'none'"):
         data.load_evaluation("new.csv", {0: "yes", 1: "none"}, strict=True)
-    with pytest.raises(UserError, match=r"new\.csv, row 1: unknown label 'yes'.* 1 more are unknown: 'no'"):
+    with pytest.raises(UserError, match=r"new\.csv, row 1 \(line 2\): unknown label 'yes'.* 1 more are unknown: 'no'"):
         data.load_evaluation("new.csv", {0: "a", 1: "b"})
     write(here / "one.csv", {"text": ["a", "b"], "label": ["yes", "yes"]})
     assert data.load_evaluation("one.csv", {0: "no", 1: "yes"}).labels.tolist() == [1, 1]
@@ -689,3 +689,45 @@ def test_csabstruct_by_abstract():
     given = data.load(CSABSTRUCT / "train.jsonl", validation=CSABSTRUCT / "dev.jsonl", test=CSABSTRUCT / "test.jsonl")
     assert given.report.sizes == {"train": 11_333, "validation": 2026, "test": 1349}
     assert len(given.report.leaked["test"]) > 100
+
+
+LINES = 'text,label\n"two\nlines",a\n\n{},b\n"a quoted ""word""",{}\n'  # rows start on lines 2, 5 and 6
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_errors_about_rows_of_a_csv_file_name_the_line_too(here, end):
+    def written(text: str, label: str) -> str:
+        Path("rows.csv").write_bytes(LINES.format(text, label).replace("\n", end).encode())
+        return "rows.csv"
+
+    classes = {0: "a", 1: "b"}
+    with pytest.raises(UserError, match=r"rows.csv, row 3 \(line 6\): unknown label 'c'"):
+        data.load_evaluation(written("x", "c"), classes, strict=True)
+    with pytest.raises(UserError, match=r"1 of 3 rows has no label in column 'label': row 3 \(line 6\)\."):
+        data.load(written("x", ""))
+    with pytest.raises(UserError, match=r"1 of 3 rows has an empty text in column 'text': row 2 \(line 5\)\."):
+        data.load(written("", "a"))
+    with data.open_texts(written("", "a")) as (_, look_through):
+        found = look_through(lambda block: None)
+    assert (found.first_empty, found.first_lines) == ([2], [5])
+    assert data.load_evaluation("rows.csv", classes).table.lines[2] == 6
+
+
+def test_lines_of_many_rows_and_of_later_blocks(here, monkeypatch):
+    from randout import table_blocks
+
+    monkeypatch.setattr(table_blocks, "ROWS", 4)
+    Path("many.csv").write_text("text,n\n" + "\n".join(f"{'' if n % 3 == 0 else 'x'},{n}\n" for n in range(1, 31)))
+    with data.open_texts("many.csv") as (blocks, look_through):
+        found = look_through(lambda block: None)
+        assert [line for block in blocks for line in block.lines] == list(range(2, 61, 2))  # blank lines are no rows
+    assert found.first_lines == [2 * row for row in found.first_empty] == [6, 12, 18, 24, 30]
+    assert data.row_list(found.first_empty, found.empty, found.first_lines) == (
+        "rows 3, 6, 9, 12, 15 and 5 more (lines 6, 12, 18, 24, 30, ...)"
+    )
+
+
+def test_rows_of_other_files_have_no_line(here):
+    write(here / "rows.jsonl", {"text": ["a", "b"], "label": ["x", "y"]})
+    with pytest.raises(UserError, match=r"rows.jsonl, row 2: unknown label 'y'"):
+        data.load_evaluation("rows.jsonl", {0: "x", 1: "z"}, strict=True)

@@ -42,7 +42,31 @@ def test_a_choice_among_epochs_needs_validation_rows(held: int, keep: str) -> No
     notes: list[str] = []
     found = defaults.resolved(TrainTable(), 50, held, 384, False, notes)
     assert (found.keep, found.epochs, found.validate_every) == (keep, 60, 6)
-    assert notes[0].startswith("training: up to 60 epochs (240 steps of 16) at learning rate 0.0001")
+    assert notes[0].startswith("training: ")
+    assert "60 epochs (240 steps of 16 texts) at learning rate 0.0001; the " in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "held", "expected"),
+    [
+        ({}, 300, "training: up to 60 epochs (240 steps of 16 texts) at learning rate 0.0001; the weights of the best "
+         "validation are kept, and training ends after 5 validations without a gain"),
+        ({"patience": 1}, 300, "training: up to 60 epochs (240 steps of 16 texts) at learning rate 0.0001; the weights of "
+         "the best validation are kept, and training ends after 1 validation without a gain"),
+        ({"patience": 0}, 300, "training: 60 epochs (240 steps of 16 texts) at learning rate 0.0001; the weights of the "
+         "best validation are kept"),
+        ({}, 1, "training: 60 epochs (240 steps of 16 texts) at learning rate 0.0001; the last weights are kept: "
+         "1 validation row is too few to choose by"),
+        ({"keep": "last", "epochs": 1, "batch_size": 64}, 300, "training: 1 epoch (1 step of 64 texts) at learning rate "
+         "0.0001; the last weights are kept"),
+    ],
+)  # fmt: skip
+def test_the_note_says_up_to_only_where_training_may_end_early(
+    settings: dict[str, object], held: int, expected: str
+) -> None:
+    notes: list[str] = []
+    defaults.resolved(TrainTable(**settings), 50, held, 384, False, notes)  # type: ignore[arg-type]
+    assert notes == [expected]
 
 
 @pytest.mark.parametrize("value", [0, -1, "many"])
@@ -83,7 +107,7 @@ def test_a_plan_has_every_auto_decided_and_says_so(toy_csv, tiny_model, tmp_path
     assert plan.config.train.epochs > 4
     assert plan.config.train.learning_rate == 1e-4
     assert any(note.startswith("pooling: mean of all tokens, as the encoder's own") for note in plan.notes)
-    assert any(note.startswith("training: up to") for note in plan.notes)
+    assert any(note.startswith("training: ") for note in plan.notes)
     plain = plan_of(toy_csv, stated, "plain", 120, epochs=2, learning_rate=1e-3)
     assert plain.config.student.pooling == "first"
     assert (plain.config.train.epochs, plain.config.train.learning_rate) == (2, 1e-3)

@@ -1,4 +1,4 @@
-"""docs/how-to/add-a-method.md is carried out, word for word: a file and a package outside the source tree, and a built-in method."""
+"""docs/how-to/add-a-method.md, word for word: a file and a package outside the source tree, and a built-in method."""
 
 from __future__ import annotations
 

@@ -32,9 +32,9 @@ def test_score_lines():
         "macro recall        72.22 %",
         "macro F1            66.67 %",
         "weighted F1         66.67 %",
-        "calibration error   23.33 %",
-        "log loss           1.0688",
-        "majority class      50.00 %  (always 'health mention')",
+        "calibration error   23.33 %  (how far probabilities are from how often they are right, on average)",
+        "log loss           1.0688    (lower is better; 1.0986 for equal probabilities)",
+        "majority class      50.00 %  (accuracy of always predicting 'health mention')",
         "",
         "label               precision  recall     F1  rows",
         "figurative mention     100.00   50.00  66.67     2",
@@ -65,7 +65,7 @@ def test_score_lines_with_intervals_and_from_json():
     found = score([0, 1] * 50, logits_of([0, 1, 1, 1] * 25, 2), {0: "a", 1: "b"}, np.arange(100), resamples=500)
     lines = score_lines(json.loads(json.dumps(found)), {"0": "a", "1": "b"})
     low, high = found["intervals"]["accuracy"]
-    assert lines[0] == "100 rows in 100 groups, 95 % intervals in brackets"
+    assert lines[0] == "100 rows, 95 % intervals in brackets"
     assert lines[1] == f"accuracy            75.00 % [{100 * low:.1f}, {100 * high:.1f}]"
 
 

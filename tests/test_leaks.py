@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from conftest import Run, toy_texts
-from randout import api, comparison, config, data, job, leaks, results, scoring
+from randout import api, comparison, config, data, job, leaks, results, runs, scoring
 from randout.errors import UserError
 from randout.finished_runs import compare_finished
 from randout.leaks import LeakError
@@ -597,3 +597,87 @@ def test_class_weights_come_from_training_rows_alone(lopsided: Path) -> None:
     assert counts.max() == 3 * counts.min()
     fewer = replace(dataset, split=dataset.split | {"train": dataset.split["train"][1:]})
     assert class_weights(fewer).tolist() != [1.0, 1.0, 1.0]
+
+
+def test_scoring_own_test_rows_from_a_file_opens_the_test_split(toy_csv: Any, tmp_path: Path, run: Run) -> None:
+    table = toy_csv(240, 0)
+    code, out, _ = run("train", table, "--student", "mnb-count", "-o", "runs/w", "--no-test")
+    assert code == 0
+    dataset, folder = data.load(table), tmp_path / "runs" / "w"
+    test = dataset.split["test"]
+    assert f"test    closed: its {len(test)} rows were not scored" in out
+    assert "randout evaluate runs/w --split test" in out
+    assert "test    closed" in run("runs", "show", "w")[1]
+    card = folder / "model" / "README.md"
+    assert "\nTest split: closed." in card.read_text()
+
+    def rows_file(name: str, rows: Any) -> Path:
+        texts = [dataset.texts[row].upper() for row in rows]
+        return write(tmp_path / name, texts, [dataset.id2label[int(dataset.labels[row])] for row in rows])
+
+    seen = rows_file("seen.csv", [*dataset.split["train"][:5], *dataset.split["validation"][:3]])
+    found = json.loads(run("evaluate", "runs/w", seen, "--json")[1])
+    assert found["seen"]["roles"] == {"trained": 5, "selected": 3}
+    assert "test_rows" not in found
+    assert "selected on 3 of the 8 rows of this file (its validation rows)" in run("evaluate", "runs/w", seen)[1]
+    assert runs.openings(tmp_path / "runs") == []
+
+    some = rows_file("some.csv", [*test[:2], dataset.split["train"][0]])
+    assert json.loads(run("evaluate", "runs/w", some, "--json")[1])["test_rows"] == {"rows": 2, "of": 3, "openings": 1}
+    (entry,) = runs.openings(tmp_path / "runs")
+    record = RunFolder(folder).record
+    assert (entry["rows"], entry["fingerprint"]) == (record["rows"]["test"], record["fingerprint"])
+    assert (entry["by"], entry["scored"]) == ("evaluate FILE", 2)
+    assert "\nTest split: scored with this model once.\n" in card.read_text()
+    assert "test    closed" not in run("runs", "show", "w")[1]
+
+    code, out, errors = run("evaluate", "runs/w/model", table)
+    found = f"test split opened: {len(test)} of the 240 rows of this file are test rows of this run"
+    assert found in out
+    assert f"{found}; these test rows have been scored 2 times" in errors
+    assert run("evaluate", "runs/w", "--split", "test")[0] == 0
+    assert [entry["by"] for entry in runs.openings(tmp_path / "runs")] == ["evaluate FILE", "evaluate FILE", "evaluate"]
+    assert "\nTest split: scored with this model 3 times.\n" in card.read_text()
+
+
+def test_an_opening_that_cannot_be_recorded_is_said(
+    toy_csv: Any, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = toy_csv(240, 0)
+    assert run("train", table, "--student", "mnb-count", "-o", "runs/w", "--no-test")[0] == 0
+    alone = shutil.copytree(tmp_path / "runs" / "w" / "model", tmp_path / "alone")
+    code, out, errors = run("evaluate", alone, table, "--json")
+    assert json.loads(out)["test_rows"]["openings"] is None
+    assert "are test rows of this run; its folder is not here" in errors
+
+    def full(*_: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runs, "record_opening", full)
+    code, out, errors = run("evaluate", "runs/w", table, "--json")
+    assert code == 0
+    assert json.loads(out)["test_rows"]["openings"] is None
+    assert "cannot be recorded (No space left on device)" in errors
+
+
+def test_test_rows_of_a_run_of_an_earlier_version_are_known_from_its_own_file(
+    toy_csv: Any, tmp_path: Path, run: Run
+) -> None:
+    table = toy_csv(240, 0)
+    assert run("train", table, "--student", "mnb-count", "-o", "runs/w", "--no-test")[0] == 0
+    folder = tmp_path / "runs" / "w"
+    rows = read_seen(folder)
+    assert rows is not None
+    for place in (folder, folder / "model"):
+        write_seen(place, SeenRows(rows.hashes, rows.roles, rows.complete))
+    held = len(data.load(table).split["test"])
+    assert json.loads(run("evaluate", folder, table, "--json")[1])["test_rows"]["rows"] == held
+    assert "test_rows" not in json.loads(run("evaluate", folder, toy_csv(60, 5), "--json")[1])
+
+
+def test_own_test_rows_are_not_taken_over_by_descendants() -> None:
+    hashes = row_hashes(["a", "b", "c"])
+    rows = SeenRows(hashes[:1], np.array([1], np.uint8), test=hashes)
+    assert rows.test_rows(hashes).tolist() == [False, True, True]  # of the first, the model has seen a copy
+    assert rows.inherited("teacher").test is None
+    assert merged([rows]).test is None

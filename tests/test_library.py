@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from pathlib import Path
 
@@ -150,7 +151,10 @@ def test_the_column_that_was_trained_on_is_read(two_texts):
         assert code == 0
         assert "trained on" in errors, "most of these rows trained it"
         assert "column" not in errors
-        assert json.loads(bare) == json.loads(named)
+        found = [json.loads(printed) for printed in (named, bare)]
+        first, second = (one.pop("test_rows") for one in found)
+        assert found[0] == found[1]
+        assert (second["rows"], second["openings"]) == (first["rows"], first["openings"] + 1)
         assert json.loads(bare)["accuracy"] > 0.9
     _, other, _ = run("evaluate", "my run", "two.csv", "--text-column", "text", "--json")
     assert json.loads(other)["accuracy"] < 0.5
@@ -220,7 +224,10 @@ def test_functions_return_what_the_commands_print_as_json(two_texts):
     import json
 
     printed = two_texts("evaluate", "my run", "two.csv", "--json")[1]
-    assert json.loads(json.dumps(randout.evaluate("my run", "two.csv"))) == json.loads(printed)
+    found = [json.loads(printed), json.loads(json.dumps(randout.evaluate("my run", "two.csv")))]
+    openings = [one["test_rows"].pop("openings") for one in found]  # each counts the one before
+    assert openings[1] == openings[0] + 1
+    assert found[0] == found[1]
     printed = two_texts("evaluate", "my run", "--json")[1]
     assert json.loads(json.dumps(randout.evaluate("my run"))) == json.loads(printed)
     page, *_ = randout.report("my run", "page", formats="md")
@@ -277,3 +284,21 @@ def test_type_checkers_see_what_the_package_offers():
     assert {*randout.__all__, "__version__"} == set(dir(randout))
     assert all(getattr(randout, name) is not None for name in randout.__all__)
     assert Path(randout.__file__).with_name("py.typed").exists()
+
+
+def test_empty_texts_get_no_label_in_the_library_as_in_the_command(two_texts):
+    texts = ["goal team", "", " \t\u00a0\n", "fever"]
+    model = randout.load("my run")
+    with pytest.warns(UserWarning, match=r"2 of 4 texts are empty and get no label: texts\[1\], texts\[2\]") as told:
+        labels = model.predict(texts)
+    assert told[0].filename == __file__
+    with pytest.warns(UserWarning, match="2 of 4 texts"):
+        probabilities = model.predict_proba(texts)
+    with pytest.warns(UserWarning, match=r"1 of 1 text is empty and gets no label: texts\[0\]") as told:
+        assert randout.predict(model, [" "])[0] == [None]
+    assert told[0].filename == __file__
+    assert labels == [model.predict(["goal team"])[0], None, None, model.predict(["fever"])[0]]
+    assert np.isnan(probabilities[1:3]).all()
+    assert np.array_equal(probabilities[[0, 3]], model.predict_proba(["goal team", "fever"]))
+    printed = [json.loads(line) for line in two_texts("predict", "my run", *texts, "--json")[1].splitlines()]
+    assert [row["label"] for row in printed] == labels

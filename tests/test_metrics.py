@@ -227,8 +227,10 @@ def test_scattered_mistakes_count_rows_and_unseen_ones_whole_groups():
     assert edge_units(wrong, codes) == 20
     wrong[:100:20] = 1  # a row in each of five groups
     assert edge_units(wrong, codes) == pytest.approx(400 * (5 + 20) / (5 + 400))
-    wrong[::20] = 1
+    wrong[:380:20] = 1
     assert edge_units(wrong, codes) is None  # enough to be resampled
+    wrong[::20] = 1
+    assert edge_units(wrong, codes) == 20  # the same in each group: every resample would have the same accuracy
     labels = np.where(np.arange(400) < 20, 1, 0)  # a class of one group
     assert edge_units(np.zeros(400), codes, labels) == 2
 
@@ -280,3 +282,32 @@ def test_mistakes_are_named():
     for wrong in ({}, {0: "a", 2: "b"}, {0: "a", 1: "a"}):
         with pytest.raises(UserError, match="id2label"):
             label_names(wrong)
+
+
+@pytest.mark.parametrize("per_group", [1, 3])
+def test_a_model_that_predicts_one_class_has_no_interval_without_width(per_group):
+    labels = np.repeat([0, 1, 2], [150, 90, 60])
+    logits = np.tile([2.0, 0.0, 0.0, 0.0], (300, 1))
+    groups = np.arange(300) // per_group
+    found = score(labels, logits, NAMES, groups)
+    assert found["balanced_accuracy"] == pytest.approx(1 / 3)  # of whatever rows: recall 1, 0 and 0
+    assert set(found["intervals"]) == {"accuracy"}
+    assert found["intervals"]["accuracy"][0] < 0.5 < found["intervals"]["accuracy"][1]
+    assert set(found["no_interval"]) == set(COUNTED) - {"accuracy"}
+    assert all(NAMES[0] in reason for reason in found["no_interval"].values())
+    logits[:12] = [0.0, 2.0, 0.0, 0.0]
+    other = score(labels, logits, NAMES, groups)
+    assert set(other["intervals"]) == set(COUNTED)
+    assert "no_interval" not in other
+
+
+def test_where_every_resample_is_the_same_the_units_are_the_groups():
+    labels = np.repeat([0, 1], [60, 40])
+    rows = np.arange(100)
+    constant = (labels == 1).astype(float)
+    assert edge_units(constant, rows) is None  # the accuracy of a constant model varies with the shares of the classes
+    assert edge_units(constant, rows, labels) == 2 * 40
+    seeds = np.where(labels == 1, 2 / 3, 1 / 3)  # three seeds, each with one class for all rows
+    assert edge_units(seeds, rows, labels) == 2 * 40
+    halves = rows % 2  # pairs of one right row and one wrong
+    assert edge_units(halves, rows // 2) == 50

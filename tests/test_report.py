@@ -601,3 +601,43 @@ def test_a_teacher_that_was_there_already_is_counted_as_one(tmp_path):
         (path / "run.json").write_text(json.dumps(record))
     page = next(path for path in report(runs, tmp_path / "out", formats="md") if path.name == "report.md")
     assert "| teachers | 1 |" in page.read_text(encoding="utf-8")
+
+
+def test_student_and_teacher_stand_side_by_side(tmp_path: Path) -> None:
+    ends = {"verdict": "worse", "difference": -0.1, "low": -0.15, "high": -0.05}
+    gap = {"rows": 30, "margin": 0.02, "student_accuracy": 0.7, "teacher_accuracy": 0.8, **ends}
+    gap["primary"] = {"metric": "macro_f1", "student": 0.5, "teacher": 0.45, **ends, "verdict": "matches"}
+    sizes = {"student": {"parameters": 1234, "texts_per_second": 50.5}, "teacher": {"parameters": 5678}}
+    kd = make_run(tmp_path / "kd", "kd", teacher={"name": "big"}, sizes=sizes)
+    metrics = json.loads((kd / "metrics.json").read_text())
+    metrics["validation"]["teacher"] = gap
+    write_json(kd / "metrics.json", metrics)
+    report([make_run(tmp_path / "plain"), kd], tmp_path / "out", formats="md,csv,html")
+    primary, accuracy = rows_of(tmp_path / "out" / "tables" / "student-teacher.csv")
+    assert (primary["model"], primary["teacher"], primary["metric"]) == ("kd", "big", "macro F1")
+    assert (primary["student %"], primary["teacher %"]) == ("50", "45")
+    assert primary["verdict"] == "matches the teacher (worse by less than 2 points)"
+    assert (accuracy["metric"], accuracy["verdict"], accuracy["validation rows"]) == (
+        "accuracy",
+        "worse than the teacher",
+        "30",
+    )
+    assert float(accuracy["its 95 % interval, low"]) == pytest.approx(-15)
+    (size,) = rows_of(tmp_path / "out" / "tables" / "student-teacher-size.csv")
+    assert (size["student parameters"], size["teacher parameters"]) == ("1234", "5678")
+    assert "teacher texts a second" not in size
+    assert "Student and teacher" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    report([make_run(tmp_path / "alone")], tmp_path / "none", formats="md")
+    assert "Student and teacher" not in (tmp_path / "none" / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_score_without_an_interval_says_why(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "one", identity={"data": {"sha256": "d" * 64, "labels": LABELS}, "teacher": None,
+                                               "methods": {"ce": {}}, "train": {"metric": "balanced_accuracy"}})  # fmt: skip
+    metrics = json.loads((run / "metrics.json").read_text())
+    del metrics["test"]["intervals"]["balanced_accuracy"]
+    metrics["test"]["no_interval"] = {"balanced_accuracy": "all rows are predicted 'c'"}
+    write_json(run / "metrics.json", metrics)
+    report([run], tmp_path / "out", formats="md")
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "balanced accuracy has no interval of its own: all rows are predicted 'c'." in text

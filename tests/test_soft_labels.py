@@ -116,7 +116,7 @@ def test_logits_are_computed_once(
     teacher, texts = tiny_encoder(tiny_model("bert")), ["goal team match", "fever", "stock price of the bank today"]
     wanted = parts(max_length=5, texts=texts)
     made = compute(teacher, texts, tmp_path / "store", wanted, Show(), "a teacher")
-    assert "soft labels: 3 of a teacher computed once and kept in store/" in capsys.readouterr().err
+    assert "soft labels: logits of a teacher for 3 texts, computed once and kept in store/" in capsys.readouterr().err
     alone = [teacher.forward(ids_of(teacher, [text], 5)).logits[0].detach().numpy() for text in texts]
     np.testing.assert_allclose(made, alone, atol=1e-5)
     monkeypatch.setattr(soft_labels, "predict", None)

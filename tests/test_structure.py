@@ -14,7 +14,7 @@ from randout.methods import METHODS
 
 ROOT = Path(randout.__file__).parent
 LAYERS = [  # a module may import from its own row and the rows above
-    {"errors", "families", "intervals", "lazy", "outputs"},
+    {"errors", "families", "intervals", "lazy", "outputs", "wording"},
     {"run_names"},
     {"files", "terminal", "fonts", "parsing", "encoding_advice", "in_memory", "splits"},
     {"dropout", "progress", "published", "keys", "losses", "streams", "memory", "gradient_guard", "model_files"},
@@ -123,7 +123,7 @@ def test_the_report_reads_folders_and_never_what_trains() -> None:
             "predictions",
             "record",
         }
-        known |= {"runs", "run_names", "seen", "published"}
+        known |= {"runs", "run_names", "seen", "published", "teacher_gap", "wording"}
         assert imports(path) <= known, path.name
     code = "import sys, randout.reporting.write; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -85,7 +85,7 @@ def test_the_header_of_a_table_on_standard_input_is_no_text(run, labelling, monk
     assert code == 0, errors
     found = [tuple(line.split("\t")[at] for at in (0, 2)) for line in out.splitlines()]
     assert [(label, " ".join(text.split())) for label, text in found] == TABLE_ROWS
-    assert "1 of 3 texts are empty and get no label (row 2)" in errors
+    assert "1 of 3 texts is empty and gets no label: row 2" in errors
     assert ("standard input is a table" in errors) == ("--text-column" not in words)
 
 
@@ -120,7 +120,7 @@ def test_rows_in_are_rows_out_with_empty_ones(run, labelling, monkeypatch):
     standard_input(monkeypatch, b"goal team\n\nbank loan\n")
     code, out, errors = run("predict", "model")
     assert (code, out) == (0, "goal\t0.5000\tgoal team\n\t\t\nbank\t0.5000\tbank loan\n")
-    assert "1 of 3 texts are empty" in errors
+    assert "1 of 3 texts is empty" in errors
     standard_input(monkeypatch, b"\ngoal\n")
     code, out, _ = run("predict", "model", "--json")
     rows = [json.loads(line) for line in out.splitlines()]
@@ -135,7 +135,7 @@ def test_a_table_keeps_rows_without_a_text_and_says_which(run, labelling):
         "id,text,label,predicted_label,score\n1,goal team,a,goal,0.5\n2,,b,,\n3,bank loan,c,bank,0.5\n"
     )
     assert out == "3 rows written to c.labelled.csv: predicted_label and score of the texts in column 'text'\n"
-    assert errors == "note: 1 of 3 texts are empty and get no label (row 2)\n"
+    assert errors == "note: 1 of 3 texts is empty and gets no label: row 2 (line 3)\n"
     code, out, _ = run("predict", "model", "--file", "c.csv", "-o", "d.jsonl", "--json")
     assert json.loads(out) == {
         "written": "d.jsonl",
@@ -176,7 +176,7 @@ def test_evaluate_writes_every_row_with_its_prediction(run, labelling):
     assert json.loads(out)["rows"] == 2
     assert json.loads(out)["without_text"] == 1
     assert json.loads(out)["accuracy"] == 0.5
-    assert "warning: 1 of 3 rows have no text and are not scored (row 2)" in errors
+    assert "warning: 1 of 3 rows has no text and is not scored: row 2 (line 3)" in errors
     assert Path("out.csv").read_text().replace("0.4999999701976776", "0.5").splitlines() == [
         "id,text,label,score,prediction,predicted_score,probability_goal,probability_bank,probability_other",
         "07,goal team,goal,a,goal,0.5,0.5,0.25,0.25",

@@ -298,5 +298,7 @@ class TestTextsWithoutTokens:
         rows = [f"{text},{'ab'[n % 2]}" for n, text in enumerate(texts)]
         data.write_text("\n".join(["text,label", *rows]), encoding="utf-8")
         asked = {"data": {"source": str(data)}, "student": {"model": str(folder)}, "teacher": {"model": "none"}}
-        with pytest.raises(UserError, match=r"2 of 24 texts have no tokens \(rows 5, 10\).*Remove these rows"):
+        with pytest.raises(
+            UserError, match=r"2 of 24 texts have no tokens: rows 5, 10 \(lines 6, 11\)\..*Remove these rows"
+        ):
             prepare.make(build([asked | {"methods": {"ce": {}}}], METHODS))

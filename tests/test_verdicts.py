@@ -481,3 +481,23 @@ def test_a_bound_at_the_margin_does_not_pass(low, expected):
 
 def test_a_detectable_difference_is_at_most_one():
     assert detectable(10.0, 5.0, 100.0) == 1.0
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "macro_f1"])
+@pytest.mark.parametrize("seeds", [1, 5])
+def test_arms_that_predict_one_class_are_no_certainty(seeds, metric):
+    labels = np.repeat([0, 1], [320, 280])
+    made = {name: np.full((seeds, 600), at) for at, name in enumerate(("first", "second"))}
+    base, other = compare_methods(made, labels, np.arange(600), "first", 2, metric)
+    assert base.high - base.low > 0.01
+    assert other.difference is not None
+    assert other.difference.high - other.difference.low > 0.01
+    assert "equivalent" not in (other.words or "")
+
+
+def test_seeds_that_each_predict_another_class_are_no_certainty():
+    labels = np.repeat([0, 1], [320, 280])
+    made = {"first": np.tile([[0], [1], [0], [1], [0]], (1, 600)), "second": np.full((5, 600), 1)}
+    for row in compare_methods(made, labels, np.arange(600), "first", 2, "balanced_accuracy"):
+        assert row.high - row.low > 0.01
+        assert row.difference is None or row.difference.high - row.difference.low > 0.01

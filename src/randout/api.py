@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import config, in_memory, prepare, reporting, studies
+from .columns import SHOWN, is_missing
 from .diagnostics import messages
 from .errors import UserError
 from .execution import Options
@@ -23,6 +25,7 @@ from .run_names import checked_name
 from .saved import Saved, opened_on
 from .sources import check_name
 from .terminal import is_text
+from .wording import plural, verb
 
 PathLike = str | Path
 Table = PathLike | Mapping[str, Sequence[Any]] | Any
@@ -77,20 +80,45 @@ class Predictor:
         """The label of each column of `predict_proba`."""
         return dict(self.saved.id2label)
 
-    def predict(self, texts: Iterable[str]) -> list[str]:
-        """The label of each of n texts. Raises UserError as `predict_proba` does."""
-        return [self.saved.id2label[int(best)] for best in self.predict_proba(texts).argmax(1)]
+    def predict(self, texts: Iterable[str]) -> list[str | None]:
+        """The label of each of n texts; None, with a Python warning, for a text that is empty or white space only. Raises
+        UserError as `predict_proba` does.
+        """
+        return _labels(self.saved, self._predicted(texts, None))
 
     def predict_proba(self, texts: Iterable[str], *, show: Show | None = None) -> np.ndarray:
-        """Probabilities (n, C) of n texts, columns by `id2label`; float32, texts cut as in training.
+        """Probabilities (n, C) of n texts, columns by `id2label`; float32, texts cut as in training. NaN, with a Python
+        warning, for a text that is empty or white space only, as `randout predict` leaves it without a label.
 
         Raises UserError for anything but a list of strings, also for one string in place of several.
         """
+        return self._predicted(texts, show)
+
+    def _predicted(self, texts: Iterable[str], show: Show | None) -> np.ndarray:
         found = _several(texts)
-        with (show or Show(quiet=True)).bar("predicting", len(found)) as advance:
-            logits = self.saved.logits(found, lambda count: advance(count, ""))
-        shifted = np.exp(logits - logits.max(1, keepdims=True, initial=-np.inf))
-        return shifted / shifted.sum(1, keepdims=True)
+        kept = [at for at, text in enumerate(found) if not is_missing(text)]
+        if len(kept) < len(found):
+            _warn_of_empty(found, kept)
+        probabilities = np.full((len(found), len(self.saved.id2label)), np.nan, np.float32)
+        if kept:
+            with (show or Show(quiet=True)).bar("predicting", len(kept)) as advance:
+                logits = self.saved.logits([found[at] for at in kept], lambda count: advance(count, ""))
+            shifted = np.exp(logits - logits.max(1, keepdims=True))
+            probabilities[kept] = shifted / shifted.sum(1, keepdims=True)
+        return probabilities
+
+
+def _labels(saved: Saved, probabilities: np.ndarray) -> list[str | None]:
+    """The label of each row of probabilities (n, C); None where these are NaN."""
+    return [None if np.isnan(row[0]) else saved.id2label[int(row.argmax())] for row in probabilities]
+
+
+def _warn_of_empty(texts: Sequence[str], kept: Sequence[int]) -> None:
+    empty = sorted({*range(len(texts))} - {*kept})
+    shown = ", ".join(f"texts[{at}]" for at in empty[:SHOWN]) + (", ..." if len(empty) > SHOWN else "")
+    are, get = verb(len(empty), "is", "are"), verb(len(empty), "gets", "get")
+    found = f"{len(empty):,} of {plural(len(texts), 'text')} {are} empty and {get} no label: {shown}"
+    warnings.warn(found, UserWarning, stacklevel=4)  # in the line that asked for the prediction
 
 
 def load(model: PathLike, *, device: str = "auto") -> Predictor:
@@ -105,17 +133,17 @@ def load(model: PathLike, *, device: str = "auto") -> Predictor:
 
 def predict(
     model: PathLike | Predictor, texts: Iterable[str], *, device: str = "auto", show: Show | None = None
-) -> tuple[list[str], np.ndarray]:
+) -> tuple[list[str | None], np.ndarray]:
     """Labels (n) and probabilities (n, C; columns by id2label) of `texts`, by a run, a classifier's folder, or what
-    `load` returned.
+    `load` returned; None and NaN for an empty text, as of `Predictor`.
 
     float32, without padding where the encoder admits it; texts are cut as in training. Raises UserError, also for one
     string in place of several, which would be taken for a list of its characters.
     """
     texts = _several(texts)
     loaded = model if isinstance(model, Predictor) else load(model, device=device)
-    probabilities = loaded.predict_proba(texts, show=show)
-    return [loaded.saved.id2label[int(best)] for best in probabilities.argmax(1)], probabilities
+    probabilities = loaded._predicted(texts, show)
+    return _labels(loaded.saved, probabilities), probabilities
 
 
 def evaluate(

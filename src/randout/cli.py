@@ -20,6 +20,7 @@ from .errors import Failure, UserError
 from .execution import Stopped
 from .files import shell_path
 from .progress import Show, complain
+from .wording import plural, verb
 
 if TYPE_CHECKING:
     from .job import Result
@@ -198,7 +199,8 @@ def _introduce(config: Any, dataset: Any, show: Show) -> None:
 def _report(result: Result, as_json: bool, show: Show) -> None:
     from .diagnostics import messages
     from .figures import choice_lines, leak_lines, score_lines
-    from .teacher_gap import gap_lines
+    from .runs import closed_test_lines
+    from .teacher_gap import run_lines
 
     warnings, choice = result.metrics.get("warnings", []), result.run.record.get("choice")
     if as_json:
@@ -214,16 +216,18 @@ def _report(result: Result, as_json: bool, show: Show) -> None:
         print("\n".join(score_lines(metrics, result.id2label)))
         if "without_copies" in metrics:
             rest = metrics["without_copies"]
-            print(
-                f"without the {metrics['rows'] - rest['rows']} rows that have a copy in train: accuracy {rest['accuracy']:.2%}"
-            )
+            count = metrics["rows"] - rest["rows"]
+            copied = f"{plural(count, 'row')} that {verb(count, 'has', 'have')} a copy in train"
+            print(f"without the {copied}: accuracy {rest['accuracy']:.2%}")
         print("\n".join(leak_lines(metrics)), end="\n" if "leaks" in metrics else "")
-    if gap := result.metrics.get("validation", {}).get("teacher"):
-        print("\n".join(gap_lines(gap, result.run.record["teacher"]["name"], result.run.record.get("sizes", {}))))
+    for line in run_lines(result.run.record, result.metrics):
+        print(line)
     if choice:
         print("\n" + "\n".join(choice_lines(choice)))
     print(f"\nmodel   {result.model_path}")
     print(f"run     {result.folder}")
+    for line in closed_test_lines(result.run):
+        print(line)
     print(f'next    randout predict {shell_path(result.folder)} "a text to classify"')
     show.conclude(messages(warnings))
 
@@ -397,7 +401,7 @@ def _report_table(written: Any, as_json: bool) -> None:
         return
     more = len(names) - 2
     columns = f"{names[0]}, {names[1]} and {more} probabilities" if more else f"{names[0]} and {names[1]}"
-    print(f"{texts.rows:,} rows written to {written.path}: {columns} of the texts in column {texts.column!r}")
+    print(f"{plural(texts.rows, 'row')} written to {written.path}: {columns} of the texts in column {texts.column!r}")
 
 
 def main() -> None:

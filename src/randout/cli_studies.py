@@ -24,6 +24,7 @@ from .cli_search import (
 from .cli_tools import AsJson, Plugins, Preset, Quiet, Recipe, RunsFolder, Sets, assignments, stopped
 from .errors import Failure, UserError
 from .progress import Show
+from .wording import plural
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -185,7 +186,7 @@ def _carry_out(study: Any, out: Path | None, dry_run: bool, as_json: bool, optio
     _print(folder.record, as_json, options.show)
     failed = [cell for cell in folder.record["cells"] if cell["state"] == "failed"]
     if failed:
-        raise Failure(f"{folder.path}: {len(failed)} runs failed; started again, the same command tries them again")
+        raise Failure(f"{folder.path}: {plural(len(failed), 'run')} failed; the same command tries again")
 
 
 def _print(record: dict[str, Any], as_json: bool, show: Show) -> None:

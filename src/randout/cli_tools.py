@@ -124,8 +124,9 @@ def list_runs(context: typer.Context, runs: RunsFolder = Path("runs"), as_json: 
 def show_run(context: typer.Context, run: ListedRun, runs: OwnRuns = None, as_json: AsJson = False) -> None:
     """Show one run: its settings and its scores."""
     from .diagnostics import messages
-    from .figures import choice_lines, score_lines
-    from .runs import named_run
+    from .figures import choice_lines, leak_lines, score_lines
+    from .runs import closed_test_lines, named_run
+    from .teacher_gap import run_lines
 
     folder = named_run(run, runs or _runs_of(context))
     record = folder.record
@@ -139,7 +140,10 @@ def show_run(context: typer.Context, run: ListedRun, runs: OwnRuns = None, as_js
         print("\n" + "\n".join(choice_lines(record["choice"])))
     warnings = metrics.pop("warnings", [])
     for name, found in metrics.items():
-        print(f"\n{name}\n" + "\n".join(score_lines(found, dict(enumerate(record["identity"]["data"]["labels"])))))
+        labels = dict(enumerate(record["identity"]["data"]["labels"]))
+        print(f"\n{name}\n" + "\n".join([*score_lines(found, labels), *leak_lines(found)]))
+    for line in [*run_lines(record, metrics), *closed_test_lines(folder)]:
+        print(line)
     Show().conclude(messages(warnings))
 
 

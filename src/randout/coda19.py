@@ -18,6 +18,7 @@ from typing import Any
 
 from randout.errors import UserError, nearest
 from randout.tables import Table, read_bytes, sha256_of
+from randout.wording import plural, verb
 
 LABELS = ("background", "purpose", "method", "finding", "other")
 ROLES = {"train": "main", "dev": "validation", "test": "test"}  # folder -> what its rows are for
@@ -185,7 +186,7 @@ def _counted(splits: dict[str, _Split]) -> list[str]:
     found = {"papers": sum(len(split.papers) for split in splits.values())}
     found |= {f"{name} segments": len(s.columns["segment_text"]) + s.blank for name, s in splits.items()}
     notes = [
-        f"{split.blank:,} segments of {name} have no text and are left out"
+        f"{plural(split.blank, 'segment')} of {name} {verb(split.blank, 'has no text and is', 'have no text and are')} left out"
         for name, split in splits.items()
         if split.blank
     ]

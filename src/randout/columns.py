@@ -9,6 +9,7 @@ from typing import Any
 
 from randout.errors import UserError, nearest
 from randout.tables import Table
+from randout.wording import plural, verb
 
 TEXT_NAMES = ("text", "sentence", "content", "review", "post", "body", "tweet", "message", "comment", "document")
 WEAK_TEXT_NAMES = ("title", "headline")  # taken only where none of the above is there
@@ -29,14 +30,23 @@ PAIRS = (
 SHOWN = 5  # row numbers shown in a message
 
 
-def row_list(rows: Sequence[int] | Sequence[str], total: int | None = None) -> str:
-    """`"row 3"`, `"rows 3, 7"`, `"rows 3, 7, 9, 11, 12 and 40 more"`. total: how many there are, where `rows` is only
-    the first of them.
+def row_list(rows: Sequence[int] | Sequence[str], total: int | None = None, lines: Sequence[int] = ()) -> str:
+    """`"row 3 (line 4)"`, `"rows 3, 7"`, `"rows 3, 7, 9, 11, 12 and 40 more (lines 4, 8, 10, 12, 13, ...)"`.
+
+    total: how many there are, where `rows` is only the first of them. lines: of the file, on which these rows start, where
+    they are known.
     """
     total = len(rows) if total is None else total
     shown = ", ".join(str(r) for r in rows[:SHOWN])
     more = f" and {total - SHOWN:,} more" if total > SHOWN else ""
-    return f"row{'s' * (total > 1)} {shown}{more}"
+    places = ", ".join([*map(str, lines[:SHOWN]), *["..."] * (total > SHOWN)])
+    where = f" (line{'s' * (total > 1)} {places})" if lines else ""
+    return f"row{'s' * (total > 1)} {shown}{more}{where}"
+
+
+def rows_in(table: Table, rows: Sequence[int]) -> str:
+    """`row_list` of rows of a table, with their lines where it knows them. rows: their numbers, the first is 1."""
+    return row_list(rows, lines=[table.lines[row - 1] for row in rows[:SHOWN]] if table.lines else ())
 
 
 def named_column(table: Table, column: str, option: str) -> str:
@@ -138,9 +148,10 @@ def texts_of(table: Table, column: str) -> list[str]:
     texts_or_empty(table.name, values, column)
     empty = [row for row, value in enumerate(values, 1) if is_missing(value)]
     if empty:
+        have = verb(len(empty), "has", "have")
         raise UserError(
-            f"{table.name}: {len(empty):,} of {len(values):,} rows have an empty text in column {column!r} "
-            f"({row_list(empty)}). Remove these rows, or name another column with --text-column."
+            f"{table.name}: {len(empty):,} of {plural(len(values), 'row')} {have} an empty text in column {column!r}: "
+            f"{rows_in(table, empty)}. Remove these rows, or name another column with --text-column."
         )
     return values
 

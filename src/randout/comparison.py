@@ -24,6 +24,7 @@ from .searching import check_trials, make_search, plugins_of, run_search
 from .seen import in_words
 from .student import Options, Stopped, check_methods, make_session, stand_in, student_of
 from .study import Study, Unit, arm_config, cells, make_study, tuning_of, unequal, units, unnamed, without_arms
+from .wording import plural
 
 SEARCHED = "tuning"
 
@@ -259,7 +260,9 @@ def _tuned(
     entry = {"trials": len(done["trials"]), "settings": best["settings"], "value": best["value"]}
     folder.record["tuning"] = {**(folder.record["tuning"] or {}), name: {"arm": arm, "unit": unit.name, **entry}}
     folder.save()
-    options.show.say(f"{arm}: {words_of(best['settings'])} chosen on validation, {len(done['trials'])} trials")
+    options.show.say(
+        f"{arm}: {words_of(best['settings'])} chosen on validation, {plural(len(done['trials']), 'trial')}"
+    )
     return best["settings"]
 
 

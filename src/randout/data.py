@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -78,9 +78,10 @@ class Dataset:
     labelled_sha256: str = ""  # as `sha256`, of the labelled rows' files alone
     about: str = ""
     max_length: int | None = None  # recommended for it, in tokens
-    unseen: tuple[
-        str, ...
-    ] = ()  # labels of held-out rows that no training row has: always wrong, whatever is predicted
+    unseen: tuple[str, ...] = ()  # labels of held-out rows without a training row: no prediction is right
+    lines: Ints = field(
+        default_factory=lambda: np.zeros(0, np.int64)
+    )  # (n,) where each row starts in its file; 0: unknown
 
     @property
     def names(self) -> list[str]:
@@ -194,6 +195,7 @@ def _assemble(
     """Find copies and groups, split, choose the unlabelled rows, and report."""
     texts = [text for part in parts for text in part.texts]
     row_ids = [f"{part.prefix}{row}" for part in parts for row in range(1, len(part.texts) + 1)]
+    lines = np.concatenate([np.asarray(part.table.lines or [0] * len(part.texts), np.int64) for part in parts])
     n = len(labels)
     copies = copies_of(texts)
     groups = _groups(copies, [value for part in parts for value in part.groups])
@@ -203,7 +205,7 @@ def _assemble(
         kept, left_out = _choose_unlabeled(texts, copies, split, n)
         split["unlabeled"] = np.arange(n, n + len(kept), dtype=np.int64)
         rows = [*range(n), *kept.tolist()]
-        texts, row_ids = [texts[i] for i in rows], [row_ids[i] for i in rows]
+        texts, row_ids, lines = [texts[i] for i in rows], [row_ids[i] for i in rows], lines[rows]
         labels = np.concatenate([labels, np.full(len(kept), -1, dtype=np.int64)])
         copies, groups = copies[rows], groups[rows]
     labelled = _sha256([part for part in parts if part.role != "unlabeled"], opened.one_file)
@@ -223,6 +225,7 @@ def _assemble(
         about=opened.reading.about,
         max_length=opened.reading.max_length,
         unseen=unseen,
+        lines=lines,
     )
 
 
@@ -279,6 +282,7 @@ class TextBlocks:
     rows: int
     empty: int  # rows without a text
     first_empty: list[int]  # numbers of the first of these rows; the first row is 1
+    first_lines: list[int]  # the lines on which they start; empty where these are not known
 
     def __iter__(self) -> Iterator[tuple[Table, list[str]]]:
         """Each block of rows with its texts, "" where a row has none."""
@@ -318,6 +322,7 @@ def texts_of(
     """
     column, rows, empty = "", 0, 0
     first_empty: list[int] = []
+    first_lines: list[int] = []
     for block in blocks:
         if not column:
             labels = [c for c in block.columns if c.lower() in cols.LABEL_NAMES]
@@ -325,12 +330,14 @@ def texts_of(
             column = cols.choose_text(block, asked or None, labels[0] if labels else None)
         texts = cols.texts_or_empty(blocks.name, block.columns[column], column, rows)
         without = [row for row, text in enumerate(texts, rows + 1) if not text]
-        first_empty += without[: max(cols.SHOWN - len(first_empty), 0)]
+        shown = without[: max(cols.SHOWN - len(first_empty), 0)]
+        first_empty += shown
+        first_lines += [block.lines[row - rows - 1] for row in shown] if block.lines else []
         rows, empty = rows + len(texts), empty + len(without)
         seen(block)
     if blocks.format != "lines" and empty == rows:
         raise cols.without_text(blocks.name, column)
-    return TextBlocks(blocks, column, rows, empty, first_empty)
+    return TextBlocks(blocks, column, rows, empty, first_empty, first_lines)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 
 from randout.labels import doubtful, unseen_words
 from randout.splits import Ints
+from randout.wording import plural, verb
 
 SHOWN_CLASSES = 8  # columns in `lines`; beyond, only the smallest and the largest class
 
@@ -39,17 +40,20 @@ class DataReport:
         found = _split_lines(self)
         if self.duplicate_groups:
             found.append(
-                f"copies      {self.duplicate_groups:,} groups of the same text ({self.duplicate_rows:,} rows), "
+                f"copies      {plural(self.duplicate_groups, 'group')} of the same text ({self.duplicate_rows:,} rows), "
                 f"{self.conflicting_groups:,} of them with different labels"
             )
         else:
             found.append("copies      none")
         for name, rows in self.leaked.items():
             if len(rows):
-                share = len(rows) / self.sizes[name]
-                found.append(f"leaked      {len(rows):,} {name} rows ({share:.1%}) have a copy in train")
+                share, have = len(rows) / self.sizes[name], verb(len(rows), "has", "have")
+                found.append(f"leaked      {plural(len(rows), f'{name} row')} ({share:.1%}) {have} a copy in train")
             if self.shared_groups[name] > len(rows):
-                found.append(f"leaked      {self.shared_groups[name]:,} {name} rows share a group with train")
+                count = self.shared_groups[name]
+                found.append(
+                    f"leaked      {plural(count, f'{name} row')} {verb(count, 'shares', 'share')} a group with train"
+                )
         left_out = [f"{count:,} {why}" for why, count in self.unlabeled_left_out.items() if count]
         if left_out:
             found.append(f"left out    unlabelled rows: {', '.join(left_out)}")

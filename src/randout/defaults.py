@@ -17,6 +17,7 @@ from .data import Dataset
 from .model_sources import Source
 from .pooled import Pooling, stated_pooling
 from .tokens import Tokens
+from .wording import plural, verb
 
 STEPS = 400  # optimizer steps that a training has at least, within the limits on epochs
 CONTRAST_STEPS = 200  # likewise with a contrastive loss, which learns from every pair of a step
@@ -59,15 +60,20 @@ def resolved(train: TrainTable, rows: int, held: int, width: int, by_contrast: b
     train = train.model_copy(update=found)
     if {"epochs", "learning_rate"} & found.keys():
         steps = math.ceil(rows / train.batch_size) * passes
-        kept = (
-            f"the last weights are kept: {held} validation rows are too few to choose by"
-            if train.keep == "last"
-            else ""
-        )
-        kept = kept or f"the best of its validations is kept, and {train.patience} without a gain end it"
+        ends = train.keep == "best" and train.patience and math.ceil(passes / train.validate_every) > train.patience + 1
+        kept = "the weights of the best validation are kept"
+        if train.keep == "last":
+            kept = "the last weights are kept"
+            kept += (
+                f": {plural(held, 'validation row')} {verb(held, 'is', 'are')} too few to choose by"
+                if "keep" in found
+                else ""
+            )
+        elif ends:
+            kept += f", and training ends after {plural(train.patience, 'validation')} without a gain"
         notes.append(
-            f"training: up to {passes} epochs ({steps:,} steps of {train.batch_size}) at learning rate "
-            f"{train.learning_rate:g}; {kept}"
+            f"training: {'up to ' if ends else ''}{plural(passes, 'epoch')} ({plural(steps, 'step')} of "
+            f"{train.batch_size} texts) at learning rate {train.learning_rate:g}; {kept}"
         )
     if train.refit:
         notes.append(
@@ -92,11 +98,11 @@ def pooling_of(
         accuracy = _probe(source, dataset, tokens, rows, device)
         stated = "mean" if accuracy["mean"] > accuracy["first"] else "first"
         why = (
-            f"cross-validated on its frozen states, the mean gives {accuracy['mean']:.1%} of the training rows their label, "
-            f"the first token {accuracy['first']:.1%}"
+            f"as a linear classifier on the untrained states has {accuracy['mean']:.1%} of the training rows right with the "
+            f"mean and {accuracy['first']:.1%} with the first token (cross-validated)"
         )
     layout = stated == "mean" and not has_stock_mean(source)
-    saved = "; saved in the layout of sentence-transformers" if layout else ""
+    saved = "; the model folder has the layout of sentence-transformers" if layout else ""
     notes.append(f"pooling: {'mean of all tokens' if stated == 'mean' else 'first token'}, {why}{saved}")
     return stated
 

@@ -18,6 +18,7 @@ from .errors import UserError
 from .labels import unseen_words
 from .metrics import COUNTED, LOWER_IS_BETTER, better, binned_error, calibration_error, confusion, rates, top_label
 from .statistics import Paired, paired_difference
+from .wording import plural
 
 ONE_CLASS = 0.95  # a model that gives this share of rows one class is looked at
 FEW_OTHERS = 0.25  # of the rows of other classes: a model that predicts no more of them than this gives one class only
@@ -152,7 +153,7 @@ def _one_class(counts: np.ndarray, names: Sequence[str], split: str, learnt: int
     never = [at for at in np.flatnonzero(predicted[:learnt] == 0).tolist() if true[at] >= ENOUGH_ROWS]
     if not never:
         return None
-    listed = ", ".join(f"{names[at]!r} ({true[at]:,} rows)" for at in never[:5])
+    listed = ", ".join(f"{names[at]!r} ({plural(true[at], 'row')})" for at in never[:5])
     more = f" and {len(never) - 5} more classes" if len(never) > 5 else ""
     return Finding("never-predicted", f"On {split} the model never predicts {listed}{more}.", split)
 
@@ -179,7 +180,7 @@ def _majority(
     pair = compared(labels, np.full_like(labels, majority), predicted, groups, len(names), metric)
     if pair is None or pair.low > 0:
         return None
-    text = f"{title(metric)} on {split}, {pair.value_b:.1%}, is not above that of the majority class "
+    text = f"{title(metric)} on {split}, {pair.value_b:.1%}, is not {clearly(pair.estimate)}above that of the majority class "
     text += f"({names[majority]!r}, {pair.value_a:.1%}): {points(pair.estimate, pair.low, pair.high)}."
     return Finding("majority", text, split)
 
@@ -192,8 +193,24 @@ def _baseline(baseline: Mapping[str, Any] | None, metric: str, split: str) -> Fi
     return Finding("baseline", f"{text}{points(pair['estimate'], pair['low'], pair['high'])}.", split)
 
 
+def clearly(estimate: float) -> str:
+    """For "not above": a difference above 0 that chance may explain."""
+    return "clearly " if estimate > 0 else ""
+
+
 def title(metric: str) -> str:
-    return metric.replace("_f1", " F1").replace("_", " ").capitalize()
+    named = metric_name(metric)
+    return named[0].upper() + named[1:]
+
+
+def metric_name(metric: str) -> str:
+    """A metric in the middle of a sentence: "macro F1"."""
+    return metric.replace("_f1", " F1").replace("_", " ")
+
+
+def in_metric(metric: str) -> str:
+    """What stands before a share in a message: nothing for accuracy."""
+    return "" if metric == "accuracy" else f"{metric_name(metric)} "
 
 
 def points(estimate: float, low: float, high: float) -> str:
@@ -231,7 +248,7 @@ def still_improving(history: Mapping[str, Any], metric: str, rows: int) -> Findi
         return None
     count = int(epochs[-1]["epoch"])
     way = f"{before:.4f} to {last:.4f}" if loss else f"{before:.1%} to {last:.1%}"
-    text = f"Validation {title(metric).lower()} was still improving in the last of {count} epochs ({way}). "
+    text = f"Validation {metric_name(metric)} was still improving in the last of {count} epochs ({way}). "
     return Finding("still-improving", f"{text}Train longer: --set epochs={2 * count}.")
 
 
@@ -243,19 +260,27 @@ def hint(history: Mapping[str, Any]) -> str:
     steps, count = int(epochs[-1]["step"]), int(epochs[-1].get("epoch", len(epochs)))
     more = min(MOST_EPOCHS, math.ceil(count * FEW_STEPS / max(steps, 1)))
     if steps < FEW_STEPS and more > count:
-        return f"It had only {steps} optimizer steps; train longer: --set epochs={more}."
+        return f"It had only {plural(steps, 'optimizer step')}; train longer: --set epochs={more}."
     return "Check that texts and labels belong together, and try other learning rates."
 
 
 def weak_teacher(
-    labels: np.ndarray, predicted: np.ndarray, groups: np.ndarray, names: Sequence[str], majority: int, teacher: str
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    groups: np.ndarray,
+    names: Sequence[str],
+    majority: int,
+    teacher: str,
+    metric: str = "accuracy",
 ) -> Finding | None:
     """A teacher that is not above the majority class of the training rows on validation, by interval."""
-    pair = compared(labels, np.full_like(labels, majority), predicted, groups, len(names), "accuracy")
+    pair = compared(labels, np.full_like(labels, majority), predicted, groups, len(names), metric)
     if pair is None or pair.low > 0:
         return None
-    text = f"The teacher {teacher} ({pair.value_b:.1%} on validation) is not above the majority class "
-    text += f"({pair.value_a:.1%}), so there is little to learn from it."
+    text = (
+        f"The teacher {teacher} ({in_metric(metric)}{pair.value_b:.1%} on validation) is not {clearly(pair.estimate)}"
+    )
+    text += f"above the majority class ({pair.value_a:.1%}), so there is little to learn from it."
     return Finding("weak-teacher", text)
 
 

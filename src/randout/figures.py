@@ -6,6 +6,7 @@ state, no display), in colours that stay apart in grey and for the colour-blind,
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import textwrap
@@ -22,6 +23,7 @@ from randout.metrics import label_names
 from randout.seen import in_words
 from randout.statistics import Comparison
 from randout.verdicts import FOLDS, MethodRow
+from randout.wording import plural, verb
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,6 +38,7 @@ HEADLINE = {
     "weighted_f1": "weighted F1",
     "expected_calibration_error": "calibration error",
 }
+CALIBRATION = "expected_calibration_error"
 NAME_WIDTH = 28  # characters of a label or model name in a text table
 MODEL_WIDTH = 44  # of the name of a run or an arm
 MATRIX_WIDTH = 92  # columns of a terminal that a confusion matrix takes, about
@@ -93,23 +96,32 @@ def score_lines(metrics: Mapping[str, Any], id2label: Mapping[Any, str]) -> list
     """
     names = [*label_names(id2label), *metrics.get("unseen", {})]
     counts = np.asarray(metrics["confusion_matrix"])
-    intervals = metrics.get("intervals", {})
-    groups = f" in {metrics['groups']:,} groups" if "groups" in metrics else ""
+    intervals, without = metrics.get("intervals", {}), metrics.get("no_interval", {})
+    groups = ""
+    if metrics.get("groups", metrics["rows"]) != metrics["rows"]:
+        groups = f" in {plural(metrics['groups'], 'group')} (copies, and rows of one group, count together)"
     baseline = metrics.get("baseline")
     wide = max(map(len, [*HEADLINE.values(), *([baseline["name"]] if baseline else [])]))
-    lines = [f"{metrics['rows']:,} rows{groups}" + (", 95 % intervals in brackets" if intervals else "")]
+    lines = [f"{plural(metrics['rows'], 'row')}{groups}" + (", 95 % intervals in brackets" if intervals else "")]
     if "unseen" in metrics:
         lines.append(f"{unseen_words(metrics['unseen'], 'these')}; the log loss is of the other rows")
     for metric, title in HEADLINE.items():
         low, high = intervals.get(metric, (None, None))
         between = "" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
-        lines.append(f"{title:<{wide}}  {_percent(metrics[metric]):>6} %{between}")
-    lines.append(f"{'log loss':<{wide}}  {metrics['log_loss']:>6.4f}")
-    always = f"%  (always {_short(metrics['majority_label'])!r})"
+        between = " [no interval]" if metric in without else between
+        about = "  (how far probabilities are from how often they are right, on average)" * (metric == CALIBRATION)
+        lines.append(f"{title:<{wide}}  {_percent(metrics[metric]):>6} %{between}{about}")
+    about = f"(lower is better; {math.log(len(names)):.4f} for equal probabilities)"
+    lines.append(f"{'log loss':<{wide}}  {metrics['log_loss']:>6.4f}    {about}")
+    always = f"%  (accuracy of always predicting {_short(metrics['majority_label'])!r})"
     lines.append(f"{'majority class':<{wide}}  {_percent(metrics['majority_baseline']):>6} {always}")
     if baseline:
-        size = f"tf-idf, {baseline['train_rows']:,} training rows{', sampled' if baseline['sampled'] else ''}"
-        lines.append(f"{baseline['name']:<{wide}}  {_percent(baseline['accuracy']):>6} %  ({size})")
+        size = f"{plural(baseline['train_rows'], 'training row')}{', sampled' if baseline['sampled'] else ''}"
+        metric = baseline.get("metric", "accuracy")
+        other = "" if metric == "accuracy" else f"; {HEADLINE[metric]} {_percent(baseline[metric])} %"
+        about = f"(accuracy of a linear classifier on tf-idf of {size}{other})"
+        lines.append(f"{baseline['name']:<{wide}}  {_percent(baseline['accuracy']):>6} %  {about}")
+    lines += [f"no interval: {reason}" for reason in dict.fromkeys(without.values())]
     rows = []
     for name in names:
         each = metrics["per_class"][name]
@@ -151,8 +163,15 @@ def _reason(choice: Mapping[str, Any]) -> str:
 
 
 def leak_lines(metrics: Mapping[str, Any]) -> list[str]:
-    """Lines for rows that were seen before: how many by role, and accuracy without them; none where there are none."""
+    """Lines for rows that were seen before, or are the run's own test rows: how many by role, and accuracy without those
+    seen; none where there are none.
+    """
     lines = []
+    if found := metrics.get("test_rows"):
+        are = verb(found["rows"], "is a test row", "are test rows")
+        lines.append(
+            f"test split opened: {found['rows']:,} of the {plural(found['of'], 'row')} of this file {are} of this run"
+        )
     for key, rest_key, what in (("leaks", "without_leaks", "rows"), ("seen", "without_seen", "rows of this file")):
         if key not in metrics:
             continue
@@ -163,7 +182,8 @@ def leak_lines(metrics: Mapping[str, Any]) -> list[str]:
             between = "" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
             count = metrics["rows"] - rest["rows"]
             lines.append(
-                f"without these {count:,} rows ({rest['rows']:,} left): accuracy {_percent(rest['accuracy'])}{between}"
+                f"without {'this row' if count == 1 else f'these {count:,} rows'} ({rest['rows']:,} left): accuracy "
+                f"{_percent(rest['accuracy'])} %{between}"
             )
         elif found["rows"]:
             lines.append("no row is left without these")

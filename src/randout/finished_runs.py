@@ -15,6 +15,7 @@ from .runs import RunFolder
 from .seen import FILE, rows_of_old_teachers
 from .study import Study
 from .study_diagnostics import of_study
+from .wording import plural
 
 
 def compare_finished(paths: Sequence[Path], baseline: str, study: Study) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def compare_finished(paths: Sequence[Path], baseline: str, study: Study) -> dict
     ]
     warnings, baseline = of_study(record, folder.run, study.metric)
     notes += [baseline] if baseline else []
-    result = as_result(rows, f"{len(seeds[0])} of {len(seeds[0])} seeds", notes)
+    result = as_result(rows, f"{len(seeds[0])} of {plural(len(seeds[0]), 'seed')}", notes)
     return record | {"warnings": warnings, "result": result | {"leaks": leaks_of(folder)}}
 
 

@@ -85,13 +85,21 @@ def edge_units(wrong: np.ndarray, codes: np.ndarray, labels: np.ndarray | None =
     wrong: `(N,)`, whether each row is wrong, or in which share of seeds; codes: `(N,)` its group.
     labels `(N,)`: for a mean over classes, where the rarest class is all that its recall is known from; the units are
     then at most the number of classes times the groups that hold the rarest.
+    Units are also given where every resample has the score of the data, so that a bootstrap would have no width: for
+    accuracy, where all groups have the same share of mistakes; for a mean over classes, where all rows of a class are
+    equally wrong, as those of a model that predicts one class only.
     """
     sizes = np.bincount(codes)
-    for outcome in (wrong, 1.0 - np.asarray(wrong, dtype=np.float64)):
+    wrong = np.asarray(wrong, dtype=np.float64)
+    for outcome in (wrong, 1.0 - wrong):
         by_group = np.bincount(codes, outcome, len(sizes))
         if np.count_nonzero(by_group) < FEW:
             return min(independent_units(by_group, sizes), _class_units(codes, labels))
-    return None
+    if labels is None:
+        fixed = np.ptp(np.bincount(codes, wrong, len(sizes)) / sizes) == 0
+    else:
+        fixed = len(np.unique(np.stack([labels, wrong], 1), axis=0)) == len(np.unique(labels))
+    return min(equal_groups(sizes), _class_units(codes, labels)) if fixed else None
 
 
 def _class_units(codes: np.ndarray, labels: np.ndarray | None) -> float:
@@ -159,12 +167,12 @@ def decided(
 ) -> tuple[float, float]:
     """The interval of a difference that leaves out 0 exactly where p <= 1 - level.
 
-    Where fewer than `FEW` groups differ (`few`) it also reaches as far as `Discordance.reach`; the test alone decides
-    about 0.
+    Where fewer than `FEW` groups differ (`few`), or all resamples have the same difference, it also reaches as far as
+    `Discordance.reach`; the test alone decides about 0.
     """
     low, high = interval
     wide_low, wide_high = low, high
-    if few is not None and few.groups < FEW:
+    if few is not None and (few.groups < FEW or low == high):
         below, above = few.reach(level)
         wide_low, wide_high = max(-1.0, min(low, estimate - below)), min(1.0, max(high, estimate + above))
     if p_value > 1 - level:

@@ -14,6 +14,7 @@ from . import archives, data, saved, table_blocks, tables, writing
 from .errors import UserError
 from .metrics import log_probabilities
 from .progress import Show
+from .wording import plural, verb
 
 
 class Labelled(NamedTuple):
@@ -92,8 +93,9 @@ def label_table(request: Request, file: str, out: Path | None, show: Show, bars:
 def note_empty(texts: data.TextBlocks, show: Show) -> None:
     """Say how many rows have no text and so get no label."""
     if texts.empty:
-        which = f" ({data.row_list(texts.first_empty, texts.empty)})"
-        show.say(f"note: {texts.empty:,} of {texts.rows:,} texts are empty and get no label{which}")
+        which = f": {data.row_list(texts.first_empty, texts.empty, texts.first_lines)}"
+        are, get = verb(texts.empty, "is", "are"), verb(texts.empty, "gets", "get")
+        show.say(f"note: {texts.empty:,} of {plural(texts.rows, 'text')} {are} empty and {get} no label{which}")
 
 
 def label_texts(request: Request, texts: Sequence[str], show: Show, bars: Show) -> Iterator[tuple[list[str], Labelled]]:

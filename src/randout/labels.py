@@ -12,9 +12,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from randout.columns import is_missing, row_list
+from randout.columns import is_missing, rows_in
 from randout.errors import UserError, nearest
 from randout.tables import Table
+from randout.wording import plural, verb
 
 INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -103,9 +104,10 @@ def labels_of(
         row = next(row for row, value in enumerate(values, 1) if not is_missing(value))
         raise _fractional(table, column, row, found)
     if missing:
+        have = verb(len(missing), "has", "have")
         raise UserError(
-            f"{table.name}: {len(missing):,} of {len(values):,} rows have no label in column {column!r} "
-            f"({row_list(missing)}). Label them, or move them to a file of their own and give it with --unlabeled."
+            f"{table.name}: {len(missing):,} of {plural(len(values), 'row')} {have} no label in column {column!r}: "
+            f"{rows_in(table, missing)}. Label them, or move them to a file of their own and give it with --unlabeled."
         )
     spelt = {(type(value), value) for value in values}
     cache = {key: clean(_label(key[1])) for key in spelt}
@@ -113,7 +115,7 @@ def labels_of(
     empty = [row for row, label in enumerate(labels, 1) if not label]
     if empty:
         raise UserError(
-            f"{table.name}, {row_list(empty)}: the label (column {column!r}) has invisible characters only. "
+            f"{table.name}, {rows_in(table, empty)}: the label (column {column!r}) has invisible characters only. "
             "Label these rows, or remove them."
         )
     _note_cleaned(table, column, values, cache, notes)
@@ -135,7 +137,7 @@ def _values(table: Table, column: str, known: Collection[str] | None, notes: lis
     if beyond:
         row = list(values).index(beyond[0]) + 1
         raise UserError(
-            f"{table.name}, row {row}: the label (column {column!r}) is {beyond[0]}, and the file names the classes 0 to "
+            f"{table.name}, {table.row(row)}: the label (column {column!r}) is {beyond[0]}, and the file names the classes 0 to "
             f"{len(names) - 1} ({listed(names)}). Correct the label, or write the names themselves as labels."
         )
     if known is not None and codes:
@@ -162,7 +164,7 @@ def _unlisted(table: Table, column: str, values: Sequence[Any], notes: list[str]
         if isinstance(found[-1], list | tuple | dict | set | bytes):
             what = "bytes" if isinstance(found[-1], bytes) else "an object"
             raise UserError(
-                f"{table.name}, row {row}: the label (column {column!r}) is {what}, {found[-1]!r:.60}; expected a string "
+                f"{table.name}, {table.row(row)}: the label (column {column!r}) is {what}, {found[-1]!r:.60}; expected a string "
                 "or an integer. Name another column with --label-column, or write the labels as strings."
             )
     notes.append(f"{table.name}: column {column!r} holds lists of one label each; the label in each list is taken")
@@ -197,7 +199,7 @@ def _note_cleaned(
     changed = {key: label for key, label in cache.items() if _label(key[1]).strip() != label}
     if changed:
         counts = Counter(value for value in values if (type(value), value) in changed)
-        shown = [f"{key[1]!a:.60} as {label!r:.60} ({counts[key[1]]:,} rows)" for key, label in changed.items()]
+        shown = [f"{key[1]!a:.60} as {label!r:.60} ({plural(counts[key[1]], 'row')})" for key, label in changed.items()]
         more = f" and {len(shown) - 5:,} more" if len(shown) > 5 else ""
         merged = len({_label(key[1]).strip() for key in cache}) > len(set(cache.values()))
         notes.append(
@@ -217,7 +219,7 @@ def _fractional(table: Table, column: str, row: int, labels: Sequence[str]) -> U
         )
     insist = f" If each value is a class, list them: {setting(distinct)}" if 1 < len(distinct) <= LISTED else ""
     return UserError(
-        f"{table.name}, row {row}: the label (column {column!r}) is {labels[0]}. These are {what}.{insist}"
+        f"{table.name}, {table.row(row)}: the label (column {column!r}) is {labels[0]}. These are {what}.{insist}"
     )
 
 
@@ -232,7 +234,7 @@ def _several(
     else:
         listing = f"or, if each of these is one class of its own, list all {len(labels):,} of them in data.labels."
     return UserError(
-        f"{table.name}, row {row}: the label (column {column!r}) is {value!r:.60}: several labels for one text{joined} "
+        f"{table.name}, {table.row(row)}: the label (column {column!r}) is {value!r:.60}: several labels for one text{joined} "
         "(multi-label data), and a row has one label here. Keep one label for each row, train one classifier for each "
         f"label, {listing}"
     )
@@ -260,7 +262,7 @@ def check_classes(table: Table, column: str, labels: Sequence[str], notes: list[
         )
     if len(counts) > max(2, len(labels) / 2):
         raise UserError(
-            f"{table.name}: column {column!r} holds {len(counts):,} different labels in {len(labels):,} rows (row 1: "
+            f"{table.name}: column {column!r} holds {len(counts):,} different labels in {len(labels):,} rows ({table.row(1)}: "
             f"{labels[0]!r:.60}). It looks like an id or a free text. Name the column of classes with --label-column."
         )
 
@@ -323,7 +325,7 @@ def matched(
         elif not strict:
             found[label] = label
     if by_look:
-        shown = [f"{label!a:.60} as {found[label]!r:.60} ({counts[label]:,} rows)" for label in by_look[:5]]
+        shown = [f"{label!a:.60} as {found[label]!r:.60} ({plural(counts[label], 'row')})" for label in by_look[:5]]
         more = f" and {len(by_look) - 5:,} more" if len(by_look) > 5 else ""
         notes.append(
             f"{table.name}: labels were matched to classes that differ in case, Unicode form or a final .0 only: "
@@ -350,7 +352,7 @@ def _unknown(
     others = f" {len(unknown) - 1:,} more are unknown: {listed(unknown[1:])}." if len(unknown) > 1 else ""
     shown = ", ".join(repr(name) for name in list(known)[:LISTED]) + (", ..." if len(known) > LISTED else "")
     return UnknownLabel(
-        f"{table.name}, row {row}: unknown label {first!r:.60} (column {column!r}).{hint}{others} Known: {shown}."
+        f"{table.name}, {table.row(row)}: unknown label {first!r:.60} (column {column!r}).{hint}{others} Known: {shown}."
     )
 
 

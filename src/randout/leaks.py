@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -81,13 +81,14 @@ def _rows_by_id(run: RunFolder, dataset: Dataset) -> SeenRows:
 
 
 def rows_by_id(split: dict[str, list[str]], row_ids: Sequence[str], hashes: Any) -> SeenRows:
-    """The training and validation rows of `split.json` among rows of the same file. hashes: (n,), of these rows."""
+    """The rows of `split.json` among rows of the same file. hashes: (n,), of these rows."""
     place = {row: at for at, row in enumerate(row_ids)}
-    parts = []
-    for name, role in (("train", "trained"), ("validation", "selected")):
-        at = [place[row] for row in split.get(name, ()) if row in place]
-        parts.append(seen_rows(hashes[np.array(at, dtype=np.int64)], role))
-    return merged(parts)
+
+    def of(name: str) -> Any:
+        return hashes[np.array([place[row] for row in split.get(name, ()) if row in place], dtype=np.int64)]
+
+    found = merged([seen_rows(of("train"), "trained"), seen_rows(of("validation"), "selected")])
+    return replace(found, test=np.unique(of("test")))
 
 
 def seen_by(plan: Any, before: Ancestors | None = None) -> SeenRows:
@@ -101,7 +102,8 @@ def seen_by(plan: Any, before: Ancestors | None = None) -> SeenRows:
     if plan.config.train.refit is True:
         own.append(seen_rows(held, "trained"))
     found = merged([*own, before.rows])
-    return SeenRows(found.hashes, found.roles, not before.unknown)
+    test = dataset.hashes[dataset.split["test"]] if "test" in dataset.split else dataset.hashes[:0]
+    return SeenRows(found.hashes, found.roles, not before.unknown, np.unique(test))
 
 
 def counted(rows: SeenRows, dataset: Dataset, split: str) -> dict[str, int]:

@@ -28,6 +28,7 @@ from .method import SUPERVISED, Backward, Batch, Method, Run
 from .metrics import better
 from .session import Event, Material, Session
 from .tokens import batches
+from .wording import plural
 
 FLUSH = 20  # steps between reads of the losses on a GPU, where each read waits for it
 
@@ -124,7 +125,7 @@ def _close_epoch(session: Session, metrics: dict[str, Any], improved: bool) -> N
     else:
         position.without_gain += 1
         if settings.patience and position.without_gain >= settings.patience:
-            position.ended = f"no gain in {position.without_gain} validations"
+            position.ended = f"no gain in {plural(position.without_gain, 'validation')}"
 
 
 def step(session: Session, material: Material, rows: np.ndarray) -> None:
@@ -148,7 +149,7 @@ def step(session: Session, material: Material, rows: np.ndarray) -> None:
             if session.settings.micro_batch != "auto" or position.micro_batch == 1 or whole:
                 lower = f"batch_size (methods.{whole[0]} needs whole batches)" if whole else "micro_batch"
                 raise Failure(
-                    f"the GPU's memory does not hold a forward pass of {position.micro_batch} texts; "
+                    f"the GPU's memory does not hold a forward pass of {plural(position.micro_batch, 'text')}; "
                     f"set train.{lower} lower, or student.max_length"
                 ) from None
             position.micro_batch = -(-position.micro_batch // 2)
@@ -234,8 +235,8 @@ def _backward(session: Session, batch: Batch, scale: float = 1.0) -> None:
     if len(losses) > 1:  # how hard each loss pulls, at the logits: cheap, and the same for every parameter behind them
         for name, loss in losses.items():
             (pull,) = torch.autograd.grad(loss, logits, retain_graph=True, allow_unused=True)
-            pull = torch.zeros_like(logits) if pull is None else pull  # a loss that looks elsewhere, at hidden states
-            session.run.log(f"square_{name}", pull.float().square().sum())
+            if pull is not None:  # else a loss that looks elsewhere, at hidden states, of which this measures nothing
+                session.run.log(f"square_{name}", pull.float().square().sum())
     with session.encoder.gradients.adding():
         total.backward()
 

@@ -202,7 +202,9 @@ def group_weights(found: Patterns, resamples: int, seed: int) -> Iterator[np.nda
 def _intervals(
     labels: np.ndarray, predictions: np.ndarray, codes: np.ndarray, num_labels: int, resamples: int, seed: int
 ) -> dict[str, list[float]]:
-    """95 % intervals of `COUNTED`: percentiles of a bootstrap over groups, at least Wilson's near 0 and 1."""
+    """95 % intervals of `COUNTED`: percentiles of a bootstrap over groups, at least Wilson's near 0 and 1. Where all rows
+    have the same prediction, of accuracy alone.
+    """
     cells = labels * num_labels + predictions
     found = patterns(cells, codes)
     counts = found.counts(cells, num_labels**2)
@@ -216,7 +218,8 @@ def _intervals(
     df, wrong = group_df(np.bincount(codes)), predictions != labels
     edges = {False: edge_units(wrong, codes), True: edge_units(wrong, codes, labels)}
     intervals = {}
-    for name in COUNTED:
+    constant = len(np.unique(predictions)) == 1
+    for name in (name for name in COUNTED if not (constant and name in OVER_CLASSES)):
         between = percentile(np.concatenate(drawn[name]), 0.95, df, found.groups)
         intervals[name] = list(widened(between, float(own[name]), edges[name in OVER_CLASSES], 0.95))
     return intervals
@@ -236,7 +239,10 @@ def score(
 
     labels: `(n,)` integers; logits: `(n, C)`; the prediction is the first largest logit. With groups `(n,)` (rows of
     one group are drawn together) it adds `groups`, their number, and `intervals`: {metric: [low, high]} at 95 %, of a
-    bootstrap over groups; `intervals` is empty under two groups, where a bootstrap has nothing to say.
+    bootstrap over groups; `intervals` is empty under two groups, where a bootstrap has nothing to say. A metric that has
+    no interval for another reason is in `no_interval`: {metric: reason}. So are the means over classes of a model that
+    predicts one class for all rows: the recall of each class is then 1 or 0 in every resample, whatever it may be on
+    other rows.
     unseen: labels C, C+1, ... of rows for which the model has no output. These rows are always wrong, and count in every
     metric but the log loss, which is of the other rows; `unseen` says how many there are of each label.
     Raises UserError for no rows or a label outside `id2label` and `unseen`, Failure for logits that are not finite.
@@ -272,4 +278,8 @@ def score(
         result["groups"] = int(codes.max()) + 1
         enough = result["groups"] > 1
         result["intervals"] = _intervals(labels, predictions, codes, size, resamples, seed) if enough else {}
+        if without := [name for name in COUNTED if enough and name not in result["intervals"]]:
+            reason = f"all rows are predicted {names[predictions[0]]!r}, and resampling them cannot show how "
+            reason += "the recall of each class would vary"
+            result["no_interval"] = dict.fromkeys(without, reason)
     return result

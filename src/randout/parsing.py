@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
@@ -34,14 +35,15 @@ def sniff_delimiter(text: str, suffix: str) -> str:
         csv.field_size_limit(limit)
 
 
-def parse_delimited(text: str, delimiter: str, name: str) -> tuple[list[str], dict[str, list[str]]]:
-    """CSV or TSV text to the names in its header and the columns by unique names."""
+def parse_delimited(text: str, delimiter: str, name: str) -> tuple[list[str], dict[str, list[str]], array[int]]:
+    """CSV or TSV text to the names in its header, the columns by unique names, and the line on which each row starts."""
 
     def lines() -> Iterator[str]:
         return lines_of(text)
 
-    rows = list(rows_of(lines, delimiter, name, quoting_of(lines, delimiter, name)))
-    return columns_of(rows[0], rows[1:])
+    starts = array("q")
+    rows = list(rows_of(lines, delimiter, name, quoting_of(lines, delimiter, name), starts))
+    return *columns_of(rows[0], rows[1:]), starts[1:]
 
 
 def quoting_of(lines: Lines, delimiter: str, name: str) -> int:
@@ -60,8 +62,11 @@ def quoting_of(lines: Lines, delimiter: str, name: str) -> int:
     return csv.QUOTE_NONE if plain and plain != quoted else csv.QUOTE_MINIMAL
 
 
-def rows_of(lines: Lines, delimiter: str, name: str, quoting: int) -> Iterator[list[str]]:
-    """The header, then the rows, each as wide as the header. UserError with the line.
+def rows_of(
+    lines: Lines, delimiter: str, name: str, quoting: int, starts: array[int] | None = None
+) -> Iterator[list[str]]:
+    """The header, then the rows, each as wide as the header. UserError with the line. starts: the line on which each of
+    them starts is appended to it.
 
     Blank lines are skipped, except in a table of one column, where a blank line is a row with an empty cell.
     """
@@ -75,6 +80,8 @@ def rows_of(lines: Lines, delimiter: str, name: str, quoting: int) -> Iterator[l
                 width = width or len(row)
                 if len(row) != width:
                     raise _ragged(row, width, start, delimiter, name)
+                if starts is not None:
+                    starts.append(start)
                 yield row
             start = reader.line_num + 1
     except csv.Error as error:

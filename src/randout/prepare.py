@@ -34,6 +34,7 @@ from .soft_labels import column_order
 from .splits import Ints
 from .tokenising import token_copies, tokens_for
 from .tokens import Tokens
+from .wording import plural, verb
 
 NO_TOKENS = Tokens(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int64))
 FOLDS = 3  # of the training rows, where a student is chosen by cross-validation
@@ -257,7 +258,8 @@ def _without_leaks(plan: Plan) -> Plan:
     notes, warnings = leaks.check(plan)
     copies = token_copies(plan.tokens, plan.dataset)
     notes += [
-        f"leaks: {len(rows):,} {name} rows have the same tokens as a training row, though another text; scores are given "
+        f"leaks: {plural(len(rows), f'{name} row')} {verb(len(rows), 'has', 'have')} the same tokens as a training row, though "
+        "another text; scores are given "
         "with and without them"
         for name, rows in copies.items()
     ]

@@ -83,7 +83,7 @@ class Show:
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     @contextmanager
-    def bar(self, what: str, total: int, done: int = 0, unit: str = "ex") -> Iterator[Advance]:
+    def bar(self, what: str, total: int, done: int = 0, unit: str = "texts") -> Iterator[Advance]:
         """`advance(n, note)` moves the bar by n; speed and time left are shown."""
         if self.quiet:
             yield _silent

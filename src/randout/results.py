@@ -20,6 +20,7 @@ from .seen import of_run
 from .study import Study
 from .study_diagnostics import of_study
 from .verdicts import FOLDS_NEEDED, MethodRow, compare_folds, compare_methods
+from .wording import plural
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def conclude(study: Study, folder: StudyFolder) -> None:
     """Put the result of the complete units into the record."""
     record = folder.record
     scores, repeats = _usable(study, read_scores(folder), record["units"])
-    head = f"{len(scores.units)} of {len(record['units'])} {'folds' if study.folds else 'seeds'}"
+    head = f"{len(scores.units)} of {plural(len(record['units']), 'fold' if study.folds else 'seed')}"
     notes = list(record["notes"])
     record["warnings"], baseline = of_study(record, folder.run, study.metric, repeats)
     notes += [baseline] if baseline else []

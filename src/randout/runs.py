@@ -18,16 +18,17 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from .errors import Failure, UserError
-from .files import replace_text
+from .files import replace_text, shell_path
 from .progress import Show
 from .run_names import run_names
+from .wording import plural, verb
 
 FORMAT = 1
 OPENINGS = "test-openings.jsonl"
@@ -210,7 +211,10 @@ def openings(folder: Path, rows: str = "") -> list[dict[str, Any]]:
     path = folder / OPENINGS
     if not path.exists():
         return []
-    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with suppress(ValueError):  # a line cut off by a full disk
+            found.append(json.loads(line))
     return [entry for entry in found if not rows or entry["rows"] == rows]
 
 
@@ -220,10 +224,31 @@ def openings_folder(run: RunFolder, record: dict[str, Any]) -> Path:
     return folder if folder.is_dir() else run.path.parent
 
 
-def record_opening(run: RunFolder, rows: str, split: str, by: str) -> int:
+def opened_by(run: RunFolder) -> list[dict[str, Any]]:
+    """The recorded openings of a run's test split that scored this run, oldest first."""
+    record = run.record
+    found = openings(openings_folder(run, record), str((record.get("rows") or {}).get("test") or ""))
+    return [entry for entry in found if entry["fingerprint"] == record["fingerprint"]]
+
+
+def closed_test_lines(run: RunFolder) -> list[str]:
+    """For a person: that the test split of a finished run was not scored yet, and how to; nothing where it was, or where
+    there is none.
+    """
+    rows = len(run.read("split.json").get("test", ())) if run.finished else 0
+    if not rows or "test" in run.read("metrics.json") or opened_by(run):
+        return []
+    return [
+        f"test    closed: its {plural(rows, 'row')} {verb(rows, 'was', 'were')} not scored. When all choices are made: "
+        f"randout evaluate {shell_path(run.path)} --split test"
+    ]
+
+
+def record_opening(run: RunFolder, rows: str, split: str, by: str, scored: int | None = None) -> int:
     """Append one opening of a test split to the record in the folder of runs; how many of these rows, with it.
 
-    The end of one and the same training counts once, however often it was interrupted.
+    The end of one and the same training counts once, however often it was interrupted. scored: how many rows of the split
+    were scored, where it was a file that holds some of them.
     """
     record = run.record
     fingerprint, folder = record["fingerprint"], openings_folder(run, record)
@@ -232,6 +257,7 @@ def record_opening(run: RunFolder, rows: str, split: str, by: str) -> int:
     if same and same[-1]["run"] == run.path.name:
         return len(before)
     row = {"at": now(), "run": run.path.name, "fingerprint": fingerprint, "rows": rows, "split": split, "by": by}
+    row |= {} if scored is None else {"scored": scored}
     with (folder / OPENINGS).open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(row) + "\n")
     return len(before) + 1

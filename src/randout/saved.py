@@ -70,14 +70,19 @@ def device_of(asked: str, command: str) -> str:
     return machine(Config(train=table))[0]
 
 
+def run_of(name: str) -> RunFolder | None:
+    """The run of that folder, or of the model folder in it; None for any other classifier."""
+    path = Path(os.path.expanduser(name))
+    runs = [RunFolder(path)] + ([RunFolder(path.parent)] if path.name == "model" else [])
+    return next((run for run in runs if run.exists), None)
+
+
 def trained_columns(name: str) -> dict[str, str]:
     """The columns "text" and "label" of the table that a run was trained on; empty for any other classifier.
 
     name: a run's folder, or the model folder in it.
     """
-    path = Path(os.path.expanduser(name))
-    runs = [RunFolder(path)] + ([RunFolder(path.parent)] if path.name == "model" else [])
-    run = next((run for run in runs if run.exists), None)
+    run = run_of(name)
     found = run.record.get("identity", {}).get("data", {}).get("columns", {}) if run is not None else {}
     return {what: found[what] for what in ("text", "label") if found.get(what)}
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import numpy as np
 
 from . import data, diagnostics, figures, leaks, models, runs, tables, writing
 from .classifiers import Classifier
+from .columns import rows_in
 from .errors import UserError
-from .files import replace_text
+from .files import replace_text, shell_path
 from .labels import UnknownLabel
 from .metrics import log_probabilities, score
 from .predictions import Predictions, read_predictions, write_predictions
@@ -24,11 +26,13 @@ from .progress import Show
 from .replay import replay
 from .run_diagnostics import SPLITS, diagnose, of_file, of_run
 from .runs import RunFolder
-from .saved import RowLogits, device_of, opened_on, other_column, row_logits, trained_columns
+from .saved import RowLogits, device_of, opened_on, other_column, row_logits, run_of, trained_columns
 from .seen import SeenRows, in_words, leaked, merged, read_seen, row_hashes, seen_in
 from .soft_labels import output_names
 from .statistics import Comparison, compare_models
+from .wording import plural, verb
 
+OPENINGS_LINE = re.compile(r"^Test split: .*$", re.MULTILINE)
 PLACEHOLDER = re.compile(r"LABEL_\d+")  # what transformers names an output that nobody has named
 
 
@@ -104,8 +108,14 @@ def compare_runs(found: dict[str, RunFolder], baseline: str, split: str = "test"
 def score_test(logits_of: RowLogits, plan: Plan, run: RunFolder, show: Show, by: str) -> dict[str, Any]:
     """Metrics of the test split; that it was opened is recorded first."""
     times = runs.record_opening(run, rows_sha256(plan, "test"), "test", by)
-    show.say(f"test split opened; openings of these test rows recorded here so far: {times}")
+    show.say(f"test split opened: {_times_scored(times)}")
     return score_split(logits_of, plan, "test", run, show)
+
+
+def _times_scored(times: int) -> str:
+    """How often these test rows were scored, for a message."""
+    often = "once" if times == 1 else f"{times:,} times"
+    return f"these test rows have been scored {often} by the runs of this folder, this time included"
 
 
 def rows_sha256(plan: Plan, split: str) -> str:
@@ -146,19 +156,40 @@ def open_test(
 def _update_card(plan: Plan, run: RunFolder, before: dict[str, Any], metrics: dict[str, Any], show: Show) -> None:
     """Put new scores and warnings in the place of the old ones in the model card; all else in it may be the user's."""
     card = run.model / "README.md"
-    old, new = ("\n".join(_scores_table(plan, found)) for found in (before, metrics))
+    old, new = ("\n".join(_scores_table(found)) for found in (before, metrics))
     text = card.read_text(encoding="utf-8") if card.exists() else ""
     if old in text:
         replace_text(card, text.replace(old, new, 1))
     else:
         show.say(f"note: the scores in {card} were changed by hand or are not there, and stay as they are")
+    _update_openings(run)
+
+
+def _update_openings(run: RunFolder) -> None:
+    """Have the model card say how often the test split was opened; a card without that line stays as it is."""
+    card = run.model / "README.md"
+    text = card.read_text(encoding="utf-8") if card.exists() else ""
+    if (new := OPENINGS_LINE.sub(_openings_line(len(runs.opened_by(run))), text, count=1)) != text:
+        replace_text(card, new)
+
+
+def _openings_line(times: int) -> str:
+    """What the model card says of the test split."""
+    if not times:
+        return "Test split: closed. None of its rows was scored with this model."
+    return f"Test split: scored with this model {'once' if times == 1 else f'{times:,} times'}."
 
 
 def model_card(plan: Plan, metrics: dict[str, Any], teacher: str, choice: Mapping[str, Any] | None = None) -> str:
-    """The README.md of the model folder. choice: of the student, as its run records it, where there was one."""
+    """The README.md of the model folder, as training writes it: the same for the same training.
+
+    choice: of the student, as its run records it, where there was one.
+    """
     about = ["", *figures.choice_lines(choice)] if choice else []
+    scores = [_openings_line(int("test" in metrics)), ""] if "test" in plan.dataset.split else []
+    scores += _scores_table(metrics)
     if plan.classifier is not None:
-        return "\n".join([*_words_card(plan, plan.classifier), *about, "", *_scores_table(plan, metrics), ""])
+        return "\n".join([*_words_card(plan, plan.classifier), *about, "", *scores, ""])
     labels = ", ".join(plan.dataset.id2label.values())
     length = plan.config.student.max_length
     student = plan.config.student
@@ -168,7 +199,8 @@ def model_card(plan: Plan, metrics: dict[str, Any], teacher: str, choice: Mappin
     lines += [f"# {plan.student.label} fine-tuned on {plan.dataset.name}", ""]
     lines += [f"Labels: {labels}. Texts of up to {length} tokens, truncated by `{plan.config.student.truncation}`."]
     if plan.config.student.truncation != "head":
-        lines += ["A `transformers` pipeline truncates by head only, so longer texts score differently there."]
+        other = "`sentence-transformers`" if mean else "A `transformers` pipeline"
+        lines += [f"{other} truncates by head only, so longer texts score differently there."]
     methods = ", ".join(
         f"`{m.name}` {json.dumps(m.model_dump(exclude_defaults=True, mode='json'))}" for m in plan.methods
     )
@@ -177,21 +209,34 @@ def model_card(plan: Plan, metrics: dict[str, Any], teacher: str, choice: Mappin
         about.append(
             "Trained on the training and validation rows; the validation scores are of the same training without them."
         )
-    lines += [*about, "", *_scores_table(plan, metrics), "", *_usage(mean), ""]
+    lines += [*about, "", *scores, "", *_usage(mean, list(plan.dataset.id2label.values())), ""]
     return "\n".join(lines)
 
 
-def _usage(mean: bool) -> list[str]:
-    """How to load the folder. mean: its head reads the mean of the tokens' states, and no class of transformers does that."""
+def _usage(mean: bool, labels: Sequence[str]) -> list[str]:
+    """How to load the folder, as code that runs in it. mean: its head reads the mean of the tokens' states, which the
+    stock class of its family does not.
+    """
     if not mean:
         lines = ["from transformers import pipeline", ""]
-        lines += ['classify = pipeline("text-classification", "path/to/this/folder", truncation=True)']
-        return ["```python", *lines, "```"]
+        lines += ['classify = pipeline("text-classification", ".", truncation=True)  # ".": this folder']
+        return ["```python", *lines, 'print(classify(["A text to classify."]))', "```"]
+    about = "The head reads the mean of the tokens' states, which the stock class of `transformers` does not; the folder has the "
+    about += "layout of sentence-transformers. Each of these gives the label of a text:"
     lines = ["from sentence_transformers import SentenceTransformer", ""]
-    lines += ['logits = SentenceTransformer("path/to/this/folder").encode(["a text"])  # (texts, labels)']
-    about = "The head reads the mean of the tokens' states, which the stock class of `transformers` does not; the folder is laid "
-    about += "out as sentence-transformers does it, with the labels in the order above. `randout predict` reads it too."
-    return [about, "", "```python", *lines, "```"]
+    lines += [f"labels = {json.dumps(list(labels), ensure_ascii=False)}  # in the order of the outputs"]
+    lines += ['model = SentenceTransformer(".")  # ".": this folder']
+    lines += [
+        'probabilities = model.encode(["A text to classify."], convert_to_tensor=True).softmax(-1)  # (texts, labels)'
+    ]
+    lines += ["print([labels[best] for best in probabilities.argmax(-1)])"]
+    return [about, "", *_own_usage(), "", "```python", *lines, "```"]
+
+
+def _own_usage() -> list[str]:
+    """How randout loads the folder."""
+    lines = ["import randout", "", 'model = randout.load(".")  # ".": this folder']
+    return ["```python", *lines, 'print(model.predict(["A text to classify."]))', "```"]
 
 
 def _words_card(plan: Plan, classifier: Classifier) -> list[str]:
@@ -199,22 +244,22 @@ def _words_card(plan: Plan, classifier: Classifier) -> list[str]:
     lines = ["---", "pipeline_tag: text-classification", "tags: [randout]", "---", ""]
     lines += [f"# {classifier.name} ({classifier.summary}) trained on {plan.dataset.name}", ""]
     lines += [f"Labels: {', '.join(plan.dataset.id2label.values())}. Settings: `{settings}`.", "", classifier.scores]
-    return [*lines, "", "No model of `transformers`: `randout predict` and `randout evaluate` read this folder."]
+    lines += ["", "No model of `transformers`: `randout predict`, `randout evaluate` and this code read the folder."]
+    return [*lines, "", *_own_usage()]
 
 
-def _scores_table(plan: Plan, metrics: dict[str, Any]) -> list[str]:
-    rows = {name: len(index) for name, index in plan.dataset.split.items()}
+def _scores_table(metrics: dict[str, Any]) -> list[str]:
     lines = ["| split | rows | accuracy | 95 % interval | macro F1 |", "|---|---|---|---|---|"]
     for name in (split for split in SPLITS if split in metrics):
         found = metrics[name]
-        low, high = found.get("intervals", {}).get("accuracy", (float("nan"), float("nan")))
-        lines.append(
-            f"| {name} | {rows[name]} | {found['accuracy']:.4f} | {low:.4f} to {high:.4f} | {found['macro_f1']:.4f} |"
+        between = (
+            "{:.4f} to {:.4f}".format(*found["intervals"]["accuracy"]) if found.get("intervals") else "not available"
         )
+        lines.append(f"| {name} | {found['rows']} | {found['accuracy']:.4f} | {between} | {found['macro_f1']:.4f} |")
         if "baseline" in found:
             base = found["baseline"]
             lines.append(
-                f"| {name}, {base['name']} | {rows[name]} | {base['accuracy']:.4f} | | {base['macro_f1']:.4f} |"
+                f"| {name}, {base['name']} | {found['rows']} | {base['accuracy']:.4f} | | {base['macro_f1']:.4f} |"
             )
     for name in (split for split in SPLITS if "leaks" in metrics.get(split, {})):
         leak = metrics[name]["leaks"]
@@ -240,7 +285,8 @@ def score_file(
     """Metrics of any classifier on a labelled file, and its id2label. Rows without a text are not scored; `without_text`
     says how many. Rows whose label is no class of the model are errors; `unseen` says how many. Where the classifier or
     its ancestors have seen rows of the file, `seen` says how many of how many by role, and `without_seen` are the scores
-    on the other rows.
+    on the other rows. Where the file holds test rows of the run itself, an opening of its test split is recorded, and
+    `test_rows` says how many they are and how often they were scored so far (None where that cannot be recorded).
 
     labels: the classes in the order of the model's outputs, where its own names are none. out: the table with prediction
     and score of each row is written there, with the probabilities of all classes where these are asked for. Raises
@@ -255,7 +301,8 @@ def score_file(
         raise UserError(f"--labels: {twice[0]!r} is named more than once; each output is another class")
     found = _rows_to_score(model, file, text_column, label_column, show, encoding, id2label, bool(labels))
     write = writing.writer(found.table, out) if out is not None else None
-    counts, which = _seen_in_file(model, file, found.texts, show)
+    counts, which, held = _seen_in_file(model, file, found.texts, show)
+    opening = _open_by_file(run_of(model), held, len(found.texts), show) if held else {}
     with show.bar("scoring", len(found.texts)) as advance:
         logits = saved.logits(found.texts, lambda count: advance(count, ""))
     predicted, names = logits.argmax(1), list(id2label.values())
@@ -273,6 +320,7 @@ def score_file(
         if (found.labels[rest] < len(names)).any():
             kept = (found.labels[rest], logits[rest], id2label, found.groups[rest])
             metrics["without_seen"] = score(*kept, unseen=found.unseen)
+    metrics |= opening
     if write is not None:
         write(_prediction_columns(found, logits, names, probabilities))
         show.say(f"predictions {out}")
@@ -314,7 +362,9 @@ def _rows_to_score(
         show.say(f"note: {note}")
     if left_out := found.without_text:
         of = len(found.texts) + len(left_out)
-        show.warn(f"{len(left_out):,} of {of:,} rows have no text and are not scored ({data.row_list(left_out)})")
+        have, are = verb(len(left_out), "has", "have"), verb(len(left_out), "is", "are")
+        which = rows_in(found.table, left_out)
+        show.warn(f"{len(left_out):,} of {plural(of, 'row')} {have} no text and {are} not scored: {which}")
     return found
 
 
@@ -338,31 +388,54 @@ def _prediction_columns(
     return columns
 
 
-def _seen_in_file(model: str, file: str, texts: Sequence[str], show: Show) -> tuple[dict[str, int], np.ndarray]:
-    """The rows of a file that a classifier or its ancestors have seen: how many by role, and which (n,). Warns."""
-    folder = Path(os.path.expanduser(model))
-    hashes, known = row_hashes(texts), read_seen(folder)
-    if known is None:
-        known = _seen_by_old_run(RunFolder(folder.parent if folder.name == "model" else folder), file, hashes, show)
+def _seen_in_file(model: str, file: str, texts: Sequence[str], show: Show) -> tuple[dict[str, int], np.ndarray, int]:
+    """The rows of a file that a classifier or its ancestors have seen: how many by role, and which (n,); and how many are
+    test rows of the run itself. Warns of those seen.
+    """
+    hashes, known, run = row_hashes(texts), read_seen(Path(os.path.expanduser(model))), run_of(model)
+    if (known is None or known.test is None) and run is not None:
+        by_file = _rows_by_file(run, file, hashes)
+        if known is None and by_file is None:
+            show.say("leaks: this run did not record its training rows, so whether the file holds any cannot be known")
+        known = replace(known, test=by_file.test) if known is not None and by_file is not None else known or by_file
+    known = known or merged([])
     counts, which = seen_in(known, hashes)
     if counts:
         warning = in_words(counts, len(texts), "rows of this file")
         show.warn(f"{warning}, so scores on all of it will flatter; those without these rows are given too")
-    return counts, which
+    return counts, which, int(np.count_nonzero(known.test_rows(hashes)))
 
 
-def _seen_by_old_run(run: RunFolder, file: str, hashes: np.ndarray, show: Show) -> SeenRows:
-    """Of a run without a record of its rows: its training and validation rows, if `file` is the very file that it was
-    trained on, else nothing.
+def _rows_by_file(run: RunFolder, file: str, hashes: np.ndarray) -> SeenRows | None:
+    """Of a run of an earlier version, without a full record of its rows: its rows, if `file` is the very file that it was
+    trained on, else None.
     """
-    if run.exists:
-        record, path = run.record, Path(os.path.expanduser(file))
-        same = path.is_file() and tables.sha256_of(path.read_bytes()) == record["data"]
-        split = run.read("split.json")
-        if same and sum(map(len, split.values())) == len(hashes):
-            return leaks.rows_by_id(split, [str(row) for row in range(1, len(hashes) + 1)], hashes)
-        show.say("leaks: this run did not record its training rows, so whether the file holds any cannot be known")
-    return merged([])
+    path, split = Path(os.path.expanduser(file)), run.read("split.json")
+    same = path.is_file() and tables.sha256_of(path.read_bytes()) == run.record["data"]
+    if not same or sum(map(len, split.values())) != len(hashes):
+        return None
+    return leaks.rows_by_id(split, [str(row) for row in range(1, len(hashes) + 1)], hashes)
+
+
+def _open_by_file(run: RunFolder | None, held: int, rows: int, show: Show) -> dict[str, Any]:
+    """Record that a file with `held` test rows of a run among its `rows` is scored; the entry of the metrics for it."""
+    found = (
+        f"{held:,} of the {plural(rows, 'row')} of this file {verb(held, 'is a test row', 'are test rows')} of this run"
+    )
+    times: int | None = None
+    if run is None:
+        show.warn(f"{found}; its folder is not here, so this opening of its test split is not recorded")
+        return {"test_rows": {"rows": held, "of": rows, "openings": times}}
+    record = run.record
+    try:
+        known = str((record.get("rows") or {}).get("test") or record["fingerprint"])
+        times = runs.record_opening(run, known, "test", "evaluate FILE", held)
+        _update_openings(run)
+    except OSError as error:
+        show.warn(f"{run.path}: this opening of its test split cannot be recorded ({error.strerror or error})")
+    else:
+        show.say(f"test split opened: {found}; {_times_scored(times)}")
+    return {"test_rows": {"rows": held, "of": rows, "openings": times}}
 
 
 def score_run(
@@ -373,7 +446,7 @@ def score_run(
     run = RunFolder(path)
     run.read("run.json")
     if not run.finished:
-        raise UserError(f"{path}: this run is not finished; its `randout train` command goes on with it")
+        raise UserError(f"{path}: this run is not finished. Resume it with: randout train --resume {shell_path(path)}")
     labels = run.labels
     if split not in ("validation", "test"):
         raise UserError(f"--split {split}: a run is scored on validation or test, or name a file")

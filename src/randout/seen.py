@@ -1,8 +1,9 @@
 """Fingerprints of the rows that a model has learned from, carried along from its teachers and its starting model.
 
 Every run writes `seen-rows.npz` into its folder and into `model/`: a 64-bit hash of each text and the roles in which the
-text was used, 9 bytes a row. A later run that learns from this model, or starts from it, takes the rows over, so that
-held-out rows which any ancestor has seen are found whatever file they stand in.
+text was used, 9 bytes a row, and the hashes of its own test rows. A later run that learns from this model, or starts from
+it, takes the rows over (the test rows not, which the model has not seen), so that held-out rows which any ancestor has seen
+are found whatever file they stand in.
 """
 
 from __future__ import annotations
@@ -76,12 +77,19 @@ def row_hashes(texts: Iterable[str]) -> Hashes:
 @dataclass(frozen=True)
 class SeenRows:
     """hashes: (n,) sorted, each once. roles: (n,) uint8, the bits of `ROLES`. complete: whether all ancestors that are
-    classifiers had such a record; else there may be more rows than these.
+    classifiers had such a record; else there may be more rows than these. test: (k,) hashes of the model's own test rows,
+    which it has not seen and which its descendants do not take over; None where they are not on record.
     """
 
     hashes: Hashes
     roles: NDArray[np.uint8]
     complete: bool = True
+    test: Hashes | None = None
+
+    def test_rows(self, hashes: Hashes) -> NDArray[np.bool_]:
+        """(m,) which of other rows are test rows of the model; those that it was also trained or selected on are none."""
+        held = np.isin(hashes, np.zeros(0, np.uint64) if self.test is None else self.test)
+        return held & (self.roles_of(hashes) & np.uint8(TRAINED | SELECTED) == 0)
 
     def roles_of(self, hashes: Hashes) -> NDArray[np.uint8]:
         """(m,) the roles of other rows; 0 for a row that was never used."""
@@ -120,6 +128,7 @@ def write_seen(folder: Path, rows: SeenRows) -> None:
     path = folder / FILE
     partial = path.with_name(f"{FILE}.partial")
     arrays: dict[str, Any] = {"hashes": rows.hashes, "roles": rows.roles, "complete": np.array(rows.complete)}
+    arrays |= {} if rows.test is None else {"test": rows.test}
     with partial.open("wb") as stream:
         np.savez(stream, format=np.array(FORMAT), **arrays)
         stream.flush()
@@ -141,7 +150,8 @@ def read_seen(folder: Path) -> SeenRows | None:
             version = int(stored["format"])
             if version != FORMAT:
                 raise UserError(f"{path}: format {version}; this version of randout reads format {FORMAT}")
-            rows = SeenRows(stored["hashes"].astype(np.uint64), stored["roles"], bool(stored["complete"]))
+            test = stored["test"].astype(np.uint64) if "test" in stored else None  # earlier versions had none
+            rows = SeenRows(stored["hashes"].astype(np.uint64), stored["roles"], bool(stored["complete"]), test)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path}: the record of the rows that this model has learned from cannot be read ({error}). Copy it again "
@@ -178,7 +188,10 @@ def seen_in(rows: SeenRows, hashes: Hashes) -> tuple[dict[str, int], NDArray[np.
 
 def in_words(counts: dict[str, int], of: int, what: str) -> str:
     """`the teacher was trained on 66 of the 90 test rows; ...`. what: "test rows"."""
-    return "; ".join(f"{WORDS[role]} {count:,} of the {of:,} {what}" for role, count in counts.items())
+    own = {"selected": " (its validation rows)"}
+    return "; ".join(
+        f"{WORDS[role]} {count:,} of the {of:,} {what}{own.get(role, '')}" for role, count in counts.items()
+    )
 
 
 def of_run(run: RunFolder, split: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from .files import replacing
 from .inference import predict
 from .progress import Show
 from .tokens import encode, truncate
+from .wording import plural
 
 
 def fingerprint(model: str, max_length: int, truncation: str, precision: str, texts: Sequence[str]) -> dict[str, str]:
@@ -80,7 +81,9 @@ def compute(
     with show.bar(f"soft labels of {source}", len(texts)) as advance:
         logits = predict(teacher, tokens, np.arange(len(texts)), parts["precision"], lambda count: advance(count, ""))
     store(path, logits, parts)
-    show.say(f"soft labels: {len(texts):,} of {source} computed once and kept in {folder.name}/{path.name}")
+    show.say(
+        f"soft labels: logits of {source} for {plural(len(texts), 'text')}, computed once and kept in {folder.name}/{path.name}"
+    )
     return logits
 
 

@@ -15,6 +15,7 @@ from randout.archives import SUFFIXES, content_name
 from randout.datasets import Known, Reading
 from randout.errors import UserError, nearest
 from randout.tables import AUTO, TABLE_SUFFIXES, Table, codec_of, read_table
+from randout.wording import plural, verb
 
 SPLIT_VALUES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -140,7 +141,7 @@ def _hub_parts(spec: str, files: Mapping[str, Any], notes: list[str]) -> dict[st
         if len(found) == 1 or role == "train":
             roles["main"] = table
         elif role is None or role in files or role in roles:
-            notes.append(f"the Hub's split {split!r} ({len(table):,} rows) is not used")
+            notes.append(f"the Hub's split {split!r} ({plural(len(table), 'row')}) is not used")
         elif any(set(table.columns[c]) <= {-1, None} for c in table.categories):
             notes.append(f"the Hub's split {split!r} has no labels and is not used")
         else:
@@ -222,7 +223,10 @@ def read_part(
         values = table.columns.get(columns.group, groups)
         groups = [None if cols.is_missing(value) else str(value) for value in values]
         if lacking := groups.count(None):
-            notes.append(f"{table.name}: {lacking:,} rows have no {columns.group!r}; each is a group of its own")
+            notes.append(
+                f"{table.name}: {plural(lacking, 'row')} {verb(lacking, 'has', 'have')} no {columns.group!r}; "
+                "each is a group of its own"
+            )
     return Part(role, table, opened.prefixes[role], texts, found, groups)
 
 
@@ -263,7 +267,7 @@ def given_split(parts: Sequence[Part], split_column: str | None, notes: list[str
         found = list(dict.fromkeys(values))
         shown = ", ".join(map(repr, found[:10])) + (", ..." if len(found) > 10 else "")
         raise UserError(
-            f"{main.name}, {cols.row_list(unknown)}: column {split_column!r} holds other values than train, validation "
+            f"{main.name}, {cols.rows_in(main, unknown)}: column {split_column!r} holds other values than train, validation "
             f"(or valid, val, dev) and test. Found: {shown}."
         )
     return [SPLIT_VALUES[value.lower()] for value in values]

@@ -33,6 +33,7 @@ from .runs import RunFolder
 from .session import Material, Session
 from .terminal import catchable
 from .tokens import Tokens, encode, truncate
+from .wording import plural
 
 
 @dataclass(frozen=True)
@@ -267,10 +268,10 @@ def estimate(plan: Plan, steps: int = 3) -> list[str]:
     )
     lines = [sizes]
     lines += [
-        f"tokens: {int(lengths[rows].sum()):,} an epoch, {int(lengths[rows].sum()) * epochs:,} in {epochs} epochs"
+        f"tokens: {int(lengths[rows].sum()):,} an epoch, {int(lengths[rows].sum()) * epochs:,} in {plural(epochs, 'epoch')}"
     ]
     lines += [f"memory: about {(16 * weights + 4 * activations) / 2**30:.1f} GiB for {weights / 1e6:.1f}M parameters"]
-    lines += [f"time: about {duration(seconds)} for the student, all {epochs} epochs, without its teacher"]
+    lines += [f"time: about {duration(seconds)} for the student, {plural(epochs, 'epoch')}, without its teacher"]
     if plan.alternative is not None and by_folds(plan):
         more = duration((FOLDS - 1) * seconds)
         lines += [f"choice: about {more} more, for cross-validation trains the encoder {FOLDS} times on fewer rows"]

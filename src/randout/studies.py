@@ -23,6 +23,7 @@ from .record import StudyFolder
 from .request import Request, recipe_tables
 from .search_request import check_space, make_search
 from .study import Study
+from .wording import plural
 
 
 class StudyStopped(Stopped):
@@ -179,11 +180,12 @@ def planned(study: Study, out: Path | None) -> list[str]:
 
     study, notes = check_arms(study, Datasets())
     units = studying.units(study)
-    tuned = f", after {study.tuning.trials or 'all'} trials an arm" if study.tuning else ""
+    trials = study.tuning.trials if study.tuning else 0
+    tuned = f", after {plural(trials, 'trial') if trials else 'all trials'} an arm" if study.tuning else ""
     lines = [f"note: {note}" for note in notes]
-    lines += [f"{len(units)} units ({', '.join(unit.name for unit in units)})"]
-    lines += [f"{len(study.arms)} arms ({', '.join(study.arms)}), baseline {study.baseline}"]
-    return [*lines, f"{len(units) * len(study.arms)} runs{tuned}, in {out or Path('studies') / study.name}"]
+    lines += [f"{plural(len(units), 'unit')} ({', '.join(unit.name for unit in units)})"]
+    lines += [f"{plural(len(study.arms), 'arm')} ({', '.join(study.arms)}), baseline {study.baseline}"]
+    return [*lines, f"{plural(len(units) * len(study.arms), 'run')}{tuned}, in {out or Path('studies') / study.name}"]
 
 
 def finished(runs: Sequence[str], asked: Asked, **more: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .diagnostics import Finding, majority_scores, points, title
+from .diagnostics import Finding, clearly, majority_scores, metric_name, points, title
 from .errors import UserError
 from .run_diagnostics import trained_majority
 from .runs import RunFolder
@@ -74,7 +74,8 @@ def _over_folds(runs: Mapping[str, RunFolder], metrics: Mapping[str, Any], metri
         pair = _difference({kind: values, "model": own}, trained, sizes, kind, metric, repeats)
         if pair is None or (pair.low > 0 if kind == "majority" else pair.high >= 0):
             continue
-        what = "not above that of the majority class" if kind == "majority" else "below that of a bag-of-words baseline"
+        above = f"not {clearly(pair.estimate)}above that of the majority class"
+        what = above if kind == "majority" else "below that of a bag-of-words baseline"
         text = f"{title(metric)} over {len(own)} folds, {np.mean(own):.1%}, is {what} ({np.mean(values):.1%}): "
         findings.append(Finding(kind, f"{text}{points(pair.estimate, pair.low, pair.high)}."))
     return findings
@@ -101,7 +102,7 @@ def _note(baselines: Mapping[str, float], metric: str, folds: bool) -> str:
         return ""
     mean = float(np.mean(list(baselines.values())))
     over = f", mean of {len(baselines)} folds" if folds and len(baselines) > 1 else ""
-    return f"bag-of-words baseline on the test rows: {title(metric).lower()} {100 * mean:.2f} %{over}"
+    return f"bag-of-words baseline on the test rows: {metric_name(metric)} {100 * mean:.2f} %{over}"
 
 
 def lines(warnings: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -188,12 +189,15 @@ def _batched(rows: Iterable[Row], size_of: Callable[[Row], int]) -> Iterator[lis
 
 
 def _csv_blocks(lines: Callable[[], Iterable[str]], quoting: int, table: Blocks) -> Iterator[Table]:
-    rows = rows_of(lines, table.delimiter, table.name, quoting)
+    starts = array("q")
+    rows = rows_of(lines, table.delimiter, table.name, quoting, starts)
     header = next(rows)
+    del starts[:]
     table.names = dict.fromkeys(columns_of(header, [])[1])
     for block in _batched(rows, lambda row: sum(map(len, row))):
         names, columns = columns_of(header, block)
-        yield Table(columns, table.name, "", "csv", table.delimiter, header=tuple(names))
+        yield Table(columns, table.name, "", "csv", table.delimiter, header=tuple(names), lines=starts[: len(block)])
+        del starts[: len(block)]
 
 
 def _json_blocks(lines: Callable[[], Iterable[str]], table: Blocks) -> Iterator[Table]:
@@ -234,4 +238,4 @@ def _slices(table: Table, _: Blocks) -> Iterator[Table]:
             part: Any = ArrowColumns(table.columns.table.slice(at, ROWS), table.name)
         else:
             part = {name: values[at : at + ROWS] for name, values in table.columns.items()}
-        yield replace(table, columns=part)
+        yield replace(table, columns=part, lines=table.lines[at : at + ROWS])

@@ -1,7 +1,8 @@
 """Files of rows: CSV, TSV, JSON Lines and Parquet, compressed or not, into a `Table`; file errors name the line.
 
 Nothing here knows what a text or a label is. A "line" is a line of the file (the first is 1), a "row" is a row of data
-(the first is 1, the header is not counted). Bytes are parsed, never unpickled.
+(the first is 1, the header is not counted). A row of a CSV or TSV file starts on a later line than its number says: after
+the header, blank lines, and rows with line breaks in quotes; so messages give both. Bytes are parsed, never unpickled.
 """
 
 from __future__ import annotations
@@ -62,6 +63,11 @@ class Table:
     delimiter: str = ","
     categories: dict[str, list[str]] = field(default_factory=dict)  # column -> its declared values, in order
     header: tuple[str, ...] = ()  # the names as in the file; empty: the keys of `columns`
+    lines: Sequence[int] = field(default=(), repr=False, compare=False)  # on which each row of a CSV file starts
+
+    def row(self, number: int) -> str:
+        """`row 3 (line 4)`, or `row 3` where its line is not known. number: of the row, the first is 1."""
+        return f"row {number} (line {self.lines[number - 1]})" if self.lines else f"row {number}"
 
     def __len__(self) -> int:
         if isinstance(self.columns, ArrowColumns):
@@ -90,6 +96,7 @@ def table_of(opened: OpenedFile, encoding: str = AUTO) -> Table:
     columns: Mapping[str, list[Any]]
     header: Sequence[str] = ()
     categories: dict[str, list[str]] = {}
+    lines: Sequence[int] = ()
     if is_parquet(data, suffix):
         found, form, delimiter = _parse_parquet(data, name), "parquet", ","
         columns, header, categories = found, found.header, class_names(found.table.schema)
@@ -102,10 +109,10 @@ def table_of(opened: OpenedFile, encoding: str = AUTO) -> Table:
             columns, form = parse_json(text, name)
         else:
             delimiter, form = sniff_delimiter(text, suffix), "csv"
-            header, columns = parse_delimited(text, delimiter, name)
+            header, columns, lines = parse_delimited(text, delimiter, name)
         if codec_of(encoding) != UTF_8:  # the same data as the file converted to UTF-8
             data = text.encode("utf-8")
-    table = Table(columns, name, sha256_of(data), form, delimiter, categories, tuple(header))
+    table = Table(columns, name, sha256_of(data), form, delimiter, categories, tuple(header), lines)
     if len(table) == 0:
         raise no_rows(name, columns)
     return table

@@ -126,7 +126,9 @@ def doubts(plan: Plan, own: dict[str, Any], teacher: Taught | None, run: RunFold
     found = []
     for one in (teacher, *teacher.others):
         made = one.logits[held].numpy().argmax(1)
-        weak = diagnostics.weak_teacher(dataset.labels[held], made, dataset.groups[held], names, majority, one.name)
+        weak = diagnostics.weak_teacher(
+            dataset.labels[held], made, dataset.groups[held], names, majority, one.name, _metric(plan)
+        )
         if weak is None and one is teacher:
             weak = _not_above_student(plan, own, teacher, run)
         found += [weak] if weak else []
@@ -140,15 +142,21 @@ def no_teacher(left_out: Sequence[str]) -> Finding:
 
 
 def _not_above_student(plan: Plan, own: dict[str, Any], teacher: Taught, run: RunFolder) -> Finding | None:
-    plain = own["accuracy"]
+    metric = _metric(plan)
+    plain, its = own[metric], teacher.validation[metric]
     what = "this student"
     for other in runs.list_runs(run.path.parent):
         if _is_plain_twin(other, plan):
-            plain, what = other.read("metrics.json")["validation"]["accuracy"], "the plain student"
-    if teacher.validation["accuracy"] > plain:
+            plain, what = other.read("metrics.json")["validation"][metric], "the plain student"
+    if its > plain:
         return None
-    text = f"The teacher ({teacher.validation['accuracy']:.2%}) is not above {what} ({plain:.2%}) on validation, "
+    text = f"The teacher ({diagnostics.in_metric(metric)}{its:.2%}) is not above {what} ({plain:.2%}) on validation, "
     return Finding("weak-teacher", f"{text}so there may be little to learn from it.")
+
+
+def _metric(plan: Plan) -> str:
+    """The metric in which a run's models are compared."""
+    return diagnostics.metric_for(plan.config.train.metric)
 
 
 def _is_plain_twin(other: RunFolder, plan: Plan) -> bool:

@@ -16,6 +16,7 @@ from .model_files import check_vocabulary
 from .model_sources import Source, load_tokenizer
 from .splits import Ints
 from .tokens import Tokens, encode, percentile_length, truncate
+from .wording import verb
 
 _LAST_ENCODED: list[tuple[Any, list[str], Tokens]] = []  # (tokenizer's folder, texts, tokens), the latest last
 
@@ -36,9 +37,11 @@ def tokens_for(source: Source, table: StudentTable, dataset: Dataset, notes: lis
     else:
         max_length = table.max_length
     if encoded.empty:
-        rows = row_list([dataset.row_ids[text] for text in encoded.empty])
+        lines = dataset.lines[list(encoded.empty)].tolist() if len(dataset.lines) else []
+        rows = row_list([dataset.row_ids[text] for text in encoded.empty], lines=lines if all(lines) else [])
         raise UserError(
-            f"{dataset.name}: {len(encoded.empty):,} of {len(dataset.texts):,} texts have no tokens ({rows}): the tokenizer of "
+            f"{dataset.name}: {len(encoded.empty):,} of {len(dataset.texts):,} texts "
+            f"{verb(len(encoded.empty), 'has', 'have')} no tokens: {rows}. The tokenizer of "
             f"{source.name} drops all of their characters and adds no special tokens. Remove these rows"
         )
     prefix, suffix = special_tokens(tokenizer)
@@ -47,7 +50,10 @@ def tokens_for(source: Source, table: StudentTable, dataset: Dataset, notes: lis
     tokens = truncate(encoded, max_length, table.truncation, suffix, prefix)
     texts, lost = tokens.loss_of_truncation()
     if texts:
-        notes.append(f"truncation: {texts:.1%} of texts are cut ({table.truncation}), {lost:.1%} of all tokens lost")
+        kept = table.truncation
+        notes.append(
+            f"truncation: {texts:.1%} of texts are too long and cut ({kept} kept), {lost:.1%} of all tokens lost"
+        )
     return tokens, max_length
 
 

@@ -29,6 +29,7 @@ from randout.optimism import Optimism as Optimism
 from randout.optimism import best_of as best_of
 from randout.secondary import mcnemar_over_seeds, over_seeds
 from randout.statistics import resampled
+from randout.wording import plural
 
 METHOD = "the method (new seeds, new texts)"
 SAVED = "these saved models (new texts)"
@@ -117,7 +118,7 @@ def _aligned(predictions: Mapping[str, Any], baseline: str, rows: int, num_label
             raise ValueError(f"{name}: predictions of shape (seeds, {rows}) expected, found {one.shape}")
         if len(one) != seeds or not seeds:
             raise UserError(
-                f"{name!r} has {len(one)} seeds and the baseline {baseline!r} has {seeds}; a comparison is paired and "
+                f"{name!r} has {plural(len(one), 'seed')} and the baseline {baseline!r} has {seeds}; a comparison is paired and "
                 "needs the same seeds in every arm. Finish the missing runs, or leave those seeds out."
             )
         checked_labels(one.reshape(-1), num_labels, f"predictions of {name!r}")

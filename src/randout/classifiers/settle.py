@@ -76,7 +76,7 @@ def _methods(config: Config, settings: Classifier, notes: list[str]) -> dict[str
     extra = [method for method in asked if method != GOLD]
     unasked = [build([read_preset(preset)], METHODS).methods for preset in (DEFAULT_PRESET, PAPER_PRESET)]
     if extra and asked in unasked:
-        notes.append(f"methods: {' and '.join(extra)} are for encoders; {settings.name} learns from labels alone")
+        notes.append(f"methods: {', '.join(extra)}: for encoders only; {settings.name} learns from labels alone")
         asked = plain
     elif extra:
         raise UserError(f"methods.{extra[0]}: for encoders, and the student is {settings.name}; leave it out")

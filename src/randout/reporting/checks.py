@@ -15,6 +15,7 @@ import numpy as np
 from ..diagnostics import KINDS
 from ..runs import RunFolder
 from ..seen import in_words, read_seen, rows_of_old_teachers
+from ..wording import plural, verb
 from .compare import complete_units, label_of, study_rows
 from .ledger import is_shown, opened
 from .search import ranked
@@ -132,7 +133,8 @@ def within_noise(subject: Subject) -> Iterator[Check]:
         close = sum(best - trial["value"] < error for trial in order[1:])
         if close:
             text = (
-                f"{close} other trials lie within one standard error of the best ({shown(error, 'percent')} points, "
+                f"{plural(close, 'other trial')} {verb(close, 'lies', 'lie')} "
+                f"within one standard error of the best ({shown(error, 'percent')} points, "
                 f"{rows} validation rows). Which of them is best is mostly chance."
             )
             yield Check("within-row-noise", "note", "The best trial is one of several", text)

@@ -43,6 +43,9 @@ def result_of(subject: Subject) -> dict[str, Any]:
         if arm.name not in found:
             notes.append(f"{arm.name} was not scored on the {subject.split} split and is not compared.")
     notes += _baseline_note(subject)
+    for arm in arms:
+        if reason := arm.models[0].metrics[subject.split].get("no_interval", {}).get(subject.metric):
+            notes.append(f"{arm.name}: its {metric_name(subject.metric)} has no interval of its own: {reason}.")
     same = {name: predictions for name, predictions in found.items() if predictions is not None}
     rows = _alone(subject)
     if subject.baseline in same and len(same) > 1:

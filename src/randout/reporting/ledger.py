@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runs import RunFolder, openings, openings_folder
+from ..wording import plural
 from .subjects import Model, Subject
 from .values import Code, Column, Part, Section, Table, metric_kind, metric_title, plain
 
@@ -200,7 +201,7 @@ def test_openings(subject: Subject) -> Section | None:
     )
     lead = (
         "A test split is an honest judge only while nobody chooses by it. Each time these test rows were scored was "
-        f"recorded in the folder of runs: {len(found)} times."
+        f"recorded in the folder of runs: {plural(len(found), 'time')}."
     )
     return Section("openings", "Test openings", (lead, Table("openings", "Openings on record", columns, rows)))
 

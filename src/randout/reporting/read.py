@@ -12,6 +12,7 @@ from ..errors import UserError, nearest
 from ..record import read_record
 from ..run_names import run_names
 from ..runs import RunFolder, list_runs
+from ..wording import plural
 from .subjects import Arm, Model, Subject, data_of
 
 STUDY_KINDS = ("compare", "cv", "search")
@@ -74,7 +75,10 @@ def _runs_in(path: Path) -> tuple[list[Path], list[str]]:
     left = [f"{run.path.name} is not finished and was left out." for run in inside if not run.finished]
     finished = [run.path for run in inside if run.finished]
     if not finished:
-        raise UserError(f"{path}: none of the {len(inside)} runs in it is finished; `randout train` goes on with one")
+        raise UserError(
+            f"{path}: it holds {plural(len(inside), 'run')}, none of them finished; "
+            "`randout train --resume RUN` resumes one"
+        )
     return finished, left
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..metrics import LOWER_IS_BETTER
 from ..published import paper
+from ..wording import plural
 from .subjects import Subject
 from .values import Column, Figure, Section, Table, metric_kind, metric_name, metric_title, plain
 
@@ -44,7 +45,7 @@ def _state(subject: Subject, found: list[dict[str, Any]]) -> str:
     said = [
         f"{states.count(state)} {state}" for state in ("finished", "pruned", "failed", "waiting") if state in states
     ]
-    text = f"{len(found)} trials: {', '.join(said) or 'none begun'}."
+    text = f"{plural(len(found), 'trial')}: {', '.join(said) or 'none begun'}."
     best = subject.best
     if not best:
         return text

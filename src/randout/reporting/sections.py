@@ -12,6 +12,7 @@ from .ledger import configuration, cost, data, environment, progress, test_openi
 from .scores import calibration, confusion, disagreement, learning, per_class
 from .search import noise, trials
 from .subjects import Subject, data_of
+from .teachers import teachers
 from .values import Column, Figure, Section, Table
 
 
@@ -79,7 +80,7 @@ def build(subjects: list[Subject], texts: bool = True) -> list[Chapter]:
 
 
 def _sections(subject: Subject, texts: bool) -> list[Section | None]:
-    first: tuple[Callable[[Subject], Section | None], ...] = (summary, trials, checks, progress, units, noise)
+    first: tuple[Callable[[Subject], Section | None], ...] = (summary, trials, checks, progress, units, teachers, noise)
     then: tuple[Callable[[Subject], Section | None], ...] = (per_class, confusion, learning, calibration)
     last: tuple[Callable[[Subject], Section | None], ...] = (data, test_openings, cost, environment, configuration)
     found = [make(subject) for make in (*first, *then)]

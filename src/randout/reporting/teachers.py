@@ -1,0 +1,59 @@
+"""The section on students and their teachers: both on the same validation rows, their sizes, and how fast they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..teacher_gap import by_metric, verdict_words
+from .subjects import Subject
+from .values import Column, Section, Table, metric_name
+
+
+def teachers(subject: Subject) -> Section | None:
+    """A row for each student with a teacher and each metric; None where no model has one on record."""
+    rows, costs = [], []
+    for arm in subject.arms:
+        for model in arm.models:
+            gap = (model.metrics.get("validation") or {}).get("teacher")
+            if not gap:
+                continue
+            teacher = str((model.record.get("teacher") or {}).get("name") or "") or None
+            own = (arm.name, model.unit or None, teacher)
+            for metric, one in by_metric(gap).items():
+                between = (one["low"], one["high"]) if "difference" in one else None
+                scores = (metric_name(metric), one["student"], one["teacher"], one.get("difference"), between)
+                rows.append((*own, *scores, verdict_words(one["verdict"], gap["margin"]), gap["rows"]))
+            costs.append((*own, *_sizes(model.record.get("sizes") or {})))
+    if not rows:
+        return None
+    who = (Column("model"), Column("unit"), Column("teacher"))
+    columns: tuple[Column, ...] = (
+        *who,
+        Column("metric"),
+        Column("student %", "percent"),
+        Column("teacher %", "percent"),
+    )
+    columns += (Column("difference", "points"), Column("its 95 % interval", "points interval"))
+    columns += (Column("verdict"), Column("validation rows", "count"))
+    note = "Student minus teacher, in percentage points, on the validation rows; the interval is over groups of texts."
+    parts = [Table("student-teacher", "Scores on the validation rows", *_filled(columns, rows), note)]
+    heads: tuple[Column, ...] = (*who, Column("student parameters", "count"), Column("teacher parameters", "count"))
+    heads += (Column("student texts a second", "count"), Column("teacher texts a second", "count"))
+    if any(cell is not None for row in costs for cell in row[len(who) :]):
+        note = "Texts a second: scored in float32 on the machine that trained the student."
+        parts.append(Table("student-teacher-size", "Size and speed", *_filled(heads, costs), note))
+    return Section("teacher", "Student and teacher", tuple(parts))
+
+
+def _sizes(sizes: dict[str, dict[str, Any]]) -> list[int | None]:
+    keys = ("parameters", "texts_per_second")
+    found = [(sizes.get(who) or {}).get(key) for key in keys for who in ("student", "teacher")]
+    return [None if value is None else round(value) for value in found]
+
+
+def _filled(
+    columns: tuple[Column, ...], rows: list[tuple[Any, ...]]
+) -> tuple[tuple[Column, ...], tuple[tuple[Any, ...], ...]]:
+    """Without the columns that no row has a value in."""
+    kept = [at for at in range(len(columns)) if any(row[at] is not None for row in rows)]
+    return tuple(columns[at] for at in kept), tuple(tuple(row[at] for at in kept) for row in rows)
