@@ -33,6 +33,9 @@ Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", he
 Preset = Annotated[
     str | None, typer.Option(help="auto (default), randout-kd, plain, kd, randout, randout-literal, paper")
 ]
+Encoding = Annotated[str | None, typer.Option(help="of a table's text, such as latin1; else UTF-8")]
+TextColumn = Annotated[str | None, typer.Option("--text-column", help="column of the texts")]
+LabelColumn = Annotated[str | None, typer.Option("--label-column", help="column of the labels")]
 Recipe = Annotated[Path | None, typer.Option(help="a TOML file of settings, as `randout init` prints")]
 
 

@@ -22,9 +22,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .errors import UserError
+from .model_files import CLASSIFIER, ENCODER, POOLING
+from .model_files import is_pooled as is_pooled
 
 Pooling = Literal["first", "mean"]
-ENCODER, POOLING, CLASSIFIER = "0_Transformer", "1_Pooling", "2_Classifier"
 PREFIX = "sentence_transformers.models"
 
 
@@ -79,11 +80,6 @@ class MeanPooledClassifier(nn.Module):
             mask = torch.ones(state.shape[:2], device=state.device) if attention_mask is None else attention_mask
             mean = masked_means(state, mask)
         return SequenceClassifierOutput(logits=self.classifier(self.dropout(mean)))  # type: ignore[arg-type]
-
-
-def is_pooled(folder: Path) -> bool:
-    """Whether a folder holds a classifier as `save` writes it."""
-    return all((folder / part).is_dir() for part in (ENCODER, POOLING, CLASSIFIER))
 
 
 def stated_pooling(folder: Path) -> Pooling | None:

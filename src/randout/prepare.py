@@ -19,14 +19,14 @@ from . import defaults, leaks
 from .classifiers import Bag, Classifier, Network
 from .classifiers.settle import chosen, settle
 from .config import Config, StudentTable, TeacherTable, TrainTable
-from .data import Dataset, read_data
+from .data import Dataset, data_identity, read_data
 from .errors import UserError
 from .files import joined_name
 from .heads import check_layers
 from .method import SUPERVISED, Method
 from .methods import GOLD, METHODS
 from .methods.contrastive import Contrastive
-from .model_sources import DEFAULT_STUDENT, Source, at_hand, find
+from .model_sources import CLASSIFIER_NAMES, DEFAULT_STUDENT, Source, at_hand, find
 from .pooled import Pooling
 from .recipe import learned_rows, methods_of
 from .soft_labels import column_order
@@ -312,7 +312,7 @@ def native_bfloat16(device: str) -> bool:
 
 def _student(table: StudentTable, notes: list[str]) -> Source:
     if table.model != "auto":
-        return find(table.model, table.revision)
+        return find(table.model, table.revision, CLASSIFIER_NAMES)
     near = at_hand()
     if near:
         found = find(str(near[0]))
@@ -387,13 +387,6 @@ def _identity(plan: Plan) -> dict[str, Any]:
         "methods": config.methods,
         "train": train,
     }
-
-
-def data_identity(dataset: Dataset) -> dict[str, Any]:
-    """What a dataset and its split contribute to the fingerprint."""
-    split = {name: hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest() for name, rows in dataset.split.items()}
-    data = {"sha256": dataset.sha256, "columns": dataset.columns, "labels": list(dataset.id2label.values())}
-    return {"data": data, "split": split}
 
 
 def class_weights(dataset: Dataset) -> torch.Tensor:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from .classifiers.settle import chosen
-from .config import Config, build, read_recipe
+from .data import data_identity, read_data
 from .errors import UserError
-from .files import resolve_places
-from .methods import METHODS
 from .model_sources import Source, find
-from .prepare import NO_TOKENS, Plan, data_identity, read_data
+from .prepare import NO_TOKENS, Plan
+from .request import stored_config as stored_config
 from .runs import RunFolder
 from .tokenising import token_copies, tokens_for
 
@@ -39,10 +38,3 @@ def truncation_of(source: Source) -> str:
     """How a run's texts were cut; "head" for any other classifier."""
     run = RunFolder(source.folder.parent)
     return stored_config(run).student.truncation if run.exists else "head"
-
-
-def stored_config(run: RunFolder) -> Config:
-    """The configuration in a run's `run.toml`, its paths made good from where the folder lies now."""
-    tables = read_recipe(run.path / "run.toml")
-    resolve_places(tables, run.path)
-    return build([tables], METHODS)

@@ -57,6 +57,13 @@ def recipe_tables(path: Path) -> dict[str, Any]:
     return tables
 
 
+def stored_config(run: RunFolder) -> Config:
+    """The configuration in a run's `run.toml`, its paths made good from where the folder lies now."""
+    tables = read_recipe(run.path / "run.toml")
+    resolve_places(tables, run.path)
+    return build([tables], METHODS)
+
+
 def base_layers(preset: str | None, recipe: Path | None) -> list[dict[str, Any]]:
     """What options are laid over. A recipe that lists methods stands alone; else it lies over the default preset."""
     if recipe is None:

@@ -18,13 +18,13 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .errors import Failure, UserError
+from .errors import Failure, UserError, closest, did_you_mean
 from .files import replace_text
 from .progress import Show
 from .run_names import run_names
@@ -190,11 +190,36 @@ def _about(run: RunFolder) -> dict[str, str]:
 
 
 def named_run(name: Path, folder: Path) -> RunFolder:
-    """A run by its folder, or by its folder's name or its own in a folder of runs, as `run_rows` lists them."""
+    """A run by its folder, or by its folder's name or its own in a folder of runs, as `run_rows` lists them.
+
+    Raises UserError where there is no such run.
+    """
     inside = folder / name
     if not name.exists() and not inside.exists() and folder.is_dir():
         inside = next((folder / row["run"] for row in run_rows(folder) if row["name"] == str(name)), inside)
-    return RunFolder(inside if not name.exists() and inside.exists() else name)
+    return check_run(inside if not name.exists() and inside.exists() else name, folder)
+
+
+def check_run(path: Path, folder: Path = Path("runs")) -> RunFolder:
+    """The run in the folder `path`. Raises UserError where there is none, with the closest names in its place and in
+    `folder`, the folder of runs.
+    """
+    if (path / "run.json").exists():
+        return RunFolder(path)
+    near = did_you_mean(closest_runs(path, folder))
+    if not path.exists():
+        raise UserError(f"{path}: no such run.{near} `randout runs` lists the runs in a folder")
+    raise UserError(f"{path}: not a run folder (no run.json in it); expected the folder of a run.{near}")
+
+
+def closest_runs(path: Path, folder: Path = Path("runs")) -> list[str]:
+    """Folders of runs whose names are close to that of `path`: first those beside it, then those in `folder`."""
+    found: list[str] = []
+    for place in dict.fromkeys((path.parent, folder)):
+        with suppress(OSError):
+            names = [one.parent.name for one in place.glob("*/run.json")]
+            found += [str(place / name) for name in closest(path.name, names)]
+    return list(dict.fromkeys(found))[:2]
 
 
 def remove(run: RunFolder) -> None:

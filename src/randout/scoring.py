@@ -24,7 +24,7 @@ from .progress import Show
 from .replay import replay
 from .run_diagnostics import SPLITS, diagnose, of_file, of_run
 from .runs import RunFolder
-from .saved import RowLogits, device_of, opened_on, other_column, row_logits, trained_columns
+from .saved import RowLogits, check_own_split, device_of, opened_on, other_column, row_logits, trained_columns
 from .seen import SeenRows, in_words, leaked, merged, read_seen, row_hashes, seen_in
 from .soft_labels import output_names
 from .statistics import Comparison, compare_models
@@ -223,15 +223,16 @@ def score_file(
     labels: Sequence[str] = (),
     out: Path | None = None,
     probabilities: bool = False,
+    opened: data.LabelledFile | None = None,
 ) -> tuple[dict[str, Any], dict[int, str]]:
     """Metrics of any classifier on a labelled file, and its id2label. Rows without a text are not scored; `without_text`
     says how many. Where the classifier or its ancestors have seen rows of the file, `seen` says how many of how many by
     role, and `without_seen` are the scores on the other rows.
 
-    labels: the classes in the order of the model's outputs, where its own names are none. out: the table with prediction
-    and score of each row is written there, with the probabilities of all classes where these are asked for. Raises
-    UserError for a label that the model does not know, for outputs named in a wrong order, and for an `out` that cannot
-    be written.
+    opened: the file, where it has been read already. labels: the classes in the order of the model's outputs, where its own
+    names are none. out: the table with prediction and score of each row is written there, with the probabilities of all
+    classes where these are asked for. Raises UserError for a label that the model does not know, for outputs named in a
+    wrong order, and for an `out` that cannot be written.
     """
     if out is not None:
         writing.check_output(out)
@@ -239,7 +240,7 @@ def score_file(
     id2label = dict(enumerate(output_names(saved.id2label, labels, model, "--labels")))
     if twice := [name for name in labels if list(labels).count(name) > 1]:
         raise UserError(f"--labels: {twice[0]!r} is named more than once; each output is another class")
-    found = _rows_to_score(model, file, text_column, label_column, show, encoding, id2label, bool(labels))
+    found = _rows_to_score(model, file, text_column, label_column, show, encoding, id2label, bool(labels), opened)
     write = writing.writer(found.table, out) if out is not None else None
     counts, which = _seen_in_file(model, file, found.texts, show)
     with show.bar("scoring", len(found.texts)) as advance:
@@ -274,6 +275,7 @@ def _rows_to_score(
     encoding: str,
     id2label: dict[int, str],
     named: bool,
+    opened: data.LabelledFile | None,
 ) -> data.Evaluation:
     """The rows of a file, and what is to be said of them. named: whether the user has named the model's outputs."""
     trained = trained_columns(model)
@@ -285,7 +287,8 @@ def _rows_to_score(
 
     notes: list[str] = []
     try:
-        found = data.load_evaluation(file, id2label, text_column, label_column, notes, trained, told, encoding)
+        read = opened or data.open_evaluation(file, text_column, label_column, trained, encoding)
+        found = data.load_evaluation(read, id2label, notes=notes, told=told)
     except UnknownLabel as error:
         if named or not all(PLACEHOLDER.fullmatch(name) for name in id2label.values()):
             raise
@@ -353,14 +356,9 @@ def score_run(
     path: Path, split: str, show: Show, allow_leaks: bool = False, device: str = "auto"
 ) -> tuple[dict[str, Any], dict[int, str]]:
     """Metrics of a finished run on one of its own splits; opening the test split is recorded."""
+    run = check_own_split(path, split)
     where = device_of(device, "evaluate")
-    run = RunFolder(path)
-    run.read("run.json")
-    if not run.finished:
-        raise UserError(f"{path}: this run is not finished; its `randout train` command goes on with it")
     labels = run.labels
-    if split not in ("validation", "test"):
-        raise UserError(f"--split {split}: a run is scored on validation or test, or name a file")
     if split == "validation":
         return run.read("metrics.json")[split] | {"warnings": of_run(run, split)}, dict(enumerate(labels))
     plan = replay(run)

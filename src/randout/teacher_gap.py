@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .diagnostics import RESAMPLES
 from .errors import UserError
 from .families import GROUPS_NEEDED
-from .prepare import Plan
 from .statistics import paired_difference
+
+if TYPE_CHECKING:
+    from .prepare import Plan
 
 MARGIN = 0.02  # of accuracy: a student that is worse by no more matches its teacher
 TIMED_ROWS = 64
