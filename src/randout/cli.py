@@ -81,6 +81,8 @@ def soft_labels(
     preset: Preset = None,
     recipe: Recipe = None,
     sets: Sets = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
     unlabeled: Annotated[str | None, typer.Option(help="file of texts without labels")] = None,
     runs: RunsFolder = Path("runs"),
     quiet: Quiet = False,
@@ -89,7 +91,8 @@ def soft_labels(
     from .already_trained import find_models
     from .data import read_data
 
-    asked = named({"data": {"source": data, "unlabeled": unlabeled}, "student": {"model": student}})
+    table = {"source": data, "text_column": text_column, "label_column": label_column, "unlabeled": unlabeled}
+    asked = named({"data": table, "student": {"model": student}})
     asked |= {"teacher": {"model": teacher}, "output": {"test": False}}
     config = requested(asked, preset, recipe, sets).config()
     dataset = read_data(config)

@@ -149,15 +149,20 @@ def init(
 ) -> None:
     """Print the filled default recipe with a comment a key."""
     from . import config
-    from .classifiers.settle import chosen, settle
     from .methods import METHODS
+    from .model_sources import CLASSIFIER_NAMES, check_known
 
     made = requested({"student": {"model": student}} if student else {}, preset, None, None).config()
-    classifier = chosen(made)
-    if classifier is None:
-        text = config.commented(made, METHODS)
-    else:
+    if made.student.model in CLASSIFIER_NAMES:
+        from .classifiers.settle import chosen, settle  # PyTorch comes with it
+
+        classifier = chosen(made)
+        assert classifier is not None
         text = config.commented(settle(made, classifier, []), METHODS, type(classifier))
+    else:
+        if doubt := check_known(made.student.model, CLASSIFIER_NAMES):
+            Show().warn(doubt)
+        text = config.commented(made, METHODS)
     if out is None:
         print(text, end="")
     else:

@@ -43,6 +43,7 @@ POOLED_PARTS = [
 HUB_PARTS = [*PARTS, *POOLED_PARTS, SEEN_ROWS]
 VOCABULARY = ["tokenizer.json", "vocab*", "*.model"]  # without one of these, transformers makes up an empty tokenizer
 TIMEOUT = 10  # seconds without an answer from the hub
+SHORT_TIMEOUT = 3  # likewise, where the answer is not needed
 
 
 @dataclass(frozen=True)
@@ -127,10 +128,15 @@ def locate(name: str, revision: str = "", also: Iterable[str] = ()) -> Source:
     if repository == name and "/" not in name and not revision and (labelled := _by_label(name)):
         return labelled
     near = did_you_mean(_closest(name, also))
-    if repository.startswith((".", "/", "~")) or repository.count("/") > 1:
+    if repository.startswith((".", "/", "~")) or repository.count("/") > 1 or _beside_others(path, near):
         raise UserError(f"{name}: no such folder.{near}")
     folder, commit = _from_hub(repository, revision, name, near)
     return Source(repository, folder, commit)
+
+
+def _beside_others(path: Path, near: str) -> bool:
+    """Whether OWNER/NAME is a misspelt path rather than a name on the hub: OWNER is a folder with a similar name in it."""
+    return bool(near) and bool(path.parent.name) and path.parent.is_dir()
 
 
 def check_there(name: str) -> None:
@@ -140,6 +146,34 @@ def check_there(name: str) -> None:
     source = locate(name)
     if not (source.folder / "classifier.json").exists():
         _checked(source)
+
+
+def check_known(name: str, also: Iterable[str] = ()) -> str:
+    """Raise UserError for a model that is neither found locally nor on the hub; nothing is fetched.
+
+    Returns a doubt where the hub cannot be asked; else an empty string. also: as of `find`.
+    """
+    path = Path(os.path.expanduser(name))
+    if name == "auto" or name in ALIASES or path.exists() or ("/" not in name and _by_label(name)):
+        return ""
+    near = did_you_mean(_closest(name, also))
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or _beside_others(path, near):
+        raise UserError(f"{name}: no such folder.{near}")
+    import huggingface_hub as hub
+    import huggingface_hub.errors
+    import huggingface_hub.utils
+
+    try:
+        hub.utils.validate_repo_id(name)
+        if not _cached(name, ""):
+            hub.HfApi().model_info(name, timeout=SHORT_TIMEOUT)
+    except hub.errors.HFValidationError:
+        raise UserError(f"{name}: neither a folder nor a model's name on the hub.{near}") from None
+    except hub.errors.RepositoryNotFoundError:
+        raise UserError(f"{name}: no such folder, and no such model on the hub.{near}") from None
+    except Exception as error:  # without network, switched off, not answering
+        return f"{name}: not found locally, and the model hub cannot be asked ({type(error).__name__}).{near}"
+    return ""
 
 
 def _closest(name: str, also: Iterable[str]) -> list[str]:

@@ -159,7 +159,14 @@ def choose_columns(opened: Opened, text: str | None, label: str | None, group: s
     group = group or known.group_column
     if use_text:
         cols.named_column(table, use_text, "--text-column")
-    found_label = cols.choose_label(table, use_label, use_text)
+    try:
+        found_label = cols.choose_label(table, use_label, use_text)
+    except cols.UnclearColumn as label_error:
+        try:
+            cols.choose_text(table, use_text)
+        except cols.UnclearColumn as text_error:
+            raise cols.both_unclear(table, text_error, label_error) from None
+        raise
     found_text = cols.choose_text(table, use_text, found_label)
     if found_text == found_label:
         raise UserError(f"{table.name}: column {found_text!r} is named as the text and as the label. Name two columns.")
