@@ -51,7 +51,7 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["search", *ROWS, "--space", "paper", "--space", "figures"], ["--space figures", "paper is named already"]),
     (["search", *ROWS, "--space", "learning_rate=[]"], ["learning_rate", "not empty"]),
     (["search", *ROWS, "--space", "learning_rat=[1e-3]"], ["learning_rat", "Did you mean 'learning_rate'?"]),
-    (["search", *ROWS, "--space", "epochs=[0]"], ["trial 0", "train.epochs 0", "expected a number above 0"]),
+    (["search", *ROWS, "--space", "epochs=[0]"], ["trial 0", "train.epochs 0", "expected a whole number above 0"]),
     (["search", *ROWS, "--space", "kd.weight=[0.5]"], ["nothing to search"]),
     (["search", *ROWS, "--space", "kd.weight=[0.5]", "--dry-run"], ["nothing to search"]),
     (["search", *ROWS, *RATES, "--trials", "-1"], ["search.trials", "-1"]),

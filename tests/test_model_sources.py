@@ -194,7 +194,7 @@ class TestAtHand:
         half = shutil.copytree(tiny_model("bert"), tmp_path / "cache" / "models" / "half")
         (half / "model.safetensors").unlink()
         assert models.at_hand() == [theirs, mine]
-        with pytest.raises(UserError, match=r"at hand: .*e{40}.*mine"):
+        with pytest.raises(UserError, match=r"found locally: .*e{40}.*mine"):
             models.find("c/d")
 
 

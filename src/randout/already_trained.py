@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from . import __version__, hardware
+from . import hardware
 from .config import Config
 from .data import Dataset, data_identity
 from .errors import UserError
@@ -43,6 +43,8 @@ def digest(config: Config, dataset: Dataset, required: Iterable[str] = ()) -> st
 
     required: methods that the request names itself.
     """
+    from . import __version__
+
     try:
         models = {name: _files(source) for name, source in find_models(config).items()}
         choice = [_files(Source(str(folder), folder)) for folder in at_hand()] if _leaves_choice(config) else []

@@ -65,13 +65,15 @@ class UnclearColumn(UserError):
     def __init__(self, table: Table, what: str, found: Sequence[str]) -> None:
         self.what = what
         self.found = tuple(found)
-        why = f": it may be {' or '.join(map(repr, found))}" if found else " from the column names"
+        why = f": it may be any of {', '.join(map(repr, found))}" if found else " from the column names"
         super().__init__(f"{table.name}: which column holds the {what} is not clear{why}. {_way_out(table, what)}")
 
 
 def both_unclear(table: Table, text: UnclearColumn, label: UnclearColumn) -> UserError:
     """One error for a table whose text and label columns are both unclear."""
-    found = "; ".join(f"the {one.what} may be {' or '.join(map(repr, one.found))}" for one in (text, label) if one.found)
+    found = "; ".join(
+        f"the {one.what} may be any of {', '.join(map(repr, one.found))}" for one in (text, label) if one.found
+    )
     why = f": {found}" if found else " from the column names"
     return UserError(
         f"{table.name}: which columns hold the text and the label is not clear{why}. {_way_out(table, 'text', 'label')}"

@@ -23,7 +23,7 @@ from .data import Dataset, data_identity, read_data
 from .errors import UserError
 from .files import joined_name
 from .heads import check_layers
-from .method import SUPERVISED, Method
+from .method import SUPERVISED, Method, Size
 from .methods import GOLD, METHODS
 from .methods.contrastive import Contrastive
 from .model_sources import CLASSIFIER_NAMES, DEFAULT_STUDENT, Source, at_hand, find
@@ -161,6 +161,8 @@ def _student_settings(
     """
     if isinstance(depth := student.config.get("num_hidden_layers") or student.config.get("n_layers"), int):
         check_layers(table.layers, depth, student.name)
+        for method in methods:
+            method.check_size(Size.of(student.config, len(table.layers) or depth))
     tokens, max_length = tokens_for(student, table, dataset, notes)
     pooling: Pooling = "mean" if table.pooling == "mean" else "first"
     rows = learned_rows(dataset, methods)[0]
