@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ app = typer.Typer(rich_markup_mode=None)
 runs_app = typer.Typer(help="List, show and remove runs.", invoke_without_command=True, rich_markup_mode=None)
 app.add_typer(runs_app, name="runs")
 
+SHORTENED = (0, 2, 6)  # columns of `randout runs`: name, methods, folder
 RunsFolder = Annotated[Path, typer.Option("--runs", help="folder of runs")]
 OwnRuns = Annotated[Path | None, typer.Option("--runs", help="folder of runs")]
 ListedRun = Annotated[Path, typer.Argument(help="a run's folder, or its name in `randout runs`")]
@@ -91,7 +93,7 @@ def list_runs(context: typer.Context, runs: RunsFolder = Path("runs"), as_json: 
             )
             for r in rows
         ]
-        print_table(("name", "started", "methods", "state", "validation", "test", "folder"), shown)
+        print_table(("name", "started", "methods", "state", "validation", "test", "folder"), shown, SHORTENED)
 
 
 @runs_app.command("show")
@@ -219,8 +221,20 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:.2%}"
 
 
-def print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Columns to standard output, each as wide as its widest cell."""
-    from .figures import table_lines
+def print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], shortened: Sequence[int] = ()) -> None:
+    """Columns to standard output, each as wide as its widest cell. shortened: columns whose cells may lose their middle so
+    that lines fit a terminal; elsewhere (a pipe, a file) they are whole.
+    """
+    from .figures import fitted, table_lines
 
+    if sys.stdout.isatty():
+        rows = fitted(head, rows, shutil.get_terminal_size().columns, shortened, _ellipsis())
     print("\n".join(table_lines(head, rows, left=range(len(head)))))
+
+
+def _ellipsis() -> str:
+    try:
+        "…".encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return "..."
+    return "…"

@@ -71,7 +71,7 @@ class DataTable(Table):
 class StudentTable(Table):
     model: Name = _setting(
         "auto",
-        'an encoder (hub name, folder, alias), svm, rf, mnb-count, mnb-tfidf, cnn or lstm; "auto": an encoder at hand',
+        'an encoder (hub name, folder, alias), svm, rf, mnb-count, mnb-tfidf, cnn or lstm; "auto": one found locally',
     )
     revision: Name = _setting("", "commit of the hub; empty: pinned at the first download")
     head: Literal["model", "linear"] = _setting(
@@ -90,7 +90,9 @@ class StudentTable(Table):
 
 
 class TeacherTable(Table):
-    model: Name = _setting("auto", 'run, classifier or encoder; "none": no distillation; "auto": a larger one at hand')
+    model: Name = _setting(
+        "auto", 'run, classifier or encoder; "none": no distillation; "auto": a larger one found locally'
+    )
     more: tuple[Name, ...] = _setting((), "further teachers, each a run, classifier or encoder")
     revision: Name = _setting("", "commit of the hub; empty: pinned at the first download")
     labels: tuple[str, ...] = _setting(

@@ -177,10 +177,24 @@ def _train_settings(
     train: TrainTable, methods: Sequence[Method], student: Source, dataset: Dataset, notes: list[str]
 ) -> TrainTable:
     """The table `[train]` with every "auto" decided."""
-    texts = len(learned_rows(dataset, methods)[0]) + len(dataset.split.get("unlabeled", ()))
-    by_contrast = any(isinstance(method, Contrastive) for method in methods)
+    texts, by_contrast = _learned(methods, dataset)
     width = student.config.get("hidden_size") or student.config.get("dim") or defaults.RATE_WIDTH
     return defaults.resolved(train, texts, len(dataset.split["validation"]), int(width), by_contrast, notes)
+
+
+def _learned(methods: Sequence[Method], dataset: Dataset) -> tuple[int, bool]:
+    """How many texts the student learns from, and whether by a contrastive loss."""
+    texts = len(learned_rows(dataset, methods)[0]) + len(dataset.split.get("unlabeled", ()))
+    return texts, any(isinstance(method, Contrastive) for method in methods)
+
+
+def usual_epochs(plan: Plan) -> int:
+    """The epochs that "auto" would take for an encoder on these rows, whatever was asked; 0 for another student."""
+    if plan.classifier is not None:
+        return 0
+    texts, by_contrast = _learned(methods_of(plan.config), plan.dataset)
+    train = plan.config.train.model_copy(update={"epochs": 0})
+    return defaults.resolved(train, texts, 0, defaults.RATE_WIDTH, by_contrast, []).epochs
 
 
 def _as_asked(plan: Plan) -> Config:
@@ -318,7 +332,7 @@ def _student(table: StudentTable, notes: list[str]) -> Source:
     near = at_hand()
     if near:
         found = find(str(near[0]))
-        notes.append(f"student: {found.label}, the smallest encoder at hand (another: --student)")
+        notes.append(f"student: {found.label}, the smallest encoder found locally (another: --student)")
         return found
     found = find(DEFAULT_STUDENT)
     notes.append(f"student: {DEFAULT_STUDENT}, from the hub (another: --student)")
@@ -350,7 +364,7 @@ def _teacher(
         notes.append(f"No teacher: no larger encoder found locally. {out} is left out. Use --teacher NAME to distil")
         return None, "none"
     source = find(str(larger[-1]))
-    notes.append(f"teacher: {source.label}, the largest encoder at hand that fits here (another: --teacher)")
+    notes.append(f"teacher: {source.label}, the largest encoder found locally that fits here (another: --teacher)")
     return source, str(larger[-1])
 
 
