@@ -18,10 +18,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as parquet
 import pytest
+import torch
+import transformers
 from matplotlib.image import imread
 
 import forked
 from conftest import Run, toy_texts
+from randout import cli_tools, doctor, hardware, prepare
 
 SMALL = [
     "--set",
@@ -485,8 +488,45 @@ def test_doctor_looks_at_this_machine(run: Run) -> None:
     code, out, _ = run("doctor", "--json")
     assert code == 0
     rows = {row["what"]: row["found"] for row in json.loads(out)}
-    assert rows["torch"]
+    assert rows["torch"] == torch.__version__
+    assert rows["transformers"] == transformers.__version__
+    assert rows["bfloat16 on the CPU"].startswith("native" if prepare.native_bfloat16("cpu") else "emulated")
     assert "HF_HUB_OFFLINE" in rows["model hub"]
+
+
+@pytest.mark.parametrize(("limit", "said"), [("1", "(threads limited by OMP_NUM_THREADS=1)"), (None, "")])
+def test_doctor_tells_cores_and_the_limit_on_threads(
+    run: Run, limit: str | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "cores", lambda: 7)
+    for name in doctor.LIMITS:
+        monkeypatch.delenv(name, raising=False)
+    if limit:
+        monkeypatch.setenv("OMP_NUM_THREADS", limit)
+    rows = {row["what"]: row["found"] for row in json.loads(run("doctor", "--json")[1])}
+    assert rows["CPU"].partition(",")[0] == " ".join(filter(None, ["7 cores", said]))
+
+
+def test_runs_fit_a_terminal_and_are_whole_elsewhere(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"films-{'a-long-name-of-an-encoder-' * 3}{at}-s1-{at:08x}" for at in range(2)]
+    for name in names:
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "run.json").write_text('{"format": 1, "started": "2026-01-02T03:04:05"}')
+    whole = run("runs")[1]
+    assert all(name in whole for name in names)
+    assert [row["run"] for row in json.loads(run("runs", "--json")[1])] == names
+    monkeypatch.setattr(cli_tools.shutil, "get_terminal_size", lambda: os.terminal_size((80, 24)))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    lines = run("runs")[1].splitlines()
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= 80
+    for line, name in zip(lines[1:], names, strict=True):
+        shown = line.split()[-1]
+        start, _, end = shown.partition("…")
+        assert name.startswith(start)
+        assert name.endswith(end)
+        assert len(start) > 3
+        assert len(end) > 3
 
 
 def test_help_and_import_load_nothing_heavy() -> None:

@@ -220,7 +220,6 @@ def attached(
     run = Run(model, Sites.of(model), seed, labels, class_weights, steps)
     for method in together:
         _check_possible(method, class_weights)
-        method.check_size(run.size)
         method.check(run)
     with ExitStack() as stack:
         stack.enter_context(_rates_kept(model, run.sites.config))

@@ -247,10 +247,11 @@ class Method(BaseModel):
         return True
 
     def check_size(self, size: Size) -> None:
-        """Raise UserError for settings beyond a student's dimensions. Called before the student is loaded, too."""
+        """Raise UserError for settings beyond a student's dimensions. Asked before the student is loaded, too."""
 
     def check(self, run: Run) -> None:
-        """Raise UserError where this method cannot work on this student."""
+        """Raise UserError where this method cannot work on this student; by default, where `check_size` does."""
+        self.check_size(run.size)
 
     def start(self, run: Run) -> State:
         """Once, before the optimizer exists."""

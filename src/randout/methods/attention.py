@@ -65,6 +65,7 @@ class AttentionPerturbation(Method):
             )
 
     def check(self, run: Run) -> None:
+        super().check(run)
         if not run.sites.reaches_attention(run.model):
             family = getattr(run.sites.config, "model_type", "its family")
             raise UserError(

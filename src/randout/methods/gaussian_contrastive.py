@@ -53,6 +53,7 @@ class GaussianContrastive(Method):
                 "methods.gaussian-contrastive: this student is a network of words without blocks, and has no [CLS] to "
                 "compare; use it with an encoder, or leave it out"
             )
+        super().check(run)
 
     def check_size(self, size: Size) -> None:
         check_layers(self, "layer", [self.layer], size)

@@ -70,6 +70,7 @@ class LayerMatching(Method):
             raise UserError(f"methods.layer-matching.pairs: the student has blocks 1 to {size.depth}, not {bad[0]}")
 
     def check(self, run: Run) -> None:
+        super().check(run)
         if self.attention and not run.sites.reaches_attention(run.model):
             raise UserError("methods.layer-matching.attention: this student's attention cannot be read; set it to 0")
 
