@@ -271,6 +271,15 @@ def test_predict_from_arguments_file_and_standard_input(
     assert "out.csv" in errors
 
 
+def test_predict_without_a_text_says_so(run: Run, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    code, out, errors = run("predict", finished / "runs" / "one")
+    assert (code, out) == (0, "")
+    assert "no text was given" in errors
+
+
 def test_evaluate_a_file_and_an_unknown_label(run: Run, finished: Path, toy_csv: Any, tmp_path: Path) -> None:
     model = finished / "runs" / "one"
     code, out, _ = run("evaluate", model, toy_csv(60, 5), "--json")

@@ -42,11 +42,17 @@ CALLS = [  # words of a command line, its exit code, and what it prints
     (["evaluate", "runs/one"], 2, "not finished"),
     (["evaluate", "runs/one", "--split", "tset"], 2, "expected validation or test"),
     (["evaluate", "runs/on", "many.csv"], 2, "Did you mean 'runs/one'?"),
-    (["evaluate", "cache/models/minilm-l6", "no-file.csv"], 2, "no such file"),
-    (["evaluate", "cache/models/minilm-l6", "unclear.csv"], 2, "--text-column and --label-column"),
+    (["evaluate", "scorer", "no-file.csv"], 2, "no such file"),
+    (["evaluate", "scorer", "unclear.csv"], 2, "--text-column and --label-column"),
     (["predict", "runs/on", "a text"], 2, "Did you mean 'runs/one'?"),
     (["predict", "runs/on", "--file", "many.csv"], 2, "Did you mean 'runs/one'?"),
     (["predict", "minilm-l7", "a text"], 2, "Did you mean 'minilm-l6'?"),
+    (["predict", "many.csv"], 2, "randout predict RUN --file many.csv"),
+    (["predict", "cache/models/minilm-l6", "a text"], 2, "without a classification head"),
+    (["evaluate", "many.csv", "runs"], 2, "evaluate runs many.csv"),
+    (["runs", "--runs", "many.csv"], 2, "many.csv: this is a file"),
+    (["train", "many.csv", "--set", "epochs=true"], 2, "train.epochs: found true; expected a whole number"),
+    (["train", "many.csv", "--split-column", "text"], 2, "'text 4', ..."),
     (["report", "runs/on"], 2, "Did you mean 'runs/one'?"),
     (["report", "no-run"], 2, "no such folder"),
     (["compare", "runs/one", "runs/on"], 2, "Did you mean 'runs/one'?"),
@@ -91,11 +97,12 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     (folder / "many.csv").write_text("text,label\n" + "".join(f"text {n},{'ab'[n % 2]}\n" for n in range(60)))
     (folder / "unclear.csv").write_text("a,b,c\nx,y,z\nu,v,w\n")
     (folder / "empty.csv").write_bytes(b"")
-    encoder = folder / "cache" / "models" / "minilm-l6"
-    encoder.mkdir(parents=True)
-    (encoder / "config.json").write_text('{"model_type": "bert"}')
-    (encoder / "tokenizer.json").write_text("{}")
-    save_file({"weight": np.zeros(1, np.float32)}, encoder / "model.safetensors")
+    for place, architecture in (("cache/models/minilm-l6", "BertModel"), ("scorer", "BertForSequenceClassification")):
+        model = folder / place
+        model.mkdir(parents=True)
+        (model / "config.json").write_text(json.dumps({"model_type": "bert", "architectures": [architecture]}))
+        (model / "tokenizer.json").write_text("{}")
+        save_file({"weight": np.zeros(1, np.float32)}, model / "model.safetensors")
     (folder / "runs" / "one").mkdir(parents=True)
     (folder / "runs" / "one" / "run.json").write_text(
         '{"format": 1, "finished": null, "started": "2026-01-02T03:04:05"}'

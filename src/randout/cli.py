@@ -192,6 +192,10 @@ def _opened(
     from .saved import trained_columns
     from .writing import check_output
 
+    if Path(model).is_file() and Path(file).is_dir():
+        raise UserError(
+            f"evaluate: {model} is a file and {file} a folder; the model comes first: evaluate {file} {model}"
+        )
     if out is not None:
         check_output(out)
     check_there(model)
@@ -220,6 +224,10 @@ def predict(
 
     show = Show(quiet or as_json)
     request = labelling.Request(model, device, text_column, encoding or "auto", probabilities)
+    if Path(model).is_file():
+        raise UserError(
+            f"predict: {model} is a file; the model comes first: randout predict RUN --file {shell_path(model)}"
+        )
     labelling.check_source(file, texts or (), out, request)
     if file:
         _report_table(labelling.label_table(request, file, out, show, _bars(show)), as_json)

@@ -263,10 +263,28 @@ def build(layers: Iterable[dict[str, Any]], methods: Mapping[str, type[BaseModel
 
 def checked(model: type[BaseModel], value: Any, prefix: str, listed: str = "`randout init` lists them all") -> Any:
     """`value` as a `model`. Raises UserError, a line a setting; an unknown one gets the nearest and where all are `listed`."""
+    if lines := _booleans(model, value, prefix):
+        raise UserError("\n".join(lines))
     try:
         return model.model_validate(value)
     except ValidationError as error:
         raise UserError(in_words(model, error, prefix, listed)) from None
+
+
+def _booleans(model: type[BaseModel], value: Any, prefix: str) -> list[str]:
+    """What is wrong with true and false in the place of numbers, which pydantic would take for 1 and 0."""
+    lines: list[str] = []
+    for key, one in value.items() if isinstance(value, Mapping) else ():
+        field = model.model_fields.get(key)
+        kinds = [_plain(kind)[0] for kind in _choices(field.annotation)] if field is not None else []
+        if isinstance(one, bool) and not {int, float}.isdisjoint(kinds) and bool not in kinds:
+            lines.append(
+                f"{prefix}{key}: found {str(one).lower()}; expected {expected(field.annotation, field.metadata)}"
+            )  # type: ignore[union-attr]
+        for kind in kinds:
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                lines += _booleans(kind, one, f"{prefix}{key}.")
+    return lines
 
 
 def in_words(model: type[BaseModel], error: ValidationError, prefix: str, listed: str) -> str:
@@ -343,8 +361,8 @@ def _in_limits(kind: Any, own: Sequence[Any], outer: Sequence[Any]) -> str:
     """As `expected`, of one type. own, outer: its limits, and those of the union that it is a choice of."""
     origin, limits = get_origin(kind), [*own, *outer]
     if origin is Literal:
-        words = [repr(value) for value in get_args(kind)]
-        return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+        values = [repr(value) for value in get_args(kind)]
+        return values[0] if len(values) == 1 else f"{', '.join(values[:-1])} or {values[-1]}"
     if origin in (tuple, list):
         least = "one or more " if any(getattr(one, "min_length", 0) for one in limits) else ""
         return f"a list of {least}{MANY.get(_plain(get_args(kind)[0])[0], 'values')}"

@@ -128,6 +128,7 @@ def _label_blocks(
 ) -> Iterator[tuple[list[str], Labelled]]:
     note_empty(texts, show)
     if not texts.rows:
+        show.say("note: no text was given, so there is nothing to label; name texts, or a table with --file")
         return
     model = saved.opened_on(request.model, request.device, "predict")
     classes = list(model.id2label.values())

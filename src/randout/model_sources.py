@@ -20,6 +20,7 @@ from typing import Any
 from . import model_files
 from .datasets import cache_folder
 from .errors import UserError, closest, did_you_mean
+from .files import shell_path
 from .runs import closest_runs
 from .seen import FILE as SEEN_ROWS
 
@@ -144,8 +145,13 @@ def check_there(name: str) -> None:
     its weights is not looked at.
     """
     source = locate(name)
-    if not (source.folder / "classifier.json").exists():
-        _checked(source)
+    if (source.folder / "classifier.json").exists():
+        return
+    if _checked(source).config.get("architectures") and not source.is_classifier:
+        raise UserError(
+            f"{name}: this is an encoder without a classification head, and cannot label texts; train it first: "
+            f"randout train DATA --student {shell_path(name)}"
+        )
 
 
 def check_known(name: str, also: Iterable[str] = ()) -> str:

@@ -156,7 +156,8 @@ def free_path(path: Path) -> Path:
 def list_runs(folder: Path) -> list[RunFolder]:
     """The runs below `folder`, by name."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder of runs")
+        what = "this is a file; expected a folder of runs" if folder.exists() else "no such folder of runs"
+        raise UserError(f"{folder}: {what}. `randout train` makes the folder runs; name another with --runs")
     return [RunFolder(path.parent) for path in sorted(folder.glob("*/run.json"))]
 
 

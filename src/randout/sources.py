@@ -267,7 +267,8 @@ def given_split(parts: Sequence[Part], split_column: str | None, notes: list[str
     unknown = [row for row, value in enumerate(values, 1) if value.lower() not in SPLIT_VALUES]
     if unknown:
         found = list(dict.fromkeys(values))
-        shown = ", ".join(map(repr, found[:10])) + (", ..." if len(found) > 10 else "")
+        shown = ", ".join(repr(value if len(value) <= 40 else value[:40] + "...") for value in found[:5])
+        shown += ", ..." if len(found) > 5 else ""
         raise UserError(
             f"{main.name}, {cols.row_list(unknown)}: column {split_column!r} holds other values than train, validation "
             f"(or valid, val, dev) and test. Found: {shown}."
