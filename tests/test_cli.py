@@ -431,10 +431,10 @@ def test_full_disk_while_saving(tiny_model: Any, toy_csv: Any, tmp_path: Path) -
         (["train", "ok.csv", "--device", "cuda"], "doctor"),
         (["train", "ok.csv", "--split", "magic"], "data.split"),
         (["train", "ok.csv", "--text-column", "txt"], "text"),
-        (["train", "--resume", "nowhere"], "run.toml"),
+        (["train", "--resume", "nowhere"], "nowhere: no such run"),
         (["train", "one.csv"], "two classes or more"),
         (["train", "."], "folder"),
-        (["evaluate", "nowhere"], "run.json"),
+        (["evaluate", "nowhere"], "nowhere: no such run"),
         (["predict", "./nowhere", "a"], "no such folder"),
         (["runs", "--runs", "nowhere"], "nowhere"),
         (["runs", "show", "nowhere"], "nowhere"),
@@ -460,7 +460,7 @@ def test_settings_of_the_model_that_cannot_be(run: Run, tiny_model: Any, toy_csv
     for words, expected in (
         (["--set", "max_length=5000"], "takes 64 at most"),
         (["--set", "student.layers=[0,7]"], "no block 7"),
-        (["--set", "randout.layers=[9]"], "no place in this student"),
+        (["--set", "randout.layers=[9]"], "expected 0 (the embeddings) to 3"),
         (["--set", "methods.ce=false"], "nothing to learn from"),
     ):
         code, _, errors = run(*base, *words)

@@ -327,7 +327,7 @@ def test_train_and_evaluate_warn_once_where_the_user_looks(
     found = {one["kind"]: one for one in metrics["warnings"]}
     assert {"majority", "baseline"} <= set(found)
     assert all(one["split"] == "test" for one in found.values())
-    assert "--set epochs=29" in metrics["warnings"][0]["message"], "200 steps at 7 an epoch"
+    assert "--set epochs=58" in metrics["warnings"][0]["message"], "as auto: 400 steps at 7 an epoch"
     assert err.count("Warnings") == 1
     for one in found.values():
         assert err.count(one["message"]) == 1

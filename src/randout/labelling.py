@@ -71,8 +71,8 @@ def label_table(request: Request, file: str, out: Path | None, show: Show, bars:
         writing.check_output(out)
     trained = saved.trained_columns(request.model)
     with data.open_texts(file, request.text_column, trained.get("text"), request.encoding) as (blocks, look_through):
-        model_sources.check_there(request.model)
         writer = writing.BlockWriter(out or writing.default_output(blocks, "labelled"))
+        model_sources.check_there(request.model)
         texts = look_through(writer.check)
         if warning := saved.other_column(trained, texts.column, request.text_column, file):
             show.warn(warning)
