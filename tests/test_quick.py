@@ -195,6 +195,18 @@ def test_a_command_that_may_differ_is_looked_into(
         assert run(*words)[0] == 0, "the command itself is found"
 
 
+def test_a_run_that_was_resumed_is_found_by_the_command_that_began_it(
+    run: Run, words: list[str], tmp_path: Path
+) -> None:
+    more = ["--seed", "2", "-o", "runs/parts"]
+    assert run(*words, *more, "--time-limit", "0s")[0] == 0
+    assert not json.loads((tmp_path / "runs" / "parts" / "run.json").read_text())["finished"]
+    assert run("train", "--resume", "runs/parts")[0] == 0
+    ((code, printed, loaded),) = carried_out([[*words, *more]], tmp_path)
+    assert (code, "already trained: runs/parts" in printed) == (0, True)
+    assert "torch" not in loaded
+
+
 def test_the_digest_names_no_place(words: list[str], tmp_path: Path) -> None:
     (record,) = (json.loads(path.read_text()) for path in tmp_path.glob("runs/*/run.json"))
     assert len(record["request"]) == 64

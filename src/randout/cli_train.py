@@ -146,7 +146,8 @@ def _train(work: Work) -> Result:
         options.show.say(f"already trained: {work.resumed}")
         return done
     dataset = _read(work)
-    request = "" if options.fresh else digest(work.config, dataset, work.required)
+    known = not (options.fresh or work.resumed)
+    request = digest(work.config, dataset, work.required) if known else ""
     done = find_finished(request, work.config, dataset, options.runs, options.out, options.name)
     if done is not None:
         options.show.say(f"already trained: {done.folder}")
@@ -154,7 +155,8 @@ def _train(work: Work) -> Result:
     plan = _plan(work, dataset)
     from . import job
 
-    request = digest(work.config, dataset, work.required)  # again: models may have been fetched
+    if not work.resumed:  # which keeps the digest of the command that began it
+        request = digest(work.config, dataset, work.required)  # again: models may have been fetched
     return job.carry_out(plan, replace(options, request=request))
 
 

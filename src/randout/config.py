@@ -275,12 +275,12 @@ def _booleans(model: type[BaseModel], value: Any, prefix: str) -> list[str]:
     """What is wrong with true and false in the place of numbers, which pydantic would take for 1 and 0."""
     lines: list[str] = []
     for key, one in value.items() if isinstance(value, Mapping) else ():
-        field = model.model_fields.get(key)
-        kinds = [_plain(kind)[0] for kind in _choices(field.annotation)] if field is not None else []
+        if (field := model.model_fields.get(key)) is None:
+            continue
+        kinds = [_plain(kind)[0] for kind in _choices(field.annotation)]
         if isinstance(one, bool) and not {int, float}.isdisjoint(kinds) and bool not in kinds:
-            lines.append(
-                f"{prefix}{key}: found {str(one).lower()}; expected {expected(field.annotation, field.metadata)}"
-            )  # type: ignore[union-attr]
+            wanted = expected(field.annotation, field.metadata)
+            lines.append(f"{prefix}{key}: found {str(one).lower()}; expected {wanted}")
         for kind in kinds:
             if isinstance(kind, type) and issubclass(kind, BaseModel):
                 lines += _booleans(kind, one, f"{prefix}{key}.")
