@@ -37,6 +37,7 @@ CALLS = [  # words of a command line, its exit code, and what it prints
     (["runs"], 0, "unfinished"),
     (["runs", "show", "runs/none"], 2, "runs/none"),
     (["runs", "show", "on"], 2, "Did you mean 'runs/one'?"),
+    (["runs", "show", "baselin"], 2, "Did you mean 'baseline'?"),
     (["runs", "rm", "runs/on"], 2, "Did you mean 'runs/one'?"),
     (["evaluate", "runs/on"], 2, "runs/on: no such run. Did you mean 'runs/one'?"),
     (["evaluate", "runs/one"], 2, "not finished"),
@@ -105,7 +106,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
         save_file({"weight": np.zeros(1, np.float32)}, model / "model.safetensors")
     (folder / "runs" / "one").mkdir(parents=True)
     (folder / "runs" / "one" / "run.json").write_text(
-        '{"format": 1, "finished": null, "started": "2026-01-02T03:04:05"}'
+        '{"format": 1, "finished": null, "started": "2026-01-02T03:04:05", "name": "baseline"}'
     )
     return carried_out([words for words, _, _ in CALLS], folder)
 

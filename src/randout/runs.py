@@ -17,7 +17,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -195,19 +195,20 @@ def named_run(name: Path, folder: Path) -> RunFolder:
 
     Raises UserError where there is no such run.
     """
-    inside = folder / name
+    inside, names = folder / name, {}
     if not name.exists() and not inside.exists() and folder.is_dir():
-        inside = next((folder / row["run"] for row in run_rows(folder) if row["name"] == str(name)), inside)
-    return check_run(inside if not name.exists() and inside.exists() else name, folder)
+        names = {row["name"]: folder / row["run"] for row in run_rows(folder)}
+        inside = names.get(str(name), inside)
+    return check_run(inside if not name.exists() and inside.exists() else name, folder, names)
 
 
-def check_run(path: Path, folder: Path = Path("runs")) -> RunFolder:
-    """The run in the folder `path`. Raises UserError where there is none, with the closest names in its place and in
-    `folder`, the folder of runs.
+def check_run(path: Path, folder: Path = Path("runs"), names: Iterable[str] = ()) -> RunFolder:
+    """The run in the folder `path`. Raises UserError where there is none, with the closest names in its place, in
+    `folder`, the folder of runs, and among further `names`.
     """
     if (path / "run.json").exists():
         return RunFolder(path)
-    near = did_you_mean(closest_runs(path, folder))
+    near = did_you_mean(list(dict.fromkeys([*closest_runs(path, folder), *closest(str(path), names)]))[:2])
     if not path.exists():
         raise UserError(f"{path}: no such run.{near} `randout runs` lists the runs in a folder")
     raise UserError(f"{path}: not a run folder (no run.json in it); expected the folder of a run.{near}")
