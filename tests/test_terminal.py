@@ -344,6 +344,7 @@ def test_a_signal_outside_of_a_training_ends_with_its_code_and_puts_away_what_is
         finally:
             put_away.append(name)
 
+    monkeypatch.setattr(model_sources, "check_there", lambda name: None)
     monkeypatch.setattr(saved, "opened", predict)
     before = signal.getsignal(getattr(signal, name))
     assert run("predict", "model", "a")[0::2] == (code, f"stopped by {name}\n")
