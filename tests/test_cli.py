@@ -18,10 +18,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as parquet
 import pytest
+import torch
+import transformers
 from matplotlib.image import imread
 
 import forked
 from conftest import Run, toy_texts
+from randout import cli_tools, doctor, hardware, prepare
 
 SMALL = [
     "--set",
@@ -268,6 +271,15 @@ def test_predict_from_arguments_file_and_standard_input(
     assert "out.csv" in errors
 
 
+def test_predict_without_a_text_says_so(run: Run, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    code, out, errors = run("predict", finished / "runs" / "one")
+    assert (code, out) == (0, "")
+    assert "no text was given" in errors
+
+
 def test_evaluate_a_file_and_an_unknown_label(run: Run, finished: Path, toy_csv: Any, tmp_path: Path) -> None:
     model = finished / "runs" / "one"
     code, out, _ = run("evaluate", model, toy_csv(60, 5), "--json")
@@ -425,10 +437,10 @@ def test_full_disk_while_saving(tiny_model: Any, toy_csv: Any, tmp_path: Path) -
         (["train", "ok.csv", "--device", "cuda"], "doctor"),
         (["train", "ok.csv", "--split", "magic"], "data.split"),
         (["train", "ok.csv", "--text-column", "txt"], "text"),
-        (["train", "--resume", "nowhere"], "run.toml"),
+        (["train", "--resume", "nowhere"], "nowhere: no such run"),
         (["train", "one.csv"], "two classes or more"),
         (["train", "."], "folder"),
-        (["evaluate", "nowhere"], "run.json"),
+        (["evaluate", "nowhere"], "nowhere: no such run"),
         (["predict", "./nowhere", "a"], "no such folder"),
         (["runs", "--runs", "nowhere"], "nowhere"),
         (["runs", "show", "nowhere"], "nowhere"),
@@ -454,7 +466,7 @@ def test_settings_of_the_model_that_cannot_be(run: Run, tiny_model: Any, toy_csv
     for words, expected in (
         (["--set", "max_length=5000"], "takes 64 at most"),
         (["--set", "student.layers=[0,7]"], "no block 7"),
-        (["--set", "randout.layers=[9]"], "no place in this student"),
+        (["--set", "randout.layers=[9]"], "expected 0 (the embeddings) to 3"),
         (["--set", "methods.ce=false"], "nothing to learn from"),
     ):
         code, _, errors = run(*base, *words)
@@ -491,8 +503,45 @@ def test_doctor_looks_at_this_machine(run: Run) -> None:
     code, out, _ = run("doctor", "--json")
     assert code == 0
     rows = {row["what"]: row["found"] for row in json.loads(out)}
-    assert rows["torch"]
+    assert rows["torch"] == torch.__version__
+    assert rows["transformers"] == transformers.__version__
+    assert rows["bfloat16 on the CPU"].startswith("native" if prepare.native_bfloat16("cpu") else "emulated")
     assert "HF_HUB_OFFLINE" in rows["model hub"]
+
+
+@pytest.mark.parametrize(("limit", "said"), [("1", "(threads limited by OMP_NUM_THREADS=1)"), (None, "")])
+def test_doctor_tells_cores_and_the_limit_on_threads(
+    run: Run, limit: str | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "cores", lambda: 7)
+    for name in doctor.LIMITS:
+        monkeypatch.delenv(name, raising=False)
+    if limit:
+        monkeypatch.setenv("OMP_NUM_THREADS", limit)
+    rows = {row["what"]: row["found"] for row in json.loads(run("doctor", "--json")[1])}
+    assert rows["CPU"].partition(",")[0] == " ".join(filter(None, ["7 cores", said]))
+
+
+def test_runs_fit_a_terminal_and_are_whole_elsewhere(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"films-{'a-long-name-of-an-encoder-' * 3}{at}-s1-{at:08x}" for at in range(2)]
+    for name in names:
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "run.json").write_text('{"format": 1, "started": "2026-01-02T03:04:05"}')
+    whole = run("runs")[1]
+    assert all(name in whole for name in names)
+    assert [row["run"] for row in json.loads(run("runs", "--json")[1])] == names
+    monkeypatch.setattr(cli_tools.shutil, "get_terminal_size", lambda: os.terminal_size((80, 24)))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    lines = run("runs")[1].splitlines()
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= 80
+    for line, name in zip(lines[1:], names, strict=True):
+        shown = line.split()[-1]
+        start, _, end = shown.partition("…")
+        assert name.startswith(start)
+        assert name.endswith(end)
+        assert len(start) > 3
+        assert len(end) > 3
 
 
 def test_help_and_import_load_nothing_heavy() -> None:

@@ -183,8 +183,12 @@ REFUSED = {  # name -> (columns, suffix, options, parts of the message)
     "text columns by case": ({"Text": LONG, "text": LONG, "label": TWO}, ".csv", {}, ["any of 'Text', 'text'", "--text-column"]),
     "label columns by case": ({"text": LONG, "Label": TWO, "label": TWO, "labels": TWO}, ".csv", {}, [
         "any of 'Label', 'label', 'labels'"]),
-    "no word of CSV": (
-        {"a": LONG, "b": LONG, "label": TWO}, ".jsonl", {}, ["is not clear", "--text-column ", "data.text_column"]),
+    "both unclear": ({"a": LONG, "b": LONG}, ".csv", {}, [
+        "hold the text and the label is not clear from", "'a', 'b'", "them with --text-column and --label-column"]),
+    "both among several": ({"review": LONG, "post": LONG, "class": TWO, "topic": TWO}, ".csv", {}, [
+        "the text may be any of 'review', 'post'", "the label may be any of 'class', 'topic'"]),
+    "no word of CSV": ({"a": LONG, "b": LONG, "label": TWO}, ".jsonl", {}, [
+        "is not clear", "--text-column ", "data.text_column"]),
     "a name that no file has": ({"text": LONG, "label": TWO}, ".csv", {"unlabeled": "x" * 5000}, ["cannot be read"]),
     "joined labels": ({"text": LONG, "label": ["a", "b", "a|b"] * 10}, ".csv", {}, ["row 3", "'a|b'", "multi-label"]),
     "joined only": ({"text": LONG, "label": ["a, b", "b, c", "a, c"] * 10}, ".csv", {}, ["row 1", "'a, b'", "multi-label"]),

@@ -186,6 +186,14 @@ def test_the_hint_counts_optimizer_steps() -> None:
     assert "epochs" not in diagnostics.hint(many)
 
 
+@pytest.mark.parametrize(("usual", "advised"), [(0, 50), (40, 50), (60, 60)])
+def test_the_hint_takes_no_fewer_epochs_than_auto(usual: int, advised: int) -> None:
+    assert f"--set epochs={advised}." in diagnostics.hint(history(0.3, 0.3, 0.3, 0.3), usual)
+    late = diagnostics.still_improving(history(0.5, 0.6, 0.9), "accuracy", 1000, usual)
+    assert late is not None
+    assert f"--set epochs={max(6, usual)}." in late.message
+
+
 def checked(labels: Any, predicted: Any, names: list[str] = NAMES, columns: Any = None) -> None:
     labels, predicted = np.asarray(labels), np.asarray(predicted)
     columns = range(len(names)) if columns is None else columns
@@ -319,7 +327,7 @@ def test_train_and_evaluate_warn_once_where_the_user_looks(
     found = {one["kind"]: one for one in metrics["warnings"]}
     assert {"majority", "baseline"} <= set(found)
     assert all(one["split"] == "test" for one in found.values())
-    assert "--set epochs=29" in metrics["warnings"][0]["message"], "200 steps at 7 an epoch"
+    assert "--set epochs=58" in metrics["warnings"][0]["message"], "as auto: 400 steps at 7 an epoch"
     assert err.count("Warnings") == 1
     for one in found.values():
         assert err.count(one["message"]) == 1

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from conftest import Run, toy_texts
+from conftest import Run, build, toy_texts
 from randout import shelf
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +41,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any) -> Path:
         rows = [f"{text},{label}" for text, label in zip(texts, labels, strict=True)]
         (folder / name).write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
     (folder / "films-unlabelled.csv").write_text("\n".join(["text", *toy_texts(40, 2)[0]]) + "\n", encoding="utf-8")
-    shutil.copytree(tiny_model("bert"), folder / "minilm")
+    build("bert", folder / "minilm", hidden_size=128)  # the paper's noise is on up to 128 units
     shutil.copytree(tiny_model("roberta"), folder / "big-encoder")
     shutil.copytree(tiny_model("bert"), folder / "cache" / "models" / "minilm-l6")
     return folder

@@ -452,7 +452,7 @@ def test_settings_are_checked() -> None:
     for bad in ({"tokens": -1}, {"sigma": -0.1}, {"choose_units": "all"}, {"scale": float("nan")}, {"token": 3}):
         with pytest.raises(UserError, match=f"Randout: {next(iter(bad))}"):
             Randout(**bad)
-    with pytest.raises(UserError, match=r"layers: 4 is no place in this student; 0 to 3 are"):
+    with pytest.raises(UserError, match=r"layers: found 4; expected 0 .the embeddings. to 3"):
         Randout(layers=4).check(a_run())
     with pytest.raises(UserError, match="cannot be changed"):
         Randout().tokens = 3

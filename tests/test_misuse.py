@@ -51,7 +51,7 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["search", *ROWS, "--space", "paper", "--space", "figures"], ["--space figures", "paper is named already"]),
     (["search", *ROWS, "--space", "learning_rate=[]"], ["learning_rate", "not empty"]),
     (["search", *ROWS, "--space", "learning_rat=[1e-3]"], ["learning_rat", "Did you mean 'learning_rate'?"]),
-    (["search", *ROWS, "--space", "epochs=[0]"], ["trial 0", "train.epochs 0", "expected a number above 0"]),
+    (["search", *ROWS, "--space", "epochs=[0]"], ["trial 0", "train.epochs 0", "expected a whole number above 0"]),
     (["search", *ROWS, "--space", "kd.weight=[0.5]"], ["nothing to search"]),
     (["search", *ROWS, "--space", "kd.weight=[0.5]", "--dry-run"], ["nothing to search"]),
     (["search", *ROWS, *RATES, "--trials", "-1"], ["search.trials", "-1"]),
@@ -203,6 +203,69 @@ def test_dry_runs_train_nothing(run, tmp_path):
     assert code == 0, err
     assert "in my study" in out
     assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize(
+    "words", [["compare", "--arms", "plain"], ["cv", "--folds", "5"], ["search", "--space", "batch_size=[8, 16]"]]
+)
+def test_studies_take_the_columns_of_a_table(run, words):
+    Path("odd.csv").write_text(Path("rows.csv").read_text().replace("text,label", "words,kind", 1))
+    asked = [words[0], "odd.csv", *words[1:], "--student", "bert", "--preset", "plain", "--dry-run"]
+    code, _, err = run(*asked)
+    assert code == 2
+    assert "--text-column and --label-column" in err
+    code, out, err = run(*asked, "--text-column", "words", "--label-column", "kind")
+    assert code == 0, err
+    assert out
+
+
+@pytest.mark.parametrize("option", ["--text-column", "--label-column"])
+def test_a_study_file_has_its_own_columns(run, option):
+    code, _, err = run("compare", "study.toml", option, "words")
+    assert code == 2
+    assert f"leave out {option}" in err
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("randout.units=33", "methods.randout.units: found 33; expected at most 32, the hidden units of the student"),
+        (
+            "randout.tokens=65",
+            "methods.randout.tokens: found 65; expected at most 64, the tokens that the student reads",
+        ),
+        ("randout.layers=[4]", "methods.randout.layers: found 4; expected 0 (the embeddings) to 3"),
+        ("scattered.units=33", "methods.scattered.units: found 33; expected at most 32"),
+        ("equal-l2.tokens=99", "methods.equal-l2.tokens: found 99; expected at most 64"),
+        ("gaussian.layer=4", "methods.gaussian.layer: found 4; expected 0 (the embeddings) to 3"),
+        ("attention-noise.blocks=[-4]", "methods.attention-noise.blocks: found -4; expected 1 to 3"),
+    ],
+)
+def test_settings_beyond_the_student_are_refused_before_any_training(run, tmp_path, tiny_model, setting, said):
+    words = ["train", "rows.csv", "--student", "bert", "--teacher", tiny_model("roberta"), "--set", setting]
+    for more in ([], ["--dry-run"]):
+        code, out, err = run(*words, *more)
+        assert (code, out) == (2, "")
+        assert said in err
+    assert not (tmp_path / "runs").exists()
+    within = setting.replace("33", "32").replace("65", "64").replace("99", "64").replace("4]", "3]").replace("=4", "=3")
+    plan = prepare.make(
+        config.build(
+            [
+                config.read_preset("auto"),
+                {"data": {"source": "rows.csv"}, "student": {"model": "bert"}, "teacher": {"model": "none"}},
+                config.assignment(within, METHODS),
+            ],
+            METHODS,
+        )
+    )
+    assert setting.partition(".")[0] in {method.name for method in plan.methods}
+
+
+def test_a_student_of_fewer_layers_has_fewer_places_for_noise(run):
+    code, _, err = run("train", "rows.csv", "--student", "bert", "--set", "layers=[0]", "--set", "randout.layers=[2]")
+    assert code == 2
+    assert "found 2; expected 0 (the embeddings) to 1" in err
 
 
 def test_a_recipe_that_lists_methods_stands_alone_in_every_command(run):

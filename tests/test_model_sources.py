@@ -85,7 +85,7 @@ class TestFind:
         with pytest.raises(UserError, match="HF_HUB_OFFLINE") as found:
             models.find(name)
         assert str(found.value).startswith(name)
-        assert "at hand: none" in str(found.value)
+        assert "found locally: none" in str(found.value)
 
     @pytest.mark.parametrize("name", ["no such model", "a--b", "semi;colon"])
     def test_no_name_at_all(self, name):
@@ -194,7 +194,7 @@ class TestAtHand:
         half = shutil.copytree(tiny_model("bert"), tmp_path / "cache" / "models" / "half")
         (half / "model.safetensors").unlink()
         assert models.at_hand() == [theirs, mine]
-        with pytest.raises(UserError, match=r"at hand: .*e{40}.*mine"):
+        with pytest.raises(UserError, match=r"found locally: .*e{40}.*mine"):
             models.find("c/d")
 
 

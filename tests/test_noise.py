@@ -133,7 +133,7 @@ def test_it_enters_at_its_layer(tiny_model: Tiny, method: Method, layer: int) ->
 @pytest.mark.parametrize("method", STATES, ids=lambda method: method.name)
 def test_a_layer_that_is_not_there(method: Method) -> None:
     method = method.model_copy(update={"layer": 4})
-    with pytest.raises(UserError, match=rf"methods.{method.name}.layer: 4 is no place in this student; 0 to 3 are"):
+    with pytest.raises(UserError, match=rf"methods.{method.name}.layer: found 4; expected 0 .the embeddings. to 3"):
         method.check(a_run())
 
 

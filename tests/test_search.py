@@ -15,6 +15,7 @@ import pytest
 
 import forked
 import training
+from conftest import build
 from randout import checkpoint, config, data, grid, job, prepare, record, searching, student, trials
 from randout.errors import Failure, UserError
 from randout.grid import SearchTable
@@ -550,8 +551,9 @@ def test_the_command(run, tiny_model, toy_csv, tmp_path):
     assert json.loads(out)["rows"] in (13, 14)
 
 
-def test_every_cell_of_the_paper_fits_a_dry_run(run, tiny_model, toy_csv):
-    words = ["search", toy_csv(90), "--student", tiny_model("bert"), "--teacher", tiny_model("roberta"), "--dry-run"]
+def test_every_cell_of_the_paper_fits_a_dry_run(run, tiny_model, toy_csv, tmp_path):
+    student = build("bert", tmp_path / "wide", hidden_size=128)  # the paper's cells have up to 128 units
+    words = ["search", toy_csv(90), "--student", student, "--teacher", tiny_model("roberta"), "--dry-run"]
     code, out, err = run(*words, "--space", "paper")
     assert code == 0, err
     assert out.splitlines()[-1].startswith("1344 of 1344 cells; compared after 100.0% of a training; one teacher")

@@ -14,7 +14,7 @@ from randout.methods import METHODS
 
 ROOT = Path(randout.__file__).parent
 LAYERS = [  # a module may import from its own row and the rows above
-    {"errors", "families", "intervals", "lazy", "outputs", "wording"},
+    {"errors", "families", "hardware", "intervals", "lazy", "outputs", "wording"},
     {"run_names"},
     {"files", "terminal", "fonts", "parsing", "encoding_advice", "in_memory", "splits"},
     {"dropout", "progress", "published", "keys", "losses", "streams", "memory", "gradient_guard", "model_files"},
@@ -35,7 +35,7 @@ LAYERS = [  # a module may import from its own row and the rows above
     {"figures", "tokens", "diagnostics"},
     {"method"},
     {"heads", "model_sources", "hidden_noise", "registry"},
-    {"followed"},
+    {"followed", "already_trained"},
     {"session"},
     {"methods", "loop", "models", "inference", "classifiers", "given"},
     {"request"},
@@ -63,7 +63,7 @@ LAYERS = [  # a module may import from its own row and the rows above
     {"studies"},
     {"api", "demo", "doctor", "testing"},
     {"cli_report", "cli_tools"},
-    {"cli_search", "cli_methods"},
+    {"cli_search", "cli_methods", "cli_train"},
     {"cli_reproduce", "cli_studies"},
     {"cli"},
 ]

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from randout import cli, demo, job, progress, runs, saved, student, table_blocks, terminal
+from randout import cli_train, demo, job, model_sources, progress, runs, saved, student, table_blocks, terminal
 from randout.errors import Failure, UserError
 from randout.progress import Show
 from randout.tables import read_table
@@ -112,6 +112,7 @@ def labelling(monkeypatch):
         own = np.array([[name == (word if word in names else "other") for name in names] for word in first])
         return np.log(np.where(own, 0.5, 0.25)).astype(np.float32)
 
+    monkeypatch.setattr(model_sources, "check_there", lambda name: None)
     monkeypatch.setattr(saved, "opened", lambda *_: saved.Saved(dict(enumerate(names)), logits))
     return calls
 
@@ -343,6 +344,7 @@ def test_a_signal_outside_of_a_training_ends_with_its_code_and_puts_away_what_is
         finally:
             put_away.append(name)
 
+    monkeypatch.setattr(model_sources, "check_there", lambda name: None)
     monkeypatch.setattr(saved, "opened", predict)
     before = signal.getsignal(getattr(signal, name))
     assert run("predict", "model", "a")[0::2] == (code, f"stopped by {name}\n")
@@ -373,7 +375,7 @@ def test_what_was_stopped_says_how_to_resume_with_a_path_that_can_be_pasted(run,
     code, _, errors = run("demo")
     assert code == 129
     assert "same command" in errors
-    monkeypatch.setattr(cli, "requested", stop)
+    monkeypatch.setattr(cli_train, "requested", stop)
     code, _, errors = run("train", "rows.csv")
     assert code == 129
     assert "randout train --resume 'my run'" in errors

@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import re
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import cli_methods, cli_report, cli_reproduce, cli_search, cli_studies, cli_tools, terminal
-from .cli_tools import AsJson, Plugins, Preset, Quiet, Recipe, RunsFolder, Sets, named, requested, seconds_of
+from . import cli_methods, cli_report, cli_reproduce, cli_search, cli_studies, cli_tools, cli_train, terminal
+from .cli_tools import (
+    AsJson,
+    Encoding,
+    LabelColumn,
+    Plugins,
+    Preset,
+    Quiet,
+    Recipe,
+    RunsFolder,
+    Sets,
+    TextColumn,
+    named,
+    requested,
+)
 from .errors import Failure, UserError
 from .execution import Stopped
 from .files import shell_path
 from .progress import Show, complain
-from .wording import plural, verb
+from .wording import plural
 
 if TYPE_CHECKING:
-    from .job import Result
+    from .data import LabelledFile
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,7 +42,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 Probabilities = Annotated[bool, typer.Option("--probabilities", help="the probability of every class too")]
-Encoding = Annotated[str | None, typer.Option(help="of a table's text, such as latin1; else UTF-8")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps")]
 Data = Annotated[
     str,
@@ -56,180 +66,13 @@ def start(
     """Fine-tune a small text classifier to match a big one, and know that it did."""
 
 
+app.command()(cli_train.train)
 app.add_typer(cli_reproduce.app)
 app.add_typer(cli_search.app)
 app.add_typer(cli_methods.app)
 app.add_typer(cli_studies.app)
 app.add_typer(cli_tools.app)
 app.add_typer(cli_report.app)
-
-
-@app.command()
-def train(
-    data: Annotated[
-        str,
-        typer.Argument(help="a table of texts and labels, a named dataset, or its TOML", metavar="[DATA]"),
-    ] = "",
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="run folder (default: runs/NAME)")] = None,
-    name: Annotated[str | None, typer.Option(help="the run's name in tables and reports")] = None,
-    student: Annotated[
-        str | None,
-        typer.Option(
-            help="encoder, or svm, rf, mnb-count, mnb-tfidf, cnn, lstm; auto: an encoder or svm, chosen on validation"
-        ),
-    ] = None,
-    teacher: Annotated[str | None, typer.Option(help="run, classifier or encoder; none: no distillation")] = None,
-    preset: Preset = None,
-    recipe: Recipe = None,
-    sets: Sets = None,
-    plugin: Plugins = None,
-    text_column: Annotated[str | None, typer.Option(help="column of the texts")] = None,
-    label_column: Annotated[str | None, typer.Option(help="column of the labels")] = None,
-    group: Annotated[str | None, typer.Option(help="column whose rows stay in one split")] = None,
-    split: Annotated[str | None, typer.Option(help="auto or paper")] = None,
-    split_column: Annotated[str | None, typer.Option(help="column that says train, validation or test")] = None,
-    validation: Annotated[str | None, typer.Option(help="file of validation rows")] = None,
-    test: Annotated[str | None, typer.Option(help="file of test rows")] = None,
-    unlabeled: Annotated[str | None, typer.Option(help="file of texts without labels")] = None,
-    encoding: Encoding = None,
-    teacher_labels: Annotated[str | None, typer.Option(help="the teacher's labels in output order, by comma")] = None,
-    seed: Annotated[int | None, typer.Option(help="seed of student and teacher")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps")] = None,
-    no_test: Annotated[bool, typer.Option("--no-test", help="leave the test split closed")] = False,
-    allow_leaks: Annotated[
-        bool, typer.Option("--allow-leaks", help="score test rows that a teacher or starting model has seen")
-    ] = False,
-    keep_texts: Annotated[bool, typer.Option("--keep-texts", help="write texts beside the predictions")] = False,
-    resume: Annotated[Path | None, typer.Option(help="go on with this run")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="train beside a run that is there")] = False,
-    accept_changes: Annotated[
-        bool, typer.Option("--accept-changes", help="resume on another machine or version")
-    ] = False,
-    time_limit: Annotated[str | None, typer.Option(help="stop cleanly after this long, as 2h, 90m")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what it would take, and stop")] = False,
-    runs: RunsFolder = Path("runs"),
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-) -> None:
-    """Train a student, score it, leave a model folder. A teacher that is a bare encoder is fine-tuned first."""
-    from .data import read_data
-    from .run_names import checked_name
-
-    show = Show(quiet or as_json)
-    called = "" if name is None else checked_name(name)
-    deadline = time.monotonic() + seconds_of(time_limit) if time_limit else None
-    table = {"source": data, "text_column": text_column, "label_column": label_column, "group_column": group}
-    table |= {"split": split, "split_column": split_column, "encoding": encoding}
-    table |= {"validation": validation, "test": test, "unlabeled": unlabeled}
-    asked = named(
-        {
-            "data": table,
-            "student": {"model": student},
-            "teacher": {"model": teacher, "labels": teacher_labels.split(",") if teacher_labels else None},
-            "train": {"seed": seed, "device": device},
-            "output": {
-                "test": False if no_test else None,
-                "keep_texts": keep_texts or None,
-                "allow_leaks": allow_leaks or None,
-            },
-        }
-    )
-    if resume is not None:
-        if asked or preset or recipe or sets or out:
-            raise UserError("--resume: a run goes on with its own settings; leave the other settings out")
-        from . import job
-
-        out, runs = resume, _runs_of(resume)
-        if (done := job.finished(resume)) is not None:
-            show.say(f"already trained: {resume}")
-            _report(done, as_json, show)
-            return
-    request = requested(asked, preset, recipe, sets)
-    config = request.config() if resume is None else _stored(resume)
-    dataset = read_data(config)
-    from . import job, prepare  # PyTorch comes with these: what settings and table tell is told before
-
-    options = job.Options(runs, out, fresh, accept_changes, deadline, name=called, show=show)
-    _introduce(config, dataset, show)
-    plan = prepare.make(config, dataset, required=request.required if resume is None else (), alternatives=True)
-    if dry_run:
-        _estimate(plan)
-        return
-    _report(job.carry_out(plan, options), as_json, show)
-
-
-def _runs_of(run: Path) -> Path:
-    """The folder in which the teacher and the soft labels of a run are."""
-    from .runs import RunFolder
-
-    if not (run / "run.toml").exists():
-        raise UserError(f"--resume {run}: no run.toml there, so this is no run folder")
-    return Path(os.path.normpath(run / RunFolder(run).record["runs"]))
-
-
-def _stored(run: Path) -> Any:
-    from .replay import stored_config
-    from .runs import RunFolder
-
-    return stored_config(RunFolder(run), to_train=True)
-
-
-def _estimate(plan: Any) -> None:
-    from .student import estimate
-
-    warnings = [f"warning: {warning}" for warning in plan.leak_warnings]
-    for line in [*plan.notes, *warnings, *estimate(plan)]:
-        print(line)
-
-
-def _introduce(config: Any, dataset: Any, show: Show) -> None:
-    from .classifiers import CLASSIFIERS
-    from .data import describe
-
-    weights = "" if config.student.model in CLASSIFIERS else " and --set ce.class_weights=balanced"
-    for line in describe(dataset):
-        show.say(line)
-    if config.train.metric == "accuracy" and dataset.report.imbalance > 3:
-        show.say(
-            f"hint: the largest class is {dataset.report.imbalance:.1f} times the smallest; "
-            f"consider --set metric=macro_f1{weights}"
-        )
-
-
-def _report(result: Result, as_json: bool, show: Show) -> None:
-    from .diagnostics import messages
-    from .figures import choice_lines, leak_lines, score_lines
-    from .runs import closed_test_lines
-    from .teacher_gap import run_lines
-
-    warnings, choice = result.metrics.get("warnings", []), result.run.record.get("choice")
-    if as_json:
-        found = {"run": str(result.folder), "model": str(result.model_path), "metrics": result.metrics}
-        found |= {"choice": choice} if choice else {}
-        print(json.dumps(found | {"warnings": warnings}, indent=1))
-        show.conclude(messages(warnings))
-        return
-    for name, metrics in result.metrics.items():
-        if name == "warnings":
-            continue
-        print(f"\n{name}")
-        print("\n".join(score_lines(metrics, result.id2label)))
-        if "without_copies" in metrics:
-            rest = metrics["without_copies"]
-            count = metrics["rows"] - rest["rows"]
-            copied = f"{plural(count, 'row')} that {verb(count, 'has', 'have')} a copy in train"
-            print(f"without the {copied}: accuracy {rest['accuracy']:.2%}")
-        print("\n".join(leak_lines(metrics)), end="\n" if "leaks" in metrics else "")
-    for line in run_lines(result.run.record, result.metrics):
-        print(line)
-    if choice:
-        print("\n" + "\n".join(choice_lines(choice)))
-    print(f"\nmodel   {result.model_path}")
-    print(f"run     {result.folder}")
-    for line in closed_test_lines(result.run):
-        print(line)
-    print(f'next    randout predict {shell_path(result.folder)} "a text to classify"')
-    show.conclude(messages(warnings))
 
 
 @app.command("soft-labels")
@@ -241,17 +84,22 @@ def soft_labels(
     recipe: Recipe = None,
     sets: Sets = None,
     plugin: Plugins = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
     unlabeled: Annotated[str | None, typer.Option(help="file of texts without labels")] = None,
     runs: RunsFolder = Path("runs"),
     quiet: Quiet = False,
 ) -> None:
     """Run a teacher ahead of time. `train` with the same data and teacher then finds its logits."""
+    from .already_trained import find_models
     from .data import read_data
 
-    asked = named({"data": {"source": data, "unlabeled": unlabeled}, "student": {"model": student}})
+    table = {"source": data, "text_column": text_column, "label_column": label_column, "unlabeled": unlabeled}
+    asked = named({"data": table, "student": {"model": student}})
     asked |= {"teacher": {"model": teacher}, "output": {"test": False}}
     config = requested(asked, preset, recipe, sets).config()
     dataset = read_data(config)
+    find_models(config)
     from . import job, prepare  # with PyTorch
 
     plan = prepare.make(config, dataset, required=config.methods)
@@ -281,8 +129,8 @@ def evaluate(
     labels: Annotated[
         str | None, typer.Option(help="the model's classes in output order, by comma, where it only says LABEL_0")
     ] = None,
-    text_column: Annotated[str | None, typer.Option(help="column of the texts")] = None,
-    label_column: Annotated[str | None, typer.Option(help="column of the labels")] = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
     encoding: Encoding = None,
     device: Device = "auto",
     allow_leaks: Annotated[
@@ -295,7 +143,6 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Score a run on its own splits, or a classifier on a file. Rows without a text are not scored."""
-    from . import scoring
     from .diagnostics import messages
     from .figures import leak_lines, score_lines
 
@@ -303,6 +150,9 @@ def evaluate(
     if probabilities and out is None:
         raise UserError("evaluate: --probabilities goes with -o, which names the file that they are written to")
     if file:
+        opened = _opened(run, file, text_column, label_column, encoding, out)
+        from . import scoring  # PyTorch comes with it: what file and folders show is reported first
+
         metrics, id2label = scoring.score_file(
             run,
             file,
@@ -314,6 +164,7 @@ def evaluate(
             labels=[name.strip() for name in labels.split(",")] if labels else (),
             out=out,
             probabilities=probabilities,
+            opened=opened,
         )
     else:
         for option, given in (("-o", out), ("--labels", labels), ("--encoding", encoding)):
@@ -321,11 +172,37 @@ def evaluate(
                 raise UserError(
                     f"evaluate: {option} goes with a file. The predictions of a run's own rows are in its folder predictions"
                 )
+        from .saved import check_own_split
+
+        check_own_split(Path(run), split)
+        from . import scoring
+
         metrics, id2label = scoring.score_run(Path(run), split, show, allow_leaks, device)
     print(
         json.dumps(metrics, indent=1) if as_json else "\n".join([*score_lines(metrics, id2label), *leak_lines(metrics)])
     )
     show.conclude(messages(metrics.get("warnings", [])))
+
+
+def _opened(
+    model: str, file: str, text_column: str | None, label_column: str | None, encoding: str | None, out: Path | None
+) -> LabelledFile:
+    """The file to score a model on, read. Raises UserError for what is wrong with it, for a model that is not there, and
+    for an `out` that cannot be written.
+    """
+    from .data import open_evaluation
+    from .model_sources import check_there
+    from .saved import trained_columns
+    from .writing import check_output
+
+    if Path(model).is_file() and Path(file).is_dir():
+        raise UserError(
+            f"evaluate: {model} is a file and {file} a folder; the model comes first: evaluate {file} {model}"
+        )
+    if out is not None:
+        check_output(out)
+    check_there(model)
+    return open_evaluation(file, text_column, label_column, trained_columns(model), encoding or "auto")
 
 
 @app.command()
@@ -350,6 +227,10 @@ def predict(
 
     show = Show(quiet or as_json)
     request = labelling.Request(model, device, text_column, encoding or "auto", probabilities)
+    if Path(model).is_file():
+        raise UserError(
+            f"predict: {model} is a file; the model comes first: randout predict RUN --file {shell_path(model)}"
+        )
     labelling.check_source(file, texts or (), out, request)
     if file:
         _report_table(labelling.label_table(request, file, out, show, _bars(show)), as_json)

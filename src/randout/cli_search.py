@@ -11,12 +11,14 @@ import typer
 
 from .cli_tools import (
     AsJson,
+    LabelColumn,
     Plugins,
     Preset,
     Quiet,
     Recipe,
     RunsFolder,
     Sets,
+    TextColumn,
     named,
     requested,
     seconds_of,
@@ -44,9 +46,12 @@ AcceptChanges = Annotated[bool, typer.Option("--accept-changes", help="go on on 
 Keep = Annotated[str | None, typer.Option(help="whose weights stay on disk: best, all, none")]
 
 
-def tables_of(data: str, student: str | None, teacher: str | None) -> dict[str, Any]:
+def tables_of(
+    data: str, student: str | None, teacher: str | None, text_column: str | None, label_column: str | None
+) -> dict[str, Any]:
     """Data, student and teacher as tables of a recipe, those that are named."""
-    return named({"data": {"source": data}, "student": {"model": student}, "teacher": {"model": teacher}})
+    table = {"source": data, "text_column": text_column, "label_column": label_column}
+    return named({"data": table, "student": {"model": student}, "teacher": {"model": teacher}})
 
 
 def options_of(runs: Path, time_limit: str | None, show: Show, accept_changes: bool = False) -> Any:
@@ -74,6 +79,8 @@ def search(
     out: Out = None,
     student: Student = None,
     teacher: Teacher = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
     preset: Preset = None,
     recipe: Recipe = None,
     sets: Sets = None,
@@ -97,7 +104,7 @@ def search(
     from .diagnostics import messages
     from .trials import summary
 
-    request = requested(tables_of(data, student, teacher), preset, recipe, sets)
+    request = requested(tables_of(data, student, teacher, text_column, label_column), preset, recipe, sets)
     options = options_of(runs, time_limit, Show(quiet or as_json), accept_changes)
     asked: dict[str, Any] = {"trials": trials, "sampler": sampler, "halving": halving, "budget": budget}
     table = studies.search_table(space_table(space), **asked, keep=keep, seed=search_seed)

@@ -21,7 +21,19 @@ from .cli_search import (
     options_of,
     space_table,
 )
-from .cli_tools import AsJson, Plugins, Preset, Quiet, Recipe, RunsFolder, Sets, assignments, stopped
+from .cli_tools import (
+    AsJson,
+    LabelColumn,
+    Plugins,
+    Preset,
+    Quiet,
+    Recipe,
+    RunsFolder,
+    Sets,
+    TextColumn,
+    assignments,
+    stopped,
+)
 from .errors import Failure, UserError
 from .progress import Show
 from .wording import plural
@@ -54,6 +66,8 @@ def compare(
     margin: Margin = None,
     student: Student = None,
     teacher: Teacher = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
     preset: Preset = None,
     recipe: Recipe = None,
     sets: Sets = None,
@@ -77,6 +91,8 @@ def compare(
     judged: dict[str, Any] = {"baseline": baseline, "metric": metric, "margin": margin, "allow_leaks": allow_leaks}
     asked = studies.Asked(
         **shared,
+        text_column=text_column,
+        label_column=label_column,
         **judged,
         settings=assignments(sets) or None,
         arms=_words(arms),
@@ -113,6 +129,8 @@ def cv(
     margin: Margin = None,
     student: Student = None,
     teacher: Teacher = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
     preset: Preset = None,
     recipe: Recipe = None,
     sets: Sets = None,
@@ -135,6 +153,8 @@ def cv(
     judged: dict[str, Any] = {"baseline": baseline, "metric": metric, "margin": margin, "allow_leaks": allow_leaks}
     asked = studies.Asked(
         **shared,
+        text_column=text_column,
+        label_column=label_column,
         **judged,
         settings=assignments(sets) or None,
         arms=_words(arms),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ app = typer.Typer(rich_markup_mode=None)
 runs_app = typer.Typer(help="List, show and remove runs.", invoke_without_command=True, rich_markup_mode=None)
 app.add_typer(runs_app, name="runs")
 
+SHORTENED = (0, 2, 6)  # columns of `randout runs`: name, methods, folder
 RunsFolder = Annotated[Path, typer.Option("--runs", help="folder of runs")]
 OwnRuns = Annotated[Path | None, typer.Option("--runs", help="folder of runs")]
 ListedRun = Annotated[Path, typer.Argument(help="a run's folder, or its name in `randout runs`")]
@@ -33,6 +35,9 @@ Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", he
 Preset = Annotated[
     str | None, typer.Option(help="auto (default), randout-kd, plain, kd, randout, randout-literal, paper")
 ]
+Encoding = Annotated[str | None, typer.Option(help="of a table's text, such as latin1; else UTF-8")]
+TextColumn = Annotated[str | None, typer.Option("--text-column", help="column of the texts")]
+LabelColumn = Annotated[str | None, typer.Option("--label-column", help="column of the labels")]
 
 
 def _load_plugins(context: typer.Context, words: list[str] | None) -> list[str] | None:
@@ -117,7 +122,7 @@ def list_runs(context: typer.Context, runs: RunsFolder = Path("runs"), as_json: 
             )
             for r in rows
         ]
-        print_table(("name", "started", "methods", "state", "validation", "test", "folder"), shown)
+        print_table(("name", "started", "methods", "state", "validation", "test", "folder"), shown, SHORTENED)
 
 
 @runs_app.command("show")
@@ -183,15 +188,20 @@ def init(
 ) -> None:
     """Print the default recipe with every setting explained."""
     from . import config
-    from .classifiers.settle import chosen, settle
     from .methods import METHODS
+    from .model_sources import CLASSIFIER_NAMES, check_known
 
     made = requested({"student": {"model": student}} if student else {}, preset, None, sets).config()
-    classifier = chosen(made)
-    if classifier is None:
-        text = config.commented(made, METHODS)
-    else:
+    if made.student.model in CLASSIFIER_NAMES:
+        from .classifiers.settle import chosen, settle  # PyTorch comes with it
+
+        classifier = chosen(made)
+        assert classifier is not None
         text = config.commented(settle(made, classifier, []), METHODS, type(classifier))
+    else:
+        if doubt := check_known(made.student.model, CLASSIFIER_NAMES):
+            Show().warn(doubt)
+        text = config.commented(made, METHODS)
     if out is None:
         print(text, end="")
     else:
@@ -248,8 +258,20 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:.2%}"
 
 
-def print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Columns to standard output, each as wide as its widest cell."""
-    from .figures import table_lines
+def print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], shortened: Sequence[int] = ()) -> None:
+    """Columns to standard output, each as wide as its widest cell. shortened: columns whose cells may lose their middle so
+    that lines fit a terminal; elsewhere (a pipe, a file) they are whole.
+    """
+    from .figures import fitted, table_lines
 
+    if sys.stdout.isatty():
+        rows = fitted(head, rows, shutil.get_terminal_size().columns, shortened, _ellipsis())
     print("\n".join(table_lines(head, rows, left=range(len(head)))))
+
+
+def _ellipsis() -> str:
+    try:
+        "…".encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return "..."
+    return "…"

@@ -69,6 +69,38 @@ def _once(table: Table, column: str) -> str:
     return column
 
 
+class UnclearColumn(UserError):
+    """Which column holds the text, or the label, is not clear. what: "text" or "label". found: those that it may be."""
+
+    def __init__(self, table: Table, what: str, found: Sequence[str]) -> None:
+        self.what = what
+        self.found = tuple(found)
+        why = f": it may be any of {', '.join(map(repr, found))}" if found else " from the column names"
+        super().__init__(f"{table.name}: which column holds the {what} is not clear{why}. {_way_out(table, what)}")
+
+
+def both_unclear(table: Table, text: UnclearColumn, label: UnclearColumn) -> UserError:
+    """One error for a table whose text and label columns are both unclear."""
+    found = "; ".join(
+        f"the {one.what} may be any of {', '.join(map(repr, one.found))}" for one in (text, label) if one.found
+    )
+    why = f": {found}" if found else " from the column names"
+    return UserError(
+        f"{table.name}: which columns hold the text and the label is not clear{why}. {_way_out(table, 'text', 'label')}"
+    )
+
+
+def _way_out(table: Table, *what: str) -> str:
+    """The columns there are, and how to name those that are unclear."""
+    header = " (The first line of a CSV or TSV file must name the columns.)" if table.format == "csv" else ""
+    options = " and ".join(f"--{one}-column" for one in what)
+    settings = " and ".join(f"data.{one}_column" for one in what)
+    return (
+        f"Columns: {', '.join(map(repr, table.columns))}. Name {'them' if len(what) > 1 else 'it'} with {options} "
+        f"(in a recipe: {settings}).{header}"
+    )
+
+
 def choose_text(table: Table, column: str | None, label: str | None = None) -> str:
     """The named text column, or the obvious one: a usual name, or the only one left beside a label. UserError otherwise."""
     if column is not None:
@@ -87,7 +119,7 @@ def choose_text(table: Table, column: str | None, label: str | None = None) -> s
     others = [] if found or label is None else _left(table, names)
     if len(others) == 1:
         return _once(table, others[0])
-    raise _unclear(table, "text", found)
+    raise UnclearColumn(table, "text", found)
 
 
 def choose_label(table: Table, column: str | None, text: str | None = None) -> str:
@@ -103,7 +135,7 @@ def choose_label(table: Table, column: str | None, text: str | None = None) -> s
     others = [name for name in others if text is not None or name.lower() not in TEXT_NAMES]
     if len(others) == 1:
         return _once(table, others[0])
-    raise _unclear(table, "label", found)
+    raise UnclearColumn(table, "label", found)
 
 
 def _named_like(names: Sequence[str], usual: Sequence[str]) -> list[str]:
@@ -131,15 +163,6 @@ def _counts_or_empty(values: Sequence[Any]) -> bool:
         return True
     first = str(values[0]).strip()
     return first in ("0", "1") and all(str(value).strip() == str(int(first) + i) for i, value in enumerate(values))
-
-
-def _unclear(table: Table, what: str, found: Sequence[str]) -> UserError:
-    why = f"could be any of {', '.join(map(repr, found))}" if found else "is not clear from the column names"
-    header = " (The first line of a CSV or TSV file must name the columns.)" if table.format == "csv" else ""
-    return UserError(
-        f"{table.name}: which column holds the {what} {why}. Columns: {', '.join(map(repr, table.columns))}. "
-        f"Name it with --{what}-column (in settings: data.{what}_column).{header}"
-    )
 
 
 def texts_of(table: Table, column: str) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from . import job, leaks, prepare
 from .config import Config
-from .data import Dataset
+from .data import Dataset, Datasets
 from .errors import Failure, UserError
 from .files import joined_name
 from .grid import tables_of, words_of
@@ -29,28 +29,14 @@ from .wording import plural
 SEARCHED = "tuning"
 
 
-class Datasets:
-    """The datasets of a study's cells: each data table is read once, and the last one is held."""
-
-    def __init__(self) -> None:
-        self.key = ""
-        self.held: Dataset | None = None
-
-    def read(self, config: Config) -> Dataset:
-        key = config.data.model_dump_json()
-        if self.held is None or key != self.key:
-            self.key, self.held = key, prepare.read_data(config)
-        return self.held
-
-
-def run_study(study: Study, path: Path, options: Options) -> StudyFolder:
+def run_study(study: Study, path: Path, options: Options, datasets: Datasets | None = None) -> StudyFolder:
     """Carry out a study in the folder `path`, or go on with it: seed by seed (fold by fold), every arm of one before
-    the next, so that what is complete when it stops is a balanced result.
+    the next, so that what is complete when it stops is a balanced result. datasets: with what has been read already.
 
     Raises UserError before any training starts where a cell cannot run; Stopped at the time limit or Ctrl-C.
     """
     refuse_others(path)
-    datasets = Datasets()
+    datasets = datasets or Datasets()
     asked = study.model_dump(mode="json")
     study, notes = check_arms(study, datasets)
     first = datasets.read(_cell_config(study, next(iter(study.arms)), units(study)[0], {}))

@@ -7,13 +7,15 @@ preset, and `--set KEY=VALUE` over both. Every default is written out in a run's
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic.fields import FieldInfo
 
 from .errors import UserError, nearest
 
@@ -32,7 +34,7 @@ def _number_or_auto(value: Any) -> Any:
     if value == "auto":
         return 0
     if value == 0 or isinstance(value, str):
-        raise ValueError('expected a number above 0, or "auto"')
+        raise ValueError("0 stands for auto")  # `expected` has the words for it
     return value
 
 
@@ -93,7 +95,9 @@ class StudentTable(Table):
 
 
 class TeacherTable(Table):
-    model: Name = _setting("auto", 'run, classifier or encoder; "none": no distillation; "auto": a larger one at hand')
+    model: Name = _setting(
+        "auto", 'run, classifier or encoder; "none": no distillation; "auto": a larger one found locally'
+    )
     more: tuple[Name, ...] = _setting((), "further teachers, each a run, classifier or encoder")
     revision: Name = _setting("", "commit of the hub; empty: pinned at the first download")
     labels: tuple[str, ...] = _setting(
@@ -276,10 +280,28 @@ def build(layers: Iterable[dict[str, Any]], methods: Mapping[str, type[BaseModel
 
 def checked(model: type[BaseModel], value: Any, prefix: str, listed: str = "`randout init` lists them all") -> Any:
     """`value` as a `model`. Raises UserError, a line a setting; an unknown one gets the nearest and where all are `listed`."""
+    if lines := _booleans(model, value, prefix):
+        raise UserError("\n".join(lines))
     try:
         return model.model_validate(value)
     except ValidationError as error:
         raise UserError(in_words(model, error, prefix, listed)) from None
+
+
+def _booleans(model: type[BaseModel], value: Any, prefix: str) -> list[str]:
+    """What is wrong with true and false in the place of numbers, which pydantic would take for 1 and 0."""
+    lines: list[str] = []
+    for key, one in value.items() if isinstance(value, Mapping) else ():
+        if (field := model.model_fields.get(key)) is None:
+            continue
+        kinds = [_plain(kind)[0] for kind in _choices(field.annotation)]
+        if isinstance(one, bool) and not {int, float}.isdisjoint(kinds) and bool not in kinds:
+            wanted = expected(field.annotation, field.metadata)
+            lines.append(f"{prefix}{key}: found {str(one).lower()}; expected {wanted}")
+        for kind in kinds:
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                lines += _booleans(kind, one, f"{prefix}{key}.")
+    return lines
 
 
 def in_words(model: type[BaseModel], error: ValidationError, prefix: str, listed: str) -> str:
@@ -288,18 +310,90 @@ def in_words(model: type[BaseModel], error: ValidationError, prefix: str, listed
 
 
 def _in_words(model: type[BaseModel], error: Any, prefix: str, listed: str) -> str:
-    path = [
-        str(part)
-        for part in error["loc"]
-        if not str(part).startswith(("constrained-", "literal[", "int", "float", "tuple[", "dict["))
-    ]
-    where = prefix + ".".join(path)
+    """One line: the setting, what was found, what is expected."""
+    path, kind, limits = _place(model, error["loc"])
+    where = (prefix + ".".join(path)).rstrip(".: ")
     if error["type"] == "extra_forbidden":
-        table: Any = model
-        for name in path[:-1]:
-            table = table.model_fields[name].annotation if name in getattr(table, "model_fields", {}) else None
+        table = _place(model, error["loc"][:-1])[1]
         return f"{where}: no such setting.{nearest(path[-1], getattr(table, 'model_fields', {}))} {listed}"
-    return f"{where.rstrip('.: ')}: found {error['input']!r:.200}; {error['msg'].lower()}"
+    own = error.get("ctx", {}).get("error")  # of a validator that says itself what is wrong
+    if own is not None and not any(one.func is _number_or_auto for one in limits if isinstance(one, BeforeValidator)):
+        return f"{where}: {own}" if kind is model else f"{where}: found {error['input']!r:.200}; {own}"
+    wanted = expected(kind, limits)
+    if error["type"] == "finite_number":
+        wanted = wanted.replace("a number", "a finite number", 1)
+    found = "nothing" if error["type"] == "missing" else f"{error['input']!r:.200}"
+    return f"{where}: found {found}; expected {wanted}"
+
+
+def _place(model: type[BaseModel], path: Sequence[Any]) -> tuple[list[str], Any, Sequence[Any]]:
+    """The names on the way to a setting, its type, and the limits on it. path: as pydantic gives it, which has a word for
+    each choice of a union too.
+    """
+    names: list[str] = []
+    kind: Any = model
+    limits: Sequence[Any] = ()
+    for part in path:
+        parts = [_plain(one)[0] for one in _choices(kind)]
+        table = next((one for one in parts if isinstance(one, type) and issubclass(one, BaseModel)), None)
+        listed = next((one for one in parts if get_origin(one) in (tuple, list)), None)
+        named = next((one for one in parts if get_origin(one) is dict), None)
+        if table is not None:
+            names.append(str(part))
+            field = table.model_fields.get(part)
+            kind, limits = (None, ()) if field is None else (field.annotation, field.metadata)
+        elif listed is not None and isinstance(part, int):
+            names.append(str(part))
+            kind, limits = _plain(get_args(listed)[0])
+        elif named is not None:
+            names.append(str(part))
+            kind, limits = _plain(get_args(named)[1])
+    return names, kind, limits
+
+
+def _choices(kind: Any) -> Sequence[Any]:
+    """The members of a union; of any other type itself."""
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def _plain(kind: Any) -> tuple[Any, Sequence[Any]]:
+    """A type and the limits that `Annotated` puts on it."""
+    if get_origin(kind) is not Annotated:
+        return kind, ()
+    plain, *limits = get_args(kind)
+    return plain, [one for limit in limits for one in (limit.metadata if isinstance(limit, FieldInfo) else [limit])]
+
+
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+MANY = {int: "whole numbers", float: "numbers", str: "texts"}
+
+
+def expected(kind: Any, limits: Sequence[Any] = ()) -> str:
+    """What a setting of this type takes, in words: `a whole number of at least 4, or 'auto'`."""
+    named = [_in_limits(*_plain(one), limits) for one in _choices(kind) if one is not type(None)]
+    return named[0] if len(named) == 1 else ", ".join(named[:-1]) + f", or {named[-1]}"
+
+
+def _in_limits(kind: Any, own: Sequence[Any], outer: Sequence[Any]) -> str:
+    """As `expected`, of one type. own, outer: its limits, and those of the union that it is a choice of."""
+    origin, limits = get_origin(kind), [*own, *outer]
+    if origin is Literal:
+        values = [repr(value) for value in get_args(kind)]
+        return values[0] if len(values) == 1 else f"{', '.join(values[:-1])} or {values[-1]}"
+    if origin in (tuple, list):
+        least = "one or more " if any(getattr(one, "min_length", 0) for one in limits) else ""
+        return f"a list of {least}{MANY.get(_plain(get_args(kind)[0])[0], 'values')}"
+    if origin is dict or (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        return "a table"
+    if any(isinstance(one, BeforeValidator) and one.func is _number_or_auto for one in limits):
+        return f"{WORDS[kind]} above 0, or 'auto'"
+    found = []
+    for name, words in (("ge", "of at least"), ("gt", "above"), ("le", "of at most"), ("lt", "less than")):
+        found += [f"{words} {getattr(one, name):,}" for one in limits if getattr(one, name, None) is not None]
+    longest = [one.max_length for one in limits if getattr(one, "max_length", None)]
+    found += [f"of at most {most:,} characters" for most in longest]
+    found += [f"that matches {one.pattern}" for one in limits if getattr(one, "pattern", None)]
+    return " ".join([WORDS.get(kind, "another value"), " and ".join(found)]).strip()
 
 
 def to_toml(config: Config) -> str:

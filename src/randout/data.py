@@ -6,6 +6,7 @@ columns and labels checked by `columns`, rows assigned by `division` and `splits
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -47,9 +48,11 @@ __all__ = [
     "Dataset",
     "Table",
     "appended",
+    "data_identity",
     "describe",
     "load",
     "load_evaluation",
+    "open_evaluation",
     "open_texts",
     "read_data",
     "row_list",
@@ -167,6 +170,27 @@ def read_data(config: Config) -> Dataset:
     if not table.source:
         raise UserError("no data: name a file or a dataset, as in `randout train reviews.csv`")
     return load(table.source, seed=table.split_seed, **given)
+
+
+class Datasets:
+    """The datasets of a study's cells: each data table is read once, and the last one is held."""
+
+    def __init__(self) -> None:
+        self.key = ""
+        self.held: Dataset | None = None
+
+    def read(self, config: Config) -> Dataset:
+        key = config.data.model_dump_json()
+        if self.held is None or key != self.key:
+            self.key, self.held = key, read_data(config)
+        return self.held
+
+
+def data_identity(dataset: Dataset) -> dict[str, Any]:
+    """What a dataset and its split contribute to the fingerprint."""
+    split = {name: hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest() for name, rows in dataset.split.items()}
+    data = {"sha256": dataset.sha256, "columns": dataset.columns, "labels": list(dataset.id2label.values())}
+    return {"data": data, "split": split}
 
 
 def _labelled(
@@ -353,8 +377,37 @@ class Evaluation:
     unseen: tuple[str, ...] = ()  # labels that are no classes of the model, sorted
 
 
-def load_evaluation(
+@dataclass(frozen=True)
+class LabelledFile:
+    """A labelled file that was read, and its columns, before a model is known that could be scored on it."""
+
+    opened: Opened
+    columns: Columns
+    notes: list[str]
+
+
+def open_evaluation(
     source: str | Path,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    trained: Mapping[str, str | None] | None = None,
+    encoding: str = AUTO,
+) -> LabelledFile:
+    """The first part of `load_evaluation`, which needs no model: what can be wrong with the file itself is reported here.
+
+    Arguments and errors as of `load_evaluation`.
+    """
+    notes: list[str] = []
+    opened = open_sources(source, {}, notes, encoding)
+    known, trained = opened.reading, trained or {}
+    there = {what: column for what, column in trained.items() if column in opened.tables["main"].columns}
+    text_column = text_column or known.text_column or there.get("text")
+    label_column = label_column or known.label_column or there.get("label")
+    return LabelledFile(opened, choose_columns(opened, text_column, label_column, None, notes), notes)
+
+
+def load_evaluation(
+    source: str | Path | LabelledFile,
     id2label: Mapping[int, str],
     text_column: str | None = None,
     label_column: str | None = None,
@@ -366,7 +419,8 @@ def load_evaluation(
 ) -> Evaluation:
     """The labelled rows of a file, to score a model on; rows without a text are left out.
 
-    `source` and `encoding` as for `load` (the whole file; where it comes with a test split, that one). Labels are matched
+    `source` and `encoding` as for `load` (the whole file; where it comes with a test split, that one), or what
+    `open_evaluation` returned, which has the columns. Labels are matched
     as `load` matches those of further files; `notes` is appended to where a spelling differs. trained: the columns
     "text" and "label" that the model was trained on; they are read where nobody names others and the file has them.
     told: is called with the columns that are read. strict: whether every label must be in `id2label`. UserError for a
@@ -374,12 +428,10 @@ def load_evaluation(
     text.
     """
     notes = [] if notes is None else notes
-    opened = open_sources(source, {}, notes, encoding)
-    known, trained = opened.reading, trained or {}
-    there = {what: column for what, column in trained.items() if column in opened.tables["main"].columns}
-    text_column = text_column or known.text_column or there.get("text")
-    label_column = label_column or known.label_column or there.get("label")
-    columns = choose_columns(opened, text_column, label_column, None, notes)
+    if not isinstance(source, LabelledFile):
+        source = open_evaluation(source, text_column, label_column, trained, encoding)
+    opened, columns, known = source.opened, source.columns, source.opened.reading
+    notes += source.notes
     told({"text": columns.text, "label": columns.label})
     role = "test" if "test" in opened.tables else "main"
     own, names = known.labels, list(id2label.values())

@@ -224,11 +224,12 @@ def majority_scores(counts: np.ndarray, majority: int) -> dict[str, float]:
     return {name: float(value) for name, value in rates(always).items()}
 
 
-def still_improving(history: Mapping[str, Any], metric: str, rows: int) -> Finding | None:
+def still_improving(history: Mapping[str, Any], metric: str, rows: int, usual: int = 0) -> Finding | None:
     """The best validation score came with the last epoch, by a clear step, and training ended for want of epochs.
 
     A clear step: half a point and one standard error of a share of `rows` validation rows; of a loss, 2 % of it.
-    Nothing is concluded from a single epoch, which has no earlier one to compare with.
+    Nothing is concluded from a single epoch, which has no earlier one to compare with. usual: the epochs that "auto" would
+    take; no fewer are suggested.
     """
     epochs = history.get("epochs") or []
     if len(epochs) < 2 or history.get("best_epoch") != epochs[-1]["epoch"]:
@@ -249,16 +250,18 @@ def still_improving(history: Mapping[str, Any], metric: str, rows: int) -> Findi
     count = int(epochs[-1]["epoch"])
     way = f"{before:.4f} to {last:.4f}" if loss else f"{before:.1%} to {last:.1%}"
     text = f"Validation {metric_name(metric)} was still improving in the last of {count} epochs ({way}). "
-    return Finding("still-improving", f"{text}Train longer: --set epochs={2 * count}.")
+    return Finding("still-improving", f"{text}Train longer: --set epochs={max(2 * count, usual)}.")
 
 
-def hint(history: Mapping[str, Any]) -> str:
-    """What to do about a model that learned nothing: more epochs where it had few optimizer steps."""
+def hint(history: Mapping[str, Any], usual: int = 0) -> str:
+    """What to do about a model that learned nothing: more epochs where it had few optimizer steps; no fewer are suggested
+    than `usual`, which "auto" would take.
+    """
     epochs = history.get("epochs") or []
     if not epochs or history.get("ended") == "fitted":
         return "Check that texts and labels belong together."
     steps, count = int(epochs[-1]["step"]), int(epochs[-1].get("epoch", len(epochs)))
-    more = min(MOST_EPOCHS, math.ceil(count * FEW_STEPS / max(steps, 1)))
+    more = max(min(MOST_EPOCHS, math.ceil(count * FEW_STEPS / max(steps, 1))), usual)
     if steps < FEW_STEPS and more > count:
         return f"It had only {plural(steps, 'optimizer step')}; train longer: --set epochs={more}."
     return "Check that texts and labels belong together, and try other learning rates."

@@ -49,3 +49,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
             return f" Did you mean {ours!r}?"
     close = difflib.get_close_matches(word.casefold(), list(names), n=1, cutoff=0.5)
     return f" Did you mean {names[close[0]]!r}?" if close else ""
+
+
+def closest(word: str, known: Iterable[str], most: int = 2) -> list[str]:
+    """The known names that are closest to a misspelt one, closest first; names that contain it come after these."""
+    names = {name.casefold(): name for name in known}
+    found = difflib.get_close_matches(word.casefold(), list(names), n=most, cutoff=0.6)
+    found += [name for name in names if len(word) > 2 and word.casefold() in name and name not in found]
+    return [names[name] for name in found[:most]]
+
+
+def did_you_mean(names: Iterable[str]) -> str:
+    """`" Did you mean 'x' or 'y'?"`, or an empty string for no names."""
+    listed = " or ".join(map(repr, names))
+    return f" Did you mean {listed}?" if listed else ""

@@ -1,4 +1,4 @@
-"""How a job is carried out (`Options`), and the exceptions that end one early. Needs no PyTorch."""
+"""How a job is carried out (`Options`), its `Result`, and the exceptions that end one early. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .runs import RunFolder
 class Options:
     """How a job is carried out; nothing here changes its result. deadline: of `time.monotonic()`. pause_at: optimizer
     steps after which the student is validated, saved and left (`Paused`). name: of the run, in tables and reports.
+    request: digest of the command (`already_trained`), stored with the run.
     """
 
     runs: Path = Path("runs")
@@ -23,7 +24,43 @@ class Options:
     deadline: float | None = None
     pause_at: int | None = None
     name: str = ""
+    request: str = ""
     show: Show = field(default_factory=Show)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run. metrics: as `metrics.json`. new: trained now, not found finished."""
+
+    run: RunFolder
+    metrics: dict[str, Any]
+    new: bool
+
+    @property
+    def folder(self) -> Path:
+        return self.run.path
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        return dict(enumerate(self.run.labels))
+
+    @property
+    def model_path(self) -> Path:
+        """A standard Hugging Face folder; of a bag-of-words or neural baseline, its JSON and safetensors."""
+        return self.run.model
+
+    @property
+    def predictions(self) -> dict[str, Any]:
+        """A pyarrow table for each scored split: row, label, prediction, score, logits."""
+        import pyarrow.parquet as parquet
+
+        return {file.stem: parquet.read_table(file) for file in sorted((self.folder / "predictions").glob("*.parquet"))}
+
+
+def finished(path: Path) -> Result | None:
+    """The finished run at `path`, or None where it is not finished."""
+    run = RunFolder(path)
+    return Result(run, run.read("metrics.json"), False) if run.finished else None
 
 
 class Stopped(Exception):

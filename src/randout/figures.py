@@ -40,6 +40,7 @@ HEADLINE = {
 }
 CALIBRATION = "expected_calibration_error"
 NAME_WIDTH = 28  # characters of a label or model name in a text table
+NARROWEST = 12  # columns of a terminal that a shortened cell keeps
 MODEL_WIDTH = 44  # of the name of a run or an arm
 MATRIX_WIDTH = 92  # columns of a terminal that a confusion matrix takes, about
 MATRIX_CLASSES = 12  # more classes than this: the text lists the commonest confusions instead of the matrix
@@ -63,6 +64,36 @@ def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequ
         cells = [cell + gap if at in left else gap + cell for at, (cell, gap) in enumerate(padded)]
         lines.append("  ".join(cells).rstrip())
     return lines
+
+
+def fitted(
+    header: Sequence[str], rows: Sequence[Sequence[str]], width: int, shortened: Sequence[int], ellipsis: str = "…"
+) -> list[tuple[str, ...]]:
+    """The rows with the cells of the columns `shortened` cut in the middle, the widest columns first, so that the lines of
+    `table_lines` have at most `width` columns of a terminal; no column gets narrower than its header or than `NARROWEST`.
+    """
+    widths = [max(map(cell_len, column)) for column in zip(header, *rows, strict=True)]
+    least = {at: max(NARROWEST, cell_len(header[at])) for at in shortened}
+    while sum(widths) + 2 * (len(widths) - 1) > width:
+        open_ = [at for at in shortened if widths[at] > least[at]]
+        if not open_:
+            break
+        widths[max(open_, key=lambda at: widths[at])] -= 1
+    return [
+        tuple(_without_middle(cell, widths[at], ellipsis) if at in least else cell for at, cell in enumerate(row))
+        for row in rows
+    ]
+
+
+def _without_middle(text: str, width: int, ellipsis: str) -> str:
+    """A text in at most `width` columns of a terminal, its start and its end kept."""
+    if cell_len(text) <= width:
+        return text
+    room = width - cell_len(ellipsis)
+    end = text
+    while cell_len(end) > room // 2:
+        end = end[1:]
+    return set_cell_size(text, room - cell_len(end)).rstrip() + ellipsis + end
 
 
 def _percent(value: float) -> str:

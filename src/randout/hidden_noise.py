@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
 from .errors import UserError
 from .lazy import torch
-from .method import Run
+from .method import Method, Run, Size
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def check_layer(run: Run, name: str, layer: int) -> None:
-    """Raise UserError where the student of method `name` has no place `layer` (0 the embeddings, i block i)."""
-    if layer > (blocks := len(run.sites.blocks)):
-        raise UserError(f"methods.{name}.layer: {layer} is no place in this student; 0 to {blocks} are")
+def check_layers(method: Method, setting: str, layers: Sequence[int], size: Size) -> None:
+    """Raise UserError where the student has no place `layers` (0 the embeddings, i block i)."""
+    if bad := [layer for layer in layers if not 0 <= layer <= size.depth]:
+        raise UserError(
+            f"methods.{method.name}.{setting}: found {bad[0]}; expected 0 (the embeddings) to {size.depth}, "
+            f"for the student has {size.depth} blocks"
+        )
+
+
+def check_noise(method: Method, size: Size) -> None:
+    """Raise UserError where `tokens` or `units` of a method are more than any text or hidden state of the student has.
+
+    Fewer tokens than that, in a text, are no fault: all of them are chosen then. The default is no fault either.
+    """
+    limits = {
+        "units": (size.width, "hidden units of the student"),
+        "tokens": (size.positions, "tokens that the student reads of a text"),
+    }
+    for setting, (most, what) in limits.items():
+        asked, default = getattr(method, setting), type(method).model_fields[setting].default
+        if most is not None and asked > most and asked != default:
+            raise UserError(f"methods.{method.name}.{setting}: found {asked}; expected at most {most}, the {what}")
 
 
 @contextmanager

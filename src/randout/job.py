@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from .choice import FOLDER as CHOICE
 from .choice import chosen_plan, train_chosen
 from .config import to_toml
 from .errors import UserError
+from .execution import Result as Result
+from .execution import finished as finished
 from .files import portable, replace_text
 from .prepare import Plan, refit_plan
 from .registry import Origin
@@ -36,41 +38,6 @@ REFIT = "refit"  # in a run folder, while it is trained on all rows
 BEGUN = {".lock", "run.toml", "split.json", "run.json", SEEN_ROWS}  # may stand in a folder before `run.json` does
 
 
-@dataclass(frozen=True)
-class Result:
-    """A finished run. metrics: as `metrics.json`. new: trained now, not found finished."""
-
-    run: RunFolder
-    metrics: dict[str, Any]
-    new: bool
-
-    @property
-    def folder(self) -> Path:
-        return self.run.path
-
-    @property
-    def id2label(self) -> dict[int, str]:
-        return dict(enumerate(self.run.labels))
-
-    @property
-    def model_path(self) -> Path:
-        """An ordinary Hugging Face folder; of a classifier of words, its JSON and safetensors."""
-        return self.run.model
-
-    @property
-    def predictions(self) -> dict[str, Any]:
-        """A pyarrow table for each scored split: row, label, prediction, score, logits."""
-        import pyarrow.parquet as parquet
-
-        return {file.stem: parquet.read_table(file) for file in sorted((self.folder / "predictions").glob("*.parquet"))}
-
-
-def finished(path: Path) -> Result | None:
-    """The finished run at `path`, or None where it is not finished."""
-    run = RunFolder(path)
-    return Result(run, run.read("metrics.json"), False) if run.finished else None
-
-
 def carry_out(plan: Plan, options: Options) -> Result:
     """Train what `plan` says, or find it done. Raises Stopped, UserError, Failure."""
     run = _folder(plan, options)
@@ -81,7 +48,7 @@ def carry_out(plan: Plan, options: Options) -> Result:
         return Result(run, run.read("metrics.json"), False)
     with run.lock():
         if run.finished:
-            _keep_name(run, options)
+            _keep_options(run, options)
             clean(run)  # killed after its last write, it could not do so itself
             options.show.say(f"already trained: {run.path}")
             if _test_to_open(run, plan):
@@ -91,7 +58,7 @@ def carry_out(plan: Plan, options: Options) -> Result:
             options.show.say(note)
         _check_first(plan, options)
         _begin_record(run, plan, options)
-        _keep_name(run, options)
+        _keep_options(run, options)
         try:
             teacher = taught(plan, options)
             if plan.alternative is None:
@@ -125,7 +92,7 @@ def taught(plan: Plan, options: Options) -> Taught | None:
 
 
 def _fine_tuned(plan: Plan, options: Options) -> Path:
-    return carry_out(plan, replace(options, name="")).folder
+    return carry_out(plan, replace(options, name="", request="")).folder
 
 
 def _folder(plan: Plan, options: Options) -> RunFolder:
@@ -218,11 +185,12 @@ def _shown_as(plan: Plan) -> dict[str, str]:
     return {"data": plan.dataset.name, "student": plan.student.label, **fold}
 
 
-def _keep_name(run: RunFolder, options: Options) -> None:
-    """Store the name that was asked for; a finished run can be renamed so."""
+def _keep_options(run: RunFolder, options: Options) -> None:
+    """Store the name that was asked for (a finished run can be renamed so), and the digest of the command."""
     record = run.record
-    if options.name and record.get("name") != options.name:
-        run.write("run.json", record | {"name": options.name})
+    given = {key: value for key, value in (("name", options.name), ("request", options.request)) if value}
+    if any(record.get(key) != value for key, value in given.items()):
+        run.write("run.json", record | given)
 
 
 def _finish(plan: Plan, run: RunFolder, trained: Trained, teacher: Taught | None, options: Options) -> dict[str, Any]:

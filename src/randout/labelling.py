@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from . import archives, data, saved, table_blocks, tables, writing
+from . import archives, data, model_sources, saved, table_blocks, tables, writing
 from .errors import UserError
 from .metrics import log_probabilities
 from .progress import Show
@@ -73,6 +73,7 @@ def label_table(request: Request, file: str, out: Path | None, show: Show, bars:
     trained = saved.trained_columns(request.model)
     with data.open_texts(file, request.text_column, trained.get("text"), request.encoding) as (blocks, look_through):
         writer = writing.BlockWriter(out or writing.default_output(blocks, "labelled"))
+        model_sources.check_there(request.model)
         texts = look_through(writer.check)
         if warning := saved.other_column(trained, texts.column, request.text_column, file):
             show.warn(warning)
@@ -100,15 +101,18 @@ def note_empty(texts: data.TextBlocks, show: Show) -> None:
 
 def label_texts(request: Request, texts: Sequence[str], show: Show, bars: Show) -> Iterator[tuple[list[str], Labelled]]:
     """(classes, texts with their labels) of texts in memory, block by block. bars: how progress is shown."""
+    model_sources.check_there(request.model)
     table = table_blocks.whole(tables.Table({"text": list(texts)}, "arguments", "", "lines"))
     yield from _label_blocks(request, data.texts_of(table, "text"), show, bars)
 
 
 def label_input(request: Request, stream: BinaryIO, show: Show, bars: Show) -> Iterator[tuple[list[str], Labelled]]:
     """(classes, texts with their labels) of each block of a stream: a text a line, or the rows of a table where a text
-    column is asked for or its first line names one, by a usual name or that which the run was trained on. The stream is
-    read to its end, and checked, before the model is loaded. bars: how progress is shown. Raises UserError.
+    column is asked for or its first line names one, by a usual name or that which the run was trained on. That there is
+    such a model is checked first; the stream is read to its end, and checked, before the model is loaded. bars: how
+    progress is shown. Raises UserError.
     """
+    model_sources.check_there(request.model)
     with ExitStack() as stack:
         opened = archives.of_handle(stack.enter_context(archives.spooled(stream)), tables.STANDARD_INPUT)
         trained = saved.trained_columns(request.model).get("text", "")
@@ -126,6 +130,7 @@ def _label_blocks(
 ) -> Iterator[tuple[list[str], Labelled]]:
     note_empty(texts, show)
     if not texts.rows:
+        show.say("note: no text was given, so there is nothing to label; name texts, or a table with --file")
         return
     model = saved.opened_on(request.model, request.device, "predict")
     classes = list(model.id2label.values())

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -81,6 +81,24 @@ class Forward(Protocol):
     ) -> Output: ...
 
 
+class Size(NamedTuple):
+    """The dimensions of a student that limit a method's settings. depth: blocks. width: hidden units, positions: tokens
+    that a text may have at most; None where they are not known.
+    """
+
+    depth: int
+    width: int | None = None
+    positions: int | None = None
+
+    @staticmethod
+    def of(config: Any, depth: int) -> Size:
+        """From a model's configuration, as an object or as the table of its config.json."""
+        found = config if isinstance(config, Mapping) else vars(config) if config is not None else {}
+        width = found.get("hidden_size") or found.get("dim")
+        positions = found.get("max_position_embeddings")
+        return Size(depth, *(value if isinstance(value, int) else None for value in (width, positions)))
+
+
 @dataclass(frozen=True)
 class LiveTeacher:
     """A teacher that is run beside the student, for methods that need more of it than stored logits.
@@ -146,6 +164,11 @@ class Run:
     )  # names of the student's parameters that are not pretrained, where that is known
     heldout: Callable[[int], Batch] | None = None  # step -> a batch of training rows that are kept from the student
     logged: dict[str, list[tuple[Tensor, float]]] = field(default_factory=dict)  # name -> (number, weight) of this step
+
+    @property
+    def size(self) -> Size:
+        """The student's dimensions."""
+        return Size.of(self.sites.config, len(self.sites.blocks))
 
     def generator(self, purpose: str, device: torch.device, *extra: Any) -> torch.Generator:
         """A generator whose numbers are a function of (seed, purpose, step, rank, call, extra)."""
@@ -223,8 +246,12 @@ class Method(BaseModel):
         """Whether it is of use with so many labelled training rows; if not, a recipe leaves it out with a note."""
         return True
 
+    def check_size(self, size: Size) -> None:
+        """Raise UserError for settings beyond a student's dimensions. Asked before the student is loaded, too."""
+
     def check(self, run: Run) -> None:
-        """Raise UserError where this method cannot work on this student."""
+        """Raise UserError where this method cannot work on this student; by default, where `check_size` does."""
+        self.check_size(run.size)
 
     def start(self, run: Run) -> State:
         """Once, before the optimizer exists."""

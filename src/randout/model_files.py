@@ -15,10 +15,37 @@ from .errors import UserError
 FAMILIES = (
     "BERT, RoBERTa, XLM-RoBERTa, CamemBERT, Data2VecText, ELECTRA, DistilBERT, ALBERT, MPNet, DeBERTa-v2, ModernBERT"
 )
+ENCODERS = frozenset(  # model types of these families: known to be encoders without asking transformers
+    ("bert", "roberta", "xlm-roberta", "camembert", "data2vec-text", "electra", "distilbert", "albert")
+) | {"mpnet", "deberta-v2", "modernbert"}
+ENCODER, POOLING, CLASSIFIER = "0_Transformer", "1_Pooling", "2_Classifier"  # of a sentence-transformers classifier
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf", "*.onnx")
 ADAPTER = "adapter_config.json"
 LFS = b"version https://git-lfs.github.com/spec/"
+
+
+def is_pooled(folder: Path) -> bool:
+    """Whether a folder holds a classifier on the mean of its tokens' states (`pooled`)."""
+    return all((folder / part).is_dir() for part in (ENCODER, POOLING, CLASSIFIER))
+
+
+def is_known_encoder(kind: Any) -> bool:
+    """Whether transformers can make a classifier of a model type and knows it as an encoder.
+
+    Loads transformers for a type that is not one of `ENCODERS` only.
+    """
+    if kind in ENCODERS:
+        return True
+    if not isinstance(kind, str):
+        return False
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    )
+
+    known = (MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES)
+    return all(kind in names for names in known)
 
 
 def check_is_model(name: str, folder: Path) -> None:
@@ -96,25 +123,36 @@ def check_contents(name: str, folder: Path, patterns: list[str]) -> None:
             raise UserError(f"{name}: config.json is empty; copy or download it again")
 
 
-def check_family(name: str, config: Mapping[str, Any]) -> None:
-    """Raise UserError for what is no encoder."""
+def is_encoder_decoder(kind: str) -> bool:
+    """Whether transformers knows a model type as an encoder-decoder."""
+    if kind in ENCODERS:
+        return False
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+
+    return kind in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+
+
+def is_decoder(kind: str) -> bool:
+    """Whether transformers knows a model type as a decoder, and not as an encoder too."""
+    if kind in ENCODERS:
+        return False
     from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as DECODERS,
-    )
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED,
-    )
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES as BOTH,
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     )
 
+    return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+
+def check_family(name: str, config: Mapping[str, Any]) -> None:
+    """Raise UserError for what is no encoder."""
     kind = config.get("model_type")
     if not isinstance(kind, str):
         raise UserError(f"{name}: its config.json has no model_type, so it is not that of a Hugging Face model")
     takes = f"randout takes encoders: {FAMILIES}"
-    if kind in BOTH or config.get("is_encoder_decoder"):
+    if is_encoder_decoder(kind) or config.get("is_encoder_decoder"):
         raise UserError(f"{name}: {kind.upper()} is an encoder-decoder; {takes}")
-    if kind in DECODERS and kind not in MASKED:
+    if is_decoder(kind):
         raise UserError(f"{name}: {kind.upper()} is a decoder; {takes}")
     if config.get("is_decoder"):
         raise UserError(

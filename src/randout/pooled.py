@@ -23,10 +23,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .errors import UserError
+from .model_files import CLASSIFIER, ENCODER, POOLING
+from .model_files import is_pooled as is_pooled
 
 Pooling = Literal["first", "mean"]
 SETTING = "classifier_pooling"  # of the configuration of families whose stock class can pool by the mean
-ENCODER, POOLING, CLASSIFIER = "0_Transformer", "1_Pooling", "2_Classifier"
 PREFIX = "sentence_transformers.models"
 
 
@@ -94,11 +95,6 @@ def stock_pooling(config: Any) -> Pooling | None:
 def set_stock_pooling(config: Any, pooling: Pooling) -> None:
     """Have the stock classifier of a configuration that has the setting read the mean, or the first token."""
     setattr(config, SETTING, "mean" if pooling == "mean" else "cls")
-
-
-def is_pooled(folder: Path) -> bool:
-    """Whether a folder holds a classifier as `save` writes it."""
-    return all((folder / part).is_dir() for part in (ENCODER, POOLING, CLASSIFIER))
 
 
 def stated_pooling(folder: Path) -> Pooling | None:

@@ -19,14 +19,14 @@ from . import baseline, defaults, leaks, models
 from .classifiers import Bag, Classifier, Network
 from .classifiers.settle import FREE, chosen, settle
 from .config import ALTERNATIVE, AUTO_STUDENT, Config, StudentTable, TeacherTable, TrainTable
-from .data import Dataset, read_data
+from .data import Dataset, data_identity, read_data
 from .errors import UserError
 from .files import joined_name
 from .heads import check_layers
-from .method import SUPERVISED, Method
+from .method import SUPERVISED, Method, Size
 from .methods import GOLD, METHODS
 from .methods.contrastive import Contrastive
-from .model_sources import DEFAULT_STUDENT, Source, at_hand, find
+from .model_sources import CLASSIFIER_NAMES, DEFAULT_STUDENT, Source, at_hand, find
 from .pooled import Pooling
 from .recipe import learned_rows, methods_of
 from .registry import Origin
@@ -225,6 +225,8 @@ def _student_settings(
     """
     if isinstance(depth := student.config.get("num_hidden_layers") or student.config.get("n_layers"), int):
         check_layers(table.layers, depth, student.name)
+        for method in methods:
+            method.check_size(Size.of(student.config, len(table.layers) or depth))
     tokens, max_length = tokens_for(student, table, dataset, notes)
     pooling: Pooling = "mean" if table.pooling == "mean" else "first"
     rows = learned_rows(dataset, methods)[0]
@@ -242,10 +244,24 @@ def _train_settings(
     train: TrainTable, methods: Sequence[Method], student: Source, dataset: Dataset, notes: list[str]
 ) -> TrainTable:
     """The table `[train]` with every "auto" decided."""
-    texts = len(learned_rows(dataset, methods)[0]) + len(dataset.split.get("unlabeled", ()))
-    by_contrast = any(isinstance(method, Contrastive) for method in methods)
+    texts, by_contrast = _learned(methods, dataset)
     width = student.config.get("hidden_size") or student.config.get("dim") or defaults.RATE_WIDTH
     return defaults.resolved(train, texts, len(dataset.split["validation"]), int(width), by_contrast, notes)
+
+
+def _learned(methods: Sequence[Method], dataset: Dataset) -> tuple[int, bool]:
+    """How many texts the student learns from, and whether by a contrastive loss."""
+    texts = len(learned_rows(dataset, methods)[0]) + len(dataset.split.get("unlabeled", ()))
+    return texts, any(isinstance(method, Contrastive) for method in methods)
+
+
+def usual_epochs(plan: Plan) -> int:
+    """The epochs that "auto" would take for an encoder on these rows, whatever was asked; 0 for another student."""
+    if plan.classifier is not None:
+        return 0
+    texts, by_contrast = _learned(methods_of(plan.config), plan.dataset)
+    train = plan.config.train.model_copy(update={"epochs": 0})
+    return defaults.resolved(train, texts, 0, defaults.RATE_WIDTH, by_contrast, []).epochs
 
 
 def _as_asked(plan: Plan) -> Config:
@@ -381,11 +397,11 @@ def native_bfloat16(device: str) -> bool:
 
 def _student(table: StudentTable, notes: list[str]) -> Source:
     if table.model:
-        return find(table.model, table.revision)
+        return find(table.model, table.revision, CLASSIFIER_NAMES)
     near = at_hand()
     if near:
         found = find(str(near[0]))
-        notes.append(f"student: {found.label}, the smallest encoder at hand (another: --student)")
+        notes.append(f"student: {found.label}, the smallest encoder found locally (another: --student)")
         return found
     found = find(DEFAULT_STUDENT)
     notes.append(f"student: {DEFAULT_STUDENT}, from the hub (another: --student)")
@@ -417,7 +433,7 @@ def _teacher(
         notes.append(f"No teacher: no larger encoder found locally. {out} is left out. Use --teacher NAME to distil")
         return None, "none"
     source = find(str(larger[-1]))
-    notes.append(f"teacher: {source.label}, the largest encoder at hand that fits here (another: --teacher)")
+    notes.append(f"teacher: {source.label}, the largest encoder found locally that fits here (another: --teacher)")
     return source, str(larger[-1])
 
 
@@ -466,13 +482,6 @@ def _identity(plan: Plan) -> dict[str, Any]:
         **({"plugins": foreign} if foreign else {}),
         "train": train,
     }
-
-
-def data_identity(dataset: Dataset) -> dict[str, Any]:
-    """What a dataset and its split contribute to the fingerprint."""
-    split = {name: hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest() for name, rows in dataset.split.items()}
-    data = {"sha256": dataset.sha256, "columns": dataset.columns, "labels": list(dataset.id2label.values())}
-    return {"data": data, "split": split}
 
 
 def class_weights(dataset: Dataset) -> torch.Tensor:

@@ -12,7 +12,10 @@ from .config import DEFAULT_PRESET, Config, build, overlay, read_preset, read_re
 from .errors import UserError
 from .files import resolve_places
 from .methods import METHODS
+from .registry import Origin
 from .runs import RunFolder
+
+RESTORE = "bring back what it was begun with to resume, or use --fresh to train alongside"
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,38 @@ def recipe_tables(path: Path) -> dict[str, Any]:
         if teacher.get("model") and (place / "run.toml").exists():
             teacher["model"] = os.path.normpath(place.absolute())
     return tables
+
+
+def stored_config(run: RunFolder, to_train: bool = False) -> Config:
+    """The configuration in a run's `run.toml`, its paths made good from where the folder lies now.
+
+    to_train: the run is to be resumed, so methods of other packages must be here as the run was begun with them (else
+    UserError); to read its model, they need not be.
+    """
+    tables = read_recipe(run.path / "run.toml")
+    resolve_places(tables, run.path)
+    if to_train:
+        check_origins(run)
+        return build([tables], METHODS)
+    methods = tables.get("methods", {})
+    if not isinstance(methods, dict):
+        return build([tables], METHODS)
+    foreign = {name: own for name, own in methods.items() if name not in METHODS.built_in and isinstance(own, dict)}
+    config = build([tables | {"methods": {k: v for k, v in methods.items() if k not in foreign}}], METHODS)
+    return config.model_copy(update={"methods": config.methods | foreign})
+
+
+def check_origins(run: RunFolder) -> None:
+    """Raise UserError where a method of another package or file is not here as the run was begun with it."""
+    for name, recorded in run.record.get("plugins", {}).items():
+        was = Origin(**recorded)
+        where = f"{run.path}: methods.{name} comes from the {was}"
+        if name not in METHODS:
+            todo = "install it" if was.package else f"name it with --plugin {was.file}"
+            raise UserError(f"{where}, which is not {'installed' if was.package else 'loaded'} here; {todo} to resume")
+        now = METHODS.origins([name]).get(name, Origin())
+        if now.identity != was.identity:
+            raise UserError(f"{where}, and {now.differs_from(was)}; {RESTORE}")
 
 
 def base_layers(preset: str | None, recipe: Path | None) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from . import baseline, diagnostics
 from .classifiers import CLASSIFIERS, Bag
 from .diagnostics import Finding
 from .predictions import read_predictions
-from .prepare import Plan
+from .prepare import Plan, usual_epochs
 from .runs import RunFolder
 
 SPLITS = ("validation", "test")
@@ -39,8 +39,10 @@ def diagnose(plan: Plan, run: RunFolder, metrics: dict[str, Any], history: dict[
     last = next(split for split in reversed(SPLITS) if split in found)
     train = np.bincount(dataset.labels[dataset.split["train"]], minlength=len(names))
     about = [one for one in metrics.get("warnings", []) if not one["split"] and one["kind"] != "still-improving"]
-    late = diagnostics.still_improving(history, plan.config.train.metric, len(dataset.split["validation"]))
-    hint = "" if late else diagnostics.hint(history)
+    usual = usual_epochs(plan)
+    held = len(dataset.split["validation"])
+    late = diagnostics.still_improving(history, plan.config.train.metric, held, usual)
+    hint = "" if late else diagnostics.hint(history, usual)
     own = _of_split(run, last, found[last], names, int(train.argmax()), metric, hint)
     others = [
         diagnostics.unseen(found[split].get("unseen"), split) for split in SPLITS if split in found and split != last

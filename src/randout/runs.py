@@ -17,14 +17,14 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .errors import Failure, UserError
+from .errors import Failure, UserError, closest, did_you_mean
 from .files import replace_text, shell_path
 from .progress import Show
 from .run_names import run_names
@@ -157,7 +157,8 @@ def free_path(path: Path) -> Path:
 def list_runs(folder: Path) -> list[RunFolder]:
     """The runs below `folder`, by name."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder of runs")
+        what = "this is a file; expected a folder of runs" if folder.exists() else "no such folder of runs"
+        raise UserError(f"{folder}: {what}. `randout train` makes the folder runs; name another with --runs")
     return [RunFolder(path.parent) for path in sorted(folder.glob("*/run.json"))]
 
 
@@ -191,11 +192,37 @@ def _about(run: RunFolder) -> dict[str, str]:
 
 
 def named_run(name: Path, folder: Path) -> RunFolder:
-    """A run by its folder, or by its folder's name or its own in a folder of runs, as `run_rows` lists them."""
-    inside = folder / name
+    """A run by its folder, or by its folder's name or its own in a folder of runs, as `run_rows` lists them.
+
+    Raises UserError where there is no such run.
+    """
+    inside, names = folder / name, {}
     if not name.exists() and not inside.exists() and folder.is_dir():
-        inside = next((folder / row["run"] for row in run_rows(folder) if row["name"] == str(name)), inside)
-    return RunFolder(inside if not name.exists() and inside.exists() else name)
+        names = {row["name"]: folder / row["run"] for row in run_rows(folder)}
+        inside = names.get(str(name), inside)
+    return check_run(inside if not name.exists() and inside.exists() else name, folder, names)
+
+
+def check_run(path: Path, folder: Path = Path("runs"), names: Iterable[str] = ()) -> RunFolder:
+    """The run in the folder `path`. Raises UserError where there is none, with the closest names in its place, in
+    `folder`, the folder of runs, and among further `names`.
+    """
+    if (path / "run.json").exists():
+        return RunFolder(path)
+    near = did_you_mean(list(dict.fromkeys([*closest_runs(path, folder), *closest(str(path), names)]))[:2])
+    if not path.exists():
+        raise UserError(f"{path}: no such run.{near} `randout runs` lists the runs in a folder")
+    raise UserError(f"{path}: not a run folder (no run.json in it); expected the folder of a run.{near}")
+
+
+def closest_runs(path: Path, folder: Path = Path("runs")) -> list[str]:
+    """Folders of runs whose names are close to that of `path`: first those beside it, then those in `folder`."""
+    found: list[str] = []
+    for place in dict.fromkeys((path.parent, folder)):
+        with suppress(OSError):
+            names = [one.parent.name for one in place.glob("*/run.json")]
+            found += [str(place / name) for name in closest(path.name, names)]
+    return list(dict.fromkeys(found))[:2]
 
 
 def remove(run: RunFolder) -> None:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .runs import RunFolder
+from .errors import UserError
+from .files import shell_path
+from .runs import RunFolder, check_run
 
 if TYPE_CHECKING:
     from .prepare import Plan
@@ -85,6 +87,18 @@ def trained_columns(name: str) -> dict[str, str]:
     run = run_of(name)
     found = run.record.get("identity", {}).get("data", {}).get("columns", {}) if run is not None else {}
     return {what: found[what] for what in ("text", "label") if found.get(what)}
+
+
+def check_own_split(path: Path, split: str) -> RunFolder:
+    """The finished run in a folder. Raises UserError where there is none, or no such split of its own rows."""
+    if split not in ("validation", "test"):
+        raise UserError(
+            f"--split {split}: expected validation or test, the splits that a run is scored on; or name a file"
+        )
+    run = check_run(path)
+    if not run.finished:
+        raise UserError(f"{path}: this run is not finished. Resume it with: randout train --resume {shell_path(path)}")
+    return run
 
 
 def other_column(trained: Mapping[str, str], read: str, asked: str | None, file: str) -> str:

@@ -17,7 +17,7 @@ from . import data, diagnostics, figures, leaks, models, runs, tables, writing
 from .classifiers import Classifier
 from .columns import rows_in
 from .errors import UserError
-from .files import replace_text, shell_path
+from .files import replace_text
 from .labels import UnknownLabel
 from .metrics import log_probabilities, score
 from .predictions import Predictions, read_predictions, write_predictions
@@ -26,7 +26,16 @@ from .progress import Show
 from .replay import replay
 from .run_diagnostics import SPLITS, diagnose, of_file, of_run
 from .runs import RunFolder
-from .saved import RowLogits, device_of, opened_on, other_column, row_logits, run_of, trained_columns
+from .saved import (
+    RowLogits,
+    check_own_split,
+    device_of,
+    opened_on,
+    other_column,
+    row_logits,
+    run_of,
+    trained_columns,
+)
 from .seen import SeenRows, in_words, leaked, merged, read_seen, row_hashes, seen_in
 from .soft_labels import output_names
 from .statistics import Comparison, compare_models
@@ -281,6 +290,7 @@ def score_file(
     labels: Sequence[str] = (),
     out: Path | None = None,
     probabilities: bool = False,
+    opened: data.LabelledFile | None = None,
 ) -> tuple[dict[str, Any], dict[int, str]]:
     """Metrics of any classifier on a labelled file, and its id2label. Rows without a text are not scored; `without_text`
     says how many. Rows whose label is no class of the model are errors; `unseen` says how many. Where the classifier or
@@ -288,9 +298,10 @@ def score_file(
     on the other rows. Where the file holds test rows of the run itself, an opening of its test split is recorded, and
     `test_rows` says how many they are and how often they were scored so far (None where that cannot be recorded).
 
-    labels: the classes in the order of the model's outputs, where its own names are none. out: the table with prediction
-    and score of each row is written there, with the probabilities of all classes where these are asked for. Raises
-    UserError where no row has a label that the model knows (with `labels`: where any has another), for outputs named in a
+    opened: the file, where it has been read already. labels: the classes in the order of the model's outputs, where its own
+    names are none. out: the table with prediction and score of each row is written there, with the probabilities of all
+    classes where these are asked for. Raises UserError where no row has a label that the model knows (with `labels`: where
+    any has another), for outputs named in a
     wrong order, and for an `out` that cannot be written.
     """
     if out is not None:
@@ -299,7 +310,7 @@ def score_file(
     id2label = dict(enumerate(output_names(saved.id2label, labels, model, "--labels")))
     if twice := [name for name in labels if list(labels).count(name) > 1]:
         raise UserError(f"--labels: {twice[0]!r} is named more than once; each output is another class")
-    found = _rows_to_score(model, file, text_column, label_column, show, encoding, id2label, bool(labels))
+    found = _rows_to_score(model, file, text_column, label_column, show, encoding, id2label, bool(labels), opened)
     write = writing.writer(found.table, out) if out is not None else None
     counts, which, held = _seen_in_file(model, file, found.texts, show)
     opening = _open_by_file(run_of(model), held, len(found.texts), show) if held else {}
@@ -338,6 +349,7 @@ def _rows_to_score(
     encoding: str,
     id2label: dict[int, str],
     named: bool,
+    opened: data.LabelledFile | None,
 ) -> data.Evaluation:
     """The rows of a file, and what is to be said of them. named: whether the user has named the model's outputs."""
     trained = trained_columns(model)
@@ -349,7 +361,8 @@ def _rows_to_score(
 
     notes: list[str] = []
     try:
-        found = data.load_evaluation(file, id2label, text_column, label_column, notes, trained, told, encoding, named)
+        read = opened or data.open_evaluation(file, text_column, label_column, trained, encoding)
+        found = data.load_evaluation(read, id2label, notes=notes, told=told, strict=named)
     except UnknownLabel as error:
         if named or not all(PLACEHOLDER.fullmatch(name) for name in id2label.values()):
             raise
@@ -442,14 +455,9 @@ def score_run(
     path: Path, split: str, show: Show, allow_leaks: bool = False, device: str = "auto"
 ) -> tuple[dict[str, Any], dict[int, str]]:
     """Metrics of a finished run on one of its own splits; opening the test split is recorded."""
+    run = check_own_split(path, split)
     where = device_of(device, "evaluate")
-    run = RunFolder(path)
-    run.read("run.json")
-    if not run.finished:
-        raise UserError(f"{path}: this run is not finished. Resume it with: randout train --resume {shell_path(path)}")
     labels = run.labels
-    if split not in ("validation", "test"):
-        raise UserError(f"--split {split}: a run is scored on validation or test, or name a file")
     if split == "validation":
         return run.read("metrics.json")[split] | {"warnings": of_run(run, split)}, dict(enumerate(labels))
     plan = replay(run)

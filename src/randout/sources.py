@@ -160,7 +160,14 @@ def choose_columns(opened: Opened, text: str | None, label: str | None, group: s
     group = group or known.group_column
     if use_text:
         cols.named_column(table, use_text, "--text-column")
-    found_label = cols.choose_label(table, use_label, use_text)
+    try:
+        found_label = cols.choose_label(table, use_label, use_text)
+    except cols.UnclearColumn as label_error:
+        try:
+            cols.choose_text(table, use_text)
+        except cols.UnclearColumn as text_error:
+            raise cols.both_unclear(table, text_error, label_error) from None
+        raise
     found_text = cols.choose_text(table, use_text, found_label)
     if found_text == found_label:
         raise UserError(f"{table.name}: column {found_text!r} is named as the text and as the label. Name two columns.")
@@ -265,7 +272,8 @@ def given_split(parts: Sequence[Part], split_column: str | None, notes: list[str
     unknown = [row for row, value in enumerate(values, 1) if value.lower() not in SPLIT_VALUES]
     if unknown:
         found = list(dict.fromkeys(values))
-        shown = ", ".join(map(repr, found[:10])) + (", ..." if len(found) > 10 else "")
+        shown = ", ".join(repr(value if len(value) <= 40 else value[:40] + "...") for value in found[:5])
+        shown += ", ..." if len(found) > 5 else ""
         raise UserError(
             f"{main.name}, {cols.rows_in(main, unknown)}: column {split_column!r} holds other values than train, validation "
             f"(or valid, val, dev) and test. Found: {shown}."

@@ -13,14 +13,16 @@ from typing import Any
 
 from . import config as configuration
 from . import study as studying
-from .data import read_data
-from .errors import UserError
+from .already_trained import find_models
+from .data import Datasets, read_data
+from .errors import UserError, did_you_mean
 from .execution import Options, Stopped
 from .files import joined_name
 from .grid import SearchTable
 from .methods import METHODS
 from .record import StudyFolder
 from .request import Request, recipe_tables
+from .runs import closest_runs
 from .search_request import check_space, make_search
 from .study import Study
 from .wording import plural
@@ -78,7 +80,9 @@ def _made_search(request: Request, table: Mapping[str, Any], options: Options) -
     if absent:
         options.show.say(f"left out, for this recipe has no such method: {', '.join(absent)}")
     check_space(made)
-    return made, read_data(made.config)
+    dataset = read_data(made.config)
+    find_models(made.config)
+    return made, dataset
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,8 @@ class Asked:
 
     student: str | None = None
     teacher: str | None = None
+    text_column: str | None = None
+    label_column: str | None = None
     preset: str | None = None
     recipe: Path | None = None
     settings: Sequence[dict[str, Any]] | None = None
@@ -122,7 +128,8 @@ class Asked:
         return _named(baseline=self.baseline, metric=self.metric, margin=self.margin)
 
 
-RECIPE = ("arms", "methods", "drop_one", "student", "teacher", "preset", "recipe", "settings")
+RECIPE: tuple[str, ...] = ("arms", "methods", "drop_one", "student", "teacher", "text_column", "label_column")
+RECIPE += ("preset", "recipe", "settings")
 TUNING = ("space", "trials", "halving")
 
 
@@ -165,20 +172,32 @@ def cross_validation(data: str, asked: Asked, out: Path | None) -> Study:
 
 def carry_out(study: Study, out: Path | None, options: Options) -> StudyFolder:
     """Run a study, or resume it, in `out` or studies/NAME. Raises StudyStopped, UserError."""
+    datasets = _read(study)
     from .comparison import run_study
 
     where = out or Path("studies") / study.name
     try:
-        return run_study(study, where, options)
+        return run_study(study, where, options, datasets)
     except Stopped as stop:
         raise StudyStopped(stop, where) from None
 
 
+def _read(study: Study) -> Datasets:
+    """The data of the first cell, read, before PyTorch is loaded. Raises UserError, also for models that are not there."""
+    datasets, first = Datasets(), studying.units(study)[0]
+    configs = [studying.arm_config(study, arm, METHODS, first.tables) for arm in study.arms]
+    datasets.read(configs[0])
+    for config in configs:
+        find_models(config)
+    return datasets
+
+
 def planned(study: Study, out: Path | None) -> list[str]:
     """What a study would run, checked. Raises UserError."""
-    from .comparison import Datasets, check_arms
+    datasets = _read(study)
+    from .comparison import check_arms
 
-    study, notes = check_arms(study, Datasets())
+    study, notes = check_arms(study, datasets)
     units = studying.units(study)
     trials = study.tuning.trials if study.tuning else 0
     tuned = f", after {plural(trials, 'trial') if trials else 'all trials'} an arm" if study.tuning else ""
@@ -202,7 +221,8 @@ def are_runs(words: Sequence[str]) -> bool:
     """Whether all of these are runs. Raises UserError for several words that are not."""
     others = [word for word in words if not (Path(word) / "run.json").exists()]
     if others and len(words) > 1:
-        raise UserError(f"compare: {others[0]} is no run; name one study, one table, or finished runs only")
+        near = did_you_mean(closest_runs(Path(others[0])))
+        raise UserError(f"compare: {others[0]} is no run.{near} Name one study, one table, or finished runs only")
     return bool(words) and not others
 
 
@@ -232,11 +252,12 @@ def _name(out: Path | None, data: str, what: str) -> str:
 def _base(data: str, asked: Asked) -> dict[str, Any]:
     """What lies under every arm: what is named over a recipe."""
     tables: dict[str, dict[str, Any]] = {
-        "data": {"source": data},
+        "data": {"source": data, "text_column": asked.text_column, "label_column": asked.label_column},
         "student": {"model": asked.student},
         "teacher": {"model": asked.teacher},
     }
-    over = {name: table for name, table in tables.items() if all(table.values())}
+    given = {name: {key: value for key, value in table.items() if value} for name, table in tables.items()}
+    over = {name: table for name, table in given.items() if table}
     request = Request(over, asked.preset, asked.recipe, tuple(asked.settings or ()))
     base = _standing_alone(recipe_tables(request.recipe)) if request.recipe else {}
     for table in (request.tables, *request.settings):

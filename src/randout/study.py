@@ -28,6 +28,7 @@ from .errors import UserError, nearest
 from .files import resolve_places
 from .grid import SearchTable
 from .methods import GOLD, KD_ALONE, PAPERS_OWN
+from .model_sources import CLASSIFIER_NAMES
 from .shelf import ALL, as_study, chosen
 from .verdicts import FOLDS_NEEDED
 
@@ -192,12 +193,10 @@ def arm_config(study: Study, arm: str, methods: Mapping[str, Any], above: Mappin
     named = "preset" in own
     preset = str(own.pop("preset", base.get("preset", PAPER_PRESET)))
     common = str(base.pop("preset", PAPER_PRESET))
-    from .classifiers import CLASSIFIERS
-
     model = own.get("student", {}).get("model")
     if model:
         base.pop("student", None)
-    if model in CLASSIFIERS:
+    if model in CLASSIFIER_NAMES:
         base = {name: base[name] for name in ("data", "output") if name in base}
     try:
         below = read_preset(preset)
@@ -256,10 +255,8 @@ def drop_one(config: Config, methods: Iterable[str]) -> dict[str, dict[str, Any]
 
 def unequal(study: Study, configs: Mapping[str, Config]) -> list[str]:
     """What arms do not share although an equal budget needs it: a sentence each."""
-    from .classifiers import CLASSIFIERS
-
     found = []
-    configs = {arm: config for arm, config in configs.items() if config.student.model not in CLASSIFIERS}
+    configs = {arm: config for arm, config in configs.items() if config.student.model not in CLASSIFIER_NAMES}
     for key in ("epochs", "batch_size", "patience"):
         values = {arm: getattr(config.train, key) for arm, config in configs.items()}
         if len(set(values.values())) > 1:

@@ -138,7 +138,10 @@ def doubts(plan: Plan, own: dict[str, Any], teacher: Taught | None, run: RunFold
 def no_teacher(left_out: Sequence[str]) -> Finding:
     """That a method of the default preset was left out, for no teacher was found."""
     text = f"No teacher was found, so {' and '.join(left_out)} was left out and nothing was distilled. "
-    return Finding("no-teacher", f"{text}Use --teacher NAME to distil, or --teacher none to train without one.")
+    return Finding(
+        "no-teacher",
+        f"{text}Choose one: --teacher NAME distils from that model; --teacher none trains without a teacher.",
+    )
 
 
 def _not_above_student(plan: Plan, own: dict[str, Any], teacher: Taught, run: RunFolder) -> Finding | None:

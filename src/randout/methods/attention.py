@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from ..errors import UserError
 from ..lazy import torch
 from ..losses import kl_divergence, unit
-from ..method import Batch, Forward, Method, Run, State
+from ..method import Batch, Forward, Method, Run, Size, State
 from ..outputs import Output
 
 if TYPE_CHECKING:
@@ -56,13 +56,16 @@ class AttentionPerturbation(Method):
     def _one_or_many(cls, value: object) -> object:
         return (value,) if isinstance(value, int) else value
 
-    def check(self, run: Run) -> None:
-        depth = len(run.sites.blocks)
+    def check_size(self, size: Size) -> None:
+        depth = size.depth
         if bad := [block for block in self.blocks if not 1 <= abs(block) <= depth]:
             raise UserError(
-                f"methods.attention-noise.blocks: {bad[0]} is no block of this student; 1 to {depth} are, or -1 to -{depth} "
-                "from the last"
+                f"methods.attention-noise.blocks: found {bad[0]}; expected 1 to {depth}, or -1 to -{depth} from the last, for "
+                f"the student has {depth} blocks"
             )
+
+    def check(self, run: Run) -> None:
+        super().check(run)
         if not run.sites.reaches_attention(run.model):
             family = getattr(run.sites.config, "model_type", "its family")
             raise UserError(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from ..hidden_noise import add_gaussian, check_layer, noise_at
-from ..method import Method, Run, State
+from ..hidden_noise import add_gaussian, check_layers, noise_at
+from ..method import Method, Run, Size, State
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,8 +34,8 @@ class Gaussian(Method):
     sigma: Annotated[float, Field(ge=0, description="standard deviation (paper: 0.01, 0.05, 0.1, 0.3)")] = 0.1
     layer: Annotated[int, Field(ge=0, description="0 the embedding output, i the output of block i")] = 1
 
-    def check(self, run: Run) -> None:
-        check_layer(run, self.name, self.layer)
+    def check_size(self, size: Size) -> None:
+        check_layers(self, "layer", [self.layer], size)
 
     def perturb(self, run: Run, state: State) -> AbstractContextManager[None]:
         return noise_at(run, self.layer, self._add)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from ..errors import UserError
-from ..hidden_noise import add_gaussian, check_layer, noise_at
+from ..hidden_noise import add_gaussian, check_layers, noise_at
 from ..losses import info_nce
-from ..method import Batch, Forward, Method, Run, State
+from ..method import Batch, Forward, Method, Run, Size, State
 from ..outputs import Output, Want
 
 if TYPE_CHECKING:
@@ -53,7 +53,10 @@ class GaussianContrastive(Method):
                 "methods.gaussian-contrastive: this student is a network of words without blocks, and has no [CLS] to "
                 "compare; use it with an encoder, or leave it out"
             )
-        check_layer(run, self.name, self.layer)
+        super().check(run)
+
+    def check_size(self, size: Size) -> None:
+        check_layers(self, "layer", [self.layer], size)
 
     def perturb(self, run: Run, state: State) -> AbstractContextManager[None]:
         return noise_at(run, self.layer, self._add)

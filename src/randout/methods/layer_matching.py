@@ -9,7 +9,7 @@ from pydantic import Field
 
 from ..errors import UserError
 from ..lazy import F, nn, torch
-from ..method import Batch, Forward, LiveTeacher, Method, Run, State
+from ..method import Batch, Forward, LiveTeacher, Method, Run, Size, State
 from ..outputs import Output, Want
 
 if TYPE_CHECKING:
@@ -65,10 +65,12 @@ class LayerMatching(Method):
     ] = "auto"
     normalize: Annotated[bool, Field(description="compare directions only (PKD)")] = False
 
+    def check_size(self, size: Size) -> None:
+        if bad := [i for i, _ in self.pairs if not 0 <= i <= size.depth]:
+            raise UserError(f"methods.layer-matching.pairs: the student has blocks 1 to {size.depth}, not {bad[0]}")
+
     def check(self, run: Run) -> None:
-        blocks = len(run.sites.blocks)
-        if bad := [i for i, _ in self.pairs if not 0 <= i <= blocks]:
-            raise UserError(f"methods.layer-matching.pairs: the student has blocks 1 to {blocks}, not {bad[0]}")
+        super().check(run)
         if self.attention and not run.sites.reaches_attention(run.model):
             raise UserError("methods.layer-matching.attention: this student's attention cannot be read; set it to 0")
 

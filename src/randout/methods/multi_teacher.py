@@ -44,7 +44,7 @@ class MultiTeacher(Method):
     @classmethod
     def _some_weight(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if value and (min(value) < 0 or sum(value) <= 0):
-            raise ValueError("weights of teachers are not negative, and one at least is above zero")
+            raise ValueError("expected weights of at least 0, and one of them above 0")
         return value
 
     def check(self, run: Run) -> None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from ..errors import UserError
+from ..hidden_noise import check_layers, check_noise
 from ..lazy import torch
-from ..method import Method, Run, State
+from ..method import Method, Run, Size, State
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,8 @@ class Randout(Method):
     Drawn anew in every training forward, in float32, keyed by (run seed, `seed`, step, layer); never in evaluation.
     With the defaults the noise is U(-.5, .5): mean 0, standard deviation .2887, L2 norm about sqrt(T * H / 12).
     layers: 0 is the embedding output, i the output of block i. `choose_tokens`, `choose_units`: at random per text (the
-    units shared by its tokens, or drawn for each token), or the leading ones. T and H are clipped to what a text has.
+    units shared by its tokens, or drawn for each token), or the leading ones. T is clipped to
+    a text's tokens; more units or tokens than the encoder has at all are refused.
     padding: choose among the positions that padding would fill as well. replace: overwrite in place of adding (the
     wording of section 6). law "gaussian": sigma * N(0, 1) in place of eq. 3.
     """
@@ -60,10 +61,9 @@ class Randout(Method):
     def _one_or_many(cls, value: object) -> object:
         return (value,) if isinstance(value, int) else value
 
-    def check(self, run: Run) -> None:
-        if bad := [layer for layer in self.layers if not 0 <= layer <= len(run.sites.blocks)]:
-            blocks = len(run.sites.blocks)
-            raise UserError(f"methods.randout.layers: {bad[0]} is no place in this student; 0 to {blocks} are")
+    def check_size(self, size: Size) -> None:
+        check_layers(self, "layers", self.layers, size)
+        check_noise(self, size)
 
     @contextmanager
     def perturb(self, run: Run, state: State) -> Iterator[None]:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from ..hidden_noise import check_layer, noise_at
+from ..hidden_noise import check_layers, check_noise, noise_at
 from ..lazy import torch
-from ..method import Method, Run, State
+from ..method import Method, Run, Size, State
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,8 +38,9 @@ class Scattered(Method):
     units: Annotated[int, Field(ge=0, description="H of the Randout it stands against")] = 2
     layer: Annotated[int, Field(ge=0, description="0 the embedding output, i the output of block i")] = 1
 
-    def check(self, run: Run) -> None:
-        check_layer(run, self.name, self.layer)
+    def check_size(self, size: Size) -> None:
+        check_layers(self, "layer", [self.layer], size)
+        check_noise(self, size)
 
     def perturb(self, run: Run, state: State) -> AbstractContextManager[None]:
         return noise_at(run, self.layer, self._add)

@@ -53,7 +53,9 @@ class SelfDistillation(Method):
     @model_validator(mode="after")
     def _votes_are_of_a_window(self) -> Self:
         if self.form == "sdv" and self.average == "ema":
-            raise ValueError('average = "ema" is of weights, and form = "sdv" averages logits; leave one out')
+            raise ValueError(
+                'found average = "ema", which is of weights, and form = "sdv", which averages logits; leave one out'
+            )
         return self
 
     def start(self, run: Run) -> State:

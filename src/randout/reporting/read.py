@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, nearest
+from ..errors import UserError, closest, did_you_mean, nearest
 from ..record import read_record
 from ..run_names import run_names
-from ..runs import RunFolder, list_runs
+from ..runs import RunFolder, closest_runs, list_runs
 from ..wording import plural
 from .subjects import Arm, Model, Subject, data_of
 
@@ -64,8 +64,9 @@ def _known_runs(subject: Subject) -> Iterator[str]:
 def _runs_in(path: Path) -> tuple[list[Path], list[str]]:
     """The finished runs in a folder of runs, and what is said of the others."""
     if not path.exists():
-        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"{path}: no such folder; expected a run or a study.{nearest(path.name, beside)}")
+        studies = [str(one.parent) for place in (path.parent, Path("studies")) for one in place.glob("*/study.json")]
+        near = dict.fromkeys([*closest_runs(path), *closest(str(path), studies)])
+        raise UserError(f"{path}: no such folder; expected a run or a study.{did_you_mean(list(near)[:2])}")
     inside = list_runs(path) if path.is_dir() else []
     if not inside:
         raise UserError(
