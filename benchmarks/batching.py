@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from randout import defaults, loop
-from randout.encoder import Encoder
-from randout.prepare import Plan
-from randout.tokens import batches, encode
+from randout.experiments.run import defaults
+from randout.experiments.run.planning import Plan
+from randout.models.encoder import Encoder
+from randout.models.tokens import batches, encode
+from randout.training import loop
 
 SAMPLE = 1000  # texts on which tokenising is timed
 COUNTED = ((loop, "batch_of"), (Encoder, "_packed"), (Encoder, "layout"))

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from randout.published import Number, paper
-from randout.statistics import detectable_difference, mcnemar_exact
+from randout.paper.published import Number, paper
+from randout.stats.paired import detectable_difference, mcnemar_exact
 
 DATASETS = {"rhmd": ("RHMD", "posts", "Table 5"), "coda19": ("CODA-19", "segments", "Table 4")}
 ARMS = ("plain", "randout-kd")

@@ -11,8 +11,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 
-from randout import config, prepare
-from randout.methods import METHODS
+from randout.core import config
+from randout.experiments.run import planning
+from randout.methods.builtin import METHODS
 
 import torch  # isort: skip  (randout's own settings for torch come first)
 
@@ -28,7 +29,7 @@ SHAPES: dict[str, tuple[str, tuple[int, int, int, int], dict[str, Any]]] = {  # 
 RHMD = [3, 9, 11, 13, 15, 17, 19, 21, 24, 27, 31, 35, 42, 52, 64, 84, 107, 135, 163, 200, 215]
 
 
-def make_plan(data: str, student: str, teacher: str, batch_size: int, max_length: int, **train: Any) -> prepare.Plan:
+def make_plan(data: str, student: str, teacher: str, batch_size: int, max_length: int, **train: Any) -> planning.Plan:
     """The default recipe of these models and this data. train: settings of its table besides the batch's size."""
     own = {
         "data": {"source": data},
@@ -36,7 +37,7 @@ def make_plan(data: str, student: str, teacher: str, batch_size: int, max_length
         "teacher": {"model": teacher},
         "train": {"batch_size": batch_size, **train},
     }
-    return prepare.make(config.build([config.read_preset("randout-kd"), own], METHODS))
+    return planning.make(config.build([config.read_preset("randout-kd"), own], METHODS))
 
 
 def now(device: str = "cpu") -> float:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from randout import data
+from randout.data import dataset as data
 
 ROWS = {"train": 2600, "test": 600}
 

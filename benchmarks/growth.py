@@ -31,7 +31,12 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 PROCESSES = multiprocessing.get_context("forkserver")  # a child's peak memory is its own, not the parent's
-PRELOADED = ["randout", "randout.searching", "randout.loop", "transformers.models.bert.modeling_bert"]
+PRELOADED = [
+    "randout",
+    "randout.experiments.search.search",
+    "randout.training.loop",
+    "transformers.models.bert.modeling_bert",
+]
 WARM_UP, LONGEST, WORDS = 1, 512, 30_000
 SIDES = ("randout", "plain")
 START = {"tokens": 54, "batch": 16, "layers": 6, "hidden": 384}  # what stays while one of them grows: MiniLM-L6 on RHMD
@@ -152,8 +157,10 @@ def make(folder: Path, point: dict[str, int], rounds: int) -> None:
 
 def take_steps(pipe: Any, folder: Path, point: dict[str, int], side: str, arguments: argparse.Namespace) -> None:
     """A process of its own: a training step for each message, and what it took; ends at None."""
-    from randout import config, loop, prepare, student
-    from randout.methods import METHODS
+    from randout.core import config
+    from randout.experiments.run import planning, student
+    from randout.methods.builtin import METHODS
+    from randout.training import loop
 
     import torch  # isort: skip  (randout's own settings for torch come first)
 
@@ -166,7 +173,7 @@ def take_steps(pipe: Any, folder: Path, point: dict[str, int], side: str, argume
         "teacher": {"model": str(folder / "tiny")},  # its logits are made up: stored ones cost a step nothing
         "train": {"batch_size": point["batch"]} | plain,
     }
-    plan = prepare.make(config.build([config.read_preset("randout-kd"), own], METHODS))
+    plan = planning.make(config.build([config.read_preset("randout-kd"), own], METHODS))
     taught = student.stand_in(plan)
     session, material = student.make_session(plan, taught), student.make_material(plan, taught)
     session.run.steps = 10**6
@@ -203,11 +210,12 @@ def rate(tokens: int, point: dict[str, int], precision: str) -> float:
 def trials(place: Path, point: dict[str, int], arguments: argparse.Namespace) -> dict[str, Any]:
     """A search of so many trials of a tiny model: seconds, what it leaves on disk, and peak memory."""
     from common import tiny_data, tiny_model
-    from randout import config, searching
-    from randout.grid import SearchTable
-    from randout.methods import METHODS
-    from randout.progress import Show
-    from randout.student import Options
+    from randout.core import config
+    from randout.core.console import Show
+    from randout.experiments.run.student import Options
+    from randout.experiments.search import search
+    from randout.experiments.search.space import SearchTable
+    from randout.methods.builtin import METHODS
 
     count = point["trials"]
     own = {"data": {"source": tiny_data(place)}, "student": {"model": tiny_model(place)}, "train": {"epochs": 1}}
@@ -215,7 +223,7 @@ def trials(place: Path, point: dict[str, int], arguments: argparse.Namespace) ->
     table = SearchTable(space={"learning_rate": [1e-4 * (1 + n / count) for n in range(count)]})
     options = Options(place / "runs", show=Show(quiet=True))
     began = time.perf_counter()
-    searching.run_search(searching.make_search(recipe, table)[0], place / "out", options)
+    search.run_search(search.make_search(recipe, table)[0], place / "out", options)
     spent = time.perf_counter() - began
     size = sum(file.stat().st_size for file in (place / "out").rglob("*") if file.is_file())
     return {"search, s": spent, "seconds a trial": spent / count, "disk, MiB": size / 2**20, "memory, MiB": peak()}

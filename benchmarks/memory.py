@@ -20,9 +20,10 @@ import numpy as np
 
 import peers
 from common import make_plan
-from randout import loop, student
-from randout.prepare import Plan
-from randout.tokens import batches
+from randout.experiments.run import student
+from randout.experiments.run.planning import Plan
+from randout.models.tokens import batches
+from randout.training import loop
 
 import torch  # isort: skip  (randout's own settings for torch come first)
 

@@ -24,8 +24,11 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from common import tiny_data, tiny_model
-from randout import config, loop, prepare, shelf, student
-from randout.methods import METHODS
+from randout.core import config
+from randout.experiments.run import planning, student
+from randout.methods import catalog
+from randout.methods.builtin import METHODS
+from randout.training import loop
 
 import torch  # isort: skip  (randout's own settings for torch come first)
 
@@ -68,10 +71,10 @@ def costs(arguments: argparse.Namespace) -> dict[str, Any]:
     """The ratio to plain of every use of every method: median, least, most over rounds."""
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    plain = ready(arguments, shelf.entries()[shelf.GOLD])
+    plain = ready(arguments, catalog.entries()[catalog.GOLD])
     found = []
-    names = arguments.only.split(",") if arguments.only else [shelf.ALL]
-    for name, entry in shelf.chosen(names).items():
+    names = arguments.only.split(",") if arguments.only else [catalog.ALL]
+    for name, entry in catalog.chosen(names).items():
         own = ready(arguments, entry)
         ratios = []
         for number in range(arguments.rounds):
@@ -84,7 +87,7 @@ def costs(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"methods": found, "rounds": arguments.rounds, "steps": arguments.steps, "threads": torch.get_num_threads()}
 
 
-def ready(arguments: argparse.Namespace, entry: shelf.Entry) -> tuple[loop.Session, loop.Material, list[Any]]:
+def ready(arguments: argparse.Namespace, entry: catalog.Entry) -> tuple[loop.Session, loop.Material, list[Any]]:
     """A session of the student with this method, what it learns from, and batches of the rows that all methods share."""
     own: dict[str, Any] = {
         "data": {"source": str(arguments.data), "sample": arguments.sample},
@@ -94,7 +97,7 @@ def ready(arguments: argparse.Namespace, entry: shelf.Entry) -> tuple[loop.Sessi
     }
     if arguments.layers:
         own["student"]["layers"] = [int(layer) for layer in arguments.layers.split(",")]
-    plan = prepare.make(config.build([config.read_preset(config.DEFAULT_PRESET), own, entry.recipe], METHODS))
+    plan = planning.make(config.build([config.read_preset(config.DEFAULT_PRESET), own, entry.recipe], METHODS))
     taught = student.stand_in(plan) if plan.has_teacher else None
     session, material = student.make_session(plan, taught), student.make_material(plan, taught)
     session.run.steps = 10**6
@@ -106,11 +109,11 @@ def ready(arguments: argparse.Namespace, entry: shelf.Entry) -> tuple[loop.Sessi
     return session, material, [sorted_rows(plan, train[at * size :][:size]) for at in range(needed)]
 
 
-def needs_teacher(entry: shelf.Entry) -> bool:
+def needs_teacher(entry: catalog.Entry) -> bool:
     return any(METHODS[name].teacher for name in entry.methods)
 
 
-def sorted_rows(plan: prepare.Plan, rows: Any) -> Any:
+def sorted_rows(plan: planning.Plan, rows: Any) -> Any:
     """As batches come: the shortest text first."""
     return rows[plan.tokens.lengths[rows].argsort(kind="stable")]
 

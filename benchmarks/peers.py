@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from common import now
-from randout.methods import METHODS
-from randout.prepare import Plan
+from randout.experiments.run.planning import Plan
+from randout.methods.builtin import METHODS
 
 import torch  # isort: skip  (randout's own settings for torch come first)
 import torch.nn.functional as F

@@ -37,8 +37,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 
 from common import tiny_data, tiny_model
-from randout import api, data, inference, models, scoring, tables, tokens
-from randout.progress import Show
+from randout import api
+from randout.core.console import Show
+from randout.data import dataset as data
+from randout.data import tables
+from randout.experiments.run import scoring
+from randout.models import inference, loading, tokens
 
 import torch  # isort: skip  (randout's own settings for torch come first)
 
@@ -97,8 +101,8 @@ def compare(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     dataset = data.load(arguments.data)
     texts = list(islice(cycle(dataset.texts), arguments.texts))
     names = [dataset.id2label[max(int(label), 0)] for label in islice(cycle(dataset.labels), arguments.texts)]
-    encoder = models.load(models.find(arguments.model), id2label=dataset.id2label)
-    models.save(encoder, folder / "classifier", encoder.longest, "")
+    encoder = loading.load(loading.find(arguments.model), id2label=dataset.id2label)
+    loading.save(encoder, folder / "classifier", encoder.longest, "")
     write_table(folder / "texts.csv", texts, names)
     write_table(folder / "one.csv", texts[:1], names[:1])
     found = {"rounds": rounds(arguments, folder, texts), "parts": parts(encoder, folder, texts)}
@@ -157,7 +161,7 @@ def agreement(classifier: Path, texts: list[str], most: int = 2000) -> dict[str,
     return {"texts": len(texts), "differ": differ, "score": float(np.abs(probabilities.max(1) - scores).max())}
 
 
-def parts(encoder: models.Encoder, folder: Path, texts: list[str]) -> dict[str, float]:
+def parts(encoder: loading.Encoder, folder: Path, texts: list[str]) -> dict[str, float]:
     """Seconds of each part of a pass over the table: reading, tokenising, cutting, forward, batching, writing."""
     inside: list[float] = []
     hooks = [
@@ -208,7 +212,7 @@ def commands(folder: Path, texts: int, start: Sequence[str]) -> dict[str, dict[s
     return found
 
 
-def budgets(encoder: models.Encoder, texts: list[str], sizes: list[int], number: int) -> dict[int, float]:
+def budgets(encoder: loading.Encoder, texts: list[str], sizes: list[int], number: int) -> dict[int, float]:
     """Median texts a second by tokens of a forward, sizes in turn; tokenising left out."""
     cut = tokens.truncate(tokens.encode(encoder.tokenizer, texts), encoder.longest, "head", encoder.suffix)
     rates: dict[int, list[float]] = {size: [] for size in sizes}

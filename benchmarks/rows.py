@@ -88,7 +88,7 @@ def grown(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 
 def words_of(source: str) -> tuple[np.ndarray, np.ndarray]:
     """All words of a data set's texts, as often as they occur, and the number of words of each text."""
-    from randout import data
+    from randout.data import dataset as data
 
     texts = [text.split() for text in data.load(source).texts]
     return np.array([word for text in texts for word in text], dtype=object), np.array([len(text) for text in texts])
@@ -121,10 +121,14 @@ def peak() -> int:
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Seconds and peak memory of every part, for one file, in this process."""
-    from randout import config, loop, metrics, prepare, soft_labels, student, tokenising
-    from randout.methods import METHODS
-    from randout.model_sources import find
-    from randout.tokens import batches
+    from randout.core import config
+    from randout.experiments.run import planning, soft_labels, student
+    from randout.methods.builtin import METHODS
+    from randout.models import tokenization
+    from randout.models.sources import find
+    from randout.models.tokens import batches
+    from randout.stats import metrics
+    from randout.training import loop
 
     import torch  # isort: skip
 
@@ -142,11 +146,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         own["teacher"] = {"model": arguments.model}
         settings = config.build([config.read_preset("randout-kd"), own], METHODS)
     with part("read and split"):
-        dataset = prepare.read_data(settings)
+        dataset = planning.read_data(settings)
     with part("tokenise"):
-        tokenising.tokens_for(source, settings.student, dataset, [])
+        tokenization.tokens_for(source, settings.student, dataset, [])
     with part("plan"):
-        plan = prepare.make(settings, dataset)
+        plan = planning.make(settings, dataset)
     rows, classes = len(dataset.texts), len(dataset.id2label)
     logits = np.random.default_rng(0).normal(size=(rows, classes)).astype(np.float32)
     with part("student"):

@@ -30,17 +30,21 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from common import tiny_data, tiny_model
 from methods import WARM_UP, seconds, sorted_rows
-from randout import comparison, config, grid, job, models, prepare, searching, student
-from randout.cli_tools import seconds_of
-from randout.grid import SearchTable
-from randout.inference import predict
-from randout.methods import METHODS
-from randout.progress import Show
-from randout.published import paper
-from randout.results import rows_of
-from randout.student import Options, Stopped
-from randout.study import TEACHERS_OWN
-from randout.trials import own_runs, signed
+from randout.cli.tools import seconds_of
+from randout.core import config
+from randout.core.console import Show
+from randout.experiments.run import pipeline, planning, student
+from randout.experiments.run.request import TEACHERS_OWN
+from randout.experiments.run.student import Options, Stopped
+from randout.experiments.search import search, space
+from randout.experiments.search.space import SearchTable
+from randout.experiments.search.trials import own_runs, signed
+from randout.experiments.study import comparison
+from randout.experiments.study.results import rows_of
+from randout.methods.builtin import METHODS
+from randout.models import loading
+from randout.models.inference import predict
+from randout.paper.published import paper
 
 import torch  # isort: skip  (randout's own settings for torch come first)
 
@@ -114,16 +118,18 @@ def base_of(arguments: argparse.Namespace, teacher: str, rows: int, **train: Any
     }
 
 
-def make_search(base: dict[str, Any], **table: Any) -> searching.Search:
+def make_search(base: dict[str, Any], **table: Any) -> search.Search:
     recipe = config.build([config.read_preset(PRESET), base], METHODS)
-    return searching.make_search(recipe, SearchTable(**table))[0]
+    return search.make_search(recipe, SearchTable(**table))[0]
 
 
 def teacher_of(arguments: argparse.Namespace, options: Options) -> str:
     """A teacher that is finished, so that every search and every seed has the same: fine-tuned now where it is none."""
     base = base_of(arguments, str(arguments.teacher), arguments.rows, epochs=arguments.epochs)
-    plan = prepare.make(config.build([config.read_preset(PRESET), base], METHODS))
-    return str(arguments.teacher if plan.teacher_plan is None else job.carry_out(plan.teacher_plan, options).folder)
+    plan = planning.make(config.build([config.read_preset(PRESET), base], METHODS))
+    return str(
+        arguments.teacher if plan.teacher_plan is None else pipeline.carry_out(plan.teacher_plan, options).folder
+    )
 
 
 def quality(arguments: argparse.Namespace, options: Options) -> dict[str, Any]:
@@ -133,7 +139,7 @@ def quality(arguments: argparse.Namespace, options: Options) -> dict[str, Any]:
     sides = {}
     for side, table in tables.items():
         made = make_search(base, space=SPACE, **table)
-        sides[side] = searching.run_search(made, arguments.folder / side, options).record
+        sides[side] = search.run_search(made, arguments.folder / side, options).record
     winners = {side: record["trials"][record["best"]] for side, record in sides.items()}
     ranked = own_runs(sides[ALL])
     ranked.sort(key=lambda trial: -signed(sides[ALL]["metric"], trial["value"]))
@@ -142,7 +148,7 @@ def quality(arguments: argparse.Namespace, options: Options) -> dict[str, Any]:
     place = next(at for at, one in enumerate(ranked, 1) if one["settings"] == winners[HALVED]["settings"])
     found = {
         "cells": len(sides[ALL]["trials"]),
-        "rungs": grid.rungs(len(sides[HALVED]["trials"]), HALVING, BUDGET),
+        "rungs": space.rungs(len(sides[HALVED]["trials"]), HALVING, BUDGET),
         "steps": {side: record["skipped"]["steps"] for side, record in sides.items()},
         "seconds": {side: sum(trial["seconds"] for trial in record["trials"]) for side, record in sides.items()},
         "winners": {side: {key: one[key] for key in ("settings", "value")} for side, one in winners.items()},
@@ -157,14 +163,14 @@ def quality(arguments: argparse.Namespace, options: Options) -> dict[str, Any]:
 
 
 def refit(
-    arguments: argparse.Namespace, base: dict[str, Any], winners: dict[str, grid.Settings], options: Options
+    arguments: argparse.Namespace, base: dict[str, Any], winners: dict[str, space.Settings], options: Options
 ) -> dict[str, Any]:
     """Both winners on fresh seeds, seed by seed: the difference of test accuracy with the interval of the study."""
     study = comparison.make_study(
         {
             "name": "refit",
             "base": base | {"preset": PRESET},
-            "arms": {side: grid.tables_of(settings, METHODS) for side, settings in winners.items()},
+            "arms": {side: space.tables_of(settings, METHODS) for side, settings in winners.items()},
             "baseline": ALL,
             "seeds": list(FRESH[: arguments.fresh]),
             "margin": -TARGET,
@@ -187,16 +193,16 @@ def cost(arguments: argparse.Namespace) -> dict[str, Any]:
     """Hours of the paper's grid, three ways, from seconds measured here."""
     base = base_of(arguments, str(arguments.teacher), 0, epochs=paper().training["epochs"])
     one = make_search(base, preset="paper")
-    dataset = prepare.read_data(one.config)
-    configs = [one.trial_config(settings) for settings in grid.cells(one.space, 0, 0)[0]]
+    dataset = planning.read_data(one.config)
+    configs = [one.trial_config(settings) for settings in space.cells(one.space, 0, 0)[0]]
     rows = len(dataset.split["train"])
     steps: Counter[int] = Counter()
     for each in configs:
         steps[each.train.batch_size] += -(-rows // each.train.batch_size) * each.train.epochs
     own, teacher, a_pass = step_costs(arguments, one.trial_config({}), dataset, sorted(steps))
     students = sum(steps[size] * own[size] for size in steps)
-    shares = grid.rungs(len(configs), HALVING, BUDGET)
-    halved = grid.spent(len(configs), HALVING, shares)
+    shares = space.rungs(len(configs), HALVING, BUDGET)
+    halved = space.spent(len(configs), HALVING, shares)
     passes = {"in the loop": sum(each.train.epochs for each in configs), "stored": stores(configs, dataset)}
     ways = {
         "exhaustive, teacher in the loop": (1.0, students + sum(steps[size] * teacher[size] for size in steps)),
@@ -218,7 +224,7 @@ def stores(configs: list[config.Config], dataset: Any) -> int:
     """How many stores of soft labels these trainings ask for: each of them is one pass of a teacher."""
     pinned = {"methods": True, "train": set(TEACHERS_OWN)}  # a search fixes these for its teacher
     kinds = {each.model_dump_json(exclude=pinned): each for each in configs}
-    plans = [prepare.make(each, dataset) for each in kinds.values()]
+    plans = [planning.make(each, dataset) for each in kinds.values()]
     parts = [[plan.identity["teacher"], plan.identity["data"], plan.config.train.precision] for plan in plans]
     return len({json.dumps(part, sort_keys=True) for part in parts})
 
@@ -230,12 +236,12 @@ def step_costs(
     and of the teacher's one pass over the rows that it labels.
     """
     train = recipe.train.model_copy(update={"batch_size": max(sizes)})
-    plan = prepare.make(recipe.model_copy(update={"train": train}), dataset)
+    plan = planning.make(recipe.model_copy(update={"train": train}), dataset)
     taught = student.stand_in(plan)
     session, material = student.make_session(plan, taught), student.make_material(plan, taught)
     session.run.steps = 10**6
     source = plan.teacher or plan.teacher_plan.student  # type: ignore[union-attr]
-    teacher = student.live_teacher(plan, models.load(source, id2label=dataset.id2label), (), 0)
+    teacher = student.live_teacher(plan, loading.load(source, id2label=dataset.id2label), (), 0)
     order, at = dataset.split["train"], 0
 
     def label(rows: Any) -> None:
@@ -277,7 +283,7 @@ def quality_lines(found: dict[str, Any]) -> list[str]:
     for side in (ALL, HALVED):
         winner = found["winners"][side]
         cells = [side, f"{found['steps'][side]:,}", f"{found['seconds'][side] / 60:.1f}"]
-        lines.append(f"| {' | '.join(cells)} | {grid.words_of(winner['settings'])} | {winner['value']:.2%} |")
+        lines.append(f"| {' | '.join(cells)} | {space.words_of(winner['settings'])} | {winner['value']:.2%} |")
     lines += [
         "",
         f"halving took {share:.1%} of the steps (target: at most {BUDGET:.0%}) and chose the cell that is number",

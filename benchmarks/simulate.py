@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-from randout.crossed import bootstrap_difference, crossed_bootstrap, crossed_difference
-from randout.families import GROUPS_NEEDED
-from randout.intervals import score_interval
-from randout.verdicts import compare_folds, compare_methods
+from randout.stats.crossed import bootstrap_difference, crossed_bootstrap, crossed_difference
+from randout.stats.intervals import score_interval
+from randout.stats.multiplicity import GROUPS_NEEDED
+from randout.stats.verdicts import compare_folds, compare_methods
 
 PAGE = Path(__file__).parents[1] / "docs" / "explanation" / "statistics.md"
 START, END = "<!-- simulated: from here to the end mark, written by benchmarks/simulate.py -->", "<!-- end mark -->"

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from randout import defaults
+from randout.experiments.run import defaults
 
 PAPER_EPOCHS = 15
 FIRST = ("trainer", "randout_first")  # sides that are timed over the first batches of a round

@@ -39,10 +39,12 @@ import memory
 import peers
 from batching import shares
 from common import SHAPES, make_plan, now, rhmd_like_data, shaped_model, tiny_data, tiny_model
-from randout import loop, models, soft_labels, student
-from randout.prepare import Plan
-from randout.progress import Show
-from randout.tokens import batches
+from randout.core.console import Show
+from randout.experiments.run import soft_labels, student
+from randout.experiments.run.planning import Plan
+from randout.models import loading
+from randout.models.tokens import batches
+from randout.training import loop
 from summary import as_text, summary
 
 import torch  # isort: skip  (randout's own settings for torch come first)
@@ -221,7 +223,7 @@ def time_randout(
 
 def seconds_per_label(plan: Plan, arguments: argparse.Namespace, folder: Path) -> float:
     """Seconds a text of the teacher's one-time pass, tokenising and storing included."""
-    teacher = models.load(models.find(arguments.teacher), id2label=plan.dataset.id2label, seed=7)
+    teacher = loading.load(loading.find(arguments.teacher), id2label=plan.dataset.id2label, seed=7)
     teacher.model.to(arguments.device)
     rows = np.random.default_rng(0).permutation(plan.dataset.split["train"])[: arguments.label_texts]
     texts = [plan.dataset.texts[row] for row in rows]

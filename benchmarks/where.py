@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from common import make_plan, tiny_data, tiny_model
-from randout import loop, student
+from randout.experiments.run import student
+from randout.training import loop
 
 import torch  # isort: skip  (randout's own settings for torch come first)
 

@@ -23,17 +23,7 @@ import numpy as np
 import pytest
 import torch
 
-from randout.testing.models import (  # noqa: F401 for the tests, which import them from here
-    FAMILIES,
-    LABELS,
-    LENGTHS,
-    LONGEST,
-    PACKED,
-    PADDED,
-    build,
-    loaded,
-    toy_texts,
-)
+from randout.testing.models import LABELS, build, loaded, toy_texts
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -41,10 +31,10 @@ LONGEST_FIRST = (
     "contract",
     "comparison",
     "benchmarks",
-    "cli",
+    "commands",
     "docs",
     "search",
-    "shelf",
+    "catalog",
     "reproduce",
     "extending",
     "registry",
@@ -66,19 +56,19 @@ def quiet_and_small() -> Iterator[None]:
     """
     from transformers import logging
 
-    from randout import memory
+    from randout.models.kernels import buffers
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     torch.set_num_threads(1)
-    with memory.without_old_objects():
+    with buffers.without_old_objects():
         yield
 
 
 @pytest.fixture(scope="session", autouse=True)
 def no_refit() -> Iterator[None]:
     """Small tables are not trained a second time unless a test asks for it with `train.refit`."""
-    from randout import defaults
+    from randout.experiments.run import defaults
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(defaults, "REFIT_BELOW", 0)
@@ -91,7 +81,7 @@ def quick_pictures() -> Iterator[Callable[..., Path]]:
 
     Gives the function that draws; `test_figures.py` calls it too, and `real_pictures` puts it back for one test.
     """
-    from randout import figures
+    from randout.reporting import figures
 
     def instead(matrix: Any, id2label: dict[Any, str], path_png: Path, title: str) -> Path:
         assert np.shape(matrix) == (len(id2label), len(id2label))
@@ -107,7 +97,7 @@ def quick_pictures() -> Iterator[Callable[..., Path]]:
 @pytest.fixture
 def real_pictures(quick_pictures: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs of this test draw their confusion matrices."""
-    from randout import figures
+    from randout.reporting import figures
 
     monkeypatch.setattr(figures, "confusion_picture", quick_pictures)
 
@@ -152,9 +142,9 @@ def load(tiny_model):
 @pytest.fixture
 def source(tiny_model):
     """family -> its tiny encoder as a `models.Source`."""
-    from randout import models
+    from randout.models import loading
 
-    return lambda family: models.find(str(tiny_model(family)))
+    return lambda family: loading.find(str(tiny_model(family)))
 
 
 @pytest.fixture
@@ -176,13 +166,13 @@ def empty_caches(tmp_path, monkeypatch):
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """`command("train", ...)` as on the command line, in this process: exit code, standard output, standard error."""
-    from randout import cli
+    from randout.cli import app
 
     def call(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["randout", *map(str, words)])
         code: Any = 0
         try:
-            cli.main()
+            app.main()
         except SystemExit as end:
             code = end.code or 0
         return int(code), *capsys.readouterr()
@@ -196,30 +186,3 @@ def run(command: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RANDOUT_CACHE", str(tmp_path / "cache"))
     return command
-
-
-def token_ids(made, lengths=LENGTHS, seed=0):
-    """Random texts of the given lengths between the tokenizer's own special tokens, (length,) each."""
-    draw = torch.Generator().manual_seed(seed)
-    first, last = made.tokenizer.cls_token_id, made.tokenizer.sep_token_id
-    middle = [torch.randint(10, 150, (n - 2,), generator=draw) for n in lengths]
-    return [torch.cat([torch.tensor([first]), m, torch.tensor([last])]) for m in middle]
-
-
-def plain_call(made, ids, side="right", **keywords):
-    """transformers called as its documentation says: padded block, attention mask, nothing else."""
-    longest, filler = max(map(len, ids)), made.tokenizer.pad_token_id
-    block = torch.full((len(ids), longest), filler)
-    mask = torch.zeros_like(block)
-    for row, text in enumerate(ids):
-        place = slice(0, len(text)) if side == "right" else slice(longest - len(text), longest)
-        block[row, place], mask[row, place] = text, 1
-    return made.model(input_ids=block, attention_mask=mask, **keywords)
-
-
-def ids_of(encoder, texts, max_length=LONGEST):
-    """Texts as the training loop would give them to `Encoder.forward`, (length,) each."""
-    from randout.tokens import encode, truncate
-
-    tokens = truncate(encode(encoder.tokenizer, texts), max_length, "head", encoder.suffix, encoder.prefix)
-    return [torch.from_numpy(tokens[i].astype(np.int64)) for i in range(len(texts))]

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import randout
-from randout.method import SUPERVISED
-from randout.methods import METHODS
+from randout.methods.base import SUPERVISED
+from randout.methods.builtin import METHODS
 
 ROOT = Path(randout.__file__).parent
 LAYERS = [  # a module may import from its own row and the rows above
@@ -125,7 +125,7 @@ def test_the_report_reads_folders_and_never_what_trains() -> None:
         }
         known |= {"runs", "run_names", "seen", "published", "teacher_gap", "wording"}
         assert imports(path) <= known, path.name
-    code = "import sys, randout.reporting.write; print('torch' in sys.modules)"
+    code = "import sys, randout.reporting.page; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import randout
-from randout.errors import UserError
-from randout.method import Backward, Batch, Forward, Method, Run, State
-from randout.outputs import Output
+from randout.core.errors import UserError
+from randout.methods.base import Backward, Batch, Forward, Method, Run, State
+from randout.models.outputs import Output
 from randout.testing import CHECKS, ContractError, check_method
 
 

@@ -27,13 +27,13 @@ _WHERE = {
     "compare": "api",
     "cross_validate": "api",
     "report": "api",
-    "Result": "job",
+    "Result": "experiments.run.pipeline",
     "Randout": "methods.randout",
     "KnowledgeDistillation": "methods.kd",
-    "CrossEntropy": "methods.ce",
+    "CrossEntropy": "methods.cross_entropy",
     "Contrastive": "methods.contrastive",
-    "AttentionPerturbation": "methods.attention",
-    "DropoutRates": "methods.dropout",
+    "AttentionPerturbation": "methods.attention_noise",
+    "DropoutRates": "methods.dropout_rates",
     "EmbeddingAdversarial": "methods.embedding_adversarial",
     "EqualL2": "methods.equal_l2",
     "FreeLB": "methods.freelb",
@@ -44,31 +44,33 @@ _WHERE = {
     "NoisyTune": "methods.noisytune",
     "RDrop": "methods.r_drop",
     "Scattered": "methods.scattered",
-    "attached": "foreign",
-    "for_trainer": "trainer",
-    "kl_divergence": "losses",
-    "Method": "method",
-    "register": "registry",
-    "UserError": "errors",
-    "Failure": "errors",
-    "Stopped": "execution",
+    "applied": "integrations.attach",
+    "attached": "integrations.attach",
+    "for_trainer": "integrations.hf_trainer",
+    "kl_divergence": "methods.functional",
+    "Method": "methods.base",
+    "register": "methods.registry",
+    "UserError": "core.errors",
+    "Failure": "core.errors",
+    "Stopped": "experiments.run.options",
 }
 
 if TYPE_CHECKING:  # what `_WHERE` says, for type checkers
     from .api import Predictor, compare, cross_validate, evaluate, load, predict, report, search, train
-    from .errors import Failure, UserError
-    from .execution import Stopped
-    from .foreign import attached
-    from .job import Result
-    from .losses import kl_divergence
-    from .method import Method
-    from .methods.attention import AttentionPerturbation
-    from .methods.ce import CrossEntropy
+    from .core.errors import Failure, UserError
+    from .experiments.run.options import Stopped
+    from .experiments.run.pipeline import Result
+    from .integrations.attach import applied, attached
+    from .integrations.hf_trainer import for_trainer
+    from .methods.attention_noise import AttentionPerturbation
+    from .methods.base import Method
     from .methods.contrastive import Contrastive
-    from .methods.dropout import DropoutRates
+    from .methods.cross_entropy import CrossEntropy
+    from .methods.dropout_rates import DropoutRates
     from .methods.embedding_adversarial import EmbeddingAdversarial
     from .methods.equal_l2 import EqualL2
     from .methods.freelb import FreeLB
+    from .methods.functional import kl_divergence
     from .methods.gaussian import Gaussian
     from .methods.gaussian_contrastive import GaussianContrastive
     from .methods.kd import KnowledgeDistillation
@@ -77,9 +79,8 @@ if TYPE_CHECKING:  # what `_WHERE` says, for type checkers
     from .methods.noisytune import NoisyTune
     from .methods.r_drop import RDrop
     from .methods.randout import Randout
+    from .methods.registry import register
     from .methods.scattered import Scattered
-    from .registry import register
-    from .trainer import for_trainer
 
 __all__ = [
     "AttentionPerturbation",
@@ -104,6 +105,7 @@ __all__ = [
     "Scattered",
     "Stopped",
     "UserError",
+    "applied",
     "attached",
     "compare",
     "cross_validate",

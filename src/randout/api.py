@@ -1,4 +1,4 @@
-"""The library's functions: what the commands do, returning as data what they print."""
+"""Public functions: what the commands do, as functions that return what the commands print."""
 
 from __future__ import annotations
 
@@ -12,20 +12,24 @@ from typing import Any
 
 import numpy as np
 
-from . import config, in_memory, prepare, reporting, studies
-from .columns import SHOWN, is_missing
-from .diagnostics import messages
-from .errors import UserError
-from .execution import Options
-from .job import Result, carry_out
-from .methods import METHODS
-from .progress import Show
-from .request import Request
-from .run_names import checked_name
-from .saved import Saved, opened_on
-from .sources import check_name
-from .terminal import is_text
-from .wording import plural, verb
+from randout import reporting
+from randout.core import config
+from randout.core.console import Show
+from randout.core.errors import UserError
+from randout.core.terminal import is_text
+from randout.core.wording import plural, verb
+from randout.data import dataframes
+from randout.data.columns import SHOWN, is_missing
+from randout.data.sources import check_name
+from randout.experiments import requests
+from randout.experiments.run import planning
+from randout.experiments.run.options import Options
+from randout.experiments.run.pipeline import Result, carry_out
+from randout.experiments.run.request import Request
+from randout.experiments.run.saved_model import Saved, opened_on
+from randout.methods.builtin import METHODS
+from randout.stats.diagnostics import messages
+from randout.storage.run_names import checked_name
 
 PathLike = str | Path
 Table = PathLike | Mapping[str, Sequence[Any]] | Any
@@ -62,7 +66,7 @@ def train(
     options = replace(_options(out, runs, time_limit, quiet), name=called)
     with _source(data, Path(runs)) as source:
         request = _request(_tables(source, student, teacher), preset, recipe, settings)
-        plan = prepare.make(request.config(), required=request.required, alternatives=True)
+        plan = planning.make(request.config(), required=request.required, alternatives=True)
     result = carry_out(plan, options)
     options.show.conclude(messages(result.metrics.get("warnings", [])))
     return result
@@ -160,7 +164,7 @@ def evaluate(
 
     split: validation or test, where no file is named; opening the test split is recorded. Raises UserError.
     """
-    from . import scoring
+    from randout.experiments.run import scoring
 
     if file is not None:
         return scoring.score_file(str(model), str(file), text_column, label_column, Show(quiet))[0]
@@ -193,14 +197,14 @@ def search(
     as of `train` and of the command. The same call again resumes. Raises UserError, Failure, and Stopped at the limit.
     """
     _check_arguments(student, teacher, preset, recipe, settings, out, runs, time_limit, "search")
-    table = studies.search_table(
+    table = requests.search_table(
         space, trials=trials, sampler=sampler, halving=halving, budget=budget, keep=keep, seed=search_seed
     )
     with _source(data, Path(runs)) as source:
         request = _request(_tables(source, student, teacher), preset, recipe, settings)
         request.config(but=("search",))
     options = _options(None, runs, time_limit, quiet)
-    return studies.search(request, table, Path(out) if out else None, options).record
+    return requests.search(request, table, Path(out) if out else None, options).record
 
 
 def compare(
@@ -234,7 +238,7 @@ def compare(
     at the limit.
     """
     _check_arguments(student, teacher or "", preset, recipe, settings, out, runs, time_limit, "compare")
-    asked = studies.Asked(
+    asked = requests.Asked(
         **_shared(student, teacher, recipe, settings, baseline),
         preset=preset,
         arms=_several_names("arms", arms),
@@ -250,12 +254,12 @@ def compare(
     )
     words: Any = [what] if _is_path(what) else what if _is_list_of_paths(what) else []
     named = [str(word) for word in words]
-    if named and studies.are_runs(named):
-        return studies.finished(named, asked, out=out)
+    if named and requests.are_runs(named):
+        return requests.finished(named, asked, out=out)
     with _source(named[0] if named else what, Path(runs)) as source:
-        study = studies.comparison(source, asked, Path(out) if out else None)
+        study = requests.comparison(source, asked, Path(out) if out else None)
     options = _options(None, runs, time_limit, quiet)
-    return studies.carry_out(study, Path(out) if out else None, options).record
+    return requests.carry_out(study, Path(out) if out else None, options).record
 
 
 def cross_validate(
@@ -288,7 +292,7 @@ def cross_validate(
     the limit.
     """
     _check_arguments(student, teacher or "", preset, recipe, settings, out, runs, time_limit, "cross_validate")
-    asked = studies.Asked(
+    asked = requests.Asked(
         **_shared(student, teacher, recipe, settings, baseline),
         preset=preset,
         arms=_several_names("arms", arms),
@@ -303,9 +307,9 @@ def cross_validate(
         allow_leaks=allow_leaks,
     )
     with _source(data, Path(runs)) as source:
-        study = studies.cross_validation(source, asked, Path(out) if out else None)
+        study = requests.cross_validation(source, asked, Path(out) if out else None)
     options = _options(None, runs, time_limit, quiet)
-    return studies.carry_out(study, Path(out) if out else None, options).record
+    return requests.carry_out(study, Path(out) if out else None, options).record
 
 
 def report(
@@ -334,7 +338,7 @@ def _source(data: Table, runs: Path) -> Iterator[str]:
         check_name(data)
         yield str(data)
         return
-    path, new = in_memory.saved(data, runs / "data")
+    path, new = dataframes.saved(data, runs / "data")
     try:
         yield str(path)
     except BaseException:

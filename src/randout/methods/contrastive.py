@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from ..lazy import F, torch
-from ..method import Batch, Forward, Method, Run, State
-from ..outputs import Output, Want
+from randout.core.lazy import F, torch
+from randout.models.outputs import Output, Want
+
+from .base import Batch, Forward, Method, Run, State
 
 if TYPE_CHECKING:
     from torch import Tensor

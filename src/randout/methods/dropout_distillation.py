@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from ..lazy import F, torch
-from ..losses import kl_divergence
-from ..method import Batch, Forward, Method, Run, State
-from ..outputs import Output
+from randout.core.lazy import F, torch
+from randout.models.outputs import Output
+
+from .base import Batch, Forward, Method, Run, State
+from .functional import kl_divergence
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..errors import UserError
-from ..lazy import F, torch
-from ..losses import barlow_twins, info_nce, unit
-from ..method import Batch, Forward, Method, Run, State
-from ..outputs import Output, Want
+from randout.core.errors import UserError
+from randout.core.lazy import F, torch
+from randout.models.outputs import Output, Want
+
+from .base import Batch, Forward, Method, Run, State
+from .functional import barlow_twins, info_nce, unit
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from ..hidden_noise import add_gaussian, check_layers, check_noise, noise_at
-from ..method import Method, Run, Size, State
+from .base import Method, Run, Size, State
+from .hidden_noise import add_gaussian, check_layers, check_noise, noise_at
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from ..errors import UserError
-from ..lazy import torch
-from ..losses import unit
-from ..method import Backward, Batch, Method, Run, State
+from randout.core.errors import UserError
+from randout.core.lazy import torch
+
+from .base import Backward, Batch, Method, Run, State
+from .functional import unit
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from ..errors import UserError
-from ..hidden_noise import add_gaussian, check_layers, noise_at
-from ..losses import info_nce
-from ..method import Batch, Forward, Method, Run, Size, State
-from ..outputs import Output, Want
+from randout.core.errors import UserError
+from randout.models.outputs import Output, Want
+
+from .base import Batch, Forward, Method, Run, Size, State
+from .functional import info_nce
+from .hidden_noise import add_gaussian, check_layers, noise_at
 
 if TYPE_CHECKING:
     from torch import Tensor

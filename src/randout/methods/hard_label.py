@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from ..lazy import F
-from ..method import Batch, Forward, Method, Run, State
-from ..outputs import Output
+from randout.core.lazy import F
+from randout.models.outputs import Output
+
+from .base import Batch, Forward, Method, Run, State
 
 if TYPE_CHECKING:
     from torch import Tensor

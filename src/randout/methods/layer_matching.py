@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from ..errors import UserError
-from ..lazy import F, nn, torch
-from ..method import Batch, Forward, LiveTeacher, Method, Run, Size, State
-from ..outputs import Output, Want
+from randout.core.errors import UserError
+from randout.core.lazy import F, nn, torch
+from randout.models.outputs import Output, Want
+
+from .base import Batch, Forward, LiveTeacher, Method, Run, Size, State
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from ..errors import UserError
-from ..lazy import torch
-from ..losses import kl_divergence
-from ..method import Backward, Batch, Forward, LiveTeacher, Method, Run, State
-from ..outputs import Output
+from randout.core.errors import UserError
+from randout.core.lazy import torch
+from randout.models.outputs import Output
+
+from .base import Backward, Batch, Forward, LiveTeacher, Method, Run, State
+from .functional import kl_divergence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -165,7 +166,7 @@ def _twice() -> Iterator[None]:
     """While open, forwards have second derivatives: fused attention and blocks by hand have none."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    from ..block import plain
+    from randout.models.kernels.block import plain
 
     with sdpa_kernel(SDPBackend.MATH), plain():
         yield

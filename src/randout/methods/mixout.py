@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from ..errors import UserError
-from ..lazy import F, nn, torch
-from ..method import Method, Run, State
+from randout.core.errors import UserError
+from randout.core.lazy import F, nn, torch
+
+from .base import Method, Run, State
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,7 +25,7 @@ class Mixout(Method):
     mask over the columns shared by all rows, as in the authors' code. Biases, embeddings and norms are trained
     plainly. The encoder's dropout is off; the head is new, has nothing to go back to, and keeps its dropout. So is a
     pooler that the pretrained weights lack: it is trained plainly, and has no dropout. Which tensors are new is known
-    where randout loaded the model (`Run.fresh`); `attached` and `applied_to` take everything inside the encoder as
+    where randout loaded the model (`Run.fresh`); `attached` and `applied` take everything inside the encoder as
     pretrained, a newly initialised pooler included.
     m is drawn anew in each forward, keyed by (seed, step, call, name of the layer): the micro-batches of a step share
     it. A block used several times (ALBERT) has one mask a forward. The gradient is autograd's,
@@ -54,7 +55,7 @@ class Mixout(Method):
 
     @contextmanager
     def perturb(self, run: Run, state: State) -> Iterator[None]:
-        from ..dropout import rates
+        from randout.models.kernels.dropout import rates
 
         layers = _layers(run) if self.p else []
         before = [vars(layer).get("forward") for _, layer in layers]  # none but where somebody else set one

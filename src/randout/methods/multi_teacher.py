@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from ..errors import UserError
-from ..lazy import F, torch
-from ..method import Batch, Forward, Method, Run, State
-from ..outputs import Output
+from randout.core.errors import UserError
+from randout.core.lazy import F, torch
+from randout.models.outputs import Output
+
+from .base import Batch, Forward, Method, Run, State
 
 if TYPE_CHECKING:
     from torch import Tensor

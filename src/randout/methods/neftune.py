@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from ..errors import UserError
-from ..lazy import torch
-from ..method import Method, Run, State
+from randout.core.errors import UserError
+from randout.core.lazy import torch
+
+from .base import Method, Run, State
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from ..errors import UserError
-from ..lazy import torch
-from ..method import Method, Run, State
+from randout.core.errors import UserError
+from randout.core.lazy import torch
+
+from .base import Method, Run, State
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,11 +20,11 @@ class NoisyTune(Method):
 
     W: any shape, with more than one element; std over all of them, by n - 1. Biases and norms are parameters too; the
     head is new and left alone, and so is a pooler that the pretrained weights lack. Which tensors are new is known where
-    randout loaded the model (`Run.fresh`); `attached` and `applied_to` take everything inside the encoder as pretrained,
+    randout loaded the model (`Run.fresh`); `attached` and `applied` take everything inside the encoder as pretrained,
     a newly initialised pooler included. `strength` is lambda (paper: .15). The noise is keyed by (seed, name of the
     parameter), drawn on the CPU.
     Source: section 2. A constant tensor (a norm's weights, freshly made) has std 0 and gets none. Nothing undoes it:
-    used by `applied_to`, it changes the model for good.
+    used by `applied`, it changes the model for good.
     """
 
     name = "noisytune"

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from ..losses import kl_divergence
-from ..method import Batch, Forward, Method, Run, State
-from ..outputs import Output
+from randout.models.outputs import Output
+
+from .base import Batch, Forward, Method, Run, State
+from .functional import kl_divergence
 
 if TYPE_CHECKING:
     from torch import Tensor

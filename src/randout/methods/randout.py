@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from ..hidden_noise import check_layers, check_noise
-from ..lazy import torch
-from ..method import Method, Run, Size, State
+from randout.core.lazy import torch
+
+from .base import Method, Run, Size, State
+from .hidden_noise import check_layers, check_noise
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..sites import Layout
+    from randout.models.hooks import Layout
 
 
 class Randout(Method):

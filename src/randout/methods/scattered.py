@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from ..hidden_noise import check_layers, check_noise, noise_at
-from ..lazy import torch
-from ..method import Method, Run, Size, State
+from randout.core.lazy import torch
+
+from .base import Method, Run, Size, State
+from .hidden_noise import check_layers, check_noise, noise_at
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..sites import Layout
+    from randout.models.hooks import Layout
 
 
 class Scattered(Method):

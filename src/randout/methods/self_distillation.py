@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ..lazy import torch
-from ..losses import at_least_float32, squared_error
-from ..method import Batch, Forward, Method, Run, State
-from ..outputs import Output
+from randout.core.lazy import torch
+from randout.models.outputs import Output
+
+from .base import Batch, Forward, Method, Run, State
+from .functional import at_least_float32, squared_error
 
 if TYPE_CHECKING:
     from torch import Tensor

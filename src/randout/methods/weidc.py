@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from ..lazy import torch
-from ..losses import at_least_float32, squared_error
-from ..method import Batch, Forward, Method, Run, State
-from ..outputs import Output
+from randout.core.lazy import torch
+from randout.models.outputs import Output
+
+from .base import Batch, Forward, Method, Run, State
+from .functional import at_least_float32, squared_error
 
 COUNTS = {"1": (1, 1, 1), "2": (2, 1, 1), "3": (1, 2, 1), "4": (2, -1, 2)}  # of e_t, of e_s, and what is added
 

@@ -1,4 +1,4 @@
-"""One report of runs and studies: read, said as tables and figures, drawn, written. Nothing here trains.
+"""HTML, Markdown and CSV reports of runs and studies. Nothing here trains.
 
 subjects  models, arms, subjects                read         folders -> subjects
 values    what tables, figures and sections are
@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import UserError
-from ..files import check_folder
+from randout.core.errors import UserError
+from randout.core.files import check_folder
 
 
 def report(
@@ -24,11 +24,11 @@ def report(
     texts: whether texts that the runs kept may be shown. baseline: as for `read.read`.
     Raises UserError for what is wrong with a folder, with `out`, or with mixing several data sets.
     """
-    from . import read, sections, write
+    from . import page, read, sections
 
-    wanted = write.checked_formats(formats)
-    write.refuse_others(out)
+    wanted = page.checked_formats(formats)
+    page.refuse_others(out)
     check_folder(out.absolute().parent, out)
     if any(Path(path).resolve() == out.resolve() for path in paths):
         raise UserError(f"-o {out}: this is one of the folders to report on; name another")
-    return write.write(sections.build(read.read(paths, baseline), texts), out, wanted)
+    return page.write(sections.build(read.read(paths, baseline), texts), out, wanted)

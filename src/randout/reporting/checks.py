@@ -1,4 +1,4 @@
-"""Small coded checks: what could make a reader believe too much, each with a title, a severity and an explanation.
+"""Checks on what could mislead a reader, each with a title, a severity and an explanation.
 
 "problem": the numbers do not mean what they say. "warning": read them with care. "note": good to know.
 """
@@ -12,12 +12,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..diagnostics import KINDS
-from ..runs import RunFolder
-from ..seen import in_words, read_seen, rows_of_old_teachers
-from ..wording import plural, verb
-from .compare import complete_units, label_of, study_rows
-from .ledger import is_shown, opened
+from randout.core.wording import plural, verb
+from randout.stats.diagnostics import KINDS
+from randout.storage.run_folder import RunFolder
+from randout.storage.seen_rows import in_words, read_seen, rows_of_old_teachers
+
+from .comparison import complete_units, label_of, study_rows
+from .runs_table import is_shown, opened
 from .search import ranked
 from .subjects import Model, Subject
 from .values import Check, Section, plain, shown

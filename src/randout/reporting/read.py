@@ -1,4 +1,4 @@
-"""Run and study folders as subjects; every way in which a folder can be wrong is said here. Nothing is trained."""
+"""Reads run and study folders as report subjects, with an error for each way a folder can be wrong."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, closest, did_you_mean, nearest
-from ..record import read_record
-from ..run_names import run_names
-from ..runs import RunFolder, closest_runs, list_runs
-from ..wording import plural
+from randout.core.errors import UserError, closest, did_you_mean, nearest
+from randout.core.wording import plural
+from randout.storage.run_folder import RunFolder, closest_runs, list_runs
+from randout.storage.run_names import run_names
+from randout.storage.study_folder import read_record
+
 from .subjects import Arm, Model, Subject, data_of
 
 STUDY_KINDS = ("compare", "cv", "search")

@@ -1,4 +1,4 @@
-"""Sections on what the models do: classes, confusion, calibration, learning curves, where two of them differ."""
+"""Sections on model quality: classes, confusion matrix, calibration, learning curves, disagreements."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ..metrics import class_rates, top_label
-from ..predictions import Predictions
-from .compare import aligned
+from randout.stats.metrics import class_rates, top_label
+from randout.storage.predictions import Predictions
+
+from .comparison import aligned
 from .subjects import Arm, Model, Subject
 from .values import Column, Figure, Section, Table, metric_kind, metric_title
 

@@ -1,4 +1,4 @@
-"""Sections on settings: a search's trials, and accuracy against the noise's units and tokens for each lambda."""
+"""Sections on settings: a search's trials, and accuracy by noise units and tokens for each lambda."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ..metrics import LOWER_IS_BETTER
-from ..published import paper
-from ..wording import plural
+from randout.core.wording import plural
+from randout.paper.published import paper
+from randout.stats.metrics import LOWER_IS_BETTER
+
 from .subjects import Subject
 from .values import Column, Figure, Section, Table, metric_kind, metric_name, metric_title, plain
 

@@ -1,4 +1,4 @@
-"""A whole report as values: subjects in, named chapters of sections out."""
+"""A whole report as values: subjects in, chapters of sections out."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from .checks import checks
-from .compare import summary, units
-from .ledger import configuration, cost, data, environment, progress, test_openings
+from .comparison import summary, units
+from .runs_table import configuration, cost, data, environment, progress, test_openings
 from .scores import calibration, confusion, disagreement, learning, per_class
 from .search import noise, trials
 from .subjects import Subject, data_of

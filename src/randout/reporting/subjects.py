@@ -1,4 +1,4 @@
-"""What a report speaks of, as values: models, arms, subjects.
+"""The subjects of a report as values: models and arms.
 
 A `Subject` is what one part of a report speaks of: a study, or all the runs that were named on their own. Its arms
 hold one model a unit (seed or fold); a run on its own is an arm of one model.
@@ -13,11 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..metrics import COUNTED
-from ..predictions import Predictions, read_predictions
-from ..runs import RunFolder
-from ..seen import of_run
+from randout.core.errors import UserError
+from randout.stats.metrics import COUNTED
+from randout.storage.predictions import Predictions, read_predictions
+from randout.storage.run_folder import RunFolder
+from randout.storage.seen_rows import of_run
 
 
 @dataclass(frozen=True)

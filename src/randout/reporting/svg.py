@@ -1,4 +1,4 @@
-"""A figure as HTML with inline SVG, for the page. Each mark has a title, which browsers show under the pointer.
+"""Figures as inline SVG for the HTML page. Every mark has a title, shown on hover.
 
 Nothing needs a script. Text keeps its size on a narrow screen: rows of intervals use per cent across, and the panels
 of curves and matrices are drawings of their own, laid out by the page. Colours of axes and text are the page's.
@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from .draw import (
+from .pictures import (
     COLOURS,
     GREY,
     NUMBER_CLASSES,

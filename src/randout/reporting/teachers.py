@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..teacher_gap import by_metric, verdict_words
+from randout.experiments.run.teacher_comparison import by_metric, verdict_words
+
 from .subjects import Subject
 from .values import Column, Section, Table, metric_name
 

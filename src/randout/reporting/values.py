@@ -1,4 +1,4 @@
-"""Tables, figures and sections as plain values: what a report says, before any of it is drawn.
+"""Tables, figures and sections as plain values, before anything is drawn.
 
 A figure is a table that can draw itself: it holds its numbers in long form (one row a mark) and says which column
 plays which role, so that the picture, the CSV file and the page can never disagree.
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..run_names import plain
+from randout.storage.run_names import plain
 
 PER_HUNDRED = ("percent", "points", "interval", "points interval")  # held as fractions, shown times 100
 NUMERIC = (*PER_HUNDRED, "count", "number", "p", "seconds", "value")  # aligned to the right

@@ -24,14 +24,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import checkpoint, config
-from ..errors import UserError
-from ..inference import predict
-from ..loop import Event, Material, Session, _backward, _batch, fit, held_out, losses_of, student_forward
-from ..method import Backward, Batch, Method, State
-from ..methods import METHODS
-from ..methods.ce import CrossEntropy
-from ..recipe import check_together
+from randout.core import config
+from randout.core.errors import UserError
+from randout.methods.base import Backward, Batch, Method, State
+from randout.methods.builtin import METHODS
+from randout.methods.compatibility import check_together
+from randout.methods.cross_entropy import CrossEntropy
+from randout.models.inference import predict
+from randout.training import checkpoint
+from randout.training.loop import Event, Material, Session, _backward, _batch, fit, held_out, losses_of, student_forward
+
 from .models import build
 from .training import (
     furthest,

@@ -168,7 +168,7 @@ _loaded: dict[str, Any] = {}  # encoders by folder and options
 
 def loaded(folder: Path, **options: Any) -> Any:
     """What `models.load` gives, as a copy of one that is loaded once: that takes longer than copying it."""
-    from .. import models
+    from randout.models import loading as models
 
     key = repr((folder, sorted(options.items())))
     if key not in _loaded:

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import TrainTable
-from ..encoder import Encoder
-from ..inference import predict
-from ..loop import Event, Material, Session, begin, fit
-from ..method import Batch, LiveTeacher, Method, Run
-from ..metrics import score
-from ..tokens import Tokens, encode, truncate
+from randout.core.config import TrainTable
+from randout.methods.base import Batch, LiveTeacher, Method, Run
+from randout.models.encoder import Encoder
+from randout.models.inference import predict
+from randout.models.tokens import Tokens, encode, truncate
+from randout.stats.metrics import score
+from randout.training.loop import Event, Material, Session, begin, fit
+
 from .models import build, loaded, toy_texts
 
 __all__ = [

@@ -1,0 +1,5 @@
+"""`python -m randout.cli`."""
+
+from .app import main
+
+main()

@@ -1,0 +1,342 @@
+"""The command line: parses options, calls the library, prints results to stdout and everything else to stderr."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from randout.core import terminal
+from randout.core.console import Show, complain
+from randout.core.errors import Failure, UserError
+from randout.core.files import shell_path
+from randout.core.wording import plural
+from randout.experiments.run.options import Stopped
+
+from . import methods, report, reproduce, search, studies, tools, train
+from .tools import (
+    AsJson,
+    Encoding,
+    LabelColumn,
+    Plugins,
+    Preset,
+    Quiet,
+    Recipe,
+    RunsFolder,
+    Sets,
+    TextColumn,
+    named,
+    requested,
+)
+
+if TYPE_CHECKING:
+    from randout.data.dataset import LabelledFile
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+Probabilities = Annotated[bool, typer.Option("--probabilities", help="the probability of every class too")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps")]
+Data = Annotated[
+    str,
+    typer.Argument(help="a CSV, TSV, JSON Lines or Parquet file, a named dataset, or its TOML", metavar="DATA"),
+]
+
+
+def _print_version(wanted: bool) -> None:
+    from randout import __version__
+
+    if wanted:
+        print(f"randout {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """Fine-tune a small text classifier to match a big one, and know that it did."""
+
+
+app.command()(train.train)
+app.add_typer(reproduce.app)
+app.add_typer(search.app)
+app.add_typer(methods.app)
+app.add_typer(studies.app)
+app.add_typer(tools.app)
+app.add_typer(report.app)
+
+
+@app.command("soft-labels")
+def soft_labels(
+    data: Data,
+    teacher: Annotated[str, typer.Option(help="run, classifier or encoder")],
+    student: Annotated[str | None, typer.Option(help="the student it will be for")] = None,
+    preset: Preset = None,
+    recipe: Recipe = None,
+    sets: Sets = None,
+    plugin: Plugins = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    unlabeled: Annotated[str | None, typer.Option(help="file of texts without labels")] = None,
+    runs: RunsFolder = Path("runs"),
+    quiet: Quiet = False,
+) -> None:
+    """Run a teacher ahead of time. `train` with the same data and teacher then finds its logits."""
+    from randout.data.dataset import read_data
+    from randout.experiments.run.already_trained import find_models
+
+    table = {"source": data, "text_column": text_column, "label_column": label_column, "unlabeled": unlabeled}
+    asked = named({"data": table, "student": {"model": student}})
+    asked |= {"teacher": {"model": teacher}, "output": {"test": False}}
+    config = requested(asked, preset, recipe, sets).config()
+    dataset = read_data(config)
+    find_models(config)
+    from randout.experiments.run import pipeline, planning  # with PyTorch
+
+    plan = planning.make(config, dataset, required=config.methods)
+    try:
+        taught = pipeline.taught(plan, pipeline.Options(runs=runs, show=Show(quiet)))
+    except pipeline.Stopped as stop:
+        tools.stopped(stop, stop.run.path)
+        return
+    if taught is None:
+        raise UserError("soft-labels: this recipe has no method that learns from a teacher")
+    print(
+        f"{taught.name}: validation accuracy {taught.validation['accuracy']:.2%}, logits kept in {runs / 'soft-labels'}"
+    )
+
+
+@app.command()
+def evaluate(
+    run: Annotated[str, typer.Argument(help="a run, or with a file any classifier's folder")],
+    file: Annotated[
+        str, typer.Argument(help="a labelled file; else one of the run's own splits", metavar="[FILE]")
+    ] = "",
+    split: Annotated[str, typer.Option(help="validation or test, of the run's own data")] = "validation",
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="write FILE's rows with their predictions here")
+    ] = None,
+    probabilities: Probabilities = False,
+    labels: Annotated[
+        str | None, typer.Option(help="the model's classes in output order, by comma, where it only says LABEL_0")
+    ] = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    encoding: Encoding = None,
+    device: Device = "auto",
+    allow_leaks: Annotated[
+        bool, typer.Option("--allow-leaks", help="score test rows that a teacher or starting model has seen")
+    ] = False,
+    runs: Annotated[
+        Path | None, typer.Option("--runs", help="ignored; runs are named by their folder", hidden=True)
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score a run on its own splits, or a classifier on a file. Rows without a text are not scored."""
+    from randout.reporting.figures import leak_lines, score_lines
+    from randout.stats.diagnostics import messages
+
+    show = Show(quiet or as_json)
+    if probabilities and out is None:
+        raise UserError("evaluate: --probabilities goes with -o, which names the file that they are written to")
+    if file:
+        opened = _opened(run, file, text_column, label_column, encoding, out)
+        from randout.experiments.run import (
+            scoring,  # PyTorch comes with it: what file and folders show is reported first
+        )
+
+        metrics, id2label = scoring.score_file(
+            run,
+            file,
+            text_column,
+            label_column,
+            show,
+            device=device,
+            encoding=encoding or "auto",
+            labels=[name.strip() for name in labels.split(",")] if labels else (),
+            out=out,
+            probabilities=probabilities,
+            opened=opened,
+        )
+    else:
+        for option, given in (("-o", out), ("--labels", labels), ("--encoding", encoding)):
+            if given:
+                raise UserError(
+                    f"evaluate: {option} goes with a file. The predictions of a run's own rows are in its folder predictions"
+                )
+        from randout.experiments.run.saved_model import check_own_split
+
+        check_own_split(Path(run), split)
+        from randout.experiments.run import scoring
+
+        metrics, id2label = scoring.score_run(Path(run), split, show, allow_leaks, device)
+    print(
+        json.dumps(metrics, indent=1) if as_json else "\n".join([*score_lines(metrics, id2label), *leak_lines(metrics)])
+    )
+    show.conclude(messages(metrics.get("warnings", [])))
+
+
+def _opened(
+    model: str, file: str, text_column: str | None, label_column: str | None, encoding: str | None, out: Path | None
+) -> LabelledFile:
+    """The file to score a model on, read. Raises UserError for what is wrong with it, for a model that is not there, and
+    for an `out` that cannot be written.
+    """
+    from randout.data.dataset import open_evaluation
+    from randout.data.table_writing import check_output
+    from randout.experiments.run.saved_model import trained_columns
+    from randout.models.sources import check_there
+
+    if Path(model).is_file() and Path(file).is_dir():
+        raise UserError(
+            f"evaluate: {model} is a file and {file} a folder; the model comes first: evaluate {file} {model}"
+        )
+    if out is not None:
+        check_output(out)
+    check_there(model)
+    return open_evaluation(file, text_column, label_column, trained_columns(model), encoding or "auto")
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="a run or a classifier's folder")],
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="texts; none: standard input, a text a line or a table")
+    ] = None,
+    file: Annotated[
+        str | None, typer.Option("-f", "--file", help="a table; its columns and rows are kept as they are")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="where to write the table (with --file)")] = None,
+    probabilities: Probabilities = False,
+    text_column: Annotated[str | None, typer.Option(help="column of the texts of a table")] = None,
+    encoding: Encoding = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Label texts: arguments, a file, or standard input. Adds label and score; a text that is empty gets none."""
+    from randout.experiments.run import batch_prediction
+
+    show = Show(quiet or as_json)
+    request = batch_prediction.Request(model, device, text_column, encoding or "auto", probabilities)
+    if Path(model).is_file():
+        raise UserError(
+            f"predict: {model} is a file; the model comes first: randout predict RUN --file {shell_path(model)}"
+        )
+    batch_prediction.check_source(file, texts or (), out, request)
+    if file:
+        _report_table(batch_prediction.label_table(request, file, out, show, _bars(show)), as_json)
+        return
+    output = sys.stdout  # a bar may take its place meanwhile
+    bars = Show(quiet=True) if output.isatty() else _bars(show)  # results would be written across it
+    if texts:
+        found = batch_prediction.label_texts(request, texts, show, bars)
+    else:
+        if sys.stdin is not None and sys.stdin.isatty():
+            show.say("reading texts from the terminal, one a line; Ctrl-D ends them")
+        found = batch_prediction.label_input(request, terminal.input_stream(), show, bars)
+    for classes, rows in found:
+        for row in zip(*rows, strict=True):
+            print(_printed(*row, classes, as_json, probabilities), file=output)
+
+
+def _bars(show: Show) -> Show:
+    """For progress on a terminal only: nothing is said where standard error goes to a pipe or a file."""
+    return show if show.terminal else Show(quiet=True)
+
+
+def _printed(
+    text: str,
+    label: str | None,
+    score: float | None,
+    probabilities: list[float] | None,
+    classes: list[str],
+    as_json: bool,
+    every: bool,
+) -> str:
+    """A line of standard output for a text. every: with the probabilities of all classes."""
+    values: Sequence[float | None] = probabilities or [None] * len(classes)
+    by_class = dict(zip(classes, values, strict=True))
+    if as_json:
+        row = {"text": text, "label": label, "score": score}
+        return terminal.to_json(row | ({"probabilities": probabilities and by_class} if every else {}))
+    shares = ["" if share is None else f"{name}={share:.4f}" for name, share in by_class.items()] if every else []
+    one_line = " ".join(re.split(r"[\r\n]+", text))
+    return "\t".join([label or "", "" if score is None else f"{score:.4f}", *shares, one_line])
+
+
+def _report_table(written: Any, as_json: bool) -> None:
+    """Say what `predict --file` wrote."""
+    texts, names = written.texts, written.names
+    if as_json:
+        about = {"written": str(written.path), "rows": texts.rows, "text_column": texts.column, "columns": names}
+        print(terminal.to_json(about | {"without_text": texts.empty}))
+        return
+    more = len(names) - 2
+    columns = f"{names[0]}, {names[1]} and {more} probabilities" if more else f"{names[0]} and {names[1]}"
+    print(f"{plural(texts.rows, 'row')} written to {written.path}: {columns} of the texts in column {texts.column!r}")
+
+
+def main() -> None:
+    """Run the command line.
+
+    Exit code 2 for the user's mistake, 1 for a failure (also where standard output cannot be written), 130 after
+    Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
+    """
+    terminal.prepare()
+    code = _run()
+    lost = terminal.finish()
+    if lost and not code:
+        if lost != "closed":  # who closes a pipe early has read enough
+            complain(f"error: standard output: {lost}")
+        code = 1
+    sys.exit(code)
+
+
+def _run() -> int:
+    """The command on the command line carried out; its exit code."""
+    try:
+        with terminal.stop_signals():
+            terminal.check_arguments(sys.argv[1:])
+            app(prog_name="randout")
+    except SystemExit as end:
+        if end.code == 130 and not isinstance(end, terminal.Told):
+            complain("interrupted")
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except (UserError, Failure) as error:
+        complain(f"error: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return terminal.EXIT_CODES["Ctrl-C"]
+    except terminal.Terminated as stop:
+        complain(f"stopped by {stop.why}")
+        return terminal.EXIT_CODES[stop.why]
+    except BrokenPipeError:
+        return 1
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+        where = error.filename or ("standard output" if full else "input or output")
+        complain(f"error: {where}: {error.strerror or error}")
+        return 1
+    except Stopped as stop:
+        return _stopped(stop)
+    return 0
+
+
+def _stopped(stop: Stopped) -> int:
+    again = f"randout train --resume {shell_path(stop.run.path)}{tools.plugin_words()}"
+    complain(f"stopped by {stop.why}, and saved. Go on with: {again}")
+    return terminal.EXIT_CODES.get(stop.why, 0)

@@ -1,0 +1,71 @@
+"""`randout methods`: the methods, listed and explained."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from randout.core.errors import UserError, nearest
+
+from .tools import AsJson, Plugins
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def methods(
+    name: Annotated[str, typer.Argument(help="explain this one", metavar="[NAME]")] = "",
+    plugin: Plugins = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the methods there are, or explain one. Each is a table [methods.NAME] of a recipe."""
+    from randout.methods import catalog
+    from randout.methods.builtin import METHODS
+
+    known = catalog.entries()
+    if name in METHODS:
+        METHODS[name]  # one that cannot be loaded says why
+    if name and name not in known:
+        raise UserError(f"methods: no method {name!r}; `randout methods` lists them.{nearest(name, known)}")
+    rows = catalog.rows([name] if name else [])
+    if as_json:
+        print(json.dumps(rows[0] if name else rows, indent=1, default=list))
+    elif name:
+        print("\n".join(_explained(rows[0])))
+    else:
+        print("\n".join(line for row in rows for line in _listed(row)))
+        print("\nOne explained: randout methods NAME. All compared: randout compare DATA --methods all")
+
+
+def _listed(row: dict[str, Any]) -> list[str]:
+    """Four lines: name, kind, cost, teacher and seams; what it is; where it is from; its options."""
+    seams = ", ".join(row["seams"])
+    taught = f"teacher's {row['teacher']}" if row["teacher"] else ""
+    what = row["summary"] + (f" ({_settings(row)})" if row["settings"] else "")
+    first = f"{row['name']:<30} {row['kind']:<13} {row['cost']:<5} {seams:<26} {taught}".rstrip()
+    source = "; ".join(filter(None, (row["source"], row["package"])))
+    return [first, f"    {what}", f"    {source}", f"    options: {', '.join(row['options']) or 'none'}"]
+
+
+def _settings(row: dict[str, Any]) -> str:
+    return ", ".join(f"{key} = {_toml(value)}" for key, value in row["settings"].items())
+
+
+def _toml(value: Any) -> str:
+    return json.dumps(list(value) if isinstance(value, tuple) else value)
+
+
+def _explained(row: dict[str, Any]) -> list[str]:
+    """What it is, its equation and source as its docstring has them, what it needs and costs, and its recipe."""
+    lines = [f"{row['name']}: {row['summary']}", "", row["equation"], ""]
+    facts = [("source", row["source"]), ("from", row["package"])]
+    facts += [("cost", f"{row['cost']} a training step of the student")]
+    facts += [("seams", ", ".join(row["seams"])), ("needs", "; ".join(row["needs"]))]
+    tuned = ", ".join(f"{key} {_toml(values)}" for key, values in row["tuned"].items())
+    lines += [f"{what:<8}{text}" for what, text in [*facts, ("tuned", tuned)] if text]
+    lines += ["", *(f"[methods.{other}]" for other in row["with"]), f"[methods.{row['method']}]"]
+    written = {key: f"{key} = {_toml(option['default'])}" for key, option in row["options"].items()}
+    width = max((len(text) for text in written.values()), default=0)
+    return lines + [f"{text:<{width}}  # {row['options'][key]['about']}" for key, text in written.items()]

@@ -1,0 +1,219 @@
+"""`randout compare` and `randout cv`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from randout.core.console import Show
+from randout.core.errors import Failure, UserError
+from randout.core.wording import plural
+
+from .search import (
+    AcceptChanges,
+    Dry,
+    Halving,
+    Limit,
+    Out,
+    SpaceOption,
+    Student,
+    Teacher,
+    Trials,
+    options_of,
+    space_table,
+)
+from .tools import (
+    AsJson,
+    LabelColumn,
+    Plugins,
+    Preset,
+    Quiet,
+    Recipe,
+    RunsFolder,
+    Sets,
+    TextColumn,
+    assignments,
+    stopped,
+)
+
+app = typer.Typer(rich_markup_mode=None)
+
+AllowLeaks = Annotated[
+    bool, typer.Option("--allow-leaks", help="score test rows that a teacher or starting model has seen")
+]
+Methods = Annotated[str | None, typer.Option(help="arms from `randout methods`, by comma; or all")]
+Seeds = Annotated[str | None, typer.Option(help="how many seeds (3: seeds 1, 2, 3), or a list by comma")]
+Arms = Annotated[str | None, typer.Option(help="presets or recipes (TOML) by comma; table6: the paper's four")]
+Metric = Annotated[str | None, typer.Option(help="the primary metric: accuracy, macro_f1")]
+Margin = Annotated[float | None, typer.Option(help="a smaller difference counts as none (0.02: 2 points)")]
+Baseline = Annotated[str | None, typer.Option(help="the arm (or run) that the others are compared with")]
+
+
+@app.command()
+def compare(
+    what: Annotated[
+        list[str] | None, typer.Argument(help="a study (TOML), or data, or finished runs", metavar="STUDY|DATA|RUN...")
+    ] = None,
+    out: Out = None,
+    arms: Arms = None,
+    methods: Methods = None,
+    seeds: Seeds = None,
+    drop_one: Annotated[bool, typer.Option("--drop-one", help="the recipe with each method left out")] = False,
+    baseline: Baseline = None,
+    metric: Metric = None,
+    margin: Margin = None,
+    student: Student = None,
+    teacher: Teacher = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    preset: Preset = None,
+    recipe: Recipe = None,
+    sets: Sets = None,
+    plugin: Plugins = None,
+    space: SpaceOption = None,
+    trials: Trials = None,
+    halving: Halving = None,
+    time_limit: Limit = None,
+    accept_changes: AcceptChanges = False,
+    allow_leaks: AllowLeaks = False,
+    dry_run: Dry = False,
+    runs: RunsFolder = Path("runs"),
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare recipes over seeds, or finished runs. Equal budgets, paired statistics."""
+    from randout.experiments import requests
+
+    words = what or []
+    shared: dict[str, Any] = {"student": student, "teacher": teacher, "preset": preset, "recipe": recipe}
+    judged: dict[str, Any] = {"baseline": baseline, "metric": metric, "margin": margin, "allow_leaks": allow_leaks}
+    asked = requests.Asked(
+        **shared,
+        text_column=text_column,
+        label_column=label_column,
+        **judged,
+        settings=assignments(sets) or None,
+        arms=_words(arms),
+        methods=_words(methods),
+        drop_one=drop_one,
+        seeds=None if seeds is None else _seeds(seeds),
+        space=space_table(space),
+        trials=trials,
+        halving=halving,
+        spelt=_flag,
+    )
+    if requests.are_runs(words):
+        _print(requests.finished(words, asked, dry_run=dry_run, out=out), as_json, Show())
+        return
+    study = requests.comparison(words[0] if words else "", asked, out)
+    _carry_out(study, out, dry_run, as_json, options_of(runs, time_limit, Show(quiet or as_json), accept_changes))
+
+
+@app.command()
+def cv(
+    data: Annotated[
+        str, typer.Argument(help="a table of texts and labels, a named dataset, or a study", metavar="DATA")
+    ],
+    out: Out = None,
+    folds: Annotated[int | None, typer.Option(help="5 at least (default: 10)")] = None,
+    repeats: Annotated[int | None, typer.Option(help="each dealt anew (default: 1)")] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="nested (default): settings searched inside each fold; paper: once, on the ordinary split"),
+    ] = None,
+    arms: Arms = None,
+    baseline: Baseline = None,
+    metric: Metric = None,
+    margin: Margin = None,
+    student: Student = None,
+    teacher: Teacher = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    preset: Preset = None,
+    recipe: Recipe = None,
+    sets: Sets = None,
+    plugin: Plugins = None,
+    space: SpaceOption = None,
+    trials: Trials = None,
+    halving: Halving = None,
+    time_limit: Limit = None,
+    accept_changes: AcceptChanges = False,
+    allow_leaks: AllowLeaks = False,
+    dry_run: Dry = False,
+    runs: RunsFolder = Path("runs"),
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Cross-validate recipes, a teacher for each fold. Whole groups; Nadeau and Bengio's interval."""
+    from randout.experiments import requests
+
+    shared: dict[str, Any] = {"student": student, "teacher": teacher, "preset": preset, "recipe": recipe}
+    judged: dict[str, Any] = {"baseline": baseline, "metric": metric, "margin": margin, "allow_leaks": allow_leaks}
+    asked = requests.Asked(
+        **shared,
+        text_column=text_column,
+        label_column=label_column,
+        **judged,
+        settings=assignments(sets) or None,
+        arms=_words(arms),
+        folds=folds,
+        repeats=repeats,
+        protocol=protocol,
+        space=space_table(space),
+        trials=trials,
+        halving=halving,
+        spelt=_flag,
+    )
+    study = requests.cross_validation(data, asked, out)
+    _carry_out(study, out, dry_run, as_json, options_of(runs, time_limit, Show(quiet or as_json), accept_changes))
+
+
+def _flag(name: str) -> str:
+    """How the command line calls an option of `studies.Asked`."""
+    return {"settings": "--set", "out": "-o"}.get(name, f"--{name.replace('_', '-')}")
+
+
+def _words(text: str | None) -> list[str] | None:
+    """What stands between the commas."""
+    return None if text is None else [word.strip() for word in text.split(",")]
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        numbers = [int(word) for word in text.split(",")]
+    except ValueError:
+        raise UserError(f"--seeds {text}: expected a number of seeds, or a list such as 1,2,3") from None
+    if len(numbers) == 1 and "," not in text:
+        if numbers[0] < 1:
+            raise UserError(f"--seeds {text}: expected 1 or more")
+        return list(range(1, numbers[0] + 1))
+    return numbers
+
+
+def _carry_out(study: Any, out: Path | None, dry_run: bool, as_json: bool, options: Any) -> None:
+    from randout.experiments import requests
+
+    if dry_run:
+        print("\n".join(requests.planned(study, out)))
+        return
+    try:
+        folder = requests.carry_out(study, out, options)
+    except requests.StudyStopped as stop:
+        stopped(stop, stop.where)
+        return
+    _print(folder.record, as_json, options.show)
+    failed = [cell for cell in folder.record["cells"] if cell["state"] == "failed"]
+    if failed:
+        raise Failure(f"{folder.path}: {plural(len(failed), 'run')} failed; the same command tries again")
+
+
+def _print(record: dict[str, Any], as_json: bool, show: Show) -> None:
+    """The result of a study, and its warnings."""
+    from randout.experiments.study.results import result_lines
+    from randout.experiments.study.warnings import lines
+
+    print(json.dumps(record, indent=1) if as_json else "\n".join(result_lines(record)))
+    show.conclude(lines(record.get("warnings", [])))

@@ -1,0 +1,277 @@
+"""`randout runs`, `init`, `doctor` and `demo`, and options that several commands share."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from randout.core.console import Show, complain
+from randout.core.errors import UserError
+from randout.core.files import check_new_file, shell_path, write_new
+from randout.core.terminal import EXIT_CODES, Told
+from randout.experiments.run.options import Stopped
+
+if TYPE_CHECKING:
+    from randout.experiments.run.request import Request
+
+app = typer.Typer(rich_markup_mode=None)
+runs_app = typer.Typer(help="List, show and remove runs.", invoke_without_command=True, rich_markup_mode=None)
+app.add_typer(runs_app, name="runs")
+
+SHORTENED = (0, 2, 6)  # columns of `randout runs`: name, methods, folder
+RunsFolder = Annotated[Path, typer.Option("--runs", help="folder of runs")]
+OwnRuns = Annotated[Path | None, typer.Option("--runs", help="folder of runs")]
+ListedRun = Annotated[Path, typer.Argument(help="a run's folder, or its name in `randout runs`")]
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="say nothing but warnings and results")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any setting of `randout init`")]
+Preset = Annotated[
+    str | None, typer.Option(help="auto (default), randout-kd, plain, kd, randout, randout-literal, paper")
+]
+Encoding = Annotated[str | None, typer.Option(help="of a table's text, such as latin1; else UTF-8")]
+TextColumn = Annotated[str | None, typer.Option("--text-column", help="column of the texts")]
+LabelColumn = Annotated[str | None, typer.Option("--label-column", help="column of the labels")]
+
+
+def _load_plugins(context: typer.Context, words: list[str] | None) -> list[str] | None:
+    """Load what `--plugin` names, before any other option is read. Raises UserError."""
+    if words and not context.resilient_parsing:
+        from randout.methods.registry import load_plugin
+
+        for word in words:
+            load_plugin(word)
+    return words
+
+
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE",
+        callback=_load_plugins,
+        is_eager=True,
+        help="a Python file or module that registers methods of your own",
+    ),
+]
+Recipe = Annotated[Path | None, typer.Option(help="a TOML file of settings, as `randout init` prints")]
+
+
+def named(tables: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Tables of a recipe without the options that were left out (None or empty), and without the tables left empty."""
+    kept = {name: {k: v for k, v in table.items() if v not in (None, "")} for name, table in tables.items()}
+    return {name: table for name, table in kept.items() if table}
+
+
+def assignments(sets: list[str] | None) -> list[dict[str, Any]]:
+    """The settings of `--set`, each as tables. Raises UserError."""
+    from randout.core import config
+    from randout.methods.builtin import METHODS
+
+    return [config.assignment(text, METHODS) for text in sets or []]
+
+
+def plugin_words() -> str:
+    """The options `--plugin` of this command, for a command that resumes it."""
+    from randout.methods.registry import loaded_plugins
+
+    return "".join(f" --plugin {shell_path(Path(word))}" for word in loaded_plugins())
+
+
+def requested(asked: dict[str, Any], preset: str | None, recipe: Path | None, sets: list[str] | None) -> Request:
+    """The training that a command line asks for. Raises UserError."""
+    from randout.experiments.run.request import Request
+
+    return Request(asked, preset, recipe, assignments(sets))
+
+
+def seconds_of(text: str) -> float:
+    """`2h`, `90m`, `45s`, `1h30m` in seconds. Raises UserError."""
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text.strip())
+    if not found or not any(found.groups()):
+        raise UserError(f"--time-limit {text}: expected a time such as 2h, 90m or 1h30m")
+    hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return hours * 3600 + minutes * 60 + seconds
+
+
+@runs_app.callback()
+def list_runs(context: typer.Context, runs: RunsFolder = Path("runs"), as_json: AsJson = False) -> None:
+    """List the runs of a folder."""
+    if context.invoked_subcommand is None:
+        from randout.storage.run_folder import run_rows
+
+        rows = run_rows(runs)
+        if as_json:
+            print(json.dumps(rows, indent=1))
+            return
+        shown = [
+            (
+                r["name"],
+                _minute(r["started"]),
+                r["methods"],
+                r["state"],
+                _percent(r["validation"]),
+                _percent(r["test"]),
+                r["run"],
+            )
+            for r in rows
+        ]
+        print_table(("name", "started", "methods", "state", "validation", "test", "folder"), shown, SHORTENED)
+
+
+@runs_app.command("show")
+def show_run(context: typer.Context, run: ListedRun, runs: OwnRuns = None, as_json: AsJson = False) -> None:
+    """Show one run: its settings and its scores."""
+    from randout.experiments.run.teacher_comparison import run_lines
+    from randout.reporting.figures import choice_lines, leak_lines, score_lines
+    from randout.stats.diagnostics import messages
+    from randout.storage.run_folder import closed_test_lines, named_run
+
+    folder = named_run(run, runs or _runs_of(context))
+    record = folder.record
+    metrics = folder.read("metrics.json") if folder.finished else {}
+    if as_json:
+        print(json.dumps({"record": record, "metrics": metrics}, indent=1))
+        return
+    print((folder.path / "run.toml").read_text(encoding="utf-8").strip())
+    print(f"\nstarted {record['started']}, {'finished ' + record['finished'] if folder.finished else 'not finished'}")
+    if "choice" in record:
+        print("\n" + "\n".join(choice_lines(record["choice"])))
+    warnings = metrics.pop("warnings", [])
+    for name, found in metrics.items():
+        labels = dict(enumerate(record["identity"]["data"]["labels"]))
+        print(f"\n{name}\n" + "\n".join([*score_lines(found, labels), *leak_lines(found)]))
+    for line in [*run_lines(record, metrics), *closed_test_lines(folder)]:
+        print(line)
+    Show().conclude(messages(warnings))
+
+
+@runs_app.command("rm")
+def remove_run(
+    context: typer.Context,
+    run: ListedRun,
+    runs: OwnRuns = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+) -> None:
+    """Delete a run folder."""
+    from randout.storage.run_folder import named_run, remove
+
+    folder = named_run(run, runs or _runs_of(context))
+    if folder.exists and not yes:
+        if not sys.stdin.isatty():
+            raise UserError(f"runs rm {run}: add --yes to delete without being asked")
+        typer.confirm(f"Delete {folder.path} and all it holds?", abort=True)
+    remove(folder)
+    print(f"deleted {folder.path}")
+
+
+def _runs_of(context: typer.Context) -> Path:
+    """The folder that `randout runs --runs FOLDER` names."""
+    return Path(context.parent.params["runs"]) if context.parent else Path("runs")
+
+
+@app.command()
+def init(
+    preset: Preset = None,
+    student: Annotated[
+        str | None, typer.Option(help="of this student; svm, cnn, ... have settings of their own")
+    ] = None,
+    sets: Sets = None,
+    plugin: Plugins = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="write to this file")] = None,
+) -> None:
+    """Print the default recipe with every setting explained."""
+    from randout.core import config
+    from randout.methods.builtin import METHODS
+    from randout.models.sources import CLASSIFIER_NAMES, check_known
+
+    made = requested({"student": {"model": student}} if student else {}, preset, None, sets).config()
+    if made.student.model in CLASSIFIER_NAMES:
+        from randout.baselines.settings import chosen, settle  # PyTorch comes with it
+
+        classifier = chosen(made)
+        assert classifier is not None
+        text = config.commented(settle(made, classifier, []), METHODS, type(classifier))
+    else:
+        if doubt := check_known(made.student.model, CLASSIFIER_NAMES):
+            Show().warn(doubt)
+        text = config.commented(made, METHODS)
+    if out is None:
+        print(text, end="")
+    else:
+        check_new_file(out)
+        write_new(out, text.encode("utf-8"))
+        print(f"written to {out}; use it with randout train DATA --recipe {shell_path(out)}")
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """What this machine can do, and what is missing."""
+    from .doctor import examine
+
+    rows = examine()
+    if as_json:
+        print(json.dumps([dict(zip(("what", "found", "todo"), row, strict=True)) for row in rows], indent=1))
+    else:
+        print_table(("what", "found", "what to do"), rows)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder for data, runs and pictures")] = Path("demo"),
+    data_only: Annotated[bool, typer.Option("--data-only", help="write the tables and fetch the encoder only")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """The main job on real film texts and weights. A teacher and five students, compared."""
+    from .demo import bring_data, demonstrate
+
+    try:
+        if data_only:
+            print("\n".join(bring_data(out)))
+        else:
+            demonstrate(out, Show(quiet))
+    except Stopped as stop:
+        stopped(stop, out)
+    except KeyboardInterrupt:
+        complain(f"Interrupted; what is finished is kept in {out}. Run the same command again to resume")
+        raise Told(EXIT_CODES["Ctrl-C"]) from None
+
+
+def stopped(stop: Stopped, where: Path) -> None:
+    """End the process after a clean stop."""
+    complain(f"stopped by {stop.why}, and saved in {where}. Run the same command again to resume")
+    raise Told(EXIT_CODES.get(stop.why, 0))
+
+
+def _minute(time: str) -> str:
+    """2026-01-02T03:04:05+00:00 as 2026-01-02 03:04."""
+    return time[:16].replace("T", " ")
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.2%}"
+
+
+def print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], shortened: Sequence[int] = ()) -> None:
+    """Columns to standard output, each as wide as its widest cell. shortened: columns whose cells may lose their middle so
+    that lines fit a terminal; elsewhere (a pipe, a file) they are whole.
+    """
+    from randout.reporting.figures import fitted, table_lines
+
+    if sys.stdout.isatty():
+        rows = fitted(head, rows, shutil.get_terminal_size().columns, shortened, _ellipsis())
+    print("\n".join(table_lines(head, rows, left=range(len(head)))))
+
+
+def _ellipsis() -> str:
+    try:
+        "…".encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return "..."
+    return "…"

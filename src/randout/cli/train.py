@@ -1,0 +1,245 @@
+"""The command `train`: options to a request, the request to a plan, the plan carried out and reported."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from randout.core.console import Show
+from randout.core.errors import UserError
+from randout.core.files import shell_path
+from randout.core.wording import plural, verb
+from randout.experiments.run.options import Options, Result, finished
+from randout.storage.run_folder import check_run
+
+from .tools import (
+    AsJson,
+    Encoding,
+    LabelColumn,
+    Plugins,
+    Preset,
+    Quiet,
+    Recipe,
+    RunsFolder,
+    Sets,
+    TextColumn,
+    named,
+    requested,
+    seconds_of,
+)
+
+if TYPE_CHECKING:
+    from randout.core.config import Config
+    from randout.data.dataset import Dataset
+    from randout.experiments.run.planning import Plan
+
+
+def train(
+    data: Annotated[
+        str,
+        typer.Argument(help="a table of texts and labels, a named dataset, or its TOML", metavar="[DATA]"),
+    ] = "",
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="run folder (default: runs/NAME)")] = None,
+    name: Annotated[str | None, typer.Option(help="the run's name in tables and reports")] = None,
+    student: Annotated[
+        str | None,
+        typer.Option(
+            help="encoder, or svm, rf, mnb-count, mnb-tfidf, cnn, lstm; auto: an encoder or svm, chosen on validation"
+        ),
+    ] = None,
+    teacher: Annotated[str | None, typer.Option(help="run, classifier or encoder; none: no distillation")] = None,
+    preset: Preset = None,
+    recipe: Recipe = None,
+    sets: Sets = None,
+    plugin: Plugins = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    group: Annotated[str | None, typer.Option(help="column whose rows stay in one split")] = None,
+    split: Annotated[str | None, typer.Option(help="auto or paper")] = None,
+    split_column: Annotated[str | None, typer.Option(help="column that says train, validation or test")] = None,
+    validation: Annotated[str | None, typer.Option(help="file of validation rows")] = None,
+    test: Annotated[str | None, typer.Option(help="file of test rows")] = None,
+    unlabeled: Annotated[str | None, typer.Option(help="file of texts without labels")] = None,
+    encoding: Encoding = None,
+    teacher_labels: Annotated[str | None, typer.Option(help="the teacher's labels in output order, by comma")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed of student and teacher")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps")] = None,
+    no_test: Annotated[bool, typer.Option("--no-test", help="leave the test split closed")] = False,
+    allow_leaks: Annotated[
+        bool, typer.Option("--allow-leaks", help="score test rows that a teacher or starting model has seen")
+    ] = False,
+    keep_texts: Annotated[bool, typer.Option("--keep-texts", help="write texts beside the predictions")] = False,
+    resume: Annotated[Path | None, typer.Option(help="go on with this run")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="train beside a run that is there")] = False,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="resume on another machine or version")
+    ] = False,
+    time_limit: Annotated[str | None, typer.Option(help="stop cleanly after this long, as 2h, 90m")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what it would take, and stop")] = False,
+    runs: RunsFolder = Path("runs"),
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a student, score it, save a model folder. A teacher that is a bare encoder is fine-tuned first."""
+    from randout.storage.run_names import checked_name
+
+    table: dict[str, Any] = {
+        "source": data,
+        "text_column": text_column,
+        "label_column": label_column,
+        "group_column": group,
+    }
+    table |= {"split": split, "split_column": split_column, "encoding": encoding}
+    table |= {"validation": validation, "test": test, "unlabeled": unlabeled}
+    teacher_table = {"model": teacher, "labels": teacher_labels.split(",") if teacher_labels else None}
+    output = {"test": False if no_test else None, "keep_texts": keep_texts or None, "allow_leaks": allow_leaks or None}
+    tables: dict[str, dict[str, Any]] = {"data": table, "student": {"model": student}, "teacher": teacher_table}
+    asked = named(tables | {"train": {"seed": seed, "device": device}, "output": output})
+    options = Options(
+        runs=runs,
+        out=out,
+        fresh=fresh,
+        accept_changes=accept_changes,
+        deadline=time.monotonic() + seconds_of(time_limit) if time_limit else None,
+        name="" if name is None else checked_name(name),
+        show=Show(quiet or as_json),
+    )
+    if resume is None:
+        request = requested(asked, preset, recipe, sets)
+        work = Work(request.config(), request.required, options)
+    else:
+        if asked or preset or recipe or sets or out:
+            raise UserError("--resume: a run is resumed with its own settings; leave the other settings out")
+        work = _resumed(resume, options)
+    if dry_run:
+        print("\n".join(_estimate(_plan(work, _read(work)))))
+    else:
+        report(_train(work), as_json, options.show)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A training as the command line asks for it. required: methods that it names itself. resumed: an unfinished run."""
+
+    config: Config
+    required: frozenset[str]
+    options: Options
+    resumed: Path | None = None
+
+
+def _resumed(run: Path, options: Options) -> Work:
+    """The training that goes on in the folder `run`, its teacher and soft labels where they were. Raises UserError."""
+    from randout.experiments.run.request import stored_config
+
+    if not (run / "run.toml").exists():
+        check_run(run, options.runs)
+        raise UserError(f"--resume {run}: no run.toml in this folder, so it cannot be resumed; copy the folder again")
+    folder = check_run(run)
+    runs = Path(os.path.normpath(run / folder.record["runs"]))
+    within = replace(options, runs=runs, out=run)
+    return Work(stored_config(folder, to_train=True), frozenset(), within, run)
+
+
+def _train(work: Work) -> Result:
+    """Train, or find the run finished: before PyTorch is loaded where the same command was given before."""
+    from randout.experiments.run.already_trained import digest, find_finished
+
+    options = work.options
+    if work.resumed is not None and (done := finished(work.resumed)) is not None:
+        options.show.say(f"already trained: {work.resumed}")
+        return done
+    dataset = _read(work)
+    known = not (options.fresh or work.resumed)
+    request = digest(work.config, dataset, work.required) if known else ""
+    done = find_finished(request, work.config, dataset, options.runs, options.out, options.name)
+    if done is not None:
+        options.show.say(f"already trained: {done.folder}")
+        return done
+    plan = _plan(work, dataset)
+    from randout.experiments.run import pipeline
+
+    if not work.resumed:  # which keeps the digest of the command that began it
+        request = digest(work.config, dataset, work.required)  # again: models may have been fetched
+    return pipeline.carry_out(plan, replace(options, request=request))
+
+
+def _read(work: Work) -> Dataset:
+    """The data, described to the user. Models that are not there are reported before PyTorch is loaded."""
+    from randout.data.dataset import read_data
+    from randout.experiments.run.already_trained import find_models
+
+    dataset = read_data(work.config)
+    find_models(work.config)
+    _introduce(work.config, dataset, work.options.show)
+    return dataset
+
+
+def _plan(work: Work, dataset: Dataset) -> Plan:
+    from randout.experiments.run import planning  # with PyTorch
+
+    return planning.make(work.config, dataset, required=work.required, alternatives=True)
+
+
+def _estimate(plan: Plan) -> list[str]:
+    """What a dry run says."""
+    from randout.experiments.run.student import estimate
+
+    warnings = [f"warning: {warning}" for warning in plan.leak_warnings]
+    return [*plan.notes, *warnings, *estimate(plan)]
+
+
+def _introduce(config: Config, dataset: Dataset, show: Show) -> None:
+    from randout.data.dataset import describe
+    from randout.models.sources import CLASSIFIER_NAMES
+
+    weights = "" if config.student.model in CLASSIFIER_NAMES else " and --set ce.class_weights=balanced"
+    for line in describe(dataset):
+        show.say(line)
+    if config.train.metric == "accuracy" and dataset.report.imbalance > 3:
+        show.say(
+            f"hint: the largest class is {dataset.report.imbalance:.1f} times the smallest; "
+            f"consider --set metric=macro_f1{weights}"
+        )
+
+
+def report(result: Result, as_json: bool, show: Show) -> None:
+    """Print the scores of a run, where it is, and what to do next."""
+    from randout.experiments.run.teacher_comparison import run_lines
+    from randout.reporting.figures import choice_lines, leak_lines, score_lines
+    from randout.stats.diagnostics import messages
+    from randout.storage.run_folder import closed_test_lines
+
+    warnings, choice = result.metrics.get("warnings", []), result.run.record.get("choice")
+    if as_json:
+        found = {"run": str(result.folder), "model": str(result.model_path), "metrics": result.metrics}
+        found |= {"choice": choice} if choice else {}
+        print(json.dumps(found | {"warnings": warnings}, indent=1))
+        show.conclude(messages(warnings))
+        return
+    for name, metrics in result.metrics.items():
+        if name == "warnings":
+            continue
+        print(f"\n{name}")
+        print("\n".join(score_lines(metrics, result.id2label)))
+        if "without_copies" in metrics:
+            rest = metrics["without_copies"]
+            count = metrics["rows"] - rest["rows"]
+            copied = f"{plural(count, 'row')} that {verb(count, 'has', 'have')} a copy in train"
+            print(f"without the {copied}: accuracy {rest['accuracy']:.2%}")
+        print("\n".join(leak_lines(metrics)), end="\n" if "leaks" in metrics else "")
+    for line in run_lines(result.run.record, result.metrics):
+        print(line)
+    if choice:
+        print("\n" + "\n".join(choice_lines(choice)))
+    print(f"\nmodel   {result.model_path}")
+    print(f"run     {result.folder}")
+    for line in closed_test_lines(result.run):
+        print(line)
+    print(f'next    randout predict {shell_path(result.folder)} "a text to classify"')
+    show.conclude(messages(warnings))

@@ -1,0 +1,148 @@
+"""Progress bars with time left on a terminal, plain lines elsewhere, nothing when quiet.
+
+Everything here goes to standard error, so that standard output holds results only.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+Advance = Callable[[int, str], None]
+EVERY = 30.0  # seconds between plain lines
+
+
+class _Errors:
+    """Standard error, which may vanish (a closed terminal, a full disk): what it does not take is dropped, for work
+    that can be saved must not die of a message.
+    """
+
+    def write(self, text: str) -> int:
+        try:
+            return sys.stderr.write(text)
+        except (OSError, ValueError, AttributeError):  # ValueError: closed; AttributeError: there is none
+            return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError, AttributeError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
+ERRORS: Any = _Errors()
+
+
+def complain(text: str) -> None:
+    """A line on standard error, if it takes it."""
+    print(text, file=ERRORS, flush=True)
+
+
+class Show:
+    """How to tell a person what is going on. quiet: say nothing but warnings. terse: warnings and bars only."""
+
+    def __init__(self, quiet: bool = False, terse: bool = False) -> None:
+        self.quiet, self.terse = quiet, terse
+        self.warned: set[str] = set()  # what pieces of work within this one have warned of, without its numbers
+        self.terminal = sys.stderr is not None and sys.stderr.isatty()
+
+    def say(self, text: str = "") -> None:
+        if not self.quiet and not self.terse:
+            complain(text)
+
+    def warn(self, text: str) -> None:
+        kind = re.sub(r"\d+", "", text)
+        if self.terse and kind in self.warned:
+            return
+        self.warned.add(kind)
+        complain(f"warning: {text}")
+
+    def conclude(self, warnings: Sequence[str]) -> None:
+        """Print a command's warnings under one heading, after its results; each once, also where quiet."""
+        if warnings:
+            sys.stdout.flush()
+            lines = [f"  - {text}" for text in dict.fromkeys(warnings)]
+            complain("\n".join(["", "Warnings", *lines]))
+
+    def within(self) -> Show:
+        """For one of many pieces of work: its bars, and each kind of warning once, without its lines."""
+        made = Show(self.quiet, terse=True)
+        made.warned = self.warned
+        return made
+
+    def ask(self, question: str) -> bool:
+        """Yes or no from the person at the terminal; no where there is none."""
+        if not (self.terminal and sys.stdin is not None and sys.stdin.isatty()) or self.quiet:
+            return False
+        print(f"{question} [y/N] ", end="", file=ERRORS, flush=True)
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+    @contextmanager
+    def bar(self, what: str, total: int, done: int = 0, unit: str = "texts") -> Iterator[Advance]:
+        """`advance(n, note)` moves the bar by n; speed and time left are shown."""
+        if self.quiet:
+            yield _silent
+        elif self.terminal:
+            with _rich_bar(what, total, done, unit) as advance:
+                yield advance
+        else:
+            yield _plain_bar(Show(self.quiet).say, what, total, done, unit)
+
+
+def _silent(_count: int, _note: str) -> None:
+    pass
+
+
+@contextmanager
+def _rich_bar(what: str, total: int, done: int, unit: str) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    def plain(text: str) -> TextColumn:
+        return TextColumn(text, markup=False)  # names of models may have brackets
+
+    columns = (plain("{task.description}"), BarColumn(), plain("{task.completed}/{task.total}"))
+    tail = (plain("{task.fields[speed]}"), TimeRemainingColumn(), plain("{task.fields[note]}"))
+    with Progress(*columns, *tail, console=Console(file=ERRORS), transient=True) as progress:
+        task = progress.add_task(what, total=total, completed=done, note="", speed="")
+        began, count = time.monotonic(), 0
+
+        def advance(number: int, note: str = "") -> None:
+            nonlocal count
+            count += number
+            speed = f"{count / max(time.monotonic() - began, 1e-9):.0f} {unit}/s"
+            progress.update(task, advance=number, speed=speed, note=note)
+
+        yield advance
+
+
+def _plain_bar(say: Callable[[str], None], what: str, total: int, done: int, unit: str) -> Advance:
+    began = said = time.monotonic()
+    count = 0
+
+    def advance(number: int, note: str = "") -> None:
+        nonlocal count, said
+        count += number
+        now = time.monotonic()
+        if now - said >= EVERY:
+            said = now
+            speed = count / (now - began)
+            left = (total - done - count) / max(speed, 1e-9)
+            say(f"{what}: {done + count}/{total}, {speed:.0f} {unit}/s, {duration(left)} left{note and ', ' + note}")
+
+    return advance
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `3 min 20 s`, `2 h 05 min`."""
+    whole = round(max(seconds, 0))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

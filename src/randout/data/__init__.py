@@ -1,0 +1,1 @@
+"""Labelled tables: reading, cleaning, splitting and writing them."""

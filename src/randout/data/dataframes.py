@@ -1,0 +1,133 @@
+"""In-memory tables as data: pandas or polars frames, Arrow tables, `datasets.Dataset`, or a dict of columns.
+
+None of these libraries is needed: a frame is known by what it has, names of its columns and columns by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from randout.core.errors import UserError
+
+EXPECTED = 'Expected the path of a file, a known name, a DataFrame, or columns: {"text": [...], "label": [...]}.'
+
+
+def columns_of(data: Any) -> dict[str, list[Any]]:
+    """Column name -> values of equal length, missing ones None. UserError for what is no table."""
+    if isinstance(data, list | tuple) and data and all(isinstance(row, Mapping) for row in data):
+        names = list(dict.fromkeys(name for row in data for name in row))
+        given = {name: [row.get(name) for row in data] for name in names}
+    elif isinstance(data, Mapping):
+        given = dict(data)
+    else:
+        given = _frame(data)
+    odd = [name for name in given if not isinstance(name, str)]
+    if odd:
+        raise UserError(f"data: the column name {odd[0]!r:.60} is a {type(odd[0]).__name__}; expected a string.")
+    columns = {name: _values(name, column) for name, column in given.items()}
+    lengths = {len(values) for values in columns.values()}
+    if len(lengths) > 1:
+        found = ", ".join(f"{name!r} {len(values):,}" for name, values in list(columns.items())[:10])
+        raise UserError(f"data: columns of unequal length ({found}). Each row needs a value in every column, or None.")
+    if not columns or lengths == {0}:
+        raise UserError(f"data: there is no row. {EXPECTED}")
+    return columns
+
+
+def _frame(data: Any) -> dict[str, Any]:
+    names = getattr(data, "column_names", None)  # Arrow and datasets; `columns` of an Arrow table are not names
+    names = getattr(data, "columns", None) if names is None else names
+    if names is None and hasattr(data, "keys"):
+        names = data.keys()
+    if names is None or isinstance(data, str | bytes) or not hasattr(data, "__getitem__"):
+        raise UserError(f"data: found {type(data).__name__} ({str(data)!r:.60}). {EXPECTED}")
+    names = list(names)
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UserError(f"data: the column name {twice[0]!r} occurs {names.count(twice[0])} times. Rename one of them.")
+    return {name: data[name] for name in names}
+
+
+def _values(name: str, column: Any) -> list[Any]:
+    """The values of a column as Python has them. UserError for a string, a mapping, a set or no sequence at all."""
+    for method in ("to_pylist", "to_list", "tolist"):
+        if hasattr(column, method):
+            found = getattr(column, method)()
+            column = found if isinstance(found, list) else [found]
+            break
+    if isinstance(column, str | bytes | Mapping | set | frozenset) or not isinstance(column, Iterable):
+        hint = " A DataFrame can be passed as it is." if isinstance(column, Mapping) else ""
+        raise UserError(
+            f"data: column {name!r} is a {type(column).__name__}; expected a list of values, one for each row.{hint}"
+        )
+    return list(column)
+
+
+def saved(data: Any, folder: Path) -> tuple[Path, bool]:
+    """(file, whether it is new) that holds `data`, named by its content, so that the same columns are the same data.
+
+    Parquet; JSON Lines where a column mixes kinds, which only matters where that column is used. On an error nothing
+    is left behind. UserError for what is no table.
+    """
+    import pyarrow
+
+    columns = columns_of(data)
+    try:
+        table = pyarrow.table(columns)
+    except (pyarrow.ArrowException, TypeError, ValueError, OverflowError):
+        columns = {name: [None if _is_missing(v) else v for v in values] for name, values in columns.items()}
+        try:
+            table = pyarrow.table(columns)
+        except (pyarrow.ArrowException, TypeError, ValueError, OverflowError):
+            return _stored(_json_lines(columns), "jsonl", folder)
+    return _stored(table.replace_schema_metadata(_class_names(data)), "parquet", folder)
+
+
+def _is_missing(value: Any) -> bool:
+    """None, NaN, and pandas' NA and NaT."""
+    return (
+        value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
+    )
+
+
+def _class_names(data: Any) -> dict[bytes, bytes] | None:
+    """The names of classes that a `datasets.Dataset`, or an Arrow table made by it, declares."""
+    schema = getattr(getattr(data, "features", None), "arrow_schema", None)
+    schema = getattr(data, "schema", None) if schema is None else schema
+    names = (getattr(schema, "metadata", None) or {}).get(b"huggingface")
+    return {b"huggingface": names} if names else None
+
+
+def _json_lines(columns: Mapping[str, list[Any]]) -> str:
+    rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+
+
+def _stored(content: Any, suffix: str, folder: Path) -> tuple[Path, bool]:
+    """Write text or an Arrow table in one move. The folder is made where it is missing."""
+    import pyarrow.parquet as parquet
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".partial", delete=False) as stream:
+        partial = Path(stream.name)
+        try:
+            if isinstance(content, str):
+                stream.write(content.encode("utf-8", errors="surrogatepass"))
+            else:
+                parquet.write_table(content, stream)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+    try:
+        digest = hashlib.sha256(partial.read_bytes()).hexdigest()[:12]
+        path = folder / f"table-{digest}.{suffix}"
+        new = not path.exists()
+        return partial.replace(path), new
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

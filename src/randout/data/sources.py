@@ -1,0 +1,282 @@
+"""Opens the sources of a dataset (files, known names, the Hub) as parts with texts, labels and groups."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from randout.core.errors import UserError, nearest
+from randout.core.wording import plural, verb
+
+from . import columns as cols
+from . import labels as classes
+from . import named_datasets, toml_source
+from .archives import SUFFIXES, content_name
+from .named_datasets import Known, Reading
+from .tables import AUTO, TABLE_SUFFIXES, Table, codec_of, read_table
+
+SPLIT_VALUES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev", "development"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+Labels = Sequence[str] | Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The tables of a request: role ("main" first, "validation", "test", "unlabeled") -> table."""
+
+    name: str
+    reading: Reading  # how the source says that it is read
+    tables: dict[str, Table]
+    prefixes: dict[str, str]  # role -> what row ids start with; "" for main
+    one_file: bool  # whether all labelled rows are of one file
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns used in the main table, and those that the user named."""
+
+    text: str
+    label: str
+    group: str | None
+    named_text: str | None
+    named_label: str | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """One table's rows, checked."""
+
+    role: str
+    table: Table
+    prefix: str
+    texts: list[str]
+    labels: list[str]  # empty for unlabelled rows
+    groups: list[str | None]  # None: a group of its own
+
+
+def open_sources(source: str | Path, files: Mapping[str, str | Path], notes: list[str], encoding: str = AUTO) -> Opened:
+    """Open the main source and the further files by role, text in `encoding`. Appends to `notes`. UserError for each
+    that cannot be had.
+    """
+    check_name(source)
+    codec_of(encoding)
+    known = toml_source.resolve(source, encoding)
+    if known is None and not Path(source).is_file():
+        known = named_datasets.resolve(str(source), notes)
+    if known is None:
+        known = _unknown(source, files, notes, encoding)
+    tables = {role: table for role, table in known.tables.items() if role not in files}
+    notes.extend(
+        f"the {role} rows of {known.name} are not used, as --{role} names a file"
+        for role in known.tables.keys() - tables.keys()
+    )
+    prefixes = {role: "" if role == "main" else f"{role}#" for role in tables}
+    taken = {Path(tables["main"].name).name}
+    for role, path in files.items():
+        tables[role] = read_table(path, encoding)
+        prefixes[role] = f"{path}#" if Path(path).name in taken else f"{Path(path).name}#"
+        taken.add(Path(path).name)
+    return Opened(known.name, known.reading, tables, prefixes, known.one_file and not files.keys() - {"unlabeled"})
+
+
+def check_name(source: str | Path) -> None:
+    """UserError for a text that no file can be named, such as the rows of a table themselves."""
+    name = str(source)
+    try:
+        possible = "\0" not in name and "\n" not in name
+        Path(name).is_file()
+    except (OSError, ValueError):  # too long a name
+        possible = False
+    if not possible:
+        raise UserError(
+            f"{name!r:.60}: this cannot be the name of a file ({len(name):,} characters). Expected a file's path, "
+            'a known name, or in the library a DataFrame or columns: {"text": [...], "label": [...]}.'
+        )
+
+
+def _unknown(source: str | Path, files: Mapping[str, Any], notes: list[str], encoding: str) -> Known:
+    """A file, or a data set of the Hub, of which nothing is known beforehand."""
+    spec = hub_spec(source)
+    if spec is not None:
+        name = re.sub(r"[^\w.-]+", "--", spec)
+        return Known(name, Reading(), _hub_or_missing(source, spec, files, notes), one_file=False)
+    if re.fullmatch(r"\w+", str(source)) and not Path(source).exists():
+        raise UserError(
+            f"{source}: no such file or data set.{nearest(str(source), named_datasets.NAMED)} Known by name: "
+            f"{', '.join(named_datasets.NAMED)}. One of the Hugging Face Hub is written hub:{source}."
+        )
+    name = Path(content_name(str(source))).stem
+    return Known(name, Reading(), {"main": read_table(source, encoding)})
+
+
+def hub_spec(source: str | Path) -> str | None:
+    """The Hub's name of a source that is no file: `hub:NAME`, or OWNER/NAME without a file's suffix. Else None."""
+    text, path = str(source), Path(source)
+    if text.startswith("hub:"):
+        return text.removeprefix("hub:")
+    plain = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text) and path.suffix.lower() not in (*TABLE_SUFFIXES, *SUFFIXES)
+    return text if plain and not path.exists() and not path.parent.is_dir() else None
+
+
+def _hub_or_missing(source: str | Path, spec: str, files: Mapping[str, Any], notes: list[str]) -> dict[str, Table]:
+    """The Hub's tables; where `source` may as well be a mistyped path, the error says so."""
+    try:
+        return _hub_parts(spec, files, notes)
+    except UserError as error:
+        if str(source).startswith("hub:"):
+            raise
+        raise UserError(f"{source}: no such file, so it was taken for a data set of the Hub. {error}") from None
+
+
+def _hub_parts(spec: str, files: Mapping[str, Any], notes: list[str]) -> dict[str, Table]:
+    found = named_datasets.hub_tables(spec)
+    roles: dict[str, Table] = {}
+    for split, table in found.items():
+        role = SPLIT_VALUES.get(split.lower())
+        if len(found) == 1 or role == "train":
+            roles["main"] = table
+        elif role is None or role in files or role in roles:
+            notes.append(f"the Hub's split {split!r} ({plural(len(table), 'row')}) is not used")
+        elif any(set(table.columns[c]) <= {-1, None} for c in table.categories):
+            notes.append(f"the Hub's split {split!r} has no labels and is not used")
+        else:
+            roles[role] = table
+    if "main" not in roles:
+        raise UserError(
+            f"hub:{spec}: no split named train (splits: {', '.join(found)}). Save the rows to a file first."
+        )
+    return {"main": roles.pop("main"), **roles}
+
+
+def choose_columns(opened: Opened, text: str | None, label: str | None, group: str | None, notes: list[str]) -> Columns:
+    """The columns of the main table: the user's, the named data set's, or the obvious ones (which a note then names)."""
+    table, known = opened.tables["main"], opened.reading
+    use_text, use_label = text or known.text_column, label or known.label_column
+    group = group or known.group_column
+    if use_text:
+        cols.named_column(table, use_text, "--text-column")
+    try:
+        found_label = cols.choose_label(table, use_label, use_text)
+    except cols.UnclearColumn as label_error:
+        try:
+            cols.choose_text(table, use_text)
+        except cols.UnclearColumn as text_error:
+            raise cols.both_unclear(table, text_error, label_error) from None
+        raise
+    found_text = cols.choose_text(table, use_text, found_label)
+    if found_text == found_label:
+        raise UserError(f"{table.name}: column {found_text!r} is named as the text and as the label. Name two columns.")
+    if group:
+        cols.named_column(table, group, "--group-column")
+    guesses = [f"text {found_text!r}"] * (not use_text) + [f"label {found_label!r}"] * (not use_label)
+    if guesses:
+        notes.append(f"columns guessed from their names: {', '.join(guesses)}")
+    return Columns(found_text, found_label, group, text, label)
+
+
+def label_names(opened: Opened, label: str, given: Labels | None) -> Labels | None:
+    """The classes as given, as the named data set has them, or as the Hub declares them; None: those found, sorted."""
+    known = opened.reading.labels
+    if given is not None and isinstance(known, Mapping) and not isinstance(given, Mapping):
+        values = {name: value for value, name in known.items()}
+        return {values[n]: n for n in given} if set(given) == set(values) else given
+    if given is not None or known is not None:
+        return given if given is not None else known
+    main = opened.tables["main"]
+    if label not in main.categories:
+        return None
+    present = set(classes.labels_of(main, label))
+    return [name for name in main.categories[label] if name in present]
+
+
+def read_part(
+    opened: Opened,
+    role: str,
+    columns: Columns,
+    labels: Labels | None,
+    notes: list[str],
+    found_in_main: Collection[str] = (),
+    empty_texts: bool = False,
+    strict: bool = True,
+) -> Part:
+    """One labelled table's rows; its columns are named as in the main table, or else chosen again.
+
+    `labels`: the classes where they are settled. Where not, those of the main table (`found_in_main`, for other roles) are
+    recognised in another spelling, and other labels are left as they are; so they are beside settled ones where not
+    `strict`. `empty_texts`: a row may have no text; it is "" then.
+    """
+    table = opened.tables[role]
+    text = _text_column(table, columns, notes)
+    label = columns.label
+    if label not in table.columns:
+        label = cols.choose_label(table, columns.named_label, text)
+        notes.append(f"{table.name}: labels from column {label!r}")
+    texts = cols.texts_or_empty(table.name, table.columns[text], text) if empty_texts else cols.texts_of(table, text)
+    settled = [*labels, *labels.values()] if isinstance(labels, Mapping) else labels
+    found = classes.labels_of(table, label, settled or found_in_main or None, notes)
+    if labels is not None:
+        found = classes.matched(table, label, found, labels, notes, strict)
+    elif found_in_main:
+        found = classes.matched(table, label, found, found_in_main, notes, strict=False)
+    else:
+        classes.check_classes(table, label, found, notes)
+    groups: list[str | None] = [None] * len(table)
+    if columns.group:
+        values = table.columns.get(columns.group, groups)
+        groups = [None if cols.is_missing(value) else str(value) for value in values]
+        if lacking := groups.count(None):
+            notes.append(
+                f"{table.name}: {plural(lacking, 'row')} {verb(lacking, 'has', 'have')} no {columns.group!r}; "
+                "each is a group of its own"
+            )
+    return Part(role, table, opened.prefixes[role], texts, found, groups)
+
+
+def read_unlabeled(opened: Opened, columns: Columns, notes: list[str]) -> Part:
+    """The rows of the unlabelled table, "" where a row has no text."""
+    table = opened.tables["unlabeled"]
+    text = _text_column(table, columns, notes)
+    if columns.label in table.columns:
+        notes.append(f"{table.name}: column {columns.label!r} is not read; its rows train without labels")
+    texts = [value if isinstance(value, str) else "" for value in table.columns[text]]
+    if not any(value.strip() for value in texts):
+        raise cols.without_text(table.name, text)
+    return Part("unlabeled", table, opened.prefixes["unlabeled"], texts, [], [None] * len(texts))
+
+
+def _text_column(table: Table, columns: Columns, notes: list[str]) -> str:
+    if columns.text in table.columns:
+        return columns.text
+    text = cols.choose_text(table, columns.named_text, columns.label if columns.label in table.columns else None)
+    notes.append(f"{table.name}: texts from column {text!r}")
+    return text
+
+
+def given_split(parts: Sequence[Part], split_column: str | None, notes: list[str]) -> list[str] | None:
+    """Each labelled row's split as the user gave it, or None when it is to be drawn."""
+    main = parts[0].table
+    if split_column is None:
+        unused = [c for c in main.columns if c.lower() == "split"]
+        notes.extend(f"column {c!r} is not used (--split-column {c} would split by it)" for c in unused)
+        roles = ["train" if part.role == "main" else part.role for part in parts for _ in part.texts]
+        return roles if len(parts) > 1 else None
+    if len(parts) > 1:
+        raise UserError(f"{main.name} comes with splits of its own. Leave out --split-column.")
+    cols.named_column(main, split_column, "--split-column")
+    values = ["" if cols.is_missing(v) else str(v).strip() for v in main.columns[split_column]]
+    unknown = [row for row, value in enumerate(values, 1) if value.lower() not in SPLIT_VALUES]
+    if unknown:
+        found = list(dict.fromkeys(values))
+        shown = ", ".join(repr(value if len(value) <= 40 else value[:40] + "...") for value in found[:5])
+        shown += ", ..." if len(found) > 5 else ""
+        raise UserError(
+            f"{main.name}, {cols.rows_in(main, unknown)}: column {split_column!r} holds other values than train, validation "
+            f"(or valid, val, dev) and test. Found: {shown}."
+        )
+    return [SPLIT_VALUES[value.lower()] for value in values]

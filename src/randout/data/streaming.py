@@ -1,0 +1,242 @@
+"""Tables read in blocks, with constant memory: CSV, TSV, JSON Lines, Parquet, plain lines.
+
+JSON of other shapes (one list, one object) and compressed Parquet are read whole and then cut into blocks.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
+from typing import Any, TypeVar
+
+from randout.core.errors import Failure, UserError
+
+from .archives import OpenedFile
+from .columns import TEXT_NAMES
+from .csv_parsing import columns_of, quoting_of, rows_of, sniff_delimiter
+from .json_tables import columns_of as json_columns
+from .json_tables import is_json_lines, records_of
+from .parquet import ArrowColumns
+from .tables import (
+    Table,
+    check_parquet,
+    check_start,
+    codec_of,
+    decode,
+    is_parquet,
+    looks_json,
+    no_rows,
+    nul_error,
+    parquet_errors,
+    table_of,
+)
+
+ROWS = 8192  # of a block: enough to sort texts by length before they are batched
+CHARACTERS = 1 << 24  # of a block: fewer rows where texts are long
+HEAD = 200_000  # characters by which the form of a file is recognised
+Row = TypeVar("Row")
+
+
+@dataclass
+class Blocks:
+    """A table that can be read several times from its start. format and delimiter: as of `Table`; "lines": plain text.
+
+    names: the keys of the columns; of JSON Lines those of the rows that were read so far.
+    """
+
+    name: str
+    format: str
+    _read: Callable[[Blocks], Iterator[Table]]
+    stamp: Callable[[], Any]
+    delimiter: str = ","
+    names: dict[str, None] = field(default_factory=dict)
+    _stamp: Any = None
+
+    def __post_init__(self) -> None:
+        self._stamp = self.stamp()
+
+    def __iter__(self) -> Iterator[Table]:
+        """Its rows, in blocks of `ROWS` at most. UserError for what is malformed; Failure where the file has changed."""
+        empty = True
+        for block in self._read(self):
+            if len(block):
+                empty = False
+                yield block
+        if self.stamp() != self._stamp:
+            raise Failure(f"{self.name}: the file was changed while it was read. Run it again.")
+        if empty and self.format != "lines":
+            raise no_rows(self.name, self.names)
+
+
+def blocks_of(opened: OpenedFile, encoding: str = "auto") -> Blocks:
+    """A file as blocks of its rows, read as `read_table` reads it. UserError for a file that is no table."""
+    start = _start(opened)
+    if is_parquet(start, opened.suffix):
+        check_parquet(start, opened.name)
+        return whole(table_of(opened)) if opened.kind else _parquet(opened)
+    check_start(start, opened.name, encoding)
+    lines = partial(lines_of, opened, encoding)
+    head = _head(lines)
+    if not head.strip():
+        return whole(table_of(opened, encoding))
+    if looks_json(head, opened.suffix):
+        lines = partial(lines_of, opened, encoding, "\n")
+        if not is_json_lines(lines(), opened.name):
+            return whole(table_of(opened, encoding))
+        return Blocks(opened.name, "jsonl", partial(_json_blocks, lines), lambda: opened.stamp)
+    delimiter = sniff_delimiter(head, opened.suffix)
+    quoting = quoting_of(lines, delimiter, opened.name)
+    return Blocks(opened.name, "csv", partial(_csv_blocks, lines, quoting), lambda: opened.stamp, delimiter)
+
+
+def whole(table: Table) -> Blocks:
+    """The blocks of a table in memory."""
+    found = Blocks(table.name, table.format, partial(_slices, table), lambda: None, table.delimiter)
+    found.names = dict.fromkeys(table.columns)
+    return found
+
+
+def plain_lines(opened: OpenedFile, encoding: str = "auto") -> Blocks:
+    """Each line of a file as a text, empty ones too, in a column `text`. Lines end in \\n, \\r\\n, or in old files \\r."""
+    start = _start(opened)
+    check_start(start, opened.name, encoding)
+    end = "\r" if b"\r" in start and b"\n" not in start else "\n"
+
+    def read(_: Blocks) -> Iterator[Table]:
+        texts = (line.removesuffix(end).removesuffix("\r") for line in lines_of(opened, encoding, end))
+        for block in _batched(texts, len):
+            yield Table({"text": block}, opened.name, "", "lines")
+
+    return Blocks(opened.name, "lines", read, lambda: opened.stamp, names={"text": None})
+
+
+def names_a_text(opened: OpenedFile, encoding: str = "auto", column: str = "") -> bool:
+    """Whether a file of unknown content starts with the header of a table (or is JSON Lines) with a usual name of a text
+    column, or `column`, rather than with a text: further rows follow, each as wide.
+    """
+    names = {*TEXT_NAMES, column.lower()} - {""}
+    start = _start(opened)
+    if is_parquet(start, ""):
+        return True
+    check_start(start, opened.name, encoding)
+    head = _head(partial(lines_of, opened, encoding))
+    lines = [line for line in head.splitlines(keepends=True) if line.strip()][:20]
+    if len(lines) < 2:
+        return False
+    if lines[0].lstrip().startswith("{"):
+        try:
+            first = next(records_of(lines[:1], opened.name))
+        except UserError:
+            return False
+        return any(str(name).lower() in names for name in first)
+    delimiter = sniff_delimiter(head, "")
+    try:
+        rows = list(islice(rows_of(partial(iter, lines), delimiter, opened.name, csv.QUOTE_MINIMAL), 10))
+    except UserError:
+        return False
+    return len(rows) > 1 and any(name.lower() in names for name in columns_of(rows[0], [])[0])
+
+
+def lines_of(opened: OpenedFile, encoding: str, newline: str = "") -> Iterator[str]:
+    """The lines of a file with their ends, which are any of \\n, \\r and \\r\\n, or `newline` alone.
+
+    UserError with the line for what is not text in the encoding; only then is the file read whole.
+    """
+    with opened.stream() as binary:
+        stream = io.TextIOWrapper(binary, codec_of(encoding), newline=newline)
+        try:
+            for number, line in enumerate(stream, 1):
+                if "\0" in line:
+                    raise nul_error(opened.name, number)
+                yield line
+        except UnicodeDecodeError:
+            decode(opened.read(), opened.name, encoding)
+            raise
+
+
+def _start(opened: OpenedFile) -> bytes:
+    with opened.stream() as stream:
+        return stream.read(8192)
+
+
+def _head(lines: Callable[[], Iterable[str]]) -> str:
+    """The first lines, `HEAD` characters or a little more."""
+    found, size = [], 0
+    for line in lines():
+        found.append(line)
+        size += len(line)
+        if size >= HEAD:
+            break
+    return "".join(found)
+
+
+def _batched(rows: Iterable[Row], size_of: Callable[[Row], int]) -> Iterator[list[Row]]:
+    """Rows in lists of `ROWS`, or of `CHARACTERS` where that is less."""
+    block: list[Row] = []
+    size = 0
+    for row in rows:
+        block.append(row)
+        size += size_of(row)
+        if len(block) == ROWS or size >= CHARACTERS:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
+
+
+def _csv_blocks(lines: Callable[[], Iterable[str]], quoting: int, table: Blocks) -> Iterator[Table]:
+    starts = array("q")
+    rows = rows_of(lines, table.delimiter, table.name, quoting, starts)
+    header = next(rows)
+    del starts[:]
+    table.names = dict.fromkeys(columns_of(header, [])[1])
+    for block in _batched(rows, lambda row: sum(map(len, row))):
+        names, columns = columns_of(header, block)
+        yield Table(columns, table.name, "", "csv", table.delimiter, header=tuple(names), lines=starts[: len(block)])
+        del starts[: len(block)]
+
+
+def _json_blocks(lines: Callable[[], Iterable[str]], table: Blocks) -> Iterator[Table]:
+    def size_of(record: dict[str, Any]) -> int:
+        return sum(len(value) for value in record.values() if isinstance(value, str))
+
+    for block in _batched(records_of(lines(), table.name), size_of):
+        table.names |= dict.fromkeys(key for record in block for key in record)
+        yield Table(json_columns(block, table.names), table.name, "", "jsonl")
+
+
+def _parquet(opened: OpenedFile) -> Blocks:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def read(table: Blocks) -> Iterator[Table]:
+        opened.handle.seek(0)
+        with parquet_errors(opened.name):
+            file = pq.ParquetFile(opened.handle, pre_buffer=False)
+            schema = file.schema_arrow
+            table.names = dict.fromkeys(ArrowColumns(schema.empty_table(), opened.name))
+            batches = file.iter_batches(batch_size=ROWS)
+        while True:
+            with parquet_errors(opened.name):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            columns = ArrowColumns(pa.Table.from_batches([batch], batch.schema), opened.name)
+            columns.table = columns.table.replace_schema_metadata(schema.metadata)
+            yield Table(columns, opened.name, "", "parquet", header=tuple(columns.header))
+
+    return Blocks(opened.name, "parquet", read, lambda: opened.stamp)
+
+
+def _slices(table: Table, _: Blocks) -> Iterator[Table]:
+    for at in range(0, len(table), ROWS):
+        if isinstance(table.columns, ArrowColumns):
+            part: Any = ArrowColumns(table.columns.table.slice(at, ROWS), table.name)
+        else:
+            part = {name: values[at : at + ROWS] for name, values in table.columns.items()}
+        yield replace(table, columns=part, lines=table.lines[at : at + ROWS])

@@ -1,0 +1,130 @@
+"""Summary of a dataset: sizes, classes, duplicates and where they cross the split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from randout.core.wording import plural, verb
+
+from .labels import doubtful, unseen_words
+from .stratify import Ints
+
+SHOWN_CLASSES = 8  # columns in `lines`; beyond, only the smallest and the largest class
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """Counts of rows, per split where a dictionary ("train", "validation", "test", "unlabeled")."""
+
+    sizes: dict[str, int]
+    class_counts: dict[str, dict[str, int]]  # labelled splits only: split -> class -> rows
+    majority_share: dict[str, float]  # split -> share of its largest class
+    imbalance: float  # largest class over smallest, in train
+    duplicate_groups: int  # groups of labelled rows, two or more, with the same normalised text
+    duplicate_rows: int  # rows in them
+    conflicting_groups: int  # those of them with more than one label
+    leaked: dict[str, Ints]  # "validation", "test" -> positions of rows with a copy in train
+    shared_groups: dict[str, int]  # "validation", "test" -> rows in a group (copies or group column) that train has too
+    unlabeled_left_out: dict[str, int]  # why -> unlabelled rows left out
+    notes: tuple[str, ...]
+
+    def counts(self) -> dict[str, Any]:
+        """The report ready for JSON, with numbers of rows where it holds their positions."""
+        return asdict(self) | {"leaked": {name: len(rows) for name, rows in self.leaked.items()}}
+
+    def lines(self) -> list[str]:
+        """What a user is shown: a table of splits, copies, notes."""
+        found = _split_lines(self)
+        if self.duplicate_groups:
+            found.append(
+                f"copies      {plural(self.duplicate_groups, 'group')} of the same text ({self.duplicate_rows:,} rows), "
+                f"{self.conflicting_groups:,} of them with different labels"
+            )
+        else:
+            found.append("copies      none")
+        for name, rows in self.leaked.items():
+            if len(rows):
+                share, have = len(rows) / self.sizes[name], verb(len(rows), "has", "have")
+                found.append(f"leaked      {plural(len(rows), f'{name} row')} ({share:.1%}) {have} a copy in train")
+            if self.shared_groups[name] > len(rows):
+                count = self.shared_groups[name]
+                found.append(
+                    f"leaked      {plural(count, f'{name} row')} {verb(count, 'shares', 'share')} a group with train"
+                )
+        left_out = [f"{count:,} {why}" for why, count in self.unlabeled_left_out.items() if count]
+        if left_out:
+            found.append(f"left out    unlabelled rows: {', '.join(left_out)}")
+        return found + [f"note        {note}" for note in self.notes]
+
+
+def _split_lines(report: DataReport) -> list[str]:
+    """The table split x (rows, classes, share of the largest class), aligned."""
+    classes = list(report.class_counts["train"])
+    few = len(classes) <= SHOWN_CLASSES
+    head = ["split", "rows", *(classes if few else ["smallest", "largest"]), "majority"]
+    table = [head]
+    for name, size in report.sizes.items():
+        counts = report.class_counts.get(name)
+        if counts is None:
+            table.append([name, f"{size:,}", *[""] * (len(head) - 2)])
+            continue
+        shown = list(counts.values()) if few else [min(counts.values()), max(counts.values())]
+        table.append([name, f"{size:,}", *(f"{c:,}" for c in shown), f"{report.majority_share[name]:.1%}"])
+    widths = [max(len(row[j]) for row in table) for j in range(len(head))]
+    return [
+        "  ".join([row[0].ljust(max(widths[0], 10)), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        for row in (list(map(str, row)) for row in table)
+    ]
+
+
+def make_report(
+    labels: Ints,
+    copies: Ints,
+    groups: Ints,
+    split: Mapping[str, Ints],
+    id2label: Mapping[int, str],
+    unseen: Sequence[str],
+    left_out: dict[str, int],
+    notes: Sequence[str],
+) -> DataReport:
+    """Count what `DataReport` holds. `labels` (n,) is -1 for unlabelled rows; unseen: labels that no training row has."""
+    learnt = len(id2label)
+    id2label = dict(enumerate([*id2label.values(), *unseen]))
+    labelled = {name: rows for name, rows in split.items() if name != "unlabeled"}
+    counts = {name: np.bincount(labels[rows], minlength=len(id2label)) for name, rows in labelled.items()}
+    absent = [
+        f"{name} has no row of class {', '.join(repr(id2label[k]) for k in np.flatnonzero(c[:learnt] == 0)[:5])}"
+        for name, c in counts.items()
+        if (c[:learnt] == 0).any()
+    ]
+    for name, c in counts.items():
+        if c[learnt:].any():
+            of = {id2label[k]: int(c[k]) for k in range(learnt, len(c)) if c[k]}
+            absent.append(f"warning: {unseen_words(of, name)}")
+    held_out = [name for name in ("validation", "test") if name in split]
+    duplicated, rows, conflicting = _duplicates(copies[labels >= 0], labels[labels >= 0])
+    return DataReport(
+        sizes={name: len(rows) for name, rows in split.items()},
+        class_counts={name: {id2label[k]: int(c[k]) for k in id2label} for name, c in counts.items()},
+        majority_share={name: float(c.max() / c.sum()) for name, c in counts.items()},
+        imbalance=float(counts["train"].max() / counts["train"][:learnt].min()),
+        duplicate_groups=duplicated,
+        duplicate_rows=rows,
+        conflicting_groups=conflicting,
+        leaked={name: split[name][np.isin(copies[split[name]], copies[split["train"]])] for name in held_out},
+        shared_groups={name: int(np.isin(groups[split[name]], groups[split["train"]]).sum()) for name in held_out},
+        unlabeled_left_out=left_out,
+        notes=(*notes, *absent, *doubtful(list(id2label.values()))),
+    )
+
+
+def _duplicates(copies: Ints, labels: Ints) -> tuple[int, int, int]:
+    """Groups of two rows and more, rows in them, groups with more than one label."""
+    size = np.bincount(copies)
+    several = size > 1
+    pairs = np.unique(np.stack([copies, labels]), axis=1)[0] if len(copies) else copies  # each (copy, label) once
+    return int(several.sum()), int(size[several].sum()), int((np.bincount(pairs) > 1).sum())

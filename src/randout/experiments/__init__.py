@@ -1,0 +1,1 @@
+"""Runs, searches, studies and the reproduction of the paper."""

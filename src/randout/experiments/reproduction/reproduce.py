@@ -1,0 +1,235 @@
+"""Reproduces the paper's tables, figures and sections: runs what is missing, then shows published and measured values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from randout.core.config import build
+from randout.experiments.run import planning
+from randout.experiments.run.student import Options
+from randout.experiments.search.search import make_search, run_search
+from randout.experiments.search.space import SPACES
+from randout.experiments.study.comparison import run_study
+from randout.experiments.study.results import Scored, read_scores
+from randout.experiments.study.spec import arm_config
+from randout.methods.builtin import KD_ALONE, METHODS, PAPERS_OWN
+from randout.models.sources import find
+from randout.paper.published import paper
+from randout.reporting import report
+from randout.reporting.workflow_figure import workflow_picture
+from randout.stats.verdicts import fold_interval
+from randout.storage.study_folder import StudyFolder
+
+from .budgets import Request, reasons, search_of, study_of
+from .side_by_side import WORDS, Block, Ours, compared, marked, ours_of, score_header
+
+
+def reproduce(request: Request, items: Sequence[str], folder: Path, options: Options) -> list[Block]:
+    """Each item's table, in order. Raises UserError, Failure, Stopped; started again, it goes on where it was."""
+    made: dict[str, Callable[[], list[Block]]] = {
+        "table 1": lambda: [_sizes(request)],
+        "figure 1": lambda: [_workflow(request, folder)],
+        "figure 3": lambda: [_noise(request, "Figure 3", folder, options)],
+        "figure 4": lambda: [_noise(request, "Figure 4", folder, options)],
+        "section 5": lambda: [_ten_folds(request, folder, options)],
+    }
+    blocks: list[Block] = []
+    for item in items:
+        options.show.say(f"\n{item}")
+        found = made[item]() if item in made else _study(request, item, folder, options)
+        for block in found:
+            options.show.say("\n".join(block.lines()))
+        blocks += found
+    return blocks
+
+
+def _study(request: Request, item: str, folder: Path, options: Options) -> list[Block]:
+    """A table of scores: each published number, ours, their difference, and what may be said."""
+    study = study_of(request, item)
+    where = folder / study.name
+    done = run_study(study, where, replace(options, show=options.show.within()))
+    scores = read_scores(done)
+    place = "Table 4" if item == "table 4" else item.capitalize()
+    units = f"{len(scores.units)} of {len(done.record['units'])} seeds"
+    if item == "figure 2":
+        return [_confusion(scores, units, str(where), labels_of(done))]
+    rows, notes, numbers = [], [f"ours: {units}, interval over seeds and texts"], []
+    known_reasons: dict[str, str] = {}
+    names = {"teacher": "pubmedbert" if request.dataset == "coda19" else "roberta-large"}
+    for arm in done.record["arms"]:
+        known = paper().find(place, request.dataset, names.get(arm, arm))
+        why = marked(reasons(request, arm), known_reasons)
+        for number in known:
+            ours = ours_of(scores, arm, number, labels_of(done))
+            rows.append(compared(number, ours, why, paper().names.get(number.model, arm)))
+            numbers.append(number)
+    notes += [f"({mark}) {reason}" for reason, mark in known_reasons.items()]
+    notes += paper().footnotes(numbers)
+    title = f"{place} ({request.dataset}): {paper().captions[place]}"
+    return [Block(title, score_header(), rows, notes, str(where), WORDS)]
+
+
+def labels_of(done: StudyFolder) -> list[str]:
+    first = next(cell for cell in done.record["cells"] if cell["state"] == "finished")
+    return done.run(first).labels
+
+
+def _confusion(scores: Scored, units: str, where: str, labels: Sequence[str]) -> Block:
+    """Figure 2: the confusion matrix of Randout-KD, each row's shares, summed over seeds."""
+    counts = np.zeros((scores.num_labels, scores.num_labels))
+    for truth, made in zip(scores.labels, scores.predictions["randout-kd"], strict=True):
+        np.add.at(counts, (truth, made), 1)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    rows = [[name, *(f"{100 * value:.1f}" for value in row)] for name, row in zip(labels, shares, strict=True)]
+    notes = [f"percent of each true class, {units}; the paper prints this as a picture without numbers to compare"]
+    return Block("Figure 2: confusion matrix of Randout-KD", ["true \\ predicted", *labels], rows, notes, where)
+
+
+def _sizes(request: Request) -> Block:
+    """Table 1: layers and parameters, of the models that are loaded here."""
+    rows, numbers = [], []
+    loaded = {name: _size(name) for name in (request.student, request.teacher)}
+    for number in paper().find("Table 1", metric="layers"):
+        size = paper().number("Table 1", "", number.model, "million_parameters")
+        ours = loaded.pop(number.model, None)
+        cells = ["", ""] if ours is None else [str(ours[0]), f"{ours[1]:.1f}M"]
+        rows.append([paper().names[number.model], number.printed, f"{size.printed}M", *cells])
+        numbers += [number, size]
+    for name, (layers, millions) in loaded.items():
+        rows.append([name.rstrip("/").rpartition("/")[2], "", "", str(layers), f"{millions:.1f}M"])
+    header = ["encoder", "layers (published)", "parameters (published)", "layers", "parameters"]
+    notes = ["ours: the encoders named here, with a classification head; the others were not loaded"]
+    return Block(f"Table 1: {paper().captions['Table 1']}", header, rows, [*notes, *paper().footnotes(numbers)])
+
+
+def _size(name: str) -> tuple[int, float]:
+    """Blocks, and millions of parameters, of an encoder as a classifier."""
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    config = AutoConfig.from_pretrained(find(name).folder, trust_remote_code=False)
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config)
+    layers = getattr(config, "num_hidden_layers", None) or getattr(config, "n_layers", 0)
+    return int(layers or 0), sum(p.numel() for p in model.parameters()) / 1e6
+
+
+def _workflow(request: Request, folder: Path) -> Block:
+    """Figure 1: the workflow as this configuration carries it out, a line a step, and as a picture."""
+    config = arm_config(study_of(request, "table 3"), "randout-kd", METHODS)
+    plan = planning.make(config, planning.read_data(config))
+    kd, noise = (METHODS[name].model_validate(config.methods[name]) for name in (KD_ALONE, PAPERS_OWN))
+    layers, millions = _size(request.student)
+    length, classes = plan.config.student.max_length, len(plan.dataset.id2label)
+    tokens, units = noise.tokens, noise.units  # type: ignore[attr-defined]
+    weight, temperature = kd.weight, kd.temperature  # type: ignore[attr-defined]
+    after = ", ".join(map(str, noise.layers))  # type: ignore[attr-defined]
+    parts = {
+        "text": f"at most {length} tokens\n[CLS] ... [SEP]",
+        "teacher": f"{_label(request.teacher)}\nfine-tuned, then frozen",
+        "soft labels": f"softmax(z / {temperature:g})\nlogits stored once",
+        "student": f"{_label(request.student)}\n{layers} blocks, {millions:.1f}M",
+        "noise": f"U(0, 1) - 0.5 on\n{tokens} tokens x {units} units, block {after}",
+        "head": f"softmax over\n{classes} classes from [CLS]",
+        "loss": f"CE(gold)\n+ {weight:g} KL(teacher || student)",
+    }
+    picture = workflow_picture(parts, folder / "figure-1.png")
+    steps = [
+        ["teacher", f"{_label(request.teacher)}: fine-tuned on the training rows, frozen, its logits stored once"],
+        ["text", f"at most {length} tokens: [CLS] ... [SEP]"],
+        ["student", f"{_label(request.student)}: {layers} blocks, {millions:.1f}M parameters"],
+        ["noise", f"U(0, 1) - 0.5 added to {tokens} random tokens x {units} hidden units"],
+        ["", f"after block {after}, anew in each training forward, never in evaluation"],
+        ["head", f"softmax over {classes} classes from [CLS] (eq. 1)"],
+        ["loss", f"CE(gold) + {weight} KL(teacher || student) at temperature {temperature} (eq. 6)"],
+    ]
+    title, header = "Figure 1: the workflow, read from the configuration", ["part", "what happens"]
+    return Block(title, header, steps, [f"drawn: {picture}"], left=(0, 1))
+
+
+def _noise(request: Request, figure: str, folder: Path, options: Options) -> Block:
+    """Figures 3 and 4 and section 5.1: the best tokens and units at each lambda, on validation."""
+    table = search_of(request)
+    config = arm_config(study_of(request, "figure 2"), "randout-kd", METHODS)
+    search, _ = make_search(config, table)
+    where = folder / figure.lower().replace(" ", "-")
+    done = run_search(search, where, replace(options, show=options.show.within()))
+    drawn = report([where], folder / f"{where.name}-report", formats="html,png")[0]
+    rows = []
+    trials = [t for t in done.record["trials"] if t["state"] == "finished" and t["value"] is not None]
+    published = [best for best in paper().best if best.dataset == request.dataset]
+    for best in published:
+        own = [t for t in trials if t["settings"].get(paper().settings["lambda"]) == best.lam]
+        cells = ["", "", ""]
+        if own:
+            top = max(own, key=lambda t: (t["value"], -t["number"]))
+            cells = [str(top["settings"][f"randout.{key}"]) for key in ("tokens", "units")]
+            cells.append(f"{100 * top['value']:.2f}")
+        rows.append([f"{best.lam}{' (best)' if best.overall else ''}", str(best.tokens), str(best.units), *cells])
+    notes = [
+        f"{len(trials)} trials in full of {done.record['grid']} cells searched"
+        f" ({len(done.record['trials'])} tried); drawn: {drawn}",
+    ]
+    why = reasons(request, "randout-kd")
+    if why:
+        notes.append(f"not comparable: {'; '.join(why)}")
+    notes += [paper().notes[key] for best in published for key in best.notes]
+    grid = 1
+    for values in SPACES["paper"].values():
+        grid *= len(values)
+    notes.append(f"the paper's whole grid has {grid:,} configurations")
+    header = ["lambda", "tokens (published)", "units (published)", "tokens", "units", "validation accuracy %"]
+    return Block(f"{figure} and section 5.1: the best noise at each lambda", header, rows, notes, str(where))
+
+
+def _ten_folds(request: Request, folder: Path, options: Options) -> Block:
+    """Section 5: cross-validation of Randout-KD."""
+    study = study_of(request, "section 5")
+    where = folder / study.name
+    done = run_study(study, where, replace(options, show=options.show.within()))
+    scores = read_scores(done)
+    rows, numbers = [], paper().find("Section 5, ten folds", "rhmd")
+    known: dict[str, str] = {}
+    fewer = [f"{study.folds} folds"] if study.folds != 10 else []
+    why = marked([*reasons(request, "randout-kd"), *fewer], known)
+    by_fold = scores.each("randout-kd")
+    tests = np.array([len(labels) for labels in scores.labels])
+    for number in numbers:
+        ours = None
+        if number.model == "randout-kd" and len(scores.units) >= 5:
+            values = np.array([row[number.metric] for row in by_fold])
+            sizes = np.unique(np.concatenate(scores.groups), return_counts=True)[1]
+            ours = Ours(*fold_interval(values, np.array(scores.train_rows), tests, group_sizes=sizes))
+        name = paper().names[number.model]
+        rows.append(compared(number, ours, why, name))
+    notes = [
+        f"ours: {len(scores.units)} of {len(done.record['units'])} folds, each with its own teacher; macro averages, "
+        "mean over folds, Nadeau and Bengio's interval",
+        "the hyper-parameters are the paper's best on its single split, as in its protocol, so these numbers are optimistic",
+    ]
+    notes += [f"({mark}) {reason}" for reason, mark in known.items()] + paper().footnotes(numbers)
+    return Block("Section 5: ten-fold cross-validation on RHMD", score_header(), rows, notes, str(where), WORDS)
+
+
+def page(request: Request, blocks: Sequence[Block]) -> str:
+    """All blocks as one Markdown page."""
+    lines = [f"# The paper on {request.dataset}: published and ours", ""]
+    lines += [f"Budget {request.budget}: {request.spend.about}. Student {_label(request.student)}, teacher "]
+    lines[-1] += f"{_label(request.teacher)}. Differences are ours minus published, in points."
+    lines.append("")
+    for block in blocks:
+        lines += block.markdown()
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _label(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2]
+
+
+def check(request: Request) -> None:
+    """Raise UserError where the request's recipe cannot be built, before anything runs."""
+    build([{key: value for key, value in request.base.items() if key != "preset"}], METHODS)

@@ -1,0 +1,303 @@
+"""Searches, comparisons and cross-validations as commands and library functions ask for them.
+
+Whatever can be told from the request alone is told before PyTorch is loaded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from randout.core import config as configuration
+from randout.core.errors import UserError, did_you_mean
+from randout.core.files import joined_name
+from randout.core.wording import plural
+from randout.data.dataset import Datasets, read_data
+from randout.experiments.run.already_trained import find_models
+from randout.experiments.run.options import Options, Stopped
+from randout.experiments.run.request import Request, recipe_tables
+from randout.experiments.search.request import check_space, make_search
+from randout.experiments.search.space import SearchTable
+from randout.experiments.study import spec as studying
+from randout.experiments.study.spec import Study
+from randout.methods.builtin import METHODS
+from randout.storage.run_folder import closest_runs
+from randout.storage.study_folder import StudyFolder
+
+
+class StudyStopped(Stopped):
+    """A study was stopped on request, and saved in the folder `where`."""
+
+    def __init__(self, stop: Stopped, where: Path) -> None:
+        super().__init__(stop.why, stop.run)
+        self.where = where
+
+
+def search_table(space: str | Mapping[str, Any] | None, **options: Any) -> dict[str, Any]:
+    """The table `[search]` of what is named. space: the name of one that comes with the package, or a value list by
+    setting; the name can stand beside settings under the key "preset".
+    """
+    values = dict(space) if isinstance(space, Mapping) else {}
+    preset = space if isinstance(space, str) else values.pop("preset", None)
+    table = {"preset": preset, "space": values or None, **options}
+    return {key: value for key, value in table.items() if value is not None}
+
+
+def search(request: Request, table: Mapping[str, Any], out: Path | None, options: Options) -> StudyFolder:
+    """Try settings on validation, in `out` or a folder named after the request. Raises StudyStopped, UserError."""
+    made, dataset = _made_search(request, table, options)
+    from randout.experiments.search.search import run_search
+
+    student = Path(made.config.student.model or "auto").name
+    name = joined_name(["search", dataset.name, student, "+".join(made.config.methods)])
+    where = out or Path("studies") / name
+    try:
+        return run_search(made, where, options, dataset)
+    except Stopped as stop:
+        raise StudyStopped(stop, where) from None
+
+
+def planned_search(request: Request, table: Mapping[str, Any], options: Options) -> list[str]:
+    """What a search would try, checked: a line a trial, and how they are compared. Raises UserError."""
+    made, dataset = _made_search(request, table, options)
+    from randout.experiments.search.search import planned
+
+    return planned(made, dataset)
+
+
+def _made_search(request: Request, table: Mapping[str, Any], options: Options) -> tuple[Any, Any]:
+    """The search and its dataset."""
+    config = request.config(but=("search",))
+    below = configuration.read_recipe(request.recipe).get("search", {}) if request.recipe is not None else {}
+    if not isinstance(below, dict):
+        raise UserError(f"{request.recipe}: search: found {below!r}; expected a table")
+    listed = f"a search has {', '.join(SearchTable.model_fields)}"
+    checked = configuration.checked(SearchTable, configuration.overlay(below, dict(table)), "search.", listed)
+    made, absent = make_search(config, checked, request.required)
+    if absent:
+        options.show.say(f"left out, for this recipe has no such method: {', '.join(absent)}")
+    check_space(made)
+    dataset = read_data(made.config)
+    find_models(made.config)
+    return made, dataset
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A comparison or cross-validation as it is asked for; None: not named.
+
+    arms: presets or recipe files, or "table6". methods: arms from the shelf, or "all". settings: as of `Request`. space:
+    as of `search_table`. spelt: how an option is called where it was given, for messages.
+    """
+
+    student: str | None = None
+    teacher: str | None = None
+    text_column: str | None = None
+    label_column: str | None = None
+    preset: str | None = None
+    recipe: Path | None = None
+    settings: Sequence[dict[str, Any]] | None = None
+    arms: Sequence[str] | None = None
+    methods: Sequence[str] | None = None
+    drop_one: bool = False
+    seeds: Sequence[int] | None = None
+    folds: int | None = None
+    repeats: int | None = None
+    protocol: str | None = None
+    space: str | Mapping[str, Any] | None = None
+    trials: int | None = None
+    halving: int | None = None
+    baseline: str | None = None
+    metric: str | None = None
+    margin: float | None = None
+    allow_leaks: bool = False
+    spelt: Callable[[str], str] = str
+
+    def refuse(self, reason: str, *names: str, **more: Any) -> None:
+        """Raise UserError for options that are named and would do nothing. more: further ones, by name."""
+        given = {name: getattr(self, name) for name in names} | more
+        if found := [self.spelt(name) for name, value in given.items() if value not in (None, False)]:
+            raise UserError(f"{reason}; leave out {', '.join(found)}")
+
+    @property
+    def judged(self) -> dict[str, Any]:
+        """How arms are judged, as far as it is named."""
+        return _named(baseline=self.baseline, metric=self.metric, margin=self.margin)
+
+
+RECIPE: tuple[str, ...] = ("arms", "methods", "drop_one", "student", "teacher", "text_column", "label_column")
+RECIPE += ("preset", "recipe", "settings")
+TUNING = ("space", "trials", "halving")
+
+
+def comparison(data: str, asked: Asked, out: Path | None) -> Study:
+    """The study of a table of labelled texts, or of a study file. Raises UserError."""
+    if data and is_study(data):
+        asked.refuse(f"{data} says what is compared", *RECIPE, *TUNING)
+        tables = studying.read_study(Path(data)).model_dump(mode="json", exclude_none=True) | asked.judged
+        return studying.make_study(_leaking(tables, asked) | _named(seeds=asked.seeds))
+    base, trials = _base(data, asked), asked.trials
+    kind = "methods" if asked.methods is not None else "compare"
+    tables = {"name": _name(out, data or "study", kind), "base": base} | asked.judged
+    if asked.methods is not None:
+        asked.refuse(f"{asked.spelt('methods')} names the arms", "arms", "drop_one", "preset")
+        tables |= {"methods": list(asked.methods)}
+        trials = trials or None  # 0: as published, untuned
+    else:
+        tables |= {"arms": _arms(asked, base)}
+    tables |= _named(tuning=search_table(asked.space, trials=trials, halving=asked.halving) or None)
+    return studying.make_study(_leaking(tables, asked) | _named(seeds=asked.seeds))
+
+
+def cross_validation(data: str, asked: Asked, out: Path | None) -> Study:
+    """The study of a table of labelled texts, or of a study file, over folds. Raises UserError."""
+    if is_study(data):
+        named = (name for name in (*RECIPE, *TUNING) if name not in ("methods", "drop_one"))
+        asked.refuse(f"{data} says what is compared", "folds", "repeats", "protocol", *named)
+        tables = studying.read_study(Path(data)).model_dump(mode="json", exclude_none=True) | asked.judged
+        if not tables["folds"]:
+            raise UserError(f"{data}: a study over seeds; `randout compare` carries it out")
+        return studying.make_study(_leaking(tables, asked))
+    if asked.folds is not None and asked.folds < 1:
+        raise UserError(f"{asked.spelt('folds')} {asked.folds}: expected 5 or more")
+    base, folds = _base(data, asked), asked.folds or 10
+    tables = {"name": _name(out, data, f"cv{folds}"), "base": base, "folds": folds} | asked.judged
+    tables |= {"arms": _arms(asked, base, one=True)} | _named(repeats=asked.repeats, protocol=asked.protocol)
+    tables |= _named(tuning=search_table(asked.space, trials=asked.trials, halving=asked.halving) or None)
+    return studying.make_study(_leaking(tables, asked))
+
+
+def carry_out(study: Study, out: Path | None, options: Options) -> StudyFolder:
+    """Run a study, or resume it, in `out` or studies/NAME. Raises StudyStopped, UserError."""
+    datasets = _read(study)
+    from randout.experiments.study.comparison import run_study
+
+    where = out or Path("studies") / study.name
+    try:
+        return run_study(study, where, options, datasets)
+    except Stopped as stop:
+        raise StudyStopped(stop, where) from None
+
+
+def _read(study: Study) -> Datasets:
+    """The data of the first cell, read, before PyTorch is loaded. Raises UserError, also for models that are not there."""
+    datasets, first = Datasets(), studying.units(study)[0]
+    configs = [studying.arm_config(study, arm, METHODS, first.tables) for arm in study.arms]
+    datasets.read(configs[0])
+    for config in configs:
+        find_models(config)
+    return datasets
+
+
+def planned(study: Study, out: Path | None) -> list[str]:
+    """What a study would run, checked. Raises UserError."""
+    datasets = _read(study)
+    from randout.experiments.study.comparison import check_arms
+
+    study, notes = check_arms(study, datasets)
+    units = studying.units(study)
+    trials = study.tuning.trials if study.tuning else 0
+    tuned = f", after {plural(trials, 'trial') if trials else 'all trials'} an arm" if study.tuning else ""
+    lines = [f"note: {note}" for note in notes]
+    lines += [f"{plural(len(units), 'unit')} ({', '.join(unit.name for unit in units)})"]
+    lines += [f"{plural(len(study.arms), 'arm')} ({', '.join(study.arms)}), baseline {study.baseline}"]
+    return [*lines, f"{plural(len(units) * len(study.arms), 'run')}{tuned}, in {out or Path('studies') / study.name}"]
+
+
+def finished(runs: Sequence[str], asked: Asked, **more: Any) -> dict[str, Any]:
+    """Finished runs, compared as they are. more: further options that would do nothing. Raises UserError."""
+    asked.refuse("finished runs are compared as they are", *RECIPE, *TUNING, "seeds", "allow_leaks", **more)
+    from randout.experiments.study.finished_runs import compare_finished
+
+    judged = {name: value for name, value in asked.judged.items() if name != "baseline"}
+    plain = studying.make_study({"arms": {"runs": {}}, "seeds": [1]} | judged)
+    return compare_finished([Path(run) for run in runs], asked.baseline or "", plain)
+
+
+def are_runs(words: Sequence[str]) -> bool:
+    """Whether all of these are runs. Raises UserError for several words that are not."""
+    others = [word for word in words if not (Path(word) / "run.json").exists()]
+    if others and len(words) > 1:
+        near = did_you_mean(closest_runs(Path(others[0])))
+        raise UserError(f"compare: {others[0]} is no run.{near} Name one study, one table, or finished runs only")
+    return bool(words) and not others
+
+
+def is_study(word: str) -> bool:
+    """Whether a file is a study's, rather than the description of a dataset."""
+    keys = {"arms", "base", "baseline", "protocol", "repeats", "seeds", "tuning"}
+    return word.endswith(".toml") and not keys.isdisjoint(configuration.read_recipe(Path(word)))
+
+
+def _leaking(tables: dict[str, Any], asked: Asked) -> dict[str, Any]:
+    """The tables of a study, with leaking test scores asked for in every arm where they are."""
+    allowed = {"base": {"output": {"allow_leaks": True}}}
+    return configuration.overlay(tables, allowed) if asked.allow_leaks else tables
+
+
+def _named(**options: Any) -> dict[str, Any]:
+    """The options that were named."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _name(out: Path | None, data: str, what: str) -> str:
+    """Of a study that no file names."""
+    name = out.resolve().name if out else joined_name([Path(data.partition(":")[0]).stem, what])
+    return re.sub(r"[^\w.-]+", "-", name)
+
+
+def _base(data: str, asked: Asked) -> dict[str, Any]:
+    """What lies under every arm: what is named over a recipe."""
+    tables: dict[str, dict[str, Any]] = {
+        "data": {"source": data, "text_column": asked.text_column, "label_column": asked.label_column},
+        "student": {"model": asked.student},
+        "teacher": {"model": asked.teacher},
+    }
+    given = {name: {key: value for key, value in table.items() if value} for name, table in tables.items()}
+    over = {name: table for name, table in given.items() if table}
+    request = Request(over, asked.preset, asked.recipe, tuple(asked.settings or ()))
+    base = _standing_alone(recipe_tables(request.recipe)) if request.recipe else {}
+    for table in (request.tables, *request.settings):
+        base = configuration.overlay(base, table)
+    return base | ({"preset": asked.preset} if asked.preset else {})
+
+
+def _standing_alone(recipe: dict[str, Any], below: Iterable[str] = ()) -> dict[str, Any]:
+    """A recipe that lists methods has these and no others, as with `randout train --recipe`. below: methods that lie
+    under it besides those of a preset.
+    """
+    if not isinstance(recipe.get("methods"), dict) or "preset" in recipe:
+        return recipe
+    return recipe | {"methods": dict.fromkeys((*METHODS.built_in, *below), False) | recipe["methods"]}
+
+
+def _arms(asked: Asked, base: dict[str, Any], one: bool = False) -> dict[str, dict[str, Any]]:
+    """The arms by name; `base` loses the methods that `drop_one` turned into arms. one: where none is named, the
+    recipe alone in place of the paper's four.
+    """
+    if asked.drop_one:
+        if asked.arms:
+            raise UserError(f"{asked.spelt('drop_one')} makes the arms of one recipe; leave {asked.spelt('arms')} out")
+        tables = {key: value for key, value in base.items() if key != "preset"}
+        below = configuration.read_preset(asked.preset or configuration.PAPER_PRESET)
+        whole = configuration.build([below, tables], METHODS)
+        base.pop("methods", None)
+        return studying.drop_one(whole, METHODS.built_in)
+    if one and not asked.arms:
+        return {asked.preset or (asked.recipe.stem if asked.recipe else configuration.PAPER_PRESET): {}}
+    found: dict[str, dict[str, Any]] = {}
+    for name in asked.arms or ("table6",):
+        if name == "table6":
+            named = {arm: {"preset": arm} for arm in studying.ABLATION}
+        elif name.endswith(".toml"):
+            named = {Path(name).stem: _standing_alone(recipe_tables(Path(name)), base.get("methods", {}))}
+        else:
+            configuration.read_preset(name)
+            named = {name: {"preset": name}}
+        if twice := [arm for arm in named if arm in found]:
+            raise UserError(f"{asked.spelt('arms')} {','.join(asked.arms or ())}: two arms are called {twice[0]}")
+        found |= named
+    return found

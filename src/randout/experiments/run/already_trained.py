@@ -1,0 +1,117 @@
+"""Recognise the command of a finished run before PyTorch is loaded.
+
+A run keeps a digest of the command that made it: the configuration as asked, the data and its split, the files of the
+models that it names or may choose, and what automatic choices depend on (versions, CPU, GPUs). Where a new command has the
+same digest, the run is the same too. Where it has not, nothing is known, and the plan's fingerprint decides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from randout.core import hardware
+from randout.core.config import AUTO_STUDENT, Config
+from randout.core.errors import UserError
+from randout.data.dataset import Dataset, data_identity
+from randout.methods.builtin import METHODS
+from randout.models.sources import CLASSIFIER_NAMES, Source, at_hand, find
+from randout.storage.run_folder import RunFolder
+
+from .options import Result
+
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
+VARIABLES = ("CUDA_VISIBLE_DEVICES", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
+
+
+def find_models(config: Config) -> dict[str, Source]:
+    """The models that a configuration names. Raises UserError for one that is not there, with the closest names."""
+    student, teacher = config.student, config.teacher
+    named = {} if student.model in ("", AUTO_STUDENT, *CLASSIFIER_NAMES) else {student.model: student.revision}
+    found = {name: find(name, revision, CLASSIFIER_NAMES) for name, revision in named.items()}
+    if teacher.model not in ("auto", "none"):
+        found[teacher.model] = find(teacher.model, teacher.revision)
+    return found | {name: find(name) for name in teacher.more}
+
+
+def digest(config: Config, dataset: Dataset, required: Iterable[str] = ()) -> str:
+    """The digest of a training as it is asked for; empty where a model has to be fetched first.
+
+    required: methods that the request names itself.
+    """
+    from randout import __version__
+
+    try:
+        models = {name: _files(source) for name, source in find_models(config).items()}
+        choice = [_files(Source(str(folder), folder)) for folder in at_hand()] if _leaves_choice(config) else []
+    except UserError:
+        return ""
+    if config.student.model in ("", AUTO_STUDENT) and not choice:
+        return ""
+    parts: dict[str, Any] = {
+        "config": config.model_dump(mode="json"),
+        "required": sorted(required),
+        "plugins": {name: one.identity for name, one in METHODS.origins(sorted(config.methods)).items()},
+        "data": data_identity(dataset),
+        "dataset": [dataset.name, dataset.max_length],
+        "models": models,
+        "choice": choice,
+        "versions": [__version__, platform.python_version(), *map(_version, PACKAGES)],
+        "machine": [*hardware.described(), *(os.environ.get(name) for name in VARIABLES)],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def find_finished(
+    request: str, config: Config, dataset: Dataset, runs: Path, out: Path | None, name: str = ""
+) -> Result | None:
+    """The finished run of the command with the digest `request`, in `out` or in a folder of `runs`; None where there is
+    none, or where something of it is left to do: its test split to be scored, another name to be stored, a file to be
+    cleared away.
+    """
+    if not request:
+        return None
+    for path in [out] if out is not None else sorted(one.parent for one in runs.glob("*/run.json")):
+        try:
+            run = RunFolder(path)
+            if not run.finished or run.record.get("request") != request:
+                continue
+            metrics = run.read("metrics.json")
+        except UserError:
+            continue
+        if out is None and not path.name.endswith(str(run.record["fingerprint"])[:8]):  # trained with -o
+            continue
+        test = config.output.test and "test" in dataset.split
+        unfinished = (run.checkpoint, path / "refit", path / "choice")
+        left = (
+            any(one.exists() for one in unfinished) or any(path.glob("*.partial")) or (test and "test" not in metrics)
+        )
+        if not left and name in ("", run.record.get("name", "")):
+            return Result(run, metrics, False)
+    return None
+
+
+def _leaves_choice(config: Config) -> bool:
+    return config.student.model in ("", AUTO_STUDENT) or config.teacher.model == "auto"
+
+
+def _files(source: Source) -> list[Any]:
+    """The files of a model, with size and times of the last change: a file that changes has others."""
+    found = []
+    for path in source.files():
+        state = path.stat()
+        found.append([str(path), state.st_size, state.st_mtime_ns, state.st_ctime_ns])
+    return found
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

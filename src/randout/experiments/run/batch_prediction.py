@@ -1,0 +1,155 @@
+"""`randout predict`: labels for the texts of a file, in blocks, with constant memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from randout.core.console import Show
+from randout.core.errors import UserError
+from randout.core.wording import plural, verb
+from randout.data import archives, dataset, streaming, table_writing, tables
+from randout.models import sources
+from randout.stats.metrics import log_probabilities
+
+from . import saved_model
+
+
+class Labelled(NamedTuple):
+    """Texts with what a model says of them: None for a text that is empty. score: the probability of the label."""
+
+    texts: Sequence[str]
+    labels: list[str | None]
+    scores: list[float | None]
+    probabilities: list[list[float] | None]  # by class, in the model's order
+
+    def columns(self, classes: int) -> list[list[Any]]:
+        """The further columns of a table: label, score, and the probability of each of so many classes."""
+        each = [[None if row is None else row[at] for row in self.probabilities] for at in range(classes)]
+        return [self.labels, self.scores, *each]
+
+
+def labelled(
+    model: saved_model.Saved, texts: Sequence[str], advance: Callable[[int], None] = lambda count: None
+) -> Labelled:
+    """The label of each text. advance: told of texts done."""
+    kept = [at for at, text in enumerate(texts) if text.strip()]
+    found = Labelled(texts, [None] * len(texts), [None] * len(texts), [None] * len(texts))
+    advance(len(texts) - len(kept))
+    if kept:
+        probabilities = np.exp(log_probabilities(model.logits([texts[at] for at in kept], advance)))
+        best = probabilities.argmax(1)
+        for at, label, row in zip(kept, best.tolist(), probabilities.tolist(), strict=True):
+            found.labels[at], found.scores[at], found.probabilities[at] = model.id2label[label], row[label], row
+    return found
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `label_table` wrote. names: the further columns."""
+
+    path: Path
+    texts: dataset.TextBlocks
+    names: list[str]
+
+
+@dataclass(frozen=True)
+class Request:
+    """How to label: by which model, and where it runs. probabilities: those of all classes too."""
+
+    model: str
+    device: str = "auto"
+    text_column: str | None = None
+    encoding: str = tables.AUTO
+    probabilities: bool = False
+
+
+def label_table(request: Request, file: str, out: Path | None, show: Show, bars: Show) -> Written:
+    """Write the rows of a table with label and score, whole or not at all. What can be wrong with the file or the place
+    is found before the model is loaded. bars: how progress is shown. Raises UserError, Failure.
+    """
+    if out is not None:
+        table_writing.check_output(out)
+    trained = saved_model.trained_columns(request.model)
+    with dataset.open_texts(file, request.text_column, trained.get("text"), request.encoding) as (blocks, look_through):
+        writer = table_writing.BlockWriter(out or table_writing.default_output(blocks, "labelled"))
+        sources.check_there(request.model)
+        texts = look_through(writer.check)
+        if warning := saved_model.other_column(trained, texts.column, request.text_column, file):
+            show.warn(warning)
+        note_empty(texts, show)
+        model = saved_model.opened_on(request.model, request.device, "predict")
+        classes = list(model.id2label.values()) if request.probabilities else []
+        names: list[str] = []
+        for name in ("label", "score", *(f"probability_{label}" for label in classes)):
+            names.append(table_writing.free_name([*blocks.names, *names], name))
+        kinds = {name: str if at == 0 else float for at, name in enumerate(names)}
+        with writer.open(kinds) as add, bars.bar("predicting", texts.rows) as advance:
+            for block, some in texts:
+                found = labelled(model, some, lambda count: advance(count, ""))
+                add(block, dict(zip(names, found.columns(len(classes)), strict=True)))
+    return Written(writer.path, texts, names)
+
+
+def note_empty(texts: dataset.TextBlocks, show: Show) -> None:
+    """Say how many rows have no text and so get no label."""
+    if texts.empty:
+        which = f": {dataset.row_list(texts.first_empty, texts.empty, texts.first_lines)}"
+        are, get = verb(texts.empty, "is", "are"), verb(texts.empty, "gets", "get")
+        show.say(f"note: {texts.empty:,} of {plural(texts.rows, 'text')} {are} empty and {get} no label{which}")
+
+
+def label_texts(request: Request, texts: Sequence[str], show: Show, bars: Show) -> Iterator[tuple[list[str], Labelled]]:
+    """(classes, texts with their labels) of texts in memory, block by block. bars: how progress is shown."""
+    sources.check_there(request.model)
+    table = streaming.whole(tables.Table({"text": list(texts)}, "arguments", "", "lines"))
+    yield from _label_blocks(request, dataset.texts_of(table, "text"), show, bars)
+
+
+def label_input(request: Request, stream: BinaryIO, show: Show, bars: Show) -> Iterator[tuple[list[str], Labelled]]:
+    """(classes, texts with their labels) of each block of a stream: a text a line, or the rows of a table where a text
+    column is asked for or its first line names one, by a usual name or that which the run was trained on. That there is
+    such a model is checked first; the stream is read to its end, and checked, before the model is loaded. bars: how
+    progress is shown. Raises UserError.
+    """
+    sources.check_there(request.model)
+    with ExitStack() as stack:
+        opened = archives.of_handle(stack.enter_context(archives.spooled(stream)), tables.STANDARD_INPUT)
+        trained = saved_model.trained_columns(request.model).get("text", "")
+        if request.text_column or streaming.names_a_text(opened, request.encoding, trained):
+            texts = dataset.texts_of(streaming.blocks_of(opened, request.encoding), request.text_column, trained)
+            if not request.text_column:
+                show.say(f"note: {opened.name} is a table; the texts in column {texts.column!r} are labelled")
+        else:
+            texts = dataset.texts_of(streaming.plain_lines(opened, request.encoding), "text")
+        yield from _label_blocks(request, texts, show, bars)
+
+
+def _label_blocks(
+    request: Request, texts: dataset.TextBlocks, show: Show, bars: Show
+) -> Iterator[tuple[list[str], Labelled]]:
+    note_empty(texts, show)
+    if not texts.rows:
+        show.say("note: no text was given, so there is nothing to label; name texts, or a table with --file")
+        return
+    model = saved_model.opened_on(request.model, request.device, "predict")
+    classes = list(model.id2label.values())
+    with bars.bar("predicting", texts.rows) as advance:
+        for _, some in texts:
+            yield classes, labelled(model, some, lambda count: advance(count, ""))
+
+
+def check_source(file: str | None, texts: Sequence[str], out: Path | None, request: Request) -> None:
+    """Raise UserError for options of `predict` that do not go together."""
+    if file and texts:
+        raise UserError("predict: texts as arguments, or --file; not both")
+    if out and not file:
+        raise UserError("predict: -o goes with --file; otherwise the result is printed")
+    for option, given in (("--text-column", request.text_column), ("--encoding", request.encoding != tables.AUTO)):
+        if texts and given:
+            raise UserError(f"predict: {option} goes with --file or standard input, not with texts as arguments")

@@ -1,0 +1,149 @@
+"""The choice of a student between an encoder and a bag-of-words classifier (`--student auto`), without the test rows.
+
+The bag-of-words classifier is cheaper in every way, so it becomes the student where it is not worse: where its score is
+at least the encoder's, or where it is shown to be lower by less than `MARGIN` (the lower end of the 90 % interval of the
+paired difference, a one-sided test at 5 %). Both are scored on the validation rows; where these are too few, on the
+training rows by cross-validation (`prepare.by_folds`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from randout.core.errors import UserError
+from randout.core.files import replace_text
+from randout.data.stratify import grouped_folds
+from randout.reporting.figures import ENCODER, WORDS, choice_lines
+from randout.stats import diagnostics
+from randout.stats.metrics import confusion, rates
+from randout.storage.run_folder import RunFolder
+
+from .planning import FOLDS, Plan, by_folds, without_alternative
+from .student import Options, Taught
+from .teacher_comparison import MARGIN
+from .trained_student import Trained, train
+
+FOLDER = "choice"  # in a run folder, until the run is finished
+
+
+def train_chosen(plan: Plan, run: RunFolder, teacher: Taught | None, options: Options) -> tuple[Plan, Trained]:
+    """Train the student of a plan with an alternative, whichever of the two is chosen; the choice is recorded in `run.json`
+    first. Returns the plan of that student, and it. Raises Stopped, UserError, Failure.
+    """
+    assert plan.alternative is not None
+    trained: dict[str, Trained] = {}
+    plans = {ENCODER: without_alternative(plan), WORDS: plan.alternative}
+
+    def of(which: str) -> Trained:
+        if which not in trained:
+            trained[which] = train(plans[which], run, teacher if which == ENCODER else None, options)
+        return trained[which]
+
+    choice = run.record.get("choice")
+    if choice is None:
+        choice = _by_folds(plan, run, options) if by_folds(plan) else None
+        choice = choice or _by_validation(plan, of)
+        run.write("run.json", run.record | {"choice": choice})
+    for line in choice_lines(choice):
+        options.show.say(line)
+    return plans[choice["chosen"]], of(choice["chosen"])
+
+
+def chosen_plan(plan: Plan, record: Mapping[str, Any]) -> Plan:
+    """The plan of the student that a run's record says was chosen; the plan itself where there was no choice."""
+    if plan.alternative is None or "choice" not in record:
+        return plan
+    return plan.alternative if record["choice"]["chosen"] == WORDS else without_alternative(plan)
+
+
+def _by_validation(plan: Plan, of: Any) -> dict[str, Any]:
+    """The choice on the validation rows. of: trains the student of a kind."""
+    rows = plan.dataset.split["validation"]
+    made = {ENCODER: of(ENCODER).logits(rows, lambda done: None).argmax(1)}
+    try:
+        made[WORDS] = of(WORDS).logits(rows, lambda done: None).argmax(1)
+    except UserError as error:  # no word in any text
+        return _only_encoder(plan, str(error))
+    return judged(plan, rows, made, "validation")
+
+
+def _by_folds(plan: Plan, run: RunFolder, options: Options) -> dict[str, Any] | None:
+    """The choice by cross-validation on the training rows, each fold stored as it is done. None where the rows cannot be
+    dealt into folds.
+    """
+    dataset, encoder = plan.dataset, without_alternative(plan)
+    assert plan.alternative is not None
+    train_rows = dataset.split["train"]
+    try:
+        fold = grouped_folds(
+            dataset.labels[train_rows], dataset.groups[train_rows], FOLDS, list(dataset.id2label.values())
+        )
+    except UserError as error:
+        options.show.say(f"choice: the training rows cannot be dealt into folds ({error}); the validation rows decide")
+        return None
+    table = encoder.config.train.model_copy(
+        update={"keep": "last", "patience": 0, "validate_every": encoder.config.train.epochs}
+    )
+    made = {kind: np.zeros(len(train_rows), np.int64) for kind in (ENCODER, WORDS)}
+    for number in range(FOLDS):
+        held, rest = train_rows[fold == number], train_rows[fold != number]
+        part = replace(dataset, split={"train": rest, "validation": held})
+        own = RunFolder(run.path / FOLDER / f"fold-{number + 1}")
+        stored = own.path / "predictions.json"
+        if not stored.exists():
+            options.show.say(
+                f"choice: fold {number + 1} of {FOLDS}, {len(rest):,} rows train and {len(held):,} are scored"
+            )
+            config = encoder.config.model_copy(update={"train": table})
+            found = {ENCODER: _predicted(replace(encoder, dataset=part, config=config), own, held, options)}
+            try:
+                found[WORDS] = _predicted(replace(plan.alternative, dataset=part), own, held, options)
+            except UserError as error:  # no word in any text
+                return _only_encoder(plan, str(error))
+            replace_text(stored, json.dumps({kind: one.tolist() for kind, one in found.items()}))
+        for kind, one in json.loads(stored.read_text(encoding="utf-8")).items():
+            made[kind][fold == number] = one
+    known = fold >= 0
+    return judged(plan, train_rows[known], {kind: one[known] for kind, one in made.items()}, "cross-validation")
+
+
+def _predicted(plan: Plan, run: RunFolder, rows: np.ndarray, options: Options) -> np.ndarray:
+    run.path.mkdir(parents=True, exist_ok=True)
+    found: np.ndarray = train(plan, run, None, options).logits(rows, lambda done: None).argmax(1)
+    return found
+
+
+def judged(plan: Plan, rows: np.ndarray, made: Mapping[str, np.ndarray], by: str) -> dict[str, Any]:
+    """The choice as it is recorded. made: (n,) predicted classes of each kind, of `rows` of the dataset."""
+    labels, groups = plan.dataset.labels[rows], plan.dataset.groups[rows]
+    classes = int(max(len(plan.dataset.id2label), labels.max() + 1))  # labels without a training row come last
+    metric = diagnostics.metric_for(plan.config.train.metric)
+    scores = {kind: float(rates(confusion(labels, one, classes))[metric]) for kind, one in made.items()}
+    pair = diagnostics.compared(labels, made[ENCODER], made[WORDS], groups, classes, metric)
+    difference = scores[WORDS] - scores[ENCODER]
+    words = difference >= 0 or (pair is not None and pair.low90 > -MARGIN)
+    found: dict[str, Any] = {
+        "chosen": WORDS if words else ENCODER,
+        "by": by,
+        "rows": len(rows),
+        "metric": metric,
+        "margin": MARGIN,
+        ENCODER: {"name": plan.student.label, "score": scores[ENCODER]},
+        WORDS: {"name": plan.config.student.alternative, "score": scores[WORDS]},
+        "difference": difference,
+    }
+    return found if pair is None else found | {"low90": pair.low90, "high90": pair.high90}
+
+
+def _only_encoder(plan: Plan, why: str) -> dict[str, Any]:
+    return {
+        "chosen": ENCODER,
+        "why": why,
+        ENCODER: {"name": plan.student.label},
+        WORDS: {"name": plan.config.student.alternative},
+    }

@@ -1,0 +1,147 @@
+"""Held-out rows that a teacher or starting model has seen, found before training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from randout.core.errors import UserError
+from randout.data.dataset import Dataset
+from randout.models.sources import Source
+from randout.storage.run_folder import RunFolder
+from randout.storage.seen_rows import SeenRows, in_words, leaked, merged, read_seen, seen_rows
+
+HELD_OUT = ("validation", "test")
+REMEDY = (
+    "Retrain the teacher (or the starting model) on this split: name its bare encoder, or train its run on the same rows "
+    "with the same data.split_seed. Or leave these rows out of the test split, or leave it closed (--no-test). To get the "
+    "scores all the same, marked as leaking: --allow-leaks"
+)
+
+
+class LeakError(UserError):
+    """Test scores that would measure what a model has seen before."""
+
+
+@dataclass(frozen=True)
+class Ancestors:
+    """What is known of the models that a student learns from or starts from.
+
+    rows: what they have seen, in the roles that it has for the student. unknown: labels of models whose rows are not on
+    record.
+    """
+
+    rows: SeenRows
+    unknown: tuple[str, ...] = ()
+
+
+def ancestors(plan: Any, planned: bool = True) -> Ancestors:
+    """Of a `prepare.Plan`, its teachers' and its starting model's. Raises UserError for a damaged record.
+
+    planned: with the rows that teachers which are fine-tuned first will see, which are rows of the plan's own split.
+    """
+    parts, unknown = [], []
+    for teacher in (plan.teacher, plan.teacher_plan, *plan.more):
+        if teacher is None:
+            continue
+        if isinstance(teacher, Source):
+            found = _rows_of(teacher, plan.dataset)
+            parts.append(found.inherited("teacher"))
+            unknown += [teacher.label] * (not found.complete)
+        else:
+            before = ancestors(teacher, planned)
+            parts.append((seen_by(teacher, before) if planned else before.rows).inherited("teacher"))
+            unknown += before.unknown
+    if plan.classifier is None:
+        found = _rows_of(plan.student, plan.dataset)
+        parts.append(found.inherited("start"))
+        unknown += [plan.student.label] * (not found.complete)
+    return Ancestors(merged(parts), tuple(dict.fromkeys(unknown)))
+
+
+def _rows_of(source: Source, dataset: Dataset) -> SeenRows:
+    """What a model from disk or from the hub has learned from; incomplete where that is not (wholly) on record."""
+    recorded = read_seen(source.folder)
+    if recorded is not None:
+        return recorded
+    run = RunFolder(source.folder.parent)
+    if source.folder.name == "model" and run.exists:
+        return merged([_rows_by_id(run, dataset), SeenRows(np.zeros(0, np.uint64), np.zeros(0, np.uint8), False)])
+    return SeenRows(np.zeros(0, np.uint64), np.zeros(0, np.uint8), not source.is_classifier)
+
+
+def _rows_by_id(run: RunFolder, dataset: Dataset) -> SeenRows:
+    """What a run of an earlier version was trained on, by row numbers, if it was of the same file; else nothing."""
+    if run.record["data"] not in (dataset.sha256, dataset.labelled_sha256):
+        return merged([])
+    return rows_by_id(run.read("split.json"), dataset.row_ids, dataset.hashes)
+
+
+def rows_by_id(split: dict[str, list[str]], row_ids: Sequence[str], hashes: Any) -> SeenRows:
+    """The rows of `split.json` among rows of the same file. hashes: (n,), of these rows."""
+    place = {row: at for at, row in enumerate(row_ids)}
+
+    def of(name: str) -> Any:
+        return hashes[np.array([place[row] for row in split.get(name, ()) if row in place], dtype=np.int64)]
+
+    found = merged([seen_rows(of("train"), "trained"), seen_rows(of("validation"), "selected")])
+    return replace(found, test=np.unique(of("test")))
+
+
+def seen_by(plan: Any, before: Ancestors | None = None) -> SeenRows:
+    """Everything that the student of a `prepare.Plan` will have seen, its ancestors' rows included."""
+    before = before or ancestors(plan)
+    dataset = plan.dataset
+    learned = [dataset.split[name] for name in ("train", "unlabeled") if name in dataset.split]
+    own = [seen_rows(dataset.hashes[np.concatenate(learned)], "trained")]
+    held = dataset.hashes[dataset.split["validation"]]
+    own.append(seen_rows(held, "selected"))
+    if plan.config.train.refit is True:
+        own.append(seen_rows(held, "trained"))
+    found = merged([*own, before.rows])
+    test = dataset.hashes[dataset.split["test"]] if "test" in dataset.split else dataset.hashes[:0]
+    return SeenRows(found.hashes, found.roles, not before.unknown, np.unique(test))
+
+
+def counted(rows: SeenRows, dataset: Dataset, split: str) -> dict[str, int]:
+    """By role, the rows of a held-out split that ancestors have seen. Validation rows may well have selected them."""
+    counts, _ = leaked(rows, dataset.hashes[dataset.split[split]])
+    return {role: count for role, count in counts.items() if split == "test" or not role.endswith("selected")}
+
+
+def check(plan: Any) -> tuple[list[str], list[str]]:
+    """Notes and warnings for a `prepare.Plan`. Raises LeakError where its test scores would leak and this was not
+    asked for.
+    """
+    before = ancestors(plan, planned=False)
+    notes = [
+        f"leaks: which rows {name} has learned from is not on record, so whether it has seen held-out rows cannot be known"
+        for name in before.unknown
+    ]
+    if not len(before.rows.hashes):
+        return notes, []
+    rows, warnings = seen_by(plan, before), []
+    for split in HELD_OUT:
+        held = len(plan.dataset.split.get(split, ()))
+        counts = counted(rows, plan.dataset, split) if held else {}
+        if not counts:
+            continue
+        found = in_words(counts, held, f"{split} rows")
+        output = plan.config.output
+        if split == "test" and output.test and not output.allow_leaks and is_trained(counts):
+            raise LeakError(refusal(found))
+        warnings.append(f"{found}, so {split} scores will flatter")
+    return notes, warnings
+
+
+def is_trained(counts: dict[str, int]) -> bool:
+    """Whether rows were trained on, rather than only used to choose an epoch."""
+    return any(not role.endswith("selected") for role in counts)
+
+
+def refusal(found: str) -> str:
+    """What is said where leaking test scores are refused. found: as of `in_words`."""
+    return f"test scores are refused: {found}. {REMEDY}"

@@ -1,0 +1,265 @@
+"""Executes a plan in a run folder: teacher, soft labels, student, evaluation, model folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from randout.core.config import to_toml
+from randout.core.errors import UserError
+from randout.core.files import portable, replace_text
+from randout.core.terminal import Terminated
+from randout.methods.registry import Origin
+from randout.storage import run_folder
+from randout.storage.run_folder import RunFolder
+from randout.storage.seen_rows import FILE as SEEN_ROWS
+from randout.storage.seen_rows import read_seen, write_seen
+
+from . import leaks
+from .choice import FOLDER as CHOICE
+from .choice import chosen_plan, train_chosen
+from .options import Result as Result
+from .options import finished as finished
+from .planning import Plan, refit_plan
+from .scoring import model_card, open_test, rows_sha256, score_split, score_test
+from .student import Options, Paused, Stopped, Taught, check_methods, environment, student_of
+from .teacher import doubts, teach
+from .teacher_comparison import teacher_gap, texts_per_second
+from .trained_student import Trained, train
+from .warnings import diagnose
+
+REFIT = "refit"  # in a run folder, while it is trained on all rows
+BEGUN = {".lock", "run.toml", "split.json", "run.json", SEEN_ROWS}  # may stand in a folder before `run.json` does
+
+
+def carry_out(plan: Plan, options: Options) -> Result:
+    """Train what `plan` says, or find it done. Raises Stopped, UserError, Failure."""
+    run = _folder(plan, options)
+    if run.finished:
+        plan = chosen_plan(plan, run.record)
+    if (
+        run.finished and not run_folder.is_writable(run.path) and not _test_to_open(run, plan)
+    ):  # somebody else's, or archived
+        options.show.say(f"already trained: {run.path}")
+        return Result(run, run.read("metrics.json"), False)
+    with run.lock():
+        if run.finished:
+            _keep_options(run, options)
+            clean(run)  # killed after its last write, it could not do so itself
+            options.show.say(f"already trained: {run.path}")
+            if _test_to_open(run, plan):
+                return Result(run, open_test(run, plan, options.show), False)
+            return Result(run, run.read("metrics.json"), False)
+        for note in plan.notes:
+            options.show.say(note)
+        _check_first(plan, options)
+        _begin_record(run, plan, options)
+        _keep_options(run, options)
+        try:
+            teacher = taught(plan, options)
+            if plan.alternative is None:
+                metrics = _finish(plan, run, train(plan, run, teacher, options), teacher, options)
+            else:
+                chosen, trained = train_chosen(plan, run, teacher, options)
+                _record_choice(run, plan, chosen)
+                metrics = _finish(chosen, run, trained, teacher if chosen.has_teacher else None, options)
+        except Paused:
+            raise
+        except (Stopped, Terminated) as stop:  # wherever it was, in a teacher's training too: this run is to be resumed
+            raise Stopped(stop.why, run) from None
+    return Result(run, metrics, True)
+
+
+def _test_to_open(run: RunFolder, plan: Plan) -> bool:
+    """Whether test scores of a finished run are asked for and not there yet."""
+    return plan.config.output.test and "test" in plan.dataset.split and "test" not in run.read("metrics.json")
+
+
+def _check_first(plan: Plan, options: Options) -> None:
+    """Raise UserError for a method that cannot work on this student, before hours go into teachers for it."""
+    trained = [teacher for teacher in (plan.teacher_plan, *plan.more) if isinstance(teacher, Plan)]
+    if any(not RunFolder(options.runs / teacher.name).finished for teacher in trained):
+        check_methods(plan.methods, student_of(plan)[1])
+
+
+def taught(plan: Plan, options: Options) -> Taught | None:
+    """The teacher's part of the job alone: fine-tuned where it must be, its soft labels computed and stored."""
+    return teach(plan, options, _fine_tuned)
+
+
+def _fine_tuned(plan: Plan, options: Options) -> Path:
+    return carry_out(plan, replace(options, name="", request="")).folder
+
+
+def _folder(plan: Plan, options: Options) -> RunFolder:
+    """Where this plan's run lives. Raises UserError where another run stands in the folder that was named."""
+    path = options.out or options.runs / plan.name
+    if options.fresh:
+        path = run_folder.free_path(path)
+    run = RunFolder(path)
+    if run.exists:
+        was = run.record
+        if plan.fingerprint not in (was["fingerprint"], was.get("asked")):
+            parts = [name for name, value in plan.identity.items() if was["identity"].get(name) != value]
+            what = (
+                "a run on other data, or the data changed since"
+                if "data" in parts
+                else f"another run ({', '.join(parts)} differ)"
+            )
+            if parts == ["plugins"]:
+                what = f"a run of another version of a method: {_changed_origins(plan, was)}"
+            raise UserError(
+                f"{path}: this folder holds {what}; name another with -o, or use --fresh to train beside it"
+            )
+    elif path.exists() and (not path.is_dir() or {p.name.removesuffix(".partial") for p in path.iterdir()} - BEGUN):
+        raise UserError(f"{path}: there is something else at this place, and it is left alone; name another with -o")
+    return run
+
+
+def _changed_origins(plan: Plan, record: dict[str, Any]) -> str:
+    """Which methods of other packages or files are not those that a run was begun with."""
+    found = []
+    for name, origin in plan.origins.items():
+        was = Origin(**record.get("plugins", {}).get(name, {}))
+        if was.identity != origin.identity:
+            found.append(f"methods.{name} came from the {was}, and {origin.differs_from(was)}")
+    return "; ".join(found)
+
+
+def _write_config(run: RunFolder, plan: Plan, student: str, teacher: str, more: Sequence[str]) -> None:
+    """`run.toml`. student, teacher, more: how to name the models: by their places while training may have to go on, then by
+    their names, for a finished run is to be sent to others and its fingerprint says which models they were.
+    """
+    config, files = plan.config, ("source", "validation", "test", "unlabeled")
+    data = config.data.model_copy(update={key: portable(getattr(config.data, key), run.path) for key in files})
+    named: dict[str, Any] = {"student": config.student.model_copy(update={"model": student})}
+    named |= {"teacher": config.teacher.model_copy(update={"model": teacher, "more": tuple(more)})}
+    replace_text(run.path / "run.toml", to_toml(config.model_copy(update={"data": data, **named})))
+
+
+def _begin_record(run: RunFolder, plan: Plan, options: Options) -> None:
+    if read_seen(run.path) is None:  # of a run that an earlier version began, too
+        write_seen(run.path, leaks.seen_by(plan))
+    if run.exists:
+        return
+    folder = run.path
+    student = plan.config.student.model
+    if plan.classifier is None:
+        student = portable(student, folder)
+    teacher, *more = (portable(name, folder) for name in (plan.config.teacher.model, *plan.config.teacher.more))
+    _write_config(run, plan, student, teacher, more)
+    rows = plan.dataset.row_ids
+    run.write("split.json", {name: [rows[i] for i in index] for name, index in plan.dataset.split.items()})
+    command = [re.sub(r"(^|[:=])/[^:=]*/", r"\1", word) for word in sys.argv]  # without places on this machine
+    record = {
+        "format": run_folder.FORMAT,
+        "fingerprint": plan.fingerprint,
+        "identity": plan.identity,
+        "command": command,
+    }
+    record |= {
+        "environment": environment(plan),
+        "data": plan.dataset.sha256,
+        "started": run_folder.now(),
+        "finished": None,
+    }
+    record |= {"labelled_data": plan.dataset.labelled_sha256}
+    if plan.origins:
+        record["plugins"] = {name: origin.recorded for name, origin in plan.origins.items()}
+    record["rows"] = {name: rows_sha256(plan, name) for name in leaks.HELD_OUT if name in plan.dataset.split}
+    same_tokens = {name: len(rows) for name, rows in plan.token_copies.items()}
+    record["data_report"] = plan.dataset.report.counts() | {"same_tokens": same_tokens}
+    record["shown_as"] = _shown_as(plan)
+    record["runs"] = os.path.relpath(options.runs, folder)  # where a teacher and soft labels are
+    record |= {"left_out": list(plan.left_out)} if plan.left_out else {}
+    run.write("run.json", record)
+
+
+def _record_choice(run: RunFolder, plan: Plan, chosen: Plan) -> None:
+    """Make the record of a run that of the student that was chosen. `asked`: the fingerprint of what was asked for."""
+    record = run.record | {"fingerprint": chosen.fingerprint, "identity": chosen.identity, "asked": plan.fingerprint}
+    if chosen.classifier is not None:  # no teacher and no starting model is behind it
+        record.pop("left_out", None)
+        write_seen(run.path, leaks.seen_by(chosen))
+    run.write("run.json", record | {"data": chosen.dataset.sha256, "shown_as": _shown_as(chosen)})
+
+
+def _shown_as(plan: Plan) -> dict[str, str]:
+    """What `run_names` shows of a run and its identity holds only as digests."""
+    data = plan.config.data
+    fold = {"fold": f"fold {data.fold} of {data.folds}"} if data.folds else {}
+    return {"data": plan.dataset.name, "student": plan.student.label, **fold}
+
+
+def _keep_options(run: RunFolder, options: Options) -> None:
+    """Store the name that was asked for (a finished run can be renamed so), and the digest of the command."""
+    record = run.record
+    given = {key: value for key, value in (("name", options.name), ("request", options.request)) if value}
+    if any(record.get(key) != value for key, value in given.items()):
+        run.write("run.json", record | given)
+
+
+def _finish(plan: Plan, run: RunFolder, trained: Trained, teacher: Taught | None, options: Options) -> dict[str, Any]:
+    """Score the best weights in float32, as the saved folder will run, then write everything."""
+    metrics: dict[str, Any] = {"validation": score_split(trained.logits, plan, "validation", run, options.show)}
+    show = options.show
+    final = refitted(plan, run, teacher, options) if plan.config.train.refit is True else trained
+    if plan.config.output.test and "test" in plan.dataset.split:
+        metrics["test"] = score_test(final.logits, plan, run, show, "train")
+    run.write("history.json", trained.history)
+    sizes = _beside_teacher(plan, trained, teacher, metrics["validation"]) if teacher else {}
+    metrics["warnings"] = doubts(plan, metrics["validation"], teacher, run)
+    metrics = diagnose(plan, run, metrics, trained.history)
+    final.save(run.model, model_card(plan, metrics, teacher.name if teacher else "", run.record.get("choice")))
+    if seen := read_seen(run.path):
+        write_seen(run.model, seen)
+    run.write("metrics.json", metrics)
+    extra = dict(trained.about)
+    if teacher is not None:
+        first, *others = (
+            {"name": one.name, "validation_accuracy": one.validation["accuracy"]} for one in (teacher, *teacher.others)
+        )
+        extra["teacher"] = first | ({"more": others} if others else {})
+        extra["sizes"] = sizes
+    run.write("run.json", run.record | extra | {"finished": run_folder.now()})
+    student = plan.student.name if plan.student.revision else plan.student.label
+    more = [other.name for other in teacher.others] if teacher else []
+    _write_config(run, plan, student, teacher.name if teacher else "none", more)
+    clean(run)
+    return metrics
+
+
+def refitted(plan: Plan, run: RunFolder, teacher: Taught | None, options: Options) -> Trained:
+    """Train the student anew on training and validation rows; its checkpoint lies in a folder of its own."""
+    folder = RunFolder(run.path / REFIT)
+    folder.path.mkdir(exist_ok=True)
+    rows = sum(len(plan.dataset.split[name]) for name in ("train", "validation"))
+    options.show.say(f"refit on all {rows:,} rows: training and validation")
+    return train(refit_plan(plan), folder, teacher, replace(options, pause_at=None))
+
+
+def _beside_teacher(plan: Plan, trained: Trained, teacher: Taught, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Put the student beside its teacher into the validation `metrics`; returns the sizes and speeds of both."""
+    held = plan.dataset.split["validation"]
+
+    def logits(rows: np.ndarray) -> np.ndarray:
+        return trained.logits(rows, lambda done: None)
+
+    metrics["teacher"] = teacher_gap(plan, logits(held), teacher.logits[held].numpy())
+    return {"student": trained.size | {"texts_per_second": texts_per_second(logits, held)}, "teacher": teacher.about}
+
+
+def clean(run: RunFolder) -> None:
+    """Drop what only an unfinished run needs, and what a kill left half written."""
+    for folder in (run.checkpoint, run.path / REFIT, run.path / CHOICE):
+        shutil.rmtree(folder, ignore_errors=True)
+    for partial in run.path.glob("*.partial"):
+        partial.unlink(missing_ok=True)

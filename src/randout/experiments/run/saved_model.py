@@ -1,0 +1,136 @@
+"""Logits of a saved model, encoder or baseline, for any texts or for the rows of its own run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from randout.core.errors import UserError
+from randout.core.files import shell_path
+from randout.storage.run_folder import RunFolder, check_run
+
+if TYPE_CHECKING:
+    from .planning import Plan
+
+Seen = Callable[[int], None]  # told of texts done
+RowLogits = Callable[[np.ndarray, Seen], np.ndarray]  # rows of a dataset (n,) -> logits (n, C)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A classifier from disk. logits: of texts, (n, C) float32, columns by `id2label`."""
+
+    id2label: dict[int, str]
+    logits: Callable[[Sequence[str], Seen], np.ndarray]
+
+
+def opened(name: str, device: str = "cpu") -> Saved:
+    """The classifier of a run or a folder, ready to score in float32. Raises UserError where there is none.
+
+    Texts are cut as in training.
+    """
+    from randout import baselines
+    from randout.models import loading
+    from randout.models.inference import predict
+    from randout.models.tokens import encode, truncate
+
+    from .reload import truncation_of
+
+    folder = words_folder(name)
+    if folder is not None:
+        fitted = baselines.load(folder)
+        return Saved(fitted.id2label, lambda texts, seen: fitted.logits(texts, seen, device))
+    source = loading.find(name)
+    encoder = loading.load(source)
+    encoder.model.to(device)
+
+    def logits(texts: Sequence[str], seen: Seen) -> np.ndarray:
+        rows = encode(encoder.tokenizer, texts)
+        tokens = truncate(rows, encoder.longest, truncation_of(source), encoder.suffix, encoder.prefix)
+        return predict(encoder, tokens, np.arange(len(texts)), "float32", seen)
+
+    return Saved(dict(encoder.model.config.id2label), logits)
+
+
+def opened_on(name: str, device: str, command: str) -> Saved:
+    """As `opened`, on a device by the name that `--device` takes. Raises UserError for one that is not there.
+
+    command: whose option it is, for the message.
+    """
+    return opened(name, device_of(device, command))
+
+
+def device_of(asked: str, command: str) -> str:
+    """The device that a command's `--device` means. Raises UserError for one that is not there."""
+    from randout.core.config import Config, TrainTable, checked
+
+    from .planning import machine
+
+    table = checked(TrainTable, {"device": asked, "precision": "float32"}, f"{command}: ", "")
+    return machine(Config(train=table))[0]
+
+
+def run_of(name: str) -> RunFolder | None:
+    """The run of that folder, or of the model folder in it; None for any other classifier."""
+    path = Path(os.path.expanduser(name))
+    runs = [RunFolder(path)] + ([RunFolder(path.parent)] if path.name == "model" else [])
+    return next((run for run in runs if run.exists), None)
+
+
+def trained_columns(name: str) -> dict[str, str]:
+    """The columns "text" and "label" of the table that a run was trained on; empty for any other classifier.
+
+    name: a run's folder, or the model folder in it.
+    """
+    run = run_of(name)
+    found = run.record.get("identity", {}).get("data", {}).get("columns", {}) if run is not None else {}
+    return {what: found[what] for what in ("text", "label") if found.get(what)}
+
+
+def check_own_split(path: Path, split: str) -> RunFolder:
+    """The finished run in a folder. Raises UserError where there is none, or no such split of its own rows."""
+    if split not in ("validation", "test"):
+        raise UserError(
+            f"--split {split}: expected validation or test, the splits that a run is scored on; or name a file"
+        )
+    run = check_run(path)
+    if not run.finished:
+        raise UserError(f"{path}: this run is not finished. Resume it with: randout train --resume {shell_path(path)}")
+    return run
+
+
+def other_column(trained: Mapping[str, str], read: str, asked: str | None, file: str) -> str:
+    """A warning where texts are read from another column than the run was trained on, unasked; else empty."""
+    if asked or trained.get("text", read) == read:
+        return ""
+    return (
+        f"the run was trained on the texts in column {trained['text']!r}, and those of {file} are read from column "
+        f"{read!r}; if another holds them, name it with --text-column"
+    )
+
+
+def words_folder(name: str) -> Path | None:
+    """The folder of the classifier of words in a run, or in a folder of its own; None where there is none."""
+    from randout import baselines
+
+    path = Path(os.path.expanduser(name))
+    return next((folder for folder in (path / "model", path) if baselines.is_fitted(folder)), None)
+
+
+def row_logits(plan: Plan, run: RunFolder, device: str = "cpu") -> RowLogits:
+    """Logits of the rows of a finished run's own data, by its saved model."""
+    from randout import baselines
+    from randout.models import loading
+    from randout.models.inference import predict
+
+    if plan.classifier is not None:
+        fitted, texts = baselines.load(run.model), plan.dataset.texts
+        return lambda rows, seen: fitted.logits([texts[row] for row in rows], seen, device)
+    encoder = loading.load(loading.find(str(run.path)))
+    encoder.model.to(device)
+    return lambda rows, seen: predict(encoder, plan.tokens, rows, "float32", seen)

@@ -1,0 +1,475 @@
+"""Evaluates a trained student on held-out rows: metrics with intervals, predictions, figures, the model card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from randout.baselines import Classifier
+from randout.core.console import Show
+from randout.core.errors import UserError
+from randout.core.files import replace_text
+from randout.core.wording import plural, verb
+from randout.data import dataset as data
+from randout.data import table_writing, tables
+from randout.data.columns import rows_in
+from randout.data.labels import UnknownLabel
+from randout.data.row_hashes import row_hashes
+from randout.models import loading
+from randout.reporting import figures
+from randout.stats import diagnostics
+from randout.stats.metrics import log_probabilities, score
+from randout.stats.paired import Comparison, compare_models
+from randout.storage import run_folder
+from randout.storage.predictions import Predictions, read_predictions, write_predictions
+from randout.storage.run_folder import RunFolder
+from randout.storage.seen_rows import SeenRows, in_words, leaked, merged, read_seen, seen_in
+
+from . import leaks
+from .planning import Plan
+from .reload import replay
+from .saved_model import (
+    RowLogits,
+    check_own_split,
+    device_of,
+    opened_on,
+    other_column,
+    row_logits,
+    run_of,
+    trained_columns,
+)
+from .soft_labels import output_names
+from .warnings import SPLITS, diagnose, of_file, of_run
+
+OPENINGS_LINE = re.compile(r"^Test split: .*$", re.MULTILINE)
+PLACEHOLDER = re.compile(r"LABEL_\d+")  # what transformers names an output that nobody has named
+
+
+def score_split(logits_of: RowLogits, plan: Plan, name: str, run: RunFolder, show: Show) -> dict[str, Any]:
+    """Metrics of one split with intervals, in float32; predictions and the picture of the confusion matrix are written."""
+    dataset, rows = plan.dataset, plan.dataset.split[name]
+    with show.bar(f"scoring {name}", len(rows)) as advance:
+        logits = logits_of(rows, lambda count: advance(count, ""))
+    labels = dataset.labels[rows]
+    metrics = score(labels, logits, dataset.id2label, dataset.groups[rows], unseen=dataset.unseen)
+    none = np.zeros(0, np.int64)
+    copied = np.isin(rows, [*dataset.report.leaked.get(name, none), *plan.token_copies.get(name, none)])
+    leaking = _leaks(plan, name, run)
+
+    def without(unwanted: np.ndarray) -> dict[str, Any]:
+        rest = ~unwanted
+        groups = dataset.groups[rows][rest]
+        return score(labels[rest], logits[rest], dataset.id2label, groups, unseen=dataset.unseen)
+
+    learnt = labels < len(dataset.id2label)
+    if copied.any() and learnt[~copied].any():
+        metrics["without_copies"] = without(copied)
+    elif copied.all():
+        show.warn(f"each of the {len(rows):,} {name} rows has a copy in train, so {name} scores measure memory")
+    if leaking is not None:
+        metrics["leaks"], which = leaking
+        if which.any() and learnt[~which].any():
+            metrics["without_leaks"] = without(which)
+    texts = [dataset.texts[row] for row in rows] if plan.config.output.keep_texts else None
+    row_ids = [dataset.row_ids[row] for row in rows]
+    write_predictions(
+        run.predictions(name), Predictions(dataset.names, row_ids, dataset.groups[rows], labels, logits, texts)
+    )
+    figures.confusion_picture(
+        metrics["confusion_matrix"],
+        dict(enumerate(metrics["per_class"])),
+        run.path / f"confusion-{name}.png",
+        f"{run.path.name}: {name}",
+    )
+    return metrics
+
+
+def _leaks(plan: Plan, name: str, run: RunFolder) -> tuple[dict[str, Any], np.ndarray] | None:
+    """Rows of a held-out split that ancestors of a run have seen: how many, by role, and which were trained on (n,).
+    None where there are none, or where the run is of a version that did not record them.
+    """
+    seen = read_seen(run.path)
+    if seen is None:
+        return None
+    hashes = plan.dataset.hashes[plan.dataset.split[name]]
+    counts, which = leaks.counted(seen, plan.dataset, name), leaked(seen, hashes)[1]
+    if not counts:
+        return None
+    return {"rows": int(which.sum()), "of": len(hashes), "roles": counts}, which
+
+
+def compare_runs(found: dict[str, RunFolder], baseline: str, split: str = "test") -> list[Comparison]:
+    """Finished runs on the same rows, each against `baseline`: what is known of these saved models (one table row each).
+
+    Raises UserError where a run has no predictions of `split`, or of other rows.
+    """
+    read = {name: read_predictions(run.predictions(split), run.labels) for name, run in found.items()}
+    first = read[baseline]
+    for name, predictions in read.items():
+        if not predictions.same_rows(first):
+            raise UserError(f"{found[name].path}: its {split} rows are not those of {found[baseline].path}")
+    order = [baseline, *(name for name in read if name != baseline)]
+    logits = {name: read[name].logits for name in order}
+    outputs = first.logits.shape[1]
+    return compare_models(first.labels, logits, baseline, first.groups, len(first.names), outputs=outputs)
+
+
+def score_test(logits_of: RowLogits, plan: Plan, run: RunFolder, show: Show, by: str) -> dict[str, Any]:
+    """Metrics of the test split; that it was opened is recorded first."""
+    times = run_folder.record_opening(run, rows_sha256(plan, "test"), "test", by)
+    show.say(f"test split opened: {_times_scored(times)}")
+    return score_split(logits_of, plan, "test", run, show)
+
+
+def _times_scored(times: int) -> str:
+    """How often these test rows were scored, for a message."""
+    often = "once" if times == 1 else f"{times:,} times"
+    return f"these test rows have been scored {often} by the runs of this folder, this time included"
+
+
+def rows_sha256(plan: Plan, split: str) -> str:
+    """Which rows were opened: the same texts with the same labels are the same rows, whatever they were trained with."""
+    dataset = plan.dataset
+    rows = sorted((dataset.texts[row], int(dataset.labels[row])) for row in dataset.split[split])
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def open_test(
+    run: RunFolder, plan: Plan, show: Show, by: str = "evaluate", allow_leaks: bool = False, device: str = "cpu"
+) -> dict[str, Any]:
+    """Score a finished run's saved model on its own test split, and record that it was opened.
+
+    Raises LeakError, before it is opened, where the run's teacher or starting model has seen test rows, unless
+    allow_leaks or the run's own configuration allows it.
+    """
+    seen = read_seen(run.path)
+    if seen is None:
+        if run.record["identity"].get("teacher"):
+            show.say(
+                "leaks: this run is of a version that did not record what its teacher was trained on, so whether the "
+                "teacher has seen test rows cannot be known"
+            )
+    elif counts := leaks.counted(seen, plan.dataset, "test"):
+        found = in_words(counts, len(plan.dataset.split["test"]), "test rows")
+        if leaks.is_trained(counts) and not (allow_leaks or plan.config.output.allow_leaks):
+            raise leaks.LeakError(leaks.refusal(found))
+        show.warn(f"{found}, so test scores will flatter")
+    before = run.read("metrics.json")
+    metrics = before | {"test": score_test(row_logits(plan, run, device), plan, run, show, by)}
+    metrics = diagnose(plan, run, metrics, run.read("history.json"))
+    run.write("metrics.json", metrics)
+    _update_card(plan, run, before, metrics, show)
+    return metrics
+
+
+def _update_card(plan: Plan, run: RunFolder, before: dict[str, Any], metrics: dict[str, Any], show: Show) -> None:
+    """Put new scores and warnings in the place of the old ones in the model card; all else in it may be the user's."""
+    card = run.model / "README.md"
+    old, new = ("\n".join(_scores_table(found)) for found in (before, metrics))
+    text = card.read_text(encoding="utf-8") if card.exists() else ""
+    if old in text:
+        replace_text(card, text.replace(old, new, 1))
+    else:
+        show.say(f"note: the scores in {card} were changed by hand or are not there, and stay as they are")
+    _update_openings(run)
+
+
+def _update_openings(run: RunFolder) -> None:
+    """Have the model card say how often the test split was opened; a card without that line stays as it is."""
+    card = run.model / "README.md"
+    text = card.read_text(encoding="utf-8") if card.exists() else ""
+    if (new := OPENINGS_LINE.sub(_openings_line(len(run_folder.opened_by(run))), text, count=1)) != text:
+        replace_text(card, new)
+
+
+def _openings_line(times: int) -> str:
+    """What the model card says of the test split."""
+    if not times:
+        return "Test split: closed. None of its rows was scored with this model."
+    return f"Test split: scored with this model {'once' if times == 1 else f'{times:,} times'}."
+
+
+def model_card(plan: Plan, metrics: dict[str, Any], teacher: str, choice: Mapping[str, Any] | None = None) -> str:
+    """The README.md of the model folder, as training writes it: the same for the same training.
+
+    choice: of the student, as its run records it, where there was one.
+    """
+    about = ["", *figures.choice_lines(choice)] if choice else []
+    scores = [_openings_line(int("test" in metrics)), ""] if "test" in plan.dataset.split else []
+    scores += _scores_table(metrics)
+    if plan.classifier is not None:
+        return "\n".join([*_words_card(plan, plan.classifier), *about, "", *scores, ""])
+    labels = ", ".join(plan.dataset.id2label.values())
+    length = plan.config.student.max_length
+    student = plan.config.student
+    mean = student.pooling == "mean" and not loading.has_stock_mean(plan.student, student.head)
+    library = "sentence-transformers" if mean else "transformers"
+    lines = ["---", "pipeline_tag: text-classification", f"library_name: {library}", "tags: [randout]", "---", ""]
+    lines += [f"# {plan.student.label} fine-tuned on {plan.dataset.name}", ""]
+    lines += [f"Labels: {labels}. Texts of up to {length} tokens, truncated by `{plan.config.student.truncation}`."]
+    if plan.config.student.truncation != "head":
+        other = "`sentence-transformers`" if mean else "A `transformers` pipeline"
+        lines += [f"{other} truncates by head only, so longer texts score differently there."]
+    methods = ", ".join(
+        f"`{m.name}` {json.dumps(m.model_dump(exclude_defaults=True, mode='json'))}" for m in plan.methods
+    )
+    lines += [f"Methods: {methods}." + (f" Teacher: {teacher}." if teacher else "")]
+    if plan.config.train.refit is True:
+        about.append(
+            "Trained on the training and validation rows; the validation scores are of the same training without them."
+        )
+    lines += [*about, "", *scores, "", *_usage(mean, list(plan.dataset.id2label.values())), ""]
+    return "\n".join(lines)
+
+
+def _usage(mean: bool, labels: Sequence[str]) -> list[str]:
+    """How to load the folder, as code that runs in it. mean: its head reads the mean of the tokens' states, which the
+    stock class of its family does not.
+    """
+    if not mean:
+        lines = ["from transformers import pipeline", ""]
+        lines += ['classify = pipeline("text-classification", ".", truncation=True)  # ".": this folder']
+        return ["```python", *lines, 'print(classify(["A text to classify."]))', "```"]
+    about = "The head reads the mean of the tokens' states, which the stock class of `transformers` does not; the folder has the "
+    about += "layout of sentence-transformers. Each of these gives the label of a text:"
+    lines = ["from sentence_transformers import SentenceTransformer", ""]
+    lines += [f"labels = {json.dumps(list(labels), ensure_ascii=False)}  # in the order of the outputs"]
+    lines += ['model = SentenceTransformer(".")  # ".": this folder']
+    lines += [
+        'probabilities = model.encode(["A text to classify."], convert_to_tensor=True).softmax(-1)  # (texts, labels)'
+    ]
+    lines += ["print([labels[best] for best in probabilities.argmax(-1)])"]
+    return [about, "", *_own_usage(), "", "```python", *lines, "```"]
+
+
+def _own_usage() -> list[str]:
+    """How randout loads the folder."""
+    lines = ["import randout", "", 'model = randout.load(".")  # ".": this folder']
+    return ["```python", *lines, 'print(model.predict(["A text to classify."]))', "```"]
+
+
+def _words_card(plan: Plan, classifier: Classifier) -> list[str]:
+    settings = json.dumps(classifier.model_dump(mode="json"))
+    lines = ["---", "pipeline_tag: text-classification", "tags: [randout]", "---", ""]
+    lines += [f"# {classifier.name} ({classifier.summary}) trained on {plan.dataset.name}", ""]
+    lines += [f"Labels: {', '.join(plan.dataset.id2label.values())}. Settings: `{settings}`.", "", classifier.scores]
+    lines += ["", "No model of `transformers`: `randout predict`, `randout evaluate` and this code read the folder."]
+    return [*lines, "", *_own_usage()]
+
+
+def _scores_table(metrics: dict[str, Any]) -> list[str]:
+    lines = ["| split | rows | accuracy | 95 % interval | macro F1 |", "|---|---|---|---|---|"]
+    for name in (split for split in SPLITS if split in metrics):
+        found = metrics[name]
+        between = (
+            "{:.4f} to {:.4f}".format(*found["intervals"]["accuracy"]) if found.get("intervals") else "not available"
+        )
+        lines.append(f"| {name} | {found['rows']} | {found['accuracy']:.4f} | {between} | {found['macro_f1']:.4f} |")
+        if "baseline" in found:
+            base = found["baseline"]
+            lines.append(
+                f"| {name}, {base['name']} | {found['rows']} | {base['accuracy']:.4f} | | {base['macro_f1']:.4f} |"
+            )
+    for name in (split for split in SPLITS if "leaks" in metrics.get(split, {})):
+        leak = metrics[name]["leaks"]
+        lines += ["", f"Leak: {in_words(leak['roles'], leak['of'], f'{name} rows')}."]
+    if metrics.get("warnings"):
+        lines += ["", "Warnings:", "", *(f"- {one['message']}" for one in metrics["warnings"])]
+    return lines
+
+
+def score_file(
+    model: str,
+    file: str,
+    text_column: str | None,
+    label_column: str | None,
+    show: Show,
+    *,
+    device: str = "auto",
+    encoding: str = tables.AUTO,
+    labels: Sequence[str] = (),
+    out: Path | None = None,
+    probabilities: bool = False,
+    opened: data.LabelledFile | None = None,
+) -> tuple[dict[str, Any], dict[int, str]]:
+    """Metrics of any classifier on a labelled file, and its id2label. Rows without a text are not scored; `without_text`
+    says how many. Rows whose label is no class of the model are errors; `unseen` says how many. Where the classifier or
+    its ancestors have seen rows of the file, `seen` says how many of how many by role, and `without_seen` are the scores
+    on the other rows. Where the file holds test rows of the run itself, an opening of its test split is recorded, and
+    `test_rows` says how many they are and how often they were scored so far (None where that cannot be recorded).
+
+    opened: the file, where it has been read already. labels: the classes in the order of the model's outputs, where its own
+    names are none. out: the table with prediction and score of each row is written there, with the probabilities of all
+    classes where these are asked for. Raises UserError where no row has a label that the model knows (with `labels`: where
+    any has another), for outputs named in a
+    wrong order, and for an `out` that cannot be written.
+    """
+    if out is not None:
+        table_writing.check_output(out)
+    saved = opened_on(model, device, "evaluate")
+    id2label = dict(enumerate(output_names(saved.id2label, labels, model, "--labels")))
+    if twice := [name for name in labels if list(labels).count(name) > 1]:
+        raise UserError(f"--labels: {twice[0]!r} is named more than once; each output is another class")
+    found = _rows_to_score(model, file, text_column, label_column, show, encoding, id2label, bool(labels), opened)
+    write = table_writing.writer(found.table, out) if out is not None else None
+    counts, which, held = _seen_in_file(model, file, found.texts, show)
+    opening = _open_by_file(run_of(model), held, len(found.texts), show) if held else {}
+    with show.bar("scoring", len(found.texts)) as advance:
+        logits = saved.logits(found.texts, lambda count: advance(count, ""))
+    predicted, names = logits.argmax(1), list(id2label.values())
+    if labels:
+        order = range(len(names))
+        diagnostics.check_order(
+            found.labels, predicted, found.groups, names, order, f"model {model}", "rows", "--labels"
+        )
+    metrics = score(found.labels, logits, id2label, found.groups, unseen=found.unseen)
+    if found.without_text:
+        metrics["without_text"] = len(found.without_text)
+    if counts:
+        metrics["seen"] = {"rows": int(which.sum()), "of": len(found.texts), "roles": counts}
+        rest = ~which
+        if (found.labels[rest] < len(names)).any():
+            kept = (found.labels[rest], logits[rest], id2label, found.groups[rest])
+            metrics["without_seen"] = score(*kept, unseen=found.unseen)
+    metrics |= opening
+    if write is not None:
+        write(_prediction_columns(found, logits, names, probabilities))
+        show.say(f"predictions {out}")
+    every = dict(enumerate([*names, *found.unseen]))
+    warnings = of_file(model, found.labels, logits, found.groups, every, metrics)
+    return metrics | {"warnings": warnings}, id2label
+
+
+def _rows_to_score(
+    model: str,
+    file: str,
+    text_column: str | None,
+    label_column: str | None,
+    show: Show,
+    encoding: str,
+    id2label: dict[int, str],
+    named: bool,
+    opened: data.LabelledFile | None,
+) -> data.Evaluation:
+    """The rows of a file, and what is to be said of them. named: whether the user has named the model's outputs."""
+    trained = trained_columns(model)
+
+    def told(columns: Mapping[str, str]) -> None:
+        show.say(f"columns     text {columns['text']!r}, label {columns['label']!r}")
+        if warning := other_column(trained, columns["text"], text_column, file):
+            show.warn(warning)
+
+    notes: list[str] = []
+    try:
+        read = opened or data.open_evaluation(file, text_column, label_column, trained, encoding)
+        found = data.load_evaluation(read, id2label, notes=notes, told=told, strict=named)
+    except UnknownLabel as error:
+        if named or not all(PLACEHOLDER.fullmatch(name) for name in id2label.values()):
+            raise
+        places = ",".join(f"NAME_OF_{name}" for name in id2label.values())
+        raise UserError(
+            f"{error} If the model has the file's classes, name them in the order of its outputs: --labels {places}, each "
+            "replaced by the class that it means; its model card or label2id says which is which"
+        ) from None
+    for note in notes:
+        show.say(f"note: {note}")
+    if left_out := found.without_text:
+        of = len(found.texts) + len(left_out)
+        have, are = verb(len(left_out), "has", "have"), verb(len(left_out), "is", "are")
+        which = rows_in(found.table, left_out)
+        show.warn(f"{len(left_out):,} of {plural(of, 'row')} {have} no text and {are} not scored: {which}")
+    return found
+
+
+def _prediction_columns(
+    found: data.Evaluation, logits: np.ndarray, names: list[str], probabilities: bool
+) -> dict[str, list[Any]]:
+    """The further columns of the table that was scored; None in rows that were not."""
+    shares = np.exp(log_probabilities(logits))
+    columns: dict[str, list[Any]] = {}
+
+    def add(name: str, values: list[Any]) -> None:
+        spread: list[Any] = [None] * len(found.table)
+        for row, value in zip(found.rows.tolist(), values, strict=True):
+            spread[row] = value
+        columns[table_writing.free_name([*found.table.columns, *columns], name)] = spread
+
+    add("prediction", [names[at] for at in logits.argmax(1).tolist()])
+    add("score", shares.max(1).tolist())
+    for at, name in enumerate(names if probabilities else []):
+        add(f"probability_{name}", shares[:, at].tolist())
+    return columns
+
+
+def _seen_in_file(model: str, file: str, texts: Sequence[str], show: Show) -> tuple[dict[str, int], np.ndarray, int]:
+    """The rows of a file that a classifier or its ancestors have seen: how many by role, and which (n,); and how many are
+    test rows of the run itself. Warns of those seen.
+    """
+    hashes, known, run = row_hashes(texts), read_seen(Path(os.path.expanduser(model))), run_of(model)
+    if (known is None or known.test is None) and run is not None:
+        by_file = _rows_by_file(run, file, hashes)
+        if known is None and by_file is None:
+            show.say("leaks: this run did not record its training rows, so whether the file holds any cannot be known")
+        known = replace(known, test=by_file.test) if known is not None and by_file is not None else known or by_file
+    known = known or merged([])
+    counts, which = seen_in(known, hashes)
+    if counts:
+        warning = in_words(counts, len(texts), "rows of this file")
+        show.warn(f"{warning}, so scores on all of it will flatter; those without these rows are given too")
+    return counts, which, int(np.count_nonzero(known.test_rows(hashes)))
+
+
+def _rows_by_file(run: RunFolder, file: str, hashes: np.ndarray) -> SeenRows | None:
+    """Of a run of an earlier version, without a full record of its rows: its rows, if `file` is the very file that it was
+    trained on, else None.
+    """
+    path, split = Path(os.path.expanduser(file)), run.read("split.json")
+    same = path.is_file() and tables.sha256_of(path.read_bytes()) == run.record["data"]
+    if not same or sum(map(len, split.values())) != len(hashes):
+        return None
+    return leaks.rows_by_id(split, [str(row) for row in range(1, len(hashes) + 1)], hashes)
+
+
+def _open_by_file(run: RunFolder | None, held: int, rows: int, show: Show) -> dict[str, Any]:
+    """Record that a file with `held` test rows of a run among its `rows` is scored; the entry of the metrics for it."""
+    found = (
+        f"{held:,} of the {plural(rows, 'row')} of this file {verb(held, 'is a test row', 'are test rows')} of this run"
+    )
+    times: int | None = None
+    if run is None:
+        show.warn(f"{found}; its folder is not here, so this opening of its test split is not recorded")
+        return {"test_rows": {"rows": held, "of": rows, "openings": times}}
+    record = run.record
+    try:
+        known = str((record.get("rows") or {}).get("test") or record["fingerprint"])
+        times = run_folder.record_opening(run, known, "test", "evaluate FILE", held)
+        _update_openings(run)
+    except OSError as error:
+        show.warn(f"{run.path}: this opening of its test split cannot be recorded ({error.strerror or error})")
+    else:
+        show.say(f"test split opened: {found}; {_times_scored(times)}")
+    return {"test_rows": {"rows": held, "of": rows, "openings": times}}
+
+
+def score_run(
+    path: Path, split: str, show: Show, allow_leaks: bool = False, device: str = "auto"
+) -> tuple[dict[str, Any], dict[int, str]]:
+    """Metrics of a finished run on one of its own splits; opening the test split is recorded."""
+    run = check_own_split(path, split)
+    where = device_of(device, "evaluate")
+    labels = run.labels
+    if split == "validation":
+        return run.read("metrics.json")[split] | {"warnings": of_run(run, split)}, dict(enumerate(labels))
+    plan = replay(run)
+    if "test" not in plan.dataset.split:
+        raise UserError(f"{path}: this run's data has no test split; name a labelled file instead")
+    metrics = open_test(run, plan, show, allow_leaks=allow_leaks, device=where)
+    return metrics["test"] | {"warnings": metrics["warnings"]}, plan.dataset.id2label

@@ -1,0 +1,282 @@
+"""Trains the student of a plan: load, resume, show progress, save, stop when asked."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from randout.baselines import Bag, Network
+from randout.core.console import duration
+from randout.core.terminal import catchable
+from randout.core.wording import plural
+from randout.methods.base import LiveTeacher, Method, Run
+from randout.methods.compatibility import learned_rows
+from randout.models import loading
+from randout.models.encoder import Encoder
+from randout.models.inference import predict
+from randout.models.tokens import Tokens, encode, truncate
+from randout.stats.metrics import score
+from randout.storage.run_folder import RunFolder
+from randout.training import checkpoint
+from randout.training.loop import begin, fit, flush, held_out, step
+from randout.training.state import Material, Session
+
+from .options import Options as Options
+from .options import Paused as Paused
+from .options import Stopped as Stopped
+from .planning import FOLDS, Plan, by_folds, class_weights
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What a teacher gives: its logits for every row of the dataset (n, C), NaN where it was not asked, and its score.
+
+    others: further teachers. live: the teacher itself, where a method runs it. about: its number of parameters, and how many
+    texts a second it scores.
+    """
+
+    name: str
+    logits: torch.Tensor
+    validation: dict[str, Any] = field(default_factory=dict)
+    others: tuple[Taught, ...] = ()
+    live: LiveTeacher | None = None
+    about: dict[str, float] = field(default_factory=dict)
+
+
+def environment(plan: Plan) -> dict[str, Any]:
+    """What the same bits depend on besides the configuration."""
+    import transformers
+
+    device = plan.config.train.device
+    name = torch.cuda.get_device_name() if device == "cuda" else device
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "numpy": np.__version__}
+    return {**versions, "device": name, "threads": torch.get_num_threads()}
+
+
+def make_session(plan: Plan, teacher: Taught | None = None) -> Session:
+    """The student loaded and its methods started, at position zero."""
+    encoder, run = student_of(plan)
+    check_methods(plan.methods, run)
+    run.teacher = teacher.live if teacher else None
+    session = begin(encoder, run, plan.methods, plan.config.train, plan.config.train.precision)
+    if isinstance(plan.classifier, Network):
+        session.optimizer = plan.classifier.optimizer(encoder.model)
+    return session
+
+
+def check_methods(methods: Sequence[Method], run: Run) -> None:
+    """Raise UserError where a method cannot work on this student."""
+    for method in methods:
+        method.check(run)
+
+
+def student_of(plan: Plan) -> tuple[Encoder, Run]:
+    """The student loaded, on its device, and what its methods will see of it."""
+    config = plan.config
+    rates = {"dropout": config.student.dropout, "attention_dropout": config.student.attention_dropout}
+    if config.train.device == "cuda":  # the same bits, at some cost
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    encoder = _network(plan) or loading.load(
+        plan.student,
+        id2label=plan.dataset.id2label,
+        head=config.student.head,
+        pooling="mean" if config.student.pooling == "mean" else "first",
+        layers=config.student.layers,
+        seed=config.train.seed,
+        pack=config.train.packing,
+        **{name: None if rate == "model" else float(rate) for name, rate in rates.items()},
+    )
+    encoder.model.to(config.train.device)
+    weights = class_weights(plan.dataset).to(config.train.device)
+    run = Run(encoder.model, encoder.sites, config.train.seed, len(plan.dataset.id2label), weights)
+    run.prefix, run.suffix, run.fresh = encoder.prefix, encoder.suffix, encoder.fresh
+    run.teachers = plan.has_teacher + len(plan.more)
+    return encoder, run
+
+
+def _network(plan: Plan) -> Encoder | None:
+    """A new network of words, where the student is one."""
+    if not isinstance(plan.classifier, Network):
+        return None
+    vocabulary = plan.classifier.vocabulary(plan.dataset.texts[row] for row in plan.dataset.split["train"])
+    return plan.classifier.encoder(vocabulary, plan.dataset.id2label, plan.config.train.seed)
+
+
+def make_material(plan: Plan, teacher: Taught | None) -> Material:
+    """What the student of `plan` learns from."""
+    unlabelled = plan.dataset.split.get("unlabeled", np.zeros(0, np.int64))
+    labelled, heldout = learned_rows(plan.dataset, plan.methods)
+    logits, others = (teacher.logits, tuple(other.logits for other in teacher.others)) if teacher else (None, ())
+    return Material(plan.tokens, torch.from_numpy(plan.dataset.labels), labelled, unlabelled, logits, heldout, others)
+
+
+def train_student(plan: Plan, run: RunFolder, teacher: Taught | None, options: Options) -> Session:
+    """Train to the end from the last checkpoint, saving on the way; the session comes back with its best weights.
+
+    Raises Stopped once a stop was asked for and the state is saved.
+    """
+    show, config, dataset = options.show, plan.config, plan.dataset
+    session = make_session(plan, teacher)
+    where = environment(plan)
+    changed = checkpoint.changes(run.checkpoint, where)
+    accepted = options.accept_changes or bool(changed and show.ask(f"{changed}. Go on all the same?"))
+    if checkpoint.restore(session, run.checkpoint, where, accepted):
+        show.say(f"going on from step {session.position.step} of {run.path}")
+    if not session.encoder.packed:
+        show.say(f"{plan.student.label} runs padded, in windows sorted by length: {session.encoder.reason}")
+    material = make_material(plan, teacher)
+    held = dataset.split["validation"]
+
+    def validate() -> dict[str, Any]:
+        if not len(held):  # all rows are trained on
+            return {}
+        logits = predict(session.encoder, plan.tokens, held, config.train.precision)
+        return score(dataset.labels[held], logits, dataset.id2label, unseen=dataset.unseen)
+
+    texts = len(material.labelled) + len(material.unlabelled)
+    position = session.position
+    done = position.epoch * texts + position.batch * config.train.batch_size
+    what = f"{plan.student.label} ({'+'.join(method.name for method in plan.methods)})"
+    saved = time.monotonic()
+    pause = options.pause_at if options.pause_at is not None else math.inf
+    if position.step >= pause:  # killed between the pause and what its caller does with it
+        raise Paused(run, validate())
+    with (
+        _stop_signal() as stop,
+        show.bar(what, texts * config.train.epochs, min(done, texts * config.train.epochs)) as bar,
+    ):
+        for event in fit(session, material, validate):
+            bar(event.texts, "")
+            why = stop.why or ("the time limit" if options.deadline and time.monotonic() > options.deadline else "")
+            ended = bool(position.ended)
+            paused = event.metrics is None and position.step >= pause
+            if event.metrics is not None or why or paused or time.monotonic() - saved > 60 * config.train.save_minutes:
+                flush(session)
+                checkpoint.save(session, run.checkpoint, where, event.improved)
+                saved = time.monotonic()
+            if event.metrics is not None:
+                show.say(_epoch_line(what, session, event.improved))
+            if why and not ended:
+                raise Stopped(why, run)
+            if paused:
+                metrics = validate()
+                raise Stopped(stop.why, run) if stop.why else Paused(run, metrics)
+        if stop.why:  # asked for at the very end: who trains many of these must hear of it
+            raise Stopped(stop.why, run)
+    checkpoint.restore_best(session, run.checkpoint)
+    return session
+
+
+def _epoch_line(what: str, session: Session, improved: bool) -> str:
+    row, settings = session.position.history[-1], session.settings
+    losses = ", ".join(f"{name[5:]} {value:.3f}" for name, value in row.items() if name.startswith("loss_"))
+    value = row.get(f"validation_{settings.metric}")
+    shown = f"{value:.4f}" if settings.metric == "log_loss" else f"{value:.2%}" if value is not None else ""
+    score = f", validation {settings.metric} {shown}" if shown else ""
+    best = " (best so far)" if improved and settings.keep != "last" else ""
+    ended = session.position.ended
+    stop = f"; stopping: {ended}" if ended and not ended.startswith("all") else ""
+    spent = duration(row["seconds"])
+    return f"{what}: epoch {row['epoch']}/{settings.epochs}, {losses}{score}{best}, {spent}{stop}"
+
+
+class _Stop:
+    why = ""
+
+
+@contextlib.contextmanager
+def _stop_signal() -> Iterator[_Stop]:
+    """While open, the first Ctrl-C, SIGTERM or SIGHUP asks for a clean stop; a second one interrupts at once. SIGHUP that
+    the caller has ignored (nohup) stays ignored.
+    """
+    stop = _Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(number: int, _frame: Any) -> None:
+        if stop.why:
+            raise KeyboardInterrupt
+        stop.why = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+
+    wanted = [signal.SIGINT, signal.SIGTERM, *catchable("SIGHUP")]
+    before = {number: signal.signal(number, handle) for number in wanted}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def stand_in(plan: Plan) -> Taught:
+    """A teacher that costs what the real one will: all its logits zero; run live, the encoder it is or will come from."""
+    logits = torch.zeros(len(plan.dataset.texts), len(plan.dataset.id2label))
+    live = None
+    if any(method.teacher == "model" for method in plan.methods):
+        source = plan.teacher or plan.teacher_plan.student  # type: ignore[union-attr]
+        encoder = loading.load(source, id2label=plan.dataset.id2label, pack=plan.config.train.packing)
+        live = live_teacher(plan, encoder, tuple(plan.dataset.id2label), 0)
+    return Taught("", logits, {}, tuple(Taught("", logits) for _ in plan.more), live)
+
+
+def live_teacher(plan: Plan, encoder: Encoder, columns: tuple[int, ...], max_length: int) -> LiveTeacher:
+    """`encoder`, frozen, to be run on any row of the dataset. max_length: of its texts; 0: the student's."""
+    encoder.model.to(plan.config.train.device).requires_grad_(False)
+    length = max_length or min(int(plan.config.student.max_length), encoder.longest)
+    encoded = encode(encoder.tokenizer, plan.dataset.texts)
+    tokens = truncate(encoded, length, plan.config.teacher.truncation, encoder.suffix, encoder.prefix)
+    return LiveTeacher(encoder, tokens, columns, plan.config.train.precision, same_tokens(tokens, plan.tokens))
+
+
+def same_tokens(one: Tokens, other: Tokens) -> bool:
+    """Whether every text that stands in full in both has the same ids in both; False where there is no such text."""
+    full = np.flatnonzero((one.whole == one.lengths) & (other.whole == other.lengths))
+    return len(full) > 0 and all(np.array_equal(one[int(text)], other[int(text)]) for text in full)
+
+
+def estimate(plan: Plan, steps: int = 3) -> list[str]:
+    """What a dry run says: rows, tokens, memory, and minutes from `steps` real steps on copies that are thrown away."""
+    sizes = f"rows: {', '.join(f'{len(index):,} {name}' for name, index in plan.dataset.split.items())}"
+    if isinstance(plan.classifier, Bag):
+        return [sizes, f"time: {plan.classifier.name} is fitted in one go; there are no steps to measure"]
+    taught = stand_in(plan) if plan.has_teacher else None
+    session = make_session(plan, taught)
+    material = make_material(plan, taught)
+    session.run.heldout = partial(held_out, session, material)
+    rows = np.concatenate([material.labelled, material.unlabelled])
+    lengths, size, epochs = plan.tokens.lengths, plan.config.train.batch_size, plan.config.train.epochs
+    session.run.steps = -(-len(rows) // size) * epochs
+    median = rows[np.argsort(lengths[rows], kind="stable")][np.linspace(0, len(rows) - 1, size).round().astype(int)]
+    for number in range(steps + 1):
+        if number == 1:  # the first step also allocates
+            began = time.perf_counter()
+        step(session, material, median)
+    seconds = (time.perf_counter() - began) / steps * session.run.steps
+    weights = sum(p.numel() for p in session.encoder.model.parameters())
+    activations = (
+        34 * int(lengths[median].sum()) * session.encoder.model.config.hidden_size * len(session.encoder.sites.blocks)
+    )
+    lines = [sizes]
+    lines += [
+        f"tokens: {int(lengths[rows].sum()):,} an epoch, {int(lengths[rows].sum()) * epochs:,} in {plural(epochs, 'epoch')}"
+    ]
+    lines += [f"memory: about {(16 * weights + 4 * activations) / 2**30:.1f} GiB for {weights / 1e6:.1f}M parameters"]
+    lines += [f"time: about {duration(seconds)} for the student, {plural(epochs, 'epoch')}, without its teacher"]
+    if plan.alternative is not None and by_folds(plan):
+        more = duration((FOLDS - 1) * seconds)
+        lines += [f"choice: about {more} more, for cross-validation trains the encoder {FOLDS} times on fewer rows"]
+    if plan.teacher_plan is not None:
+        lines += ["teacher, fine-tuned first:"] + [f"  {line}" for line in estimate(plan.teacher_plan, steps)]
+    return lines

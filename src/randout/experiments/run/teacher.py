@@ -1,0 +1,176 @@
+"""The teacher of a plan: found or fine-tuned, its soft labels, and whether it is better than its student."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from randout.core.errors import Failure, UserError
+from randout.methods.builtin import GOLD
+from randout.models import loading
+from randout.models.encoder import Encoder
+from randout.models.inference import predict
+from randout.models.sources import Source
+from randout.models.tokens import encode, truncate
+from randout.stats import diagnostics
+from randout.stats.diagnostics import Finding
+from randout.stats.metrics import score
+from randout.storage import run_folder
+from randout.storage.run_folder import RunFolder
+
+from . import soft_labels
+from .planning import Plan
+from .student import Options, Taught, live_teacher
+from .teacher_comparison import TIMED_ROWS, texts_per_second
+
+
+def teach(plan: Plan, options: Options, fine_tune: Callable[[Plan, Options], Path]) -> Taught | None:
+    """The teachers' soft labels for the rows to learn from and to validate on, or None where there is no teacher.
+
+    fine_tune: carries out the plan of a teacher that is a bare encoder, and returns its run folder.
+    """
+    for warning in plan.leak_warnings:
+        options.show.warn(warning)
+    first = plan.teacher or plan.teacher_plan
+    if first is None:
+        return None
+    found = _taught(plan, first, plan.config.teacher.labels, options, fine_tune)
+    others = [_taught(plan, teacher, None, options, fine_tune) for teacher in plan.more]
+    return replace(found, others=tuple(others))
+
+
+def _taught(
+    plan: Plan,
+    teacher: Source | Plan,
+    labels: Sequence[str] | None,
+    options: Options,
+    fine_tune: Callable[[Plan, Options], Path],
+) -> Taught:
+    """One teacher, fine-tuned first where it is a plan. labels: its own, in the order of its outputs; None: of a further
+    teacher, which must have the data's by name. Raises Failure where its logits are not finite.
+    """
+    source = teacher
+    if isinstance(teacher, Plan):
+        options.show.say(f"teacher: {teacher.student.label} is fine-tuned first")
+        source = loading.find(str(fine_tune(teacher, replace(options, out=None, fresh=False, pause_at=None))))
+    assert isinstance(source, Source)
+    dataset, table = plan.dataset, plan.config.teacher
+    rows = np.concatenate(
+        [dataset.split[name] for name in ("train", "validation", "unlabeled") if name in dataset.split]
+    )
+    texts = [dataset.texts[row] for row in rows]
+    encoder = loading.load(source, pack=plan.config.train.packing)
+    order = soft_labels.column_order(encoder.model.config.id2label, dataset.id2label, labels, source.name)
+    max_length = _teacher_length(encoder, plan, teacher, source.label)
+    precision = plan.config.train.precision
+    parts = soft_labels.fingerprint(source.fingerprint(), max_length, table.truncation, precision, texts)
+    encoder.model.to(plan.config.train.device)
+    logits = soft_labels.compute(encoder, texts, options.runs / "soft-labels", parts, options.show, source.label)
+    if bad := int((~np.isfinite(logits)).any(1).sum()):
+        raise Failure(
+            f"teacher {source.label}: its logits are not finite on {bad} of {len(texts)} texts, so it cannot teach. "
+            "train.precision = float32 helps where numbers overflow; else its weights are broken"
+        )
+    spread = soft_labels.teacher_rows(logits[:, order], rows, len(dataset.texts))
+    held = dataset.split["validation"]
+    own = spread[held].numpy()
+    if not isinstance(teacher, Plan):  # one that is fine-tuned here has the data's labels
+        names = list(dataset.id2label.values())
+        known = held[dataset.labels[held] < len(names)]
+        made = spread[known].numpy().argmax(1)
+        diagnostics.check_teacher(dataset.labels[known], made, dataset.groups[known], names, order, source.label)
+    validation = score(dataset.labels[held], own, dataset.id2label, unseen=dataset.unseen)
+    options.show.say(f"teacher {source.label}: validation accuracy {validation['accuracy']:.2%}")
+    live = None
+    if any(method.teacher == "model" for method in plan.methods) and teacher is (plan.teacher or plan.teacher_plan):
+        live = live_teacher(plan, encoder, tuple(order), max_length)
+    about = {
+        "parameters": sum(p.numel() for p in encoder.model.parameters()),
+        "texts_per_second": _speed(encoder, plan, parts),
+    }
+    return Taught(source.label, spread, validation, live=live, about=about)
+
+
+def _speed(encoder: Encoder, plan: Plan, parts: dict[str, str]) -> float:
+    """Texts a second that a teacher scores, on some validation rows in float32, as a saved student would score them."""
+    held = plan.dataset.split["validation"][:TIMED_ROWS]
+    encoded = encode(encoder.tokenizer, [plan.dataset.texts[row] for row in held])
+    tokens = truncate(encoded, int(parts["max_length"]), parts["truncation"], encoder.suffix, encoder.prefix)
+    return texts_per_second(lambda few: predict(encoder, tokens, few, "float32"), np.arange(len(held)))
+
+
+def _teacher_length(encoder: Encoder, plan: Plan, teacher: Source | Plan, name: str) -> int:
+    """The length a teacher reads: asked for, what it was trained with, or as much as it takes up to 512."""
+    asked = plan.config.teacher.max_length
+    if asked != "auto":
+        if int(asked) > encoder.longest:
+            raise UserError(f"teacher.max_length: {asked} asked for, but {name} takes {encoder.longest} at most")
+        return int(asked)
+    if isinstance(teacher, Plan):
+        return int(teacher.config.student.max_length)
+    return min(encoder.longest, 512)
+
+
+def doubts(plan: Plan, own: dict[str, Any], teacher: Taught | None, run: RunFolder) -> list[dict[str, str]]:
+    """Warnings about the teachers of a finished student: none although a method wanted one, one that is not above the
+    majority class, and a first one that is not above the plain student (a finished plain run alongside, else this student).
+
+    own: the student's validation metrics.
+    """
+    if teacher is None:
+        left_out = run.record.get("left_out", [])
+        return diagnostics.as_json([no_teacher(left_out)] if left_out else [])
+    dataset = plan.dataset
+    held, names = dataset.split["validation"], dataset.names
+    majority = int(np.bincount(dataset.labels[dataset.split["train"]]).argmax())
+    found = []
+    for one in (teacher, *teacher.others):
+        made = one.logits[held].numpy().argmax(1)
+        weak = diagnostics.weak_teacher(
+            dataset.labels[held], made, dataset.groups[held], names, majority, one.name, _metric(plan)
+        )
+        if weak is None and one is teacher:
+            weak = _not_above_student(plan, own, teacher, run)
+        found += [weak] if weak else []
+    return diagnostics.as_json(found)
+
+
+def no_teacher(left_out: Sequence[str]) -> Finding:
+    """That a method of the default preset was left out, for no teacher was found."""
+    text = f"No teacher was found, so {' and '.join(left_out)} was left out and nothing was distilled. "
+    return Finding(
+        "no-teacher",
+        f"{text}Choose one: --teacher NAME distils from that model; --teacher none trains without a teacher.",
+    )
+
+
+def _not_above_student(plan: Plan, own: dict[str, Any], teacher: Taught, run: RunFolder) -> Finding | None:
+    metric = _metric(plan)
+    plain, its = own[metric], teacher.validation[metric]
+    what = "this student"
+    for other in run_folder.list_runs(run.path.parent):
+        if _is_plain_twin(other, plan):
+            plain, what = other.read("metrics.json")["validation"][metric], "the plain student"
+    if its > plain:
+        return None
+    text = f"The teacher ({diagnostics.in_metric(metric)}{its:.2%}) is not above {what} ({plain:.2%}) on validation, "
+    return Finding("weak-teacher", f"{text}so there may be little to learn from it.")
+
+
+def _metric(plan: Plan) -> str:
+    """The metric in which a run's models are compared."""
+    return diagnostics.metric_for(plan.config.train.metric)
+
+
+def _is_plain_twin(other: RunFolder, plan: Plan) -> bool:
+    """Whether a run is the same student on the same rows with cross-entropy alone, finished."""
+    try:
+        identity = other.record["identity"] if other.finished else {"methods": {}}
+    except UserError:  # of another format: not ours to judge here
+        return False
+    same = ("data", "split", "student")
+    return identity["methods"].keys() == {GOLD} and all(identity[part] == plan.identity[part] for part in same)

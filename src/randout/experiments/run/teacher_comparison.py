@@ -1,0 +1,111 @@
+"""Student and teacher side by side on the same validation rows: difference, sizes and speed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from randout.core.wording import plural
+from randout.stats.diagnostics import compared, metric_for, metric_name
+from randout.stats.metrics import confusion, rates
+from randout.stats.multiplicity import GROUPS_NEEDED
+
+if TYPE_CHECKING:
+    from .planning import Plan
+
+MARGIN = 0.02  # of a metric: a student that is worse by no more matches its teacher
+TIMED_ROWS = 64
+
+
+def teacher_gap(plan: Plan, student: np.ndarray, teacher: np.ndarray) -> dict[str, Any]:
+    """Accuracy of student and teacher on the validation rows, "student minus teacher" with its 95 % interval over
+    groups, and a verdict: "better", "matches" (worse by less than `MARGIN`: the lower end of the 90 % interval, a one-sided
+    test at 5 %), "worse", or "undecided". Where the run is judged by another metric, `primary` is the same for it:
+    {metric, student, teacher, verdict, difference, low, high}. student, teacher: (n, C) logits of the rows in their order.
+    """
+    rows = plan.dataset.split["validation"]
+    labels, groups = plan.dataset.labels[rows], plan.dataset.groups[rows]
+    made = (student.argmax(1), teacher.argmax(1))
+    classes = max(student.shape[1], int(labels.max()) + 1)  # labels without a training row come last
+
+    def gap(metric: str) -> dict[str, Any]:
+        return _gap(labels, *made, groups, classes, metric)
+
+    accuracy, metric = gap("accuracy"), metric_for(plan.config.train.metric)
+    found = {"rows": len(rows), "margin": MARGIN}
+    found |= {f"{who}_accuracy": accuracy.pop(who) for who in ("student", "teacher")} | accuracy
+    return found if metric == "accuracy" else found | {"primary": {"metric": metric} | gap(metric)}
+
+
+def _gap(
+    labels: np.ndarray, student: np.ndarray, teacher: np.ndarray, groups: np.ndarray, classes: int, metric: str
+) -> dict[str, Any]:
+    """The comparison in one metric, from predictions (n,)."""
+    counts = np.stack([confusion(labels, made, classes) for made in (student, teacher)])
+    mine, its = rates(counts)[metric].tolist()
+    found: dict[str, Any] = {"student": mine, "teacher": its, "verdict": "undecided"}
+    pair = compared(labels, teacher, student, groups, classes, metric)
+    if pair is None:  # a single group has no interval
+        return found
+    found |= {"difference": pair.estimate, "low": pair.low, "high": pair.high}
+    if pair.groups >= GROUPS_NEEDED:
+        matches = "matches" if pair.low90 > -MARGIN else "worse" if pair.high < 0 else "undecided"
+        found["verdict"] = "better" if pair.low > 0 else matches
+    return found
+
+
+def by_metric(gap: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What `teacher_gap` returned, by metric, the run's own first: {metric: {student, teacher, verdict, difference, ...}}."""
+    accuracy = {who: gap[f"{who}_accuracy"] for who in ("student", "teacher")}
+    accuracy |= {key: gap[key] for key in ("verdict", "difference", "low", "high") if key in gap}
+    primary = dict(gap.get("primary") or {})
+    return ({primary.pop("metric"): primary} if primary else {}) | {"accuracy": accuracy}
+
+
+def verdict_words(verdict: str, margin: float) -> str:
+    """A verdict of `teacher_gap` for a person."""
+    return {
+        "better": "better than the teacher",
+        "matches": f"matches the teacher (worse by less than {100 * margin:g} points)",
+        "worse": "worse than the teacher",
+        "undecided": "undecided: more validation rows are needed to tell",
+    }[verdict]
+
+
+def texts_per_second(logits: Callable[[np.ndarray], Any], rows: np.ndarray) -> float:
+    """Texts a second of a model on up to `TIMED_ROWS` rows, after a first pass that also allocates."""
+    rows = rows[:TIMED_ROWS]
+    logits(rows[:8])
+    began = time.perf_counter()
+    logits(rows)
+    return len(rows) / max(time.perf_counter() - began, 1e-9)
+
+
+def gap_lines(gap: Mapping[str, Any], name: str, sizes: Mapping[str, Any]) -> list[str]:
+    """For the end of a training. name: the teacher's. sizes: `student` and `teacher`, each with parameters and
+    texts_per_second, where known.
+    """
+    each = by_metric(gap)
+    lines = [f"\nstudent and teacher on the same {plural(gap['rows'], 'validation row')}"]
+    for who, label in (("student", "student"), ("teacher", f"teacher {name}")):
+        about = sizes.get(who, {})
+        scores = ", ".join(f"{metric_name(metric)} {one[who]:.2%}" for metric, one in each.items())
+        size = f", {about['parameters'] / 1e6:.1f}M parameters" if "parameters" in about else ""
+        speed = f", {about['texts_per_second']:,.0f} texts a second here" if "texts_per_second" in about else ""
+        lines.append(f"{label}: {scores}{size}{speed}")
+    for metric, one in each.items():
+        if "difference" in one:
+            ends = f"95 % interval [{100 * one['low']:+.2f}, {100 * one['high']:+.2f}]"
+            what = f"difference in {metric_name(metric)}" if len(each) > 1 else "difference"
+            verdict = verdict_words(one["verdict"], gap["margin"])
+            lines.append(f"{what} {100 * one['difference']:+.2f} points, {ends}: {verdict}")
+    return lines
+
+
+def run_lines(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
+    """`gap_lines` of a finished run, from its `run.json` and `metrics.json`; none where it had no teacher."""
+    gap = (metrics.get("validation") or {}).get("teacher")
+    return gap_lines(gap, record["teacher"]["name"], record.get("sizes", {})) if gap else []

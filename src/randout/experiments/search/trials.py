@@ -1,0 +1,196 @@
+"""Trials of a search as stored in `study.json`: their values, the best, those skipped, and their table."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from randout.core.errors import UserError
+from randout.core.files import shell_path
+from randout.reporting.figures import table_lines
+from randout.stats.metrics import better
+from randout.stats.verdicts import best_of
+from randout.storage.predictions import read_predictions
+from randout.storage.run_folder import RunFolder
+from randout.storage.study_folder import StudyFolder
+
+from .space import Settings, words_of
+
+
+def entry(number: int, settings: Settings) -> dict[str, Any]:
+    """A trial that has not begun. rungs: [share, step, value] of each that it reached."""
+    return {
+        "number": number,
+        "settings": settings,
+        "state": "waiting",
+        "value": None,
+        "step": 0,
+        "steps": None,
+        "rungs": [],
+        "run": f"trials/{number:04d}",
+        "error": None,
+        "seconds": 0.0,
+    }
+
+
+def value_at(trial: dict[str, Any], share: float) -> float | None:
+    """The validation value of a trial at a rung, None where it did not get there."""
+    last = trial["value"] if trial["state"] == "finished" else None  # stopped early, it stands at every later rung
+    return next((value for at, _, value in trial["rungs"] if at == share), last)
+
+
+def signed(metric: str, value: float | None) -> float:
+    """Larger is better."""
+    if value is None:
+        return -math.inf
+    return -value if metric == "log_loss" else value
+
+
+def at_chance(record: dict[str, Any], share: float, labels: np.ndarray) -> str | None:
+    """Why the order of trials at a rung means nothing: the best is no better than chance. None where it is, and for
+    another metric than accuracy. labels: (n,) of the validation rows.
+
+    Chance: the share of the largest class and two of its standard errors.
+    """
+    reached = [(value, step) for trial in record["trials"] for at, step, value in trial["rungs"] if at == share]
+    if record["metric"] != "accuracy" or not reached:
+        return None
+    (best, step), always = max(reached), float(np.bincount(labels).max() / len(labels))
+    if best > always + 2 * math.sqrt(always * (1 - always) / len(labels)):
+        return None
+    return (
+        f"after {share:.1%} of a training ({step} steps) the best of {len(reached)} trials has {best:.1%} of the validation "
+        f"rows right, and one class is {always:.1%} of them: no trial is better than chance yet, so which go on is chance "
+        "too. Allow a larger search.budget, or train for more epochs"
+    )
+
+
+def own_runs(record: dict[str, Any], state: str = "finished") -> list[dict[str, Any]]:
+    """The trials in a state, without those that share the run of an earlier one."""
+    return [trial for trial in record["trials"] if trial["state"] == state and "same_as" not in trial]
+
+
+def leader(record: dict[str, Any]) -> dict[str, Any] | None:
+    """The finished trial with the best value, the first of equals."""
+    best = None
+    for trial in own_runs(record):
+        if best is None or better(record["metric"], trial["value"], best["value"]):
+            best = trial
+    return best
+
+
+def skipped(record: dict[str, Any]) -> dict[str, Any]:
+    """How many cells were tried, pruned, failed and never tried, and the optimizer steps that this took."""
+    trials, cells = record["trials"], record["grid"]
+    states = [trial["state"] for trial in trials]
+    known = [trial["steps"] for trial in trials if trial["steps"]]
+    return {
+        "cells": cells,
+        "tried": len(trials),
+        "not_tried": None if cells is None else max(0, cells - sum("same_as" not in trial for trial in trials)),
+        "pruned": states.count("pruned"),
+        "failed": states.count("failed"),
+        "steps": sum(trial["step"] for trial in trials if "same_as" not in trial),
+        "steps_of_all_cells": round(float(np.mean(known)) * cells) if known and cells else None,
+    }
+
+
+def optimism(folder: StudyFolder) -> dict[str, Any] | None:
+    """How much the best of the finished trials flatters itself on validation (docs/statistics.md).
+
+    None where there is no choice, for another metric than accuracy, and for validation rows of a single group.
+    """
+    done = [folder.run(trial) for trial in own_runs(folder.record)]
+    if len(done) < 2 or folder.record["metric"] != "accuracy":
+        return None
+    right, groups = zip(*map(_right, done), strict=True)
+    try:
+        found = best_of(np.array(right), groups[0])
+    except UserError:
+        return None
+    return {
+        "apparent": found.apparent,
+        "optimism": found.optimism,
+        "corrected": found.corrected,
+        "trials": found.trials,
+    }
+
+
+def warnings_of(folder: StudyFolder) -> list[dict[str, str]]:
+    """The warnings about the best trial; a teacher that is missing or weak is the same for all."""
+    best = leader(folder.record)
+    if best is None:
+        return []
+    stored = folder.run(best).read("metrics.json").get("warnings", [])
+    return [one | {"trial": best["number"]} for one in stored]
+
+
+def baseline_line(folder: StudyFolder) -> str:
+    """The bag-of-words baseline on the validation rows that trials are judged on; empty where there is none."""
+    best = leader(folder.record)
+    metrics = folder.run(best).read("metrics.json") if best is not None else {}
+    base = metrics.get("validation", {}).get("baseline")
+    if not base:
+        return ""
+    metric = folder.record["metric"] if folder.record["metric"] in base else "accuracy"
+    return f"{base['name']} on the validation rows: {metric} {100 * base[metric]:.2f} %"
+
+
+def _right(run: RunFolder) -> tuple[np.ndarray, np.ndarray]:
+    """Which validation rows a run has right, and their groups, (n,) each."""
+    found = read_predictions(run.predictions("validation"), run.labels)
+    return found.predicted == found.labels, found.groups
+
+
+def standing(record: dict[str, Any], most: int = 5) -> list[str]:
+    """The best trials so far, best first, as a table for a terminal."""
+    scored = [trial for trial in record["trials"] if trial["value"] is not None and trial["state"] != "failed"]
+    sign = 1 if record["metric"] == "log_loss" else -1
+    scored.sort(key=lambda trial: (trial["state"] != "finished", sign * trial["value"], trial["number"]))
+    names = list(record["space"])
+    rows = []
+    for trial in scored[:most]:
+        value = f"{trial['value']:.4f}" if record["metric"] == "log_loss" else f"{100 * trial['value']:.2f}"
+        cells = [f"{value}", f"{trial['step']}/{trial['steps']}", trial["state"]]
+        rows.append([f"trial {trial['number']}", *cells, *(str(trial["settings"].get(name, "")) for name in names)])
+    done = sum(trial["state"] != "waiting" for trial in record["trials"])
+    head = [
+        f"best {min(most, len(scored))} of {done}/{len(record['trials'])}",
+        record["metric"],
+        "steps",
+        "state",
+        *names,
+    ]
+    return table_lines(head, rows) if rows else []
+
+
+def summary(folder: StudyFolder) -> list[str]:
+    """A finished search for a terminal: the best trials, what was skipped, the optimism, and what to do next."""
+    record = folder.record
+    cut, found = record["skipped"], record.get("optimism")
+    lines = [*standing(record), ""]
+    of = f" of {cut['cells']} cells" if cut["cells"] is not None else ""
+    lines.append(f"{cut['tried']}{of} tried, {cut['pruned']} pruned, {cut['failed']} failed")
+    if cut["steps_of_all_cells"]:
+        share = cut["steps"] / cut["steps_of_all_cells"]
+        lines.append(f"{cut['steps']:,} steps, {share:.1%} of what every cell in full would take")
+    lines += [baseline] if (baseline := baseline_line(folder)) else []
+    if found:
+        lines.append(
+            f"the best validation accuracy, {100 * found['apparent']:.2f} %, flatters itself by about "
+            f"{100 * found['optimism']:.2f} points for being the best of {len(own_runs(record))}: "
+            f"{100 * found['corrected']:.2f} % is to be expected"
+        )
+    elif record["metric"] != "accuracy":
+        lines.append("the best of several flatters itself; by how much is worked out for accuracy only")
+    for trial in record["trials"]:
+        if trial["state"] == "failed":
+            lines.append(f"trial {trial['number']} failed: {trial['error']}")
+    if record["best"] is not None:
+        best = folder.run(record["trials"][record["best"]])
+        lines += ["", f"best    {best.path} ({words_of(record['trials'][record['best']]['settings'])})"]
+        if best.model.exists():
+            lines.append(f"next    randout evaluate {shell_path(best.path)} --split test")
+    return lines

@@ -1,0 +1,1 @@
+"""Studies: arms compared over seeds or folds."""

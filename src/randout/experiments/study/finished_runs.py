@@ -1,0 +1,132 @@
+"""Compares finished runs: which are the same arm with several seeds, and whether a comparison is valid."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from randout.core.errors import UserError
+from randout.core.wording import plural
+from randout.storage.run_folder import RunFolder
+from randout.storage.run_names import SEED, run_names, without_ending
+from randout.storage.seen_rows import FILE, rows_of_old_teachers
+from randout.storage.study_folder import StudyFolder
+
+from .results import as_result, leaks_of, read_scores, rows_for
+from .spec import Study
+from .warnings import of_study
+
+
+def compare_finished(paths: Sequence[Path], baseline: str, study: Study) -> dict[str, Any]:
+    """Finished runs as arms and seeds: runs that differ in seed alone are one arm. A record like a study's.
+
+    baseline: a run's folder or its arm's name; empty: the first. study: for its metric and margin. Raises UserError for
+    runs of other data or rows, and where the arms do not have the same seeds.
+    """
+    arms = _arms([_finished(path) for path in paths])
+    chosen = _baseline(arms, baseline)
+    seeds = [sorted(runs) for runs in arms.values()]
+    if len(arms) < 2:
+        raise UserError("compare: these runs differ in nothing but their seeds; name runs of two recipes at least")
+    if any(one != seeds[0] for one in seeds):
+        listed = "; ".join(f"{name}: {sorted(runs)}" for name, runs in arms.items())
+        raise UserError(f"compare: the arms do not have the same seeds ({listed}); paired statistics need them")
+    record: dict[str, Any] = {
+        "kind": "compare",
+        "name": "finished runs",
+        "metric": study.metric,
+        "notes": [],
+        "data": {"sha256": arms[chosen][seeds[0][0]].record["data"]},
+        "units": [f"seed {seed}" for seed in seeds[0]],
+        "arms": list(arms),
+        "baseline": chosen,
+        "cells": [
+            {"unit": f"seed {seed}", "arm": name, "run": str(run.path.resolve()), "state": "finished", "error": None}
+            for name, runs in arms.items()
+            for seed, run in runs.items()
+        ],
+        "margin": study.margin,
+        "result": None,
+    }
+    folder = StudyFolder(Path("/"), record)
+    rows = rows_for(study.model_copy(update={"baseline": chosen}), read_scores(folder))
+    notes = [
+        f"leaks: {name} learned from a teacher whose training rows are not on record, so leaks cannot be known"
+        for name, runs in arms.items()
+        if any(_unknown_teacher(run) for run in runs.values())
+    ]
+    warnings, baseline = of_study(record, folder.run, study.metric)
+    notes += [baseline] if baseline else []
+    result = as_result(rows, f"{len(seeds[0])} of {plural(len(seeds[0]), 'seed')}", notes)
+    return record | {"warnings": warnings, "result": result | {"leaks": leaks_of(folder)}}
+
+
+def _unknown_teacher(run: RunFolder) -> bool:
+    """Whether a run of an earlier version learned from a teacher of which nothing is known."""
+    if (run.path / FILE).exists() or not run.record["identity"].get("teacher"):
+        return False
+    return not rows_of_old_teachers(run)[1]
+
+
+def _finished(path: Path) -> RunFolder:
+    run = RunFolder(path)
+    if not run.finished:
+        raise UserError(f"{path}: this run is not finished; its `randout train` command goes on with it")
+    if not {"data", "split", "student", "teacher", "methods", "train"} <= set(run.record.get("identity") or {}):
+        raise UserError(f"{path / 'run.json'}: does not say what the run is made of, so it cannot be compared")
+    return run
+
+
+def _arms(runs: Sequence[RunFolder]) -> dict[str, dict[int, RunFolder]]:
+    """Arms, each with a name of what differs -> seeds -> runs. Raises UserError for other data, or a seed that comes twice."""
+    arms: dict[str, dict[int, RunFolder]] = {}
+    for run in runs:
+        if not _same_rows(run, runs[0]):
+            raise UserError(f"{run.path}: its data or its test rows are not those of {runs[0].path}")
+        identity = run.record["identity"]
+        train = {key: value for key, value in identity["train"].items() if key != "seed"}
+        key = json.dumps([identity["student"], identity["methods"], train, _teacher(run)], sort_keys=True)
+        seed = identity["train"]["seed"]
+        if seed in arms.setdefault(key, {}):
+            raise UserError(f"{run.path}: the same settings and seed as {arms[key][seed].path}; leave one out")
+        arms[key][seed] = run
+    records = [next(iter(runs.values())).record for runs in arms.values()]
+    return dict(zip(run_names(records, ignored={SEED}), arms.values(), strict=True))
+
+
+def _same_rows(one: RunFolder, other: RunFolder) -> bool:
+    """Whether two runs have the same file of rows, classes and test rows."""
+    first, second = one.record["identity"], other.record["identity"]
+    same = first["data"]["labels"] == second["data"]["labels"] and first["split"].get("test") == second["split"].get(
+        "test"
+    )
+    labelled = [run.record.get("labelled_data") for run in (one, other)]
+    if all(labelled):
+        return same and labelled[0] == labelled[1]
+    if "unlabeled" in first["split"] or "unlabeled" in second["split"]:  # the digest is of those texts too
+        return same
+    return same and first["data"]["sha256"] == second["data"]["sha256"]
+
+
+def _teacher(run: RunFolder) -> Any:
+    """What tells teachers apart whatever their seed: a finished classifier, or the name of one trained for the run."""
+    identity, record = run.record["identity"], run.record.get("teacher") or {}
+    taught = [identity["teacher"], *identity.get("more", ())]
+    names = [record.get("name"), *(other["name"] for other in record.get("more", ()))]
+    found = [
+        without_ending(str(name)) if isinstance(teacher, str) else teacher
+        for teacher, name in zip(taught, names, strict=True)
+    ]
+    return found if len(found) > 1 else found[0]
+
+
+def _baseline(arms: dict[str, dict[int, RunFolder]], asked: str) -> str:
+    if not asked:
+        return next(iter(arms))
+    place = Path(asked).resolve()
+    for name, runs in arms.items():
+        if name == asked or any(asked == run.path.name or run.path.resolve() == place for run in runs.values()):
+            return name
+    raise UserError(f"--baseline {asked}: not among the runs; the arms are {', '.join(arms)}")

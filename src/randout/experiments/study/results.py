@@ -1,0 +1,235 @@
+"""Results of a study: predictions of its complete units, and their statistics."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from randout.core.errors import UserError
+from randout.core.wording import plural
+from randout.reporting.figures import method_lines
+from randout.stats.crossed import Difference
+from randout.stats.metrics import score
+from randout.stats.verdicts import FOLDS_NEEDED, MethodRow, compare_folds, compare_methods
+from randout.storage.predictions import read_predictions
+from randout.storage.run_folder import RunFolder
+from randout.storage.seen_rows import of_run
+from randout.storage.study_folder import StudyFolder
+
+from .spec import Study
+from .warnings import of_study
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Predictions of every arm at the units that are complete, on the same rows."""
+
+    units: list[str]
+    predictions: dict[str, list[np.ndarray]]  # arm -> by unit (N,)
+    logits: dict[str, list[np.ndarray]]  # arm -> by unit (N, C)
+    labels: list[np.ndarray]  # by unit (N,)
+    groups: list[np.ndarray]  # by unit (N,)
+    train_rows: list[int]  # by unit
+    num_labels: int
+
+    def only(self, units: Collection[str]) -> Scored:
+        """Of these units alone."""
+        at = [index for index, unit in enumerate(self.units) if unit in units]
+        return Scored(
+            [self.units[i] for i in at],
+            {arm: [made[i] for i in at] for arm, made in self.predictions.items()},
+            {arm: [made[i] for i in at] for arm, made in self.logits.items()},
+            [self.labels[i] for i in at],
+            [self.groups[i] for i in at],
+            [self.train_rows[i] for i in at],
+            self.num_labels,
+        )
+
+    def each(self, arm: str) -> list[dict[str, Any]]:
+        """The metrics of an arm at every unit, with classes by number."""
+        found = []
+        for labels, logits in zip(self.labels, self.logits[arm], strict=True):
+            names = [str(at) for at in range(self.num_labels)]
+            learnt = dict(enumerate(names[: logits.shape[1]]))
+            found.append(score(labels, logits, learnt, unseen=names[logits.shape[1] :]))
+        return found
+
+
+def read_scores(folder: StudyFolder, split: str = "test") -> Scored:
+    """The predictions of a study's complete units. Raises UserError where arms were scored on other rows."""
+    record = folder.record
+    by_unit: dict[str, dict[str, RunFolder]] = {}
+    for cell in record["cells"]:
+        if cell["state"] == "finished":
+            by_unit.setdefault(cell["unit"], {})[cell["arm"]] = folder.run(cell)
+    done = [unit for unit in record["units"] if by_unit.get(unit, {}).keys() >= set(record["arms"])]
+    found = Scored(done, {a: [] for a in record["arms"]}, {a: [] for a in record["arms"]}, [], [], [], 0)
+    num_labels = 0
+    for unit in done:
+        runs = {arm: by_unit[unit][arm] for arm in record["arms"]}
+        read = {arm: read_predictions(run.predictions(split), run.labels) for arm, run in runs.items()}
+        first = read[record["arms"][0]]
+        for arm, run in runs.items():
+            if not read[arm].same_rows(first):
+                raise UserError(f"{run.path}: its {split} rows are not those of the other arms at {unit}")
+            found.predictions[arm].append(read[arm].predicted)
+            found.logits[arm].append(read[arm].logits)
+        found.labels.append(first.labels)
+        found.groups.append(first.groups)
+        found.train_rows.append(len(runs[record["arms"][0]].read("split.json")["train"]))
+        num_labels = len(first.names)
+    return Scored(**{**vars(found), "num_labels": num_labels})
+
+
+def conclude(study: Study, folder: StudyFolder) -> None:
+    """Put the result of the complete units into the record."""
+    record = folder.record
+    scores, repeats = _usable(study, read_scores(folder), record["units"])
+    head = f"{len(scores.units)} of {plural(len(record['units']), 'fold' if study.folds else 'seed')}"
+    notes = list(record["notes"])
+    record["warnings"], baseline = of_study(record, folder.run, study.metric, repeats)
+    notes += [baseline] if baseline else []
+    if study.folds and study.tuning and study.protocol == "paper":
+        notes.append(
+            "settings were chosen on validation rows of the ordinary split, which are test rows of some folds: "
+            "these numbers are optimistic"
+        )
+    notes.append(_tuning_note(record))
+    notes += _teacher_note(folder)
+    failed = [f"{c['unit']} {c['arm']}" for c in record["cells"] if c["state"] == "failed"]
+    if failed:
+        notes.append(f"failed, and their units left out: {', '.join(failed)}")
+    if not scores.units or (study.folds and len(scores.units) < FOLDS_NEEDED):
+        record["result"] = {"head": head, "estimand": "none yet", "rows": [], "notes": notes}
+    else:
+        rows = rows_for(study, scores, repeats)
+        if study.screening:
+            head, rows = f"{head} (screening: no verdict)", [_without_verdict(row) for row in rows]
+        record["result"] = as_result(rows, head, notes) | {"leaks": leaks_of(folder)}
+    folder.save()
+
+
+def leaks_of(folder: StudyFolder) -> dict[str, dict[str, int]]:
+    """By arm, how many of its scored test rows a teacher or a starting model was trained on; arms without any left out."""
+    found: dict[str, dict[str, int]] = {}
+    for cell in folder.record["cells"]:
+        leaks = of_run(folder.run(cell), "test") if cell["state"] == "finished" else {}
+        if leaks.get("rows"):
+            so_far = found.setdefault(cell["arm"], {"rows": 0, "of": 0})
+            found[cell["arm"]] = {key: count + leaks[key] for key, count in so_far.items()}
+    return found
+
+
+def _usable(study: Study, scores: Scored, planned: Sequence[str]) -> tuple[Scored, int]:
+    """The units that a result may speak of, and how many repeats of a cross-validation they are.
+
+    Repeats count whole: until one is, its folds stand alone.
+    """
+    if study.repeats == 1:
+        return scores, 1
+    done = set(scores.units)
+    dealt = [planned[at : at + study.folds] for at in range(0, len(planned), study.folds)]
+    whole = [names for names in dealt if done.issuperset(names)]
+    kept = {name for names in whole for name in names} or done.intersection(dealt[0])
+    return scores.only(kept), max(1, len(whole))
+
+
+def _teacher_note(folder: StudyFolder) -> list[str]:
+    """That one teacher served several seeds or folds, where it did: the result then holds given this teacher."""
+    taught: dict[str, set[str]] = {}
+    for cell in folder.record["cells"]:
+        if cell["state"] == "finished":
+            identity = folder.run(cell).record["identity"]
+            for teacher in [identity["teacher"], *identity.get("more", ())] if identity["teacher"] else []:
+                taught.setdefault(json.dumps(teacher, sort_keys=True), set()).add(cell["unit"])
+    if not any(len(units) > 1 for units in taught.values()):
+        return []
+    return ["given this teacher: the same one taught at several units, so nothing is said of training it again"]
+
+
+def _tuning_note(record: Mapping[str, Any]) -> str:
+    """How many trials on validation each arm had before the test split was opened."""
+    if not record["tuning"]:
+        return "every arm with its recipe as given: nothing was tuned in this study"
+    entries = list(record["tuning"].values())
+    counts = {arm: sum(e["trials"] for e in entries if e["arm"] == arm) for arm in record["arms"]}
+    return "validation trials before the test split was opened: " + ", ".join(f"{a} {n}" for a, n in counts.items())
+
+
+def as_result(rows: list[MethodRow], head: str, notes: list[str]) -> dict[str, Any]:
+    """Rows as they stand in `study.json`."""
+    return {"head": head, "estimand": rows[0].estimand, "rows": [asdict(row) for row in rows], "notes": notes}
+
+
+def rows_for(study: Study, scores: Scored, repeats: int = 1) -> list[MethodRow]:
+    """The comparisons over seeds, or over the folds of so many whole repeats: with the baseline, and then with each
+    further one, a family of its own. Methods of the shelf stand in the order of their estimates.
+    """
+    families = {study.baseline: tuple(arm for arm in scores.predictions if arm != study.baseline), **study.against}
+    found: list[MethodRow] = []
+    for baseline, arms in families.items():
+        first, *others = _family(study, scores, baseline, arms, repeats)
+        if study.methods:
+            others.sort(key=lambda row: -(row.difference.estimate if row.difference else 0.0))
+        found += others if found else [first, *others]
+    return found
+
+
+def _without_verdict(row: MethodRow) -> MethodRow:
+    return row if row.difference is None else replace(row, words="screening: no verdict")
+
+
+def _family(study: Study, scores: Scored, baseline: str, arms: Sequence[str], repeats: int) -> list[MethodRow]:
+    """The baseline's row, then those of `arms` against it."""
+    if study.folds:
+        return _fold_rows(study, scores, baseline, arms, repeats)
+    return compare_methods(
+        {arm: np.stack(scores.predictions[arm]) for arm in (baseline, *arms)},
+        scores.labels[0],
+        scores.groups[0],
+        baseline,
+        scores.num_labels,
+        metric=study.metric,
+        margin=study.margin,
+    )
+
+
+def _fold_rows(study: Study, scores: Scored, baseline: str, arms: Sequence[str], repeats: int) -> list[MethodRow]:
+    values = {}
+    for arm in (baseline, *arms):
+        values[arm] = np.array([one[study.metric] for one in scores.each(arm)])
+    test_rows = np.array([len(y) for y in scores.labels])
+    folds = len(scores.groups) // repeats  # every repeat deals the same rows out again
+    group_sizes = np.unique(np.concatenate(scores.groups[:folds]), return_counts=True)[1]
+    return compare_folds(
+        values,
+        np.array(scores.train_rows),
+        test_rows,
+        baseline,
+        metric=study.metric,
+        margin=study.margin,
+        repeats=repeats,
+        group_sizes=group_sizes,
+    )
+
+
+def rows_of(result: Mapping[str, Any]) -> list[MethodRow]:
+    """The rows of a result as they were before they became JSON."""
+    found = []
+    for row in result["rows"]:
+        pair = row["difference"]
+        found.append(MethodRow(**{**row, "difference": None if pair is None else Difference(**pair)}))
+    return found
+
+
+def result_lines(record: Mapping[str, Any]) -> list[str]:
+    """A study's result for a terminal: how much of it is complete, the table, the notes."""
+    result = record["result"]
+    if result is None or not result["rows"]:
+        return [f"{record['name']}: {result['head'] if result else 'nothing'} complete; no result yet"]
+    notes = [f"note: {note}" for note in result["notes"]]
+    return [f"{record['name']}: {result['head']}", *method_lines(rows_of(result), result.get("leaks") or {}), *notes]

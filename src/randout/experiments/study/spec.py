@@ -1,0 +1,261 @@
+"""A study: arms (recipes) x units (seeds, or folds of cross-validation), on equal budgets. Read from TOML.
+
+Pure: a `Study` and what follows from it, the configuration of each cell. `comparison` runs the cells, unit by unit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from randout.core.config import (
+    PAPER_PRESET,
+    Config,
+    DataTable,
+    Table,
+    build,
+    checked,
+    overlay,
+    read_preset,
+    read_recipe,
+)
+from randout.core.errors import UserError, nearest
+from randout.core.files import resolve_places
+from randout.experiments.run.request import with_fixed_teacher
+from randout.experiments.search.space import SearchTable
+from randout.methods.builtin import GOLD, KD_ALONE, PAPERS_OWN
+from randout.methods.catalog import ALL, as_study, chosen
+from randout.models.sources import CLASSIFIER_NAMES
+from randout.stats.verdicts import FOLDS_NEEDED
+
+PLAIN = "plain"  # cross-entropy alone: what the others are compared with, where a study names nothing else
+ABLATION = (PLAIN, PAPERS_OWN, KD_ALONE, f"{PAPERS_OWN}-{KD_ALONE}")  # columns of the paper's Table 6, and presets
+
+
+class Study(Table):
+    """What a study file may say. `base` lies under every arm; `base` and arms are recipes, and may name a preset."""
+
+    name: str = Field("study", description="of the study's folder", pattern=r"^[\w.-]+$")
+    about: str = Field("", description="a line for the report")
+    base: dict[str, Any] = Field({}, description="tables of a recipe, laid under every arm")
+    arms: dict[str, dict[str, Any]] = Field({}, description="name -> tables of a recipe")
+    methods: tuple[str, ...] = Field((), description="arms from the shelf: names of `randout methods`, or all")
+    seeds: tuple[int, ...] = Field((), description="every arm runs once with each; a seed varies student and teacher")
+    folds: Annotated[int, Field(ge=0)] = Field(0, description="cross-validation in place of seeds; 5 at least")
+    repeats: Annotated[int, Field(ge=1)] = Field(1, description="of the cross-validation, each dealt anew")
+    protocol: Literal["nested", "paper"] = Field(
+        "nested", description="where tuning happens: inside each fold, or (paper) once on the ordinary split"
+    )
+    tuning: SearchTable | None = Field(None, description="a search for each arm before the test split is opened")
+    spaces: dict[str, dict[str, Any]] = Field({}, description="arm -> what its search varies besides tuning.space")
+    baseline: str = Field("", description="the arm that the others are compared with; empty: the first")
+    against: dict[str, tuple[str, ...]] = Field({}, description="a further baseline -> the arms compared with it too")
+    screening: bool = Field(False, description="a first look: no verdicts are given")
+    metric: Literal["accuracy", "macro_f1"] = Field("accuracy", description="the primary metric: it alone decides")
+    margin: Annotated[float, Field(gt=0, lt=1)] = Field(0.02, description="a smaller difference counts as none")
+
+    @property
+    def kind(self) -> str:
+        return "cv" if self.folds else "compare"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What all arms share at one point of the design: a seed, or a fold. tables: laid over each arm."""
+
+    name: str
+    tables: dict[str, Any]
+
+
+def read_study(path: Path) -> Study:
+    """A study file. Raises UserError naming file and setting; paths in it are relative to the file."""
+    tables = read_recipe(path)
+    arms = tables.get("arms")
+    for recipe in (tables.get("base"), *(arms.values() if isinstance(arms, dict) else ())):
+        if isinstance(recipe, dict):
+            resolve_places(recipe, path.parent)
+    tables.setdefault("name", re.sub(r"[^\w.-]+", "-", path.stem))
+    try:
+        return make_study(tables)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def make_study(tables: Mapping[str, Any]) -> Study:
+    """A checked study. Raises UserError for unknown keys, no arms, an unknown baseline, seeds and folds together."""
+    if isinstance(tables.get("tuning"), dict):
+        checked(SearchTable, tables["tuning"], "tuning.", f"tuning has {', '.join(SearchTable.model_fields)}")
+    study: Study = checked(Study, dict(tables), "", f"a study has {', '.join(Study.model_fields)}")
+    study = _with_shelf(study)
+    _check_recipes(study)
+    if study.folds and study.seeds:
+        raise UserError("seeds and folds: a study has one of them; for folds with another seed set base.train.seed")
+    if study.folds and study.folds < FOLDS_NEEDED:
+        raise UserError(
+            f"folds: {study.folds}; under {FOLDS_NEEDED} folds there is no interval worth printing, repeated or not"
+        )
+    if study.repeats > 1 and not study.folds:
+        raise UserError("repeats: of a cross-validation; say into how many folds, or name more seeds")
+    if len(set(study.seeds)) < len(study.seeds):
+        raise UserError(f"seeds: {list(study.seeds)}; each may stand there once")
+    if study.baseline and study.baseline not in study.arms:
+        raise UserError(
+            f"baseline: no arm {study.baseline!r}; there are: {', '.join(study.arms)}."
+            + nearest(study.baseline, study.arms)
+        )
+    if not study.seeds and not study.folds:
+        study = study.model_copy(update={"seeds": (1, 2, 3)})
+    return study.model_copy(update={"baseline": study.baseline or next(iter(study.arms))})
+
+
+def _with_shelf(study: Study) -> Study:
+    """The study with the arms that its `methods` stand for; what it says of an arm itself stays. Raises UserError."""
+    if not study.methods:
+        return study
+    below = study.base.get("methods", {})
+    added = as_study(study.methods, study.baseline or PLAIN, below if isinstance(below, dict) else ())
+    laid: dict[str, Any] = {key: overlay(table, getattr(study, key)) for key, table in added.items()}
+    if study.tuning is None:
+        laid["spaces"] = {}
+    elif not study.tuning.space and not study.tuning.preset:  # so that every arm, plain too, has something to tune
+        train = study.base.get("train", {})
+        from randout.experiments.run.defaults import RATE
+
+        rate = train.get("learning_rate", "auto")
+        rate = RATE if rate == "auto" else float(rate)
+        laid["tuning"] = study.tuning.model_copy(update={"space": {"train.learning_rate": [rate / 2, rate, 2 * rate]}})
+    return study.model_copy(update={**laid, "baseline": study.baseline or PLAIN})
+
+
+def unnamed(study: Study) -> set[str]:
+    """Arms that are there only because all methods were asked for."""
+    return set(chosen([ALL])) - set(study.methods) if ALL in study.methods else set()
+
+
+def without_arms(study: Study, names: Collection[str]) -> Study:
+    """The study with fewer arms; who is compared with whom stays among those that are left."""
+    arms = {arm: recipe for arm, recipe in study.arms.items() if arm not in names}
+    against = {one: tuple(arm for arm in others if arm in arms) for one, others in study.against.items() if one in arms}
+    return study.model_copy(
+        update={"arms": arms, "against": {one: others for one, others in against.items() if others}}
+    )
+
+
+def tuning_of(study: Study, arm: str) -> SearchTable:
+    """The search of an arm: the space that all share, and its own."""
+    table: SearchTable = study.tuning  # type: ignore[assignment]
+    return table.model_copy(update={"space": {**table.space, **study.spaces.get(arm, {})}})
+
+
+def _check_recipes(study: Study) -> None:
+    """Raise UserError for no arms, and for a table of a recipe that is none."""
+    if not study.arms:
+        raise UserError('arms: none; a study compares recipes, e.g. [arms.plain] with preset = "plain"')
+    named = {f"against.{one}": [one, *arms] for one, arms in study.against.items()} | {"spaces": [*study.spaces]}
+    for place, names in named.items():
+        if unknown := [name for name in names if name not in study.arms]:
+            raise UserError(f"{place}: no arm {unknown[0]!r}; there are: {', '.join(study.arms)}")
+    for place, recipe in {"base": study.base, **{f"arms.{arm}": own for arm, own in study.arms.items()}}.items():
+        for key, value in recipe.items():
+            if key in Config.model_fields and not isinstance(value, dict):
+                raise UserError(f"{place}.{key}: found {value!r}; expected a table of settings")
+    checked(DataTable, study.base.get("data", {}), "base.data.")
+
+
+def units(study: Study) -> list[Unit]:
+    """The seeds, or the folds of each repeat, in the order in which they run."""
+    if not study.folds:
+        return [Unit(f"seed {seed}", {"train": {"seed": seed}}) for seed in study.seeds]
+    first = study.base.get("data", {}).get("split_seed", 0)
+    found = []
+    for repeat in range(study.repeats):
+        again = f"repeat {repeat + 1}, " if repeat else ""  # the first keeps its names when repeats are added
+        for fold in range(1, study.folds + 1):
+            tables = {"data": {"folds": study.folds, "fold": fold, "split_seed": first + repeat}}
+            found.append(Unit(f"{again}fold {fold}", tables))
+    return found
+
+
+def arm_config(study: Study, arm: str, methods: Mapping[str, Any], above: Mapping[str, Any] | None = None) -> Config:
+    """The configuration of an arm; above: tables laid over it (a unit's, a trial's).
+
+    The teacher is trained as `base` says, whatever an arm or a trial changes of the student's training, so that arms
+    and trials share it. An arm that names its own student takes nothing else of `base.student`; which methods an arm
+    has is said by its own preset, where it names one, and `base` gives their settings only. An arm that is a classifier
+    of words takes only the data of `base`.
+    """
+    base, own = dict(study.base), dict(study.arms[arm])
+    named = "preset" in own
+    preset = str(own.pop("preset", base.get("preset", PAPER_PRESET)))
+    common = str(base.pop("preset", PAPER_PRESET))
+    model = own.get("student", {}).get("model")
+    if model:
+        base.pop("student", None)
+    if model in CLASSIFIER_NAMES:
+        base = {name: base[name] for name in ("data", "output") if name in base}
+    try:
+        below = read_preset(preset)
+        if named:
+            base["methods"] = _settings_of(below.get("methods", {}), base.get("methods", {}))
+        config = build([below, base, own, dict(above or {})], methods)
+        shared = build([read_preset(common), {key: base[key] for key in base if key != "methods"}], methods)
+    except UserError as error:
+        raise UserError(f"arms.{arm}: {error}") from None
+    return with_fixed_teacher(config, shared, methods)
+
+
+def _settings_of(methods: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` without what would add a method that a preset's `methods` take out, or take out one that they have."""
+    return {
+        name: settings
+        for name, settings in above.items()
+        if name not in methods or (methods[name] is not False and settings is not False)
+    }
+
+
+def drop_one(config: Config, methods: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Arms of an ablation: the recipe with each of its methods left out, with all of them left out, and whole.
+
+    Table 6 of the paper is this of Randout-KD. methods: those that a preset may have. Only methods other than the
+    cross-entropy are left out. Raises UserError where there is nothing to leave out.
+    """
+    whole = dict(config.methods)
+    parts = [name for name in whole if name != GOLD]
+    if not parts:
+        raise UserError("--drop-one: the recipe has no method beside the cross-entropy, so there is nothing to drop")
+    off = dict.fromkeys((*methods, *whole), False)
+
+    def arm(kept: list[str]) -> dict[str, Any]:
+        return {"methods": off | {name: whole[name] for name in (GOLD, *kept) if name in whole}}
+
+    arms = {"plain": arm([])}
+    if len(parts) > 1:
+        arms |= {f"without {name}": arm([other for other in parts if other != name]) for name in parts}
+    return arms | {"+".join(parts): arm(parts)}
+
+
+def unequal(study: Study, configs: Mapping[str, Config]) -> list[str]:
+    """What arms do not share although an equal budget needs it: a sentence each."""
+    found = []
+    configs = {arm: config for arm, config in configs.items() if config.student.model not in CLASSIFIER_NAMES}
+    for key in ("epochs", "batch_size", "patience"):
+        values = {arm: getattr(config.train, key) for arm, config in configs.items()}
+        if len(set(values.values())) > 1:
+            listed = ", ".join(f"{arm} {value}" for arm, value in values.items())
+            found.append(f"the arms do not have equal budgets: train.{key} is {listed}")
+    students = {arm: (config.student.model, config.student.layers) for arm, config in configs.items()}
+    if len(set(students.values())) > 1:
+        found.append("the arms have different students")
+    return found
+
+
+def cells(study: Study) -> Iterator[tuple[Unit, str]]:
+    """Unit by unit, every arm of one before the next: any prefix of whole units is a balanced result."""
+    for unit in units(study):
+        for arm in study.arms:
+            yield unit, arm

@@ -1,0 +1,113 @@
+"""Warnings about a study, by arm and kind, and the bag-of-words baseline on its test rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from randout.core.errors import UserError
+from randout.experiments.run.warnings import trained_majority
+from randout.stats.diagnostics import Finding, clearly, majority_scores, metric_name, points, title
+from randout.stats.verdicts import FOLDS_NEEDED, compare_folds
+from randout.storage.run_folder import RunFolder
+
+POOLED = ("majority", "baseline")  # kinds that folds answer together
+
+
+def of_study(
+    record: Mapping[str, Any], run_of: Callable[[Mapping[str, Any]], RunFolder], metric: str, repeats: int = 1
+) -> tuple[list[dict[str, Any]], str]:
+    """Warnings of the finished cells, a row for each arm and kind, and a note on the baseline ("" where there is none).
+
+    Over folds, whether an arm is above the majority class and the baseline is asked of all folds together (Nadeau and
+    Bengio's interval), for a fold alone has few rows.
+    """
+    folds = record["kind"] == "cv"
+    warnings: list[dict[str, Any]] = []
+    baselines: dict[str, float] = {}
+    done = [cell for cell in record["cells"] if cell["state"] == "finished"]
+    for arm in record["arms"]:
+        cells = [cell for cell in done if cell["arm"] == arm]
+        runs = {str(cell["unit"]): run_of(cell) for cell in cells}
+        metrics = {unit: run.read("metrics.json") for unit, run in runs.items()}
+        for unit, found in metrics.items():
+            if base := found.get("test", {}).get("baseline"):
+                baselines[unit] = base[metric]
+        pooled = folds and len(runs) >= FOLDS_NEEDED
+        by_kind: dict[str, dict[str, str]] = {}
+        for unit, found in metrics.items():
+            for one in found.get("warnings", []):
+                if not (pooled and one["kind"] in POOLED):
+                    by_kind.setdefault(one["kind"], {})[unit] = one["message"]
+        for kind, units in by_kind.items():
+            warnings.append({"arm": arm, "kind": kind, "units": list(units), "message": _message(units, len(runs))})
+        for finding in _over_folds(runs, metrics, metric, repeats) if pooled else []:
+            warnings.append({"arm": arm, "kind": finding.kind, "units": list(runs), "message": finding.message})
+    return warnings, _note(baselines, metric, folds)
+
+
+def _message(units: Mapping[str, str], runs: int) -> str:
+    """The message of one unit, with how many units have one of its kind."""
+    unit, message = next(iter(units.items()))
+    if len(units) == 1:
+        return message if runs == 1 else f"{unit}: {message}"
+    return f"{len(units)} of {runs} runs, e.g. {unit}: {message}"
+
+
+def _over_folds(runs: Mapping[str, RunFolder], metrics: Mapping[str, Any], metric: str, repeats: int) -> list[Finding]:
+    own, sizes, trained = [], [], []
+    others: dict[str, list[Any]] = {kind: [] for kind in POOLED}
+    for unit, run in runs.items():
+        found = metrics[unit]["test"]
+        largest = trained_majority(run.record, run.labels, found)
+        own.append(found[metric])
+        others["majority"].append(majority_scores(np.asarray(found["confusion_matrix"]), largest)[metric])
+        others["baseline"].append((found.get("baseline") or {}).get(metric))
+        sizes.append(found["rows"])
+        trained.append(len(run.read("split.json")["train"]))
+    findings = []
+    for kind, values in others.items():
+        if any(value is None for value in values):
+            continue
+        pair = _difference({kind: values, "model": own}, trained, sizes, kind, metric, repeats)
+        if pair is None or (pair.low > 0 if kind == "majority" else pair.high >= 0):
+            continue
+        above = f"not {clearly(pair.estimate)}above that of the majority class"
+        what = above if kind == "majority" else "below that of a bag-of-words baseline"
+        text = f"{title(metric)} over {len(own)} folds, {np.mean(own):.1%}, is {what} ({np.mean(values):.1%}): "
+        findings.append(Finding(kind, f"{text}{points(pair.estimate, pair.low, pair.high)}."))
+    return findings
+
+
+def _difference(
+    values: Mapping[str, Sequence[Any]],
+    trained: Sequence[int],
+    sizes: Sequence[int],
+    first: str,
+    metric: str,
+    repeats: int,
+) -> Any:
+    try:
+        arrays = {name: np.array(one, dtype=np.float64) for name, one in values.items()}
+        rows = compare_folds(arrays, np.array(trained), np.array(sizes), first, metric=metric, repeats=repeats)
+    except (UserError, ValueError):  # part of a repeat: the whole ones have been asked before
+        return None
+    return rows[1].difference
+
+
+def _note(baselines: Mapping[str, float], metric: str, folds: bool) -> str:
+    if not baselines:
+        return ""
+    mean = float(np.mean(list(baselines.values())))
+    over = f", mean of {len(baselines)} folds" if folds and len(baselines) > 1 else ""
+    return f"bag-of-words baseline on the test rows: {metric_name(metric)} {100 * mean:.2f} %{over}"
+
+
+def lines(warnings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Warnings of a study for a person, the arms named first: those with the same message in one line."""
+    arms: dict[str, list[str]] = {}
+    for one in warnings:
+        arms.setdefault(one["message"], []).append(one["arm"])
+    return [f"{', '.join(dict.fromkeys(names))}: {message}" for message, names in arms.items()]

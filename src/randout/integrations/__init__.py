@@ -1,0 +1,1 @@
+"""Methods in training loops that are not ours: plain PyTorch and `transformers.Trainer`."""

@@ -1,0 +1,327 @@
+"""Methods in an external PyTorch training loop: `attached` and `applied`.
+
+    with attached(model, [RDrop(), Randout()]) as methods:
+        for batch in loader:
+            loss = methods.loss(model(**batch), batch["labels"])
+            loss.backward()
+
+The loop calls the model as it always does. A method that needs the model again calls it with the arguments of the last
+training forward, under the same dropout masks or others, and leaves the loop's random stream as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial, reduce
+from operator import or_
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from randout.core.errors import UserError
+from randout.methods.base import SUPERVISED, Backward, Batch, Method, Run, State, as_methods, overrides
+from randout.methods.builtin import GOLD, METHODS
+from randout.models.encoder import Output, Want
+from randout.models.hooks import Sites
+from randout.training import gradient_guard
+
+from .conversion import classes_of, logits_of, plain_loss, step_labels, teachers_of
+from .tracking import Followed, texts_of
+
+
+@dataclass
+class Attached:
+    """Methods on a model of another loop. losses: the parts of the last loss, by name, without a graph."""
+
+    run: Run
+    methods: tuple[Method, ...]
+    states: list[State]
+    followed: Followed
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    checked: bool = False  # that a step reached every parameter
+
+    @property
+    def steers(self) -> bool:
+        """Whether a method decides how gradients come about, so that `backward` takes the place of `loss`."""
+        return any(type(method).gradient is not Method.gradient for method in self.methods)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What the methods train besides the model: for the loop's optimizer."""
+        return [parameter for state in self.states for parameter in state.parameters]
+
+    def loss(self, outputs: Any, labels: Any = None, teacher_logits: Any = None, texts: int | None = None) -> Tensor:
+        """The sum of the methods' losses, the one on gold labels included, for the model's last training forward.
+
+        outputs: what the model returned. labels: (b,) classes, negative where a text has none; else those that the
+        forward was given. teacher_logits: (b, C), or one such for each teacher; else the forward's `teacher_logits`.
+        texts: in the whole optimizer step, where the loop accumulates gradients and does not divide the loss itself.
+        While the model is in evaluation mode this is the plain cross-entropy. Raises UserError where a method decides
+        how gradients come about.
+        """
+        if not self.run.model.training:
+            return self._plain(outputs, labels)
+        if self.steers:
+            raise UserError(
+                f"methods.{self._steering()}: it makes its gradients in several passes, which one loss cannot carry; call "
+                "attached.backward(outputs, labels) in place of attached.loss(...).backward()"
+            )
+        batch = self._batch(outputs, labels, teacher_logits, texts)
+        assert self.followed.last is not None
+        losses = self._losses(self.followed.last.output._replace(logits=logits_of(outputs)), batch)
+        self.losses = {name: loss.detach() for name, loss in losses.items()}
+        return torch.stack([loss.float() for loss in losses.values()]).sum()
+
+    def backward(
+        self,
+        outputs: Any,
+        labels: Any = None,
+        teacher_logits: Any = None,
+        texts: int | None = None,
+        scale: float = 1.0,
+    ) -> Tensor:
+        """Add the gradient of the methods' losses to `.grad`, in as many passes as they take; their sum, to be shown.
+
+        Arguments as of `loss`. scale: a factor of the gradient (1 / the number of micro-batches, a GradScaler's scale);
+        the value that comes back is without it.
+        """
+        batch = self._batch(outputs, labels, teacher_logits, texts)
+        self.losses = {}
+        backward: Backward = partial(self._pass, scale)
+        for method, state in zip(self.methods, self.states, strict=True):
+            backward = method.gradient(self.run, state, backward)
+        backward(batch)
+        return torch.stack([loss.float() for loss in self.losses.values()]).sum()
+
+    def at(self, step: int, rank: int = 0, ranks: int = 1) -> None:
+        """The coming training forwards are micro-batches of optimizer step `step`, on process `rank` of `ranks`: what
+        random draws are keyed by. A loop that never says so has its training forwards counted, each as a step.
+        """
+        self.followed.at(step, rank, ranks)
+
+    def stepped(self) -> None:
+        """To be called after each optimizer step, for methods that follow the weights (averages).
+
+        Raises Failure where the first step left a trainable parameter without the gradient that the plain model gives
+        it; not where the gradients are gone already, nor in distributed training.
+        """
+        if not self.checked:
+            self.check_gradients()
+        for method, state in zip(self.methods, self.states, strict=True):
+            method.stepped(self.run, state)
+
+    def check_gradients(self, present: bool = False) -> None:
+        """The check of `stepped`. present: the gradients of the step must still be there, so that none at all is a
+        failure too.
+        """
+        parameters = {name: p for name, p in self.run.model.named_parameters() if p.requires_grad}
+        there = present or any(p.grad is not None for p in parameters.values())
+        if there and self.followed.last is not None and not torch.distributed.is_initialized():
+            self.checked = True
+            plain = partial(self.followed.again, dropout=False, perturb=False)
+            gradient_guard.check(self.run.model, parameters, lambda: plain().logits)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the methods remember, and the step: for `attached(..., resume=...)` in a training that goes on."""
+        found = {"step": torch.tensor(self.run.step)}
+        for method, state in zip(self.methods, self.states, strict=True):
+            found |= {f"state.{method.name}.{name}": tensor for name, tensor in state.tensors.items()}
+            found |= {f"parameter.{method.name}.{i}": p.detach() for i, p in enumerate(state.parameters)}
+        return found
+
+    def _steering(self) -> str:
+        return next(method.name for method in self.methods if type(method).gradient is not Method.gradient)
+
+    def _plain(self, outputs: Any, labels: Any) -> Tensor:
+        loss = plain_loss(logits_of(outputs), classes_of(labels, len(logits_of(outputs))))
+        self.losses = {SUPERVISED: loss.detach()}
+        return loss
+
+    def _batch(self, outputs: Any, labels: Any, teacher_logits: Any, texts: int | None) -> Batch:
+        """What the methods see of the last training forward, whose `outputs` these must be."""
+        seen, logits = self.followed.last, logits_of(outputs)
+        if seen is None or (logits.shape, logits.device) != (seen.output.logits.shape, seen.output.logits.device):
+            raise UserError("these outputs are not those of the model's last training forward under these methods")
+        if logits.data_ptr() != seen.output.logits.data_ptr() and not torch.distributed.is_initialized():
+            raise UserError(
+                "these outputs are not those of the model's last training forward: compute the loss of a forward "
+                "before the next one, from what the model returned"
+            )
+        classes = classes_of(seen.labels if labels is None else labels, len(logits)).to(logits.device)
+        teachers = teachers_of(seen.teacher if teacher_logits is None else teacher_logits, logits)
+        if not teachers and (needs := [method.name for method in self.methods if method.teacher == "logits"]):
+            raise UserError(
+                f"methods.{needs[0]}: it needs the teacher's logits of this batch; give attached.loss(..., "
+                "teacher_logits=...), or the batch a column teacher_logits"
+            )
+        whole, layout = step_labels(classes, texts), seen.moment.layout
+        first, others = (teachers[0], tuple(teachers[1:])) if teachers else (None, ())
+        rows = torch.arange(len(logits))
+        return Batch(rows, texts_of(seen), classes, first, whole, 0, layout.longest, others)
+
+    def _losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        taken = any(method.supervises for method in self.methods)
+        losses: dict[str, Tensor] = {}
+        for method, state in zip(self.methods, self.states, strict=True):
+            if not (taken and SUPERVISED in method.losses and not method.supervises):
+                losses |= method.loss(self.run, state, output, batch, self.followed.again)
+        return losses
+
+    def _supervised(self, output: Output, batch: Batch) -> Tensor:
+        """The loss on gold labels of any logits, by the method that owns it."""
+        for method, state in zip(self.methods, self.states, strict=True):
+            if SUPERVISED in method.losses and not method.supervises:
+                return method.loss(self.run, state, output, batch, self.followed.again)[SUPERVISED]
+        raise RuntimeError("no method here owns the loss on gold labels")
+
+    def _forward(self, batch: Batch, **options: Any) -> Output:
+        raise UserError("in another training loop a method can run the model on the loop's own batch only")
+
+    def _pass(self, factor: float, batch: Batch, scale: float = 1.0) -> None:
+        """One pass of `backward`: a forward of its own, and its gradient."""
+        losses = self._losses(self.followed.again(want=self.followed.want), batch)
+        for name, loss in losses.items():
+            self.losses[name] = self.losses.get(name, torch.zeros_like(loss)) + scale * loss.detach()
+        total = torch.stack([loss.float() for loss in losses.values()]).sum()
+        (total * (factor * scale)).backward()
+
+
+@contextmanager
+def attached(
+    model: nn.Module,
+    methods: Sequence[Method],
+    *,
+    seed: int = 0,
+    steps: int = 0,
+    class_weights: Tensor | None = None,
+    resume: Mapping[str, Tensor] | None = None,
+) -> Iterator[Attached]:
+    """`methods` on `model`, a stock classifier of transformers, for as long as the context is open.
+
+    Noise acts in every training forward, drawn anew, and never in evaluation; methods that change the weights once do
+    so on entry. Where no method among them has the loss on gold labels, plain cross-entropy joins. Texts are taken as
+    padded on the right or the left, by `attention_mask` (without one, every token is real). On the way out all hooks
+    go, and dropout rates and the attention function are what they were; the weights stay as trained.
+
+    seed: of all draws. steps: optimizer steps of the whole training, where a method asks. class_weights: (C,), for
+    `class_weights = "balanced"`. resume: `Attached.state_dict()` of the training that goes on; the weights, which the
+    loop has loaded already, are then left alone. Raises UserError for a method that cannot work here, and TypeError
+    where the model's blocks cannot be found.
+    """
+    from randout.methods.compatibility import check_together
+
+    methods = as_methods(methods)
+    owned = any(SUPERVISED in method.losses and not method.supervises for method in methods)
+    together = tuple(methods) if owned else (METHODS[GOLD](), *methods)
+    check_together(together)
+    labels = getattr(getattr(model, "config", None), "num_labels", 0)
+    run = Run(model, Sites.of(model), seed, labels, class_weights, steps)
+    for method in together:
+        _check_possible(method, class_weights)
+        method.check(run)
+    with ExitStack() as stack:
+        stack.enter_context(_rates_kept(model, run.sites.config))
+        states = _started(run, together, resume)
+        want = reduce(or_, (method.want(run) for method in together), Want())
+        followed = Followed(run, partial(_perturbed, run, together, states), want)
+        work = Attached(run, together, states, followed)
+        run.forward, run.supervised = work._forward, work._supervised
+        stack.enter_context(followed.following())
+        yield work
+
+
+@contextmanager
+def _perturbed(run: Run, methods: Sequence[Method], states: Sequence[State]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for method, state in zip(methods, states, strict=True):
+            stack.enter_context(method.perturb(run, state))
+        yield
+
+
+def _check_possible(method: Method, class_weights: Tensor | None) -> None:
+    """Raise UserError for what only our own loop can give."""
+    kind, where = type(method), "; train it with randout.train or `randout train`"
+    if method.teacher == "model":
+        raise UserError(f"methods.{method.name}: it runs a teacher beside the student{where}")
+    if method.heldout:
+        raise UserError(f"methods.{method.name}: it needs training rows that are kept from the student{where}")
+    if kind.inputs is not Method.inputs:
+        raise UserError(f"methods.{method.name}: it changes the texts before the student sees them{where}")
+    if kind.evaluated is not Method.evaluated:
+        raise UserError(f"methods.{method.name}: it looks at each validation{where}")
+    if getattr(method, "class_weights", "none") == "balanced" and class_weights is None:
+        raise UserError(
+            f'methods.{method.name}.class_weights: "balanced" needs the weights here; attached(..., class_weights=...)'
+        )
+
+
+def _started(run: Run, methods: Sequence[Method], resume: Mapping[str, Tensor] | None) -> list[State]:
+    """The methods' states, new or as they were; a training that goes on keeps the weights it has."""
+    if resume is None:
+        states = [method.start(run) for method in methods]
+        run.step = -1  # the first forward makes it 0
+        return states
+    with torch.no_grad():
+        before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+        states = [method.start(run) for method in methods]
+        for name, tensor in run.model.state_dict().items():
+            tensor.copy_(before[name])
+        for method, state in zip(methods, states, strict=True):
+            _restore(method, state, resume)
+    run.step = int(resume["step"])
+    return states
+
+
+def _restore(method: Method, state: State, resume: Mapping[str, Tensor]) -> None:
+    prefix = f"state.{method.name}."
+    saved = {name.removeprefix(prefix): tensor for name, tensor in resume.items() if name.startswith(prefix)}
+    parameters = [f"parameter.{method.name}.{i}" for i in range(len(state.parameters))]
+    if missing := [*(state.tensors.keys() - saved.keys()), *(name for name in parameters if name not in resume)]:
+        raise UserError(
+            f"methods.{method.name}: what it remembered is not in the state to resume from ({missing[0]} is missing); "
+            "was that training made with other methods?"
+        )
+    for name, tensor in saved.items():
+        if name in state.tensors:
+            state.tensors[name].copy_(tensor)
+        else:  # it came during training
+            state.tensors[name] = tensor.to(next(iter(state.tensors.values()), tensor).device)
+    for name, parameter in zip(parameters, state.parameters, strict=True):
+        parameter.data.copy_(resume[name])
+
+
+@contextmanager
+def _rates_kept(model: nn.Module, config: Any) -> Iterator[None]:
+    """Dropout rates (and all other plain numbers of modules) and the attention function, put back at the end."""
+    numbers = {module: {k: v for k, v in vars(module).items() if isinstance(v, float)} for module in model.modules()}
+    implementation = getattr(config, "_attn_implementation", None)
+    try:
+        yield
+    finally:
+        for module, values in numbers.items():
+            for name, value in values.items():
+                setattr(module, name, value)
+        if implementation is not None and config._attn_implementation != implementation:
+            config._attn_implementation = implementation
+
+
+@contextmanager
+def applied(model: nn.Module, method: Method) -> Iterator[Run]:
+    """Apply one method to a model in any training loop, for as long as the context is open.
+
+    The short form of `attached(model, [method])`, for methods that act by themselves: in the forward pass, or once on the
+    weights. Raises UserError for any other method, whose part the training loop has to ask for.
+    """
+    kind = type(method)
+    asked = [hook for hook in ("loss", "gradient", "inputs", "stepped", "evaluated") if overrides(kind, hook)]
+    if asked:
+        needs = "its backward pass" if "gradient" in asked else "its loss" if "loss" in asked else "each step"
+        raise UserError(
+            f"applied(model, {kind.__name__}()) would not do its work: the training loop must ask it for {needs}. Use "
+            f"randout.attached(model, [{kind.__name__}()]), and its loss or backward, in place of the model's loss"
+        )
+    with attached(model, [method]) as work:
+        yield work.run

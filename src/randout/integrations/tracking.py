@@ -1,0 +1,289 @@
+"""Tracks the forward passes that an external loop drives: which step and which texts each belongs to.
+
+The other loop owns torch's random stream. Its state at the beginning of each training forward is kept, so that a second
+call can repeat the dropout masks of the first; after any call of ours the stream is put back where it was.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from randout.core.errors import UserError
+from randout.core.rng import put_streams, random_key, seeded_streams, streams
+from randout.methods.base import Run
+from randout.models.encoder import NOTHING, Output, Want
+from randout.models.hooks import Layout, layout_of_arguments
+from randout.models.kernels import packing
+
+TEACHER = "teacher_logits"  # an argument of the forward that is meant for the methods and not for the model
+NOT_REPEATED = ("labels", "num_items_in_batch")  # arguments that make a forward compute its own loss
+MEMORY = 4096  # block inputs remembered for blocks that are computed again
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What the draws of a forward are keyed by, where its tokens lie, and whether the methods perturb it."""
+
+    step: int
+    rank: int
+    call: int
+    layout: Layout
+    perturb: bool = True
+    want: Want = NOTHING
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A training forward of the other loop. keywords: its arguments by name, without labels. streams: the random
+    streams as they stood at its beginning.
+    """
+
+    moment: Moment
+    keywords: dict[str, Any]
+    labels: Tensor | None
+    teacher: Any
+    streams: tuple[Tensor, ...]
+    output: Output
+
+
+@dataclass
+class Followed:
+    """A model whose forwards are followed for as long as `following` is open.
+
+    perturb: the context of a perturbed forward. want: what is kept of each training forward besides logits. keyed:
+    (rank, ranks) once `at` was called; else each training forward is a step of its own.
+    """
+
+    run: Run
+    perturb: Callable[[], AbstractContextManager[Any]]
+    want: Want = NOTHING
+    last: Seen | None = None
+    keyed: tuple[int, int] | None = None
+    turns: int = 0  # training forwards since `at`
+    asked: Moment | None = None  # of the call of ours that is about to begin
+    now: Moment | None = None  # of the training forward under way
+    inside: bool = False  # a forward of any kind is under way
+    implementation: Any = None  # the model's attention function as it was found
+    stack: ExitStack = field(default_factory=ExitStack)  # what is open around it
+    begun: tuple[dict[str, Any], Any, tuple[Tensor, ...]] | None = None
+    hidden: dict[int, Tensor] = field(default_factory=dict)
+    attention: dict[int, Any] = field(default_factory=dict)
+    collected: Output | None = None
+    memory: dict[int, Moment] = field(default_factory=dict)  # place of a block's input -> its forward
+    late: ExitStack = field(default_factory=ExitStack)  # what is open around a block that is computed again
+
+    def at(self, step: int, rank: int, ranks: int) -> None:
+        """The coming training forwards are micro-batches of optimizer step `step`, on process `rank` of `ranks`."""
+        self.run.step, self.keyed, self.turns = step, (rank, ranks), 0
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Hooks on the model and its blocks, which are gone when the context closes."""
+        model, config = self.run.model, self.run.sites.config
+        self.implementation = getattr(config, "_attn_implementation", None)
+        with ExitStack() as stack:
+            stack.callback(model.register_forward_pre_hook(self._before, with_kwargs=True).remove)
+            stack.callback(model.register_forward_hook(self._after, always_call=True).remove)
+            for block in dict.fromkeys(self.run.sites.blocks):
+                stack.callback(block.register_forward_pre_hook(self._block, with_kwargs=True).remove)
+            stack.callback(self._close)
+            yield
+
+    def again(
+        self,
+        *,
+        weights: dict[str, Tensor] | None = None,
+        dropout: bool = True,
+        perturb: bool = True,
+        call: int = 0,
+        want: Want = NOTHING,
+    ) -> Output:
+        """The last training forward once more, as `method.Forward`: call 0 has its dropout masks and noise."""
+        seen, model = self.last, self.run.model
+        if seen is None:
+            raise UserError("no training forward of this model was seen yet: call the model before its loss")
+        modes = {module: module.training for module in model.modules()}
+        device = next(model.parameters()).device
+        key = random_key(self.run.seed, "dropout", seen.moment.step, seen.moment.rank, call)
+        before, self.asked = (
+            streams(device),
+            Moment(seen.moment.step, seen.moment.rank, call, seen.moment.layout, perturb, want),
+        )
+        put_streams(device, seen.streams if call == 0 else seeded_streams(device, key))
+        try:
+            if not dropout:
+                model.eval()
+            if weights is None:
+                model(**seen.keywords)
+            else:
+                torch.func.functional_call(model, weights, (), seen.keywords)
+        finally:
+            self.asked = None
+            put_streams(device, before)
+            for module, mode in modes.items():
+                module.training = mode
+        assert self.collected is not None
+        return self.collected
+
+    def _before(self, module: nn.Module, arguments: tuple, keywords: dict) -> Any:
+        self._close()
+        self.begun, self.inside = None, True
+        teacher = keywords.get(TEACHER)
+        passed = {name: value for name, value in keywords.items() if name != TEACHER}
+        if self.asked is not None:
+            self._open(self.asked)
+        elif module.training:
+            given = dict(zip(inspect.signature(module.forward).parameters, arguments, strict=False)) | passed
+            layout = layout_of_arguments(module, arguments, passed)
+            self._count()
+            self.begun = given, teacher, streams(next(module.parameters()).device)
+            self._open(Moment(self.run.step, self.run.rank, 0, layout, want=self.want))
+        return (arguments, passed) if TEACHER in keywords else None
+
+    def _count(self) -> None:
+        if self.keyed is None:
+            self.run.step += 1
+        else:
+            self.run.rank = self.keyed[0] + self.keyed[1] * self.turns
+            self.turns += 1
+        self.run.logged.clear()
+
+    def _after(self, _module: nn.Module, _arguments: Any, output: Any) -> None:
+        moment, self.inside = self.now, False
+        self._close()
+        if moment is None or output is None:  # a clean forward, or one that failed
+            return
+        self.collected = self._collect(moment, found_logits(output))
+        if self.begun is not None:
+            given, teacher, before = self.begun
+            keywords = {name: value for name, value in given.items() if name not in NOT_REPEATED}
+            kept = self.collected._replace(logits=self.collected.logits.detach())  # the loop holds the graph
+            self.last = Seen(moment, keywords, given.get("labels"), teacher, before, kept)
+            self.begun = None
+
+    def _open(self, moment: Moment) -> None:
+        self._enter(moment, self.stack)
+        self.now = moment
+        self.hidden, self.attention = {}, {}
+        sites, last = self.run.sites, len(self.run.sites.blocks)
+        for site in dict.fromkeys((*moment.want.hidden, *([last] if moment.want.cls else []))):
+            self.stack.callback(sites.change(site, partial(self.hidden.setdefault, site)))
+        for block in dict.fromkeys(moment.want.attention):
+            self.stack.callback(sites.change_attention(block, seen=partial(self.attention.__setitem__, block)))
+        for module in dict.fromkeys(sites.blocks):
+            if getattr(module, "gradient_checkpointing", False):
+                self._remember(module, moment)
+
+    def _enter(self, moment: Moment, stack: ExitStack) -> None:
+        """Put the run at `moment` and, where it is perturbed, open the methods' contexts on `stack`."""
+        run = self.run
+        run.step, run.rank, run.call = moment.step, moment.rank, moment.call
+        run.layout = moment.layout if moment.perturb else None
+        if moment.perturb:  # what is computed on entry is no part of a block that is computed again
+            with torch.autograd.graph.saved_tensors_hooks(_same, _same):
+                stack.enter_context(self.perturb())
+
+    def _close(self) -> None:
+        self.late.close()
+        self.stack.close()
+        self.now, self.run.layout, self.run.call = None, None, 0
+
+    def _collect(self, moment: Moment, logits: Tensor | None) -> Output:
+        layout, want = moment.layout, moment.want
+        last, width = len(self.run.sites.blocks), layout.longest
+        cls = self.hidden[last].flatten(0, -2)[layout.starts] if want.cls else None
+        attention = {}
+        if self.attention:
+            places = [slice(start % width, start % width + n) for start, n in _pairs(layout)]
+            for block, found in self.attention.items():
+                attention[block] = [w[:, at, at] for w, at in zip(found, places, strict=True)]
+        logits = torch.zeros(0) if logits is None else logits  # a model without a head may still be perturbed
+        return Output(logits, {site: self.hidden[site] for site in want.hidden}, cls, attention)
+
+    # Blocks that are computed again for the backward pass
+
+    def _remember(self, module: Any, moment: Moment) -> None:
+        """Let what a block of transformers computes again under gradient checkpointing find its own forward's state."""
+        checkpoint, config = module._gradient_checkpointing_func, self.run.sites.config
+
+        def remembering(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+            if packing.asides or config._attn_implementation != self.implementation:
+                raise UserError(
+                    "gradient checkpointing computes a block's attention again without what a method adds to it or "
+                    "reads from it; switch gradient checkpointing off for this method"
+                )
+
+            def body(*inputs: Any) -> Any:
+                if self.now is not None:
+                    return function(*inputs)
+                before, self.now, self.inside = self._place(), moment, True
+                try:
+                    with ExitStack() as stack:
+                        self._enter(moment, stack)
+                        return function(*inputs)
+                finally:
+                    self.now, self.inside = None, False
+                    self._put(before)
+
+            return checkpoint(body, *arguments, **options)
+
+        module._gradient_checkpointing_func = remembering
+        self.stack.callback(setattr, module, "_gradient_checkpointing_func", checkpoint)
+
+    def _block(self, _module: nn.Module, arguments: tuple, keywords: dict) -> None:
+        """A block that is called outside a forward is computed again for a backward pass: it is known by the memory of
+        its input, which the graph keeps alive.
+        """
+        place = next(iter((*arguments, *keywords.values()))).data_ptr()
+        if self.inside:
+            self.memory.pop(place, None)
+            if self.now is None:
+                return
+            self.memory[place] = self.now
+            if len(self.memory) > MEMORY:
+                del self.memory[next(iter(self.memory))]
+        elif place in self.memory and torch._C._current_graph_task_id() != -1:  # within a backward pass
+            self.late.close()
+            self.late.callback(self._put, self._place())
+            self._enter(self.memory[place], self.late)
+            torch.autograd.Variable._execution_engine.queue_callback(self.late.close)  # at the end of this backward
+
+    def _place(self) -> tuple[int, int, int, Layout | None]:
+        return self.run.step, self.run.rank, self.run.call, self.run.layout
+
+    def _put(self, place: tuple[int, int, int, Layout | None]) -> None:
+        self.run.step, self.run.rank, self.run.call, self.run.layout = place
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _pairs(layout: Layout) -> list[tuple[int, int]]:
+    return list(zip(layout.starts.tolist(), layout.lengths.tolist(), strict=True))
+
+
+def texts_of(seen: Seen) -> list[Tensor]:
+    """The token ids of each text of a forward, without padding; empty where it was given embeddings."""
+    ids = seen.keywords.get("input_ids")
+    if ids is None:
+        return [torch.zeros(0, dtype=torch.long) for _ in seen.moment.layout.lengths]
+    flat = ids.reshape(-1)
+    return [flat[start : start + n] for start, n in _pairs(seen.moment.layout)]
+
+
+def found_logits(outputs: Any) -> Tensor | None:
+    """The logits among what a classifier returned, or None."""
+    if isinstance(outputs, Mapping):
+        return outputs.get("logits")
+    if isinstance(outputs, (tuple, list)):
+        return next((value for value in outputs if isinstance(value, Tensor) and value.dim() >= 2), None)
+    return outputs if isinstance(outputs, Tensor) else None

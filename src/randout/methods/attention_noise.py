@@ -1,0 +1,139 @@
+"""Adversarial and virtual adversarial perturbation of attention scores (Kitada and Iyatomi 2021, 2022)."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from randout.core.errors import UserError
+from randout.core.lazy import torch
+from randout.models.outputs import Output
+
+from .base import Batch, Forward, Method, Run, Size, State
+from .functional import kl_divergence, unit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class AttentionPerturbation(Method):
+    """L = CE + weight * L_adv, L_adv the loss with r added to the attention scores before their softmax.
+
+    r (b, n) has one number for each key of a text, added to the scores of all queries with it, in all heads of the
+    chosen blocks. r = epsilon * g / ||g||_2 for each text. form "adversarial" (2009.12064): g is the gradient of CE
+    with respect to r at r = 0, L_adv = CE(r); texts without a label add nothing. form "virtual" (2104.08763): g is the
+    gradient of KL(clean || perturbed) at r = xi * d, d a random unit vector or, after the first of
+    `power_iterations`, the direction of the g before; L_adv = KL(clean || perturbed), through the perturbed
+    distribution alone, averaged over all texts of the step. It needs no labels. All forwards have the same dropout
+    masks. The papers perturb the one attention layer of a recurrent network; here it is the last block's by default.
+
+    Fails where a student's attention takes no added scores (MPNet, DeBERTa: refused). A softmax does not see a
+    constant, so a text of one token cannot be perturbed. A small `xi` leaves less of KL's gradient and as much
+    rounding.
+    """
+
+    name = "attention-noise"
+    summary = "adversarial perturbation of attention scores, with labels or without"
+    source = "Kitada and Iyatomi 2021 (2009.12064, section 3), 2022 (2104.08763, section 3)"
+    kind = "noise"
+    cost = "2.4x"
+    losses = ("attention-noise",)
+    variants = {"attention-noise-virtual": {"form": "virtual"}}  # noqa: RUF012
+    space = {"epsilon": (0.5, 1.0, 5.0), "weight": (0.5, 1.0)}  # noqa: RUF012
+
+    form: Annotated[
+        Literal["adversarial", "virtual"], Field(description='"adversarial": from CE; "virtual": from KL, no labels')
+    ] = "adversarial"
+    epsilon: Annotated[float, Field(ge=0, description="L2 norm of the perturbation of each text")] = 1.0
+    weight: Annotated[float, Field(ge=0, description="factor of the perturbed loss")] = 1.0
+    blocks: Annotated[tuple[int, ...], Field(min_length=1, description="1 the first block, -1 the last")] = (-1,)
+    power_iterations: Annotated[int, Field(ge=0, description='form "virtual": 0 is a random direction')] = 1
+    xi: Annotated[float, Field(gt=0, description='form "virtual": L2 norm at which the direction is sought')] = 1.0
+
+    @field_validator("blocks", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return (value,) if isinstance(value, int) else value
+
+    def check_size(self, size: Size) -> None:
+        depth = size.depth
+        if bad := [block for block in self.blocks if not 1 <= abs(block) <= depth]:
+            raise UserError(
+                f"methods.attention-noise.blocks: found {bad[0]}; expected 1 to {depth}, or -1 to -{depth} from the last, for "
+                f"the student has {depth} blocks"
+            )
+
+    def check(self, run: Run) -> None:
+        super().check(run)
+        if not run.sites.reaches_attention(run.model):
+            family = getattr(run.sites.config, "model_type", "its family")
+            raise UserError(
+                f"methods.attention-noise: nothing can be added to the attention scores of this student ({family}); take "
+                "another student, or leave this method out"
+            )
+
+    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+        assert run.supervised is not None
+        if self.form == "adversarial":
+            r = self.epsilon * self._adversarial(run, output, batch, forward)
+            value = run.supervised(self._perturbed(run, r, forward), batch)
+        else:
+            clean = output.logits.detach()
+            r = self.epsilon * self._virtual(run, clean, batch, forward)
+            texts = batch.step_labels.numel()
+            value = kl_divergence(clean, self._perturbed(run, r, forward).logits, 1.0) / texts
+        return {"attention-noise": self.weight * value}
+
+    def _perturbed(self, run: Run, r: Tensor, forward: Forward) -> Output:
+        """The student's output with r (b, longest) added to the scores of each text's keys."""
+
+        def bias(rows: int) -> Tensor:
+            assert run.layout is not None
+            return run.layout.into_rows(r, rows)
+
+        depth = len(run.sites.blocks)
+        with ExitStack() as stack:
+            for block in dict.fromkeys(block if block > 0 else depth + 1 + block for block in self.blocks):
+                stack.callback(run.sites.change_attention(block, bias))
+            return forward()
+
+    def _adversarial(self, run: Run, output: Output, batch: Batch, forward: Forward) -> Tensor:
+        """g / ||g||_2 of CE at r = 0, (b, longest)."""
+        assert run.supervised is not None
+        r = _zeros(run, len(batch.ids), batch.longest).requires_grad_()
+        (gradient,) = torch.autograd.grad(run.supervised(self._perturbed(run, r, forward), batch), r)
+        return unit(gradient)
+
+    def _virtual(self, run: Run, clean: Tensor, batch: Batch, forward: Forward) -> Tensor:
+        """The direction in which KL(clean || perturbed) grows fastest, by power iteration, (b, longest).
+
+        The gradient of KL with respect to the perturbed logits is their softmax minus the clean one.
+        """
+        direction = self._random(run, batch)
+        for _ in range(self.power_iterations):
+            r = (self.xi * direction).requires_grad_()
+            logits = self._perturbed(run, r, forward).logits
+            pull = _softmax(logits.detach()) - _softmax(clean)
+            (gradient,) = torch.autograd.grad(logits, r, pull.to(logits.dtype))
+            direction = unit(gradient)
+        return direction
+
+    def _random(self, run: Run, batch: Batch) -> Tensor:
+        """A random direction for each text, zero where it has no token; drawn for the whole step, then cut."""
+        zeros = _zeros(run, batch.step_labels.numel(), batch.longest)
+        drawn = torch.randn(zeros.shape, generator=run.generator("attention-noise", zeros.device), device=zeros.device)
+        lengths = torch.tensor([len(text) for text in batch.ids], device=zeros.device)
+        real = torch.arange(batch.longest, device=zeros.device)[None] < lengths[:, None]
+        return unit((zeros + drawn)[batch.first : batch.first + len(lengths)] * real)
+
+
+def _zeros(run: Run, texts: int, longest: int) -> Tensor:
+    """(texts, longest) on the student's device and in its number format."""
+    like = next(run.model.parameters())
+    return torch.zeros(texts, longest, dtype=like.dtype, device=like.device)
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)

@@ -1,0 +1,66 @@
+"""Which methods can be combined, and which training rows they withhold from the student."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from randout.core.config import Config
+from randout.core.errors import UserError
+from randout.data.dataset import Dataset
+from randout.data.stratify import grouped
+
+from .base import SUPERVISED, Method
+from .builtin import GOLD, METHODS
+
+
+def methods_of(config: Config) -> tuple[Method, ...]:
+    """The recipe's methods. Raises UserError where two of them cannot stand together."""
+    methods = tuple(METHODS[name].model_validate(settings) for name, settings in config.methods.items())
+    check_together(methods, config.train.micro_batch, config.train.batch_size)
+    return methods
+
+
+def learned_rows(dataset: Dataset, methods: Sequence[Method]) -> tuple[np.ndarray, np.ndarray]:
+    """The training rows that the student learns from, and those that a method keeps from it: whole groups, by class,
+    drawn by the split alone. Raises UserError where a class has too few groups.
+    """
+    train = dataset.split["train"]
+    share = max((method.heldout for method in methods), default=0.0)
+    if not share:
+        return train, train[:0]
+    names = list(dataset.id2label.values())
+    apart = grouped(dataset.labels[train], dataset.groups[train], (1 - share, share), 0, names)
+    return train[apart == 0], train[apart == 1]
+
+
+def check_together(methods: Sequence[Method], micro_batch: int | str = "auto", batch_size: int = 0) -> None:
+    """Raise UserError where methods cannot stand together, or not with such micro-batches."""
+    owners: dict[str, str] = {}
+    supervising = [method.name for method in methods if method.supervises]
+    gold = [method.name for method in methods if SUPERVISED in method.losses and not method.supervises]
+    if len(supervising) > 1:
+        raise UserError(
+            f"methods.{supervising[1]}: methods.{supervising[0]} decides the loss on gold labels already; keep one"
+        )
+    if supervising and not gold:
+        raise UserError(f"methods.{supervising[0]}: it needs the loss on gold labels beside it; add [methods.{GOLD}]")
+    for method in methods:
+        for loss in method.losses:
+            if loss in owners and not (loss == SUPERVISED and supervising):
+                raise UserError(
+                    f"methods.{method.name}: methods.{owners[loss]} owns the loss {loss!r} already; keep one"
+                )
+            owners[loss] = method.name
+    steering = [method.name for method in methods if type(method).gradient is not Method.gradient]
+    if len(steering) > 1:
+        raise UserError(
+            f"methods.{steering[1]}: methods.{steering[0]} decides how gradients come about already; keep one"
+        )
+    whole = [method.name for method in methods if method.whole]
+    if whole and micro_batch != "auto" and int(micro_batch) < batch_size:
+        raise UserError(
+            f"train.micro_batch: {micro_batch}, but methods.{whole[0]} looks at all {batch_size} texts of a step at "
+            "once; leave micro_batch out, or set batch_size lower"
+        )

@@ -1,0 +1,61 @@
+"""Cross-entropy on the gold labels (paper, eq. 2), with label smoothing and class weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from randout.core.lazy import F, torch
+from randout.models.outputs import Output
+
+from .base import Batch, Forward, Method, Run, State
+from .functional import at_least_float32
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class CrossEntropy(Method):
+    """L_CE = sum_i w[y_i] * H(q_i, softmax(z_i)) / sum_i w[y_i], over the labelled texts of the step (eq. 2).
+
+    q_i is one-hot, or with `label_smoothing` e: (1 - e) * one-hot + e / C. w is 1, or with `class_weights = "balanced"`
+    n / (C * n_c) from the training split. `weight` scales the whole. z: (b, C) logits; texts without a label add
+    nothing.
+    """
+
+    name = "ce"
+    summary = "cross-entropy on the gold labels"
+    source = "paper, eq. 2; label smoothing: Szegedy et al. 2016 (1512.00567, section 7)"
+    kind = "gold"
+    losses = ("ce",)
+    variants = {"label-smoothing": {"label_smoothing": 0.1}}  # noqa: RUF012
+    spaces = {"label-smoothing": {"label_smoothing": (0.05, 0.1, 0.2)}}  # noqa: RUF012
+
+    weight: Annotated[float, Field(ge=0, description="factor of this loss")] = 1.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1, description="share of the target spread over all classes")] = (
+        0.0
+    )
+    class_weights: Annotated[
+        Literal["none", "balanced"], Field(description='"balanced" weighs each class by the inverse of its share')
+    ] = "none"
+
+    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+        weights = run.class_weights if self.class_weights == "balanced" else None
+        labels = batch.step_labels[batch.step_labels >= 0]
+        each = torch.ones_like(labels, dtype=torch.float32) if weights is None else weights[labels]
+        total = _smoothed(output.logits, batch.labels, weights, self.label_smoothing)
+        return {"ce": self.weight * total / each.sum().clamp(min=1e-12)}  # no labelled text in the step: 0 / 1e-12
+
+
+def _smoothed(logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float) -> Tensor:
+    """Sum over the labelled rows of w[y] * ((1 - e) * -log p_y + e * mean_c -log p_c)."""
+    minus_log = -F.log_softmax(at_least_float32(logits), dim=-1)  # (b, C)
+    labelled = labels >= 0
+    gold = labels.clamp(min=0)
+    each = minus_log.gather(1, gold[:, None])[:, 0]
+    if smoothing:
+        each = (1 - smoothing) * each + smoothing * minus_log.mean(1)
+    if weights is not None:
+        each = each * weights[gold]
+    return (each * labelled).sum()

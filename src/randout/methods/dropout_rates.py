@@ -1,0 +1,61 @@
+"""Dropout: the encoder's own, on hidden states and on attention weights, at rates of choice (1207.0580, 1810.04805)."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from randout.core.errors import UserError
+
+from .base import Method, Run, State
+
+Rate = Annotated[float, Field(ge=0, lt=1)] | Literal["model"]
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class DropoutRates(Method):
+    """x -> x * m / (1 - p), m ~ Bernoulli(1 - p) for each unit, in every training forward.
+
+    x: a hidden state (tokens, hidden) wherever the encoder drops units, p = `hidden`; or attention weights (heads, n,
+    n), p = `attention`. "model" leaves a rate as the encoder has it. The head keeps its own dropout, and a forward
+    without noise (the clean branch of another method) keeps all rates of the encoder.
+    Source: Hinton et al. 2012 (1207.0580); the places and the default .1 are BERT's (Devlin et al. 2019, 1810.04805,
+    appendix A.2).
+    Fails where an encoder has no dropout to set: ModernBERT built with rate 0 leaves some of its places out altogether.
+    """
+
+    name = "dropout-rates"
+    summary = "the encoder's own dropout, at rates of choice"
+    source = "Hinton et al. 2012, 1207.0580; BERT's places: Devlin et al. 2019, 1810.04805, A.2"
+    kind = "noise"
+    cost = "1x"
+    variants = {"no-dropout": {"hidden": 0.0, "attention": 0.0}}  # noqa: RUF012
+    space = {"hidden": (0.0, 0.1, 0.2), "attention": (0.0, 0.1, 0.2)}  # noqa: RUF012
+
+    hidden: Annotated[Rate, Field(description='rate on hidden states, or "model": as the encoder has it')] = 0.1
+    attention: Annotated[Rate, Field(description='rate on attention weights, or "model": as the encoder has it')] = 0.1
+
+    def check(self, run: Run) -> None:
+        from randout.models.kernels.dropout import places
+
+        for setting, found in zip(("hidden", "attention"), places(_encoder(run.model)), strict=True):
+            if (asked := getattr(self, setting)) not in ("model", 0.0) and not found:
+                raise UserError(
+                    f"methods.dropout-rates.{setting}: found {asked}, but this student has no {setting} dropout to set; "
+                    'expected "model" or 0'
+                )
+
+    def perturb(self, run: Run, state: State) -> AbstractContextManager[None]:
+        from randout.models.kernels.dropout import rates
+
+        hidden, attention = (None if rate == "model" else rate for rate in (self.hidden, self.attention))
+        return rates(_encoder(run.model), hidden, attention)
+
+
+def _encoder(model: nn.Module) -> Any:
+    """The model without its head; a network of words has none apart."""
+    return getattr(model, "base_model", model)

@@ -1,0 +1,63 @@
+"""Where noise on a hidden state is added, and how: shared by the noise methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from randout.core.errors import UserError
+from randout.core.lazy import torch
+
+from .base import Method, Run, Size
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def check_layers(method: Method, setting: str, layers: Sequence[int], size: Size) -> None:
+    """Raise UserError where the student has no place `layers` (0 the embeddings, i block i)."""
+    if bad := [layer for layer in layers if not 0 <= layer <= size.depth]:
+        raise UserError(
+            f"methods.{method.name}.{setting}: found {bad[0]}; expected 0 (the embeddings) to {size.depth}, "
+            f"for the student has {size.depth} blocks"
+        )
+
+
+def check_noise(method: Method, size: Size) -> None:
+    """Raise UserError where `tokens` or `units` of a method are more than any text or hidden state of the student has.
+
+    Fewer tokens than that, in a text, are no fault: all of them are chosen then. The default is no fault either.
+    """
+    limits = {
+        "units": (size.width, "hidden units of the student"),
+        "tokens": (size.positions, "tokens that the student reads of a text"),
+    }
+    for setting, (most, what) in limits.items():
+        asked, default = getattr(method, setting), type(method).model_fields[setting].default
+        if most is not None and asked > most and asked != default:
+            raise UserError(f"methods.{method.name}.{setting}: found {asked}; expected at most {most}, the {what}")
+
+
+@contextmanager
+def noise_at(run: Run, layer: int, add: Callable[[Run, Tensor], Tensor]) -> Iterator[None]:
+    """While open the hidden state at `layer` (.., .., width) goes through `add(run, hidden)`."""
+    undo = run.sites.change(layer, partial(add, run))
+    try:
+        yield
+    finally:
+        undo()
+
+
+def add_gaussian(run: Run, hidden: Tensor, name: str, size: float | Tensor) -> Tensor:
+    """hidden + size * N(0, 1) at every token's units, drawn under the purpose `name`; a clean pass (no layout) goes
+    through untouched. size: a number or (b, 1, 1).
+    """
+    if (layout := run.layout) is None:
+        return hidden
+    shape = (layout.of, layout.longest, hidden.shape[-1])
+    noise = torch.randn(shape, generator=run.generator(name, hidden.device), device=hidden.device)
+    noise = size * layout.own(noise)  # (b, longest, width)
+    run.log("noise_l2", noise.square().sum((1, 2)).sqrt().mean(), weight=len(noise))
+    return layout.add(hidden, noise)

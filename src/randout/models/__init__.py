@@ -1,0 +1,1 @@
+"""Encoders: found, loaded, tokenized, run packed or padded, and saved."""

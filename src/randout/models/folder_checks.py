@@ -1,0 +1,211 @@
+"""Checks a model folder's files before any library reads them, with errors in the user's terms.
+
+Everything here raises UserError: what was found, what was expected, what to do.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from randout.core.errors import UserError
+
+FAMILIES = (
+    "BERT, RoBERTa, XLM-RoBERTa, CamemBERT, Data2VecText, ELECTRA, DistilBERT, ALBERT, MPNet, DeBERTa-v2, ModernBERT"
+)
+ENCODERS = frozenset(  # model types of these families: known to be encoders without asking transformers
+    ("bert", "roberta", "xlm-roberta", "camembert", "data2vec-text", "electra", "distilbert", "albert")
+) | {"mpnet", "deberta-v2", "modernbert"}
+ENCODER, POOLING, CLASSIFIER = "0_Transformer", "1_Pooling", "2_Classifier"  # of a sentence-transformers classifier
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf", "*.onnx")
+ADAPTER = "adapter_config.json"
+LFS = b"version https://git-lfs.github.com/spec/"
+
+
+def is_pooled(folder: Path) -> bool:
+    """Whether a folder holds a classifier on the mean of its tokens' states (`pooled`)."""
+    return all((folder / part).is_dir() for part in (ENCODER, POOLING, CLASSIFIER))
+
+
+def is_known_encoder(kind: Any) -> bool:
+    """Whether transformers can make a classifier of a model type and knows it as an encoder.
+
+    Loads transformers for a type that is not one of `ENCODERS` only.
+    """
+    if kind in ENCODERS:
+        return True
+    if not isinstance(kind, str):
+        return False
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    )
+
+    known = (MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES)
+    return all(kind in names for names in known)
+
+
+def check_is_model(name: str, folder: Path) -> None:
+    """Raise UserError where a folder is something else than a model: an adapter, a parent of models, ..."""
+    if (folder / ADAPTER).exists():
+        raise UserError(
+            f"{name}: this folder holds a PEFT adapter ({ADAPTER}), not a whole model. Merge it into its base model "
+            "first: model.merge_and_unload().save_pretrained(FOLDER), and save the tokenizer there too"
+        )
+    if not (folder / "config.json").exists():
+        inner = sorted(path.parent.name for path in folder.glob("*/config.json"))
+        kind = "sentence-transformers folder; its encoder" if (folder / "modules.json").exists() else "folder; a model"
+        near = f". This is a {kind} is in {', '.join(inner[:3])}: name that folder" if inner else ""
+        raise UserError(f"{name}: no config.json in this folder, so it is no Hugging Face model{near}")
+
+
+def check_weights(name: str, folder: Path) -> None:
+    """Raise UserError where there are no weights in safetensors, or not all of them, or not whole ones."""
+    if (folder / WEIGHTS).exists():
+        _check_safetensors(name, folder / WEIGHTS)
+        return
+    if (folder / INDEX).exists():
+        try:
+            shards = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{name}: {INDEX} cannot be read ({error!r}); copy the folder again") from None
+        if missing := [shard for shard in shards if not (folder / shard).exists()]:
+            raise UserError(
+                f"{name}: {len(missing)} of {len(shards)} weight files that {INDEX} names are missing, first "
+                f"{missing[0]}; copy or download the folder again"
+            )
+        for shard in shards:
+            _check_safetensors(name, folder / shard)
+        return
+    other = [path.name for pattern in ("*.safetensors", *OTHER_WEIGHTS) for path in folder.glob(pattern)]
+    if any(found.endswith(".safetensors") for found in other):
+        raise UserError(f"{name}: no {WEIGHTS} in this folder (found {', '.join(sorted(other))}); rename the weights")
+    raise UserError(
+        f"{name}: no *.safetensors in this folder (found {', '.join(sorted(other)) or 'no weights at all'}). Weights are "
+        "read from safetensors only: load it once in transformers and call save_pretrained(FOLDER), then name that folder"
+    )
+
+
+def _check_safetensors(name: str, path: Path) -> None:
+    """Raise UserError where a safetensors file is shorter or longer than its header says, or has none."""
+    size, again = path.stat().st_size, "copy or download it again"
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = stream.read(length) if length <= size - 8 else b""
+    try:
+        table = json.loads(header)
+        end = max((entry["data_offsets"][1] for key, entry in table.items() if key != "__metadata__"), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        raise UserError(f"{name}: {path.name} ({size:,} bytes) is damaged, or no safetensors file; {again}") from None
+    if size != 8 + length + end:
+        raise UserError(
+            f"{name}: {path.name} has {size:,} bytes where its header says {8 + length + end:,}: it was cut off or "
+            f"changed; {again}"
+        )
+
+
+def check_contents(name: str, folder: Path, patterns: list[str]) -> None:
+    """Raise UserError for files that stand for others: Git LFS pointers, web pages, nothing at all."""
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}):
+        with path.open("rb") as stream:
+            start = stream.read(256)
+        if start.startswith(LFS):
+            raise UserError(
+                f"{name}: {path.name} is a Git LFS pointer, not the file itself; run `git lfs install` and `git lfs pull` "
+                "in that folder, or download the model again"
+            )
+        if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+            raise UserError(f"{name}: {path.name} is a web page, not a file of a model; download it again")
+        if path.name == "config.json" and not start:
+            raise UserError(f"{name}: config.json is empty; copy or download it again")
+
+
+def is_encoder_decoder(kind: str) -> bool:
+    """Whether transformers knows a model type as an encoder-decoder."""
+    if kind in ENCODERS:
+        return False
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+
+    return kind in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+
+
+def is_decoder(kind: str) -> bool:
+    """Whether transformers knows a model type as a decoder, and not as an encoder too."""
+    if kind in ENCODERS:
+        return False
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+
+def check_family(name: str, config: Mapping[str, Any]) -> None:
+    """Raise UserError for what is no encoder."""
+    kind = config.get("model_type")
+    if not isinstance(kind, str):
+        raise UserError(f"{name}: its config.json has no model_type, so it is not that of a Hugging Face model")
+    takes = f"randout takes encoders: {FAMILIES}"
+    if is_encoder_decoder(kind) or config.get("is_encoder_decoder"):
+        raise UserError(f"{name}: {kind.upper()} is an encoder-decoder; {takes}")
+    if is_decoder(kind):
+        raise UserError(f"{name}: {kind.upper()} is a decoder; {takes}")
+    if config.get("is_decoder"):
+        raise UserError(
+            f"{name}: its config.json says is_decoder, so each token sees only those before it; {takes}. If it is an "
+            "encoder, set is_decoder to false there"
+        )
+    filler, words = config.get("pad_token_id"), config.get("vocab_size")
+    if isinstance(filler, int) and isinstance(words, int) and filler >= words:
+        raise UserError(
+            f"{name}: its config.json has pad_token_id {filler} but vocab_size {words}, so there is no such token; "
+            "correct pad_token_id there (the tokenizer's is the right one)"
+        )
+
+
+def check_labels(name: str, id2label: Mapping[int, str], label2id: Mapping[str, Any], problem: str | None) -> None:
+    """Raise UserError for a classifier whose outputs are not one score for each of several named classes."""
+    names = [str(id2label[index]) for index in sorted(id2label)]
+    if len(names) < 2 or problem == "regression":
+        what = "one output" if len(names) < 2 else "problem_type regression in its config.json"
+        raise UserError(
+            f"{name}: this model has {what}: it gives a number (a regression, a reranker, a similarity), and classifies "
+            "nothing. A classifier with at least two classes is needed"
+        )
+    if problem == "multi_label_classification":
+        raise UserError(
+            f"{name}: its config.json says problem_type multi_label_classification: a text may have several of its "
+            "labels, or none, while randout gives every text one. If it was trained with one label a text, remove "
+            "problem_type there"
+        )
+    if sorted(id2label) != list(range(len(names))):
+        raise UserError(f"{name}: the keys of id2label in its config.json are not 0 to {len(names) - 1}; correct them")
+    if twice := sorted({label for label in names if names.count(label) > 1}):
+        raise UserError(
+            f"{name}: two of its outputs are named {twice[0]!r} in id2label of its config.json, so their predictions "
+            "cannot be told apart; give each a name of its own"
+        )
+    other = {str(label): int(index) for label, index in label2id.items()}
+    if set(other) == set(names) and (wrong := [x for at, x in enumerate(names) if other[x] != at]):
+        raise UserError(
+            f"{name}: id2label and label2id in its config.json disagree: output {names.index(wrong[0])} is "
+            f"{wrong[0]!r} by the one and output {other[wrong[0]]} by the other; correct the wrong one"
+        )
+
+
+def check_vocabulary(name: str, tokenizer: Any, embeddings: int) -> None:
+    """Raise UserError where a tokenizer can make ids for which a model with so many embeddings has none."""
+    try:
+        largest = max(tokenizer.get_vocab().values(), default=0)
+    except (NotImplementedError, AttributeError):
+        largest = len(tokenizer) - 1
+    if largest >= embeddings:
+        raise UserError(
+            f"{name}: its tokenizer has {largest + 1:,} tokens but the model only {embeddings:,} embeddings, so a text with "
+            "one of the others cannot be read. Tokens were probably added without resizing the model: call "
+            f"model.resize_token_embeddings({largest + 1}) in transformers, then save_pretrained"
+        )

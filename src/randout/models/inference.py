@@ -1,0 +1,66 @@
+"""Logits of a model for many texts: no dropout, noise or gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .encoder import Encoder, computing
+from .tokens import Tokens, by_length
+
+AT_ONCE = {"cpu": 2048, "cuda": 8192, "mps": 8192}  # tokens of a forward; on a CPU its activations then stay in cache
+
+
+@torch.no_grad()
+def predict(
+    encoder: Encoder, tokens: Tokens, rows: np.ndarray, precision: str, seen: Callable[[int], None] = lambda texts: None
+) -> np.ndarray:
+    """Logits (len(rows), C) in float32, in the order of `rows`; no dropout, no noise. seen: told of texts done."""
+    encoder.model.eval()
+    found = np.zeros((len(rows), encoder.model.config.num_labels), dtype=np.float32)
+    with laid_out(encoder.model, precision), computing(encoder.device, precision):  # weights are converted once
+        for places in by_length(tokens.lengths[rows], np.arange(len(rows)), AT_ONCE[encoder.device.type]):
+            ids = [torch.from_numpy(tokens[row].astype(np.int64)) for row in rows[places]]
+            found[places] = encoder.forward(ids).logits.float().cpu().numpy()
+            seen(len(places))
+    return found
+
+
+@contextmanager
+def laid_out(model: nn.Module, precision: str) -> Iterator[None]:
+    """While open, on an x86 CPU in float32, linear layers multiply by copies of their weights in oneDNN's own layout.
+
+    The products are the same up to rounding; weights must not change meanwhile. Elsewhere nothing is done.
+    """
+    layers = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and precision == "float32" and _plain(module)
+    ]
+    try:
+        for layer in layers:
+            packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), AT_ONCE["cpu"])
+            vars(layer)["forward"] = partial(_product, packed, layer.bias)
+        yield
+    finally:
+        for layer in layers:
+            vars(layer).pop("forward", None)
+
+
+def _plain(module: nn.Linear) -> bool:
+    """Whether a module is a linear layer as torch makes it, in float32 on an x86 CPU, and this torch has the product."""
+    there = all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
+    if type(module) is not nn.Linear or "forward" in vars(module) or not there:
+        return False
+    weight = module.weight
+    x86 = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    return x86 and (weight.device.type, weight.dtype) == ("cpu", torch.float32)
+
+
+def _product(packed: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")

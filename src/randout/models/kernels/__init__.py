@@ -1,0 +1,1 @@
+"""Packed attention, fused CPU blocks, dropout and buffers."""

@@ -1,0 +1,382 @@
+"""Fused CPU transformer block for BERT-family encoders, with a hand-written backward pass, for packed texts.
+
+BERT, RoBERTa, XLM-R, CamemBERT, Data2VecText and ELECTRA share one block: attention over q, k, v, its output dropped,
+added and normalised; a feed-forward layer with GELU, dropped, added and normalised. Run through autograd, most of its
+time is not in the matrix products. Here it is one function: one product for q, k and v, number formats changed once,
+memory kept from step to step (`memory`), gradients written where they stay. Of the last block only each text's first
+token is computed, where nothing else is asked for: what a classifier reads of it. Everything is computed in the number
+formats that autocast would choose, and with the same dropout masks; transformers' own block is the slow path that it
+equals (tests/models/kernels/test_block.py), and that is taken wherever somebody changed a part or watches it (`untouched`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.activations import GELUActivation
+
+from . import dropout, packing
+from .attention import Attention, Call, padded
+from .buffers import Gradients, Tape, observed, plain_tensor
+
+aten = torch.ops.aten
+
+
+class _Block(torch.autograd.Function):
+    """y = LN2(z + drop(gelu(z W1' + b1) W2' + b2)), z = LN1(x + drop(attention(x) Wo' + bo)); x: (tokens, hidden)."""
+
+    @staticmethod
+    def forward(ctx, x, call: Call, wq, bq, wk, bk, wv, bv, wo, bo, g1, c1, w1, b1, w2, b2, g2, c2):
+        tape, dtype = call.tape, call.dtype
+        with torch.autocast("cpu", enabled=False):
+            state = padded(x, dtype, tape)
+            parts = [(wq, bq, call.scaling), (wk, bk, 1.0), (wv, bv, dropout.scale(call.rates[0]))]
+            joint, bias = _joined(parts[call.first :], dtype, tape)
+            product = torch.addmm(bias, state, joint.t(), out=tape.empty(len(state), len(joint), dtype=dtype))[: len(x)]
+            start = query = first = None
+            if call.first:
+                start = starts_of(call.lengths)
+                first, (query, of_query) = state[start], _joined(parts[:1], dtype, tape)
+                x = x[start]
+                attention = Attention(call, product, torch.addmm(of_query, first, query.t()))
+            else:
+                attention = Attention(call, product, None)
+            mixed = attention.forward()
+            out, up, down = (_cast(w, dtype, tape) for w in (wo, w1, w2))
+            z, one = _Added.of(call, 0, mixed, out, bo, x, g1, c1)
+            middle = padded(z, dtype, tape)
+            before = tape.empty(len(middle), len(up), dtype=dtype)
+            torch.addmm(_cast(b1, dtype, tape), middle, up.t(), out=before)
+            after = aten.gelu.out(before, out=tape.empty(*before.shape, dtype=dtype))
+            y, two = _Added.of(call, 1, after, down, b2, z, g2, c2)
+        ctx.call, ctx.attention, ctx.one, ctx.two, ctx.start = call, attention, one, two, start
+        ctx.weights = (wq, bq, wk, bk, wv, bv, wo, bo, g1, c1, w1, b1, w2, b2, g2, c2)
+        ctx.inner = (state, joint, first, query, mixed, out, middle, up, before, after, down)
+        ctx.save_for_backward(*ctx.weights)
+        return y
+
+    @staticmethod
+    def backward(ctx, gradient):
+        if torch.is_grad_enabled():
+            raise RuntimeError("a block by hand has no second derivatives: run the forward within `block.plain()`")
+        call, start = ctx.call, ctx.start
+        state, joint, first, query, mixed, out, middle, up, before, after, down = ctx.inner
+        ctx.saved_tensors  # noqa: B018 (raises where a weight was changed in place since, or the graph was freed)
+        # Hooks on saved tensors hand out copies of the weights; gradients belong to the parameters themselves.
+        wq, bq, wk, bk, wv, bv, wo, bo, g1, c1, w1, b1, w2, b2, g2, c2 = ctx.weights
+        scratch, dtype, hidden = Tape(call.tape.pool), call.dtype, gradient.shape[1]
+
+        def product(a: Tensor, b: Tensor) -> Tensor:
+            return torch.mm(a, b, out=scratch.empty(len(a), b.shape[1], dtype=dtype))
+
+        found: dict[int, Tensor | None] = {}
+
+        def learn(place: int, weight: Tensor, value: Any) -> None:
+            if ctx.needs_input_grad[place]:
+                found[place] = call.gradients.add(weight, value())
+
+        with torch.autocast("cpu", enabled=False):
+            to_sum, to_down = ctx.two.backward(gradient, g2, c2, scratch, learn, 16)
+            learn(14, w2, lambda: product(to_down.t(), after))
+            learn(15, b2, lambda: to_down.sum(0))
+            slope = product(to_down, down)
+            aten.gelu_backward.grad_input(slope, before, grad_input=slope)
+            learn(12, w1, lambda: product(slope.t(), middle))
+            learn(13, b1, lambda: slope.sum(0))
+            to_sum += product(slope, up)[: len(to_sum)]
+            to_sum, to_out = ctx.one.backward(to_sum, g1, c1, scratch, learn, 10)
+            learn(8, wo, lambda: product(to_out.t(), mixed))
+            learn(9, bo, lambda: to_out.sum(0))
+            to_state, to_first = ctx.attention.backward(product(to_out, out), scratch)
+            parts = [(2, wq, bq, call.scaling), (4, wk, bk, 1.0), (6, wv, bv, dropout.scale(call.rates[0]))]
+            slopes = product(to_state.t(), state).split(hidden)
+            sums = to_state.sum(0).split(hidden)
+            for (place, weight, bias, factor), w, b in zip(parts[call.first :], slopes, sums, strict=True):
+                learn(place, weight, lambda w=w, factor=factor: w.mul_(factor))
+                learn(place + 1, bias, lambda b=b, factor=factor: b * factor)
+            if to_first is None:
+                to_sum += product(to_state, joint)[: len(to_sum)]
+            else:
+                learn(2, wq, lambda: product(to_first.t(), first).mul_(call.scaling))
+                learn(3, bq, lambda: to_first.sum(0) * call.scaling)
+                to_sum += product(to_first, query)
+                to_sum = (
+                    product(to_state, joint)[: sum(call.lengths)]
+                    .to(to_sum.dtype, copy=True)
+                    .index_add_(0, start, to_sum)
+                )
+        return (to_sum, None, *(found.get(place) for place in range(2, 18)))
+
+
+@dataclass(frozen=True)
+class _Added:
+    """LN(x + drop(state W' + b)): what its gradient needs. before: the sum that is normalised."""
+
+    call: Call
+    rate: float
+    before: Tensor
+    mean: Tensor
+    deviation: Tensor
+    keep: Tensor | None
+
+    @staticmethod
+    def of(
+        call: Call, which: int, state: Tensor, weight: Tensor, bias: Tensor, x: Tensor, g: Tensor, c: Tensor
+    ) -> tuple[Tensor, _Added]:
+        tape, dtype, rate = call.tape, call.dtype, call.rates[1 + which]
+        added = tape.empty(len(state), len(weight), dtype=dtype)
+        added = torch.addmm(_cast(bias, dtype, tape), state, weight.t(), out=added)[: len(x)]
+        keep = None
+        if rate:
+            keep = dropout.fill_keep_mask(tape.empty(sum(call.lengths), x.shape[1], dtype=dtype), rate)
+            keep = keep[starts_of(call.lengths)] if call.first else keep  # the masks they would have among all tokens
+            added *= keep
+        before = torch.add(x, added, alpha=dropout.scale(rate), out=tape.empty(*x.shape, dtype=x.dtype))
+        output, mean, deviation = torch.native_layer_norm(before, x.shape[1:], g, c, call.eps[which])
+        return output, _Added(call, rate, before, mean, deviation, keep)
+
+    def backward(
+        self, gradient: Tensor, g: Tensor, c: Tensor, scratch: Tape, learn: Any, place: int
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients of x, in memory of its own, and of (state W' + b)."""
+        to_sum, to_g, to_c = aten.native_layer_norm_backward(
+            gradient, self.before, self.before.shape[1:], self.mean, self.deviation, g, c, [True, True, True]
+        )
+        learn(place, g, lambda: to_g)
+        learn(place + 1, c, lambda: to_c)
+        whole = padded(to_sum, self.call.dtype, scratch)
+        added = whole[: len(to_sum)]
+        if self.keep is not None:
+            added *= self.keep
+            added *= dropout.scale(self.rate)
+        return to_sum, whole
+
+
+def starts_of(lengths: Sequence[int]) -> Tensor:
+    """(b,) the row of each text's first token."""
+    counts = torch.tensor(lengths)
+    return counts.cumsum(0) - counts
+
+
+def _cast(x: Tensor, dtype: torch.dtype, tape: Tape) -> Tensor:
+    return x.detach() if x.dtype == dtype else tape.empty(*x.shape, dtype=dtype).copy_(x)
+
+
+def _joined(parts: Sequence[tuple[Tensor, Tensor, float]], dtype: torch.dtype, tape: Tape) -> tuple[Tensor, Tensor]:
+    """Weights (out, in) and biases (out) of several linear maps of one input as one, each times its factor."""
+    rows, columns = parts[0][0].shape
+    weight = tape.empty(len(parts) * rows, columns, dtype=dtype)
+    bias = tape.empty(len(parts) * rows, dtype=dtype)
+    for (w, b, factor), w_out, b_out in zip(parts, weight.split(rows), bias.split(rows), strict=True):
+        w_out.copy_(w)
+        b_out.copy_(b)
+        if factor != 1.0:
+            w_out *= factor
+            b_out *= factor
+    return weight, bias
+
+
+class ByHand:
+    """Mixed into the class of a block: its forward by `_Block` where it can be, else the class's own; without gradients
+    that too stops at first tokens where no others are wanted.
+    """
+
+    def forward(self, hidden_states, attention_mask=None, *arguments, boundaries=None, **keywords):
+        if boundaries is not None and boundaries.tape is not None and not packing.asides:
+            given = (attention_mask, *arguments, keywords.get("past_key_values"))  # of a decoder, or padded
+            if all(value is None for value in given) and not observed() and untouched(self):
+                return run(self, hidden_states[0], boundaries)[None]
+        if boundaries is not None:
+            keywords["boundaries"] = boundaries
+            clean = not (torch.is_grad_enabled() or self.training)  # type: ignore[attr-defined]
+            if boundaries.first and self.last and clean:  # type: ignore[attr-defined]
+                with _first_only(self.attention.output, boundaries.lengths):  # type: ignore[attr-defined]
+                    return super().forward(hidden_states, attention_mask, *arguments, **keywords)  # type: ignore[misc]
+        return super().forward(hidden_states, attention_mask, *arguments, **keywords)  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class _Built:
+    """A block as `install` found it. parts: each module inside, its class, that class's forward, and its children by
+    name. maps: its linear maps and norms, in the order of `_Block`'s arguments; shapes: of their weights and biases.
+    heads: what attends. forward: of the block, by transformers.
+    """
+
+    parts: tuple[tuple[nn.Module, type, Any, dict[str, nn.Module | None]], ...]
+    maps: tuple[nn.Module, ...]
+    shapes: tuple[torch.Size, ...]
+    heads: nn.Module
+    activation: nn.Module
+    children: dict[str, nn.Module | None]
+    forward: Any
+
+    @staticmethod
+    def of(block: Any) -> _Built:
+        parts = [part for name, part in block.named_modules() if name]
+        found = [(part, type(part), type(part).forward, dict(part._modules)) for part in parts]
+        heads, out, down, inner = block.attention.self, block.attention.output, block.output, block.intermediate
+        maps = (heads.query, heads.key, heads.value, out.dense, out.LayerNorm, inner.dense, down.dense, down.LayerNorm)
+        shapes = [w.shape for one in maps for w in (one.weight, one.bias)]
+        own = super(ByHand, block).forward.__func__  # type: ignore[misc]
+        children = dict(block._modules)
+        return _Built(tuple(found), maps, tuple(shapes), heads, inner.intermediate_act_fn, children, own)
+
+    def weights(self) -> list[Tensor | None]:
+        """The weight and bias of each of `maps`; None where it is no parameter any more. Read from where modules keep
+        them: attribute look-ups of modules are slow, and this is done in every forward.
+        """
+        kept = [one._parameters for one in self.maps]
+        return [weight for own in kept for weight in (own.get("weight"), own.get("bias"))]
+
+
+def untouched(block: Any) -> bool:
+    """Whether `_Block` computes what `block` as it stands would compute, and calls everything that it would call: each
+    part as it was installed, in the block's own mode, without hooks or a forward of its own, its weights plain tensors
+    of one dtype. Else the block runs as transformers wrote it. Asked in every forward.
+    """
+    built, training = block.built, block.training
+    if training and getattr(block, "gradient_checkpointing", False):  # which is to save the memory that `_Block` keeps
+        return False
+    every = nn.modules.module  # hooks on all modules; those on the block itself run around its forward
+    if (
+        every._global_forward_hooks
+        or every._global_forward_pre_hooks
+        or every._global_backward_hooks
+        or every._global_backward_pre_hooks
+    ):
+        return False
+    for part, kind, forward, children in built.parts:
+        own = part.__dict__
+        if (
+            type(part) is not kind
+            or kind.forward is not forward  # type: ignore[attr-defined]
+            or own["training"] is not training
+            or own["_forward_hooks"]
+            or own["_forward_pre_hooks"]
+            or own["_backward_hooks"]
+            or own["_backward_pre_hooks"]
+            or own["_modules"] != children
+            or "forward" in own
+            or "_compiled_call_impl" in own
+        ):
+            return False
+    return block.__dict__["_modules"] == built.children and _computes_as_built(block, built)
+
+
+def _computes_as_built(block: Any, built: _Built) -> bool:
+    """Whether the settings of `block` and the kinds of its weights are those that `_Block` knows."""
+    own, heads, weights = block.__dict__, built.heads.__dict__, built.weights()
+    dtype = None if weights[0] is None else weights[0].dtype
+    return (
+        all(plain_tensor(w) and w.dtype is dtype and w.shape == s for w, s in zip(weights, built.shapes, strict=True))  # type: ignore[union-attr]
+        and type(heads.get("scaling")) is float
+        and heads["num_attention_heads"] * heads["attention_head_size"] == built.shapes[0][0]
+        and built.activation.__dict__.get("act") is F.gelu
+        and not (heads.get("is_causal") or own.get("is_decoder") or own.get("chunk_size_feed_forward"))
+        and "feed_forward_chunk" not in own
+        and super(ByHand, block).forward.__func__ is built.forward  # type: ignore[misc]
+    )
+
+
+@contextmanager
+def _first_only(output: nn.Module, lengths: Sequence[int]) -> Iterator[None]:
+    """While open, what comes after attention, `output` first, is given each text's first token only."""
+
+    def hook(_module: nn.Module, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        starts = starts_of(lengths).to(states[0].device)
+        return tuple(state[:, starts] for state in states)
+
+    handle = output.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+_plain: list[bool] = []
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """While open, blocks run as transformers wrote them: for second derivatives, which `_Block` has not."""
+    _plain.append(True)
+    try:
+        yield
+    finally:
+        _plain.pop()
+
+
+def switched_off() -> bool:
+    """Whether `plain` is open."""
+    return bool(_plain)
+
+
+def run(block: Any, state: Tensor, boundaries: packing.Boundaries) -> Tensor:
+    """state (tokens, hidden) through `block`: (tokens, hidden), or (texts, hidden) where only first tokens are wanted."""
+    heads, out, down = block.attention.self, block.attention.output, block.output
+    assert boundaries.tape is not None
+    rates = (heads.dropout.p, out.dropout.p, down.dropout.p) if block.training else (0.0, 0.0, 0.0)
+    call = Call(
+        boundaries.lengths,
+        heads.num_attention_heads,
+        heads.attention_head_size,
+        _product_dtype(state),
+        rates,
+        (out.LayerNorm.eps, down.LayerNorm.eps),
+        boundaries.first and block.last,
+        boundaries.tape,
+        block.gradients,
+        heads.scaling,
+    )
+    return _Block.apply(state, call, *block.built.weights())
+
+
+def _product_dtype(state: Tensor) -> torch.dtype:
+    """The dtype of matrix products of `state`; autocast leaves float64 alone."""
+    cast = torch.is_autocast_enabled("cpu") and state.dtype is not torch.float64
+    return torch.get_autocast_dtype("cpu") if cast else state.dtype
+
+
+def fits(block: nn.Module) -> bool:
+    """Whether `block` is built as BERT's: the same parts under the same names."""
+    linear = ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"]
+    linear += ["intermediate.dense", "output.dense"]
+    parts = dict(block.named_modules())
+    norms = ["attention.output.LayerNorm", "output.LayerNorm"]
+    drops = ["attention.self.dropout", "attention.output.dropout", "output.dropout"]
+    expected = {
+        *linear,
+        *norms,
+        *drops,
+        "attention",
+        "attention.self",
+        "attention.output",
+        "intermediate",
+        "output",
+        "",
+    }
+    return (
+        set(parts) == expected | {"intermediate.intermediate_act_fn"}
+        and all(type(parts[name]) is nn.Linear and parts[name].bias is not None for name in linear)
+        and all(type(parts[name]) is nn.LayerNorm for name in norms)
+        and type(parts["intermediate.intermediate_act_fn"]) is GELUActivation
+        and hasattr(parts["attention.self"], "scaling")
+    )
+
+
+def install(blocks: Sequence[nn.Module], gradients: Gradients) -> bool:
+    """Make every block of `blocks` run by hand, in place; False where they are of another kind. Parameters stay."""
+    if not blocks or not all(fits(block) for block in blocks):
+        return False
+    for block in blocks:
+        if not isinstance(block, ByHand):
+            block.__class__ = type(type(block).__name__, (ByHand, type(block)), {})
+        block.last, block.gradients = block is blocks[-1], gradients  # type: ignore[assignment]
+        block.built = _Built.of(block)  # type: ignore[assignment]
+    return True

@@ -1,0 +1,268 @@
+"""Loads and saves models as standard Hugging Face folders (located by `sources`, changed by `heads`).
+
+Weights come from safetensors only and no code that a model brings is run.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from randout.core.errors import UserError
+from randout.core.files import not_written
+from randout.core.rng import random_key
+from randout.models.kernels.packing import ATTENTION
+
+from .encoder import Encoder, prepare
+from .folder_checks import FAMILIES, check_labels, check_vocabulary
+from .heads import cut, folded, is_linear, put_linear_head
+from .mean_pooling import SETTING, MeanPooledClassifier, Pooling, read_classifier, set_stock_pooling, stock_pooling
+from .mean_pooling import save as save_pooled
+from .sources import ALIASES, DEFAULT_STUDENT, Source, at_hand, find, load_tokenizer
+
+__all__ = ["ALIASES", "DEFAULT_STUDENT", "Source", "at_hand", "find", "load", "save"]
+DROPOUTS = ["hidden_dropout_prob", "dropout", "mlp_dropout", "embedding_dropout", "pooler_dropout"]
+DROPOUTS += ["classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout"]
+ATTENTION_DROPOUTS = ["attention_probs_dropout_prob", "attention_dropout"]
+
+
+def load(
+    source: Source,
+    *,
+    id2label: dict[int, str] | None = None,
+    head: str = "model",
+    pooling: Pooling = "first",
+    layers: Sequence[int] = (),
+    seed: int = 0,
+    dropout: float | None = None,
+    attention_dropout: float | None = None,
+    pack: bool = True,
+) -> Encoder:
+    """A classifier ready to train or to run, in float32, on the CPU.
+
+    With `id2label` a new head is put on, drawn from `seed`; without it the model must be a classifier and keeps its
+    own. head: "model" (the family's) or "linear" (eq. 1: softmax(W s_CLS)). pooling: of a new head; "mean": the family's
+    on the mean of the last states where its stock class has one (`has_stock_mean`), else a linear head on it, whatever
+    `head` says. layers: blocks to keep, in order (0 the first). dropout, attention_dropout: replace the model's rates.
+    Raises UserError for what this model cannot do.
+    """
+    from transformers import logging as library_logging
+
+    library_logging.set_verbosity_error()
+    library_logging.disable_progress_bar()
+    rates: dict[str, float | None] = dict.fromkeys(DROPOUTS, dropout)
+    rates |= dict.fromkeys(ATTENTION_DROPOUTS, attention_dropout)
+
+    def one(packed: bool) -> Encoder:
+        try:
+            model, fresh = _weights(source, id2label, seed, rates, ATTENTION if packed else None, pooling, head)
+        except UserError:
+            raise
+        except Exception as error:
+            raise _unloadable(source, error) from None
+        tokenizer = load_tokenizer(source)
+        words = model.get_input_embeddings()
+        if isinstance(words, torch.nn.Embedding):
+            check_vocabulary(source.name, tokenizer, words.num_embeddings)
+        if layers:
+            cut(model, layers, source.name)
+        if head == "linear" and not isinstance(model, MeanPooledClassifier):
+            put_linear_head(model, source.name)
+        try:
+            return replace(prepare(model, tokenizer, packed), fresh=fresh)
+        except TypeError as error:  # its blocks are not where those of the known families are
+            raise UserError(f"{source.name}: {error}; randout takes encoders: {FAMILIES}") from None
+
+    encoder = one(pack)
+    if encoder.packed or not pack:
+        return encoder
+    return replace(one(False), reason=encoder.reason)  # its own attention: MPNet misreads our mask even when padded
+
+
+def _weights(
+    source: Source,
+    id2label: dict[int, str] | None,
+    seed: int,
+    rates: dict[str, float | None],
+    attention: str | None,
+    pooling: Pooling,
+    head: str,
+) -> tuple[Any, frozenset[str]]:
+    """The model itself, and the names of its parameters that were not in its weights and are newly initialised.
+
+    Raises UserError where weights are missing that no new head explains, or are not finite, and without `id2label` where
+    the outputs are not those of a classifier.
+    """
+    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+
+    labels: dict[str, Any] = {}
+    if id2label is not None:
+        labels = {"id2label": dict(id2label), "label2id": {label: index for index, label in id2label.items()}}
+    replaced = (
+        id2label is not None and source.is_classifier and not source.is_pooled
+    )  # its head goes, whatever its size
+    folder, mean = source.encoder_folder, pooling == "mean" if id2label is not None else source.is_pooled
+    stock = id2label is not None and has_stock_mean(source, head)
+    mean = mean and not stock
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **({} if replaced and not mean else labels))
+    if id2label is None:
+        check_labels(source.name, config.id2label, config.label2id or {}, getattr(config, "problem_type", None))
+    else:
+        if stock:
+            set_stock_pooling(config, pooling)
+        config.problem_type = None  # of what it was trained for before: a pipeline would apply a sigmoid
+    for name, rate in rates.items():
+        if rate is not None and hasattr(config, name):
+            setattr(config, name, rate)
+    torch.manual_seed(random_key(seed, "head"))  # a new head is drawn now
+    kind: Any = AutoModel if mean else AutoModelForSequenceClassification
+    model, info = kind.from_pretrained(
+        folder,
+        config=config,
+        attn_implementation=attention,
+        dtype=torch.float32,
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    if mean:
+        return _mean_pooled(source, model, info["missing_keys"], new_head=id2label is not None)
+    _check_complete(source, model, info["missing_keys"], new_head=id2label is not None)
+    _check_finite(source, model)
+    if replaced:
+        model = _with_new_head(model, labels, seed)
+    inner = f"{model.base_model_prefix}."
+    known = {name for name, _ in model.named_parameters()}
+    fresh = {n for n in known if n in info["missing_keys"] or (id2label is not None and not n.startswith(inner))}
+    return model, frozenset(fresh)
+
+
+def has_stock_mean(source: Source, head: str = "model") -> bool:
+    """Whether a new head on the mean of the last states is one of a stock class of transformers."""
+    return head == "model" and hasattr(_config_of(source), SETTING)
+
+
+def states_mean(source: Source) -> bool:
+    """Whether a model's configuration has its stock classifier read the mean of the last states."""
+    return stock_pooling(_config_of(source)) == "mean"
+
+
+def _config_of(source: Source) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(source.encoder_folder, trust_remote_code=False)
+    except Exception as error:
+        raise _unloadable(source, error) from None
+
+
+def _mean_pooled(source: Source, encoder: Any, missing: Iterable[str], new_head: bool) -> tuple[Any, frozenset[str]]:
+    """`_weights` of a classifier on the mean of the last states, from its encoder."""
+    prefix = MeanPooledClassifier.base_model_prefix
+    model = MeanPooledClassifier(encoder)
+    _check_complete(source, model, [f"{prefix}.{name}" for name in missing if ".pooler." not in f".{name}"], new_head)
+    if not new_head:
+        read_classifier(model, source.folder, source.name)
+    _check_finite(source, model)
+    fresh = {f"classifier.{name}" for name, _ in model.classifier.named_parameters()}
+    return model.eval(), frozenset(fresh if new_head else ())
+
+
+def _unloadable(source: Source, error: Exception) -> UserError:
+    """What the library says of weights that it cannot load, after our own words."""
+    text = " ".join(str(error).split())[:300]
+    if "mismatch" in text:
+        return UserError(
+            f"{source.name}: its weights do not have the shapes that its config.json describes (vocab_size, hidden_size, "
+            f"labels, ...); the two are not of one model. transformers says: {text}"
+        )
+    return UserError(f"{source.name}: transformers cannot load this as a sequence classifier: {text}")
+
+
+def _check_finite(source: Source, model: Any) -> None:
+    """Raise UserError where weights are NaN or infinite."""
+    suspect = [(n, p) for n, p in model.named_parameters() if not torch.isfinite(p.detach().sum())]  # or overflowing
+    if broken := [name for name, p in suspect if not torch.isfinite(p.detach()).all()]:
+        raise UserError(
+            f"{source.name}: {len(broken)} of its weight tensors hold NaN or infinite numbers, first {broken[0]}: a "
+            "training that failed, or a damaged file. Take another copy or checkpoint"
+        )
+
+
+def _check_complete(source: Source, model: Any, missing: Iterable[str], new_head: bool) -> None:
+    """Raise UserError where the weights lack more than a new head (and the pooler that many encoders lack) puts in."""
+    inner = f"{model.base_model_prefix}."
+    body = sorted(name for name in missing if name.startswith(inner) and ".pooler." not in name)
+    head = sorted(name for name in missing if not name.startswith(inner))
+    if body:
+        raise UserError(f"{source.name}: its weights lack {len(body)} tensors of the encoder, first {body[0]}")
+    if head and not new_head:
+        raise UserError(f"{source.name}: this is an encoder without a classification head ({head[0]} is missing)")
+
+
+def _with_new_head(model: Any, labels: dict[str, Any], seed: int) -> Any:
+    """A classifier's encoder under a head of its own kind for other labels, drawn from `seed`."""
+    model.config.id2label, model.config.label2id = labels["id2label"], labels["label2id"]
+    torch.manual_seed(random_key(seed, "head"))
+    fresh = type(model)(model.config).eval()
+    setattr(fresh, model.base_model_prefix, model.base_model)
+    return fresh
+
+
+def save(encoder: Encoder, folder: Path, max_length: int, card: str) -> None:
+    """Write an ordinary Hugging Face folder (weights, configuration, tokenizer, README.md), whole or not at all.
+
+    `max_length`: tokens at which `pipeline(..., truncation=True)` cuts. A linear head is folded into its stock class. A
+    classifier on the mean of the last states that has none becomes a folder of sentence-transformers (`pooled`).
+    """
+    model, tokenizer = encoder.model, encoder.tokenizer
+    mean = isinstance(model, MeanPooledClassifier)
+    if not mean and is_linear(model):
+        with torch.device("meta"):
+            stock = type(model)(model.config)
+        stock.load_state_dict(folded(model), assign=True)
+        model = stock
+    model.config.architectures = [type(model).__name__]
+    with whole_folder(folder) as coming:
+        kept = tokenizer.model_max_length
+        try:
+            tokenizer.model_max_length = max_length
+            if mean:
+                save_pooled(model, tokenizer, coming, max_length)
+            else:
+                model.save_pretrained(coming)
+                tokenizer.save_pretrained(coming)
+        finally:
+            tokenizer.model_max_length = kept
+        (coming / "README.md").write_text(card, encoding="utf-8")
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, which then takes the place of `folder`: a reader finds the old one or the whole new one."""
+    coming, going = (folder.with_name(folder.name + end) for end in (".partial", ".old"))
+    for leftover in (coming, going):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        coming.mkdir(parents=True)
+        yield coming
+        for file in (
+            path for path in coming.rglob("*") if path.is_file()
+        ):  # safetensors lets nobody else read its files
+            file.chmod(0o644)
+        if folder.exists():
+            folder.rename(going)
+        coming.rename(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(coming, ignore_errors=True)
+        if going.exists() and not folder.exists():
+            going.rename(folder)
+        raise not_written(folder, error) from None
+    shutil.rmtree(going, ignore_errors=True)

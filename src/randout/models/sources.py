@@ -1,0 +1,362 @@
+"""Locates models: a local folder, a run, an alias of the paper, the Hugging Face cache or hub.
+
+Needs neither PyTorch nor transformers, so that an unknown model is reported before these are loaded.
+
+Only safetensors count: a folder without them is refused, and on the hub the pull request that adds them is taken.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from randout.core.errors import UserError, closest, did_you_mean
+from randout.core.files import shell_path
+from randout.data.named_datasets import cache_folder
+from randout.storage.run_folder import closest_runs
+from randout.storage.seen_rows import FILE as SEEN_ROWS
+
+from . import folder_checks
+
+ALIASES = {  # the encoders of the paper (Tables 1 and 4)
+    "data2vec": "facebook/data2vec-text-base",
+    "roberta-large": "FacebookAI/roberta-large",
+    "pubmedbert": "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract-fulltext",
+    "scibert": "allenai/scibert_scivocab_uncased",
+    "bert-large": "google-bert/bert-large-uncased",
+    "bert-base": "google-bert/bert-base-uncased",
+}
+DEFAULT_STUDENT = "sentence-transformers/all-MiniLM-L6-v2"  # small, on the hub, safetensors
+CLASSIFIER_NAMES = ("svm", "rf", "mnb-count", "mnb-tfidf", "cnn", "lstm")  # of `classifiers`: students without a folder
+PARTS = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "special_tokens_map.json", "vocab*"]
+PARTS += ["merges.txt", "*.model", "added_tokens.json"]
+POOLED_PARTS = [
+    "modules.json",
+    f"{folder_checks.POOLING}/*.json",
+    f"{folder_checks.CLASSIFIER}/*",
+]  # of sentence-transformers
+HUB_PARTS = [*PARTS, *POOLED_PARTS, SEEN_ROWS]
+VOCABULARY = ["tokenizer.json", "vocab*", "*.model"]  # without one of these, transformers makes up an empty tokenizer
+TIMEOUT = 10  # seconds without an answer from the hub
+SHORT_TIMEOUT = 3  # likewise, where the answer is not needed
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model that was found: the name it was asked by, its folder, and the hub's commit where it came from there."""
+
+    name: str
+    folder: Path
+    revision: str = ""
+
+    @property
+    def label(self) -> str:
+        """A short name for people and run folders."""
+        if self.revision:
+            return self.name.rstrip("/").rsplit("/", 1)[-1]
+        if self.folder.parent.name == "snapshots":  # .../models--OWNER--NAME/snapshots/COMMIT
+            return self.folder.parent.parent.name.rsplit("--", 1)[-1]
+        return self.folder.parent.name if self.folder.name == "model" else self.folder.name
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether it is a classifier on the mean of its tokens' states (`pooled`)."""
+        return folder_checks.is_pooled(self.folder)
+
+    @property
+    def encoder_folder(self) -> Path:
+        """Where the encoder's own weights, configuration and tokenizer are."""
+        return self.folder / folder_checks.ENCODER if self.is_pooled else self.folder
+
+    @property
+    def config(self) -> dict[str, Any]:
+        try:
+            found = json.loads((self.encoder_folder / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.name}: its config.json cannot be read ({error})") from None
+        if not isinstance(found, dict):
+            raise UserError(f"{self.name}: its config.json is no table of settings")
+        return found
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether it is already a sequence classifier; else a bare encoder."""
+        architectures = self.config.get("architectures") or []
+        return self.is_pooled or any(name.endswith("ForSequenceClassification") for name in architectures)
+
+    def files(self) -> list[Path]:
+        """Its weights, configuration and tokenizer files, in order."""
+        parts = {path for pattern in PARTS for path in self.encoder_folder.glob(pattern) if path.is_file()}
+        if self.is_pooled:
+            parts |= {path for pattern in POOLED_PARTS for path in self.folder.glob(pattern) if path.is_file()}
+        return sorted(parts)
+
+    def fingerprint(self) -> str:
+        """sha256 over weights, configuration and tokenizer files: two folders with the same one are the same model."""
+        total = hashlib.sha256()
+        for part in self.files():
+            total.update(part.name.encode())
+            with part.open("rb") as stream:
+                total.update(hashlib.file_digest(stream, "sha256").digest())
+        return total.hexdigest()
+
+
+def find(name: str, revision: str = "", also: Iterable[str] = ()) -> Source:
+    """A model by local folder, run folder, alias of the paper's, label of an encoder found locally, or hub name.
+
+    Raises UserError where there is no such model, with the names closest to it, where a label stands for several, or where
+    its folder has no config.json or no safetensors. also: further names that may have been meant.
+    """
+    source = locate(name, revision, also)
+    return _checked(source)
+
+
+def locate(name: str, revision: str = "", also: Iterable[str] = ()) -> Source:
+    """As `find`, without a look at what is in the folder."""
+    path = Path(os.path.expanduser(name))
+    if path.exists():
+        inner = path / "model" if (path / "run.toml").exists() else path
+        if (path / "run.toml").exists() and not inner.exists():
+            raise UserError(f"{name}: this run is not finished, so it has no model yet; run its `randout train` again")
+        return Source(name, inner.resolve())
+    repository = ALIASES.get(name, name)
+    if repository == name and "/" not in name and not revision and (labelled := _by_label(name)):
+        return labelled
+    near = did_you_mean(_closest(name, also))
+    if repository.startswith((".", "/", "~")) or repository.count("/") > 1 or _beside_others(path, near):
+        raise UserError(f"{name}: no such folder.{near}")
+    folder, commit = _from_hub(repository, revision, name, near)
+    return Source(repository, folder, commit)
+
+
+def _beside_others(path: Path, near: str) -> bool:
+    """Whether OWNER/NAME is a misspelt path rather than a name on the hub: OWNER is a folder with a similar name in it."""
+    return bool(near) and bool(path.parent.name) and path.parent.is_dir()
+
+
+def check_there(name: str) -> None:
+    """Raise UserError where there is no classifier of this name to score with, an encoder's or one of words; what is in
+    its weights is not looked at.
+    """
+    source = locate(name)
+    if (source.folder / "classifier.json").exists():
+        return
+    if _checked(source).config.get("architectures") and not source.is_classifier:
+        raise UserError(
+            f"{name}: this is an encoder without a classification head, and cannot label texts; train it first: "
+            f"randout train DATA --student {shell_path(name)}"
+        )
+
+
+def check_known(name: str, also: Iterable[str] = ()) -> str:
+    """Raise UserError for a model that is neither found locally nor on the hub; nothing is fetched.
+
+    Returns a doubt where the hub cannot be asked; else an empty string. also: as of `find`.
+    """
+    path = Path(os.path.expanduser(name))
+    if name == "auto" or name in ALIASES or path.exists() or ("/" not in name and _by_label(name)):
+        return ""
+    near = did_you_mean(_closest(name, also))
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or _beside_others(path, near):
+        raise UserError(f"{name}: no such folder.{near}")
+    import huggingface_hub as hub
+    import huggingface_hub.errors
+    import huggingface_hub.utils
+
+    try:
+        hub.utils.validate_repo_id(name)
+        if not _cached(name, ""):
+            hub.HfApi().model_info(name, timeout=SHORT_TIMEOUT)
+    except hub.errors.HFValidationError:
+        raise UserError(f"{name}: neither a folder nor a model's name on the hub.{near}") from None
+    except hub.errors.RepositoryNotFoundError:
+        raise UserError(f"{name}: no such folder, and no such model on the hub.{near}") from None
+    except Exception as error:  # without network, switched off, not answering
+        return f"{name}: not found locally, and the model hub cannot be asked ({type(error).__name__}).{near}"
+    return ""
+
+
+def _closest(name: str, also: Iterable[str]) -> list[str]:
+    """Names that may have been meant: runs, folders of models beside it, aliases, encoders found locally, and `also`."""
+    path = Path(os.path.expanduser(name))
+    found = closest_runs(path)
+    with suppress(OSError):
+        beside = [one.parent.name for one in path.parent.glob("*/config.json")]
+        found += [str(path.parent / one) for one in closest(path.name, beside)]
+    if "/" not in name:
+        labels = [_as_source(folder).label for folder in _cached_folders()]
+        found += closest(name, [*ALIASES, *labels, *also])
+    return sorted(set(found), key=lambda one: (-difflib.SequenceMatcher(None, name, one).ratio(), one))[:2]
+
+
+def _by_label(label: str) -> Source | None:
+    """The encoder found locally that has this label. Raises UserError where several models have it."""
+    found = {_as_source(folder) for folder in _cached_folders()}
+    named = [source for source in found if source.label == label and _is_encoder(source.folder)]
+    if len({source.name for source in named}) > 1:
+        names = ", ".join(sorted(source.name for source in named))
+        raise UserError(
+            f"{label}: {len(named)} models found locally have this name; give the whole name, one of {names}"
+        )
+    if len(named) > 1:  # commits of one repository of the hub
+        folder, commit = _from_hub(named[0].name, "", label)
+        return Source(named[0].name, folder, commit)
+    return named[0] if named else None
+
+
+def _as_source(folder: Path) -> Source:
+    """A folder of `at_hand` as a source; a snapshot in the hub's cache by the name of its repository."""
+    if folder.parent.name != "snapshots":
+        return Source(str(folder), folder)
+    repository = folder.parent.parent.name.removeprefix("models--").replace("--", "/")
+    return Source(repository, folder, folder.name)
+
+
+def _checked(source: Source) -> Source:
+    if not source.folder.is_dir():
+        raise UserError(f"{source.name}: this is a file; a model is a folder with config.json and model.safetensors")
+    if (source.folder / "classifier.json").exists():
+        raise UserError(
+            f"{source.name}: this is a classifier of words (svm, cnn, ...), and an encoder is needed here; such a "
+            "classifier can be scored and can predict, but is neither teacher nor start of a training"
+        )
+    folder = source.encoder_folder
+    folder_checks.check_is_model(source.name, folder)
+    folder_checks.check_contents(source.name, folder, PARTS)
+    folder_checks.check_family(source.name, source.config)
+    folder_checks.check_weights(source.name, folder)
+    if not _has_vocabulary(folder):
+        raise UserError(
+            f"{source.name}: no tokenizer in this folder (tokenizer.json, vocab.txt, ... are expected); "
+            "save the model's tokenizer there too: tokenizer.save_pretrained(FOLDER)"
+        )
+    return source
+
+
+def load_tokenizer(source: Source) -> Any:
+    """The tokenizer of a model. Raises UserError where it cannot be loaded."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source.encoder_folder, trust_remote_code=False)
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise UserError(f"{source.name}: transformers cannot load its tokenizer: {text}") from None
+
+
+def _has_vocabulary(folder: Path) -> bool:
+    return any(path.is_file() for pattern in VOCABULARY for path in folder.glob(pattern))
+
+
+def _from_hub(repository: str, revision: str, asked: str, near: str = "") -> tuple[Path, str]:
+    """Fetch (or find in the hub's cache) the safetensors snapshot of a repository; returns its folder and commit.
+
+    asked: how the user named it. near: what may have been meant, for the message.
+    """
+    import huggingface_hub as hub
+    import huggingface_hub.errors
+    import huggingface_hub.utils
+
+    try:
+        hub.utils.validate_repo_id(repository)
+    except hub.errors.HFValidationError:
+        raise UserError(f"{asked}: neither a folder nor a model's name on the hub.{near}") from None
+    if folder := _cached(repository, revision):  # needs no network
+        return folder, folder.name
+    if hub.is_offline_mode() or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise UserError(
+            f"{asked}: no such folder, not in the hub's cache, and HF_HUB_OFFLINE forbids to ask the hub.{near} {_way_out()}"
+        )
+    try:
+        commit = _safetensors_commit(hub.HfApi(), repository, revision)
+        folder = Path(
+            hub.snapshot_download(repository, revision=commit, allow_patterns=HUB_PARTS, etag_timeout=TIMEOUT)
+        )
+    except hub.errors.GatedRepoError:
+        raise UserError(f"{asked}: the hub asks for its terms to be accepted first, then `hf auth login`") from None
+    except hub.errors.RepositoryNotFoundError:
+        raise UserError(f"{asked}: no such folder, and no such model on the hub.{near}") from None
+    except hub.errors.RevisionNotFoundError:
+        raise UserError(f"{asked}: the hub has this model, but no revision {revision!r} of it") from None
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{asked}: no such folder, and the model hub cannot be reached ({type(error).__name__}).{near} {_way_out()}"
+        ) from None
+    return folder, folder.name
+
+
+def _cached(repository: str, revision: str) -> Path | None:
+    """The snapshot in the hub's cache: of this revision, else of the main branch, else the one fetched last."""
+    import huggingface_hub as hub
+    import huggingface_hub.constants
+
+    try:
+        folder = Path(hub.snapshot_download(repository, revision=revision or None, local_files_only=True))
+        if _is_whole(folder):
+            return folder
+    except Exception:  # not in the cache
+        pass
+    if revision:
+        return None
+    home = Path(hub.constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    whole = [folder for folder in home.glob("snapshots/*") if _is_whole(folder)]
+    return max(whole, key=lambda folder: (folder.stat().st_mtime, folder.name), default=None)
+
+
+def _is_whole(folder: Path) -> bool:
+    weights = (folder / "model.safetensors").exists() or (folder / "model.safetensors.index.json").exists()
+    return weights and (folder / "config.json").exists() and _has_vocabulary(folder)
+
+
+def _safetensors_commit(api: Any, repository: str, revision: str = "") -> str:
+    """The commit to pin: of the revision asked for, else the newest of the main branch, or where that has no
+    safetensors, of the pull request that adds them."""
+    info = api.model_info(repository, revision=revision or None, timeout=TIMEOUT)
+    if revision or _has_safetensors(info):
+        return info.sha
+    for reference in api.list_repo_refs(repository, include_pull_requests=True).pull_requests or []:
+        if _has_safetensors(api.model_info(repository, revision=reference.target_commit, timeout=TIMEOUT)):
+            return reference.target_commit
+    raise UserError(f"{repository}: the hub has no safetensors of this model, on its main branch or in a pull request")
+
+
+def _has_safetensors(info: Any) -> bool:
+    return any(file.rfilename.endswith(".safetensors") for file in info.siblings or [])
+
+
+def _way_out() -> str:
+    near = ", ".join(str(folder) for folder in at_hand()) or "none"
+    return f"Name a local folder (found locally: {near}), or run `randout demo` once, which brings a small encoder"
+
+
+def at_hand() -> list[Path]:
+    """Encoders that need no network, smallest first: this tool's cache, then the hub's."""
+    encoders = [f for f in _cached_folders() if (f / "model.safetensors").exists() and _is_encoder(f)]
+    return sorted(encoders, key=lambda f: ((f / "model.safetensors").stat().st_size, str(f)))
+
+
+def _cached_folders() -> list[Path]:
+    """Folders of whole models in this tool's cache, then in the hub's."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folders = [*cache_folder().glob("models/*"), *Path(HF_HUB_CACHE).glob("models--*/snapshots/*")]
+    return [folder for folder in folders if _is_whole(folder)]
+
+
+def _is_encoder(folder: Path) -> bool:
+    """Whether a folder holds a bare encoder of a family that transformers can make a classifier of."""
+    source = Source(str(folder), folder)
+    try:
+        kind, classifier = source.config.get("model_type"), source.is_classifier
+    except UserError:  # broken: cannot be used
+        return False
+    return not classifier and folder_checks.is_known_encoder(kind)

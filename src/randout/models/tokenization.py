@@ -1,0 +1,104 @@
+"""Tokenizes a dataset for an encoder, truncated to a given or automatic length."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from randout.core.config import StudentTable
+from randout.core.errors import UserError
+from randout.core.wording import verb
+from randout.data.columns import row_list
+from randout.data.dataset import Dataset
+from randout.data.stratify import Ints
+
+from .encoder import longest_text, special_tokens
+from .folder_checks import check_vocabulary
+from .sources import Source, load_tokenizer
+from .tokens import Tokens, encode, percentile_length, truncate
+
+_LAST_ENCODED: list[tuple[Any, list[str], Tokens]] = []  # (tokenizer's folder, texts, tokens), the latest last
+
+
+def tokens_for(source: Source, table: StudentTable, dataset: Dataset, notes: list[str]) -> tuple[Tokens, int]:
+    """Every text of the dataset tokenised for the student, and the length they were cut to."""
+    tokenizer, limit = tokenizer_and_limit(source)
+    encoded = _encoded(source, tokenizer, dataset.texts)
+    if table.max_length == "auto":
+        if dataset.max_length:
+            max_length = min(dataset.max_length, limit)
+            notes.append(f"max length: {max_length} tokens, as stated for {dataset.name}")
+        else:
+            max_length = percentile_length(encoded.lengths[dataset.split["train"]], limit)
+            notes.append(f"max length: {max_length} tokens, the 99th percentile of the training texts")
+    elif table.max_length > limit:
+        raise UserError(f"student.max_length: {table.max_length} asked for, but {source.name} takes {limit} at most")
+    else:
+        max_length = table.max_length
+    if encoded.empty:
+        lines = dataset.lines[list(encoded.empty)].tolist() if len(dataset.lines) else []
+        rows = row_list([dataset.row_ids[text] for text in encoded.empty], lines=lines if all(lines) else [])
+        raise UserError(
+            f"{dataset.name}: {len(encoded.empty):,} of {len(dataset.texts):,} texts "
+            f"{verb(len(encoded.empty), 'has', 'have')} no tokens: {rows}. The tokenizer of "
+            f"{source.name} drops all of their characters and adds no special tokens. Remove these rows"
+        )
+    prefix, suffix = special_tokens(tokenizer)
+    if max_length <= prefix + suffix:
+        raise UserError(f"student.max_length: {max_length} leaves no room beside {prefix + suffix} special tokens")
+    tokens = truncate(encoded, max_length, table.truncation, suffix, prefix)
+    texts, lost = tokens.loss_of_truncation()
+    if texts:
+        kept = table.truncation
+        notes.append(
+            f"truncation: {texts:.1%} of texts are too long and cut ({kept} kept), {lost:.1%} of all tokens lost"
+        )
+    return tokens, max_length
+
+
+def token_copies(tokens: Tokens, dataset: Dataset) -> dict[str, Ints]:
+    """By held-out split, the rows whose tokens, as the student reads them, are those of a training row although their
+    texts differ: accents and case that the tokenizer drops, unknown words, text beyond the cut. Splits without any are
+    left out. They cannot be kept on one side by the split, which must not depend on the student.
+    """
+
+    def read(row: int) -> bytes:
+        return tokens[row].tobytes()
+
+    learned = np.concatenate([dataset.split[name] for name in ("train", "unlabeled") if name in dataset.split])
+    trained = {read(row) for row in learned.tolist()}
+    found: dict[str, Ints] = {}
+    for name in ("validation", "test"):
+        rows = np.setdiff1d(dataset.split.get(name, learned[:0]), dataset.report.leaked.get(name, learned[:0]))
+        same = np.array([row for row in rows.tolist() if read(row) in trained], dtype=np.int64)
+        found |= {name: same} if len(same) else {}
+    return found
+
+
+def _encoded(source: Source, tokenizer: Any, texts: list[str]) -> Tokens:
+    """`encode`, remembered for the last few pairs of tokenizer and list of texts: a search plans many runs on one."""
+    held = next((made for folder, of, made in _LAST_ENCODED if folder == source.folder and of is texts), None)
+    if held is None:
+        held = encode(tokenizer, texts)
+        _LAST_ENCODED.append((source.folder, texts, held))
+        del _LAST_ENCODED[:-3]
+    return held
+
+
+def tokenizer_and_limit(source: Source) -> tuple[Any, int]:
+    """A model's tokenizer and the most tokens a text may have, special tokens included."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    tokenizer = load_tokenizer(source)
+    try:
+        config = AutoConfig.from_pretrained(source.encoder_folder, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(config)
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise UserError(f"{source.name}: transformers cannot load this as a sequence classifier: {text}") from None
+    if isinstance(words := getattr(config, "vocab_size", None), int):
+        check_vocabulary(source.name, tokenizer, words)
+    return tokenizer, longest_text(model, tokenizer)

@@ -1,0 +1,1 @@
+"""The numbers published in the paper."""

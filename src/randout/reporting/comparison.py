@@ -1,0 +1,295 @@
+"""The comparison at the head of a report: which model is better, by how much, and the verdict.
+
+A study brings its own result (`study.json`) and that is shown; runs that were named on their own are compared here,
+as saved models on one test set. Each row is a dictionary of the keys that `statistics.Comparison` has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from randout.core.errors import Failure, UserError
+from randout.stats.paired import compare_models
+from randout.storage.predictions import Predictions
+
+from .subjects import Arm, Model, Subject
+from .values import Column, Figure, Points, Section, Table, metric_kind, metric_name, metric_title, shown
+
+MARGIN = 0.02  # the difference that counts, where no study names another
+SAVED = "these saved models on new texts (each trained once; nothing is said of new seeds)"
+
+
+def study_rows(subject: Subject) -> list[dict[str, Any]]:
+    """The rows of a study's result; none where it has none yet, or is no study."""
+    rows = (subject.study.get("result") or {}).get("rows") or []
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def result_of(subject: Subject) -> dict[str, Any]:
+    """The result of a study, or of comparing the runs: head, estimand, rows, notes; rows may be empty."""
+    if subject.study:
+        result = subject.study.get("result") or {}
+        notes = [*(result.get("notes") or []), *subject.notes]
+        known = {"head": str(result.get("head") or ""), "estimand": str(result.get("estimand") or "")}
+        return known | {"notes": notes, "rows": study_rows(subject)}
+    arms, notes = subject.scored(), list(subject.notes)
+    found = {arm.name: aligned(arm.models[0], arms[0].models[0], subject.split) for arm in arms}
+    for name, predictions in found.items():
+        if predictions is None:
+            notes.append(f"{name} was not scored on the same {subject.split} rows, so it is not compared.")
+    for arm in subject.arms:
+        if arm.name not in found:
+            notes.append(f"{arm.name} was not scored on the {subject.split} split and is not compared.")
+    notes += _baseline_note(subject)
+    for arm in arms:
+        if reason := arm.models[0].metrics[subject.split].get("no_interval", {}).get(subject.metric):
+            notes.append(f"{arm.name}: its {metric_name(subject.metric)} has no interval of its own: {reason}.")
+    same = {name: predictions for name, predictions in found.items() if predictions is not None}
+    rows = _alone(subject)
+    if subject.baseline in same and len(same) > 1:
+        try:
+            rows = _compared(subject, same)
+        except (UserError, Failure) as error:  # one group, or logits that are not finite: the scores still stand
+            notes.append(f"The models could not be compared: {error}")
+    return {"head": "", "estimand": SAVED, "notes": notes, "rows": rows}
+
+
+def _baseline_note(subject: Subject) -> list[str]:
+    """The score of a bag-of-words baseline on the rows that are shown, from the first run that has it."""
+    for model in subject.models:
+        if found := (model.metrics.get(subject.split) or {}).get("baseline"):
+            value = shown(found[subject.metric], metric_kind(subject.metric))
+            name = metric_name(subject.metric)
+            return [f"A bag-of-words baseline (linear, tf-idf) reaches {name} {value} % on the {subject.split} rows."]
+    return []
+
+
+def aligned(model: Model, first: Model, split: str) -> Predictions | None:
+    """A model's predictions in the order of `first`'s rows; None unless both have the same rows and labels."""
+    mine, other = model.predictions(split), first.predictions(split)
+    if mine is None or other is None or mine.names != other.names or sorted(mine.rows) != sorted(other.rows):
+        return None
+    place = {row: at for at, row in enumerate(mine.rows)}
+    order = np.array([place[row] for row in other.rows], dtype=np.int64)
+    if len(place) != len(order) or not np.array_equal(mine.labels[order], other.labels):
+        return None
+    texts = [mine.texts[at] for at in order] if mine.texts is not None else other.texts
+    return replace(other, logits=mine.logits[order], texts=texts)
+
+
+def _compared(subject: Subject, same: dict[str, Predictions]) -> list[dict[str, Any]]:
+    """Every model against the baseline, as `compare_models` says it. Raises UserError, Failure."""
+    first = same[subject.baseline]
+    logits, outputs = {name: rows.logits for name, rows in same.items()}, first.logits.shape[1]
+    words = (first.labels, logits, subject.baseline, first.groups, len(first.names), subject.metric)
+    found = compare_models(*words, margin=MARGIN, outputs=outputs)
+    return [asdict(row) for row in found]
+
+
+def _alone(subject: Subject) -> list[dict[str, Any]]:
+    """Each model's own score with the interval it was saved with, and no difference."""
+    rows = []
+    for arm in subject.scored():
+        scores = arm.models[0].metrics[subject.split]
+        low, high = scores.get("intervals", {}).get(subject.metric) or (None, None)
+        rows.append(
+            {"name": arm.name, "metric": subject.metric, "value": scores[subject.metric], "low": low, "high": high}
+        )
+    return rows
+
+
+def label_of(row: dict[str, Any], subject: Subject) -> str:
+    """A row's name, with what it is compared to where that is not the baseline."""
+    against = row.get("against")
+    return f"{row['name']} (against {against})" if against not in (None, "", subject.baseline) else str(row["name"])
+
+
+def _pair(row: dict[str, Any], low: str = "low", high: str = "high") -> tuple[float, float] | None:
+    return None if row.get(low) is None or row.get(high) is None else (row[low], row[high])
+
+
+def main_table(subject: Subject, rows: list[dict[str, Any]]) -> Table:
+    """A row a model: its metric, the difference to the baseline, p, the smallest detectable difference, the words."""
+    metric = subject.metric
+    one, signed = metric_kind(metric), metric_kind(metric, signed=True)
+    columns = [Column("model"), Column(metric_title(metric), one), Column("95 % interval", "interval")]
+    columns += [
+        Column("rows seen before", "text"),
+        Column("difference", signed),
+        Column("its 95 % interval", "points interval"),
+        Column("verdict", "verdict"),
+    ]
+    columns += [Column("simultaneous interval", "points interval"), Column("Holm p", "p"), Column("detectable", one)]
+    cells, seen = [], {arm.name: _seen_before(arm, subject.split) for arm in subject.arms}
+    for row in rows:
+        found = row.get("difference") or {}
+        verdict = row.get("words") or ("baseline" if row["name"] == subject.baseline and len(rows) > 1 else None)
+        wide = tuple(row["simultaneous"]) if row.get("simultaneous") else None
+        own = (label_of(row, subject), row.get("value"), _pair(row), seen.get(str(row["name"])))
+        first = (*own, found.get("estimate"), _pair(found))
+        cells.append((*first, verdict, wide, row.get("adjusted_p"), row.get("detectable")))
+    kept = [at for at, _ in enumerate(columns) if at < 2 or any(row[at] is not None for row in cells)]
+    note = (
+        "Differences are in percentage points, the model minus the baseline. Detectable: the smallest difference that "
+        "this design would have shown with 80 % power."
+    )
+    note = note if any(row.get("difference") for row in rows) else ""
+    if any(seen.values()):
+        note += f" Rows seen before: {subject.split} rows that a teacher or the starting model was trained on."
+    rows_kept = tuple(tuple(row[at] for at in kept) for row in cells)
+    return Table(
+        "summary",
+        f"Scores{subject.on_split}",
+        tuple(columns[at] for at in kept),
+        rows_kept,
+        note.strip(),
+    )
+
+
+def _seen_before(arm: Arm, split: str) -> str | None:
+    """`66 of 90`: scored rows of an arm that its teachers or starting models were trained on; None for none."""
+    found = [leaks for model in arm.models if (leaks := model.leaks(split)).get("rows")]
+    return f"{sum(one['rows'] for one in found):,} of {sum(one['of'] for one in found):,}" if found else None
+
+
+def forest(subject: Subject, rows: list[dict[str, Any]]) -> list[Figure]:
+    """The differences to the baseline with their intervals, the margin in grey; nothing where nothing is compared."""
+    apart = [row for row in rows if row.get("difference")]
+    if not apart or subject.metric == "log_loss":
+        return []
+    columns = [Column("model"), Column("difference, points", "points"), Column("95 % interval", "points interval")]
+    columns += [Column("simultaneous interval", "points interval"), Column("verdict", "verdict")]
+    cells: list[tuple[Any, ...]] = []
+    for row in apart:
+        wide = tuple(row["simultaneous"]) if row.get("simultaneous") else None
+        found = row["difference"]
+        cells.append((label_of(row, subject), found["estimate"], _pair(found), wide, row.get("words")))
+    margin = subject.study.get("margin", MARGIN)
+    note = f"Right of the line is better than {subject.baseline}. Thick: 95 % interval. "
+    note += "Thin: simultaneous interval, of all comparisons at once. " if any(row[3] for row in cells) else ""
+    note += f"Grey: differences smaller than the margin of {100 * margin:g} points, which count as none."
+    roles = {"y": "model", "x": "difference, points", "interval": "95 % interval", "words": "verdict"}
+    if any(row[3] for row in cells):
+        roles["wide"] = "simultaneous interval"
+    else:
+        columns, cells = [*columns[:3], columns[4]], [(*row[:3], row[4]) for row in cells]
+    table = Table("difference", "Difference to the baseline", tuple(columns), tuple(cells))
+    title = f"Difference in {metric_name(subject.metric)} to {subject.baseline}"
+    return [Figure("difference", title, "intervals", table, roles, note, {"zero": True, "band": margin})]
+
+
+def scores_figure(subject: Subject, rows: list[dict[str, Any]]) -> list[Figure]:
+    """Every model's metric with its interval."""
+    title = metric_title(subject.metric)
+    columns: tuple[Column, ...] = (
+        Column("model"),
+        Column(title, metric_kind(subject.metric)),
+        Column("95 % interval", "interval"),
+    )
+    seen = {row["name"]: (row["name"], row.get("value"), _pair(row)) for row in rows if row.get("value") is not None}
+    if not seen:
+        return []
+    table = Table("scores", f"Each model's {metric_name(subject.metric)}", columns, tuple(seen.values()))
+    roles = {"y": "model", "x": title, "interval": "95 % interval"}
+    name = f"{metric_name(subject.metric)}{subject.on_split}".capitalize()
+    note = (
+        ""
+        if len(seen) == 1
+        else (
+            "Intervals of single models overlap even where their difference is certain, since all models meet the same "
+            "texts; the differences above decide."
+        )
+    )
+    return [Figure("scores", name, "intervals", table, roles, note)]
+
+
+def sentence(row: dict[str, Any], subject: Subject) -> str:
+    """A verdict in a sentence."""
+    found, words = row["difference"], row.get("words") or "no verdict"
+    against, name = _in_sentence(row.get("against") or subject.baseline), _in_sentence(row["name"])
+    by, between = shown(found["estimate"], "points"), shown(_pair(found), "points interval")
+    if words.startswith(("better", "worse")):
+        text = f"{name} is {words.split(',')[0]} than {against}: {by} points, 95 % interval {between}"
+    else:
+        verdict = words if words.startswith("no verdict") else words.split(",")[0]
+        text = f"{name} and {against}: {verdict} ({by} points, 95 % interval {between})"
+    margin = 100 * subject.study.get("margin", MARGIN)
+    if "equivalent" in words:
+        text += f"; it is a difference of less than {margin:g} points, the margin that counts"
+    elif "not worse" in words:
+        text += f"; it is not worse by as much as {margin:g} points"
+    return text + "."
+
+
+def _in_sentence(name: str) -> str:
+    """A name that its commas do not tear apart."""
+    return f"“{name}”" if "," in name else name
+
+
+def summary(subject: Subject) -> Section | None:
+    """The answer: sentences, table, forest plot. A search has none but its best trial, said under Search."""
+    if subject.kind == "search":
+        return None
+    result = result_of(subject)
+    rows = result["rows"]
+    parts: list[Any] = []
+    if subject.kind in ("compare", "cv"):
+        state = f"This result is of {result['head']}." if result["head"] else "No unit is complete yet: no result."
+        parts.append(state)
+    if result["estimand"] and any(row.get("difference") for row in rows):
+        parts.append(f"The numbers speak of: {result['estimand']}.")
+    if said := tuple(sentence(row, subject) for row in rows if row.get("difference")):
+        parts.append(Points(said))
+    if rows:
+        parts += [main_table(subject, rows), *forest(subject, rows), *scores_figure(subject, rows)]
+    parts += [str(note) for note in result["notes"]]
+    others = [(label_of(row, subject), *pair) for row in rows for pair in (row.get("secondary") or {}).items()]
+    if others:
+        columns: tuple[Column, ...] = (Column("model"), Column("test"), Column("result"))
+        note = "For the curious. The verdicts come from the primary test alone."
+        parts.append(Table("secondary", "Other tests, shown and never promoted", columns, tuple(others), note))
+    return Section("summary", "Summary", tuple(parts))
+
+
+def units(subject: Subject) -> Section | None:
+    """Each arm's metric at each seed or fold, and how much the seeds or folds differ."""
+    rows = [row for row in study_rows(subject) if row.get("values")]
+    done = complete_units(subject)
+    if not rows or len(rows[0]["values"]) < 2:
+        return None
+    title, signed = metric_title(subject.metric), metric_kind(subject.metric, signed=True)
+    base = next((row["values"] for row in rows if row["name"] == subject.baseline), None)
+    columns = (
+        Column("unit"),
+        Column("model"),
+        Column(title, metric_kind(subject.metric)),
+        Column("difference", signed),
+    )
+    cells = []
+    for row in {row["name"]: row for row in rows}.values():
+        values = row["values"]
+        names = done if len(done) == len(values) else [str(at + 1) for at in range(len(values))]
+        for at, (unit, value) in enumerate(zip(names, values, strict=True)):
+            apart = (
+                None
+                if base is None or row["name"] == subject.baseline or len(base) != len(values)
+                else value - base[at]
+            )
+            cells.append((unit, str(row["name"]), value, apart))
+    table = Table("units", "Each unit", columns, tuple(cells), "The same unit: the same split, seed and data order.")
+    roles = {"series": "model", "x": "unit", "y": title}
+    figure = Figure("units", f"{metric_name(subject.metric)} by unit".capitalize(), "lines", table, roles)
+    return Section("units", "Seeds and folds" if subject.kind == "cv" else "Seeds", (figure, table))
+
+
+def complete_units(subject: Subject) -> list[str]:
+    """The units in which every arm is finished."""
+    arms = {str(arm) for arm in subject.study.get("arms", [])}
+    done: dict[str, set[str]] = {str(unit): set() for unit in subject.study.get("units", [])}
+    for cell in subject.study.get("cells", []):
+        if cell.get("state") == "finished":
+            done.setdefault(str(cell["unit"]), set()).add(str(cell["arm"]))
+    return [unit for unit, finished in done.items() if arms and arms <= finished]

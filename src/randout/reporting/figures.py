@@ -1,0 +1,437 @@
+"""Metrics and comparisons as text tables and as pictures; each picture comes with its table.
+
+Text: lists of lines in fixed-width columns, for the caller to print. Pictures: PNG, drawn without pyplot (no global
+state, no display), in colours that stay apart in grey and for the colour-blind, replaced atomically on disk.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.cells import cell_len, set_cell_size
+
+from randout.core.wording import plural, verb
+from randout.data.labels import unseen_words
+from randout.stats import diagnostics
+from randout.stats.metrics import label_names
+from randout.stats.paired import Comparison
+from randout.stats.verdicts import FOLDS, MethodRow
+from randout.storage.seen_rows import in_words
+
+from . import fonts
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+HEADLINE = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_precision": "macro precision",
+    "macro_recall": "macro recall",
+    "macro_f1": "macro F1",
+    "weighted_f1": "weighted F1",
+    "expected_calibration_error": "calibration error",
+}
+CALIBRATION = "expected_calibration_error"
+NAME_WIDTH = 28  # characters of a label or model name in a text table
+NARROWEST = 12  # columns of a terminal that a shortened cell keeps
+MODEL_WIDTH = 44  # of the name of a run or an arm
+MATRIX_WIDTH = 92  # columns of a terminal that a confusion matrix takes, about
+MATRIX_CLASSES = 12  # more classes than this: the text lists the commonest confusions instead of the matrix
+NUMBER_CLASSES = 15  # more classes than this: the picture leaves the numbers out
+ENCODER, WORDS = "encoder", "bag-of-words"  # what a student may be chosen from, in `run.json`
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"  # Okabe and Ito's colour-blind-safe blue and vermilion
+
+
+def _short(name: str, width: int = NAME_WIDTH) -> str:
+    """A name in at most `width` columns of a terminal; two dots stand for what is left out."""
+    return name if cell_len(name) <= width else set_cell_size(name, width - 2).rstrip() + ".."
+
+
+def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
+    """Columns as wide as their widest cell; those in `left` to the left, the others to the right."""
+    widths = [max(map(cell_len, column)) for column in zip(header, *rows, strict=True)]
+    lines = []
+    for row in (header, *rows):
+        sized = zip(row, widths, strict=True)
+        padded = [(cell, " " * (width - cell_len(cell))) for cell, width in sized]
+        cells = [cell + gap if at in left else gap + cell for at, (cell, gap) in enumerate(padded)]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def fitted(
+    header: Sequence[str], rows: Sequence[Sequence[str]], width: int, shortened: Sequence[int], ellipsis: str = "…"
+) -> list[tuple[str, ...]]:
+    """The rows with the cells of the columns `shortened` cut in the middle, the widest columns first, so that the lines of
+    `table_lines` have at most `width` columns of a terminal; no column gets narrower than its header or than `NARROWEST`.
+    """
+    widths = [max(map(cell_len, column)) for column in zip(header, *rows, strict=True)]
+    least = {at: max(NARROWEST, cell_len(header[at])) for at in shortened}
+    while sum(widths) + 2 * (len(widths) - 1) > width:
+        open_ = [at for at in shortened if widths[at] > least[at]]
+        if not open_:
+            break
+        widths[max(open_, key=lambda at: widths[at])] -= 1
+    return [
+        tuple(_without_middle(cell, widths[at], ellipsis) if at in least else cell for at, cell in enumerate(row))
+        for row in rows
+    ]
+
+
+def _without_middle(text: str, width: int, ellipsis: str) -> str:
+    """A text in at most `width` columns of a terminal, its start and its end kept."""
+    if cell_len(text) <= width:
+        return text
+    room = width - cell_len(ellipsis)
+    end = text
+    while cell_len(end) > room // 2:
+        end = end[1:]
+    return set_cell_size(text, room - cell_len(end)).rstrip() + ellipsis + end
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f}"
+
+
+def _confusion_lines(counts: np.ndarray, names: list[str]) -> list[str]:
+    """The matrix, or for many classes the ten commonest confusions. Labels in the head are shortened to fit a terminal;
+    where that makes two of them the same, they are numbered.
+    """
+    if len(names) <= MATRIX_CLASSES:
+        down = [_short(name) for name in names]
+        across = (MATRIX_WIDTH - max(map(cell_len, down))) // len(names) - 2
+        head = [_short(name, min(NAME_WIDTH, max(5, across))) for name in names]
+        if len(set(head)) < len(head):
+            head = [_short(f"{at} {name}", max(5, across)) for at, name in enumerate(names)]
+            down = [f"{at} {name}" for at, name in enumerate(down)]
+        cells = [[name, *map(str, line)] for name, line in zip(down, counts, strict=True)]
+        return table_lines(["true \\ predicted", *head], cells)
+    wrong = counts - np.diag(np.diagonal(counts))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:10]
+    places = [divmod(int(at), len(names)) for at in order if wrong.flat[at]]
+    rows = [[f"{_short(names[true])} -> {_short(names[made])}", str(wrong[true, made])] for true, made in places]
+    return table_lines(["commonest confusions, true -> predicted", "rows"], rows)
+
+
+def score_lines(metrics: Mapping[str, Any], id2label: Mapping[Any, str]) -> list[str]:
+    """Lines for what `metrics.score` returned: headline with intervals, every class, the confusion matrix.
+
+    Percent with two decimals, intervals with one; log loss in nats.
+    """
+    names = [*label_names(id2label), *metrics.get("unseen", {})]
+    counts = np.asarray(metrics["confusion_matrix"])
+    intervals, without = metrics.get("intervals", {}), metrics.get("no_interval", {})
+    groups = ""
+    if metrics.get("groups", metrics["rows"]) != metrics["rows"]:
+        groups = f" in {plural(metrics['groups'], 'group')} (copies, and rows of one group, count together)"
+    baseline = metrics.get("baseline")
+    wide = max(map(len, [*HEADLINE.values(), *([baseline["name"]] if baseline else [])]))
+    lines = [f"{plural(metrics['rows'], 'row')}{groups}" + (", 95 % intervals in brackets" if intervals else "")]
+    if "unseen" in metrics:
+        lines.append(f"{unseen_words(metrics['unseen'], 'these')}; the log loss is of the other rows")
+    for metric, title in HEADLINE.items():
+        low, high = intervals.get(metric, (None, None))
+        between = "" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+        between = " [no interval]" if metric in without else between
+        about = "  (how far probabilities are from how often they are right, on average)" * (metric == CALIBRATION)
+        lines.append(f"{title:<{wide}}  {_percent(metrics[metric]):>6} %{between}{about}")
+    about = f"(lower is better; {math.log(len(names)):.4f} for equal probabilities)"
+    lines.append(f"{'log loss':<{wide}}  {metrics['log_loss']:>6.4f}    {about}")
+    always = f"%  (accuracy of always predicting {_short(metrics['majority_label'])!r})"
+    lines.append(f"{'majority class':<{wide}}  {_percent(metrics['majority_baseline']):>6} {always}")
+    if baseline:
+        size = f"{plural(baseline['train_rows'], 'training row')}{', sampled' if baseline['sampled'] else ''}"
+        metric = baseline.get("metric", "accuracy")
+        other = "" if metric == "accuracy" else f"; {HEADLINE[metric]} {_percent(baseline[metric])} %"
+        about = f"(accuracy of a linear classifier on tf-idf of {size}{other})"
+        lines.append(f"{baseline['name']:<{wide}}  {_percent(baseline['accuracy']):>6} %  {about}")
+    lines += [f"no interval: {reason}" for reason in dict.fromkeys(without.values())]
+    rows = []
+    for name in names:
+        each = metrics["per_class"][name]
+        rows.append([_short(name), *(_percent(each[rate]) for rate in ("precision", "recall", "f1"))])
+        rows[-1].append(f"{each['support']:,}")
+    lines += ["", *table_lines(["label", "precision", "recall", "F1", "rows"], rows)]
+    return [*lines, "", *_confusion_lines(counts, names)]
+
+
+def choice_lines(choice: Mapping[str, Any]) -> list[str]:
+    """A recorded choice for a person: both scores, their difference, and what was chosen and why."""
+    encoder, words = choice[ENCODER], choice[WORDS]
+    if "why" in choice:
+        return [f"student: {encoder['name']}, for {words['name']} cannot be fitted: {choice['why']}"]
+    where = f"{choice['rows']:,} validation rows"
+    if choice["by"] == "cross-validation":
+        where = f"{choice['rows']:,} training rows, by cross-validation"
+    scores = [f"{one['name']} {one['score']:.2%}" for one in (encoder, words)]
+    metric = diagnostics.title(choice["metric"]).lower()
+    lines = [f"student chosen on {where} (no test row): {metric} of {' and '.join(scores)}"]
+    text = f"{words['name']} minus {encoder['name']}: {100 * choice['difference']:+.2f} points"
+    if "low90" in choice:
+        text += f", 90 % interval [{100 * choice['low90']:+.2f}, {100 * choice['high90']:+.2f}]"
+    return [*lines, f"{text}. {_reason(choice)}"]
+
+
+def _reason(choice: Mapping[str, Any]) -> str:
+    name, margin = choice[choice["chosen"]]["name"], f"{100 * choice['margin']:g} points"
+    if choice["chosen"] == ENCODER:
+        doubt = (
+            "" if choice.get("high90", 0) < 0 else f", and these rows do not rule out that it is by {margin} or more"
+        )
+        return f"The student is {name}: the bag-of-words classifier scores lower{doubt}"
+    if choice["difference"] > 0:
+        return f"The student is {name}, a bag-of-words classifier: it scores higher"
+    if choice["difference"] == 0:
+        return f"The student is {name}, a bag-of-words classifier: it scores the same and costs less"
+    return f"The student is {name}, a bag-of-words classifier: it is lower by less than {margin}, and costs less"
+
+
+def leak_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """Lines for rows that were seen before, or are the run's own test rows: how many by role, and accuracy without those
+    seen; none where there are none.
+    """
+    lines = []
+    if found := metrics.get("test_rows"):
+        are = verb(found["rows"], "is a test row", "are test rows")
+        lines.append(
+            f"test split opened: {found['rows']:,} of the {plural(found['of'], 'row')} of this file {are} of this run"
+        )
+    for key, rest_key, what in (("leaks", "without_leaks", "rows"), ("seen", "without_seen", "rows of this file")):
+        if key not in metrics:
+            continue
+        found, rest = metrics[key], metrics.get(rest_key)
+        lines.append(f"leak: {in_words(found['roles'], found['of'], what)}")
+        if rest:
+            low, high = rest.get("intervals", {}).get("accuracy", (None, None))
+            between = "" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+            count = metrics["rows"] - rest["rows"]
+            lines.append(
+                f"without {'this row' if count == 1 else f'these {count:,} rows'} ({rest['rows']:,} left): accuracy "
+                f"{_percent(rest['accuracy'])} %{between}"
+            )
+        elif found["rows"]:
+            lines.append("no row is left without these")
+    return lines
+
+
+def comparison_lines(rows: Sequence[Comparison]) -> list[str]:
+    """Lines for what `statistics.compare_models` returned; differences and intervals in percentage points."""
+    title = HEADLINE.get(rows[0].metric, rows[0].metric)
+    header = ["model", f"{title} %", "difference", "interval", "Holm p", "only one right", "detectable"]
+    table = []
+    for row in rows:
+        cells = [_short(row.name, MODEL_WIDTH), _percent(row.value)]
+        if row.difference is None or row.mcnemar is None:
+            table.append([*cells, "", "", "", "", "", "baseline"])
+            continue
+        low, high = row.difference.low, row.difference.high
+        between = f"[{100 * low:+.2f}, {100 * high:+.2f}]"
+        cells += [f"{100 * row.difference.estimate:+.2f}", between, f"{row.adjusted_p:.4f}"]
+        cells += [f"{row.mcnemar.b}/{row.mcnemar.c}", _percent(row.detectable or 0.0), row.words or ""]
+        table.append(cells)
+    words = [cells.pop() for cells in table]
+    return [
+        f"{line}  {word}" for line, word in zip(_padded(table_lines(header, table)), ["verdict", *words], strict=True)
+    ]
+
+
+def method_lines(rows: Sequence[MethodRow], leaks: Mapping[str, Mapping[str, int]] | None = None) -> list[str]:
+    """Lines for what `verdicts.compare_methods` or `compare_folds` returned; differences in percentage points.
+
+    leaks: by method, how many (rows) of how many (of) test rows were seen before.
+    """
+    base = rows[0]
+    count = len(base.values)
+    unit = "fold" if base.estimand == FOLDS else "seed"
+    title = HEADLINE.get(base.metric, base.metric)
+    header = ["method", f"{title} %", "interval", "difference", "interval", "simultaneous", "Holm p", "detectable"]
+    table, verdicts, notes = [], ["verdict"], []
+    for row in rows:
+        other = f" (against {row.against})" if row.against not in (None, base.name) else ""
+        if seen := (leaks or {}).get(row.name):
+            other += f" (LEAK: {seen['rows']:,} of {seen['of']:,} test rows)"
+        cells = [
+            _short(row.name, MODEL_WIDTH) + other,
+            _percent(row.value),
+            f"[{_percent(row.low)}, {_percent(row.high)}]",
+        ]
+        if row.difference is None or row.simultaneous is None:
+            table.append([*cells, "", "", "", "", ""])
+            verdicts.append("baseline")
+            continue
+        pairs = [(row.difference.low, row.difference.high), row.simultaneous]
+        cells += [f"{100 * row.difference.estimate:+.2f}"]
+        cells += [f"[{100 * low:+.2f}, {100 * high:+.2f}]" for low, high in pairs]
+        table.append([*cells, f"{row.adjusted_p:.4f}", _percent(row.detectable or 0.0)])
+        verdicts.append(row.words or "")
+        notes += [f"{_short(row.name, MODEL_WIDTH)}: {test}: {found}" for test, found in row.secondary.items()]
+    lines = [f"{base.estimand}; {count} {unit}{'s' if count != 1 else ''}"]
+    lines += [f"{line}  {word}" for line, word in zip(_padded(table_lines(header, table)), verdicts, strict=True)]
+    return [*lines, *(["", "beside it, no verdicts:", *notes] if notes else [])]
+
+
+def _padded(lines: list[str]) -> list[str]:
+    wide = max(map(cell_len, lines))
+    return [line + " " * (wide - cell_len(line)) for line in lines]
+
+
+def save_picture(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Write the PNG beside its place and move it there; a reader never sees half a picture."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            figure.savefig(file, format="png", dpi=150, facecolor="white", bbox_inches="tight", pad_inches=0.15)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(unfinished, 0o666 & ~mask)  # mkstemp's 0600 is not for a report
+        os.replace(unfinished, path)
+    except BaseException:
+        Path(unfinished).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _figure(width: float, height: float, columns: int, title: str, **layout: Any) -> tuple[Figure, Sequence[Axes]]:
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    engine = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.03)
+    figure = Figure(figsize=(width, height), layout=engine)
+    axes = figure.subplots(1, columns, **layout)
+    if title:
+        figure.suptitle("\n".join(textwrap.wrap(title, int(width * 9))), fontsize=12, parse_math=False)
+    return figure, axes
+
+
+def _wrapped(names: Sequence[str], width: int = 24, lines: int = 2) -> list[str]:
+    return ["\n".join(textwrap.wrap(name, width, max_lines=lines, placeholder=" ..")) for name in names]
+
+
+def _cell_texts(axis: Axes, values: np.ndarray, image: Any, texts: list[list[str]], size: float) -> None:
+    """One text per cell, black or white, whichever stands out from the cell's luminance (Rec. 709)."""
+    colours = image.cmap(image.norm(values))  # (C, C, 4)
+    light = colours[..., :3] @ np.array([0.2126, 0.7152, 0.0722]) > 0.5
+    for (row, column), bright in np.ndenumerate(light):
+        colour = "black" if bright else "white"
+        axis.text(column, row, texts[row][column], ha="center", va="center", color=colour, fontsize=size)
+
+
+def _matrix_panel(axis: Axes, values: np.ndarray, texts: list[list[str]], names: list[str], top: float) -> Any:
+    from matplotlib.colors import PowerNorm
+
+    size = len(names)
+    gamma = 1.0 if size <= NUMBER_CLASSES else 0.5  # without numbers, a root scale shows the rare confusions
+    image = axis.imshow(values, cmap="Blues", norm=PowerNorm(gamma, vmin=0, vmax=top))
+    tick = 10 if size <= 8 else 8
+    slanted = size > 6 or max(len(line) for name in names for line in name.split("\n")) > 9
+    turned: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
+    axis.set_xticks(range(size), names, fontsize=tick, parse_math=False, **turned)
+    axis.set_yticks(range(size), names, fontsize=tick, parse_math=False)
+    axis.set_xlabel("predicted", fontsize=11)
+    axis.set_xticks(np.arange(size + 1) - 0.5, minor=True)
+    axis.set_yticks(np.arange(size + 1) - 0.5, minor=True)
+    axis.grid(which="minor", color="white", linewidth=1.0)
+    axis.tick_params(which="both", length=0)
+    axis.spines[:].set_visible(False)
+    if size <= NUMBER_CLASSES:
+        _cell_texts(axis, np.nan_to_num(values), image, texts, min(12.0, 5.5 + 18.0 / size))
+    return image
+
+
+def confusion_picture(matrix: Any, id2label: Mapping[Any, str], path_png: str | os.PathLike[str], title: str) -> Path:
+    """Two panels, counts and percent of each true class; `matrix (C, C)`, rows = true. Returns the path written.
+
+    Over 15 classes the numbers are left out and colours grow with the square root. A class
+    without rows stays blank (-) in the right panel. Where no font has the characters of some class, classes go by number.
+    """
+    names, by_number = fonts.numbered(label_names(id2label))
+    with fonts.use([*names, title]):
+        return _confusion_picture(matrix, names, path_png, fonts.shown(title), fonts.NOTE if by_number else "")
+
+
+def _confusion_picture(matrix: Any, names: list[str], path_png: str | os.PathLike[str], title: str, note: str) -> Path:
+    counts = np.asarray(matrix, dtype=np.int64)
+    if counts.shape != (len(names), len(names)):
+        raise ValueError(f"a matrix of {len(names)} x {len(names)} expected, found {counts.shape}")
+    names = _wrapped(names) if len(names) <= 8 else [_short(name) for name in names]
+    support = counts.sum(1, keepdims=True)
+    shares = np.where(support > 0, 100 * counts / np.maximum(support, 1), np.nan)
+    panel = min(8.0, max(3.0, 1.4 + 0.55 * len(names)))  # inches
+    figure, (left, right) = _figure(2 * panel + 2.2, panel + 1.2, 2, title)
+    count_texts = [[f"{count:,}" for count in row] for row in counts]
+    share_texts = [["-" if np.isnan(share) else f"{share:.1f}" for share in row] for row in shares]
+    images = (
+        _matrix_panel(left, counts, count_texts, names, max(1, counts.max())),
+        _matrix_panel(right, shares, share_texts, names, 100),
+    )
+    left.set_title("rows", fontsize=11)
+    right.set_title("% of the true class", fontsize=11)
+    left.set_ylabel("true", fontsize=11)
+    right.set_ylabel("true", fontsize=11)
+    right.set_yticks([])
+    if len(names) > NUMBER_CLASSES:
+        for axis, image in zip((left, right), images, strict=True):
+            figure.colorbar(image, ax=axis, shrink=0.8, pad=0.02).outline.set_visible(False)
+    if note:
+        figure.supxlabel(note, fontsize=9)
+    return save_picture(figure, path_png)
+
+
+def _whiskers(axis: Axes, at: int, value: float, low: float, high: float, colour: str) -> None:
+    axis.hlines(at, 100 * low, 100 * high, color=colour, linewidth=2)
+    axis.plot(100 * value, at, "o", color=colour, markersize=6)
+
+
+def comparison_picture(rows: Sequence[Comparison], path_png: str | os.PathLike[str], title: str) -> Path:
+    """Left each model's metric, right its difference to the baseline, with intervals; the words beside them.
+
+    Verdicts other than "not distinguishable" are coloured. Where no font has the characters of some model's name, models
+    go by number. Returns the path written.
+    """
+    names, by_number = fonts.numbered([row.name for row in rows])
+    with fonts.use([*names, title]):
+        return _comparison_picture(rows, names, path_png, fonts.shown(title), fonts.NOTE if by_number else "")
+
+
+def _comparison_picture(
+    rows: Sequence[Comparison], names: list[str], path_png: str | os.PathLike[str], title: str, note: str
+) -> Path:
+    metric = HEADLINE.get(rows[0].metric, rows[0].metric)
+    figure, (left, right) = _figure(11, 1.6 + 0.5 * len(rows), 2, title, sharey=True)
+    for at, row in enumerate(rows):
+        decided = (row.words or "").startswith(("better", "worse"))
+        colour = GREY if not decided else BLUE if (row.words or "").startswith("better") else ORANGE
+        _whiskers(left, at, row.value, row.low, row.high, "black" if row.difference is None else colour)
+        verdict = "baseline"
+        if row.difference is not None:
+            _whiskers(right, at, row.difference.estimate, row.difference.low, row.difference.high, colour)
+            verdict = f"{100 * row.difference.estimate:+.2f}  " + (row.words or "").replace(", ", ",\n", 1)
+        right.text(1.02, at, verdict, transform=right.get_yaxis_transform(), va="center", fontsize=10)
+    right.axvline(0, color="black", linewidth=1, linestyle="--", zorder=0)
+    left.set_yticks(range(len(rows)), _wrapped(names, 30), fontsize=10, parse_math=False)
+    left.set_ylim(len(rows) - 0.5, -0.5)
+    left.set_xlabel(f"{metric}, %, 95 % interval" if _level(rows) == 0.95 else f"{metric}, %")
+    right.set_xlabel(f"difference to {_short(names[0])}, percentage points", parse_math=False)
+    for axis in (left, right):
+        axis.grid(axis="x", color="#DDDDDD", linewidth=0.8)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.tick_params(axis="y", length=0)
+    if note:
+        figure.supxlabel(note, fontsize=9)
+    return save_picture(figure, path_png)
+
+
+def _level(rows: Sequence[Comparison]) -> float:
+    return next((row.difference.level for row in rows if row.difference is not None), 0.95)

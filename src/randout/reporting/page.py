@@ -1,0 +1,220 @@
+"""Writes a report to a folder: one self-contained HTML page, Markdown, CSV, PNG and PDF.
+
+The folder is made beside its place and moved there whole. `report.json` in it says which files a report wrote, so
+that the next one replaces those and nothing else. The same inputs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from randout.core.errors import Failure, UserError, nearest
+
+from .pictures import picture, saved
+from .sections import Chapter
+from .svg import svg
+from .values import Check, Code, Column, Figure, Points, Section, Table, exact, shown
+
+FORMATS = ("html", "md", "csv", "png", "pdf")
+MANIFEST = "report.json"
+SCRIPT = Path(__file__).with_name("report.js")
+TEMPLATE = "report.html.jinja"
+KIND = {Table: "table", Figure: "figure", Check: "check", Code: "code", Points: "points", str: "text"}
+
+
+def checked_formats(text: str) -> list[str]:
+    """`html,csv` as a list. Raises UserError for a format that is not known."""
+    found = [word.strip().lower() for word in text.split(",") if word.strip()]
+    for word in found:
+        if word not in FORMATS:
+            raise UserError(
+                f"--formats {text}: {word!r} is not known; expected some of {', '.join(FORMATS)}.{nearest(word, FORMATS)}"
+            )
+    if not found:
+        raise UserError(f"--formats: name at least one of {', '.join(FORMATS)}")
+    return found
+
+
+def write(chapters: Sequence[Chapter], folder: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Write a report; the paths written. Raises UserError where something else stands at `folder`."""
+    refuse_others(folder)
+    files = _files(chapters, formats)
+    listed = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    files[MANIFEST] = (json.dumps({"format": 1, "files": listed}, indent=1) + "\n").encode()
+    folder = Path(os.path.abspath(folder))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    except OSError as error:
+        raise Failure(f"{folder}: could not be written ({error.strerror}).") from None
+    try:
+        for name, content in files.items():
+            (made / name).parent.mkdir(exist_ok=True)
+            (made / name).write_bytes(content)
+        mask = os.umask(0)
+        os.umask(mask)
+        made.chmod(0o777 & ~mask)
+        _swap(made, folder)
+    except OSError as error:
+        raise Failure(f"{folder}: could not be written ({error.strerror}).") from None
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return [folder / name for name in files]
+
+
+def _swap(made: Path, folder: Path) -> None:
+    """Put `made` in the place of `folder`, which goes back there should that fail."""
+    if not folder.exists():
+        made.rename(folder)
+        return
+    aside = made.with_name(made.name + ".old")
+    folder.rename(aside)
+    try:
+        made.rename(folder)
+    except BaseException:
+        aside.rename(folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def refuse_others(folder: Path) -> None:
+    """Raise UserError if `folder` is a file, or holds anything but an earlier report as it was written."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError(f"-o {folder}: a file is at this place, and it is left alone; name a folder")
+    try:
+        listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        listed = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_dir() or (name == MANIFEST and listed):
+            continue
+        if name not in listed:
+            raise UserError(
+                f"-o {folder}: {name} in it was not made by a report, and it is left alone; name another folder"
+            )
+        if hashlib.sha256(path.read_bytes()).hexdigest() != listed[name]:
+            raise UserError(
+                f"-o {folder}: {name} was changed since the report was written, and it is left alone; name another folder"
+            )
+
+
+def _files(chapters: Sequence[Chapter], formats: Sequence[str]) -> dict[str, bytes]:
+    """Name -> content of every file."""
+    sections = [section for chapter in chapters for section in chapter.sections]
+    figures = [part for section in sections for part in section.parts if isinstance(part, Figure)]
+    drawn = {figure.name: picture(figure) for figure in figures} if {"png", "pdf"} & set(formats) else {}
+    files: dict[str, bytes] = {}
+    if "html" in formats:
+        files["report.html"] = page(chapters).encode()
+    if "md" in formats:
+        files["report.md"] = markdown(chapters, "png" in formats).encode()
+    if "csv" in formats:
+        tables = [table for section in sections for table in section.tables()]
+        files |= {f"tables/{table.name}.csv": to_csv(table).encode() for table in tables}
+    if "png" in formats:
+        files |= {f"figures/{name}.png": saved(one, "png") for name, one in drawn.items()}
+    if "pdf" in formats:
+        files |= {f"figures/{name}.pdf": saved(one, "pdf") for name, one in drawn.items()}
+    return files
+
+
+def page(chapters: Sequence[Chapter]) -> str:
+    """The HTML page. No script but ours may run and nothing may be fetched: the page's own policy forbids it."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    script = SCRIPT.read_text(encoding="utf-8").strip()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
+    policy += "base-uri 'none'; form-action 'none'"
+    setting = Environment(
+        loader=PackageLoader("randout", "reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    setting.filters |= {"shown": shown, "kind": lambda part: KIND[type(part)], "typeset": typeset}
+    setting.filters["drawn"] = lambda figure: Markup(svg(figure))
+    return setting.get_template(TEMPLATE).render(chapters=chapters, policy=Markup(policy), script=Markup(script))
+
+
+def typeset(text: str) -> str:
+    """Numbers as print has them: a true minus, and no line break before the per cent sign."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "\u2212", text).replace(" %", "\u00a0%")
+
+
+def to_csv(table: Table) -> str:
+    """A table as CSV: numbers in the unit of their column's title, not rounded; an interval takes two columns."""
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([title for column in table.columns for title in column.titles])
+    for row in table.rows:
+        writer.writerow(
+            [text for column, cell in zip(table.columns, row, strict=True) for text in exact(cell, column.kind)]
+        )
+    return out.getvalue()
+
+
+def markdown(chapters: Sequence[Chapter], pictures: bool) -> str:
+    """The report as Markdown; with `pictures` it shows the PNG files beside it."""
+    lines = []
+    for chapter in chapters:
+        lines += [f"# {_plain(chapter.title)}", "", _plain(chapter.lead), ""]
+        for section in chapter.sections:
+            lines += [f"## {_plain(section.title)}", "", *_markdown_parts(section, pictures)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _markdown_parts(section: Section, pictures: bool) -> list[str]:
+    lines: list[str] = []
+    for part in section.parts:
+        match part:
+            case str():
+                lines += [_plain(part), ""]
+            case Points(items):
+                lines += [*(f"- {_plain(item)}" for item in items), ""]
+            case Check():
+                lines += [f"- **{part.severity}: {_plain(part.title)}.** {_plain(part.explanation)}", ""]
+            case Table():
+                lines += [f"### {_plain(part.title)}", "", *_markdown_table(part)]
+            case Figure():
+                lines += [f"### {_plain(part.title)}", ""]
+                lines += [f"![{_plain(part.title)}](figures/{part.name}.png)", ""] if pictures else []
+                lines += [*([_plain(part.note), ""] if part.note else []), *_markdown_table(part.table)]
+            case Code():
+                lines += [f"### {_plain(part.title)}", "", *(f"    {line}" for line in part.text.splitlines()), ""]
+    return lines
+
+
+def _markdown_table(table: Table) -> list[str]:
+    lines = ["| " + " | ".join(_plain(column.title) for column in table.columns) + " |"]
+    lines.append("|" + "|".join("---:" if column.numeric else "---" for column in table.columns) + "|")
+    lines += ["| " + " | ".join(_cells(table.columns, row)) + " |" for row in table.rows]
+    return [*lines, "", *([_plain(table.note), ""] if table.note else [])]
+
+
+def _cells(columns: tuple[Column, ...], row: tuple[Any, ...]) -> list[str]:
+    return [_plain(shown(cell, column.kind)) for column, cell in zip(columns, row, strict=True)]
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is: no tags, links, pictures, emphasis or broken rows."""
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for mark in "\\`*_[]|":
+        text = text.replace(mark, "\\" + mark)
+    return text

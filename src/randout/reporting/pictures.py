@@ -1,0 +1,302 @@
+"""Figures as matplotlib pictures (PNG, PDF), and what both ways of drawing share.
+
+Without pyplot: no global state, no display. Okabe and Ito's colours, which stay apart for the colour-blind.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import fonts
+from .values import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Picture
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C6D31", "#7A7A7A")
+LEFT, RIGHT, GREY = "#D55E00", "#0072B2", "#7F7F7F"  # worse, better, undecided
+SHADES = ("#EFF4F9", "#0B5394")  # of a confusion matrix: 0 and 100 %
+NUMBER_CLASSES = 15  # more classes than this: the picture leaves the numbers out
+WIDTH, DPI = 9.0, 160  # inches, dots an inch
+NAMES = ("panel", "series", "y", "row", "column")  # roles whose cells are names, in those figures that have them
+CROWDED = 8  # series that may lie in one row
+
+
+@dataclass(frozen=True)
+class Panel:
+    """series: name -> rows of the table. own_y: its scale is not that of the other panels."""
+
+    name: str
+    series: dict[str, list[int]]
+    own_y: bool
+
+
+def panels(figure: Figure) -> list[Panel]:
+    """The rows of a figure's table by panel and series, both in order of first appearance."""
+    found: dict[str, dict[str, list[int]]] = {}
+    for at, (panel, name) in enumerate(zip(figure.role("panel"), figure.role("series"), strict=True)):
+        found.setdefault(str(panel or ""), {}).setdefault(str(name or ""), []).append(at)
+    return [Panel(name, rows, figure.roles.get("y") == "value") for name, rows in found.items()]
+
+
+def series(figure: Figure) -> dict[str, list[int]]:
+    """The rows of a figure's table by series."""
+    found: dict[str, list[int]] = {}
+    for at, name in enumerate(figure.role("series")):
+        found.setdefault(str(name or ""), []).append(at)
+    return found
+
+
+def verdict_colour(words: str | None) -> str:
+    """Blue for better, vermilion for worse, grey for all else; blue where there is no verdict to give."""
+    if words is None:
+        return RIGHT
+    return RIGHT if words.startswith("better") else LEFT if words.startswith("worse") else GREY
+
+
+def log2_ticks(figure: Figure) -> list[float]:
+    """The values of x that occur."""
+    return sorted({float(x) for x in figure.role("x") if x})
+
+
+def diagonal_range(figure: Figure) -> float:
+    """Where a reliability diagram begins: the ten below its lowest point."""
+    return max(0.0, 10 * np.floor(min([*figure.role("x"), *figure.role("y")]) / 10 - 0.001).item())
+
+
+def span(figure: Figure) -> tuple[float, float]:
+    """From the lowest to the highest x with its intervals and its margin, and some room at both ends."""
+    ends = [end for role in ("interval", "wide") for pair in figure.role(role) if pair is not None for end in pair]
+    ends += [value for value in figure.role("x") if value is not None]
+    band = 100 * figure.options.get("band", 0.0)
+    low, high = min([*ends, -band] if band else ends), max([*ends, band] if band else ends)
+    room = 0.06 * (high - low) or 1.0
+    return low - room, high + room
+
+
+def line_columns(figure: Figure, count: int) -> int:
+    """How many panels of curves have room side by side; a diagram with a diagonal is a square however few there are."""
+    return 4 if figure.options.get("diagonal") else min(3, count)
+
+
+def picture(figure: Figure) -> Picture:
+    """The figure drawn on white; names that no font has go by number."""
+    figure, by_number = _with_names_that_can_be_drawn(figure)
+    with fonts.use(str(cell) for row in figure.table.rows for cell in row if isinstance(cell, str)):
+        made = {"intervals": _intervals, "lines": _lines, "matrix": _matrix}[figure.kind](figure)
+        if by_number:
+            made.supxlabel(fonts.NOTE, fontsize=8.5)
+    return made
+
+
+def _with_names_that_can_be_drawn(figure: Figure) -> tuple[Figure, bool]:
+    """The figure with other names for those that no font has, and whether there were any."""
+    titles = [column.title for column in figure.table.columns]
+    places = {titles.index(figure.roles[role]) for role in NAMES if role in figure.roles}
+    cells = [row[at] for at in places for row in figure.table.rows]
+    distinct = list(dict.fromkeys(cell for cell in cells if isinstance(cell, str)))
+    if all(map(fonts.drawable, distinct)):
+        return figure, False
+    new: dict[Any, str] = {}
+    for at in sorted(places):  # each column by itself: numbers follow its own order
+        column = list(dict.fromkeys(row[at] for row in figure.table.rows if isinstance(row[at], str)))
+        new |= {name: made for name, made in zip(column, fonts.numbered(column)[0], strict=True) if name not in new}
+    rows = tuple(
+        tuple(new.get(cell, cell) if at in places and isinstance(cell, str) else cell for at, cell in enumerate(row))
+        for row in figure.table.rows
+    )
+    options = dict(figure.options)
+    for key in {"marks", "steps"} & options.keys():
+        options[key] = tuple(new.get(name, name) for name in options[key])
+    return replace(figure, table=replace(figure.table, rows=rows), options=options), True
+
+
+def saved(drawn: Picture, form: str) -> bytes:
+    """PNG or PDF bytes, the same each time."""
+    out = io.BytesIO()
+    dated = {"CreationDate": None} if form == "pdf" else {}
+    drawn.savefig(out, format=form, dpi=DPI, facecolor="white", metadata=dated, bbox_inches="tight", pad_inches=0.12)
+    drawn.set_layout_engine("none")  # laid out once; the next form keeps the places
+    return out.getvalue()
+
+
+def _new(height: float, rows: int, columns: int, **layout: Any) -> tuple[Picture, np.ndarray]:
+    from matplotlib.figure import Figure as Picture
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    made = Picture(figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.03))
+    axes = np.asarray(made.subplots(rows, columns, squeeze=False, **layout)).reshape(-1)
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.spines[["left", "bottom"]].set_color("#999999")
+        axis.tick_params(labelsize=9, color="#999999")
+    return made, axes
+
+
+def _wrapped(text: str, width: int = 26) -> str:
+    return "\n".join(textwrap.wrap(text, width, max_lines=2, placeholder=" ..")) or text
+
+
+def _intervals(figure: Figure) -> Picture:
+    names, x, words = (figure.role(role) for role in ("y", "x", "words"))
+    order = list(dict.fromkeys(map(str, names)))
+    grouped = series(figure)
+    crowded = len(grouped) > CROWDED  # each series has a height of its own then
+    tall = 0.07 * len(grouped) if crowded else 0.36
+    legend = 0.22 * -(-len(grouped) // 5) if len(grouped) > 1 else 0.0
+    made, (axis,) = _new(0.9 + legend + tall * len(order), 1, 1)
+    if band := figure.options.get("band"):
+        axis.axvspan(-100 * band, 100 * band, color="#EEEEEE", zorder=0)
+    if figure.options.get("zero"):
+        axis.axvline(0, color="#666666", linewidth=1, linestyle="--", zorder=1)
+    for at, (name, rows) in enumerate(grouped.items()):
+        aside = 0.8 * ((at + 0.5) / len(grouped) - 0.5) if crowded else 0.0
+        for row in rows:
+            colour = verdict_colour(words[row]) if len(grouped) == 1 else COLOURS[at % len(COLOURS)]
+            place = order.index(str(names[row])) + aside
+            for role, width in (("wide", 1.2), ("interval", 3.2)):
+                if (ends := figure.role(role)[row]) is not None:
+                    axis.hlines(place, *ends, color=colour, linewidth=width, alpha=0.6 if role == "interval" else 1)
+            axis.plot(
+                x[row], place, "o", color=colour, markersize=6.5, zorder=3, label=name if row == rows[0] else None
+            )
+            if words[row]:
+                axis.text(1.02, place, words[row], transform=axis.get_yaxis_transform(), va="center", fontsize=9)
+    axis.set_yticks(range(len(order)), [_wrapped(name) for name in order], parse_math=False)
+    axis.set_ylim(len(order) - 0.4, -0.6)
+    axis.set_xlim(*span(figure))
+    _finish(axis, figure, "x")
+    axis.set_xlabel(figure.axis("x"), fontsize=9.5, parse_math=False)
+    if len(grouped) > 1:
+        _legend(made, axis, len(grouped))
+    return made
+
+
+def _finish(axis: Axes, figure: Figure, grid: str) -> None:
+    axis.grid(axis=grid, color="#E2E2E2", linewidth=0.7)  # type: ignore[arg-type]
+    axis.set_axisbelow(True)
+
+
+def _legend(made: Picture, axis: Axes, count: int) -> None:
+    handles, names = axis.get_legend_handles_labels()
+    found = made.legend(handles, names, loc="outside upper left", ncols=min(5, count), frameon=False, fontsize=9)
+    for text in found.get_texts():
+        text.set_parse_math(False)
+
+
+def _lines(figure: Figure) -> Picture:
+    parts = panels(figure)
+    columns = line_columns(figure, len(parts))
+    tall = min(WIDTH / columns, 4.5) if figure.options.get("diagonal") else 2.7
+    made, axes = _new(0.7 + tall * -(-len(parts) // columns), -(-len(parts) // columns), columns)
+    names = list(series(figure))
+    for at, (axis, panel) in enumerate(zip(axes, parts, strict=False)):
+        if figure.options.get("diagonal"):
+            low = diagonal_range(figure)
+            axis.plot([low, 100], [low, 100], color="#888888", linestyle="--", linewidth=1)
+        for name, rows in panel.series.items():
+            _line(axis, figure, name, names.index(name), rows)
+        axis.set_title(panel.name, fontsize=10, loc="left", parse_math=False)
+        axis.set_xlabel(figure.axis("x"), fontsize=9.5, parse_math=False)
+        if not panel.own_y and at % columns == 0:
+            axis.set_ylabel(figure.axis("y"), fontsize=9.5, parse_math=False)
+        _scale(axis, figure, panel)
+        _finish(axis, figure, "y")
+    _share(axes[: len(parts)], parts)
+    for axis in axes[len(parts) :]:
+        axis.remove()
+    if len(names) > 1:
+        fullest = max(range(len(parts)), key=lambda at: len(parts[at].series))
+        _legend(made, axes[fullest], len(names))
+    return made
+
+
+def _line(axis: Axes, figure: Figure, name: str, at: int, rows: list[int]) -> None:
+    marks, steps = figure.options.get("marks", ()), figure.options.get("steps", ())
+    x, y, size = ([figure.role(role)[row] for row in rows] for role in ("x", "y", "size"))
+    y = [np.nan if value is None else value for value in y]
+    colour = GREY if name and name in marks else COLOURS[at % len(COLOURS)]
+    style = ("-", "--", ":", "-.")[at // len(COLOURS) % 4]
+    shown = "o" if name not in steps else ""
+    line = {"color": colour, "linestyle": "" if name in marks else style, "linewidth": 1.6}
+    stairs: Any = "steps-post" if name in steps else "default"
+    sized = any(size)
+    axis.plot(x, y, marker="" if sized else shown, markersize=4.5, drawstyle=stairs, label=name, **line)  # type: ignore[arg-type]
+    if sized:
+        largest = max(value for value in figure.role("size") if value)
+        axis.scatter(x, y, s=[6 + 90 * value / largest for value in size], color=colour, alpha=0.85)
+
+
+def _scale(axis: Axes, figure: Figure, panel: Panel) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    values = [figure.role("x")[row] for rows in panel.series.values() for row in rows]
+    if figure.options.get("log2"):
+        ticks = log2_ticks(figure)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.minorticks_off()
+    elif all(isinstance(value, int) for value in values):
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    if figure.options.get("diagonal"):
+        axis.set_xlim(diagonal_range(figure), 103)
+        axis.set_ylim(diagonal_range(figure), 103)
+        axis.set_aspect("equal")
+
+
+def _share(axes: np.ndarray, parts: list[Panel]) -> None:
+    """The same y scale in all panels that measure the same."""
+    if len(parts) > 1 and not parts[0].own_y:
+        ends = np.array([axis.get_ylim() for axis in axes])
+        for axis in axes:
+            axis.set_ylim(ends[:, 0].min(), ends[:, 1].max())
+
+
+def matrix_columns(size: int) -> int:
+    """How many confusion matrices of `size` classes have room side by side, so that a lone one is not blown up."""
+    return 4 if size <= 4 else 3 if size <= 6 else 2 if size <= 12 else 1
+
+
+def _matrix(figure: Figure) -> Picture:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    parts, names = panels(figure), list(dict.fromkeys(map(str, figure.role("row"))))
+    size, value = len(names), figure.role("value")
+    columns = matrix_columns(size)
+    rows = -(-len(parts) // columns)
+    made, axes = _new(rows * (min(WIDTH / columns, 8.0) + 0.35) * (0.98 if columns > 1 else 0.9), rows, columns)
+    colours = LinearSegmentedColormap.from_list("shades", list(SHADES))
+    for at, (axis, panel) in enumerate(zip(axes, parts, strict=False)):
+        cells = [value[index] for index in panel.series[""]]
+        grid = np.array([np.nan if cell is None else cell for cell in cells]).reshape(size, size)
+        axis.imshow(grid, cmap=colours, vmin=0, vmax=100)
+        for (row, column), cell in np.ndenumerate(grid) if size <= NUMBER_CLASSES else ():
+            text = "-" if np.isnan(cell) else f"{cell:.1f}"
+            axis.text(
+                column,
+                row,
+                text,
+                ha="center",
+                va="center",
+                fontsize=10 if size <= 6 else 7.5,
+                color="white" if cell > 55 else "black",
+            )
+        axis.set_title(_wrapped(panel.name, 30), fontsize=10, parse_math=False)
+        turned: dict[str, Any] = {"rotation": 45, "ha": "right"} if max(map(len, names)) > 5 else {}
+        axis.set_xticks(range(size), [_wrapped(name, 18) for name in names], parse_math=False, **turned)
+        axis.set_yticks(
+            range(size), [_wrapped(name, 18) for name in names] if at % columns == 0 else [""] * size, parse_math=False
+        )
+        axis.set_xlabel("predicted", fontsize=9.5)
+        axis.set_ylabel("true" if at % columns == 0 else "", fontsize=9.5)
+        axis.spines[:].set_visible(False)
+        axis.tick_params(length=0)
+    for axis in axes[len(parts) :]:
+        axis.remove()
+    return made

@@ -1,0 +1,208 @@
+"""The crossed design: several seeds of a method evaluated on the same rows, rows in groups.
+
+Both are samples: seeds of the training runs there could be, groups of the texts there could be. Every seed meets
+every group, so the two cross, and an interval has to widen for both (Obuchowski and Rockette 1995; degrees of freedom:
+Satterthwaite's, which Hillis 2007 gives for many groups). Resampling seeds and, inside each, rows (the nested form) is
+wrong here and not offered.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import stdtr, stdtrit
+
+from randout.core.errors import UserError, nearest
+
+from .intervals import equal_groups, group_df
+from .metrics import COUNTED, checked_labels, group_codes, group_weights, patterns, rates
+from .multiplicity import NORMAL
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An estimate with its t interval; of two arms (the model minus the baseline) or of one arm's own value."""
+
+    estimate: float
+    low: float  # at `level`
+    high: float
+    low90: float  # the 90 % interval: its ends are the one-sided 5 % bounds of the margin tests
+    high90: float
+    standard_error: float
+    df: float  # of the t distribution; NORMAL at most
+    p_value: float  # two-sided, of "the estimate's true value is 0"
+    units: int  # seeds, or folds
+    groups: int
+    level: float
+    equal_groups: float = NORMAL  # what the groups are worth in groups of equal size; at most `groups`
+
+    def at(self, level: float) -> tuple[float, float]:
+        """The t interval at another level."""
+        return t_interval(self.estimate, self.standard_error, self.df, level)
+
+
+def t_interval(estimate: float, standard_error: float, df: float, level: float) -> tuple[float, float]:
+    """estimate -+ t * standard_error."""
+    half = float(stdtrit(df, (1 + level) / 2)) * standard_error
+    return estimate - half, estimate + half
+
+
+def t_difference(
+    estimate: float,
+    variance: float,
+    df: float,
+    units: int,
+    groups: int,
+    level: float,
+    floor: float = 0.0,
+    equal_groups: float = NORMAL,
+) -> Difference:
+    """A `Difference` from its variance and degrees of freedom; `floor`: the smallest p that can be had.
+
+    Where the floor is above what the variance gives, the standard error is raised to what the floor implies, so that
+    p, every interval and every bound tell the same.
+    """
+    error = math.sqrt(variance)
+    quantile = float(stdtrit(df, 1 - min(floor, 0.5) / 2)) if floor > 0 else math.inf
+    error = max(error, abs(estimate) / quantile)
+    low, high = t_interval(estimate, error, df, level)
+    low90, high90 = t_interval(estimate, error, df, 0.90)
+    p = float(estimate == 0) if error == 0 else 2 * float(stdtr(df, -abs(estimate) / error))
+    p = min(1.0, max(p, floor))
+    return Difference(estimate, low, high, low90, high90, error, df, p, units, groups, level, equal_groups)
+
+
+def mean_squares(values: np.ndarray, groups: np.ndarray) -> tuple[float, float, float]:
+    """MS_seed, MS_group, MS_error of values `(S, N)`, groups `(N,)` coded from 0; groups weighted by their size.
+
+    Of the two-way table u[s, g] = (m_s - m) + w_g (y[s, g] - m_s): y the mean of a seed's values in a group, m_s a
+    seed's mean over its rows, w_g = rows of the group / mean rows of a group. The mean of u over groups is m_s - m,
+    and u - (m_s - m) is how much each group moves that mean; with groups of one size u is y - m.
+    """
+    seeds, rows = values.shape
+    sizes = np.bincount(groups)
+    count = len(sizes)
+    each = values.mean(1, dtype=np.float64)  # (S,)
+    centred = values - each[:, None]
+    sums = np.stack([np.bincount(groups, one, count) for one in centred])  # (S, G)
+    pull = sums * (count / rows)  # w_g (y - m_s)
+    common = pull.mean(0)
+    spread = each - each.mean()
+    return (
+        count * float(spread @ spread) / (seeds - 1),
+        seeds * float(common @ common) / (count - 1),
+        float(((pull - common) ** 2).sum()) / ((seeds - 1) * (count - 1)),
+    )
+
+
+def _checked(values: Any, groups: Sequence[Any] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    values = np.asarray(values)
+    if values.ndim != 2:
+        raise ValueError(f"values of shape (seeds, rows) expected, found {values.shape}")
+    if len(values) < 2:
+        raise UserError("One seed says nothing about other seeds; the crossed design needs at least two.")
+    codes = group_codes(groups, values.shape[1])
+    if not len(codes) or codes.max() < 1:
+        raise UserError("All rows are in one group; a comparison needs at least two groups.")
+    return values, codes
+
+
+def crossed_difference(
+    differences: Any, groups: Sequence[Any] | np.ndarray, level: float = 0.95, *, floor: bool = True
+) -> Difference:
+    """The mean of differences `(S, N)` over new seeds and new groups: two-way random effects.
+
+    differences: right(model) - right(baseline), in {-1, 0, 1}, seed by row; groups: `(N,)`, anything hashable.
+    Var(mean) = V / (S * G), V = MS_seed + max(MS_group - MS_error, 0). Satterthwaite's degrees of freedom:
+    df = V^2 / (MS_seed^2 / (S - 1) + MS_group^2 / g + MS_error^2 / ((S - 1) g)), g = `intervals.group_df`, G - 1 for
+    groups of one size; the last two only where MS_group > MS_error. For large G that is Hillis' df.
+    p is never below 2 * 0.5^(groups that differ in some seed): no smaller one could come of flipping their signs; the
+    standard error is raised to match.
+    Where neither seeds nor groups show any variance of their own, MS_error stands for it: seeds that happen to agree in
+    their means are no certainty.
+    Right or wrong `(S, N)` of one arm in place of differences, and `floor` False, gives that arm's own interval.
+    Raises UserError under two seeds or two groups.
+    """
+    values, codes = _checked(differences, groups)
+    sizes = np.bincount(codes)
+    seeds, count, own = len(values), len(sizes), group_df(sizes)
+    seed, group, error = mean_squares(values, codes)
+    above = seed
+    inverse = seed**2 / (seeds - 1)  # of df, times above^2
+    if group > error:
+        above += group - error
+        inverse += group**2 / own + error**2 / ((seeds - 1) * own)
+    elif not above:
+        above, inverse = error, error**2 / ((seeds - 1) * own)
+    df = above**2 / inverse if inverse > 0 else seeds - 1.0
+    differing = np.count_nonzero(np.bincount(codes, (values != 0).any(0)))
+    estimate = float(values.mean(dtype=np.float64))
+    least = 2 * 0.5**differing if floor else 0.0
+    return t_difference(estimate, above / (seeds * count), df, seeds, count, level, least, equal_groups(sizes))
+
+
+def crossed_bootstrap(
+    labels: Any,
+    predictions: Any,
+    groups: Sequence[Any] | np.ndarray,
+    num_labels: int,
+    metric: str = "macro_f1",
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The metric of every arm and seed `(A, S)`, and `(A, resamples)` of its mean over seeds, both drawn anew.
+
+    labels `(N,)`, predictions `(A, S, N)`: the same seeds and groups are drawn for all arms. metric: one of
+    `metrics.COUNTED`; macro averages run over all classes, zero_division 0.
+    """
+    if metric not in COUNTED:
+        raise UserError(f"Cannot compare by {metric!r}; known are {', '.join(COUNTED)}.{nearest(metric, COUNTED)}")
+    labels = checked_labels(labels, num_labels)
+    made = np.asarray(predictions)
+    arms, seeds, rows = made.shape
+    flat = made.reshape(-1, rows)  # (A * S, N)
+    kinds = np.unique(np.concatenate([labels[None, :], flat]), axis=1, return_inverse=True)[1].reshape(-1)
+    found = patterns(kinds, group_codes(groups, rows))
+    cells = [found.counts(labels * num_labels + one, num_labels**2) for one in flat]  # (P, C * C) each
+    occurring = len(np.unique(labels))
+
+    def values(weights: np.ndarray) -> np.ndarray:  # (block, P) -> (A * S, block)
+        shape = (-1, num_labels, num_labels)
+        return np.stack([rates((weights @ one).reshape(shape), occurring)[metric] for one in cells])
+
+    drawn = np.concatenate([values(block) for block in group_weights(found, resamples, seed)], axis=1)
+    picks = np.random.default_rng([seed, 1]).multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)
+    draws = np.einsum("asr,rs->ar", drawn.reshape(arms, seeds, resamples), picks / seeds)
+    return values(found.multiplicity[None, :])[:, 0].reshape(arms, seeds), draws
+
+
+def bootstrap_difference(
+    values: np.ndarray,
+    draws: np.ndarray,
+    groups: int,
+    level: float = 0.95,
+    floor: float = 0.0,
+    sizes: np.ndarray | None = None,
+) -> Difference:
+    """The interval of the mean of values `(S,)`, given `draws (resamples,)` of it from `crossed_bootstrap`.
+
+    For a difference of arms hand in the differences of both; sizes `(G,)`: rows of each group, alike if not given.
+    Variance: that of the draws, plus V / S for what drawing S of S seeds misses, V = the variance of the mean over
+    seeds (values' own / S). What is above V is the groups', and grows by G / (G - 1) for what drawing G of G groups
+    misses. Satterthwaite's df, from S - 1 for V and `intervals.group_df` for the rest. Conservative: crossing both
+    draws counts the seed-by-group part of the variance thrice.
+    """
+    sizes = np.ones(groups) if sizes is None else sizes
+    seeds = len(values)
+    over_seeds = float(values.var(ddof=1)) / seeds
+    variance = float(draws.var()) + over_seeds / seeds
+    over_groups = max(variance - over_seeds, 0.0) * groups / (groups - 1)
+    variance = over_seeds + over_groups if over_groups else variance
+    inverse = over_seeds**2 / (seeds - 1) + over_groups**2 / group_df(sizes)
+    df = variance**2 / inverse if inverse > 0 else seeds - 1.0
+    worth = equal_groups(sizes)
+    return t_difference(float(values.mean()), variance, df, seeds, groups, level, floor, worth)

@@ -1,0 +1,373 @@
+"""Rules that detect a model that learned nothing, stopped too early, or has a teacher with permuted labels.
+
+Every rule is a function of predictions or scores and returns a `Finding`, or None. Nothing is trained or read here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.special import bdtr
+
+from randout.core.errors import UserError
+from randout.core.wording import plural
+from randout.data.labels import unseen_words
+
+from .metrics import COUNTED, LOWER_IS_BETTER, better, binned_error, calibration_error, confusion, rates, top_label
+from .paired import Paired, paired_difference
+
+ONE_CLASS = 0.95  # a model that gives this share of rows one class is looked at
+FEW_OTHERS = 0.25  # of the rows of other classes: a model that predicts no more of them than this gives one class only
+ENOUGH_OTHERS = 5  # rows of other classes, below which nothing is concluded
+ENOUGH_ROWS = 10  # rows of a class, from which a class that is never predicted is reported
+FEW_STEPS = 200  # optimizer steps, below which a model that learned nothing is called undertrained
+MOST_EPOCHS = 50  # that are suggested to an undertrained model
+LEAST_RISE = 0.005  # of a score in the last epoch, for training to count as unfinished
+LEAST_FALL = 0.02  # likewise of the log loss or the calibration error, relative
+RESAMPLES = 2000
+SIMULATIONS = 400  # of a calibrated model
+MISCALIBRATED = 0.15  # expected calibration error, above which a model's probabilities mislead
+LEVEL = 0.025  # one-sided: the upper end of an exact 95 % interval
+
+KINDS = {  # kind -> title in a report
+    "one-class": "Predicts one class only",
+    "never-predicted": "Some classes are never predicted",
+    "majority": "Not above the majority class",
+    "baseline": "Below the bag-of-words baseline",
+    "unseen": "Rows with labels that no training row has",
+    "calibration": "Probabilities are poorly calibrated",
+    "still-improving": "Still improving when training ended",
+    "weak-teacher": "The teacher has little to teach",
+    "no-teacher": "Trained without a teacher",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A warning about a model. kind: of `KINDS`. split: the rows it was found on; empty where it is about the run."""
+
+    kind: str
+    message: str
+    split: str = ""
+
+
+def as_json(findings: Sequence[Finding]) -> list[dict[str, str]]:
+    return [asdict(finding) for finding in findings]
+
+
+def messages(stored: Sequence[Mapping[str, Any]], name: str = "") -> list[str]:
+    """Stored warnings as lines for a person. name: of the model, where there are several."""
+    return [f"{name}: {one['message']}" if name else str(one["message"]) for one in stored]
+
+
+def metric_for(selected: str) -> str:
+    """The metric in which a model is compared with its baselines: the one it was selected by, else accuracy."""
+    return selected if selected in COUNTED else "accuracy"
+
+
+def of_split(
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    groups: np.ndarray,
+    names: Sequence[str],
+    majority: int,
+    *,
+    metric: str = "accuracy",
+    baseline: Mapping[str, Any] | None = None,
+    logits: np.ndarray | None = None,
+    split: str,
+    hint: str = "",
+    unseen_rows: Mapping[str, int] | None = None,
+) -> list[Finding]:
+    """What is wrong with the predictions of one split.
+
+    labels, predicted: (n,) class index; groups: (n,); majority: the largest class of the training rows. baseline: as
+    `baseline.scores_of` returns it. logits: (n, C), for the calibration; None: it is not looked at. hint: what to do about
+    a model that learned nothing; stands at the first finding. unseen_rows: as `metrics.score` returns `unseen`; names of
+    these labels come last.
+    """
+    learnt = len(names) - len(unseen_rows or {})
+    found = [
+        _one_class(confusion(labels, predicted, len(names)), names, split, learnt),
+        _majority(labels, predicted, groups, names, majority, metric, split),
+        _baseline(baseline, metric, split),
+    ]
+    kept = [finding for finding in found if finding is not None]
+    if kept and hint:
+        kept[0] = Finding(kept[0].kind, f"{kept[0].message} {hint}", split)
+    poor = calibration(labels, logits, groups, split) if logits is not None else None
+    return [*kept, *filter(None, (unseen(unseen_rows, split), poor))]
+
+
+def unseen(rows: Mapping[str, int] | None, split: str) -> Finding | None:
+    """Rows whose label the model has not learnt. rows: how many of each such label."""
+    if not rows:
+        return None
+    todo = "Add training rows with such a label, or correct it if it is another spelling of a class"
+    return Finding("unseen", f"{unseen_words(rows, split)}. {todo}.", split)
+
+
+def calibration(labels: np.ndarray, logits: np.ndarray, groups: np.ndarray, split: str) -> Finding | None:
+    """Probabilities that are far from how often the model is right.
+
+    The expected calibration error is above 15 % and above what few rows alone would show: the 97.5 % quantile of the
+    errors of a perfectly calibrated model with the same confidences, whose groups are right or wrong together
+    (simulated, Vaicenavicius et al. 2019, section 4). labels: (n,); logits: (n, C); groups: (n,).
+    """
+    error = calibration_error(labels, logits)
+    if error <= MISCALIBRATED:
+        return None
+    confidence, right = top_label(logits), logits.argmax(-1) == labels
+    codes = np.unique(groups, return_inverse=True)[1]
+    draws = np.random.default_rng(0)
+    chance = [
+        binned_error(confidence, draws.random(int(codes.max()) + 1)[codes] < confidence) for _ in range(SIMULATIONS)
+    ]
+    if error <= np.quantile(chance, 1 - LEVEL):
+        return None
+    claimed, share = float(confidence.mean()), float(right.mean())
+    text = f"Probabilities on {split} are poorly calibrated: they differ from how often the model is right by "
+    text += f"{100 * error:.1f} points on average (mean confidence {claimed:.1%}, accuracy {share:.1%}). "
+    todo = "less sure, train with --set ce.label_smoothing=0.1"
+    text += "Use scores to rank texts, not as probabilities. "
+    text += f"To make the model {todo if claimed > share else 'surer, train for more epochs'}."
+    return Finding("calibration", text, split)
+
+
+def _one_class(counts: np.ndarray, names: Sequence[str], split: str, learnt: int) -> Finding | None:
+    """One class for (almost) all rows; else classes with enough rows that are never predicted. counts: (C, C). learnt: how
+    many of the classes the model has outputs for, the first ones.
+    """
+    rows, true, predicted = int(counts.sum()), counts.sum(1), counts.sum(0)
+    top = int(predicted.argmax())
+    others, others_true = rows - int(predicted[top]), rows - int(true[top])
+    few = others <= (1 - ONE_CLASS) * rows and others <= FEW_OTHERS * others_true
+    if few and others_true >= ENOUGH_OTHERS:
+        every = "every row" if not others else f"{predicted[top] / rows:.1%} of the {rows:,} rows"
+        text = f"predicts {names[top]!r} for {every} of {split}, where {true[top] / rows:.1%} of the rows belong to it."
+        return Finding("one-class", f"The model {text}", split)
+    never = [at for at in np.flatnonzero(predicted[:learnt] == 0).tolist() if true[at] >= ENOUGH_ROWS]
+    if not never:
+        return None
+    listed = ", ".join(f"{names[at]!r} ({plural(true[at], 'row')})" for at in never[:5])
+    more = f" and {len(never) - 5} more classes" if len(never) > 5 else ""
+    return Finding("never-predicted", f"On {split} the model never predicts {listed}{more}.", split)
+
+
+def compared(
+    labels: np.ndarray, one: np.ndarray, other: np.ndarray, groups: np.ndarray, classes: int, metric: str
+) -> Paired | None:
+    """metric(other) - metric(one) with its interval over groups; None for a single group, which has none."""
+    try:
+        return paired_difference(labels, one, other, groups, classes, metric, resamples=RESAMPLES)
+    except UserError:
+        return None
+
+
+def _majority(
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    groups: np.ndarray,
+    names: Sequence[str],
+    majority: int,
+    metric: str,
+    split: str,
+) -> Finding | None:
+    pair = compared(labels, np.full_like(labels, majority), predicted, groups, len(names), metric)
+    if pair is None or pair.low > 0:
+        return None
+    text = f"{title(metric)} on {split}, {pair.value_b:.1%}, is not {clearly(pair.estimate)}above that of the majority class "
+    text += f"({names[majority]!r}, {pair.value_a:.1%}): {points(pair.estimate, pair.low, pair.high)}."
+    return Finding("majority", text, split)
+
+
+def _baseline(baseline: Mapping[str, Any] | None, metric: str, split: str) -> Finding | None:
+    pair = (baseline or {}).get("difference")
+    if baseline is None or pair is None or pair["high"] >= 0:
+        return None
+    text = f"{title(metric)} on {split} is below that of a bag-of-words baseline ({baseline[metric]:.1%}): "
+    return Finding("baseline", f"{text}{points(pair['estimate'], pair['low'], pair['high'])}.", split)
+
+
+def clearly(estimate: float) -> str:
+    """For "not above": a difference above 0 that chance may explain."""
+    return "clearly " if estimate > 0 else ""
+
+
+def title(metric: str) -> str:
+    named = metric_name(metric)
+    return named[0].upper() + named[1:]
+
+
+def metric_name(metric: str) -> str:
+    """A metric in the middle of a sentence: "macro F1"."""
+    return metric.replace("_f1", " F1").replace("_", " ")
+
+
+def in_metric(metric: str) -> str:
+    """What stands before a share in a message: nothing for accuracy."""
+    return "" if metric == "accuracy" else f"{metric_name(metric)} "
+
+
+def points(estimate: float, low: float, high: float) -> str:
+    return f"difference {100 * estimate:+.1f} points, 95 % interval [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def majority_scores(counts: np.ndarray, majority: int) -> dict[str, float]:
+    """The metrics of always predicting one class. counts: (C, C) of any model on the same rows."""
+    always = np.zeros_like(counts)
+    always[:, majority] = counts.sum(1)
+    return {name: float(value) for name, value in rates(always).items()}
+
+
+def still_improving(history: Mapping[str, Any], metric: str, rows: int, usual: int = 0) -> Finding | None:
+    """The best validation score came with the last epoch, by a clear step, and training ended for want of epochs.
+
+    A clear step: half a point and one standard error of a share of `rows` validation rows; of a loss, 2 % of it.
+    Nothing is concluded from a single epoch, which has no earlier one to compare with. usual: the epochs that "auto" would
+    take; no fewer are suggested.
+    """
+    epochs = history.get("epochs") or []
+    if len(epochs) < 2 or history.get("best_epoch") != epochs[-1]["epoch"]:
+        return None
+    if not str(history.get("ended", "")).startswith("all"):
+        return None
+    values = [epoch.get(f"validation_{metric}") for epoch in epochs]
+    if any(value is None or not math.isfinite(value) for value in values):
+        return None
+    before = values[0]
+    for value in values[1:-1]:
+        before = value if better(metric, value, before) else before
+    last, loss = values[-1], metric in LOWER_IS_BETTER
+    share = min(max(last, 0.0), 1.0)
+    least = LEAST_FALL * before if loss else max(LEAST_RISE, math.sqrt(share * (1 - share) / max(rows, 1)))
+    if (before - last if loss else last - before) < least:
+        return None
+    count = int(epochs[-1]["epoch"])
+    way = f"{before:.4f} to {last:.4f}" if loss else f"{before:.1%} to {last:.1%}"
+    text = f"Validation {metric_name(metric)} was still improving in the last of {count} epochs ({way}). "
+    return Finding("still-improving", f"{text}Train longer: --set epochs={max(2 * count, usual)}.")
+
+
+def hint(history: Mapping[str, Any], usual: int = 0) -> str:
+    """What to do about a model that learned nothing: more epochs where it had few optimizer steps; no fewer are suggested
+    than `usual`, which "auto" would take.
+    """
+    epochs = history.get("epochs") or []
+    if not epochs or history.get("ended") == "fitted":
+        return "Check that texts and labels belong together."
+    steps, count = int(epochs[-1]["step"]), int(epochs[-1].get("epoch", len(epochs)))
+    more = max(min(MOST_EPOCHS, math.ceil(count * FEW_STEPS / max(steps, 1))), usual)
+    if steps < FEW_STEPS and more > count:
+        return f"It had only {plural(steps, 'optimizer step')}; train longer: --set epochs={more}."
+    return "Check that texts and labels belong together, and try other learning rates."
+
+
+def weak_teacher(
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    groups: np.ndarray,
+    names: Sequence[str],
+    majority: int,
+    teacher: str,
+    metric: str = "accuracy",
+) -> Finding | None:
+    """A teacher that is not above the majority class of the training rows on validation, by interval."""
+    pair = compared(labels, np.full_like(labels, majority), predicted, groups, len(names), metric)
+    if pair is None or pair.low > 0:
+        return None
+    text = (
+        f"The teacher {teacher} ({in_metric(metric)}{pair.value_b:.1%} on validation) is not {clearly(pair.estimate)}"
+    )
+    text += f"above the majority class ({pair.value_a:.1%}), so there is little to learn from it."
+    return Finding("weak-teacher", text)
+
+
+def check_teacher(
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    groups: np.ndarray,
+    names: Sequence[str],
+    columns: Sequence[int],
+    teacher: str,
+) -> None:
+    """Raise UserError for a teacher that is below chance on validation, naming the order of labels that would fit.
+
+    Arguments as of `check_order`.
+    """
+    check_order(labels, predicted, groups, names, columns, f"teacher {teacher}", "validation rows", "--teacher-labels")
+    right, chance = predicted == labels, 1 / len(names)
+    if _below(right, groups, chance):
+        raise UserError(
+            f"The teacher {teacher} is right on {right.mean():.1%} of the {len(labels):,} validation rows, which is below "
+            f"chance (1 in {len(names)}), so it cannot teach. Check that its labels mean what the data's labels mean, or "
+            "name another teacher"
+        )
+
+
+def check_order(
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    groups: np.ndarray,
+    names: Sequence[str],
+    columns: Sequence[int],
+    who: str,
+    rows: str,
+    option: str,
+) -> None:
+    """Raise UserError for a model that is below chance, where its outputs in another order would be right.
+
+    labels, predicted: (n,) class index; columns: (C,) the model's output that is taken for each class. Below chance:
+    an exact 95 % interval of the share right, over groups, ends below 1 / C. The order that fits is the assignment of
+    outputs to classes with the most rows right; it is named where it is above the majority class, by interval, and
+    right on half the rows of the classes it moves. Where only some classes are permuted, it is the rows of these
+    classes that are looked at. who, rows, option: the model, the rows and the option that names the order, for the
+    message.
+    """
+    classes = len(names)
+    counts = confusion(labels, predicted, classes)
+    ties = np.eye(classes, dtype=np.int64)  # between equals, a class keeps its output
+    _, outputs = linear_sum_assignment(counts * (classes + 1) + ties, maximize=True)  # class -> predicted as which
+    moved = outputs != np.arange(classes)
+    apart = moved[labels]
+    renamed = np.empty(classes, np.int64)
+    renamed[outputs] = np.arange(classes)  # predicted class -> the class it stands for
+    right = predicted == labels
+    fits = False
+    if apart.any() and (renamed[predicted[apart]] == labels[apart]).mean() >= 0.5:
+        always = np.full_like(labels, np.bincount(labels, minlength=classes).argmax())
+        pair = compared(labels, always, renamed[predicted], groups, classes, "accuracy")
+        fits = pair is not None and pair.low > 0 and _below(right[apart], groups[apart], 1 / classes)
+    if not fits:
+        return
+    order = [""] * classes
+    for wanted, output in enumerate(outputs.tolist()):
+        order[columns[output]] = names[wanted]
+    text = f"The {who} is right on {right.mean():.1%} of the {len(labels):,} {rows}, which is below "
+    raise UserError(
+        f"{text if _below(right, groups, 1 / classes) else _partly(who, rows, names, moved, right[apart])}chance: the order "
+        f"of its labels is wrong. With its outputs named {','.join(order)}, it would be right on "
+        f"{(renamed[predicted] == labels).mean():.1%}. Name them in the order of the {who.split()[0]}'s outputs: "
+        f"{option} {_quoted(order)}"
+    )
+
+
+def _partly(who: str, rows: str, names: Sequence[str], moved: np.ndarray, right: np.ndarray) -> str:
+    listed = ", ".join(names[at] for at in np.flatnonzero(moved).tolist())
+    return f"The {who} is right on {right.mean():.1%} of the {rows} of {listed}, which is below "
+
+
+def _quoted(order: Sequence[str]) -> str:
+    text = ",".join(order)
+    return f'"{text}"' if any(not (letter.isalnum() or letter in ",_-.") for letter in text) else text
+
+
+def _below(right: np.ndarray, groups: np.ndarray, chance: float) -> bool:
+    """Whether so few rows right have a probability of at most 2.5 % where each is right by chance; a row a group."""
+    first = np.unique(groups, return_index=True)[1]
+    return bool(bdtr(int(right[first].sum()), len(first), chance) <= LEVEL)

@@ -1,0 +1,322 @@
+"""Paired comparison of two models on the same rows: tests, intervals, and the verdict they allow.
+
+Here: *these saved models* on one test set (paired bootstrap over groups, exact McNemar as a check), the correction
+for several comparisons, and the words (both in `families`). A verdict on *the method* (several seeds, folds) is another estimand:
+`crossed` and `verdicts`. Differences are fractions, always "the model minus the baseline".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import bdtr
+
+from randout.core.errors import UserError, nearest
+
+from .intervals import (
+    Discordance,
+    decided,
+    discordance,
+    edge_units,
+    equal_groups,
+    group_df,
+    percentile,
+    tail_p,
+    widened,
+)
+from .metrics import COUNTED, OVER_CLASSES, checked_labels, checked_logits, group_codes, group_weights, patterns, rates
+from .multiplicity import Tested, judge, reach
+from .multiplicity import holm as holm
+from .multiplicity import words as words
+
+
+@dataclass(frozen=True)
+class Paired:
+    """metric(b) - metric(a) on the same rows, with what a bootstrap over groups says of it."""
+
+    metric: str
+    estimate: float
+    low: float  # percentile interval at `level`
+    high: float
+    low90: float  # the 90 % interval: its ends are the one-sided 5 % bounds of the margin tests
+    high90: float
+    p_value: float  # two-sided
+    standard_error: float
+    value_a: float
+    value_b: float
+    interval_a: tuple[float, float]  # at `level`, each model alone
+    interval_b: tuple[float, float]
+    groups: int
+    differing: int  # groups in which the two differ at all
+    level: float
+    resamples: int
+    df: float = 1e6  # of the group bootstrap
+    equal_groups: float = 1e6  # what the groups are worth in groups of equal size; at most `groups`
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Discordant groups: b where only the first model is right, c where only the second is; exact two-sided p."""
+
+    b: int
+    c: int
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One model's row in a table of comparisons; the baseline's own row has None from `difference` on."""
+
+    name: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    difference: Paired | None = None
+    adjusted_p: float | None = None
+    words: str | None = None
+    mcnemar: McNemar | None = None
+    detectable: float | None = None  # the smallest difference this pair would show with 80 % power, uncorrected
+
+
+def bootstrap_p(draws: np.ndarray, differing: int, df: float | None = None, groups: int = 0) -> float:
+    """Two-sided p of "no difference": 2 * min(P(d* <= 0), P(d* >= 0)), each with one added to count and total.
+
+    df and groups: corrected for the number of groups as the interval is (`intervals.tail_p`).
+    Never below 2 * 0.5^differing, the smallest p of an exact test that flips signs of the groups that differ: a
+    bootstrap over a handful of groups would otherwise call three lucky groups certain. At most 1.
+    """
+    tail = min(np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0))
+    share = (tail + 1) / (len(draws) + 1)
+    p = 2 * share if df is None else tail_p(share, df, groups)
+    return float(min(1.0, max(p, 2 * 0.5**differing)))
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """A paired bootstrap of two models: what its draws say at any level."""
+
+    metric: str
+    value_a: float
+    value_b: float
+    drawn_a: np.ndarray  # (resamples,)
+    drawn_b: np.ndarray
+    differences: np.ndarray  # (resamples,) sorted
+    p_value: float
+    groups: int
+    equal_groups: float
+    df: float
+    edges: tuple[float | None, float | None]  # of each model, from `intervals.edge_units`
+    few: Discordance
+
+    @property
+    def estimate(self) -> float:
+        return self.value_b - self.value_a
+
+    @property
+    def standard_error(self) -> float:
+        return float(self.differences.std()) * math.sqrt(self.groups / (self.groups - 1))
+
+    def at(self, level: float) -> tuple[float, float]:
+        """The interval of the difference: leaves out 0 exactly where p <= 1 - level."""
+        found = percentile(self.differences, level, self.df, self.groups)
+        return decided(found, self.estimate, self.p_value, level, self.few)
+
+    def alone(self, level: float) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Each model's own interval."""
+        both = zip((self.value_a, self.value_b), (self.drawn_a, self.drawn_b), self.edges, strict=True)
+        first, second = (
+            widened(percentile(draws, level, self.df, self.groups), value, units, level) for value, draws, units in both
+        )
+        return first, second
+
+    def tested(self) -> Tested:
+        return Tested(
+            self.estimate,
+            self.p_value,
+            self.standard_error,
+            self.df,
+            self.groups,
+            self.equal_groups,
+            self.few.clusters,
+            self.at,
+        )
+
+    def paired(self, level: float) -> Paired:
+        low, high = self.at(level)
+        low90, high90 = self.at(0.90)
+        interval_a, interval_b = self.alone(level)
+        return Paired(
+            metric=self.metric,
+            estimate=self.estimate,
+            low=low,
+            high=high,
+            low90=low90,
+            high90=high90,
+            p_value=self.p_value,
+            standard_error=self.standard_error,
+            value_a=self.value_a,
+            value_b=self.value_b,
+            interval_a=interval_a,
+            interval_b=interval_b,
+            groups=self.groups,
+            differing=self.few.groups,
+            level=level,
+            resamples=len(self.differences),
+            df=self.df,
+            equal_groups=self.equal_groups,
+        )
+
+
+def paired_difference(
+    labels: Any,
+    predictions_a: Any,
+    predictions_b: Any,
+    groups: Sequence[Any] | np.ndarray,
+    num_labels: int,
+    metric: str = "accuracy",
+    resamples: int = 10000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Paired:
+    """Paired bootstrap of metric(b) - metric(a): groups drawn with replacement, the same ones for both models.
+
+    labels, predictions: `(n,)` integers below num_labels; groups: `(n,)`; metric: one of `metrics.COUNTED`.
+    Percentile intervals at levels expanded for the number of groups (`intervals.percentile`), never narrower than
+    `intervals` says of few mistakes or few groups that differ; an interval leaves out 0 exactly where p <= 1 - level.
+    Speaks of these two saved models on texts like these, not of new training runs.
+    Raises UserError for an unknown metric, for no rows and for fewer than two groups.
+    """
+    return resampled(labels, predictions_a, predictions_b, groups, num_labels, metric, resamples, seed).paired(level)
+
+
+def resampled(
+    labels: Any,
+    predictions_a: Any,
+    predictions_b: Any,
+    groups: Sequence[Any] | np.ndarray,
+    num_labels: int,
+    metric: str = "accuracy",
+    resamples: int = 10000,
+    seed: int = 0,
+) -> Resampled:
+    """The draws behind `paired_difference`, with the same arguments and errors."""
+    if metric not in COUNTED:
+        raise UserError(f"Cannot compare by {metric!r}; known are {', '.join(COUNTED)}.{nearest(metric, COUNTED)}")
+    labels = checked_labels(labels, num_labels)
+    first = checked_labels(predictions_a, num_labels, "predictions a")
+    second = checked_labels(predictions_b, num_labels, "predictions b")
+    if not len(labels) == len(first) == len(second):
+        raise ValueError(f"one prediction per row expected: {len(labels)} rows, {len(first)} and {len(second)}")
+    codes = group_codes(groups, len(labels))
+    found = patterns((labels * num_labels + first) * num_labels + second, codes)
+    if found.groups < 2:
+        raise UserError("All rows are in one group; a comparison needs at least two groups to draw from.")
+    cells = [found.counts(labels * num_labels + made, num_labels**2) for made in (first, second)]  # (P, C * C) each
+    occurring = len(np.unique(labels))
+
+    def values(weights: np.ndarray) -> np.ndarray:  # (block, P) -> (2, block)
+        shape = (-1, num_labels, num_labels)
+        return np.stack([rates((weights @ one).reshape(shape), occurring)[metric] for one in cells])
+
+    value_a, value_b = values(found.multiplicity[None, :])[:, 0].tolist()
+    drawn_a, drawn_b = np.concatenate([values(block) for block in group_weights(found, resamples, seed)], axis=1)
+    draws = np.sort(drawn_b - drawn_a)
+    right_a, right_b = first == labels, second == labels
+    by_class = labels if metric in OVER_CLASSES else None
+    few = discordance(right_b.astype(float) - right_a, first != second, codes, by_class)
+    df = group_df(np.bincount(codes))
+    return Resampled(
+        metric=metric,
+        value_a=value_a,
+        value_b=value_b,
+        drawn_a=drawn_a,
+        drawn_b=drawn_b,
+        differences=draws,
+        p_value=bootstrap_p(draws, few.groups, df, found.groups),
+        groups=found.groups,
+        equal_groups=equal_groups(np.bincount(codes)),
+        df=df,
+        edges=(edge_units(~right_a, codes, by_class), edge_units(~right_b, codes, by_class)),
+        few=few,
+    )
+
+
+def mcnemar_exact(correct_a: Any, correct_b: Any, groups: Sequence[Any] | np.ndarray) -> McNemar:
+    """Exact McNemar test on the first row of each group: b against c is a fair coin under no difference.
+
+    correct_a, correct_b: `(n,)` booleans. p = min(1, 2 * P(Binomial(b + c, 1/2) <= min(b, c))); 1 when none differ.
+    """
+    first, second = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
+    if first.shape != second.shape or first.ndim != 1:
+        raise ValueError(f"two vectors of equal length expected, found {first.shape} and {second.shape}")
+    rows = np.unique(group_codes(groups, len(first)), return_index=True)[1]
+    b, c = (int(np.count_nonzero(side[rows])) for side in (first & ~second, ~first & second))
+    return McNemar(b, c, float(min(1.0, 2 * bdtr(min(b, c), b + c, 0.5))) if b + c else 1.0)
+
+
+def detectable_difference(n_groups: int, discordance: float, power: float = 0.8, level: float = 0.05) -> float:
+    """The smallest difference in accuracy that one pair of models would show with this power, a fraction.
+
+    discordance: share of rows on which exactly one of the two is right. (z_{1-level/2} + z_power) *
+    sqrt(discordance / n). No difference can exceed its discordance, so where that says more, the discordance is
+    taken to be the difference itself: (z + z)^2 / n. At most 1.
+    """
+    if n_groups < 1 or not 0 <= discordance <= 1:
+        raise ValueError(f"groups >= 1 and a discordance in [0, 1] expected, found {n_groups}, {discordance}")
+    errors = reach(power, level)
+    return min(1.0, max(errors * math.sqrt(discordance / n_groups), errors**2 / n_groups))
+
+
+def compare_models(
+    labels: Any,
+    logits: Mapping[str, Any],
+    baseline: str,
+    groups: Sequence[Any] | np.ndarray,
+    num_labels: int,
+    metric: str = "accuracy",
+    *,
+    margin: float = 0.02,
+    resamples: int = 10000,
+    seed: int = 0,
+    level: float = 0.95,
+    outputs: int | None = None,
+) -> list[Comparison]:
+    """Every model against the baseline, on one test set: the baseline's row first, the others in the order given.
+
+    logits: {name: `(n, C)`}; C: `outputs`, or num_labels where every label has one. p is Holm-adjusted over these
+    comparisons, which are the whole family, and the margin tests are a second family; the intervals are each comparison's
+    own. Rows become JSON with `dataclasses.asdict`.
+    """
+    if baseline not in logits or len(logits) < 2:
+        raise UserError(
+            f"A comparison needs the baseline {baseline!r} and another model; given are "
+            f"{', '.join(map(repr, logits)) or 'none'}.{nearest(baseline, logits)}"
+        )
+    labels = checked_labels(labels, num_labels)
+    made = {name: checked_logits(one, len(labels), outputs or num_labels).argmax(-1) for name, one in logits.items()}
+    others = [name for name in made if name != baseline]
+    right = {name: one == labels for name, one in made.items()}
+    pairs = [
+        resampled(labels, made[baseline], made[name], groups, num_labels, metric, resamples, seed) for name in others
+    ]
+    judged = judge([pair.tested() for pair in pairs], margin, 1 - level)
+    rows = [Comparison(baseline, metric, pairs[0].value_a, *pairs[0].alone(level)[0])]
+    for name, pair, said in zip(others, pairs, judged, strict=True):
+        row = Comparison(
+            name,
+            metric,
+            pair.value_b,
+            *pair.alone(level)[1],
+            difference=pair.paired(level),
+            adjusted_p=said.adjusted_p,
+            words=said.words,
+            mcnemar=mcnemar_exact(right[baseline], right[name], groups),
+            detectable=said.detectable,
+        )
+        rows.append(row)
+    return rows

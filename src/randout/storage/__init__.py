@@ -1,0 +1,1 @@
+"""Run and study folders, prediction files and the log of test openings."""

@@ -1,0 +1,208 @@
+"""Checkpoints: the complete state of a training in one folder, written atomically.
+
+Tensors go to a new safetensors file, then `position.json` (with that file's sha256, and its own) is replaced in one
+move: whatever kills the process, the folder holds the last complete checkpoint. What a killed process left half
+written is ignored, and removed by the next save. The best weights so far have a file of their own,
+written once each time they improve.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from randout.core.errors import Failure, UserError
+from randout.core.files import replace_text
+
+from .state import Position, Session
+
+POSITION = "position.json"
+
+
+class MadeElsewhere(UserError):
+    """A checkpoint of another machine or of other versions, from which going on would not give the same bits."""
+
+
+def save(session: Session, folder: Path, environment: dict[str, Any], improved: bool) -> None:
+    """Write the state of `session`; with `improved` its weights are kept as the best. Raises Failure on a full disk."""
+    position = session.position
+    before = _read(folder)
+    best = before.get("best", {})
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if improved:
+            best = _write(folder / f"best-{position.step}.safetensors", _weights(session))
+        state = _write(folder / f"state-{position.step}-{position.epoch}.safetensors", _everything(session))
+        record = {"position": position.as_json(), "state": state, "best": best, "environment": environment}
+        replace_text(folder / POSITION, json.dumps(record | {"sha256": _digest(record)}, indent=1))
+        _sync(folder)
+    except (OSError, SafetensorError) as error:
+        for partial in folder.glob("*.partial"):
+            partial.unlink(missing_ok=True)
+        kept = "The checkpoint before it is intact" if before else "There was none before it"
+        reason = getattr(error, "strerror", None) or str(error)
+        raise Failure(
+            f"{folder}: the checkpoint could not be written ({reason}). {kept}: "
+            "free some space and run the same command"
+        ) from None
+    for file in folder.glob("*.safetensors*"):
+        if file.name not in (state["file"], best.get("file")):
+            file.unlink(missing_ok=True)
+
+
+def restore(session: Session, folder: Path, environment: dict[str, Any], accept: bool) -> bool:
+    """Put `session` where the checkpoint in `folder` left it; False where there is none.
+
+    Raises UserError for a checkpoint that is damaged, and (unless `accept`) MadeElsewhere.
+    """
+    record = _read(folder)
+    if not record:
+        return False
+    changed = changes(folder, environment)
+    if changed and not accept:
+        raise MadeElsewhere(
+            f"{changed}. Add --accept-changes to go on all the same, or --fresh to start again beside it"
+        )
+    tensors = _load(folder, record["state"])
+    try:
+        position = Position(**record["position"])
+        _put(session, tensors)
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{folder}: the checkpoint does not fit this model ({str(error)[:200]}); use --fresh") from None
+    session.position = position
+    return True
+
+
+def changes(folder: Path, environment: dict[str, Any]) -> str:
+    """What is no longer as it was when the checkpoint in `folder` was made, in a sentence; empty where nothing is."""
+    was = _read(folder).get("environment", environment)
+    lines = [f"{name} was {was.get(name)}, is {now}" for name, now in environment.items() if was.get(name) != now]
+    if not lines:
+        return ""
+    return (
+        f"{folder}: this checkpoint was made elsewhere ({'; '.join(lines)}), so going on would not give the same bits"
+    )
+
+
+def restore_best(session: Session, folder: Path) -> None:
+    """Give the student the weights that did best on validation."""
+    record = _read(folder)
+    if not record.get("best"):
+        raise UserError(f"{folder}: the best weights are not there; use --fresh to start again")
+    weights = _load(folder, record["best"])
+    session.encoder.model.load_state_dict({k[6:]: v for k, v in weights.items() if k.startswith("model.")})
+
+
+def _weights(session: Session) -> dict[str, Tensor]:
+    return {f"model.{name}": tensor for name, tensor in session.encoder.model.state_dict().items()}
+
+
+def _everything(session: Session) -> dict[str, Tensor]:
+    tensors = _weights(session) | _slots("optimizer", session.optimizer)
+    for method, state in zip(session.methods, session.states, strict=True):
+        tensors |= {f"state.{method.name}.{name}": tensor for name, tensor in state.tensors.items()}
+        tensors |= {f"parameter.{method.name}.{i}": p.detach() for i, p in enumerate(state.parameters)}
+        for name, optimizer in state.optimizers.items():
+            tensors |= _slots(f"optimizer-{name}-of-{method.name}", optimizer)
+    return tensors
+
+
+def _slots(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What an optimizer keeps of each parameter, as PREFIX.INDEX.SLOT."""
+    state = optimizer.state_dict()["state"]
+    return {f"{prefix}.{i}.{slot}": torch.as_tensor(v) for i, slots in state.items() for slot, v in slots.items()}
+
+
+def _put_slots(prefix: str, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state = optimizer.state_dict()
+    for name, tensor in tensors.items():
+        if name.startswith(f"{prefix}."):
+            index, slot = name.removeprefix(f"{prefix}.").split(".", 1)
+            state["state"].setdefault(int(index), {})[slot] = tensor
+    optimizer.load_state_dict(state)
+
+
+def _put(session: Session, tensors: dict[str, Tensor]) -> None:
+    session.encoder.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+    _put_slots("optimizer", session.optimizer, tensors)
+    for method, kept in zip(session.methods, session.states, strict=True):
+        prefix = f"state.{method.name}."
+        saved = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        for name in kept.tensors.keys() - saved.keys():
+            del kept.tensors[name]
+        for name, tensor in saved.items():  # in place, or new: a method may have kept it since its start
+            if name in kept.tensors:
+                kept.tensors[name].copy_(tensor)
+            else:
+                kept.tensors[name] = tensor.to(session.encoder.device)
+        for at, parameter in enumerate(kept.parameters):
+            parameter.data.copy_(tensors[f"parameter.{method.name}.{at}"])
+        for name, optimizer in kept.optimizers.items():
+            _put_slots(f"optimizer-{name}-of-{method.name}", optimizer, tensors)
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> dict[str, str]:
+    partial = path.with_name(path.name + ".partial")
+    here, seen = {}, set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        here[name] = tensor.clone() if place in seen else tensor  # safetensors takes no two names of one tensor
+        seen.add(place)
+    save_file(here, partial)
+    with partial.open("rb+") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        os.fsync(stream.fileno())
+    partial.replace(path)
+    return {"file": path.name, "sha256": digest}
+
+
+def _sync(folder: Path) -> None:
+    """Make the renames in a folder outlast a power cut, before what they replace is removed."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+
+def _load(folder: Path, entry: dict[str, str]) -> dict[str, Tensor]:
+    path = folder / entry["file"]
+    try:
+        with path.open("rb") as stream:
+            intact = hashlib.file_digest(stream, "sha256").hexdigest() == entry["sha256"]
+        if intact:
+            return load_file(path)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(
+            f"{path}: part of the checkpoint cannot be read ({reason}); use --fresh to start again"
+        ) from None
+    raise UserError(
+        f"{path}: this checkpoint is damaged (its sha256 is not the recorded one); use --fresh to start again"
+    )
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    path = folder / POSITION
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        record = {name: found[name] for name in ("position", "state", "best", "environment")}
+        if found["sha256"] != _digest(record):
+            raise ValueError("its sha256 is not the recorded one")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: this checkpoint is damaged ({error}); use --fresh to start again") from None
+    return record
+
+
+def _digest(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,330 @@
+"""The training loop: a generator that calls the hooks of methods and never names a method.
+
+It keeps no files and prints nothing: its caller saves, shows and stops. Everything that changes is in a `Session`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial, reduce
+from operator import or_
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from randout.core.config import TrainTable
+from randout.core.errors import Failure
+from randout.core.rng import random_key
+from randout.core.wording import plural
+from randout.methods.base import SUPERVISED, Backward, Batch, Method, Run
+from randout.models.encoder import NOTHING, Encoder, Output, Want, computing
+from randout.models.kernels import block
+from randout.models.kernels.buffers import without_old_objects
+from randout.models.tokens import batches
+from randout.stats.metrics import better
+
+from . import gradient_guard
+from .state import Event, Material, Session
+
+FLUSH = 20  # steps between reads of the losses on a GPU, where each read waits for it
+
+
+def begin(encoder: Encoder, run: Run, methods: Sequence[Method], settings: TrainTable, precision: str) -> Session:
+    """Start the methods, then build the optimizer over the student's parameters and theirs.
+
+    run.teacher must be there where a method runs a teacher. Raises Failure where every parameter is frozen.
+    """
+    states = [method.start(run) for method in methods]
+    watched = {name: p for name, p in encoder.model.named_parameters() if p.requires_grad}
+    if not watched:
+        raise Failure("nothing to train: every parameter of the student is frozen (requires_grad is False)")
+    own = list(watched.values())
+    groups: list[dict[str, Any]] = []
+    for parameters in (own, [p for state in states for p in state.parameters]):
+        groups.append({"params": [p for p in parameters if p.dim() >= 2]})
+        groups.append({"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0})
+    optimizer = torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=settings.learning_rate,
+        betas=(settings.adam_beta1, settings.adam_beta2),
+        eps=settings.adam_epsilon,
+        weight_decay=settings.weight_decay,
+        fused=encoder.device.type in ("cpu", "cuda"),
+    )
+    session = Session(encoder, run, methods, states, optimizer, settings, precision, watched=watched)
+    asked = settings.micro_batch
+    session.position.micro_batch = settings.batch_size if asked == "auto" else min(asked, settings.batch_size)
+    run.forward = partial(student_forward, session)
+    run.supervised = partial(_supervised, session)
+    return session
+
+
+def _supervised(session: Session, output: Output, batch: Batch) -> Tensor:
+    """The loss on gold labels of any logits, by the method that owns it."""
+    for method, state in zip(session.methods, session.states, strict=True):
+        if SUPERVISED in method.losses and not method.supervises:
+            return method.loss(session.run, state, output, batch, partial(student_forward, session, batch))[SUPERVISED]
+    raise RuntimeError("no method of this recipe owns the loss on gold labels")
+
+
+def fit(session: Session, material: Material, validate: Callable[[], dict[str, Any]]) -> Iterator[Event]:
+    """Train from `session.position` to the end; an event after every step and after every validation.
+
+    validate: metrics of the student as it stands. Raises Failure when a loss is not finite.
+    """
+    settings = session.settings
+    per_epoch = -(-(len(material.labelled) + len(material.unlabelled)) // settings.batch_size)
+    session.run.steps = per_epoch * settings.epochs
+    session.run.heldout = partial(held_out, session, material)
+    with without_old_objects():
+        yield from _epochs(session, material, validate)
+
+
+def _epochs(session: Session, material: Material, validate: Callable[[], dict[str, Any]]) -> Iterator[Event]:
+    settings, position = session.settings, session.position
+    lengths, windows = material.tokens.lengths, not session.encoder.packed
+    rows = (material.labelled, material.unlabelled)
+    while position.epoch < settings.epochs and not position.ended:
+        order = batches(lengths, *rows, settings.batch_size, settings.seed, position.epoch, windows)
+        while position.batch < len(order):
+            began = time.perf_counter()
+            step(session, material, order[position.batch])
+            position.batch += 1
+            position.step += 1
+            position.seconds += time.perf_counter() - began
+            yield Event(texts=len(order[position.batch - 1]))
+        flush(session)
+        if (position.epoch + 1) % max(settings.validate_every, 1) and position.epoch + 1 < settings.epochs:
+            position.epoch, position.batch = position.epoch + 1, 0
+            continue
+        metrics = validate()
+        improved = settings.keep == "last" or better(settings.metric, metrics[settings.metric], position.best)
+        _close_epoch(session, metrics, improved)
+        for method, state in zip(session.methods, session.states, strict=True):
+            method.evaluated(session.run, state, metrics, improved)
+        yield Event(metrics=metrics, improved=improved)
+    position.ended = position.ended or "all epochs done"
+
+
+def _close_epoch(session: Session, metrics: dict[str, Any], improved: bool) -> None:
+    position, settings = session.position, session.settings
+    means = {name: total / count for name, (total, count) in position.sums.items()}
+    scores = {name: value for name, value in metrics.items() if isinstance(value, float)}
+    position.epoch += 1
+    rate = learning_rate(settings, max(position.step - 1, 0), session.run.steps)  # of the epoch's last step
+    row = {"epoch": position.epoch, "step": position.step, "learning_rate": rate, **means}
+    row |= {f"validation_{name}": value for name, value in scores.items()} | {"seconds": round(position.seconds, 3)}
+    position.history.append(row)
+    position.batch, position.sums, position.seconds = 0, {}, 0.0
+    if improved:
+        position.best, position.best_epoch, position.without_gain = metrics.get(settings.metric), position.epoch, 0
+    else:
+        position.without_gain += 1
+        if settings.patience and position.without_gain >= settings.patience:
+            position.ended = f"no gain in {plural(position.without_gain, 'validation')}"
+
+
+def step(session: Session, material: Material, rows: np.ndarray) -> None:
+    """One optimizer step on the texts of `rows`. On a GPU that runs out of memory the micro-batch is halved.
+
+    Raises Failure where the first step leaves a parameter of the student without a gradient (`gradient_guard`).
+    """
+    run, optimizer, position = session.run, session.optimizer, session.position
+    run.step = position.step
+    rate = learning_rate(session.settings, position.step, run.steps)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    while True:
+        optimizer.zero_grad(set_to_none=True)
+        run.logged.clear()
+        try:
+            _gradients(session, material, rows)
+            break
+        except torch.OutOfMemoryError:
+            whole = [method.name for method in session.methods if method.whole]
+            if session.settings.micro_batch != "auto" or position.micro_batch == 1 or whole:
+                lower = f"batch_size (methods.{whole[0]} needs whole batches)" if whole else "micro_batch"
+                raise Failure(
+                    f"the GPU's memory does not hold a forward pass of {plural(position.micro_batch, 'text')}; "
+                    f"set train.{lower} lower, or student.max_length"
+                ) from None
+            position.micro_batch = -(-position.micro_batch // 2)
+            torch.cuda.empty_cache()
+    if session.watched:
+        _check_gradients(session, material, rows)
+    run.log("gradient_norm", _clip(optimizer, session.settings.max_grad_norm))
+    session.pending.append((position.epoch, position.batch, _summary(run.logged)))
+    if session.encoder.device.type == "cpu" or len(session.pending) >= FLUSH:
+        flush(session)  # before the optimizer, so that on a CPU bad gradients never reach the weights
+    optimizer.step()
+    for method, state in zip(session.methods, session.states, strict=True):
+        method.stepped(run, state)
+
+
+def _check_gradients(session: Session, material: Material, rows: np.ndarray) -> None:
+    """Raise Failure where the first step of this process left a parameter without the gradient that it should have."""
+    encoder = session.encoder
+
+    def plain() -> Tensor:
+        encoder.model.eval()  # the next training forward sets the mode anew
+        ids = [torch.from_numpy(material.tokens[row].astype(np.int64)) for row in rows[:2]]
+        with block.plain():
+            return replace(encoder, packed=False).forward(ids).logits
+
+    gradient_guard.check(encoder.model, session.watched, plain)
+    session.watched = {}
+
+
+def _clip(optimizer: torch.optim.Optimizer, limit: float) -> Tensor:
+    """The L2 norm of all gradients together, before they are scaled down to `limit` (0: they are left alone)."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if limit:
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return norm
+
+
+def _gradients(session: Session, material: Material, rows: np.ndarray) -> None:
+    """Accumulate `.grad` over the micro-batches of a step; the methods may own how each comes about."""
+    backward: Backward = partial(_backward, session)
+    for method, state in zip(session.methods, session.states, strict=True):
+        backward = method.gradient(session.run, state, backward)
+    for first in range(0, len(rows), session.position.micro_batch):
+        backward(_batch(session, material, rows, first))
+
+
+def _batch(session: Session, material: Material, rows: np.ndarray, first: int) -> Batch:
+    return batch_of(session, material, rows, rows[first : first + session.position.micro_batch], first)
+
+
+def held_out(session: Session, material: Material, step: int) -> Batch:
+    """The batch of held-out rows for a step: round and round in an order drawn anew for each pass."""
+    size = min(session.settings.batch_size, len(material.heldout))
+    turn, place = divmod(step * size, len(material.heldout))
+    orders = [
+        np.random.default_rng(random_key(session.run.seed, "heldout", turn + n)).permutation(material.heldout)
+        for n in range(2)
+    ]
+    rows = np.concatenate(orders)[place : place + size]
+    rows = rows[np.argsort(material.tokens.lengths[rows], kind="stable")]
+    return batch_of(session, material, rows, rows, 0)
+
+
+def batch_of(session: Session, material: Material, rows: np.ndarray, mine: np.ndarray, first: int) -> Batch:
+    """The micro-batch of the texts `mine`, which stand from place `first` on among the `rows` of a step."""
+    device = session.encoder.device
+    ids = [torch.from_numpy(material.tokens[row].astype(np.int64)) for row in mine]
+    index = torch.from_numpy(mine)
+    teacher = None if material.teacher is None else material.teacher[index].to(device)
+    step_labels = material.labels[torch.from_numpy(rows)].to(device)
+    longest = int(material.tokens.lengths[rows].max())
+    others = tuple(logits[index].to(device) for logits in material.others)
+    return Batch(index, ids, step_labels[first : first + len(mine)], teacher, step_labels, first, longest, others)
+
+
+def _backward(session: Session, batch: Batch, scale: float = 1.0) -> None:
+    losses, logits = losses_of(session, batch)
+    losses = losses if scale == 1.0 else {name: scale * loss for name, loss in losses.items()}
+    total = torch.stack([loss.float() for loss in losses.values()]).sum()
+    for name, loss in losses.items():
+        session.run.log(f"loss_{name}", loss)
+    if len(losses) > 1:  # how hard each loss pulls, at the logits: cheap, and the same for every parameter behind them
+        for name, loss in losses.items():
+            (pull,) = torch.autograd.grad(loss, logits, retain_graph=True, allow_unused=True)
+            if pull is not None:  # else a loss that looks elsewhere, at hidden states, of which this measures nothing
+                session.run.log(f"square_{name}", pull.float().square().sum())
+    with session.encoder.gradients.adding():
+        total.backward()
+
+
+def losses_of(session: Session, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    """The named losses of a micro-batch and the student's logits (b, C), with a graph."""
+    run = session.run
+    for method, state in zip(session.methods, session.states, strict=True):
+        batch = method.inputs(run, state, batch)
+
+    forward = partial(student_forward, session, batch)
+    wanted = reduce(or_, (method.want(run) for method in session.methods), NOTHING)
+    output = forward(want=wanted)
+    taken = any(method.supervises for method in session.methods)
+    losses: dict[str, Tensor] = {}
+    for method, state in zip(session.methods, session.states, strict=True):
+        if not (taken and SUPERVISED in method.losses and not method.supervises):  # asked by the one that took over
+            losses |= method.loss(run, state, output, batch, forward)
+    return losses, output.logits
+
+
+def student_forward(
+    session: Session,
+    batch: Batch,
+    *,
+    weights: dict[str, Tensor] | None = None,
+    dropout: bool = True,
+    perturb: bool = True,
+    call: int = 0,
+    want: Want = NOTHING,
+) -> Output:
+    """A training forward. The same (step, call, micro-batch) repeats the same dropout masks and noise."""
+    run, encoder = session.run, session.encoder
+    run.call = call
+    torch.manual_seed(random_key(run.seed, "dropout", run.step, run.rank, call, batch.first))
+    encoder.model.train(dropout)
+    try:
+        with ExitStack() as stack:
+            if perturb:
+                run.layout = encoder.layout(batch.ids, batch.first, batch.step_labels.numel(), batch.longest)
+                for method, state in zip(session.methods, session.states, strict=True):
+                    stack.enter_context(method.perturb(run, state))
+            with computing(encoder.device, session.precision):
+                return encoder.forward(batch.ids, want, weights)
+    finally:  # also where memory ran out
+        run.layout, run.call = None, 0
+
+
+def _summary(logged: dict[str, list[tuple[Tensor, float]]]) -> dict[str, Tensor]:
+    """A step's numbers: losses add up over micro-batches, the rest is averaged; gradient norms become ratios."""
+    means = {}
+    for name, entries in logged.items():
+        if name.startswith(("loss_", "square_")):
+            means[name] = torch.stack([value for value, _ in entries]).sum()
+        else:
+            means[name] = torch.stack([value * weight for value, weight in entries]).sum() / sum(w for _, w in entries)
+    squares = {name[7:]: means.pop(name) for name in list(means) if name.startswith("square_")}
+    base = next(iter(squares), None)
+    ratios = {f"gradient_{n}_to_{base}": (s / squares[base]).sqrt() for n, s in squares.items() if base and n != base}
+    return means | ratios
+
+
+def flush(session: Session) -> None:
+    """Read the numbers of the steps since the last read. Raises Failure naming the first loss (or norm of the
+    gradients: it may overflow where no loss does) that is not finite.
+    """
+    for epoch, batch, numbers in session.pending:
+        for name, tensor in numbers.items():
+            value = float(tensor)
+            if name.startswith(("loss_", "gradient_norm")) and not math.isfinite(value):
+                session.pending.clear()
+                raise Failure(
+                    f"{name.replace('_', ' ')} is {value} at epoch {epoch + 1}, batch {batch + 1}. The last checkpoint "
+                    "is intact. A lower learning_rate, or precision = float32, usually helps"
+                )
+            if math.isfinite(value):
+                entry = session.position.sums.setdefault(name, [0.0, 0])
+                session.position.sums[name] = [entry[0] + value, entry[1] + 1]
+    session.pending.clear()
+
+
+def learning_rate(settings: TrainTable, step: int, steps: int) -> float:
+    """Of step `step` (0 the first): a linear rise over `warmup_ratio` of all steps, then constant or linear to zero."""
+    warmup = math.ceil(settings.warmup_ratio * steps)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    return settings.learning_rate * max(steps - step, 0) / max(steps - warmup, 1)

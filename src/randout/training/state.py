@@ -1,0 +1,78 @@
+"""Training state: what the student learns from, the position, and everything that changes while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from randout.core.config import TrainTable
+from randout.methods.base import Method, Run, State
+from randout.models.encoder import Encoder
+from randout.models.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a student learns from. labels: (n,) class or -1. teacher: (n, C) stored logits, NaN where none, or None.
+
+    labelled, unlabelled: rows of `tokens` to train on. heldout: rows of the training split that a method asked to keep
+    from the student. others: stored logits of further teachers.
+    """
+
+    tokens: Tokens
+    labels: Tensor
+    labelled: np.ndarray
+    unlabelled: np.ndarray
+    teacher: Tensor | None = None
+    heldout: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    others: tuple[Tensor, ...] = ()
+
+
+@dataclass
+class Position:
+    """Where training is: all of it goes into a checkpoint, as JSON."""
+
+    epoch: int = 0  # epochs done
+    batch: int = 0  # batches done in this epoch
+    step: int = 0  # optimizer steps done
+    micro_batch: int = 0
+    best: float | None = None
+    best_epoch: int = 0
+    without_gain: int = 0  # validations since the best
+    sums: dict[str, list[float]] = field(default_factory=dict)  # of this epoch: name -> [sum, count]
+    seconds: float = 0.0  # spent in this epoch
+    history: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch
+    ended: str = ""  # why training is over
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class Session:
+    """A training under way."""
+
+    encoder: Encoder
+    run: Run
+    methods: Sequence[Method]
+    states: Sequence[State]
+    optimizer: torch.optim.Optimizer
+    settings: TrainTable
+    precision: str
+    position: Position = field(default_factory=Position)
+    pending: list[tuple[int, int, dict[str, Tensor]]] = field(default_factory=list)  # losses not yet read
+    watched: dict[str, nn.Parameter] = field(default_factory=dict)  # the student's, until its first step was checked
+
+
+@dataclass(frozen=True)
+class Event:
+    """After a step (`metrics` is None) or after a validation; `texts`: trained on since the last event."""
+
+    texts: int = 0
+    metrics: dict[str, Any] | None = None
+    improved: bool = False

@@ -1,0 +1,257 @@
+"""CODA-19 read from its released layout: a few made-up papers, as a folder and as an archive."""
+
+import hashlib
+import json
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+
+from randout.core.config import Config
+from randout.core.errors import UserError
+from randout.data import coda19, named_datasets
+from randout.data import dataset as data
+from randout.experiments.run import planning
+
+SIZES = {"train": 12, "dev": 3, "test": 3}  # papers
+
+
+def paper(split, number):
+    """A paper in the released schema: two paragraphs, sentences of one to three segments, all five labels."""
+    labels = iter(np.resize(coda19.LABELS, 9).tolist())
+
+    def segment(i):
+        return {"segment_text": f"{split} {number} says the {i}th thing ,", "crowd_label": next(labels)}
+
+    sentences = [[segment(0)], [segment(1), segment(2)], [segment(3), segment(4), segment(5)]]
+    abstract = [
+        {"original_text": "made up", "sentences": sentences},
+        {"original_text": "made up", "sentences": [[segment(6)]]},
+    ]
+    metadata = {"title": "Made up", "coda_data_split": split, "coda_paper_id": number, "subset": "biorxiv_medrxiv"}
+    return {"paper_id": f"{split}{number:02}", "metadata": metadata, "abstract": abstract, "abstract_stats": {}}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The archive unpacked, with what else lies in the release."""
+    root = tmp_path / "CODA19_v1_20200504"
+    for split, count in SIZES.items():
+        place = root / "human_label" / split
+        place.mkdir(parents=True)
+        for number in range(count):
+            (place / f"{split}{number:02}.json").write_text(json.dumps(paper(split, number)), encoding="utf-8")
+    expert = root / "human_label" / "test" / "expert" / "biomedical_expert"
+    expert.mkdir(parents=True)
+    (expert / "test00.json").write_text('{"docId": "test00", "labels": ["finding"]}')
+    (root / "human_label" / "train" / ".train00.json.swp").write_bytes(b"\x00")
+    (root / "human_label" / "coda_metadata.csv").write_text("paper_id\n")
+    (root / "machine_label").mkdir()
+    return root
+
+
+def zipped(root, path, prefix="CODA19_v1_20200504/"):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(root.rglob("*"), reverse=True):  # another order than the names'
+            if file.is_file():
+                archive.write(file, f"{prefix}{file.relative_to(root)}")
+        archive.writestr(f"__MACOSX/{prefix}human_label/train/._train00.json", b"\x00\x05")
+    return path
+
+
+def test_segments_are_rows_grouped_by_paper_and_split_as_released(folder):
+    dataset = data.load(f"coda19:{folder}")
+    assert dataset.name == "coda19"
+    assert dataset.report.sizes == {"train": 84, "validation": 21, "test": 21}
+    assert list(dataset.id2label.values()) == ["background", "purpose", "method", "finding", "other"]
+    assert dataset.texts[:2] == ["train 0 says the 0th thing ,", "train 0 says the 1th thing ,"]
+    assert dataset.labels[:7].tolist() == [0, 1, 2, 3, 4, 0, 1]
+    assert [dataset.row_ids[i] for i in (0, 84, 125)] == ["1", "validation#1", "test#21"]
+    assert len(np.unique(dataset.groups)) == 18
+    assert dataset.report.shared_groups == {"validation": 0, "test": 0}
+    assert dataset.columns == {"text": "segment_text", "label": "crowd_label", "group": "paper_id", "split": None}
+    assert dataset.max_length == 100
+    other = "18 papers (released: 10,966), 84 train segments (released: 137,171)"
+    assert any(f"not the released CODA-19: {other}" in note for note in dataset.report.notes)
+    shown = data.describe(dataset)
+    assert shown[0] == "data        coda19: 126 labelled rows, 5 classes"
+    assert "10,966 abstracts" in shown[1]
+
+
+@pytest.mark.parametrize("prefix", ["CODA19_v1_20200504/", "", "a/b/"])
+def test_an_archive_is_read_in_memory_and_is_the_same_rows(folder, tmp_path, prefix):
+    path = zipped(folder, tmp_path / "some.zip", prefix)
+    before = {p.name for p in tmp_path.iterdir()}
+    packed, unpacked = data.load(f"coda19:{path}"), data.load(f"coda19:{folder}")
+    assert packed.texts == unpacked.texts
+    assert packed.row_ids == unpacked.row_ids
+    assert np.array_equal(packed.labels, unpacked.labels)
+    assert np.array_equal(packed.groups, unpacked.groups)
+    assert packed.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert any(f"{packed.sha256}, not the archive as released" in note for note in packed.report.notes)
+    assert {p.name for p in tmp_path.iterdir()} == before
+
+
+def test_a_folder_is_known_by_its_content(folder, tmp_path):
+    before = data.load(f"coda19:{folder}").sha256
+    shutil.copytree(folder, tmp_path / "deep" / "er")
+    for place in (tmp_path / "deep", tmp_path / "deep" / "er", tmp_path / "deep" / "er" / "human_label"):
+        assert data.load(f"coda19:{place}").sha256 == before
+    changed = folder / "human_label" / "dev" / "dev00.json"
+    changed.write_text(changed.read_text().replace("0th", "zeroth"))
+    assert data.load(f"coda19:{folder}").sha256 != before
+
+
+def test_released_counts_are_not_commented_on(folder, monkeypatch):
+    counts = {"papers": 18, "train segments": 84, "dev segments": 21, "test segments": 21}
+    monkeypatch.setattr(coda19, "RELEASED", counts)
+    assert not any("not the released" in note for note in data.load(f"coda19:{folder}").report.notes)
+
+
+def edit(folder, file, change):
+    path = folder / "human_label" / file
+    document = json.loads(path.read_text())
+    changed = change(document)
+    document = changed if isinstance(changed, list) and changed[0] is document else document
+    path.write_text(json.dumps(document))
+    return path
+
+
+def test_papers_without_an_id_and_segments_without_a_text(folder):
+    edit(folder, "train/train00.json", lambda d: d.update(paper_id=""))
+    edit(folder, "train/train01.json", lambda d: d.update(paper_id=None, metadata={}))
+    edit(folder, "test/test00.json", lambda d: d["abstract"][0]["sentences"][0][0].update(segment_text=" "))
+    notes = []
+    tables = coda19.read(folder, notes)
+    assert tables["main"].columns["paper_id"][:14] == ["0"] * 7 + ["train01"] * 7
+    assert len(tables["test"]) == 20
+    assert notes[0] == "1 segment of test has no text and is left out"
+    assert "21 test segments (released: 15,475)" in notes[1]  # the blank one is counted
+
+
+def first_segment(**values):
+    return lambda d: d["abstract"][0]["sentences"][1][0].update(values)
+
+
+@pytest.mark.parametrize("form", ["folder", "archive"])
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (first_segment(crowd_label="backgroud"), ["abstract[0].sentences[1][0]", "'backgroud'", "'background'?"]),
+        (first_segment(crowd_label=None), ["abstract[0].sentences[1][0]", "expected segment_text and"]),
+        (first_segment(segment_text=3), ["abstract[0].sentences[1][0]", "expected segment_text and"]),
+        (lambda d: d["abstract"][1].pop("sentences"), ["abstract[1]", "a list 'sentences'"]),
+        (lambda d: d["abstract"][1].update(sentences=["x"]), ["abstract[1].sentences[0]", "a list of segments"]),
+        (lambda d: d.pop("abstract"), ["a list 'abstract'"]),
+        (lambda d: [d], ["expected an object", "found a list"]),
+        (lambda d: d.update(paper_id="train03"), ["'train03'", "train03.json: the paper", "in dev and in train"]),
+        (first_segment(segment_text="\ud83d"), ["cannot be read", "surrogates"]),
+    ],
+)  # fmt: skip
+def test_a_paper_that_cannot_be_read_is_named_with_its_place(folder, tmp_path, form, change, parts):
+    edit(folder, "dev/dev01.json", change)
+    source = folder if form == "folder" else zipped(folder, tmp_path / "c.zip")
+    with pytest.raises(UserError) as caught:
+        data.load(f"coda19:{source}")
+    for part in ("human_label/dev/dev01.json", *parts):
+        assert part in str(caught.value)
+
+
+def test_broken_and_too_large_papers(folder, tmp_path, monkeypatch):
+    path = folder / "human_label" / "test" / "test01.json"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-40])
+    with pytest.raises(UserError, match=r"test01\.json, line 1, column \d+: broken JSON"):
+        data.load(f"coda19:{folder}")
+    path.write_bytes(b"\xff" + whole)
+    with pytest.raises(UserError, match=r"test01\.json: JSON that cannot be read"):
+        data.load(f"coda19:{folder}")
+    path.write_bytes(b"[" * 100_000)
+    with pytest.raises(UserError, match=r"test01\.json: JSON that cannot be read"):
+        data.load(f"coda19:{folder}")
+    path.write_bytes(whole)
+    packed = zipped(folder, tmp_path / "c.zip")
+    monkeypatch.setattr(coda19, "LARGEST_SUM", 10_000)
+    with pytest.raises(UserError, match=r"c\.zip: unpacked .* at most 10,000 are read"):
+        data.load(f"coda19:{packed}")
+    monkeypatch.setattr(coda19, "LARGEST_SUM", 2**30)
+    monkeypatch.setattr(coda19, "LARGEST_FILE", 100)
+    for source in (folder, packed):
+        with pytest.raises(UserError, match=r"\.json: .* bytes; a paper of CODA-19 has at most 100"):
+            data.load(f"coda19:{source}")
+
+
+def test_other_folders_and_archives_are_refused(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.zip").write_text("not a zip")
+    (tmp_path / "cut.zip").write_bytes(zipped(folder, tmp_path / "c.zip").read_bytes()[:-30])
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("human_label/train/a.txt", "x")
+    shutil.copytree(folder, tmp_path / "two" / "one")
+    shutil.copytree(folder, tmp_path / "two" / "another")
+    shutil.rmtree(folder / "human_label" / "train")
+    expected = {
+        "empty": "there is no folder human_label",
+        "other.zip": "there is no folder human_label",
+        "text.zip": "not a zip archive",
+        "cut.zip": "not a zip archive",
+        "two": "several folders human_label",
+        "nowhere": "no such file",
+        folder.name: "no paper in human_label/train",
+    }
+    for name, part in expected.items():
+        with pytest.raises(UserError, match=part):
+            data.load(f"coda19:{tmp_path / name}")
+
+
+def test_a_damaged_member_is_named(folder, tmp_path):
+    packed = zipped(folder, tmp_path / "c.zip")
+    content = bytearray(packed.read_bytes())
+    with zipfile.ZipFile(packed) as archive:
+        member = archive.getinfo("CODA19_v1_20200504/human_label/dev/dev02.json")
+    at = member.header_offset + 30 + len(member.filename) + member.compress_size // 2
+    content[at : at + 20] = b"\x00" * 20
+    packed.write_bytes(content)
+    with pytest.raises(UserError, match=r"human_label/dev/dev02\.json: cannot be unpacked"):
+        data.load(f"coda19:{packed}")
+
+
+def test_the_archive_is_fetched_and_checked_by_its_name_in_git(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANDOUT_CACHE", str(tmp_path / "cache"))
+    packed = zipped(folder, tmp_path / "c.zip")
+    named = named_datasets.NAMED["coda19"]
+    assert named.url.endswith(f"{named_datasets.CODA19_COMMIT}/data/CODA19_v1_20200504.zip")
+    here = vars(named) | {"url": packed.as_uri()}
+    monkeypatch.setitem(named_datasets.NAMED, "coda19", named_datasets.Named(**here))
+    with pytest.raises(
+        UserError, match=rf"object name in git is git:[0-9a-f]{{40}}, expected {named.digest}.*coda19:PATH"
+    ):
+        data.load("coda19")
+    content = packed.read_bytes()
+    name = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
+    monkeypatch.setitem(named_datasets.NAMED, "coda19", named_datasets.Named(**(here | {"digest": f"git:{name}"})))
+    dataset = data.load("coda19")
+    assert dataset.sha256 == hashlib.sha256(content).hexdigest()
+    assert any(f"{dataset.sha256}, the archive as released" in note for note in dataset.report.notes)
+    assert (tmp_path / "cache" / "CODA19_v1_20200504.zip").read_bytes() == content
+
+
+def test_the_name_in_git_is_what_git_computes():
+    assert named_datasets._digest(b"", "git:") == "git:e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"  # git's empty file
+    assert named_datasets._digest(b"hello\n", "git:") == "git:ce013625030ba8dba906f756967f9e9ca394464a"
+
+
+def test_max_length_folds_and_evaluation(folder, tiny_model):
+    config = Config(
+        data={"source": f"coda19:{folder}"}, student={"model": str(tiny_model("bert"))}, teacher={"model": "none"},
+        methods={"ce": {}},
+    )  # fmt: skip
+    plan = planning.make(config)
+    assert plan.config.student.max_length == 64  # the tiny model's own limit, below the 100 stated
+    assert "max length: 64 tokens, as stated for coda19" in plan.notes
+    folded = data.load(f"coda19:{folder}", folds=3, fold=2)
+    assert folded.report.shared_groups == {"validation": 0, "test": 0}
+    assert sum(folded.report.sizes.values()) == 126
+    found = data.load_evaluation(f"coda19:{folder}", dict(enumerate(coda19.LABELS)))
+    assert (len(found.texts), len(found.labels), len(np.unique(found.groups))) == (21, 21, 3)

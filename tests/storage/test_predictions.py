@@ -1,0 +1,90 @@
+"""Prediction files: what is written is what is read, column by column, and a wrong file is said."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet as parquet
+import pytest
+
+from randout.core.errors import UserError
+from randout.storage.predictions import Predictions, read_predictions, write_predictions
+
+NAMES = ["no", "yes"]
+LOGITS = np.array([[2.0, 0.0], [0.5, 1.0], [-1.0, 3.0]], dtype=np.float32)
+MADE = Predictions(NAMES, ["7", "2", "test.csv#1"], np.array([4, 4, 9]), np.array([0, 0, 1]), LOGITS, ["a", "b", "c"])
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """The file that a run has of its test split."""
+    return tmp_path / "run" / "predictions" / "test.parquet"
+
+
+def test_the_columns_are_these(path: Path) -> None:
+    write_predictions(path, MADE)
+    found = parquet.read_table(path).to_pydict()
+    assert list(found) == ["row", "group", "text", "label", "prediction", "score", "logits"]
+    assert (found["row"], found["group"], found["text"]) == (["7", "2", "test.csv#1"], [4, 4, 9], ["a", "b", "c"])
+    assert (found["label"], found["prediction"]) == (["no", "no", "yes"], ["no", "yes", "yes"])
+    assert found["logits"] == LOGITS.tolist()
+    odds = [np.exp(2.0), np.exp(0.5), np.exp(4.0)]  # softmax of two classes: 1 / (1 + exp(-difference))
+    assert found["score"] == pytest.approx([one / (1 + one) for one in odds])
+    write_predictions(path, replace(MADE, texts=None))
+    assert "text" not in parquet.read_table(path).column_names
+    assert [file.name for file in path.parent.iterdir()] == ["test.parquet"], "nothing half-written is left"
+
+
+def test_what_was_written_is_read(path: Path) -> None:
+    for made in (MADE, replace(MADE, texts=None)):
+        write_predictions(path, made)
+        found = read_predictions(path, NAMES)
+        assert (found.names, found.rows, found.texts) == (made.names, made.rows, made.texts)
+        for name in ("groups", "labels", "logits"):
+            assert np.array_equal(getattr(found, name), getattr(made, name)), name
+        assert found.predicted.tolist() == [0, 1, 1]
+
+
+def test_same_rows_are_the_same_ids_and_class_names_in_order() -> None:
+    assert MADE.same_rows(replace(MADE, logits=-LOGITS, texts=None))
+    assert not MADE.same_rows(replace(MADE, rows=["2", "7", "test.csv#1"]))
+    assert not MADE.same_rows(replace(MADE, labels=np.array([0, 1, 1])))
+    assert not MADE.same_rows(replace(MADE, names=["yes", "no"]))
+    assert not MADE.same_rows(Predictions(NAMES, ["7"], np.array([4]), np.array([0]), LOGITS[:1], None))
+
+
+def test_a_wrong_file_is_said(path: Path) -> None:
+    with pytest.raises(UserError, match=r"run: no predictions of the test split; `randout evaluate --split test`"):
+        read_predictions(path, NAMES)
+    write_predictions(path, MADE)
+    for names in (["no", "maybe"], ["no", "yes", "maybe"]):
+        with pytest.raises(UserError, match="not the predictions of this run"):
+            read_predictions(path, names)
+    parquet.write_table(pyarrow.table({"a": [1]}), path)
+    with pytest.raises(UserError, match="not the predictions of this run"):
+        read_predictions(path, NAMES)
+    path.write_bytes(b"PAR1 and no more")
+    with pytest.raises(UserError, match=r"test\.parquet: cannot be read; these are not the predictions of this run"):
+        read_predictions(path, NAMES)
+
+
+def test_reading_needs_no_torch() -> None:
+    code = "import sys, randout.storage.predictions; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_labels_that_the_model_has_not_learnt_come_back_after_its_classes(path: Path) -> None:
+    made = Predictions(
+        ["no", "yes", "later", "maybe"], ["1", "2", "3"], np.array([1, 2, 3]), np.array([3, 0, 2]), LOGITS, None
+    )
+    write_predictions(path, made)
+    found = read_predictions(path, NAMES)
+    assert (found.names, found.labels.tolist()) == (made.names, [3, 0, 2])
+    assert found.logits.shape == (3, 2)
+    with pytest.raises(UserError, match="not the predictions of this run"):  # a prediction is always a class
+        read_predictions(path, ["no", "maybe"])

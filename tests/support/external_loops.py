@@ -1,0 +1,152 @@
+"""Small foreign trainings for the tests: stock classifiers and batches as another loop has them, and stand-in methods."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from randout.methods.base import Backward, Batch, Forward, Method, Run, State
+from randout.methods.functional import kl_divergence
+from randout.models.encoder import Output
+from randout.testing.models import toy_texts
+from support.training import NAMES
+
+_stock: dict[str, tuple[Any, Tensor]] = {}  # by folder, seed and options
+
+
+def stock(folder: Path, dropout: bool = True, seed: int = 0, **options: Any) -> Any:
+    """A stock classifier of three classes, loaded as anybody would, and torch's generator as it is after that: a copy of
+    one that is loaded once.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    key = repr((folder, seed, sorted(options.items())))
+    if key not in _stock:
+        torch.manual_seed(seed)
+        made = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3, **options)
+        _stock[key] = made, torch.get_rng_state()
+    model, state = copy.deepcopy(_stock[key][0]), _stock[key][1]
+    torch.set_rng_state(state)
+    if not dropout:
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+    return model.train()
+
+
+def examples(folder: Path, n: int = 24, teacher: bool = False) -> list[dict[str, Any]]:
+    """n labelled toy texts of up to 24 tokens, as a tokenizer gives them, with a made-up teacher's logits if asked."""
+    from transformers import AutoTokenizer
+
+    texts, names = toy_texts(n, 0)
+    encoded = AutoTokenizer.from_pretrained(folder)(texts, truncation=True, max_length=24)
+    place = {name: at for at, name in NAMES.items()}
+    logits = 2 * torch.randn(n, 3, generator=torch.Generator().manual_seed(0))
+    found = []
+    for row, name in enumerate(names):
+        one = {"input_ids": encoded["input_ids"][row], "attention_mask": encoded["attention_mask"][row]}
+        found.append(one | {"labels": place[name]} | ({"teacher_logits": logits[row].tolist()} if teacher else {}))
+    return found
+
+
+def padded(rows: list[dict[str, Any]], left: bool = False) -> dict[str, Tensor]:
+    """A batch of `examples`, padded to the longest."""
+    longest = max(len(row["input_ids"]) for row in rows)
+    batch = {}
+    for name in ("input_ids", "attention_mask"):
+        filled = [(row[name], [0] * (longest - len(row[name]))) for row in rows]
+        batch[name] = torch.tensor([gap + own if left else own + gap for own, gap in filled])
+    batch |= {name: torch.tensor([row[name] for row in rows]) for name in rows[0] if name not in batch}
+    return batch
+
+
+class Twice(Method):
+    """Two passes under different dropout masks, as R-Drop has them."""
+
+    name = "twice"
+    summary = "two passes that must agree"
+    losses = ("ce", "twice")
+    supervises = True
+    weight: float = 1.0
+
+    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+        assert run.supervised is not None
+        other = forward(call=1)
+        both = kl_divergence(output.logits, other.logits, 1.0) + kl_divergence(other.logits, output.logits, 1.0)
+        gold = (run.supervised(output, batch) + run.supervised(other, batch)) / 2
+        return {"ce": gold, "twice": self.weight * both / (2 * batch.step_labels.numel())}
+
+
+class Square(Method):
+    """A loss that is not zero without dropout."""
+
+    name = "square"
+    summary = "small logits"
+    losses = ("square",)
+
+    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+        return {"square": 0.1 * forward().logits.square().sum() / batch.step_labels.numel()}
+
+
+class Ascent(Method):
+    """Passes over word embeddings that move along their own gradient, as FreeLB has them."""
+
+    name = "ascent"
+    summary = "adversarial passes"
+    passes: int = 3
+    rate: float = 0.5
+
+    def gradient(self, run: Run, state: State, inner: Backward) -> Backward:
+        def backward(batch: Batch, scale: float = 1.0) -> None:
+            width = run.sites.words.weight.shape[1]  # type: ignore[union-attr]
+            delta = torch.zeros(len(batch.ids), batch.longest, width)
+            for _ in range(self.passes):
+                delta = delta.detach().requires_grad_()
+                undo = run.sites.change_words(partial(self._add, run, delta))
+                inner(batch, scale / self.passes)
+                undo()
+                assert delta.grad is not None
+                delta = delta + self.rate * delta.grad / delta.grad.flatten(1).norm(dim=1)[:, None, None]
+
+        return backward
+
+    def _add(self, run: Run, delta: Tensor, ids: Tensor, embedded: Tensor) -> Tensor:
+        if run.layout is None:
+            return embedded
+        return embedded + run.layout.into_rows(delta, embedded.shape[:-1].numel()).view_as(embedded)
+
+
+class Mixed(Method):
+    """The weights that were there at the start take the place of half the present ones, drawn when a forward begins."""
+
+    name = "mixed"
+    summary = "old weights mixed in"
+
+    def start(self, run: Run) -> State:
+        with torch.no_grad():
+            run.sites.words.weight.mul_(1.01)  # type: ignore[union-attr]
+        return State(tensors={str(at): m.weight.detach().clone() for at, m in enumerate(_linear(run))})
+
+    @contextmanager
+    def perturb(self, run: Run, state: State) -> Iterator[None]:
+        layers = _linear(run)
+        for at, layer in enumerate(layers):
+            draw = torch.rand(layer.weight.shape, generator=run.generator("mixed", layer.weight.device, at)) < 0.5
+            mixed = torch.where(draw, layer.weight, state.tensors[str(at)])
+            layer.forward = partial(nn.functional.linear, weight=mixed, bias=layer.bias)  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            for layer in layers:
+                vars(layer).pop("forward", None)
+
+
+def _linear(run: Run) -> list[nn.Linear]:
+    return [module for module in run.sites.blocks[0].modules() if isinstance(module, nn.Linear)]

@@ -1,0 +1,14 @@
+"""What a whole job imports, imported at once: for a fork server whose children then start in no time."""
+
+# ruff: noqa: F401
+import gc
+
+import matplotlib.figure
+import pyarrow.parquet
+import sklearn.svm
+import test_kill
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.models.bert import modeling_bert, tokenization_bert
+from transformers.models.roberta import modeling_roberta, tokenization_roberta
+
+gc.freeze()  # no child goes through the libraries' objects for garbage
