@@ -24,6 +24,7 @@ import pytest
 import torch
 
 from randout.testing.models import LABELS, build, loaded, toy_texts
+from support.coda19 import coda19_folder as coda19_folder  # a fixture
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -14,42 +14,6 @@ from randout.data import coda19, named_datasets
 from randout.data import dataset as data
 from randout.experiments.run import planning
 
-SIZES = {"train": 12, "dev": 3, "test": 3}  # papers
-
-
-def paper(split, number):
-    """A paper in the released schema: two paragraphs, sentences of one to three segments, all five labels."""
-    labels = iter(np.resize(coda19.LABELS, 9).tolist())
-
-    def segment(i):
-        return {"segment_text": f"{split} {number} says the {i}th thing ,", "crowd_label": next(labels)}
-
-    sentences = [[segment(0)], [segment(1), segment(2)], [segment(3), segment(4), segment(5)]]
-    abstract = [
-        {"original_text": "made up", "sentences": sentences},
-        {"original_text": "made up", "sentences": [[segment(6)]]},
-    ]
-    metadata = {"title": "Made up", "coda_data_split": split, "coda_paper_id": number, "subset": "biorxiv_medrxiv"}
-    return {"paper_id": f"{split}{number:02}", "metadata": metadata, "abstract": abstract, "abstract_stats": {}}
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """The archive unpacked, with what else lies in the release."""
-    root = tmp_path / "CODA19_v1_20200504"
-    for split, count in SIZES.items():
-        place = root / "human_label" / split
-        place.mkdir(parents=True)
-        for number in range(count):
-            (place / f"{split}{number:02}.json").write_text(json.dumps(paper(split, number)), encoding="utf-8")
-    expert = root / "human_label" / "test" / "expert" / "biomedical_expert"
-    expert.mkdir(parents=True)
-    (expert / "test00.json").write_text('{"docId": "test00", "labels": ["finding"]}')
-    (root / "human_label" / "train" / ".train00.json.swp").write_bytes(b"\x00")
-    (root / "human_label" / "coda_metadata.csv").write_text("paper_id\n")
-    (root / "machine_label").mkdir()
-    return root
-
 
 def zipped(root, path, prefix="CODA19_v1_20200504/"):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -60,8 +24,8 @@ def zipped(root, path, prefix="CODA19_v1_20200504/"):
     return path
 
 
-def test_segments_are_rows_grouped_by_paper_and_split_as_released(folder):
-    dataset = data.load(f"coda19:{folder}")
+def test_segments_are_rows_grouped_by_paper_and_split_as_released(coda19_folder):
+    dataset = data.load(f"coda19:{coda19_folder}")
     assert dataset.name == "coda19"
     assert dataset.report.sizes == {"train": 84, "validation": 21, "test": 21}
     assert list(dataset.id2label.values()) == ["background", "purpose", "method", "finding", "other"]
@@ -80,10 +44,10 @@ def test_segments_are_rows_grouped_by_paper_and_split_as_released(folder):
 
 
 @pytest.mark.parametrize("prefix", ["CODA19_v1_20200504/", "", "a/b/"])
-def test_an_archive_is_read_in_memory_and_is_the_same_rows(folder, tmp_path, prefix):
-    path = zipped(folder, tmp_path / "some.zip", prefix)
+def test_an_archive_is_read_in_memory_and_is_the_same_rows(coda19_folder, tmp_path, prefix):
+    path = zipped(coda19_folder, tmp_path / "some.zip", prefix)
     before = {p.name for p in tmp_path.iterdir()}
-    packed, unpacked = data.load(f"coda19:{path}"), data.load(f"coda19:{folder}")
+    packed, unpacked = data.load(f"coda19:{path}"), data.load(f"coda19:{coda19_folder}")
     assert packed.texts == unpacked.texts
     assert packed.row_ids == unpacked.row_ids
     assert np.array_equal(packed.labels, unpacked.labels)
@@ -93,20 +57,20 @@ def test_an_archive_is_read_in_memory_and_is_the_same_rows(folder, tmp_path, pre
     assert {p.name for p in tmp_path.iterdir()} == before
 
 
-def test_a_folder_is_known_by_its_content(folder, tmp_path):
-    before = data.load(f"coda19:{folder}").sha256
-    shutil.copytree(folder, tmp_path / "deep" / "er")
+def test_a_folder_is_known_by_its_content(coda19_folder, tmp_path):
+    before = data.load(f"coda19:{coda19_folder}").sha256
+    shutil.copytree(coda19_folder, tmp_path / "deep" / "er")
     for place in (tmp_path / "deep", tmp_path / "deep" / "er", tmp_path / "deep" / "er" / "human_label"):
         assert data.load(f"coda19:{place}").sha256 == before
-    changed = folder / "human_label" / "dev" / "dev00.json"
+    changed = coda19_folder / "human_label" / "dev" / "dev00.json"
     changed.write_text(changed.read_text().replace("0th", "zeroth"))
-    assert data.load(f"coda19:{folder}").sha256 != before
+    assert data.load(f"coda19:{coda19_folder}").sha256 != before
 
 
-def test_released_counts_are_not_commented_on(folder, monkeypatch):
+def test_released_counts_are_not_commented_on(coda19_folder, monkeypatch):
     counts = {"papers": 18, "train segments": 84, "dev segments": 21, "test segments": 21}
     monkeypatch.setattr(coda19, "RELEASED", counts)
-    assert not any("not the released" in note for note in data.load(f"coda19:{folder}").report.notes)
+    assert not any("not the released" in note for note in data.load(f"coda19:{coda19_folder}").report.notes)
 
 
 def edit(folder, file, change):
@@ -118,12 +82,12 @@ def edit(folder, file, change):
     return path
 
 
-def test_papers_without_an_id_and_segments_without_a_text(folder):
-    edit(folder, "train/train00.json", lambda d: d.update(paper_id=""))
-    edit(folder, "train/train01.json", lambda d: d.update(paper_id=None, metadata={}))
-    edit(folder, "test/test00.json", lambda d: d["abstract"][0]["sentences"][0][0].update(segment_text=" "))
+def test_papers_without_an_id_and_segments_without_a_text(coda19_folder):
+    edit(coda19_folder, "train/train00.json", lambda d: d.update(paper_id=""))
+    edit(coda19_folder, "train/train01.json", lambda d: d.update(paper_id=None, metadata={}))
+    edit(coda19_folder, "test/test00.json", lambda d: d["abstract"][0]["sentences"][0][0].update(segment_text=" "))
     notes = []
-    tables = coda19.read(folder, notes)
+    tables = coda19.read(coda19_folder, notes)
     assert tables["main"].columns["paper_id"][:14] == ["0"] * 7 + ["train01"] * 7
     assert len(tables["test"]) == 20
     assert notes[0] == "1 segment of test has no text and is left out"
@@ -149,48 +113,48 @@ def first_segment(**values):
         (first_segment(segment_text="\ud83d"), ["cannot be read", "surrogates"]),
     ],
 )  # fmt: skip
-def test_a_paper_that_cannot_be_read_is_named_with_its_place(folder, tmp_path, form, change, parts):
-    edit(folder, "dev/dev01.json", change)
-    source = folder if form == "folder" else zipped(folder, tmp_path / "c.zip")
+def test_a_paper_that_cannot_be_read_is_named_with_its_place(coda19_folder, tmp_path, form, change, parts):
+    edit(coda19_folder, "dev/dev01.json", change)
+    source = coda19_folder if form == "folder" else zipped(coda19_folder, tmp_path / "c.zip")
     with pytest.raises(UserError) as caught:
         data.load(f"coda19:{source}")
     for part in ("human_label/dev/dev01.json", *parts):
         assert part in str(caught.value)
 
 
-def test_broken_and_too_large_papers(folder, tmp_path, monkeypatch):
-    path = folder / "human_label" / "test" / "test01.json"
+def test_broken_and_too_large_papers(coda19_folder, tmp_path, monkeypatch):
+    path = coda19_folder / "human_label" / "test" / "test01.json"
     whole = path.read_bytes()
     path.write_bytes(whole[:-40])
     with pytest.raises(UserError, match=r"test01\.json, line 1, column \d+: broken JSON"):
-        data.load(f"coda19:{folder}")
+        data.load(f"coda19:{coda19_folder}")
     path.write_bytes(b"\xff" + whole)
     with pytest.raises(UserError, match=r"test01\.json: JSON that cannot be read"):
-        data.load(f"coda19:{folder}")
+        data.load(f"coda19:{coda19_folder}")
     path.write_bytes(b"[" * 100_000)
     with pytest.raises(UserError, match=r"test01\.json: JSON that cannot be read"):
-        data.load(f"coda19:{folder}")
+        data.load(f"coda19:{coda19_folder}")
     path.write_bytes(whole)
-    packed = zipped(folder, tmp_path / "c.zip")
+    packed = zipped(coda19_folder, tmp_path / "c.zip")
     monkeypatch.setattr(coda19, "LARGEST_SUM", 10_000)
     with pytest.raises(UserError, match=r"c\.zip: unpacked .* at most 10,000 are read"):
         data.load(f"coda19:{packed}")
     monkeypatch.setattr(coda19, "LARGEST_SUM", 2**30)
     monkeypatch.setattr(coda19, "LARGEST_FILE", 100)
-    for source in (folder, packed):
+    for source in (coda19_folder, packed):
         with pytest.raises(UserError, match=r"\.json: .* bytes; a paper of CODA-19 has at most 100"):
             data.load(f"coda19:{source}")
 
 
-def test_other_folders_and_archives_are_refused(folder, tmp_path):
+def test_other_folders_and_archives_are_refused(coda19_folder, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.zip").write_text("not a zip")
-    (tmp_path / "cut.zip").write_bytes(zipped(folder, tmp_path / "c.zip").read_bytes()[:-30])
+    (tmp_path / "cut.zip").write_bytes(zipped(coda19_folder, tmp_path / "c.zip").read_bytes()[:-30])
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("human_label/train/a.txt", "x")
-    shutil.copytree(folder, tmp_path / "two" / "one")
-    shutil.copytree(folder, tmp_path / "two" / "another")
-    shutil.rmtree(folder / "human_label" / "train")
+    shutil.copytree(coda19_folder, tmp_path / "two" / "one")
+    shutil.copytree(coda19_folder, tmp_path / "two" / "another")
+    shutil.rmtree(coda19_folder / "human_label" / "train")
     expected = {
         "empty": "there is no folder human_label",
         "other.zip": "there is no folder human_label",
@@ -198,15 +162,15 @@ def test_other_folders_and_archives_are_refused(folder, tmp_path):
         "cut.zip": "not a zip archive",
         "two": "several folders human_label",
         "nowhere": "no such file",
-        folder.name: "no paper in human_label/train",
+        coda19_folder.name: "no paper in human_label/train",
     }
     for name, part in expected.items():
         with pytest.raises(UserError, match=part):
             data.load(f"coda19:{tmp_path / name}")
 
 
-def test_a_damaged_member_is_named(folder, tmp_path):
-    packed = zipped(folder, tmp_path / "c.zip")
+def test_a_damaged_member_is_named(coda19_folder, tmp_path):
+    packed = zipped(coda19_folder, tmp_path / "c.zip")
     content = bytearray(packed.read_bytes())
     with zipfile.ZipFile(packed) as archive:
         member = archive.getinfo("CODA19_v1_20200504/human_label/dev/dev02.json")
@@ -217,9 +181,9 @@ def test_a_damaged_member_is_named(folder, tmp_path):
         data.load(f"coda19:{packed}")
 
 
-def test_the_archive_is_fetched_and_checked_by_its_name_in_git(folder, tmp_path, monkeypatch):
+def test_the_archive_is_fetched_and_checked_by_its_name_in_git(coda19_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("RANDOUT_CACHE", str(tmp_path / "cache"))
-    packed = zipped(folder, tmp_path / "c.zip")
+    packed = zipped(coda19_folder, tmp_path / "c.zip")
     named = named_datasets.NAMED["coda19"]
     assert named.url.endswith(f"{named_datasets.CODA19_COMMIT}/data/CODA19_v1_20200504.zip")
     here = vars(named) | {"url": packed.as_uri()}
@@ -242,16 +206,16 @@ def test_the_name_in_git_is_what_git_computes():
     assert named_datasets._digest(b"hello\n", "git:") == "git:ce013625030ba8dba906f756967f9e9ca394464a"
 
 
-def test_max_length_folds_and_evaluation(folder, tiny_model):
+def test_max_length_folds_and_evaluation(coda19_folder, tiny_model):
     config = Config(
-        data={"source": f"coda19:{folder}"}, student={"model": str(tiny_model("bert"))}, teacher={"model": "none"},
+        data={"source": f"coda19:{coda19_folder}"}, student={"model": str(tiny_model("bert"))}, teacher={"model": "none"},
         methods={"ce": {}},
     )  # fmt: skip
     plan = planning.make(config)
     assert plan.config.student.max_length == 64  # the tiny model's own limit, below the 100 stated
     assert "max length: 64 tokens, as stated for coda19" in plan.notes
-    folded = data.load(f"coda19:{folder}", folds=3, fold=2)
+    folded = data.load(f"coda19:{coda19_folder}", folds=3, fold=2)
     assert folded.report.shared_groups == {"validation": 0, "test": 0}
     assert sum(folded.report.sizes.values()) == 126
-    found = data.load_evaluation(f"coda19:{folder}", dict(enumerate(coda19.LABELS)))
+    found = data.load_evaluation(f"coda19:{coda19_folder}", dict(enumerate(coda19.LABELS)))
     assert (len(found.texts), len(found.labels), len(np.unique(found.groups))) == (21, 21, 3)

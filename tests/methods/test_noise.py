@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_applied import a_batch, difference, foreign
 from test_equations import a_layout, a_run, by_text
 from torch import Tensor, nn
 
@@ -28,6 +27,7 @@ from randout.methods.randout import Randout
 from randout.methods.scattered import Scattered
 from randout.models.encoder import Output, Want
 from randout.models.hooks import Layout, Sites
+from support.external_loops import a_batch, difference, foreign
 from support.training import hooks_of, session_of, some_material, tiny_encoder
 
 Tiny = Callable[[str], Path]

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_applied import a_batch, foreign
 from torch import Tensor, nn
 
 from randout.core.errors import UserError
@@ -22,6 +21,7 @@ from randout.methods.noisytune import NoisyTune
 from randout.models.hooks import Layout, Sites
 from randout.models.kernels import dropout
 from randout.testing.models import FAMILIES
+from support.external_loops import a_batch, foreign
 from support.training import same_bits, session_of, some_material, tiny_encoder, trained, weights_of
 
 Tiny = Callable[[str], Path]

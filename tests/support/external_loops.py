@@ -150,3 +150,44 @@ class Mixed(Method):
 
 def _linear(run: Run) -> list[nn.Linear]:
     return [module for module in run.sites.blocks[0].modules() if isinstance(module, nn.Linear)]
+
+
+def foreign(folder: Path, **options: Any) -> Any:
+    """A stock classifier with dropout off, loaded as anybody would."""
+    from transformers import AutoModelForSequenceClassification
+
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3, **options)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model.train()
+
+
+def a_batch(left: bool = False) -> dict[str, Tensor]:
+    lengths, width = [4, 9, 1], 9
+    ids, mask = torch.ones(3, width, dtype=torch.long), torch.zeros(3, width, dtype=torch.long)
+    for row, length in enumerate(lengths):
+        place = slice(width - length, width) if left else slice(0, length)
+        ids[row, place], mask[row, place] = torch.arange(length) + 20 + row, 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def difference(model: Any, run: Run, *arguments: Tensor, **batch: Tensor) -> Tensor:
+    """What the method adds after the first block: the second's input minus the first's own output."""
+    states: dict[str, Tensor] = {}
+    inputs: list[Tensor] = []  # of the second block; of all blocks where they are one module (ALBERT)
+    blocks = run.sites.blocks
+
+    def clean(_m: Any, _a: Any, output: Any) -> None:
+        states.setdefault("clean", (output[0] if isinstance(output, tuple) else output).detach())
+
+    def noisy(_m: Any, given: tuple, keywords: dict) -> None:
+        inputs.append(next(iter((*given, *keywords.values()))).detach())
+
+    handles = [blocks[0].register_forward_hook(clean, prepend=True)]
+    handles.append(blocks[1].register_forward_pre_hook(noisy, with_kwargs=True))
+    model(*arguments, **batch)
+    for handle in handles:
+        handle.remove()
+    return inputs[blocks[0] is blocks[1]] - states["clean"]

@@ -6,9 +6,11 @@ import gc
 import matplotlib.figure
 import pyarrow.parquet
 import sklearn.svm
-import test_kill
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.models.bert import modeling_bert, tokenization_bert
 from transformers.models.roberta import modeling_roberta, tokenization_roberta
+
+from randout.experiments.run import pipeline, planning
+from support import training
 
 gc.freeze()  # no child goes through the libraries' objects for garbage

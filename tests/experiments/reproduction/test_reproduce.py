@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 from sklearn.metrics import f1_score, precision_recall_fscore_support
-from test_coda19 import folder  # noqa: F401  (a fixture)
 
 from randout.core.console import Show
 from randout.core.errors import UserError
@@ -100,7 +99,7 @@ def test_ours_are_the_scores_of_the_predictions(rhmd, asked, tmp_path):
     assert matrix[0, 0] == pytest.approx(100 * ((true == "FM") & (made == "FM")).sum() / (true == "FM").sum(), abs=0.05)
 
 
-def test_table_4_runs_the_classifiers_of_words(folder, asked, tmp_path, monkeypatch):  # noqa: F811
+def test_table_4_runs_the_classifiers_of_words(coda19_folder, asked, tmp_path, monkeypatch):
     smoke = BUDGETS["smoke"].classifiers
     small = {"cnn": {"epochs": 1, "min_count": 1, "embedding": 8, "channels": 4}}
     small |= {"lstm": {"epochs": 1, "min_count": 1, "embedding": 8, "hidden": 8, "layers": 1}}
@@ -109,7 +108,7 @@ def test_table_4_runs_the_classifiers_of_words(folder, asked, tmp_path, monkeypa
     monkeypatch.setitem(
         BUDGETS, "smoke", BUDGETS["smoke"].__class__(**(vars(BUDGETS["smoke"]) | {"classifiers": small}))
     )
-    request = make_request("coda19", "smoke", asked | {"data": {"source": f"coda19:{folder}"}})
+    request = make_request("coda19", "smoke", asked | {"data": {"source": f"coda19:{coda19_folder}"}})
     block = carried_out(request, ["table 4"], tmp_path)["Table 4"]
     ran = {row[0]: row for row in block.rows}
     assert set(ran) == {"SVM", "random forest", "MNB on counts", "MNB on tf-idf", "CNN", "LSTM"} | {
