@@ -1,4 +1,4 @@
-"""The structure of the package: imports go one way, and the loop names no method."""
+"""The structure of the package: imports go downward, and no module outside `methods` names a method."""
 
 from __future__ import annotations
 
@@ -10,144 +10,135 @@ from pathlib import Path
 
 import randout
 from randout.methods.base import SUPERVISED
-from randout.methods.builtin import METHODS
+from randout.methods.registry import METHODS
 
 ROOT = Path(randout.__file__).parent
-LAYERS = [  # a module may import from its own row and the rows above
-    {"errors", "families", "hardware", "intervals", "lazy", "outputs", "wording"},
-    {"run_names"},
-    {"files", "terminal", "fonts", "parsing", "encoding_advice", "in_memory", "splits"},
-    {"dropout", "progress", "published", "keys", "losses", "streams", "memory", "gradient_guard", "model_files"},
-    {"archives", "arrow_table", "json_tables"},
-    {"tables", "runs", "seen"},
-    {"columns", "coda19", "config", "execution"},
-    {"table_blocks"},
-    {"writing"},
-    {"labels"},
-    {"datasets", "record"},
-    {"described"},
-    {"data_report", "sources"},
-    {"division"},
-    {"data", "metrics", "packing"},
-    {"statistics", "sites", "predictions", "block", "words", "attention", "pooled"},
-    {"crossed", "optimism", "secondary", "encoder"},
-    {"verdicts"},
-    {"figures", "tokens", "diagnostics"},
-    {"method"},
-    {"heads", "model_sources", "hidden_noise", "registry"},
-    {"followed", "already_trained"},
-    {"session"},
-    {"methods", "loop", "models", "inference", "classifiers", "given"},
-    {"request"},
-    {"recipe", "baseline"},
-    {"foreign"},
-    {"trainer"},
-    {"checkpoint", "soft_labels"},
-    {"tokenising", "leaks"},
-    {"defaults"},
-    {"prepare"},
-    {"replay", "run_diagnostics"},
-    {"saved", "study_diagnostics"},
-    {"labelling", "scoring", "student", "teacher_gap"},
-    {"teacher", "trained"},
-    {"choice"},
-    {"job", "grid", "shelf"},
-    {"study"},
-    {"reproduction", "search_request"},
-    {"tpe", "results", "trials"},
-    {"beside"},
-    {"searching", "finished_runs"},
-    {"comparison"},
-    {"reporting", "workflow"},
-    {"reproduce"},
-    {"studies"},
-    {"api", "demo", "doctor", "testing"},
-    {"cli_report", "cli_tools"},
-    {"cli_search", "cli_methods", "cli_train"},
-    {"cli_reproduce", "cli_studies"},
+LAYERS = [  # packages, lowest first: a package imports from the packages of earlier rows
+    {"core"},
+    {"data", "stats", "paper"},
+    {"storage"},
+    {"models.kernels"},
+    {"models", "reporting"},
+    {"methods"},
+    {"training", "baselines"},
+    {"integrations", "experiments.run", "testing"},
+    {"experiments.search"},
+    {"experiments.study"},
+    {"experiments.reproduction"},
+    {"experiments"},
+    {"api"},
     {"cli"},
 ]
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in ROOT.rglob("*.py")
+    if path != ROOT / "__init__.py"
+}
 
 
-PACKAGES = {"methods", "classifiers", "reporting", "testing"}
-
-
-def imports(path: Path) -> set[str]:
-    """Names of the package's modules that a file imports when it is loaded (not inside functions)."""
+def imports(name: str) -> set[str]:
+    """Modules of this package that a module imports: absolute or relative, at its top or inside a function."""
+    path = MODULES[name]
+    here = name.split(".") if path.stem == "__init__" else name.split(".")[:-1]
     found: set[str] = set()
-    package = path.parent if path.parent != ROOT else None
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ImportFrom) and node.level:
-            names = [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
-            if package is not None and node.level == 1:
-                names = [package.name]
-            found.update(names)
-    return found
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.removeprefix("randout.") for alias in node.names if alias.name.startswith("randout.")}
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                base = here[: len(here) - node.level + 1]
+            elif (node.module or "").split(".")[0] == "randout":
+                base = []
+            else:
+                continue
+            names = (node.module or "").split(".") if node.level else (node.module or "").split(".")[1:]
+            module = ".".join([*base, *filter(None, names)])
+            within = {f"{module}.{alias.name}" if module else alias.name for alias in node.names}
+            found |= {one if one in MODULES else module for one in within}
+    return found - {""}  # the package itself: __version__ and public names
 
 
-def test_imports_go_one_way() -> None:
+def package(name: str) -> str:
+    """The package of a module: the longest of `LAYERS` that its name begins with."""
+    return max((one for row in LAYERS for one in row if f"{name}.".startswith(f"{one}.")), key=len, default=name)
+
+
+def test_packages_import_downward_only() -> None:
     rank = {name: row for row, names in enumerate(LAYERS) for name in names}
-    modules = {path.stem: path for path in ROOT.glob("*.py") if path.stem != "__init__"}
-    assert set(modules) == set(rank) - PACKAGES, "a module without its place in LAYERS"
-    for package in ("classifiers", "testing"):
-        modules |= {f"{package}/{path.stem}": path for path in (ROOT / package).glob("*.py")}
-    for name, path in modules.items():
-        for other in imports(path):
-            assert rank[other] <= rank[name.split("/")[0]], f"{name} imports {other}, which stands above it"
+    for name in MODULES:
+        assert package(name) in rank, f"{name} belongs to no package of LAYERS"
+        for other in imports(name):
+            ours, theirs = package(name), package(other)
+            assert ours == theirs or rank[theirs] < rank[ours], f"{name} imports {other}, which is not below it"
+
+
+def test_there_are_at_most_eight_layers_of_packages() -> None:
+    below: dict[str, set[str]] = {}
+    for name in MODULES:
+        below.setdefault(name.split(".")[0], set()).update(other.split(".")[0] for other in imports(name))
+
+    def depth(name: str) -> int:
+        return 1 + max((depth(other) for other in below[name] - {name}), default=0)
+
+    assert max(depth(name) for name in set(below) - {"api", "cli"}) <= 8
+
+
+def test_there_is_no_circle_of_modules() -> None:
+    """Imports inside functions count too."""
+    done: set[str] = set()
+
+    def walk(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, f"circle: {' -> '.join([*way[way.index(name) :], name])}"
+        if name not in done:
+            for other in sorted(imports(name)):
+                walk(other, (*way, name))
+            done.add(name)
+
+    for name in MODULES:
+        walk(name, ())
 
 
 def test_methods_import_the_interface_and_never_one_another() -> None:
-    for path in (ROOT / "methods").glob("*.py"):
-        if path.stem != "__init__":
-            assert imports(path) <= {
-                "method",
-                "outputs",
-                "lazy",
-                "errors",
-                "losses",
-                "keys",
-                "hidden_noise",
-            }, path.name
+    shared = {"base", "compatibility", "catalog", "functional", "hidden_noise", "registry"}
+    for name in MODULES:
+        if name.startswith("methods.") and name.removeprefix("methods.") not in shared:
+            allowed = {"methods.base", "methods.functional", "methods.hidden_noise"}
+            allowed |= {
+                "core.errors",
+                "core.lazy",
+                "core.rng",
+                "models.outputs",
+                "models.hooks",
+                "models.kernels.dropout",
+            }
+            allowed |= {"models.kernels.block"} if name == "methods.metadistil" else set()  # its second backward pass
+            assert imports(name) <= allowed, name
 
 
 def test_the_report_reads_folders_and_never_what_trains() -> None:
-    for path in (ROOT / "reporting").glob("*.py"):
-        known = {
-            "reporting",
-            "diagnostics",
-            "errors",
-            "files",
-            "fonts",
-            "metrics",
-            "statistics",
-            "predictions",
-            "record",
-        }
-        known |= {"runs", "run_names", "seen", "published", "teacher_gap", "wording"}
-        assert imports(path) <= known, path.name
     code = "import sys, randout.reporting.page; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
-def test_no_module_outside_the_shelf_names_a_method() -> None:
+def test_no_module_outside_methods_names_a_method() -> None:
     """Neither a method's name, nor one of its settings, nor its table; the loss on gold labels and the package have
     the names of methods too, and say so themselves.
     """
     names = set(METHODS) - {SUPERVISED, "randout"}
     place = re.compile("|".join(rf"(^|methods\.){re.escape(name)}\.\w" for name in {*METHODS} - {"randout"}))
     for path in sorted(ROOT.rglob("*.py")):
-        if path.parent.name == "methods":
+        if path.parent == ROOT / "methods":
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " not in node.value.strip():
                 assert node.value not in names, f"{path.name}: {node.value}"
                 assert not place.search(node.value), f"{path.name}: {node.value}"
             if isinstance(node, ast.Constant) and node.value == SUPERVISED:
-                assert path.stem == "method", path.name
+                assert path == ROOT / "methods" / "base.py", path.name
 
 
 def test_nothing_that_is_saved_or_loaded_is_pickled() -> None:
-    for path in (ROOT / "classifiers").glob("*.py"):
+    for path in (ROOT / "baselines").glob("*.py"):
         names = {
             node.id for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Name)
         }
