@@ -11,13 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 from pydantic.fields import FieldInfo
 
 from .errors import UserError, nearest
+
+Checked = TypeVar("Checked", bound=BaseModel)
 
 
 class Table(BaseModel):
@@ -252,6 +254,7 @@ def assignment_of(key: str, value: Any, methods: Iterable[str]) -> dict[str, Any
         path = [(preferred or owners)[0], *path]
     for name in reversed(path):
         value = {name: value}
+    assert isinstance(value, dict)
     return value
 
 
@@ -278,7 +281,7 @@ def build(layers: Iterable[dict[str, Any]], methods: Mapping[str, type[BaseModel
     return checked(Config, tables | {"methods": ordered}, "")
 
 
-def checked(model: type[BaseModel], value: Any, prefix: str, listed: str = "`randout init` lists them all") -> Any:
+def checked(model: type[Checked], value: Any, prefix: str, listed: str = "`randout init` lists them all") -> Checked:
     """`value` as a `model`. Raises UserError, a line a setting; an unknown one gets the nearest and where all are `listed`."""
     if lines := _booleans(model, value, prefix):
         raise UserError("\n".join(lines))

@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+__all__ = ["F", "nn", "torch"]
+
 if TYPE_CHECKING:
     import torch as torch
     import torch.nn.functional as F

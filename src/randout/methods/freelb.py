@@ -70,16 +70,18 @@ class FreeLB(Method):
         lengths = torch.tensor([len(text) for text in batch.ids], device=matrix.device)[:, None]
         real = torch.arange(batch.longest, device=matrix.device) < lengths  # (b, longest)
         size = self.init * real / (lengths * shape[2]).sqrt()
-        return (drawn[batch.first : batch.first + len(lengths)] * size[..., None]).to(matrix.dtype)
+        noise: Tensor = (drawn[batch.first : batch.first + len(lengths)] * size[..., None]).to(matrix.dtype)
+        return noise
 
     def _ascended(self, delta: Tensor) -> Tensor:
         """One step along the gradient of each text, and back into the ball."""
         assert delta.grad is not None
-        longer = delta.detach() + self.ascent * unit(delta.grad)
+        longer: Tensor = delta.detach() + self.ascent * unit(delta.grad)
         if not self.limit:
             return longer
         norm = longer.flatten(1).norm(dim=1)[:, None, None]
-        return longer * (self.limit / norm).clamp(max=1.0)  # a norm of 0 gives 1
+        within: Tensor = longer * (self.limit / norm).clamp(max=1.0)  # a norm of 0 gives 1
+        return within
 
 
 def _add(run: Run, delta: Tensor, ids: Tensor, embedded: Tensor) -> Tensor:

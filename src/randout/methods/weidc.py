@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -67,7 +67,7 @@ class WeiDC(Method):
         e_t, e_s = (logits.argmax(1) == labels for logits in (teacher, student))
         return torch.where(labels >= 0, of_teacher * e_t.float() + of_student * e_s.float() + added, 1.0)
 
-    def evaluated(self, run: Run, state: State, metrics: dict, improved: bool) -> None:
+    def evaluated(self, run: Run, state: State, metrics: dict[str, Any], improved: bool) -> None:
         if improved or self.checkpoint == "last":
             for name, theta in run.model.named_parameters():
                 state.tensors.setdefault(name, torch.empty_like(theta, requires_grad=False)).copy_(theta.detach())

@@ -80,7 +80,8 @@ def confusion(labels: np.ndarray, predictions: np.ndarray, num_labels: int) -> n
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """above / below, 0 where below is 0."""
-    return np.divide(above, below, out=np.zeros(np.shape(above), np.float64), where=below != 0)
+    found: np.ndarray = np.divide(above, below, out=np.zeros(np.shape(above), np.float64), where=below != 0)
+    return found
 
 
 def class_rates(confusions: np.ndarray) -> dict[str, np.ndarray]:
@@ -117,7 +118,8 @@ def rates(confusions: np.ndarray, occurring: int | None = None) -> dict[str, np.
 def log_probabilities(logits: np.ndarray) -> np.ndarray:
     """Log-softmax over the last axis, in nats."""
     shifted = logits - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    found: np.ndarray = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return found
 
 
 def calibration_error(labels: np.ndarray, logits: np.ndarray, bins: int = 15) -> float:
@@ -130,7 +132,8 @@ def calibration_error(labels: np.ndarray, logits: np.ndarray, bins: int = 15) ->
 
 def top_label(logits: np.ndarray) -> np.ndarray:
     """The probability of the predicted class, (n,)."""
-    return np.exp(log_probabilities(logits).max(-1))
+    found: np.ndarray = np.exp(log_probabilities(logits).max(-1))
+    return found
 
 
 def binned_error(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> float:

@@ -63,7 +63,7 @@ def holm_steps(p_values: Sequence[float], alpha: float) -> list[int]:
     kept = np.flatnonzero(np.asarray(p_values)[order] * steps > alpha)
     if len(kept):
         steps[kept[0] :] = steps[kept[0]]
-    return steps[np.argsort(order, kind="stable")].tolist()
+    return [int(step) for step in steps[np.argsort(order, kind="stable")]]
 
 
 def holm_stop(count: int, passes: Callable[[int, float], bool], alpha: float) -> int:

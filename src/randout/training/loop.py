@@ -240,7 +240,7 @@ def _backward(session: Session, batch: Batch, scale: float = 1.0) -> None:
             if pull is not None:  # else a loss that looks elsewhere, at hidden states, of which this measures nothing
                 session.run.log(f"square_{name}", pull.float().square().sum())
     with session.encoder.gradients.adding():
-        total.backward()
+        torch.autograd.backward(total)
 
 
 def losses_of(session: Session, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
