@@ -49,7 +49,7 @@ _WHERE = {
     "for_trainer": "integrations.hf_trainer",
     "kl_divergence": "methods.functional",
     "Method": "methods.base",
-    "register": "methods.registry",
+    "register": "methods.plugins",
     "UserError": "core.errors",
     "Failure": "core.errors",
     "Stopped": "experiments.run.options",
@@ -77,9 +77,9 @@ if TYPE_CHECKING:  # what `_WHERE` says, for type checkers
     from .methods.mixout import Mixout
     from .methods.neftune import NEFTune
     from .methods.noisytune import NoisyTune
+    from .methods.plugins import register
     from .methods.r_drop import RDrop
     from .methods.randout import Randout
-    from .methods.registry import register
     from .methods.scattered import Scattered
 
 __all__ = [

@@ -181,11 +181,8 @@ def test_a_built_in_method_keeps_the_contract(tmp_path: Path) -> None:
         shutil.copytree(ROOT / name, tmp_path / name, ignore=skip)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     own = FILES["confidence_penalty.py"].replace("from randout import Method, register\n", "")
-    own = (
-        own.replace("@register\n", "")
-        .replace("from randout.", "from ..")
-        .replace("import Batch,", "import Method, Batch,")
-    )
+    own = own.replace("@register\n", "").replace("from randout.methods import", "from .base import")
+    own = own.replace("import Batch, Forward, Output,", "import Batch, Forward, Method, Output,")
     (tmp_path / "src" / "randout" / "methods" / "confidence_penalty.py").write_text(own, encoding="utf-8")
     for name, block in re.findall(r"^```diff file=(\S+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL):
         path = tmp_path / name

@@ -17,7 +17,7 @@ from conftest import Run
 from randout.core import config
 from randout.core.errors import UserError
 from randout.experiments.study import spec
-from randout.methods import catalog, registry
+from randout.methods import catalog, plugins, registry
 from randout.methods.base import Method
 from randout.methods.builtin import METHODS
 from randout.testing.models import toy_texts
@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING
 
 {imports}
 from randout import Method
-from randout.method import Batch, Forward, Run, State
-from randout.outputs import Output
+from randout.methods import Batch, Forward, Run, State
+from randout.models.outputs import Output
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,11 +58,11 @@ def source(name: str = "small", decorator: str = "", imports: str = "") -> str:
 def registered() -> Iterator[None]:
     """The registry as it was, after each test."""
     kept = {name: dict(value) if isinstance(value, dict) else value for name, value in vars(METHODS).items()}
-    plugins = dict(registry._plugins)
+    loaded = dict(plugins._plugins)
     yield
     vars(METHODS).update(kept)
-    registry._plugins.clear()
-    registry._plugins.update(plugins)
+    plugins._plugins.clear()
+    plugins._plugins.update(loaded)
 
 
 @pytest.fixture
@@ -370,13 +370,13 @@ def test_a_file_edited_is_another_method(table: Run, run: Run) -> None:
     first = run_folder()
     Path("small.py").write_text(Path("small.py").read_text().replace("self.weight *", "2 * self.weight *"))
     METHODS.remove("small")
-    registry._plugins.clear()
+    plugins._plugins.clear()
     status, _, err = table("train", *asked, "--plugin", "small.py")
     assert status == 0
     assert "already trained" not in err
     assert len([*Path("runs").glob("*/run.json")]) == 2
     METHODS.remove("small")
-    registry._plugins.clear()
+    plugins._plugins.clear()
     unfinished(first)
     status, _, err = run("train", "--resume", first)
     assert status == 2

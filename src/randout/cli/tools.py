@@ -43,7 +43,7 @@ LabelColumn = Annotated[str | None, typer.Option("--label-column", help="column 
 def _load_plugins(context: typer.Context, words: list[str] | None) -> list[str] | None:
     """Load what `--plugin` names, before any other option is read. Raises UserError."""
     if words and not context.resilient_parsing:
-        from randout.methods.registry import load_plugin
+        from randout.methods.plugins import load_plugin
 
         for word in words:
             load_plugin(word)
@@ -79,7 +79,7 @@ def assignments(sets: list[str] | None) -> list[dict[str, Any]]:
 
 def plugin_words() -> str:
     """The options `--plugin` of this command, for a command that resumes it."""
-    from randout.methods.registry import loaded_plugins
+    from randout.methods.plugins import loaded_plugins
 
     return "".join(f" --plugin {shell_path(Path(word))}" for word in loaded_plugins())
 
@@ -128,8 +128,8 @@ def list_runs(context: typer.Context, runs: RunsFolder = Path("runs"), as_json: 
 @runs_app.command("show")
 def show_run(context: typer.Context, run: ListedRun, runs: OwnRuns = None, as_json: AsJson = False) -> None:
     """Show one run: its settings and its scores."""
-    from randout.experiments.run.teacher_comparison import run_lines
     from randout.reporting.figures import choice_lines, leak_lines, score_lines
+    from randout.reporting.teachers import run_lines
     from randout.stats.diagnostics import messages
     from randout.storage.run_folder import closed_test_lines, named_run
 

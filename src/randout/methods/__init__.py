@@ -1,1 +1,10 @@
-"""Fine-tuning methods: the interface, the registry, and one module per method."""
+"""Fine-tuning methods: the interface, the registry, and one module per method.
+
+A method of your own needs these names; see docs/how-to/add-a-method.md.
+"""
+
+from randout.models.outputs import Output, Want
+
+from .base import Backward, Batch, Forward, Method, Run, State
+
+__all__ = ["Backward", "Batch", "Forward", "Method", "Output", "Run", "State", "Want"]

@@ -12,17 +12,14 @@ So names are known from the packages' metadata, and a package is imported only w
 from __future__ import annotations
 
 import hashlib
-import importlib
-import importlib.util
 import inspect
 import re
 import sys
 import traceback
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeVar
 
 from randout.core.config import Config
@@ -31,7 +28,7 @@ from randout.core.errors import UserError
 
 from .base import Method
 
-__all__ = ["GROUP", "Origin", "Registry", "load_plugin", "loaded_plugins", "register"]
+__all__ = ["GROUP", "AnyMethod", "Origin", "Registry", "cause"]
 
 GROUP = "randout.methods"  # of entry points
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -146,6 +143,11 @@ class Registry(Mapping[str, type[Method]]):
         self[name]
         return self._origins[name]
 
+    @property
+    def added(self) -> dict[str, type[Method]]:
+        """The methods that `register` added, by name."""
+        return dict(self._added)
+
     def origins(self, names: Iterable[str]) -> dict[str, Origin]:
         """The origins of those among the named methods that are in the registry and not built in."""
         return {name: origin for name in names if name in self and (origin := self.origin(name)) is not None}
@@ -212,7 +214,7 @@ class Registry(Mapping[str, type[Method]]):
             raise UserError(f"{where} cannot be loaded: {error}") from None
         except (Exception, SystemExit) as error:
             self.remove(name)  # registered before the error
-            raise UserError(f"{where} cannot be loaded: {_cause(error)}") from error
+            raise UserError(f"{where} cannot be loaded: {cause(error)}") from error
         if getattr(found, "name", name) != name:
             raise UserError(f"{where}: the class has the name {found.name!r}; the entry point must have the same name")
         return self.add(found, self._of_package(point, found), where)
@@ -274,82 +276,6 @@ class Registry(Mapping[str, type[Method]]):
         return {variant for name, method in loaded.items() if name != but for variant in method.variants}
 
 
-def register(method: AnyMethod) -> AnyMethod:
-    """Add a class of a method to the registry of this process; usable as a decorator.
-
-        @randout.register
-        class MyNoise(randout.Method):
-            name = "my-noise"
-            summary = "..."
-
-    From then on its settings are a table `[methods.my-noise]`, for `randout.train`, `search`, `compare` and
-    `cross_validate` of the same process; the command line loads a file that registers methods with `--plugin FILE`.
-    Registering the same class again does nothing. Raises UserError for what is no usable class, and for a name that is
-    taken.
-    """
-    from .builtin import METHODS
-
-    METHODS.add(method)
-    return method
-
-
-_plugins: dict[str, ModuleType] = {}  # what `load_plugin` loaded, by the word that named it
-
-
-def load_plugin(word: str) -> ModuleType:
-    """Run a Python file, or import a module, that registers methods (`--plugin`). Once for each word.
-
-    Raises UserError where there is no such file or module, it fails, or it registers no method.
-    """
-    if word in _plugins:
-        return _plugins[word]
-    from .builtin import METHODS
-
-    path = Path(word)
-    before = dict(METHODS._added)
-    try:
-        module = _run_file(path) if path.suffix == ".py" or path.is_file() else importlib.import_module(word)
-    except UserError as error:
-        raise UserError(f"--plugin {word}: {error}") from None
-    except ModuleNotFoundError as error:
-        if error.name == word:
-            raise UserError(
-                f"--plugin {word}: there is no such file and no such module; expected a Python file, such as my_noise.py"
-            ) from None
-        raise UserError(f"--plugin {word}: cannot be loaded: {_cause(error, path)}") from error
-    except (Exception, SystemExit) as error:
-        raise UserError(f"--plugin {word}: cannot be loaded: {_cause(error, path)}") from error
-    own = [kind for kind in METHODS._added.values() if kind.__module__.split(".")[0] == module.__name__.split(".")[0]]
-    if not own and before == METHODS._added:
-        raise UserError(f"--plugin {word}: it registers no method; put @randout.register above the class of yours")
-    _plugins[word] = module
-    return module
-
-
-def loaded_plugins() -> Collection[str]:
-    """What `--plugin` named in this process."""
-    return tuple(_plugins)
-
-
-def _run_file(path: Path) -> ModuleType:
-    """The module that a Python file makes, under a name of its own."""
-    if not path.is_file():
-        raise UserError("no such file")
-    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]  # two files may have one name
-    name = f"randout_plugin_{re.sub(r'[^0-9A-Za-z_]', '_', path.stem)}_{place}"
-    spec = importlib.util.spec_from_file_location(name, path.resolve())
-    if spec is None or spec.loader is None:
-        raise UserError("found a file that Python cannot import; expected one whose name ends in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where the types in a class's annotations are looked up
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
 def _entry_points() -> list[metadata.EntryPoint]:
     """Every entry point of the group, in the order of names and packages."""
     found = metadata.entry_points(group=GROUP)
@@ -387,7 +313,7 @@ def _origin_of(kind: type) -> Origin:
     return Origin(file=Path(file).name if file else "", sha256=hashlib.sha256(source).hexdigest() if source else "")
 
 
-def _cause(error: BaseException, path: Path | None = None) -> str:
+def cause(error: BaseException, path: Path | None = None) -> str:
     """An error in one line, with the last line of `path` that it went through."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if path is not None and frame.filename == str(path.resolve())]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from randout.experiments.run.teacher_comparison import by_metric, verdict_words
+from randout.core.wording import plural
 
 from .subjects import Subject
 from .values import Column, Section, Table, metric_name
@@ -58,3 +59,48 @@ def _filled(
     """Without the columns that no row has a value in."""
     kept = [at for at in range(len(columns)) if any(row[at] is not None for row in rows)]
     return tuple(columns[at] for at in kept), tuple(tuple(row[at] for at in kept) for row in rows)
+
+
+def by_metric(gap: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What `teacher_gap` returned, by metric, the run's own first: {metric: {student, teacher, verdict, difference, ...}}."""
+    accuracy = {who: gap[f"{who}_accuracy"] for who in ("student", "teacher")}
+    accuracy |= {key: gap[key] for key in ("verdict", "difference", "low", "high") if key in gap}
+    primary = dict(gap.get("primary") or {})
+    return ({primary.pop("metric"): primary} if primary else {}) | {"accuracy": accuracy}
+
+
+def verdict_words(verdict: str, margin: float) -> str:
+    """A verdict of `teacher_gap` for a person."""
+    return {
+        "better": "better than the teacher",
+        "matches": f"matches the teacher (worse by less than {100 * margin:g} points)",
+        "worse": "worse than the teacher",
+        "undecided": "undecided: more validation rows are needed to tell",
+    }[verdict]
+
+
+def gap_lines(gap: Mapping[str, Any], name: str, sizes: Mapping[str, Any]) -> list[str]:
+    """For the end of a training. name: the teacher's. sizes: `student` and `teacher`, each with parameters and
+    texts_per_second, where known.
+    """
+    each = by_metric(gap)
+    lines = [f"\nstudent and teacher on the same {plural(gap['rows'], 'validation row')}"]
+    for who, label in (("student", "student"), ("teacher", f"teacher {name}")):
+        about = sizes.get(who, {})
+        scores = ", ".join(f"{metric_name(metric)} {one[who]:.2%}" for metric, one in each.items())
+        size = f", {about['parameters'] / 1e6:.1f}M parameters" if "parameters" in about else ""
+        speed = f", {about['texts_per_second']:,.0f} texts a second here" if "texts_per_second" in about else ""
+        lines.append(f"{label}: {scores}{size}{speed}")
+    for metric, one in each.items():
+        if "difference" in one:
+            ends = f"95 % interval [{100 * one['low']:+.2f}, {100 * one['high']:+.2f}]"
+            what = f"difference in {metric_name(metric)}" if len(each) > 1 else "difference"
+            verdict = verdict_words(one["verdict"], gap["margin"])
+            lines.append(f"{what} {100 * one['difference']:+.2f} points, {ends}: {verdict}")
+    return lines
+
+
+def run_lines(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
+    """`gap_lines` of a finished run, from its `run.json` and `metrics.json`; none where it had no teacher."""
+    gap = (metrics.get("validation") or {}).get("teacher")
+    return gap_lines(gap, record["teacher"]["name"], record.get("sizes", {})) if gap else []

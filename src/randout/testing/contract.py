@@ -32,7 +32,8 @@ from randout.methods.compatibility import check_together
 from randout.methods.cross_entropy import CrossEntropy
 from randout.models.inference import predict
 from randout.training import checkpoint
-from randout.training.loop import Event, Material, Session, _backward, _batch, fit, held_out, losses_of, student_forward
+from randout.training.loop import _backward, _batch, fit, held_out, losses_of, student_forward
+from randout.training.state import Event, Material, Session
 
 from .models import build
 from .training import (

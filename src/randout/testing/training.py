@@ -17,7 +17,8 @@ from randout.models.encoder import Encoder
 from randout.models.inference import predict
 from randout.models.tokens import Tokens, encode, truncate
 from randout.stats.metrics import score
-from randout.training.loop import Event, Material, Session, begin, fit
+from randout.training.loop import begin, fit
+from randout.training.state import Event, Material, Session
 
 from .models import build, loaded, toy_texts
 

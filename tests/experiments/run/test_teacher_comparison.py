@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from randout.experiments.run.teacher_comparison import gap_lines, run_lines, teacher_gap
+from randout.experiments.run.teacher_comparison import teacher_gap
+from randout.reporting.teachers import gap_lines, run_lines
 
 
 def gap(
