@@ -208,14 +208,13 @@ def inline_math(text: str) -> str:
 
 
 def page(source: Path, needed: set[Path]) -> str:
-    """A page of the repository as Zensical reads it. The long tables of reports stay out of the search."""
+    """A page of the repository as Zensical reads it."""
     text = with_references(source.read_text(encoding="utf-8"))
 
     def prose(part: str) -> str:
         return inline_math(rewritten(part, source, needed))
 
-    made = outside_fences(text, prose, fenced)
-    return f"---\nsearch:\n  exclude: true\n---\n\n{made}" if source.name == "report.md" else made
+    return outside_fences(text, prose, fenced)
 
 
 def prepare(pages: Path) -> None:
