@@ -62,7 +62,8 @@ def main() -> None:
     arguments = read_arguments()
     with tempfile.TemporaryDirectory() as folder:
         if arguments.smoke:
-            arguments.model, arguments.data = tiny_model(Path(folder)), tiny_data(Path(folder))
+            wide = tiny_model(Path(folder), shape={"hidden_size": 128})  # the paper's cells have up to 128 units
+            arguments.model, arguments.data = wide, tiny_data(Path(folder))
             arguments.teacher, arguments.folder = arguments.model, Path(folder) / "out"
             arguments.rows, arguments.rounds, arguments.steps, arguments.label_texts = 200, 1, 2, 32
             arguments.max_length, arguments.layers, arguments.fresh = 64, "", 2

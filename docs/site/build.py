@@ -41,7 +41,7 @@ def cli_reference() -> str:
     """Every command as Markdown: help, usage, arguments and options."""
     from typer.main import get_command
 
-    from randout.cli import app
+    from randout.cli.app import app
 
     return "\n".join(_command("randout", get_command(app), 2))
 
@@ -94,7 +94,7 @@ def settings_reference() -> str:
     """The default recipe, as `randout init` prints it."""
     from typer.testing import CliRunner
 
-    from randout.cli import app
+    from randout.cli.app import app
 
     done = CliRunner().invoke(app, ["init"], catch_exceptions=False)
     return f"```toml\n{done.stdout.strip()}\n```"
@@ -102,7 +102,7 @@ def settings_reference() -> str:
 
 def method_reference(name: str) -> str:
     """Source, cost and settings of a method."""
-    from randout.methods import METHODS
+    from randout.methods.builtin import METHODS
 
     method = METHODS[name]
     lines = [f"Source: {_text(method.source)}. Cost: {method.cost} a training step.", ""]

@@ -39,7 +39,7 @@ SMALL = [
     "--set",
     "precision=float32",
 ]
-SMALL += ["--set", "batch_size=16"]
+SMALL += ["--set", "batch_size=16", "--set", "refit=false"]
 
 
 def write_csv(path: Path, rows: list[tuple[str, ...]], head: tuple[str, ...] = ("text", "label")) -> Path:

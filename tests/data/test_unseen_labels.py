@@ -150,7 +150,7 @@ def test_a_file_of_other_labels_alone_is_refused(tables: dict[str, Path], tmp_pa
     other.write_text("text,label\nfever cough,x\ngoal team,y\nbank price,z\n", encoding="utf-8")
     code, _, err = command("evaluate", result.folder, other)
     assert code == 2
-    assert "other.csv, row 1: unknown label 'x'" in err
+    assert "other.csv, row 1 (line 2): unknown label 'x'" in err
 
 
 def test_compared_with_statistics(tables: dict[str, Path], tiny_model: Any, tmp_path: Path, command: Any) -> None:

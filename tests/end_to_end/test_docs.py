@@ -118,7 +118,7 @@ def test_the_python_blocks_cover_what_users_call() -> None:
     for call in (
         "randout.train(",
         "randout.load(",
-        "applied_to(",
+        "applied(",
         "randout.attached(",
         "randout.for_trainer(",
         "pipeline(",

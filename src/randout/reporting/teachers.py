@@ -21,10 +21,12 @@ def teachers(subject: Subject) -> Section | None:
                 continue
             teacher = str((model.record.get("teacher") or {}).get("name") or "") or None
             own = (arm.name, model.unit or None, teacher)
+            taught = rows_that_taught(model.metrics)
             for metric, one in by_metric(gap).items():
                 between = (one["low"], one["high"]) if "difference" in one else None
                 scores = (metric_name(metric), one["student"], one["teacher"], one.get("difference"), between)
-                rows.append((*own, *scores, verdict_words(one["verdict"], gap["margin"]), gap["rows"]))
+                verdict = f"none: {taught:,} of the rows trained the teacher" if taught else ""
+                rows.append((*own, *scores, verdict or verdict_words(one["verdict"], gap["margin"]), gap["rows"]))
             costs.append((*own, *_sizes(model.record.get("sizes") or {})))
     if not rows:
         return None
@@ -79,9 +81,11 @@ def verdict_words(verdict: str, margin: float) -> str:
     }[verdict]
 
 
-def gap_lines(gap: Mapping[str, Any], name: str, sizes: Mapping[str, Any]) -> list[str]:
-    """For the end of a training. name: the teacher's. sizes: `student` and `teacher`, each with parameters and
-    texts_per_second, where known.
+def gap_lines(gap: Mapping[str, Any], name: str, sizes: Mapping[str, Any], taught: int = 0) -> list[str]:
+    """Student and teacher side by side, for the end of a training.
+
+    name: the teacher's. sizes: `student` and `teacher`, each with parameters and texts_per_second, where known. taught: how
+    many of the rows the teacher was trained on; then there is no verdict.
     """
     each = by_metric(gap)
     lines = [f"\nstudent and teacher on the same {plural(gap['rows'], 'validation row')}"]
@@ -91,6 +95,12 @@ def gap_lines(gap: Mapping[str, Any], name: str, sizes: Mapping[str, Any]) -> li
         size = f", {about['parameters'] / 1e6:.1f}M parameters" if "parameters" in about else ""
         speed = f", {about['texts_per_second']:,.0f} texts a second here" if "texts_per_second" in about else ""
         lines.append(f"{label}: {scores}{size}{speed}")
+    if taught:
+        lines.append(
+            f"no verdict: the teacher was trained on {taught:,} of these rows. Compare both on rows that neither has seen: "
+            "randout evaluate RUN FILE"
+        )
+        return lines
     for metric, one in each.items():
         if "difference" in one:
             ends = f"95 % interval [{100 * one['low']:+.2f}, {100 * one['high']:+.2f}]"
@@ -103,4 +113,12 @@ def gap_lines(gap: Mapping[str, Any], name: str, sizes: Mapping[str, Any]) -> li
 def run_lines(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
     """`gap_lines` of a finished run, from its `run.json` and `metrics.json`; none where it had no teacher."""
     gap = (metrics.get("validation") or {}).get("teacher")
-    return gap_lines(gap, record["teacher"]["name"], record.get("sizes", {})) if gap else []
+    if not gap:
+        return []
+    return gap_lines(gap, record["teacher"]["name"], record.get("sizes", {}), rows_that_taught(metrics))
+
+
+def rows_that_taught(metrics: Mapping[str, Any]) -> int:
+    """How many of the validation rows the teacher of a run was trained on."""
+    leaks = (metrics.get("validation") or {}).get("leaks") or {}
+    return int(leaks.get("roles", {}).get("teacher-trained", 0))

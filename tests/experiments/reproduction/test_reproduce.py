@@ -28,7 +28,7 @@ from randout.experiments.reproduction.budgets import (
 from randout.experiments.run.student import Options
 from randout.paper.published import paper
 from randout.storage.study_folder import read_record
-from randout.testing.models import toy_texts
+from randout.testing.models import build, toy_texts
 
 
 @pytest.fixture
@@ -46,9 +46,12 @@ def rhmd(tmp_path, monkeypatch):
     return f"rhmd:{path}"
 
 
-@pytest.fixture
-def asked(tiny_model):
-    return {"student": {"model": str(tiny_model("bert"))}, "teacher": {"model": str(tiny_model("roberta"))}}
+@pytest.fixture(scope="module")
+def asked(tiny_model, tmp_path_factory):
+    student = build(
+        "bert", tmp_path_factory.mktemp("wide") / "bert", hidden_size=128
+    )  # the paper's cells have up to 128 units
+    return {"student": {"model": str(student)}, "teacher": {"model": str(tiny_model("roberta"))}}
 
 
 def carried_out(request, items, tmp_path):

@@ -33,7 +33,7 @@ def test_wider_encoders_learn_more_slowly(width: int, expected: float) -> None:
 
 def test_numbers_that_are_given_stand() -> None:
     notes: list[str] = []
-    asked = TrainTable(epochs=3, learning_rate=2e-5, keep="best", validate_every=1)
+    asked = TrainTable(epochs=3, learning_rate=2e-5, keep="best", refit=False, validate_every=1)
     assert defaults.resolved(asked, 50, 10, 384, True, notes) == asked
     assert notes == []
 

@@ -93,3 +93,12 @@ def test_a_finished_run_shows_the_same_lines() -> None:
     record = {"teacher": {"name": "big"}, "sizes": {"student": {"parameters": 22_700_000}}}
     assert run_lines(record, {"validation": {"teacher": found}}) == gap_lines(found, "big", record["sizes"])
     assert run_lines({"teacher": None}, {"validation": {}}) == []
+
+
+def test_no_verdict_on_rows_that_the_teacher_was_trained_on() -> None:
+    metrics = {
+        "validation": {"teacher": gap(0.70, 0.90), "leaks": {"rows": 30, "of": 600, "roles": {"teacher-trained": 30}}}
+    }
+    lines = run_lines({"teacher": {"name": "big"}}, metrics)
+    assert lines[3].startswith("no verdict: the teacher was trained on 30 of these rows.")
+    assert not any("worse" in line for line in lines)
