@@ -191,7 +191,7 @@ def test_evaluate_writes_every_row_with_its_prediction(run, labelling):
     ]
     code, _, errors = run("evaluate", "no-model", "in.csv", "-o", "out.csv")
     assert code == 2
-    assert "out.csv: the file exists and is not overwritten" in errors
+    assert "out.csv: the file already exists and is not overwritten" in errors
     run("evaluate", "model", "in.csv", "-o", "out.jsonl")
     found = read_table("out.jsonl").columns
     assert (list(found)[4:], found["prediction"]) == (["prediction", "predicted_score"], ["goal", None, "bank"])

@@ -291,7 +291,7 @@ def test_a_method_that_is_not_here_says_what_to_do(run: Run) -> None:
         Path("r.toml").write_text("[methods.zzqq]\n")
         status, _, err = run("train", "no.csv", *words)
         assert status == 2
-        assert "needs its package installed, or its file named with --plugin" in err
+        assert "install its package or name its file with --plugin" in err
 
 
 @pytest.fixture

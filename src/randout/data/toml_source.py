@@ -9,7 +9,7 @@ from pydantic import Field
 
 from randout.core.config import Name, Table, checked, read_toml
 from randout.core.errors import UserError
-from randout.core.files import parts_of
+from randout.core.files import split_toml_source
 
 from . import columns as cols
 from .named_datasets import Known, Reading
@@ -47,7 +47,7 @@ def resolve(source: str | Path, encoding: str = AUTO) -> Known | None:
     encoding: of its files, before what it says. UserError: an unknown key, a value that cannot be, a file that is missing
     or another, a column that is not there.
     """
-    found = parts_of(source)
+    found = split_toml_source(source)
     if found is None:
         return None
     path, folder = found
