@@ -174,7 +174,7 @@ def test_finished_runs_and_their_mistakes(run, two_runs):
         (["runs/a", "runs/a"], ["same settings and seed"]),
         (["runs/a", "old"], ["old", "format 0", "reads format 1"]),
         (["runs/a", "half"], ["half", "not finished"]),
-        (["runs/a", "unread"], ["unread", "no predictions of the test split"]),
+        (["runs/a", "unread"], ["unread", "no predictions for the test split"]),
         (["runs/a", "foreign"], ["foreign", "format None"]),
         (["runs/a", "broken"], ["broken/run.json", "cannot be read"]),
         (["runs/a", "none"], ["none is no run"]),
