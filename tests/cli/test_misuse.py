@@ -63,7 +63,7 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["search", *ROWS, *RATES, "--keep", "some"], ["search.keep", "'best', 'all' or 'none'"]),
     (["search", *ROWS, *RATES, "--time-limit", "soon"], ["--time-limit soon", "2h"]),
     (["search", *ROWS, *RATES, "--teacher", "bert"], ["--teacher bert", "no method"]),
-    (["search", *ROWS, *RATES, "-o", "rows.csv"], ["rows.csv", "something else"]),
+    (["search", *ROWS, *RATES, "-o", "rows.csv"], ["rows.csv", "not a study folder"]),
     (["search", *ROWS, *RATES, "--recipe", "odd.toml"], ["--preset and --recipe"]),
     (["search", "rows.csv", "--recipe", "odd.toml"], ["search.trails", "Did you mean 'trials'?", "a search has"]),
     (["search", "none.csv", *RATES], ["none.csv"]),

@@ -490,7 +490,7 @@ def test_another_search_or_other_data_in_the_folder_are_refused(made, dataset, t
     (tmp_path / "other" / "thesis.txt").write_text("precious")
     (tmp_path / "file").write_text("precious")
     for name in ("other", "file"):
-        with pytest.raises(UserError, match="something else"):
+        with pytest.raises(UserError, match="not a study folder"):
             go(made("plain", RATES), tmp_path / name, dataset)
 
 
