@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from randout.core.errors import UserError
 from randout.data.csv_parsing import lines_of
-from randout.data.encoding_advice import advice, plausible
+from randout.data.encoding_advice import advice, best_codec
 from randout.data.table_writing import appended, write_table
 from randout.data.tables import Table, read_table
 
@@ -206,7 +206,7 @@ ENCODED = {  # text -> the encodings that must be recognised in it
 @pytest.mark.parametrize(("text", "codec"), [(text, codec) for text, codecs in ENCODED.items() for codec in codecs])
 def test_the_proposed_conversion_gives_the_text_back(text, codec):
     lines = [line for line in text.encode(codec).split(b"\n") if not line.isascii()]
-    found, first = plausible(lines)
+    found, first = best_codec(lines)
     assert found is not None
     assert b"\n".join(lines).decode(found) == b"\n".join(lines).decode(codec)
     assert first == lines[0].decode(codec)

@@ -60,6 +60,7 @@ def min_df(rows: int) -> int:
 
 
 def _fit(dataset: Dataset, train: np.ndarray) -> Baseline | None:
+    """Fit the baseline to a sample of the training rows; None if a class or all words are missing."""
     classes = len(dataset.id2label)
     order = np.random.default_rng(0).permutation(train)[: min(MAX_ROWS, max(1, MAX_CELLS // classes))]
     characters = np.cumsum([min(len(dataset.texts[row]), MAX_TEXT_CHARACTERS) for row in order])

@@ -50,7 +50,7 @@ def resolve_settings(config: Config, settings: Classifier, notes: list[str]) -> 
     support.
     """
     name = settings.name
-    for key, value in _changed(config.student, StudentTable()).items():
+    for key, value in _non_defaults(config.student, StudentTable()).items():
         if key != "model":
             raise UserError(f"student.{key} = {value!r}: a setting of encoders, but the student is {name}. Remove it")
     for teacher in ("" if config.teacher.model in ("auto", "none") else config.teacher.model, *config.teacher.more):
@@ -69,7 +69,7 @@ def resolve_settings(config: Config, settings: Classifier, notes: list[str]) -> 
     return config.model_copy(update=update)
 
 
-def _changed(table: Any, plain: Any) -> dict[str, Any]:
+def _non_defaults(table: Any, plain: Any) -> dict[str, Any]:
     found = table.model_dump(mode="json")
     return {key: found[key] for key, value in plain.model_dump(mode="json").items() if found[key] != value}
 
@@ -110,7 +110,7 @@ def _train(asked: TrainTable, settings: Classifier) -> TrainTable:
         )
     resolved = resolved.model_copy(update={"refit": False})
     free = (*COMMON_SETTINGS, *(("precision", "micro_batch") if network else ()))
-    for key, value in _changed(asked, TrainTable()).items():
+    for key, value in _non_defaults(asked, TrainTable()).items():
         if key in free or value == getattr(resolved, key):
             continue
         own = f"Use classifier.{key}" if key in type(settings).model_fields else "Remove it"

@@ -51,6 +51,8 @@ Same = Literal["same", "auto"]
 
 
 class DataTable(Table):
+    """`[data]`: the dataset and its split."""
+
     source: Name = _setting(
         "", "a table (CSV, TSV, JSON Lines, Parquet), a named dataset (rhmd, coda19, film), or a TOML description"
     )
@@ -73,6 +75,8 @@ class DataTable(Table):
 
 
 class StudentTable(Table):
+    """`[student]`: the model to train."""
+
     model: Name = _setting(
         "",
         "an encoder (hub name, folder, alias), svm, rf, mnb-count, mnb-tfidf, cnn or lstm; empty: an encoder found "
@@ -103,6 +107,8 @@ class StudentTable(Table):
 
 
 class TeacherTable(Table):
+    """`[teacher]`: the teachers, and how to fine-tune one first."""
+
     model: Name = _setting(
         "auto", 'a run, classifier or encoder; "none": no distillation; "auto": a larger encoder found locally'
     )
@@ -132,6 +138,8 @@ class TeacherTable(Table):
 
 
 class TrainTable(Table):
+    """`[train]`: optimization, model selection and hardware."""
+
     seed: int = _setting(
         1, "random seed of head, data order, noise and dropout, for the student and a teacher trained for it"
     )
@@ -170,6 +178,8 @@ class TrainTable(Table):
 
 
 class OutputTable(Table):
+    """`[output]`: what is evaluated and written."""
+
     test: bool = _setting(True, "evaluate on the test split once, at the end")
     allow_leaks: bool = _setting(
         False, "evaluate on the test split even if a teacher or the starting model has seen its rows"

@@ -53,10 +53,12 @@ class Show:
         self.terminal = sys.stderr is not None and sys.stderr.isatty()
 
     def say(self, text: str = "") -> None:
+        """Print a line, unless quiet or terse."""
         if not self.quiet and not self.terse:
             complain(text)
 
     def warn(self, text: str) -> None:
+        """Print a warning, even if quiet; if terse, only once for texts that differ only in numbers."""
         kind = re.sub(r"\d+", "", text)
         if self.terse and kind in self.warned:
             return

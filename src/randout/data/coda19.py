@@ -48,13 +48,13 @@ def read(path: Path, notes: list[str]) -> dict[str, Table]:
     Raises UserError, naming file and place, for another layout, invalid JSON, an unknown label, or a paper in two splits.
     """
     if path.is_dir():
-        where = _folder(path)
+        where = _find_folder(path)
         files = sorted(file for split in ROLES for file in (where / split).glob("*.json") if file.name[0] != ".")
-        read_files = ((file.parent.name, str(file), _file(file)) for file in files)
-        splits, digest = _read(read_files, str(path))
+        read_files = ((file.parent.name, str(file), _read_paper(file)) for file in files)
+        splits, digest = _read_segments(read_files, str(path))
     else:
         data = read_bytes(path)
-        splits, _ = _read(_members(data, str(path)), str(path))
+        splits, _ = _read_segments(_archive_papers(data, str(path)), str(path))
         digest = sha256_of(data)
     if not splits["train"].papers:
         raise UserError(f"{path}: no papers in human_label/train. {LAYOUT}")
@@ -66,7 +66,7 @@ def read(path: Path, notes: list[str]) -> dict[str, Table]:
     }
 
 
-def _folder(path: Path) -> Path:
+def _find_folder(path: Path) -> Path:
     """Find the human_label folder at `path` or up to three levels below."""
     found = [place for place in (path, path / "human_label") if place.name == "human_label" and place.is_dir()]
     found = found or [p for pattern in ("*", "*/*") for p in path.glob(f"{pattern}/human_label") if p.is_dir()]
@@ -81,13 +81,13 @@ def _single_folder(places: list[str], path: str) -> Path:
     return Path(places[0])
 
 
-def _file(path: Path) -> bytes:
+def _read_paper(path: Path) -> bytes:
     if path.is_file() and path.stat().st_size > LARGEST_FILE:
         raise UserError(f"{path}: {path.stat().st_size:,} bytes; a paper of CODA-19 has at most {LARGEST_FILE:,}.")
     return read_bytes(path)
 
 
-def _members(data: bytes, name: str) -> Iterator[tuple[str, str, bytes]]:
+def _archive_papers(data: bytes, name: str) -> Iterator[tuple[str, str, bytes]]:
     """Yield (split, place, content) of each paper in a zip archive, ordered by name."""
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
@@ -113,7 +113,7 @@ def _members(data: bytes, name: str) -> Iterator[tuple[str, str, bytes]]:
         yield split, place, content
 
 
-def _read(papers: Iterator[tuple[str, str, bytes]], name: str) -> tuple[dict[str, _Split], str]:
+def _read_segments(papers: Iterator[tuple[str, str, bytes]], name: str) -> tuple[dict[str, _Split], str]:
     """Return the segments of all papers by split, and the SHA-256 of lines "split/file sha256"."""
     splits, lines = {split: _Split() for split in ROLES}, []
     for split, place, content in papers:
@@ -160,8 +160,8 @@ def _paper_id(document: dict[str, Any]) -> str:
 
 def _segments(document: dict[str, Any], place: str) -> Iterator[tuple[str, str]]:
     """Yield (text, label) of each segment, in the order of the paper."""
-    for p, paragraph in enumerate(_list(document, "abstract", place)):
-        for s, sentence in enumerate(_list(paragraph, "sentences", f"{place}, abstract[{p}]")):
+    for p, paragraph in enumerate(_required_list(document, "abstract", place)):
+        for s, sentence in enumerate(_required_list(paragraph, "sentences", f"{place}, abstract[{p}]")):
             where = f"{place}, abstract[{p}].sentences[{s}]"
             if not isinstance(sentence, list):
                 raise UserError(f"{where}: expected a list of segments, found {sentence!r:.60}.")
@@ -177,7 +177,7 @@ def _segments(document: dict[str, Any], place: str) -> Iterator[tuple[str, str]]
                 yield text, label
 
 
-def _list(holder: Any, key: str, place: str) -> list[Any]:
+def _required_list(holder: Any, key: str, place: str) -> list[Any]:
     found = holder.get(key) if isinstance(holder, dict) else None
     if not isinstance(found, list):
         raise UserError(f"{place}: expected an object with a list {key!r}, found {found if found else holder!r:.60}.")

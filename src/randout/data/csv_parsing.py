@@ -88,7 +88,7 @@ def rows_of(
             if row:
                 width = width or len(row)
                 if len(row) != width:
-                    raise _ragged(row, width, start, delimiter, name)
+                    raise _width_error(row, width, start, delimiter, name)
                 if starts is not None:
                     starts.append(start)
                 yield row
@@ -104,7 +104,7 @@ def lines_of(text: str) -> Iterator[str]:
     return (line[0] for line in LINE.finditer(text))
 
 
-def _ragged(row: list[str], width: int, line: int, delimiter: str, name: str) -> UserError:
+def _width_error(row: list[str], width: int, line: int, delimiter: str, name: str) -> UserError:
     mark = {"\t": "tab", ",": "comma", ";": "semicolon"}[delimiter]
     return UserError(
         f"{name}, line {line}: {len(row)} field{'s' * (len(row) != 1)} where the header has {width} (separated by {mark}). "

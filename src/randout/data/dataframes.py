@@ -28,7 +28,7 @@ def columns_of(data: Any) -> dict[str, list[Any]]:
     elif isinstance(data, Mapping):
         given = dict(data)
     else:
-        given = _frame(data)
+        given = _frame_columns(data)
     odd = [name for name in given if not isinstance(name, str)]
     if odd:
         raise UserError(f"data: the column name {odd[0]!r:.60} is a {type(odd[0]).__name__}; expected a string.")
@@ -44,7 +44,7 @@ def columns_of(data: Any) -> dict[str, list[Any]]:
     return columns
 
 
-def _frame(data: Any) -> dict[str, Any]:
+def _frame_columns(data: Any) -> dict[str, Any]:
     names = getattr(data, "column_names", None)  # Arrow and datasets; in an Arrow table, `columns` are not names
     names = getattr(data, "columns", None) if names is None else names
     if names is None and hasattr(data, "keys"):

@@ -34,7 +34,7 @@ WITHIN_WORDS = "’–—­\N{NO-BREAK SPACE}"
 MARKS = "‘’“”«»‹›„–—…•·€£¥§°©®™¿¡½¼¾²³ªº\N{NO-BREAK SPACE}"
 
 
-def command(name: str, encoding: str) -> str:
+def iconv_command(name: str, encoding: str) -> str:
     """Return the shell command that converts a file to UTF-8, with its name quoted if necessary."""
     if name == STANDARD_INPUT:
         return f"iconv -f {encoding} -t utf-8"
@@ -72,7 +72,7 @@ def advice(data: bytes, name: str) -> str:
             f"Other lines are UTF-8 (line {whole[0]}), so converting the file would damage them: the file mixes two "
             f"encodings, or texts were cut within a character. Correct or remove line{'s' * (len(broken) > 1)} {shown}."
         )
-    codec, line = plausible([line for _, line in lines])
+    codec, line = best_codec([line for _, line in lines])
     if codec is None:
         return (
             "Save it as UTF-8 with the program that wrote it. (No common encoding fits, so no conversion is suggested.)"
@@ -82,11 +82,11 @@ def advice(data: bytes, name: str) -> str:
         encoding = python = "latin1"  # they differ only in these bytes
     return (
         f"It looks like {encoding}: {_excerpt(line)!r}. If that is correct, read it with --encoding {python}, "
-        f"or convert it: {command(name, encoding)}"
+        f"or convert it: {iconv_command(name, encoding)}"
     )
 
 
-def plausible(lines: list[bytes]) -> tuple[str | None, str]:
+def best_codec(lines: list[bytes]) -> tuple[str | None, str]:
     """Find the best codec of `CANDIDATES` for non-ASCII lines: return (codec or None, first line decoded with it)."""
     best, found, first = PLAUSIBLE, None, ""
     for codec in CANDIDATES:

@@ -145,6 +145,7 @@ def columns_of(records: Sequence[dict[str, Any]], names: Iterable[str]) -> dict[
 
 
 def _sequence(text: str, name: str) -> Records:
+    """Parse concatenated JSON values that may span several lines."""
     records: Records = []
     at, line = 0, 1
     while at < len(text):

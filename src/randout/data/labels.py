@@ -32,7 +32,7 @@ INVISIBLE = dict.fromkeys(  # soft hyphen, zero width, byte order mark, directio
     [*range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0x09), *range(0x0E, 0x1C), *range(0x7F, 0x85)]
 )
 JOINERS = "\u200c\u200d"  # used within words and emoji; invisible at either end
-ALIKE = str.maketrans(  # letters and marks of other scripts that look like Latin ones
+LATIN_LOOKALIKES = str.maketrans(  # letters and marks of other scripts that look like Latin ones
     "АВЕЅІЈКМНОРСТУХаеоѕіјрсухһԁ" "ΑΒΕΖΗΙΚΜΝΟΡΤΥΧονρι" "‐‑‒–—−‘’‛′“”„″",
     "ABESIJKMHOPCTYXaeosijpcyxhd" "ABEZHIKMNOPTYXovpi" "------" "''''" '""""',
 )  # fmt: skip
@@ -61,7 +61,7 @@ def _stripped(label: str) -> str:
 def lookalike_key(label: str) -> str:
     """Return a key that is equal for labels that look alike, or differ only in case or a trailing ".0"."""
     label = clean_label(unicodedata.normalize("NFKC", label)).translate(dict.fromkeys(map(ord, JOINERS)))
-    label = " ".join(label.translate(ALIKE).casefold().split())
+    label = " ".join(label.translate(LATIN_LOOKALIKES).casefold().split())
     return whole[1] if (whole := WHOLE.fullmatch(label)) else label
 
 

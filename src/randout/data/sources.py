@@ -136,6 +136,7 @@ def _hub_or_missing(source: str | Path, spec: str, files: Mapping[str, Any], not
 
 
 def _hub_parts(spec: str, files: Mapping[str, Any], notes: list[str]) -> dict[str, Table]:
+    """Load the Hub dataset's tables by role; unused splits are noted."""
     found = named_datasets.hub_tables(spec)
     roles: dict[str, Table] = {}
     for split, table in found.items():

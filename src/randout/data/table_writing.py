@@ -20,7 +20,7 @@ from .tables import JSON_SUFFIXES, Table
 PARQUET_SUFFIXES = (".parquet", ".pq")
 DELIMITED_SUFFIXES = (".csv", ".tsv", ".tab", ".txt")  # .txt: in the format that was read
 SUFFIXES = (*DELIMITED_SUFFIXES, *JSON_SUFFIXES, *PARQUET_SUFFIXES)
-Add = Callable[[Table, Mapping[str, Sequence[Any]]], None]
+AddBlock = Callable[[Table, Mapping[str, Sequence[Any]]], None]
 BY_FORMAT = {"csv": ".csv", "jsonl": ".jsonl", "json": ".json", "parquet": ".parquet"}
 
 
@@ -111,10 +111,10 @@ class BlockWriter:
         try:
             self._schema = pa.unify_schemas([self._schema, schema], promote_options="permissive")
         except (pa.ArrowException, OverflowError) as error:
-            raise _mixed(self.path, error) from None
+            raise _mixed_types_error(self.path, error) from None
 
     @contextmanager
-    def open(self, kinds: Mapping[str, type] | None = None) -> Iterator[Add]:
+    def open(self, kinds: Mapping[str, type] | None = None) -> Iterator[AddBlock]:
         """Yield a function that writes a block with its further columns; call it with each block in turn.
 
         kinds: str or float for each further column; None if there is only one block. Every block must have been passed to
@@ -130,7 +130,7 @@ class BlockWriter:
 
             def add_text(block: Table, columns: Mapping[str, Sequence[Any]]) -> None:
                 nonlocal written, end
-                first, between, last = _around(block, columns, self.suffix)
+                first, between, last = _row_separators(block, columns, self.suffix)
                 lines = _lines(block, columns, self.suffix)
                 stream.write(((between if written else first) + between.join(lines)).encode("utf-8"))
                 written, end = written + len(lines), last
@@ -139,7 +139,7 @@ class BlockWriter:
             stream.write(end.encode("utf-8"))
 
     @contextmanager
-    def _parquet(self, stream: Any, kinds: Mapping[str, type] | None) -> Iterator[Add]:
+    def _parquet(self, stream: Any, kinds: Mapping[str, type] | None) -> Iterator[AddBlock]:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -161,7 +161,7 @@ def _is_json(block: Table, suffix: str) -> bool:
     return suffix in JSON_SUFFIXES or (suffix == ".txt" and block.format in ("json", "jsonl"))
 
 
-def _around(block: Table, columns: Mapping[str, Sequence[Any]], suffix: str) -> tuple[str, str, str]:
+def _row_separators(block: Table, columns: Mapping[str, Sequence[Any]], suffix: str) -> tuple[str, str, str]:
     """Return the text before the first row, between two rows, and after the last row."""
     if _is_json(block, suffix):
         whole = suffix in (".json", ".txt") and block.format != "jsonl"
@@ -211,10 +211,10 @@ def _arrow_of(table: Table, path: Path, schema: Any = None) -> Any:
     try:
         return pa.table(dict(table.columns), schema=schema)
     except (pa.ArrowException, OverflowError) as error:
-        raise _mixed(path, error) from None
+        raise _mixed_types_error(path, error) from None
 
 
-def _mixed(path: Path, error: Exception) -> UserError:
+def _mixed_types_error(path: Path, error: Exception) -> UserError:
     return UserError(f"{path}: a column mixes types, which Parquet cannot store ({error}). Write .jsonl instead.")
 
 

@@ -194,7 +194,7 @@ def check_start(data: bytes, name: str, encoding: str) -> None:
         other, how = found
         raise UserError(
             f"{name}: the file is in {other[:6].upper()} ({how}, byte 0, line 1); expected UTF-8. "
-            f"Read it with --encoding {other}, or convert it: {encoding_advice.command(name, other)}"
+            f"Read it with --encoding {other}, or convert it: {encoding_advice.iconv_command(name, other)}"
         )
 
 

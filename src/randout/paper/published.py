@@ -41,7 +41,7 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Best:
+class BestSetting:
     """Section 5.1: the tokens and units with the highest validation accuracy at one lambda."""
 
     dataset: str
@@ -57,7 +57,7 @@ class Paper:
     """All published numbers and settings; `numbers` are in the order of the paper's tables, rows and columns."""
 
     numbers: tuple[Number, ...]
-    best: tuple[Best, ...]
+    best: tuple[BestSetting, ...]
     captions: Mapping[str, str]  # by place
     names: Mapping[str, str]  # model key -> display name
     datasets: Mapping[str, Mapping[str, Any]]  # sizes, split, test rows by class, max length
@@ -121,7 +121,7 @@ def paper() -> Paper:
     """Load `published.toml`; cached."""
     data = tomllib.loads(resources.files("randout").joinpath("paper", "published.toml").read_text(encoding="utf-8"))
     best = [
-        Best(
+        BestSetting(
             one["dataset"],
             one["lambda"],
             one["tokens"],

@@ -49,7 +49,7 @@ def run_names(records: Sequence[Mapping[str, Any]], ignored: Collection[str] = (
         for at, own in zip(alike, made, strict=True):
             parts[at] = own
     if len(records) == 1:
-        parts = [[_part(key, settings[0][key], True) for key in ("student", LAYERS) if settings[0].get(key)]]
+        parts = [[_setting_text(key, settings[0][key], True) for key in ("student", LAYERS) if settings[0].get(key)]]
     found = [
         name if name and given.count(name) == 1 else ", ".join([name or _methods(record), *own])
         for name, record, own in zip(given, records, parts, strict=True)
@@ -77,7 +77,7 @@ def _differences(settings: Sequence[Mapping[str, Any]], methods: Sequence[str]) 
         if key.startswith("student.") and _count_distinct(before) == _count_distinct(zip(before, values, strict=True)):
             continue
         for at in having:
-            parts[at].append(_part(key, settings[at][key], by_count))
+            parts[at].append(_setting_text(key, settings[at][key], by_count))
     return parts
 
 
@@ -131,7 +131,7 @@ def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
     return found | {SEED: train.get("seed")}
 
 
-def _part(key: str, value: Any, by_count: bool) -> str:
+def _setting_text(key: str, value: Any, by_count: bool) -> str:
     """Format one setting. by_count: whether the number of layers is enough to distinguish the runs."""
     if key == LAYERS and isinstance(value, list):
         if not value:
