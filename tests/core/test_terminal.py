@@ -56,7 +56,7 @@ def test_each_line_of_standard_input_is_a_text(run, labelling, monkeypatch, data
     ("data", "words"),
     [
         (b"good\ncaf\xe9\n", "line 2: the file is not UTF-8 text (byte 0xe9 at offset 8).*--encoding latin1.*iconv"),
-        (b"a\0b\n", "line 1: a NUL character"),
+        (b"a\0b\n", "line 1: contains a NUL character"),
         ("a\n".encode("utf-16"), "UTF-16.*--encoding utf-16.*iconv"),
     ],
 )

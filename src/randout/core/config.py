@@ -85,7 +85,7 @@ class StudentTable(Table):
     alternative: Literal["", "svm"] = _setting(
         "", "bag-of-words baseline to use as the student if it is not worse than the encoder; empty: none"
     )
-    revision: Name = _setting("", "commit of the hub; empty: pinned at the first download")
+    revision: Name = _setting("", "commit on the Hugging Face Hub; empty: pinned at the first download")
     head: Literal["model", "linear"] = _setting(
         "model", '"model": the head of the model family; "linear": softmax(W s_CLS), paper eq. 1'
     )
@@ -97,7 +97,9 @@ class StudentTable(Table):
     max_length: Annotated[int, Field(ge=4)] | Literal["auto"] = _setting(
         "auto", 'maximum tokens per text; "auto": 99th percentile of the data'
     )
-    truncation: Literal["head", "head+tail"] = _setting("head", "what is kept of a longer text")
+    truncation: Literal["head", "head+tail"] = _setting(
+        "head", 'part of a longer text to keep: "head": its start; "head+tail": its start and end'
+    )
     dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["model"] = _setting(
         "model", 'dropout rate on hidden states; "model": as configured'
     )
@@ -113,7 +115,7 @@ class TeacherTable(Table):
         "auto", 'a run, classifier or encoder; "none": no distillation; "auto": a larger encoder found locally'
     )
     more: tuple[Name, ...] = _setting((), "additional teachers, each a run, classifier or encoder")
-    revision: Name = _setting("", "commit of the hub; empty: pinned at the first download")
+    revision: Name = _setting("", "commit on the Hugging Face Hub; empty: pinned at the first download")
     labels: tuple[str, ...] = _setting(
         (), "the teacher's labels in the order of its outputs, if its configuration only has LABEL_0, ..."
     )
@@ -125,15 +127,19 @@ class TeacherTable(Table):
     max_length: Annotated[int, Field(ge=4)] | Literal["auto"] = _setting(
         "auto", 'maximum tokens per text; "auto": 99th percentile of the data'
     )
-    truncation: Literal["head", "head+tail"] = _setting("head", "what is kept of a longer text")
+    truncation: Literal["head", "head+tail"] = _setting(
+        "head", 'part of a longer text to keep: "head": its start; "head+tail": its start and end'
+    )
     epochs: Annotated[int, Field(ge=1)] | Same = _setting(
-        "same", 'if the teacher is fine-tuned first; "same": as requested for the student; "auto": by its own data'
+        "same",
+        'epochs if the teacher is fine-tuned first; "same": as requested for the student; "auto": by its own data',
     )
     learning_rate: Annotated[float, Field(gt=0)] | Same = _setting(
-        "same", 'if the teacher is fine-tuned first; "same": as for the student'
+        "same",
+        'peak learning rate if the teacher is fine-tuned first; "same": as for the student; "auto": by its own width',
     )
     batch_size: Annotated[int, Field(ge=1)] | Literal["same"] = _setting(
-        "same", 'if the teacher is fine-tuned first; "same": as for the student'
+        "same", 'texts per optimizer step if the teacher is fine-tuned first; "same": as for the student'
     )
 
 
@@ -172,7 +178,7 @@ class TrainTable(Table):
     precision: Literal["auto", "float32", "bfloat16"] = _setting(
         "auto", "computation dtype; auto: bfloat16 if the hardware supports it natively"
     )
-    device: Literal["auto", "cpu", "cuda", "mps"] = _setting("auto", "auto: a GPU if available")
+    device: Literal["auto", "cpu", "cuda", "mps"] = _setting("auto", "device to train on; auto: a GPU if available")
     packing: bool = _setting(True, "skip computation on padding if the encoder supports it")
     save_minutes: float = _setting(5.0, "minutes between checkpoints; one is also saved at each validation", gt=0)
 

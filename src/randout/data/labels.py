@@ -261,7 +261,7 @@ def check_classes(table: Table, column: str, labels: Sequence[str], notes: list[
     if len(counts) > max(2, len(labels) / 2):
         raise UserError(
             f"{table.name}: column {column!r} has {len(counts):,} different labels in {len(labels):,} rows ({table.row(1)}: "
-            f"{labels[0]!r:.60}). It looks like ids or free text. Name the column of classes with --label-column."
+            f"{labels[0]!r:.60}). The column looks like ids or free text. Name the column of classes with --label-column."
         )
 
 
