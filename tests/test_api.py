@@ -42,7 +42,7 @@ MISTAKES = [
     (lambda: randout.predict("run", ["a"], device="gpu"), "predict: device: found 'gpu'"),
     (lambda: randout.predict("./no-run", ["a"]), "no-run: no such folder"),
     (lambda: randout.train("a.csv", name=3), "train: name: found 3, a int; expected a string"),
-    (lambda: randout.train("a.csv", name=" "), "--name ' ': expected some text in one line"),
+    (lambda: randout.train("a.csv", name=" "), "--name ' ': expected printable text on one line"),
     (lambda: randout.train("a.csv", student=3), "train: student: found 3, a int; expected a model"),
     (
         lambda: randout.train("a.csv", settings=[("seed", 1)]),

@@ -25,7 +25,7 @@ from sklearn.svm import LinearSVC
 from conftest import Run
 from randout import api, baselines
 from randout.baselines import CLASSIFIERS, Bag, Fitted, Labelled, Network
-from randout.baselines.bag_of_words import LEAST, SVM, Bayes, BayesCount, BayesTfidf, Forest
+from randout.baselines.bag_of_words import MIN_PROBABILITY, SVM, Bayes, BayesCount, BayesTfidf, Forest
 from randout.baselines.neural import CNN, LSTM
 from randout.core import config
 from randout.core.console import Show
@@ -113,7 +113,7 @@ def test_random_forest_is_sklearns(settings: Forest, classes: int, tmp_path: Pat
     words = TfidfVectorizer(min_df=settings.min_df)
     theirs = RandomForestClassifier(settings.trees, max_depth=settings.max_depth or None, random_state=1)
     theirs.fit(words.fit_transform(train.texts), train.labels)
-    expected = np.log(np.maximum(theirs.predict_proba(words.transform(texts)), LEAST))
+    expected = np.log(np.maximum(theirs.predict_proba(words.transform(texts)), MIN_PROBABILITY))
     np.testing.assert_allclose(back(made, tmp_path).logits(texts), expected, rtol=1e-6, atol=1e-6)
 
 
@@ -260,7 +260,9 @@ def test_run_folder_is_that_of_an_encoder(name: str, finished: Callable[[str], p
     right = np.mean([a == b for a, b in zip(*(table[c].to_pylist() for c in ("label", "prediction")), strict=True)])
     assert right == pytest.approx(result.metrics["test"]["accuracy"])
     assert name in result.folder.name
-    assert {row["run"]: row["state"] for row in runs.run_rows(result.folder.parent)}[result.folder.name] == "finished"
+    assert {row["run"]: row["state"] for row in runs.summarize_runs(result.folder.parent)}[
+        result.folder.name
+    ] == "finished"
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
@@ -350,7 +352,7 @@ def test_what_the_default_preset_brings_is_left_out_with_a_note(toy_csv: Callabl
     plan = plan_of("svm", toy_csv(90, 0))
     assert plan.config.methods == {}
     assert plan.config.teacher.model == "none"
-    assert any("kd, randout: for encoders only" in note for note in plan.notes)
+    assert any("kd, randout: ignored, as they need an encoder" in note for note in plan.notes)
     assert list(plan_of("cnn", toy_csv(90, 0)).config.methods) == ["ce"]
     assert plan.name.startswith("toy-90-0-svm-s1-")
     recipe = {"data": {"source": str(toy_csv(90, 0))}, "student": {"model": "svm"}, "classifier": SMALL["svm"]}
@@ -364,22 +366,26 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("cnn", {"classifier": {"C": 1}}, r"classifier\.C: no such setting"),
     ("svm", {"classifier": {"C": -1}}, r"classifier\.C: found -1"),
     ("svm", {"classifier": {"loss": "log"}}, r"classifier\.loss: found 'log'"),
-    ("svm", {"classifier": {"min_df": 1000}}, r"no word occurs in 1000 of the .* lower it"),
+    ("svm", {"classifier": {"min_df": 1000}}, r"no word occurs in 1000 of the .* Lower it"),
     ("lstm", {"classifier": {"min_count": 10**6}}, r"no word occurs 1000000 times"),
-    ("cnn", {"classifier": {"length": 4}}, r"a filter of 5 words does not fit into texts of 4"),
+    ("cnn", {"classifier": {"length": 4}}, r"a filter of 5 words is longer than texts, which have at most 4"),
     ("svm", {"student": {"layers": [0, 1]}}, r"student\.layers = \[0, 1\]: a setting of encoders"),
     ("rf", {"student": {"max_length": 60}}, r"student\.max_length = 60: a setting of encoders"),
-    ("svm", {"teacher": {"model": "roberta-large"}}, r"--teacher roberta-large: svm learns from labels alone"),
-    ("lstm", {"data": {"unlabeled": "more.csv"}}, r"data\.unlabeled: lstm learns from labels alone"),
-    ("svm", {"methods": {"kd": {"temperature": 2.0}}}, r"methods\.kd: for encoders, and the student is svm"),
-    ("cnn", {"methods": {"kd": False}}, r"methods\.randout: for encoders, and the student is cnn"),
+    (
+        "svm",
+        {"teacher": {"model": "roberta-large"}},
+        r"--teacher roberta-large: not supported, as svm learns from labels only",
+    ),
+    ("lstm", {"data": {"unlabeled": "more.csv"}}, r"data\.unlabeled: not supported, as lstm learns from labels only"),
+    ("svm", {"methods": {"kd": {"temperature": 2.0}}}, r"methods\.kd: needs an encoder, but the student is svm"),
+    ("cnn", {"methods": {"kd": False}}, r"methods\.randout: needs an encoder, but the student is cnn"),
     (
         "mnb-count",
         {"methods": {"kd": False, "randout": False, "ce": {"label_smoothing": 0.1}}},
-        r"methods\.ce: mnb-count has a loss of its own",
+        r"methods\.ce: mnb-count has its own loss",
     ),
-    ("cnn", {"train": {"epochs": 3}}, r"train\.epochs = 3: .* its own is classifier\.epochs"),
-    ("svm", {"train": {"learning_rate": 1e-3}}, r"train\.learning_rate = 0\.001: of an encoder's training"),
+    ("cnn", {"train": {"epochs": 3}}, r"train\.epochs = 3: .* Use classifier\.epochs"),
+    ("svm", {"train": {"learning_rate": 1e-3}}, r"train\.learning_rate = 0\.001: a setting of encoders"),
     ("svm", {"train": {"precision": "bfloat16"}}, r"train\.precision"),
 ]
 
@@ -399,7 +405,7 @@ def start(layers: list[dict[str, Any]], runs: Path) -> None:
 
 def test_an_encoder_takes_no_settings_of_a_classifier(tiny_model: Callable[[str], Path], toy_csv: Any) -> None:
     recipe = {"data": {"source": str(toy_csv(90, 0))}, "student": {"model": str(tiny_model("bert"))}}
-    with pytest.raises(UserError, match=r"classifier\.C: these are settings of a classifier of words"):
+    with pytest.raises(UserError, match=r"classifier\.C: a setting of a bag-of-words or neural baseline"):
         planning.make(config.build([recipe, {"methods": {"ce": {}}, "classifier": {"C": 1}}], METHODS))
 
 
@@ -439,10 +445,10 @@ def spoiled(what: str, folder: Path) -> None:
     ("what", "said"),
     [
         ("cut weights", "damaged"),
-        ("no weights", "cannot be read"),
-        ("cut record", "cannot be read"),
-        ("list", "cannot be read"),
-        ("kind", "'svn', which is not known here. Did you mean 'svm'"),
+        ("no weights", "cannot read"),
+        ("cut record", "cannot read"),
+        ("list", "cannot read"),
+        ("kind", "unknown kind of classifier 'svn'. Did you mean 'svm'"),
         ("format", "format 9"),
         ("words", "do not fit"),
         ("arrays", "do not fit"),

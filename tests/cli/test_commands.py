@@ -298,7 +298,7 @@ def test_evaluate_a_file_and_an_unknown_label(run: Run, finished: Path, toy_csv:
     assert code == 0
     assert json.loads(out)["unseen"] == {"finance": 1}
     assert json.loads(out)["accuracy"] <= 0.5
-    assert "1 row of the file has a label that is none of the classes learnt in training: 'finance' (1)" in errors
+    assert "1 row of the file has a label that no training row has: 'finance' (1)" in errors
     worse = write_csv(tmp_path / "worse.csv", [("goal team", "football"), ("stock price", "finance")])
     code, _, errors = run("evaluate", model, worse)
     assert code == 2
@@ -441,7 +441,7 @@ def test_full_disk_while_saving(tiny_model: Any, toy_csv: Any, tmp_path: Path) -
         (["train", "ok.csv", "--split", "magic"], "data.split"),
         (["train", "ok.csv", "--text-column", "txt"], "text"),
         (["train", "--resume", "nowhere"], "nowhere: no such run"),
-        (["train", "one.csv"], "two classes or more"),
+        (["train", "one.csv"], "at least two classes"),
         (["train", "."], "folder"),
         (["evaluate", "nowhere"], "nowhere: no such run"),
         (["predict", "./nowhere", "a"], "no such folder"),

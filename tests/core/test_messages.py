@@ -18,7 +18,7 @@ FOREIGN = re.compile(r"value error|input should|unable to parse|valid (integer|n
 LINE = re.compile(r"[\w.-]+: (found .+; expected .+|no such setting\..*|found .+ leave one out)", re.DOTALL)
 BAD: tuple[Any, ...] = ("a word", -1, 1.5, True, [], {}, [1, "x"], float("nan"), float("inf"), 10**30, "", "x" * 5000)
 TABLES: dict[str, Any] = {
-    **{name: field.annotation for name, field in config.Config.model_fields.items() if name not in config.OPEN},
+    **{name: field.annotation for name, field in config.Config.model_fields.items() if name not in config.OPEN_TABLES},
     **{f"methods.{name}": method for name, method in METHODS.items()},
     **{f"classifier {name}": kind for name, kind in CLASSIFIERS.items()},
     "search": space.SearchTable,

@@ -56,7 +56,7 @@ def test_each_line_of_standard_input_is_a_text(run, labelling, monkeypatch, data
     ("data", "words"),
     [
         (b"good\ncaf\xe9\n", "line 2: the file is not UTF-8 text (byte 0xe9 at offset 8).*--encoding latin1.*iconv"),
-        (b"a\0b\n", "line 1: a NUL character"),
+        (b"a\0b\n", "line 1: contains a NUL character"),
         ("a\n".encode("utf-16"), "UTF-16.*--encoding utf-16.*iconv"),
     ],
 )
@@ -191,7 +191,7 @@ def test_evaluate_writes_every_row_with_its_prediction(run, labelling):
     ]
     code, _, errors = run("evaluate", "no-model", "in.csv", "-o", "out.csv")
     assert code == 2
-    assert "out.csv: the file exists and is not overwritten" in errors
+    assert "out.csv: the file already exists and is not overwritten" in errors
     run("evaluate", "model", "in.csv", "-o", "out.jsonl")
     found = read_table("out.jsonl").columns
     assert (list(found)[4:], found["prediction"]) == (["prediction", "predicted_score"], ["goal", None, "bank"])

@@ -131,8 +131,8 @@ def test_a_table_in_a_named_encoding_is_the_same_data_as_in_utf_8(tmp_path, enco
 @pytest.mark.parametrize(
     ("encoding", "words"),
     [
-        ("latin-l", "encoding: found 'latin-l', which is no encoding of text. Did you mean 'latin-1'"),
-        ("base64", "encoding: found 'base64'"),
+        ("latin-l", "encoding: unknown text encoding 'latin-l'. Did you mean 'latin-1'"),
+        ("base64", "encoding: unknown text encoding 'base64'"),
         ("ascii", r"rows\.tsv, line 2: not text in ascii \(byte 0xc3 at offset 11: .*--encoding"),
     ],
 )

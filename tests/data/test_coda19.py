@@ -37,7 +37,7 @@ def test_segments_are_rows_grouped_by_paper_and_split_as_released(coda19_folder)
     assert dataset.columns == {"text": "segment_text", "label": "crowd_label", "group": "paper_id", "split": None}
     assert dataset.max_length == 100
     other = "18 papers (released: 10,966), 84 train segments (released: 137,171)"
-    assert any(f"not the released CODA-19: {other}" in note for note in dataset.report.notes)
+    assert any(f"counts differ from the released CODA-19: {other}" in note for note in dataset.report.notes)
     shown = data.describe(dataset)
     assert shown[0] == "data        coda19: 126 labelled rows, 5 classes"
     assert "10,966 abstracts" in shown[1]
@@ -53,7 +53,7 @@ def test_an_archive_is_read_in_memory_and_is_the_same_rows(coda19_folder, tmp_pa
     assert np.array_equal(packed.labels, unpacked.labels)
     assert np.array_equal(packed.groups, unpacked.groups)
     assert packed.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert any(f"{packed.sha256}, not the archive as released" in note for note in packed.report.notes)
+    assert any(f"{packed.sha256}, not the released archive" in note for note in packed.report.notes)
     assert {p.name for p in tmp_path.iterdir()} == before
 
 
@@ -70,7 +70,7 @@ def test_a_folder_is_known_by_its_content(coda19_folder, tmp_path):
 def test_released_counts_are_not_commented_on(coda19_folder, monkeypatch):
     counts = {"papers": 18, "train segments": 84, "dev segments": 21, "test segments": 21}
     monkeypatch.setattr(coda19, "RELEASED", counts)
-    assert not any("not the released" in note for note in data.load(f"coda19:{coda19_folder}").report.notes)
+    assert not any("the released CODA-19" in note for note in data.load(f"coda19:{coda19_folder}").report.notes)
 
 
 def edit(folder, file, change):
@@ -110,7 +110,7 @@ def first_segment(**values):
         (lambda d: d.pop("abstract"), ["a list 'abstract'"]),
         (lambda d: [d], ["expected an object", "found a list"]),
         (lambda d: d.update(paper_id="train03"), ["'train03'", "train03.json: the paper", "in dev and in train"]),
-        (first_segment(segment_text="\ud83d"), ["cannot be read", "surrogates"]),
+        (first_segment(segment_text="\ud83d"), ["unreadable", "surrogates"]),
     ],
 )  # fmt: skip
 def test_a_paper_that_cannot_be_read_is_named_with_its_place(coda19_folder, tmp_path, form, change, parts):
@@ -126,18 +126,18 @@ def test_broken_and_too_large_papers(coda19_folder, tmp_path, monkeypatch):
     path = coda19_folder / "human_label" / "test" / "test01.json"
     whole = path.read_bytes()
     path.write_bytes(whole[:-40])
-    with pytest.raises(UserError, match=r"test01\.json, line 1, column \d+: broken JSON"):
+    with pytest.raises(UserError, match=r"test01\.json, line 1, column \d+: invalid JSON"):
         data.load(f"coda19:{coda19_folder}")
     path.write_bytes(b"\xff" + whole)
-    with pytest.raises(UserError, match=r"test01\.json: JSON that cannot be read"):
+    with pytest.raises(UserError, match=r"test01\.json: unreadable JSON"):
         data.load(f"coda19:{coda19_folder}")
     path.write_bytes(b"[" * 100_000)
-    with pytest.raises(UserError, match=r"test01\.json: JSON that cannot be read"):
+    with pytest.raises(UserError, match=r"test01\.json: unreadable JSON"):
         data.load(f"coda19:{coda19_folder}")
     path.write_bytes(whole)
     packed = zipped(coda19_folder, tmp_path / "c.zip")
     monkeypatch.setattr(coda19, "LARGEST_SUM", 10_000)
-    with pytest.raises(UserError, match=r"c\.zip: unpacked .* at most 10,000 are read"):
+    with pytest.raises(UserError, match=r"c\.zip: the papers have .* the limit is 10,000"):
         data.load(f"coda19:{packed}")
     monkeypatch.setattr(coda19, "LARGEST_SUM", 2**30)
     monkeypatch.setattr(coda19, "LARGEST_FILE", 100)
@@ -156,13 +156,13 @@ def test_other_folders_and_archives_are_refused(coda19_folder, tmp_path):
     shutil.copytree(coda19_folder, tmp_path / "two" / "another")
     shutil.rmtree(coda19_folder / "human_label" / "train")
     expected = {
-        "empty": "there is no folder human_label",
-        "other.zip": "there is no folder human_label",
-        "text.zip": "not a zip archive",
-        "cut.zip": "not a zip archive",
+        "empty": "no folder human_label",
+        "other.zip": "no folder human_label",
+        "text.zip": "not a readable zip archive",
+        "cut.zip": "not a readable zip archive",
         "two": "several folders human_label",
         "nowhere": "no such file",
-        coda19_folder.name: "no paper in human_label/train",
+        coda19_folder.name: "no papers in human_label/train",
     }
     for name, part in expected.items():
         with pytest.raises(UserError, match=part):
@@ -187,17 +187,19 @@ def test_the_archive_is_fetched_and_checked_by_its_name_in_git(coda19_folder, tm
     named = named_datasets.NAMED["coda19"]
     assert named.url.endswith(f"{named_datasets.CODA19_COMMIT}/data/CODA19_v1_20200504.zip")
     here = vars(named) | {"url": packed.as_uri()}
-    monkeypatch.setitem(named_datasets.NAMED, "coda19", named_datasets.Named(**here))
+    monkeypatch.setitem(named_datasets.NAMED, "coda19", named_datasets.NamedDataset(**here))
     with pytest.raises(
         UserError, match=rf"object name in git is git:[0-9a-f]{{40}}, expected {named.digest}.*coda19:PATH"
     ):
         data.load("coda19")
     content = packed.read_bytes()
     name = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
-    monkeypatch.setitem(named_datasets.NAMED, "coda19", named_datasets.Named(**(here | {"digest": f"git:{name}"})))
+    monkeypatch.setitem(
+        named_datasets.NAMED, "coda19", named_datasets.NamedDataset(**(here | {"digest": f"git:{name}"}))
+    )
     dataset = data.load("coda19")
     assert dataset.sha256 == hashlib.sha256(content).hexdigest()
-    assert any(f"{dataset.sha256}, the archive as released" in note for note in dataset.report.notes)
+    assert any(f"{dataset.sha256}, the released archive" in note for note in dataset.report.notes)
     assert (tmp_path / "cache" / "CODA19_v1_20200504.zip").read_bytes() == content
 
 

@@ -80,7 +80,7 @@ def test_columns_that_are_not_used_may_hold_anything(tmp_path):
     path, _ = dataframes.saved({"text": TEXTS, "label": LABELS, "odd": odd}, tmp_path)
     assert path.suffix == ".jsonl"
     assert dataset.load(path).id2label == {0: "no", 1: "yes"}
-    with pytest.raises(UserError, match=r"\(column 'odd'\) are of several kinds|\(column 'odd'\) is an object"):
+    with pytest.raises(UserError, match=r"\(column 'odd'\) are of different types|\(column 'odd'\) is an object"):
         dataset.load(path, label_column="odd")
 
 
@@ -98,9 +98,9 @@ def test_names_of_classes_of_a_hub_dataset_are_kept(tmp_path):
 
 
 REFUSED = {  # name -> (data, parts of the message)
-    "unequal": ({"text": TEXTS, "label": LABELS[:-1]}, ["unequal length", "'text' 30", "'label' 29"]),
-    "mixed": ({"text": TEXTS, "label": [1, "a"] * 15}, ["'label'", "several kinds", "strings", "numbers"]),
-    "mixed with truth": ({"text": TEXTS, "label": [1, True] * 15}, ["'label'", "several kinds"]),
+    "unequal": ({"text": TEXTS, "label": LABELS[:-1]}, ["different lengths", "'text' 30", "'label' 29"]),
+    "mixed": ({"text": TEXTS, "label": [1, "a"] * 15}, ["'label'", "different types", "strings", "numbers"]),
+    "mixed with truth": ({"text": TEXTS, "label": [1, True] * 15}, ["'label'", "different types"]),
     "a text as a column": ({"text": "abc", "label": ["a", "b", "c"]}, ["'text' is a str", "a list of values"]),
     "a column of pandas' to_dict": ({"text": dict(enumerate(TEXTS)), "label": dict(enumerate(LABELS))}, ["'text' is a dict"]),
     "a set": ({"text": TEXTS, "label": {"a", "b"}}, ["'label' is a set"]),
@@ -112,9 +112,9 @@ REFUSED = {  # name -> (data, parts of the message)
     "a list of texts": (TEXTS, ["found list"]),
     "nothing": (None, ["found NoneType", "DataFrame"]),
     "bytes": (b"text,label", ["found bytes"]),
-    "rows as a text": ("text,label\n" + "a,b\n" * 2000, ["cannot be the name of a file", "DataFrame"]),
-    "a text that is too long": ("x" * 5000, ["cannot be the name of a file"]),
-    "a NUL": ("a\0.csv", ["cannot be the name of a file"]),
+    "rows as a text": ("text,label\n" + "a,b\n" * 2000, ["not a valid file name", "DataFrame"]),
+    "a text that is too long": ("x" * 5000, ["not a valid file name"]),
+    "a NUL": ("a\0.csv", ["not a valid file name"]),
     "no such column": ({"a": TEXTS, "b": LABELS}, ["the label is not clear"]),
 }  # fmt: skip
 

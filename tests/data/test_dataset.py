@@ -58,7 +58,7 @@ def test_a_plain_table(here):
     assert np.array_equal(np.sort(np.concatenate(list(dataset.split.values()))), np.arange(100))
     assert all((np.diff(rows) > 0).all() for rows in dataset.split.values())
     assert dataset.columns == {"text": "text", "label": "label", "group": None, "split": None}
-    assert dataset.report.notes == ("columns guessed from their names: text 'text', label 'label'",)
+    assert dataset.report.notes == ("columns chosen by their names: text 'text', label 'label'",)
     assert dataset.report.majority_share["train"] == pytest.approx(0.5)
     assert len(dataset.sha256) == 64
 
@@ -72,7 +72,7 @@ def test_the_same_request_gives_the_same_split_and_another_seed_another(here):
 
 def test_a_class_named_like_a_missing_value_is_noted(here):
     notes = data.load(write(here / "a.csv", table(60, ("none", "NaN", "yes")))).report.notes
-    assert notes[-1] == "class 'NaN' looks like a missing label: is it a class?"
+    assert notes[-1] == "class 'NaN' looks like a missing label: is it really a class?"
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
@@ -84,7 +84,7 @@ def test_integer_labels_are_in_numeric_order(here, suffix):
 def test_label_order_is_by_code_point_or_as_given(here):
     path = write(here / "a.csv", table(60, ("b", "B", " a")))
     assert data.load(path).id2label == {0: "B", 1: "a", 2: "b"}
-    assert "differ by case only" in data.load(path).report.notes[-1]
+    assert "differ only in case" in data.load(path).report.notes[-1]
     assert data.load(path, labels=["b", "a", "B"]).id2label == {0: "b", 1: "a", 2: "B"}
     dataset = data.load(path, labels={"a": "first", "b": "rest", "B": "rest"})
     assert dataset.id2label == {0: "first", 1: "rest"}
@@ -125,7 +125,7 @@ def test_named_columns_are_not_called_guessed(here):
     assert dataset.id2label == {0: "1", 1: "2"}
     assert dataset.report.notes == ()
     assert data.load(path, text_column="review", label_column="").report.notes == (
-        "columns guessed from their names: label 'label'",
+        "columns chosen by their names: label 'label'",
     )
 
 
@@ -145,7 +145,7 @@ REFUSED = {  # name -> (columns, suffix, options, parts of the message)
     "two labels": ({"text": LONG, "topic": TWO, "sentiment": TWO}, ".csv", {}, ["'sentiment', 'topic'", "--label-column"]),
     "no header": ({"I like it": LONG, "1": TWO}, ".csv", {}, ["'I like it', '1'", "first line", "must name the columns"]),
     "one column twice": ({"text": LONG, "label": TWO}, ".csv", {"text_column": "label", "label_column": "label"}, [
-        "'label'", "as the text and as the label"]),
+        "'label'", "as both text and label"]),
     "pairs": ({"sentence1": LONG, "sentence2": LONG, "label": TWO}, ".csv", {}, [
         "'sentence1' and 'sentence2'", "pairs of texts", "Join", "--text-column"]),
     "pairs in other words": ({"Premise": LONG, "Hypothesis": LONG, "label": TWO}, ".csv", {}, ["'Premise' and 'Hypothesis'"]),
@@ -169,7 +169,7 @@ REFUSED = {  # name -> (columns, suffix, options, parts of the message)
         "row 1", "an object", "expected a string"]),
     "labels that are bytes": ({"text": LONG, "label": [b"\xff", b"a"] * 15}, ".parquet", {}, ["row 1", "bytes"]),
     "true and 1": ({"text": LONG, "label": [1, True, False] * 10}, ".jsonl", {}, [
-        "'label'", "several kinds", "numbers (row 1: 1)", "true or false (row 2: True)"]),
+        "'label'", "different types", "numbers (row 1: 1)", "true or false (row 2: True)"]),
     "strings and numbers": ({"text": LONG, "label": ["a", 1, None] * 10}, ".jsonl", {}, [
         "strings (row 1: 'a')", "numbers (row 2"]),
     "an infinite label": ({"text": LONG, "label": [float("inf"), 1.0] * 15}, ".jsonl", {}, [
@@ -179,7 +179,7 @@ REFUSED = {  # name -> (columns, suffix, options, parts of the message)
     "joined labels that may be classes": ({"text": LONG, "label": ["Sales, US", "Sales, UK", "IT, US", "IT, UK", "it's, US"] * 6},
         ".csv", {}, ["'Sales, US'", "several labels for one text joined by ','", """--set 'data.labels=["IT, UK", "IT, US", """]),
     "invisible labels": ({"text": LONG, "label": ["\u200b", "x", "y"] * 10}, ".csv", {}, [
-        "rows 1, 4", "invisible characters only"]),
+        "rows 1, 4", "consists of invisible characters"]),
     "text columns by case": ({"Text": LONG, "text": LONG, "label": TWO}, ".csv", {}, ["any of 'Text', 'text'", "--text-column"]),
     "label columns by case": ({"text": LONG, "Label": TWO, "label": TWO, "labels": TWO}, ".csv", {}, [
         "any of 'Label', 'label', 'labels'"]),
@@ -193,8 +193,8 @@ REFUSED = {  # name -> (columns, suffix, options, parts of the message)
     "joined labels": ({"text": LONG, "label": ["a", "b", "a|b"] * 10}, ".csv", {}, ["row 3", "'a|b'", "multi-label"]),
     "joined only": ({"text": LONG, "label": ["a, b", "b, c", "a, c"] * 10}, ".csv", {}, ["row 1", "'a, b'", "multi-label"]),
     "lists in strings": ({"text": LONG, "label": ["['a']", "['b']", "['a', 'b']"] * 10}, ".csv", {}, ["row 3", "multi-label"]),
-    "one class": ({"text": LONG, "label": ["x"] * 30}, ".csv", {}, ["all 30 rows", "'x'", "two classes or more"]),
-    "labels like ids": ({"text": LONG, "label": LONG}, ".csv", {}, ["30 different labels in 30 rows", "an id or a free text"]),
+    "one class": ({"text": LONG, "label": ["x"] * 30}, ".csv", {}, ["all 30 rows", "'x'", "at least two classes"]),
+    "labels like ids": ({"text": LONG, "label": LONG}, ".csv", {}, ["30 different labels in 30 rows", "ids or free text"]),
     "labels like text": ({"text": LONG, "label": LONG[:20] + LONG[:10]}, ".csv", {}, ["20 different labels in 30 rows"]),
     "small class": ({"text": LONG, "label": ["z", "z", *TWO[2:]]}, ".csv", {"split": "paper"}, [
         "class 'z'", "2 rows in 2 groups", "at least 3"]),
@@ -202,11 +202,12 @@ REFUSED = {  # name -> (columns, suffix, options, parts of the message)
         "25 classes", "at least 3 of each", "'z00' (1 row in 1 group)", "'z19'", "and 5 more"]),
     "labels not listed": ({"text": LONG, "label": [*FEW, *TWO[:5]]}, ".csv", {"labels": ["x", "y"]}, [
         "row 1 (line 2): unknown label 'z00'", "24 more are unknown: 'z01', ", "'z20' and 4 more", "Known: 'x', 'y'"]),
-    "listed labels absent": ({"text": LONG, "label": TWO}, ".csv", {"labels": ["x", "y", "z", "w"]}, ["labels have 'z', 'w'"]),
+    "listed labels absent": ({"text": LONG, "label": TWO}, ".csv", {"labels": ["x", "y", "z", "w"]}, [
+        "labels contains 'z', 'w'"]),
     "label not listed": ({"text": LONG, "label": TWO}, ".csv", {"labels": ["x", "yy"]}, [
         "row 2", "unknown label 'y'", "Did you mean 'yy'?", "Known: 'x', 'yy'"]),
-    "listed label absent": ({"text": LONG, "label": TWO}, ".csv", {"labels": ["x", "y", "z"]}, ["labels have 'z'", "no row"]),
-    "one label listed": ({"text": LONG, "label": ["x"] * 30}, ".csv", {"labels": ["x"]}, ["one class only"]),
+    "listed label absent": ({"text": LONG, "label": TWO}, ".csv", {"labels": ["x", "y", "z"]}, ["labels contains 'z'", "no row"]),
+    "one label listed": ({"text": LONG, "label": ["x"] * 30}, ".csv", {"labels": ["x"]}, ["only one class"]),
     "split misspelt": ({"text": LONG, "label": TWO}, ".csv", {"split": "papper"}, ["'papper'", "Did you mean 'paper'?"]),
     "split without its column": ({"text": LONG, "label": TWO}, ".csv", {"split": "column"}, ["--split-column NAME"]),
     "two splits": ({"text": LONG, "label": TWO}, ".csv", {"split_column": "label", "test": "b.csv"}, [
@@ -216,7 +217,7 @@ REFUSED = {  # name -> (columns, suffix, options, parts of the message)
     "split values": ({"text": LONG, "label": TWO, "fold": ["train", "1", "Test"] * 10}, ".csv", {"split_column": "fold"}, [
         "rows 2, 5, 8, 11, 14 and 5 more", "'fold'", "Found: 'train', '1', 'Test'"]),
     "no train rows": ({"text": LONG, "label": TWO, "fold": ["dev", "test"] * 15}, ".csv", {"split_column": "fold"}, [
-        "a.csv", "no row is in the train split"]),
+        "a.csv", "training split has no rows"]),
 }  # fmt: skip
 
 
@@ -235,7 +236,7 @@ def test_a_class_with_too_few_rows_for_every_part_trains_whole(here, texts, rare
     at = next(index for index, label in dataset.id2label.items() if label == "z")
     where = {name: int((dataset.labels[rows] == at).sum()) for name, rows in dataset.split.items()}
     assert where == {"train": rare, "validation": 0, "test": 0}
-    assert any(f"no score speaks of them: 'z' ({rare})" in note for note in dataset.report.notes)
+    assert any(f"not evaluated: 'z' ({rare})" in note for note in dataset.report.notes)
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -307,7 +308,7 @@ def test_labels_that_look_alike_are_noted(here, pair):
     dataset = data.load(write(here / "a.csv", table(60, (*pair, "other"))))
     assert len(dataset.id2label) == 3
     assert "look alike" in dataset.report.notes[-1]
-    assert "are they one?" in dataset.report.notes[-1]
+    assert "are they the same class?" in dataset.report.notes[-1]
 
 
 def test_labels_of_further_files_are_matched_to_those_of_the_main_one(here):
@@ -356,11 +357,11 @@ def test_names_of_classes_in_a_parquet_file(here):
     for given in (["0", "2"], {"0": "bad", "2": "good"}):  # as they were named before the names were read
         numbered = data.load(path, labels=given)
         assert numbered.labels[:2].tolist() == [1, 0]
-        assert any("taken by number" in note for note in numbered.report.notes)
+        assert any("matched by number" in note for note in numbered.report.notes)
     assert data.load(path, labels={"neg": "bad", "pos": "good"}).id2label == {0: "bad", 1: "good"}
     assert data.load_evaluation(path, {0: "neg", 1: "pos"}).labels[:2].tolist() == [1, 0]
     assert data.load_evaluation(path, {0: "0", 1: "2"}).labels[:2].tolist() == [1, 0]
-    with pytest.raises(UserError, match=r"row 2: the label .* is 7, and the file names the classes 0 to 2"):
+    with pytest.raises(UserError, match=r"row 2: the label .* is 7, but the file declares the classes 0 to 2"):
         data.load(write_parquet(here / "b.parquet", table(40, (2, 7)), {"huggingface": json.dumps(features)}))
     with pytest.raises(UserError, match="20 of 40 rows have no label"):
         data.load(write_parquet(here / "c.parquet", table(40, (2, -1)), {"huggingface": json.dumps(features)}))
@@ -448,7 +449,7 @@ def test_test_rows_never_stand_in_for_validation(here):
     assert dataset.split["test"].tolist() == list(range(100, 120))
     assert dataset.split["validation"].max() < 100
     assert dataset.row_ids[100] == "test.csv#1"
-    assert any("15% of train were set apart" in note for note in dataset.report.notes)
+    assert any("15% of the training rows are used" in note for note in dataset.report.notes)
     columns = table(40) | {"fold": ["train", "train", "train", "test"] * 10}
     dataset = data.load(write(here / "b.csv", columns), split_column="fold")
     assert set(dataset.split["validation"]) <= {i for i in range(40) if i % 4 != 3}
@@ -485,13 +486,11 @@ def test_a_label_that_only_held_out_rows_have(here):
     assert found.labels[found.split["test"]].tolist() == [0, 2]
     assert found.report.class_counts["test"] == {"no": 1, "yes": 0, "maybe": 1}
     assert found.report.imbalance == pytest.approx(1, abs=0.2)
-    said = (
-        "warning: 1 row of test has a label that is none of the classes learnt in training: 'maybe' (1). No prediction"
-    )
+    said = "warning: 1 row of test has a label that no training row has: 'maybe' (1). No prediction"
     assert [note for note in found.report.notes if said in note]
-    assert not any("train has no row of class" in note for note in found.report.notes)
+    assert not any("train has no rows of class" in note for note in found.report.notes)
     write(here / "test.csv", {"text": ["a", "b"], "label": ["no", "no"]})
-    assert any("test has no row of class 'yes'" in note for note in data.load("a.csv", test="test.csv").report.notes)
+    assert any("test has no rows of class 'yes'" in note for note in data.load("a.csv", test="test.csv").report.notes)
 
 
 def test_classes_without_a_training_row_come_after_the_others_whatever_their_order(here):

@@ -14,7 +14,7 @@ from randout.core import config
 from randout.core.console import Show
 from randout.core.errors import UserError
 from randout.data import dataset as data
-from randout.data.stratify import dealt
+from randout.data.stratify import assign_folds
 from randout.experiments.run import pipeline, planning
 from randout.methods.builtin import METHODS
 from randout.testing.models import build, toy_texts
@@ -39,7 +39,7 @@ def held_out(source, folds, **options):
 def test_dealt_rows_are_whole_groups_and_even_classes(table, folds, seed):
     labels, groups = table
     names = [str(k) for k in range(labels.max() + 1)]
-    part = dealt(labels, groups, folds, seed, names)
+    part = assign_folds(labels, groups, folds, seed, names)
     assert set(part) == set(range(folds))
     assert all(len(np.unique(part[groups == g])) == 1 for g in np.unique(groups))
     largest = np.bincount(groups).max()
@@ -142,12 +142,12 @@ def test_a_given_split_is_not_used_and_said(tmp_path, toy_csv):
     found, tests = held_out(path, 3, split_column="part")
     assert sorted(chain(*tests), key=int) == [str(i) for i in range(1, 91)]
     assert found[0].columns["split"] is None
-    assert any("fold 1 of 3" in note and "came with is not used" in note for note in found[0].report.notes)
+    assert any("fold 1 of 3" in note and "split in the data is not used" in note for note in found[0].report.notes)
     found, tests = held_out(path, 3, test=toy_csv(60, 5))
     assert len(list(chain(*tests))) == 150
     assert "toy-60-5.csv#1" in chain(*tests)
-    assert any("came with is not used" in note for note in found[0].report.notes)
-    assert not any("came with" in note for note in data.load(path, folds=3, fold=1).report.notes)
+    assert any("split in the data is not used" in note for note in found[0].report.notes)
+    assert not any("in the data is not used" in note for note in data.load(path, folds=3, fold=1).report.notes)
 
 
 def test_unlabelled_copies_of_held_out_rows_are_left_out(tmp_path):
@@ -193,7 +193,7 @@ def test_a_group_larger_than_a_fold_is_said(tmp_path):
     texts, labels = toy_texts(120, 0)
     path = write(tmp_path / "t.csv", {"text": texts, "label": labels, "by": [max(0, i - 60) for i in range(120)]})
     dataset = data.load(path, folds=4, fold=1, group_column="by")
-    assert any("one group holds 61 rows, more than the 30 of an even fold" in note for note in dataset.report.notes)
+    assert any("one group has 61 rows, more than the 30 of an even fold" in note for note in dataset.report.notes)
     assert dataset.report.shared_groups == {"validation": 0, "test": 0}
 
 

@@ -226,7 +226,7 @@ def test_what_a_message_does_not_show_is_counted(count):
     more = " and 1 more" if count > stratify.SHOWN_CLASSES else ""
     with pytest.raises(UserError) as caught:
         grouped(each, each, FRACTIONS, 0, names)
-    assert f"'class 19' (1 row in 1 group){more}. Give" in str(caught.value)
+    assert f"'class 19' (1 row in 1 group){more}. Add" in str(caught.value)
     with pytest.raises(UserError) as caught:
         stratify._fill_empty(np.zeros(count, np.int64), np.ones(count, np.int64), each, each, 2, names)
     assert f"'class 19'{more} cannot be put" in str(caught.value)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from randout.core.errors import UserError
 from randout.data.csv_parsing import lines_of
-from randout.data.encoding_advice import advice, plausible
+from randout.data.encoding_advice import advice, best_codec
 from randout.data.table_writing import appended, write_table
 from randout.data.tables import Table, read_table
 
@@ -141,7 +141,7 @@ BROKEN = {  # name -> (file, bytes, parts of the message)
     "empty jsonl": ("a.jsonl", b"\n", ["empty"]),
     "empty parquet": ("a.parquet", b"", ["empty"]),
     "empty list": ("a.json", b"[]", ["no row"]),
-    "header only": ("a.csv", b"text,label\n", ["header", "no row of data", "text, label"]),
+    "header only": ("a.csv", b"text,label\n", ["header", "no rows of data", "text, label"]),
     "utf-16": ("a.csv", "text,label\na,b\n".encode("utf-16"), ["UTF-16", "byte 0, line 1", "iconv -f utf-16 -t utf-8"]),
     "utf-16 without mark": ("a.csv", "text,label\na,b\n".encode("utf-16-le"), ["UTF-16", "iconv"]),
     "utf-16 without mark, big-endian": ("a b.csv", "text,label\na,b\n".encode("utf-16-be"), [
@@ -172,20 +172,20 @@ BROKEN = {  # name -> (file, bytes, parts of the message)
     "bare quote": ("a.csv", b'text,label\na,x\n"say "so" now",x\n', ["a.csv, line 3", "middle of the text"]),
     "doubled quotes, open": ("a.csv", b'text,label\n"""a""","x\n', ["line 2", "never closed"]),
     "key twice": ("a.jsonl", b'{"text": "a"}\n{"text": "a", "text": "b"}\n', ["line 2", "'text'", "2 times"]),
-    "broken line": ("a.jsonl", b'{"text": "a"}\n{"text": }\n', ["a.jsonl, line 2, column 10", "broken JSON"]),
-    "broken list": ("a.json", b'[{"text": "a"},\n {"text" "b"}]', ["a.json, line 2, column 10", "broken JSON"]),
+    "broken line": ("a.jsonl", b'{"text": "a"}\n{"text": }\n', ["a.jsonl, line 2, column 10", "invalid JSON"]),
+    "broken list": ("a.json", b'[{"text": "a"},\n {"text" "b"}]', ["a.json, line 2, column 10", "invalid JSON"]),
     "cut off": ("a.jsonl", b'{"text": "a"}\n{"text": "b', ["line 2", "Unterminated"]),
     "no object": ("a.jsonl", b'{"text": "a"}\n["b"]\n', ["line 2", "a list", "expected an object"]),
     "no object in a list": ("a.json", b'[{"text": "a"}, 3]', ["item 2", "a number"]),
-    "columns of unequal length": ("a.json", b'{"text": ["a", "b"], "label": [1]}', ["unequal length", "'text' 2", "records"]),
+    "columns of unequal length": ("a.json", b'{"text": ["a", "b"], "label": [1]}', ["different lengths", "'text' 2", "records"]),
     "objects of objects": ("a.json", b'{"text": {"x": 1}, "label": {"x": 2}}', ["cannot be told apart", "records"]),
-    "several lists": ("a.json", b'{"train": [{"text": "a"}], "test": [{"text": "b"}]}', ["'train', 'test'", "file of its own"]),
-    "split of another width": ("a.json", b'{"columns": ["text"], "data": [["a", 1]]}', ["another length"]),
-    "broken in a spread object": ("a.json", b'{\n "text": "a",\n "label" 1\n}', ["a.json, line 3, column 10", "broken JSON"]),
+    "several lists": ("a.json", b'{"train": [{"text": "a"}], "test": [{"text": "b"}]}', ["'train', 'test'", "separate file"]),
+    "split of another width": ("a.json", b'{"columns": ["text"], "data": [["a", 1]]}', ["differ in length"]),
+    "broken in a spread object": ("a.json", b'{\n "text": "a",\n "label" 1\n}', ["a.json, line 3, column 10", "invalid JSON"]),
     "half a surrogate": ("a.jsonl", b'{"text": "a"}\n{"text": "\\ud83d"}\n', ["line 2", "surrogate"]),
     "deep": ("a.jsonl", b'{"a":' * 100_000, ["line 1", "JSON"]),
-    "no parquet": ("a.parquet", b"PAR1 and nothing more", ["not a whole Parquet file"]),
-    "csv named parquet": ("a.parquet", b"text,label\na,b\n", ["not a whole Parquet file"]),
+    "no parquet": ("a.parquet", b"PAR1 and nothing more", ["not a valid Parquet file"]),
+    "csv named parquet": ("a.parquet", b"text,label\na,b\n", ["not a valid Parquet file"]),
 }  # fmt: skip
 
 
@@ -206,7 +206,7 @@ ENCODED = {  # text -> the encodings that must be recognised in it
 @pytest.mark.parametrize(("text", "codec"), [(text, codec) for text, codecs in ENCODED.items() for codec in codecs])
 def test_the_proposed_conversion_gives_the_text_back(text, codec):
     lines = [line for line in text.encode(codec).split(b"\n") if not line.isascii()]
-    found, first = plausible(lines)
+    found, first = best_codec(lines)
     assert found is not None
     assert b"\n".join(lines).decode(found) == b"\n".join(lines).decode(codec)
     assert first == lines[0].decode(codec)
@@ -340,7 +340,7 @@ def test_appended_columns_go_last_and_take_no_name_that_is_taken(tmp_path):
     more = appended(table, {"label": ["x", "y"], "score": [0.5, None], "all": [{"x": 1}, [2]]})
     write_table(more, tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_text() == 'text;label;score;all\na;x;0.5;"{""x"": 1}"\nb;y;;[2]\n'
-    with pytest.raises(UserError, match="a column 'text' already"):
+    with pytest.raises(UserError, match="already has a column 'text'"):
         appended(table, {"text": ["c", "d"]})
     with pytest.raises(ValueError, match="1 values for 2 rows"):
         appended(table, {"label": ["x"]})
@@ -354,9 +354,9 @@ def test_writing_never_overwrites(tmp_path):
         with pytest.raises(UserError, match="exists and is not overwritten"):
             write_table(table, path)
         assert path.read_text() == "mine"
-    with pytest.raises(UserError, match="no folder"):
+    with pytest.raises(UserError, match="does not exist"):
         write_table(table, tmp_path / "none" / "out.csv")
-    with pytest.raises(UserError, match=r"'\.xlsx' is not known"):
+    with pytest.raises(UserError, match=r"unknown suffix '\.xlsx'"):
         write_table(table, tmp_path / "out.xlsx")
     with pytest.raises(UserError, match="mixes types"):
         write_table(Table({"a": ["x", 1]}, "rows", "", "jsonl"), tmp_path / "mixed.parquet")

@@ -103,7 +103,7 @@ def test_tables_that_come_split(described):
     assert np.array_equal(dataset.split["test"], by_hand.split["test"])
     folded = data.load(path, folds=5, fold=5)
     assert sum(folded.report.sizes.values()) == 180
-    with pytest.raises(UserError, match="has one already"):
+    with pytest.raises(UserError, match="already has one"):
         data.load(path, split="paper")
     described('source = "rows.csv"\ntest = "test.jsonl"\n' + COLUMNS)
     assert data.load(path.parent / "my.toml").report.sizes == {"train": 102, "validation": 18, "test": 30}
@@ -128,11 +128,11 @@ def test_options_go_before_the_file(described):
     dataset = data.load(path, test=other, group_column="part", labels=["money", "sport", "health"])
     assert dataset.report.sizes == {"train": 120, "validation": 30, "test": 45}
     assert dataset.row_ids[-1] == "other.csv#45"
-    assert any("the test rows of my are not used, as --test names a file" in note for note in dataset.report.notes)
+    assert any("the test rows of my are not used, because --test names a file" in note for note in dataset.report.notes)
     assert dataset.columns["group"] == "part"
     assert list(dataset.id2label.values()) == ["money", "sport", "health"]
     assert np.array_equal(dataset.labels[:120], (data.load(path).labels[:120] + 1) % 3)
-    with pytest.raises(UserError, match="comes with splits of its own"):
+    with pytest.raises(UserError, match="comes with its own splits"):
         data.load(path, split_column="part")
 
 
@@ -179,7 +179,7 @@ def test_sums_are_checked(described):
         ('source = "rows.csv"\nsha256.tset = "12"', ["sha256", "'tset'"]),
         ('source = "rows.csv"\nsha256.test = "' + "0" * 64 + '"', ["sha256.test", "no test file"]),
         ('source = "rows.csv"\ntext_column = "word"', ["rows.csv: no column 'word' (text_column in", "my.toml", "'words'?"]),
-        ('source = "rows.csv"\nsplit_column = "part"\ntest = "test.jsonl"', ["split_column and further files"]),
+        ('source = "rows.csv"\nsplit_column = "part"\ntest = "test.jsonl"', ["split_column and the files"]),
         ('source = "row.csv"', ["row.csv: no such file. Did you mean 'rows.csv'?"]),
         ('source = "."', ["this is a folder"]),
         ("source = rows.csv", ["my.toml: not valid TOML", "line 1"]),

@@ -291,7 +291,7 @@ def test_a_method_that_is_not_here_says_what_to_do(run: Run) -> None:
         Path("r.toml").write_text("[methods.zzqq]\n")
         status, _, err = run("train", "no.csv", *words)
         assert status == 2
-        assert "needs its package installed, or its file named with --plugin" in err
+        assert "install its package or name its file with --plugin" in err
 
 
 @pytest.fixture
@@ -394,7 +394,7 @@ def test_a_study_goes_on_with_the_same_method_only(install: Callable[..., Path],
     install("small-logits", source(), "1.1")
     status, _, err = table("compare", *asked)
     assert status == 2
-    assert "methods.small is not as when this was begun (small-logits 1.0 then, small-logits 1.1 now)" in err
+    assert "methods.small changed since this study was started (small-logits 1.0 then, small-logits 1.1 now)" in err
 
 
 def test_arms_do_not_name_methods_that_no_arm_uses(install: Callable[..., Path]) -> None:

@@ -290,8 +290,8 @@ def test_the_baseline_reads_training_rows_and_no_split_that_is_not_scored(
 def test_the_baseline_of_a_large_table_is_sampled_and_says_so(toy_csv: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = data.load(toy_csv(120, 1))
     monkeypatch.setattr(reference, "_last", [])
-    monkeypatch.setattr(reference, "MOST_ROWS", 12)
-    monkeypatch.setattr(reference, "MOST_SCORED", 10)
+    monkeypatch.setattr(reference, "MAX_ROWS", 12)
+    monkeypatch.setattr(reference, "MAX_SCORED", 10)
     held = dataset.split["test"]
     labels = dataset.labels[held]
     found = reference.scores_of(dataset, "test", labels, labels, dataset.groups[held], "accuracy")
@@ -299,7 +299,7 @@ def test_the_baseline_of_a_large_table_is_sampled_and_says_so(toy_csv: Any, monk
     assert found["train_rows"] == 12
     assert found["sampled"]
     monkeypatch.setattr(reference, "_last", [])
-    monkeypatch.setattr(reference, "MOST_LETTERS", 1)  # not even one text of each class
+    monkeypatch.setattr(reference, "MAX_CHARACTERS", 1)  # not even one text of each class
     least = reference.scores_of(dataset, "test", labels, labels, dataset.groups[held], "accuracy")
     assert least is not None
     assert least["train_rows"] == 3, "each class keeps a row"

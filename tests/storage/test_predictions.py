@@ -59,17 +59,19 @@ def test_same_rows_are_the_same_ids_and_class_names_in_order() -> None:
 
 
 def test_a_wrong_file_is_said(path: Path) -> None:
-    with pytest.raises(UserError, match=r"run: no predictions of the test split; `randout evaluate --split test`"):
+    with pytest.raises(
+        UserError, match=r"run: no predictions for the test split\. Create them with `randout evaluate --split test`"
+    ):
         read_predictions(path, NAMES)
     write_predictions(path, MADE)
     for names in (["no", "maybe"], ["no", "yes", "maybe"]):
-        with pytest.raises(UserError, match="not the predictions of this run"):
+        with pytest.raises(UserError, match="cannot be read as predictions of this run"):
             read_predictions(path, names)
     parquet.write_table(pyarrow.table({"a": [1]}), path)
-    with pytest.raises(UserError, match="not the predictions of this run"):
+    with pytest.raises(UserError, match="cannot be read as predictions of this run"):
         read_predictions(path, NAMES)
     path.write_bytes(b"PAR1 and no more")
-    with pytest.raises(UserError, match=r"test\.parquet: cannot be read; these are not the predictions of this run"):
+    with pytest.raises(UserError, match=r"test\.parquet: cannot be read as predictions of this run"):
         read_predictions(path, NAMES)
 
 
@@ -86,5 +88,5 @@ def test_labels_that_the_model_has_not_learnt_come_back_after_its_classes(path: 
     found = read_predictions(path, NAMES)
     assert (found.names, found.labels.tolist()) == (made.names, [3, 0, 2])
     assert found.logits.shape == (3, 2)
-    with pytest.raises(UserError, match="not the predictions of this run"):  # a prediction is always a class
+    with pytest.raises(UserError, match="cannot be read as predictions of this run"):  # a prediction is always a class
         read_predictions(path, ["no", "maybe"])

@@ -1,4 +1,4 @@
-"""Bag-of-words and neural baselines (Table 4 of the paper): the registry of all of them."""
+"""Bag-of-words and neural baselines (Table 4 of the paper), and the registry of both."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ CLASSIFIERS: dict[str, type[Classifier]] = {
 
 
 def load(folder: Path) -> Fitted:
-    """The fitted classifier in a folder. Raises UserError for one that is damaged or not known."""
+    """Load the fitted baseline in a folder. Raises UserError if it is damaged or of an unknown kind."""
     return _load(folder, CLASSIFIERS)

@@ -1,7 +1,7 @@
 """Bag-of-words baselines: fitted by scikit-learn, stored as arrays, scored without scikit-learn.
 
-Defaults: Huang et al. 2020 (CODA-19, 2005.02367, and its published code): the segment alone as input, words of two
-letters and more in lower case that occur in five training texts, tf-idf; 150 trees without a limit to their depth.
+Defaults follow Huang et al. 2020 (CODA-19, arXiv 2005.02367, and its published code): the segment alone as input;
+lower-case words of at least two characters that occur in at least five training texts; tf-idf; 150 trees of any depth.
 """
 
 from __future__ import annotations
@@ -22,91 +22,95 @@ from randout.core.config import TrainTable
 from randout.core.errors import UserError
 from randout.stats.metrics import better, log_probabilities, score
 
-from .base import Arrays, Classifier, Fitted, Labelled, Seen, Vocabulary
+from .base import Arrays, Classifier, Fitted, Labelled, Progress, Vocabulary
 from .forest import arrays_of, mean_probabilities
 
 WORD = re.compile(r"\b\w\w+\b")  # scikit-learn's default
 BLOCK = 1000  # texts scored at once
-LEAST = 1e-6  # probability that counts for a class no tree votes for
-Going = Callable[[int], None]  # told of the pieces done before the next one begins; may raise to stop
-Counts = Annotated[int, Field(ge=1, description="fewest training texts a word must occur in")]
+MIN_PROBABILITY = 1e-6  # lower bound of the forest's probabilities, for classes that no tree votes for
+StepDone = Callable[[int], None]  # called before each step of fitting with the steps just done; may raise to stop
+Counts = Annotated[int, Field(ge=1, description="minimum number of training texts in which a word occurs")]
 Positive = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What a classifier on bags of words learns from."""
+class FittingData:
+    """Input of fitting a bag-of-words classifier."""
 
-    features: sparse.csr_array  # (n, V) of the training texts
+    features: sparse.csr_array  # (n, V) features of the training texts
     labels: np.ndarray  # (n,) class index
-    judge: Callable[[Arrays], dict[str, Any]]  # learned arrays -> metrics on validation
-    metric: str  # which of these chooses
-    seed: int  # below 2**32, as scikit-learn takes it
-    going: Going
+    evaluate: Callable[[Arrays], dict[str, Any]]  # fitted arrays -> validation metrics
+    metric: str  # the metric used for selection
+    seed: int  # below 2**32, as scikit-learn requires
+    step_done: StepDone
 
 
 class Bag(Classifier):
-    """A bag of words: counts, or with `tfidf` counts * idf scaled to length 1, idf = 1 + ln((1 + n) / (1 + df))."""
+    """Base class of the bag-of-words baselines.
+
+    Features are word counts, or with `tfidf` counts * idf scaled to length 1, where idf = 1 + ln((1 + n) / (1 + df)).
+    """
 
     tfidf: ClassVar[bool] = True
 
-    lowercase: Annotated[bool, Field(description="read texts in lower case")] = True
+    lowercase: Annotated[bool, Field(description="convert texts to lower case")] = True
     min_df: Counts = 5
 
     @property
     def pieces(self) -> int:
-        """How many steps fitting has, for the progress bar."""
+        """Number of steps of fitting, for the progress bar."""
         return 1
 
     def fit(
-        self, train: Labelled, validation: Labelled, id2label: dict[int, str], table: TrainTable, going: Going
+        self, train: Labelled, validation: Labelled, id2label: dict[int, str], table: TrainTable, step_done: StepDone
     ) -> Fitted:
-        """Learn from `train`; `validation` only chooses where settings leave a choice (by `table.metric`).
+        """Fit to `train`; `validation` is only used to choose among settings, by `table.metric`.
 
-        Raises UserError where no word is left.
+        table: training settings, of which seed and metric are used. step_done: called before each step of fitting. Raises
+        UserError if no word is frequent enough.
         """
         vocabulary, arrays = self._words(train.texts)
-        read = reader(vocabulary, arrays, self.lowercase)
+        read = featurizer(vocabulary, arrays, self.lowercase)
         held = Labelled(validation.texts, validation.labels)
 
-        def judge(learned: Arrays) -> dict[str, Any]:
+        def evaluate(learned: Arrays) -> dict[str, Any]:
             return score(held.labels, self.scores_of(read(held.texts), learned), id2label)
 
-        lesson = Lesson(read(train.texts), train.labels, judge, table.metric, table.seed % 2**32, going)
-        learned, found = self.learn(lesson)
+        data = FittingData(read(train.texts), train.labels, evaluate, table.metric, table.seed % 2**32, step_done)
+        learned, found = self.learn(data)
         return Fitted(self, id2label, vocabulary, arrays | learned, {"words": len(vocabulary)} | found)
 
     def _words(self, texts: Sequence[str]) -> tuple[Vocabulary, Arrays]:
-        """The vocabulary in alphabetical order, and with `tfidf` the idf (V,) of its words."""
+        """Return the vocabulary in alphabetical order, and with `tfidf` the idf (V,) of its words."""
         seen = Counter(word for text in texts for word in set(words_of(text, self.lowercase)))
         vocabulary = tuple(sorted(word for word, texts_with in seen.items() if texts_with >= self.min_df))
         if not vocabulary:
             most = max(seen.values(), default=0)
             raise UserError(
                 f"classifier.min_df: no word occurs in {self.min_df} of the {len(texts):,} training texts (the most "
-                f"frequent one in {most}); lower it, as --set classifier.min_df=1"
+                f"frequent one in {most}). Lower it, for example with --set classifier.min_df=1"
             )
         if not self.tfidf:
             return vocabulary, {}
         frequency = np.array([seen[word] for word in vocabulary], dtype=np.float64)
         return vocabulary, {"idf": np.log((1 + len(texts)) / (1 + frequency)) + 1}
 
-    def learn(self, lesson: Lesson) -> tuple[Arrays, dict[str, Any]]:
-        """The learned arrays, and what was chosen on the way."""
+    def learn(self, data: FittingData) -> tuple[Arrays, dict[str, Any]]:
+        """Fit the model; return its arrays, and what was chosen."""
         raise NotImplementedError
 
     def scores_of(self, features: sparse.csr_array, arrays: Arrays) -> np.ndarray:
-        """(n, C) from features (n, V)."""
+        """Return scores (n, C) from features (n, V)."""
         raise NotImplementedError
 
     def logits_of(
-        self, vocabulary: Vocabulary, arrays: Arrays, labels: int, texts: Sequence[str], seen: Seen, device: str
+        self, vocabulary: Vocabulary, arrays: Arrays, labels: int, texts: Sequence[str], progress: Progress, device: str
     ) -> np.ndarray:
-        read, found = reader(vocabulary, arrays, self.lowercase), [np.zeros((0, labels))]
+        read, found = featurizer(vocabulary, arrays, self.lowercase), [np.zeros((0, labels))]
         for at in range(0, len(texts), BLOCK):
             block = texts[at : at + BLOCK]
             found.append(self.scores_of(read(block), arrays))
-            seen(len(block))
+            progress(len(block))
         return np.concatenate(found)
 
 
@@ -117,25 +121,23 @@ class SVM(Bag):
     summary = "linear support vector machine on tf-idf"
     scores = (
         "The scores are margins (the decision function), not log probabilities: they rank the classes, but their "
-        "softmax is no probability, so log loss, calibration error and the column `score` are not to be compared with "
-        "other models'."
+        "softmax is not a probability. Do not compare log loss, calibration error or the column `score` with those of "
+        "other models."
     )
 
-    C: Annotated[float, Field(gt=0, description="inverse strength of the penalty (published grid: 1e-4 to 1e4)")] = 1.0
-    loss: Annotated[Literal["squared_hinge", "hinge"], Field(description="of a margin that is too small")] = (
-        "squared_hinge"
-    )
-    max_iter: Annotated[int, Field(ge=1, description="most iterations of the solver")] = 1000
+    C: Annotated[float, Field(gt=0, description="inverse regularization strength (published grid: 1e-4 to 1e4)")] = 1.0
+    loss: Annotated[Literal["squared_hinge", "hinge"], Field(description="loss function")] = "squared_hinge"
+    max_iter: Annotated[int, Field(ge=1, description="maximum iterations of the solver")] = 1000
 
-    def learn(self, lesson: Lesson) -> tuple[Arrays, dict[str, Any]]:
+    def learn(self, data: FittingData) -> tuple[Arrays, dict[str, Any]]:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.svm import LinearSVC
 
-        lesson.going(0)
-        model = LinearSVC(C=self.C, loss=self.loss, max_iter=self.max_iter, dual="auto", random_state=lesson.seed)
+        data.step_done(0)
+        model = LinearSVC(C=self.C, loss=self.loss, max_iter=self.max_iter, dual="auto", random_state=data.seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(lesson.features, lesson.labels)
+            model.fit(data.features, data.labels)
         converged = int(model.n_iter_) < self.max_iter
         return {"coefficients": model.coef_, "intercept": model.intercept_}, {"converged": converged}
 
@@ -150,68 +152,71 @@ class Forest(Bag):
     name = "rf"
     summary = "random forest on tf-idf"
     scores = (
-        "The scores are logarithms of the probability averaged over the trees; a probability below "
-        f"{LEAST:g} counts as {LEAST:g}, which bounds the log loss."
+        "The scores are logarithms of the probability averaged over the trees. Probabilities below "
+        f"{MIN_PROBABILITY:g} are set to {MIN_PROBABILITY:g}, which bounds the log loss."
     )
 
-    trees: Annotated[int, Field(ge=1, description="how many trees")] = 150
-    criterion: Annotated[Literal["gini", "entropy", "log_loss"], Field(description="what a split lowers")] = "gini"
-    max_depth: Annotated[int, Field(ge=0, description="most levels of a tree; 0: no limit")] = 0
+    trees: Annotated[int, Field(ge=1, description="number of trees")] = 150
+    criterion: Annotated[Literal["gini", "entropy", "log_loss"], Field(description="impurity that splits minimize")] = (
+        "gini"
+    )
+    max_depth: Annotated[int, Field(ge=0, description="maximum depth of a tree; 0: unlimited")] = 0
 
     @property
     def pieces(self) -> int:
         return self.trees
 
-    def learn(self, lesson: Lesson) -> tuple[Arrays, dict[str, Any]]:
+    def learn(self, data: FittingData) -> tuple[Arrays, dict[str, Any]]:
         from sklearn.ensemble import RandomForestClassifier
 
         depth = self.max_depth or None
         model = RandomForestClassifier(
-            criterion=self.criterion, max_depth=depth, random_state=lesson.seed, n_jobs=-1, warm_start=True
+            criterion=self.criterion, max_depth=depth, random_state=data.seed, n_jobs=-1, warm_start=True
         )
         step, grown = math.ceil(self.trees / 15), 0
-        while grown < self.trees:  # in steps only to be stopped and shown: the forest is that of one step
-            lesson.going(0 if grown == 0 else step)
+        while grown < self.trees:  # steps only allow stopping and progress; the forest is the same as with one step
+            data.step_done(0 if grown == 0 else step)
             grown = min(grown + step, self.trees)
-            model.set_params(n_estimators=grown).fit(lesson.features, lesson.labels)
+            model.set_params(n_estimators=grown).fit(data.features, data.labels)
         return arrays_of([tree.tree_ for tree in model.estimators_]), {}
 
     def scores_of(self, features: sparse.csr_array, arrays: Arrays) -> np.ndarray:
-        return np.log(np.maximum(mean_probabilities(features, arrays), LEAST))
+        return np.log(np.maximum(mean_probabilities(features, arrays), MIN_PROBABILITY))
 
 
 class Bayes(Bag):
     """Multinomial naive Bayes (scikit-learn's MultinomialNB): log p(c) + sum_w x_w log p(w | c), p(w | c) smoothed."""
 
     scores = (
-        "The scores are log probabilities under the independence of words, which makes them far too sure: log loss "
-        "and calibration error show that, and the column `score` is no measure of trust."
+        "The scores are log probabilities that assume independent words and are therefore overconfident: see log loss "
+        "and calibration error. Do not read the column `score` as a confidence."
     )
 
-    alpha: Annotated[float, Field(gt=0, description="added to the count of every word")] = 1.0
+    alpha: Annotated[float, Field(gt=0, description="smoothing: added to the count of every word")] = 1.0
     alphas: Annotated[
-        tuple[Positive, ...], Field(description="try these and keep the best on validation; empty: `alpha` alone")
+        tuple[Positive, ...],
+        Field(description="values of `alpha` to try; the best on validation is kept; empty: only `alpha`"),
     ] = ()
 
     @property
     def pieces(self) -> int:
         return len(self.alphas) or 1
 
-    def learn(self, lesson: Lesson) -> tuple[Arrays, dict[str, Any]]:
+    def learn(self, data: FittingData) -> tuple[Arrays, dict[str, Any]]:
         from sklearn.naive_bayes import MultinomialNB
 
         best: Arrays = {}
         tried: list[dict[str, float]] = []
         chosen, reached = self.alpha, None
         for alpha in self.alphas or (self.alpha,):
-            lesson.going(bool(tried))
-            model = MultinomialNB(alpha=alpha, force_alpha=True).fit(lesson.features, lesson.labels)
+            data.step_done(bool(tried))
+            model = MultinomialNB(alpha=alpha, force_alpha=True).fit(data.features, data.labels)
             learned = {"word_log_probability": model.feature_log_prob_, "class_log_prior": model.class_log_prior_}
             if not self.alphas:
                 return learned, {"alpha": alpha}
-            value = lesson.judge(learned)[lesson.metric]
-            tried.append({"alpha": alpha, f"validation_{lesson.metric}": value})
-            if not best or better(lesson.metric, value, reached):
+            value = data.evaluate(learned)[data.metric]
+            tried.append({"alpha": alpha, f"validation_{data.metric}": value})
+            if not best or better(data.metric, value, reached):
                 best, chosen, reached = learned, alpha, value
         return best, {"alpha": chosen, "tried": tried}
 
@@ -220,22 +225,27 @@ class Bayes(Bag):
 
 
 class BayesCount(Bayes):
+    """Multinomial naive Bayes on word counts."""
+
     name = "mnb-count"
     summary = "multinomial naive Bayes on counts"
     tfidf = False
 
 
 class BayesTfidf(Bayes):
+    """Multinomial naive Bayes on tf-idf."""
+
     name = "mnb-tfidf"
     summary = "multinomial naive Bayes on tf-idf"
 
 
 def words_of(text: str, lowercase: bool) -> list[str]:
+    """Split a text into words."""
     return WORD.findall(text.lower() if lowercase else text)
 
 
-def reader(vocabulary: Vocabulary, arrays: Arrays, lowercase: bool) -> Callable[[Sequence[str]], sparse.csr_array]:
-    """texts -> (n, V) float64: counts of the vocabulary's words, or with an "idf" among the arrays tf-idf."""
+def featurizer(vocabulary: Vocabulary, arrays: Arrays, lowercase: bool) -> Callable[[Sequence[str]], sparse.csr_array]:
+    """Return a function from n texts to features (n, V), float64: word counts, or tf-idf if `arrays` has "idf"."""
     index = {word: at for at, word in enumerate(vocabulary)}
     idf = arrays.get("idf")
     if idf is not None and idf.shape != (len(vocabulary),):

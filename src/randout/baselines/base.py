@@ -1,7 +1,7 @@
 """The interface of a baseline, and its files: JSON and safetensors, never pickle.
 
-A classifier is a frozen object whose fields are its settings (the table `[classifier]` of a recipe). Fitted, it is those
-settings, a vocabulary in order, and arrays by name; its scores are computed from these by our own code.
+A classifier is an immutable object whose fields are its settings (the table `[classifier]` of a recipe). A fitted
+classifier is these settings, an ordered vocabulary, and named arrays; randout's own code computes its scores from them.
 """
 
 from __future__ import annotations
@@ -26,40 +26,48 @@ FORMAT = 1
 RECORD, WEIGHTS = "classifier.json", "weights.safetensors"
 Vocabulary = tuple[str, ...]
 Arrays = dict[str, np.ndarray]
-Seen = Callable[[int], None]  # told of texts done
+Progress = Callable[[int], None]  # called with the number of texts just processed
 
 
 class Labelled(NamedTuple):
-    """labels: (n,) class index of each text."""
+    """Labelled texts. labels: (n,) class index of each text."""
 
     texts: Sequence[str]
     labels: np.ndarray
 
 
 class Classifier(Table):
-    """Base of every classifier. `name` is how a recipe asks for it, `scores` what its logits are, for the model card."""
+    """Base class of the baselines; the fields of a subclass are its settings.
+
+    name: the value of `student.model` that selects it. summary: one line for lists. scores: what its logits mean, for the
+    model card.
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     scores: ClassVar[str]
 
     def check(self) -> None:
-        """Raise UserError where settings do not go together."""
+        """Raise UserError if settings are inconsistent."""
 
     def logits_of(
-        self, vocabulary: Vocabulary, arrays: Arrays, labels: int, texts: Sequence[str], seen: Seen, device: str
+        self, vocabulary: Vocabulary, arrays: Arrays, labels: int, texts: Sequence[str], progress: Progress, device: str
     ) -> np.ndarray:
-        """Scores (n, C) of texts. Raises KeyError or ValueError where the arrays are not those of this classifier."""
+        """Return scores (n, C) of n texts for C = `labels` classes.
+
+        vocabulary, arrays: as fitted. progress: called with the number of texts just scored. device: for networks. Raises
+        KeyError or ValueError if the arrays do not fit this classifier.
+        """
         raise NotImplementedError
 
 
-def _nothing(_texts: int) -> None:
+def _ignore(_texts: int) -> None:
     pass
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A classifier that has learnt. found: what fitting chose by itself, for the record."""
+    """A fitted classifier. found: what fitting determined (such as the vocabulary size), for the record."""
 
     settings: Classifier
     id2label: dict[int, str]
@@ -67,13 +75,13 @@ class Fitted:
     arrays: Arrays
     found: dict[str, Any] = field(default_factory=dict)
 
-    def logits(self, texts: Sequence[str], seen: Seen = _nothing, device: str = "cpu") -> np.ndarray:
-        """Scores (n, C), float32, columns by `id2label`; their softmax is what counts as probability."""
-        found = self.settings.logits_of(self.vocabulary, self.arrays, len(self.id2label), texts, seen, device)
+    def logits(self, texts: Sequence[str], progress: Progress = _ignore, device: str = "cpu") -> np.ndarray:
+        """Return scores (n, C), float32, columns as in `id2label`. Their softmax is used as the probability."""
+        found = self.settings.logits_of(self.vocabulary, self.arrays, len(self.id2label), texts, progress, device)
         return found.astype(np.float32)
 
     def save(self, folder: Path, card: str) -> None:
-        """Write classifier.json, weights.safetensors and README.md, whole or not at all."""
+        """Write classifier.json, weights.safetensors and README.md (the text `card`) atomically."""
         with whole_folder(folder) as coming:
             save_file({name: np.ascontiguousarray(array) for name, array in self.arrays.items()}, coming / WEIGHTS)
             record = {
@@ -91,30 +99,35 @@ class Fitted:
 
 
 def is_fitted(folder: Path) -> bool:
-    """Whether a folder holds a fitted classifier of words."""
+    """Return whether a folder contains a fitted baseline."""
     return (folder / RECORD).is_file()
 
 
 def load(folder: Path, kinds: dict[str, type[Classifier]]) -> Fitted:
-    """The fitted classifier in `folder`. Raises UserError for one that is damaged, or of a kind that is not known."""
+    """Load the fitted classifier in `folder`.
+
+    kinds: the registry, by name. Raises UserError if the files are damaged or of an unknown kind.
+    """
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         if record["format"] != FORMAT:
-            raise UserError(f"{folder}: a classifier of format {record['format']}; this version reads format {FORMAT}")
+            raise UserError(
+                f"{folder}: the classifier has format {record['format']}; this version reads format {FORMAT}"
+            )
         name, labels, words = record["classifier"], record["labels"], record["vocabulary"]
         asked, found, sha256 = record["settings"], record["found"], record["weights_sha256"]
         if _sha256(folder / WEIGHTS) != sha256:
-            raise UserError(f"{folder / WEIGHTS}: damaged (its sha256 is not the recorded one); train it again")
+            raise UserError(f"{folder / WEIGHTS}: damaged (its SHA-256 differs from the recorded one). Train it again")
         arrays = load_file(folder / WEIGHTS)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise UserError(f"{folder}: this classifier cannot be read ({type(error).__name__}: {error})") from None
+        raise UserError(f"{folder}: cannot read this classifier ({type(error).__name__}: {error})") from None
     if name not in kinds:
-        raise UserError(f"{folder}: a classifier {name!r}, which is not known here.{nearest(str(name), kinds)}")
+        raise UserError(f"{folder}: unknown kind of classifier {name!r}.{nearest(str(name), kinds)}")
     fitted = Fitted(checked(kinds[name], asked, "classifier."), dict(enumerate(labels)), tuple(words), arrays, found)
     try:
         fitted.logits(["a word"])
     except (KeyError, ValueError, IndexError, RuntimeError) as error:
-        raise UserError(f"{folder}: the weights do not fit the settings ({str(error)[:200]}); train it again") from None
+        raise UserError(f"{folder}: the weights do not fit the settings ({str(error)[:200]}). Train it again") from None
     return fitted
 
 

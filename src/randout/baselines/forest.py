@@ -1,4 +1,4 @@
-"""A random forest as arrays, and its predictions."""
+"""A random forest stored as arrays, and its predictions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .base import Arrays
 
 
 def arrays_of(trees: Sequence[Any]) -> Arrays:
-    """scikit-learn's trees laid end to end, N nodes in all.
+    """Concatenate scikit-learn's trees into arrays over all N nodes.
 
-    roots: (trees,) first node of each. left, right: (N,) the node to go to; a leaf goes to itself. feature, threshold:
-    (N,) go left where x[feature] <= threshold. probability: (N, C) share of each class among a node's training texts.
+    roots: (trees,) root node of each tree. left, right: (N,) child nodes; a leaf is its own child. feature, threshold: (N,)
+    go left if x[feature] <= threshold. probability: (N, C) share of each class among the node's training texts.
     """
     sizes = np.array([tree.node_count for tree in trees])
     roots = np.cumsum(sizes) - sizes
@@ -27,13 +27,13 @@ def arrays_of(trees: Sequence[Any]) -> Arrays:
         found["feature"].append(np.where(leaf, 0, tree.feature))
         found["threshold"].append(tree.threshold)
         found["probability"].append(tree.value[:, 0] / tree.value[:, 0].sum(1, keepdims=True))
-    kinds = {"threshold": np.float64, "probability": np.float32}  # thresholds lie between float32 values: kept exact
+    kinds = {"threshold": np.float64, "probability": np.float32}  # thresholds lie between float32 values, so float64
     joined = {name: np.concatenate(parts).astype(kinds.get(name, np.int32)) for name, parts in found.items()}
     return joined | {"roots": roots.astype(np.int32)}
 
 
 def mean_probabilities(features: sparse.csr_array, arrays: Arrays, block: int = 250) -> np.ndarray:
-    """(n, C) mean over the trees of the class shares in the leaf that each text reaches. features: (n, V)."""
+    """Return (n, C) class probabilities, averaged over the leaves that a text reaches in the trees. features: (n, V)."""
     found = [np.zeros((0, arrays["probability"].shape[1]))]
     for at in range(0, features.shape[0], block):
         dense = features[at : at + block].toarray().astype(np.float32)  # scikit-learn compares in float32
@@ -43,7 +43,7 @@ def mean_probabilities(features: sparse.csr_array, arrays: Arrays, block: int = 
 
 
 def _leaves(dense: np.ndarray, arrays: Arrays) -> np.ndarray:
-    """(n, trees) the leaf of each text in each tree. dense: (n, V)."""
+    """Return (n, trees): the leaf that each text reaches in each tree. dense: (n, V)."""
     left, right, feature, threshold = (arrays[name] for name in ("left", "right", "feature", "threshold"))
     texts, trees = len(dense), len(arrays["roots"])
     nodes = np.tile(arrays["roots"], texts)  # (n * trees,)

@@ -1,7 +1,7 @@
 """CNN and LSTM baselines with their own small vocabulary, in the form of an encoder that the training loop takes.
 
-Sizes and training: Huang et al. 2020 (CODA-19, 2005.02367, and its published code). A text is its first 60 words, filled
-up on the left; the CNN is one linear layer over the largest values of its filters, the LSTM one over its last state.
+Sizes and training follow Huang et al. 2020 (CODA-19, arXiv 2005.02367, and its published code). A text is its first 60
+words, padded on the left. The CNN is a linear layer over max-pooled filters, the LSTM a linear layer over its last state.
 """
 
 from __future__ import annotations
@@ -26,69 +26,80 @@ from randout.models.hooks import Sites
 from randout.models.inference import predict
 from randout.models.tokens import Tokens
 
-from .base import Arrays, Classifier, Fitted, Seen, Vocabulary
+from .base import Arrays, Classifier, Fitted, Progress, Vocabulary
 
-FILLER, UNKNOWN, FIRST = 0, 1, 2  # word ids; FIRST: of the vocabulary
+PADDING, UNKNOWN, FIRST = 0, 1, 2  # word ids; FIRST: the first word of the vocabulary
 Size = Annotated[int, Field(ge=1)]
 
 
 class Network(Classifier):
-    """A network over word ids. Its training settings stand here, with the published values, and go into `[train]`."""
+    """Base class of the neural baselines. Its training settings default to the published values and override `[train]`."""
 
-    scores = "The scores are logits as an encoder's: their softmax was trained as the classes' probabilities."
+    scores = "The scores are logits, as those of an encoder: their softmax was trained as class probabilities."
 
-    lowercase: Annotated[bool, Field(description="read texts in lower case")] = True
+    lowercase: Annotated[bool, Field(description="convert texts to lower case")] = True
     split: Annotated[
         Literal["space", "punctuation"],
-        Field(description='where words end: "space" (published); "punctuation" parts its marks from words too'),
+        Field(
+            description='word splitting: "space" (published), or "punctuation", which also separates punctuation marks'
+        ),
     ] = "space"
-    min_count: Annotated[int, Field(ge=1, description="fewest occurrences of a word in the training texts")] = 6
-    length: Annotated[int, Field(ge=1, description="words of a text that are read")] = 60
-    embedding: Annotated[int, Field(ge=1, description="numbers a word")] = 256
-    dropout: Annotated[float, Field(ge=0, lt=1, description="rate")] = 0.3
-    epochs: Annotated[int, Field(ge=1, description="passes over the training rows; the best on validation is kept")] = (
-        50
-    )
-    batch_size: Annotated[int, Field(ge=1, description="texts an optimizer step")] = 256
-    learning_rate: Annotated[float, Field(gt=0, description="of Adam, constant")] = 5e-5
-    weight_decay: Annotated[float, Field(ge=0, description="of Adam: added to the gradient, not decoupled")] = 1e-6
-    patience: Annotated[int, Field(ge=0, description="stop after so many validations without a gain; 0: never")] = 0
+    min_count: Annotated[int, Field(ge=1, description="minimum occurrences of a word in the training texts")] = 6
+    length: Annotated[int, Field(ge=1, description="maximum words per text")] = 60
+    embedding: Annotated[int, Field(ge=1, description="embedding size")] = 256
+    dropout: Annotated[float, Field(ge=0, lt=1, description="dropout rate")] = 0.3
+    epochs: Annotated[
+        int, Field(ge=1, description="passes over the training rows; the best one on validation is kept")
+    ] = 50
+    batch_size: Annotated[int, Field(ge=1, description="texts per optimizer step")] = 256
+    learning_rate: Annotated[float, Field(gt=0, description="learning rate of Adam, constant")] = 5e-5
+    weight_decay: Annotated[
+        float, Field(ge=0, description="weight decay of Adam: added to the gradient, not decoupled")
+    ] = 1e-6
+    patience: Annotated[
+        int, Field(ge=0, description="stop after this many validations without improvement; 0: never")
+    ] = 0
 
     def module(self, words: int, labels: int) -> nn.Module:
-        """(b, length) word ids -> (b, C) logits; words: how many ids there are."""
+        """Create the network, which maps word ids (b, length) to logits (b, C).
+
+        words: number of word ids. labels: number of classes C.
+        """
         raise NotImplementedError
 
     def training(self, asked: TrainTable) -> TrainTable:
-        """The settings of the loop."""
+        """Return the settings of the training loop: the network's own in place of those requested in `asked`."""
         own = ("epochs", "batch_size", "learning_rate", "weight_decay", "patience")
         rest = {"schedule": "constant", "warmup_ratio": 0.0, "max_grad_norm": 0.0, "keep": "best", "validate_every": 1}
         return asked.model_copy(update={name: getattr(self, name) for name in own} | rest)
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Create the optimizer of the network's parameters."""
         return torch.optim.Adam(model.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
 
     def words(self, text: str) -> list[str]:
+        """Split a text into words."""
         text = text.lower() if self.lowercase else text
         if self.split == "space":
             return text.split()
         return "".join(c if c.isalnum() or c.isspace() or c == "_" else f" {c} " for c in text).split()
 
     def vocabulary(self, texts: Iterable[str]) -> Vocabulary:
-        """The words to know, most frequent first. Raises UserError where none is left."""
+        """Return the vocabulary, most frequent words first. Raises UserError if no word is frequent enough."""
         seen = Counter(word for text in texts for word in self.words(text))
         kept = [word for word, count in seen.items() if count >= self.min_count]
         if not kept:
             most = max(seen.values(), default=0)
             raise UserError(
                 f"classifier.min_count: no word occurs {self.min_count} times in the training texts (the most frequent "
-                f"one {most} times); lower it, as --set classifier.min_count=1"
+                f"one {most} times). Lower it, for example with --set classifier.min_count=1"
             )
         return tuple(sorted(kept, key=lambda word: (-seen[word], word)))
 
     def tokens(self, vocabulary: Vocabulary, texts: Sequence[str]) -> Tokens:
-        """`length` ids a text, filled up on the left; an unknown word has an id of its own."""
+        """Convert each text to `length` word ids, padded on the left; unknown words share one id."""
         index = {word: at + FIRST for at, word in enumerate(vocabulary)}
-        ids, whole = np.full((len(texts), self.length), FILLER, dtype=np.int32), np.zeros(len(texts), dtype=np.int64)
+        ids, whole = np.full((len(texts), self.length), PADDING, dtype=np.int32), np.zeros(len(texts), dtype=np.int64)
         for row, text in enumerate(texts):
             words = self.words(text)
             known = [index.get(word, UNKNOWN) for word in words[: self.length]]
@@ -97,30 +108,30 @@ class Network(Classifier):
         return Tokens(ids.reshape(-1), np.arange(len(texts) + 1, dtype=np.int64) * self.length, whole)
 
     def encoder(self, vocabulary: Vocabulary, id2label: dict[int, str], seed: int) -> WordEncoder:
-        """A new network, drawn from `seed`."""
+        """Create a network, randomly initialized from `seed`."""
         torch.manual_seed(random_key(seed, "head"))
         model: Any = self.module(len(vocabulary) + FIRST, len(id2label))
         model.config = SimpleNamespace(num_labels=len(id2label), id2label=id2label, hidden_size=self.embedding)
-        # packed: its cost does not depend on lengths, so its batches need not be sorted by them
+        # packed: all texts have the same length, so sorting them by length is not needed
         return WordEncoder(model, None, Sites(model.embedding, ()), packed=True, prefix=0, suffix=0)
 
     def fitted(self, encoder: Encoder, vocabulary: Vocabulary) -> Fitted:
-        """What is to be saved of a trained network."""
+        """Return a trained network in the form in which it is saved."""
         arrays = {name: tensor.detach().cpu().numpy() for name, tensor in encoder.model.state_dict().items()}
         return Fitted(self, encoder.model.config.id2label, vocabulary, arrays, {"words": len(vocabulary)})
 
     def logits_of(
-        self, vocabulary: Vocabulary, arrays: Arrays, labels: int, texts: Sequence[str], seen: Seen, device: str
+        self, vocabulary: Vocabulary, arrays: Arrays, labels: int, texts: Sequence[str], progress: Progress, device: str
     ) -> np.ndarray:
         encoder = self.encoder(vocabulary, {at: str(at) for at in range(labels)}, seed=0)
         encoder.model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
         encoder.model.to(device)
-        return predict(encoder, self.tokens(vocabulary, texts), np.arange(len(texts)), "float32", seen)
+        return predict(encoder, self.tokens(vocabulary, texts), np.arange(len(texts)), "float32", progress)
 
 
 @dataclass(frozen=True)
 class WordEncoder(Encoder):
-    """A network in an encoder's place: every text has the same number of ids."""
+    """A network with the interface of an encoder; every text has the same number of ids."""
 
     def forward(self, ids: Sequence[Tensor], want: Want = NOTHING, weights: dict[str, Tensor] | None = None) -> Output:
         block = torch.stack(list(ids)).to(self.device)  # (b, length)
@@ -128,19 +139,19 @@ class WordEncoder(Encoder):
 
 
 class CNN(Network):
-    """max over time of each filter over the embeddings (dropout on these), joined, then one linear layer."""
+    """Filters over word embeddings (with dropout), max-pooled over time, concatenated, then a linear layer."""
 
     name = "cnn"
-    summary = "convolutional network of words"
+    summary = "convolutional network on words"
 
-    filters: Annotated[tuple[Size, ...], Field(min_length=1, description="widths of the filters, in words")] = (3, 4, 5)
-    channels: Annotated[int, Field(ge=1, description="filters of each width")] = 100
+    filters: Annotated[tuple[Size, ...], Field(min_length=1, description="filter widths in words")] = (3, 4, 5)
+    channels: Annotated[int, Field(ge=1, description="number of filters of each width")] = 100
 
     def check(self) -> None:
         if max(self.filters) > self.length:
             raise UserError(
-                f"classifier.filters: a filter of {max(self.filters)} words does not fit into texts of "
-                f"{self.length} (classifier.length)"
+                f"classifier.filters: a filter of {max(self.filters)} words is longer than texts, which have at most "
+                f"{self.length} words (classifier.length)"
             )
 
     def module(self, words: int, labels: int) -> nn.Module:
@@ -148,9 +159,11 @@ class CNN(Network):
 
 
 class Convolutions(nn.Module):
+    """The module of `CNN`."""
+
     def __init__(self, words: int, labels: int, settings: CNN) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(words, settings.embedding, padding_idx=FILLER)
+        self.embedding = nn.Embedding(words, settings.embedding, padding_idx=PADDING)
         self.filters = nn.ModuleList(
             nn.Conv1d(settings.embedding, settings.channels, width) for width in settings.filters
         )
@@ -164,22 +177,24 @@ class Convolutions(nn.Module):
 
 
 class LSTM(Network):
-    """Layers of LSTM with dropout between them; one linear layer on the last step of the last layer."""
+    """Stacked LSTM layers with dropout between them, then a linear layer on the last step of the last layer."""
 
     name = "lstm"
-    summary = "long short-term memory network of words"
+    summary = "long short-term memory network on words"
 
-    layers: Annotated[int, Field(ge=1, description="how many on top of one another")] = 10
-    hidden: Annotated[int, Field(ge=1, description="numbers of a state")] = 256
+    layers: Annotated[int, Field(ge=1, description="number of stacked LSTM layers")] = 10
+    hidden: Annotated[int, Field(ge=1, description="size of the hidden state")] = 256
 
     def module(self, words: int, labels: int) -> nn.Module:
         return Recurrent(words, labels, self)
 
 
 class Recurrent(nn.Module):
+    """The module of `LSTM`."""
+
     def __init__(self, words: int, labels: int, settings: LSTM) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(words, settings.embedding, padding_idx=FILLER)
+        self.embedding = nn.Embedding(words, settings.embedding, padding_idx=PADDING)
         between = settings.dropout if settings.layers > 1 else 0.0
         self.lstm = nn.LSTM(settings.embedding, settings.hidden, settings.layers, batch_first=True, dropout=between)
         self.linear = nn.Linear(settings.hidden, labels)

@@ -1,7 +1,7 @@
-"""The TF-IDF baseline fitted beside every run: a linear classifier on the training rows.
+"""The TF-IDF baseline fitted alongside every run: a linear classifier on the training rows.
 
-It takes seconds: larger tables are sampled. It is deterministic, part of no fingerprint, and reads a held-out split only
-when it is asked to score it.
+It takes seconds, as larger tables are sampled. It is deterministic and not part of any fingerprint. It reads a held-out
+split only to score it.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from randout.stats.diagnostics import compared
 from randout.stats.metrics import confusion, rates
 
 NAME = "bag-of-words baseline"
-MOST_ROWS = 10_000  # training rows that are read
-MOST_SCORED = 20_000  # rows of a split that are scored
-MOST_CELLS = 500_000  # training rows times classes
-MOST_LETTERS = 10_000_000  # in all training texts that are read
-TEXT_LETTERS = 4_000  # of a text, from its start
-RARE = 1_000  # training rows, from which a word must occur twice
+MAX_ROWS = 10_000  # training rows used
+MAX_SCORED = 20_000  # scored rows per split
+MAX_CELLS = 500_000  # training rows times classes
+MAX_CHARACTERS = 10_000_000  # total characters of the training texts used
+MAX_TEXT_CHARACTERS = 4_000  # characters of each text, from its start
+MIN_DF_ROWS = 1_000  # number of training rows from which words must occur in two texts
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A fitted baseline. rows: training rows it read, of `whole`."""
+    """A fitted baseline. rows: number of training rows used, out of `whole`."""
 
     fitted: Fitted
     rows: int
     whole: int
 
     def predicted(self, texts: Sequence[str]) -> np.ndarray:
-        """(n,) class index."""
-        found: np.ndarray = self.fitted.logits([text[:TEXT_LETTERS] for text in texts]).argmax(1)
+        """Return the predicted class index of each text, (n,)."""
+        found: np.ndarray = self.fitted.logits([text[:MAX_TEXT_CHARACTERS] for text in texts]).argmax(1)
         return found
 
 
-_last: list[tuple[Any, Baseline | None]] = []  # of the last data set: trials, arms and seeds share it
+_last: list[tuple[Any, Baseline | None]] = []  # for the last dataset, which trials, arms and seeds share
 
 
 def baseline_of(dataset: Dataset) -> Baseline | None:
-    """The baseline of a data set's training rows, fitted once for each; None where they have no words."""
+    """Return the baseline fitted to a dataset's training rows; cached. None if the texts have no words."""
     train = dataset.split["train"]
     key = (dataset.labelled_sha256, tuple(dataset.id2label.values()), str(dataset.columns), train.tobytes())
     if not _last or _last[0][0] != key:
@@ -55,28 +55,29 @@ def baseline_of(dataset: Dataset) -> Baseline | None:
 
 
 def min_df(rows: int) -> int:
-    """In how many of so many training texts a word must occur to count."""
-    return 2 if rows >= RARE else 1
+    """Return the minimum number of training texts in which a word must occur, given the number of rows."""
+    return 2 if rows >= MIN_DF_ROWS else 1
 
 
 def _fit(dataset: Dataset, train: np.ndarray) -> Baseline | None:
+    """Fit the baseline to a sample of the training rows; None if a class or all words are missing."""
     classes = len(dataset.id2label)
-    order = np.random.default_rng(0).permutation(train)[: min(MOST_ROWS, max(1, MOST_CELLS // classes))]
-    letters = np.cumsum([min(len(dataset.texts[row]), TEXT_LETTERS) for row in order])
-    rows = np.sort(order[: max(1, int(np.searchsorted(letters, MOST_LETTERS, side="right")))])
+    order = np.random.default_rng(0).permutation(train)[: min(MAX_ROWS, max(1, MAX_CELLS // classes))]
+    characters = np.cumsum([min(len(dataset.texts[row]), MAX_TEXT_CHARACTERS) for row in order])
+    rows = np.sort(order[: max(1, int(np.searchsorted(characters, MAX_CHARACTERS, side="right")))])
     labels = dataset.labels[rows]
-    if len(np.unique(labels)) < classes:  # a rare class fell out of the sample: its first row comes back
+    if len(np.unique(labels)) < classes:  # the sample lacks a rare class: add its first row
         absent = np.setdiff1d(np.arange(classes), labels)
         back = [train[np.flatnonzero(dataset.labels[train] == at)[:1]] for at in absent]
         rows = np.sort(np.concatenate([rows, *back]))
         labels = dataset.labels[rows]
     if len(np.unique(labels)) < classes:
         return None
-    lesson = Labelled([dataset.texts[row][:TEXT_LETTERS] for row in rows], labels)
+    labelled = Labelled([dataset.texts[row][:MAX_TEXT_CHARACTERS] for row in rows], labels)
     model = SVM(min_df=min_df(len(rows)))
     try:
-        fitted = model.fit(lesson, lesson, dataset.id2label, TrainTable(seed=0), lambda _done: None)
-    except UserError:  # no word of two letters in any text
+        fitted = model.fit(labelled, labelled, dataset.id2label, TrainTable(seed=0), lambda _done: None)
+    except UserError:  # no text has a word of two characters
         return None
     return Baseline(fitted, len(rows), len(train))
 
@@ -84,19 +85,20 @@ def _fit(dataset: Dataset, train: np.ndarray) -> Baseline | None:
 def scores_of(
     dataset: Dataset, split: str, labels: np.ndarray, predicted: np.ndarray, groups: np.ndarray, metric: str
 ) -> dict[str, Any] | None:
-    """The baseline's scores on a split and the difference "model minus baseline"; None where there is no baseline.
+    """Return the baseline's scores on a split, and the difference model minus baseline; None if there is no baseline.
 
-    labels, predicted (of the model), groups: (n,) of the split's rows in their order. difference: None for one group.
+    labels, predicted (by the model), groups: (n,) for the rows of the split in order. metric: of the difference, which is
+    None if there is only one group.
     """
     baseline = baseline_of(dataset)
     if baseline is None:
         return None
     at = np.arange(len(labels))
-    if len(at) > MOST_SCORED:
-        at = np.sort(np.random.default_rng(0).permutation(at)[:MOST_SCORED])
+    if len(at) > MAX_SCORED:
+        at = np.sort(np.random.default_rng(0).permutation(at)[:MAX_SCORED])
     rows = dataset.split[split][at]
     made = baseline.predicted([dataset.texts[row] for row in rows])
-    classes = int(max(len(dataset.id2label), labels.max() + 1))  # labels without a training row come last
+    classes = int(max(len(dataset.id2label), labels.max() + 1))  # classes without training rows come last
     values = rates(confusion(labels[at], made, classes))
     pair = compared(labels[at], made, predicted[at], groups[at], classes, metric)
     return {

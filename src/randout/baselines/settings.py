@@ -22,11 +22,14 @@ from randout.methods.builtin import GOLD, METHODS
 from .base import Classifier
 from .neural import Network
 
-FREE = ("seed", "metric", "device", "save_minutes")  # settings of [train] that any classifier takes
+COMMON_SETTINGS = ("seed", "metric", "device", "save_minutes")  # settings of [train] that every baseline accepts
 
 
 def chosen(config: Config) -> Classifier | None:
-    """The classifier that `student.model` names, with its settings; None for an encoder. Raises UserError."""
+    """Return the baseline that `student.model` names, with its settings; None for an encoder.
+
+    Raises UserError for wrong settings, or for settings of a baseline if the student is an encoder.
+    """
     kind = CLASSIFIERS.get(config.student.model)
     if kind is not None:
         settings: Classifier = checked(kind, config.classifier, "classifier.")
@@ -34,28 +37,29 @@ def chosen(config: Config) -> Classifier | None:
         return settings
     if config.classifier and not config.student.alternative:
         raise UserError(
-            f"classifier.{next(iter(config.classifier))}: these are settings of a classifier of words, and the student "
-            f"is the encoder {config.student.model!r}; name one of {', '.join(CLASSIFIERS)} with --student"
+            f"classifier.{next(iter(config.classifier))}: a setting of a bag-of-words or neural baseline, but the student "
+            f"is the encoder {config.student.model!r}. Name one of {', '.join(CLASSIFIERS)} with --student"
         )
     return None
 
 
-def settle(config: Config, settings: Classifier, notes: list[str]) -> Config:
-    """The configuration with the classifier's settings written out and what is an encoder's left out.
+def resolve_settings(config: Config, settings: Classifier, notes: list[str]) -> Config:
+    """Resolve a configuration for a baseline: write out its settings and drop those of encoders.
 
-    Raises UserError for what was asked for and cannot be had.
+    notes: gets a line for dropped default methods. Raises UserError for a requested setting that the baseline does not
+    support.
     """
     name = settings.name
-    for key, value in _changed(config.student, StudentTable()).items():
+    for key, value in _non_defaults(config.student, StudentTable()).items():
         if key != "model":
-            raise UserError(
-                f"student.{key} = {value!r}: a setting of encoders, and the student is {name}; leave it out"
-            )
+            raise UserError(f"student.{key} = {value!r}: a setting of encoders, but the student is {name}. Remove it")
     for teacher in ("" if config.teacher.model in ("auto", "none") else config.teacher.model, *config.teacher.more):
         if teacher:
-            raise UserError(f"--teacher {teacher}: {name} learns from labels alone; leave the teacher out")
+            raise UserError(
+                f"--teacher {teacher}: not supported, as {name} learns from labels only. Remove the teacher"
+            )
     if config.data.unlabeled:
-        raise UserError(f"data.unlabeled: {name} learns from labels alone, and these rows have none; leave them out")
+        raise UserError(f"data.unlabeled: not supported, as {name} learns from labels only. Remove it")
     update = {
         "teacher": TeacherTable(model="none"),
         "methods": _methods(config, settings, notes),
@@ -65,43 +69,50 @@ def settle(config: Config, settings: Classifier, notes: list[str]) -> Config:
     return config.model_copy(update=update)
 
 
-def _changed(table: Any, plain: Any) -> dict[str, Any]:
+def _non_defaults(table: Any, plain: Any) -> dict[str, Any]:
     found = table.model_dump(mode="json")
     return {key: found[key] for key, value in plain.model_dump(mode="json").items() if found[key] != value}
 
 
 def _methods(config: Config, settings: Classifier, notes: list[str]) -> dict[str, dict[str, Any]]:
-    """Cross-entropy for the networks, nothing for the others; the default preset's methods go with a note."""
+    """Return the methods of a baseline: cross-entropy for networks, none for the others.
+
+    The methods of the default presets are dropped with a note; others raise UserError.
+    """
     asked, network = config.methods, isinstance(settings, Network)
     plain = build([{"methods": {GOLD: {}}}], METHODS).methods
     extra = [method for method in asked if method != GOLD]
-    unasked = [build([read_preset(preset)], METHODS).methods for preset in (DEFAULT_PRESET, PAPER_PRESET)]
-    if extra and asked in unasked:
-        notes.append(f"methods: {', '.join(extra)}: for encoders only; {settings.name} learns from labels alone")
+    preset_methods = [build([read_preset(preset)], METHODS).methods for preset in (DEFAULT_PRESET, PAPER_PRESET)]
+    if extra and asked in preset_methods:
+        notes.append(
+            f"methods: {', '.join(extra)}: ignored, as they need an encoder; {settings.name} learns from labels only"
+        )
         asked = plain
     elif extra:
-        raise UserError(f"methods.{extra[0]}: for encoders, and the student is {settings.name}; leave it out")
+        raise UserError(f"methods.{extra[0]}: needs an encoder, but the student is {settings.name}. Remove it")
     if network:
         return asked or plain
     if asked not in ({}, plain):
-        raise UserError(f"methods.{GOLD}: {settings.name} has a loss of its own; leave the method's settings out")
+        raise UserError(f"methods.{GOLD}: {settings.name} has its own loss. Remove the settings of the method")
     return {}
 
 
 def _train(asked: TrainTable, settings: Classifier) -> TrainTable:
-    """The table `[train]` as it will be. Raises UserError for a setting that would do nothing."""
+    """Return the resolved table `[train]`. Raises UserError for a setting that would have no effect."""
     network = isinstance(settings, Network)
-    precision = "bfloat16" if network and asked.precision == "bfloat16" else "float32"  # "auto": as published
+    precision = "bfloat16" if network and asked.precision == "bfloat16" else "float32"  # "auto": float32, as published
     kept = asked.model_copy(update={"precision": precision})
     if isinstance(settings, Network):
-        will_be = settings.training(kept)
+        resolved = settings.training(kept)
     else:
-        will_be = TrainTable(**{key: getattr(kept, key) for key in (*FREE, "precision")} | {"device": "cpu"})
-    will_be = will_be.model_copy(update={"refit": False})
-    free = (*FREE, *(("precision", "micro_batch") if network else ()))
-    for key, value in _changed(asked, TrainTable()).items():
-        if key in free or value == getattr(will_be, key):
+        resolved = TrainTable(
+            **{key: getattr(kept, key) for key in (*COMMON_SETTINGS, "precision")} | {"device": "cpu"}
+        )
+    resolved = resolved.model_copy(update={"refit": False})
+    free = (*COMMON_SETTINGS, *(("precision", "micro_batch") if network else ()))
+    for key, value in _non_defaults(asked, TrainTable()).items():
+        if key in free or value == getattr(resolved, key):
             continue
-        own = f"its own is classifier.{key}" if key in type(settings).model_fields else "leave it out"
-        raise UserError(f"train.{key} = {value!r}: of an encoder's training, and the student is {settings.name}; {own}")
-    return will_be
+        own = f"Use classifier.{key}" if key in type(settings).model_fields else "Remove it"
+        raise UserError(f"train.{key} = {value!r}: a setting of encoders, but the student is {settings.name}. {own}")
+    return resolved

@@ -104,9 +104,9 @@ def seconds_of(text: str) -> float:
 def list_runs(context: typer.Context, runs: RunsFolder = Path("runs"), as_json: AsJson = False) -> None:
     """List the runs of a folder."""
     if context.invoked_subcommand is None:
-        from randout.storage.run_folder import run_rows
+        from randout.storage.run_folder import summarize_runs
 
-        rows = run_rows(runs)
+        rows = summarize_runs(runs)
         if as_json:
             print(json.dumps(rows, indent=1))
             return
@@ -131,9 +131,9 @@ def show_run(context: typer.Context, run: ListedRun, runs: OwnRuns = None, as_js
     from randout.reporting.figures import choice_lines, leak_lines, score_lines
     from randout.reporting.teachers import run_lines
     from randout.stats.diagnostics import messages
-    from randout.storage.run_folder import closed_test_lines, named_run
+    from randout.storage.run_folder import find_run, unscored_test_lines
 
-    folder = named_run(run, runs or _runs_of(context))
+    folder = find_run(run, runs or _runs_of(context))
     record = folder.record
     metrics = folder.read("metrics.json") if folder.finished else {}
     if as_json:
@@ -147,7 +147,7 @@ def show_run(context: typer.Context, run: ListedRun, runs: OwnRuns = None, as_js
     for name, found in metrics.items():
         labels = dict(enumerate(record["identity"]["data"]["labels"]))
         print(f"\n{name}\n" + "\n".join([*score_lines(found, labels), *leak_lines(found)]))
-    for line in [*run_lines(record, metrics), *closed_test_lines(folder)]:
+    for line in [*run_lines(record, metrics), *unscored_test_lines(folder)]:
         print(line)
     Show().conclude(messages(warnings))
 
@@ -160,14 +160,14 @@ def remove_run(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
 ) -> None:
     """Delete a run folder."""
-    from randout.storage.run_folder import named_run, remove
+    from randout.storage.run_folder import delete_run, find_run
 
-    folder = named_run(run, runs or _runs_of(context))
+    folder = find_run(run, runs or _runs_of(context))
     if folder.exists and not yes:
         if not sys.stdin.isatty():
             raise UserError(f"runs rm {run}: add --yes to delete without being asked")
         typer.confirm(f"Delete {folder.path} and all it holds?", abort=True)
-    remove(folder)
+    delete_run(folder)
     print(f"deleted {folder.path}")
 
 
@@ -193,11 +193,11 @@ def init(
 
     made = requested({"student": {"model": student}} if student else {}, preset, None, sets).config()
     if made.student.model in CLASSIFIER_NAMES:
-        from randout.baselines.settings import chosen, settle  # PyTorch comes with it
+        from randout.baselines.settings import chosen, resolve_settings  # PyTorch comes with it
 
         classifier = chosen(made)
         assert classifier is not None
-        text = config.commented(settle(made, classifier, []), METHODS, type(classifier))
+        text = config.commented(resolve_settings(made, classifier, []), METHODS, type(classifier))
     else:
         if doubt := check_known(made.student.model, CLASSIFIER_NAMES):
             Show().warn(doubt)

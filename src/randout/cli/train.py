@@ -213,7 +213,7 @@ def report(result: Result, as_json: bool, show: Show) -> None:
     from randout.reporting.figures import choice_lines, leak_lines, score_lines
     from randout.reporting.teachers import run_lines
     from randout.stats.diagnostics import messages
-    from randout.storage.run_folder import closed_test_lines
+    from randout.storage.run_folder import unscored_test_lines
 
     warnings, choice = result.metrics.get("warnings", []), result.run.record.get("choice")
     if as_json:
@@ -239,7 +239,7 @@ def report(result: Result, as_json: bool, show: Show) -> None:
         print("\n" + "\n".join(choice_lines(choice)))
     print(f"\nmodel   {result.model_path}")
     print(f"run     {result.folder}")
-    for line in closed_test_lines(result.run):
+    for line in unscored_test_lines(result.run):
         print(line)
     print(f'next    randout predict {shell_path(result.folder)} "a text to classify"')
     show.conclude(messages(warnings))

@@ -13,18 +13,19 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 Advance = Callable[[int, str], None]
-EVERY = 30.0  # seconds between plain lines
+LINE_INTERVAL = 30.0  # seconds between plain lines
 
 
-class _Errors:
-    """Standard error, which may vanish (a closed terminal, a full disk): what it does not take is dropped, for work
-    that can be saved must not die of a message.
+class _SafeStderr:
+    """Standard error that drops what it cannot write (closed terminal, full disk).
+
+    A training run must not fail because of a message.
     """
 
     def write(self, text: str) -> int:
         try:
             return sys.stderr.write(text)
-        except (OSError, ValueError, AttributeError):  # ValueError: closed; AttributeError: there is none
+        except (OSError, ValueError, AttributeError):  # ValueError: closed; AttributeError: sys.stderr is None
             return len(text)
 
     def flush(self) -> None:
@@ -35,27 +36,29 @@ class _Errors:
         return getattr(sys.stderr, name)
 
 
-ERRORS: Any = _Errors()
+STDERR: Any = _SafeStderr()
 
 
 def complain(text: str) -> None:
-    """A line on standard error, if it takes it."""
-    print(text, file=ERRORS, flush=True)
+    """Print a line to standard error; drop it if standard error cannot be written."""
+    print(text, file=STDERR, flush=True)
 
 
 class Show:
-    """How to tell a person what is going on. quiet: say nothing but warnings. terse: warnings and bars only."""
+    """Progress and messages for the user. quiet: warnings only. terse: warnings and progress bars only."""
 
     def __init__(self, quiet: bool = False, terse: bool = False) -> None:
         self.quiet, self.terse = quiet, terse
-        self.warned: set[str] = set()  # what pieces of work within this one have warned of, without its numbers
+        self.warned: set[str] = set()  # warnings given so far, with digits removed; shared with `within`
         self.terminal = sys.stderr is not None and sys.stderr.isatty()
 
     def say(self, text: str = "") -> None:
+        """Print a line, unless quiet or terse."""
         if not self.quiet and not self.terse:
             complain(text)
 
     def warn(self, text: str) -> None:
+        """Print a warning, even if quiet; if terse, only once for texts that differ only in numbers."""
         kind = re.sub(r"\d+", "", text)
         if self.terse and kind in self.warned:
             return
@@ -63,28 +66,31 @@ class Show:
         complain(f"warning: {text}")
 
     def conclude(self, warnings: Sequence[str]) -> None:
-        """Print a command's warnings under one heading, after its results; each once, also where quiet."""
+        """Print a command's warnings under one heading after its results, each once, even if quiet."""
         if warnings:
             sys.stdout.flush()
             lines = [f"  - {text}" for text in dict.fromkeys(warnings)]
             complain("\n".join(["", "Warnings", *lines]))
 
     def within(self) -> Show:
-        """For one of many pieces of work: its bars, and each kind of warning once, without its lines."""
+        """Return the output for one of many sub-tasks: its bars, and each kind of warning once, without its lines."""
         made = Show(self.quiet, terse=True)
         made.warned = self.warned
         return made
 
     def ask(self, question: str) -> bool:
-        """Yes or no from the person at the terminal; no where there is none."""
+        """Ask a yes/no question at the terminal; return False if there is no terminal."""
         if not (self.terminal and sys.stdin is not None and sys.stdin.isatty()) or self.quiet:
             return False
-        print(f"{question} [y/N] ", end="", file=ERRORS, flush=True)
+        print(f"{question} [y/N] ", end="", file=STDERR, flush=True)
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     @contextmanager
     def bar(self, what: str, total: int, done: int = 0, unit: str = "texts") -> Iterator[Advance]:
-        """`advance(n, note)` moves the bar by n; speed and time left are shown."""
+        """Show a progress bar with speed and time left; yields `advance(n, note)`, which moves it by n.
+
+        done: units finished before (a resumed run), which do not count towards the speed.
+        """
         if self.quiet:
             yield _silent
         elif self.terminal:
@@ -104,11 +110,11 @@ def _rich_bar(what: str, total: int, done: int, unit: str) -> Iterator[Advance]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     def plain(text: str) -> TextColumn:
-        return TextColumn(text, markup=False)  # names of models may have brackets
+        return TextColumn(text, markup=False)  # names of models may contain brackets
 
     columns = (plain("{task.description}"), BarColumn(), plain("{task.completed}/{task.total}"))
     tail = (plain("{task.fields[speed]}"), TimeRemainingColumn(), plain("{task.fields[note]}"))
-    with Progress(*columns, *tail, console=Console(file=ERRORS), transient=True) as progress:
+    with Progress(*columns, *tail, console=Console(file=STDERR), transient=True) as progress:
         task = progress.add_task(what, total=total, completed=done, note="", speed="")
         began, count = time.monotonic(), 0
 
@@ -122,15 +128,15 @@ def _rich_bar(what: str, total: int, done: int, unit: str) -> Iterator[Advance]:
 
 
 def _plain_bar(say: Callable[[str], None], what: str, total: int, done: int, unit: str) -> Advance:
-    began = said = time.monotonic()
+    began = last_line = time.monotonic()
     count = 0
 
     def advance(number: int, note: str = "") -> None:
-        nonlocal count, said
+        nonlocal count, last_line
         count += number
         now = time.monotonic()
-        if now - said >= EVERY:
-            said = now
+        if now - last_line >= LINE_INTERVAL:
+            last_line = now
             speed = count / (now - began)
             left = (total - done - count) / max(speed, 1e-9)
             say(f"{what}: {done + count}/{total}, {speed:.0f} {unit}/s, {duration(left)} left{note and ', ' + note}")
@@ -139,7 +145,7 @@ def _plain_bar(say: Callable[[str], None], what: str, total: int, done: int, uni
 
 
 def duration(seconds: float) -> str:
-    """`45 s`, `3 min 20 s`, `2 h 05 min`."""
+    """Format a duration: `45 s`, `3 min 20 s`, `2 h 05 min`."""
     whole = round(max(seconds, 0))
     if whole < 60:
         return f"{whole} s"

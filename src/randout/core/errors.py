@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-ELSEWHERE = {  # our setting: what it is called in other tools
+OTHER_NAMES = {  # setting: its names in other tools
     "learning_rate": ("lr", "learningrate", "peak_lr", "max_lr"),
     "batch_size": ("bs", "batchsize", "train_batch_size", "per_device_train_batch_size"),
     "micro_batch": ("micro_batch_size", "mini_batch", "gradient_accumulation_steps"),
@@ -30,21 +30,24 @@ ELSEWHERE = {  # our setting: what it is called in other tools
 
 
 class UserError(Exception):
-    """The user's mistake: what was found, what was expected, what to do. Exit code 2, no traceback."""
+    """A mistake by the user; the message says what was found, what was expected, what to do. Exit code 2, no traceback."""
 
     exit_code = 2
 
 
 class Failure(Exception):
-    """Something outside the user's request went wrong (disk full, loss not finite). Exit code 1, no traceback."""
+    """A failure that is not the user's mistake (disk full, loss not finite). Exit code 1, no traceback."""
 
     exit_code = 1
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`" Did you mean 'x'?"` for the known word closest to `word`, or called so in other tools; or an empty string."""
+    """Return `" Did you mean 'x'?"` for the known word closest to `word`, or an empty string.
+
+    Names that other tools use for a setting (`lr`) are recognised.
+    """
     names = {name.casefold(): name for name in known}
-    for ours, others in ELSEWHERE.items():
+    for ours, others in OTHER_NAMES.items():
         if word.casefold().replace("-", "_") in others and ours in names:
             return f" Did you mean {ours!r}?"
     close = difflib.get_close_matches(word.casefold(), list(names), n=1, cutoff=0.5)
@@ -52,7 +55,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def closest(word: str, known: Iterable[str], most: int = 2) -> list[str]:
-    """The known names that are closest to a misspelt one, closest first; names that contain it come after these."""
+    """Return at most `most` known names similar to a misspelt one, closest first, then names that contain it."""
     names = {name.casefold(): name for name in known}
     found = difflib.get_close_matches(word.casefold(), list(names), n=most, cutoff=0.6)
     found += [name for name in names if len(word) > 2 and word.casefold() in name and name not in found]
@@ -60,6 +63,6 @@ def closest(word: str, known: Iterable[str], most: int = 2) -> list[str]:
 
 
 def did_you_mean(names: Iterable[str]) -> str:
-    """`" Did you mean 'x' or 'y'?"`, or an empty string for no names."""
+    """Return `" Did you mean 'x' or 'y'?"`, or an empty string for no names."""
     listed = " or ".join(map(repr, names))
     return f" Did you mean {listed}?" if listed else ""

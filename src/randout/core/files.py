@@ -1,4 +1,4 @@
-"""Files written atomically, never over something else, with paths that survive a move of the folder."""
+"""Atomic file writing that never overwrites other files, and paths that stay valid when a run folder moves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from .errors import Failure, UserError
 
-PLACES = {  # settings of a recipe that may be paths; `more` is a list of them
+PATH_SETTINGS = {  # table: settings that may be paths; `more` is a list
     "data": ("source", "validation", "test", "unlabeled"),
     "student": ("model",),
     "teacher": ("model", "more"),
@@ -22,14 +22,14 @@ PLACES = {  # settings of a recipe that may be paths; `more` is a list of them
 
 
 LONGEST_NAME = 255  # bytes of a file name, on nearly every file system
-LONGEST_OWN_NAME = 200  # bytes of a name that is made here: others add -2, .partial, ... to it
+LONGEST_OWN_NAME = 200  # bytes of a generated name, which leaves room for -2, .partial, ...
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file to fill, which then takes the place of `path` in one move: a reader finds the old file or the whole new one.
+    """Yield a temporary path that replaces `path` atomically on success; on an error it is removed.
 
-    Nothing is left behind where filling it fails. Raises Failure where the disk (or the folder) does not take it.
+    A reader finds the old file or the complete new one. Raises Failure if the file cannot be written.
     """
     partial = path.with_name(path.name + ".partial")
     try:
@@ -44,7 +44,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a small file in one move, so that a reader sees the old or the new one, never a part."""
+    """Write a small text file atomically: a reader sees the old or the new content, never a part."""
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("w", encoding="utf-8") as stream:
@@ -54,7 +54,7 @@ def replace_text(path: Path, text: str) -> None:
         partial.replace(path)
     except OSError as error:
         _remove(partial)
-        if error.filename is None:  # of a write: it does not say which file it was
+        if error.filename is None:  # errors of `write` do not name the file
             error.filename = str(path)
         raise
     except BaseException:
@@ -63,41 +63,41 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def not_written(path: Path, error: BaseException) -> Failure:
-    """The error for a file that could not be written."""
+    """Return the error for a file that could not be written."""
     reason = getattr(error, "strerror", None) or str(error)
-    return Failure(f"{path}: could not be written ({reason}). Free some space or name another place, and run it again.")
+    return Failure(f"{path}: could not be written ({reason}). Free disk space or choose another location, then retry.")
 
 
 def _remove(path: Path) -> None:
-    with suppress(OSError):  # a folder that can no longer be written keeps it; the error under way says why
+    with suppress(OSError):  # the folder is no longer writable; the original error says why
         path.unlink(missing_ok=True)
 
 
 def check_new_file(path: Path) -> None:
-    """Raise UserError where a new file cannot be written: something is there, or its folder is missing or read-only.
+    """Check that a new file can be written, before any long work whose result goes there.
 
-    To be called before any long work whose result goes there.
+    Raises UserError if something exists at `path`, or if its folder is missing or read-only.
     """
     try:
         there = os.path.lexists(path)
         if path.is_dir():
-            raise UserError(f"{path}: this is a folder. Name a file.")
+            raise UserError(f"{path}: this is a folder. Give a file name.")
         if there:
-            raise _exists(path)
+            raise _already_exists(path)
         if not path.parent.is_dir():
-            raise UserError(f"{path}: there is no folder {path.parent}. Create it first.")
+            raise UserError(f"{path}: the folder {path.parent} does not exist. Create it first.")
         os.lstat(path)
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise UserError(f"{path}: no file can have this name ({error.strerror}). Name another.") from None
+        raise UserError(f"{path}: not a valid file name ({error.strerror}). Choose another name.") from None
     check_folder(path.parent, path)
 
 
 def check_folder(folder: Path, path: Path | None = None) -> None:
-    """Raise UserError where nothing can be written into `folder`, or into the nearest folder above it that exists.
+    """Raise UserError if `folder`, or its nearest existing parent, cannot be written.
 
-    path: what is to be written, for the message.
+    path: the file to be written, for the message.
     """
     there = Path(os.path.abspath(folder))
     while not os.path.lexists(there) and there != there.parent:
@@ -106,30 +106,32 @@ def check_folder(folder: Path, path: Path | None = None) -> None:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # a full disk may have room again by then
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # there may be space again when the file is written
             return
         raise UserError(
-            f"{path or folder}: the folder {there} cannot be written ({error.strerror}). Name another place with -o."
+            f"{path or folder}: the folder {there} is not writable ({error.strerror}). Choose another location with -o."
         ) from None
 
 
-def _exists(path: Path) -> UserError:
-    return UserError(f"{path}: the file exists and is not overwritten. Give another name, or remove it first.")
+def _already_exists(path: Path) -> UserError:
+    return UserError(
+        f"{path}: the file already exists and is not overwritten. Choose another name, or delete it first."
+    )
 
 
 def write_new(path: Path, data: bytes) -> None:
-    """Write a file that is not there yet: whole, or not at all. Raises as `new_file`."""
+    """Write a new file atomically. Raises as `new_file` does."""
     with new_file(path) as stream:
         stream.write(data)
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
-    """A stream to fill, which becomes a file that is not there yet: whole, or not at all.
+    """Yield a binary stream that becomes the new file `path` on success; on an error nothing is left.
 
-    Raises UserError where something is at `path` by now, and Failure where the disk does not take it.
+    Raises UserError if something exists at `path` by then, and Failure if the file cannot be written.
     """
-    handle, name = _beside(path)
+    handle, name = _temporary_file(path)
     partial = Path(name)
     try:
         with os.fdopen(handle, "wb") as stream:
@@ -138,7 +140,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
             os.fsync(stream.fileno())
         mask = os.umask(0)
         os.umask(mask)
-        partial.chmod(0o666 & ~mask)  # a temporary file is for its owner's eyes only
+        partial.chmod(0o666 & ~mask)  # mkstemp makes files that only their owner can read
         _move_new(partial, path)
     except OSError as error:
         raise not_written(path, error) from None
@@ -146,8 +148,8 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
         _remove(partial)
 
 
-def _beside(path: Path) -> tuple[int, str]:
-    """A temporary file in the folder of `path`."""
+def _temporary_file(path: Path) -> tuple[int, str]:
+    """Create a temporary file in the folder of `path`; return its handle and name."""
     try:
         return tempfile.mkstemp(dir=path.parent, prefix=f".{cut_name(path.name, 40)}.", suffix=".partial")
     except OSError as error:
@@ -155,25 +157,26 @@ def _beside(path: Path) -> tuple[int, str]:
 
 
 def _move_new(partial: Path, path: Path) -> None:
-    """Move a file to a place that must be free. A link never replaces a file, as a rename would."""
+    """Move a file to a path that must not exist. Uses a link, which never replaces a file as a rename would."""
     try:
         os.link(partial, path)
     except FileExistsError:
-        raise _exists(path) from None
+        raise _already_exists(path) from None
     except OSError:  # a file system without hard links
         if os.path.lexists(path):
-            raise _exists(path) from None
+            raise _already_exists(path) from None
         partial.replace(path)
 
 
 def cut_name(name: str, most: int) -> str:
-    """The start of a name that takes at most so many bytes in UTF-8, no character cut in two."""
+    """Shorten a name to at most `most` bytes in UTF-8 without cutting a character in two."""
     return name.encode("utf-8", "surrogatepass")[:most].decode("utf-8", "ignore")
 
 
 def joined_name(parts: Sequence[str], end: Sequence[str] = ()) -> str:
-    """A file name of `parts` joined by hyphens, then `end`. Where it is too long, the longest parts are cut; control
-    characters and slashes become hyphens.
+    """Join `parts` and then `end` with hyphens into a file name.
+
+    If the name is too long, the longest parts are shortened. Control characters and slashes become hyphens.
     """
     kept = [re.sub(r"[\x00-\x1f\x7f/]+", "-", part) for part in parts]
     tail = "-".join(end)
@@ -184,30 +187,30 @@ def joined_name(parts: Sequence[str], end: Sequence[str] = ()) -> str:
 
 
 def shell_path(path: str | Path) -> str:
-    """A path as it can be pasted into a command line: quoted where it must be, and never taken for an option."""
+    """Return a path that can be pasted into a command line: quoted if necessary, never read as an option."""
     text = str(path)
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
-def parts_of(source: str | Path) -> tuple[Path, Path | None] | None:
-    """(FILE.toml, FOLDER or None) of a source that a TOML file describes; None for any other."""
+def split_toml_source(source: str | Path) -> tuple[Path, Path | None] | None:
+    """Split the source `FILE.toml` or `FILE.toml:FOLDER` into (file, folder or None); return None for other sources."""
     match = re.fullmatch(r"(.+?\.toml)(?::(.+))?", str(source), flags=re.DOTALL)
     return (Path(match[1]), Path(match[2]) if match[2] else None) if match else None
 
 
-def with_paths(source: str, change: Callable[[str], str]) -> str:
-    """`source` with `change` made to its paths: PATH, NAME:PATH (rhmd), FILE.toml, FILE.toml:FOLDER."""
-    if found := parts_of(source):
+def map_paths(source: str, change: Callable[[str], str]) -> str:
+    """Apply `change` to the paths in a source: PATH, NAME:PATH (rhmd), FILE.toml, FILE.toml:FOLDER."""
+    if found := split_toml_source(source):
         return ":".join(change(str(path)) for path in found if path)
     name, colon, inner = source.rpartition(":")
     return f"{name}{colon}{change(inner)}"
 
 
 def change_places(tables: dict[str, Any], change: Callable[[str], str]) -> None:
-    """Make `change` to every setting of a recipe's tables that may be a path, in place."""
-    for table, keys in PLACES.items():
+    """Apply `change` in place to every setting in `tables` that may be a path."""
+    for table, keys in PATH_SETTINGS.items():
         values = tables.get(table)
-        if not isinstance(values, dict):  # what is wrong with it is said where the tables are checked
+        if not isinstance(values, dict):  # reported later, when the tables are validated
             continue
         for key in keys:
             value = values.get(key)
@@ -218,19 +221,19 @@ def change_places(tables: dict[str, Any], change: Callable[[str], str]) -> None:
 
 
 def resolve_places(tables: dict[str, Any], folder: Path) -> None:
-    """Make every path of a recipe's tables that leads somewhere from `folder` absolute, in place."""
+    """Make every path in `tables` that exists relative to `folder` absolute, in place."""
 
     def absolute(place: str) -> str:
         return str((folder / place).resolve()) if place and (folder / place).exists() else place
 
-    change_places(tables, lambda value: with_paths(value, absolute))
+    change_places(tables, lambda value: map_paths(value, absolute))
 
 
 def portable(path: str, folder: Path) -> str:
-    """A path as `run.toml` keeps it: relative to the run folder; names of datasets and of the hub stay as they are."""
+    """Return a source as `run.toml` stores it: paths relative to the run folder, dataset and hub names unchanged."""
 
     def relative(place: str) -> str:
         found = Path(place).expanduser()
         return os.path.relpath(found.resolve(), folder.resolve()) if place and found.exists() else place
 
-    return with_paths(path, relative)
+    return map_paths(path, relative)

@@ -1,4 +1,4 @@
-"""What this machine has, read from the operating system: no library that takes seconds to load is needed."""
+"""CPU, memory and GPUs of this machine, read from the operating system without slow imports such as PyTorch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ GPU_DEVICES = ("nvidia[0-9]*", "nvidiactl", "kfd", "dxg")  # NVIDIA, AMD, and Wi
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def cpu_flags() -> frozenset[str]:
-    """Instruction sets of the CPU as Linux names them (`avx512_bf16`); empty where they are not known."""
+    """Return the CPU's instruction set extensions as Linux names them (`avx512_bf16`); empty if unknown."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -28,7 +28,7 @@ def cpu_flags() -> frozenset[str]:
 
 
 def memory() -> int | None:
-    """Bytes of main memory; None where it is not known."""
+    """Return the main memory in bytes, or None if unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
@@ -36,15 +36,15 @@ def memory() -> int | None:
 
 
 def gpu_devices() -> list[str]:
-    """Devices of GPUs that Linux shows; whether PyTorch can use them is another question."""
+    """Return the GPU device files under /dev (Linux). PyTorch may still be unable to use them."""
     return sorted(path.name for pattern in GPU_DEVICES for path in Path("/dev").glob(pattern))
 
 
 def may_have_gpu() -> bool:
-    """Whether PyTorch has to be asked for a GPU: False only on Linux without the device of one."""
+    """Return whether it is worth asking PyTorch for a GPU: False only on Linux without a GPU device file."""
     return sys.platform != "linux" or bool(gpu_devices())
 
 
 def described() -> list[str]:
-    """What choices left to the machine depend on: system, CPU and GPUs."""
+    """Return what automatic, machine-dependent choices depend on: system, CPU and GPUs."""
     return [platform.platform(), platform.machine(), str(cores()), *sorted(cpu_flags()), *gpu_devices()]

@@ -1,8 +1,8 @@
 """PyTorch, imported at first use, for modules that load before any tensor is needed.
 
-`from .lazy import F, nn, torch` stands for `import torch`, `import torch.nn.functional as F` and `from torch import nn`.
-The settings of every method can so be checked, and a misspelt one reported, without the seconds that PyTorch takes to
-load. Names that only annotations need are imported under `TYPE_CHECKING`.
+`from .lazy import F, nn, torch` replaces `import torch`, `import torch.nn.functional as F` and `from torch import nn`.
+This way the settings of every method can be checked, and a misspelt one reported, without the seconds that PyTorch takes
+to load. Import names that only annotations need under `TYPE_CHECKING`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class _Module:
-    """Stands for a module until, and after, one of its attributes is used."""
+    """Proxy for a module that is imported when an attribute is first used."""
 
     def __init__(self, name: str) -> None:
         self._name = name

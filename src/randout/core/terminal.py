@@ -18,7 +18,7 @@ EXIT_CODES = {"Ctrl-C": 130, "SIGTERM": 143, "SIGHUP": 129}  # 128 + the signal'
 
 
 class Terminated(BaseException):
-    """SIGTERM or SIGHUP outside of a training, which stops by itself. `why` says which."""
+    """SIGTERM or SIGHUP outside a training loop, which handles signals itself. why: the signal's name."""
 
     def __init__(self, why: str) -> None:
         super().__init__(why)
@@ -26,13 +26,13 @@ class Terminated(BaseException):
 
 
 class Told(SystemExit):
-    """The end of the process, of which the user has been told."""
+    """Exit of the process after the user has seen the error message."""
 
 
 def prepare() -> None:
-    """Make the standard streams safe to use: open, and with an escape for each character that an encoding lacks."""
+    """Make the standard streams safe to use: reopen closed ones, and escape characters that the encoding lacks."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:  # closed by the caller: no other file may take its number
+        if getattr(sys, name) is None:  # closed by the caller: keep other files from getting its descriptor
             if _is_closed(number):
                 os.open(os.devnull, os.O_RDWR)
             if name != "stdin":
@@ -51,31 +51,31 @@ def _is_closed(number: int) -> bool:
 
 
 def check_arguments(words: list[str]) -> None:
-    """Raise UserError for an argument that is not text in the encoding of the system."""
+    """Raise UserError for a command-line argument that is not valid text in the system's encoding."""
     for number, word in enumerate(words, 1):
         if not is_text(word):
             raise UserError(
                 f"argument {number} is not UTF-8 text: {word.encode('utf-8', 'backslashreplace').decode()}. "
-                "Give texts in UTF-8, and rename a file whose name is not."
+                "Give texts in UTF-8, and rename files whose names are not."
             )
 
 
 def is_text(word: str) -> bool:
-    """Whether a string holds characters only, and no undecodable bytes or halves of surrogate pairs."""
+    """Return whether a string has no undecodable bytes and no lone surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in word)
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON for standard output, in ASCII where its encoding may lack characters."""
+    """Serialize to JSON for standard output, in ASCII unless its encoding is a form of Unicode."""
     encoding = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "").replace("_", "")
     return json.dumps(value, indent=indent, ensure_ascii=not encoding.startswith("utf"))
 
 
 def input_stream() -> BinaryIO:
-    """The bytes of standard input. Raises UserError where it is closed."""
+    """Return standard input as a binary stream. Raises UserError if it is closed."""
     if sys.stdin is None:
         raise UserError(
-            "standard input is closed, and no text is given. Give texts as arguments, or a table with --file."
+            "standard input is closed and no text was given. Give texts as arguments, or a table with --file."
         )
     binary = getattr(sys.stdin, "buffer", None)
     return binary if binary is not None else io.BytesIO(sys.stdin.read().encode("utf-8", "surrogatepass"))
@@ -83,8 +83,9 @@ def input_stream() -> BinaryIO:
 
 @contextmanager
 def stop_signals() -> Iterator[None]:
-    """While open, SIGTERM and SIGHUP raise Terminated, so that what is half done is put away. SIGHUP that the caller
-    has ignored (nohup) stays ignored.
+    """Raise Terminated on SIGTERM and SIGHUP inside the context, so that cleanup code runs.
+
+    SIGHUP stays ignored if the caller ignores it (nohup).
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -102,13 +103,13 @@ def stop_signals() -> Iterator[None]:
 
 
 def catchable(*names: str) -> list[signal.Signals]:
-    """The signals of these names that this system has and that the caller has not ignored (nohup ignores SIGHUP)."""
+    """Return those of the named signals that this system has and the caller does not ignore (nohup ignores SIGHUP)."""
     found = [getattr(signal, name) for name in names if hasattr(signal, name)]
     return [number for number in found if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def finish() -> str:
-    """Write out what is still held back; what kept standard output from taking it, or an empty string."""
+    """Flush standard output; return the reason if that failed, else an empty string."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -121,10 +122,10 @@ def finish() -> str:
 
 
 def _give_up_output() -> None:
-    """Send what is still to be written nowhere: the interpreter would fail on it again as it ends."""
+    """Redirect standard output to the null device, so that the interpreter's final flush does not fail again."""
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
-    except (OSError, ValueError):  # no file of the system (in tests)
+    except (OSError, ValueError):  # standard output is not a real file (in tests)
         pass

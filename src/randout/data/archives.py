@@ -34,16 +34,17 @@ DAMAGE = (OSError, EOFError, ValueError, RuntimeError, zlib.error, lzma.LZMAErro
 
 @dataclass(frozen=True)
 class OpenedFile:
-    """A file open for reading, whose content is unpacked while it is read. name: as the user gave it, for messages."""
+    """A file open for reading that is decompressed on the fly. name: as the user gave it, for messages."""
 
     name: str
     handle: BinaryIO  # seekable
-    kind: str  # of `KINDS`; "" where the file is not compressed
-    suffix: str  # of the content's own name, in lower case
+    kind: str  # a key of `KINDS`; "" if not compressed
+    suffix: str  # of the decompressed file's name, in lower case
 
     def stream(self) -> BinaryIO:
-        """The content from its start. One stream is read at a time. UserError, also while reading: damaged, or a zip
-        archive that does not hold exactly one file.
+        """Open the decompressed content from its start. Read only one stream at a time.
+
+        Raises UserError, also later while reading, if the file is damaged or a zip archive without exactly one file.
         """
         self.handle.seek(0)
         source: Any = _Unclosed(self.handle)
@@ -53,13 +54,13 @@ class OpenedFile:
         return io.BufferedReader(_Checked(source, self), 1 << 17)
 
     def read(self) -> bytes:
-        """The whole content."""
+        """Return the whole decompressed content."""
         with self.stream() as stream:
             return stream.read()
 
     @property
     def stamp(self) -> tuple[int, int]:
-        """Size in bytes and time of the last change."""
+        """Size in bytes and modification time in nanoseconds, to detect changes."""
         found = os.fstat(self.handle.fileno())
         return found.st_size, found.st_mtime_ns
 
@@ -79,7 +80,7 @@ class OpenedFile:
 
     @contextlib.contextmanager
     def _damage(self) -> Iterator[None]:
-        """What an unpacker raises, as a UserError."""
+        """Convert the errors of decompressors to UserError."""
         try:
             yield
         except DAMAGE as error:
@@ -93,7 +94,7 @@ class OpenedFile:
 
 
 class _Unclosed(io.RawIOBase):
-    """A seekable file that stays open when a reader of it is closed."""
+    """A view of a seekable file that leaves it open when the view is closed."""
 
     def __init__(self, handle: BinaryIO) -> None:
         self._handle = handle
@@ -117,7 +118,7 @@ class _Unclosed(io.RawIOBase):
 
 
 class _Checked(io.RawIOBase):
-    """A stream whose errors say which file is damaged."""
+    """A stream whose errors name the damaged file."""
 
     def __init__(self, source: Any, opened: OpenedFile) -> None:
         self._source, self._opened = source, opened
@@ -134,10 +135,10 @@ class _Checked(io.RawIOBase):
 
 @contextlib.contextmanager
 def opened_file(path: str | Path, expected: str) -> Iterator[OpenedFile]:
-    """A file, open as long as the context is. What is no regular file (a pipe) is first copied to a temporary one.
+    """Open a file for the duration of a context. Anything but a regular file (a pipe) is copied to a temporary file first.
 
-    expected: what kind of file is wanted, for messages. UserError: missing (with the nearest name alongside), a folder,
-    not readable.
+    expected: the kind of file, for messages. Raises UserError if the file is missing (with the closest name alongside), a
+    folder, or not readable.
     """
     with contextlib.ExitStack() as stack:
         handle = stack.enter_context(_opened(Path(path), expected))
@@ -159,7 +160,7 @@ def _opened(path: Path, expected: str) -> BinaryIO:
 
 
 def spooled(stream: Any) -> BinaryIO:
-    """A temporary file with all that is left of a stream; it is gone once closed."""
+    """Copy the rest of a stream to a temporary file, which is deleted when closed."""
     copy: Any = tempfile.TemporaryFile()  # noqa: SIM115
     shutil.copyfileobj(stream, copy, 1 << 20)
     copy.seek(0)
@@ -167,7 +168,7 @@ def spooled(stream: Any) -> BinaryIO:
 
 
 def of_handle(handle: BinaryIO, name: str) -> OpenedFile:
-    """A seekable file that is open already."""
+    """Wrap a seekable file that is already open."""
     handle.seek(0)
     start = handle.read(16)
     kind = next((kind for kind, magic in KINDS.items() if magic.match(start)), "")
@@ -182,13 +183,16 @@ def of_handle(handle: BinaryIO, name: str) -> OpenedFile:
 
 
 def content_name(name: str) -> str:
-    """A file's name without the suffix of its compression."""
+    """Return a file name without its compression suffix."""
     path = Path(name)
     return str(path.with_name(path.stem)) if path.suffix.lower() in SUFFIXES else name
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
-    """The only file of a zip archive (what macOS adds is not counted). UserError for none, several, or encryption."""
+    """Return the only file in a zip archive, ignoring files that macOS adds.
+
+    Raises UserError if there are no or several files, or the file is encrypted.
+    """
     listed = [member for member in archive.infolist() if not member.is_dir()]
     names = [member.filename for member in listed]
     if "xl/workbook.xml" in names:

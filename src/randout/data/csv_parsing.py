@@ -12,12 +12,15 @@ from itertools import islice
 from randout.core.errors import UserError
 
 FIELD_LIMIT = 2**31 - 1  # characters in one CSV field; the csv module's own limit is 131,072
-Lines = Callable[[], Iterable[str]]  # the lines of a file with their ends, from the first, as often as asked
+Lines = Callable[[], Iterable[str]]  # returns a file's lines with their line ends, from the first one
 LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
 
 
 def sniff_delimiter(text: str, suffix: str) -> str:
-    """The one of tab, semicolon and comma that the header holds; where several do, the one that fits the rows best."""
+    """Detect the delimiter: tab, semicolon or comma in the header; if there are several, the one that fits the rows best.
+
+    suffix: of the file name, decides if the header has none of them.
+    """
     header = re.sub(r'"[^"]*"', "", re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0])
     found = [d for d in "\t;," if d in header]
     if len(found) < 2:
@@ -36,7 +39,11 @@ def sniff_delimiter(text: str, suffix: str) -> str:
 
 
 def parse_delimited(text: str, delimiter: str, name: str) -> tuple[list[str], dict[str, list[str]], array[int]]:
-    """CSV or TSV text to the names in its header, the columns by unique names, and the line on which each row starts."""
+    """Parse CSV or TSV text.
+
+    Returns the names in its header, the columns by unique names, and the line on which each row starts. name: of the file,
+    for messages. Raises UserError with the line.
+    """
 
     def lines() -> Iterator[str]:
         return lines_of(text)
@@ -47,8 +54,10 @@ def parse_delimited(text: str, delimiter: str, name: str) -> tuple[list[str], di
 
 
 def quoting_of(lines: Lines, delimiter: str, name: str) -> int:
-    """How the csv module must take quotes. A tab-separated file often holds quotes as plain characters: it is read so
-    when each line then has the header's number of fields and reading quotes as quotes fails or swallows lines.
+    """Return the `quoting` argument for the csv module.
+
+    Tab-separated files often contain quotes as plain characters. Quotes are read that way if every line then has as many
+    fields as the header, and reading them as quotes fails or merges lines.
     """
     if delimiter != "\t" or not any('"' in line for line in lines()):
         return csv.QUOTE_MINIMAL
@@ -56,7 +65,7 @@ def quoting_of(lines: Lines, delimiter: str, name: str) -> int:
     for quoting in (csv.QUOTE_NONE, csv.QUOTE_MINIMAL):
         try:
             rows[quoting] = sum(1 for _ in rows_of(lines, delimiter, name, quoting))
-        except UserError:  # lines of other widths, or quotes that are never closed
+        except UserError:  # rows of different widths, or unclosed quotes
             rows[quoting] = 0
     plain, quoted = rows[csv.QUOTE_NONE], rows[csv.QUOTE_MINIMAL]
     return csv.QUOTE_NONE if plain and plain != quoted else csv.QUOTE_MINIMAL
@@ -65,10 +74,10 @@ def quoting_of(lines: Lines, delimiter: str, name: str) -> int:
 def rows_of(
     lines: Lines, delimiter: str, name: str, quoting: int, starts: array[int] | None = None
 ) -> Iterator[list[str]]:
-    """The header, then the rows, each as wide as the header. UserError with the line. starts: the line on which each of
-    them starts is appended to it.
+    """Yield the header, then the rows, each as wide as the header.
 
-    Blank lines are skipped, except in a table of one column, where a blank line is a row with an empty cell.
+    Blank lines are skipped, except in a table with one column, where a blank line is a row with an empty cell. starts: gets
+    the line on which each of them starts. Raises UserError with the line.
     """
     limit = csv.field_size_limit(FIELD_LIMIT)
     reader = csv.reader(lines(), delimiter=delimiter, strict=True, quoting=quoting)  # type: ignore[arg-type]
@@ -79,7 +88,7 @@ def rows_of(
             if row:
                 width = width or len(row)
                 if len(row) != width:
-                    raise _ragged(row, width, start, delimiter, name)
+                    raise _width_error(row, width, start, delimiter, name)
                 if starts is not None:
                     starts.append(start)
                 yield row
@@ -91,11 +100,11 @@ def rows_of(
 
 
 def lines_of(text: str) -> Iterator[str]:
-    """Lines with their ends, as `io.StringIO(text, newline="")` has them, which copies the text at 4 bytes a character."""
+    """Yield lines with their ends, like `io.StringIO(text, newline="")`, which would copy the text at 4 bytes/character."""
     return (line[0] for line in LINE.finditer(text))
 
 
-def _ragged(row: list[str], width: int, line: int, delimiter: str, name: str) -> UserError:
+def _width_error(row: list[str], width: int, line: int, delimiter: str, name: str) -> UserError:
     mark = {"\t": "tab", ",": "comma", ";": "semicolon"}[delimiter]
     return UserError(
         f"{name}, line {line}: {len(row)} field{'s' * (len(row) != 1)} where the header has {width} (separated by {mark}). "
@@ -104,22 +113,22 @@ def _ragged(row: list[str], width: int, line: int, delimiter: str, name: str) ->
 
 
 def _quote_error(lines: Lines, delimiter: str, name: str, start: int, line: int, error: str) -> UserError:
-    """What went wrong with a quote in the record that starts at line `start`, and the line where its field opened."""
+    """Return the error for a quote in the record that starts at line `start`; it names the line where the field opens."""
     record = "".join(islice(lines(), start - 1, line))
     opened = start + _line_breaks(record[: _open_quote(record, delimiter)])
     if "unexpected end" in error:
-        found = "the quote that opens a field here is never closed"
+        found = "a field opens here with a quote that is never closed"
     elif "expected after" in error:
-        found = f"the field in quotes that opens here ends on line {line} at a quote in the middle of the text"
+        found = f"the quoted field that opens here ends on line {line} at a quote in the middle of the text"
     else:
-        found = f"not readable as CSV ({error})"
+        found = f"invalid CSV ({error})"
     return UserError(
-        f'{name}, line {opened}: {found}. Close the quote, or double each quote inside a text: "so ""it"" is".'
+        f'{name}, line {opened}: {found}. Close the quote, or double each quote inside a text: "like ""this"" one".'
     )
 
 
 def _open_quote(record: str, delimiter: str) -> int:
-    """Position of the opening quote of the first field that is never closed, or closed by a quote amid the text."""
+    """Return the position of the opening quote of the first field that is unclosed, or has a quote inside its text."""
     at = 0
     while at < len(record):
         if record[at] == '"':
@@ -138,15 +147,15 @@ def _line_breaks(text: str) -> int:
 
 
 def columns_of(header: list[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], dict[str, list[str]]]:
-    """The names as in the file, and the columns by `unique_names` of them."""
+    """Return the cleaned names in the header, and the columns by `unique_names`."""
     header = [column.strip(" \t\r\n\ufeff\N{NO-BREAK SPACE}\u200b") for column in header]
     return header, {column: [row[j] for row in rows] for j, column in enumerate(unique_names(header))}
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
-    """Names by which columns can be told apart: a later column of the same name gets its number ("text (column 3)").
+    """Make column names unique: a repeated name gets its column number ("text (column 3)").
 
-    A column that nobody asks for may have any name, or none. Asking for a repeated one is refused by `columns`.
+    Unused columns may have any name, or none. Using a repeated one is refused in `data.columns`.
     """
     found: list[str] = []
     for number, name in enumerate(names, 1):
@@ -158,7 +167,7 @@ def unique_names(names: Sequence[str]) -> list[str]:
 
 
 def check_unique(names: Sequence[str], where: str) -> None:
-    """UserError for a column name that occurs twice."""
+    """Raise UserError if a column name occurs more than once."""
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise UserError(

@@ -1,6 +1,6 @@
 """In-memory tables as data: pandas or polars frames, Arrow tables, `datasets.Dataset`, or a dict of columns.
 
-None of these libraries is needed: a frame is known by what it has, names of its columns and columns by name.
+None of these libraries is required: frames are recognised by their attributes (column names, columns by name).
 """
 
 from __future__ import annotations
@@ -14,18 +14,21 @@ from typing import Any
 
 from randout.core.errors import UserError
 
-EXPECTED = 'Expected the path of a file, a known name, a DataFrame, or columns: {"text": [...], "label": [...]}.'
+EXPECTED = 'Expected a file path, a dataset name, a DataFrame, or columns: {"text": [...], "label": [...]}.'
 
 
 def columns_of(data: Any) -> dict[str, list[Any]]:
-    """Column name -> values of equal length, missing ones None. UserError for what is no table."""
+    """Convert in-memory data to columns of equal length by name; missing values are None.
+
+    Raises UserError if the data are not a table.
+    """
     if isinstance(data, list | tuple) and data and all(isinstance(row, Mapping) for row in data):
         names = list(dict.fromkeys(name for row in data for name in row))
         given = {name: [row.get(name) for row in data] for name in names}
     elif isinstance(data, Mapping):
         given = dict(data)
     else:
-        given = _frame(data)
+        given = _frame_columns(data)
     odd = [name for name in given if not isinstance(name, str)]
     if odd:
         raise UserError(f"data: the column name {odd[0]!r:.60} is a {type(odd[0]).__name__}; expected a string.")
@@ -33,14 +36,16 @@ def columns_of(data: Any) -> dict[str, list[Any]]:
     lengths = {len(values) for values in columns.values()}
     if len(lengths) > 1:
         found = ", ".join(f"{name!r} {len(values):,}" for name, values in list(columns.items())[:10])
-        raise UserError(f"data: columns of unequal length ({found}). Each row needs a value in every column, or None.")
+        raise UserError(
+            f"data: columns have different lengths ({found}). Each row needs a value in every column, or None."
+        )
     if not columns or lengths == {0}:
-        raise UserError(f"data: there is no row. {EXPECTED}")
+        raise UserError(f"data: no rows. {EXPECTED}")
     return columns
 
 
-def _frame(data: Any) -> dict[str, Any]:
-    names = getattr(data, "column_names", None)  # Arrow and datasets; `columns` of an Arrow table are not names
+def _frame_columns(data: Any) -> dict[str, Any]:
+    names = getattr(data, "column_names", None)  # Arrow and datasets; in an Arrow table, `columns` are not names
     names = getattr(data, "columns", None) if names is None else names
     if names is None and hasattr(data, "keys"):
         names = data.keys()
@@ -54,7 +59,10 @@ def _frame(data: Any) -> dict[str, Any]:
 
 
 def _values(name: str, column: Any) -> list[Any]:
-    """The values of a column as Python has them. UserError for a string, a mapping, a set or no sequence at all."""
+    """Return the values of a column as Python objects.
+
+    Raises UserError for a string, a mapping, a set, or anything that is not a sequence.
+    """
     for method in ("to_pylist", "to_list", "tolist"):
         if hasattr(column, method):
             found = getattr(column, method)()
@@ -69,10 +77,10 @@ def _values(name: str, column: Any) -> list[Any]:
 
 
 def saved(data: Any, folder: Path) -> tuple[Path, bool]:
-    """(file, whether it is new) that holds `data`, named by its content, so that the same columns are the same data.
+    """Save in-memory data to a file named by its content, so that equal columns give the same file.
 
-    Parquet; JSON Lines where a column mixes kinds, which only matters where that column is used. On an error nothing
-    is left behind. UserError for what is no table.
+    Returns (file, whether it is new). The format is Parquet, or JSON Lines if a column mixes types. On an error no file is
+    left. Raises UserError if the data are not a table.
     """
     import pyarrow
 
@@ -84,19 +92,19 @@ def saved(data: Any, folder: Path) -> tuple[Path, bool]:
         try:
             table = pyarrow.table(columns)
         except (pyarrow.ArrowException, TypeError, ValueError, OverflowError):
-            return _stored(_json_lines(columns), "jsonl", folder)
-    return _stored(table.replace_schema_metadata(_class_names(data)), "parquet", folder)
+            return _store(_json_lines(columns), "jsonl", folder)
+    return _store(table.replace_schema_metadata(_class_names(data)), "parquet", folder)
 
 
 def _is_missing(value: Any) -> bool:
-    """None, NaN, and pandas' NA and NaT."""
+    """Return whether a value is None, NaN, or NA or NaT of pandas."""
     return (
         value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
     )
 
 
 def _class_names(data: Any) -> dict[bytes, bytes] | None:
-    """The names of classes that a `datasets.Dataset`, or an Arrow table made by it, declares."""
+    """Return schema metadata with the class names that a `datasets.Dataset` (or its Arrow table) declares."""
     schema = getattr(getattr(data, "features", None), "arrow_schema", None)
     schema = getattr(data, "schema", None) if schema is None else schema
     names = (getattr(schema, "metadata", None) or {}).get(b"huggingface")
@@ -108,8 +116,8 @@ def _json_lines(columns: Mapping[str, list[Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
 
 
-def _stored(content: Any, suffix: str, folder: Path) -> tuple[Path, bool]:
-    """Write text or an Arrow table in one move. The folder is made where it is missing."""
+def _store(content: Any, suffix: str, folder: Path) -> tuple[Path, bool]:
+    """Write text or an Arrow table atomically; return (file, whether it is new). Creates the folder if missing."""
     import pyarrow.parquet as parquet
 
     folder.mkdir(parents=True, exist_ok=True)

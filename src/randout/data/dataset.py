@@ -1,7 +1,8 @@
 """Loads a labelled table as a `Dataset`: texts, class indices, duplicate groups, and a split that keeps test rows apart.
 
-`load` reads, checks and splits; `describe` says what was found. Files are parsed by `tables`, opened by `sources`,
-columns and labels checked by `columns`, rows assigned by `division` and `splits`, known names resolved by `datasets`.
+`load` reads, checks and splits; `describe` summarizes the result. Sources are opened by `sources`, files parsed by
+`tables`, named datasets resolved by `named_datasets`, columns and labels checked by `columns` and `labels`, and rows
+assigned to splits by `splits` and `stratify`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from .sources import (
     read_part,
     read_unlabeled,
 )
-from .splits import Division, learnt_first
+from .splits import SplitPlan, trained_classes_first
 from .stratify import Ints, copies_of, merge_groups
 from .streaming import Blocks, blocks_of, whole
 from .summary import DataReport, make_report
@@ -61,45 +62,45 @@ __all__ = [
     "write_table",
 ]
 
-Seen = Callable[[Table], None]  # told of each block that was read
+OnBlock = Callable[[Table], None]  # called with each block that was read
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """n rows and how they are split: the main file's rows in order, then those of further files, unlabelled ones last."""
+    """n rows and their split: rows of the main file in order, then rows of further files, unlabelled ones last."""
 
     texts: list[str]  # n
     labels: Ints  # (n,) index into id2label, then into unseen; -1 for unlabelled rows
-    groups: Ints  # (n,) rows with the same number belong together: by copies and the group column, connected
-    copies: Ints  # (n,) the same number for the same normalised text
-    row_ids: list[str]  # "17" is data row 17 of the main file; "test.csv#17" of another
+    groups: Ints  # (n,) equal for rows connected by copies or the group column, which stay in one split
+    copies: Ints  # (n,) equal for rows with the same normalised text
+    row_ids: list[str]  # "17" is data row 17 of the main file, "test.csv#17" that of another file
     id2label: dict[int, str]
-    split: dict[str, Ints]  # "train", "validation", and "test", "unlabeled" where there are any -> sorted positions
-    sha256: str  # of the file; of "role hash" lines where there are several
+    split: dict[str, Ints]  # "train", "validation", and if present "test", "unlabeled" -> sorted positions
+    sha256: str  # of the file; if there are several, of "role hash" lines
     name: str
     columns: dict[str, str | None]  # "text", "label", "group", "split" -> the column used
     report: DataReport
-    labelled_sha256: str = ""  # as `sha256`, of the labelled rows' files alone
+    labelled_sha256: str = ""  # as `sha256`, without unlabelled files
     about: str = ""
-    max_length: int | None = None  # recommended for it, in tokens
-    unseen: tuple[str, ...] = ()  # labels of held-out rows without a training row: no prediction is right
+    max_length: int | None = None  # recommended maximum length in tokens
+    unseen: tuple[str, ...] = ()  # labels without a training row, which no prediction can match
     lines: Ints = field(
         default_factory=lambda: np.zeros(0, np.int64)
     )  # (n,) where each row starts in its file; 0: unknown
 
     @property
     def names(self) -> list[str]:
-        """Every label of a row: the classes that are learnt, in order, then the unseen ones."""
+        """All labels: the learnable classes in order, then the unseen ones."""
         return [*self.id2label.values(), *self.unseen]
 
     def with_validation_in_training(self) -> Dataset:
-        """The same data with the validation rows among the training rows, and no validation rows."""
+        """Return a copy whose validation rows are moved to the training rows."""
         rows = np.sort(np.concatenate([self.split["train"], self.split["validation"]]))
         return replace(self, split=self.split | {"train": rows, "validation": np.zeros(0, np.int64)})
 
     @cached_property
     def hashes(self) -> Hashes:
-        """(n,) by which rows are known to later runs (`seen`)."""
+        """(n,) row hashes by which later runs recognise these rows (see `storage.seen_rows`)."""
         return row_hashes(self.texts)
 
 
@@ -122,65 +123,70 @@ def load(
     sample: int = 0,
     encoding: str = AUTO,
 ) -> Dataset:
-    """Read a labelled table and split it. An empty string or empty `labels` is the same as None.
+    """Read a labelled table and split it. An empty string or empty `labels` is treated as None.
 
-    `source`: a file, a known name (`rhmd`, `rhmd:PATH`, `coda19`, `film`), `hub:OWNER/NAME`, or a TOML file that
-    describes the data (`described`); what is passed here goes before what it says. `split`: "auto" (stratified,
-    copies and groups whole), "paper" (stratified only), "column" (by `split_column`); a split column or the files
-    `validation` and `test` go before "auto". A missing validation split is carved from train, never from test.
-    `labels`: the classes in order, or a mapping from values in the file to class names, in order. `folds`: the labelled
-    rows of all files are dealt into so many folds, whatever split they came with; fold number `fold` (1 the first) is
-    the test split, `fractions[1]` of the rest validation. The folds depend on (`seed`, `folds`) and not on `fold`.
-    `sample`: about so many labelled rows are kept in all, the same share of each part of the split.
-    `encoding`: of files that are text, as Python names it; "auto": UTF-8.
+    source: a file, a named dataset (`rhmd`, `rhmd:PATH`, `coda19`, `film`), `hub:OWNER/NAME`, or a TOML description (see
+        `toml_source`), whose settings the arguments override.
+    split: "auto" (stratified, with copies and groups kept together), "paper" (stratified only) or "column" (by
+        `split_column`). A split column or the files `validation` and `test` take precedence over "auto". A missing
+        validation split is taken from the training rows, never from the test rows.
+    labels: the classes in order, or an ordered mapping from values in the file to class names.
+    seed: random seed of the split.
+    fractions: shares of training, validation and test rows.
+    folds, fold: cross-validation over the labelled rows of all files, ignoring any given split. Fold number `fold` (from
+        1) is the test split, and `fractions[1]` of the other rows are the validation split. The folds depend on `seed`
+        and `folds` only.
+    sample: approximate number of labelled rows to keep, with the same share of each split; 0: all.
+    encoding: Python's name of the encoding of text files; "auto": UTF-8.
 
-    UserError: anything in the files or the request that cannot be used, by file, row or line, and column.
+    Raises UserError naming file, row or line, and column for anything that cannot be used.
     """
     given = {"validation": validation, "test": test, "unlabeled": unlabeled}
     files = {role: path for role, path in given.items() if path}
     held_out = [role for role in files if role != "unlabeled"]
-    division = Division(split, seed, fractions, folds, fold, sample)
-    division.check(split_column or None, held_out)
+    split_plan = SplitPlan(split, seed, fractions, folds, fold, sample)
+    split_plan.check(split_column or None, held_out)
     notes: list[str] = []
     opened = open_sources(source, files, notes, encoding)
     columns = choose_columns(opened, text_column, label_column, group_column, notes)
     parts, id2label = _labelled(opened, columns, labels or None, notes)
     split_column = split_column or (None if held_out else opened.reading.split_column)
-    roles = division.given(given_split(parts, split_column, notes), source, notes)
+    roles = split_plan.usable_roles(given_split(parts, split_column, notes), source, notes)
     if "unlabeled" in files:
         parts.append(read_unlabeled(opened, columns, notes))
     used = {"text": columns.text, "label": columns.label, "group": columns.group}
     used["split"] = None if roles is None else split_column
     label2id = {label: i for i, label in id2label.items()}
     y = np.array([label2id[label] for part in parts for label in part.labels], dtype=np.int64)
-    y, id2label, unseen = learnt_first(parts, y, roles, id2label)
+    y, id2label, unseen = trained_classes_first(parts, y, roles, id2label)
 
     def divide(groups: Ints) -> dict[str, Ints]:
-        return division.divide(y, groups, roles, [*id2label.values(), *unseen], notes)
+        return split_plan.assign(y, groups, roles, [*id2label.values(), *unseen], notes)
 
     return _assemble(parts, y, id2label, unseen, divide, opened, used, notes)
 
 
 def read_data(config: Config) -> Dataset:
-    """The dataset that `config.data` describes, split."""
+    """Load and split the dataset that `config.data` describes."""
     table = config.data
     given: dict[str, Any] = {
         name: value or None for name, value in table.model_dump().items() if name not in ("source", "split_seed")
     }
     given |= {"split": table.split, "folds": table.folds, "fold": table.fold, "sample": table.sample}
     if not table.source:
-        raise UserError("no data: name a file or a dataset, as in `randout train reviews.csv`")
+        raise UserError("no data given. Name a file or a dataset, as in `randout train reviews.csv`")
     return load(table.source, seed=table.split_seed, **given)
 
 
 class Datasets:
-    """The datasets of a study's cells: each data table is read once, and the last one is held."""
+    """Loads the datasets of a study's cells and caches the last one."""
 
     def __init__(self) -> None:
         self.key = ""
         self.held: Dataset | None = None
 
     def read(self, config: Config) -> Dataset:
+        """Load the dataset of `config`, unless it is the cached one."""
         key = config.data.model_dump_json()
         if self.held is None or key != self.key:
             self.key, self.held = key, read_data(config)
@@ -188,7 +194,7 @@ class Datasets:
 
 
 def data_identity(dataset: Dataset) -> dict[str, Any]:
-    """What a dataset and its split contribute to the fingerprint."""
+    """Return what a dataset and its split contribute to a run's fingerprint."""
     split = {name: hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest() for name, rows in dataset.split.items()}
     data = {"sha256": dataset.sha256, "columns": dataset.columns, "labels": list(dataset.id2label.values())}
     return {"data": data, "split": split}
@@ -197,7 +203,7 @@ def data_identity(dataset: Dataset) -> dict[str, Any]:
 def _labelled(
     opened: Opened, columns: Columns, labels: Labels | None, notes: list[str]
 ) -> tuple[list[Part], dict[int, str]]:
-    """The labelled rows of every file, and the classes in order."""
+    """Return the labelled rows of every file, and the classes in order."""
     classes = label_names(opened, columns.label, labels)
     parts = [read_part(opened, "main", columns, classes, notes)]
     for role in opened.tables:
@@ -209,7 +215,7 @@ def _labelled(
 
 def _assemble(
     parts: Sequence[Part],
-    labels: Ints,  # (n,) of the labelled rows, which come first
+    labels: Ints,  # (n,) class indices of the labelled rows, which come first
     id2label: dict[int, str],
     unseen: tuple[str, ...],
     divide: Callable[[Ints], dict[str, Ints]],  # groups (n,) of the labelled rows -> split
@@ -217,7 +223,7 @@ def _assemble(
     columns: dict[str, str | None],
     notes: list[str],
 ) -> Dataset:
-    """Find copies and groups, split, choose the unlabelled rows, and report."""
+    """Find copies and groups, split, select the unlabelled rows, and create the report."""
     texts = [text for part in parts for text in part.texts]
     row_ids = [f"{part.prefix}{row}" for part in parts for row in range(1, len(part.texts) + 1)]
     lines = np.concatenate([np.asarray(part.table.lines or [0] * len(part.texts), np.int64) for part in parts])
@@ -261,7 +267,7 @@ def _sha256(parts: Sequence[Part], one_file: bool) -> str:
 
 
 def _groups(copies: Ints, values: Sequence[str | None]) -> Ints:
-    """(n,) copies merged with the values of the group column, where None is a group of its own."""
+    """Return (n,) group numbers: copies merged with the values of the group column; None is its own group."""
     if all(value is None for value in values):
         return copies.copy()
     seen: dict[Any, int] = {}
@@ -272,7 +278,10 @@ def _groups(copies: Ints, values: Sequence[str | None]) -> Ints:
 def _choose_unlabeled(
     texts: Sequence[str], copies: Ints, split: Mapping[str, Ints], n: int
 ) -> tuple[Ints, dict[str, int]]:
-    """Positions from n on that are neither empty nor copies of a labelled or an earlier row; how many were left out."""
+    """Select unlabelled rows that are neither empty nor copies of a labelled or an earlier row.
+
+    n: number of labelled rows, which come first. Returns the positions, and the number of rows left out by reason.
+    """
     rows = np.arange(n, len(texts), dtype=np.int64)
     empty = np.array([not text.strip() for text in texts[n:]], dtype=bool)
     held_out = np.concatenate([split[name] for name in ("validation", "test") if name in split])
@@ -290,7 +299,7 @@ def _choose_unlabeled(
 
 
 def describe(dataset: Dataset) -> list[str]:
-    """What a user is shown of a data set, a line each."""
+    """Return the lines that summarize a dataset for the user."""
     n = int((dataset.labels >= 0).sum())
     used = ", ".join(f"{what} {column!r}" for what, column in dataset.columns.items() if column)
     head = [f"data        {dataset.name}: {n:,} labelled rows, {len(dataset.id2label)} classes", f"columns     {used}"]
@@ -300,17 +309,17 @@ def describe(dataset: Dataset) -> list[str]:
 
 @dataclass(frozen=True)
 class TextBlocks:
-    """The texts of a table that was looked through once, to be read again block by block."""
+    """The texts of a table that was checked once and can be read again block by block."""
 
     blocks: Blocks
-    column: str  # of the texts
+    column: str  # the text column
     rows: int
     empty: int  # rows without a text
-    first_empty: list[int]  # numbers of the first of these rows; the first row is 1
-    first_lines: list[int]  # the lines on which they start; empty where these are not known
+    first_empty: list[int]  # numbers of the first few of these rows, counted from 1
+    first_lines: list[int]  # the lines on which they start; empty if unknown
 
     def __iter__(self) -> Iterator[tuple[Table, list[str]]]:
-        """Each block of rows with its texts, "" where a row has none."""
+        """Yield each block of rows with its texts; a missing text is ""."""
         for block in self.blocks:
             yield block, ["" if cols.is_missing(value) else value for value in block.columns[self.column]]
 
@@ -318,15 +327,15 @@ class TextBlocks:
 @contextmanager
 def open_texts(
     path: str | Path, text_column: str | None = None, trained: str | None = None, encoding: str = AUTO
-) -> Iterator[tuple[Blocks, Callable[[Seen], TextBlocks]]]:
-    """The blocks of a file to predict on, and a function that looks through them for its texts (`texts_of`).
+) -> Iterator[tuple[Blocks, Callable[[OnBlock], TextBlocks]]]:
+    """Open a file to predict on; yields its blocks, and a function that checks them and returns the texts (`texts_of`).
 
-    The file stays open as long as the context is. Arguments as of `texts_of` and `load`.
+    The file is open for the duration of the context. Arguments as for `texts_of` and `load`.
     """
     known = toml_source.resolve(path, encoding)
     if known is not None and len(known.tables) > 1:
         names = ", ".join(table.name for table in known.tables.values())
-        raise UserError(f"{path} describes several tables, and one is labelled at a time. Name one of them: {names}.")
+        raise UserError(f"{path} describes several tables; predict on one at a time. Name one of them: {names}.")
     if known is not None:
         column = text_column or known.reading.text_column
         blocks = whole(known.tables["main"])
@@ -338,12 +347,13 @@ def open_texts(
 
 
 def texts_of(
-    blocks: Blocks, text_column: str | None = None, trained: str | None = None, seen: Seen = lambda block: None
+    blocks: Blocks, text_column: str | None = None, trained: str | None = None, seen: OnBlock = lambda block: None
 ) -> TextBlocks:
-    """Look through a whole table for its texts; no label column is needed.
+    """Check the texts of a whole table; no label column is needed.
 
-    trained: the column that the model was trained on; it is read where nobody names another and the table has it.
-    seen: told of each block. UserError: a malformed file, an unclear column, a text that is no string, no text at all.
+    text_column: the column to read; None: `trained` (the text column of the model's training data) if the table has it,
+    else the obvious one. seen: called with each block. Raises UserError for a malformed file, an unclear column, a text
+    that is not a string, or a table without texts.
     """
     column, rows, empty = "", 0, 0
     first_empty: list[int] = []
@@ -367,20 +377,20 @@ def texts_of(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Rows to score a model on: those of `rows` in `table`, numbered from 0."""
+    """Rows on which to evaluate a model: the positions `rows` (from 0) in `table`."""
 
     texts: list[str]
     labels: Ints  # (n,) index into the model's classes, then into unseen
-    groups: Ints  # (n,) the same number for copies, and for what the data set groups
+    groups: Ints  # (n,) equal for copies and for rows that the dataset groups
     table: Table
     rows: Ints  # (n,)
-    without_text: list[int]  # numbers of the rows that are left out, as they have no text; the first row is 1
-    unseen: tuple[str, ...] = ()  # labels that are no classes of the model, sorted
+    without_text: list[int]  # numbers of the rows left out for lack of a text, counted from 1
+    unseen: tuple[str, ...] = ()  # labels that are not classes of the model, sorted
 
 
 @dataclass(frozen=True)
 class LabelledFile:
-    """A labelled file that was read, and its columns, before a model is known that could be scored on it."""
+    """A labelled file and its columns, read and checked independently of any model."""
 
     opened: Opened
     columns: Columns
@@ -394,9 +404,9 @@ def open_evaluation(
     trained: Mapping[str, str | None] | None = None,
     encoding: str = AUTO,
 ) -> LabelledFile:
-    """The first part of `load_evaluation`, which needs no model: what can be wrong with the file itself is reported here.
+    """Read a labelled file and choose its columns: the part of `load_evaluation` that needs no model.
 
-    Arguments and errors as of `load_evaluation`.
+    Arguments and errors as for `load_evaluation`.
     """
     notes: list[str] = []
     opened = open_sources(source, {}, notes, encoding)
@@ -418,15 +428,19 @@ def load_evaluation(
     encoding: str = AUTO,
     strict: bool = False,
 ) -> Evaluation:
-    """The labelled rows of a file, to score a model on; rows without a text are left out.
+    """Load the labelled rows of a file to evaluate a model on; rows without a text are left out.
 
-    `source` and `encoding` as for `load` (the whole file; where it comes with a test split, that one), or what
-    `open_evaluation` returned, which has the columns. Labels are matched
-    as `load` matches those of further files; `notes` is appended to where a spelling differs. trained: the columns
-    "text" and "label" that the model was trained on; they are read where nobody names others and the file has them.
-    told: is called with the columns that are read. strict: whether every label must be in `id2label`. UserError for a
-    label that is not, by row, with the known ones, where strict or where no row has a known one; and where no row has a
-    text.
+    source: as for `load` (all rows, or the test split if the data come with one), or the result of `open_evaluation`.
+    id2label: the model's classes. Labels are matched to them as `load` matches those of further files.
+    text_column, label_column: the columns to read; None: those of `trained` ("text" and "label" of the model's training
+        data) if the file has them, else the obvious ones.
+    notes: gets a line if spellings differ.
+    told: called with the columns that are read.
+    encoding: as for `load`.
+    strict: whether every label must be a class of the model.
+
+    Raises UserError for an unknown label, naming row and known labels, if `strict` or if no row has a known label; and if
+    no row has a text.
     """
     notes = [] if notes is None else notes
     if not isinstance(source, LabelledFile):
@@ -444,7 +458,7 @@ def load_evaluation(
     label2id |= {label: i for i, label in enumerate(unseen, len(label2id))}
     labels = np.array([label2id[label] for label in part.labels], dtype=np.int64)
     with_text = np.array([bool(text) for text in part.texts], dtype=bool)
-    filled = np.flatnonzero(with_text)  # empty texts are no copies of one another
+    filled = np.flatnonzero(with_text)  # empty texts are not copies of one another
     groups = np.full(len(labels), -1, dtype=np.int64)
     groups[filled] = _groups(copies_of([part.texts[row] for row in filled]), [part.groups[row] for row in filled])
     rows = np.arange(len(labels))
@@ -454,7 +468,7 @@ def load_evaluation(
     left_out, rows = (rows[~with_text[rows]] + 1).tolist(), rows[with_text[rows]]
     if not len(rows):
         raise cols.without_text(part.table.name, columns.text)
-    if (labels[rows] >= len(id2label)).all():  # labels of another kind: refused, with what is known
+    if (labels[rows] >= len(id2label)).all():  # no label is known: raise the error of a strict match
         read_part(opened, role, columns, known_labels, [], empty_texts=True)
     kept = [part.texts[row] for row in rows]
     return Evaluation(kept, labels[rows], groups[rows], part.table, rows, left_out, tuple(unseen))

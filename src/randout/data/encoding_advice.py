@@ -1,6 +1,6 @@
 """Advice on files that are not UTF-8: the likely encoding, and the `iconv` command that converts them.
 
-A wrong guess must not destroy characters silently. So an encoding is named only where the whole sample decodes in it and
+A wrong guess must not silently corrupt characters. Therefore an encoding is suggested only if the whole sample decodes and
 the decoded characters fit their neighbours (an accented lower-case letter within a word, a curly quote at its edge).
 """
 
@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 STANDARD_INPUT = "standard input"
-SAMPLE = 2000  # lines with bytes outside ASCII that are looked at
-PLAUSIBLE = 0.6  # mean score of the characters outside ASCII from which an encoding is named
-CANDIDATES = {  # Python's codec -> its name in iconv; the first of several that fit equally well is taken
+SAMPLE = 2000  # number of non-ASCII lines examined
+PLAUSIBLE = 0.6  # minimum mean score of non-ASCII characters for an encoding to be suggested
+CANDIDATES = {  # Python codec -> name in iconv; of equally good ones the first is used
     "cp1252": "cp1252",
     "mac_roman": "macintosh",
     "cp1250": "cp1250",
@@ -34,19 +34,19 @@ WITHIN_WORDS = "’–—­\N{NO-BREAK SPACE}"
 MARKS = "‘’“”«»‹›„–—…•·€£¥§°©®™¿¡½¼¾²³ªº\N{NO-BREAK SPACE}"
 
 
-def command(name: str, encoding: str) -> str:
-    """The shell command that converts a file; its name is quoted where the shell needs that."""
+def iconv_command(name: str, encoding: str) -> str:
+    """Return the shell command that converts a file to UTF-8, with its name quoted if necessary."""
     if name == STANDARD_INPUT:
         return f"iconv -f {encoding} -t utf-8"
     return f"iconv -f {encoding} -t utf-8 {shlex.quote(name)} > utf8{Path(name).suffix}"
 
 
 def utf16_or_32(data: bytes) -> tuple[str, str] | None:
-    """(encoding for iconv, how it shows) of bytes in UTF-16 or UTF-32, with or without a byte order mark; else None."""
+    """Detect UTF-16 or UTF-32, with or without a byte order mark: return (encoding for iconv, evidence) or None."""
     if data[:4] in (b"\xff\xfe\x00\x00", b"\x00\x00\xfe\xff"):
-        return "utf-32", "it starts with the UTF-32 mark"
+        return "utf-32", "it starts with a UTF-32 byte order mark"
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return "utf-16", "it starts with the UTF-16 mark"
+        return "utf-16", "it starts with a UTF-16 byte order mark"
     head = data[:4096]
     even, odd = head[::2].count(0), head[1::2].count(0)
     if max(even, odd) < 2 or min(even, odd) > 0.02 * max(even, odd):
@@ -62,32 +62,32 @@ def utf16_or_32(data: bytes) -> tuple[str, str] | None:
 
 
 def advice(data: bytes, name: str) -> str:
-    """What to do about a file that is not UTF-8 throughout: a conversion, or why none is named."""
+    """Advise what to do about a file that is not valid UTF-8: a conversion, or why none is suggested."""
     lines = list(_lines(data))
     whole = [number for number, line in lines if _decoded(line, "utf-8") is not None]
     broken = [number for number, line in lines if _decoded(line, "utf-8") is None]
     if whole:
         shown = ", ".join(map(str, broken[:5])) + (f" and {len(broken) - 5:,} more" if len(broken) > 5 else "")
         return (
-            f"Other lines are UTF-8 (line {whole[0]}), so converting the file would damage them: it is made of parts in "
-            f"two encodings, or texts were cut within a character. Correct or remove line{'s' * (len(broken) > 1)} {shown}."
+            f"Other lines are UTF-8 (line {whole[0]}), so converting the file would damage them: the file mixes two "
+            f"encodings, or texts were cut within a character. Correct or remove line{'s' * (len(broken) > 1)} {shown}."
         )
-    codec, line = plausible([line for _, line in lines])
+    codec, line = best_codec([line for _, line in lines])
     if codec is None:
         return (
-            "Save it as UTF-8 with the program that wrote it. (No usual encoding fits, so no conversion is proposed.)"
+            "Save it as UTF-8 with the program that wrote it. (No common encoding fits, so no conversion is suggested.)"
         )
     encoding, python = CANDIDATES[codec], codec
     if codec == "cp1252" and not any(0x80 <= byte < 0xA0 for _, line in lines for byte in line):
-        encoding = python = "latin1"  # the two differ in these bytes only
+        encoding = python = "latin1"  # they differ only in these bytes
     return (
-        f"It reads as {encoding}: {_excerpt(line)!r}. If that is right, read it with --encoding {python}, "
-        f"or convert it: {command(name, encoding)}"
+        f"It looks like {encoding}: {_excerpt(line)!r}. If that is correct, read it with --encoding {python}, "
+        f"or convert it: {iconv_command(name, encoding)}"
     )
 
 
-def plausible(lines: list[bytes]) -> tuple[str | None, str]:
-    """(codec of `CANDIDATES` that fits best or None, the first line decoded in it) of lines that are not ASCII."""
+def best_codec(lines: list[bytes]) -> tuple[str | None, str]:
+    """Find the best codec of `CANDIDATES` for non-ASCII lines: return (codec or None, first line decoded with it)."""
     best, found, first = PLAUSIBLE, None, ""
     for codec in CANDIDATES:
         decoded = [_decoded(line, codec) for line in lines]
@@ -101,7 +101,7 @@ def plausible(lines: list[bytes]) -> tuple[str | None, str]:
 
 
 def _lines(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(number, line) of the first lines that are not ASCII."""
+    """Yield (number, line) of the first `SAMPLE` non-ASCII lines."""
     found = 0
     for number, line in enumerate(data.split(b"\n"), 1):
         if not line.isascii():
@@ -119,13 +119,13 @@ def _decoded(line: bytes, codec: str) -> str | None:
 
 
 def _excerpt(line: str) -> str:
-    """About 40 characters around the first one outside ASCII."""
+    """Return about 40 characters around the first non-ASCII one."""
     at = next((i for i, c in enumerate(line) if not c.isascii()), 0)
     return line[max(0, at - 20) : at + 20].strip()
 
 
 def _score(text: str, codec: str) -> float:
-    """Mean over the characters outside ASCII of how well each fits its neighbours: from -5 (a control) to 1."""
+    """Return the mean over non-ASCII characters of how well each fits its neighbours: -5 (control character) to 1."""
     padded = f" {text} "
     scores = []
     for i, char in enumerate(padded[1:-1], 1):
@@ -151,7 +151,7 @@ def _fit(before: str, char: str, after: str) -> float:
 
 
 def _fit_letter(before: str, char: str, after: str) -> float:
-    """Letters of one script next to each other, and no capital after a small letter."""
+    """Score a letter: neighbours should be of the same script, and no capital should follow a small letter."""
     latin, near = _script(char) == "LATIN", [other for other in (before, after) if other.isalpha()]
     if char.lower() == char.upper():  # ª, º
         return 0.0
@@ -165,13 +165,13 @@ def _fit_letter(before: str, char: str, after: str) -> float:
         return 1.0 if latin and char in "àÀáéÉóíýèôœ" else 0.0
     if (
         latin and len(near) == 2 and not any(other.isascii() for other in near)
-    ):  # accented letters only: another alphabet, misread
+    ):  # only accented letters: another alphabet, misread
         return -0.5
     return 1.0
 
 
 def _fit_east_asian(char: str, codec: str) -> float:
-    """Kana, Hangul and the characters of everyday texts; rare ones are what other encodings look like."""
+    """Score an East Asian character: common characters are plausible; rare ones suggest another encoding."""
     japanese, korean = codec in ("cp932", "euc_jp"), codec == "cp949"
     if unicodedata.category(char)[0] == "P":
         return 0.8
@@ -184,11 +184,11 @@ def _fit_east_asian(char: str, codec: str) -> float:
     standard, first, last = {"gb18030": ("gb2312", 0xB0, 0xD7), "big5": ("big5", 0xA4, 0xC6)}.get(
         codec, ("shift_jis", 0x88, 0x97)
     )
-    return 0.8 if first <= _lead(char, standard) <= last else -0.5  # level 1: the frequent characters
+    return 0.8 if first <= _lead(char, standard) <= last else -0.5  # level 1 of the standard: frequent characters
 
 
 def _lead(char: str, codec: str) -> int:
-    """The first of a character's two bytes; 0 where it has not two."""
+    """Return the first byte of a two-byte character, or 0 if it does not have two bytes."""
     try:
         code = char.encode(codec)
     except UnicodeEncodeError:

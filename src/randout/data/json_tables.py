@@ -1,8 +1,8 @@
-"""JSON Lines, lists of objects and the other JSON shapes in which tables are exported, as columns.
+"""Reads JSON Lines, lists of objects and the other JSON shapes of exported tables into columns.
 
 | shape | written by |
 |---|---|
-| one object a line, or one after another | JSON Lines, `jq` |
+| one object per line, or concatenated objects | JSON Lines, `jq` |
 | `[{"text": ..., "label": ...}, ...]` | `to_json(orient="records")` |
 | `{"text": [...], "label": [...]}` | a dictionary of columns |
 | `{"text": {"0": ...}, "label": {"0": ...}}` | pandas' `to_json()` |
@@ -23,15 +23,15 @@ from randout.core.errors import UserError
 from .csv_parsing import check_unique
 
 EXPECTED = (
-    'Expected one object a line ({"text": ..., "label": ...}), or one list of such objects '
+    'Expected one object per line ({"text": ..., "label": ...}), or one list of such objects '
     '(pandas: to_json(orient="records")).'
 )
 BLANK = " \t\r\n\ufeff"
-Records = list[tuple[int | None, Any]]  # (line, or None within one list; value)
+Records = list[tuple[int | None, Any]]  # (line, or None if in a list; value)
 
 
 def parse_json(text: str, name: str) -> tuple[dict[str, list[Any]], str]:
-    """JSON in one of the shapes above to (columns, "jsonl" or "json"); a key that a row lacks is None there."""
+    """Parse JSON in one of the shapes above to (columns, "jsonl" or "json"); missing keys become None."""
     form = "json"
     if text.lstrip()[0] == "[":
         records: Records = [(None, item) for item in _loads(text, name, 1)]
@@ -52,7 +52,7 @@ def parse_json(text: str, name: str) -> tuple[dict[str, list[Any]], str]:
 
 
 def _whole_object(text: str, name: str) -> dict[str, Any] | None:
-    """The object where the file is one; None where it is several, or not valid (which is reported by line later)."""
+    """Return the object if the file is a single one; None if it is several, or invalid (reported by line later)."""
     start = len(text) - len(text.lstrip())
     try:
         found, end = _decoder(f"{name}, line 1").raw_decode(text, start)
@@ -62,11 +62,11 @@ def _whole_object(text: str, name: str) -> dict[str, Any] | None:
 
 
 def _columns_of(whole: dict[str, Any], name: str) -> dict[str, list[Any]] | None:
-    """Columns of an object that is a table by columns or split into names and rows; None for another shape."""
+    """Return the columns of an object of columns, or of names and rows; None for another shape."""
     names, rows = whole.get("columns"), whole.get("data")
     if isinstance(names, list) and isinstance(rows, list) and all(isinstance(row, list) for row in rows):
         if any(len(row) != len(names) for row in rows):
-            raise UserError(f'{name}: rows of "data" have another length than "columns" ({len(names)}). {EXPECTED}')
+            raise UserError(f'{name}: rows of "data" differ in length from "columns" ({len(names)}). {EXPECTED}')
         check_unique(list(map(str, names)), name)
         return {str(key): [row[j] for row in rows] for j, key in enumerate(names)}
     values = list(whole.values())
@@ -76,18 +76,18 @@ def _columns_of(whole: dict[str, Any], name: str) -> dict[str, list[Any]] | None
         lengths = {len(value) for value in values}
         if len(lengths) > 1:
             found = ", ".join(f"{key!r} {len(value):,}" for key, value in list(whole.items())[:10])
-            raise UserError(f"{name}: one object of columns of unequal length ({found}). {EXPECTED}")
+            raise UserError(f"{name}: an object of columns with different lengths ({found}). {EXPECTED}")
         return dict(whole)
     if all(isinstance(value, dict) for value in values) and not _numbered(whole):
         if all(_numbered(value) for value in values):
             keys = list(dict.fromkeys(key for value in values for key in value))
             return {column: [value.get(key) for key in keys] for column, value in whole.items()}
-        raise UserError(f"{name}: one object of objects, whose rows and columns cannot be told apart. {EXPECTED}")
+        raise UserError(f"{name}: an object of objects in which rows and columns cannot be told apart. {EXPECTED}")
     return None
 
 
 def _rows_of(whole: dict[str, Any], name: str) -> list[Any] | None:
-    """The rows that an object holds under one key, or by number; None where it is itself a row."""
+    """Return the rows that an object has under one key, or by number; None if it is itself a row."""
     if whole and _numbered(whole) and all(isinstance(value, dict) for value in whole.values()):
         return list(whole.values())
     lists = [key for key, value in whole.items() if _is_rows(value)]
@@ -96,8 +96,8 @@ def _rows_of(whole: dict[str, Any], name: str) -> list[Any] | None:
         return rows
     if len(lists) > 1:
         raise UserError(
-            f"{name}: one object with several lists of rows ({', '.join(map(repr, lists[:10]))}). "
-            "Write each list to a file of its own, and name them with --validation and --test."
+            f"{name}: an object with several lists of rows ({', '.join(map(repr, lists[:10]))}). "
+            "Write each list to a separate file, and name the files with --validation and --test."
         )
     return None
 
@@ -111,7 +111,7 @@ def _numbered(value: dict[str, Any]) -> bool:
 
 
 def _values(text: str, name: str) -> Records:
-    """The objects of JSON Lines; where they are spread over lines, one after another."""
+    """Parse JSON Lines, or concatenated objects that span several lines."""
     lines = text.split("\n")
     first = next(number for number, line in enumerate(lines) if line.strip())
     if lines[first].rstrip().endswith(("{", "[", ",", ":")):
@@ -120,7 +120,7 @@ def _values(text: str, name: str) -> Records:
 
 
 def records_of(lines: Iterable[str], name: str) -> Iterator[dict[str, Any]]:
-    """The objects of JSON Lines, checked one by one. UserError with the line."""
+    """Yield the objects of JSON Lines, each checked. Raises UserError with the line."""
     for number, line in enumerate(lines, 1):
         if line.strip(BLANK):
             record = _loads(line, name, number)
@@ -130,7 +130,7 @@ def records_of(lines: Iterable[str], name: str) -> Iterator[dict[str, Any]]:
 
 
 def is_json_lines(lines: Iterable[str], name: str) -> bool:
-    """Whether JSON is an object a line, of several lines: what `records_of` reads. Other shapes are read whole."""
+    """Return whether the text is JSON Lines with several lines, which `records_of` reads; other shapes are read whole."""
     some = islice((line for line in lines if line.strip(BLANK)), 2)
     first = next(some, "")
     try:
@@ -140,11 +140,12 @@ def is_json_lines(lines: Iterable[str], name: str) -> bool:
 
 
 def columns_of(records: Sequence[dict[str, Any]], names: Iterable[str]) -> dict[str, list[Any]]:
-    """Rows to columns; a key that a row lacks is None there."""
+    """Convert rows to columns; missing keys become None."""
     return {key: [record.get(key) for record in records] for key in names}
 
 
 def _sequence(text: str, name: str) -> Records:
+    """Parse concatenated JSON values that may span several lines."""
     records: Records = []
     at, line = 0, 1
     while at < len(text):
@@ -157,7 +158,7 @@ def _sequence(text: str, name: str) -> Records:
         except json.JSONDecodeError as error:
             raise _broken(name, error.lineno, error) from None
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{name}, line {line}: JSON that cannot be read ({error}).") from None
+            raise UserError(f"{name}, line {line}: unreadable JSON ({error}).") from None
         records.append((line, value))
         line += text.count("\n", at, end)
         at = end
@@ -174,19 +175,19 @@ def _decoder(where: str) -> json.JSONDecoder:
 
 
 def _loads(text: str, name: str, line: int) -> Any:
-    """One JSON value; UserError with line and column."""
+    """Parse one JSON value. Raises UserError with line and column."""
     try:
         return _decoder(f"{name}, line {line}").decode(text.lstrip("\ufeff"))
     except json.JSONDecodeError as error:
         raise _broken(name, line + error.lineno - 1, error) from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{name}, line {line}: JSON that cannot be read ({error}).") from None
+        raise UserError(f"{name}, line {line}: unreadable JSON ({error}).") from None
 
 
 def _broken(name: str, line: int, error: json.JSONDecodeError) -> UserError:
     return UserError(
-        f"{name}, line {line}, column {error.colno}: broken JSON ({error.msg}). "
-        "Expected one whole object on each line, or one list of objects."
+        f"{name}, line {line}, column {error.colno}: invalid JSON ({error.msg}). "
+        "Expected one complete object on each line, or one list of objects."
     )
 
 
@@ -207,7 +208,7 @@ def _check_surrogates(records: Sequence[tuple[int | None, Any]], text: str, name
             json.dumps(record, ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError:
             raise UserError(
-                f"{name}, {_where(number, row)}: half of a surrogate pair (\\ud8..), which is no character. Remove it."
+                f"{name}, {_where(number, row)}: half of a surrogate pair (\\ud8..), which is not a character. Remove it."
             ) from None
 
 
@@ -216,7 +217,7 @@ def _where(line: int | None, row: int) -> str:
 
 
 def kind(value: Any) -> str:
-    """What a JSON value is, in words."""
+    """Name the type of a JSON value."""
     names = {
         list: "a list",
         str: "a string",

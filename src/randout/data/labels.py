@@ -21,32 +21,29 @@ from .tables import Table
 INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 WHOLE = re.compile(r"([+-]?\d+)\.0*")
-LISTED = 20  # class names that a message lists
-PASTED = 50  # class names that a command to paste may have
-INVISIBLE = (
-    dict.fromkeys(  # characters that show nothing: soft hyphen, zero width, byte order mark, directions, fillers
-        map(
-            ord,
-            "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2060\u2061\u2062\u2063\u2064\u3164\ufeff\uffa0",
-        )
+MAX_LISTED = 20  # maximum class names listed in a message
+MAX_PASTED = 50  # maximum class names in a suggested command
+INVISIBLE = dict.fromkeys(  # soft hyphen, zero width, byte order mark, directions, fillers
+    map(
+        ord,
+        "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2060\u2061\u2062\u2063\u2064\u3164\ufeff\uffa0",
     )
-    | dict.fromkeys(
-        [*range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0x09), *range(0x0E, 0x1C), *range(0x7F, 0x85)]
-    )
+) | dict.fromkeys(
+    [*range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0x09), *range(0x0E, 0x1C), *range(0x7F, 0x85)]
 )
-JOINERS = "\u200c\u200d"  # part of words and emoji, and invisible at the ends
-ALIKE = str.maketrans(  # letters and marks of other scripts that look like Latin ones
+JOINERS = "\u200c\u200d"  # used within words and emoji; invisible at either end
+LATIN_LOOKALIKES = str.maketrans(  # letters and marks of other scripts that look like Latin ones
     "АВЕЅІЈКМНОРСТУХаеоѕіјрсухһԁ" "ΑΒΕΖΗΙΚΜΝΟΡΤΥΧονρι" "‐‑‒–—−‘’‛′“”„″",
     "ABESIJKMHOPCTYXaeosijpcyxhd" "ABEZHIKMNOPTYXovpi" "------" "''''" '""""',
 )  # fmt: skip
 
 
 class UnknownLabel(UserError):
-    """A label that is none of the known classes."""
+    """A label is not among the known classes."""
 
 
-def clean(label: str) -> str:
-    """A label as its class is named: NFC, plain spaces, no invisible characters, stripped."""
+def clean_label(label: str) -> str:
+    """Normalize a label to its class name: NFC, plain spaces, no invisible characters, stripped."""
     if label.isascii() and label.isprintable():
         return label.strip()
     label = unicodedata.normalize("NFC", label.translate(INVISIBLE))
@@ -61,22 +58,22 @@ def _stripped(label: str) -> str:
     return label
 
 
-def look(label: str) -> str:
-    """The form in which labels that look alike, or differ only by case or a trailing ".0", are the same."""
-    label = clean(unicodedata.normalize("NFKC", label)).translate(dict.fromkeys(map(ord, JOINERS)))
-    label = " ".join(label.translate(ALIKE).casefold().split())
+def lookalike_key(label: str) -> str:
+    """Return a key that is equal for labels that look alike, or differ only in case or a trailing ".0"."""
+    label = clean_label(unicodedata.normalize("NFKC", label)).translate(dict.fromkeys(map(ord, JOINERS)))
+    label = " ".join(label.translate(LATIN_LOOKALIKES).casefold().split())
     return whole[1] if (whole := WHOLE.fullmatch(label)) else label
 
 
-def listed(labels: Iterable[str], limit: int = LISTED) -> str:
-    """`"'a', 'b'"`, or the first `limit` and how many more."""
+def listed(labels: Iterable[str], limit: int = MAX_LISTED) -> str:
+    """List labels in quotes: `"'a', 'b'"`, at most `limit`, followed by the number of further ones."""
     names = list(labels)
     more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
     return ", ".join(f"{name!r:.60}" for name in names[:limit]) + more
 
 
-def setting(labels: Collection[str]) -> str:
-    """The option that makes these labels the classes, ready to paste into a shell."""
+def labels_option(labels: Collection[str]) -> str:
+    """Return the command-line option that declares these labels as classes, quoted for the shell."""
     return f"--set {shlex.quote('data.labels=' + json.dumps(sorted(labels, key=_number), ensure_ascii=False))}"
 
 
@@ -87,36 +84,34 @@ def _number(label: str) -> tuple[float, str]:
 def labels_of(
     table: Table, column: str, known: Collection[str] | None = None, notes: list[str] | None = None
 ) -> list[str]:
-    """The column as cleaned strings: integers as their digits, booleans as "true" and "false".
+    """Return a label column as cleaned strings: integers as digits, booleans as "true" and "false".
 
-    `known`: the classes, where they are settled already; what a value looks like (a decimal number, several kinds in one
-    column) is then no reason to refuse it. Appends to `notes` what was changed.
-
-    UserError: a missing label, several in one row, values of several kinds, or decimal numbers.
+    known: the classes, if already determined; decimal numbers and mixed types are then accepted. Appends changes to
+    `notes`. Raises UserError for a missing label, several labels in one row, mixed types, or decimal numbers.
     """
     notes = [] if notes is None else notes
     values = _values(table, column, known, notes)
-    values = _unlisted(table, column, values, notes)
+    values = _unwrap_lists(table, column, values, notes)
     missing = [row for row, value in enumerate(values, 1) if is_missing(value)]
     if known is None:
         _check_kinds(table, column, values)
     if known is None and any(isinstance(value, float | Decimal) and not is_missing(value) for value in values):
         found = [_label(value) for value in values if not is_missing(value)]
         row = next(row for row, value in enumerate(values, 1) if not is_missing(value))
-        raise _fractional(table, column, row, found)
+        raise _decimal_error(table, column, row, found)
     if missing:
         have = verb(len(missing), "has", "have")
         raise UserError(
             f"{table.name}: {len(missing):,} of {plural(len(values), 'row')} {have} no label in column {column!r}: "
-            f"{rows_in(table, missing)}. Label them, or move them to a file of their own and give it with --unlabeled."
+            f"{rows_in(table, missing)}. Label them, or move them to a separate file and name it with --unlabeled."
         )
     spelt = {(type(value), value) for value in values}
-    cache = {key: clean(_label(key[1])) for key in spelt}
+    cache = {key: clean_label(_label(key[1])) for key in spelt}
     labels = [cache[type(value), value] for value in values]
     empty = [row for row, label in enumerate(labels, 1) if not label]
     if empty:
         raise UserError(
-            f"{table.name}, {rows_in(table, empty)}: the label (column {column!r}) has invisible characters only. "
+            f"{table.name}, {rows_in(table, empty)}: the label (column {column!r}) consists of invisible characters. "
             "Label these rows, or remove them."
         )
     _note_cleaned(table, column, values, cache, notes)
@@ -124,12 +119,12 @@ def labels_of(
         odd = {label for label in cache.values() if not label.lstrip("+-").isdigit()}
         row = next((row for row, label in enumerate(labels, 1) if label in odd), 0)
         if row:
-            raise _fractional(table, column, row, [labels[row - 1], *labels])
+            raise _decimal_error(table, column, row, [labels[row - 1], *labels])
     return labels
 
 
 def _values(table: Table, column: str, known: Collection[str] | None, notes: list[str]) -> Sequence[Any]:
-    """The column's values, with the names that the file declares in place of their numbers (-1: no label)."""
+    """Return the values of a column, with class numbers replaced by the names that the file declares (-1: no label)."""
     values, names = table.columns[column], table.categories.get(column)
     if not names:
         return values
@@ -138,27 +133,27 @@ def _values(table: Table, column: str, known: Collection[str] | None, notes: lis
     if beyond:
         row = list(values).index(beyond[0]) + 1
         raise UserError(
-            f"{table.name}, {table.row(row)}: the label (column {column!r}) is {beyond[0]}, and the file names the classes 0 to "
-            f"{len(names) - 1} ({listed(names)}). Correct the label, or write the names themselves as labels."
+            f"{table.name}, {table.row(row)}: the label (column {column!r}) is {beyond[0]}, but the file declares the classes "
+            f"0 to {len(names) - 1} ({listed(names)}). Correct the label, or use the class names as labels."
         )
     if known is not None and codes:
-        looks = {look(str(label)) for label in known}
-        by_name = all(look(names[code]) in looks for code in codes)
-        if not by_name and all(str(code) in looks for code in codes):
-            notes.append(f"{table.name}: labels are taken by number; the file names them {listed(names)}")
+        known_keys = {lookalike_key(str(label)) for label in known}
+        by_name = all(lookalike_key(names[code]) in known_keys for code in codes)
+        if not by_name and all(str(code) in known_keys for code in codes):
+            notes.append(f"{table.name}: labels are matched by number; the file names them {listed(names)}")
             return values
     return [names[value] if isinstance(value, int) and value != -1 else None for value in values]
 
 
-def _unlisted(table: Table, column: str, values: Sequence[Any], notes: list[str]) -> Sequence[Any]:
-    """Lists of one label as that label. UserError: a list of several, or an object."""
+def _unwrap_lists(table: Table, column: str, values: Sequence[Any], notes: list[str]) -> Sequence[Any]:
+    """Replace lists of one label by that label. Raises UserError for a list of several labels, or an object."""
     if not any(isinstance(value, list | tuple | dict | set | bytes) for value in values):
         return values
     found: list[Any] = []
     for row, value in enumerate(values, 1):
         if isinstance(value, list | tuple | set):
             if len(value) > 1:
-                raise _several(table, column, row, value)
+                raise _multi_label_error(table, column, row, value)
             found.append(next(iter(value), None))
         else:
             found.append(value)
@@ -168,12 +163,12 @@ def _unlisted(table: Table, column: str, values: Sequence[Any], notes: list[str]
                 f"{table.name}, {table.row(row)}: the label (column {column!r}) is {what}, {found[-1]!r:.60}; expected a string "
                 "or an integer. Name another column with --label-column, or write the labels as strings."
             )
-    notes.append(f"{table.name}: column {column!r} holds lists of one label each; the label in each list is taken")
+    notes.append(f"{table.name}: column {column!r} contains lists of one label each; the label in each list is used")
     return found
 
 
 def _check_kinds(table: Table, column: str, values: Sequence[Any]) -> None:
-    """UserError where a column mixes strings, numbers and true or false: 1, "1" and true would be two classes or three."""
+    """Raise UserError if a column mixes types, as it would be unclear whether 1, "1" and true are the same class."""
     first: dict[str, int] = {}
     kinds = {bool: "true or false", str: "strings", int: "numbers", float: "numbers", Decimal: "numbers"}
     if len(set(map(type, values))) == 1:
@@ -184,8 +179,8 @@ def _check_kinds(table: Table, column: str, values: Sequence[Any]) -> None:
     if len(first) > 1:
         found = " and ".join(f"{kind} (row {row}: {values[row - 1]!r:.40})" for kind, row in first.items())
         raise UserError(
-            f"{table.name}: the labels (column {column!r}) are of several kinds: {found}. "
-            "Write all of them in one way, for example as strings."
+            f"{table.name}: the labels (column {column!r}) are of different types: {found}. "
+            "Use one type for all of them, for example strings."
         )
 
 
@@ -196,7 +191,7 @@ def _label(value: Any) -> str:
 def _note_cleaned(
     table: Table, column: str, values: Sequence[Any], cache: Mapping[tuple[type, Any], str], notes: list[str]
 ) -> None:
-    """Note the labels of which more than white space at the ends was changed."""
+    """Add a note on labels that were changed beyond surrounding white space."""
     changed = {key: label for key, label in cache.items() if _label(key[1]).strip() != label}
     if changed:
         counts = Counter(value for value in values if (type(value), value) in changed)
@@ -204,72 +199,77 @@ def _note_cleaned(
         more = f" and {len(shown) - 5:,} more" if len(shown) > 5 else ""
         merged = len({_label(key[1]).strip() for key in cache}) > len(set(cache.values()))
         notes.append(
-            f"{table.name}: invisible characters were removed from labels, and Unicode forms made one (NFC): "
+            f"{table.name}: invisible characters were removed from labels, and Unicode was normalized (NFC): "
             f"{', '.join(shown[:5])}{more}{'; spellings that look the same are the same class' if merged else ''}"
         )
 
 
-def _fractional(table: Table, column: str, row: int, labels: Sequence[str]) -> UserError:
+def _decimal_error(table: Table, column: str, row: int, labels: Sequence[str]) -> UserError:
     distinct = set(labels)
     if all(WHOLE.fullmatch(label) or label.lstrip("+-").isdigit() for label in distinct):
         what = f"whole numbers written with a decimal point; write them as integers ({labels[0].split('.')[0]}) or as names"
     else:
         what = (
-            "decimal numbers, which are regression targets and not classes. Cut them into classes first, or name the "
+            "decimal numbers, which are regression targets and not classes. Bin them into classes first, or name the "
             "column of classes with --label-column"
         )
-    insist = f" If each value is a class, list them: {setting(distinct)}" if 1 < len(distinct) <= LISTED else ""
+    insist = (
+        f" If each value is a class, list them: {labels_option(distinct)}" if 1 < len(distinct) <= MAX_LISTED else ""
+    )
     return UserError(
         f"{table.name}, {table.row(row)}: the label (column {column!r}) is {labels[0]}. These are {what}.{insist}"
     )
 
 
-def _several(
+def _multi_label_error(
     table: Table, column: str, row: int, value: Any, separator: str = "", labels: Collection[str] = ()
 ) -> UserError:
     joined = f" joined by {separator!r}" if separator else ""
     if not separator:
-        listing = "or join the labels of each row to one string, which makes one class of each combination."
-    elif len(labels) <= PASTED:
-        listing = f"or, if each of these is one class of its own, list them: {setting(labels)}"
+        listing = "or join the labels of each row into one string, so that each combination is a class."
+    elif len(labels) <= MAX_PASTED:
+        listing = f"or, if each of these is a class of its own, list them: {labels_option(labels)}"
     else:
-        listing = f"or, if each of these is one class of its own, list all {len(labels):,} of them in data.labels."
+        listing = f"or, if each of these is a class of its own, list all {len(labels):,} of them in data.labels."
     return UserError(
         f"{table.name}, {table.row(row)}: the label (column {column!r}) is {value!r:.60}: several labels for one text{joined} "
-        "(multi-label data), and a row has one label here. Keep one label for each row, train one classifier for each "
+        "(multi-label data), but a row must have one label. Keep one label per row, train one classifier per "
         f"label, {listing}"
     )
 
 
 def check_classes(table: Table, column: str, labels: Sequence[str], notes: list[str] | None = None) -> None:
-    """UserError where the labels are several in one string, all alike, or nearly as many as the rows."""
+    """Raise UserError for joined labels (multi-label data), a single class, or nearly as many labels as rows."""
     counts = Counter(labels)
     for separator in "|;,":
-        several = _joined(counts, separator)
+        several = _joined_labels(counts, separator)
         if sum(counts[label] for label in several) >= max(2, 0.01 * len(labels)):
             row = next(row for row, label in enumerate(labels, 1) if label in several)
-            raise _several(table, column, row, labels[row - 1], separator, counts)
+            raise _multi_label_error(table, column, row, labels[row - 1], separator, counts)
     for separator in "/+&":
-        several = _joined(counts, separator, alone=True)
+        several = _joined_labels(counts, separator, alone=True)
         if several and notes is not None:
             notes.append(
-                f"{table.name}: {listed(sorted(several), 5)} look like several labels joined by {separator!r}: each "
-                "combination is a class of its own"
+                f"{table.name}: {listed(sorted(several), 5)} look like several labels joined by {separator!r}; each "
+                "combination is treated as a class"
             )
     if len(counts) == 1:
         raise UserError(
             f"{table.name}: all {len(labels):,} rows have the same label {labels[0]!r:.60} (column {column!r}). "
-            "A classifier needs two classes or more."
+            "A classifier needs at least two classes."
         )
     if len(counts) > max(2, len(labels) / 2):
         raise UserError(
-            f"{table.name}: column {column!r} holds {len(counts):,} different labels in {len(labels):,} rows ({table.row(1)}: "
-            f"{labels[0]!r:.60}). It looks like an id or a free text. Name the column of classes with --label-column."
+            f"{table.name}: column {column!r} has {len(counts):,} different labels in {len(labels):,} rows ({table.row(1)}: "
+            f"{labels[0]!r:.60}). The column looks like ids or free text. Name the column of classes with --label-column."
         )
 
 
-def _joined(labels: Collection[str], separator: str, alone: bool = False) -> set[str]:
-    """Labels whose parts are labels too, or (unless only parts that stand `alone` count) come in several of them."""
+def _joined_labels(labels: Collection[str], separator: str, alone: bool = False) -> set[str]:
+    """Return labels that look like several joined labels: each part is also a label, or occurs in several joined ones.
+
+    alone: count only parts that are also labels.
+    """
     parts = {label: [part.strip(" []'\"") for part in label.split(separator)] for label in labels}
     joined = {label: found for label, found in parts.items() if len(found) > 1 and all(found)}
     used = Counter(part for label in joined for part in set(parts[label]))
@@ -282,7 +282,7 @@ def _joined(labels: Collection[str], separator: str, alone: bool = False) -> set
 
 
 def label_order(found: Sequence[str], given: Sequence[str] | None) -> dict[int, str]:
-    """id2label: as given; integers in numeric order; other labels in code point order."""
+    """Return id2label: in the given order, else integers in numeric and other labels in code point order."""
     distinct = set(found)
     if given is not None:
         order = list(dict.fromkeys(given))
@@ -301,10 +301,10 @@ def matched(
     notes: list[str],
     strict: bool = True,
 ) -> list[str]:
-    """Labels by a list of names, or a mapping value -> name: exactly, else by `look` where that is unambiguous.
+    """Match labels to class names: exactly, else by `lookalike_key` if that is unambiguous.
 
-    Appends to `notes` which labels were matched by `look`. UserError for labels that are none of them; not `strict`:
-    these stay as they are.
+    names: class names, or a mapping from values to names. strict: whether to raise UserError for an unknown label, which is
+    otherwise kept unchanged. Appends to `notes` which labels were matched by `lookalike_key`.
     """
     known = (
         {str(k): str(v) for k, v in names.items()} if isinstance(names, Mapping) else {str(n): str(n) for n in names}
@@ -312,33 +312,33 @@ def matched(
     known |= {name: name for name in known.values() if name not in known}
     alike: dict[str, set[str]] = {}
     for value, name in known.items():
-        alike.setdefault(look(value), set()).add(name)
+        alike.setdefault(lookalike_key(value), set()).add(name)
     counts = Counter(labels)
     found: dict[str, str] = {}
-    by_look: list[str] = []
+    by_key: list[str] = []
     for label in counts:
-        candidates = alike.get(look(label), set())
+        candidates = alike.get(lookalike_key(label), set())
         if label in known:
             found[label] = known[label]
         elif len(candidates) == 1:
             found[label] = next(iter(candidates))
-            by_look.append(label)
+            by_key.append(label)
         elif not strict:
             found[label] = label
-    if by_look:
-        shown = [f"{label!a:.60} as {found[label]!r:.60} ({plural(counts[label], 'row')})" for label in by_look[:5]]
-        more = f" and {len(by_look) - 5:,} more" if len(by_look) > 5 else ""
+    if by_key:
+        shown = [f"{label!a:.60} as {found[label]!r:.60} ({plural(counts[label], 'row')})" for label in by_key[:5]]
+        more = f" and {len(by_key) - 5:,} more" if len(by_key) > 5 else ""
         notes.append(
-            f"{table.name}: labels were matched to classes that differ in case, Unicode form or a final .0 only: "
+            f"{table.name}: labels were matched to classes that differ only in case, Unicode form or a final .0: "
             f"{', '.join(shown)}{more}"
         )
     unknown = [label for label in counts if label not in found]
     if unknown:
-        raise _unknown(table, column, labels, unknown, known, alike)
+        raise _unknown_label(table, column, labels, unknown, known, alike)
     return [found[label] for label in labels]
 
 
-def _unknown(
+def _unknown_label(
     table: Table,
     column: str,
     labels: Sequence[str],
@@ -346,39 +346,41 @@ def _unknown(
     known: Mapping[str, str],
     alike: Mapping[str, set[str]],
 ) -> UnknownLabel:
-    """The error for labels outside the known ones: the first by row, then all others."""
+    """Return the error for unknown labels: the first with its row, then the others."""
     row, first = next((row, label) for row, label in enumerate(labels, 1) if label in set(unknown))
-    several = sorted(alike.get(look(first), ()))
+    several = sorted(alike.get(lookalike_key(first), ()))
     hint = f" It could be {' or '.join(map(repr, several))}." if several else nearest(first, known)
     others = f" {len(unknown) - 1:,} more are unknown: {listed(unknown[1:])}." if len(unknown) > 1 else ""
-    shown = ", ".join(repr(name) for name in list(known)[:LISTED]) + (", ..." if len(known) > LISTED else "")
+    shown = ", ".join(repr(name) for name in list(known)[:MAX_LISTED]) + (", ..." if len(known) > MAX_LISTED else "")
     return UnknownLabel(
         f"{table.name}, {table.row(row)}: unknown label {first!r:.60} (column {column!r}).{hint}{others} Known: {shown}."
     )
 
 
 def unseen_words(counts: Mapping[str, int], where: str) -> str:
-    """What is to be known of rows whose label no training row has. counts: rows by label; where: in which part."""
+    """Describe rows whose label no training row has. counts: rows by label. where: such as "test"."""
     rows, names = sum(counts.values()), list(counts)
-    shown = ", ".join(f"{name!r:.60} ({counts[name]:,})" for name in names[:LISTED])
-    more = f" and {len(names) - LISTED:,} more labels" if len(names) > LISTED else ""
+    shown = ", ".join(f"{name!r:.60} ({counts[name]:,})" for name in names[:MAX_LISTED])
+    more = f" and {len(names) - MAX_LISTED:,} more labels" if len(names) > MAX_LISTED else ""
     have, count = ("row has", "it counts as an error") if rows == 1 else ("rows have", "they count as errors")
     have = have.replace(" ", f" of {where} ")
     return (
-        f"{rows:,} {have} a label that is none of the classes learnt in training: {shown}{more}. No prediction can be right "
-        f"there, so {count}"
+        f"{rows:,} {have} a label that no training row has: {shown}{more}. No prediction can be correct for "
+        f"{'it' if rows == 1 else 'them'}, so {count}"
     )
 
 
-def doubtful(names: Sequence[str]) -> list[str]:
-    """Notes on class names that look alike or differ by case only, and on those that look like a missing value."""
+def class_name_notes(names: Sequence[str]) -> list[str]:
+    """Return notes on class names that look alike, differ only in case, or look like a missing value."""
     seen: dict[str, str] = {}
     alike = []
     for name in names:
-        other = seen.setdefault(look(name), name)
+        other = seen.setdefault(lookalike_key(name), name)
         if other != name and other.casefold() == name.casefold():
-            alike.append(f"classes {other!r} and {name!r} differ by case only: are they one?")
+            alike.append(f"classes {other!r} and {name!r} differ only in case: are they the same class?")
         elif other != name:
-            alike.append(f"classes {other!r} and {name!r} look alike ({other!a} and {name!a}): are they one?")
+            alike.append(
+                f"classes {other!r} and {name!r} look alike ({other!a} and {name!a}): are they the same class?"
+            )
     blank = [name for name in names if name.casefold() in ("nan", "null", "n/a", "<na>")]
-    return alike + [f"class {name!r} looks like a missing label: is it a class?" for name in blank]
+    return alike + [f"class {name!r} looks like a missing label: is it really a class?" for name in blank]

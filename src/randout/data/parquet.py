@@ -12,11 +12,14 @@ from .csv_parsing import unique_names
 
 
 class ArrowColumns(Mapping[str, list[Any]]):
-    """The columns of an Arrow table by name, as lists of Python values. UserError for values that cannot be had."""
+    """The columns of an Arrow table by name, as lists of Python values, converted on first access.
+
+    Raises UserError for values that cannot be converted.
+    """
 
     def __init__(self, table: Any, name: str) -> None:
-        self.table, self.name = table, name  # table: pyarrow.Table; name: the file's, for messages
-        self.header = list(table.column_names)  # as in the file, where a name may occur twice
+        self.table, self.name = table, name  # table: pyarrow.Table; name: of the file, for messages
+        self.header = list(table.column_names)  # as in the file; names may repeat
         self._at = {key: j for j, key in enumerate(unique_names(self.header))}
         self._lists: dict[str, list[Any]] = {}
 
@@ -31,15 +34,16 @@ class ArrowColumns(Mapping[str, list[Any]]):
     def __len__(self) -> int:
         return len(self._at)
 
-    def __contains__(self, key: object) -> bool:  # Mapping's own makes the values
+    def __contains__(self, key: object) -> bool:  # the inherited method would convert the values
         return key in self._at
 
 
 def python_values(column: Any, where: str) -> list[Any]:
-    """The values of an Arrow array: what Python holds exactly, else its text. UserError where there is neither.
+    """Convert an Arrow array to Python values.
 
-    Nanoseconds, and dates beyond Python's years, become text (Arrow needs pandas for them). 32-bit floats become the
-    shortest number that they are (0.1, not 0.10000000149). Binary values become text where all of them are UTF-8.
+    Nanosecond times, and dates outside Python's range, become text (Arrow needs pandas for them). 32-bit floats become
+    the number with the shortest representation (0.1, not 0.10000000149). Binary values become text if all are UTF-8.
+    where: file and column, for messages. Raises UserError if there is no conversion.
     """
     import pyarrow as pa
 
@@ -47,15 +51,18 @@ def python_values(column: Any, where: str) -> list[Any]:
     if pa.types.is_dictionary(kind):
         column = column.cast(kind.value_type)
         kind = column.type
-    ways: list[Callable[[], list[Any]]] = [column.to_pylist, lambda: column.cast(pa.string()).to_pylist()]
-    if getattr(kind, "unit", "") == "ns":  # what `to_pylist` gives depends on whether pandas is installed
-        ways = [*ways[1:], lambda: [None if v is None else str(v) for v in column.cast(pa.int64()).to_pylist()]]
+    conversions: list[Callable[[], list[Any]]] = [column.to_pylist, lambda: column.cast(pa.string()).to_pylist()]
+    if getattr(kind, "unit", "") == "ns":  # the result of `to_pylist` depends on whether pandas is installed
+        conversions = [
+            *conversions[1:],
+            lambda: [None if v is None else str(v) for v in column.cast(pa.int64()).to_pylist()],
+        ]
     elif pa.types.is_float32(kind) or pa.types.is_float16(kind):
         return [None if v is None else float(str(kind.to_pandas_dtype()(v))) for v in column.to_pylist()]
-    error: Exception = ValueError("no way to read it")
-    for way in ways:
+    error: Exception = ValueError("no conversion")
+    for convert in conversions:
         try:
-            values = way()
+            values = convert()
         except (ValueError, TypeError, OverflowError, ImportError, pa.ArrowException) as failed:
             error = failed
         else:
@@ -75,7 +82,7 @@ def _decoded(values: list[Any]) -> list[Any]:
 
 
 def class_names(schema: Any) -> dict[str, list[str]]:
-    """Column -> names of its classes in order, as the library `datasets` keeps them in an Arrow schema."""
+    """Return the class names by column, in order, as the library `datasets` stores them in an Arrow schema."""
     import pyarrow as pa
 
     try:

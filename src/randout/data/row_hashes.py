@@ -1,4 +1,4 @@
-"""Hashes by which a row is recognised in other files and later runs."""
+"""Row hashes, by which a row is recognised in other files and later runs."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ ACCENTS = re.compile(
 
 
 def row_key(text: str) -> str:
-    """The form in which texts are compared across runs: `splits.normalize`, and without accents.
+    """Normalize a text for comparison across runs: `stratify.normalize`, and without accents.
 
-    Runs that meet may have different tokenizers, and many (all uncased BERTs) do not see accents.
+    Runs may have different tokenizers, and many of them (all uncased BERTs) ignore accents.
     """
     text = normalize(text)
     return text if text.isascii() else ACCENTS.sub("", unicodedata.normalize("NFKD", text))
 
 
 def row_hashes(texts: Iterable[str]) -> Hashes:
-    """(n,) a 64-bit hash of each text's `row_key`."""
+    """Return (n,) the 64-bit hash of each text's `row_key`."""
     digests = b"".join(
         hashlib.blake2b(row_key(text).encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in texts
     )

@@ -1,4 +1,4 @@
-"""Opens the sources of a dataset (files, known names, the Hub) as parts with texts, labels and groups."""
+"""Opens the sources of a dataset (files, named datasets, the Hub) and reads them into texts, labels and groups."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from . import columns as cols
 from . import labels as classes
 from . import named_datasets, toml_source
 from .archives import SUFFIXES, content_name
-from .named_datasets import Known, Reading
+from .named_datasets import ReadingOptions, ResolvedSource
 from .tables import AUTO, TABLE_SUFFIXES, Table, codec_of, read_table
 
 SPLIT_VALUES = {
@@ -28,18 +28,18 @@ Labels = Sequence[str] | Mapping[str, str]
 
 @dataclass(frozen=True)
 class Opened:
-    """The tables of a request: role ("main" first, "validation", "test", "unlabeled") -> table."""
+    """The opened tables of a request by role ("main" first, "validation", "test", "unlabeled")."""
 
     name: str
-    reading: Reading  # how the source says that it is read
+    reading: ReadingOptions  # how to read the source
     tables: dict[str, Table]
-    prefixes: dict[str, str]  # role -> what row ids start with; "" for main
-    one_file: bool  # whether all labelled rows are of one file
+    prefixes: dict[str, str]  # role -> prefix of row ids; "" for main
+    one_file: bool  # whether all labelled rows are from one file
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns used in the main table, and those that the user named."""
+    """The columns used in the main table, and those that the user named (None: chosen automatically)."""
 
     text: str
     label: str
@@ -50,19 +50,20 @@ class Columns:
 
 @dataclass(frozen=True)
 class Part:
-    """One table's rows, checked."""
+    """The checked rows of one table."""
 
     role: str
     table: Table
     prefix: str
     texts: list[str]
     labels: list[str]  # empty for unlabelled rows
-    groups: list[str | None]  # None: a group of its own
+    groups: list[str | None]  # None: the row is its own group
 
 
 def open_sources(source: str | Path, files: Mapping[str, str | Path], notes: list[str], encoding: str = AUTO) -> Opened:
-    """Open the main source and the further files by role, text in `encoding`. Appends to `notes`. UserError for each
-    that cannot be had.
+    """Open the main source and further files by role.
+
+    encoding: of text files. Appends to `notes`. Raises UserError for a source that cannot be read.
     """
     check_name(source)
     codec_of(encoding)
@@ -70,10 +71,10 @@ def open_sources(source: str | Path, files: Mapping[str, str | Path], notes: lis
     if known is None and not Path(source).is_file():
         known = named_datasets.resolve(str(source), notes)
     if known is None:
-        known = _unknown(source, files, notes, encoding)
+        known = _open_other(source, files, notes, encoding)
     tables = {role: table for role, table in known.tables.items() if role not in files}
     notes.extend(
-        f"the {role} rows of {known.name} are not used, as --{role} names a file"
+        f"the {role} rows of {known.name} are not used, because --{role} names a file"
         for role in known.tables.keys() - tables.keys()
     )
     prefixes = {role: "" if role == "main" else f"{role}#" for role in tables}
@@ -86,7 +87,7 @@ def open_sources(source: str | Path, files: Mapping[str, str | Path], notes: lis
 
 
 def check_name(source: str | Path) -> None:
-    """UserError for a text that no file can be named, such as the rows of a table themselves."""
+    """Raise UserError for a string that cannot be a file name, such as the content of a table."""
     name = str(source)
     try:
         possible = "\0" not in name and "\n" not in name
@@ -95,28 +96,28 @@ def check_name(source: str | Path) -> None:
         possible = False
     if not possible:
         raise UserError(
-            f"{name!r:.60}: this cannot be the name of a file ({len(name):,} characters). Expected a file's path, "
-            'a known name, or in the library a DataFrame or columns: {"text": [...], "label": [...]}.'
+            f"{name!r:.60}: not a valid file name ({len(name):,} characters). Expected a file path, a dataset name, "
+            'or in Python a DataFrame or columns: {"text": [...], "label": [...]}.'
         )
 
 
-def _unknown(source: str | Path, files: Mapping[str, Any], notes: list[str], encoding: str) -> Known:
-    """A file, or a data set of the Hub, of which nothing is known beforehand."""
+def _open_other(source: str | Path, files: Mapping[str, Any], notes: list[str], encoding: str) -> ResolvedSource:
+    """Open a file or a Hub dataset without predefined reading options."""
     spec = hub_spec(source)
     if spec is not None:
         name = re.sub(r"[^\w.-]+", "--", spec)
-        return Known(name, Reading(), _hub_or_missing(source, spec, files, notes), one_file=False)
+        return ResolvedSource(name, ReadingOptions(), _hub_or_missing(source, spec, files, notes), one_file=False)
     if re.fullmatch(r"\w+", str(source)) and not Path(source).exists():
         raise UserError(
-            f"{source}: no such file or data set.{nearest(str(source), named_datasets.NAMED)} Known by name: "
-            f"{', '.join(named_datasets.NAMED)}. One of the Hugging Face Hub is written hub:{source}."
+            f"{source}: no such file or dataset.{nearest(str(source), named_datasets.NAMED)} Named datasets: "
+            f"{', '.join(named_datasets.NAMED)}. For a dataset of the Hugging Face Hub, write hub:{source}."
         )
     name = Path(content_name(str(source))).stem
-    return Known(name, Reading(), {"main": read_table(source, encoding)})
+    return ResolvedSource(name, ReadingOptions(), {"main": read_table(source, encoding)})
 
 
 def hub_spec(source: str | Path) -> str | None:
-    """The Hub's name of a source that is no file: `hub:NAME`, or OWNER/NAME without a file's suffix. Else None."""
+    """Return the Hub name in a source: `hub:NAME`, or OWNER/NAME that is not a file and has no file suffix; else None."""
     text, path = str(source), Path(source)
     if text.startswith("hub:"):
         return text.removeprefix("hub:")
@@ -125,16 +126,17 @@ def hub_spec(source: str | Path) -> str | None:
 
 
 def _hub_or_missing(source: str | Path, spec: str, files: Mapping[str, Any], notes: list[str]) -> dict[str, Table]:
-    """The Hub's tables; where `source` may as well be a mistyped path, the error says so."""
+    """Load the tables of a Hub dataset; if `source` may be a mistyped path, the error says so."""
     try:
         return _hub_parts(spec, files, notes)
     except UserError as error:
         if str(source).startswith("hub:"):
             raise
-        raise UserError(f"{source}: no such file, so it was taken for a data set of the Hub. {error}") from None
+        raise UserError(f"{source}: no such file, so it was taken as a dataset of the Hub. {error}") from None
 
 
 def _hub_parts(spec: str, files: Mapping[str, Any], notes: list[str]) -> dict[str, Table]:
+    """Load the Hub dataset's tables by role; unused splits are noted."""
     found = named_datasets.hub_tables(spec)
     roles: dict[str, Table] = {}
     for split, table in found.items():
@@ -155,7 +157,7 @@ def _hub_parts(spec: str, files: Mapping[str, Any], notes: list[str]) -> dict[st
 
 
 def choose_columns(opened: Opened, text: str | None, label: str | None, group: str | None, notes: list[str]) -> Columns:
-    """The columns of the main table: the user's, the named data set's, or the obvious ones (which a note then names)."""
+    """Choose the columns of the main table: as named by the user or the dataset, else the obvious ones, with a note."""
     table, known = opened.tables["main"], opened.reading
     use_text, use_label = text or known.text_column, label or known.label_column
     group = group or known.group_column
@@ -171,17 +173,19 @@ def choose_columns(opened: Opened, text: str | None, label: str | None, group: s
         raise
     found_text = cols.choose_text(table, use_text, found_label)
     if found_text == found_label:
-        raise UserError(f"{table.name}: column {found_text!r} is named as the text and as the label. Name two columns.")
+        raise UserError(
+            f"{table.name}: column {found_text!r} is given as both text and label. Name two different columns."
+        )
     if group:
         cols.named_column(table, group, "--group-column")
     guesses = [f"text {found_text!r}"] * (not use_text) + [f"label {found_label!r}"] * (not use_label)
     if guesses:
-        notes.append(f"columns guessed from their names: {', '.join(guesses)}")
+        notes.append(f"columns chosen by their names: {', '.join(guesses)}")
     return Columns(found_text, found_label, group, text, label)
 
 
 def label_names(opened: Opened, label: str, given: Labels | None) -> Labels | None:
-    """The classes as given, as the named data set has them, or as the Hub declares them; None: those found, sorted."""
+    """Return the classes as given, as defined by the dataset, or as declared by the Hub; None: those found, sorted."""
     known = opened.reading.labels
     if given is not None and isinstance(known, Mapping) and not isinstance(given, Mapping):
         values = {name: value for value, name in known.items()}
@@ -205,11 +209,11 @@ def read_part(
     empty_texts: bool = False,
     strict: bool = True,
 ) -> Part:
-    """One labelled table's rows; its columns are named as in the main table, or else chosen again.
+    """Read the rows of one labelled table; its columns are named as in the main table, or else chosen again.
 
-    `labels`: the classes where they are settled. Where not, those of the main table (`found_in_main`, for other roles) are
-    recognised in another spelling, and other labels are left as they are; so they are beside settled ones where not
-    `strict`. `empty_texts`: a row may have no text; it is "" then.
+    labels: the classes, if already determined. found_in_main: for other roles, the labels of the main table; labels that
+    differ from them only in spelling are matched if `labels` is None. empty_texts: whether rows may lack a text, which is
+    then "". strict: whether labels outside `labels` are an error; otherwise they are kept unchanged.
     """
     table = opened.tables[role]
     text = _text_column(table, columns, notes)
@@ -218,8 +222,8 @@ def read_part(
         label = cols.choose_label(table, columns.named_label, text)
         notes.append(f"{table.name}: labels from column {label!r}")
     texts = cols.texts_or_empty(table.name, table.columns[text], text) if empty_texts else cols.texts_of(table, text)
-    settled = [*labels, *labels.values()] if isinstance(labels, Mapping) else labels
-    found = classes.labels_of(table, label, settled or found_in_main or None, notes)
+    known_labels = [*labels, *labels.values()] if isinstance(labels, Mapping) else labels
+    found = classes.labels_of(table, label, known_labels or found_in_main or None, notes)
     if labels is not None:
         found = classes.matched(table, label, found, labels, notes, strict)
     elif found_in_main:
@@ -233,17 +237,17 @@ def read_part(
         if lacking := groups.count(None):
             notes.append(
                 f"{table.name}: {plural(lacking, 'row')} {verb(lacking, 'has', 'have')} no {columns.group!r}; "
-                "each is a group of its own"
+                "each of them is its own group"
             )
     return Part(role, table, opened.prefixes[role], texts, found, groups)
 
 
 def read_unlabeled(opened: Opened, columns: Columns, notes: list[str]) -> Part:
-    """The rows of the unlabelled table, "" where a row has no text."""
+    """Read the rows of the unlabelled table; a missing text is ""."""
     table = opened.tables["unlabeled"]
     text = _text_column(table, columns, notes)
     if columns.label in table.columns:
-        notes.append(f"{table.name}: column {columns.label!r} is not read; its rows train without labels")
+        notes.append(f"{table.name}: column {columns.label!r} is ignored, as these rows are used without labels")
     texts = [value if isinstance(value, str) else "" for value in table.columns[text]]
     if not any(value.strip() for value in texts):
         raise cols.without_text(table.name, text)
@@ -259,15 +263,15 @@ def _text_column(table: Table, columns: Columns, notes: list[str]) -> str:
 
 
 def given_split(parts: Sequence[Part], split_column: str | None, notes: list[str]) -> list[str] | None:
-    """Each labelled row's split as the user gave it, or None when it is to be drawn."""
+    """Return the given split of each labelled row, or None if the rows must be split randomly."""
     main = parts[0].table
     if split_column is None:
         unused = [c for c in main.columns if c.lower() == "split"]
-        notes.extend(f"column {c!r} is not used (--split-column {c} would split by it)" for c in unused)
+        notes.extend(f"column {c!r} is not used (use --split-column {c} to split by it)" for c in unused)
         roles = ["train" if part.role == "main" else part.role for part in parts for _ in part.texts]
         return roles if len(parts) > 1 else None
     if len(parts) > 1:
-        raise UserError(f"{main.name} comes with splits of its own. Leave out --split-column.")
+        raise UserError(f"{main.name} comes with its own splits. Leave out --split-column.")
     cols.named_column(main, split_column, "--split-column")
     values = ["" if cols.is_missing(v) else str(v).strip() for v in main.columns[split_column]]
     unknown = [row for row, value in enumerate(values, 1) if value.lower() not in SPLIT_VALUES]
@@ -276,7 +280,7 @@ def given_split(parts: Sequence[Part], split_column: str | None, notes: list[str
         shown = ", ".join(repr(value if len(value) <= 40 else value[:40] + "...") for value in found[:5])
         shown += ", ..." if len(found) > 5 else ""
         raise UserError(
-            f"{main.name}, {cols.rows_in(main, unknown)}: column {split_column!r} holds other values than train, validation "
+            f"{main.name}, {cols.rows_in(main, unknown)}: column {split_column!r} has values other than train, validation "
             f"(or valid, val, dev) and test. Found: {shown}."
         )
     return [SPLIT_VALUES[value.lower()] for value in values]

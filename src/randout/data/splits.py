@@ -1,4 +1,4 @@
-"""The split of a request: given by the user and completed, or drawn as shares or folds."""
+"""Assigns rows to splits: as given by the user and completed, or drawn randomly as shares or folds."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from randout.core.errors import UserError, nearest
 
 from .labels import listed
 from .sources import Part
-from .stratify import Ints, dealt, grouped, grouped_keeping_rare, grouped_where_present, stratified
+from .stratify import Ints, assign_folds, grouped, grouped_keeping_rare, grouped_where_present, stratified
 
 SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
-class Division:
-    """How labelled rows are divided, as asked for (`data.load` says what each setting means)."""
+class SplitPlan:
+    """The requested split of the labelled rows; `data.dataset.load` documents the fields."""
 
     split: str = "auto"
     seed: int = 0
@@ -28,7 +28,7 @@ class Division:
     sample: int = 0
 
     def check(self, split_column: str | None, files: Sequence[str]) -> None:
-        """Raise UserError where settings do not go together, or with a split column or files of held-out rows."""
+        """Raise UserError if settings contradict each other, a split column, or files of held-out rows."""
         _check_split(self.split, split_column, files)
         if len(self.fractions) != 3 or min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-6:
             raise UserError(
@@ -36,32 +36,38 @@ class Division:
             )
         _check_folds(self.folds, self.fold)
 
-    def given(self, roles: list[str] | None, source: object, notes: list[str]) -> list[str] | None:
-        """The split that the data came with, as far as it is used: each row's, or None. UserError: not with "paper"."""
+    def usable_roles(self, roles: list[str] | None, source: object, notes: list[str]) -> list[str] | None:
+        """Return the split of each row that the data came with, if it is used; else None.
+
+        roles: the given split of each row, or None. Appends to `notes`. Raises UserError if it contradicts "paper".
+        """
         if self.folds:
-            ignored = " (the split that it came with is not used)" if roles is not None else ""
-            rest = f"{self.fractions[1]:.0%} of the rest validate"
+            ignored = " (the split in the data is not used)" if roles is not None else ""
+            rest = f"{self.fractions[1]:.0%} of the other rows are the validation split"
             notes.append(f"fold {self.fold} of {self.folds} is the test split{ignored}; {rest}")
             return None
         if roles is not None and self.split == "paper":
-            raise UserError(f"split 'paper' draws the split itself, and {source} has one already. Use split 'auto'.")
+            raise UserError(f"split 'paper' draws a random split, but {source} already has one. Use split 'auto'.")
         return roles
 
-    def divide(
+    def assign(
         self, labels: Ints, groups: Ints, roles: list[str] | None, names: Sequence[str], notes: list[str]
     ) -> dict[str, Ints]:
-        """Row positions of each part. labels, groups: (n,); roles: of `given`; names: the classes, for messages."""
-        whole = self._whole(labels, groups, roles, names, notes)
-        return sampled(whole, labels, groups, self.sample, self.seed, names) if self.sample else whole
+        """Return the row positions of each split.
 
-    def _whole(
+        labels, groups: (n,). roles: as returned by `usable_roles`. names: the classes, for messages.
+        """
+        split = self._full_split(labels, groups, roles, names, notes)
+        return sample_split(split, labels, groups, self.sample, self.seed, names) if self.sample else split
+
+    def _full_split(
         self, labels: Ints, groups: Ints, roles: list[str] | None, names: Sequence[str], notes: list[str]
     ) -> dict[str, Ints]:
         paper, shares, seed = self.split == "paper", self.fractions, self.seed
         if self.folds:
-            return folded(labels, None if paper else groups, (self.folds, self.fold), shares[1], seed, names, notes)
+            return fold_split(labels, None if paper else groups, (self.folds, self.fold), shares[1], seed, names, notes)
         if roles is not None:
-            return complete(labels, groups, roles, shares[1], seed, names, notes)
+            return completed_split(labels, groups, roles, shares[1], seed, names, notes)
         if paper:
             draw = stratified(labels, shares, seed, names)
         else:
@@ -73,27 +79,29 @@ def _check_split(split: str, split_column: str | None, files: Sequence[str]) -> 
     if split not in ("auto", "paper", "column"):
         raise UserError(
             f"split {split!r}: expected 'auto', 'paper' or 'column'.{nearest(split, ('auto', 'paper', 'column'))} "
-            "A column that says each row's split is named with --split-column."
+            "To use a column with each row's split, name it with --split-column."
         )
     if split == "column" and split_column is None:
         raise UserError("split 'column' needs the column's name: --split-column NAME.")
     if split_column is not None and files:
         raise UserError(f"--split-column and --{files[0]} both give the split. Use one of them.")
     if split == "paper" and (split_column is not None or files):
-        raise UserError("split 'paper' draws the split itself: leave out --split-column, --validation and --test.")
+        raise UserError("split 'paper' draws a random split: leave out --split-column, --validation and --test.")
 
 
 def _check_folds(folds: int, fold: int) -> None:
     if folds == 0:
         if fold != 0:
-            raise UserError(f"data.fold = {fold}, but data.folds is 0: no folds. Say into how many the rows are dealt.")
+            raise UserError(
+                f"data.fold = {fold}, but data.folds is 0 (no folds). Set data.folds to the number of folds."
+            )
     elif folds < 2:
         raise UserError(f"data.folds = {folds}: expected 2 or more, or 0 for no folds.")
     elif not 1 <= fold <= folds:
         raise UserError(f"data.fold = {fold}: expected 1 to {folds}, the number of the fold that is the test split.")
 
 
-def folded(
+def fold_split(
     labels: Ints,
     groups: Ints | None,
     which: tuple[int, int],
@@ -102,12 +110,15 @@ def folded(
     names: Sequence[str],
     notes: list[str],
 ) -> dict[str, Ints]:
-    """Row positions with one fold as the test split; `which`: (folds, fold). groups None: stratified only."""
+    """Return row positions with one fold as the test split.
+
+    which: (folds, fold). groups: (n,), or None to stratify only. share: of the other rows for validation.
+    """
     folds, fold = which
     if groups is not None and (largest := int(np.bincount(groups).max())) > len(labels) / folds:
         size = f"{len(labels) // folds:,}"
-        notes.append(f"one group holds {largest:,} rows, more than the {size} of an even fold: the folds are uneven")
-    part = dealt(labels, groups, folds, seed, names)
+        notes.append(f"folds are uneven: one group has {largest:,} rows, more than the {size} of an even fold")
+    part = assign_folds(labels, groups, folds, seed, names)
     test, rest = np.flatnonzero(part == fold - 1), np.flatnonzero(part != fold - 1)
     own = int(np.random.SeedSequence([seed, folds, fold]).generate_state(1)[0])
     shares = (1 - share, share)
@@ -119,10 +130,10 @@ def folded(
     return {"train": rest[inner == 0], "validation": rest[inner == 1], "test": test}
 
 
-def sampled(
+def sample_split(
     split: dict[str, Ints], labels: Ints, groups: Ints, sample: int, seed: int, names: Sequence[str]
 ) -> dict[str, Ints]:
-    """About `sample` rows in all: the same share of each part, by class and whole groups. All of them, where fewer."""
+    """Sample about `sample` rows in all: the same share of each split, stratified, with groups kept whole."""
     total = sum(len(rows) for rows in split.values())
     if sample >= total:
         return split
@@ -134,56 +145,56 @@ def sampled(
     return kept
 
 
-def complete(
+def completed_split(
     labels: Ints, groups: Ints, roles: list[str], share: float, seed: int, names: Sequence[str], notes: list[str]
 ) -> dict[str, Ints]:
-    """The user's split as row positions, with validation carved from train where it is missing."""
+    """Return the given split as row positions; a missing validation split is taken from the training rows."""
     given = np.array(roles)
     rows = {name: np.flatnonzero(given == name) for name in SPLITS}
     train, validation, test = (rows[name] for name in SPLITS)
     if not len(validation):
         part = grouped_keeping_rare(labels[train], groups[train], (1 - share, share), seed, names, notes)
         train, validation = train[part == 0], train[part == 1]
-        notes.append(f"no validation rows were given: {share:.0%} of train were set apart, by class and whole groups")
+        notes.append(
+            f"no validation rows given: {share:.0%} of the training rows are used, stratified, with groups kept whole"
+        )
     if not len(test):
-        notes.append("no test rows were given: there is no test split")
+        notes.append("no test rows given: there is no test split")
     split = {"train": train, "validation": validation, "test": test}
     return {name: positions for name, positions in split.items() if len(positions)}
 
 
-def learnt_first(
+def trained_classes_first(
     parts: Sequence[Part], labels: Ints, roles: list[str] | None, id2label: Mapping[int, str]
 ) -> tuple[Ints, dict[int, str], tuple[str, ...]]:
-    """The labels renumbered so that classes without a training row come last; the classes that can be learnt, in order,
-    and the others, sorted.
+    """Renumber labels so that classes without a training row come last.
 
-    UserError: no training rows, fewer than two classes among them, a listed class that no row has, or a held-out split
-    in which no row has a class that can be learnt.
+    Returns the labels (n,), id2label of the learnable classes in order, and the other classes, sorted. Raises UserError if
+    there are no training rows, fewer than two classes among them, a listed class without rows, or a held-out split
+    without any row of a learnable class.
     """
     main = parts[0].table.name
     train = np.array(roles) == "train" if roles is not None else np.full(len(labels), True)
     if not train.any():
-        raise UserError(f"{main}: no row is in the train split: there is nothing to train on.")
+        raise UserError(f"{main}: the training split has no rows.")
     counts = np.bincount(labels[train], minlength=len(id2label))
     if (counts > 0).sum() < 2:
-        raise UserError(f"{main}: the training rows have one class only. A classifier needs two classes or more.")
+        raise UserError(f"{main}: the training rows have only one class. A classifier needs at least two classes.")
     rows_of = np.bincount(labels, minlength=len(id2label))
-    if nowhere := [id2label[k] for k in np.flatnonzero(rows_of == 0).tolist()]:
-        raise UserError(
-            f"The listed labels have {listed(nowhere)}, and no row of {main} has it. Leave it out of the list."
-        )
+    if unused := [id2label[k] for k in np.flatnonzero(rows_of == 0).tolist()]:
+        raise UserError(f"The list of labels contains {listed(unused)}, which no row of {main} has. Correct the list.")
     absent = sorted(np.flatnonzero(counts == 0).tolist(), key=id2label.__getitem__)
     if not absent:
         return labels, dict(id2label), ()
     for name in sorted({role for role in roles or () if role != "train"}):
-        mine = np.array(roles) == name
-        if np.isin(labels[mine], absent).all():
-            found = listed(dict.fromkeys(id2label[k] for k in labels[mine].tolist()))
+        in_role = np.array(roles) == name
+        if np.isin(labels[in_role], absent).all():
+            found = listed(dict.fromkeys(id2label[k] for k in labels[in_role].tolist()))
             raise UserError(
-                f"{main}: every {name} row has a label that no training row has ({found}), so no prediction can be right. "
-                "Are these labels of another column or table? Correct them, or add training rows with them."
+                f"{main}: every {name} row has a label that no training row has ({found}), so no prediction can be correct. "
+                "Are these labels from another column or table? Correct them, or add training rows with these labels."
             )
-    learnt = [k for k in id2label if counts[k]]
+    learnable = [k for k in id2label if counts[k]]
     place = np.empty(len(id2label), dtype=np.int64)
-    place[[*learnt, *absent]] = np.arange(len(id2label))
-    return place[labels], {at: id2label[k] for at, k in enumerate(learnt)}, tuple(id2label[k] for k in absent)
+    place[[*learnable, *absent]] = np.arange(len(id2label))
+    return place[labels], {at: id2label[k] for at, k in enumerate(learnable)}, tuple(id2label[k] for k in absent)

@@ -1,6 +1,6 @@
-"""Stratified, grouped splits: which rows train, validate and test, with groups kept whole.
+"""Stratified, grouped splits into training, validation and test rows, with groups kept whole.
 
-Everything here works on integers only and is a function of (labels, groups, fractions, seed).
+All functions work on integer arrays and depend only on their arguments (labels, groups, fractions, seed).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from randout.core.errors import UserError
 
 Ints = NDArray[np.int64]
-SHOWN_CLASSES = 20  # classes that a message names
+SHOWN_CLASSES = 20  # maximum classes named in a message
 
 
 INVISIBLE = re.compile(  # Unicode's Default_Ignorable_Code_Point (soft hyphen, zero-width, bidi marks, BOM, variation
-    # selectors, tags), interlinear marks, and control characters that are no white space
+    # selectors, tags), interlinear marks, and control characters other than white space
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
     "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3"
     "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]+"
@@ -28,22 +28,23 @@ INVISIBLE = re.compile(  # Unicode's Default_Ignorable_Code_Point (soft hyphen, 
 
 
 def normalize(text: str) -> str:
-    """The form in which two texts are the same: without invisible characters, NFKC, case folded, white space collapsed
-    and stripped.
+    """Normalize a text so that copies are equal.
+
+    Removes invisible characters, applies NFKC and case folding, and collapses and strips white space.
     """
-    if not (text.isascii() and text.isprintable()):  # what most texts are: a million rows are to be cheap
+    if not (text.isascii() and text.isprintable()):  # fast path for most texts: a million rows must be cheap
         text = unicodedata.normalize("NFKC", INVISIBLE.sub("", text))
     return " ".join(text.casefold().split())
 
 
 def copies_of(texts: Sequence[str]) -> Ints:
-    """(n,) the same number for texts that are the same after `normalize`, numbered by first occurrence."""
+    """Return (n,) copy numbers: equal for texts equal after `normalize`, numbered by first occurrence."""
     seen: dict[str, int] = {}
     return np.fromiter((seen.setdefault(normalize(t), len(seen)) for t in texts), dtype=np.int64, count=len(texts))
 
 
 def merge_groups(copies: Ints, groups: Ints) -> Ints:
-    """(n,) connected components of rows that share a copy number or a group number."""
+    """Return (n,) the connected components of rows that share a copy number or a group number."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -55,10 +56,10 @@ def merge_groups(copies: Ints, groups: Ints) -> Ints:
 
 
 def stratified(labels: Ints, fractions: Sequence[float], seed: int, names: Sequence[str]) -> Ints:
-    """(n,) part 0, 1 or 2 by class only, duplicates ignored: two draws of sklearn's `train_test_split`.
+    """Return (n,) the part of each row (0, 1 or 2), stratified by class, ignoring duplicates.
 
-    The last part is drawn first and has ceil(fraction * n) rows, then the middle one likewise from what remains.
-    UserError: a class with fewer rows than there are parts, or a part smaller than the number of classes.
+    Uses sklearn's `train_test_split` twice: the last part is drawn first, with ceil(fraction * n) rows, then the middle one
+    from the rest. Raises UserError for a class with fewer rows than parts, or a part with fewer rows than classes.
     """
     from sklearn.model_selection import train_test_split
 
@@ -70,45 +71,47 @@ def stratified(labels: Ints, fractions: Sequence[float], seed: int, names: Seque
         try:
             rest, drawn = train_test_split(rest, test_size=sizes[p], stratify=labels[rest], random_state=seed)
         except ValueError as error:
-            raise UserError(f"the rows cannot be split by class: {error} Give more rows of the rare classes.") from None
+            raise UserError(f"the rows cannot be split by class: {error} Add rows of the rare classes.") from None
         part[drawn] = p
     return part
 
 
-def dealt(labels: Ints, groups: Ints | None, folds: int, seed: int, names: Sequence[str]) -> Ints:
-    """(n,) the fold of each row, 0 the first: each class spread over the folds, groups whole; None: by class only.
+def assign_folds(labels: Ints, groups: Ints | None, folds: int, seed: int, names: Sequence[str]) -> Ints:
+    """Return (n,) the fold of each row, from 0: stratified, with groups kept whole; groups None: stratified only.
 
-    UserError: a class in fewer groups (with no groups: rows) than there are folds.
+    Raises UserError for a class with fewer groups (without groups: rows) than folds.
     """
     k = int(labels.max()) + 1
-    alone = np.arange(len(labels)) if groups is None else groups
-    spread = np.bincount(np.unique(alone * k + labels) % k, minlength=k)  # groups that hold each class
+    own_groups = np.arange(len(labels)) if groups is None else groups
+    spread = np.bincount(
+        np.unique(own_groups * k + labels) % k, minlength=k
+    )  # number of groups that contain each class
     _check_spread(spread, np.bincount(labels), folds, names, "folds")
     if groups is not None:
         return grouped(labels, groups, [1 / folds] * folds, seed, names)
     from sklearn.model_selection import StratifiedKFold
 
     part = np.zeros(len(labels), dtype=np.int64)
-    deal = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    for p, (_, rows) in enumerate(deal.split(labels, labels)):
+    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    for p, (_, rows) in enumerate(splitter.split(labels, labels)):
         part[rows] = p
     return part
 
 
 def grouped(labels: Ints, groups: Ints, fractions: Sequence[float], seed: int, names: Sequence[str]) -> Ints:
-    """(n,) the part of each row: groups whole, each class spread over the parts by `fractions`.
+    """Return (n,) the part of each row, with groups kept whole and each class spread over the parts by `fractions`.
 
-    Groups of several rows go first, largest first, each to the part where it lowers most the sum over classes of
-    (rows - target)^2 / target; single rows then fill each class up to its target, with rounding errors carried from
-    class to class so that they do not add up. At last a part without a class gets its smallest group from another.
-    `names` are the classes' names, for messages.
+    First, groups of several rows are placed, largest first, each in the part where it most reduces the sum over classes
+    of (rows - target)^2 / target. Then single rows fill up each class to its target; rounding errors are carried from
+    class to class so that they do not accumulate. Finally, a part that lacks a class gets the smallest group with that
+    class from another part.
 
-    UserError: a class in fewer groups than there are parts.
+    names: of the classes, for messages. Raises UserError for a class with fewer groups than parts.
     """
     groups = np.unique(groups, return_inverse=True)[1]  # (n,) in 0..G-1
     n_classes, n_parts = int(labels.max()) + 1, len(fractions)
     keys, counts = np.unique(groups * n_classes + labels, return_counts=True)
-    pair_group, pair_class = keys // n_classes, keys % n_classes  # (pairs,) which group holds which class how often
+    pair_group, pair_class = keys // n_classes, keys % n_classes  # (pairs,) group, class and number of rows
     _check_spread(np.bincount(pair_class, minlength=n_classes), np.bincount(labels), n_parts, names)
     totals = np.bincount(labels, minlength=n_classes).astype(float)  # (K,)
     target = np.maximum(np.outer(fractions, totals), 1.0)  # (P, K)
@@ -127,7 +130,7 @@ def grouped(labels: Ints, groups: Ints, fractions: Sequence[float], seed: int, n
 def grouped_keeping_rare(
     labels: Ints, groups: Ints, fractions: Sequence[float], seed: int, names: Sequence[str], notes: list[str]
 ) -> Ints:
-    """`grouped`, but the groups of classes that are too rare to be in every part stay in the first one, with a note."""
+    """Split as `grouped` does, but keep the groups of classes too rare for every part in the first part, with a note."""
     rest, rare = _without_rare(labels, groups, len(fractions))
     classes = np.unique(labels[rest])
     if not rare or len(classes) < 2:
@@ -137,14 +140,14 @@ def grouped_keeping_rare(
     part[rest] = grouped(compact, groups[rest], fractions, seed, [names[k] for k in classes.tolist()])
     sizes = ", ".join(f"{names[k]!r} ({int((labels == k).sum()):,})" for k in rare[:SHOWN_CLASSES])
     notes.append(
-        f"warning: too few rows to be in every part, so all of them train and no score speaks of them: {sizes}; give more "
-        "rows of such a class, or join it with another"
+        f"warning: classes with too few rows for every split are only in the training rows and not evaluated: {sizes}. Add "
+        "rows of these classes, or merge them with others"
     )
     return part
 
 
 def _without_rare(labels: Ints, groups: Ints, parts: int) -> tuple[NDArray[np.bool_], list[int]]:
-    """Which rows (n,) are in no group with a class that is in fewer groups than there are parts; and those classes."""
+    """Return which rows (n,) are in no group with a rare class (one with fewer groups than parts), and the rare classes."""
     rest = np.full(len(labels), True)
     rare: list[int] = []
     while rest.any():
@@ -160,7 +163,7 @@ def _without_rare(labels: Ints, groups: Ints, parts: int) -> tuple[NDArray[np.bo
 def grouped_where_present(
     labels: Ints, groups: Ints, fractions: Sequence[float], seed: int, names: Sequence[str]
 ) -> Ints:
-    """`grouped` of rows that need not have every class; what is too rare to be in every part stays in the first one."""
+    """Split as `grouped` does, but allow missing classes, and keep groups of rare classes in the first part."""
     rest, _ = _without_rare(labels, groups, len(fractions))
     part = np.zeros(len(labels), dtype=np.int64)
     if rest.any():
@@ -171,10 +174,10 @@ def grouped_where_present(
 
 
 def grouped_folds(labels: Ints, groups: Ints, folds: int, names: Sequence[str]) -> Ints:
-    """(n,) the fold of each row, 0 the first, by class and with groups whole; -1 for the groups of classes that are too
-    rare to be in every fold, which belong to none.
+    """Return (n,) the fold of each row, from 0: stratified, with groups kept whole; -1 for groups of rare classes.
 
-    UserError: fewer than two classes are left, or a class cannot be put into every fold.
+    A rare class has fewer groups than there are folds. Raises UserError if fewer than two other classes are left, or a
+    class cannot be placed in every fold.
     """
     rest, _ = _without_rare(labels, groups, folds)
     classes = np.unique(labels[rest])
@@ -187,7 +190,7 @@ def grouped_folds(labels: Ints, groups: Ints, folds: int, names: Sequence[str]) 
 
 
 def _check_spread(spread: Ints, rows: Ints, parts: int, names: Sequence[str], unit: str = "parts") -> None:
-    """UserError that names every class (the first 20) in fewer groups than `parts`. spread, rows: (K,) groups and rows."""
+    """Raise UserError that names the classes with fewer groups than `parts`. spread, rows: (K,) groups and rows by class."""
     few: list[int] = np.flatnonzero(spread < parts).tolist()
     if not few:
         return
@@ -197,18 +200,18 @@ def _check_spread(spread: Ints, rows: Ints, parts: int, names: Sequence[str], un
     if len(few) == 1:
         raise UserError(
             f"class {names[few[0]]!r} has {sizes[0]} of distinct texts; {parts} {unit} need at least {parts}. "
-            f"Give more rows of this class, join it with another class, {fewer}or remove it."
+            f"Add rows of this class, merge it with another class, {fewer}or remove it."
         )
     named = ", ".join(f"{names[k]!r} ({size})" for k, size in zip(few, sizes, strict=False))
     more = f" and {len(few) - SHOWN_CLASSES:,} more" if len(few) > SHOWN_CLASSES else ""
     raise UserError(
         f"{len(few):,} classes have too few groups of distinct texts; {parts} {unit} need at least {parts} of each class: "
-        f"{named}{more}. Give more rows of these classes, join them with other classes, {fewer}or remove them."
+        f"{named}{more}. Add rows of these classes, merge them with other classes, {fewer}or remove them."
     )
 
 
 def _place_large(part, sizes, pair_group, pair_class, counts, target, rng) -> NDArray[np.float64]:
-    """Assign the groups of two rows and more, in place. Returns the (P, K) rows of each part and class."""
+    """Assign groups of several rows to parts, in place. Returns (P, K) the number of rows by part and class."""
     goal = np.maximum(target, 1.0).tolist()
     goal_total = [sum(row) for row in goal]
     has = [[0.0] * len(row) for row in goal]
@@ -234,7 +237,7 @@ def _place_large(part, sizes, pair_group, pair_class, counts, target, rng) -> ND
 
 
 def _place_single(part, single_class, has, target, rng) -> None:
-    """Assign the groups of one row, in place: per class by what each part still lacks, by largest remainder."""
+    """Assign groups of one row to parts, in place: for each class by the rows that a part lacks, by largest remainder."""
     carry = np.zeros(len(has))  # (P,) rows owed to each part by rounding
     by_class = rng.permutation(np.flatnonzero(single_class >= 0))
     by_class = by_class[np.argsort(single_class[by_class], kind="stable")]
@@ -253,8 +256,8 @@ def _place_single(part, single_class, has, target, rng) -> None:
 
 
 def _fill_empty(part, sizes, pair_group, pair_class, n_parts, names) -> None:
-    """Give each part that lacks a class the smallest group that holds it and can be spared, in place."""
-    spread = np.zeros((n_parts, int(pair_class.max()) + 1), dtype=np.int64)  # groups of each part and class
+    """Move to each part that lacks a class the smallest group with that class that can be spared, in place."""
+    spread = np.zeros((n_parts, int(pair_class.max()) + 1), dtype=np.int64)  # number of groups by part and class
     np.add.at(spread, (part[pair_group], pair_class), 1)
     failed: list[int] = []
     for p, k in np.argwhere(spread == 0).tolist():
@@ -277,6 +280,6 @@ def _fill_empty(part, sizes, pair_group, pair_class, n_parts, names) -> None:
         one = len(classes) == 1
         raise UserError(
             f"class{'' if one else 'es'} {named}{more} cannot be put into every part of the split with whole groups: too few "
-            f"groups hold {'it' if one else 'them'}. Give more rows of {'it' if one else 'each'}, or a split of your own "
+            f"groups contain {'it' if one else 'them'}. Add rows of {'it' if one else 'each'}, or define the split "
             "with --split-column."
         )

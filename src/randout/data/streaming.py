@@ -1,6 +1,6 @@
-"""Tables read in blocks, with constant memory: CSV, TSV, JSON Lines, Parquet, plain lines.
+"""Reads CSV, TSV, JSON Lines, Parquet and plain text lines in blocks, with constant memory.
 
-JSON of other shapes (one list, one object) and compressed Parquet are read whole and then cut into blocks.
+JSON of other shapes (one list, one object) and compressed Parquet are read whole and then divided into blocks.
 """
 
 from __future__ import annotations
@@ -36,17 +36,18 @@ from .tables import (
     table_of,
 )
 
-ROWS = 8192  # of a block: enough to sort texts by length before they are batched
-CHARACTERS = 1 << 24  # of a block: fewer rows where texts are long
-HEAD = 200_000  # characters by which the form of a file is recognised
+ROWS = 8192  # per block: enough to sort texts by length before batching
+CHARACTERS = 1 << 24  # per block: fewer rows if texts are long
+HEAD = 200_000  # characters used to detect the format of a file
 Row = TypeVar("Row")
 
 
 @dataclass
 class Blocks:
-    """A table that can be read several times from its start. format and delimiter: as of `Table`; "lines": plain text.
+    """A table that can be iterated several times in blocks.
 
-    names: the keys of the columns; of JSON Lines those of the rows that were read so far.
+    format, delimiter: as in `Table`; format "lines": plain text. names: the keys of the columns; for JSON Lines those of the
+    rows read so far. stamp: returns a value that changes when the file changes.
     """
 
     name: str
@@ -61,20 +62,20 @@ class Blocks:
         self._stamp = self.stamp()
 
     def __iter__(self) -> Iterator[Table]:
-        """Its rows, in blocks of `ROWS` at most. UserError for what is malformed; Failure where the file has changed."""
+        """Yield the rows in blocks of at most `ROWS`. Raises UserError if malformed, Failure if the file has changed."""
         empty = True
         for block in self._read(self):
             if len(block):
                 empty = False
                 yield block
         if self.stamp() != self._stamp:
-            raise Failure(f"{self.name}: the file was changed while it was read. Run it again.")
+            raise Failure(f"{self.name}: the file changed while it was read. Run the command again.")
         if empty and self.format != "lines":
             raise no_rows(self.name, self.names)
 
 
 def blocks_of(opened: OpenedFile, encoding: str = "auto") -> Blocks:
-    """A file as blocks of its rows, read as `read_table` reads it. UserError for a file that is no table."""
+    """Open a file as blocks of rows, read as `read_table` reads it. Raises UserError if it is not a table."""
     start = _start(opened)
     if is_parquet(start, opened.suffix):
         check_parquet(start, opened.name)
@@ -95,14 +96,14 @@ def blocks_of(opened: OpenedFile, encoding: str = "auto") -> Blocks:
 
 
 def whole(table: Table) -> Blocks:
-    """The blocks of a table in memory."""
+    """Return the blocks of a table in memory."""
     found = Blocks(table.name, table.format, partial(_slices, table), lambda: None, table.delimiter)
     found.names = dict.fromkeys(table.columns)
     return found
 
 
 def plain_lines(opened: OpenedFile, encoding: str = "auto") -> Blocks:
-    """Each line of a file as a text, empty ones too, in a column `text`. Lines end in \\n, \\r\\n, or in old files \\r."""
+    """Read each line of a file, including empty ones, as a text in a column `text`. Line ends: \\n, \\r\\n, or only \\r."""
     start = _start(opened)
     check_start(start, opened.name, encoding)
     end = "\r" if b"\r" in start and b"\n" not in start else "\n"
@@ -116,8 +117,10 @@ def plain_lines(opened: OpenedFile, encoding: str = "auto") -> Blocks:
 
 
 def names_a_text(opened: OpenedFile, encoding: str = "auto", column: str = "") -> bool:
-    """Whether a file of unknown content starts with the header of a table (or is JSON Lines) with a usual name of a text
-    column, or `column`, rather than with a text: further rows follow, each as wide.
+    """Return whether a file is a table with a text column, rather than plain text lines.
+
+    It is if it is Parquet, or if it is JSON Lines or has a header with `column` or a usual name of a text column, followed
+    by rows of the same width.
     """
     names = {*TEXT_NAMES, column.lower()} - {""}
     start = _start(opened)
@@ -143,9 +146,9 @@ def names_a_text(opened: OpenedFile, encoding: str = "auto", column: str = "") -
 
 
 def lines_of(opened: OpenedFile, encoding: str, newline: str = "") -> Iterator[str]:
-    """The lines of a file with their ends, which are any of \\n, \\r and \\r\\n, or `newline` alone.
+    """Yield the lines of a file with their ends: any of \\n, \\r and \\r\\n, or only `newline` if given.
 
-    UserError with the line for what is not text in the encoding; only then is the file read whole.
+    Raises UserError with the line if the file is not text in the encoding; only then is the file read whole.
     """
     with opened.stream() as binary:
         stream = io.TextIOWrapper(binary, codec_of(encoding), newline=newline)
@@ -165,7 +168,7 @@ def _start(opened: OpenedFile) -> bytes:
 
 
 def _head(lines: Callable[[], Iterable[str]]) -> str:
-    """The first lines, `HEAD` characters or a little more."""
+    """Return the first lines, with about `HEAD` characters."""
     found, size = [], 0
     for line in lines():
         found.append(line)
@@ -176,7 +179,7 @@ def _head(lines: Callable[[], Iterable[str]]) -> str:
 
 
 def _batched(rows: Iterable[Row], size_of: Callable[[Row], int]) -> Iterator[list[Row]]:
-    """Rows in lists of `ROWS`, or of `CHARACTERS` where that is less."""
+    """Yield lists of at most `ROWS` rows and about `CHARACTERS` characters."""
     block: list[Row] = []
     size = 0
     for row in rows:

@@ -1,4 +1,4 @@
-"""Summary of a dataset: sizes, classes, duplicates and where they cross the split."""
+"""Summary of a dataset: sizes, classes, duplicates, and duplicates across splits."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ import numpy as np
 
 from randout.core.wording import plural, verb
 
-from .labels import doubtful, unseen_words
+from .labels import class_name_notes, unseen_words
 from .stratify import Ints
 
-SHOWN_CLASSES = 8  # columns in `lines`; beyond, only the smallest and the largest class
+SHOWN_CLASSES = 8  # maximum class columns; beyond, only the smallest and the largest class are shown
 
 
 @dataclass(frozen=True)
 class DataReport:
-    """Counts of rows, per split where a dictionary ("train", "validation", "test", "unlabeled")."""
+    """Row counts of a dataset; dictionaries are by split ("train", "validation", "test", "unlabeled")."""
 
     sizes: dict[str, int]
     class_counts: dict[str, dict[str, int]]  # labelled splits only: split -> class -> rows
     majority_share: dict[str, float]  # split -> share of its largest class
     imbalance: float  # largest class over smallest, in train
-    duplicate_groups: int  # groups of labelled rows, two or more, with the same normalised text
-    duplicate_rows: int  # rows in them
-    conflicting_groups: int  # those of them with more than one label
+    duplicate_groups: int  # groups of two or more labelled rows with the same normalised text
+    duplicate_rows: int  # rows in these groups
+    conflicting_groups: int  # of these groups, those with more than one label
     leaked: dict[str, Ints]  # "validation", "test" -> positions of rows with a copy in train
-    shared_groups: dict[str, int]  # "validation", "test" -> rows in a group (copies or group column) that train has too
-    unlabeled_left_out: dict[str, int]  # why -> unlabelled rows left out
+    shared_groups: dict[str, int]  # "validation", "test" -> rows in a group that also has training rows
+    unlabeled_left_out: dict[str, int]  # reason -> unlabelled rows left out
     notes: tuple[str, ...]
 
     def counts(self) -> dict[str, Any]:
-        """The report ready for JSON, with numbers of rows where it holds their positions."""
+        """Return the report for JSON, with the number of leaked rows in place of their positions."""
         return asdict(self) | {"leaked": {name: len(rows) for name, rows in self.leaked.items()}}
 
     def lines(self) -> list[str]:
-        """What a user is shown: a table of splits, copies, notes."""
+        """Return the lines shown to the user: a table of the splits, then copies and notes."""
         found = _split_lines(self)
         if self.duplicate_groups:
             found.append(
@@ -62,7 +62,7 @@ class DataReport:
 
 
 def _split_lines(report: DataReport) -> list[str]:
-    """The table split x (rows, classes, share of the largest class), aligned."""
+    """Format the table of splits: rows, classes, share of the largest class."""
     classes = list(report.class_counts["train"])
     few = len(classes) <= SHOWN_CLASSES
     head = ["split", "rows", *(classes if few else ["smallest", "largest"]), "majority"]
@@ -91,13 +91,13 @@ def make_report(
     left_out: dict[str, int],
     notes: Sequence[str],
 ) -> DataReport:
-    """Count what `DataReport` holds. `labels` (n,) is -1 for unlabelled rows; unseen: labels that no training row has."""
+    """Create the report. labels: (n,), -1 for unlabelled rows. unseen: labels that no training row has."""
     learnt = len(id2label)
     id2label = dict(enumerate([*id2label.values(), *unseen]))
     labelled = {name: rows for name, rows in split.items() if name != "unlabeled"}
     counts = {name: np.bincount(labels[rows], minlength=len(id2label)) for name, rows in labelled.items()}
     absent = [
-        f"{name} has no row of class {', '.join(repr(id2label[k]) for k in np.flatnonzero(c[:learnt] == 0)[:5])}"
+        f"{name} has no rows of class {', '.join(repr(id2label[k]) for k in np.flatnonzero(c[:learnt] == 0)[:5])}"
         for name, c in counts.items()
         if (c[:learnt] == 0).any()
     ]
@@ -118,13 +118,13 @@ def make_report(
         leaked={name: split[name][np.isin(copies[split[name]], copies[split["train"]])] for name in held_out},
         shared_groups={name: int(np.isin(groups[split[name]], groups[split["train"]]).sum()) for name in held_out},
         unlabeled_left_out=left_out,
-        notes=(*notes, *absent, *doubtful(list(id2label.values()))),
+        notes=(*notes, *absent, *class_name_notes(list(id2label.values()))),
     )
 
 
 def _duplicates(copies: Ints, labels: Ints) -> tuple[int, int, int]:
-    """Groups of two rows and more, rows in them, groups with more than one label."""
+    """Count groups of two or more copies, rows in them, and groups with more than one label."""
     size = np.bincount(copies)
     several = size > 1
-    pairs = np.unique(np.stack([copies, labels]), axis=1)[0] if len(copies) else copies  # each (copy, label) once
+    pairs = np.unique(np.stack([copies, labels]), axis=1)[0] if len(copies) else copies  # each pair (copy, label) once
     return int(several.sum()), int(size[several].sum()), int((np.bincount(pairs) > 1).sum())

@@ -1,4 +1,4 @@
-"""Tables written to files: the input's columns unchanged, with new columns appended."""
+"""Writes tables to files: the input's columns unchanged, with new columns appended."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from .streaming import Blocks
 from .tables import JSON_SUFFIXES, Table
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
-DELIMITED_SUFFIXES = (".csv", ".tsv", ".tab", ".txt")  # .txt: in the form that was read
+DELIMITED_SUFFIXES = (".csv", ".tsv", ".tab", ".txt")  # .txt: in the format that was read
 SUFFIXES = (*DELIMITED_SUFFIXES, *JSON_SUFFIXES, *PARQUET_SUFFIXES)
-Add = Callable[[Table, Mapping[str, Sequence[Any]]], None]
+AddBlock = Callable[[Table, Mapping[str, Sequence[Any]]], None]
 BY_FORMAT = {"csv": ".csv", "jsonl": ".jsonl", "json": ".json", "parquet": ".parquet"}
 
 
 def default_output(table: Table | Blocks, word: str) -> Path:
-    """Where a table goes when no name is given: beside its file, as NAME.word.SUFFIX, in the form that was read."""
+    """Return the default output path: alongside the input file, as NAME.word.SUFFIX, in the format that was read."""
     path = Path(content_name(table.name))
     stem, suffix = path.stem, path.suffix
-    if suffix.lower() not in SUFFIXES:  # any text is read as a table, whatever its name
+    if suffix.lower() not in SUFFIXES:  # input files may have any name
         stem, suffix = path.name, ".tsv" if table.delimiter == "\t" else BY_FORMAT.get(table.format, ".csv")
     end = f".{word}{suffix}"
     return path.with_name(cut_name(stem, LONGEST_NAME - len(end.encode())) + end)
 
 
 def check_output(path: Path) -> None:
-    """Raise UserError where no table can be written at `path`: its suffix, its folder, or a file that is there."""
+    """Raise UserError if no table can be written to `path`: unknown suffix, missing folder, or existing file."""
     if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{path}: the suffix {path.suffix!r} is not known. Expected one of {', '.join(SUFFIXES)}.")
+        raise UserError(f"{path}: unknown suffix {path.suffix!r}. Expected one of {', '.join(SUFFIXES)}.")
     check_new_file(path)
 
 
 def free_name(taken: Iterable[str], name: str) -> str:
-    """`name` for a new column, or the first of predicted_NAME, predicted_NAME_2, ... that is not taken (in any case)."""
+    """Return `name`, or the first of predicted_NAME, predicted_NAME_2, ... that is not in `taken`, ignoring case."""
     used = {column.casefold() for column in taken}
     found, number = name, 1
     while found.casefold() in used:
@@ -52,10 +52,10 @@ def free_name(taken: Iterable[str], name: str) -> str:
 
 
 def appended(table: Table, columns: Mapping[str, Sequence[Any]]) -> Table:
-    """The table with further columns at its end. UserError when a name is taken."""
+    """Return the table with further columns at its end. Raises UserError if a name is taken."""
     for name, values in columns.items():
         if name in table.columns:
-            raise UserError(f"{table.name}: there is a column {name!r} already. Rename or remove it first.")
+            raise UserError(f"{table.name}: already has a column {name!r}. Rename or remove it first.")
         if len(values) != len(table):
             raise ValueError(f"{name}: {len(values)} values for {len(table)} rows")
     header = (*table.header, *columns) if table.header else ()
@@ -67,17 +67,18 @@ def appended(table: Table, columns: Mapping[str, Sequence[Any]]) -> Table:
 
 
 def write_table(table: Table, path: str | Path) -> None:
-    """Write a table in the format of the path's suffix, whole or not at all.
+    """Write a table atomically, in the format given by the path's suffix.
 
-    Raises UserError where something is there already, where the folder is missing, and for an unknown suffix; Failure
-    where the disk does not take it.
+    Raises UserError if the file exists, the folder is missing, or the suffix is unknown; Failure if the file cannot be
+    written.
     """
     writer(table, Path(path))({})
 
 
 def writer(table: Table, path: Path) -> Callable[[Mapping[str, Sequence[Any]]], None]:
-    """Everything that can be wrong with writing `table` and further columns to `path`, checked now; the function that
-    comes back takes the columns and writes. Raises UserError.
+    """Check that `table` with further columns can be written to `path`; return a function that writes it.
+
+    The function takes the further columns by name. Raises UserError as `check_output` and `BlockWriter.check` do.
     """
     blocks = BlockWriter(path)
     blocks.check(table)
@@ -90,15 +91,15 @@ def writer(table: Table, path: Path) -> Callable[[Mapping[str, Sequence[Any]]], 
 
 
 class BlockWriter:
-    """A table written to `path` block by block, whole or not at all. Raises UserError where nothing can be written."""
+    """Writes a table to `path` block by block, atomically. Raises UserError if nothing can be written there."""
 
     def __init__(self, path: Path) -> None:
         check_output(path)
         self.path, self.suffix = path, path.suffix.lower()
-        self._schema: Any = None  # of Parquet: that of all blocks
+        self._schema: Any = None  # Parquet schema of all blocks
 
     def check(self, block: Table) -> None:
-        """Look at a block that will be written, before any is. UserError for columns that the format cannot hold."""
+        """Check a block before any block is written. Raises UserError for columns that the format cannot store."""
         if self.suffix not in PARQUET_SUFFIXES:
             return
         import pyarrow as pa
@@ -110,13 +111,14 @@ class BlockWriter:
         try:
             self._schema = pa.unify_schemas([self._schema, schema], promote_options="permissive")
         except (pa.ArrowException, OverflowError) as error:
-            raise _mixed(self.path, error) from None
+            raise _mixed_types_error(self.path, error) from None
 
     @contextmanager
-    def open(self, kinds: Mapping[str, type] | None = None) -> Iterator[Add]:
-        """A function that takes each block in turn, with its further columns. kinds: str or float, of each of these;
-        where None, there is one block. Every block must have been checked. Raises UserError where something is at the
-        path by now; Failure where the disk does not take it.
+    def open(self, kinds: Mapping[str, type] | None = None) -> Iterator[AddBlock]:
+        """Yield a function that writes a block with its further columns; call it with each block in turn.
+
+        kinds: str or float for each further column; None if there is only one block. Every block must have been passed to
+        `check`. Raises UserError if the file exists by then, and Failure if it cannot be written.
         """
         with new_file(self.path) as stream:
             if self.suffix in PARQUET_SUFFIXES:
@@ -128,7 +130,7 @@ class BlockWriter:
 
             def add_text(block: Table, columns: Mapping[str, Sequence[Any]]) -> None:
                 nonlocal written, end
-                first, between, last = _around(block, columns, self.suffix)
+                first, between, last = _row_separators(block, columns, self.suffix)
                 lines = _lines(block, columns, self.suffix)
                 stream.write(((between if written else first) + between.join(lines)).encode("utf-8"))
                 written, end = written + len(lines), last
@@ -137,7 +139,7 @@ class BlockWriter:
             stream.write(end.encode("utf-8"))
 
     @contextmanager
-    def _parquet(self, stream: Any, kinds: Mapping[str, type] | None) -> Iterator[Add]:
+    def _parquet(self, stream: Any, kinds: Mapping[str, type] | None) -> Iterator[AddBlock]:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -159,12 +161,12 @@ def _is_json(block: Table, suffix: str) -> bool:
     return suffix in JSON_SUFFIXES or (suffix == ".txt" and block.format in ("json", "jsonl"))
 
 
-def _around(block: Table, columns: Mapping[str, Sequence[Any]], suffix: str) -> tuple[str, str, str]:
-    """What stands before the first row, between two, and after the last one."""
+def _row_separators(block: Table, columns: Mapping[str, Sequence[Any]], suffix: str) -> tuple[str, str, str]:
+    """Return the text before the first row, between two rows, and after the last row."""
     if _is_json(block, suffix):
         whole = suffix in (".json", ".txt") and block.format != "jsonl"
         return ("[\n", ",\n", "\n]\n") if whole else ("", "\n", "\n")
-    as_in_file = block.header or block.columns  # a header may have the same name twice
+    as_in_file = block.header or block.columns  # a header may repeat names
     return _csv_line([*as_in_file, *columns], _delimiter(block, suffix)) + "\n", "\n", "\n"
 
 
@@ -183,15 +185,15 @@ def _delimiter(block: Table, suffix: str) -> str:
 
 
 def _csv_line(cells: Sequence[Any], delimiter: str) -> str:
-    """A line of CSV. Quoted are cells with a delimiter, a quote or a line break of any kind.
+    """Format a line of CSV; cells with a delimiter, a quote or a line break of any kind are quoted.
 
-    Python's own writer leaves a lone carriage return without quotes before 3.11.9 and 3.12.3, and a reader then takes it
-    for the end of the row.
+    Python's own writer does not quote a lone carriage return before 3.11.9 and 3.12.3; readers then take it as the end of
+    the row.
     """
     texts = [_cell(cell) for cell in cells]
     special = (delimiter, '"', "\n", "\r")
     quoted = ['"' + text.replace('"', '""') + '"' if any(mark in text for mark in special) else text for text in texts]
-    return delimiter.join(quoted) if quoted != [""] else '""'  # a blank line would not be seen as a row
+    return delimiter.join(quoted) if quoted != [""] else '""'  # a blank line would not be read as a row
 
 
 def _cell(value: Any) -> str:
@@ -201,7 +203,7 @@ def _cell(value: Any) -> str:
 
 
 def _arrow_of(table: Table, path: Path, schema: Any = None) -> Any:
-    """The table for Parquet; one that was read from a Parquet file keeps its own types and metadata."""
+    """Convert to an Arrow table; a table read from Parquet keeps its types and metadata."""
     import pyarrow as pa
 
     if isinstance(table.columns, ArrowColumns):
@@ -209,15 +211,15 @@ def _arrow_of(table: Table, path: Path, schema: Any = None) -> Any:
     try:
         return pa.table(dict(table.columns), schema=schema)
     except (pa.ArrowException, OverflowError) as error:
-        raise _mixed(path, error) from None
+        raise _mixed_types_error(path, error) from None
 
 
-def _mixed(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path}: a column mixes types, which Parquet cannot hold ({error}). Write .jsonl instead.")
+def _mixed_types_error(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: a column mixes types, which Parquet cannot store ({error}). Write .jsonl instead.")
 
 
 def _with_columns(arrow: Any, columns: Mapping[str, Sequence[Any]], types: Mapping[str, Any] | None = None) -> Any:
-    """An Arrow table with further columns. types: of those whose values do not decide it."""
+    """Append columns to an Arrow table. types: Arrow types by name, for columns whose values do not determine them."""
     import pyarrow as pa
 
     for name, values in columns.items():

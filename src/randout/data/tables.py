@@ -1,8 +1,8 @@
 """Reads CSV, TSV, JSON Lines and Parquet files into a `Table`; errors name the line.
 
-Nothing here knows what a text or a label is. A "line" is a line of the file (the first is 1), a "row" is a row of data
-(the first is 1, the header is not counted). A row of a CSV or TSV file starts on a later line than its number says: after
-the header, blank lines, and rows with line breaks in quotes; so messages give both. Bytes are parsed, never unpickled.
+This module does not distinguish texts and labels. Lines of the file and rows of data are both counted from 1; the header
+is not a row. Because of the header, blank lines and quoted line breaks, a row's line differs from its number, so messages
+give both. Files are parsed, never unpickled.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from .json_tables import parse_json
 from .parquet import ArrowColumns, class_names
 
 FORMATS = "CSV (comma, semicolon or tab), TSV, JSON Lines or Parquet"
-AUTO = "auto"  # the encoding of a file that names none: UTF-8
+AUTO = "auto"  # default encoding: UTF-8
 UTF_8 = "utf-8-sig"
 STANDARD_INPUT = encoding_advice.STANDARD_INPUT
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".parquet", ".pq", *JSON_SUFFIXES)
-MAGIC = {  # first bytes of (unpacked) files that are something else -> what to say
+MAGIC = {  # first bytes of (decompressed) files in other formats -> message
     b"\x1f\x8b": "a gzip archive: unpack it first (gunzip FILE)",
     b"PK\x03\x04": "a zip archive or an Excel workbook: unpack it, or save the sheet as CSV in UTF-8",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook: save the sheet as CSV in UTF-8",
-    b"\x80\x04\x95": "a Python pickle, which is never opened, as that can run code: save the table as CSV or Parquet",
-    b"\x80\x05\x95": "a Python pickle, which is never opened, as that can run code: save the table as CSV or Parquet",
+    b"\x80\x04\x95": "a Python pickle, which can run code and is never opened: save the table as CSV or Parquet",
+    b"\x80\x05\x95": "a Python pickle, which can run code and is never opened: save the table as CSV or Parquet",
     b"\x28\xb5\x2f\xfd": "a zstd archive: unpack it first (unzstd FILE)",
     b"%PDF": "a PDF document",
     b"ARROW1": "an Arrow or Feather file: save the table as Parquet",
     b"BZh91AY": "a bzip2 archive: unpack it first (bunzip2 FILE)",
     b"\xfd7zXZ": "an xz archive: unpack it first (unxz FILE)",
     b"SQLite format 3": "an SQLite database: export the table as CSV",
-    b"version https://git-lfs": "a Git LFS pointer and not the table itself: git lfs pull",
+    b"version https://git-lfs": "a Git LFS pointer, not the table itself: run git lfs pull",
     b"<!DOCTYPE": "a web page: download the file itself",
     b"<!doctype": "a web page: download the file itself",
     b"<html": "a web page: download the file itself",
@@ -54,20 +54,20 @@ MAGIC = {  # first bytes of (unpacked) files that are something else -> what to 
 class Table:
     """Columns of equal length, in the file's order. CSV values are strings; JSON and Parquet keep their types.
 
-    The keys of `columns` are unique: where the file has a name more than once, `header` has the names as they are there.
+    The keys of `columns` are unique; `header` has the names as in the file, where they may repeat.
     """
 
     columns: Mapping[str, list[Any]]
     name: str  # the file's name as the user gave it
-    sha256: str  # of the content, unpacked and in UTF-8: the same data whether it is compressed or not
+    sha256: str  # of the content, decompressed and in UTF-8, so that the same data have the same hash
     format: str  # "csv", "jsonl", "json" (one list of objects), "parquet" or "hub"
     delimiter: str = ","
-    categories: dict[str, list[str]] = field(default_factory=dict)  # column -> its declared values, in order
-    header: tuple[str, ...] = ()  # the names as in the file; empty: the keys of `columns`
-    lines: Sequence[int] = field(default=(), repr=False, compare=False)  # on which each row of a CSV file starts
+    categories: dict[str, list[str]] = field(default_factory=dict)  # column -> declared class names in order
+    header: tuple[str, ...] = ()  # names as in the file; empty: the keys of `columns`
+    lines: Sequence[int] = field(default=(), repr=False, compare=False)  # line on which each row of a CSV file starts
 
     def row(self, number: int) -> str:
-        """`row 3 (line 4)`, or `row 3` where its line is not known. number: of the row, the first is 1."""
+        """Return `row 3 (line 4)`, or `row 3` if the line is not known. number: row number, counted from 1."""
         return f"row {number} (line {self.lines[number - 1]})" if self.lines else f"row {number}"
 
     def __len__(self) -> int:
@@ -77,22 +77,22 @@ class Table:
 
 
 def sha256_of(data: bytes) -> str:
-    """The hexadecimal SHA-256 of some bytes."""
+    """Return the hexadecimal SHA-256 of some bytes."""
     return hashlib.sha256(data).hexdigest()
 
 
 def read_table(path: str | Path, encoding: str = AUTO) -> Table:
-    """Read a file by its content and suffix, unpacked where it is compressed (`archives`).
+    """Read a table; the format is detected from content and suffix, and compressed files are decompressed.
 
-    encoding: of its text, as Python names it; "auto": UTF-8. UserError: missing, a folder, empty, not text, damaged,
-    malformed, no rows.
+    encoding: Python's name of the encoding; "auto": UTF-8. Raises UserError if the file is missing, a folder, empty, not
+    text, damaged, malformed, or has no rows.
     """
     with opened_file(path, FORMATS) as opened:
         return table_of(opened, encoding)
 
 
 def table_of(opened: OpenedFile, encoding: str = AUTO) -> Table:
-    """As `read_table`, of an open file."""
+    """Read a table from an open file, as `read_table` does."""
     data, name, suffix = opened.read(), opened.name, opened.suffix
     columns: Mapping[str, list[Any]]
     header: Sequence[str] = ()
@@ -111,7 +111,7 @@ def table_of(opened: OpenedFile, encoding: str = AUTO) -> Table:
         else:
             delimiter, form = sniff_delimiter(text, suffix), "csv"
             header, columns, lines = parse_delimited(text, delimiter, name)
-        if codec_of(encoding) != UTF_8:  # the same data as the file converted to UTF-8
+        if codec_of(encoding) != UTF_8:  # same hash as the file converted to UTF-8
             data = text.encode("utf-8")
     table = Table(columns, name, sha256_of(data), form, delimiter, categories, tuple(header), lines)
     if len(table) == 0:
@@ -120,31 +120,29 @@ def table_of(opened: OpenedFile, encoding: str = AUTO) -> Table:
 
 
 def no_rows(name: str, columns: Iterable[str]) -> UserError:
-    """The error for a table without a row of data."""
-    return UserError(f"{name}: there is a header but no row of data (columns: {', '.join(columns) or 'none'}).")
+    """Return the error for a table without rows."""
+    return UserError(f"{name}: the file has a header but no rows of data (columns: {', '.join(columns) or 'none'}).")
 
 
 def is_parquet(start: bytes, suffix: str) -> bool:
-    """Whether a file is to be read as Parquet. start: its first bytes."""
+    """Return whether a file is Parquet. start: its first bytes."""
     return start[:4] == b"PAR1" or suffix in (".parquet", ".pq")
 
 
 def looks_json(text: str, suffix: str) -> bool:
-    """Whether a text that is not blank is to be read as JSON."""
+    """Return whether a non-blank text should be read as JSON."""
     return suffix in JSON_SUFFIXES or (suffix not in (".csv", ".tsv", ".tab") and text.lstrip()[0] in "{[")
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """The bytes of a file as they are on disk; UserError when it is missing (with the nearest name alongside), a folder
-    or not readable.
-    """
+    """Return the bytes of a file as on disk. Raises UserError as `opened_file` does."""
     with opened_file(path, FORMATS) as opened:
         opened.handle.seek(0)
         return opened.handle.read()
 
 
 def codec_of(encoding: str) -> str:
-    """Python's codec for a text in this encoding; UTF-8 may start with a byte order mark. UserError for no encoding."""
+    """Return Python's codec for an encoding; UTF-8 may have a byte order mark. Raises UserError if it is unknown."""
     if encoding == AUTO:
         return UTF_8
     try:
@@ -155,16 +153,16 @@ def codec_of(encoding: str) -> str:
     except (LookupError, ValueError):
         known = sorted({name.replace("_", "-") for name in aliases.values()})
         raise UserError(
-            f"encoding: found {encoding!r:.60}, which is no encoding of text.{nearest(encoding, known)} "
+            f"encoding: unknown text encoding {encoding!r:.60}.{nearest(encoding, known)} "
             "Expected auto (UTF-8) or a name such as latin1, cp1252, utf-16 or gb18030."
         ) from None
     return UTF_8 if found.name == "utf-8" else found.name
 
 
 def decode(data: bytes, name: str, encoding: str = AUTO) -> str:
-    """Bytes to text: UTF-8 (with or without its mark), or the encoding that is named.
+    """Decode bytes as UTF-8 (with or without a byte order mark), or in the given encoding.
 
-    UserError with byte offset and line for anything else.
+    Raises UserError with byte offset and line if they are not valid text in it.
     """
     codec = codec_of(encoding)
     check_start(data, name, encoding)
@@ -173,12 +171,12 @@ def decode(data: bytes, name: str, encoding: str = AUTO) -> str:
     except UnicodeDecodeError as error:
         at = error.start + (
             3 if codec == UTF_8 and data.startswith(codecs.BOM_UTF8) else 0
-        )  # the codec does not count it
+        )  # the codec does not count the mark
         line = data.count(b"\n", 0, at) + 1
         if encoding != AUTO:
             raise UserError(
                 f"{name}, line {line}: not text in {encoding} (byte 0x{data[at]:02x} at offset {at}: {error.reason}). "
-                "Name another with --encoding."
+                "Name another encoding with --encoding."
             ) from None
         raise UserError(
             f"{name}, line {line}: the file is not UTF-8 text (byte 0x{data[at]:02x} at offset {at}). "
@@ -190,22 +188,22 @@ def decode(data: bytes, name: str, encoding: str = AUTO) -> str:
 
 
 def check_start(data: bytes, name: str, encoding: str) -> None:
-    """Raise UserError for the first bytes of a file that is something else than text, or in UTF-16 unasked."""
+    """Raise UserError if the first bytes are of a format other than text, or UTF-16/32 although UTF-8 is expected."""
     _check_magic(data, name)
     if encoding == AUTO and (found := encoding_advice.utf16_or_32(data)):
         other, how = found
         raise UserError(
             f"{name}: the file is in {other[:6].upper()} ({how}, byte 0, line 1); expected UTF-8. "
-            f"Read it with --encoding {other}, or convert it: {encoding_advice.command(name, other)}"
+            f"Read it with --encoding {other}, or convert it: {encoding_advice.iconv_command(name, other)}"
         )
 
 
 def nul_error(name: str, line: int) -> UserError:
-    """The error for a NUL character in a text."""
+    """Return the error for a NUL character in a text."""
     where = "" if name == STANDARD_INPUT else f" < {shlex.quote(name)} > clean{Path(name).suffix}"
     return UserError(
-        f"{name}, line {line}: a NUL character, which text cannot hold (is the file binary, "
-        f"or cut off?). Remove it, for example: tr -d '\\000'{where}"
+        f"{name}, line {line}: contains a NUL character, which is not allowed in text (is the file binary, "
+        f"or truncated?). Remove it, for example: tr -d '\\000'{where}"
     )
 
 
@@ -217,7 +215,7 @@ def _check_magic(data: bytes, name: str) -> None:
 
 
 def _parse_parquet(data: bytes, name: str) -> ArrowColumns:
-    """Parquet bytes to columns."""
+    """Parse Parquet bytes into columns."""
     check_parquet(data, name)
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -227,7 +225,7 @@ def _parse_parquet(data: bytes, name: str) -> ArrowColumns:
 
 
 def check_parquet(start: bytes, name: str) -> None:
-    """Raise UserError for the first bytes of a file that is named Parquet and is something else, or empty."""
+    """Raise UserError if a file named as Parquet is empty or has another format. start: its first bytes."""
     if not start:
         raise UserError(f"{name}: the file is empty. Expected a table as {FORMATS}.")
     _check_magic(start, name)
@@ -235,7 +233,7 @@ def check_parquet(start: bytes, name: str) -> None:
 
 @contextmanager
 def parquet_errors(name: str) -> Iterator[None]:
-    """What pyarrow raises while it reads Parquet, as a UserError."""
+    """Convert the errors of pyarrow while it reads Parquet to UserError."""
     import pyarrow as pa
 
     try:
@@ -243,9 +241,9 @@ def parquet_errors(name: str) -> Iterator[None]:
     except NotImplementedError as error:
         raise UserError(
             f"{name}: the installed pyarrow {pa.__version__} cannot read this Parquet file "
-            f"({str(error).splitlines()[0]}). Write the columns of texts and labels to a file of their own."
+            f"({str(error).splitlines()[0]}). Write the columns with texts and labels to a separate file."
         ) from None
     except (pa.ArrowException, OSError) as error:
         raise UserError(
-            f"{name}: not a whole Parquet file ({str(error).splitlines()[0]}). Write or copy it again."
+            f"{name}: not a valid Parquet file ({str(error).splitlines()[0]}). Write or copy it again."
         ) from None

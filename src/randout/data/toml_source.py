@@ -1,4 +1,4 @@
-"""Datasets described by a TOML file: its files, columns and labels. FILE.toml, or FILE.toml:FOLDER."""
+"""Datasets described by a TOML file (`FILE.toml` or `FILE.toml:FOLDER`): their files, columns and labels."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pydantic import Field
 
 from randout.core.config import Name, Table, checked, read_toml
 from randout.core.errors import UserError
-from randout.core.files import parts_of
+from randout.core.files import split_toml_source
 
 from . import columns as cols
-from .named_datasets import Known, Reading
+from .named_datasets import ReadingOptions, ResolvedSource
 from .tables import AUTO, read_bytes, read_table, sha256_of
 from .tables import Table as Rows
 
@@ -22,12 +22,12 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class Description(Table):
-    """The keys of such a file. Paths are relative to `folder`, which is relative to the file itself."""
+    """The keys of a TOML description. Paths are relative to `folder`, which is relative to the TOML file."""
 
-    name: Annotated[str, Field(pattern=r"^[\w.-]*$")] = ""  # empty: the file's name
+    name: Annotated[str, Field(pattern=r"^[\w.-]*$")] = ""  # empty: the name of the TOML file
     about: str = ""
     folder: Name = ""
-    source: Name = ""  # one table, split by the usual rules; or train, with validation and test where there are any
+    source: Name = ""  # one table, split as usual; alternatively train, and optionally validation and test
     train: Name = ""
     validation: Name = ""
     test: Name = ""
@@ -36,25 +36,27 @@ class Description(Table):
     label_column: Name = ""
     group_column: Name = ""
     split_column: Name = ""
-    labels: tuple[str, ...] | dict[str, str] = ()  # names in order; or value in the file = "name", in order
+    labels: (
+        tuple[str, ...] | dict[str, str]
+    ) = ()  # class names in order, or an ordered mapping from values in the file to class names
     max_length: Annotated[int, Field(ge=4)] | None = None
-    encoding: Name = AUTO  # of the files that are text; "auto": UTF-8
+    encoding: Name = AUTO  # of text files; "auto": UTF-8
 
 
-def resolve(source: str | Path, encoding: str = AUTO) -> Known | None:
-    """The data set that a TOML file describes, its files read and checked; None for any other source.
+def resolve(source: str | Path, encoding: str = AUTO) -> ResolvedSource | None:
+    """Read the dataset that a TOML file describes; return None for any other source.
 
-    encoding: of its files, before what it says. UserError: an unknown key, a value that cannot be, a file that is missing
-    or another, a column that is not there.
+    encoding: of its files, unless "auto", overrides the description. Raises UserError for an unknown key, an invalid value, a
+    file that is missing or has another digest, or a missing column.
     """
-    found = parts_of(source)
+    found = split_toml_source(source)
     if found is None:
         return None
     path, folder = found
     tables = read_toml(path, "description of the data")
     if isinstance(tables.get("train"), dict) or {"student", "methods"} & tables.keys():
-        raise UserError(f"{path}: this is a recipe, not a description of data. Give it with --recipe.")
-    described: Description = checked(Description, tables, f"{path}: ", "docs/guide.md lists them")
+        raise UserError(f"{path}: this is a recipe, not a description of a dataset. Use it with --recipe.")
+    described: Description = checked(Description, tables, f"{path}: ", "docs/guide.md lists the keys")
     _check_files(path, described)
     encoding = described.encoding if encoding == AUTO else encoding
     base = folder if folder is not None else path.parent / Path(described.folder).expanduser()
@@ -63,7 +65,7 @@ def resolve(source: str | Path, encoding: str = AUTO) -> Known | None:
         if column := getattr(described, key):
             cols.named_column(read["main"], column, f"{key} in {path}")
     columns = {key: getattr(described, f"{key}_column") or None for key in ("text", "label", "group", "split")}
-    reading = Reading(
+    reading = ReadingOptions(
         about=described.about,
         text_column=columns["text"],
         label_column=columns["label"],
@@ -72,7 +74,7 @@ def resolve(source: str | Path, encoding: str = AUTO) -> Known | None:
         labels=described.labels or None,
         max_length=described.max_length,
     )
-    return Known(described.name or path.stem, reading, read, one_file=len(read) == 1)
+    return ResolvedSource(described.name or path.stem, reading, read, one_file=len(read) == 1)
 
 
 def _check_files(path: Path, described: Description) -> None:
@@ -80,7 +82,9 @@ def _check_files(path: Path, described: Description) -> None:
         found = "both" if described.source else "neither"
         raise UserError(f"{path}: expected source (one table) or train (the training rows' table), found {found}.")
     if described.split_column and (described.validation or described.test):
-        raise UserError(f"{path}: split_column and further files both give the split. Use one of them.")
+        raise UserError(
+            f"{path}: split_column and the files validation or test both define the split. Use one of them."
+        )
     for key in described.sha256:
         if not getattr(described, key):
             raise UserError(f"{path}: sha256.{key}: there is no {key} file to check.")
@@ -89,6 +93,6 @@ def _check_files(path: Path, described: Description) -> None:
 def _table(path: Path, described: Description, key: str, base: Path, encoding: str) -> Rows:
     file = base / Path(getattr(described, key)).expanduser()
     expected = described.sha256.get(key)  # type: ignore[call-overload]
-    if expected and (found := sha256_of(read_bytes(file))) != expected:  # of the file as it is on disk
+    if expected and (found := sha256_of(read_bytes(file))) != expected:  # digest of the file on disk
         raise UserError(f"{file}: its SHA-256 is {found}, expected {expected} (sha256.{key} in {path}).")
     return read_table(file, encoding)

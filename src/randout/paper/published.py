@@ -1,7 +1,7 @@
 """The paper's published numbers (`published.toml`) as typed records, selected by table, dataset and model.
 
-Percent as printed (Table 1: layers, millions of parameters). What the paper contradicts itself in is a footnote of
-the numbers concerned.
+Values are percentages as printed (Table 1: layers, millions of parameters). Contradictions within the paper are noted in
+footnotes of the numbers concerned.
 """
 
 from __future__ import annotations
@@ -19,50 +19,51 @@ from randout.core.errors import UserError, nearest
 
 @dataclass(frozen=True)
 class Number:
-    """One printed number."""
+    """A number printed in the paper."""
 
     place: str  # "Table 3", "Section 5, ten folds", ...
-    dataset: str  # "rhmd", "coda19"; "" where the number is of no data set (Table 1)
+    dataset: str  # "rhmd", "coda19"; "" if the number does not concern a dataset (Table 1)
     model: str  # a key of Paper.names
-    metric: str  # of metrics.COUNTED; precision, recall, f1 of one class; layers, million_parameters
-    label: str  # the class, as the data set here names it too; "" for the whole test set
+    metric: str  # one of metrics.COUNTED; precision, recall, f1 of one class; layers, million_parameters
+    label: str  # class name, as in the dataset; "" for the whole test set
     printed: str
     notes: tuple[str, ...]  # keys of Paper.notes
 
     @property
     def value(self) -> float:
+        """The printed number as a float."""
         return float(self.printed)
 
     @property
     def step(self) -> float:
-        """One unit of its last printed digit: 0.01 for "73.27"."""
+        """The value of one unit in the last printed digit: 0.01 for "73.27"."""
         return 10.0 ** -len(self.printed.partition(".")[2])
 
 
 @dataclass(frozen=True)
-class Best:
+class BestSetting:
     """Section 5.1: the tokens and units with the highest validation accuracy at one lambda."""
 
     dataset: str
     lam: float
     tokens: int
     units: int
-    overall: bool  # the best of all lambdas
+    overall: bool  # whether it is the best over all lambdas
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Paper:
-    """Everything that is printed; `numbers` in the order of the paper's tables, rows and columns."""
+    """All published numbers and settings; `numbers` are in the order of the paper's tables, rows and columns."""
 
     numbers: tuple[Number, ...]
-    best: tuple[Best, ...]
+    best: tuple[BestSetting, ...]
     captions: Mapping[str, str]  # by place
-    names: Mapping[str, str]  # of models, for people
+    names: Mapping[str, str]  # model key -> display name
     datasets: Mapping[str, Mapping[str, Any]]  # sizes, split, test rows by class, max length
-    training: Mapping[str, Any]  # section 4.2; lists are what was searched
+    training: Mapping[str, Any]  # section 4.2; a list has the values that were searched
     notes: Mapping[str, str]  # footnotes
-    settings: Mapping[str, str]  # the paper's letters -> settings of a recipe
+    settings: Mapping[str, str]  # the paper's symbols -> settings of a recipe
 
     def find(
         self,
@@ -72,9 +73,9 @@ class Paper:
         metric: str | None = None,
         label: str | None = None,
     ) -> list[Number]:
-        """The numbers that agree with all that is given, in order; `label=""` asks for those of the whole test set.
+        """Return the numbers that match all given fields, in order; `label=""` selects the whole test set.
 
-        Raises UserError for a word that no number has.
+        Raises UserError for a value that no number has.
         """
         found = list(self.numbers)
         asked = {"place": place, "dataset": dataset, "model": model, "metric": metric, "label": label}
@@ -91,7 +92,7 @@ class Paper:
         return found
 
     def number(self, place: str, dataset: str, model: str, metric: str, label: str = "") -> Number:
-        """The one number that agrees. Raises UserError where the paper has none."""
+        """Return the number that matches. Raises UserError if the paper has none."""
         found = self.find(place, dataset, model, metric, label)
         if not found:
             raise UserError(
@@ -100,7 +101,7 @@ class Paper:
         return found[0]
 
     def footnotes(self, numbers: list[Number]) -> list[str]:
-        """The texts of the footnotes of these numbers, each once, in order of first appearance."""
+        """Return the footnotes of these numbers, each once, in order of first appearance."""
         return [self.notes[key] for key in dict.fromkeys(key for number in numbers for key in number.notes)]
 
 
@@ -117,10 +118,10 @@ def _numbers(table: Mapping[str, Any]) -> list[Number]:
 
 @functools.cache
 def paper() -> Paper:
-    """`published.toml`, read once."""
+    """Load `published.toml`; cached."""
     data = tomllib.loads(resources.files("randout").joinpath("paper", "published.toml").read_text(encoding="utf-8"))
     best = [
-        Best(
+        BestSetting(
             one["dataset"],
             one["lambda"],
             one["tokens"],

@@ -1,7 +1,7 @@
 """Prediction files: a model's output for every held-out row of a split, in Parquet.
 
-Columns: row (its id), group, text (only where asked for), label, prediction, score (the predicted class's probability),
-logits (a list of C float32).
+Columns: row (row id), group, text (only with `output.keep_texts`), label, prediction, score (probability of the predicted
+class), logits (a list of C float32).
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from randout.stats.metrics import log_probabilities
 
 @dataclass(frozen=True)
 class Predictions:
-    """Held-out rows of one model. labels (n,) and columns of logits (n, C) index `names`; groups (n,).
+    """A model's predictions for n held-out rows.
 
-    Names beyond the C of the model are labels of rows that it has not learnt.
+    labels: (n,) indices into `names`. logits: (n, C), columns in the order of the first C `names`. groups: (n,). Further
+    names are labels of rows that no training row had.
     """
 
     names: list[str]
@@ -30,20 +31,20 @@ class Predictions:
     groups: np.ndarray
     labels: np.ndarray
     logits: np.ndarray
-    texts: list[str] | None  # only where they were kept
+    texts: list[str] | None  # None unless the run kept them
 
     @property
     def predicted(self) -> np.ndarray:
-        """(n,) the class with the largest logit."""
+        """(n,) class index with the largest logit."""
         return self.logits.argmax(1)
 
     def same_rows(self, other: Predictions) -> bool:
-        """Whether both are of the same rows in the same order, with the same labels."""
+        """Return whether both have the same rows in the same order, with the same labels."""
         return (self.names, self.rows) == (other.names, other.rows) and np.array_equal(self.labels, other.labels)
 
 
 def write_predictions(path: Path, found: Predictions) -> None:
-    """Write a prediction file, whole or not at all."""
+    """Write a prediction file atomically."""
     import pyarrow
     import pyarrow.parquet as parquet
 
@@ -59,18 +60,19 @@ def write_predictions(path: Path, found: Predictions) -> None:
 
 
 def read_predictions(path: Path, names: Sequence[str]) -> Predictions:
-    """A prediction file. names: the run's classes in order; further labels of rows come after them, sorted. logits come as
-    float64; a row without a group is its own.
+    """Read a prediction file.
 
-    Raises UserError where there is no such file, and where it does not hold predictions of these classes.
+    names: the run's classes in order; other labels in the file are appended, sorted. Logits are returned as float64. A
+    file without groups gets one group per row. Raises UserError if the file is missing or does not contain predictions of
+    these classes.
     """
     import pyarrow
     import pyarrow.parquet as parquet
 
     if not path.exists():
         raise UserError(
-            f"{path.parent.parent}: no predictions of the {path.stem} split; "
-            f"`randout evaluate --split {path.stem}` makes them"
+            f"{path.parent.parent}: no predictions for the {path.stem} split. "
+            f"Create them with `randout evaluate --split {path.stem}`"
         )
     try:
         table = parquet.ParquetFile(path).read()
@@ -87,6 +89,6 @@ def read_predictions(path: Path, names: Sequence[str]) -> Predictions:
     except (pyarrow.ArrowException, OSError, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise UserError(
-            f"{path}: cannot be read; these are not the predictions of this run ({reason}); copy the run folder again"
+            f"{path}: cannot be read as predictions of this run ({reason}). Copy the run folder again"
         ) from None
     return Predictions(every, rows, groups, labels, logits, texts)

@@ -1,12 +1,13 @@
 """Run folders: their contents, their lock, and the log of test openings next to them.
 
-run.toml        the whole configuration, every default filled in; paths are relative to the folder
-run.json        format, command, environment, fingerprint and what it is made of, sha256 of the data, times
-history.json    a row an epoch          split.json   row ids of every split
-metrics.json    validation, and test once the test split was opened
-predictions/    a Parquet file a split (`predictions`)
-seen-rows.npz   hashes of the rows that the model and its ancestors have seen (`seen`); also in model/
-model/          an ordinary Hugging Face folder
+run.toml        the complete configuration with all defaults; paths are relative to the folder
+run.json        format, command, environment, fingerprint and its inputs, SHA-256 of the data, times
+history.json    one row per epoch
+split.json      row ids of every split
+metrics.json    validation metrics, and test metrics once the test split was scored
+predictions/    one Parquet file per split (see `storage.predictions`)
+seen-rows.npz   hashes of the rows that the model and its ancestors have seen (see `storage.seen_rows`); also in model/
+model/          a standard Hugging Face model folder
 checkpoint/     only while the run is unfinished
 """
 
@@ -27,7 +28,7 @@ from typing import Any
 from randout.core.console import Show
 from randout.core.errors import Failure, UserError, closest, did_you_mean
 from randout.core.files import replace_text, shell_path
-from randout.core.wording import plural, verb
+from randout.core.wording import plural
 
 from .run_names import run_names
 
@@ -37,46 +38,50 @@ OPENINGS = "test-openings.jsonl"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run on disk."""
+    """The folder of one run, finished or not."""
 
     path: Path
 
     @property
     def exists(self) -> bool:
+        """Whether the folder contains a run."""
         return (self.path / "run.json").exists()
 
     @property
     def checkpoint(self) -> Path:
+        """Path of the checkpoint folder."""
         return self.path / "checkpoint"
 
     @property
     def model(self) -> Path:
+        """Path of the saved model."""
         return self.path / "model"
 
     def predictions(self, split: str) -> Path:
-        """Where the predictions of a split are, once it was scored."""
+        """Path of a split's prediction file, which exists once the split was scored."""
         return self.path / "predictions" / f"{split}.parquet"
 
     def read(self, name: str) -> Any:
-        """A JSON file of the run. Raises UserError where it is missing or broken."""
+        """Read a JSON file of the run. Raises UserError if it is missing or invalid."""
         path = self.path / name
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise UserError(f"{self.path}: no {name} in this folder; is it a run that has finished?") from None
+            raise UserError(f"{self.path}: no {name} in this folder. Has the run finished?") from None
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read ({error})") from None
 
     def write(self, name: str, value: Any) -> None:
+        """Write a JSON file of the run atomically."""
         replace_text(self.path / name, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
     @property
     def record(self) -> dict[str, Any]:
-        """`run.json`. Raises UserError for another format."""
+        """The contents of `run.json`. Raises UserError for an unsupported format."""
         record = self.read("run.json")
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             found = record.get("format") if isinstance(record, dict) else None
-            raise UserError(f"{self.path}: a run folder of format {found}; this version reads format {FORMAT}")
+            raise UserError(f"{self.path}: the run folder has format {found}; this version reads format {FORMAT}")
         return record
 
     @property
@@ -86,25 +91,29 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
+        """Whether the run has finished."""
         return self.exists and bool(self.record.get("finished"))
 
     def lock(self) -> AbstractContextManager[None]:
+        """Lock the run folder for the duration of a context. Raises as `locked` does."""
         return locked(self.path, "run; wait for it, or use --fresh")
 
 
 @contextmanager
 def locked(folder: Path, what: str) -> Iterator[None]:
-    """Nobody else may write to `folder` while open. Raises UserError naming the process that holds it, and Failure where
-    the folder cannot be written.
+    """Hold an exclusive lock on `folder`, which is created if missing.
 
-    A file system without locks (NFS without its lock service, some FUSE mounts) is no reason to stop: it is warned of.
+    what: end of the error message, such as "run; wait for it, or use --fresh". On a file system without locks (NFS without
+    its lock service, some FUSE mounts) a warning is printed and nothing is locked.
+
+    Raises UserError naming the process that holds the lock, and Failure if the folder is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         stream = (folder / ".lock").open("a+")
     except OSError as error:
         raise Failure(
-            f"{folder}: this folder cannot be written ({error.strerror}). Name another with -o, or --runs."
+            f"{folder}: this folder cannot be written ({error.strerror}). Name another with -o or --runs."
         ) from None
     with stream:
         try:
@@ -118,36 +127,37 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         try:
             os.ftruncate(stream.fileno(), 0)
             os.write(stream.fileno(), str(os.getpid()).encode())
-        except OSError:  # a full disk: the number is for people to read, the lock holds without it
+        except OSError:  # disk full: the pid is only informative, the lock holds without it
             pass
         yield
 
 
-WITHOUT_LOCKS: set[int] = set()  # devices that a warning was given for
+WITHOUT_LOCKS: set[int] = set()  # devices without locks for which a warning was printed
 
 
 def _warn_of_no_locks(folder: Path, reason: str) -> None:
-    """Warn once for each file system."""
+    """Warn once per file system."""
     device = folder.stat().st_dev
     if device not in WITHOUT_LOCKS:
         WITHOUT_LOCKS.add(device)
         Show().warn(
-            f"{folder}: this file system has no locks ({reason}), so a second process on the same run or study goes "
-            "unnoticed; start only one at a time"
+            f"{folder}: this file system has no locks ({reason}), so a second process on the same run or study cannot "
+            "be detected. Start only one at a time"
         )
 
 
 def is_writable(folder: Path) -> bool:
-    """Whether files can be written into a folder."""
+    """Return whether files can be created in a folder."""
     return os.access(folder, os.W_OK | os.X_OK)
 
 
 def now() -> str:
+    """Return the current time in UTC as ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def free_path(path: Path) -> Path:
-    """`path`, or the first of `path-2`, `path-3`, ... that is not there."""
+    """Return `path`, or the first of `path-2`, `path-3`, ... that does not exist."""
     number, candidate = 2, path
     while candidate.exists():
         candidate = path.with_name(f"{path.name}-{number}")
@@ -156,16 +166,18 @@ def free_path(path: Path) -> Path:
 
 
 def list_runs(folder: Path) -> list[RunFolder]:
-    """The runs below `folder`, by name."""
+    """Return the runs in `folder`, sorted by name. Raises UserError if it is not a folder."""
     if not folder.is_dir():
         what = "this is a file; expected a folder of runs" if folder.exists() else "no such folder of runs"
-        raise UserError(f"{folder}: {what}. `randout train` makes the folder runs; name another with --runs")
+        raise UserError(f"{folder}: {what}. `randout train` creates the folder runs; name another with --runs")
     return [RunFolder(path.parent) for path in sorted(folder.glob("*/run.json"))]
 
 
-def run_rows(folder: Path) -> list[dict[str, Any]]:
-    """A row a run: its folder (run) and name, when it was started, methods, state, validation and test accuracy (None:
-    there is none). A run whose record cannot be read has its folder's name.
+def summarize_runs(folder: Path) -> list[dict[str, Any]]:
+    """Summarize every run in a folder, one dictionary per run.
+
+    Keys: name, run (folder name), started, methods, state, and validation and test accuracy (None if not available). A run
+    whose record cannot be read is named by its folder.
     """
     rows, records = [], {}
     for run in list_runs(folder):
@@ -177,13 +189,13 @@ def run_rows(folder: Path) -> list[dict[str, Any]]:
         except UserError as error:
             metrics, state = {}, str(error).rsplit(": ", 1)[-1]
         scores = {name: metrics.get(name, {}).get("accuracy") for name in ("validation", "test")}
-        rows.append({"run": run.path.name, **_about(run), "state": state, **scores})
+        rows.append({"run": run.path.name, **_start_and_methods(run), "state": state, **scores})
     names = dict(zip(records, run_names(list(records.values())), strict=True))
     return [{"name": names.get(row["run"], row["run"]), **row} for row in rows]
 
 
-def _about(run: RunFolder) -> dict[str, str]:
-    """When a run was started, and its methods; empty where its record cannot be read."""
+def _start_and_methods(run: RunFolder) -> dict[str, str]:
+    """Return start time and methods of a run; empty if its record cannot be read."""
     try:
         record = run.record
     except UserError:
@@ -192,32 +204,34 @@ def _about(run: RunFolder) -> dict[str, str]:
     return {"started": str(record.get("started", "")), "methods": "+".join(methods)}
 
 
-def named_run(name: Path, folder: Path) -> RunFolder:
-    """A run by its folder, or by its folder's name or its own in a folder of runs, as `run_rows` lists them.
+def find_run(name: Path, folder: Path) -> RunFolder:
+    """Find a run by its path, or by its folder name or run name within `folder`, as listed by `summarize_runs`.
 
-    Raises UserError where there is no such run.
+    Raises UserError if there is no such run.
     """
     inside, names = folder / name, {}
     if not name.exists() and not inside.exists() and folder.is_dir():
-        names = {row["name"]: folder / row["run"] for row in run_rows(folder)}
+        names = {row["name"]: folder / row["run"] for row in summarize_runs(folder)}
         inside = names.get(str(name), inside)
     return check_run(inside if not name.exists() and inside.exists() else name, folder, names)
 
 
 def check_run(path: Path, folder: Path = Path("runs"), names: Iterable[str] = ()) -> RunFolder:
-    """The run in the folder `path`. Raises UserError where there is none, with the closest names in its place, in
-    `folder`, the folder of runs, and among further `names`.
+    """Return the run at `path`.
+
+    Raises UserError if there is none, with the closest names alongside `path`, in `folder` (a folder of runs), and among
+    `names`.
     """
     if (path / "run.json").exists():
         return RunFolder(path)
     near = did_you_mean(list(dict.fromkeys([*closest_runs(path, folder), *closest(str(path), names)]))[:2])
     if not path.exists():
-        raise UserError(f"{path}: no such run.{near} `randout runs` lists the runs in a folder")
-    raise UserError(f"{path}: not a run folder (no run.json in it); expected the folder of a run.{near}")
+        raise UserError(f"{path}: no such run.{near} `randout runs` lists available runs")
+    raise UserError(f"{path}: not a run folder (it has no run.json).{near}")
 
 
 def closest_runs(path: Path, folder: Path = Path("runs")) -> list[str]:
-    """Folders of runs whose names are close to that of `path`: first those beside it, then those in `folder`."""
+    """Return at most two run folders with names similar to that of `path`: alongside it first, then in `folder`."""
     found: list[str] = []
     for place in dict.fromkeys((path.parent, folder)):
         with suppress(OSError):
@@ -226,16 +240,19 @@ def closest_runs(path: Path, folder: Path = Path("runs")) -> list[str]:
     return list(dict.fromkeys(found))[:2]
 
 
-def remove(run: RunFolder) -> None:
-    """Delete a run folder. Raises UserError for a folder that is none, or that is in use."""
+def delete_run(run: RunFolder) -> None:
+    """Delete a run folder. Raises UserError if it is not a run folder or is in use."""
     if not run.exists:
-        raise UserError(f"{run.path}: not a run folder (no run.json), so it is left alone")
+        raise UserError(f"{run.path}: not a run folder (it has no run.json); nothing was deleted")
     with run.lock():
         shutil.rmtree(run.path)
 
 
 def openings(folder: Path, rows: str = "") -> list[dict[str, Any]]:
-    """The test openings recorded in a folder of runs, oldest first; with `rows`, those of rows with that sha256."""
+    """Return the test openings logged in a folder of runs, oldest first.
+
+    A test opening is one evaluation on a test split. rows: SHA-256 of the test rows; empty: openings of all test rows.
+    """
     path = folder / OPENINGS
     if not path.exists():
         return []
@@ -247,36 +264,34 @@ def openings(folder: Path, rows: str = "") -> list[dict[str, Any]]:
 
 
 def openings_folder(run: RunFolder, record: dict[str, Any]) -> Path:
-    """The folder of runs in which a run's test openings are recorded; where the run was moved, the one it lies in now."""
+    """Return the folder with the log of a run's test openings: the original folder of runs, else the current parent."""
     folder = Path(os.path.normpath(run.path / str(record.get("runs", ".."))))
     return folder if folder.is_dir() else run.path.parent
 
 
-def opened_by(run: RunFolder) -> list[dict[str, Any]]:
-    """The recorded openings of a run's test split that scored this run, oldest first."""
+def test_openings_of(run: RunFolder) -> list[dict[str, Any]]:
+    """Return the logged openings of the test split that scored this run, oldest first."""
     record = run.record
     found = openings(openings_folder(run, record), str((record.get("rows") or {}).get("test") or ""))
     return [entry for entry in found if entry["fingerprint"] == record["fingerprint"]]
 
 
-def closed_test_lines(run: RunFolder) -> list[str]:
-    """For a person: that the test split of a finished run was not scored yet, and how to; nothing where it was, or where
-    there is none.
-    """
+def unscored_test_lines(run: RunFolder) -> list[str]:
+    """Return a hint that a finished run's test split was not scored yet, and how to; empty if it was, or has no rows."""
     rows = len(run.read("split.json").get("test", ())) if run.finished else 0
-    if not rows or "test" in run.read("metrics.json") or opened_by(run):
+    if not rows or "test" in run.read("metrics.json") or test_openings_of(run):
         return []
     return [
-        f"test    closed: its {plural(rows, 'row')} {verb(rows, 'was', 'were')} not scored. When all choices are made: "
+        f"test    not scored yet ({plural(rows, 'row')}). Once all choices are final: "
         f"randout evaluate {shell_path(run.path)} --split test"
     ]
 
 
 def record_opening(run: RunFolder, rows: str, split: str, by: str, scored: int | None = None) -> int:
-    """Append one opening of a test split to the record in the folder of runs; how many of these rows, with it.
+    """Log one opening of a test split; return the number of openings of these rows, including this one.
 
-    The end of one and the same training counts once, however often it was interrupted. scored: how many rows of the split
-    were scored, where it was a file that holds some of them.
+    rows: SHA-256 of the test rows. by: the command that scored them. scored: number of scored rows, if a file contained
+    only some of them. The end of a training counts once, even if the training was interrupted and resumed.
     """
     record = run.record
     fingerprint, folder = record["fingerprint"], openings_folder(run, record)

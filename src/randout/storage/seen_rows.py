@@ -1,9 +1,9 @@
 """Fingerprints of the rows that a model has learned from, inherited from its teachers and starting model.
 
-Every run writes `seen-rows.npz` into its folder and into `model/`: a 64-bit hash of each text and the roles in which the
-text was used, 9 bytes a row, and the hashes of its own test rows. A later run that learns from this model, or starts from
-it, takes the rows over (the test rows not, which the model has not seen), so that held-out rows which any ancestor has seen
-are found whatever file they stand in.
+Every run writes `seen-rows.npz` into its folder and into `model/`: a 64-bit hash of each text with the roles in which it
+was used (9 bytes per row), and the hashes of the run's own test rows. A later run that learns or starts from this model
+inherits the rows, but not the test rows, which the model has not seen. Held-out rows that any ancestor has seen are
+therefore detected, whatever file they come from.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from .run_folder import RunFolder
 FILE = "seen-rows.npz"
 FORMAT = 1
 TRAINED, SELECTED = 1, 2
-ROLES = {  # bits of `SeenRows.roles`; the rows were used to ...
-    "trained": TRAINED,  # train the model itself, labelled or not
-    "selected": SELECTED,  # choose its best epoch and its settings: its validation rows
+ROLES = {  # bits of `SeenRows.roles`: what the rows were used for
+    "trained": TRAINED,  # training the model itself, with or without labels
+    "selected": SELECTED,  # choosing its epoch and settings (its validation rows)
     "teacher-trained": 4,
     "teacher-selected": 8,
-    "teacher-earlier": 16,  # train a model that a teacher learned from or started from, at any distance
-    "start-trained": 32,  # train the model that this one started from
+    "teacher-earlier": 16,  # training any ancestor of a teacher
+    "start-trained": 32,  # training the model that this one started from
     "start-selected": 64,
     "start-earlier": 128,
 }
-WORDS = {  # how a message begins; "N of the M test rows" follows
+ROLE_PHRASES = {  # start of a message; "N of the M test rows" follows
     "trained": "this model was trained on",
     "selected": "this model was selected on",
     "teacher-trained": "the teacher was trained on",
@@ -53,9 +53,11 @@ ANY_SELECTED = np.uint8(sum(bit for name, bit in ROLES.items() if name.endswith(
 
 @dataclass(frozen=True)
 class SeenRows:
-    """hashes: (n,) sorted, each once. roles: (n,) uint8, the bits of `ROLES`. complete: whether all ancestors that are
-    classifiers had such a record; else there may be more rows than these. test: (k,) hashes of the model's own test rows,
-    which it has not seen and which its descendants do not take over; None where they are not on record.
+    """Rows that a model and its ancestors have seen.
+
+    hashes: (n,) sorted, unique. roles: (n,) uint8, bits of `ROLES`. complete: whether every ancestor that is a classifier
+    had such a record; if not, there may be more rows. test: (k,) hashes of the model's own test rows, which it has not seen
+    and which descendants do not inherit; None if they were not recorded.
     """
 
     hashes: Hashes
@@ -64,19 +66,19 @@ class SeenRows:
     test: Hashes | None = None
 
     def test_rows(self, hashes: Hashes) -> NDArray[np.bool_]:
-        """(m,) which of other rows are test rows of the model; those that it was also trained or selected on are none."""
+        """(m,) bool: which of the given rows are test rows of the model, except rows it was also trained or selected on."""
         held = np.isin(hashes, np.zeros(0, np.uint64) if self.test is None else self.test)
         return held & (self.roles_of(hashes) & np.uint8(TRAINED | SELECTED) == 0)
 
     def roles_of(self, hashes: Hashes) -> NDArray[np.uint8]:
-        """(m,) the roles of other rows; 0 for a row that was never used."""
+        """(m,) uint8: roles of the given rows; 0 for a row that was never used."""
         if not len(self.hashes):
             return np.zeros(len(hashes), np.uint8)
         at = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
         return np.where(self.hashes[at] == hashes, self.roles[at], np.uint8(0))
 
     def inherited(self, by: str) -> SeenRows:
-        """These rows in the roles that they have for a descendant. by: "teacher" or "start"."""
+        """Return these rows with their roles for a descendant. by: relation to the descendant, "teacher" or "start"."""
         roles = np.zeros_like(self.roles)
         roles[self.roles & TRAINED > 0] |= _BITS[f"{by}-trained"]
         roles[self.roles & ANY_SELECTED > 0] |= _BITS[f"{by}-selected"]
@@ -85,13 +87,13 @@ class SeenRows:
 
 
 def seen_rows(hashes: Hashes, role: str) -> SeenRows:
-    """Rows that were used in one role."""
+    """Create a record of rows used in one role (a key of `ROLES`)."""
     found = np.unique(hashes)
     return SeenRows(found, np.full(len(found), ROLES[role], np.uint8))
 
 
 def merged(parts: Sequence[SeenRows]) -> SeenRows:
-    """All rows of several records; a row has the roles of all of them."""
+    """Merge several records; a row gets its roles in all of them."""
     if not parts:
         return SeenRows(np.zeros(0, np.uint64), np.zeros(0, np.uint8))
     hashes, place = np.unique(np.concatenate([part.hashes for part in parts]), return_inverse=True)
@@ -101,7 +103,7 @@ def merged(parts: Sequence[SeenRows]) -> SeenRows:
 
 
 def write_seen(folder: Path, rows: SeenRows) -> None:
-    """Write `seen-rows.npz` into a folder, whole or not at all."""
+    """Write `seen-rows.npz` into a folder atomically."""
     path = folder / FILE
     partial = path.with_name(f"{FILE}.partial")
     arrays: dict[str, Any] = {"hashes": rows.hashes, "roles": rows.roles, "complete": np.array(rows.complete)}
@@ -114,36 +116,38 @@ def write_seen(folder: Path, rows: SeenRows) -> None:
 
 
 def read_seen(folder: Path) -> SeenRows | None:
-    """The record of a run folder or of its model folder, wherever they were copied to; None where there is none.
+    """Read the record of a run folder or a model folder; return None if there is none.
 
-    Raises UserError where it is damaged or of another format.
+    Raises UserError if the record is damaged or has an unsupported format.
     """
-    beside = [folder.parent] if folder.name == "model" else [folder / "model"]
-    path = next((place / FILE for place in (folder, *beside) if (place / FILE).is_file()), None)
+    alternatives = [folder.parent] if folder.name == "model" else [folder / "model"]
+    path = next((place / FILE for place in (folder, *alternatives) if (place / FILE).is_file()), None)
     if path is None:
         return None
     try:
         with np.load(path, allow_pickle=False) as stored:
             version = int(stored["format"])
             if version != FORMAT:
-                raise UserError(f"{path}: format {version}; this version of randout reads format {FORMAT}")
+                raise UserError(f"{path}: has format {version}; this version of randout reads format {FORMAT}")
             test = stored["test"].astype(np.uint64) if "test" in stored else None  # earlier versions had none
             rows = SeenRows(stored["hashes"].astype(np.uint64), stored["roles"], bool(stored["complete"]), test)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"{path}: the record of the rows that this model has learned from cannot be read ({error}). Copy it again "
-            "from the run; without it, it cannot be known which rows the model has seen"
+            f"{path}: cannot read the record of the rows that this model has seen ({error}). Copy it again from the run; "
+            "without it, leaks of test rows cannot be detected"
         ) from None
     if rows.hashes.ndim != 1 or rows.roles.shape != rows.hashes.shape or rows.roles.dtype != np.uint8:
-        raise UserError(f"{path}: not a record of the rows that a model has learned from; copy it again from the run")
+        raise UserError(f"{path}: not a record of the rows that a model has seen. Copy it again from the run")
     return rows
 
 
 def leaked(rows: SeenRows, hashes: Hashes) -> tuple[dict[str, int], NDArray[np.bool_]]:
-    """Held-out rows that ancestors of a model have seen: how many by role, and which were trained on, (m,).
+    """Find held-out rows that ancestors of a model have seen.
 
-    rows: of the model, its own included. A row with a copy among the model's own training rows is none of them: the
-    data report counts it.
+    rows: the model's record, including its own rows. hashes: (m,) of the held-out rows. Rows with a copy among the model's
+    own training rows are not counted here, as the data report counts them.
+
+    Returns the number of rows by role, and (m,) bool: which rows an ancestor was trained on.
     """
     roles = rows.roles_of(hashes)
     roles = np.where(roles & TRAINED > 0, np.uint8(0), roles)
@@ -157,37 +161,38 @@ def leaked(rows: SeenRows, hashes: Hashes) -> tuple[dict[str, int], NDArray[np.b
 
 
 def seen_in(rows: SeenRows, hashes: Hashes) -> tuple[dict[str, int], NDArray[np.bool_]]:
-    """Rows of any file that a model or its ancestors have seen: how many by role, and which, (m,)."""
+    """Find rows that a model or its ancestors have seen: the number by role, and (m,) bool which rows."""
     roles = rows.roles_of(hashes)
     counts = {name: int(np.count_nonzero(roles & bit)) for name, bit in ROLES.items()}
     return {name: count for name, count in counts.items() if count}, roles > 0
 
 
 def in_words(counts: dict[str, int], of: int, what: str) -> str:
-    """`the teacher was trained on 66 of the 90 test rows; ...`. what: "test rows"."""
+    """Describe counts by role: `the teacher was trained on 66 of the 90 test rows; ...`. what: such as "test rows"."""
     own = {"selected": " (its validation rows)"}
     return "; ".join(
-        f"{WORDS[role]} {count:,} of the {of:,} {what}{own.get(role, '')}" for role, count in counts.items()
+        f"{ROLE_PHRASES[role]} {count:,} of the {of:,} {what}{own.get(role, '')}" for role, count in counts.items()
     )
 
 
 def of_run(run: RunFolder, split: str) -> dict[str, Any]:
-    """The leaks of a finished run's scores on a split, as `metrics.json` has them: {rows, of, roles}; empty for none.
+    """Return the leaks of a finished run on a split, as in `metrics.json`: {rows, of, roles}; empty if there are none.
 
-    Of a run that recorded no hashes, they are found by row numbers, as far as its teachers' runs are of the same file.
+    For a run without recorded hashes, leaks are found by row numbers, if its teachers are runs on the same file.
     """
     scores = run.read("metrics.json").get(split) or {}
     if "leaks" in scores or (run.path / FILE).exists() or not run.record["identity"].get("teacher"):
         return dict(scores.get("leaks") or {})
-    taught, _ = rows_of_old_teachers(run)
+    teacher_rows, _ = rows_of_old_teachers(run)
     held = run.read("split.json").get(split, []) if (run.path / "split.json").exists() else []
-    count = len(taught.intersection(held))
+    count = len(teacher_rows.intersection(held))
     return {"rows": count, "of": len(held), "roles": {"teacher-trained": count}} if count else {}
 
 
 def rows_of_old_teachers(run: RunFolder) -> tuple[set[str], bool]:
-    """The row numbers that a run's teachers were trained on, and whether this is known of all of them: a teacher must
-    be a run in the same folder of runs, of the same file.
+    """Return the row ids that a run's teachers were trained on, and whether they are known for all teachers.
+
+    They are known for a teacher that is a run in the same folder of runs, trained on the same file.
     """
     record = run.record
     first = record.get("teacher") or {}

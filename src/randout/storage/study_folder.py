@@ -1,7 +1,7 @@
-"""The folder of a study or search: what was asked, its progress, and its result.
+"""The folder of a study or search: the request, its progress, and its result.
 
-study.toml   what was asked, every default filled in; started again, the same must be asked
-study.json   a record: kind "compare", "cv" or "search", each cell or trial with its run and state, and the result
+study.toml   the request with all defaults; a study can only be resumed with the same request
+study.json   the record: kind "compare", "cv" or "search", each cell or trial with its run and state, and the result
 trials/      of a search: its run folders, by number
 tuning/      of a study: the search of each arm, a folder of this kind
 """
@@ -26,44 +26,46 @@ from randout.core.files import check_folder, portable, replace_text
 from .run_folder import RunFolder, locked, now
 
 FORMAT = 1
-PATHS = ("source", "validation", "test", "unlabeled", "model", "more")  # settings that may name a place on this machine
+PATHS = ("source", "validation", "test", "unlabeled", "model", "more")  # settings that may be paths
 
 
 @dataclass
 class StudyFolder:
-    """A study on disk. `record` is `study.json`: changed in place, then `save`d whole."""
+    """The folder of a study. `record` is the content of `study.json`: change it in place, then call `save`."""
 
     path: Path
     record: dict[str, Any] = field(default_factory=dict)
 
     @property
     def file(self) -> Path:
+        """Path of `study.json`."""
         return self.path / "study.json"
 
     def save(self) -> None:
+        """Write `record` to `study.json` atomically."""
         replace_text(self.file, json.dumps(self.record, indent=1, ensure_ascii=False) + "\n")
 
     def run(self, entry: Mapping[str, Any]) -> RunFolder:
-        """The run of a cell or a trial."""
+        """Return the run of a cell or a trial."""
         return RunFolder(Path(os.path.normpath(self.path / entry["run"])))
 
     def place(self, run: Path) -> str:
-        """A run's folder as the record names it: relative to the study."""
+        """Return the path of a run folder as the record stores it: relative to the study."""
         return os.path.relpath(run, self.path)
 
 
 def read_record(path: Path) -> StudyFolder:
-    """A study's folder, read. Raises UserError where it is none, or of another format."""
+    """Read the record of a study. Raises UserError if there is none, or it has an unsupported format."""
     try:
         record = json.loads((path / "study.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no study.json there, so this is no study") from None
+        raise UserError(f"{path}: not a study folder (it has no study.json)") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path / 'study.json'}: cannot be read ({error})") from None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         found = record.get("format") if isinstance(record, dict) else None
         raise UserError(
-            f"{path}: a study folder of format {found}; this version reads format {FORMAT}. "
+            f"{path}: the study folder has format {found}; this version reads format {FORMAT}. "
             "Use the version that wrote it, or run the study again."
         )
     return StudyFolder(path, record)
@@ -77,19 +79,20 @@ def opened(
     may_change: tuple[str, ...],
     filled: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> Iterator[StudyFolder]:
-    """The folder of what is asked, locked: as it was left, or begun with the record `fresh`.
+    """Lock a study folder and resume it, or create it with the record `fresh`.
 
-    may_change: keys of `asked` that may differ from when it was begun. filled: what was asked then, with the defaults
-    of settings that have come since. Raises UserError where something else is there, or the same of changed data.
+    asked: the request. may_change: keys of `asked` that may differ when a study is resumed. filled: adds the defaults of
+    newer settings to a stored request. Raises UserError if the folder contains something else, or if the request, the data
+    or a plugin has changed.
     """
     refuse_others(path)
-    with locked(path, "study; wait for it, or name another with -o"):
+    with locked(path, "study; wait for it, or name another folder with -o"):
         text = tomli_w.dumps(_written(asked, path))
         if (path / "study.json").exists():
             folder = read_record(path)
             _refuse_changes(folder, asked, filled, may_change)
             if folder.record["data"]["sha256"] != fresh["data"]["sha256"]:
-                raise UserError(f"{path}: the data changed since this was begun; name another with -o")
+                raise UserError(f"{path}: the data changed since this study was started. Name another folder with -o")
             _refuse_other_plugins(path, folder.record.get("plugins", {}), fresh.get("plugins", {}))
         else:
             folder = StudyFolder(path, {"format": FORMAT, "started": now(), "finished": None} | fresh)
@@ -99,15 +102,20 @@ def opened(
 
 
 def refuse_others(path: Path) -> None:
-    """Raise UserError where `path` is a file, a folder of something else, or cannot be written."""
-    begun = {".lock", "study.toml", "study.toml.partial", "study.json.partial"}  # killed before `study.json` was there
-    if not path.exists() or (path.is_dir() and ((path / "study.json").exists() or not _names(path) - begun)):
+    """Raise UserError if `path` is a file, a folder with other content, or not writable."""
+    begun = {
+        ".lock",
+        "study.toml",
+        "study.toml.partial",
+        "study.json.partial",
+    }  # left by a process killed before it wrote study.json
+    if not path.exists() or (path.is_dir() and ((path / "study.json").exists() or not _file_names(path) - begun)):
         check_folder(path)
         return
-    raise UserError(f"{path}: there is something else at this place, and it is left alone; name another with -o")
+    raise UserError(f"{path}: exists and is not a study folder; nothing was changed. Name another folder with -o")
 
 
-def _names(folder: Path) -> set[str]:
+def _file_names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
@@ -117,38 +125,52 @@ def _refuse_changes(
     filled: Callable[[dict[str, Any]], dict[str, Any]],
     may_change: tuple[str, ...],
 ) -> None:
-    """Raise UserError where a study that was begun is not what is asked for now."""
+    """Raise UserError if the stored request of a study differs from the current one."""
     file = folder.path / "study.toml"
     try:
         was = filled(read_toml(file, "study"))
     except (UserError, ValueError, KeyError) as error:
-        raise UserError(f"{file}: cannot be gone on with ({error}); name another with -o") from None
-    wanted, again = _as_written(asked, folder.path), _as_written(was, folder.path)  # at first, paths were kept whole
+        raise UserError(f"{file}: this study cannot be resumed ({error}). Name another folder with -o") from None
+    wanted, again = (
+        _as_written(asked, folder.path),
+        _as_written(was, folder.path),
+    )  # older versions stored paths unchanged
     stored = _as_written(was, None)
     changed = [key for key in {**was, **asked} if wanted.get(key) not in (stored.get(key), again.get(key))]
     if changed := [key for key in changed if key not in may_change]:
-        raise UserError(f"{folder.path}: another study is there ({', '.join(changed)} differ); name another with -o")
+        raise UserError(
+            f"{folder.path}: contains a study with other settings ({', '.join(changed)} differ). Name another folder with -o"
+        )
 
 
 def _refuse_other_plugins(path: Path, was: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise UserError where a method of another package or file is not the one that a study was begun with."""
+    """Raise UserError if a plugin method is not the one that the study was started with."""
     for name in sorted({*was, *now}):
         then, here = dict(was.get(name, {})), dict(now.get(name, {}))
-        said = [" ".join(filter(None, map(one.get, ("package", "version")))) or one.get("file") for one in (then, here)]
+        sources = [
+            " ".join(filter(None, map(one.get, ("package", "version")))) or one.get("file") for one in (then, here)
+        ]
         then.pop("file", None), here.pop("file", None)
         if then != here:
-            change = f"{said[0]} then, {said[1]} now" if said[0] != said[1] else f"the source of {said[0]} has changed"
-            raise UserError(f"{path}: methods.{name} is not as when this was begun ({change}); name another with -o")
+            change = (
+                f"{sources[0]} then, {sources[1]} now"
+                if sources[0] != sources[1]
+                else f"the source of {sources[0]} has changed"
+            )
+            raise UserError(
+                f"{path}: methods.{name} changed since this study was started ({change}). Name another folder with -o"
+            )
 
 
 def _as_written(asked: dict[str, Any], folder: Path | None) -> dict[str, Any]:
-    """As it comes back from `study.toml`."""
+    """Return a request as it reads back from `study.toml`."""
     return tomllib.loads(tomli_w.dumps(_written(asked, folder)))
 
 
 def _written(value: Any, folder: Path | None, key: str = "") -> Any:
-    """As `study.toml` keeps it: paths relative to the folder (None: as they are), and no keys without a value, which
-    TOML does not have.
+    """Return a request as `study.toml` stores it.
+
+    Paths become relative to the folder (None: unchanged). Keys without a value are left out, as TOML has no null.
     """
     if isinstance(value, dict):
         return {name: _written(inner, folder, name) for name, inner in value.items() if inner is not None}

@@ -42,7 +42,7 @@ def rhmd(tmp_path, monkeypatch):
         rows.writerow(["Text", "Label"])
         rows.writerows((text, number[label]) for text, label in zip(texts, labels, strict=True))
     here = vars(named_datasets.NAMED["rhmd"]) | {"digest": hashlib.sha256(path.read_bytes()).hexdigest()}
-    monkeypatch.setitem(named_datasets.NAMED, "rhmd", named_datasets.Named(**here))
+    monkeypatch.setitem(named_datasets.NAMED, "rhmd", named_datasets.NamedDataset(**here))
     return f"rhmd:{path}"
 
 

@@ -263,7 +263,7 @@ def test_only_train_chooses(toy_csv: Callable[..., Path], found_locally: str, tm
         code, _, err = command(*words, "--student", "auto", "--teacher", "none", "-o", tmp_path / "study")
         assert code == 2
         assert "only `randout train` chooses" in err
-    with pytest.raises(UserError, match="a setting of encoders, and the student is svm"):
+    with pytest.raises(UserError, match="a setting of encoders, but the student is svm"):
         train(toy_csv(), tmp_path / "runs", student="svm", settings={"student.alternative": "svm"})
 
 

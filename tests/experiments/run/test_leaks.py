@@ -612,9 +612,9 @@ def test_scoring_own_test_rows_from_a_file_opens_the_test_split(toy_csv: Any, tm
     assert code == 0
     dataset, folder = data.load(table), tmp_path / "runs" / "w"
     test = dataset.split["test"]
-    assert f"test    closed: its {len(test)} rows were not scored" in out
+    assert f"test    not scored yet ({len(test)} rows)" in out
     assert "randout evaluate runs/w --split test" in out
-    assert "test    closed" in run("runs", "show", "w")[1]
+    assert "test    not scored yet" in run("runs", "show", "w")[1]
     card = folder / "model" / "README.md"
     assert "\nTest split: closed." in card.read_text()
 
@@ -636,7 +636,7 @@ def test_scoring_own_test_rows_from_a_file_opens_the_test_split(toy_csv: Any, tm
     assert (entry["rows"], entry["fingerprint"]) == (record["rows"]["test"], record["fingerprint"])
     assert (entry["by"], entry["scored"]) == ("evaluate FILE", 2)
     assert "\nTest split: scored with this model once.\n" in card.read_text()
-    assert "test    closed" not in run("runs", "show", "w")[1]
+    assert "test    not scored yet" not in run("runs", "show", "w")[1]
 
     code, out, errors = run("evaluate", "runs/w/model", table)
     found = f"test split opened: {len(test)} of the 240 rows of this file are test rows of this run"

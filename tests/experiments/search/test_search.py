@@ -472,9 +472,9 @@ def test_other_metrics_choose_by_it_and_leave_the_optimism_out(made, dataset, tm
 
 def test_another_search_or_other_data_in_the_folder_are_refused(made, dataset, tmp_path, toy_csv):
     go(made("plain", RATES | {"trials": 1}), tmp_path / "s", dataset)
-    with pytest.raises(UserError, match=r"another study is there \(search differ"):
+    with pytest.raises(UserError, match=r"other settings \(search differ"):
         go(made("plain", RATES | {"trials": 2}), tmp_path / "s", dataset)
-    with pytest.raises(UserError, match=r"another study is there \(recipe differ"):
+    with pytest.raises(UserError, match=r"other settings \(recipe differ"):
         go(made("plain", RATES | {"trials": 1}, epochs=2), tmp_path / "s", dataset)
     with pytest.raises(UserError, match="the data changed since"):
         go(made("plain", RATES | {"trials": 1}), tmp_path / "s", data.load(toy_csv(90, 5)))
@@ -484,13 +484,13 @@ def test_another_search_or_other_data_in_the_folder_are_refused(made, dataset, t
     go(made("plain", RATES | {"trials": 1}), tmp_path / "s", dataset)
     assert file.read_text() == text
     file.write_text(text.replace("halving", "pruning"))
-    with pytest.raises(UserError, match=r"study\.toml: cannot be gone on with .*pruning"):
+    with pytest.raises(UserError, match=r"study\.toml: this study cannot be resumed .*pruning"):
         go(made("plain", RATES | {"trials": 1}), tmp_path / "s", dataset)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("precious")
     (tmp_path / "file").write_text("precious")
     for name in ("other", "file"):
-        with pytest.raises(UserError, match="something else"):
+        with pytest.raises(UserError, match="not a study folder"):
             go(made("plain", RATES), tmp_path / name, dataset)
 
 

@@ -227,9 +227,9 @@ def test_a_run_that_was_deleted_is_trained_again(made, copied, finished, monkeyp
 
 
 def test_another_study_or_changed_data_at_the_same_place_are_refused(made, copied, base, tmp_path):
-    with pytest.raises(UserError, match=r"another study is there \(base differ\)"):
+    with pytest.raises(UserError, match=r"other settings \(base differ\)"):
         go(made(base=base | {"train": FAST | {"epochs": 2}}), copied)
-    with pytest.raises(UserError, match=r"another study is there \(baseline, metric differ\)"):
+    with pytest.raises(UserError, match=r"other settings \(baseline, metric differ\)"):
         go(made(metric="macro_f1", baseline="kd"), copied)
     rows = tmp_path / "rows.csv"
     rows.write_bytes(Path(base["data"]["source"]).read_bytes())
@@ -517,13 +517,13 @@ def test_broken_and_half_written_runs_are_refused(copied, made):
     with pytest.raises(UserError, match=r"test\.parquet: cannot be read"):
         compare_finished([plain[0], kd[0]], "", made())
     predictions.unlink()
-    with pytest.raises(UserError, match="no predictions of the test split"):
+    with pytest.raises(UserError, match="no predictions for the test split"):
         compare_finished([plain[0], kd[0]], "", made())
     record_file = kd[0] / "run.json"
     about = json.loads(record_file.read_text())
     for change, reason in (
         ({"finished": None}, "this run is not finished"),
-        ({"format": 0}, "a run folder of format 0; this version reads format 1"),
+        ({"format": 0}, "the run folder has format 0; this version reads format 1"),
         ({"identity": None}, "does not say what the run is made of"),
     ):
         record_file.write_text(json.dumps(about | change))

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from randout.baselines import Bag, Classifier, Network, reference
-from randout.baselines.settings import FREE, chosen, settle
+from randout.baselines.settings import COMMON_SETTINGS, chosen, resolve_settings
 from randout.core.config import ALTERNATIVE, AUTO_STUDENT, Config, StudentTable, TeacherTable, TrainTable
 from randout.core.errors import UserError
 from randout.core.files import joined_name
@@ -166,7 +166,7 @@ def _with_alternative(plan: Plan) -> Plan:
         student=StudentTable(model=config.student.alternative),
         classifier=least | config.classifier,
         teacher=TeacherTable(model="none"),
-        train=TrainTable(**{key: getattr(config.train, key) for key in FREE}),
+        train=TrainTable(**{key: getattr(config.train, key) for key in COMMON_SETTINGS}),
         output=config.output,
     )
     gold = None if "unlabeled" in dataset.split else dataset  # it never sees texts without labels
@@ -328,7 +328,7 @@ def _of_words(config: Config, classifier: Classifier, dataset: Dataset | None) -
     notes: list[str] = []
     device, _ = machine(config)
     train = config.train.model_copy(update={"device": device})
-    config = settle(config.model_copy(update={"train": train}), classifier, notes)
+    config = resolve_settings(config.model_copy(update={"train": train}), classifier, notes)
     dataset = dataset or read_data(config)
     tokens = NO_TOKENS
     if isinstance(classifier, Network):

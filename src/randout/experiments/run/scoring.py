@@ -186,7 +186,7 @@ def _update_openings(run: RunFolder) -> None:
     """Have the model card say how often the test split was opened; a card without that line stays as it is."""
     card = run.model / "README.md"
     text = card.read_text(encoding="utf-8") if card.exists() else ""
-    if (new := OPENINGS_LINE.sub(_openings_line(len(run_folder.opened_by(run))), text, count=1)) != text:
+    if (new := OPENINGS_LINE.sub(_openings_line(len(run_folder.test_openings_of(run))), text, count=1)) != text:
         replace_text(card, new)
 
 
