@@ -15,8 +15,7 @@ from randout.methods.builtin import METHODS
 ROOT = Path(randout.__file__).parent
 LAYERS = [  # packages, lowest first: a package imports from the packages of earlier rows
     {"core"},
-    {"data", "paper"},
-    {"stats"},
+    {"data", "stats", "paper"},
     {"storage"},
     {"models.kernels"},
     {"models", "reporting"},

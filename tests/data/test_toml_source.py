@@ -167,7 +167,7 @@ def test_sums_are_checked(described):
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ('sorce = "rows.csv"', ["my.toml: sorce", "no such setting", "Did you mean 'source'?", "docs/guide.md"]),
+        ('sorce = "rows.csv"', ["my.toml: sorce", "no such setting", "Did you mean 'source'?", "docs/how-to/prepare-data.md"]),
         ('source = "rows.csv"\ntext_colum = "words"', ["text_colum", "Did you mean 'text_column'?"]),
         ('about = "nothing"', ["my.toml", "source", "train", "found neither"]),
         ('source = "rows.csv"\ntrain = "rows.csv"', ["found both"]),

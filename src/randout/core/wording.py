@@ -1,6 +1,10 @@
-"""Grammatical agreement of numbers, nouns and verbs in messages."""
+"""Wording that several packages share: agreement of numbers and nouns, and rows with unseen labels."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+
+MAX_LABELS = 20  # labels listed in a message
 
 
 def plural(count: int, noun: str, nouns: str = "") -> str:
@@ -11,3 +15,16 @@ def plural(count: int, noun: str, nouns: str = "") -> str:
 def verb(count: int, one: str, more: str) -> str:
     """Return the verb form that agrees with `count`: `verb(1, "has", "have")` is `has`."""
     return one if count == 1 else more
+
+
+def unseen_words(counts: Mapping[str, int], where: str) -> str:
+    """Describe rows whose label no training row has. counts: rows by label. where: such as "test"."""
+    rows, names = sum(counts.values()), list(counts)
+    shown = ", ".join(f"{name!r:.60} ({counts[name]:,})" for name in names[:MAX_LABELS])
+    more = f" and {len(names) - MAX_LABELS:,} more labels" if len(names) > MAX_LABELS else ""
+    have, count = ("row has", "it counts as an error") if rows == 1 else ("rows have", "they count as errors")
+    have = have.replace(" ", f" of {where} ")
+    return (
+        f"{rows:,} {have} a label that no training row has: {shown}{more}. No prediction can be correct for "
+        f"{'it' if rows == 1 else 'them'}, so {count}"
+    )

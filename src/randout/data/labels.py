@@ -357,19 +357,6 @@ def _unknown_label(
     )
 
 
-def unseen_words(counts: Mapping[str, int], where: str) -> str:
-    """Describe rows whose label no training row has. counts: rows by label. where: such as "test"."""
-    rows, names = sum(counts.values()), list(counts)
-    shown = ", ".join(f"{name!r:.60} ({counts[name]:,})" for name in names[:MAX_LISTED])
-    more = f" and {len(names) - MAX_LISTED:,} more labels" if len(names) > MAX_LISTED else ""
-    have, count = ("row has", "it counts as an error") if rows == 1 else ("rows have", "they count as errors")
-    have = have.replace(" ", f" of {where} ")
-    return (
-        f"{rows:,} {have} a label that no training row has: {shown}{more}. No prediction can be correct for "
-        f"{'it' if rows == 1 else 'them'}, so {count}"
-    )
-
-
 def class_name_notes(names: Sequence[str]) -> list[str]:
     """Return notes on class names that look alike, differ only in case, or look like a missing value."""
     seen: dict[str, str] = {}

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from randout.core.wording import plural, verb
+from randout.core.wording import plural, unseen_words, verb
 
-from .labels import class_name_notes, unseen_words
+from .labels import class_name_notes
 from .stratify import Ints
 
 SHOWN_CLASSES = 8  # maximum class columns; beyond, only the smallest and the largest class are shown

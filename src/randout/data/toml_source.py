@@ -56,7 +56,7 @@ def resolve(source: str | Path, encoding: str = AUTO) -> ResolvedSource | None:
     tables = read_toml(path, "description of the data")
     if isinstance(tables.get("train"), dict) or {"student", "methods"} & tables.keys():
         raise UserError(f"{path}: this is a recipe, not a description of a dataset. Use it with --recipe.")
-    described: Description = checked(Description, tables, f"{path}: ", "docs/guide.md lists the keys")
+    described: Description = checked(Description, tables, f"{path}: ", "docs/how-to/prepare-data.md lists the keys")
     _check_files(path, described)
     encoding = described.encoding if encoding == AUTO else encoding
     base = folder if folder is not None else path.parent / Path(described.folder).expanduser()

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.cells import cell_len, set_cell_size
 
-from randout.core.wording import plural, verb
-from randout.data.labels import unseen_words
+from randout.core.wording import plural, unseen_words, verb
 from randout.stats import diagnostics
 from randout.stats.metrics import label_names
 from randout.stats.paired import Comparison

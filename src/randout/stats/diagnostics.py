@@ -15,8 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import bdtr
 
 from randout.core.errors import UserError
-from randout.core.wording import plural
-from randout.data.labels import unseen_words
+from randout.core.wording import plural, unseen_words
 
 from .metrics import COUNTED, LOWER_IS_BETTER, better, binned_error, calibration_error, confusion, rates, top_label
 from .paired import Paired, paired_difference

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import ndtri, stdtrit
 
 ONE_SIDED = 0.05  # level of each margin test
-GROUPS_NEEDED = 10  # for a verdict, in groups of equal size: docs/statistics.md has the simulation
+GROUPS_NEEDED = 10  # for a verdict, in groups of equal size: docs/explanation/statistics.md has the simulation
 NORMAL = 1e6  # degrees of freedom written for "as good as infinite", so that a row stays valid JSON
 
 

@@ -98,7 +98,7 @@ def skipped(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def optimism(folder: StudyFolder) -> dict[str, Any] | None:
-    """How much the best of the finished trials flatters itself on validation (docs/statistics.md).
+    """How much the best of the finished trials flatters itself on validation (docs/explanation/statistics.md).
 
     None where there is no choice, for another metric than accuracy, and for validation rows of a single group.
     """
