@@ -32,7 +32,7 @@ def test_score_lines():
         "macro recall        72.22 %",
         "macro F1            66.67 %",
         "weighted F1         66.67 %",
-        "calibration error   23.33 %  (how far probabilities are from how often they are right, on average)",
+        "calibration error   23.33 %  (mean distance between confidence and accuracy)",
         "log loss           1.0688    (lower is better; 1.0986 for equal probabilities)",
         "majority class      50.00 %  (accuracy of always predicting 'health mention')",
         "",
@@ -73,7 +73,7 @@ def test_many_classes_list_the_commonest_confusions():
     names = {at: f"class {at} of a very long-winded scheme" for at in range(20)}
     labels, made = list(range(20)) * 2, [*range(20), *range(1, 20), 1]
     lines = score_lines(score(labels, logits_of(made, 20), names), names)
-    assert "commonest confusions, true -> predicted" in "\n".join(lines)
+    assert "most common confusions, true -> predicted" in "\n".join(lines)
     assert len(lines) == 10 + 1 + 21 + 1 + 11
     assert len({len(line) for line in lines[11:32]}) == 1
 

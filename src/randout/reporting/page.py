@@ -1,7 +1,7 @@
 """Writes a report to a folder: one self-contained HTML page, Markdown, CSV, PNG and PDF.
 
-The folder is made beside its place and moved there whole. `report.json` in it says which files a report wrote, so
-that the next one replaces those and nothing else. The same inputs give the same bytes.
+The folder is written under a temporary name and then renamed. `report.json` lists the files of a report, so that the
+next report replaces only those. The same inputs give the same bytes.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ KIND = {Table: "table", Figure: "figure", Check: "check", Code: "code", Points: 
 
 
 def checked_formats(text: str) -> list[str]:
-    """`html,csv` as a list. Raises UserError for a format that is not known."""
+    """Parse a list of formats such as `html,csv`. Raises UserError for an unknown format."""
     found = [word.strip().lower() for word in text.split(",") if word.strip()]
     for word in found:
         if word not in FORMATS:
             raise UserError(
-                f"--formats {text}: {word!r} is not known; expected some of {', '.join(FORMATS)}.{nearest(word, FORMATS)}"
+                f"--formats {text}: unknown format {word!r}; expected some of {', '.join(FORMATS)}.{nearest(word, FORMATS)}"
             )
     if not found:
-        raise UserError(f"--formats: name at least one of {', '.join(FORMATS)}")
+        raise UserError(f"--formats: give at least one of {', '.join(FORMATS)}")
     return found
 
 
 def write(chapters: Sequence[Chapter], folder: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
-    """Write a report; the paths written. Raises UserError where something else stands at `folder`."""
+    """Write a report and return the paths written. Raises UserError if `folder` holds anything but an earlier report."""
     refuse_others(folder)
     files = _files(chapters, formats)
     listed = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
@@ -74,7 +74,7 @@ def write(chapters: Sequence[Chapter], folder: Path, formats: Sequence[str] = FO
 
 
 def _swap(made: Path, folder: Path) -> None:
-    """Put `made` in the place of `folder`, which goes back there should that fail."""
+    """Replace `folder` by `made`; restores `folder` if that fails."""
     if not folder.exists():
         made.rename(folder)
         return
@@ -89,11 +89,11 @@ def _swap(made: Path, folder: Path) -> None:
 
 
 def refuse_others(folder: Path) -> None:
-    """Raise UserError if `folder` is a file, or holds anything but an earlier report as it was written."""
+    """Raise UserError if `folder` is a file or holds anything but an unchanged earlier report."""
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise UserError(f"-o {folder}: a file is at this place, and it is left alone; name a folder")
+        raise UserError(f"-o {folder}: this is a file, which is not overwritten; give a folder")
     try:
         listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -104,16 +104,16 @@ def refuse_others(folder: Path) -> None:
             continue
         if name not in listed:
             raise UserError(
-                f"-o {folder}: {name} in it was not made by a report, and it is left alone; name another folder"
+                f"-o {folder}: it holds {name}, which was not written by a report and is not overwritten; give another folder"
             )
         if hashlib.sha256(path.read_bytes()).hexdigest() != listed[name]:
             raise UserError(
-                f"-o {folder}: {name} was changed since the report was written, and it is left alone; name another folder"
+                f"-o {folder}: {name} was changed after the report was written and is not overwritten; give another folder"
             )
 
 
 def _files(chapters: Sequence[Chapter], formats: Sequence[str]) -> dict[str, bytes]:
-    """Name -> content of every file."""
+    """Content of every file by name."""
     sections = [section for chapter in chapters for section in chapter.sections]
     figures = [part for section in sections for part in section.parts if isinstance(part, Figure)]
     drawn = {figure.name: picture(figure) for figure in figures} if {"png", "pdf"} & set(formats) else {}
@@ -133,7 +133,7 @@ def _files(chapters: Sequence[Chapter], formats: Sequence[str]) -> dict[str, byt
 
 
 def page(chapters: Sequence[Chapter]) -> str:
-    """The HTML page. No script but ours may run and nothing may be fetched: the page's own policy forbids it."""
+    """Render the HTML page. Its content security policy allows only its own script and no network access."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -154,12 +154,12 @@ def page(chapters: Sequence[Chapter]) -> str:
 
 
 def typeset(text: str) -> str:
-    """Numbers as print has them: a true minus, and no line break before the per cent sign."""
+    """Use a true minus sign, and a non-breaking space before the percent sign."""
     return re.sub(r"(?<![\w.])-(?=\d)", "\u2212", text).replace(" %", "\u00a0%")
 
 
 def to_csv(table: Table) -> str:
-    """A table as CSV: numbers in the unit of their column's title, not rounded; an interval takes two columns."""
+    """Format a table as CSV: numbers in the unit of their column title, not rounded; an interval takes two columns."""
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([title for column in table.columns for title in column.titles])
@@ -171,7 +171,7 @@ def to_csv(table: Table) -> str:
 
 
 def markdown(chapters: Sequence[Chapter], pictures: bool) -> str:
-    """The report as Markdown; with `pictures` it shows the PNG files beside it."""
+    """Format the report as Markdown; pictures: include the PNG files."""
     lines = []
     for chapter in chapters:
         lines += [f"# {_plain(chapter.title)}", "", _plain(chapter.lead), ""]
@@ -213,7 +213,7 @@ def _cells(columns: tuple[Column, ...], row: tuple[Any, ...]) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is: no tags, links, pictures, emphasis or broken rows."""
+    """Escape text so that Markdown shows it literally."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     for mark in "\\`*_[]|":
         text = text.replace(mark, "\\" + mark)
