@@ -269,7 +269,7 @@ def disagreement(subject: Subject, texts: bool) -> Section | None:
     if not rows:
         return None
     heads = ["rows", "both right", f"only {subject.baseline} right", "only this model right"]
-    heads += ["both wrong, same prediction", "both wrong, different predictions", "disagree"]
+    heads += ["both wrong, same", "both wrong, different", "disagree"]
     columns: tuple[Column, ...] = (Column("model"), *(Column(head, "count") for head in heads))
     note = "Summed over units." if any(len(arm.models) > 1 for arm in subject.arms) else ""
     parts.append(Table("agreement", f"Agreement with {subject.baseline}", columns, tuple(rows), note))
