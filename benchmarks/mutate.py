@@ -329,7 +329,7 @@ def known(progress: Path) -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in rows}
 
 
-def settled(mutant: Mutant, row: dict[str, Any] | None) -> bool:
+def is_valid(mutant: Mutant, row: dict[str, Any] | None) -> bool:
     """Whether a result is still valid: same code, and killed or run by the same tests."""
     if row is None or row["code"] != digest(mutant.source):
         return False
@@ -342,7 +342,7 @@ def carry_out(every: Sequence[Mutant], progress: Path, limit: float | None = Non
     Raises SystemExit where tests fail on the unchanged code.
     """
     rows = known(progress)
-    left = [mutant for mutant in every if not settled(mutant, rows.get(mutant.name))]
+    left = [mutant for mutant in every if not is_valid(mutant, rows.get(mutant.name))]
     if not left:
         return
     warm()

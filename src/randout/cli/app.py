@@ -99,9 +99,9 @@ def soft_labels(
     from randout.experiments.run.already_trained import find_models
 
     table = {"source": data, "text_column": text_column, "label_column": label_column, "unlabeled": unlabeled}
-    asked = named({"data": table, "student": {"model": student}})
-    asked |= {"teacher": {"model": teacher}, "output": {"test": False}}
-    config = requested(asked, preset, recipe, sets).config()
+    settings = named({"data": table, "student": {"model": student}})
+    settings |= {"teacher": {"model": teacher}, "output": {"test": False}}
+    config = requested(settings, preset, recipe, sets).config()
     dataset = read_data(config)
     find_models(config)
     from randout.experiments.run import pipeline, planning  # imports PyTorch

@@ -70,9 +70,9 @@ def demonstrate(out: Path, show: Show) -> None:
     for name in (TEACHER, *ARMS):
         preset, more, epochs = ARMS.get(name, (config.DEFAULT_PRESET, False, 0))
         teacher = results[TEACHER].folder if preset == BOTH else None
-        asked = _tables(labelled, unlabelled if more else None, folder, teacher, epochs)
-        show.say(f"\n--- {name}\n{_command(out, asked, preset, name)}\n")
-        plan = planning.make(config.build([config.read_preset(preset), asked], METHODS))
+        tables = _recipe_tables(labelled, unlabelled if more else None, folder, teacher, epochs)
+        show.say(f"\n--- {name}\n{_command(out, tables, preset, name)}\n")
+        plan = planning.make(config.build([config.read_preset(preset), tables], METHODS))
         results[name] = carry_out(plan, Options(runs=out / "runs", name=name, show=show))
     _compare(results, out)
     print(f"\ntook    {duration(time.monotonic() - began)}")
@@ -153,7 +153,9 @@ def _write(path: Path, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> No
         csv.writer(stream).writerows([head, *rows])
 
 
-def _tables(labelled: Path, unlabelled: Path | None, folder: Path, teacher: Path | None, epochs: int) -> dict[str, Any]:
+def _recipe_tables(
+    labelled: Path, unlabelled: Path | None, folder: Path, teacher: Path | None, epochs: int
+) -> dict[str, Any]:
     """Recipe tables of a model. epochs: of a student; 0: the teacher, with all layers and automatic settings."""
     source = {"source": str(labelled), "split_column": "split", "group_column": "film"}
     if unlabelled is not None:
@@ -167,9 +169,14 @@ def _tables(labelled: Path, unlabelled: Path | None, folder: Path, teacher: Path
     return {"data": source, "student": student, "teacher": taught, "train": train}
 
 
-def _command(out: Path, asked: dict[str, Any], preset: str, name: str) -> str:
+def _command(out: Path, tables: dict[str, Any], preset: str, name: str) -> str:
     """The equivalent `randout train` command, over several lines."""
-    source, student, teacher, epochs = asked["data"], asked["student"], asked["teacher"], asked["train"].get("epochs")
+    source, student, teacher, epochs = (
+        tables["data"],
+        tables["student"],
+        tables["teacher"],
+        tables["train"].get("epochs"),
+    )
     lines = [f"randout train {shell_path(source['source'])} --split-column split --group film --preset {preset}"]
     lines += [f"--name {shell_path(name)}"]
     lines += [

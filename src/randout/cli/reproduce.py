@@ -44,12 +44,12 @@ def reproduce(
     from randout.experiments.run.student import Stopped
     from randout.methods.builtin import METHODS
 
-    asked: dict[str, Any] = {"data": {"source": f"{dataset}:{data}"}} if data else {}
+    settings: dict[str, Any] = {"data": {"source": f"{dataset}:{data}"}} if data else {}
     for name, model in (("student", student), ("teacher", teacher)):
-        asked |= {name: {"model": model}} if model else {}
+        settings |= {name: {"model": model}} if model else {}
     for text in sets or []:
-        asked = config.overlay(asked, config.assignment(text, METHODS))
-    request = make_request(dataset, budget, asked)
+        settings = config.overlay(settings, config.assignment(text, METHODS))
+    request = make_request(dataset, budget, settings)
     items = items_of(dataset, table or [], figure or [], section or [])
     work.check(request)
     show = Show(quiet or as_json)

@@ -113,8 +113,8 @@ def search(
 
     request = requested(tables_of(data, student, teacher, text_column, label_column), preset, recipe, sets)
     options = options_of(runs, time_limit, Show(quiet or as_json), accept_changes)
-    asked: dict[str, Any] = {"trials": trials, "sampler": sampler, "halving": halving, "budget": budget}
-    table = requests.search_table(space_table(space), **asked, keep=keep, seed=search_seed)
+    limits: dict[str, Any] = {"trials": trials, "sampler": sampler, "halving": halving, "budget": budget}
+    table = requests.search_table(space_table(space), **limits, keep=keep, seed=search_seed)
     if dry_run:
         print("\n".join(requests.planned_search(request, table, options)))
         return

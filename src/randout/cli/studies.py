@@ -96,12 +96,12 @@ def compare(
 
     inputs = what or []
     shared: dict[str, Any] = {"student": student, "teacher": teacher, "preset": preset, "recipe": recipe}
-    judged: dict[str, Any] = {"baseline": baseline, "metric": metric, "margin": margin, "allow_leaks": allow_leaks}
-    asked = requests.Asked(
+    comparison: dict[str, Any] = {"baseline": baseline, "metric": metric, "margin": margin, "allow_leaks": allow_leaks}
+    request = requests.Asked(
         **shared,
         text_column=text_column,
         label_column=label_column,
-        **judged,
+        **comparison,
         settings=assignments(sets) or None,
         arms=_comma_separated(arms),
         methods=_comma_separated(methods),
@@ -113,9 +113,9 @@ def compare(
         spelt=_flag,
     )
     if requests.are_runs(inputs):
-        _print(requests.finished(inputs, asked, dry_run=dry_run, out=out), as_json, Show())
+        _print(requests.finished(inputs, request, dry_run=dry_run, out=out), as_json, Show())
         return
-    study = requests.comparison(inputs[0] if inputs else "", asked, out)
+    study = requests.comparison(inputs[0] if inputs else "", request, out)
     _carry_out(study, out, dry_run, as_json, options_of(runs, time_limit, Show(quiet or as_json), accept_changes))
 
 
@@ -158,12 +158,12 @@ def cv(
     from randout.experiments import requests
 
     shared: dict[str, Any] = {"student": student, "teacher": teacher, "preset": preset, "recipe": recipe}
-    judged: dict[str, Any] = {"baseline": baseline, "metric": metric, "margin": margin, "allow_leaks": allow_leaks}
-    asked = requests.Asked(
+    comparison: dict[str, Any] = {"baseline": baseline, "metric": metric, "margin": margin, "allow_leaks": allow_leaks}
+    request = requests.Asked(
         **shared,
         text_column=text_column,
         label_column=label_column,
-        **judged,
+        **comparison,
         settings=assignments(sets) or None,
         arms=_comma_separated(arms),
         folds=folds,
@@ -174,7 +174,7 @@ def cv(
         halving=halving,
         spelt=_flag,
     )
-    study = requests.cross_validation(data, asked, out)
+    study = requests.cross_validation(data, request, out)
     _carry_out(study, out, dry_run, as_json, options_of(runs, time_limit, Show(quiet or as_json), accept_changes))
 
 

@@ -86,11 +86,11 @@ def plugin_words() -> str:
     return "".join(f" --plugin {shell_path(Path(word))}" for word in loaded_plugins())
 
 
-def requested(asked: dict[str, Any], preset: str | None, recipe: Path | None, sets: list[str] | None) -> Request:
+def requested(settings: dict[str, Any], preset: str | None, recipe: Path | None, sets: list[str] | None) -> Request:
     """Build the training request of a command line. Raises UserError."""
     from randout.experiments.run.request import Request
 
-    return Request(asked, preset, recipe, assignments(sets))
+    return Request(settings, preset, recipe, assignments(sets))
 
 
 def seconds_of(text: str) -> float:

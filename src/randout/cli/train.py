@@ -105,7 +105,7 @@ def train(
     teacher_table = {"model": teacher, "labels": teacher_labels.split(",") if teacher_labels else None}
     output = {"test": False if no_test else None, "keep_texts": keep_texts or None, "allow_leaks": allow_leaks or None}
     tables: dict[str, dict[str, Any]] = {"data": table, "student": {"model": student}, "teacher": teacher_table}
-    asked = named(tables | {"train": {"seed": seed, "device": device}, "output": output})
+    settings = named(tables | {"train": {"seed": seed, "device": device}, "output": output})
     options = Options(
         runs=runs,
         out=out,
@@ -116,10 +116,10 @@ def train(
         show=Show(quiet or as_json),
     )
     if resume is None:
-        request = requested(asked, preset, recipe, sets)
+        request = requested(settings, preset, recipe, sets)
         work = Work(request.config(), request.required, options)
     else:
-        if asked or preset or recipe or sets or out:
+        if settings or preset or recipe or sets or out:
             raise UserError("--resume: a run resumes with its own settings; remove the other options")
         work = _resumed(resume, options)
     if dry_run:

@@ -157,13 +157,13 @@ def _seen_before(arm: Arm, split: str) -> str | None:
 
 def forest(subject: Subject, rows: list[dict[str, Any]]) -> list[Figure]:
     """Forest plot of the differences from the baseline with the margin in grey; empty without a comparison."""
-    apart = [row for row in rows if row.get("difference")]
-    if not apart or subject.metric == "log_loss":
+    compared = [row for row in rows if row.get("difference")]
+    if not compared or subject.metric == "log_loss":
         return []
     columns = [Column("model"), Column("difference, points", "points"), Column("95 % interval", "points interval")]
     columns += [Column("simultaneous interval", "points interval"), Column("verdict", "verdict")]
     cells: list[tuple[Any, ...]] = []
-    for row in apart:
+    for row in compared:
         wide = tuple(row["simultaneous"]) if row.get("simultaneous") else None
         found = row["difference"]
         cells.append((label_of(row, subject), found["estimate"], _pair(found), wide, row.get("words")))
@@ -277,12 +277,12 @@ def units(subject: Subject) -> Section | None:
         values = row["values"]
         names = done if len(done) == len(values) else [str(at + 1) for at in range(len(values))]
         for at, (unit, value) in enumerate(zip(names, values, strict=True)):
-            apart = (
+            difference = (
                 None
                 if base is None or row["name"] == subject.baseline or len(base) != len(values)
                 else value - base[at]
             )
-            cells.append((unit, str(row["name"]), value, apart))
+            cells.append((unit, str(row["name"]), value, difference))
     table = Table(
         "units", "Scores by unit", columns, tuple(cells), "All models of a unit share its split, seed and data order."
     )

@@ -108,7 +108,7 @@ def _intervals(figure: Figure) -> str:
     rows = []
     for name in order:
         here = [[row for row in found if names[row] == name] for found in grouped.values()]
-        said = next((str(words[row]) for found in here for row in found if words[row]), "")
+        verdict = next((str(words[row]) for found in here for row in found if words[row]), "")
         height = max(ROW, 14 * len(here))
         bars = "".join(
             _bar(figure, row, place, height * (place + 0.5) / len(here), len(grouped), (low, high))
@@ -117,12 +117,14 @@ def _intervals(figure: Figure) -> str:
         )
         drawn = _tag("svg", _behind(figure, low, high, height) + bars, width="100%", height=height, aria_hidden="true")
         rows.append(_tag("div", html.escape(name), class_="name") + drawn)
-        rows.append(_tag("div", html.escape(said), class_="said"))
+        rows.append(_tag("div", html.escape(verdict), class_="outcome"))
     axis = "".join(_text(_tick(tick), _across(tick, low, high), 14, "middle") for tick in ticks(low, high))
     axis += _text(figure.axis("x"), "50%", 33, "middle", class_="axis")
     ends = _tag("div", class_="name") + _tag("svg", axis, width="100%", height=40, aria_hidden="true")
     kind = "intervals" + (" worded" if any(words) else "")
-    return _legend(figure, list(grouped)) + _tag("div", "".join(rows) + ends + _tag("div", class_="said"), class_=kind)
+    return _legend(figure, list(grouped)) + _tag(
+        "div", "".join(rows) + ends + _tag("div", class_="outcome"), class_=kind
+    )
 
 
 def _across(value: float, low: float, high: float) -> str:
