@@ -179,14 +179,14 @@ def test_a_font_that_has_the_characters_is_used(monkeypatch):
 
 
 def test_report_figures_draw_names_without_a_font_by_number(monkeypatch):
-    from randout.reporting.pictures import picture, saved
+    from randout.reporting.pictures import draw_picture, to_bytes
     from randout.reporting.values import Column, Figure, Table
 
     monkeypatch.setattr(fonts, "_other_families", lambda: ())
     columns = (Column("model"), Column("true"), Column("predicted"), Column("share", "percent"))
     rows = tuple(("评", true, made, 0.5) for true in ("健康", "体育") for made in ("健康", "体育"))
     roles = {"panel": "model", "row": "true", "column": "predicted", "value": "share"}
-    drawn = picture(Figure("m", "m", "matrix", Table("m", "m", columns, rows), roles))
-    assert saved(drawn, "png").startswith(b"\x89PNG")
+    drawn = draw_picture(Figure("m", "m", "matrix", Table("m", "m", columns, rows), roles))
+    assert to_bytes(drawn, "png").startswith(b"\x89PNG")
     assert [label.get_text() for label in drawn.axes[0].get_yticklabels()] == ["0", "1"]
     assert drawn.get_supxlabel() == fonts.NOTE

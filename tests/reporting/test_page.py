@@ -565,8 +565,8 @@ def test_the_browser_check_can_fail(tmp_path: Path) -> None:
 
 def test_many_models_classes_and_odd_values_are_drawn() -> None:
     """Twenty classes, a class without rows, a model without an interval, one point on a curve."""
-    from randout.reporting.pictures import picture
-    from randout.reporting.pictures import saved as bytes_of
+    from randout.reporting.pictures import draw_picture
+    from randout.reporting.pictures import to_bytes as bytes_of
 
     columns = tuple(values.Column(*one) for one in (("m",), ("t",), ("p",), ("v", "percent"), ("n", "count")))
     names = [f"class {at} of a long-winded scheme $x_{at}$" for at in range(20)]
@@ -584,7 +584,7 @@ def test_many_models_classes_and_odd_values_are_drawn() -> None:
         drawing = svg.svg(figure)
         xml.etree.ElementTree.fromstring(f"<div>{drawing}</div>")
         assert "nan" not in drawing
-        assert bytes_of(picture(figure), "png").startswith(b"\x89PNG")
+        assert bytes_of(draw_picture(figure), "png").startswith(b"\x89PNG")
 
 
 def test_sections_have_names_of_their_own(everything: Path, runs: Path) -> None:

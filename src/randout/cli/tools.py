@@ -273,10 +273,10 @@ def print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], shortene
     shortened: columns whose cells may be cut in the middle so that lines fit a terminal; in a pipe or a file they are
     printed in full.
     """
-    from randout.reporting.figures import fitted, table_lines
+    from randout.reporting.figures import fit_to_width, table_lines
 
     if sys.stdout.isatty():
-        rows = fitted(head, rows, shutil.get_terminal_size().columns, shortened, _ellipsis())
+        rows = fit_to_width(head, rows, shutil.get_terminal_size().columns, shortened, _ellipsis())
     print("\n".join(table_lines(head, rows, left=range(len(head)))))
 
 

@@ -18,10 +18,10 @@ from randout.storage.run_folder import RunFolder
 from randout.storage.seen_rows import in_words, read_seen, rows_of_old_teachers
 
 from .comparison import complete_units, label_of, study_rows
-from .runs_table import is_shown, opened
-from .search import ranked
+from .runs_table import is_in_report, test_openings_of
+from .search import ranked_trials
 from .subjects import Model, Subject
-from .values import Check, Section, plain, shown
+from .values import Check, Section, format_cell, plain
 
 SEVERITIES = ("problem", "warning", "note")
 LEARNED_NOTHING = {
@@ -32,7 +32,7 @@ LEARNED_NOTHING = {
 def checks(subject: Subject) -> Section:
     """Run every check on a subject; the most severe findings come first."""
     results = [list(check(subject)) for check in CHECKS]
-    found = _joined([one for result in results for one in result])
+    found = _join([one for result in results for one in result])
     found.sort(key=lambda check: SEVERITIES.index(check.severity))
     count = sum(map(bool, results))
     lead = f"{count} of {len(CHECKS)} checks {verb(count, 'needs', 'need')} your attention."
@@ -41,7 +41,7 @@ def checks(subject: Subject) -> Section:
     return Section("checks", "Checks", (lead, *found))
 
 
-def _joined(found: list[Check]) -> list[Check]:
+def _join(found: list[Check]) -> list[Check]:
     """Join the findings of the same check for several models."""
     joined: dict[tuple[str, str], Check] = {}
     for check in found:
@@ -58,7 +58,7 @@ def teacher_saw_held_out(subject: Subject) -> Iterator[Check]:
     for model in subject.models:
         counts = {split: model.leaks(split) for split in ("validation", "test")}
         found += [
-            f"{in_words(leaks['roles'], leaks['of'], f'{split} rows')} ({_named(model)})"
+            f"{in_words(leaks['roles'], leaks['of'], f'{split} rows')} ({_name_with_unit(model)})"
             for split, leaks in counts.items()
             if leaks
         ]
@@ -85,7 +85,7 @@ def _has_unknown_ancestor(model: Model) -> bool:
     return bool(model.record["identity"].get("teacher")) and not rows_of_old_teachers(run)[1]
 
 
-def _named(model: Model) -> str:
+def _name_with_unit(model: Model) -> str:
     return f"{model.name}, {model.unit}" if model.unit else model.name
 
 
@@ -126,11 +126,11 @@ def within_noise(subject: Subject) -> Iterator[Check]:
         found = row.get("difference")
         if found and len(values) > 1 and abs(found["estimate"]) < (spread := float(np.std(values, ddof=1))):
             text = (
-                f"{label_of(row, subject)}: the difference of {shown(found['estimate'], 'points')} points is smaller than the "
-                f"standard deviation of its scores across units ({shown(spread, 'percent')} points)."
+                f"{label_of(row, subject)}: the difference of {format_cell(found['estimate'], 'points')} points is smaller than "
+                f"the standard deviation of its scores across units ({format_cell(spread, 'percent')} points)."
             )
             yield Check("within-seed-noise", "note", "Within seed noise", text)
-    order = [trial for trial in ranked(subject) if trial.get("state") == "finished"]
+    order = [trial for trial in ranked_trials(subject) if trial.get("state") == "finished"]
     rows = subject.models[0].metrics.get("validation", {}).get("rows") if subject.models else None
     if subject.metric == "accuracy" and len(order) > 1 and rows:
         best, error = order[0]["value"], math.sqrt(order[0]["value"] * (1 - order[0]["value"]) / rows)
@@ -138,7 +138,7 @@ def within_noise(subject: Subject) -> Iterator[Check]:
         if close:
             text = (
                 f"{plural(close, 'other trial')} {verb(close, 'lies', 'lie')} "
-                f"within one standard error of the best ({shown(error, 'percent')} points, "
+                f"within one standard error of the best ({format_cell(error, 'percent')} points, "
                 f"{rows} validation rows). Which of them is best is mostly chance."
             )
             yield Check("within-row-noise", "note", "The best trial is not clearly the best", text)
@@ -146,7 +146,7 @@ def within_noise(subject: Subject) -> Iterator[Check]:
 
 def opened_often(subject: Subject) -> Iterator[Check]:
     """Test scores are too optimistic if choices were based on them."""
-    found = opened(subject)
+    found = test_openings_of(subject)
     mine = {model.record.get("fingerprint") for model in subject.models}
     again = Counter(str(entry.get("run")) for entry in found if entry.get("fingerprint") in mine)
     again = Counter({run: count for run, count in again.items() if count > 1})
@@ -158,7 +158,7 @@ def opened_often(subject: Subject) -> Iterator[Check]:
             "Test opened more than once",
             f"By the same run: {text}. Check whether anything was changed in between.",
         )
-    others = {str(entry.get("run")): None for entry in found if not is_shown(entry, subject)}
+    others = {str(entry.get("run")): None for entry in found if not is_in_report(entry, subject)}
     if others:
         few = ", ".join([*others][:5]) + (", ..." if len(others) > 5 else "")
         text = (
@@ -196,7 +196,10 @@ def _learned_nothing(subject: Subject) -> Iterator[Check]:
     """Warnings stored by runs that no check computes itself, such as one class only or below the baseline."""
     for kind, title in LEARNED_NOTHING.items():
         found = {
-            _named(model): one["message"] for model in subject.models for one in model.warnings if one["kind"] == kind
+            _name_with_unit(model): one["message"]
+            for model in subject.models
+            for one in model.warnings
+            if one["kind"] == kind
         }
         if found:
             name, message = next(iter(found.items()))
@@ -212,8 +215,10 @@ def no_better_than_majority(subject: Subject) -> Iterator[Check]:
             continue
         low = (scores.get("intervals") or {}).get("accuracy", [scores["accuracy"]])[0]
         if low <= scores["majority_baseline"]:
-            own, least, always = (shown(x, "percent") for x in (scores["accuracy"], low, scores["majority_baseline"]))
-            text = f"{_named(model)}: accuracy {own} %, interval from {least} %; always predicting "
+            own, least, always = (
+                format_cell(x, "percent") for x in (scores["accuracy"], low, scores["majority_baseline"])
+            )
+            text = f"{_name_with_unit(model)}: accuracy {own} %, interval from {least} %; always predicting "
             text += f"{scores.get('majority_label', 'the most common class')} gives {always} %."
             yield Check("majority", "warning", "Not clearly better than the most common class", text)
     yield from _learned_nothing(subject)
@@ -248,8 +253,8 @@ def weak_teacher(subject: Subject) -> Iterator[Check]:
     for model in subject.models:
         taught = (model.record.get("teacher") or {}).get("validation_accuracy")
         if taught is not None and taught <= own and (not model.unit or model.unit == base.unit):
-            text = f"On the validation split the teacher of {_named(model)} reaches {shown(taught, 'percent')} %, "
-            text += f"{subject.baseline} {shown(own, 'percent')} %."
+            text = f"On the validation split the teacher of {_name_with_unit(model)} reaches {format_cell(taught, 'percent')} %, "
+            text += f"{subject.baseline} {format_cell(own, 'percent')} %."
             yield Check("weak-teacher", "warning", "The teacher is no better than the baseline", text)
             return
 

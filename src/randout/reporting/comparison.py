@@ -16,7 +16,7 @@ from randout.stats.paired import compare_models
 from randout.storage.predictions import Predictions
 
 from .subjects import Arm, Model, Subject
-from .values import Column, Figure, Points, Section, Table, metric_kind, metric_name, metric_title, shown
+from .values import Column, Figure, Points, Section, Table, format_cell, metric_kind, metric_name, metric_title
 
 MARGIN = 0.02  # smallest difference that counts, unless a study sets another
 SAVED = "these saved models on new texts (each trained once, so variation across seeds is not included)"
@@ -36,7 +36,7 @@ def result_of(subject: Subject) -> dict[str, Any]:
         known = {"head": str(result.get("head") or ""), "estimand": str(result.get("estimand") or "")}
         return known | {"notes": notes, "rows": study_rows(subject)}
     arms, notes = subject.scored(), list(subject.notes)
-    found = {arm.name: aligned(arm.models[0], arms[0].models[0], subject.split) for arm in arms}
+    found = {arm.name: aligned_predictions(arm.models[0], arms[0].models[0], subject.split) for arm in arms}
     for name, predictions in found.items():
         if predictions is None:
             notes.append(f"{name} was not scored on the same {subject.split} rows, so it is not compared.")
@@ -48,10 +48,10 @@ def result_of(subject: Subject) -> dict[str, Any]:
         if reason := arm.models[0].metrics[subject.split].get("no_interval", {}).get(subject.metric):
             notes.append(f"{arm.name}: no interval for its {metric_name(subject.metric)}: {reason}.")
     same = {name: predictions for name, predictions in found.items() if predictions is not None}
-    rows = _alone(subject)
+    rows = _scores_without_comparison(subject)
     if subject.baseline in same and len(same) > 1:
         try:
-            rows = _compared(subject, same)
+            rows = _compare_with_baseline(subject, same)
         except (UserError, Failure) as error:  # one group, or logits that are not finite; the scores are still shown
             notes.append(f"The models could not be compared: {error}")
     return {"head": "", "estimand": SAVED, "notes": notes, "rows": rows}
@@ -61,13 +61,13 @@ def _baseline_note(subject: Subject) -> list[str]:
     """Score of the bag-of-words baseline on the split that is shown, from the first run that has one."""
     for model in subject.models:
         if found := (model.metrics.get(subject.split) or {}).get("baseline"):
-            value = shown(found[subject.metric], metric_kind(subject.metric))
+            value = format_cell(found[subject.metric], metric_kind(subject.metric))
             name = metric_name(subject.metric)
             return [f"A bag-of-words baseline (linear, tf-idf) reaches {name} {value} % on the {subject.split} rows."]
     return []
 
 
-def aligned(model: Model, first: Model, split: str) -> Predictions | None:
+def aligned_predictions(model: Model, first: Model, split: str) -> Predictions | None:
     """Predictions of a model in the row order of `first`; None unless both have the same rows and labels."""
     mine, other = model.predictions(split), first.predictions(split)
     if mine is None or other is None or mine.names != other.names or sorted(mine.rows) != sorted(other.rows):
@@ -80,7 +80,7 @@ def aligned(model: Model, first: Model, split: str) -> Predictions | None:
     return replace(other, logits=mine.logits[order], texts=texts)
 
 
-def _compared(subject: Subject, same: dict[str, Predictions]) -> list[dict[str, Any]]:
+def _compare_with_baseline(subject: Subject, same: dict[str, Predictions]) -> list[dict[str, Any]]:
     """Compare every model with the baseline by `compare_models`. Raises UserError, Failure."""
     first = same[subject.baseline]
     logits, outputs = {name: rows.logits for name, rows in same.items()}, first.logits.shape[1]
@@ -89,7 +89,7 @@ def _compared(subject: Subject, same: dict[str, Predictions]) -> list[dict[str, 
     return [asdict(row) for row in found]
 
 
-def _alone(subject: Subject) -> list[dict[str, Any]]:
+def _scores_without_comparison(subject: Subject) -> list[dict[str, Any]]:
     """Each model's score with its stored interval, without differences."""
     rows = []
     for arm in subject.scored():
@@ -155,7 +155,7 @@ def _seen_before(arm: Arm, split: str) -> str | None:
     return f"{sum(one['rows'] for one in found):,} of {sum(one['of'] for one in found):,}" if found else None
 
 
-def forest(subject: Subject, rows: list[dict[str, Any]]) -> list[Figure]:
+def forest_plot(subject: Subject, rows: list[dict[str, Any]]) -> list[Figure]:
     """Forest plot of the differences from the baseline with the margin in grey; empty without a comparison."""
     compared = [row for row in rows if row.get("difference")]
     if not compared or subject.metric == "log_loss":
@@ -210,7 +210,7 @@ def sentence(row: dict[str, Any], subject: Subject) -> str:
     """A verdict as a sentence."""
     found, words = row["difference"], row.get("words") or "no verdict"
     against, name = _in_sentence(row.get("against") or subject.baseline), _in_sentence(row["name"])
-    by, between = shown(found["estimate"], "points"), shown(_pair(found), "points interval")
+    by, between = format_cell(found["estimate"], "points"), format_cell(_pair(found), "points interval")
     if words.startswith(("better", "worse")):
         text = f"{name} is {words.split(',')[0]} than {against}: {by} points, 95 % interval {between}"
     else:
@@ -248,7 +248,7 @@ def summary(subject: Subject) -> Section | None:
     if sentences := tuple(sentence(row, subject) for row in rows if row.get("difference")):
         parts.append(Points(sentences))
     if rows:
-        parts += [main_table(subject, rows), *forest(subject, rows), *scores_figure(subject, rows)]
+        parts += [main_table(subject, rows), *forest_plot(subject, rows), *scores_figure(subject, rows)]
     parts += [str(note) for note in result["notes"]]
     others = [(label_of(row, subject), *pair) for row in rows for pair in (row.get("secondary") or {}).items()]
     if others:

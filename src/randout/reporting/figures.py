@@ -52,7 +52,7 @@ ENCODER, WORDS = "encoder", "bag-of-words"  # keys of a recorded choice in `run.
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"  # Okabe and Ito's colour-blind-safe blue and vermilion
 
 
-def _short(name: str, width: int = NAME_WIDTH) -> str:
+def _shorten(name: str, width: int = NAME_WIDTH) -> str:
     """Shorten a name to at most `width` terminal columns; two dots mark the cut."""
     return name if cell_len(name) <= width else set_cell_size(name, width - 2).rstrip() + ".."
 
@@ -69,7 +69,7 @@ def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequ
     return lines
 
 
-def fitted(
+def fit_to_width(
     header: Sequence[str], rows: Sequence[Sequence[str]], width: int, shortened: Sequence[int], ellipsis: str = "…"
 ) -> list[tuple[str, ...]]:
     """Shorten cells so that the lines of `table_lines` fit into `width` terminal columns.
@@ -111,18 +111,18 @@ def _confusion_lines(counts: np.ndarray, names: list[str]) -> list[str]:
     Labels in the header are shortened to fit a terminal; if that makes two of them equal, they are numbered.
     """
     if len(names) <= MATRIX_CLASSES:
-        down = [_short(name) for name in names]
+        down = [_shorten(name) for name in names]
         across = (MATRIX_WIDTH - max(map(cell_len, down))) // len(names) - 2
-        head = [_short(name, min(NAME_WIDTH, max(5, across))) for name in names]
+        head = [_shorten(name, min(NAME_WIDTH, max(5, across))) for name in names]
         if len(set(head)) < len(head):
-            head = [_short(f"{at} {name}", max(5, across)) for at, name in enumerate(names)]
+            head = [_shorten(f"{at} {name}", max(5, across)) for at, name in enumerate(names)]
             down = [f"{at} {name}" for at, name in enumerate(down)]
         cells = [[name, *map(str, line)] for name, line in zip(down, counts, strict=True)]
         return table_lines(["true \\ predicted", *head], cells)
     wrong = counts - np.diag(np.diagonal(counts))
     order = np.argsort(-wrong, axis=None, kind="stable")[:10]
     places = [divmod(int(at), len(names)) for at in order if wrong.flat[at]]
-    rows = [[f"{_short(names[true])} -> {_short(names[made])}", str(wrong[true, made])] for true, made in places]
+    rows = [[f"{_shorten(names[true])} -> {_shorten(names[made])}", str(wrong[true, made])] for true, made in places]
     return table_lines(["most common confusions, true -> predicted", "rows"], rows)
 
 
@@ -150,7 +150,7 @@ def score_lines(metrics: Mapping[str, Any], id2label: Mapping[Any, str]) -> list
         lines.append(f"{title:<{wide}}  {_percent(metrics[metric]):>6} %{between}{about}")
     about = f"(lower is better; {math.log(len(names)):.4f} for equal probabilities)"
     lines.append(f"{'log loss':<{wide}}  {metrics['log_loss']:>6.4f}    {about}")
-    always = f"%  (accuracy of always predicting {_short(metrics['majority_label'])!r})"
+    always = f"%  (accuracy of always predicting {_shorten(metrics['majority_label'])!r})"
     lines.append(f"{'majority class':<{wide}}  {_percent(metrics['majority_baseline']):>6} {always}")
     if baseline:
         size = f"{plural(baseline['train_rows'], 'training row')}{', sampled' if baseline['sampled'] else ''}"
@@ -162,7 +162,7 @@ def score_lines(metrics: Mapping[str, Any], id2label: Mapping[Any, str]) -> list
     rows = []
     for name in names:
         each = metrics["per_class"][name]
-        rows.append([_short(name), *(_percent(each[rate]) for rate in ("precision", "recall", "f1"))])
+        rows.append([_shorten(name), *(_percent(each[rate]) for rate in ("precision", "recall", "f1"))])
         rows[-1].append(f"{each['support']:,}")
     lines += ["", *table_lines(["label", "precision", "recall", "F1", "rows"], rows)]
     return [*lines, "", *_confusion_lines(counts, names)]
@@ -182,10 +182,10 @@ def choice_lines(choice: Mapping[str, Any]) -> list[str]:
     text = f"{bag_of_words['name']} minus {encoder['name']}: {100 * choice['difference']:+.2f} points"
     if "low90" in choice:
         text += f", 90 % interval [{100 * choice['low90']:+.2f}, {100 * choice['high90']:+.2f}]"
-    return [*lines, f"{text}. {_reason(choice)}"]
+    return [*lines, f"{text}. {_choice_reason(choice)}"]
 
 
-def _reason(choice: Mapping[str, Any]) -> str:
+def _choice_reason(choice: Mapping[str, Any]) -> str:
     name, margin = choice[choice["chosen"]]["name"], f"{100 * choice['margin']:g} points"
     if choice["chosen"] == ENCODER:
         doubt = "" if choice.get("high90", 0) < 0 else f", and these rows do not rule out a deficit of {margin} or more"
@@ -232,7 +232,7 @@ def comparison_lines(rows: Sequence[Comparison]) -> list[str]:
     header = ["model", f"{title} %", "difference", "interval", "Holm p", "only one right", "detectable"]
     table = []
     for row in rows:
-        cells = [_short(row.name, MODEL_WIDTH), _percent(row.value)]
+        cells = [_shorten(row.name, MODEL_WIDTH), _percent(row.value)]
         if row.difference is None or row.mcnemar is None:
             table.append([*cells, "", "", "", "", "", "baseline"])
             continue
@@ -264,7 +264,7 @@ def method_lines(rows: Sequence[MethodRow], leaks: Mapping[str, Mapping[str, int
         if seen := (leaks or {}).get(row.name):
             other += f" (LEAK: {seen['rows']:,} of {seen['of']:,} test rows)"
         cells = [
-            _short(row.name, MODEL_WIDTH) + other,
+            _shorten(row.name, MODEL_WIDTH) + other,
             _percent(row.value),
             f"[{_percent(row.low)}, {_percent(row.high)}]",
         ]
@@ -277,7 +277,7 @@ def method_lines(rows: Sequence[MethodRow], leaks: Mapping[str, Mapping[str, int
         cells += [f"[{100 * low:+.2f}, {100 * high:+.2f}]" for low, high in pairs]
         table.append([*cells, f"{row.adjusted_p:.4f}", _percent(row.detectable or 0.0)])
         verdicts.append(row.words or "")
-        notes += [f"{_short(row.name, MODEL_WIDTH)}: {test}: {found}" for test, found in row.secondary.items()]
+        notes += [f"{_shorten(row.name, MODEL_WIDTH)}: {test}: {found}" for test, found in row.secondary.items()]
     lines = [f"{base.estimand}; {count} {unit}{'s' if count != 1 else ''}"]
     lines += [f"{line}  {word}" for line, word in zip(_padded(table_lines(header, table)), verdicts, strict=True)]
     return [*lines, *(["", "other tests (not used for verdicts):", *notes] if notes else [])]
@@ -369,7 +369,7 @@ def _confusion_picture(matrix: Any, names: list[str], path_png: str | os.PathLik
     counts = np.asarray(matrix, dtype=np.int64)
     if counts.shape != (len(names), len(names)):
         raise ValueError(f"confusion matrix: expected {len(names)} x {len(names)}, got {counts.shape}")
-    names = _wrapped(names) if len(names) <= 8 else [_short(name) for name in names]
+    names = _wrapped(names) if len(names) <= 8 else [_shorten(name) for name in names]
     support = counts.sum(1, keepdims=True)
     shares = np.where(support > 0, 100 * counts / np.maximum(support, 1), np.nan)
     panel = min(8.0, max(3.0, 1.4 + 0.55 * len(names)))  # inches
@@ -427,7 +427,7 @@ def _comparison_picture(
     left.set_yticks(range(len(rows)), _wrapped(names, 30), fontsize=10, parse_math=False)
     left.set_ylim(len(rows) - 0.5, -0.5)
     left.set_xlabel(f"{metric}, %, 95 % interval" if _level(rows) == 0.95 else f"{metric}, %")
-    right.set_xlabel(f"difference from {_short(names[0])}, percentage points", parse_math=False)
+    right.set_xlabel(f"difference from {_shorten(names[0])}, percentage points", parse_math=False)
     for axis in (left, right):
         axis.grid(axis="x", color="#DDDDDD", linewidth=0.8)
         axis.set_axisbelow(True)

@@ -21,10 +21,10 @@ from typing import Any
 
 from randout.core.errors import Failure, UserError, nearest
 
-from .pictures import picture, saved
+from .pictures import draw_picture, to_bytes
 from .sections import Chapter
 from .svg import svg
-from .values import Check, Code, Column, Figure, Points, Section, Table, exact, shown
+from .values import Check, Code, Column, Figure, Points, Section, Table, format_cell, format_exact
 
 FORMATS = ("html", "md", "csv", "png", "pdf")
 MANIFEST = "report.json"
@@ -116,7 +116,7 @@ def _files(chapters: Sequence[Chapter], formats: Sequence[str]) -> dict[str, byt
     """Content of every file by name."""
     sections = [section for chapter in chapters for section in chapter.sections]
     figures = [part for section in sections for part in section.parts if isinstance(part, Figure)]
-    drawn = {figure.name: picture(figure) for figure in figures} if {"png", "pdf"} & set(formats) else {}
+    drawn = {figure.name: draw_picture(figure) for figure in figures} if {"png", "pdf"} & set(formats) else {}
     files: dict[str, bytes] = {}
     if "html" in formats:
         files["report.html"] = page(chapters).encode()
@@ -126,9 +126,9 @@ def _files(chapters: Sequence[Chapter], formats: Sequence[str]) -> dict[str, byt
         tables = [table for section in sections for table in section.tables()]
         files |= {f"tables/{table.name}.csv": to_csv(table).encode() for table in tables}
     if "png" in formats:
-        files |= {f"figures/{name}.png": saved(one, "png") for name, one in drawn.items()}
+        files |= {f"figures/{name}.png": to_bytes(one, "png") for name, one in drawn.items()}
     if "pdf" in formats:
-        files |= {f"figures/{name}.pdf": saved(one, "pdf") for name, one in drawn.items()}
+        files |= {f"figures/{name}.pdf": to_bytes(one, "pdf") for name, one in drawn.items()}
     return files
 
 
@@ -148,7 +148,7 @@ def page(chapters: Sequence[Chapter]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    setting.filters |= {"shown": shown, "kind": lambda part: KIND[type(part)], "typeset": typeset}
+    setting.filters |= {"format_cell": format_cell, "kind": lambda part: KIND[type(part)], "typeset": typeset}
     setting.filters["drawn"] = lambda figure: Markup(svg(figure))
     return setting.get_template(TEMPLATE).render(chapters=chapters, policy=Markup(policy), script=Markup(script))
 
@@ -165,7 +165,7 @@ def to_csv(table: Table) -> str:
     writer.writerow([title for column in table.columns for title in column.titles])
     for row in table.rows:
         writer.writerow(
-            [text for column, cell in zip(table.columns, row, strict=True) for text in exact(cell, column.kind)]
+            [text for column, cell in zip(table.columns, row, strict=True) for text in format_exact(cell, column.kind)]
         )
     return out.getvalue()
 
@@ -174,9 +174,9 @@ def markdown(chapters: Sequence[Chapter], pictures: bool) -> str:
     """Format the report as Markdown; pictures: include the PNG files."""
     lines = []
     for chapter in chapters:
-        lines += [f"# {_plain(chapter.title)}", "", _plain(chapter.lead), ""]
+        lines += [f"# {_escape_markdown(chapter.title)}", "", _escape_markdown(chapter.lead), ""]
         for section in chapter.sections:
-            lines += [f"## {_plain(section.title)}", "", *_markdown_parts(section, pictures)]
+            lines += [f"## {_escape_markdown(section.title)}", "", *_markdown_parts(section, pictures)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -185,34 +185,42 @@ def _markdown_parts(section: Section, pictures: bool) -> list[str]:
     for part in section.parts:
         match part:
             case str():
-                lines += [_plain(part), ""]
+                lines += [_escape_markdown(part), ""]
             case Points(items):
-                lines += [*(f"- {_plain(item)}" for item in items), ""]
+                lines += [*(f"- {_escape_markdown(item)}" for item in items), ""]
             case Check():
-                lines += [f"- **{part.severity}: {_plain(part.title)}.** {_plain(part.explanation)}", ""]
+                lines += [
+                    f"- **{part.severity}: {_escape_markdown(part.title)}.** {_escape_markdown(part.explanation)}",
+                    "",
+                ]
             case Table():
-                lines += [f"### {_plain(part.title)}", "", *_markdown_table(part)]
+                lines += [f"### {_escape_markdown(part.title)}", "", *_markdown_table(part)]
             case Figure():
-                lines += [f"### {_plain(part.title)}", ""]
-                lines += [f"![{_plain(part.title)}](figures/{part.name}.png)", ""] if pictures else []
-                lines += [*([_plain(part.note), ""] if part.note else []), *_markdown_table(part.table)]
+                lines += [f"### {_escape_markdown(part.title)}", ""]
+                lines += [f"![{_escape_markdown(part.title)}](figures/{part.name}.png)", ""] if pictures else []
+                lines += [*([_escape_markdown(part.note), ""] if part.note else []), *_markdown_table(part.table)]
             case Code():
-                lines += [f"### {_plain(part.title)}", "", *(f"    {line}" for line in part.text.splitlines()), ""]
+                lines += [
+                    f"### {_escape_markdown(part.title)}",
+                    "",
+                    *(f"    {line}" for line in part.text.splitlines()),
+                    "",
+                ]
     return lines
 
 
 def _markdown_table(table: Table) -> list[str]:
-    lines = ["| " + " | ".join(_plain(column.title) for column in table.columns) + " |"]
+    lines = ["| " + " | ".join(_escape_markdown(column.title) for column in table.columns) + " |"]
     lines.append("|" + "|".join("---:" if column.numeric else "---" for column in table.columns) + "|")
     lines += ["| " + " | ".join(_cells(table.columns, row)) + " |" for row in table.rows]
-    return [*lines, "", *([_plain(table.note), ""] if table.note else [])]
+    return [*lines, "", *([_escape_markdown(table.note), ""] if table.note else [])]
 
 
 def _cells(columns: tuple[Column, ...], row: tuple[Any, ...]) -> list[str]:
-    return [_plain(shown(cell, column.kind)) for column, cell in zip(columns, row, strict=True)]
+    return [_escape_markdown(format_cell(cell, column.kind)) for column, cell in zip(columns, row, strict=True)]
 
 
-def _plain(text: str) -> str:
+def _escape_markdown(text: str) -> str:
     """Escape text so that Markdown shows it literally."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     for mark in "\\`*_[]|":

@@ -70,7 +70,7 @@ def diagonal_range(figure: Figure) -> float:
     return max(0.0, 10 * np.floor(min([*figure.role("x"), *figure.role("y")]) / 10 - 0.001).item())
 
 
-def span(figure: Figure) -> tuple[float, float]:
+def x_range(figure: Figure) -> tuple[float, float]:
     """Range of x including intervals and margin, padded at both ends."""
     ends = [end for role in ("interval", "wide") for pair in figure.role(role) if pair is not None for end in pair]
     ends += [value for value in figure.role("x") if value is not None]
@@ -85,7 +85,7 @@ def line_columns(figure: Figure, count: int) -> int:
     return 4 if figure.options.get("diagonal") else min(3, count)
 
 
-def picture(figure: Figure) -> Picture:
+def draw_picture(figure: Figure) -> Picture:
     """Draw a figure on white; names that no font can draw are numbered."""
     figure, by_number = _with_drawable_names(figure)
     with fonts.use(str(cell) for row in figure.table.rows for cell in row if isinstance(cell, str)):
@@ -117,7 +117,7 @@ def _with_drawable_names(figure: Figure) -> tuple[Figure, bool]:
     return replace(figure, table=replace(figure.table, rows=rows), options=options), True
 
 
-def saved(drawn: Picture, form: str) -> bytes:
+def to_bytes(drawn: Picture, form: str) -> bytes:
     """Deterministic PNG or PDF bytes of a picture."""
     out = io.BytesIO()
     dated = {"CreationDate": None} if form == "pdf" else {}
@@ -170,15 +170,15 @@ def _intervals(figure: Figure) -> Picture:
                 axis.text(1.02, place, words[row], transform=axis.get_yaxis_transform(), va="center", fontsize=9)
     axis.set_yticks(range(len(order)), [_wrapped(name) for name in order], parse_math=False)
     axis.set_ylim(len(order) - 0.4, -0.6)
-    axis.set_xlim(*span(figure))
-    _finish(axis, figure, "x")
+    axis.set_xlim(*x_range(figure))
+    _add_grid(axis, figure, "x")
     axis.set_xlabel(figure.axis("x"), fontsize=9.5, parse_math=False)
     if len(grouped) > 1:
         _legend(made, axis, len(grouped))
     return made
 
 
-def _finish(axis: Axes, figure: Figure, grid: str) -> None:
+def _add_grid(axis: Axes, figure: Figure, grid: str) -> None:
     axis.grid(axis=grid, color="#E2E2E2", linewidth=0.7)  # type: ignore[arg-type]
     axis.set_axisbelow(True)
 
@@ -206,9 +206,9 @@ def _lines(figure: Figure) -> Picture:
         axis.set_xlabel(figure.axis("x"), fontsize=9.5, parse_math=False)
         if not panel.own_y and at % columns == 0:
             axis.set_ylabel(figure.axis("y"), fontsize=9.5, parse_math=False)
-        _scale(axis, figure, panel)
-        _finish(axis, figure, "y")
-    _share(axes[: len(parts)], parts)
+        _set_x_scale(axis, figure, panel)
+        _add_grid(axis, figure, "y")
+    _share_y_scale(axes[: len(parts)], parts)
     for axis in axes[len(parts) :]:
         axis.remove()
     if len(names) > 1:
@@ -233,7 +233,7 @@ def _line(axis: Axes, figure: Figure, name: str, at: int, rows: list[int]) -> No
         axis.scatter(x, y, s=[6 + 90 * value / largest for value in size], color=colour, alpha=0.85)
 
 
-def _scale(axis: Axes, figure: Figure, panel: Panel) -> None:
+def _set_x_scale(axis: Axes, figure: Figure, panel: Panel) -> None:
     from matplotlib.ticker import MaxNLocator
 
     values = [figure.role("x")[row] for rows in panel.series.values() for row in rows]
@@ -250,7 +250,7 @@ def _scale(axis: Axes, figure: Figure, panel: Panel) -> None:
         axis.set_aspect("equal")
 
 
-def _share(axes: np.ndarray, parts: list[Panel]) -> None:
+def _share_y_scale(axes: np.ndarray, parts: list[Panel]) -> None:
     """Use the same y scale in all panels that show the same quantity."""
     if len(parts) > 1 and not parts[0].own_y:
         ends = np.array([axis.get_ylim() for axis in axes])

@@ -31,18 +31,18 @@ def read(paths: Sequence[Path], baseline: str = "") -> list[Subject]:
     studies, folders, notes = [], [], []
     for path in dict.fromkeys(Path(os.path.normpath(path)) for path in paths):
         if (path / "study.json").exists():
-            studies.append(_study(path))
+            studies.append(_study_subject(path))
         elif (path / "run.json").exists() or (path / "run.toml").exists():
             folders.append(path)
         else:
             found, left = _runs_in(path)
             folders += found
             notes += left
-    subjects = [_subject(folders, baseline, notes)] if folders else []
+    subjects = [_runs_subject(folders, baseline, notes)] if folders else []
     if baseline and not folders:
         raise UserError(f"--baseline {baseline}: a study sets its own baseline; use this option with runs only")
     subjects = studies + subjects
-    _one_data_set(subjects)
+    _check_one_data_set(subjects)
     shown = frozenset(name for subject in subjects for name in _known_runs(subject))
     return [replace(subject, shown=shown) for subject in subjects]
 
@@ -82,7 +82,7 @@ def _runs_in(path: Path) -> tuple[list[Path], list[str]]:
     return finished, left
 
 
-def model_of(path: Path, name: str = "", unit: str = "") -> Model:
+def read_model(path: Path, name: str = "", unit: str = "") -> Model:
     """Read one run folder. Raises UserError if it is unfinished, has another format, or is damaged."""
     run = RunFolder(path)
     if not run.exists:
@@ -102,12 +102,12 @@ def model_of(path: Path, name: str = "", unit: str = "") -> Model:
     return Model(name or path.name, path, record, toml, metrics, history, unit, warnings)
 
 
-def _subject(folders: list[Path], baseline: str, notes: list[str]) -> Subject:
+def _runs_subject(folders: list[Path], baseline: str, notes: list[str]) -> Subject:
     """Subject of the runs that are not part of a study."""
-    unnamed = [model_of(path) for path in folders]
+    unnamed = [read_model(path) for path in folders]
     names = run_names([model.record for model in unnamed])
     models = [replace(model, name=name) for model, name in zip(unnamed, names, strict=True)]
-    baseline = _named(baseline, models)
+    baseline = _baseline_name(baseline, models)
     taught = {teacher for model in models for teacher in model.teachers}
     students = [model for model in models if model.record.get("fingerprint") not in taught]
     plain = [model.name for model in students if len(model.methods) <= 1 and not model.teachers]
@@ -117,7 +117,7 @@ def _subject(folders: list[Path], baseline: str, notes: list[str]) -> Subject:
     return Subject(title, "runs", tuple(Arm(m.name, (m,)) for m in order), chosen, notes=tuple(notes))
 
 
-def _named(baseline: str, models: list[Model]) -> str:
+def _baseline_name(baseline: str, models: list[Model]) -> str:
     """Name of the baseline, which is given by its name or folder; empty if none is given. Raises UserError."""
     for model in models if baseline else ():
         if baseline == model.name or Path(baseline).name == model.path.resolve().name:
@@ -129,7 +129,7 @@ def _named(baseline: str, models: list[Model]) -> str:
     return ""
 
 
-def _study(path: Path) -> Subject:
+def _study_subject(path: Path) -> Subject:
     study = read_record(path).record
     if study.get("kind") not in STUDY_KINDS:
         raise UserError(f"{path}/study.json: kind {study.get('kind')!r}; expected one of {', '.join(STUDY_KINDS)}")
@@ -152,7 +152,7 @@ def _cells(path: Path, study: dict[str, Any]) -> tuple[tuple[Arm, ...], tuple[st
         if not folder.exists():
             notes.append(f"The run of {cell['arm']}, {cell['unit']}, was not found, so its details are missing.")
             continue
-        found.setdefault(str(cell["arm"]), []).append(model_of(folder, str(cell["arm"]), str(cell["unit"])))
+        found.setdefault(str(cell["arm"]), []).append(read_model(folder, str(cell["arm"]), str(cell["unit"])))
     return tuple(Arm(name, tuple(models)) for name, models in found.items()), tuple(notes)
 
 
@@ -163,18 +163,18 @@ def _best_trial(path: Path, study: dict[str, Any]) -> tuple[tuple[Arm, ...], tup
     name = f"best trial ({best['number']})"
     if not (path / best["run"]).exists():
         return (), (f"The run of trial {best['number']} was not found, so its details are missing.",)
-    return (Arm(name, (model_of(path / best["run"], name),)),), ()
+    return (Arm(name, (read_model(path / best["run"], name),)),), ()
 
 
-def _one_data_set(subjects: list[Subject]) -> None:
+def _check_one_data_set(subjects: list[Subject]) -> None:
     """Raise UserError unless all subjects share the same labelled rows; unlabelled texts may differ."""
     seen: dict[str, tuple[str, str]] = {}  # sha256 -> what, data name
     models = [model for subject in subjects for model in subject.models]
-    splits = [_held_out(model) for model in models if not _mixed_digest(model)]
+    splits = [_split_key(model) for model in models if not _has_joint_digest(model)]
     for subject in subjects:
         found = [(subject.name, *data_of(subject))] if not subject.models else []
         for model in subject.models:
-            if not (_mixed_digest(model) and _held_out(model) in splits):
+            if not (_has_joint_digest(model) and _split_key(model) in splits):
                 found.append((model.name, model.data_name, model.data_key))
         for what, name, sha256 in found:
             if sha256:
@@ -188,12 +188,12 @@ def _one_data_set(subjects: list[Subject]) -> None:
         )
 
 
-def _mixed_digest(model: Model) -> bool:
+def _has_joint_digest(model: Model) -> bool:
     """Whether a run (of an earlier version) has only a joint digest of labelled and unlabelled texts."""
     return "labelled_data" not in model.record and "unlabeled" in (model.record["identity"].get("split") or {})
 
 
-def _held_out(model: Model) -> tuple[Any, ...]:
+def _split_key(model: Model) -> tuple[Any, ...]:
     """Name, classes and labelled split of a run's data; equal for runs on the same labelled rows."""
     identity = model.record["identity"]
     split = identity.get("split") or {}

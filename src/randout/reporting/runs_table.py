@@ -137,7 +137,7 @@ def _seen_before(subject: Subject) -> list[Any]:
     return [Table("seen", title, columns, tuple(rows))] if rows else []
 
 
-def opened(subject: Subject) -> list[dict[str, Any]]:
+def test_openings_of(subject: Subject) -> list[dict[str, Any]]:
     """Recorded openings of the test rows on which the subject's models are scored."""
     found = _all_openings(subject)
     rows = test_rows(subject, found)
@@ -151,7 +151,7 @@ def _all_openings(subject: Subject) -> list[dict[str, Any]]:
         folders |= dict.fromkeys(
             folder.resolve() for folder in (openings_folder(RunFolder(model.path), model.record), model.path.parent)
         )
-    return [entry for folder in folders for entry in _entries(folder)]
+    return [entry for folder in folders for entry in _read_openings(folder)]
 
 
 def test_rows(subject: Subject, entries: list[dict[str, Any]]) -> set[str]:
@@ -162,12 +162,12 @@ def test_rows(subject: Subject, entries: list[dict[str, Any]]) -> set[str]:
     return found - {""}
 
 
-def is_shown(entry: dict[str, Any], subject: Subject) -> bool:
+def is_in_report(entry: dict[str, Any], subject: Subject) -> bool:
     """Whether the run of an opening is in the report: as a model, a cell of a study, or a teacher of one."""
     return str(entry.get("fingerprint")) in subject.shown or str(entry.get("run")) in subject.shown
 
 
-def _entries(folder: Path) -> list[dict[str, Any]]:
+def _read_openings(folder: Path) -> list[dict[str, Any]]:
     try:
         return openings(folder)
     except (OSError, ValueError):  # a truncated line, for example after a full disk, does not affect the scores
@@ -176,7 +176,7 @@ def _entries(folder: Path) -> list[dict[str, Any]]:
 
 def test_openings(subject: Subject) -> Section | None:
     """When each model was scored on this test split, as recorded in the folder of runs."""
-    found = opened(subject)
+    found = test_openings_of(subject)
     if not found:
         return None
     columns: tuple[Column, ...] = (
@@ -192,7 +192,7 @@ def test_openings(subject: Subject) -> Section | None:
             str(e.get("run", "")),
             str(e.get("split", "test")),
             str(e.get("by", "")),
-            "yes" if is_shown(e, subject) else "no",
+            "yes" if is_in_report(e, subject) else "no",
         )
         for e in found
     )
@@ -211,7 +211,7 @@ def cost(subject: Subject) -> Section | None:
             epochs = model.history.get("epochs") or []
             trained = sum(row.get("seconds", 0.0) for row in epochs) if epochs else None
             passes = epochs[-1].get("epoch", len(epochs)) if epochs else None
-            rows.append((arm.name, model.unit or None, passes, trained, _wall(model)))
+            rows.append((arm.name, model.unit or None, passes, trained, _wall_seconds(model)))
     timed = [t.get("seconds") for t in subject.study.get("trials", [])]
     if not rows and not any(timed):
         return None
@@ -246,7 +246,7 @@ def _soft_labels(model: Model) -> list[Path]:
     return sorted((model.path / str(model.record.get("runs", "..")) / "soft-labels").glob("*.safetensors"))
 
 
-def _wall(model: Model) -> float | None:
+def _wall_seconds(model: Model) -> float | None:
     try:
         ends = [datetime.fromisoformat(model.record[key]) for key in ("started", "finished")]
         return (ends[1] - ends[0]).total_seconds()

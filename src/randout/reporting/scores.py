@@ -10,7 +10,7 @@ import numpy as np
 from randout.stats.metrics import class_rates, top_label
 from randout.storage.predictions import Predictions
 
-from .comparison import aligned
+from .comparison import aligned_predictions
 from .subjects import Arm, Model, Subject
 from .values import Column, Figure, Section, Table, metric_kind, metric_title
 
@@ -28,7 +28,7 @@ def _labels(subject: Subject) -> list[str]:
     return list(subject.scored()[0].models[0].metrics[subject.split]["per_class"])
 
 
-def _over(arms: list[Arm]) -> str:
+def _units_note(arms: list[Arm]) -> str:
     most = max(len(arm.models) for arm in arms)
     return (
         ""
@@ -49,7 +49,7 @@ def overview(subject: Subject) -> Table:
     for arm in arms:
         found = [[model.metrics[subject.split].get(name) for model in arm.models] for name in names]
         rows.append((arm.name, *(_mean(values) for values in found)))
-    note = f"{_over(arms)} Majority baseline: accuracy of always predicting the most common class.".strip()
+    note = f"{_units_note(arms)} Majority baseline: accuracy of always predicting the most common class.".strip()
     return Table("metrics", "All metrics", tuple(columns), tuple(rows), note)
 
 
@@ -80,7 +80,7 @@ def per_class(subject: Subject) -> Section | None:
         for at, label in enumerate(_labels(subject))
         for name, found in rates.items()
     ]
-    table = Table("classes", "Precision, recall and F1 of each class", columns, tuple(rows), _over(arms))
+    table = Table("classes", "Precision, recall and F1 of each class", columns, tuple(rows), _units_note(arms))
     roles = {"y": "class", "x": "F1 %", "series": "model"}
     figure = Figure("f1", "F1 of each class", "intervals", table, roles)
     return Section("classes", "Classes", (overview(subject), table, figure))
@@ -143,7 +143,7 @@ def learning(subject: Subject) -> Section | None:
         "Losses and validation scores by epoch",
         columns,
         tuple(rows),
-        _over([arm for arm in subject.arms if arm.models]),
+        _units_note([arm for arm in subject.arms if arm.models]),
     )
     roles = {"panel": "curve", "series": "model", "x": "epoch", "y": "value"}
     note = "If a validation curve still rises at its end, more epochs may help; if it falls, the best epoch was kept."
@@ -246,7 +246,7 @@ def _pairs(subject: Subject) -> Iterator[tuple[Arm, list[tuple[Model, Prediction
         found = []
         for model in arm.models:
             other = next((one for one in base.models if one.unit == model.unit), None)  # type: ignore[union-attr]
-            mine = aligned(model, other, subject.split) if other else None
+            mine = aligned_predictions(model, other, subject.split) if other else None
             theirs = other.predictions(subject.split) if other else None
             if mine is not None and theirs is not None:
                 found.append((model, theirs, mine))

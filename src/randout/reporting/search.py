@@ -54,7 +54,7 @@ def _state(subject: Subject, found: list[dict[str, Any]]) -> str:
     return f"{text} The best on the validation split is trial {best['number']}: {settings}."
 
 
-def ranked(subject: Subject) -> list[dict[str, Any]]:
+def ranked_trials(subject: Subject) -> list[dict[str, Any]]:
     """Trials with a value, best first; ties by number."""
     found = [trial for trial in subject.study.get("trials", []) if trial.get("value") is not None]
     down = subject.metric in LOWER_IS_BETTER
@@ -62,7 +62,7 @@ def ranked(subject: Subject) -> list[dict[str, Any]]:
     return sorted(found, key=lambda t: (t.get("state") != "finished", t["value"] if down else -t["value"], t["number"]))
 
 
-def varied(subject: Subject) -> list[str]:
+def varied_settings(subject: Subject) -> list[str]:
     """Settings that differ between trials, in order of appearance."""
     values: dict[str, list[Any]] = {}
     for trial in subject.study.get("trials", []):
@@ -91,9 +91,11 @@ def _progress(subject: Subject, found: list[dict[str, Any]]) -> list[Figure]:
 
 
 def _ranking(subject: Subject, found: list[dict[str, Any]]) -> Table:
-    best = ranked(subject)
+    best = ranked_trials(subject)
     rest = [trial for trial in found if trial.get("value") is None]
-    keys = varied(subject) or list(dict.fromkeys(key for trial in found for key in trial.get("settings") or {}))
+    keys = varied_settings(subject) or list(
+        dict.fromkeys(key for trial in found for key in trial.get("settings") or {})
+    )
     columns = [Column("rank", "count"), Column("trial", "count"), *(Column(key, "value") for key in keys)]
     columns += [Column(f"validation {metric_title(subject.metric)}", metric_kind(subject.metric)), Column("state")]
     columns += [Column("steps", "count"), Column("of", "count"), Column("error")]
@@ -124,7 +126,7 @@ def _space(subject: Subject) -> list[Table]:
 def noise(subject: Subject) -> Section | None:
     """The metric by hidden units, one line per number of tokens, one panel per lambda (paper, figures 3 and 4)."""
     points: dict[tuple[Any, Any, Any], list[float]] = {}
-    for settings, value in _settings(subject):
+    for settings, value in _settings_and_values(subject):
         if settings.get(TOKENS) is not None and settings.get(UNITS) is not None:
             points.setdefault((settings.get(WEIGHT), settings[TOKENS], settings[UNITS]), []).append(value)
     if len({key[1:] for key in points}) < 2:
@@ -138,7 +140,7 @@ def noise(subject: Subject) -> Section | None:
     )
     columns += (Column(title, kind), Column("best", kind), Column("worst", kind))
     rows = []
-    for (weight, tokens, size), values in sorted(points.items(), key=lambda item: tuple(map(_order, item[0]))):
+    for (weight, tokens, size), values in sorted(points.items(), key=lambda item: tuple(map(_sort_key, item[0]))):
         panel = "no distillation" if weight is None else f"λ = {plain(weight)}"
         ends = sorted(values, reverse=subject.metric not in LOWER_IS_BETTER)
         rows.append((panel, f"{plain(tokens)} tokens", size, len(values), float(np.mean(values)), ends[0], ends[-1]))
@@ -153,35 +155,35 @@ def noise(subject: Subject) -> Section | None:
     return Section("noise", "Noise settings", (Figure("noise", name, "lines", table, roles, note, {"log2": True}),))
 
 
-def _order(value: Any) -> tuple[int, float, str]:
+def _sort_key(value: Any) -> tuple[int, float, str]:
     """Sort key: None first, then numbers by size, then text."""
     if value is None:
         return (0, 0.0, "")
     return (1, float(value), "") if isinstance(value, int | float) else (2, 0.0, str(value))
 
 
-def _settings(subject: Subject) -> list[tuple[dict[str, Any], float]]:
+def _settings_and_values(subject: Subject) -> list[tuple[dict[str, Any], float]]:
     """(settings, value) of every finished trial, or of every run."""
     if subject.kind == "search":
         done = [
             t for t in subject.study.get("trials", []) if t.get("state") == "finished" and t.get("value") is not None
         ]
-        return [(_filled(subject, trial), trial["value"]) for trial in done]
+        return [(_trial_settings(subject, trial), trial["value"]) for trial in done]
     found = []
     for arm in subject.scored():
         for model in arm.models:
-            found.append((_fixed(model.methods), model.metrics[subject.split][subject.metric]))
+            found.append((_noise_settings(model.methods), model.metrics[subject.split][subject.metric]))
     return found
 
 
-def _filled(subject: Subject, trial: dict[str, Any]) -> dict[str, Any]:
+def _trial_settings(subject: Subject, trial: dict[str, Any]) -> dict[str, Any]:
     """Settings of a trial, with those that were not searched taken from the best trial's run."""
     methods = subject.models[0].methods if subject.models else {}
     given = {key.removeprefix("methods."): value for key, value in (trial.get("settings") or {}).items()}
-    return _fixed(methods) | given
+    return _noise_settings(methods) | given
 
 
-def _fixed(methods: dict[str, Any]) -> dict[str, Any]:
+def _noise_settings(methods: dict[str, Any]) -> dict[str, Any]:
     """lambda, T and H of a recipe's methods; None for a method that the recipe does not have."""
     places = {setting: setting.split(".") for setting in (WEIGHT, TOKENS, UNITS)}
     return {setting: (methods.get(name) or {}).get(key) for setting, (name, key) in places.items()}

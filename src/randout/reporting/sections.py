@@ -76,7 +76,9 @@ def build(subjects: list[Subject], texts: bool = True) -> list[Chapter]:
             name += "-2"
         taken.add(name)
         found = [section for section in _sections(subject, texts) if section is not None]
-        chapters.append(Chapter(name, subject.name, _lead(subject), tuple(_named(section, name) for section in found)))
+        chapters.append(
+            Chapter(name, subject.name, _lead(subject), tuple(_with_unique_names(section, name) for section in found))
+        )
     last = chapters[-1]
     return [*chapters[:-1], replace(last, sections=(*last.sections, _glossary()))]
 
@@ -93,11 +95,11 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "x"
 
 
-def _named(section: Section, chapter: str) -> Section:
+def _with_unique_names(section: Section, chapter: str) -> Section:
     """Give the parts of a section unique names that are valid in links and file names."""
     taken: set[str] = set()
 
-    def fit(name: str) -> str:
+    def unique(name: str) -> str:
         found = _slug(f"{chapter}-{name}" if chapter else name)
         while found in taken:
             found += "-2"
@@ -107,10 +109,10 @@ def _named(section: Section, chapter: str) -> Section:
     parts = []
     for part in section.parts:
         if isinstance(part, Figure):
-            name = fit(part.name)
+            name = unique(part.name)
             part = replace(part, name=name, table=replace(part.table, name=f"{name}-figure"))
         elif isinstance(part, Table):
-            part = replace(part, name=fit(part.name))
+            part = replace(part, name=unique(part.name))
         parts.append(part)
     return replace(section, name=_slug(f"{chapter}-{section.name}" if chapter else section.name), parts=tuple(parts))
 

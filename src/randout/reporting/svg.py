@@ -21,10 +21,10 @@ from .pictures import (
     log2_ticks,
     panels,
     series,
-    span,
     verdict_colour,
+    x_range,
 )
-from .values import Figure, shown
+from .values import Figure, format_cell
 
 ROW, BAR = 30, 3.5  # pixels: height of a row of intervals, width of its bar
 WIDTH, HEIGHT = 430, 270  # pixels of a panel of curves
@@ -65,7 +65,7 @@ def _cut(text: str, most: int) -> str:
 def _hover(figure: Figure, row: int) -> str:
     cells = zip(figure.table.columns, figure.table.rows[row], strict=True)
     return "; ".join(
-        f"{column.title}: {shown(cell, column.kind)}" for column, cell in cells if shown(cell, column.kind)
+        f"{column.title}: {format_cell(cell, column.kind)}" for column, cell in cells if format_cell(cell, column.kind)
     )
 
 
@@ -103,7 +103,7 @@ def _style(figure: Figure, name: str, at: int) -> tuple[str, str]:
 def _intervals(figure: Figure) -> str:
     """Grid of three columns: names, bars, verdicts. On narrow screens names and verdicts are above their bars."""
     names, words, grouped = [str(name) for name in figure.role("y")], figure.role("words"), series(figure)
-    low, high = span(figure)
+    low, high = x_range(figure)
     order = list(dict.fromkeys(names))
     rows = []
     for name in order:
@@ -115,10 +115,12 @@ def _intervals(figure: Figure) -> str:
             for place, found in enumerate(here)
             for row in found
         )
-        drawn = _tag("svg", _behind(figure, low, high, height) + bars, width="100%", height=height, aria_hidden="true")
+        drawn = _tag(
+            "svg", _row_background(figure, low, high, height) + bars, width="100%", height=height, aria_hidden="true"
+        )
         rows.append(_tag("div", html.escape(name), class_="name") + drawn)
         rows.append(_tag("div", html.escape(verdict), class_="outcome"))
-    axis = "".join(_text(_tick(tick), _across(tick, low, high), 14, "middle") for tick in ticks(low, high))
+    axis = "".join(_text(_tick(tick), _x_percent(tick, low, high), 14, "middle") for tick in ticks(low, high))
     axis += _text(figure.axis("x"), "50%", 33, "middle", class_="axis")
     ends = _tag("div", class_="name") + _tag("svg", axis, width="100%", height=40, aria_hidden="true")
     kind = "intervals" + (" worded" if any(words) else "")
@@ -127,19 +129,19 @@ def _intervals(figure: Figure) -> str:
     )
 
 
-def _across(value: float, low: float, high: float) -> str:
+def _x_percent(value: float, low: float, high: float) -> str:
     return f"{100 * (value - low) / (high - low):.2f}%"
 
 
-def _behind(figure: Figure, low: float, high: float, height: float) -> str:
+def _row_background(figure: Figure, low: float, high: float, height: float) -> str:
     """Margin, grid and zero line behind a row."""
     drawn = ""
     if band := figure.options.get("band"):
         wide = f"{100 * 200 * band / (high - low):.2f}%"
-        drawn += _tag("rect", class_="band", x=_across(-100 * band, low, high), y=0, width=wide, height=height)
+        drawn += _tag("rect", class_="band", x=_x_percent(-100 * band, low, high), y=0, width=wide, height=height)
     for tick in ticks(low, high):
         zero = bool(figure.options.get("zero")) and abs(tick) < 1e-9
-        place = _across(tick, low, high)
+        place = _x_percent(tick, low, high)
         drawn += _tag("line", class_="zero" if zero else "grid", x1=place, x2=place, y1=0, y2=height)
     return drawn
 
@@ -153,9 +155,9 @@ def _bar(figure: Figure, row: int, at: int, y: float, count: int, ends: tuple[fl
     drawn = _title(_hover(figure, row))
     for role, width, opacity in (("wide", 1.3, 0.9), ("interval", BAR, 0.6)):
         if (pair := figure.role(role)[row]) is not None:
-            x1, x2 = (_across(end, *ends) for end in pair)
+            x1, x2 = (_x_percent(end, *ends) for end in pair)
             drawn += _tag("line", x1=x1, x2=x2, y1=y, y2=y, stroke=colour, stroke_width=width, opacity=opacity)
-    return _tag("g", drawn + _tag("circle", cx=_across(value, *ends), cy=y, r=5, fill=colour))
+    return _tag("g", drawn + _tag("circle", cx=_x_percent(value, *ends), cy=y, r=5, fill=colour))
 
 
 def _panels(drawn: Sequence[tuple[str, str]]) -> str:
@@ -174,9 +176,9 @@ def _lines(figure: Figure) -> str:
 
 def _curves(figure: Figure, panel: Panel, parts: list[Panel], names: list[str]) -> str:
     """Axes and curves of one panel."""
-    places, labels = _places(figure, panel)
+    places, labels = _x_positions(figure, panel)
     shared = [panel] if panel.own_y else parts
-    low, high = _range(figure, [row for one in shared for rows in one.series.values() for row in rows])
+    low, high = _y_range(figure, [row for one in shared for rows in one.series.values() for row in rows])
     inside, tall = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 
     def y_of(value: float) -> float:
@@ -220,7 +222,7 @@ def _curve(figure: Figure, name: str, at: int, points: list[tuple[float, float, 
     return drawn
 
 
-def _range(figure: Figure, rows: list[int]) -> tuple[float, float]:
+def _y_range(figure: Figure, rows: list[int]) -> tuple[float, float]:
     """Padded range of y of some rows."""
     if figure.options.get("diagonal"):
         return diagonal_range(figure), 103.0
@@ -229,7 +231,7 @@ def _range(figure: Figure, rows: list[int]) -> tuple[float, float]:
     return min(values) - room, max(values) + room
 
 
-def _places(figure: Figure, panel: Panel) -> tuple[dict[int, float], list[tuple[float, str]]]:
+def _x_positions(figure: Figure, panel: Panel) -> tuple[dict[int, float], list[tuple[float, str]]]:
     """Positions on the x axis (0 to 1) of a panel's rows that have a y, and the axis labels."""
     x, y = figure.role("x"), figure.role("y")
     rows = [row for found in panel.series.values() for row in found if y[row] is not None and x[row] is not None]

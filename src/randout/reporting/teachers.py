@@ -38,12 +38,12 @@ def teachers(subject: Subject) -> Section | None:
     columns += (Column("difference", "points"), Column("its 95 % interval", "points interval"))
     columns += (Column("verdict"), Column("validation rows", "count"))
     note = "Student minus teacher, in percentage points, on validation rows. The interval is computed over groups of texts."
-    parts = [Table("student-teacher", "Scores on the validation rows", *_filled(columns, rows), note)]
+    parts = [Table("student-teacher", "Scores on the validation rows", *_without_empty_columns(columns, rows), note)]
     heads: tuple[Column, ...] = (*who, Column("student parameters", "count"), Column("teacher parameters", "count"))
     heads += (Column("student texts per second", "count"), Column("teacher texts per second", "count"))
     if any(cell is not None for row in costs for cell in row[len(who) :]):
         note = "Texts per second: prediction in float32 on the machine that trained the student."
-        parts.append(Table("student-teacher-size", "Size and speed", *_filled(heads, costs), note))
+        parts.append(Table("student-teacher-size", "Size and speed", *_without_empty_columns(heads, costs), note))
     return Section("teacher", "Student and teacher", tuple(parts))
 
 
@@ -53,7 +53,7 @@ def _sizes(sizes: dict[str, dict[str, Any]]) -> list[int | None]:
     return [None if value is None else round(value) for value in found]
 
 
-def _filled(
+def _without_empty_columns(
     columns: tuple[Column, ...], rows: list[tuple[Any, ...]]
 ) -> tuple[tuple[Column, ...], tuple[tuple[Any, ...], ...]]:
     """Drop columns that are empty in every row."""

@@ -3,7 +3,7 @@
 A figure holds its numbers as a table in long form (one row per mark) and the role of each column, so that the
 picture, the CSV file and the page always agree.
 
-Cells hold fractions; `shown` formats a cell for readers and `exact` for CSV files, both in the unit that the column's
+Cells hold fractions; `format_cell` formats a cell for readers and `format_exact` for CSV files, both in the unit that the column's
 title names.
 """
 
@@ -144,7 +144,7 @@ def _absent(cell: Any) -> bool:
     return cell is None or (isinstance(cell, float) and math.isnan(cell))
 
 
-def shown(cell: Any, kind: str) -> str:
+def format_cell(cell: Any, kind: str) -> str:
     """Format a cell for readers; empty if there is no value."""
     if _absent(cell):
         return ""
@@ -158,7 +158,7 @@ def shown(cell: Any, kind: str) -> str:
     return format(value, forms[kind]) if kind in forms else plain(value)
 
 
-def exact(cell: Any, kind: str) -> tuple[str, ...]:
+def format_exact(cell: Any, kind: str) -> tuple[str, ...]:
     """Format a cell for CSV: the same number in the same unit, with 12 digits."""
     if "interval" in kind:
         ends = (None, None) if cell is None else scaled(cell, kind)
