@@ -3,8 +3,8 @@
 A figure holds its numbers as a table in long form (one row per mark) and the role of each column, so that the
 picture, the CSV file and the page always agree.
 
-Cells hold fractions; `format_cell` formats a cell for readers and `format_exact` for CSV files, both in the unit that the column's
-title names.
+Cells hold fractions; `format_cell` formats a cell for readers and `format_exact` for CSV files, both in the unit that
+the column's title names.
 """
 
 from __future__ import annotations
