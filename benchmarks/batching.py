@@ -1,4 +1,4 @@
-"""The share of a training step that goes into its batch: choosing rows, token ids, positions, labels, tokenising."""
+"""Share of a training step spent on preparing its batch: row selection, token ids, positions, labels, tokenization."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from randout.models.encoder import Encoder
 from randout.models.tokens import batches, encode
 from randout.training import loop
 
-SAMPLE = 1000  # texts on which tokenising is timed
+SAMPLE = 1000  # texts on which tokenization is timed
 COUNTED = ((loop, "batch_of"), (Encoder, "_packed"), (Encoder, "layout"))
 
 
 def shares(session: loop.Session, material: loop.Material, plan: Plan, steps: int) -> dict[str, float]:
-    """Seconds of a step, and what of them is batching; seconds of tokenising a step's texts, once for all epochs of a
+    """Seconds of a step and of its batching; seconds of tokenizing a step's texts, once for all epochs of a
     default run; both as shares of a step.
     """
     settings, lengths = plan.config.train, plan.tokens.lengths
@@ -46,7 +46,7 @@ def shares(session: loop.Session, material: loop.Material, plan: Plan, steps: in
 
 @contextmanager
 def counted() -> Iterator[list[float]]:
-    """While open, the seconds inside the functions that make a batch are added up."""
+    """Context manager that sums the seconds spent in the functions that prepare a batch."""
     spent = [0.0]
 
     def timed(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""What several benchmarks share: the plan of a training, models of random weights, made-up texts, a clock."""
+"""Shared by several benchmarks: training plans, models with random weights, synthetic texts, a clock."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ from randout.core import config
 from randout.experiments.run import planning
 from randout.methods.builtin import METHODS
 
-import torch  # isort: skip  (randout's own settings for torch come first)
+import torch  # isort: skip  (randout sets torch's environment first)
 
 ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-SHAPES: dict[str, tuple[str, tuple[int, int, int, int], dict[str, Any]]] = {  # transformers' kind, SIZES, and the rest
+SHAPES: dict[
+    str, tuple[str, tuple[int, int, int, int], dict[str, Any]]
+] = {  # model type in transformers, SIZES, other fields
     "tiny": ("bert", (16, 2, 2, 32), {"vocab_size": 65, "max_position_embeddings": 64}),
     "minilm-l6": ("bert", (384, 6, 12, 1536), {}),
     "data2vec-base": ("data2vec-text", (768, 12, 12, 3072), ROBERTA),
     "roberta-large": ("roberta", (1024, 24, 16, 4096), ROBERTA),
 }
-# Tokens of RHMD's training texts for MiniLM, cut at 215: the least, then every twentieth part, to the most.
+# Token counts of RHMD's training texts for MiniLM, truncated at 215: minimum, every 5 % quantile, maximum.
 RHMD = [3, 9, 11, 13, 15, 17, 19, 21, 24, 27, 31, 35, 42, 52, 64, 84, 107, 135, 163, 200, 215]
 
 
 def make_plan(data: str, student: str, teacher: str, batch_size: int, max_length: int, **train: Any) -> planning.Plan:
-    """The default recipe of these models and this data. train: settings of its table besides the batch's size."""
+    """Plan the default recipe for these models and data. train: settings of this table in addition to the batch size."""
     own = {
         "data": {"source": data},
         "student": {"model": student, "max_length": max_length},
@@ -41,14 +43,14 @@ def make_plan(data: str, student: str, teacher: str, batch_size: int, max_length
 
 
 def now(device: str = "cpu") -> float:
-    """Seconds on a clock, once the device has done what it was given."""
+    """Current time in seconds, after waiting for the device."""
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def tiny_model(folder: Path, words: int = 60, shape: dict[str, int] | None = None) -> str:
-    """A tiny BERT of so many words; shape: fields of its configuration, over the tiny ones."""
+    """Create a tiny BERT with this vocabulary size. shape: fields of its configuration that replace the tiny ones."""
     return shaped_model(folder, "tiny", {"vocab_size": words + 5} | (shape or {}))
 
 
@@ -84,14 +86,14 @@ def tiny_data(folder: Path) -> str:
 
 
 def rhmd_like_data(folder: Path, texts: int, words: int = 20000) -> str:
-    """Made-up texts as long as RHMD's are."""
+    """Create synthetic texts with the lengths of RHMD."""
     share = np.random.default_rng(0).random(texts)
     lengths = np.interp(share, np.linspace(0, 1, len(RHMD)), RHMD).round().astype(int)
-    return made_up_data(folder, np.maximum(lengths - 2, 1), words)  # two are special tokens
+    return made_up_data(folder, np.maximum(lengths - 2, 1), words)  # without two special tokens
 
 
 def made_up_data(folder: Path, lengths: np.ndarray, words: int) -> str:
-    """A table of texts of so many random words each, and of random labels."""
+    """Create a table of texts with these numbers of random words, and random labels."""
     draw = np.random.default_rng(1)
     lines = ["text,label"]
     for length in lengths:

@@ -1,15 +1,15 @@
-"""randout without options against what a user would pick instead, on the subsets of `defaults_study.py`.
+"""Compare randout without options with common alternatives, on the subsets of `defaults_study.py`.
 
     python benchmarks/defaults.py TABLES STUDENT --peer randout --out defaults.jsonl
     python benchmarks/defaults.py TABLES STUDENT --peer tfidf setfit trainer --out defaults.jsonl
-    python benchmarks/defaults.py --out defaults.jsonl                           (prints the table of what is there)
+    python benchmarks/defaults.py --out defaults.jsonl                           (prints the table of the results so far)
 
-Accuracy on the same test rows, seconds, and seconds of CPU time (which other work on the machine hardly changes; with
-OMP_NUM_THREADS=1 the two are equal on a quiet machine). The peers run in an environment of their own with setfit, datasets and
-scikit-learn, where nothing of randout is imported: `tfidf` (TF-IDF of words and pairs, logistic regression), `setfit` (SetFit
-with the 20 iterations of its documentation), `setfit-default` (its own defaults: every pair), `trainer` (transformers'
-Trainer as the text-classification example sets it: 3 epochs at 2e-5, 32 texts a step). These train on every row of the subset;
-randout sets 15 % of them apart to validate on, and learns from these too once they are scored.
+Measures accuracy on the same test rows, seconds, and seconds of CPU time (which depend little on other work on the machine;
+with OMP_NUM_THREADS=1 the two are equal on an idle machine). The peers run in their own environment with setfit, datasets and
+scikit-learn, without importing randout: `tfidf` (TF-IDF of words and pairs, logistic regression), `setfit` (SetFit with the 20
+iterations of its documentation), `setfit-default` (its own defaults: every pair), `trainer` (transformers' Trainer with the
+settings of the text-classification example: 3 epochs at 2e-5, 32 texts per step). They train on every row of the subset;
+randout holds out 15 % for validation, and also trains on these after they are scored.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def randout(train: Rows, test: Rows, student: str, seed: int) -> list[str]:
     with tempfile.TemporaryDirectory() as scratch:
         held = (
             Path(scratch) / "test.csv"
-        )  # as `randout train TRAIN --test TEST`; else a part of `train` would be set apart
+        )  # as `randout train TRAIN --test TEST`, so that no part of `train` is held out for testing
         with held.open("w", encoding="utf-8", newline="") as stream:
             csv.writer(stream).writerows([("text", "label"), *test])
         columns = {"text": [text for text, _ in train], "label": [label for _, label in train]}
@@ -94,7 +94,7 @@ def trainer(train: Rows, test: Rows, student: str, seed: int) -> list[str]:
     torch.manual_seed(seed)
     model = AutoModelForSequenceClassification.from_pretrained(student, num_labels=len(names))
     with tempfile.TemporaryDirectory() as scratch:
-        arguments = TrainingArguments(  # the example's README: 32 texts a device, 2e-5, 3 epochs
+        arguments = TrainingArguments(  # settings of the example's README: 32 texts per device, 2e-5, 3 epochs
             scratch,
             per_device_train_batch_size=32,
             learning_rate=2e-5,
@@ -120,7 +120,7 @@ PEERS = {
 
 
 def table(lines: list[dict[str, Any]]) -> list[str]:
-    """Markdown: a row a table and size, median accuracy and CPU seconds of each peer over seeds."""
+    """Markdown table: one row per table and size, with median accuracy and CPU seconds of each peer over seeds."""
     peers = [name for name in PEERS if any(line["peer"] == name for line in lines)]
     found = [f"| table | rows | seeds | {' | '.join(peers)} |", "|---" * (3 + len(peers)) + "|"]
     for rows, name in sorted({(line["rows"], line["table"]) for line in lines}):

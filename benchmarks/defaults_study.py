@@ -1,10 +1,10 @@
-"""The study behind the defaults: every arm of a TOML on subsets of real tables; accuracy on a fixed test split, and seconds.
+"""The study behind the defaults: runs every arm of a TOML file on subsets of real tables and scores a fixed test split.
 
     python benchmarks/defaults_study.py TABLES STUDENT --study benchmarks/defaults_study.toml --out study.jsonl [--workers 2]
-    python benchmarks/defaults_study.py --out docs/results/defaults-study.jsonl        (prints the tables of what is there)
+    python benchmarks/defaults_study.py --out docs/results/defaults-study.jsonl        (prints the tables of the results so far)
 
-TABLES: a folder with a CSV a table (text, label, split). A line a finished run in --out; the same command goes on where it
-stopped. Subsets are drawn by class, the same for every arm; the test rows of a table never change.
+TABLES: a folder with one CSV per table (text, label, split). Each finished run is one line in --out; the same command resumes.
+Subsets are stratified by class and the same for every arm; the test rows of a table never change.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MOST_EPOCHS = 60
 
 
 def read(path: Path) -> dict[str, list[tuple[str, str]]]:
-    """The rows (text, label) of a table by split."""
+    """Rows (text, label) of a table by split."""
     found: dict[str, list[tuple[str, str]]] = {"train": [], "test": []}
     with path.open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
@@ -42,7 +42,7 @@ def read(path: Path) -> dict[str, list[tuple[str, str]]]:
 
 
 def subset(rows: list[tuple[str, str]], count: int, seed: int) -> list[tuple[str, str]]:
-    """`count` rows (0: all), every class by its share but at least two of each."""
+    """Sample `count` rows (0: all), stratified by class with at least two of each."""
     if not count or count >= len(rows):
         return rows
     draw = np.random.default_rng(seed)
@@ -55,7 +55,7 @@ def subset(rows: list[tuple[str, str]], count: int, seed: int) -> list[tuple[str
 
 
 def write_tables(table: dict[str, list[tuple[str, str]]], rows: int, seed: int, folder: Path) -> tuple[Path, Path]:
-    """The training subset and the test rows as two CSV files."""
+    """Write the training subset and the test rows to two CSV files."""
     test = [table["test"][at] for at in np.random.default_rng(0).permutation(len(table["test"]))[:TEST_ROWS]]
     paths = folder / "train.csv", folder / "test.csv"
     for path, part in zip(paths, (subset(table["train"], rows, seed), test), strict=True):
@@ -65,7 +65,7 @@ def write_tables(table: dict[str, list[tuple[str, str]]], rows: int, seed: int, 
 
 
 def tasks(study: dict[str, Any], tables: list[str]) -> list[dict[str, Any]]:
-    """Every run of the study, seed by seed."""
+    """List every run of the study, seed by seed."""
     found = []
     for part in study["part"]:
         for seed in part.get("seeds", study["seeds"]):
@@ -79,7 +79,7 @@ def tasks(study: dict[str, Any], tables: list[str]) -> list[dict[str, Any]]:
 
 
 def run(task: dict[str, Any], tables: Path, student: str) -> dict[str, Any]:
-    """One training, scored; its folder is thrown away."""
+    """Train and score one run; its folder is deleted."""
     import torch
 
     import randout
@@ -120,7 +120,7 @@ def _work(queue: Any, done: Any, tables: Path, student: str, until: float) -> No
 
 
 def carry_out(todo: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
-    """The tasks in several processes, a line a result."""
+    """Run the tasks in several processes; writes one line per result."""
     context = multiprocessing.get_context("spawn")
     queue, done = context.Queue(), context.Queue()
     for task in [*todo, *[None] * arguments.workers]:
@@ -153,7 +153,7 @@ def key_of(found: dict[str, Any]) -> str:
 
 
 def results(path: Path) -> list[dict[str, Any]]:
-    """The finished runs of a file, the last of each kind."""
+    """Finished runs of a results file, the latest of each task."""
     if not path.exists():
         return []
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -161,7 +161,7 @@ def results(path: Path) -> list[dict[str, Any]]:
 
 
 def summary(study: dict[str, Any], found: list[dict[str, Any]]) -> list[str]:
-    """A Markdown table a part and size: mean test accuracy of the first arm, and each other's minus it on the same cells."""
+    """Markdown tables by part and size: mean test accuracy of the first arm, and differences of the others from it."""
     lines: list[str] = []
     for part in study["part"]:
         first, *_ = part["arms"]
@@ -198,8 +198,8 @@ def main() -> None:
     parser.add_argument("--study", type=Path, default=Path(__file__).with_suffix(".toml"))
     parser.add_argument("--out", type=Path, default=Path("defaults-study.jsonl"))
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=1e9, help="stop after so long")
-    parser.add_argument("--limit", type=int, default=0, help="so many runs at most")
+    parser.add_argument("--seconds", type=float, default=1e9, help="stop after this many seconds")
+    parser.add_argument("--limit", type=int, default=0, help="most runs; 0: all")
     arguments = parser.parse_args()
     study = tomllib.loads(arguments.study.read_text(encoding="utf-8"))
     if arguments.tables is None:

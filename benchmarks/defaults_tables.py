@@ -1,9 +1,9 @@
-"""Write the tables of `defaults_study.py` and `defaults.py`: a CSV (text, label, split) for each dataset.
+"""Write the tables of `defaults_study.py` and `defaults.py`: one CSV (text, label, split) per dataset.
 
     python benchmarks/defaults_tables.py TABLES film csabstruct.toml rhmd:RHMD_3_Class.csv
 
-Each dataset is one that `randout train` takes (examples/csabstruct.toml beside its files). At most 2,600 training and 600 test
-rows, drawn with a fixed seed from the dataset's own splits, or from randout's default split where it has none.
+Datasets are given as for `randout train` (examples/csabstruct.toml next to its files). At most 2,600 training and 600 test rows
+are sampled with a fixed seed from the dataset's own splits, or from randout's default split if it has none.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The floor of a training step: the time of what its arithmetic cannot do without.
+"""The floor of a training step: a lower bound of its time from unavoidable arithmetic and memory traffic.
 
-Floor = its matrix products alone, at their own shapes, in its number format, hot, into outputs that are there already
+Floor = its matrix products alone, at their own shapes, in its dtype, with warm caches and preallocated outputs
 + (optimizer, cast and gradient bytes) / (the rate at which a large tensor is copied), both measured in the same run.
 
-Left out, which makes the floor lower than any program's time: everything between the products (normalisation, softmax,
+Not counted, so that the floor is below any program's time: all operations between the products (normalization, softmax,
 dropout, residuals), the head, the indexing of embeddings.
 """
 
@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 from common import now
 
-import torch  # isort: skip  (randout's own settings for torch come first)
+import torch  # isort: skip  (randout sets torch's environment first)
 from torch import Tensor
 
-REPEATS = 5  # timings of a product after two that are not counted; the median is taken
+REPEATS = 5  # timings of a product after two uncounted ones; the median counts
 ON_GPU = 20  # calls of a product in one graph
 COPIED = 2**28  # bytes of the tensor whose copy gives the rate of bytes
 
@@ -44,7 +44,7 @@ class Product(NamedTuple):
 def products(
     lengths: Sequence[int], layers: int, hidden: int, ffn: int, heads: int, last_first_only: bool = True
 ) -> Counter[Product]:
-    """The products of a step on texts of these lengths, forward and backward, and how often each occurs.
+    """Products of a step on texts of these lengths, forward and backward, and how often each occurs.
 
     last_first_only: of the last block only the first token's row of each text is needed, so that queries, output and
     feed-forward are computed of that alone (keys and values of all); else the last block is as the others.
@@ -63,7 +63,7 @@ def products(
         found[Product("attention", "tn", heads, keys, queries, width)] += 2 * times  # dv = p' do, dk = ds' q
 
     def block(rows: int, times: int) -> None:
-        """All but keys and values."""
+        """Count everything except keys and values."""
         linear(rows, hidden, hidden, 2 * times)  # queries, output
         linear(rows, hidden, ffn, times)
         linear(rows, ffn, hidden, times)
@@ -80,7 +80,7 @@ def products(
 
 
 def traffic(parameters: int, layers: int, hidden: int, ffn: int, precision: str) -> dict[str, int]:
-    """Bytes of a step beside its products, for so many float32 parameters that are trained.
+    """Bytes of a step in addition to its products, for this number of trained float32 parameters.
 
     optimizer: AdamW reads p, g, m, v and writes p, m, v. cast: in bfloat16, the weights of the products are read in
     float32 and written in bfloat16, their gradients the other way. gradients: those of the other parameters (nearly all
@@ -100,7 +100,7 @@ class Machine:
         self.known: dict[Product, float] = {}
 
     def bytes_a_second(self, size: int = COPIED) -> float:
-        """Bytes read and written a second by `copy_` of a large float32 tensor."""
+        """Bytes read and written per second by `copy_` of a large float32 tensor."""
         source = torch.ones(size // 4, device=self.device)
         target, times = torch.zeros_like(source), []
         for _ in range(REPEATS):
@@ -124,7 +124,7 @@ class Machine:
         place = out if product.batch > 1 else out[0]
         for _ in range(2):
             call(*arguments, out=place)
-        if self.device == "cuda":  # launched by a graph: a launch from Python takes longer than most products
+        if self.device == "cuda":  # launched by a graph, because a launch from Python takes longer than most products
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 for _ in range(ON_GPU):

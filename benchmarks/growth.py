@@ -1,15 +1,15 @@
-"""How the cost of a training step grows: tokens of a text, batch size, size of the model; and of a search: its trials.
+"""How the cost of a training step grows with text length, batch size and model size, and a search with its trials.
 
     python benchmarks/growth.py [--plots FOLDER] [--only tokens,batch,model,trials]
-    python benchmarks/growth.py --smoke    # a point each, tiny: numbers mean nothing
+    python benchmarks/growth.py --smoke    # one tiny point each, numbers are meaningless
 
 At each point two processes hold the same random BERT and the same batches, and take steps of Randout-KD in turn:
-randout's own (packed, in the number format that "auto" means here) and the plain one (`train.packing = false`, float32,
-padded to the longest of the batch). Medians of seconds, and each process's peak memory (`ru_maxrss`; some 0.3 GiB of it
-are libraries). The floor is `flop` at the rate that the matrix products of a layer reach alone, beside each step.
+randout's own (packed, in the dtype that "auto" selects here) and the plain one (`train.packing = false`, float32,
+padded to the longest of the batch). Reports median seconds and each process's peak memory (`ru_maxrss`; about 0.3 GiB of
+it are libraries). The floor is `flop` at the rate that the matrix products of a layer reach in isolation, next to each step.
 
-Texts are made up, their lengths log-normal about as RHMD's are (the median half the mean). Trials are those of a tiny
-model, so that what shows is what a trial costs besides its training.
+Texts are synthetic; their lengths are log-normal, roughly as in RHMD (median half the mean). Trials use a tiny model, so
+that the overhead of a trial is visible.
 """
 
 from __future__ import annotations
@@ -39,7 +39,12 @@ PRELOADED = [
 ]
 WARM_UP, LONGEST, WORDS = 1, 512, 30_000
 SIDES = ("randout", "plain")
-START = {"tokens": 54, "batch": 16, "layers": 6, "hidden": 384}  # what stays while one of them grows: MiniLM-L6 on RHMD
+START = {
+    "tokens": 54,
+    "batch": 16,
+    "layers": 6,
+    "hidden": 384,
+}  # fixed values while one of them grows: MiniLM-L6 on RHMD
 GROWTH: dict[str, list[dict[str, int]]] = {
     "tokens": [{"tokens": n} for n in (8, 16, 32, 64, 128)],
     "batch": [{"batch": n} for n in (4, 8, 16, 32, 64)],
@@ -70,11 +75,11 @@ def main() -> None:
 
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--only", default=",".join(GROWTH), help="which growths, by comma; default: all")
-    parser.add_argument("--rounds", type=int, default=5, help="timed steps of each side at a point, in turn")
-    parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0: its own choice")
+    parser.add_argument("--only", default=",".join(GROWTH), help="what to vary, comma-separated; default: all")
+    parser.add_argument("--rounds", type=int, default=5, help="timed steps per side and point, in turn")
+    parser.add_argument("--threads", type=int, default=0, help="number of torch threads; 0: torch's default")
     parser.add_argument("--plots", type=Path, help="folder for a PNG of each growth")
-    parser.add_argument("--json", action="store_true", help="one JSON object in place of tables")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument("--smoke", action="store_true")
     arguments = parser.parse_args()
     if unknown := set(arguments.only.split(",")) - set(GROWTH):
@@ -84,7 +89,7 @@ def read_arguments() -> argparse.Namespace:
 
 
 def flop(lengths: Sequence[int], layers: int, hidden: int, ffn: int) -> int:
-    """FLOP of a training step's matrix products on texts of these lengths, no padding; two a multiply-add.
+    """FLOP of a training step's matrix products on texts of these lengths, without padding; a multiply-add counts as two.
 
     Forward a layer, N = sum(n) tokens: 2 N (4 h^2 + 2 h f) for the four projections and the feed-forward, 4 h sum(n^2)
     for scores and mixture of attention. Backward twice that. Pooler and head (a row a text) are left out.
@@ -95,13 +100,13 @@ def flop(lengths: Sequence[int], layers: int, hidden: int, ffn: int) -> int:
 
 
 def alone(function: Any, *words: Any) -> Any:
-    """What a function returns in a process of its own."""
+    """Call a function in its own process and return its result."""
     with ProcessPoolExecutor(1, PROCESSES) as pool:
         return pool.submit(function, *words).result()
 
 
 def compare(folder: Path, point: dict[str, int], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Both sides at one point, a step of each in turn."""
+    """Measure both sides at one point, a step of each in turn."""
     alone(make, folder, point, arguments.rounds)
     pipes, children = {}, []
     for side in SIDES:
@@ -110,7 +115,7 @@ def compare(folder: Path, point: dict[str, int], arguments: argparse.Namespace) 
         child.start()
         theirs.close()
         children.append(child)
-        pipes[side].recv()  # ready, so that the other's loading disturbs nobody
+        pipes[side].recv()  # wait until ready, so that loading does not disturb the other side
     steps: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
     for _ in range(WARM_UP + arguments.rounds):
         for side in SIDES:
@@ -139,7 +144,7 @@ def compare(folder: Path, point: dict[str, int], arguments: argparse.Namespace) 
 
 
 def make(folder: Path, point: dict[str, int], rounds: int) -> None:
-    """The model and the texts of a point, as files."""
+    """Write the model and the texts of a point to files."""
     import numpy as np
 
     from common import tiny_model
@@ -148,7 +153,7 @@ def make(folder: Path, point: dict[str, int], rounds: int) -> None:
     shape = {"hidden_size": hidden, "num_hidden_layers": point["layers"], "num_attention_heads": max(1, hidden // 64)}
     tiny_model(folder, WORDS, shape | {"intermediate_size": 4 * hidden, "max_position_embeddings": LONGEST})
     draw, mean = np.random.default_rng(0), point["tokens"]
-    rows = max(100, 2 * (WARM_UP + rounds) * point["batch"])  # of which 70 % are for training
+    rows = max(100, 2 * (WARM_UP + rounds) * point["batch"])  # 70 % of them are for training
     lengths = np.exp(draw.normal(np.log(mean / 2), np.sqrt(2 * np.log(2)), rows)).clip(3, min(4 * mean, LONGEST))
     lines = [" ".join(f"w{i}" for i in draw.integers(0, WORDS, int(n) - 2)) for n in lengths]
     text = "".join(f"{line},{'ab'[row % 2]}\n" for row, line in enumerate(lines))
@@ -156,7 +161,7 @@ def make(folder: Path, point: dict[str, int], rounds: int) -> None:
 
 
 def take_steps(pipe: Any, folder: Path, point: dict[str, int], side: str, arguments: argparse.Namespace) -> None:
-    """A process of its own: a training step for each message, and what it took; ends at None."""
+    """Main function of a process: runs a training step per message and sends its time; ends at None."""
     from randout.core import config
     from randout.experiments.run import planning, student
     from randout.methods.builtin import METHODS
@@ -170,7 +175,7 @@ def take_steps(pipe: Any, folder: Path, point: dict[str, int], side: str, argume
     own = {
         "data": {"source": str(folder / "texts.csv")},
         "student": {"model": str(folder / "tiny"), "max_length": LONGEST},
-        "teacher": {"model": str(folder / "tiny")},  # its logits are made up: stored ones cost a step nothing
+        "teacher": {"model": str(folder / "tiny")},  # synthetic logits: stored ones do not add to a step
         "train": {"batch_size": point["batch"]} | plain,
     }
     plan = planning.make(config.build([config.read_preset("randout-kd"), own], METHODS))
@@ -192,7 +197,7 @@ def take_steps(pipe: Any, folder: Path, point: dict[str, int], side: str, argume
 
 
 def rate(tokens: int, point: dict[str, int], precision: str) -> float:
-    """FLOP a second of the matrix products of a layer's forward, alone, at their own shapes: the best of three."""
+    """FLOP per second of the matrix products of a layer's forward pass, in isolation: the best of three."""
     import torch
 
     hidden, kind = point["hidden"], torch.bfloat16 if precision == "bfloat16" else torch.float32
@@ -208,7 +213,7 @@ def rate(tokens: int, point: dict[str, int], precision: str) -> float:
 
 
 def trials(place: Path, point: dict[str, int], arguments: argparse.Namespace) -> dict[str, Any]:
-    """A search of so many trials of a tiny model: seconds, what it leaves on disk, and peak memory."""
+    """Run a search with this number of trials of a tiny model: seconds, disk space and peak memory."""
     from common import tiny_data, tiny_model
     from randout.core import config
     from randout.core.console import Show
@@ -230,7 +235,7 @@ def trials(place: Path, point: dict[str, int], arguments: argparse.Namespace) ->
 
 
 def peak() -> float:
-    """Of this process so far, in MiB."""
+    """Peak memory of this process so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
@@ -243,7 +248,7 @@ def as_text(found: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def draw(found: dict[str, list[dict[str, Any]]], folder: Path) -> None:
-    """A PNG of each growth: seconds on the left, memory (of trials: disk) on the right, both logarithmic."""
+    """Write one PNG per variable: seconds on the left, memory (for trials: disk) on the right, both logarithmic."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,10 +1,10 @@
-"""The most memory that a training takes, in a process of its own: `throughput.py` starts one for each side.
+"""Peak memory of a training, measured in its own process; `throughput.py` starts one per side.
 
-    python benchmarks/memory.py SIDE SETTINGS    # settings: JSON, as `peak` gives them
+    python benchmarks/memory.py SIDE SETTINGS    # settings: JSON, as passed by `peak`
 
-A few steps on the same batches for every side: the first of an epoch, and one of the longest texts of the training
-split, the largest batch there can be. On a CPU: the process' peak of resident memory less what it was once everything
-was imported. On a GPU: the peak of memory that torch reserved there.
+Runs a few steps on the same batches for every side: the first batches of an epoch, and one of the longest texts of the
+training split, which is the largest possible batch. On a CPU: the process's peak resident memory minus its memory after
+all imports. On a GPU: the peak memory reserved by torch.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from randout.experiments.run.planning import Plan
 from randout.models.tokens import batches
 from randout.training import loop
 
-import torch  # isort: skip  (randout's own settings for torch come first)
+import torch  # isort: skip  (randout sets torch's environment first)
 
-RANDOM = 3  # batches besides the largest
+RANDOM = 3  # batches in addition to the largest
 
 
 def peak(side: str, settings: dict[str, Any]) -> float:
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def train(side: str, settings: dict[str, Any], plan: Plan, folder: Path) -> None:
-    """A few steps of one side."""
+    """Run a few steps of one side."""
     soft = torch.zeros(len(plan.dataset.texts), len(plan.dataset.id2label))
     order = same_batches(plan)
     if side == "randout":

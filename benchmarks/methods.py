@@ -1,11 +1,11 @@
-"""What a training step of each method on the shelf costs, in steps of plain fine-tuning.
+"""Cost of a training step of each registered method, in steps of plain fine-tuning.
 
     python benchmarks/methods.py --model FOLDER --teacher FOLDER --data rhmd:RHMD_3_Class.csv
-    python benchmarks/methods.py --smoke    # a tiny random model, made-up texts: seconds, numbers mean nothing
+    python benchmarks/methods.py --smoke    # tiny random model, synthetic texts: takes seconds, numbers are meaningless
 
-Each round times plain cross-entropy and one method one after the other, over the same batches of the same student, in
-the number format that "auto" means here. A method's cost is the median over rounds of (its seconds / plain's seconds).
-Teachers' stored logits are made up: they cost a step nothing. A teacher that is run beside the student is --teacher.
+Each round times plain cross-entropy and one method in turn, over the same batches of the same student, in the dtype that
+"auto" selects here. A method's cost is the median over rounds of (its seconds / plain's seconds). Stored teacher logits are
+synthetic, because they do not add to a step. --teacher is the teacher that runs alongside the student.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from randout.methods import catalog
 from randout.methods.builtin import METHODS
 from randout.training import loop
 
-import torch  # isort: skip  (randout's own settings for torch come first)
+import torch  # isort: skip  (randout sets torch's environment first)
 
-WARM_UP = 1  # steps at the start of each round that are not counted
+WARM_UP = 1  # uncounted steps at the start of each round
 
 
 def main() -> None:
@@ -48,18 +48,20 @@ def main() -> None:
 
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", help="folder of an encoder: the student")
-    parser.add_argument("--teacher", help="folder of an encoder: the teacher, where one is run beside the student")
-    parser.add_argument("--layers", help="blocks of the student to keep, by comma", default="")
-    parser.add_argument("--data", help="as `randout train` takes it")
-    parser.add_argument("--sample", type=int, default=2000, help="labelled rows that are read; 0: all")
+    parser.add_argument("--model", help="encoder folder: the student")
+    parser.add_argument(
+        "--teacher", help="encoder folder: the teacher that runs alongside the student, for methods that need one"
+    )
+    parser.add_argument("--layers", help="blocks of the student to keep, comma-separated", default="")
+    parser.add_argument("--data", help="data as for `randout train`")
+    parser.add_argument("--sample", type=int, default=2000, help="labelled rows to read; 0: all")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=6, help="timed steps of each side in a round")
+    parser.add_argument("--steps", type=int, default=6, help="timed steps per side and round")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--max-length", type=int, default=215)
-    parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0: its own choice")
-    parser.add_argument("--only", help="names of methods by comma; default: all")
-    parser.add_argument("--json", action="store_true", help="one JSON object in place of a table")
+    parser.add_argument("--threads", type=int, default=0, help="number of torch threads; 0: torch's default")
+    parser.add_argument("--only", help="names of methods, comma-separated; default: all")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--smoke", action="store_true")
     arguments = parser.parse_args()
     if not arguments.smoke and not (arguments.model and arguments.teacher and arguments.data):
@@ -68,7 +70,7 @@ def read_arguments() -> argparse.Namespace:
 
 
 def costs(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The ratio to plain of every use of every method: median, least, most over rounds."""
+    """Cost of every variant of every method relative to plain: median, minimum and maximum over rounds."""
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     plain = ready(arguments, catalog.entries()[catalog.GOLD])
@@ -88,7 +90,7 @@ def costs(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def ready(arguments: argparse.Namespace, entry: catalog.Entry) -> tuple[loop.Session, loop.Material, list[Any]]:
-    """A session of the student with this method, what it learns from, and batches of the rows that all methods share."""
+    """Training state of the student with this method, its material, and the batches that all methods share."""
     own: dict[str, Any] = {
         "data": {"source": str(arguments.data), "sample": arguments.sample},
         "student": {"model": str(arguments.model), "max_length": arguments.max_length},
@@ -114,7 +116,7 @@ def needs_teacher(entry: catalog.Entry) -> bool:
 
 
 def sorted_rows(plan: planning.Plan, rows: Any) -> Any:
-    """As batches come: the shortest text first."""
+    """Sort a batch as in training: the shortest text first."""
     return rows[plan.tokens.lengths[rows].argsort(kind="stable")]
 
 
@@ -129,7 +131,7 @@ def seconds(session: loop.Session, material: loop.Material, batches: list[Any]) 
 
 def as_text(found: dict[str, Any]) -> str:
     head = f"steps of plain fine-tuning; {found['rounds']} rounds of {found['steps']} steps, {found['threads']} threads"
-    lines = [head, f"{'method':<30} {'stated':>7} {'median':>7}  least to most"]
+    lines = [head, f"{'method':<30} {'stated':>7} {'median':>7}  range"]
     for row in found["methods"]:
         spread = f"{row['least']:.2f} to {row['most']:.2f}"
         lines.append(f"{row['name']:<30} {row['stated']:>7} {row['median']:>6.2f}x  {spread}")

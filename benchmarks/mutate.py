@@ -2,14 +2,14 @@
 
     python benchmarks/mutate.py --page benchmarks/README.md
 
-Takes the mutants of `mutate.toml`: named ones, each a mistake that matters and that the tests must find, and generated
-ones (an operator, a condition, a number or a call changed), a fixed sample of each module. Every mutant is tried in a
-temporary copy of the sources, never in the checkout: the tests that cover its module run until the first failure, on
-one thread, within a time limit. A mutant that no test notices survives.
+Runs the mutants of `mutate.toml`: named ones, each a serious mistake that the tests must find, and generated ones (a
+changed operator, condition, number or call), a fixed sample per module. Every mutant is tried in a temporary copy of the
+sources, never in the checkout: the tests that cover its module run until the first failure, on one thread, within a time
+limit. A mutant that no test detects survives.
 
-Progress is appended to a file (`--progress`) after each mutant, so an interrupted run continues where it stopped. A
-mutant that was killed stays killed; a survivor is tried again once its tests have changed. `--page` puts the table
-of counts and survivors between two markers of a Markdown file. Each mutant runs in a fork of a process that has torch
+Progress is appended to a file (`--progress`) after each mutant, so an interrupted run resumes. A killed
+mutant is not tried again; a survivor is tried again when its tests change. `--page` writes the table of counts and
+survivors between two markers of a Markdown file. Each mutant runs in a fork of a process that has torch
 and transformers imported, so this needs a POSIX system.
 """
 
@@ -41,7 +41,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = Path("src") / "randout"
 START, END = "<!-- mutate.py: start -->", "<!-- mutate.py: end -->"
 SEED = 12
-SLOWEST = 4.0  # a mutant may take this many times what its tests take on the unchanged code, and `GRACE` more
+SLOWEST = 4.0  # time limit of a mutant: this factor times the time on unchanged code, plus `GRACE`
 GRACE = 20.0  # seconds
 COMPARED: dict[type, type] = {
     ast.Lt: ast.LtE,
@@ -73,7 +73,7 @@ SKIPPED = (ast.JoinedStr, ast.Import, ast.ImportFrom, ast.Global, ast.Nonlocal) 
 
 @dataclass(frozen=True)
 class Mutant:
-    """A changed source of one file. name: unique, and the same as long as the code around it is."""
+    """A changed source of one file. name: unique, and stable while the code around it is unchanged."""
 
     name: str
     group: str  # "named", or the file
@@ -83,7 +83,7 @@ class Mutant:
 
 
 def generated(source: str) -> Iterator[tuple[str, Callable[[], str]]]:
-    """(name, what makes the changed source) of every mutant that the operators make of a module, by line."""
+    """(name, function that returns the changed source) of every generated mutant of a module, by line."""
     tree = ast.parse(source)
     seen: dict[str, int] = {}
     for where, parent, field, index in list(_places(tree)):
@@ -96,7 +96,7 @@ def generated(source: str) -> Iterator[tuple[str, Callable[[], str]]]:
 
 
 def _changed(tree: ast.AST, place: tuple[ast.AST, str, int | None], old: ast.AST, new: ast.AST) -> str:
-    """The code of a tree with one node in place of another."""
+    """Source code of a tree with one node replaced."""
     _put(*place, new)
     code = ast.unparse(ast.fix_missing_locations(tree))
     _put(*place, old)
@@ -104,7 +104,7 @@ def _changed(tree: ast.AST, place: tuple[ast.AST, str, int | None], old: ast.AST
 
 
 def _places(node: ast.AST, where: str = "module") -> Iterator[tuple[str, ast.AST, str, int | None]]:
-    """(function, parent, field, index) of every node that may be replaced, annotations and messages left out."""
+    """(function, parent, field, index) of every node that may be replaced, except annotations and messages."""
     if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
         where = node.name if where == "module" else f"{where}.{node.name}"
     for field, value in ast.iter_fields(node):
@@ -114,12 +114,12 @@ def _places(node: ast.AST, where: str = "module") -> Iterator[tuple[str, ast.AST
             if not isinstance(child, ast.AST) or isinstance(child, SKIPPED):
                 continue
             yield where, node, field, index
-            if not isinstance(child, ast.Raise):  # it is dropped as a whole; its message is not looked at
+            if not isinstance(child, ast.Raise):  # mutated as a whole, not its message
                 yield from _places(child, where)
 
 
 def _replacements(node: ast.AST) -> list[ast.AST]:
-    """What takes the place of a node, mostly nothing or one other."""
+    """Replacements of a node, usually none or one."""
     match node:
         case ast.Compare(left, [one], rest) if type(one) in COMPARED:
             return [ast.Compare(left, [COMPARED[type(one)]()], rest)]
@@ -165,7 +165,7 @@ def _put(parent: ast.AST, field: str, index: int | None, new: ast.AST) -> None:
 
 
 def _shown(old: ast.AST, new: ast.AST, width: int = 60) -> str:
-    """What changes, as `before` -> `after`: of a long line the part around the first difference, of an `if` its head."""
+    """Describe a change as `before` -> `after`, shortened to the part around the first difference."""
     pair = [ast.unparse(ast.fix_missing_locations(node)).splitlines()[0].replace("`", "'") for node in (old, new)]
     longest = max(map(len, pair))
     if longest > width:
@@ -179,7 +179,7 @@ def _shown(old: ast.AST, new: ast.AST, width: int = 60) -> str:
 
 
 def mutants(plan: dict[str, Any], only: Sequence[str] = ()) -> list[Mutant]:
-    """The named mutants and the sample of each module. only: these files, and no named ones unless "named" is there.
+    """Named mutants and the sample of each module. only: these files, and named ones only if it contains "named".
 
     Raises SystemExit where a named mutant's code is no longer there.
     """
@@ -211,7 +211,7 @@ def mutants(plan: dict[str, Any], only: Sequence[str] = ()) -> list[Mutant]:
 
 
 class Copy:
-    """A temporary copy of the sources and tests, one file of which is a mutant at a time."""
+    """A temporary copy of the sources and tests, with one mutated file at a time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -248,7 +248,7 @@ class Copy:
         return status, time.monotonic() - began, text[-2000:]
 
     def _pytest(self, tests: Sequence[str], printed: Path) -> None:
-        """The child: run the tests in this process, and end it."""
+        """Run the tests in this (child) process and exit."""
         code = 3
         try:
             output = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -277,16 +277,16 @@ class Copy:
             os._exit(code)
 
     def mutate(self, file: str, source: str | None) -> None:
-        """Put a mutant's source in its place; None: the source of the checkout again."""
+        """Write a mutant's source to the copy; None restores the source of the checkout."""
         path = self.folder / PACKAGE / file
-        # Bytecode of a mutant of the same size and second would be taken for that of the next.
+        # Bytecode of a mutant with the same size and second would be reused for the next one.
         for stale in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
             stale.unlink()
         path.write_text(source or (ROOT / PACKAGE / file).read_text(encoding="utf-8"), encoding="utf-8")
 
 
 def warm() -> None:
-    """Import what nearly every test needs, once; nothing of this package, which every child imports from the copy."""
+    """Import once what nearly every test needs, but nothing of this package, which every child imports from the copy."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -306,7 +306,7 @@ def warm() -> None:
 
     torch.set_num_threads(1)
     gc.collect()
-    gc.freeze()  # no child goes through the libraries' objects for garbage
+    gc.freeze()  # keeps children from scanning the libraries' objects for garbage
 
 
 def digest(*texts: str) -> str:
@@ -315,34 +315,34 @@ def digest(*texts: str) -> str:
 
 @functools.cache  # of the files as they are when the run starts, as its copy is
 def of_tests(tests: tuple[str, ...]) -> str:
-    """What a survivor depends on: its tests, and what tests share."""
+    """Digest of what a survivor depends on: its tests and shared test code."""
     shared = sorted(path.name for path in (ROOT / "tests").glob("*.py") if not path.name.startswith("test_"))
     files = [name.partition("::")[0] for name in [*shared, *tests]]
     return digest(*tests, *((ROOT / "tests" / name).read_text(encoding="utf-8") for name in files))
 
 
 def known(progress: Path) -> dict[str, dict[str, Any]]:
-    """The last result of each mutant, by name."""
+    """Latest result of each mutant, by name."""
     if not progress.exists():
         return {}
     rows = [json.loads(line) for line in progress.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
     return {row["name"]: row for row in rows}
 
 
-def settled(mutant: Mutant, row: dict[str, Any] | None) -> bool:
-    """Whether a result still holds: of the same code, and killed, or by the same tests."""
+def is_valid(mutant: Mutant, row: dict[str, Any] | None) -> bool:
+    """Whether a result is still valid: same code, and killed or run by the same tests."""
     if row is None or row["code"] != digest(mutant.source):
         return False
     return row["result"] == "killed" or row["tests"] == of_tests(mutant.tests)
 
 
 def carry_out(every: Sequence[Mutant], progress: Path, limit: float | None = None) -> None:
-    """Run every mutant that has no result yet. limit: seconds for each, in place of what the unchanged code suggests.
+    """Run every mutant without a valid result. limit: seconds per mutant, instead of the limit from the unchanged code.
 
     Raises SystemExit where tests fail on the unchanged code.
     """
     rows = known(progress)
-    left = [mutant for mutant in every if not settled(mutant, rows.get(mutant.name))]
+    left = [mutant for mutant in every if not is_valid(mutant, rows.get(mutant.name))]
     if not left:
         return
     warm()
@@ -376,7 +376,7 @@ def carry_out(every: Sequence[Mutant], progress: Path, limit: float | None = Non
 def page(
     every: Sequence[Mutant], rows: dict[str, dict[str, Any]], reasons: dict[str, str], places: dict[str, int]
 ) -> str:
-    """The table of counts and the survivors, in Markdown. places: how many mutants each file has in all."""
+    """Markdown table of counts and survivors. places: total number of possible mutants of each file."""
     lines = ["| what | mutants, of all | killed | survived | timed out |", "|---|---|---|---|---|"]
     total = [0, 0, 0, 0]
     for group in dict.fromkeys(mutant.group for mutant in every):
@@ -401,24 +401,28 @@ def _cell(text: str) -> str:
 
 
 def write_page(path: Path, made: str) -> None:
-    """Put the table between the markers of a file. Raises SystemExit where they are not there."""
+    """Write the table between the markers of a file. Raises SystemExit if they are missing."""
     text = path.read_text(encoding="utf-8")
     before, start, rest = text.partition(START)
     _, end, after = rest.partition(END)
     if not start or not end:
-        raise SystemExit(f"{path}: the lines {START!r} and {END!r} are not both there")
+        raise SystemExit(f"{path}: expected the lines {START!r} and {END!r}")
     path.write_text(f"{before}{START}\n\n{made}\n{END}{after}", encoding="utf-8")
 
 
 def main(words: Sequence[str] | None = None) -> None:
     about = (__doc__ or "").partition("\n\n")[0]
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--progress", type=Path, default=ROOT / "build" / "mutants.jsonl", help="results, one a line")
+    parser.add_argument(
+        "--progress", type=Path, default=ROOT / "build" / "mutants.jsonl", help="results file, one per line"
+    )
     parser.add_argument("--only", default="", help='files, comma-separated, and "named"; default: all')
-    parser.add_argument("--first", type=int, default=0, help="no more mutants than this; 0: all")
-    parser.add_argument("--limit", type=float, default=None, help="seconds for each mutant")
-    parser.add_argument("--page", type=Path, default=None, help="Markdown file to put the table into; else printed")
-    parser.add_argument("--list", action="store_true", help="print the mutants and run none")
+    parser.add_argument("--first", type=int, default=0, help="most mutants to run; 0: all")
+    parser.add_argument("--limit", type=float, default=None, help="time limit per mutant in seconds")
+    parser.add_argument(
+        "--page", type=Path, default=None, help="Markdown file to write the table to; default: print it"
+    )
+    parser.add_argument("--list", action="store_true", help="list the mutants and exit")
     asked = parser.parse_args(words)
     plan = tomllib.loads((Path(__file__).parent / "mutate.toml").read_text(encoding="utf-8"))
     every = mutants(plan, [name for name in asked.only.split(",") if name])

@@ -1,12 +1,12 @@
-"""The peers of a training by randout: a Hugging Face `Trainer` as its users write it, and one at its best.
+"""Peers of a randout training: a typical Hugging Face `Trainer`, and an optimized one.
 
-As its users write it (`plain`): padding to the longest of the batch, the teacher's forward in `compute_loss`, all else
-as it comes: AdamW (fused: the library's default), gradients clipped to 1; float32 on a CPU, `bf16=True` on a GPU.
+Typical (`plain`): padding to the longest of the batch, the teacher's forward pass in `compute_loss`, otherwise the
+defaults: fused AdamW, gradients clipped to 1; float32 on a CPU, `bf16=True` on a GPU.
 
-At its best (`best`): `bf16=True`, batches of texts of like length by its own sampler (`train_sampling_strategy =
+Optimized (`best`): `bf16=True`, batches of texts of similar length by its own sampler (`train_sampling_strategy =
 "group_by_length"`: stretches of 50 batches sorted by length), the teacher's logits stored as a column, SDPA.
 
-Both train on cross-entropy + weight * KL. A peer is timed over the texts it is given, in the order it is given.
+Both train on cross-entropy + weight * KL. A peer is timed over the given texts in the given order.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from common import now
 from randout.experiments.run.planning import Plan
 from randout.methods.builtin import METHODS
 
-import torch  # isort: skip  (randout's own settings for torch come first)
+import torch  # isort: skip  (randout sets torch's environment first)
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -45,14 +45,14 @@ class Peer:
 
 
 def plain(student: str, teacher: str, plan: Plan) -> Peer:
-    """A Trainer with its teacher in the loop."""
+    """A Trainer with the teacher in its loop."""
     device = plan.config.train.device
     taught = classifier(teacher, plan).eval().to(device)
     return Peer(classifier(student, plan), taught, {"bf16": True} if device == "cuda" else {})
 
 
 def best(student: str, logits: Tensor, plan: Plan, options: dict[str, Any]) -> Peer:
-    """A Trainer that spares itself what it can. options: of `TrainingArguments`, further ones to try."""
+    """An optimized Trainer. options: further `TrainingArguments` to try."""
     return Peer(classifier(student, plan, attn_implementation="sdpa"), logits, {"bf16": True} | options)
 
 
@@ -80,12 +80,12 @@ def grouped_by_length(plan: Plan, number: int) -> list[np.ndarray]:
 
 
 def stretch(texts: int, size: int) -> int:
-    """Batches of a mega-batch, as the sampler chooses it: 50, or a quarter of a small training split."""
+    """Number of batches of a mega-batch, as the sampler chooses it: 50, or a quarter of a small training split."""
     return max(min(texts // (size * 4), 50), 1)
 
 
 def seconds(peer: Peer, plan: Plan, warm_up: list[np.ndarray], batches: list[np.ndarray], folder: Path) -> float:
-    """Seconds of the training steps over `batches`, the steps over `warm_up` before them not counted."""
+    """Seconds of the training steps over `batches`, after uncounted steps over `warm_up`."""
     from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
     ended: list[float] = []
@@ -106,7 +106,7 @@ def seconds(peer: Peer, plan: Plan, warm_up: list[np.ndarray], batches: list[np.
         report_to="none",
         disable_tqdm=True,
         use_cpu=device == "cpu",
-        remove_unused_columns=False,  # the teacher's logits are one that no model takes
+        remove_unused_columns=False,  # keeps the teacher's logits, which are not a model input
         **peer.options,
     )
     order = np.concatenate([*warm_up, *batches])
@@ -122,7 +122,7 @@ def seconds(peer: Peer, plan: Plan, warm_up: list[np.ndarray], batches: list[np.
 
 @contextmanager
 def as_it_comes() -> Iterator[None]:
-    """While open, torch chooses its kernels freely: randout asks for deterministic ones on a GPU, a Trainer does not."""
+    """Context manager that lifts randout's request for deterministic GPU kernels, which a Trainer does not make."""
     asked = torch.are_deterministic_algorithms_enabled()
     warned = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(False)
@@ -134,7 +134,7 @@ def as_it_comes() -> Iterator[None]:
 
 @contextmanager
 def watched(peer: Peer) -> Iterator[set[torch.dtype]]:
-    """While open, the number formats that come out of the student's first matrix product are collected."""
+    """Context manager that collects the output dtypes of the student's first matrix product."""
     formats: set[torch.dtype] = set()
     first = next(module for module in peer.model.modules() if isinstance(module, torch.nn.Linear))
     handle = first.register_forward_hook(lambda _module, _inputs, output: formats.add(output.dtype))
@@ -145,7 +145,7 @@ def watched(peer: Peer) -> Iterator[set[torch.dtype]]:
 
 
 def examples(peer: Peer, plan: Plan, order: np.ndarray) -> list[dict[str, Any]]:
-    """What a Trainer is given as its dataset: token ids, label and, where they are stored, the teacher's logits."""
+    """Dataset for a Trainer: token ids, label and, if stored, the teacher's logits."""
     labels = plan.dataset.labels
     found = [{"input_ids": plan.tokens[row].tolist(), "labels": int(labels[row])} for row in order]
     if isinstance(peer.teacher, Tensor):
@@ -155,14 +155,14 @@ def examples(peer: Peer, plan: Plan, order: np.ndarray) -> list[dict[str, Any]]:
 
 
 def collator(plan: Plan) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
-    """Pads to the longest of the batch; the teacher's logits, where there are any, become a block (b, C)."""
+    """Pads to the longest of the batch; the teacher's logits, if any, become an array (b, C)."""
     from transformers import AutoTokenizer, DataCollatorWithPadding
 
     return DataCollatorWithPadding(AutoTokenizer.from_pretrained(plan.student.folder))
 
 
 def distiller() -> Callable[..., Any]:
-    """A function that makes the Trainer of a peer (the library is slow to import: only here)."""
+    """Return a function that creates the Trainer of a peer; imports the library here because that is slow."""
     from transformers import Trainer
 
     weight = METHODS["kd"]().weight
@@ -181,7 +181,7 @@ def distiller() -> Callable[..., Any]:
             return (loss, outputs) if return_outputs else loss
 
         def _get_train_sampler(self, *_: Any) -> torch.utils.data.Sampler:
-            return torch.utils.data.SequentialSampler(self.train_dataset)  # drawn beforehand
+            return torch.utils.data.SequentialSampler(self.train_dataset)  # sampled beforehand
 
     def make(peer: Peer, settings: Any, data: Any, collate: Any, clock: Any) -> Any:
         trainer = Distiller(peer.model, settings, collate, data, callbacks=[clock])

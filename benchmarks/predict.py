@@ -1,19 +1,19 @@
-"""Texts a second of `randout predict` and `randout evaluate` against a `transformers` pipeline, on the same classifier.
+"""Texts per second of `randout predict` and `randout evaluate` compared with a `transformers` pipeline on the same classifier.
 
     python benchmarks/predict.py --model FOLDER --data rhmd:RHMD_3_Class.csv
-    python benchmarks/predict.py --smoke    # a tiny random model, made-up texts: seconds, numbers mean nothing
+    python benchmarks/predict.py --smoke    # tiny random model, synthetic texts: takes seconds, numbers are meaningless
 
-The classifier is --model under a new head drawn at random, saved by randout as a folder that both sides read; the texts
-are those of --data, round and round. Each round times one side after the other on all texts, tokenising included:
+The classifier is --model with a random head, saved by randout as a folder that both sides read; the texts are those of
+--data, repeated as needed. Each round times the sides in turn on all texts, including tokenization:
 
-- the pipeline as its users write it: `pipeline("text-classification", FOLDER, batch_size=32)(texts, truncation=True)`,
-  float32, truncated at the model's longest; loaded before;
+- the pipeline as commonly used: `pipeline("text-classification", FOLDER, batch_size=32)(texts, truncation=True)`,
+  float32, truncated at the model's maximum length; loaded beforehand;
 - randout's predict, then its evaluate, which also reads a labelled file and scores with intervals; both load the folder
   each time, which is counted.
 
-Then the commands, each as a process of its own from a CSV file, with its start-up (the same command on one text) apart;
-beside them a script that reads the file, runs the pipeline and writes labels. At last the parts of randout's pass, and
-the tokens that a forward takes at once (--budgets).
+Then the commands, each as its own process on a CSV file, with start-up (the same command on one text) separately, next to
+a script that reads the file, runs the pipeline and writes labels. Finally the parts of randout's pass, and different
+numbers of tokens per forward pass (--budgets).
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ from randout.data import tables
 from randout.experiments.run import scoring
 from randout.models import inference, loading, tokens
 
-import torch  # isort: skip  (randout's own settings for torch come first)
+import torch  # isort: skip  (randout sets torch's environment first)
 
 QUIET = Show(quiet=True)
-COMMANDS = {  # a process each; {} are the classifier's folder, the table of texts and the file to write
+COMMANDS = {  # run as processes; {}: classifier folder, table of texts, output file
     "randout predict": [sys.executable, "-m", "randout.cli", "predict", "{model}", "-f", "{file}", "-o", "{out}", "-q"],
     "randout evaluate": [sys.executable, "-m", "randout.cli", "evaluate", "{model}", "{file}", "-q", "--json"],
     "pipeline": [sys.executable, "-c", "{script}", "{model}", "{file}", "{out}"],
@@ -68,7 +68,7 @@ def main() -> None:
     arguments = read_arguments()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-        os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # of the commands
+        os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # for the commands
     with tempfile.TemporaryDirectory() as folder:
         if arguments.smoke:
             arguments.model, arguments.data = tiny_model(Path(folder)), tiny_data(Path(folder))
@@ -79,16 +79,16 @@ def main() -> None:
 
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", help="folder of an encoder")
-    parser.add_argument("--data", help="whose texts are classified, as `randout train` takes it")
+    parser.add_argument("--model", help="encoder folder")
+    parser.add_argument("--data", help="data whose texts are classified, as for `randout train`")
     parser.add_argument("--texts", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--budgets", default="", help="tokens of a forward to compare on a CPU, by comma; none: left out"
+        "--budgets", default="", help="tokens per forward pass to compare on a CPU, comma-separated; default: none"
     )
-    parser.add_argument("--no-commands", action="store_true", help="leave the processes out")
-    parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0: its own choice")
-    parser.add_argument("--json", action="store_true", help="one JSON object in place of tables")
+    parser.add_argument("--no-commands", action="store_true", help="do not time the commands")
+    parser.add_argument("--threads", type=int, default=0, help="number of torch threads; 0: torch's default")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument("--smoke", action="store_true")
     arguments = parser.parse_args()
     if not arguments.smoke and not (arguments.model and arguments.data):
@@ -97,7 +97,7 @@ def read_arguments() -> argparse.Namespace:
 
 
 def compare(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Everything measured, as plain values."""
+    """Measure everything; returns plain values."""
     dataset = data.load(arguments.data)
     texts = list(islice(cycle(dataset.texts), arguments.texts))
     names = [dataset.id2label[max(int(label), 0)] for label in islice(cycle(dataset.labels), arguments.texts)]
@@ -131,7 +131,7 @@ def seconds(call: Callable[[], Any]) -> float:
 
 
 def rounds(arguments: argparse.Namespace, folder: Path, texts: list[str]) -> list[dict[str, float]]:
-    """Texts a second of each side, in turn. randout's functions load the folder each time, which is not taken off."""
+    """Texts per second of each side, in turn. Includes loading of the folder by randout's functions."""
     theirs, model = pipe(folder / "classifier"), str(folder / "classifier")
     theirs(texts[:8], truncation=True)
     file, found = str(folder / "texts.csv"), []
@@ -152,7 +152,7 @@ def pipe(classifier: Path) -> Any:
 
 
 def agreement(classifier: Path, texts: list[str], most: int = 2000) -> dict[str, Any]:
-    """Of the first texts: labels that differ between the sides, and the largest difference of a score."""
+    """Labels that differ between the sides on the first texts, and the largest difference in score."""
     texts = texts[:most]
     labels, probabilities = api.predict(classifier, texts, device="cpu")
     theirs = pipe(classifier)(texts, truncation=True)
@@ -162,7 +162,7 @@ def agreement(classifier: Path, texts: list[str], most: int = 2000) -> dict[str,
 
 
 def parts(encoder: loading.Encoder, folder: Path, texts: list[str]) -> dict[str, float]:
-    """Seconds of each part of a pass over the table: reading, tokenising, cutting, forward, batching, writing."""
+    """Seconds of each part of a pass over the table: reading, tokenizing, cutting, forward pass, batching, writing."""
     inside: list[float] = []
     hooks = [
         encoder.model.register_forward_pre_hook(lambda *_: inside.append(-time.perf_counter())),
@@ -196,7 +196,7 @@ def parts(encoder: loading.Encoder, folder: Path, texts: list[str]) -> dict[str,
 
 
 def commands(folder: Path, texts: int, start: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Wall seconds of each command on all texts and on the file `start`; texts a second with that, the start-up, left out."""
+    """Wall seconds of each command on all texts and on the file `start`; texts per second without the start-up."""
     found = {}
     places = {"model": str(folder / "classifier"), "script": SCRIPT}
     for name, command in COMMANDS.items():
@@ -213,7 +213,7 @@ def commands(folder: Path, texts: int, start: Sequence[str]) -> dict[str, dict[s
 
 
 def budgets(encoder: loading.Encoder, texts: list[str], sizes: list[int], number: int) -> dict[int, float]:
-    """Median texts a second by tokens of a forward, sizes in turn; tokenising left out."""
+    """Median texts per second by tokens per forward pass, sizes in turn; without tokenization."""
     cut = tokens.truncate(tokens.encode(encoder.tokenizer, texts), encoder.longest, "head", encoder.suffix)
     rates: dict[int, list[float]] = {size: [] for size in sizes}
     usual = inference.AT_ONCE["cpu"]
@@ -227,7 +227,7 @@ def budgets(encoder: loading.Encoder, texts: list[str], sizes: list[int], number
 
 
 def as_text(found: dict[str, Any]) -> str:
-    """The tables for people."""
+    """Format the results as tables."""
     lines = [
         ", ".join(f"{value} {name}" if name != "model" else str(value) for name, value in found["setting"].items())
     ]

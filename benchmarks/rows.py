@@ -1,13 +1,13 @@
-"""How cost grows with rows: seconds and peak memory of each part of a job on 1,000 to 1,000,000 rows.
+"""How cost grows with rows: seconds and peak memory of each part of a training on 1,000 to 1,000,000 rows.
 
     python benchmarks/rows.py --model FOLDER --data rhmd:RHMD_3_Class.csv [--plot FILE.png]
-    python benchmarks/rows.py --smoke    # a tiny random model, made-up texts: seconds, numbers mean nothing
+    python benchmarks/rows.py --smoke    # tiny random model, synthetic texts: takes seconds, numbers are meaningless
 
-Texts are made of the words of --data, as long as its texts are; one row in twenty is a copy of another. Each number of
-rows is measured in a process of its own, part by part: the file read, checked and split; tokenising; the rest of the
-plan; the student and its first training steps, with a teacher's logits for every row; the order of an epoch; the scores
-of every row with their intervals; the store of soft labels written and read. Peak memory is that of the whole process
-until a part's end, so it never falls from part to part.
+Texts are generated from the words of --data with the same lengths; one row in twenty is a copy of another. Each number of
+rows is measured in its own process, part by part: reading, checking and splitting the file; tokenization; the rest of the
+plan; the student and its first training steps, with a teacher's logits for every row; the order of an epoch; scores of
+every row with intervals; writing and reading soft labels. Peak memory is that of the whole process until the end of a
+part, so it never decreases.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 
 SIZES = "1000,10000,100000,1000000"
-COPIES = 20  # one row in so many is a copy of an earlier one
-MEMORY = 24 * 2**30  # on which a million rows are to train
+COPIES = 20  # one row in this many is a copy of an earlier one
+MEMORY = 24 * 2**30  # bytes within which a million rows must train
 
 
 def main() -> None:
@@ -55,14 +55,14 @@ def main() -> None:
 
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", help="folder of an encoder: student, and the teacher's tokenizer")
-    parser.add_argument("--data", help="whose texts lend their words and lengths, as `randout train` takes it")
-    parser.add_argument("--rows", default=SIZES, help="numbers of rows, by comma")
+    parser.add_argument("--model", help="encoder folder: the student, and the teacher's tokenizer")
+    parser.add_argument("--data", help="data that provides words and text lengths, as for `randout train`")
+    parser.add_argument("--rows", default=SIZES, help="numbers of rows, comma-separated")
     parser.add_argument("--steps", type=int, default=4, help="training steps")
-    parser.add_argument("--plot", type=Path, help="a PNG of time and memory against rows")
-    parser.add_argument("--json", action="store_true", help="one JSON object in place of a table")
+    parser.add_argument("--plot", type=Path, help="write a PNG of time and memory by number of rows")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--smoke", action="store_true")
-    parser.add_argument("--part", type=Path, help=argparse.SUPPRESS)  # the file that one process measures
+    parser.add_argument("--part", type=Path, help=argparse.SUPPRESS)  # file that this process measures
     arguments = parser.parse_args()
     if not arguments.smoke and not (arguments.model and arguments.data):
         parser.error("--model and --data are needed (or --smoke)")
@@ -70,7 +70,7 @@ def read_arguments() -> argparse.Namespace:
 
 
 def grown(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    """What each number of rows costs, the least first."""
+    """Measure the cost of each number of rows, in increasing order."""
     words, lengths = words_of(arguments.data)
     found = []
     for rows in sorted(int(number) for number in arguments.rows.split(",")):
@@ -87,7 +87,7 @@ def grown(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 
 
 def words_of(source: str) -> tuple[np.ndarray, np.ndarray]:
-    """All words of a data set's texts, as often as they occur, and the number of words of each text."""
+    """All words of a data set's texts with repetitions, and the number of words of each text."""
     from randout.data import dataset as data
 
     texts = [text.split() for text in data.load(source).texts]
@@ -95,7 +95,7 @@ def words_of(source: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_rows(file: Path, rows: int, words: np.ndarray, lengths: np.ndarray) -> None:
-    """A CSV of made-up texts with a label in three; the first rows of a larger one are those of a smaller one."""
+    """Write a CSV of synthetic texts with three labels; smaller files are prefixes of larger ones."""
     generator, earlier = np.random.default_rng(0), ""
     with file.open("w", encoding="utf-8", newline="") as stream:
         write = csv.writer(stream, lineterminator="\n").writerow
@@ -110,9 +110,9 @@ def write_rows(file: Path, rows: int, words: np.ndarray, lengths: np.ndarray) ->
 
 
 def peak() -> int:
-    """Bytes of memory that this process held at most."""
+    """Peak memory of this process in bytes."""
     status = Path("/proc/self/status")
-    if status.exists():  # what `getrusage` says may be the size of the process that started this one
+    if status.exists():  # `getrusage` may report the size of the parent process
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -120,7 +120,7 @@ def peak() -> int:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Seconds and peak memory of every part, for one file, in this process."""
+    """Measure seconds and peak memory of every part for one file, in this process."""
     from randout.core import config
     from randout.experiments.run import planning, soft_labels, student
     from randout.methods.builtin import METHODS
@@ -173,7 +173,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def steps(events: Iterator[Any], number: int) -> list[float]:
-    """Seconds of each of the first steps; the first holds what is made once an epoch."""
+    """Seconds of each of the first steps; the first includes work done once per epoch."""
     found, began = [], time.perf_counter()
     for _ in islice(events, number):
         found.append(time.perf_counter() - began)
@@ -182,13 +182,13 @@ def steps(events: Iterator[Any], number: int) -> list[float]:
 
 
 def as_text(sizes: list[dict[str, Any]]) -> str:
-    """A row a part, a column a number of rows: seconds and microseconds a row; then peak memory."""
+    """Table with one row per part and one column per number of rows: seconds and microseconds per row, then peak memory."""
     head = [f"{size['rows']:,} rows" for size in sizes]
     lines = [f"| part | {' | '.join(head)} |", "|---" * (len(sizes) + 1) + "|"]
     names = [part["part"] for part in sizes[0]["parts"]][1:]
     for at, name in enumerate(names, 1):
         spent = [(size["parts"][at]["seconds"], size["rows"]) for size in sizes]
-        cells = [f"{seconds:.2f} s, {1e6 * seconds / rows:.1f} us a row" for seconds, rows in spent]
+        cells = [f"{seconds:.2f} s, {1e6 * seconds / rows:.1f} us per row" for seconds, rows in spent]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     for at, name in enumerate(["start", *names]):
         cells = [f"{size['parts'][at]['peak'] / 2**20:,.0f} MiB" for size in sizes]
@@ -196,12 +196,12 @@ def as_text(sizes: list[dict[str, Any]]) -> str:
     last = [f"{1e3 * float(np.median(size['seconds_of_steps'][1:])):.0f} ms" for size in sizes]
     lines.append(f"| a training step | {' | '.join(last)} |")
     more = [(s["parts"][-1]["peak"] - s["parts"][0]["peak"]) / s["rows"] for s in sizes]
-    lines.append(f"| peak memory above the start, bytes a row | {' | '.join(f'{value:,.0f}' for value in more)} |")
+    lines.append(f"| peak memory above the start, bytes per row | {' | '.join(f'{value:,.0f}' for value in more)} |")
     return "\n".join(lines)
 
 
 def draw(sizes: list[dict[str, Any]], file: Path) -> None:
-    """Time and peak memory against rows, both axes logarithmic."""
+    """Plot time and peak memory by number of rows, both axes logarithmic."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")

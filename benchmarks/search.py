@@ -1,16 +1,16 @@
-"""What a search costs with the teacher in the loop, with its logits stored, and halved; and what halving loses.
+"""Cost of a search with the teacher in the loop, with stored logits and with halving, and the quality loss of halving.
 
     python benchmarks/search.py --model FOLDER --teacher FOLDER --data rhmd:RHMD_3_Class.csv --folder OUT
-    python benchmarks/search.py --smoke    # a tiny random model, made-up texts: numbers mean nothing
+    python benchmarks/search.py --smoke    # tiny random model, synthetic texts: numbers are meaningless
 
-Quality: a grid of 16 cells of Randout-KD is trained twice over, every cell to its end, and by the library's own successive
-halving within a budget of 15 % of those steps. Each side's winner on validation is refitted on five fresh seeds, and the
-difference on the test split, halving's winner minus the exhaustive one's, stands with the interval of a study. All of it
-is kept in --folder: stopped anywhere (Ctrl-C, --time-limit, kill), the same command goes on.
+Quality: a grid of 16 cells of Randout-KD is trained twice, every cell to its end, and by the library's own successive
+halving within a budget of 15 % of those steps. Each side's winner on validation is trained again with five new seeds, and
+the difference on the test split, halving's winner minus the exhaustive one, is reported with the interval of a study.
+Everything is kept in --folder: after any interruption (Ctrl-C, --time-limit, kill) the same command resumes.
 
 Cost: hours of the paper's grid (1,344 configurations of 15 epochs) from seconds measured here: the student's step, the
-teacher's forward on the same batch, in turn, and the teacher's one pass over the rows that it labels. Both run as randout
-runs them, without padding, so the teacher in the loop is cheaper here than with a `Trainer`. Validation is left out.
+teacher's forward pass on the same batch, in turn, and the teacher's single pass over the rows that it labels. Both run as randout
+runs them, without padding, so the teacher in the loop is cheaper here than with a `Trainer`. Validation is not counted.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ from randout.models import loading
 from randout.models.inference import predict
 from randout.paper.published import paper
 
-import torch  # isort: skip  (randout's own settings for torch come first)
+import torch  # isort: skip  (randout sets torch's environment first)
 
 PRESET, HALVING, BUDGET, TARGET = "randout-kd", 4, 0.15, -0.005
-SPACE = {  # the paper's values, and a learning rate, without which cells hardly differ
+SPACE = {  # the paper's values, and a learning rate, because cells barely differ without it
     "kd.weight": [0.2, 0.4, 0.6, 0.8],
     "train.learning_rate": [5e-5, 2e-4],
     "randout.tokens": [4, 64],
 }
 ALL, HALVED = "exhaustive", "halving"
-FRESH = (11, 12, 13, 14, 15)  # seeds of the refits; the searches have 1
+FRESH = (11, 12, 13, 14, 15)  # seeds of the refits; the searches use seed 1
 
 
 def main() -> None:
@@ -76,29 +76,33 @@ def main() -> None:
             if arguments.part != "quality":
                 found["cost"] = cost(arguments)
         except Stopped as stop:
-            print(f"stopped by {stop.why}; the same command goes on from {arguments.folder}", file=sys.stderr)
+            print(
+                f"stopped by {stop.why}; run the same command again to resume from {arguments.folder}", file=sys.stderr
+            )
             return
     print(json.dumps(found) if arguments.json else as_text(found))
 
 
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", help="folder of an encoder: the student")
-    parser.add_argument("--layers", help="blocks of the student to keep, by comma", default="")
-    parser.add_argument("--teacher", help="folder of an encoder, fine-tuned once, or of a finished run")
-    parser.add_argument("--teacher-epochs", type=int, default=2, help="where it is fine-tuned first")
-    parser.add_argument("--data", help="as `randout train` takes it")
-    parser.add_argument("--rows", type=int, default=2000, help="labelled rows that are read; 0: all")
-    parser.add_argument("--epochs", type=int, default=1, help="of every training of the 16 cells")
-    parser.add_argument("--fresh", type=int, default=5, help=f"seeds of the refits, of {FRESH}")
-    parser.add_argument("--folder", type=Path, help="where everything is kept, and gone on with")
+    parser.add_argument("--model", help="encoder folder: the student")
+    parser.add_argument("--layers", help="blocks of the student to keep, comma-separated", default="")
+    parser.add_argument("--teacher", help="folder of an encoder, which is fine-tuned once, or of a finished run")
+    parser.add_argument(
+        "--teacher-epochs", type=int, default=2, help="epochs of the teacher, if it is fine-tuned first"
+    )
+    parser.add_argument("--data", help="data as for `randout train`")
+    parser.add_argument("--rows", type=int, default=2000, help="labelled rows to read; 0: all")
+    parser.add_argument("--epochs", type=int, default=1, help="epochs of every training of the 16 cells")
+    parser.add_argument("--fresh", type=int, default=5, help=f"number of refits, with the first seeds of {FRESH}")
+    parser.add_argument("--folder", type=Path, help="folder for everything, from which a run resumes")
     parser.add_argument("--part", choices=("both", "quality", "cost"), default="both")
-    parser.add_argument("--time-limit", help="stop cleanly after this long, as 2h, 90m")
-    parser.add_argument("--rounds", type=int, default=5, help="of the measurement of step costs")
-    parser.add_argument("--steps", type=int, default=4, help="timed steps of each side in a round")
+    parser.add_argument("--time-limit", help="save and stop after this time, such as 2h or 90m")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of the cost measurement")
+    parser.add_argument("--steps", type=int, default=4, help="timed steps per side and round")
     parser.add_argument("--label-texts", type=int, default=1000, help="texts on which the teacher's pass is timed")
     parser.add_argument("--max-length", type=int, default=215)
-    parser.add_argument("--json", action="store_true", help="one JSON object in place of tables")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument("--smoke", action="store_true")
     arguments = parser.parse_args()
     if not arguments.smoke and not all((arguments.model, arguments.teacher, arguments.data, arguments.folder)):
@@ -107,7 +111,7 @@ def read_arguments() -> argparse.Namespace:
 
 
 def base_of(arguments: argparse.Namespace, teacher: str, rows: int, **train: Any) -> dict[str, Any]:
-    """The tables that lie under every training here."""
+    """Recipe tables shared by all trainings."""
     own: dict[str, Any] = {"model": str(arguments.model), "max_length": arguments.max_length}
     if arguments.layers:
         own["layers"] = [int(layer) for layer in arguments.layers.split(",")]
@@ -125,7 +129,7 @@ def make_search(base: dict[str, Any], **table: Any) -> search.Search:
 
 
 def teacher_of(arguments: argparse.Namespace, options: Options) -> str:
-    """A teacher that is finished, so that every search and every seed has the same: fine-tuned now where it is none."""
+    """Return a finished teacher, so that all searches and seeds share it; fine-tunes an encoder first."""
     base = base_of(arguments, str(arguments.teacher), arguments.rows, epochs=arguments.epochs)
     plan = planning.make(config.build([config.read_preset(PRESET), base], METHODS))
     return str(
@@ -134,7 +138,7 @@ def teacher_of(arguments: argparse.Namespace, options: Options) -> str:
 
 
 def quality(arguments: argparse.Namespace, options: Options) -> dict[str, Any]:
-    """Both searches, and the refits of their winners."""
+    """Run both searches and the refits of their winners."""
     base = base_of(arguments, teacher_of(arguments, options), arguments.rows, epochs=arguments.epochs)
     tables: dict[str, dict[str, Any]] = {ALL: {}, HALVED: {"halving": HALVING, "budget": BUDGET}}
     sides = {}
@@ -144,7 +148,7 @@ def quality(arguments: argparse.Namespace, options: Options) -> dict[str, Any]:
     winners = {side: record["trials"][record["best"]] for side, record in sides.items()}
     ranked = own_runs(sides[ALL])
     ranked.sort(key=lambda trial: -signed(sides[ALL]["metric"], trial["value"]))
-    if arguments.smoke:  # two different ones, so that the refits are gone through
+    if arguments.smoke:  # two different winners, so that the refits run
         winners = {ALL: ranked[0], HALVED: ranked[-1]}
     place = next(at for at, one in enumerate(ranked, 1) if one["settings"] == winners[HALVED]["settings"])
     found = {
@@ -166,7 +170,7 @@ def quality(arguments: argparse.Namespace, options: Options) -> dict[str, Any]:
 def refit(
     arguments: argparse.Namespace, base: dict[str, Any], winners: dict[str, space.Settings], options: Options
 ) -> dict[str, Any]:
-    """Both winners on fresh seeds, seed by seed: the difference of test accuracy with the interval of the study."""
+    """Train both winners with new seeds: difference in test accuracy with the interval of the study."""
     study = comparison.make_study(
         {
             "name": "refit",
@@ -222,7 +226,7 @@ def cost(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def stores(configs: list[config.Config], dataset: Any) -> int:
-    """How many stores of soft labels these trainings ask for: each of them is one pass of a teacher."""
+    """Number of different sets of soft labels that these trainings need; each is one pass of a teacher."""
     pinned = {"methods": True, "train": set(TEACHERS_OWN)}  # a search fixes these for its teacher
     kinds = {each.model_dump_json(exclude=pinned): each for each in configs}
     plans = [planning.make(each, dataset) for each in kinds.values()]

@@ -1,16 +1,16 @@
-"""Does the primary interval hold its level? Simulated comparisons of two methods with a known true difference.
+"""Coverage, false verdicts and power of the primary interval, from simulated comparisons with a known true difference.
 
     python benchmarks/simulate.py [--simulations 2000] [--macro-f1 600] [--groups 1000] [--seed 0]
         [--page docs/explanation/statistics.md]
 
-Rows are right or wrong by a probit: row i, of group g, is right in arm a at seed s where
+Whether a row is correct follows a probit model: row i of group g is correct in arm a at seed s if
 
     m_a + seed[a, s] + group[g] + row[i] + group[a, g] + row[a, i] + noise[a, s, i] > 0,
 
-all normal and independent, their variances adding up to 1, so that an arm's true accuracy over new seeds and texts is
-Phi(m_a) whatever the mix. What has an index a is what makes the difference of two arms vary. Two tables vary the mix
-over many rows; the others vary the number of groups, down to few, for one saved pair, several seeds and folds. The
-tables go into the page between its markers; the text around them is left alone.
+all normal and independent with variances that sum to 1, so that an arm's true accuracy over new seeds and texts is
+Phi(m_a) for any mix. Terms with an index a make the difference of two arms vary. Two tables vary the mix over many rows;
+the others vary the number of groups, down to few, for one saved pair, several seeds and folds. The tables are written
+between the markers of the page; the text around them is not changed.
 """
 
 from __future__ import annotations
@@ -33,13 +33,15 @@ from randout.stats.verdicts import compare_folds, compare_methods
 PAGE = Path(__file__).parents[1] / "docs" / "explanation" / "statistics.md"
 START, END = "<!-- simulated: from here to the end mark, written by benchmarks/simulate.py -->", "<!-- end mark -->"
 SEEDS = (3, 5, 10)
-ACCURACY, GAIN = 0.80, 0.02  # of the baseline; of the better method where there is one
+ACCURACY, GAIN = 0.80, 0.02  # accuracy of the baseline; gain of a better method
 ROWS, CLASSES = 1500, 3
 GROUPS = (5, 6, 8, 10, 15, 20, 30, 50, 100, 150)
-LARGEST = 20  # rows of the largest of few groups; sizes 1 to this, all equally likely
-WORTH = 3 * (LARGEST + 1) / (2 * (2 * LARGEST + 1))  # equal groups that one of these is worth: mean^2 / mean square
+LARGEST = 20  # largest group size; sizes 1 to this are equally likely
+WORTH = (
+    3 * (LARGEST + 1) / (2 * (2 * LARGEST + 1))
+)  # effective number of equal groups per such group: mean^2 / mean square
 FOLDS = (5, 10)
-COVERAGE, FALSE = 93.0, 7.0  # percent: least and most that a design with verdicts may show
+COVERAGE, FALSE = 93.0, 7.0  # percent: required minimum and maximum of designs with verdicts
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class Mix:
 
     name: str
     seed_points: float
-    group: float = 0.0  # both arms alike
-    group_arm: float = 0.0  # apart, so that a group favours one arm
+    group: float = 0.0  # same effect in both arms
+    group_arm: float = 0.0  # different effects, so that a group favours one arm
     row: float = 0.4
     row_arm: float = 0.1
     largest_group: int = 1  # sizes 1 to this, all equally likely
@@ -87,8 +89,8 @@ def drawn(
 
 
 def seed_variance(mix: Mix) -> float:
-    """Of the latent: what gives an accuracy the standard deviation over seeds that the mix names."""
-    density = np.exp(-(ndtri(ACCURACY) ** 2) / 2) / np.sqrt(2 * np.pi)  # points of accuracy per unit of the latent
+    """Latent variance that gives accuracy the mix's standard deviation over seeds."""
+    density = np.exp(-(ndtri(ACCURACY) ** 2) / 2) / np.sqrt(2 * np.pi)  # accuracy per unit of the latent value
     return float((mix.seed_points / 100 / density) ** 2)
 
 
@@ -260,7 +262,7 @@ def table(header: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def missed(rows: list[list[str]]) -> list[str]:
-    """The targets that these rows of `accuracy_rows` miss, in words."""
+    """Describe the targets that these rows of `accuracy_rows` miss."""
     found = []
     for name, count, *cells in rows:
         most = {"5": 7.5, "10": 6.5}.get(count)
@@ -275,7 +277,7 @@ def missed(rows: list[list[str]]) -> list[str]:
 
 
 def standard_error(simulations: int) -> float:
-    """Of a share of 95 %, in percent."""
+    """Standard error of a simulated share of 95 %, in percent."""
     return 100 * float(np.sqrt(0.05 * 0.95 / simulations))
 
 
@@ -388,7 +390,7 @@ def group_lines(simulations: int, macro: int, seed: int) -> list[str]:
 
 
 def report(simulations: int, macro: int, groups: int, seed: int) -> list[str]:
-    """The tables as lines of Markdown."""
+    """Format the tables as lines of Markdown."""
     options = f"--simulations {simulations} --macro-f1 {macro} --groups {groups} --seed {seed}"
     parts = [mix_lines(), accuracy_lines(simulations, seed), *([macro_lines(macro, seed)] if macro else [])]
     parts += [group_lines(groups, macro, seed)] if groups else []
@@ -396,7 +398,7 @@ def report(simulations: int, macro: int, groups: int, seed: int) -> list[str]:
 
 
 def parted(page: Path) -> tuple[str, str]:
-    """The page's text before and after the simulated part."""
+    """Text of the page before and after the simulated part."""
     before, found, rest = page.read_text(encoding="utf-8").partition(START)
     if not found or END not in rest:
         raise SystemExit(f"{page} lacks the marks between which the tables go:\n{START}\n{END}")
@@ -411,7 +413,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--page", type=Path, default=PAGE)
     arguments = parser.parse_args(words)
-    parted(arguments.page)  # a page without the marks is refused before the work
+    parted(arguments.page)  # refuses a page without markers before the simulation
     began = time.perf_counter()
     lines = report(arguments.simulations, arguments.macro_f1, arguments.groups, arguments.seed)
     before, after = parted(arguments.page)  # read again: the text may have been edited meanwhile

@@ -1,10 +1,10 @@
-"""Seconds until `import randout` and `randout --help` are done, beside an empty Python.
+"""Seconds until `import randout` and `randout --help` finish, compared with an empty Python process.
 
     python benchmarks/startup.py
     python benchmarks/startup.py --smoke    # one run of each
 
-Each run is a process of its own, the three in turn. `PYTHONPATH` and compiled files are as they are: the first run of a
-fresh checkout also compiles.
+Each run is its own process; the three commands take turns. `PYTHONPATH` and compiled files are used as they are, so the
+first run of a fresh checkout also compiles.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TARGET = 0.3
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--json", action="store_true", help="one JSON object in place of a table")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--smoke", action="store_true")
     arguments = parser.parse_args()
     found = measure(1 if arguments.smoke else arguments.runs)
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def measure(runs: int) -> dict[str, list[float]]:
-    """Seconds of each run of each command."""
+    """Measure the seconds of each run of each command."""
     found: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for _ in range(runs):
         for name, command in COMMANDS.items():
@@ -46,7 +46,7 @@ def measure(runs: int) -> dict[str, list[float]]:
 
 
 def as_text(found: dict[str, list[float]]) -> str:
-    lines = [f"| command | median, s (target: {TARGET}) | least to most |", "|---|---|---|"]
+    lines = [f"| command | median, s (target: {TARGET}) | range |", "|---|---|---|"]
     for name, took in found.items():
         lines.append(f"| `{name}` | {statistics.median(took):.2f} | {min(took):.2f} to {max(took):.2f} |")
     return "\n".join(lines)

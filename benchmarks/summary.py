@@ -1,4 +1,4 @@
-"""What `throughput.py` measured, summed up: rates, ratios, shares of the floor, and the table for people."""
+"""Summary of the measurements of `throughput.py`: rates, ratios, shares of the floor, and tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FIRST = ("trainer", "randout_first")  # sides that are timed over the first batc
 
 
 def summary(found: dict[str, Any]) -> dict[str, Any]:
-    """Rates of every side, and ratios to the peers on the same texts: median, least and most over rounds."""
+    """Rates of every side, and ratios to the peers on the same texts: median, minimum and maximum over rounds."""
     rounds = found["rounds"]
     made: dict[str, Any] = {"rates": {}, "ratio": {}}
     for side in rounds[0]["seconds"]:
@@ -39,12 +39,12 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def step_seconds(one: dict[str, Any]) -> float:
-    """Of randout, over the first batches of a round."""
+    """Seconds per step of randout over the first batches of a round."""
     return one["seconds"]["randout_first"] / one["first_steps"]
 
 
 def with_labels(labels: dict[str, Any], made: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """randout's texts a second with the teacher's one pass over training and validation texts, spread over a run."""
+    """randout's texts per second including the teacher's single pass over training and validation texts."""
     texts = labels["texts"]
     once = labels["seconds_a_text"] * (texts["train"] + texts["validation"]) / texts["train"]
     rate = made["rates"]["randout"]["texts"]["median"]
@@ -53,10 +53,10 @@ def with_labels(labels: dict[str, Any], made: dict[str, Any]) -> dict[str, dict[
 
 
 def as_text(found: dict[str, Any]) -> str:
-    """The tables for people."""
+    """Format the results as tables."""
     lines = [" ".join(f"{name}={value}" for name, value in found["setting"].items()), ""]
     lines += [
-        "| side | texts/s | least to most | tokens/s | randout against it | least to most |",
+        "| side | texts/s | range | tokens/s | speedup of randout | range |",
         "|---|---|---|---|---|---|",
     ]
     for side, rate in found["rates"].items():
@@ -76,7 +76,7 @@ def as_text(found: dict[str, Any]) -> str:
 
 
 def floor_lines(found: dict[str, Any]) -> list[str]:
-    """The floor by part, medians over rounds of a step's mean."""
+    """Lines on the floor by part: medians over rounds of the mean per step."""
     rounds = found["rounds"]
 
     def middle(*path: str) -> float:
@@ -105,7 +105,7 @@ def floor_lines(found: dict[str, Any]) -> list[str]:
 
 
 def other_lines(found: dict[str, Any]) -> list[str]:
-    """Soft labels, batching, memory."""
+    """Lines on soft labels, batching and memory."""
     lines = []
     if "labels" in found:
         lines += [f"soft labels: once, {1 / found['labels']['seconds_a_text']:.0f} texts/s"]
@@ -113,7 +113,7 @@ def other_lines(found: dict[str, Any]) -> list[str]:
             lines += [f"randout with them, over {run['epochs']} epochs ({name}): {run['texts']:.1f} texts/s"]
     if "batching" in found:
         share = found["batching"]
-        lines += [f"batching {share['batching_share']:.2%} of a step, tokenising {share['tokenising_share']:.2%}"]
+        lines += [f"batching {share['batching_share']:.2%} of a step, tokenization {share['tokenising_share']:.2%}"]
     if "memory_mib" in found:
         lines += [f"peak memory: {', '.join(f'{side} {mib:.0f} MiB' for side, mib in found['memory_mib'].items())}"]
     return lines

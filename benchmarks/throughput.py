@@ -1,22 +1,21 @@
-"""Randout-KD by randout against a Hugging Face `Trainer`, plain and at its best, and against the floor of a step.
+"""Randout-KD with randout compared with a Hugging Face `Trainer`, plain and optimized, and with the floor of a step.
 
     python benchmarks/throughput.py --model FOLDER --data rhmd:RHMD_3_Class.csv
     python benchmarks/throughput.py --student-shape data2vec-base --teacher-shape roberta-large --device cuda
-    python benchmarks/throughput.py --smoke    # a tiny random model, made-up texts: seconds, numbers mean nothing
+    python benchmarks/throughput.py --smoke    # tiny random model, synthetic texts: takes seconds, numbers are meaningless
 
-Each round takes the texts of one mega-batch of the Trainer's own sampler, some 800 at random, and times in turn:
+Each round takes the texts of one mega-batch of the Trainer's own sampler, about 800 random texts, and times in turn:
 
-- `trainer`: the Trainer as its users write it, the teacher run in its loop (`peers.py`), over the first batches of
-  randout's order;
-- `best`: the Trainer at its best, over all of the texts in its own order, sorted by length;
-- `randout` through `make_session`, `make_material` and `fit`: packed, in the number format that "auto" means here,
-  cross-entropy + weight * KL + noise, over all of the texts in random batches; its ratio to `trainer` is that over the
-  first batches;
+- `trainer`: a typical Trainer with the teacher in its loop (`peers.py`), over the first batches of randout's order;
+- `best`: the optimized Trainer, over all texts in its own order, sorted by length;
+- `randout` through `make_session`, `make_material` and `fit`: packed, in the dtype that "auto" selects here,
+  cross-entropy + weight * KL + noise, over all texts in random batches; its ratio to `trainer` is over the first
+  batches;
 - `slow`, if asked for: randout with `packing = false` in float32, over the same texts.
 
-Loading, the first steps of each timing and evaluation are left out. The one-time cost of the teacher's logits is
-measured on a sample and reported apart. Then: the floor of the first batches (`floor.py`), the share of a step that
-goes into batching and tokenising, the peak of memory (`memory.py`).
+Loading, the first steps of each timing and evaluation are not counted. The one-time cost of the teacher's logits is
+measured on a sample and reported separately. Further results: the floor of the first batches (`floor.py`), the share of a
+step spent on batching and tokenization, and peak memory (`memory.py`).
 """
 
 from __future__ import annotations
@@ -47,9 +46,9 @@ from randout.models.tokens import batches
 from randout.training import loop
 from summary import as_text, summary
 
-import torch  # isort: skip  (randout's own settings for torch come first)
+import torch  # isort: skip  (randout sets torch's environment first)
 
-WARM_UP = 3  # steps at the start of each timing that are not counted
+WARM_UP = 3  # uncounted steps at the start of each timing
 MEASURED = ["trainer", "best", "randout", "floor", "labels", "batching", "memory"]
 
 
@@ -63,22 +62,24 @@ def main() -> None:
 
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", help="folder of an encoder: the student")
-    parser.add_argument("--teacher", help="folder of an encoder of the same tokens; default: the student's")
-    parser.add_argument("--student-shape", choices=SHAPES, help="in place of --model: random weights")
-    parser.add_argument("--teacher-shape", choices=SHAPES, help="in place of --teacher: random weights")
-    parser.add_argument("--data", help="as `randout train` takes it; default: made-up texts as long as RHMD's")
-    parser.add_argument("--measure", default=",".join(MEASURED), help=f"by comma, of {', '.join(MEASURED)}, slow")
+    parser.add_argument("--model", help="encoder folder: the student")
+    parser.add_argument("--teacher", help="encoder folder with the same tokenizer; default: the student")
+    parser.add_argument("--student-shape", choices=SHAPES, help="random weights instead of --model")
+    parser.add_argument("--teacher-shape", choices=SHAPES, help="random weights instead of --teacher")
+    parser.add_argument("--data", help="data as for `randout train`; default: synthetic texts with the lengths of RHMD")
+    parser.add_argument(
+        "--measure", default=",".join(MEASURED), help=f"comma-separated, from {', '.join(MEASURED)}, slow"
+    )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=6, help="batches of the plain Trainer, and of the floor, a round")
-    parser.add_argument("--warm-up", type=int, default=WARM_UP, help="steps before each timing that are not counted")
+    parser.add_argument("--steps", type=int, default=6, help="batches of the plain Trainer and of the floor per round")
+    parser.add_argument("--warm-up", type=int, default=WARM_UP, help="uncounted steps before each timing")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--max-length", type=int, default=215)
     parser.add_argument("--label-texts", type=int, default=1000, help="texts on which the teacher's pass is timed")
-    parser.add_argument("--best", type=json.loads, default={}, help="JSON: further TrainingArguments of `best`, to try")
+    parser.add_argument("--best", type=json.loads, default={}, help="JSON: further TrainingArguments of `best`")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0: its own choice")
-    parser.add_argument("--json", action="store_true", help="one JSON object in place of a table")
+    parser.add_argument("--threads", type=int, default=0, help="number of torch threads; 0: torch's default")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--smoke", action="store_true")
     arguments = parser.parse_args()
     arguments.measure = arguments.measure.split(",")
@@ -88,7 +89,7 @@ def read_arguments() -> argparse.Namespace:
 
 
 def make_up(arguments: argparse.Namespace, folder: Path) -> None:
-    """Models and texts that were not given are made."""
+    """Create the models and texts that were not given."""
     if arguments.smoke:
         arguments.model, arguments.data = tiny_model(folder), tiny_data(folder)
         arguments.rounds, arguments.steps, arguments.label_texts, arguments.max_length = 2, 2, 32, 64
@@ -102,7 +103,7 @@ def make_up(arguments: argparse.Namespace, folder: Path) -> None:
 
 
 def compare(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Time every side in alternation; everything measured, as plain values."""
+    """Time every side in turn; returns all measurements as plain values."""
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     settings = {
@@ -131,7 +132,7 @@ def compare(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 class Sides:
-    """What is timed in each round: the peers, randout's training and, if asked for, its slow path."""
+    """Measures one round: the peers, randout's training and, if requested, its slow path."""
 
     def __init__(self, arguments: argparse.Namespace, settings: dict[str, Any], plan: Plan) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -151,7 +152,7 @@ class Sides:
             self.slow = student.make_session(slow, taught)
 
     def time_round(self, number: int, folder: Path) -> dict[str, Any]:
-        """Seconds of every side on the texts of one mega-batch, or on the first batches of it."""
+        """Time every side on the texts of one mega-batch, or on its first batches."""
         plan, asked = self.plan, self.arguments.measure
         lengths, settings, warm_up = plan.tokens.lengths, plan.config.train, self.arguments.warm_up
         grouped = peers.grouped_by_length(plan, number)
@@ -201,7 +202,7 @@ class Sides:
 def time_randout(
     session: loop.Session, material: loop.Material, texts: np.ndarray, epoch: int, first: int, steps: int, warm_up: int
 ) -> tuple[float, float]:
-    """Seconds of `loop.fit` over the first batches of an epoch of these texts, and over all of it."""
+    """Seconds of `loop.fit` over the first batches of an epoch of these texts, and over the whole epoch."""
     material = replace(material, labelled=texts, unlabelled=np.zeros(0, np.int64))
     device = session.encoder.device.type
 
@@ -222,7 +223,7 @@ def time_randout(
 
 
 def seconds_per_label(plan: Plan, arguments: argparse.Namespace, folder: Path) -> float:
-    """Seconds a text of the teacher's one-time pass, tokenising and storing included."""
+    """Seconds per text of the teacher's one-time pass, including tokenization and storing."""
     teacher = loading.load(loading.find(arguments.teacher), id2label=plan.dataset.id2label, seed=7)
     teacher.model.to(arguments.device)
     rows = np.random.default_rng(0).permutation(plan.dataset.split["train"])[: arguments.label_texts]

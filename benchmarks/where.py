@@ -1,10 +1,10 @@
-"""Where the time of a training step goes: seconds by the function that spends them, of randout's own Randout-KD step.
+"""Time of a Randout-KD training step of randout by function.
 
     python benchmarks/where.py --model FOLDER --data rhmd:RHMD_3_Class.csv
     python benchmarks/where.py --smoke
 
-The first `--warm-up` steps are left out (oneDNN compiles its kernels in them). The rest run under Python's profiler, which
-sees every call into torch on this thread, and costs a step 2 or 3 %. Products are `mm`, `addmm` and `bmm`.
+The first `--warm-up` steps are not counted (oneDNN compiles its kernels in them). The rest run under Python's profiler,
+which records every call into torch on this thread and adds 2 or 3 % to a step. Products are `mm`, `addmm` and `bmm`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from common import make_plan, tiny_data, tiny_model
 from randout.experiments.run import student
 from randout.training import loop
 
-import torch  # isort: skip  (randout's own settings for torch come first)
+import torch  # isort: skip  (randout sets torch's environment first)
 
-SHOWN = 24  # functions named; the rest is one row
+SHOWN = 24  # functions shown; the rest is one row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", help="folder of an encoder: the student, and the teacher's shape")
-    parser.add_argument("--data", help="as `randout train` takes it")
+    parser.add_argument("--model", help="encoder folder: the student, and the teacher's shape")
+    parser.add_argument("--data", help="data as for `randout train`")
     parser.add_argument("--warm-up", type=int, default=40)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--json", action="store_true")
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def profiled(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Milliseconds and calls a step by function, the step without the profiler, and its tokens."""
+    """Milliseconds and calls per step by function, time of a step without the profiler, and its tokens."""
     plan = make_plan(
         str(arguments.data), str(arguments.model), str(arguments.model), 16, 64 if arguments.smoke else 215, epochs=1
     )
@@ -87,7 +87,7 @@ def _name(where: tuple[str, int, str]) -> str:
 def as_text(found: dict[str, Any]) -> str:
     rows = found["rows"]
     lines = [f"a step takes {found['step_ms']:.1f} ms ({found['threads']} threads), without the profiler", ""]
-    lines += ["| function | ms a step | calls a step |", "|---|---|---|"]
+    lines += ["| function | ms per step | calls per step |", "|---|---|---|"]
     lines += [f"| `{row['function'].strip('<>')}` | {row['ms']:.2f} | {row['calls']:.1f} |" for row in rows[:SHOWN]]
     rest = rows[SHOWN:]
     lines += [

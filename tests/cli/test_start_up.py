@@ -21,7 +21,7 @@ from randout.experiments.run import planning
 
 CALLS = [  # words of a command line, its exit code, and what it prints
     (["--version"], 0, f"randout {randout.__version__}"),
-    (["methods"], 0, "One explained: randout methods NAME"),
+    (["methods"], 0, "Explain one: randout methods NAME"),
     (["train", "table.csv", "--set", "epoch=3"], 2, "Did you mean 'epochs'"),
     (["train", "table.csv", "--set", "randout.token=3"], 2, "Did you mean 'tokens'"),
     (["train", "table.csv", "--sed", "3"], 2, "No such option: --sed"),

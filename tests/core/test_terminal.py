@@ -140,7 +140,7 @@ def test_a_table_keeps_rows_without_a_text_and_says_which(run, labelling):
     assert Path("c.labelled.csv").read_text() == (
         "id,text,label,predicted_label,score\n1,goal team,a,goal,0.5\n2,,b,,\n3,bank loan,c,bank,0.5\n"
     )
-    assert out == "3 rows written to c.labelled.csv: predicted_label and score of the texts in column 'text'\n"
+    assert out == "3 rows written to c.labelled.csv: predicted_label and score for the texts in column 'text'\n"
     assert errors == "note: 1 of 3 texts is empty and gets no label: row 2 (line 3)\n"
     code, out, _ = run("predict", "model", "--file", "c.csv", "-o", "d.jsonl", "--json")
     assert json.loads(out) == {

@@ -51,7 +51,7 @@ def test_such_rows_count_in_every_metric_but_the_log_loss() -> None:
     assert low <= found["accuracy"] <= high
     lines = "\n".join(score_lines(found, KNOWN))
     assert f"{count} rows of these have a label that no training row has: 'later' ({count})" in lines
-    assert "they count as errors; the log loss is of the other rows" in lines
+    assert "they count as errors; log loss is computed on the other rows" in lines
 
 
 def test_without_such_rows_nothing_changes_and_they_alone_cannot_be_scored() -> None:

@@ -394,7 +394,7 @@ def test_mutants_are_killed_or_survive_and_a_run_goes_on(
     assert progress.read_text() == before, "every result still holds"
     (root / "tests" / "test_mod.py").write_text("from randout.mod import larger\n")
     mutate.of_tests.cache_clear()
-    assert [mutate.settled(one, rows[one.name]) for one in every] == [
+    assert [mutate.is_valid(one, rows[one.name]) for one in every] == [
         rows[one.name]["result"] == "killed" for one in every
     ]
     copy = mutate.Copy(tmp_path / "copy")

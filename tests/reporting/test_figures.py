@@ -32,7 +32,7 @@ def test_score_lines():
         "macro recall        72.22 %",
         "macro F1            66.67 %",
         "weighted F1         66.67 %",
-        "calibration error   23.33 %  (how far probabilities are from how often they are right, on average)",
+        "calibration error   23.33 %  (mean distance between confidence and accuracy)",
         "log loss           1.0688    (lower is better; 1.0986 for equal probabilities)",
         "majority class      50.00 %  (accuracy of always predicting 'health mention')",
         "",
@@ -73,7 +73,7 @@ def test_many_classes_list_the_commonest_confusions():
     names = {at: f"class {at} of a very long-winded scheme" for at in range(20)}
     labels, made = list(range(20)) * 2, [*range(20), *range(1, 20), 1]
     lines = score_lines(score(labels, logits_of(made, 20), names), names)
-    assert "commonest confusions, true -> predicted" in "\n".join(lines)
+    assert "most common confusions, true -> predicted" in "\n".join(lines)
     assert len(lines) == 10 + 1 + 21 + 1 + 11
     assert len({len(line) for line in lines[11:32]}) == 1
 
@@ -179,14 +179,14 @@ def test_a_font_that_has_the_characters_is_used(monkeypatch):
 
 
 def test_report_figures_draw_names_without_a_font_by_number(monkeypatch):
-    from randout.reporting.pictures import picture, saved
+    from randout.reporting.pictures import draw_picture, to_bytes
     from randout.reporting.values import Column, Figure, Table
 
     monkeypatch.setattr(fonts, "_other_families", lambda: ())
     columns = (Column("model"), Column("true"), Column("predicted"), Column("share", "percent"))
     rows = tuple(("评", true, made, 0.5) for true in ("健康", "体育") for made in ("健康", "体育"))
     roles = {"panel": "model", "row": "true", "column": "predicted", "value": "share"}
-    drawn = picture(Figure("m", "m", "matrix", Table("m", "m", columns, rows), roles))
-    assert saved(drawn, "png").startswith(b"\x89PNG")
+    drawn = draw_picture(Figure("m", "m", "matrix", Table("m", "m", columns, rows), roles))
+    assert to_bytes(drawn, "png").startswith(b"\x89PNG")
     assert [label.get_text() for label in drawn.axes[0].get_yticklabels()] == ["0", "1"]
     assert drawn.get_supxlabel() == fonts.NOTE

@@ -118,7 +118,7 @@ def test_calibration_is_the_definition_written_out(runs: Path, tmp_path: Path) -
     found = rows_of(tmp_path / "out" / "tables" / "reliability-figure.csv")
     assert [int(row["rows"]) for row in found] == [count for count, _, _ in bins.values()]
     assert [float(row["mean confidence %"]) for row in found] == pytest.approx([mean for _, mean, _ in bins.values()])
-    assert [float(row["right %"]) for row in found] == pytest.approx([share for _, _, share in bins.values()])
+    assert [float(row["accuracy %"]) for row in found] == pytest.approx([share for _, _, share in bins.values()])
     (each,) = rows_of(tmp_path / "out" / "tables" / "calibration.csv")
     assert float(each["calibration error %"]) == pytest.approx(100 * error)
 
@@ -131,9 +131,9 @@ def test_rows_on_which_two_models_differ(runs: Path, tmp_path: Path) -> None:
     assert {row["row"] for row in shown} == differ
     assert all(row["text"] == f"{POST} {row['row']}" for row in shown)
     counts = {row["model"]: row for row in rows_of(tmp_path / "out" / "tables" / "agreement.csv")}["kd"]
-    assert int(counts["differ"]) == len(differ)
+    assert int(counts["disagree"]) == len(differ)
     assert int(counts["both right"]) == sum(t == a == b for t, a, b in zip(true, one, other, strict=True))
-    assert int(counts["only this one right"]) == sum(t == b != a for t, a, b in zip(true, one, other, strict=True))
+    assert int(counts["only this model right"]) == sum(t == b != a for t, a, b in zip(true, one, other, strict=True))
 
 
 def test_page_markdown_and_csv_hold_the_same_numbers(everything: Path) -> None:
@@ -267,10 +267,12 @@ def test_search_ranks_trials_and_draws_the_noise_settings(tmp_path: Path) -> Non
     assert {row["distillation weight"] for row in noise} == {"λ = 0.2", "λ = 0.8"}
     assert len(noise) == 9
     assert max(float(row["accuracy %"]) for row in noise) == pytest.approx(80.8), "pruned trials are left out"
-    best = [float(row["accuracy %"]) for row in rows_of(tables / "progress-figure.csv") if row["what"] == "best so far"]
+    best = [
+        float(row["accuracy %"]) for row in rows_of(tables / "progress-figure.csv") if row["series"] == "best so far"
+    ]
     assert best == sorted(best)
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
-    for said in ("1 pruned, 1 failed, 1 waiting", "1332", "grid's edge: randout.units"):
+    for said in ("1 pruned, 1 failed, 1 waiting", "1332", "edge of the grid: randout.units"):
         assert said in text.replace("\\", ""), said
 
 
@@ -279,7 +281,7 @@ def test_a_study_without_its_runs_or_a_result_is_shown(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "runs")
     chapters = sections.build(read.read([study]))
     text = write.markdown(chapters, False)
-    assert "not beside the study" in text
+    assert "was not found, so its details are missing" in text
     assert "### Scores\n" in text
     assert "kd is better than plain" in text
     found = json.loads((study / "study.json").read_text())
@@ -379,7 +381,7 @@ def test_runs_of_the_same_labelled_rows_are_one_data_set(tmp_path: Path) -> None
         record["identity"]["split"] = split | extra
         write_json(run / "run.json", record)
     assert len(read.read([tmp_path / "old", tmp_path / "old-more"])[0].arms) == 2  # of an earlier version: by the split
-    with pytest.raises(UserError, match="one report speaks of one data set"):
+    with pytest.raises(UserError, match="a report covers one data set"):
         read.read([tmp_path / "old", tmp_path / "other"])
 
 
@@ -430,7 +432,7 @@ def test_a_run_without_history_or_test_split_is_shown(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda run: (run / "run.json").unlink(), "half-written"),
+        (lambda run: (run / "run.json").unlink(), "incomplete run"),
         (lambda run: write_json(run / "run.json", {"format": 0}), "format 0; this version reads format 1"),
         (lambda run: write_json(run / "run.json", json.loads((run / "run.json").read_text()) | {"finished": None}), "--resume"),
         (lambda run: (run / "metrics.json").unlink(), "no metrics.json"),
@@ -440,7 +442,7 @@ def test_a_run_without_history_or_test_split_is_shown(tmp_path: Path) -> None:
         (lambda run: write_json(run / "study.json", {"format": 9}), "the study folder has format 9"),
         (lambda run: write_json(run / "study.json", {"format": 1, "kind": "poll"}), "kind 'poll'"),
         (shutil.rmtree, "no such folder"),
-        (lambda run: [shutil.rmtree(run), run.mkdir()], "neither a run"),
+        (lambda run: [shutil.rmtree(run), run.mkdir()], "not a run (run.json)"),
     ],
 )  # fmt: skip
 def test_bad_folders_are_said(spoil: Any, said: str, tmp_path: Path) -> None:
@@ -454,7 +456,7 @@ def test_bad_folders_are_said(spoil: Any, said: str, tmp_path: Path) -> None:
 def test_mixed_data_sets_name_both(tmp_path: Path) -> None:
     one, other = make_run(tmp_path / "one"), make_run(tmp_path / "other", data="e" * 64)
     (other / "run.toml").write_text('[data]\nsource = "rhmd:/a/b.csv"\n')
-    with pytest.raises(UserError, match=r"'posts.csv'.*'rhmd'.*a report each|'posts.csv'.*'rhmd'.*Make a report each"):
+    with pytest.raises(UserError, match=r"'posts.csv'.*'rhmd'.*Create a report for each"):
         report([one, other], tmp_path / "out")
 
 
@@ -466,17 +468,17 @@ def test_nothing_but_a_report_is_overwritten(tmp_path: Path) -> None:
         "what is no longer made is gone"
     )
     (out / "mine.txt").write_text("kept")
-    with pytest.raises(UserError, match=r"mine.txt.*not made by a report"):
+    with pytest.raises(UserError, match=r"mine.txt.*not written by a report"):
         report([run], out, formats="md")
     (out / "mine.txt").unlink()
     (out / "report.md").write_text("edited")
-    with pytest.raises(UserError, match=r"report.md was changed"):
+    with pytest.raises(UserError, match=r"report.md was changed after"):
         report([run], out, formats="md")
     assert (out / "report.md").read_text() == "edited"
-    with pytest.raises(UserError, match="not made by a report"):
+    with pytest.raises(UserError, match="not written by a report"):
         report([run], run, formats="md")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match="a file is at this place"):
+    with pytest.raises(UserError, match="this is a file"):
         report([run], tmp_path / "file", formats="md")
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")], "nothing half-written is left"
 
@@ -563,8 +565,8 @@ def test_the_browser_check_can_fail(tmp_path: Path) -> None:
 
 def test_many_models_classes_and_odd_values_are_drawn() -> None:
     """Twenty classes, a class without rows, a model without an interval, one point on a curve."""
-    from randout.reporting.pictures import picture
-    from randout.reporting.pictures import saved as bytes_of
+    from randout.reporting.pictures import draw_picture
+    from randout.reporting.pictures import to_bytes as bytes_of
 
     columns = tuple(values.Column(*one) for one in (("m",), ("t",), ("p",), ("v", "percent"), ("n", "count")))
     names = [f"class {at} of a long-winded scheme $x_{at}$" for at in range(20)]
@@ -582,7 +584,7 @@ def test_many_models_classes_and_odd_values_are_drawn() -> None:
         drawing = svg.svg(figure)
         xml.etree.ElementTree.fromstring(f"<div>{drawing}</div>")
         assert "nan" not in drawing
-        assert bytes_of(picture(figure), "png").startswith(b"\x89PNG")
+        assert bytes_of(draw_picture(figure), "png").startswith(b"\x89PNG")
 
 
 def test_sections_have_names_of_their_own(everything: Path, runs: Path) -> None:
@@ -628,7 +630,7 @@ def test_student_and_teacher_stand_side_by_side(tmp_path: Path) -> None:
     assert float(accuracy["its 95 % interval, low"]) == pytest.approx(-15)
     (size,) = rows_of(tmp_path / "out" / "tables" / "student-teacher-size.csv")
     assert (size["student parameters"], size["teacher parameters"]) == ("1234", "5678")
-    assert "teacher texts a second" not in size
+    assert "teacher texts per second" not in size
     assert "Student and teacher" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     report([make_run(tmp_path / "alone")], tmp_path / "none", formats="md")
     assert "Student and teacher" not in (tmp_path / "none" / "report.md").read_text(encoding="utf-8")
@@ -643,4 +645,4 @@ def test_a_score_without_an_interval_says_why(tmp_path: Path) -> None:
     write_json(run / "metrics.json", metrics)
     report([run], tmp_path / "out", formats="md")
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
-    assert "balanced accuracy has no interval of its own: all rows are predicted 'c'." in text
+    assert "no interval for its balanced accuracy: all rows are predicted 'c'." in text

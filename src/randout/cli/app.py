@@ -43,11 +43,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-Probabilities = Annotated[bool, typer.Option("--probabilities", help="the probability of every class too")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps")]
+Probabilities = Annotated[bool, typer.Option("--probabilities", help="also give the probability of every class")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
 Data = Annotated[
     str,
-    typer.Argument(help="a CSV, TSV, JSON Lines or Parquet file, a named dataset, or its TOML", metavar="DATA"),
+    typer.Argument(
+        help="a CSV, TSV, JSON Lines or Parquet file, a named dataset, or a dataset TOML file", metavar="DATA"
+    ),
 ]
 
 
@@ -80,29 +82,29 @@ app.add_typer(report.app)
 @app.command("soft-labels")
 def soft_labels(
     data: Data,
-    teacher: Annotated[str, typer.Option(help="run, classifier or encoder")],
-    student: Annotated[str | None, typer.Option(help="the student it will be for")] = None,
+    teacher: Annotated[str, typer.Option(help="a run, a classifier or an encoder")],
+    student: Annotated[str | None, typer.Option(help="the student that will learn from it")] = None,
     preset: Preset = None,
     recipe: Recipe = None,
     sets: Sets = None,
     plugin: Plugins = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
-    unlabeled: Annotated[str | None, typer.Option(help="file of texts without labels")] = None,
+    unlabeled: Annotated[str | None, typer.Option(help="file of unlabelled texts")] = None,
     runs: RunsFolder = Path("runs"),
     quiet: Quiet = False,
 ) -> None:
-    """Run a teacher ahead of time. `train` with the same data and teacher then finds its logits."""
+    """Store a teacher's soft labels ahead of training. `train` with the same data and teacher reuses them."""
     from randout.data.dataset import read_data
     from randout.experiments.run.already_trained import find_models
 
     table = {"source": data, "text_column": text_column, "label_column": label_column, "unlabeled": unlabeled}
-    asked = named({"data": table, "student": {"model": student}})
-    asked |= {"teacher": {"model": teacher}, "output": {"test": False}}
-    config = requested(asked, preset, recipe, sets).config()
+    settings = named({"data": table, "student": {"model": student}})
+    settings |= {"teacher": {"model": teacher}, "output": {"test": False}}
+    config = requested(settings, preset, recipe, sets).config()
     dataset = read_data(config)
     find_models(config)
-    from randout.experiments.run import pipeline, planning  # with PyTorch
+    from randout.experiments.run import pipeline, planning  # imports PyTorch
 
     plan = planning.make(config, dataset, required=config.methods)
     try:
@@ -111,50 +113,52 @@ def soft_labels(
         tools.stopped(stop, stop.run.path)
         return
     if taught is None:
-        raise UserError("soft-labels: this recipe has no method that learns from a teacher")
+        raise UserError(
+            "soft-labels: no method of this recipe learns from a teacher; choose another --preset or --recipe"
+        )
     print(
-        f"{taught.name}: validation accuracy {taught.validation['accuracy']:.2%}, logits kept in {runs / 'soft-labels'}"
+        f"{taught.name}: validation accuracy {taught.validation['accuracy']:.2%}, logits saved in {runs / 'soft-labels'}"
     )
 
 
 @app.command()
 def evaluate(
-    run: Annotated[str, typer.Argument(help="a run, or with a file any classifier's folder")],
+    run: Annotated[str, typer.Argument(help="a run; with FILE also any classifier folder")],
     file: Annotated[
-        str, typer.Argument(help="a labelled file; else one of the run's own splits", metavar="[FILE]")
+        str, typer.Argument(help="a labelled file (default: one of the run's own splits)", metavar="[FILE]")
     ] = "",
-    split: Annotated[str, typer.Option(help="validation or test, of the run's own data")] = "validation",
+    split: Annotated[str, typer.Option(help="which of the run's own splits: validation or test")] = "validation",
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="write FILE's rows with their predictions here")
+        Path | None, typer.Option("-o", "--out", help="write the rows of FILE with their predictions to this file")
     ] = None,
     probabilities: Probabilities = False,
     labels: Annotated[
-        str | None, typer.Option(help="the model's classes in output order, by comma, where it only says LABEL_0")
+        str | None,
+        typer.Option(help="the model's classes in output order, comma-separated, if it names only LABEL_0, ..."),
     ] = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     encoding: Encoding = None,
     device: Device = "auto",
     allow_leaks: Annotated[
-        bool, typer.Option("--allow-leaks", help="score test rows that a teacher or starting model has seen")
+        bool,
+        typer.Option("--allow-leaks", help="score test rows even if a teacher or starting model was trained on them"),
     ] = False,
-    runs: Annotated[
-        Path | None, typer.Option("--runs", help="ignored; runs are named by their folder", hidden=True)
-    ] = None,
+    runs: Annotated[Path | None, typer.Option("--runs", help="ignored; name a run by its folder", hidden=True)] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score a run on its own splits, or a classifier on a file. Rows without a text are not scored."""
+    """Evaluate a run on its own splits, or a classifier on a file. Rows without a text are skipped."""
     from randout.reporting.figures import leak_lines, score_lines
     from randout.stats.diagnostics import messages
 
     show = Show(quiet or as_json)
     if probabilities and out is None:
-        raise UserError("evaluate: --probabilities goes with -o, which names the file that they are written to")
+        raise UserError("evaluate: --probabilities needs -o, the file to write them to")
     if file:
         opened = _opened(run, file, text_column, label_column, encoding, out)
         from randout.experiments.run import (
-            scoring,  # PyTorch comes with it: what file and folders show is reported first
+            scoring,  # imports PyTorch, so mistakes in file and folders are reported first
         )
 
         metrics, id2label = scoring.score_file(
@@ -174,7 +178,7 @@ def evaluate(
         for option, given in (("-o", out), ("--labels", labels), ("--encoding", encoding)):
             if given:
                 raise UserError(
-                    f"evaluate: {option} goes with a file. The predictions of a run's own rows are in its folder predictions"
+                    f"evaluate: {option} needs FILE; predictions for a run's own splits are in its folder `predictions`"
                 )
         from randout.experiments.run.saved_model import check_own_split
 
@@ -191,8 +195,9 @@ def evaluate(
 def _opened(
     model: str, file: str, text_column: str | None, label_column: str | None, encoding: str | None, out: Path | None
 ) -> LabelledFile:
-    """The file to score a model on, read. Raises UserError for what is wrong with it, for a model that is not there, and
-    for an `out` that cannot be written.
+    """Read the file to evaluate a model on.
+
+    Raises UserError for a faulty file, a missing model, or an `out` that cannot be written.
     """
     from randout.data.dataset import open_evaluation
     from randout.data.table_writing import check_output
@@ -201,7 +206,7 @@ def _opened(
 
     if Path(model).is_file() and Path(file).is_dir():
         raise UserError(
-            f"evaluate: {model} is a file and {file} a folder; the model comes first: evaluate {file} {model}"
+            f"evaluate: {model} is a file and {file} a folder; the model comes first: randout evaluate {file} {model}"
         )
     if out is not None:
         check_output(out)
@@ -211,22 +216,20 @@ def _opened(
 
 @app.command()
 def predict(
-    model: Annotated[str, typer.Argument(help="a run or a classifier's folder")],
+    model: Annotated[str, typer.Argument(help="a run or a classifier folder")],
     texts: Annotated[
-        list[str] | None, typer.Argument(help="texts; none: standard input, a text a line or a table")
+        list[str] | None, typer.Argument(help="texts (default: standard input, one text per line or a table)")
     ] = None,
-    file: Annotated[
-        str | None, typer.Option("-f", "--file", help="a table; its columns and rows are kept as they are")
-    ] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="where to write the table (with --file)")] = None,
+    file: Annotated[str | None, typer.Option("-f", "--file", help="a table; all its rows and columns are kept")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="file to write the table to (with --file)")] = None,
     probabilities: Probabilities = False,
-    text_column: Annotated[str | None, typer.Option(help="column of the texts of a table")] = None,
+    text_column: Annotated[str | None, typer.Option(help="name of a table's text column")] = None,
     encoding: Encoding = None,
     device: Device = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Label texts: arguments, a file, or standard input. Adds label and score; a text that is empty gets none."""
+    """Classify texts from arguments, a file or standard input. Adds label and score; empty texts get neither."""
     from randout.experiments.run import batch_prediction
 
     show = Show(quiet or as_json)
@@ -239,13 +242,13 @@ def predict(
     if file:
         _report_table(batch_prediction.label_table(request, file, out, show, _bars(show)), as_json)
         return
-    output = sys.stdout  # a bar may take its place meanwhile
-    bars = Show(quiet=True) if output.isatty() else _bars(show)  # results would be written across it
+    output = sys.stdout  # kept, because a progress bar may replace sys.stdout
+    bars = Show(quiet=True) if output.isatty() else _bars(show)  # a bar would mix with the results
     if texts:
         found = batch_prediction.label_texts(request, texts, show, bars)
     else:
         if sys.stdin is not None and sys.stdin.isatty():
-            show.say("reading texts from the terminal, one a line; Ctrl-D ends them")
+            show.say("reading texts from the terminal, one per line; press Ctrl-D to finish")
         found = batch_prediction.label_input(request, terminal.input_stream(), show, bars)
     for classes, rows in found:
         for row in zip(*rows, strict=True):
@@ -253,7 +256,7 @@ def predict(
 
 
 def _bars(show: Show) -> Show:
-    """For progress on a terminal only: nothing is said where standard error goes to a pipe or a file."""
+    """Progress output for a terminal; silent if standard error is a pipe or a file."""
     return show if show.terminal else Show(quiet=True)
 
 
@@ -266,7 +269,7 @@ def _printed(
     as_json: bool,
     every: bool,
 ) -> str:
-    """A line of standard output for a text. every: with the probabilities of all classes."""
+    """Format the prediction of a text as a line of output. every: include the probabilities of all classes."""
     values: Sequence[float | None] = probabilities or [None] * len(classes)
     by_class = dict(zip(classes, values, strict=True))
     if as_json:
@@ -278,7 +281,7 @@ def _printed(
 
 
 def _report_table(written: Any, as_json: bool) -> None:
-    """Say what `predict --file` wrote."""
+    """Report what `predict --file` wrote."""
     texts, names = written.texts, written.names
     if as_json:
         about = {"written": str(written.path), "rows": texts.rows, "text_column": texts.column, "columns": names}
@@ -286,27 +289,27 @@ def _report_table(written: Any, as_json: bool) -> None:
         return
     more = len(names) - 2
     columns = f"{names[0]}, {names[1]} and {more} probabilities" if more else f"{names[0]} and {names[1]}"
-    print(f"{plural(texts.rows, 'row')} written to {written.path}: {columns} of the texts in column {texts.column!r}")
+    print(f"{plural(texts.rows, 'row')} written to {written.path}: {columns} for the texts in column {texts.column!r}")
 
 
 def main() -> None:
     """Run the command line.
 
-    Exit code 2 for the user's mistake, 1 for a failure (also where standard output cannot be written), 130 after
+    Exit code 2 for a user's mistake, 1 for a failure (also if standard output cannot be written), 130 after
     Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     """
     terminal.prepare()
     code = _run()
     lost = terminal.finish()
     if lost and not code:
-        if lost != "closed":  # who closes a pipe early has read enough
+        if lost != "closed":  # a reader that closes the pipe needs no message
             complain(f"error: standard output: {lost}")
         code = 1
     sys.exit(code)
 
 
 def _run() -> int:
-    """The command on the command line carried out; its exit code."""
+    """Run the command that the command line names; returns its exit code."""
     try:
         with terminal.stop_signals():
             terminal.check_arguments(sys.argv[1:])
@@ -337,6 +340,6 @@ def _run() -> int:
 
 
 def _stopped(stop: Stopped) -> int:
-    again = f"randout train --resume {shell_path(stop.run.path)}{tools.plugin_words()}"
-    complain(f"stopped by {stop.why}, and saved. Go on with: {again}")
+    command = f"randout train --resume {shell_path(stop.run.path)}{tools.plugin_words()}"
+    complain(f"{tools.reason_of(stop)}; checkpoint saved. Resume with: {command}")
     return terminal.EXIT_CODES.get(stop.why, 0)

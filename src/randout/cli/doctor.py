@@ -1,4 +1,4 @@
-"""`randout doctor`: what this machine can do for randout, and what is missing."""
+"""The command `doctor`: checks what this machine supports and what is missing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from urllib.parse import urlparse
 
 from randout.core import hardware
 
-Row = tuple[str, str, str]  # what, finding, what to do
+Row = tuple[str, str, str]  # (what, finding, what to do)
 
 HUB_TIMEOUT = 2  # seconds
 LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # environment variables that limit PyTorch's threads
@@ -22,32 +22,34 @@ EXTRAS = {"datasets": "Hugging Face datasets by name", "hypothesis": "the projec
 
 
 def examine() -> list[Row]:
-    """Rows of (what, finding, what to do); the last is empty where nothing is wrong.
+    """Examine the machine; returns rows of (what, finding, what to do), the last empty if nothing is wrong.
 
-    PyTorch is loaded only where it has to be asked for a GPU; transformers never.
+    Imports PyTorch only to ask it for a GPU, and never transformers.
     """
     from randout.data.named_datasets import cache_folder
     from randout.models.sources import Source, at_hand
 
-    with ThreadPoolExecutor(1) as beside:  # the hub may take its time to answer
-        hub = beside.submit(_hub)
+    with ThreadPoolExecutor(1) as executor:  # the hub may answer slowly
+        hub = executor.submit(_hub)
         rows: list[Row] = [("Python", platform.python_version(), "")]
         rows += [_package("torch"), _package("transformers")]
         rows += [("CPU", f"{_threads()}, {_memory()}", "")]
-        rows += [("bfloat16 on the CPU", "native, used" if _bfloat16() else "emulated, so float32 is used", "")]
+        rows += [("bfloat16 on the CPU", "native, used" if _bfloat16() else "emulated; float32 is used instead", "")]
         rows += [_gpu()]
         found = at_hand()
         names = ", ".join(
             f"{Source(str(f), f).label} ({(f / 'model.safetensors').stat().st_size / 2**20:.0f} MiB)" for f in found
         )
-        todo = "" if found else "randout demo brings one; or name one with --student"
+        todo = "" if found else "`randout demo` downloads one; or name one with --student"
         rows += [("encoders found locally", names or "none", todo)]
         cache = cache_folder()
         rows += [("cache", f"{cache}, {shutil.disk_usage(cache).free / 2**30:.0f} GiB free", "")]
         rows += [("model hub", *hub.result())]
     for name, use in EXTRAS.items():
         there = importlib.util.find_spec(name) is not None
-        rows += [(f"extra: {name}", "installed" if there else "not installed", "" if there else f"needed for {use}")]
+        rows += [
+            (f"extra: {name}", "installed" if there else "not installed", "" if there else f"install it for {use}")
+        ]
     return rows
 
 
@@ -55,11 +57,11 @@ def _package(name: str) -> Row:
     try:
         return (name, version(name), "")
     except PackageNotFoundError:
-        return (name, "not installed", f"install {name}, which randout needs")
+        return (name, "not installed", f"install {name}; randout requires it")
 
 
 def _threads() -> str:
-    """The cores of the machine, and what limits the threads that use them."""
+    """Number of cores, and the environment variables that limit threads."""
     cores = hardware.cores()
     found = f"{cores} core{'s' * (cores != 1)}"
     limits = [f"{name}={os.environ[name]}" for name in LIMITS if os.environ.get(name)]
@@ -67,7 +69,7 @@ def _threads() -> str:
 
 
 def _bfloat16() -> bool:
-    """As `prepare.native_bfloat16` for the CPU: from what Linux says of it, elsewhere from PyTorch."""
+    """Like `planning.native_bfloat16` for the CPU, but from Linux's CPU flags where there are any, without PyTorch."""
     if flags := hardware.cpu_flags():
         return not flags.isdisjoint(BFLOAT16)
     from randout.experiments.run.planning import native_bfloat16
@@ -86,22 +88,22 @@ def _gpu() -> Row:
     if torch.backends.mps.is_available():
         return ("GPU", "Apple (mps)", "")
     if hardware.gpu_devices():
-        hint = "install a torch build for its driver, as in `make install TORCH=torch`"
-        return ("GPU", f"there is one, but torch {torch.__version__} cannot use it", hint)
+        hint = "install a torch build for its driver, for example with `make install TORCH=torch`"
+        return ("GPU", f"present, but torch {torch.__version__} cannot use it", hint)
     return ("GPU", "none", "")
 
 
 def _hub() -> tuple[str, str]:
-    """Whether the hub answers, asked once with a short limit."""
+    """Check whether the hub answers within `HUB_TIMEOUT`."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        return "switched off by HF_HUB_OFFLINE", ""
+        return "disabled by HF_HUB_OFFLINE", ""
     host = urlparse(constants.ENDPOINT).hostname or ""
     try:
         socket.create_connection((host, 443), timeout=HUB_TIMEOUT).close()
     except OSError as error:
-        return f"not reachable ({error.__class__.__name__})", "models must be local folders"
+        return f"not reachable ({error.__class__.__name__})", "use local model folders"
     return "reachable", ""
 
 

@@ -1,4 +1,4 @@
-"""`randout methods`: the methods, listed and explained."""
+"""The command `methods`: lists and explains the methods."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ app = typer.Typer(rich_markup_mode=None)
 
 @app.command()
 def methods(
-    name: Annotated[str, typer.Argument(help="explain this one", metavar="[NAME]")] = "",
+    name: Annotated[str, typer.Argument(help="method to explain", metavar="[NAME]")] = "",
     plugin: Plugins = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the methods there are, or explain one. Each is a table [methods.NAME] of a recipe."""
+    """List all methods, or explain one. Each is a table [methods.NAME] of a recipe."""
     from randout.methods import catalog
     from randout.methods.builtin import METHODS
 
     known = catalog.entries()
     if name in METHODS:
-        METHODS[name]  # one that cannot be loaded says why
+        METHODS[name]  # raises the reason if it cannot be loaded
     if name and name not in known:
         raise UserError(f"methods: no method {name!r}; `randout methods` lists them.{nearest(name, known)}")
     rows = catalog.rows([name] if name else [])
@@ -36,15 +36,15 @@ def methods(
         print("\n".join(_explained(rows[0])))
     else:
         print("\n".join(line for row in rows for line in _listed(row)))
-        print("\nOne explained: randout methods NAME. All compared: randout compare DATA --methods all")
+        print("\nExplain one: randout methods NAME. Compare all: randout compare DATA --methods all")
 
 
 def _listed(row: dict[str, Any]) -> list[str]:
-    """Four lines: name, kind, cost, teacher and seams; what it is; where it is from; its options."""
-    seams = ", ".join(row["seams"])
+    """Four lines: name, kind, cost, hooks and teacher; summary; source; options."""
+    hooks = ", ".join(row["seams"])
     taught = f"teacher's {row['teacher']}" if row["teacher"] else ""
     what = row["summary"] + (f" ({_settings(row)})" if row["settings"] else "")
-    first = f"{row['name']:<30} {row['kind']:<13} {row['cost']:<5} {seams:<26} {taught}".rstrip()
+    first = f"{row['name']:<30} {row['kind']:<13} {row['cost']:<5} {hooks:<26} {taught}".rstrip()
     source = "; ".join(filter(None, (row["source"], row["package"])))
     return [first, f"    {what}", f"    {source}", f"    options: {', '.join(row['options']) or 'none'}"]
 
@@ -58,11 +58,11 @@ def _toml(value: Any) -> str:
 
 
 def _explained(row: dict[str, Any]) -> list[str]:
-    """What it is, its equation and source as its docstring has them, what it needs and costs, and its recipe."""
+    """Summary, equation and source from the docstring, then requirements, cost and recipe."""
     lines = [f"{row['name']}: {row['summary']}", "", row["equation"], ""]
     facts = [("source", row["source"]), ("from", row["package"])]
-    facts += [("cost", f"{row['cost']} a training step of the student")]
-    facts += [("seams", ", ".join(row["seams"])), ("needs", "; ".join(row["needs"]))]
+    facts += [("cost", f"{row['cost']} per training step of the student")]
+    facts += [("hooks", ", ".join(row["seams"])), ("needs", "; ".join(row["needs"]))]
     tuned = ", ".join(f"{key} {_toml(values)}" for key, values in row["tuned"].items())
     lines += [f"{what:<8}{text}" for what, text in [*facts, ("tuned", tuned)] if text]
     lines += ["", *(f"[methods.{other}]" for other in row["with"]), f"[methods.{row['method']}]"]

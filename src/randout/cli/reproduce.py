@@ -1,4 +1,4 @@
-"""`randout reproduce`: the paper's tables and figures next to our results."""
+"""The command `reproduce`: the paper's tables and figures alongside our results."""
 
 from __future__ import annotations
 
@@ -20,21 +20,23 @@ app = typer.Typer(rich_markup_mode=None)
 @app.command()
 def reproduce(
     dataset: Annotated[str, typer.Argument(help="rhmd or coda19")],
-    table: Annotated[list[int] | None, typer.Option(help="only this table (may be repeated)")] = None,
-    figure: Annotated[list[int] | None, typer.Option(help="only this figure")] = None,
-    section: Annotated[list[int] | None, typer.Option(help="only this section: 5, ten-fold cross-validation")] = None,
-    budget: Annotated[str, typer.Option(help="smoke: minutes; small: hours; full: as published")] = "smoke",
-    data: Annotated[str, typer.Option(help="the dataset's file or folder, where it cannot be fetched")] = "",
-    student: Annotated[str, typer.Option(help="encoder; default: the paper's, data2vec")] = "",
-    teacher: Annotated[str, typer.Option(help="encoder; default: the paper's, roberta-large or pubmedbert")] = "",
+    table: Annotated[list[int] | None, typer.Option(help="only this table (repeatable)")] = None,
+    figure: Annotated[list[int] | None, typer.Option(help="only this figure (repeatable)")] = None,
+    section: Annotated[list[int] | None, typer.Option(help="only this section; 5: ten-fold cross-validation")] = None,
+    budget: Annotated[str, typer.Option(help="smoke (minutes), small (hours) or full (as published)")] = "smoke",
+    data: Annotated[str, typer.Option(help="the dataset's file or folder, if it cannot be downloaded")] = "",
+    student: Annotated[str, typer.Option(help="encoder (default: data2vec, as in the paper)")] = "",
+    teacher: Annotated[str, typer.Option(help="encoder (default: roberta-large or pubmedbert, as in the paper)")] = "",
     sets: Sets = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="folder (default: studies/DATASET-BUDGET)")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="output folder (default: studies/DATASET-BUDGET)")
+    ] = None,
     time_limit: Limit = None,
     runs: RunsFolder = Path("runs"),
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """The paper's tables and figures beside ours. Runs what is missing first."""
+    """Show the paper's tables and figures alongside ours. Missing runs are trained first."""
     from randout.core import config
     from randout.core.files import check_folder, replace_text
     from randout.experiments.reproduction import reproduce as work
@@ -42,12 +44,12 @@ def reproduce(
     from randout.experiments.run.student import Stopped
     from randout.methods.builtin import METHODS
 
-    asked: dict[str, Any] = {"data": {"source": f"{dataset}:{data}"}} if data else {}
+    settings: dict[str, Any] = {"data": {"source": f"{dataset}:{data}"}} if data else {}
     for name, model in (("student", student), ("teacher", teacher)):
-        asked |= {name: {"model": model}} if model else {}
+        settings |= {name: {"model": model}} if model else {}
     for text in sets or []:
-        asked = config.overlay(asked, config.assignment(text, METHODS))
-    request = make_request(dataset, budget, asked)
+        settings = config.overlay(settings, config.assignment(text, METHODS))
+    request = make_request(dataset, budget, settings)
     items = items_of(dataset, table or [], figure or [], section or [])
     work.check(request)
     show = Show(quiet or as_json)

@@ -1,4 +1,4 @@
-"""`randout compare` and `randout cv`."""
+"""The commands `compare` and `cv`."""
 
 from __future__ import annotations
 
@@ -42,26 +42,33 @@ from .tools import (
 app = typer.Typer(rich_markup_mode=None)
 
 AllowLeaks = Annotated[
-    bool, typer.Option("--allow-leaks", help="score test rows that a teacher or starting model has seen")
+    bool, typer.Option("--allow-leaks", help="score test rows even if a teacher or starting model was trained on them")
 ]
-Methods = Annotated[str | None, typer.Option(help="arms from `randout methods`, by comma; or all")]
-Seeds = Annotated[str | None, typer.Option(help="how many seeds (3: seeds 1, 2, 3), or a list by comma")]
-Arms = Annotated[str | None, typer.Option(help="presets or recipes (TOML) by comma; table6: the paper's four")]
-Metric = Annotated[str | None, typer.Option(help="the primary metric: accuracy, macro_f1")]
-Margin = Annotated[float | None, typer.Option(help="a smaller difference counts as none (0.02: 2 points)")]
-Baseline = Annotated[str | None, typer.Option(help="the arm (or run) that the others are compared with")]
+Methods = Annotated[
+    str | None, typer.Option(help="methods to compare, comma-separated (see `randout methods`), or all")
+]
+Seeds = Annotated[str | None, typer.Option(help="number of seeds (3: seeds 1, 2, 3), or a comma-separated list")]
+Arms = Annotated[
+    str | None, typer.Option(help="presets or recipe files (TOML), comma-separated; table6: the paper's four")
+]
+Metric = Annotated[str | None, typer.Option(help="primary metric: accuracy or macro_f1")]
+Margin = Annotated[float | None, typer.Option(help="smaller differences count as none (0.02: 2 points)")]
+Baseline = Annotated[str | None, typer.Option(help="arm (or run) that the others are compared with")]
 
 
 @app.command()
 def compare(
     what: Annotated[
-        list[str] | None, typer.Argument(help="a study (TOML), or data, or finished runs", metavar="STUDY|DATA|RUN...")
+        list[str] | None,
+        typer.Argument(help="a study file (TOML), data, or finished runs", metavar="STUDY|DATA|RUN..."),
     ] = None,
     out: Out = None,
     arms: Arms = None,
     methods: Methods = None,
     seeds: Seeds = None,
-    drop_one: Annotated[bool, typer.Option("--drop-one", help="the recipe with each method left out")] = False,
+    drop_one: Annotated[
+        bool, typer.Option("--drop-one", help="ablation: also train the recipe without each of its methods")
+    ] = False,
     baseline: Baseline = None,
     metric: Metric = None,
     margin: Margin = None,
@@ -84,20 +91,20 @@ def compare(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare recipes over seeds, or finished runs. Equal budgets, paired statistics."""
+    """Compare recipes across seeds, or finished runs. Equal budgets, paired statistics."""
     from randout.experiments import requests
 
-    words = what or []
+    inputs = what or []
     shared: dict[str, Any] = {"student": student, "teacher": teacher, "preset": preset, "recipe": recipe}
-    judged: dict[str, Any] = {"baseline": baseline, "metric": metric, "margin": margin, "allow_leaks": allow_leaks}
-    asked = requests.Asked(
+    comparison: dict[str, Any] = {"baseline": baseline, "metric": metric, "margin": margin, "allow_leaks": allow_leaks}
+    request = requests.Asked(
         **shared,
         text_column=text_column,
         label_column=label_column,
-        **judged,
+        **comparison,
         settings=assignments(sets) or None,
-        arms=_words(arms),
-        methods=_words(methods),
+        arms=_comma_separated(arms),
+        methods=_comma_separated(methods),
         drop_one=drop_one,
         seeds=None if seeds is None else _seeds(seeds),
         space=space_table(space),
@@ -105,24 +112,24 @@ def compare(
         halving=halving,
         spelt=_flag,
     )
-    if requests.are_runs(words):
-        _print(requests.finished(words, asked, dry_run=dry_run, out=out), as_json, Show())
+    if requests.are_runs(inputs):
+        _print(requests.finished(inputs, request, dry_run=dry_run, out=out), as_json, Show())
         return
-    study = requests.comparison(words[0] if words else "", asked, out)
+    study = requests.comparison(inputs[0] if inputs else "", request, out)
     _carry_out(study, out, dry_run, as_json, options_of(runs, time_limit, Show(quiet or as_json), accept_changes))
 
 
 @app.command()
 def cv(
     data: Annotated[
-        str, typer.Argument(help="a table of texts and labels, a named dataset, or a study", metavar="DATA")
+        str, typer.Argument(help="a table of texts and labels, a named dataset, or a study file (TOML)", metavar="DATA")
     ],
     out: Out = None,
-    folds: Annotated[int | None, typer.Option(help="5 at least (default: 10)")] = None,
-    repeats: Annotated[int | None, typer.Option(help="each dealt anew (default: 1)")] = None,
+    folds: Annotated[int | None, typer.Option(help="number of folds, at least 5 (default: 10)")] = None,
+    repeats: Annotated[int | None, typer.Option(help="number of repetitions, each with new folds (default: 1)")] = None,
     protocol: Annotated[
         str | None,
-        typer.Option(help="nested (default): settings searched inside each fold; paper: once, on the ordinary split"),
+        typer.Option(help="nested (default): search settings inside each fold; paper: once, on the ordinary split"),
     ] = None,
     arms: Arms = None,
     baseline: Baseline = None,
@@ -147,18 +154,18 @@ def cv(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Cross-validate recipes, a teacher for each fold. Whole groups; Nadeau and Bengio's interval."""
+    """Cross-validate recipes, with a teacher for each fold. Grouped folds, Nadeau and Bengio's interval."""
     from randout.experiments import requests
 
     shared: dict[str, Any] = {"student": student, "teacher": teacher, "preset": preset, "recipe": recipe}
-    judged: dict[str, Any] = {"baseline": baseline, "metric": metric, "margin": margin, "allow_leaks": allow_leaks}
-    asked = requests.Asked(
+    comparison: dict[str, Any] = {"baseline": baseline, "metric": metric, "margin": margin, "allow_leaks": allow_leaks}
+    request = requests.Asked(
         **shared,
         text_column=text_column,
         label_column=label_column,
-        **judged,
+        **comparison,
         settings=assignments(sets) or None,
-        arms=_words(arms),
+        arms=_comma_separated(arms),
         folds=folds,
         repeats=repeats,
         protocol=protocol,
@@ -167,17 +174,17 @@ def cv(
         halving=halving,
         spelt=_flag,
     )
-    study = requests.cross_validation(data, asked, out)
+    study = requests.cross_validation(data, request, out)
     _carry_out(study, out, dry_run, as_json, options_of(runs, time_limit, Show(quiet or as_json), accept_changes))
 
 
 def _flag(name: str) -> str:
-    """How the command line calls an option of `studies.Asked`."""
+    """Command-line spelling of an option of `requests.Asked`."""
     return {"settings": "--set", "out": "-o"}.get(name, f"--{name.replace('_', '-')}")
 
 
-def _words(text: str | None) -> list[str] | None:
-    """What stands between the commas."""
+def _comma_separated(text: str | None) -> list[str] | None:
+    """Split a comma-separated option; None if it is not given."""
     return None if text is None else [word.strip() for word in text.split(",")]
 
 
@@ -207,11 +214,11 @@ def _carry_out(study: Any, out: Path | None, dry_run: bool, as_json: bool, optio
     _print(folder.record, as_json, options.show)
     failed = [cell for cell in folder.record["cells"] if cell["state"] == "failed"]
     if failed:
-        raise Failure(f"{folder.path}: {plural(len(failed), 'run')} failed; the same command tries again")
+        raise Failure(f"{folder.path}: {plural(len(failed), 'run')} failed; run the same command again to retry")
 
 
 def _print(record: dict[str, Any], as_json: bool, show: Show) -> None:
-    """The result of a study, and its warnings."""
+    """Print the result of a study and its warnings."""
     from randout.experiments.study.results import result_lines
     from randout.experiments.study.warnings import lines
 

@@ -1,4 +1,4 @@
-"""`randout runs`, `init`, `doctor` and `demo`, and options that several commands share."""
+"""The commands `runs`, `init`, `doctor` and `demo`, and the options that several commands share."""
 
 from __future__ import annotations
 
@@ -25,23 +25,25 @@ app = typer.Typer(rich_markup_mode=None)
 runs_app = typer.Typer(help="List, show and remove runs.", invoke_without_command=True, rich_markup_mode=None)
 app.add_typer(runs_app, name="runs")
 
-SHORTENED = (0, 2, 6)  # columns of `randout runs`: name, methods, folder
+SHORTENED = (0, 2, 6)  # columns of `randout runs` that may be shortened: name, methods, folder
 RunsFolder = Annotated[Path, typer.Option("--runs", help="folder of runs")]
 OwnRuns = Annotated[Path | None, typer.Option("--runs", help="folder of runs")]
-ListedRun = Annotated[Path, typer.Argument(help="a run's folder, or its name in `randout runs`")]
+ListedRun = Annotated[Path, typer.Argument(help="a run folder, or a name listed by `randout runs`")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="say nothing but warnings and results")]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any setting of `randout init`")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print only warnings and results")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a setting; `randout init` lists them")
+]
 Preset = Annotated[
     str | None, typer.Option(help="auto (default), randout-kd, plain, kd, randout, randout-literal, paper")
 ]
-Encoding = Annotated[str | None, typer.Option(help="of a table's text, such as latin1; else UTF-8")]
-TextColumn = Annotated[str | None, typer.Option("--text-column", help="column of the texts")]
-LabelColumn = Annotated[str | None, typer.Option("--label-column", help="column of the labels")]
+Encoding = Annotated[str | None, typer.Option(help="text encoding of tables, such as latin1 (default: UTF-8)")]
+TextColumn = Annotated[str | None, typer.Option("--text-column", help="name of the text column")]
+LabelColumn = Annotated[str | None, typer.Option("--label-column", help="name of the label column")]
 
 
 def _load_plugins(context: typer.Context, words: list[str] | None) -> list[str] | None:
-    """Load what `--plugin` names, before any other option is read. Raises UserError."""
+    """Load the modules named by `--plugin` before any other option is read. Raises UserError."""
     if words and not context.resilient_parsing:
         from randout.methods.plugins import load_plugin
 
@@ -57,20 +59,20 @@ Plugins = Annotated[
         metavar="FILE",
         callback=_load_plugins,
         is_eager=True,
-        help="a Python file or module that registers methods of your own",
+        help="a Python file or module that registers your own methods",
     ),
 ]
-Recipe = Annotated[Path | None, typer.Option(help="a TOML file of settings, as `randout init` prints")]
+Recipe = Annotated[Path | None, typer.Option(help="a TOML file of settings, as printed by `randout init`")]
 
 
 def named(tables: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Tables of a recipe without the options that were left out (None or empty), and without the tables left empty."""
+    """Recipe tables without unset options (None or empty) and without empty tables."""
     kept = {name: {k: v for k, v in table.items() if v not in (None, "")} for name, table in tables.items()}
     return {name: table for name, table in kept.items() if table}
 
 
 def assignments(sets: list[str] | None) -> list[dict[str, Any]]:
-    """The settings of `--set`, each as tables. Raises UserError."""
+    """Parse the values of `--set`, each into recipe tables. Raises UserError."""
     from randout.core import config
     from randout.methods.builtin import METHODS
 
@@ -78,21 +80,21 @@ def assignments(sets: list[str] | None) -> list[dict[str, Any]]:
 
 
 def plugin_words() -> str:
-    """The options `--plugin` of this command, for a command that resumes it."""
+    """Repeat the `--plugin` options of this command, for the command that resumes it."""
     from randout.methods.plugins import loaded_plugins
 
     return "".join(f" --plugin {shell_path(Path(word))}" for word in loaded_plugins())
 
 
-def requested(asked: dict[str, Any], preset: str | None, recipe: Path | None, sets: list[str] | None) -> Request:
-    """The training that a command line asks for. Raises UserError."""
+def requested(settings: dict[str, Any], preset: str | None, recipe: Path | None, sets: list[str] | None) -> Request:
+    """Build the training request of a command line. Raises UserError."""
     from randout.experiments.run.request import Request
 
-    return Request(asked, preset, recipe, assignments(sets))
+    return Request(settings, preset, recipe, assignments(sets))
 
 
 def seconds_of(text: str) -> float:
-    """`2h`, `90m`, `45s`, `1h30m` in seconds. Raises UserError."""
+    """Convert a duration such as `2h`, `90m`, `45s` or `1h30m` to seconds. Raises UserError."""
     found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text.strip())
     if not found or not any(found.groups()):
         raise UserError(f"--time-limit {text}: expected a time such as 2h, 90m or 1h30m")
@@ -127,7 +129,7 @@ def list_runs(context: typer.Context, runs: RunsFolder = Path("runs"), as_json: 
 
 @runs_app.command("show")
 def show_run(context: typer.Context, run: ListedRun, runs: OwnRuns = None, as_json: AsJson = False) -> None:
-    """Show one run: its settings and its scores."""
+    """Show the settings and scores of a run."""
     from randout.reporting.figures import choice_lines, leak_lines, score_lines
     from randout.reporting.teachers import run_lines
     from randout.stats.diagnostics import messages
@@ -157,7 +159,7 @@ def remove_run(
     context: typer.Context,
     run: ListedRun,
     runs: OwnRuns = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask for confirmation")] = False,
 ) -> None:
     """Delete a run folder."""
     from randout.storage.run_folder import delete_run, find_run
@@ -165,14 +167,14 @@ def remove_run(
     folder = find_run(run, runs or _runs_of(context))
     if folder.exists and not yes:
         if not sys.stdin.isatty():
-            raise UserError(f"runs rm {run}: add --yes to delete without being asked")
-        typer.confirm(f"Delete {folder.path} and all it holds?", abort=True)
+            raise UserError(f"runs rm {run}: add --yes to delete without confirmation")
+        typer.confirm(f"Delete {folder.path} and everything in it?", abort=True)
     delete_run(folder)
     print(f"deleted {folder.path}")
 
 
 def _runs_of(context: typer.Context) -> Path:
-    """The folder that `randout runs --runs FOLDER` names."""
+    """Folder of runs given to `randout runs --runs FOLDER`."""
     return Path(context.parent.params["runs"]) if context.parent else Path("runs")
 
 
@@ -180,7 +182,7 @@ def _runs_of(context: typer.Context) -> Path:
 def init(
     preset: Preset = None,
     student: Annotated[
-        str | None, typer.Option(help="of this student; svm, cnn, ... have settings of their own")
+        str | None, typer.Option(help="student that the recipe is for; svm, cnn, ... have their own settings")
     ] = None,
     sets: Sets = None,
     plugin: Plugins = None,
@@ -193,7 +195,7 @@ def init(
 
     made = requested({"student": {"model": student}} if student else {}, preset, None, sets).config()
     if made.student.model in CLASSIFIER_NAMES:
-        from randout.baselines.settings import chosen, resolve_settings  # PyTorch comes with it
+        from randout.baselines.settings import chosen, resolve_settings  # imports PyTorch
 
         classifier = chosen(made)
         assert classifier is not None
@@ -212,7 +214,7 @@ def init(
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """What this machine can do, and what is missing."""
+    """Show what this machine supports and what is missing."""
     from .doctor import examine
 
     rows = examine()
@@ -225,32 +227,39 @@ def doctor(as_json: AsJson = False) -> None:
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="folder for data, runs and pictures")] = Path("demo"),
-    data_only: Annotated[bool, typer.Option("--data-only", help="write the tables and fetch the encoder only")] = False,
+    data_only: Annotated[
+        bool, typer.Option("--data-only", help="only write the tables and download the encoder")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """The main job on real film texts and weights. A teacher and five students, compared."""
-    from .demo import bring_data, demonstrate
+    """Train and compare a teacher and three students. Uses film texts and pretrained weights."""
+    from .demo import demonstrate, prepare_data
 
     try:
         if data_only:
-            print("\n".join(bring_data(out)))
+            print("\n".join(prepare_data(out)))
         else:
             demonstrate(out, Show(quiet))
     except Stopped as stop:
         stopped(stop, out)
     except KeyboardInterrupt:
-        complain(f"Interrupted; what is finished is kept in {out}. Run the same command again to resume")
+        complain(f"Interrupted; finished runs are kept in {out}. Run the same command again to resume")
         raise Told(EXIT_CODES["Ctrl-C"]) from None
+
+
+def reason_of(stop: Stopped) -> str:
+    """Why a training stopped, as the start of a message."""
+    return "Interrupted" if stop.why == "Ctrl-C" else f"Stopped by {stop.why}"
 
 
 def stopped(stop: Stopped, where: Path) -> None:
     """End the process after a clean stop."""
-    complain(f"stopped by {stop.why}, and saved in {where}. Run the same command again to resume")
+    complain(f"{reason_of(stop)}; progress saved in {where}. Run the same command again to resume")
     raise Told(EXIT_CODES.get(stop.why, 0))
 
 
 def _minute(time: str) -> str:
-    """2026-01-02T03:04:05+00:00 as 2026-01-02 03:04."""
+    """Shorten 2026-01-02T03:04:05+00:00 to 2026-01-02 03:04."""
     return time[:16].replace("T", " ")
 
 
@@ -259,13 +268,15 @@ def _percent(value: float | None) -> str:
 
 
 def print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], shortened: Sequence[int] = ()) -> None:
-    """Columns to standard output, each as wide as its widest cell. shortened: columns whose cells may lose their middle so
-    that lines fit a terminal; elsewhere (a pipe, a file) they are whole.
+    """Print aligned columns to standard output.
+
+    shortened: columns whose cells may be cut in the middle so that lines fit a terminal; in a pipe or a file they are
+    printed in full.
     """
-    from randout.reporting.figures import fitted, table_lines
+    from randout.reporting.figures import fit_to_width, table_lines
 
     if sys.stdout.isatty():
-        rows = fitted(head, rows, shutil.get_terminal_size().columns, shortened, _ellipsis())
+        rows = fit_to_width(head, rows, shutil.get_terminal_size().columns, shortened, _ellipsis())
     print("\n".join(table_lines(head, rows, left=range(len(head)))))
 
 

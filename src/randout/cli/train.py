@@ -1,4 +1,4 @@
-"""The command `train`: options to a request, the request to a plan, the plan carried out and reported."""
+"""The command `train`: turns options into a request and a plan, runs the plan and prints the result."""
 
 from __future__ import annotations
 
@@ -43,50 +43,55 @@ if TYPE_CHECKING:
 def train(
     data: Annotated[
         str,
-        typer.Argument(help="a table of texts and labels, a named dataset, or its TOML", metavar="[DATA]"),
+        typer.Argument(help="a table of texts and labels, a named dataset, or a dataset TOML file", metavar="[DATA]"),
     ] = "",
     out: Annotated[Path | None, typer.Option("-o", "--out", help="run folder (default: runs/NAME)")] = None,
     name: Annotated[str | None, typer.Option(help="the run's name in tables and reports")] = None,
     student: Annotated[
         str | None,
         typer.Option(
-            help="encoder, or svm, rf, mnb-count, mnb-tfidf, cnn, lstm; auto: an encoder or svm, chosen on validation"
+            help="encoder, or svm, rf, mnb-count, mnb-tfidf, cnn, lstm; auto: encoder or svm, chosen on validation rows"
         ),
     ] = None,
-    teacher: Annotated[str | None, typer.Option(help="run, classifier or encoder; none: no distillation")] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="a run, a classifier or an encoder; none: no distillation")
+    ] = None,
     preset: Preset = None,
     recipe: Recipe = None,
     sets: Sets = None,
     plugin: Plugins = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
-    group: Annotated[str | None, typer.Option(help="column whose rows stay in one split")] = None,
-    split: Annotated[str | None, typer.Option(help="auto or paper")] = None,
-    split_column: Annotated[str | None, typer.Option(help="column that says train, validation or test")] = None,
+    group: Annotated[str | None, typer.Option(help="group column; rows of a group stay in one split")] = None,
+    split: Annotated[str | None, typer.Option(help="how to split the data: auto or paper")] = None,
+    split_column: Annotated[str | None, typer.Option(help="column with train, validation or test for each row")] = None,
     validation: Annotated[str | None, typer.Option(help="file of validation rows")] = None,
     test: Annotated[str | None, typer.Option(help="file of test rows")] = None,
-    unlabeled: Annotated[str | None, typer.Option(help="file of texts without labels")] = None,
+    unlabeled: Annotated[str | None, typer.Option(help="file of unlabelled texts")] = None,
     encoding: Encoding = None,
-    teacher_labels: Annotated[str | None, typer.Option(help="the teacher's labels in output order, by comma")] = None,
-    seed: Annotated[int | None, typer.Option(help="seed of student and teacher")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps")] = None,
-    no_test: Annotated[bool, typer.Option("--no-test", help="leave the test split closed")] = False,
+    teacher_labels: Annotated[
+        str | None, typer.Option(help="the teacher's labels in output order, comma-separated")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="random seed of student and teacher")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps")] = None,
+    no_test: Annotated[bool, typer.Option("--no-test", help="do not score the test split")] = False,
     allow_leaks: Annotated[
-        bool, typer.Option("--allow-leaks", help="score test rows that a teacher or starting model has seen")
+        bool,
+        typer.Option("--allow-leaks", help="score test rows even if a teacher or starting model was trained on them"),
     ] = False,
-    keep_texts: Annotated[bool, typer.Option("--keep-texts", help="write texts beside the predictions")] = False,
-    resume: Annotated[Path | None, typer.Option(help="go on with this run")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="train beside a run that is there")] = False,
+    keep_texts: Annotated[bool, typer.Option("--keep-texts", help="save the texts with the predictions")] = False,
+    resume: Annotated[Path | None, typer.Option(help="resume this run")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="train again in a new folder, even if the run exists")] = False,
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="resume on another machine or version")
     ] = False,
-    time_limit: Annotated[str | None, typer.Option(help="stop cleanly after this long, as 2h, 90m")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what it would take, and stop")] = False,
+    time_limit: Annotated[str | None, typer.Option(help="save and stop after this time, such as 2h or 90m")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and its estimated cost, and exit")] = False,
     runs: RunsFolder = Path("runs"),
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a student, score it, save a model folder. A teacher that is a bare encoder is fine-tuned first."""
+    """Train a student, evaluate it and save the model. A teacher that is a pretrained encoder is fine-tuned first."""
     from randout.storage.run_names import checked_name
 
     table: dict[str, Any] = {
@@ -100,7 +105,7 @@ def train(
     teacher_table = {"model": teacher, "labels": teacher_labels.split(",") if teacher_labels else None}
     output = {"test": False if no_test else None, "keep_texts": keep_texts or None, "allow_leaks": allow_leaks or None}
     tables: dict[str, dict[str, Any]] = {"data": table, "student": {"model": student}, "teacher": teacher_table}
-    asked = named(tables | {"train": {"seed": seed, "device": device}, "output": output})
+    settings = named(tables | {"train": {"seed": seed, "device": device}, "output": output})
     options = Options(
         runs=runs,
         out=out,
@@ -111,11 +116,11 @@ def train(
         show=Show(quiet or as_json),
     )
     if resume is None:
-        request = requested(asked, preset, recipe, sets)
+        request = requested(settings, preset, recipe, sets)
         work = Work(request.config(), request.required, options)
     else:
-        if asked or preset or recipe or sets or out:
-            raise UserError("--resume: a run is resumed with its own settings; leave the other settings out")
+        if settings or preset or recipe or sets or out:
+            raise UserError("--resume: a run resumes with its own settings; remove the other options")
         work = _resumed(resume, options)
     if dry_run:
         print("\n".join(_estimate(_plan(work, _read(work)))))
@@ -125,7 +130,10 @@ def train(
 
 @dataclass(frozen=True)
 class Work:
-    """A training as the command line asks for it. required: methods that it names itself. resumed: an unfinished run."""
+    """A training requested on the command line.
+
+    required: methods that the command names. resumed: folder of the unfinished run to resume.
+    """
 
     config: Config
     required: frozenset[str]
@@ -134,7 +142,7 @@ class Work:
 
 
 def _resumed(run: Path, options: Options) -> Work:
-    """The training that goes on in the folder `run`, its teacher and soft labels where they were. Raises UserError."""
+    """The training to resume in the folder `run`, with its teacher and soft labels. Raises UserError."""
     from randout.experiments.run.request import stored_config
 
     if not (run / "run.toml").exists():
@@ -147,7 +155,7 @@ def _resumed(run: Path, options: Options) -> Work:
 
 
 def _train(work: Work) -> Result:
-    """Train, or find the run finished: before PyTorch is loaded where the same command was given before."""
+    """Train, or return the finished run of the same command, which is found before PyTorch is loaded."""
     from randout.experiments.run.already_trained import digest, find_finished
 
     options = work.options
@@ -164,13 +172,13 @@ def _train(work: Work) -> Result:
     plan = _plan(work, dataset)
     from randout.experiments.run import pipeline
 
-    if not work.resumed:  # which keeps the digest of the command that began it
+    if not work.resumed:  # a resumed run keeps the digest of its first command
         request = digest(work.config, dataset, work.required)  # again: models may have been fetched
     return pipeline.carry_out(plan, replace(options, request=request))
 
 
 def _read(work: Work) -> Dataset:
-    """The data, described to the user. Models that are not there are reported before PyTorch is loaded."""
+    """Read the data and describe it to the user. Missing models are reported before PyTorch is loaded."""
     from randout.data.dataset import read_data
     from randout.experiments.run.already_trained import find_models
 
@@ -181,13 +189,13 @@ def _read(work: Work) -> Dataset:
 
 
 def _plan(work: Work, dataset: Dataset) -> Plan:
-    from randout.experiments.run import planning  # with PyTorch
+    from randout.experiments.run import planning  # imports PyTorch
 
     return planning.make(work.config, dataset, required=work.required, alternatives=True)
 
 
 def _estimate(plan: Plan) -> list[str]:
-    """What a dry run says."""
+    """Lines that a dry run prints."""
     from randout.experiments.run.student import estimate
 
     warnings = [f"warning: {warning}" for warning in plan.leak_warnings]
@@ -209,7 +217,7 @@ def _introduce(config: Config, dataset: Dataset, show: Show) -> None:
 
 
 def report(result: Result, as_json: bool, show: Show) -> None:
-    """Print the scores of a run, where it is, and what to do next."""
+    """Print the scores of a run, its folders and a next command."""
     from randout.reporting.figures import choice_lines, leak_lines, score_lines
     from randout.reporting.teachers import run_lines
     from randout.stats.diagnostics import messages

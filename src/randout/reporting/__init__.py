@@ -1,10 +1,14 @@
 """HTML, Markdown and CSV reports of runs and studies. Nothing here trains.
 
-subjects  models, arms, subjects                read         folders -> subjects
-values    what tables, figures and sections are
-compare, scores, search, ledger, checks         subjects -> sections
-draw, svg                                       figures -> pictures, figures -> drawings on the page
-sections  all of it in order                    write        files in a folder
+subjects                              models, arms and subjects of a report
+values                                tables, figures and sections as plain values
+read                                  folders -> subjects
+comparison, scores, search, teachers,
+runs_table, checks                    subjects -> sections
+sections                              all sections in reading order
+pictures, svg                         figures -> matplotlib pictures, inline SVG of the page
+page                                  sections -> files in a folder
+figures, workflow_figure              text tables and pictures of single runs and comparisons
 """
 
 from __future__ import annotations
@@ -19,10 +23,10 @@ from randout.core.files import check_folder
 def report(
     paths: Sequence[Path], out: Path, *, texts: bool = True, formats: str = "html,md,csv,png,pdf", baseline: str = ""
 ) -> list[Path]:
-    """Report on run and study folders in the folder `out`; the files written, the first one to open first.
+    """Write a report on run and study folders to the folder `out`; returns the files written, the main one first.
 
-    texts: whether texts that the runs kept may be shown. baseline: as for `read.read`.
-    Raises UserError for what is wrong with a folder, with `out`, or with mixing several data sets.
+    texts: show texts that the runs kept. formats: comma-separated. baseline: as for `read.read`.
+    Raises UserError for a faulty folder, an unsuitable `out`, or folders of different data sets.
     """
     from . import page, read, sections
 
@@ -30,5 +34,5 @@ def report(
     page.refuse_others(out)
     check_folder(out.absolute().parent, out)
     if any(Path(path).resolve() == out.resolve() for path in paths):
-        raise UserError(f"-o {out}: this is one of the folders to report on; name another")
+        raise UserError(f"-o {out}: this is one of the folders to report on; give another folder")
     return page.write(sections.build(read.read(paths, baseline), texts), out, wanted)

@@ -1,6 +1,6 @@
-"""Checks on what could mislead a reader, each with a title, a severity and an explanation.
+"""Checks for results that could mislead a reader, each with a title, a severity and an explanation.
 
-"problem": the numbers do not mean what they say. "warning": read them with care. "note": good to know.
+"problem": the numbers are invalid. "warning": interpret the numbers with care. "note": for information.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from randout.storage.run_folder import RunFolder
 from randout.storage.seen_rows import in_words, read_seen, rows_of_old_teachers
 
 from .comparison import complete_units, label_of, study_rows
-from .runs_table import is_shown, opened
-from .search import ranked
+from .runs_table import is_in_report, test_openings_of
+from .search import ranked_trials
 from .subjects import Model, Subject
-from .values import Check, Section, plain, shown
+from .values import Check, Section, format_cell, plain
 
 SEVERITIES = ("problem", "warning", "note")
 LEARNED_NOTHING = {
@@ -30,15 +30,19 @@ LEARNED_NOTHING = {
 
 
 def checks(subject: Subject) -> Section:
-    """Every check on a subject, the gravest first."""
-    found = _joined([check for find in CHECKS for check in find(subject)])
+    """Run every check on a subject; the most severe findings come first."""
+    results = [list(check(subject)) for check in CHECKS]
+    found = _join([one for result in results for one in result])
     found.sort(key=lambda check: SEVERITIES.index(check.severity))
-    lead = f"{len(CHECKS)} checks were made. " + (f"{len(found)} found something." if found else "None found anything.")
+    count = sum(map(bool, results))
+    lead = f"{count} of {len(CHECKS)} checks {verb(count, 'needs', 'need')} your attention."
+    if not count:
+        lead = f"All {len(CHECKS)} checks passed."
     return Section("checks", "Checks", (lead, *found))
 
 
-def _joined(found: list[Check]) -> list[Check]:
-    """The same check of several models as one."""
+def _join(found: list[Check]) -> list[Check]:
+    """Join the findings of the same check for several models."""
     joined: dict[tuple[str, str], Check] = {}
     for check in found:
         key = (check.code, check.title)
@@ -49,30 +53,31 @@ def _joined(found: list[Check]) -> list[Check]:
 
 
 def teacher_saw_held_out(subject: Subject) -> Iterator[Check]:
-    """What a teacher, or the model that a student starts from, knows of held-out rows reaches the student."""
+    """Held-out rows that a teacher or the student's starting model was trained on leak to the student."""
     found, unknown = [], []
     for model in subject.models:
         counts = {split: model.leaks(split) for split in ("validation", "test")}
         found += [
-            f"{in_words(leaks['roles'], leaks['of'], f'{split} rows')} ({_named(model)})"
+            f"{in_words(leaks['roles'], leaks['of'], f'{split} rows')} ({_name_with_unit(model)})"
             for split, leaks in counts.items()
             if leaks
         ]
         unknown += [model.name] * _has_unknown_ancestor(model)
     if found:
-        text = f"{'; '.join(found).capitalize()}. What they know of these rows has reached the student, so its scores on them "
-        text += "measure memory. Scores without them stand under Data, duplicates and leaks where they are known."
+        text = f"{'; '.join(found).capitalize()}. The student may know these rows through them, so its scores on these rows "
+        text += "measure memorization. Data, duplicates and leaks shows scores without these rows, where known."
         yield Check("teacher-saw-held-out", "problem", "Held-out rows were seen before", text)
     if unknown:
         names = ", ".join(dict.fromkeys(unknown))
         text = (
-            f"What the teacher or the starting model of {names} was trained on is not on record, so it was not checked."
+            f"There is no record of what the teacher or starting model of {names} was trained on, so leaks through it "
+            "were not checked."
         )
-        yield Check("teacher-not-checked", "note", "What was seen before was not checked", text)
+        yield Check("teacher-not-checked", "note", "Training data of a teacher or starting model is not recorded", text)
 
 
 def _has_unknown_ancestor(model: Model) -> bool:
-    """Whether it cannot be known what a model's teachers, or the model that it started from, have learned from."""
+    """Whether the training rows of a model's teachers or starting model are not fully recorded."""
     run = RunFolder(model.path)
     recorded = read_seen(model.path)
     if recorded is not None:
@@ -80,12 +85,12 @@ def _has_unknown_ancestor(model: Model) -> bool:
     return bool(model.record["identity"].get("teacher")) and not rows_of_old_teachers(run)[1]
 
 
-def _named(model: Model) -> str:
+def _name_with_unit(model: Model) -> str:
     return f"{model.name}, {model.unit}" if model.unit else model.name
 
 
 def leaked_copies(subject: Subject) -> Iterator[Check]:
-    """Held-out rows with a copy in train reward memory."""
+    """Held-out rows with a copy in train reward memorization."""
     found: dict[str, int] = {}
     for model in subject.models:
         for split, scores in model.metrics.items():
@@ -93,15 +98,13 @@ def leaked_copies(subject: Subject) -> Iterator[Check]:
                 found[split] = max(found.get(split, 0), scores["rows"] - scores["without_copies"]["rows"])
     if found:
         rows = " and ".join(f"{count} {split} rows" for split, count in found.items())
-        text = (
-            f"{rows} have a copy of their text in train. Scores without them stand under Data, duplicates and leaks; "
-        )
-        text += "--split auto avoids this."
-        yield Check("leaked-copies", "warning", "Copies cross the split", text)
+        text = f"{rows} have a copy of their text in train. See Data, duplicates and leaks for scores without them; "
+        text += "--split auto avoids such copies."
+        yield Check("leaked-copies", "warning", "Copies across splits", text)
 
 
 def best_at_edge(subject: Subject) -> Iterator[Check]:
-    """A best value at the end of its grid says that the search may have stopped too early."""
+    """A best value at the edge of its grid suggests that better values lie outside."""
     best = subject.best
     for key, values in (subject.study.get("space") or {}).items() if best else ():
         numbers = (
@@ -112,22 +115,22 @@ def best_at_edge(subject: Subject) -> Iterator[Check]:
         chosen = (best.get("settings") or {}).get(key)
         if len(set(numbers)) >= 3 and chosen in (min(numbers), max(numbers)):
             end = "largest" if chosen == max(numbers) else "smallest"
-            text = f"The best trial takes the {end} {key} that was tried ({plain(chosen)}). Something better may lie beyond."
-            yield Check("best-at-edge", "warning", f"Best value at the grid's edge: {key}", text)
+            text = f"The best trial uses the {end} value of {key} that was tried ({plain(chosen)}). Better values may lie beyond."
+            yield Check("best-at-edge", "warning", f"Best value at the edge of the grid: {key}", text)
 
 
 def within_noise(subject: Subject) -> Iterator[Check]:
-    """A difference smaller than what chance alone moves is no difference."""
+    """Differences that are smaller than random variation."""
     for row in study_rows(subject):
         values = [value for value in row.get("values") or [] if value is not None]
         found = row.get("difference")
         if found and len(values) > 1 and abs(found["estimate"]) < (spread := float(np.std(values, ddof=1))):
             text = (
-                f"{label_of(row, subject)}: the difference of {shown(found['estimate'], 'points')} points is smaller than the "
-                f"standard deviation of its own scores over units ({shown(spread, 'percent')} points)."
+                f"{label_of(row, subject)}: the difference of {format_cell(found['estimate'], 'points')} points is smaller than "
+                f"the standard deviation of its scores across units ({format_cell(spread, 'percent')} points)."
             )
             yield Check("within-seed-noise", "note", "Within seed noise", text)
-    order = [trial for trial in ranked(subject) if trial.get("state") == "finished"]
+    order = [trial for trial in ranked_trials(subject) if trial.get("state") == "finished"]
     rows = subject.models[0].metrics.get("validation", {}).get("rows") if subject.models else None
     if subject.metric == "accuracy" and len(order) > 1 and rows:
         best, error = order[0]["value"], math.sqrt(order[0]["value"] * (1 - order[0]["value"]) / rows)
@@ -135,15 +138,15 @@ def within_noise(subject: Subject) -> Iterator[Check]:
         if close:
             text = (
                 f"{plural(close, 'other trial')} {verb(close, 'lies', 'lie')} "
-                f"within one standard error of the best ({shown(error, 'percent')} points, "
+                f"within one standard error of the best ({format_cell(error, 'percent')} points, "
                 f"{rows} validation rows). Which of them is best is mostly chance."
             )
-            yield Check("within-row-noise", "note", "The best trial is one of several", text)
+            yield Check("within-row-noise", "note", "The best trial is not clearly the best", text)
 
 
 def opened_often(subject: Subject) -> Iterator[Check]:
-    """Choosing by the test split makes its numbers too good."""
-    found = opened(subject)
+    """Test scores are too optimistic if choices were based on them."""
+    found = test_openings_of(subject)
     mine = {model.record.get("fingerprint") for model in subject.models}
     again = Counter(str(entry.get("run")) for entry in found if entry.get("fingerprint") in mine)
     again = Counter({run: count for run, count in again.items() if count > 1})
@@ -153,9 +156,9 @@ def opened_often(subject: Subject) -> Iterator[Check]:
             "test-opened-again",
             "warning",
             "Test opened more than once",
-            f"By the same run: {text}. Was anything changed in between?",
+            f"By the same run: {text}. Check whether anything was changed in between.",
         )
-    others = {str(entry.get("run")): None for entry in found if not is_shown(entry, subject)}
+    others = {str(entry.get("run")): None for entry in found if not is_in_report(entry, subject)}
     if others:
         few = ", ".join([*others][:5]) + (", ..." if len(others) > 5 else "")
         text = (
@@ -163,11 +166,11 @@ def opened_often(subject: Subject) -> Iterator[Check]:
             f"{'are' if len(others) > 1 else 'is'} not in this report ({few}). If they were alternatives, the ones shown "
             "here may have been chosen by their test scores."
         )
-        yield Check("test-opened-by-others", "warning", "Runs that are not shown have opened this test split", text)
+        yield Check("test-opened-by-others", "warning", "Other runs were scored on this test split", text)
 
 
 def units_missing(subject: Subject) -> Iterator[Check]:
-    """Failed cells, and too few seeds to speak of a method."""
+    """Failed or missing cells, and too few seeds for conclusions about a method."""
     cells = subject.study.get("cells", [])
     failed = sum(cell.get("state") == "failed" for cell in cells)
     if failed:
@@ -175,53 +178,60 @@ def units_missing(subject: Subject) -> Iterator[Check]:
             "cells-failed",
             "warning",
             "Some runs failed",
-            f"{failed} of {len(cells)} runs failed; State of the study says why.",
+            f"{failed} of {len(cells)} runs failed; see State of the study for the reasons.",
         )
     units = len(subject.study.get("units", []))
     done = len(complete_units(subject))
     if subject.kind in ("compare", "cv") and done < units:
-        text = f"{done} of {units} units are complete; the others are left out of every comparison. The same command goes on."
+        text = f"{done} of {units} units are complete; the others are left out. Run the same command again to resume."
         yield Check("incomplete", "warning", "The study is not complete", text)
     one = subject.kind == "runs" and len(subject.scored()) > 1
     if one or (subject.kind == "compare" and done == 1):
-        text = "Each model was trained once. The intervals speak of these saved models and new texts; another seed "
-        text += "may turn the order round."
+        text = "Each model was trained once. Intervals reflect sampling of texts, not variation across seeds; another seed "
+        text += "may change the order."
         yield Check("one-seed", "note", "One seed", text)
 
 
 def _learned_nothing(subject: Subject) -> Iterator[Check]:
-    """Warnings that runs stored and that no check works out itself: one class only, below the baseline, no teacher."""
+    """Warnings stored by runs that no check computes itself, such as one class only or below the baseline."""
     for kind, title in LEARNED_NOTHING.items():
         found = {
-            _named(model): one["message"] for model in subject.models for one in model.warnings if one["kind"] == kind
+            _name_with_unit(model): one["message"]
+            for model in subject.models
+            for one in model.warnings
+            if one["kind"] == kind
         }
         if found:
             name, message = next(iter(found.items()))
-            others = f" Likewise: {', '.join([*found][1:])}." if len(found) > 1 else ""
+            others = f" The same for: {', '.join([*found][1:])}." if len(found) > 1 else ""
             yield Check(kind, "warning", title, f"{name}: {message}{others}")
 
 
 def no_better_than_majority(subject: Subject) -> Iterator[Check]:
-    """A model whose interval reaches down to the commonest class has learned nothing that shows."""
+    """Models whose interval includes the accuracy of always predicting the most common class."""
     for model in subject.models:
         scores = model.metrics.get(subject.split)
         if not scores or "majority_baseline" not in scores:
             continue
         low = (scores.get("intervals") or {}).get("accuracy", [scores["accuracy"]])[0]
         if low <= scores["majority_baseline"]:
-            own, least, always = (shown(x, "percent") for x in (scores["accuracy"], low, scores["majority_baseline"]))
-            text = f"{_named(model)}: accuracy {own} %, lower end {least} %; always naming "
-            text += f"{scores.get('majority_label', 'the commonest class')} gives {always} %."
-            yield Check("majority", "warning", "Not clearly better than the commonest class", text)
+            own, least, always = (
+                format_cell(x, "percent") for x in (scores["accuracy"], low, scores["majority_baseline"])
+            )
+            text = f"{_name_with_unit(model)}: accuracy {own} %, interval from {least} %; always predicting "
+            text += f"{scores.get('majority_label', 'the most common class')} gives {always} %."
+            yield Check("majority", "warning", "Not clearly better than the most common class", text)
     yield from _learned_nothing(subject)
 
 
 def still_rising(subject: Subject) -> Iterator[Check]:
-    """The last epoch was the best: more epochs may help."""
+    """Models whose last epoch was the best; more epochs may help."""
     several = [
         m for m in subject.models if len(m.history.get("epochs") or ()) > 1
-    ]  # of one epoch, the last is the best
-    several = [m for m in several if m.record.get("identity", {}).get("train", {}).get("keep") != "last"]  # kept anyway
+    ]  # with one epoch, the last is always the best
+    several = [
+        m for m in several if m.record.get("identity", {}).get("train", {}).get("keep") != "last"
+    ]  # keeps the last epoch by request
     late = [
         m
         for m in several
@@ -230,12 +240,12 @@ def still_rising(subject: Subject) -> Iterator[Check]:
     late = [model for model in late if str(model.history.get("ended", "")).startswith("all")]
     if late:
         which = "All models" if len(late) == len(subject.models) > 1 else ", ".join(dict.fromkeys(m.name for m in late))
-        text = f"{which}: the last epoch was the best on the validation split. More epochs may give more."
+        text = f"{which}: the last epoch was the best on the validation split. More epochs may improve it."
         yield Check("still-rising", "note", "Still improving when training ended", text)
 
 
 def weak_teacher(subject: Subject) -> Iterator[Check]:
-    """A teacher that knows no more than the plain student has little to teach."""
+    """A teacher that is no better than the baseline has little to teach."""
     base = next((m for arm in subject.arms if arm.name == subject.baseline for m in arm.models), None)
     if base is None or "validation" not in base.metrics:
         return
@@ -243,24 +253,24 @@ def weak_teacher(subject: Subject) -> Iterator[Check]:
     for model in subject.models:
         taught = (model.record.get("teacher") or {}).get("validation_accuracy")
         if taught is not None and taught <= own and (not model.unit or model.unit == base.unit):
-            text = f"On the validation split the teacher of {_named(model)} reaches {shown(taught, 'percent')} %, "
-            text += f"{subject.baseline} {shown(own, 'percent')} %."
+            text = f"On the validation split the teacher of {_name_with_unit(model)} reaches {format_cell(taught, 'percent')} %, "
+            text += f"{subject.baseline} {format_cell(own, 'percent')} %."
             yield Check("weak-teacher", "warning", "The teacher is no better than the baseline", text)
             return
 
 
 def several_machines(subject: Subject) -> Iterator[Check]:
-    """Numbers of several versions or devices differ for other reasons too."""
+    """Scores from different versions or devices differ for other reasons too."""
     places = {
         tuple(sorted((k, plain(v)) for k, v in (m.record.get("environment") or {}).items())) for m in subject.models
     }
     if len(places) > 1:
-        text = f"The models were trained in {len(places)} environments (versions, device, threads); Environment lists them."
-        yield Check("several-environments", "note", "Not all on one machine", text)
+        text = f"The models were trained in {len(places)} environments (versions, device, threads); see Environment."
+        yield Check("several-environments", "note", "Trained in different environments", text)
 
 
 def untuned_arms(subject: Subject) -> Iterator[Check]:
-    """Equal budgets: an arm tuned with more trials had more luck to choose from."""
+    """Arms tuned with different numbers of trials; more trials give a better best value by chance."""
     trials = {arm: found.get("trials", 0) for arm, found in (subject.study.get("tuning") or {}).items()}
     if len(set(trials.values())) > 1:
         text = ", ".join(f"{arm} {count}" for arm, count in trials.items())

@@ -1,7 +1,7 @@
-"""The comparison at the head of a report: which model is better, by how much, and the verdict.
+"""The summary of a report: which model is better, by how much, and the verdict.
 
-A study brings its own result (`study.json`) and that is shown; runs that were named on their own are compared here,
-as saved models on one test set. Each row is a dictionary of the keys that `statistics.Comparison` has.
+The result of a study is read from its `study.json`. Runs that are not part of a study are compared here, as saved
+models on one test set. Each row of a result is a dictionary with the fields of `stats.paired.Comparison`.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from randout.stats.paired import compare_models
 from randout.storage.predictions import Predictions
 
 from .subjects import Arm, Model, Subject
-from .values import Column, Figure, Points, Section, Table, metric_kind, metric_name, metric_title, shown
+from .values import Column, Figure, Points, Section, Table, format_cell, metric_kind, metric_name, metric_title
 
-MARGIN = 0.02  # the difference that counts, where no study names another
-SAVED = "these saved models on new texts (each trained once; nothing is said of new seeds)"
+MARGIN = 0.02  # smallest difference that counts, unless a study sets another
+SAVED = "these saved models on new texts (each trained once, so variation across seeds is not included)"
 
 
 def study_rows(subject: Subject) -> list[dict[str, Any]]:
-    """The rows of a study's result; none where it has none yet, or is no study."""
+    """Rows of a study's result; empty if it has none yet or the subject is not a study."""
     rows = (subject.study.get("result") or {}).get("rows") or []
     return [row for row in rows if isinstance(row, dict)]
 
 
 def result_of(subject: Subject) -> dict[str, Any]:
-    """The result of a study, or of comparing the runs: head, estimand, rows, notes; rows may be empty."""
+    """Result of a study, or of comparing the runs: head, estimand, rows and notes; rows may be empty."""
     if subject.study:
         result = subject.study.get("result") or {}
         notes = [*(result.get("notes") or []), *subject.notes]
         known = {"head": str(result.get("head") or ""), "estimand": str(result.get("estimand") or "")}
         return known | {"notes": notes, "rows": study_rows(subject)}
     arms, notes = subject.scored(), list(subject.notes)
-    found = {arm.name: aligned(arm.models[0], arms[0].models[0], subject.split) for arm in arms}
+    found = {arm.name: aligned_predictions(arm.models[0], arms[0].models[0], subject.split) for arm in arms}
     for name, predictions in found.items():
         if predictions is None:
             notes.append(f"{name} was not scored on the same {subject.split} rows, so it is not compared.")
@@ -46,29 +46,29 @@ def result_of(subject: Subject) -> dict[str, Any]:
     notes += _baseline_note(subject)
     for arm in arms:
         if reason := arm.models[0].metrics[subject.split].get("no_interval", {}).get(subject.metric):
-            notes.append(f"{arm.name}: its {metric_name(subject.metric)} has no interval of its own: {reason}.")
+            notes.append(f"{arm.name}: no interval for its {metric_name(subject.metric)}: {reason}.")
     same = {name: predictions for name, predictions in found.items() if predictions is not None}
-    rows = _alone(subject)
+    rows = _scores_without_comparison(subject)
     if subject.baseline in same and len(same) > 1:
         try:
-            rows = _compared(subject, same)
-        except (UserError, Failure) as error:  # one group, or logits that are not finite: the scores still stand
+            rows = _compare_with_baseline(subject, same)
+        except (UserError, Failure) as error:  # one group, or logits that are not finite; the scores are still shown
             notes.append(f"The models could not be compared: {error}")
     return {"head": "", "estimand": SAVED, "notes": notes, "rows": rows}
 
 
 def _baseline_note(subject: Subject) -> list[str]:
-    """The score of a bag-of-words baseline on the rows that are shown, from the first run that has it."""
+    """Score of the bag-of-words baseline on the split that is shown, from the first run that has one."""
     for model in subject.models:
         if found := (model.metrics.get(subject.split) or {}).get("baseline"):
-            value = shown(found[subject.metric], metric_kind(subject.metric))
+            value = format_cell(found[subject.metric], metric_kind(subject.metric))
             name = metric_name(subject.metric)
             return [f"A bag-of-words baseline (linear, tf-idf) reaches {name} {value} % on the {subject.split} rows."]
     return []
 
 
-def aligned(model: Model, first: Model, split: str) -> Predictions | None:
-    """A model's predictions in the order of `first`'s rows; None unless both have the same rows and labels."""
+def aligned_predictions(model: Model, first: Model, split: str) -> Predictions | None:
+    """Predictions of a model in the row order of `first`; None unless both have the same rows and labels."""
     mine, other = model.predictions(split), first.predictions(split)
     if mine is None or other is None or mine.names != other.names or sorted(mine.rows) != sorted(other.rows):
         return None
@@ -80,17 +80,17 @@ def aligned(model: Model, first: Model, split: str) -> Predictions | None:
     return replace(other, logits=mine.logits[order], texts=texts)
 
 
-def _compared(subject: Subject, same: dict[str, Predictions]) -> list[dict[str, Any]]:
-    """Every model against the baseline, as `compare_models` says it. Raises UserError, Failure."""
+def _compare_with_baseline(subject: Subject, same: dict[str, Predictions]) -> list[dict[str, Any]]:
+    """Compare every model with the baseline by `compare_models`. Raises UserError, Failure."""
     first = same[subject.baseline]
     logits, outputs = {name: rows.logits for name, rows in same.items()}, first.logits.shape[1]
-    words = (first.labels, logits, subject.baseline, first.groups, len(first.names), subject.metric)
-    found = compare_models(*words, margin=MARGIN, outputs=outputs)
+    arguments = (first.labels, logits, subject.baseline, first.groups, len(first.names), subject.metric)
+    found = compare_models(*arguments, margin=MARGIN, outputs=outputs)
     return [asdict(row) for row in found]
 
 
-def _alone(subject: Subject) -> list[dict[str, Any]]:
-    """Each model's own score with the interval it was saved with, and no difference."""
+def _scores_without_comparison(subject: Subject) -> list[dict[str, Any]]:
+    """Each model's score with its stored interval, without differences."""
     rows = []
     for arm in subject.scored():
         scores = arm.models[0].metrics[subject.split]
@@ -102,7 +102,7 @@ def _alone(subject: Subject) -> list[dict[str, Any]]:
 
 
 def label_of(row: dict[str, Any], subject: Subject) -> str:
-    """A row's name, with what it is compared to where that is not the baseline."""
+    """Name of a row, with what it is compared with if that is not the baseline."""
     against = row.get("against")
     return f"{row['name']} (against {against})" if against not in (None, "", subject.baseline) else str(row["name"])
 
@@ -112,7 +112,7 @@ def _pair(row: dict[str, Any], low: str = "low", high: str = "high") -> tuple[fl
 
 
 def main_table(subject: Subject, rows: list[dict[str, Any]]) -> Table:
-    """A row a model: its metric, the difference to the baseline, p, the smallest detectable difference, the words."""
+    """One row per model: metric, difference from the baseline, verdict, p and smallest detectable difference."""
     metric = subject.metric
     one, signed = metric_kind(metric), metric_kind(metric, signed=True)
     columns = [Column("model"), Column(metric_title(metric), one), Column("95 % interval", "interval")]
@@ -133,8 +133,8 @@ def main_table(subject: Subject, rows: list[dict[str, Any]]) -> Table:
         cells.append((*first, verdict, wide, row.get("adjusted_p"), row.get("detectable")))
     kept = [at for at, _ in enumerate(columns) if at < 2 or any(row[at] is not None for row in cells)]
     note = (
-        "Differences are in percentage points, the model minus the baseline. Detectable: the smallest difference that "
-        "this design would have shown with 80 % power."
+        "Differences are model minus baseline, in percentage points. Detectable: the smallest true difference that "
+        "this design detects with 80 % power."
     )
     note = note if any(row.get("difference") for row in rows) else ""
     if any(seen.values()):
@@ -150,39 +150,39 @@ def main_table(subject: Subject, rows: list[dict[str, Any]]) -> Table:
 
 
 def _seen_before(arm: Arm, split: str) -> str | None:
-    """`66 of 90`: scored rows of an arm that its teachers or starting models were trained on; None for none."""
+    """Scored rows of an arm that its teachers or starting models were trained on, such as `66 of 90`; None for none."""
     found = [leaks for model in arm.models if (leaks := model.leaks(split)).get("rows")]
     return f"{sum(one['rows'] for one in found):,} of {sum(one['of'] for one in found):,}" if found else None
 
 
-def forest(subject: Subject, rows: list[dict[str, Any]]) -> list[Figure]:
-    """The differences to the baseline with their intervals, the margin in grey; nothing where nothing is compared."""
-    apart = [row for row in rows if row.get("difference")]
-    if not apart or subject.metric == "log_loss":
+def forest_plot(subject: Subject, rows: list[dict[str, Any]]) -> list[Figure]:
+    """Forest plot of the differences from the baseline with the margin in grey; empty without a comparison."""
+    compared = [row for row in rows if row.get("difference")]
+    if not compared or subject.metric == "log_loss":
         return []
     columns = [Column("model"), Column("difference, points", "points"), Column("95 % interval", "points interval")]
     columns += [Column("simultaneous interval", "points interval"), Column("verdict", "verdict")]
     cells: list[tuple[Any, ...]] = []
-    for row in apart:
+    for row in compared:
         wide = tuple(row["simultaneous"]) if row.get("simultaneous") else None
         found = row["difference"]
         cells.append((label_of(row, subject), found["estimate"], _pair(found), wide, row.get("words")))
     margin = subject.study.get("margin", MARGIN)
-    note = f"Right of the line is better than {subject.baseline}. Thick: 95 % interval. "
-    note += "Thin: simultaneous interval, of all comparisons at once. " if any(row[3] for row in cells) else ""
-    note += f"Grey: differences smaller than the margin of {100 * margin:g} points, which count as none."
+    note = f"Right of the dashed line is better than {subject.baseline}. Thick line: 95 % interval. "
+    note += "Thin line: simultaneous interval of all comparisons. " if any(row[3] for row in cells) else ""
+    note += f"Grey band: differences smaller than the margin of {100 * margin:g} points, which count as none."
     roles = {"y": "model", "x": "difference, points", "interval": "95 % interval", "words": "verdict"}
     if any(row[3] for row in cells):
         roles["wide"] = "simultaneous interval"
     else:
         columns, cells = [*columns[:3], columns[4]], [(*row[:3], row[4]) for row in cells]
-    table = Table("difference", "Difference to the baseline", tuple(columns), tuple(cells))
-    title = f"Difference in {metric_name(subject.metric)} to {subject.baseline}"
+    table = Table("difference", "Difference from the baseline", tuple(columns), tuple(cells))
+    title = f"Difference in {metric_name(subject.metric)} from {subject.baseline}"
     return [Figure("difference", title, "intervals", table, roles, note, {"zero": True, "band": margin})]
 
 
 def scores_figure(subject: Subject, rows: list[dict[str, Any]]) -> list[Figure]:
-    """Every model's metric with its interval."""
+    """Plot of every model's metric with its interval."""
     title = metric_title(subject.metric)
     columns: tuple[Column, ...] = (
         Column("model"),
@@ -199,18 +199,18 @@ def scores_figure(subject: Subject, rows: list[dict[str, Any]]) -> list[Figure]:
         ""
         if len(seen) == 1
         else (
-            "Intervals of single models overlap even where their difference is certain, since all models meet the same "
-            "texts; the differences above decide."
+            "Intervals of single models can overlap although their difference is clear, because all models are scored "
+            "on the same texts. Use the differences above to compare models."
         )
     )
     return [Figure("scores", name, "intervals", table, roles, note)]
 
 
 def sentence(row: dict[str, Any], subject: Subject) -> str:
-    """A verdict in a sentence."""
+    """A verdict as a sentence."""
     found, words = row["difference"], row.get("words") or "no verdict"
     against, name = _in_sentence(row.get("against") or subject.baseline), _in_sentence(row["name"])
-    by, between = shown(found["estimate"], "points"), shown(_pair(found), "points interval")
+    by, between = format_cell(found["estimate"], "points"), format_cell(_pair(found), "points interval")
     if words.startswith(("better", "worse")):
         text = f"{name} is {words.split(',')[0]} than {against}: {by} points, 95 % interval {between}"
     else:
@@ -218,44 +218,48 @@ def sentence(row: dict[str, Any], subject: Subject) -> str:
         text = f"{name} and {against}: {verdict} ({by} points, 95 % interval {between})"
     margin = 100 * subject.study.get("margin", MARGIN)
     if "equivalent" in words:
-        text += f"; it is a difference of less than {margin:g} points, the margin that counts"
+        text += f"; the difference is smaller than the margin of {margin:g} points"
     elif "not worse" in words:
-        text += f"; it is not worse by as much as {margin:g} points"
+        text += f"; it is not worse by the margin of {margin:g} points or more"
     return text + "."
 
 
 def _in_sentence(name: str) -> str:
-    """A name that its commas do not tear apart."""
+    """A name in quotation marks if it contains a comma."""
     return f"“{name}”" if "," in name else name
 
 
 def summary(subject: Subject) -> Section | None:
-    """The answer: sentences, table, forest plot. A search has none but its best trial, said under Search."""
+    """The result: sentences, table, forest plot. None for a search, whose best trial is reported under Search."""
     if subject.kind == "search":
         return None
     result = result_of(subject)
     rows = result["rows"]
     parts: list[Any] = []
     if subject.kind in ("compare", "cv"):
-        state = f"This result is of {result['head']}." if result["head"] else "No unit is complete yet: no result."
+        state = (
+            f"This result covers {result['head']}."
+            if result["head"]
+            else "No unit is complete yet, so there is no result."
+        )
         parts.append(state)
     if result["estimand"] and any(row.get("difference") for row in rows):
-        parts.append(f"The numbers speak of: {result['estimand']}.")
-    if said := tuple(sentence(row, subject) for row in rows if row.get("difference")):
-        parts.append(Points(said))
+        parts.append(f"Intervals and verdicts apply to: {result['estimand']}.")
+    if sentences := tuple(sentence(row, subject) for row in rows if row.get("difference")):
+        parts.append(Points(sentences))
     if rows:
-        parts += [main_table(subject, rows), *forest(subject, rows), *scores_figure(subject, rows)]
+        parts += [main_table(subject, rows), *forest_plot(subject, rows), *scores_figure(subject, rows)]
     parts += [str(note) for note in result["notes"]]
     others = [(label_of(row, subject), *pair) for row in rows for pair in (row.get("secondary") or {}).items()]
     if others:
         columns: tuple[Column, ...] = (Column("model"), Column("test"), Column("result"))
-        note = "For the curious. The verdicts come from the primary test alone."
-        parts.append(Table("secondary", "Other tests, shown and never promoted", columns, tuple(others), note))
+        note = "Verdicts use the primary test only."
+        parts.append(Table("secondary", "Other tests (not used for verdicts)", columns, tuple(others), note))
     return Section("summary", "Summary", tuple(parts))
 
 
 def units(subject: Subject) -> Section | None:
-    """Each arm's metric at each seed or fold, and how much the seeds or folds differ."""
+    """Metric of each arm by seed or fold, and its difference from the baseline."""
     rows = [row for row in study_rows(subject) if row.get("values")]
     done = complete_units(subject)
     if not rows or len(rows[0]["values"]) < 2:
@@ -273,20 +277,22 @@ def units(subject: Subject) -> Section | None:
         values = row["values"]
         names = done if len(done) == len(values) else [str(at + 1) for at in range(len(values))]
         for at, (unit, value) in enumerate(zip(names, values, strict=True)):
-            apart = (
+            difference = (
                 None
                 if base is None or row["name"] == subject.baseline or len(base) != len(values)
                 else value - base[at]
             )
-            cells.append((unit, str(row["name"]), value, apart))
-    table = Table("units", "Each unit", columns, tuple(cells), "The same unit: the same split, seed and data order.")
+            cells.append((unit, str(row["name"]), value, difference))
+    table = Table(
+        "units", "Scores by unit", columns, tuple(cells), "All models of a unit share its split, seed and data order."
+    )
     roles = {"series": "model", "x": "unit", "y": title}
     figure = Figure("units", f"{metric_name(subject.metric)} by unit".capitalize(), "lines", table, roles)
     return Section("units", "Seeds and folds" if subject.kind == "cv" else "Seeds", (figure, table))
 
 
 def complete_units(subject: Subject) -> list[str]:
-    """The units in which every arm is finished."""
+    """Units in which every arm is finished."""
     arms = {str(arm) for arm in subject.study.get("arms", [])}
     done: dict[str, set[str]] = {str(unit): set() for unit in subject.study.get("units", [])}
     for cell in subject.study.get("cells", []):

@@ -1,7 +1,8 @@
-"""Metrics and comparisons as text tables and as pictures; each picture comes with its table.
+"""Metrics and comparisons as text tables and PNG pictures.
 
-Text: lists of lines in fixed-width columns, for the caller to print. Pictures: PNG, drawn without pyplot (no global
-state, no display), in colours that stay apart in grey and for the colour-blind, replaced atomically on disk.
+Text tables are lists of lines in fixed-width columns, for the caller to print. Pictures are drawn without pyplot (no
+global state, no display), use colours that are distinguishable in grey and for colour-blind readers, and are written
+atomically.
 """
 
 from __future__ import annotations
@@ -40,23 +41,23 @@ HEADLINE = {
     "expected_calibration_error": "calibration error",
 }
 CALIBRATION = "expected_calibration_error"
-NAME_WIDTH = 28  # characters of a label or model name in a text table
-NARROWEST = 12  # columns of a terminal that a shortened cell keeps
-MODEL_WIDTH = 44  # of the name of a run or an arm
-MATRIX_WIDTH = 92  # columns of a terminal that a confusion matrix takes, about
-MATRIX_CLASSES = 12  # more classes than this: the text lists the commonest confusions instead of the matrix
-NUMBER_CLASSES = 15  # more classes than this: the picture leaves the numbers out
-ENCODER, WORDS = "encoder", "bag-of-words"  # what a student may be chosen from, in `run.json`
+NAME_WIDTH = 28  # most columns of a label in a text table
+NARROWEST = 12  # least columns of a shortened cell
+MODEL_WIDTH = 44  # most columns of the name of a run or an arm
+MATRIX_WIDTH = 92  # approximate width of a confusion matrix in columns
+MATRIX_CLASSES = 12  # more classes than this: list the most common confusions instead of the matrix
+NUMBER_CLASSES = 15  # more classes than this: omit the numbers from the picture
+ENCODER, WORDS = "encoder", "bag-of-words"  # keys of a recorded choice in `run.json`
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"  # Okabe and Ito's colour-blind-safe blue and vermilion
 
 
-def _short(name: str, width: int = NAME_WIDTH) -> str:
-    """A name in at most `width` columns of a terminal; two dots stand for what is left out."""
+def _shorten(name: str, width: int = NAME_WIDTH) -> str:
+    """Shorten a name to at most `width` terminal columns; two dots mark the cut."""
     return name if cell_len(name) <= width else set_cell_size(name, width - 2).rstrip() + ".."
 
 
 def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
-    """Columns as wide as their widest cell; those in `left` to the left, the others to the right."""
+    """Format a table with aligned columns; columns in `left` are left-aligned, the others right-aligned."""
     widths = [max(map(cell_len, column)) for column in zip(header, *rows, strict=True)]
     lines = []
     for row in (header, *rows):
@@ -67,11 +68,13 @@ def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequ
     return lines
 
 
-def fitted(
+def fit_to_width(
     header: Sequence[str], rows: Sequence[Sequence[str]], width: int, shortened: Sequence[int], ellipsis: str = "…"
 ) -> list[tuple[str, ...]]:
-    """The rows with the cells of the columns `shortened` cut in the middle, the widest columns first, so that the lines of
-    `table_lines` have at most `width` columns of a terminal; no column gets narrower than its header or than `NARROWEST`.
+    """Shorten cells so that the lines of `table_lines` fit into `width` terminal columns.
+
+    Cells of the columns `shortened` are cut in the middle, the widest columns first; no column gets narrower than its
+    header or than `NARROWEST`.
     """
     widths = [max(map(cell_len, column)) for column in zip(header, *rows, strict=True)]
     least = {at: max(NARROWEST, cell_len(header[at])) for at in shortened}
@@ -87,7 +90,7 @@ def fitted(
 
 
 def _without_middle(text: str, width: int, ellipsis: str) -> str:
-    """A text in at most `width` columns of a terminal, its start and its end kept."""
+    """Cut the middle of a text so that it fits into `width` terminal columns."""
     if cell_len(text) <= width:
         return text
     room = width - cell_len(ellipsis)
@@ -102,50 +105,51 @@ def _percent(value: float) -> str:
 
 
 def _confusion_lines(counts: np.ndarray, names: list[str]) -> list[str]:
-    """The matrix, or for many classes the ten commonest confusions. Labels in the head are shortened to fit a terminal;
-    where that makes two of them the same, they are numbered.
+    """Format the confusion matrix, or for many classes the ten most common confusions.
+
+    Labels in the header are shortened to fit a terminal; if that makes two of them equal, they are numbered.
     """
     if len(names) <= MATRIX_CLASSES:
-        down = [_short(name) for name in names]
+        down = [_shorten(name) for name in names]
         across = (MATRIX_WIDTH - max(map(cell_len, down))) // len(names) - 2
-        head = [_short(name, min(NAME_WIDTH, max(5, across))) for name in names]
+        head = [_shorten(name, min(NAME_WIDTH, max(5, across))) for name in names]
         if len(set(head)) < len(head):
-            head = [_short(f"{at} {name}", max(5, across)) for at, name in enumerate(names)]
+            head = [_shorten(f"{at} {name}", max(5, across)) for at, name in enumerate(names)]
             down = [f"{at} {name}" for at, name in enumerate(down)]
         cells = [[name, *map(str, line)] for name, line in zip(down, counts, strict=True)]
         return table_lines(["true \\ predicted", *head], cells)
     wrong = counts - np.diag(np.diagonal(counts))
     order = np.argsort(-wrong, axis=None, kind="stable")[:10]
     places = [divmod(int(at), len(names)) for at in order if wrong.flat[at]]
-    rows = [[f"{_short(names[true])} -> {_short(names[made])}", str(wrong[true, made])] for true, made in places]
-    return table_lines(["commonest confusions, true -> predicted", "rows"], rows)
+    rows = [[f"{_shorten(names[true])} -> {_shorten(names[made])}", str(wrong[true, made])] for true, made in places]
+    return table_lines(["most common confusions, true -> predicted", "rows"], rows)
 
 
 def score_lines(metrics: Mapping[str, Any], id2label: Mapping[Any, str]) -> list[str]:
-    """Lines for what `metrics.score` returned: headline with intervals, every class, the confusion matrix.
+    """Format the result of `stats.metrics.score`: headline metrics with intervals, each class, the confusion matrix.
 
-    Percent with two decimals, intervals with one; log loss in nats.
+    Values in percent with two decimals, intervals with one; log loss in nats.
     """
     names = [*label_names(id2label), *metrics.get("unseen", {})]
     counts = np.asarray(metrics["confusion_matrix"])
     intervals, without = metrics.get("intervals", {}), metrics.get("no_interval", {})
     groups = ""
     if metrics.get("groups", metrics["rows"]) != metrics["rows"]:
-        groups = f" in {plural(metrics['groups'], 'group')} (copies, and rows of one group, count together)"
+        groups = f" in {plural(metrics['groups'], 'group')} (copies and rows of the same group count as one)"
     baseline = metrics.get("baseline")
     wide = max(map(len, [*HEADLINE.values(), *([baseline["name"]] if baseline else [])]))
     lines = [f"{plural(metrics['rows'], 'row')}{groups}" + (", 95 % intervals in brackets" if intervals else "")]
     if "unseen" in metrics:
-        lines.append(f"{unseen_words(metrics['unseen'], 'these')}; the log loss is of the other rows")
+        lines.append(f"{unseen_words(metrics['unseen'], 'these')}; log loss is computed on the other rows")
     for metric, title in HEADLINE.items():
         low, high = intervals.get(metric, (None, None))
         between = "" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
         between = " [no interval]" if metric in without else between
-        about = "  (how far probabilities are from how often they are right, on average)" * (metric == CALIBRATION)
+        about = "  (mean distance between confidence and accuracy)" * (metric == CALIBRATION)
         lines.append(f"{title:<{wide}}  {_percent(metrics[metric]):>6} %{between}{about}")
     about = f"(lower is better; {math.log(len(names)):.4f} for equal probabilities)"
     lines.append(f"{'log loss':<{wide}}  {metrics['log_loss']:>6.4f}    {about}")
-    always = f"%  (accuracy of always predicting {_short(metrics['majority_label'])!r})"
+    always = f"%  (accuracy of always predicting {_shorten(metrics['majority_label'])!r})"
     lines.append(f"{'majority class':<{wide}}  {_percent(metrics['majority_baseline']):>6} {always}")
     if baseline:
         size = f"{plural(baseline['train_rows'], 'training row')}{', sampled' if baseline['sampled'] else ''}"
@@ -157,46 +161,45 @@ def score_lines(metrics: Mapping[str, Any], id2label: Mapping[Any, str]) -> list
     rows = []
     for name in names:
         each = metrics["per_class"][name]
-        rows.append([_short(name), *(_percent(each[rate]) for rate in ("precision", "recall", "f1"))])
+        rows.append([_shorten(name), *(_percent(each[rate]) for rate in ("precision", "recall", "f1"))])
         rows[-1].append(f"{each['support']:,}")
     lines += ["", *table_lines(["label", "precision", "recall", "F1", "rows"], rows)]
     return [*lines, "", *_confusion_lines(counts, names)]
 
 
 def choice_lines(choice: Mapping[str, Any]) -> list[str]:
-    """A recorded choice for a person: both scores, their difference, and what was chosen and why."""
-    encoder, words = choice[ENCODER], choice[WORDS]
+    """Format a recorded choice of student: both scores, their difference, the choice and its reason."""
+    encoder, bag_of_words = choice[ENCODER], choice[WORDS]
     if "why" in choice:
-        return [f"student: {encoder['name']}, for {words['name']} cannot be fitted: {choice['why']}"]
+        return [f"student: {encoder['name']}, because {bag_of_words['name']} cannot be fitted: {choice['why']}"]
     where = f"{choice['rows']:,} validation rows"
     if choice["by"] == "cross-validation":
         where = f"{choice['rows']:,} training rows, by cross-validation"
-    scores = [f"{one['name']} {one['score']:.2%}" for one in (encoder, words)]
+    scores = [f"{one['name']} {one['score']:.2%}" for one in (encoder, bag_of_words)]
     metric = diagnostics.title(choice["metric"]).lower()
-    lines = [f"student chosen on {where} (no test row): {metric} of {' and '.join(scores)}"]
-    text = f"{words['name']} minus {encoder['name']}: {100 * choice['difference']:+.2f} points"
+    lines = [f"student chosen on {where} (test rows not used): {metric} of {' and '.join(scores)}"]
+    text = f"{bag_of_words['name']} minus {encoder['name']}: {100 * choice['difference']:+.2f} points"
     if "low90" in choice:
         text += f", 90 % interval [{100 * choice['low90']:+.2f}, {100 * choice['high90']:+.2f}]"
-    return [*lines, f"{text}. {_reason(choice)}"]
+    return [*lines, f"{text}. {_choice_reason(choice)}"]
 
 
-def _reason(choice: Mapping[str, Any]) -> str:
+def _choice_reason(choice: Mapping[str, Any]) -> str:
     name, margin = choice[choice["chosen"]]["name"], f"{100 * choice['margin']:g} points"
     if choice["chosen"] == ENCODER:
-        doubt = (
-            "" if choice.get("high90", 0) < 0 else f", and these rows do not rule out that it is by {margin} or more"
-        )
+        doubt = "" if choice.get("high90", 0) < 0 else f", and these rows do not rule out a deficit of {margin} or more"
         return f"The student is {name}: the bag-of-words classifier scores lower{doubt}"
     if choice["difference"] > 0:
         return f"The student is {name}, a bag-of-words classifier: it scores higher"
     if choice["difference"] == 0:
         return f"The student is {name}, a bag-of-words classifier: it scores the same and costs less"
-    return f"The student is {name}, a bag-of-words classifier: it is lower by less than {margin}, and costs less"
+    return f"The student is {name}, a bag-of-words classifier: it scores less than {margin} lower and costs less"
 
 
 def leak_lines(metrics: Mapping[str, Any]) -> list[str]:
-    """Lines for rows that were seen before, or are the run's own test rows: how many by role, and accuracy without those
-    seen; none where there are none.
+    """Report scored rows that a model was trained on, or that are the run's own test rows.
+
+    Gives their number by role and the accuracy without rows seen before; empty if there are none.
     """
     lines = []
     if found := metrics.get("test_rows"):
@@ -218,17 +221,17 @@ def leak_lines(metrics: Mapping[str, Any]) -> list[str]:
                 f"{_percent(rest['accuracy'])} %{between}"
             )
         elif found["rows"]:
-            lines.append("no row is left without these")
+            lines.append("no rows remain without these")
     return lines
 
 
 def comparison_lines(rows: Sequence[Comparison]) -> list[str]:
-    """Lines for what `statistics.compare_models` returned; differences and intervals in percentage points."""
+    """Format the result of `stats.paired.compare_models`; differences and intervals in percentage points."""
     title = HEADLINE.get(rows[0].metric, rows[0].metric)
     header = ["model", f"{title} %", "difference", "interval", "Holm p", "only one right", "detectable"]
     table = []
     for row in rows:
-        cells = [_short(row.name, MODEL_WIDTH), _percent(row.value)]
+        cells = [_shorten(row.name, MODEL_WIDTH), _percent(row.value)]
         if row.difference is None or row.mcnemar is None:
             table.append([*cells, "", "", "", "", "", "baseline"])
             continue
@@ -237,16 +240,17 @@ def comparison_lines(rows: Sequence[Comparison]) -> list[str]:
         cells += [f"{100 * row.difference.estimate:+.2f}", between, f"{row.adjusted_p:.4f}"]
         cells += [f"{row.mcnemar.b}/{row.mcnemar.c}", _percent(row.detectable or 0.0), row.words or ""]
         table.append(cells)
-    words = [cells.pop() for cells in table]
+    verdicts = [cells.pop() for cells in table]
     return [
-        f"{line}  {word}" for line, word in zip(_padded(table_lines(header, table)), ["verdict", *words], strict=True)
+        f"{line}  {word}"
+        for line, word in zip(_padded(table_lines(header, table)), ["verdict", *verdicts], strict=True)
     ]
 
 
 def method_lines(rows: Sequence[MethodRow], leaks: Mapping[str, Mapping[str, int]] | None = None) -> list[str]:
-    """Lines for what `verdicts.compare_methods` or `compare_folds` returned; differences in percentage points.
+    """Format the result of `stats.verdicts.compare_methods` or `compare_folds`; differences in percentage points.
 
-    leaks: by method, how many (rows) of how many (of) test rows were seen before.
+    leaks: by method, the number of test rows seen before (rows) and of all test rows (of).
     """
     base = rows[0]
     count = len(base.values)
@@ -259,7 +263,7 @@ def method_lines(rows: Sequence[MethodRow], leaks: Mapping[str, Mapping[str, int
         if seen := (leaks or {}).get(row.name):
             other += f" (LEAK: {seen['rows']:,} of {seen['of']:,} test rows)"
         cells = [
-            _short(row.name, MODEL_WIDTH) + other,
+            _shorten(row.name, MODEL_WIDTH) + other,
             _percent(row.value),
             f"[{_percent(row.low)}, {_percent(row.high)}]",
         ]
@@ -272,10 +276,10 @@ def method_lines(rows: Sequence[MethodRow], leaks: Mapping[str, Mapping[str, int
         cells += [f"[{100 * low:+.2f}, {100 * high:+.2f}]" for low, high in pairs]
         table.append([*cells, f"{row.adjusted_p:.4f}", _percent(row.detectable or 0.0)])
         verdicts.append(row.words or "")
-        notes += [f"{_short(row.name, MODEL_WIDTH)}: {test}: {found}" for test, found in row.secondary.items()]
+        notes += [f"{_shorten(row.name, MODEL_WIDTH)}: {test}: {found}" for test, found in row.secondary.items()]
     lines = [f"{base.estimand}; {count} {unit}{'s' if count != 1 else ''}"]
     lines += [f"{line}  {word}" for line, word in zip(_padded(table_lines(header, table)), verdicts, strict=True)]
-    return [*lines, *(["", "beside it, no verdicts:", *notes] if notes else [])]
+    return [*lines, *(["", "other tests (not used for verdicts):", *notes] if notes else [])]
 
 
 def _padded(lines: list[str]) -> list[str]:
@@ -284,7 +288,7 @@ def _padded(lines: list[str]) -> list[str]:
 
 
 def save_picture(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write the PNG beside its place and move it there; a reader never sees half a picture."""
+    """Write a PNG atomically: to a temporary file in the same folder, which then replaces `path`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -293,7 +297,7 @@ def save_picture(figure: Figure, path: str | os.PathLike[str]) -> Path:
             figure.savefig(file, format="png", dpi=150, facecolor="white", bbox_inches="tight", pad_inches=0.15)
         mask = os.umask(0)
         os.umask(mask)
-        os.chmod(unfinished, 0o666 & ~mask)  # mkstemp's 0600 is not for a report
+        os.chmod(unfinished, 0o666 & ~mask)  # mkstemp creates files with 0600
         os.replace(unfinished, path)
     except BaseException:
         Path(unfinished).unlink(missing_ok=True)
@@ -318,7 +322,7 @@ def _wrapped(names: Sequence[str], width: int = 24, lines: int = 2) -> list[str]
 
 
 def _cell_texts(axis: Axes, values: np.ndarray, image: Any, texts: list[list[str]], size: float) -> None:
-    """One text per cell, black or white, whichever stands out from the cell's luminance (Rec. 709)."""
+    """Draw one text per cell, black or white depending on the cell's luminance (Rec. 709)."""
     colours = image.cmap(image.norm(values))  # (C, C, 4)
     light = colours[..., :3] @ np.array([0.2126, 0.7152, 0.0722]) > 0.5
     for (row, column), bright in np.ndenumerate(light):
@@ -330,7 +334,7 @@ def _matrix_panel(axis: Axes, values: np.ndarray, texts: list[list[str]], names:
     from matplotlib.colors import PowerNorm
 
     size = len(names)
-    gamma = 1.0 if size <= NUMBER_CLASSES else 0.5  # without numbers, a root scale shows the rare confusions
+    gamma = 1.0 if size <= NUMBER_CLASSES else 0.5  # without numbers, a square-root scale shows rare confusions
     image = axis.imshow(values, cmap="Blues", norm=PowerNorm(gamma, vmin=0, vmax=top))
     tick = 10 if size <= 8 else 8
     slanted = size > 6 or max(len(line) for name in names for line in name.split("\n")) > 9
@@ -349,10 +353,11 @@ def _matrix_panel(axis: Axes, values: np.ndarray, texts: list[list[str]], names:
 
 
 def confusion_picture(matrix: Any, id2label: Mapping[Any, str], path_png: str | os.PathLike[str], title: str) -> Path:
-    """Two panels, counts and percent of each true class; `matrix (C, C)`, rows = true. Returns the path written.
+    """Draw a confusion matrix as counts and as percent of each true class. Returns the path written.
 
-    Over 15 classes the numbers are left out and colours grow with the square root. A class
-    without rows stays blank (-) in the right panel. Where no font has the characters of some class, classes go by number.
+    matrix: (C, C), rows are true classes. With more than 15 classes the numbers are left out and colours grow with the
+    square root. A class without rows is blank (-) in the right panel. If no font can draw some class name, classes are
+    numbered.
     """
     names, by_number = fonts.numbered(label_names(id2label))
     with fonts.use([*names, title]):
@@ -362,8 +367,8 @@ def confusion_picture(matrix: Any, id2label: Mapping[Any, str], path_png: str | 
 def _confusion_picture(matrix: Any, names: list[str], path_png: str | os.PathLike[str], title: str, note: str) -> Path:
     counts = np.asarray(matrix, dtype=np.int64)
     if counts.shape != (len(names), len(names)):
-        raise ValueError(f"a matrix of {len(names)} x {len(names)} expected, found {counts.shape}")
-    names = _wrapped(names) if len(names) <= 8 else [_short(name) for name in names]
+        raise ValueError(f"confusion matrix: expected {len(names)} x {len(names)}, got {counts.shape}")
+    names = _wrapped(names) if len(names) <= 8 else [_shorten(name) for name in names]
     support = counts.sum(1, keepdims=True)
     shares = np.where(support > 0, 100 * counts / np.maximum(support, 1), np.nan)
     panel = min(8.0, max(3.0, 1.4 + 0.55 * len(names)))  # inches
@@ -393,10 +398,10 @@ def _whiskers(axis: Axes, at: int, value: float, low: float, high: float, colour
 
 
 def comparison_picture(rows: Sequence[Comparison], path_png: str | os.PathLike[str], title: str) -> Path:
-    """Left each model's metric, right its difference to the baseline, with intervals; the words beside them.
+    """Draw each model's metric (left) and its difference from the baseline (right), with intervals and verdicts.
 
-    Verdicts other than "not distinguishable" are coloured. Where no font has the characters of some model's name, models
-    go by number. Returns the path written.
+    Verdicts other than "not distinguishable" are coloured. If no font can draw some model's name, models are numbered.
+    Returns the path written.
     """
     names, by_number = fonts.numbered([row.name for row in rows])
     with fonts.use([*names, title]):
@@ -421,7 +426,7 @@ def _comparison_picture(
     left.set_yticks(range(len(rows)), _wrapped(names, 30), fontsize=10, parse_math=False)
     left.set_ylim(len(rows) - 0.5, -0.5)
     left.set_xlabel(f"{metric}, %, 95 % interval" if _level(rows) == 0.95 else f"{metric}, %")
-    right.set_xlabel(f"difference to {_short(names[0])}, percentage points", parse_math=False)
+    right.set_xlabel(f"difference from {_shorten(names[0])}, percentage points", parse_math=False)
     for axis in (left, right):
         axis.grid(axis="x", color="#DDDDDD", linewidth=0.8)
         axis.set_axisbelow(True)

@@ -1,4 +1,4 @@
-"""Fonts for pictures: one that has the characters of a name, or a number in its place."""
+"""Fonts for pictures: chooses fonts that can draw all names, and numbers as a fallback."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 DEFAULT = "DejaVu Sans"  # comes with matplotlib
 UNUSABLE = ("Last Resort", "Adobe Blank", "cm", "STIX", "DejaVu Sans Display", "DejaVu Serif Display")
-# by the start of their names: fonts that have a box or nothing for every character, or the parts of formulas
-NOTE = "Numbers stand for names that no font here can draw, in the order of the tables."
-SHAPED = (  # scripts whose letters change with their neighbours or run from the right: they need a shaping engine
+# prefixes of font names: placeholder fonts, and fonts of formula parts
+NOTE = "Names that no installed font can draw are shown as numbers, in the order of the tables."
+SHAPED = (  # scripts that need a shaping engine (contextual letters, right to left)
     *("ARABIC", "HEBREW", "SYRIAC", "THAANA", "NKO", "DEVANAGARI", "BENGALI", "GURMUKHI", "GUJARATI", "ORIYA", "TAMIL"),
     *("TELUGU", "KANNADA", "MALAYALAM", "SINHALA", "THAI", "LAO", "TIBETAN", "MYANMAR", "KHMER", "MONGOLIAN"),
 )
 
 
 def families(texts: Iterable[str]) -> list[str]:
-    """Font families that have the characters of `texts` between them, matplotlib's own first.
+    """Choose font families that together cover the characters of `texts`, matplotlib's own first.
 
-    What none has stays missing; `drawable` says of which texts that is so.
+    Characters that no family has stay missing; see `drawable`.
     """
     left = {mark for text in texts for mark in text if not _is_ignored(mark)} - _characters(DEFAULT)
     chosen = [DEFAULT]
@@ -34,7 +34,7 @@ def families(texts: Iterable[str]) -> list[str]:
 
 
 def drawable(text: str) -> bool:
-    """Whether a picture shows every character of a text, in the right order and shape."""
+    """Whether pictures can show every character of a text in the right order and shape."""
     marks = {mark for mark in text if not _is_ignored(mark)}
     if not _shapes() and any(unicodedata.name(mark, "").startswith(SHAPED) for mark in marks):
         return False
@@ -45,9 +45,7 @@ def drawable(text: str) -> bool:
 
 
 def numbered(names: Sequence[str]) -> tuple[list[str], bool]:
-    """The names, or where some cannot be drawn all of them by number, as the tables on the terminal are; and whether it
-    was so.
-    """
+    """Number all names if some cannot be drawn, as tables in the terminal do; returns the names and whether they are numbered."""
     can = [drawable(name) for name in names]
     if all(can):
         return [shown(name) for name in names], False
@@ -57,21 +55,21 @@ def numbered(names: Sequence[str]) -> tuple[list[str], bool]:
 
 
 def shown(text: str) -> str:
-    """A text with a question mark for what cannot be drawn, and without what is never visible."""
+    """Replace characters that cannot be drawn by question marks and remove invisible ones."""
     if drawable(text):
         return "".join(mark for mark in text if not _is_ignored(mark))
     return "".join(mark if drawable(mark) else "?" for mark in text if not _is_ignored(mark))
 
 
 def use(texts: Iterable[str]) -> Any:
-    """matplotlib's settings, as a context, under which `texts` are drawn."""
+    """Context manager with the matplotlib settings to draw `texts`."""
     import matplotlib
 
     return matplotlib.rc_context({"font.family": families(texts)})
 
 
 def _is_ignored(mark: str) -> bool:
-    """Line breaks, and characters that only change others: joiners, variation selectors, direction marks."""
+    """Whether a character is a line break or only modifies others: joiners, variation selectors, direction marks."""
     return mark in "\n\r\t" or unicodedata.category(mark) in ("Cf", "Cc") or "\ufe00" <= mark <= "\ufe0f"
 
 
@@ -85,7 +83,7 @@ def _shapes() -> bool:
 
 @cache
 def _other_families() -> tuple[str, ...]:
-    """The families that are installed, those that have many characters first, in the same order each time."""
+    """Installed families in a fixed order, those with many characters first."""
     wide = (
         "Noto Sans",
         "Source Han Sans",
@@ -101,7 +99,7 @@ def _other_families() -> tuple[str, ...]:
 
 @cache
 def _files() -> dict[str, str]:
-    """The file of each family's regular font."""
+    """File of each family's regular font."""
     from matplotlib.font_manager import fontManager
 
     found: dict[str, tuple[bool, int, str]] = {}
@@ -114,12 +112,12 @@ def _files() -> dict[str, str]:
 
 @cache
 def _characters(family: str) -> frozenset[str]:
-    """The characters of a family's regular font; none where it cannot be read or is of pictures in colour."""
+    """Characters of a family's regular font; empty if it cannot be read or has only colour bitmaps."""
     from matplotlib.font_manager import get_font
 
     try:
         font = get_font(_files()[family])
-        if not font.scalable:  # fonts of colour bitmaps cannot be drawn in any size
+        if not font.scalable:  # colour bitmaps cannot be scaled
             return frozenset()
         return frozenset(chr(code) for code in font.get_charmap())
     except (KeyError, OSError, RuntimeError, ValueError):

@@ -1,7 +1,7 @@
 """Writes a report to a folder: one self-contained HTML page, Markdown, CSV, PNG and PDF.
 
-The folder is made beside its place and moved there whole. `report.json` in it says which files a report wrote, so
-that the next one replaces those and nothing else. The same inputs give the same bytes.
+The folder is written under a temporary name and then renamed. `report.json` lists the files of a report, so that the
+next report replaces only those. The same inputs give the same bytes.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import Any
 
 from randout.core.errors import Failure, UserError, nearest
 
-from .pictures import picture, saved
+from .pictures import draw_picture, to_bytes
 from .sections import Chapter
 from .svg import svg
-from .values import Check, Code, Column, Figure, Points, Section, Table, exact, shown
+from .values import Check, Code, Column, Figure, Points, Section, Table, format_cell, format_exact
 
 FORMATS = ("html", "md", "csv", "png", "pdf")
 MANIFEST = "report.json"
@@ -34,20 +34,20 @@ KIND = {Table: "table", Figure: "figure", Check: "check", Code: "code", Points: 
 
 
 def checked_formats(text: str) -> list[str]:
-    """`html,csv` as a list. Raises UserError for a format that is not known."""
+    """Parse a list of formats such as `html,csv`. Raises UserError for an unknown format."""
     found = [word.strip().lower() for word in text.split(",") if word.strip()]
     for word in found:
         if word not in FORMATS:
             raise UserError(
-                f"--formats {text}: {word!r} is not known; expected some of {', '.join(FORMATS)}.{nearest(word, FORMATS)}"
+                f"--formats {text}: unknown format {word!r}; expected some of {', '.join(FORMATS)}.{nearest(word, FORMATS)}"
             )
     if not found:
-        raise UserError(f"--formats: name at least one of {', '.join(FORMATS)}")
+        raise UserError(f"--formats: give at least one of {', '.join(FORMATS)}")
     return found
 
 
 def write(chapters: Sequence[Chapter], folder: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
-    """Write a report; the paths written. Raises UserError where something else stands at `folder`."""
+    """Write a report and return the paths written. Raises UserError if `folder` holds anything but an earlier report."""
     refuse_others(folder)
     files = _files(chapters, formats)
     listed = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
@@ -74,7 +74,7 @@ def write(chapters: Sequence[Chapter], folder: Path, formats: Sequence[str] = FO
 
 
 def _swap(made: Path, folder: Path) -> None:
-    """Put `made` in the place of `folder`, which goes back there should that fail."""
+    """Replace `folder` by `made`; restores `folder` if that fails."""
     if not folder.exists():
         made.rename(folder)
         return
@@ -89,11 +89,11 @@ def _swap(made: Path, folder: Path) -> None:
 
 
 def refuse_others(folder: Path) -> None:
-    """Raise UserError if `folder` is a file, or holds anything but an earlier report as it was written."""
+    """Raise UserError if `folder` is a file or holds anything but an unchanged earlier report."""
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise UserError(f"-o {folder}: a file is at this place, and it is left alone; name a folder")
+        raise UserError(f"-o {folder}: this is a file, which is not overwritten; give a folder")
     try:
         listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -104,19 +104,19 @@ def refuse_others(folder: Path) -> None:
             continue
         if name not in listed:
             raise UserError(
-                f"-o {folder}: {name} in it was not made by a report, and it is left alone; name another folder"
+                f"-o {folder}: it holds {name}, which was not written by a report and is not overwritten; give another folder"
             )
         if hashlib.sha256(path.read_bytes()).hexdigest() != listed[name]:
             raise UserError(
-                f"-o {folder}: {name} was changed since the report was written, and it is left alone; name another folder"
+                f"-o {folder}: {name} was changed after the report was written and is not overwritten; give another folder"
             )
 
 
 def _files(chapters: Sequence[Chapter], formats: Sequence[str]) -> dict[str, bytes]:
-    """Name -> content of every file."""
+    """Content of every file by name."""
     sections = [section for chapter in chapters for section in chapter.sections]
     figures = [part for section in sections for part in section.parts if isinstance(part, Figure)]
-    drawn = {figure.name: picture(figure) for figure in figures} if {"png", "pdf"} & set(formats) else {}
+    drawn = {figure.name: draw_picture(figure) for figure in figures} if {"png", "pdf"} & set(formats) else {}
     files: dict[str, bytes] = {}
     if "html" in formats:
         files["report.html"] = page(chapters).encode()
@@ -126,14 +126,14 @@ def _files(chapters: Sequence[Chapter], formats: Sequence[str]) -> dict[str, byt
         tables = [table for section in sections for table in section.tables()]
         files |= {f"tables/{table.name}.csv": to_csv(table).encode() for table in tables}
     if "png" in formats:
-        files |= {f"figures/{name}.png": saved(one, "png") for name, one in drawn.items()}
+        files |= {f"figures/{name}.png": to_bytes(one, "png") for name, one in drawn.items()}
     if "pdf" in formats:
-        files |= {f"figures/{name}.pdf": saved(one, "pdf") for name, one in drawn.items()}
+        files |= {f"figures/{name}.pdf": to_bytes(one, "pdf") for name, one in drawn.items()}
     return files
 
 
 def page(chapters: Sequence[Chapter]) -> str:
-    """The HTML page. No script but ours may run and nothing may be fetched: the page's own policy forbids it."""
+    """Render the HTML page. Its content security policy allows only its own script and no network access."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -148,35 +148,35 @@ def page(chapters: Sequence[Chapter]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    setting.filters |= {"shown": shown, "kind": lambda part: KIND[type(part)], "typeset": typeset}
+    setting.filters |= {"format_cell": format_cell, "kind": lambda part: KIND[type(part)], "typeset": typeset}
     setting.filters["drawn"] = lambda figure: Markup(svg(figure))
     return setting.get_template(TEMPLATE).render(chapters=chapters, policy=Markup(policy), script=Markup(script))
 
 
 def typeset(text: str) -> str:
-    """Numbers as print has them: a true minus, and no line break before the per cent sign."""
+    """Use a true minus sign, and a non-breaking space before the percent sign."""
     return re.sub(r"(?<![\w.])-(?=\d)", "\u2212", text).replace(" %", "\u00a0%")
 
 
 def to_csv(table: Table) -> str:
-    """A table as CSV: numbers in the unit of their column's title, not rounded; an interval takes two columns."""
+    """Format a table as CSV: numbers in the unit of their column title, not rounded; an interval takes two columns."""
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([title for column in table.columns for title in column.titles])
     for row in table.rows:
         writer.writerow(
-            [text for column, cell in zip(table.columns, row, strict=True) for text in exact(cell, column.kind)]
+            [text for column, cell in zip(table.columns, row, strict=True) for text in format_exact(cell, column.kind)]
         )
     return out.getvalue()
 
 
 def markdown(chapters: Sequence[Chapter], pictures: bool) -> str:
-    """The report as Markdown; with `pictures` it shows the PNG files beside it."""
+    """Format the report as Markdown; pictures: include the PNG files."""
     lines = []
     for chapter in chapters:
-        lines += [f"# {_plain(chapter.title)}", "", _plain(chapter.lead), ""]
+        lines += [f"# {_escape_markdown(chapter.title)}", "", _escape_markdown(chapter.lead), ""]
         for section in chapter.sections:
-            lines += [f"## {_plain(section.title)}", "", *_markdown_parts(section, pictures)]
+            lines += [f"## {_escape_markdown(section.title)}", "", *_markdown_parts(section, pictures)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -185,35 +185,43 @@ def _markdown_parts(section: Section, pictures: bool) -> list[str]:
     for part in section.parts:
         match part:
             case str():
-                lines += [_plain(part), ""]
+                lines += [_escape_markdown(part), ""]
             case Points(items):
-                lines += [*(f"- {_plain(item)}" for item in items), ""]
+                lines += [*(f"- {_escape_markdown(item)}" for item in items), ""]
             case Check():
-                lines += [f"- **{part.severity}: {_plain(part.title)}.** {_plain(part.explanation)}", ""]
+                lines += [
+                    f"- **{part.severity}: {_escape_markdown(part.title)}.** {_escape_markdown(part.explanation)}",
+                    "",
+                ]
             case Table():
-                lines += [f"### {_plain(part.title)}", "", *_markdown_table(part)]
+                lines += [f"### {_escape_markdown(part.title)}", "", *_markdown_table(part)]
             case Figure():
-                lines += [f"### {_plain(part.title)}", ""]
-                lines += [f"![{_plain(part.title)}](figures/{part.name}.png)", ""] if pictures else []
-                lines += [*([_plain(part.note), ""] if part.note else []), *_markdown_table(part.table)]
+                lines += [f"### {_escape_markdown(part.title)}", ""]
+                lines += [f"![{_escape_markdown(part.title)}](figures/{part.name}.png)", ""] if pictures else []
+                lines += [*([_escape_markdown(part.note), ""] if part.note else []), *_markdown_table(part.table)]
             case Code():
-                lines += [f"### {_plain(part.title)}", "", *(f"    {line}" for line in part.text.splitlines()), ""]
+                lines += [
+                    f"### {_escape_markdown(part.title)}",
+                    "",
+                    *(f"    {line}" for line in part.text.splitlines()),
+                    "",
+                ]
     return lines
 
 
 def _markdown_table(table: Table) -> list[str]:
-    lines = ["| " + " | ".join(_plain(column.title) for column in table.columns) + " |"]
+    lines = ["| " + " | ".join(_escape_markdown(column.title) for column in table.columns) + " |"]
     lines.append("|" + "|".join("---:" if column.numeric else "---" for column in table.columns) + "|")
     lines += ["| " + " | ".join(_cells(table.columns, row)) + " |" for row in table.rows]
-    return [*lines, "", *([_plain(table.note), ""] if table.note else [])]
+    return [*lines, "", *([_escape_markdown(table.note), ""] if table.note else [])]
 
 
 def _cells(columns: tuple[Column, ...], row: tuple[Any, ...]) -> list[str]:
-    return [_plain(shown(cell, column.kind)) for column, cell in zip(columns, row, strict=True)]
+    return [_escape_markdown(format_cell(cell, column.kind)) for column, cell in zip(columns, row, strict=True)]
 
 
-def _plain(text: str) -> str:
-    """Text that Markdown shows as it is: no tags, links, pictures, emphasis or broken rows."""
+def _escape_markdown(text: str) -> str:
+    """Escape text so that Markdown shows it literally."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     for mark in "\\`*_[]|":
         text = text.replace(mark, "\\" + mark)

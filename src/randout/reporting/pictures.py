@@ -1,6 +1,6 @@
-"""Figures as matplotlib pictures (PNG, PDF), and what both ways of drawing share.
+"""Figures as matplotlib pictures (PNG, PDF), and functions shared with the SVG drawings.
 
-Without pyplot: no global state, no display. Okabe and Ito's colours, which stay apart for the colour-blind.
+Drawn without pyplot (no global state, no display), in the colour-blind-safe colours of Okabe and Ito.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C6D31", "#7A7A7A")
 LEFT, RIGHT, GREY = "#D55E00", "#0072B2", "#7F7F7F"  # worse, better, undecided
 SHADES = ("#EFF4F9", "#0B5394")  # of a confusion matrix: 0 and 100 %
-NUMBER_CLASSES = 15  # more classes than this: the picture leaves the numbers out
+NUMBER_CLASSES = 15  # more classes than this: omit the numbers from the picture
 WIDTH, DPI = 9.0, 160  # inches, dots an inch
-NAMES = ("panel", "series", "y", "row", "column")  # roles whose cells are names, in those figures that have them
-CROWDED = 8  # series that may lie in one row
+NAMES = ("panel", "series", "y", "row", "column")  # roles whose cells are names
+CROWDED = 8  # more series than this are drawn at separate heights
 
 
 @dataclass(frozen=True)
 class Panel:
-    """series: name -> rows of the table. own_y: its scale is not that of the other panels."""
+    """A panel of a figure. series: name -> rows of the table. own_y: has its own y scale."""
 
     name: str
     series: dict[str, list[int]]
@@ -38,7 +38,7 @@ class Panel:
 
 
 def panels(figure: Figure) -> list[Panel]:
-    """The rows of a figure's table by panel and series, both in order of first appearance."""
+    """Rows of a figure's table by panel and series, both in order of first appearance."""
     found: dict[str, dict[str, list[int]]] = {}
     for at, (panel, name) in enumerate(zip(figure.role("panel"), figure.role("series"), strict=True)):
         found.setdefault(str(panel or ""), {}).setdefault(str(name or ""), []).append(at)
@@ -46,7 +46,7 @@ def panels(figure: Figure) -> list[Panel]:
 
 
 def series(figure: Figure) -> dict[str, list[int]]:
-    """The rows of a figure's table by series."""
+    """Rows of a figure's table by series."""
     found: dict[str, list[int]] = {}
     for at, name in enumerate(figure.role("series")):
         found.setdefault(str(name or ""), []).append(at)
@@ -54,24 +54,24 @@ def series(figure: Figure) -> dict[str, list[int]]:
 
 
 def verdict_colour(words: str | None) -> str:
-    """Blue for better, vermilion for worse, grey for all else; blue where there is no verdict to give."""
+    """Blue for better, vermilion for worse, grey for all other verdicts; blue if there is no verdict."""
     if words is None:
         return RIGHT
     return RIGHT if words.startswith("better") else LEFT if words.startswith("worse") else GREY
 
 
 def log2_ticks(figure: Figure) -> list[float]:
-    """The values of x that occur."""
+    """Distinct values of x, used as ticks."""
     return sorted({float(x) for x in figure.role("x") if x})
 
 
 def diagonal_range(figure: Figure) -> float:
-    """Where a reliability diagram begins: the ten below its lowest point."""
+    """Lower end of a reliability diagram's axes: the multiple of ten below its lowest point."""
     return max(0.0, 10 * np.floor(min([*figure.role("x"), *figure.role("y")]) / 10 - 0.001).item())
 
 
-def span(figure: Figure) -> tuple[float, float]:
-    """From the lowest to the highest x with its intervals and its margin, and some room at both ends."""
+def x_range(figure: Figure) -> tuple[float, float]:
+    """Range of x including intervals and margin, padded at both ends."""
     ends = [end for role in ("interval", "wide") for pair in figure.role(role) if pair is not None for end in pair]
     ends += [value for value in figure.role("x") if value is not None]
     band = 100 * figure.options.get("band", 0.0)
@@ -81,13 +81,13 @@ def span(figure: Figure) -> tuple[float, float]:
 
 
 def line_columns(figure: Figure, count: int) -> int:
-    """How many panels of curves have room side by side; a diagram with a diagonal is a square however few there are."""
+    """Number of panels of curves per row; diagrams with a diagonal keep the size of four per row."""
     return 4 if figure.options.get("diagonal") else min(3, count)
 
 
-def picture(figure: Figure) -> Picture:
-    """The figure drawn on white; names that no font has go by number."""
-    figure, by_number = _with_names_that_can_be_drawn(figure)
+def draw_picture(figure: Figure) -> Picture:
+    """Draw a figure on white; names that no font can draw are numbered."""
+    figure, by_number = _with_drawable_names(figure)
     with fonts.use(str(cell) for row in figure.table.rows for cell in row if isinstance(cell, str)):
         made = {"intervals": _intervals, "lines": _lines, "matrix": _matrix}[figure.kind](figure)
         if by_number:
@@ -95,8 +95,8 @@ def picture(figure: Figure) -> Picture:
     return made
 
 
-def _with_names_that_can_be_drawn(figure: Figure) -> tuple[Figure, bool]:
-    """The figure with other names for those that no font has, and whether there were any."""
+def _with_drawable_names(figure: Figure) -> tuple[Figure, bool]:
+    """Number the names that no font can draw; returns the figure and whether any was replaced."""
     titles = [column.title for column in figure.table.columns]
     places = {titles.index(figure.roles[role]) for role in NAMES if role in figure.roles}
     cells = [row[at] for at in places for row in figure.table.rows]
@@ -104,7 +104,7 @@ def _with_names_that_can_be_drawn(figure: Figure) -> tuple[Figure, bool]:
     if all(map(fonts.drawable, distinct)):
         return figure, False
     new: dict[Any, str] = {}
-    for at in sorted(places):  # each column by itself: numbers follow its own order
+    for at in sorted(places):  # each column separately, so that numbers follow its order
         column = list(dict.fromkeys(row[at] for row in figure.table.rows if isinstance(row[at], str)))
         new |= {name: made for name, made in zip(column, fonts.numbered(column)[0], strict=True) if name not in new}
     rows = tuple(
@@ -117,12 +117,12 @@ def _with_names_that_can_be_drawn(figure: Figure) -> tuple[Figure, bool]:
     return replace(figure, table=replace(figure.table, rows=rows), options=options), True
 
 
-def saved(drawn: Picture, form: str) -> bytes:
-    """PNG or PDF bytes, the same each time."""
+def to_bytes(drawn: Picture, form: str) -> bytes:
+    """Deterministic PNG or PDF bytes of a picture."""
     out = io.BytesIO()
     dated = {"CreationDate": None} if form == "pdf" else {}
     drawn.savefig(out, format=form, dpi=DPI, facecolor="white", metadata=dated, bbox_inches="tight", pad_inches=0.12)
-    drawn.set_layout_engine("none")  # laid out once; the next form keeps the places
+    drawn.set_layout_engine("none")  # laid out once; the next format keeps this layout
     return out.getvalue()
 
 
@@ -147,7 +147,7 @@ def _intervals(figure: Figure) -> Picture:
     names, x, words = (figure.role(role) for role in ("y", "x", "words"))
     order = list(dict.fromkeys(map(str, names)))
     grouped = series(figure)
-    crowded = len(grouped) > CROWDED  # each series has a height of its own then
+    crowded = len(grouped) > CROWDED  # then each series has its own height
     tall = 0.07 * len(grouped) if crowded else 0.36
     legend = 0.22 * -(-len(grouped) // 5) if len(grouped) > 1 else 0.0
     made, (axis,) = _new(0.9 + legend + tall * len(order), 1, 1)
@@ -170,15 +170,15 @@ def _intervals(figure: Figure) -> Picture:
                 axis.text(1.02, place, words[row], transform=axis.get_yaxis_transform(), va="center", fontsize=9)
     axis.set_yticks(range(len(order)), [_wrapped(name) for name in order], parse_math=False)
     axis.set_ylim(len(order) - 0.4, -0.6)
-    axis.set_xlim(*span(figure))
-    _finish(axis, figure, "x")
+    axis.set_xlim(*x_range(figure))
+    _add_grid(axis, figure, "x")
     axis.set_xlabel(figure.axis("x"), fontsize=9.5, parse_math=False)
     if len(grouped) > 1:
         _legend(made, axis, len(grouped))
     return made
 
 
-def _finish(axis: Axes, figure: Figure, grid: str) -> None:
+def _add_grid(axis: Axes, figure: Figure, grid: str) -> None:
     axis.grid(axis=grid, color="#E2E2E2", linewidth=0.7)  # type: ignore[arg-type]
     axis.set_axisbelow(True)
 
@@ -206,9 +206,9 @@ def _lines(figure: Figure) -> Picture:
         axis.set_xlabel(figure.axis("x"), fontsize=9.5, parse_math=False)
         if not panel.own_y and at % columns == 0:
             axis.set_ylabel(figure.axis("y"), fontsize=9.5, parse_math=False)
-        _scale(axis, figure, panel)
-        _finish(axis, figure, "y")
-    _share(axes[: len(parts)], parts)
+        _set_x_scale(axis, figure, panel)
+        _add_grid(axis, figure, "y")
+    _share_y_scale(axes[: len(parts)], parts)
     for axis in axes[len(parts) :]:
         axis.remove()
     if len(names) > 1:
@@ -233,7 +233,7 @@ def _line(axis: Axes, figure: Figure, name: str, at: int, rows: list[int]) -> No
         axis.scatter(x, y, s=[6 + 90 * value / largest for value in size], color=colour, alpha=0.85)
 
 
-def _scale(axis: Axes, figure: Figure, panel: Panel) -> None:
+def _set_x_scale(axis: Axes, figure: Figure, panel: Panel) -> None:
     from matplotlib.ticker import MaxNLocator
 
     values = [figure.role("x")[row] for rows in panel.series.values() for row in rows]
@@ -250,8 +250,8 @@ def _scale(axis: Axes, figure: Figure, panel: Panel) -> None:
         axis.set_aspect("equal")
 
 
-def _share(axes: np.ndarray, parts: list[Panel]) -> None:
-    """The same y scale in all panels that measure the same."""
+def _share_y_scale(axes: np.ndarray, parts: list[Panel]) -> None:
+    """Use the same y scale in all panels that show the same quantity."""
     if len(parts) > 1 and not parts[0].own_y:
         ends = np.array([axis.get_ylim() for axis in axes])
         for axis in axes:
@@ -259,7 +259,7 @@ def _share(axes: np.ndarray, parts: list[Panel]) -> None:
 
 
 def matrix_columns(size: int) -> int:
-    """How many confusion matrices of `size` classes have room side by side, so that a lone one is not blown up."""
+    """Number of confusion matrices of `size` classes per row; a single one keeps that size."""
     return 4 if size <= 4 else 3 if size <= 6 else 2 if size <= 12 else 1
 
 

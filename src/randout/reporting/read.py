@@ -20,37 +20,35 @@ STUDY_KINDS = ("compare", "cv", "search")
 
 
 def read(paths: Sequence[Path], baseline: str = "") -> list[Subject]:
-    """Every folder named, as subjects: each study one, the runs together one.
+    """Read folders as subjects: one for each study, and one for all runs together.
 
-    baseline: which run the others are compared with; else the first that learns from labels alone and teaches none
-    of the others, else the first. A folder of runs stands for the finished runs in it.
-    Raises UserError: no such path, no run, unfinished, another format, broken, or of several data sets.
+    baseline: run that the others are compared with; by default the first that learns from labels only and teaches none
+    of the others, else the first. A folder of runs stands for its finished runs.
+    Raises UserError for a missing path, a folder that is not a run, unfinished or damaged runs, or several data sets.
     """
     if not paths:
-        raise UserError("report: name at least one run or study folder")
+        raise UserError("report: give at least one run or study folder")
     studies, folders, notes = [], [], []
     for path in dict.fromkeys(Path(os.path.normpath(path)) for path in paths):
         if (path / "study.json").exists():
-            studies.append(_study(path))
+            studies.append(_study_subject(path))
         elif (path / "run.json").exists() or (path / "run.toml").exists():
             folders.append(path)
         else:
             found, left = _runs_in(path)
             folders += found
             notes += left
-    subjects = [_subject(folders, baseline, notes)] if folders else []
+    subjects = [_runs_subject(folders, baseline, notes)] if folders else []
     if baseline and not folders:
-        raise UserError(f"--baseline {baseline}: a study names its own baseline; this goes with runs only")
+        raise UserError(f"--baseline {baseline}: a study sets its own baseline; use this option with runs only")
     subjects = studies + subjects
-    _one_data_set(subjects)
+    _check_one_data_set(subjects)
     shown = frozenset(name for subject in subjects for name in _known_runs(subject))
     return [replace(subject, shown=shown) for subject in subjects]
 
 
 def _known_runs(subject: Subject) -> Iterator[str]:
-    """Fingerprints and folder names of the runs that a subject shows or is made of: its models, the cells and trials of
-    a study whether or not they are finished, and the teachers of all.
-    """
+    """Fingerprints and folder names of a subject's runs: models, all cells and trials of a study, and their teachers."""
     for model in subject.models:
         yield str(model.record.get("fingerprint"))
         yield model.path.resolve().name
@@ -63,7 +61,7 @@ def _known_runs(subject: Subject) -> Iterator[str]:
 
 
 def _runs_in(path: Path) -> tuple[list[Path], list[str]]:
-    """The finished runs in a folder of runs, and what is said of the others."""
+    """Finished runs in a folder of runs, and notes on the others."""
     if not path.exists():
         studies = [str(one.parent) for place in (path.parent, Path("studies")) for one in place.glob("*/study.json")]
         near = dict.fromkeys([*closest_runs(path), *closest(str(path), studies)])
@@ -71,45 +69,45 @@ def _runs_in(path: Path) -> tuple[list[Path], list[str]]:
     inside = list_runs(path) if path.is_dir() else []
     if not inside:
         raise UserError(
-            f"{path}: neither a run (run.json), nor a study (study.json), nor a folder of runs; "
-            "name what `randout train -o` or `randout compare -o` has written"
+            f"{path}: not a run (run.json), a study (study.json) or a folder of runs; "
+            "give a folder written by `randout train -o` or `randout compare -o`"
         )
     left = [f"{run.path.name} is not finished and was left out." for run in inside if not run.finished]
     finished = [run.path for run in inside if run.finished]
     if not finished:
         raise UserError(
-            f"{path}: it holds {plural(len(inside), 'run')}, none of them finished; "
+            f"{path}: this folder holds {plural(len(inside), 'run')}, none of them finished; "
             "`randout train --resume RUN` resumes one"
         )
     return finished, left
 
 
-def model_of(path: Path, name: str = "", unit: str = "") -> Model:
-    """Read one run folder. Raises UserError where it is unfinished, of another format, or broken."""
+def read_model(path: Path, name: str = "", unit: str = "") -> Model:
+    """Read one run folder. Raises UserError if it is unfinished, has another format, or is damaged."""
     run = RunFolder(path)
     if not run.exists:
-        raise UserError(f"{path}: a half-written run (run.toml without run.json); the command that began it goes on")
+        raise UserError(f"{path}: incomplete run (run.toml without run.json); repeat the command that started it")
     record = run.record
     if not record.get("finished"):
-        raise UserError(f"{path}: this run is not finished; go on with `randout train --resume {path}`")
+        raise UserError(f"{path}: this run is not finished; resume it with `randout train --resume {path}`")
     try:
         toml = (path / "run.toml").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         raise UserError(f"{path}: no readable run.toml in this run; copy the folder again") from None
     if not isinstance(record.get("identity"), dict) or "data" not in record["identity"]:
-        raise UserError(f"{path}/run.json: no identity in it; was the file written by another tool?")
+        raise UserError(f"{path}/run.json: expected the key identity; was the file written by another tool?")
     history = run.read("history.json") if (path / "history.json").exists() else {}
     metrics = run.read("metrics.json")
     warnings = tuple(metrics.pop("warnings", ()))
     return Model(name or path.name, path, record, toml, metrics, history, unit, warnings)
 
 
-def _subject(folders: list[Path], baseline: str, notes: list[str]) -> Subject:
-    """The runs that were named on their own."""
-    unnamed = [model_of(path) for path in folders]
+def _runs_subject(folders: list[Path], baseline: str, notes: list[str]) -> Subject:
+    """Subject of the runs that are not part of a study."""
+    unnamed = [read_model(path) for path in folders]
     names = run_names([model.record for model in unnamed])
     models = [replace(model, name=name) for model, name in zip(unnamed, names, strict=True)]
-    baseline = _named(baseline, models)
+    baseline = _baseline_name(baseline, models)
     taught = {teacher for model in models for teacher in model.teachers}
     students = [model for model in models if model.record.get("fingerprint") not in taught]
     plain = [model.name for model in students if len(model.methods) <= 1 and not model.teachers]
@@ -119,19 +117,19 @@ def _subject(folders: list[Path], baseline: str, notes: list[str]) -> Subject:
     return Subject(title, "runs", tuple(Arm(m.name, (m,)) for m in order), chosen, notes=tuple(notes))
 
 
-def _named(baseline: str, models: list[Model]) -> str:
-    """The name of the run that is asked for by its name or its folder; empty for none. Raises UserError."""
+def _baseline_name(baseline: str, models: list[Model]) -> str:
+    """Name of the baseline, which is given by its name or folder; empty if none is given. Raises UserError."""
     for model in models if baseline else ():
         if baseline == model.name or Path(baseline).name == model.path.resolve().name:
             return model.name
     if baseline:
         known = [known for model in models for known in (model.name, model.path.resolve().name)]
         listed = "; ".join(f"{model.name} ({model.path.resolve().name})" for model in models)
-        raise UserError(f"--baseline {baseline}: no run of that name; given are {listed}.{nearest(baseline, known)}")
+        raise UserError(f"--baseline {baseline}: no run of that name; the runs are {listed}.{nearest(baseline, known)}")
     return ""
 
 
-def _study(path: Path) -> Subject:
+def _study_subject(path: Path) -> Subject:
     study = read_record(path).record
     if study.get("kind") not in STUDY_KINDS:
         raise UserError(f"{path}/study.json: kind {study.get('kind')!r}; expected one of {', '.join(STUDY_KINDS)}")
@@ -144,7 +142,7 @@ def _study(path: Path) -> Subject:
 
 
 def _cells(path: Path, study: dict[str, Any]) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
-    """The arms of a comparison with the runs that can be read; what cannot is said."""
+    """Arms of a comparison with their readable runs, and notes on missing ones."""
     notes: list[str] = []
     found: dict[str, list[Model]] = {str(arm): [] for arm in study.get("arms", [])}
     for cell in study.get("cells", []):
@@ -152,11 +150,9 @@ def _cells(path: Path, study: dict[str, Any]) -> tuple[tuple[Arm, ...], tuple[st
             continue
         folder = path / cell["run"]
         if not folder.exists():
-            notes.append(
-                f"The run of {cell['arm']}, {cell['unit']}, is not beside the study, so its own parts are missing."
-            )
+            notes.append(f"The run of {cell['arm']}, {cell['unit']}, was not found, so its details are missing.")
             continue
-        found.setdefault(str(cell["arm"]), []).append(model_of(folder, str(cell["arm"]), str(cell["unit"])))
+        found.setdefault(str(cell["arm"]), []).append(read_model(folder, str(cell["arm"]), str(cell["unit"])))
     return tuple(Arm(name, tuple(models)) for name, models in found.items()), tuple(notes)
 
 
@@ -166,19 +162,19 @@ def _best_trial(path: Path, study: dict[str, Any]) -> tuple[tuple[Arm, ...], tup
         return (), ()
     name = f"best trial ({best['number']})"
     if not (path / best["run"]).exists():
-        return (), (f"The run of trial {best['number']} is not beside the study, so its own parts are missing.",)
-    return (Arm(name, (model_of(path / best["run"], name),)),), ()
+        return (), (f"The run of trial {best['number']} was not found, so its details are missing.",)
+    return (Arm(name, (read_model(path / best["run"], name),)),), ()
 
 
-def _one_data_set(subjects: list[Subject]) -> None:
-    """Raise UserError unless everything is about the same labelled rows; texts without labels may differ."""
+def _check_one_data_set(subjects: list[Subject]) -> None:
+    """Raise UserError unless all subjects share the same labelled rows; unlabelled texts may differ."""
     seen: dict[str, tuple[str, str]] = {}  # sha256 -> what, data name
     models = [model for subject in subjects for model in subject.models]
-    splits = [_held_out(model) for model in models if not _mixed_digest(model)]
+    splits = [_split_key(model) for model in models if not _has_joint_digest(model)]
     for subject in subjects:
         found = [(subject.name, *data_of(subject))] if not subject.models else []
         for model in subject.models:
-            if not (_mixed_digest(model) and _held_out(model) in splits):
+            if not (_has_joint_digest(model) and _split_key(model) in splits):
                 found.append((model.name, model.data_name, model.data_key))
         for what, name, sha256 in found:
             if sha256:
@@ -187,18 +183,18 @@ def _one_data_set(subjects: list[Subject]) -> None:
         (_, (first, one)), (_, (second, other)) = list(seen.items())[:2]
         digests = " and ".join(digest[:8] for digest in list(seen)[:2])
         raise UserError(
-            f"report: {first} is of {one!r} and {second} of {other!r} (sha256 {digests}); "
-            "one report speaks of one data set. Make a report each."
+            f"report: {first} uses {one!r} and {second} uses {other!r} (sha256 {digests}); "
+            "a report covers one data set. Create a report for each."
         )
 
 
-def _mixed_digest(model: Model) -> bool:
-    """Whether a run of an earlier version knows its data only by a digest of labelled and unlabelled texts together."""
+def _has_joint_digest(model: Model) -> bool:
+    """Whether a run (of an earlier version) has only a joint digest of labelled and unlabelled texts."""
     return "labelled_data" not in model.record and "unlabeled" in (model.record["identity"].get("split") or {})
 
 
-def _held_out(model: Model) -> tuple[Any, ...]:
-    """Name, classes and labelled split of a run's data: the same for runs on the same labelled rows."""
+def _split_key(model: Model) -> tuple[Any, ...]:
+    """Name, classes and labelled split of a run's data; equal for runs on the same labelled rows."""
     identity = model.record["identity"]
     split = identity.get("split") or {}
     parts = tuple(split.get(name) for name in ("train", "validation", "test"))

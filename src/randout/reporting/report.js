@@ -1,6 +1,6 @@
 "use strict";
 (function () {
-  // A printed page cannot be unfolded: everything is open while it prints.
+  // Collapsed parts are opened while the page prints.
   let closed = [];
   window.addEventListener("beforeprint", () => {
     closed = Array.from(document.querySelectorAll("details:not([open])"));

@@ -14,33 +14,33 @@ from .values import Code, Column, Part, Section, Table, metric_kind, metric_titl
 
 
 def progress(subject: Subject) -> Section | None:
-    """What of a study is done, waiting, failed, and what each arm was tuned with."""
+    """State of each cell of a study, failures, and the tuning of each arm."""
     if subject.kind not in ("compare", "cv"):
         return None
     cells = subject.study.get("cells", [])
     units, arms = subject.study.get("units", []), subject.study.get("arms", [])
     state = {(str(cell["unit"]), str(cell["arm"])): str(cell.get("state", "waiting")) for cell in cells}
     rows = tuple((unit, *(state.get((str(unit), str(arm)), "waiting") for arm in arms)) for unit in units)
-    parts: list[Any] = [Table("cells", "What is done", (Column("unit"), *(Column(str(arm)) for arm in arms)), rows)]
+    parts: list[Any] = [Table("cells", "Progress", (Column("unit"), *(Column(str(arm)) for arm in arms)), rows)]
     failed = [
         (cell["unit"], cell["arm"], str(cell.get("error") or "")) for cell in cells if cell.get("state") == "failed"
     ]
     if failed:
-        parts.append(Table("failed", "What failed", (Column("unit"), Column("model"), Column("why")), tuple(failed)))
+        parts.append(Table("failed", "Failed runs", (Column("unit"), Column("model"), Column("reason")), tuple(failed)))
     tuning = subject.study.get("tuning") or {}
     if tuning:
-        columns: tuple[Column, ...] = (Column("model"), Column("trials", "count"), Column("chosen"))
+        columns: tuple[Column, ...] = (Column("model"), Column("trials", "count"), Column("chosen settings"))
         columns += (Column(f"validation {metric_title(subject.metric)}", metric_kind(subject.metric)),)
         tuned = []
         for arm, found in tuning.items():
             chosen = ", ".join(f"{key} {plain(value)}" for key, value in (found.get("settings") or {}).items())
             tuned.append((arm, found.get("trials"), chosen, found.get("value")))
-        parts.append(Table("tuning", "How each was tuned", columns, tuple(tuned), "Chosen on validation rows alone."))
+        parts.append(Table("tuning", "Tuning", columns, tuple(tuned), "Settings were chosen on validation rows only."))
     return Section("progress", "State of the study", tuple(parts))
 
 
 def data(subject: Subject) -> Section | None:
-    """Sizes of the splits, classes, copies and leaks, scores with and without the leaked rows."""
+    """Split sizes, classes, copies and leaks, and scores with and without leaked rows."""
     if not subject.models:
         return None
     model = subject.models[0]
@@ -58,7 +58,7 @@ def data(subject: Subject) -> Section | None:
             *(Column(label, "count") for label in labels),
         )
         rows = tuple((s, n, *(counts.get(s, {}).get(label) for label in labels)) for s, n in sizes.items())
-        where = f"Of {model.unit}; the others are alike." if model.unit and subject.kind == "cv" else ""
+        where = f"Split of {model.unit}; the other units are similar." if model.unit and subject.kind == "cv" else ""
         parts.append(Table("splits", "Rows and classes", columns, rows, where))
     parts += _copies(report)
     parts += _leaks(subject)
@@ -67,23 +67,21 @@ def data(subject: Subject) -> Section | None:
 
 def _copies(report: dict[str, Any]) -> list[Any]:
     if not report:
-        return [
-            "How many rows are copies of one another was not recorded by these runs (they are of an older version)."
-        ]
+        return ["Duplicates were not recorded, because these runs were made by an older version."]
     named = {
         "groups of rows with the same text": report.get("duplicate_groups"),
-        "rows in them": report.get("duplicate_rows"),
-        "groups whose copies carry different labels": report.get("conflicting_groups"),
+        "rows in these groups": report.get("duplicate_rows"),
+        "groups with conflicting labels": report.get("conflicting_groups"),
     }
     for split, count in (report.get("leaked") or {}).items():
         named[f"{split} rows with a copy in train"] = count
     for split, count in (report.get("same_tokens") or {}).items():
-        named[f"{split} rows with the tokens of a training row, though another text"] = count
+        named[f"{split} rows with the same tokens as a training row but a different text"] = count
     for split, count in (report.get("shared_groups") or {}).items():
-        named[f"{split} rows in a group that train has too"] = count
+        named[f"{split} rows in a group that also occurs in train"] = count
     for why, count in (report.get("unlabeled_left_out") or {}).items():
-        named[f"unlabelled rows left out: {why}"] = count
-    note = "Two texts are copies if they are the same but for case, white space, Unicode form and invisible characters."
+        named[f"unlabelled rows skipped: {why}"] = count
+    note = "Two texts are copies if they differ only in case, white space, Unicode form or invisible characters."
     rows = tuple(named.items())
     table = Table("copies", "Duplicates and leaks", (Column("what"), Column("found", "count")), rows, note)
     return [table, *(f"Note on the data: {one}" for one in report.get("notes") or [])]
@@ -107,7 +105,7 @@ def _leaks(subject: Subject) -> list[Any]:
                 rows.append((*cells, rest[metric] - scores[metric]))
     seen = _seen_before(subject)
     if not rows:
-        return ["No held-out row that was scored has a copy among the training rows.", *seen]
+        return ["No scored held-out row has a copy in the training rows.", *seen]
     kind = metric_kind(metric)
     columns: tuple[Column, ...] = (Column("model"), Column("unit"), Column("split"), Column("leaked rows", "count"))
     columns += (
@@ -115,11 +113,11 @@ def _leaks(subject: Subject) -> list[Any]:
         Column("without them", kind),
         Column("change", metric_kind(metric, True)),
     )
-    return [Table("leaks", "Scores without the rows that have a copy in train", columns, tuple(rows)), *seen]
+    return [Table("leaks", "Scores without rows that have a copy in train", columns, tuple(rows)), *seen]
 
 
 def _seen_before(subject: Subject) -> list[Any]:
-    """Scores without the held-out rows that a teacher or a starting model was trained on."""
+    """Scores without held-out rows that a teacher or starting model was trained on."""
     metric, kind, rows = subject.metric, metric_kind(subject.metric), []
     for model in subject.models:
         for split, scores in model.metrics.items():
@@ -135,52 +133,50 @@ def _seen_before(subject: Subject) -> list[Any]:
     )
     columns += (Column(metric_title(metric), kind), Column("without them", kind))
     columns += (Column("change", metric_kind(metric, True)),)
-    title = "Scores without the rows that a teacher or starting model was trained on"
+    title = "Scores without rows that a teacher or starting model was trained on"
     return [Table("seen", title, columns, tuple(rows))] if rows else []
 
 
-def opened(subject: Subject) -> list[dict[str, Any]]:
-    """Every opening on record of the test rows that the subject's models are scored on; other test rows are other data."""
+def test_openings_of(subject: Subject) -> list[dict[str, Any]]:
+    """Recorded openings of the test rows on which the subject's models are scored."""
     found = _all_openings(subject)
     rows = test_rows(subject, found)
     return [entry for entry in found if entry.get("rows") in rows]
 
 
 def _all_openings(subject: Subject) -> list[dict[str, Any]]:
-    """What the folders of runs that the subject's models lie in, or were trained in, have on record."""
+    """Test openings recorded in the folders where the subject's models are stored or were trained."""
     folders: dict[Path, None] = {}
     for model in subject.models:
         folders |= dict.fromkeys(
             folder.resolve() for folder in (openings_folder(RunFolder(model.path), model.record), model.path.parent)
         )
-    return [entry for folder in folders for entry in _entries(folder)]
+    return [entry for folder in folders for entry in _read_openings(folder)]
 
 
 def test_rows(subject: Subject, entries: list[dict[str, Any]]) -> set[str]:
-    """The digests of the test rows of a subject's models: as recorded with each run, or (earlier versions) when it
-    opened them.
-    """
+    """Digests of the test rows of a subject's models, from each run or (earlier versions) from its test opening."""
     found = {str((model.record.get("rows") or {}).get("test") or "") for model in subject.models}
     mine = {model.record.get("fingerprint") for model in subject.models}
     found |= {str(entry["rows"]) for entry in entries if entry.get("fingerprint") in mine and entry.get("rows")}
     return found - {""}
 
 
-def is_shown(entry: dict[str, Any], subject: Subject) -> bool:
-    """Whether the run of an opening is in the report: a model, a cell of a study, a teacher of one of them."""
+def is_in_report(entry: dict[str, Any], subject: Subject) -> bool:
+    """Whether the run of an opening is in the report: as a model, a cell of a study, or a teacher of one."""
     return str(entry.get("fingerprint")) in subject.shown or str(entry.get("run")) in subject.shown
 
 
-def _entries(folder: Path) -> list[dict[str, Any]]:
+def _read_openings(folder: Path) -> list[dict[str, Any]]:
     try:
         return openings(folder)
-    except (OSError, ValueError):  # a line cut off by a full disk says nothing of the scores
+    except (OSError, ValueError):  # a truncated line, for example after a full disk, does not affect the scores
         return []
 
 
 def test_openings(subject: Subject) -> Section | None:
-    """When which model was scored on this test split, as recorded beside the runs."""
-    found = opened(subject)
+    """When each model was scored on this test split, as recorded in the folder of runs."""
+    found = test_openings_of(subject)
     if not found:
         return None
     columns: tuple[Column, ...] = (
@@ -196,26 +192,26 @@ def test_openings(subject: Subject) -> Section | None:
             str(e.get("run", "")),
             str(e.get("split", "test")),
             str(e.get("by", "")),
-            "yes" if is_shown(e, subject) else "no",
+            "yes" if is_in_report(e, subject) else "no",
         )
         for e in found
     )
     lead = (
-        "A test split is an honest judge only while nobody chooses by it. Each time these test rows were scored was "
-        f"recorded in the folder of runs: {plural(len(found), 'time')}."
+        "Test scores are unbiased only if no choice was based on them. The folder of runs records every time these "
+        f"test rows were scored: {plural(len(found), 'time')}."
     )
-    return Section("openings", "Test openings", (lead, Table("openings", "Openings on record", columns, rows)))
+    return Section("openings", "Test openings", (lead, Table("openings", "Recorded test openings", columns, rows)))
 
 
 def cost(subject: Subject) -> Section | None:
-    """Seconds of training, from the histories; how many teachers and stored soft labels that took."""
+    """Training time from the histories, and the number of teachers and stored soft labels."""
     rows = []
     for arm in subject.arms:
         for model in arm.models:
             epochs = model.history.get("epochs") or []
             trained = sum(row.get("seconds", 0.0) for row in epochs) if epochs else None
             passes = epochs[-1].get("epoch", len(epochs)) if epochs else None
-            rows.append((arm.name, model.unit or None, passes, trained, _wall(model)))
+            rows.append((arm.name, model.unit or None, passes, trained, _wall_seconds(model)))
     timed = [t.get("seconds") for t in subject.study.get("trials", [])]
     if not rows and not any(timed):
         return None
@@ -229,18 +225,18 @@ def cost(subject: Subject) -> Section | None:
     kept = [at for at in range(len(columns)) if any(row[at] is not None for row in rows)]
     cells = tuple(tuple(row[at] for at in kept) for row in rows)
     note = (
-        "Training: all epochs with their validation. From start to end: also scoring, saving, pauses, and the teacher "
+        "Training: all epochs including validation. From start to end: also scoring, saving, pauses, and training the "
     )
-    note += "where it was trained on the way."
+    note += "teacher if the same run did that."
     parts: list[Any] = [Table("cost", "Time", tuple(columns[at] for at in kept), cells, note)] if rows else []
     total = sum(row[3] or 0.0 for row in rows)
     teachers = {teacher for model in subject.models for teacher in model.teachers}
     taught = sum(1 for model in subject.models if model.record["identity"].get("teacher"))
     stored = {file.name for model in subject.models for file in _soft_labels(model)}
-    named = [("training in all, seconds", round(total, 1)), ("models that learn from a teacher", taught)]
-    named += [("teachers", len(teachers)), ("stored sets of soft labels beside the runs", len(stored))]
-    note = "A set of soft labels is one pass of one teacher over the texts, whatever the number of models that learn from it."
-    parts.append(Table("teachers", "Teachers", (Column("what"), Column("how many", "value")), tuple(named), note))
+    named = [("total training time, seconds", round(total, 1)), ("models that learn from a teacher", taught)]
+    named += [("teachers", len(teachers)), ("stored sets of soft labels", len(stored))]
+    note = "A set of soft labels is one pass of one teacher over the texts; all models that learn from this teacher share it."
+    parts.append(Table("teachers", "Teachers", (Column("what"), Column("count", "value")), tuple(named), note))
     return Section("cost", "Cost", tuple(parts))
 
 
@@ -250,7 +246,7 @@ def _soft_labels(model: Model) -> list[Path]:
     return sorted((model.path / str(model.record.get("runs", "..")) / "soft-labels").glob("*.safetensors"))
 
 
-def _wall(model: Model) -> float | None:
+def _wall_seconds(model: Model) -> float | None:
     try:
         ends = [datetime.fromisoformat(model.record[key]) for key in ("started", "finished")]
         return (ends[1] - ends[0]).total_seconds()
@@ -259,7 +255,7 @@ def _wall(model: Model) -> float | None:
 
 
 def environment(subject: Subject) -> Section | None:
-    """Versions and machine; one column where all models had the same."""
+    """Versions and machine; a single column if all models had the same."""
     found: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for model in subject.models:
         where = tuple((str(k), plain(v)) for k, v in (model.record.get("environment") or {}).items())
@@ -277,13 +273,13 @@ def environment(subject: Subject) -> Section | None:
 
 
 def _folders(subject: Subject) -> Table:
-    """Which folder each model is in; its end is the start of the run's fingerprint."""
+    """Folder of each model; folder names end with the start of the run's fingerprint."""
     rows = tuple((model.name, model.path.resolve().name) for model in subject.models)
     return Table("folders", "Run folders", (Column("model"), Column("folder")), rows)
 
 
 def configuration(subject: Subject) -> Section | None:
-    """Every setting, defaults included, as the folders hold them; the same file once."""
+    """Every setting including defaults, as stored in the folders; equal files are shown once."""
     files: list[Part] = [_folders(subject)] if subject.kind == "runs" else []
     files += [Code("study.toml", subject.toml)] if subject.toml else []
     seen: dict[str, list[str]] = {}

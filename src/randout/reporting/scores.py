@@ -10,12 +10,12 @@ import numpy as np
 from randout.stats.metrics import class_rates, top_label
 from randout.storage.predictions import Predictions
 
-from .comparison import aligned
+from .comparison import aligned_predictions
 from .subjects import Arm, Model, Subject
 from .values import Column, Figure, Section, Table, metric_kind, metric_title
 
-BINS = 15  # of the reliability diagram; the same as of the expected calibration error
-EXAMPLES = 50  # rows shown of those on which two models differ, each pair
+BINS = 15  # of the reliability diagram, as for the expected calibration error
+EXAMPLES = 50  # most rows shown for each pair of models that differ
 
 
 def counts_of(arm: Arm, split: str) -> np.ndarray:
@@ -24,11 +24,11 @@ def counts_of(arm: Arm, split: str) -> np.ndarray:
 
 
 def _labels(subject: Subject) -> list[str]:
-    """The classes of the confusion matrices, in order."""
+    """Classes of the confusion matrices, in order."""
     return list(subject.scored()[0].models[0].metrics[subject.split]["per_class"])
 
 
-def _over(arms: list[Arm]) -> str:
+def _units_note(arms: list[Arm]) -> str:
     most = max(len(arm.models) for arm in arms)
     return (
         ""
@@ -40,7 +40,7 @@ def _over(arms: list[Arm]) -> str:
 
 
 def overview(subject: Subject) -> Table:
-    """Every headline metric of every arm."""
+    """Table of every headline metric of every arm."""
     names = ["accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1", "weighted_f1"]
     names += ["log_loss", "expected_calibration_error", "majority_baseline"]
     arms = subject.scored()
@@ -49,7 +49,7 @@ def overview(subject: Subject) -> Table:
     for arm in arms:
         found = [[model.metrics[subject.split].get(name) for model in arm.models] for name in names]
         rows.append((arm.name, *(_mean(values) for values in found)))
-    note = f"{_over(arms)} Majority baseline: the accuracy of always naming the commonest class.".strip()
+    note = f"{_units_note(arms)} Majority baseline: accuracy of always predicting the most common class.".strip()
     return Table("metrics", "All metrics", tuple(columns), tuple(rows), note)
 
 
@@ -59,7 +59,7 @@ def _mean(values: list[float | None]) -> float | None:
 
 
 def per_class(subject: Subject) -> Section | None:
-    """Precision, recall and F1 of each class of each arm (means over units)."""
+    """Precision, recall and F1 of each class and arm (means over units)."""
     arms = subject.scored()
     if not arms:
         return None
@@ -80,7 +80,7 @@ def per_class(subject: Subject) -> Section | None:
         for at, label in enumerate(_labels(subject))
         for name, found in rates.items()
     ]
-    table = Table("classes", "Precision, recall and F1 of each class", columns, tuple(rows), _over(arms))
+    table = Table("classes", "Precision, recall and F1 of each class", columns, tuple(rows), _units_note(arms))
     roles = {"y": "class", "x": "F1 %", "series": "model"}
     figure = Figure("f1", "F1 of each class", "intervals", table, roles)
     return Section("classes", "Classes", (overview(subject), table, figure))
@@ -109,13 +109,13 @@ def confusion(subject: Subject) -> Section | None:
     summed = "Counts are summed over units. " if max(len(arm.models) for arm in arms) > 1 else ""
     table = Table("confusion", "Confusion matrices", columns, tuple(rows), summed.strip())
     roles = {"panel": "model", "row": "true", "column": "predicted", "value": "% of the true class", "count": "rows"}
-    note = f"Each row is a true class and sums to 100 %; the diagonal is what was right. {summed}".strip()
+    note = f"Each row is a true class and sums to 100 %; the diagonal shows correct predictions. {summed}".strip()
     figure = Figure("confusion", f"Confusion on the {subject.split} split", "matrix", table, roles, note)
     return Section("confusion", "Confusion", (figure,))
 
 
 def learning(subject: Subject) -> Section | None:
-    """Losses and the validation metric by epoch; of an arm with several units, the mean over those that got so far."""
+    """Losses and the validation metric by epoch; with several units, the mean over those that reached the epoch."""
     rows: list[tuple[Any, ...]] = []
     for arm in subject.arms:
         histories = [model.history.get("epochs") or [] for model in arm.models]
@@ -132,12 +132,21 @@ def learning(subject: Subject) -> Section | None:
     if not rows:
         return None
     rows.sort(key=lambda row: not row[0].startswith("validation"))
-    columns: tuple[Column, ...] = (Column("what"), Column("model"), Column("epoch", "count"), Column("value", "number"))
-    table = Table("learning", "By epoch", columns, tuple(rows), _over([arm for arm in subject.arms if arm.models]))
-    roles = {"panel": "what", "series": "model", "x": "epoch", "y": "value"}
-    note = (
-        "A validation curve that still rises at its end asks for more epochs; one that falls was stopped at its best."
+    columns: tuple[Column, ...] = (
+        Column("curve"),
+        Column("model"),
+        Column("epoch", "count"),
+        Column("value", "number"),
     )
+    table = Table(
+        "learning",
+        "Losses and validation scores by epoch",
+        columns,
+        tuple(rows),
+        _units_note([arm for arm in subject.arms if arm.models]),
+    )
+    roles = {"panel": "curve", "series": "model", "x": "epoch", "y": "value"}
+    note = "If a validation curve still rises at its end, more epochs may help; if it falls, the best epoch was kept."
     figure = Figure("learning", "Learning curves", "lines", table, roles, note)
     best = [
         (
@@ -172,27 +181,27 @@ def calibration(subject: Subject) -> Section | None:
             continue
         error = _mean([m.metrics[subject.split].get("expected_calibration_error") for m in arm.models])
         rows += [(arm.name, *row) for row in reliability(found)]
-        claimed, right = (float(np.mean(np.concatenate(side))) for side in zip(*map(_confidence, found), strict=True))
-        errors.append((arm.name, error, claimed, right, claimed - right))
+        confidence, accuracy = (
+            float(np.mean(np.concatenate(side))) for side in zip(*map(_confidence, found), strict=True)
+        )
+        errors.append((arm.name, error, confidence, accuracy, confidence - accuracy))
     if not rows:
         return None
     columns: tuple[Column, ...] = (Column("model"), Column("bin", "interval"), Column("rows", "count"))
-    columns += (Column("mean confidence %", "percent"), Column("right %", "percent"))
+    columns += (Column("mean confidence %", "percent"), Column("accuracy %", "percent"))
     table = Table(
         "reliability",
         "Reliability",
         columns,
         tuple(rows),
-        "Bins are of confidence, in percent; empty ones are left out.",
+        "Bins of confidence, in percent; empty bins are left out.",
     )
-    roles = {"panel": "model", "x": "mean confidence %", "y": "right %", "size": "rows"}
-    note = (
-        "On the dashed line a model is right as often as it says. Below it, it claims too much; above it, too little. "
-    )
-    note += "Large dots: many rows."
+    roles = {"panel": "model", "x": "mean confidence %", "y": "accuracy %", "size": "rows"}
+    note = "On the dashed line confidence equals accuracy. Below it a model is overconfident, above it underconfident. "
+    note += "Larger dots stand for more rows."
     figure = Figure(
         "reliability",
-        "Is a model as often right as it claims?",
+        "Reliability diagram",
         "lines",
         table,
         roles,
@@ -211,12 +220,12 @@ def calibration(subject: Subject) -> Section | None:
 
 
 def _confidence(found: Predictions) -> tuple[np.ndarray, np.ndarray]:
-    """The probability of the predicted class (n,), and whether it was right (n,)."""
+    """Probability of the predicted class (n,), and whether the prediction is correct (n,)."""
     return top_label(found.logits), found.logits.argmax(-1) == found.labels
 
 
 def reliability(found: list[Predictions]) -> list[tuple[Any, ...]]:
-    """(bin, rows, mean confidence, share right) of every bin ((k-1)/15, k/15] that holds rows."""
+    """(bin, rows, mean confidence, accuracy) of every non-empty bin ((k-1)/15, k/15]."""
     pairs = [_confidence(one) for one in found]
     confidence, right = (np.concatenate(side) for side in zip(*pairs, strict=True))
     which = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
@@ -230,14 +239,14 @@ def reliability(found: list[Predictions]) -> list[tuple[Any, ...]]:
 
 
 def _pairs(subject: Subject) -> Iterator[tuple[Arm, list[tuple[Model, Predictions, Predictions]]]]:
-    """Each arm but the baseline, with (its model, the baseline's predictions, its own) at every unit both have."""
+    """Each arm except the baseline, with (model, baseline predictions, own predictions) for every common unit."""
     arms = {arm.name: arm for arm in subject.scored()}
     base = arms.pop(subject.baseline, None)
     for arm in arms.values() if base else ():
         found = []
         for model in arm.models:
             other = next((one for one in base.models if one.unit == model.unit), None)  # type: ignore[union-attr]
-            mine = aligned(model, other, subject.split) if other else None
+            mine = aligned_predictions(model, other, subject.split) if other else None
             theirs = other.predictions(subject.split) if other else None
             if mine is not None and theirs is not None:
                 found.append((model, theirs, mine))
@@ -246,27 +255,29 @@ def _pairs(subject: Subject) -> Iterator[tuple[Arm, list[tuple[Model, Prediction
 
 
 def disagreement(subject: Subject, texts: bool) -> Section | None:
-    """On how many rows the baseline and each arm differ, and the rows themselves, most confident first."""
+    """Agreement of each arm with the baseline, and the rows on which they differ, most confident first."""
     parts: list[Any] = []
     rows, listed = [], []
     for arm, pairs in _pairs(subject):
         base = [(p.logits.argmax(-1), p.labels) for _, p, _ in pairs]
         mine = [p.logits.argmax(-1) for _, _, p in pairs]
-        sums = np.sum([_four(b, m, labels) for (b, labels), m in zip(base, mine, strict=True)], axis=0).tolist()
+        sums = np.sum(
+            [_agreement_counts(b, m, labels) for (b, labels), m in zip(base, mine, strict=True)], axis=0
+        ).tolist()
         rows.append((arm.name, sum(len(labels) for _, labels in base), *sums, sum(sums[1:3]) + sums[4]))
         listed.append(examples(subject, arm, pairs[0], texts))
     if not rows:
         return None
-    heads = ["rows", "both right", f"only {subject.baseline} right", "only this one right"]
-    heads += ["both wrong, alike", "both wrong, apart", "differ"]
+    heads = ["rows", "both right", f"only {subject.baseline} right", "only this model right"]
+    heads += ["both wrong, same", "both wrong, different", "disagree"]
     columns: tuple[Column, ...] = (Column("model"), *(Column(head, "count") for head in heads))
     note = "Summed over units." if any(len(arm.models) > 1 for arm in subject.arms) else ""
-    parts.append(Table("agreement", f"Each model beside {subject.baseline}", columns, tuple(rows), note))
+    parts.append(Table("agreement", f"Agreement with {subject.baseline}", columns, tuple(rows), note))
     return Section("differences", "Where models differ", (*parts, *(table for table in listed if table.rows)))
 
 
-def _four(base: np.ndarray, mine: np.ndarray, labels: np.ndarray) -> list[int]:
-    """Rows both right, only the baseline, only the other, both wrong and alike, both wrong and apart."""
+def _agreement_counts(base: np.ndarray, mine: np.ndarray, labels: np.ndarray) -> list[int]:
+    """Count rows: both right, only the baseline, only the other, both wrong with the same or different predictions."""
     first, second = base == labels, mine == labels
     wrong = ~first & ~second
     found = (first & second, first & ~second, ~first & second, wrong & (base == mine), wrong & (base != mine))
@@ -274,7 +285,7 @@ def _four(base: np.ndarray, mine: np.ndarray, labels: np.ndarray) -> list[int]:
 
 
 def examples(subject: Subject, arm: Arm, pair: tuple[Model, Predictions, Predictions], texts: bool) -> Table:
-    """The rows of one unit on which the two predict different classes, at most `EXAMPLES`."""
+    """Rows of one unit on which the two models predict different classes, at most `EXAMPLES`."""
     model, base, mine = pair
     one, other = base.logits.argmax(-1), mine.logits.argmax(-1)
     sure = [top_label(p.logits) for p in (base, mine)]
@@ -298,8 +309,6 @@ def examples(subject: Subject, arm: Arm, pair: tuple[Model, Predictions, Predict
         rows.append((*cells, *([str(kept[at])] if kept is not None else [])))
     shown = f"{len(rows)} of {len(differ)} rows" if len(differ) > len(rows) else f"All {len(rows)} rows"
     where = f" of {model.unit}" if model.unit else ""
-    title = f"{subject.baseline} and {arm.name} say different things"
-    note = (
-        f"{shown}{where}, those first of which the two are surest. A score is the probability of the predicted class."
-    )
+    title = f"{subject.baseline} and {arm.name} disagree"
+    note = f"{shown}{where}, most confident first. Score: probability of the predicted class."
     return Table(f"examples-{arm.name}", title, columns, tuple(rows), note, texts=kept is not None, folded=True)

@@ -1,4 +1,4 @@
-"""A whole report as values: subjects in, chapters of sections out."""
+"""Builds a report from subjects: chapters of sections, as plain values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .values import Column, Figure, Section, Table
 
 @dataclass(frozen=True)
 class Chapter:
-    """name: for links and files; empty for the only subject of a report. lead: what it is, to a newcomer."""
+    """A part of a report. name: for links and files, empty if it is the only one. lead: an introductory sentence."""
 
     name: str
     title: str
@@ -27,45 +27,47 @@ class Chapter:
 
 
 KINDS = {"runs": "runs", "compare": "comparison", "cv": "cross-validation", "search": "search"}
-WORDS = (
-    ("accuracy", "The share of texts whose class is named rightly."),
+TERMS = (
+    ("accuracy", "Share of texts that are classified correctly."),
     (
         "precision, recall, F1",
-        "Of a class: how many of those named so are so; how many of those that are so were found; their harmonic mean.",
+        "Precision: share of the texts predicted as a class that belong to it. Recall: share of the texts of a class that "
+        "are predicted as it. F1: their harmonic mean.",
     ),
-    ("macro", "The plain mean over classes, each counting the same however rare it is."),
+    ("macro", "Unweighted mean over classes, so that rare classes count as much as common ones."),
     (
         "95 % interval",
-        "Made in such a way that it covers the true value 95 times in 100. Copies of a text count once.",
+        "Computed by a procedure that covers the true value 95 times in 100. Copies of a text count once.",
     ),
-    ("better, worse", "The difference to the baseline is larger than chance explains (Holm p at most 0.05)."),
-    ("not distinguishable", "Chance explains the difference. It does not say that there is none."),
+    ("better, worse", "The difference from the baseline is larger than chance explains (Holm p at most 0.05)."),
+    ("not distinguishable", "Chance can explain the difference. This does not show that there is none."),
     (
         "equivalent",
-        "The difference, whichever way it goes, is smaller than the margin; it may stand beside better or worse.",
+        "The difference in either direction is smaller than the margin. Can be combined with better or worse.",
     ),
-    ("not worse", "It may be better or the same, but it is not worse by the margin or more."),
-    ("no verdict", "There are too few seeds or too few groups of texts for any of these words to be reliable."),
-    ("Holm p", "The p value of the difference, corrected for how many models were compared at once."),
+    ("not worse", "The model may be better or equal, but it is not worse by the margin or more."),
+    ("no verdict", "There are too few seeds or too few groups of texts for a reliable verdict."),
+    ("Holm p", "p value of the difference, corrected for the number of comparisons."),
     (
         "detectable",
-        "The smallest true difference that this design would have found four times in five. A smaller one can be called "
-        "better too, with more luck.",
+        "Smallest true difference that this design detects with 80 % power. Smaller differences are detected less often.",
     ),
-    ("calibration error", "How far a model's stated confidence is from how often it is right, on average."),
+    ("calibration error", "Mean distance between a model's confidence and its accuracy."),
     (
         "teacher, student, soft labels",
-        "A large model's probabilities for each text (soft labels) are what the small model learns from besides the labels.",
+        "Soft labels are the class probabilities that the teacher, a large model, predicts for each text. The student, a "
+        "small model, learns from them in addition to the labels.",
     ),
     (
         "λ, tokens, units",
-        "How much the teacher counts; on how many tokens and hidden units of each the noise falls while training.",
+        "λ: weight of the distillation loss. Tokens, units: number of tokens, and of hidden units of each, that receive "
+        "noise during training.",
     ),
 )
 
 
 def build(subjects: list[Subject], texts: bool = True) -> list[Chapter]:
-    """Chapters, one a subject. texts: whether rows of the data may be shown."""
+    """Build one chapter per subject. texts: show texts of the data."""
     chapters = []
     taken: set[str] = set()
     for subject in subjects:
@@ -74,7 +76,9 @@ def build(subjects: list[Subject], texts: bool = True) -> list[Chapter]:
             name += "-2"
         taken.add(name)
         found = [section for section in _sections(subject, texts) if section is not None]
-        chapters.append(Chapter(name, subject.name, _lead(subject), tuple(_named(section, name) for section in found)))
+        chapters.append(
+            Chapter(name, subject.name, _lead(subject), tuple(_with_unique_names(section, name) for section in found))
+        )
     last = chapters[-1]
     return [*chapters[:-1], replace(last, sections=(*last.sections, _glossary()))]
 
@@ -91,11 +95,11 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "x"
 
 
-def _named(section: Section, chapter: str) -> Section:
-    """The section with names fit for links and files, each once."""
+def _with_unique_names(section: Section, chapter: str) -> Section:
+    """Give the parts of a section unique names that are valid in links and file names."""
     taken: set[str] = set()
 
-    def fit(name: str) -> str:
+    def unique(name: str) -> str:
         found = _slug(f"{chapter}-{name}" if chapter else name)
         while found in taken:
             found += "-2"
@@ -105,10 +109,10 @@ def _named(section: Section, chapter: str) -> Section:
     parts = []
     for part in section.parts:
         if isinstance(part, Figure):
-            name = fit(part.name)
+            name = unique(part.name)
             part = replace(part, name=name, table=replace(part.table, name=f"{name}-figure"))
         elif isinstance(part, Table):
-            part = replace(part, name=fit(part.name))
+            part = replace(part, name=unique(part.name))
         parts.append(part)
     return replace(section, name=_slug(f"{chapter}-{section.name}" if chapter else section.name), parts=tuple(parts))
 
@@ -136,11 +140,11 @@ def _lead(subject: Subject) -> str:
     if subject.kind == "search":
         return f"{text} Trials are judged on the validation split, never on the test split."
     if len(subject.arms) > 1:
-        text += f" The baseline is {subject.baseline}; every other model is set beside it on the same {subject.split} "
-        text += "rows, which none was trained on."
+        text += f" The baseline is {subject.baseline}; every other model is compared with it on the same "
+        text += f"{subject.split} rows, which no model was trained on."
     return text
 
 
 def _glossary() -> Section:
-    columns: tuple[Column, ...] = (Column("word"), Column("meaning"))
-    return Section("words", "How to read this", (Table("words", "Words", columns, WORDS),))
+    columns: tuple[Column, ...] = (Column("term"), Column("meaning"))
+    return Section("words", "How to read this report", (Table("words", "Terms", columns, TERMS),))

@@ -1,7 +1,7 @@
 """The subjects of a report as values: models and arms.
 
-A `Subject` is what one part of a report speaks of: a study, or all the runs that were named on their own. Its arms
-hold one model a unit (seed or fold); a run on its own is an arm of one model.
+A `Subject` is the topic of one chapter of a report: a study, or all runs that are not part of a study. Its arms hold
+one model per unit (seed or fold); a single run is an arm with one model.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from randout.storage.seen_rows import of_run
 
 @dataclass(frozen=True)
 class Model:
-    """A finished run, read. metrics: by split. warnings: as `metrics.json` stores them."""
+    """A finished run. metrics: by split. warnings: as stored in `metrics.json`."""
 
     name: str
     path: Path
@@ -43,14 +43,14 @@ class Model:
 
     @property
     def teachers(self) -> list[str]:
-        """What each teacher is known by: the fingerprint of the run that trains it, or of a classifier that was there."""
+        """Identifier of each teacher: the fingerprint of the run that trains it, or of an existing classifier."""
         identity = self.record["identity"]
         known = [identity.get("teacher"), *identity.get("more", ())]
         return [str(one.get("model", "") if isinstance(one, dict) else one) for one in known if one]
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """`run.toml`. Raises UserError where it is no TOML."""
+        """Parsed `run.toml`. Raises UserError if it is not valid TOML."""
         try:
             return tomllib.loads(self.toml)
         except tomllib.TOMLDecodeError as error:
@@ -61,32 +61,32 @@ class Model:
         source = str(self.settings.get("data", {}).get("source", ""))
         named, colon, _ = source.partition(":")
         if colon and named.isidentifier() and named != "hub":
-            return named  # a named dataset read from a file of the user's
+            return named  # a named dataset that is read from the user's file
         return os.path.basename(source.rstrip("/")) or "unnamed data"
 
     @property
     def data_key(self) -> str:
-        """What data its labelled rows are, whatever texts without labels it learned from too."""
+        """Digest of its labelled rows, independent of unlabelled texts."""
         return str(self.record.get("labelled_data") or self.record.get("data", ""))
 
     def leaks(self, split: str) -> dict[str, Any]:
-        """Rows of a scored split that its teachers or its starting model have seen: {rows, of, roles}; empty for none."""
+        """Rows of a scored split that its teachers or starting model were trained on: {rows, of, roles}; empty if none."""
         return of_run(RunFolder(self.path), split)
 
     @cached_property
     def split_rows(self) -> dict[str, list[str]]:
-        """split -> row ids; empty where the run has no split.json."""
+        """Row ids by split; empty if the run has no split.json."""
         return RunFolder(self.path).read("split.json") if (self.path / "split.json").exists() else {}
 
     def predictions(self, split: str) -> Predictions | None:
-        """Predictions of a split, None where there are none. Raises UserError for a file that is no such table."""
+        """Predictions of a split, or None. Raises UserError if the file is not a table of predictions."""
         path = RunFolder(self.path).predictions(split)
         return read_predictions(path, self.labels) if path.exists() else None
 
 
 @dataclass(frozen=True)
 class Arm:
-    """What is compared: one configuration, trained once a unit."""
+    """One configuration of a comparison, trained once per unit."""
 
     name: str
     models: tuple[Model, ...]
@@ -94,7 +94,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class Subject:
-    """kind: "runs" or a study's kind. study: `study.json`, empty for runs. notes: what was left out, and why."""
+    """Topic of a chapter. kind: "runs" or the kind of a study. study: its `study.json`, empty for runs.
+
+    notes: what was left out, and why.
+    """
 
     name: str
     kind: str
@@ -112,7 +115,7 @@ class Subject:
 
     @property
     def metric(self) -> str:
-        """The study's metric; of runs, the one that all were selected by where it has intervals, else accuracy."""
+        """Metric of the study; for runs, the metric they were all selected by if it has intervals, else accuracy."""
         if self.study:
             return str(self.study.get("metric", "accuracy"))
         chosen = {(model.record["identity"].get("train") or {}).get("metric") for model in self.models}
@@ -120,29 +123,29 @@ class Subject:
 
     @property
     def best(self) -> dict[str, Any]:
-        """The best trial of a search; empty where there is none (yet)."""
+        """Best trial of a search; empty if there is none yet."""
         found = (t for t in self.study.get("trials", []) if t.get("number") == self.study.get("best"))
         return dict(next(found, {}))
 
     @property
     def split(self) -> str:
-        """The split that is shown: test where the baseline (else any model) has been scored on it."""
+        """Split that is shown: test if the baseline (or without one, any model) was scored on it, else validation."""
         first = [model for arm in self.arms if arm.name == self.baseline for model in arm.models] or self.models
         return "test" if any("test" in model.metrics for model in first) else "validation"
 
     @property
     def on_split(self) -> str:
-        """ " on the test split", for titles; nothing where no run is there to tell which."""
+        """ " on the test split", for titles; empty without runs."""
         return f" on the {self.split} split" if self.models else ""
 
     def scored(self) -> list[Arm]:
-        """The arms with the models that were scored on `split`."""
+        """Arms with the models that were scored on `split`."""
         kept = [Arm(arm.name, tuple(m for m in arm.models if self.split in m.metrics)) for arm in self.arms]
         return [arm for arm in kept if arm.models]
 
 
 def data_of(subject: Subject) -> tuple[str, str]:
-    """Name of a subject's data, and the sha256 of its labelled rows (of an earlier version's study: of all its rows)."""
+    """Name of a subject's data and sha256 of its labelled rows (for studies of earlier versions: of all rows)."""
     data = subject.study.get("data") or {}
     first = subject.models[0] if subject.models else None
     name = data.get("name") or (first.data_name if first else "unnamed data")

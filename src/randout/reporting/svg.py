@@ -1,7 +1,7 @@
 """Figures as inline SVG for the HTML page. Every mark has a title, shown on hover.
 
-Nothing needs a script. Text keeps its size on a narrow screen: rows of intervals use per cent across, and the panels
-of curves and matrices are drawings of their own, laid out by the page. Colours of axes and text are the page's.
+No script is needed. Text keeps its size on narrow screens: rows of intervals have widths in percent, and each panel of
+curves or matrices is a separate drawing that the page lays out. Axes and text use the colours of the page.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from .pictures import (
     log2_ticks,
     panels,
     series,
-    span,
     verdict_colour,
+    x_range,
 )
-from .values import Figure, shown
+from .values import Figure, format_cell
 
-ROW, BAR = 30, 3.5  # pixels: height of a row of intervals, width of its line
+ROW, BAR = 30, 3.5  # pixels: height of a row of intervals, width of its bar
 WIDTH, HEIGHT = 430, 270  # pixels of a panel of curves
 LEFT, RIGHT, TOP, BOTTOM = 70, 14, 12, 46  # its margins
 DASHES = ("", "7 4", "2 3", "7 3 2 3")
-LETTER = 6.6  # pixels that a letter of a label takes, about
-LONGEST_LABEL = 18  # letters of a class in a matrix
+LETTER = 6.6  # approximate width of a letter in pixels
+LONGEST_LABEL = 18  # most letters of a class name in a matrix
 
 
 def svg(figure: Figure) -> str:
-    """The drawing as HTML. Everything from the data is escaped."""
+    """Draw a figure as HTML; all text from the data is escaped."""
     return {"intervals": _intervals, "lines": _lines, "matrix": _matrix}[figure.kind](figure)
 
 
 def _tag(name: str, inside: str = "", **attributes: Any) -> str:
-    """An element; `inside` is markup. Underscores in names of attributes are hyphens; None leaves one out."""
+    """Format an element. inside: markup. Underscores in attribute names become hyphens; None omits an attribute."""
     given = {key.strip("_").replace("_", "-"): value for key, value in attributes.items() if value is not None}
     text = "".join(f' {key}="{html.escape(_number(value))}"' for key, value in given.items())
     return f"<{name}{text}>{inside}</{name}>"
@@ -65,12 +65,12 @@ def _cut(text: str, most: int) -> str:
 def _hover(figure: Figure, row: int) -> str:
     cells = zip(figure.table.columns, figure.table.rows[row], strict=True)
     return "; ".join(
-        f"{column.title}: {shown(cell, column.kind)}" for column, cell in cells if shown(cell, column.kind)
+        f"{column.title}: {format_cell(cell, column.kind)}" for column, cell in cells if format_cell(cell, column.kind)
     )
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round numbers from low to high, at most `most`."""
+    """At most `most` round numbers from low to high."""
     least = (high - low) / most or 1.0
     power = 10.0 ** math.floor(math.log10(least))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least * (1 - 1e-9))
@@ -83,7 +83,7 @@ def _tick(value: float) -> str:
 
 
 def _legend(figure: Figure, names: Sequence[str]) -> str:
-    """The names of the series with their colours; nothing for a single one."""
+    """Legend of the series; empty for a single one."""
     if len(names) < 2:
         return ""
     items = []
@@ -101,43 +101,47 @@ def _style(figure: Figure, name: str, at: int) -> tuple[str, str]:
 
 
 def _intervals(figure: Figure) -> str:
-    """A grid of three columns: names, bars, verdicts. On a narrow screen names and verdicts stand above their bars."""
+    """Grid of three columns: names, bars, verdicts. On narrow screens names and verdicts are above their bars."""
     names, words, grouped = [str(name) for name in figure.role("y")], figure.role("words"), series(figure)
-    low, high = span(figure)
+    low, high = x_range(figure)
     order = list(dict.fromkeys(names))
     rows = []
     for name in order:
         here = [[row for row in found if names[row] == name] for found in grouped.values()]
-        said = next((str(words[row]) for found in here for row in found if words[row]), "")
+        verdict = next((str(words[row]) for found in here for row in found if words[row]), "")
         height = max(ROW, 14 * len(here))
         bars = "".join(
             _bar(figure, row, place, height * (place + 0.5) / len(here), len(grouped), (low, high))
             for place, found in enumerate(here)
             for row in found
         )
-        drawn = _tag("svg", _behind(figure, low, high, height) + bars, width="100%", height=height, aria_hidden="true")
+        drawn = _tag(
+            "svg", _row_background(figure, low, high, height) + bars, width="100%", height=height, aria_hidden="true"
+        )
         rows.append(_tag("div", html.escape(name), class_="name") + drawn)
-        rows.append(_tag("div", html.escape(said), class_="said"))
-    axis = "".join(_text(_tick(tick), _across(tick, low, high), 14, "middle") for tick in ticks(low, high))
+        rows.append(_tag("div", html.escape(verdict), class_="outcome"))
+    axis = "".join(_text(_tick(tick), _x_percent(tick, low, high), 14, "middle") for tick in ticks(low, high))
     axis += _text(figure.axis("x"), "50%", 33, "middle", class_="axis")
     ends = _tag("div", class_="name") + _tag("svg", axis, width="100%", height=40, aria_hidden="true")
     kind = "intervals" + (" worded" if any(words) else "")
-    return _legend(figure, list(grouped)) + _tag("div", "".join(rows) + ends + _tag("div", class_="said"), class_=kind)
+    return _legend(figure, list(grouped)) + _tag(
+        "div", "".join(rows) + ends + _tag("div", class_="outcome"), class_=kind
+    )
 
 
-def _across(value: float, low: float, high: float) -> str:
+def _x_percent(value: float, low: float, high: float) -> str:
     return f"{100 * (value - low) / (high - low):.2f}%"
 
 
-def _behind(figure: Figure, low: float, high: float, height: float) -> str:
-    """The margin, the grid and the line at zero behind a row."""
+def _row_background(figure: Figure, low: float, high: float, height: float) -> str:
+    """Margin, grid and zero line behind a row."""
     drawn = ""
     if band := figure.options.get("band"):
         wide = f"{100 * 200 * band / (high - low):.2f}%"
-        drawn += _tag("rect", class_="band", x=_across(-100 * band, low, high), y=0, width=wide, height=height)
+        drawn += _tag("rect", class_="band", x=_x_percent(-100 * band, low, high), y=0, width=wide, height=height)
     for tick in ticks(low, high):
         zero = bool(figure.options.get("zero")) and abs(tick) < 1e-9
-        place = _across(tick, low, high)
+        place = _x_percent(tick, low, high)
         drawn += _tag("line", class_="zero" if zero else "grid", x1=place, x2=place, y1=0, y2=height)
     return drawn
 
@@ -151,13 +155,13 @@ def _bar(figure: Figure, row: int, at: int, y: float, count: int, ends: tuple[fl
     drawn = _title(_hover(figure, row))
     for role, width, opacity in (("wide", 1.3, 0.9), ("interval", BAR, 0.6)):
         if (pair := figure.role(role)[row]) is not None:
-            x1, x2 = (_across(end, *ends) for end in pair)
+            x1, x2 = (_x_percent(end, *ends) for end in pair)
             drawn += _tag("line", x1=x1, x2=x2, y1=y, y2=y, stroke=colour, stroke_width=width, opacity=opacity)
-    return _tag("g", drawn + _tag("circle", cx=_across(value, *ends), cy=y, r=5, fill=colour))
+    return _tag("g", drawn + _tag("circle", cx=_x_percent(value, *ends), cy=y, r=5, fill=colour))
 
 
 def _panels(drawn: Sequence[tuple[str, str]]) -> str:
-    """Drawings with their titles, as many in a row as there is room for."""
+    """Titled drawings in a wrapping row."""
     parts = []
     for name, drawing in drawn:
         title = _tag("div", html.escape(name), class_="name") if name else ""
@@ -171,10 +175,10 @@ def _lines(figure: Figure) -> str:
 
 
 def _curves(figure: Figure, panel: Panel, parts: list[Panel], names: list[str]) -> str:
-    """The axes and the curves of one panel."""
-    places, labels = _places(figure, panel)
+    """Axes and curves of one panel."""
+    places, labels = _x_positions(figure, panel)
     shared = [panel] if panel.own_y else parts
-    low, high = _range(figure, [row for one in shared for rows in one.series.values() for row in rows])
+    low, high = _y_range(figure, [row for one in shared for rows in one.series.values() for row in rows])
     inside, tall = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 
     def y_of(value: float) -> float:
@@ -213,13 +217,13 @@ def _curve(figure: Figure, name: str, at: int, points: list[tuple[float, float, 
     for x, y, row in points:
         radius = 2.5 + 6.5 * (sizes[row] / largest) ** 0.5 if largest else 2.0 if stairs else 3.5
         dot = _tag("circle", cx=x, cy=y, r=radius, fill=colour, opacity=0.85)
-        around = _tag("circle", cx=x, cy=y, r=max(radius, 9.0), fill="transparent")  # easier to point at
+        around = _tag("circle", cx=x, cy=y, r=max(radius, 9.0), fill="transparent")  # larger hover area
         drawn += _tag("g", _title(_hover(figure, row)) + around + dot)
     return drawn
 
 
-def _range(figure: Figure, rows: list[int]) -> tuple[float, float]:
-    """From the lowest to the highest y of some rows, with room."""
+def _y_range(figure: Figure, rows: list[int]) -> tuple[float, float]:
+    """Padded range of y of some rows."""
     if figure.options.get("diagonal"):
         return diagonal_range(figure), 103.0
     values = [value for row in rows if (value := figure.role("y")[row]) is not None] or [0.0]
@@ -227,8 +231,8 @@ def _range(figure: Figure, rows: list[int]) -> tuple[float, float]:
     return min(values) - room, max(values) + room
 
 
-def _places(figure: Figure, panel: Panel) -> tuple[dict[int, float], list[tuple[float, str]]]:
-    """Where on the x axis, as a share of it, each row of a panel lies that has a y; and the labels of the axis."""
+def _x_positions(figure: Figure, panel: Panel) -> tuple[dict[int, float], list[tuple[float, str]]]:
+    """Positions on the x axis (0 to 1) of a panel's rows that have a y, and the axis labels."""
     x, y = figure.role("x"), figure.role("y")
     rows = [row for found in panel.series.values() for row in found if y[row] is not None and x[row] is not None]
     if any(isinstance(x[row], str) for row in rows):
@@ -261,7 +265,7 @@ def _matrix(figure: Figure) -> str:
 
 
 def _cells(figure: Figure, rows: list[int], names: list[str]) -> str:
-    """One confusion matrix: true classes down, predicted classes across."""
+    """Draw a confusion matrix: true classes as rows, predicted classes as columns."""
     size, value = len(names), figure.role("value")
     side = 62 if size <= 4 else 50 if size <= 8 else 40 if size <= NUMBER_CLASSES else 22
     labels = [_cut(name, LONGEST_LABEL) for name in names]
@@ -295,7 +299,7 @@ def _cells(figure: Figure, rows: list[int], names: list[str]) -> str:
 
 
 def _shade(share: float | None) -> str:
-    """Between the two ends of `SHADES`; nothing for a class without rows."""
+    """Colour between the ends of `SHADES`; transparent for a class without rows."""
     if share is None:
         return "transparent"
     ends = [[int(shade[at : at + 2], 16) for at in (1, 3, 5)] for shade in SHADES]

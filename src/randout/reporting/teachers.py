@@ -12,7 +12,7 @@ from .values import Column, Section, Table, metric_name
 
 
 def teachers(subject: Subject) -> Section | None:
-    """A row for each student with a teacher and each metric; None where no model has one on record."""
+    """One row per student with a teacher and metric; None if no model has a recorded teacher."""
     rows, costs = [], []
     for arm in subject.arms:
         for model in arm.models:
@@ -39,13 +39,13 @@ def teachers(subject: Subject) -> Section | None:
     )
     columns += (Column("difference", "points"), Column("its 95 % interval", "points interval"))
     columns += (Column("verdict"), Column("validation rows", "count"))
-    note = "Student minus teacher, in percentage points, on the validation rows; the interval is over groups of texts."
-    parts = [Table("student-teacher", "Scores on the validation rows", *_filled(columns, rows), note)]
+    note = "Student minus teacher, in percentage points, on validation rows. The interval is computed over groups of texts."
+    parts = [Table("student-teacher", "Scores on the validation rows", *_without_empty_columns(columns, rows), note)]
     heads: tuple[Column, ...] = (*who, Column("student parameters", "count"), Column("teacher parameters", "count"))
-    heads += (Column("student texts a second", "count"), Column("teacher texts a second", "count"))
+    heads += (Column("student texts per second", "count"), Column("teacher texts per second", "count"))
     if any(cell is not None for row in costs for cell in row[len(who) :]):
-        note = "Texts a second: scored in float32 on the machine that trained the student."
-        parts.append(Table("student-teacher-size", "Size and speed", *_filled(heads, costs), note))
+        note = "Texts per second: prediction in float32 on the machine that trained the student."
+        parts.append(Table("student-teacher-size", "Size and speed", *_without_empty_columns(heads, costs), note))
     return Section("teacher", "Student and teacher", tuple(parts))
 
 
@@ -55,16 +55,16 @@ def _sizes(sizes: dict[str, dict[str, Any]]) -> list[int | None]:
     return [None if value is None else round(value) for value in found]
 
 
-def _filled(
+def _without_empty_columns(
     columns: tuple[Column, ...], rows: list[tuple[Any, ...]]
 ) -> tuple[tuple[Column, ...], tuple[tuple[Any, ...], ...]]:
-    """Without the columns that no row has a value in."""
+    """Drop columns that are empty in every row."""
     kept = [at for at in range(len(columns)) if any(row[at] is not None for row in rows)]
     return tuple(columns[at] for at in kept), tuple(tuple(row[at] for at in kept) for row in rows)
 
 
 def by_metric(gap: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What `teacher_gap` returned, by metric, the run's own first: {metric: {student, teacher, verdict, difference, ...}}."""
+    """Result of `teacher_gap` by metric, the run's own first: {metric: {student, teacher, verdict, difference, ...}}."""
     accuracy = {who: gap[f"{who}_accuracy"] for who in ("student", "teacher")}
     accuracy |= {key: gap[key] for key in ("verdict", "difference", "low", "high") if key in gap}
     primary = dict(gap.get("primary") or {})
@@ -72,20 +72,20 @@ def by_metric(gap: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def verdict_words(verdict: str, margin: float) -> str:
-    """A verdict of `teacher_gap` for a person."""
+    """A verdict of `teacher_gap` in words."""
     return {
         "better": "better than the teacher",
         "matches": f"matches the teacher (worse by less than {100 * margin:g} points)",
         "worse": "worse than the teacher",
-        "undecided": "undecided: more validation rows are needed to tell",
+        "undecided": "undecided: more validation rows are needed",
     }[verdict]
 
 
 def gap_lines(gap: Mapping[str, Any], name: str, sizes: Mapping[str, Any], taught: int = 0) -> list[str]:
-    """Student and teacher side by side, for the end of a training.
+    """Lines that compare student and teacher at the end of a training.
 
-    name: the teacher's. sizes: `student` and `teacher`, each with parameters and texts_per_second, where known. taught: how
-    many of the rows the teacher was trained on; then there is no verdict.
+    name: of the teacher. sizes: `student` and `teacher`, each with parameters and texts_per_second if known. taught: how
+    many of the rows the teacher was trained on; if any, there is no verdict.
     """
     each = by_metric(gap)
     lines = [f"\nstudent and teacher on the same {plural(gap['rows'], 'validation row')}"]
@@ -93,7 +93,7 @@ def gap_lines(gap: Mapping[str, Any], name: str, sizes: Mapping[str, Any], taugh
         about = sizes.get(who, {})
         scores = ", ".join(f"{metric_name(metric)} {one[who]:.2%}" for metric, one in each.items())
         size = f", {about['parameters'] / 1e6:.1f}M parameters" if "parameters" in about else ""
-        speed = f", {about['texts_per_second']:,.0f} texts a second here" if "texts_per_second" in about else ""
+        speed = f", {about['texts_per_second']:,.0f} texts per second here" if "texts_per_second" in about else ""
         lines.append(f"{label}: {scores}{size}{speed}")
     if taught:
         lines.append(
@@ -111,7 +111,7 @@ def gap_lines(gap: Mapping[str, Any], name: str, sizes: Mapping[str, Any], taugh
 
 
 def run_lines(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
-    """`gap_lines` of a finished run, from its `run.json` and `metrics.json`; none where it had no teacher."""
+    """`gap_lines` of a finished run, from its `run.json` and `metrics.json`; empty if it had no teacher."""
     gap = (metrics.get("validation") or {}).get("teacher")
     if not gap:
         return []

@@ -1,10 +1,10 @@
 """Tables, figures and sections as plain values, before anything is drawn.
 
-A figure is a table that can draw itself: it holds its numbers in long form (one row a mark) and says which column
-plays which role, so that the picture, the CSV file and the page can never disagree.
+A figure holds its numbers as a table in long form (one row per mark) and the role of each column, so that the
+picture, the CSV file and the page always agree.
 
-Fractions stay fractions here; `shown` turns a cell into what a person reads and `exact` into what a CSV file holds,
-both in the unit that the column's title names.
+Cells hold fractions; `format_cell` formats a cell for readers and `format_exact` for CSV files, both in the unit that
+the column's title names.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from typing import Any
 
 from randout.storage.run_names import plain
 
-PER_HUNDRED = ("percent", "points", "interval", "points interval")  # held as fractions, shown times 100
+PER_HUNDRED = ("percent", "points", "interval", "points interval")  # stored as fractions, shown times 100
 NUMERIC = (*PER_HUNDRED, "count", "number", "p", "seconds", "value")  # aligned to the right
 
 
 @dataclass(frozen=True)
 class Column:
-    """kind: text, verdict, value (of a setting), count, number, p, seconds; "percent" and "points" (signed), and their
-    "interval" and "points interval", pairs (low, high).
+    """A column of a table.
+
+    kind: text, verdict, value (of a setting), count, number, p, seconds, percent or points (signed); "interval" and
+    "points interval" are pairs (low, high) in percent and points.
     """
 
     title: str
@@ -35,13 +37,13 @@ class Column:
 
     @property
     def titles(self) -> tuple[str, ...]:
-        """The columns of a CSV file: an interval takes two."""
+        """Titles of its CSV columns; an interval takes two."""
         return (f"{self.title}, low", f"{self.title}, high") if "interval" in self.kind else (self.title,)
 
 
 @dataclass(frozen=True)
 class Table:
-    """name: of its files. texts: whether it shows texts of the data. folded: closed until asked for."""
+    """A table. name: of its files. texts: contains texts of the data. folded: collapsed on the page."""
 
     name: str
     title: str
@@ -52,7 +54,7 @@ class Table:
     folded: bool = False
 
     def column(self, title: str) -> list[Any]:
-        """The cells below a title."""
+        """Cells of the column with this title."""
         at = [column.title for column in self.columns].index(title)
         return [row[at] for row in self.rows]
 
@@ -62,7 +64,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """kind: "intervals" (roles y, x, interval, wide, words), "lines" (panel, series, x, y) or "matrix" (panel, row,
+    """A figure and its table.
+
+    kind: "intervals" (roles y, x, interval, wide, words), "lines" (panel, series, x, y) or "matrix" (panel, row,
     column, value, count). options: "zero" (a line at 0), "band" (a grey margin, a fraction), "log2", "diagonal",
     "marks" (series without a line), "steps" (series drawn as stairs).
     """
@@ -71,12 +75,12 @@ class Figure:
     title: str
     kind: str
     table: Table
-    roles: Mapping[str, str]  # role -> title of the column that plays it
+    roles: Mapping[str, str]  # role -> column title
     note: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def role(self, role: str) -> list[Any]:
-        """The cells that play a role; None in each row where no column does. Hundredths as percent or points."""
+        """Cells of the column with a role, fractions times 100; None in each row if no column has the role."""
         if role not in self.roles:
             return [None] * len(self.table.rows)
         cells = self.table.column(self.roles[role])
@@ -88,7 +92,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Check:
-    """Something a coded check found. severity: problem, warning or note."""
+    """Finding of a check. severity: problem, warning or note."""
 
     code: str
     severity: str
@@ -98,14 +102,14 @@ class Check:
 
 @dataclass(frozen=True)
 class Points:
-    """Sentences, one below the other."""
+    """A bulleted list of sentences."""
 
     items: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Code:
-    """A file shown as it is, folded."""
+    """A file shown verbatim, collapsed."""
 
     title: str
     text: str
@@ -123,14 +127,14 @@ class Section:
     parts: tuple[Part, ...]
 
     def tables(self) -> list[Table]:
-        """Every table, those of figures too."""
+        """All tables, including those of figures."""
         return [
             part.table if isinstance(part, Figure) else part for part in self.parts if isinstance(part, Table | Figure)
         ]
 
 
 def scaled(cell: Any, kind: str) -> Any:
-    """A cell in the unit of its column: fractions become percent or points."""
+    """Convert a cell to the unit of its column: fractions become percent or points."""
     if kind not in PER_HUNDRED or cell is None:
         return cell
     return tuple(100 * end for end in cell) if isinstance(cell, list | tuple) else 100 * cell
@@ -140,8 +144,8 @@ def _absent(cell: Any) -> bool:
     return cell is None or (isinstance(cell, float) and math.isnan(cell))
 
 
-def shown(cell: Any, kind: str) -> str:
-    """What a person reads; nothing where there is no value."""
+def format_cell(cell: Any, kind: str) -> str:
+    """Format a cell for readers; empty if there is no value."""
     if _absent(cell):
         return ""
     value = scaled(cell, kind)
@@ -154,8 +158,8 @@ def shown(cell: Any, kind: str) -> str:
     return format(value, forms[kind]) if kind in forms else plain(value)
 
 
-def exact(cell: Any, kind: str) -> tuple[str, ...]:
-    """What a CSV file holds: the same number in the same unit, not rounded (12 digits)."""
+def format_exact(cell: Any, kind: str) -> tuple[str, ...]:
+    """Format a cell for CSV: the same number in the same unit, with 12 digits."""
     if "interval" in kind:
         ends = (None, None) if cell is None else scaled(cell, kind)
         return tuple("" if _absent(end) else f"{end:.12g}" for end in ends)
@@ -166,18 +170,18 @@ def exact(cell: Any, kind: str) -> tuple[str, ...]:
 
 
 def metric_kind(metric: str, signed: bool = False) -> str:
-    """The kind of a column that holds a metric, or (signed) a difference of two."""
+    """Kind of a column that holds a metric, or (signed) a difference of two."""
     if metric == "log_loss":
         return "number"
     return "points" if signed else "percent"
 
 
 def metric_name(metric: str) -> str:
-    """A metric's name in words."""
+    """Readable name of a metric."""
     named = {"macro_f1": "macro F1", "weighted_f1": "weighted F1", "expected_calibration_error": "calibration error"}
     return named.get(metric, metric.replace("_", " "))
 
 
 def metric_title(metric: str) -> str:
-    """A metric's name with its unit, for the head of a column."""
+    """Name of a metric with its unit, as a column title."""
     return metric_name(metric) + (", nats" if metric == "log_loss" else " %")

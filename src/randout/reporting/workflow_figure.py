@@ -22,7 +22,7 @@ WIDE, HIGH = 2.4, 1.1
 
 
 def workflow_picture(parts: Mapping[str, str], path: Path) -> Path:
-    """A PNG of the workflow. parts: a few words for each of `BOXES`, lines parted by newlines."""
+    """Draw the workflow as a PNG. parts: a short text for each of `BOXES`, lines separated by newlines."""
     from matplotlib.figure import Figure
     from matplotlib.patches import FancyBboxPatch
 

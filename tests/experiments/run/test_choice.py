@@ -66,12 +66,12 @@ def test_a_single_group_is_judged_by_the_scores_alone() -> None:
 
 def test_the_lines_have_both_scores_and_the_reason() -> None:
     first, second = choice_lines(judged(0.70, 0.80, 200, overlap=False))
-    assert first == "student chosen on 200 validation rows (no test row): accuracy of mini 70.00% and svm 80.00%"
+    assert first == "student chosen on 200 validation rows (test rows not used): accuracy of mini 70.00% and svm 80.00%"
     assert second.startswith("svm minus mini: +10.00 points, 90 % interval [")
     assert second.endswith("]. The student is svm, a bag-of-words classifier: it scores higher")
     assert choice_lines(judged(0.9, 0.8, 50, groups=1))[1].endswith(
-        "-10.00 points. The student is mini: the bag-of-words classifier scores lower, and these rows do not rule out that "
-        "it is by 2 points or more"
+        "-10.00 points. The student is mini: the bag-of-words classifier scores lower, and these rows do not rule out a "
+        "deficit of 2 points or more"
     )
     clear = choice_lines(judged(0.9, 0.5, 400))[1]
     assert clear.endswith("The student is mini: the bag-of-words classifier scores lower")
@@ -164,7 +164,7 @@ def test_an_encoder_that_is_better_stays_the_student_and_validation_rows_decide_
     assert record["choice"]["rows"] == 210
     assert record["choice"][ENCODER]["score"] == result.metrics["validation"]["accuracy"] > 0.8
     assert record["choice"][WORDS]["score"] < 0.6
-    assert "student chosen on 210 validation rows (no test row): accuracy of tiny " in out
+    assert "student chosen on 210 validation rows (test rows not used): accuracy of tiny " in out
     assert "The student is tiny: the bag-of-words classifier scores lower" in out
     assert (result.model_path / "config.json").exists()
     code, _, err = command(*words)

@@ -54,7 +54,7 @@ def test_few_groups_have_no_verdict() -> None:
 def test_the_lines() -> None:
     sizes = {"student": {"parameters": 22_700_000, "texts_per_second": 1234.5}}
     lines = gap_lines(gap(0.70, 0.90), "big", sizes)
-    assert lines[1] == "student: accuracy 70.00%, 22.7M parameters, 1,234 texts a second here"
+    assert lines[1] == "student: accuracy 70.00%, 22.7M parameters, 1,234 texts per second here"
     assert lines[2] == "teacher big: accuracy 90.00%"
     assert lines[3].startswith("difference -20.00 points, 95 % interval [")
     assert lines[3].endswith(": worse than the teacher")
