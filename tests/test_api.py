@@ -195,7 +195,7 @@ def test_a_signal_in_any_part_of_a_run_says_which_run_to_resume(tmp_path, toy_cs
     monkeypatch.setattr(pipeline, part, hang_up)
     built = config.build([{"data": {"source": str(toy_csv(90))}, "student": {"model": "mnb-count"}}], METHODS)
     with pytest.raises(pipeline.Stopped, match="SIGHUP") as stop:
-        pipeline.carry_out(
+        pipeline.execute(
             planning.make(built), pipeline.Options(out=tmp_path / "run", show=pipeline.Options().show.within())
         )
     assert stop.value.run.path == tmp_path / "run"

@@ -24,7 +24,7 @@ from randout.data.sources import check_name
 from randout.experiments import requests
 from randout.experiments.run import planning
 from randout.experiments.run.options import Options
-from randout.experiments.run.pipeline import Result, carry_out
+from randout.experiments.run.pipeline import Result, execute
 from randout.experiments.run.request import Request
 from randout.experiments.run.saved_model import Saved, opened_on
 from randout.methods.builtin import METHODS
@@ -67,7 +67,7 @@ def train(
     with _source(data, Path(runs)) as source:
         request = _request(_tables(source, student, teacher), preset, recipe, settings)
         plan = planning.make(request.config(), required=request.required, alternatives=True)
-    result = carry_out(plan, options)
+    result = execute(plan, options)
     options.show.conclude(messages(result.metrics.get("warnings", [])))
     return result
 
@@ -259,7 +259,7 @@ def compare(
     with _source(named[0] if named else what, Path(runs)) as source:
         study = requests.comparison(source, asked, Path(out) if out else None)
     options = _options(None, runs, time_limit, quiet)
-    return requests.carry_out(study, Path(out) if out else None, options).record
+    return requests.execute(study, Path(out) if out else None, options).record
 
 
 def cross_validate(
@@ -309,7 +309,7 @@ def cross_validate(
     with _source(data, Path(runs)) as source:
         study = requests.cross_validation(source, asked, Path(out) if out else None)
     options = _options(None, runs, time_limit, quiet)
-    return requests.carry_out(study, Path(out) if out else None, options).record
+    return requests.execute(study, Path(out) if out else None, options).record
 
 
 def report(

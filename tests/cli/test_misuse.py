@@ -146,7 +146,7 @@ def two_runs(run, tiny_model):
         asked = {"data": {"source": "rows.csv"}, "student": {"model": str(tiny_model("bert"))}}
         fast = {"train": {"epochs": 1, "precision": "float32", "device": "cpu"}}
         plan = planning.make(config.build([config.read_preset(preset), asked, fast], METHODS))
-        pipeline.carry_out(plan, pipeline.Options(runs=Path("runs"), out=Path("runs") / name, show=Show(quiet=True)))
+        pipeline.execute(plan, pipeline.Options(runs=Path("runs"), out=Path("runs") / name, show=Show(quiet=True)))
 
 
 def test_finished_runs_and_their_mistakes(run, two_runs):

@@ -278,7 +278,7 @@ def test_a_run_that_was_stopped_goes_on_by_its_description(described, tiny_model
     path = described('source = "rows.csv"' + COLUMNS)
     plan = planning.make(configured(path, tiny_model("bert")))
     with pytest.raises(pipeline.Stopped):
-        pipeline.carry_out(
+        pipeline.execute(
             plan,
             pipeline.Options(runs=tmp_path / "runs", out=tmp_path / "runs" / "one", deadline=1e-9, show=Show(True)),
         )
@@ -293,7 +293,7 @@ def test_a_description_changed_since_is_not_scored_as_if_it_were_the_same(descri
     text = 'source = "rows.csv"\nsplit_column = "part"'
     path = described(text + COLUMNS)
     options = pipeline.Options(runs=tmp_path / "runs", show=Show(quiet=True))
-    result = pipeline.carry_out(planning.make(configured(path, tiny_model("bert"))), options)
+    result = pipeline.execute(planning.make(configured(path, tiny_model("bert"))), options)
     from randout.experiments.run.scoring import score_run
 
     described(

@@ -170,7 +170,7 @@ def cross_validation(data: str, asked: Asked, out: Path | None) -> Study:
     return studying.make_study(_leaking(tables, asked))
 
 
-def carry_out(study: Study, out: Path | None, options: Options) -> StudyFolder:
+def execute(study: Study, out: Path | None, options: Options) -> StudyFolder:
     """Run a study, or resume it, in `out` or studies/NAME. Raises StudyStopped, UserError."""
     datasets = _read(study)
     from randout.experiments.study.comparison import run_study

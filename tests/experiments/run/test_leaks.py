@@ -535,7 +535,7 @@ def test_rows_with_the_same_tokens_are_counted_and_scored_apart(asked: Any, tmp_
     }
     assert all(rows.size == 0 for rows in plan.dataset.report.leaked.values()), "no copies as texts"
     assert any("3 test rows have the same tokens as a training row" in note for note in plan.notes)
-    done = pipeline.carry_out(plan, Options(runs=tmp_path / "runs", show=Show(quiet=True)))
+    done = pipeline.execute(plan, Options(runs=tmp_path / "runs", show=Show(quiet=True)))
     assert done.metrics["test"]["without_copies"]["rows"] == 12
     assert done.run.record["data_report"]["same_tokens"] == {"validation": 2, "test": 3}
 
@@ -558,7 +558,7 @@ def test_a_split_of_nothing_but_copies_is_scored_and_said(
     parts = ["train"] * 60 + ["validation"] * 15 + ["test"] * 15
     table = write(tmp_path / "t.csv", [*texts, *texts[:30]], [*labels, *labels[:30]], part=parts)
     plan = make(asked(table, data={"split_column": "part"}))
-    metrics = pipeline.carry_out(plan, Options(runs=tmp_path / "runs", show=Show(quiet=True))).metrics
+    metrics = pipeline.execute(plan, Options(runs=tmp_path / "runs", show=Show(quiet=True))).metrics
     assert "without_copies" not in metrics["test"]
     assert "each of the 15 test rows has a copy in train" in capsys.readouterr().err
 

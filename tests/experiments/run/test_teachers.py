@@ -21,7 +21,7 @@ from randout.core.errors import Failure, UserError
 from randout.core.files import change_places
 from randout.experiments.run import pipeline, planning
 from randout.experiments.run.planning import make
-from randout.experiments.run.reload import replay, stored_config
+from randout.experiments.run.reload import reload_plan, stored_config
 from randout.experiments.run.soft_labels import column_order
 from randout.experiments.run.student import Options, Stopped
 from randout.experiments.study import comparison, spec
@@ -70,7 +70,7 @@ def plan_of(asked: dict[str, Any], *above: dict[str, Any]) -> planning.Plan:
 def test_two_teachers_end_to_end(asked: dict[str, Any], first: Path, tmp_path: Path) -> None:
     options = Options(runs=tmp_path / "runs", show=Show(quiet=True))
     plan = plan_of(asked)
-    done = pipeline.carry_out(plan, options)
+    done = pipeline.execute(plan, options)
     run = RunFolder(done.folder)
     taught = pipeline.taught(plan, options)
     assert taught is not None
@@ -96,8 +96,8 @@ def test_two_teachers_end_to_end(asked: dict[str, Any], first: Path, tmp_path: P
     assert record["more"][0]["validation_accuracy"] == other.validation["accuracy"]
     assert stored_config(run).teacher.more == (other.name,), "a finished run names its teachers"
     assert str(tmp_path) not in (done.folder / "run.toml").read_text()
-    assert replay(run).config.methods["multi-teacher"]["weights"] == [1.0, 3.0]
-    assert pipeline.carry_out(plan, options).new is False
+    assert reload_plan(run).config.methods["multi-teacher"]["weights"] == [1.0, 3.0]
+    assert pipeline.execute(plan, options).new is False
 
 
 def test_a_run_that_was_stopped_finds_its_teachers_again(asked: dict[str, Any], tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_run_that_was_stopped_finds_its_teachers_again(asked: dict[str, Any], 
     _bring(asked["teacher"]["more"], 0, place)
     options = Options(runs=place / "runs", deadline=1.0, show=Show(quiet=True))
     with pytest.raises(Stopped) as stopped:
-        pipeline.carry_out(plan_of(asked), options)
+        pipeline.execute(plan_of(asked), options)
     fingerprint = stopped.value.run.record["fingerprint"]
     text = (stopped.value.run.path / "run.toml").read_text()
     assert tomllib.loads(text)["teacher"]["more"] == ["../../roberta"]
@@ -119,7 +119,7 @@ def test_a_run_that_was_stopped_finds_its_teachers_again(asked: dict[str, Any], 
     assert again.teacher.more == (str(moved / "roberta"),)
     plan = make(again)
     assert plan.fingerprint == fingerprint
-    done = pipeline.carry_out(plan, Options(runs=moved / "runs", show=Show(quiet=True)))
+    done = pipeline.execute(plan, Options(runs=moved / "runs", show=Show(quiet=True)))
     assert done.folder == run.path
     assert RunFolder(done.folder).finished
 
@@ -199,7 +199,7 @@ def test_a_further_teacher_with_other_labels(
 def test_weights_are_counted_before_anything_is_trained(asked: dict[str, Any], tmp_path: Path) -> None:
     plan = plan_of(asked, {"methods": {"multi-teacher": {"weights": [1.0, 1.0, 1.0]}}})
     with pytest.raises(UserError, match="weights: 3 for 2 teachers"):
-        pipeline.carry_out(plan, Options(runs=tmp_path, show=Show(quiet=True)))
+        pipeline.execute(plan, Options(runs=tmp_path, show=Show(quiet=True)))
     assert not list(tmp_path.glob("*roberta*")), "the teacher was trained all the same"
 
 
@@ -218,7 +218,7 @@ def test_logits_that_are_not_finite_reach_no_student(
     if place == "first":
         above["methods"] = {"multi-teacher": {"weights": [1.0]}}
     with pytest.raises(Failure, match=r"teacher .*not finite on \d+ of \d+ texts"):
-        pipeline.carry_out(plan_of(asked, above), Options(runs=tmp_path / "runs", show=Show(quiet=True)))
+        pipeline.execute(plan_of(asked, above), Options(runs=tmp_path / "runs", show=Show(quiet=True)))
 
 
 # ---- studies and reports

@@ -201,7 +201,7 @@ def test_halving_prunes_and_what_goes_on_is_a_full_training_bit_for_bit(made, wh
     assert sorted(len(trial["rungs"]) for trial in first[:2]) == [2, 3]
     assert [step for _, step, _ in done[folder.record["best"]]["rungs"]] == [1, 2, 4]
     best = done[folder.record["best"]]
-    alone = pipeline.carry_out(
+    alone = pipeline.execute(
         planning.make(one.trial_config(best["settings"]), dataset),
         Options(runs=tmp_path / "alone", show=Show(quiet=True)),
     )

@@ -65,7 +65,7 @@ def test_a_cell_becomes_tables_over_a_recipe():
     assert (made.methods["kd"]["weight"], made.methods["kd"]["temperature"]) == (0.2, 3.0)
     assert (made.train.batch_size, made.student.max_length) == (32, 20)
     assert made.methods["randout"] == recipe().methods["randout"]
-    assert grid.words_of({"kd.weight": 0.2, "train.batch_size": 32}) == "kd.weight 0.2, train.batch_size 32"
+    assert grid.settings_text({"kd.weight": 0.2, "train.batch_size": 32}) == "kd.weight 0.2, train.batch_size 32"
 
 
 @pytest.mark.parametrize(

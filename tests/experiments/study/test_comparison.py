@@ -180,15 +180,15 @@ def test_killed_anywhere_and_started_again_it_ends_in_the_same_result(made, fini
 
 def test_a_prefix_is_balanced_and_a_time_limit_goes_on(made, finished, tmp_path, monkeypatch):
     trained = counted_trainings(monkeypatch)
-    real, stop_at = comparison.pipeline.carry_out, [3]
+    real, stop_at = comparison.pipeline.execute, [3]
 
-    def carry_out(plan, options):
+    def execute(plan, options):
         stop_at[0] -= 1
         if stop_at[0] < 0:
             raise Stopped("the time limit", RunFolder(options.runs / plan.name))
         return real(plan, options)
 
-    monkeypatch.setattr(comparison.pipeline, "carry_out", carry_out)
+    monkeypatch.setattr(comparison.pipeline, "execute", execute)
     # the teacher's training goes through the same door: plain 1, kd 1 and its teacher, then the limit
     with pytest.raises(Stopped):
         go(made(), tmp_path / "s")
@@ -470,7 +470,7 @@ def trained(base, folder: Path, preset: str, seed: int, **tables: Any) -> Path:
     plain = {"teacher": {"model": "none"}} if preset == "plain" else {}
     asked = base | plain | tables | {"train": FAST | {"seed": seed}}
     plan = planning.make(config.build([config.read_preset(preset), asked], METHODS))
-    return pipeline.carry_out(plan, Options(runs=folder, show=Show(quiet=True))).folder
+    return pipeline.execute(plan, Options(runs=folder, show=Show(quiet=True))).folder
 
 
 def test_finished_runs_are_arms_by_settings_and_seeds(finished, made):

@@ -24,22 +24,24 @@ from randout.stats.metrics import confusion, rates
 from randout.storage.run_folder import RunFolder
 
 from .planning import FOLDS, Plan, by_folds, without_alternative
-from .student import Options, Taught
+from .student import Options, TeacherOutputs
 from .teacher_comparison import MARGIN
-from .trained_student import Trained, train
+from .trained_student import TrainedStudent, train
 
 FOLDER = "choice"  # in a run folder, until the run is finished
 
 
-def train_chosen(plan: Plan, run: RunFolder, teacher: Taught | None, options: Options) -> tuple[Plan, Trained]:
+def train_chosen(
+    plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, options: Options
+) -> tuple[Plan, TrainedStudent]:
     """Train the student of a plan with an alternative, whichever of the two is chosen; the choice is recorded in `run.json`
     first. Returns the plan of that student, and it. Raises Stopped, UserError, Failure.
     """
     assert plan.alternative is not None
-    trained: dict[str, Trained] = {}
+    trained: dict[str, TrainedStudent] = {}
     plans = {ENCODER: without_alternative(plan), WORDS: plan.alternative}
 
-    def of(which: str) -> Trained:
+    def of(which: str) -> TrainedStudent:
         if which not in trained:
             trained[which] = train(plans[which], run, teacher if which == ENCODER else None, options)
         return trained[which]

@@ -30,17 +30,17 @@ from .options import Result as Result
 from .options import finished as finished
 from .planning import Plan, refit_plan
 from .scoring import model_card, open_test, rows_sha256, score_split, score_test
-from .student import Options, Paused, Stopped, Taught, check_methods, environment, student_of
-from .teacher import doubts, teach
+from .student import Options, Paused, Stopped, TeacherOutputs, check_methods, environment, student_of
+from .teacher import doubts, prepare_teacher
 from .teacher_comparison import teacher_gap, texts_per_second
-from .trained_student import Trained, train
+from .trained_student import TrainedStudent, train
 from .warnings import diagnose
 
 REFIT = "refit"  # in a run folder, while it is trained on all rows
 BEGUN = {".lock", "run.toml", "split.json", "run.json", SEEN_ROWS}  # may stand in a folder before `run.json` does
 
 
-def carry_out(plan: Plan, options: Options) -> Result:
+def execute(plan: Plan, options: Options) -> Result:
     """Train what `plan` says, or find it done. Raises Stopped, UserError, Failure."""
     run = _folder(plan, options)
     if run.finished:
@@ -90,13 +90,13 @@ def _check_first(plan: Plan, options: Options) -> None:
         check_methods(plan.methods, student_of(plan)[1])
 
 
-def taught(plan: Plan, options: Options) -> Taught | None:
+def taught(plan: Plan, options: Options) -> TeacherOutputs | None:
     """The teacher's part of the job alone: fine-tuned where it must be, its soft labels computed and stored."""
-    return teach(plan, options, _fine_tuned)
+    return prepare_teacher(plan, options, _fine_tuned)
 
 
 def _fine_tuned(plan: Plan, options: Options) -> Path:
-    return carry_out(plan, replace(options, name="", request="")).folder
+    return execute(plan, replace(options, name="", request="")).folder
 
 
 def _folder(plan: Plan, options: Options) -> RunFolder:
@@ -207,7 +207,9 @@ def _keep_options(run: RunFolder, options: Options) -> None:
         run.write("run.json", record | given)
 
 
-def _finish(plan: Plan, run: RunFolder, trained: Trained, teacher: Taught | None, options: Options) -> dict[str, Any]:
+def _finish(
+    plan: Plan, run: RunFolder, trained: TrainedStudent, teacher: TeacherOutputs | None, options: Options
+) -> dict[str, Any]:
     """Score the best weights in float32, as the saved folder will run, then write everything."""
     metrics: dict[str, Any] = {"validation": score_split(trained.logits, plan, "validation", run, options.show)}
     show = options.show
@@ -237,7 +239,7 @@ def _finish(plan: Plan, run: RunFolder, trained: Trained, teacher: Taught | None
     return metrics
 
 
-def refitted(plan: Plan, run: RunFolder, teacher: Taught | None, options: Options) -> Trained:
+def refitted(plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, options: Options) -> TrainedStudent:
     """Train the student anew on training and validation rows; its checkpoint lies in a folder of its own."""
     folder = RunFolder(run.path / REFIT)
     folder.path.mkdir(exist_ok=True)
@@ -246,7 +248,9 @@ def refitted(plan: Plan, run: RunFolder, teacher: Taught | None, options: Option
     return train(refit_plan(plan), folder, teacher, replace(options, pause_at=None))
 
 
-def _beside_teacher(plan: Plan, trained: Trained, teacher: Taught, metrics: dict[str, Any]) -> dict[str, Any]:
+def _beside_teacher(
+    plan: Plan, trained: TrainedStudent, teacher: TeacherOutputs, metrics: dict[str, Any]
+) -> dict[str, Any]:
     """Put the student beside its teacher into the validation `metrics`; returns the sizes and speeds of both."""
     held = plan.dataset.split["validation"]
 

@@ -13,7 +13,7 @@ from .planning import NO_TOKENS, Plan
 from .request import stored_config as stored_config
 
 
-def replay(run: RunFolder) -> Plan:
+def reload_plan(run: RunFolder) -> Plan:
     """A finished run's data and tokens again, to score its saved model: nothing but the run and the data is needed.
 
     UserError where the data, its columns, labels or split are no longer those that the run was trained on.

@@ -35,7 +35,7 @@ from randout.storage.seen_rows import SeenRows, in_words, leaked, merged, read_s
 
 from . import leaks
 from .planning import Plan
-from .reload import replay
+from .reload import reload_plan
 from .saved_model import (
     RowLogits,
     check_own_split,
@@ -468,7 +468,7 @@ def score_run(
     labels = run.labels
     if split == "validation":
         return run.read("metrics.json")[split] | {"warnings": of_run(run, split)}, dict(enumerate(labels))
-    plan = replay(run)
+    plan = reload_plan(run)
     if "test" not in plan.dataset.split:
         raise UserError(f"{path}: this run's data has no test split; name a labelled file instead")
     metrics = open_test(run, plan, show, allow_leaks=allow_leaks, device=where)

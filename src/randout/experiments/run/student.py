@@ -39,7 +39,7 @@ from .planning import FOLDS, Plan, by_folds, class_weights
 
 
 @dataclass(frozen=True)
-class Taught:
+class TeacherOutputs:
     """What a teacher gives: its logits for every row of the dataset (n, C), NaN where it was not asked, and its score.
 
     others: further teachers. live: the teacher itself, where a method runs it. about: its number of parameters, and how many
@@ -49,7 +49,7 @@ class Taught:
     name: str
     logits: torch.Tensor
     validation: dict[str, Any] = field(default_factory=dict)
-    others: tuple[Taught, ...] = ()
+    others: tuple[TeacherOutputs, ...] = ()
     live: LiveTeacher | None = None
     about: dict[str, float] = field(default_factory=dict)
 
@@ -64,7 +64,7 @@ def environment(plan: Plan) -> dict[str, Any]:
     return {**versions, "device": name, "threads": torch.get_num_threads()}
 
 
-def make_session(plan: Plan, teacher: Taught | None = None) -> Session:
+def make_session(plan: Plan, teacher: TeacherOutputs | None = None) -> Session:
     """The student loaded and its methods started, at position zero."""
     encoder, run = student_of(plan)
     check_methods(plan.methods, run)
@@ -114,7 +114,7 @@ def _network(plan: Plan) -> Encoder | None:
     return plan.classifier.encoder(vocabulary, plan.dataset.id2label, plan.config.train.seed)
 
 
-def make_material(plan: Plan, teacher: Taught | None) -> Material:
+def make_material(plan: Plan, teacher: TeacherOutputs | None) -> Material:
     """What the student of `plan` learns from."""
     unlabelled = plan.dataset.split.get("unlabeled", np.zeros(0, np.int64))
     labelled, heldout = learned_rows(plan.dataset, plan.methods)
@@ -122,7 +122,7 @@ def make_material(plan: Plan, teacher: Taught | None) -> Material:
     return Material(plan.tokens, torch.from_numpy(plan.dataset.labels), labelled, unlabelled, logits, heldout, others)
 
 
-def train_student(plan: Plan, run: RunFolder, teacher: Taught | None, options: Options) -> Session:
+def train_student(plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, options: Options) -> Session:
     """Train to the end from the last checkpoint, saving on the way; the session comes back with its best weights.
 
     Raises Stopped once a stop was asked for and the state is saved.
@@ -220,7 +220,7 @@ def _stop_signal() -> Iterator[_Stop]:
             signal.signal(number, handler)
 
 
-def stand_in(plan: Plan) -> Taught:
+def stand_in(plan: Plan) -> TeacherOutputs:
     """A teacher that costs what the real one will: all its logits zero; run live, the encoder it is or will come from."""
     logits = torch.zeros(len(plan.dataset.texts), len(plan.dataset.id2label))
     live = None
@@ -228,7 +228,7 @@ def stand_in(plan: Plan) -> Taught:
         source = plan.teacher or plan.teacher_plan.student  # type: ignore[union-attr]
         encoder = loading.load(source, id2label=plan.dataset.id2label, pack=plan.config.train.packing)
         live = live_teacher(plan, encoder, tuple(plan.dataset.id2label), 0)
-    return Taught("", logits, {}, tuple(Taught("", logits) for _ in plan.more), live)
+    return TeacherOutputs("", logits, {}, tuple(TeacherOutputs("", logits) for _ in plan.more), live)
 
 
 def live_teacher(plan: Plan, encoder: Encoder, columns: tuple[int, ...], max_length: int) -> LiveTeacher:

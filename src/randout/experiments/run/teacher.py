@@ -24,11 +24,11 @@ from randout.storage.run_folder import RunFolder
 
 from . import soft_labels
 from .planning import Plan
-from .student import Options, Taught, live_teacher
+from .student import Options, TeacherOutputs, live_teacher
 from .teacher_comparison import TIMED_ROWS, texts_per_second
 
 
-def teach(plan: Plan, options: Options, fine_tune: Callable[[Plan, Options], Path]) -> Taught | None:
+def prepare_teacher(plan: Plan, options: Options, fine_tune: Callable[[Plan, Options], Path]) -> TeacherOutputs | None:
     """The teachers' soft labels for the rows to learn from and to validate on, or None where there is no teacher.
 
     fine_tune: carries out the plan of a teacher that is a bare encoder, and returns its run folder.
@@ -49,7 +49,7 @@ def _taught(
     labels: Sequence[str] | None,
     options: Options,
     fine_tune: Callable[[Plan, Options], Path],
-) -> Taught:
+) -> TeacherOutputs:
     """One teacher, fine-tuned first where it is a plan. labels: its own, in the order of its outputs; None: of a further
     teacher, which must have the data's by name. Raises Failure where its logits are not finite.
     """
@@ -92,7 +92,7 @@ def _taught(
         "parameters": sum(p.numel() for p in encoder.model.parameters()),
         "texts_per_second": _speed(encoder, plan, parts),
     }
-    return Taught(source.label, spread, validation, live=live, about=about)
+    return TeacherOutputs(source.label, spread, validation, live=live, about=about)
 
 
 def _speed(encoder: Encoder, plan: Plan, parts: dict[str, str]) -> float:
@@ -115,7 +115,7 @@ def _teacher_length(encoder: Encoder, plan: Plan, teacher: Source | Plan, name: 
     return min(encoder.longest, 512)
 
 
-def doubts(plan: Plan, own: dict[str, Any], teacher: Taught | None, run: RunFolder) -> list[dict[str, str]]:
+def doubts(plan: Plan, own: dict[str, Any], teacher: TeacherOutputs | None, run: RunFolder) -> list[dict[str, str]]:
     """Warnings about the teachers of a finished student: none although a method wanted one, one that is not above the
     majority class, and a first one that is not above the plain student (a finished plain run alongside, else this student).
 
@@ -148,7 +148,7 @@ def no_teacher(left_out: Sequence[str]) -> Finding:
     )
 
 
-def _not_above_student(plan: Plan, own: dict[str, Any], teacher: Taught, run: RunFolder) -> Finding | None:
+def _not_above_student(plan: Plan, own: dict[str, Any], teacher: TeacherOutputs, run: RunFolder) -> Finding | None:
     metric = _metric(plan)
     plain, its = own[metric], teacher.validation[metric]
     what = "this student"

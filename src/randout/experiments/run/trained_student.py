@@ -17,11 +17,11 @@ from randout.storage.run_folder import RunFolder
 
 from .planning import Plan
 from .saved_model import RowLogits
-from .student import Options, Stopped, Taught, train_student
+from .student import Options, Stopped, TeacherOutputs, train_student
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedStudent:
     """logits: of rows of the dataset. history: as `history.json`. save: into a folder, with a model card.
 
     about: what `run.json` says of the student.
@@ -38,7 +38,7 @@ class Trained:
         return {"parameters": self.about["encoder"]["parameters"]} if "encoder" in self.about else {}
 
 
-def train(plan: Plan, run: RunFolder, teacher: Taught | None, options: Options) -> Trained:
+def train(plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, options: Options) -> TrainedStudent:
     """Train the student of `plan`, from its last checkpoint. Raises Stopped, UserError, Failure."""
     classifier = plan.classifier
     if isinstance(classifier, Bag):
@@ -52,11 +52,11 @@ def train(plan: Plan, run: RunFolder, teacher: Taught | None, options: Options) 
 
     if isinstance(classifier, Network):
         fitted = classifier.fitted(encoder, classifier.vocabulary(_part(plan, "train").texts))
-        return Trained(logits, history, fitted.save, {"classifier": fitted.found})
+        return TrainedStudent(logits, history, fitted.save, {"classifier": fitted.found})
     longest = int(plan.config.student.max_length)
     parameters = sum(p.numel() for p in encoder.model.parameters())
     about = {"encoder": {"packed": encoder.packed, "reason": encoder.reason, "parameters": parameters}}
-    return Trained(logits, history, lambda folder, card: loading.save(encoder, folder, longest, card), about)
+    return TrainedStudent(logits, history, lambda folder, card: loading.save(encoder, folder, longest, card), about)
 
 
 def _part(plan: Plan, name: str) -> Labelled:
@@ -64,7 +64,7 @@ def _part(plan: Plan, name: str) -> Labelled:
     return Labelled([plan.dataset.texts[row] for row in rows], plan.dataset.labels[rows])
 
 
-def _fit(classifier: Bag, plan: Plan, run: RunFolder, options: Options) -> Trained:
+def _fit(classifier: Bag, plan: Plan, run: RunFolder, options: Options) -> TrainedStudent:
     """Fit a classifier on bags of words: in one go, so that what was stopped begins again."""
     show, id2label, texts = options.show, plan.dataset.id2label, plan.dataset.texts
     held, began = _part(plan, "validation"), time.monotonic()
@@ -86,7 +86,7 @@ def _fit(classifier: Bag, plan: Plan, run: RunFolder, options: Options) -> Train
     history = {"epochs": [row | {"seconds": round(spent, 3)}], "best_epoch": 1, "ended": "fitted"}
     found = ", ".join(f"{name} {value}" for name, value in fitted.found.items() if not isinstance(value, list))
     show.say(f"{classifier.name}: {found}, validation accuracy {metrics['accuracy']:.2%}, {duration(spent)}")
-    return Trained(
+    return TrainedStudent(
         lambda rows, seen: fitted.logits([texts[row] for row in rows], seen),
         history,
         fitted.save,

@@ -31,7 +31,7 @@ from randout.training.checkpoint import MadeElsewhere
 from .request import Search as Search
 from .request import check_space as check_space
 from .request import make_search as make_search
-from .space import SearchTable, cells, each_value, rungs, words_of
+from .space import SearchTable, cells, each_value, rungs, settings_text
 from .trials import at_chance, entry, leader, optimism, own_runs, signed, skipped, standing, value_at, warnings_of
 
 
@@ -111,7 +111,7 @@ def check_trials(search: Search, dataset: Dataset) -> None:
             if known[key] is not None:
                 check_methods(methods_of(config), known[key])
         except UserError as error:
-            raise UserError(f"trial {number} ({words_of(one)}) cannot run: {error}") from None
+            raise UserError(f"trial {number} ({settings_text(one)}) cannot run: {error}") from None
 
 
 def planned(search: Search, dataset: Dataset) -> list[str]:
@@ -123,7 +123,7 @@ def planned(search: Search, dataset: Dataset) -> list[str]:
         what, trials = f"{table.trials} trials, each proposed by tpe from those before it", table.trials
     else:
         chosen, size = cells(search.space, table.trials, table.seed)
-        lines = [f"{number:04d}  {words_of(settings)}" for number, settings in enumerate(chosen)]
+        lines = [f"{number:04d}  {settings_text(settings)}" for number, settings in enumerate(chosen)]
         what, trials = f"{len(chosen)} of {size} cells", len(chosen)
     shares = ", ".join(f"{share:.1%}" for share in rungs(trials, table.halving, table.budget))
     return [*lines, f"{what}; compared after {shares} of a training{_teachers(search, dataset)}"]
@@ -224,7 +224,7 @@ def _advance(
     if options.deadline and time.monotonic() > options.deadline:
         raise Stopped("the time limit", folder.run(trial))
     show, total = options.show, max(len(folder.record["trials"]), search.table.trials)
-    show.say(f"trial {trial['number']} ({words_of(trial['settings'])}), of {total} in all")
+    show.say(f"trial {trial['number']} ({settings_text(trial['settings'])}), of {total} in all")
     trial.update(state="waiting", error=None)
     began = time.monotonic()
     try:
@@ -254,7 +254,7 @@ def _train(
     pause = max(1, math.floor(share * trial["steps"] + 1e-9)) if share < 1 else None  # down: a budget is kept
     within = replace(options, out=run.path, fresh=False, pause_at=pause, show=options.show.within())
     try:
-        value = pipeline.carry_out(plan, within).metrics["validation"][metric]
+        value = pipeline.execute(plan, within).metrics["validation"][metric]
         step = run.read("history.json")["epochs"][-1]["step"]
         trial.update(state="finished", value=value, step=step)
     except Paused as there:

@@ -208,6 +208,6 @@ def spent(trials: int, keep_one_in: int, shares: Sequence[float]) -> float:
     return sum(count * share for count, share in zip(ended, shares, strict=True)) / trials
 
 
-def words_of(settings: Settings) -> str:
+def settings_text(settings: Settings) -> str:
     """`kd.weight 0.2, randout.tokens 64`"""
     return ", ".join(f"{name} {value}" for name, value in settings.items())

@@ -16,7 +16,7 @@ from randout.storage.predictions import read_predictions
 from randout.storage.run_folder import RunFolder
 from randout.storage.study_folder import StudyFolder
 
-from .space import Settings, words_of
+from .space import Settings, settings_text
 
 
 def entry(number: int, settings: Settings) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def summary(folder: StudyFolder) -> list[str]:
             lines.append(f"trial {trial['number']} failed: {trial['error']}")
     if record["best"] is not None:
         best = folder.run(record["trials"][record["best"]])
-        lines += ["", f"best    {best.path} ({words_of(record['trials'][record['best']]['settings'])})"]
+        lines += ["", f"best    {best.path} ({settings_text(record['trials'][record['best']]['settings'])})"]
         if best.model.exists():
             lines.append(f"next    randout evaluate {shell_path(best.path)} --split test")
     return lines

@@ -18,7 +18,7 @@ from randout.data.dataset import Dataset, Datasets
 from randout.experiments.run import leaks, pipeline, planning
 from randout.experiments.run.student import Options, Stopped, check_methods, make_session, stand_in, student_of
 from randout.experiments.search.search import check_trials, make_search, plugins_of, run_search
-from randout.experiments.search.space import tables_of, words_of
+from randout.experiments.search.space import settings_text, tables_of
 from randout.methods.builtin import METHODS
 from randout.storage.run_folder import RunFolder, now
 from randout.storage.seen_rows import in_words
@@ -248,7 +248,7 @@ def _tuned(
     folder.record["tuning"] = {**(folder.record["tuning"] or {}), name: {"arm": arm, "unit": unit.name, **entry}}
     folder.save()
     options.show.say(
-        f"{arm}: {words_of(best['settings'])} chosen on validation, {plural(len(done['trials']), 'trial')}"
+        f"{arm}: {settings_text(best['settings'])} chosen on validation, {plural(len(done['trials']), 'trial')}"
     )
     return best["settings"]
 
@@ -280,7 +280,7 @@ def _run_cell(
     cell.update(run=folder.place(run.path), state="waiting", error=None)
     began = time.monotonic()
     try:
-        pipeline.carry_out(plan, replace(options, show=options.show.within()))
+        pipeline.execute(plan, replace(options, show=options.show.within()))
         cell["state"] = "finished"
     except Stopped:
         folder.save()
