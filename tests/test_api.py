@@ -167,7 +167,7 @@ def test_the_column_that_was_trained_on_is_read(two_texts):
     Path("new.csv").write_text("text\ngoal\n")
     code, out, errors = run("predict", "my run", "--file", "new.csv", "-q")
     assert code == 0
-    assert "trained on the texts in column 'summary', and those of new.csv are read from column 'text'" in errors
+    assert "trained on texts in column 'summary', but texts of new.csv are read from column 'text'" in errors
     assert run("predict", "my run", "--file", "new.csv", "-o", "b.csv", "--text-column", "text", "-q")[2] == ""
 
 

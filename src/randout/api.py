@@ -26,7 +26,7 @@ from randout.experiments.run import planning
 from randout.experiments.run.options import Options
 from randout.experiments.run.pipeline import Result, execute
 from randout.experiments.run.request import Request
-from randout.experiments.run.saved_model import Saved, opened_on
+from randout.experiments.run.saved_model import Saved, load_on_device
 from randout.methods.builtin import METHODS
 from randout.stats.diagnostics import messages
 from randout.storage.run_names import checked_name
@@ -132,7 +132,7 @@ def load(model: PathLike, *, device: str = "auto") -> Predictor:
     """
     if not isinstance(model, str | Path):
         raise UserError(f"predict: model: found {model!r:.80}, a {type(model).__name__}; expected a run or a folder")
-    return Predictor(str(model), opened_on(str(model), device, "predict"))
+    return Predictor(str(model), load_on_device(str(model), device, "predict"))
 
 
 def predict(

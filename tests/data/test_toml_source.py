@@ -299,7 +299,7 @@ def test_a_description_changed_since_is_not_scored_as_if_it_were_the_same(descri
     described(
         text + COLUMNS.replace('2 = "sport", 0 = "health", 1 = "money"', '0 = "health", 1 = "money", 2 = "sport"')
     )
-    with pytest.raises(UserError, match=r"not the data the run was trained on \(other labels\)"):
+    with pytest.raises(UserError, match=r"not the data that the run was trained on \(different labels\)"):
         score_run(result.folder, "test", Show(quiet=True))
     described('source = "rows.csv"' + COLUMNS)
     with pytest.raises(UserError, match="other columns"):

@@ -176,9 +176,9 @@ def test_further_teachers_that_nobody_learns_from(asked: dict[str, Any], tiny_mo
 
 def test_a_teacher_named_twice(asked: dict[str, Any], first: Path) -> None:
     again = [*asked["teacher"]["more"], str(first)]
-    assert f"teacher.more: {first} is a teacher already" in refused(asked, {"teacher": {"more": again}})
+    assert f"teacher.more: {first} is named twice" in refused(asked, {"teacher": {"more": again}})
     twice = asked["teacher"]["more"] * 2
-    assert "name each once" in refused(asked, {"teacher": {"more": twice}})
+    assert "Name each teacher once" in refused(asked, {"teacher": {"more": twice}})
 
 
 def test_a_further_teacher_with_other_labels(
@@ -217,7 +217,7 @@ def test_logits_that_are_not_finite_reach_no_student(
     above = {"teacher": {"model": str(broken), "more": []} if place == "first" else {"more": [str(broken)]}}
     if place == "first":
         above["methods"] = {"multi-teacher": {"weights": [1.0]}}
-    with pytest.raises(Failure, match=r"teacher .*not finite on \d+ of \d+ texts"):
+    with pytest.raises(Failure, match=r"teacher .*not finite for \d+ of \d+ texts"):
         pipeline.execute(plan_of(asked, above), Options(runs=tmp_path / "runs", show=Show(quiet=True)))
 
 
@@ -331,7 +331,7 @@ class TestColumnOrder:
         with pytest.raises(UserError, match="NAME_OF_LABEL_0,NAME_OF_LABEL_1,NAME_OF_LABEL_2") as found:
             self.order("LABEL_0", "LABEL_1", "LABEL_2")
         assert "--teacher-labels health" not in str(found.value)
-        with pytest.raises(UserError, match="exactly the data's 3 classes, and it has 4"):
+        with pytest.raises(UserError, match="exactly the 3 classes of the data; it has 4"):
             self.order("a", "b", "c", "d")
         with pytest.raises(UserError, match=r"2 names for the 3 outputs of teacher \(its own names.*: a, b, c\)"):
             self.order("a", "b", "c", named=["health", "money"])

@@ -22,9 +22,9 @@ from .student import Options, Stopped, TeacherOutputs, train_student
 
 @dataclass(frozen=True)
 class TrainedStudent:
-    """logits: of rows of the dataset. history: as `history.json`. save: into a folder, with a model card.
+    """A trained student. logits: computes those of rows of the dataset. history: the content of `history.json`.
 
-    about: what `run.json` says of the student.
+    save: writes the model into a folder, with a model card. about: what `run.json` records of the student.
     """
 
     logits: RowLogits
@@ -34,12 +34,12 @@ class TrainedStudent:
 
     @property
     def size(self) -> dict[str, int]:
-        """Its number of parameters, where it is an encoder."""
+        """Its number of parameters; empty for a baseline."""
         return {"parameters": self.about["encoder"]["parameters"]} if "encoder" in self.about else {}
 
 
 def train(plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, options: Options) -> TrainedStudent:
-    """Train the student of `plan`, from its last checkpoint. Raises Stopped, UserError, Failure."""
+    """Train the student of `plan`, from its last checkpoint if there is one. Raises Stopped, UserError, Failure."""
     classifier = plan.classifier
     if isinstance(classifier, Bag):
         return _fit(classifier, plan, run, options)
@@ -65,17 +65,17 @@ def _part(plan: Plan, name: str) -> Labelled:
 
 
 def _fit(classifier: Bag, plan: Plan, run: RunFolder, options: Options) -> TrainedStudent:
-    """Fit a classifier on bags of words: in one go, so that what was stopped begins again."""
+    """Fit a bag-of-words baseline. It has no checkpoint: after a stop it is fitted from the start."""
     show, id2label, texts = options.show, plan.dataset.id2label, plan.dataset.texts
     held, began = _part(plan, "validation"), time.monotonic()
     with show.bar(classifier.name, classifier.pieces, unit="fits") as bar:
 
-        def going(done: int) -> None:
+        def advance(done: int) -> None:
             bar(done, "")
             if options.deadline and time.monotonic() > options.deadline:
                 raise Stopped("the time limit", run)
 
-        fitted = classifier.fit(_part(plan, "train"), held, id2label, plan.config.train, going)
+        fitted = classifier.fit(_part(plan, "train"), held, id2label, plan.config.train, advance)
     spent = time.monotonic() - began
     metrics = score(held.labels, fitted.logits(held.texts), id2label, unseen=plan.dataset.unseen)
     row = {

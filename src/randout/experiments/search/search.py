@@ -1,8 +1,8 @@
-"""Runs a search: trials of a recipe over a space of settings, chosen on validation; the test split stays closed.
+"""Runs a search: trials of a recipe over a space of settings, chosen on validation; the test split is not scored.
 
-Trials are runs in the search's own folder, so an interrupted search goes on mid-trial and ends in the same table:
-cells are drawn by the search's seed, budgets are optimizer steps, and whatever is chosen next depends only on what
-`study.json` says of the trials before. One teacher serves all trials.
+Trials are runs in the search's own folder, so an interrupted search resumes inside a trial and ends with the same table:
+cells are drawn with the search's seed, budgets are optimizer steps, and each next choice depends only on what
+`study.json` records of earlier trials. All trials share one teacher.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from .trials import at_chance, entry, leader, optimism, own_runs, signed, skippe
 
 
 def run_search(search: Search, path: Path, options: Options, dataset: Dataset | None = None) -> StudyFolder:
-    """Carry out the search in the folder `path`, or go on with it. Raises Stopped, UserError."""
+    """Run the search in the folder `path`, or resume it. Raises Stopped, UserError."""
     table, config = search.table, search.config
     check_space(search)
     refuse_others(path)
     dataset = dataset or planning.read_data(config)
-    if not (path / "study.json").exists():  # before anything is written: the command put right finds nothing there
+    if not (path / "study.json").exists():  # before anything is written, so that the corrected command starts clean
         check_trials(search, dataset)
     fresh: dict[str, Any] = {
         "kind": "search",
@@ -53,7 +53,7 @@ def run_search(search: Search, path: Path, options: Options, dataset: Dataset | 
         "best": None,
         **plugins_of([config]),
     }
-    with opened(path, _asked(table, config), fresh, (), _filled) as folder:
+    with opened(path, _study_tables(table, config), fresh, (), _completed) as folder:
         options.show.say(f"search in {path}{_teachers(search, dataset)}")
         if table.sampler == "tpe":
             _propose(search, folder, dataset, options)
@@ -69,38 +69,37 @@ def run_search(search: Search, path: Path, options: Options, dataset: Dataset | 
 
 
 def plugins_of(configs: Iterable[Config]) -> dict[str, Any]:
-    """What a study's record says of methods that are not built in: the table `plugins`, where there are any."""
+    """Return the table `plugins` of a study's record, with methods that are not built in; empty without any."""
     origins = METHODS.origins(sorted({name for config in configs for name in config.methods}))
     return {"plugins": {name: origin.recorded for name, origin in origins.items()}} if origins else {}
 
 
-def _asked(table: SearchTable, config: Config) -> dict[str, Any]:
-    """What `study.toml` says."""
+def _study_tables(table: SearchTable, config: Config) -> dict[str, Any]:
+    """Return the content of `study.toml`."""
     return {"search": table.model_dump(mode="json"), "recipe": config.model_dump(mode="json")}
 
 
-def _filled(was: dict[str, Any]) -> dict[str, Any]:
-    return _asked(checked(SearchTable, was["search"], "search."), build([was["recipe"]], METHODS))
+def _completed(was: dict[str, Any]) -> dict[str, Any]:
+    return _study_tables(checked(SearchTable, was["search"], "search."), build([was["recipe"]], METHODS))
 
 
 def own_teachers(search: Search) -> list[str]:
-    """Settings of the space that a teacher which is fine-tuned first takes too: each of their values trains one."""
+    """Return the settings of the space that also change a teacher that is fine-tuned first: each value trains another."""
     pinned = tuple(f"train.{key}" for key in (*TEACHERS_OWN, "save_minutes"))
     return [name for name in search.space if name.startswith(("train.", "teacher.", f"{GOLD}.")) and name not in pinned]
 
 
 def check_trials(search: Search, dataset: Dataset) -> None:
-    """Raise UserError for the first trial that cannot run, with its settings, before any training starts; for a budget
-    that is too small.
+    """Raise UserError for the first trial that cannot run, with its settings, or for too small a budget.
 
-    What tpe may propose is checked value by value.
+    This runs before any training. For the sampler tpe, each value of the space is checked once.
     """
     if search.table.sampler == "tpe":
         settings = each_value(search.space)
     else:
         settings, _ = cells(search.space, search.table.trials, search.table.seed)
         rungs(len(settings), search.table.halving, search.table.budget)
-    known: dict[str, Any] = {}  # what trials differ in is mostly methods: the student is loaded once for all these
+    known: dict[str, Any] = {}  # trials mostly differ in methods, so each student is loaded once
     for number, one in enumerate(settings):
         try:
             config = search.trial_config(one)
@@ -115,7 +114,7 @@ def check_trials(search: Search, dataset: Dataset) -> None:
 
 
 def planned(search: Search, dataset: Dataset) -> list[str]:
-    """What a search would try, checked: a line a cell, and how they are compared. Raises UserError."""
+    """Check a search and return its plan: one line per cell, and how cells are compared. Raises UserError."""
     check_trials(search, dataset)
     table = search.table
     if table.sampler == "tpe":
@@ -130,7 +129,7 @@ def planned(search: Search, dataset: Dataset) -> list[str]:
 
 
 def _teachers(search: Search, dataset: Dataset) -> str:
-    """`; one teacher for all`, or for what each has its own; empty where none is fine-tuned."""
+    """Return `; one teacher for all`, or the settings with a teacher per value; "" if no teacher is fine-tuned."""
     if planning.make(search.config, dataset, search.required).teacher_plan is None:
         return ""
     varied = own_teachers(search)
@@ -138,7 +137,7 @@ def _teachers(search: Search, dataset: Dataset) -> str:
 
 
 def _halve(search: Search, folder: StudyFolder, dataset: Dataset, options: Options) -> None:
-    """All cells to the first rung, the best of them to the next, and so on: synchronous successive halving."""
+    """Train all cells to the first rung, the best of them to the next, and so on: synchronous successive halving."""
     table, record = search.table, folder.record
     chosen, record["grid"] = cells(search.space, table.trials, table.seed)
     if not record["trials"]:
@@ -150,16 +149,17 @@ def _halve(search: Search, folder: StudyFolder, dataset: Dataset, options: Optio
         most = len(alive) if share == 1 else max(1, len(alive) // table.halving)
         for trial in alive:
             if _advance(search, folder, trial, share, dataset, options):
-                _cut(folder, alive, share, most)  # at once, for a checkpoint is several times a model's size
+                _prune_others(folder, alive, share, most)  # at once, because a checkpoint is several times the size of a model
         if most < len(alive) and (why := at_chance(record, share, dataset.labels[dataset.split["validation"]])):
             options.show.warn(why)
         reached = [trial for trial in alive if value_at(trial, share) is not None]
-        alive = _cut(folder, alive, share, most if share == 1 else max(1, len(reached) // table.halving))
+        alive = _prune_others(folder, alive, share, most if share == 1 else max(1, len(reached) // table.halving))
 
 
-def _cut(folder: StudyFolder, alive: list[dict[str, Any]], share: float, most: int) -> list[dict[str, Any]]:
-    """The best `most` of the trials that are at a rung so far, by number; the others are pruned, for whoever comes to
-    the rung later can only push them further down.
+def _prune_others(folder: StudyFolder, alive: list[dict[str, Any]], share: float, most: int) -> list[dict[str, Any]]:
+    """Return the best `most` trials that have reached a rung, by number, and prune the others.
+
+    Pruning early is safe: trials that reach the rung later can only lower the rank of the others.
     """
     metric = folder.record["metric"]
     reached = [trial for trial in alive if value_at(trial, share) is not None]
@@ -177,8 +177,10 @@ def _prune(folder: StudyFolder, trial: dict[str, Any]) -> None:
 
 
 def _propose(search: Search, folder: StudyFolder, dataset: Dataset, options: Options) -> None:
-    """Optuna's TPE proposes each trial from those before it; with halving, a trial goes on at a rung only among the
-    best of those that reached it before (asynchronous successive halving).
+    """Run trials that Optuna's TPE proposes one by one from the earlier ones.
+
+    With halving, a trial continues at a rung only if it is among the best that have reached it (asynchronous successive
+    halving).
     """
     from .tpe import suggest
 
@@ -194,21 +196,21 @@ def _propose(search: Search, folder: StudyFolder, dataset: Dataset, options: Opt
             folder.save()
         trial = record["trials"][number]
         twin = next((one for one in before if one["settings"] == trial["settings"]), None)
-        if twin is not None:  # proposed again: the same run
+        if twin is not None:  # proposed a second time: reuse its run
             same = {key: twin[key] for key in ("state", "value", "step", "steps", "rungs", "run", "error")}
             trial.update(copy.deepcopy(same) | {"seconds": 0.0, "same_as": twin["number"]})
             folder.save()
             continue
         for share in shares:
             _advance(search, folder, trial, share, dataset, options)
-            if not _goes_on(record["metric"], trial, before, share, table.halving):
+            if not _continues(record["metric"], trial, before, share, table.halving):
                 if trial["state"] == "waiting":
                     _prune(folder, trial)
                 break
 
 
-def _goes_on(metric: str, trial: dict[str, Any], before: list[dict[str, Any]], share: float, halving: int) -> bool:
-    """Whether a trial is among the best of those that came to a rung before it."""
+def _continues(metric: str, trial: dict[str, Any], before: list[dict[str, Any]], share: float, halving: int) -> bool:
+    """Return whether a trial is among the best of those that reached a rung before it."""
     value = value_at(trial, share)
     others = [value_at(one, share) for one in before if value_at(one, share) is not None]
     rank = sum(signed(metric, other) >= signed(metric, value) for other in others)
@@ -218,7 +220,7 @@ def _goes_on(metric: str, trial: dict[str, Any], before: list[dict[str, Any]], s
 def _advance(
     search: Search, folder: StudyFolder, trial: dict[str, Any], share: float, dataset: Dataset, options: Options
 ) -> bool:
-    """Train a trial to `share` of its steps and note its value there; False where that was done before."""
+    """Train a trial to `share` of its steps and record its value there; return False if that was done before."""
     if trial["state"] in ("finished", "pruned") or value_at(trial, share) is not None:
         return False
     if options.deadline and time.monotonic() > options.deadline:
@@ -235,10 +237,10 @@ def _advance(
     except (Failure, UserError) as error:
         trial.update(state="failed", error=str(error), value=None)
         show.warn(
-            f"trial {trial['number']} failed, is kept, and is tried again when the search is started again: {error}"
+            f"trial {trial['number']} failed; it is tried again when the search is resumed: {error}"
         )
     trial["seconds"] = round(trial["seconds"] + time.monotonic() - began, 3)
-    _keep(search, folder)
+    _delete_weights(search, folder)
     folder.save()
     for line in standing(folder.record):
         show.say(line)
@@ -251,7 +253,7 @@ def _train(
     metric, run = folder.record["metric"], folder.run(trial)
     plan = planning.make(search.trial_config(trial["settings"]), dataset, search.required)
     trial["steps"] = planning.steps_of(plan)
-    pause = max(1, math.floor(share * trial["steps"] + 1e-9)) if share < 1 else None  # down: a budget is kept
+    pause = max(1, math.floor(share * trial["steps"] + 1e-9)) if share < 1 else None  # rounded down, so that the budget is kept
     within = replace(options, out=run.path, fresh=False, pause_at=pause, show=options.show.within())
     try:
         value = pipeline.execute(plan, within).metrics["validation"][metric]
@@ -263,8 +265,8 @@ def _train(
     trial["rungs"].append([share, step, value])
 
 
-def _keep(search: Search, folder: StudyFolder) -> None:
-    """Drop the weights of trials that are not to be kept."""
+def _delete_weights(search: Search, folder: StudyFolder) -> None:
+    """Delete the weights of trials that `search.keep` does not keep."""
     best = leader(folder.record)
     folder.record["best"] = None if best is None else best["number"]
     for trial in own_runs(folder.record):
