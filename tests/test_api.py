@@ -37,7 +37,7 @@ MISTAKES = [
     (lambda: randout.predict("run", None), "found a NoneType"),
     (lambda: randout.predict("run", ["a", None]), r"texts\[1\] is None, a NoneType; expected a string"),
     (lambda: randout.predict("run", ["a", float("nan")]), r"texts\[1\] is nan, a float"),
-    (lambda: randout.predict("run", ["\ud83d"]), r"texts\[0\] has halves of surrogate pairs"),
+    (lambda: randout.predict("run", ["\ud83d"]), r"texts\[0\] contains unpaired surrogates"),
     (lambda: randout.predict(None, ["a"]), "model: found None, a NoneType; expected a run or a folder"),
     (lambda: randout.predict("run", ["a"], device="gpu"), "predict: device: found 'gpu'"),
     (lambda: randout.predict("./no-run", ["a"]), "no-run: no such folder"),

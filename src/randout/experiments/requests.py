@@ -283,7 +283,9 @@ def _arms(asked: Asked, base: dict[str, Any], one: bool = False) -> dict[str, di
     """
     if asked.drop_one:
         if asked.arms:
-            raise UserError(f"{asked.spelt('drop_one')} makes the arms from one recipe; leave {asked.spelt('arms')} out")
+            raise UserError(
+                f"{asked.spelt('drop_one')} makes the arms from one recipe; leave {asked.spelt('arms')} out"
+            )
         tables = {key: value for key, value in base.items() if key != "preset"}
         below = configuration.read_preset(asked.preset or configuration.PAPER_PRESET)
         whole = configuration.build([below, tables], METHODS)

@@ -390,7 +390,7 @@ def test_finished_runs_are_compared_with_the_number_beside_the_score(
     del metrics["test"]["leaks"]
     (old / "metrics.json").write_text(json.dumps(metrics))
     notes = compare_finished([plain.folder, old], "", asked)["result"]["notes"]
-    assert any("ce + kd learned from a teacher whose training rows are not on record" in note for note in notes)
+    assert any("ce + kd learned from a teacher whose training rows are not recorded" in note for note in notes)
 
 
 def test_a_test_split_left_closed_is_refused_when_it_is_opened(

@@ -123,7 +123,7 @@ def bombs(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     monkeypatch.setattr(record.StudyFolder, "save", counted(record.StudyFolder.save))
     monkeypatch.setattr(checkpoint, "save", counted(checkpoint.save))
     monkeypatch.setattr(pipeline, "_finish", counted(pipeline._finish))
-    monkeypatch.setattr(search, "_keep", counted(search._keep))
+    monkeypatch.setattr(search, "_delete_weights", counted(search._delete_weights))
     monkeypatch.setattr(search.shutil, "rmtree", counted(search.shutil.rmtree))
     return fuse
 
@@ -252,7 +252,7 @@ def test_what_chance_is():
     record = {"metric": "accuracy", "trials": [{"rungs": one} for one in rungs]}
     found = trials.at_chance(record, 0.5, labels)
     assert found is not None
-    assert "after 50.0% of a training (7 steps) the best of 2 trials has 69.0% of the validation rows right" in found
+    assert "after 50.0% of a training (7 steps) the best of 2 trials has a validation accuracy of 69.0%" in found
     assert trials.at_chance(record, 1.0, labels) is None
     assert trials.at_chance(record | {"metric": "log_loss"}, 0.5, labels) is None
     rungs[1][0][2] = 0.70
@@ -569,7 +569,7 @@ def test_every_cell_of_the_paper_fits_a_dry_run(run, tiny_model, toy_csv, tmp_pa
     words = [word for word in words if word not in ("--teacher", tiny_model("roberta"))]
     code, out, err = run(*words, "--space", "paper", "--preset", "plain")
     assert out.splitlines()[-1].startswith("2 of 2 cells")
-    assert "left out, for this recipe has no such method: kd.weight, kd.temperature" in err
+    assert "left out, because this recipe has no such method: kd.weight, kd.temperature" in err
 
 
 def test_a_search_where_all_fails_says_so_and_ends_with_1(run, tiny_model, toy_csv, monkeypatch):

@@ -127,7 +127,7 @@ def test_a_budget_is_spent_and_not_exceeded():
     ("table", "parts"),
     [
         ({}, ["empty", "--space"]),
-        ({"space": {"kd.weight": []}}, ["kd.weight", "[]", "not empty"]),
+        ({"space": {"kd.weight": []}}, ["kd.weight", "[]", "non-empty"]),
         ({"space": {"kd.weight": 0.4}}, ["kd.weight", "0.4", "list of values"]),
         ({"space": {"learning_rat": [1e-4]}}, ["search.space learning_rat", "Did you mean 'learning_rate'?"]),
         ({"preset": "papr"}, ["'papr'", "paper, figures", "Did you mean 'paper'?"]),
@@ -135,9 +135,9 @@ def test_a_budget_is_spent_and_not_exceeded():
         ({"space": {"kd.weight": [1]}, "sampler": "tpe"}, ["--trials 30"]),
         ({"space": {"kd.weight": [1]}, "budget": 0.15}, ["search.budget", "0.15", "--halving 4"]),
         ({"space": {"kd.weight": [1]}, "budget": 0.1, "halving": 2, "sampler": "tpe", "trials": 3}, ["tpe out"]),
-        ({"space": {"output.test": [True]}}, ["output.test", "judged on"]),
-        ({"space": {"split_seed": [1, 2]}}, ["split_seed", "judged on"]),
-        ({"space": {"metric": ["accuracy", "macro_f1"]}}, ["metric", "judged on"]),
+        ({"space": {"output.test": [True]}}, ["output.test", "how trials are judged"]),
+        ({"space": {"split_seed": [1, 2]}}, ["split_seed", "how trials are judged"]),
+        ({"space": {"metric": ["accuracy", "macro_f1"]}}, ["metric", "how trials are judged"]),
     ],
 )
 def test_spaces_that_are_refused_with_the_reason(table, parts):

@@ -149,7 +149,9 @@ def _halve(search: Search, folder: StudyFolder, dataset: Dataset, options: Optio
         most = len(alive) if share == 1 else max(1, len(alive) // table.halving)
         for trial in alive:
             if _advance(search, folder, trial, share, dataset, options):
-                _prune_others(folder, alive, share, most)  # at once, because a checkpoint is several times the size of a model
+                _prune_others(
+                    folder, alive, share, most
+                )  # at once, because a checkpoint is several times the size of a model
         if most < len(alive) and (why := at_chance(record, share, dataset.labels[dataset.split["validation"]])):
             options.show.warn(why)
         reached = [trial for trial in alive if value_at(trial, share) is not None]
@@ -236,9 +238,7 @@ def _advance(
         raise
     except (Failure, UserError) as error:
         trial.update(state="failed", error=str(error), value=None)
-        show.warn(
-            f"trial {trial['number']} failed; it is tried again when the search is resumed: {error}"
-        )
+        show.warn(f"trial {trial['number']} failed; it is tried again when the search is resumed: {error}")
     trial["seconds"] = round(trial["seconds"] + time.monotonic() - began, 3)
     _delete_weights(search, folder)
     folder.save()
@@ -253,7 +253,9 @@ def _train(
     metric, run = folder.record["metric"], folder.run(trial)
     plan = planning.make(search.trial_config(trial["settings"]), dataset, search.required)
     trial["steps"] = planning.steps_of(plan)
-    pause = max(1, math.floor(share * trial["steps"] + 1e-9)) if share < 1 else None  # rounded down, so that the budget is kept
+    pause = (
+        max(1, math.floor(share * trial["steps"] + 1e-9)) if share < 1 else None
+    )  # rounded down, so that the budget is kept
     within = replace(options, out=run.path, fresh=False, pause_at=pause, show=options.show.within())
     try:
         value = pipeline.execute(plan, within).metrics["validation"][metric]

@@ -33,8 +33,12 @@ class SearchTable(Table):
     space: dict[str, Any] = Field({}, description="setting -> list of values, or {low, high, log} with the sampler tpe")
     preset: str = Field("", description="a space of the package: paper, figures; `space` overrides it")
     trials: Annotated[int, Field(ge=0)] = Field(0, description="number of cells to try, drawn at random; 0: all")
-    sampler: Literal["grid", "tpe"] = Field("grid", description="grid: cells of a grid; tpe: Optuna proposes each next trial")
-    halving: Annotated[int, Field(ge=0)] = Field(0, description="keep one in this many trials at each rung; 0: no halving")
+    sampler: Literal["grid", "tpe"] = Field(
+        "grid", description="grid: cells of a grid; tpe: Optuna proposes each next trial"
+    )
+    halving: Annotated[int, Field(ge=0)] = Field(
+        0, description="keep one in this many trials at each rung; 0: no halving"
+    )
     budget: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="share of all cells' steps that halving may use, e.g. 0.15; 0: as its rungs require"
     )
@@ -73,7 +77,9 @@ def space_of(table: SearchTable, config: Config, methods: Mapping[str, Any]) -> 
             continue
         space[name] = _checked(key, values, table.sampler)
     if not asked:
-        raise UserError('search.space: no settings to search. Add some, e.g. --space "kd.weight=[0.2, 0.4]"')
+        raise UserError(
+            'search.space: empty, so there is nothing to search. Add settings, e.g. --space "kd.weight=[0.2, 0.4]"'
+        )
     return space, absent
 
 

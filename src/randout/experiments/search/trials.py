@@ -37,7 +37,9 @@ def entry(number: int, settings: Settings) -> dict[str, Any]:
 
 def value_at(trial: dict[str, Any], share: float) -> float | None:
     """Return the validation value of a trial at a rung; None if it did not reach it."""
-    last = trial["value"] if trial["state"] == "finished" else None  # a trial that stopped early keeps its value at later rungs
+    last = (
+        trial["value"] if trial["state"] == "finished" else None
+    )  # a trial that stopped early keeps its value at later rungs
     return next((value for at, _, value in trial["rungs"] if at == share), last)
 
 

@@ -136,7 +136,9 @@ def _leak_notes(
     before = {arm: leaks.ancestors(plan, planned=False) for arm, plan in plans.items()}
     suspects = {arm: plan for arm, plan in plans.items() if len(before[arm].rows.hashes)}
     names = ", ".join(dict.fromkeys(name for arm in plans for name in before[arm].unknown))
-    notes = [f"leaks: the rows that {names} learned from are not recorded, so leaks cannot be excluded"] if names else []
+    notes = (
+        [f"leaks: the rows that {names} learned from are not recorded, so leaks cannot be excluded"] if names else []
+    )
     found: dict[str, list[str]] = {arm: [] for arm in suspects}
     refused: dict[str, list[str]] = {arm: [] for arm in suspects}
     for unit in units(study)[: None if study.folds else 1] if suspects else ():  # seeds share one split

@@ -44,19 +44,29 @@ class Study(Table):
     about: str = Field("", description="one line for the report")
     base: dict[str, Any] = Field({}, description="tables of a recipe, overlaid by every arm")
     arms: dict[str, dict[str, Any]] = Field({}, description="name -> tables of a recipe")
-    methods: tuple[str, ...] = Field((), description="arms from the registry of methods: names of `randout methods`, or all")
-    seeds: tuple[int, ...] = Field((), description="every arm runs once with each seed; a seed varies student and teacher")
-    folds: Annotated[int, Field(ge=0)] = Field(0, description="folds of a cross-validation instead of seeds; at least 5")
+    methods: tuple[str, ...] = Field(
+        (), description="arms from the registry of methods: names of `randout methods`, or all"
+    )
+    seeds: tuple[int, ...] = Field(
+        (), description="every arm runs once with each seed; a seed varies student and teacher"
+    )
+    folds: Annotated[int, Field(ge=0)] = Field(
+        0, description="folds of a cross-validation instead of seeds; at least 5"
+    )
     repeats: Annotated[int, Field(ge=1)] = Field(1, description="repeats of the cross-validation, each with new folds")
     protocol: Literal["nested", "paper"] = Field(
         "nested", description="where tuning runs: nested: inside each fold; paper: once on the ordinary split"
     )
     tuning: SearchTable | None = Field(None, description="a search for each arm before the test split is scored")
-    spaces: dict[str, dict[str, Any]] = Field({}, description="arm -> settings that its search varies in addition to tuning.space")
+    spaces: dict[str, dict[str, Any]] = Field({}, description="arm -> additional settings that its search varies")
     baseline: str = Field("", description="the arm that others are compared with; empty: the first")
-    against: dict[str, tuple[str, ...]] = Field({}, description="a further baseline -> the arms that are also compared with it")
+    against: dict[str, tuple[str, ...]] = Field(
+        {}, description="a further baseline -> the arms that are also compared with it"
+    )
     screening: bool = Field(False, description="a first look, without verdicts")
-    metric: Literal["accuracy", "macro_f1"] = Field("accuracy", description="the primary metric, which decides the verdicts")
+    metric: Literal["accuracy", "macro_f1"] = Field(
+        "accuracy", description="the primary metric, which decides the verdicts"
+    )
     margin: Annotated[float, Field(gt=0, lt=1)] = Field(0.02, description="differences below this count as equivalent")
 
     @property
@@ -94,15 +104,17 @@ def make_study(tables: Mapping[str, Any]) -> Study:
     study = _with_method_arms(study)
     _check_recipes(study)
     if study.folds and study.seeds:
-        raise UserError("seeds and folds: a study takes only one of them. For folds with another seed, set base.train.seed")
+        raise UserError(
+            "seeds and folds: a study takes only one of them. For folds with another seed, set base.train.seed"
+        )
     if study.folds and study.folds < FOLDS_NEEDED:
         raise UserError(
-            f"folds: found {study.folds}, expected at least {FOLDS_NEEDED}: fewer folds give no useful interval, even repeated"
+            f"folds: found {study.folds}; expected at least {FOLDS_NEEDED}: fewer folds give no useful interval, even repeated"
         )
     if study.repeats > 1 and not study.folds:
         raise UserError("repeats: needs a cross-validation. Set folds, or use more seeds")
     if len(set(study.seeds)) < len(study.seeds):
-        raise UserError(f"seeds: found {list(study.seeds)}, expected each seed once")
+        raise UserError(f"seeds: found {list(study.seeds)}; expected each seed once")
     if study.baseline and study.baseline not in study.arms:
         raise UserError(
             f"baseline: no arm {study.baseline!r}; there are: {', '.join(study.arms)}."
@@ -122,7 +134,9 @@ def _with_method_arms(study: Study) -> Study:
     laid: dict[str, Any] = {key: overlay(table, getattr(study, key)) for key, table in added.items()}
     if study.tuning is None:
         laid["spaces"] = {}
-    elif not study.tuning.space and not study.tuning.preset:  # so that every arm, including plain, has a setting to tune
+    elif (
+        not study.tuning.space and not study.tuning.preset
+    ):  # so that every arm, including plain, has a setting to tune
         train = study.base.get("train", {})
         from randout.experiments.run.defaults import RATE
 
