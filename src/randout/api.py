@@ -26,7 +26,7 @@ from randout.experiments.run import planning
 from randout.experiments.run.options import Options
 from randout.experiments.run.pipeline import Result, execute
 from randout.experiments.run.request import Request
-from randout.experiments.run.saved_model import Saved, load_on_device
+from randout.experiments.run.saved_model import LoadedClassifier, load_on_device
 from randout.methods.builtin import METHODS
 from randout.stats.diagnostics import messages
 from randout.storage.run_names import checked_name
@@ -77,7 +77,7 @@ class Predictor:
     """A trained classifier in memory, as `load` returns it."""
 
     name: str
-    saved: Saved
+    saved: LoadedClassifier
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -113,7 +113,7 @@ class Predictor:
         return probabilities
 
 
-def _labels(saved: Saved, probabilities: np.ndarray) -> list[str | None]:
+def _labels(saved: LoadedClassifier, probabilities: np.ndarray) -> list[str | None]:
     """Return the label of each row of probabilities (n, C); None for rows of NaN."""
     return [None if np.isnan(row[0]) else saved.id2label[int(row.argmax())] for row in probabilities]
 

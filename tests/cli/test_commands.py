@@ -365,7 +365,7 @@ def test_stale_soft_labels_are_refused(run: Run, tiny_model: Any, toy_csv: Any, 
     save_file({"logits": load_file(store)["logits"] * 2}, store, metadata={"model": "another"})
     code, _, errors = run(*words, "--set", "randout.units=3")
     assert code == 2
-    assert "stale or foreign" in errors
+    assert "outdated or belong to another run" in errors
     store.write_bytes(b"not safetensors")
     code, _, errors = run(*words, "--set", "randout.units=3")
     assert code == 2
@@ -432,7 +432,7 @@ def test_full_disk_while_saving(tiny_model: Any, toy_csv: Any, tmp_path: Path) -
         (["train", "ok.csv", "--set", "randout.tokns=1"], "tokens"),
         (["train", "ok.csv", "--set", "kd.temperature=0"], "temperature"),
         (["train", "ok.csv", "--preset", "papr"], "paper"),
-        (["train", "ok.csv", "--preset", "plain", "--recipe", "r.toml"], "name one"),
+        (["train", "ok.csv", "--preset", "plain", "--recipe", "r.toml"], "use one of them"),
         (["train", "ok.csv", "--recipe", "nowhere.toml"], "nowhere.toml"),
         (["train", "ok.csv", "--recipe", "broken.toml"], "line 1"),
         (["train", "ok.csv", "--time-limit", "soon"], "2h"),

@@ -118,7 +118,9 @@ def labelling(monkeypatch):
         return np.log(np.where(own, 0.5, 0.25)).astype(np.float32)
 
     monkeypatch.setattr(sources, "check_there", lambda name: None)
-    monkeypatch.setattr(saved_model, "load_classifier", lambda *_: saved_model.Saved(dict(enumerate(names)), logits))
+    monkeypatch.setattr(
+        saved_model, "load_classifier", lambda *_: saved_model.LoadedClassifier(dict(enumerate(names)), logits)
+    )
     return calls
 
 
@@ -202,7 +204,7 @@ def test_the_outputs_of_a_model_that_nobody_named_are_named_by_labels(run, label
 
     def opened(_, device):
         devices.append(device)
-        return saved_model.Saved({at: f"LABEL_{at}" for at in range(3)}, named.logits)
+        return saved_model.LoadedClassifier({at: f"LABEL_{at}" for at in range(3)}, named.logits)
 
     monkeypatch.setattr(saved_model, "load_classifier", opened)
     rows = [f"{word} {at},{label}" for at in range(8) for word, label in (("goal", "g"), ("bank", "b"), ("x", "o"))]

@@ -302,7 +302,7 @@ def test_a_description_changed_since_is_not_scored_as_if_it_were_the_same(descri
     with pytest.raises(UserError, match=r"not the data that the run was trained on \(different labels\)"):
         score_run(result.folder, "test", Show(quiet=True))
     described('source = "rows.csv"' + COLUMNS)
-    with pytest.raises(UserError, match="other columns"):
+    with pytest.raises(UserError, match="different columns"):
         score_run(result.folder, "test", Show(quiet=True))
     described('about = "said anew"\nmax_length = 9\n' + text + COLUMNS.replace("max_length = 20", ""))
     assert score_run(result.folder, "test", Show(quiet=True))[0]["rows"] == 40

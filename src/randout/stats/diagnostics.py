@@ -306,7 +306,7 @@ def check_teacher(
     """
     check_order(labels, predicted, groups, names, columns, f"teacher {teacher}", "validation rows", "--teacher-labels")
     right, chance = predicted == labels, 1 / len(names)
-    if _below(right, groups, chance):
+    if _below_chance(right, groups, chance):
         raise UserError(
             f"The teacher {teacher} is right on {right.mean():.1%} of the {len(labels):,} validation rows, which is below "
             f"chance (1 in {len(names)}), so it cannot be used. Check that its labels mean the same as those of the data, or "
@@ -347,22 +347,23 @@ def check_order(
     if apart.any() and (renamed[predicted[apart]] == labels[apart]).mean() >= 0.5:
         always = np.full_like(labels, np.bincount(labels, minlength=classes).argmax())
         pair = compared(labels, always, renamed[predicted], groups, classes, "accuracy")
-        fits = pair is not None and pair.low > 0 and _below(right[apart], groups[apart], 1 / classes)
+        fits = pair is not None and pair.low > 0 and _below_chance(right[apart], groups[apart], 1 / classes)
     if not fits:
         return
     order = [""] * classes
     for wanted, output in enumerate(outputs.tolist()):
         order[columns[output]] = names[wanted]
     text = f"The {who} is right on {right.mean():.1%} of the {len(labels):,} {rows}, which is below "
+    if not _below_chance(right, groups, 1 / classes):
+        text = _partial_message(who, rows, names, moved, right[apart])
     raise UserError(
-        f"{text if _below(right, groups, 1 / classes) else _partly_wrong(who, rows, names, moved, right[apart])}chance: the order "
-        f"of its labels is wrong. With its outputs named {','.join(order)}, it would be right on "
+        f"{text}chance: the order of its labels is wrong. With its outputs named {','.join(order)}, it would be right on "
         f"{(renamed[predicted] == labels).mean():.1%}. Name them in the order of the {who.split()[0]}'s outputs: "
         f"{option} {_quoted(order)}"
     )
 
 
-def _partly_wrong(who: str, rows: str, names: Sequence[str], moved: np.ndarray, right: np.ndarray) -> str:
+def _partial_message(who: str, rows: str, names: Sequence[str], moved: np.ndarray, right: np.ndarray) -> str:
     listed = ", ".join(names[at] for at in np.flatnonzero(moved).tolist())
     return f"The {who} is right on {right.mean():.1%} of the {rows} of {listed}, which is below "
 
@@ -372,7 +373,7 @@ def _quoted(order: Sequence[str]) -> str:
     return f'"{text}"' if any(not (letter.isalnum() or letter in ",_-.") for letter in text) else text
 
 
-def _below(right: np.ndarray, groups: np.ndarray, chance: float) -> bool:
+def _below_chance(right: np.ndarray, groups: np.ndarray, chance: float) -> bool:
     """Return whether so few correct rows have a probability of at most 2.5 % under chance; uses one row per group."""
     first = np.unique(groups, return_index=True)[1]
     return bool(bdtr(int(right[first].sum()), len(first), chance) <= LEVEL)

@@ -121,11 +121,11 @@ def test_table_4_runs_the_classifiers_of_words(coda19_folder, asked, tmp_path, m
 def test_a_verdict_only_where_nothing_forbids_it():
     number = paper().number("Table 3", "rhmd", "plain", "accuracy")
     near = side_by_side.Measured(number.value / 100 + 0.002, number.value / 100 - 0.02, number.value / 100 + 0.024)
-    assert side_by_side.compared(number, near, "", "x")[5:] == ["+0.20", "no difference seen"]
+    assert side_by_side.comparison_row(number, near, "", "x")[5:] == ["+0.20", "no difference seen"]
     far = side_by_side.Measured(0.9, 0.88, 0.92)
-    assert side_by_side.compared(number, far, "", "x")[6] == "higher"
-    assert side_by_side.compared(number, far, "(a)", "x")[6] == "not comparable (a)"
-    assert side_by_side.compared(number, None, "", "x")[6] == "not run"
+    assert side_by_side.comparison_row(number, far, "", "x")[6] == "higher"
+    assert side_by_side.comparison_row(number, far, "(a)", "x")[6] == "not comparable (a)"
+    assert side_by_side.comparison_row(number, None, "", "x")[6] == "not run"
 
 
 def test_what_forbids_a_comparison():

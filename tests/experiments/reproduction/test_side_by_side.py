@@ -8,15 +8,17 @@ from scipy import stats
 from sklearn.metrics import precision_recall_fscore_support
 
 from randout.experiments.reproduction.side_by_side import measured_of
-from randout.experiments.study.results import Scored
+from randout.experiments.study.results import StudyPredictions
 from randout.paper.published import Number
 
 NAMES = ["a", "b", "c"]
 
 
-def scored(labels: np.ndarray, made: np.ndarray, groups: np.ndarray) -> Scored:
+def scored(labels: np.ndarray, made: np.ndarray, groups: np.ndarray) -> StudyPredictions:
     seeds = len(made)
-    return Scored([f"seed {at}" for at in range(seeds)], {"arm": list(made)}, {}, [labels], [groups], [0] * seeds, 3)
+    return StudyPredictions(
+        [f"seed {at}" for at in range(seeds)], {"arm": list(made)}, {}, [labels], [groups], [0] * seeds, 3
+    )
 
 
 def number(metric: str, label: str = "") -> Number:

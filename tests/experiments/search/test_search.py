@@ -295,7 +295,7 @@ def test_one_teacher_and_one_file_of_soft_labels_whatever_the_student_s_training
 
 def test_settings_that_a_teacher_shares_are_said(made, dataset, tmp_path, capsys):
     one = made("kd", {"space": {"weight_decay": [0.0, 0.1], "kd.weight": [0.5]}})
-    assert search.own_teachers(one) == ["train.weight_decay"]
+    assert search.settings_of_teacher(one) == ["train.weight_decay"]
     assert search.planned(one, dataset)[-1].endswith("a teacher for each value of train.weight_decay")
     assert search.planned(made("kd", {"space": {"epochs": [1, 2]}}), dataset)[-1].endswith("one teacher for all")
     assert "teacher" not in search.planned(made("plain", RATES), dataset)[-1]

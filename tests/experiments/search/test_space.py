@@ -131,7 +131,7 @@ def test_a_budget_is_spent_and_not_exceeded():
         ({"space": {"kd.weight": 0.4}}, ["kd.weight", "0.4", "list of values"]),
         ({"space": {"learning_rat": [1e-4]}}, ["search.space learning_rat", "Did you mean 'learning_rate'?"]),
         ({"preset": "papr"}, ["'papr'", "paper, figures", "Did you mean 'paper'?"]),
-        ({"space": {"kd.weight": {"low": 0.1, "high": 0.9}}}, ["kd.weight", "a range", "tpe"]),
+        ({"space": {"kd.weight": {"low": 0.1, "high": 0.9}}}, ["kd.weight", "the range", "tpe"]),
         ({"space": {"kd.weight": [1]}, "sampler": "tpe"}, ["--trials 30"]),
         ({"space": {"kd.weight": [1]}, "budget": 0.15}, ["search.budget", "0.15", "--halving 4"]),
         ({"space": {"kd.weight": [1]}, "budget": 0.1, "halving": 2, "sampler": "tpe", "trials": 3}, ["tpe out"]),

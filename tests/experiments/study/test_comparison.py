@@ -434,13 +434,13 @@ def test_the_paper_s_protocol_tunes_once_and_says_that_it_is_optimistic(base, tm
     assert set(trial.read("split.json")["test"]) == {ordinary.row_ids[row] for row in ordinary.split["test"]}
 
 
-def scored(units: list[str]) -> results.Scored:
+def scored(units: list[str]) -> results.StudyPredictions:
     """One arm with made-up predictions at some units, and another that is always right."""
     draw = np.random.default_rng(0)
     labels = [draw.integers(0, 3, 20) for _ in units]
     logits = {"a": [draw.normal(size=(20, 3)) for _ in units], "b": [np.eye(3)[y] for y in labels]}
     made = {arm: [each.argmax(1) for each in rows] for arm, rows in logits.items()}
-    return results.Scored(units, made, logits, labels, [np.arange(20) for _ in units], [80] * len(units), 3)
+    return results.StudyPredictions(units, made, logits, labels, [np.arange(20) for _ in units], [80] * len(units), 3)
 
 
 @pytest.mark.parametrize(

@@ -107,10 +107,10 @@ def test_drop_one_gives_the_four_arms_of_table_6():
 
 def test_unequal_budgets_and_students_are_said():
     one = made(arms={"a": {"train": {"epochs": 2}}, "b": {"train": {"epochs": 3}, "student": {"layers": [1]}}})
-    said = spec.unequal(one, {arm: spec.arm_config(one, arm, METHODS) for arm in one.arms})
+    said = spec.budget_differences(one, {arm: spec.arm_config(one, arm, METHODS) for arm in one.arms})
     assert said == ["the arms do not have equal budgets: train.epochs is a 2, b 3", "the arms have different students"]
     same = made()
-    assert spec.unequal(same, {arm: spec.arm_config(same, arm, METHODS) for arm in same.arms}) == []
+    assert spec.budget_differences(same, {arm: spec.arm_config(same, arm, METHODS) for arm in same.arms}) == []
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from randout.experiments.study.results import Scored
+from randout.experiments.study.results import StudyPredictions
 from randout.paper.published import Number
 from randout.reporting.figures import table_lines
 from randout.stats.crossed import crossed_bootstrap
@@ -18,7 +18,7 @@ TEXT_COLUMNS = (0, 1, 6)  # columns of text in a table of scores
 
 
 @dataclass(frozen=True)
-class Block:
+class ResultTable:
     """One table with published and measured values. rows: cells as printed; notes: footnotes and what was reduced."""
 
     title: str
@@ -47,7 +47,7 @@ class Measured:
     high: float
 
 
-def marked(why: Sequence[str], known: dict[str, str]) -> str:
+def reason_marks(why: Sequence[str], known: dict[str, str]) -> str:
     """Return `(a, c)` for the reasons, each with its letter in `known`, which new reasons are added to; "" for none."""
     marks = [known.setdefault(reason, "abcdefghijkl"[len(known) % 12]) for reason in why]
     return f"({', '.join(marks)})" if marks else ""
@@ -57,7 +57,7 @@ def score_header() -> list[str]:
     return ["model", "metric", "published", "measured", "95 % interval", "difference", "verdict"]
 
 
-def compared(number: Number, measured: Measured | None, why: str, name: str) -> list[str]:
+def comparison_row(number: Number, measured: Measured | None, why: str, name: str) -> list[str]:
     """Return a row: the difference is measured minus published, in points; `why` marks reasons against a verdict.
 
     The published number comes from one run; its error is assumed to equal that of the measured value.
@@ -75,7 +75,7 @@ def compared(number: Number, measured: Measured | None, why: str, name: str) -> 
     return [name, metric, number.printed, f"{100 * measured.value:.2f}", between, f"{difference:+.2f}", verdict]
 
 
-def measured_of(scores: Scored, arm: str, number: Number, labels: Sequence[str]) -> Measured | None:
+def measured_of(scores: StudyPredictions, arm: str, number: Number, labels: Sequence[str]) -> Measured | None:
     """Return the measured counterpart of a published number: mean over seeds, bootstrap over seeds and groups of texts."""
     if not scores.units:
         return None
@@ -97,7 +97,7 @@ def _with_interval(value: float, draws: np.ndarray, codes: np.ndarray, edge: flo
 
 
 def _of_class(
-    scores: Scored, made: np.ndarray, codes: np.ndarray, label: int, rate: str, resamples: int = 500
+    scores: StudyPredictions, made: np.ndarray, codes: np.ndarray, label: int, rate: str, resamples: int = 500
 ) -> Measured:
     """Return precision, recall or F1 of one class: mean over seeds, bootstrap over seeds and groups."""
     size, truth = scores.num_labels, scores.labels[0]

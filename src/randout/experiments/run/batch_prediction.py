@@ -35,7 +35,7 @@ class Labelled(NamedTuple):
 
 
 def labelled(
-    model: saved_model.Saved, texts: Sequence[str], advance: Callable[[int], None] = lambda count: None
+    model: saved_model.LoadedClassifier, texts: Sequence[str], advance: Callable[[int], None] = lambda count: None
 ) -> Labelled:
     """Predict the label of each text. advance: progress callback, called with the number of texts done."""
     kept = [at for at, text in enumerate(texts) if text.strip()]
@@ -81,7 +81,7 @@ def label_table(request: Request, file: str, out: Path | None, show: Show, bars:
         writer = table_writing.BlockWriter(out or table_writing.default_output(blocks, "labelled"))
         sources.check_there(request.model)
         texts = look_through(writer.check)
-        if warning := saved_model.other_column(trained, texts.column, request.text_column, file):
+        if warning := saved_model.column_warning(trained, texts.column, request.text_column, file):
             show.warn(warning)
         note_empty(texts, show)
         model = saved_model.load_on_device(request.model, request.device, "predict")

@@ -50,8 +50,8 @@ def train_chosen(
 
     choice = run.record.get("choice")
     if choice is None:
-        choice = _by_folds(plan, run, options) if by_folds(plan) else None
-        choice = choice or _by_validation(plan, train_kind)
+        choice = _choose_by_folds(plan, run, options) if by_folds(plan) else None
+        choice = choice or _choose_by_validation(plan, train_kind)
         run.write("run.json", run.record | {"choice": choice})
     for line in choice_lines(choice):
         options.show.say(line)
@@ -65,7 +65,7 @@ def chosen_plan(plan: Plan, record: Mapping[str, Any]) -> Plan:
     return plan.alternative if record["choice"]["chosen"] == WORDS else without_alternative(plan)
 
 
-def _by_validation(plan: Plan, train_kind: Any) -> dict[str, Any]:
+def _choose_by_validation(plan: Plan, train_kind: Any) -> dict[str, Any]:
     """Choose on the validation rows. train_kind: trains the student of a kind, "encoder" or "words"."""
     rows = plan.dataset.split["validation"]
     made = {ENCODER: train_kind(ENCODER).logits(rows, lambda done: None).argmax(1)}
@@ -76,7 +76,7 @@ def _by_validation(plan: Plan, train_kind: Any) -> dict[str, Any]:
     return judged(plan, rows, made, "validation")
 
 
-def _by_folds(plan: Plan, run: RunFolder, options: Options) -> dict[str, Any] | None:
+def _choose_by_folds(plan: Plan, run: RunFolder, options: Options) -> dict[str, Any] | None:
     """Choose by cross-validation on the training rows; each finished fold is stored.
 
     Returns None if the rows cannot be split into folds.

@@ -106,7 +106,7 @@ def seen_by(plan: Any, before: Ancestors | None = None) -> SeenRows:
     return SeenRows(found.hashes, found.roles, not before.unknown, np.unique(test))
 
 
-def counted(rows: SeenRows, dataset: Dataset, split: str) -> dict[str, int]:
+def count_seen(rows: SeenRows, dataset: Dataset, split: str) -> dict[str, int]:
     """Count the rows of a held-out split that ancestors have seen, by role.
 
     Validation rows that only selected an ancestor's epoch are not counted: that is their purpose.
@@ -129,22 +129,22 @@ def check(plan: Any) -> tuple[list[str], list[str]]:
     rows, warnings = seen_by(plan, before), []
     for split in HELD_OUT:
         held = len(plan.dataset.split.get(split, ()))
-        counts = counted(rows, plan.dataset, split) if held else {}
+        counts = count_seen(rows, plan.dataset, split) if held else {}
         if not counts:
             continue
         found = in_words(counts, held, f"{split} rows")
         output = plan.config.output
-        if split == "test" and output.test and not output.allow_leaks and is_trained(counts):
-            raise LeakError(refusal(found))
+        if split == "test" and output.test and not output.allow_leaks and any_trained_on(counts):
+            raise LeakError(refusal_message(found))
         warnings.append(f"{found}, so {split} scores will be too high")
     return notes, warnings
 
 
-def is_trained(counts: dict[str, int]) -> bool:
+def any_trained_on(counts: dict[str, int]) -> bool:
     """Return whether rows were trained on, rather than only used to choose an epoch."""
     return any(not role.endswith("selected") for role in counts)
 
 
-def refusal(found: str) -> str:
+def refusal_message(found: str) -> str:
     """Return the error message that refuses leaking test scores. found: as `in_words` returns it."""
     return f"test scores are refused: {found}. {REMEDY}"

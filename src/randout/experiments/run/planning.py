@@ -123,9 +123,9 @@ def make(
     dataset = dataset or read_data(config)
     notes: list[str] = []
     train = config.train.model_copy(update=dict(zip(("device", "precision"), machine(config), strict=True)))
-    student = _student(config.student, notes)
+    student = _find_student(config.student, notes)
     methods = methods_of(config)
-    teacher, name = _teacher(config, methods, student, train.device, notes)
+    teacher, name = _find_teacher(config, methods, student, train.device, notes)
     taught = [method.name for method in methods if method.teacher]
     missing = taught if teacher is None and config.teacher.model == "auto" else []
     if teacher is None:
@@ -135,7 +135,7 @@ def make(
             f"methods: no method with a training target is left. Keep methods.{GOLD}, or a method that learns from a teacher, "
             "together with a teacher"
         )
-    methods = _suited(methods, dataset, notes)
+    methods = _suitable_methods(methods, dataset, notes)
     settings, tokens = _student_settings(config.student, methods, student, dataset, train.device, notes)
     as_asked, train = train, _train_settings(train, methods, student, dataset, notes)
     config = config.model_copy(
@@ -154,8 +154,8 @@ def make(
         gold = (
             None if "unlabeled" in dataset.split else dataset
         )  # read again: the teacher must not depend on texts that it never sees
-        plan = replace(plan, teacher_plan=make(teacher_config(_as_asked(plan), name), gold))
-    plan = _without_leaks(replace(plan, more=_more_teachers(plan)))
+        plan = replace(plan, teacher_plan=make(teacher_config(_requested_config(plan), name), gold))
+    plan = _check_leaks(replace(plan, more=_find_more_teachers(plan)))
     if config.student.alternative:
         plan = _with_alternative(plan)
     return replace(plan, identity=_identity(plan))
@@ -208,7 +208,7 @@ def _without_teacher(
     """
     taught = [method.name for method in methods if method.teacher]
     if asked := [name for name in taught if name in required]:
-        raise UserError(without_teacher(asked, declined))
+        raise UserError(missing_teacher_message(asked, declined))
     if declined == "none" and taught:
         notes.append(f"methods: {', '.join(taught)} left out: --teacher none")
     if "unlabeled" in dataset.split:
@@ -216,7 +216,7 @@ def _without_teacher(
     return tuple(method for method in methods if not method.teacher)
 
 
-def _suited(methods: tuple[Method, ...], dataset: Dataset, notes: list[str]) -> tuple[Method, ...]:
+def _suitable_methods(methods: tuple[Method, ...], dataset: Dataset, notes: list[str]) -> tuple[Method, ...]:
     """Return the methods that suit the number of labelled rows."""
     labelled = len(dataset.split["train"])
     if out := [method.name for method in methods if not method.suits(labelled)]:
@@ -253,12 +253,12 @@ def _train_settings(
     train: TrainTable, methods: Sequence[Method], student: Source, dataset: Dataset, notes: list[str]
 ) -> TrainTable:
     """Return the table `[train]` with every "auto" resolved."""
-    texts, by_contrast = _learned(methods, dataset)
+    texts, by_contrast = _training_texts(methods, dataset)
     width = student.config.get("hidden_size") or student.config.get("dim") or defaults.RATE_WIDTH
     return defaults.resolved(train, texts, len(dataset.split["validation"]), int(width), by_contrast, notes)
 
 
-def _learned(methods: Sequence[Method], dataset: Dataset) -> tuple[int, bool]:
+def _training_texts(methods: Sequence[Method], dataset: Dataset) -> tuple[int, bool]:
     """Return how many texts the student learns from, and whether a contrastive loss is among the methods."""
     texts = len(learned_rows(dataset, methods)[0]) + len(dataset.split.get("unlabeled", ()))
     return texts, any(isinstance(method, Contrastive) for method in methods)
@@ -268,17 +268,17 @@ def usual_epochs(plan: Plan) -> int:
     """Return the epochs that "auto" gives an encoder on these rows, whatever was requested; 0 for a baseline."""
     if plan.classifier is not None:
         return 0
-    texts, by_contrast = _learned(methods_of(plan.config), plan.dataset)
+    texts, by_contrast = _training_texts(methods_of(plan.config), plan.dataset)
     train = plan.config.train.model_copy(update={"epochs": 0})
     return defaults.resolved(train, texts, 0, defaults.RATE_WIDTH, by_contrast, []).epochs
 
 
-def _as_asked(plan: Plan) -> Config:
+def _requested_config(plan: Plan) -> Config:
     """Return the plan's configuration with the training settings as requested, "auto" included."""
     return plan.config.model_copy(update={"train": plan.asked or plan.config.train})
 
 
-def _without_leaks(plan: Plan) -> Plan:
+def _check_leaks(plan: Plan) -> Plan:
     """Add notes and warnings about held-out rows that a model has seen. Raises LeakError."""
     notes, warnings = leaks.check(plan)
     copies = token_copies(plan.tokens, plan.dataset)
@@ -291,7 +291,7 @@ def _without_leaks(plan: Plan) -> Plan:
     return replace(plan, notes=(*plan.notes, *notes), leak_warnings=tuple(warnings), token_copies=copies)
 
 
-def without_teacher(methods: Sequence[str], teacher: str, instead: str = "") -> str:
+def missing_teacher_message(methods: Sequence[str], teacher: str, instead: str = "") -> str:
     """Return the error message for methods that need a teacher when there is none.
 
     instead: what to do without a teacher; empty: the options of `randout train`.
@@ -304,7 +304,7 @@ def without_teacher(methods: Sequence[str], teacher: str, instead: str = "") -> 
     )
 
 
-def _more_teachers(plan: Plan) -> tuple[Source | Plan, ...]:
+def _find_more_teachers(plan: Plan) -> tuple[Source | Plan, ...]:
     """Return the further teachers (`teacher.more`). Raises UserError if no method learns from several."""
     names = plan.config.teacher.more
     if names and (not plan.has_teacher or not any(method.several for method in plan.methods)):
@@ -317,7 +317,9 @@ def _more_teachers(plan: Plan) -> tuple[Source | Plan, ...]:
         if source.is_classifier and isinstance(own, dict):  # reported before any of them is trained
             column_order({int(at): label for at, label in own.items()}, plan.dataset.id2label, None, name)
         gold = None if "unlabeled" in plan.dataset.split else plan.dataset
-        found.append(source if source.is_classifier else make(teacher_config(_as_asked(plan), name, revision=""), gold))
+        found.append(
+            source if source.is_classifier else make(teacher_config(_requested_config(plan), name, revision=""), gold)
+        )
     known = [_teacher_identity(one) for one in (plan.teacher or plan.teacher_plan, *found) if one]
     for at, name in enumerate(names, 1):
         if known[at] in known[:at]:
@@ -404,7 +406,7 @@ def native_bfloat16(device: str) -> bool:
     return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
 
 
-def _student(table: StudentTable, notes: list[str]) -> Source:
+def _find_student(table: StudentTable, notes: list[str]) -> Source:
     if table.model:
         return find(table.model, table.revision, CLASSIFIER_NAMES)
     local = at_hand()
@@ -417,7 +419,7 @@ def _student(table: StudentTable, notes: list[str]) -> Source:
     return found
 
 
-def _teacher(
+def _find_teacher(
     config: Config, methods: Sequence[Method], student: Source, device: str, notes: list[str]
 ) -> tuple[Source | None, str]:
     """Return the teacher's source and the name to record; (None, "none") for no teacher."""

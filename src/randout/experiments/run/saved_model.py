@@ -17,19 +17,19 @@ from randout.storage.run_folder import RunFolder, check_run
 if TYPE_CHECKING:
     from .planning import Plan
 
-Seen = Callable[[int], None]  # progress callback: number of texts done
-RowLogits = Callable[[np.ndarray, Seen], np.ndarray]  # rows of a dataset (n,) -> logits (n, C)
+Progress = Callable[[int], None]  # progress callback: number of texts done
+RowLogits = Callable[[np.ndarray, Progress], np.ndarray]  # rows of a dataset (n,) -> logits (n, C)
 
 
 @dataclass(frozen=True)
-class Saved:
+class LoadedClassifier:
     """A classifier loaded from disk. logits: computes those of texts, (n, C) float32, columns by `id2label`."""
 
     id2label: dict[int, str]
-    logits: Callable[[Sequence[str], Seen], np.ndarray]
+    logits: Callable[[Sequence[str], Progress], np.ndarray]
 
 
-def load_classifier(name: str, device: str = "cpu") -> Saved:
+def load_classifier(name: str, device: str = "cpu") -> LoadedClassifier:
     """Load the classifier of a run or a folder, to score in float32. Raises UserError if there is none.
 
     Texts are truncated as in training.
@@ -44,20 +44,20 @@ def load_classifier(name: str, device: str = "cpu") -> Saved:
     folder = baseline_folder(name)
     if folder is not None:
         fitted = baselines.load(folder)
-        return Saved(fitted.id2label, lambda texts, seen: fitted.logits(texts, seen, device))
+        return LoadedClassifier(fitted.id2label, lambda texts, seen: fitted.logits(texts, seen, device))
     source = loading.find(name)
     encoder = loading.load(source)
     encoder.model.to(device)
 
-    def logits(texts: Sequence[str], seen: Seen) -> np.ndarray:
+    def logits(texts: Sequence[str], seen: Progress) -> np.ndarray:
         rows = encode(encoder.tokenizer, texts)
         tokens = truncate(rows, encoder.longest, truncation_of(source), encoder.suffix, encoder.prefix)
         return predict(encoder, tokens, np.arange(len(texts)), "float32", seen)
 
-    return Saved(dict(encoder.model.config.id2label), logits)
+    return LoadedClassifier(dict(encoder.model.config.id2label), logits)
 
 
-def load_on_device(name: str, device: str, command: str) -> Saved:
+def load_on_device(name: str, device: str, command: str) -> LoadedClassifier:
     """Load as `load_classifier` does, on the device that `--device` names. Raises UserError if it is not available.
 
     command: the command of the option, for the message.
@@ -102,7 +102,7 @@ def check_own_split(path: Path, split: str) -> RunFolder:
     return run
 
 
-def other_column(trained: Mapping[str, str], read: str, asked: str | None, file: str) -> str:
+def column_warning(trained: Mapping[str, str], read: str, asked: str | None, file: str) -> str:
     """Return a warning if texts are read from another column than in training without being asked to; else ""."""
     if asked or trained.get("text", read) == read:
         return ""

@@ -39,9 +39,9 @@ from .reload import reload_plan
 from .saved_model import (
     RowLogits,
     check_own_split,
+    column_warning,
     device_of,
     load_on_device,
-    other_column,
     row_logits,
     run_of,
     trained_columns,
@@ -103,7 +103,7 @@ def _leaks(plan: Plan, name: str, run: RunFolder) -> tuple[dict[str, Any], np.nd
     if seen is None:
         return None
     hashes = plan.dataset.hashes[plan.dataset.split[name]]
-    counts, which = leaks.counted(seen, plan.dataset, name), leaked(seen, hashes)[1]
+    counts, which = leaks.count_seen(seen, plan.dataset, name), leaked(seen, hashes)[1]
     if not counts:
         return None
     return {"rows": int(which.sum()), "of": len(hashes), "roles": counts}, which
@@ -160,10 +160,10 @@ def open_test(
                 "leaks: this run is of a version that did not record the training rows of its teacher, so the teacher may "
                 "have seen test rows"
             )
-    elif counts := leaks.counted(seen, plan.dataset, "test"):
+    elif counts := leaks.count_seen(seen, plan.dataset, "test"):
         found = in_words(counts, len(plan.dataset.split["test"]), "test rows")
-        if leaks.is_trained(counts) and not (allow_leaks or plan.config.output.allow_leaks):
-            raise leaks.LeakError(leaks.refusal(found))
+        if leaks.any_trained_on(counts) and not (allow_leaks or plan.config.output.allow_leaks):
+            raise leaks.LeakError(leaks.refusal_message(found))
         show.warn(f"{found}, so test scores will be too high")
     before = run.read("metrics.json")
     metrics = before | {"test": score_test(row_logits(plan, run, device), plan, run, show, by)}
@@ -209,7 +209,7 @@ def model_card(plan: Plan, metrics: dict[str, Any], teacher: str, choice: Mappin
     scores = [_openings_line(int("test" in metrics)), ""] if "test" in plan.dataset.split else []
     scores += _scores_table(metrics)
     if plan.classifier is not None:
-        return "\n".join([*_words_card(plan, plan.classifier), *about, "", *scores, ""])
+        return "\n".join([*_baseline_card(plan, plan.classifier), *about, "", *scores, ""])
     labels = ", ".join(plan.dataset.id2label.values())
     length = plan.config.student.max_length
     student = plan.config.student
@@ -260,7 +260,7 @@ def _own_usage() -> list[str]:
     return ["```python", *lines, 'print(model.predict(["A text to classify."]))', "```"]
 
 
-def _words_card(plan: Plan, classifier: Classifier) -> list[str]:
+def _baseline_card(plan: Plan, classifier: Classifier) -> list[str]:
     settings = json.dumps(classifier.model_dump(mode="json"))
     lines = ["---", "pipeline_tag: text-classification", "tags: [randout]", "---", ""]
     lines += [f"# {classifier.name} ({classifier.summary}) trained on {plan.dataset.name}", ""]
@@ -372,7 +372,7 @@ def _rows_to_score(
 
     def report_columns(columns: Mapping[str, str]) -> None:
         show.say(f"columns     text {columns['text']!r}, label {columns['label']!r}")
-        if warning := other_column(trained, columns["text"], text_column, file):
+        if warning := column_warning(trained, columns["text"], text_column, file):
             show.warn(warning)
 
     notes: list[str] = []

@@ -32,7 +32,18 @@ from .request import Search as Search
 from .request import check_space as check_space
 from .request import make_search as make_search
 from .space import SearchTable, cells, each_value, rungs, settings_text
-from .trials import at_chance, entry, leader, optimism, own_runs, signed, skipped, standing, value_at, warnings_of
+from .trials import (
+    at_chance,
+    best_trial,
+    leaderboard,
+    new_trial,
+    optimism,
+    own_runs,
+    signed,
+    skipped,
+    value_at,
+    warnings_of,
+)
 
 
 def run_search(search: Search, path: Path, options: Options, dataset: Dataset | None = None) -> StudyFolder:
@@ -83,7 +94,7 @@ def _completed(was: dict[str, Any]) -> dict[str, Any]:
     return _study_tables(checked(SearchTable, was["search"], "search."), build([was["recipe"]], METHODS))
 
 
-def own_teachers(search: Search) -> list[str]:
+def settings_of_teacher(search: Search) -> list[str]:
     """Return the settings of the space that also change a teacher that is fine-tuned first: each value trains another."""
     pinned = tuple(f"train.{key}" for key in (*TEACHERS_OWN, "save_minutes"))
     return [name for name in search.space if name.startswith(("train.", "teacher.", f"{GOLD}.")) and name not in pinned]
@@ -132,7 +143,7 @@ def _teachers(search: Search, dataset: Dataset) -> str:
     """Return `; one teacher for all`, or the settings with a teacher per value; "" if no teacher is fine-tuned."""
     if planning.make(search.config, dataset, search.required).teacher_plan is None:
         return ""
-    varied = own_teachers(search)
+    varied = settings_of_teacher(search)
     return f"; a teacher for each value of {', '.join(varied)}" if varied else "; one teacher for all"
 
 
@@ -141,7 +152,7 @@ def _halve(search: Search, folder: StudyFolder, dataset: Dataset, options: Optio
     table, record = search.table, folder.record
     chosen, record["grid"] = cells(search.space, table.trials, table.seed)
     if not record["trials"]:
-        record["trials"] = [entry(number, settings) for number, settings in enumerate(chosen)]
+        record["trials"] = [new_trial(number, settings) for number, settings in enumerate(chosen)]
         folder.save()
     alive = record["trials"]
     shares = rungs(len(alive), table.halving, table.budget)
@@ -194,7 +205,7 @@ def _propose(search: Search, folder: StudyFolder, dataset: Dataset, options: Opt
         before = record["trials"][:number]
         if number == len(record["trials"]):
             settings = suggest(search.space, before, table.seed, number, -signed(record["metric"], 1.0))
-            record["trials"].append(entry(number, settings))
+            record["trials"].append(new_trial(number, settings))
             folder.save()
         trial = record["trials"][number]
         twin = next((one for one in before if one["settings"] == trial["settings"]), None)
@@ -242,7 +253,7 @@ def _advance(
     trial["seconds"] = round(trial["seconds"] + time.monotonic() - began, 3)
     _delete_weights(search, folder)
     folder.save()
-    for line in standing(folder.record):
+    for line in leaderboard(folder.record):
         show.say(line)
     return True
 
@@ -269,7 +280,7 @@ def _train(
 
 def _delete_weights(search: Search, folder: StudyFolder) -> None:
     """Delete the weights of trials that `search.keep` does not keep."""
-    best = leader(folder.record)
+    best = best_trial(folder.record)
     folder.record["best"] = None if best is None else best["number"]
     for trial in own_runs(folder.record):
         wanted = search.table.keep == "all" or (search.table.keep == "best" and trial is best)

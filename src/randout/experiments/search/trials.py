@@ -19,7 +19,7 @@ from randout.storage.study_folder import StudyFolder
 from .space import Settings, settings_text
 
 
-def entry(number: int, settings: Settings) -> dict[str, Any]:
+def new_trial(number: int, settings: Settings) -> dict[str, Any]:
     """Return the record of a trial that has not started. rungs: [share, step, value] for each rung that it reached."""
     return {
         "number": number,
@@ -74,7 +74,7 @@ def own_runs(record: dict[str, Any], state: str = "finished") -> list[dict[str, 
     return [trial for trial in record["trials"] if trial["state"] == state and "same_as" not in trial]
 
 
-def leader(record: dict[str, Any]) -> dict[str, Any] | None:
+def best_trial(record: dict[str, Any]) -> dict[str, Any] | None:
     """Return the finished trial with the best value, the first among equals."""
     best = None
     for trial in own_runs(record):
@@ -122,7 +122,7 @@ def optimism(folder: StudyFolder) -> dict[str, Any] | None:
 
 def warnings_of(folder: StudyFolder) -> list[dict[str, str]]:
     """Return the warnings about the best trial; those about a missing or weak teacher hold for all trials."""
-    best = leader(folder.record)
+    best = best_trial(folder.record)
     if best is None:
         return []
     stored = folder.run(best).read("metrics.json").get("warnings", [])
@@ -131,7 +131,7 @@ def warnings_of(folder: StudyFolder) -> list[dict[str, str]]:
 
 def baseline_line(folder: StudyFolder) -> str:
     """Return a line with the bag-of-words baseline on the validation rows; "" if there is none."""
-    best = leader(folder.record)
+    best = best_trial(folder.record)
     metrics = folder.run(best).read("metrics.json") if best is not None else {}
     base = metrics.get("validation", {}).get("baseline")
     if not base:
@@ -146,7 +146,7 @@ def _right(run: RunFolder) -> tuple[np.ndarray, np.ndarray]:
     return found.predicted == found.labels, found.groups
 
 
-def standing(record: dict[str, Any], most: int = 5) -> list[str]:
+def leaderboard(record: dict[str, Any], most: int = 5) -> list[str]:
     """Return the best trials so far, best first, as a table for a terminal."""
     scored = [trial for trial in record["trials"] if trial["value"] is not None and trial["state"] != "failed"]
     sign = 1 if record["metric"] == "log_loss" else -1
@@ -172,7 +172,7 @@ def summary(folder: StudyFolder) -> list[str]:
     """Return the summary of a finished search for a terminal: best trials, skipped cells, optimism, and the next command."""
     record = folder.record
     cut, found = record["skipped"], record.get("optimism")
-    lines = [*standing(record), ""]
+    lines = [*leaderboard(record), ""]
     of = f" of {cut['cells']} cells" if cut["cells"] is not None else ""
     lines.append(f"{cut['tried']}{of} tried, {cut['pruned']} pruned, {cut['failed']} failed")
     if cut["steps_of_all_cells"]:

@@ -24,8 +24,19 @@ from randout.storage.run_folder import RunFolder, now
 from randout.storage.seen_rows import in_words
 from randout.storage.study_folder import StudyFolder, opened, refuse_others
 
-from .results import conclude, result_lines
-from .spec import Study, Unit, arm_config, cells, make_study, tuning_of, unequal, units, unnamed, without_arms
+from .results import result_lines, update_result
+from .spec import (
+    Study,
+    Unit,
+    arm_config,
+    arms_added_by_all,
+    budget_differences,
+    cells,
+    make_study,
+    tuning_of,
+    units,
+    without_arms,
+)
 
 SEARCHED = "tuning"
 
@@ -57,12 +68,12 @@ def run_study(study: Study, path: Path, options: Options, datasets: Datasets | N
         record |= {"units": [unit.name for unit in units(study)], "arms": list(study.arms), "finished": None}
         record["notes"] = notes
         _create_cells(study, folder)
-        conclude(study, folder)
+        update_result(study, folder)
         for note in notes:
             (options.show.warn if note.startswith("leak, ") else options.show.say)(note)
         _run_cells(study, folder, datasets, options)
         record["finished"] = now() if all(c["state"] == "finished" for c in record["cells"]) else None
-        conclude(study, folder)
+        update_result(study, folder)
     return folder
 
 
@@ -81,7 +92,7 @@ def _run_cells(study: Study, folder: StudyFolder, datasets: Datasets, options: O
         _run_cell(study, folder, unit, arm, tuned.get(arm, {}), datasets, options)
         last = at + 1 == len(waiting)
         if not last and waiting[at + 1][0] != unit:
-            conclude(study, folder)
+            update_result(study, folder)
             for line in result_lines(folder.record):
                 options.show.say(line)
 
@@ -113,11 +124,11 @@ def check_arms(study: Study, datasets: Datasets) -> tuple[Study, list[str]]:
                 choices[arm] = _check_tuning(study, arm, config, plan.dataset)
             plans[arm] = plan
         except UserError as error:
-            if arm not in unnamed(study):
+            if arm not in arms_added_by_all(study):
                 raise UserError(f"arms.{arm} cannot run: {error}") from None
             left_out[arm] = f"{arm} is left out: {error}"
     kept = {arm: config for arm, config in configs.items() if arm not in left_out}
-    notes = [*left_out.values(), *unequal(study, kept), *_unequal_trials(study, choices)]
+    notes = [*left_out.values(), *budget_differences(study, kept), *_unequal_trials(study, choices)]
     notes += _leak_notes(study, {arm: plan for arm, plan in plans.items() if arm in kept}, configs, datasets)
     return without_arms(study, left_out), notes
 
@@ -146,14 +157,14 @@ def _leak_notes(
             dataset = datasets.read(_cell_config(study, arm, unit, {}))
             rows = leaks.seen_by(replace(plan, dataset=dataset), before[arm])
             for split in leaks.HELD_OUT:
-                if counts := leaks.counted(rows, dataset, split):
+                if counts := leaks.count_seen(rows, dataset, split):
                     where = f"{unit.name}: " if study.folds else ""
                     found[arm].append(where + in_words(counts, len(dataset.split[split]), f"{split} rows"))
-                    if split == "test" and leaks.is_trained(counts) and not configs[arm].output.allow_leaks:
+                    if split == "test" and leaks.any_trained_on(counts) and not configs[arm].output.allow_leaks:
                         refused[arm].append(found[arm][-1])
     for arm, places in refused.items():
         if places:
-            raise UserError(f"arms.{arm} cannot run: {leaks.refusal('; '.join(places))}")
+            raise UserError(f"arms.{arm} cannot run: {leaks.refusal_message('; '.join(places))}")
     return notes + [f"leak, {arm}: {'; '.join(where)}" for arm, where in found.items() if where]
 
 
@@ -163,7 +174,7 @@ def _check_methods(plan: planning.Plan, config: Config) -> None:
         return
     if missing := [name for name in config.methods if name not in plan.config.methods]:
         raise UserError(
-            planning.without_teacher(
+            planning.missing_teacher_message(
                 missing, config.teacher.model, "leave this arm out (of a single recipe: --preset plain)"
             )
         )

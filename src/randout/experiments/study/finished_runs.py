@@ -87,7 +87,7 @@ def _arms(runs: Sequence[RunFolder]) -> dict[str, dict[int, RunFolder]]:
             raise UserError(f"{run.path}: its data or test rows differ from those of {runs[0].path}")
         identity = run.record["identity"]
         train = {key: value for key, value in identity["train"].items() if key != "seed"}
-        key = json.dumps([identity["student"], identity["methods"], train, _teacher(run)], sort_keys=True)
+        key = json.dumps([identity["student"], identity["methods"], train, _teacher_key(run)], sort_keys=True)
         seed = identity["train"]["seed"]
         if seed in arms.setdefault(key, {}):
             raise UserError(f"{run.path}: has the same settings and seed as {arms[key][seed].path}. Leave one out")
@@ -110,7 +110,7 @@ def _same_rows(one: RunFolder, other: RunFolder) -> bool:
     return same and first["data"]["sha256"] == second["data"]["sha256"]
 
 
-def _teacher(run: RunFolder) -> Any:
+def _teacher_key(run: RunFolder) -> Any:
     """Identify a run's teacher independently of its seed: a finished classifier, or the name of one trained for the run."""
     identity, record = run.record["identity"], run.record.get("teacher") or {}
     teachers = [identity["teacher"], *identity.get("more", ())]

@@ -25,7 +25,7 @@ from .warnings import of_study
 
 
 @dataclass(frozen=True)
-class Scored:
+class StudyPredictions:
     """Predictions of every arm at the complete units, on the same rows."""
 
     units: list[str]
@@ -36,10 +36,10 @@ class Scored:
     train_rows: list[int]  # by unit
     num_labels: int
 
-    def only(self, units: Collection[str]) -> Scored:
+    def only(self, units: Collection[str]) -> StudyPredictions:
         """Return the predictions of these units only."""
         at = [index for index, unit in enumerate(self.units) if unit in units]
-        return Scored(
+        return StudyPredictions(
             [self.units[i] for i in at],
             {arm: [made[i] for i in at] for arm, made in self.predictions.items()},
             {arm: [made[i] for i in at] for arm, made in self.logits.items()},
@@ -59,7 +59,7 @@ class Scored:
         return found
 
 
-def read_scores(folder: StudyFolder, split: str = "test") -> Scored:
+def read_scores(folder: StudyFolder, split: str = "test") -> StudyPredictions:
     """Read the predictions of a study's complete units. Raises UserError if arms were scored on different rows."""
     record = folder.record
     by_unit: dict[str, dict[str, RunFolder]] = {}
@@ -67,7 +67,7 @@ def read_scores(folder: StudyFolder, split: str = "test") -> Scored:
         if cell["state"] == "finished":
             by_unit.setdefault(cell["unit"], {})[cell["arm"]] = folder.run(cell)
     done = [unit for unit in record["units"] if by_unit.get(unit, {}).keys() >= set(record["arms"])]
-    found = Scored(done, {a: [] for a in record["arms"]}, {a: [] for a in record["arms"]}, [], [], [], 0)
+    found = StudyPredictions(done, {a: [] for a in record["arms"]}, {a: [] for a in record["arms"]}, [], [], [], 0)
     num_labels = 0
     for unit in done:
         runs = {arm: by_unit[unit][arm] for arm in record["arms"]}
@@ -82,10 +82,10 @@ def read_scores(folder: StudyFolder, split: str = "test") -> Scored:
         found.groups.append(first.groups)
         found.train_rows.append(len(runs[record["arms"][0]].read("split.json")["train"]))
         num_labels = len(first.names)
-    return Scored(**{**vars(found), "num_labels": num_labels})
+    return StudyPredictions(**{**vars(found), "num_labels": num_labels})
 
 
-def conclude(study: Study, folder: StudyFolder) -> None:
+def update_result(study: Study, folder: StudyFolder) -> None:
     """Store the result of the complete units in the record."""
     record = folder.record
     scores, repeats = _units_to_use(study, read_scores(folder), record["units"])
@@ -124,7 +124,7 @@ def leaks_of(folder: StudyFolder) -> dict[str, dict[str, int]]:
     return found
 
 
-def _units_to_use(study: Study, scores: Scored, planned: Sequence[str]) -> tuple[Scored, int]:
+def _units_to_use(study: Study, scores: StudyPredictions, planned: Sequence[str]) -> tuple[StudyPredictions, int]:
     """Return the units to use for a result, and how many repeats of a cross-validation they are.
 
     Only complete repeats count; until the first one is complete, its finished folds are used.
@@ -165,7 +165,7 @@ def as_result(rows: list[MethodRow], head: str, notes: list[str]) -> dict[str, A
     return {"head": head, "estimand": rows[0].estimand, "rows": [asdict(row) for row in rows], "notes": notes}
 
 
-def rows_for(study: Study, scores: Scored, repeats: int = 1) -> list[MethodRow]:
+def rows_for(study: Study, scores: StudyPredictions, repeats: int = 1) -> list[MethodRow]:
     """Compare the arms over seeds, or over the folds of complete repeats.
 
     Comparisons with the baseline are one family, and those with each further baseline another. Arms from the registry of
@@ -185,7 +185,9 @@ def _without_verdict(row: MethodRow) -> MethodRow:
     return row if row.difference is None else replace(row, words="screening: no verdict")
 
 
-def _family(study: Study, scores: Scored, baseline: str, arms: Sequence[str], repeats: int) -> list[MethodRow]:
+def _family(
+    study: Study, scores: StudyPredictions, baseline: str, arms: Sequence[str], repeats: int
+) -> list[MethodRow]:
     """Return the baseline's row, then those of `arms` against it."""
     if study.folds:
         return _fold_rows(study, scores, baseline, arms, repeats)
@@ -200,7 +202,9 @@ def _family(study: Study, scores: Scored, baseline: str, arms: Sequence[str], re
     )
 
 
-def _fold_rows(study: Study, scores: Scored, baseline: str, arms: Sequence[str], repeats: int) -> list[MethodRow]:
+def _fold_rows(
+    study: Study, scores: StudyPredictions, baseline: str, arms: Sequence[str], repeats: int
+) -> list[MethodRow]:
     values = {}
     for arm in (baseline, *arms):
         values[arm] = np.array([one[study.metric] for one in scores.each(arm)])

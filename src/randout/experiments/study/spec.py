@@ -146,7 +146,7 @@ def _with_method_arms(study: Study) -> Study:
     return study.model_copy(update={**laid, "baseline": study.baseline or PLAIN})
 
 
-def unnamed(study: Study) -> set[str]:
+def arms_added_by_all(study: Study) -> set[str]:
     """Return the arms that exist only because all methods were requested."""
     return set(chosen([ALL])) - set(study.methods) if ALL in study.methods else set()
 
@@ -253,7 +253,7 @@ def drop_one(config: Config, methods: Iterable[str]) -> dict[str, dict[str, Any]
     return arms | {"+".join(parts): arm(parts)}
 
 
-def unequal(study: Study, configs: Mapping[str, Config]) -> list[str]:
+def budget_differences(study: Study, configs: Mapping[str, Config]) -> list[str]:
     """Return a sentence for each setting in which arms differ although equal budgets require it to be the same."""
     found = []
     configs = {arm: config for arm, config in configs.items() if config.student.model not in CLASSIFIER_NAMES}
