@@ -22,9 +22,7 @@ from .metrics import COUNTED, LOWER_IS_BETTER, better, binned_error, calibration
 from .paired import Paired, paired_difference
 
 ONE_CLASS = 0.95  # a model that predicts one class for this share of rows is examined
-FEW_OTHERS = (
-    0.25  # of the rows of other classes: a model that predicts at most this share of them predicts one class only
-)
+FEW_OTHERS = 0.25  # of the rows of other classes: a model that predicts no more of them predicts one class only
 ENOUGH_OTHERS = 5  # minimum of rows of other classes for a conclusion
 ENOUGH_ROWS = 10  # minimum of rows of a class to report that it is never predicted
 FEW_STEPS = 200  # below so many optimizer steps, a model that learned nothing counts as undertrained

@@ -119,7 +119,7 @@ def check_found(one: config.Config, texts: set[str], role: str, how: str) -> Non
         count = overlap(plan, split, texts)
         assert count > 0
         assert f"{how} {count} of the {len(plan.dataset.split[split])} {split} rows" in found
-    assert leaks.counted(leaks.seen_by(plan), plan.dataset, "test")[role] == overlap(plan, "test", texts)
+    assert leaks.count_seen(leaks.seen_by(plan), plan.dataset, "test")[role] == overlap(plan, "test", texts)
     closed = {"output": one.output.model_copy(update={"test": False})}
     assert (
         make(one.model_copy(update=closed)).leak_warnings == plan.leak_warnings

@@ -126,8 +126,8 @@ def make(
     student = _find_student(config.student, notes)
     methods = methods_of(config)
     teacher, name = _find_teacher(config, methods, student, train.device, notes)
-    taught = [method.name for method in methods if method.teacher]
-    missing = taught if teacher is None and config.teacher.model == "auto" else []
+    distilling = [method.name for method in methods if method.teacher]
+    missing = distilling if teacher is None and config.teacher.model == "auto" else []
     if teacher is None:
         methods = _without_teacher(methods, dataset, config.teacher.model, required, notes)
     if not any(SUPERVISED in method.losses or method.teacher for method in methods):
@@ -151,9 +151,7 @@ def make(
     if teacher is not None and teacher.is_classifier:
         plan = replace(plan, teacher=teacher)
     elif teacher is not None:
-        gold = (
-            None if "unlabeled" in dataset.split else dataset
-        )  # read again: the teacher must not depend on texts that it never sees
+        gold = None if "unlabeled" in dataset.split else dataset  # read again: it must not depend on unlabelled texts
         plan = replace(plan, teacher_plan=make(teacher_config(_requested_config(plan), name), gold))
     plan = _check_leaks(replace(plan, more=_find_more_teachers(plan)))
     if config.student.alternative:
@@ -206,11 +204,11 @@ def _without_teacher(
 
     declined: `teacher.model`, to tell "none" from a teacher that was not found.
     """
-    taught = [method.name for method in methods if method.teacher]
-    if asked := [name for name in taught if name in required]:
+    distilling = [method.name for method in methods if method.teacher]
+    if asked := [name for name in distilling if name in required]:
         raise UserError(missing_teacher_message(asked, declined))
-    if declined == "none" and taught:
-        notes.append(f"methods: {', '.join(taught)} left out: --teacher none")
+    if declined == "none" and distilling:
+        notes.append(f"methods: {', '.join(distilling)} left out: --teacher none")
     if "unlabeled" in dataset.split:
         raise UserError("data.unlabeled: unlabelled rows need a teacher. Name one with --teacher")
     return tuple(method for method in methods if not method.teacher)
@@ -479,8 +477,8 @@ def _identity(plan: Plan) -> dict[str, Any]:
     train = {key: value for key, value in train.items() if earlier.get(key) != value}
     read = config.teacher.model_dump(mode="json", include={"max_length", "truncation"})  # if not trained for this run
     found = [_teacher_identity(one) for one in (plan.teacher or plan.teacher_plan, *plan.more) if one]
-    taught = [{**one, **read} if isinstance(one, dict) else one for one in found]
-    teacher, more = taught[0] if taught else None, taught[1:]
+    teachers = [{**one, **read} if isinstance(one, dict) else one for one in found]
+    teacher, more = teachers[0] if teachers else None, teachers[1:]
     plugins = {name: origin.identity for name, origin in plan.origins.items()}
     if isinstance(teacher, dict):
         teacher["labels"] = list(config.teacher.labels)

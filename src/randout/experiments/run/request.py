@@ -34,7 +34,7 @@ class Request:
 
     def __post_init__(self) -> None:
         if self.preset and self.recipe:
-            raise UserError("--preset and --recipe: use one of them; a recipe can name a preset")
+            raise UserError("--preset and --recipe: use one of them; a recipe can hold the settings of a preset")
 
     def config(self, but: Collection[str] = ()) -> Config:
         """Return the configuration. but: tables of the recipe to ignore. Raises UserError."""

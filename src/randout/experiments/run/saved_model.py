@@ -44,15 +44,15 @@ def load_classifier(name: str, device: str = "cpu") -> LoadedClassifier:
     folder = baseline_folder(name)
     if folder is not None:
         fitted = baselines.load(folder)
-        return LoadedClassifier(fitted.id2label, lambda texts, seen: fitted.logits(texts, seen, device))
+        return LoadedClassifier(fitted.id2label, lambda texts, progress: fitted.logits(texts, progress, device))
     source = loading.find(name)
     encoder = loading.load(source)
     encoder.model.to(device)
 
-    def logits(texts: Sequence[str], seen: Progress) -> np.ndarray:
+    def logits(texts: Sequence[str], progress: Progress) -> np.ndarray:
         rows = encode(encoder.tokenizer, texts)
         tokens = truncate(rows, encoder.longest, truncation_of(source), encoder.suffix, encoder.prefix)
-        return predict(encoder, tokens, np.arange(len(texts)), "float32", seen)
+        return predict(encoder, tokens, np.arange(len(texts)), "float32", progress)
 
     return LoadedClassifier(dict(encoder.model.config.id2label), logits)
 
@@ -128,7 +128,7 @@ def row_logits(plan: Plan, run: RunFolder, device: str = "cpu") -> RowLogits:
 
     if plan.classifier is not None:
         fitted, texts = baselines.load(run.model), plan.dataset.texts
-        return lambda rows, seen: fitted.logits([texts[row] for row in rows], seen, device)
+        return lambda rows, progress: fitted.logits([texts[row] for row in rows], progress, device)
     encoder = loading.load(loading.find(str(run.path)))
     encoder.model.to(device)
-    return lambda rows, seen: predict(encoder, plan.tokens, rows, "float32", seen)
+    return lambda rows, progress: predict(encoder, plan.tokens, rows, "float32", progress)

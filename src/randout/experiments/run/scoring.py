@@ -118,7 +118,7 @@ def compare_runs(found: dict[str, RunFolder], baseline: str, split: str = "test"
     first = read[baseline]
     for name, predictions in read.items():
         if not predictions.same_rows(first):
-            raise UserError(f"{found[name].path}: its {split} rows are not those of {found[baseline].path}")
+            raise UserError(f"{found[name].path}: its {split} rows differ from those of {found[baseline].path}")
     order = [baseline, *(name for name in read if name != baseline)]
     logits = {name: read[name].logits for name in order}
     outputs = first.logits.shape[1]

@@ -252,9 +252,9 @@ def estimate(plan: Plan, steps: int = 3) -> list[str]:
     sizes = f"rows: {', '.join(f'{len(index):,} {name}' for name, index in plan.dataset.split.items())}"
     if isinstance(plan.classifier, Bag):
         return [sizes, f"time: {plan.classifier.name} is fitted in one call; there are no steps to measure"]
-    taught = stand_in(plan) if plan.has_teacher else None
-    session = make_session(plan, taught)
-    material = make_material(plan, taught)
+    teacher = stand_in(plan) if plan.has_teacher else None
+    session = make_session(plan, teacher)
+    material = make_material(plan, teacher)
     session.run.heldout = partial(held_out, session, material)
     rows = np.concatenate([material.labelled, material.unlabelled])
     lengths, size, epochs = plan.tokens.lengths, plan.config.train.batch_size, plan.config.train.epochs

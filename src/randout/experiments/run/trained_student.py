@@ -47,8 +47,8 @@ def train(plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, options: O
     encoder, position = session.encoder, session.position
     history = {"epochs": position.history, "best_epoch": position.best_epoch, "ended": position.ended}
 
-    def logits(rows: Any, seen: Any) -> Any:
-        return predict(encoder, plan.tokens, rows, "float32", seen)
+    def logits(rows: Any, progress: Any) -> Any:
+        return predict(encoder, plan.tokens, rows, "float32", progress)
 
     if isinstance(classifier, Network):
         fitted = classifier.fitted(encoder, classifier.vocabulary(_part(plan, "train").texts))
@@ -87,7 +87,7 @@ def _fit(classifier: Bag, plan: Plan, run: RunFolder, options: Options) -> Train
     found = ", ".join(f"{name} {value}" for name, value in fitted.found.items() if not isinstance(value, list))
     show.say(f"{classifier.name}: {found}, validation accuracy {metrics['accuracy']:.2%}, {duration(spent)}")
     return TrainedStudent(
-        lambda rows, seen: fitted.logits([texts[row] for row in rows], seen),
+        lambda rows, progress: fitted.logits([texts[row] for row in rows], progress),
         history,
         fitted.save,
         {"classifier": fitted.found},

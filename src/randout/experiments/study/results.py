@@ -75,7 +75,7 @@ def read_scores(folder: StudyFolder, split: str = "test") -> StudyPredictions:
         first = read[record["arms"][0]]
         for arm, run in runs.items():
             if not read[arm].same_rows(first):
-                raise UserError(f"{run.path}: its {split} rows are not those of the other arms at {unit}")
+                raise UserError(f"{run.path}: its {split} rows differ from those of the other arms at {unit}")
             found.predictions[arm].append(read[arm].predicted)
             found.logits[arm].append(read[arm].logits)
         found.labels.append(first.labels)
