@@ -58,7 +58,7 @@ def train(side: str, settings: dict[str, Any], plan: Plan, folder: Path) -> None
     soft = torch.zeros(len(plan.dataset.texts), len(plan.dataset.id2label))
     order = same_batches(plan)
     if side == "randout":
-        taught = student.Taught("", soft)
+        taught = student.TeacherOutputs("", soft)
         session, material = student.make_session(plan, taught), student.make_material(plan, taught)
         session.run.steps = len(order)
         for rows in order:

@@ -155,7 +155,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     logits = np.random.default_rng(0).normal(size=(rows, classes)).astype(np.float32)
     with part("student"):
         session = student.make_session(plan)
-        material = student.make_material(plan, student.Taught("", torch.from_numpy(logits)))
+        material = student.make_material(plan, student.TeacherOutputs("", torch.from_numpy(logits)))
     with part("training steps"):
         seconds = steps(loop.fit(session, material, validate=dict), arguments.steps)
     with part("order of an epoch"):

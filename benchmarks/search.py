@@ -132,9 +132,7 @@ def teacher_of(arguments: argparse.Namespace, options: Options) -> str:
     """Return a finished teacher, so that all searches and seeds share it; fine-tunes an encoder first."""
     base = base_of(arguments, str(arguments.teacher), arguments.rows, epochs=arguments.epochs)
     plan = planning.make(config.build([config.read_preset(PRESET), base], METHODS))
-    return str(
-        arguments.teacher if plan.teacher_plan is None else pipeline.carry_out(plan.teacher_plan, options).folder
-    )
+    return str(arguments.teacher if plan.teacher_plan is None else pipeline.execute(plan.teacher_plan, options).folder)
 
 
 def quality(arguments: argparse.Namespace, options: Options) -> dict[str, Any]:
@@ -288,7 +286,7 @@ def quality_lines(found: dict[str, Any]) -> list[str]:
     for side in (ALL, HALVED):
         winner = found["winners"][side]
         cells = [side, f"{found['steps'][side]:,}", f"{found['seconds'][side] / 60:.1f}"]
-        lines.append(f"| {' | '.join(cells)} | {space.words_of(winner['settings'])} | {winner['value']:.2%} |")
+        lines.append(f"| {' | '.join(cells)} | {space.settings_text(winner['settings'])} | {winner['value']:.2%} |")
     lines += [
         "",
         f"halving took {share:.1%} of the steps (target: at most {BUDGET:.0%}) and chose the cell that is number",

@@ -137,7 +137,7 @@ class Sides:
     def __init__(self, arguments: argparse.Namespace, settings: dict[str, Any], plan: Plan) -> None:
         generator = torch.Generator().manual_seed(0)
         soft = torch.randn(len(plan.dataset.texts), len(plan.dataset.id2label), generator=generator)
-        taught = student.Taught("", soft)
+        taught = student.TeacherOutputs("", soft)
         self.plan, self.arguments = plan, arguments
         self.session, self.material = student.make_session(plan, taught), student.make_material(plan, taught)
         if not self.session.encoder.packed:

@@ -53,7 +53,7 @@ def profiled(arguments: argparse.Namespace) -> dict[str, Any]:
         str(arguments.data), str(arguments.model), str(arguments.model), 16, 64 if arguments.smoke else 215, epochs=1
     )
     soft = torch.randn(len(plan.dataset.texts), len(plan.dataset.id2label), generator=torch.Generator().manual_seed(0))
-    taught = student.Taught("", soft)
+    taught = student.TeacherOutputs("", soft)
     session, material = student.make_session(plan, taught), student.make_material(plan, taught)
     events = loop.fit(session, material, validate=dict)
     for _ in islice(events, arguments.warm_up):

@@ -37,7 +37,7 @@ MISTAKES = [
     (lambda: randout.predict("run", None), "found a NoneType"),
     (lambda: randout.predict("run", ["a", None]), r"texts\[1\] is None, a NoneType; expected a string"),
     (lambda: randout.predict("run", ["a", float("nan")]), r"texts\[1\] is nan, a float"),
-    (lambda: randout.predict("run", ["\ud83d"]), r"texts\[0\] has halves of surrogate pairs"),
+    (lambda: randout.predict("run", ["\ud83d"]), r"texts\[0\] contains unpaired surrogates"),
     (lambda: randout.predict(None, ["a"]), "model: found None, a NoneType; expected a run or a folder"),
     (lambda: randout.predict("run", ["a"], device="gpu"), "predict: device: found 'gpu'"),
     (lambda: randout.predict("./no-run", ["a"]), "no-run: no such folder"),
@@ -167,7 +167,7 @@ def test_the_column_that_was_trained_on_is_read(two_texts):
     Path("new.csv").write_text("text\ngoal\n")
     code, out, errors = run("predict", "my run", "--file", "new.csv", "-q")
     assert code == 0
-    assert "trained on the texts in column 'summary', and those of new.csv are read from column 'text'" in errors
+    assert "trained on texts in column 'summary', but texts of new.csv are read from column 'text'" in errors
     assert run("predict", "my run", "--file", "new.csv", "-o", "b.csv", "--text-column", "text", "-q")[2] == ""
 
 
@@ -195,7 +195,7 @@ def test_a_signal_in_any_part_of_a_run_says_which_run_to_resume(tmp_path, toy_cs
     monkeypatch.setattr(pipeline, part, hang_up)
     built = config.build([{"data": {"source": str(toy_csv(90))}, "student": {"model": "mnb-count"}}], METHODS)
     with pytest.raises(pipeline.Stopped, match="SIGHUP") as stop:
-        pipeline.carry_out(
+        pipeline.execute(
             planning.make(built), pipeline.Options(out=tmp_path / "run", show=pipeline.Options().show.within())
         )
     assert stop.value.run.path == tmp_path / "run"

@@ -3,7 +3,7 @@
     import randout
     result = randout.train("reviews.csv", student="sentence-transformers/all-MiniLM-L6-v2", teacher="roberta-large")
 
-Nothing heavy is loaded until it is used.
+Heavy dependencies are imported on first use.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch takes large memory pages: fewer page faults
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch allocates huge pages: fewer page faults
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")  # a kernel is compiled for every shape of a product
+os.environ.setdefault(
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192"
+)  # oneDNN compiles a kernel for every shape of a matrix product
 
 __version__ = "0.1.0"
 _WHERE = {
@@ -55,7 +57,7 @@ _WHERE = {
     "Stopped": "experiments.run.options",
 }
 
-if TYPE_CHECKING:  # what `_WHERE` says, for type checkers
+if TYPE_CHECKING:  # the same names as in `_WHERE`, for type checkers
     from .api import Predictor, compare, cross_validate, evaluate, load, predict, report, search, train
     from .core.errors import Failure, UserError
     from .experiments.run.options import Stopped

@@ -1,4 +1,4 @@
-"""Public functions: what the commands do, as functions that return what the commands print."""
+"""Public functions: the commands as functions that return what the commands print."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from randout.data.sources import check_name
 from randout.experiments import requests
 from randout.experiments.run import planning
 from randout.experiments.run.options import Options
-from randout.experiments.run.pipeline import Result, carry_out
+from randout.experiments.run.pipeline import Result, execute
 from randout.experiments.run.request import Request
-from randout.experiments.run.saved_model import Saved, opened_on
+from randout.experiments.run.saved_model import LoadedClassifier, load_on_device
 from randout.methods.builtin import METHODS
 from randout.stats.diagnostics import messages
 from randout.storage.run_names import checked_name
@@ -49,15 +49,15 @@ def train(
     time_limit: float | None = None,
     quiet: bool = True,
 ) -> Result:
-    """Fine-tune a student on a labelled table, from a teacher's soft labels and with noise, as `randout train` does.
+    """Fine-tune a student on a labelled table, with a teacher's soft labels and noise, as `randout train` does.
 
-    data: a file, a named dataset, or a table in memory: a DataFrame of pandas or polars, an Arrow table, a
+    data: a file, a named dataset, or a table in memory: a pandas or polars DataFrame, an Arrow table, a
     `datasets.Dataset`, a list of rows, or columns ({"text": [...], "label": [...]}); empty: the data of the recipe. A
-    table in memory is kept in `runs/data`, unless the call is refused. student: None: an encoder found locally; "auto":
-    that encoder or a bag-of-words classifier, chosen on validation. settings: by the keys of `--set`
+    table in memory is saved in `runs/data`, unless the call fails. student: None: an encoder found locally; "auto":
+    that encoder or a bag-of-words baseline, chosen on validation. settings: by the keys of `--set`
     (`{"learning_rate": 2e-5, "methods.kd.weight": 0.4, "data.group_column": "author"}`). name: of the run, in tables and
-    reports. time_limit: seconds. The same call again finds the run done, or goes on with it. Raises UserError, Failure,
-    and job.Stopped at the limit.
+    reports. time_limit: in seconds. Repeating the call returns the finished run or resumes it. Raises UserError, Failure,
+    and Stopped at the time limit.
     """
     _check_arguments(student, teacher, preset, recipe, settings, out, runs, time_limit)
     if not isinstance(name, str | None):
@@ -67,7 +67,7 @@ def train(
     with _source(data, Path(runs)) as source:
         request = _request(_tables(source, student, teacher), preset, recipe, settings)
         plan = planning.make(request.config(), required=request.required, alternatives=True)
-    result = carry_out(plan, options)
+    result = execute(plan, options)
     options.show.conclude(messages(result.metrics.get("warnings", [])))
     return result
 
@@ -77,7 +77,7 @@ class Predictor:
     """A trained classifier in memory, as `load` returns it."""
 
     name: str
-    saved: Saved
+    saved: LoadedClassifier
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -85,21 +85,22 @@ class Predictor:
         return dict(self.saved.id2label)
 
     def predict(self, texts: Iterable[str]) -> list[str | None]:
-        """The label of each of n texts; None, with a Python warning, for a text that is empty or white space only. Raises
-        UserError as `predict_proba` does.
+        """Return the label of each text; None, with a Python warning, for an empty or white-space text.
+
+        Raises UserError as `predict_proba` does.
         """
         return _labels(self.saved, self._predicted(texts, None))
 
     def predict_proba(self, texts: Iterable[str], *, show: Show | None = None) -> np.ndarray:
-        """Probabilities (n, C) of n texts, columns by `id2label`; float32, texts cut as in training. NaN, with a Python
-        warning, for a text that is empty or white space only, as `randout predict` leaves it without a label.
+        """Return probabilities (n, C) of n texts, columns by `id2label`, in float32; texts are truncated as in training.
 
-        Raises UserError for anything but a list of strings, also for one string in place of several.
+        An empty or white-space text gets NaN, with a Python warning. Raises UserError for anything but a list of strings,
+        also for a single string.
         """
         return self._predicted(texts, show)
 
     def _predicted(self, texts: Iterable[str], show: Show | None) -> np.ndarray:
-        found = _several(texts)
+        found = _checked_texts(texts)
         kept = [at for at, text in enumerate(found) if not is_missing(text)]
         if len(kept) < len(found):
             _warn_of_empty(found, kept)
@@ -112,8 +113,8 @@ class Predictor:
         return probabilities
 
 
-def _labels(saved: Saved, probabilities: np.ndarray) -> list[str | None]:
-    """The label of each row of probabilities (n, C); None where these are NaN."""
+def _labels(saved: LoadedClassifier, probabilities: np.ndarray) -> list[str | None]:
+    """Return the label of each row of probabilities (n, C); None for rows of NaN."""
     return [None if np.isnan(row[0]) else saved.id2label[int(row.argmax())] for row in probabilities]
 
 
@@ -122,29 +123,29 @@ def _warn_of_empty(texts: Sequence[str], kept: Sequence[int]) -> None:
     shown = ", ".join(f"texts[{at}]" for at in empty[:SHOWN]) + (", ..." if len(empty) > SHOWN else "")
     are, get = verb(len(empty), "is", "are"), verb(len(empty), "gets", "get")
     found = f"{len(empty):,} of {plural(len(texts), 'text')} {are} empty and {get} no label: {shown}"
-    warnings.warn(found, UserWarning, stacklevel=4)  # in the line that asked for the prediction
+    warnings.warn(found, UserWarning, stacklevel=4)  # points at the line that called predict
 
 
 def load(model: PathLike, *, device: str = "auto") -> Predictor:
-    """A classifier that predicts as often as it is asked, from a run or a classifier's folder, read once.
+    """Load the classifier of a run or a model folder once, for any number of predictions.
 
-    device: auto, cpu, cuda or mps. Raises UserError where there is no such classifier or device.
+    device: auto, cpu, cuda or mps. Raises UserError if the classifier or device is not available.
     """
     if not isinstance(model, str | Path):
         raise UserError(f"predict: model: found {model!r:.80}, a {type(model).__name__}; expected a run or a folder")
-    return Predictor(str(model), opened_on(str(model), device, "predict"))
+    return Predictor(str(model), load_on_device(str(model), device, "predict"))
 
 
 def predict(
     model: PathLike | Predictor, texts: Iterable[str], *, device: str = "auto", show: Show | None = None
 ) -> tuple[list[str | None], np.ndarray]:
-    """Labels (n) and probabilities (n, C; columns by id2label) of `texts`, by a run, a classifier's folder, or what
-    `load` returned; None and NaN for an empty text, as of `Predictor`.
+    """Predict labels (n) and probabilities (n, C; columns by id2label) of `texts`.
 
-    float32, without padding where the encoder admits it; texts are cut as in training. Raises UserError, also for one
-    string in place of several, which would be taken for a list of its characters.
+    model: a run, a model folder, or a `Predictor`. An empty text gets None and NaN. Computed in float32, without padding
+    if the encoder supports it; texts are truncated as in training. Raises UserError, also for a single string, which would
+    be read as a list of characters.
     """
-    texts = _several(texts)
+    texts = _checked_texts(texts)
     loaded = model if isinstance(model, Predictor) else load(model, device=device)
     probabilities = loaded._predicted(texts, show)
     return _labels(loaded.saved, probabilities), probabilities
@@ -160,9 +161,9 @@ def evaluate(
     allow_leaks: bool = False,
     quiet: bool = True,
 ) -> dict[str, Any]:
-    """Metrics of a classifier on a labelled file, or of a run on one of its own splits, as `randout evaluate --json`.
+    """Evaluate a classifier on a labelled file, or a run on one of its own splits, as `randout evaluate --json` does.
 
-    split: validation or test, where no file is named; opening the test split is recorded. Raises UserError.
+    split: validation or test, if no file is given; opening the test split is recorded. Raises UserError.
     """
     from randout.experiments.run import scoring
 
@@ -191,10 +192,10 @@ def search(
     time_limit: float | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
-    """Try settings on validation, as `randout search`; returns the study's record, with its trials and the best one.
+    """Search settings on validation, as `randout search` does; return the study's record with its trials and the best one.
 
     space: values by setting, as {"kd.weight": [0.4, 0.8]}, or the name of a space ("paper", "figures"). Other arguments
-    as of `train` and of the command. The same call again resumes. Raises UserError, Failure, and Stopped at the limit.
+    as in `train` and the command. Repeating the call resumes the search. Raises UserError, Failure, and Stopped at the limit.
     """
     _check_arguments(student, teacher, preset, recipe, settings, out, runs, time_limit, "search")
     table = requests.search_table(
@@ -231,7 +232,7 @@ def compare(
     time_limit: float | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
-    """Compare recipes over seeds, or finished runs, as `randout compare`; returns the study's record.
+    """Compare recipes over seeds, or finished runs, as `randout compare` does; return the study's record.
 
     what: labelled data as for `train`, a study (TOML), or a list of finished runs. arms: presets and recipe files.
     methods: arms from `randout methods`, or ["all"]. seeds: how many, or which. Raises UserError, Failure, and Stopped
@@ -241,8 +242,8 @@ def compare(
     asked = requests.Asked(
         **_shared(student, teacher, recipe, settings, baseline),
         preset=preset,
-        arms=_several_names("arms", arms),
-        methods=_several_names("methods", methods),
+        arms=_checked_names("arms", arms),
+        methods=_checked_names("methods", methods),
         drop_one=drop_one,
         seeds=range(1, seeds + 1) if isinstance(seeds, int) else seeds,
         space=space,
@@ -259,7 +260,7 @@ def compare(
     with _source(named[0] if named else what, Path(runs)) as source:
         study = requests.comparison(source, asked, Path(out) if out else None)
     options = _options(None, runs, time_limit, quiet)
-    return requests.carry_out(study, Path(out) if out else None, options).record
+    return requests.execute(study, Path(out) if out else None, options).record
 
 
 def cross_validate(
@@ -286,7 +287,7 @@ def cross_validate(
     time_limit: float | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
-    """Cross-validate recipes over whole groups, a teacher for each fold, as `randout cv`; returns the study's record.
+    """Cross-validate recipes with grouped folds and one teacher per fold, as `randout cv` does; return the study's record.
 
     data: as for `train`, or a study (TOML). folds: 5 or more (default: 10). Raises UserError, Failure, and Stopped at
     the limit.
@@ -295,7 +296,7 @@ def cross_validate(
     asked = requests.Asked(
         **_shared(student, teacher, recipe, settings, baseline),
         preset=preset,
-        arms=_several_names("arms", arms),
+        arms=_checked_names("arms", arms),
         folds=folds,
         repeats=repeats,
         protocol=protocol,
@@ -309,7 +310,7 @@ def cross_validate(
     with _source(data, Path(runs)) as source:
         study = requests.cross_validation(source, asked, Path(out) if out else None)
     options = _options(None, runs, time_limit, quiet)
-    return requests.carry_out(study, Path(out) if out else None, options).record
+    return requests.execute(study, Path(out) if out else None, options).record
 
 
 def report(
@@ -320,9 +321,9 @@ def report(
     formats: str = "html,md,csv,png,pdf",
     baseline: str = "",
 ) -> list[Path]:
-    """Write a report of runs and studies, as `randout report`; returns the files written, the first one to open first.
+    """Write a report of runs and studies, as `randout report` does; return the written files, the main page first.
 
-    texts: whether texts that the runs kept may be shown. baseline: the run that the others are compared with. Raises
+    texts: whether the report may show texts that the runs stored. baseline: the run that the others are compared with. Raises
     UserError.
     """
     named = [folders] if isinstance(folders, str | Path) else list(folders)
@@ -331,8 +332,8 @@ def report(
 
 @contextmanager
 def _source(data: Table, runs: Path) -> Iterator[str]:
-    """What `data` is called in a recipe. A table in memory is kept in `runs/data`, unless an error comes out before
-    anything refers to it.
+    """Yield the name of `data` in a recipe. A table in memory is saved in `runs/data`, and deleted again after an error,
+    because no run refers to it yet.
     """
     if isinstance(data, str | Path):
         check_name(data)
@@ -348,7 +349,7 @@ def _source(data: Table, runs: Path) -> Iterator[str]:
 
 
 def _tables(source: str, student: PathLike | None, teacher: PathLike) -> dict[str, Any]:
-    """Tables of a recipe for what is named; teacher "auto" is the default, which a recipe may change."""
+    """Return recipe tables for the given arguments; teacher "auto" is the default, which a recipe may change."""
     named = {"data": {"source": source}, "student": {"model": str(student or "")}}
     named |= {"teacher": {"model": "" if teacher == "auto" else str(teacher)}}
     return {name: table for name, table in named.items() if next(iter(table.values()))}
@@ -371,7 +372,7 @@ def _shared(
     settings: Mapping[str, Any] | None,
     baseline: PathLike | None,
 ) -> dict[str, Any]:
-    """Arguments of `studies.Asked` that may be paths, or that are written otherwise."""
+    """Convert the shared arguments of `requests.Asked` from their types in the public functions."""
     given: dict[str, PathLike | None] = {"student": student, "teacher": teacher, "baseline": baseline}
     found: dict[str, Any] = {name: None if value is None else str(value) for name, value in given.items()}
     return found | {"recipe": Path(recipe) if recipe else None, "settings": _assignments(settings) or None}
@@ -382,7 +383,7 @@ def _options(out: PathLike | None, runs: PathLike, time_limit: float | None, qui
     return Options(runs=Path(runs), out=Path(out) if out else None, deadline=deadline, show=Show(quiet))
 
 
-def _several_names(name: str, value: Any) -> list[str] | None:
+def _checked_names(name: str, value: Any) -> list[str] | None:
     if isinstance(value, str):
         raise UserError(f"compare: {name}: found {value!r:.80}; expected a list of names: [{value!r:.80}]")
     return None if value is None else [str(one) for one in value]
@@ -407,7 +408,7 @@ def _check_arguments(
     time_limit: Any,
     function: str = "train",
 ) -> None:
-    """Raise UserError for an argument of `train`, or another `function`, of another type than it takes."""
+    """Raise UserError if an argument of `function` has the wrong type."""
     path = (str, Path)
     model = "a model's name or folder"
     for name, value, types, expected in (
@@ -431,8 +432,8 @@ def _check_arguments(
         raise UserError(f'{function}: settings: found the key {odd[0]!r}, expected a name, as in "learning_rate"')
 
 
-def _several(texts: Any) -> list[str]:
-    """The texts as a list. Raises UserError for what is no list of strings."""
+def _checked_texts(texts: Any) -> list[str]:
+    """Return the texts as a list. Raises UserError for anything but a list of strings."""
     if isinstance(texts, str | bytes):
         raise UserError(
             f"predict: texts: found one text, {texts!r:.60}; expected a list of texts: predict(model, [text])"
@@ -445,6 +446,6 @@ def _several(texts: Any) -> list[str]:
             raise UserError(f"predict: texts[{at}] is {text!r:.60}, a {type(text).__name__}; expected a string")
         if not is_text(text):
             raise UserError(
-                f"predict: texts[{at}] has halves of surrogate pairs, which are no characters: {text!a:.60}"
+                f"predict: texts[{at}] contains unpaired surrogates, which are not valid characters: {text!a:.60}"
             )
     return found

@@ -191,7 +191,7 @@ def test_network_is_trained_by_adam_on_cross_entropy(name: str, tmp_path: Path, 
     """Two epochs without dropout against the same steps written out."""
     plan = plan_of(name, toy_csv(90, 0), {"dropout": 0.0, "weight_decay": 0.1, **LEARNING[name]})
     settings: Any = plan.classifier
-    result = pipeline.carry_out(plan, pipeline.Options(runs=tmp_path, show=SHOW))
+    result = pipeline.execute(plan, pipeline.Options(runs=tmp_path, show=SHOW))
     rows = plan.dataset.split["train"]
     texts = [plan.dataset.texts[row] for row in rows]
     vocabulary = settings.vocabulary(texts)
@@ -231,7 +231,7 @@ def finished(
     def of(name: str) -> pipeline.Result:
         if name not in made:
             plan = plan_of(name, toy_csv(150, 0), LEARNING.get(name))
-            made[name] = pipeline.carry_out(plan, pipeline.Options(runs=folder, show=SHOW))
+            made[name] = pipeline.execute(plan, pipeline.Options(runs=folder, show=SHOW))
         return made[name]
 
     return of
@@ -283,7 +283,7 @@ def test_saved_model_scores_as_it_did(
     name: str, finished: Callable[[str], pipeline.Result], tmp_path: Path, toy_csv: Callable[..., Path]
 ) -> None:
     result = finished(name)
-    plan = reload.replay(result.run)
+    plan = reload.reload_plan(result.run)
     rows = [plan.dataset.texts[row] for row in plan.dataset.split["test"]]
     kept = np.array(parquet.read_table(result.folder / "predictions" / "test.parquet")["logits"].to_pylist())
     np.testing.assert_allclose(baselines.load(result.model_path).logits(rows), kept, rtol=1e-5, atol=1e-5)
@@ -304,7 +304,7 @@ def test_another_seed_is_another_model(
 ) -> None:
     tables = {"train": {"seed": 2}, "output": {"test": False}}
     plan = plan_of(name, toy_csv(150, 0), LEARNING.get(name), **tables)
-    other = pipeline.carry_out(plan, pipeline.Options(runs=tmp_path, show=SHOW))
+    other = pipeline.execute(plan, pipeline.Options(runs=tmp_path, show=SHOW))
     weights = [load_file(result.model_path / "weights.safetensors") for result in (finished(name), other)]
     assert any(not np.array_equal(weights[0][key], weights[1].get(key)) for key in weights[0])
 
@@ -326,7 +326,7 @@ def test_stopped_and_resumed_is_uninterrupted(
     stops = 0
     for _ in range(50):
         try:  # a limit that has passed stops after the next step
-            result = pipeline.carry_out(plan, pipeline.Options(runs=tmp_path, deadline=time.monotonic() - 1, show=SHOW))
+            result = pipeline.execute(plan, pipeline.Options(runs=tmp_path, deadline=time.monotonic() - 1, show=SHOW))
             break
         except Stopped:
             stops += 1
@@ -343,8 +343,8 @@ def test_a_fit_past_its_time_stops_and_begins_again(
 ) -> None:
     plan = plan_of(name, toy_csv(150, 0))
     with pytest.raises(Stopped, match="time limit"):
-        pipeline.carry_out(plan, pipeline.Options(runs=tmp_path, deadline=time.monotonic() - 1, show=SHOW))
-    result = pipeline.carry_out(plan, pipeline.Options(runs=tmp_path, show=SHOW))
+        pipeline.execute(plan, pipeline.Options(runs=tmp_path, deadline=time.monotonic() - 1, show=SHOW))
+    result = pipeline.execute(plan, pipeline.Options(runs=tmp_path, show=SHOW))
     assert same_files(finished(name).model_path, result.model_path)
 
 
@@ -400,7 +400,7 @@ def test_what_cannot_be_had_is_refused(
 
 
 def start(layers: list[dict[str, Any]], runs: Path) -> None:
-    pipeline.carry_out(planning.make(config.build(layers, METHODS)), pipeline.Options(runs=runs, show=SHOW))
+    pipeline.execute(planning.make(config.build(layers, METHODS)), pipeline.Options(runs=runs, show=SHOW))
 
 
 def test_an_encoder_takes_no_settings_of_a_classifier(tiny_model: Callable[[str], Path], toy_csv: Any) -> None:
@@ -506,5 +506,5 @@ def test_a_folder_of_the_same_name_does_not_stand_in_the_way(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "svm").mkdir()
-    result = pipeline.carry_out(plan_of("svm", toy_csv(150, 0)), pipeline.Options(show=SHOW))
+    result = pipeline.execute(plan_of("svm", toy_csv(150, 0)), pipeline.Options(show=SHOW))
     assert reload.stored_config(RunFolder(result.folder)).student.model == "svm"

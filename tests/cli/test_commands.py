@@ -114,7 +114,7 @@ def test_output_is_results_and_messages_go_to_standard_error(finished: Path) -> 
     assert "accuracy" in out
     assert "next " in out
     assert "\x1b" not in out + errors
-    assert "is fine-tuned first" in errors
+    assert "teacher: fine-tuning" in errors
     assert "computed once" in errors
     assert "majority" in out
 
@@ -183,7 +183,7 @@ def test_unlabelled_texts_are_learned_from_a_teacher(run: Run, tiny_model: Any, 
     words = ["train", toy_csv(120, 1), "--student", tiny_model("bert"), *SMALL, "--unlabeled", more]
     code, _, errors = run(*words, "--teacher", "none")
     assert code == 2
-    assert "name one with --teacher" in errors
+    assert "Name one with --teacher" in errors
     code, _, errors = run(*words, "--teacher", tiny_model("roberta"), "-o", "runs/u")
     assert code == 0
     assert "left out" in errors
@@ -235,7 +235,7 @@ def test_resume_by_folder_and_time_limit(run: Run, tiny_model: Any, toy_csv: Any
     assert found is not None
     code, _, errors = run("train", "--resume", found[1])
     assert code == 0, errors
-    assert "going on from step" in errors
+    assert "resuming from step" in errors
     for name in ("model/model.safetensors", "metrics.json", "predictions/test.parquet"):
         assert (tmp_path / "whole/r" / name).read_bytes() == (tmp_path / "parts/r" / name).read_bytes()
 
@@ -280,7 +280,7 @@ def test_predict_without_a_text_says_so(run: Run, finished: Path, monkeypatch: p
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     code, out, errors = run("predict", finished / "runs" / "one")
     assert (code, out) == (0, "")
-    assert "no text was given" in errors
+    assert "no texts given" in errors
 
 
 def test_evaluate_a_file_and_an_unknown_label(run: Run, finished: Path, toy_csv: Any, tmp_path: Path) -> None:
@@ -365,7 +365,7 @@ def test_stale_soft_labels_are_refused(run: Run, tiny_model: Any, toy_csv: Any, 
     save_file({"logits": load_file(store)["logits"] * 2}, store, metadata={"model": "another"})
     code, _, errors = run(*words, "--set", "randout.units=3")
     assert code == 2
-    assert "stale or foreign" in errors
+    assert "outdated or belong to another run" in errors
     store.write_bytes(b"not safetensors")
     code, _, errors = run(*words, "--set", "randout.units=3")
     assert code == 2
@@ -392,7 +392,7 @@ def test_data_changed_since_the_run(run: Run, tiny_model: Any, tmp_path: Path) -
     for again in (words, ["train", "--resume", "runs/d"]):
         code, _, errors = run(*again)
         assert code == 2
-        assert "the data changed" in errors
+        assert "the data has changed" in errors
 
 
 def test_two_processes_on_one_run(run: Run, tiny_model: Any, toy_csv: Any, tmp_path: Path) -> None:
@@ -432,7 +432,7 @@ def test_full_disk_while_saving(tiny_model: Any, toy_csv: Any, tmp_path: Path) -
         (["train", "ok.csv", "--set", "randout.tokns=1"], "tokens"),
         (["train", "ok.csv", "--set", "kd.temperature=0"], "temperature"),
         (["train", "ok.csv", "--preset", "papr"], "paper"),
-        (["train", "ok.csv", "--preset", "plain", "--recipe", "r.toml"], "name one"),
+        (["train", "ok.csv", "--preset", "plain", "--recipe", "r.toml"], "use one of them"),
         (["train", "ok.csv", "--recipe", "nowhere.toml"], "nowhere.toml"),
         (["train", "ok.csv", "--recipe", "broken.toml"], "line 1"),
         (["train", "ok.csv", "--time-limit", "soon"], "2h"),
@@ -470,7 +470,7 @@ def test_settings_of_the_model_that_cannot_be(run: Run, tiny_model: Any, toy_csv
         (["--set", "max_length=5000"], "takes 64 at most"),
         (["--set", "student.layers=[0,7]"], "no block 7"),
         (["--set", "randout.layers=[9]"], "expected 0 (the embeddings) to 3"),
-        (["--set", "methods.ce=false"], "nothing to learn from"),
+        (["--set", "methods.ce=false"], "no method with a training target is left"),
     ):
         code, _, errors = run(*base, *words)
         assert code == 2
@@ -595,7 +595,7 @@ def test_another_thread_count_is_asked_about(
     asked: list[str] = []
     monkeypatch.setattr(console.Show, "ask", lambda self, question: asked.append(question) or True)
     assert run(*words)[0] == 0
-    assert "Go on all the same?" in asked[0]
+    assert "Resume anyway?" in asked[0]
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(run: Run, tiny_model: Any, toy_csv: Any, tmp_path: Path) -> None:

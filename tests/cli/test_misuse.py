@@ -50,8 +50,8 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["search", *ROWS], ["empty", "--space"]),
     (["search", *ROWS, "--space", "nonsense"], ["nonsense", "KEY=[VALUES]", "paper, figures"]),
     (["search", *ROWS, "--space", "papr"], ["Did you mean 'paper'?"]),
-    (["search", *ROWS, "--space", "paper", "--space", "figures"], ["--space figures", "paper is given already"]),
-    (["search", *ROWS, "--space", "learning_rate=[]"], ["learning_rate", "not empty"]),
+    (["search", *ROWS, "--space", "paper", "--space", "figures"], ["--space figures", "paper is named already"]),
+    (["search", *ROWS, "--space", "learning_rate=[]"], ["learning_rate", "non-empty"]),
     (["search", *ROWS, "--space", "learning_rat=[1e-3]"], ["learning_rat", "Did you mean 'learning_rate'?"]),
     (["search", *ROWS, "--space", "epochs=[0]"], ["trial 0", "train.epochs 0", "expected a whole number above 0"]),
     (["search", *ROWS, "--space", "kd.weight=[0.5]"], ["nothing to search"]),
@@ -59,7 +59,7 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["search", *ROWS, *RATES, "--trials", "-1"], ["search.trials", "-1"]),
     (["search", *ROWS, *RATES, "--search-seed", "-1"], ["search.seed", "-1"]),
     (["search", *ROWS, *RATES, "--sampler", "random"], ["search.sampler", "'random'", "'grid' or 'tpe'"]),
-    (["search", *ROWS, *RATES, "--sampler", "tpe"], ["how many", "--trials 30"]),
+    (["search", *ROWS, *RATES, "--sampler", "tpe"], ["number of trials", "--trials 30"]),
     (["search", *ROWS, *RATES, "--keep", "some"], ["search.keep", "'best', 'all' or 'none'"]),
     (["search", *ROWS, *RATES, "--time-limit", "soon"], ["--time-limit soon", "2h"]),
     (["search", *ROWS, *RATES, "--teacher", "bert"], ["--teacher bert", "no method"]),
@@ -69,16 +69,16 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["search", "none.csv", *RATES], ["none.csv"]),
     (["compare"], ["error: no data"]),
     (["compare", "rows.csv", "--student", "bert", "--arms", "plain,kdd"], ["'kdd'", "Did you mean 'kd'?"]),
-    (["compare", "rows.csv", "--student", "bert", "--arms", "plain,plain"], ["two arms are called plain"]),
+    (["compare", "rows.csv", "--student", "bert", "--arms", "plain,plain"], ["two arms are named plain"]),
     (["compare", "rows.csv", "--student", "bert", "--arms", "none.toml"], ["none.toml", "cannot be read"]),
     (["compare", *ROWS, "--arms", "plain,randout", "--seeds", "0"], ["--seeds 0", "1 or more"]),
     (["compare", *ROWS, "--arms", "plain,randout", "--seeds", "x"], ["--seeds x", "1,2,3"]),
-    (["compare", *ROWS, "--arms", "plain,randout", "--seeds", "1,1"], ["seeds: [1, 1]", "once"]),
+    (["compare", *ROWS, "--arms", "plain,randout", "--seeds", "1,1"], ["seeds: found [1, 1]", "once"]),
     (["compare", *ROWS, "--arms", "plain,randout", "--seeds", ""], ["--seeds", "1,2,3"]),
     (["compare", *ROWS, "--arms", "plain,randout", "--baseline", "plian"], ["'plian'", "Did you mean 'plain'?"]),
     (["compare", *ROWS, "--arms", "plain,randout", "--metric", "acc"], ["metric", "'acc'"]),
     (["compare", *ROWS, "--arms", "plain,randout", "--margin", "2"], ["margin", "less than 1"]),
-    (["compare", *ROWS, "--drop-one"], ["--drop-one", "nothing to drop"]),
+    (["compare", *ROWS, "--drop-one"], ["--drop-one", "no method to drop"]),
     (["compare", "rows.csv", "--drop-one", "--arms", "plain"], ["leave --arms out"]),
     (["compare", "study.toml", "--arms", "plain"], ["study.toml", "leave out --arms"]),
     (["compare", "study.toml", "--set", "epochs=1", "--trials", "3"], ["leave out --set, --trials"]),
@@ -89,16 +89,16 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["compare", "none.toml"], ["none.toml", "cannot be read"]),
     (["compare", "wrong.toml"], ["arms.plain", "train.epoch", "Did you mean 'epochs'?"]),
     (["compare", "flat.toml"], ["base.data", "'rows.csv'", "table"]),
-    (["compare", "fewfolds.toml"], ["folds: 3", "under 5"]),
-    (["compare", "mixed.toml"], ["arms.randout", "test rows are not those"]),
+    (["compare", "fewfolds.toml"], ["folds: found 3", "at least 5"]),
+    (["compare", "mixed.toml"], ["arms.randout", "test rows differ from those"]),
     (["compare", "notest.toml"], ["no test split"]),
     (["compare", "empty-folder"], ["empty-folder"]),
-    (["compare", "empty-folder", "rows.csv"], ["empty-folder is no run", "finished runs only"]),
+    (["compare", "empty-folder", "rows.csv"], ["empty-folder is not a run", "finished runs only"]),
     (["cv"], ["DATA"]),
     (["cv", *ROWS, "--folds", "0"], ["--folds 0", "5 or more"]),
-    (["cv", *ROWS, "--folds", "1"], ["folds: 1", "under 5"]),
-    (["cv", *ROWS, "--folds", "3"], ["folds: 3", "under 5"]),
-    (["cv", *ROWS, "--folds", "3", "--repeats", "4"], ["folds: 3", "under 5"]),
+    (["cv", *ROWS, "--folds", "1"], ["folds: found 1", "at least 5"]),
+    (["cv", *ROWS, "--folds", "3"], ["folds: found 3", "at least 5"]),
+    (["cv", *ROWS, "--folds", "3", "--repeats", "4"], ["folds: found 3", "at least 5"]),
     (["cv", *ROWS, "--folds", "5", "--repeats", "0"], ["repeats"]),
     (["cv", *ROWS, "--folds", "40"], ["30 groups", "40 folds need at least 40"]),
     (["cv", *ROWS, "--folds", "x"], ["--folds"]),
@@ -146,7 +146,7 @@ def two_runs(run, tiny_model):
         asked = {"data": {"source": "rows.csv"}, "student": {"model": str(tiny_model("bert"))}}
         fast = {"train": {"epochs": 1, "precision": "float32", "device": "cpu"}}
         plan = planning.make(config.build([config.read_preset(preset), asked, fast], METHODS))
-        pipeline.carry_out(plan, pipeline.Options(runs=Path("runs"), out=Path("runs") / name, show=Show(quiet=True)))
+        pipeline.execute(plan, pipeline.Options(runs=Path("runs"), out=Path("runs") / name, show=Show(quiet=True)))
 
 
 def test_finished_runs_and_their_mistakes(run, two_runs):
@@ -170,15 +170,15 @@ def test_finished_runs_and_their_mistakes(run, two_runs):
     broken = Path(shutil.copytree("runs/b", "broken"))
     (broken / "run.json").write_text("{")
     for words, parts in (
-        (["runs/a"], ["differ in nothing but their seeds"]),
+        (["runs/a"], ["differ only in their seeds"]),
         (["runs/a", "runs/a"], ["same settings and seed"]),
         (["runs/a", "old"], ["old", "format 0", "reads format 1"]),
         (["runs/a", "half"], ["half", "not finished"]),
         (["runs/a", "unread"], ["unread", "no predictions for the test split"]),
         (["runs/a", "foreign"], ["foreign", "format None"]),
         (["runs/a", "broken"], ["broken/run.json", "cannot be read"]),
-        (["runs/a", "none"], ["none is no run"]),
-        (["runs/a", "rows.csv"], ["rows.csv is no run"]),
+        (["runs/a", "none"], ["none is not a run"]),
+        (["runs/a", "rows.csv"], ["rows.csv is not a run"]),
         (["runs/a", "runs/b", "--baseline", "x"], ["--baseline x", "ce, ce + randout"]),
         (["runs/a", "runs/b", "--seeds", "3"], ["leave out --seeds"]),
         (["runs/a", "runs/b", "--dry-run"], ["leave out --dry-run"]),
@@ -200,7 +200,7 @@ def test_dry_runs_train_nothing(run, tmp_path):
     code, out, err = run("cv", *ROWS, "--folds", "5", "--repeats", "2", "--dry-run", "--space", "batch_size=[16, 32]")
     assert code == 0, err
     assert "10 units (fold 1" in out
-    assert "10 runs, after all trials an arm, in studies/rows-cv5" in out
+    assert "10 runs, after all trials per arm, in studies/rows-cv5" in out
     code, out, err = run("compare", *ROWS, "--arms", "plain,randout", "-o", "my study", "--dry-run")
     assert code == 0, err
     assert "in my study" in out

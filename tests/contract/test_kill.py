@@ -27,7 +27,7 @@ def carry_out(recipe: dict[str, Any], runs: str) -> None:
     """What one process does: the whole job, from where it stands."""
     training.torch.set_num_threads(1)
     plan = planning.make(config.build([config.read_preset("randout-kd"), recipe], METHODS))
-    pipeline.carry_out(plan, pipeline.Options(runs=Path(runs), show=Show(quiet=True)))
+    pipeline.execute(plan, pipeline.Options(runs=Path(runs), show=Show(quiet=True)))
 
 
 def steps_of(runs: Path) -> set[tuple[str, int, int]]:

@@ -100,7 +100,7 @@ def test_the_column_that_a_run_was_trained_on_names_a_table_too(run, labelling, 
     code, out, errors = run("predict", "model")
     assert code == 0, errors
     assert [line.split("\t")[2] for line in out.splitlines()] == ["goal team", "bank loan, signed"]
-    assert "the texts in column 'summary' are labelled" in errors
+    assert "predicting for the texts in column 'summary'" in errors
 
 
 @pytest.fixture
@@ -118,7 +118,9 @@ def labelling(monkeypatch):
         return np.log(np.where(own, 0.5, 0.25)).astype(np.float32)
 
     monkeypatch.setattr(sources, "check_there", lambda name: None)
-    monkeypatch.setattr(saved_model, "opened", lambda *_: saved_model.Saved(dict(enumerate(names)), logits))
+    monkeypatch.setattr(
+        saved_model, "load_classifier", lambda *_: saved_model.LoadedClassifier(dict(enumerate(names)), logits)
+    )
     return calls
 
 
@@ -198,13 +200,13 @@ def test_evaluate_writes_every_row_with_its_prediction(run, labelling):
 
 
 def test_the_outputs_of_a_model_that_nobody_named_are_named_by_labels(run, labelling, monkeypatch):
-    named, devices = saved_model.opened("model"), []
+    named, devices = saved_model.load_classifier("model"), []
 
     def opened(_, device):
         devices.append(device)
-        return saved_model.Saved({at: f"LABEL_{at}" for at in range(3)}, named.logits)
+        return saved_model.LoadedClassifier({at: f"LABEL_{at}" for at in range(3)}, named.logits)
 
-    monkeypatch.setattr(saved_model, "opened", opened)
+    monkeypatch.setattr(saved_model, "load_classifier", opened)
     rows = [f"{word} {at},{label}" for at in range(8) for word, label in (("goal", "g"), ("bank", "b"), ("x", "o"))]
     Path("in.csv").write_text("\n".join(["text,label", *rows]))
     code, out, _ = run("evaluate", "model", "in.csv", "--labels", "g, b, o", "--json", "--device", "cpu")
@@ -350,7 +352,7 @@ def test_a_signal_outside_of_a_training_ends_with_its_code_and_puts_away_what_is
             put_away.append(name)
 
     monkeypatch.setattr(sources, "check_there", lambda name: None)
-    monkeypatch.setattr(saved_model, "opened", predict)
+    monkeypatch.setattr(saved_model, "load_classifier", predict)
     before = signal.getsignal(getattr(signal, name))
     assert run("predict", "model", "a")[0::2] == (code, f"stopped by {name}\n")
     assert put_away == [name]

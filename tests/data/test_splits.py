@@ -233,7 +233,7 @@ def test_a_teacher_of_a_fold_has_the_same_test_rows_and_never_sees_them(configur
 
 
 def test_a_fold_carried_out_leaves_a_teacher_run_without_the_test_rows(configured, tmp_path):
-    result = pipeline.carry_out(
+    result = pipeline.execute(
         planning.make(configured(2)), pipeline.Options(runs=tmp_path / "runs", show=Show(quiet=True))
     )
     own = json.loads((result.folder / "split.json").read_text())

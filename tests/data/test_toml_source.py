@@ -278,7 +278,7 @@ def test_a_run_that_was_stopped_goes_on_by_its_description(described, tiny_model
     path = described('source = "rows.csv"' + COLUMNS)
     plan = planning.make(configured(path, tiny_model("bert")))
     with pytest.raises(pipeline.Stopped):
-        pipeline.carry_out(
+        pipeline.execute(
             plan,
             pipeline.Options(runs=tmp_path / "runs", out=tmp_path / "runs" / "one", deadline=1e-9, show=Show(True)),
         )
@@ -293,16 +293,16 @@ def test_a_description_changed_since_is_not_scored_as_if_it_were_the_same(descri
     text = 'source = "rows.csv"\nsplit_column = "part"'
     path = described(text + COLUMNS)
     options = pipeline.Options(runs=tmp_path / "runs", show=Show(quiet=True))
-    result = pipeline.carry_out(planning.make(configured(path, tiny_model("bert"))), options)
+    result = pipeline.execute(planning.make(configured(path, tiny_model("bert"))), options)
     from randout.experiments.run.scoring import score_run
 
     described(
         text + COLUMNS.replace('2 = "sport", 0 = "health", 1 = "money"', '0 = "health", 1 = "money", 2 = "sport"')
     )
-    with pytest.raises(UserError, match=r"not the data the run was trained on \(other labels\)"):
+    with pytest.raises(UserError, match=r"not the data that the run was trained on \(different labels\)"):
         score_run(result.folder, "test", Show(quiet=True))
     described('source = "rows.csv"' + COLUMNS)
-    with pytest.raises(UserError, match="other columns"):
+    with pytest.raises(UserError, match="different columns"):
         score_run(result.folder, "test", Show(quiet=True))
     described('about = "said anew"\nmax_length = 9\n' + text + COLUMNS.replace("max_length = 20", ""))
     assert score_run(result.folder, "test", Show(quiet=True))[0]["rows"] == 40

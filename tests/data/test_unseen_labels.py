@@ -58,7 +58,7 @@ def test_without_such_rows_nothing_changes_and_they_alone_cannot_be_scored() -> 
     labels, logits = example()
     known = labels < 3
     assert score(labels[known], logits[known], KNOWN, unseen=["later"]) == score(labels[known], logits[known], KNOWN)
-    with pytest.raises(UserError, match="no rows to score whose class the model has learnt"):
+    with pytest.raises(UserError, match="no rows to score with a class that the model has learned"):
         score(labels[~known], logits[~known], KNOWN, unseen=["later"])
     with pytest.raises(UserError, match="is class 3, but there are 3 classes"):
         score(labels, logits, KNOWN)

@@ -145,14 +145,14 @@ def test_a_whole_training_with_a_live_teacher(
     built = recipe(toy_csv(90, 0), tiny_model, methods)
     plan = planning.make(built)
     options = pipeline.Options(runs=shared, show=Show(quiet=True))
-    whole = pipeline.carry_out(plan, options)
+    whole = pipeline.execute(plan, options)
     epochs = whole.run.read("history.json")["epochs"]
     assert {f"loss_{loss}" for method in plan.methods for loss in method.losses} <= epochs[0].keys()
     assert ("heldout_loss" in epochs[0]) == ("metadistil" in methods)
     halted = replace(options, out=shared / "halted" / plan.name)
     with pytest.raises(pipeline.Stopped):
-        pipeline.carry_out(plan, replace(halted, pause_at=planning.steps_of(plan) // 2 + 1))
-    again = pipeline.carry_out(plan, halted)
+        pipeline.execute(plan, replace(halted, pause_at=planning.steps_of(plan) // 2 + 1))
+    again = pipeline.execute(plan, halted)
     name = Path("model") / "model.safetensors"
     assert (again.folder / name).read_bytes() == (whole.folder / name).read_bytes()
     assert again.metrics == whole.metrics

@@ -23,7 +23,7 @@ from randout.core.files import check_folder, replacing, shell_path
 from randout.data import dataset, named_datasets
 from randout.data.dataset import Dataset
 from randout.experiments.run import planning
-from randout.experiments.run.pipeline import Options, Result, carry_out
+from randout.experiments.run.pipeline import Options, Result, execute
 from randout.experiments.run.scoring import compare_runs
 from randout.experiments.study.spec import ABLATION
 from randout.methods.builtin import METHODS
@@ -73,7 +73,7 @@ def demonstrate(out: Path, show: Show) -> None:
         tables = _recipe_tables(labelled, unlabelled if more else None, folder, teacher, epochs)
         show.say(f"\n--- {name}\n{_command(out, tables, preset, name)}\n")
         plan = planning.make(config.build([config.read_preset(preset), tables], METHODS))
-        results[name] = carry_out(plan, Options(runs=out / "runs", name=name, show=show))
+        results[name] = execute(plan, Options(runs=out / "runs", name=name, show=show))
     _compare(results, out)
     print(f"\ntook    {duration(time.monotonic() - began)}")
     show.conclude([line for name, one in results.items() for line in messages(one.metrics.get("warnings", []), name)])

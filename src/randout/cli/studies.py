@@ -207,7 +207,7 @@ def _carry_out(study: Any, out: Path | None, dry_run: bool, as_json: bool, optio
         print("\n".join(requests.planned(study, out)))
         return
     try:
-        folder = requests.carry_out(study, out, options)
+        folder = requests.execute(study, out, options)
     except requests.StudyStopped as stop:
         stopped(stop, stop.where)
         return

@@ -174,7 +174,7 @@ def _train(work: Work) -> Result:
 
     if not work.resumed:  # a resumed run keeps the digest of its first command
         request = digest(work.config, dataset, work.required)  # again: models may have been fetched
-    return pipeline.carry_out(plan, replace(options, request=request))
+    return pipeline.execute(plan, replace(options, request=request))
 
 
 def _read(work: Work) -> Dataset:

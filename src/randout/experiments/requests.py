@@ -1,6 +1,6 @@
-"""Searches, comparisons and cross-validations as commands and library functions ask for them.
+"""Searches, comparisons and cross-validations, as commands and library functions request them.
 
-Whatever can be told from the request alone is told before PyTorch is loaded.
+Everything that can be checked from the request alone is checked before PyTorch is loaded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from randout.storage.study_folder import StudyFolder
 
 
 class StudyStopped(Stopped):
-    """A study was stopped on request, and saved in the folder `where`."""
+    """A study was stopped on request, and its state is saved in the folder `where`."""
 
     def __init__(self, stop: Stopped, where: Path) -> None:
         super().__init__(stop.why, stop.run)
@@ -37,8 +37,9 @@ class StudyStopped(Stopped):
 
 
 def search_table(space: str | Mapping[str, Any] | None, **options: Any) -> dict[str, Any]:
-    """The table `[search]` of what is named. space: the name of one that comes with the package, or a value list by
-    setting; the name can stand beside settings under the key "preset".
+    """Return the table `[search]` for the given options.
+
+    space: the name of a space of the package, or lists of values by setting; the key "preset" adds such a name to them.
     """
     values = dict(space) if isinstance(space, Mapping) else {}
     preset = space if isinstance(space, str) else values.pop("preset", None)
@@ -47,8 +48,8 @@ def search_table(space: str | Mapping[str, Any] | None, **options: Any) -> dict[
 
 
 def search(request: Request, table: Mapping[str, Any], out: Path | None, options: Options) -> StudyFolder:
-    """Try settings on validation, in `out` or a folder named after the request. Raises StudyStopped, UserError."""
-    made, dataset = _made_search(request, table, options)
+    """Search settings on validation, in `out` or in a folder named after the request. Raises StudyStopped, UserError."""
+    made, dataset = _build_search(request, table, options)
     from randout.experiments.search.search import run_search
 
     student = Path(made.config.student.model or "auto").name
@@ -61,15 +62,15 @@ def search(request: Request, table: Mapping[str, Any], out: Path | None, options
 
 
 def planned_search(request: Request, table: Mapping[str, Any], options: Options) -> list[str]:
-    """What a search would try, checked: a line a trial, and how they are compared. Raises UserError."""
-    made, dataset = _made_search(request, table, options)
+    """Check a search and return its plan: one line per trial, and how trials are compared. Raises UserError."""
+    made, dataset = _build_search(request, table, options)
     from randout.experiments.search.search import planned
 
     return planned(made, dataset)
 
 
-def _made_search(request: Request, table: Mapping[str, Any], options: Options) -> tuple[Any, Any]:
-    """The search and its dataset."""
+def _build_search(request: Request, table: Mapping[str, Any], options: Options) -> tuple[Any, Any]:
+    """Return the search and its dataset."""
     config = request.config(but=("search",))
     below = configuration.read_recipe(request.recipe).get("search", {}) if request.recipe is not None else {}
     if not isinstance(below, dict):
@@ -78,7 +79,7 @@ def _made_search(request: Request, table: Mapping[str, Any], options: Options) -
     checked = configuration.checked(SearchTable, configuration.overlay(below, dict(table)), "search.", listed)
     made, absent = make_search(config, checked, request.required)
     if absent:
-        options.show.say(f"left out, for this recipe has no such method: {', '.join(absent)}")
+        options.show.say(f"left out, because this recipe has no such method: {', '.join(absent)}")
     check_space(made)
     dataset = read_data(made.config)
     find_models(made.config)
@@ -87,10 +88,10 @@ def _made_search(request: Request, table: Mapping[str, Any], options: Options) -
 
 @dataclass(frozen=True)
 class Asked:
-    """A comparison or cross-validation as it is asked for; None: not named.
+    """The options of a comparison or cross-validation; None: not given.
 
-    arms: presets or recipe files, or "table6". methods: arms from the shelf, or "all". settings: as of `Request`. space:
-    as of `search_table`. spelt: how an option is called where it was given, for messages.
+    arms: presets or recipe files, or "table6". methods: arms from the registry of methods, or "all". settings: as in
+    `Request`. space: as in `search_table`. spelt: maps an option to its spelling in the caller's interface, for messages.
     """
 
     student: str | None = None
@@ -117,15 +118,15 @@ class Asked:
     spelt: Callable[[str], str] = str
 
     def refuse(self, reason: str, *names: str, **more: Any) -> None:
-        """Raise UserError for options that are named and would do nothing. more: further ones, by name."""
+        """Raise UserError for options that were given but would have no effect. more: further options, by name."""
         given = {name: getattr(self, name) for name in names} | more
         if found := [self.spelt(name) for name, value in given.items() if value not in (None, False)]:
             raise UserError(f"{reason}; leave out {', '.join(found)}")
 
     @property
     def judged(self) -> dict[str, Any]:
-        """How arms are judged, as far as it is named."""
-        return _named(baseline=self.baseline, metric=self.metric, margin=self.margin)
+        """The given options that decide how arms are compared."""
+        return _given(baseline=self.baseline, metric=self.metric, margin=self.margin)
 
 
 RECIPE: tuple[str, ...] = ("arms", "methods", "drop_one", "student", "teacher", "text_column", "label_column")
@@ -134,11 +135,11 @@ TUNING = ("space", "trials", "halving")
 
 
 def comparison(data: str, asked: Asked, out: Path | None) -> Study:
-    """The study of a table of labelled texts, or of a study file. Raises UserError."""
+    """Return the study for a labelled table or a study file. Raises UserError."""
     if data and is_study(data):
-        asked.refuse(f"{data} says what is compared", *RECIPE, *TUNING)
+        asked.refuse(f"{data} defines what is compared", *RECIPE, *TUNING)
         tables = studying.read_study(Path(data)).model_dump(mode="json", exclude_none=True) | asked.judged
-        return studying.make_study(_leaking(tables, asked) | _named(seeds=asked.seeds))
+        return studying.make_study(_with_allowed_leaks(tables, asked) | _given(seeds=asked.seeds))
     base, trials = _base(data, asked), asked.trials
     kind = "methods" if asked.methods is not None else "compare"
     tables = {"name": _name(out, data or "study", kind), "base": base} | asked.judged
@@ -148,30 +149,30 @@ def comparison(data: str, asked: Asked, out: Path | None) -> Study:
         trials = trials or None  # 0: as published, untuned
     else:
         tables |= {"arms": _arms(asked, base)}
-    tables |= _named(tuning=search_table(asked.space, trials=trials, halving=asked.halving) or None)
-    return studying.make_study(_leaking(tables, asked) | _named(seeds=asked.seeds))
+    tables |= _given(tuning=search_table(asked.space, trials=trials, halving=asked.halving) or None)
+    return studying.make_study(_with_allowed_leaks(tables, asked) | _given(seeds=asked.seeds))
 
 
 def cross_validation(data: str, asked: Asked, out: Path | None) -> Study:
-    """The study of a table of labelled texts, or of a study file, over folds. Raises UserError."""
+    """Return the study over folds for a labelled table or a study file. Raises UserError."""
     if is_study(data):
         named = (name for name in (*RECIPE, *TUNING) if name not in ("methods", "drop_one"))
-        asked.refuse(f"{data} says what is compared", "folds", "repeats", "protocol", *named)
+        asked.refuse(f"{data} defines what is compared", "folds", "repeats", "protocol", *named)
         tables = studying.read_study(Path(data)).model_dump(mode="json", exclude_none=True) | asked.judged
         if not tables["folds"]:
-            raise UserError(f"{data}: a study over seeds; `randout compare` carries it out")
-        return studying.make_study(_leaking(tables, asked))
+            raise UserError(f"{data}: this is a study over seeds. Run it with `randout compare`")
+        return studying.make_study(_with_allowed_leaks(tables, asked))
     if asked.folds is not None and asked.folds < 1:
         raise UserError(f"{asked.spelt('folds')} {asked.folds}: expected 5 or more")
     base, folds = _base(data, asked), asked.folds or 10
     tables = {"name": _name(out, data, f"cv{folds}"), "base": base, "folds": folds} | asked.judged
-    tables |= {"arms": _arms(asked, base, one=True)} | _named(repeats=asked.repeats, protocol=asked.protocol)
-    tables |= _named(tuning=search_table(asked.space, trials=asked.trials, halving=asked.halving) or None)
-    return studying.make_study(_leaking(tables, asked))
+    tables |= {"arms": _arms(asked, base, one=True)} | _given(repeats=asked.repeats, protocol=asked.protocol)
+    tables |= _given(tuning=search_table(asked.space, trials=asked.trials, halving=asked.halving) or None)
+    return studying.make_study(_with_allowed_leaks(tables, asked))
 
 
-def carry_out(study: Study, out: Path | None, options: Options) -> StudyFolder:
-    """Run a study, or resume it, in `out` or studies/NAME. Raises StudyStopped, UserError."""
+def execute(study: Study, out: Path | None, options: Options) -> StudyFolder:
+    """Run or resume a study, in `out` or studies/NAME. Raises StudyStopped, UserError."""
     datasets = _read(study)
     from randout.experiments.study.comparison import run_study
 
@@ -183,7 +184,7 @@ def carry_out(study: Study, out: Path | None, options: Options) -> StudyFolder:
 
 
 def _read(study: Study) -> Datasets:
-    """The data of the first cell, read, before PyTorch is loaded. Raises UserError, also for models that are not there."""
+    """Read the data of the first cell, before PyTorch is loaded. Raises UserError, also for models that are not found."""
     datasets, first = Datasets(), studying.units(study)[0]
     configs = [studying.arm_config(study, arm, METHODS, first.tables) for arm in study.arms]
     datasets.read(configs[0])
@@ -193,14 +194,14 @@ def _read(study: Study) -> Datasets:
 
 
 def planned(study: Study, out: Path | None) -> list[str]:
-    """What a study would run, checked. Raises UserError."""
+    """Check a study and return the lines of its plan. Raises UserError."""
     datasets = _read(study)
     from randout.experiments.study.comparison import check_arms
 
     study, notes = check_arms(study, datasets)
     units = studying.units(study)
     trials = study.tuning.trials if study.tuning else 0
-    tuned = f", after {plural(trials, 'trial') if trials else 'all trials'} an arm" if study.tuning else ""
+    tuned = f", after {plural(trials, 'trial') if trials else 'all trials'} per arm" if study.tuning else ""
     lines = [f"note: {note}" for note in notes]
     lines += [f"{plural(len(units), 'unit')} ({', '.join(unit.name for unit in units)})"]
     lines += [f"{plural(len(study.arms), 'arm')} ({', '.join(study.arms)}), baseline {study.baseline}"]
@@ -208,7 +209,7 @@ def planned(study: Study, out: Path | None) -> list[str]:
 
 
 def finished(runs: Sequence[str], asked: Asked, **more: Any) -> dict[str, Any]:
-    """Finished runs, compared as they are. more: further options that would do nothing. Raises UserError."""
+    """Compare finished runs as they are. more: further options that would have no effect. Raises UserError."""
     asked.refuse("finished runs are compared as they are", *RECIPE, *TUNING, "seeds", "allow_leaks", **more)
     from randout.experiments.study.finished_runs import compare_finished
 
@@ -218,39 +219,39 @@ def finished(runs: Sequence[str], asked: Asked, **more: Any) -> dict[str, Any]:
 
 
 def are_runs(words: Sequence[str]) -> bool:
-    """Whether all of these are runs. Raises UserError for several words that are not."""
+    """Return whether all arguments are runs. Raises UserError for several arguments that are not."""
     others = [word for word in words if not (Path(word) / "run.json").exists()]
     if others and len(words) > 1:
         near = did_you_mean(closest_runs(Path(others[0])))
-        raise UserError(f"compare: {others[0]} is no run.{near} Name one study, one table, or finished runs only")
+        raise UserError(f"compare: {others[0]} is not a run.{near} Name one study, one table, or finished runs only")
     return bool(words) and not others
 
 
 def is_study(word: str) -> bool:
-    """Whether a file is a study's, rather than the description of a dataset."""
+    """Return whether a file describes a study rather than a dataset."""
     keys = {"arms", "base", "baseline", "protocol", "repeats", "seeds", "tuning"}
     return word.endswith(".toml") and not keys.isdisjoint(configuration.read_recipe(Path(word)))
 
 
-def _leaking(tables: dict[str, Any], asked: Asked) -> dict[str, Any]:
-    """The tables of a study, with leaking test scores asked for in every arm where they are."""
+def _with_allowed_leaks(tables: dict[str, Any], asked: Asked) -> dict[str, Any]:
+    """Add `allow_leaks` to the base of a study if it was given."""
     allowed = {"base": {"output": {"allow_leaks": True}}}
     return configuration.overlay(tables, allowed) if asked.allow_leaks else tables
 
 
-def _named(**options: Any) -> dict[str, Any]:
-    """The options that were named."""
+def _given(**options: Any) -> dict[str, Any]:
+    """Return the options that were given."""
     return {name: value for name, value in options.items() if value is not None}
 
 
 def _name(out: Path | None, data: str, what: str) -> str:
-    """Of a study that no file names."""
+    """Return the name of a study that no file names."""
     name = out.resolve().name if out else joined_name([Path(data.partition(":")[0]).stem, what])
     return re.sub(r"[^\w.-]+", "-", name)
 
 
 def _base(data: str, asked: Asked) -> dict[str, Any]:
-    """What lies under every arm: what is named over a recipe."""
+    """Return the tables under every arm: the given options over the recipe."""
     tables: dict[str, dict[str, Any]] = {
         "data": {"source": data, "text_column": asked.text_column, "label_column": asked.label_column},
         "student": {"model": asked.student},
@@ -259,15 +260,16 @@ def _base(data: str, asked: Asked) -> dict[str, Any]:
     given = {name: {key: value for key, value in table.items() if value} for name, table in tables.items()}
     over = {name: table for name, table in given.items() if table}
     request = Request(over, asked.preset, asked.recipe, tuple(asked.settings or ()))
-    base = _standing_alone(recipe_tables(request.recipe)) if request.recipe else {}
+    base = _without_other_methods(recipe_tables(request.recipe)) if request.recipe else {}
     for table in (request.tables, *request.settings):
         base = configuration.overlay(base, table)
     return base | ({"preset": asked.preset} if asked.preset else {})
 
 
-def _standing_alone(recipe: dict[str, Any], below: Iterable[str] = ()) -> dict[str, Any]:
-    """A recipe that lists methods has these and no others, as with `randout train --recipe`. below: methods that lie
-    under it besides those of a preset.
+def _without_other_methods(recipe: dict[str, Any], below: Iterable[str] = ()) -> dict[str, Any]:
+    """Return a recipe that uses only the methods it lists, if it lists any, as `randout train --recipe` does.
+
+    below: further methods under it, in addition to those of a preset.
     """
     if not isinstance(recipe.get("methods"), dict) or "preset" in recipe:
         return recipe
@@ -275,12 +277,15 @@ def _standing_alone(recipe: dict[str, Any], below: Iterable[str] = ()) -> dict[s
 
 
 def _arms(asked: Asked, base: dict[str, Any], one: bool = False) -> dict[str, dict[str, Any]]:
-    """The arms by name; `base` loses the methods that `drop_one` turned into arms. one: where none is named, the
-    recipe alone in place of the paper's four.
+    """Return the arms by name; with `drop_one` their methods are removed from `base`.
+
+    one: without named arms, use the recipe alone instead of the paper's four.
     """
     if asked.drop_one:
         if asked.arms:
-            raise UserError(f"{asked.spelt('drop_one')} makes the arms of one recipe; leave {asked.spelt('arms')} out")
+            raise UserError(
+                f"{asked.spelt('drop_one')} makes the arms from one recipe; leave {asked.spelt('arms')} out"
+            )
         tables = {key: value for key, value in base.items() if key != "preset"}
         below = configuration.read_preset(asked.preset or configuration.PAPER_PRESET)
         whole = configuration.build([below, tables], METHODS)
@@ -293,11 +298,11 @@ def _arms(asked: Asked, base: dict[str, Any], one: bool = False) -> dict[str, di
         if name == "table6":
             named = {arm: {"preset": arm} for arm in studying.ABLATION}
         elif name.endswith(".toml"):
-            named = {Path(name).stem: _standing_alone(recipe_tables(Path(name)), base.get("methods", {}))}
+            named = {Path(name).stem: _without_other_methods(recipe_tables(Path(name)), base.get("methods", {}))}
         else:
             configuration.read_preset(name)
             named = {name: {"preset": name}}
         if twice := [arm for arm in named if arm in found]:
-            raise UserError(f"{asked.spelt('arms')} {','.join(asked.arms or ())}: two arms are called {twice[0]}")
+            raise UserError(f"{asked.spelt('arms')} {','.join(asked.arms or ())}: two arms are named {twice[0]}")
         found |= named
     return found

@@ -1,9 +1,9 @@
 """The crossed design: several seeds of a method evaluated on the same rows, rows in groups.
 
-Both are samples: seeds of the training runs there could be, groups of the texts there could be. Every seed meets
-every group, so the two cross, and an interval has to widen for both (Obuchowski and Rockette 1995; degrees of freedom:
-Satterthwaite's, which Hillis 2007 gives for many groups). Resampling seeds and, inside each, rows (the nested form) is
-wrong here and not offered.
+Both are samples: seeds from possible training runs, groups from possible texts. Every seed is evaluated on every group,
+so the two factors are crossed, and an interval must account for both (Obuchowski and Rockette 1995; degrees of freedom:
+Satterthwaite's, which Hillis 2007 gives for many groups). Resampling seeds and, within each, rows (the nested design) is
+invalid here and not offered.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .multiplicity import NORMAL
 
 @dataclass(frozen=True)
 class Difference:
-    """An estimate with its t interval; of two arms (the model minus the baseline) or of one arm's own value."""
+    """An estimate with its t interval: of two arms (model minus baseline), or of one arm's own value."""
 
     estimate: float
     low: float  # at `level`
@@ -34,19 +34,19 @@ class Difference:
     high90: float
     standard_error: float
     df: float  # of the t distribution; NORMAL at most
-    p_value: float  # two-sided, of "the estimate's true value is 0"
+    p_value: float  # two-sided, of "the true value is 0"
     units: int  # seeds, or folds
     groups: int
     level: float
-    equal_groups: float = NORMAL  # what the groups are worth in groups of equal size; at most `groups`
+    equal_groups: float = NORMAL  # effective number of groups of equal size; at most `groups`
 
     def at(self, level: float) -> tuple[float, float]:
-        """The t interval at another level."""
+        """Return the t interval at another level."""
         return t_interval(self.estimate, self.standard_error, self.df, level)
 
 
 def t_interval(estimate: float, standard_error: float, df: float, level: float) -> tuple[float, float]:
-    """estimate -+ t * standard_error."""
+    """Return the interval estimate -+ t * standard_error."""
     half = float(stdtrit(df, (1 + level) / 2)) * standard_error
     return estimate - half, estimate + half
 
@@ -61,10 +61,10 @@ def t_difference(
     floor: float = 0.0,
     equal_groups: float = NORMAL,
 ) -> Difference:
-    """A `Difference` from its variance and degrees of freedom; `floor`: the smallest p that can be had.
+    """Return a `Difference` from its variance and degrees of freedom. floor: the smallest possible p.
 
-    Where the floor is above what the variance gives, the standard error is raised to what the floor implies, so that
-    p, every interval and every bound tell the same.
+    If the variance gives a smaller p than the floor, the standard error is raised to match the floor, so that p, every
+    interval and every bound agree.
     """
     error = math.sqrt(variance)
     quantile = float(stdtrit(df, 1 - min(floor, 0.5) / 2)) if floor > 0 else math.inf
@@ -77,9 +77,9 @@ def t_difference(
 
 
 def mean_squares(values: np.ndarray, groups: np.ndarray) -> tuple[float, float, float]:
-    """MS_seed, MS_group, MS_error of values `(S, N)`, groups `(N,)` coded from 0; groups weighted by their size.
+    """Return MS_seed, MS_group, MS_error of values `(S, N)`, groups `(N,)` coded from 0; groups weighted by their size.
 
-    Of the two-way table u[s, g] = (m_s - m) + w_g (y[s, g] - m_s): y the mean of a seed's values in a group, m_s a
+    They are those of the two-way table u[s, g] = (m_s - m) + w_g (y[s, g] - m_s): y the mean of a seed's values in a group, m_s a
     seed's mean over its rows, w_g = rows of the group / mean rows of a group. The mean of u over groups is m_s - m,
     and u - (m_s - m) is how much each group moves that mean; with groups of one size u is y - m.
     """
@@ -104,7 +104,7 @@ def _checked(values: Any, groups: Sequence[Any] | np.ndarray) -> tuple[np.ndarra
     if values.ndim != 2:
         raise ValueError(f"values of shape (seeds, rows) expected, found {values.shape}")
     if len(values) < 2:
-        raise UserError("One seed says nothing about other seeds; the crossed design needs at least two.")
+        raise UserError("The crossed design needs at least two seeds: one seed shows no variation between seeds.")
     codes = group_codes(groups, values.shape[1])
     if not len(codes) or codes.max() < 1:
         raise UserError("All rows are in one group; a comparison needs at least two groups.")
@@ -114,18 +114,18 @@ def _checked(values: Any, groups: Sequence[Any] | np.ndarray) -> tuple[np.ndarra
 def crossed_difference(
     differences: Any, groups: Sequence[Any] | np.ndarray, level: float = 0.95, *, floor: bool = True
 ) -> Difference:
-    """The mean of differences `(S, N)` over new seeds and new groups: two-way random effects.
+    """Estimate the mean of differences `(S, N)` over new seeds and new groups, with two-way random effects.
 
     differences: right(model) - right(baseline), in {-1, 0, 1}, seed by row; groups: `(N,)`, anything hashable.
     Var(mean) = V / (S * G), V = MS_seed + max(MS_group - MS_error, 0). Satterthwaite's degrees of freedom:
     df = V^2 / (MS_seed^2 / (S - 1) + MS_group^2 / g + MS_error^2 / ((S - 1) g)), g = `intervals.group_df`, G - 1 for
     groups of one size; the last two only where MS_group > MS_error. For large G that is Hillis' df.
-    p is never below 2 * 0.5^(groups that differ in some seed): no smaller one could come of flipping their signs; the
-    standard error is raised to match.
-    Where neither seeds nor groups show any variance of their own, MS_error stands for it: seeds that happen to agree in
-    their means are no certainty.
-    Right or wrong `(S, N)` of one arm in place of differences, and `floor` False, gives that arm's own interval.
-    Raises UserError under two seeds or two groups.
+    p is at least 2 * 0.5^(groups that differ in some seed), the smallest p of a sign-flip test; the standard error is
+    raised to match.
+    If neither seeds nor groups show variance of their own, MS_error is used instead: seeds with equal means by chance do
+    not imply certainty.
+    For the interval of one arm, pass right or wrong `(S, N)` in place of differences, and `floor` False.
+    Raises UserError for fewer than two seeds or two groups.
     """
     values, codes = _checked(differences, groups)
     sizes = np.bincount(codes)
@@ -154,7 +154,7 @@ def crossed_bootstrap(
     resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The metric of every arm and seed `(A, S)`, and `(A, resamples)` of its mean over seeds, both drawn anew.
+    """Return the metric of every arm and seed `(A, S)`, and draws `(A, resamples)` of its mean over resampled seeds and groups.
 
     labels `(N,)`, predictions `(A, S, N)`: the same seeds and groups are drawn for all arms. metric: one of
     `metrics.COUNTED`; macro averages run over all classes, zero_division 0.
@@ -188,13 +188,13 @@ def bootstrap_difference(
     floor: float = 0.0,
     sizes: np.ndarray | None = None,
 ) -> Difference:
-    """The interval of the mean of values `(S,)`, given `draws (resamples,)` of it from `crossed_bootstrap`.
+    """Return the interval of the mean of values `(S,)`, given `draws (resamples,)` of it from `crossed_bootstrap`.
 
-    For a difference of arms hand in the differences of both; sizes `(G,)`: rows of each group, alike if not given.
-    Variance: that of the draws, plus V / S for what drawing S of S seeds misses, V = the variance of the mean over
-    seeds (values' own / S). What is above V is the groups', and grows by G / (G - 1) for what drawing G of G groups
-    misses. Satterthwaite's df, from S - 1 for V and `intervals.group_df` for the rest. Conservative: crossing both
-    draws counts the seed-by-group part of the variance thrice.
+    For a difference of arms, pass the differences of both; sizes `(G,)`: rows of each group, equal if not given.
+    The variance is that of the draws, plus V / S for the bias of drawing S of S seeds, where V is the variance of the
+    mean over seeds (that of the values / S). The part above V is due to groups, and is scaled by G / (G - 1) for the bias
+    of drawing G of G groups. Satterthwaite's degrees of freedom, from S - 1 for V and `intervals.group_df` for the rest.
+    Conservative: crossing both draws counts the seed-by-group variance three times.
     """
     sizes = np.ones(groups) if sizes is None else sizes
     seeds = len(values)

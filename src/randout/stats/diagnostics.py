@@ -1,6 +1,6 @@
 """Rules that detect a model that learned nothing, stopped too early, or has a teacher with permuted labels.
 
-Every rule is a function of predictions or scores and returns a `Finding`, or None. Nothing is trained or read here.
+Every rule is a function of predictions or scores and returns a `Finding` or None. Nothing is trained or read here.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from randout.core.wording import plural, unseen_words
 from .metrics import COUNTED, LOWER_IS_BETTER, better, binned_error, calibration_error, confusion, rates, top_label
 from .paired import Paired, paired_difference
 
-ONE_CLASS = 0.95  # a model that gives this share of rows one class is looked at
-FEW_OTHERS = 0.25  # of the rows of other classes: a model that predicts no more of them than this gives one class only
-ENOUGH_OTHERS = 5  # rows of other classes, below which nothing is concluded
-ENOUGH_ROWS = 10  # rows of a class, from which a class that is never predicted is reported
-FEW_STEPS = 200  # optimizer steps, below which a model that learned nothing is called undertrained
-MOST_EPOCHS = 50  # that are suggested to an undertrained model
-LEAST_RISE = 0.005  # of a score in the last epoch, for training to count as unfinished
-LEAST_FALL = 0.02  # likewise of the log loss or the calibration error, relative
+ONE_CLASS = 0.95  # a model that predicts one class for this share of rows is examined
+FEW_OTHERS = 0.25  # of the rows of other classes: a model that predicts no more of them predicts one class only
+ENOUGH_OTHERS = 5  # minimum of rows of other classes for a conclusion
+ENOUGH_ROWS = 10  # minimum of rows of a class to report that it is never predicted
+FEW_STEPS = 200  # below so many optimizer steps, a model that learned nothing counts as undertrained
+MOST_EPOCHS = 50  # maximum to suggest for an undertrained model
+LEAST_RISE = 0.005  # minimum gain in score in the last epoch for training to count as unfinished
+LEAST_FALL = 0.02  # the same for log loss or calibration error, relative
 RESAMPLES = 2000
-SIMULATIONS = 400  # of a calibrated model
-MISCALIBRATED = 0.15  # expected calibration error, above which a model's probabilities mislead
+SIMULATIONS = 400  # number of simulations of a calibrated model
+MISCALIBRATED = 0.15  # expected calibration error above which probabilities are misleading
 LEVEL = 0.025  # one-sided: the upper end of an exact 95 % interval
 
 KINDS = {  # kind -> title in a report
@@ -48,7 +48,7 @@ KINDS = {  # kind -> title in a report
 
 @dataclass(frozen=True)
 class Finding:
-    """A warning about a model. kind: of `KINDS`. split: the rows it was found on; empty where it is about the run."""
+    """A warning about a model. kind: a key of `KINDS`. split: the rows that it concerns; empty for the whole run."""
 
     kind: str
     message: str
@@ -60,12 +60,12 @@ def as_json(findings: Sequence[Finding]) -> list[dict[str, str]]:
 
 
 def messages(stored: Sequence[Mapping[str, Any]], name: str = "") -> list[str]:
-    """Stored warnings as lines for a person. name: of the model, where there are several."""
+    """Return stored warnings as lines. name: of the model, if there are several."""
     return [f"{name}: {one['message']}" if name else str(one["message"]) for one in stored]
 
 
 def metric_for(selected: str) -> str:
-    """The metric in which a model is compared with its baselines: the one it was selected by, else accuracy."""
+    """Return the metric that compares a model with its baselines: the one that selected it, else accuracy."""
     return selected if selected in COUNTED else "accuracy"
 
 
@@ -83,12 +83,12 @@ def of_split(
     hint: str = "",
     unseen_rows: Mapping[str, int] | None = None,
 ) -> list[Finding]:
-    """What is wrong with the predictions of one split.
+    """Return the warnings about the predictions of one split.
 
     labels, predicted: (n,) class index; groups: (n,); majority: the largest class of the training rows. baseline: as
-    `baseline.scores_of` returns it. logits: (n, C), for the calibration; None: it is not looked at. hint: what to do about
-    a model that learned nothing; stands at the first finding. unseen_rows: as `metrics.score` returns `unseen`; names of
-    these labels come last.
+    `baselines.reference.scores_of` returns it. logits: (n, C), for the calibration; None: not checked. hint: what to do
+    about a model that learned nothing; appended to the first finding. unseen_rows: as `metrics.score` returns `unseen`;
+    names of these labels come last.
     """
     learnt = len(names) - len(unseen_rows or {})
     found = [
@@ -104,19 +104,19 @@ def of_split(
 
 
 def unseen(rows: Mapping[str, int] | None, split: str) -> Finding | None:
-    """Rows whose label the model has not learnt. rows: how many of each such label."""
+    """Warn about rows whose label the model has not learned. rows: number of rows by such label."""
     if not rows:
         return None
-    todo = "Add training rows with such a label, or correct it if it is another spelling of a class"
+    todo = "Add training rows with these labels, or correct labels that are misspelt class names"
     return Finding("unseen", f"{unseen_words(rows, split)}. {todo}.", split)
 
 
 def calibration(labels: np.ndarray, logits: np.ndarray, groups: np.ndarray, split: str) -> Finding | None:
-    """Probabilities that are far from how often the model is right.
+    """Warn about probabilities that are far from the share of correct predictions.
 
-    The expected calibration error is above 15 % and above what few rows alone would show: the 97.5 % quantile of the
-    errors of a perfectly calibrated model with the same confidences, whose groups are right or wrong together
-    (simulated, Vaicenavicius et al. 2019, section 4). labels: (n,); logits: (n, C); groups: (n,).
+    The expected calibration error is above 15 % and above what a small sample explains: the 97.5 % quantile of the error
+    of a perfectly calibrated model with the same confidences, simulated with whole groups right or wrong
+    (Vaicenavicius et al. 2019, section 4). labels: (n,); logits: (n, C); groups: (n,).
     """
     error = calibration_error(labels, logits)
     if error <= MISCALIBRATED:
@@ -132,15 +132,16 @@ def calibration(labels: np.ndarray, logits: np.ndarray, groups: np.ndarray, spli
     claimed, share = float(confidence.mean()), float(right.mean())
     text = f"Probabilities on {split} are poorly calibrated: they differ from how often the model is right by "
     text += f"{100 * error:.1f} points on average (mean confidence {claimed:.1%}, accuracy {share:.1%}). "
-    todo = "less sure, train with --set ce.label_smoothing=0.1"
+    todo = "less confident, train with --set ce.label_smoothing=0.1"
     text += "Use scores to rank texts, not as probabilities. "
-    text += f"To make the model {todo if claimed > share else 'surer, train for more epochs'}."
+    text += f"To make the model {todo if claimed > share else 'more confident, train for more epochs'}."
     return Finding("calibration", text, split)
 
 
 def _one_class(counts: np.ndarray, names: Sequence[str], split: str, learnt: int) -> Finding | None:
-    """One class for (almost) all rows; else classes with enough rows that are never predicted. counts: (C, C). learnt: how
-    many of the classes the model has outputs for, the first ones.
+    """Warn about one class for (almost) all rows, else about classes with enough rows that are never predicted.
+
+    counts: (C, C) confusion matrix. learnt: number of classes that the model has outputs for; they come first.
     """
     rows, true, predicted = int(counts.sum()), counts.sum(1), counts.sum(0)
     top = int(predicted.argmax())
@@ -161,7 +162,7 @@ def _one_class(counts: np.ndarray, names: Sequence[str], split: str, learnt: int
 def compared(
     labels: np.ndarray, one: np.ndarray, other: np.ndarray, groups: np.ndarray, classes: int, metric: str
 ) -> Paired | None:
-    """metric(other) - metric(one) with its interval over groups; None for a single group, which has none."""
+    """Return metric(other) - metric(one) with its interval over groups; None for a single group, which has no interval."""
     try:
         return paired_difference(labels, one, other, groups, classes, metric, resamples=RESAMPLES)
     except UserError:
@@ -194,7 +195,7 @@ def _baseline(baseline: Mapping[str, Any] | None, metric: str, split: str) -> Fi
 
 
 def clearly(estimate: float) -> str:
-    """For "not above": a difference above 0 that chance may explain."""
+    """Return "clearly " for "not clearly above", if the difference is above 0 but chance may explain it; else ""."""
     return "clearly " if estimate > 0 else ""
 
 
@@ -204,12 +205,12 @@ def title(metric: str) -> str:
 
 
 def metric_name(metric: str) -> str:
-    """A metric in the middle of a sentence: "macro F1"."""
+    """Return the name of a metric inside a sentence: "macro F1"."""
     return metric.replace("_f1", " F1").replace("_", " ")
 
 
 def in_metric(metric: str) -> str:
-    """What stands before a share in a message: nothing for accuracy."""
+    """Return the name of a metric before its value in a message; "" for accuracy."""
     return "" if metric == "accuracy" else f"{metric_name(metric)} "
 
 
@@ -218,18 +219,18 @@ def points(estimate: float, low: float, high: float) -> str:
 
 
 def majority_scores(counts: np.ndarray, majority: int) -> dict[str, float]:
-    """The metrics of always predicting one class. counts: (C, C) of any model on the same rows."""
+    """Return the metrics of always predicting one class. counts: (C, C) confusion matrix of any model on the same rows."""
     always = np.zeros_like(counts)
     always[:, majority] = counts.sum(1)
     return {name: float(value) for name, value in rates(always).items()}
 
 
 def still_improving(history: Mapping[str, Any], metric: str, rows: int, usual: int = 0) -> Finding | None:
-    """The best validation score came with the last epoch, by a clear step, and training ended for want of epochs.
+    """Warn if the last epoch had the best validation score by a clear margin, and training ended by the epoch limit.
 
-    A clear step: half a point and one standard error of a share of `rows` validation rows; of a loss, 2 % of it.
-    Nothing is concluded from a single epoch, which has no earlier one to compare with. usual: the epochs that "auto" would
-    take; no fewer are suggested.
+    A clear margin is at least half a point and one standard error of a share of `rows` validation rows, or 2 % of a loss.
+    A single epoch has no earlier one to compare with, so it gives no warning. usual: the epochs of "auto"; at least as
+    many are suggested.
     """
     epochs = history.get("epochs") or []
     if len(epochs) < 2 or history.get("best_epoch") != epochs[-1]["epoch"]:
@@ -254,17 +255,18 @@ def still_improving(history: Mapping[str, Any], metric: str, rows: int, usual: i
 
 
 def hint(history: Mapping[str, Any], usual: int = 0) -> str:
-    """What to do about a model that learned nothing: more epochs where it had few optimizer steps; no fewer are suggested
-    than `usual`, which "auto" would take.
+    """Return what to do about a model that learned nothing: more epochs, if it had few optimizer steps.
+
+    usual: the epochs of "auto"; at least as many are suggested.
     """
     epochs = history.get("epochs") or []
     if not epochs or history.get("ended") == "fitted":
-        return "Check that texts and labels belong together."
+        return "Check that each text has its own label."
     steps, count = int(epochs[-1]["step"]), int(epochs[-1].get("epoch", len(epochs)))
     more = max(min(MOST_EPOCHS, math.ceil(count * FEW_STEPS / max(steps, 1))), usual)
     if steps < FEW_STEPS and more > count:
-        return f"It had only {plural(steps, 'optimizer step')}; train longer: --set epochs={more}."
-    return "Check that texts and labels belong together, and try other learning rates."
+        return f"It had only {plural(steps, 'optimizer step')}. Train longer: --set epochs={more}."
+    return "Check that each text has its own label, and try other learning rates."
 
 
 def weak_teacher(
@@ -276,7 +278,7 @@ def weak_teacher(
     teacher: str,
     metric: str = "accuracy",
 ) -> Finding | None:
-    """A teacher that is not above the majority class of the training rows on validation, by interval."""
+    """Warn about a teacher whose interval on validation is not above the majority class of the training rows."""
     pair = compared(labels, np.full_like(labels, majority), predicted, groups, len(names), metric)
     if pair is None or pair.low > 0:
         return None
@@ -295,16 +297,16 @@ def check_teacher(
     columns: Sequence[int],
     teacher: str,
 ) -> None:
-    """Raise UserError for a teacher that is below chance on validation, naming the order of labels that would fit.
+    """Raise UserError for a teacher below chance on validation, with the order of labels that would fit.
 
-    Arguments as of `check_order`.
+    Arguments as in `check_order`.
     """
     check_order(labels, predicted, groups, names, columns, f"teacher {teacher}", "validation rows", "--teacher-labels")
     right, chance = predicted == labels, 1 / len(names)
-    if _below(right, groups, chance):
+    if _below_chance(right, groups, chance):
         raise UserError(
             f"The teacher {teacher} is right on {right.mean():.1%} of the {len(labels):,} validation rows, which is below "
-            f"chance (1 in {len(names)}), so it cannot teach. Check that its labels mean what the data's labels mean, or "
+            f"chance (1 in {len(names)}), so it cannot be used. Check that its labels mean the same as those of the data, or "
             "name another teacher"
         )
 
@@ -319,19 +321,20 @@ def check_order(
     rows: str,
     option: str,
 ) -> None:
-    """Raise UserError for a model that is below chance, where its outputs in another order would be right.
+    """Raise UserError for a model below chance whose outputs would be right in another order.
 
-    labels, predicted: (n,) class index; columns: (C,) the model's output that is taken for each class. Below chance:
-    an exact 95 % interval of the share right, over groups, ends below 1 / C. The order that fits is the assignment of
-    outputs to classes with the most rows right; it is named where it is above the majority class, by interval, and
-    right on half the rows of the classes it moves. Where only some classes are permuted, it is the rows of these
-    classes that are looked at. who, rows, option: the model, the rows and the option that names the order, for the
-    message.
+    labels, predicted: (n,) class index; columns: (C,) the model's output that is used for each class. Below chance: an
+    exact 95 % interval of the accuracy, over groups, ends below 1 / C. The suggested order is the assignment of outputs
+    to classes with the most correct rows. It is given only if it is above the majority class, by interval, and correct
+    on half the rows of the classes that it moves. If only some classes are permuted, only their rows are examined. who,
+    rows, option: the model, the rows and the option that sets the order, for the message.
     """
     classes = len(names)
     counts = confusion(labels, predicted, classes)
-    ties = np.eye(classes, dtype=np.int64)  # between equals, a class keeps its output
-    _, outputs = linear_sum_assignment(counts * (classes + 1) + ties, maximize=True)  # class -> predicted as which
+    ties = np.eye(classes, dtype=np.int64)  # on ties, a class keeps its output
+    _, outputs = linear_sum_assignment(
+        counts * (classes + 1) + ties, maximize=True
+    )  # class -> the class that it is predicted as
     moved = outputs != np.arange(classes)
     apart = moved[labels]
     renamed = np.empty(classes, np.int64)
@@ -341,22 +344,23 @@ def check_order(
     if apart.any() and (renamed[predicted[apart]] == labels[apart]).mean() >= 0.5:
         always = np.full_like(labels, np.bincount(labels, minlength=classes).argmax())
         pair = compared(labels, always, renamed[predicted], groups, classes, "accuracy")
-        fits = pair is not None and pair.low > 0 and _below(right[apart], groups[apart], 1 / classes)
+        fits = pair is not None and pair.low > 0 and _below_chance(right[apart], groups[apart], 1 / classes)
     if not fits:
         return
     order = [""] * classes
     for wanted, output in enumerate(outputs.tolist()):
         order[columns[output]] = names[wanted]
     text = f"The {who} is right on {right.mean():.1%} of the {len(labels):,} {rows}, which is below "
+    if not _below_chance(right, groups, 1 / classes):
+        text = _partial_message(who, rows, names, moved, right[apart])
     raise UserError(
-        f"{text if _below(right, groups, 1 / classes) else _partly(who, rows, names, moved, right[apart])}chance: the order "
-        f"of its labels is wrong. With its outputs named {','.join(order)}, it would be right on "
+        f"{text}chance: the order of its labels is wrong. With its outputs named {','.join(order)}, it would be right on "
         f"{(renamed[predicted] == labels).mean():.1%}. Name them in the order of the {who.split()[0]}'s outputs: "
         f"{option} {_quoted(order)}"
     )
 
 
-def _partly(who: str, rows: str, names: Sequence[str], moved: np.ndarray, right: np.ndarray) -> str:
+def _partial_message(who: str, rows: str, names: Sequence[str], moved: np.ndarray, right: np.ndarray) -> str:
     listed = ", ".join(names[at] for at in np.flatnonzero(moved).tolist())
     return f"The {who} is right on {right.mean():.1%} of the {rows} of {listed}, which is below "
 
@@ -366,7 +370,7 @@ def _quoted(order: Sequence[str]) -> str:
     return f'"{text}"' if any(not (letter.isalnum() or letter in ",_-.") for letter in text) else text
 
 
-def _below(right: np.ndarray, groups: np.ndarray, chance: float) -> bool:
-    """Whether so few rows right have a probability of at most 2.5 % where each is right by chance; a row a group."""
+def _below_chance(right: np.ndarray, groups: np.ndarray, chance: float) -> bool:
+    """Return whether so few correct rows have a probability of at most 2.5 % under chance; uses one row per group."""
     first = np.unique(groups, return_index=True)[1]
     return bool(bdtr(int(right[first].sum()), len(first), chance) <= LEVEL)

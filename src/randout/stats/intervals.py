@@ -1,8 +1,8 @@
 """Confidence intervals that hold with few groups and near 0 and 1, where a plain bootstrap is too narrow.
 
 - `percentile`: bootstrap percentiles at levels expanded for the number of groups (Hesterberg 2015, section 3.2).
-- `wilson`: the score interval of a share (Wilson 1927), for a metric with so few mistakes (or so few hits) that
-  resampling cannot show how rare they are: a perfect score resampled is perfect every time.
+- `wilson`: the score interval of a share (Wilson 1927), for a metric with too few mistakes (or too few correct rows) for
+  resampling to show how rare they are: every resample of a perfect score is perfect.
 - `paired_reach`: the same for the difference of two shares (Newcombe 1998, the square-and-add rule).
 """
 
@@ -13,56 +13,57 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
-FEW = 10  # groups with the rarer outcome: from this many on a bootstrap is trusted to show how rare it is
+FEW = 10  # groups with the rarer outcome: with this many, a bootstrap shows how rare it is
 
 
 def equal_groups(sizes: np.ndarray) -> float:
-    """How many groups of equal size are worth these `sizes (G,)`: N^2 / sum of squares (Kish 1965); 1 to G."""
+    """Return the effective number of groups of equal size for `sizes (G,)`: N^2 / sum of squares (Kish 1965); 1 to G."""
     sizes = np.asarray(sizes, dtype=np.float64)
     return float(sizes.sum() ** 2 / (sizes**2).sum())
 
 
 def group_df(sizes: np.ndarray) -> float:
-    """Degrees of freedom of a variance between groups, at least 1."""
+    """Return the degrees of freedom of a variance between groups, at least 1."""
     return max(1.0, equal_groups(sizes) - 1)
 
 
 def independent_units(by_group: np.ndarray, sizes: np.ndarray) -> float:
-    """How many independent rows a data set is worth for an outcome of which each group holds `by_group (G,)` rows.
+    """Return the effective number of independent rows for an outcome that occurs in `by_group (G,)` rows of each group.
 
-    Rows N over the size of a cluster of that outcome, sum(e^2) / sum(e). How outcomes that were not seen would cluster
-    is unknown, so one group that has the outcome in all its rows is added: without any outcome, the groups count
-    (`equal_groups`); with many, scattered over groups, nearly every row.
+    It is the number of rows N over the cluster size of the outcome, sum(e^2) / sum(e). How unobserved outcomes would
+    cluster is unknown, so one group with the outcome in all its rows is added: without any outcome, the result is the
+    number of groups (`equal_groups`); with many, scattered over groups, nearly the number of rows.
     """
     sizes = np.asarray(sizes, dtype=np.float64)
-    typical = float((sizes**2).sum() / sizes.sum())  # rows of the group that a random row is in
+    typical = float((sizes**2).sum() / sizes.sum())  # mean group size over rows
     found = np.abs(by_group)
     return float(sizes.sum() * (found.sum() + typical) / ((found**2).sum() + typical**2))
 
 
 def tail_share(level: float, df: float, groups: int) -> float:
-    """The share of bootstrap draws outside each end of a `level` interval.
+    """Return the share of bootstrap draws outside each end of a `level` interval.
 
-    ndtr(-t * sqrt(G / (G - 1))), t the quantile of `df` degrees of freedom: draws with replacement of G groups are too
-    narrow by sqrt((G - 1) / G), and a normal law ignores that their spread is an estimate. (1 - level) / 2 for large G.
+    ndtr(-t * sqrt(G / (G - 1))), with t the quantile of `df` degrees of freedom: draws of G groups with replacement are
+    too narrow by sqrt((G - 1) / G), and a normal distribution ignores that their spread is estimated. (1 - level) / 2 for
+    large G.
     """
     return float(ndtr(-stdtrit(df, (1 + level) / 2) * np.sqrt(groups / (groups - 1))))
 
 
 def tail_p(share: float, df: float, groups: int) -> float:
-    """Two-sided p of a value beyond which lies this `share` of the draws: the inverse of `tail_share`."""
+    """Return the two-sided p of a value with this `share` of the draws beyond it: the inverse of `tail_share`."""
     return float(min(1.0, 2 * stdtr(df, ndtri(min(share, 0.5)) * np.sqrt((groups - 1) / groups))))
 
 
 def percentile(draws: np.ndarray, level: float, df: float, groups: int) -> tuple[float, float]:
-    """Percentile interval of bootstrap draws over `groups` groups, at the levels of `tail_share`."""
+    """Return the percentile interval of bootstrap draws over `groups` groups, at the levels of `tail_share`."""
     share = tail_share(level, df, groups)
     low, high = np.quantile(draws, [share, 1 - share])
     return float(low), float(high)
 
 
 def wilson(share: float, count: float, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a share seen among `count` independent units, which need not be whole."""
+    """Return Wilson's score interval of a share among `count` independent units, which need not be an integer."""
     z = float(ndtri((1 + level) / 2))
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * float(np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)))
@@ -70,24 +71,24 @@ def wilson(share: float, count: float, level: float = 0.95) -> tuple[float, floa
 
 
 def score_interval(value: float, standard_error: float, df: float, level: float = 0.95) -> tuple[float, float]:
-    """The interval of a share whose standard error a design has estimated: Wilson's, of the rows that it is worth.
+    """Return the interval of a share with an estimated standard error: Wilson's, with the effective number of rows.
 
-    v (1 - v) / error^2 rows, with the quantile of t in place of the normal one. Near 0 and 1, and with few groups, the
-    estimate is skewed and a symmetric t interval misses more often than it says. Needs 0 < value < 1, error > 0.
+    That number is v (1 - v) / error^2, with the quantile of t in place of the normal one. Near 0 and 1, and with few
+    groups, the estimate is skewed and a symmetric t interval covers less than its level. Needs 0 < value < 1, error > 0.
     """
     wider = float(stdtrit(df, (1 + level) / 2)) / float(ndtri((1 + level) / 2))
     return wilson(value, value * (1 - value) / (standard_error * wider) ** 2, level)
 
 
 def edge_units(wrong: np.ndarray, codes: np.ndarray, labels: np.ndarray | None = None) -> float | None:
-    """The units for `wilson` where mistakes, or right rows, are in fewer than `FEW` groups; else None.
+    """Return the units for `wilson` if mistakes, or correct rows, are in fewer than `FEW` groups; else None.
 
     wrong: `(N,)`, whether each row is wrong, or in which share of seeds; codes: `(N,)` its group.
-    labels `(N,)`: for a mean over classes, where the rarest class is all that its recall is known from; the units are
-    then at most the number of classes times the groups that hold the rarest.
-    Units are also given where every resample has the score of the data, so that a bootstrap would have no width: for
-    accuracy, where all groups have the same share of mistakes; for a mean over classes, where all rows of a class are
-    equally wrong, as those of a model that predicts one class only.
+    labels `(N,)`: for a mean over classes, whose precision is limited by the rarest class; the units are then at most the
+    number of classes times the groups that hold the rarest.
+    Units are also returned if every resample has the score of the data, so that a bootstrap would have no width: for
+    accuracy, if all groups have the same share of mistakes; for a mean over classes, if all rows of a class are equally
+    wrong, as for a model that predicts only one class.
     """
     sizes = np.bincount(codes)
     wrong = np.asarray(wrong, dtype=np.float64)
@@ -110,10 +111,10 @@ def _class_units(codes: np.ndarray, labels: np.ndarray | None) -> float:
 
 
 def widened(interval: tuple[float, float], value: float, units: float | None, level: float) -> tuple[float, float]:
-    """The interval of a metric in [0, 1], where `units` is given at least Wilson's.
+    """Return the interval of a metric in [0, 1]; if `units` is given, it is at least Wilson's.
 
-    At the end that the value is near, Wilson's replaces it: resamples without any mistake would reach 1, which a model
-    that made a mistake cannot have.
+    At the end that is closer to the value, Wilson's bound replaces it: resamples without any mistake would reach 1, which
+    is impossible for a model that made a mistake.
     """
     if units is None:
         return interval
@@ -123,20 +124,20 @@ def widened(interval: tuple[float, float], value: float, units: float | None, le
 
 @dataclass(frozen=True)
 class Discordance:
-    """How the rows of two arms differ: shares of rows that favour one and the other, net by group, and their units.
+    """How the rows of two arms differ: the shares of rows that favour each, net per group, and their units.
 
-    `units` allows for differences that were not seen (`independent_units`), `clusters` is N over the observed size of
-    a cluster of rows that differ, sum(net^2) / sum(net); where none differ, the number of groups.
+    `units` allows for unobserved differences (`independent_units`); `clusters` is N over the observed cluster size of
+    rows that differ, sum(net^2) / sum(net), or the number of groups if none differ.
     """
 
     gained: float
     lost: float
     units: float
     clusters: float
-    groups: int  # that can tell the two apart
+    groups: int  # that distinguish the two arms
 
     def reach(self, level: float) -> tuple[float, float]:
-        """How far below and above the estimated difference its interval reaches, by Newcombe's square-and-add rule."""
+        """Return how far the interval reaches below and above the estimate, by Newcombe's square-and-add rule."""
         low_gained, high_gained = wilson(self.gained, self.units, level)
         low_lost, high_lost = wilson(self.lost, self.units, level)
         below = np.hypot(self.gained - low_gained, high_lost - self.lost)
@@ -147,10 +148,11 @@ class Discordance:
 def discordance(
     net: np.ndarray, differs: np.ndarray, codes: np.ndarray, labels: np.ndarray | None = None
 ) -> Discordance:
-    """From net `(N,)`: right(model) - right(baseline), mean over seeds; differs `(N,)`: whether predictions differ.
+    """Compute the `Discordance` of two arms.
 
-    A group can tell two arms apart when more of its rows are right in one, for accuracy; for a mean over classes
-    (`labels` as in `edge_units`) when any prediction differs.
+    net `(N,)`: right(model) - right(baseline), mean over seeds; differs `(N,)`: whether predictions differ. For accuracy,
+    a group distinguishes two arms if more of its rows are right in one; for a mean over classes (`labels` as in
+    `edge_units`), if any prediction differs.
     """
     sizes = np.bincount(codes)
     by_group = np.bincount(codes, net, len(sizes))
@@ -165,10 +167,10 @@ def discordance(
 def decided(
     interval: tuple[float, float], estimate: float, p_value: float, level: float, few: Discordance | None = None
 ) -> tuple[float, float]:
-    """The interval of a difference that leaves out 0 exactly where p <= 1 - level.
+    """Return the interval of a difference, adjusted to exclude 0 if and only if p <= 1 - level.
 
-    Where fewer than `FEW` groups differ (`few`), or all resamples have the same difference, it also reaches as far as
-    `Discordance.reach`; the test alone decides about 0.
+    If fewer than `FEW` groups differ (`few`), or all resamples have the same difference, it also reaches as far as
+    `Discordance.reach`; only the test decides whether it excludes 0.
     """
     low, high = interval
     wide_low, wide_high = low, high

@@ -1,12 +1,12 @@
 """Accuracy, precision, recall, F1, calibration and confusion from labels and logits, with intervals over groups.
 
-Everything that counts rows is a function of confusion matrices `(..., C, C)`, rows = true label, columns =
-predicted. So one row of bootstrap weights over groups is one matrix product away from every metric, and a
-bootstrap of thousands of resamples takes no loop over rows (`patterns`, `group_weights`).
+Every metric that counts rows is a function of confusion matrices `(..., C, C)`, rows = true label, columns =
+predicted. One matrix product with bootstrap weights over groups then gives every metric of a resample, and thousands of
+resamples need no loop over rows (`patterns`, `group_weights`).
 
-Macro averages run over all C classes of `id2label`, a class that never occurs counting 0 (`zero_division` 0), in
-resamples too. Balanced accuracy is sklearn's: the mean recall over the classes that occur among the true labels. In
-a resample those are the classes of the whole data: where all occur it is macro recall, and has its interval.
+Macro averages run over all C classes of `id2label`; a class that never occurs counts 0 (`zero_division` 0), also in
+resamples. Balanced accuracy is that of scikit-learn: the mean recall over the classes among the true labels. In a
+resample those are the classes of the whole data: if all occur, it equals macro recall and has the same interval.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from randout.core.errors import Failure, UserError
 
 from .intervals import edge_units, group_df, percentile, widened
 
-COUNTED = ("accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1")  # those with intervals
-OVER_CLASSES = frozenset(COUNTED) - {"accuracy"}  # means over classes, each counting the same however rare
-SELECTABLE = (*COUNTED, "weighted_f1", "log_loss", "expected_calibration_error")  # those a checkpoint may be chosen by
+COUNTED = ("accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1")  # metrics with intervals
+OVER_CLASSES = frozenset(COUNTED) - {"accuracy"}  # means over classes with equal weight, however rare
+SELECTABLE = (*COUNTED, "weighted_f1", "log_loss", "expected_calibration_error")  # metrics that can select a checkpoint
 LOWER_IS_BETTER = frozenset({"log_loss", "expected_calibration_error"})
-BLOCK = 4_000_000  # bootstrap weights held at once: 32 MB
+BLOCK = 4_000_000  # bootstrap weights in memory at a time: 32 MB
 
 
 def better(metric: str, new: float, old: float | None) -> bool:
-    """Whether `new` is strictly better than `old` in a metric of `SELECTABLE`; NaN is worse than all, as is None."""
+    """Return whether `new` is strictly better than `old` in a metric of `SELECTABLE`; NaN and None are worst."""
     if metric not in SELECTABLE:
-        raise UserError(f"Cannot select by {metric!r}; known are {', '.join(SELECTABLE)}.")
+        raise UserError(f"Cannot select by {metric!r}. Available: {', '.join(SELECTABLE)}.")
     if math.isnan(new):
         return False
     if old is None or math.isnan(old):
@@ -42,15 +42,15 @@ def better(metric: str, new: float, old: float | None) -> bool:
 
 
 def label_names(id2label: Mapping[Any, str]) -> list[str]:
-    """Names of the classes 0 to C-1; keys may be integers or, read back from JSON, their decimal strings."""
+    """Return the names of classes 0 to C-1; keys are integers or, after JSON, decimal strings."""
     by_id = {int(key): str(name) for key, name in id2label.items()}
     if sorted(by_id) != list(range(len(by_id))) or len(set(by_id.values())) != len(by_id) or not by_id:
-        raise UserError(f"id2label must name the classes 0 to C-1, each differently; found {dict(id2label)!r}.")
+        raise UserError(f"id2label: found {dict(id2label)!r}; expected distinct names for the classes 0 to C-1.")
     return [by_id[index] for index in range(len(by_id))]
 
 
 def checked_labels(labels: Any, num_labels: int, what: str = "labels") -> np.ndarray:
-    """Labels `(n,)` as int64 in [0, num_labels); UserError when there are none or one lies outside."""
+    """Return labels `(n,)` as int64 in [0, num_labels). Raises UserError if there are none or one is outside."""
     array = np.asarray(labels)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise ValueError(f"{what}: one dimension of integers expected, found {array.dtype} {array.shape}")
@@ -63,29 +63,29 @@ def checked_labels(labels: Any, num_labels: int, what: str = "labels") -> np.nda
 
 
 def checked_logits(logits: Any, rows: int, num_labels: int) -> np.ndarray:
-    """Logits `(rows, num_labels)` as float64; Failure when one is not finite."""
+    """Return logits `(rows, num_labels)` as float64. Raises Failure if one is not finite."""
     array = np.asarray(logits, dtype=np.float64)
     if array.shape != (rows, num_labels):
         raise ValueError(f"logits of shape {(rows, num_labels)} expected, found {array.shape}")
     if not np.isfinite(array).all():
         wrong = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
-        raise Failure(f"The logits of row {wrong} are not finite; the model has diverged or was read wrongly.")
+        raise Failure(f"The logits of row {wrong} are not finite: the model has diverged or its file is damaged.")
     return array
 
 
 def confusion(labels: np.ndarray, predictions: np.ndarray, num_labels: int) -> np.ndarray:
-    """Counts `(C, C)`, rows = true, columns = predicted."""
+    """Return the confusion matrix `(C, C)`, rows = true, columns = predicted."""
     return np.bincount(labels * num_labels + predictions, minlength=num_labels**2).reshape(num_labels, num_labels)
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """above / below, 0 where below is 0."""
+    """Return above / below, and 0 where below is 0."""
     found: np.ndarray = np.divide(above, below, out=np.zeros(np.shape(above), np.float64), where=below != 0)
     return found
 
 
 def class_rates(confusions: np.ndarray) -> dict[str, np.ndarray]:
-    """Precision, recall, f1 and support of each class, each `(..., C)`, from counts `(..., C, C)`."""
+    """Return precision, recall, f1 and support of each class, each `(..., C)`, from counts `(..., C, C)`."""
     right = np.diagonal(confusions, axis1=-2, axis2=-1)
     true, predicted = confusions.sum(-1), confusions.sum(-2)
     return {
@@ -97,10 +97,10 @@ def class_rates(confusions: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def rates(confusions: np.ndarray, occurring: int | None = None) -> dict[str, np.ndarray]:
-    """The metrics of `COUNTED` and weighted_f1, each `(...)`, from counts `(..., C, C)` with at least one row each.
+    """Return the metrics of `COUNTED` and weighted_f1, each `(...)`, from counts `(..., C, C)` with at least one row each.
 
-    occurring: over how many classes balanced accuracy is the mean, for resamples of data in which so many occur; a
-    class that a resample lacks counts 0, as in the macro averages. Without it, over those that occur in the counts.
+    occurring: the number of classes to average balanced accuracy over, for resamples: the number in the whole data. A
+    class that a resample lacks counts 0, as in the macro averages. None: the classes that occur in the counts.
     """
     each = class_rates(confusions)
     support = each["support"]
@@ -116,14 +116,14 @@ def rates(confusions: np.ndarray, occurring: int | None = None) -> dict[str, np.
 
 
 def log_probabilities(logits: np.ndarray) -> np.ndarray:
-    """Log-softmax over the last axis, in nats."""
+    """Return the log-softmax over the last axis, in nats."""
     shifted = logits - logits.max(-1, keepdims=True)
     found: np.ndarray = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     return found
 
 
 def calibration_error(labels: np.ndarray, logits: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error of the top label (Guo et al. 2017, eq. 3).
+    """Return the expected calibration error of the top label (Guo et al. 2017, eq. 3).
 
     sum over bins of |rows in bin| / n * |accuracy - mean confidence|; `bins` of equal width, ((k-1)/bins, k/bins].
     """
@@ -131,22 +131,22 @@ def calibration_error(labels: np.ndarray, logits: np.ndarray, bins: int = 15) ->
 
 
 def top_label(logits: np.ndarray) -> np.ndarray:
-    """The probability of the predicted class, (n,)."""
+    """Return the probability of the predicted class, (n,)."""
     found: np.ndarray = np.exp(log_probabilities(logits).max(-1))
     return found
 
 
 def binned_error(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
-    """`calibration_error` of confidences (n,) and whether each row is right (n,)."""
+    """Return the calibration error from confidences (n,) and whether each row is right (n,)."""
     which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     return float(np.abs(np.bincount(which, right - confidence, minlength=bins)).sum() / len(confidence))
 
 
 def group_codes(groups: Sequence[Any] | np.ndarray, rows: int) -> np.ndarray:
-    """Groups `(rows,)` of anything hashable -> integers `(rows,)` from 0, in order of first appearance."""
+    """Return integer codes `(rows,)` from 0, in order of first appearance, for groups `(rows,)` of hashable values."""
     if len(groups) != rows:
         raise ValueError(f"{rows} groups expected, found {len(groups)}")
-    if isinstance(groups, np.ndarray) and groups.ndim == 1 and groups.dtype.kind in "iu":  # the same, faster
+    if isinstance(groups, np.ndarray) and groups.ndim == 1 and groups.dtype.kind in "iu":  # same result, faster
         _, first, codes = np.unique(groups, return_index=True, return_inverse=True)
         return np.argsort(np.argsort(first))[codes]
     items = groups.tolist() if isinstance(groups, np.ndarray) else groups
@@ -156,28 +156,31 @@ def group_codes(groups: Sequence[Any] | np.ndarray, rows: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Patterns:
-    """Groups told apart only by what the bootstrap can see of them.
+    """Groups reduced to their distinct contents.
 
-    Groups whose rows hold the same cells are interchangeable, so that drawing G groups with replacement is one
-    multinomial draw over patterns; where groups are single rows, 1e5 groups become a handful of patterns.
+    Groups whose rows hold the same cells are interchangeable for the bootstrap, so drawing G groups with replacement is
+    one multinomial draw over patterns. If groups are single rows, 1e5 groups become a few patterns.
     """
 
     rows: np.ndarray  # (m,) the rows of one group of each pattern
     pattern: np.ndarray  # (m,) the pattern each of those rows belongs to
-    multiplicity: np.ndarray  # (P,) groups of each pattern; they sum to the number of groups
+    multiplicity: np.ndarray  # (P,) number of groups of each pattern
 
     @property
     def groups(self) -> int:
         return int(self.multiplicity.sum())
 
     def counts(self, cells: np.ndarray, num_cells: int) -> sparse.csr_array:
-        """`(P, num_cells)`: rows of each pattern in each cell, given the cell `(n,)` of every row of the data."""
+        """Return `(P, num_cells)`: rows of each pattern in each cell, given the cell `(n,)` of every row of the data."""
         shape = (len(self.multiplicity), num_cells)
         return sparse.coo_array((np.ones(len(self.rows), np.int64), (self.pattern, cells[self.rows])), shape).tocsr()
 
 
 def patterns(cells: np.ndarray, codes: np.ndarray) -> Patterns:
-    """Group the groups: `cells (n,)` is all the bootstrap sees of a row, `codes (n,)` its group from `group_codes`."""
+    """Collect groups with equal content into patterns.
+
+    cells (n,): the cell of each row, which is all that the bootstrap uses; codes (n,): its group from `group_codes`.
+    """
     order = np.lexsort((cells, codes))
     sizes = np.bincount(codes)
     ends = np.cumsum(sizes)
@@ -195,7 +198,7 @@ def patterns(cells: np.ndarray, codes: np.ndarray) -> Patterns:
 
 
 def group_weights(found: Patterns, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Blocks `(block, P)` of how many groups of each pattern a resample holds; `resamples` rows in all."""
+    """Yield blocks `(block, P)` with the number of groups of each pattern in a resample; `resamples` rows in all."""
     generator = np.random.default_rng(seed)
     chances = found.multiplicity / found.groups
     block = max(1, BLOCK // len(chances))
@@ -206,8 +209,9 @@ def group_weights(found: Patterns, resamples: int, seed: int) -> Iterator[np.nda
 def _intervals(
     labels: np.ndarray, predictions: np.ndarray, codes: np.ndarray, num_labels: int, resamples: int, seed: int
 ) -> dict[str, list[float]]:
-    """95 % intervals of `COUNTED`: percentiles of a bootstrap over groups, at least Wilson's near 0 and 1. Where all rows
-    have the same prediction, of accuracy alone.
+    """Return 95 % intervals of `COUNTED`: percentiles of a bootstrap over groups, at least Wilson's near 0 and 1.
+
+    If all rows have the same prediction, only accuracy has an interval.
     """
     cells = labels * num_labels + predictions
     found = patterns(cells, codes)
@@ -239,16 +243,15 @@ def score(
     *,
     unseen: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """All metrics of one set of predictions, ready for JSON; fractions in [0, 1], log loss in nats.
+    """Return all metrics of one set of predictions, ready for JSON; fractions in [0, 1], log loss in nats.
 
-    labels: `(n,)` integers; logits: `(n, C)`; the prediction is the first largest logit. With groups `(n,)` (rows of
-    one group are drawn together) it adds `groups`, their number, and `intervals`: {metric: [low, high]} at 95 %, of a
-    bootstrap over groups; `intervals` is empty under two groups, where a bootstrap has nothing to say. A metric that has
-    no interval for another reason is in `no_interval`: {metric: reason}. So are the means over classes of a model that
-    predicts one class for all rows: the recall of each class is then 1 or 0 in every resample, whatever it may be on
-    other rows.
-    unseen: labels C, C+1, ... of rows for which the model has no output. These rows are always wrong, and count in every
-    metric but the log loss, which is of the other rows; `unseen` says how many there are of each label.
+    labels: `(n,)` integers; logits: `(n, C)`; the prediction is the first largest logit. With groups `(n,)` (rows of a
+    group are drawn together), the result also has `groups`, their number, and `intervals`: {metric: [low, high]} at 95 %
+    from a bootstrap over groups; `intervals` is empty for fewer than two groups. A metric without an interval for another
+    reason is in `no_interval`: {metric: reason}. These are the means over classes of a model that predicts one class for
+    all rows: the recall of each class is then 1 or 0 in every resample, whatever it may be on other rows.
+    unseen: labels C, C+1, ... of rows for which the model has no output. These rows always count as wrong, in every
+    metric but the log loss, which covers the other rows; `unseen` gives the number of rows of each label.
     Raises UserError for no rows or a label outside `id2label` and `unseen`, Failure for logits that are not finite.
     """
     outputs = label_names(id2label)
@@ -256,7 +259,7 @@ def score(
     logits = checked_logits(logits, len(labels), len(outputs))
     known = labels < len(outputs)
     if not known.any():
-        raise UserError("There are no rows to score whose class the model has learnt.")
+        raise UserError("There are no rows to score with a class that the model has learned.")
     there, place = np.unique(labels[~known], return_inverse=True)
     labels = np.where(known, labels, 0)
     labels[~known] = len(outputs) + place

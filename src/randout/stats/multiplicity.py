@@ -1,7 +1,7 @@
 """Corrections for several comparisons with one baseline: adjusted p-values, simultaneous intervals, wording.
 
 The tests of a difference are one family under Holm's correction; the margin tests (not worse, equivalent) are a
-second one, lower and upper bounds each. p, interval and words of a comparison never contradict one another.
+second family, for lower and upper bounds each. p, interval and wording of a comparison never contradict one another.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 from scipy.special import ndtri, stdtrit
 
 ONE_SIDED = 0.05  # level of each margin test
-GROUPS_NEEDED = 10  # for a verdict, in groups of equal size: docs/explanation/statistics.md has the simulation
-NORMAL = 1e6  # degrees of freedom written for "as good as infinite", so that a row stays valid JSON
+GROUPS_NEEDED = 10  # for a verdict, in groups of equal size; simulated in docs/explanation/statistics.md
+NORMAL = 1e6  # degrees of freedom that stand for infinity, so that a row stays valid JSON
 
 
 @dataclass(frozen=True)
 class Tested:
-    """One comparison as its design tested it, a difference in fractions."""
+    """One comparison as tested by its design; the difference is a fraction."""
 
     estimate: float
     p_value: float  # two-sided, of no difference
@@ -28,22 +28,22 @@ class Tested:
     df: float
     groups: int
     equal_groups: float  # `intervals.equal_groups`
-    units: float  # independent rows that the rows that differ are worth: `intervals.Discordance.clusters`
-    interval: Callable[[float], tuple[float, float]]  # at a level: leaves out 0 exactly where p <= 1 - level
+    units: float  # effective number of independent rows: `intervals.Discordance.clusters`
+    interval: Callable[[float], tuple[float, float]]  # at a level: excludes 0 if and only if p <= 1 - level
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a family makes of one comparison."""
+    """The result of one comparison within its family."""
 
     adjusted_p: float
-    simultaneous: tuple[float, float]  # at the level Holm tested it: leaves out 0 exactly where Holm rejects
+    simultaneous: tuple[float, float]  # at the level of Holm's test: excludes 0 if and only if Holm rejects
     words: str
     detectable: float
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Holm's step-down adjusted p `(m,)` in the order given: running maximum of (m - rank) * p, at most 1."""
+    """Return Holm's step-down adjusted p `(m,)` in the order given: running maximum of (m - rank) * p, at most 1."""
     p = np.asarray(p_values, dtype=np.float64)
     if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
         raise ValueError(f"p-values between 0 and 1 in one dimension expected, found {p_values!r}")
@@ -54,9 +54,9 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def holm_steps(p_values: Sequence[float], alpha: float) -> list[int]:
-    """By how much Holm divides alpha for each test: p <= alpha / step exactly where Holm rejects.
+    """Return the divisor of alpha for each test: p <= alpha / step if and only if Holm rejects.
 
-    m for the smallest p, then m - 1 and so on; from the first p that is kept on, as much as for that one.
+    It is m for the smallest p, then m - 1 and so on; from the first test that is not rejected, it stays the same.
     """
     order = np.argsort(p_values, kind="stable")
     steps = np.arange(len(order), 0, -1)
@@ -67,7 +67,7 @@ def holm_steps(p_values: Sequence[float], alpha: float) -> list[int]:
 
 
 def holm_stop(count: int, passes: Callable[[int, float], bool], alpha: float) -> int:
-    """The divisor of alpha at which Holm's procedure stops, for tests that only say whether they pass at a level.
+    """Return the divisor of alpha at which Holm's procedure stops, for tests that only report whether they pass at a level.
 
     passes(at, level) must be monotone in the level. Holm rejects exactly the tests that pass at alpha / divisor.
     """
@@ -78,7 +78,7 @@ def holm_stop(count: int, passes: Callable[[int, float], bool], alpha: float) ->
 
 
 class Judged(Protocol):
-    """What `words` looks at: a difference, its 90 % interval and the groups behind it."""
+    """The input of `words`: a difference, its 90 % interval and the number of groups."""
 
     @property
     def estimate(self) -> float: ...
@@ -93,7 +93,7 @@ class Judged(Protocol):
 
 
 def too_few_groups(groups: int, equal_groups: float) -> str | None:
-    """Why there is no verdict, where the groups are worth fewer than `GROUPS_NEEDED` equal ones, rounded; else None."""
+    """Return why there is no verdict if the groups are worth fewer than `GROUPS_NEEDED` equal ones, rounded; else None."""
     if min(groups, equal_groups) >= GROUPS_NEEDED - 0.5:
         return None
     if groups < GROUPS_NEEDED:
@@ -103,13 +103,13 @@ def too_few_groups(groups: int, equal_groups: float) -> str | None:
 
 
 def words(found: Judged, adjusted_p: float, margin: float = 0.02, alpha: float = 0.05) -> str:
-    """The verdict, and nothing but these words, separated by ", ".
+    """Return the verdict in these terms, separated by ", ".
 
-    "no verdict: ..." under `GROUPS_NEEDED` groups, where neither p nor the margin tests hold their level.
+    "no verdict: ...": fewer than `GROUPS_NEEDED` groups, for which neither p nor the margin tests hold their level.
     "better" or "worse": adjusted_p <= alpha, else "not distinguishable". "equivalent": the 90 % interval lies within
-    (-margin, margin), i.e. both one-sided 5 % tests; else "not worse": its lower end is above -margin (not said
-    beside "better", which says more). Neither is said when a difference of the margin may have gone unseen: with
-    fewer than 3 / margin groups, none differing is compatible with that much (the rule of three).
+    (-margin, margin), i.e. both one-sided 5 % tests; else "not worse": its lower end is above -margin (omitted with
+    "better", which is stronger). Neither is given if a difference of the margin may be unobserved: with fewer than
+    3 / margin groups, zero differing groups are compatible with it (the rule of three).
     """
     if few := too_few_groups(found.groups, found.equal_groups):
         return few
@@ -125,7 +125,7 @@ def words(found: Judged, adjusted_p: float, margin: float = 0.02, alpha: float =
 
 @dataclass(frozen=True)
 class _Bounds:
-    """A comparison with the bounds that the margin tests of its family allow."""
+    """A comparison with the bounds from the margin tests of its family."""
 
     estimate: float
     low90: float
@@ -135,24 +135,24 @@ class _Bounds:
 
 
 def reach(power: float, level: float, df: float = NORMAL) -> float:
-    """Standard errors a difference must measure to be shown at two-sided `level` with this power: 2.80 at .8, .05."""
+    """Return the size, in standard errors, of a difference detected at two-sided `level` with this power: 2.80 at .8, .05."""
     if df >= NORMAL:
         return float(ndtri(1 - level / 2) + ndtri(power))
     return float(stdtrit(df, 1 - level / 2) + stdtrit(df, power))
 
 
 def detectable(standard_error: float, df: float, units: float, alpha: float = 0.05) -> float:
-    """The smallest true difference that a design shows with 80 % power at two-sided alpha, uncorrected; at most 1.
+    """Return the smallest true difference that a design shows with 80 % power at two-sided alpha, uncorrected; at most 1.
 
-    (t_{1-alpha/2} + t_{.8}) * standard error, with the design's own standard error and degrees of freedom. That error
-    counts on as many rows differing as did here. Where so few do that a difference of that size would need more, they
-    are taken to be all in favour: d = (z + z) * sqrt(d / units), so d = (z + z)^2 / units.
+    (t_{1-alpha/2} + t_{.8}) * standard error, with the design's standard error and degrees of freedom. That error assumes
+    that as many rows differ as were observed. If a difference of that size needs more differing rows, all of them are
+    assumed to favour one side: d = (z + z) * sqrt(d / units), so d = (z + z)^2 / units.
     """
     return min(1.0, max(reach(0.8, alpha, df) * standard_error, reach(0.8, alpha) ** 2 / units))
 
 
 def judge(found: Sequence[Tested], margin: float, alpha: float) -> list[Judgement]:
-    """Adjusted p, simultaneous interval, words and detectable difference of every comparison of a family."""
+    """Return adjusted p, simultaneous interval, verdict and detectable difference of every comparison of a family."""
     p_values = [one.p_value for one in found]
     adjusted, steps = holm(p_values).tolist(), holm_steps(p_values, alpha)
 

@@ -1,8 +1,9 @@
 """Paired comparison of two models on the same rows: tests, intervals, and the verdict they allow.
 
-Here: *these saved models* on one test set (paired bootstrap over groups, exact McNemar as a check), the correction
-for several comparisons, and the words (both in `families`). A verdict on *the method* (several seeds, folds) is another estimand:
-`crossed` and `verdicts`. Differences are fractions, always "the model minus the baseline".
+The estimand here is *these saved models* on one test set: a paired bootstrap over groups, with an exact McNemar test as a
+check. Corrections for several comparisons and the wording of verdicts are in `multiplicity`. A verdict on *the method*
+(several seeds or folds) is another estimand: see `crossed` and `verdicts`. Differences are fractions, "model minus
+baseline".
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from .multiplicity import words as words
 
 @dataclass(frozen=True)
 class Paired:
-    """metric(b) - metric(a) on the same rows, with what a bootstrap over groups says of it."""
+    """metric(b) - metric(a) on the same rows, with the results of a bootstrap over groups."""
 
     metric: str
     estimate: float
@@ -51,16 +52,16 @@ class Paired:
     interval_a: tuple[float, float]  # at `level`, each model alone
     interval_b: tuple[float, float]
     groups: int
-    differing: int  # groups in which the two differ at all
+    differing: int  # groups in which the two predictions differ
     level: float
     resamples: int
     df: float = 1e6  # of the group bootstrap
-    equal_groups: float = 1e6  # what the groups are worth in groups of equal size; at most `groups`
+    equal_groups: float = 1e6  # effective number of groups of equal size; at most `groups`
 
 
 @dataclass(frozen=True)
 class McNemar:
-    """Discordant groups: b where only the first model is right, c where only the second is; exact two-sided p."""
+    """Discordant groups: b: only the first model is right; c: only the second is; exact two-sided p."""
 
     b: int
     c: int
@@ -84,11 +85,11 @@ class Comparison:
 
 
 def bootstrap_p(draws: np.ndarray, differing: int, df: float | None = None, groups: int = 0) -> float:
-    """Two-sided p of "no difference": 2 * min(P(d* <= 0), P(d* >= 0)), each with one added to count and total.
+    """Return the two-sided p of "no difference": 2 * min(P(d* <= 0), P(d* >= 0)), with one added to count and total.
 
-    df and groups: corrected for the number of groups as the interval is (`intervals.tail_p`).
-    Never below 2 * 0.5^differing, the smallest p of an exact test that flips signs of the groups that differ: a
-    bootstrap over a handful of groups would otherwise call three lucky groups certain. At most 1.
+    df, groups: for the same correction for the number of groups as the interval has (`intervals.tail_p`).
+    p is at least 2 * 0.5^differing, the smallest p of an exact sign-flip test over the groups that differ: otherwise a
+    bootstrap over a few groups would report certainty after three lucky ones. At most 1.
     """
     tail = min(np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0))
     share = (tail + 1) / (len(draws) + 1)
@@ -98,7 +99,7 @@ def bootstrap_p(draws: np.ndarray, differing: int, df: float | None = None, grou
 
 @dataclass(frozen=True)
 class Resampled:
-    """A paired bootstrap of two models: what its draws say at any level."""
+    """A paired bootstrap of two models, with its intervals at any level."""
 
     metric: str
     value_a: float
@@ -110,7 +111,7 @@ class Resampled:
     groups: int
     equal_groups: float
     df: float
-    edges: tuple[float | None, float | None]  # of each model, from `intervals.edge_units`
+    edges: tuple[float | None, float | None]  # per model, from `intervals.edge_units`
     few: Discordance
 
     @property
@@ -122,12 +123,12 @@ class Resampled:
         return float(self.differences.std()) * math.sqrt(self.groups / (self.groups - 1))
 
     def at(self, level: float) -> tuple[float, float]:
-        """The interval of the difference: leaves out 0 exactly where p <= 1 - level."""
+        """Return the interval of the difference; it excludes 0 if and only if p <= 1 - level."""
         found = percentile(self.differences, level, self.df, self.groups)
         return decided(found, self.estimate, self.p_value, level, self.few)
 
     def alone(self, level: float) -> tuple[tuple[float, float], tuple[float, float]]:
-        """Each model's own interval."""
+        """Return the interval of each model's own value."""
         both = zip((self.value_a, self.value_b), (self.drawn_a, self.drawn_b), self.edges, strict=True)
         first, second = (
             widened(percentile(draws, level, self.df, self.groups), value, units, level) for value, draws, units in both
@@ -186,10 +187,10 @@ def paired_difference(
     """Paired bootstrap of metric(b) - metric(a): groups drawn with replacement, the same ones for both models.
 
     labels, predictions: `(n,)` integers below num_labels; groups: `(n,)`; metric: one of `metrics.COUNTED`.
-    Percentile intervals at levels expanded for the number of groups (`intervals.percentile`), never narrower than
-    `intervals` says of few mistakes or few groups that differ; an interval leaves out 0 exactly where p <= 1 - level.
-    Speaks of these two saved models on texts like these, not of new training runs.
-    Raises UserError for an unknown metric, for no rows and for fewer than two groups.
+    Percentile intervals have levels expanded for the number of groups (`intervals.percentile`), and a minimum width for few
+    mistakes or few groups that differ (`intervals`); an interval excludes 0 if and only if p <= 1 - level.
+    The result holds for these two saved models on similar texts, not for new training runs.
+    Raises UserError for an unknown metric, no rows, and fewer than two groups.
     """
     return resampled(labels, predictions_a, predictions_b, groups, num_labels, metric, resamples, seed).paired(level)
 
@@ -204,7 +205,7 @@ def resampled(
     resamples: int = 10000,
     seed: int = 0,
 ) -> Resampled:
-    """The draws behind `paired_difference`, with the same arguments and errors."""
+    """Return the bootstrap draws of `paired_difference`; same arguments and errors."""
     if metric not in COUNTED:
         raise UserError(f"Cannot compare by {metric!r}; known are {', '.join(COUNTED)}.{nearest(metric, COUNTED)}")
     labels = checked_labels(labels, num_labels)
@@ -215,7 +216,7 @@ def resampled(
     codes = group_codes(groups, len(labels))
     found = patterns((labels * num_labels + first) * num_labels + second, codes)
     if found.groups < 2:
-        raise UserError("All rows are in one group; a comparison needs at least two groups to draw from.")
+        raise UserError("All rows are in one group; a comparison needs at least two groups.")
     cells = [found.counts(labels * num_labels + made, num_labels**2) for made in (first, second)]  # (P, C * C) each
     occurring = len(np.unique(labels))
 
@@ -247,7 +248,7 @@ def resampled(
 
 
 def mcnemar_exact(correct_a: Any, correct_b: Any, groups: Sequence[Any] | np.ndarray) -> McNemar:
-    """Exact McNemar test on the first row of each group: b against c is a fair coin under no difference.
+    """Run the exact McNemar test on the first row of each group: without a difference, b and c are equally likely.
 
     correct_a, correct_b: `(n,)` booleans. p = min(1, 2 * P(Binomial(b + c, 1/2) <= min(b, c))); 1 when none differ.
     """
@@ -260,11 +261,11 @@ def mcnemar_exact(correct_a: Any, correct_b: Any, groups: Sequence[Any] | np.nda
 
 
 def detectable_difference(n_groups: int, discordance: float, power: float = 0.8, level: float = 0.05) -> float:
-    """The smallest difference in accuracy that one pair of models would show with this power, a fraction.
+    """Return the smallest difference in accuracy that one pair of models shows with this power, as a fraction.
 
-    discordance: share of rows on which exactly one of the two is right. (z_{1-level/2} + z_power) *
-    sqrt(discordance / n). No difference can exceed its discordance, so where that says more, the discordance is
-    taken to be the difference itself: (z + z)^2 / n. At most 1.
+    discordance: share of rows on which exactly one of the two is right. The result is (z_{1-level/2} + z_power) *
+    sqrt(discordance / n). A difference cannot exceed the discordance; if this value does, the discordance is set to the
+    difference itself: (z + z)^2 / n. At most 1.
     """
     if n_groups < 1 or not 0 <= discordance <= 1:
         raise ValueError(f"groups >= 1 and a discordance in [0, 1] expected, found {n_groups}, {discordance}")
@@ -286,15 +287,15 @@ def compare_models(
     level: float = 0.95,
     outputs: int | None = None,
 ) -> list[Comparison]:
-    """Every model against the baseline, on one test set: the baseline's row first, the others in the order given.
+    """Compare every model with the baseline on one test set: the baseline's row first, the others in the order given.
 
-    logits: {name: `(n, C)`}; C: `outputs`, or num_labels where every label has one. p is Holm-adjusted over these
-    comparisons, which are the whole family, and the margin tests are a second family; the intervals are each comparison's
-    own. Rows become JSON with `dataclasses.asdict`.
+    logits: {name: `(n, C)`}; C: `outputs`, or num_labels if every label has an output. p is Holm-adjusted over these
+    comparisons as one family, and the margin tests are a second family; intervals are not adjusted. Rows become JSON
+    with `dataclasses.asdict`.
     """
     if baseline not in logits or len(logits) < 2:
         raise UserError(
-            f"A comparison needs the baseline {baseline!r} and another model; given are "
+            f"A comparison needs the baseline {baseline!r} and at least one other model; found "
             f"{', '.join(map(repr, logits)) or 'none'}.{nearest(baseline, logits)}"
         )
     labels = checked_labels(labels, num_labels)

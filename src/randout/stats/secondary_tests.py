@@ -1,4 +1,4 @@
-"""Tests reported beside a verdict over seeds, which never decide it: Wilcoxon, paired t, McNemar per seed."""
+"""Tests reported alongside a verdict over seeds, which never decide it: Wilcoxon, paired t, McNemar per seed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def _p(value: float) -> str:
 
 
 def signed_rank_p(differences: Any) -> float:
-    """Wilcoxon's signed-rank test, exact, two-sided: zeros dropped, ties given mid-ranks; 1 where nothing differs."""
+    """Return the exact two-sided p of Wilcoxon's signed-rank test: zeros dropped, mid-ranks for ties; 1 without differences."""
     values = np.asarray(differences, dtype=np.float64)
     values = values[values != 0]
     sizes = np.abs(values)
-    ranks = 2 * (sizes[:, None] > sizes).sum(1) + (sizes[:, None] == sizes).sum(1) + 1  # doubled, so integers
-    chances = np.ones(1)  # of each doubled sum of the positive ranks, all signs being equally likely
+    ranks = 2 * (sizes[:, None] > sizes).sum(1) + (sizes[:, None] == sizes).sum(1) + 1  # doubled, to be integers
+    chances = np.ones(1)  # probability of each doubled sum of positive ranks, with all signs equally likely
     for rank in ranks.tolist():
         chances = (np.pad(chances, (0, rank)) + np.pad(chances, (rank, 0))) / 2
     above = int(ranks[values > 0].sum())
@@ -30,7 +30,10 @@ def signed_rank_p(differences: Any) -> float:
 
 
 def seeds_for_wilcoxon(comparisons: int, alpha: float = 0.05) -> int:
-    """The fewest seeds n at which the signed-rank test can reach alpha after Holm: comparisons * 2^(1 - n) <= alpha."""
+    """Return the smallest number of seeds n at which the signed-rank test can reach alpha after Holm's correction.
+
+    comparisons * 2^(1 - n) <= alpha.
+    """
     seeds = 1
     while comparisons * 0.5 ** (seeds - 1) > alpha:
         seeds += 1
@@ -38,9 +41,9 @@ def seeds_for_wilcoxon(comparisons: int, alpha: float = 0.05) -> int:
 
 
 def over_seeds(differences: Any, comparisons: int, alpha: float = 0.05) -> dict[str, str]:
-    """Tests on one difference per seed `(S,)`, uncorrected: they speak of new seeds, on this test set only.
+    """Return uncorrected tests on one difference per seed `(S,)`; they generalize to new seeds on this test set only.
 
-    comparisons: of the family, by which is judged whether Wilcoxon's test could ever reach alpha.
+    comparisons: size of the family, which decides whether Wilcoxon's test can reach alpha at all.
     """
     values = np.asarray(differences, dtype=np.float64)
     seeds, needed = len(values), seeds_for_wilcoxon(comparisons, alpha)
@@ -57,9 +60,10 @@ def over_seeds(differences: Any, comparisons: int, alpha: float = 0.05) -> dict[
 def mcnemar_over_seeds(
     right: np.ndarray, baseline: np.ndarray, groups: Sequence[Any] | np.ndarray, alpha: float
 ) -> str:
-    """Exact McNemar at each seed, uncorrected; right and baseline `(S, N)` booleans. With one seed its p.
+    """Return the uncorrected exact McNemar test at each seed. right, baseline: `(S, N)` booleans.
 
-    "k of n seeds": in k the two differ in the direction that most seeds take; those of the other are named.
+    With one seed, its p. Else "k of n seeds": k tests are significant in the direction of the overall difference;
+    significant tests in the other direction are counted after it.
     """
     tests = [mcnemar_exact(one, other, groups) for one, other in zip(baseline, right, strict=True)]
     if len(tests) == 1:

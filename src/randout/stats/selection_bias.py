@@ -15,7 +15,7 @@ from .metrics import BLOCK, group_codes
 
 @dataclass(frozen=True)
 class Optimism:
-    """What choosing the best of several trials on the validation rows that score it adds to its score."""
+    """By how much choosing the best of several trials overstates its score on the same validation rows."""
 
     trials: int
     chosen: int  # the first with the highest score
@@ -29,11 +29,11 @@ class Optimism:
 def best_of(
     right: Any, groups: Sequence[Any] | np.ndarray | None = None, resamples: int = 2000, seed: int = 0
 ) -> Optimism:
-    """The optimism of taking the best of right's rows `(trials, N)`: a score for each trial and validation row.
+    """Return the optimism of choosing the best trial.
 
-    right: booleans, or any number whose mean over rows is the score; groups `(N,)`, each row its own without. Each
-    resample draws groups with replacement, chooses the trial with the highest mean on them and scores it on the rows
-    of the groups not drawn, which had no say in the choice. Raises UserError for no trials or under two groups.
+    right: `(trials, N)` booleans, or numbers whose mean over rows is the score; groups `(N,)`; None: every row is its own
+    group. Each resample draws groups with replacement, chooses the trial with the highest mean on them, and scores it on
+    the groups not drawn, which did not influence the choice. Raises UserError for no trials or fewer than two groups.
     """
     scores = np.asarray(right, dtype=np.float64)
     if scores.ndim != 2 or not np.isfinite(scores).all():
@@ -41,7 +41,7 @@ def best_of(
     trials, rows = scores.shape
     codes = np.arange(rows) if groups is None else group_codes(groups, rows)
     if not trials or not rows or codes.max() < 1:
-        raise UserError("Best-of-N needs at least one trial and validation rows in at least two groups.")
+        raise UserError("Best of N: needs at least one trial, and validation rows in at least two groups.")
     sizes = np.bincount(codes).astype(np.float64)
     count = len(sizes)
     sums = np.stack([np.bincount(codes, one, count) for one in scores])  # (trials, G)
@@ -54,7 +54,7 @@ def best_of(
         weights = generator.multinomial(count, np.full(count, 1 / count), size=min(block, resamples - start))
         picks = ((weights @ sums.T) / (weights @ sizes)[:, None]).argmax(1)  # (block,)
         left = weights == 0
-        kept = left.any(1)  # every group drawn once: nothing out of bag
+        kept = left.any(1)  # False if every group was drawn: nothing is out of bag
         out += float((((left * sums[picks]).sum(1)[kept]) / (left @ sizes)[kept]).sum())
         same += int((picks == chosen).sum())
         seen += int(kept.sum())

@@ -1,7 +1,7 @@
 """One table per family of comparisons with a baseline: which method is better, over seeds or folds.
 
-The estimand stands in every row. One test decides (`adjusted_p`: the crossed design, or Nadeau and Bengio's variance
-over folds); what stands under `secondary` describes and is never promoted to a verdict.
+Every row names its estimand. One test decides (`adjusted_p`: the crossed design, or Nadeau and Bengio's variance over
+folds); results under `secondary` are descriptive and never decide a verdict.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class MethodRow:
     name: str
     metric: str
     value: float  # mean over units
-    values: tuple[float, ...]  # by seed, or by fold
+    values: tuple[float, ...]  # per seed, or per fold
     low: float  # of the value
     high: float
     estimand: str
     difference: Difference | None = None
-    simultaneous: tuple[float, float] | None = None  # at the level Holm tested it: leaves out 0 where it rejects
+    simultaneous: tuple[float, float] | None = None  # at the level of Holm's test: excludes 0 if and only if it rejects
     adjusted_p: float | None = None
     words: str | None = None
     detectable: float | None = None  # smallest difference this design shows with 80 % power, uncorrected
@@ -55,11 +55,11 @@ class MethodRow:
 
 @dataclass(frozen=True)
 class _Table:
-    """What a design makes of the data: each arm's value by unit and its interval, and the differences."""
+    """The results of a design: each arm's value per unit with its interval, and the differences."""
 
     values: Mapping[str, tuple[Sequence[float], tuple[float, float]]]  # baseline first
     differences: list[Difference]  # of the others, in order
-    tested: list[Tested]  # the same, for the family
+    tested: list[Tested]  # the same differences, as the family's tests
 
 
 def _rows(table: _Table, metric: str, estimand: str, margin: float, level: float) -> list[MethodRow]:
@@ -77,7 +77,7 @@ def _rows(table: _Table, metric: str, estimand: str, margin: float, level: float
 
 
 def _tested(found: Difference, few: Discordance | None, clusters: float) -> tuple[Difference, Tested]:
-    """A t interval for its family, widened where few groups differ."""
+    """Return a difference, and its test for the family, with intervals widened if few groups differ."""
 
     def interval(level: float) -> tuple[float, float]:
         return decided(found.at(level), found.estimate, found.p_value, level, few)
@@ -105,7 +105,7 @@ def _order(given: Mapping[str, Any], baseline: str) -> list[str]:
 
 
 def _aligned(predictions: Mapping[str, Any], baseline: str, rows: int, num_labels: int) -> dict[str, np.ndarray]:
-    """Predictions `(S, N)` by arm, the baseline's first, checked."""
+    """Return checked predictions `(S, N)` by arm, the baseline first."""
     made = {name: np.asarray(predictions[name]) for name in _order(predictions, baseline)}
     seeds = len(made[baseline])
     for name, one in made.items():
@@ -113,7 +113,7 @@ def _aligned(predictions: Mapping[str, Any], baseline: str, rows: int, num_label
             raise ValueError(f"{name}: predictions of shape (seeds, {rows}) expected, found {one.shape}")
         if len(one) != seeds or not seeds:
             raise UserError(
-                f"{name!r} has {plural(len(one), 'seed')} and the baseline {baseline!r} has {seeds}; a comparison is paired and "
+                f"{name!r} has {plural(len(one), 'seed')} and the baseline {baseline!r} has {seeds}; a paired comparison "
                 "needs the same seeds in every arm. Finish the missing runs, or leave those seeds out."
             )
         checked_labels(one.reshape(-1), num_labels, f"predictions of {name!r}")
@@ -124,7 +124,7 @@ def _saved_models(
     labels: np.ndarray, made: dict[str, np.ndarray], codes: np.ndarray, num_labels: int, metric: str, level: float,
     resamples: int, seed: int,
 ) -> _Table:  # fmt: skip
-    """One seed: the paired bootstrap over groups of `statistics`."""
+    """One seed: the paired bootstrap over groups (`paired`)."""
     base, *others = made
 
     def drawn(name: str) -> Any:
@@ -190,13 +190,13 @@ def compare_methods(
     seed: int = 0,
     secondary: bool = True,
 ) -> list[MethodRow]:
-    """Every method against the baseline over the same seeds and rows: the baseline's row first, then as given.
+    """Compare every method with the baseline over the same seeds and rows: the baseline's row first, then as given.
 
-    predictions: {name: `(S, N)` integers}, seed s set up alike in every arm; labels, groups: `(N,)`.
-    The estimand is the method from two seeds on, with a verdict from `SEEDS_NEEDED` on; with one seed, the saved
-    models. Holm over these comparisons, which are the whole family. With the baseline alone, its row alone.
-    secondary: whether to add the tests that are shown and decide nothing.
-    Raises UserError for an unknown baseline or metric, for unequal numbers of seeds and under two groups.
+    predictions: {name: `(S, N)` integers}, with the same seed s in every arm; labels, groups: `(N,)`.
+    With one seed the estimand is the saved models, with more the method; a verdict takes `SEEDS_NEEDED` seeds. Holm's
+    correction covers these comparisons as one family. With only the baseline, returns only its row.
+    secondary: whether to add the tests that are reported but do not decide.
+    Raises UserError for an unknown baseline or metric, unequal numbers of seeds, and fewer than two groups.
     """
     labels = checked_labels(labels, num_labels)
     made = _aligned(predictions, baseline, len(labels), num_labels)
@@ -210,10 +210,10 @@ def compare_methods(
             row = dataclasses.replace(row, words=f"no verdict: {seeds} seeds, at least {SEEDS_NEEDED} are needed")
         if secondary:
             right, base = made[row.name] == labels, made[baseline] == labels
-            beside = {"McNemar": mcnemar_over_seeds(right, base, codes, 1 - level)}
+            tests = {"McNemar": mcnemar_over_seeds(right, base, codes, 1 - level)}
             if seeds > 1:
-                beside |= over_seeds(np.subtract(row.values, rows[0].values), len(rows) - 1, 1 - level)
-            row = dataclasses.replace(row, secondary=beside)
+                tests |= over_seeds(np.subtract(row.values, rows[0].values), len(rows) - 1, 1 - level)
+            row = dataclasses.replace(row, secondary=tests)
         rows[at] = row
     return rows
 
@@ -228,11 +228,11 @@ def _fold_difference(
     group_sizes: Sequence[int] | np.ndarray | None = None,
     difference: bool = True,
 ) -> tuple[Difference, bool]:
-    """Nadeau and Bengio (2003): Var(mean) = s^2 (1 / n + mean(n_test / n_train)), n folds in all, df n - 1.
+    """Return the interval over folds of Nadeau and Bengio (2003), and whether all folds agree to within one row.
 
-    Also returned: whether all folds agree to within one row, the step in which a fold's accuracy is measured. Then
-    their spread was not measured: s is taken to be one row, and for a difference only the signs count, so that p is at
-    least the sign test's, 2 * 0.5^k for k folds that differ (of one repeat).
+    Var(mean) = s^2 (1 / n + mean(n_test / n_train)), n folds in all, n - 1 degrees of freedom. One row is the resolution
+    of a fold's accuracy. If all folds agree to within it, their spread is unknown: s is set to one row, and a difference
+    only counts signs, so that p is at least that of the sign test, 2 * 0.5^k for k differing folds (of one repeat).
     """
     each, train, test = (np.asarray(one, dtype=np.float64) for one in (values, train_rows, test_rows))
     if not each.shape == train.shape == test.shape or each.ndim != 1 or len(each) % repeats:
@@ -264,11 +264,11 @@ def fold_interval(
     repeats: int = 1,
     group_sizes: Sequence[int] | np.ndarray | None = None,
 ) -> tuple[float, float, float]:
-    """Mean, low and high of a value in [0, 1] over the folds `(r * k,)`.
+    """Return mean, low and high of a value in [0, 1] over the folds `(r * k,)` of r repeats.
 
-    train_rows: the rows really trained on, by fold; group_sizes `(G,)`: rows of each group of the data, single rows if
-    not given. Where all folds agree to within one row the interval is at least Wilson's over the groups.
-    Raises UserError under `FOLDS_NEEDED` folds a repeat.
+    train_rows: number of rows trained on, per fold; group_sizes `(G,)`: rows of each group of the data, single rows if
+    not given. If all folds agree to within one row, the interval is at least Wilson's over the groups.
+    Raises UserError for fewer than `FOLDS_NEEDED` folds per repeat.
     """
     found, agree = _fold_difference(
         values, train_rows, test_rows, level, repeats, group_sizes=group_sizes, difference=False
@@ -291,9 +291,9 @@ def compare_folds(
     repeats: int = 1,
     group_sizes: Sequence[int] | np.ndarray | None = None,
 ) -> list[MethodRow]:
-    """Every method against the baseline over the same folds, values `(r * k,)` each; rows as `compare_methods`.
+    """Compare every method with the baseline over the same folds, values `(r * k,)` each; rows as in `compare_methods`.
 
-    train_rows, test_rows `(r * k,)`: the rows really trained on (without an inner validation slice) and tested on.
+    train_rows, test_rows `(r * k,)`: number of rows trained on (without an inner validation split) and tested on.
     group_sizes `(G,)`: rows of each group of the data, which no fold divides; single rows if not given.
     """
     made = {name: np.asarray(values[name], dtype=np.float64) for name in _order(values, baseline)}

@@ -123,12 +123,12 @@ def test_table_4_runs_the_classifiers_of_words(coda19_folder, asked, tmp_path, m
 
 def test_a_verdict_only_where_nothing_forbids_it():
     number = paper().number("Table 3", "rhmd", "plain", "accuracy")
-    near = side_by_side.Ours(number.value / 100 + 0.002, number.value / 100 - 0.02, number.value / 100 + 0.024)
-    assert side_by_side.compared(number, near, "", "x")[5:] == ["+0.20", "no difference seen"]
-    far = side_by_side.Ours(0.9, 0.88, 0.92)
-    assert side_by_side.compared(number, far, "", "x")[6] == "higher"
-    assert side_by_side.compared(number, far, "(a)", "x")[6] == "not comparable (a)"
-    assert side_by_side.compared(number, None, "", "x")[6] == "not run"
+    near = side_by_side.Measured(number.value / 100 + 0.002, number.value / 100 - 0.02, number.value / 100 + 0.024)
+    assert side_by_side.comparison_row(number, near, "", "x")[5:] == ["+0.20", "no difference seen"]
+    far = side_by_side.Measured(0.9, 0.88, 0.92)
+    assert side_by_side.comparison_row(number, far, "", "x")[6] == "higher"
+    assert side_by_side.comparison_row(number, far, "(a)", "x")[6] == "not comparable (a)"
+    assert side_by_side.comparison_row(number, None, "", "x")[6] == "not run"
 
 
 def test_what_forbids_a_comparison():
@@ -137,9 +137,9 @@ def test_what_forbids_a_comparison():
     hub = make_request("rhmd", "full", {"student": {"model": "facebook/data2vec-text-base"}})
     assert reasons(hub, "plain") == []
     other = make_request("rhmd", "full", {"student": {"model": "some/small-one"}, "train": {"epochs": 3}})
-    assert reasons(other, "plain") == ["student small-one, not data2vec", "set here: train.epochs = 3"]
+    assert reasons(other, "plain") == ["student small-one instead of data2vec", "changed settings: train.epochs = 3"]
     assert reasons(make_request("coda19", "small", {}), "svm") == ["two epochs at 5e-5"]
-    assert "another split" in reasons(make_request("rhmd", "full", {"data": {"split": "auto"}}), "plain")
+    assert "different split" in reasons(make_request("rhmd", "full", {"data": {"split": "auto"}}), "plain")
 
 
 def test_the_full_budget_is_the_published_training():
@@ -158,8 +158,8 @@ def test_the_full_budget_is_the_published_training():
     [
         ("rmhd", "smoke", [], "Did you mean 'rhmd'"),
         ("rhmd", "tiny", [], "expected smoke, small, full"),
-        ("rhmd", "smoke", [4], "table 4: the paper has none for rhmd"),
-        ("coda19", "smoke", [5], "table 5: the paper has none for coda19"),
+        ("rhmd", "smoke", [4], "table 4: not in the paper for rhmd"),
+        ("coda19", "smoke", [5], "table 5: not in the paper for coda19"),
     ],
 )
 def test_what_the_paper_has_not_is_refused(dataset, budget, tables, said):

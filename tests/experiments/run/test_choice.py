@@ -274,9 +274,10 @@ def test_a_dry_run_says_how_the_student_is_chosen(
     code, out, _ = command(*words, "--runs", tmp_path / "runs")
     assert code == 0
     assert (
-        "student: tiny or svm, whichever is chosen on 3 folds of the training rows, for 18 validation rows are" in out
+        "student: tiny or svm, whichever is chosen on 3 folds of the training rows, because 18 validation rows are"
+        in out
     )
-    assert "for cross-validation trains the encoder 3 times on fewer rows" in out
+    assert "cross-validation trains the encoder 3 times on fewer rows" in out
 
 
 def test_no_option_is_the_encoder_as_before(toy_csv: Callable[..., Path], found_locally: str) -> None:

@@ -50,12 +50,12 @@ def test_a_choice_among_epochs_needs_validation_rows(held: int, keep: str) -> No
 @pytest.mark.parametrize(
     ("settings", "held", "expected"),
     [
-        ({}, 300, "training: up to 60 epochs (240 steps of 16 texts) at learning rate 0.0001; the weights of the best "
-         "validation are kept, and training ends after 5 validations without a gain"),
-        ({"patience": 1}, 300, "training: up to 60 epochs (240 steps of 16 texts) at learning rate 0.0001; the weights of "
-         "the best validation are kept, and training ends after 1 validation without a gain"),
-        ({"patience": 0}, 300, "training: 60 epochs (240 steps of 16 texts) at learning rate 0.0001; the weights of the "
-         "best validation are kept"),
+        ({}, 300, "training: up to 60 epochs (240 steps of 16 texts) at learning rate 0.0001; the weights with the best "
+         "validation score are kept, and training stops after 5 validations without improvement"),
+        ({"patience": 1}, 300, "training: up to 60 epochs (240 steps of 16 texts) at learning rate 0.0001; the weights with "
+         "the best validation score are kept, and training stops after 1 validation without improvement"),
+        ({"patience": 0}, 300, "training: 60 epochs (240 steps of 16 texts) at learning rate 0.0001; the weights with the "
+         "best validation score are kept"),
         ({}, 1, "training: 60 epochs (240 steps of 16 texts) at learning rate 0.0001; the last weights are kept: "
          "1 validation row is too few to choose by"),
         ({"keep": "last", "epochs": 1, "batch_size": 64}, 300, "training: 1 epoch (1 step of 64 texts) at learning rate "
@@ -107,7 +107,9 @@ def test_a_plan_has_every_auto_decided_and_says_so(toy_csv, tiny_model, tmp_path
     assert "contrastive" in plan.config.methods
     assert plan.config.train.epochs > 4
     assert plan.config.train.learning_rate == 1e-4
-    assert any(note.startswith("pooling: mean of all tokens, as the encoder's own") for note in plan.notes)
+    assert any(
+        note.startswith("pooling: mean of all tokens, as stated in the encoder's configuration") for note in plan.notes
+    )
     assert any(note.startswith("training: ") for note in plan.notes)
     plain = plan_of(toy_csv, stated, "plain", 120, epochs=2, learning_rate=1e-3)
     assert plain.config.student.pooling == "first"

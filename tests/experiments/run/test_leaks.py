@@ -119,7 +119,7 @@ def check_found(one: config.Config, texts: set[str], role: str, how: str) -> Non
         count = overlap(plan, split, texts)
         assert count > 0
         assert f"{how} {count} of the {len(plan.dataset.split[split])} {split} rows" in found
-    assert leaks.counted(leaks.seen_by(plan), plan.dataset, "test")[role] == overlap(plan, "test", texts)
+    assert leaks.count_seen(leaks.seen_by(plan), plan.dataset, "test")[role] == overlap(plan, "test", texts)
     closed = {"output": one.output.model_copy(update={"test": False})}
     assert (
         make(one.model_copy(update=closed)).leak_warnings == plan.leak_warnings
@@ -268,7 +268,9 @@ def test_rows_that_only_selected_the_teacher_are_warned_of(
     table = write(tmp_path / "t.csv", texts, labels, part=parts, other=swapped)
     teacher = pretend(make(asked(table, data={"split_column": "part"})), "swapped")
     plan = make(asked(table, teacher, data={"split_column": "other"}))
-    assert plan.leak_warnings == ("the teacher was selected on 30 of the 30 test rows, so test scores will flatter",)
+    assert plan.leak_warnings == (
+        "the teacher was selected on 30 of the 30 test rows, so test scores will be too high",
+    )
 
 
 def test_what_is_right_is_not_warned_of(
@@ -294,7 +296,7 @@ def test_what_is_right_is_not_warned_of(
     ]
     for plan in plans:
         assert plan.leak_warnings == ()
-        assert not any(note.startswith("leaks: which rows") for note in plan.notes)
+        assert not any(note.startswith("leaks: the rows that") for note in plan.notes)
     assert paper.dataset.report.leaked["test"].size > 0
 
 
@@ -326,7 +328,7 @@ def test_a_run_without_a_record(taught: Path, asked: Any, toy_csv: Any, tmp_path
     check_found(one, texts_of(data.load(toy_csv(90, 1)), "train"), "teacher-trained", "the teacher was trained on")
     for teacher in (old, Path(shutil.copytree(old / "model", tmp_path / "alone"))):
         plan = make(asked(toy_csv(90, 7), teacher))
-        assert any("cannot be known" in note and teacher.name in note for note in plan.notes)
+        assert any("may have seen held-out rows" in note and teacher.name in note for note in plan.notes)
     assert not leaks.seen_by(plan).complete
 
 
@@ -388,7 +390,7 @@ def test_finished_runs_are_compared_with_the_number_beside_the_score(
     del metrics["test"]["leaks"]
     (old / "metrics.json").write_text(json.dumps(metrics))
     notes = compare_finished([plain.folder, old], "", asked)["result"]["notes"]
-    assert any("ce + kd learned from a teacher whose training rows are not on record" in note for note in notes)
+    assert any("ce + kd learned from a teacher whose training rows are not recorded" in note for note in notes)
 
 
 def test_a_test_split_left_closed_is_refused_when_it_is_opened(
@@ -410,7 +412,7 @@ def test_a_test_split_left_closed_is_refused_when_it_is_opened(
     assert code == 0
     assert "leak: the teacher was trained on" in out
     assert "without these" in out
-    assert "test scores will flatter" in errors
+    assert "test scores will be too high" in errors
 
 
 def test_every_fold_is_looked_at_before_anything_is_trained(
@@ -503,7 +505,7 @@ def test_evaluate_a_run_without_a_record(taught: Path, toy_csv: Any, tmp_path: P
         (place / FILE).unlink()
     trained = len(data.load(toy_csv(90, 1)).split["train"])
     assert f"this model was trained on {trained} of the 90 rows" in run("evaluate", old, toy_csv(90, 1))[2]
-    assert "cannot be known" in run("evaluate", old, toy_csv(60, 5))[2]
+    assert "may hold some of them" in run("evaluate", old, toy_csv(60, 5))[2]
 
 
 def test_evaluate_counts_the_teachers_rows_too(leaking: Path, toy_csv: Any, run: Run) -> None:
@@ -535,7 +537,7 @@ def test_rows_with_the_same_tokens_are_counted_and_scored_apart(asked: Any, tmp_
     }
     assert all(rows.size == 0 for rows in plan.dataset.report.leaked.values()), "no copies as texts"
     assert any("3 test rows have the same tokens as a training row" in note for note in plan.notes)
-    done = pipeline.carry_out(plan, Options(runs=tmp_path / "runs", show=Show(quiet=True)))
+    done = pipeline.execute(plan, Options(runs=tmp_path / "runs", show=Show(quiet=True)))
     assert done.metrics["test"]["without_copies"]["rows"] == 12
     assert done.run.record["data_report"]["same_tokens"] == {"validation": 2, "test": 3}
 
@@ -558,9 +560,9 @@ def test_a_split_of_nothing_but_copies_is_scored_and_said(
     parts = ["train"] * 60 + ["validation"] * 15 + ["test"] * 15
     table = write(tmp_path / "t.csv", [*texts, *texts[:30]], [*labels, *labels[:30]], part=parts)
     plan = make(asked(table, data={"split_column": "part"}))
-    metrics = pipeline.carry_out(plan, Options(runs=tmp_path / "runs", show=Show(quiet=True))).metrics
+    metrics = pipeline.execute(plan, Options(runs=tmp_path / "runs", show=Show(quiet=True))).metrics
     assert "without_copies" not in metrics["test"]
-    assert "each of the 15 test rows has a copy in train" in capsys.readouterr().err
+    assert "all 15 test rows have a copy in the training split" in capsys.readouterr().err
 
 
 # ---- what "auto" is decided by
@@ -655,7 +657,7 @@ def test_an_opening_that_cannot_be_recorded_is_said(
     alone = shutil.copytree(tmp_path / "runs" / "w" / "model", tmp_path / "alone")
     code, out, errors = run("evaluate", alone, table, "--json")
     assert json.loads(out)["test_rows"]["openings"] is None
-    assert "are test rows of this run; its folder is not here" in errors
+    assert "are test rows of this run; its run folder was not found" in errors
 
     def full(*_: Any) -> int:
         raise OSError(28, "No space left on device")

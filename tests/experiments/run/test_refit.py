@@ -43,7 +43,7 @@ def train_on(tiny_model: Callable[[str], Path], tmp_path: Path) -> Runs:
             | {"keep": "last", "refit": refit},
         } | more
         plan = planning.make(config.build([tables], METHODS))
-        return pipeline.carry_out(plan, pipeline.Options(runs=tmp_path / "runs", show=Show(quiet=True)))
+        return pipeline.execute(plan, pipeline.Options(runs=tmp_path / "runs", show=Show(quiet=True)))
 
     return run
 

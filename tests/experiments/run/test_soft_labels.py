@@ -96,7 +96,7 @@ def test_a_flipped_bit_on_disk_is_refused(path: Path) -> None:
 @pytest.mark.parametrize("name", [*parts(), "sha256"])
 def test_each_part_of_the_metadata_is_compared(path: Path, name: str) -> None:
     rewritten(path, LOGITS, **{name: "another"})
-    with pytest.raises(UserError, match=f"stale or foreign: {name} differ"):
+    with pytest.raises(UserError, match=f"outdated or belong to another run: {name} differ"):
         stored(path.parent, parts())
 
 
@@ -116,7 +116,7 @@ def test_logits_are_computed_once(
     teacher, texts = tiny_encoder(tiny_model("bert")), ["goal team match", "fever", "stock price of the bank today"]
     wanted = parts(max_length=5, texts=texts)
     made = compute(teacher, texts, tmp_path / "store", wanted, Show(), "a teacher")
-    assert "soft labels: logits of a teacher for 3 texts, computed once and kept in store/" in capsys.readouterr().err
+    assert "soft labels: logits of a teacher for 3 texts, computed once and stored in store/" in capsys.readouterr().err
     alone = [teacher.forward(ids_of(teacher, [text], 5)).logits[0].detach().numpy() for text in texts]
     np.testing.assert_allclose(made, alone, atol=1e-5)
     monkeypatch.setattr(soft_labels, "predict", None)
@@ -152,7 +152,7 @@ def test_rows_that_a_teacher_was_not_asked_for_are_nan() -> None:
         ({0: "a", 1: "b", 2: "c"}, ["no", "yes", "other"], "the data's are maybe, no, yes$"),
         ({0: "a", 1: "b", 2: "c"}, None, "the data's are maybe, no, yes$"),
         ({0: "a", 1: "b", 2: "c"}, (), "If these are the same classes under other names.*--teacher-labels NAME_OF_a,"),
-        ({0: "a", 1: "b"}, (), "A teacher must have exactly the data's 3 classes, and it has 2$"),
+        ({0: "a", 1: "b"}, (), "A teacher must have exactly the 3 classes of the data; it has 2$"),
     ],
 )
 def test_what_helps_with_other_names_is_said(teacher: dict[int, str], named: Any, expected: str) -> None:

@@ -52,7 +52,7 @@ def test_the_best_epoch_is_the_one_that_is_saved(
         "methods": {"ce": {}},
         "train": train,
     }
-    done = pipeline.carry_out(
+    done = pipeline.execute(
         planning.make(config.build([tables], METHODS)), pipeline.Options(runs=tmp_path, show=Show(quiet=True))
     )
     history = json.loads((done.folder / "history.json").read_text())

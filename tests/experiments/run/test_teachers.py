@@ -21,11 +21,11 @@ from randout.core.errors import Failure, UserError
 from randout.core.files import change_places
 from randout.experiments.run import pipeline, planning
 from randout.experiments.run.planning import make
-from randout.experiments.run.reload import replay, stored_config
+from randout.experiments.run.reload import reload_plan, stored_config
 from randout.experiments.run.soft_labels import column_order
 from randout.experiments.run.student import Options, Stopped
 from randout.experiments.study import comparison, spec
-from randout.experiments.study.finished_runs import _teacher
+from randout.experiments.study.finished_runs import _teacher_key
 from randout.methods.builtin import METHODS
 from randout.reporting.subjects import Model
 from randout.storage.run_folder import RunFolder
@@ -70,7 +70,7 @@ def plan_of(asked: dict[str, Any], *above: dict[str, Any]) -> planning.Plan:
 def test_two_teachers_end_to_end(asked: dict[str, Any], first: Path, tmp_path: Path) -> None:
     options = Options(runs=tmp_path / "runs", show=Show(quiet=True))
     plan = plan_of(asked)
-    done = pipeline.carry_out(plan, options)
+    done = pipeline.execute(plan, options)
     run = RunFolder(done.folder)
     taught = pipeline.taught(plan, options)
     assert taught is not None
@@ -96,8 +96,8 @@ def test_two_teachers_end_to_end(asked: dict[str, Any], first: Path, tmp_path: P
     assert record["more"][0]["validation_accuracy"] == other.validation["accuracy"]
     assert stored_config(run).teacher.more == (other.name,), "a finished run names its teachers"
     assert str(tmp_path) not in (done.folder / "run.toml").read_text()
-    assert replay(run).config.methods["multi-teacher"]["weights"] == [1.0, 3.0]
-    assert pipeline.carry_out(plan, options).new is False
+    assert reload_plan(run).config.methods["multi-teacher"]["weights"] == [1.0, 3.0]
+    assert pipeline.execute(plan, options).new is False
 
 
 def test_a_run_that_was_stopped_finds_its_teachers_again(asked: dict[str, Any], tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_run_that_was_stopped_finds_its_teachers_again(asked: dict[str, Any], 
     _bring(asked["teacher"]["more"], 0, place)
     options = Options(runs=place / "runs", deadline=1.0, show=Show(quiet=True))
     with pytest.raises(Stopped) as stopped:
-        pipeline.carry_out(plan_of(asked), options)
+        pipeline.execute(plan_of(asked), options)
     fingerprint = stopped.value.run.record["fingerprint"]
     text = (stopped.value.run.path / "run.toml").read_text()
     assert tomllib.loads(text)["teacher"]["more"] == ["../../roberta"]
@@ -119,7 +119,7 @@ def test_a_run_that_was_stopped_finds_its_teachers_again(asked: dict[str, Any], 
     assert again.teacher.more == (str(moved / "roberta"),)
     plan = make(again)
     assert plan.fingerprint == fingerprint
-    done = pipeline.carry_out(plan, Options(runs=moved / "runs", show=Show(quiet=True)))
+    done = pipeline.execute(plan, Options(runs=moved / "runs", show=Show(quiet=True)))
     assert done.folder == run.path
     assert RunFolder(done.folder).finished
 
@@ -176,9 +176,9 @@ def test_further_teachers_that_nobody_learns_from(asked: dict[str, Any], tiny_mo
 
 def test_a_teacher_named_twice(asked: dict[str, Any], first: Path) -> None:
     again = [*asked["teacher"]["more"], str(first)]
-    assert f"teacher.more: {first} is a teacher already" in refused(asked, {"teacher": {"more": again}})
+    assert f"teacher.more: {first} is named twice" in refused(asked, {"teacher": {"more": again}})
     twice = asked["teacher"]["more"] * 2
-    assert "name each once" in refused(asked, {"teacher": {"more": twice}})
+    assert "Name each teacher once" in refused(asked, {"teacher": {"more": twice}})
 
 
 def test_a_further_teacher_with_other_labels(
@@ -199,7 +199,7 @@ def test_a_further_teacher_with_other_labels(
 def test_weights_are_counted_before_anything_is_trained(asked: dict[str, Any], tmp_path: Path) -> None:
     plan = plan_of(asked, {"methods": {"multi-teacher": {"weights": [1.0, 1.0, 1.0]}}})
     with pytest.raises(UserError, match="weights: 3 for 2 teachers"):
-        pipeline.carry_out(plan, Options(runs=tmp_path, show=Show(quiet=True)))
+        pipeline.execute(plan, Options(runs=tmp_path, show=Show(quiet=True)))
     assert not list(tmp_path.glob("*roberta*")), "the teacher was trained all the same"
 
 
@@ -217,8 +217,8 @@ def test_logits_that_are_not_finite_reach_no_student(
     above = {"teacher": {"model": str(broken), "more": []} if place == "first" else {"more": [str(broken)]}}
     if place == "first":
         above["methods"] = {"multi-teacher": {"weights": [1.0]}}
-    with pytest.raises(Failure, match=r"teacher .*not finite on \d+ of \d+ texts"):
-        pipeline.carry_out(plan_of(asked, above), Options(runs=tmp_path / "runs", show=Show(quiet=True)))
+    with pytest.raises(Failure, match=r"teacher .*not finite for \d+ of \d+ texts"):
+        pipeline.execute(plan_of(asked, above), Options(runs=tmp_path / "runs", show=Show(quiet=True)))
 
 
 # ---- studies and reports
@@ -276,11 +276,11 @@ def test_arms_of_finished_runs_are_told_apart_by_all_their_teachers() -> None:
         return SimpleNamespace(record={"identity": {"teacher": "f", "more": more}, "teacher": teacher})
 
     one, same = (run(f"t-s{seed}-12345678", ["g"], [f"u-s{seed}-abcdef01"]) for seed in (1, 2))
-    assert _teacher(one) == _teacher(same) == ["t", "u"]
-    assert _teacher(run("t-s1-12345678", ["g"], ["v-s1-abcdef01"])) != _teacher(one)
+    assert _teacher_key(one) == _teacher_key(same) == ["t", "u"]
+    assert _teacher_key(run("t-s1-12345678", ["g"], ["v-s1-abcdef01"])) != _teacher_key(one)
     there = {"model": "h", "max_length": "auto", "truncation": "head"}
-    assert _teacher(run("t-s1-12345678", [there], ["anything"])) == ["t", there]
-    assert _teacher(run("t-s1-12345678", [], [])) == "t"
+    assert _teacher_key(run("t-s1-12345678", [there], ["anything"])) == ["t", there]
+    assert _teacher_key(run("t-s1-12345678", [], [])) == "t"
 
 
 def test_a_report_knows_all_teachers(asked: dict[str, Any], tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ class TestColumnOrder:
         with pytest.raises(UserError, match="NAME_OF_LABEL_0,NAME_OF_LABEL_1,NAME_OF_LABEL_2") as found:
             self.order("LABEL_0", "LABEL_1", "LABEL_2")
         assert "--teacher-labels health" not in str(found.value)
-        with pytest.raises(UserError, match="exactly the data's 3 classes, and it has 4"):
+        with pytest.raises(UserError, match="exactly the 3 classes of the data; it has 4"):
             self.order("a", "b", "c", "d")
         with pytest.raises(UserError, match=r"2 names for the 3 outputs of teacher \(its own names.*: a, b, c\)"):
             self.order("a", "b", "c", named=["health", "money"])

@@ -123,7 +123,7 @@ def bombs(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     monkeypatch.setattr(record.StudyFolder, "save", counted(record.StudyFolder.save))
     monkeypatch.setattr(checkpoint, "save", counted(checkpoint.save))
     monkeypatch.setattr(pipeline, "_finish", counted(pipeline._finish))
-    monkeypatch.setattr(search, "_keep", counted(search._keep))
+    monkeypatch.setattr(search, "_delete_weights", counted(search._delete_weights))
     monkeypatch.setattr(search.shutil, "rmtree", counted(search.shutil.rmtree))
     return fuse
 
@@ -201,7 +201,7 @@ def test_halving_prunes_and_what_goes_on_is_a_full_training_bit_for_bit(made, wh
     assert sorted(len(trial["rungs"]) for trial in first[:2]) == [2, 3]
     assert [step for _, step, _ in done[folder.record["best"]]["rungs"]] == [1, 2, 4]
     best = done[folder.record["best"]]
-    alone = pipeline.carry_out(
+    alone = pipeline.execute(
         planning.make(one.trial_config(best["settings"]), dataset),
         Options(runs=tmp_path / "alone", show=Show(quiet=True)),
     )
@@ -252,7 +252,7 @@ def test_what_chance_is():
     record = {"metric": "accuracy", "trials": [{"rungs": one} for one in rungs]}
     found = trials.at_chance(record, 0.5, labels)
     assert found is not None
-    assert "after 50.0% of a training (7 steps) the best of 2 trials has 69.0% of the validation rows right" in found
+    assert "after 50.0% of a training (7 steps) the best of 2 trials has a validation accuracy of 69.0%" in found
     assert trials.at_chance(record, 1.0, labels) is None
     assert trials.at_chance(record | {"metric": "log_loss"}, 0.5, labels) is None
     rungs[1][0][2] = 0.70
@@ -295,7 +295,7 @@ def test_one_teacher_and_one_file_of_soft_labels_whatever_the_student_s_training
 
 def test_settings_that_a_teacher_shares_are_said(made, dataset, tmp_path, capsys):
     one = made("kd", {"space": {"weight_decay": [0.0, 0.1], "kd.weight": [0.5]}})
-    assert search.own_teachers(one) == ["train.weight_decay"]
+    assert search.settings_of_teacher(one) == ["train.weight_decay"]
     assert search.planned(one, dataset)[-1].endswith("a teacher for each value of train.weight_decay")
     assert search.planned(made("kd", {"space": {"epochs": [1, 2]}}), dataset)[-1].endswith("one teacher for all")
     assert "teacher" not in search.planned(made("plain", RATES), dataset)[-1]
@@ -569,7 +569,7 @@ def test_every_cell_of_the_paper_fits_a_dry_run(run, tiny_model, toy_csv, tmp_pa
     words = [word for word in words if word not in ("--teacher", tiny_model("roberta"))]
     code, out, err = run(*words, "--space", "paper", "--preset", "plain")
     assert out.splitlines()[-1].startswith("2 of 2 cells")
-    assert "left out, for this recipe has no such method: kd.weight, kd.temperature" in err
+    assert "left out, because this recipe has no such method: kd.weight, kd.temperature" in err
 
 
 def test_a_search_where_all_fails_says_so_and_ends_with_1(run, tiny_model, toy_csv, monkeypatch):

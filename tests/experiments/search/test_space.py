@@ -65,7 +65,7 @@ def test_a_cell_becomes_tables_over_a_recipe():
     assert (made.methods["kd"]["weight"], made.methods["kd"]["temperature"]) == (0.2, 3.0)
     assert (made.train.batch_size, made.student.max_length) == (32, 20)
     assert made.methods["randout"] == recipe().methods["randout"]
-    assert grid.words_of({"kd.weight": 0.2, "train.batch_size": 32}) == "kd.weight 0.2, train.batch_size 32"
+    assert grid.settings_text({"kd.weight": 0.2, "train.batch_size": 32}) == "kd.weight 0.2, train.batch_size 32"
 
 
 @pytest.mark.parametrize(
@@ -127,17 +127,17 @@ def test_a_budget_is_spent_and_not_exceeded():
     ("table", "parts"),
     [
         ({}, ["empty", "--space"]),
-        ({"space": {"kd.weight": []}}, ["kd.weight", "[]", "not empty"]),
+        ({"space": {"kd.weight": []}}, ["kd.weight", "[]", "non-empty"]),
         ({"space": {"kd.weight": 0.4}}, ["kd.weight", "0.4", "list of values"]),
         ({"space": {"learning_rat": [1e-4]}}, ["search.space learning_rat", "Did you mean 'learning_rate'?"]),
         ({"preset": "papr"}, ["'papr'", "paper, figures", "Did you mean 'paper'?"]),
-        ({"space": {"kd.weight": {"low": 0.1, "high": 0.9}}}, ["kd.weight", "a range", "tpe"]),
+        ({"space": {"kd.weight": {"low": 0.1, "high": 0.9}}}, ["kd.weight", "the range", "tpe"]),
         ({"space": {"kd.weight": [1]}, "sampler": "tpe"}, ["--trials 30"]),
         ({"space": {"kd.weight": [1]}, "budget": 0.15}, ["search.budget", "0.15", "--halving 4"]),
         ({"space": {"kd.weight": [1]}, "budget": 0.1, "halving": 2, "sampler": "tpe", "trials": 3}, ["tpe out"]),
-        ({"space": {"output.test": [True]}}, ["output.test", "judged on"]),
-        ({"space": {"split_seed": [1, 2]}}, ["split_seed", "judged on"]),
-        ({"space": {"metric": ["accuracy", "macro_f1"]}}, ["metric", "judged on"]),
+        ({"space": {"output.test": [True]}}, ["output.test", "how trials are judged"]),
+        ({"space": {"split_seed": [1, 2]}}, ["split_seed", "how trials are judged"]),
+        ({"space": {"metric": ["accuracy", "macro_f1"]}}, ["metric", "how trials are judged"]),
     ],
 )
 def test_spaces_that_are_refused_with_the_reason(table, parts):

@@ -180,15 +180,15 @@ def test_killed_anywhere_and_started_again_it_ends_in_the_same_result(made, fini
 
 def test_a_prefix_is_balanced_and_a_time_limit_goes_on(made, finished, tmp_path, monkeypatch):
     trained = counted_trainings(monkeypatch)
-    real, stop_at = comparison.pipeline.carry_out, [3]
+    real, stop_at = comparison.pipeline.execute, [3]
 
-    def carry_out(plan, options):
+    def execute(plan, options):
         stop_at[0] -= 1
         if stop_at[0] < 0:
             raise Stopped("the time limit", RunFolder(options.runs / plan.name))
         return real(plan, options)
 
-    monkeypatch.setattr(comparison.pipeline, "carry_out", carry_out)
+    monkeypatch.setattr(comparison.pipeline, "execute", execute)
     # the teacher's training goes through the same door: plain 1, kd 1 and its teacher, then the limit
     with pytest.raises(Stopped):
         go(made(), tmp_path / "s")
@@ -246,7 +246,7 @@ def test_a_failed_run_is_kept_said_and_tried_again(made, finished, tmp_path, mon
         folder = go(made(), tmp_path / "s")
     result = folder.record["result"]
     assert result["head"] == "1 of 2 seeds"
-    assert "failed, and their units left out: seed 1 kd" in result["notes"]
+    assert "failed, and their units are left out: seed 1 kd" in result["notes"]
     assert folder.record["finished"] is None
     bad = next(cell for cell in folder.record["cells"] if cell["state"] == "failed")
     assert "nan at epoch 1" in bad["error"]
@@ -258,7 +258,7 @@ def test_a_failed_run_is_kept_said_and_tried_again(made, finished, tmp_path, mon
     ("changes", "parts"),
     [
         ({"arms": ARMS | {"bad": {"student": {"max_length": 9999}}}}, ["arms.bad cannot run", "64 at most"]),
-        ({"arms": ARMS | {"bad": {"data": {"split_seed": 7}}}}, ["arms.bad cannot run", "test rows are not those"]),
+        ({"arms": ARMS | {"bad": {"data": {"split_seed": 7}}}}, ["arms.bad cannot run", "test rows differ from those"]),
         ({"arms": ARMS | {"bad": {"output": {"test": False}}}}, ["arms.bad cannot run", "output.test is false"]),
         ({"tuning": {"space": {"kd.wieght": [1]}}}, ["arms.kd cannot run", "Did you mean 'weight'?"]),
         ({"tuning": {"trials": 2}}, ["cannot run", "search.space: empty"]),
@@ -274,7 +274,7 @@ def test_an_arm_that_cannot_run_is_refused_before_any_training(made, tmp_path, c
 
 def test_arms_on_other_data_are_refused(made, tmp_path, toy_csv):
     arms = ARMS | {"other": {"preset": "plain", "data": {"source": str(toy_csv(90, 5))}}}  # the same row numbers
-    with pytest.raises(UserError, match=r"arms\.other cannot run: its test rows are not those"):
+    with pytest.raises(UserError, match=r"arms\.other cannot run: its test rows differ from those"):
         go(make_study({"base": made().base, "arms": arms, "seeds": [1]}), tmp_path / "s")
 
 
@@ -293,7 +293,7 @@ def test_tuning_chooses_on_validation_at_the_first_seed_and_counts_its_trials(ma
     assert "kd.weight" not in tuned["plain-seed-1"]["settings"]
     assert not list((tmp_path / "s" / "tuning").rglob("test.parquet"))
     assert len({run.record["identity"]["teacher"] for run in runs_of(folder, "kd")}) == 2  # of two seeds
-    with pytest.raises(UserError, match="chosen at seed 1; keep that seed first"):
+    with pytest.raises(UserError, match=r"tuned at seed 1\. Keep that seed first"):
         go(made(tuning=tuning, seeds=[2, 3]), tmp_path / "s")
 
 
@@ -434,13 +434,13 @@ def test_the_paper_s_protocol_tunes_once_and_says_that_it_is_optimistic(base, tm
     assert set(trial.read("split.json")["test"]) == {ordinary.row_ids[row] for row in ordinary.split["test"]}
 
 
-def scored(units: list[str]) -> results.Scored:
+def scored(units: list[str]) -> results.StudyPredictions:
     """One arm with made-up predictions at some units, and another that is always right."""
     draw = np.random.default_rng(0)
     labels = [draw.integers(0, 3, 20) for _ in units]
     logits = {"a": [draw.normal(size=(20, 3)) for _ in units], "b": [np.eye(3)[y] for y in labels]}
     made = {arm: [each.argmax(1) for each in rows] for arm, rows in logits.items()}
-    return results.Scored(units, made, logits, labels, [np.arange(20) for _ in units], [80] * len(units), 3)
+    return results.StudyPredictions(units, made, logits, labels, [np.arange(20) for _ in units], [80] * len(units), 3)
 
 
 @pytest.mark.parametrize(
@@ -456,7 +456,7 @@ def scored(units: list[str]) -> results.Scored:
 def test_repeats_of_a_cross_validation_count_whole(done, used, repeats):
     study = make_study({"arms": {"a": {}, "b": {}}, "folds": 5, "repeats": 2})
     names = [unit.name for unit in comparison.units(study)]
-    found, count = results._usable(study, scored([names[at] for at in done]), names)
+    found, count = results._units_to_use(study, scored([names[at] for at in done]), names)
     assert found.units == [names[at] for at in used]
     assert count == repeats
     assert len(found.labels) == len(found.predictions["a"]) == len(found.logits["b"]) == len(used)
@@ -470,7 +470,7 @@ def trained(base, folder: Path, preset: str, seed: int, **tables: Any) -> Path:
     plain = {"teacher": {"model": "none"}} if preset == "plain" else {}
     asked = base | plain | tables | {"train": FAST | {"seed": seed}}
     plan = planning.make(config.build([config.read_preset(preset), asked], METHODS))
-    return pipeline.carry_out(plan, Options(runs=folder, show=Show(quiet=True))).folder
+    return pipeline.execute(plan, Options(runs=folder, show=Show(quiet=True))).folder
 
 
 def test_finished_runs_are_arms_by_settings_and_seeds(finished, made):
@@ -494,7 +494,7 @@ def test_runs_that_cannot_be_compared_are_refused(finished, made, base, tmp_path
     plain, kd = ([run.path for run in runs_of(finished, arm)] for arm in ARMS)
     for paths, reason in (
         ([*plain, kd[0]], "do not have the same seeds"),
-        (plain, "differ in nothing but their seeds"),
+        (plain, "differ only in their seeds"),
         ([plain[0], plain[0]], "the same settings and seed"),
     ):
         with pytest.raises(UserError, match=reason):
@@ -504,7 +504,7 @@ def test_runs_that_cannot_be_compared_are_refused(finished, made, base, tmp_path
     other = trained(base, tmp_path, "plain", 1, data={"source": str(toy_csv(90, 5))})
     split = trained(base, tmp_path, "plain", 1, data=base["data"] | {"split_seed": 3})
     for path in (other, split):
-        with pytest.raises(UserError, match="its data or its test rows are not those of"):
+        with pytest.raises(UserError, match="its data or test rows differ from those of"):
             compare_finished([kd[0], path], "", made())
 
 
@@ -524,7 +524,7 @@ def test_broken_and_half_written_runs_are_refused(copied, made):
     for change, reason in (
         ({"finished": None}, "this run is not finished"),
         ({"format": 0}, "the run folder has format 0; this version reads format 1"),
-        ({"identity": None}, "does not say what the run is made of"),
+        ({"identity": None}, "lacks the run's identity"),
     ):
         record_file.write_text(json.dumps(about | change))
         with pytest.raises(UserError, match=reason):

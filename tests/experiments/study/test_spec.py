@@ -101,27 +101,27 @@ def test_drop_one_gives_the_four_arms_of_table_6():
     assert one.baseline == "plain"
     kd = config.build([config.read_preset("kd")], METHODS)
     assert list(spec.drop_one(kd, METHODS)) == ["plain", "kd"]
-    with pytest.raises(UserError, match="nothing to drop"):
+    with pytest.raises(UserError, match="no method to drop"):
         spec.drop_one(config.build([config.read_preset("plain")], METHODS), METHODS)
 
 
 def test_unequal_budgets_and_students_are_said():
     one = made(arms={"a": {"train": {"epochs": 2}}, "b": {"train": {"epochs": 3}, "student": {"layers": [1]}}})
-    said = spec.unequal(one, {arm: spec.arm_config(one, arm, METHODS) for arm in one.arms})
+    said = spec.budget_differences(one, {arm: spec.arm_config(one, arm, METHODS) for arm in one.arms})
     assert said == ["the arms do not have equal budgets: train.epochs is a 2, b 3", "the arms have different students"]
     same = made()
-    assert spec.unequal(same, {arm: spec.arm_config(same, arm, METHODS) for arm in same.arms}) == []
+    assert spec.budget_differences(same, {arm: spec.arm_config(same, arm, METHODS) for arm in same.arms}) == []
 
 
 @pytest.mark.parametrize(
     ("tables", "parts"),
     [
-        ({"arms": {}}, ["arms: none"]),
+        ({"arms": {}}, ["arms: found none"]),
         ({"sedes": [1]}, ["sedes", "Did you mean 'seeds'?", "a study has name"]),
         ({"tuning": {"trails": 3}}, ["tuning.trails", "Did you mean 'trials'?"]),
         ({"baseline": "plian"}, ["no arm 'plian'", "randout-kd", "Did you mean 'plain'?"]),
-        ({"folds": 3}, ["folds: 3", "under 5 folds"]),
-        ({"folds": 3, "repeats": 2}, ["folds: 3", "under 5 folds", "repeated or not"]),
+        ({"folds": 3}, ["folds: found 3", "at least 5"]),
+        ({"folds": 3, "repeats": 2}, ["folds: found 3", "at least 5", "even repeated"]),
         ({"folds": -1}, ["folds: found -1"]),
         ({"repeats": 2}, ["repeats"]),
         ({"folds": 5, "seeds": [1]}, ["seeds and folds"]),

@@ -1,6 +1,6 @@
-"""The studies and searches that each table, figure and section of the paper takes, by budget.
+"""The studies and searches behind each table, figure and section of the paper, by budget.
 
-The published numbers are in `published.toml`; `reproduce` runs what is missing and puts ours beside them.
+The published numbers are in `randout.paper`; `reproduce` runs what is missing and compares them with the measured ones.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ ITEMS = {
 TEACHERS = {"rhmd": "roberta-large", "coda19": "pubmedbert"}
 STUDENT = "data2vec"
 CLASSIFIERS = ("svm", "rf", "mnb-count", "mnb-tfidf", "cnn", "lstm")
-ENCODERS = {"bert": "bert-base", "scibert": "scibert"}  # of Table 4, fine-tuned as any encoder here
+ENCODERS = {"bert": "bert-base", "scibert": "scibert"}  # of Table 4, fine-tuned like any encoder
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much is spent. train: laid over the recipe. limits: what it cuts, for the reader."""
+    """How much training a reproduction may use. train: overlaid on the recipe. limits: what it reduces, for the reader."""
 
     about: str
     seeds: int
@@ -78,12 +78,12 @@ BUDGETS = {
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked. base: tables (data, student, teacher, settings) under every recipe."""
+    """A requested reproduction. base: tables (data, student, teacher, settings) under every recipe."""
 
     dataset: str
     budget: str
     base: Mapping[str, Any]
-    changed: tuple[str, ...] = ()  # settings that are not the budget's
+    changed: tuple[str, ...] = ()  # settings that differ from the budget's
 
     @property
     def spend(self) -> Budget:
@@ -99,7 +99,7 @@ class Request:
 
 
 def make_request(dataset: str, budget: str, asked: Mapping[str, Any]) -> Request:
-    """asked: tables of the command line. Raises UserError for a dataset or a budget that is not there."""
+    """Build a request. asked: tables of the command line. Raises UserError for an unknown dataset or budget."""
     if dataset not in ITEMS:
         raise UserError(f"reproduce {dataset}: the paper's datasets are {', '.join(ITEMS)}.{nearest(dataset, ITEMS)}")
     if budget not in BUDGETS:
@@ -123,22 +123,22 @@ def make_request(dataset: str, budget: str, asked: Mapping[str, Any]) -> Request
 
 
 def items_of(dataset: str, tables: list[int], figures: list[int], sections: list[int]) -> list[str]:
-    """The items that are asked for; none named: all. Raises UserError for one that the dataset has not."""
+    """Return the requested items, or all if none is named. Raises UserError for one that the dataset does not have."""
     wanted = [f"table {n}" for n in tables] + [f"figure {n}" for n in figures] + [f"section {n}" for n in sections]
     for item in wanted:
         if item not in ITEMS[dataset]:
-            raise UserError(f"{item}: the paper has none for {dataset}; there are: {', '.join(ITEMS[dataset])}")
+            raise UserError(f"{item}: not in the paper for {dataset}. Available: {', '.join(ITEMS[dataset])}")
     return wanted or list(ITEMS[dataset])
 
 
 def best_settings(dataset: str) -> dict[str, Any]:
-    """Section 5.1's best noise and lambda, as methods; the temperature that was chosen is not stated, so 1."""
+    """Return the best noise and lambda of section 5.1, as methods. The paper does not state the temperature; it is 1."""
     best = next(one for one in paper().best if one.dataset == dataset and one.overall)
     return {KD_ALONE: {"weight": best.lam}, PAPERS_OWN: {"tokens": best.tokens, "units": best.units}}
 
 
 def arm(request: Request, name: str) -> dict[str, Any]:
-    """The recipe of a published row, as an arm of a study."""
+    """Return the recipe of a published row as an arm of a study."""
     if name in CLASSIFIERS:
         own = dict(request.spend.classifiers.get(name, {}))
         return {"preset": PLAIN, "student": {"model": name}, **({"classifier": own} if own else {})}
@@ -152,7 +152,7 @@ def arm(request: Request, name: str) -> dict[str, Any]:
 
 
 def study_of(request: Request, item: str) -> Study:
-    """The study that an item takes."""
+    """Return the study behind an item."""
     arms = {
         "table 2": ["teacher"],
         "table 3": [PLAIN, BOTH],
@@ -173,14 +173,14 @@ def study_of(request: Request, item: str) -> Study:
 
 
 def search_of(request: Request) -> SearchTable:
-    """The search behind Figures 3 and 4: validation accuracy by lambda, tokens and units."""
+    """Return the search behind Figures 3 and 4: validation accuracy by lambda, tokens and units."""
     table = SearchTable.model_validate(dict(request.spend.search))
     assert table.preset in ("", *SPACES)
     return table
 
 
 def reasons(request: Request, model: str) -> list[str]:
-    """Why a published number and ours may not be compared; none: they may."""
+    """Return the reasons why a published and a measured number are not comparable; empty if they are."""
     found = []
     if model not in CLASSIFIERS and model not in ENCODERS:
         published = {"student": (request.student, STUDENT), "teacher": (request.teacher, TEACHERS[request.dataset])}
@@ -188,11 +188,11 @@ def reasons(request: Request, model: str) -> list[str]:
         for role in used.get(model, ["student"]):
             own, theirs = published[role]
             if own not in (theirs, ALIASES[theirs]):
-                found.append(f"{role} {_short(own)}, not {theirs}")
+                found.append(f"{role} {_short(own)} instead of {theirs}")
     found += [request.spend.limits] if request.spend.limits else []
-    found += [f"set here: {', '.join(request.changed)}"] if request.changed else []
+    found += [f"changed settings: {', '.join(request.changed)}"] if request.changed else []
     if request.base["data"].get("split", "auto") != "paper" and request.dataset == "rhmd":
-        found.append("another split")
+        found.append("different split")
     return found
 
 

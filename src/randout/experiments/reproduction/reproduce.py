@@ -14,7 +14,7 @@ from randout.experiments.run.student import Options
 from randout.experiments.search.search import make_search, run_search
 from randout.experiments.search.space import SPACES
 from randout.experiments.study.comparison import run_study
-from randout.experiments.study.results import Scored, read_scores
+from randout.experiments.study.results import StudyPredictions, read_scores
 from randout.experiments.study.spec import arm_config
 from randout.methods.builtin import KD_ALONE, METHODS, PAPERS_OWN
 from randout.models.sources import find
@@ -25,19 +25,22 @@ from randout.stats.verdicts import fold_interval
 from randout.storage.study_folder import StudyFolder
 
 from .budgets import Request, reasons, search_of, study_of
-from .side_by_side import WORDS, Block, Ours, compared, marked, ours_of, score_header
+from .side_by_side import TEXT_COLUMNS, Measured, ResultTable, comparison_row, measured_of, reason_marks, score_header
 
 
-def reproduce(request: Request, items: Sequence[str], folder: Path, options: Options) -> list[Block]:
-    """Each item's table, in order. Raises UserError, Failure, Stopped; started again, it goes on where it was."""
-    made: dict[str, Callable[[], list[Block]]] = {
+def reproduce(request: Request, items: Sequence[str], folder: Path, options: Options) -> list[ResultTable]:
+    """Reproduce the items in order and return their tables; an interrupted reproduction resumes.
+
+    Raises UserError, Failure, Stopped.
+    """
+    made: dict[str, Callable[[], list[ResultTable]]] = {
         "table 1": lambda: [_sizes(request)],
         "figure 1": lambda: [_workflow(request, folder)],
         "figure 3": lambda: [_noise(request, "Figure 3", folder, options)],
         "figure 4": lambda: [_noise(request, "Figure 4", folder, options)],
-        "section 5": lambda: [_ten_folds(request, folder, options)],
+        "section 5": lambda: [_cross_validation(request, folder, options)],
     }
-    blocks: list[Block] = []
+    blocks: list[ResultTable] = []
     for item in items:
         options.show.say(f"\n{item}")
         found = made[item]() if item in made else _study(request, item, folder, options)
@@ -47,8 +50,8 @@ def reproduce(request: Request, items: Sequence[str], folder: Path, options: Opt
     return blocks
 
 
-def _study(request: Request, item: str, folder: Path, options: Options) -> list[Block]:
-    """A table of scores: each published number, ours, their difference, and what may be said."""
+def _study(request: Request, item: str, folder: Path, options: Options) -> list[ResultTable]:
+    """Reproduce a table of scores: each published and measured value, their difference, and a verdict."""
     study = study_of(request, item)
     where = folder / study.name
     done = run_study(study, where, replace(options, show=options.show.within()))
@@ -57,20 +60,20 @@ def _study(request: Request, item: str, folder: Path, options: Options) -> list[
     units = f"{len(scores.units)} of {len(done.record['units'])} seeds"
     if item == "figure 2":
         return [_confusion(scores, units, str(where), labels_of(done))]
-    rows, notes, numbers = [], [f"ours: {units}, interval over seeds and texts"], []
+    rows, notes, numbers = [], [f"measured: {units}, interval over seeds and texts"], []
     known_reasons: dict[str, str] = {}
     names = {"teacher": "pubmedbert" if request.dataset == "coda19" else "roberta-large"}
     for arm in done.record["arms"]:
         known = paper().find(place, request.dataset, names.get(arm, arm))
-        why = marked(reasons(request, arm), known_reasons)
+        why = reason_marks(reasons(request, arm), known_reasons)
         for number in known:
-            ours = ours_of(scores, arm, number, labels_of(done))
-            rows.append(compared(number, ours, why, paper().names.get(number.model, arm)))
+            measured = measured_of(scores, arm, number, labels_of(done))
+            rows.append(comparison_row(number, measured, why, paper().names.get(number.model, arm)))
             numbers.append(number)
     notes += [f"({mark}) {reason}" for reason, mark in known_reasons.items()]
     notes += paper().footnotes(numbers)
     title = f"{place} ({request.dataset}): {paper().captions[place]}"
-    return [Block(title, score_header(), rows, notes, str(where), WORDS)]
+    return [ResultTable(title, score_header(), rows, notes, str(where), TEXT_COLUMNS)]
 
 
 def labels_of(done: StudyFolder) -> list[str]:
@@ -78,36 +81,36 @@ def labels_of(done: StudyFolder) -> list[str]:
     return done.run(first).labels
 
 
-def _confusion(scores: Scored, units: str, where: str, labels: Sequence[str]) -> Block:
-    """Figure 2: the confusion matrix of Randout-KD, each row's shares, summed over seeds."""
+def _confusion(scores: StudyPredictions, units: str, where: str, labels: Sequence[str]) -> ResultTable:
+    """Reproduce Figure 2: the confusion matrix of Randout-KD summed over seeds, as shares of each row."""
     counts = np.zeros((scores.num_labels, scores.num_labels))
     for truth, made in zip(scores.labels, scores.predictions["randout-kd"], strict=True):
         np.add.at(counts, (truth, made), 1)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     rows = [[name, *(f"{100 * value:.1f}" for value in row)] for name, row in zip(labels, shares, strict=True)]
-    notes = [f"percent of each true class, {units}; the paper prints this as a picture without numbers to compare"]
-    return Block("Figure 2: confusion matrix of Randout-KD", ["true \\ predicted", *labels], rows, notes, where)
+    notes = [f"percent of each true class, {units}; the paper shows a picture without numbers to compare"]
+    return ResultTable("Figure 2: confusion matrix of Randout-KD", ["true \\ predicted", *labels], rows, notes, where)
 
 
-def _sizes(request: Request) -> Block:
-    """Table 1: layers and parameters, of the models that are loaded here."""
+def _sizes(request: Request) -> ResultTable:
+    """Reproduce Table 1: layers and parameters of the student and teacher of this request."""
     rows, numbers = [], []
     loaded = {name: _size(name) for name in (request.student, request.teacher)}
     for number in paper().find("Table 1", metric="layers"):
         size = paper().number("Table 1", "", number.model, "million_parameters")
-        ours = loaded.pop(number.model, None)
-        cells = ["", ""] if ours is None else [str(ours[0]), f"{ours[1]:.1f}M"]
+        size_here = loaded.pop(number.model, None)
+        cells = ["", ""] if size_here is None else [str(size_here[0]), f"{size_here[1]:.1f}M"]
         rows.append([paper().names[number.model], number.printed, f"{size.printed}M", *cells])
         numbers += [number, size]
     for name, (layers, millions) in loaded.items():
         rows.append([name.rstrip("/").rpartition("/")[2], "", "", str(layers), f"{millions:.1f}M"])
     header = ["encoder", "layers (published)", "parameters (published)", "layers", "parameters"]
-    notes = ["ours: the encoders named here, with a classification head; the others were not loaded"]
-    return Block(f"Table 1: {paper().captions['Table 1']}", header, rows, [*notes, *paper().footnotes(numbers)])
+    notes = ["measured: the student and teacher of this request, with a classification head; others were not loaded"]
+    return ResultTable(f"Table 1: {paper().captions['Table 1']}", header, rows, [*notes, *paper().footnotes(numbers)])
 
 
 def _size(name: str) -> tuple[int, float]:
-    """Blocks, and millions of parameters, of an encoder as a classifier."""
+    """Return the number of blocks and millions of parameters of an encoder with a classification head."""
     import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
@@ -118,8 +121,8 @@ def _size(name: str) -> tuple[int, float]:
     return int(layers or 0), sum(p.numel() for p in model.parameters()) / 1e6
 
 
-def _workflow(request: Request, folder: Path) -> Block:
-    """Figure 1: the workflow as this configuration carries it out, a line a step, and as a picture."""
+def _workflow(request: Request, folder: Path) -> ResultTable:
+    """Reproduce Figure 1: the workflow of this configuration, one line per step, and as a picture."""
     config = arm_config(study_of(request, "table 3"), "randout-kd", METHODS)
     plan = planning.make(config, planning.read_data(config))
     kd, noise = (METHODS[name].model_validate(config.methods[name]) for name in (KD_ALONE, PAPERS_OWN))
@@ -143,16 +146,16 @@ def _workflow(request: Request, folder: Path) -> Block:
         ["text", f"at most {length} tokens: [CLS] ... [SEP]"],
         ["student", f"{_label(request.student)}: {layers} blocks, {millions:.1f}M parameters"],
         ["noise", f"U(0, 1) - 0.5 added to {tokens} random tokens x {units} hidden units"],
-        ["", f"after block {after}, anew in each training forward, never in evaluation"],
+        ["", f"after block {after}, new in each training forward pass, off in evaluation"],
         ["head", f"softmax over {classes} classes from [CLS] (eq. 1)"],
         ["loss", f"CE(gold) + {weight} KL(teacher || student) at temperature {temperature} (eq. 6)"],
     ]
     title, header = "Figure 1: the workflow, read from the configuration", ["part", "what happens"]
-    return Block(title, header, steps, [f"drawn: {picture}"], left=(0, 1))
+    return ResultTable(title, header, steps, [f"drawn: {picture}"], left=(0, 1))
 
 
-def _noise(request: Request, figure: str, folder: Path, options: Options) -> Block:
-    """Figures 3 and 4 and section 5.1: the best tokens and units at each lambda, on validation."""
+def _noise(request: Request, figure: str, folder: Path, options: Options) -> ResultTable:
+    """Reproduce Figures 3 and 4 and section 5.1: the best tokens and units at each lambda, on validation."""
     table = search_of(request)
     config = arm_config(study_of(request, "figure 2"), "randout-kd", METHODS)
     search, _ = make_search(config, table)
@@ -171,7 +174,7 @@ def _noise(request: Request, figure: str, folder: Path, options: Options) -> Blo
             cells.append(f"{100 * top['value']:.2f}")
         rows.append([f"{best.lam}{' (best)' if best.overall else ''}", str(best.tokens), str(best.units), *cells])
     notes = [
-        f"{len(trials)} trials in full of {done.record['grid']} cells searched"
+        f"{len(trials)} full trials of {done.record['grid']} cells"
         f" ({len(done.record['trials'])} tried); drawn: {drawn}",
     ]
     why = reasons(request, "randout-kd")
@@ -183,11 +186,11 @@ def _noise(request: Request, figure: str, folder: Path, options: Options) -> Blo
         grid *= len(values)
     notes.append(f"the paper's whole grid has {grid:,} configurations")
     header = ["lambda", "tokens (published)", "units (published)", "tokens", "units", "validation accuracy %"]
-    return Block(f"{figure} and section 5.1: the best noise at each lambda", header, rows, notes, str(where))
+    return ResultTable(f"{figure} and section 5.1: the best noise at each lambda", header, rows, notes, str(where))
 
 
-def _ten_folds(request: Request, folder: Path, options: Options) -> Block:
-    """Section 5: cross-validation of Randout-KD."""
+def _cross_validation(request: Request, folder: Path, options: Options) -> ResultTable:
+    """Reproduce section 5: cross-validation of Randout-KD."""
     study = study_of(request, "section 5")
     where = folder / study.name
     done = run_study(study, where, replace(options, show=options.show.within()))
@@ -195,31 +198,33 @@ def _ten_folds(request: Request, folder: Path, options: Options) -> Block:
     rows, numbers = [], paper().find("Section 5, ten folds", "rhmd")
     known: dict[str, str] = {}
     fewer = [f"{study.folds} folds"] if study.folds != 10 else []
-    why = marked([*reasons(request, "randout-kd"), *fewer], known)
+    why = reason_marks([*reasons(request, "randout-kd"), *fewer], known)
     by_fold = scores.each("randout-kd")
     tests = np.array([len(labels) for labels in scores.labels])
     for number in numbers:
-        ours = None
+        measured = None
         if number.model == "randout-kd" and len(scores.units) >= 5:
             values = np.array([row[number.metric] for row in by_fold])
             sizes = np.unique(np.concatenate(scores.groups), return_counts=True)[1]
-            ours = Ours(*fold_interval(values, np.array(scores.train_rows), tests, group_sizes=sizes))
+            measured = Measured(*fold_interval(values, np.array(scores.train_rows), tests, group_sizes=sizes))
         name = paper().names[number.model]
-        rows.append(compared(number, ours, why, name))
+        rows.append(comparison_row(number, measured, why, name))
     notes = [
-        f"ours: {len(scores.units)} of {len(done.record['units'])} folds, each with its own teacher; macro averages, "
+        f"measured: {len(scores.units)} of {len(done.record['units'])} folds, each with its own teacher; macro averages, "
         "mean over folds, Nadeau and Bengio's interval",
-        "the hyper-parameters are the paper's best on its single split, as in its protocol, so these numbers are optimistic",
+        "hyperparameters are the best of the paper's single split, as in its protocol, so these scores are optimistic",
     ]
     notes += [f"({mark}) {reason}" for reason, mark in known.items()] + paper().footnotes(numbers)
-    return Block("Section 5: ten-fold cross-validation on RHMD", score_header(), rows, notes, str(where), WORDS)
+    return ResultTable(
+        "Section 5: ten-fold cross-validation on RHMD", score_header(), rows, notes, str(where), TEXT_COLUMNS
+    )
 
 
-def page(request: Request, blocks: Sequence[Block]) -> str:
-    """All blocks as one Markdown page."""
-    lines = [f"# The paper on {request.dataset}: published and ours", ""]
+def page(request: Request, blocks: Sequence[ResultTable]) -> str:
+    """Return all blocks as one Markdown page."""
+    lines = [f"# The paper on {request.dataset}: published and measured", ""]
     lines += [f"Budget {request.budget}: {request.spend.about}. Student {_label(request.student)}, teacher "]
-    lines[-1] += f"{_label(request.teacher)}. Differences are ours minus published, in points."
+    lines[-1] += f"{_label(request.teacher)}. Differences are measured minus published, in points."
     lines.append("")
     for block in blocks:
         lines += block.markdown()
@@ -231,5 +236,5 @@ def _label(name: str) -> str:
 
 
 def check(request: Request) -> None:
-    """Raise UserError where the request's recipe cannot be built, before anything runs."""
+    """Raise UserError if the request's recipe is invalid, before anything runs."""
     build([{key: value for key, value in request.base.items() if key != "preset"}], METHODS)

@@ -1,4 +1,4 @@
-"""One table of the paper with our values, their intervals, and what can be said of the difference."""
+"""One table of the paper with measured values, their intervals, and a verdict on each difference."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from randout.experiments.study.results import Scored
+from randout.experiments.study.results import StudyPredictions
 from randout.paper.published import Number
 from randout.reporting.figures import table_lines
 from randout.stats.crossed import crossed_bootstrap
 from randout.stats.intervals import edge_units, group_df, percentile, widened
 from randout.stats.metrics import OVER_CLASSES, class_rates
 
-WORDS = (0, 1, 6)  # columns of words in a table of scores
+TEXT_COLUMNS = (0, 1, 6)  # columns of text in a table of scores
 
 
 @dataclass(frozen=True)
-class Block:
-    """One table of the paper beside ours. rows: cells as printed; notes: footnotes and what was cut."""
+class ResultTable:
+    """One table with published and measured values. rows: cells as printed; notes: footnotes and what was reduced."""
 
     title: str
     header: list[str]
     rows: list[list[str]]
     notes: list[str] = field(default_factory=list)
     folder: str = ""  # of the study or search behind it
-    left: tuple[int, ...] = (0,)  # columns of words
+    left: tuple[int, ...] = (0,)  # columns of text, aligned left
 
     def lines(self) -> list[str]:
         table = table_lines(self.header, self.rows, self.left)
@@ -39,44 +39,44 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Ours:
-    """A value of ours with its 95 % interval, as fractions."""
+class Measured:
+    """A measured value with its 95 % interval, as fractions."""
 
     value: float
     low: float
     high: float
 
 
-def marked(why: Sequence[str], known: dict[str, str]) -> str:
-    """`(a, c)` for the reasons, each given a letter in `known` when it is first met; empty for none."""
+def reason_marks(why: Sequence[str], known: dict[str, str]) -> str:
+    """Return `(a, c)` for the reasons, each with its letter in `known`, which new reasons are added to; "" for none."""
     marks = [known.setdefault(reason, "abcdefghijkl"[len(known) % 12]) for reason in why]
     return f"({', '.join(marks)})" if marks else ""
 
 
 def score_header() -> list[str]:
-    return ["model", "metric", "published", "ours", "95 % interval", "difference", "verdict"]
+    return ["model", "metric", "published", "measured", "95 % interval", "difference", "verdict"]
 
 
-def compared(number: Number, ours: Ours | None, why: str, name: str) -> list[str]:
-    """A row: the difference is ours minus published, in points; `why` marks the reasons that forbid a verdict.
+def comparison_row(number: Number, measured: Measured | None, why: str, name: str) -> list[str]:
+    """Return a row: the difference is measured minus published, in points; `why` marks reasons against a verdict.
 
-    The published number is one run of which only the size of its test set is known: its error is taken to be ours.
+    The published number comes from one run; its error is assumed to equal that of the measured value.
     """
     metric = f"{number.label} {number.metric}".replace("_", " ").strip()
-    if ours is None:
+    if measured is None:
         return [name, metric, number.printed, "", "", "", "not run"]
-    difference = 100 * ours.value - number.value
-    reach = np.sqrt(2) * 100 * (ours.high - ours.low) / 2
+    difference = 100 * measured.value - number.value
+    reach = np.sqrt(2) * 100 * (measured.high - measured.low) / 2
     if why:
         verdict = f"not comparable {why}"
     else:
         verdict = "no difference seen" if abs(difference) <= reach else "higher" if difference > 0 else "lower"
-    between = f"[{100 * ours.low:.2f}, {100 * ours.high:.2f}]"
-    return [name, metric, number.printed, f"{100 * ours.value:.2f}", between, f"{difference:+.2f}", verdict]
+    between = f"[{100 * measured.low:.2f}, {100 * measured.high:.2f}]"
+    return [name, metric, number.printed, f"{100 * measured.value:.2f}", between, f"{difference:+.2f}", verdict]
 
 
-def ours_of(scores: Scored, arm: str, number: Number, labels: Sequence[str]) -> Ours | None:
-    """Our mean over seeds of what a published number is, with a bootstrap over seeds and groups of texts."""
+def measured_of(scores: StudyPredictions, arm: str, number: Number, labels: Sequence[str]) -> Measured | None:
+    """Return the measured counterpart of a published number: mean over seeds, bootstrap over seeds and groups of texts."""
     if not scores.units:
         return None
     made = np.stack(scores.predictions[arm])[None]  # (1, S, N)
@@ -89,15 +89,17 @@ def ours_of(scores: Scored, arm: str, number: Number, labels: Sequence[str]) -> 
     return _of_class(scores, made[0], codes, labels.index(number.label), number.metric)
 
 
-def _with_interval(value: float, draws: np.ndarray, codes: np.ndarray, edge: float | None) -> Ours:
-    """The value with the 95 % interval of its bootstrap draws; edge: as `intervals.widened` takes it."""
+def _with_interval(value: float, draws: np.ndarray, codes: np.ndarray, edge: float | None) -> Measured:
+    """Return a value with the 95 % interval of its bootstrap draws. edge: as `intervals.widened` takes it."""
     sizes = np.bincount(codes)
     between = percentile(draws, 0.95, group_df(sizes), len(sizes)) if len(sizes) > 1 else (0.0, 1.0)
-    return Ours(value, *widened(between, value, edge, 0.95))
+    return Measured(value, *widened(between, value, edge, 0.95))
 
 
-def _of_class(scores: Scored, made: np.ndarray, codes: np.ndarray, label: int, rate: str, resamples: int = 500) -> Ours:
-    """Precision, recall or F1 of one class: mean over seeds, bootstrap over seeds and groups."""
+def _of_class(
+    scores: StudyPredictions, made: np.ndarray, codes: np.ndarray, label: int, rate: str, resamples: int = 500
+) -> Measured:
+    """Return precision, recall or F1 of one class: mean over seeds, bootstrap over seeds and groups."""
     size, truth = scores.num_labels, scores.labels[0]
     count = int(codes.max()) + 1
     cells = truth[None] * size + made  # (S, N)
@@ -120,9 +122,10 @@ def _of_class(scores: Scored, made: np.ndarray, codes: np.ndarray, label: int, r
 
 
 def class_edge(truth: np.ndarray, made: np.ndarray, codes: np.ndarray, label: int, rate: str) -> float | None:
-    """`edge_units` of one class's rate, over the rows that enter it: true (recall), predicted (precision), either (F1).
+    """Return `edge_units` for the rate of one class, over the rows that count in it.
 
-    truth `(N,)`, made `(S, N)`. A class of which no row enters is known from one unit at most: any value is possible.
+    Those are its true rows (recall), its predicted rows (precision), or either (F1). truth: `(N,)`; made: `(S, N)`
+    predictions. Without any such row, every value is possible: the result is close to zero units.
     """
     true, predicted = np.broadcast_to(truth == label, made.shape), made == label
     entering = {"recall": true, "precision": predicted}.get(rate, true | predicted)

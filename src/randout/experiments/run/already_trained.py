@@ -1,8 +1,8 @@
-"""Recognise the command of a finished run before PyTorch is loaded.
+"""Recognises the command of a finished run before PyTorch is loaded.
 
-A run keeps a digest of the command that made it: the configuration as asked, the data and its split, the files of the
-models that it names or may choose, and what automatic choices depend on (versions, CPU, GPUs). Where a new command has the
-same digest, the run is the same too. Where it has not, nothing is known, and the plan's fingerprint decides.
+A run stores a digest of its command: the configuration as requested, the data and its split, the files of the models that
+it names or may choose, and what automatic choices depend on (versions, CPU, GPUs). If a new command has the same digest,
+its run is the same. If not, nothing follows, and the plan's fingerprint decides.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ VARIABLES = ("CUDA_VISIBLE_DEVICES", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"
 
 
 def find_models(config: Config) -> dict[str, Source]:
-    """The models that a configuration names. Raises UserError for one that is not there, with the closest names."""
+    """Locate the models that a configuration names. Raises UserError, with the closest names, for one that is not found."""
     student, teacher = config.student, config.teacher
     named = {} if student.model in ("", AUTO_STUDENT, *CLASSIFIER_NAMES) else {student.model: student.revision}
     found = {name: find(name, revision, CLASSIFIER_NAMES) for name, revision in named.items()}
@@ -41,7 +41,7 @@ def find_models(config: Config) -> dict[str, Source]:
 
 
 def digest(config: Config, dataset: Dataset, required: Iterable[str] = ()) -> str:
-    """The digest of a training as it is asked for; empty where a model has to be fetched first.
+    """Return the digest of a requested training; empty if a model has to be downloaded first.
 
     required: methods that the request names itself.
     """
@@ -71,9 +71,9 @@ def digest(config: Config, dataset: Dataset, required: Iterable[str] = ()) -> st
 def find_finished(
     request: str, config: Config, dataset: Dataset, runs: Path, out: Path | None, name: str = ""
 ) -> Result | None:
-    """The finished run of the command with the digest `request`, in `out` or in a folder of `runs`; None where there is
-    none, or where something of it is left to do: its test split to be scored, another name to be stored, a file to be
-    cleared away.
+    """Return the finished run of the command with the digest `request`, in `out` or in a folder of `runs`.
+
+    Returns None if there is none, or if work remains: a test split to score, a new name to store, files to delete.
     """
     if not request:
         return None
@@ -102,7 +102,7 @@ def _leaves_choice(config: Config) -> bool:
 
 
 def _files(source: Source) -> list[Any]:
-    """The files of a model, with size and times of the last change: a file that changes has others."""
+    """List the files of a model with size and modification times, which change whenever a file does."""
     found = []
     for path in source.files():
         state = path.stat()

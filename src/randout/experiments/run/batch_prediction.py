@@ -21,7 +21,7 @@ from . import saved_model
 
 
 class Labelled(NamedTuple):
-    """Texts with what a model says of them: None for a text that is empty. score: the probability of the label."""
+    """Texts with a model's predictions, None for an empty text. score: the probability of the label."""
 
     texts: Sequence[str]
     labels: list[str | None]
@@ -29,15 +29,15 @@ class Labelled(NamedTuple):
     probabilities: list[list[float] | None]  # by class, in the model's order
 
     def columns(self, classes: int) -> list[list[Any]]:
-        """The further columns of a table: label, score, and the probability of each of so many classes."""
+        """Return the columns to add to a table: label, score, and the probability of each of so many classes."""
         each = [[None if row is None else row[at] for row in self.probabilities] for at in range(classes)]
         return [self.labels, self.scores, *each]
 
 
 def labelled(
-    model: saved_model.Saved, texts: Sequence[str], advance: Callable[[int], None] = lambda count: None
+    model: saved_model.LoadedClassifier, texts: Sequence[str], advance: Callable[[int], None] = lambda count: None
 ) -> Labelled:
-    """The label of each text. advance: told of texts done."""
+    """Predict the label of each text. advance: progress callback, called with the number of texts done."""
     kept = [at for at, text in enumerate(texts) if text.strip()]
     found = Labelled(texts, [None] * len(texts), [None] * len(texts), [None] * len(texts))
     advance(len(texts) - len(kept))
@@ -51,7 +51,7 @@ def labelled(
 
 @dataclass(frozen=True)
 class Written:
-    """What `label_table` wrote. names: the further columns."""
+    """What `label_table` wrote. names: the added columns."""
 
     path: Path
     texts: dataset.TextBlocks
@@ -60,7 +60,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Request:
-    """How to label: by which model, and where it runs. probabilities: those of all classes too."""
+    """How to predict: the model, its device and the input. probabilities: whether to add those of all classes."""
 
     model: str
     device: str = "auto"
@@ -70,8 +70,9 @@ class Request:
 
 
 def label_table(request: Request, file: str, out: Path | None, show: Show, bars: Show) -> Written:
-    """Write the rows of a table with label and score, whole or not at all. What can be wrong with the file or the place
-    is found before the model is loaded. bars: how progress is shown. Raises UserError, Failure.
+    """Write the rows of a table with label and score; the file is written atomically. Raises UserError, Failure.
+
+    The input and the output path are checked before the model is loaded. bars: shows progress.
     """
     if out is not None:
         table_writing.check_output(out)
@@ -80,10 +81,10 @@ def label_table(request: Request, file: str, out: Path | None, show: Show, bars:
         writer = table_writing.BlockWriter(out or table_writing.default_output(blocks, "labelled"))
         sources.check_there(request.model)
         texts = look_through(writer.check)
-        if warning := saved_model.other_column(trained, texts.column, request.text_column, file):
+        if warning := saved_model.column_warning(trained, texts.column, request.text_column, file):
             show.warn(warning)
         note_empty(texts, show)
-        model = saved_model.opened_on(request.model, request.device, "predict")
+        model = saved_model.load_on_device(request.model, request.device, "predict")
         classes = list(model.id2label.values()) if request.probabilities else []
         names: list[str] = []
         for name in ("label", "score", *(f"probability_{label}" for label in classes)):
@@ -97,7 +98,7 @@ def label_table(request: Request, file: str, out: Path | None, show: Show, bars:
 
 
 def note_empty(texts: dataset.TextBlocks, show: Show) -> None:
-    """Say how many rows have no text and so get no label."""
+    """Log how many rows have no text and so get no label."""
     if texts.empty:
         which = f": {dataset.row_list(texts.first_empty, texts.empty, texts.first_lines)}"
         are, get = verb(texts.empty, "is", "are"), verb(texts.empty, "gets", "get")
@@ -105,17 +106,18 @@ def note_empty(texts: dataset.TextBlocks, show: Show) -> None:
 
 
 def label_texts(request: Request, texts: Sequence[str], show: Show, bars: Show) -> Iterator[tuple[list[str], Labelled]]:
-    """(classes, texts with their labels) of texts in memory, block by block. bars: how progress is shown."""
+    """Yield (classes, texts with labels) for texts in memory, block by block. bars: shows progress."""
     sources.check_there(request.model)
     table = streaming.whole(tables.Table({"text": list(texts)}, "arguments", "", "lines"))
     yield from _label_blocks(request, dataset.texts_of(table, "text"), show, bars)
 
 
 def label_input(request: Request, stream: BinaryIO, show: Show, bars: Show) -> Iterator[tuple[list[str], Labelled]]:
-    """(classes, texts with their labels) of each block of a stream: a text a line, or the rows of a table where a text
-    column is asked for or its first line names one, by a usual name or that which the run was trained on. That there is
-    such a model is checked first; the stream is read to its end, and checked, before the model is loaded. bars: how
-    progress is shown. Raises UserError.
+    """Yield (classes, texts with labels) for each block of a stream. Raises UserError.
+
+    The stream is one text per line, or a table if a text column is requested or the first line names one (a usual name, or
+    the column that the run was trained on). The model's existence is checked first; the stream is read to its end and
+    checked before the model is loaded. bars: shows progress.
     """
     sources.check_there(request.model)
     with ExitStack() as stack:
@@ -124,7 +126,7 @@ def label_input(request: Request, stream: BinaryIO, show: Show, bars: Show) -> I
         if request.text_column or streaming.names_a_text(opened, request.encoding, trained):
             texts = dataset.texts_of(streaming.blocks_of(opened, request.encoding), request.text_column, trained)
             if not request.text_column:
-                show.say(f"note: {opened.name} is a table; the texts in column {texts.column!r} are labelled")
+                show.say(f"note: {opened.name} is a table; predicting for the texts in column {texts.column!r}")
         else:
             texts = dataset.texts_of(streaming.plain_lines(opened, request.encoding), "text")
         yield from _label_blocks(request, texts, show, bars)
@@ -135,9 +137,11 @@ def _label_blocks(
 ) -> Iterator[tuple[list[str], Labelled]]:
     note_empty(texts, show)
     if not texts.rows:
-        show.say("note: no text was given, so there is nothing to label; name texts, or a table with --file")
+        show.say(
+            "note: no texts given, so there is nothing to predict. Give texts as arguments, or a table with --file"
+        )
         return
-    model = saved_model.opened_on(request.model, request.device, "predict")
+    model = saved_model.load_on_device(request.model, request.device, "predict")
     classes = list(model.id2label.values())
     with bars.bar("predicting", texts.rows) as advance:
         for _, some in texts:
@@ -145,11 +149,13 @@ def _label_blocks(
 
 
 def check_source(file: str | None, texts: Sequence[str], out: Path | None, request: Request) -> None:
-    """Raise UserError for options of `predict` that do not go together."""
+    """Raise UserError for options of `predict` that cannot be combined."""
     if file and texts:
-        raise UserError("predict: texts as arguments, or --file; not both")
+        raise UserError("predict: give texts as arguments or --file, not both")
     if out and not file:
-        raise UserError("predict: -o goes with --file; otherwise the result is printed")
+        raise UserError("predict: -o needs --file; without it the result is printed")
     for option, given in (("--text-column", request.text_column), ("--encoding", request.encoding != tables.AUTO)):
         if texts and given:
-            raise UserError(f"predict: {option} goes with --file or standard input, not with texts as arguments")
+            raise UserError(
+                f"predict: {option} needs --file or standard input; it does not apply to texts as arguments"
+            )

@@ -1,9 +1,9 @@
-"""The choice of a student between an encoder and a bag-of-words classifier (`--student auto`), without the test rows.
+"""Chooses the student between an encoder and a bag-of-words baseline (`--student auto`), without the test rows.
 
-The bag-of-words classifier is cheaper in every way, so it becomes the student where it is not worse: where its score is
-at least the encoder's, or where it is shown to be lower by less than `MARGIN` (the lower end of the 90 % interval of the
-paired difference, a one-sided test at 5 %). Both are scored on the validation rows; where these are too few, on the
-training rows by cross-validation (`prepare.by_folds`).
+The bag-of-words baseline is cheaper to train and run, so it becomes the student unless it is worse: if its score is at
+least the encoder's, or lower by less than `MARGIN` (the lower end of the 90 % interval of the paired difference, a
+one-sided test at 5 %). Both are scored on the validation rows, or, if these are too few, on the training rows by
+cross-validation (`planning.by_folds`).
 """
 
 from __future__ import annotations
@@ -24,57 +24,62 @@ from randout.stats.metrics import confusion, rates
 from randout.storage.run_folder import RunFolder
 
 from .planning import FOLDS, Plan, by_folds, without_alternative
-from .student import Options, Taught
+from .student import Options, TeacherOutputs
 from .teacher_comparison import MARGIN
-from .trained_student import Trained, train
+from .trained_student import TrainedStudent, train
 
-FOLDER = "choice"  # in a run folder, until the run is finished
+FOLDER = "choice"  # subfolder of a run folder, until the run is finished
 
 
-def train_chosen(plan: Plan, run: RunFolder, teacher: Taught | None, options: Options) -> tuple[Plan, Trained]:
-    """Train the student of a plan with an alternative, whichever of the two is chosen; the choice is recorded in `run.json`
-    first. Returns the plan of that student, and it. Raises Stopped, UserError, Failure.
+def train_chosen(
+    plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, options: Options
+) -> tuple[Plan, TrainedStudent]:
+    """Choose between the two students of a plan with an alternative, and train the chosen one.
+
+    The choice is recorded in `run.json` first. Returns the plan of the chosen student, and the trained student. Raises
+    Stopped, UserError, Failure.
     """
     assert plan.alternative is not None
-    trained: dict[str, Trained] = {}
+    trained: dict[str, TrainedStudent] = {}
     plans = {ENCODER: without_alternative(plan), WORDS: plan.alternative}
 
-    def of(which: str) -> Trained:
-        if which not in trained:
-            trained[which] = train(plans[which], run, teacher if which == ENCODER else None, options)
-        return trained[which]
+    def train_kind(kind: str) -> TrainedStudent:
+        if kind not in trained:
+            trained[kind] = train(plans[kind], run, teacher if kind == ENCODER else None, options)
+        return trained[kind]
 
     choice = run.record.get("choice")
     if choice is None:
-        choice = _by_folds(plan, run, options) if by_folds(plan) else None
-        choice = choice or _by_validation(plan, of)
+        choice = _choose_by_folds(plan, run, options) if by_folds(plan) else None
+        choice = choice or _choose_by_validation(plan, train_kind)
         run.write("run.json", run.record | {"choice": choice})
     for line in choice_lines(choice):
         options.show.say(line)
-    return plans[choice["chosen"]], of(choice["chosen"])
+    return plans[choice["chosen"]], train_kind(choice["chosen"])
 
 
 def chosen_plan(plan: Plan, record: Mapping[str, Any]) -> Plan:
-    """The plan of the student that a run's record says was chosen; the plan itself where there was no choice."""
+    """Return the plan of the student that a run's record says was chosen; the plan itself if there was no choice."""
     if plan.alternative is None or "choice" not in record:
         return plan
     return plan.alternative if record["choice"]["chosen"] == WORDS else without_alternative(plan)
 
 
-def _by_validation(plan: Plan, of: Any) -> dict[str, Any]:
-    """The choice on the validation rows. of: trains the student of a kind."""
+def _choose_by_validation(plan: Plan, train_kind: Any) -> dict[str, Any]:
+    """Choose on the validation rows. train_kind: trains the student of a kind, "encoder" or "words"."""
     rows = plan.dataset.split["validation"]
-    made = {ENCODER: of(ENCODER).logits(rows, lambda done: None).argmax(1)}
+    made = {ENCODER: train_kind(ENCODER).logits(rows, lambda done: None).argmax(1)}
     try:
-        made[WORDS] = of(WORDS).logits(rows, lambda done: None).argmax(1)
-    except UserError as error:  # no word in any text
+        made[WORDS] = train_kind(WORDS).logits(rows, lambda done: None).argmax(1)
+    except UserError as error:  # no text has a word
         return _only_encoder(plan, str(error))
     return judged(plan, rows, made, "validation")
 
 
-def _by_folds(plan: Plan, run: RunFolder, options: Options) -> dict[str, Any] | None:
-    """The choice by cross-validation on the training rows, each fold stored as it is done. None where the rows cannot be
-    dealt into folds.
+def _choose_by_folds(plan: Plan, run: RunFolder, options: Options) -> dict[str, Any] | None:
+    """Choose by cross-validation on the training rows; each finished fold is stored.
+
+    Returns None if the rows cannot be split into folds.
     """
     dataset, encoder = plan.dataset, without_alternative(plan)
     assert plan.alternative is not None
@@ -84,7 +89,7 @@ def _by_folds(plan: Plan, run: RunFolder, options: Options) -> dict[str, Any] | 
             dataset.labels[train_rows], dataset.groups[train_rows], FOLDS, list(dataset.id2label.values())
         )
     except UserError as error:
-        options.show.say(f"choice: the training rows cannot be dealt into folds ({error}); the validation rows decide")
+        options.show.say(f"choice: the training rows cannot be split into folds ({error}); the validation rows decide")
         return None
     table = encoder.config.train.model_copy(
         update={"keep": "last", "patience": 0, "validate_every": encoder.config.train.epochs}
@@ -103,7 +108,7 @@ def _by_folds(plan: Plan, run: RunFolder, options: Options) -> dict[str, Any] | 
             found = {ENCODER: _predicted(replace(encoder, dataset=part, config=config), own, held, options)}
             try:
                 found[WORDS] = _predicted(replace(plan.alternative, dataset=part), own, held, options)
-            except UserError as error:  # no word in any text
+            except UserError as error:  # no text has a word
                 return _only_encoder(plan, str(error))
             replace_text(stored, json.dumps({kind: one.tolist() for kind, one in found.items()}))
         for kind, one in json.loads(stored.read_text(encoding="utf-8")).items():
@@ -119,7 +124,7 @@ def _predicted(plan: Plan, run: RunFolder, rows: np.ndarray, options: Options) -
 
 
 def judged(plan: Plan, rows: np.ndarray, made: Mapping[str, np.ndarray], by: str) -> dict[str, Any]:
-    """The choice as it is recorded. made: (n,) predicted classes of each kind, of `rows` of the dataset."""
+    """Return the choice as it is recorded. made: (n,) predicted classes of each kind, for `rows` of the dataset."""
     labels, groups = plan.dataset.labels[rows], plan.dataset.groups[rows]
     classes = int(max(len(plan.dataset.id2label), labels.max() + 1))  # labels without a training row come last
     metric = diagnostics.metric_for(plan.config.train.metric)

@@ -1,7 +1,7 @@
-"""What "auto" means in the training of an encoder: pooling, epochs, learning rate, and when to validate.
+"""Resolves "auto" in the training of an encoder: pooling, epochs, learning rate, and when to validate.
 
 The rules were chosen by `benchmarks/defaults_study.py` on one half of its tables and confirmed on the other; the numbers
-are in benchmarks/README.md. A number that the user gives always stands.
+are in benchmarks/README.md. A value that the user sets is never changed.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from randout.models.mean_pooling import Pooling, stated_pooling
 from randout.models.sources import Source
 from randout.models.tokens import Tokens
 
-STEPS = 400  # optimizer steps that a training has at least, within the limits on epochs
-CONTRAST_STEPS = 200  # likewise with a contrastive loss, which learns from every pair of a step
+STEPS = 400  # minimum of optimizer steps in a training, within the limits on epochs
+CONTRAST_STEPS = 200  # the same with a contrastive loss, which learns from every pair of a step
 LEAST_EPOCHS, MOST_EPOCHS = 4, 60
-RATE, RATE_WIDTH = 1e-4, 384  # learning rate of an encoder of this hidden size; wider ones: less, by the power 3/2
-FEW_HELD = 200  # validation rows, below which the last weights are kept: a choice among epochs would be by chance
-REFIT_BELOW = FEW_HELD  # validation rows, below which the student is trained once more on all rows
-VALIDATIONS = 10  # of a training, about
+RATE, RATE_WIDTH = 1e-4, 384  # learning rate at this hidden size; for wider encoders it falls with the power 3/2
+FEW_HELD = 200  # below so many validation rows the last weights are kept: a choice among epochs would be noise
+REFIT_BELOW = FEW_HELD  # below so many validation rows the student is trained again on all rows
+VALIDATIONS = 10  # approximate number in a training
 PROBED_ROWS, PROBE_FOLDS = 300, 5
 
 
 def learning_rate(hidden: int) -> float:
-    """The peak learning rate for an encoder of a hidden size, to two digits."""
+    """Return the peak learning rate for an encoder of this hidden size, to two digits."""
     return float(f"{min(RATE, RATE * (RATE_WIDTH / hidden) ** 1.5):.1e}")
 
 
 def epochs(rows: int, batch_size: int, steps: int = STEPS) -> int:
-    """Passes over `rows` training texts: as many as give `steps` optimizer steps, within limits."""
+    """Return the number of epochs over `rows` training texts that gives `steps` optimizer steps, within limits."""
     return min(max(math.ceil(steps / math.ceil(rows / batch_size)), LEAST_EPOCHS), MOST_EPOCHS)
 
 
 def resolved(train: TrainTable, rows: int, held: int, width: int, by_contrast: bool, notes: list[str]) -> TrainTable:
-    """`train` with every "auto" decided, and a note that says how.
+    """Return `train` with every "auto" resolved, and append a note for each to `notes`.
 
-    rows: texts to learn from. held: validation rows. width: hidden size of the encoder. by_contrast: whether a contrastive
-    loss is among the methods.
+    rows: number of texts to learn from. held: number of validation rows. width: hidden size of the encoder. by_contrast:
+    whether a contrastive loss is among the methods.
     """
     found: dict[str, Any] = {}
     if not train.epochs:
@@ -61,7 +61,7 @@ def resolved(train: TrainTable, rows: int, held: int, width: int, by_contrast: b
     if {"epochs", "learning_rate"} & found.keys():
         steps = math.ceil(rows / train.batch_size) * passes
         ends = train.keep == "best" and train.patience and math.ceil(passes / train.validate_every) > train.patience + 1
-        kept = "the weights of the best validation are kept"
+        kept = "the weights with the best validation score are kept"
         if train.keep == "last":
             kept = "the last weights are kept"
             kept += (
@@ -70,15 +70,15 @@ def resolved(train: TrainTable, rows: int, held: int, width: int, by_contrast: b
                 else ""
             )
         elif ends:
-            kept += f", and training ends after {plural(train.patience, 'validation')} without a gain"
+            kept += f", and training stops after {plural(train.patience, 'validation')} without improvement"
         notes.append(
             f"training: {'up to ' if ends else ''}{plural(passes, 'epoch')} ({plural(steps, 'step')} of "
             f"{train.batch_size} texts) at learning rate {train.learning_rate:g}; {kept}"
         )
     if train.refit:
         notes.append(
-            f"refit: once the {held:,} validation rows have been scored, the student is trained again on all {rows + held:,} "
-            "rows; that model is saved and tested (--set refit=false to leave it out)"
+            f"refit: after the {held:,} validation rows are scored, the student is trained again on all {rows + held:,} "
+            "rows; that model is saved and tested (--set refit=false turns this off)"
         )
     return train
 
@@ -86,20 +86,22 @@ def resolved(train: TrainTable, rows: int, held: int, width: int, by_contrast: b
 def pooling_of(
     source: Source, dataset: Dataset, tokens: Tokens, rows: np.ndarray, device: str, notes: list[str]
 ) -> Pooling:
-    """What a new head reads, for a small table: what the encoder's own configuration states, else what frozen states tell
-    of the labels of training `rows`, by cross-validation.
+    """Choose the pooling of a new head, for a small table.
+
+    It is what the encoder's configuration states, else the pooling whose frozen states predict the labels of training
+    `rows` better in cross-validation.
     """
     from randout.models.loading import has_stock_mean, states_mean
 
     stated = "mean" if source.is_pooled or states_mean(source) else stated_pooling(source.folder)
     if stated is not None:
-        why = "as the encoder's own configuration states"
+        why = "as stated in the encoder's configuration"
     else:
         accuracy = _probe(source, dataset, tokens, rows, device)
         stated = "mean" if accuracy["mean"] > accuracy["first"] else "first"
         why = (
-            f"as a linear classifier on the untrained states has {accuracy['mean']:.1%} of the training rows right with the "
-            f"mean and {accuracy['first']:.1%} with the first token (cross-validated)"
+            f"because a linear classifier on the frozen states has a cross-validated accuracy of {accuracy['mean']:.1%} with the "
+            f"mean and {accuracy['first']:.1%} with the first token"
         )
     layout = stated == "mean" and not has_stock_mean(source)
     saved = "; the model folder has the layout of sentence-transformers" if layout else ""
@@ -107,11 +109,11 @@ def pooling_of(
     return stated
 
 
-_probed: dict[tuple[Any, ...], dict[str, float]] = {}  # by encoder and rows: a study asks often
+_probed: dict[tuple[Any, ...], dict[str, float]] = {}  # cache by encoder and rows: a study needs it often
 
 
 def _probe(source: Source, dataset: Dataset, tokens: Tokens, rows: np.ndarray, device: str) -> dict[str, float]:
-    """Cross-validated accuracy of a logistic regression on each pooling of the frozen encoder's last states."""
+    """Return the cross-validated accuracy of a logistic regression on each pooling of the frozen last hidden states."""
     rows = np.sort(np.random.default_rng(0).permutation(rows)[:PROBED_ROWS])
     key = (str(source.encoder_folder), dataset.labelled_sha256, rows.tobytes(), int(tokens.lengths.max()))
     if key not in _probed:
@@ -122,7 +124,7 @@ def _probe(source: Source, dataset: Dataset, tokens: Tokens, rows: np.ndarray, d
 
 @torch.no_grad()
 def _frozen_states(source: Source, tokens: Tokens, rows: np.ndarray, device: str) -> dict[str, np.ndarray]:
-    """(n, hidden) last states of the texts of `rows`, pooled in each way."""
+    """Return the last hidden states of the texts of `rows`, (n, hidden) for each pooling."""
     from randout.models import loading
     from randout.models.encoder import Want
     from randout.models.tokens import by_length
@@ -143,7 +145,7 @@ def _frozen_states(source: Source, tokens: Tokens, rows: np.ndarray, device: str
 
 
 def _accuracy(states: np.ndarray, labels: np.ndarray) -> float:
-    """Of a logistic regression on unit vectors, over `PROBE_FOLDS` folds; 0 where a fold has one class alone."""
+    """Return the accuracy of a logistic regression on unit vectors over `PROBE_FOLDS` folds; 0 if a fold has one class only."""
     from sklearn.linear_model import LogisticRegression
 
     unit = states / np.maximum(np.linalg.norm(states, axis=1, keepdims=True), 1e-12)

@@ -16,22 +16,22 @@ from randout.storage.seen_rows import SeenRows, in_words, leaked, merged, read_s
 
 HELD_OUT = ("validation", "test")
 REMEDY = (
-    "Retrain the teacher (or the starting model) on this split: name its bare encoder, or train its run on the same rows "
-    "with the same data.split_seed. Or leave these rows out of the test split, or leave it closed (--no-test). To get the "
-    "scores all the same, marked as leaking: --allow-leaks"
+    "Retrain the teacher (or the starting model) on this split: name its pretrained encoder, or train its run on the same "
+    "rows with the same data.split_seed. Or remove these rows from the test split, or do not score it (--no-test). To get "
+    "the scores anyway, marked as leaking, use --allow-leaks"
 )
 
 
 class LeakError(UserError):
-    """Test scores that would measure what a model has seen before."""
+    """Test scores were refused because a model has seen test rows before."""
 
 
 @dataclass(frozen=True)
 class Ancestors:
     """What is known of the models that a student learns from or starts from.
 
-    rows: what they have seen, in the roles that it has for the student. unknown: labels of models whose rows are not on
-    record.
+    rows: the rows that they have seen, with roles from the student's point of view. unknown: labels of models without a
+    record of their rows.
     """
 
     rows: SeenRows
@@ -39,9 +39,9 @@ class Ancestors:
 
 
 def ancestors(plan: Any, planned: bool = True) -> Ancestors:
-    """Of a `prepare.Plan`, its teachers' and its starting model's. Raises UserError for a damaged record.
+    """Return what the teachers and the starting model of a `planning.Plan` have seen. Raises UserError for a damaged record.
 
-    planned: with the rows that teachers which are fine-tuned first will see, which are rows of the plan's own split.
+    planned: whether to include the rows that a teacher will see when it is fine-tuned first (rows of the plan's own split).
     """
     parts, unknown = [], []
     for teacher in (plan.teacher, plan.teacher_plan, *plan.more):
@@ -63,7 +63,7 @@ def ancestors(plan: Any, planned: bool = True) -> Ancestors:
 
 
 def _rows_of(source: Source, dataset: Dataset) -> SeenRows:
-    """What a model from disk or from the hub has learned from; incomplete where that is not (wholly) on record."""
+    """Return the rows that a model from disk or the hub has learned from; incomplete if they are not fully recorded."""
     recorded = read_seen(source.folder)
     if recorded is not None:
         return recorded
@@ -74,14 +74,14 @@ def _rows_of(source: Source, dataset: Dataset) -> SeenRows:
 
 
 def _rows_by_id(run: RunFolder, dataset: Dataset) -> SeenRows:
-    """What a run of an earlier version was trained on, by row numbers, if it was of the same file; else nothing."""
+    """Return the training rows of a run of an earlier version, by row number, if it used the same file; else nothing."""
     if run.record["data"] not in (dataset.sha256, dataset.labelled_sha256):
         return merged([])
     return rows_by_id(run.read("split.json"), dataset.row_ids, dataset.hashes)
 
 
 def rows_by_id(split: dict[str, list[str]], row_ids: Sequence[str], hashes: Any) -> SeenRows:
-    """The rows of `split.json` among rows of the same file. hashes: (n,), of these rows."""
+    """Return the rows of a `split.json` as hashes. row_ids, hashes: (n,), of the rows of the same file."""
     place = {row: at for at, row in enumerate(row_ids)}
 
     def of(name: str) -> Any:
@@ -92,7 +92,7 @@ def rows_by_id(split: dict[str, list[str]], row_ids: Sequence[str], hashes: Any)
 
 
 def seen_by(plan: Any, before: Ancestors | None = None) -> SeenRows:
-    """Everything that the student of a `prepare.Plan` will have seen, its ancestors' rows included."""
+    """Return all rows that the student of a `planning.Plan` will have seen, including those of its ancestors."""
     before = before or ancestors(plan)
     dataset = plan.dataset
     learned = [dataset.split[name] for name in ("train", "unlabeled") if name in dataset.split]
@@ -106,19 +106,22 @@ def seen_by(plan: Any, before: Ancestors | None = None) -> SeenRows:
     return SeenRows(found.hashes, found.roles, not before.unknown, np.unique(test))
 
 
-def counted(rows: SeenRows, dataset: Dataset, split: str) -> dict[str, int]:
-    """By role, the rows of a held-out split that ancestors have seen. Validation rows may well have selected them."""
+def count_seen(rows: SeenRows, dataset: Dataset, split: str) -> dict[str, int]:
+    """Count the rows of a held-out split that ancestors have seen, by role.
+
+    Validation rows that only selected an ancestor's epoch are not counted: that is their purpose.
+    """
     counts, _ = leaked(rows, dataset.hashes[dataset.split[split]])
     return {role: count for role, count in counts.items() if split == "test" or not role.endswith("selected")}
 
 
 def check(plan: Any) -> tuple[list[str], list[str]]:
-    """Notes and warnings for a `prepare.Plan`. Raises LeakError where its test scores would leak and this was not
-    asked for.
+    """Return notes and warnings for a `planning.Plan`. Raises LeakError if its test scores would leak and leaks are not
+    allowed.
     """
     before = ancestors(plan, planned=False)
     notes = [
-        f"leaks: which rows {name} has learned from is not on record, so whether it has seen held-out rows cannot be known"
+        f"leaks: the rows that {name} learned from are not recorded, so it may have seen held-out rows"
         for name in before.unknown
     ]
     if not len(before.rows.hashes):
@@ -126,22 +129,22 @@ def check(plan: Any) -> tuple[list[str], list[str]]:
     rows, warnings = seen_by(plan, before), []
     for split in HELD_OUT:
         held = len(plan.dataset.split.get(split, ()))
-        counts = counted(rows, plan.dataset, split) if held else {}
+        counts = count_seen(rows, plan.dataset, split) if held else {}
         if not counts:
             continue
         found = in_words(counts, held, f"{split} rows")
         output = plan.config.output
-        if split == "test" and output.test and not output.allow_leaks and is_trained(counts):
-            raise LeakError(refusal(found))
-        warnings.append(f"{found}, so {split} scores will flatter")
+        if split == "test" and output.test and not output.allow_leaks and any_trained_on(counts):
+            raise LeakError(refusal_message(found))
+        warnings.append(f"{found}, so {split} scores will be too high")
     return notes, warnings
 
 
-def is_trained(counts: dict[str, int]) -> bool:
-    """Whether rows were trained on, rather than only used to choose an epoch."""
+def any_trained_on(counts: dict[str, int]) -> bool:
+    """Return whether rows were trained on, rather than only used to choose an epoch."""
     return any(not role.endswith("selected") for role in counts)
 
 
-def refusal(found: str) -> str:
-    """What is said where leaking test scores are refused. found: as of `in_words`."""
+def refusal_message(found: str) -> str:
+    """Return the error message that refuses leaking test scores. found: as `in_words` returns it."""
     return f"test scores are refused: {found}. {REMEDY}"

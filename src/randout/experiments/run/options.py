@@ -1,4 +1,4 @@
-"""How a run is executed (`Options`), and the exceptions that end it early. Needs no PyTorch."""
+"""How a run is executed (`Options`), and the exceptions that end it early. Does not import PyTorch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from randout.storage.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Options:
-    """How a job is carried out; nothing here changes its result. deadline: of `time.monotonic()`. pause_at: optimizer
-    steps after which the student is validated, saved and left (`Paused`). name: of the run, in tables and reports.
-    request: digest of the command (`already_trained`), stored with the run.
+    """How a run is executed; nothing here changes its result.
+
+    deadline: as of `time.monotonic()`, in seconds. pause_at: optimizer steps after which the student is validated and saved,
+    and training ends (`Paused`). name: of the run, in tables and reports. request: digest of the command
+    (`already_trained`), stored with the run.
     """
 
     runs: Path = Path("runs")
@@ -30,7 +32,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run. metrics: as `metrics.json`. new: trained now, not found finished."""
+    """A finished run. metrics: the content of `metrics.json`. new: whether it was trained now, not found finished."""
 
     run: RunFolder
     metrics: dict[str, Any]
@@ -46,25 +48,25 @@ class Result:
 
     @property
     def model_path(self) -> Path:
-        """A standard Hugging Face folder; of a bag-of-words or neural baseline, its JSON and safetensors."""
+        """The model folder: in Hugging Face layout for an encoder, JSON and safetensors for a baseline."""
         return self.run.model
 
     @property
     def predictions(self) -> dict[str, Any]:
-        """A pyarrow table for each scored split: row, label, prediction, score, logits."""
+        """A pyarrow table per scored split: row, label, prediction, score, logits."""
         import pyarrow.parquet as parquet
 
         return {file.stem: parquet.read_table(file) for file in sorted((self.folder / "predictions").glob("*.parquet"))}
 
 
 def finished(path: Path) -> Result | None:
-    """The finished run at `path`, or None where it is not finished."""
+    """Return the finished run at `path`, or None if there is none."""
     run = RunFolder(path)
     return Result(run, run.read("metrics.json"), False) if run.finished else None
 
 
 class Stopped(Exception):
-    """The training was stopped on request, and saved. `why` says by what, `run` where it stands."""
+    """The training was stopped on request, and its state is saved. why: what stopped it. run: the run to resume."""
 
     def __init__(self, why: str, run: RunFolder) -> None:
         super().__init__(why)
@@ -72,7 +74,7 @@ class Stopped(Exception):
 
 
 class Paused(Stopped):
-    """The training reached `Options.pause_at`, and saved. metrics: of the student as it stands, on validation."""
+    """The training reached `Options.pause_at`, and its state is saved. metrics: of the student so far, on validation."""
 
     def __init__(self, run: RunFolder, metrics: dict[str, Any]) -> None:
         super().__init__("a pause", run)

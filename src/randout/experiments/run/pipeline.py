@@ -30,39 +30,39 @@ from .options import Result as Result
 from .options import finished as finished
 from .planning import Plan, refit_plan
 from .scoring import model_card, open_test, rows_sha256, score_split, score_test
-from .student import Options, Paused, Stopped, Taught, check_methods, environment, student_of
-from .teacher import doubts, teach
+from .student import Options, Paused, Stopped, TeacherOutputs, check_methods, environment, student_of
+from .teacher import prepare_teacher, teacher_warnings
 from .teacher_comparison import teacher_gap, texts_per_second
-from .trained_student import Trained, train
+from .trained_student import TrainedStudent, train
 from .warnings import diagnose
 
-REFIT = "refit"  # in a run folder, while it is trained on all rows
-BEGUN = {".lock", "run.toml", "split.json", "run.json", SEEN_ROWS}  # may stand in a folder before `run.json` does
+REFIT = "refit"  # subfolder of a run folder that holds the checkpoint of the refit
+EARLY_FILES = {".lock", "run.toml", "split.json", "run.json", SEEN_ROWS}  # may exist before `run.json` does
 
 
-def carry_out(plan: Plan, options: Options) -> Result:
-    """Train what `plan` says, or find it done. Raises Stopped, UserError, Failure."""
-    run = _folder(plan, options)
+def execute(plan: Plan, options: Options) -> Result:
+    """Train, evaluate and save the student of `plan`, or return its finished run. Raises Stopped, UserError, Failure."""
+    run = _run_folder(plan, options)
     if run.finished:
         plan = chosen_plan(plan, run.record)
     if (
         run.finished and not run_folder.is_writable(run.path) and not _test_to_open(run, plan)
-    ):  # somebody else's, or archived
+    ):  # another user's, or archived
         options.show.say(f"already trained: {run.path}")
         return Result(run, run.read("metrics.json"), False)
     with run.lock():
         if run.finished:
-            _keep_options(run, options)
-            clean(run)  # killed after its last write, it could not do so itself
+            _store_options(run, options)
+            clean(run)  # a run that was killed after its last write still has its checkpoint
             options.show.say(f"already trained: {run.path}")
             if _test_to_open(run, plan):
                 return Result(run, open_test(run, plan, options.show), False)
             return Result(run, run.read("metrics.json"), False)
         for note in plan.notes:
             options.show.say(note)
-        _check_first(plan, options)
+        _check_methods_early(plan, options)
         _begin_record(run, plan, options)
-        _keep_options(run, options)
+        _store_options(run, options)
         try:
             teacher = taught(plan, options)
             if plan.alternative is None:
@@ -73,59 +73,61 @@ def carry_out(plan: Plan, options: Options) -> Result:
                 metrics = _finish(chosen, run, trained, teacher if chosen.has_teacher else None, options)
         except Paused:
             raise
-        except (Stopped, Terminated) as stop:  # wherever it was, in a teacher's training too: this run is to be resumed
+        except (Stopped, Terminated) as stop:  # also while a teacher trains: the run to resume is this one
             raise Stopped(stop.why, run) from None
     return Result(run, metrics, True)
 
 
 def _test_to_open(run: RunFolder, plan: Plan) -> bool:
-    """Whether test scores of a finished run are asked for and not there yet."""
+    """Return whether test scores of a finished run are requested but not computed yet."""
     return plan.config.output.test and "test" in plan.dataset.split and "test" not in run.read("metrics.json")
 
 
-def _check_first(plan: Plan, options: Options) -> None:
-    """Raise UserError for a method that cannot work on this student, before hours go into teachers for it."""
+def _check_methods_early(plan: Plan, options: Options) -> None:
+    """Raise UserError for a method that does not support this student, before any teacher is fine-tuned."""
     trained = [teacher for teacher in (plan.teacher_plan, *plan.more) if isinstance(teacher, Plan)]
     if any(not RunFolder(options.runs / teacher.name).finished for teacher in trained):
         check_methods(plan.methods, student_of(plan)[1])
 
 
-def taught(plan: Plan, options: Options) -> Taught | None:
-    """The teacher's part of the job alone: fine-tuned where it must be, its soft labels computed and stored."""
-    return teach(plan, options, _fine_tuned)
+def taught(plan: Plan, options: Options) -> TeacherOutputs | None:
+    """Prepare the teacher only: fine-tune it if needed, then compute and store its soft labels. None without a teacher."""
+    return prepare_teacher(plan, options, _fine_tune)
 
 
-def _fine_tuned(plan: Plan, options: Options) -> Path:
-    return carry_out(plan, replace(options, name="", request="")).folder
+def _fine_tune(plan: Plan, options: Options) -> Path:
+    return execute(plan, replace(options, name="", request="")).folder
 
 
-def _folder(plan: Plan, options: Options) -> RunFolder:
-    """Where this plan's run lives. Raises UserError where another run stands in the folder that was named."""
+def _run_folder(plan: Plan, options: Options) -> RunFolder:
+    """Return the run folder of `plan`. Raises UserError if the folder holds another run or other files."""
     path = options.out or options.runs / plan.name
     if options.fresh:
         path = run_folder.free_path(path)
     run = RunFolder(path)
     if run.exists:
-        was = run.record
-        if plan.fingerprint not in (was["fingerprint"], was.get("asked")):
-            parts = [name for name, value in plan.identity.items() if was["identity"].get(name) != value]
+        record = run.record
+        if plan.fingerprint not in (record["fingerprint"], record.get("asked")):
+            parts = [name for name, value in plan.identity.items() if record["identity"].get(name) != value]
             what = (
-                "a run on other data, or the data changed since"
+                "a run on different data, or the data has changed since"
                 if "data" in parts
                 else f"another run ({', '.join(parts)} differ)"
             )
             if parts == ["plugins"]:
-                what = f"a run of another version of a method: {_changed_origins(plan, was)}"
+                what = f"a run of another version of a method: {_changed_origins(plan, record)}"
             raise UserError(
-                f"{path}: this folder holds {what}; name another with -o, or use --fresh to train beside it"
+                f"{path}: this folder holds {what}. Use -o for another folder, or --fresh to train alongside it"
             )
-    elif path.exists() and (not path.is_dir() or {p.name.removesuffix(".partial") for p in path.iterdir()} - BEGUN):
-        raise UserError(f"{path}: there is something else at this place, and it is left alone; name another with -o")
+    elif path.exists() and (
+        not path.is_dir() or {p.name.removesuffix(".partial") for p in path.iterdir()} - EARLY_FILES
+    ):
+        raise UserError(f"{path}: already exists and is not a run, so it is not overwritten. Use -o for another folder")
     return run
 
 
 def _changed_origins(plan: Plan, record: dict[str, Any]) -> str:
-    """Which methods of other packages or files are not those that a run was begun with."""
+    """List the plugin methods whose version or origin differs from the one that the run started with."""
     found = []
     for name, origin in plan.origins.items():
         was = Origin(**record.get("plugins", {}).get(name, {}))
@@ -135,8 +137,10 @@ def _changed_origins(plan: Plan, record: dict[str, Any]) -> str:
 
 
 def _write_config(run: RunFolder, plan: Plan, student: str, teacher: str, more: Sequence[str]) -> None:
-    """`run.toml`. student, teacher, more: how to name the models: by their places while training may have to go on, then by
-    their names, for a finished run is to be sent to others and its fingerprint says which models they were.
+    """Write `run.toml`.
+
+    student, teacher, more: how the models are written. While the run may have to be resumed they are paths; in a finished
+    run they are names, because such a run may be copied to another machine and its fingerprint identifies the models.
     """
     config, files = plan.config, ("source", "validation", "test", "unlabeled")
     data = config.data.model_copy(update={key: portable(getattr(config.data, key), run.path) for key in files})
@@ -146,7 +150,7 @@ def _write_config(run: RunFolder, plan: Plan, student: str, teacher: str, more: 
 
 
 def _begin_record(run: RunFolder, plan: Plan, options: Options) -> None:
-    if read_seen(run.path) is None:  # of a run that an earlier version began, too
+    if read_seen(run.path) is None:  # also for a run started by an earlier version
         write_seen(run.path, leaks.seen_by(plan))
     if run.exists:
         return
@@ -158,7 +162,7 @@ def _begin_record(run: RunFolder, plan: Plan, options: Options) -> None:
     _write_config(run, plan, student, teacher, more)
     rows = plan.dataset.row_ids
     run.write("split.json", {name: [rows[i] for i in index] for name, index in plan.dataset.split.items()})
-    command = [re.sub(r"(^|[:=])/[^:=]*/", r"\1", word) for word in sys.argv]  # without places on this machine
+    command = [re.sub(r"(^|[:=])/[^:=]*/", r"\1", word) for word in sys.argv]  # without directories of this machine
     record = {
         "format": run_folder.FORMAT,
         "fingerprint": plan.fingerprint,
@@ -178,45 +182,50 @@ def _begin_record(run: RunFolder, plan: Plan, options: Options) -> None:
     same_tokens = {name: len(rows) for name, rows in plan.token_copies.items()}
     record["data_report"] = plan.dataset.report.counts() | {"same_tokens": same_tokens}
     record["shown_as"] = _shown_as(plan)
-    record["runs"] = os.path.relpath(options.runs, folder)  # where a teacher and soft labels are
+    record["runs"] = os.path.relpath(options.runs, folder)  # the folder of teachers and soft labels
     record |= {"left_out": list(plan.left_out)} if plan.left_out else {}
     run.write("run.json", record)
 
 
 def _record_choice(run: RunFolder, plan: Plan, chosen: Plan) -> None:
-    """Make the record of a run that of the student that was chosen. `asked`: the fingerprint of what was asked for."""
+    """Replace the fingerprint and identity in a run's record by those of the chosen student.
+
+    The key `asked` keeps the fingerprint of the plan that left the choice open.
+    """
     record = run.record | {"fingerprint": chosen.fingerprint, "identity": chosen.identity, "asked": plan.fingerprint}
-    if chosen.classifier is not None:  # no teacher and no starting model is behind it
+    if chosen.classifier is not None:  # trained without a teacher or a pretrained model
         record.pop("left_out", None)
         write_seen(run.path, leaks.seen_by(chosen))
     run.write("run.json", record | {"data": chosen.dataset.sha256, "shown_as": _shown_as(chosen)})
 
 
 def _shown_as(plan: Plan) -> dict[str, str]:
-    """What `run_names` shows of a run and its identity holds only as digests."""
+    """Return the readable names for what the identity holds only as digests, for `run_names`."""
     data = plan.config.data
     fold = {"fold": f"fold {data.fold} of {data.folds}"} if data.folds else {}
     return {"data": plan.dataset.name, "student": plan.student.label, **fold}
 
 
-def _keep_options(run: RunFolder, options: Options) -> None:
-    """Store the name that was asked for (a finished run can be renamed so), and the digest of the command."""
+def _store_options(run: RunFolder, options: Options) -> None:
+    """Store the requested name, which also renames a finished run, and the digest of the command."""
     record = run.record
     given = {key: value for key, value in (("name", options.name), ("request", options.request)) if value}
     if any(record.get(key) != value for key, value in given.items()):
         run.write("run.json", record | given)
 
 
-def _finish(plan: Plan, run: RunFolder, trained: Trained, teacher: Taught | None, options: Options) -> dict[str, Any]:
-    """Score the best weights in float32, as the saved folder will run, then write everything."""
+def _finish(
+    plan: Plan, run: RunFolder, trained: TrainedStudent, teacher: TeacherOutputs | None, options: Options
+) -> dict[str, Any]:
+    """Score the best weights in float32, as the saved model runs, then write the model, the metrics and the record."""
     metrics: dict[str, Any] = {"validation": score_split(trained.logits, plan, "validation", run, options.show)}
     show = options.show
     final = refitted(plan, run, teacher, options) if plan.config.train.refit is True else trained
     if plan.config.output.test and "test" in plan.dataset.split:
         metrics["test"] = score_test(final.logits, plan, run, show, "train")
     run.write("history.json", trained.history)
-    sizes = _beside_teacher(plan, trained, teacher, metrics["validation"]) if teacher else {}
-    metrics["warnings"] = doubts(plan, metrics["validation"], teacher, run)
+    sizes = _compare_with_teacher(plan, trained, teacher, metrics["validation"]) if teacher else {}
+    metrics["warnings"] = teacher_warnings(plan, metrics["validation"], teacher, run)
     metrics = diagnose(plan, run, metrics, trained.history)
     final.save(run.model, model_card(plan, metrics, teacher.name if teacher else "", run.record.get("choice")))
     if seen := read_seen(run.path):
@@ -237,8 +246,8 @@ def _finish(plan: Plan, run: RunFolder, trained: Trained, teacher: Taught | None
     return metrics
 
 
-def refitted(plan: Plan, run: RunFolder, teacher: Taught | None, options: Options) -> Trained:
-    """Train the student anew on training and validation rows; its checkpoint lies in a folder of its own."""
+def refitted(plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, options: Options) -> TrainedStudent:
+    """Train the student again on training and validation rows, with its own checkpoint folder."""
     folder = RunFolder(run.path / REFIT)
     folder.path.mkdir(exist_ok=True)
     rows = sum(len(plan.dataset.split[name]) for name in ("train", "validation"))
@@ -246,8 +255,10 @@ def refitted(plan: Plan, run: RunFolder, teacher: Taught | None, options: Option
     return train(refit_plan(plan), folder, teacher, replace(options, pause_at=None))
 
 
-def _beside_teacher(plan: Plan, trained: Trained, teacher: Taught, metrics: dict[str, Any]) -> dict[str, Any]:
-    """Put the student beside its teacher into the validation `metrics`; returns the sizes and speeds of both."""
+def _compare_with_teacher(
+    plan: Plan, trained: TrainedStudent, teacher: TeacherOutputs, metrics: dict[str, Any]
+) -> dict[str, Any]:
+    """Add the comparison with the teacher to the validation `metrics`; return the sizes and speeds of both models."""
     held = plan.dataset.split["validation"]
 
     def logits(rows: np.ndarray) -> np.ndarray:
@@ -258,7 +269,7 @@ def _beside_teacher(plan: Plan, trained: Trained, teacher: Taught, metrics: dict
 
 
 def clean(run: RunFolder) -> None:
-    """Drop what only an unfinished run needs, and what a kill left half written."""
+    """Delete what only an unfinished run needs, and partial files of a killed process."""
     for folder in (run.checkpoint, run.path / REFIT, run.path / CHOICE):
         shutil.rmtree(folder, ignore_errors=True)
     for partial in run.path.glob("*.partial"):

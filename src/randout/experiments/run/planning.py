@@ -1,6 +1,6 @@
 """Turns a request into a plan: data split, models found, every "auto" resolved, and a fingerprint of all of it.
 
-Nothing is trained or written here. Each decision taken for the user is a note, said before training starts.
+Nothing is trained or written here. Each automatic decision becomes a note, which is logged before training starts.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ from . import defaults, leaks
 from .soft_labels import column_order
 
 NO_TOKENS = Tokens(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int64))
-FOLDS = 3  # of the training rows, where a student is chosen by cross-validation
-CPU_TEACHER = 600 * 2**20  # bytes of weights: the largest teacher that is chosen unasked where there is no GPU
+FOLDS = 3  # of the cross-validation on the training rows that chooses a student
+CPU_TEACHER = 600 * 2**20  # bytes of weights of the largest teacher that is chosen automatically without a GPU
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything decided: what will be trained on what, and how.
+    """A training with every decision made: the data, the models, and all settings resolved.
 
-    teacher: a classifier that is there already. teacher_plan: how a bare encoder is to be fine-tuned into one first.
-    more: further teachers, each of either kind. classifier: a student that is no encoder but a classifier of words;
-    `tokens` are then its word ids, or none. identity: what the fingerprint is made of, by part. token_copies: as of
-    `tokenising.token_copies`. leak_warnings: held-out rows that the teachers or the starting model have seen. left_out:
-    methods that went because no teacher was found, though none was declined. asked: `config.train` before "auto" was
-    decided, for the teachers, which decide it for themselves. alternative: a bag-of-words classifier that becomes the
-    student where it is not worse than this encoder (`choice`).
+    teacher: an existing classifier. teacher_plan: how a pretrained encoder is first fine-tuned into a teacher.
+    more: further teachers, each of either kind. classifier: a student that is a bag-of-words or neural baseline instead of
+    an encoder; `tokens` then holds its word ids, or nothing. identity: what the fingerprint is computed from, by part.
+    token_copies: as `tokenization.token_copies` returns it. leak_warnings: held-out rows that the teachers or the
+    pretrained student have seen. left_out: methods removed because no teacher was found, although none was declined.
+    asked: `config.train` before "auto" was resolved, for the teachers, which resolve it themselves. alternative: a
+    bag-of-words baseline that becomes the student if it is not worse than this encoder (`choice`).
     """
 
     config: Config
@@ -88,8 +88,9 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """Of the run folder where none is given: data, student, methods, seed, fingerprint. Long parts are cut, so that a
-        file system takes it; the fingerprint keeps names apart.
+        """The default name of the run folder: data, student, methods, seed, fingerprint.
+
+        Long parts are shortened to fit the limits of file systems; the fingerprint keeps names unique.
         """
         cut = f"-{len(self.config.student.layers)}layers" if self.config.student.layers else ""
         parts = [self.dataset.name, self.student.label + cut, "+".join(m.name for m in self.methods)]
@@ -101,11 +102,11 @@ class Plan:
 def make(
     config: Config, dataset: Dataset | None = None, required: Collection[str] = (), alternatives: bool = False
 ) -> Plan:
-    """Decide everything that `config` leaves open. Raises UserError for what cannot be done as asked.
+    """Resolve everything that `config` leaves open into a plan. Raises UserError for a request that cannot be met.
 
-    dataset: where it has been read already. required: methods that were asked for by name: without a teacher, one that
-    learns from a teacher is an error where it is required, and is left out where it only comes with the default preset.
-    alternatives: whether the student may be left to a comparison of two (`student.alternative`).
+    dataset: the data, if it has been read already. required: methods that were requested by name. Without a teacher, a
+    method that needs one is an error if it is required, and is left out if it only comes with the default preset.
+    alternatives: whether the student may be chosen between two (`student.alternative`).
     """
     if config.student.model == AUTO_STUDENT:
         own = config.student.model_copy(update={"model": "", "alternative": ALTERNATIVE})
@@ -113,27 +114,28 @@ def make(
     if config.student.alternative and not alternatives:
         raise UserError(
             f'student.model = "{AUTO_STUDENT}" (student.alternative): only `randout train` chooses between an encoder and a '
-            "bag-of-words classifier, one training at a time; name the student here, with --student ENCODER or --student "
+            "bag-of-words classifier, one training at a time. Name the student: --student ENCODER or --student "
             f"{ALTERNATIVE}"
         )
     classifier = chosen(config)
     if classifier is not None:
-        return _of_words(config, classifier, dataset)
+        return _baseline_plan(config, classifier, dataset)
     dataset = dataset or read_data(config)
     notes: list[str] = []
     train = config.train.model_copy(update=dict(zip(("device", "precision"), machine(config), strict=True)))
-    student = _student(config.student, notes)
+    student = _find_student(config.student, notes)
     methods = methods_of(config)
-    teacher, name = _teacher(config, methods, student, train.device, notes)
-    taught = [method.name for method in methods if method.teacher]
-    missing = taught if teacher is None and config.teacher.model == "auto" else []
+    teacher, name = _find_teacher(config, methods, student, train.device, notes)
+    distilling = [method.name for method in methods if method.teacher]
+    missing = distilling if teacher is None and config.teacher.model == "auto" else []
     if teacher is None:
         methods = _without_teacher(methods, dataset, config.teacher.model, required, notes)
     if not any(SUPERVISED in method.losses or method.teacher for method in methods):
         raise UserError(
-            f"methods: nothing to learn from is left; keep methods.{GOLD}, or a method that learns from a teacher, and one"
+            f"methods: no method with a training target is left. Keep methods.{GOLD}, or a method that learns from a teacher, "
+            "together with a teacher"
         )
-    methods = _suited(methods, dataset, notes)
+    methods = _suitable_methods(methods, dataset, notes)
     settings, tokens = _student_settings(config.student, methods, student, dataset, train.device, notes)
     as_asked, train = train, _train_settings(train, methods, student, dataset, notes)
     config = config.model_copy(
@@ -149,16 +151,16 @@ def make(
     if teacher is not None and teacher.is_classifier:
         plan = replace(plan, teacher=teacher)
     elif teacher is not None:
-        gold = None if "unlabeled" in dataset.split else dataset  # read anew: it must not depend on texts it never sees
-        plan = replace(plan, teacher_plan=make(teacher_config(_as_asked(plan), name), gold))
-    plan = _without_leaks(replace(plan, more=_more_teachers(plan)))
+        gold = None if "unlabeled" in dataset.split else dataset  # read again: it must not depend on unlabelled texts
+        plan = replace(plan, teacher_plan=make(teacher_config(_requested_config(plan), name), gold))
+    plan = _check_leaks(replace(plan, more=_find_more_teachers(plan)))
     if config.student.alternative:
         plan = _with_alternative(plan)
     return replace(plan, identity=_identity(plan))
 
 
 def _with_alternative(plan: Plan) -> Plan:
-    """The plan with the bag-of-words classifier that `student.alternative` names beside its encoder."""
+    """Add the bag-of-words baseline that `student.alternative` names as an alternative to the encoder."""
     config, dataset = plan.config, plan.dataset
     least: dict[str, Any] = {"min_df": reference.min_df(len(dataset.split["train"]))}
     own = Config(
@@ -169,26 +171,26 @@ def _with_alternative(plan: Plan) -> Plan:
         train=TrainTable(**{key: getattr(config.train, key) for key in COMMON_SETTINGS}),
         output=config.output,
     )
-    gold = None if "unlabeled" in dataset.split else dataset  # it never sees texts without labels
+    gold = None if "unlabeled" in dataset.split else dataset  # the baseline never sees unlabelled texts
     plan = replace(plan, alternative=make(own, gold))
     where = f"{len(dataset.split['validation']):,} validation rows"
     if by_folds(plan):
-        where = f"{FOLDS} folds of the training rows, for {where} are too few to choose on"
+        where = f"{FOLDS} folds of the training rows, because {where} are too few to choose on"
     note = f"student: {plan.student.label} or {own.student.model}, whichever is chosen on {where}"
     return replace(plan, notes=(*plan.notes, note))
 
 
 def by_folds(plan: Plan) -> bool:
-    """Whether the student of a plan with an alternative is chosen by cross-validation on its training rows.
+    """Return whether a plan with an alternative chooses its student by cross-validation on the training rows.
 
-    It is where the validation rows are too few, and no teacher has learned from the training rows of every fold.
+    This is so if there are too few validation rows, and no teacher has learned from the training rows of every fold.
     """
     held = len(plan.dataset.split["validation"])
     return held < defaults.FEW_HELD and not plan.has_teacher and "unlabeled" not in plan.dataset.split
 
 
 def without_alternative(plan: Plan) -> Plan:
-    """The plan of the encoder alone, as if its name had been given."""
+    """Return the plan of the encoder only, as if it had been requested by name."""
     own = plan.config.student.model_copy(update={"alternative": ""})
     config = plan.config.model_copy(update={"student": own, "classifier": {}})
     plan = replace(plan, config=config, alternative=None)
@@ -198,32 +200,35 @@ def without_alternative(plan: Plan) -> Plan:
 def _without_teacher(
     methods: tuple[Method, ...], dataset: Dataset, declined: str, required: Collection[str], notes: list[str]
 ) -> tuple[Method, ...]:
-    """The methods that need no teacher. declined: `teacher.model`. Raises UserError where one that does was asked for."""
-    taught = [method.name for method in methods if method.teacher]
-    if asked := [name for name in taught if name in required]:
-        raise UserError(without_teacher(asked, declined))
-    if declined == "none" and taught:
-        notes.append(f"methods: {', '.join(taught)} left out: --teacher none")
+    """Return the methods that need no teacher. Raises UserError if one that does is required.
+
+    declined: `teacher.model`, to tell "none" from a teacher that was not found.
+    """
+    distilling = [method.name for method in methods if method.teacher]
+    if asked := [name for name in distilling if name in required]:
+        raise UserError(missing_teacher_message(asked, declined))
+    if declined == "none" and distilling:
+        notes.append(f"methods: {', '.join(distilling)} left out: --teacher none")
     if "unlabeled" in dataset.split:
-        raise UserError("data.unlabeled: rows without labels are learned from a teacher only; name one with --teacher")
+        raise UserError("data.unlabeled: unlabelled rows need a teacher. Name one with --teacher")
     return tuple(method for method in methods if not method.teacher)
 
 
-def _suited(methods: tuple[Method, ...], dataset: Dataset, notes: list[str]) -> tuple[Method, ...]:
-    """The methods that are of use with as many labelled rows as there are."""
+def _suitable_methods(methods: tuple[Method, ...], dataset: Dataset, notes: list[str]) -> tuple[Method, ...]:
+    """Return the methods that suit the number of labelled rows."""
     labelled = len(dataset.split["train"])
     if out := [method.name for method in methods if not method.suits(labelled)]:
-        notes.append(f"methods: {', '.join(out)} left out: {labelled:,} training rows have labels, and it helps fewer")
+        notes.append(f"methods: {', '.join(out)} left out: useful only with fewer labelled rows than {labelled:,}")
     return tuple(method for method in methods if method.suits(labelled))
 
 
 def _student_settings(
     table: StudentTable, methods: Sequence[Method], student: Source, dataset: Dataset, device: str, notes: list[str]
 ) -> tuple[StudentTable, Tokens]:
-    """The student's table with its maximal length and pooling decided, and the texts in its tokens.
+    """Return the student's settings with maximum length and pooling resolved, and the texts as its tokens.
 
-    Pooling "auto" is that of the encoder's stock class, the first token with few exceptions, but what suits the encoder
-    best where the student learns from few texts and so by contrast.
+    Pooling "auto" is that of the encoder's class in `transformers`, in most cases the first token. If the student learns
+    from so few texts that the contrastive loss applies, it is the pooling that suits the encoder best.
     """
     if isinstance(depth := student.config.get("num_hidden_layers") or student.config.get("n_layers"), int):
         check_layers(table.layers, depth, student.name)
@@ -245,38 +250,38 @@ def _student_settings(
 def _train_settings(
     train: TrainTable, methods: Sequence[Method], student: Source, dataset: Dataset, notes: list[str]
 ) -> TrainTable:
-    """The table `[train]` with every "auto" decided."""
-    texts, by_contrast = _learned(methods, dataset)
+    """Return the table `[train]` with every "auto" resolved."""
+    texts, by_contrast = _training_texts(methods, dataset)
     width = student.config.get("hidden_size") or student.config.get("dim") or defaults.RATE_WIDTH
     return defaults.resolved(train, texts, len(dataset.split["validation"]), int(width), by_contrast, notes)
 
 
-def _learned(methods: Sequence[Method], dataset: Dataset) -> tuple[int, bool]:
-    """How many texts the student learns from, and whether by a contrastive loss."""
+def _training_texts(methods: Sequence[Method], dataset: Dataset) -> tuple[int, bool]:
+    """Return how many texts the student learns from, and whether a contrastive loss is among the methods."""
     texts = len(learned_rows(dataset, methods)[0]) + len(dataset.split.get("unlabeled", ()))
     return texts, any(isinstance(method, Contrastive) for method in methods)
 
 
 def usual_epochs(plan: Plan) -> int:
-    """The epochs that "auto" would take for an encoder on these rows, whatever was asked; 0 for another student."""
+    """Return the epochs that "auto" gives an encoder on these rows, whatever was requested; 0 for a baseline."""
     if plan.classifier is not None:
         return 0
-    texts, by_contrast = _learned(methods_of(plan.config), plan.dataset)
+    texts, by_contrast = _training_texts(methods_of(plan.config), plan.dataset)
     train = plan.config.train.model_copy(update={"epochs": 0})
     return defaults.resolved(train, texts, 0, defaults.RATE_WIDTH, by_contrast, []).epochs
 
 
-def _as_asked(plan: Plan) -> Config:
-    """The plan's configuration with the training as it was asked for."""
+def _requested_config(plan: Plan) -> Config:
+    """Return the plan's configuration with the training settings as requested, "auto" included."""
     return plan.config.model_copy(update={"train": plan.asked or plan.config.train})
 
 
-def _without_leaks(plan: Plan) -> Plan:
-    """The plan with what is known of held-out rows that were seen before. Raises LeakError."""
+def _check_leaks(plan: Plan) -> Plan:
+    """Add notes and warnings about held-out rows that a model has seen. Raises LeakError."""
     notes, warnings = leaks.check(plan)
     copies = token_copies(plan.tokens, plan.dataset)
     notes += [
-        f"leaks: {plural(len(rows), f'{name} row')} {verb(len(rows), 'has', 'have')} the same tokens as a training row, though "
+        f"leaks: {plural(len(rows), f'{name} row')} {verb(len(rows), 'has', 'have')} the same tokens as a training row, but "
         "another text; scores are given "
         "with and without them"
         for name, rows in copies.items()
@@ -284,47 +289,49 @@ def _without_leaks(plan: Plan) -> Plan:
     return replace(plan, notes=(*plan.notes, *notes), leak_warnings=tuple(warnings), token_copies=copies)
 
 
-def without_teacher(methods: Sequence[str], teacher: str, instead: str = "") -> str:
-    """What is wrong with methods that learn from a teacher where there is none, and the ways out.
+def missing_teacher_message(methods: Sequence[str], teacher: str, instead: str = "") -> str:
+    """Return the error message for methods that need a teacher when there is none.
 
     instead: what to do without a teacher; empty: the options of `randout train`.
     """
     why = "--teacher none declines one" if teacher == "none" else "no larger encoder was found locally"
     off = " ".join(f"--set methods.{name}=false" for name in methods)
     return (
-        f"methods.{methods[0]} learns from a teacher, and there is none ({why}); name one with --teacher NAME, or "
+        f"methods.{methods[0]} learns from a teacher, and there is none ({why}). Name one with --teacher NAME, or "
         f"{instead or f'train without distillation: {off}, or --preset plain'}"
     )
 
 
-def _more_teachers(plan: Plan) -> tuple[Source | Plan, ...]:
-    """The teachers beside the first. Raises UserError where no method learns from several."""
+def _find_more_teachers(plan: Plan) -> tuple[Source | Plan, ...]:
+    """Return the further teachers (`teacher.more`). Raises UserError if no method learns from several."""
     names = plan.config.teacher.more
     if names and (not plan.has_teacher or not any(method.several for method in plan.methods)):
         why = "there is no first teacher" if not plan.has_teacher else "no method of this recipe learns from several"
-        raise UserError(f"teacher.more: {', '.join(names)}, but {why}; leave it out")
+        raise UserError(f"teacher.more: {', '.join(names)}: {why}. Leave it out")
     found: list[Source | Plan] = []
     for name in names:
         source = find(name)
         own = source.config.get("id2label")
-        if source.is_classifier and isinstance(own, dict):  # said before any of them is trained
+        if source.is_classifier and isinstance(own, dict):  # reported before any of them is trained
             column_order({int(at): label for at, label in own.items()}, plan.dataset.id2label, None, name)
         gold = None if "unlabeled" in plan.dataset.split else plan.dataset
-        found.append(source if source.is_classifier else make(teacher_config(_as_asked(plan), name, revision=""), gold))
-    known = [_stands_for(one) for one in (plan.teacher or plan.teacher_plan, *found) if one]
+        found.append(
+            source if source.is_classifier else make(teacher_config(_requested_config(plan), name, revision=""), gold)
+        )
+    known = [_teacher_identity(one) for one in (plan.teacher or plan.teacher_plan, *found) if one]
     for at, name in enumerate(names, 1):
         if known[at] in known[:at]:
-            raise UserError(f"teacher.more: {name} is a teacher already; name each once, a method weighs them")
+            raise UserError(f"teacher.more: {name} is named twice. Name each teacher once; a method sets their weights")
     return tuple(found)
 
 
-def _stands_for(teacher: Source | Plan) -> str | dict[str, str]:
-    """What a teacher is in a run's identity: the fingerprint of the run that makes it, or of a classifier, as a table."""
+def _teacher_identity(teacher: Source | Plan) -> str | dict[str, str]:
+    """Return a teacher's entry in a run's identity: the fingerprint of the run that trains it, or a table with its model's."""
     return teacher.fingerprint if isinstance(teacher, Plan) else {"model": teacher.fingerprint()}
 
 
-def _of_words(config: Config, classifier: Classifier, dataset: Dataset | None) -> Plan:
-    """The plan of a student that is a classifier of words."""
+def _baseline_plan(config: Config, classifier: Classifier, dataset: Dataset | None) -> Plan:
+    """Return the plan of a student that is a bag-of-words or neural baseline."""
     notes: list[str] = []
     device, _ = machine(config)
     train = config.train.model_copy(update={"device": device})
@@ -335,7 +342,9 @@ def _of_words(config: Config, classifier: Classifier, dataset: Dataset | None) -
         vocabulary = classifier.vocabulary(dataset.texts[row] for row in dataset.split["train"])
         tokens = classifier.tokens(vocabulary, dataset.texts)
         cut = (tokens.whole > classifier.length).mean()
-        notes.append(f"words: {len(vocabulary):,} known; {cut:.1%} of texts are cut to {classifier.length} words")
+        notes.append(
+            f"vocabulary: {len(vocabulary):,} words; {cut:.1%} of texts are truncated to {classifier.length} words"
+        )
     methods = tuple(METHODS[name].model_validate(settings) for name, settings in config.methods.items())
     source = Source(classifier.name, Path(classifier.name))
     plan = Plan(config, dataset, methods, source, tokens, None, None, {}, tuple(notes), classifier)
@@ -343,9 +352,9 @@ def _of_words(config: Config, classifier: Classifier, dataset: Dataset | None) -
 
 
 def teacher_config(config: Config, name: str, revision: str | None = None) -> Config:
-    """How a bare encoder is fine-tuned into a teacher: cross-entropy by the same loop, its test split left closed.
+    """Return the configuration that fine-tunes a pretrained encoder into a teacher: cross-entropy, test split not scored.
 
-    revision: of the hub; None: as `config.teacher` says of the first teacher.
+    revision: on the hub; None: the one that `config.teacher` sets for the first teacher.
     """
     table, same = config.teacher, config.train
     student = StudentTable(
@@ -373,22 +382,20 @@ def teacher_config(config: Config, name: str, revision: str | None = None) -> Co
 
 
 def machine(config: Config) -> tuple[str, str]:
-    """The device and number format that "auto" means here. Raises UserError for one that is not there."""
+    """Return the device and precision, "auto" resolved for this machine. Raises UserError for an unavailable device."""
     device, precision = config.train.device, config.train.precision
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
-        device = next(name for name in ("cuda", "mps", "cpu") if there[name])
-    if not there[device]:
-        raise UserError(
-            f"train.device: {device} is asked for, but torch {torch.__version__} finds none; see `randout doctor`"
-        )
+        device = next(name for name in ("cuda", "mps", "cpu") if available[name])
+    if not available[device]:
+        raise UserError(f"train.device: {device} is not available to torch {torch.__version__}. See `randout doctor`")
     if precision == "auto":
         precision = "bfloat16" if native_bfloat16(device) else "float32"
     return device, precision
 
 
 def native_bfloat16(device: str) -> bool:
-    """Whether the device multiplies in bfloat16 itself (AVX512_BF16, AMX, an Ampere GPU), rather than emulating it."""
+    """Return whether the device multiplies in bfloat16 natively (AVX512_BF16, AMX, an Ampere GPU) rather than emulating it."""
     if device == "cuda":
         return torch.cuda.get_device_capability() >= (8, 0)
     if device == "mps":
@@ -397,12 +404,12 @@ def native_bfloat16(device: str) -> bool:
     return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
 
 
-def _student(table: StudentTable, notes: list[str]) -> Source:
+def _find_student(table: StudentTable, notes: list[str]) -> Source:
     if table.model:
         return find(table.model, table.revision, CLASSIFIER_NAMES)
-    near = at_hand()
-    if near:
-        found = find(str(near[0]))
+    local = at_hand()
+    if local:
+        found = find(str(local[0]))
         notes.append(f"student: {found.label}, the smallest encoder found locally (another: --student)")
         return found
     found = find(DEFAULT_STUDENT)
@@ -410,17 +417,17 @@ def _student(table: StudentTable, notes: list[str]) -> Source:
     return found
 
 
-def _teacher(
+def _find_teacher(
     config: Config, methods: Sequence[Method], student: Source, device: str, notes: list[str]
 ) -> tuple[Source | None, str]:
-    """The teacher's source and the name to write down; (None, "none") for no teacher."""
+    """Return the teacher's source and the name to record; (None, "none") for no teacher."""
     name, wanted = config.teacher.model, any(method.teacher for method in methods)
     if name == "none":
         return None, "none"
     if name != "auto":
         if not wanted:
             raise UserError(
-                f"--teacher {name}: no method of this recipe learns from a teacher; leave it out, or add "
+                f"--teacher {name}: no method of this recipe learns from a teacher. Leave it out, or add "
                 "--set methods.kd.weight=0.8"
             )
         return find(name, config.teacher.revision), name
@@ -440,7 +447,7 @@ def _teacher(
 
 
 def steps_of(plan: Plan) -> int:
-    """Optimizer steps of a whole training, without early stopping; 1 where it is fitted in one go."""
+    """Return the optimizer steps of a whole training without early stopping; 1 for a baseline fitted in one call."""
     if isinstance(plan.classifier, Bag):
         return 1
     rows = len(learned_rows(plan.dataset, plan.methods)[0]) + len(plan.dataset.split.get("unlabeled", ()))
@@ -448,19 +455,19 @@ def steps_of(plan: Plan) -> int:
 
 
 def refit_plan(plan: Plan) -> Plan:
-    """The plan of the last training of a `train.refit` run: training and validation rows together, the last weights kept."""
+    """Return the plan of the refit (`train.refit`): trains on training and validation rows and keeps the last weights."""
     train = plan.config.train.model_copy(update={"keep": "last", "validate_every": plan.config.train.epochs})
     config = plan.config.model_copy(update={"train": train})
     return replace(plan, config=config, dataset=plan.dataset.with_validation_in_training())
 
 
 def _identity(plan: Plan) -> dict[str, Any]:
-    """What decides the result, and nothing else: names and paths are replaced by what they stand for."""
+    """Return everything that decides the result, and nothing else: names and paths are replaced by digests of the content."""
     config = plan.config
     student: dict[str, Any] = {"classifier": config.student.model, **config.classifier}
     if plan.classifier is None:
         own = config.student.model_dump(mode="json", exclude={"model", "revision"})
-        before = {"pooling": "first", "alternative": ""}  # what was done before these settings were there
+        before = {"pooling": "first", "alternative": ""}  # behaviour before these settings existed: keeps fingerprints
         own = {key: value for key, value in own.items() if before.get(key) != value}
         if plan.alternative is not None:
             own["alternative"] = plan.alternative.identity["student"]
@@ -468,11 +475,11 @@ def _identity(plan: Plan) -> dict[str, Any]:
     train = config.train.model_dump(mode="json", exclude={"save_minutes"})
     earlier = {"keep": "best", "validate_every": 1, "refit": False}  # likewise
     train = {key: value for key, value in train.items() if earlier.get(key) != value}
-    read = config.teacher.model_dump(mode="json", include={"max_length", "truncation"})  # by those not trained for it
-    found = [_stands_for(one) for one in (plan.teacher or plan.teacher_plan, *plan.more) if one]
-    taught = [{**one, **read} if isinstance(one, dict) else one for one in found]
-    teacher, more = taught[0] if taught else None, taught[1:]
-    foreign = {name: origin.identity for name, origin in plan.origins.items()}
+    read = config.teacher.model_dump(mode="json", include={"max_length", "truncation"})  # if not trained for this run
+    found = [_teacher_identity(one) for one in (plan.teacher or plan.teacher_plan, *plan.more) if one]
+    teachers = [{**one, **read} if isinstance(one, dict) else one for one in found]
+    teacher, more = teachers[0] if teachers else None, teachers[1:]
+    plugins = {name: origin.identity for name, origin in plan.origins.items()}
     if isinstance(teacher, dict):
         teacher["labels"] = list(config.teacher.labels)
     return {
@@ -481,13 +488,13 @@ def _identity(plan: Plan) -> dict[str, Any]:
         "teacher": teacher,
         **({"more": more} if more else {}),
         "methods": config.methods,
-        **({"plugins": foreign} if foreign else {}),
+        **({"plugins": plugins} if plugins else {}),
         "train": train,
     }
 
 
 def class_weights(dataset: Dataset) -> torch.Tensor:
-    """n / (C * n_c) over the training split, (C,)."""
+    """Return the class weights n / (C * n_c) over the training split, (C,)."""
     labels = dataset.labels[dataset.split["train"]]
     counts = np.bincount(labels[labels >= 0], minlength=len(dataset.id2label))
     return torch.tensor(counts.sum() / (len(counts) * np.maximum(counts, 1)), dtype=torch.float32)

@@ -13,20 +13,20 @@ from .planning import NO_TOKENS, Plan
 from .request import stored_config as stored_config
 
 
-def replay(run: RunFolder) -> Plan:
-    """A finished run's data and tokens again, to score its saved model: nothing but the run and the data is needed.
+def reload_plan(run: RunFolder) -> Plan:
+    """Rebuild the plan of a finished run, with its data and tokens, to score its saved model.
 
-    UserError where the data, its columns, labels or split are no longer those that the run was trained on.
+    It needs only the run and the data. Raises UserError if the data, its columns, labels or split have changed since.
     """
     config = stored_config(run)
     dataset, classifier = read_data(config), chosen(config)
     was, now = run.record["identity"], data_identity(dataset)
     if differs := [what for what in now["data"] if now["data"][what] != was["data"][what]]:
-        other = "another sha256" if "sha256" in differs else f"other {' and '.join(differs)}"
-        raise UserError(f"{config.data.source}: this is not the data the run was trained on ({other})")
+        other = "the sha256 differs" if "sha256" in differs else f"different {' and '.join(differs)}"
+        raise UserError(f"{config.data.source}: this is not the data that the run was trained on ({other})")
     if now["split"] != was["split"]:
-        raise UserError(f"{config.data.source}: the rows are split in another way than when the run was trained")
-    if classifier is not None:  # it reads texts itself
+        raise UserError(f"{config.data.source}: the rows are split differently than when the run was trained")
+    if classifier is not None:  # a baseline reads texts, not tokens
         source = Source(classifier.name, run.model)
         return Plan(config, dataset, (), source, NO_TOKENS, None, None, run.record["identity"], (), classifier)
     source = find(str(run.path))
@@ -36,6 +36,6 @@ def replay(run: RunFolder) -> Plan:
 
 
 def truncation_of(source: Source) -> str:
-    """How a run's texts were cut; "head" for any other classifier."""
+    """Return how a run truncates texts; "head" for any other classifier."""
     run = RunFolder(source.folder.parent)
     return stored_config(run).student.truncation if run.exists else "head"

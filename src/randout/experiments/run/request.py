@@ -1,4 +1,4 @@
-"""A request: what a command or call asks for, layered over presets and recipes. Needs no PyTorch."""
+"""A request: the settings of a command or call, layered over presets and recipes. Does not import PyTorch."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from randout.methods.builtin import METHODS
 from randout.methods.registry import Origin
 from randout.storage.run_folder import RunFolder
 
-RESTORE = "bring back what it was begun with to resume, or use --fresh to train alongside"
+RESTORE = "restore the version that it started with to resume, or use --fresh to train alongside it"
 
-TEACHERS_OWN = ("epochs", "learning_rate", "batch_size")  # of a teacher's training: the rest is as its student's
+TEACHERS_OWN = ("epochs", "learning_rate", "batch_size")  # settings of a teacher's own; the rest is as for its student
 
 
 @dataclass(frozen=True)
 class Request:
-    """A training as it is asked for: `tables` over a preset or a recipe (a TOML file), single settings over all.
+    """A requested training: a preset or a recipe (a TOML file), overlaid by `tables`, overlaid by single settings.
 
-    settings: each as `config.assignment_of` gives it. Raises UserError where both a preset and a recipe are named.
+    settings: each as `config.assignment_of` returns it. Raises UserError if both a preset and a recipe are named.
     """
 
     tables: dict[str, Any] = field(default_factory=dict)
@@ -34,22 +34,24 @@ class Request:
 
     def __post_init__(self) -> None:
         if self.preset and self.recipe:
-            raise UserError("--preset and --recipe: name one; a recipe can say what a preset says")
+            raise UserError("--preset and --recipe: use one of them; a recipe can hold the settings of a preset")
 
     def config(self, but: Collection[str] = ()) -> Config:
-        """The configuration; but: tables of the recipe that are no part of it. Raises UserError."""
+        """Return the configuration. but: tables of the recipe to ignore. Raises UserError."""
         layers = [{k: v for k, v in one.items() if k not in but} for one in base_layers(self.preset, self.recipe)]
         return build([*layers, self.tables, *self.settings], METHODS)
 
     @property
     def required(self) -> frozenset[str]:
-        """The methods that it names itself, rather than by the default preset."""
+        """The methods that the request names itself, rather than through the default preset."""
         return asked_methods(self.preset, self.recipe, self.settings)
 
 
 def recipe_tables(path: Path) -> dict[str, Any]:
-    """The tables of a recipe. A relative path in it that leads somewhere from the recipe's folder is made absolute; the
-    `run.toml` of a run also finds the teacher that was trained for it, by name. Raises UserError.
+    """Read the tables of a recipe. Raises UserError.
+
+    A relative path that exists from the recipe's folder is made absolute. The `run.toml` of a run also finds the teacher
+    that was trained for it, by name.
     """
     tables = read_recipe(path)
     if path.parent.resolve() != Path.cwd():
@@ -63,10 +65,10 @@ def recipe_tables(path: Path) -> dict[str, Any]:
 
 
 def stored_config(run: RunFolder, to_train: bool = False) -> Config:
-    """The configuration in a run's `run.toml`, its paths made good from where the folder lies now.
+    """Return the configuration in a run's `run.toml`, with paths resolved from the folder's current location.
 
-    to_train: the run is to be resumed, so methods of other packages must be here as the run was begun with them (else
-    UserError); to read its model, they need not be.
+    to_train: whether the run is to be resumed. Then the plugins that it started with must be installed in the same
+    version (else UserError); to use its model, they are not needed.
     """
     tables = read_recipe(run.path / "run.toml")
     resolve_places(tables, run.path)
@@ -76,26 +78,26 @@ def stored_config(run: RunFolder, to_train: bool = False) -> Config:
     methods = tables.get("methods", {})
     if not isinstance(methods, dict):
         return build([tables], METHODS)
-    foreign = {name: own for name, own in methods.items() if name not in METHODS.built_in and isinstance(own, dict)}
-    config = build([tables | {"methods": {k: v for k, v in methods.items() if k not in foreign}}], METHODS)
-    return config.model_copy(update={"methods": config.methods | foreign})
+    plugins = {name: own for name, own in methods.items() if name not in METHODS.built_in and isinstance(own, dict)}
+    config = build([tables | {"methods": {k: v for k, v in methods.items() if k not in plugins}}], METHODS)
+    return config.model_copy(update={"methods": config.methods | plugins})
 
 
 def check_origins(run: RunFolder) -> None:
-    """Raise UserError where a method of another package or file is not here as the run was begun with it."""
+    """Raise UserError if a plugin method is missing or is not the version that the run started with."""
     for name, recorded in run.record.get("plugins", {}).items():
         was = Origin(**recorded)
         where = f"{run.path}: methods.{name} comes from the {was}"
         if name not in METHODS:
             todo = "install it" if was.package else f"name it with --plugin {was.file}"
-            raise UserError(f"{where}, which is not {'installed' if was.package else 'loaded'} here; {todo} to resume")
+            raise UserError(f"{where}, which is not {'installed' if was.package else 'loaded'}; {todo} to resume")
         now = METHODS.origins([name]).get(name, Origin())
         if now.identity != was.identity:
             raise UserError(f"{where}, and {now.differs_from(was)}; {RESTORE}")
 
 
 def base_layers(preset: str | None, recipe: Path | None) -> list[dict[str, Any]]:
-    """What options are laid over. A recipe that lists methods stands alone; else it lies over the default preset."""
+    """Return the layers below the options. A recipe that lists methods replaces the default preset; others extend it."""
     if recipe is None:
         return [read_preset(preset or DEFAULT_PRESET)]
     tables = recipe_tables(recipe)
@@ -103,7 +105,7 @@ def base_layers(preset: str | None, recipe: Path | None) -> list[dict[str, Any]]
 
 
 def asked_methods(preset: str | None, recipe: Path | None, assignments: Sequence[Mapping[str, Any]]) -> frozenset[str]:
-    """Methods that a request names itself, by its preset, recipe or settings, rather than by the default preset."""
+    """Return the methods that a request names in its preset, recipe or settings, not those of the default preset."""
     tables: dict[str, Any] = read_preset(preset) if preset else {}
     for layer in [read_recipe(recipe) if recipe else {}, *assignments]:
         tables = overlay(tables, dict(layer))
@@ -116,8 +118,9 @@ def asked_methods(preset: str | None, recipe: Path | None, assignments: Sequence
 
 
 def with_fixed_teacher(config: Config, shared: Config, methods: Mapping[str, Any]) -> Config:
-    """`config` with its teacher trained as `shared` says where it says "same as the student"; no teacher, where no
-    method learns from one; no further teachers, where none learns from several.
+    """Return `config` with its teacher trained by the settings of `shared` instead of "same as the student".
+
+    The teacher is removed if no method learns from one, and further teachers if none learns from several.
     """
     used = [methods[name] for name in config.methods]
     if not any(method.teacher for method in used):

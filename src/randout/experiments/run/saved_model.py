@@ -17,22 +17,22 @@ from randout.storage.run_folder import RunFolder, check_run
 if TYPE_CHECKING:
     from .planning import Plan
 
-Seen = Callable[[int], None]  # told of texts done
-RowLogits = Callable[[np.ndarray, Seen], np.ndarray]  # rows of a dataset (n,) -> logits (n, C)
+Progress = Callable[[int], None]  # progress callback: number of texts done
+RowLogits = Callable[[np.ndarray, Progress], np.ndarray]  # rows of a dataset (n,) -> logits (n, C)
 
 
 @dataclass(frozen=True)
-class Saved:
-    """A classifier from disk. logits: of texts, (n, C) float32, columns by `id2label`."""
+class LoadedClassifier:
+    """A classifier loaded from disk. logits: computes those of texts, (n, C) float32, columns by `id2label`."""
 
     id2label: dict[int, str]
-    logits: Callable[[Sequence[str], Seen], np.ndarray]
+    logits: Callable[[Sequence[str], Progress], np.ndarray]
 
 
-def opened(name: str, device: str = "cpu") -> Saved:
-    """The classifier of a run or a folder, ready to score in float32. Raises UserError where there is none.
+def load_classifier(name: str, device: str = "cpu") -> LoadedClassifier:
+    """Load the classifier of a run or a folder, to score in float32. Raises UserError if there is none.
 
-    Texts are cut as in training.
+    Texts are truncated as in training.
     """
     from randout import baselines
     from randout.models import loading
@@ -41,32 +41,32 @@ def opened(name: str, device: str = "cpu") -> Saved:
 
     from .reload import truncation_of
 
-    folder = words_folder(name)
+    folder = baseline_folder(name)
     if folder is not None:
         fitted = baselines.load(folder)
-        return Saved(fitted.id2label, lambda texts, seen: fitted.logits(texts, seen, device))
+        return LoadedClassifier(fitted.id2label, lambda texts, progress: fitted.logits(texts, progress, device))
     source = loading.find(name)
     encoder = loading.load(source)
     encoder.model.to(device)
 
-    def logits(texts: Sequence[str], seen: Seen) -> np.ndarray:
+    def logits(texts: Sequence[str], progress: Progress) -> np.ndarray:
         rows = encode(encoder.tokenizer, texts)
         tokens = truncate(rows, encoder.longest, truncation_of(source), encoder.suffix, encoder.prefix)
-        return predict(encoder, tokens, np.arange(len(texts)), "float32", seen)
+        return predict(encoder, tokens, np.arange(len(texts)), "float32", progress)
 
-    return Saved(dict(encoder.model.config.id2label), logits)
+    return LoadedClassifier(dict(encoder.model.config.id2label), logits)
 
 
-def opened_on(name: str, device: str, command: str) -> Saved:
-    """As `opened`, on a device by the name that `--device` takes. Raises UserError for one that is not there.
+def load_on_device(name: str, device: str, command: str) -> LoadedClassifier:
+    """Load as `load_classifier` does, on the device that `--device` names. Raises UserError if it is not available.
 
-    command: whose option it is, for the message.
+    command: the command of the option, for the message.
     """
-    return opened(name, device_of(device, command))
+    return load_classifier(name, device_of(device, command))
 
 
 def device_of(asked: str, command: str) -> str:
-    """The device that a command's `--device` means. Raises UserError for one that is not there."""
+    """Return the device that a command's `--device` names. Raises UserError if it is not available."""
     from randout.core.config import Config, TrainTable, checked
 
     from .planning import machine
@@ -76,16 +76,16 @@ def device_of(asked: str, command: str) -> str:
 
 
 def run_of(name: str) -> RunFolder | None:
-    """The run of that folder, or of the model folder in it; None for any other classifier."""
+    """Return the run in a folder, or the run that a model folder belongs to; None for any other classifier."""
     path = Path(os.path.expanduser(name))
     runs = [RunFolder(path)] + ([RunFolder(path.parent)] if path.name == "model" else [])
     return next((run for run in runs if run.exists), None)
 
 
 def trained_columns(name: str) -> dict[str, str]:
-    """The columns "text" and "label" of the table that a run was trained on; empty for any other classifier.
+    """Return the names of the columns "text" and "label" that a run was trained on; empty for any other classifier.
 
-    name: a run's folder, or the model folder in it.
+    name: a run's folder, or its model folder.
     """
     run = run_of(name)
     found = run.record.get("identity", {}).get("data", {}).get("columns", {}) if run is not None else {}
@@ -93,29 +93,27 @@ def trained_columns(name: str) -> dict[str, str]:
 
 
 def check_own_split(path: Path, split: str) -> RunFolder:
-    """The finished run in a folder. Raises UserError where there is none, or no such split of its own rows."""
+    """Return the finished run in a folder. Raises UserError if there is none, or for an unknown split."""
     if split not in ("validation", "test"):
-        raise UserError(
-            f"--split {split}: expected validation or test, the splits that a run is scored on; or name a file"
-        )
+        raise UserError(f"--split {split}: expected validation or test, or a file in place of --split")
     run = check_run(path)
     if not run.finished:
         raise UserError(f"{path}: this run is not finished. Resume it with: randout train --resume {shell_path(path)}")
     return run
 
 
-def other_column(trained: Mapping[str, str], read: str, asked: str | None, file: str) -> str:
-    """A warning where texts are read from another column than the run was trained on, unasked; else empty."""
+def column_warning(trained: Mapping[str, str], read: str, asked: str | None, file: str) -> str:
+    """Return a warning if texts are read from another column than in training without being asked to; else ""."""
     if asked or trained.get("text", read) == read:
         return ""
     return (
-        f"the run was trained on the texts in column {trained['text']!r}, and those of {file} are read from column "
-        f"{read!r}; if another holds them, name it with --text-column"
+        f"the run was trained on texts in column {trained['text']!r}, but texts of {file} are read from column "
+        f"{read!r}; use --text-column to choose another"
     )
 
 
-def words_folder(name: str) -> Path | None:
-    """The folder of the classifier of words in a run, or in a folder of its own; None where there is none."""
+def baseline_folder(name: str) -> Path | None:
+    """Return the model folder of a bag-of-words or neural baseline, in a run or by itself; None if it is not a baseline."""
     from randout import baselines
 
     path = Path(os.path.expanduser(name))
@@ -123,14 +121,14 @@ def words_folder(name: str) -> Path | None:
 
 
 def row_logits(plan: Plan, run: RunFolder, device: str = "cpu") -> RowLogits:
-    """Logits of the rows of a finished run's own data, by its saved model."""
+    """Return a function that computes logits for rows of a finished run's data, with its saved model."""
     from randout import baselines
     from randout.models import loading
     from randout.models.inference import predict
 
     if plan.classifier is not None:
         fitted, texts = baselines.load(run.model), plan.dataset.texts
-        return lambda rows, seen: fitted.logits([texts[row] for row in rows], seen, device)
+        return lambda rows, progress: fitted.logits([texts[row] for row in rows], progress, device)
     encoder = loading.load(loading.find(str(run.path)))
     encoder.model.to(device)
-    return lambda rows, seen: predict(encoder, plan.tokens, rows, "float32", seen)
+    return lambda rows, progress: predict(encoder, plan.tokens, rows, "float32", progress)

@@ -35,13 +35,13 @@ from randout.storage.seen_rows import SeenRows, in_words, leaked, merged, read_s
 
 from . import leaks
 from .planning import Plan
-from .reload import replay
+from .reload import reload_plan
 from .saved_model import (
     RowLogits,
     check_own_split,
+    column_warning,
     device_of,
-    opened_on,
-    other_column,
+    load_on_device,
     row_logits,
     run_of,
     trained_columns,
@@ -50,11 +50,11 @@ from .soft_labels import output_names
 from .warnings import SPLITS, diagnose, of_file, of_run
 
 OPENINGS_LINE = re.compile(r"^Test split: .*$", re.MULTILINE)
-PLACEHOLDER = re.compile(r"LABEL_\d+")  # what transformers names an output that nobody has named
+PLACEHOLDER = re.compile(r"LABEL_\d+")  # the name that transformers gives an unnamed output
 
 
 def score_split(logits_of: RowLogits, plan: Plan, name: str, run: RunFolder, show: Show) -> dict[str, Any]:
-    """Metrics of one split with intervals, in float32; predictions and the picture of the confusion matrix are written."""
+    """Return metrics of one split with intervals, in float32; write its predictions and a confusion matrix image."""
     dataset, rows = plan.dataset, plan.dataset.split[name]
     with show.bar(f"scoring {name}", len(rows)) as advance:
         logits = logits_of(rows, lambda count: advance(count, ""))
@@ -73,7 +73,9 @@ def score_split(logits_of: RowLogits, plan: Plan, name: str, run: RunFolder, sho
     if copied.any() and learnt[~copied].any():
         metrics["without_copies"] = without(copied)
     elif copied.all():
-        show.warn(f"each of the {len(rows):,} {name} rows has a copy in train, so {name} scores measure memory")
+        show.warn(
+            f"all {len(rows):,} {name} rows have a copy in the training split, so {name} scores measure memorization"
+        )
     if leaking is not None:
         metrics["leaks"], which = leaking
         if which.any() and learnt[~which].any():
@@ -93,29 +95,30 @@ def score_split(logits_of: RowLogits, plan: Plan, name: str, run: RunFolder, sho
 
 
 def _leaks(plan: Plan, name: str, run: RunFolder) -> tuple[dict[str, Any], np.ndarray] | None:
-    """Rows of a held-out split that ancestors of a run have seen: how many, by role, and which were trained on (n,).
-    None where there are none, or where the run is of a version that did not record them.
+    """Return how many rows of a held-out split the ancestors of a run have seen, by role, and which were trained on (n,).
+
+    Returns None if there are none, or if the run is of a version that did not record them.
     """
     seen = read_seen(run.path)
     if seen is None:
         return None
     hashes = plan.dataset.hashes[plan.dataset.split[name]]
-    counts, which = leaks.counted(seen, plan.dataset, name), leaked(seen, hashes)[1]
+    counts, which = leaks.count_seen(seen, plan.dataset, name), leaked(seen, hashes)[1]
     if not counts:
         return None
     return {"rows": int(which.sum()), "of": len(hashes), "roles": counts}, which
 
 
 def compare_runs(found: dict[str, RunFolder], baseline: str, split: str = "test") -> list[Comparison]:
-    """Finished runs on the same rows, each against `baseline`: what is known of these saved models (one table row each).
+    """Compare finished runs on the same rows, each with `baseline`: one table row per saved model.
 
-    Raises UserError where a run has no predictions of `split`, or of other rows.
+    Raises UserError if a run has no predictions of `split`, or predictions of other rows.
     """
     read = {name: read_predictions(run.predictions(split), run.labels) for name, run in found.items()}
     first = read[baseline]
     for name, predictions in read.items():
         if not predictions.same_rows(first):
-            raise UserError(f"{found[name].path}: its {split} rows are not those of {found[baseline].path}")
+            raise UserError(f"{found[name].path}: its {split} rows differ from those of {found[baseline].path}")
     order = [baseline, *(name for name in read if name != baseline)]
     logits = {name: read[name].logits for name in order}
     outputs = first.logits.shape[1]
@@ -123,20 +126,20 @@ def compare_runs(found: dict[str, RunFolder], baseline: str, split: str = "test"
 
 
 def score_test(logits_of: RowLogits, plan: Plan, run: RunFolder, show: Show, by: str) -> dict[str, Any]:
-    """Metrics of the test split; that it was opened is recorded first."""
+    """Score the test split and return its metrics; the opening is recorded first."""
     times = run_folder.record_opening(run, rows_sha256(plan, "test"), "test", by)
     show.say(f"test split opened: {_times_scored(times)}")
     return score_split(logits_of, plan, "test", run, show)
 
 
 def _times_scored(times: int) -> str:
-    """How often these test rows were scored, for a message."""
+    """Return how often these test rows have been scored, for a message."""
     often = "once" if times == 1 else f"{times:,} times"
     return f"these test rows have been scored {often} by the runs of this folder, this time included"
 
 
 def rows_sha256(plan: Plan, split: str) -> str:
-    """Which rows were opened: the same texts with the same labels are the same rows, whatever they were trained with."""
+    """Return a digest of a split's texts and labels: it identifies the rows, whatever the training."""
     dataset = plan.dataset
     rows = sorted((dataset.texts[row], int(dataset.labels[row])) for row in dataset.split[split])
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
@@ -145,23 +148,23 @@ def rows_sha256(plan: Plan, split: str) -> str:
 def open_test(
     run: RunFolder, plan: Plan, show: Show, by: str = "evaluate", allow_leaks: bool = False, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Score a finished run's saved model on its own test split, and record that it was opened.
+    """Score a finished run's saved model on its own test split, and record the opening.
 
-    Raises LeakError, before it is opened, where the run's teacher or starting model has seen test rows, unless
-    allow_leaks or the run's own configuration allows it.
+    Raises LeakError before the opening if the run's teacher or starting model has seen test rows, unless allow_leaks or
+    the run's configuration allows it.
     """
     seen = read_seen(run.path)
     if seen is None:
         if run.record["identity"].get("teacher"):
             show.say(
-                "leaks: this run is of a version that did not record what its teacher was trained on, so whether the "
-                "teacher has seen test rows cannot be known"
+                "leaks: this run is of a version that did not record the training rows of its teacher, so the teacher may "
+                "have seen test rows"
             )
-    elif counts := leaks.counted(seen, plan.dataset, "test"):
+    elif counts := leaks.count_seen(seen, plan.dataset, "test"):
         found = in_words(counts, len(plan.dataset.split["test"]), "test rows")
-        if leaks.is_trained(counts) and not (allow_leaks or plan.config.output.allow_leaks):
-            raise leaks.LeakError(leaks.refusal(found))
-        show.warn(f"{found}, so test scores will flatter")
+        if leaks.any_trained_on(counts) and not (allow_leaks or plan.config.output.allow_leaks):
+            raise leaks.LeakError(leaks.refusal_message(found))
+        show.warn(f"{found}, so test scores will be too high")
     before = run.read("metrics.json")
     metrics = before | {"test": score_test(row_logits(plan, run, device), plan, run, show, by)}
     metrics = diagnose(plan, run, metrics, run.read("history.json"))
@@ -171,19 +174,19 @@ def open_test(
 
 
 def _update_card(plan: Plan, run: RunFolder, before: dict[str, Any], metrics: dict[str, Any], show: Show) -> None:
-    """Put new scores and warnings in the place of the old ones in the model card; all else in it may be the user's."""
+    """Replace the scores and warnings in the model card; the rest of it may be the user's and is not changed."""
     card = run.model / "README.md"
     old, new = ("\n".join(_scores_table(found)) for found in (before, metrics))
     text = card.read_text(encoding="utf-8") if card.exists() else ""
     if old in text:
         replace_text(card, text.replace(old, new, 1))
     else:
-        show.say(f"note: the scores in {card} were changed by hand or are not there, and stay as they are")
+        show.say(f"note: the scores in {card} were edited or removed, so they are not updated")
     _update_openings(run)
 
 
 def _update_openings(run: RunFolder) -> None:
-    """Have the model card say how often the test split was opened; a card without that line stays as it is."""
+    """Update the line of the model card that says how often the test split was opened, if the card has it."""
     card = run.model / "README.md"
     text = card.read_text(encoding="utf-8") if card.exists() else ""
     if (new := OPENINGS_LINE.sub(_openings_line(len(run_folder.test_openings_of(run))), text, count=1)) != text:
@@ -191,22 +194,22 @@ def _update_openings(run: RunFolder) -> None:
 
 
 def _openings_line(times: int) -> str:
-    """What the model card says of the test split."""
+    """Return the line of the model card about the test split."""
     if not times:
         return "Test split: closed. None of its rows was scored with this model."
     return f"Test split: scored with this model {'once' if times == 1 else f'{times:,} times'}."
 
 
 def model_card(plan: Plan, metrics: dict[str, Any], teacher: str, choice: Mapping[str, Any] | None = None) -> str:
-    """The README.md of the model folder, as training writes it: the same for the same training.
+    """Return the README.md of the model folder; it is the same for the same training.
 
-    choice: of the student, as its run records it, where there was one.
+    choice: the record of the choice of the student, if there was one.
     """
     about = ["", *figures.choice_lines(choice)] if choice else []
     scores = [_openings_line(int("test" in metrics)), ""] if "test" in plan.dataset.split else []
     scores += _scores_table(metrics)
     if plan.classifier is not None:
-        return "\n".join([*_words_card(plan, plan.classifier), *about, "", *scores, ""])
+        return "\n".join([*_baseline_card(plan, plan.classifier), *about, "", *scores, ""])
     labels = ", ".join(plan.dataset.id2label.values())
     length = plan.config.student.max_length
     student = plan.config.student
@@ -231,8 +234,9 @@ def model_card(plan: Plan, metrics: dict[str, Any], teacher: str, choice: Mappin
 
 
 def _usage(mean: bool, labels: Sequence[str]) -> list[str]:
-    """How to load the folder, as code that runs in it. mean: its head reads the mean of the tokens' states, which the
-    stock class of its family does not.
+    """Return the section of the model card with code that loads the folder, to be run in it.
+
+    mean: whether the head reads the mean of the tokens' states, which the class in `transformers` does not support.
     """
     if not mean:
         lines = ["from transformers import pipeline", ""]
@@ -251,17 +255,20 @@ def _usage(mean: bool, labels: Sequence[str]) -> list[str]:
 
 
 def _own_usage() -> list[str]:
-    """How randout loads the folder."""
+    """Return code that loads the folder with randout."""
     lines = ["import randout", "", 'model = randout.load(".")  # ".": this folder']
     return ["```python", *lines, 'print(model.predict(["A text to classify."]))', "```"]
 
 
-def _words_card(plan: Plan, classifier: Classifier) -> list[str]:
+def _baseline_card(plan: Plan, classifier: Classifier) -> list[str]:
     settings = json.dumps(classifier.model_dump(mode="json"))
     lines = ["---", "pipeline_tag: text-classification", "tags: [randout]", "---", ""]
     lines += [f"# {classifier.name} ({classifier.summary}) trained on {plan.dataset.name}", ""]
     lines += [f"Labels: {', '.join(plan.dataset.id2label.values())}. Settings: `{settings}`.", "", classifier.scores]
-    lines += ["", "No model of `transformers`: `randout predict`, `randout evaluate` and this code read the folder."]
+    lines += [
+        "",
+        "This is not a `transformers` model: load it with `randout predict`, `randout evaluate`, or this code.",
+    ]
     return [*lines, "", *_own_usage()]
 
 
@@ -300,24 +307,25 @@ def score_file(
     probabilities: bool = False,
     opened: data.LabelledFile | None = None,
 ) -> tuple[dict[str, Any], dict[int, str]]:
-    """Metrics of any classifier on a labelled file, and its id2label. Rows without a text are not scored; `without_text`
-    says how many. Rows whose label is no class of the model are errors; `unseen` says how many. Where the classifier or
-    its ancestors have seen rows of the file, `seen` says how many of how many by role, and `without_seen` are the scores
-    on the other rows. Where the file holds test rows of the run itself, an opening of its test split is recorded, and
-    `test_rows` says how many they are and how often they were scored so far (None where that cannot be recorded).
+    """Return the metrics of any classifier on a labelled file, and its id2label.
 
-    opened: the file, where it has been read already. labels: the classes in the order of the model's outputs, where its own
-    names are none. out: the table with prediction and score of each row is written there, with the probabilities of all
-    classes where these are asked for. Raises UserError where no row has a label that the model knows (with `labels`: where
-    any has another), for outputs named in a
-    wrong order, and for an `out` that cannot be written.
+    Rows without a text are not scored; `without_text` counts them. Rows whose label is not a class of the model count as
+    errors; `unseen` counts them. If the classifier or its ancestors have seen rows of the file, `seen` counts them by role,
+    and `without_seen` holds the scores on the other rows. If the file holds test rows of the run itself, an opening of its
+    test split is recorded; `test_rows` gives their number and how often they have been scored (None if that cannot be
+    recorded).
+
+    opened: the file, if it has been read already. labels: the classes in the order of the model's outputs, if its own names
+    say nothing. out: a table to write, with the prediction and score of each row, and the probabilities of all classes if
+    `probabilities`. Raises UserError if no row has a label that the model knows (with `labels`: if any row has another
+    label), for outputs named in a wrong order, and for an `out` that cannot be written.
     """
     if out is not None:
         table_writing.check_output(out)
-    saved = opened_on(model, device, "evaluate")
+    saved = load_on_device(model, device, "evaluate")
     id2label = dict(enumerate(output_names(saved.id2label, labels, model, "--labels")))
     if twice := [name for name in labels if list(labels).count(name) > 1]:
-        raise UserError(f"--labels: {twice[0]!r} is named more than once; each output is another class")
+        raise UserError(f"--labels: {twice[0]!r} is named more than once; each output is a different class")
     found = _rows_to_score(model, file, text_column, label_column, show, encoding, id2label, bool(labels), opened)
     write = table_writing.writer(found.table, out) if out is not None else None
     counts, which, held = _seen_in_file(model, file, found.texts, show)
@@ -359,25 +367,25 @@ def _rows_to_score(
     named: bool,
     opened: data.LabelledFile | None,
 ) -> data.Evaluation:
-    """The rows of a file, and what is to be said of them. named: whether the user has named the model's outputs."""
+    """Read the rows of a file and log notes and warnings. named: whether the user named the model's outputs."""
     trained = trained_columns(model)
 
-    def told(columns: Mapping[str, str]) -> None:
+    def report_columns(columns: Mapping[str, str]) -> None:
         show.say(f"columns     text {columns['text']!r}, label {columns['label']!r}")
-        if warning := other_column(trained, columns["text"], text_column, file):
+        if warning := column_warning(trained, columns["text"], text_column, file):
             show.warn(warning)
 
     notes: list[str] = []
     try:
         read = opened or data.open_evaluation(file, text_column, label_column, trained, encoding)
-        found = data.load_evaluation(read, id2label, notes=notes, told=told, strict=named)
+        found = data.load_evaluation(read, id2label, notes=notes, told=report_columns, strict=named)
     except UnknownLabel as error:
         if named or not all(PLACEHOLDER.fullmatch(name) for name in id2label.values()):
             raise
         places = ",".join(f"NAME_OF_{name}" for name in id2label.values())
         raise UserError(
             f"{error} If the model has the file's classes, name them in the order of its outputs: --labels {places}, each "
-            "replaced by the class that it means; its model card or label2id says which is which"
+            "replaced by the class that it means; the model card or label2id gives the order"
         ) from None
     for note in notes:
         show.say(f"note: {note}")
@@ -392,7 +400,7 @@ def _rows_to_score(
 def _prediction_columns(
     found: data.Evaluation, logits: np.ndarray, names: list[str], probabilities: bool
 ) -> dict[str, list[Any]]:
-    """The further columns of the table that was scored; None in rows that were not."""
+    """Return the columns to add to the scored table; None in rows that were not scored."""
     shares = np.exp(log_probabilities(logits))
     columns: dict[str, list[Any]] = {}
 
@@ -410,27 +418,26 @@ def _prediction_columns(
 
 
 def _seen_in_file(model: str, file: str, texts: Sequence[str], show: Show) -> tuple[dict[str, int], np.ndarray, int]:
-    """The rows of a file that a classifier or its ancestors have seen: how many by role, and which (n,); and how many are
-    test rows of the run itself. Warns of those seen.
+    """Return the rows of a file that a classifier or its ancestors have seen: their number by role, and which (n,).
+
+    The third value is the number of test rows of the run itself. Warns about rows that were seen.
     """
     hashes, known, run = row_hashes(texts), read_seen(Path(os.path.expanduser(model))), run_of(model)
     if (known is None or known.test is None) and run is not None:
         by_file = _rows_by_file(run, file, hashes)
         if known is None and by_file is None:
-            show.say("leaks: this run did not record its training rows, so whether the file holds any cannot be known")
+            show.say("leaks: this run did not record its training rows, so the file may hold some of them")
         known = replace(known, test=by_file.test) if known is not None and by_file is not None else known or by_file
     known = known or merged([])
     counts, which = seen_in(known, hashes)
     if counts:
         warning = in_words(counts, len(texts), "rows of this file")
-        show.warn(f"{warning}, so scores on all of it will flatter; those without these rows are given too")
+        show.warn(f"{warning}, so scores on the whole file will be too high; scores without these rows are given too")
     return counts, which, int(np.count_nonzero(known.test_rows(hashes)))
 
 
 def _rows_by_file(run: RunFolder, file: str, hashes: np.ndarray) -> SeenRows | None:
-    """Of a run of an earlier version, without a full record of its rows: its rows, if `file` is the very file that it was
-    trained on, else None.
-    """
+    """Return the rows of a run of an earlier version that did not record them, if `file` is its training file; else None."""
     path, split = Path(os.path.expanduser(file)), run.read("split.json")
     same = path.is_file() and tables.sha256_of(path.read_bytes()) == run.record["data"]
     if not same or sum(map(len, split.values())) != len(hashes):
@@ -439,13 +446,13 @@ def _rows_by_file(run: RunFolder, file: str, hashes: np.ndarray) -> SeenRows | N
 
 
 def _open_by_file(run: RunFolder | None, held: int, rows: int, show: Show) -> dict[str, Any]:
-    """Record that a file with `held` test rows of a run among its `rows` is scored; the entry of the metrics for it."""
+    """Record the scoring of a file with `held` test rows of a run among its `rows`; return the entry of the metrics for it."""
     found = (
         f"{held:,} of the {plural(rows, 'row')} of this file {verb(held, 'is a test row', 'are test rows')} of this run"
     )
     times: int | None = None
     if run is None:
-        show.warn(f"{found}; its folder is not here, so this opening of its test split is not recorded")
+        show.warn(f"{found}; its run folder was not found, so this opening of its test split is not recorded")
         return {"test_rows": {"rows": held, "of": rows, "openings": times}}
     record = run.record
     try:
@@ -462,14 +469,14 @@ def _open_by_file(run: RunFolder | None, held: int, rows: int, show: Show) -> di
 def score_run(
     path: Path, split: str, show: Show, allow_leaks: bool = False, device: str = "auto"
 ) -> tuple[dict[str, Any], dict[int, str]]:
-    """Metrics of a finished run on one of its own splits; opening the test split is recorded."""
+    """Return the metrics of a finished run on one of its own splits; opening the test split is recorded."""
     run = check_own_split(path, split)
     where = device_of(device, "evaluate")
     labels = run.labels
     if split == "validation":
         return run.read("metrics.json")[split] | {"warnings": of_run(run, split)}, dict(enumerate(labels))
-    plan = replay(run)
+    plan = reload_plan(run)
     if "test" not in plan.dataset.split:
-        raise UserError(f"{path}: this run's data has no test split; name a labelled file instead")
+        raise UserError(f"{path}: the data of this run has no test split. Name a labelled file instead")
     metrics = open_test(run, plan, show, allow_leaks=allow_leaks, device=where)
     return metrics["test"] | {"warnings": metrics["warnings"]}, plan.dataset.id2label

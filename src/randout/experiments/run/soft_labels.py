@@ -1,8 +1,8 @@
 """The teacher's logits, computed once and stored.
 
-They depend on nothing but the teacher's weights and tokenizer, the texts, the length they are cut to, and the number
-format: a store is named by a fingerprint of these and refused when what it says of itself is anything else. Kept as
-logits, never as probabilities, so that one store serves every temperature.
+They depend only on the teacher's weights and tokenizer, the texts, their maximum length, and the precision. A file is
+named by a fingerprint of these, and rejected if its metadata differ. It holds logits, not probabilities, so that one
+file serves every temperature.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from randout.models.tokens import encode, truncate
 
 
 def fingerprint(model: str, max_length: int, truncation: str, precision: str, texts: Sequence[str]) -> dict[str, str]:
-    """What stored logits depend on, each named. model: the fingerprint of weights and tokenizer."""
+    """Return what stored logits depend on, by name. model: the fingerprint of weights and tokenizer."""
     total = hashlib.sha256()
     for text in texts:
         data = text.encode("utf-8", "surrogatepass")
@@ -37,9 +37,9 @@ def fingerprint(model: str, max_length: int, truncation: str, precision: str, te
 
 
 def stored(folder: Path, parts: dict[str, str]) -> tuple[Path, np.ndarray | None]:
-    """Where these logits are kept, and they themselves (n, C) float32, or None where they are not there yet.
+    """Return the file of these logits, and the logits (n, C) float32, or None if they are not stored yet.
 
-    Raises UserError where the file is damaged or holds something else.
+    Raises UserError if the file is damaged or holds other logits.
     """
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     path = folder / f"{key[:16]}.safetensors"
@@ -50,19 +50,19 @@ def stored(folder: Path, parts: dict[str, str]) -> tuple[Path, np.ndarray | None
             found, logits = file.metadata() or {}, file.get_tensor("logits")
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{path}: this store of soft labels cannot be read ({error}); delete it to make it anew"
+            f"{path}: this file of soft labels cannot be read ({error}). Delete it to compute them again"
         ) from None
     digest = {"sha256": hashlib.sha256(logits.tobytes()).hexdigest()}
     if wrong := [name for name, value in (parts | digest).items() if found.get(name) != value]:
         raise UserError(
-            f"{path}: these soft labels are stale or foreign: {', '.join(wrong)} differ from what is asked for. "
-            "Delete the file to make it anew"
+            f"{path}: these soft labels are outdated or belong to another run: {', '.join(wrong)} differ from the request. "
+            "Delete the file to compute them again"
         )
     return path, logits
 
 
 def store(path: Path, logits: np.ndarray, parts: dict[str, str]) -> None:
-    """Keep logits (n, C) where `stored` finds them; the file is whole or not there."""
+    """Store logits (n, C) where `stored` finds them; the file is written atomically."""
     digest = {"sha256": hashlib.sha256(logits.tobytes()).hexdigest()}
     with replacing(path) as partial:
         save_file({"logits": logits}, partial, metadata=parts | digest)
@@ -71,7 +71,7 @@ def store(path: Path, logits: np.ndarray, parts: dict[str, str]) -> None:
 def compute(
     teacher: Encoder, texts: Sequence[str], folder: Path, parts: dict[str, str], show: Show, source: str
 ) -> np.ndarray:
-    """The teacher's logits (n, C) for `texts`, from the store or computed now and stored. source: its name, to say."""
+    """Return the teacher's logits (n, C) for `texts`, from the stored file or computed and stored. source: its name, for logs."""
     path, logits = stored(folder, parts)
     if logits is not None:
         show.say(f"soft labels: {len(texts):,} of {source} reused from {folder.name}/{path.name}")
@@ -82,7 +82,7 @@ def compute(
         logits = predict(teacher, tokens, np.arange(len(texts)), parts["precision"], lambda count: advance(count, ""))
     store(path, logits, parts)
     show.say(
-        f"soft labels: logits of {source} for {plural(len(texts), 'text')}, computed once and kept in {folder.name}/{path.name}"
+        f"soft labels: logits of {source} for {plural(len(texts), 'text')}, computed once and stored in {folder.name}/{path.name}"
     )
     return logits
 
@@ -90,16 +90,16 @@ def compute(
 def column_order(
     teacher: dict[int, str], student: dict[int, str], named: Sequence[str] | None, source: str
 ) -> list[int]:
-    """For each class of the student, the teacher's output of that name.
+    """Return the index of the teacher's output for each class of the student, matched by name.
 
-    named: the teacher's labels in the order of its outputs, where its own say only LABEL_0, LABEL_1, ...; None: of a
-    teacher whose own names must do. Names are equal that differ by case, and by hyphens or underscores for spaces, alone,
-    where that leaves no two classes alike. Raises UserError where names do not match one to one.
+    named: names of the teacher's outputs in their order, if its own are only LABEL_0, LABEL_1, ...; None: for a teacher
+    whose own names must match. Names match if they differ only in case, or in hyphens or underscores for spaces, as long
+    as that keeps all classes distinct. Raises UserError if names do not match one to one.
     """
     own = [str(teacher[index]) for index in sorted(teacher)]
     names = output_names(teacher, named, source, "--teacher-labels")
     wanted = [student[index] for index in sorted(student)]
-    for spelled in (str, _folded):
+    for spelled in (str, _normalized):
         ours, theirs = ([spelled(name) for name in some] for some in (wanted, names))
         if sorted(ours) == sorted(theirs) and len(set(ours)) == len(ours):
             return [theirs.index(name) for name in ours]
@@ -107,37 +107,39 @@ def column_order(
     if named or named is None:
         raise UserError(found)
     if len(own) != len(wanted):
-        raise UserError(f"{found}. A teacher must have exactly the data's {len(wanted)} classes, and it has {len(own)}")
+        raise UserError(
+            f"{found}. A teacher must have exactly the {len(wanted)} classes of the data; it has {len(own)}"
+        )
     places = ",".join(f"NAME_OF_{name}" for name in own)
     raise UserError(
         f"{found}. If these are the same classes under other names, give the data's names in the order of the teacher's "
-        f"outputs: --teacher-labels {places}, each replaced by the class of the data that it means. Any other order would "
-        "teach wrong labels; its model card or label2id says which is which"
+        f"outputs: --teacher-labels {places}, each replaced by the class of the data that it means. A wrong order would "
+        "teach wrong labels; the model card or label2id gives the order"
     )
 
 
 def output_names(own: dict[int, str], named: Sequence[str] | None, source: str, option: str) -> list[str]:
-    """The names of a model's outputs in their order: its own, or those that the user named with `option`.
+    """Return the names of a model's outputs in their order: its own, or those that the user gave with `option`.
 
-    Raises UserError where there are not as many as outputs.
+    Raises UserError if their number is not that of the outputs.
     """
-    kept = [str(own[index]) for index in sorted(own)]
-    names = list(named or ()) or kept
-    if len(names) != len(kept):
+    stored_names = [str(own[index]) for index in sorted(own)]
+    names = list(named or ()) or stored_names
+    if len(names) != len(stored_names):
         raise UserError(
-            f"{option}: {len(names)} names for the {len(kept)} outputs of {source} (its own names, in their order: "
-            f"{', '.join(kept)})"
+            f"{option}: {len(names)} names for the {len(stored_names)} outputs of {source} (its own names, in their order: "
+            f"{', '.join(stored_names)})"
         )
     return names
 
 
-def _folded(name: str) -> str:
-    """A class name without what its spellings differ by: case, and what stands between words."""
+def _normalized(name: str) -> str:
+    """Normalize a class name: lower case, with single spaces between words."""
     return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 
 def teacher_rows(logits: np.ndarray, rows: np.ndarray, total: int) -> Any:
-    """Logits of `rows` spread over all `total` rows, NaN elsewhere, as a tensor (total, C)."""
+    """Return the logits of `rows` in a tensor (total, C) over all rows, NaN elsewhere."""
     import torch
 
     spread = np.full((total, logits.shape[1]), np.nan, dtype=np.float32)

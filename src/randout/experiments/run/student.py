@@ -39,23 +39,23 @@ from .planning import FOLDS, Plan, by_folds, class_weights
 
 
 @dataclass(frozen=True)
-class Taught:
-    """What a teacher gives: its logits for every row of the dataset (n, C), NaN where it was not asked, and its score.
+class TeacherOutputs:
+    """A teacher's logits for every row of the dataset (n, C), NaN for rows it did not score, and its validation metrics.
 
-    others: further teachers. live: the teacher itself, where a method runs it. about: its number of parameters, and how many
-    texts a second it scores.
+    others: further teachers. live: the teacher itself, if a method runs it. about: its number of parameters, and its speed
+    in texts per second.
     """
 
     name: str
     logits: torch.Tensor
     validation: dict[str, Any] = field(default_factory=dict)
-    others: tuple[Taught, ...] = ()
+    others: tuple[TeacherOutputs, ...] = ()
     live: LiveTeacher | None = None
     about: dict[str, float] = field(default_factory=dict)
 
 
 def environment(plan: Plan) -> dict[str, Any]:
-    """What the same bits depend on besides the configuration."""
+    """Return what bit-identical results depend on in addition to the configuration: versions, device, threads."""
     import transformers
 
     device = plan.config.train.device
@@ -64,8 +64,8 @@ def environment(plan: Plan) -> dict[str, Any]:
     return {**versions, "device": name, "threads": torch.get_num_threads()}
 
 
-def make_session(plan: Plan, teacher: Taught | None = None) -> Session:
-    """The student loaded and its methods started, at position zero."""
+def make_session(plan: Plan, teacher: TeacherOutputs | None = None) -> Session:
+    """Return the training state at step zero: the student loaded and its methods set up."""
     encoder, run = student_of(plan)
     check_methods(plan.methods, run)
     run.teacher = teacher.live if teacher else None
@@ -76,16 +76,16 @@ def make_session(plan: Plan, teacher: Taught | None = None) -> Session:
 
 
 def check_methods(methods: Sequence[Method], run: Run) -> None:
-    """Raise UserError where a method cannot work on this student."""
+    """Raise UserError if a method does not support this student."""
     for method in methods:
         method.check(run)
 
 
 def student_of(plan: Plan) -> tuple[Encoder, Run]:
-    """The student loaded, on its device, and what its methods will see of it."""
+    """Load the student on its device; return it and the `Run` that its methods see."""
     config = plan.config
     rates = {"dropout": config.student.dropout, "attention_dropout": config.student.attention_dropout}
-    if config.train.device == "cuda":  # the same bits, at some cost
+    if config.train.device == "cuda":  # bit-identical results, at some cost in speed
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
     encoder = _network(plan) or loading.load(
@@ -107,40 +107,40 @@ def student_of(plan: Plan) -> tuple[Encoder, Run]:
 
 
 def _network(plan: Plan) -> Encoder | None:
-    """A new network of words, where the student is one."""
+    """Return a new neural baseline, or None if the student is an encoder."""
     if not isinstance(plan.classifier, Network):
         return None
     vocabulary = plan.classifier.vocabulary(plan.dataset.texts[row] for row in plan.dataset.split["train"])
     return plan.classifier.encoder(vocabulary, plan.dataset.id2label, plan.config.train.seed)
 
 
-def make_material(plan: Plan, teacher: Taught | None) -> Material:
-    """What the student of `plan` learns from."""
+def make_material(plan: Plan, teacher: TeacherOutputs | None) -> Material:
+    """Return what the student of `plan` learns from: tokens, labels, rows and teacher logits."""
     unlabelled = plan.dataset.split.get("unlabeled", np.zeros(0, np.int64))
     labelled, heldout = learned_rows(plan.dataset, plan.methods)
     logits, others = (teacher.logits, tuple(other.logits for other in teacher.others)) if teacher else (None, ())
     return Material(plan.tokens, torch.from_numpy(plan.dataset.labels), labelled, unlabelled, logits, heldout, others)
 
 
-def train_student(plan: Plan, run: RunFolder, teacher: Taught | None, options: Options) -> Session:
-    """Train to the end from the last checkpoint, saving on the way; the session comes back with its best weights.
+def train_student(plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, options: Options) -> Session:
+    """Train to the end, from the last checkpoint if there is one; return the training state with its best weights.
 
-    Raises Stopped once a stop was asked for and the state is saved.
+    Checkpoints are saved during training. Raises Stopped after a stop was requested and the state is saved.
     """
     show, config, dataset = options.show, plan.config, plan.dataset
     session = make_session(plan, teacher)
     where = environment(plan)
     changed = checkpoint.changes(run.checkpoint, where)
-    accepted = options.accept_changes or bool(changed and show.ask(f"{changed}. Go on all the same?"))
+    accepted = options.accept_changes or bool(changed and show.ask(f"{changed}. Resume anyway?"))
     if checkpoint.restore(session, run.checkpoint, where, accepted):
-        show.say(f"going on from step {session.position.step} of {run.path}")
+        show.say(f"resuming from step {session.position.step} of {run.path}")
     if not session.encoder.packed:
-        show.say(f"{plan.student.label} runs padded, in windows sorted by length: {session.encoder.reason}")
+        show.say(f"{plan.student.label} runs with padding, in windows sorted by length: {session.encoder.reason}")
     material = make_material(plan, teacher)
     held = dataset.split["validation"]
 
     def validate() -> dict[str, Any]:
-        if not len(held):  # all rows are trained on
+        if not len(held):  # the refit trains on all rows
             return {}
         logits = predict(session.encoder, plan.tokens, held, config.train.precision)
         return score(dataset.labels[held], logits, dataset.id2label, unseen=dataset.unseen)
@@ -151,7 +151,7 @@ def train_student(plan: Plan, run: RunFolder, teacher: Taught | None, options: O
     what = f"{plan.student.label} ({'+'.join(method.name for method in plan.methods)})"
     saved = time.monotonic()
     pause = options.pause_at if options.pause_at is not None else math.inf
-    if position.step >= pause:  # killed between the pause and what its caller does with it
+    if position.step >= pause:  # killed after the pause, before its caller recorded it
         raise Paused(run, validate())
     with (
         _stop_signal() as stop,
@@ -173,7 +173,7 @@ def train_student(plan: Plan, run: RunFolder, teacher: Taught | None, options: O
             if paused:
                 metrics = validate()
                 raise Stopped(stop.why, run) if stop.why else Paused(run, metrics)
-        if stop.why:  # asked for at the very end: who trains many of these must hear of it
+        if stop.why:  # requested at the very end: a caller that trains several students must stop too
             raise Stopped(stop.why, run)
     checkpoint.restore_best(session, run.checkpoint)
     return session
@@ -198,8 +198,9 @@ class _Stop:
 
 @contextlib.contextmanager
 def _stop_signal() -> Iterator[_Stop]:
-    """While open, the first Ctrl-C, SIGTERM or SIGHUP asks for a clean stop; a second one interrupts at once. SIGHUP that
-    the caller has ignored (nohup) stays ignored.
+    """Within this context, the first Ctrl-C, SIGTERM or SIGHUP requests a clean stop; a second one interrupts at once.
+
+    SIGHUP stays ignored if the caller ignores it (nohup).
     """
     stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -220,19 +221,19 @@ def _stop_signal() -> Iterator[_Stop]:
             signal.signal(number, handler)
 
 
-def stand_in(plan: Plan) -> Taught:
-    """A teacher that costs what the real one will: all its logits zero; run live, the encoder it is or will come from."""
+def stand_in(plan: Plan) -> TeacherOutputs:
+    """Return a placeholder teacher that costs as much as the real one: zero logits, and its encoder if a method runs it."""
     logits = torch.zeros(len(plan.dataset.texts), len(plan.dataset.id2label))
     live = None
     if any(method.teacher == "model" for method in plan.methods):
         source = plan.teacher or plan.teacher_plan.student  # type: ignore[union-attr]
         encoder = loading.load(source, id2label=plan.dataset.id2label, pack=plan.config.train.packing)
         live = live_teacher(plan, encoder, tuple(plan.dataset.id2label), 0)
-    return Taught("", logits, {}, tuple(Taught("", logits) for _ in plan.more), live)
+    return TeacherOutputs("", logits, {}, tuple(TeacherOutputs("", logits) for _ in plan.more), live)
 
 
 def live_teacher(plan: Plan, encoder: Encoder, columns: tuple[int, ...], max_length: int) -> LiveTeacher:
-    """`encoder`, frozen, to be run on any row of the dataset. max_length: of its texts; 0: the student's."""
+    """Freeze `encoder` as a teacher for any row of the dataset. max_length: in tokens; 0: the student's."""
     encoder.model.to(plan.config.train.device).requires_grad_(False)
     length = max_length or min(int(plan.config.student.max_length), encoder.longest)
     encoded = encode(encoder.tokenizer, plan.dataset.texts)
@@ -241,19 +242,19 @@ def live_teacher(plan: Plan, encoder: Encoder, columns: tuple[int, ...], max_len
 
 
 def same_tokens(one: Tokens, other: Tokens) -> bool:
-    """Whether every text that stands in full in both has the same ids in both; False where there is no such text."""
+    """Return whether all texts that neither truncates have the same ids in both; False if there is no such text."""
     full = np.flatnonzero((one.whole == one.lengths) & (other.whole == other.lengths))
     return len(full) > 0 and all(np.array_equal(one[int(text)], other[int(text)]) for text in full)
 
 
 def estimate(plan: Plan, steps: int = 3) -> list[str]:
-    """What a dry run says: rows, tokens, memory, and minutes from `steps` real steps on copies that are thrown away."""
+    """Return the lines of a dry run: rows, tokens, memory, and time measured by `steps` real steps on discarded copies."""
     sizes = f"rows: {', '.join(f'{len(index):,} {name}' for name, index in plan.dataset.split.items())}"
     if isinstance(plan.classifier, Bag):
-        return [sizes, f"time: {plan.classifier.name} is fitted in one go; there are no steps to measure"]
-    taught = stand_in(plan) if plan.has_teacher else None
-    session = make_session(plan, taught)
-    material = make_material(plan, taught)
+        return [sizes, f"time: {plan.classifier.name} is fitted in one call; there are no steps to measure"]
+    teacher = stand_in(plan) if plan.has_teacher else None
+    session = make_session(plan, teacher)
+    material = make_material(plan, teacher)
     session.run.heldout = partial(held_out, session, material)
     rows = np.concatenate([material.labelled, material.unlabelled])
     lengths, size, epochs = plan.tokens.lengths, plan.config.train.batch_size, plan.config.train.epochs
@@ -270,13 +271,13 @@ def estimate(plan: Plan, steps: int = 3) -> list[str]:
     )
     lines = [sizes]
     lines += [
-        f"tokens: {int(lengths[rows].sum()):,} an epoch, {int(lengths[rows].sum()) * epochs:,} in {plural(epochs, 'epoch')}"
+        f"tokens: {int(lengths[rows].sum()):,} per epoch, {int(lengths[rows].sum()) * epochs:,} in {plural(epochs, 'epoch')}"
     ]
     lines += [f"memory: about {(16 * weights + 4 * activations) / 2**30:.1f} GiB for {weights / 1e6:.1f}M parameters"]
     lines += [f"time: about {duration(seconds)} for the student, {plural(epochs, 'epoch')}, without its teacher"]
     if plan.alternative is not None and by_folds(plan):
         more = duration((FOLDS - 1) * seconds)
-        lines += [f"choice: about {more} more, for cross-validation trains the encoder {FOLDS} times on fewer rows"]
+        lines += [f"choice: about {more} more: cross-validation trains the encoder {FOLDS} times on fewer rows"]
     if plan.teacher_plan is not None:
-        lines += ["teacher, fine-tuned first:"] + [f"  {line}" for line in estimate(plan.teacher_plan, steps)]
+        lines += ["teacher (fine-tuned first):"] + [f"  {line}" for line in estimate(plan.teacher_plan, steps)]
     return lines

@@ -1,4 +1,4 @@
-"""The teacher of a plan: found or fine-tuned, its soft labels, and whether it is better than its student."""
+"""The teacher of a plan: located or fine-tuned, its soft labels, and whether it is better than its student."""
 
 from __future__ import annotations
 
@@ -24,38 +24,39 @@ from randout.storage.run_folder import RunFolder
 
 from . import soft_labels
 from .planning import Plan
-from .student import Options, Taught, live_teacher
+from .student import Options, TeacherOutputs, live_teacher
 from .teacher_comparison import TIMED_ROWS, texts_per_second
 
 
-def teach(plan: Plan, options: Options, fine_tune: Callable[[Plan, Options], Path]) -> Taught | None:
-    """The teachers' soft labels for the rows to learn from and to validate on, or None where there is no teacher.
+def prepare_teacher(plan: Plan, options: Options, fine_tune: Callable[[Plan, Options], Path]) -> TeacherOutputs | None:
+    """Return the teachers' soft labels for the training, unlabelled and validation rows; None without a teacher.
 
-    fine_tune: carries out the plan of a teacher that is a bare encoder, and returns its run folder.
+    fine_tune: executes the plan of a teacher that is still a pretrained encoder, and returns its run folder.
     """
     for warning in plan.leak_warnings:
         options.show.warn(warning)
     first = plan.teacher or plan.teacher_plan
     if first is None:
         return None
-    found = _taught(plan, first, plan.config.teacher.labels, options, fine_tune)
-    others = [_taught(plan, teacher, None, options, fine_tune) for teacher in plan.more]
+    found = _outputs_of(plan, first, plan.config.teacher.labels, options, fine_tune)
+    others = [_outputs_of(plan, teacher, None, options, fine_tune) for teacher in plan.more]
     return replace(found, others=tuple(others))
 
 
-def _taught(
+def _outputs_of(
     plan: Plan,
     teacher: Source | Plan,
     labels: Sequence[str] | None,
     options: Options,
     fine_tune: Callable[[Plan, Options], Path],
-) -> Taught:
-    """One teacher, fine-tuned first where it is a plan. labels: its own, in the order of its outputs; None: of a further
-    teacher, which must have the data's by name. Raises Failure where its logits are not finite.
+) -> TeacherOutputs:
+    """Return the outputs of one teacher, which is fine-tuned first if it is a plan. Raises Failure for non-finite logits.
+
+    labels: names of its outputs, in their order; None: for a further teacher, whose own names must be those of the data.
     """
     source = teacher
     if isinstance(teacher, Plan):
-        options.show.say(f"teacher: {teacher.student.label} is fine-tuned first")
+        options.show.say(f"teacher: fine-tuning {teacher.student.label} first")
         source = loading.find(str(fine_tune(teacher, replace(options, out=None, fresh=False, pause_at=None))))
     assert isinstance(source, Source)
     dataset, table = plan.dataset, plan.config.teacher
@@ -72,13 +73,13 @@ def _taught(
     logits = soft_labels.compute(encoder, texts, options.runs / "soft-labels", parts, options.show, source.label)
     if bad := int((~np.isfinite(logits)).any(1).sum()):
         raise Failure(
-            f"teacher {source.label}: its logits are not finite on {bad} of {len(texts)} texts, so it cannot teach. "
-            "train.precision = float32 helps where numbers overflow; else its weights are broken"
+            f"teacher {source.label}: its logits are not finite for {bad} of {len(texts)} texts, so it cannot be used. "
+            "Set train.precision = float32 if values overflow; otherwise its weights are damaged"
         )
     spread = soft_labels.teacher_rows(logits[:, order], rows, len(dataset.texts))
     held = dataset.split["validation"]
     own = spread[held].numpy()
-    if not isinstance(teacher, Plan):  # one that is fine-tuned here has the data's labels
+    if not isinstance(teacher, Plan):  # a teacher that is fine-tuned here has the data's labels
         names = list(dataset.id2label.values())
         known = held[dataset.labels[held] < len(names)]
         made = spread[known].numpy().argmax(1)
@@ -92,11 +93,11 @@ def _taught(
         "parameters": sum(p.numel() for p in encoder.model.parameters()),
         "texts_per_second": _speed(encoder, plan, parts),
     }
-    return Taught(source.label, spread, validation, live=live, about=about)
+    return TeacherOutputs(source.label, spread, validation, live=live, about=about)
 
 
 def _speed(encoder: Encoder, plan: Plan, parts: dict[str, str]) -> float:
-    """Texts a second that a teacher scores, on some validation rows in float32, as a saved student would score them."""
+    """Return a teacher's speed in texts per second, on some validation rows in float32, as a saved student is scored."""
     held = plan.dataset.split["validation"][:TIMED_ROWS]
     encoded = encode(encoder.tokenizer, [plan.dataset.texts[row] for row in held])
     tokens = truncate(encoded, int(parts["max_length"]), parts["truncation"], encoder.suffix, encoder.prefix)
@@ -104,22 +105,25 @@ def _speed(encoder: Encoder, plan: Plan, parts: dict[str, str]) -> float:
 
 
 def _teacher_length(encoder: Encoder, plan: Plan, teacher: Source | Plan, name: str) -> int:
-    """The length a teacher reads: asked for, what it was trained with, or as much as it takes up to 512."""
+    """Return a teacher's maximum length in tokens: the requested one, that of its training, or its own limit up to 512."""
     asked = plan.config.teacher.max_length
     if asked != "auto":
         if int(asked) > encoder.longest:
-            raise UserError(f"teacher.max_length: {asked} asked for, but {name} takes {encoder.longest} at most")
+            raise UserError(f"teacher.max_length: found {asked}, but {name} takes at most {encoder.longest} tokens")
         return int(asked)
     if isinstance(teacher, Plan):
         return int(teacher.config.student.max_length)
     return min(encoder.longest, 512)
 
 
-def doubts(plan: Plan, own: dict[str, Any], teacher: Taught | None, run: RunFolder) -> list[dict[str, str]]:
-    """Warnings about the teachers of a finished student: none although a method wanted one, one that is not above the
-    majority class, and a first one that is not above the plain student (a finished plain run alongside, else this student).
+def teacher_warnings(
+    plan: Plan, own: dict[str, Any], teacher: TeacherOutputs | None, run: RunFolder
+) -> list[dict[str, str]]:
+    """Return the warnings about the teachers of a finished student.
 
-    own: the student's validation metrics.
+    They are: no teacher although a method needs one, a teacher that is not above the majority class, and a first teacher
+    that is not above the plain student (a finished plain run in the same folder, else this student). own: the student's
+    validation metrics.
     """
     if teacher is None:
         left_out = run.record.get("left_out", [])
@@ -140,15 +144,15 @@ def doubts(plan: Plan, own: dict[str, Any], teacher: Taught | None, run: RunFold
 
 
 def no_teacher(left_out: Sequence[str]) -> Finding:
-    """That a method of the default preset was left out, for no teacher was found."""
-    text = f"No teacher was found, so {' and '.join(left_out)} was left out and nothing was distilled. "
+    """Return the warning that methods of the default preset were left out because no teacher was found."""
+    text = f"No teacher was found, so the student was trained without {' and '.join(left_out)}. "
     return Finding(
         "no-teacher",
-        f"{text}Choose one: --teacher NAME distils from that model; --teacher none trains without a teacher.",
+        f"{text}Use --teacher NAME to distil from a model, or --teacher none to train without a teacher on purpose.",
     )
 
 
-def _not_above_student(plan: Plan, own: dict[str, Any], teacher: Taught, run: RunFolder) -> Finding | None:
+def _not_above_student(plan: Plan, own: dict[str, Any], teacher: TeacherOutputs, run: RunFolder) -> Finding | None:
     metric = _metric(plan)
     plain, its = own[metric], teacher.validation[metric]
     what = "this student"
@@ -162,15 +166,15 @@ def _not_above_student(plan: Plan, own: dict[str, Any], teacher: Taught, run: Ru
 
 
 def _metric(plan: Plan) -> str:
-    """The metric in which a run's models are compared."""
+    """Return the metric in which a run's models are compared."""
     return diagnostics.metric_for(plan.config.train.metric)
 
 
 def _is_plain_twin(other: RunFolder, plan: Plan) -> bool:
-    """Whether a run is the same student on the same rows with cross-entropy alone, finished."""
+    """Return whether a finished run is the same student on the same rows, trained with cross-entropy only."""
     try:
         identity = other.record["identity"] if other.finished else {"methods": {}}
-    except UserError:  # of another format: not ours to judge here
+    except UserError:  # written in another format: not an error here
         return False
     same = ("data", "split", "student")
     return identity["methods"].keys() == {GOLD} and all(identity[part] == plan.identity[part] for part in same)

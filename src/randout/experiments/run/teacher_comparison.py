@@ -15,15 +15,17 @@ from randout.stats.multiplicity import GROUPS_NEEDED
 if TYPE_CHECKING:
     from .planning import Plan
 
-MARGIN = 0.02  # of a metric: a student that is worse by no more matches its teacher
+MARGIN = 0.02  # of a metric: a student that is worse by less than this matches its teacher
 TIMED_ROWS = 64
 
 
 def teacher_gap(plan: Plan, student: np.ndarray, teacher: np.ndarray) -> dict[str, Any]:
-    """Accuracy of student and teacher on the validation rows, "student minus teacher" with its 95 % interval over
-    groups, and a verdict: "better", "matches" (worse by less than `MARGIN`: the lower end of the 90 % interval, a one-sided
-    test at 5 %), "worse", or "undecided". Where the run is judged by another metric, `primary` is the same for it:
-    {metric, student, teacher, verdict, difference, low, high}. student, teacher: (n, C) logits of the rows in their order.
+    """Compare student and teacher on the validation rows.
+
+    student, teacher: (n, C) logits of the rows, in their order. Returns both accuracies, the difference "student minus
+    teacher" with its 95 % interval over groups, and a verdict: "better", "matches" (worse by less than `MARGIN`: the lower
+    end of the 90 % interval, a one-sided test at 5 %), "worse", or "undecided". If the run uses another metric, `primary`
+    holds the same for it: {metric, student, teacher, verdict, difference, low, high}.
     """
     rows = plan.dataset.split["validation"]
     labels, groups = plan.dataset.labels[rows], plan.dataset.groups[rows]
@@ -42,7 +44,7 @@ def teacher_gap(plan: Plan, student: np.ndarray, teacher: np.ndarray) -> dict[st
 def _gap(
     labels: np.ndarray, student: np.ndarray, teacher: np.ndarray, groups: np.ndarray, classes: int, metric: str
 ) -> dict[str, Any]:
-    """The comparison in one metric, from predictions (n,)."""
+    """Compare in one metric, from predictions (n,)."""
     counts = np.stack([confusion(labels, made, classes) for made in (student, teacher)])
     mine, its = rates(counts)[metric].tolist()
     found: dict[str, Any] = {"student": mine, "teacher": its, "verdict": "undecided"}
@@ -57,7 +59,7 @@ def _gap(
 
 
 def texts_per_second(logits: Callable[[np.ndarray], Any], rows: np.ndarray) -> float:
-    """Texts a second of a model on up to `TIMED_ROWS` rows, after a first pass that also allocates."""
+    """Measure a model's texts per second on up to `TIMED_ROWS` rows, after a warm-up pass."""
     rows = rows[:TIMED_ROWS]
     logits(rows[:8])
     began = time.perf_counter()

@@ -17,14 +17,14 @@ from randout.storage.run_folder import RunFolder
 
 from .planning import Plan
 from .saved_model import RowLogits
-from .student import Options, Stopped, Taught, train_student
+from .student import Options, Stopped, TeacherOutputs, train_student
 
 
 @dataclass(frozen=True)
-class Trained:
-    """logits: of rows of the dataset. history: as `history.json`. save: into a folder, with a model card.
+class TrainedStudent:
+    """A trained student. logits: computes those of rows of the dataset. history: the content of `history.json`.
 
-    about: what `run.json` says of the student.
+    save: writes the model into a folder, with a model card. about: what `run.json` records of the student.
     """
 
     logits: RowLogits
@@ -34,12 +34,12 @@ class Trained:
 
     @property
     def size(self) -> dict[str, int]:
-        """Its number of parameters, where it is an encoder."""
+        """Its number of parameters; empty for a baseline."""
         return {"parameters": self.about["encoder"]["parameters"]} if "encoder" in self.about else {}
 
 
-def train(plan: Plan, run: RunFolder, teacher: Taught | None, options: Options) -> Trained:
-    """Train the student of `plan`, from its last checkpoint. Raises Stopped, UserError, Failure."""
+def train(plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, options: Options) -> TrainedStudent:
+    """Train the student of `plan`, from its last checkpoint if there is one. Raises Stopped, UserError, Failure."""
     classifier = plan.classifier
     if isinstance(classifier, Bag):
         return _fit(classifier, plan, run, options)
@@ -47,16 +47,16 @@ def train(plan: Plan, run: RunFolder, teacher: Taught | None, options: Options) 
     encoder, position = session.encoder, session.position
     history = {"epochs": position.history, "best_epoch": position.best_epoch, "ended": position.ended}
 
-    def logits(rows: Any, seen: Any) -> Any:
-        return predict(encoder, plan.tokens, rows, "float32", seen)
+    def logits(rows: Any, progress: Any) -> Any:
+        return predict(encoder, plan.tokens, rows, "float32", progress)
 
     if isinstance(classifier, Network):
         fitted = classifier.fitted(encoder, classifier.vocabulary(_part(plan, "train").texts))
-        return Trained(logits, history, fitted.save, {"classifier": fitted.found})
+        return TrainedStudent(logits, history, fitted.save, {"classifier": fitted.found})
     longest = int(plan.config.student.max_length)
     parameters = sum(p.numel() for p in encoder.model.parameters())
     about = {"encoder": {"packed": encoder.packed, "reason": encoder.reason, "parameters": parameters}}
-    return Trained(logits, history, lambda folder, card: loading.save(encoder, folder, longest, card), about)
+    return TrainedStudent(logits, history, lambda folder, card: loading.save(encoder, folder, longest, card), about)
 
 
 def _part(plan: Plan, name: str) -> Labelled:
@@ -64,18 +64,18 @@ def _part(plan: Plan, name: str) -> Labelled:
     return Labelled([plan.dataset.texts[row] for row in rows], plan.dataset.labels[rows])
 
 
-def _fit(classifier: Bag, plan: Plan, run: RunFolder, options: Options) -> Trained:
-    """Fit a classifier on bags of words: in one go, so that what was stopped begins again."""
+def _fit(classifier: Bag, plan: Plan, run: RunFolder, options: Options) -> TrainedStudent:
+    """Fit a bag-of-words baseline. It has no checkpoint: after a stop it is fitted from the start."""
     show, id2label, texts = options.show, plan.dataset.id2label, plan.dataset.texts
     held, began = _part(plan, "validation"), time.monotonic()
     with show.bar(classifier.name, classifier.pieces, unit="fits") as bar:
 
-        def going(done: int) -> None:
+        def advance(done: int) -> None:
             bar(done, "")
             if options.deadline and time.monotonic() > options.deadline:
                 raise Stopped("the time limit", run)
 
-        fitted = classifier.fit(_part(plan, "train"), held, id2label, plan.config.train, going)
+        fitted = classifier.fit(_part(plan, "train"), held, id2label, plan.config.train, advance)
     spent = time.monotonic() - began
     metrics = score(held.labels, fitted.logits(held.texts), id2label, unseen=plan.dataset.unseen)
     row = {
@@ -86,8 +86,8 @@ def _fit(classifier: Bag, plan: Plan, run: RunFolder, options: Options) -> Train
     history = {"epochs": [row | {"seconds": round(spent, 3)}], "best_epoch": 1, "ended": "fitted"}
     found = ", ".join(f"{name} {value}" for name, value in fitted.found.items() if not isinstance(value, list))
     show.say(f"{classifier.name}: {found}, validation accuracy {metrics['accuracy']:.2%}, {duration(spent)}")
-    return Trained(
-        lambda rows, seen: fitted.logits([texts[row] for row in rows], seen),
+    return TrainedStudent(
+        lambda rows, progress: fitted.logits([texts[row] for row in rows], progress),
         history,
         fitted.save,
         {"classifier": fitted.found},

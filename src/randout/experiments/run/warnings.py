@@ -20,10 +20,10 @@ SPLITS = ("validation", "test")
 
 
 def diagnose(plan: Plan, run: RunFolder, metrics: dict[str, Any], history: dict[str, Any]) -> dict[str, Any]:
-    """`metrics` with a bag-of-words baseline for every scored split, and with the list `warnings`.
+    """Return `metrics` with a bag-of-words baseline for every scored split, and with the list `warnings`.
 
-    Warnings of predictions are of the test split where it is scored, else of validation. Those about the run itself
-    that `metrics` has already (of its teachers) are kept. Nothing is read of a split that is not among `metrics`.
+    Warnings about predictions concern the test split if it is scored, else validation. Warnings about the run itself that
+    are already in `metrics` (about its teachers) are kept. A split that is not in `metrics` is not read.
     """
     dataset = plan.dataset
     names = list(dataset.id2label.values())
@@ -33,7 +33,7 @@ def diagnose(plan: Plan, run: RunFolder, metrics: dict[str, Any], history: dict[
         if split not in found or "baseline" in found[split] or isinstance(plan.classifier, Bag):
             continue
         made = read_predictions(run.predictions(split), names)
-        whole = split == "test" and plan.config.train.refit is True  # the same rows as the student that is tested
+        whole = split == "test" and plan.config.train.refit is True  # the training rows of the tested student
         known = dataset.with_validation_in_training() if whole else dataset
         scores = reference.scores_of(known, split, made.labels, made.predicted, made.groups, metric)
         found[split] = found[split] | ({"baseline": scores} if scores else {})
@@ -72,8 +72,8 @@ def _of_split(
 
 
 def _gives_probabilities(record: dict[str, Any]) -> bool:
-    """Whether a model was trained to give probabilities: not the classifiers that are fitted at one go, whose model cards
-    say what their scores are (margins, shares of trees).
+    """Return whether a model was trained to give probabilities. Bag-of-words baselines were not: their model cards say what
+    their scores are (margins, shares of trees).
     """
     student = record.get("identity", {}).get("student")
     name = student.get("classifier", "") if isinstance(student, dict) else ""
@@ -81,9 +81,9 @@ def _gives_probabilities(record: dict[str, Any]) -> bool:
 
 
 def of_run(run: RunFolder, split: str) -> list[dict[str, str]]:
-    """The warnings of a finished run for one of its scored splits, from its files alone.
+    """Return the warnings of a finished run for one of its scored splits, from its files only.
 
-    Those that it stored are taken where they are of that split; a run of an earlier version has none stored.
+    Stored warnings are used if they concern that split; a run of an earlier version has none.
     """
     metrics, record = run.read("metrics.json"), run.record
     stored = metrics.get("warnings")
@@ -97,7 +97,7 @@ def of_run(run: RunFolder, split: str) -> list[dict[str, str]]:
 
 
 def trained_majority(record: dict[str, Any], names: Sequence[str], metrics: dict[str, Any]) -> int:
-    """The largest class of a run's training rows; where its record does not say, of the rows that were scored."""
+    """Return the largest class of a run's training rows or, if that is not recorded, of the scored rows."""
     counts: dict[str, int] = ((record.get("data_report") or {}).get("class_counts") or {}).get("train") or {}
     largest = max(counts, key=lambda name: counts[name]) if counts else metrics["majority_label"]
     return list(names).index(largest) if largest in names else list(names).index(metrics["majority_label"])
@@ -111,8 +111,10 @@ def of_file(
     id2label: dict[int, str],
     metrics: dict[str, Any],
 ) -> list[dict[str, str]]:
-    """The warnings of a classifier on a labelled file. The majority class is that of its training rows where it is a
-    run, else of the file. There is no bag-of-words baseline, for the training rows need not be there.
+    """Return the warnings of a classifier on a labelled file.
+
+    The majority class is that of its training rows if it is a run, else of the file. There is no bag-of-words baseline,
+    because the training rows may not be available.
     """
     names, run = list(id2label.values()), RunFolder(Path(model).expanduser())
     record = run.record if run.exists else {}

@@ -1,4 +1,4 @@
-"""A search request: a recipe and the settings that vary. Needs no PyTorch."""
+"""A search request: a recipe and the settings that vary. Does not import PyTorch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .space import SearchTable, Settings, Space, space_of, tables_of
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched. config: the recipe, laid under every trial. required: methods that must not be left out."""
+    """A search. config: the recipe under every trial. required: methods that must not be left out."""
 
     config: Config
     table: SearchTable
@@ -23,34 +23,34 @@ class Search:
     required: frozenset[str] = frozenset()
 
     def trial_config(self, settings: Settings) -> Config:
-        """The configuration of a trial; its teacher is the recipe's, whatever the trial changes of the student."""
+        """Return the configuration of a trial; its teacher is trained as in the recipe, whatever the trial changes."""
         tables = self.config.model_dump(mode="json")
         return with_fixed_teacher(build([tables, tables_of(settings, METHODS)], METHODS), self.config, METHODS)
 
 
 def make_search(config: Config, table: SearchTable, required: Collection[str] = ()) -> tuple[Search, list[str]]:
-    """A search and the settings of its space that the recipe has no use for. Raises UserError.
+    """Return a search, and the settings of its space whose method is not in the recipe. Raises UserError.
 
-    required: methods that were asked for by name. A method whose settings vary is required too: without a teacher, all
+    required: methods that were requested by name. A method whose settings vary is required too: without a teacher, all
     trials of a setting of distillation would be the same.
     """
     space, absent = space_of(table, config, METHODS)
     name = config.teacher.model
     if name not in ("auto", "none") and not any(METHODS[method].teacher for method in config.methods):
-        raise UserError(f"--teacher {name}: no method of this recipe learns from a teacher; leave it out")
+        raise UserError(f"--teacher {name}: no method of this recipe learns from a teacher. Leave it out")
     if config.teacher.more and not any(METHODS[method].several for method in config.methods):
-        raise UserError("teacher.more: no method of this recipe learns from several teachers; leave it out")
+        raise UserError("teacher.more: no method of this recipe learns from several teachers. Leave it out")
     config = with_fixed_teacher(config, config, METHODS)
     train = (
         config.train if config.train.refit is True else config.train.model_copy(update={"refit": False})
-    )  # half the cost
+    )  # a refit would double the cost
     closed = config.model_copy(update={"output": config.output.model_copy(update={"test": False}), "train": train})
     varied = {name.partition(".")[0] for name in space} & set(METHODS)
     return Search(closed, table, space, frozenset(required) | varied), absent
 
 
 def check_space(search: Search) -> None:
-    """Raise UserError where no setting is left to vary."""
+    """Raise UserError if no setting is left to vary."""
     if not search.space:
         raise UserError(
             "search.space: no method of this recipe has any of these settings, so there is nothing to search"

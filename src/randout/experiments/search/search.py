@@ -1,8 +1,8 @@
-"""Runs a search: trials of a recipe over a space of settings, chosen on validation; the test split stays closed.
+"""Runs a search: trials of a recipe over a space of settings, chosen on validation; the test split is not scored.
 
-Trials are runs in the search's own folder, so an interrupted search goes on mid-trial and ends in the same table:
-cells are drawn by the search's seed, budgets are optimizer steps, and whatever is chosen next depends only on what
-`study.json` says of the trials before. One teacher serves all trials.
+Trials are runs in the search's own folder, so an interrupted search resumes inside a trial and ends with the same table:
+cells are drawn with the search's seed, budgets are optimizer steps, and each next choice depends only on what
+`study.json` records of earlier trials. All trials share one teacher.
 """
 
 from __future__ import annotations
@@ -31,17 +31,28 @@ from randout.training.checkpoint import MadeElsewhere
 from .request import Search as Search
 from .request import check_space as check_space
 from .request import make_search as make_search
-from .space import SearchTable, cells, each_value, rungs, words_of
-from .trials import at_chance, entry, leader, optimism, own_runs, signed, skipped, standing, value_at, warnings_of
+from .space import SearchTable, cells, each_value, rungs, settings_text
+from .trials import (
+    at_chance,
+    best_trial,
+    leaderboard,
+    new_trial,
+    optimism,
+    own_runs,
+    signed,
+    skipped,
+    value_at,
+    warnings_of,
+)
 
 
 def run_search(search: Search, path: Path, options: Options, dataset: Dataset | None = None) -> StudyFolder:
-    """Carry out the search in the folder `path`, or go on with it. Raises Stopped, UserError."""
+    """Run the search in the folder `path`, or resume it. Raises Stopped, UserError."""
     table, config = search.table, search.config
     check_space(search)
     refuse_others(path)
     dataset = dataset or planning.read_data(config)
-    if not (path / "study.json").exists():  # before anything is written: the command put right finds nothing there
+    if not (path / "study.json").exists():  # before anything is written, so that the corrected command starts clean
         check_trials(search, dataset)
     fresh: dict[str, Any] = {
         "kind": "search",
@@ -53,7 +64,7 @@ def run_search(search: Search, path: Path, options: Options, dataset: Dataset | 
         "best": None,
         **plugins_of([config]),
     }
-    with opened(path, _asked(table, config), fresh, (), _filled) as folder:
+    with opened(path, _study_tables(table, config), fresh, (), _completed) as folder:
         options.show.say(f"search in {path}{_teachers(search, dataset)}")
         if table.sampler == "tpe":
             _propose(search, folder, dataset, options)
@@ -69,38 +80,37 @@ def run_search(search: Search, path: Path, options: Options, dataset: Dataset | 
 
 
 def plugins_of(configs: Iterable[Config]) -> dict[str, Any]:
-    """What a study's record says of methods that are not built in: the table `plugins`, where there are any."""
+    """Return the table `plugins` of a study's record, with methods that are not built in; empty without any."""
     origins = METHODS.origins(sorted({name for config in configs for name in config.methods}))
     return {"plugins": {name: origin.recorded for name, origin in origins.items()}} if origins else {}
 
 
-def _asked(table: SearchTable, config: Config) -> dict[str, Any]:
-    """What `study.toml` says."""
+def _study_tables(table: SearchTable, config: Config) -> dict[str, Any]:
+    """Return the content of `study.toml`."""
     return {"search": table.model_dump(mode="json"), "recipe": config.model_dump(mode="json")}
 
 
-def _filled(was: dict[str, Any]) -> dict[str, Any]:
-    return _asked(checked(SearchTable, was["search"], "search."), build([was["recipe"]], METHODS))
+def _completed(was: dict[str, Any]) -> dict[str, Any]:
+    return _study_tables(checked(SearchTable, was["search"], "search."), build([was["recipe"]], METHODS))
 
 
-def own_teachers(search: Search) -> list[str]:
-    """Settings of the space that a teacher which is fine-tuned first takes too: each of their values trains one."""
+def settings_of_teacher(search: Search) -> list[str]:
+    """Return the settings of the space that also change a teacher that is fine-tuned first: each value trains another."""
     pinned = tuple(f"train.{key}" for key in (*TEACHERS_OWN, "save_minutes"))
     return [name for name in search.space if name.startswith(("train.", "teacher.", f"{GOLD}.")) and name not in pinned]
 
 
 def check_trials(search: Search, dataset: Dataset) -> None:
-    """Raise UserError for the first trial that cannot run, with its settings, before any training starts; for a budget
-    that is too small.
+    """Raise UserError for the first trial that cannot run, with its settings, or for too small a budget.
 
-    What tpe may propose is checked value by value.
+    This runs before any training. For the sampler tpe, each value of the space is checked once.
     """
     if search.table.sampler == "tpe":
         settings = each_value(search.space)
     else:
         settings, _ = cells(search.space, search.table.trials, search.table.seed)
         rungs(len(settings), search.table.halving, search.table.budget)
-    known: dict[str, Any] = {}  # what trials differ in is mostly methods: the student is loaded once for all these
+    known: dict[str, Any] = {}  # trials mostly differ in methods, so each student is loaded once
     for number, one in enumerate(settings):
         try:
             config = search.trial_config(one)
@@ -111,11 +121,11 @@ def check_trials(search: Search, dataset: Dataset) -> None:
             if known[key] is not None:
                 check_methods(methods_of(config), known[key])
         except UserError as error:
-            raise UserError(f"trial {number} ({words_of(one)}) cannot run: {error}") from None
+            raise UserError(f"trial {number} ({settings_text(one)}) cannot run: {error}") from None
 
 
 def planned(search: Search, dataset: Dataset) -> list[str]:
-    """What a search would try, checked: a line a cell, and how they are compared. Raises UserError."""
+    """Check a search and return its plan: one line per cell, and how cells are compared. Raises UserError."""
     check_trials(search, dataset)
     table = search.table
     if table.sampler == "tpe":
@@ -123,26 +133,26 @@ def planned(search: Search, dataset: Dataset) -> list[str]:
         what, trials = f"{table.trials} trials, each proposed by tpe from those before it", table.trials
     else:
         chosen, size = cells(search.space, table.trials, table.seed)
-        lines = [f"{number:04d}  {words_of(settings)}" for number, settings in enumerate(chosen)]
+        lines = [f"{number:04d}  {settings_text(settings)}" for number, settings in enumerate(chosen)]
         what, trials = f"{len(chosen)} of {size} cells", len(chosen)
     shares = ", ".join(f"{share:.1%}" for share in rungs(trials, table.halving, table.budget))
     return [*lines, f"{what}; compared after {shares} of a training{_teachers(search, dataset)}"]
 
 
 def _teachers(search: Search, dataset: Dataset) -> str:
-    """`; one teacher for all`, or for what each has its own; empty where none is fine-tuned."""
+    """Return `; one teacher for all`, or the settings with a teacher per value; "" if no teacher is fine-tuned."""
     if planning.make(search.config, dataset, search.required).teacher_plan is None:
         return ""
-    varied = own_teachers(search)
+    varied = settings_of_teacher(search)
     return f"; a teacher for each value of {', '.join(varied)}" if varied else "; one teacher for all"
 
 
 def _halve(search: Search, folder: StudyFolder, dataset: Dataset, options: Options) -> None:
-    """All cells to the first rung, the best of them to the next, and so on: synchronous successive halving."""
+    """Train all cells to the first rung, the best of them to the next, and so on: synchronous successive halving."""
     table, record = search.table, folder.record
     chosen, record["grid"] = cells(search.space, table.trials, table.seed)
     if not record["trials"]:
-        record["trials"] = [entry(number, settings) for number, settings in enumerate(chosen)]
+        record["trials"] = [new_trial(number, settings) for number, settings in enumerate(chosen)]
         folder.save()
     alive = record["trials"]
     shares = rungs(len(alive), table.halving, table.budget)
@@ -150,16 +160,19 @@ def _halve(search: Search, folder: StudyFolder, dataset: Dataset, options: Optio
         most = len(alive) if share == 1 else max(1, len(alive) // table.halving)
         for trial in alive:
             if _advance(search, folder, trial, share, dataset, options):
-                _cut(folder, alive, share, most)  # at once, for a checkpoint is several times a model's size
+                _prune_others(
+                    folder, alive, share, most
+                )  # at once, because a checkpoint is several times the size of a model
         if most < len(alive) and (why := at_chance(record, share, dataset.labels[dataset.split["validation"]])):
             options.show.warn(why)
         reached = [trial for trial in alive if value_at(trial, share) is not None]
-        alive = _cut(folder, alive, share, most if share == 1 else max(1, len(reached) // table.halving))
+        alive = _prune_others(folder, alive, share, most if share == 1 else max(1, len(reached) // table.halving))
 
 
-def _cut(folder: StudyFolder, alive: list[dict[str, Any]], share: float, most: int) -> list[dict[str, Any]]:
-    """The best `most` of the trials that are at a rung so far, by number; the others are pruned, for whoever comes to
-    the rung later can only push them further down.
+def _prune_others(folder: StudyFolder, alive: list[dict[str, Any]], share: float, most: int) -> list[dict[str, Any]]:
+    """Return the best `most` trials that have reached a rung, by number, and prune the others.
+
+    Pruning early is safe: trials that reach the rung later can only lower the rank of the others.
     """
     metric = folder.record["metric"]
     reached = [trial for trial in alive if value_at(trial, share) is not None]
@@ -177,8 +190,10 @@ def _prune(folder: StudyFolder, trial: dict[str, Any]) -> None:
 
 
 def _propose(search: Search, folder: StudyFolder, dataset: Dataset, options: Options) -> None:
-    """Optuna's TPE proposes each trial from those before it; with halving, a trial goes on at a rung only among the
-    best of those that reached it before (asynchronous successive halving).
+    """Run trials that Optuna's TPE proposes one by one from the earlier ones.
+
+    With halving, a trial continues at a rung only if it is among the best that have reached it (asynchronous successive
+    halving).
     """
     from .tpe import suggest
 
@@ -190,25 +205,25 @@ def _propose(search: Search, folder: StudyFolder, dataset: Dataset, options: Opt
         before = record["trials"][:number]
         if number == len(record["trials"]):
             settings = suggest(search.space, before, table.seed, number, -signed(record["metric"], 1.0))
-            record["trials"].append(entry(number, settings))
+            record["trials"].append(new_trial(number, settings))
             folder.save()
         trial = record["trials"][number]
         twin = next((one for one in before if one["settings"] == trial["settings"]), None)
-        if twin is not None:  # proposed again: the same run
+        if twin is not None:  # proposed a second time: reuse its run
             same = {key: twin[key] for key in ("state", "value", "step", "steps", "rungs", "run", "error")}
             trial.update(copy.deepcopy(same) | {"seconds": 0.0, "same_as": twin["number"]})
             folder.save()
             continue
         for share in shares:
             _advance(search, folder, trial, share, dataset, options)
-            if not _goes_on(record["metric"], trial, before, share, table.halving):
+            if not _continues(record["metric"], trial, before, share, table.halving):
                 if trial["state"] == "waiting":
                     _prune(folder, trial)
                 break
 
 
-def _goes_on(metric: str, trial: dict[str, Any], before: list[dict[str, Any]], share: float, halving: int) -> bool:
-    """Whether a trial is among the best of those that came to a rung before it."""
+def _continues(metric: str, trial: dict[str, Any], before: list[dict[str, Any]], share: float, halving: int) -> bool:
+    """Return whether a trial is among the best of those that reached a rung before it."""
     value = value_at(trial, share)
     others = [value_at(one, share) for one in before if value_at(one, share) is not None]
     rank = sum(signed(metric, other) >= signed(metric, value) for other in others)
@@ -218,13 +233,13 @@ def _goes_on(metric: str, trial: dict[str, Any], before: list[dict[str, Any]], s
 def _advance(
     search: Search, folder: StudyFolder, trial: dict[str, Any], share: float, dataset: Dataset, options: Options
 ) -> bool:
-    """Train a trial to `share` of its steps and note its value there; False where that was done before."""
+    """Train a trial to `share` of its steps and record its value there; return False if that was done before."""
     if trial["state"] in ("finished", "pruned") or value_at(trial, share) is not None:
         return False
     if options.deadline and time.monotonic() > options.deadline:
         raise Stopped("the time limit", folder.run(trial))
     show, total = options.show, max(len(folder.record["trials"]), search.table.trials)
-    show.say(f"trial {trial['number']} ({words_of(trial['settings'])}), of {total} in all")
+    show.say(f"trial {trial['number']} ({settings_text(trial['settings'])}), of {total} in all")
     trial.update(state="waiting", error=None)
     began = time.monotonic()
     try:
@@ -234,13 +249,11 @@ def _advance(
         raise
     except (Failure, UserError) as error:
         trial.update(state="failed", error=str(error), value=None)
-        show.warn(
-            f"trial {trial['number']} failed, is kept, and is tried again when the search is started again: {error}"
-        )
+        show.warn(f"trial {trial['number']} failed; it is tried again when the search is resumed: {error}")
     trial["seconds"] = round(trial["seconds"] + time.monotonic() - began, 3)
-    _keep(search, folder)
+    _delete_weights(search, folder)
     folder.save()
-    for line in standing(folder.record):
+    for line in leaderboard(folder.record):
         show.say(line)
     return True
 
@@ -251,10 +264,12 @@ def _train(
     metric, run = folder.record["metric"], folder.run(trial)
     plan = planning.make(search.trial_config(trial["settings"]), dataset, search.required)
     trial["steps"] = planning.steps_of(plan)
-    pause = max(1, math.floor(share * trial["steps"] + 1e-9)) if share < 1 else None  # down: a budget is kept
+    pause = (
+        max(1, math.floor(share * trial["steps"] + 1e-9)) if share < 1 else None
+    )  # rounded down, so that the budget is kept
     within = replace(options, out=run.path, fresh=False, pause_at=pause, show=options.show.within())
     try:
-        value = pipeline.carry_out(plan, within).metrics["validation"][metric]
+        value = pipeline.execute(plan, within).metrics["validation"][metric]
         step = run.read("history.json")["epochs"][-1]["step"]
         trial.update(state="finished", value=value, step=step)
     except Paused as there:
@@ -263,9 +278,9 @@ def _train(
     trial["rungs"].append([share, step, value])
 
 
-def _keep(search: Search, folder: StudyFolder) -> None:
-    """Drop the weights of trials that are not to be kept."""
-    best = leader(folder.record)
+def _delete_weights(search: Search, folder: StudyFolder) -> None:
+    """Delete the weights of trials that `search.keep` does not keep."""
+    best = best_trial(folder.record)
     folder.record["best"] = None if best is None else best["number"]
     for trial in own_runs(folder.record):
         wanted = search.table.keep == "all" or (search.table.keep == "best" and trial is best)

@@ -1,6 +1,7 @@
 """The space of a search: settings and their values, grid cells, and the rungs of successive halving.
 
-Pure: names of settings in, tables for `config.build` out. Nothing is read, trained or drawn from a global state.
+Pure functions: names of settings in, tables for `config.build` out. Nothing is read or trained, and there is no global
+random state.
 """
 
 from __future__ import annotations
@@ -29,29 +30,33 @@ SPACES: dict[str, Space] = tomllib.loads(
 class SearchTable(Table):
     """`[search]` of a search file, `[tuning]` of a study."""
 
-    space: dict[str, Any] = Field({}, description="setting -> values; or {low, high, log} with the sampler tpe")
-    preset: str = Field("", description="a space that comes with the package: paper, figures; `space` lies over it")
-    trials: Annotated[int, Field(ge=0)] = Field(0, description="how many cells are tried, drawn at random; 0: all")
-    sampler: Literal["grid", "tpe"] = Field("grid", description="grid: cells; tpe: optuna proposes each next trial")
-    halving: Annotated[int, Field(ge=0)] = Field(0, description="keep one in so many at each rung; 0: no halving")
-    budget: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="share of all cells' steps that halving may take, as 0.15; 0: what its rungs come to"
+    space: dict[str, Any] = Field({}, description="setting -> list of values, or {low, high, log} with the sampler tpe")
+    preset: str = Field("", description="a space of the package: paper, figures; `space` overrides it")
+    trials: Annotated[int, Field(ge=0)] = Field(0, description="number of cells to try, drawn at random; 0: all")
+    sampler: Literal["grid", "tpe"] = Field(
+        "grid", description="grid: cells of a grid; tpe: Optuna proposes each next trial"
     )
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="of the draw of cells, and of tpe")
-    keep: Literal["best", "all", "none"] = Field("best", description="whose weights stay on disk")
+    halving: Annotated[int, Field(ge=0)] = Field(
+        0, description="keep one in this many trials at each rung; 0: no halving"
+    )
+    budget: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="share of all cells' steps that halving may use, e.g. 0.15; 0: as its rungs require"
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="random seed for drawing cells, and for tpe")
+    keep: Literal["best", "all", "none"] = Field("best", description="trials whose weights are kept on disk")
 
 
 def space_of(table: SearchTable, config: Config, methods: Mapping[str, Any]) -> tuple[Space, list[str]]:
-    """The space with every setting by its full name, and the settings left out because `config` lacks their method.
+    """Return the space by full setting names, and the settings left out because `config` lacks their method.
 
-    Raises UserError for an unknown preset or setting, for values that are no list, for a setting that decides what
-    trials are judged on, and where no setting is asked for.
+    Raises UserError for an unknown preset or setting, for values that are not a list, for a setting that decides how
+    trials are judged, and for an empty space.
     """
     if table.sampler == "tpe" and not table.trials:
-        raise UserError("search.trials: the sampler tpe needs to be told how many, as in --trials 30")
+        raise UserError("search.trials: the sampler tpe needs a number of trials, e.g. --trials 30")
     if table.budget and (table.sampler == "tpe" or table.halving < 2):
         raise UserError(
-            f"search.budget: {table.budget:g} is for successive halving of a grid; set search.halving, as in --halving 4"
+            f"search.budget: {table.budget:g} needs successive halving of a grid; set search.halving, e.g. --halving 4"
             + (", and leave --sampler tpe out" if table.sampler == "tpe" else "")
         )
     if table.preset and table.preset not in SPACES:
@@ -65,19 +70,21 @@ def space_of(table: SearchTable, config: Config, methods: Mapping[str, Any]) -> 
         name = full_name(key, methods)
         if name.partition(".")[0] in ("data", "output") or name == "train.metric":
             raise UserError(
-                f"search.space {key}: trials differ in training; this setting decides what they are judged on"
+                f"search.space {key}: this setting changes how trials are judged, so it cannot vary between them"
             )
         if name.partition(".")[0] in methods and name.partition(".")[0] not in config.methods:
             absent.append(name)
             continue
         space[name] = _checked(key, values, table.sampler)
     if not asked:
-        raise UserError('search.space: empty, so there is nothing to search; e.g. --space "kd.weight=[0.2, 0.4]"')
+        raise UserError(
+            'search.space: empty, so there is nothing to search. Add settings, e.g. --space "kd.weight=[0.2, 0.4]"'
+        )
     return space, absent
 
 
 def full_name(key: str, methods: Mapping[str, Any]) -> str:
-    """`learning_rate` as `train.learning_rate`, `methods.kd.weight` as `kd.weight`. Raises UserError."""
+    """Return the full name: `train.learning_rate` for `learning_rate`, `kd.weight` for `methods.kd.weight`. Raises UserError."""
     try:
         tables, path = assignment_of(key, None, methods), []
     except UserError as error:
@@ -89,15 +96,15 @@ def full_name(key: str, methods: Mapping[str, Any]) -> str:
 
 
 def _checked(key: str, values: Any, sampler: str) -> Any:
-    """The values of a setting, each once, or its range. Raises UserError."""
+    """Return the values of a setting without duplicates, or its range. Raises UserError."""
     if isinstance(values, dict):
         if sampler != "tpe":
             raise UserError(
-                f"search.space {key}: a range {values} is for the sampler tpe; the grid takes a list of values"
+                f"search.space {key}: the range {values} needs the sampler tpe; the sampler grid takes a list of values"
             )
         return _range(key, values)
     if not isinstance(values, list | tuple) or not values:
-        raise UserError(f"search.space {key}: found {values!r}; expected a list of values that is not empty")
+        raise UserError(f"search.space {key}: found {values!r}; expected a non-empty list of values")
     return [value for at, value in enumerate(values) if value not in list(values)[:at]]
 
 
@@ -115,14 +122,14 @@ def _range(key: str, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def each_value(space: Space) -> list[Settings]:
-    """Every value once (of a range, its ends), the other settings at their first: what tpe may propose, in short."""
+    """Return a trial for every value (of a range, its ends), with the other settings at their first value."""
     ends = {name: [v["low"], v["high"]] if isinstance(v, dict) else v for name, v in space.items()}
     first = {name: values[0] for name, values in ends.items()}
     return [first, *(first | {name: value} for name, values in ends.items() for value in values[1:])]
 
 
 def parse_space(texts: Sequence[str]) -> Space:
-    """`KEY=[VALUES]` of the command line. Raises UserError."""
+    """Parse `KEY=[VALUES]` of the command line. Raises UserError."""
     space: Space = {}
     for text in texts:
         key, equals, value = text.partition("=")
@@ -139,9 +146,9 @@ def parse_space(texts: Sequence[str]) -> Space:
 
 
 def cells(space: Space, trials: int, seed: int) -> tuple[list[Settings], int]:
-    """The cells to try and how many there are in all.
+    """Return the cells to try, and the number of cells in the grid.
 
-    They come in an order drawn by `seed`, so that any prefix is a fair sample of the grid.
+    Their order is drawn with `seed`, so that any prefix is a random sample of the grid.
     """
     names = list(space)
     size = math.prod(len(values) for values in space.values())
@@ -151,7 +158,7 @@ def cells(space: Space, trials: int, seed: int) -> tuple[list[Settings], int]:
 
 
 def tables_of(settings: Settings, methods: Mapping[str, Any]) -> dict[str, Any]:
-    """A cell as tables that are laid over a recipe."""
+    """Return a cell's settings as tables to overlay on a recipe."""
     tables: dict[str, Any] = {}
     for key, value in settings.items():
         tables = overlay(tables, assignment_of(key, value, methods))
@@ -159,12 +166,12 @@ def tables_of(settings: Settings, methods: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rungs(trials: int, keep_one_in: int, budget: float = 0.0) -> list[float]:
-    """The shares of a full training after which trials are compared; the last is 1.
+    """Return the shares of a full training after which trials are compared; the last is 1.
 
     Successive halving (Jamieson and Talwalkar 2016): each rung trains `keep_one_in` times longer than the one before
-    and keeps one in `keep_one_in` of its trials, so that each costs about the same; without halving there is one rung.
-    budget: the share of all trials' steps to spend; 0: what as many rungs as leave one trial come to. Raises UserError
-    for one that is too small.
+    and keeps one in `keep_one_in` of its trials, so that all rungs cost about the same; without halving there is one rung.
+    budget: the share of all trials' steps to use; 0: as many rungs as it takes until one trial is left. Raises UserError
+    for too small a budget.
     """
     if keep_one_in < 2:
         return [1.0]
@@ -179,8 +186,10 @@ def _geometric(keep_one_in: int, count: int) -> list[float]:
 
 
 def _within(trials: int, keep_one_in: int, budget: float, most: int) -> list[float]:
-    """Rungs that come to `budget`: all but the last made longer or shorter by one factor; as few as keep the first no
-    shorter than one rung more would have it, for an early look tells little.
+    """Return rungs that use `budget`: one factor scales all but the last.
+
+    There are as few rungs as possible while the first one is at least as long as without scaling, because an early
+    comparison says little.
     """
     found: list[float] = []
     for count in range(2, most + 1):
@@ -194,20 +203,21 @@ def _within(trials: int, keep_one_in: int, budget: float, most: int) -> list[flo
     if not found:
         raise UserError(
             f"search.budget: {budget:g} of {trials} trials is {budget * trials:.2f} full trainings, and halving that keeps "
-            f"one in {keep_one_in} ends with {trials // keep_one_in ** (most - 1)}; allow more, or try more cells"
+            f"one in {keep_one_in} ends with {trials // keep_one_in ** (most - 1)}; set a larger budget, or try more cells"
         )
     return found
 
 
 def spent(trials: int, keep_one_in: int, shares: Sequence[float]) -> float:
-    """The share of all trials' steps that these rungs take: a trial goes on where it paused, so each takes the steps of
-    the last rung that it reached.
+    """Return the share of all trials' steps that these rungs use.
+
+    A trial resumes where it paused, so it uses the steps of the last rung that it reached.
     """
     left = [trials // keep_one_in**rung for rung in range(len(shares))]
     ended = [many - fewer for many, fewer in zip(left, [*left[1:], 0], strict=True)]
     return sum(count * share for count, share in zip(ended, shares, strict=True)) / trials
 
 
-def words_of(settings: Settings) -> str:
-    """`kd.weight 0.2, randout.tokens 64`"""
+def settings_text(settings: Settings) -> str:
+    """Format settings for a message: `kd.weight 0.2, randout.tokens 64`."""
     return ", ".join(f"{name} {value}" for name, value in settings.items())

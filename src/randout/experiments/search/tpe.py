@@ -1,7 +1,7 @@
 """Optuna's tree-structured Parzen estimator, one trial at a time.
 
-Optuna's own storage is not used: a study is built anew from the trials so far, and the sampler is seeded by the
-trial's number, so that a proposal is a function of (space, trials before it, seed, number).
+Optuna's storage is not used: its study is rebuilt from the earlier trials, and the sampler is seeded with the trial's
+number, so that a proposal is a function of (space, earlier trials, seed, number).
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from randout.core.rng import random_key
 def suggest(
     space: Mapping[str, Any], before: Sequence[Mapping[str, Any]], seed: int, number: int, sign: float
 ) -> dict[str, Any]:
-    """The settings of trial `number`. sign: times a trial's value is what TPE minimises.
+    """Return the settings of trial `number`.
 
-    Raises UserError where optuna is not installed.
+    before: the earlier trials. sign: factor for a trial's value, because TPE minimises. Raises UserError if Optuna is not
+    installed.
     """
     try:
         import optuna
     except ImportError:
         raise UserError(
-            "--sampler tpe needs one more package: pip install 'randout[search]'. --sampler grid needs none"
+            "--sampler tpe: needs Optuna. Install it with: pip install 'randout[search]', or use --sampler grid"
         ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=random_key(seed, "tpe", number) % 2**32, n_startup_trials=5)
@@ -34,7 +35,7 @@ def suggest(
     for trial in before:
         if trial["value"] is None or trial["state"] == "failed":
             continue
-        params = {name: _inside(space[name], trial["settings"][name]) for name in space}
+        params = {name: _as_parameter(space[name], trial["settings"][name]) for name in space}
         last = trial["rungs"][-1][1] if trial["rungs"] else trial["step"]
         state = optuna.trial.TrialState.COMPLETE if trial["state"] == "finished" else optuna.trial.TrialState.PRUNED
         study.add_trial(
@@ -51,7 +52,7 @@ def suggest(
 
 
 def _distribution(values: Any) -> Any:
-    """A list of values as categories (as JSON, for optuna takes only plain ones), a range as numbers."""
+    """Return Optuna's distribution: categories for a list (as JSON, because it takes scalars only), numbers for a range."""
     import optuna
 
     if isinstance(values, list):
@@ -62,5 +63,5 @@ def _distribution(values: Any) -> Any:
     return optuna.distributions.FloatDistribution(float(low), float(high), log=log)
 
 
-def _inside(values: Any, value: Any) -> Any:
+def _as_parameter(values: Any, value: Any) -> Any:
     return json.dumps(value) if isinstance(values, list) else value

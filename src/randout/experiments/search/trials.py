@@ -1,4 +1,4 @@
-"""Trials of a search as stored in `study.json`: their values, the best, those skipped, and their table."""
+"""Trials of a search as stored in `study.json`: their values, the best, the skipped ones, and their table."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from randout.storage.predictions import read_predictions
 from randout.storage.run_folder import RunFolder
 from randout.storage.study_folder import StudyFolder
 
-from .space import Settings, words_of
+from .space import Settings, settings_text
 
 
-def entry(number: int, settings: Settings) -> dict[str, Any]:
-    """A trial that has not begun. rungs: [share, step, value] of each that it reached."""
+def new_trial(number: int, settings: Settings) -> dict[str, Any]:
+    """Return the record of a trial that has not started. rungs: [share, step, value] for each rung that it reached."""
     return {
         "number": number,
         "settings": settings,
@@ -36,23 +36,25 @@ def entry(number: int, settings: Settings) -> dict[str, Any]:
 
 
 def value_at(trial: dict[str, Any], share: float) -> float | None:
-    """The validation value of a trial at a rung, None where it did not get there."""
-    last = trial["value"] if trial["state"] == "finished" else None  # stopped early, it stands at every later rung
+    """Return the validation value of a trial at a rung; None if it did not reach it."""
+    last = (
+        trial["value"] if trial["state"] == "finished" else None
+    )  # a trial that stopped early keeps its value at later rungs
     return next((value for at, _, value in trial["rungs"] if at == share), last)
 
 
 def signed(metric: str, value: float | None) -> float:
-    """Larger is better."""
+    """Return `value` with the sign that makes larger better; minus infinity for None."""
     if value is None:
         return -math.inf
     return -value if metric == "log_loss" else value
 
 
 def at_chance(record: dict[str, Any], share: float, labels: np.ndarray) -> str | None:
-    """Why the order of trials at a rung means nothing: the best is no better than chance. None where it is, and for
-    another metric than accuracy. labels: (n,) of the validation rows.
+    """Return a warning if the best trial at a rung is no better than chance, so that their order means nothing.
 
-    Chance: the share of the largest class and two of its standard errors.
+    labels: (n,) of the validation rows. Chance: the share of the largest class plus two of its standard errors. None if
+    the best trial is better, and for any metric other than accuracy.
     """
     reached = [(value, step) for trial in record["trials"] for at, step, value in trial["rungs"] if at == share]
     if record["metric"] != "accuracy" or not reached:
@@ -61,19 +63,19 @@ def at_chance(record: dict[str, Any], share: float, labels: np.ndarray) -> str |
     if best > always + 2 * math.sqrt(always * (1 - always) / len(labels)):
         return None
     return (
-        f"after {share:.1%} of a training ({step} steps) the best of {len(reached)} trials has {best:.1%} of the validation "
-        f"rows right, and one class is {always:.1%} of them: no trial is better than chance yet, so which go on is chance "
-        "too. Allow a larger search.budget, or train for more epochs"
+        f"after {share:.1%} of a training ({step} steps) the best of {len(reached)} trials has a validation accuracy of "
+        f"{best:.1%}, and the largest class is {always:.1%} of the rows: no trial is better than chance yet, so the choice "
+        "of those that continue is chance too. Allow a larger search.budget, or train for more epochs"
     )
 
 
 def own_runs(record: dict[str, Any], state: str = "finished") -> list[dict[str, Any]]:
-    """The trials in a state, without those that share the run of an earlier one."""
+    """Return the trials in a state, without those that reuse the run of an earlier one."""
     return [trial for trial in record["trials"] if trial["state"] == state and "same_as" not in trial]
 
 
-def leader(record: dict[str, Any]) -> dict[str, Any] | None:
-    """The finished trial with the best value, the first of equals."""
+def best_trial(record: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the finished trial with the best value, the first among equals."""
     best = None
     for trial in own_runs(record):
         if best is None or better(record["metric"], trial["value"], best["value"]):
@@ -82,7 +84,7 @@ def leader(record: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def skipped(record: dict[str, Any]) -> dict[str, Any]:
-    """How many cells were tried, pruned, failed and never tried, and the optimizer steps that this took."""
+    """Return how many cells were tried, pruned, failed or not tried, and the optimizer steps used."""
     trials, cells = record["trials"], record["grid"]
     states = [trial["state"] for trial in trials]
     known = [trial["steps"] for trial in trials if trial["steps"]]
@@ -98,9 +100,9 @@ def skipped(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def optimism(folder: StudyFolder) -> dict[str, Any] | None:
-    """How much the best of the finished trials flatters itself on validation (docs/explanation/statistics.md).
+    """Return how much the validation score of the best trial overstates it (docs/explanation/statistics.md).
 
-    None where there is no choice, for another metric than accuracy, and for validation rows of a single group.
+    None with fewer than two trials, for a metric other than accuracy, and for validation rows of a single group.
     """
     done = [folder.run(trial) for trial in own_runs(folder.record)]
     if len(done) < 2 or folder.record["metric"] != "accuracy":
@@ -119,8 +121,8 @@ def optimism(folder: StudyFolder) -> dict[str, Any] | None:
 
 
 def warnings_of(folder: StudyFolder) -> list[dict[str, str]]:
-    """The warnings about the best trial; a teacher that is missing or weak is the same for all."""
-    best = leader(folder.record)
+    """Return the warnings about the best trial; those about a missing or weak teacher hold for all trials."""
+    best = best_trial(folder.record)
     if best is None:
         return []
     stored = folder.run(best).read("metrics.json").get("warnings", [])
@@ -128,8 +130,8 @@ def warnings_of(folder: StudyFolder) -> list[dict[str, str]]:
 
 
 def baseline_line(folder: StudyFolder) -> str:
-    """The bag-of-words baseline on the validation rows that trials are judged on; empty where there is none."""
-    best = leader(folder.record)
+    """Return a line with the bag-of-words baseline on the validation rows; "" if there is none."""
+    best = best_trial(folder.record)
     metrics = folder.run(best).read("metrics.json") if best is not None else {}
     base = metrics.get("validation", {}).get("baseline")
     if not base:
@@ -139,13 +141,13 @@ def baseline_line(folder: StudyFolder) -> str:
 
 
 def _right(run: RunFolder) -> tuple[np.ndarray, np.ndarray]:
-    """Which validation rows a run has right, and their groups, (n,) each."""
+    """Return which validation rows a run predicts correctly, and their groups, (n,) each."""
     found = read_predictions(run.predictions("validation"), run.labels)
     return found.predicted == found.labels, found.groups
 
 
-def standing(record: dict[str, Any], most: int = 5) -> list[str]:
-    """The best trials so far, best first, as a table for a terminal."""
+def leaderboard(record: dict[str, Any], most: int = 5) -> list[str]:
+    """Return the best trials so far, best first, as a table for a terminal."""
     scored = [trial for trial in record["trials"] if trial["value"] is not None and trial["state"] != "failed"]
     sign = 1 if record["metric"] == "log_loss" else -1
     scored.sort(key=lambda trial: (trial["state"] != "finished", sign * trial["value"], trial["number"]))
@@ -167,30 +169,29 @@ def standing(record: dict[str, Any], most: int = 5) -> list[str]:
 
 
 def summary(folder: StudyFolder) -> list[str]:
-    """A finished search for a terminal: the best trials, what was skipped, the optimism, and what to do next."""
+    """Return the summary of a finished search for a terminal: best trials, skipped cells, optimism, and the next command."""
     record = folder.record
     cut, found = record["skipped"], record.get("optimism")
-    lines = [*standing(record), ""]
+    lines = [*leaderboard(record), ""]
     of = f" of {cut['cells']} cells" if cut["cells"] is not None else ""
     lines.append(f"{cut['tried']}{of} tried, {cut['pruned']} pruned, {cut['failed']} failed")
     if cut["steps_of_all_cells"]:
         share = cut["steps"] / cut["steps_of_all_cells"]
-        lines.append(f"{cut['steps']:,} steps, {share:.1%} of what every cell in full would take")
+        lines.append(f"{cut['steps']:,} steps, {share:.1%} of training every cell in full")
     lines += [baseline] if (baseline := baseline_line(folder)) else []
     if found:
         lines.append(
-            f"the best validation accuracy, {100 * found['apparent']:.2f} %, flatters itself by about "
-            f"{100 * found['optimism']:.2f} points for being the best of {len(own_runs(record))}: "
-            f"{100 * found['corrected']:.2f} % is to be expected"
+            f"the best validation accuracy, {100 * found['apparent']:.2f} %, is about {100 * found['optimism']:.2f} points too "
+            f"high because it is the best of {len(own_runs(record))}: expect {100 * found['corrected']:.2f} %"
         )
     elif record["metric"] != "accuracy":
-        lines.append("the best of several flatters itself; by how much is worked out for accuracy only")
+        lines.append("the best of several trials scores too high; this is estimated for accuracy only")
     for trial in record["trials"]:
         if trial["state"] == "failed":
             lines.append(f"trial {trial['number']} failed: {trial['error']}")
     if record["best"] is not None:
         best = folder.run(record["trials"][record["best"]])
-        lines += ["", f"best    {best.path} ({words_of(record['trials'][record['best']]['settings'])})"]
+        lines += ["", f"best    {best.path} ({settings_text(record['trials'][record['best']]['settings'])})"]
         if best.model.exists():
             lines.append(f"next    randout evaluate {shell_path(best.path)} --split test")
     return lines

@@ -18,23 +18,35 @@ from randout.data.dataset import Dataset, Datasets
 from randout.experiments.run import leaks, pipeline, planning
 from randout.experiments.run.student import Options, Stopped, check_methods, make_session, stand_in, student_of
 from randout.experiments.search.search import check_trials, make_search, plugins_of, run_search
-from randout.experiments.search.space import tables_of, words_of
+from randout.experiments.search.space import settings_text, tables_of
 from randout.methods.builtin import METHODS
 from randout.storage.run_folder import RunFolder, now
 from randout.storage.seen_rows import in_words
 from randout.storage.study_folder import StudyFolder, opened, refuse_others
 
-from .results import conclude, result_lines
-from .spec import Study, Unit, arm_config, cells, make_study, tuning_of, unequal, units, unnamed, without_arms
+from .results import result_lines, update_result
+from .spec import (
+    Study,
+    Unit,
+    arm_config,
+    arms_added_by_all,
+    budget_differences,
+    cells,
+    make_study,
+    tuning_of,
+    units,
+    without_arms,
+)
 
 SEARCHED = "tuning"
 
 
 def run_study(study: Study, path: Path, options: Options, datasets: Datasets | None = None) -> StudyFolder:
-    """Carry out a study in the folder `path`, or go on with it: seed by seed (fold by fold), every arm of one before
-    the next, so that what is complete when it stops is a balanced result. datasets: with what has been read already.
+    """Run a study in the folder `path`, or resume it.
 
-    Raises UserError before any training starts where a cell cannot run; Stopped at the time limit or Ctrl-C.
+    All arms of a seed (or fold) run before the next, so that an interrupted study has a balanced result. datasets: may
+    hold data that has been read already. Raises UserError before any training if a cell cannot run; Stopped at the time
+    limit or Ctrl-C.
     """
     refuse_others(path)
     datasets = datasets or Datasets()
@@ -49,92 +61,95 @@ def run_study(study: Study, path: Path, options: Options, datasets: Datasets | N
         "result": None,
         **plugins_of(_cell_config(study, arm, units(study)[0], {}) for arm in study.arms),
     }
-    with opened(path, asked, fresh, ("seeds", "repeats", "about"), _filled) as folder:
+    with opened(path, asked, fresh, ("seeds", "repeats", "about"), _completed) as folder:
         record = folder.record
         _check_first_seed(study, folder)
         record |= {"metric": study.metric, "margin": study.margin, "baseline": study.baseline, "about": study.about}
         record |= {"units": [unit.name for unit in units(study)], "arms": list(study.arms), "finished": None}
         record["notes"] = notes
-        _lay_out(study, folder)
-        conclude(study, folder)
+        _create_cells(study, folder)
+        update_result(study, folder)
         for note in notes:
             (options.show.warn if note.startswith("leak, ") else options.show.say)(note)
         _run_cells(study, folder, datasets, options)
         record["finished"] = now() if all(c["state"] == "finished" for c in record["cells"]) else None
-        conclude(study, folder)
+        update_result(study, folder)
     return folder
 
 
-def _filled(was: dict[str, Any]) -> dict[str, Any]:
+def _completed(was: dict[str, Any]) -> dict[str, Any]:
     return make_study(was).model_dump(mode="json")
 
 
 def _run_cells(study: Study, folder: StudyFolder, datasets: Datasets, options: Options) -> None:
-    """What is not finished yet, with the result so far after each unit."""
+    """Run the unfinished cells; log the result so far after each unit."""
     nested = study.folds > 0 and study.protocol == "nested"
-    tuned = _tune(study, folder, datasets, options) if study.tuning and not nested else {}
+    tuned = _tune_arms(study, folder, datasets, options) if study.tuning and not nested else {}
     waiting = [(u, a) for u, a in cells(study) if _cell(folder, u, a)["state"] != "finished"]
     for at, (unit, arm) in enumerate(waiting):
         if study.tuning and nested:
-            tuned[arm] = _tuned(study, folder, arm, unit, datasets, options)
+            tuned[arm] = _tune_arm(study, folder, arm, unit, datasets, options)
         _run_cell(study, folder, unit, arm, tuned.get(arm, {}), datasets, options)
         last = at + 1 == len(waiting)
         if not last and waiting[at + 1][0] != unit:
-            conclude(study, folder)
+            update_result(study, folder)
             for line in result_lines(folder.record):
                 options.show.say(line)
 
 
 def check_arms(study: Study, datasets: Datasets) -> tuple[Study, list[str]]:
-    """The study with the arms that can run, and what a reader must know of them.
+    """Return the study with the arms that can run, and notes about them.
 
-    Raises UserError for an arm that cannot run, or that is tested on other rows than the others, before any training
-    starts. One that was not named, but is there because all methods were asked for, is left out and said.
+    Raises UserError, before any training, for an arm that cannot run or is tested on different rows than the others. An
+    arm that exists only because all methods were requested is left out instead, with a note.
     """
     configs = {arm: _cell_config(study, arm, units(study)[0], {}) for arm in study.arms}
-    datasets.read(next(iter(configs.values())))  # what is wrong with the data is not the arm's fault
+    datasets.read(next(iter(configs.values())))  # an error in the data is not an error of the arm
     first: Dataset | None = None
     choices: dict[str, int] = {}
     left_out: dict[str, str] = {}
     plans: dict[str, planning.Plan] = {}
     for arm, config in configs.items():
         try:
-            plan = planning.make(_leaks_allowed(config), datasets.read(config))  # `_leak_notes` looks at every fold
+            plan = planning.make(_allowing_leaks(config), datasets.read(config))  # `_leak_notes` checks every fold
             _check_methods(plan, config)
             if "test" not in plan.dataset.split:
                 raise UserError("its data has no test split, so there is nothing to compare on")
             if not config.output.test:
                 raise UserError("output.test is false, and arms are compared on the test split")
-            if first is not None and _tested(plan.dataset) != _tested(first):
-                raise UserError("its test rows are not those of the arms before it, and arms are compared on the same")
+            if first is not None and _test_rows(plan.dataset) != _test_rows(first):
+                raise UserError("its test rows differ from those of the other arms; arms are compared on the same rows")
             first = plan.dataset
             if study.tuning:
                 choices[arm] = _check_tuning(study, arm, config, plan.dataset)
             plans[arm] = plan
         except UserError as error:
-            if arm not in unnamed(study):
+            if arm not in arms_added_by_all(study):
                 raise UserError(f"arms.{arm} cannot run: {error}") from None
             left_out[arm] = f"{arm} is left out: {error}"
     kept = {arm: config for arm, config in configs.items() if arm not in left_out}
-    notes = [*left_out.values(), *unequal(study, kept), *_unequal_trials(study, choices)]
+    notes = [*left_out.values(), *budget_differences(study, kept), *_unequal_trials(study, choices)]
     notes += _leak_notes(study, {arm: plan for arm, plan in plans.items() if arm in kept}, configs, datasets)
     return without_arms(study, left_out), notes
 
 
-def _leaks_allowed(config: Config) -> Config:
+def _allowing_leaks(config: Config) -> Config:
     return config.model_copy(update={"output": config.output.model_copy(update={"allow_leaks": True})})
 
 
 def _leak_notes(
     study: Study, plans: Mapping[str, planning.Plan], configs: Mapping[str, Config], datasets: Datasets
 ) -> list[str]:
-    """Held-out rows that an arm's teacher or starting model has seen, at every fold. Raises UserError where test scores
-    would leak and the arm does not ask for them.
+    """Return notes on held-out rows that an arm's teacher or starting model has seen, at every fold.
+
+    Raises UserError if test scores would leak and the arm does not allow that.
     """
     before = {arm: leaks.ancestors(plan, planned=False) for arm, plan in plans.items()}
     suspects = {arm: plan for arm, plan in plans.items() if len(before[arm].rows.hashes)}
     names = ", ".join(dict.fromkeys(name for arm in plans for name in before[arm].unknown))
-    notes = [f"leaks: which rows {names} learned from is not on record, so leaks cannot be known"] if names else []
+    notes = (
+        [f"leaks: the rows that {names} learned from are not recorded, so leaks cannot be excluded"] if names else []
+    )
     found: dict[str, list[str]] = {arm: [] for arm in suspects}
     refused: dict[str, list[str]] = {arm: [] for arm in suspects}
     for unit in units(study)[: None if study.folds else 1] if suspects else ():  # seeds share one split
@@ -142,24 +157,24 @@ def _leak_notes(
             dataset = datasets.read(_cell_config(study, arm, unit, {}))
             rows = leaks.seen_by(replace(plan, dataset=dataset), before[arm])
             for split in leaks.HELD_OUT:
-                if counts := leaks.counted(rows, dataset, split):
+                if counts := leaks.count_seen(rows, dataset, split):
                     where = f"{unit.name}: " if study.folds else ""
                     found[arm].append(where + in_words(counts, len(dataset.split[split]), f"{split} rows"))
-                    if split == "test" and leaks.is_trained(counts) and not configs[arm].output.allow_leaks:
+                    if split == "test" and leaks.any_trained_on(counts) and not configs[arm].output.allow_leaks:
                         refused[arm].append(found[arm][-1])
     for arm, places in refused.items():
         if places:
-            raise UserError(f"arms.{arm} cannot run: {leaks.refusal('; '.join(places))}")
+            raise UserError(f"arms.{arm} cannot run: {leaks.refusal_message('; '.join(places))}")
     return notes + [f"leak, {arm}: {'; '.join(where)}" for arm, where in found.items() if where]
 
 
 def _check_methods(plan: planning.Plan, config: Config) -> None:
-    """Raise UserError where a method of the arm cannot work on its student, or with its teacher."""
+    """Raise UserError if a method of the arm does not support its student or teacher."""
     if plan.classifier is not None:
         return
     if missing := [name for name in config.methods if name not in plan.config.methods]:
         raise UserError(
-            planning.without_teacher(
+            planning.missing_teacher_message(
                 missing, config.teacher.model, "leave this arm out (of a single recipe: --preset plain)"
             )
         )
@@ -170,29 +185,29 @@ def _check_methods(plan: planning.Plan, config: Config) -> None:
 
 
 def _unequal_trials(study: Study, choices: Mapping[str, int]) -> list[str]:
-    """That some arms have fewer settings to choose from than there are trials, where they have."""
+    """Return a note if some arms have fewer settings to choose from than there are trials."""
     trials = study.tuning.trials if study.tuning else 0
     fewer = [f"{arm} {count}" for arm, count in choices.items() if 0 < count < trials]
     return [f"arms with fewer settings than the {trials} trials: {', '.join(fewer)}"] if fewer else []
 
 
-def _tested(dataset: Dataset) -> tuple[list[str], list[tuple[str, str, int]]]:
-    """The classes, and the test rows with text and label."""
+def _test_rows(dataset: Dataset) -> tuple[list[str], list[tuple[str, str, int]]]:
+    """Return the classes, and the test rows with text and label."""
     rows = [(dataset.row_ids[row], dataset.texts[row], int(dataset.labels[row])) for row in dataset.split["test"]]
     return dataset.names, rows
 
 
 def _check_first_seed(study: Study, folder: StudyFolder) -> None:
-    """Raise UserError where settings were chosen at another seed than the one that is now the first."""
+    """Raise UserError if settings were tuned at another seed than the one that is first now."""
     before = folder.record.get("units") or [None]
     if study.tuning and not study.folds and folder.record["tuning"] and before[0] != units(study)[0].name:
         raise UserError(
-            f"{folder.path}: its settings were chosen at {before[0]}; keep that seed first, or name another with -o"
+            f"{folder.path}: its settings were tuned at {before[0]}. Keep that seed first, or use -o for another folder"
         )
 
 
 def _check_tuning(study: Study, arm: str, config: Config, dataset: Dataset) -> int:
-    """How many settings an arm's search may choose from; 0: without end. Raises UserError for one that cannot run."""
+    """Return how many settings an arm's search can choose from; 0: unlimited. Raises UserError if one cannot run."""
     found, _ = make_search(config, tuning_of(study, arm))
     if found.space:
         check_trials(found, dataset)
@@ -206,8 +221,8 @@ def _cell_config(study: Study, arm: str, unit: Unit, settings: Mapping[str, Any]
     return arm_config(study, arm, METHODS, above)
 
 
-def _lay_out(study: Study, folder: StudyFolder) -> None:
-    """A cell for each unit and arm, keeping what is known of those that were there and whose runs are still there."""
+def _create_cells(study: Study, folder: StudyFolder) -> None:
+    """Create a cell for each unit and arm; keep the state of earlier cells whose runs still exist."""
     known = {
         (cell["unit"], cell["arm"]): cell
         for cell in folder.record.get("cells", [])
@@ -224,19 +239,19 @@ def _cell(folder: StudyFolder, unit: Unit, arm: str) -> dict[str, Any]:
     return found
 
 
-def _tune(study: Study, folder: StudyFolder, datasets: Datasets, options: Options) -> dict[str, dict[str, Any]]:
-    """The best settings of each arm's search, at the first unit (with folds: on the ordinary split, by `protocol`)."""
+def _tune_arms(study: Study, folder: StudyFolder, datasets: Datasets, options: Options) -> dict[str, dict[str, Any]]:
+    """Tune every arm at the first unit, or on the ordinary split with folds; return the best settings by arm."""
     unit = Unit("ordinary split", {}) if study.folds else units(study)[0]
-    return {arm: _tuned(study, folder, arm, unit, datasets, options) for arm in study.arms}
+    return {arm: _tune_arm(study, folder, arm, unit, datasets, options) for arm in study.arms}
 
 
-def _tuned(
+def _tune_arm(
     study: Study, folder: StudyFolder, arm: str, unit: Unit, datasets: Datasets, options: Options
 ) -> dict[str, Any]:
-    """The settings that did best on validation for an arm at a unit; every arm has the same number of trials."""
+    """Tune an arm at a unit on validation and return the best settings; every arm has the same number of trials."""
     config = _cell_config(study, arm, unit, {})
     found, _ = make_search(config, tuning_of(study, arm))
-    if not found.space:  # an arm without any of these settings has nothing to tune
+    if not found.space:  # the arm has none of these settings
         return {}
     name = joined_name([arm, unit.name]).replace(" ", "-").replace(",", "")
     where = folder.path / SEARCHED / name
@@ -248,13 +263,13 @@ def _tuned(
     folder.record["tuning"] = {**(folder.record["tuning"] or {}), name: {"arm": arm, "unit": unit.name, **entry}}
     folder.save()
     options.show.say(
-        f"{arm}: {words_of(best['settings'])} chosen on validation, {plural(len(done['trials']), 'trial')}"
+        f"{arm}: {settings_text(best['settings'])} chosen on validation, {plural(len(done['trials']), 'trial')}"
     )
     return best["settings"]
 
 
-def _how_far(cells: Sequence[Mapping[str, Any]]) -> str:
-    """`(run 3 of 12, about 20 min left)`, by what the finished ones took on average."""
+def _progress(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Return `(run 3 of 12, about 20 min left)`, estimated from the mean time of finished cells."""
     took = [cell["seconds"] for cell in cells if cell["state"] == "finished"]
     left = len(cells) - len(took)
     time_left = f", about {duration(left * sum(took) / len(took))} left" if took else ""
@@ -276,17 +291,17 @@ def _run_cell(
     run = RunFolder(options.runs / plan.name)
     if options.deadline and time.monotonic() > options.deadline:
         raise Stopped("the time limit", run)
-    options.show.say(f"{unit.name}, {arm} {_how_far(folder.record['cells'])}")
+    options.show.say(f"{unit.name}, {arm} {_progress(folder.record['cells'])}")
     cell.update(run=folder.place(run.path), state="waiting", error=None)
     began = time.monotonic()
     try:
-        pipeline.carry_out(plan, replace(options, show=options.show.within()))
+        pipeline.execute(plan, replace(options, show=options.show.within()))
         cell["state"] = "finished"
     except Stopped:
         folder.save()
         raise
     except Failure as error:
         cell.update(state="failed", error=str(error))
-        options.show.warn(f"{unit.name}, {arm} failed, and is tried again when the study is started again: {error}")
+        options.show.warn(f"{unit.name}, {arm} failed; it is tried again when the study is resumed: {error}")
     cell["seconds"] = round(cell["seconds"] + time.monotonic() - began, 3)
     folder.save()

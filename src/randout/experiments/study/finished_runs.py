@@ -1,4 +1,4 @@
-"""Compares finished runs: which are the same arm with several seeds, and whether a comparison is valid."""
+"""Compares finished runs: groups them into arms and seeds, and checks that the comparison is valid."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from .warnings import of_study
 
 
 def compare_finished(paths: Sequence[Path], baseline: str, study: Study) -> dict[str, Any]:
-    """Finished runs as arms and seeds: runs that differ in seed alone are one arm. A record like a study's.
+    """Compare finished runs; those that differ only in their seed are one arm. Returns a record like that of a study.
 
-    baseline: a run's folder or its arm's name; empty: the first. study: for its metric and margin. Raises UserError for
-    runs of other data or rows, and where the arms do not have the same seeds.
+    baseline: a run's folder or its arm's name; empty: the first. study: gives metric and margin. Raises UserError for
+    runs on different data or rows, and if the arms do not have the same seeds.
     """
     arms = _arms([_finished(path) for path in paths])
     chosen = _baseline(arms, baseline)
     seeds = [sorted(runs) for runs in arms.values()]
     if len(arms) < 2:
-        raise UserError("compare: these runs differ in nothing but their seeds; name runs of two recipes at least")
+        raise UserError("compare: these runs differ only in their seeds. Name runs of at least two recipes")
     if any(one != seeds[0] for one in seeds):
         listed = "; ".join(f"{name}: {sorted(runs)}" for name, runs in arms.items())
-        raise UserError(f"compare: the arms do not have the same seeds ({listed}); paired statistics need them")
+        raise UserError(f"compare: the arms do not have the same seeds ({listed}), which paired statistics need")
     record: dict[str, Any] = {
         "kind": "compare",
         "name": "finished runs",
@@ -53,7 +53,7 @@ def compare_finished(paths: Sequence[Path], baseline: str, study: Study) -> dict
     folder = StudyFolder(Path("/"), record)
     rows = rows_for(study.model_copy(update={"baseline": chosen}), read_scores(folder))
     notes = [
-        f"leaks: {name} learned from a teacher whose training rows are not on record, so leaks cannot be known"
+        f"leaks: {name} learned from a teacher whose training rows are not recorded, so leaks cannot be excluded"
         for name, runs in arms.items()
         if any(_unknown_teacher(run) for run in runs.values())
     ]
@@ -64,7 +64,7 @@ def compare_finished(paths: Sequence[Path], baseline: str, study: Study) -> dict
 
 
 def _unknown_teacher(run: RunFolder) -> bool:
-    """Whether a run of an earlier version learned from a teacher of which nothing is known."""
+    """Return whether a run of an earlier version learned from a teacher without any record of its rows."""
     if (run.path / FILE).exists() or not run.record["identity"].get("teacher"):
         return False
     return not rows_of_old_teachers(run)[1]
@@ -73,31 +73,31 @@ def _unknown_teacher(run: RunFolder) -> bool:
 def _finished(path: Path) -> RunFolder:
     run = RunFolder(path)
     if not run.finished:
-        raise UserError(f"{path}: this run is not finished; its `randout train` command goes on with it")
+        raise UserError(f"{path}: this run is not finished. Resume it with its `randout train` command")
     if not {"data", "split", "student", "teacher", "methods", "train"} <= set(run.record.get("identity") or {}):
-        raise UserError(f"{path / 'run.json'}: does not say what the run is made of, so it cannot be compared")
+        raise UserError(f"{path / 'run.json'}: lacks the run's identity, so the run cannot be compared")
     return run
 
 
 def _arms(runs: Sequence[RunFolder]) -> dict[str, dict[int, RunFolder]]:
-    """Arms, each with a name of what differs -> seeds -> runs. Raises UserError for other data, or a seed that comes twice."""
+    """Group runs: arm, named by what differs -> seed -> run. Raises UserError for different data or a repeated seed."""
     arms: dict[str, dict[int, RunFolder]] = {}
     for run in runs:
         if not _same_rows(run, runs[0]):
-            raise UserError(f"{run.path}: its data or its test rows are not those of {runs[0].path}")
+            raise UserError(f"{run.path}: its data or test rows differ from those of {runs[0].path}")
         identity = run.record["identity"]
         train = {key: value for key, value in identity["train"].items() if key != "seed"}
-        key = json.dumps([identity["student"], identity["methods"], train, _teacher(run)], sort_keys=True)
+        key = json.dumps([identity["student"], identity["methods"], train, _teacher_key(run)], sort_keys=True)
         seed = identity["train"]["seed"]
         if seed in arms.setdefault(key, {}):
-            raise UserError(f"{run.path}: the same settings and seed as {arms[key][seed].path}; leave one out")
+            raise UserError(f"{run.path}: has the same settings and seed as {arms[key][seed].path}. Leave one out")
         arms[key][seed] = run
     records = [next(iter(runs.values())).record for runs in arms.values()]
     return dict(zip(run_names(records, ignored={SEED}), arms.values(), strict=True))
 
 
 def _same_rows(one: RunFolder, other: RunFolder) -> bool:
-    """Whether two runs have the same file of rows, classes and test rows."""
+    """Return whether two runs have the same data file, classes and test rows."""
     first, second = one.record["identity"], other.record["identity"]
     same = first["data"]["labels"] == second["data"]["labels"] and first["split"].get("test") == second["split"].get(
         "test"
@@ -105,19 +105,19 @@ def _same_rows(one: RunFolder, other: RunFolder) -> bool:
     labelled = [run.record.get("labelled_data") for run in (one, other)]
     if all(labelled):
         return same and labelled[0] == labelled[1]
-    if "unlabeled" in first["split"] or "unlabeled" in second["split"]:  # the digest is of those texts too
+    if "unlabeled" in first["split"] or "unlabeled" in second["split"]:  # the digest also covers unlabelled texts
         return same
     return same and first["data"]["sha256"] == second["data"]["sha256"]
 
 
-def _teacher(run: RunFolder) -> Any:
-    """What tells teachers apart whatever their seed: a finished classifier, or the name of one trained for the run."""
+def _teacher_key(run: RunFolder) -> Any:
+    """Identify a run's teacher independently of its seed: a finished classifier, or the name of one trained for the run."""
     identity, record = run.record["identity"], run.record.get("teacher") or {}
-    taught = [identity["teacher"], *identity.get("more", ())]
+    teachers = [identity["teacher"], *identity.get("more", ())]
     names = [record.get("name"), *(other["name"] for other in record.get("more", ()))]
     found = [
         without_ending(str(name)) if isinstance(teacher, str) else teacher
-        for teacher, name in zip(taught, names, strict=True)
+        for teacher, name in zip(teachers, names, strict=True)
     ]
     return found if len(found) > 1 else found[0]
 

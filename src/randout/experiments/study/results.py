@@ -25,8 +25,8 @@ from .warnings import of_study
 
 
 @dataclass(frozen=True)
-class Scored:
-    """Predictions of every arm at the units that are complete, on the same rows."""
+class StudyPredictions:
+    """Predictions of every arm at the complete units, on the same rows."""
 
     units: list[str]
     predictions: dict[str, list[np.ndarray]]  # arm -> by unit (N,)
@@ -36,10 +36,10 @@ class Scored:
     train_rows: list[int]  # by unit
     num_labels: int
 
-    def only(self, units: Collection[str]) -> Scored:
-        """Of these units alone."""
+    def only(self, units: Collection[str]) -> StudyPredictions:
+        """Return the predictions of these units only."""
         at = [index for index, unit in enumerate(self.units) if unit in units]
-        return Scored(
+        return StudyPredictions(
             [self.units[i] for i in at],
             {arm: [made[i] for i in at] for arm, made in self.predictions.items()},
             {arm: [made[i] for i in at] for arm, made in self.logits.items()},
@@ -50,7 +50,7 @@ class Scored:
         )
 
     def each(self, arm: str) -> list[dict[str, Any]]:
-        """The metrics of an arm at every unit, with classes by number."""
+        """Return the metrics of an arm at every unit, with classes named by number."""
         found = []
         for labels, logits in zip(self.labels, self.logits[arm], strict=True):
             names = [str(at) for at in range(self.num_labels)]
@@ -59,15 +59,15 @@ class Scored:
         return found
 
 
-def read_scores(folder: StudyFolder, split: str = "test") -> Scored:
-    """The predictions of a study's complete units. Raises UserError where arms were scored on other rows."""
+def read_scores(folder: StudyFolder, split: str = "test") -> StudyPredictions:
+    """Read the predictions of a study's complete units. Raises UserError if arms were scored on different rows."""
     record = folder.record
     by_unit: dict[str, dict[str, RunFolder]] = {}
     for cell in record["cells"]:
         if cell["state"] == "finished":
             by_unit.setdefault(cell["unit"], {})[cell["arm"]] = folder.run(cell)
     done = [unit for unit in record["units"] if by_unit.get(unit, {}).keys() >= set(record["arms"])]
-    found = Scored(done, {a: [] for a in record["arms"]}, {a: [] for a in record["arms"]}, [], [], [], 0)
+    found = StudyPredictions(done, {a: [] for a in record["arms"]}, {a: [] for a in record["arms"]}, [], [], [], 0)
     num_labels = 0
     for unit in done:
         runs = {arm: by_unit[unit][arm] for arm in record["arms"]}
@@ -75,34 +75,34 @@ def read_scores(folder: StudyFolder, split: str = "test") -> Scored:
         first = read[record["arms"][0]]
         for arm, run in runs.items():
             if not read[arm].same_rows(first):
-                raise UserError(f"{run.path}: its {split} rows are not those of the other arms at {unit}")
+                raise UserError(f"{run.path}: its {split} rows differ from those of the other arms at {unit}")
             found.predictions[arm].append(read[arm].predicted)
             found.logits[arm].append(read[arm].logits)
         found.labels.append(first.labels)
         found.groups.append(first.groups)
         found.train_rows.append(len(runs[record["arms"][0]].read("split.json")["train"]))
         num_labels = len(first.names)
-    return Scored(**{**vars(found), "num_labels": num_labels})
+    return StudyPredictions(**{**vars(found), "num_labels": num_labels})
 
 
-def conclude(study: Study, folder: StudyFolder) -> None:
-    """Put the result of the complete units into the record."""
+def update_result(study: Study, folder: StudyFolder) -> None:
+    """Store the result of the complete units in the record."""
     record = folder.record
-    scores, repeats = _usable(study, read_scores(folder), record["units"])
+    scores, repeats = _units_to_use(study, read_scores(folder), record["units"])
     head = f"{len(scores.units)} of {plural(len(record['units']), 'fold' if study.folds else 'seed')}"
     notes = list(record["notes"])
     record["warnings"], baseline = of_study(record, folder.run, study.metric, repeats)
     notes += [baseline] if baseline else []
     if study.folds and study.tuning and study.protocol == "paper":
         notes.append(
-            "settings were chosen on validation rows of the ordinary split, which are test rows of some folds: "
-            "these numbers are optimistic"
+            "settings were chosen on validation rows of the ordinary split, which are test rows of some folds, so "
+            "these scores are optimistic"
         )
     notes.append(_tuning_note(record))
     notes += _teacher_note(folder)
     failed = [f"{c['unit']} {c['arm']}" for c in record["cells"] if c["state"] == "failed"]
     if failed:
-        notes.append(f"failed, and their units left out: {', '.join(failed)}")
+        notes.append(f"failed, and their units are left out: {', '.join(failed)}")
     if not scores.units or (study.folds and len(scores.units) < FOLDS_NEEDED):
         record["result"] = {"head": head, "estimand": "none yet", "rows": [], "notes": notes}
     else:
@@ -114,7 +114,7 @@ def conclude(study: Study, folder: StudyFolder) -> None:
 
 
 def leaks_of(folder: StudyFolder) -> dict[str, dict[str, int]]:
-    """By arm, how many of its scored test rows a teacher or a starting model was trained on; arms without any left out."""
+    """Return by arm how many of its scored test rows a teacher or starting model was trained on; arms without any are omitted."""
     found: dict[str, dict[str, int]] = {}
     for cell in folder.record["cells"]:
         leaks = of_run(folder.run(cell), "test") if cell["state"] == "finished" else {}
@@ -124,10 +124,10 @@ def leaks_of(folder: StudyFolder) -> dict[str, dict[str, int]]:
     return found
 
 
-def _usable(study: Study, scores: Scored, planned: Sequence[str]) -> tuple[Scored, int]:
-    """The units that a result may speak of, and how many repeats of a cross-validation they are.
+def _units_to_use(study: Study, scores: StudyPredictions, planned: Sequence[str]) -> tuple[StudyPredictions, int]:
+    """Return the units to use for a result, and how many repeats of a cross-validation they are.
 
-    Repeats count whole: until one is, its folds stand alone.
+    Only complete repeats count; until the first one is complete, its finished folds are used.
     """
     if study.repeats == 1:
         return scores, 1
@@ -139,35 +139,37 @@ def _usable(study: Study, scores: Scored, planned: Sequence[str]) -> tuple[Score
 
 
 def _teacher_note(folder: StudyFolder) -> list[str]:
-    """That one teacher served several seeds or folds, where it did: the result then holds given this teacher."""
-    taught: dict[str, set[str]] = {}
+    """Return a note if one teacher served several seeds or folds: the result is then conditional on this teacher."""
+    units_of: dict[str, set[str]] = {}
     for cell in folder.record["cells"]:
         if cell["state"] == "finished":
             identity = folder.run(cell).record["identity"]
             for teacher in [identity["teacher"], *identity.get("more", ())] if identity["teacher"] else []:
-                taught.setdefault(json.dumps(teacher, sort_keys=True), set()).add(cell["unit"])
-    if not any(len(units) > 1 for units in taught.values()):
+                units_of.setdefault(json.dumps(teacher, sort_keys=True), set()).add(cell["unit"])
+    if not any(len(units) > 1 for units in units_of.values()):
         return []
-    return ["given this teacher: the same one taught at several units, so nothing is said of training it again"]
+    return ["conditional on this teacher: several units share it, so the result does not cover training it again"]
 
 
 def _tuning_note(record: Mapping[str, Any]) -> str:
-    """How many trials on validation each arm had before the test split was opened."""
+    """Return a note on how many validation trials each arm had before the test split was opened."""
     if not record["tuning"]:
-        return "every arm with its recipe as given: nothing was tuned in this study"
+        return "every arm uses its recipe as given: nothing was tuned in this study"
     entries = list(record["tuning"].values())
     counts = {arm: sum(e["trials"] for e in entries if e["arm"] == arm) for arm in record["arms"]}
     return "validation trials before the test split was opened: " + ", ".join(f"{a} {n}" for a, n in counts.items())
 
 
 def as_result(rows: list[MethodRow], head: str, notes: list[str]) -> dict[str, Any]:
-    """Rows as they stand in `study.json`."""
+    """Return rows as they are stored in `study.json`."""
     return {"head": head, "estimand": rows[0].estimand, "rows": [asdict(row) for row in rows], "notes": notes}
 
 
-def rows_for(study: Study, scores: Scored, repeats: int = 1) -> list[MethodRow]:
-    """The comparisons over seeds, or over the folds of so many whole repeats: with the baseline, and then with each
-    further one, a family of its own. Methods of the shelf stand in the order of their estimates.
+def rows_for(study: Study, scores: StudyPredictions, repeats: int = 1) -> list[MethodRow]:
+    """Compare the arms over seeds, or over the folds of complete repeats.
+
+    Comparisons with the baseline are one family, and those with each further baseline another. Arms from the registry of
+    methods are ordered by their estimates.
     """
     families = {study.baseline: tuple(arm for arm in scores.predictions if arm != study.baseline), **study.against}
     found: list[MethodRow] = []
@@ -183,8 +185,10 @@ def _without_verdict(row: MethodRow) -> MethodRow:
     return row if row.difference is None else replace(row, words="screening: no verdict")
 
 
-def _family(study: Study, scores: Scored, baseline: str, arms: Sequence[str], repeats: int) -> list[MethodRow]:
-    """The baseline's row, then those of `arms` against it."""
+def _family(
+    study: Study, scores: StudyPredictions, baseline: str, arms: Sequence[str], repeats: int
+) -> list[MethodRow]:
+    """Return the baseline's row, then those of `arms` against it."""
     if study.folds:
         return _fold_rows(study, scores, baseline, arms, repeats)
     return compare_methods(
@@ -198,12 +202,14 @@ def _family(study: Study, scores: Scored, baseline: str, arms: Sequence[str], re
     )
 
 
-def _fold_rows(study: Study, scores: Scored, baseline: str, arms: Sequence[str], repeats: int) -> list[MethodRow]:
+def _fold_rows(
+    study: Study, scores: StudyPredictions, baseline: str, arms: Sequence[str], repeats: int
+) -> list[MethodRow]:
     values = {}
     for arm in (baseline, *arms):
         values[arm] = np.array([one[study.metric] for one in scores.each(arm)])
     test_rows = np.array([len(y) for y in scores.labels])
-    folds = len(scores.groups) // repeats  # every repeat deals the same rows out again
+    folds = len(scores.groups) // repeats  # every repeat splits the same rows
     group_sizes = np.unique(np.concatenate(scores.groups[:folds]), return_counts=True)[1]
     return compare_folds(
         values,
@@ -218,7 +224,7 @@ def _fold_rows(study: Study, scores: Scored, baseline: str, arms: Sequence[str],
 
 
 def rows_of(result: Mapping[str, Any]) -> list[MethodRow]:
-    """The rows of a result as they were before they became JSON."""
+    """Rebuild the rows of a result from JSON."""
     found = []
     for row in result["rows"]:
         pair = row["difference"]
@@ -227,7 +233,7 @@ def rows_of(result: Mapping[str, Any]) -> list[MethodRow]:
 
 
 def result_lines(record: Mapping[str, Any]) -> list[str]:
-    """A study's result for a terminal: how much of it is complete, the table, the notes."""
+    """Return a study's result for a terminal: how much is complete, the table, the notes."""
     result = record["result"]
     if result is None or not result["rows"]:
         return [f"{record['name']}: {result['head'] if result else 'nothing'} complete; no result yet"]

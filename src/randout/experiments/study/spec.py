@@ -1,6 +1,6 @@
-"""A study: arms (recipes) x units (seeds, or folds of cross-validation), on equal budgets. Read from TOML.
+"""A study: arms (recipes) x units (seeds, or folds of cross-validation), on equal budgets, read from TOML.
 
-Pure: a `Study` and what follows from it, the configuration of each cell. `comparison` runs the cells, unit by unit.
+Pure functions: a `Study`, and the configuration of each of its cells. `comparison` runs the cells, unit by unit.
 """
 
 from __future__ import annotations
@@ -33,31 +33,41 @@ from randout.methods.catalog import ALL, as_study, chosen
 from randout.models.sources import CLASSIFIER_NAMES
 from randout.stats.verdicts import FOLDS_NEEDED
 
-PLAIN = "plain"  # cross-entropy alone: what the others are compared with, where a study names nothing else
+PLAIN = "plain"  # cross-entropy only: the default baseline
 ABLATION = (PLAIN, PAPERS_OWN, KD_ALONE, f"{PAPERS_OWN}-{KD_ALONE}")  # columns of the paper's Table 6, and presets
 
 
 class Study(Table):
-    """What a study file may say. `base` lies under every arm; `base` and arms are recipes, and may name a preset."""
+    """The content of a study file. `base` is overlaid by each arm; `base` and arms are recipes, and may name a preset."""
 
-    name: str = Field("study", description="of the study's folder", pattern=r"^[\w.-]+$")
-    about: str = Field("", description="a line for the report")
-    base: dict[str, Any] = Field({}, description="tables of a recipe, laid under every arm")
+    name: str = Field("study", description="name of the study's folder", pattern=r"^[\w.-]+$")
+    about: str = Field("", description="one line for the report")
+    base: dict[str, Any] = Field({}, description="tables of a recipe, overlaid by every arm")
     arms: dict[str, dict[str, Any]] = Field({}, description="name -> tables of a recipe")
-    methods: tuple[str, ...] = Field((), description="arms from the shelf: names of `randout methods`, or all")
-    seeds: tuple[int, ...] = Field((), description="every arm runs once with each; a seed varies student and teacher")
-    folds: Annotated[int, Field(ge=0)] = Field(0, description="cross-validation in place of seeds; 5 at least")
-    repeats: Annotated[int, Field(ge=1)] = Field(1, description="of the cross-validation, each dealt anew")
-    protocol: Literal["nested", "paper"] = Field(
-        "nested", description="where tuning happens: inside each fold, or (paper) once on the ordinary split"
+    methods: tuple[str, ...] = Field(
+        (), description="arms from the registry of methods: names of `randout methods`, or all"
     )
-    tuning: SearchTable | None = Field(None, description="a search for each arm before the test split is opened")
-    spaces: dict[str, dict[str, Any]] = Field({}, description="arm -> what its search varies besides tuning.space")
-    baseline: str = Field("", description="the arm that the others are compared with; empty: the first")
-    against: dict[str, tuple[str, ...]] = Field({}, description="a further baseline -> the arms compared with it too")
-    screening: bool = Field(False, description="a first look: no verdicts are given")
-    metric: Literal["accuracy", "macro_f1"] = Field("accuracy", description="the primary metric: it alone decides")
-    margin: Annotated[float, Field(gt=0, lt=1)] = Field(0.02, description="a smaller difference counts as none")
+    seeds: tuple[int, ...] = Field(
+        (), description="every arm runs once with each seed; a seed varies student and teacher"
+    )
+    folds: Annotated[int, Field(ge=0)] = Field(
+        0, description="folds of a cross-validation instead of seeds; at least 5"
+    )
+    repeats: Annotated[int, Field(ge=1)] = Field(1, description="repeats of the cross-validation, each with new folds")
+    protocol: Literal["nested", "paper"] = Field(
+        "nested", description="where tuning runs: nested: inside each fold; paper: once on the ordinary split"
+    )
+    tuning: SearchTable | None = Field(None, description="a search for each arm before the test split is scored")
+    spaces: dict[str, dict[str, Any]] = Field({}, description="arm -> additional settings that its search varies")
+    baseline: str = Field("", description="the arm that others are compared with; empty: the first")
+    against: dict[str, tuple[str, ...]] = Field(
+        {}, description="a further baseline -> the arms that are also compared with it"
+    )
+    screening: bool = Field(False, description="a first look, without verdicts")
+    metric: Literal["accuracy", "macro_f1"] = Field(
+        "accuracy", description="the primary metric, which decides the verdicts"
+    )
+    margin: Annotated[float, Field(gt=0, lt=1)] = Field(0.02, description="differences below this count as equivalent")
 
     @property
     def kind(self) -> str:
@@ -66,14 +76,14 @@ class Study(Table):
 
 @dataclass(frozen=True)
 class Unit:
-    """What all arms share at one point of the design: a seed, or a fold. tables: laid over each arm."""
+    """One seed or fold, which all arms share. tables: overlaid on each arm."""
 
     name: str
     tables: dict[str, Any]
 
 
 def read_study(path: Path) -> Study:
-    """A study file. Raises UserError naming file and setting; paths in it are relative to the file."""
+    """Read a study file; paths in it are relative to the file. Raises UserError naming file and setting."""
     tables = read_recipe(path)
     arms = tables.get("arms")
     for recipe in (tables.get("base"), *(arms.values() if isinstance(arms, dict) else ())):
@@ -87,22 +97,24 @@ def read_study(path: Path) -> Study:
 
 
 def make_study(tables: Mapping[str, Any]) -> Study:
-    """A checked study. Raises UserError for unknown keys, no arms, an unknown baseline, seeds and folds together."""
+    """Validate the tables of a study. Raises UserError for unknown keys, no arms, an unknown baseline, seeds with folds."""
     if isinstance(tables.get("tuning"), dict):
         checked(SearchTable, tables["tuning"], "tuning.", f"tuning has {', '.join(SearchTable.model_fields)}")
     study: Study = checked(Study, dict(tables), "", f"a study has {', '.join(Study.model_fields)}")
-    study = _with_shelf(study)
+    study = _with_method_arms(study)
     _check_recipes(study)
     if study.folds and study.seeds:
-        raise UserError("seeds and folds: a study has one of them; for folds with another seed set base.train.seed")
+        raise UserError(
+            "seeds and folds: a study takes only one of them. For folds with another seed, set base.train.seed"
+        )
     if study.folds and study.folds < FOLDS_NEEDED:
         raise UserError(
-            f"folds: {study.folds}; under {FOLDS_NEEDED} folds there is no interval worth printing, repeated or not"
+            f"folds: found {study.folds}; expected at least {FOLDS_NEEDED}: fewer folds give no useful interval, even repeated"
         )
     if study.repeats > 1 and not study.folds:
-        raise UserError("repeats: of a cross-validation; say into how many folds, or name more seeds")
+        raise UserError("repeats: needs a cross-validation. Set folds, or use more seeds")
     if len(set(study.seeds)) < len(study.seeds):
-        raise UserError(f"seeds: {list(study.seeds)}; each may stand there once")
+        raise UserError(f"seeds: found {list(study.seeds)}; expected each seed once")
     if study.baseline and study.baseline not in study.arms:
         raise UserError(
             f"baseline: no arm {study.baseline!r}; there are: {', '.join(study.arms)}."
@@ -113,8 +125,8 @@ def make_study(tables: Mapping[str, Any]) -> Study:
     return study.model_copy(update={"baseline": study.baseline or next(iter(study.arms))})
 
 
-def _with_shelf(study: Study) -> Study:
-    """The study with the arms that its `methods` stand for; what it says of an arm itself stays. Raises UserError."""
+def _with_method_arms(study: Study) -> Study:
+    """Add the arms that the study's `methods` name; settings that it gives for an arm are kept. Raises UserError."""
     if not study.methods:
         return study
     below = study.base.get("methods", {})
@@ -122,7 +134,9 @@ def _with_shelf(study: Study) -> Study:
     laid: dict[str, Any] = {key: overlay(table, getattr(study, key)) for key, table in added.items()}
     if study.tuning is None:
         laid["spaces"] = {}
-    elif not study.tuning.space and not study.tuning.preset:  # so that every arm, plain too, has something to tune
+    elif (
+        not study.tuning.space and not study.tuning.preset
+    ):  # so that every arm, including plain, has a setting to tune
         train = study.base.get("train", {})
         from randout.experiments.run.defaults import RATE
 
@@ -132,13 +146,13 @@ def _with_shelf(study: Study) -> Study:
     return study.model_copy(update={**laid, "baseline": study.baseline or PLAIN})
 
 
-def unnamed(study: Study) -> set[str]:
-    """Arms that are there only because all methods were asked for."""
+def arms_added_by_all(study: Study) -> set[str]:
+    """Return the arms that exist only because all methods were requested."""
     return set(chosen([ALL])) - set(study.methods) if ALL in study.methods else set()
 
 
 def without_arms(study: Study, names: Collection[str]) -> Study:
-    """The study with fewer arms; who is compared with whom stays among those that are left."""
+    """Return the study without some arms; comparisons among the others are kept."""
     arms = {arm: recipe for arm, recipe in study.arms.items() if arm not in names}
     against = {one: tuple(arm for arm in others if arm in arms) for one, others in study.against.items() if one in arms}
     return study.model_copy(
@@ -147,15 +161,15 @@ def without_arms(study: Study, names: Collection[str]) -> Study:
 
 
 def tuning_of(study: Study, arm: str) -> SearchTable:
-    """The search of an arm: the space that all share, and its own."""
+    """Return the search of an arm: the shared space and its own."""
     table: SearchTable = study.tuning  # type: ignore[assignment]
     return table.model_copy(update={"space": {**table.space, **study.spaces.get(arm, {})}})
 
 
 def _check_recipes(study: Study) -> None:
-    """Raise UserError for no arms, and for a table of a recipe that is none."""
+    """Raise UserError if there are no arms, an arm is unknown, or a part of a recipe is not a table."""
     if not study.arms:
-        raise UserError('arms: none; a study compares recipes, e.g. [arms.plain] with preset = "plain"')
+        raise UserError('arms: found none; a study compares recipes, e.g. [arms.plain] with preset = "plain"')
     named = {f"against.{one}": [one, *arms] for one, arms in study.against.items()} | {"spaces": [*study.spaces]}
     for place, names in named.items():
         if unknown := [name for name in names if name not in study.arms]:
@@ -168,13 +182,13 @@ def _check_recipes(study: Study) -> None:
 
 
 def units(study: Study) -> list[Unit]:
-    """The seeds, or the folds of each repeat, in the order in which they run."""
+    """Return the seeds, or the folds of each repeat, in the order in which they run."""
     if not study.folds:
         return [Unit(f"seed {seed}", {"train": {"seed": seed}}) for seed in study.seeds]
     first = study.base.get("data", {}).get("split_seed", 0)
     found = []
     for repeat in range(study.repeats):
-        again = f"repeat {repeat + 1}, " if repeat else ""  # the first keeps its names when repeats are added
+        again = f"repeat {repeat + 1}, " if repeat else ""  # the first repeat keeps its names when repeats are added
         for fold in range(1, study.folds + 1):
             tables = {"data": {"folds": study.folds, "fold": fold, "split_seed": first + repeat}}
             found.append(Unit(f"{again}fold {fold}", tables))
@@ -182,12 +196,12 @@ def units(study: Study) -> list[Unit]:
 
 
 def arm_config(study: Study, arm: str, methods: Mapping[str, Any], above: Mapping[str, Any] | None = None) -> Config:
-    """The configuration of an arm; above: tables laid over it (a unit's, a trial's).
+    """Return the configuration of an arm. above: tables overlaid on it (of a unit, of a trial).
 
-    The teacher is trained as `base` says, whatever an arm or a trial changes of the student's training, so that arms
-    and trials share it. An arm that names its own student takes nothing else of `base.student`; which methods an arm
-    has is said by its own preset, where it names one, and `base` gives their settings only. An arm that is a classifier
-    of words takes only the data of `base`.
+    The teacher is trained as `base` says, whatever an arm or a trial changes in the student's training, so that arms
+    and trials share it. An arm that names its own student ignores `base.student`. If an arm names a preset, the preset
+    decides its methods, and `base` only sets their settings. An arm that is a bag-of-words or neural baseline takes only
+    the data from `base`.
     """
     base, own = dict(study.base), dict(study.arms[arm])
     named = "preset" in own
@@ -210,7 +224,7 @@ def arm_config(study: Study, arm: str, methods: Mapping[str, Any], above: Mappin
 
 
 def _settings_of(methods: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`above` without what would add a method that a preset's `methods` take out, or take out one that they have."""
+    """Return `above` without entries that add a method that the preset turns off, or turn off one that it has."""
     return {
         name: settings
         for name, settings in above.items()
@@ -219,15 +233,15 @@ def _settings_of(methods: Mapping[str, Any], above: Mapping[str, Any]) -> dict[s
 
 
 def drop_one(config: Config, methods: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Arms of an ablation: the recipe with each of its methods left out, with all of them left out, and whole.
+    """Return the arms of an ablation: the recipe without each of its methods, without all of them, and whole.
 
-    Table 6 of the paper is this of Randout-KD. methods: those that a preset may have. Only methods other than the
-    cross-entropy are left out. Raises UserError where there is nothing to leave out.
+    For Randout-KD this is Table 6 of the paper. methods: names that a preset may contain. Cross-entropy is never left
+    out. Raises UserError if there is nothing to leave out.
     """
     whole = dict(config.methods)
     parts = [name for name in whole if name != GOLD]
     if not parts:
-        raise UserError("--drop-one: the recipe has no method beside the cross-entropy, so there is nothing to drop")
+        raise UserError("--drop-one: the recipe has only cross-entropy, so there is no method to drop")
     off = dict.fromkeys((*methods, *whole), False)
 
     def arm(kept: list[str]) -> dict[str, Any]:
@@ -239,8 +253,8 @@ def drop_one(config: Config, methods: Iterable[str]) -> dict[str, dict[str, Any]
     return arms | {"+".join(parts): arm(parts)}
 
 
-def unequal(study: Study, configs: Mapping[str, Config]) -> list[str]:
-    """What arms do not share although an equal budget needs it: a sentence each."""
+def budget_differences(study: Study, configs: Mapping[str, Config]) -> list[str]:
+    """Return a sentence for each setting in which arms differ although equal budgets require it to be the same."""
     found = []
     configs = {arm: config for arm, config in configs.items() if config.student.model not in CLASSIFIER_NAMES}
     for key in ("epochs", "batch_size", "patience"):
@@ -255,7 +269,7 @@ def unequal(study: Study, configs: Mapping[str, Config]) -> list[str]:
 
 
 def cells(study: Study) -> Iterator[tuple[Unit, str]]:
-    """Unit by unit, every arm of one before the next: any prefix of whole units is a balanced result."""
+    """Yield the cells unit by unit, all arms of a unit in turn, so that any prefix of whole units is balanced."""
     for unit in units(study):
         for arm in study.arms:
             yield unit, arm

@@ -13,16 +13,16 @@ from randout.stats.diagnostics import Finding, clearly, majority_scores, metric_
 from randout.stats.verdicts import FOLDS_NEEDED, compare_folds
 from randout.storage.run_folder import RunFolder
 
-POOLED = ("majority", "baseline")  # kinds that folds answer together
+POOLED = ("majority", "baseline")  # kinds that are tested over all folds together
 
 
 def of_study(
     record: Mapping[str, Any], run_of: Callable[[Mapping[str, Any]], RunFolder], metric: str, repeats: int = 1
 ) -> tuple[list[dict[str, Any]], str]:
-    """Warnings of the finished cells, a row for each arm and kind, and a note on the baseline ("" where there is none).
+    """Return the warnings of finished cells, one per arm and kind, and a note on the baseline ("" if there is none).
 
-    Over folds, whether an arm is above the majority class and the baseline is asked of all folds together (Nadeau and
-    Bengio's interval), for a fold alone has few rows.
+    Over folds, an arm is compared with the majority class and the baseline on all folds together (Nadeau and Bengio's
+    interval), because one fold has few rows.
     """
     folds = record["kind"] == "cv"
     warnings: list[dict[str, Any]] = []
@@ -49,7 +49,7 @@ def of_study(
 
 
 def _message(units: Mapping[str, str], runs: int) -> str:
-    """The message of one unit, with how many units have one of its kind."""
+    """Return the message of one unit, and how many units have a warning of its kind."""
     unit, message = next(iter(units.items()))
     if len(units) == 1:
         return message if runs == 1 else f"{unit}: {message}"
@@ -92,7 +92,7 @@ def _difference(
     try:
         arrays = {name: np.array(one, dtype=np.float64) for name, one in values.items()}
         rows = compare_folds(arrays, np.array(trained), np.array(sizes), first, metric=metric, repeats=repeats)
-    except (UserError, ValueError):  # part of a repeat: the whole ones have been asked before
+    except (UserError, ValueError):  # an incomplete repeat: complete ones have been tested before
         return None
     return rows[1].difference
 
@@ -106,7 +106,7 @@ def _note(baselines: Mapping[str, float], metric: str, folds: bool) -> str:
 
 
 def lines(warnings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Warnings of a study for a person, the arms named first: those with the same message in one line."""
+    """Return warnings of a study as lines, the arms first; arms with the same message share a line."""
     arms: dict[str, list[str]] = {}
     for one in warnings:
         arms.setdefault(one["message"], []).append(one["arm"])
