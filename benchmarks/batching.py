@@ -19,7 +19,7 @@ SAMPLE = 1000  # texts on which tokenising is timed
 COUNTED = ((loop, "batch_of"), (Encoder, "_packed"), (Encoder, "layout"))
 
 
-def shares(session: loop.Session, material: loop.Material, plan: Plan, steps: int) -> dict[str, float]:
+def shares(session: loop.TrainingState, material: loop.Material, plan: Plan, steps: int) -> dict[str, float]:
     """Seconds of a step, and what of them is batching; seconds of tokenising a step's texts, once for all epochs of a
     default run; both as shares of a step.
     """

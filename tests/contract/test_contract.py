@@ -50,7 +50,7 @@ from randout.testing import CHECKS, Bench, Case
 from randout.testing.contract import run_through, stops, whole_batch
 from support.training import (
     live_teacher,
-    session_of,
+    new_training,
     settings,
     tiny_encoder,
 )
@@ -266,7 +266,7 @@ def test_settings_of_the_table_are_not_the_defaults_of_the_loop() -> None:
 def test_a_live_teacher_reads_its_own_tokens(tiny_model: Tiny) -> None:
     """Its classes come in the student's order, its dropout is off unless asked for, and no gradient reaches it."""
     teacher = live_teacher(tiny_model("bert"), 28)
-    session = session_of(tiny_encoder(tiny_model("bert")), [CrossEntropy()], teacher)
+    session = new_training(tiny_encoder(tiny_model("bert")), [CrossEntropy()], teacher)
     batch = whole_batch(session)
     ours = teacher.forward(session.run, batch).logits
     texts = [torch.from_numpy(teacher.tokens[int(row)].astype("int64")) for row in batch.rows]

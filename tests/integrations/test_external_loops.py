@@ -19,7 +19,7 @@ from randout.methods.builtin import METHODS
 from randout.methods.cross_entropy import CrossEntropy
 from randout.training.loop import _gradients
 from support.external_loops import examples, padded, stock
-from support.training import furthest, hooks_of, same_bits, session_of, some_material, tiny_encoder
+from support.training import furthest, hooks_of, new_training, same_bits, some_material, tiny_encoder
 
 Tiny = Callable[[str], Path]
 HERE = {name: method for name, method in METHODS.items() if method.kind in ("noise", "gold", "control")}
@@ -43,7 +43,7 @@ def test_a_step_is_that_of_our_own_loop(tiny_model: Tiny, name: str, asked: dict
     if name == "dropout-rates":
         asked = {"hidden": "model", "attention": 0.0}  # masks differ by design: our loop has its own dropout
     off = {"dropout": 0.0, "attention_dropout": 0.0}
-    session = session_of(tiny_encoder(tiny_model("bert"), pack=False, **off), together(name, asked))
+    session = new_training(tiny_encoder(tiny_model("bert"), pack=False, **off), together(name, asked))
     material = some_material(session.encoder, 8)
     rows = material.tokens.lengths.argsort(kind="stable")
     model = stock(tiny_model("bert"), dropout=False)
@@ -96,7 +96,7 @@ def _two_steps(model: Any, methods: list[Method], batch: dict[str, Tensor], labe
         for _ in range(2):
             outputs = model(**batch)
             stream = torch.get_rng_state()
-            (work.backward(outputs, labels) if work.steers else work.loss(outputs, labels).backward())
+            (work.backward(outputs, labels) if work.makes_gradients else work.loss(outputs, labels).backward())
             assert torch.equal(torch.get_rng_state(), stream), "the loop's own stream"
             assert work.run.layout is None
         clean = model.eval()(**batch).logits

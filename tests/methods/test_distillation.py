@@ -29,12 +29,12 @@ from randout.methods.weidc import WeiDC
 from randout.models.encoder import Encoder, Output
 from randout.models.hooks import Sites
 from randout.models.tokens import batches
-from randout.training.loop import Material, Session, _batch, learning_rate, losses_of, student_forward
+from randout.training.loop import Material, TrainingState, _batch, learning_rate, losses_of, student_forward
 from support.training import (
     a_batch,
     furthest,
     live_teacher,
-    session_of,
+    new_training,
     settings,
     some_material,
     tiny_encoder,
@@ -386,7 +386,7 @@ def written_out(folder: Path, at: int) -> dict[str, Tensor]:
 @cache
 def with_labels_alone(folder: Path) -> dict[str, Tensor]:
     encoder, material = in_float64(folder)
-    alone = session_of(encoder, [CrossEntropy()], **EPOCHS)
+    alone = new_training(encoder, [CrossEntropy()], **EPOCHS)
     trained(alone, material)
     return weights_of(alone)
 
@@ -400,7 +400,7 @@ def test_a_training_is_the_loop_written_out(tiny_model: Tiny, at: int, micro_bat
     folder = tiny_model("bert")
     theirs = written_out(folder, at)
     encoder, material = in_float64(folder)
-    session = session_of(encoder, [CrossEntropy(), TRAININGS[at][0]], micro_batch=micro_batch, **EPOCHS)
+    session = new_training(encoder, [CrossEntropy(), TRAININGS[at][0]], micro_batch=micro_batch, **EPOCHS)
     trained(session, material)
     assert furthest(weights_of(session), theirs) < 1e-6
     assert furthest(with_labels_alone(folder), theirs) > 1e-3, "this method changes nothing here: nothing was compared"
@@ -410,7 +410,7 @@ def test_the_best_checkpoint_is_not_the_last(tiny_model: Tiny) -> None:
     """A validation without a gain leaves the teacher as it is; with "last" it becomes the teacher."""
     kept = {}
     for which in ("best", "last"):
-        session = session_of(tiny_encoder(tiny_model("bert")), [CrossEntropy(), WeiDC(checkpoint=which)], epochs=3)
+        session = new_training(tiny_encoder(tiny_model("bert")), [CrossEntropy(), WeiDC(checkpoint=which)], epochs=3)
         first = {name: p.detach().clone() for name, p in session.encoder.model.named_parameters()}
         WeiDC(checkpoint=which).evaluated(session.run, session.states[1], {}, improved=True)
         assert furthest(session.states[1].tensors, first) == 0
@@ -437,12 +437,14 @@ def test_squared_error() -> None:
 # ---- dropout distillation
 
 
-def a_session(tiny_model: Tiny, methods: list[Method], teacher: dict[str, Any] | None = None, **off: float) -> Session:
+def a_session(
+    tiny_model: Tiny, methods: list[Method], teacher: dict[str, Any] | None = None, **off: float
+) -> TrainingState:
     live = live_teacher(tiny_model("bert"), 28, **(teacher or {}))
-    return session_of(tiny_encoder(tiny_model("bert"), **off), methods, live)
+    return new_training(tiny_encoder(tiny_model("bert"), **off), methods, live)
 
 
-def a_step(session: Session) -> Any:
+def a_step(session: TrainingState) -> Any:
     material = some_material(session.encoder, 28, unlabelled=4)
     session.position.micro_batch = 8
     return _batch(session, material, material.tokens.lengths[20:].argsort(kind="stable") + 20, 0)
@@ -510,7 +512,7 @@ def test_no_gradient_reaches_a_live_teacher(tiny_model: Tiny) -> None:
 )
 def test_no_gradient_reaches_what_the_student_was(tiny_model: Tiny, method: Method) -> None:
     """Of the loss to the kept weights: none; and to the student only through its own logits."""
-    session = session_of(tiny_encoder(tiny_model("bert")), [CrossEntropy(), method, Randout(tokens=8, units=8)])
+    session = new_training(tiny_encoder(tiny_model("bert")), [CrossEntropy(), method, Randout(tokens=8, units=8)])
     material = some_material(session.encoder, 28, unlabelled=4)
     trained(session, material, events=6)
     batch, state = a_step(session), session.states[1]
@@ -531,7 +533,7 @@ def test_no_gradient_reaches_what_the_student_was(tiny_model: Tiny, method: Meth
 @pytest.mark.parametrize("method", [SelfDistillation(window=1), SelfDistillation(form="sdv"), WeiDC()], ids=str)
 def test_the_student_as_it_was_runs_clean(tiny_model: Tiny, method: Method) -> None:
     """Neither dropout nor the recipe's noise is in the teacher's logits: those of its weights in evaluation."""
-    session = session_of(tiny_encoder(tiny_model("bert")), [CrossEntropy(), method, Randout(tokens=8, units=8)])
+    session = new_training(tiny_encoder(tiny_model("bert")), [CrossEntropy(), method, Randout(tokens=8, units=8)])
     batch = a_step(session)
     method.evaluated(session.run, session.states[1], {}, True)
     seen = []

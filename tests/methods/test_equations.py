@@ -24,7 +24,7 @@ from randout.methods.randout import Randout
 from randout.models.encoder import Output, Want
 from randout.models.hooks import Layout, Sites
 from randout.training.loop import losses_of
-from support.training import a_batch, same_bits, session_of, some_material, tiny_encoder, trained, weights_of
+from support.training import a_batch, new_training, same_bits, some_material, tiny_encoder, trained, weights_of
 
 WIDTH = 48
 
@@ -187,7 +187,7 @@ def test_the_whole_loss_is_equation_6(tiny_model: Callable[[str], Path]) -> None
     """L = L_CE + lambda * L_KD, and its gradient that of the sum."""
     encoder = tiny_encoder(tiny_model("bert"), dropout=0.0, attention_dropout=0.0)
     material = some_material(encoder)
-    session = session_of(encoder, [CrossEntropy(), KnowledgeDistillation(weight=0.4, temperature=2.0)])
+    session = new_training(encoder, [CrossEntropy(), KnowledgeDistillation(weight=0.4, temperature=2.0)])
     rows = np.arange(8)
     ids = [torch.from_numpy(material.tokens[row].astype(np.int64)) for row in rows]
     batch = a_batch(material.labels[:8].tolist(), material.teacher[:8])
@@ -498,7 +498,7 @@ def test_no_noise_is_no_method(tiny_model: Callable[[str], Path], nothing: dict[
     found = []
     for methods in ([CrossEntropy()], [CrossEntropy(), Randout(**nothing)], [CrossEntropy(), Randout()]):
         encoder = tiny_encoder(tiny_model("bert"))
-        session = session_of(encoder, methods, epochs=1)
+        session = new_training(encoder, methods, epochs=1)
         trained(session, some_material(encoder))
         found.append(weights_of(session))
     assert same_bits(found[0], found[1])

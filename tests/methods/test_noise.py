@@ -28,7 +28,7 @@ from randout.methods.scattered import Scattered
 from randout.models.encoder import Output, Want
 from randout.models.hooks import Layout, Sites
 from support.external_loops import a_batch, difference, foreign
-from support.training import hooks_of, session_of, some_material, tiny_encoder
+from support.training import hooks_of, new_training, some_material, tiny_encoder
 
 Tiny = Callable[[str], Path]
 WIDTH = 48
@@ -197,7 +197,7 @@ def two_branches(folder: Path, method: GaussianContrastive, dropout: float = 0.0
     from randout.training.loop import batch_of, student_forward
 
     encoder = tiny_encoder(folder, dropout=dropout, attention_dropout=dropout)
-    session = session_of(encoder, [CrossEntropy(), method])
+    session = new_training(encoder, [CrossEntropy(), method])
     material = some_material(encoder, 8, unlabelled=2)
     rows = np.argsort(material.tokens.lengths, kind="stable")
     batch = batch_of(session, material, rows, rows, 0)

@@ -19,7 +19,7 @@ from randout.models import loading
 from randout.models.tokenization import tokenizer_and_limit
 from randout.testing.models import LABELS, LONGEST, build, toy_texts
 from support.forward import ids_of
-from support.training import session_of, some_material, tiny_encoder, trained, weights_of
+from support.training import new_training, some_material, tiny_encoder, trained, weights_of
 
 
 class TestLoad:
@@ -272,7 +272,7 @@ class TestFaultyModels:
 
     def test_a_checkpointed_model_learns(self, own_copy):
         """As `gradient_checkpointing` in config.json has it: every tensor of every block moves."""
-        session = session_of(tiny_encoder(changed(own_copy(), gradient_checkpointing=True).folder), [CrossEntropy()])
+        session = new_training(tiny_encoder(changed(own_copy(), gradient_checkpointing=True).folder), [CrossEntropy()])
         before = weights_of(session)
         trained(session, some_material(session.encoder), events=1)
         moved = [name for name, x in weights_of(session).items() if not torch.equal(x, before[name])]

@@ -177,7 +177,7 @@ class TestHub:
 
 class TestAtHand:
     def test_smallest_first(self, tiny_model, tmp_path):
-        assert loading.at_hand() == []
+        assert loading.local_encoders() == []
         mine = Path(shutil.copytree(tiny_model("roberta"), tmp_path / "cache" / "models" / "mine"))
         theirs = in_hub_cache(tiny_model("albert"), tmp_path, "a/b", "e" * 40)
         for name, spoil in {
@@ -193,7 +193,7 @@ class TestAtHand:
         (broken / "config.json").write_text("{")
         half = shutil.copytree(tiny_model("bert"), tmp_path / "cache" / "models" / "half")
         (half / "model.safetensors").unlink()
-        assert loading.at_hand() == [theirs, mine]
+        assert loading.local_encoders() == [theirs, mine]
         with pytest.raises(UserError, match=r"found locally: .*e{40}.*mine"):
             loading.find("c/d")
 

@@ -18,10 +18,10 @@ from randout.methods.cross_entropy import CrossEntropy
 from randout.methods.kd import KnowledgeDistillation
 from randout.methods.mixout import Mixout
 from randout.training import checkpoint
-from randout.training.loop import Session
+from randout.training.loop import TrainingState
 from support.training import (
+    new_training,
     same_bits,
-    session_of,
     some_material,
     tiny_encoder,
     trained,
@@ -33,12 +33,12 @@ HERE = {"torch": "2.0", "threads": 1}
 
 
 @pytest.fixture
-def fresh(tiny_model: Tiny) -> Callable[[], Session]:
+def fresh(tiny_model: Tiny) -> Callable[[], TrainingState]:
     methods = [CrossEntropy(), KnowledgeDistillation()]
-    return lambda: session_of(tiny_encoder(tiny_model("bert")), methods)
+    return lambda: new_training(tiny_encoder(tiny_model("bert")), methods)
 
 
-def saved(session: Session, folder: Path, events: int = 2, improved: bool = False) -> Session:
+def saved(session: TrainingState, folder: Path, events: int = 2, improved: bool = False) -> TrainingState:
     """Train on for some events, then save."""
     trained(session, some_material(session.encoder), events)
     checkpoint.save(session, folder, HERE, improved)
@@ -198,7 +198,7 @@ def test_another_environment_is_asked_about(fresh: Any, tmp_path: Path) -> None:
 
 def test_another_model_is_refused(fresh: Any, tmp_path: Path, tiny_model: Tiny) -> None:
     saved(fresh(), tmp_path)
-    other = session_of(tiny_encoder(tiny_model("roberta")), [CrossEntropy(), KnowledgeDistillation()])
+    other = new_training(tiny_encoder(tiny_model("roberta")), [CrossEntropy(), KnowledgeDistillation()])
     with pytest.raises(UserError, match="the checkpoint does not fit this model"):
         checkpoint.restore(other, tmp_path, HERE, accept=False)
     assert other.position.step == 0
@@ -221,7 +221,7 @@ def test_what_a_killed_process_left_is_ignored_then_removed(fresh: Any, tmp_path
 
 def test_tensors_of_a_method_come_back_in_place(tiny_model: Tiny, tmp_path: Path) -> None:
     """A method may hold one of them since its start; one that came later is new, one that is gone is removed."""
-    session, other = (session_of(tiny_encoder(tiny_model("bert")), [Mixout(p=0.5)]) for _ in range(2))
+    session, other = (new_training(tiny_encoder(tiny_model("bert")), [Mixout(p=0.5)]) for _ in range(2))
     tensors, held = session.states[0].tensors, dict(other.states[0].tensors)
     first, second, *_ = tensors
     tensors[first] += 1.0
@@ -244,7 +244,7 @@ def test_blocks_that_share_their_weights(tiny_model: Tiny, tmp_path: Path) -> No
             if family == "bert":
                 blocks = encoder.model.bert.encoder.layer
                 blocks[1] = blocks[0]
-            found.append(session_of(encoder, [CrossEntropy()]))
+            found.append(new_training(encoder, [CrossEntropy()]))
         saved(found[0], tmp_path / family, improved=True)
         assert checkpoint.restore(found[1], tmp_path / family, HERE, accept=False)
         assert same_bits(weights_of(found[0]), weights_of(found[1]))

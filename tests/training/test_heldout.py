@@ -24,7 +24,7 @@ from randout.methods.cross_entropy import CrossEntropy
 from randout.methods.metadistil import MetaDistil
 from randout.testing.models import toy_texts
 from randout.training.loop import held_out
-from support.training import session_of, some_material, tiny_encoder
+from support.training import new_training, some_material, tiny_encoder
 
 Tiny = Callable[[str], Path]
 BOTH = (CrossEntropy(), MetaDistil())
@@ -97,7 +97,7 @@ def test_steps_are_counted_without_them(authors: Path, tiny_model: Tiny) -> None
 @pytest.mark.parametrize("size", [3, 8, 10, 64])
 def test_every_held_out_row_is_asked_equally_often(tiny_model: Tiny, size: int) -> None:
     """Once in each pass, in an order of its own, labels and all; larger batches than there are rows take them all."""
-    session = session_of(tiny_encoder(tiny_model("bert")), [CrossEntropy()], batch_size=size)
+    session = new_training(tiny_encoder(tiny_model("bert")), [CrossEntropy()], batch_size=size)
     material = some_material(session.encoder, 28, unlabelled=4, heldout=10)
     ask = partial(held_out, session, material)
     found = [ask(number) for number in range(30)]

@@ -27,8 +27,8 @@ from randout.models.tokens import batches
 from randout.training.loop import Material, _batch, begin, fit, flush, learning_rate, losses_of
 from support.training import (
     furthest,
+    new_training,
     same_bits,
-    session_of,
     settings,
     some_material,
     tiny_encoder,
@@ -88,7 +88,7 @@ class Extra(Method):
 def test_decay_is_on_matrices_only(tiny_model: Tiny) -> None:
     encoder = tiny_encoder(tiny_model("bert"))
     frozen = encoder.model.get_input_embeddings().weight.requires_grad_(False)
-    session = session_of(encoder, [CrossEntropy(), Extra()], weight_decay=0.1, adam_beta1=0.8, adam_epsilon=1e-6)
+    session = new_training(encoder, [CrossEntropy(), Extra()], weight_decay=0.1, adam_beta1=0.8, adam_epsilon=1e-6)
     groups = session.optimizer.param_groups
     for group in groups:
         assert group["weight_decay"] == (0.1 if group["params"][0].dim() >= 2 else 0.0)
@@ -138,7 +138,7 @@ def test_loop_is_the_plain_loop(tiny_model: Tiny) -> None:
         if plain:
             found.append(plain_training(encoder, material, settings(**table)))
         else:
-            session = session_of(encoder, [CrossEntropy()], **table)
+            session = new_training(encoder, [CrossEntropy()], **table)
             trained(session, material)
             found.append(weights_of(session))
     assert furthest(*found) < 1e-6
@@ -148,7 +148,7 @@ def test_loop_is_the_plain_loop(tiny_model: Tiny) -> None:
 @pytest.mark.parametrize("limit", [0.01, 1.0, 1e6, 0.0])
 def test_gradients_are_clipped_together(tiny_model: Tiny, limit: float) -> None:
     encoder = tiny_encoder(tiny_model("bert"), dropout=0.0, attention_dropout=0.0)
-    session = session_of(encoder, [CrossEntropy(), Extra()], max_grad_norm=limit)
+    session = new_training(encoder, [CrossEntropy(), Extra()], max_grad_norm=limit)
     trained(session, some_material(encoder), events=1)
     parameters = [*encoder.model.parameters(), *session.states[1].parameters]
     after = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).norm().item()
@@ -175,7 +175,7 @@ def test_patience_and_best(
     tiny_model: Tiny, values: list[float], patience: int, epochs: int, best: int, ended: str
 ) -> None:
     encoder = tiny_encoder(tiny_model("bert"))
-    session = session_of(encoder, [CrossEntropy()], epochs=5, patience=patience)
+    session = new_training(encoder, [CrossEntropy()], epochs=5, patience=patience)
     events = list(fit(session, some_material(encoder, 8), scripted(values)))
     position = session.position
     assert (position.epoch, position.best_epoch, position.best, position.ended) == (
@@ -193,7 +193,7 @@ def test_patience_and_best(
 
 def test_lower_log_loss_is_better(tiny_model: Tiny) -> None:
     encoder = tiny_encoder(tiny_model("bert"))
-    session = session_of(encoder, [CrossEntropy()], epochs=3, metric="log_loss")
+    session = new_training(encoder, [CrossEntropy()], epochs=3, metric="log_loss")
     values = iter([0.5, 0.4, 0.6])
     list(fit(session, some_material(encoder, 8), lambda: {"accuracy": 0.1, "log_loss": next(values)}))
     assert (session.position.best, session.position.best_epoch) == (0.4, 2)
@@ -226,7 +226,7 @@ class Bad(Method):
 )
 def test_what_is_not_finite_stops_before_the_weights(tiny_model: Tiny, at: int, finite: bool, says: str) -> None:
     encoder = tiny_encoder(tiny_model("bert"))
-    session = session_of(encoder, [CrossEntropy(), Bad(at=at, finite=finite)])
+    session = new_training(encoder, [CrossEntropy(), Bad(at=at, finite=finite)])
     material, before = some_material(encoder), {}
 
     def train_on() -> None:
@@ -263,7 +263,7 @@ def test_micro_batch_is_halved_when_memory_runs_out(tiny_model: Tiny, monkeypatc
     methods, found = [CrossEntropy(), KnowledgeDistillation(), Randout(units=8)], []
     for asked, room in ((2, 99), ("auto", 3)):
         encoder = tiny_encoder(tiny_model("bert"))
-        session = session_of(encoder, methods, micro_batch=asked)
+        session = new_training(encoder, methods, micro_batch=asked)
         with monkeypatch.context() as patch:
             memory = Memory(patch, room)
             trained(session, some_material(encoder))
@@ -279,7 +279,7 @@ def test_micro_batch_is_halved_when_memory_runs_out(tiny_model: Tiny, monkeypatc
 @pytest.mark.parametrize("asked", ["auto", 4])
 def test_memory_that_holds_nothing(tiny_model: Tiny, monkeypatch: pytest.MonkeyPatch, asked: Any) -> None:
     encoder = tiny_encoder(tiny_model("bert"))
-    session = session_of(encoder, [CrossEntropy()], micro_batch=asked)
+    session = new_training(encoder, [CrossEntropy()], micro_batch=asked)
     Memory(monkeypatch, 0)
     at = 1 if asked == "auto" else 4
     with pytest.raises(Failure, match=f"does not hold a forward pass of {at} texts?; set train.micro_batch lower"):
@@ -290,7 +290,7 @@ def test_losses_and_gradients_are_logged_apart(tiny_model: Tiny) -> None:
     """The ratio is that of the L2 norms of the two gradients at the logits of the step."""
     encoder = tiny_encoder(tiny_model("bert"), dropout=0.0, attention_dropout=0.0)
     methods = [CrossEntropy(), KnowledgeDistillation(weight=0.4, temperature=2.0)]
-    session = session_of(encoder, methods, epochs=1, micro_batch=3)
+    session = new_training(encoder, methods, epochs=1, micro_batch=3)
     material = some_material(encoder)
     rows = batches(material.tokens.lengths, material.labelled, material.unlabelled, 8, session.settings.seed, 0, False)[
         0
@@ -310,7 +310,7 @@ def test_losses_and_gradients_are_logged_apart(tiny_model: Tiny) -> None:
 
 
 def test_flush_reads_once_and_in_order(tiny_model: Tiny) -> None:
-    session = session_of(tiny_encoder(tiny_model("bert")), [CrossEntropy()])
+    session = new_training(tiny_encoder(tiny_model("bert")), [CrossEntropy()])
     session.pending = [(0, 0, {"loss_ce": torch.tensor(1.0)}), (0, 1, {"loss_ce": torch.tensor(3.0)})]
     flush(session)
     flush(session)
@@ -337,7 +337,7 @@ def test_predictions_come_in_the_order_of_the_rows(tiny_model: Tiny) -> None:
 
 def test_a_student_learns_the_task(tiny_model: Tiny) -> None:
     encoder = tiny_encoder(tiny_model("bert"))
-    session = session_of(encoder, [CrossEntropy(), Randout(tokens=4, units=2)], epochs=4, batch_size=16)
+    session = new_training(encoder, [CrossEntropy(), Randout(tokens=4, units=2)], epochs=4, batch_size=16)
     material = some_material(encoder, 240, teacher=False)
     trained(session, material)
     held = some_material(encoder, 90, seed=1)
@@ -351,7 +351,7 @@ def test_a_student_moves_towards_its_teacher(tiny_model: Tiny) -> None:
     plain = some_material(encoder, 240)
     logits = 4 * nn.functional.one_hot(plain.labels, 3).float() + 0.3 * plain.teacher
     material = Material(plain.tokens, torch.full((240,), -1), plain.unlabelled, plain.labelled, logits)
-    session = session_of(encoder, [KnowledgeDistillation(weight=1.0, temperature=2.0)], epochs=4, batch_size=16)
+    session = new_training(encoder, [KnowledgeDistillation(weight=1.0, temperature=2.0)], epochs=4, batch_size=16)
 
     def distance() -> float:
         student = torch.from_numpy(predict(encoder, plain.tokens, plain.labelled, "float32"))
@@ -368,7 +368,7 @@ def test_seeds_are_told_apart_and_repeat(tiny_model: Tiny) -> None:
     found = []
     for seed in (1, 1, 2):
         encoder = tiny_encoder(tiny_model("bert"))
-        session = session_of(encoder, [CrossEntropy()], epochs=1, seed=seed)
+        session = new_training(encoder, [CrossEntropy()], epochs=1, seed=seed)
         trained(session, some_material(encoder))
         found.append(weights_of(session))
     assert same_bits(found[0], found[1])
@@ -395,7 +395,7 @@ def test_a_training_is_let_go_of_when_the_next_begins(
     seen = []
     for _ in range(3):
         encoder = tiny_encoder(tiny_model("bert"))
-        session, material = session_of(encoder, [CrossEntropy()]), some_material(encoder)
+        session, material = new_training(encoder, [CrossEntropy()]), some_material(encoder)
         seen.append(weakref.ref(session))
         events = fit(session, material, validate=dict)
         next(events)
@@ -436,7 +436,7 @@ class Losing(Method):
 
 @pytest.mark.parametrize("how", ["detached", "frozen later", "replaced"])
 def test_a_parameter_that_loses_its_gradient_stops_the_training(tiny_model: Tiny, how: str) -> None:
-    session = session_of(tiny_encoder(tiny_model("roberta")), [CrossEntropy(), Losing(how=how)])
+    session = new_training(tiny_encoder(tiny_model("roberta")), [CrossEntropy(), Losing(how=how)])
     material, before = some_material(session.encoder), weights_of(session)
     lost = "layer.1.intermediate.dense.weight" if how == "detached" else "layer.1.output.dense.weight"
     with pytest.raises(Failure, match=rf"of \d+ trainable parameters of the student \(.*{lost}") as found:
@@ -448,7 +448,7 @@ def test_a_parameter_that_loses_its_gradient_stops_the_training(tiny_model: Tiny
 
 def test_a_frozen_student_is_no_training(tiny_model: Tiny) -> None:
     with pytest.raises(Failure, match="every parameter of the student is frozen"):
-        session_of(tiny_encoder(tiny_model("bert")), [CrossEntropy(), Losing(how="all frozen")])
+        new_training(tiny_encoder(tiny_model("bert")), [CrossEntropy(), Losing(how="all frozen")])
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert", "albert", "mpnet", "deberta-v2", "electra"])
@@ -456,7 +456,7 @@ def test_what_the_plain_model_does_not_use_is_no_loss(tiny_model: Tiny, family: 
     encoder = tiny_encoder(tiny_model(family))
     encoder.model.base_model.unused = nn.Linear(3, 3)  # as a pooler that the head leaves out
     encoder.model.get_input_embeddings().weight.requires_grad_(False)  # on purpose, before the training
-    session = session_of(encoder, [CrossEntropy()], epochs=1)
+    session = new_training(encoder, [CrossEntropy()], epochs=1)
     trained(session, some_material(encoder), events=2)
     assert session.position.step == 2
     assert not session.watched
@@ -465,7 +465,7 @@ def test_what_the_plain_model_does_not_use_is_no_loss(tiny_model: Tiny, family: 
 def test_the_pull_of_a_loss_is_logged_only_where_it_is_measured(tiny_model: Tiny) -> None:
     """At the logits: a loss that does not see them has no ratio, rather than one of 0."""
     encoder = tiny_encoder(tiny_model("bert"))
-    session = session_of(encoder, [CrossEntropy(), KnowledgeDistillation(), Extra()])
+    session = new_training(encoder, [CrossEntropy(), KnowledgeDistillation(), Extra()])
     trained(session, some_material(encoder), events=1)
     assert session.position.sums["gradient_kd_to_ce"][0] > 0
     assert "loss_extra" in session.position.sums

@@ -27,7 +27,7 @@ def examine() -> list[Row]:
     PyTorch is loaded only where it has to be asked for a GPU; transformers never.
     """
     from randout.data.named_datasets import cache_folder
-    from randout.models.sources import Source, at_hand
+    from randout.models.sources import Source, local_encoders
 
     with ThreadPoolExecutor(1) as beside:  # the hub may take its time to answer
         hub = beside.submit(_hub)
@@ -36,7 +36,7 @@ def examine() -> list[Row]:
         rows += [("CPU", f"{_threads()}, {_memory()}", "")]
         rows += [("bfloat16 on the CPU", "native, used" if _bfloat16() else "emulated, so float32 is used", "")]
         rows += [_gpu()]
-        found = at_hand()
+        found = local_encoders()
         names = ", ".join(
             f"{Source(str(f), f).label} ({(f / 'model.safetensors').stat().st_size / 2**20:.0f} MiB)" for f in found
         )

@@ -29,7 +29,7 @@ from randout.models.hooks import Sites
 from randout.training import gradient_guard
 
 from .conversion import classes_of, logits_of, plain_loss, step_labels, teachers_of
-from .tracking import Followed, texts_of
+from .tracking import TrackedModel, texts_of
 
 
 @dataclass
@@ -39,12 +39,12 @@ class Attached:
     run: Run
     methods: tuple[Method, ...]
     states: list[State]
-    followed: Followed
+    tracked: TrackedModel
     losses: dict[str, Tensor] = field(default_factory=dict)
     checked: bool = False  # that a step reached every parameter
 
     @property
-    def steers(self) -> bool:
+    def makes_gradients(self) -> bool:
         """Whether a method decides how gradients come about, so that `backward` takes the place of `loss`."""
         return any(type(method).gradient is not Method.gradient for method in self.methods)
 
@@ -64,14 +64,14 @@ class Attached:
         """
         if not self.run.model.training:
             return self._plain(outputs, labels)
-        if self.steers:
+        if self.makes_gradients:
             raise UserError(
-                f"methods.{self._steering()}: it makes its gradients in several passes, which one loss cannot carry; call "
+                f"methods.{self._gradient_owner()}: it makes its gradients in several passes, which one loss cannot carry; call "
                 "attached.backward(outputs, labels) in place of attached.loss(...).backward()"
             )
         batch = self._batch(outputs, labels, teacher_logits, texts)
-        assert self.followed.last is not None
-        losses = self._losses(self.followed.last.output._replace(logits=logits_of(outputs)), batch)
+        assert self.tracked.last is not None
+        losses = self._losses(self.tracked.last.output._replace(logits=logits_of(outputs)), batch)
         self.losses = {name: loss.detach() for name, loss in losses.items()}
         return torch.stack([loss.float() for loss in losses.values()]).sum()
 
@@ -100,7 +100,7 @@ class Attached:
         """The coming training forwards are micro-batches of optimizer step `step`, on process `rank` of `ranks`: what
         random draws are keyed by. A loop that never says so has its training forwards counted, each as a step.
         """
-        self.followed.at(step, rank, ranks)
+        self.tracked.at(step, rank, ranks)
 
     def stepped(self) -> None:
         """To be called after each optimizer step, for methods that follow the weights (averages).
@@ -119,9 +119,9 @@ class Attached:
         """
         parameters = {name: p for name, p in self.run.model.named_parameters() if p.requires_grad}
         there = present or any(p.grad is not None for p in parameters.values())
-        if there and self.followed.last is not None and not torch.distributed.is_initialized():
+        if there and self.tracked.last is not None and not torch.distributed.is_initialized():
             self.checked = True
-            plain = partial(self.followed.again, dropout=False, perturb=False)
+            plain = partial(self.tracked.repeat, dropout=False, perturb=False)
             gradient_guard.check(self.run.model, parameters, lambda: plain().logits)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -132,7 +132,7 @@ class Attached:
             found |= {f"parameter.{method.name}.{i}": p.detach() for i, p in enumerate(state.parameters)}
         return found
 
-    def _steering(self) -> str:
+    def _gradient_owner(self) -> str:
         return next(method.name for method in self.methods if type(method).gradient is not Method.gradient)
 
     def _plain(self, outputs: Any, labels: Any) -> Tensor:
@@ -142,7 +142,7 @@ class Attached:
 
     def _batch(self, outputs: Any, labels: Any, teacher_logits: Any, texts: int | None) -> Batch:
         """What the methods see of the last training forward, whose `outputs` these must be."""
-        seen, logits = self.followed.last, logits_of(outputs)
+        seen, logits = self.tracked.last, logits_of(outputs)
         if seen is None or (logits.shape, logits.device) != (seen.output.logits.shape, seen.output.logits.device):
             raise UserError("these outputs are not those of the model's last training forward under these methods")
         if logits.data_ptr() != seen.output.logits.data_ptr() and not torch.distributed.is_initialized():
@@ -167,14 +167,14 @@ class Attached:
         losses: dict[str, Tensor] = {}
         for method, state in zip(self.methods, self.states, strict=True):
             if not (taken and SUPERVISED in method.losses and not method.supervises):
-                losses |= method.loss(self.run, state, output, batch, self.followed.again)
+                losses |= method.loss(self.run, state, output, batch, self.tracked.repeat)
         return losses
 
     def _supervised(self, output: Output, batch: Batch) -> Tensor:
         """The loss on gold labels of any logits, by the method that owns it."""
         for method, state in zip(self.methods, self.states, strict=True):
             if SUPERVISED in method.losses and not method.supervises:
-                return method.loss(self.run, state, output, batch, self.followed.again)[SUPERVISED]
+                return method.loss(self.run, state, output, batch, self.tracked.repeat)[SUPERVISED]
         raise RuntimeError("no method here owns the loss on gold labels")
 
     def _forward(self, batch: Batch, **options: Any) -> Output:
@@ -182,7 +182,7 @@ class Attached:
 
     def _pass(self, factor: float, batch: Batch, scale: float = 1.0) -> None:
         """One pass of `backward`: a forward of its own, and its gradient."""
-        losses = self._losses(self.followed.again(want=self.followed.want), batch)
+        losses = self._losses(self.tracked.repeat(want=self.tracked.want), batch)
         for name, loss in losses.items():
             self.losses[name] = self.losses.get(name, torch.zeros_like(loss)) + scale * loss.detach()
         total = torch.stack([loss.float() for loss in losses.values()]).sum()
@@ -226,10 +226,10 @@ def attached(
         stack.enter_context(_rates_kept(model, run.sites.config))
         states = _started(run, together, resume)
         want = reduce(or_, (method.want(run) for method in together), Want())
-        followed = Followed(run, partial(_perturbed, run, together, states), want)
-        work = Attached(run, together, states, followed)
+        tracked = TrackedModel(run, partial(_perturbed, run, together, states), want)
+        work = Attached(run, together, states, tracked)
         run.forward, run.supervised = work._forward, work._supervised
-        stack.enter_context(followed.following())
+        stack.enter_context(tracked.tracking())
         yield work
 
 

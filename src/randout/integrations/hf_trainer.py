@@ -59,7 +59,7 @@ class ForTrainer:
             raise UserError("a training batch without labels: the Trainer counts the texts of a step by them")
         self._asked += 1
         texts = self._texts(labels, num_items_in_batch)
-        if not work.steers:
+        if not work.makes_gradients:
             loss = work.loss(outputs, labels, texts=texts)
         else:  # its gradients are there already: what the Trainer calls backward on only carries the value
             loss = work.backward(outputs, labels, texts=texts).requires_grad_() * 1.0

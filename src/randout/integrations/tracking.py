@@ -55,8 +55,8 @@ class Seen:
 
 
 @dataclass
-class Followed:
-    """A model whose forwards are followed for as long as `following` is open.
+class TrackedModel:
+    """A model whose forwards are tracked for as long as `tracking` is open.
 
     perturb: the context of a perturbed forward. want: what is kept of each training forward besides logits. keyed:
     (rank, ranks) once `at` was called; else each training forward is a step of its own.
@@ -85,7 +85,7 @@ class Followed:
         self.run.step, self.keyed, self.turns = step, (rank, ranks), 0
 
     @contextmanager
-    def following(self) -> Iterator[None]:
+    def tracking(self) -> Iterator[None]:
         """Hooks on the model and its blocks, which are gone when the context closes."""
         model, config = self.run.model, self.run.sites.config
         self.implementation = getattr(config, "_attn_implementation", None)
@@ -97,7 +97,7 @@ class Followed:
             stack.callback(self._close)
             yield
 
-    def again(
+    def repeat(
         self,
         *,
         weights: dict[str, Tensor] | None = None,
@@ -215,7 +215,7 @@ class Followed:
         checkpoint, config = module._gradient_checkpointing_func, self.run.sites.config
 
         def remembering(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-            if packing.asides or config._attn_implementation != self.implementation:
+            if packing.attention_hooks or config._attn_implementation != self.implementation:
                 raise UserError(
                     "gradient checkpointing computes a block's attention again without what a method adds to it or "
                     "reads from it; switch gradient checkpointing off for this method"

@@ -33,7 +33,7 @@ from .scattered import Scattered
 from .self_distillation import SelfDistillation
 from .weidc import WeiDC
 
-SHELF: tuple[type[Method], ...] = (
+BUILTIN: tuple[type[Method], ...] = (
     CrossEntropy,
     Contrastive,
     KnowledgeDistillation,
@@ -60,7 +60,7 @@ SHELF: tuple[type[Method], ...] = (
     MetaDistil,
     LayerMatching,
 )
-METHODS = Registry(SHELF)
+METHODS = Registry(BUILTIN)
 GOLD = CrossEntropy.name  # what a plain fine-tuning has alone
 KD_ALONE = KnowledgeDistillation.name  # what other methods of distillation are compared with
 PAPERS_OWN = Randout.name

@@ -17,7 +17,7 @@ from .base import SUPERVISED, Method
 from .builtin import GOLD, KD_ALONE, METHODS, PAPERS_OWN
 
 ALL = "all"
-SEAMS = ("start", "inputs", "perturb", "loss", "gradient", "stepped", "evaluated")
+HOOKS = ("start", "inputs", "perturb", "loss", "gradient", "stepped", "evaluated")
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def described(entry: Entry) -> dict[str, Any]:
         "summary": entry.about or method.summary,
         "source": method.source,
         "package": str(METHODS.origin(method.name) or ""),
-        "seams": [seam for seam in SEAMS if getattr(method, seam) is not getattr(Method, seam)],
+        "seams": [seam for seam in HOOKS if getattr(method, seam) is not getattr(Method, seam)],
         "cost": method.cost,
         "teacher": next((t for t in (METHODS[name].teacher for name in entry.methods) if t), ""),
         "with": [name for name in entry.methods if name != method.name],

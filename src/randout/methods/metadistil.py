@@ -106,7 +106,7 @@ class MetaDistil(Method):
         teacher = _teacher(run)
         parameters = list(teacher.encoder.model.parameters())
         logits = teacher.forward(run, batch, dropout=self.teacher_dropout).logits  # (b, C)
-        wish = self.wish(run, logits.detach(), batch)
+        wish = self.logit_gradient(run, logits.detach(), batch)
         found = torch.autograd.grad(logits, parameters, wish.to(logits.dtype), allow_unused=True)
         for parameter, gradient in zip(parameters, found, strict=True):
             parameter.grad = gradient
@@ -117,14 +117,14 @@ class MetaDistil(Method):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    def wish(self, run: Run, logits: Tensor, batch: Batch) -> Tensor:
+    def logit_gradient(self, run: Run, logits: Tensor, batch: Batch) -> Tensor:
         """(b, C) gradient of the held-out loss of theta' in the teacher's logits on `batch`."""
         if run.forward is None:
             raise RuntimeError("MetaDistil outside a training loop")
         logits = logits.requires_grad_()
         names, weights = zip(*((n, p) for n, p in run.model.named_parameters() if p.requires_grad), strict=True)
         exact = self.form == "exact"
-        with _twice() if exact else nullcontext():
+        with _twice_differentiable() if exact else nullcontext():
             output = run.forward(batch)
             loss = (1 - self.weight) * _gold(run, output, batch) + self._soft(logits, output.logits, batch)
             slope = _grad(loss, weights, create_graph=exact)
@@ -162,7 +162,7 @@ class MetaDistil(Method):
 
 
 @contextmanager
-def _twice() -> Iterator[None]:
+def _twice_differentiable() -> Iterator[None]:
     """While open, forwards have second derivatives: fused attention and blocks by hand have none."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 

@@ -1,4 +1,4 @@
-"""Encoders: the forward pass of a Hugging Face model, packed or padded, and the probe that decides which (`admit`)."""
+"""Encoders: the forward pass of a Hugging Face model, packed or padded, and the probe that decides which (`probe_packing`)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Encoder:
     reason: str = ""
     prefix: int = 1
     suffix: int = 1
-    by_hand: bool = False
+    fused: bool = False
     fresh: frozenset[str] = frozenset()
     pool: Pool = field(default_factory=Pool, compare=False)
     gradients: Gradients = field(default_factory=Gradients, compare=False)
@@ -83,7 +83,7 @@ class Encoder:
             for block in dict.fromkeys(want.attention):
                 stack.callback(self.sites.change_attention(block, seen=partial(attention.__setitem__, block)))
             if self.packed:
-                stack.enter_context(_one_state_a_text(self.model, keywords["boundaries"], self.pooling))
+                stack.enter_context(_one_state_per_text(self.model, keywords["boundaries"], self.pooling))
             if weights is None:
                 logits = self.model(**keywords).logits
             else:
@@ -119,7 +119,7 @@ class Encoder:
             keywords["token_type_ids"] = torch.zeros_like(row)
         end = self.sites.blocks[-1]  # where its states are changed or watched, all of them are computed
         first = first and not (end._forward_hooks or end._backward_hooks or end._backward_pre_hooks)
-        trained = self.by_hand and self.device.type == "cpu" and torch.is_grad_enabled() and not block.switched_off()
+        trained = self.fused and self.device.type == "cpu" and torch.is_grad_enabled() and not block.switched_off()
         tape = Tape(self.pool) if trained else None
         return keywords | {"boundaries": packing.Boundaries(lengths, tape, first)}
 
@@ -163,7 +163,7 @@ def longest_text(model: Any, tokenizer: Any) -> int:
 
 
 @contextmanager
-def _one_state_a_text(model: nn.Module, boundaries: packing.Boundaries, pooling: Pooling) -> Iterator[None]:
+def _one_state_per_text(model: nn.Module, boundaries: packing.Boundaries, pooling: Pooling) -> Iterator[None]:
     """While open, the inner encoder's last hidden state (1, tokens, hidden) becomes (texts, 1, hidden): of the first token,
     or the mean.
     """
@@ -200,12 +200,12 @@ def prepare(model: Any, tokenizer: Any, pack: bool = True) -> Encoder:
     if not pack:
         return replace(encoder, reason="packing was switched off")
     words.install(encoder.sites.words, encoder.gradients)
-    encoder = replace(encoder, by_hand=block.install(encoder.sites.blocks, encoder.gradients))
-    reason = admit(encoder)
+    encoder = replace(encoder, fused=block.install(encoder.sites.blocks, encoder.gradients))
+    reason = probe_packing(encoder)
     return replace(encoder, packed=not reason, reason=reason)
 
 
-def admit(encoder: Encoder) -> str:
+def probe_packing(encoder: Encoder) -> str:
     """Why this model cannot be packed, or an empty string: a training step on three short texts, packed against padded.
 
     Both steps run as the training loop's do, in training mode with gradients added to `.grad`, but with dropout off.
@@ -244,7 +244,7 @@ def _step_taken(encoder: Encoder, texts: Sequence[Tensor]) -> list[Tensor | None
 
 
 def _difference(padded: Sequence[Tensor | None], packed: Sequence[Tensor | None]) -> str:
-    """In what the two steps of `admit` differ, or an empty string."""
+    """In what the two steps of `probe_packing` differ, or an empty string."""
     largest = max((float(g.abs().max()) for g in padded[1:] if g is not None), default=0.0)
     for place, (ours, theirs) in enumerate(zip(padded, packed, strict=True)):
         if (ours is None) != (theirs is None):

@@ -131,8 +131,8 @@ class Sites:
         undoes it. Works where `reaches_attention` says so.
         """
         before = self.config._attn_implementation
-        aside = packing.Aside(bias, seen)
-        undo = self._hook(block, before=lambda *_: packing.asides.append(aside), after=lambda *_: _drop(aside))
+        aside = packing.AttentionHook(bias, seen)
+        undo = self._hook(block, before=lambda *_: packing.attention_hooks.append(aside), after=lambda *_: _drop(aside))
         self.config._attn_implementation = packing.ATTENTION
 
         def restore() -> None:
@@ -207,9 +207,9 @@ def _always(bias: Tensor, _rows: int) -> Tensor:
     return bias
 
 
-def _drop(aside: packing.Aside) -> None:
-    if aside in packing.asides:
-        packing.asides.remove(aside)
+def _drop(aside: packing.AttentionHook) -> None:
+    if aside in packing.attention_hooks:
+        packing.attention_hooks.remove(aside)
 
 
 def layout_of_arguments(model: nn.Module, arguments: tuple, keywords: dict) -> Layout:

@@ -23,7 +23,10 @@ def predict(
     """Logits (len(rows), C) in float32, in the order of `rows`; no dropout, no noise. seen: told of texts done."""
     encoder.model.eval()
     found = np.zeros((len(rows), encoder.model.config.num_labels), dtype=np.float32)
-    with laid_out(encoder.model, precision), computing(encoder.device, precision):  # weights are converted once
+    with (
+        reordered_weights(encoder.model, precision),
+        computing(encoder.device, precision),
+    ):  # weights are converted once
         for places in by_length(tokens.lengths[rows], np.arange(len(rows)), AT_ONCE[encoder.device.type]):
             ids = [torch.from_numpy(tokens[row].astype(np.int64)) for row in rows[places]]
             found[places] = encoder.forward(ids).logits.float().cpu().numpy()
@@ -32,7 +35,7 @@ def predict(
 
 
 @contextmanager
-def laid_out(model: nn.Module, precision: str) -> Iterator[None]:
+def reordered_weights(model: nn.Module, precision: str) -> Iterator[None]:
     """While open, on an x86 CPU in float32, linear layers multiply by copies of their weights in oneDNN's own layout.
 
     The products are the same up to rounding; weights must not change meanwhile. Elsewhere nothing is done.

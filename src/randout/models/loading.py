@@ -25,9 +25,9 @@ from .folder_checks import FAMILIES, check_labels, check_vocabulary
 from .heads import cut, folded, is_linear, put_linear_head
 from .mean_pooling import SETTING, MeanPooledClassifier, Pooling, read_classifier, set_stock_pooling, stock_pooling
 from .mean_pooling import save as save_pooled
-from .sources import ALIASES, DEFAULT_STUDENT, Source, at_hand, find, load_tokenizer
+from .sources import ALIASES, DEFAULT_STUDENT, Source, find, load_tokenizer, local_encoders
 
-__all__ = ["ALIASES", "DEFAULT_STUDENT", "Source", "at_hand", "find", "load", "save"]
+__all__ = ["ALIASES", "DEFAULT_STUDENT", "Source", "find", "load", "local_encoders", "save"]
 DROPOUTS = ["hidden_dropout_prob", "dropout", "mlp_dropout", "embedding_dropout", "pooler_dropout"]
 DROPOUTS += ["classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout"]
 ATTENTION_DROPOUTS = ["attention_probs_dropout_prob", "attention_dropout"]

@@ -130,13 +130,13 @@ def locate(name: str, revision: str = "", also: Iterable[str] = ()) -> Source:
     if repository == name and "/" not in name and not revision and (labelled := _by_label(name)):
         return labelled
     near = did_you_mean(_closest(name, also))
-    if repository.startswith((".", "/", "~")) or repository.count("/") > 1 or _beside_others(path, near):
+    if repository.startswith((".", "/", "~")) or repository.count("/") > 1 or _is_misspelt_path(path, near):
         raise UserError(f"{name}: no such folder.{near}")
     folder, commit = _from_hub(repository, revision, name, near)
     return Source(repository, folder, commit)
 
 
-def _beside_others(path: Path, near: str) -> bool:
+def _is_misspelt_path(path: Path, near: str) -> bool:
     """Whether OWNER/NAME is a misspelt path rather than a name on the hub: OWNER is a folder with a similar name in it."""
     return bool(near) and bool(path.parent.name) and path.parent.is_dir()
 
@@ -164,7 +164,7 @@ def check_known(name: str, also: Iterable[str] = ()) -> str:
     if name == "auto" or name in ALIASES or path.exists() or ("/" not in name and _by_label(name)):
         return ""
     near = did_you_mean(_closest(name, also))
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or _beside_others(path, near):
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or _is_misspelt_path(path, near):
         raise UserError(f"{name}: no such folder.{near}")
     import huggingface_hub as hub
     import huggingface_hub.errors
@@ -212,7 +212,7 @@ def _by_label(label: str) -> Source | None:
 
 
 def _as_source(folder: Path) -> Source:
-    """A folder of `at_hand` as a source; a snapshot in the hub's cache by the name of its repository."""
+    """A folder of `local_encoders` as a source; a snapshot in the hub's cache by the name of its repository."""
     if folder.parent.name != "snapshots":
         return Source(str(folder), folder)
     repository = folder.parent.parent.name.removeprefix("models--").replace("--", "/")
@@ -272,7 +272,7 @@ def _from_hub(repository: str, revision: str, asked: str, near: str = "") -> tup
         return folder, folder.name
     if hub.is_offline_mode() or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise UserError(
-            f"{asked}: no such folder, not in the hub's cache, and HF_HUB_OFFLINE forbids to ask the hub.{near} {_way_out()}"
+            f"{asked}: no such folder, not in the hub's cache, and HF_HUB_OFFLINE forbids to ask the hub.{near} {_suggestion()}"
         )
     try:
         commit = _safetensors_commit(hub.HfApi(), repository, revision)
@@ -289,7 +289,7 @@ def _from_hub(repository: str, revision: str, asked: str, near: str = "") -> tup
         raise
     except Exception as error:
         raise UserError(
-            f"{asked}: no such folder, and the model hub cannot be reached ({type(error).__name__}).{near} {_way_out()}"
+            f"{asked}: no such folder, and the model hub cannot be reached ({type(error).__name__}).{near} {_suggestion()}"
         ) from None
     return folder, folder.name
 
@@ -333,12 +333,12 @@ def _has_safetensors(info: Any) -> bool:
     return any(file.rfilename.endswith(".safetensors") for file in info.siblings or [])
 
 
-def _way_out() -> str:
-    near = ", ".join(str(folder) for folder in at_hand()) or "none"
+def _suggestion() -> str:
+    near = ", ".join(str(folder) for folder in local_encoders()) or "none"
     return f"Name a local folder (found locally: {near}), or run `randout demo` once, which brings a small encoder"
 
 
-def at_hand() -> list[Path]:
+def local_encoders() -> list[Path]:
     """Encoders that need no network, smallest first: this tool's cache, then the hub's."""
     encoders = [f for f in _cached_folders() if (f / "model.safetensors").exists() and _is_encoder(f)]
     return sorted(encoders, key=lambda f: ((f / "model.safetensors").stat().st_size, str(f)))

@@ -33,15 +33,15 @@ from randout.methods.cross_entropy import CrossEntropy
 from randout.models.inference import predict
 from randout.training import checkpoint
 from randout.training.loop import _backward, _batch, fit, held_out, losses_of, student_forward
-from randout.training.state import Event, Material, Session
+from randout.training.state import Event, Material, TrainingState
 
 from .models import build
 from .training import (
     furthest,
     hooks_of,
     live_teacher,
+    new_training,
     same_bits,
-    session_of,
     some_material,
     tiny_encoder,
     trained,
@@ -108,20 +108,20 @@ class Bench:
         self.root = root
         self.models = models or cache(lambda family: build(family, root / "models" / family))
         self._without: dict[str, dict[str, Tensor]] = {}
-        self._whole: dict[str, Session] = {}
-        self._halted: dict[str, tuple[Session, dict[int, str]]] = {}
+        self._whole: dict[str, TrainingState] = {}
+        self._interrupted: dict[str, tuple[TrainingState, dict[int, str]]] = {}
         self._gradients: dict[str, tuple[dict[str, Tensor | None], Any]] = {}
 
     def start(
         self, methods: Sequence[Method], dropout: bool = True, pack: bool = True, family: str = "bert", **table: Any
-    ) -> Session:
+    ) -> TrainingState:
         """A training of a tiny encoder at position zero. table: as of `training.settings`."""
         folder = self.models(family)
         off: dict[str, Any] = {} if dropout else {"dropout": 0.0, "attention_dropout": 0.0}
         same_tokens = any(getattr(method, "attention", 0) for method in methods)  # compared only between equal tokens
         asked = any(method.teacher == "model" for method in methods)
-        teacher = live_teacher(folder, 28, kin=same_tokens, **off) if asked else None
-        return session_of(tiny_encoder(folder, pack=pack, **off), methods, teacher, **table)
+        teacher = live_teacher(folder, 28, same_family=same_tokens, **off) if asked else None
+        return new_training(tiny_encoder(folder, pack=pack, **off), methods, teacher, **table)
 
     def without(self, methods: Sequence[Method], dropout: bool) -> dict[str, Tensor]:
         """The weights after a training without the method of a case; many cases share one."""
@@ -130,46 +130,46 @@ class Bench:
             self._without[key] = run_through(self.start(methods, dropout, **TRAINED))
         return self._without[key]
 
-    def whole(self, methods: Sequence[Method]) -> Session:
+    def whole(self, methods: Sequence[Method]) -> TrainingState:
         """A training after its end, which several checks look at: nobody may change it."""
         key = _key(methods)
         if key not in self._whole:
-            session = self.start(methods, **TRAINED)
-            run_through(session)
-            self._whole[key] = session
+            training = self.start(methods, **TRAINED)
+            run_through(training)
+            self._whole[key] = training
         return self._whole[key]
 
-    def halted(self, methods: Sequence[Method]) -> tuple[Session, dict[int, str]]:
+    def interrupted(self, methods: Sequence[Method]) -> tuple[TrainingState, dict[int, str]]:
         """The same training within its second epoch, and its position as JSON at every stop, each saved in a folder of
         `saved`: nobody may change it.
         """
         key = _key(methods)
-        if key not in self._halted:
-            session = self.start(methods, **TRAINED)
+        if key not in self._interrupted:
+            training = self.start(methods, **TRAINED)
             positions = dict.fromkeys(stops(methods), "")
-            for count, event in enumerate(_fit(session, material_of(session)), 1):
+            for count, event in enumerate(_fit(training, material_of(training)), 1):
                 for stop in positions:  # into the folder of every stop still ahead
                     if count == stop or (count < stop and event.metrics is not None):
-                        checkpoint.save(session, self.saved(methods) / str(stop), {}, event.improved)
+                        checkpoint.save(training, self.saved(methods) / str(stop), {}, event.improved)
                 if count in positions:
-                    positions[count] = json.dumps(session.position.as_json(), sort_keys=True)
+                    positions[count] = json.dumps(training.position.as_json(), sort_keys=True)
                 if count == max(positions):
                     break
-            self._halted[key] = session, positions
-        return self._halted[key]
+            self._interrupted[key] = training, positions
+        return self._interrupted[key]
 
     def saved(self, methods: Sequence[Method]) -> Path:
-        """The folder of the checkpoints of `halted`, one a stop."""
+        """The folder of the checkpoints of `interrupted`, one a stop."""
         return self.root / "saved" / hashlib.sha256(_key(methods).encode()).hexdigest()[:16]
 
     def gradients(self, methods: Sequence[Method], micro_batch: int) -> tuple[dict[str, Tensor | None], Any]:
         """The gradient and the losses of the first step, dropout off."""
         key = f"{micro_batch} {_key(methods)}"
         if key not in self._gradients:
-            session = self.start(methods, dropout=False, micro_batch=micro_batch, max_grad_norm=0)
-            trained(session, material_of(session), events=1)
-            found = {name: p.grad for name, p in session.encoder.model.named_parameters()}
-            self._gradients[key] = found, session.position.sums
+            training = self.start(methods, dropout=False, micro_batch=micro_batch, max_grad_norm=0)
+            trained(training, material_of(training), events=1)
+            found = {name: p.grad for name, p in training.encoder.model.named_parameters()}
+            self._gradients[key] = found, training.position.sums
         return self._gradients[key]
 
 
@@ -181,23 +181,23 @@ def stops(methods: Sequence[Method]) -> tuple[int, ...]:
     return (2, 4, 5, 6) if around else (2, 6)
 
 
-def material_of(session: Session) -> Material:
+def material_of(training: TrainingState) -> Material:
     """What has all that a method may ask for."""
-    return some_material(session.encoder, 28, unlabelled=4, heldout=10)
+    return some_material(training.encoder, 28, unlabelled=4, heldout=10)
 
 
-def run_through(session: Session) -> dict[str, Tensor]:
+def run_through(training: TrainingState) -> dict[str, Tensor]:
     """The weights after a training on material that has all a method may ask for."""
-    trained(session, material_of(session))
-    return weights_of(session)
+    trained(training, material_of(training))
+    return weights_of(training)
 
 
-def whole_batch(session: Session) -> Batch:
+def whole_batch(training: TrainingState) -> Batch:
     """A step of 8 texts as one micro-batch."""
-    material = material_of(session)
+    material = material_of(training)
     order = material.tokens.lengths[:BATCH].argsort(kind="stable")
-    session.position.micro_batch = BATCH
-    return _batch(session, material, order, 0)
+    training.position.micro_batch = BATCH
+    return _batch(training, material, order, 0)
 
 
 def check_toml(bench: Bench, case: Case) -> None:
@@ -278,7 +278,7 @@ def check_neutral(bench: Bench, case: Case) -> None:
 def check_resume(bench: Bench, case: Case) -> None:
     """Stopped and resumed is uninterrupted, to the bit: weights, optimizer, the method's state, and the position."""
     expected = checkpoint._everything(bench.whole(case.methods))
-    _, positions = bench.halted(case.methods)
+    _, positions = bench.interrupted(case.methods)
     torch.rand(7)  # a generator's state has no say
     for stop, position in positions.items():
         resumed = bench.start(case.methods, **TRAINED)
@@ -297,14 +297,14 @@ def check_resume(bench: Bench, case: Case) -> None:
                 f"({', '.join(other[:3])}). Random numbers must come from run.generator, and what changes in training "
                 "must be in State"
             )
-        if _timeless(resumed) != _timeless(bench.whole(case.methods)):
+        if _without_seconds(resumed) != _without_seconds(bench.whole(case.methods)):
             raise ContractError(f"stopped after {stop} steps and resumed, the history is another")
 
 
 def check_model(bench: Bench, case: Case) -> None:
     """The model is left as it was found: parameters and buffers by name and order, and no hook on any module."""
-    session = bench.whole(case.methods)
-    model, plain = session.encoder.model, tiny_encoder(bench.models("bert")).model
+    training = bench.whole(case.methods)
+    model, plain = training.encoder.model, tiny_encoder(bench.models("bert")).model
     for what, ours, theirs in (
         ("parameters", [n for n, _ in model.named_parameters()], [n for n, _ in plain.named_parameters()]),
         ("tensors", list(model.state_dict()), list(plain.state_dict())),
@@ -316,17 +316,17 @@ def check_model(bench: Bench, case: Case) -> None:
         raise ContractError(
             f"{hooks_of(model) - hooks_of(plain)} hooks are left on the model; remove them where perturb() ends"
         )
-    if session.run.layout is not None or session.run.call:
+    if training.run.layout is not None or training.run.call:
         raise ContractError("run.layout or run.call is not what it was before training")
 
 
 def check_evaluation(bench: Bench, case: Case) -> None:
     """Predictions during training are those of the same weights in a model that never met the method."""
-    session, _ = bench.halted(case.methods)
-    material = some_material(session.encoder)
-    ours = predict(session.encoder, material.tokens, material.labelled, "float32")
+    training, _ = bench.interrupted(case.methods)
+    material = some_material(training.encoder)
+    ours = predict(training.encoder, material.tokens, material.labelled, "float32")
     plain = tiny_encoder(bench.models("bert"))
-    plain.model.load_state_dict(session.encoder.model.state_dict())
+    plain.model.load_state_dict(training.encoder.model.state_dict())
     theirs = predict(plain, material.tokens, material.labelled, "float32")
     if not (ours == theirs).all():
         raise ContractError(
@@ -340,15 +340,15 @@ def check_packed(bench: Bench, case: Case) -> None:
     for family in FAMILIES:
         found = []
         for pack in (True, False):
-            session = bench.start(case.stilled, dropout=False, pack=pack, family=family)
-            if session.encoder.packed != pack:
+            training = bench.start(case.stilled, dropout=False, pack=pack, family=family)
+            if training.encoder.packed != pack:
                 raise ContractError(f"{family}: the tiny encoder is not {'packed' if pack else 'padded'}")
-            _in_float64(session)
-            batch = whole_batch(session)
-            for method, state in zip(session.methods, session.states, strict=True):
-                batch = method.inputs(session.run, state, batch)
-            losses, _ = losses_of(session, batch)
-            parameters = dict(session.encoder.model.named_parameters())
+            _in_float64(training)
+            batch = whole_batch(training)
+            for method, state in zip(training.methods, training.states, strict=True):
+                batch = method.inputs(training.run, state, batch)
+            losses, _ = losses_of(training, batch)
+            parameters = dict(training.encoder.model.named_parameters())
             total = torch.stack([loss.double() for loss in losses.values()]).sum()
             grads = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
             seen = {name: float(loss.detach()) for name, loss in losses.items()}
@@ -370,14 +370,14 @@ def check_packed_gradient(bench: Bench, case: Case) -> None:
     for family in FAMILIES:
         found: list[dict[str, Tensor | None]] = []
         for pack in (True, False):
-            session = bench.start(case.methods, dropout=False, pack=pack, family=family)
-            _in_float64(session)
-            backward: Backward = partial(_backward, session)
-            session.run.heldout = partial(held_out, session, some_material(session.encoder, 28, heldout=10))
-            for method, state in zip(session.methods, session.states, strict=True):
-                backward = method.gradient(session.run, state, backward)
-            backward(whole_batch(session))
-            found.append({name: p.grad for name, p in session.encoder.model.named_parameters()})
+            training = bench.start(case.methods, dropout=False, pack=pack, family=family)
+            _in_float64(training)
+            backward: Backward = partial(_backward, training)
+            training.run.heldout = partial(held_out, training, some_material(training.encoder, 28, heldout=10))
+            for method, state in zip(training.methods, training.states, strict=True):
+                backward = method.gradient(training.run, state, backward)
+            backward(whole_batch(training))
+            found.append({name: p.grad for name, p in training.encoder.model.named_parameters()})
         _compare_gradients(found[0], found[1], 1e-5, f"{family}, packed and padded")
 
 
@@ -411,11 +411,11 @@ def check_accumulation(bench: Bench, case: Case) -> None:
 
 def check_losses(bench: Bench, case: Case) -> None:
     """The losses that it returns are those of `losses`, each a scalar."""
-    session = bench.start(case.methods)
-    state = session.states[-1]
-    batch = case.method.inputs(session.run, state, whole_batch(session))
-    forward = partial(student_forward, session, batch)
-    losses = case.method.loss(session.run, state, forward(want=case.method.want(session.run)), batch, forward)
+    training = bench.start(case.methods)
+    state = training.states[-1]
+    batch = case.method.inputs(training.run, state, whole_batch(training))
+    forward = partial(student_forward, training, batch)
+    losses = case.method.loss(training.run, state, forward(want=case.method.want(training.run)), batch, forward)
     if set(losses) != set(type(case.method).losses):
         raise ContractError(f"it returns the losses {sorted(losses)}, and declares {sorted(type(case.method).losses)}")
     if odd := [name for name, loss in losses.items() if loss.dim()]:
@@ -476,7 +476,7 @@ def check_method(
     for settings in (neutral, still):
         case.changed(settings or {})
     broken = []
-    with _undisturbed():
+    with _isolated():
         for name in wanted:
             try:
                 CHECKS[name](_bench(), case)
@@ -499,7 +499,7 @@ def _bench() -> Bench:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def _isolated() -> Iterator[None]:
     """One thread, which is fastest for models this small, and no progress bars; afterwards these and torch's generator
     are what they were.
     """
@@ -524,18 +524,18 @@ def _key(methods: Sequence[Method]) -> str:
     )
 
 
-def _fit(session: Session, material: Material) -> Iterator[Event]:
-    return iter(fit(session, material, validation(session, material)))
+def _fit(training: TrainingState, material: Material) -> Iterator[Event]:
+    return iter(fit(training, material, validation(training, material)))
 
 
-def _timeless(session: Session) -> dict[str, Any]:
-    found = session.position.as_json() | {"seconds": 0}
+def _without_seconds(training: TrainingState) -> dict[str, Any]:
+    found = training.position.as_json() | {"seconds": 0}
     return found | {"history": [row | {"seconds": 0} for row in found["history"]]}
 
 
-def _in_float64(session: Session) -> None:
-    session.encoder.model.double()
-    session.states = [_doubled(state) for state in session.states]
+def _in_float64(training: TrainingState) -> None:
+    training.encoder.model.double()
+    training.states = [_doubled(state) for state in training.states]
 
 
 def _doubled(state: State) -> State:

@@ -18,7 +18,7 @@ from randout.models.inference import predict
 from randout.models.tokens import Tokens, encode, truncate
 from randout.stats.metrics import score
 from randout.training.loop import begin, fit
-from randout.training.state import Event, Material, Session
+from randout.training.state import Event, Material, TrainingState
 
 from .models import build, loaded, toy_texts
 
@@ -28,8 +28,8 @@ __all__ = [
     "furthest",
     "hooks_of",
     "live_teacher",
+    "new_training",
     "same_bits",
-    "session_of",
     "settings",
     "some_material",
     "tiny_encoder",
@@ -76,20 +76,20 @@ def _tokens(encoder: Encoder, texts: list[str]) -> Tokens:
     return truncate(encode(encoder.tokenizer, texts), 24, "head", encoder.suffix, encoder.prefix)
 
 
-def live_teacher(beside: Path, n: int = 24, seed: int = 0, kin: bool = False, **options: Any) -> LiveTeacher:
+def live_teacher(beside: Path, n: int = 24, seed: int = 0, same_family: bool = False, **options: Any) -> LiveTeacher:
     """A second classifier, frozen, with its own tokens of the texts of `some_material(n, seed)` and its classes in
     another order: the tiny RoBERTa in the same folder as the model `beside`, which is built where it is not there.
-    kin: in its place a wider and deeper model of the family of `beside`, with the same tokens. options: of
+    same_family: in its place a wider and deeper model of the family of `beside`, with the same tokens. options: of
     `models.load`.
     """
-    family = beside.name if kin else "roberta"
-    folder = beside.parent / (f"wider-{family}" if kin else family)
+    family = beside.name if same_family else "roberta"
+    folder = beside.parent / (f"wider-{family}" if same_family else family)
     if not folder.exists():
-        build(family, folder, **((WIDER_DISTILBERT if family == "distilbert" else WIDER) if kin else {}))
+        build(family, folder, **((WIDER_DISTILBERT if family == "distilbert" else WIDER) if same_family else {}))
     names = {0: NAMES[1], 1: NAMES[2], 2: NAMES[0]}
     encoder = loaded(folder, id2label=names, seed=11, **options)
     encoder.model.requires_grad_(False)
-    return LiveTeacher(encoder, _tokens(encoder, _texts(n, seed)[0]), columns=(2, 0, 1), same_tokens=kin)
+    return LiveTeacher(encoder, _tokens(encoder, _texts(n, seed)[0]), columns=(2, 0, 1), same_tokens=same_family)
 
 
 def settings(**changes: Any) -> TrainTable:
@@ -105,9 +105,9 @@ def settings(**changes: Any) -> TrainTable:
     return TrainTable(**(asked | changes))
 
 
-def session_of(
+def new_training(
     encoder: Encoder, methods: Sequence[Method], teacher: LiveTeacher | None = None, **changes: Any
-) -> Session:
+) -> TrainingState:
     """A training at position zero. teacher: one that methods may run."""
     table = settings(**changes)
     weights = torch.tensor([0.5, 1.0, 2.0])
@@ -119,27 +119,27 @@ def session_of(
     return begin(encoder, run, methods, table, "float32")
 
 
-def validation(session: Session, material: Material) -> Callable[[], dict[str, Any]]:
+def validation(training: TrainingState, material: Material) -> Callable[[], dict[str, Any]]:
     rows = material.labelled[::2]
 
     def validate() -> dict[str, Any]:
-        return score(material.labels[rows].numpy(), predict(session.encoder, material.tokens, rows, "float32"), NAMES)
+        return score(material.labels[rows].numpy(), predict(training.encoder, material.tokens, rows, "float32"), NAMES)
 
     return validate
 
 
-def trained(session: Session, material: Material, events: int | None = None) -> list[Event]:
+def trained(training: TrainingState, material: Material, events: int | None = None) -> list[Event]:
     """Train to the end, or for so many events; the events that came."""
     found: list[Event] = []
-    for event in fit(session, material, validation(session, material)):
+    for event in fit(training, material, validation(training, material)):
         found.append(event)
         if len(found) == events:
             break
     return found
 
 
-def weights_of(session: Session) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in session.encoder.model.state_dict().items()}
+def weights_of(training: TrainingState) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in training.encoder.model.state_dict().items()}
 
 
 def same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

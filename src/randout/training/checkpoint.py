@@ -22,7 +22,7 @@ from torch import Tensor
 from randout.core.errors import Failure, UserError
 from randout.core.files import replace_text
 
-from .state import Position, Session
+from .state import Position, TrainingState
 
 POSITION = "position.json"
 
@@ -31,16 +31,16 @@ class MadeElsewhere(UserError):
     """A checkpoint of another machine or of other versions, from which going on would not give the same bits."""
 
 
-def save(session: Session, folder: Path, environment: dict[str, Any], improved: bool) -> None:
-    """Write the state of `session`; with `improved` its weights are kept as the best. Raises Failure on a full disk."""
-    position = session.position
+def save(training: TrainingState, folder: Path, environment: dict[str, Any], improved: bool) -> None:
+    """Write the state of `training`; with `improved` its weights are kept as the best. Raises Failure on a full disk."""
+    position = training.position
     before = _read(folder)
     best = before.get("best", {})
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if improved:
-            best = _write(folder / f"best-{position.step}.safetensors", _weights(session))
-        state = _write(folder / f"state-{position.step}-{position.epoch}.safetensors", _everything(session))
+            best = _write(folder / f"best-{position.step}.safetensors", _weights(training))
+        state = _write(folder / f"state-{position.step}-{position.epoch}.safetensors", _everything(training))
         record = {"position": position.as_json(), "state": state, "best": best, "environment": environment}
         replace_text(folder / POSITION, json.dumps(record | {"sha256": _digest(record)}, indent=1))
         _sync(folder)
@@ -58,8 +58,8 @@ def save(session: Session, folder: Path, environment: dict[str, Any], improved: 
             file.unlink(missing_ok=True)
 
 
-def restore(session: Session, folder: Path, environment: dict[str, Any], accept: bool) -> bool:
-    """Put `session` where the checkpoint in `folder` left it; False where there is none.
+def restore(training: TrainingState, folder: Path, environment: dict[str, Any], accept: bool) -> bool:
+    """Put `training` where the checkpoint in `folder` left it; False where there is none.
 
     Raises UserError for a checkpoint that is damaged, and (unless `accept`) MadeElsewhere.
     """
@@ -74,10 +74,10 @@ def restore(session: Session, folder: Path, environment: dict[str, Any], accept:
     tensors = _load(folder, record["state"])
     try:
         position = Position(**record["position"])
-        _put(session, tensors)
+        _put(training, tensors)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{folder}: the checkpoint does not fit this model ({str(error)[:200]}); use --fresh") from None
-    session.position = position
+    training.position = position
     return True
 
 
@@ -92,22 +92,22 @@ def changes(folder: Path, environment: dict[str, Any]) -> str:
     )
 
 
-def restore_best(session: Session, folder: Path) -> None:
+def restore_best(training: TrainingState, folder: Path) -> None:
     """Give the student the weights that did best on validation."""
     record = _read(folder)
     if not record.get("best"):
         raise UserError(f"{folder}: the best weights are not there; use --fresh to start again")
     weights = _load(folder, record["best"])
-    session.encoder.model.load_state_dict({k[6:]: v for k, v in weights.items() if k.startswith("model.")})
+    training.encoder.model.load_state_dict({k[6:]: v for k, v in weights.items() if k.startswith("model.")})
 
 
-def _weights(session: Session) -> dict[str, Tensor]:
-    return {f"model.{name}": tensor for name, tensor in session.encoder.model.state_dict().items()}
+def _weights(training: TrainingState) -> dict[str, Tensor]:
+    return {f"model.{name}": tensor for name, tensor in training.encoder.model.state_dict().items()}
 
 
-def _everything(session: Session) -> dict[str, Tensor]:
-    tensors = _weights(session) | _slots("optimizer", session.optimizer)
-    for method, state in zip(session.methods, session.states, strict=True):
+def _everything(training: TrainingState) -> dict[str, Tensor]:
+    tensors = _weights(training) | _slots("optimizer", training.optimizer)
+    for method, state in zip(training.methods, training.states, strict=True):
         tensors |= {f"state.{method.name}.{name}": tensor for name, tensor in state.tensors.items()}
         tensors |= {f"parameter.{method.name}.{i}": p.detach() for i, p in enumerate(state.parameters)}
         for name, optimizer in state.optimizers.items():
@@ -130,10 +130,10 @@ def _put_slots(prefix: str, optimizer: torch.optim.Optimizer, tensors: dict[str,
     optimizer.load_state_dict(state)
 
 
-def _put(session: Session, tensors: dict[str, Tensor]) -> None:
-    session.encoder.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-    _put_slots("optimizer", session.optimizer, tensors)
-    for method, kept in zip(session.methods, session.states, strict=True):
+def _put(training: TrainingState, tensors: dict[str, Tensor]) -> None:
+    training.encoder.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+    _put_slots("optimizer", training.optimizer, tensors)
+    for method, kept in zip(training.methods, training.states, strict=True):
         prefix = f"state.{method.name}."
         saved = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         for name in kept.tensors.keys() - saved.keys():
@@ -142,7 +142,7 @@ def _put(session: Session, tensors: dict[str, Tensor]) -> None:
             if name in kept.tensors:
                 kept.tensors[name].copy_(tensor)
             else:
-                kept.tensors[name] = tensor.to(session.encoder.device)
+                kept.tensors[name] = tensor.to(training.encoder.device)
         for at, parameter in enumerate(kept.parameters):
             parameter.data.copy_(tensors[f"parameter.{method.name}.{at}"])
         for name, optimizer in kept.optimizers.items():

@@ -54,7 +54,7 @@ class Position:
 
 
 @dataclass
-class Session:
+class TrainingState:
     """A training under way."""
 
     encoder: Encoder

@@ -30,7 +30,7 @@ from randout.stats.metrics import score
 from randout.storage.run_folder import RunFolder
 from randout.training import checkpoint
 from randout.training.loop import begin, fit, flush, held_out, step
-from randout.training.state import Material, Session
+from randout.training.state import Material, TrainingState
 
 from .options import Options as Options
 from .options import Paused as Paused
@@ -64,7 +64,7 @@ def environment(plan: Plan) -> dict[str, Any]:
     return {**versions, "device": name, "threads": torch.get_num_threads()}
 
 
-def make_session(plan: Plan, teacher: Taught | None = None) -> Session:
+def make_session(plan: Plan, teacher: Taught | None = None) -> TrainingState:
     """The student loaded and its methods started, at position zero."""
     encoder, run = student_of(plan)
     check_methods(plan.methods, run)
@@ -122,7 +122,7 @@ def make_material(plan: Plan, teacher: Taught | None) -> Material:
     return Material(plan.tokens, torch.from_numpy(plan.dataset.labels), labelled, unlabelled, logits, heldout, others)
 
 
-def train_student(plan: Plan, run: RunFolder, teacher: Taught | None, options: Options) -> Session:
+def train_student(plan: Plan, run: RunFolder, teacher: Taught | None, options: Options) -> TrainingState:
     """Train to the end from the last checkpoint, saving on the way; the session comes back with its best weights.
 
     Raises Stopped once a stop was asked for and the state is saved.
@@ -179,7 +179,7 @@ def train_student(plan: Plan, run: RunFolder, teacher: Taught | None, options: O
     return session
 
 
-def _epoch_line(what: str, session: Session, improved: bool) -> str:
+def _epoch_line(what: str, session: TrainingState, improved: bool) -> str:
     row, settings = session.position.history[-1], session.settings
     losses = ", ".join(f"{name[5:]} {value:.3f}" for name, value in row.items() if name.startswith("loss_"))
     value = row.get(f"validation_{settings.metric}")

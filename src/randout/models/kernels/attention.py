@@ -37,7 +37,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class _Places:
+class _SlotLayout:
     """Where a batch's texts stand in attention's memory, for rows that hold several parts of each token.
 
     into: the row (token, part, head) of each slot, part by part; back: the slot of each row. groups: of each group the
@@ -56,7 +56,7 @@ class _Places:
 
 
 @lru_cache(maxsize=4)
-def _places(lengths: tuple[int, ...], heads: int, first: bool, dtype: torch.dtype) -> _Places:
+def _slot_layout(lengths: tuple[int, ...], heads: int, first: bool, dtype: torch.dtype) -> _SlotLayout:
     plan, parts = packing.grouping(lengths, heads), 2 if first else 3
     part = torch.arange(parts)[:, None]
     token, head = plan.into // heads, plan.into % heads
@@ -69,7 +69,7 @@ def _places(lengths: tuple[int, ...], heads: int, first: bool, dtype: torch.dtyp
             place.view(shape).copy_(mask.expand(shape))
     sizes = [(texts * queries, texts * keys, texts * queries * keys) for texts, queries, keys in groups]
     queries, keys, weights = (list(column) for column in zip(*sizes, strict=True))
-    return _Places(into.flatten(), back.flatten(), plan.empty, groups, queries, keys, weights, whole)
+    return _SlotLayout(into.flatten(), back.flatten(), plan.empty, groups, queries, keys, weights, whole)
 
 
 class Attention:
@@ -81,7 +81,7 @@ class Attention:
 
     def __init__(self, call: Call, states: Tensor, first: Tensor | None) -> None:
         self.call, self.first, dtype = call, first is not None, states.dtype
-        self.places = _places(call.lengths, call.heads, self.first, dtype)
+        self.places = _slot_layout(call.lengths, call.heads, self.first, dtype)
         self.tokens, parts = sum(call.lengths), 2 if self.first else 3
         self.width = states.shape[1] // (parts * call.heads)
         rows = call.tape.empty(len(self.places.into), self.width, dtype=dtype)

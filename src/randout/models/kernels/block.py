@@ -28,7 +28,7 @@ from .buffers import Gradients, Tape, observed, plain_tensor
 aten = torch.ops.aten
 
 
-class _Block(torch.autograd.Function):
+class _FusedFunction(torch.autograd.Function):
     """y = LN2(z + drop(gelu(z W1' + b1) W2' + b2)), z = LN1(x + drop(attention(x) Wo' + bo)); x: (tokens, hidden)."""
 
     @staticmethod
@@ -182,13 +182,13 @@ def _joined(parts: Sequence[tuple[Tensor, Tensor, float]], dtype: torch.dtype, t
     return weight, bias
 
 
-class ByHand:
-    """Mixed into the class of a block: its forward by `_Block` where it can be, else the class's own; without gradients
+class FusedBlock:
+    """Mixed into the class of a block: its forward by `_FusedFunction` where it can be, else the class's own; without gradients
     that too stops at first tokens where no others are wanted.
     """
 
     def forward(self, hidden_states, attention_mask=None, *arguments, boundaries=None, **keywords):
-        if boundaries is not None and boundaries.tape is not None and not packing.asides:
+        if boundaries is not None and boundaries.tape is not None and not packing.attention_hooks:
             given = (attention_mask, *arguments, keywords.get("past_key_values"))  # of a decoder, or padded
             if all(value is None for value in given) and not observed() and untouched(self):
                 return run(self, hidden_states[0], boundaries)[None]
@@ -204,7 +204,7 @@ class ByHand:
 @dataclass(frozen=True)
 class _Built:
     """A block as `install` found it. parts: each module inside, its class, that class's forward, and its children by
-    name. maps: its linear maps and norms, in the order of `_Block`'s arguments; shapes: of their weights and biases.
+    name. maps: its linear maps and norms, in the order of `_FusedFunction`'s arguments; shapes: of their weights and biases.
     heads: what attends. forward: of the block, by transformers.
     """
 
@@ -223,7 +223,7 @@ class _Built:
         heads, out, down, inner = block.attention.self, block.attention.output, block.output, block.intermediate
         maps = (heads.query, heads.key, heads.value, out.dense, out.LayerNorm, inner.dense, down.dense, down.LayerNorm)
         shapes = [w.shape for one in maps for w in (one.weight, one.bias)]
-        own = super(ByHand, block).forward.__func__  # type: ignore[misc]
+        own = super(FusedBlock, block).forward.__func__  # type: ignore[misc]
         children = dict(block._modules)
         return _Built(tuple(found), maps, tuple(shapes), heads, inner.intermediate_act_fn, children, own)
 
@@ -236,12 +236,14 @@ class _Built:
 
 
 def untouched(block: Any) -> bool:
-    """Whether `_Block` computes what `block` as it stands would compute, and calls everything that it would call: each
+    """Whether `_FusedFunction` computes what `block` as it stands would compute, and calls everything that it would call: each
     part as it was installed, in the block's own mode, without hooks or a forward of its own, its weights plain tensors
     of one dtype. Else the block runs as transformers wrote it. Asked in every forward.
     """
     built, training = block.built, block.training
-    if training and getattr(block, "gradient_checkpointing", False):  # which is to save the memory that `_Block` keeps
+    if training and getattr(
+        block, "gradient_checkpointing", False
+    ):  # which is to save the memory that `_FusedFunction` keeps
         return False
     every = nn.modules.module  # hooks on all modules; those on the block itself run around its forward
     if (
@@ -270,7 +272,7 @@ def untouched(block: Any) -> bool:
 
 
 def _computes_as_built(block: Any, built: _Built) -> bool:
-    """Whether the settings of `block` and the kinds of its weights are those that `_Block` knows."""
+    """Whether the settings of `block` and the kinds of its weights are those that `_FusedFunction` knows."""
     own, heads, weights = block.__dict__, built.heads.__dict__, built.weights()
     dtype = None if weights[0] is None else weights[0].dtype
     return (
@@ -280,7 +282,7 @@ def _computes_as_built(block: Any, built: _Built) -> bool:
         and built.activation.__dict__.get("act") is F.gelu
         and not (heads.get("is_causal") or own.get("is_decoder") or own.get("chunk_size_feed_forward"))
         and "feed_forward_chunk" not in own
-        and super(ByHand, block).forward.__func__ is built.forward  # type: ignore[misc]
+        and super(FusedBlock, block).forward.__func__ is built.forward  # type: ignore[misc]
     )
 
 
@@ -304,7 +306,7 @@ _plain: list[bool] = []
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """While open, blocks run as transformers wrote them: for second derivatives, which `_Block` has not."""
+    """While open, blocks run as transformers wrote them: for second derivatives, which `_FusedFunction` has not."""
     _plain.append(True)
     try:
         yield
@@ -334,7 +336,7 @@ def run(block: Any, state: Tensor, boundaries: packing.Boundaries) -> Tensor:
         block.gradients,
         heads.scaling,
     )
-    return _Block.apply(state, call, *block.built.weights())
+    return _FusedFunction.apply(state, call, *block.built.weights())
 
 
 def _product_dtype(state: Tensor) -> torch.dtype:
@@ -375,8 +377,8 @@ def install(blocks: Sequence[nn.Module], gradients: Gradients) -> bool:
     if not blocks or not all(fits(block) for block in blocks):
         return False
     for block in blocks:
-        if not isinstance(block, ByHand):
-            block.__class__ = type(type(block).__name__, (ByHand, type(block)), {})
+        if not isinstance(block, FusedBlock):
+            block.__class__ = type(type(block).__name__, (FusedBlock, type(block)), {})
         block.last, block.gradients = block is blocks[-1], gradients  # type: ignore[assignment]
         block.built = _Built.of(block)  # type: ignore[assignment]
     return True

@@ -164,7 +164,7 @@ _left_alone: list[bool] = []
 
 
 @contextmanager
-def without_old_objects() -> Iterator[None]:
+def frozen_garbage_collector() -> Iterator[None]:
     """While open, Python's collector leaves alone what was there before: libraries' million objects, looked through every
     few steps. What is garbage by then (the training before this one) goes first. Opened again inside, it only does that.
     """

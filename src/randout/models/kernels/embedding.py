@@ -37,7 +37,7 @@ class _Lookup(torch.autograd.Function):
         return None, None, None, None
 
 
-class Words(nn.Embedding):
+class SparseRowEmbedding(nn.Embedding):
     """An `nn.Embedding` whose gradient is kept to rows while `Gradients.adding` is open."""
 
     gradients: Gradients
@@ -53,5 +53,5 @@ class Words(nn.Embedding):
 def install(words: nn.Module | None, gradients: Gradients) -> None:
     """Make a plain embedding one of rows, in place; any other is left as it is."""
     if type(words) is nn.Embedding:
-        words.__class__ = Words
+        words.__class__ = SparseRowEmbedding
         words.gradients = gradients  # type: ignore[assignment]

@@ -4,7 +4,7 @@ Every part of an encoder but attention treats tokens one by one, so only attenti
 attention function is registered with transformers; it receives the boundaries as an extra keyword of the model's
 forward and falls through to the library's SDPA where there are none. A hook turns the encoder's last hidden state
 (1, tokens, hidden) into (texts, 1, hidden), the first token of each text, so that the family's own pooler and head
-run unchanged. Whether a model admits this is never assumed: `encoder.admit` probes it against padding.
+run unchanged. Whether a model admits this is never assumed: `encoder.probe_packing` probes it against padding.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ class Boundaries:
 
 
 @dataclass(eq=False)
-class Aside:
+class AttentionHook:
     """What the attention of one block is given besides, or asked for: see `sites.Sites.change_attention`."""
 
     bias: Callable[[int], Tensor] | None = None  # rows of the batch -> (rows,)
     seen: Callable[[Any], None] | None = None
 
 
-asides: list[Aside] = []  # of the block whose forward is under way
+attention_hooks: list[AttentionHook] = []  # of the block whose forward is under way
 
 
 def attend(module, query, key, value, attention_mask, dropout=0.0, scaling=None, boundaries=None, **kwargs):
@@ -75,7 +75,7 @@ def attend(module, query, key, value, attention_mask, dropout=0.0, scaling=None,
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     width = value.shape[-1]
-    for aside in asides:
+    for aside in attention_hooks:
         if aside.seen is not None:
             aside.seen(weights_of(query, key, attention_mask, scaling, boundaries))
         if aside.bias is not None:
