@@ -59,7 +59,7 @@ class TestWords:
         assert seen == [(shape, (*shape, weight.shape[1]))]
 
     def test_no_words(self, load):
-        with pytest.raises(TypeError, match="no embedding of token ids"):
+        with pytest.raises(TypeError, match="no token embedding"):
             replace(load("bert").sites, words=None).change_words(lambda ids, embedded: embedded)
 
 

@@ -42,7 +42,7 @@ def test_each_text_has_the_logits_it_has_alone(encoder: Any, monkeypatch: pytest
     assert (found.dtype, sum(seen), len(seen) > 1) == (np.float32, len(rows), True)
 
 
-def test_laid_out_weights_give_the_same_products_and_are_put_away(encoder: Any) -> None:
+def test_reordered_weights_give_the_same_products_and_are_put_away(encoder: Any) -> None:
     before = overridden(encoder.model)
     layer = next(module for module in encoder.model.modules() if type(module) is nn.Linear)
     for x in (torch.randn(1, 5, layer.in_features), torch.randn(3, layer.in_features)):

@@ -321,9 +321,7 @@ class TestLabels:
     def test_a_label_of_two_models_is_refused(self, tiny_model, tmp_path):
         shutil.copytree(tiny_model("bert"), tmp_path / "cache" / "models" / "small")
         in_hub_cache(tiny_model("bert"), tmp_path, "some/small", "c" * 40)
-        with pytest.raises(
-            UserError, match=r"^small: 2 models found locally have this name; .*models/small, some/small"
-        ):
+        with pytest.raises(UserError, match=r"^small: 2 local models have this name; .*models/small, some/small"):
             loading.find("small")
 
     def test_a_label_of_several_commits_is_the_one_of_the_main_branch(self, tiny_model, tmp_path):

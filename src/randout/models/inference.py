@@ -13,14 +13,17 @@ from torch import Tensor, nn
 from .encoder import Encoder, computing
 from .tokens import Tokens, by_length
 
-AT_ONCE = {"cpu": 2048, "cuda": 8192, "mps": 8192}  # tokens of a forward; on a CPU its activations then stay in cache
+AT_ONCE = {"cpu": 2048, "cuda": 8192, "mps": 8192}  # tokens per forward pass; on a CPU its activations stay in cache
 
 
 @torch.no_grad()
 def predict(
     encoder: Encoder, tokens: Tokens, rows: np.ndarray, precision: str, seen: Callable[[int], None] = lambda texts: None
 ) -> np.ndarray:
-    """Logits (len(rows), C) in float32, in the order of `rows`; no dropout, no noise. seen: told of texts done."""
+    """Compute logits (len(rows), C) in float32, in the order of `rows`, without dropout or noise.
+
+    seen: called after each batch with its number of texts.
+    """
     encoder.model.eval()
     found = np.zeros((len(rows), encoder.model.config.num_labels), dtype=np.float32)
     with (
@@ -36,9 +39,9 @@ def predict(
 
 @contextmanager
 def reordered_weights(model: nn.Module, precision: str) -> Iterator[None]:
-    """While open, on an x86 CPU in float32, linear layers multiply by copies of their weights in oneDNN's own layout.
+    """While open, linear layers use copies of their weights in oneDNN's layout (float32 on an x86 CPU; else no change).
 
-    The products are the same up to rounding; weights must not change meanwhile. Elsewhere nothing is done.
+    Results are equal up to rounding. Weights must not change while it is open.
     """
     layers = [
         module
@@ -56,7 +59,7 @@ def reordered_weights(model: nn.Module, precision: str) -> Iterator[None]:
 
 
 def _plain(module: nn.Linear) -> bool:
-    """Whether a module is a linear layer as torch makes it, in float32 on an x86 CPU, and this torch has the product."""
+    """Whether a module is a standard float32 linear layer on an x86 CPU and this torch has the oneDNN product."""
     there = all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
     if type(module) is not nn.Linear or "forward" in vars(module) or not there:
         return False

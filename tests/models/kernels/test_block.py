@@ -1,4 +1,4 @@
-"""The block by hand against transformers' own: outputs, gradients, masks, memory; the embedding's rows likewise."""
+"""The fused block compared with transformers' own: outputs, gradients, masks, memory; also the embedding's rows."""
 
 from __future__ import annotations
 

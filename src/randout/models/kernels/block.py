@@ -1,12 +1,14 @@
 """Fused CPU transformer block for BERT-family encoders, with a hand-written backward pass, for packed texts.
 
-BERT, RoBERTa, XLM-R, CamemBERT, Data2VecText and ELECTRA share one block: attention over q, k, v, its output dropped,
-added and normalised; a feed-forward layer with GELU, dropped, added and normalised. Run through autograd, most of its
-time is not in the matrix products. Here it is one function: one product for q, k and v, number formats changed once,
-memory kept from step to step (`memory`), gradients written where they stay. Of the last block only each text's first
-token is computed, where nothing else is asked for: what a classifier reads of it. Everything is computed in the number
-formats that autocast would choose, and with the same dropout masks; transformers' own block is the slow path that it
-equals (tests/models/kernels/test_block.py), and that is taken wherever somebody changed a part or watches it (`untouched`).
+BERT, RoBERTa, XLM-R, CamemBERT, Data2VecText and ELECTRA share one block:
+
+    x ─ attention(q, k, v) ─ dropout ─ add x ─ layer norm ─ z ─ feed-forward with GELU ─ dropout ─ add z ─ layer norm ─ y
+
+Under autograd, most of its time is not spent in the matrix products. Here it is one autograd function: one product for q,
+k and v, one conversion of dtypes, memory reused from step to step (`buffers`), gradients written directly to `.grad`. The
+last block computes only each text's first token if a classifier reads nothing else. Dtypes are those that autocast would
+choose, and dropout masks are the same. Results equal those of transformers' own block (tests/models/kernels/test_block.py),
+which runs whenever a part of the block was changed or has a hook (`untouched`).
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ aten = torch.ops.aten
 
 
 class _FusedFunction(torch.autograd.Function):
-    """y = LN2(z + drop(gelu(z W1' + b1) W2' + b2)), z = LN1(x + drop(attention(x) Wo' + bo)); x: (tokens, hidden)."""
+    """Forward and backward pass of a block: y = LN2(z + drop(gelu(z W1' + b1) W2' + b2)), z = LN1(x + drop(attention(x)
+    Wo' + bo)); x: (tokens, hidden).
+    """
 
     @staticmethod
     def forward(ctx, x, call: Call, wq, bq, wk, bk, wv, bv, wo, bo, g1, c1, w1, b1, w2, b2, g2, c2):
@@ -64,11 +68,11 @@ class _FusedFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         if torch.is_grad_enabled():
-            raise RuntimeError("a block by hand has no second derivatives: run the forward within `block.plain()`")
+            raise RuntimeError("fused blocks have no second derivatives; run the forward pass within `block.plain()`")
         call, start = ctx.call, ctx.start
         state, joint, first, query, mixed, out, middle, up, before, after, down = ctx.inner
-        ctx.saved_tensors  # noqa: B018 (raises where a weight was changed in place since, or the graph was freed)
-        # Hooks on saved tensors hand out copies of the weights; gradients belong to the parameters themselves.
+        ctx.saved_tensors  # noqa: B018 (raises if a weight was changed in place or the graph was freed)
+        # Hooks on saved tensors return copies of the weights, but gradients must go to the parameters themselves.
         wq, bq, wk, bk, wv, bv, wo, bo, g1, c1, w1, b1, w2, b2, g2, c2 = ctx.weights
         scratch, dtype, hidden = Tape(call.tape.pool), call.dtype, gradient.shape[1]
 
@@ -116,7 +120,7 @@ class _FusedFunction(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Added:
-    """LN(x + drop(state W' + b)): what its gradient needs. before: the sum that is normalised."""
+    """LN(x + drop(state W' + b)): the values that its backward pass needs. before: the input of the layer norm."""
 
     call: Call
     rate: float
@@ -135,7 +139,7 @@ class _Added:
         keep = None
         if rate:
             keep = dropout.fill_keep_mask(tape.empty(sum(call.lengths), x.shape[1], dtype=dtype), rate)
-            keep = keep[starts_of(call.lengths)] if call.first else keep  # the masks they would have among all tokens
+            keep = keep[starts_of(call.lengths)] if call.first else keep  # same masks as when all tokens are computed
             added *= keep
         before = torch.add(x, added, alpha=dropout.scale(rate), out=tape.empty(*x.shape, dtype=x.dtype))
         output, mean, deviation = torch.native_layer_norm(before, x.shape[1:], g, c, call.eps[which])
@@ -144,7 +148,7 @@ class _Added:
     def backward(
         self, gradient: Tensor, g: Tensor, c: Tensor, scratch: Tape, learn: Any, place: int
     ) -> tuple[Tensor, Tensor]:
-        """Gradients of x, in memory of its own, and of (state W' + b)."""
+        """Gradients with respect to x, in newly allocated memory, and to (state W' + b)."""
         to_sum, to_g, to_c = aten.native_layer_norm_backward(
             gradient, self.before, self.before.shape[1:], self.mean, self.deviation, g, c, [True, True, True]
         )
@@ -159,7 +163,7 @@ class _Added:
 
 
 def starts_of(lengths: Sequence[int]) -> Tensor:
-    """(b,) the row of each text's first token."""
+    """Row of each text's first token, (b,)."""
     counts = torch.tensor(lengths)
     return counts.cumsum(0) - counts
 
@@ -169,7 +173,7 @@ def _cast(x: Tensor, dtype: torch.dtype, tape: Tape) -> Tensor:
 
 
 def _joined(parts: Sequence[tuple[Tensor, Tensor, float]], dtype: torch.dtype, tape: Tape) -> tuple[Tensor, Tensor]:
-    """Weights (out, in) and biases (out) of several linear maps of one input as one, each times its factor."""
+    """Concatenate the weights (out, in) and biases (out) of linear maps of one input, each multiplied by its factor."""
     rows, columns = parts[0][0].shape
     weight = tape.empty(len(parts) * rows, columns, dtype=dtype)
     bias = tape.empty(len(parts) * rows, dtype=dtype)
@@ -183,13 +187,15 @@ def _joined(parts: Sequence[tuple[Tensor, Tensor, float]], dtype: torch.dtype, t
 
 
 class FusedBlock:
-    """Mixed into the class of a block: its forward by `_FusedFunction` where it can be, else the class's own; without gradients
-    that too stops at first tokens where no others are wanted.
+    """Mixin for the class of a block: runs `_FusedFunction` where possible, otherwise the class's own forward pass.
+
+    In inference, the class's own forward pass also computes only first tokens after the last attention, if no others are
+    needed.
     """
 
     def forward(self, hidden_states, attention_mask=None, *arguments, boundaries=None, **keywords):
         if boundaries is not None and boundaries.tape is not None and not packing.attention_hooks:
-            given = (attention_mask, *arguments, keywords.get("past_key_values"))  # of a decoder, or padded
+            given = (attention_mask, *arguments, keywords.get("past_key_values"))  # set in decoders or padded batches
             if all(value is None for value in given) and not observed() and untouched(self):
                 return run(self, hidden_states[0], boundaries)[None]
         if boundaries is not None:
@@ -203,9 +209,11 @@ class FusedBlock:
 
 @dataclass(frozen=True)
 class _Built:
-    """A block as `install` found it. parts: each module inside, its class, that class's forward, and its children by
-    name. maps: its linear maps and norms, in the order of `_FusedFunction`'s arguments; shapes: of their weights and biases.
-    heads: what attends. forward: of the block, by transformers.
+    """The structure of a block when `install` changed it, to detect later changes.
+
+    parts: each inner module, its class, that class's `forward`, and its children by name. maps: linear maps and norms, in
+    the order of `_FusedFunction`'s arguments. shapes: of their weights and biases. heads: the self-attention module.
+    forward: the block's forward method in transformers.
     """
 
     parts: tuple[tuple[nn.Module, type, Any, dict[str, nn.Module | None]], ...]
@@ -228,22 +236,21 @@ class _Built:
         return _Built(tuple(found), maps, tuple(shapes), heads, inner.intermediate_act_fn, children, own)
 
     def weights(self) -> list[Tensor | None]:
-        """The weight and bias of each of `maps`; None where it is no parameter any more. Read from where modules keep
-        them: attribute look-ups of modules are slow, and this is done in every forward.
+        """Weight and bias of each of `maps`; None for one that is no longer a parameter. Read from the modules' dictionaries,
+        because attribute look-ups of modules are slow and this runs in every forward pass.
         """
         kept = [one._parameters for one in self.maps]
         return [weight for own in kept for weight in (own.get("weight"), own.get("bias"))]
 
 
 def untouched(block: Any) -> bool:
-    """Whether `_FusedFunction` computes what `block` as it stands would compute, and calls everything that it would call: each
-    part as it was installed, in the block's own mode, without hooks or a forward of its own, its weights plain tensors
-    of one dtype. Else the block runs as transformers wrote it. Asked in every forward.
+    """Whether `_FusedFunction` gives the same result as `block` and bypasses no hook; checked in every forward pass.
+
+    True if every part is as installed, in the same mode as the block, without hooks or a replaced forward method, and all
+    weights are plain tensors of one dtype. Otherwise the block runs as implemented in transformers.
     """
     built, training = block.built, block.training
-    if training and getattr(
-        block, "gradient_checkpointing", False
-    ):  # which is to save the memory that `_FusedFunction` keeps
+    if training and getattr(block, "gradient_checkpointing", False):  # saves the memory that fused code would keep
         return False
     every = nn.modules.module  # hooks on all modules; those on the block itself run around its forward
     if (
@@ -272,7 +279,7 @@ def untouched(block: Any) -> bool:
 
 
 def _computes_as_built(block: Any, built: _Built) -> bool:
-    """Whether the settings of `block` and the kinds of its weights are those that `_FusedFunction` knows."""
+    """Whether the settings of `block` and the types of its weights are supported by `_FusedFunction`."""
     own, heads, weights = block.__dict__, built.heads.__dict__, built.weights()
     dtype = None if weights[0] is None else weights[0].dtype
     return (
@@ -288,7 +295,7 @@ def _computes_as_built(block: Any, built: _Built) -> bool:
 
 @contextmanager
 def _first_only(output: nn.Module, lengths: Sequence[int]) -> Iterator[None]:
-    """While open, what comes after attention, `output` first, is given each text's first token only."""
+    """While open, pass only each text's first token to the modules after attention, of which `output` is the first."""
 
     def hook(_module: nn.Module, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         starts = starts_of(lengths).to(states[0].device)
@@ -306,7 +313,7 @@ _plain: list[bool] = []
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """While open, blocks run as transformers wrote them: for second derivatives, which `_FusedFunction` has not."""
+    """While open, blocks run as implemented in transformers: for second derivatives, which `_FusedFunction` lacks."""
     _plain.append(True)
     try:
         yield
@@ -320,7 +327,9 @@ def switched_off() -> bool:
 
 
 def run(block: Any, state: Tensor, boundaries: packing.Boundaries) -> Tensor:
-    """state (tokens, hidden) through `block`: (tokens, hidden), or (texts, hidden) where only first tokens are wanted."""
+    """Run the fused block on state (tokens, hidden); returns (tokens, hidden), or (texts, hidden) if only first tokens are
+    needed.
+    """
     heads, out, down = block.attention.self, block.attention.output, block.output
     assert boundaries.tape is not None
     rates = (heads.dropout.p, out.dropout.p, down.dropout.p) if block.training else (0.0, 0.0, 0.0)
@@ -340,13 +349,13 @@ def run(block: Any, state: Tensor, boundaries: packing.Boundaries) -> Tensor:
 
 
 def _product_dtype(state: Tensor) -> torch.dtype:
-    """The dtype of matrix products of `state`; autocast leaves float64 alone."""
+    """Dtype of matrix products of `state`; autocast does not convert float64."""
     cast = torch.is_autocast_enabled("cpu") and state.dtype is not torch.float64
     return torch.get_autocast_dtype("cpu") if cast else state.dtype
 
 
 def fits(block: nn.Module) -> bool:
-    """Whether `block` is built as BERT's: the same parts under the same names."""
+    """Whether `block` has the structure of BERT's block: the same modules under the same names."""
     linear = ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"]
     linear += ["intermediate.dense", "output.dense"]
     parts = dict(block.named_modules())
@@ -373,7 +382,7 @@ def fits(block: nn.Module) -> bool:
 
 
 def install(blocks: Sequence[nn.Module], gradients: Gradients) -> bool:
-    """Make every block of `blocks` run by hand, in place; False where they are of another kind. Parameters stay."""
+    """Turn all `blocks` into fused blocks, in place, without changing parameters. Returns False if they do not fit."""
     if not blocks or not all(fits(block) for block in blocks):
         return False
     for block in blocks:
