@@ -77,7 +77,7 @@ def test_old_files_go_and_the_best_stays(fresh: Any, tmp_path: Path) -> None:
 
 def test_best_that_is_not_there(fresh: Any, tmp_path: Path) -> None:
     session = saved(fresh(), tmp_path)
-    with pytest.raises(UserError, match="best weights are not there"):
+    with pytest.raises(UserError, match="best weights are missing"):
         checkpoint.restore_best(session, tmp_path)
 
 
@@ -98,7 +98,7 @@ def test_full_disk_leaves_the_checkpoint_before(
         real(tensors, path)
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(Failure, match=r"No space left on device.*before it is intact: free some space"):
+    with pytest.raises(Failure, match=r"No space left on device.*previous checkpoint is intact\. Free some disk space"):
         saved(session, tmp_path, 1, improved=True)
     assert not list(tmp_path.glob("*.partial"))
     other = fresh()
@@ -115,7 +115,7 @@ def test_full_disk_before_any_checkpoint(fresh: Any, tmp_path: Path, monkeypatch
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(checkpoint, "replace_text", full)
-    with pytest.raises(Failure, match="There was none before it"):
+    with pytest.raises(Failure, match="There is no earlier checkpoint"):
         saved(fresh(), tmp_path)
     assert not checkpoint.restore(fresh(), tmp_path, HERE, accept=False)
     blocked = tmp_path / "file"

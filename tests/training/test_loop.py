@@ -282,7 +282,7 @@ def test_memory_that_holds_nothing(tiny_model: Tiny, monkeypatch: pytest.MonkeyP
     session = new_training(encoder, [CrossEntropy()], micro_batch=asked)
     Memory(monkeypatch, 0)
     at = 1 if asked == "auto" else 4
-    with pytest.raises(Failure, match=f"does not hold a forward pass of {at} texts?; set train.micro_batch lower"):
+    with pytest.raises(Failure, match=f"too small for a forward pass of {at} texts?; lower train.micro_batch or"):
         trained(session, some_material(encoder))
 
 

@@ -1,6 +1,7 @@
 """The training loop: a generator that calls the hooks of methods and never names a method.
 
-It keeps no files and prints nothing: its caller saves, shows and stops. Everything that changes is in a `TrainingState`.
+It writes no files and prints nothing: the caller saves, reports and stops. Everything that changes is in a
+`TrainingState`.
 """
 
 from __future__ import annotations
@@ -32,13 +33,14 @@ from randout.stats.metrics import better
 from . import gradient_guard
 from .state import Event, Material, TrainingState
 
-FLUSH = 20  # steps between reads of the losses on a GPU, where each read waits for it
+FLUSH = 20  # steps between reads of the losses on a GPU, because each read synchronises with it
 
 
 def begin(encoder: Encoder, run: Run, methods: Sequence[Method], settings: TrainTable, precision: str) -> TrainingState:
     """Start the methods, then build the optimizer over the student's parameters and theirs.
 
-    run.teacher must be there where a method runs a teacher. Raises Failure where every parameter is frozen.
+    precision: "float32" or "bfloat16". `run.teacher` must be set if a method runs a teacher. Raises Failure if every
+    parameter is frozen.
     """
     states = [method.start(run) for method in methods]
     watched = {name: p for name, p in encoder.model.named_parameters() if p.requires_grad}
@@ -66,7 +68,7 @@ def begin(encoder: Encoder, run: Run, methods: Sequence[Method], settings: Train
 
 
 def _supervised(training: TrainingState, output: Output, batch: Batch) -> Tensor:
-    """The loss on gold labels of any logits, by the method that owns it."""
+    """Compute the loss on gold labels of `output`, with the method that owns this loss."""
     for method, state in zip(training.methods, training.states, strict=True):
         if SUPERVISED in method.losses and not method.supervises:
             return method.loss(training.run, state, output, batch, partial(student_forward, training, batch))[
@@ -76,9 +78,9 @@ def _supervised(training: TrainingState, output: Output, batch: Batch) -> Tensor
 
 
 def fit(training: TrainingState, material: Material, validate: Callable[[], dict[str, Any]]) -> Iterator[Event]:
-    """Train from `training.position` to the end; an event after every step and after every validation.
+    """Train from `training.position` to the end; yields an event after every step and after every validation.
 
-    validate: metrics of the student as it stands. Raises Failure when a loss is not finite.
+    validate: computes metrics of the current student. Raises Failure if a loss is not finite.
     """
     settings = training.settings
     per_epoch = -(-(len(material.labelled) + len(material.unlabelled)) // settings.batch_size)
@@ -133,9 +135,9 @@ def _close_epoch(training: TrainingState, metrics: dict[str, Any], improved: boo
 
 
 def step(training: TrainingState, material: Material, rows: np.ndarray) -> None:
-    """One optimizer step on the texts of `rows`. On a GPU that runs out of memory the micro-batch is halved.
+    """Take one optimizer step on the texts `rows`. If a GPU runs out of memory, the micro-batch is halved.
 
-    Raises Failure where the first step leaves a parameter of the student without a gradient (`gradient_guard`).
+    Raises Failure if the first step leaves a parameter of the student without a gradient (`gradient_guard`).
     """
     run, optimizer, position = training.run, training.optimizer, training.position
     run.step = position.step
@@ -153,8 +155,8 @@ def step(training: TrainingState, material: Material, rows: np.ndarray) -> None:
             if training.settings.micro_batch != "auto" or position.micro_batch == 1 or whole:
                 lower = f"batch_size (methods.{whole[0]} needs whole batches)" if whole else "micro_batch"
                 raise Failure(
-                    f"the GPU's memory does not hold a forward pass of {plural(position.micro_batch, 'text')}; "
-                    f"set train.{lower} lower, or student.max_length"
+                    f"the GPU's memory is too small for a forward pass of {plural(position.micro_batch, 'text')}; "
+                    f"lower train.{lower} or student.max_length"
                 ) from None
             position.micro_batch = -(-position.micro_batch // 2)
             torch.cuda.empty_cache()
@@ -163,18 +165,18 @@ def step(training: TrainingState, material: Material, rows: np.ndarray) -> None:
     run.log("gradient_norm", _clip(optimizer, training.settings.max_grad_norm))
     training.pending.append((position.epoch, position.batch, _summary(run.logged)))
     if training.encoder.device.type == "cpu" or len(training.pending) >= FLUSH:
-        flush(training)  # before the optimizer, so that on a CPU bad gradients never reach the weights
+        flush(training)  # before optimizer.step, so that on a CPU non-finite gradients never reach the weights
     optimizer.step()
     for method, state in zip(training.methods, training.states, strict=True):
         method.stepped(run, state)
 
 
 def _check_gradients(training: TrainingState, material: Material, rows: np.ndarray) -> None:
-    """Raise Failure where the first step of this process left a parameter without the gradient that it should have."""
+    """Raise Failure if the first step of this process left a parameter without the gradient that it should have."""
     encoder = training.encoder
 
     def plain() -> Tensor:
-        encoder.model.eval()  # the next training forward sets the mode anew
+        encoder.model.eval()  # the next training forward pass sets the mode again
         ids = [torch.from_numpy(material.tokens[row].astype(np.int64)) for row in rows[:2]]
         with block.plain():
             return replace(encoder, packed=False).forward(ids).logits
@@ -184,7 +186,7 @@ def _check_gradients(training: TrainingState, material: Material, rows: np.ndarr
 
 
 def _clip(optimizer: torch.optim.Optimizer, limit: float) -> Tensor:
-    """The L2 norm of all gradients together, before they are scaled down to `limit` (0: they are left alone)."""
+    """Clip the gradients to the total L2 norm `limit` (0: do not clip); returns the norm before clipping."""
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if limit:
@@ -193,7 +195,7 @@ def _clip(optimizer: torch.optim.Optimizer, limit: float) -> Tensor:
 
 
 def _gradients(training: TrainingState, material: Material, rows: np.ndarray) -> None:
-    """Accumulate `.grad` over the micro-batches of a step; the methods may own how each comes about."""
+    """Accumulate `.grad` over the micro-batches of a step; a method may compute it in its own way."""
     backward: Backward = partial(_backward, training)
     for method, state in zip(training.methods, training.states, strict=True):
         backward = method.gradient(training.run, state, backward)
@@ -206,7 +208,7 @@ def _batch(training: TrainingState, material: Material, rows: np.ndarray, first:
 
 
 def held_out(training: TrainingState, material: Material, step: int) -> Batch:
-    """The batch of held-out rows for a step: round and round in an order drawn anew for each pass."""
+    """Batch of held-out rows for a step; the rows are cycled through, in a new random order for each pass."""
     size = min(training.settings.batch_size, len(material.heldout))
     turn, place = divmod(step * size, len(material.heldout))
     orders = [
@@ -219,7 +221,7 @@ def held_out(training: TrainingState, material: Material, step: int) -> Batch:
 
 
 def batch_of(training: TrainingState, material: Material, rows: np.ndarray, mine: np.ndarray, first: int) -> Batch:
-    """The micro-batch of the texts `mine`, which stand from place `first` on among the `rows` of a step."""
+    """Make the micro-batch of the texts `mine`, which are those from index `first` on in the `rows` of a step."""
     device = training.encoder.device
     ids = [torch.from_numpy(material.tokens[row].astype(np.int64)) for row in mine]
     index = torch.from_numpy(mine)
@@ -236,17 +238,17 @@ def _backward(training: TrainingState, batch: Batch, scale: float = 1.0) -> None
     total = torch.stack([loss.float() for loss in losses.values()]).sum()
     for name, loss in losses.items():
         training.run.log(f"loss_{name}", loss)
-    if len(losses) > 1:  # how hard each loss pulls, at the logits: cheap, and the same for every parameter behind them
+    if len(losses) > 1:  # gradient norm of each loss at the logits: a cheap comparison of their strengths
         for name, loss in losses.items():
             (pull,) = torch.autograd.grad(loss, logits, retain_graph=True, allow_unused=True)
-            if pull is not None:  # else a loss that looks elsewhere, at hidden states, of which this measures nothing
+            if pull is not None:  # None for a loss that does not use the logits but, for example, hidden states
                 training.run.log(f"square_{name}", pull.float().square().sum())
     with training.encoder.gradients.adding():
         torch.autograd.backward(total)
 
 
 def losses_of(training: TrainingState, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-    """The named losses of a micro-batch and the student's logits (b, C), with a graph."""
+    """Compute the named losses of a micro-batch; returns them and the student's logits (b, C), with a graph."""
     run = training.run
     for method, state in zip(training.methods, training.states, strict=True):
         batch = method.inputs(run, state, batch)
@@ -257,7 +259,7 @@ def losses_of(training: TrainingState, batch: Batch) -> tuple[dict[str, Tensor],
     taken = any(method.supervises for method in training.methods)
     losses: dict[str, Tensor] = {}
     for method, state in zip(training.methods, training.states, strict=True):
-        if not (taken and SUPERVISED in method.losses and not method.supervises):  # asked by the one that took over
+        if not (taken and SUPERVISED in method.losses and not method.supervises):  # called by the supervising method
             losses |= method.loss(run, state, output, batch, forward)
     return losses, output.logits
 
@@ -272,7 +274,7 @@ def student_forward(
     call: int = 0,
     want: Want = NOTHING,
 ) -> Output:
-    """A training forward. The same (step, call, micro-batch) repeats the same dropout masks and noise."""
+    """Run a training forward pass; arguments as for `Forward`. Dropout masks and noise depend on (step, call, micro-batch)."""
     run, encoder = training.run, training.encoder
     run.call = call
     torch.manual_seed(random_key(run.seed, "dropout", run.step, run.rank, call, batch.first))
@@ -285,12 +287,14 @@ def student_forward(
                     stack.enter_context(method.perturb(run, state))
             with computing(encoder.device, training.precision):
                 return encoder.forward(batch.ids, want, weights)
-    finally:  # also where memory ran out
+    finally:  # also after running out of memory
         run.layout, run.call = None, 0
 
 
 def _summary(logged: dict[str, list[tuple[Tensor, float]]]) -> dict[str, Tensor]:
-    """A step's numbers: losses add up over micro-batches, the rest is averaged; gradient norms become ratios."""
+    """Combine the logged numbers of a step: sum losses over micro-batches, average the rest, and turn gradient norms into
+    ratios.
+    """
     means = {}
     for name, entries in logged.items():
         if name.startswith(("loss_", "square_")):
@@ -304,8 +308,8 @@ def _summary(logged: dict[str, list[tuple[Tensor, float]]]) -> dict[str, Tensor]
 
 
 def flush(training: TrainingState) -> None:
-    """Read the numbers of the steps since the last read. Raises Failure naming the first loss (or norm of the
-    gradients: it may overflow where no loss does) that is not finite.
+    """Read the logged numbers of the steps since the last read. Raises Failure naming the first loss that is not finite, or
+    the gradient norm, which may overflow even if no loss does.
     """
     for epoch, batch, numbers in training.pending:
         for name, tensor in numbers.items():
@@ -314,7 +318,7 @@ def flush(training: TrainingState) -> None:
                 training.pending.clear()
                 raise Failure(
                     f"{name.replace('_', ' ')} is {value} at epoch {epoch + 1}, batch {batch + 1}. The last checkpoint "
-                    "is intact. A lower learning_rate, or precision = float32, usually helps"
+                    "is intact. A lower learning_rate or precision = float32 usually helps"
                 )
             if math.isfinite(value):
                 entry = training.position.sums.setdefault(name, [0.0, 0])
@@ -323,7 +327,9 @@ def flush(training: TrainingState) -> None:
 
 
 def learning_rate(settings: TrainTable, step: int, steps: int) -> float:
-    """Of step `step` (0 the first): a linear rise over `warmup_ratio` of all steps, then constant or linear to zero."""
+    """Learning rate of step `step` (0 is the first): linear warm-up over `warmup_ratio` of all steps, then constant or
+    linear decay to zero.
+    """
     warmup = math.ceil(settings.warmup_ratio * steps)
     if step < warmup:
         return settings.learning_rate * (step + 1) / warmup
