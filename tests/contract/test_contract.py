@@ -59,12 +59,12 @@ Tiny = Callable[[str], Path]
 
 
 class Probe(Method):
-    """Every seam at work: a loss on hidden states through a projection, an average of weights, a word that is dropped,
+    """Every hook in use: a loss on hidden states through a projection, an average of weights, a word that is dropped,
     a loss that is scaled, and counters of what was called.
     """
 
     name = "probe"
-    summary = "uses every seam"
+    summary = "uses every hook"
     losses = ("probe",)
     weight: float = 0.3
     drop: bool = True
@@ -220,7 +220,7 @@ def test_where_it_is_from(method: type[Method]) -> None:
     assert method.source
 
 
-def test_every_seam_was_called(bench: Bench) -> None:
+def test_every_hook_was_called(bench: Bench) -> None:
     """Of the probe: forwards (two passes a step, no noise in the second forward of each), steps, validations."""
     session = bench.start([CrossEntropy(), Probe()])
     run_through(session)
@@ -238,7 +238,7 @@ def test_two_owners_of_a_loss_are_refused() -> None:
         name = "other"
 
     check_together((CrossEntropy(), KnowledgeDistillation(), Randout()))
-    with pytest.raises(UserError, match=r"methods.other: methods.ce owns the loss 'ce' already"):
+    with pytest.raises(UserError, match=r"methods.other: methods.ce already has the loss 'ce'"):
         check_together((CrossEntropy(), Other()))
 
 
@@ -253,7 +253,7 @@ def test_two_owners_of_the_gradient_are_refused() -> None:
         name = "another"
 
     check_together((CrossEntropy(), Steering()))
-    with pytest.raises(UserError, match=r"methods.another: methods.steering decides how gradients"):
+    with pytest.raises(UserError, match=r"methods.another: methods.steering already computes the gradients"):
         check_together((Steering(), Another()))
 
 

@@ -312,7 +312,7 @@ def test_mistakes_are_said(tiny_model: Tiny) -> None:
     for method in (Live(), Held(), Dropping()):
         with pytest.raises(UserError, match=rf"methods.{method.name}: .*randout.train"), attached(model, [method]):
             pass
-    with pytest.raises(UserError, match="owns the loss 'ce' already"), attached(model, [CrossEntropy()] * 2):
+    with pytest.raises(UserError, match="already has the loss 'ce'"), attached(model, [CrossEntropy()] * 2):
         pass
     with attached(model, [Ascent()]) as work:
         with pytest.raises(UserError, match=r"methods.ascent: .* attached.backward"):

@@ -161,7 +161,7 @@ def test_arms_that_cannot_run_are_refused_or_left_out(
     words = ["compare", str(toy_csv(90, 1)), "--student", str(tiny_model("mpnet")), "--dry-run"]
     code, _, err = call(capsys, monkeypatch, *words, "--teacher", "none", "--methods", "randout,attention-noise")
     assert code == 2
-    assert "arms.attention-noise cannot run: methods.attention-noise: nothing can be added" in err
+    assert "arms.attention-noise cannot run: methods.attention-noise: not supported because nothing can be added" in err
     code, _, err = call(capsys, monkeypatch, *words, "--teacher", "none", "--methods", "hinton")
     assert code == 2
     assert "learns from a teacher, and there is none" in err

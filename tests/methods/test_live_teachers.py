@@ -347,7 +347,7 @@ def test_a_better_teacher_helps_on_held_out_rows(tiny_model: Tiny) -> None:
 def test_differences_need_float32(tiny_model: Tiny) -> None:
     folder = tiny_model("bert")
     teacher = replace(live_teacher(folder, 28), precision="bfloat16")
-    with pytest.raises(UserError, match=r'metadistil.form: "first-order" takes differences that bfloat16 rounds away'):
+    with pytest.raises(UserError, match=r'metadistil.form: "first-order" needs differences that are lost in bfloat16'):
         new_training(tiny_encoder(folder), [CrossEntropy(), MetaDistil(form="first-order")], teacher)
     new_training(tiny_encoder(folder), [CrossEntropy(), MetaDistil()], teacher)
 
@@ -457,10 +457,10 @@ def test_layers_that_cannot_be_matched_are_refused(tiny_model: Tiny, monkeypatch
     folder = tiny_model("bert")
     encoder, across = tiny_encoder(folder), live_teacher(folder, 28)
     refused = {
-        "attention: 0.5, but teacher and student cut a text into different tokens": {"attention": 0.5},
+        "attention: 0.5, but teacher and student have different tokenizers": {"attention": 0.5},
         'states: "tokens", but teacher and student': {"states": "tokens"},
-        "pairs: the student has blocks 1 to 3, not 4": {"pairs": ((4, 1),)},
-        "pairs: the teacher has blocks 1 to 3, not 7": {"pairs": ((1, 7),)},
+        "pairs: the student has blocks 1 to 3, got 4": {"pairs": ((4, 1),)},
+        "pairs: the teacher has blocks 1 to 3, got 7": {"pairs": ((1, 7),)},
     }
     for words, settings in refused.items():
         with pytest.raises(UserError, match=f"methods.layer-matching.{words}"):

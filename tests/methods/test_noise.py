@@ -139,7 +139,9 @@ def test_a_layer_that_is_not_there(method: Method) -> None:
 
 
 def test_a_contrast_needs_blocks() -> None:
-    with pytest.raises(UserError, match=r"methods.gaussian-contrastive: this student is a network of words"):
+    with pytest.raises(
+        UserError, match=r"methods.gaussian-contrastive: not supported because this student is a neural baseline"
+    ):
         GaussianContrastive().check(Run(nn.Identity(), Sites(nn.Identity(), ()), 1))
 
 
@@ -318,7 +320,7 @@ def test_neftune_acts_on_word_embeddings(tiny_model: Tiny, family: str) -> None:
 
 
 def test_neftune_needs_words() -> None:
-    with pytest.raises(UserError, match=r"methods.neftune: no embedding of token ids"):
+    with pytest.raises(UserError, match=r"methods.neftune: no token embedding"):
         NEFTune().check(Run(nn.Identity(), Sites(nn.Identity(), ()), 1))
 
 

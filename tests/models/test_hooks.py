@@ -172,5 +172,5 @@ class TestLayout:
         model = load("bert").model
         with pytest.raises(ValueError, match="input_ids"):
             layout_of_arguments(model, (), {})
-        with pytest.raises(ValueError, match="attention_mask of shape"):
+        with pytest.raises(ValueError, match="attention_mask has the shape"):
             layout_of_arguments(model, (torch.ones(2, 3).long(), torch.ones(2, 1, 3, 3)), {})

@@ -89,7 +89,7 @@ class TestFind:
 
     @pytest.mark.parametrize("name", ["no such model", "a--b", "semi;colon"])
     def test_no_name_at_all(self, name):
-        with pytest.raises(UserError, match="neither a folder nor a model's name"):
+        with pytest.raises(UserError, match="neither a folder nor a valid model name"):
             loading.find(name)
 
     def test_hub_cache(self, tiny_model, tmp_path):
@@ -159,7 +159,7 @@ class TestHub:
         ("error", "message"),
         [
             ("RepositoryNotFoundError", "no such model on the hub"),
-            ("RevisionNotFoundError", "no revision 'abc'"),
+            ("RevisionNotFoundError", "not its revision 'abc'"),
             ("GatedRepoError", "terms"),
             ("HfHubHTTPError", "cannot be reached"),
         ],
@@ -236,7 +236,7 @@ class TestFaultyFolders:
         with pytest.raises(UserError, match=f"{part} is a web page"):
             loading.find(str(folder))
 
-    @pytest.mark.parametrize(("keep", "message"), [(-10, "it was cut off"), (100, "is damaged"), (0, "is damaged")])
+    @pytest.mark.parametrize(("keep", "message"), [(-10, "it was truncated"), (100, "is damaged"), (0, "is damaged")])
     def test_weights_cut_off(self, own_copy, keep, message):
         weights = own_copy() / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:keep])
@@ -277,7 +277,7 @@ class TestFaultyFolders:
             ({"model_type": "t5"}, "T5 is an encoder-decoder; randout takes encoders"),
             ({"model_type": "bart"}, "BART is an encoder-decoder"),
             ({"is_encoder_decoder": True}, "is an encoder-decoder"),
-            ({"is_decoder": True}, "says is_decoder"),
+            ({"is_decoder": True}, "sets is_decoder"),
             ({"model_type": None}, "has no model_type"),
             ({"pad_token_id": 10**6}, "pad_token_id 1000000 but vocab_size"),
         ],

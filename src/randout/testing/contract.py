@@ -392,7 +392,7 @@ def check_accumulation(bench: Bench, case: Case) -> None:
             try:
                 check_together(case.methods, micro_batch, BATCH)
             except UserError as error:
-                if f"micro_batch: {micro_batch}, but methods.{name} looks at all" in str(error):
+                if f"micro_batch: {micro_batch}, but methods.{name} needs all" in str(error):
                     continue
             raise ContractError(f"it looks at whole steps, and micro-batches of {micro_batch} are not refused")
         whole, losses = bench.gradients(case.stilled, BATCH)
