@@ -1,4 +1,4 @@
-"""Methods with losses and gradients of their own in another training loop: `foreign.attached`."""
+"""Methods with their own losses and gradients in an external training loop: `attach.attached`."""
 
 from __future__ import annotations
 
@@ -265,7 +265,7 @@ def test_a_training_that_goes_on_is_the_uninterrupted_one(tiny_model: Tiny) -> N
         torch.set_rng_state(stream)
         go(resumed, work, 2)
     assert same_bits(dict(resumed.state_dict()), dict(whole.state_dict()))
-    with pytest.raises(UserError, match=r"methods.mixed: what it remembered is not in the state"):
+    with pytest.raises(UserError, match=r"methods.mixed: its state is missing in the state to resume from"):
         attached(resumed, methods, resume={"step": torch.tensor(1)}).__enter__()
 
 
@@ -323,9 +323,9 @@ def test_mistakes_are_said(tiny_model: Tiny) -> None:
     with attached(model, [Square()]) as work:
         early = model(**batch)
         model(**batch)
-        with pytest.raises(UserError, match="compute the loss of a forward before the next one"):
+        with pytest.raises(UserError, match="compute the loss of each forward pass before the next one"):
             work.loss(early, labels)
-        with pytest.raises(UserError, match="one whole number for each text"):
+        with pytest.raises(UserError, match="expected one integer per text"):
             work.loss(model(**batch), torch.rand(6, 3))
         with pytest.raises(UserError, match="logits"):
             work.loss({"no": 1}, labels)
@@ -333,6 +333,6 @@ def test_mistakes_are_said(tiny_model: Tiny) -> None:
         outputs = model(**batch)
         with pytest.raises(UserError, match=r"methods.kd: .*teacher_logits"):
             work.loss(outputs, labels)
-        with pytest.raises(UserError, match=r"teacher_logits of shape \(6, 2\)"):
+        with pytest.raises(UserError, match=r"teacher_logits: found shape \(6, 2\)"):
             work.loss(outputs, labels, torch.rand(6, 2))
     assert len(NAMES) == model.config.num_labels

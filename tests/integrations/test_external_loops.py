@@ -1,4 +1,4 @@
-"""Every method of the shelf for noise or gold labels, in another training loop and in a Trainer: none excused."""
+"""Every built-in method for noise or gold labels, in an external training loop and in a Trainer, without exceptions."""
 
 from __future__ import annotations
 

@@ -283,7 +283,7 @@ def test_texts_without_labels(tiny_model: Tiny, tmp_path: Path) -> None:
         if times == 1:
             trainer.train()
         else:
-            with pytest.raises(UserError, match="texts without a label, with gradient accumulation"):
+            with pytest.raises(UserError, match="texts without a label cannot be combined with gradient accumulation"):
                 trainer.train()
 
 

@@ -55,10 +55,10 @@ def check_together(methods: Sequence[Method], micro_batch: int | str = "auto", b
                     f"methods.{method.name}: methods.{owners[loss]} already has the loss {loss!r}; keep one"
                 )
             owners[loss] = method.name
-    steering = [method.name for method in methods if type(method).gradient is not Method.gradient]
-    if len(steering) > 1:
+    own_gradient = [method.name for method in methods if type(method).gradient is not Method.gradient]
+    if len(own_gradient) > 1:
         raise UserError(
-            f"methods.{steering[1]}: methods.{steering[0]} already computes the gradients in its own way; keep one"
+            f"methods.{own_gradient[1]}: methods.{own_gradient[0]} already computes the gradients in its own way; keep one"
         )
     whole = [method.name for method in methods if method.whole]
     if whole and micro_batch != "auto" and int(micro_batch) < batch_size:
