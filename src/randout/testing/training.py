@@ -1,4 +1,4 @@
-"""Small trainings for tests: a tiny classifier, a little material, and the loop run to its end."""
+"""Small trainings for tests: a tiny classifier, a little training material, and functions that run the loop."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ __all__ = [
 ]
 
 NAMES = {0: "health", 1: "money", 2: "sport"}
-HELD_OUT = 10  # texts that there are beside those to train on
-WIDER = {"hidden_size": 48, "num_attention_heads": 6, "num_hidden_layers": 4}  # than the tiny models
+HELD_OUT = 10  # texts in addition to those to train on
+WIDER = {"hidden_size": 48, "num_attention_heads": 6, "num_hidden_layers": 4}  # wider and deeper than the tiny models
 WIDER_DISTILBERT = {"dim": 48, "n_heads": 6, "n_layers": 4}
 
 
 def tiny_encoder(folder: Path, **options: Any) -> Encoder:
-    """A classifier of three classes over the encoder in `folder`; `options` as of `models.load`."""
+    """Load a classifier of three classes with the encoder in `folder`; `options` as for `loading.load`."""
     return loaded(folder, **({"id2label": NAMES, "seed": 3} | options))
 
 
 def some_material(
     encoder: Encoder, n: int = 24, seed: int = 0, teacher: bool = True, unlabelled: int = 0, heldout: int = 0
 ) -> Material:
-    """n toy texts of up to 24 tokens, the last `unlabelled` of them without labels, with made-up logits of a teacher
-    and of two further ones; after them `heldout` texts that are kept from the student.
+    """Make n toy texts of up to 24 tokens, the last `unlabelled` of them without labels, with random logits of a teacher and
+    two further ones, followed by `heldout` texts that are withheld from the student.
     """
     texts, names = (column[: n + heldout] for column in _texts(n, seed))
     tokens = _tokens(encoder, texts)
@@ -67,7 +67,7 @@ def some_material(
 
 
 def _texts(n: int, seed: int) -> tuple[list[str], list[str]]:
-    """n toy texts, then those of `HELD_OUT`, and their labels."""
+    """Make n toy texts, then `HELD_OUT` more, with their labels."""
     (texts, names), (more, others) = toy_texts(n, seed), toy_texts(HELD_OUT, seed + 1000)
     return texts + more, names + others
 
@@ -76,14 +76,15 @@ def _tokens(encoder: Encoder, texts: list[str]) -> Tokens:
     return truncate(encode(encoder.tokenizer, texts), 24, "head", encoder.suffix, encoder.prefix)
 
 
-def live_teacher(beside: Path, n: int = 24, seed: int = 0, same_family: bool = False, **options: Any) -> LiveTeacher:
-    """A second classifier, frozen, with its own tokens of the texts of `some_material(n, seed)` and its classes in
-    another order: the tiny RoBERTa in the same folder as the model `beside`, which is built where it is not there.
-    same_family: in its place a wider and deeper model of the family of `beside`, with the same tokens. options: of
-    `models.load`.
+def live_teacher(student: Path, n: int = 24, seed: int = 0, same_family: bool = False, **options: Any) -> LiveTeacher:
+    """Make a frozen teacher with its own tokens of the texts of `some_material(n, seed)` and its classes in another order.
+
+    student: folder of the student's encoder. The teacher is the tiny RoBERTa in the same parent folder, built if missing;
+    or, with `same_family`, a wider and deeper model of the student's family with the same tokens. options: as for
+    `loading.load`.
     """
-    family = beside.name if same_family else "roberta"
-    folder = beside.parent / (f"wider-{family}" if same_family else family)
+    family = student.name if same_family else "roberta"
+    folder = student.parent / (f"wider-{family}" if same_family else family)
     if not folder.exists():
         build(family, folder, **((WIDER_DISTILBERT if family == "distilbert" else WIDER) if same_family else {}))
     names = {0: NAMES[1], 1: NAMES[2], 2: NAMES[0]}
@@ -108,7 +109,7 @@ def settings(**changes: Any) -> TrainTable:
 def new_training(
     encoder: Encoder, methods: Sequence[Method], teacher: LiveTeacher | None = None, **changes: Any
 ) -> TrainingState:
-    """A training at position zero. teacher: one that methods may run."""
+    """Make a training at position zero. teacher: for methods that run one. changes: as for `settings`."""
     table = settings(**changes)
     weights = torch.tensor([0.5, 1.0, 2.0])
     run = Run(encoder.model, encoder.sites, table.seed, len(NAMES), weights, teachers=3)
@@ -129,7 +130,7 @@ def validation(training: TrainingState, material: Material) -> Callable[[], dict
 
 
 def trained(training: TrainingState, material: Material, events: int | None = None) -> list[Event]:
-    """Train to the end, or for so many events; the events that came."""
+    """Train to the end, or until `events` events; returns the events."""
     found: list[Event] = []
     for event in fit(training, material, validation(training, material)):
         found.append(event)
@@ -147,12 +148,12 @@ def same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def furthest(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    """The largest difference between two sets of tensors."""
+    """Largest absolute difference between two sets of tensors."""
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
 def hooks_of(model: torch.nn.Module) -> int:
-    """How many hooks hang on the modules and parameters of a model."""
+    """Count the hooks on the modules and parameters of a model."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     on_modules = sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)
     return on_modules + sum(len(p._backward_hooks or ()) for p in model.parameters())
@@ -165,7 +166,7 @@ def a_batch(
     first: int = 0,
     others: Iterable[Tensor] = (),
 ) -> Batch:
-    """A micro-batch of texts of four tokens, for losses that look at logits only."""
+    """Make a micro-batch of texts of four tokens, for losses that read logits only."""
     labels = torch.tensor(list(labels))
     whole = labels if step_labels is None else torch.tensor(list(step_labels))
     ids = [torch.arange(4) for _ in labels]
