@@ -22,7 +22,7 @@ from randout.methods.randout import Randout
 from randout.models.tokens import batches
 from randout.training import loop
 from randout.training.state import Material, TrainingState
-from support.training import new_training, some_material, tiny_encoder, weights_of
+from support.training import new_training, tiny_encoder, toy_material, weights_of
 
 Tiny = Callable[[str], Path]
 RECIPE: tuple[Method, ...] = (CrossEntropy(), KnowledgeDistillation(temperature=2.0), Randout(units=8))
@@ -42,7 +42,7 @@ def made(
         encoder.model.double()
     session = new_training(encoder, RECIPE, epochs=10, **changes)
     session.run.steps = STEPS
-    return session, some_material(encoder, 40)
+    return session, toy_material(encoder, 40)
 
 
 def rows_of(material: Material, session: TrainingState) -> list[np.ndarray]:
@@ -127,7 +127,7 @@ def nudged(session: TrainingState, seed: int) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fifty_steps_in_float32(tiny_model: Tiny, family: str) -> None:
-    """The weights end no further (L2, all together) from the plain run's than the furthest of plain runs whose weights
+    """The weights end no further (L2, all together) from the plain run's than the largest_difference of plain runs whose weights
     began one unit in the last place away, and so do the losses on the way (the largest difference): no factor.
 
     Biases on keys are held apart, to 4 times: no logit depends on them, their gradient is nothing but rounding, and

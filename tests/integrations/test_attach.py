@@ -21,7 +21,7 @@ from randout.methods.randout import Randout
 from randout.models.encoder import Output, Want
 from randout.training.loop import _gradients
 from support.external_loops import Ascent, Mixed, Square, Twice, examples, padded, stock
-from support.training import NAMES, hooks_of, new_training, same_bits, some_material, tiny_encoder
+from support.training import NAMES, bit_identical, hooks_of, new_training, tiny_encoder, toy_material
 
 Tiny = Callable[[str], Path]
 FAMILIES = ("bert", "roberta", "distilbert", "albert", "modernbert")
@@ -82,7 +82,7 @@ def test_a_step_is_that_of_our_own_loop(tiny_model: Tiny, methods: list[Method],
     """Losses and gradients of a padded batch, noise on and dropout off."""
     off = {"dropout": 0.0, "attention_dropout": 0.0}
     session = new_training(tiny_encoder(tiny_model("bert"), pack=pack, **off), methods)
-    material = some_material(session.encoder, 8)
+    material = toy_material(session.encoder, 8)
     rows = material.tokens.lengths.argsort(kind="stable")
     model = stock(tiny_model("bert"), dropout=False)
     model.load_state_dict(tiny_encoder(tiny_model("bert"), pack=False, **off).model.state_dict())
@@ -264,7 +264,7 @@ def test_a_training_that_goes_on_is_the_uninterrupted_one(tiny_model: Tiny) -> N
     with attached(resumed, methods, resume=kept) as work:
         torch.set_rng_state(stream)
         go(resumed, work, 2)
-    assert same_bits(dict(resumed.state_dict()), dict(whole.state_dict()))
+    assert bit_identical(dict(resumed.state_dict()), dict(whole.state_dict()))
     with pytest.raises(UserError, match=r"methods.mixed: its state is missing in the state to resume from"):
         attached(resumed, methods, resume={"step": torch.tensor(1)}).__enter__()
 

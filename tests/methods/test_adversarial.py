@@ -28,7 +28,7 @@ from randout.models.hooks import Sites
 from randout.models.kernels import packing
 from randout.training.loop import Material, TrainingState, _batch, _gradients, losses_of, student_forward
 from support.plain import bert, cross_entropy, kl, padded
-from support.training import hooks_of, new_training, some_material, tiny_encoder
+from support.training import hooks_of, new_training, tiny_encoder, toy_material
 
 Tiny = Callable[[str], Path]
 ALL = (
@@ -51,7 +51,7 @@ class Step:
         encoder.model.double()
         self.model: Any = encoder.model
         self.session: TrainingState = new_training(encoder, methods)
-        self.material: Material = some_material(encoder, 28, unlabelled=4)
+        self.material: Material = toy_material(encoder, 28, unlabelled=4)
         chosen = np.array([0, 3, 5, 8, 11, 14, 25, 27])
         self.rows = chosen[self.material.tokens.lengths[chosen].argsort(kind="stable")]
         self.session.position.micro_batch = len(self.rows)

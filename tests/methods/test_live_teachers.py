@@ -24,7 +24,7 @@ from randout.models.encoder import Encoder, Output
 from randout.models.hooks import Sites
 from randout.models.kernels import packing
 from randout.training.loop import TrainingState, held_out, losses_of, step, student_forward
-from support.training import live_teacher, new_training, some_material, tiny_encoder
+from support.training import live_teacher, new_training, tiny_encoder, toy_material
 
 Tiny = Callable[[str], Path]
 OFF = {"dropout": 0.0, "attention_dropout": 0.0}
@@ -38,7 +38,7 @@ def begun(folder: Path, method: Method, kin: bool = False, double: bool = False,
         encoder.model.double()
         teacher.encoder.model.double()
     session = new_training(encoder, [CrossEntropy(), method], teacher, max_grad_norm=0)
-    material = some_material(encoder, 28, unlabelled=4, heldout=10)
+    material = toy_material(encoder, 28, unlabelled=4, heldout=10)
     session.run.steps = 4
     session.run.heldout = lambda number: held_out(session, material, number)
     return session
@@ -48,7 +48,7 @@ def a_step(session: TrainingState, texts: int = 8) -> Batch:
     """The batch of the step under way: texts of many lengths, the last of them without a label."""
     from randout.training.loop import batch_of
 
-    material = some_material(session.encoder, 28, unlabelled=4, heldout=10)
+    material = toy_material(session.encoder, 28, unlabelled=4, heldout=10)
     rows = np.array([0, 3, 7, 11, 16, 19, 23, 26][:texts])
     rows = rows[np.argsort(material.tokens.lengths[rows], kind="stable")]
     return batch_of(session, material, rows, rows, 0)
@@ -320,7 +320,7 @@ def test_a_teacher_that_learns_leaves_another_run_its_own(tiny_model: Tiny) -> N
     """Weight 0 leaves it alone too, and frozen."""
     folder = tiny_model("bert")
     one, other = (begun(folder, MetaDistil(weight=w, teacher_learning_rate=1e-2)) for w in (0.5, 0.0))
-    material = some_material(one.encoder, 28, unlabelled=4, heldout=10)
+    material = toy_material(one.encoder, 28, unlabelled=4, heldout=10)
     fresh = live_teacher(folder, 28).encoder.model.state_dict()
     for session in (one, other):
         step(session, material, np.arange(8))
@@ -362,7 +362,7 @@ def same_size(folder: Path) -> LiveTeacher:
     with torch.no_grad():
         for at, parameter in enumerate(encoder.model.parameters()):
             parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(at))
-    tokens = some_material(encoder, 28, heldout=10).tokens
+    tokens = toy_material(encoder, 28, heldout=10).tokens
     return replace(teacher, encoder=encoder, tokens=tokens)
 
 

@@ -31,7 +31,7 @@ from randout.models.encoder import Encoder, Output
 from randout.models.hooks import Layout, Sites
 from randout.models.tokens import Tokens
 from randout.training.loop import Material, TrainingState, _gradients, held_out, step
-from support.training import a_batch, new_training
+from support.training import make_batch, new_training
 
 TEXTS, LABELS = [[1, 2, 3], [4, 5, 1, 2]], [2, 0]
 
@@ -221,7 +221,7 @@ def test_r_drop() -> None:
     the divergence over the B texts: L(B alpha). modeling_bert.py (bert_kl): 2 L(B / 4) at its alpha of .5.
     modeling_roberta.py (roberta_kl) never compares its second pass with the labels: L(.7 B) - CE(z_2) / 2.
     """
-    batch, run = a_batch([2, 0, 1, 1]), Run(nn.Identity(), Sites(nn.Identity(), ()), 1)
+    batch, run = make_batch([2, 0, 1, 1]), Run(nn.Identity(), Sites(nn.Identity(), ()), 1)
     run.supervised = lambda output, batch: nn.functional.cross_entropy(output.logits, batch.labels)
     one, two = (sines((4, 3), k, 2.0).requires_grad_() for k in (1, 2))
 
@@ -264,7 +264,7 @@ def test_weidc(weighting: str) -> None:
     The same: the loss under each weighting, and the gradient. All four cases of right and wrong occur. There class 0 is
     padding, left out of the cross-entropy and kept in the squares with its weight; no text of ours is padding.
     """
-    batch, run = a_batch([3, 1, 1, 2, 1, 2]), Run(nn.Identity(), Sites(nn.Identity(), ()), 1)
+    batch, run = make_batch([3, 1, 1, 2, 1, 2]), Run(nn.Identity(), Sites(nn.Identity(), ()), 1)
     run.supervised = lambda output, batch: nn.functional.cross_entropy(output.logits, batch.labels)
     student, teacher = sines((6, 4), 1, 2.0).requires_grad_(), sines((6, 4), 4, 2.0)
     right = [(z.argmax(1) == batch.labels).tolist() for z in (student, teacher)]

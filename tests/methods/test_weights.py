@@ -21,8 +21,8 @@ from randout.methods.noisytune import NoisyTune
 from randout.models.hooks import Layout, Sites
 from randout.models.kernels import dropout
 from randout.testing.models import FAMILIES
-from support.external_loops import a_batch, foreign
-from support.training import new_training, same_bits, some_material, tiny_encoder, trained, weights_of
+from support.external_loops import foreign, make_batch
+from support.training import bit_identical, new_training, tiny_encoder, toy_material, trained, weights_of
 
 Tiny = Callable[[str], Path]
 
@@ -285,15 +285,15 @@ def test_mixout_moves_from_the_pretrained_weights(tiny_model: Tiny) -> None:
     own = layer.forward
     layer.forward = lambda x: own(x)
     set_by_others = layer.forward
-    trained(session, some_material(encoder))
-    assert same_bits(began, session.states[1].tensors)
+    trained(session, toy_material(encoder))
+    assert bit_identical(began, session.states[1].tensors)
     name = "encoder.layer.0.attention.self.query"
     assert not torch.equal(layer.weight, began[name])
     assert layer.forward is set_by_others
 
 
 def test_mixout_on_a_model_of_another_training_loop(tiny_model: Tiny) -> None:
-    model, batch = foreign(tiny_model("bert")), a_batch()
+    model, batch = foreign(tiny_model("bert")), make_batch()
     pretrained = {name: p.detach().clone() for name, p in model.named_parameters()}
     with applied(model, Mixout(p=0.7)):
         assert torch.allclose(model(**batch).logits, model.eval()(**batch).logits, atol=1e-5), "w is u still"
@@ -370,9 +370,9 @@ def test_noisytune_is_done_once(tiny_model: Tiny) -> None:
     theirs = tiny_encoder(tiny_model("bert"))
     theirs.model.load_state_dict(ours.model.state_dict())
     plain = new_training(theirs, [CrossEntropy()])
-    trained(session, some_material(ours))
-    trained(plain, some_material(theirs))
-    assert same_bits(weights_of(session), weights_of(plain))
+    trained(session, toy_material(ours))
+    trained(plain, toy_material(theirs))
+    assert bit_identical(weights_of(session), weights_of(plain))
 
 
 # ---- what they need

@@ -19,7 +19,7 @@ from randout.models import loading
 from randout.models.tokenization import tokenizer_and_limit
 from randout.testing.models import LABELS, LONGEST, build, toy_texts
 from support.forward import ids_of
-from support.training import new_training, some_material, tiny_encoder, trained, weights_of
+from support.training import new_training, tiny_encoder, toy_material, trained, weights_of
 
 
 class TestLoad:
@@ -277,7 +277,7 @@ class TestFaultyModels:
         """As `gradient_checkpointing` in config.json has it: every tensor of every block moves."""
         session = new_training(tiny_encoder(changed(own_copy(), gradient_checkpointing=True).folder), [CrossEntropy()])
         before = weights_of(session)
-        trained(session, some_material(session.encoder), events=1)
+        trained(session, toy_material(session.encoder), events=1)
         moved = [name for name, x in weights_of(session).items() if not torch.equal(x, before[name])]
         assert sum(".layer." in name for name in moved) == 16 * len(session.encoder.sites.blocks)
 

@@ -20,10 +20,10 @@ from randout.methods.mixout import Mixout
 from randout.training import checkpoint
 from randout.training.loop import TrainingState
 from support.training import (
+    bit_identical,
     new_training,
-    same_bits,
-    some_material,
     tiny_encoder,
+    toy_material,
     trained,
     weights_of,
 )
@@ -40,7 +40,7 @@ def fresh(tiny_model: Tiny) -> Callable[[], TrainingState]:
 
 def saved(session: TrainingState, folder: Path, events: int = 2, improved: bool = False) -> TrainingState:
     """Train on for some events, then save."""
-    trained(session, some_material(session.encoder), events)
+    trained(session, toy_material(session.encoder), events)
     checkpoint.save(session, folder, HERE, improved)
     return session
 
@@ -53,7 +53,7 @@ def test_all_of_a_session_comes_back(fresh: Any, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "one" / "checkpoint"  # made with the folders above it
     session, other = saved(fresh(), folder, 5, improved=True), fresh()
     assert checkpoint.restore(other, folder, HERE, accept=False)
-    assert same_bits(checkpoint._everything(other), checkpoint._everything(session))
+    assert bit_identical(checkpoint._all_tensors(other), checkpoint._all_tensors(session))
     assert other.position == session.position
     assert other.position.batch == 1
     assert not checkpoint.restore(fresh(), tmp_path / "nothing", HERE, accept=False)
@@ -66,9 +66,9 @@ def test_old_files_go_and_the_best_stays(fresh: Any, tmp_path: Path) -> None:
     saved(session, tmp_path, 2)
     assert names(tmp_path) == ["best-1.safetensors", "position.json", "state-3-0.safetensors"]
     now = weights_of(session)
-    assert not same_bits(best, now)
+    assert not bit_identical(best, now)
     checkpoint.restore_best(session, tmp_path)
-    assert same_bits(best, weights_of(session))
+    assert bit_identical(best, weights_of(session))
     saved(session, tmp_path, 1, improved=True)
     assert [name for name in names(tmp_path) if name.startswith("best")] == [
         f"best-{session.position.step}.safetensors"
@@ -86,7 +86,7 @@ def test_full_disk_leaves_the_checkpoint_before(
     fresh: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
 ) -> None:
     session = saved(fresh(), tmp_path, 2, improved=True)
-    before, held = checkpoint._everything(session), names(tmp_path)
+    before, held = checkpoint._all_tensors(session), names(tmp_path)
     before = {name: tensor.clone() for name, tensor in before.items()}
     position, written, real = session.position.step, [], checkpoint.save_file
 
@@ -104,7 +104,7 @@ def test_full_disk_leaves_the_checkpoint_before(
     other = fresh()
     assert checkpoint.restore(other, tmp_path, HERE, accept=False)
     assert other.position.step == position
-    assert same_bits(checkpoint._everything(other), before)
+    assert bit_identical(checkpoint._all_tensors(other), before)
     monkeypatch.undo()
     saved(session, tmp_path, 1, improved=True)  # and what the failure left goes
     assert len(names(tmp_path)) == len(held)
@@ -161,7 +161,7 @@ def test_damaged_tensors_are_refused(fresh: Any, tmp_path: Path, damage: str, wh
     }
     with pytest.raises(UserError, match=f"{file.name}: .*use --fresh to start again"):
         read[which]()
-    assert same_bits(weights, weights_of(session))
+    assert bit_identical(weights, weights_of(session))
 
 
 @pytest.mark.parametrize(
@@ -207,14 +207,14 @@ def test_another_model_is_refused(fresh: Any, tmp_path: Path, tiny_model: Tiny) 
 def test_what_a_killed_process_left_is_ignored_then_removed(fresh: Any, tmp_path: Path) -> None:
     """Killed between two writes: half files, and whole ones that the position does not name."""
     session = saved(fresh(), tmp_path, 2, improved=True)
-    step, before = session.position.step, {n: t.clone() for n, t in checkpoint._everything(session).items()}
+    step, before = session.position.step, {n: t.clone() for n, t in checkpoint._all_tensors(session).items()}
     (tmp_path / "state-3-0.safetensors").write_bytes((tmp_path / "state-2-0.safetensors").read_bytes())
     for name in ("best-3.safetensors", "state-9-0.safetensors.partial", "position.json.partial"):
         (tmp_path / name).write_bytes(b"half")
     other = fresh()
     assert checkpoint.restore(other, tmp_path, HERE, accept=False)
     assert other.position.step == step
-    assert same_bits(checkpoint._everything(other), before)
+    assert bit_identical(checkpoint._all_tensors(other), before)
     saved(other, tmp_path, 2)
     assert names(tmp_path) == ["best-2.safetensors", "position.json", f"state-{other.position.step}-1.safetensors"]
 
@@ -247,7 +247,7 @@ def test_blocks_that_share_their_weights(tiny_model: Tiny, tmp_path: Path) -> No
             found.append(new_training(encoder, [CrossEntropy()]))
         saved(found[0], tmp_path / family, improved=True)
         assert checkpoint.restore(found[1], tmp_path / family, HERE, accept=False)
-        assert same_bits(weights_of(found[0]), weights_of(found[1]))
+        assert bit_identical(weights_of(found[0]), weights_of(found[1]))
         checkpoint.restore_best(found[1], tmp_path / family)
 
 

@@ -44,7 +44,7 @@ class ForTrainer:
         self._open = ExitStack()
         self._sums: dict[str, Tensor] = {}  # parts of the loss, summed since they were last logged
         self._steps = 0  # optimizer steps in these sums
-        self._asked = 0  # losses computed since the last optimizer step
+        self._losses_computed = 0  # losses computed since the last optimizer step
 
     def loss(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Tensor:
         """Sum of the methods' losses of a training forward pass, normalised by the whole optimizer step; in evaluation, the
@@ -60,7 +60,7 @@ class ForTrainer:
             return plain_loss(logits, classes_of(labels, len(logits)))
         if labels is None:
             raise UserError("a training batch has no labels, by which the Trainer counts the texts of a step")
-        self._asked += 1
+        self._losses_computed += 1
         texts = self._texts(labels, num_items_in_batch)
         if not work.makes_gradients:
             loss = work.loss(outputs, labels, texts=texts)
@@ -137,13 +137,13 @@ class ForTrainer:
     def _stepped(self) -> None:
         if self.attached is None:
             return
-        if not self._asked:
+        if not self._losses_computed:
             for m in self.methods:
                 if type(m).loss is not Method.loss or type(m).gradient is not Method.gradient:
                     raise UserError(f"methods.{m.name}: compute_loss_func=noise.loss is missing in the Trainer")
         if not self.attached.checked:
             self.attached.check_gradients(present=True)
-        self._asked, self._steps = 0, self._steps + 1
+        self._losses_computed, self._steps = 0, self._steps + 1
         self.attached.stepped()
 
     def _log(self, state: TrainerState, logs: dict[str, float] | None) -> None:

@@ -29,7 +29,7 @@ MEMORY = 4096  # block inputs remembered for recomputation
 
 
 @dataclass(frozen=True)
-class Moment:
+class ForwardKey:
     """A forward pass: the keys of its random draws, the layout of its tokens, and whether the methods perturb it."""
 
     step: int
@@ -41,13 +41,13 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Seen:
+class TrackedForward:
     """A training forward pass of the external loop.
 
     keywords: its arguments by name, without labels. streams: states of the random generators at its start.
     """
 
-    moment: Moment
+    moment: ForwardKey
     keywords: dict[str, Any]
     labels: Tensor | None
     teacher: Any
@@ -66,11 +66,11 @@ class TrackedModel:
     run: Run
     perturb: Callable[[], AbstractContextManager[Any]]
     want: Want = NOTHING
-    last: Seen | None = None
+    last: TrackedForward | None = None
     keyed: tuple[int, int] | None = None
     turns: int = 0  # training forward passes since `at`
-    asked: Moment | None = None  # of the pass that `repeat` is about to make
-    now: Moment | None = None  # of the current training forward pass
+    requested: ForwardKey | None = None  # of the pass that `repeat` is about to make
+    current: ForwardKey | None = None  # of the current training forward pass
     inside: bool = False  # whether a forward pass of any kind is in progress
     implementation: Any = None  # the model's original attention function
     stack: ExitStack = field(default_factory=ExitStack)  # contexts that are open around the current pass
@@ -78,7 +78,7 @@ class TrackedModel:
     hidden: dict[int, Tensor] = field(default_factory=dict)
     attention: dict[int, Any] = field(default_factory=dict)
     collected: Output | None = None
-    memory: dict[int, Moment] = field(default_factory=dict)  # address of a block's input -> its forward pass
+    memory: dict[int, ForwardKey] = field(default_factory=dict)  # address of a block's input -> its forward pass
     late: ExitStack = field(default_factory=ExitStack)  # contexts that are open around a recomputed block
 
     def at(self, step: int, rank: int, ranks: int) -> None:
@@ -116,9 +116,9 @@ class TrackedModel:
         modes = {module: module.training for module in model.modules()}
         device = next(model.parameters()).device
         key = random_key(self.run.seed, "dropout", seen.moment.step, seen.moment.rank, call)
-        before, self.asked = (
+        before, self.requested = (
             streams(device),
-            Moment(seen.moment.step, seen.moment.rank, call, seen.moment.layout, perturb, want),
+            ForwardKey(seen.moment.step, seen.moment.rank, call, seen.moment.layout, perturb, want),
         )
         put_streams(device, seen.streams if call == 0 else seeded_streams(device, key))
         try:
@@ -129,7 +129,7 @@ class TrackedModel:
             else:
                 torch.func.functional_call(model, weights, (), seen.keywords)
         finally:
-            self.asked = None
+            self.requested = None
             put_streams(device, before)
             for module, mode in modes.items():
                 module.training = mode
@@ -141,14 +141,14 @@ class TrackedModel:
         self.begun, self.inside = None, True
         teacher = keywords.get(TEACHER)
         passed = {name: value for name, value in keywords.items() if name != TEACHER}
-        if self.asked is not None:
-            self._open(self.asked)
+        if self.requested is not None:
+            self._open(self.requested)
         elif module.training:
             given = dict(zip(inspect.signature(module.forward).parameters, arguments, strict=False)) | passed
             layout = layout_of_arguments(module, arguments, passed)
             self._count()
             self.begun = given, teacher, streams(next(module.parameters()).device)
-            self._open(Moment(self.run.step, self.run.rank, 0, layout, want=self.want))
+            self._open(ForwardKey(self.run.step, self.run.rank, 0, layout, want=self.want))
         return (arguments, passed) if TEACHER in keywords else None
 
     def _count(self) -> None:
@@ -160,7 +160,7 @@ class TrackedModel:
         self.run.logged.clear()
 
     def _after(self, _module: nn.Module, _arguments: Any, output: Any) -> None:
-        moment, self.inside = self.now, False
+        moment, self.inside = self.current, False
         self._close()
         if moment is None or output is None:  # a clean pass, or one that failed
             return
@@ -169,12 +169,12 @@ class TrackedModel:
             given, teacher, before = self.begun
             keywords = {name: value for name, value in given.items() if name not in NOT_REPEATED}
             kept = self.collected._replace(logits=self.collected.logits.detach())  # the loop owns the graph
-            self.last = Seen(moment, keywords, given.get("labels"), teacher, before, kept)
+            self.last = TrackedForward(moment, keywords, given.get("labels"), teacher, before, kept)
             self.begun = None
 
-    def _open(self, moment: Moment) -> None:
+    def _open(self, moment: ForwardKey) -> None:
         self._enter(moment, self.stack)
-        self.now = moment
+        self.current = moment
         self.hidden, self.attention = {}, {}
         sites, last = self.run.sites, len(self.run.sites.blocks)
         for site in dict.fromkeys((*moment.want.hidden, *([last] if moment.want.cls else []))):
@@ -185,7 +185,7 @@ class TrackedModel:
             if getattr(module, "gradient_checkpointing", False):
                 self._remember(module, moment)
 
-    def _enter(self, moment: Moment, stack: ExitStack) -> None:
+    def _enter(self, moment: ForwardKey, stack: ExitStack) -> None:
         """Set the run's step, rank, call and layout to those of `moment` and, if perturbed, enter the methods' contexts."""
         run = self.run
         run.step, run.rank, run.call = moment.step, moment.rank, moment.call
@@ -197,9 +197,9 @@ class TrackedModel:
     def _close(self) -> None:
         self.late.close()
         self.stack.close()
-        self.now, self.run.layout, self.run.call = None, None, 0
+        self.current, self.run.layout, self.run.call = None, None, 0
 
-    def _collect(self, moment: Moment, logits: Tensor | None) -> Output:
+    def _collect(self, moment: ForwardKey, logits: Tensor | None) -> Output:
         layout, want = moment.layout, moment.want
         last, width = len(self.run.sites.blocks), layout.longest
         cls = self.hidden[last].flatten(0, -2)[layout.starts] if want.cls else None
@@ -213,7 +213,7 @@ class TrackedModel:
 
     # Blocks that are recomputed for the backward pass (gradient checkpointing)
 
-    def _remember(self, module: Any, moment: Moment) -> None:
+    def _remember(self, module: Any, moment: ForwardKey) -> None:
         """Make a block's recomputation under gradient checkpointing use the state of its original forward pass."""
         checkpoint, config = module._gradient_checkpointing_func, self.run.sites.config
 
@@ -225,15 +225,15 @@ class TrackedModel:
                 )
 
             def body(*inputs: Any) -> Any:
-                if self.now is not None:
+                if self.current is not None:
                     return function(*inputs)
-                before, self.now, self.inside = self._place(), moment, True
+                before, self.current, self.inside = self._place(), moment, True
                 try:
                     with ExitStack() as stack:
                         self._enter(moment, stack)
                         return function(*inputs)
                 finally:
-                    self.now, self.inside = None, False
+                    self.current, self.inside = None, False
                     self._put(before)
 
             return checkpoint(body, *arguments, **options)
@@ -248,9 +248,9 @@ class TrackedModel:
         place = next(iter((*arguments, *keywords.values()))).data_ptr()
         if self.inside:
             self.memory.pop(place, None)
-            if self.now is None:
+            if self.current is None:
                 return
-            self.memory[place] = self.now
+            self.memory[place] = self.current
             if len(self.memory) > MEMORY:
                 del self.memory[next(iter(self.memory))]
         elif place in self.memory and torch._C._current_graph_task_id() != -1:  # within a backward pass
@@ -274,7 +274,7 @@ def _pairs(layout: Layout) -> list[tuple[int, int]]:
     return list(zip(layout.starts.tolist(), layout.lengths.tolist(), strict=True))
 
 
-def texts_of(seen: Seen) -> list[Tensor]:
+def texts_of(seen: TrackedForward) -> list[Tensor]:
     """Token ids of each text of a forward pass, without padding; empty if it was called with embeddings."""
     ids = seen.keywords.get("input_ids")
     if ids is None:

@@ -123,7 +123,7 @@ class Encoder:
             keywords["token_type_ids"] = torch.zeros_like(row)
         end = self.sites.blocks[-1]  # hooks on it may read or change any state, so all of them are computed then
         first = first and not (end._forward_hooks or end._backward_hooks or end._backward_pre_hooks)
-        trained = self.fused and self.device.type == "cpu" and torch.is_grad_enabled() and not block.switched_off()
+        trained = self.fused and self.device.type == "cpu" and torch.is_grad_enabled() and not block.fusion_disabled()
         tape = Tape(self.pool) if trained else None
         return keywords | {"boundaries": packing.Boundaries(lengths, tape, first)}
 

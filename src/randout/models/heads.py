@@ -14,7 +14,7 @@ from randout.core.errors import UserError
 FOLD = 1e-4  # tanh(FOLD * x) / FOLD differs from x by a relative x^2 / 3e8
 
 
-def cut(model: Any, layers: Sequence[int], name: str) -> None:
+def keep_layers(model: Any, layers: Sequence[int], name: str) -> None:
     """Keep only the blocks `layers` (0 is the first), in the given order. Raises UserError if this model cannot be cut."""
     depth = model.config.num_hidden_layers
     check_layers(layers, depth, name)
@@ -64,9 +64,9 @@ def put_linear_head(model: Any, name: str) -> None:
     base = model.base_model
     classifier: Any = getattr(model, "classifier", None)
     pooler = getattr(base, "pooler", None)
-    if isinstance(getattr(classifier, "out_proj", None), nn.Linear) and _passes(classifier, "dense", "out_proj"):
+    if isinstance(getattr(classifier, "out_proj", None), nn.Linear) and _is_foldable(classifier, "dense", "out_proj"):
         model.classifier = LinearHead(classifier.dropout, classifier.out_proj)
-    elif isinstance(classifier, nn.Linear) and _passes(pooler, "dense"):
+    elif isinstance(classifier, nn.Linear) and _is_foldable(pooler, "dense"):
         base.pooler = FirstToken()
     elif isinstance(classifier, nn.Linear) and isinstance(getattr(base, "pooler_activation", None), nn.Tanh):
         base.pooler, base.pooler_activation = nn.Identity(), nn.Identity()
@@ -77,7 +77,7 @@ def put_linear_head(model: Any, name: str) -> None:
         )
 
 
-def _passes(module: Any, dense: str, output: str = "") -> bool:
+def _is_foldable(module: Any, dense: str, output: str = "") -> bool:
     """Test whether a pooler or head returns FOLD * s_CLS when its inner layer is FOLD times the identity."""
     inner = getattr(module, dense, None)
     if not isinstance(inner, nn.Linear) or inner.in_features != inner.out_features:
@@ -92,7 +92,7 @@ def _passes(module: Any, dense: str, output: str = "") -> bool:
         return torch.allclose(tried(states) / FOLD, states[:, 0], rtol=1e-4, atol=1e-6)
 
 
-def folded(model: Any) -> dict[str, Tensor]:
+def stock_state_dict(model: Any) -> dict[str, Tensor]:
     """State dict of a model with a linear head in the layout of its stock class: dense = c * I, output weights / c."""
     state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     like = state["classifier.out_proj.weight" if isinstance(model.classifier, LinearHead) else "classifier.weight"]

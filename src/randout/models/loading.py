@@ -22,7 +22,7 @@ from randout.models.kernels.packing import ATTENTION
 
 from .encoder import Encoder, prepare
 from .folder_checks import FAMILIES, check_labels, check_vocabulary
-from .heads import cut, folded, is_linear, put_linear_head
+from .heads import is_linear, keep_layers, put_linear_head, stock_state_dict
 from .mean_pooling import SETTING, MeanPooledClassifier, Pooling, read_classifier, set_stock_pooling, stock_pooling
 from .mean_pooling import save as save_pooled
 from .sources import ALIASES, DEFAULT_STUDENT, Source, find, load_tokenizer, local_encoders
@@ -73,7 +73,7 @@ def load(
         if isinstance(words, torch.nn.Embedding):
             check_vocabulary(source.name, tokenizer, words.num_embeddings)
         if layers:
-            cut(model, layers, source.name)
+            keep_layers(model, layers, source.name)
         if head == "linear" and not isinstance(model, MeanPooledClassifier):
             put_linear_head(model, source.name)
         try:
@@ -229,42 +229,42 @@ def save(encoder: Encoder, folder: Path, max_length: int, card: str) -> None:
     if not mean and is_linear(model):
         with torch.device("meta"):
             stock = type(model)(model.config)
-        stock.load_state_dict(folded(model), assign=True)
+        stock.load_state_dict(stock_state_dict(model), assign=True)
         model = stock
     model.config.architectures = [type(model).__name__]
-    with whole_folder(folder) as coming:
+    with whole_folder(folder) as new:
         kept = tokenizer.model_max_length
         try:
             tokenizer.model_max_length = max_length
             if mean:
-                save_pooled(model, tokenizer, coming, max_length)
+                save_pooled(model, tokenizer, new, max_length)
             else:
-                model.save_pretrained(coming)
-                tokenizer.save_pretrained(coming)
+                model.save_pretrained(new)
+                tokenizer.save_pretrained(new)
         finally:
             tokenizer.model_max_length = kept
-        (coming / "README.md").write_text(card, encoding="utf-8")
+        (new / "README.md").write_text(card, encoding="utf-8")
 
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder to fill, which then replaces `folder`: readers see the old folder or the complete new one."""
-    coming, going = (folder.with_name(folder.name + end) for end in (".partial", ".old"))
-    for leftover in (coming, going):
+    new, old = (folder.with_name(folder.name + end) for end in (".partial", ".old"))
+    for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
-        coming.mkdir(parents=True)
-        yield coming
+        new.mkdir(parents=True)
+        yield new
         for file in (
-            path for path in coming.rglob("*") if path.is_file()
+            path for path in new.rglob("*") if path.is_file()
         ):  # safetensors makes its files readable by their owner only
             file.chmod(0o644)
         if folder.exists():
-            folder.rename(going)
-        coming.rename(folder)
+            folder.rename(old)
+        new.rename(folder)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(coming, ignore_errors=True)
-        if going.exists() and not folder.exists():
-            going.rename(folder)
+        shutil.rmtree(new, ignore_errors=True)
+        if old.exists() and not folder.exists():
+            old.rename(folder)
         raise not_written(folder, error) from None
-    shutil.rmtree(going, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)

@@ -117,7 +117,7 @@ def batches(
     padding; sort windows of 16 batches by length before splitting them, then shuffle the batches.
     """
     draw = np.random.default_rng(random_key(seed, "order", epoch))
-    order = _spread(draw.permutation(labelled), draw.permutation(unlabelled))
+    order = _interleave(draw.permutation(labelled), draw.permutation(unlabelled))
     if windows:
         stretch = size * WINDOW
         parts = [order[at : at + stretch] for at in range(0, len(order), stretch)]
@@ -128,7 +128,7 @@ def batches(
     return [rows[np.argsort(lengths[rows], kind="stable")] for rows in cut]
 
 
-def _spread(labelled: np.ndarray, unlabelled: np.ndarray) -> np.ndarray:
+def _interleave(labelled: np.ndarray, unlabelled: np.ndarray) -> np.ndarray:
     total = len(labelled) + len(unlabelled)
     quota = np.round(np.arange(total + 1) * (len(labelled) / max(total, 1))).astype(np.int64)
     mixed = np.empty(total, dtype=np.int64)

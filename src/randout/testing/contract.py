@@ -37,13 +37,13 @@ from randout.training.state import Event, Material, TrainingState
 
 from .models import build
 from .training import (
-    furthest,
+    bit_identical,
     hooks_of,
+    largest_difference,
     live_teacher,
     new_training,
-    same_bits,
-    some_material,
     tiny_encoder,
+    toy_material,
     trained,
     validation,
     weights_of,
@@ -183,7 +183,7 @@ def stops(methods: Sequence[Method]) -> tuple[int, ...]:
 
 def material_of(training: TrainingState) -> Material:
     """Material with everything that a method may need."""
-    return some_material(training.encoder, 28, unlabelled=4, heldout=10)
+    return toy_material(training.encoder, 28, unlabelled=4, heldout=10)
 
 
 def run_through(training: TrainingState) -> dict[str, Tensor]:
@@ -258,20 +258,20 @@ def check_neutral(bench: Bench, case: Case) -> None:
     methods = (*case.beside, case.changed(case.neutral))
     ours = run_through(bench.start(methods, dropout, **TRAINED))
     theirs = bench.without(case.without, dropout)
-    if case.tolerance == 0 and not same_bits(ours, theirs):
+    if case.tolerance == 0 and not bit_identical(ours, theirs):
         raise ContractError(
             f"at {dict(case.neutral)} the weights are not bit-identical to those of a training without it (a weight differs "
-            f"by {furthest(ours, theirs):.1e}). Usual causes: random numbers that are not from run.generator, or a change "
-            "to the model in start()"
+            f"by {largest_difference(ours, theirs):.1e}). Usual causes: random numbers that are not from run.generator, or a "
+            "change to the model in start()"
         )
-    if case.tolerance and furthest(ours, theirs) > case.tolerance:
+    if case.tolerance and largest_difference(ours, theirs) > case.tolerance:
         raise ContractError(
-            f"at {dict(case.neutral)} a weight differs by {furthest(ours, theirs):.1e} from the training without it; "
+            f"at {dict(case.neutral)} a weight differs by {largest_difference(ours, theirs):.1e} from the training without it; "
             f"expected at most {case.tolerance:.1e}"
         )
     # With dropout, because without it two passes over a batch are equal
     off = ours if dropout else run_through(bench.start(methods, True, **TRAINED))
-    if furthest(off, weights_of(bench.whole(case.methods))) <= 1e-4:
+    if largest_difference(off, weights_of(bench.whole(case.methods))) <= 1e-4:
         raise ContractError(f"it has no effect: {case.method!r} trains the same weights as {dict(case.neutral)}")
 
 
@@ -279,7 +279,7 @@ def check_resume(bench: Bench, case: Case) -> None:
     """Check that a stopped and resumed training is bit-identical to an uninterrupted one: weights, optimizer, the method's
     state and the position.
     """
-    expected = checkpoint._everything(bench.whole(case.methods))
+    expected = checkpoint._all_tensors(bench.whole(case.methods))
     _, positions = bench.interrupted(case.methods)
     torch.rand(7)  # the state of torch's generator must have no effect
     for stop, position in positions.items():
@@ -289,8 +289,8 @@ def check_resume(bench: Bench, case: Case) -> None:
         if json.dumps(resumed.position.as_json(), sort_keys=True) != position:
             raise ContractError(f"stopped after {stop} steps: the position differs after restoring")
         trained(resumed, material_of(resumed))
-        found = checkpoint._everything(resumed)
-        if not same_bits(found, expected):
+        found = checkpoint._all_tensors(resumed)
+        if not bit_identical(found, expected):
             other = sorted(expected.keys() ^ found.keys()) or [
                 name for name in expected if not torch.equal(found[name], expected[name])
             ]
@@ -327,7 +327,7 @@ def check_model(bench: Bench, case: Case) -> None:
 def check_evaluation(bench: Bench, case: Case) -> None:
     """Check that predictions during training equal those of the same weights in a model without the method."""
     training, _ = bench.interrupted(case.methods)
-    material = some_material(training.encoder)
+    material = toy_material(training.encoder)
     ours = predict(training.encoder, material.tokens, material.labelled, "float32")
     plain = tiny_encoder(bench.models("bert"))
     plain.model.load_state_dict(training.encoder.model.state_dict())
@@ -377,7 +377,7 @@ def check_packed_gradient(bench: Bench, case: Case) -> None:
             training = bench.start(case.methods, dropout=False, pack=pack, family=family)
             _in_float64(training)
             backward: Backward = partial(_backward, training)
-            training.run.heldout = partial(held_out, training, some_material(training.encoder, 28, heldout=10))
+            training.run.heldout = partial(held_out, training, toy_material(training.encoder, 28, heldout=10))
             for method, state in zip(training.methods, training.states, strict=True):
                 backward = method.gradient(training.run, state, backward)
             backward(whole_batch(training))

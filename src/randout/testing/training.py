@@ -24,15 +24,15 @@ from .models import build, loaded, toy_texts
 
 __all__ = [
     "NAMES",
-    "a_batch",
-    "furthest",
+    "bit_identical",
     "hooks_of",
+    "largest_difference",
     "live_teacher",
+    "make_batch",
     "new_training",
-    "same_bits",
     "settings",
-    "some_material",
     "tiny_encoder",
+    "toy_material",
     "trained",
     "validation",
     "weights_of",
@@ -49,7 +49,7 @@ def tiny_encoder(folder: Path, **options: Any) -> Encoder:
     return loaded(folder, **({"id2label": NAMES, "seed": 3} | options))
 
 
-def some_material(
+def toy_material(
     encoder: Encoder, n: int = 24, seed: int = 0, teacher: bool = True, unlabelled: int = 0, heldout: int = 0
 ) -> Material:
     """Make n toy texts of up to 24 tokens, the last `unlabelled` of them without labels, with random logits of a teacher and
@@ -77,7 +77,7 @@ def _tokens(encoder: Encoder, texts: list[str]) -> Tokens:
 
 
 def live_teacher(student: Path, n: int = 24, seed: int = 0, same_family: bool = False, **options: Any) -> LiveTeacher:
-    """Make a frozen teacher with its own tokens of the texts of `some_material(n, seed)` and its classes in another order.
+    """Make a frozen teacher with its own tokens of the texts of `toy_material(n, seed)` and its classes in another order.
 
     student: folder of the student's encoder. The teacher is the tiny RoBERTa in the same parent folder, built if missing;
     or, with `same_family`, a wider and deeper model of the student's family with the same tokens. options: as for
@@ -143,11 +143,11 @@ def weights_of(training: TrainingState) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in training.encoder.model.state_dict().items()}
 
 
-def same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+def bit_identical(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def furthest(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     """Largest absolute difference between two sets of tensors."""
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
@@ -159,7 +159,7 @@ def hooks_of(model: torch.nn.Module) -> int:
     return on_modules + sum(len(p._backward_hooks or ()) for p in model.parameters())
 
 
-def a_batch(
+def make_batch(
     labels: Iterable[int],
     teacher: Tensor | None = None,
     step_labels: Iterable[int] | None = None,

@@ -53,12 +53,12 @@ class _FusedFunction(torch.autograd.Function):
                 attention = Attention(call, product, None)
             mixed = attention.forward()
             out, up, down = (_cast(w, dtype, tape) for w in (wo, w1, w2))
-            z, one = _Added.of(call, 0, mixed, out, bo, x, g1, c1)
+            z, one = _ResidualNorm.of(call, 0, mixed, out, bo, x, g1, c1)
             middle = padded(z, dtype, tape)
             before = tape.empty(len(middle), len(up), dtype=dtype)
             torch.addmm(_cast(b1, dtype, tape), middle, up.t(), out=before)
             after = aten.gelu.out(before, out=tape.empty(*before.shape, dtype=dtype))
-            y, two = _Added.of(call, 1, after, down, b2, z, g2, c2)
+            y, two = _ResidualNorm.of(call, 1, after, down, b2, z, g2, c2)
         ctx.call, ctx.attention, ctx.one, ctx.two, ctx.start = call, attention, one, two, start
         ctx.weights = (wq, bq, wk, bk, wv, bv, wo, bo, g1, c1, w1, b1, w2, b2, g2, c2)
         ctx.inner = (state, joint, first, query, mixed, out, middle, up, before, after, down)
@@ -81,34 +81,34 @@ class _FusedFunction(torch.autograd.Function):
 
         found: dict[int, Tensor | None] = {}
 
-        def learn(place: int, weight: Tensor, value: Any) -> None:
+        def add_gradient(place: int, weight: Tensor, value: Any) -> None:
             if ctx.needs_input_grad[place]:
                 found[place] = call.gradients.add(weight, value())
 
         with torch.autocast("cpu", enabled=False):
-            to_sum, to_down = ctx.two.backward(gradient, g2, c2, scratch, learn, 16)
-            learn(14, w2, lambda: product(to_down.t(), after))
-            learn(15, b2, lambda: to_down.sum(0))
+            to_sum, to_down = ctx.two.backward(gradient, g2, c2, scratch, add_gradient, 16)
+            add_gradient(14, w2, lambda: product(to_down.t(), after))
+            add_gradient(15, b2, lambda: to_down.sum(0))
             slope = product(to_down, down)
             aten.gelu_backward.grad_input(slope, before, grad_input=slope)
-            learn(12, w1, lambda: product(slope.t(), middle))
-            learn(13, b1, lambda: slope.sum(0))
+            add_gradient(12, w1, lambda: product(slope.t(), middle))
+            add_gradient(13, b1, lambda: slope.sum(0))
             to_sum += product(slope, up)[: len(to_sum)]
-            to_sum, to_out = ctx.one.backward(to_sum, g1, c1, scratch, learn, 10)
-            learn(8, wo, lambda: product(to_out.t(), mixed))
-            learn(9, bo, lambda: to_out.sum(0))
+            to_sum, to_out = ctx.one.backward(to_sum, g1, c1, scratch, add_gradient, 10)
+            add_gradient(8, wo, lambda: product(to_out.t(), mixed))
+            add_gradient(9, bo, lambda: to_out.sum(0))
             to_state, to_first = ctx.attention.backward(product(to_out, out), scratch)
             parts = [(2, wq, bq, call.scaling), (4, wk, bk, 1.0), (6, wv, bv, dropout.scale(call.rates[0]))]
             slopes = product(to_state.t(), state).split(hidden)
             sums = to_state.sum(0).split(hidden)
             for (place, weight, bias, factor), w, b in zip(parts[call.first :], slopes, sums, strict=True):
-                learn(place, weight, lambda w=w, factor=factor: w.mul_(factor))
-                learn(place + 1, bias, lambda b=b, factor=factor: b * factor)
+                add_gradient(place, weight, lambda w=w, factor=factor: w.mul_(factor))
+                add_gradient(place + 1, bias, lambda b=b, factor=factor: b * factor)
             if to_first is None:
                 to_sum += product(to_state, joint)[: len(to_sum)]
             else:
-                learn(2, wq, lambda: product(to_first.t(), first).mul_(call.scaling))
-                learn(3, bq, lambda: to_first.sum(0) * call.scaling)
+                add_gradient(2, wq, lambda: product(to_first.t(), first).mul_(call.scaling))
+                add_gradient(3, bq, lambda: to_first.sum(0) * call.scaling)
                 to_sum += product(to_first, query)
                 to_sum = (
                     product(to_state, joint)[: sum(call.lengths)]
@@ -119,7 +119,7 @@ class _FusedFunction(torch.autograd.Function):
 
 
 @dataclass(frozen=True)
-class _Added:
+class _ResidualNorm:
     """LN(x + drop(state W' + b)): the values that its backward pass needs. before: the input of the layer norm."""
 
     call: Call
@@ -132,7 +132,7 @@ class _Added:
     @staticmethod
     def of(
         call: Call, which: int, state: Tensor, weight: Tensor, bias: Tensor, x: Tensor, g: Tensor, c: Tensor
-    ) -> tuple[Tensor, _Added]:
+    ) -> tuple[Tensor, _ResidualNorm]:
         tape, dtype, rate = call.tape, call.dtype, call.rates[1 + which]
         added = tape.empty(len(state), len(weight), dtype=dtype)
         added = torch.addmm(_cast(bias, dtype, tape), state, weight.t(), out=added)[: len(x)]
@@ -143,17 +143,17 @@ class _Added:
             added *= keep
         before = torch.add(x, added, alpha=dropout.scale(rate), out=tape.empty(*x.shape, dtype=x.dtype))
         output, mean, deviation = torch.native_layer_norm(before, x.shape[1:], g, c, call.eps[which])
-        return output, _Added(call, rate, before, mean, deviation, keep)
+        return output, _ResidualNorm(call, rate, before, mean, deviation, keep)
 
     def backward(
-        self, gradient: Tensor, g: Tensor, c: Tensor, scratch: Tape, learn: Any, place: int
+        self, gradient: Tensor, g: Tensor, c: Tensor, scratch: Tape, add_gradient: Any, place: int
     ) -> tuple[Tensor, Tensor]:
         """Gradients with respect to x, in newly allocated memory, and to (state W' + b)."""
         to_sum, to_g, to_c = aten.native_layer_norm_backward(
             gradient, self.before, self.before.shape[1:], self.mean, self.deviation, g, c, [True, True, True]
         )
-        learn(place, g, lambda: to_g)
-        learn(place + 1, c, lambda: to_c)
+        add_gradient(place, g, lambda: to_g)
+        add_gradient(place + 1, c, lambda: to_c)
         whole = padded(to_sum, self.call.dtype, scratch)
         added = whole[: len(to_sum)]
         if self.keep is not None:
@@ -208,7 +208,7 @@ class FusedBlock:
 
 
 @dataclass(frozen=True)
-class _Built:
+class _InstalledBlock:
     """The structure of a block when `install` changed it, to detect later changes.
 
     parts: each inner module, its class, that class's `forward`, and its children by name. maps: linear maps and norms, in
@@ -225,7 +225,7 @@ class _Built:
     forward: Any
 
     @staticmethod
-    def of(block: Any) -> _Built:
+    def of(block: Any) -> _InstalledBlock:
         parts = [part for name, part in block.named_modules() if name]
         found = [(part, type(part), type(part).forward, dict(part._modules)) for part in parts]
         heads, out, down, inner = block.attention.self, block.attention.output, block.output, block.intermediate
@@ -233,7 +233,7 @@ class _Built:
         shapes = [w.shape for one in maps for w in (one.weight, one.bias)]
         own = super(FusedBlock, block).forward.__func__  # type: ignore[misc]
         children = dict(block._modules)
-        return _Built(tuple(found), maps, tuple(shapes), heads, inner.intermediate_act_fn, children, own)
+        return _InstalledBlock(tuple(found), maps, tuple(shapes), heads, inner.intermediate_act_fn, children, own)
 
     def weights(self) -> list[Tensor | None]:
         """Weight and bias of each of `maps`; None for one that is no longer a parameter. Read from the modules' dictionaries,
@@ -278,7 +278,7 @@ def untouched(block: Any) -> bool:
     return block.__dict__["_modules"] == built.children and _computes_as_built(block, built)
 
 
-def _computes_as_built(block: Any, built: _Built) -> bool:
+def _computes_as_built(block: Any, built: _InstalledBlock) -> bool:
     """Whether the settings of `block` and the types of its weights are supported by `_FusedFunction`."""
     own, heads, weights = block.__dict__, built.heads.__dict__, built.weights()
     dtype = None if weights[0] is None else weights[0].dtype
@@ -321,7 +321,7 @@ def plain() -> Iterator[None]:
         _plain.pop()
 
 
-def switched_off() -> bool:
+def fusion_disabled() -> bool:
     """Whether `plain` is open."""
     return bool(_plain)
 
@@ -389,5 +389,5 @@ def install(blocks: Sequence[nn.Module], gradients: Gradients) -> bool:
         if not isinstance(block, FusedBlock):
             block.__class__ = type(type(block).__name__, (FusedBlock, type(block)), {})
         block.last, block.gradients = block is blocks[-1], gradients  # type: ignore[assignment]
-        block.built = _Built.of(block)  # type: ignore[assignment]
+        block.built = _InstalledBlock.of(block)  # type: ignore[assignment]
     return True
