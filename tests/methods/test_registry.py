@@ -125,7 +125,7 @@ def test_a_package_is_imported_only_when_its_method_is_used(install: Callable[..
 def test_no_large_library_is_loaded_for_it(install: Callable[..., Path]) -> None:
     site = install("small-logits", source()).parent
     code = """
-import sys, randout, randout.cli
+import sys, randout, randout.cli.app
 assert "randout.methods" not in sys.modules
 sys.argv = ["randout", "methods"]
 try:
