@@ -389,9 +389,9 @@ def test_an_empty_training_starts_no_optimizer_step(tiny_model: Tiny) -> None:
 def test_a_training_is_let_go_of_when_the_next_begins(
     tiny_model: Tiny, inside: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sessions refer to themselves; a collector that is held off must not keep one for each trial of a search."""
+    """Training states refer to themselves; a collector that is held off must not keep one for each trial of a search."""
     if not inside:  # of what all tests run in (conftest.py)
-        monkeypatch.setattr(memory, "_left_alone", [])
+        monkeypatch.setattr(memory, "_frozen", [])
     seen = []
     for _ in range(3):
         encoder = tiny_encoder(tiny_model("bert"))
@@ -441,7 +441,7 @@ def test_a_parameter_that_loses_its_gradient_stops_the_training(tiny_model: Tiny
     lost = "layer.1.intermediate.dense.weight" if how == "detached" else "layer.1.output.dense.weight"
     with pytest.raises(Failure, match=rf"of \d+ trainable parameters of the student \(.*{lost}") as found:
         trained(session, material, events=1)
-    said = {"detached": "got no gradient", "frozen later": "do not require a gradient", "replaced": "were replaced by"}
+    said = {"detached": "got no gradient", "frozen later": "no longer require a gradient", "replaced": "were replaced by"}
     assert said[how] in str(found.value)
     assert bit_identical(before, weights_of(session)), "the optimizer stepped all the same"
 
