@@ -441,7 +441,11 @@ def test_a_parameter_that_loses_its_gradient_stops_the_training(tiny_model: Tiny
     lost = "layer.1.intermediate.dense.weight" if how == "detached" else "layer.1.output.dense.weight"
     with pytest.raises(Failure, match=rf"of \d+ trainable parameters of the student \(.*{lost}") as found:
         trained(session, material, events=1)
-    said = {"detached": "got no gradient", "frozen later": "no longer require a gradient", "replaced": "were replaced by"}
+    said = {
+        "detached": "got no gradient",
+        "frozen later": "no longer require a gradient",
+        "replaced": "were replaced by",
+    }
     assert said[how] in str(found.value)
     assert bit_identical(before, weights_of(session)), "the optimizer stepped all the same"
 
