@@ -146,7 +146,7 @@ def test_weights_of_teachers_are_one_each() -> None:
     with pytest.raises(UserError, match=r"2 for 1 teacher \("):
         MultiTeacher(weights=(1.0, 2.0)).check(a_run(teachers=1))
     for wrong in ((0.0, 0.0), (1.0, -0.5)):
-        with pytest.raises(UserError, match="one of them above 0"):
+        with pytest.raises(UserError, match="at least one above 0"):
             MultiTeacher(weights=wrong)
 
 
