@@ -19,7 +19,7 @@ SAMPLE = 1000  # texts on which tokenization is timed
 COUNTED = ((loop, "batch_of"), (Encoder, "_packed"), (Encoder, "layout"))
 
 
-def shares(session: loop.Session, material: loop.Material, plan: Plan, steps: int) -> dict[str, float]:
+def shares(session: loop.TrainingState, material: loop.Material, plan: Plan, steps: int) -> dict[str, float]:
     """Seconds of a step and of its batching; seconds of tokenizing a step's texts, once for all epochs of a
     default run; both as shares of a step.
     """

@@ -89,7 +89,7 @@ def costs(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"methods": found, "rounds": arguments.rounds, "steps": arguments.steps, "threads": torch.get_num_threads()}
 
 
-def ready(arguments: argparse.Namespace, entry: catalog.Entry) -> tuple[loop.Session, loop.Material, list[Any]]:
+def ready(arguments: argparse.Namespace, entry: catalog.Entry) -> tuple[loop.TrainingState, loop.Material, list[Any]]:
     """Training state of the student with this method, its material, and the batches that all methods share."""
     own: dict[str, Any] = {
         "data": {"source": str(arguments.data), "sample": arguments.sample},
@@ -120,7 +120,7 @@ def sorted_rows(plan: planning.Plan, rows: Any) -> Any:
     return rows[plan.tokens.lengths[rows].argsort(kind="stable")]
 
 
-def seconds(session: loop.Session, material: loop.Material, batches: list[Any]) -> float:
+def seconds(session: loop.TrainingState, material: loop.Material, batches: list[Any]) -> float:
     for number, rows in enumerate(batches):
         if number == WARM_UP:
             began = time.perf_counter()

@@ -200,7 +200,13 @@ class Sides:
 
 
 def time_randout(
-    session: loop.Session, material: loop.Material, texts: np.ndarray, epoch: int, first: int, steps: int, warm_up: int
+    session: loop.TrainingState,
+    material: loop.Material,
+    texts: np.ndarray,
+    epoch: int,
+    first: int,
+    steps: int,
+    warm_up: int,
 ) -> tuple[float, float]:
     """Seconds of `loop.fit` over the first batches of an epoch of these texts, and over the whole epoch."""
     material = replace(material, labelled=texts, unlabelled=np.zeros(0, np.int64))
@@ -238,7 +244,7 @@ def sizes(plan: Plan) -> dict[str, int]:
     return {part: len(rows) for part, rows in plan.dataset.split.items()}
 
 
-def setting(arguments: argparse.Namespace, plan: Plan, session: loop.Session) -> dict[str, Any]:
+def setting(arguments: argparse.Namespace, plan: Plan, session: loop.TrainingState) -> dict[str, Any]:
     return {
         "model": arguments.student_shape or plan.student.label,
         "teacher": arguments.teacher_shape or Path(arguments.teacher).name,

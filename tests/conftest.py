@@ -62,7 +62,7 @@ def quiet_and_small() -> Iterator[None]:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     torch.set_num_threads(1)
-    with buffers.without_old_objects():
+    with buffers.frozen_garbage_collector():
         yield
 
 

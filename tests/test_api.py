@@ -30,7 +30,7 @@ MISTAKES = [
     ),
     (lambda: randout.Randout(tokens=-1, units="x"), r"tokens: found -1; .*\nRandout: units: found 'x'"),
     (lambda: randout.KnowledgeDistillation(weigth=1), "Did you mean 'weight'"),
-    (lambda: setattr(randout.Randout(), "tokens", 3), r"cannot be changed; make another: Randout\(tokens=3\)"),
+    (lambda: setattr(randout.Randout(), "tokens", 3), r"cannot be changed; create a new one: Randout\(tokens=3\)"),
     (lambda: randout.predict("run", "one text"), "found one text, 'one text'; expected a list"),
     (lambda: randout.predict("run", b"one text"), "found one text"),
     (lambda: randout.predict("run", {"text": ["a"]}), "found a dict, expected a list"),

@@ -149,9 +149,9 @@ class DrawnByMicroBatch(Good):
 BREAKS = [
     (NoToml, "toml", "cannot be written as TOML"),
     (NoSpace, "declarations", "the default weight = 0.3 is not among the values"),
-    (OtherLoss, "losses", r"returns the losses \['good'\], and declares \['better'\]"),
-    (NotNeutral, "neutral", "is not the one without it, to the bit"),
-    (Nothing, "neutral", "it does nothing"),
+    (OtherLoss, "losses", r"returns the losses \['good'\], but declares \['better'\]"),
+    (NotNeutral, "neutral", "weights are not bit-identical to those of a training without it"),
+    (Nothing, "neutral", "it has no effect"),
     (OwnStream, "resume", "stopped after 2 steps and resumed, .* tensors differ"),
     (Forgets, "resume", "stopped after 2 steps and resumed, .* tensors differ"),
     (LeavesHook, "model", "1 hooks are left on the model"),
@@ -191,7 +191,7 @@ def test_every_broken_promise_is_listed() -> None:
 
 
 def test_mistakes_of_the_call() -> None:
-    with pytest.raises(UserError, match="no check 'neutrality'; there are: toml, "):
+    with pytest.raises(UserError, match="no check 'neutrality'; known checks: toml, "):
         check_method(Good(), neutral=None, checks=["neutrality"])
     with pytest.raises(UserError, match=r"found <class .*Good'>, expected a method with its settings"):
         check_method(Good, neutral=None)  # type: ignore[arg-type]

@@ -417,7 +417,7 @@ def test_a_classifier_of_words_is_no_teacher(
         "student": {"model": str(tiny_model("bert"))},
         "teacher": {"model": str(finished("svm").folder)},
     }
-    with pytest.raises(UserError, match="classifier of words"):
+    with pytest.raises(UserError, match="baseline classifier"):
         planning.make(config.build([config.read_preset("kd"), recipe], METHODS))
 
 

@@ -467,8 +467,8 @@ def test_mistakes_are_told_in_one_message(
 def test_settings_of_the_model_that_cannot_be(run: Run, tiny_model: Any, toy_csv: Any) -> None:
     base = ["train", toy_csv(90, 1), "--student", tiny_model("bert"), "--teacher", "none"]
     for words, expected in (
-        (["--set", "max_length=5000"], "takes 64 at most"),
-        (["--set", "student.layers=[0,7]"], "no block 7"),
+        (["--set", "max_length=5000"], "takes at most 64"),
+        (["--set", "student.layers=[0,7]"], "layers 0 to 2, got 7"),
         (["--set", "randout.layers=[9]"], "expected 0 (the embeddings) to 3"),
         (["--set", "methods.ce=false"], "no method with a training target is left"),
     ):

@@ -231,10 +231,10 @@ def test_a_study_file_has_its_own_columns(run, option):
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("randout.units=33", "methods.randout.units: found 33; expected at most 32, the hidden units of the student"),
+        ("randout.units=33", "methods.randout.units: found 33; expected at most 32, the number of hidden units of"),
         (
             "randout.tokens=65",
-            "methods.randout.tokens: found 65; expected at most 64, the tokens that the student reads",
+            "methods.randout.tokens: found 65; expected at most 64, the maximum number of tokens",
         ),
         ("randout.layers=[4]", "methods.randout.layers: found 4; expected 0 (the embeddings) to 3"),
         ("scattered.units=33", "methods.scattered.units: found 33; expected at most 32"),

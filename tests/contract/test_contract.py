@@ -50,7 +50,7 @@ from randout.testing import CHECKS, Bench, Case
 from randout.testing.contract import run_through, stops, whole_batch
 from support.training import (
     live_teacher,
-    session_of,
+    new_training,
     settings,
     tiny_encoder,
 )
@@ -59,12 +59,12 @@ Tiny = Callable[[str], Path]
 
 
 class Probe(Method):
-    """Every seam at work: a loss on hidden states through a projection, an average of weights, a word that is dropped,
+    """Every hook in use: a loss on hidden states through a projection, an average of weights, a word that is dropped,
     a loss that is scaled, and counters of what was called.
     """
 
     name = "probe"
-    summary = "uses every seam"
+    summary = "uses every hook"
     losses = ("probe",)
     weight: float = 0.3
     drop: bool = True
@@ -220,7 +220,7 @@ def test_where_it_is_from(method: type[Method]) -> None:
     assert method.source
 
 
-def test_every_seam_was_called(bench: Bench) -> None:
+def test_every_hook_was_called(bench: Bench) -> None:
     """Of the probe: forwards (two passes a step, no noise in the second forward of each), steps, validations."""
     session = bench.start([CrossEntropy(), Probe()])
     run_through(session)
@@ -238,7 +238,7 @@ def test_two_owners_of_a_loss_are_refused() -> None:
         name = "other"
 
     check_together((CrossEntropy(), KnowledgeDistillation(), Randout()))
-    with pytest.raises(UserError, match=r"methods.other: methods.ce owns the loss 'ce' already"):
+    with pytest.raises(UserError, match=r"methods.other: methods.ce already has the loss 'ce'"):
         check_together((CrossEntropy(), Other()))
 
 
@@ -253,7 +253,7 @@ def test_two_owners_of_the_gradient_are_refused() -> None:
         name = "another"
 
     check_together((CrossEntropy(), Steering()))
-    with pytest.raises(UserError, match=r"methods.another: methods.steering decides how gradients"):
+    with pytest.raises(UserError, match=r"methods.another: methods.steering already computes the gradients"):
         check_together((Steering(), Another()))
 
 
@@ -266,7 +266,7 @@ def test_settings_of_the_table_are_not_the_defaults_of_the_loop() -> None:
 def test_a_live_teacher_reads_its_own_tokens(tiny_model: Tiny) -> None:
     """Its classes come in the student's order, its dropout is off unless asked for, and no gradient reaches it."""
     teacher = live_teacher(tiny_model("bert"), 28)
-    session = session_of(tiny_encoder(tiny_model("bert")), [CrossEntropy()], teacher)
+    session = new_training(tiny_encoder(tiny_model("bert")), [CrossEntropy()], teacher)
     batch = whole_batch(session)
     ours = teacher.forward(session.run, batch).logits
     texts = [torch.from_numpy(teacher.tokens[int(row)].astype("int64")) for row in batch.rows]

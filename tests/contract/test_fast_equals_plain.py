@@ -21,8 +21,8 @@ from randout.methods.kd import KnowledgeDistillation
 from randout.methods.randout import Randout
 from randout.models.tokens import batches
 from randout.training import loop
-from randout.training.state import Material, Session
-from support.training import session_of, some_material, tiny_encoder, weights_of
+from randout.training.state import Material, TrainingState
+from support.training import new_training, tiny_encoder, toy_material, weights_of
 
 Tiny = Callable[[str], Path]
 RECIPE: tuple[Method, ...] = (CrossEntropy(), KnowledgeDistillation(temperature=2.0), Randout(units=8))
@@ -32,18 +32,20 @@ PERTURBED = 5  # plain runs that start one unit in the last place away
 BATCHES = 6  # batches over which gradients in bfloat16 are compared
 
 
-def made(folder: Path, fast: bool, rate: float = 0.0, double: bool = False, **changes: Any) -> tuple[Session, Material]:
+def made(
+    folder: Path, fast: bool, rate: float = 0.0, double: bool = False, **changes: Any
+) -> tuple[TrainingState, Material]:
     """A training at position zero; `fast`: as it runs by default, else the plain slow path (`train.packing = false`)."""
     encoder = tiny_encoder(folder, dropout=0.0, attention_dropout=rate, pack=fast)
     assert encoder.packed is fast
     if double:
         encoder.model.double()
-    session = session_of(encoder, RECIPE, epochs=10, **changes)
+    session = new_training(encoder, RECIPE, epochs=10, **changes)
     session.run.steps = STEPS
-    return session, some_material(encoder, 40)
+    return session, toy_material(encoder, 40)
 
 
-def rows_of(material: Material, session: Session) -> list[np.ndarray]:
+def rows_of(material: Material, session: TrainingState) -> list[np.ndarray]:
     """The batches of 50 steps, of texts of mixed lengths."""
     none, settings = np.zeros(0, np.int64), session.settings
     epochs = range(settings.epochs)
@@ -51,7 +53,7 @@ def rows_of(material: Material, session: Session) -> list[np.ndarray]:
     return [rows for part in parts for rows in part][:STEPS]
 
 
-def train(session: Session, material: Material, steps: int = STEPS) -> list[dict[str, float]]:
+def train(session: TrainingState, material: Material, steps: int = STEPS) -> list[dict[str, float]]:
     """The losses of each of so many steps; the weights are then in the session."""
     found = []
     for rows in rows_of(material, session)[:steps]:
@@ -63,7 +65,7 @@ def train(session: Session, material: Material, steps: int = STEPS) -> list[dict
     return found
 
 
-def gradients(session: Session) -> dict[str, Tensor]:
+def gradients(session: TrainingState) -> dict[str, Tensor]:
     """What the last step left in `.grad`, in float64."""
     named = session.encoder.model.named_parameters()
     return {name: p.grad.double().clone() for name, p in named if p.grad is not None}
@@ -114,7 +116,7 @@ def test_first_step_in_float32(tiny_model: Tiny, family: str, rate: float) -> No
         assert float(difference.norm()) <= 1e-5 * float(scale), name
 
 
-def nudged(session: Session, seed: int) -> None:
+def nudged(session: TrainingState, seed: int) -> None:
     """Every weight of the student is moved to the next number of its format, up or down at random."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -125,7 +127,7 @@ def nudged(session: Session, seed: int) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fifty_steps_in_float32(tiny_model: Tiny, family: str) -> None:
-    """The weights end no further (L2, all together) from the plain run's than the furthest of plain runs whose weights
+    """The weights end no further (L2, all together) from the plain run's than the largest_difference of plain runs whose weights
     began one unit in the last place away, and so do the losses on the way (the largest difference): no factor.
 
     Biases on keys are held apart, to 4 times: no logit depends on them, their gradient is nothing but rounding, and

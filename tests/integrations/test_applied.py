@@ -15,7 +15,7 @@ from randout.core.errors import Failure, UserError
 from randout.integrations.attach import applied, attached
 from randout.methods.randout import Randout
 from randout.models.hooks import Layout
-from support.external_loops import a_batch, difference, foreign
+from support.external_loops import difference, foreign, make_batch
 from support.training import hooks_of
 
 Tiny = Callable[[str], Path]
@@ -26,7 +26,7 @@ FAMILIES = ("bert", "roberta", "distilbert", "albert", "mpnet", "deberta-v2", "m
 @pytest.mark.parametrize("family", FAMILIES)
 def test_noise_on_real_tokens_in_training_only(tiny_model: Tiny, family: str, left: bool) -> None:
     model = foreign(tiny_model(family))
-    batch = a_batch(left)
+    batch = make_batch(left)
     real = batch["attention_mask"].bool()
     hooks = hooks_of(model)
     with applied(model, Randout(tokens=64, units=2, seed=0)) as run:
@@ -45,7 +45,7 @@ def test_noise_on_real_tokens_in_training_only(tiny_model: Tiny, family: str, le
 
 
 def test_positional_arguments_and_no_mask(tiny_model: Tiny) -> None:
-    model, batch = foreign(tiny_model("bert")), a_batch()
+    model, batch = foreign(tiny_model("bert")), make_batch()
     method = Randout(tokens=64, units=2)
     with applied(model, method) as run:
         by_place = difference(model, run, batch["input_ids"], batch["attention_mask"])
@@ -57,12 +57,12 @@ def test_positional_arguments_and_no_mask(tiny_model: Tiny) -> None:
     with applied(model, method) as run:
         rows = model.get_input_embeddings()(batch["input_ids"])
         assert (difference(model, run, inputs_embeds=rows, attention_mask=batch["attention_mask"]) != 0).any()
-    with pytest.raises(ValueError, match=r"a \(batch, tokens\) mask"), applied(model, method):
+    with pytest.raises(ValueError, match=r"expected \(batch, tokens\)"), applied(model, method):
         model(batch["input_ids"], batch["attention_mask"][:, None, None])
 
 
 def test_seeds_are_told_apart_and_repeat(tiny_model: Tiny) -> None:
-    model, batch, found = foreign(tiny_model("bert")), a_batch(), []
+    model, batch, found = foreign(tiny_model("bert")), make_batch(), []
     for seed in (0, 0, 1):
         with applied(model, Randout(seed=seed)):
             found.append([model(**batch).logits for _ in range(2)])
@@ -96,7 +96,7 @@ def test_gradient_checkpointing_changes_nothing(tiny_model: Tiny, family: str, r
             model.enable_input_require_grads()
         with applied(model, Randout(layers=[1, 2])):
             for _ in range(2):
-                model(**a_batch(), labels=torch.tensor([0, 1, 2])).loss.backward()
+                model(**make_batch(), labels=torch.tensor([0, 1, 2])).loss.backward()
         found.append([p.grad for p in model.parameters()])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs)
@@ -139,10 +139,10 @@ def test_blocks_that_are_computed_again_get_their_own_noise(as_tuple: bool) -> N
         torch.manual_seed(1)
         model = Homemade(as_tuple, again)
         with applied(model, Randout(units=8, layers=[1, 2, 3])):
-            first, second = model(a_batch()["input_ids"]), model(**a_batch())
+            first, second = model(make_batch()["input_ids"]), model(**make_batch())
             assert first != second
             model.eval()
-            model(**a_batch())
+            model(**make_batch())
             model.train()
             (first + 2 * second).backward()
         found.append([p.grad for p in model.parameters()])
@@ -155,7 +155,7 @@ def test_layout_under_way_is_the_models_own(tiny_model: Tiny) -> None:
     model, seen = foreign(tiny_model("roberta")), []
     with applied(model, Randout()) as run:
         run.sites.blocks[0].register_forward_hook(lambda *_: seen.append(run.layout))
-        model(**a_batch(left=True))
+        model(**make_batch(left=True))
     (layout,) = seen
     assert isinstance(layout, Layout)
     assert layout.lengths.tolist() == [4, 9, 1]
@@ -165,7 +165,7 @@ def test_layout_under_way_is_the_models_own(tiny_model: Tiny) -> None:
 def test_a_parameter_that_loses_its_gradient_is_named(tiny_model: Tiny) -> None:
     """Once, after the first step; not where it has none in the plain model either, nor where all are gone already."""
     for lose in (False, True):
-        model, batch = foreign(tiny_model("bert")), a_batch()
+        model, batch = foreign(tiny_model("bert")), make_batch()
         model.bert.unused = nn.Linear(2, 2)
         handle: Any = nn.Identity()
         if lose:

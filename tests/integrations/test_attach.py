@@ -1,4 +1,4 @@
-"""Methods with losses and gradients of their own in another training loop: `foreign.attached`."""
+"""Methods with their own losses and gradients in an external training loop: `attach.attached`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from randout.methods.randout import Randout
 from randout.models.encoder import Output, Want
 from randout.training.loop import _gradients
 from support.external_loops import Ascent, Mixed, Square, Twice, examples, padded, stock
-from support.training import NAMES, hooks_of, same_bits, session_of, some_material, tiny_encoder
+from support.training import NAMES, bit_identical, hooks_of, new_training, tiny_encoder, toy_material
 
 Tiny = Callable[[str], Path]
 FAMILIES = ("bert", "roberta", "distilbert", "albert", "modernbert")
@@ -81,8 +81,8 @@ class Looking(Method):
 def test_a_step_is_that_of_our_own_loop(tiny_model: Tiny, methods: list[Method], pack: bool) -> None:
     """Losses and gradients of a padded batch, noise on and dropout off."""
     off = {"dropout": 0.0, "attention_dropout": 0.0}
-    session = session_of(tiny_encoder(tiny_model("bert"), pack=pack, **off), methods)
-    material = some_material(session.encoder, 8)
+    session = new_training(tiny_encoder(tiny_model("bert"), pack=pack, **off), methods)
+    material = toy_material(session.encoder, 8)
     rows = material.tokens.lengths.argsort(kind="stable")
     model = stock(tiny_model("bert"), dropout=False)
     model.load_state_dict(tiny_encoder(tiny_model("bert"), pack=False, **off).model.state_dict())
@@ -117,16 +117,16 @@ def test_call_zero_repeats_the_masks_and_the_loops_stream_goes_on(
     with attached(model, methods) as work:
         outputs = model(**batch)
         after = torch.get_rng_state()
-        again = work.followed.again()
+        again = work.tracked.repeat()
         assert torch.equal(again.logits, outputs.logits)
-        other, repeated = work.followed.again(call=1), work.followed.again(call=1)
+        other, repeated = work.tracked.repeat(call=1), work.tracked.repeat(call=1)
         assert torch.equal(other.logits, repeated.logits)
         assert not torch.equal(other.logits, outputs.logits)
-        clean = work.followed.again(dropout=False, perturb=False, call=1)
+        clean = work.tracked.repeat(dropout=False, perturb=False, call=1)
         work.loss(outputs, labels).backward()
         assert torch.equal(torch.get_rng_state(), after)
         assert all(module.training for module in model.modules())
-        assert torch.equal(work.followed.again().logits, outputs.logits), "also after the loss"
+        assert torch.equal(work.tracked.repeat().logits, outputs.logits), "also after the loss"
     assert hooks_of(model) == 0
     torch.testing.assert_close(clean.logits, model.eval()(**batch).logits)
 
@@ -188,8 +188,8 @@ def test_padding_on_either_side_makes_no_difference(tiny_model: Tiny) -> None:
         batch, labels = batch_of(tiny_model("distilbert"), left=left)
         with attached(model, [Looking()]) as work:
             outputs = model(**batch)
-            assert work.followed.last is not None
-            seen, ids = work.followed.last.output, work._batch(outputs, labels, None, None).ids
+            assert work.tracked.last is not None
+            seen, ids = work.tracked.last.output, work._batch(outputs, labels, None, None).ids
             flat = seen.hidden[2].flatten(0, 1)[batch["attention_mask"].flatten().bool()]  # text by text
             found.append([seen.cls, flat, *seen.attention[1], *seen.attention[3], *ids])
     assert [len(text) for text in ids] == batch["attention_mask"].sum(1).tolist()
@@ -233,9 +233,9 @@ def test_what_gradient_checkpointing_would_lose_is_refused(tiny_model: Tiny) -> 
         model(**batch)
         undo = work.run.sites.change_attention(2, lambda rows: torch.zeros(rows))
         with pytest.raises(UserError, match="switch gradient checkpointing off"):
-            work.followed.again()
+            work.tracked.repeat()
         undo()
-        work.followed.again()
+        work.tracked.repeat()
 
 
 def test_a_training_that_goes_on_is_the_uninterrupted_one(tiny_model: Tiny) -> None:
@@ -264,8 +264,8 @@ def test_a_training_that_goes_on_is_the_uninterrupted_one(tiny_model: Tiny) -> N
     with attached(resumed, methods, resume=kept) as work:
         torch.set_rng_state(stream)
         go(resumed, work, 2)
-    assert same_bits(dict(resumed.state_dict()), dict(whole.state_dict()))
-    with pytest.raises(UserError, match=r"methods.mixed: what it remembered is not in the state"):
+    assert bit_identical(dict(resumed.state_dict()), dict(whole.state_dict()))
+    with pytest.raises(UserError, match=r"methods.mixed: its state is missing in the state to resume from"):
         attached(resumed, methods, resume={"step": torch.tensor(1)}).__enter__()
 
 
@@ -312,7 +312,7 @@ def test_mistakes_are_said(tiny_model: Tiny) -> None:
     for method in (Live(), Held(), Dropping()):
         with pytest.raises(UserError, match=rf"methods.{method.name}: .*randout.train"), attached(model, [method]):
             pass
-    with pytest.raises(UserError, match="owns the loss 'ce' already"), attached(model, [CrossEntropy()] * 2):
+    with pytest.raises(UserError, match="already has the loss 'ce'"), attached(model, [CrossEntropy()] * 2):
         pass
     with attached(model, [Ascent()]) as work:
         with pytest.raises(UserError, match=r"methods.ascent: .* attached.backward"):
@@ -323,9 +323,9 @@ def test_mistakes_are_said(tiny_model: Tiny) -> None:
     with attached(model, [Square()]) as work:
         early = model(**batch)
         model(**batch)
-        with pytest.raises(UserError, match="compute the loss of a forward before the next one"):
+        with pytest.raises(UserError, match="compute the loss of each forward pass before the next one"):
             work.loss(early, labels)
-        with pytest.raises(UserError, match="one whole number for each text"):
+        with pytest.raises(UserError, match="expected one integer per text"):
             work.loss(model(**batch), torch.rand(6, 3))
         with pytest.raises(UserError, match="logits"):
             work.loss({"no": 1}, labels)
@@ -333,6 +333,6 @@ def test_mistakes_are_said(tiny_model: Tiny) -> None:
         outputs = model(**batch)
         with pytest.raises(UserError, match=r"methods.kd: .*teacher_logits"):
             work.loss(outputs, labels)
-        with pytest.raises(UserError, match=r"teacher_logits of shape \(6, 2\)"):
+        with pytest.raises(UserError, match=r"teacher_logits: found shape \(6, 2\)"):
             work.loss(outputs, labels, torch.rand(6, 2))
     assert len(NAMES) == model.config.num_labels

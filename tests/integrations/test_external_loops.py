@@ -1,4 +1,4 @@
-"""Every method of the shelf for noise or gold labels, in another training loop and in a Trainer: none excused."""
+"""Every built-in method for noise or gold labels, in an external training loop and in a Trainer, without exceptions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from randout.methods.builtin import METHODS
 from randout.methods.cross_entropy import CrossEntropy
 from randout.training.loop import _gradients
 from support.external_loops import examples, padded, stock
-from support.training import furthest, hooks_of, same_bits, session_of, some_material, tiny_encoder
+from support.training import bit_identical, hooks_of, largest_difference, new_training, tiny_encoder, toy_material
 
 Tiny = Callable[[str], Path]
 HERE = {name: method for name, method in METHODS.items() if method.kind in ("noise", "gold", "control")}
@@ -43,8 +43,8 @@ def test_a_step_is_that_of_our_own_loop(tiny_model: Tiny, name: str, asked: dict
     if name == "dropout-rates":
         asked = {"hidden": "model", "attention": 0.0}  # masks differ by design: our loop has its own dropout
     off = {"dropout": 0.0, "attention_dropout": 0.0}
-    session = session_of(tiny_encoder(tiny_model("bert"), pack=False, **off), together(name, asked))
-    material = some_material(session.encoder, 8)
+    session = new_training(tiny_encoder(tiny_model("bert"), pack=False, **off), together(name, asked))
+    material = toy_material(session.encoder, 8)
     rows = material.tokens.lengths.argsort(kind="stable")
     model = stock(tiny_model("bert"), dropout=False)
     model.load_state_dict(tiny_encoder(tiny_model("bert"), pack=False, **off).model.state_dict())
@@ -88,7 +88,7 @@ def test_a_plain_loop_and_what_it_leaves(tiny_model: Tiny, name: str, asked: dic
         assert (model.config._attn_implementation, hooks_of(model), _numbers(model)) == before
     if len(found) == 2:
         largest = max(float(g.abs().max()) for g in found[0].values())
-        assert furthest(found[0], found[1]) < 1e-4 * largest
+        assert largest_difference(found[0], found[1]) < 1e-4 * largest
 
 
 def _two_steps(model: Any, methods: list[Method], batch: dict[str, Tensor], labels: Tensor) -> None:
@@ -96,7 +96,7 @@ def _two_steps(model: Any, methods: list[Method], batch: dict[str, Tensor], labe
         for _ in range(2):
             outputs = model(**batch)
             stream = torch.get_rng_state()
-            (work.backward(outputs, labels) if work.steers else work.loss(outputs, labels).backward())
+            (work.backward(outputs, labels) if work.makes_gradients else work.loss(outputs, labels).backward())
             assert torch.equal(torch.get_rng_state(), stream), "the loop's own stream"
             assert work.run.layout is None
         clean = model.eval()(**batch).logits
@@ -125,13 +125,13 @@ def test_in_a_trainer_it_acts_and_resumes(
     whole = trainer_of(tiny_model("bert"), tmp_path, together(name, asked), **settings)
     whole.train()
     plain = trainer_of(tiny_model("bert"), tmp_path, None)
-    assert furthest(weights_of(whole), plainly) > 1e-5
+    assert largest_difference(weights_of(whole), plainly) > 1e-5
     (seen,) = [row["eval_loss"] for row in whole.state.log_history if "eval_loss" in row]
     plain.model.load_state_dict(weights_of(whole))
     assert plain.evaluate()["eval_loss"] == pytest.approx(seen, rel=1e-5)
     resumed = trainer_of(tiny_model("bert"), tmp_path, together(name, asked), **settings)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    assert same_bits(weights_of(resumed), weights_of(whole))
+    assert bit_identical(weights_of(resumed), weights_of(whole))
     assert hooks_of(resumed.model) == 0
 
 

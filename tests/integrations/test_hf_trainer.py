@@ -18,7 +18,7 @@ from randout.methods.cross_entropy import CrossEntropy
 from randout.methods.kd import KnowledgeDistillation
 from randout.methods.randout import Randout
 from support.external_loops import Ascent, Mixed, Square, Twice, examples, stock
-from support.training import furthest, hooks_of, same_bits
+from support.training import bit_identical, hooks_of, largest_difference
 
 Tiny = Callable[[str], Path]
 Weights = dict[str, torch.Tensor]
@@ -70,8 +70,8 @@ def test_without_methods_it_is_the_trainers_own_training(tiny_model: Tiny, tmp_p
     """Plain cross-entropy through our loss and hooks, dropout on: the masks are the same, so all but rounding is."""
     ours = trained(tiny_model("bert"), tmp_path, [], num_train_epochs=1)
     theirs = trained(tiny_model("bert"), tmp_path, None, num_train_epochs=1)
-    assert furthest(ours, theirs) < 1e-6
-    assert furthest(ours, stock(tiny_model("bert")).state_dict()) > 1e-3
+    assert largest_difference(ours, theirs) < 1e-6
+    assert largest_difference(ours, stock(tiny_model("bert")).state_dict()) > 1e-3
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
@@ -85,7 +85,7 @@ def test_randout_changes_the_training_and_leaves_evaluation_clean(
     assert hooks_of(trainer.model) == hooks
     assert trainer.noise.attached is None
     plain = trained(folder, tmp_path, None, num_train_epochs=epochs)
-    assert furthest(weights_of(trainer), plain) > 1e-4
+    assert largest_difference(weights_of(trainer), plain) > 1e-4
     rows = [row for row in trainer.state.log_history if "eval_loss" in row]
     assert len(rows) == epochs
     clean = trainer_of(folder, tmp_path, None)
@@ -124,7 +124,7 @@ def test_resumed_is_uninterrupted(tiny_model: Tiny, tmp_path: Path, name: str, s
     torch.rand(3)
     resumed = trainer_of(folder, tmp_path, RESUMED[name], **asked)
     resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{stop}"))
-    assert same_bits(weights_of(resumed), whole)
+    assert bit_identical(weights_of(resumed), whole)
 
 
 def test_draws_are_keyed_by_the_trainers_step_and_the_micro_batch(tiny_model: Tiny, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_the_state_of_a_checkpoint_is_found_or_asked_for(tiny_model: Tiny, tmp_p
         other.train(resume_from_checkpoint=str(moved))
     told = trainer_of(folder, tmp_path / "two", [Mixed()], resume_from=moved, **asked)
     told.train(resume_from_checkpoint=str(moved))
-    assert same_bits(weights_of(told), whole)
+    assert bit_identical(weights_of(told), whole)
     added = trainer_of(folder, tmp_path / "two", [Randout()], **asked)  # remembers nothing: any checkpoint will do
     added.train(resume_from_checkpoint=str(moved))
 
@@ -191,8 +191,8 @@ def test_accumulation_is_the_larger_batch(tiny_model: Tiny, tmp_path: Path, meth
         found.append({name: before[name] - tensor for name, tensor in weights_of(trainer).items()})
     largest = max(float(moved.abs().max()) for moved in found[0].values())
     assert largest > 0.01
-    assert furthest(found[0], found[1]) < 1e-5 * largest
-    assert furthest(found[0], found[2]) < 1e-5 * largest
+    assert largest_difference(found[0], found[1]) < 1e-5 * largest
+    assert largest_difference(found[0], found[2]) < 1e-5 * largest
 
 
 def test_the_parts_of_the_loss_are_logged(tiny_model: Tiny, tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_bfloat16_autocast(tiny_model: Tiny, tmp_path: Path) -> None:
     """The second pass runs under the Trainer's own autocast."""
     ours = trained(tiny_model("bert"), tmp_path, [Twice(), Randout()], bf16=True, max_steps=2)
     full = trained(tiny_model("bert"), tmp_path, [Twice(), Randout()], max_steps=2)
-    assert 1e-6 < furthest(ours, full) < 0.1
+    assert 1e-6 < largest_difference(ours, full) < 0.1
 
 
 def test_half_of_the_two_lines_is_noticed(tiny_model: Tiny, tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_texts_without_labels(tiny_model: Tiny, tmp_path: Path) -> None:
         if times == 1:
             trainer.train()
         else:
-            with pytest.raises(UserError, match="texts without a label, with gradient accumulation"):
+            with pytest.raises(UserError, match="texts without a label cannot be combined with gradient accumulation"):
                 trainer.train()
 
 

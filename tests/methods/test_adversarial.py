@@ -26,9 +26,9 @@ from randout.methods.randout import Randout
 from randout.models.encoder import Want
 from randout.models.hooks import Sites
 from randout.models.kernels import packing
-from randout.training.loop import Material, Session, _batch, _gradients, losses_of, student_forward
+from randout.training.loop import Material, TrainingState, _batch, _gradients, losses_of, student_forward
 from support.plain import bert, cross_entropy, kl, padded
-from support.training import hooks_of, session_of, some_material, tiny_encoder
+from support.training import hooks_of, new_training, tiny_encoder, toy_material
 
 Tiny = Callable[[str], Path]
 ALL = (
@@ -50,8 +50,8 @@ class Step:
         encoder = tiny_encoder(folder, **off, **options)
         encoder.model.double()
         self.model: Any = encoder.model
-        self.session: Session = session_of(encoder, methods)
-        self.material: Material = some_material(encoder, 28, unlabelled=4)
+        self.session: TrainingState = new_training(encoder, methods)
+        self.material: Material = toy_material(encoder, 28, unlabelled=4)
         chosen = np.array([0, 3, 5, 8, 11, 14, 25, 27])
         self.rows = chosen[self.material.tokens.lengths[chosen].argsort(kind="stable")]
         self.session.position.micro_batch = len(self.rows)
@@ -217,10 +217,10 @@ def test_attention_keeps_the_dropout_masks_of_the_clean_pass(tiny_model: Tiny, f
 def test_attention_refuses_what_it_cannot_reach(tiny_model: Tiny) -> None:
     for blocks in ((4,), (0,), (1, -4)):
         with pytest.raises(UserError, match=rf"methods.attention-noise.blocks: found {blocks[-1]}; expected 1 to 3, "):
-            session_of(tiny_encoder(tiny_model("bert")), [CrossEntropy(), AttentionPerturbation(blocks=blocks)])
+            new_training(tiny_encoder(tiny_model("bert")), [CrossEntropy(), AttentionPerturbation(blocks=blocks)])
     for family in ("mpnet", "deberta-v2"):
         with pytest.raises(UserError, match=rf"attention scores of this student \({family}\)"):
-            session_of(tiny_encoder(tiny_model(family)), [CrossEntropy(), AttentionPerturbation()])
+            new_training(tiny_encoder(tiny_model(family)), [CrossEntropy(), AttentionPerturbation()])
 
 
 # ---- FreeLB
@@ -404,7 +404,7 @@ def test_an_exception_leaves_nothing_behind(tiny_model: Tiny, method: Method, fa
     handle.remove()
     assert hooks_of(step.model) == hooks
     assert step.model.config._attn_implementation == own
-    assert packing.asides == []
+    assert packing.attention_hooks == []
     assert step.session.run.layout is None
     assert step.ours()[0] == losses_of_a_fresh_step(tiny_model(family), method, family != "roberta")
 

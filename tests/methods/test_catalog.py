@@ -161,7 +161,7 @@ def test_arms_that_cannot_run_are_refused_or_left_out(
     words = ["compare", str(toy_csv(90, 1)), "--student", str(tiny_model("mpnet")), "--dry-run"]
     code, _, err = call(capsys, monkeypatch, *words, "--teacher", "none", "--methods", "randout,attention-noise")
     assert code == 2
-    assert "arms.attention-noise cannot run: methods.attention-noise: nothing can be added" in err
+    assert "arms.attention-noise cannot run: methods.attention-noise: not supported because nothing can be added" in err
     code, _, err = call(capsys, monkeypatch, *words, "--teacher", "none", "--methods", "hinton")
     assert code == 2
     assert "learns from a teacher, and there is none" in err
@@ -172,7 +172,7 @@ def test_arms_that_cannot_run_are_refused_or_left_out(
     assert not left_out & {"randout", "freelb", "self-distillation"}
     words[3] = str(tiny_model("bert"))
     code, out, _ = call(capsys, monkeypatch, *words, "--teacher", str(tiny_model("roberta")), "--methods", "all")
-    assert "tinybert is left out: methods.layer-matching.attention: 1.0, but teacher and student cut" in out
+    assert "tinybert is left out: methods.layer-matching.attention: 1.0, but teacher and student have" in out
 
 
 def test_a_screening_gives_no_verdicts(toy_csv: Any, tiny_model: Any, tmp_path: Path) -> None:

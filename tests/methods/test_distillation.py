@@ -29,15 +29,15 @@ from randout.methods.weidc import WeiDC
 from randout.models.encoder import Encoder, Output
 from randout.models.hooks import Sites
 from randout.models.tokens import batches
-from randout.training.loop import Material, Session, _batch, learning_rate, losses_of, student_forward
+from randout.training.loop import Material, TrainingState, _batch, learning_rate, losses_of, student_forward
 from support.training import (
-    a_batch,
-    furthest,
+    largest_difference,
     live_teacher,
-    session_of,
+    make_batch,
+    new_training,
     settings,
-    some_material,
     tiny_encoder,
+    toy_material,
     trained,
     weights_of,
 )
@@ -96,7 +96,7 @@ def test_hinton(a: float, t: float) -> None:
     gold, gold_gradient = gold_part(z_s)
     expected = (1 - a) * gold + a * t**2 * (p * np.log(p / q)).sum() / n
     gradient = (1 - a) * gold_gradient + a * t * (q - p) / n  # t^2 and one 1/t of the logits
-    batch = a_batch(LABELS, logits_of(1))
+    batch = make_batch(LABELS, logits_of(1))
     ours = total_and_gradient(Hinton(alpha=a, temperature=t), logits_of(0), batch)
     assert ours[0] == pytest.approx(expected, rel=1e-5)
     np.testing.assert_allclose(ours[1], gradient, atol=1e-6)
@@ -108,7 +108,7 @@ def test_hard_label(a: float) -> None:
     decided, q = one_hot(z_t.argmax(1)), softmax(z_s)
     gold, gold_gradient = gold_part(z_s)
     expected = (1 - a) * gold - a * (decided * np.log(q)).sum() / n
-    ours = total_and_gradient(HardLabel(alpha=a), logits_of(0), a_batch(LABELS, logits_of(1)))
+    ours = total_and_gradient(HardLabel(alpha=a), logits_of(0), make_batch(LABELS, logits_of(1)))
     assert ours[0] == pytest.approx(expected, rel=1e-5)
     np.testing.assert_allclose(ours[1], (1 - a) * gold_gradient + a * (q - decided) / n, atol=1e-6)
 
@@ -124,7 +124,7 @@ def test_multi_teacher(weights: tuple[float, ...], average: str) -> None:
     else:
         p = sum(w[k] * softmax(teachers[k].numpy()) for k in range(3))
     q = softmax(z_s)
-    batch = a_batch(LABELS, teachers[0], others=teachers[1:])
+    batch = make_batch(LABELS, teachers[0], others=teachers[1:])
     ours = total_and_gradient(MultiTeacher(weights=weights, average=average, weight=0.7), logits_of(0), batch)
     assert ours[0] == pytest.approx(-0.7 * (p * np.log(q)).sum() / n, rel=1e-5)
     np.testing.assert_allclose(ours[1], 0.7 * (q - p) / n, atol=1e-6)
@@ -132,7 +132,7 @@ def test_multi_teacher(weights: tuple[float, ...], average: str) -> None:
 
 def test_one_teacher_of_several_is_distillation_at_temperature_1() -> None:
     """Cross-entropy against its distribution is the KL and a constant: one gradient."""
-    batch = a_batch(LABELS, logits_of(1))
+    batch = make_batch(LABELS, logits_of(1))
     ours = total_and_gradient(MultiTeacher(), logits_of(0), batch)[1]
     theirs = total_and_gradient(Hinton(alpha=1.0, temperature=1.0), logits_of(0), batch)[1]
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
@@ -146,7 +146,7 @@ def test_weights_of_teachers_are_one_each() -> None:
     with pytest.raises(UserError, match=r"2 for 1 teacher \("):
         MultiTeacher(weights=(1.0, 2.0)).check(a_run(teachers=1))
     for wrong in ((0.0, 0.0), (1.0, -0.5)):
-        with pytest.raises(UserError, match="one of them above 0"):
+        with pytest.raises(UserError, match="at least one above 0"):
             MultiTeacher(weights=wrong)
 
 
@@ -156,9 +156,9 @@ OF_LOGITS = [Hinton(), HardLabel(), MultiTeacher(), MultiTeacher(average="logits
 @pytest.mark.parametrize("method", OF_LOGITS, ids=str)
 def test_micro_batches_add_up_to_the_step(method: Method) -> None:
     logits, teacher, others = logits_of(0), logits_of(1), logits_of(2)
-    whole = losses(method, logits, a_batch(LABELS, teacher, others=[others]))
+    whole = losses(method, logits, make_batch(LABELS, teacher, others=[others]))
     parts = [
-        losses(method, logits[at], a_batch(LABELS[at], teacher[at], LABELS, at.start, others=[others[at]]))
+        losses(method, logits[at], make_batch(LABELS[at], teacher[at], LABELS, at.start, others=[others[at]]))
         for at in (slice(0, 3), slice(3, 6), slice(6, 7))
     ]
     for name, value in whole.items():
@@ -168,8 +168,8 @@ def test_micro_batches_add_up_to_the_step(method: Method) -> None:
 @pytest.mark.parametrize("method", OF_LOGITS, ids=str)
 def test_logits_of_half_precision_are_summed_in_float32(method: Method) -> None:
     logits, teacher = logits_of(0).bfloat16(), logits_of(1).bfloat16()
-    ours = losses(method, logits, a_batch(LABELS, teacher, others=[teacher]))
-    theirs = losses(method, logits.float(), a_batch(LABELS, teacher.float(), others=[teacher.float()]))
+    ours = losses(method, logits, make_batch(LABELS, teacher, others=[teacher]))
+    theirs = losses(method, logits.float(), make_batch(LABELS, teacher.float(), others=[teacher.float()]))
     for name, value in theirs.items():
         assert ours[name].dtype == torch.float32
         assert torch.equal(ours[name], value)
@@ -180,7 +180,7 @@ def test_settings_of_the_loss_on_gold_labels_hold(method: Method) -> None:
     """The part of gold labels is the recipe's own: smoothed, weighted, as `ce` says."""
     gold = CrossEntropy(label_smoothing=0.2, class_weights="balanced")
     run = a_run(gold, class_weights=torch.tensor([0.4, 1.5, 3.0]))
-    batch = a_batch(LABELS, logits_of(1))
+    batch = make_batch(LABELS, logits_of(1))
     ours = losses(method, logits_of(0), batch, run)["ce"]
     (theirs,) = gold.loss(run, State(), Output(logits_of(0), {}), batch, None).values()
     torch.testing.assert_close(ours, 0.5 * theirs)
@@ -189,9 +189,9 @@ def test_settings_of_the_loss_on_gold_labels_hold(method: Method) -> None:
 def test_a_loss_without_what_it_needs_says_so() -> None:
     for method in OF_LOGITS:
         with pytest.raises(RuntimeError, match="without stored teacher logits"):
-            losses(method, logits_of(0), a_batch(LABELS))
+            losses(method, logits_of(0), make_batch(LABELS))
     with pytest.raises(RuntimeError, match="without a teacher to run"):
-        losses(DropoutDistillation(), logits_of(0), a_batch(LABELS))
+        losses(DropoutDistillation(), logits_of(0), make_batch(LABELS))
 
 
 # ---- weighted self-distillation: the weights
@@ -228,7 +228,7 @@ def test_weighted_error_and_its_gradient(weighting: str) -> None:
     state = State(tensors={"theta": torch.zeros(1)})
     made = WeiDC(alpha=a, weighting=weighting)
     forward = lambda **_: Output(logits_of(1), {})  # noqa: E731
-    total = sum(made.loss(a_run(), state, Output(logits, {}), a_batch(LABELS), forward).values())
+    total = sum(made.loss(a_run(), state, Output(logits, {}), make_batch(LABELS), forward).values())
     total.backward()
     assert total.item() == pytest.approx(expected, rel=1e-5)
     np.testing.assert_allclose(logits.grad.numpy(), gradient, atol=1e-6)
@@ -237,7 +237,7 @@ def test_weighted_error_and_its_gradient(weighting: str) -> None:
 def test_no_teacher_before_the_first_validation() -> None:
     """The loss is then cross-entropy, whole, and nothing of the second part is there."""
     logits = logits_of(0).requires_grad_()
-    found = losses(WeiDC(alpha=0.9), logits, a_batch(LABELS))
+    found = losses(WeiDC(alpha=0.9), logits, make_batch(LABELS))
     assert found["weidc"].item() == 0.0
     (gradient,) = torch.autograd.grad(sum(found.values()), logits)
     expected, expected_gradient = gold_part(logits_of(0).numpy())
@@ -371,7 +371,7 @@ def in_float64(folder: Path) -> tuple[Encoder, Material]:
     """A student without dropout, and texts of which some have no label."""
     encoder = tiny_encoder(folder, dropout=0.0, attention_dropout=0.0)
     encoder.model.double()
-    return encoder, some_material(encoder, 28, teacher=False, unlabelled=4)
+    return encoder, toy_material(encoder, 28, teacher=False, unlabelled=4)
 
 
 @cache
@@ -386,7 +386,7 @@ def written_out(folder: Path, at: int) -> dict[str, Tensor]:
 @cache
 def with_labels_alone(folder: Path) -> dict[str, Tensor]:
     encoder, material = in_float64(folder)
-    alone = session_of(encoder, [CrossEntropy()], **EPOCHS)
+    alone = new_training(encoder, [CrossEntropy()], **EPOCHS)
     trained(alone, material)
     return weights_of(alone)
 
@@ -400,25 +400,27 @@ def test_a_training_is_the_loop_written_out(tiny_model: Tiny, at: int, micro_bat
     folder = tiny_model("bert")
     theirs = written_out(folder, at)
     encoder, material = in_float64(folder)
-    session = session_of(encoder, [CrossEntropy(), TRAININGS[at][0]], micro_batch=micro_batch, **EPOCHS)
+    session = new_training(encoder, [CrossEntropy(), TRAININGS[at][0]], micro_batch=micro_batch, **EPOCHS)
     trained(session, material)
-    assert furthest(weights_of(session), theirs) < 1e-6
-    assert furthest(with_labels_alone(folder), theirs) > 1e-3, "this method changes nothing here: nothing was compared"
+    assert largest_difference(weights_of(session), theirs) < 1e-6
+    assert largest_difference(with_labels_alone(folder), theirs) > 1e-3, (
+        "this method changes nothing here: nothing was compared"
+    )
 
 
 def test_the_best_checkpoint_is_not_the_last(tiny_model: Tiny) -> None:
     """A validation without a gain leaves the teacher as it is; with "last" it becomes the teacher."""
     kept = {}
     for which in ("best", "last"):
-        session = session_of(tiny_encoder(tiny_model("bert")), [CrossEntropy(), WeiDC(checkpoint=which)], epochs=3)
+        session = new_training(tiny_encoder(tiny_model("bert")), [CrossEntropy(), WeiDC(checkpoint=which)], epochs=3)
         first = {name: p.detach().clone() for name, p in session.encoder.model.named_parameters()}
         WeiDC(checkpoint=which).evaluated(session.run, session.states[1], {}, improved=True)
-        assert furthest(session.states[1].tensors, first) == 0
+        assert largest_difference(session.states[1].tensors, first) == 0
         with torch.no_grad():
             for p in session.encoder.model.parameters():
                 p += 1.0
         WeiDC(checkpoint=which).evaluated(session.run, session.states[1], {}, improved=False)
-        kept[which] = furthest(session.states[1].tensors, first)
+        kept[which] = largest_difference(session.states[1].tensors, first)
     assert kept == {"best": 0.0, "last": pytest.approx(1.0)}
 
 
@@ -437,13 +439,15 @@ def test_squared_error() -> None:
 # ---- dropout distillation
 
 
-def a_session(tiny_model: Tiny, methods: list[Method], teacher: dict[str, Any] | None = None, **off: float) -> Session:
+def a_session(
+    tiny_model: Tiny, methods: list[Method], teacher: dict[str, Any] | None = None, **off: float
+) -> TrainingState:
     live = live_teacher(tiny_model("bert"), 28, **(teacher or {}))
-    return session_of(tiny_encoder(tiny_model("bert"), **off), methods, live)
+    return new_training(tiny_encoder(tiny_model("bert"), **off), methods, live)
 
 
-def a_step(session: Session) -> Any:
-    material = some_material(session.encoder, 28, unlabelled=4)
+def a_step(session: TrainingState) -> Any:
+    material = toy_material(session.encoder, 28, unlabelled=4)
     session.position.micro_batch = 8
     return _batch(session, material, material.tokens.lengths[20:].argsort(kind="stable") + 20, 0)
 
@@ -482,12 +486,12 @@ def test_dropout_distillation_needs_no_labels(tiny_model: Tiny) -> None:
     found = []
     for shift in (0, 1):
         session = a_session(tiny_model, [DropoutDistillation(passes=2)])
-        material = some_material(session.encoder, 28)
+        material = toy_material(session.encoder, 28)
         material.labels.add_(shift).remainder_(3)
         trained(session, material, events=3)
         found.append(weights_of(session))
-    assert furthest(*found) == 0
-    assert furthest(found[0], tiny_encoder(tiny_model("bert")).model.state_dict()) > 1e-3
+    assert largest_difference(*found) == 0
+    assert largest_difference(found[0], tiny_encoder(tiny_model("bert")).model.state_dict()) > 1e-3
 
 
 # ---- what no gradient reaches
@@ -497,9 +501,9 @@ def test_no_gradient_reaches_a_live_teacher(tiny_model: Tiny) -> None:
     session = a_session(tiny_model, [DropoutDistillation(passes=2)])
     teacher = session.run.teacher.encoder.model.requires_grad_(True)
     before = copy.deepcopy(teacher.state_dict())
-    trained(session, some_material(session.encoder, 28), events=2)
+    trained(session, toy_material(session.encoder, 28), events=2)
     assert all(p.grad is None for p in teacher.parameters())
-    assert furthest(before, teacher.state_dict()) == 0
+    assert largest_difference(before, teacher.state_dict()) == 0
     assert any(p.grad is not None for p in session.encoder.model.parameters())
 
 
@@ -510,8 +514,8 @@ def test_no_gradient_reaches_a_live_teacher(tiny_model: Tiny) -> None:
 )
 def test_no_gradient_reaches_what_the_student_was(tiny_model: Tiny, method: Method) -> None:
     """Of the loss to the kept weights: none; and to the student only through its own logits."""
-    session = session_of(tiny_encoder(tiny_model("bert")), [CrossEntropy(), method, Randout(tokens=8, units=8)])
-    material = some_material(session.encoder, 28, unlabelled=4)
+    session = new_training(tiny_encoder(tiny_model("bert")), [CrossEntropy(), method, Randout(tokens=8, units=8)])
+    material = toy_material(session.encoder, 28, unlabelled=4)
     trained(session, material, events=6)
     batch, state = a_step(session), session.states[1]
     kept = [tensor.requires_grad_() for tensor in state.tensors.values()]
@@ -531,7 +535,7 @@ def test_no_gradient_reaches_what_the_student_was(tiny_model: Tiny, method: Meth
 @pytest.mark.parametrize("method", [SelfDistillation(window=1), SelfDistillation(form="sdv"), WeiDC()], ids=str)
 def test_the_student_as_it_was_runs_clean(tiny_model: Tiny, method: Method) -> None:
     """Neither dropout nor the recipe's noise is in the teacher's logits: those of its weights in evaluation."""
-    session = session_of(tiny_encoder(tiny_model("bert")), [CrossEntropy(), method, Randout(tokens=8, units=8)])
+    session = new_training(tiny_encoder(tiny_model("bert")), [CrossEntropy(), method, Randout(tokens=8, units=8)])
     batch = a_step(session)
     method.evaluated(session.run, session.states[1], {}, True)
     seen = []

@@ -24,7 +24,7 @@ from randout.methods.randout import Randout
 from randout.models.encoder import Output, Want
 from randout.models.hooks import Layout, Sites
 from randout.training.loop import losses_of
-from support.training import a_batch, same_bits, session_of, some_material, tiny_encoder, trained, weights_of
+from support.training import bit_identical, make_batch, new_training, tiny_encoder, toy_material, trained, weights_of
 
 WIDTH = 48
 
@@ -59,9 +59,9 @@ def plain_cross_entropy(logits: np.ndarray, labels: list[int]) -> float:
 
 def test_cross_entropy_is_equation_2() -> None:
     logits, labels = logits_of(7), [0, 2, 1, 1, 0, 2, 2]
-    ours = loss_of(CrossEntropy(), logits, a_batch(labels))
+    ours = loss_of(CrossEntropy(), logits, make_batch(labels))
     assert ours.item() == pytest.approx(plain_cross_entropy(logits.numpy(), labels), rel=1e-6)
-    assert loss_of(CrossEntropy(weight=0.3), logits, a_batch(labels)).item() == pytest.approx(
+    assert loss_of(CrossEntropy(weight=0.3), logits, make_batch(labels)).item() == pytest.approx(
         0.3 * ours.item(), rel=1e-6
     )
 
@@ -69,7 +69,7 @@ def test_cross_entropy_is_equation_2() -> None:
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.6])
 def test_label_smoothing_is_torchs(smoothing: float) -> None:
     logits, labels = logits_of(9).float(), torch.tensor([0, 2, 1, 1, 0, 2, 2, 1, 0])
-    ours = loss_of(CrossEntropy(label_smoothing=smoothing), logits, a_batch(labels.tolist()))
+    ours = loss_of(CrossEntropy(label_smoothing=smoothing), logits, make_batch(labels.tolist()))
     torch.testing.assert_close(ours, F.cross_entropy(logits, labels, label_smoothing=smoothing))
 
 
@@ -78,16 +78,16 @@ def test_class_weights_are_torchs(labels: list[int]) -> None:
     """Also where the weights of a batch sum to less than one (one text of the commonest class)."""
     run = a_run(class_weights=torch.tensor([0.4, 1.5, 3.0]))
     logits = logits_of(len(labels)).float()
-    ours = loss_of(CrossEntropy(class_weights="balanced"), logits, a_batch(labels), run)
+    ours = loss_of(CrossEntropy(class_weights="balanced"), logits, make_batch(labels), run)
     torch.testing.assert_close(ours, F.cross_entropy(logits, torch.tensor(labels), weight=run.class_weights))
-    unweighted = loss_of(CrossEntropy(), logits, a_batch(labels), run)
+    unweighted = loss_of(CrossEntropy(), logits, make_batch(labels), run)
     torch.testing.assert_close(unweighted, F.cross_entropy(logits, torch.tensor(labels)))
 
 
 def test_smoothing_and_weights_together() -> None:
     run, labels, e = a_run(class_weights=torch.tensor([0.4, 1.5, 3.0])), [0, 2, 1, 1], 0.2
     logits = logits_of(4)
-    ours = loss_of(CrossEntropy(class_weights="balanced", label_smoothing=e), logits, a_batch(labels), run)
+    ours = loss_of(CrossEntropy(class_weights="balanced", label_smoothing=e), logits, make_batch(labels), run)
     log_p = np.log(np.exp(logits.numpy()) / np.exp(logits.numpy()).sum(1, keepdims=True))
     above = below = 0.0
     for row, label in zip(log_p, labels, strict=True):
@@ -100,14 +100,14 @@ def test_smoothing_and_weights_together() -> None:
 
 def test_texts_without_labels_add_nothing_to_cross_entropy() -> None:
     logits = logits_of(4).requires_grad_()
-    ours = loss_of(CrossEntropy(label_smoothing=0.1), logits, a_batch([1, -1, 2, -1]))
-    theirs = loss_of(CrossEntropy(label_smoothing=0.1), logits[[0, 2]], a_batch([1, 2]))
+    ours = loss_of(CrossEntropy(label_smoothing=0.1), logits, make_batch([1, -1, 2, -1]))
+    theirs = loss_of(CrossEntropy(label_smoothing=0.1), logits[[0, 2]], make_batch([1, 2]))
     torch.testing.assert_close(ours, theirs)
     ours.backward()
     assert logits.grad[[1, 3]].abs().max() == 0 < logits.grad[[0, 2]].abs().min()
     for weights in ("none", "balanced"):
         run = a_run(class_weights=torch.ones(3))
-        nothing = loss_of(CrossEntropy(class_weights=weights), logits_of(2), a_batch([-1, -1]), run)
+        nothing = loss_of(CrossEntropy(class_weights=weights), logits_of(2), make_batch([-1, -1]), run)
         assert nothing.item() == 0.0
 
 
@@ -118,9 +118,9 @@ def test_micro_batches_add_up_to_the_step(method: type[Method], weights: str) ->
     run, labels = a_run(class_weights=torch.tensor([0.4, 1.5, 3.0])), [0, 2, -1, 1, 0, 0, 2]
     logits, teacher = logits_of(7), logits_of(7, seed=1)
     made = method(class_weights=weights) if method is CrossEntropy else method(reduction="mean")
-    whole = loss_of(made, logits, a_batch(labels, teacher), run)
+    whole = loss_of(made, logits, make_batch(labels, teacher), run)
     parts = [
-        loss_of(made, logits[at], a_batch(labels[at], teacher[at], step_labels=labels, first=at.start), run)
+        loss_of(made, logits[at], make_batch(labels[at], teacher[at], step_labels=labels, first=at.start), run)
         for at in (slice(0, 3), slice(3, 6), slice(6, 7))
     ]
     torch.testing.assert_close(sum(parts), whole)
@@ -149,14 +149,14 @@ def test_distillation_is_equation_4_to_6(t: float) -> None:
         for squared in (False, True):
             for weight in (0.0, 0.4, 1.0):
                 made = KnowledgeDistillation(temperature=t, reduction=reduction, t_squared=squared, weight=weight)
-                ours = loss_of(made, student, a_batch(labels, teacher)).item()
+                ours = loss_of(made, student, make_batch(labels, teacher)).item()
                 assert ours == pytest.approx(weight * expected * (t * t if squared else 1), rel=1e-5)
 
 
 def test_the_teachers_distribution_comes_first() -> None:
     teacher, student = logits_of(6), logits_of(6, seed=1)
     made = KnowledgeDistillation(weight=1.0, reduction="sum")
-    ours = loss_of(made, student, a_batch([0] * 6, teacher)).item()
+    ours = loss_of(made, student, make_batch([0] * 6, teacher)).item()
     forward = F.kl_div(student.log_softmax(1), teacher.softmax(1), reduction="sum").item()
     backward = F.kl_div(teacher.log_softmax(1), student.softmax(1), reduction="sum").item()
     assert ours == pytest.approx(forward, rel=1e-5)
@@ -166,31 +166,31 @@ def test_the_teachers_distribution_comes_first() -> None:
 def test_distillation_is_zero_at_the_teacher_and_pulls_towards_it() -> None:
     teacher = logits_of(5).float()
     student = teacher.clone().requires_grad_()
-    loss = loss_of(KnowledgeDistillation(temperature=2.0), student, a_batch([0] * 5, teacher))
+    loss = loss_of(KnowledgeDistillation(temperature=2.0), student, make_batch([0] * 5, teacher))
     loss.backward()
     assert loss.item() == pytest.approx(0.0, abs=1e-6)
     assert student.grad.abs().max() < 1e-6
     student = logits_of(5, seed=1).float().requires_grad_()
-    loss_of(KnowledgeDistillation(weight=1.0, reduction="sum"), student, a_batch([0] * 5, teacher)).backward()
+    loss_of(KnowledgeDistillation(weight=1.0, reduction="sum"), student, make_batch([0] * 5, teacher)).backward()
     torch.testing.assert_close(student.grad, student.softmax(1) - teacher.softmax(1))  # at t = 1
 
 
 def test_distillation_counts_texts_without_labels() -> None:
     teacher, student = logits_of(4), logits_of(4, seed=1)
-    ours = loss_of(KnowledgeDistillation(), student, a_batch([1, -1, 2, -1], teacher))
-    torch.testing.assert_close(ours, loss_of(KnowledgeDistillation(), student, a_batch([0] * 4, teacher)))
+    ours = loss_of(KnowledgeDistillation(), student, make_batch([1, -1, 2, -1], teacher))
+    torch.testing.assert_close(ours, loss_of(KnowledgeDistillation(), student, make_batch([0] * 4, teacher)))
     with pytest.raises(RuntimeError, match="without stored teacher logits"):
-        loss_of(KnowledgeDistillation(), student, a_batch([0] * 4))
+        loss_of(KnowledgeDistillation(), student, make_batch([0] * 4))
 
 
 def test_the_whole_loss_is_equation_6(tiny_model: Callable[[str], Path]) -> None:
     """L = L_CE + lambda * L_KD, and its gradient that of the sum."""
     encoder = tiny_encoder(tiny_model("bert"), dropout=0.0, attention_dropout=0.0)
-    material = some_material(encoder)
-    session = session_of(encoder, [CrossEntropy(), KnowledgeDistillation(weight=0.4, temperature=2.0)])
+    material = toy_material(encoder)
+    session = new_training(encoder, [CrossEntropy(), KnowledgeDistillation(weight=0.4, temperature=2.0)])
     rows = np.arange(8)
     ids = [torch.from_numpy(material.tokens[row].astype(np.int64)) for row in rows]
-    batch = a_batch(material.labels[:8].tolist(), material.teacher[:8])
+    batch = make_batch(material.labels[:8].tolist(), material.teacher[:8])
     batch = type(batch)(torch.from_numpy(rows), ids, batch.labels, batch.teacher, batch.step_labels, 0, 24)
     losses, logits = losses_of(session, batch)
     plain = logits.detach().double().numpy()
@@ -498,11 +498,11 @@ def test_no_noise_is_no_method(tiny_model: Callable[[str], Path], nothing: dict[
     found = []
     for methods in ([CrossEntropy()], [CrossEntropy(), Randout(**nothing)], [CrossEntropy(), Randout()]):
         encoder = tiny_encoder(tiny_model("bert"))
-        session = session_of(encoder, methods, epochs=1)
-        trained(session, some_material(encoder))
+        session = new_training(encoder, methods, epochs=1)
+        trained(session, toy_material(encoder))
         found.append(weights_of(session))
-    assert same_bits(found[0], found[1])
-    assert not same_bits(found[0], found[2])
+    assert bit_identical(found[0], found[1])
+    assert not bit_identical(found[0], found[2])
 
 
 # A changed default changes every run that relies on it, and the published comparisons with it.

@@ -23,32 +23,32 @@ from randout.methods.noisy_distillation import NoisyDistillation
 from randout.models.encoder import Encoder, Output
 from randout.models.hooks import Sites
 from randout.models.kernels import packing
-from randout.training.loop import Session, held_out, losses_of, step, student_forward
-from support.training import live_teacher, session_of, some_material, tiny_encoder
+from randout.training.loop import TrainingState, held_out, losses_of, step, student_forward
+from support.training import live_teacher, new_training, tiny_encoder, toy_material
 
 Tiny = Callable[[str], Path]
 OFF = {"dropout": 0.0, "attention_dropout": 0.0}
 
 
-def begun(folder: Path, method: Method, kin: bool = False, double: bool = False, **options: Any) -> Session:
+def begun(folder: Path, method: Method, kin: bool = False, double: bool = False, **options: Any) -> TrainingState:
     """A session of cross-entropy and `method` with a live teacher, as far as before its first step."""
-    teacher = live_teacher(folder, 28, kin=kin, **({"dropout": 0.0, "attention_dropout": 0.0} | options))
+    teacher = live_teacher(folder, 28, same_family=kin, **({"dropout": 0.0, "attention_dropout": 0.0} | options))
     encoder = tiny_encoder(folder, **options)
     if double:
         encoder.model.double()
         teacher.encoder.model.double()
-    session = session_of(encoder, [CrossEntropy(), method], teacher, max_grad_norm=0)
-    material = some_material(encoder, 28, unlabelled=4, heldout=10)
+    session = new_training(encoder, [CrossEntropy(), method], teacher, max_grad_norm=0)
+    material = toy_material(encoder, 28, unlabelled=4, heldout=10)
     session.run.steps = 4
     session.run.heldout = lambda number: held_out(session, material, number)
     return session
 
 
-def a_step(session: Session, texts: int = 8) -> Batch:
+def a_step(session: TrainingState, texts: int = 8) -> Batch:
     """The batch of the step under way: texts of many lengths, the last of them without a label."""
     from randout.training.loop import batch_of
 
-    material = some_material(session.encoder, 28, unlabelled=4, heldout=10)
+    material = toy_material(session.encoder, 28, unlabelled=4, heldout=10)
     rows = np.array([0, 3, 7, 11, 16, 19, 23, 26][:texts])
     rows = rows[np.argsort(material.tokens.lengths[rows], kind="stable")]
     return batch_of(session, material, rows, rows, 0)
@@ -206,7 +206,9 @@ def plain_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return -torch.stack([logits[i].log_softmax(0)[label] for i, label in enumerate(labels) if label >= 0]).mean()
 
 
-def plain_round(session: Session, method: MetaDistil, batch: Batch, judge: Batch) -> tuple[list[Tensor], list[Tensor]]:
+def plain_round(
+    session: TrainingState, method: MetaDistil, batch: Batch, judge: Batch
+) -> tuple[list[Tensor], list[Tensor]]:
     """The teacher's gradient through a pilot step, and the student's in the step proper, after plain descent of phi."""
     live = session.run.teacher
     assert live is not None
@@ -270,7 +272,7 @@ def test_metadistil_is_the_two_level_loop(tiny_model: Tiny, form: Any, family: s
     assert all(p.grad is None for p in live.encoder.model.parameters())
 
 
-def _plain_backward(session: Session, batch: Batch) -> None:
+def _plain_backward(session: TrainingState, batch: Batch) -> None:
     losses, _ = losses_of(session, batch)
     torch.stack([loss.float() for loss in losses.values()]).sum().backward()
 
@@ -282,7 +284,7 @@ def test_both_forms_agree_under_dropout(tiny_model: Tiny, pack: bool) -> None:
     for form in ("exact", "first-order"):
         session = begun(tiny_model("bert"), method := MetaDistil(form=form, pilot_rate=0.1), pack=pack)
         logits = torch.randn(8, 3, generator=torch.Generator().manual_seed(5))
-        found.append(method.wish(session.run, logits, a_step(session)))
+        found.append(method.logit_gradient(session.run, logits, a_step(session)))
     assert (found[0] - found[1]).abs().max() < 1e-3 * found[0].abs().max()
     assert found[0].abs().max() > 1e-4
 
@@ -318,7 +320,7 @@ def test_a_teacher_that_learns_leaves_another_run_its_own(tiny_model: Tiny) -> N
     """Weight 0 leaves it alone too, and frozen."""
     folder = tiny_model("bert")
     one, other = (begun(folder, MetaDistil(weight=w, teacher_learning_rate=1e-2)) for w in (0.5, 0.0))
-    material = some_material(one.encoder, 28, unlabelled=4, heldout=10)
+    material = toy_material(one.encoder, 28, unlabelled=4, heldout=10)
     fresh = live_teacher(folder, 28).encoder.model.state_dict()
     for session in (one, other):
         step(session, material, np.arange(8))
@@ -345,9 +347,9 @@ def test_a_better_teacher_helps_on_held_out_rows(tiny_model: Tiny) -> None:
 def test_differences_need_float32(tiny_model: Tiny) -> None:
     folder = tiny_model("bert")
     teacher = replace(live_teacher(folder, 28), precision="bfloat16")
-    with pytest.raises(UserError, match=r'metadistil.form: "first-order" takes differences that bfloat16 rounds away'):
-        session_of(tiny_encoder(folder), [CrossEntropy(), MetaDistil(form="first-order")], teacher)
-    session_of(tiny_encoder(folder), [CrossEntropy(), MetaDistil()], teacher)
+    with pytest.raises(UserError, match=r'metadistil.form: "first-order" needs differences that are lost in bfloat16'):
+        new_training(tiny_encoder(folder), [CrossEntropy(), MetaDistil(form="first-order")], teacher)
+    new_training(tiny_encoder(folder), [CrossEntropy(), MetaDistil()], teacher)
 
 
 # ---- layers
@@ -360,7 +362,7 @@ def same_size(folder: Path) -> LiveTeacher:
     with torch.no_grad():
         for at, parameter in enumerate(encoder.model.parameters()):
             parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(at))
-    tokens = some_material(encoder, 28, heldout=10).tokens
+    tokens = toy_material(encoder, 28, heldout=10).tokens
     return replace(teacher, encoder=encoder, tokens=tokens)
 
 
@@ -414,9 +416,9 @@ def plain_layers(method: LayerMatching, pairs: Any, ours: Any, theirs: Any, ids:
 def test_layers_are_their_equations(tiny_model: Tiny, teacher: str, settings: Any, pairs: Any, pack: bool) -> None:
     """Against transformers' own states and attention of padded copies, in plain loops."""
     folder, method = tiny_model("bert"), LayerMatching(**settings)
-    live = same_size(folder) if teacher == "same" else live_teacher(folder, 28, kin=teacher == "wider", **OFF)
+    live = same_size(folder) if teacher == "same" else live_teacher(folder, 28, same_family=teacher == "wider", **OFF)
     live.encoder.model.requires_grad_(False)
-    session = session_of(tiny_encoder(folder, pack=pack, **OFF), [CrossEntropy(), method], live)
+    session = new_training(tiny_encoder(folder, pack=pack, **OFF), [CrossEntropy(), method], live)
     batch, state = a_step(session), session.states[1]
     assert method.matched(session.run) == pairs
     assert len(state.parameters) == (len(pairs) if teacher == "wider" else 0)
@@ -437,7 +439,9 @@ def test_layers_are_their_equations(tiny_model: Tiny, teacher: str, settings: An
 
 def test_texts_that_another_method_changes_are_matched_at_their_first_token(tiny_model: Tiny) -> None:
     folder = tiny_model("bert")
-    session = session_of(tiny_encoder(folder, **OFF), [CrossEntropy(), LayerMatching(attention=1.0)], same_size(folder))
+    session = new_training(
+        tiny_encoder(folder, **OFF), [CrossEntropy(), LayerMatching(attention=1.0)], same_size(folder)
+    )
     method, batch = LayerMatching(attention=1.0), a_step(session)
     ids = [text if at % 2 else torch.cat([text[:1], text[2:]]) for at, text in enumerate(batch.ids)]
     changed = replace(batch, ids=ids)
@@ -453,21 +457,21 @@ def test_layers_that_cannot_be_matched_are_refused(tiny_model: Tiny, monkeypatch
     folder = tiny_model("bert")
     encoder, across = tiny_encoder(folder), live_teacher(folder, 28)
     refused = {
-        "attention: 0.5, but teacher and student cut a text into different tokens": {"attention": 0.5},
+        "attention: 0.5, but teacher and student have different tokenizers": {"attention": 0.5},
         'states: "tokens", but teacher and student': {"states": "tokens"},
-        "pairs: the student has blocks 1 to 3, not 4": {"pairs": ((4, 1),)},
-        "pairs: the teacher has blocks 1 to 3, not 7": {"pairs": ((1, 7),)},
+        "pairs: the student has blocks 1 to 3, got 4": {"pairs": ((4, 1),)},
+        "pairs: the teacher has blocks 1 to 3, got 7": {"pairs": ((1, 7),)},
     }
     for words, settings in refused.items():
         with pytest.raises(UserError, match=f"methods.layer-matching.{words}"):
-            session_of(encoder, [CrossEntropy(), LayerMatching(**settings)], across)
+            new_training(encoder, [CrossEntropy(), LayerMatching(**settings)], across)
     monkeypatch.setattr(Sites, "reaches_attention", lambda self, model: model is not encoder.model)
-    kin = live_teacher(folder, 28, kin=True)
+    kin = live_teacher(folder, 28, same_family=True)
     with pytest.raises(UserError, match="this student's attention cannot be read"):
-        session_of(encoder, [CrossEntropy(), LayerMatching(attention=0.5)], kin)
+        new_training(encoder, [CrossEntropy(), LayerMatching(attention=0.5)], kin)
     monkeypatch.setattr(Sites, "reaches_attention", lambda self, model: model is encoder.model)
     with pytest.raises(UserError, match="this teacher's attention cannot be read"):
-        session_of(encoder, [CrossEntropy(), LayerMatching(attention=0.5)], kin)
+        new_training(encoder, [CrossEntropy(), LayerMatching(attention=0.5)], kin)
     for bad in ({"pairs": ((1,),)}, {"hidden": -1}, {"states": "all"}):
         with pytest.raises(UserError, match="LayerMatching"):
             LayerMatching(**bad)

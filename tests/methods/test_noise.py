@@ -27,8 +27,8 @@ from randout.methods.randout import Randout
 from randout.methods.scattered import Scattered
 from randout.models.encoder import Output, Want
 from randout.models.hooks import Layout, Sites
-from support.external_loops import a_batch, difference, foreign
-from support.training import hooks_of, session_of, some_material, tiny_encoder
+from support.external_loops import difference, foreign, make_batch
+from support.training import hooks_of, new_training, tiny_encoder, toy_material
 
 Tiny = Callable[[str], Path]
 WIDTH = 48
@@ -139,7 +139,9 @@ def test_a_layer_that_is_not_there(method: Method) -> None:
 
 
 def test_a_contrast_needs_blocks() -> None:
-    with pytest.raises(UserError, match=r"methods.gaussian-contrastive: this student is a network of words"):
+    with pytest.raises(
+        UserError, match=r"methods.gaussian-contrastive: not supported because this student is a neural baseline"
+    ):
         GaussianContrastive().check(Run(nn.Identity(), Sites(nn.Identity(), ()), 1))
 
 
@@ -150,7 +152,7 @@ ALONE = [method for method in ADDED if not isinstance(method, GaussianContrastiv
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "albert", "modernbert", "deberta-v2"])
 def test_on_a_model_of_another_training_loop(tiny_model: Tiny, method: Method, family: str) -> None:
     """In training only, on real tokens only, and gone afterwards."""
-    model, batch = foreign(tiny_model(family)), a_batch()
+    model, batch = foreign(tiny_model(family)), make_batch()
     hooks, names = hooks_of(model), [name for name, _ in model.named_parameters()]
     with applied(model, method) as run:
         first, second = model(**batch).logits, model(**batch).logits
@@ -197,8 +199,8 @@ def two_branches(folder: Path, method: GaussianContrastive, dropout: float = 0.0
     from randout.training.loop import batch_of, student_forward
 
     encoder = tiny_encoder(folder, dropout=dropout, attention_dropout=dropout)
-    session = session_of(encoder, [CrossEntropy(), method])
-    material = some_material(encoder, 8, unlabelled=2)
+    session = new_training(encoder, [CrossEntropy(), method])
+    material = toy_material(encoder, 8, unlabelled=2)
     rows = np.argsort(material.tokens.lengths, kind="stable")
     batch = batch_of(session, material, rows, rows, 0)
     forward = partial(student_forward, session, batch)
@@ -318,7 +320,7 @@ def test_neftune_acts_on_word_embeddings(tiny_model: Tiny, family: str) -> None:
 
 
 def test_neftune_needs_words() -> None:
-    with pytest.raises(UserError, match=r"methods.neftune: no embedding of token ids"):
+    with pytest.raises(UserError, match=r"methods.neftune: no token embedding"):
         NEFTune().check(Run(nn.Identity(), Sites(nn.Identity(), ()), 1))
 
 

@@ -59,7 +59,7 @@ class TestWords:
         assert seen == [(shape, (*shape, weight.shape[1]))]
 
     def test_no_words(self, load):
-        with pytest.raises(TypeError, match="no embedding of token ids"):
+        with pytest.raises(TypeError, match="no token embedding"):
             replace(load("bert").sites, words=None).change_words(lambda ids, embedded: embedded)
 
 
@@ -128,7 +128,7 @@ class TestAttention:
         before = made.model.config._attn_implementation, made.model.training
         assert not made.sites.reaches_attention(made.model)
         assert (made.model.config._attn_implementation, made.model.training) == before
-        assert packing.asides == []
+        assert packing.attention_hooks == []
 
     @BOTH
     def test_nothing_is_left_behind(self, load, packed):
@@ -145,7 +145,7 @@ class TestAttention:
         with pytest.raises(KeyboardInterrupt):
             made.forward(ids)
         undo()
-        assert packing.asides == []
+        assert packing.attention_hooks == []
         assert hooks_of(made.model) == hooks
         assert made.model.config._attn_implementation == before
 

@@ -30,8 +30,8 @@ from randout.methods.weidc import WeiDC
 from randout.models.encoder import Encoder, Output
 from randout.models.hooks import Layout, Sites
 from randout.models.tokens import Tokens
-from randout.training.loop import Material, Session, _gradients, held_out, step
-from support.training import a_batch, session_of
+from randout.training.loop import Material, TrainingState, _gradients, held_out, step
+from support.training import make_batch, new_training
 
 TEXTS, LABELS = [[1, 2, 3], [4, 5, 1, 2]], [2, 0]
 
@@ -134,7 +134,7 @@ def test_mixout(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- FreeLB
 
 
-def gradients_of(session: Session, material: Material) -> dict[str, Tensor]:
+def gradients_of(session: TrainingState, material: Material) -> dict[str, Tensor]:
     """What one step of the loop leaves in `.grad`."""
     session.position.micro_batch = len(material.labelled)
     session.run.logged.clear()
@@ -199,14 +199,14 @@ def test_freelb(setting: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     init, ascent, limit, steps = setting
     loss, words, inner, classifier = FREELB[setting]
-    session = session_of(tiny(), [CrossEntropy(), FreeLB(init=init, ascent=ascent, limit=limit, steps=steps)])
+    session = new_training(tiny(), [CrossEntropy(), FreeLB(init=init, ascent=ascent, limit=limit, steps=steps)])
     with drawing(lambda shape: (sines(shape) + 1) / 2, monkeypatch):
         found = gradients_of(session, material_of(TEXTS, LABELS))
     assert float(sum(part for part, _ in session.run.logged["loss_ce"])) == pytest.approx(loss, abs=1e-6)
     assert_gives(found["words.weight"], words)
     assert_gives(found["inner.weight"], inner)
     assert_gives(found["classifier.weight"], classifier)
-    plain = gradients_of(session_of(tiny(), [CrossEntropy()]), material_of(TEXTS, LABELS))
+    plain = gradients_of(new_training(tiny(), [CrossEntropy()]), material_of(TEXTS, LABELS))
     assert (plain["words.weight"] - found["words.weight"]).abs().max() > 0.01
 
 
@@ -221,7 +221,7 @@ def test_r_drop() -> None:
     the divergence over the B texts: L(B alpha). modeling_bert.py (bert_kl): 2 L(B / 4) at its alpha of .5.
     modeling_roberta.py (roberta_kl) never compares its second pass with the labels: L(.7 B) - CE(z_2) / 2.
     """
-    batch, run = a_batch([2, 0, 1, 1]), Run(nn.Identity(), Sites(nn.Identity(), ()), 1)
+    batch, run = make_batch([2, 0, 1, 1]), Run(nn.Identity(), Sites(nn.Identity(), ()), 1)
     run.supervised = lambda output, batch: nn.functional.cross_entropy(output.logits, batch.labels)
     one, two = (sines((4, 3), k, 2.0).requires_grad_() for k in (1, 2))
 
@@ -264,7 +264,7 @@ def test_weidc(weighting: str) -> None:
     The same: the loss under each weighting, and the gradient. All four cases of right and wrong occur. There class 0 is
     padding, left out of the cross-entropy and kept in the squares with its weight; no text of ours is padding.
     """
-    batch, run = a_batch([3, 1, 1, 2, 1, 2]), Run(nn.Identity(), Sites(nn.Identity(), ()), 1)
+    batch, run = make_batch([3, 1, 1, 2, 1, 2]), Run(nn.Identity(), Sites(nn.Identity(), ()), 1)
     run.supervised = lambda output, batch: nn.functional.cross_entropy(output.logits, batch.labels)
     student, teacher = sines((6, 4), 1, 2.0).requires_grad_(), sines((6, 4), 4, 2.0)
     right = [(z.argmax(1) == batch.labels).tolist() for z in (student, teacher)]
@@ -349,7 +349,7 @@ def test_self_distillation(setting: tuple) -> None:
     losses, words, average = SDA[setting]
     method = SelfDistillation(average="ema", weight=weight, decay=decay)
     plan = {"learning_rate": 0.5, "schedule": "constant", "warmup_ratio": 0.0, "max_grad_norm": 0.0, "batch_size": 2}
-    session = session_of(tiny(), [CrossEntropy(), method], **plan)
+    session = new_training(tiny(), [CrossEntropy(), method], **plan)
     session.optimizer = torch.optim.SGD(session.encoder.model.parameters())
     material, found = material_of([*TEXTS, [3, 5], [2, 2, 4, 1]], [*LABELS, 1, 2]), []
     for number in range(4):
@@ -380,7 +380,7 @@ def a_meta_step(method: MetaDistil) -> tuple[dict[str, float], dict[str, Tensor]
     material = material_of([*TEXTS, [3, 5], [2, 2, 4, 1]], [*LABELS, 1, 2], heldout=2)
     teacher = LiveTeacher(tiny(3), material.tokens, columns=(0, 1, 2))
     before = {name: tensor.clone() for name, tensor in teacher.encoder.model.state_dict().items()}
-    session = session_of(tiny(), [CrossEntropy(), method], teacher)
+    session = new_training(tiny(), [CrossEntropy(), method], teacher)
     session.run.steps = 4
     session.run.heldout = lambda number: held_out(session, material, number)
     student = gradients_of(session, material)

@@ -210,8 +210,8 @@ def test_names_that_clash(install: Callable[..., Path], run: Run) -> None:
     both = (
         "the entry point 'small' of the package first-small 1.0 (first_small:Small) and the entry point 'small' of the "
     )
-    assert f"methods.small: two packages offer it: {both}package second-small 2.0 (second_small:Small)" in err
-    with pytest.raises(UserError, match="two packages offer it"):
+    assert f"methods.small: two packages provide it: {both}package second-small 2.0 (second_small:Small)" in err
+    with pytest.raises(UserError, match="two packages provide it"):
         METHODS["small"]
     with pytest.raises(UserError, match=r"the name 'small' of .*Made is taken by the entry point 'small'"):
         randout.register(made("small"))
@@ -220,14 +220,14 @@ def test_names_that_clash(install: Callable[..., Path], run: Run) -> None:
 MISTAKES = [
     (Method, "expected a class derived from randout.Method"),
     (3, "expected a class derived from randout.Method"),
-    (randout.Mixout(), r"found the object Mixout\(...\), expected the class itself: Mixout"),
+    (randout.Mixout(), r"found the instance Mixout\(...\), expected the class: Mixout"),
     (made(""), "has no `name`"),
     (made("x", summary=" "), "has no `summary`"),
     (made("My Noise"), "found 'My Noise'; expected lower-case words joined by hyphens"),
     (made("mixout"), "'mixout' is a built-in method"),
     (made("label-smoothing"), "is a variant of another method"),
-    (made("dropout"), "'dropout' is a setting or a word"),
-    (made("plain"), "'plain' is a setting or a word"),
+    (made("dropout"), "'dropout' is the name of a setting or reserved"),
+    (made("plain"), "'plain' is the name of a setting or reserved"),
     (made("x", kind="noisy"), r"kind: found 'noisy'; expected one of gold, noise"),
     (made("x", cost="twice"), "cost: found 'twice'"),
     (made("x", losses="x"), r"losses: found 'x'; expected a tuple of names, such as \('x',\)"),
@@ -236,7 +236,7 @@ MISTAKES = [
     (made("x", beside=("cee",)), "beside: no method 'cee'"),
     (made("x", variants={"mixout": {}}), "variants: 'mixout' is taken"),
     (made("x", variants={"y": {"weight": 1}}), "variants.y: .*weight: no such setting"),
-    (made("x", spaces={"y": {}}), "spaces: 'y' is none of its variants"),
+    (made("x", spaces={"y": {}}), "spaces: 'y' is not one of its variants"),
     (made("x", space={"weight": (1, 2)}), "space.weight: .*no such setting"),
     (
         type("Made", (Method,), {"name": "x", "summary": "y", "__annotations__": {"weight": float}}),
@@ -268,8 +268,8 @@ def test_registered_again() -> None:
 
 PLUGINS = [
     ("no.py", None, "no such file"),
-    ("no_such_module", None, "no such file and no such module"),
-    ("empty.py", "", "it registers no method; put @randout.register above the class"),
+    ("no_such_module", None, "no such file or module"),
+    ("empty.py", "", "it registers no method; put @randout.register above your class"),
     ("failing.py", "\n\n1 / 0\n", "cannot be loaded: line 3: ZeroDivisionError"),
     ("wrong.py", "def f(:\n", "cannot be loaded: SyntaxError"),
     ("taken.py", source("mixout", "@__import__('randout').register"), "'mixout' is a built-in method"),
@@ -336,10 +336,16 @@ def test_a_run_records_its_package_and_needs_it_to_resume(
     module = install("small-logits", source(), "1.1")
     status, _, err = run("train", "--resume", folder)
     assert status == 2
-    assert "methods.small comes from the package small-logits 1.0, and the package small-logits 1.1 is here now" in err
+    assert (
+        "methods.small comes from the package small-logits 1.0, and now it comes from the package small-logits 1.1"
+        in err
+    )
     status, _, err = table("train", *asked, "-o", folder)
     assert status == 2
-    assert "methods.small came from the package small-logits 1.0, and the package small-logits 1.1 is here now" in err
+    assert (
+        "methods.small came from the package small-logits 1.0, and now it comes from the package small-logits 1.1"
+        in err
+    )
 
     module = install("small-logits", source() + "\n# changed\n")
     status, _, err = run("train", "--resume", folder)

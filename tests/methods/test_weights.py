@@ -21,8 +21,8 @@ from randout.methods.noisytune import NoisyTune
 from randout.models.hooks import Layout, Sites
 from randout.models.kernels import dropout
 from randout.testing.models import FAMILIES
-from support.external_loops import a_batch, foreign
-from support.training import same_bits, session_of, some_material, tiny_encoder, trained, weights_of
+from support.external_loops import foreign, make_batch
+from support.training import bit_identical, new_training, tiny_encoder, toy_material, trained, weights_of
 
 Tiny = Callable[[str], Path]
 
@@ -257,7 +257,7 @@ def test_mixout_in_a_model(tiny_model: Tiny, family: str) -> None:
 def test_mixout_under_functional_call(tiny_model: Tiny) -> None:
     """Weights given to the forward are mixed in place of the model's own, and get the gradient."""
     encoder = tiny_encoder(tiny_model("bert"), dropout=0.0, attention_dropout=0.0)
-    session = session_of(encoder, [CrossEntropy(), Mixout(p=0.6)])
+    session = new_training(encoder, [CrossEntropy(), Mixout(p=0.6)])
     run, ids = session.run, [torch.arange(5, 5 + n) for n in (4, 9)]
     other = {n: (p + 0.1).detach().requires_grad_() for n, p in encoder.model.named_parameters()}
     found = []
@@ -279,21 +279,21 @@ def test_mixout_under_functional_call(tiny_model: Tiny) -> None:
 def test_mixout_moves_from_the_pretrained_weights(tiny_model: Tiny) -> None:
     """u stays as it was, while w is trained; a forward somebody else had set is put back."""
     encoder = tiny_encoder(tiny_model("bert"))
-    session = session_of(encoder, [CrossEntropy(), Mixout()])
+    session = new_training(encoder, [CrossEntropy(), Mixout()])
     began = {name: tensor.clone() for name, tensor in session.states[1].tensors.items()}
     layer = encoder.sites.blocks[0].attention.self.query
     own = layer.forward
     layer.forward = lambda x: own(x)
     set_by_others = layer.forward
-    trained(session, some_material(encoder))
-    assert same_bits(began, session.states[1].tensors)
+    trained(session, toy_material(encoder))
+    assert bit_identical(began, session.states[1].tensors)
     name = "encoder.layer.0.attention.self.query"
     assert not torch.equal(layer.weight, began[name])
     assert layer.forward is set_by_others
 
 
 def test_mixout_on_a_model_of_another_training_loop(tiny_model: Tiny) -> None:
-    model, batch = foreign(tiny_model("bert")), a_batch()
+    model, batch = foreign(tiny_model("bert")), make_batch()
     pretrained = {name: p.detach().clone() for name, p in model.named_parameters()}
     with applied(model, Mixout(p=0.7)):
         assert torch.allclose(model(**batch).logits, model.eval()(**batch).logits, atol=1e-5), "w is u still"
@@ -366,13 +366,13 @@ def test_noisytune_leaves_single_numbers_and_constants() -> None:
 def test_noisytune_is_done_once(tiny_model: Tiny) -> None:
     """Before the optimizer exists: the training is that of a student whose weights were so to begin with."""
     ours = tiny_encoder(tiny_model("bert"))
-    session = session_of(ours, [CrossEntropy(), NoisyTune()])
+    session = new_training(ours, [CrossEntropy(), NoisyTune()])
     theirs = tiny_encoder(tiny_model("bert"))
     theirs.model.load_state_dict(ours.model.state_dict())
-    plain = session_of(theirs, [CrossEntropy()])
-    trained(session, some_material(ours))
-    trained(plain, some_material(theirs))
-    assert same_bits(weights_of(session), weights_of(plain))
+    plain = new_training(theirs, [CrossEntropy()])
+    trained(session, toy_material(ours))
+    trained(plain, toy_material(theirs))
+    assert bit_identical(weights_of(session), weights_of(plain))
 
 
 # ---- what they need

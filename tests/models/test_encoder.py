@@ -148,7 +148,7 @@ class TestAdmission:
         made = load("bert")
         made.model.train(training)
         before, state = copy.deepcopy(made.model.state_dict()), torch.get_rng_state()
-        assert encoder.admit(made) == ""
+        assert encoder.probe_packing(made) == ""
         assert made.model.training is training
         assert all(p.grad is None for p in made.model.parameters())
         assert all(torch.equal(before[name], tensor) for name, tensor in made.model.state_dict().items())
@@ -160,14 +160,14 @@ class TestAdmission:
             mixed = nn.functional.scaled_dot_product_attention(query, key, value)
             return mixed.transpose(0, 1)[None]
 
-        made = replace(load("bert"), by_hand=False)
+        made = replace(load("bert"), fused=False)
         monkeypatch.setattr(packing, "_attend_runs", leaking)
-        assert "differ" in encoder.admit(made)
+        assert "differ" in encoder.probe_packing(made)
 
     def test_frozen_model(self, load):
         made = load("bert")
         made.model.requires_grad_(False)
-        assert encoder.admit(made) == ""
+        assert encoder.probe_packing(made) == ""
 
     @pytest.mark.parametrize("family", FAMILIES)
     def test_longest_allowed_runs(self, load, family):
@@ -267,13 +267,13 @@ class TestAdmissionBySteps:
             return None if self.direct and weight.shape == (32, 48) else add(self, weight, gradient)
 
         monkeypatch.setattr(buffers.Gradients, "add", forgetting)
-        assert encoder.admit(made) == "packed and padded gradients differ"
+        assert encoder.probe_packing(made) == "packed and padded gradients differ"
 
     def test_a_gradient_of_zeros_is_found(self, load, monkeypatch):
         made = load("bert")
         monkeypatch.setattr(buffers.Gradients, "_add_rows", lambda self, weight, rows, found: setattr(
             weight, "grad", torch.zeros_like(weight)))  # fmt: skip
-        assert "gradients differ" in encoder.admit(made)
+        assert "gradients differ" in encoder.probe_packing(made)
 
     def test_modes_gradients_and_memory_are_left_as_found(self, load):
         made = load("bert")
@@ -282,7 +282,7 @@ class TestAdmissionBySteps:
         weight = made.model.classifier.weight
         weight.grad = kept = torch.ones_like(weight)
         modes = [m.training for m in made.model.modules()]
-        assert encoder.admit(made) == ""
+        assert encoder.probe_packing(made) == ""
         assert [m.training for m in made.model.modules()] == modes
         assert weight.grad is kept
         assert not made.gradients.kept

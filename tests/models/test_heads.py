@@ -45,10 +45,10 @@ class TestCut:
         ("family", "layers", "reason"),
         [
             ("albert", (0, 1), "share their weights"),
-            ("modernbert", (0, 1), "take turns"),
-            ("bert", (0, 3), "blocks 0 to 2, so there is no block 3"),
-            ("bert", (-1,), "no block -1"),
-            ("bert", (1, 1), "named twice"),
+            ("modernbert", (0, 1), "alternate"),
+            ("bert", (0, 3), "layers 0 to 2, got 3"),
+            ("bert", (-1,), "got -1"),
+            ("bert", (1, 1), "listed twice"),
         ],
     )
     def test_refused(self, source, family, layers, reason):

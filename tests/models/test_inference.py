@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from randout.models.inference import AT_ONCE, laid_out, predict
+from randout.models.inference import AT_ONCE, predict, reordered_weights
 from randout.models.tokens import encode, truncate
 from randout.testing.models import toy_texts
 from support.training import tiny_encoder
@@ -42,17 +42,17 @@ def test_each_text_has_the_logits_it_has_alone(encoder: Any, monkeypatch: pytest
     assert (found.dtype, sum(seen), len(seen) > 1) == (np.float32, len(rows), True)
 
 
-def test_laid_out_weights_give_the_same_products_and_are_put_away(encoder: Any) -> None:
+def test_reordered_weights_give_the_same_products_and_are_put_away(encoder: Any) -> None:
     before = overridden(encoder.model)
     layer = next(module for module in encoder.model.modules() if type(module) is nn.Linear)
     for x in (torch.randn(1, 5, layer.in_features), torch.randn(3, layer.in_features)):
         with torch.no_grad():
             plain = x @ layer.weight.T + layer.bias
-            with laid_out(encoder.model, "float32"):
+            with reordered_weights(encoder.model, "float32"):
                 torch.testing.assert_close(layer(x), plain, rtol=1e-5, atol=1e-5)
     assert overridden(encoder.model) == before
 
-    with pytest.raises(KeyboardInterrupt), laid_out(encoder.model, "float32"):
+    with pytest.raises(KeyboardInterrupt), reordered_weights(encoder.model, "float32"):
         raise KeyboardInterrupt
     assert overridden(encoder.model) == before
 
@@ -61,5 +61,5 @@ def test_laid_out_weights_give_the_same_products_and_are_put_away(encoder: Any) 
 def test_other_number_formats_are_left_alone(encoder: Any, precision: str, dtype: torch.dtype) -> None:
     encoder.model.to(dtype)
     before = overridden(encoder.model)
-    with laid_out(encoder.model, precision):
+    with reordered_weights(encoder.model, precision):
         assert overridden(encoder.model) == before

@@ -19,7 +19,7 @@ from randout.models import loading
 from randout.models.tokenization import tokenizer_and_limit
 from randout.testing.models import LABELS, LONGEST, build, toy_texts
 from support.forward import ids_of
-from support.training import session_of, some_material, tiny_encoder, trained, weights_of
+from support.training import new_training, tiny_encoder, toy_material, trained, weights_of
 
 
 class TestLoad:
@@ -214,11 +214,14 @@ class TestFaultyModels:
         ("changes", "message"),
         [
             ({"problem_type": "multi_label_classification"}, "multi_label_classification: a text may have several"),
-            ({"problem_type": "regression"}, "problem_type regression.*classifies nothing"),
+            ({"problem_type": "regression"}, "problem_type regression.*not a class"),
             ({"id2label": {"0": "only"}, "label2id": {"only": 0}}, "one output.*at least two classes"),
             ({"id2label": {"0": "a", "1": "b", "2": "a"}}, "two of its outputs are named 'a'"),
             ({"id2label": {"1": "a", "2": "b", "3": "c"}}, "keys of id2label.* not 0 to 2"),
-            ({"label2id": {"money": 0, "health": 1, "sport": 2}}, "disagree: output 0 is 'health'.* output 1"),
+            (
+                {"label2id": {"money": 0, "health": 1, "sport": 2}},
+                "disagree: 'health' is output 0 in id2label and output 1",
+            ),
         ],
     )
     def test_outputs_that_are_no_classes_are_refused(self, own_copy, changes, message):
@@ -272,9 +275,9 @@ class TestFaultyModels:
 
     def test_a_checkpointed_model_learns(self, own_copy):
         """As `gradient_checkpointing` in config.json has it: every tensor of every block moves."""
-        session = session_of(tiny_encoder(changed(own_copy(), gradient_checkpointing=True).folder), [CrossEntropy()])
+        session = new_training(tiny_encoder(changed(own_copy(), gradient_checkpointing=True).folder), [CrossEntropy()])
         before = weights_of(session)
-        trained(session, some_material(session.encoder), events=1)
+        trained(session, toy_material(session.encoder), events=1)
         moved = [name for name, x in weights_of(session).items() if not torch.equal(x, before[name])]
         assert sum(".layer." in name for name in moved) == 16 * len(session.encoder.sites.blocks)
 

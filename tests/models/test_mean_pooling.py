@@ -23,7 +23,7 @@ from randout.models.mean_pooling import (
 )
 from randout.testing.models import LABELS, build
 from support.forward import ids_of
-from support.training import session_of, some_material, tiny_encoder, trained
+from support.training import new_training, tiny_encoder, toy_material, trained
 
 TEXTS = ["the cat sat", "a film about money and sport that goes on and on", "no"]
 
@@ -57,8 +57,8 @@ def test_packed_padded_and_plain_agree(source, family: str) -> None:
 def test_trained_saved_and_read_back(tiny_model, tmp_path: Path) -> None:
     encoder = tiny_encoder(tiny_model("bert"), pooling="mean")
     before = {name: p.clone() for name, p in encoder.model.named_parameters()}
-    session = session_of(encoder, (CrossEntropy(),), epochs=1)
-    trained(session, some_material(encoder))
+    session = new_training(encoder, (CrossEntropy(),), epochs=1)
+    trained(session, toy_material(encoder))
     model = session.encoder.model
     assert isinstance(model, MeanPooledClassifier)
     assert all(not torch.equal(before[name], p) for name, p in model.named_parameters())
@@ -114,8 +114,8 @@ def test_a_stock_class_that_reads_the_mean_is_what_is_saved(tiny_model, tmp_path
 
     encoder = tiny_encoder(tiny_model("modernbert"), pooling="mean")
     assert encoder.pooling == "mean"
-    session = session_of(encoder, (CrossEntropy(),), epochs=1)
-    trained(session, some_material(encoder))
+    session = new_training(encoder, (CrossEntropy(),), epochs=1)
+    trained(session, toy_material(encoder))
     saved = tmp_path / "saved"
     loading.save(session.encoder, saved, 24, "card")
     assert not (saved / "modules.json").exists()

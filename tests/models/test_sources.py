@@ -89,7 +89,7 @@ class TestFind:
 
     @pytest.mark.parametrize("name", ["no such model", "a--b", "semi;colon"])
     def test_no_name_at_all(self, name):
-        with pytest.raises(UserError, match="neither a folder nor a model's name"):
+        with pytest.raises(UserError, match="neither a folder nor a valid model name"):
             loading.find(name)
 
     def test_hub_cache(self, tiny_model, tmp_path):
@@ -159,7 +159,7 @@ class TestHub:
         ("error", "message"),
         [
             ("RepositoryNotFoundError", "no such model on the hub"),
-            ("RevisionNotFoundError", "no revision 'abc'"),
+            ("RevisionNotFoundError", "not its revision 'abc'"),
             ("GatedRepoError", "terms"),
             ("HfHubHTTPError", "cannot be reached"),
         ],
@@ -177,7 +177,7 @@ class TestHub:
 
 class TestAtHand:
     def test_smallest_first(self, tiny_model, tmp_path):
-        assert loading.at_hand() == []
+        assert loading.local_encoders() == []
         mine = Path(shutil.copytree(tiny_model("roberta"), tmp_path / "cache" / "models" / "mine"))
         theirs = in_hub_cache(tiny_model("albert"), tmp_path, "a/b", "e" * 40)
         for name, spoil in {
@@ -193,7 +193,7 @@ class TestAtHand:
         (broken / "config.json").write_text("{")
         half = shutil.copytree(tiny_model("bert"), tmp_path / "cache" / "models" / "half")
         (half / "model.safetensors").unlink()
-        assert loading.at_hand() == [theirs, mine]
+        assert loading.local_encoders() == [theirs, mine]
         with pytest.raises(UserError, match=r"found locally: .*e{40}.*mine"):
             loading.find("c/d")
 
@@ -236,7 +236,7 @@ class TestFaultyFolders:
         with pytest.raises(UserError, match=f"{part} is a web page"):
             loading.find(str(folder))
 
-    @pytest.mark.parametrize(("keep", "message"), [(-10, "it was cut off"), (100, "is damaged"), (0, "is damaged")])
+    @pytest.mark.parametrize(("keep", "message"), [(-10, "it was truncated"), (100, "is damaged"), (0, "is damaged")])
     def test_weights_cut_off(self, own_copy, keep, message):
         weights = own_copy() / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:keep])
@@ -277,7 +277,7 @@ class TestFaultyFolders:
             ({"model_type": "t5"}, "T5 is an encoder-decoder; randout takes encoders"),
             ({"model_type": "bart"}, "BART is an encoder-decoder"),
             ({"is_encoder_decoder": True}, "is an encoder-decoder"),
-            ({"is_decoder": True}, "says is_decoder"),
+            ({"is_decoder": True}, "sets is_decoder"),
             ({"model_type": None}, "has no model_type"),
             ({"pad_token_id": 10**6}, "pad_token_id 1000000 but vocab_size"),
         ],
@@ -321,9 +321,7 @@ class TestLabels:
     def test_a_label_of_two_models_is_refused(self, tiny_model, tmp_path):
         shutil.copytree(tiny_model("bert"), tmp_path / "cache" / "models" / "small")
         in_hub_cache(tiny_model("bert"), tmp_path, "some/small", "c" * 40)
-        with pytest.raises(
-            UserError, match=r"^small: 2 models found locally have this name; .*models/small, some/small"
-        ):
+        with pytest.raises(UserError, match=r"^small: 2 local models have this name; .*models/small, some/small"):
             loading.find("small")
 
     def test_a_label_of_several_commits_is_the_one_of_the_main_branch(self, tiny_model, tmp_path):

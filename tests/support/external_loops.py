@@ -164,7 +164,7 @@ def foreign(folder: Path, **options: Any) -> Any:
     return model.train()
 
 
-def a_batch(left: bool = False) -> dict[str, Tensor]:
+def make_batch(left: bool = False) -> dict[str, Tensor]:
     lengths, width = [4, 9, 1], 9
     ids, mask = torch.ones(3, width, dtype=torch.long), torch.zeros(3, width, dtype=torch.long)
     for row, length in enumerate(lengths):

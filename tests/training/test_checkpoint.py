@@ -18,12 +18,12 @@ from randout.methods.cross_entropy import CrossEntropy
 from randout.methods.kd import KnowledgeDistillation
 from randout.methods.mixout import Mixout
 from randout.training import checkpoint
-from randout.training.loop import Session
+from randout.training.loop import TrainingState
 from support.training import (
-    same_bits,
-    session_of,
-    some_material,
+    bit_identical,
+    new_training,
     tiny_encoder,
+    toy_material,
     trained,
     weights_of,
 )
@@ -33,14 +33,14 @@ HERE = {"torch": "2.0", "threads": 1}
 
 
 @pytest.fixture
-def fresh(tiny_model: Tiny) -> Callable[[], Session]:
+def fresh(tiny_model: Tiny) -> Callable[[], TrainingState]:
     methods = [CrossEntropy(), KnowledgeDistillation()]
-    return lambda: session_of(tiny_encoder(tiny_model("bert")), methods)
+    return lambda: new_training(tiny_encoder(tiny_model("bert")), methods)
 
 
-def saved(session: Session, folder: Path, events: int = 2, improved: bool = False) -> Session:
+def saved(session: TrainingState, folder: Path, events: int = 2, improved: bool = False) -> TrainingState:
     """Train on for some events, then save."""
-    trained(session, some_material(session.encoder), events)
+    trained(session, toy_material(session.encoder), events)
     checkpoint.save(session, folder, HERE, improved)
     return session
 
@@ -53,7 +53,7 @@ def test_all_of_a_session_comes_back(fresh: Any, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "one" / "checkpoint"  # made with the folders above it
     session, other = saved(fresh(), folder, 5, improved=True), fresh()
     assert checkpoint.restore(other, folder, HERE, accept=False)
-    assert same_bits(checkpoint._everything(other), checkpoint._everything(session))
+    assert bit_identical(checkpoint._all_tensors(other), checkpoint._all_tensors(session))
     assert other.position == session.position
     assert other.position.batch == 1
     assert not checkpoint.restore(fresh(), tmp_path / "nothing", HERE, accept=False)
@@ -66,9 +66,9 @@ def test_old_files_go_and_the_best_stays(fresh: Any, tmp_path: Path) -> None:
     saved(session, tmp_path, 2)
     assert names(tmp_path) == ["best-1.safetensors", "position.json", "state-3-0.safetensors"]
     now = weights_of(session)
-    assert not same_bits(best, now)
+    assert not bit_identical(best, now)
     checkpoint.restore_best(session, tmp_path)
-    assert same_bits(best, weights_of(session))
+    assert bit_identical(best, weights_of(session))
     saved(session, tmp_path, 1, improved=True)
     assert [name for name in names(tmp_path) if name.startswith("best")] == [
         f"best-{session.position.step}.safetensors"
@@ -77,7 +77,7 @@ def test_old_files_go_and_the_best_stays(fresh: Any, tmp_path: Path) -> None:
 
 def test_best_that_is_not_there(fresh: Any, tmp_path: Path) -> None:
     session = saved(fresh(), tmp_path)
-    with pytest.raises(UserError, match="best weights are not there"):
+    with pytest.raises(UserError, match="best weights are missing"):
         checkpoint.restore_best(session, tmp_path)
 
 
@@ -86,7 +86,7 @@ def test_full_disk_leaves_the_checkpoint_before(
     fresh: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
 ) -> None:
     session = saved(fresh(), tmp_path, 2, improved=True)
-    before, held = checkpoint._everything(session), names(tmp_path)
+    before, held = checkpoint._all_tensors(session), names(tmp_path)
     before = {name: tensor.clone() for name, tensor in before.items()}
     position, written, real = session.position.step, [], checkpoint.save_file
 
@@ -98,13 +98,13 @@ def test_full_disk_leaves_the_checkpoint_before(
         real(tensors, path)
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(Failure, match=r"No space left on device.*before it is intact: free some space"):
+    with pytest.raises(Failure, match=r"No space left on device.*previous checkpoint is intact\. Free some disk space"):
         saved(session, tmp_path, 1, improved=True)
     assert not list(tmp_path.glob("*.partial"))
     other = fresh()
     assert checkpoint.restore(other, tmp_path, HERE, accept=False)
     assert other.position.step == position
-    assert same_bits(checkpoint._everything(other), before)
+    assert bit_identical(checkpoint._all_tensors(other), before)
     monkeypatch.undo()
     saved(session, tmp_path, 1, improved=True)  # and what the failure left goes
     assert len(names(tmp_path)) == len(held)
@@ -115,7 +115,7 @@ def test_full_disk_before_any_checkpoint(fresh: Any, tmp_path: Path, monkeypatch
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(checkpoint, "replace_text", full)
-    with pytest.raises(Failure, match="There was none before it"):
+    with pytest.raises(Failure, match="There is no earlier checkpoint"):
         saved(fresh(), tmp_path)
     assert not checkpoint.restore(fresh(), tmp_path, HERE, accept=False)
     blocked = tmp_path / "file"
@@ -161,7 +161,7 @@ def test_damaged_tensors_are_refused(fresh: Any, tmp_path: Path, damage: str, wh
     }
     with pytest.raises(UserError, match=f"{file.name}: .*use --fresh to start again"):
         read[which]()
-    assert same_bits(weights, weights_of(session))
+    assert bit_identical(weights, weights_of(session))
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_another_environment_is_asked_about(fresh: Any, tmp_path: Path) -> None:
 
 def test_another_model_is_refused(fresh: Any, tmp_path: Path, tiny_model: Tiny) -> None:
     saved(fresh(), tmp_path)
-    other = session_of(tiny_encoder(tiny_model("roberta")), [CrossEntropy(), KnowledgeDistillation()])
+    other = new_training(tiny_encoder(tiny_model("roberta")), [CrossEntropy(), KnowledgeDistillation()])
     with pytest.raises(UserError, match="the checkpoint does not fit this model"):
         checkpoint.restore(other, tmp_path, HERE, accept=False)
     assert other.position.step == 0
@@ -207,21 +207,21 @@ def test_another_model_is_refused(fresh: Any, tmp_path: Path, tiny_model: Tiny) 
 def test_what_a_killed_process_left_is_ignored_then_removed(fresh: Any, tmp_path: Path) -> None:
     """Killed between two writes: half files, and whole ones that the position does not name."""
     session = saved(fresh(), tmp_path, 2, improved=True)
-    step, before = session.position.step, {n: t.clone() for n, t in checkpoint._everything(session).items()}
+    step, before = session.position.step, {n: t.clone() for n, t in checkpoint._all_tensors(session).items()}
     (tmp_path / "state-3-0.safetensors").write_bytes((tmp_path / "state-2-0.safetensors").read_bytes())
     for name in ("best-3.safetensors", "state-9-0.safetensors.partial", "position.json.partial"):
         (tmp_path / name).write_bytes(b"half")
     other = fresh()
     assert checkpoint.restore(other, tmp_path, HERE, accept=False)
     assert other.position.step == step
-    assert same_bits(checkpoint._everything(other), before)
+    assert bit_identical(checkpoint._all_tensors(other), before)
     saved(other, tmp_path, 2)
     assert names(tmp_path) == ["best-2.safetensors", "position.json", f"state-{other.position.step}-1.safetensors"]
 
 
 def test_tensors_of_a_method_come_back_in_place(tiny_model: Tiny, tmp_path: Path) -> None:
     """A method may hold one of them since its start; one that came later is new, one that is gone is removed."""
-    session, other = (session_of(tiny_encoder(tiny_model("bert")), [Mixout(p=0.5)]) for _ in range(2))
+    session, other = (new_training(tiny_encoder(tiny_model("bert")), [Mixout(p=0.5)]) for _ in range(2))
     tensors, held = session.states[0].tensors, dict(other.states[0].tensors)
     first, second, *_ = tensors
     tensors[first] += 1.0
@@ -244,10 +244,10 @@ def test_blocks_that_share_their_weights(tiny_model: Tiny, tmp_path: Path) -> No
             if family == "bert":
                 blocks = encoder.model.bert.encoder.layer
                 blocks[1] = blocks[0]
-            found.append(session_of(encoder, [CrossEntropy()]))
+            found.append(new_training(encoder, [CrossEntropy()]))
         saved(found[0], tmp_path / family, improved=True)
         assert checkpoint.restore(found[1], tmp_path / family, HERE, accept=False)
-        assert same_bits(weights_of(found[0]), weights_of(found[1]))
+        assert bit_identical(weights_of(found[0]), weights_of(found[1]))
         checkpoint.restore_best(found[1], tmp_path / family)
 
 

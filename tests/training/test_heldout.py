@@ -24,7 +24,7 @@ from randout.methods.cross_entropy import CrossEntropy
 from randout.methods.metadistil import MetaDistil
 from randout.testing.models import toy_texts
 from randout.training.loop import held_out
-from support.training import session_of, some_material, tiny_encoder
+from support.training import new_training, tiny_encoder, toy_material
 
 Tiny = Callable[[str], Path]
 BOTH = (CrossEntropy(), MetaDistil())
@@ -97,8 +97,8 @@ def test_steps_are_counted_without_them(authors: Path, tiny_model: Tiny) -> None
 @pytest.mark.parametrize("size", [3, 8, 10, 64])
 def test_every_held_out_row_is_asked_equally_often(tiny_model: Tiny, size: int) -> None:
     """Once in each pass, in an order of its own, labels and all; larger batches than there are rows take them all."""
-    session = session_of(tiny_encoder(tiny_model("bert")), [CrossEntropy()], batch_size=size)
-    material = some_material(session.encoder, 28, unlabelled=4, heldout=10)
+    session = new_training(tiny_encoder(tiny_model("bert")), [CrossEntropy()], batch_size=size)
+    material = toy_material(session.encoder, 28, unlabelled=4, heldout=10)
     ask = partial(held_out, session, material)
     found = [ask(number) for number in range(30)]
     assert all(len(batch.ids) == min(size, 10) for batch in found)
@@ -120,7 +120,7 @@ def test_every_held_out_row_is_asked_equally_often(tiny_model: Tiny, size: int) 
 
 def test_equal_tokenizers_are_told_from_others(tiny_model: Tiny) -> None:
     """By the texts that neither side cuts."""
-    tokens = {name: some_material(tiny_encoder(tiny_model(name)), 28).tokens for name in ("bert", "roberta", "electra")}
+    tokens = {name: toy_material(tiny_encoder(tiny_model(name)), 28).tokens for name in ("bert", "roberta", "electra")}
     assert same_tokens(tokens["bert"], tokens["electra"])
     assert not same_tokens(tokens["bert"], tokens["roberta"])
     cut = replace(tokens["electra"], whole=tokens["electra"].whole + np.arange(28) % 2)

@@ -26,12 +26,12 @@ from randout.models.kernels import buffers as memory
 from randout.models.tokens import batches
 from randout.training.loop import Material, _batch, begin, fit, flush, learning_rate, losses_of
 from support.training import (
-    furthest,
-    same_bits,
-    session_of,
+    bit_identical,
+    largest_difference,
+    new_training,
     settings,
-    some_material,
     tiny_encoder,
+    toy_material,
     trained,
     validation,
     weights_of,
@@ -88,7 +88,7 @@ class Extra(Method):
 def test_decay_is_on_matrices_only(tiny_model: Tiny) -> None:
     encoder = tiny_encoder(tiny_model("bert"))
     frozen = encoder.model.get_input_embeddings().weight.requires_grad_(False)
-    session = session_of(encoder, [CrossEntropy(), Extra()], weight_decay=0.1, adam_beta1=0.8, adam_epsilon=1e-6)
+    session = new_training(encoder, [CrossEntropy(), Extra()], weight_decay=0.1, adam_beta1=0.8, adam_epsilon=1e-6)
     groups = session.optimizer.param_groups
     for group in groups:
         assert group["weight_decay"] == (0.1 if group["params"][0].dim() >= 2 else 0.0)
@@ -134,22 +134,22 @@ def test_loop_is_the_plain_loop(tiny_model: Tiny) -> None:
     for plain in (True, False):
         encoder = tiny_encoder(tiny_model("bert"), dropout=0.0, attention_dropout=0.0)
         encoder.model.double()
-        material = some_material(encoder, 20, teacher=False)
+        material = toy_material(encoder, 20, teacher=False)
         if plain:
             found.append(plain_training(encoder, material, settings(**table)))
         else:
-            session = session_of(encoder, [CrossEntropy()], **table)
+            session = new_training(encoder, [CrossEntropy()], **table)
             trained(session, material)
             found.append(weights_of(session))
-    assert furthest(*found) < 1e-6
-    assert furthest(found[0], tiny_encoder(tiny_model("bert")).model.state_dict()) > 0.005
+    assert largest_difference(*found) < 1e-6
+    assert largest_difference(found[0], tiny_encoder(tiny_model("bert")).model.state_dict()) > 0.005
 
 
 @pytest.mark.parametrize("limit", [0.01, 1.0, 1e6, 0.0])
 def test_gradients_are_clipped_together(tiny_model: Tiny, limit: float) -> None:
     encoder = tiny_encoder(tiny_model("bert"), dropout=0.0, attention_dropout=0.0)
-    session = session_of(encoder, [CrossEntropy(), Extra()], max_grad_norm=limit)
-    trained(session, some_material(encoder), events=1)
+    session = new_training(encoder, [CrossEntropy(), Extra()], max_grad_norm=limit)
+    trained(session, toy_material(encoder), events=1)
     parameters = [*encoder.model.parameters(), *session.states[1].parameters]
     after = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).norm().item()
     before, _ = session.position.sums["gradient_norm"]
@@ -175,8 +175,8 @@ def test_patience_and_best(
     tiny_model: Tiny, values: list[float], patience: int, epochs: int, best: int, ended: str
 ) -> None:
     encoder = tiny_encoder(tiny_model("bert"))
-    session = session_of(encoder, [CrossEntropy()], epochs=5, patience=patience)
-    events = list(fit(session, some_material(encoder, 8), scripted(values)))
+    session = new_training(encoder, [CrossEntropy()], epochs=5, patience=patience)
+    events = list(fit(session, toy_material(encoder, 8), scripted(values)))
     position = session.position
     assert (position.epoch, position.best_epoch, position.best, position.ended) == (
         epochs,
@@ -193,9 +193,9 @@ def test_patience_and_best(
 
 def test_lower_log_loss_is_better(tiny_model: Tiny) -> None:
     encoder = tiny_encoder(tiny_model("bert"))
-    session = session_of(encoder, [CrossEntropy()], epochs=3, metric="log_loss")
+    session = new_training(encoder, [CrossEntropy()], epochs=3, metric="log_loss")
     values = iter([0.5, 0.4, 0.6])
-    list(fit(session, some_material(encoder, 8), lambda: {"accuracy": 0.1, "log_loss": next(values)}))
+    list(fit(session, toy_material(encoder, 8), lambda: {"accuracy": 0.1, "log_loss": next(values)}))
     assert (session.position.best, session.position.best_epoch) == (0.4, 2)
 
 
@@ -226,8 +226,8 @@ class Bad(Method):
 )
 def test_what_is_not_finite_stops_before_the_weights(tiny_model: Tiny, at: int, finite: bool, says: str) -> None:
     encoder = tiny_encoder(tiny_model("bert"))
-    session = session_of(encoder, [CrossEntropy(), Bad(at=at, finite=finite)])
-    material, before = some_material(encoder), {}
+    session = new_training(encoder, [CrossEntropy(), Bad(at=at, finite=finite)])
+    material, before = toy_material(encoder), {}
 
     def train_on() -> None:
         for _ in fit(session, material, validation(session, material)):
@@ -238,7 +238,7 @@ def test_what_is_not_finite_stops_before_the_weights(tiny_model: Tiny, at: int, 
     assert "The last checkpoint is intact" in str(caught.value)
     assert session.position.step == at
     assert not session.pending
-    assert same_bits(before, weights_of(session))
+    assert bit_identical(before, weights_of(session))
 
 
 class Memory:
@@ -263,14 +263,14 @@ def test_micro_batch_is_halved_when_memory_runs_out(tiny_model: Tiny, monkeypatc
     methods, found = [CrossEntropy(), KnowledgeDistillation(), Randout(units=8)], []
     for asked, room in ((2, 99), ("auto", 3)):
         encoder = tiny_encoder(tiny_model("bert"))
-        session = session_of(encoder, methods, micro_batch=asked)
+        session = new_training(encoder, methods, micro_batch=asked)
         with monkeypatch.context() as patch:
             memory = Memory(patch, room)
-            trained(session, some_material(encoder))
+            trained(session, toy_material(encoder))
         assert session.position.micro_batch == 2
         history = [{k: v for k, v in row.items() if k != "seconds"} for row in session.position.history]
         found.append((weights_of(session), history, memory.sizes))
-    assert same_bits(found[0][0], found[1][0])
+    assert bit_identical(found[0][0], found[1][0])
     assert found[0][1] == found[1][1]
     assert found[1][2] == [8, 4, *found[0][2]], "the failed attempts come first, and once only"
     assert session.run.layout is None
@@ -279,19 +279,19 @@ def test_micro_batch_is_halved_when_memory_runs_out(tiny_model: Tiny, monkeypatc
 @pytest.mark.parametrize("asked", ["auto", 4])
 def test_memory_that_holds_nothing(tiny_model: Tiny, monkeypatch: pytest.MonkeyPatch, asked: Any) -> None:
     encoder = tiny_encoder(tiny_model("bert"))
-    session = session_of(encoder, [CrossEntropy()], micro_batch=asked)
+    session = new_training(encoder, [CrossEntropy()], micro_batch=asked)
     Memory(monkeypatch, 0)
     at = 1 if asked == "auto" else 4
-    with pytest.raises(Failure, match=f"does not hold a forward pass of {at} texts?; set train.micro_batch lower"):
-        trained(session, some_material(encoder))
+    with pytest.raises(Failure, match=f"too small for a forward pass of {at} texts?; lower train.micro_batch or"):
+        trained(session, toy_material(encoder))
 
 
 def test_losses_and_gradients_are_logged_apart(tiny_model: Tiny) -> None:
     """The ratio is that of the L2 norms of the two gradients at the logits of the step."""
     encoder = tiny_encoder(tiny_model("bert"), dropout=0.0, attention_dropout=0.0)
     methods = [CrossEntropy(), KnowledgeDistillation(weight=0.4, temperature=2.0)]
-    session = session_of(encoder, methods, epochs=1, micro_batch=3)
-    material = some_material(encoder)
+    session = new_training(encoder, methods, epochs=1, micro_batch=3)
+    material = toy_material(encoder)
     rows = batches(material.tokens.lengths, material.labelled, material.unlabelled, 8, session.settings.seed, 0, False)[
         0
     ]
@@ -310,7 +310,7 @@ def test_losses_and_gradients_are_logged_apart(tiny_model: Tiny) -> None:
 
 
 def test_flush_reads_once_and_in_order(tiny_model: Tiny) -> None:
-    session = session_of(tiny_encoder(tiny_model("bert")), [CrossEntropy()])
+    session = new_training(tiny_encoder(tiny_model("bert")), [CrossEntropy()])
     session.pending = [(0, 0, {"loss_ce": torch.tensor(1.0)}), (0, 1, {"loss_ce": torch.tensor(3.0)})]
     flush(session)
     flush(session)
@@ -322,7 +322,7 @@ def test_flush_reads_once_and_in_order(tiny_model: Tiny) -> None:
 
 def test_predictions_come_in_the_order_of_the_rows(tiny_model: Tiny) -> None:
     encoder = tiny_encoder(tiny_model("bert"))
-    material = some_material(encoder, 40)
+    material = toy_material(encoder, 40)
     rows = np.random.default_rng(0).permutation(40)[:29]
     seen: list[int] = []
     encoder.model.train()
@@ -337,10 +337,10 @@ def test_predictions_come_in_the_order_of_the_rows(tiny_model: Tiny) -> None:
 
 def test_a_student_learns_the_task(tiny_model: Tiny) -> None:
     encoder = tiny_encoder(tiny_model("bert"))
-    session = session_of(encoder, [CrossEntropy(), Randout(tokens=4, units=2)], epochs=4, batch_size=16)
-    material = some_material(encoder, 240, teacher=False)
+    session = new_training(encoder, [CrossEntropy(), Randout(tokens=4, units=2)], epochs=4, batch_size=16)
+    material = toy_material(encoder, 240, teacher=False)
     trained(session, material)
-    held = some_material(encoder, 90, seed=1)
+    held = toy_material(encoder, 90, seed=1)
     right = predict(encoder, held.tokens, held.labelled, "float32").argmax(1) == held.labels.numpy()
     assert right.mean() > 0.8, "a third is the largest class"
 
@@ -348,10 +348,10 @@ def test_a_student_learns_the_task(tiny_model: Tiny) -> None:
 def test_a_student_moves_towards_its_teacher(tiny_model: Tiny) -> None:
     """Distillation alone, on texts without labels: KL falls, and the student takes up the teacher's decisions."""
     encoder = tiny_encoder(tiny_model("bert"))
-    plain = some_material(encoder, 240)
+    plain = toy_material(encoder, 240)
     logits = 4 * nn.functional.one_hot(plain.labels, 3).float() + 0.3 * plain.teacher
     material = Material(plain.tokens, torch.full((240,), -1), plain.unlabelled, plain.labelled, logits)
-    session = session_of(encoder, [KnowledgeDistillation(weight=1.0, temperature=2.0)], epochs=4, batch_size=16)
+    session = new_training(encoder, [KnowledgeDistillation(weight=1.0, temperature=2.0)], epochs=4, batch_size=16)
 
     def distance() -> float:
         student = torch.from_numpy(predict(encoder, plain.tokens, plain.labelled, "float32"))
@@ -368,11 +368,11 @@ def test_seeds_are_told_apart_and_repeat(tiny_model: Tiny) -> None:
     found = []
     for seed in (1, 1, 2):
         encoder = tiny_encoder(tiny_model("bert"))
-        session = session_of(encoder, [CrossEntropy()], epochs=1, seed=seed)
-        trained(session, some_material(encoder))
+        session = new_training(encoder, [CrossEntropy()], epochs=1, seed=seed)
+        trained(session, toy_material(encoder))
         found.append(weights_of(session))
-    assert same_bits(found[0], found[1])
-    assert not same_bits(found[0], found[2])
+    assert bit_identical(found[0], found[1])
+    assert not bit_identical(found[0], found[2])
 
 
 def test_an_empty_training_starts_no_optimizer_step(tiny_model: Tiny) -> None:
@@ -381,7 +381,7 @@ def test_an_empty_training_starts_no_optimizer_step(tiny_model: Tiny) -> None:
     before = {name: tensor.clone() for name, tensor in encoder.model.state_dict().items()}
     run = Run(encoder.model, encoder.sites, 1, 3)
     session = begin(encoder, run, [CrossEntropy(), Extra()], settings(micro_batch=99), "float32")
-    assert same_bits(before, weights_of(session))
+    assert bit_identical(before, weights_of(session))
     assert session.position.micro_batch == 8
 
 
@@ -389,13 +389,13 @@ def test_an_empty_training_starts_no_optimizer_step(tiny_model: Tiny) -> None:
 def test_a_training_is_let_go_of_when_the_next_begins(
     tiny_model: Tiny, inside: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sessions refer to themselves; a collector that is held off must not keep one for each trial of a search."""
+    """Training states refer to themselves; a collector that is held off must not keep one for each trial of a search."""
     if not inside:  # of what all tests run in (conftest.py)
-        monkeypatch.setattr(memory, "_left_alone", [])
+        monkeypatch.setattr(memory, "_frozen", [])
     seen = []
     for _ in range(3):
         encoder = tiny_encoder(tiny_model("bert"))
-        session, material = session_of(encoder, [CrossEntropy()]), some_material(encoder)
+        session, material = new_training(encoder, [CrossEntropy()]), toy_material(encoder)
         seen.append(weakref.ref(session))
         events = fit(session, material, validate=dict)
         next(events)
@@ -436,19 +436,23 @@ class Losing(Method):
 
 @pytest.mark.parametrize("how", ["detached", "frozen later", "replaced"])
 def test_a_parameter_that_loses_its_gradient_stops_the_training(tiny_model: Tiny, how: str) -> None:
-    session = session_of(tiny_encoder(tiny_model("roberta")), [CrossEntropy(), Losing(how=how)])
-    material, before = some_material(session.encoder), weights_of(session)
+    session = new_training(tiny_encoder(tiny_model("roberta")), [CrossEntropy(), Losing(how=how)])
+    material, before = toy_material(session.encoder), weights_of(session)
     lost = "layer.1.intermediate.dense.weight" if how == "detached" else "layer.1.output.dense.weight"
     with pytest.raises(Failure, match=rf"of \d+ trainable parameters of the student \(.*{lost}") as found:
         trained(session, material, events=1)
-    said = {"detached": "got no gradient", "frozen later": "do not require a gradient", "replaced": "were replaced by"}
+    said = {
+        "detached": "got no gradient",
+        "frozen later": "no longer require a gradient",
+        "replaced": "were replaced by",
+    }
     assert said[how] in str(found.value)
-    assert same_bits(before, weights_of(session)), "the optimizer stepped all the same"
+    assert bit_identical(before, weights_of(session)), "the optimizer stepped all the same"
 
 
 def test_a_frozen_student_is_no_training(tiny_model: Tiny) -> None:
     with pytest.raises(Failure, match="every parameter of the student is frozen"):
-        session_of(tiny_encoder(tiny_model("bert")), [CrossEntropy(), Losing(how="all frozen")])
+        new_training(tiny_encoder(tiny_model("bert")), [CrossEntropy(), Losing(how="all frozen")])
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert", "albert", "mpnet", "deberta-v2", "electra"])
@@ -456,8 +460,8 @@ def test_what_the_plain_model_does_not_use_is_no_loss(tiny_model: Tiny, family: 
     encoder = tiny_encoder(tiny_model(family))
     encoder.model.base_model.unused = nn.Linear(3, 3)  # as a pooler that the head leaves out
     encoder.model.get_input_embeddings().weight.requires_grad_(False)  # on purpose, before the training
-    session = session_of(encoder, [CrossEntropy()], epochs=1)
-    trained(session, some_material(encoder), events=2)
+    session = new_training(encoder, [CrossEntropy()], epochs=1)
+    trained(session, toy_material(encoder), events=2)
     assert session.position.step == 2
     assert not session.watched
 
@@ -465,8 +469,8 @@ def test_what_the_plain_model_does_not_use_is_no_loss(tiny_model: Tiny, family: 
 def test_the_pull_of_a_loss_is_logged_only_where_it_is_measured(tiny_model: Tiny) -> None:
     """At the logits: a loss that does not see them has no ratio, rather than one of 0."""
     encoder = tiny_encoder(tiny_model("bert"))
-    session = session_of(encoder, [CrossEntropy(), KnowledgeDistillation(), Extra()])
-    trained(session, some_material(encoder), events=1)
+    session = new_training(encoder, [CrossEntropy(), KnowledgeDistillation(), Extra()])
+    trained(session, toy_material(encoder), events=1)
     assert session.position.sums["gradient_kd_to_ce"][0] > 0
     assert "loss_extra" in session.position.sums
     assert "gradient_extra_to_ce" not in session.position.sums

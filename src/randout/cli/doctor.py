@@ -27,7 +27,7 @@ def examine() -> list[Row]:
     Imports PyTorch only to ask it for a GPU, and never transformers.
     """
     from randout.data.named_datasets import cache_folder
-    from randout.models.sources import Source, at_hand
+    from randout.models.sources import Source, local_encoders
 
     with ThreadPoolExecutor(1) as executor:  # the hub may answer slowly
         hub = executor.submit(_hub)
@@ -36,7 +36,7 @@ def examine() -> list[Row]:
         rows += [("CPU", f"{_threads()}, {_memory()}", "")]
         rows += [("bfloat16 on the CPU", "native, used" if _bfloat16() else "emulated; float32 is used instead", "")]
         rows += [_gpu()]
-        found = at_hand()
+        found = local_encoders()
         names = ", ".join(
             f"{Source(str(f), f).label} ({(f / 'model.safetensors').stat().st_size / 2**20:.0f} MiB)" for f in found
         )

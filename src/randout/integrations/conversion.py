@@ -1,4 +1,4 @@
-"""Checks what an external loop passes (model output, labels, teacher logits) and converts it to our form."""
+"""Checks and converts what an external loop passes: model output, labels, teacher logits."""
 
 from __future__ import annotations
 
@@ -14,48 +14,46 @@ from .tracking import found_logits
 
 
 def logits_of(outputs: Any) -> Tensor:
-    """Raises UserError where a model's output has no (b, C) logits."""
+    """Extract the logits (b, C) of a model's output. Raises UserError if there are none."""
     logits = found_logits(outputs)
     if logits is None or logits.dim() != 2:
-        raise UserError(f"no (texts, classes) logits in the model's output, a {type(outputs).__name__}")
+        raise UserError(f"no logits of shape (texts, classes) in the model's output, a {type(outputs).__name__}")
     return logits
 
 
 def classes_of(labels: Any, texts: int) -> Tensor:
-    """(b,) class or -1. Raises UserError for labels that are no classes."""
+    """Convert labels to (b,) class indices, -1 for none. Raises UserError for other labels."""
     if labels is None:
         return torch.full((texts,), -1)
     labels = torch.as_tensor(labels)
     if labels.shape != (texts,) or labels.is_floating_point():
-        raise UserError(
-            f"labels of shape {tuple(labels.shape)}, {labels.dtype}: one whole number for each text is expected"
-        )
+        raise UserError(f"labels: found shape {tuple(labels.shape)} and {labels.dtype}, expected one integer per text")
     return labels.long().clamp(min=-1)
 
 
 def teachers_of(given: Any, logits: Tensor) -> list[Tensor]:
-    """(b, C) logits of each teacher, in float32 beside the student's."""
+    """Convert teacher logits to a list of (b, C) tensors, in float32 on the device of the student's logits."""
     if given is None:
         return []
     each = list(given) if isinstance(given, (list, tuple)) or given.dim() == 3 else [given]
     if bad := [tuple(one.shape) for one in each if one.shape != logits.shape]:
-        raise UserError(f"teacher_logits of shape {bad[0]}: that of the student's, {tuple(logits.shape)}, is expected")
+        raise UserError(f"teacher_logits: found shape {bad[0]}, expected the student's shape {tuple(logits.shape)}")
     return [one.detach().to(logits.device, torch.float32) for one in each]
 
 
 def step_labels(classes: Tensor, texts: int | None) -> Tensor:
-    """Labels that count as those of the whole step; the texts of other micro-batches count as labelled."""
+    """Labels of the whole step, for normalisation only; texts of other micro-batches count as labelled."""
     if texts is None or texts == len(classes):
         return classes
     if texts < len(classes) or bool((classes < 0).any()):
         raise UserError(
-            f"texts: {texts} in the step, but {len(classes)} here; with unlabelled texts they must be equal"
+            f"texts: {texts} in the step, but {len(classes)} in this batch; with unlabelled texts they must be equal"
         )
     return torch.cat([classes, classes.new_zeros(texts - len(classes))])
 
 
 def plain_loss(logits: Tensor, classes: Tensor) -> Tensor:
-    """The mean cross-entropy over the texts that have a label; zero where none has."""
+    """Mean cross-entropy over the labelled texts; zero if there are none."""
     labelled = classes >= 0
     total = F.cross_entropy(logits.float(), classes.clamp(min=0).to(logits.device), reduction="none")
     return (total * labelled.to(logits.device)).sum() / labelled.sum().clamp(min=1).to(logits.device)

@@ -1,9 +1,10 @@
-"""Methods in a script that uses `transformers.Trainer`, in two more lines.
+"""Methods in a script that uses `transformers.Trainer`, with two more lines.
 
     noise = randout.for_trainer([RDrop(), Randout()])
     trainer = Trainer(..., callbacks=[noise.callback], compute_loss_func=noise.loss)
 
-A checkpoint of the Trainer gets a file of ours beside its own, so that a resumed training repeats the uninterrupted one.
+A file with the state of the methods is added to each checkpoint of the Trainer, so that a resumed training repeats the
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -29,66 +30,68 @@ from randout.methods.base import SUPERVISED, Method, as_methods
 from .attach import Attached, attached
 from .conversion import classes_of, logits_of, plain_loss
 
-FILE = "randout.safetensors"  # in a checkpoint's folder: what the methods remember
-PROBE = 64  # numbers of each tensor by which a model's weights are recognised
+FILE = "randout.safetensors"  # in a checkpoint's folder: the state of the methods
+PROBE = 64  # values of each tensor that identify a model's weights
 
 
 class ForTrainer:
-    """`callback` and `loss` for a Trainer. attached: the methods at work, while it trains."""
+    """`callback` and `loss` for a Trainer. attached: the methods, while it trains."""
 
     def __init__(self, methods: Sequence[Method], seed: int | None, resume_from: str | Path | None) -> None:
         self.methods, self.seed, self.resume_from = as_methods(methods), seed, resume_from
         self.callback = Callback(self)
         self.attached: Attached | None = None
         self._open = ExitStack()
-        self._sums: dict[str, Tensor] = {}  # of the losses' parts since they were last logged
-        self._steps = 0  # optimizer steps in them
-        self._asked = 0  # losses since the optimizer's last step
+        self._sums: dict[str, Tensor] = {}  # parts of the loss, summed since they were last logged
+        self._steps = 0  # optimizer steps in these sums
+        self._losses_computed = 0  # losses computed since the last optimizer step
 
     def loss(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Tensor:
-        """The methods' losses of a training forward, normalised by the whole optimizer step; in evaluation the plain
-        cross-entropy.
+        """Sum of the methods' losses of a training forward pass, normalised by the whole optimizer step; in evaluation, the
+        plain cross-entropy.
         """
         work = self.attached
         if work is None and torch.is_grad_enabled():
-            raise UserError("compute_loss_func is randout's but its callback is missing: callbacks=[noise.callback]")
+            raise UserError(
+                "compute_loss_func is set but randout's callback is missing; add callbacks=[noise.callback]"
+            )
         if work is None or not work.run.model.training:
             logits = logits_of(outputs)
             return plain_loss(logits, classes_of(labels, len(logits)))
         if labels is None:
-            raise UserError("a training batch without labels: the Trainer counts the texts of a step by them")
-        self._asked += 1
+            raise UserError("a training batch has no labels, by which the Trainer counts the texts of a step")
+        self._losses_computed += 1
         texts = self._texts(labels, num_items_in_batch)
-        if not work.steers:
+        if not work.makes_gradients:
             loss = work.loss(outputs, labels, texts=texts)
-        else:  # its gradients are there already: what the Trainer calls backward on only carries the value
+        else:  # gradients are already computed; the Trainer's own backward call must have no effect
             loss = work.backward(outputs, labels, texts=texts).requires_grad_() * 1.0
         for name, part in work.losses.items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(part)) + part
         return loss
 
     def detach(self) -> None:
-        """Leave the model as it is, without methods: what the end of training does, for a training that failed."""
+        """Remove the methods from the model. The end of training does this; call it after a training that failed."""
         self._open.close()
         self.attached = None
 
     def _texts(self, labels: Tensor, counted: Any) -> int | None:
-        """The texts of the whole step, of which the Trainer counts the labelled ones; None: those of this batch."""
+        """Number of texts in the whole step, from the Trainer's count of labelled texts; None if it is this batch."""
         labelled = int((labels >= 0).sum())
         counted = labelled if counted is None else round(float(torch.as_tensor(counted).flatten()[0]))
         if counted == labelled:
             return None
         if labelled < len(labels):
             raise UserError(
-                "texts without a label, with gradient accumulation or several processes: how many texts a step has is "
-                "not known then; set gradient_accumulation_steps = 1, or train on labelled texts"
+                "texts without a label cannot be combined with gradient accumulation or several processes, because the "
+                "number of texts in a step is unknown; set gradient_accumulation_steps = 1, or train on labelled texts"
             )
         return counted
 
     def _begin(self, model: nn.Module, args: TrainingArguments, state: TrainerState) -> None:
         _check(self.methods, args)
         if self.attached is not None and self.attached.run.model is model and not state.global_step:
-            return  # a smaller batch is tried (auto_find_batch_size): what is done once is done
+            return  # a retry with a smaller batch (auto_find_batch_size): methods are already attached
         self.detach()
         resume = self._resumed(model, args, state) if state.global_step else None
         seed = args.seed if self.seed is None else self.seed
@@ -98,12 +101,12 @@ class ForTrainer:
             names = [m.name for m, s in zip(self.attached.methods, self.attached.states, strict=True) if s.parameters]
             self.detach()
             raise UserError(
-                f"methods.{names[0]}: it trains parameters of its own, which the Trainer's optimizer does not know; "
-                "use randout.attached in a loop of your own, or randout.train"
+                f"methods.{names[0]}: it trains its own parameters, which the Trainer's optimizer does not have; "
+                "use randout.attached in your own loop, or randout.train"
             )
 
     def _resumed(self, model: nn.Module, args: TrainingArguments, state: TrainerState) -> dict[str, Tensor]:
-        """What the methods remembered at the checkpoint whose weights the model has."""
+        """Find the state of the methods in the checkpoint whose weights the model has."""
         name = f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         asked = (self.resume_from, args.resume_from_checkpoint, Path(args.output_dir or ".") / name)
         folders = [Path(folder) for folder in asked if isinstance(folder, str | Path)]
@@ -118,8 +121,8 @@ class ForTrainer:
         if not needs:
             return {"step": torch.tensor(state.global_step)}
         raise UserError(
-            f"methods.{needs[0]}: the training goes on from step {state.global_step}, but {FILE} of that checkpoint is "
-            f"not in {', '.join(map(str, folders))}; say where: randout.for_trainer(..., resume_from=FOLDER)"
+            f"methods.{needs[0]}: training resumes from step {state.global_step}, but {FILE} of that checkpoint is "
+            f"not in {', '.join(map(str, folders))}; pass randout.for_trainer(..., resume_from=FOLDER)"
         )
 
     def _save(self, model: nn.Module, args: TrainingArguments, state: TrainerState) -> None:
@@ -134,17 +137,17 @@ class ForTrainer:
     def _stepped(self) -> None:
         if self.attached is None:
             return
-        if not self._asked:
+        if not self._losses_computed:
             for m in self.methods:
                 if type(m).loss is not Method.loss or type(m).gradient is not Method.gradient:
                     raise UserError(f"methods.{m.name}: compute_loss_func=noise.loss is missing in the Trainer")
         if not self.attached.checked:
             self.attached.check_gradients(present=True)
-        self._asked, self._steps = 0, self._steps + 1
+        self._losses_computed, self._steps = 0, self._steps + 1
         self.attached.stepped()
 
     def _log(self, state: TrainerState, logs: dict[str, float] | None) -> None:
-        """Put the parts of the loss beside it: their means over the steps since the last time."""
+        """Log the parts of the loss alongside it, as means over the steps since the last log."""
         if not logs or "loss" not in logs or not self._sums:
             return
         means = {f"loss_{name}": float(total) / max(self._steps, 1) for name, total in self._sums.items()}
@@ -191,52 +194,57 @@ class Callback(TrainerCallback):
 def for_trainer(
     methods: Sequence[Method], *, seed: int | None = None, resume_from: str | Path | None = None
 ) -> ForTrainer:
-    """`methods` for a `transformers.Trainer`: give it `callbacks=[noise.callback]` and `compute_loss_func=noise.loss`.
+    """Prepare `methods` for a `transformers.Trainer`: pass it `callbacks=[noise.callback]` and
+    `compute_loss_func=noise.loss`, where `noise` is the returned object.
 
-    Noise acts in training forwards only; the evaluation loss is the plain cross-entropy. The losses are normalised by
-    the whole optimizer step, so that gradient accumulation adds up to the larger batch. Where no method among them has
-    the loss on gold labels, plain cross-entropy joins. A column `teacher_logits` of the dataset (with
-    `remove_unused_columns=False`) reaches the methods and not the model. seed: of all draws; None: the Trainer's.
-    resume_from: the checkpoint's folder, where a training goes on from one that is neither in `output_dir` nor named
-    in the arguments. Raises UserError (when training begins) for what cannot work.
+    Noise acts in training forward passes only; the evaluation loss is the plain cross-entropy. Losses are normalised by the
+    whole optimizer step, so that gradient accumulation equals the larger batch. If no method has the loss on gold labels,
+    plain cross-entropy is added. A column `teacher_logits` of the dataset (with `remove_unused_columns=False`) is passed to
+    the methods and not to the model. seed: of all random draws; None: the Trainer's. resume_from: folder of the checkpoint
+    to resume, if it is neither in `output_dir` nor named in the arguments. Raises UserError (when training begins) for
+    combinations that are not supported.
     """
     return ForTrainer(methods, seed, resume_from)
 
 
 def _check(methods: Sequence[Method], args: TrainingArguments) -> None:
-    """Raise UserError for settings of the Trainer under which a method would be wrong without a word."""
-    steering = [method.name for method in methods if type(method).gradient is not Method.gradient]
+    """Raise UserError for settings of the Trainer with which a method would silently give wrong results."""
+    own_gradient = [method.name for method in methods if type(method).gradient is not Method.gradient]
     whole = [method.name for method in methods if method.whole]
     named = methods[0].name if methods else SUPERVISED
     if args.n_gpu > 1:
-        raise UserError(f"methods.{named}: {args.n_gpu} GPUs in one process (DataParallel); start it with torchrun")
+        raise UserError(
+            f"methods.{named}: {args.n_gpu} GPUs in one process (DataParallel) are not supported; start it with torchrun"
+        )
     for setting in ("deepspeed", "fsdp", "torch_compile"):
         if getattr(args, setting, None):
             raise UserError(
-                f"methods.{named}: {setting} is set, where hooks and repeated forwards do not work; unset it"
+                f"methods.{named}: {setting} is set, with which hooks and repeated forward passes do not work; unset it"
             )
     if args.label_smoothing_factor:
         raise UserError(
-            "label_smoothing_factor is set, which a Trainer with a loss function ignores; set it to 0 and add "
+            "label_smoothing_factor is set, but a Trainer with a loss function ignores it; set it to 0 and add "
             f"CrossEntropy(label_smoothing={args.label_smoothing_factor:g}) to the methods"
         )
-    if steering and args.fp16:
+    if own_gradient and args.fp16:
         raise UserError(
-            f"methods.{steering[0]}: fp16 scales gradients inside the Trainer, out of reach of a method that makes them "
-            "itself; use bf16 or float32"
+            f"methods.{own_gradient[0]}: fp16 scales gradients inside the Trainer, which a method that computes gradients "
+            "itself cannot do; use bf16 or float32"
         )
-    if steering and args.world_size > 1:
-        raise UserError(f"methods.{steering[0]}: several backward passes do not go with {args.world_size} processes")
+    if own_gradient and args.world_size > 1:
+        raise UserError(
+            f"methods.{own_gradient[0]}: several backward passes are not supported with {args.world_size} processes; use one"
+        )
     if whole and args.gradient_accumulation_steps * args.world_size > 1:
         raise UserError(
-            f"methods.{whole[0]}: it looks at all texts of a step at once; set gradient_accumulation_steps = 1, and one "
+            f"methods.{whole[0]}: it needs all texts of a step at once; set gradient_accumulation_steps = 1, and use one "
             "process"
         )
 
 
 @torch.no_grad()
 def _probe(model: nn.Module) -> str:
-    """By which a model's weights are recognised: a digest of some numbers of each parameter."""
+    """Digest of some values of each parameter, which identifies a model's weights."""
     digest = hashlib.blake2b(digest_size=16)
     for name, parameter in model.named_parameters():
         flat = parameter.detach().flatten()

@@ -1,7 +1,7 @@
-"""Tracks the forward passes that an external loop drives: which step and which texts each belongs to.
+"""Tracks forward passes driven by an external training loop: the step and the texts that each belongs to.
 
-The other loop owns torch's random stream. Its state at the beginning of each training forward is kept, so that a second
-call can repeat the dropout masks of the first; after any call of ours the stream is put back where it was.
+The external loop owns torch's random generators. Their state at the start of each training forward pass is saved, so that
+a second pass can repeat the dropout masks of the first. After each pass made here, the previous state is restored.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from randout.models.encoder import NOTHING, Output, Want
 from randout.models.hooks import Layout, layout_of_arguments
 from randout.models.kernels import packing
 
-TEACHER = "teacher_logits"  # an argument of the forward that is meant for the methods and not for the model
-NOT_REPEATED = ("labels", "num_items_in_batch")  # arguments that make a forward compute its own loss
-MEMORY = 4096  # block inputs remembered for blocks that are computed again
+TEACHER = "teacher_logits"  # argument of the forward pass for the methods, not for the model
+NOT_REPEATED = ("labels", "num_items_in_batch")  # arguments with which a model computes its own loss
+MEMORY = 4096  # block inputs remembered for recomputation
 
 
 @dataclass(frozen=True)
-class Moment:
-    """What the draws of a forward are keyed by, where its tokens lie, and whether the methods perturb it."""
+class ForwardKey:
+    """A forward pass: the keys of its random draws, the layout of its tokens, and whether the methods perturb it."""
 
     step: int
     rank: int
@@ -41,12 +41,13 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A training forward of the other loop. keywords: its arguments by name, without labels. streams: the random
-    streams as they stood at its beginning.
+class TrackedForward:
+    """A training forward pass of the external loop.
+
+    keywords: its arguments by name, without labels. streams: states of the random generators at its start.
     """
 
-    moment: Moment
+    moment: ForwardKey
     keywords: dict[str, Any]
     labels: Tensor | None
     teacher: Any
@@ -55,38 +56,38 @@ class Seen:
 
 
 @dataclass
-class Followed:
-    """A model whose forwards are followed for as long as `following` is open.
+class TrackedModel:
+    """A model whose forward passes are tracked while `tracking` is open.
 
-    perturb: the context of a perturbed forward. want: what is kept of each training forward besides logits. keyed:
-    (rank, ranks) once `at` was called; else each training forward is a step of its own.
+    perturb: makes the context of a perturbed forward pass. want: outputs to keep of each training forward pass in addition
+    to logits. keyed: (rank, ranks) after `at` was called; otherwise each training forward pass counts as a step.
     """
 
     run: Run
     perturb: Callable[[], AbstractContextManager[Any]]
     want: Want = NOTHING
-    last: Seen | None = None
+    last: TrackedForward | None = None
     keyed: tuple[int, int] | None = None
-    turns: int = 0  # training forwards since `at`
-    asked: Moment | None = None  # of the call of ours that is about to begin
-    now: Moment | None = None  # of the training forward under way
-    inside: bool = False  # a forward of any kind is under way
-    implementation: Any = None  # the model's attention function as it was found
-    stack: ExitStack = field(default_factory=ExitStack)  # what is open around it
+    turns: int = 0  # training forward passes since `at`
+    requested: ForwardKey | None = None  # of the pass that `repeat` is about to make
+    current: ForwardKey | None = None  # of the current training forward pass
+    inside: bool = False  # whether a forward pass of any kind is in progress
+    implementation: Any = None  # the model's original attention function
+    stack: ExitStack = field(default_factory=ExitStack)  # contexts that are open around the current pass
     begun: tuple[dict[str, Any], Any, tuple[Tensor, ...]] | None = None
     hidden: dict[int, Tensor] = field(default_factory=dict)
     attention: dict[int, Any] = field(default_factory=dict)
     collected: Output | None = None
-    memory: dict[int, Moment] = field(default_factory=dict)  # place of a block's input -> its forward
-    late: ExitStack = field(default_factory=ExitStack)  # what is open around a block that is computed again
+    memory: dict[int, ForwardKey] = field(default_factory=dict)  # address of a block's input -> its forward pass
+    late: ExitStack = field(default_factory=ExitStack)  # contexts that are open around a recomputed block
 
     def at(self, step: int, rank: int, ranks: int) -> None:
-        """The coming training forwards are micro-batches of optimizer step `step`, on process `rank` of `ranks`."""
+        """Declare the optimizer step of the next training forward passes, on process `rank` of `ranks`."""
         self.run.step, self.keyed, self.turns = step, (rank, ranks), 0
 
     @contextmanager
-    def following(self) -> Iterator[None]:
-        """Hooks on the model and its blocks, which are gone when the context closes."""
+    def tracking(self) -> Iterator[None]:
+        """While open, track the model with hooks on it and its blocks."""
         model, config = self.run.model, self.run.sites.config
         self.implementation = getattr(config, "_attn_implementation", None)
         with ExitStack() as stack:
@@ -97,7 +98,7 @@ class Followed:
             stack.callback(self._close)
             yield
 
-    def again(
+    def repeat(
         self,
         *,
         weights: dict[str, Tensor] | None = None,
@@ -106,16 +107,18 @@ class Followed:
         call: int = 0,
         want: Want = NOTHING,
     ) -> Output:
-        """The last training forward once more, as `method.Forward`: call 0 has its dropout masks and noise."""
+        """Repeat the last training forward pass; arguments as for `base.Forward`. Call 0 repeats its dropout masks and
+        noise.
+        """
         seen, model = self.last, self.run.model
         if seen is None:
-            raise UserError("no training forward of this model was seen yet: call the model before its loss")
+            raise UserError("there was no training forward pass of this model yet; call the model before the loss")
         modes = {module: module.training for module in model.modules()}
         device = next(model.parameters()).device
         key = random_key(self.run.seed, "dropout", seen.moment.step, seen.moment.rank, call)
-        before, self.asked = (
+        before, self.requested = (
             streams(device),
-            Moment(seen.moment.step, seen.moment.rank, call, seen.moment.layout, perturb, want),
+            ForwardKey(seen.moment.step, seen.moment.rank, call, seen.moment.layout, perturb, want),
         )
         put_streams(device, seen.streams if call == 0 else seeded_streams(device, key))
         try:
@@ -126,7 +129,7 @@ class Followed:
             else:
                 torch.func.functional_call(model, weights, (), seen.keywords)
         finally:
-            self.asked = None
+            self.requested = None
             put_streams(device, before)
             for module, mode in modes.items():
                 module.training = mode
@@ -138,14 +141,14 @@ class Followed:
         self.begun, self.inside = None, True
         teacher = keywords.get(TEACHER)
         passed = {name: value for name, value in keywords.items() if name != TEACHER}
-        if self.asked is not None:
-            self._open(self.asked)
+        if self.requested is not None:
+            self._open(self.requested)
         elif module.training:
             given = dict(zip(inspect.signature(module.forward).parameters, arguments, strict=False)) | passed
             layout = layout_of_arguments(module, arguments, passed)
             self._count()
             self.begun = given, teacher, streams(next(module.parameters()).device)
-            self._open(Moment(self.run.step, self.run.rank, 0, layout, want=self.want))
+            self._open(ForwardKey(self.run.step, self.run.rank, 0, layout, want=self.want))
         return (arguments, passed) if TEACHER in keywords else None
 
     def _count(self) -> None:
@@ -157,21 +160,21 @@ class Followed:
         self.run.logged.clear()
 
     def _after(self, _module: nn.Module, _arguments: Any, output: Any) -> None:
-        moment, self.inside = self.now, False
+        moment, self.inside = self.current, False
         self._close()
-        if moment is None or output is None:  # a clean forward, or one that failed
+        if moment is None or output is None:  # a clean pass, or one that failed
             return
         self.collected = self._collect(moment, found_logits(output))
         if self.begun is not None:
             given, teacher, before = self.begun
             keywords = {name: value for name, value in given.items() if name not in NOT_REPEATED}
-            kept = self.collected._replace(logits=self.collected.logits.detach())  # the loop holds the graph
-            self.last = Seen(moment, keywords, given.get("labels"), teacher, before, kept)
+            kept = self.collected._replace(logits=self.collected.logits.detach())  # the loop owns the graph
+            self.last = TrackedForward(moment, keywords, given.get("labels"), teacher, before, kept)
             self.begun = None
 
-    def _open(self, moment: Moment) -> None:
+    def _open(self, moment: ForwardKey) -> None:
         self._enter(moment, self.stack)
-        self.now = moment
+        self.current = moment
         self.hidden, self.attention = {}, {}
         sites, last = self.run.sites, len(self.run.sites.blocks)
         for site in dict.fromkeys((*moment.want.hidden, *([last] if moment.want.cls else []))):
@@ -182,21 +185,21 @@ class Followed:
             if getattr(module, "gradient_checkpointing", False):
                 self._remember(module, moment)
 
-    def _enter(self, moment: Moment, stack: ExitStack) -> None:
-        """Put the run at `moment` and, where it is perturbed, open the methods' contexts on `stack`."""
+    def _enter(self, moment: ForwardKey, stack: ExitStack) -> None:
+        """Set the run's step, rank, call and layout to those of `moment` and, if perturbed, enter the methods' contexts."""
         run = self.run
         run.step, run.rank, run.call = moment.step, moment.rank, moment.call
         run.layout = moment.layout if moment.perturb else None
-        if moment.perturb:  # what is computed on entry is no part of a block that is computed again
+        if moment.perturb:  # what is computed on entry is not part of a recomputed block
             with torch.autograd.graph.saved_tensors_hooks(_same, _same):
                 stack.enter_context(self.perturb())
 
     def _close(self) -> None:
         self.late.close()
         self.stack.close()
-        self.now, self.run.layout, self.run.call = None, None, 0
+        self.current, self.run.layout, self.run.call = None, None, 0
 
-    def _collect(self, moment: Moment, logits: Tensor | None) -> Output:
+    def _collect(self, moment: ForwardKey, logits: Tensor | None) -> Output:
         layout, want = moment.layout, moment.want
         last, width = len(self.run.sites.blocks), layout.longest
         cls = self.hidden[last].flatten(0, -2)[layout.starts] if want.cls else None
@@ -205,32 +208,32 @@ class Followed:
             places = [slice(start % width, start % width + n) for start, n in _pairs(layout)]
             for block, found in self.attention.items():
                 attention[block] = [w[:, at, at] for w, at in zip(found, places, strict=True)]
-        logits = torch.zeros(0) if logits is None else logits  # a model without a head may still be perturbed
+        logits = torch.zeros(0) if logits is None else logits  # a model without a head can be perturbed too
         return Output(logits, {site: self.hidden[site] for site in want.hidden}, cls, attention)
 
-    # Blocks that are computed again for the backward pass
+    # Blocks that are recomputed for the backward pass (gradient checkpointing)
 
-    def _remember(self, module: Any, moment: Moment) -> None:
-        """Let what a block of transformers computes again under gradient checkpointing find its own forward's state."""
+    def _remember(self, module: Any, moment: ForwardKey) -> None:
+        """Make a block's recomputation under gradient checkpointing use the state of its original forward pass."""
         checkpoint, config = module._gradient_checkpointing_func, self.run.sites.config
 
         def remembering(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-            if packing.asides or config._attn_implementation != self.implementation:
+            if packing.attention_hooks or config._attn_implementation != self.implementation:
                 raise UserError(
-                    "gradient checkpointing computes a block's attention again without what a method adds to it or "
-                    "reads from it; switch gradient checkpointing off for this method"
+                    "gradient checkpointing recomputes attention without what a method adds to it or reads from it; "
+                    "switch gradient checkpointing off for this method"
                 )
 
             def body(*inputs: Any) -> Any:
-                if self.now is not None:
+                if self.current is not None:
                     return function(*inputs)
-                before, self.now, self.inside = self._place(), moment, True
+                before, self.current, self.inside = self._place(), moment, True
                 try:
                     with ExitStack() as stack:
                         self._enter(moment, stack)
                         return function(*inputs)
                 finally:
-                    self.now, self.inside = None, False
+                    self.current, self.inside = None, False
                     self._put(before)
 
             return checkpoint(body, *arguments, **options)
@@ -239,22 +242,22 @@ class Followed:
         self.stack.callback(setattr, module, "_gradient_checkpointing_func", checkpoint)
 
     def _block(self, _module: nn.Module, arguments: tuple, keywords: dict) -> None:
-        """A block that is called outside a forward is computed again for a backward pass: it is known by the memory of
-        its input, which the graph keeps alive.
+        """Hook before a block. Called outside a forward pass, the block is being recomputed for a backward pass; its
+        original pass is found by the address of its input, which the graph keeps alive.
         """
         place = next(iter((*arguments, *keywords.values()))).data_ptr()
         if self.inside:
             self.memory.pop(place, None)
-            if self.now is None:
+            if self.current is None:
                 return
-            self.memory[place] = self.now
+            self.memory[place] = self.current
             if len(self.memory) > MEMORY:
                 del self.memory[next(iter(self.memory))]
         elif place in self.memory and torch._C._current_graph_task_id() != -1:  # within a backward pass
             self.late.close()
             self.late.callback(self._put, self._place())
             self._enter(self.memory[place], self.late)
-            torch.autograd.Variable._execution_engine.queue_callback(self.late.close)  # at the end of this backward
+            torch.autograd.Variable._execution_engine.queue_callback(self.late.close)  # after this backward pass
 
     def _place(self) -> tuple[int, int, int, Layout | None]:
         return self.run.step, self.run.rank, self.run.call, self.run.layout
@@ -271,8 +274,8 @@ def _pairs(layout: Layout) -> list[tuple[int, int]]:
     return list(zip(layout.starts.tolist(), layout.lengths.tolist(), strict=True))
 
 
-def texts_of(seen: Seen) -> list[Tensor]:
-    """The token ids of each text of a forward, without padding; empty where it was given embeddings."""
+def texts_of(seen: TrackedForward) -> list[Tensor]:
+    """Token ids of each text of a forward pass, without padding; empty if it was called with embeddings."""
     ids = seen.keywords.get("input_ids")
     if ids is None:
         return [torch.zeros(0, dtype=torch.long) for _ in seen.moment.layout.lengths]
@@ -281,7 +284,7 @@ def texts_of(seen: Seen) -> list[Tensor]:
 
 
 def found_logits(outputs: Any) -> Tensor | None:
-    """The logits among what a classifier returned, or None."""
+    """Find the logits in the output of a classifier; None if there are none."""
     if isinstance(outputs, Mapping):
         return outputs.get("logits")
     if isinstance(outputs, (tuple, list)):

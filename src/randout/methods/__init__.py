@@ -1,6 +1,6 @@
 """Fine-tuning methods: the interface, the registry, and one module per method.
 
-A method of your own needs these names; see docs/how-to/add-a-method.md.
+To write your own method, use these names; see docs/how-to/add-a-method.md.
 """
 
 from randout.models.outputs import Output, Want

@@ -19,19 +19,18 @@ if TYPE_CHECKING:
 
 
 class AttentionPerturbation(Method):
-    """L = CE + weight * L_adv, L_adv the loss with r added to the attention scores before their softmax.
+    """L = CE + weight * L_adv, where L_adv is the loss with r added to the attention scores before their softmax.
 
-    r (b, n) has one number for each key of a text, added to the scores of all queries with it, in all heads of the
-    chosen blocks. r = epsilon * g / ||g||_2 for each text. form "adversarial" (2009.12064): g is the gradient of CE
-    with respect to r at r = 0, L_adv = CE(r); texts without a label add nothing. form "virtual" (2104.08763): g is the
-    gradient of KL(clean || perturbed) at r = xi * d, d a random unit vector or, after the first of
-    `power_iterations`, the direction of the g before; L_adv = KL(clean || perturbed), through the perturbed
-    distribution alone, averaged over all texts of the step. It needs no labels. All forwards have the same dropout
-    masks. The papers perturb the one attention layer of a recurrent network; here it is the last block's by default.
+    r (b, n) has one number for each key of a text, added to the scores of all queries with that key, in all heads of the
+    chosen blocks. r = epsilon * g / ||g||_2 for each text. form "adversarial" (2009.12064): g is the gradient of CE with
+    respect to r at r = 0, and L_adv = CE(r); texts without a label contribute nothing. form "virtual" (2104.08763): g is
+    the gradient of KL(clean || perturbed) at r = xi * d, where d is a random unit vector or, after the first of
+    `power_iterations`, the direction of the previous g; L_adv = KL(clean || perturbed), with gradients through the
+    perturbed distribution only, averaged over all texts of the step. It needs no labels. All forward passes have the same
+    dropout masks. The papers perturb the one attention layer of a recurrent network; here, the default is the last block.
 
-    Fails where a student's attention takes no added scores (MPNet, DeBERTa: refused). A softmax does not see a
-    constant, so a text of one token cannot be perturbed. A small `xi` leaves less of KL's gradient and as much
-    rounding.
+    Not supported if nothing can be added to a student's attention scores (MPNet, DeBERTa). A softmax ignores constants, so
+    a text of one token cannot be perturbed. With a small `xi`, rounding errors are larger relative to the gradient of KL.
     """
 
     name = "attention-noise"
@@ -61,8 +60,8 @@ class AttentionPerturbation(Method):
         depth = size.depth
         if bad := [block for block in self.blocks if not 1 <= abs(block) <= depth]:
             raise UserError(
-                f"methods.attention-noise.blocks: found {bad[0]}; expected 1 to {depth}, or -1 to -{depth} from the last, for "
-                f"the student has {depth} blocks"
+                f"methods.attention-noise.blocks: found {bad[0]}; expected 1 to {depth}, or -1 to -{depth} from the last, "
+                f"because the student has {depth} blocks"
             )
 
     def check(self, run: Run) -> None:
@@ -70,8 +69,8 @@ class AttentionPerturbation(Method):
         if not run.sites.reaches_attention(run.model):
             family = getattr(run.sites.config, "model_type", "its family")
             raise UserError(
-                f"methods.attention-noise: nothing can be added to the attention scores of this student ({family}); take "
-                "another student, or leave this method out"
+                f"methods.attention-noise: not supported because nothing can be added to the attention scores of this "
+                f"student ({family}); use another student, or remove this method"
             )
 
     def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
@@ -87,7 +86,7 @@ class AttentionPerturbation(Method):
         return {"attention-noise": self.weight * value}
 
     def _perturbed(self, run: Run, r: Tensor, forward: Forward) -> Output:
-        """The student's output with r (b, longest) added to the scores of each text's keys."""
+        """Run the student with r (b, longest) added to the scores of each text's keys."""
 
         def bias(rows: int) -> Tensor:
             assert run.layout is not None
@@ -100,14 +99,14 @@ class AttentionPerturbation(Method):
             return forward()
 
     def _adversarial(self, run: Run, output: Output, batch: Batch, forward: Forward) -> Tensor:
-        """g / ||g||_2 of CE at r = 0, (b, longest)."""
+        """Direction g / ||g||_2 of the gradient of CE at r = 0, (b, longest)."""
         assert run.supervised is not None
         r = _zeros(run, len(batch.ids), batch.longest).requires_grad_()
         (gradient,) = torch.autograd.grad(run.supervised(self._perturbed(run, r, forward), batch), r)
         return unit(gradient)
 
     def _virtual(self, run: Run, clean: Tensor, batch: Batch, forward: Forward) -> Tensor:
-        """The direction in which KL(clean || perturbed) grows fastest, by power iteration, (b, longest).
+        """Direction in which KL(clean || perturbed) grows fastest, by power iteration, (b, longest).
 
         The gradient of KL with respect to the perturbed logits is their softmax minus the clean one.
         """
@@ -121,7 +120,7 @@ class AttentionPerturbation(Method):
         return direction
 
     def _random(self, run: Run, batch: Batch) -> Tensor:
-        """A random direction for each text, zero where it has no token; drawn for the whole step, then cut."""
+        """Random direction for each text, zero at positions without a token; drawn for the whole step, then sliced."""
         zeros = _zeros(run, batch.step_labels.numel(), batch.longest)
         drawn = torch.randn(zeros.shape, generator=run.generator("attention-noise", zeros.device), device=zeros.device)
         lengths = torch.tensor([len(text) for text in batch.ids], device=zeros.device)
@@ -130,7 +129,7 @@ class AttentionPerturbation(Method):
 
 
 def _zeros(run: Run, texts: int, longest: int) -> Tensor:
-    """(texts, longest) on the student's device and in its number format."""
+    """Zeros (texts, longest) on the student's device and in its dtype."""
     like = next(run.model.parameters())
     return torch.zeros(texts, longest, dtype=like.dtype, device=like.device)
 

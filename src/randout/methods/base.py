@@ -1,8 +1,9 @@
 """The interface of a method: its hooks, what it sees of a run, and its random keys.
 
-A method is a frozen object whose fields are its configuration. It joins training at six seams, all optional; the loop
-knows the seams and never a method's name. Random numbers are functions, not streams: every draw is keyed by (seed,
-purpose, step, rank, call), so that a resumed run repeats the uninterrupted one without any generator state to save.
+A method is a frozen object whose fields are its settings. It takes part in training through hooks, all of them optional:
+`start`, `inputs`, `perturb`, `loss`, `gradient`, `stepped` and `evaluated`. The training loop calls the hooks and never
+names a method. Random numbers are keyed by (seed, purpose, step, rank, call) instead of read from one stream, so that a
+resumed run repeats the uninterrupted one without saving the state of a generator.
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ if TYPE_CHECKING:
     from randout.models.hooks import Layout, Sites
     from randout.models.tokens import Tokens
 
-SUPERVISED = "ce"  # the loss on gold labels: one method of a recipe owns it
+SUPERVISED = "ce"  # the loss on gold labels, which exactly one method of a recipe owns
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch of a step. A step's losses are normalised by the whole step's counts, so that splitting a step
-    into micro-batches adds up to the larger batch.
+    """One micro-batch of a step. Losses are normalised by the counts of the whole step, so that the gradients of its
+    micro-batches add up to that of the whole batch.
 
     rows: (b,) positions in the dataset. ids: the token ids of each text, special tokens included, shortest first.
-    labels: (b,) class index, -1 where there is none. teacher: (b, C) stored logits of the teacher, or None; others:
-    those of each further teacher. step_labels: (B,) labels of all B texts of the step. first: position of this
-    micro-batch's first text in the step. longest: tokens of the step's longest text.
+    labels: (b,) class index, -1 for none. teacher: (b, C) stored logits of the teacher, or None; others: those of each
+    further teacher. step_labels: (B,) labels of all B texts of the step. first: position of this micro-batch's first text
+    in the step. longest: number of tokens of the step's longest text.
     """
 
     rows: Tensor
@@ -53,8 +54,10 @@ class Batch:
 
 @dataclass
 class State:
-    """What changes while a method runs. `parameters` join the student's optimizer; `tensors` are checkpointed, by name
-    (restored in place), and so are the states of `optimizers`, which the method steps itself.
+    """The mutable state of a method in a training; all of it is checkpointed.
+
+    parameters: added to the student's optimizer. tensors: by name, restored in place. optimizers: stepped by the method
+    itself.
     """
 
     parameters: list[nn.Parameter] = field(default_factory=list)
@@ -63,11 +66,11 @@ class State:
 
 
 class Forward(Protocol):
-    """A training forward of the student on the micro-batch under way; `Run.forward` takes any, as its first argument.
+    """Training forward pass of the student on the current micro-batch; `Run.forward` takes any batch as first argument.
 
-    weights: parameters by name in place of the model's own. dropout, perturb: whether dropout and the recipe's noise
-    are on. call: the same call of a step repeats the same dropout masks and noise. want: what is returned besides
-    logits.
+    weights: parameters by name, used instead of the model's own. dropout, perturb: whether dropout and the recipe's noise
+    are on. call: number of the pass within the step; the same number repeats the same dropout masks and noise. want:
+    outputs to return in addition to logits.
     """
 
     def __call__(
@@ -82,8 +85,9 @@ class Forward(Protocol):
 
 
 class Size(NamedTuple):
-    """The dimensions of a student that limit a method's settings. depth: blocks. width: hidden units, positions: tokens
-    that a text may have at most; None where they are not known.
+    """Dimensions of a student that limit a method's settings.
+
+    depth: number of blocks. width: hidden units. positions: maximum number of tokens in a text. None if unknown.
     """
 
     depth: int
@@ -92,7 +96,7 @@ class Size(NamedTuple):
 
     @staticmethod
     def of(config: Any, depth: int) -> Size:
-        """From a model's configuration, as an object or as the table of its config.json."""
+        """Read the dimensions from a model's configuration, given as an object or as the content of config.json."""
         found = config if isinstance(config, Mapping) else vars(config) if config is not None else {}
         width = found.get("hidden_size") or found.get("dim")
         positions = found.get("max_position_embeddings")
@@ -101,10 +105,11 @@ class Size(NamedTuple):
 
 @dataclass(frozen=True)
 class LiveTeacher:
-    """A teacher that is run beside the student, for methods that need more of it than stored logits.
+    """A teacher that runs alongside the student, for methods that need more than its stored logits.
 
-    tokens: every text of the dataset in the teacher's own tokens. columns: for each class of the student, the teacher's
-    output of that name. same_tokens: whether its tokenizer gives the same ids as the student's.
+    tokens: every text of the dataset in the teacher's own tokens. columns: for each class of the student, the index of the
+    teacher's output with that name. precision: "float32" or "bfloat16". same_tokens: whether its tokenizer gives the same
+    ids as the student's.
     """
 
     encoder: Encoder
@@ -123,8 +128,8 @@ class LiveTeacher:
         call: int = 0,
         want: Want = NOTHING,
     ) -> Output:
-        """The texts of `batch` as they stand in the dataset; logits (b, C) in the student's order of classes. With
-        dropout its masks are keyed by (seed, step, rank, call, micro-batch).
+        """Run the teacher on the texts of `batch`, unchanged from the dataset; returns logits (b, C) in the student's order
+        of classes. Dropout masks are keyed by (seed, step, rank, call, micro-batch). Other arguments as for `Forward`.
         """
         from randout.models.encoder import computing
 
@@ -138,9 +143,10 @@ class LiveTeacher:
 
 @dataclass
 class Run:
-    """What a method may see: the student, the seed, and where in training we are.
+    """Everything that a method can access in a training: the student, the seed, the current step, and functions to call.
 
-    prefix, suffix: special tokens that the student's tokenizer puts at either end of a text.
+    sites: the hook points of the model, where its embeddings, hidden states and attention can be read or changed. prefix,
+    suffix: number of special tokens that the student's tokenizer puts at either end of a text.
     """
 
     model: nn.Module
@@ -152,17 +158,15 @@ class Run:
     prefix: int = 1
     suffix: int = 1
     rank: int = 0
-    teachers: int = 0  # whose stored logits come with each batch
+    teachers: int = 0  # number of teachers whose stored logits come with each batch
     step: int = 0  # optimizer steps done
-    call: int = 0  # which forward of this step; the same call repeats the same masks
-    layout: Layout | None = None  # of the forward under way, None in clean passes
+    call: int = 0  # number of the forward pass within the step; the same call repeats the same masks
+    layout: Layout | None = None  # of the current forward pass; None in clean passes
     teacher: LiveTeacher | None = None
-    forward: Callable[..., Output] | None = None  # of the student, on any batch: (batch, ...) as `Forward`
-    supervised: Callable[[Output, Batch], Tensor] | None = None  # the loss on gold labels, as the recipe sets it
-    fresh: frozenset[str] = (
-        frozenset()
-    )  # names of the student's parameters that are not pretrained, where that is known
-    heldout: Callable[[int], Batch] | None = None  # step -> a batch of training rows that are kept from the student
+    forward: Callable[..., Output] | None = None  # forward pass of the student on any batch: (batch, ...) as `Forward`
+    supervised: Callable[[Output, Batch], Tensor] | None = None  # the recipe's loss on gold labels
+    fresh: frozenset[str] = frozenset()  # names of the student's parameters that are not pretrained, if known
+    heldout: Callable[[int], Batch] | None = None  # step -> a batch of training rows withheld from the student
     logged: dict[str, list[tuple[Tensor, float]]] = field(default_factory=dict)  # name -> (number, weight) of this step
 
     @property
@@ -171,7 +175,7 @@ class Run:
         return Size.of(self.sites.config, len(self.sites.blocks))
 
     def generator(self, purpose: str, device: torch.device, *extra: Any) -> torch.Generator:
-        """A generator whose numbers are a function of (seed, purpose, step, rank, call, extra)."""
+        """Make a generator on `device` whose numbers depend only on (seed, purpose, step, rank, call, extra)."""
         key = random_key(self.seed, purpose, self.step, self.rank, self.call, *extra)
         return torch.Generator(device).manual_seed(key)
 
@@ -180,27 +184,26 @@ class Run:
         return [parameter for name, parameter in self.model.named_parameters() if name in self.fresh]
 
     def log(self, name: str, value: Tensor, weight: float = 1.0) -> None:
-        """Keep a scalar of this step for the history, read later. weight: what a mean counts for, as its texts."""
+        """Log a scalar of this step to the history. weight: of a mean over micro-batches, such as its number of texts."""
         self.logged.setdefault(name, []).append((value.detach(), weight))
 
 
-Backward = Callable[..., None]  # (batch, scale=1.0): adds scale * the gradient of the micro-batch's losses to `.grad`
+Backward = Callable[..., None]  # (batch, scale=1.0): adds scale * gradient of the micro-batch's losses to `.grad`
 
 
 class Method(BaseModel):
-    """Base of every method; each seam's default does nothing.
+    """Base class of every method. The default of each hook does nothing.
 
-    name: its table in a recipe (`[methods.NAME]`). summary: one line for people. source: the paper it is from. kind:
-    what it is for. cost: of a training step, in student steps. losses: the names that its `loss` may return; two
-    methods must not own the same.
+    name: its table in a recipe (`[methods.NAME]`). summary: one line that describes it. source: the paper it is from.
+    kind: its purpose. cost: of a training step, in student steps. losses: names of the losses that `loss` may return; two
+    methods of a recipe must not own the same.
 
-    teacher: "logits" where it reads stored logits, "model" where it runs the teacher itself. several: it
-    reads further teachers too. supervises: it returns the
-    loss on gold labels in place of the method that owns it, from `run.supervised`. heldout: it needs training rows that
-    the student never learns from, this share. whole: its equations look at all texts of a step, so a step cannot be
-    split into micro-batches. variants: further ways to use it that are compared as methods of their own, by name.
-    space: the settings that a comparison may tune, and their values; spaces: those of a variant, where they differ.
-    beside: the methods that it is compared together with.
+    teacher: "logits" if it reads stored logits, "model" if it runs the teacher itself. several: whether it also reads
+    further teachers. supervises: whether it returns the loss on gold labels instead of the method that owns it, computed
+    with `run.supervised`. heldout: share of the training rows to withhold from the student. whole: whether its equations
+    need all texts of a step, so that a step cannot be split into micro-batches. variants: further uses, by name, with
+    their settings; each is compared as a method of its own. space: settings that a comparison may tune, with their values.
+    spaces: the same for variants that differ. beside: methods that are trained together with it in a comparison.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -221,7 +224,7 @@ class Method(BaseModel):
     beside: ClassVar[tuple[str, ...]] = (SUPERVISED,)
 
     def __init__(self, *values: Any, **settings: Any) -> None:
-        """A method with these settings, all by name. Raises UserError naming the setting and the nearest known one."""
+        """Make a method from settings given by name. Raises UserError naming a wrong setting and the closest known one."""
         kind, fields = type(self).__name__, list(type(self).model_fields)
         if values:
             given = ", ".join(f"{name}={value!r}" for name, value in zip(fields, values, strict=False))
@@ -236,58 +239,63 @@ class Method(BaseModel):
     def __setattr__(self, name: str, value: Any) -> None:
         kind = type(self).__name__
         raise UserError(
-            f"{kind}.{name}: settings of a method cannot be changed; make another: {kind}({name}={value!r})"
+            f"{kind}.{name}: settings of a method cannot be changed; create a new one: {kind}({name}={value!r})"
         )
 
-    # What reads recipes (`model_validate`) has its own words for a mistake: it is not to come through here
+    # Recipes are read with `model_validate`, which reports mistakes in its own words and must not call this __init__
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     def suits(self, labelled: int) -> bool:
-        """Whether it is of use with so many labelled training rows; if not, a recipe leaves it out with a note."""
+        """Whether the method is useful with `labelled` training rows; if not, a recipe leaves it out with a note."""
         return True
 
     def check_size(self, size: Size) -> None:
-        """Raise UserError for settings beyond a student's dimensions. Asked before the student is loaded, too."""
+        """Raise UserError for settings beyond a student's dimensions. Also called before the student is loaded."""
 
     def check(self, run: Run) -> None:
-        """Raise UserError where this method cannot work on this student; by default, where `check_size` does."""
+        """Raise UserError if the method cannot work on this student. By default, calls `check_size`."""
         self.check_size(run.size)
 
     def start(self, run: Run) -> State:
-        """Once, before the optimizer exists."""
+        """Hook: called once, before the optimizer exists; returns the method's state."""
         return State()
 
     def inputs(self, run: Run, state: State, batch: Batch) -> Batch:
-        """Before each training forward: the batch the student is to see."""
+        """Hook: called before each training forward pass; returns the batch that the student reads."""
         return batch
 
     def perturb(self, run: Run, state: State) -> AbstractContextManager[None]:
-        """Around each training forward of the student. Evaluation and teachers are clean by construction."""
+        """Hook: context around each training forward pass of the student. Never active in evaluation or for teachers."""
         return nullcontext()
 
     def want(self, run: Run) -> Want:
-        """What `loss` needs of the forward besides logits."""
+        """Outputs of the forward pass that `loss` needs in addition to logits."""
         return NOTHING
 
     def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
-        """Named scalar losses of a micro-batch; they are logged apart and summed. `forward` may be called again."""
+        """Hook: returns named scalar losses of a micro-batch, which are logged separately and summed.
+
+        output: of the student on `batch`. forward: runs the student on `batch` again.
+        """
         return {}
 
     def gradient(self, run: Run, state: State, inner: Backward) -> Backward:
-        """How `.grad` of a micro-batch comes about; `inner(batch)` is the plain way, `inner(batch, scale)` adds `scale`
-        times it. At most one method changes it.
+        """Hook: returns the function that adds a micro-batch's gradient to `.grad`.
+
+        inner: the default function; `inner(batch, scale)` adds `scale` times the gradient. At most one method of a recipe
+        overrides this hook.
         """
         return inner
 
     def stepped(self, run: Run, state: State) -> None:
-        """After each optimizer step."""
+        """Hook: called after each optimizer step."""
 
     def evaluated(self, run: Run, state: State, metrics: dict[str, Any], improved: bool) -> None:
-        """After each validation."""
+        """Hook: called after each validation. improved: whether it is the best so far."""
 
 
 def as_methods(methods: Any) -> tuple[Method, ...]:
-    """Methods that a caller gave, as a tuple. Raises UserError for a single one, a class, or something else."""
+    """Check a list of methods and return it as a tuple. Raises UserError for a single method, a class, or anything else."""
     if isinstance(methods, Method):
         raise UserError(f"methods: found one method, expected a list: [{type(methods).__name__}(...)]")
     if isinstance(methods, str | Mapping) or not isinstance(methods, Iterable):
@@ -295,12 +303,12 @@ def as_methods(methods: Any) -> tuple[Method, ...]:
     found = tuple(methods)
     for one in found:
         if isinstance(one, type) and issubclass(one, Method):
-            raise UserError(f"methods: found the class {one.__name__}, expected an object of it: {one.__name__}()")
+            raise UserError(f"methods: found the class {one.__name__}, expected an instance: {one.__name__}()")
         if not isinstance(one, Method):
             raise UserError(f"methods: found {one!r:.60}, expected a method, such as randout.Randout()")
     return found
 
 
 def overrides(kind: type[Method], hook: str) -> bool:
-    """Whether a method does anything at a hook."""
+    """Whether a method class overrides a hook."""
     return getattr(kind, hook) is not getattr(Method, hook)

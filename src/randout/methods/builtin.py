@@ -1,6 +1,6 @@
-"""The built-in methods: the one place where they are listed. A new one is one file and one line here.
+"""List of the built-in methods. To add one, write its module and add a line here.
 
-`METHODS` is the registry of these and of methods from elsewhere (`registry`).
+`METHODS` is the registry of built-in methods, plugins and methods of installed packages (`registry`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .scattered import Scattered
 from .self_distillation import SelfDistillation
 from .weidc import WeiDC
 
-SHELF: tuple[type[Method], ...] = (
+BUILTIN: tuple[type[Method], ...] = (
     CrossEntropy,
     Contrastive,
     KnowledgeDistillation,
@@ -60,7 +60,7 @@ SHELF: tuple[type[Method], ...] = (
     MetaDistil,
     LayerMatching,
 )
-METHODS = Registry(SHELF)
-GOLD = CrossEntropy.name  # what a plain fine-tuning has alone
-KD_ALONE = KnowledgeDistillation.name  # what other methods of distillation are compared with
-PAPERS_OWN = Randout.name
+METHODS = Registry(BUILTIN)
+GOLD = CrossEntropy.name  # the only method of plain fine-tuning
+KD_ALONE = KnowledgeDistillation.name  # the baseline of other distillation methods
+PAPERS_OWN = Randout.name  # the method of the paper

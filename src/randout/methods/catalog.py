@@ -1,6 +1,6 @@
 """Catalog of methods: what each is, its settings in a comparison, and what a search may tune.
 
-The one place that turns `methods.METHODS` into arms of a study and into lines for people.
+Turns `builtin.METHODS` into arms of a study and into the lines of `randout methods`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from .base import SUPERVISED, Method
 from .builtin import GOLD, KD_ALONE, METHODS, PAPERS_OWN
 
 ALL = "all"
-SEAMS = ("start", "inputs", "perturb", "loss", "gradient", "stepped", "evaluated")
+HOOKS = ("start", "inputs", "perturb", "loss", "gradient", "stepped", "evaluated")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One use of a method. settings: what it changes of the method's defaults. methods: names it is trained with.
-    about: what it is, where that is not the method's own summary.
+    """One use of a method: the method itself, a variant, or a combination.
+
+    settings: differences from the method's defaults. methods: names of all methods it is trained with, its own included.
+    about: description, if not the method's own summary.
     """
 
     name: str
@@ -34,18 +36,18 @@ class Entry:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """The tables of an arm: these methods and none of the other built-in ones."""
+        """Tables of a study arm: these methods, and no other built-in ones."""
         own: dict[str, Any] = dict.fromkeys(METHODS.built_in, False) | {name: {} for name in self.methods}
         return {"methods": own | {self.method.name: dict(self.settings)}}
 
     @property
     def space(self) -> dict[str, list[Any]]:
-        """What may be tuned of it, as a search names it."""
+        """Settings that may be tuned, as METHOD.SETTING, with their values."""
         return {f"{self.method.name}.{key}": list(values) for key, values in space_of(self).items()}
 
 
 def space_of(entry: Entry) -> dict[str, Sequence[Any]]:
-    """Of a method its own space; of a variant what it says of itself, less what it fixes."""
+    """Search space of an entry: the method's, or the variant's own if it has one, without settings that the variant fixes."""
     own = entry.method.spaces.get(entry.name, entry.method.space)
     return {
         key: values for key, values in own.items() if key not in entry.settings or entry.name in entry.method.spaces
@@ -53,8 +55,9 @@ def space_of(entry: Entry) -> dict[str, Sequence[Any]]:
 
 
 def entries() -> dict[str, Entry]:
-    """Every use of every method, by name, in the order of the registry; then the paper's own combination. A method of
-    another package that cannot be loaded is warned of and left out.
+    """Every use of every method, by name, in the order of the registry, then the paper's own combination.
+
+    A method of another package that cannot be loaded is left out with a warning.
     """
     found: dict[str, Entry] = {}
     for name, method in METHODS.available().items():
@@ -64,37 +67,37 @@ def entries() -> dict[str, Entry]:
     noise = METHODS[PAPERS_OWN]
     both = f"{noise.name}-{KD_ALONE}"
     found[both] = Entry(
-        both, noise, {}, (GOLD, KD_ALONE, noise.name), "the paper's own: noise and distillation at once"
+        both, noise, {}, (GOLD, KD_ALONE, noise.name), "the paper's method: noise and distillation together"
     )
     return found
 
 
 def chosen(words: Sequence[str]) -> dict[str, Entry]:
-    """The uses that are named, or all; without the cross-entropy alone, which everything is compared with.
+    """Select entries by name, or all with "all". Cross-entropy alone is excluded: everything is compared with it.
 
-    Raises UserError for a name that is not on the shelf.
+    Raises UserError for an unknown name.
     """
-    shelf = entries()
+    known = entries()
     names: list[str] = []
     for word in words:
         if word in METHODS:
-            METHODS[word]  # one that cannot be loaded says why
-        if word != ALL and word not in shelf:
-            raise UserError(f"methods: no method {word!r}; `randout methods` lists them.{nearest(word, [*shelf, ALL])}")
-        names += shelf if word == ALL else [word]
-    return {name: shelf[name] for name in dict.fromkeys(names) if name != GOLD}
+            METHODS[word]  # raises UserError if it cannot be loaded
+        if word != ALL and word not in known:
+            raise UserError(f"methods: no method {word!r}; `randout methods` lists them.{nearest(word, [*known, ALL])}")
+        names += known if word == ALL else [word]
+    return {name: known[name] for name in dict.fromkeys(names) if name != GOLD}
 
 
 def distils(entry: Entry) -> bool:
-    """Whether it is a method of distillation, and so to be compared with plain distillation too."""
+    """Whether an entry uses distillation, so that it is also compared with plain distillation."""
     return entry.name != KD_ALONE and (entry.method.kind == "distillation" or KD_ALONE in entry.methods)
 
 
 def as_study(words: Sequence[str], baseline: str, below: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
-    """What a study of these methods adds to a study's tables: arms, what each may tune, who else is compared with whom.
+    """Tables of a study of these methods: arms, their search spaces, and further comparisons.
 
-    The arm `baseline` is cross-entropy alone; plain distillation joins where a method of distillation is among them.
-    below: methods that the study's base has for every arm, and that an arm has only where it names them itself.
+    The arm `baseline` is cross-entropy alone. Plain distillation is added if any method uses distillation. below: methods
+    in the study's base configuration, which are switched off in arms that do not name them.
     """
     uses = chosen(words)
     against = tuple(name for name, entry in uses.items() if distils(entry))
@@ -111,7 +114,7 @@ def as_study(words: Sequence[str], baseline: str, below: Iterable[str] = ()) -> 
 
 
 def rows(names: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """What a person or a program is told of each use: name, kind, summary, source, seams, cost, options."""
+    """Describe each entry, or those in `names`, for display and JSON: name, kind, summary, source, hooks, cost, options."""
     return [described(entry) for name, entry in entries().items() if not names or name in names]
 
 
@@ -128,7 +131,7 @@ def described(entry: Entry) -> dict[str, Any]:
         "summary": entry.about or method.summary,
         "source": method.source,
         "package": str(METHODS.origin(method.name) or ""),
-        "seams": [seam for seam in SEAMS if getattr(method, seam) is not getattr(Method, seam)],
+        "seams": [seam for seam in HOOKS if getattr(method, seam) is not getattr(Method, seam)],
         "cost": method.cost,
         "teacher": next((t for t in (METHODS[name].teacher for name in entry.methods) if t), ""),
         "with": [name for name in entry.methods if name != method.name],
@@ -141,13 +144,13 @@ def described(entry: Entry) -> dict[str, Any]:
 
 
 def needs(method: type[Method]) -> list[str]:
-    """What it asks for, a sentence each."""
+    """Requirements of a method, one phrase each."""
     found = {
         "a teacher's stored logits": method.teacher == "logits",
-        "a teacher, which is run beside the student": method.teacher == "model",
-        "may have several teachers (teacher.more)": method.several,
-        f"keeps {method.heldout:.0%} of the training rows from the student": method.heldout > 0,
+        "a teacher that runs alongside the student": method.teacher == "model",
+        "optionally several teachers (teacher.more)": method.several,
+        f"{method.heldout:.0%} of the training rows, withheld from the student": method.heldout > 0,
         "whole batches: a step is not split into micro-batches": method.whole,
-        f"decides the loss on gold labels itself ({SUPERVISED})": method.supervises,
+        f"control of the loss on gold labels ({SUPERVISED})": method.supervises,
     }
     return [text for text, true in found.items() if true]

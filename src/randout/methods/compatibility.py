@@ -1,4 +1,4 @@
-"""Which methods can be combined, and which training rows they withhold from the student."""
+"""Checks which methods can be combined, and splits off the training rows that they withhold from the student."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from .builtin import GOLD, METHODS
 
 
 def methods_of(config: Config) -> tuple[Method, ...]:
-    """The recipe's methods. Raises UserError where two of them cannot stand together."""
+    """Make the methods of a recipe. Raises UserError if two of them cannot be combined."""
     methods = tuple(METHODS[name].model_validate(settings) for name, settings in config.methods.items())
     check_together(methods, config.train.micro_batch, config.train.batch_size)
     return methods
 
 
 def learned_rows(dataset: Dataset, methods: Sequence[Method]) -> tuple[np.ndarray, np.ndarray]:
-    """The training rows that the student learns from, and those that a method keeps from it: whole groups, by class,
-    drawn by the split alone. Raises UserError where a class has too few groups.
+    """Split the training rows into those that the student learns from and those that a method withholds from it.
+
+    The split is by whole groups, stratified by class, and depends on the dataset only. Raises UserError if a class has too
+    few groups.
     """
     train = dataset.split["train"]
     share = max((method.heldout for method in methods), default=0.0)
@@ -36,31 +38,31 @@ def learned_rows(dataset: Dataset, methods: Sequence[Method]) -> tuple[np.ndarra
 
 
 def check_together(methods: Sequence[Method], micro_batch: int | str = "auto", batch_size: int = 0) -> None:
-    """Raise UserError where methods cannot stand together, or not with such micro-batches."""
+    """Raise UserError if methods cannot be combined, or need larger micro-batches."""
     owners: dict[str, str] = {}
     supervising = [method.name for method in methods if method.supervises]
     gold = [method.name for method in methods if SUPERVISED in method.losses and not method.supervises]
     if len(supervising) > 1:
         raise UserError(
-            f"methods.{supervising[1]}: methods.{supervising[0]} decides the loss on gold labels already; keep one"
+            f"methods.{supervising[1]}: methods.{supervising[0]} already controls the loss on gold labels; keep one"
         )
     if supervising and not gold:
-        raise UserError(f"methods.{supervising[0]}: it needs the loss on gold labels beside it; add [methods.{GOLD}]")
+        raise UserError(f"methods.{supervising[0]}: it needs a loss on gold labels; add [methods.{GOLD}]")
     for method in methods:
         for loss in method.losses:
             if loss in owners and not (loss == SUPERVISED and supervising):
                 raise UserError(
-                    f"methods.{method.name}: methods.{owners[loss]} owns the loss {loss!r} already; keep one"
+                    f"methods.{method.name}: methods.{owners[loss]} already has the loss {loss!r}; keep one"
                 )
             owners[loss] = method.name
-    steering = [method.name for method in methods if type(method).gradient is not Method.gradient]
-    if len(steering) > 1:
+    own_gradient = [method.name for method in methods if type(method).gradient is not Method.gradient]
+    if len(own_gradient) > 1:
         raise UserError(
-            f"methods.{steering[1]}: methods.{steering[0]} decides how gradients come about already; keep one"
+            f"methods.{own_gradient[1]}: methods.{own_gradient[0]} already computes the gradients in its own way; keep one"
         )
     whole = [method.name for method in methods if method.whole]
     if whole and micro_batch != "auto" and int(micro_batch) < batch_size:
         raise UserError(
-            f"train.micro_batch: {micro_batch}, but methods.{whole[0]} looks at all {batch_size} texts of a step at "
-            "once; leave micro_batch out, or set batch_size lower"
+            f"train.micro_batch: {micro_batch}, but methods.{whole[0]} needs all {batch_size} texts of a step at "
+            "once; remove micro_batch, or lower batch_size"
         )

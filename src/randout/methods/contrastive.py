@@ -1,4 +1,4 @@
-"""Contrastive learning on the labels: texts of one class are drawn together, those of different classes apart."""
+"""Contrastive learning on the labels: pulls texts of the same class together and pushes other classes apart."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 
 class Contrastive(Method):
-    """L = weight * C(v, y) beside the loss on gold labels, over the labelled texts of the step; v: (n, hidden) the states
-    that the head reads (the first token's, or the mean of all), y their labels.
+    """L = weight * C(v, y), in addition to the loss on gold labels, over the labelled texts of the step; v: (n, hidden) the
+    states that the head reads (the first token's, or the mean of all), y their labels.
 
-    form "pairs": half the mean over pairs of one class of (1 - cos(v_i, v_j))^2 plus half the mean over pairs of different
-    classes of cos(v_i, v_j)^2, as SetFit trains on its balanced pairs (2209.11055, section 3; its stock loss is the squared error
-    of the cosine). Here the pairs are all those of a step, so that each text is encoded once however many pairs it is in.
-    form "supervised": the mean over texts i with at least one other of their class of -1/|P(i)| * sum over p in P(i) of
-    log(exp(s_ip) / sum over a != i of exp(s_ia)), s = cos / temperature (2004.11362, eq. 2).
-    SetFit trains an encoder on pairs first and a logistic regression on its frozen states then; here the head learns at the
-    same time, which needs no second stage and was as good on the tables of `benchmarks/`.
+    form "pairs": half the mean of (1 - cos(v_i, v_j))^2 over pairs of the same class, plus half the mean of cos(v_i, v_j)^2
+    over pairs of different classes, as SetFit trains on balanced pairs (2209.11055, section 3; its default loss is the
+    squared error of the cosine). Here, the pairs are all pairs of a step, so each text is encoded only once.
+    form "supervised": the mean, over texts i with at least one other text of their class, of -1/|P(i)| * sum over p in P(i)
+    of log(exp(s_ip) / sum over a != i of exp(s_ia)), s = cos / temperature (2004.11362, eq. 2).
+    SetFit first trains the encoder on pairs, then a logistic regression on its frozen states. Here, the head is trained at
+    the same time, which needs no second stage and was as good on the tables of `benchmarks/`.
 
-    rows: left out where more training rows have labels, for it helps small tables; 0: never left out. A step cannot be
-    split into micro-batches, for its pairs are those of all its texts.
+    rows: the method is left out if more training rows than this have labels, because it helps with small tables; 0: never
+    left out. A step cannot be split into micro-batches, because its pairs are those of all its texts.
     """
 
     name = "contrastive"
-    summary = "texts of one class drawn together, others apart: for few labels"
+    summary = "pulls texts of a class together and pushes others apart: for few labels"
     source = "SetFit (2209.11055); supervised contrastive learning (2004.11362)"
     kind = "gold"
     losses = ("contrastive",)
@@ -46,7 +46,7 @@ class Contrastive(Method):
     )
     weight: Annotated[float, Field(ge=0, description="factor of this loss")] = 4.0
     temperature: Annotated[float, Field(gt=0, description='of the form "supervised"')] = 0.1
-    rows: Annotated[int, Field(ge=0, description="left out where more training rows have labels; 0: never")] = 0
+    rows: Annotated[int, Field(ge=0, description="left out if more training rows have labels; 0: never")] = 0
 
     def suits(self, labelled: int) -> bool:
         return not self.rows or labelled <= self.rows
@@ -64,7 +64,7 @@ class Contrastive(Method):
 
 
 def pair_loss(states: Tensor, labels: Tensor) -> Tensor:
-    """(mean over pairs of one class of (1 - cos)^2 + mean over pairs of two classes of cos^2) / 2; a mean over no pair is 0.
+    """(mean of (1 - cos)^2 over pairs of one class + mean of cos^2 over pairs of two classes) / 2; a mean over no pair is 0.
 
     states: (n, d), computed in float32 or longer; labels: (n,).
     """
@@ -75,8 +75,8 @@ def pair_loss(states: Tensor, labels: Tensor) -> Tensor:
 
 
 def supervised_contrastive(states: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Mean over texts i with P(i) not empty of -1/|P(i)| sum_p log softmax over a != i of (cos(i, a) / temperature) at p;
-    P(i): the other texts with the label of i. 0 where no two texts share a label. Shapes as of `pair_loss`.
+    """Mean, over texts i with non-empty P(i), of -1/|P(i)| sum_p log softmax over a != i of (cos(i, a) / temperature) at p;
+    P(i): the other texts with the label of i. 0 if no two texts share a label. Shapes as for `pair_loss`.
     """
     cosines, same, _ = _pairs(states, labels)
     if len(labels) < 2:
@@ -90,7 +90,7 @@ def supervised_contrastive(states: Tensor, labels: Tensor, temperature: float) -
 
 
 def _pairs(states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(n, n) each: cosines; pairs of two texts of one class; pairs of two classes."""
+    """Return cosines, mask of pairs of the same class, and mask of pairs of different classes, each (n, n)."""
     unit = F.normalize(states if states.dtype == torch.float64 else states.float(), dim=-1)
     equal = labels[:, None] == labels[None]
     itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)

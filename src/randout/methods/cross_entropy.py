@@ -20,7 +20,7 @@ class CrossEntropy(Method):
     """L_CE = sum_i w[y_i] * H(q_i, softmax(z_i)) / sum_i w[y_i], over the labelled texts of the step (eq. 2).
 
     q_i is one-hot, or with `label_smoothing` e: (1 - e) * one-hot + e / C. w is 1, or with `class_weights = "balanced"`
-    n / (C * n_c) from the training split. `weight` scales the whole. z: (b, C) logits; texts without a label add
+    n / (C * n_c) from the training split. `weight` scales the loss. z: (b, C) logits. Texts without a label contribute
     nothing.
     """
 

@@ -1,4 +1,4 @@
-"""Dropout distillation: one pass without dropout learns what the mean of many passes with dropout says."""
+"""Dropout distillation: a student without dropout learns the mean prediction of many teacher passes with dropout."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 class DropoutDistillation(Method):
     """L = weight * KL(1/M sum_m softmax(z_t^m) || softmax(z_s)), averaged over all texts of the step; labels unused.
 
-    z_t^m: (b, C) logits of the teacher in its m-th pass of M = `passes`, with its own dropout on, other masks in each;
-    z_s: those of the student, whose dropout is off in training as in evaluation. The teacher is run beside the student
-    and is never trained. A recipe needs no `ce` for it; where there is one, the two are added.
+    z_t^m: (b, C) logits of the teacher in pass m of M = `passes`, with its own dropout on and new masks in each pass;
+    z_s: logits of the student, whose dropout is off in training too. The teacher runs alongside the student and is never
+    trained. A recipe does not need `ce`; if it has it, the two losses are added.
 
-    Source: the paper distils the mean that dropout stands for into one network of the same size without dropout; here
-    the teacher may be any classifier. Cost: a third of a teacher's step more for each of M passes. Fails where the
-    teacher has no dropout (it is then distillation at temperature 1) and where M is so small that the mean is noise.
+    Source: the paper distils the mean over dropout masks into one network of the same size without dropout; here, the
+    teacher may be any classifier. Cost: a third of a teacher's step more for each of the M passes. Not useful if the
+    teacher has no dropout (this is then distillation at temperature 1), or if M is so small that the mean is noisy.
     """
 
     name = "dropout-distillation"
@@ -46,7 +46,7 @@ class DropoutDistillation(Method):
 
     @contextmanager
     def perturb(self, run: Run, state: State) -> Iterator[None]:
-        """The student as in evaluation: what it drops, wherever its family does so, is dropped in training mode only."""
+        """Run the student in evaluation mode, which switches off all its dropout."""
         training = run.model.training
         run.model.eval()
         try:

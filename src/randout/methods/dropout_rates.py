@@ -1,4 +1,4 @@
-"""Dropout: the encoder's own, on hidden states and on attention weights, at rates of choice (1207.0580, 1810.04805)."""
+"""Dropout: sets the rates of the encoder's own dropout, on hidden states and attention weights (1207.0580, 1810.04805)."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ class DropoutRates(Method):
     """x -> x * m / (1 - p), m ~ Bernoulli(1 - p) for each unit, in every training forward.
 
     x: a hidden state (tokens, hidden) wherever the encoder drops units, p = `hidden`; or attention weights (heads, n,
-    n), p = `attention`. "model" leaves a rate as the encoder has it. The head keeps its own dropout, and a forward
-    without noise (the clean branch of another method) keeps all rates of the encoder.
-    Source: Hinton et al. 2012 (1207.0580); the places and the default .1 are BERT's (Devlin et al. 2019, 1810.04805,
+    n), p = `attention`. "model" keeps the encoder's rate. The head keeps its own dropout, and a forward pass without noise
+    (the clean branch of another method) keeps all rates of the encoder.
+    Source: Hinton et al. 2012 (1207.0580); the positions and the default .1 are BERT's (Devlin et al. 2019, 1810.04805,
     appendix A.2).
-    Fails where an encoder has no dropout to set: ModernBERT built with rate 0 leaves some of its places out altogether.
+    Refused if an encoder has no dropout to set: ModernBERT created with rate 0 has no dropout module in some positions.
     """
 
     name = "dropout-rates"
-    summary = "the encoder's own dropout, at rates of choice"
+    summary = "the encoder's own dropout, with other rates"
     source = "Hinton et al. 2012, 1207.0580; BERT's places: Devlin et al. 2019, 1810.04805, A.2"
     kind = "noise"
     cost = "1x"
     variants = {"no-dropout": {"hidden": 0.0, "attention": 0.0}}  # noqa: RUF012
     space = {"hidden": (0.0, 0.1, 0.2), "attention": (0.0, 0.1, 0.2)}  # noqa: RUF012
 
-    hidden: Annotated[Rate, Field(description='rate on hidden states, or "model": as the encoder has it')] = 0.1
-    attention: Annotated[Rate, Field(description='rate on attention weights, or "model": as the encoder has it')] = 0.1
+    hidden: Annotated[Rate, Field(description='rate on hidden states, or "model": the encoder\'s rate')] = 0.1
+    attention: Annotated[Rate, Field(description='rate on attention weights, or "model": the encoder\'s rate')] = 0.1
 
     def check(self, run: Run) -> None:
         from randout.models.kernels.dropout import places
@@ -57,5 +57,5 @@ class DropoutRates(Method):
 
 
 def _encoder(model: nn.Module) -> Any:
-    """The model without its head; a network of words has none apart."""
+    """The model without its head; a neural baseline as a whole."""
     return getattr(model, "base_model", model)

@@ -1,4 +1,4 @@
-"""Adversarial training on the word embedding matrix with a contrast between clean and perturbed (Khan et al. 2022)."""
+"""Adversarial training on the word embedding matrix, with a contrastive loss of clean and perturbed (Khan et al. 2022)."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 class EmbeddingAdversarial(Method):
     """L = (1 - w) / 2 * (CE_clean + CE_adv) + w * L_ctr, with r = epsilon * g / ||g||_2 added to the embedding matrix.
 
-    g (V, d) is the gradient of CE_clean with respect to the matrix of V words, ||.||_2 the norm of all of it, so r is
-    one for all texts of a step and zero for words that do not occur. L_ctr compares the [CLS] vectors (n, hidden) of
-    the last block, clean and perturbed: InfoNCE with `temperature`, or Barlow Twins. `weight` is w. The perturbed
-    forward adds r's row of each token to what the embedding returns: the matrix itself is never touched. Both forwards
-    have the same dropout masks. Texts without a label take part in L_ctr alone.
+    g (V, d) is the gradient of CE_clean with respect to the embedding matrix of V words, ||.||_2 the norm of the whole
+    matrix, so r is the same for all texts of a step and zero for words that do not occur. L_ctr compares the [CLS] vectors
+    (n, hidden) of the last block, clean and perturbed: InfoNCE with `temperature`, or Barlow Twins. `weight` is w. The
+    perturbed forward pass adds r's row of each token to the output of the embedding; the matrix itself does not change.
+    Both passes have the same dropout masks. Texts without a label contribute to L_ctr only.
 
-    Fails where a batch is small: InfoNCE has few negatives, and Barlow Twins' correlations of n texts are noise of
-    about n^-1/2 in each of hidden^2 places, which soon outweighs CE. A step cannot be split into micro-batches.
+    Not useful with small batches: InfoNCE has few negatives, and the correlations of Barlow Twins over n texts have noise
+    of about n^-1/2 in each of hidden^2 entries, which soon outweighs CE. A step cannot be split into micro-batches.
     """
 
     name = "embedding-adversarial"
-    summary = "adversarial word embeddings, and a contrast of clean and perturbed [CLS]"
+    summary = "adversarial word embeddings, and a contrastive loss of clean and perturbed [CLS]"
     source = "Khan et al. 2022 (2203.01895, section 3), after Pan et al. 2021 (2107.10137, section 3)"
     kind = "noise"
     cost = "2.3x"
@@ -51,7 +51,7 @@ class EmbeddingAdversarial(Method):
 
     def check(self, run: Run) -> None:
         if run.sites.words is None:
-            raise UserError("methods.embedding-adversarial: this student has no word embeddings; take another student")
+            raise UserError("methods.embedding-adversarial: this student has no word embeddings; use another student")
 
     def want(self, run: Run) -> Want:
         return Want(cls=True)
@@ -71,7 +71,7 @@ class EmbeddingAdversarial(Method):
         return {"ce": supervised, "embedding-adversarial": self.weight * contrast}
 
     def _perturbed(self, run: Run, clean: Tensor, forward: Forward) -> Output:
-        """The student's output with r added to its word embeddings; `clean` is CE_clean, with a graph."""
+        """Run the student with r added to its word embeddings; `clean` is CE_clean, with a graph."""
         matrix: Any = run.sites.words.weight  # type: ignore[union-attr]
         (gradient,) = torch.autograd.grad(clean, matrix, retain_graph=True)
         r = self.epsilon * unit(gradient[None])[0]  # (V, d)

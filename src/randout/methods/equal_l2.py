@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class EqualL2(Method):
-    """h_l += N(0, s^2) at all n x d places of a text, s^2 = min(T, n) * min(H, d) / (12 * n * d).
+    """h_l += N(0, s^2) at all n x d units of a text, s^2 = min(T, n) * min(H, d) / (12 * n * d).
 
     h_l: (n, d), the output of block l = `layer` for a text of n tokens. Randout with T = `tokens` and H = `units` adds
-    min(T, n) * min(H, d) numbers of variance 1/12; this adds n * d numbers of variance s^2, so that the expected square
-    of the L2 norm is the same in each text. What is left of a gain over it is due to noise on few places.
-    Drawn in float32, keyed by (seed, step, call). A control of this project's own, for Randout as it stands in the
-    paper (U(-.5, .5), eq. 3); another law, scale or several layers of Randout's have another norm.
+    min(T, n) * min(H, d) numbers of variance 1/12; this adds n * d numbers of variance s^2, so that the expected squared
+    L2 norm is the same in each text. Any advantage of Randout over this control is due to noise on few units.
+    Drawn in float32, keyed by (seed, step, call). A control of this project, for Randout with the settings of the paper
+    (U(-.5, .5), eq. 3); with another law or scale, or with several layers, Randout's norm differs.
     """
 
     name = "equal-l2"
@@ -31,8 +31,8 @@ class EqualL2(Method):
     cost = "1x"
     space = {"tokens": (8, 64), "units": (2, 64)}  # noqa: RUF012
 
-    tokens: Annotated[int, Field(ge=0, description="T of the Randout it stands against")] = 64
-    units: Annotated[int, Field(ge=0, description="H of the Randout it stands against")] = 2
+    tokens: Annotated[int, Field(ge=0, description="T of the Randout it is compared with")] = 64
+    units: Annotated[int, Field(ge=0, description="H of the Randout it is compared with")] = 2
     layer: Annotated[int, Field(ge=0, description="0 the embedding output, i the output of block i")] = 1
 
     def check_size(self, size: Size) -> None:
@@ -43,10 +43,10 @@ class EqualL2(Method):
         return noise_at(run, self.layer, self._add)
 
     def _add(self, run: Run, hidden: Tensor) -> Tensor:
-        """hidden (.., .., width) -> the same with noise; a clean pass (no layout) goes through untouched."""
+        """Add noise to hidden (.., .., width); a clean pass (no layout) is unchanged."""
         if (layout := run.layout) is None:
             return hidden
         width = hidden.shape[-1]
-        square = layout.lengths.clamp(max=self.tokens) * min(self.units, width) / 12  # (b,) of a text's norm, expected
+        square = layout.lengths.clamp(max=self.tokens) * min(self.units, width) / 12  # (b,) expected squared norms
         size = (square / (layout.lengths * width)).sqrt()[:, None, None]
         return add_gaussian(run, hidden, self.name, size)

@@ -1,4 +1,4 @@
-"""FreeLB: adversarial word embeddings by several steps of ascent, all of whose gradients train the student."""
+"""FreeLB: adversarial word embeddings by several ascent steps, whose gradients all train the student (Zhu et al. 2020)."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 class FreeLB(Method):
     """gradient = 1 / K * sum_{t=0}^{K-1} grad_theta L(X + delta_t, y), L the sum of all losses of the recipe.
 
-    X (n, d) are the word embeddings of a text of n tokens. delta_0 = U(-1, 1) * init / sqrt(n * d) in each place;
+    X (n, d) are the word embeddings of a text of n tokens. delta_0 = U(-1, 1) * init / sqrt(n * d) in each unit;
     delta_{t+1} = delta_t + ascent * g / ||g||_F, g the gradient of L with respect to delta_t, then scaled back to the
-    norm `limit` where it is longer (0: never). Norms are those of one text. `steps` is K. The same dropout masks in all
-    K passes (section 3.3). With steps = 1 and init = 0 it is plain training. Added by a hook behind the embedding of
-    token ids, before positions and norm; padding is never perturbed.
+    norm `limit` if it is larger (0: no limit). Norms are per text. `steps` is K. All K passes have the same dropout masks
+    (section 3.3). With steps = 1 and init = 0, this is plain training. The perturbation is added by a hook after the token
+    embedding, before positions and layer norm; padding is never perturbed.
 
-    Texts without a label take part where another loss (distillation) reads them; else their g is zero and delta stays
-    as drawn. Fails where `ascent` and `limit` are large against the embeddings' own norm (about 1.4 a token in BERT).
-    Two methods that own the gradient cannot stand in one recipe.
+    Texts without a label are perturbed if another loss (distillation) reads them; otherwise their g is zero and delta stays
+    at its initial value. Harmful if `ascent` and `limit` are large relative to the norm of the embeddings (about 1.4 per
+    token in BERT). Only one method of a recipe may compute gradients in its own way.
     """
 
     name = "freelb"
@@ -39,13 +39,13 @@ class FreeLB(Method):
     space = {"steps": (2, 3), "ascent": (0.03, 0.1), "limit": (0.0, 0.3)}  # noqa: RUF012
 
     steps: Annotated[int, Field(ge=1, description="K: passes of each optimizer step")] = 3
-    ascent: Annotated[float, Field(ge=0, description="L2 norm of each step of ascent, of each text")] = 0.1
+    ascent: Annotated[float, Field(ge=0, description="L2 norm of each ascent step, per text")] = 0.1
     init: Annotated[float, Field(ge=0, description="size of the random start: uniform up to init / sqrt(n d)")] = 0.2
     limit: Annotated[float, Field(ge=0, description="largest L2 norm of a text's perturbation; 0: none")] = 0.3
 
     def check(self, run: Run) -> None:
         if run.sites.words is None:
-            raise UserError("methods.freelb: this student has no word embeddings; take another student")
+            raise UserError("methods.freelb: this student has no word embeddings; use another student")
 
     def gradient(self, run: Run, state: State, inner: Backward) -> Backward:
         def backward(batch: Batch, scale: float = 1.0) -> None:
@@ -63,7 +63,7 @@ class FreeLB(Method):
         return backward
 
     def _drawn(self, run: Run, batch: Batch) -> Tensor:
-        """delta_0 (b, longest, d), zero where a text has no token; drawn for the whole step, then cut."""
+        """delta_0 (b, longest, d), zero at positions without a token; drawn for the whole step, then sliced."""
         matrix: Any = run.sites.words.weight  # type: ignore[union-attr]
         shape = (batch.step_labels.numel(), batch.longest, matrix.shape[1])
         drawn = torch.rand(shape, generator=run.generator("freelb", matrix.device), device=matrix.device) * 2 - 1
@@ -74,7 +74,7 @@ class FreeLB(Method):
         return noise
 
     def _ascended(self, delta: Tensor) -> Tensor:
-        """One step along the gradient of each text, and back into the ball."""
+        """Take one ascent step along the gradient of each text, and project back to norm `limit`."""
         assert delta.grad is not None
         longer: Tensor = delta.detach() + self.ascent * unit(delta.grad)
         if not self.limit:
@@ -85,7 +85,7 @@ class FreeLB(Method):
 
 
 def _add(run: Run, delta: Tensor, ids: Tensor, embedded: Tensor) -> Tensor:
-    """embedded (.., n, d) with delta at each text's tokens; a clean pass (no layout) goes through untouched."""
+    """Add delta to embedded (.., n, d) at each text's tokens; a clean pass (no layout) is unchanged."""
     if run.layout is None:
         return embedded
     rows = embedded.shape[:-1].numel()

@@ -1,4 +1,4 @@
-"""Loss functions and vector arithmetic that several methods share."""
+"""Loss functions and vector arithmetic shared by several methods."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ if TYPE_CHECKING:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """`x` in float32 where its own number format is shorter, else as it is: float64 stays float64."""
+    """Convert `x` to float32 if its dtype has fewer bits; float32 and float64 are unchanged."""
     return x.float() if x.dtype.itemsize < 4 else x
 
 
 def kl_divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """Sum over texts of KL(softmax(teacher / t) || softmax(student / t)), in float32 or longer; both (b, C) logits."""
+    """Sum over texts of KL(softmax(teacher / t) || softmax(student / t)), in float32 or float64; both (b, C) logits."""
     log_p = F.log_softmax(at_least_float32(teacher) / temperature, dim=-1)
     log_q = F.log_softmax(at_least_float32(student) / temperature, dim=-1)
     return (log_p.exp() * (log_p - log_q)).sum()
 
 
 def info_nce(a: Tensor, b: Tensor, temperature: float) -> Tensor:
-    """InfoNCE with in-batch negatives, in both directions: mean over i of -log softmax(S / t)[i, i] by rows and by
-    columns, their mean; S[i, j] = cos(a_i, b_j).
+    """InfoNCE with in-batch negatives: mean over i of -log softmax(S / t)[i, i], averaged over softmax by rows and by
+    columns; S[i, j] = cos(a_i, b_j).
 
-    a, b: (n, d), row i of one the positive of row i of the other; computed in float32. One text alone has no negatives
-    and gives 0. Source: van den Oord et al. 2018 (1807.03748, eq. 4), symmetric as in Radford et al. 2021 (2103.00020).
+    a, b: (n, d), row i of a is the positive of row i of b; computed in float32. A single text has no negatives and gives 0.
+    Source: van den Oord et al. 2018 (1807.03748, eq. 4), symmetric as in Radford et al. 2021 (2103.00020).
     """
     similar = F.normalize(a.float(), dim=-1) @ F.normalize(b.float(), dim=-1).T / temperature  # (n, n)
     same = torch.arange(len(similar), device=similar.device)
@@ -35,11 +35,11 @@ def info_nce(a: Tensor, b: Tensor, temperature: float) -> Tensor:
 
 
 def barlow_twins(a: Tensor, b: Tensor, off_diagonal: float = 0.005) -> Tensor:
-    """sum_i (1 - c_ii)^2 + lambda * sum_{i != j} c_ij^2, c (d, d) the correlation of the features of a with those of b
-    over the batch; lambda is `off_diagonal`.
+    """sum_i (1 - c_ii)^2 + lambda * sum_{i != j} c_ij^2, where c (d, d) is the correlation over the batch of the features
+    of a with those of b; lambda is `off_diagonal`.
 
-    a, b: (n, d), row i of both the same text; computed in float32. A feature that does not vary (all of them, in a
-    batch of one) correlates with nothing and gives a constant. Source: Zbontar et al. 2021 (2103.03230, eq. 1 and 2).
+    a, b: (n, d), row i of both is the same text; computed in float32. A constant feature (every feature, in a batch of one)
+    has zero correlation and gives a constant. Source: Zbontar et al. 2021 (2103.03230, eq. 1 and 2).
     """
     a, b = _standardised(a.float()), _standardised(b.float())
     squares = (a.T @ b / len(a) - torch.eye(a.shape[1], device=a.device)).square()  # (d, d)
@@ -48,17 +48,17 @@ def barlow_twins(a: Tensor, b: Tensor, off_diagonal: float = 0.005) -> Tensor:
 
 
 def _standardised(features: Tensor) -> Tensor:
-    """(n, d) -> mean 0 and variance 1 over the batch; 1e-5 is added to each variance, as batch normalisation does."""
+    """Standardise (n, d) to mean 0 and variance 1 over the batch; 1e-5 is added to variances, as in batch normalisation."""
     centred = features - features.mean(0)
     return centred / (centred.square().mean(0) + 1e-5).sqrt()
 
 
 def unit(gradient: Tensor) -> Tensor:
-    """(b, ...) the gradient of each text divided by its L2 norm; one that is zero stays zero."""
+    """Divide the gradient of each text (b, ...) by its L2 norm; a zero gradient stays zero."""
     norm = gradient.flatten(1).norm(dim=1)
     return gradient / torch.where(norm > 0, norm, 1.0).view(-1, *[1] * (gradient.dim() - 1))
 
 
 def squared_error(one: Tensor, other: Tensor) -> Tensor:
-    """Sum over texts of the mean over classes of (one - other)^2, in float32 or longer; both (b, C)."""
+    """Sum over texts of the mean over classes of (one - other)^2, in float32 or float64; both (b, C)."""
     return (at_least_float32(one) - at_least_float32(other)).square().mean(-1).sum()

@@ -20,8 +20,8 @@ class Gaussian(Method):
     h_l: (tokens, hidden), the output of block l = `layer` (0: the embedding output). Drawn in float32, keyed by (seed,
     step, call). The L2 norm of a text's noise is about sigma * sqrt(n * hidden), n its tokens: 15.7 at the default on 32
     tokens of 768 units.
-    Source: the noise of their method section; sigma there from .01, .05, .1, .3. Noise in the middle blocks did worse
-    there than in the first or last.
+    Source: the noise of their method section, where sigma is .01, .05, .1 or .3. In the paper, noise in middle blocks did
+    worse than in the first or last.
     """
 
     name = "gaussian"
@@ -41,5 +41,5 @@ class Gaussian(Method):
         return noise_at(run, self.layer, self._add)
 
     def _add(self, run: Run, hidden: Tensor) -> Tensor:
-        """hidden (.., .., width) -> the same with noise; a clean pass (no layout) goes through untouched."""
+        """Add noise to hidden (.., .., width); a clean pass (no layout) is unchanged."""
         return add_gaussian(run, hidden, self.name, self.sigma)

@@ -1,4 +1,4 @@
-"""Gaussian noise on a hidden state with a clean branch beside it and a contrastive loss (Khan et al. 2022, 2204.06337)."""
+"""Gaussian noise on a hidden state, with a clean branch and a contrastive loss between both (Khan et al. 2022, 2204.06337)."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ class GaussianContrastive(Method):
     """L = (CE(z) + CE(z~)) / 2 + weight * InfoNCE(c, c~), with h~_l = h_l + N(0, sigma^2) in the second branch.
 
     z, z~: (b, C) logits of the clean and the noisy branch; c, c~: (b, hidden) their last states at each text's first
-    token ([CLS]); h_l: (tokens, hidden), the output of block l = `layer`, noise on every unit of every real token. CE is
-    the recipe's loss on gold labels. InfoNCE: `losses.info_nce`, the other texts of the step are the negatives, labelled
-    or not, so a step cannot be split. The noisy branch is the main forward, whose logits other losses see; the clean
-    one has the same dropout masks and none of the recipe's noise, so that the branches differ by noise alone.
-    Source: their method section (two branches, CE on both, a contrastive loss between their [CLS] vectors; sigma from .01, .05,
-    .1, .3). Ours, where we could not check the paper: InfoNCE in both directions without a projection, temperature .05
-    and weight .3 (the authors' in 2203.01895), the plain sum of the two terms, the same dropout masks in both branches.
-    Fails to help in small batches, which have few negatives.
+    token ([CLS]); h_l: (tokens, hidden), the output of block l = `layer`, with noise on every unit of every real token. CE
+    is the recipe's loss on gold labels. InfoNCE: `functional.info_nce`; negatives are the other texts of the step, labelled
+    or not, so a step cannot be split into micro-batches. The noisy branch is the main forward pass, whose logits other
+    losses read; the clean branch has the same dropout masks and no noise of the recipe, so the branches differ by noise
+    only.
+    Source: their method section (two branches, CE on both, a contrastive loss between their [CLS] vectors; sigma .01, .05,
+    .1 or .3). Our choices, where the paper could not be checked: InfoNCE in both directions without a projection,
+    temperature .05 and weight .3 (the authors' in 2203.01895), the sum of the two terms, the same dropout masks in both
+    branches. Not useful in small batches, which have few negatives.
     """
 
     name = "gaussian-contrastive"
@@ -51,8 +52,8 @@ class GaussianContrastive(Method):
         blocks = len(run.sites.blocks)
         if not blocks:
             raise UserError(
-                "methods.gaussian-contrastive: this student is a network of words without blocks, and has no [CLS] to "
-                "compare; use it with an encoder, or leave it out"
+                "methods.gaussian-contrastive: not supported because this student is a neural baseline without blocks and "
+                "[CLS]; use it with an encoder, or remove it"
             )
         super().check(run)
 
@@ -63,7 +64,7 @@ class GaussianContrastive(Method):
         return noise_at(run, self.layer, self._add)
 
     def _add(self, run: Run, hidden: Tensor) -> Tensor:
-        """hidden (.., .., width) -> the same with noise; a clean pass (no layout) goes through untouched."""
+        """Add noise to hidden (.., .., width); a clean pass (no layout) is unchanged."""
         return add_gaussian(run, hidden, self.name, self.sigma)
 
     def want(self, run: Run) -> Want:

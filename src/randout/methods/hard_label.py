@@ -1,4 +1,4 @@
-"""Distillation from the teacher's decisions alone: its most probable class is learned as a label."""
+"""Distillation from the teacher's decisions: its most probable class is used as a label."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ if TYPE_CHECKING:
 class HardLabel(Method):
     """L = (1 - a) * CE(y, z_s) + a * CE(argmax_c z_t[c], z_s).
 
-    The sequence-level distillation of translation, where the teacher's distribution over whole outputs is replaced by
-    its mode and mixed with the reference, for an output that is one label. z_t, z_s: (b, C) logits; a is `alpha`. The
-    first part is the recipe's own loss on gold labels, over the labelled texts of the step; the second is averaged over
-    all texts, labelled or not.
+    Sequence-level distillation for translation replaces the teacher's distribution over whole outputs by its mode and
+    mixes it with the reference; here, the output is one label. z_t, z_s: (b, C) logits; a is `alpha`. The first term is the
+    recipe's own loss on gold labels, over the labelled texts of the step; the second is averaged over all texts, labelled
+    or not.
 
-    Source: sections 3.2 and 3.3 of the paper (the mode, the mixture), whose a is 0.5 where it mixes. Fails where the
-    teacher is right on nearly all training texts, as one that was trained on them is: the second part then says what
-    the first says.
+    Source: sections 3.2 and 3.3 of the paper (the mode, the mixture), which mixes with a = 0.5. Not useful if the teacher is
+    right on nearly all training texts, such as a teacher that was trained on them: both terms are then the same.
     """
 
     name = "hard-label"

@@ -1,4 +1,4 @@
-"""Where noise on a hidden state is added, and how: shared by the noise methods."""
+"""Adding noise to hidden states, and checking its settings: shared by the noise methods."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 
 def check_layers(method: Method, setting: str, layers: Sequence[int], size: Size) -> None:
-    """Raise UserError where the student has no place `layers` (0 the embeddings, i block i)."""
+    """Raise UserError if the student does not have all `layers` (0: the embeddings, i: block i)."""
     if bad := [layer for layer in layers if not 0 <= layer <= size.depth]:
         raise UserError(
             f"methods.{method.name}.{setting}: found {bad[0]}; expected 0 (the embeddings) to {size.depth}, "
-            f"for the student has {size.depth} blocks"
+            f"because the student has {size.depth} blocks"
         )
 
 
 def check_noise(method: Method, size: Size) -> None:
-    """Raise UserError where `tokens` or `units` of a method are more than any text or hidden state of the student has.
+    """Raise UserError if `tokens` or `units` of a method exceed what any text or hidden state of the student can have.
 
-    Fewer tokens than that, in a text, are no fault: all of them are chosen then. The default is no fault either.
+    Texts with fewer tokens are allowed: all their tokens are chosen. The default values are always allowed.
     """
     limits = {
-        "units": (size.width, "hidden units of the student"),
-        "tokens": (size.positions, "tokens that the student reads of a text"),
+        "units": (size.width, "number of hidden units of the student"),
+        "tokens": (size.positions, "maximum number of tokens in a text"),
     }
     for setting, (most, what) in limits.items():
         asked, default = getattr(method, setting), type(method).model_fields[setting].default
@@ -42,7 +42,7 @@ def check_noise(method: Method, size: Size) -> None:
 
 @contextmanager
 def noise_at(run: Run, layer: int, add: Callable[[Run, Tensor], Tensor]) -> Iterator[None]:
-    """While open the hidden state at `layer` (.., .., width) goes through `add(run, hidden)`."""
+    """While open, pass the hidden state at `layer` (.., .., width) through `add(run, hidden)`."""
     undo = run.sites.change(layer, partial(add, run))
     try:
         yield
@@ -51,8 +51,9 @@ def noise_at(run: Run, layer: int, add: Callable[[Run, Tensor], Tensor]) -> Iter
 
 
 def add_gaussian(run: Run, hidden: Tensor, name: str, size: float | Tensor) -> Tensor:
-    """hidden + size * N(0, 1) at every token's units, drawn under the purpose `name`; a clean pass (no layout) goes
-    through untouched. size: a number or (b, 1, 1).
+    """Add size * N(0, 1) to all units of every token of hidden (.., .., width); a clean pass (no layout) is unchanged.
+
+    name: purpose that keys the random draw. size: a number or (b, 1, 1).
     """
     if (layout := run.layout) is None:
         return hidden

@@ -1,4 +1,4 @@
-"""Distillation as Hinton et al. mix it: part gold labels, part the teacher's softened distribution."""
+"""Distillation by Hinton et al.: a mixture of gold labels and the teacher's softened distribution."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 class Hinton(Method):
     """L = (1 - a) * CE + a * t^2 * KL(softmax(z_t / t) || softmax(z_s / t)).
 
-    z_t, z_s: (b, C) logits of teacher and student. a is `alpha`, t `temperature`; t^2 keeps the two gradients of one
-    size when t changes. CE is the recipe's own loss on gold labels, over the labelled texts of the step; the KL is
-    averaged over all texts of the step, so that a text without a gold label has only the second part.
+    z_t, z_s: (b, C) logits of teacher and student. a is `alpha`, t `temperature`; t^2 keeps the ratio of the two gradients
+    when t changes. CE is the recipe's own loss on gold labels, over the labelled texts of the step; the KL is averaged over
+    all texts of the step, so a text without a gold label has only the second term.
 
-    Source: section 2 of the paper, which gives no one value for a and t. Fails where the teacher is no better than the
-    student: with a large, its mistakes outweigh the labels.
+    Source: section 2 of the paper, which gives no single value for a and t. Not useful if the teacher is no better than the
+    student: with a large a, its mistakes outweigh the labels.
     """
 
     name = "hinton"
@@ -35,9 +35,7 @@ class Hinton(Method):
     supervises = True
     space = {"alpha": (0.3, 0.5, 0.7, 0.9), "temperature": (1.0, 2.0, 4.0)}  # noqa: RUF012
 
-    alpha: Annotated[float, Field(ge=0, le=1, description="a: share of the teacher, the rest is the gold labels'")] = (
-        0.5
-    )
+    alpha: Annotated[float, Field(ge=0, le=1, description="a: share of the teacher; the rest is the gold labels")] = 0.5
     temperature: Annotated[float, Field(gt=0, description="t: larger is softer")] = 2.0
 
     def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:

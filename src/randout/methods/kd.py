@@ -19,8 +19,8 @@ class KnowledgeDistillation(Method):
     """lambda * KL(softmax(z_t / t) || softmax(z_s / t)), the teacher's distribution first (eq. 4-6).
 
     z_t, z_s: (b, C) logits. `weight` is lambda, `temperature` t. reduction: "batchmean" divides by the texts of the
-    step (as eq. 2 does), "sum" takes eq. 5 literally, "mean" divides by texts and classes. `t_squared` multiplies by
-    t^2 (Hinton et al. 2015; absent from eq. 4-6). Texts without a label count as any other.
+    step (like eq. 2), "sum" takes eq. 5 literally, "mean" divides by texts and classes. `t_squared` multiplies by t^2
+    (Hinton et al. 2015; not in eq. 4-6). Texts without a label count like all others.
     """
 
     name = "kd"

@@ -1,4 +1,4 @@
-"""Matching inner layers: hidden states and attention of a live teacher (FitNets, PKD, TinyBERT)."""
+"""Matching of hidden states and attention with a live teacher (FitNets, PKD, TinyBERT)."""
 
 from __future__ import annotations
 
@@ -18,28 +18,29 @@ if TYPE_CHECKING:
 
 
 class LayerMatching(Method):
-    """L = hidden * L_h + attention * L_a, averaged over the pairs (i, j) of a student's and a teacher's block.
+    """L = hidden * L_h + attention * L_a, averaged over the pairs (i, j) of a student block and a teacher block.
 
         L_h = 1/B sum_texts mean_tokens mean_units (W_ij h_i - g_j)^2
         L_a = 1/B sum_texts mean_heads mean_queries sum_keys (A_i - C_j)^2
 
     h_i (n, d_s), g_j (n, d_t): hidden states after student block i and teacher block j (0: the embeddings); W_ij
-    (d_s, d_t): learned, none where the widths are equal. A_i, C_j (heads, n, n): attention weights, averaged over heads
-    first where their numbers differ. B: texts of the step. `pairs`: by default every student block i with teacher block
-    round(i * L_t / L_s), at least 1, the last with the last. states: "tokens" matches each token's state, "first" the first
-    token's ([CLS]) alone. normalize: h and g are divided by their norms, and units summed in place of averaged.
+    (d_s, d_t): learned, or none if the widths are equal. A_i, C_j (heads, n, n): attention weights, first averaged over
+    heads if the numbers of heads differ. B: texts of the step. `pairs`: by default, every student block i with teacher
+    block round(i * L_t / L_s), at least 1, so the last with the last. states: "tokens" matches each token's state, "first"
+    only the first token's ([CLS]). normalize: h and g are divided by their norms, and units are summed, not averaged.
 
-    Which tokens stand for which is known only where both tokenizers give the same ids: a text whose tokens differ (cut
-    elsewhere, words dropped by another method) is matched at its first token alone, and its attention not at all. With
-    two tokenizers that holds for all texts: `states = "auto"` is then "first", and `attention` is refused.
+    Tokens of student and teacher correspond only if both tokenizers give the same ids: a text whose tokens differ (other
+    truncation, words dropped by another method) is matched at its first token only, and its attention not at all. With two
+    tokenizers this applies to all texts: `states = "auto"` is then "first", and `attention` is refused.
 
     Sources: FitNets (1412.6550, section 2.2: one layer through a learned map), PKD (1908.09355, section 3: normalized
     [CLS] states of several blocks: `states = "first", normalize = true`; its weight is 10 to 1000), TinyBERT
     (1909.10351, section 3.1: states of all tokens through a learned map, and attention). TinyBERT compares attention
-    before the softmax and shares one map; here it is the weights, and a map for each pair. Adds to `ce` and `kd`.
+    before the softmax and shares one map; here, attention weights are compared, and each pair has its own map. Adds to `ce`
+    and `kd`.
 
-    Fails where the teacher's states are of no use for the task (a teacher that was not fine-tuned), with a map from far
-    fewer units to many, and between tokenizers where one [CLS] state is all there is to match.
+    Not useful if the teacher's states are not specific to the task (a teacher that was not fine-tuned), with a map from far
+    fewer units to many, or between tokenizers, where only one [CLS] state can be matched.
     """
 
     name = "layer-matching"
@@ -59,16 +60,16 @@ class LayerMatching(Method):
     hidden: Annotated[float, Field(ge=0, description="weight of the hidden states")] = 1.0
     attention: Annotated[float, Field(ge=0, description="weight of the attention; needs equal tokenizers")] = 0.0
     pairs: Annotated[
-        tuple[tuple[int, int], ...], Field(description="(student block, teacher block), 0 the embeddings; none: evenly")
+        tuple[tuple[int, int], ...], Field(description="(student block, teacher block), 0: embeddings; empty: evenly")
     ] = ()
     states: Annotated[
-        Literal["auto", "tokens", "first"], Field(description="states of every token, or of the first alone")
+        Literal["auto", "tokens", "first"], Field(description="states of every token, or only of the first")
     ] = "auto"
     normalize: Annotated[bool, Field(description="compare directions only (PKD)")] = False
 
     def check_size(self, size: Size) -> None:
         if bad := [i for i, _ in self.pairs if not 0 <= i <= size.depth]:
-            raise UserError(f"methods.layer-matching.pairs: the student has blocks 1 to {size.depth}, not {bad[0]}")
+            raise UserError(f"methods.layer-matching.pairs: the student has blocks 1 to {size.depth}, got {bad[0]}")
 
     def check(self, run: Run) -> None:
         super().check(run)
@@ -93,23 +94,23 @@ class LayerMatching(Method):
         sites, model = teacher.encoder.sites, teacher.encoder.model
         if bad := [j for _, j in self.pairs if not 0 <= j <= len(sites.blocks)]:
             raise UserError(
-                f"methods.layer-matching.pairs: the teacher has blocks 1 to {len(sites.blocks)}, not {bad[0]}"
+                f"methods.layer-matching.pairs: the teacher has blocks 1 to {len(sites.blocks)}, got {bad[0]}"
             )
         if self.states == "tokens" and not teacher.same_tokens:
             raise UserError(
-                'methods.layer-matching.states: "tokens", but teacher and student cut a text into different tokens; use '
+                'methods.layer-matching.states: "tokens", but teacher and student have different tokenizers; use '
                 '"first", or a teacher with the student\'s tokenizer'
             )
         if self.attention and not teacher.same_tokens:
             raise UserError(
-                f"methods.layer-matching.attention: {self.attention}, but teacher and student cut a text into different "
-                "tokens; set it to 0, or use a teacher with the student's tokenizer"
+                f"methods.layer-matching.attention: {self.attention}, but teacher and student have different tokenizers; "
+                "set it to 0, or use a teacher with the student's tokenizer"
             )
         if self.attention and not sites.reaches_attention(model):
             raise UserError("methods.layer-matching.attention: this teacher's attention cannot be read; set it to 0")
 
     def matched(self, run: Run) -> tuple[tuple[int, int], ...]:
-        """The pairs of blocks."""
+        """Pairs (student block, teacher block) to match."""
         if self.pairs:
             return self.pairs
         ours, theirs = len(run.sites.blocks), len(_teacher(run).encoder.sites.blocks)
@@ -165,7 +166,7 @@ class LayerMatching(Method):
 
 
 class _Rows(NamedTuple):
-    """Which states are compared: rows of the flattened states of either side, and what each counts for in its text."""
+    """States to compare: rows of the flattened states of student and teacher, with weights within each text."""
 
     ours: Tensor
     theirs: Tensor
@@ -175,7 +176,7 @@ class _Rows(NamedTuple):
 
 
 def _rows(ids: Sequence[Tensor], others: Sequence[Tensor], whole: Sequence[bool], device: torch.device) -> _Rows:
-    """All tokens of each text that is `whole`, the first of each other; weights sum to 1 in each text."""
+    """Select all tokens of each text in `whole` and the first token of each other text; weights sum to 1 in each text."""
     lengths, their_lengths = [len(text) for text in ids], [len(text) for text in others]
     taken = [n if all_of_it else 1 for n, all_of_it in zip(lengths, whole, strict=True)]
 
@@ -189,7 +190,7 @@ def _rows(ids: Sequence[Tensor], others: Sequence[Tensor], whole: Sequence[bool]
 
 
 def _flat(state: Tensor, lengths: Sequence[int]) -> Tensor:
-    """(1, tokens, d) packed or (b, longest, d) padded -> (tokens, d), text by text."""
+    """Flatten (1, tokens, d) packed or (b, longest, d) padded to (tokens, d), text by text."""
     if state.shape[0] == 1:
         return state[0]
     real = torch.arange(state.shape[1])[None] < torch.tensor(lengths)[:, None]
@@ -197,7 +198,7 @@ def _flat(state: Tensor, lengths: Sequence[int]) -> Tensor:
 
 
 def _attention(pairs: Sequence[tuple[int, int]], ours: Output, theirs: Output, same: Sequence[bool]) -> Tensor:
-    """Sum over pairs of blocks and texts with equal tokens of the squared distance of attention weights."""
+    """Sum of squared distances of attention weights, over pairs of blocks and texts with equal tokens."""
     found = [ours.logits.new_zeros((), dtype=torch.float32)]
     for i, j in pairs:
         if not i or not j:
@@ -211,5 +212,5 @@ def _attention(pairs: Sequence[tuple[int, int]], ours: Output, theirs: Output, s
 
 def _teacher(run: Run) -> LiveTeacher:
     if run.teacher is None:
-        raise RuntimeError("inner layers are matched with a live teacher, and there is none")
+        raise RuntimeError("layer matching without a live teacher")
     return run.teacher

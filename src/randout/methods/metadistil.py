@@ -1,4 +1,4 @@
-"""MetaDistil (Zhou, Xu & McAuley 2022): a teacher that learns to teach, from what its student does on held-out rows."""
+"""MetaDistil (Zhou, Xu & McAuley 2022): the teacher learns to teach from its student's loss on held-out rows."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ class MetaDistil(Method):
     """Each step, with theta the student's weights, phi the teacher's, and a = `weight`:
 
         L(theta; phi) = (1 - a) * L_gold + a * t^2 / B * sum_i KL(softmax(z_t / t) || softmax(z_s / t))
-        theta' = theta - eta * grad_theta L(theta; phi)                                  a pilot step, thrown away
+        theta' = theta - eta * grad_theta L(theta; phi)                                  a pilot step, discarded
         phi <- AdamW(phi, grad_phi L_gold(theta'; a batch of held-out rows))             through theta'
         theta <- the training's optimizer on L(theta; phi), with the new phi
 
-    z_t, z_s: (B, C) logits; B: texts of the step. The pilot step sees the dropout masks and the noise of the step to
-    come, and of the recipe's losses these two alone; theta' is asked without dropout and noise. The held-out rows are a
-    share of the training rows that the student never learns from. With v = grad_theta' L_gold(theta'), phi's gradient
-    is -eta * J' d/dz_t <grad_theta L(theta; z_t), v>, J = dz_t/dphi: one backward pass of the teacher, and a (B, C)
+    z_t, z_s: (B, C) logits; B: texts of the step. The pilot step has the dropout masks and the noise of the following
+    student step, and only these two of the recipe's losses; theta' is evaluated without dropout and noise. The held-out
+    rows are a share of the training rows that the student never learns from. With v = grad_theta' L_gold(theta'), phi's
+    gradient is -eta * J' d/dz_t <grad_theta L(theta; z_t), v>, J = dz_t/dphi: one backward pass of the teacher, and a (B, C)
     derivative by `form`. "exact": a second backward pass through the student. "first-order": the difference of L at
-    theta + h v and theta - h v over 2h, h = .003 / ||v||: two forwards in place of it, in float32 only, and off by some
-    percent where a ReLU has its kink between them.
+    theta + h v and theta - h v over 2h, h = .003 / ||v||: two forward passes instead, in float32 only, with an error of a
+    few percent if the kink of a ReLU lies between them.
 
     Source: 2106.04570, section 3, and its published code: a = .5, t = 5, eta 5e-5, the teacher's learning rate 1e-5
-    with linear decay, its gradients clipped to 1. There the soft term is a squared difference of probabilities, a term
-    on hidden states (PKD) may be added, and all held-out rows are asked at each step; here one batch of them, and the
-    KL of the paper.
+    with linear decay, its gradients clipped to 1. In that code, the soft term is a squared difference of probabilities, a
+    term on hidden states (PKD) may be added, and each step uses all held-out rows; here, each step uses one batch of them,
+    and the KL of the paper.
 
-    Fails where few rows can be spared, and forgets to teach what was right: the teacher's own accuracy may fall. Soft
-    labels that were stored are those of the teacher before it was changed.
+    Not useful if there are few training rows. The teacher's own accuracy may fall. Stored soft labels are those of the
+    teacher before this training.
     """
 
     name = "metadistil"
-    summary = "match a teacher that is trained on what its student does on held-out rows"
+    summary = "match a teacher that is trained on its student's loss on held-out rows"
     source = "Zhou, Xu & McAuley 2022, 2106.04570, section 3"
     kind = "distillation"
     cost = "6x"  # with a teacher of the student's size
@@ -61,7 +61,9 @@ class MetaDistil(Method):
     pilot_rate: Annotated[float, Field(gt=0, description="eta: step size of the pilot step")] = 5e-5
     teacher_learning_rate: Annotated[float, Field(ge=0, description="of the teacher's optimizer, at the start")] = 1e-5
     optimizer: Annotated[Literal["adamw", "sgd"], Field(description="the teacher's")] = "adamw"
-    max_grad_norm: Annotated[float, Field(ge=0, description="the teacher's gradients are clipped to it; 0: not")] = 1.0
+    max_grad_norm: Annotated[float, Field(ge=0, description="clipping of the teacher's gradients; 0: no clipping")] = (
+        1.0
+    )
     form: Annotated[
         Literal["exact", "first-order"], Field(description="second derivatives, or a difference of two forwards")
     ] = "exact"
@@ -73,7 +75,7 @@ class MetaDistil(Method):
         teacher = _teacher(run)
         if self.form == "first-order" and teacher.precision != "float32":
             raise UserError(
-                f'methods.metadistil.form: "first-order" takes differences that {teacher.precision} rounds away; '
+                f'methods.metadistil.form: "first-order" needs differences that are lost in {teacher.precision}; '
                 'use "exact", or train.precision = "float32"'
             )
         model = teacher.encoder.model.requires_grad_(True)
@@ -102,12 +104,12 @@ class MetaDistil(Method):
         return self.weight * self.temperature**2 * divergence / batch.step_labels.numel()
 
     def _teach(self, run: Run, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
-        """One step of the teacher."""
+        """Take one optimizer step of the teacher."""
         teacher = _teacher(run)
         parameters = list(teacher.encoder.model.parameters())
         logits = teacher.forward(run, batch, dropout=self.teacher_dropout).logits  # (b, C)
-        wish = self.wish(run, logits.detach(), batch)
-        found = torch.autograd.grad(logits, parameters, wish.to(logits.dtype), allow_unused=True)
+        wanted = self.logit_gradient(run, logits.detach(), batch)
+        found = torch.autograd.grad(logits, parameters, wanted.to(logits.dtype), allow_unused=True)
         for parameter, gradient in zip(parameters, found, strict=True):
             parameter.grad = gradient
         if self.max_grad_norm:
@@ -117,14 +119,14 @@ class MetaDistil(Method):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    def wish(self, run: Run, logits: Tensor, batch: Batch) -> Tensor:
-        """(b, C) gradient of the held-out loss of theta' in the teacher's logits on `batch`."""
+    def logit_gradient(self, run: Run, logits: Tensor, batch: Batch) -> Tensor:
+        """Gradient (b, C) of the held-out loss of theta' with respect to the teacher's logits on `batch`."""
         if run.forward is None:
             raise RuntimeError("MetaDistil outside a training loop")
         logits = logits.requires_grad_()
         names, weights = zip(*((n, p) for n, p in run.model.named_parameters() if p.requires_grad), strict=True)
         exact = self.form == "exact"
-        with _twice() if exact else nullcontext():
+        with _twice_differentiable() if exact else nullcontext():
             output = run.forward(batch)
             loss = (1 - self.weight) * _gold(run, output, batch) + self._soft(logits, output.logits, batch)
             slope = _grad(loss, weights, create_graph=exact)
@@ -139,7 +141,7 @@ class MetaDistil(Method):
         )
 
     def _judged(self, run: Run, pilot: dict[str, Tensor]) -> list[Tensor]:
-        """v: the gradient in theta' of its loss on a batch of held-out rows."""
+        """v: the gradient with respect to theta' of its loss on a batch of held-out rows."""
         if run.forward is None or run.heldout is None:
             raise RuntimeError("MetaDistil without held-out rows")
         batch = run.heldout(run.step)
@@ -162,8 +164,8 @@ class MetaDistil(Method):
 
 
 @contextmanager
-def _twice() -> Iterator[None]:
-    """While open, forwards have second derivatives: fused attention and blocks by hand have none."""
+def _twice_differentiable() -> Iterator[None]:
+    """While open, forward passes have second derivatives, which fused attention and fused blocks lack."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     from randout.models.kernels.block import plain
@@ -180,12 +182,12 @@ def _teacher(run: Run) -> LiveTeacher:
 
 def _gold(run: Run, output: Output, batch: Batch) -> Tensor:
     if run.supervised is None:
-        raise RuntimeError("no loss on gold labels to stand beside")
+        raise RuntimeError("MetaDistil without a loss on gold labels")
     return run.supervised(output, batch)
 
 
 def _grad(loss: Tensor, of: Sequence[Tensor], create_graph: bool = False) -> list[Tensor]:
-    """The gradients, zero for what the loss does not depend on."""
+    """Gradients of `loss` with respect to `of`; zero for tensors that it does not depend on."""
     found = torch.autograd.grad(loss, of, create_graph=create_graph, allow_unused=True)
     return [torch.zeros_like(w) if g is None else g for w, g in zip(of, found, strict=True)]
 

@@ -1,4 +1,4 @@
-"""Mixout: in each forward some columns of each weight are the pretrained ones (Lee et al. 2020, 1909.11299)."""
+"""Mixout: in each forward pass, some columns of each weight are the pretrained ones (Lee et al. 2020, 1909.11299)."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class Mixout(Method):
     """W~ = ((1 - m) * u + m * w - p * u) / (1 - p), so that E[W~] = w; y = x W~^T + b in every training forward.
 
     w: (out, in) the weight of each `nn.Linear` of the encoder, u its pretrained value, m: (in,) ~ Bernoulli(1 - p), one
-    mask over the columns shared by all rows, as in the authors' code. Biases, embeddings and norms are trained
-    plainly. The encoder's dropout is off; the head is new, has nothing to go back to, and keeps its dropout. So is a
-    pooler that the pretrained weights lack: it is trained plainly, and has no dropout. Which tensors are new is known
-    where randout loaded the model (`Run.fresh`); `attached` and `applied` take everything inside the encoder as
-    pretrained, a newly initialised pooler included.
-    m is drawn anew in each forward, keyed by (seed, step, call, name of the layer): the micro-batches of a step share
-    it. A block used several times (ALBERT) has one mask a forward. The gradient is autograd's,
-    dL/dw = m / (1 - p) * dL/dW~; the authors' code leaves out the 1 / (1 - p).
-    Source: section 3; p there .7, .8 or .9. p = 0 is training without dropout. Fails to help where
-    the pretrained weights are not worth keeping, and holds a second copy of them in memory.
+    mask over the columns shared by all rows, as in the authors' code. Biases, embeddings and norms are trained as usual.
+    The encoder's dropout is off. The head is new, so it is trained as usual and keeps its dropout; a pooler that the
+    pretrained weights lack is also trained as usual, without dropout. Which tensors are new is known if randout loaded the
+    model (`Run.fresh`); `attached` and `applied` treat everything inside the encoder as pretrained, including a newly
+    initialised pooler.
+    m is drawn again in each forward pass, keyed by (seed, step, call, name of the layer): the micro-batches of a step share
+    it. A block used several times (ALBERT) has one mask per forward pass. The gradient is autograd's,
+    dL/dw = m / (1 - p) * dL/dW~; the authors' code omits the factor 1 / (1 - p).
+    Source: section 3, where p is .7, .8 or .9. p = 0 is training without dropout. Not useful if the pretrained weights are
+    not worth keeping. Needs memory for a second copy of the weights.
     """
 
     name = "mixout"
@@ -47,7 +47,7 @@ class Mixout(Method):
         if not hasattr(run.model, "base_model"):
             raise UserError(
                 f"methods.mixout: the student {type(run.model).__name__} has no pretrained encoder; use it with an "
-                "encoder, or leave it out"
+                "encoder, or remove it"
             )
 
     def start(self, run: Run) -> State:
@@ -58,7 +58,7 @@ class Mixout(Method):
         from randout.models.kernels.dropout import rates
 
         layers = _layers(run) if self.p else []
-        before = [vars(layer).get("forward") for _, layer in layers]  # none but where somebody else set one
+        before = [vars(layer).get("forward") for _, layer in layers]  # usually None, unless other code set one
         with rates(run.model.base_model, 0.0, 0.0):  # type: ignore[arg-type]
             try:
                 for name, layer in layers:
@@ -71,7 +71,7 @@ class Mixout(Method):
                         layer.forward = found  # type: ignore[method-assign]
 
     def _mixed(self, run: Run, state: State, name: str, layer: nn.Linear, x: Tensor) -> Tensor:
-        """x (.., in) -> (.., out); a clean pass (no layout) goes through w."""
+        """Forward pass of a layer, x (.., in) -> (.., out); a clean pass (no layout) uses w."""
         if run.layout is None:
             return F.linear(x, layer.weight, layer.bias)
         w, u = layer.weight, state.tensors[name]
@@ -81,7 +81,7 @@ class Mixout(Method):
 
 
 def _layers(run: Run) -> list[tuple[str, nn.Linear]]:
-    """The pretrained linear layers of the encoder, each once, by name."""
+    """Pretrained linear layers of the encoder with their names, each once."""
     base: nn.Module = run.model.base_model  # type: ignore[assignment]
     linear = [(name, module) for name, module in base.named_modules() if isinstance(module, nn.Linear)]
     fresh = run.fresh_weights()

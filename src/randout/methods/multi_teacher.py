@@ -1,4 +1,4 @@
-"""Distillation from several teachers at once, whose predictions are averaged."""
+"""Distillation from the averaged predictions of several teachers."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 class MultiTeacher(Method):
     """L = CE + weight * -sum_c p[c] log softmax(z_s)[c], with p = sum_k w_k softmax(z_k).
 
-    z_k, z_s: (b, C) logits of teacher k and of the student; w_k `weights`, scaled to sum to 1, equal where none are
-    given, the first for `teacher.model` and the others for `teacher.more` in their order. average = "logits": p =
-    softmax(sum_k w_k z_k). CE stays as the recipe has it: the source adds the two parts unweighted, at temperature 1.
-    The second part is averaged over all texts of the step, labelled or not.
+    z_k, z_s: (b, C) logits of teacher k and of the student; w_k: `weights`, scaled to sum to 1, equal by default, the first
+    for `teacher.model` and the others for `teacher.more` in their order. average = "logits": p = softmax(sum_k w_k z_k). CE
+    is the recipe's: the source adds the two terms unweighted, at temperature 1. The second term is averaged over all texts
+    of the step, labelled or not.
 
-    Source: section 3 of the paper, whose teachers are an ensemble. Each must have all classes of the data, by name.
-    Works with one teacher too, and is then distillation at temperature 1. Fails where a weak teacher has an equal say.
+    Source: section 3 of the paper, whose teachers are an ensemble. Each teacher must have all classes of the data, by name.
+    With one teacher, this is distillation at temperature 1. Harmful if a weak teacher has the same weight as the others.
     """
 
     name = "multi-teacher"
@@ -37,7 +37,7 @@ class MultiTeacher(Method):
     several = True
     space = {"average": ("probabilities", "logits")}  # noqa: RUF012
 
-    weight: Annotated[float, Field(ge=0, description="factor of this loss; the source adds it as it is")] = 1.0
+    weight: Annotated[float, Field(ge=0, description="factor of this loss (source: 1)")] = 1.0
     weights: Annotated[tuple[float, ...], Field(description="of the teachers, in their order; empty: equal")] = ()
     average: Annotated[Literal["probabilities", "logits"], Field(description="what is averaged")] = "probabilities"
 
@@ -45,7 +45,7 @@ class MultiTeacher(Method):
     @classmethod
     def _some_weight(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if value and (min(value) < 0 or sum(value) <= 0):
-            raise ValueError("expected weights of at least 0, and one of them above 0")
+            raise ValueError("expected weights of at least 0, with at least one above 0")
         return value
 
     def check(self, run: Run) -> None:
@@ -63,7 +63,7 @@ class MultiTeacher(Method):
         return {"multi-teacher": self.weight * soft / batch.step_labels.numel()}
 
     def targets(self, logits: Tensor) -> Tensor:
-        """logits (teachers, b, C) -> the distribution to match (b, C), in float32."""
+        """Average logits (teachers, b, C) to the distribution to match (b, C), in float32."""
         weights = torch.tensor(self.weights or (1.0,) * len(logits), device=logits.device)
         weights = (weights / weights.sum())[:, None, None]
         if self.average == "logits":

@@ -1,4 +1,4 @@
-"""NEFTune: uniform noise on the word embeddings, by the text's length (Jain et al. 2023, 2310.05914)."""
+"""NEFTune: uniform noise on the word embeddings, scaled by the text's length (Jain et al. 2023, 2310.05914)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class NEFTune(Method):
     """e += alpha / sqrt(L * d) * U(-1, 1) at every unit of every real token, in every training forward.
 
     e: (L, d) the word embeddings of one text, before positions are added, L its own number of tokens, special tokens
-    included, d their width. Padding stays as it is. The L2 norm of a text's noise is about alpha / sqrt(3), whatever
-    its length. Drawn in float32, keyed by (seed, step, call).
-    Source: section 2, algorithm 1; alpha 5, 10 or 15. Written for generating models: an encoder's norm after the
-    embeddings scales the noise with what it stands on, so that where embeddings are small it is large. A forward given
-    `inputs_embeds` in place of ids gets none.
+    included, d their width. Padding is unchanged. The L2 norm of a text's noise is about alpha / sqrt(3), whatever its
+    length. Drawn in float32, keyed by (seed, step, call).
+    Source: section 2, algorithm 1; alpha 5, 10 or 15. Developed for generative models: an encoder's layer norm after the
+    embeddings rescales them together with the noise, so the noise is relatively large if embeddings are small. A forward
+    pass given `inputs_embeds` instead of ids gets no noise.
     """
 
     name = "neftune"
@@ -41,8 +41,8 @@ class NEFTune(Method):
     def check(self, run: Run) -> None:
         if run.sites.words is None:
             raise UserError(
-                f"methods.neftune: no embedding of token ids was found in the student {type(run.model).__name__}; "
-                "leave it out"
+                f"methods.neftune: no token embedding was found in the student {type(run.model).__name__}; "
+                "remove this method"
             )
 
     @contextmanager
@@ -54,7 +54,7 @@ class NEFTune(Method):
             undo()
 
     def _add(self, run: Run, ids: Tensor, embedded: Tensor) -> Tensor:
-        """embedded (.., .., d) -> the same with noise; a clean pass (no layout) goes through untouched."""
+        """Add noise to embedded (.., .., d); a clean pass (no layout) is unchanged."""
         if (layout := run.layout) is None:
             return embedded
         generator, width = run.generator("neftune", embedded.device), embedded.shape[-1]

@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 class NoisyDistillation(Method):
     """L = (1 - w) * L_gold + w * 1/B sum_i KL(softmax(z_t(x_i, d)) || softmax(z_s(x_i'))).
 
-    z_t, z_s: (B, C) logits of the frozen teacher and of the student. d: the teacher's own dropout, drawn anew at every
-    step, so its logits cannot be stored. x_i': the text with each of its words dropped with probability `word_drop`
-    and the rest ordered by i + (k + 1) * U(0, 1), i their places: none moves by more than k = `shuffle` places. The
-    teacher reads the clean x_i. L_gold is the recipe's loss on gold labels, of the noisy text too. Draws are keyed by
-    (seed, step, row of the text).
+    z_t, z_s: (B, C) logits of the frozen teacher and of the student. d: the teacher's own dropout, with new masks in every
+    step, so its logits cannot be stored. x_i': the text with each word dropped with probability `word_drop`, and the others
+    sorted by i + (k + 1) * U(0, 1), i their position, so none moves by more than k = `shuffle` positions. The teacher reads
+    the clean x_i. L_gold is the recipe's loss on gold labels, also on the noisy text. Draws are keyed by (seed, step, row of
+    the text).
 
-    Source: 2009.07032, section 4, and its published code (w = .6, teacher with dropout, the order above); a summariser
-    there, whose KL is summed over the words of a summary. .1 and k = 3 are those of the denoising that it takes after
-    (1711.00043, section 2.3). Ours: words are tokens; special tokens stay where they are; a text keeps at least one
-    word. Not taken over: replaced words, dropped sentences.
+    Source: 2009.07032, section 4, and its published code (w = .6, teacher with dropout, the order above), for summarisation,
+    where the KL is summed over the words of a summary. The defaults .1 and k = 3 are those of the denoising on which it is
+    based (1711.00043, section 2.3). Deviations: words are tokens; special tokens keep their positions; a text keeps at least
+    one word; words are not replaced and sentences not dropped.
 
-    Fails where a few words decide the class (short texts lose them), where word order carries it, and with a teacher
-    trained without dropout, which then has no noise.
+    Not useful if a few words decide the class (short texts lose them), if word order matters, or with a teacher
+    without dropout, which has no noise.
     """
 
     name = "noisy-distillation"
@@ -51,8 +51,10 @@ class NoisyDistillation(Method):
 
     weight: Annotated[float, Field(ge=0, le=1, description="w: share of the teacher's loss")] = 0.6
     teacher_dropout: Annotated[bool, Field(description="the teacher's dropout is on")] = True
-    word_drop: Annotated[float, Field(ge=0, lt=1, description="probability that the student misses a word")] = 0.1
-    shuffle: Annotated[int, Field(ge=0, description="k: places by which a word may move; 0 keeps their order")] = 3
+    word_drop: Annotated[float, Field(ge=0, lt=1, description="probability that a word is dropped for the student")] = (
+        0.1
+    )
+    shuffle: Annotated[int, Field(ge=0, description="k: positions by which a word may move; 0 keeps the order")] = 3
 
     def inputs(self, run: Run, state: State, batch: Batch) -> Batch:
         if not self.word_drop and not self.shuffle:
@@ -61,7 +63,7 @@ class NoisyDistillation(Method):
         return replace(batch, ids=[self._noisy(run, text, row) for text, row in pairs])
 
     def _noisy(self, run: Run, text: Tensor, row: int) -> Tensor:
-        """ids (n,) of a text -> (m,), m <= n, the special tokens at its ends untouched."""
+        """Drop and shuffle the words of a text, ids (n,) -> (m,), m <= n; special tokens at its ends are unchanged."""
         start, end = run.prefix, len(text) - run.suffix
         if end <= start:
             return text
@@ -76,7 +78,7 @@ class NoisyDistillation(Method):
 
     def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         if run.supervised is None:
-            raise RuntimeError("no loss on gold labels to stand beside")
+            raise RuntimeError("noisy distillation without a loss on gold labels")
         gold = run.supervised(output, batch)
         if not self.weight:
             return {"ce": gold}

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 class NoisyTune(Method):
     """W <- W + U(-1/2, 1/2) * lambda * std(W), once, for each parameter of the encoder (eq. 1).
 
-    W: any shape, with more than one element; std over all of them, by n - 1. Biases and norms are parameters too; the
-    head is new and left alone, and so is a pooler that the pretrained weights lack. Which tensors are new is known where
-    randout loaded the model (`Run.fresh`); `attached` and `applied` take everything inside the encoder as pretrained,
-    a newly initialised pooler included. `strength` is lambda (paper: .15). The noise is keyed by (seed, name of the
-    parameter), drawn on the CPU.
-    Source: section 2. A constant tensor (a norm's weights, freshly made) has std 0 and gets none. Nothing undoes it:
-    used by `applied`, it changes the model for good.
+    W: any shape, with more than one element; std over all elements, with n - 1. Includes biases and norms. The head is new
+    and gets no noise, nor does a pooler that the pretrained weights lack. Which tensors are new is known if randout loaded
+    the model (`Run.fresh`); `attached` and `applied` treat everything inside the encoder as pretrained, including a newly
+    initialised pooler. `strength` is lambda (paper: .15). The noise is keyed by (seed, name of the parameter) and drawn on
+    the CPU.
+    Source: section 2. A constant tensor (weights of a newly initialised norm) has std 0 and gets no noise. The change is
+    permanent, also with `applied`.
     """
 
     name = "noisytune"
@@ -40,7 +40,7 @@ class NoisyTune(Method):
         if not hasattr(run.model, "base_model"):
             raise UserError(
                 f"methods.noisytune: the student {type(run.model).__name__} has no pretrained encoder; use it with an "
-                "encoder, or leave it out"
+                "encoder, or remove it"
             )
 
     def start(self, run: Run) -> State:

@@ -20,29 +20,28 @@ __all__ = ["load_plugin", "loaded_plugins", "register"]
 
 
 def register(method: AnyMethod) -> AnyMethod:
-    """Add a class of a method to the registry of this process; usable as a decorator.
+    """Add a method class to the registry of this process; can be used as a decorator.
 
         @randout.register
         class MyNoise(randout.Method):
             name = "my-noise"
             summary = "..."
 
-    From then on its settings are a table `[methods.my-noise]`, for `randout.train`, `search`, `compare` and
-    `cross_validate` of the same process; the command line loads a file that registers methods with `--plugin FILE`.
-    Registering the same class again does nothing. Raises UserError for what is no usable class, and for a name that is
-    taken.
+    Its settings are then a table `[methods.my-noise]` for `randout.train`, `search`, `compare` and `cross_validate` in
+    this process. The command line loads a file that registers methods with `--plugin FILE`. Registering the same class
+    again does nothing. Raises UserError for an unusable class and for a name that is already taken.
     """
     METHODS.add(method)
     return method
 
 
-_plugins: dict[str, ModuleType] = {}  # what `load_plugin` loaded, by the word that named it
+_plugins: dict[str, ModuleType] = {}  # modules that `load_plugin` loaded, by the given file or module name
 
 
 def load_plugin(word: str) -> ModuleType:
-    """Run a Python file, or import a module, that registers methods (`--plugin`). Once for each word.
+    """Run a Python file or import a module that registers methods (`--plugin`), once for each `word`.
 
-    Raises UserError where there is no such file or module, it fails, or it registers no method.
+    word: a file or the name of a module. Raises UserError if it does not exist, fails, or registers no method.
     """
     if word in _plugins:
         return _plugins[word]
@@ -55,34 +54,34 @@ def load_plugin(word: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name == word:
             raise UserError(
-                f"--plugin {word}: there is no such file and no such module; expected a Python file, such as my_noise.py"
+                f"--plugin {word}: no such file or module; expected a Python file, such as my_noise.py"
             ) from None
         raise UserError(f"--plugin {word}: cannot be loaded: {cause(error, path)}") from error
     except (Exception, SystemExit) as error:
         raise UserError(f"--plugin {word}: cannot be loaded: {cause(error, path)}") from error
     own = [kind for kind in METHODS.added.values() if kind.__module__.split(".")[0] == module.__name__.split(".")[0]]
     if not own and before == METHODS.added:
-        raise UserError(f"--plugin {word}: it registers no method; put @randout.register above the class of yours")
+        raise UserError(f"--plugin {word}: it registers no method; put @randout.register above your class")
     _plugins[word] = module
     return module
 
 
 def loaded_plugins() -> Collection[str]:
-    """What `--plugin` named in this process."""
+    """Files and modules that were loaded as plugins in this process."""
     return tuple(_plugins)
 
 
 def _run_file(path: Path) -> ModuleType:
-    """The module that a Python file makes, under a name of its own."""
+    """Run a Python file as a module with a unique name."""
     if not path.is_file():
         raise UserError("no such file")
-    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]  # two files may have one name
+    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]  # two files may have the same name
     name = f"randout_plugin_{re.sub(r'[^0-9A-Za-z_]', '_', path.stem)}_{place}"
     spec = importlib.util.spec_from_file_location(name, path.resolve())
     if spec is None or spec.loader is None:
-        raise UserError("found a file that Python cannot import; expected one whose name ends in .py")
+        raise UserError("Python cannot import this file; expected a name that ends in .py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where the types in a class's annotations are looked up
+    sys.modules[name] = module  # type annotations of a class are looked up there
     try:
         spec.loader.exec_module(module)
     except BaseException:

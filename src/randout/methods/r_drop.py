@@ -1,4 +1,4 @@
-"""R-Drop: two passes with other dropout masks are to agree (Liang et al. 2021)."""
+"""R-Drop: makes two passes with different dropout masks agree (Liang et al. 2021)."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 class RDrop(Method):
     """L = (CE(z_1) + CE(z_2)) / 2 + alpha * (KL(p_1 || p_2) + KL(p_2 || p_1)) / 2.
 
-    z_1, z_2: (b, C) logits of two passes with dropout masks (and noise, where the recipe has any) of their own, p their
-    softmax; KL is averaged over all texts of the step, labelled or not, and its gradient flows into both passes. The
-    paper's eq. 4 adds up the two CE: twice this loss at twice this alpha. The mean, as in the authors' own example,
-    keeps CE as large as in plain training. That example, and their BERT and RoBERTa, add KL up over the B texts of a
-    batch and do not average it: the example's alpha stands for B times as much here. With alpha = 0 and without dropout
-    it is plain training.
+    z_1, z_2: (b, C) logits of two passes with different dropout masks (and noise, if the recipe has any), p their softmax;
+    KL is averaged over all texts of the step, labelled or not, and its gradient flows into both passes. The paper's eq. 4
+    sums the two CE terms: twice this loss at twice this alpha. The mean, as in the authors' own example, keeps CE as large
+    as in plain training. That example, and their BERT and RoBERTa, sum KL over the B texts of a batch instead of averaging
+    it: the example's alpha corresponds to B times that alpha here. With alpha = 0 and without dropout, this is plain
+    training.
 
-    Does nothing where the student has neither dropout nor noise. A large alpha pulls all predictions towards uniform.
+    No effect if the student has neither dropout nor noise. A large alpha pulls all predictions towards uniform.
     """
 
     name = "r-drop"
-    summary = "two stochastic passes are to agree"
+    summary = "makes two passes with different dropout masks agree"
     source = "Liang et al. 2021 (2106.14448, section 2.1)"
     kind = "noise"
     cost = "2x"

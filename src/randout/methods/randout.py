@@ -23,13 +23,12 @@ if TYPE_CHECKING:
 class Randout(Method):
     """h[b, token, unit] += scale * (U(low, high) + offset) at T tokens x H units of each text (eq. 3).
 
-    Drawn anew in every training forward, in float32, keyed by (run seed, `seed`, step, layer); never in evaluation.
+    Drawn again in every training forward pass, in float32, keyed by (run seed, `seed`, step, layer); never in evaluation.
     With the defaults the noise is U(-.5, .5): mean 0, standard deviation .2887, L2 norm about sqrt(T * H / 12).
     layers: 0 is the embedding output, i the output of block i. `choose_tokens`, `choose_units`: at random per text (the
-    units shared by its tokens, or drawn for each token), or the leading ones. T is clipped to
-    a text's tokens; more units or tokens than the encoder has at all are refused.
-    padding: choose among the positions that padding would fill as well. replace: overwrite in place of adding (the
-    wording of section 6). law "gaussian": sigma * N(0, 1) in place of eq. 3.
+    units shared by its tokens, or drawn for each token), or the leading ones. T is clipped to a text's number of tokens;
+    more units or tokens than the encoder supports are refused. padding: also choose among the positions that padding would
+    fill. replace: overwrite instead of adding (the wording of section 6). law "gaussian": sigma * N(0, 1) instead of eq. 3.
     """
 
     name = "randout"
@@ -53,9 +52,9 @@ class Randout(Method):
         Literal["random", "leading", "per-token"], Field(description='which H units; "per-token" draws them per token')
     ] = "random"
     special: Annotated[bool, Field(description="whether special tokens ([CLS], [SEP]) may get noise")] = True
-    padding: Annotated[bool, Field(description="choose among padded positions too (they then get lost)")] = False
-    replace: Annotated[bool, Field(description="overwrite the units in place of adding to them")] = False
-    seed: Annotated[int, Field(description="another number, other noise in the same run")] = 0
+    padding: Annotated[bool, Field(description="also choose among padded positions, where noise has no effect")] = False
+    replace: Annotated[bool, Field(description="overwrite the units instead of adding to them")] = False
+    seed: Annotated[int, Field(description="change it for different noise in the same run")] = 0
 
     @field_validator("layers", mode="before")
     @classmethod
@@ -74,7 +73,7 @@ class Randout(Method):
             yield
 
     def _add(self, run: Run, layer: int, hidden: Tensor) -> Tensor:
-        """hidden (.., .., width) -> the same with noise; a clean pass (no layout) goes through untouched."""
+        """Add noise to hidden (.., .., width); a clean pass (no layout) is unchanged."""
         if run.layout is None:
             return hidden
         rows, columns, noise = self.draw(run, layer, run.layout, hidden.shape[-1], hidden.device)
@@ -92,8 +91,8 @@ class Randout(Method):
     def draw(
         self, run: Run, layer: int, layout: Layout, width: int, device: torch.device
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Where and what: rows (b, T, 1) of the flattened state, -1 where a text has too few tokens; columns
-        (b, 1 or T, H); noise (b, T, H), zero where there is no token. Drawn for the whole step, then cut.
+        """Draw positions and noise: rows (b, T, 1) of the flattened state, -1 if a text has too few tokens; columns
+        (b, 1 or T, H); noise (b, T, H), zero without a token. Drawn for the whole step, then sliced.
         """
         generator = run.generator("randout", device, self.seed, layer)
         texts, longest = layout.of, layout.longest
@@ -117,7 +116,7 @@ class Randout(Method):
         return (uniform * (self.high - self.low) + (self.low + self.offset)).mul_(self.scale)
 
     def _tokens(self, ranks: Tensor, layout: Layout, tokens: int) -> tuple[Tensor, Tensor]:
-        """The T positions of each text (b, T) in order of preference, and which of them are real tokens to perturb."""
+        """Choose T positions of each text (b, T), in order of preference; also returns which of them are real tokens."""
         place = torch.arange(ranks.shape[1], device=ranks.device)[None]
         lengths = layout.lengths[:, None]
         eligible = (place < lengths) | self.padding

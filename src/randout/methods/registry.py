@@ -1,12 +1,12 @@
 """The registry of methods.
 
-A package offers a method through an entry point of the group `randout.methods`; the entry point has the method's name:
+A package provides a method through an entry point in the group `randout.methods`, named like the method:
 
     [project.entry-points."randout.methods"]
     my-penalty = "my_package:MyPenalty"
 
-So names are known from the packages' metadata, and a package is imported only when its method is used or listed.
-`register` adds a class directly. Order: built-in methods first, then all others by name, whatever order they came in.
+Names are thus known from package metadata, and a package is imported only when its method is used or listed. `register`
+adds a class directly. Order: built-in methods first, then all others by name, independent of the order of registration.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ __all__ = ["GROUP", "AnyMethod", "Origin", "Registry", "cause"]
 
 GROUP = "randout.methods"  # of entry points
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-RESERVED = ("all", "plain")  # words that stand for something else where methods are named
+RESERVED = ("all", "plain")  # words with another meaning in lists of methods
 KINDS = ("gold", "noise", "distillation", "control")
 AnyMethod = TypeVar("AnyMethod", bound=type[Method])
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a method that is not built in comes from.
+    """Origin of a method that is not built in.
 
-    package, version: of the installed package, empty for a method that a program registered. file: name of the file
-    that defines the class. sha256: of that file; of the class alone where it is defined in the script that runs; empty
-    where the source is not available.
+    package, version: of the installed package; empty for a method that a program registered. file: name of the file that
+    defines the class. sha256: of that file, or of the class alone if the running script defines it; empty if the source is
+    not available.
     """
 
     package: str = ""
@@ -56,25 +56,25 @@ class Origin:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What the result of a training depends on; a file may be renamed."""
+        """The parts that the result of a training depends on; the file name is not one of them."""
         parts = {"package": self.package, "version": self.version, "sha256": self.sha256}
         return {key: value for key, value in parts.items() if value}
 
     def differs_from(self, was: Origin) -> str:
-        """What is here instead of an origin on record."""
+        """Describe how this origin differs from a recorded one."""
         if (self.package, self.version) == (was.package, was.version):
             return f"{self.file or 'its source'} has changed since"
-        return f"the {self} is here now"
+        return f"now it comes from the {self}"
 
     @property
     def recorded(self) -> dict[str, str]:
-        """As a run's record keeps it."""
+        """As stored in the record of a run."""
         return self.identity | ({"file": self.file} if self.file else {})
 
 
 @dataclass
 class _Offer:
-    """Entry points of one name: what it takes to load a method."""
+    """The entry points with one name, from which a method can be loaded."""
 
     points: list[metadata.EntryPoint] = field(default_factory=list)
 
@@ -84,9 +84,9 @@ class _Offer:
 
 
 class Registry(Mapping[str, type[Method]]):
-    """Classes of methods by name. A package's method is imported when it is asked for; names need no import.
+    """Method classes by name. A package's method is imported on first access; listing names imports nothing.
 
-    Asking for a method that cannot be loaded raises UserError naming its package and entry point.
+    Accessing a method that cannot be loaded raises UserError naming its package and entry point.
     """
 
     def __init__(self, built_in: Iterable[type[Method]]) -> None:
@@ -98,7 +98,7 @@ class Registry(Mapping[str, type[Method]]):
 
     @property
     def built_in(self) -> tuple[str, ...]:
-        """Names of the methods that come with randout."""
+        """Names of the built-in methods."""
         return tuple(self._built_in)
 
     def __iter__(self) -> Iterator[str]:
@@ -125,7 +125,7 @@ class Registry(Mapping[str, type[Method]]):
         raise self._failed[name]
 
     def available(self) -> dict[str, type[Method]]:
-        """Every method that can be loaded, by name; the others are warned of, each once."""
+        """Every method that can be loaded, by name. Each of the others gives one warning."""
         found = {}
         for name in self:
             told = name in self._failed
@@ -137,7 +137,7 @@ class Registry(Mapping[str, type[Method]]):
         return found
 
     def origin(self, name: str) -> Origin | None:
-        """Where a method comes from; None for a built-in one."""
+        """Origin of a method; None for a built-in one."""
         if name in self._built_in:
             return None
         self[name]
@@ -145,25 +145,25 @@ class Registry(Mapping[str, type[Method]]):
 
     @property
     def added(self) -> dict[str, type[Method]]:
-        """The methods that `register` added, by name."""
+        """Methods that `register` added, by name."""
         return dict(self._added)
 
     def origins(self, names: Iterable[str]) -> dict[str, Origin]:
-        """The origins of those among the named methods that are in the registry and not built in."""
+        """Origins of the named methods that are registered and not built in."""
         return {name: origin for name in names if name in self and (origin := self.origin(name)) is not None}
 
     def add(self, method: Any, origin: Origin | None = None, where: str = "randout.register") -> type[Method]:
-        """Add a class. The same class, or the same one defined again (a notebook's cell run twice), takes its place.
+        """Add a class. The same class defined again, as by running a notebook cell twice, replaces the earlier one.
 
-        origin: None: the file that defines it. where: what offers it, for messages. Raises UserError for what is no
-        usable class of a method, and for a name that is taken.
+        origin: None for the file that defines it. where: who registers it, for error messages. Raises UserError for an
+        unusable class and for a name that is already taken.
         """
         kind = self.check(method, where)
         name, before = kind.name, self._added.get(kind.name)
         if before is not None and not _same_definition(before, kind):
             raise UserError(
                 f"{where}: the name {name!r} of {_class(kind)} is taken by {_class(before)} ({self._origins[name]}); "
-                "give one of them another name"
+                "rename one of them"
             )
         offer = self._offered().get(name) if origin is None else None
         if offer is not None and before is None and not any(_points_to(point, kind) for point in offer.points):
@@ -178,7 +178,7 @@ class Registry(Mapping[str, type[Method]]):
         return kind
 
     def remove(self, name: str) -> None:
-        """Forget a method that was added. A package's method is then loaded again at its next use."""
+        """Remove a method that was added. A package's method is loaded again at its next use."""
         self._added.pop(name, None)
         self._origins.pop(name, None)
 
@@ -188,29 +188,28 @@ class Registry(Mapping[str, type[Method]]):
         self._failed = {}
 
     def _offered(self) -> dict[str, _Offer]:
-        """The entry points of installed packages by name, without those named like a built-in method."""
+        """Entry points of installed packages by name, without those named like a built-in method."""
         if self._offers is None:
             self._offers = {}
             for point in _entry_points():
                 if point.name in self._built_in:
                     Show().warn(
-                        f"{_described(point)} has the name of a built-in method, which is used in its place; "
-                        "its author must give it another name"
+                        f"{_described(point)} has the name of a built-in method and is ignored; its author must rename it"
                     )
                 else:
                     self._offers.setdefault(point.name, _Offer()).points.append(point)
         return self._offers
 
     def _load(self, name: str) -> type[Method]:
-        """Import the method that an entry point offers. Raises UserError."""
+        """Import the method of an entry point. Raises UserError if that fails."""
         offer = self._offered()[name]
         if len(offer.points) > 1:
-            raise UserError(f"methods.{name}: two packages offer it: {offer.described}; uninstall one of them")
+            raise UserError(f"methods.{name}: two packages provide it: {offer.described}; uninstall one of them")
         (point,) = offer.points
         where = f"methods.{name}: {_described(point)}"
         try:
             found = point.load()
-        except UserError as error:  # of `register` in the package
+        except UserError as error:  # raised by `register` in the package
             raise UserError(f"{where} cannot be loaded: {error}") from None
         except (Exception, SystemExit) as error:
             self.remove(name)  # registered before the error
@@ -226,13 +225,13 @@ class Registry(Mapping[str, type[Method]]):
         return Origin(package, version, own.file, own.sha256)
 
     def check(self, method: Any, where: str) -> type[Method]:
-        """The class, whose name and declarations are checked; it is not added. where: for messages. Raises UserError."""
+        """Check the name and declarations of a class without adding it. where: for error messages. Raises UserError."""
         if isinstance(method, Method):
             kind = type(method).__name__
-            raise UserError(f"{where}: found the object {kind}(...), expected the class itself: {kind}")
+            raise UserError(f"{where}: found the instance {kind}(...), expected the class: {kind}")
         if not (isinstance(method, type) and issubclass(method, Method)) or method is Method:
             raise UserError(f"{where}: found {method!r:.80}, expected a class derived from randout.Method")
-        for attribute, about in (("name", "its table in a recipe"), ("summary", "one line on what it does")):
+        for attribute, about in (("name", "its table in a recipe"), ("summary", "one line that describes it")):
             value = getattr(method, attribute, None)
             if not isinstance(value, str) or not value.strip():
                 raise UserError(f"{where}: {_class(method)} has no `{attribute}` ({about}); found {value!r}")
@@ -242,7 +241,7 @@ class Registry(Mapping[str, type[Method]]):
         return method
 
     def _check_name(self, name: str, where: str) -> None:
-        """Raise UserError for a name that no command could tell from another word."""
+        """Raise UserError for an invalid, taken or reserved name."""
         if not NAME.fullmatch(name):
             raise UserError(f"{where}: found {name!r}; expected lower-case words joined by hyphens, such as 'my-noise'")
         if name in self._built_in:
@@ -250,20 +249,20 @@ class Registry(Mapping[str, type[Method]]):
         if name in self._variants(but=name):
             raise UserError(f"{where}: {name!r} is a variant of another method; use another name")
         if name in RESERVED or name in _settings():
-            raise UserError(f"{where}: {name!r} is a setting or a word of the command line; use another name")
+            raise UserError(f"{where}: {name!r} is the name of a setting or reserved; use another name")
 
     def _check_uses(self, method: type[Method], where: str) -> None:
-        """Raise UserError for variants, search spaces and companions that a study could not use."""
+        """Raise UserError for variants, search spaces and `beside` methods that a study could not use."""
         for other in method.beside:
             if other not in self:
-                raise UserError(f"{where}.beside: no method {other!r}; there are: {', '.join(self)}")
+                raise UserError(f"{where}.beside: no method {other!r}; known methods: {', '.join(self)}")
         if unknown := [name for name in method.spaces if name not in method.variants]:
-            raise UserError(f"{where}.spaces: {unknown[0]!r} is none of its variants ({', '.join(method.variants)})")
+            raise UserError(f"{where}.spaces: {unknown[0]!r} is not one of its variants ({', '.join(method.variants)})")
         taken = {*self, *self._variants(but=method.name)} | {*RESERVED, *_settings()}
         for variant, settings in {"": {}, **method.variants}.items():
             if variant and (not NAME.fullmatch(variant) or variant in taken):
                 raise UserError(
-                    f"{where}.variants: {variant!r} is taken or is no name; use lower-case words and hyphens"
+                    f"{where}.variants: {variant!r} is taken or not a valid name; use lower-case words and hyphens"
                 )
             made = _made(method, dict(settings), f"{where}.variants.{variant}" if variant else where)
             for key, values in method.spaces.get(variant, method.space).items():
@@ -271,19 +270,19 @@ class Registry(Mapping[str, type[Method]]):
                     _made(method, made.model_dump() | {key: value}, f"{where}.space.{key}")
 
     def _variants(self, but: str) -> set[str]:
-        """Names of the variants of all methods loaded so far, except one method's."""
+        """Names of the variants of all methods loaded so far, except those of method `but`."""
         loaded = {**self._built_in, **self._added}
         return {variant for name, method in loaded.items() if name != but for variant in method.variants}
 
 
 def _entry_points() -> list[metadata.EntryPoint]:
-    """Every entry point of the group, in the order of names and packages."""
+    """Entry points of the group, sorted by name and package."""
     found = metadata.entry_points(group=GROUP)
     return sorted(found, key=lambda point: (point.name, (point.dist and point.dist.name) or ""))
 
 
 def _described(point: metadata.EntryPoint) -> str:
-    """An entry point and its package, for messages."""
+    """Describe an entry point and its package, for messages."""
     package = f"the package {point.dist.name} {point.dist.version}" if point.dist else "a package"
     return f"the entry point {point.name!r} of {package} ({point.value})"
 
@@ -293,7 +292,7 @@ def _points_to(point: metadata.EntryPoint, kind: type) -> bool:
 
 
 def _same_definition(one: type, other: type) -> bool:
-    """Whether two classes are one, or the same place of the same module, run again."""
+    """Whether two classes have the same module and qualified name: one class, or a later run of its definition."""
     return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
 
 
@@ -302,7 +301,7 @@ def _class(kind: type) -> str:
 
 
 def _origin_of(kind: type) -> Origin:
-    """The file that defines a class, and the digest of its source as it is now."""
+    """File that defines a class, with the digest of its current source."""
     module = sys.modules.get(kind.__module__)
     file = getattr(module, "__file__", None)
     alone = kind.__module__ == "__main__" or file is None  # the rest of a script may change without changing the method
@@ -314,7 +313,7 @@ def _origin_of(kind: type) -> Origin:
 
 
 def cause(error: BaseException, path: Path | None = None) -> str:
-    """An error in one line, with the last line of `path` that it went through."""
+    """Describe an error in one line, with the last line number of `path` in its traceback."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if path is not None and frame.filename == str(path.resolve())]
     at = f"line {lines[-1]}: " if lines else ""
@@ -322,13 +321,13 @@ def cause(error: BaseException, path: Path | None = None) -> str:
 
 
 def _settings() -> set[str]:
-    """Every name that `--set` takes without its table, and the tables themselves."""
+    """Names that `--set` accepts without their table, and the names of the tables."""
     tables = [field.annotation for field in Config.model_fields.values()]
     return {*Config.model_fields, *(name for table in tables for name in getattr(table, "model_fields", {}))}
 
 
 def _check_declared(method: type[Method], where: str) -> None:
-    """Raise UserError for a declaration of another type than others read."""
+    """Raise UserError for a class attribute with an invalid value."""
     if method.kind not in KINDS:
         raise UserError(f"{where}.kind: found {method.kind!r}; expected one of {', '.join(KINDS)}")
     if method.teacher not in ("", "logits", "model"):
@@ -346,7 +345,7 @@ def _check_declared(method: type[Method], where: str) -> None:
 
 
 def _made(method: type[Method], settings: dict[str, Any], where: str) -> Method:
-    """The method with these settings. Raises UserError."""
+    """Make the method with these settings. Raises UserError."""
     try:
         return method(**settings)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""A control for Randout: the same numbers at scattered places, without its tokens x units."""
+"""A control for Randout: the same noise values at scattered positions, without its grid of tokens x units."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 
 
 class Scattered(Method):
-    """h_l += U(-.5, .5) at k = min(T, n) * min(H, d) of the n x d places of a text, drawn at random without return.
+    """h_l += U(-.5, .5) at k = min(T, n) * min(H, d) of the n x d units of a text, drawn without replacement.
 
-    h_l: (n, d), the output of block l = `layer` for a text of n tokens. As many numbers, of the same law and so of the
-    same L2 norm, as Randout with T = `tokens` and H = `units` adds; but hardly two tokens share their units, and no
-    token has exactly H. What is left of a gain over it is due to the block of tokens x units.
-    Drawn in float32, keyed by (seed, step, call). A control of this project's own, for Randout as it stands in the
-    paper (eq. 3). With k = n * d (all places) it is Randout on all of them.
+    h_l: (n, d), the output of block l = `layer` for a text of n tokens. Adds as many numbers from the same distribution,
+    and so of the same L2 norm, as Randout with T = `tokens` and H = `units`, but different tokens have different units and
+    different numbers of them. Any advantage of Randout over this control is due to its grid of tokens x units.
+    Drawn in float32, keyed by (seed, step, call). A control of this project, for Randout with the settings of the paper
+    (eq. 3). With k = n * d (all units), it equals Randout on all of them.
     """
 
     name = "scattered"
-    summary = "control: Randout's numbers at places drawn over all tokens and units"
+    summary = "control: Randout's noise at positions drawn over all tokens and units"
     source = "a control for Randout, eq. 3"
     kind = "control"
     cost = "1x"
     space = {"tokens": (8, 64), "units": (2, 64)}  # noqa: RUF012
 
-    tokens: Annotated[int, Field(ge=0, description="T of the Randout it stands against")] = 64
-    units: Annotated[int, Field(ge=0, description="H of the Randout it stands against")] = 2
+    tokens: Annotated[int, Field(ge=0, description="T of the Randout it is compared with")] = 64
+    units: Annotated[int, Field(ge=0, description="H of the Randout it is compared with")] = 2
     layer: Annotated[int, Field(ge=0, description="0 the embedding output, i the output of block i")] = 1
 
     def check_size(self, size: Size) -> None:
@@ -47,7 +47,7 @@ class Scattered(Method):
         return noise_at(run, self.layer, self._add)
 
     def _add(self, run: Run, hidden: Tensor) -> Tensor:
-        """hidden (.., .., width) -> the same with noise; a clean pass (no layout) goes through untouched."""
+        """Add noise to hidden (.., .., width); a clean pass (no layout) is unchanged."""
         if (layout := run.layout) is None:
             return hidden
         flat = hidden.reshape(-1, width := hidden.shape[-1])
@@ -58,15 +58,15 @@ class Scattered(Method):
         return (flat + added.to(hidden.dtype)).view_as(hidden)
 
     def draw(self, run: Run, layout: Layout, width: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows of the flattened state, columns and noise, (b, k) each with k that of the step's longest text; the noise
-        is zero beyond a text's own k. Drawn for the whole step, then cut.
+        """Draw rows of the flattened state, columns and noise, each (b, k) with the k of the step's longest text; noise is
+        zero beyond a text's own k. Drawn for the whole step, then sliced.
         """
         generator, mine = run.generator("scattered", device), slice(layout.first, layout.first + len(layout.lengths))
         most = min(self.tokens, layout.longest) * (units := min(self.units, width))
         ranks = torch.rand(layout.of, layout.longest * width, generator=generator, device=device)[mine]
         noise = torch.rand(layout.of, most, generator=generator, device=device)[mine] - 0.5
         outside = torch.arange(ranks.shape[1], device=device) >= layout.lengths[:, None] * width
-        place = ranks.masked_fill(outside, torch.inf).topk(most, dim=-1, largest=False).indices  # nearest to 0 first
+        place = ranks.masked_fill(outside, torch.inf).topk(most, dim=-1, largest=False).indices  # smallest first
         own = torch.arange(most, device=device) < layout.lengths[:, None].clamp(max=self.tokens) * units
-        place = place * own  # beyond its own: zero noise at the first place
+        place = place * own  # beyond its own k: zero noise at the first position
         return layout.starts[:, None] + place // width, place % width, noise * own

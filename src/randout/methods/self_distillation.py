@@ -1,4 +1,4 @@
-"""Self-distillation: the student matches what it was a few steps ago, as an average of weights or of votes."""
+"""Self-distillation: the student matches an average of its own last weights, or of their predictions."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 class SelfDistillation(Method):
     """L = CE + w * MSE(z(theta_t), teacher's logits), the mean over classes and over all texts of the step.
 
-    theta_t: the student's weights at step t; z: (b, C) logits. The teacher is made of K = `window` earlier thetas, none
-    of them the one that is trained (at step 0 it is, for there is no other; before step K there are fewer):
-      form "sda": z(1/K sum_{k=1..K} theta_{t-k}), their average run once;
-      form "sdv": 1/K sum_{k=1..K} z(theta_{t-k}), each run, their votes averaged.
-    average = "ema" (of "sda"): z(e_t), with e_0 = theta_0 and e_n = d * e_{n-1} + (1 - d) * theta_n,
-    d = min(decay, (1 + n) / (10 + n)). The teacher runs with dropout and noise off, on the same input; no gradient
-    flows through it.
+    theta_t: the student's weights at step t; z: (b, C) logits. The teacher consists of K = `window` earlier thetas, without
+    the current one (except at step 0, which has no earlier one; before step K there are fewer than K):
+      form "sda": z(1/K sum_{k=1..K} theta_{t-k}), one pass with the averaged weights;
+      form "sdv": 1/K sum_{k=1..K} z(theta_{t-k}), the average of K passes.
+    average = "ema" (with "sda"): z(e_t), with e_0 = theta_0 and e_n = d * e_{n-1} + (1 - d) * theta_n,
+    d = min(decay, (1 + n) / (10 + n)). The teacher runs without dropout and noise, on the same input; no gradient flows
+    through it.
 
-    Source: section 3.3 of the paper (w = 1, K from 1 to 5; "sda" does best); the moving average is that of a public
-    implementation. Cost: a third of a step more for each forward of the teacher, one ("sda") or K ("sdv"); memory: K + 1
-    copies of the weights (one for "ema"). Fails where the learning rate is so small that the student hardly moves in
-    K steps: the loss is then dropout's alone.
+    Source: section 3.3 of the paper (w = 1, K from 1 to 5; "sda" is best there); the moving average is that of a public
+    implementation. Cost: a third of a step more for each teacher pass, one ("sda") or K ("sdv"); memory: K + 1 copies of the
+    weights (one for "ema"). Not useful if the learning rate is so small that the student hardly changes in K steps: the
+    loss then depends on dropout only.
     """
 
     name = "self-distillation"
@@ -47,15 +47,15 @@ class SelfDistillation(Method):
     form: Annotated[Literal["sda", "sdv"], Field(description='"sda" averages weights, "sdv" logits')] = "sda"
     window: Annotated[int, Field(ge=1, le=20, description="K: how many of the last weights teach")] = 3
     average: Annotated[
-        Literal["uniform", "ema"], Field(description='of weights: over the last K, or a moving one ("ema")')
+        Literal["uniform", "ema"], Field(description='of weights: over the last K, or moving ("ema")')
     ] = "uniform"
-    decay: Annotated[float, Field(ge=0, lt=1, description="most that the moving average keeps of itself")] = 0.995
+    decay: Annotated[float, Field(ge=0, lt=1, description="largest decay of the moving average")] = 0.995
 
     @model_validator(mode="after")
     def _votes_are_of_a_window(self) -> Self:
         if self.form == "sdv" and self.average == "ema":
             raise ValueError(
-                'found average = "ema", which is of weights, and form = "sdv", which averages logits; leave one out'
+                'found average = "ema", which averages weights, and form = "sdv", which averages logits; leave one out'
             )
         return self
 
@@ -63,7 +63,7 @@ class SelfDistillation(Method):
         tensors = {}
         for name, theta in run.model.named_parameters():
             tensors[name] = theta.detach().clone()
-            if self.average == "uniform":  # theta_n lies in slot n % (K + 1)
+            if self.average == "uniform":  # theta_n is in slot n % (K + 1)
                 tensors[name] = theta.new_zeros(self.window + 1, *theta.shape).detach()
                 tensors[name][0].copy_(theta.detach())
         return State(tensors=tensors)
@@ -76,7 +76,7 @@ class SelfDistillation(Method):
         return {"self-distillation": self.weight * error / batch.step_labels.numel()}
 
     def _thetas(self, run: Run, state: State) -> list[dict[str, Tensor]]:
-        """The weights that teach at this step: one set, or K where they vote."""
+        """Teacher weights for this step: one set, or up to K for "sdv"."""
         if self.average == "ema":
             return [state.tensors]
         past = range(max(run.step - self.window, 0), max(run.step, 1))

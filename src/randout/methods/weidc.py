@@ -1,4 +1,4 @@
-"""Weighted self-distillation: the student matches its best state so far, most where both are right."""
+"""Weighted self-distillation: the student matches its best state so far, weighted by which of the two is right."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from randout.models.outputs import Output
 from .base import Batch, Forward, Method, Run, State
 from .functional import at_least_float32, squared_error
 
-COUNTS = {"1": (1, 1, 1), "2": (2, 1, 1), "3": (1, 2, 1), "4": (2, -1, 2)}  # of e_t, of e_s, and what is added
+COUNTS = {"1": (1, 1, 1), "2": (2, 1, 1), "3": (1, 2, 1), "4": (2, -1, 2)}  # factors of e_t and e_s, and the constant
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 class WeiDC(Method):
     """L = (1 - a) * CE + a * MSE(w * z_s, w * z_t), the mean over classes and over all texts of the step.
 
-    z_s, z_t: (b, C) logits of the student and of its teacher, which is the student as it was at the best validation so
-    far (`checkpoint = "last"`: at the last one), run with dropout and noise off; no gradient flows through it. a is
-    `alpha`. w: (b,) how much a text counts, from e_t, e_s = 1 where teacher, student are right on it, else 0:
+    z_s, z_t: (b, C) logits of the student and of its teacher, which is the student at the best validation so far
+    (`checkpoint = "last"`: at the last one), run without dropout and noise; no gradient flows through it. a is `alpha`.
+    w: (b,) weight of a text, from e_t, e_s, which are 1 if teacher, student are right on the text, else 0:
       weighting "1": e_t + e_s + 1; "2": 2 e_t + e_s + 1; "3": e_t + 2 e_s + 1; "4": 2 e_t - e_s + 2; "none": 1.
-    A text without a gold label counts 1. Before the first validation there is no teacher: the loss is then CE, whole.
+    A text without a gold label has weight 1. Before the first validation there is no teacher, and the loss is CE.
 
-    Source: the paper's section 3 and its authors' code (a = 0.3, "4", patience 3), there for tokens of a sequence.
-    Deviations: classes of texts in place of tags of tokens, so the mean is over texts. The code takes a new best (and
-    resets its patience) only where the F score gains at least .0001; here any gain of the validation metric counts.
-    Fails in a training of one epoch, whose one validation comes at its end: it is then plain. Cost: a third of a step
-    more from the second epoch on; memory: a copy of the weights.
+    Source: the paper's section 3 and its authors' code (a = 0.3, "4", patience 3), for tokens of a sequence.
+    Deviations: classes of texts instead of tags of tokens, so the mean is over texts. In that code, a new best (which
+    resets the patience) needs a gain of .0001 in the F score; here, any gain of the validation metric counts.
+    No effect in a training of one epoch, whose only validation is at its end. Cost: a third of a step more from the second
+    epoch on; memory: a copy of the weights.
     """
 
     name = "weidc"
-    summary = "match the student's own best checkpoint, weighted by who is right"
+    summary = "match the student's own best checkpoint, weighted by which of them is right"
     source = "He, Cai, Ming, Zhang 2022 (Findings of ACL), Weighted self Distillation, section 3"
     kind = "distillation"
     cost = "1.33x"
@@ -45,7 +45,7 @@ class WeiDC(Method):
 
     alpha: Annotated[float, Field(ge=0, le=1, description="a: share of the student's own past")] = 0.3
     weighting: Annotated[Literal["1", "2", "3", "4", "none"], Field(description="which weights")] = "4"
-    checkpoint: Annotated[Literal["best", "last"], Field(description="of which validation the teacher is")] = "best"
+    checkpoint: Annotated[Literal["best", "last"], Field(description="the teacher's validation")] = "best"
 
     def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         if run.supervised is None:
@@ -60,7 +60,7 @@ class WeiDC(Method):
         return {"ce": (1 - self.alpha) * gold, "weidc": self.alpha * error / batch.step_labels.numel()}
 
     def weights_of(self, teacher: Tensor, student: Tensor, labels: Tensor) -> Tensor:
-        """w, (b,), of the logits of both (b, C) and the labels (b,), -1 where there is none."""
+        """Weights w (b,), from the logits of both (b, C) and the labels (b,), -1 for none."""
         if self.weighting == "none":
             return torch.ones(len(labels), device=labels.device)
         of_teacher, of_student, added = COUNTS[self.weighting]

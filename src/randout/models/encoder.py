@@ -1,4 +1,7 @@
-"""Encoders: the forward pass of a Hugging Face model, packed or padded, and the probe that decides which (`admit`)."""
+"""Encoders: the forward pass of a Hugging Face model, packed or padded.
+
+`probe_packing` decides which: it compares one packed training step with one padded step.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from randout.models.kernels import block, dropout, packing
-from randout.models.kernels import embedding as words
+from randout.models.kernels import embedding as token_embedding
 from randout.models.kernels.buffers import Gradients, Pool, Tape
 
 from .hooks import Layout, Sites
@@ -26,10 +29,11 @@ from .outputs import Want as Want
 
 @dataclass(frozen=True)
 class Encoder:
-    """A sequence classifier with its tokenizer. `packed`: whether batches go without padding; else `reason` says why.
+    """A sequence classifier with its tokenizer.
 
-    prefix, suffix: special tokens that the tokenizer puts at either end of a text. fresh: names of parameters that are
-    newly initialised, not pretrained.
+    packed: whether batches run without padding; if not, `reason` says why. prefix, suffix: number of special tokens that
+    the tokenizer puts at either end of a text. fused: whether the blocks run the fused CPU code (`kernels.block`). fresh:
+    names of parameters that are newly initialised, not pretrained.
     """
 
     model: Any
@@ -39,7 +43,7 @@ class Encoder:
     reason: str = ""
     prefix: int = 1
     suffix: int = 1
-    by_hand: bool = False
+    fused: bool = False
     fresh: frozenset[str] = frozenset()
     pool: Pool = field(default_factory=Pool, compare=False)
     gradients: Gradients = field(default_factory=Gradients, compare=False)
@@ -50,27 +54,27 @@ class Encoder:
 
     @property
     def pooling(self) -> Pooling:
-        """What the head reads of a text's last states: the first token's, or their mean."""
+        """What the head reads from a text's last hidden states: the first token's state ("first"), or the mean."""
         found: Pooling | None = getattr(self.model, "pooling", None)
         return found or stock_pooling(self.model.config) or "first"
 
     @property
     def longest(self) -> int:
-        """The most tokens a text may have, special tokens included."""
+        """Maximum number of tokens in a text, special tokens included."""
         return longest_text(self.model, self.tokenizer)
 
     def forward(self, ids: Sequence[Tensor], want: Want = NOTHING, weights: dict[str, Tensor] | None = None) -> Output:
-        """Logits of the texts, and what is wanted besides.
+        """Compute the logits of the texts, and the other outputs that `want` asks for.
 
-        ids: one tensor of token ids a text. weights: parameters by name to use in place of the model's own. Raises
-        ValueError where there is no text, or a text without tokens: packed, it would read its neighbour's.
+        ids: one tensor of token ids per text. weights: parameters by name, used instead of the model's own. Raises
+        ValueError for an empty batch or a text without tokens, which in a packed batch would read its neighbour's states.
         """
         lengths = [len(text) for text in ids]
         if not all(lengths) or not lengths:
             raise ValueError(
-                f"text {lengths.index(0)} of this batch has no tokens" if lengths else "a batch of no texts"
+                f"text {lengths.index(0)} of this batch has no tokens" if lengths else "the batch has no texts"
             )
-        if self.packed and self.sites.config._attn_implementation != packing.ATTENTION:  # changed since it was admitted
+        if self.packed and self.sites.config._attn_implementation != packing.ATTENTION:  # changed since the probe
             return replace(self, packed=False).forward(ids, want, weights)
         hidden: dict[int, Tensor] = {}
         attention: dict[int, list[Tensor]] = {}
@@ -83,7 +87,7 @@ class Encoder:
             for block in dict.fromkeys(want.attention):
                 stack.callback(self.sites.change_attention(block, seen=partial(attention.__setitem__, block)))
             if self.packed:
-                stack.enter_context(_one_state_a_text(self.model, keywords["boundaries"], self.pooling))
+                stack.enter_context(_one_state_per_text(self.model, keywords["boundaries"], self.pooling))
             if weights is None:
                 logits = self.model(**keywords).logits
             else:
@@ -92,7 +96,7 @@ class Encoder:
         return Output(logits, hidden, self._pooled(hidden[last], lengths) if want.cls else None, attention)
 
     def _pooled(self, state: Tensor, lengths: Sequence[int]) -> Tensor:
-        """The first token's row of each text, or the mean of its rows, (b, hidden)."""
+        """Pool each text's states to (b, hidden): the first token's state, or the mean."""
         if self.pooling == "mean":
             if self.packed:
                 return segment_means(state[0], lengths)
@@ -104,7 +108,7 @@ class Encoder:
         return state[0, starts.to(state.device)] if self.packed else state[:, 0]
 
     def layout(self, ids: Sequence[Tensor], first: int, of: int, longest: int) -> Layout:
-        """Where `forward(ids)` will put each text's tokens."""
+        """Layout of each text's tokens in the hidden states of `forward(ids)`; see `Layout` for the other arguments."""
         lengths = torch.tensor([len(text) for text in ids])
         starts = lengths.cumsum(0) - lengths if self.packed else torch.arange(len(ids)) * int(lengths.max())
         device = self.device
@@ -117,9 +121,9 @@ class Encoder:
         keywords = {"input_ids": row, "position_ids": positions, "attention_mask": None}
         if "token_type_ids" in inspect.signature(self.model.base_model.forward).parameters:
             keywords["token_type_ids"] = torch.zeros_like(row)
-        end = self.sites.blocks[-1]  # where its states are changed or watched, all of them are computed
+        end = self.sites.blocks[-1]  # hooks on it may read or change any state, so all of them are computed then
         first = first and not (end._forward_hooks or end._backward_hooks or end._backward_pre_hooks)
-        trained = self.by_hand and self.device.type == "cpu" and torch.is_grad_enabled() and not block.switched_off()
+        trained = self.fused and self.device.type == "cpu" and torch.is_grad_enabled() and not block.fusion_disabled()
         tape = Tape(self.pool) if trained else None
         return keywords | {"boundaries": packing.Boundaries(lengths, tape, first)}
 
@@ -127,7 +131,7 @@ class Encoder:
         filler = getattr(self.model.config, "pad_token_id", None) or 0
         words: Any = self.sites.words
         if words is not None and not 0 <= filler < len(words.weight):
-            filler = 0  # any will do: no text looks at it
+            filler = 0  # any id will do: attention masks it out
         block = nn.utils.rnn.pad_sequence(list(ids), batch_first=True, padding_value=filler)  # (b, longest)
         lengths = torch.tensor([len(text) for text in ids])
         mask = (torch.arange(block.shape[1])[None] < lengths[:, None]).long()
@@ -135,17 +139,17 @@ class Encoder:
 
 
 def position_offset(model: nn.Module) -> int:
-    """The position number of a text's first token: 0, or padding_idx + 1 in RoBERTa's kin."""
+    """Position id of a text's first token: 0, or padding_idx + 1 in the RoBERTa family."""
     embeddings = getattr(getattr(model, "base_model", model), "embeddings", None)
     padding = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
     return 0 if padding is None else padding + 1
 
 
 def positions_of(ids: Sequence[Tensor], offset: int) -> list[Tensor]:
-    """The position numbers of each text's tokens, as transformers counts them.
+    """Position ids of each text's tokens, as transformers counts them.
 
-    In RoBERTa's kin (offset > 0) a filler that is written out in a text ("<pad>") has the position padding_idx and is
-    not counted.
+    In the RoBERTa family (offset > 0), a padding token that occurs literally in a text ("<pad>") has the position
+    padding_idx and is not counted.
     """
     if offset == 0:
         return [torch.arange(len(text)) for text in ids]
@@ -154,8 +158,8 @@ def positions_of(ids: Sequence[Tensor], offset: int) -> list[Tensor]:
 
 
 def longest_text(model: Any, tokenizer: Any) -> int:
-    """The most tokens a text may have, special tokens included: what the model has positions for, and no more than the
-    tokenizer states. A stated length that is no length (0, negative, None) states nothing.
+    """Maximum number of tokens in a text, special tokens included: the model's positions, or less if the tokenizer states
+    a smaller maximum. An invalid stated length (0, negative, None) is ignored.
     """
     positions = (getattr(model.config, "max_position_embeddings", None) or 10**6) - position_offset(model)
     stated = getattr(tokenizer, "model_max_length", None)
@@ -163,9 +167,9 @@ def longest_text(model: Any, tokenizer: Any) -> int:
 
 
 @contextmanager
-def _one_state_a_text(model: nn.Module, boundaries: packing.Boundaries, pooling: Pooling) -> Iterator[None]:
-    """While open, the inner encoder's last hidden state (1, tokens, hidden) becomes (texts, 1, hidden): of the first token,
-    or the mean.
+def _one_state_per_text(model: nn.Module, boundaries: packing.Boundaries, pooling: Pooling) -> Iterator[None]:
+    """While open, turn the inner encoder's last hidden state (1, tokens, hidden) into (texts, 1, hidden): the first token's
+    state, or the mean.
     """
     base = model.base_model
     inner: Any = getattr(base, "encoder", None) or getattr(base, "transformer", None)
@@ -177,7 +181,7 @@ def _one_state_a_text(model: nn.Module, boundaries: packing.Boundaries, pooling:
         if pooling == "mean":
             output.last_hidden_state = segment_means(state[0], boundaries.lengths)[:, None]
             return output
-        only = state.shape[1] == len(index)  # the last block gave no others
+        only = state.shape[1] == len(index)  # the last block computed first tokens only
         output.last_hidden_state = state.transpose(0, 1) if only else state[0, index.to(state.device)][:, None]
         return output
 
@@ -189,28 +193,28 @@ def _one_state_a_text(model: nn.Module, boundaries: packing.Boundaries, pooling:
 
 
 def prepare(model: Any, tokenizer: Any, pack: bool = True) -> Encoder:
-    """An `Encoder` of a loaded model: fast dropout installed, blocks found, packing admitted or not.
+    """Make an `Encoder` of a loaded model: install fast dropout, find its blocks, and probe whether it can be packed.
 
-    The model must have been loaded with `attn_implementation=packing.ATTENTION` to be packed; one that is refused must
-    be loaded anew without it, for its padded forward may be wrong too.
+    To be packed, the model must have been loaded with `attn_implementation=packing.ATTENTION`. A model that fails the
+    probe must be loaded again without it, because its padded forward may be wrong too.
     """
     dropout.install(model)
     prefix, suffix = special_tokens(tokenizer)
     encoder = Encoder(model, tokenizer, Sites.of(model), prefix=prefix, suffix=suffix)
     if not pack:
         return replace(encoder, reason="packing was switched off")
-    words.install(encoder.sites.words, encoder.gradients)
-    encoder = replace(encoder, by_hand=block.install(encoder.sites.blocks, encoder.gradients))
-    reason = admit(encoder)
+    token_embedding.install(encoder.sites.words, encoder.gradients)
+    encoder = replace(encoder, fused=block.install(encoder.sites.blocks, encoder.gradients))
+    reason = probe_packing(encoder)
     return replace(encoder, packed=not reason, reason=reason)
 
 
-def admit(encoder: Encoder) -> str:
-    """Why this model cannot be packed, or an empty string: a training step on three short texts, packed against padded.
+def probe_packing(encoder: Encoder) -> str:
+    """Compare a packed and a padded training step on three short texts. Returns why the model cannot be packed, or "".
 
-    Both steps run as the training loop's do, in training mode with gradients added to `.grad`, but with dropout off.
-    Logits and the gradient of every parameter that has one must agree to 1e-4 of the largest (float32; what fails,
-    fails by far more), and none may be zero in one of them alone. The model's gradients and modes are left as found.
+    Both steps run as in the training loop, in training mode with gradients added to `.grad`, but with dropout off. Logits
+    and the gradient of every parameter must agree to 1e-4 of the largest (float32; models that fail differ by far more),
+    and no gradient may be zero in only one of the two steps. The model's gradients and modes are restored.
     """
     model = encoder.model
     modes, grads = {m: m.training for m in model.modules()}, {p: p.grad for p in model.parameters()}
@@ -219,7 +223,7 @@ def admit(encoder: Encoder) -> str:
     try:
         with torch.random.fork_rng(devices=[]), dropout.rates(model, 0.0, 0.0):
             padded, packed = (_step_taken(replace(encoder, packed=packed), texts) for packed in (False, True))
-    except Exception as error:  # whatever a foreign model raises means the same: it does not fit
+    except Exception as error:  # whatever a third-party model raises, it cannot be packed
         return f"its forward does not take packed texts ({type(error).__name__})"
     finally:
         for parameter, grad in grads.items():
@@ -231,7 +235,7 @@ def admit(encoder: Encoder) -> str:
 
 
 def _step_taken(encoder: Encoder, texts: Sequence[Tensor]) -> list[Tensor | None]:
-    """Logits of `texts`, and the gradient that each trainable parameter has after a training step on them."""
+    """Return the logits of `texts`, then the gradient of each trainable parameter after a training step on them."""
     model = encoder.model
     parameters = [p for p in model.parameters() if p.requires_grad]
     model.train()
@@ -244,7 +248,7 @@ def _step_taken(encoder: Encoder, texts: Sequence[Tensor]) -> list[Tensor | None
 
 
 def _difference(padded: Sequence[Tensor | None], packed: Sequence[Tensor | None]) -> str:
-    """In what the two steps of `admit` differ, or an empty string."""
+    """Describe how the two steps of `probe_packing` differ; an empty string if they agree."""
     largest = max((float(g.abs().max()) for g in padded[1:] if g is not None), default=0.0)
     for place, (ours, theirs) in enumerate(zip(padded, packed, strict=True)):
         if (ours is None) != (theirs is None):
@@ -262,7 +266,7 @@ def _difference(padded: Sequence[Tensor | None], packed: Sequence[Tensor | None]
 
 
 def special_tokens(tokenizer: Any) -> tuple[int, int]:
-    """How many special tokens the tokenizer puts before and after a text."""
+    """Count the special tokens that the tokenizer puts before and after a text."""
     if tokenizer is None:
         return 1, 1
     mask = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
@@ -271,5 +275,5 @@ def special_tokens(tokenizer: Any) -> tuple[int, int]:
 
 
 def computing(device: torch.device, precision: str) -> Any:
-    """The context in which forwards run: autocast to bfloat16, or nothing for float32."""
+    """Context for forward passes: autocast to bfloat16, or no change for float32."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()

@@ -15,10 +15,14 @@ from randout.core.errors import UserError
 FAMILIES = (
     "BERT, RoBERTa, XLM-RoBERTa, CamemBERT, Data2VecText, ELECTRA, DistilBERT, ALBERT, MPNet, DeBERTa-v2, ModernBERT"
 )
-ENCODERS = frozenset(  # model types of these families: known to be encoders without asking transformers
+ENCODERS = frozenset(  # model types of these families: recognised without importing transformers
     ("bert", "roberta", "xlm-roberta", "camembert", "data2vec-text", "electra", "distilbert", "albert")
 ) | {"mpnet", "deberta-v2", "modernbert"}
-ENCODER, POOLING, CLASSIFIER = "0_Transformer", "1_Pooling", "2_Classifier"  # of a sentence-transformers classifier
+ENCODER, POOLING, CLASSIFIER = (
+    "0_Transformer",
+    "1_Pooling",
+    "2_Classifier",
+)  # folders of a sentence-transformers classifier
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf", "*.onnx")
 ADAPTER = "adapter_config.json"
@@ -26,14 +30,14 @@ LFS = b"version https://git-lfs.github.com/spec/"
 
 
 def is_pooled(folder: Path) -> bool:
-    """Whether a folder holds a classifier on the mean of its tokens' states (`pooled`)."""
+    """Whether a folder holds a classifier on mean-pooled token states (`mean_pooling`)."""
     return all((folder / part).is_dir() for part in (ENCODER, POOLING, CLASSIFIER))
 
 
 def is_known_encoder(kind: Any) -> bool:
-    """Whether transformers can make a classifier of a model type and knows it as an encoder.
+    """Whether a model type is an encoder that transformers can turn into a classifier.
 
-    Loads transformers for a type that is not one of `ENCODERS` only.
+    Imports transformers only for a type that is not in `ENCODERS`.
     """
     if kind in ENCODERS:
         return True
@@ -49,7 +53,7 @@ def is_known_encoder(kind: Any) -> bool:
 
 
 def check_is_model(name: str, folder: Path) -> None:
-    """Raise UserError where a folder is something else than a model: an adapter, a parent of models, ..."""
+    """Raise UserError if a folder is not a model but an adapter, a parent of models, ..."""
     if (folder / ADAPTER).exists():
         raise UserError(
             f"{name}: this folder holds a PEFT adapter ({ADAPTER}), not a whole model. Merge it into its base model "
@@ -59,11 +63,11 @@ def check_is_model(name: str, folder: Path) -> None:
         inner = sorted(path.parent.name for path in folder.glob("*/config.json"))
         kind = "sentence-transformers folder; its encoder" if (folder / "modules.json").exists() else "folder; a model"
         near = f". This is a {kind} is in {', '.join(inner[:3])}: name that folder" if inner else ""
-        raise UserError(f"{name}: no config.json in this folder, so it is no Hugging Face model{near}")
+        raise UserError(f"{name}: no config.json in this folder, so it is not a Hugging Face model{near}")
 
 
 def check_weights(name: str, folder: Path) -> None:
-    """Raise UserError where there are no weights in safetensors, or not all of them, or not whole ones."""
+    """Raise UserError if safetensors weights are missing, incomplete or damaged."""
     if (folder / WEIGHTS).exists():
         _check_safetensors(name, folder / WEIGHTS)
         return
@@ -90,7 +94,7 @@ def check_weights(name: str, folder: Path) -> None:
 
 
 def _check_safetensors(name: str, path: Path) -> None:
-    """Raise UserError where a safetensors file is shorter or longer than its header says, or has none."""
+    """Raise UserError if a safetensors file is shorter or longer than its header says, or has no header."""
     size, again = path.stat().st_size, "copy or download it again"
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -99,16 +103,18 @@ def _check_safetensors(name: str, path: Path) -> None:
         table = json.loads(header)
         end = max((entry["data_offsets"][1] for key, entry in table.items() if key != "__metadata__"), default=0)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-        raise UserError(f"{name}: {path.name} ({size:,} bytes) is damaged, or no safetensors file; {again}") from None
+        raise UserError(
+            f"{name}: {path.name} ({size:,} bytes) is damaged, or not a safetensors file; {again}"
+        ) from None
     if size != 8 + length + end:
         raise UserError(
-            f"{name}: {path.name} has {size:,} bytes where its header says {8 + length + end:,}: it was cut off or "
+            f"{name}: {path.name} has {size:,} bytes, but its header says {8 + length + end:,}: it was truncated or "
             f"changed; {again}"
         )
 
 
 def check_contents(name: str, folder: Path, patterns: list[str]) -> None:
-    """Raise UserError for files that stand for others: Git LFS pointers, web pages, nothing at all."""
+    """Raise UserError for files that are not what their name says: Git LFS pointers, web pages, an empty configuration."""
     for path in sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}):
         with path.open("rb") as stream:
             start = stream.read(256)
@@ -118,13 +124,13 @@ def check_contents(name: str, folder: Path, patterns: list[str]) -> None:
                 "in that folder, or download the model again"
             )
         if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
-            raise UserError(f"{name}: {path.name} is a web page, not a file of a model; download it again")
+            raise UserError(f"{name}: {path.name} is a web page, not a model file; download it again")
         if path.name == "config.json" and not start:
             raise UserError(f"{name}: config.json is empty; copy or download it again")
 
 
 def is_encoder_decoder(kind: str) -> bool:
-    """Whether transformers knows a model type as an encoder-decoder."""
+    """Whether transformers lists a model type as an encoder-decoder."""
     if kind in ENCODERS:
         return False
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
@@ -133,7 +139,7 @@ def is_encoder_decoder(kind: str) -> bool:
 
 
 def is_decoder(kind: str) -> bool:
-    """Whether transformers knows a model type as a decoder, and not as an encoder too."""
+    """Whether transformers lists a model type as a decoder and not also as an encoder."""
     if kind in ENCODERS:
         return False
     from transformers.models.auto.modeling_auto import (
@@ -145,10 +151,10 @@ def is_decoder(kind: str) -> bool:
 
 
 def check_family(name: str, config: Mapping[str, Any]) -> None:
-    """Raise UserError for what is no encoder."""
+    """Raise UserError if a model's configuration is not that of an encoder."""
     kind = config.get("model_type")
     if not isinstance(kind, str):
-        raise UserError(f"{name}: its config.json has no model_type, so it is not that of a Hugging Face model")
+        raise UserError(f"{name}: its config.json has no model_type, so this is not a Hugging Face model")
     takes = f"randout takes encoders: {FAMILIES}"
     if is_encoder_decoder(kind) or config.get("is_encoder_decoder"):
         raise UserError(f"{name}: {kind.upper()} is an encoder-decoder; {takes}")
@@ -156,30 +162,30 @@ def check_family(name: str, config: Mapping[str, Any]) -> None:
         raise UserError(f"{name}: {kind.upper()} is a decoder; {takes}")
     if config.get("is_decoder"):
         raise UserError(
-            f"{name}: its config.json says is_decoder, so each token sees only those before it; {takes}. If it is an "
+            f"{name}: its config.json sets is_decoder, so each token attends only to earlier tokens; {takes}. If it is an "
             "encoder, set is_decoder to false there"
         )
     filler, words = config.get("pad_token_id"), config.get("vocab_size")
     if isinstance(filler, int) and isinstance(words, int) and filler >= words:
         raise UserError(
-            f"{name}: its config.json has pad_token_id {filler} but vocab_size {words}, so there is no such token; "
-            "correct pad_token_id there (the tokenizer's is the right one)"
+            f"{name}: its config.json has pad_token_id {filler} but vocab_size {words}, so that token does not exist; "
+            "set pad_token_id there to the tokenizer's"
         )
 
 
 def check_labels(name: str, id2label: Mapping[int, str], label2id: Mapping[str, Any], problem: str | None) -> None:
-    """Raise UserError for a classifier whose outputs are not one score for each of several named classes."""
+    """Raise UserError if a classifier's outputs are not one score for each of two or more distinct, named classes."""
     names = [str(id2label[index]) for index in sorted(id2label)]
     if len(names) < 2 or problem == "regression":
         what = "one output" if len(names) < 2 else "problem_type regression in its config.json"
         raise UserError(
-            f"{name}: this model has {what}: it gives a number (a regression, a reranker, a similarity), and classifies "
-            "nothing. A classifier with at least two classes is needed"
+            f"{name}: this model has {what}: it predicts a number (regression, reranking, similarity), not a class. "
+            "A classifier with at least two classes is needed"
         )
     if problem == "multi_label_classification":
         raise UserError(
-            f"{name}: its config.json says problem_type multi_label_classification: a text may have several of its "
-            "labels, or none, while randout gives every text one. If it was trained with one label a text, remove "
+            f"{name}: its config.json says problem_type multi_label_classification: a text may have several labels or "
+            "none, but randout gives every text exactly one. If it was trained with one label per text, remove "
             "problem_type there"
         )
     if sorted(id2label) != list(range(len(names))):
@@ -187,25 +193,25 @@ def check_labels(name: str, id2label: Mapping[int, str], label2id: Mapping[str, 
     if twice := sorted({label for label in names if names.count(label) > 1}):
         raise UserError(
             f"{name}: two of its outputs are named {twice[0]!r} in id2label of its config.json, so their predictions "
-            "cannot be told apart; give each a name of its own"
+            "cannot be told apart; give each output its own name"
         )
     other = {str(label): int(index) for label, index in label2id.items()}
     if set(other) == set(names) and (wrong := [x for at, x in enumerate(names) if other[x] != at]):
         raise UserError(
-            f"{name}: id2label and label2id in its config.json disagree: output {names.index(wrong[0])} is "
-            f"{wrong[0]!r} by the one and output {other[wrong[0]]} by the other; correct the wrong one"
+            f"{name}: id2label and label2id in its config.json disagree: {wrong[0]!r} is output "
+            f"{names.index(wrong[0])} in id2label and output {other[wrong[0]]} in label2id; correct the wrong one"
         )
 
 
 def check_vocabulary(name: str, tokenizer: Any, embeddings: int) -> None:
-    """Raise UserError where a tokenizer can make ids for which a model with so many embeddings has none."""
+    """Raise UserError if a tokenizer can produce ids beyond the model's number of `embeddings`."""
     try:
         largest = max(tokenizer.get_vocab().values(), default=0)
     except (NotImplementedError, AttributeError):
         largest = len(tokenizer) - 1
     if largest >= embeddings:
         raise UserError(
-            f"{name}: its tokenizer has {largest + 1:,} tokens but the model only {embeddings:,} embeddings, so a text with "
-            "one of the others cannot be read. Tokens were probably added without resizing the model: call "
+            f"{name}: its tokenizer has {largest + 1:,} tokens but the model only {embeddings:,} embeddings, so texts with "
+            "the other tokens cannot be read. Tokens were probably added without resizing the model: call "
             f"model.resize_token_embeddings({largest + 1}) in transformers, then save_pretrained"
         )

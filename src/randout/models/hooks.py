@@ -1,7 +1,7 @@
 """Where methods hook into a model: embeddings, blocks, attention, and the layout of a batch's tokens in them.
 
-`Sites` finds the places of any encoder of transformers and lets a function change, or read, what passes there;
-`Layout` says where each text's tokens lie in a state that passes.
+`Sites` finds the hook points of any transformers encoder and lets a function read or change the tensors that pass there.
+`Layout` says which rows of such a tensor hold each text's tokens.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from randout.models.kernels import packing
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the tokens of each text lie in a hidden state flattened to (rows, hidden).
+    """Position of each text's tokens in a hidden state flattened to (rows, hidden).
 
     starts, lengths: (b,) first row and number of real tokens of each text. longest: tokens of the longest text of the
-    whole step (what padding would fill up to). prefix, suffix: special tokens at either end. first, of: position of
-    these texts in their step and the number of texts in it, so that draws do not depend on micro-batches.
+    whole step (the length that padding would fill up to). prefix, suffix: number of special tokens at either end. first,
+    of: position of these texts in their step and number of texts in the step, so that random draws do not depend on
+    micro-batches.
     """
 
     starts: Tensor
@@ -36,40 +37,42 @@ class Layout:
     suffix: int = 1
 
     def slots(self) -> tuple[Tensor, Tensor]:
-        """(b, longest) the row of each place of each text, 0 where it has no token, and where it has one."""
+        """Return two (b, longest) tensors: the row of each position of each text (0 if there is no token), and a mask of
+        the positions that have a token.
+        """
         place = torch.arange(self.longest, device=self.starts.device)[None]
         real = place < self.lengths[:, None]
         return (self.starts[:, None] + place) * real, real
 
     def into_rows(self, values: Tensor, rows: int) -> Tensor:
-        """values (b, longest, ...) -> (rows, ...), each at the row of its token; zero in rows without one."""
+        """Scatter values (b, longest, ...) to (rows, ...), each at the row of its token; rows without a token are zero."""
         index, real = self.slots()
         return values.new_zeros(rows, *values.shape[2:]).index_put((index[real],), values[real])
 
     def own(self, drawn: Tensor) -> Tensor:
-        """Values drawn for the whole step (of, longest, ...) -> these texts' (b, longest, ...), zero where a text has no
-        token.
+        """Select this micro-batch's values (b, longest, ...) from values drawn for the whole step (of, longest, ...); zero
+        at positions without a token.
         """
         mine = drawn[self.first : self.first + len(self.lengths)]
         return mine * self.slots()[1].view(*mine.shape[:2], *[1] * (mine.dim() - 2))
 
     def add(self, hidden: Tensor, values: Tensor) -> Tensor:
-        """hidden (.., .., width) with values (b, longest, width) added at the rows of their tokens, in its own format."""
+        """Add values (b, longest, width) to hidden (.., .., width) at the rows of their tokens, in the dtype of `hidden`."""
         rows = self.into_rows(values, hidden.numel() // hidden.shape[-1])
         return hidden + rows.to(hidden.dtype).view_as(hidden)
 
     def from_rows(self, flat: Tensor) -> Tensor:
-        """(rows, ...) -> (b, longest, ...), zero where a text has no token."""
+        """Gather (rows, ...) to (b, longest, ...); zero at positions without a token."""
         index, real = self.slots()
         return flat[index] * real.view(*real.shape, *[1] * (flat.dim() - 1))
 
 
 @dataclass(frozen=True)
 class Sites:
-    """The places of a model where what passes can be read or changed.
+    """The hook points ("sites") of a model, where tensors can be read or changed during a forward pass.
 
-    Hidden states: 0 is the embedding output, i the output of block i. words: the embedding of token ids. config: the
-    model's own, which names its attention function.
+    Hidden states are numbered: site 0 is the embedding output, site i the output of block i. words: the token embedding
+    (ids to vectors). config: the model's configuration, which names its attention function.
     """
 
     embedding: nn.Module
@@ -79,7 +82,7 @@ class Sites:
 
     @staticmethod
     def of(model: nn.Module) -> Sites:
-        """Find them in any encoder of transformers. Raises TypeError naming the model where there are none."""
+        """Find the hook points of any transformers encoder. Raises TypeError naming the model if there are none."""
         base: Any = getattr(model, "base_model", model)
         config = getattr(base, "config", None)
         words = base.get_input_embeddings() if hasattr(base, "get_input_embeddings") else None
@@ -96,7 +99,7 @@ class Sites:
         raise TypeError(f"{type(model).__name__}: no embeddings and list of {depth} blocks found in this model")
 
     def change(self, site: int, function: Callable[[Tensor], Tensor]) -> Callable[[], None]:
-        """Pass the hidden state at `site` through `function` in every forward; returns what undoes it.
+        """Pass the hidden state at `site` through `function` in every forward pass; returns a function that removes the hook.
 
         A block may return a tensor or a tuple that starts with one.
         """
@@ -107,11 +110,11 @@ class Sites:
         return self._hook(site, after=hook)
 
     def change_words(self, function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], None]:
-        """Pass the embedded tokens through `function(ids, embedded)`, (b, n) and (b, n, width), in every forward;
-        returns what undoes it. Raises TypeError for a model without an embedding of token ids.
+        """Pass the token embeddings through `function(ids, embedded)`, (b, n) and (b, n, width), in every forward pass;
+        returns a function that removes the hook. Raises TypeError for a model without a token embedding.
         """
         if self.words is None:
-            raise TypeError("this model has no embedding of token ids")
+            raise TypeError("this model has no token embedding")
 
         def hook(_module: nn.Module, arguments: tuple, output: Tensor) -> Tensor:
             return function(arguments[0], output)
@@ -124,26 +127,26 @@ class Sites:
         bias: Callable[[int], Tensor] | None = None,
         seen: Callable[[Any], None] | None = None,
     ) -> Callable[[], None]:
-        """In every forward add to the attention scores of block `block` (1 the first), or look at its weights.
+        """Add a bias to the attention scores of block `block` (1 is the first), or read its weights, in every forward pass.
 
-        bias: of the number of rows in the batch (padding included) to (rows,), added to the score of every query with
-        the key of that row, in all heads. seen: is handed the weights, as `packing.weights_of` gives them. Returns what
-        undoes it. Works where `reaches_attention` says so.
+        bias: called with the number of rows in the batch (padding included), returns (rows,), added in all heads to the
+        score of every query with the key of that row. seen: called with the weights, as `packing.weights_of` returns
+        them. Returns a function that removes the hook. Only works if `reaches_attention` is true.
         """
         before = self.config._attn_implementation
-        aside = packing.Aside(bias, seen)
-        undo = self._hook(block, before=lambda *_: packing.asides.append(aside), after=lambda *_: _drop(aside))
+        added = packing.AttentionHook(bias, seen)
+        undo = self._hook(block, before=lambda *_: packing.attention_hooks.append(added), after=lambda *_: _drop(added))
         self.config._attn_implementation = packing.ATTENTION
 
         def restore() -> None:
             undo()
-            _drop(aside)
+            _drop(added)
             self.config._attn_implementation = before
 
         return restore
 
     def reaches_attention(self, model: nn.Module) -> bool:
-        """Whether `change_attention` has a say in this model, tried on a text of five tokens."""
+        """Test on a text of five tokens whether `change_attention` has an effect in this model."""
         if not self.blocks or not hasattr(self.config, "_attn_implementation"):
             return False
         ids = torch.arange(11, 16, device=next(model.parameters()).device)[None]
@@ -165,13 +168,13 @@ class Sites:
     def _hook(
         self, site: int, after: Callable[..., Any], before: Callable[..., Any] | None = None
     ) -> Callable[[], None]:
-        """Hooks around the module at `site`; a hook that returns None changes nothing. Returns what removes them.
+        """Register hooks around the module at `site`; a hook that returns None changes nothing. Returns a function that
+        removes them.
 
-        Blocks that share a module (ALBERT) are told apart by their place in the forward, counted anew from the
-        embeddings on.
+        Blocks that share a module (ALBERT) are told apart by their order in the forward pass, counted from the embeddings.
         """
         if not 0 <= site <= len(self.blocks):
-            raise IndexError(f"site {site}: this encoder has blocks 1 to {len(self.blocks)} and site 0, the embeddings")
+            raise IndexError(f"site {site}: this encoder has sites 0 (the embeddings) to {len(self.blocks)}")
         module = self.embedding if site == 0 else self.blocks[site - 1]
         turn = sum(block is module for block in self.blocks[: max(site - 1, 0)])
         shared = max(sum(block is module for block in self.blocks), 1)
@@ -207,23 +210,23 @@ def _always(bias: Tensor, _rows: int) -> Tensor:
     return bias
 
 
-def _drop(aside: packing.Aside) -> None:
-    if aside in packing.asides:
-        packing.asides.remove(aside)
+def _drop(hook: packing.AttentionHook) -> None:
+    if hook in packing.attention_hooks:
+        packing.attention_hooks.remove(hook)
 
 
 def layout_of_arguments(model: nn.Module, arguments: tuple, keywords: dict) -> Layout:
-    """The layout of a foreign model's padded forward, from its own arguments (`attention_mask`, else all real)."""
+    """Layout of a padded forward pass in an external loop, from its arguments: `attention_mask`, or else all tokens real."""
     given = dict(zip(inspect.signature(model.forward).parameters, arguments, strict=False)) | keywords
     tokens, embedded = given.get("input_ids"), given.get("inputs_embeds")
     if tokens is None:
         if embedded is None:
-            raise ValueError("a forward without input_ids and inputs_embeds: where its tokens lie is unknown")
+            raise ValueError("the forward pass has neither input_ids nor inputs_embeds; pass one of them by name")
         tokens = embedded[..., 0]
     mask = given.get("attention_mask")
     mask = torch.ones_like(tokens) if mask is None else mask
     if mask.dim() != 2:
-        raise ValueError(f"attention_mask of shape {tuple(mask.shape)}: a (batch, tokens) mask of 0 and 1 is expected")
+        raise ValueError(f"attention_mask has the shape {tuple(mask.shape)}; expected (batch, tokens) with 0 and 1")
     real = mask.to(tokens.device) != 0
     texts, width = real.shape
     starts = torch.arange(texts, device=real.device) * width + real.int().argmax(1)

@@ -13,17 +13,23 @@ from torch import Tensor, nn
 from .encoder import Encoder, computing
 from .tokens import Tokens, by_length
 
-AT_ONCE = {"cpu": 2048, "cuda": 8192, "mps": 8192}  # tokens of a forward; on a CPU its activations then stay in cache
+AT_ONCE = {"cpu": 2048, "cuda": 8192, "mps": 8192}  # tokens per forward pass; on a CPU its activations stay in cache
 
 
 @torch.no_grad()
 def predict(
     encoder: Encoder, tokens: Tokens, rows: np.ndarray, precision: str, seen: Callable[[int], None] = lambda texts: None
 ) -> np.ndarray:
-    """Logits (len(rows), C) in float32, in the order of `rows`; no dropout, no noise. seen: told of texts done."""
+    """Compute logits (len(rows), C) in float32, in the order of `rows`, without dropout or noise.
+
+    seen: called after each batch with its number of texts.
+    """
     encoder.model.eval()
     found = np.zeros((len(rows), encoder.model.config.num_labels), dtype=np.float32)
-    with laid_out(encoder.model, precision), computing(encoder.device, precision):  # weights are converted once
+    with (
+        reordered_weights(encoder.model, precision),
+        computing(encoder.device, precision),
+    ):  # weights are converted once
         for places in by_length(tokens.lengths[rows], np.arange(len(rows)), AT_ONCE[encoder.device.type]):
             ids = [torch.from_numpy(tokens[row].astype(np.int64)) for row in rows[places]]
             found[places] = encoder.forward(ids).logits.float().cpu().numpy()
@@ -32,10 +38,10 @@ def predict(
 
 
 @contextmanager
-def laid_out(model: nn.Module, precision: str) -> Iterator[None]:
-    """While open, on an x86 CPU in float32, linear layers multiply by copies of their weights in oneDNN's own layout.
+def reordered_weights(model: nn.Module, precision: str) -> Iterator[None]:
+    """While open, linear layers use copies of their weights in oneDNN's layout (float32 on an x86 CPU; else no change).
 
-    The products are the same up to rounding; weights must not change meanwhile. Elsewhere nothing is done.
+    Results are equal up to rounding. Weights must not change while it is open.
     """
     layers = [
         module
@@ -53,7 +59,7 @@ def laid_out(model: nn.Module, precision: str) -> Iterator[None]:
 
 
 def _plain(module: nn.Linear) -> bool:
-    """Whether a module is a linear layer as torch makes it, in float32 on an x86 CPU, and this torch has the product."""
+    """Whether a module is a standard float32 linear layer on an x86 CPU and this torch has the oneDNN product."""
     there = all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
     if type(module) is not nn.Linear or "forward" in vars(module) or not there:
         return False

@@ -1,6 +1,6 @@
 """Loads and saves models as standard Hugging Face folders (located by `sources`, changed by `heads`).
 
-Weights come from safetensors only and no code that a model brings is run.
+Weights are read from safetensors only, and code that ships with a model is never run.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from randout.models.kernels.packing import ATTENTION
 
 from .encoder import Encoder, prepare
 from .folder_checks import FAMILIES, check_labels, check_vocabulary
-from .heads import cut, folded, is_linear, put_linear_head
+from .heads import is_linear, keep_layers, put_linear_head, stock_state_dict
 from .mean_pooling import SETTING, MeanPooledClassifier, Pooling, read_classifier, set_stock_pooling, stock_pooling
 from .mean_pooling import save as save_pooled
-from .sources import ALIASES, DEFAULT_STUDENT, Source, at_hand, find, load_tokenizer
+from .sources import ALIASES, DEFAULT_STUDENT, Source, find, load_tokenizer, local_encoders
 
-__all__ = ["ALIASES", "DEFAULT_STUDENT", "Source", "at_hand", "find", "load", "save"]
+__all__ = ["ALIASES", "DEFAULT_STUDENT", "Source", "find", "load", "local_encoders", "save"]
 DROPOUTS = ["hidden_dropout_prob", "dropout", "mlp_dropout", "embedding_dropout", "pooler_dropout"]
 DROPOUTS += ["classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout"]
 ATTENTION_DROPOUTS = ["attention_probs_dropout_prob", "attention_dropout"]
@@ -45,13 +45,14 @@ def load(
     attention_dropout: float | None = None,
     pack: bool = True,
 ) -> Encoder:
-    """A classifier ready to train or to run, in float32, on the CPU.
+    """Load a classifier, ready to train or run, in float32 on the CPU.
 
-    With `id2label` a new head is put on, drawn from `seed`; without it the model must be a classifier and keeps its
-    own. head: "model" (the family's) or "linear" (eq. 1: softmax(W s_CLS)). pooling: of a new head; "mean": the family's
-    on the mean of the last states where its stock class has one (`has_stock_mean`), else a linear head on it, whatever
-    `head` says. layers: blocks to keep, in order (0 the first). dropout, attention_dropout: replace the model's rates.
-    Raises UserError for what this model cannot do.
+    id2label: add a new head for these classes, initialised from `seed`; without it, the model must be a classifier and
+    keeps its head. head: "model" (the family's) or "linear" (eq. 1: softmax(W s_CLS)). pooling: of a new head; "mean" is
+    the family's head on the mean of the last states if its stock class has one (`has_stock_mean`), otherwise a linear
+    head on the mean, whatever `head` says. layers: blocks to keep, in order (0 is the first). dropout,
+    attention_dropout: replace the model's rates. pack: use packed batches if the model supports them. Raises UserError
+    for what this model does not support.
     """
     from transformers import logging as library_logging
 
@@ -72,18 +73,18 @@ def load(
         if isinstance(words, torch.nn.Embedding):
             check_vocabulary(source.name, tokenizer, words.num_embeddings)
         if layers:
-            cut(model, layers, source.name)
+            keep_layers(model, layers, source.name)
         if head == "linear" and not isinstance(model, MeanPooledClassifier):
             put_linear_head(model, source.name)
         try:
             return replace(prepare(model, tokenizer, packed), fresh=fresh)
-        except TypeError as error:  # its blocks are not where those of the known families are
+        except TypeError as error:  # no blocks found
             raise UserError(f"{source.name}: {error}; randout takes encoders: {FAMILIES}") from None
 
     encoder = one(pack)
     if encoder.packed or not pack:
         return encoder
-    return replace(one(False), reason=encoder.reason)  # its own attention: MPNet misreads our mask even when padded
+    return replace(one(False), reason=encoder.reason)  # own attention function: MPNet misreads our mask even if padded
 
 
 def _weights(
@@ -95,10 +96,10 @@ def _weights(
     pooling: Pooling,
     head: str,
 ) -> tuple[Any, frozenset[str]]:
-    """The model itself, and the names of its parameters that were not in its weights and are newly initialised.
+    """Load the model; returns it and the names of its newly initialised parameters.
 
-    Raises UserError where weights are missing that no new head explains, or are not finite, and without `id2label` where
-    the outputs are not those of a classifier.
+    Raises UserError if weights are missing (other than a new head's) or not finite, and, without `id2label`, if the
+    outputs are not those of a classifier.
     """
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
@@ -107,7 +108,7 @@ def _weights(
         labels = {"id2label": dict(id2label), "label2id": {label: index for index, label in id2label.items()}}
     replaced = (
         id2label is not None and source.is_classifier and not source.is_pooled
-    )  # its head goes, whatever its size
+    )  # its head is replaced, whatever its size
     folder, mean = source.encoder_folder, pooling == "mean" if id2label is not None else source.is_pooled
     stock = id2label is not None and has_stock_mean(source, head)
     mean = mean and not stock
@@ -117,11 +118,11 @@ def _weights(
     else:
         if stock:
             set_stock_pooling(config, pooling)
-        config.problem_type = None  # of what it was trained for before: a pipeline would apply a sigmoid
+        config.problem_type = None  # left from earlier training; a pipeline might apply a sigmoid
     for name, rate in rates.items():
         if rate is not None and hasattr(config, name):
             setattr(config, name, rate)
-    torch.manual_seed(random_key(seed, "head"))  # a new head is drawn now
+    torch.manual_seed(random_key(seed, "head"))  # a new head is initialised by from_pretrained
     kind: Any = AutoModel if mean else AutoModelForSequenceClassification
     model, info = kind.from_pretrained(
         folder,
@@ -145,12 +146,12 @@ def _weights(
 
 
 def has_stock_mean(source: Source, head: str = "model") -> bool:
-    """Whether a new head on the mean of the last states is one of a stock class of transformers."""
+    """Whether the family's stock class in transformers supports a head on the mean of the last states."""
     return head == "model" and hasattr(_config_of(source), SETTING)
 
 
 def states_mean(source: Source) -> bool:
-    """Whether a model's configuration has its stock classifier read the mean of the last states."""
+    """Whether a model's configuration sets its stock classifier to read the mean of the last states."""
     return stock_pooling(_config_of(source)) == "mean"
 
 
@@ -164,7 +165,7 @@ def _config_of(source: Source) -> Any:
 
 
 def _mean_pooled(source: Source, encoder: Any, missing: Iterable[str], new_head: bool) -> tuple[Any, frozenset[str]]:
-    """`_weights` of a classifier on the mean of the last states, from its encoder."""
+    """As `_weights`, for a mean-pooled classifier built on `encoder`."""
     prefix = MeanPooledClassifier.base_model_prefix
     model = MeanPooledClassifier(encoder)
     _check_complete(source, model, [f"{prefix}.{name}" for name in missing if ".pooler." not in f".{name}"], new_head)
@@ -176,28 +177,28 @@ def _mean_pooled(source: Source, encoder: Any, missing: Iterable[str], new_head:
 
 
 def _unloadable(source: Source, error: Exception) -> UserError:
-    """What the library says of weights that it cannot load, after our own words."""
+    """Explain why transformers could not load the weights, with its own message at the end."""
     text = " ".join(str(error).split())[:300]
     if "mismatch" in text:
         return UserError(
             f"{source.name}: its weights do not have the shapes that its config.json describes (vocab_size, hidden_size, "
-            f"labels, ...); the two are not of one model. transformers says: {text}"
+            f"labels, ...); they belong to different models. transformers says: {text}"
         )
     return UserError(f"{source.name}: transformers cannot load this as a sequence classifier: {text}")
 
 
 def _check_finite(source: Source, model: Any) -> None:
-    """Raise UserError where weights are NaN or infinite."""
+    """Raise UserError if any weight is NaN or infinite."""
     suspect = [(n, p) for n, p in model.named_parameters() if not torch.isfinite(p.detach().sum())]  # or overflowing
     if broken := [name for name, p in suspect if not torch.isfinite(p.detach()).all()]:
         raise UserError(
-            f"{source.name}: {len(broken)} of its weight tensors hold NaN or infinite numbers, first {broken[0]}: a "
-            "training that failed, or a damaged file. Take another copy or checkpoint"
+            f"{source.name}: {len(broken)} of its weight tensors hold NaN or infinite numbers, first {broken[0]}. "
+            "Training failed, or the file is damaged. Use another copy or checkpoint"
         )
 
 
 def _check_complete(source: Source, model: Any, missing: Iterable[str], new_head: bool) -> None:
-    """Raise UserError where the weights lack more than a new head (and the pooler that many encoders lack) puts in."""
+    """Raise UserError if tensors are missing other than a new head's and the pooler's, which many encoders lack."""
     inner = f"{model.base_model_prefix}."
     body = sorted(name for name in missing if name.startswith(inner) and ".pooler." not in name)
     head = sorted(name for name in missing if not name.startswith(inner))
@@ -208,7 +209,7 @@ def _check_complete(source: Source, model: Any, missing: Iterable[str], new_head
 
 
 def _with_new_head(model: Any, labels: dict[str, Any], seed: int) -> Any:
-    """A classifier's encoder under a head of its own kind for other labels, drawn from `seed`."""
+    """Replace a classifier's head with a new one of the same kind for other labels, initialised from `seed`."""
     model.config.id2label, model.config.label2id = labels["id2label"], labels["label2id"]
     torch.manual_seed(random_key(seed, "head"))
     fresh = type(model)(model.config).eval()
@@ -217,52 +218,53 @@ def _with_new_head(model: Any, labels: dict[str, Any], seed: int) -> Any:
 
 
 def save(encoder: Encoder, folder: Path, max_length: int, card: str) -> None:
-    """Write an ordinary Hugging Face folder (weights, configuration, tokenizer, README.md), whole or not at all.
+    """Write a standard Hugging Face folder (weights, configuration, tokenizer, README.md), completely or not at all.
 
-    `max_length`: tokens at which `pipeline(..., truncation=True)` cuts. A linear head is folded into its stock class. A
-    classifier on the mean of the last states that has none becomes a folder of sentence-transformers (`pooled`).
+    max_length: number of tokens at which `pipeline(..., truncation=True)` truncates. card: text of README.md. A linear
+    head is folded into its stock class. A mean-pooled classifier without a stock class becomes a sentence-transformers
+    folder (`mean_pooling`).
     """
     model, tokenizer = encoder.model, encoder.tokenizer
     mean = isinstance(model, MeanPooledClassifier)
     if not mean and is_linear(model):
         with torch.device("meta"):
             stock = type(model)(model.config)
-        stock.load_state_dict(folded(model), assign=True)
+        stock.load_state_dict(stock_state_dict(model), assign=True)
         model = stock
     model.config.architectures = [type(model).__name__]
-    with whole_folder(folder) as coming:
+    with whole_folder(folder) as new:
         kept = tokenizer.model_max_length
         try:
             tokenizer.model_max_length = max_length
             if mean:
-                save_pooled(model, tokenizer, coming, max_length)
+                save_pooled(model, tokenizer, new, max_length)
             else:
-                model.save_pretrained(coming)
-                tokenizer.save_pretrained(coming)
+                model.save_pretrained(new)
+                tokenizer.save_pretrained(new)
         finally:
             tokenizer.model_max_length = kept
-        (coming / "README.md").write_text(card, encoding="utf-8")
+        (new / "README.md").write_text(card, encoding="utf-8")
 
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A new folder to fill, which then takes the place of `folder`: a reader finds the old one or the whole new one."""
-    coming, going = (folder.with_name(folder.name + end) for end in (".partial", ".old"))
-    for leftover in (coming, going):
+    """Yield a temporary folder to fill, which then replaces `folder`: readers see the old folder or the complete new one."""
+    new, old = (folder.with_name(folder.name + end) for end in (".partial", ".old"))
+    for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
-        coming.mkdir(parents=True)
-        yield coming
+        new.mkdir(parents=True)
+        yield new
         for file in (
-            path for path in coming.rglob("*") if path.is_file()
-        ):  # safetensors lets nobody else read its files
+            path for path in new.rglob("*") if path.is_file()
+        ):  # safetensors makes its files readable by their owner only
             file.chmod(0o644)
         if folder.exists():
-            folder.rename(going)
-        coming.rename(folder)
+            folder.rename(old)
+        new.rename(folder)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(coming, ignore_errors=True)
-        if going.exists() and not folder.exists():
-            going.rename(folder)
+        shutil.rmtree(new, ignore_errors=True)
+        if old.exists() and not folder.exists():
+            old.rename(folder)
         raise not_written(folder, error) from None
-    shutil.rmtree(going, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)

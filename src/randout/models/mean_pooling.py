@@ -1,12 +1,12 @@
 """Classifiers on mean-pooled token states, saved in the layout of sentence-transformers.
 
-Encoders that were pretrained for sentence embeddings carry what a text means in the mean of its tokens' last states. The
-stock class of ModernBERT has a head on that mean, which its configuration asks for (`classifier_pooling`), and is used.
-Other families have none: their classifier is saved as sentence-transformers lays out its models, so that
-`SentenceTransformer(folder).encode(texts)` gives the logits:
+Encoders that were pretrained for sentence embeddings represent a text by the mean of its tokens' last states. ModernBERT's
+stock class has a head on that mean (`classifier_pooling` in its configuration), which is used. Other families have none:
+their classifier is saved in the layout of sentence-transformers, so that `SentenceTransformer(folder).encode(texts)`
+returns the logits:
 
     modules.json                 the three modules, in order
-    0_Transformer/               the encoder, an ordinary Hugging Face folder, with id2label in its configuration
+    0_Transformer/               the encoder, a standard Hugging Face folder, with id2label in its configuration
     1_Pooling/config.json        the mean over tokens
     2_Classifier/                a linear layer, hidden -> classes
 """
@@ -28,12 +28,12 @@ from .folder_checks import CLASSIFIER, ENCODER, POOLING
 from .folder_checks import is_pooled as is_pooled
 
 Pooling = Literal["first", "mean"]
-SETTING = "classifier_pooling"  # of the configuration of families whose stock class can pool by the mean
+SETTING = "classifier_pooling"  # configuration key of families whose stock class supports mean pooling
 PREFIX = "sentence_transformers.models"
 
 
 def segment_means(state: Tensor, lengths: Sequence[int]) -> Tensor:
-    """(texts, hidden): the mean of each text's rows of `state` (tokens, hidden), texts one after another."""
+    """Mean of each text's rows of `state` (tokens, hidden), packed: (texts, hidden)."""
     sizes = torch.tensor(lengths, device=state.device)
     owner = torch.repeat_interleave(torch.arange(len(lengths), device=state.device), sizes)
     sums = state.new_zeros(len(lengths), state.shape[-1]).index_add(0, owner, state)
@@ -41,13 +41,16 @@ def segment_means(state: Tensor, lengths: Sequence[int]) -> Tensor:
 
 
 def masked_means(state: Tensor, mask: Tensor) -> Tensor:
-    """(texts, hidden): the mean over the real tokens of `state` (texts, longest, hidden); mask: (texts, longest) 1 or 0."""
+    """Mean over the real tokens of `state` (texts, longest, hidden), padded: (texts, hidden).
+
+    mask: (texts, longest), 1 at real tokens and 0 at padding.
+    """
     weights = mask[..., None].to(state.dtype)
     return (state * weights).sum(1) / weights.sum(1)
 
 
 class MeanPooledClassifier(nn.Module):
-    """logits = W dropout(mean of the last states) + b, over any encoder of transformers.
+    """Linear classifier on mean-pooled states of any transformers encoder: logits = W dropout(mean of last states) + b.
 
     config: the encoder's, with num_labels and id2label. base_model: the encoder, without a pooler.
     """
@@ -72,7 +75,7 @@ class MeanPooledClassifier(nn.Module):
         return found
 
     def forward(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **keywords: Any) -> Any:
-        """Logits of the texts of a batch, as `SequenceClassifierOutput`; packed, the encoder hands one state a text on."""
+        """Return logits as `SequenceClassifierOutput`; in a packed batch, the encoder already returns one state per text."""
         from transformers.modeling_outputs import SequenceClassifierOutput
 
         keywords = {name: value for name, value in keywords.items() if value is not None}
@@ -86,7 +89,7 @@ class MeanPooledClassifier(nn.Module):
 
 
 def stock_pooling(config: Any) -> Pooling | None:
-    """What the stock classifier of a configuration reads, where that is a setting of its family; None for another way."""
+    """Pooling of a configuration's stock classifier if the family has that setting; None otherwise."""
     stated = getattr(config, SETTING, None)
     if stated == "mean":
         return "mean"
@@ -94,12 +97,12 @@ def stock_pooling(config: Any) -> Pooling | None:
 
 
 def set_stock_pooling(config: Any, pooling: Pooling) -> None:
-    """Have the stock classifier of a configuration that has the setting read the mean, or the first token."""
+    """Set the pooling of the stock classifier, for a configuration that has the setting."""
     setattr(config, SETTING, "mean" if pooling == "mean" else "cls")
 
 
 def stated_pooling(folder: Path) -> Pooling | None:
-    """The pooling that an encoder's own sentence-transformers configuration states; None where it states none of ours."""
+    """Pooling in an encoder's own sentence-transformers configuration; None if there is none or it is not supported."""
     try:
         stated = json.loads((folder / POOLING / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -114,7 +117,7 @@ def stated_pooling(folder: Path) -> Pooling | None:
 
 
 def read_classifier(model: MeanPooledClassifier, folder: Path, name: str) -> None:
-    """Load the linear layer of a saved classifier. Raises UserError where it is not there or of other shapes."""
+    """Load the linear layer of a saved classifier. Raises UserError if it is missing or has other shapes."""
     try:
         tensors = load_file(folder / CLASSIFIER / "model.safetensors")
         model.classifier.load_state_dict({key.removeprefix("linear."): value.float() for key, value in tensors.items()})
@@ -124,7 +127,7 @@ def read_classifier(model: MeanPooledClassifier, folder: Path, name: str) -> Non
 
 
 def save(model: MeanPooledClassifier, tokenizer: Any, folder: Path, max_length: int) -> None:
-    """Write the classifier into an existing folder. max_length: tokens at which sentence-transformers cuts."""
+    """Write the classifier to an existing folder. max_length: number of tokens at which sentence-transformers truncates."""
     for part in (ENCODER, POOLING, CLASSIFIER):
         (folder / part).mkdir()
     model.config.architectures = [type(model.base_model).__name__]

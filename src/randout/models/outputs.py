@@ -11,8 +11,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Want:
-    """What a forward is asked for besides logits. hidden: sites; cls: the states that the head reads; attention: blocks
-    (1 the first).
+    """Outputs requested from a forward pass in addition to logits.
+
+    hidden: sites of hidden states (0: the embeddings, i: block i). cls: whether to return the states that the head reads.
+    attention: blocks whose attention weights to return (1 is the first).
     """
 
     hidden: tuple[int, ...] = ()
@@ -27,9 +29,11 @@ NOTHING = Want()
 
 
 class Output(NamedTuple):
-    """logits: (b, C). hidden: states asked for by site, (1, tokens, hidden) packed or (b, longest, hidden) padded.
-    cls: (b, hidden) the last block's output at each text's first token, or where the model pools by mean, its mean over
-    the text's tokens. attention: by block the weights of each text before dropout, (heads, n, n).
+    """Result of a forward pass on b texts.
+
+    logits: (b, C). hidden: requested states by site, (1, tokens, hidden) if packed or (b, longest, hidden) if padded.
+    cls: (b, hidden), the last block's output at each text's first token, or its mean over the text's tokens if the model
+    uses mean pooling. attention: by block, the weights of each text of n tokens before dropout, (heads, n, n).
     """
 
     logits: Tensor

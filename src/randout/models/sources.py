@@ -2,7 +2,7 @@
 
 Needs neither PyTorch nor transformers, so that an unknown model is reported before these are loaded.
 
-Only safetensors count: a folder without them is refused, and on the hub the pull request that adds them is taken.
+Weights must be safetensors: a folder without them is refused, and on the hub, the pull request that adds them is used.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ALIASES = {  # the encoders of the paper (Tables 1 and 4)
     "bert-base": "google-bert/bert-base-uncased",
 }
 DEFAULT_STUDENT = "sentence-transformers/all-MiniLM-L6-v2"  # small, on the hub, safetensors
-CLASSIFIER_NAMES = ("svm", "rf", "mnb-count", "mnb-tfidf", "cnn", "lstm")  # of `classifiers`: students without a folder
+CLASSIFIER_NAMES = ("svm", "rf", "mnb-count", "mnb-tfidf", "cnn", "lstm")  # of `baselines`: students without a folder
 PARTS = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "special_tokens_map.json", "vocab*"]
 PARTS += ["merges.txt", "*.model", "added_tokens.json"]
 POOLED_PARTS = [
@@ -43,14 +43,14 @@ POOLED_PARTS = [
     f"{folder_checks.CLASSIFIER}/*",
 ]  # of sentence-transformers
 HUB_PARTS = [*PARTS, *POOLED_PARTS, SEEN_ROWS]
-VOCABULARY = ["tokenizer.json", "vocab*", "*.model"]  # without one of these, transformers makes up an empty tokenizer
-TIMEOUT = 10  # seconds without an answer from the hub
-SHORT_TIMEOUT = 3  # likewise, where the answer is not needed
+VOCABULARY = ["tokenizer.json", "vocab*", "*.model"]  # without one of these, transformers makes an empty tokenizer
+TIMEOUT = 10  # seconds to wait for the hub
+SHORT_TIMEOUT = 3  # seconds to wait where the answer is optional
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model that was found: the name it was asked by, its folder, and the hub's commit where it came from there."""
+    """A located model: the requested name, its folder, and the commit if it came from the hub."""
 
     name: str
     folder: Path
@@ -58,7 +58,7 @@ class Source:
 
     @property
     def label(self) -> str:
-        """A short name for people and run folders."""
+        """Short name, for display and for run folders."""
         if self.revision:
             return self.name.rstrip("/").rsplit("/", 1)[-1]
         if self.folder.parent.name == "snapshots":  # .../models--OWNER--NAME/snapshots/COMMIT
@@ -67,12 +67,12 @@ class Source:
 
     @property
     def is_pooled(self) -> bool:
-        """Whether it is a classifier on the mean of its tokens' states (`pooled`)."""
+        """Whether it is a classifier on mean-pooled token states (`mean_pooling`)."""
         return folder_checks.is_pooled(self.folder)
 
     @property
     def encoder_folder(self) -> Path:
-        """Where the encoder's own weights, configuration and tokenizer are."""
+        """Folder of the encoder's weights, configuration and tokenizer."""
         return self.folder / folder_checks.ENCODER if self.is_pooled else self.folder
 
     @property
@@ -82,24 +82,24 @@ class Source:
         except (OSError, ValueError) as error:
             raise UserError(f"{self.name}: its config.json cannot be read ({error})") from None
         if not isinstance(found, dict):
-            raise UserError(f"{self.name}: its config.json is no table of settings")
+            raise UserError(f"{self.name}: its config.json is not a JSON object; copy or download the model again")
         return found
 
     @property
     def is_classifier(self) -> bool:
-        """Whether it is already a sequence classifier; else a bare encoder."""
+        """Whether it is a sequence classifier; otherwise it is a bare encoder."""
         architectures = self.config.get("architectures") or []
         return self.is_pooled or any(name.endswith("ForSequenceClassification") for name in architectures)
 
     def files(self) -> list[Path]:
-        """Its weights, configuration and tokenizer files, in order."""
+        """Weights, configuration and tokenizer files, sorted."""
         parts = {path for pattern in PARTS for path in self.encoder_folder.glob(pattern) if path.is_file()}
         if self.is_pooled:
             parts |= {path for pattern in POOLED_PARTS for path in self.folder.glob(pattern) if path.is_file()}
         return sorted(parts)
 
     def fingerprint(self) -> str:
-        """sha256 over weights, configuration and tokenizer files: two folders with the same one are the same model."""
+        """SHA-256 over weights, configuration and tokenizer files: folders with the same fingerprint hold the same model."""
         total = hashlib.sha256()
         for part in self.files():
             total.update(part.name.encode())
@@ -109,62 +109,60 @@ class Source:
 
 
 def find(name: str, revision: str = "", also: Iterable[str] = ()) -> Source:
-    """A model by local folder, run folder, alias of the paper's, label of an encoder found locally, or hub name.
+    """Find a model by local folder, run folder, alias of the paper, label of a local encoder, or hub name.
 
-    Raises UserError where there is no such model, with the names closest to it, where a label stands for several, or where
-    its folder has no config.json or no safetensors. also: further names that may have been meant.
+    also: further names to suggest for a misspelt one. Raises UserError if there is no such model (with the closest
+    names), if several models have the label, or if the folder has no config.json or no safetensors.
     """
     source = locate(name, revision, also)
     return _checked(source)
 
 
 def locate(name: str, revision: str = "", also: Iterable[str] = ()) -> Source:
-    """As `find`, without a look at what is in the folder."""
+    """As `find`, without checking the contents of the folder."""
     path = Path(os.path.expanduser(name))
     if path.exists():
         inner = path / "model" if (path / "run.toml").exists() else path
         if (path / "run.toml").exists() and not inner.exists():
-            raise UserError(f"{name}: this run is not finished, so it has no model yet; run its `randout train` again")
+            raise UserError(f"{name}: this run is not finished and has no model yet; run its `randout train` again")
         return Source(name, inner.resolve())
     repository = ALIASES.get(name, name)
     if repository == name and "/" not in name and not revision and (labelled := _by_label(name)):
         return labelled
     near = did_you_mean(_closest(name, also))
-    if repository.startswith((".", "/", "~")) or repository.count("/") > 1 or _beside_others(path, near):
+    if repository.startswith((".", "/", "~")) or repository.count("/") > 1 or _is_misspelt_path(path, near):
         raise UserError(f"{name}: no such folder.{near}")
     folder, commit = _from_hub(repository, revision, name, near)
     return Source(repository, folder, commit)
 
 
-def _beside_others(path: Path, near: str) -> bool:
-    """Whether OWNER/NAME is a misspelt path rather than a name on the hub: OWNER is a folder with a similar name in it."""
+def _is_misspelt_path(path: Path, near: str) -> bool:
+    """Whether OWNER/NAME is a misspelt path, not a hub name: OWNER is a folder that contains a similar name."""
     return bool(near) and bool(path.parent.name) and path.parent.is_dir()
 
 
 def check_there(name: str) -> None:
-    """Raise UserError where there is no classifier of this name to score with, an encoder's or one of words; what is in
-    its weights is not looked at.
-    """
+    """Raise UserError if `name` is not a classifier, fine-tuned encoder or bag-of-words; its weights are not read."""
     source = locate(name)
     if (source.folder / "classifier.json").exists():
         return
     if _checked(source).config.get("architectures") and not source.is_classifier:
         raise UserError(
-            f"{name}: this is an encoder without a classification head, and cannot label texts; train it first: "
+            f"{name}: this is an encoder without a classification head and cannot label texts; train it first: "
             f"randout train DATA --student {shell_path(name)}"
         )
 
 
 def check_known(name: str, also: Iterable[str] = ()) -> str:
-    """Raise UserError for a model that is neither found locally nor on the hub; nothing is fetched.
+    """Raise UserError for a model that exists neither locally nor on the hub; nothing is downloaded.
 
-    Returns a doubt where the hub cannot be asked; else an empty string. also: as of `find`.
+    Returns a warning if the hub cannot be reached, otherwise an empty string. also: as for `find`.
     """
     path = Path(os.path.expanduser(name))
     if name == "auto" or name in ALIASES or path.exists() or ("/" not in name and _by_label(name)):
         return ""
     near = did_you_mean(_closest(name, also))
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or _beside_others(path, near):
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or _is_misspelt_path(path, near):
         raise UserError(f"{name}: no such folder.{near}")
     import huggingface_hub as hub
     import huggingface_hub.errors
@@ -175,21 +173,21 @@ def check_known(name: str, also: Iterable[str] = ()) -> str:
         if not _cached(name, ""):
             hub.HfApi().model_info(name, timeout=SHORT_TIMEOUT)
     except hub.errors.HFValidationError:
-        raise UserError(f"{name}: neither a folder nor a model's name on the hub.{near}") from None
+        raise UserError(f"{name}: neither a folder nor a valid model name on the hub.{near}") from None
     except hub.errors.RepositoryNotFoundError:
         raise UserError(f"{name}: no such folder, and no such model on the hub.{near}") from None
-    except Exception as error:  # without network, switched off, not answering
-        return f"{name}: not found locally, and the model hub cannot be asked ({type(error).__name__}).{near}"
+    except Exception as error:  # no network, offline mode, no answer
+        return f"{name}: not found locally, and the model hub cannot be reached ({type(error).__name__}).{near}"
     return ""
 
 
 def _closest(name: str, also: Iterable[str]) -> list[str]:
-    """Names that may have been meant: runs, folders of models beside it, aliases, encoders found locally, and `also`."""
+    """Names similar to `name`: runs, sibling model folders, aliases, local encoders, and `also`."""
     path = Path(os.path.expanduser(name))
     found = closest_runs(path)
     with suppress(OSError):
-        beside = [one.parent.name for one in path.parent.glob("*/config.json")]
-        found += [str(path.parent / one) for one in closest(path.name, beside)]
+        siblings = [one.parent.name for one in path.parent.glob("*/config.json")]
+        found += [str(path.parent / one) for one in closest(path.name, siblings)]
     if "/" not in name:
         labels = [_as_source(folder).label for folder in _cached_folders()]
         found += closest(name, [*ALIASES, *labels, *also])
@@ -197,14 +195,12 @@ def _closest(name: str, also: Iterable[str]) -> list[str]:
 
 
 def _by_label(label: str) -> Source | None:
-    """The encoder found locally that has this label. Raises UserError where several models have it."""
+    """Find the local encoder with this label. Raises UserError if several models have it."""
     found = {_as_source(folder) for folder in _cached_folders()}
     named = [source for source in found if source.label == label and _is_encoder(source.folder)]
     if len({source.name for source in named}) > 1:
         names = ", ".join(sorted(source.name for source in named))
-        raise UserError(
-            f"{label}: {len(named)} models found locally have this name; give the whole name, one of {names}"
-        )
+        raise UserError(f"{label}: {len(named)} local models have this name; use the full name, one of {names}")
     if len(named) > 1:  # commits of one repository of the hub
         folder, commit = _from_hub(named[0].name, "", label)
         return Source(named[0].name, folder, commit)
@@ -212,7 +208,7 @@ def _by_label(label: str) -> Source | None:
 
 
 def _as_source(folder: Path) -> Source:
-    """A folder of `at_hand` as a source; a snapshot in the hub's cache by the name of its repository."""
+    """Make a `Source` of a folder of `local_encoders`; a snapshot in the hub's cache is named by its repository."""
     if folder.parent.name != "snapshots":
         return Source(str(folder), folder)
     repository = folder.parent.parent.name.removeprefix("models--").replace("--", "/")
@@ -224,8 +220,8 @@ def _checked(source: Source) -> Source:
         raise UserError(f"{source.name}: this is a file; a model is a folder with config.json and model.safetensors")
     if (source.folder / "classifier.json").exists():
         raise UserError(
-            f"{source.name}: this is a classifier of words (svm, cnn, ...), and an encoder is needed here; such a "
-            "classifier can be scored and can predict, but is neither teacher nor start of a training"
+            f"{source.name}: this is a baseline classifier (svm, cnn, ...), but an encoder is needed here; baselines "
+            "can predict and be evaluated, but cannot be a teacher or the start of a training"
         )
     folder = source.encoder_folder
     folder_checks.check_is_model(source.name, folder)
@@ -234,14 +230,14 @@ def _checked(source: Source) -> Source:
     folder_checks.check_weights(source.name, folder)
     if not _has_vocabulary(folder):
         raise UserError(
-            f"{source.name}: no tokenizer in this folder (tokenizer.json, vocab.txt, ... are expected); "
+            f"{source.name}: no tokenizer in this folder (expected tokenizer.json, vocab.txt, ...); "
             "save the model's tokenizer there too: tokenizer.save_pretrained(FOLDER)"
         )
     return source
 
 
 def load_tokenizer(source: Source) -> Any:
-    """The tokenizer of a model. Raises UserError where it cannot be loaded."""
+    """Load the tokenizer of a model. Raises UserError if it cannot be loaded."""
     from transformers import AutoTokenizer
 
     try:
@@ -256,9 +252,9 @@ def _has_vocabulary(folder: Path) -> bool:
 
 
 def _from_hub(repository: str, revision: str, asked: str, near: str = "") -> tuple[Path, str]:
-    """Fetch (or find in the hub's cache) the safetensors snapshot of a repository; returns its folder and commit.
+    """Download (or find in the hub's cache) the safetensors snapshot of a repository; returns its folder and commit.
 
-    asked: how the user named it. near: what may have been meant, for the message.
+    asked: the name that the user gave. near: suggestion for the error message.
     """
     import huggingface_hub as hub
     import huggingface_hub.errors
@@ -267,12 +263,12 @@ def _from_hub(repository: str, revision: str, asked: str, near: str = "") -> tup
     try:
         hub.utils.validate_repo_id(repository)
     except hub.errors.HFValidationError:
-        raise UserError(f"{asked}: neither a folder nor a model's name on the hub.{near}") from None
+        raise UserError(f"{asked}: neither a folder nor a valid model name on the hub.{near}") from None
     if folder := _cached(repository, revision):  # needs no network
         return folder, folder.name
     if hub.is_offline_mode() or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise UserError(
-            f"{asked}: no such folder, not in the hub's cache, and HF_HUB_OFFLINE forbids to ask the hub.{near} {_way_out()}"
+            f"{asked}: no such folder, not in the hub's cache, and HF_HUB_OFFLINE is set.{near} {_suggestion()}"
         )
     try:
         commit = _safetensors_commit(hub.HfApi(), repository, revision)
@@ -280,22 +276,24 @@ def _from_hub(repository: str, revision: str, asked: str, near: str = "") -> tup
             hub.snapshot_download(repository, revision=commit, allow_patterns=HUB_PARTS, etag_timeout=TIMEOUT)
         )
     except hub.errors.GatedRepoError:
-        raise UserError(f"{asked}: the hub asks for its terms to be accepted first, then `hf auth login`") from None
+        raise UserError(
+            f"{asked}: access to this model is restricted; accept its terms on the hub, then run `hf auth login`"
+        ) from None
     except hub.errors.RepositoryNotFoundError:
         raise UserError(f"{asked}: no such folder, and no such model on the hub.{near}") from None
     except hub.errors.RevisionNotFoundError:
-        raise UserError(f"{asked}: the hub has this model, but no revision {revision!r} of it") from None
+        raise UserError(f"{asked}: the hub has this model, but not its revision {revision!r}") from None
     except UserError:
         raise
     except Exception as error:
         raise UserError(
-            f"{asked}: no such folder, and the model hub cannot be reached ({type(error).__name__}).{near} {_way_out()}"
+            f"{asked}: no such folder, and the model hub cannot be reached ({type(error).__name__}).{near} {_suggestion()}"
         ) from None
     return folder, folder.name
 
 
 def _cached(repository: str, revision: str) -> Path | None:
-    """The snapshot in the hub's cache: of this revision, else of the main branch, else the one fetched last."""
+    """Find a snapshot in the hub's cache: of `revision`, or else of the main branch, or else the latest download."""
     import huggingface_hub as hub
     import huggingface_hub.constants
 
@@ -318,34 +316,37 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _safetensors_commit(api: Any, repository: str, revision: str = "") -> str:
-    """The commit to pin: of the revision asked for, else the newest of the main branch, or where that has no
-    safetensors, of the pull request that adds them."""
+    """Choose the commit to pin: the requested revision, or else the head of the main branch, or if that has no
+    safetensors, the pull request that adds them.
+    """
     info = api.model_info(repository, revision=revision or None, timeout=TIMEOUT)
     if revision or _has_safetensors(info):
         return info.sha
     for reference in api.list_repo_refs(repository, include_pull_requests=True).pull_requests or []:
         if _has_safetensors(api.model_info(repository, revision=reference.target_commit, timeout=TIMEOUT)):
             return reference.target_commit
-    raise UserError(f"{repository}: the hub has no safetensors of this model, on its main branch or in a pull request")
+    raise UserError(
+        f"{repository}: the hub has no safetensors of this model, neither on its main branch nor in a pull request"
+    )
 
 
 def _has_safetensors(info: Any) -> bool:
     return any(file.rfilename.endswith(".safetensors") for file in info.siblings or [])
 
 
-def _way_out() -> str:
-    near = ", ".join(str(folder) for folder in at_hand()) or "none"
-    return f"Name a local folder (found locally: {near}), or run `randout demo` once, which brings a small encoder"
+def _suggestion() -> str:
+    near = ", ".join(str(folder) for folder in local_encoders()) or "none"
+    return f"Name a local folder (found locally: {near}), or run `randout demo` once to get a small encoder"
 
 
-def at_hand() -> list[Path]:
-    """Encoders that need no network, smallest first: this tool's cache, then the hub's."""
+def local_encoders() -> list[Path]:
+    """Folders of encoders in this tool's and the hub's cache, smallest first."""
     encoders = [f for f in _cached_folders() if (f / "model.safetensors").exists() and _is_encoder(f)]
     return sorted(encoders, key=lambda f: ((f / "model.safetensors").stat().st_size, str(f)))
 
 
 def _cached_folders() -> list[Path]:
-    """Folders of whole models in this tool's cache, then in the hub's."""
+    """Folders of complete models in this tool's cache, then in the hub's."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     folders = [*cache_folder().glob("models/*"), *Path(HF_HUB_CACHE).glob("models--*/snapshots/*")]
@@ -353,10 +354,10 @@ def _cached_folders() -> list[Path]:
 
 
 def _is_encoder(folder: Path) -> bool:
-    """Whether a folder holds a bare encoder of a family that transformers can make a classifier of."""
+    """Whether a folder holds a bare encoder of a family that transformers can turn into a classifier."""
     source = Source(str(folder), folder)
     try:
         kind, classifier = source.config.get("model_type"), source.is_classifier
-    except UserError:  # broken: cannot be used
+    except UserError:  # damaged, so not usable
         return False
     return not classifier and folder_checks.is_known_encoder(kind)

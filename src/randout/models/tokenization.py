@@ -19,11 +19,15 @@ from .folder_checks import check_vocabulary
 from .sources import Source, load_tokenizer
 from .tokens import Tokens, encode, percentile_length, truncate
 
-_LAST_ENCODED: list[tuple[Any, list[str], Tokens]] = []  # (tokenizer's folder, texts, tokens), the latest last
+_LAST_ENCODED: list[tuple[Any, list[str], Tokens]] = []  # (tokenizer's folder, texts, tokens), the most recent last
 
 
 def tokens_for(source: Source, table: StudentTable, dataset: Dataset, notes: list[str]) -> tuple[Tokens, int]:
-    """Every text of the dataset tokenised for the student, and the length they were cut to."""
+    """Tokenize every text of the dataset for the student; returns the tokens and the length they are truncated to.
+
+    notes: receives one line on an automatic length and one on truncation. Raises UserError for a length that the student
+    cannot take and for texts without tokens.
+    """
     tokenizer, limit = tokenizer_and_limit(source)
     encoded = _encoded(source, tokenizer, dataset.texts)
     if table.max_length == "auto":
@@ -34,7 +38,7 @@ def tokens_for(source: Source, table: StudentTable, dataset: Dataset, notes: lis
             max_length = percentile_length(encoded.lengths[dataset.split["train"]], limit)
             notes.append(f"max length: {max_length} tokens, the 99th percentile of the training texts")
     elif table.max_length > limit:
-        raise UserError(f"student.max_length: {table.max_length} asked for, but {source.name} takes {limit} at most")
+        raise UserError(f"student.max_length: got {table.max_length}, but {source.name} takes at most {limit}")
     else:
         max_length = table.max_length
     if encoded.empty:
@@ -47,21 +51,24 @@ def tokens_for(source: Source, table: StudentTable, dataset: Dataset, notes: lis
         )
     prefix, suffix = special_tokens(tokenizer)
     if max_length <= prefix + suffix:
-        raise UserError(f"student.max_length: {max_length} leaves no room beside {prefix + suffix} special tokens")
+        raise UserError(
+            f"student.max_length: {max_length} leaves no room for text after {prefix + suffix} special tokens"
+        )
     tokens = truncate(encoded, max_length, table.truncation, suffix, prefix)
     texts, lost = tokens.loss_of_truncation()
     if texts:
         kept = table.truncation
         notes.append(
-            f"truncation: {texts:.1%} of texts are too long and cut ({kept} kept), {lost:.1%} of all tokens lost"
+            f"truncation: {texts:.1%} of texts are too long and were cut ({kept} kept); {lost:.1%} of all tokens are lost"
         )
     return tokens, max_length
 
 
 def token_copies(tokens: Tokens, dataset: Dataset) -> dict[str, Ints]:
-    """By held-out split, the rows whose tokens, as the student reads them, are those of a training row although their
-    texts differ: accents and case that the tokenizer drops, unknown words, text beyond the cut. Splits without any are
-    left out. They cannot be kept on one side by the split, which must not depend on the student.
+    """Find held-out rows that have the same tokens as a training row although their texts differ.
+
+    Texts can differ only in accents or case that the tokenizer drops, in unknown words, or beyond the truncation. Returns
+    the rows by split, without splits that have none. Splitting cannot prevent this, as it must not depend on the student.
     """
 
     def read(row: int) -> bytes:
@@ -78,7 +85,7 @@ def token_copies(tokens: Tokens, dataset: Dataset) -> dict[str, Ints]:
 
 
 def _encoded(source: Source, tokenizer: Any, texts: list[str]) -> Tokens:
-    """`encode`, remembered for the last few pairs of tokenizer and list of texts: a search plans many runs on one."""
+    """`encode`, cached for the last few pairs of tokenizer and texts, because a search plans many runs on the same pair."""
     held = next((made for folder, of, made in _LAST_ENCODED if folder == source.folder and of is texts), None)
     if held is None:
         held = encode(tokenizer, texts)
@@ -88,7 +95,7 @@ def _encoded(source: Source, tokenizer: Any, texts: list[str]) -> Tokens:
 
 
 def tokenizer_and_limit(source: Source) -> tuple[Any, int]:
-    """A model's tokenizer and the most tokens a text may have, special tokens included."""
+    """Load a model's tokenizer; returns it and the maximum number of tokens in a text, special tokens included."""
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     tokenizer = load_tokenizer(source)

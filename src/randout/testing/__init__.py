@@ -1,6 +1,6 @@
-"""Checks of a method for its author: what every method of randout keeps, run on one of your own.
+"""Contract checks for authors of methods: the promises that every method of randout keeps, checked on your own method.
 
-In a test of yours, with pytest or without:
+In your test, with or without pytest:
 
     import randout.testing
     from my_package import MyPenalty
@@ -8,8 +8,8 @@ In a test of yours, with pytest or without:
     def test_contract():
         randout.testing.check_method(MyPenalty(weight=0.5), neutral={"weight": 0.0})
 
-`CHECKS` names the promises; randout's own methods are tested with the same code. `build`, `toy_texts` and `training`
-help with further tests: tiny encoders, texts, and a training run.
+`CHECKS` lists the promises; randout's own methods are tested with the same code. `build`, `toy_texts` and the module
+`training` help with further tests: tiny encoders, toy texts, and small training runs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The contract of a method: promises that hold for every method, each checked by small trainings.
+"""The contract of a method: promises that hold for every method, each checked with small trainings.
 
-A `Case` is a method with the settings it is checked at, a `Bench` holds tiny encoders and the trainings that several
-checks share. Each check raises `ContractError` with what was found, and what usually causes it.
+A `Case` is a method with the settings at which it is checked. A `Bench` holds tiny encoders and the trainings that several
+checks share. Each check raises `ContractError` with what was found and its usual cause.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from randout.methods.cross_entropy import CrossEntropy
 from randout.models.inference import predict
 from randout.training import checkpoint
 from randout.training.loop import _backward, _batch, fit, held_out, losses_of, student_forward
-from randout.training.state import Event, Material, Session
+from randout.training.state import Event, Material, TrainingState
 
 from .models import build
 from .training import (
-    furthest,
+    bit_identical,
     hooks_of,
+    largest_difference,
     live_teacher,
-    same_bits,
-    session_of,
-    some_material,
+    new_training,
     tiny_encoder,
+    toy_material,
     trained,
     validation,
     weights_of,
@@ -51,24 +51,24 @@ from .training import (
 
 __all__ = ["CHECKS", "FAMILIES", "Bench", "Case", "ContractError", "check_method"]
 
-FAMILIES = ("bert", "roberta", "distilbert")  # in which packed and padded batches are compared
-TRAINED: dict[str, Any] = {"max_grad_norm": 0, "patience": 1}  # nothing is clipped away
+FAMILIES = ("bert", "roberta", "distilbert")  # model families in which packed and padded batches are compared
+TRAINED: dict[str, Any] = {"max_grad_norm": 0, "patience": 1}  # without gradient clipping
 BATCH = 8  # texts of a step
 Models = Callable[[str], Path]
 
 
 class ContractError(AssertionError):
-    """A method breaks a promise."""
+    """A method breaks a promise of the contract."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A method, how it is used, and the point at which it does nothing.
+    """A method, how it is used, and the settings at which it has no effect.
 
-    beside: the methods it is trained with. neutral: settings at which the training equals the one with `equals` (None:
-    there is no such point). equals: None: `beside`. tolerance: 0 for bit for bit, else the largest difference of a
-    weight, with dropout off. still: settings that turn off dropout of the method's own, for the checks that are made
-    without dropout (its masks lie as the layout does).
+    beside: methods that are trained together with it. neutral: settings at which the training equals the one with `equals`
+    (None: there are no such settings). equals: None for `beside`. tolerance: 0 for bit-identical weights, otherwise the
+    largest allowed difference of a weight, with dropout off. still: settings that turn off the method's own dropout, for
+    checks without dropout (its masks depend on the layout).
     """
 
     method: Method
@@ -80,17 +80,17 @@ class Case:
 
     @property
     def methods(self) -> tuple[Method, ...]:
-        """All methods of the training, the one that is checked last."""
+        """All methods of the training; the checked method is the last."""
         return (*self.beside, self.method)
 
     @property
     def stilled(self) -> tuple[Method, ...]:
-        """As `methods`, without dropout of the method's own."""
+        """As `methods`, without the method's own dropout."""
         return (*self.beside, self.changed(self.still or {}))
 
     @property
     def without(self) -> tuple[Method, ...]:
-        """The training that equals the one at the neutral point."""
+        """Methods of the training that equals the one at the neutral settings."""
         return self.beside if self.equals is None else self.equals
 
     def changed(self, settings: Mapping[str, Any]) -> Method:
@@ -99,109 +99,109 @@ class Case:
 
 
 class Bench:
-    """Tiny encoders, and trainings on them that several checks look at; each is made once.
+    """Tiny encoders, and trainings on them that several checks share; each is made once.
 
-    models: family -> the folder of its tiny encoder; None: they are built below `root`. root: for checkpoints.
+    root: folder for checkpoints. models: family -> folder of its tiny encoder; None: they are built in `root`.
     """
 
     def __init__(self, root: Path, models: Models | None = None) -> None:
         self.root = root
         self.models = models or cache(lambda family: build(family, root / "models" / family))
         self._without: dict[str, dict[str, Tensor]] = {}
-        self._whole: dict[str, Session] = {}
-        self._halted: dict[str, tuple[Session, dict[int, str]]] = {}
+        self._whole: dict[str, TrainingState] = {}
+        self._interrupted: dict[str, tuple[TrainingState, dict[int, str]]] = {}
         self._gradients: dict[str, tuple[dict[str, Tensor | None], Any]] = {}
 
     def start(
         self, methods: Sequence[Method], dropout: bool = True, pack: bool = True, family: str = "bert", **table: Any
-    ) -> Session:
-        """A training of a tiny encoder at position zero. table: as of `training.settings`."""
+    ) -> TrainingState:
+        """Make a training of a tiny encoder, at position zero. table: as for `training.settings`."""
         folder = self.models(family)
         off: dict[str, Any] = {} if dropout else {"dropout": 0.0, "attention_dropout": 0.0}
         same_tokens = any(getattr(method, "attention", 0) for method in methods)  # compared only between equal tokens
         asked = any(method.teacher == "model" for method in methods)
-        teacher = live_teacher(folder, 28, kin=same_tokens, **off) if asked else None
-        return session_of(tiny_encoder(folder, pack=pack, **off), methods, teacher, **table)
+        teacher = live_teacher(folder, 28, same_family=same_tokens, **off) if asked else None
+        return new_training(tiny_encoder(folder, pack=pack, **off), methods, teacher, **table)
 
     def without(self, methods: Sequence[Method], dropout: bool) -> dict[str, Tensor]:
-        """The weights after a training without the method of a case; many cases share one."""
+        """Weights after a training without the checked method, shared by many cases."""
         key = f"{dropout} {_key(methods)}"
         if key not in self._without:
             self._without[key] = run_through(self.start(methods, dropout, **TRAINED))
         return self._without[key]
 
-    def whole(self, methods: Sequence[Method]) -> Session:
-        """A training after its end, which several checks look at: nobody may change it."""
+    def whole(self, methods: Sequence[Method]) -> TrainingState:
+        """A finished training, shared by several checks, which must not change it."""
         key = _key(methods)
         if key not in self._whole:
-            session = self.start(methods, **TRAINED)
-            run_through(session)
-            self._whole[key] = session
+            training = self.start(methods, **TRAINED)
+            run_through(training)
+            self._whole[key] = training
         return self._whole[key]
 
-    def halted(self, methods: Sequence[Method]) -> tuple[Session, dict[int, str]]:
-        """The same training within its second epoch, and its position as JSON at every stop, each saved in a folder of
-        `saved`: nobody may change it.
+    def interrupted(self, methods: Sequence[Method]) -> tuple[TrainingState, dict[int, str]]:
+        """The same training in its second epoch, and its position as JSON at every stop; a checkpoint of each stop is in a
+        folder of `saved`. Shared by several checks, which must not change it.
         """
         key = _key(methods)
-        if key not in self._halted:
-            session = self.start(methods, **TRAINED)
+        if key not in self._interrupted:
+            training = self.start(methods, **TRAINED)
             positions = dict.fromkeys(stops(methods), "")
-            for count, event in enumerate(_fit(session, material_of(session)), 1):
-                for stop in positions:  # into the folder of every stop still ahead
+            for count, event in enumerate(_fit(training, material_of(training)), 1):
+                for stop in positions:  # to the folder of every later stop
                     if count == stop or (count < stop and event.metrics is not None):
-                        checkpoint.save(session, self.saved(methods) / str(stop), {}, event.improved)
+                        checkpoint.save(training, self.saved(methods) / str(stop), {}, event.improved)
                 if count in positions:
-                    positions[count] = json.dumps(session.position.as_json(), sort_keys=True)
+                    positions[count] = json.dumps(training.position.as_json(), sort_keys=True)
                 if count == max(positions):
                     break
-            self._halted[key] = session, positions
-        return self._halted[key]
+            self._interrupted[key] = training, positions
+        return self._interrupted[key]
 
     def saved(self, methods: Sequence[Method]) -> Path:
-        """The folder of the checkpoints of `halted`, one a stop."""
+        """Folder of the checkpoints of `interrupted`, one per stop."""
         return self.root / "saved" / hashlib.sha256(_key(methods).encode()).hexdigest()[:16]
 
     def gradients(self, methods: Sequence[Method], micro_batch: int) -> tuple[dict[str, Tensor | None], Any]:
-        """The gradient and the losses of the first step, dropout off."""
+        """Gradients and losses of the first step, with dropout off."""
         key = f"{micro_batch} {_key(methods)}"
         if key not in self._gradients:
-            session = self.start(methods, dropout=False, micro_batch=micro_batch, max_grad_norm=0)
-            trained(session, material_of(session), events=1)
-            found = {name: p.grad for name, p in session.encoder.model.named_parameters()}
-            self._gradients[key] = found, session.position.sums
+            training = self.start(methods, dropout=False, micro_batch=micro_batch, max_grad_norm=0)
+            trained(training, material_of(training), events=1)
+            found = {name: p.grad for name, p in training.encoder.model.named_parameters()}
+            self._gradients[key] = found, training.position.sums
         return self._gradients[key]
 
 
 def stops(methods: Sequence[Method]) -> tuple[int, ...]:
-    """Steps after which a training is stopped: within the first epoch and within the second; for plain cross-entropy and
-    methods that look at metrics, at the first epoch's last step and just after its validation too.
+    """Steps after which a training is stopped: in the first and in the second epoch; for plain cross-entropy and methods
+    that use validation metrics, also at the last step of the first epoch and right after its validation.
     """
     around = any(type(method).evaluated is not Method.evaluated for method in methods) or len(methods) == 1
     return (2, 4, 5, 6) if around else (2, 6)
 
 
-def material_of(session: Session) -> Material:
-    """What has all that a method may ask for."""
-    return some_material(session.encoder, 28, unlabelled=4, heldout=10)
+def material_of(training: TrainingState) -> Material:
+    """Material with everything that a method may need."""
+    return toy_material(training.encoder, 28, unlabelled=4, heldout=10)
 
 
-def run_through(session: Session) -> dict[str, Tensor]:
-    """The weights after a training on material that has all a method may ask for."""
-    trained(session, material_of(session))
-    return weights_of(session)
+def run_through(training: TrainingState) -> dict[str, Tensor]:
+    """Train to the end on `material_of` the training; returns the weights."""
+    trained(training, material_of(training))
+    return weights_of(training)
 
 
-def whole_batch(session: Session) -> Batch:
+def whole_batch(training: TrainingState) -> Batch:
     """A step of 8 texts as one micro-batch."""
-    material = material_of(session)
+    material = material_of(training)
     order = material.tokens.lengths[:BATCH].argsort(kind="stable")
-    session.position.micro_batch = BATCH
-    return _batch(session, material, order, 0)
+    training.position.micro_batch = BATCH
+    return _batch(training, material, order, 0)
 
 
 def check_toml(bench: Bench, case: Case) -> None:
-    """Settings are the same after a recipe is written as TOML and read again."""
+    """Check that settings are unchanged after a recipe is written as TOML and read again."""
     kinds = ChainMap({case.method.name: type(case.method)}, METHODS)  # type: ignore[arg-type]
     asked = {"methods": {method.name: method.model_dump(mode="json") for method in case.methods}}
     try:
@@ -222,8 +222,8 @@ def check_toml(bench: Bench, case: Case) -> None:
 
 
 def check_declarations(bench: Bench, case: Case) -> None:
-    """Name, cost, losses and the like can be used by others; values of `space` and `spaces` are settings, each another
-    one; variants differ from the method itself.
+    """Check that class attributes are valid, values of `space` and `spaces` are distinct settings, and variants differ from
+    the method itself.
     """
     kind = type(case.method)
     try:
@@ -247,108 +247,112 @@ def check_declarations(bench: Bench, case: Case) -> None:
     except UserError as error:
         raise ContractError(str(error)) from None
     if float(kind.cost[:-1]) < 1:
-        raise ContractError(f"cost: found {kind.cost}; a training step costs 1x at least")
+        raise ContractError(f"cost: found {kind.cost}; a training step costs at least 1x")
 
 
 def check_neutral(bench: Bench, case: Case) -> None:
-    """At its neutral point it is the training without it, to the bit; at the settings that are checked it is not."""
+    """Check that neutral settings give bit-identical weights to a training without the method, and its own settings do not."""
     if case.neutral is None:
         return
     dropout = case.tolerance == 0
     methods = (*case.beside, case.changed(case.neutral))
     ours = run_through(bench.start(methods, dropout, **TRAINED))
     theirs = bench.without(case.without, dropout)
-    if case.tolerance == 0 and not same_bits(ours, theirs):
+    if case.tolerance == 0 and not bit_identical(ours, theirs):
         raise ContractError(
-            f"at {dict(case.neutral)} the training is not the one without it, to the bit (a weight differs by "
-            f"{furthest(ours, theirs):.1e}). Does it draw random numbers elsewhere than from run.generator, or change "
-            "something in start()?"
+            f"at {dict(case.neutral)} the weights are not bit-identical to those of a training without it (a weight differs "
+            f"by {largest_difference(ours, theirs):.1e}). Usual causes: random numbers that are not from run.generator, or a "
+            "change to the model in start()"
         )
-    if case.tolerance and furthest(ours, theirs) > case.tolerance:
+    if case.tolerance and largest_difference(ours, theirs) > case.tolerance:
         raise ContractError(
-            f"at {dict(case.neutral)} a weight differs by {furthest(ours, theirs):.1e} from the training without it; "
+            f"at {dict(case.neutral)} a weight differs by {largest_difference(ours, theirs):.1e} from the training without it; "
             f"expected at most {case.tolerance:.1e}"
         )
-    # With dropout, without which two passes of a batch are one
+    # With dropout, because without it two passes over a batch are equal
     off = ours if dropout else run_through(bench.start(methods, True, **TRAINED))
-    if furthest(off, weights_of(bench.whole(case.methods))) <= 1e-4:
-        raise ContractError(f"it does nothing: {case.method!r} trains the same weights as {dict(case.neutral)}")
+    if largest_difference(off, weights_of(bench.whole(case.methods))) <= 1e-4:
+        raise ContractError(f"it has no effect: {case.method!r} trains the same weights as {dict(case.neutral)}")
 
 
 def check_resume(bench: Bench, case: Case) -> None:
-    """Stopped and resumed is uninterrupted, to the bit: weights, optimizer, the method's state, and the position."""
-    expected = checkpoint._everything(bench.whole(case.methods))
-    _, positions = bench.halted(case.methods)
-    torch.rand(7)  # a generator's state has no say
+    """Check that a stopped and resumed training is bit-identical to an uninterrupted one: weights, optimizer, the method's
+    state and the position.
+    """
+    expected = checkpoint._all_tensors(bench.whole(case.methods))
+    _, positions = bench.interrupted(case.methods)
+    torch.rand(7)  # the state of torch's generator must have no effect
     for stop, position in positions.items():
         resumed = bench.start(case.methods, **TRAINED)
         if not checkpoint.restore(resumed, bench.saved(case.methods) / str(stop), {}, accept=False):
             raise ContractError(f"stopped after {stop} steps: there is no checkpoint")
         if json.dumps(resumed.position.as_json(), sort_keys=True) != position:
-            raise ContractError(f"stopped after {stop} steps: the position is another after restoring")
+            raise ContractError(f"stopped after {stop} steps: the position differs after restoring")
         trained(resumed, material_of(resumed))
-        found = checkpoint._everything(resumed)
-        if not same_bits(found, expected):
+        found = checkpoint._all_tensors(resumed)
+        if not bit_identical(found, expected):
             other = sorted(expected.keys() ^ found.keys()) or [
                 name for name in expected if not torch.equal(found[name], expected[name])
             ]
             raise ContractError(
                 f"stopped after {stop} steps and resumed, {len(other)} tensors differ from the uninterrupted training "
-                f"({', '.join(other[:3])}). Random numbers must come from run.generator, and what changes in training "
-                "must be in State"
+                f"({', '.join(other[:3])}). Random numbers must come from run.generator, and everything that changes in "
+                "training must be in State"
             )
-        if _timeless(resumed) != _timeless(bench.whole(case.methods)):
-            raise ContractError(f"stopped after {stop} steps and resumed, the history is another")
+        if _without_seconds(resumed) != _without_seconds(bench.whole(case.methods)):
+            raise ContractError(f"stopped after {stop} steps and resumed, the history differs")
 
 
 def check_model(bench: Bench, case: Case) -> None:
-    """The model is left as it was found: parameters and buffers by name and order, and no hook on any module."""
-    session = bench.whole(case.methods)
-    model, plain = session.encoder.model, tiny_encoder(bench.models("bert")).model
+    """Check that the model's parameters and buffers keep their names and order, and that no hook is left on any module."""
+    training = bench.whole(case.methods)
+    model, plain = training.encoder.model, tiny_encoder(bench.models("bert")).model
     for what, ours, theirs in (
         ("parameters", [n for n, _ in model.named_parameters()], [n for n, _ in plain.named_parameters()]),
         ("tensors", list(model.state_dict()), list(plain.state_dict())),
     ):
         if ours != theirs:
             change = sorted(set(ours) ^ set(theirs)) or "their order"
-            raise ContractError(f"the model's {what} changed: {change}. What a method adds belongs in State")
+            raise ContractError(
+                f"the model's {what} changed: {change}. Parameters and tensors of a method belong in State"
+            )
     if hooks_of(model) != hooks_of(plain):
         raise ContractError(
             f"{hooks_of(model) - hooks_of(plain)} hooks are left on the model; remove them where perturb() ends"
         )
-    if session.run.layout is not None or session.run.call:
-        raise ContractError("run.layout or run.call is not what it was before training")
+    if training.run.layout is not None or training.run.call:
+        raise ContractError("run.layout or run.call was not restored after training")
 
 
 def check_evaluation(bench: Bench, case: Case) -> None:
-    """Predictions during training are those of the same weights in a model that never met the method."""
-    session, _ = bench.halted(case.methods)
-    material = some_material(session.encoder)
-    ours = predict(session.encoder, material.tokens, material.labelled, "float32")
+    """Check that predictions during training equal those of the same weights in a model without the method."""
+    training, _ = bench.interrupted(case.methods)
+    material = toy_material(training.encoder)
+    ours = predict(training.encoder, material.tokens, material.labelled, "float32")
     plain = tiny_encoder(bench.models("bert"))
-    plain.model.load_state_dict(session.encoder.model.state_dict())
+    plain.model.load_state_dict(training.encoder.model.state_dict())
     theirs = predict(plain, material.tokens, material.labelled, "float32")
     if not (ours == theirs).all():
         raise ContractError(
-            f"it acts in evaluation too: logits differ by {abs(ours - theirs).max():.1e}. A hook must do nothing where "
+            f"it acts in evaluation too: logits differ by {abs(ours - theirs).max():.1e}. A hook must do nothing if "
             "run.layout is None"
         )
 
 
 def check_packed(bench: Bench, case: Case) -> None:
-    """Losses and gradients of a step are the same in a packed and in a padded batch: noise on, dropout off, float64."""
+    """Check that losses and gradients of a step are equal in packed and padded batches: noise on, dropout off, float64."""
     for family in FAMILIES:
         found = []
         for pack in (True, False):
-            session = bench.start(case.stilled, dropout=False, pack=pack, family=family)
-            if session.encoder.packed != pack:
+            training = bench.start(case.stilled, dropout=False, pack=pack, family=family)
+            if training.encoder.packed != pack:
                 raise ContractError(f"{family}: the tiny encoder is not {'packed' if pack else 'padded'}")
-            _in_float64(session)
-            batch = whole_batch(session)
-            for method, state in zip(session.methods, session.states, strict=True):
-                batch = method.inputs(session.run, state, batch)
-            losses, _ = losses_of(session, batch)
-            parameters = dict(session.encoder.model.named_parameters())
+            _in_float64(training)
+            batch = whole_batch(training)
+            for method, state in zip(training.methods, training.states, strict=True):
+                batch = method.inputs(training.run, state, batch)
+            losses, _ = losses_of(training, batch)
+            parameters = dict(training.encoder.model.named_parameters())
             total = torch.stack([loss.double() for loss in losses.values()]).sum()
             grads = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
             seen = {name: float(loss.detach()) for name, loss in losses.items()}
@@ -358,32 +362,32 @@ def check_packed(bench: Bench, case: Case) -> None:
             if not abs(ours[name] - loss) <= 1e-6 + 1e-6 * abs(loss):
                 raise ContractError(
                     f"{family}: the loss {name!r} is {ours[name]:.8f} in a packed batch and {loss:.8f} in "
-                    "a padded one. Does it look at padding? Hidden states are (tokens, width) when packed: use run.layout"
+                    "a padded one. Usual cause: it reads padding. Packed hidden states are (tokens, width): use run.layout"
                 )
         _compare_gradients(our_grads, their_grads, 1e-5, f"{family}, packed and padded")
 
 
 def check_packed_gradient(bench: Bench, case: Case) -> None:
-    """As `check_packed`, for the gradient that a method makes itself."""
+    """As `check_packed`, for a gradient that the method computes itself."""
     if type(case.method).gradient is Method.gradient:
         return
     for family in FAMILIES:
         found: list[dict[str, Tensor | None]] = []
         for pack in (True, False):
-            session = bench.start(case.methods, dropout=False, pack=pack, family=family)
-            _in_float64(session)
-            backward: Backward = partial(_backward, session)
-            session.run.heldout = partial(held_out, session, some_material(session.encoder, 28, heldout=10))
-            for method, state in zip(session.methods, session.states, strict=True):
-                backward = method.gradient(session.run, state, backward)
-            backward(whole_batch(session))
-            found.append({name: p.grad for name, p in session.encoder.model.named_parameters()})
+            training = bench.start(case.methods, dropout=False, pack=pack, family=family)
+            _in_float64(training)
+            backward: Backward = partial(_backward, training)
+            training.run.heldout = partial(held_out, training, toy_material(training.encoder, 28, heldout=10))
+            for method, state in zip(training.methods, training.states, strict=True):
+                backward = method.gradient(training.run, state, backward)
+            backward(whole_batch(training))
+            found.append({name: p.grad for name, p in training.encoder.model.named_parameters()})
         _compare_gradients(found[0], found[1], 1e-5, f"{family}, packed and padded")
 
 
 def check_accumulation(bench: Bench, case: Case) -> None:
-    """The gradient of a step in micro-batches is that of the whole step (dropout off), or the method looks at whole
-    steps and they are refused.
+    """Check that the gradient of a step in micro-batches equals that of the whole step (dropout off), or that micro-batches
+    are refused for a method that needs whole steps.
     """
     name = case.method.name
     for micro_batch in (1, 3):
@@ -392,9 +396,9 @@ def check_accumulation(bench: Bench, case: Case) -> None:
             try:
                 check_together(case.methods, micro_batch, BATCH)
             except UserError as error:
-                if f"micro_batch: {micro_batch}, but methods.{name} looks at all" in str(error):
+                if f"micro_batch: {micro_batch}, but methods.{name} needs all" in str(error):
                     continue
-            raise ContractError(f"it looks at whole steps, and micro-batches of {micro_batch} are not refused")
+            raise ContractError(f"it needs whole steps, but micro-batches of {micro_batch} are not refused")
         whole, losses = bench.gradients(case.stilled, BATCH)
         parts, added = bench.gradients(case.stilled, micro_batch)
         for key, (value, count) in losses.items():
@@ -403,21 +407,22 @@ def check_accumulation(bench: Bench, case: Case) -> None:
                     loss = key.removeprefix("loss_")
                     raise ContractError(
                         f"the loss {loss!r} of a step is {float(value):.6f} as a whole and {float(added[key][0]):.6f} in "
-                        f"micro-batches of {micro_batch}. Divide by the texts of the step, batch.step_labels.numel(), and "
-                        "draw for all of them; a method that needs all texts at once declares `whole = True`"
+                        f"micro-batches of {micro_batch}. Divide by the number of texts in the step, "
+                        "batch.step_labels.numel(), and draw noise for all of them; a method that needs all texts at once "
+                        "must set `whole = True`"
                     )
         _compare_gradients(parts, whole, 1e-6, f"micro-batches of {micro_batch} and the whole step", at_least=1.0)
 
 
 def check_losses(bench: Bench, case: Case) -> None:
-    """The losses that it returns are those of `losses`, each a scalar."""
-    session = bench.start(case.methods)
-    state = session.states[-1]
-    batch = case.method.inputs(session.run, state, whole_batch(session))
-    forward = partial(student_forward, session, batch)
-    losses = case.method.loss(session.run, state, forward(want=case.method.want(session.run)), batch, forward)
+    """Check that the method returns the losses that it declares in `losses`, each a scalar."""
+    training = bench.start(case.methods)
+    state = training.states[-1]
+    batch = case.method.inputs(training.run, state, whole_batch(training))
+    forward = partial(student_forward, training, batch)
+    losses = case.method.loss(training.run, state, forward(want=case.method.want(training.run)), batch, forward)
     if set(losses) != set(type(case.method).losses):
-        raise ContractError(f"it returns the losses {sorted(losses)}, and declares {sorted(type(case.method).losses)}")
+        raise ContractError(f"it returns the losses {sorted(losses)}, but declares {sorted(type(case.method).losses)}")
     if odd := [name for name, loss in losses.items() if loss.dim()]:
         raise ContractError(f"the loss {odd[0]!r} has the shape {tuple(losses[odd[0]].shape)}; expected a scalar")
 
@@ -447,23 +452,23 @@ def check_method(
     still: Mapping[str, Any] | None = None,
     checks: Iterable[str] | None = None,
 ) -> None:
-    """Check that a method keeps what every method keeps; it need not be registered. About ten seconds on a CPU.
+    """Check that a method keeps the promises of every method; it need not be registered. About ten seconds on a CPU.
 
-    method: with settings at which it acts on a training of 16 steps. neutral: settings at which the training is the one
-    without the method, to the bit; None: there is no such point. beside: the methods it is trained with, as
-    `CrossEntropy()` alone, the default. equals: the methods of the training that the neutral point equals, where that is
-    not `beside`. tolerance: where it equals only up to rounding, the largest difference of a weight. still: settings that
-    turn off dropout of the method's own. checks: names of `CHECKS`; None: all.
+    method: with settings at which it has an effect within 16 steps. neutral: settings at which the training is
+    bit-identical to one without the method; None: there are no such settings. beside: methods that are trained together
+    with it; by default `CrossEntropy()` alone. equals: methods of the training that equals the neutral one, if that is not
+    `beside`. tolerance: if they are equal only up to rounding, the largest allowed difference of a weight. still: settings
+    that turn off the method's own dropout. checks: names from `CHECKS`; None: all.
 
-    Raises ContractError, an AssertionError, with every promise that is broken, and UserError for an unknown check or
-    setting. Other errors are the method's own.
+    Raises ContractError, an AssertionError, with every broken promise, and UserError for an unknown check or setting. Other
+    errors come from the method itself.
     """
     wanted = list(CHECKS if checks is None else checks)
     if unknown := [name for name in wanted if name not in CHECKS]:
-        raise UserError(f"checks: no check {unknown[0]!r}; there are: {', '.join(CHECKS)}")
+        raise UserError(f"checks: no check {unknown[0]!r}; known checks: {', '.join(CHECKS)}")
     if not isinstance(method, Method):
         raise UserError(
-            f"check_method: found {method!r:.80}, expected a method with its settings, as MyMethod(weight=0.5)"
+            f"check_method: found {method!r:.80}, expected a method with its settings, such as MyMethod(weight=0.5)"
         )
     case = Case(
         method,
@@ -476,7 +481,7 @@ def check_method(
     for settings in (neutral, still):
         case.changed(settings or {})
     broken = []
-    with _undisturbed():
+    with _isolated():
         for name in wanted:
             try:
                 CHECKS[name](_bench(), case)
@@ -492,16 +497,16 @@ def check_method(
 
 @cache
 def _bench() -> Bench:
-    """The bench of this process, in a folder that goes when it ends."""
+    """Bench of this process, in a temporary folder that is removed when the process ends."""
     root = Path(tempfile.mkdtemp(prefix="randout-testing-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     return Bench(root)
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """One thread, which is fastest for models this small, and no progress bars; afterwards these and torch's generator
-    are what they were.
+def _isolated() -> Iterator[None]:
+    """While open, use one thread, which is fastest for such small models, and no progress bars; restores both and torch's
+    generator on exit.
     """
     from transformers.utils import logging
 
@@ -518,24 +523,24 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _key(methods: Sequence[Method]) -> str:
-    """Methods and their settings as text: a field may be a list, which cannot be hashed."""
+    """Key of methods with their settings, as text, because a field may be a list, which cannot be hashed."""
     return repr(
         [(type(method).__module__, type(method).__qualname__, id(type(method)), repr(method)) for method in methods]
     )
 
 
-def _fit(session: Session, material: Material) -> Iterator[Event]:
-    return iter(fit(session, material, validation(session, material)))
+def _fit(training: TrainingState, material: Material) -> Iterator[Event]:
+    return iter(fit(training, material, validation(training, material)))
 
 
-def _timeless(session: Session) -> dict[str, Any]:
-    found = session.position.as_json() | {"seconds": 0}
+def _without_seconds(training: TrainingState) -> dict[str, Any]:
+    found = training.position.as_json() | {"seconds": 0}
     return found | {"history": [row | {"seconds": 0} for row in found["history"]]}
 
 
-def _in_float64(session: Session) -> None:
-    session.encoder.model.double()
-    session.states = [_doubled(state) for state in session.states]
+def _in_float64(training: TrainingState) -> None:
+    training.encoder.model.double()
+    training.states = [_doubled(state) for state in training.states]
 
 
 def _doubled(state: State) -> State:
@@ -550,12 +555,12 @@ def _compare_gradients(
     where: str,
     at_least: float = 0.0,
 ) -> None:
-    """Raise ContractError where gradients differ by `share` of the largest, which is taken to be `at_least` so large."""
+    """Raise ContractError if gradients differ by more than `share` times the largest one, or times `at_least` if larger."""
     largest = max([at_least, *(float(gradient.abs().max()) for gradient in theirs.values() if gradient is not None)])
     for name, gradient in theirs.items():
         other = ours[name]
         if gradient is None or other is None:
             if gradient is not other:
-                raise ContractError(f"{where}: only one of them has a gradient of {name}")
+                raise ContractError(f"{where}: only one of the two has a gradient of {name}")
         elif not (off := float((gradient - other).abs().max())) < share * largest:
             raise ContractError(f"{where}: gradients of {name} differ by {off:.1e}; the largest is {largest:.1e}")

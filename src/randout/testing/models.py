@@ -1,7 +1,7 @@
-"""Tiny encoders and toy texts for tests, built on the spot: nothing is downloaded.
+"""Tiny encoders and toy texts for tests, built locally: nothing is downloaded.
 
-`build` writes a bare encoder (2 or 3 blocks, hidden 32, 4 heads) with its tokenizer; `toy_texts` makes texts of three
-classes that such an encoder can learn.
+`build` writes a bare encoder (2 or 3 blocks, 32 hidden units, 4 heads) with its tokenizer; `toy_texts` makes texts of
+three classes that such an encoder can learn.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import torch
 
 __all__ = ["FAMILIES", "LABELS", "LONGEST", "build", "loaded", "toy_texts"]
 
-HIDDEN, HEADS, LONGEST = 32, 4, 64  # LONGEST: tokens a text may have, special tokens included
+HIDDEN, HEADS, LONGEST = 32, 4, 64  # LONGEST: maximum tokens of a text, special tokens included
 WORDPIECE = ("bert", "electra", "distilbert", "albert", "mpnet")
 BYTE_BPE = ("roberta", "data2vec-text", "xlm-roberta", "camembert", "deberta-v2", "modernbert")
 FAMILIES = WORDPIECE + BYTE_BPE
 PACKED = ("bert", "roberta", "data2vec-text", "xlm-roberta", "camembert", "electra", "distilbert", "albert")
 PADDED = ("mpnet", "deberta-v2", "modernbert")
-LENGTHS = (3, 3, 3, 4, 7, 7, 12, LONGEST - 1, LONGEST, 9)  # one token beyond the special ones, runs, longest allowed
+LENGTHS = (3, 3, 3, 4, 7, 7, 12, LONGEST - 1, LONGEST, 9)  # one token, repeated lengths, maximum length
 LABELS = {0: "health", 1: "money", 2: "sport"}
 FROM_PADDING = ("roberta", "data2vec-text", "xlm-roberta", "camembert", "mpnet")  # positions start at padding_idx + 1
 
@@ -45,7 +45,7 @@ COMMON = _split(
 
 
 def toy_texts(n: int, seed: int) -> tuple[list[str], list[str]]:
-    """n texts of 3 to 30 words and their labels: a third to a half of a text's words are its class's own."""
+    """Make n texts of 3 to 30 words and their labels; a third to a half of a text's words are specific to its class."""
     rng = np.random.default_rng(seed)
     texts, labels = [], []
     names = rng.permutation(np.resize(sorted(CLASSES), n))
@@ -87,7 +87,7 @@ def _wordpiece(family: str) -> Any:
 
 @cache
 def _merges() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges of a byte-level BPE in which the toy words are single tokens."""
+    """Vocabulary and merges of a byte-level BPE tokenizer in which the toy words are single tokens."""
     import json
 
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -124,7 +124,7 @@ def _byte_bpe(family: str) -> Any:
 
 
 def _options(family: str, tokenizer: Any) -> dict[str, Any]:
-    """The configuration of a family's tiny model, its own names for the same sizes and dropout 0.1 throughout."""
+    """Configuration of a family's tiny model: the same sizes under the family's names, and dropout 0.1 throughout."""
     positions = LONGEST + (2 if family in FROM_PADDING else 0)
     found: dict[str, Any] = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     found |= {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
@@ -154,7 +154,7 @@ def build(family: str, folder: Path, **changes: Any) -> Path:
     state = torch.get_rng_state()
     torch.manual_seed(len(family))
     model = AutoModel.from_config(config)
-    for parameter in model.parameters():  # biases start at zero: give every parameter something to be wrong about
+    for parameter in model.parameters():  # biases start at zero, which would hide errors in their use
         if parameter.dim() == 1:
             parameter.data += 0.05 * torch.randn_like(parameter)
     torch.set_rng_state(state)
@@ -167,10 +167,10 @@ _loaded: dict[str, Any] = {}  # encoders by folder and options
 
 
 def loaded(folder: Path, **options: Any) -> Any:
-    """What `models.load` gives, as a copy of one that is loaded once: that takes longer than copying it."""
-    from randout.models import loading as models
+    """Load an encoder as `loading.load` does; each is loaded once and then copied, which is faster."""
+    from randout.models import loading
 
     key = repr((folder, sorted(options.items())))
     if key not in _loaded:
-        _loaded[key] = models.load(models.Source(folder.name, folder), **options)
+        _loaded[key] = loading.load(loading.Source(folder.name, folder), **options)
     return copy.deepcopy(_loaded[key], {id(_loaded[key].tokenizer): _loaded[key].tokenizer})

@@ -1,4 +1,4 @@
-"""Small trainings for tests: a tiny classifier, a little material, and the loop run to its end."""
+"""Small trainings for tests: a tiny classifier, a little training material, and functions that run the loop."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ from randout.models.inference import predict
 from randout.models.tokens import Tokens, encode, truncate
 from randout.stats.metrics import score
 from randout.training.loop import begin, fit
-from randout.training.state import Event, Material, Session
+from randout.training.state import Event, Material, TrainingState
 
 from .models import build, loaded, toy_texts
 
 __all__ = [
     "NAMES",
-    "a_batch",
-    "furthest",
+    "bit_identical",
     "hooks_of",
+    "largest_difference",
     "live_teacher",
-    "same_bits",
-    "session_of",
+    "make_batch",
+    "new_training",
     "settings",
-    "some_material",
     "tiny_encoder",
+    "toy_material",
     "trained",
     "validation",
     "weights_of",
 ]
 
 NAMES = {0: "health", 1: "money", 2: "sport"}
-HELD_OUT = 10  # texts that there are beside those to train on
-WIDER = {"hidden_size": 48, "num_attention_heads": 6, "num_hidden_layers": 4}  # than the tiny models
+HELD_OUT = 10  # texts in addition to those to train on
+WIDER = {"hidden_size": 48, "num_attention_heads": 6, "num_hidden_layers": 4}  # wider and deeper than the tiny models
 WIDER_DISTILBERT = {"dim": 48, "n_heads": 6, "n_layers": 4}
 
 
 def tiny_encoder(folder: Path, **options: Any) -> Encoder:
-    """A classifier of three classes over the encoder in `folder`; `options` as of `models.load`."""
+    """Load a classifier of three classes with the encoder in `folder`; `options` as for `loading.load`."""
     return loaded(folder, **({"id2label": NAMES, "seed": 3} | options))
 
 
-def some_material(
+def toy_material(
     encoder: Encoder, n: int = 24, seed: int = 0, teacher: bool = True, unlabelled: int = 0, heldout: int = 0
 ) -> Material:
-    """n toy texts of up to 24 tokens, the last `unlabelled` of them without labels, with made-up logits of a teacher
-    and of two further ones; after them `heldout` texts that are kept from the student.
+    """Make n toy texts of up to 24 tokens, the last `unlabelled` of them without labels, with random logits of a teacher and
+    two further ones, followed by `heldout` texts that are withheld from the student.
     """
     texts, names = (column[: n + heldout] for column in _texts(n, seed))
     tokens = _tokens(encoder, texts)
@@ -67,7 +67,7 @@ def some_material(
 
 
 def _texts(n: int, seed: int) -> tuple[list[str], list[str]]:
-    """n toy texts, then those of `HELD_OUT`, and their labels."""
+    """Make n toy texts, then `HELD_OUT` more, with their labels."""
     (texts, names), (more, others) = toy_texts(n, seed), toy_texts(HELD_OUT, seed + 1000)
     return texts + more, names + others
 
@@ -76,20 +76,21 @@ def _tokens(encoder: Encoder, texts: list[str]) -> Tokens:
     return truncate(encode(encoder.tokenizer, texts), 24, "head", encoder.suffix, encoder.prefix)
 
 
-def live_teacher(beside: Path, n: int = 24, seed: int = 0, kin: bool = False, **options: Any) -> LiveTeacher:
-    """A second classifier, frozen, with its own tokens of the texts of `some_material(n, seed)` and its classes in
-    another order: the tiny RoBERTa in the same folder as the model `beside`, which is built where it is not there.
-    kin: in its place a wider and deeper model of the family of `beside`, with the same tokens. options: of
-    `models.load`.
+def live_teacher(student: Path, n: int = 24, seed: int = 0, same_family: bool = False, **options: Any) -> LiveTeacher:
+    """Make a frozen teacher with its own tokens of the texts of `toy_material(n, seed)` and its classes in another order.
+
+    student: folder of the student's encoder. The teacher is the tiny RoBERTa in the same parent folder, built if missing;
+    or, with `same_family`, a wider and deeper model of the student's family with the same tokens. options: as for
+    `loading.load`.
     """
-    family = beside.name if kin else "roberta"
-    folder = beside.parent / (f"wider-{family}" if kin else family)
+    family = student.name if same_family else "roberta"
+    folder = student.parent / (f"wider-{family}" if same_family else family)
     if not folder.exists():
-        build(family, folder, **((WIDER_DISTILBERT if family == "distilbert" else WIDER) if kin else {}))
+        build(family, folder, **((WIDER_DISTILBERT if family == "distilbert" else WIDER) if same_family else {}))
     names = {0: NAMES[1], 1: NAMES[2], 2: NAMES[0]}
     encoder = loaded(folder, id2label=names, seed=11, **options)
     encoder.model.requires_grad_(False)
-    return LiveTeacher(encoder, _tokens(encoder, _texts(n, seed)[0]), columns=(2, 0, 1), same_tokens=kin)
+    return LiveTeacher(encoder, _tokens(encoder, _texts(n, seed)[0]), columns=(2, 0, 1), same_tokens=same_family)
 
 
 def settings(**changes: Any) -> TrainTable:
@@ -105,10 +106,10 @@ def settings(**changes: Any) -> TrainTable:
     return TrainTable(**(asked | changes))
 
 
-def session_of(
+def new_training(
     encoder: Encoder, methods: Sequence[Method], teacher: LiveTeacher | None = None, **changes: Any
-) -> Session:
-    """A training at position zero. teacher: one that methods may run."""
+) -> TrainingState:
+    """Make a training at position zero. teacher: for methods that run one. changes: as for `settings`."""
     table = settings(**changes)
     weights = torch.tensor([0.5, 1.0, 2.0])
     run = Run(encoder.model, encoder.sites, table.seed, len(NAMES), weights, teachers=3)
@@ -119,53 +120,53 @@ def session_of(
     return begin(encoder, run, methods, table, "float32")
 
 
-def validation(session: Session, material: Material) -> Callable[[], dict[str, Any]]:
+def validation(training: TrainingState, material: Material) -> Callable[[], dict[str, Any]]:
     rows = material.labelled[::2]
 
     def validate() -> dict[str, Any]:
-        return score(material.labels[rows].numpy(), predict(session.encoder, material.tokens, rows, "float32"), NAMES)
+        return score(material.labels[rows].numpy(), predict(training.encoder, material.tokens, rows, "float32"), NAMES)
 
     return validate
 
 
-def trained(session: Session, material: Material, events: int | None = None) -> list[Event]:
-    """Train to the end, or for so many events; the events that came."""
+def trained(training: TrainingState, material: Material, events: int | None = None) -> list[Event]:
+    """Train to the end, or until `events` events; returns the events."""
     found: list[Event] = []
-    for event in fit(session, material, validation(session, material)):
+    for event in fit(training, material, validation(training, material)):
         found.append(event)
         if len(found) == events:
             break
     return found
 
 
-def weights_of(session: Session) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in session.encoder.model.state_dict().items()}
+def weights_of(training: TrainingState) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in training.encoder.model.state_dict().items()}
 
 
-def same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+def bit_identical(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def furthest(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    """The largest difference between two sets of tensors."""
+def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """Largest absolute difference between two sets of tensors."""
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
 def hooks_of(model: torch.nn.Module) -> int:
-    """How many hooks hang on the modules and parameters of a model."""
+    """Count the hooks on the modules and parameters of a model."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     on_modules = sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)
     return on_modules + sum(len(p._backward_hooks or ()) for p in model.parameters())
 
 
-def a_batch(
+def make_batch(
     labels: Iterable[int],
     teacher: Tensor | None = None,
     step_labels: Iterable[int] | None = None,
     first: int = 0,
     others: Iterable[Tensor] = (),
 ) -> Batch:
-    """A micro-batch of texts of four tokens, for losses that look at logits only."""
+    """Make a micro-batch of texts of four tokens, for losses that read logits only."""
     labels = torch.tensor(list(labels))
     whole = labels if step_labels is None else torch.tensor(list(step_labels))
     ids = [torch.arange(4) for _ in labels]

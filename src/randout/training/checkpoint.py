@@ -1,9 +1,8 @@
 """Checkpoints: the complete state of a training in one folder, written atomically.
 
-Tensors go to a new safetensors file, then `position.json` (with that file's sha256, and its own) is replaced in one
-move: whatever kills the process, the folder holds the last complete checkpoint. What a killed process left half
-written is ignored, and removed by the next save. The best weights so far have a file of their own,
-written once each time they improve.
+Tensors are written to a new safetensors file, then `position.json` (with the SHA-256 of that file and of its own content)
+is replaced in one atomic move. Whatever kills the process, the folder holds the last complete checkpoint. Incomplete files
+are ignored and removed by the next save. The best weights so far have their own file, written whenever they improve.
 """
 
 from __future__ import annotations
@@ -22,92 +21,98 @@ from torch import Tensor
 from randout.core.errors import Failure, UserError
 from randout.core.files import replace_text
 
-from .state import Position, Session
+from .state import Position, TrainingState
 
 POSITION = "position.json"
 
 
 class MadeElsewhere(UserError):
-    """A checkpoint of another machine or of other versions, from which going on would not give the same bits."""
+    """A checkpoint made on another machine or with other versions: resuming would not give bit-identical results."""
 
 
-def save(session: Session, folder: Path, environment: dict[str, Any], improved: bool) -> None:
-    """Write the state of `session`; with `improved` its weights are kept as the best. Raises Failure on a full disk."""
-    position = session.position
+def save(training: TrainingState, folder: Path, environment: dict[str, Any], improved: bool) -> None:
+    """Write a checkpoint of `training` to `folder`.
+
+    environment: versions and machine, compared on restore. improved: also keep the weights as the best so far. Raises
+    Failure if writing fails, for example on a full disk.
+    """
+    position = training.position
     before = _read(folder)
     best = before.get("best", {})
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if improved:
-            best = _write(folder / f"best-{position.step}.safetensors", _weights(session))
-        state = _write(folder / f"state-{position.step}-{position.epoch}.safetensors", _everything(session))
+            best = _write(folder / f"best-{position.step}.safetensors", _weights(training))
+        state = _write(folder / f"state-{position.step}-{position.epoch}.safetensors", _all_tensors(training))
         record = {"position": position.as_json(), "state": state, "best": best, "environment": environment}
         replace_text(folder / POSITION, json.dumps(record | {"sha256": _digest(record)}, indent=1))
         _sync(folder)
     except (OSError, SafetensorError) as error:
         for partial in folder.glob("*.partial"):
             partial.unlink(missing_ok=True)
-        kept = "The checkpoint before it is intact" if before else "There was none before it"
+        kept = "The previous checkpoint is intact" if before else "There is no earlier checkpoint"
         reason = getattr(error, "strerror", None) or str(error)
         raise Failure(
-            f"{folder}: the checkpoint could not be written ({reason}). {kept}: "
-            "free some space and run the same command"
+            f"{folder}: the checkpoint could not be written ({reason}). {kept}. "
+            "Free some disk space and run the same command again"
         ) from None
     for file in folder.glob("*.safetensors*"):
         if file.name not in (state["file"], best.get("file")):
             file.unlink(missing_ok=True)
 
 
-def restore(session: Session, folder: Path, environment: dict[str, Any], accept: bool) -> bool:
-    """Put `session` where the checkpoint in `folder` left it; False where there is none.
+def restore(training: TrainingState, folder: Path, environment: dict[str, Any], accept: bool) -> bool:
+    """Restore `training` from the checkpoint in `folder`. Returns False if there is none.
 
-    Raises UserError for a checkpoint that is damaged, and (unless `accept`) MadeElsewhere.
+    accept: restore even if `environment` differs. Raises UserError for a damaged checkpoint, and MadeElsewhere for one
+    made in another environment.
     """
     record = _read(folder)
     if not record:
         return False
     changed = changes(folder, environment)
     if changed and not accept:
-        raise MadeElsewhere(
-            f"{changed}. Add --accept-changes to go on all the same, or --fresh to start again beside it"
-        )
+        raise MadeElsewhere(f"{changed}. Add --accept-changes to resume anyway, or --fresh to start a new run")
     tensors = _load(folder, record["state"])
     try:
         position = Position(**record["position"])
-        _put(session, tensors)
+        _put(training, tensors)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{folder}: the checkpoint does not fit this model ({str(error)[:200]}); use --fresh") from None
-    session.position = position
+        raise UserError(
+            f"{folder}: the checkpoint does not fit this model ({str(error)[:200]}); use --fresh to start again"
+        ) from None
+    training.position = position
     return True
 
 
 def changes(folder: Path, environment: dict[str, Any]) -> str:
-    """What is no longer as it was when the checkpoint in `folder` was made, in a sentence; empty where nothing is."""
+    """Describe how `environment` differs from the one in which the checkpoint in `folder` was made; empty if it does not."""
     was = _read(folder).get("environment", environment)
     lines = [f"{name} was {was.get(name)}, is {now}" for name, now in environment.items() if was.get(name) != now]
     if not lines:
         return ""
     return (
-        f"{folder}: this checkpoint was made elsewhere ({'; '.join(lines)}), so going on would not give the same bits"
+        f"{folder}: this checkpoint was made in another environment ({'; '.join(lines)}), so resuming would not give "
+        "bit-identical results"
     )
 
 
-def restore_best(session: Session, folder: Path) -> None:
-    """Give the student the weights that did best on validation."""
+def restore_best(training: TrainingState, folder: Path) -> None:
+    """Load the weights with the best validation score into the student."""
     record = _read(folder)
     if not record.get("best"):
-        raise UserError(f"{folder}: the best weights are not there; use --fresh to start again")
+        raise UserError(f"{folder}: the best weights are missing; use --fresh to start again")
     weights = _load(folder, record["best"])
-    session.encoder.model.load_state_dict({k[6:]: v for k, v in weights.items() if k.startswith("model.")})
+    training.encoder.model.load_state_dict({k[6:]: v for k, v in weights.items() if k.startswith("model.")})
 
 
-def _weights(session: Session) -> dict[str, Tensor]:
-    return {f"model.{name}": tensor for name, tensor in session.encoder.model.state_dict().items()}
+def _weights(training: TrainingState) -> dict[str, Tensor]:
+    return {f"model.{name}": tensor for name, tensor in training.encoder.model.state_dict().items()}
 
 
-def _everything(session: Session) -> dict[str, Tensor]:
-    tensors = _weights(session) | _slots("optimizer", session.optimizer)
-    for method, state in zip(session.methods, session.states, strict=True):
+def _all_tensors(training: TrainingState) -> dict[str, Tensor]:
+    tensors = _weights(training) | _slots("optimizer", training.optimizer)
+    for method, state in zip(training.methods, training.states, strict=True):
         tensors |= {f"state.{method.name}.{name}": tensor for name, tensor in state.tensors.items()}
         tensors |= {f"parameter.{method.name}.{i}": p.detach() for i, p in enumerate(state.parameters)}
         for name, optimizer in state.optimizers.items():
@@ -116,7 +121,7 @@ def _everything(session: Session) -> dict[str, Tensor]:
 
 
 def _slots(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What an optimizer keeps of each parameter, as PREFIX.INDEX.SLOT."""
+    """State of an optimizer for each parameter, as PREFIX.INDEX.SLOT."""
     state = optimizer.state_dict()["state"]
     return {f"{prefix}.{i}.{slot}": torch.as_tensor(v) for i, slots in state.items() for slot, v in slots.items()}
 
@@ -130,19 +135,19 @@ def _put_slots(prefix: str, optimizer: torch.optim.Optimizer, tensors: dict[str,
     optimizer.load_state_dict(state)
 
 
-def _put(session: Session, tensors: dict[str, Tensor]) -> None:
-    session.encoder.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-    _put_slots("optimizer", session.optimizer, tensors)
-    for method, kept in zip(session.methods, session.states, strict=True):
+def _put(training: TrainingState, tensors: dict[str, Tensor]) -> None:
+    training.encoder.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+    _put_slots("optimizer", training.optimizer, tensors)
+    for method, kept in zip(training.methods, training.states, strict=True):
         prefix = f"state.{method.name}."
         saved = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         for name in kept.tensors.keys() - saved.keys():
             del kept.tensors[name]
-        for name, tensor in saved.items():  # in place, or new: a method may have kept it since its start
+        for name, tensor in saved.items():  # in place where it exists, because a method may hold a reference
             if name in kept.tensors:
                 kept.tensors[name].copy_(tensor)
             else:
-                kept.tensors[name] = tensor.to(session.encoder.device)
+                kept.tensors[name] = tensor.to(training.encoder.device)
         for at, parameter in enumerate(kept.parameters):
             parameter.data.copy_(tensors[f"parameter.{method.name}.{at}"])
         for name, optimizer in kept.optimizers.items():
@@ -155,7 +160,7 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> dict[str, str]:
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu().contiguous()
         place = tensor.untyped_storage().data_ptr()
-        here[name] = tensor.clone() if place in seen else tensor  # safetensors takes no two names of one tensor
+        here[name] = tensor.clone() if place in seen else tensor  # safetensors refuses shared memory
         seen.add(place)
     save_file(here, partial)
     with partial.open("rb+") as stream:
@@ -166,7 +171,7 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> dict[str, str]:
 
 
 def _sync(folder: Path) -> None:
-    """Make the renames in a folder outlast a power cut, before what they replace is removed."""
+    """Flush the renames in a folder to disk, so that they survive a power failure, before old files are removed."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         os.fsync(descriptor)
@@ -186,7 +191,7 @@ def _load(folder: Path, entry: dict[str, str]) -> dict[str, Tensor]:
             f"{path}: part of the checkpoint cannot be read ({reason}); use --fresh to start again"
         ) from None
     raise UserError(
-        f"{path}: this checkpoint is damaged (its sha256 is not the recorded one); use --fresh to start again"
+        f"{path}: this checkpoint is damaged (its SHA-256 does not match the recorded one); use --fresh to start again"
     )
 
 
@@ -198,7 +203,7 @@ def _read(folder: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
         record = {name: found[name] for name in ("position", "state", "best", "environment")}
         if found["sha256"] != _digest(record):
-            raise ValueError("its sha256 is not the recorded one")
+            raise ValueError("its SHA-256 does not match the recorded one")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: this checkpoint is damaged ({error}); use --fresh to start again") from None
     return record

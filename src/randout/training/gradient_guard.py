@@ -1,4 +1,4 @@
-"""Detects parameters that get no gradient although the plain model gives them one."""
+"""Detects trainable parameters that get no gradient in training although they get one in a plain forward pass."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ SHOWN = 3  # names in a message
 
 
 def check(model: nn.Module, watched: Mapping[str, nn.Parameter], plain: Callable[[], Tensor]) -> None:
-    """Raise Failure where a parameter of `watched` has no gradient after a step, but has one in a plain forward, and where
-    `model` has another parameter in its place by now.
+    """Raise Failure if a watched parameter got no gradient in a step but gets one in a plain forward pass, or was replaced.
 
-    watched: by name, what is to be trained. plain: logits of a plain forward with a graph; called only where a gradient
-    is missing. Parameters that the plain model does not use either (a pooler that the head leaves out) are passed over.
+    watched: the parameters to be trained, by name. plain: returns the logits of a plain forward pass with a graph; called
+    only if a gradient is missing. Parameters that the plain model does not use either (such as a pooler that the head does
+    not read) are ignored.
     """
     now = dict(model.named_parameters())
     replaced = [name for name, parameter in watched.items() if now.get(name, parameter) is not parameter]
     if replaced:
         raise Failure(
-            f"{_listed(replaced, watched)} were replaced by others that the optimizer does not know, so they would not be "
-            "trained. Change parameters in place, or replace them before the optimizer is made"
+            f"{_listed(replaced, watched)} were replaced by others that the optimizer does not have, so they would not be "
+            "trained. Change parameters in place, or replace them before the optimizer is created"
         )
     missing = {name: parameter for name, parameter in watched.items() if parameter.grad is None}
     if not missing:
@@ -33,10 +33,10 @@ def check(model: nn.Module, watched: Mapping[str, nn.Parameter], plain: Callable
     lost = used(missing, plain)
     if lost:
         frozen = sum(not missing[name].requires_grad for name in lost)
-        why = f" {frozen:,} of them do not require a gradient any more." if frozen else ""
+        why = f" {frozen:,} of them no longer require a gradient." if frozen else ""
         raise Failure(
             f"{_listed(lost, watched)} got no gradient in the first step, so they would not be trained.{why} "
-            "Check what freezes, detaches or replaces parts of the model (a method, a hook), and that a loss reaches its logits"
+            "Check for methods or hooks that freeze, detach or replace parts of the model, and that a loss uses its logits"
         )
 
 
@@ -47,7 +47,7 @@ def _listed(names: Sequence[str], watched: Mapping[str, nn.Parameter]) -> str:
 
 
 def used(parameters: Mapping[str, nn.Parameter], plain: Callable[[], Tensor]) -> list[str]:
-    """The names of the `parameters` that the logits of a plain forward depend on, whether or not they are frozen."""
+    """Names of the `parameters` that the logits of a plain forward pass depend on, frozen or not."""
     with _requiring_gradients(parameters), torch.enable_grad():
         logits = plain()
         if not logits.requires_grad:

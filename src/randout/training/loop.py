@@ -1,6 +1,7 @@
 """The training loop: a generator that calls the hooks of methods and never names a method.
 
-It keeps no files and prints nothing: its caller saves, shows and stops. Everything that changes is in a `Session`.
+It writes no files and prints nothing: the caller saves, reports and stops. Everything that changes is in a
+`TrainingState`.
 """
 
 from __future__ import annotations
@@ -25,20 +26,21 @@ from randout.core.wording import plural
 from randout.methods.base import SUPERVISED, Backward, Batch, Method, Run
 from randout.models.encoder import NOTHING, Encoder, Output, Want, computing
 from randout.models.kernels import block
-from randout.models.kernels.buffers import without_old_objects
+from randout.models.kernels.buffers import frozen_garbage_collector
 from randout.models.tokens import batches
 from randout.stats.metrics import better
 
 from . import gradient_guard
-from .state import Event, Material, Session
+from .state import Event, Material, TrainingState
 
-FLUSH = 20  # steps between reads of the losses on a GPU, where each read waits for it
+FLUSH = 20  # steps between reads of the losses on a GPU, because each read synchronises with it
 
 
-def begin(encoder: Encoder, run: Run, methods: Sequence[Method], settings: TrainTable, precision: str) -> Session:
+def begin(encoder: Encoder, run: Run, methods: Sequence[Method], settings: TrainTable, precision: str) -> TrainingState:
     """Start the methods, then build the optimizer over the student's parameters and theirs.
 
-    run.teacher must be there where a method runs a teacher. Raises Failure where every parameter is frozen.
+    precision: "float32" or "bfloat16". `run.teacher` must be set if a method runs a teacher. Raises Failure if every
+    parameter is frozen.
     """
     states = [method.start(run) for method in methods]
     watched = {name: p for name, p in encoder.model.named_parameters() if p.requires_grad}
@@ -57,67 +59,69 @@ def begin(encoder: Encoder, run: Run, methods: Sequence[Method], settings: Train
         weight_decay=settings.weight_decay,
         fused=encoder.device.type in ("cpu", "cuda"),
     )
-    session = Session(encoder, run, methods, states, optimizer, settings, precision, watched=watched)
+    training = TrainingState(encoder, run, methods, states, optimizer, settings, precision, watched=watched)
     asked = settings.micro_batch
-    session.position.micro_batch = settings.batch_size if asked == "auto" else min(asked, settings.batch_size)
-    run.forward = partial(student_forward, session)
-    run.supervised = partial(_supervised, session)
-    return session
+    training.position.micro_batch = settings.batch_size if asked == "auto" else min(asked, settings.batch_size)
+    run.forward = partial(student_forward, training)
+    run.supervised = partial(_supervised, training)
+    return training
 
 
-def _supervised(session: Session, output: Output, batch: Batch) -> Tensor:
-    """The loss on gold labels of any logits, by the method that owns it."""
-    for method, state in zip(session.methods, session.states, strict=True):
+def _supervised(training: TrainingState, output: Output, batch: Batch) -> Tensor:
+    """Compute the loss on gold labels of `output`, with the method that owns this loss."""
+    for method, state in zip(training.methods, training.states, strict=True):
         if SUPERVISED in method.losses and not method.supervises:
-            return method.loss(session.run, state, output, batch, partial(student_forward, session, batch))[SUPERVISED]
+            return method.loss(training.run, state, output, batch, partial(student_forward, training, batch))[
+                SUPERVISED
+            ]
     raise RuntimeError("no method of this recipe owns the loss on gold labels")
 
 
-def fit(session: Session, material: Material, validate: Callable[[], dict[str, Any]]) -> Iterator[Event]:
-    """Train from `session.position` to the end; an event after every step and after every validation.
+def fit(training: TrainingState, material: Material, validate: Callable[[], dict[str, Any]]) -> Iterator[Event]:
+    """Train from `training.position` to the end; yields an event after every step and after every validation.
 
-    validate: metrics of the student as it stands. Raises Failure when a loss is not finite.
+    validate: computes metrics of the current student. Raises Failure if a loss is not finite.
     """
-    settings = session.settings
+    settings = training.settings
     per_epoch = -(-(len(material.labelled) + len(material.unlabelled)) // settings.batch_size)
-    session.run.steps = per_epoch * settings.epochs
-    session.run.heldout = partial(held_out, session, material)
-    with without_old_objects():
-        yield from _epochs(session, material, validate)
+    training.run.steps = per_epoch * settings.epochs
+    training.run.heldout = partial(held_out, training, material)
+    with frozen_garbage_collector():
+        yield from _epochs(training, material, validate)
 
 
-def _epochs(session: Session, material: Material, validate: Callable[[], dict[str, Any]]) -> Iterator[Event]:
-    settings, position = session.settings, session.position
-    lengths, windows = material.tokens.lengths, not session.encoder.packed
+def _epochs(training: TrainingState, material: Material, validate: Callable[[], dict[str, Any]]) -> Iterator[Event]:
+    settings, position = training.settings, training.position
+    lengths, windows = material.tokens.lengths, not training.encoder.packed
     rows = (material.labelled, material.unlabelled)
     while position.epoch < settings.epochs and not position.ended:
         order = batches(lengths, *rows, settings.batch_size, settings.seed, position.epoch, windows)
         while position.batch < len(order):
             began = time.perf_counter()
-            step(session, material, order[position.batch])
+            step(training, material, order[position.batch])
             position.batch += 1
             position.step += 1
             position.seconds += time.perf_counter() - began
             yield Event(texts=len(order[position.batch - 1]))
-        flush(session)
+        flush(training)
         if (position.epoch + 1) % max(settings.validate_every, 1) and position.epoch + 1 < settings.epochs:
             position.epoch, position.batch = position.epoch + 1, 0
             continue
         metrics = validate()
         improved = settings.keep == "last" or better(settings.metric, metrics[settings.metric], position.best)
-        _close_epoch(session, metrics, improved)
-        for method, state in zip(session.methods, session.states, strict=True):
-            method.evaluated(session.run, state, metrics, improved)
+        _close_epoch(training, metrics, improved)
+        for method, state in zip(training.methods, training.states, strict=True):
+            method.evaluated(training.run, state, metrics, improved)
         yield Event(metrics=metrics, improved=improved)
     position.ended = position.ended or "all epochs done"
 
 
-def _close_epoch(session: Session, metrics: dict[str, Any], improved: bool) -> None:
-    position, settings = session.position, session.settings
+def _close_epoch(training: TrainingState, metrics: dict[str, Any], improved: bool) -> None:
+    position, settings = training.position, training.settings
     means = {name: total / count for name, (total, count) in position.sums.items()}
     scores = {name: value for name, value in metrics.items() if isinstance(value, float)}
     position.epoch += 1
-    rate = learning_rate(settings, max(position.step - 1, 0), session.run.steps)  # of the epoch's last step
+    rate = learning_rate(settings, max(position.step - 1, 0), training.run.steps)  # of the epoch's last step
     row = {"epoch": position.epoch, "step": position.step, "learning_rate": rate, **means}
     row |= {f"validation_{name}": value for name, value in scores.items()} | {"seconds": round(position.seconds, 3)}
     position.history.append(row)
@@ -130,59 +134,59 @@ def _close_epoch(session: Session, metrics: dict[str, Any], improved: bool) -> N
             position.ended = f"no gain in {plural(position.without_gain, 'validation')}"
 
 
-def step(session: Session, material: Material, rows: np.ndarray) -> None:
-    """One optimizer step on the texts of `rows`. On a GPU that runs out of memory the micro-batch is halved.
+def step(training: TrainingState, material: Material, rows: np.ndarray) -> None:
+    """Take one optimizer step on the texts `rows`. If a GPU runs out of memory, the micro-batch is halved.
 
-    Raises Failure where the first step leaves a parameter of the student without a gradient (`gradient_guard`).
+    Raises Failure if the first step leaves a parameter of the student without a gradient (`gradient_guard`).
     """
-    run, optimizer, position = session.run, session.optimizer, session.position
+    run, optimizer, position = training.run, training.optimizer, training.position
     run.step = position.step
-    rate = learning_rate(session.settings, position.step, run.steps)
+    rate = learning_rate(training.settings, position.step, run.steps)
     for group in optimizer.param_groups:
         group["lr"] = rate
     while True:
         optimizer.zero_grad(set_to_none=True)
         run.logged.clear()
         try:
-            _gradients(session, material, rows)
+            _gradients(training, material, rows)
             break
         except torch.OutOfMemoryError:
-            whole = [method.name for method in session.methods if method.whole]
-            if session.settings.micro_batch != "auto" or position.micro_batch == 1 or whole:
+            whole = [method.name for method in training.methods if method.whole]
+            if training.settings.micro_batch != "auto" or position.micro_batch == 1 or whole:
                 lower = f"batch_size (methods.{whole[0]} needs whole batches)" if whole else "micro_batch"
                 raise Failure(
-                    f"the GPU's memory does not hold a forward pass of {plural(position.micro_batch, 'text')}; "
-                    f"set train.{lower} lower, or student.max_length"
+                    f"the GPU's memory is too small for a forward pass of {plural(position.micro_batch, 'text')}; "
+                    f"lower train.{lower} or student.max_length"
                 ) from None
             position.micro_batch = -(-position.micro_batch // 2)
             torch.cuda.empty_cache()
-    if session.watched:
-        _check_gradients(session, material, rows)
-    run.log("gradient_norm", _clip(optimizer, session.settings.max_grad_norm))
-    session.pending.append((position.epoch, position.batch, _summary(run.logged)))
-    if session.encoder.device.type == "cpu" or len(session.pending) >= FLUSH:
-        flush(session)  # before the optimizer, so that on a CPU bad gradients never reach the weights
+    if training.watched:
+        _check_gradients(training, material, rows)
+    run.log("gradient_norm", _clip(optimizer, training.settings.max_grad_norm))
+    training.pending.append((position.epoch, position.batch, _summary(run.logged)))
+    if training.encoder.device.type == "cpu" or len(training.pending) >= FLUSH:
+        flush(training)  # before optimizer.step, so that on a CPU non-finite gradients never reach the weights
     optimizer.step()
-    for method, state in zip(session.methods, session.states, strict=True):
+    for method, state in zip(training.methods, training.states, strict=True):
         method.stepped(run, state)
 
 
-def _check_gradients(session: Session, material: Material, rows: np.ndarray) -> None:
-    """Raise Failure where the first step of this process left a parameter without the gradient that it should have."""
-    encoder = session.encoder
+def _check_gradients(training: TrainingState, material: Material, rows: np.ndarray) -> None:
+    """Raise Failure if the first step of this process left a parameter without the gradient that it should have."""
+    encoder = training.encoder
 
     def plain() -> Tensor:
-        encoder.model.eval()  # the next training forward sets the mode anew
+        encoder.model.eval()  # the next training forward pass sets the mode again
         ids = [torch.from_numpy(material.tokens[row].astype(np.int64)) for row in rows[:2]]
         with block.plain():
             return replace(encoder, packed=False).forward(ids).logits
 
-    gradient_guard.check(encoder.model, session.watched, plain)
-    session.watched = {}
+    gradient_guard.check(encoder.model, training.watched, plain)
+    training.watched = {}
 
 
 def _clip(optimizer: torch.optim.Optimizer, limit: float) -> Tensor:
-    """The L2 norm of all gradients together, before they are scaled down to `limit` (0: they are left alone)."""
+    """Clip the gradients to the total L2 norm `limit` (0: do not clip); returns the norm before clipping."""
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if limit:
@@ -190,35 +194,35 @@ def _clip(optimizer: torch.optim.Optimizer, limit: float) -> Tensor:
     return norm
 
 
-def _gradients(session: Session, material: Material, rows: np.ndarray) -> None:
-    """Accumulate `.grad` over the micro-batches of a step; the methods may own how each comes about."""
-    backward: Backward = partial(_backward, session)
-    for method, state in zip(session.methods, session.states, strict=True):
-        backward = method.gradient(session.run, state, backward)
-    for first in range(0, len(rows), session.position.micro_batch):
-        backward(_batch(session, material, rows, first))
+def _gradients(training: TrainingState, material: Material, rows: np.ndarray) -> None:
+    """Accumulate `.grad` over the micro-batches of a step; a method may compute it in its own way."""
+    backward: Backward = partial(_backward, training)
+    for method, state in zip(training.methods, training.states, strict=True):
+        backward = method.gradient(training.run, state, backward)
+    for first in range(0, len(rows), training.position.micro_batch):
+        backward(_batch(training, material, rows, first))
 
 
-def _batch(session: Session, material: Material, rows: np.ndarray, first: int) -> Batch:
-    return batch_of(session, material, rows, rows[first : first + session.position.micro_batch], first)
+def _batch(training: TrainingState, material: Material, rows: np.ndarray, first: int) -> Batch:
+    return batch_of(training, material, rows, rows[first : first + training.position.micro_batch], first)
 
 
-def held_out(session: Session, material: Material, step: int) -> Batch:
-    """The batch of held-out rows for a step: round and round in an order drawn anew for each pass."""
-    size = min(session.settings.batch_size, len(material.heldout))
+def held_out(training: TrainingState, material: Material, step: int) -> Batch:
+    """Batch of held-out rows for a step; the rows are cycled through, in a new random order for each pass."""
+    size = min(training.settings.batch_size, len(material.heldout))
     turn, place = divmod(step * size, len(material.heldout))
     orders = [
-        np.random.default_rng(random_key(session.run.seed, "heldout", turn + n)).permutation(material.heldout)
+        np.random.default_rng(random_key(training.run.seed, "heldout", turn + n)).permutation(material.heldout)
         for n in range(2)
     ]
     rows = np.concatenate(orders)[place : place + size]
     rows = rows[np.argsort(material.tokens.lengths[rows], kind="stable")]
-    return batch_of(session, material, rows, rows, 0)
+    return batch_of(training, material, rows, rows, 0)
 
 
-def batch_of(session: Session, material: Material, rows: np.ndarray, mine: np.ndarray, first: int) -> Batch:
-    """The micro-batch of the texts `mine`, which stand from place `first` on among the `rows` of a step."""
-    device = session.encoder.device
+def batch_of(training: TrainingState, material: Material, rows: np.ndarray, mine: np.ndarray, first: int) -> Batch:
+    """Make the micro-batch of the texts `mine`, which are those from index `first` on in the `rows` of a step."""
+    device = training.encoder.device
     ids = [torch.from_numpy(material.tokens[row].astype(np.int64)) for row in mine]
     index = torch.from_numpy(mine)
     teacher = None if material.teacher is None else material.teacher[index].to(device)
@@ -228,40 +232,40 @@ def batch_of(session: Session, material: Material, rows: np.ndarray, mine: np.nd
     return Batch(index, ids, step_labels[first : first + len(mine)], teacher, step_labels, first, longest, others)
 
 
-def _backward(session: Session, batch: Batch, scale: float = 1.0) -> None:
-    losses, logits = losses_of(session, batch)
+def _backward(training: TrainingState, batch: Batch, scale: float = 1.0) -> None:
+    losses, logits = losses_of(training, batch)
     losses = losses if scale == 1.0 else {name: scale * loss for name, loss in losses.items()}
     total = torch.stack([loss.float() for loss in losses.values()]).sum()
     for name, loss in losses.items():
-        session.run.log(f"loss_{name}", loss)
-    if len(losses) > 1:  # how hard each loss pulls, at the logits: cheap, and the same for every parameter behind them
+        training.run.log(f"loss_{name}", loss)
+    if len(losses) > 1:  # gradient norm of each loss at the logits: a cheap comparison of their strengths
         for name, loss in losses.items():
             (pull,) = torch.autograd.grad(loss, logits, retain_graph=True, allow_unused=True)
-            if pull is not None:  # else a loss that looks elsewhere, at hidden states, of which this measures nothing
-                session.run.log(f"square_{name}", pull.float().square().sum())
-    with session.encoder.gradients.adding():
+            if pull is not None:  # None for a loss that does not use the logits but, for example, hidden states
+                training.run.log(f"square_{name}", pull.float().square().sum())
+    with training.encoder.gradients.adding():
         torch.autograd.backward(total)
 
 
-def losses_of(session: Session, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-    """The named losses of a micro-batch and the student's logits (b, C), with a graph."""
-    run = session.run
-    for method, state in zip(session.methods, session.states, strict=True):
+def losses_of(training: TrainingState, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    """Compute the named losses of a micro-batch; returns them and the student's logits (b, C), with a graph."""
+    run = training.run
+    for method, state in zip(training.methods, training.states, strict=True):
         batch = method.inputs(run, state, batch)
 
-    forward = partial(student_forward, session, batch)
-    wanted = reduce(or_, (method.want(run) for method in session.methods), NOTHING)
+    forward = partial(student_forward, training, batch)
+    wanted = reduce(or_, (method.want(run) for method in training.methods), NOTHING)
     output = forward(want=wanted)
-    taken = any(method.supervises for method in session.methods)
+    taken = any(method.supervises for method in training.methods)
     losses: dict[str, Tensor] = {}
-    for method, state in zip(session.methods, session.states, strict=True):
-        if not (taken and SUPERVISED in method.losses and not method.supervises):  # asked by the one that took over
+    for method, state in zip(training.methods, training.states, strict=True):
+        if not (taken and SUPERVISED in method.losses and not method.supervises):  # called by the supervising method
             losses |= method.loss(run, state, output, batch, forward)
     return losses, output.logits
 
 
 def student_forward(
-    session: Session,
+    training: TrainingState,
     batch: Batch,
     *,
     weights: dict[str, Tensor] | None = None,
@@ -270,8 +274,8 @@ def student_forward(
     call: int = 0,
     want: Want = NOTHING,
 ) -> Output:
-    """A training forward. The same (step, call, micro-batch) repeats the same dropout masks and noise."""
-    run, encoder = session.run, session.encoder
+    """Run a training forward pass; arguments as for `Forward`. Dropout masks and noise depend on (step, call, micro-batch)."""
+    run, encoder = training.run, training.encoder
     run.call = call
     torch.manual_seed(random_key(run.seed, "dropout", run.step, run.rank, call, batch.first))
     encoder.model.train(dropout)
@@ -279,16 +283,18 @@ def student_forward(
         with ExitStack() as stack:
             if perturb:
                 run.layout = encoder.layout(batch.ids, batch.first, batch.step_labels.numel(), batch.longest)
-                for method, state in zip(session.methods, session.states, strict=True):
+                for method, state in zip(training.methods, training.states, strict=True):
                     stack.enter_context(method.perturb(run, state))
-            with computing(encoder.device, session.precision):
+            with computing(encoder.device, training.precision):
                 return encoder.forward(batch.ids, want, weights)
-    finally:  # also where memory ran out
+    finally:  # also after running out of memory
         run.layout, run.call = None, 0
 
 
 def _summary(logged: dict[str, list[tuple[Tensor, float]]]) -> dict[str, Tensor]:
-    """A step's numbers: losses add up over micro-batches, the rest is averaged; gradient norms become ratios."""
+    """Combine the logged numbers of a step: sum losses over micro-batches, average the rest, and turn gradient norms into
+    ratios.
+    """
     means = {}
     for name, entries in logged.items():
         if name.startswith(("loss_", "square_")):
@@ -301,27 +307,29 @@ def _summary(logged: dict[str, list[tuple[Tensor, float]]]) -> dict[str, Tensor]
     return means | ratios
 
 
-def flush(session: Session) -> None:
-    """Read the numbers of the steps since the last read. Raises Failure naming the first loss (or norm of the
-    gradients: it may overflow where no loss does) that is not finite.
+def flush(training: TrainingState) -> None:
+    """Read the logged numbers of the steps since the last read. Raises Failure naming the first loss that is not finite, or
+    the gradient norm, which may overflow even if no loss does.
     """
-    for epoch, batch, numbers in session.pending:
+    for epoch, batch, numbers in training.pending:
         for name, tensor in numbers.items():
             value = float(tensor)
             if name.startswith(("loss_", "gradient_norm")) and not math.isfinite(value):
-                session.pending.clear()
+                training.pending.clear()
                 raise Failure(
                     f"{name.replace('_', ' ')} is {value} at epoch {epoch + 1}, batch {batch + 1}. The last checkpoint "
-                    "is intact. A lower learning_rate, or precision = float32, usually helps"
+                    "is intact. A lower learning_rate or precision = float32 usually helps"
                 )
             if math.isfinite(value):
-                entry = session.position.sums.setdefault(name, [0.0, 0])
-                session.position.sums[name] = [entry[0] + value, entry[1] + 1]
-    session.pending.clear()
+                entry = training.position.sums.setdefault(name, [0.0, 0])
+                training.position.sums[name] = [entry[0] + value, entry[1] + 1]
+    training.pending.clear()
 
 
 def learning_rate(settings: TrainTable, step: int, steps: int) -> float:
-    """Of step `step` (0 the first): a linear rise over `warmup_ratio` of all steps, then constant or linear to zero."""
+    """Learning rate of step `step` (0 is the first): linear warm-up over `warmup_ratio` of all steps, then constant or
+    linear decay to zero.
+    """
     warmup = math.ceil(settings.warmup_ratio * steps)
     if step < warmup:
         return settings.learning_rate * (step + 1) / warmup

@@ -1,4 +1,4 @@
-"""Training state: what the student learns from, the position, and everything that changes while it runs."""
+"""Training state: the training material, the position, and everything that changes during training."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from randout.models.tokens import Tokens
 
 @dataclass(frozen=True)
 class Material:
-    """What a student learns from. labels: (n,) class or -1. teacher: (n, C) stored logits, NaN where none, or None.
+    """The data that a student learns from.
 
-    labelled, unlabelled: rows of `tokens` to train on. heldout: rows of the training split that a method asked to keep
-    from the student. others: stored logits of further teachers.
+    tokens: all texts. labels: (n,) class index, -1 for none. labelled, unlabelled: rows of `tokens` to train on. teacher:
+    (n, C) stored logits, NaN in rows without, or None. heldout: rows of the training split that a method withholds from
+    the student. others: stored logits of further teachers.
     """
 
     tokens: Tokens
@@ -35,7 +36,7 @@ class Material:
 
 @dataclass
 class Position:
-    """Where training is: all of it goes into a checkpoint, as JSON."""
+    """Position of a training; stored in a checkpoint as JSON."""
 
     epoch: int = 0  # epochs done
     batch: int = 0  # batches done in this epoch
@@ -46,16 +47,16 @@ class Position:
     without_gain: int = 0  # validations since the best
     sums: dict[str, list[float]] = field(default_factory=dict)  # of this epoch: name -> [sum, count]
     seconds: float = 0.0  # spent in this epoch
-    history: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch
-    ended: str = ""  # why training is over
+    history: list[dict[str, Any]] = field(default_factory=list)  # one row per epoch
+    ended: str = ""  # why training ended
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
 @dataclass
-class Session:
-    """A training under way."""
+class TrainingState:
+    """Everything that a training in progress consists of."""
 
     encoder: Encoder
     run: Run
@@ -65,13 +66,15 @@ class Session:
     settings: TrainTable
     precision: str
     position: Position = field(default_factory=Position)
-    pending: list[tuple[int, int, dict[str, Tensor]]] = field(default_factory=list)  # losses not yet read
-    watched: dict[str, nn.Parameter] = field(default_factory=dict)  # the student's, until its first step was checked
+    pending: list[tuple[int, int, dict[str, Tensor]]] = field(default_factory=list)  # numbers not yet read
+    watched: dict[str, nn.Parameter] = field(
+        default_factory=dict
+    )  # student parameters, until the first step is checked
 
 
 @dataclass(frozen=True)
 class Event:
-    """After a step (`metrics` is None) or after a validation; `texts`: trained on since the last event."""
+    """Event after a step (`metrics` is None) or after a validation. texts: number trained on since the last event."""
 
     texts: int = 0
     metrics: dict[str, Any] | None = None

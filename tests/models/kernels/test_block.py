@@ -1,4 +1,4 @@
-"""The block by hand against transformers' own: outputs, gradients, masks, memory; the embedding's rows likewise."""
+"""The fused block compared with transformers' own: outputs, gradients, masks, memory; also the embedding's rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from randout.models.kernels import buffers as memory
 from randout.testing.models import FAMILIES, LENGTHS
 from support.training import tiny_encoder
 
-BY_HAND = ("bert", "roberta", "data2vec-text", "xlm-roberta", "camembert", "electra")
+FUSED = ("bert", "roberta", "data2vec-text", "xlm-roberta", "camembert", "electra")
 
 
 def encoder_of(family: str, tiny_model, dtype: torch.dtype = torch.float64) -> Encoder:
@@ -69,10 +69,10 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], to
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_which_families_have_this_block(family, tiny_model):
-    assert tiny_encoder(tiny_model(family)).by_hand == (family in BY_HAND)
+    assert tiny_encoder(tiny_model(family)).fused == (family in FUSED)
 
 
-@pytest.mark.parametrize("family", BY_HAND)
+@pytest.mark.parametrize("family", FUSED)
 def test_equals_transformers_block_with_the_same_masks(family, tiny_model):
     """Every token's last state asked for, so that both ways compute the same and draw the same masks."""
     encoder = encoder_of(family, tiny_model)
@@ -81,14 +81,14 @@ def test_equals_transformers_block_with_the_same_masks(family, tiny_model):
     assert not torch.equal(fast["logits"], passed(encoder, every_token(encoder), seed=9)["logits"])  # there are masks
 
 
-@pytest.mark.parametrize("family", BY_HAND)
+@pytest.mark.parametrize("family", FUSED)
 def test_first_tokens_only_equals_padding(family, tiny_model):
     encoder = encoder_of(family, tiny_model)
     with dropout.rates(encoder.model, 0.0, 0.0):
         assert_same(passed(encoder), passed(replace(encoder, packed=False), slow=True))
 
 
-@pytest.mark.parametrize("family", BY_HAND)
+@pytest.mark.parametrize("family", FUSED)
 def test_first_tokens_only_has_the_masks_of_all(family, tiny_model):
     encoder = encoder_of(family, tiny_model)
     fast, slow = passed(encoder), passed(encoder, every_token(encoder), slow=True)
@@ -326,7 +326,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return runs
 
 
-@pytest.mark.parametrize("family", BY_HAND)
+@pytest.mark.parametrize("family", FUSED)
 def test_every_parameter_learns_where_saved_tensors_are_not_kept_as_they_are(family, tiny_model, monkeypatch):
     encoder = encoder_of(family, tiny_model)
     runs = counted(monkeypatch)
@@ -420,14 +420,14 @@ CHANGES: dict[str, Callable[[Any], Any]] = {  # of a block; what may still run b
     "shared weight": lambda b: setattr(b.attention.self.key, "weight", b.attention.self.query.weight),
     "feed-forward chunks": lambda b: setattr(b, "chunk_size_feed_forward", sum(LENGTHS)),  # one chunk
 }
-STILL_BY_HAND = {
+STILL_FUSED = {
     "hook of a parameter", "hook after accumulation", "dropout rate", "scaling", "epsilon", "frozen parts", "shared weight"
 }  # fmt: skip
 IN_EVERY_FAMILY = ("forward hook", "backward hook", "hook of a parameter", "eval of a part", "scaling", "frozen parts")
 SAME_NUMBERS = {"subclass", "feed-forward chunks"}
 
 
-@pytest.mark.parametrize("family", BY_HAND)
+@pytest.mark.parametrize("family", FUSED)
 def test_what_is_changed_in_a_block_counts(family, tiny_model, monkeypatch):
     made = encoder_of(family, tiny_model)
     runs, before = counted(monkeypatch), step_of(made)
@@ -437,7 +437,7 @@ def test_what_is_changed_in_a_block_counts(family, tiny_model, monkeypatch):
         change(encoder.sites.blocks[1])
         runs.clear()
         ours = step_of(encoder)
-        assert len(runs) == len(encoder.sites.blocks) - (name not in STILL_BY_HAND), name
+        assert len(runs) == len(encoder.sites.blocks) - (name not in STILL_FUSED), name
         theirs = stock_step(encoder)
         assert set(ours) == set(theirs), name
         for key, value in ours.items():
@@ -486,7 +486,7 @@ def test_hooks_of_the_embedding_are_called(tiny_model):
     assert_same(step_of(encoder), stock_step(encoder))
 
 
-@pytest.mark.parametrize("family", BY_HAND)
+@pytest.mark.parametrize("family", FUSED)
 def test_transforms_of_torch_func(family, tiny_model):
     encoder = encoder_of(family, tiny_model)
     texts, parameters = texts_of(encoder), {n: p.detach() for n, p in encoder.model.named_parameters()}

@@ -21,7 +21,7 @@ from randout.core.config import AUTO_STUDENT, Config
 from randout.core.errors import UserError
 from randout.data.dataset import Dataset, data_identity
 from randout.methods.builtin import METHODS
-from randout.models.sources import CLASSIFIER_NAMES, Source, at_hand, find
+from randout.models.sources import CLASSIFIER_NAMES, Source, find, local_encoders
 from randout.storage.run_folder import RunFolder
 
 from .options import Result
@@ -49,7 +49,7 @@ def digest(config: Config, dataset: Dataset, required: Iterable[str] = ()) -> st
 
     try:
         models = {name: _files(source) for name, source in find_models(config).items()}
-        choice = [_files(Source(str(folder), folder)) for folder in at_hand()] if _leaves_choice(config) else []
+        choice = [_files(Source(str(folder), folder)) for folder in local_encoders()] if _leaves_choice(config) else []
     except UserError:
         return ""
     if config.student.model in ("", AUTO_STUDENT) and not choice:

@@ -31,7 +31,7 @@ from randout.methods.registry import Origin
 from randout.models import loading
 from randout.models.heads import check_layers
 from randout.models.mean_pooling import Pooling
-from randout.models.sources import CLASSIFIER_NAMES, DEFAULT_STUDENT, Source, at_hand, find
+from randout.models.sources import CLASSIFIER_NAMES, DEFAULT_STUDENT, Source, find, local_encoders
 from randout.models.tokenization import token_copies, tokens_for
 from randout.models.tokens import Tokens
 
@@ -407,7 +407,7 @@ def native_bfloat16(device: str) -> bool:
 def _find_student(table: StudentTable, notes: list[str]) -> Source:
     if table.model:
         return find(table.model, table.revision, CLASSIFIER_NAMES)
-    local = at_hand()
+    local = local_encoders()
     if local:
         found = find(str(local[0]))
         notes.append(f"student: {found.label}, the smallest encoder found locally (another: --student)")
@@ -436,7 +436,7 @@ def _find_teacher(
     weights = "model.safetensors"
     size = (student.encoder_folder / weights).stat().st_size if (student.encoder_folder / weights).exists() else 0
     limit = float("inf") if device == "cuda" else CPU_TEACHER
-    larger = [f for f in at_hand() if size * 1.2 < (f / weights).stat().st_size <= limit]
+    larger = [f for f in local_encoders() if size * 1.2 < (f / weights).stat().st_size <= limit]
     if not larger:
         out = ", ".join(method.name for method in methods if method.teacher)
         notes.append(f"No teacher: no larger encoder found locally. {out} is left out. Use --teacher NAME to distil")

@@ -30,7 +30,7 @@ from randout.stats.metrics import score
 from randout.storage.run_folder import RunFolder
 from randout.training import checkpoint
 from randout.training.loop import begin, fit, flush, held_out, step
-from randout.training.state import Material, Session
+from randout.training.state import Material, TrainingState
 
 from .options import Options as Options
 from .options import Paused as Paused
@@ -64,7 +64,7 @@ def environment(plan: Plan) -> dict[str, Any]:
     return {**versions, "device": name, "threads": torch.get_num_threads()}
 
 
-def make_session(plan: Plan, teacher: TeacherOutputs | None = None) -> Session:
+def make_session(plan: Plan, teacher: TeacherOutputs | None = None) -> TrainingState:
     """Return the training state at step zero: the student loaded and its methods set up."""
     encoder, run = student_of(plan)
     check_methods(plan.methods, run)
@@ -122,7 +122,7 @@ def make_material(plan: Plan, teacher: TeacherOutputs | None) -> Material:
     return Material(plan.tokens, torch.from_numpy(plan.dataset.labels), labelled, unlabelled, logits, heldout, others)
 
 
-def train_student(plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, options: Options) -> Session:
+def train_student(plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, options: Options) -> TrainingState:
     """Train to the end, from the last checkpoint if there is one; return the training state with its best weights.
 
     Checkpoints are saved during training. Raises Stopped after a stop was requested and the state is saved.
@@ -179,7 +179,7 @@ def train_student(plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, op
     return session
 
 
-def _epoch_line(what: str, session: Session, improved: bool) -> str:
+def _epoch_line(what: str, session: TrainingState, improved: bool) -> str:
     row, settings = session.position.history[-1], session.settings
     losses = ", ".join(f"{name[5:]} {value:.3f}" for name, value in row.items() if name.startswith("loss_"))
     value = row.get(f"validation_{settings.metric}")

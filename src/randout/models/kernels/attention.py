@@ -17,11 +17,11 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Call:
-    """What a block's forward is given besides the state and its weights.
+    """Arguments of a fused block's forward pass other than its input and weights.
 
-    lengths: tokens of each text. width: of a head. dtype: of the matrix products. rates: dropout of attention's weights,
-    of its output and of the feed-forward layer's. eps: of the two normalisations. first: compute each text's first token
-    only. scaling: of the scores of attention, as the model has it (1 / sqrt(width) where nobody changed it).
+    lengths: tokens of each text. width: of an attention head. dtype: of the matrix products. rates: dropout of attention
+    weights, attention output and feed-forward output. eps: of the two layer norms. first: compute each text's first token
+    only. scaling: factor of the attention scores in the model (by default 1 / sqrt(width)).
     """
 
     lengths: tuple[int, ...]
@@ -37,12 +37,12 @@ class Call:
 
 
 @dataclass(frozen=True)
-class _Places:
-    """Where a batch's texts stand in attention's memory, for rows that hold several parts of each token.
+class _SlotLayout:
+    """Memory layout of attention for a batch: which row (token, part, head) each slot holds; parts are q, k and v.
 
-    into: the row (token, part, head) of each slot, part by part; back: the slot of each row. groups: of each group the
-    shape of its weights (texts * heads, queries, keys). queries, keys, weights: each group's size in slots, slots and
-    numbers. mask: of all weights, -inf at keys that are padding.
+    into: row of each slot, part by part. back: slot of each row. empty: slots that are padding. groups: shape of each
+    group's weights (texts * heads, queries, keys). queries, keys, weights: size of each group in query slots, key slots
+    and weights. mask: added to all scores, -inf at padded keys.
     """
 
     into: Tensor
@@ -56,7 +56,7 @@ class _Places:
 
 
 @lru_cache(maxsize=4)
-def _places(lengths: tuple[int, ...], heads: int, first: bool, dtype: torch.dtype) -> _Places:
+def _slot_layout(lengths: tuple[int, ...], heads: int, first: bool, dtype: torch.dtype) -> _SlotLayout:
     plan, parts = packing.grouping(lengths, heads), 2 if first else 3
     part = torch.arange(parts)[:, None]
     token, head = plan.into // heads, plan.into % heads
@@ -69,19 +69,19 @@ def _places(lengths: tuple[int, ...], heads: int, first: bool, dtype: torch.dtyp
             place.view(shape).copy_(mask.expand(shape))
     sizes = [(texts * queries, texts * keys, texts * queries * keys) for texts, queries, keys in groups]
     queries, keys, weights = (list(column) for column in zip(*sizes, strict=True))
-    return _Places(into.flatten(), back.flatten(), plan.empty, groups, queries, keys, weights, whole)
+    return _SlotLayout(into.flatten(), back.flatten(), plan.empty, groups, queries, keys, weights, whole)
 
 
 class Attention:
-    """softmax(q k') v of the texts of a batch with dropout on its weights, and its gradient.
+    """softmax(q k') v for the texts of a batch with dropout on the weights, and its gradient.
 
-    states: (tokens, parts * hidden) of q, k and v, or of k and v, with q of the first tokens apart, (texts, hidden). q
-    comes scaled, and v by what makes up for dropout.
+    states: (tokens, 3 * hidden) of q, k and v; or (tokens, 2 * hidden) of k and v, with `first` (texts, hidden), the q of
+    each text's first token. q is already scaled, and v already divided by the keep rate of dropout.
     """
 
     def __init__(self, call: Call, states: Tensor, first: Tensor | None) -> None:
         self.call, self.first, dtype = call, first is not None, states.dtype
-        self.places = _places(call.lengths, call.heads, self.first, dtype)
+        self.places = _slot_layout(call.lengths, call.heads, self.first, dtype)
         self.tokens, parts = sum(call.lengths), 2 if self.first else 3
         self.width = states.shape[1] // (parts * call.heads)
         rows = call.tape.empty(len(self.places.into), self.width, dtype=dtype)
@@ -90,7 +90,7 @@ class Attention:
         self.query = query[0] if first is None else first.reshape(-1, self.width)
 
     def forward(self) -> Tensor:
-        """(queries, hidden): of every token, or of each text's first."""
+        """Attention output (queries, hidden), of every token or of each text's first."""
         tape, rate, places, dtype = self.call.tape, self.call.rates[0], self.places, self.key.dtype
         scores, self.weights = (tape.empty(len(places.mask), dtype=dtype) for _ in range(2))
         mixed = tape.empty(*self.query.shape, dtype=dtype)
@@ -116,7 +116,7 @@ class Attention:
         return whole
 
     def _mask(self, mask: Tensor, rate: float) -> Tensor:
-        """Which weights are kept. First tokens have the masks that they would have among all tokens."""
+        """Fill the keep mask of the weights; first tokens get the same masks as when all tokens are computed."""
         if not self.first:
             return dropout.fill_keep_mask(mask, rate)
         squares = [texts * keys * keys for texts, _, keys in self.places.groups]
@@ -127,7 +127,7 @@ class Attention:
         return mask
 
     def _of_groups(self, *states: tuple[Tensor, list[int]]) -> list[tuple[Tensor, ...]]:
-        """Each group's part of several states: (texts * heads, queries or keys, d), or weights."""
+        """Split states by group, to (texts * heads, queries or keys, d), and weights to (texts * heads, queries, keys)."""
         split = [state.split(sizes) for state, sizes in states]
         return [
             tuple(x.view(shape if x.dim() == 1 else (shape[0], -1, self.width)) for x in parts)
@@ -135,7 +135,7 @@ class Attention:
         ]
 
     def backward(self, gradient: Tensor, scratch: Tape) -> tuple[Tensor, Tensor | None]:
-        """Gradients of the two states it was made from, given that of its output."""
+        """Gradients with respect to `states` and `first`, from the gradient of the output."""
         places, dtype, width = self.places, self.key.dtype, self.width
         towards = gradient.view(-1, width)[: len(self.query)]
         if not self.first:
@@ -176,12 +176,12 @@ class Attention:
 
 
 def _rows(whole: Tensor, attention: Attention) -> Tensor:
-    """The rows (token, part, head) of a state with rows of zeros after its tokens."""
+    """View of a padded state's token rows as (token, part, head)."""
     return whole[: attention.tokens].view(-1, attention.width)
 
 
 def padded(x: Tensor, dtype: torch.dtype, tape: Tape) -> Tensor:
-    """x (n, width) with rows of zeros after it: see `memory.Tape.rows`."""
+    """Copy x (n, width) and append rows of zeros: see `buffers.Tape.rows`."""
     whole = tape.rows(len(x), x.shape[1], dtype)
     whole[: len(x)] = x
     return whole

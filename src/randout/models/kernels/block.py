@@ -1,12 +1,14 @@
 """Fused CPU transformer block for BERT-family encoders, with a hand-written backward pass, for packed texts.
 
-BERT, RoBERTa, XLM-R, CamemBERT, Data2VecText and ELECTRA share one block: attention over q, k, v, its output dropped,
-added and normalised; a feed-forward layer with GELU, dropped, added and normalised. Run through autograd, most of its
-time is not in the matrix products. Here it is one function: one product for q, k and v, number formats changed once,
-memory kept from step to step (`memory`), gradients written where they stay. Of the last block only each text's first
-token is computed, where nothing else is asked for: what a classifier reads of it. Everything is computed in the number
-formats that autocast would choose, and with the same dropout masks; transformers' own block is the slow path that it
-equals (tests/models/kernels/test_block.py), and that is taken wherever somebody changed a part or watches it (`untouched`).
+BERT, RoBERTa, XLM-R, CamemBERT, Data2VecText and ELECTRA share one block:
+
+    x ─ attention(q, k, v) ─ dropout ─ add x ─ layer norm ─ z ─ feed-forward with GELU ─ dropout ─ add z ─ layer norm ─ y
+
+Under autograd, most of its time is not spent in the matrix products. Here it is one autograd function: one product for q,
+k and v, one conversion of dtypes, memory reused from step to step (`buffers`), gradients written directly to `.grad`. The
+last block computes only each text's first token if a classifier reads nothing else. Dtypes are those that autocast would
+choose, and dropout masks are the same. Results equal those of transformers' own block (tests/models/kernels/test_block.py),
+which runs whenever a part of the block was changed or has a hook (`untouched`).
 """
 
 from __future__ import annotations
@@ -28,8 +30,10 @@ from .buffers import Gradients, Tape, observed, plain_tensor
 aten = torch.ops.aten
 
 
-class _Block(torch.autograd.Function):
-    """y = LN2(z + drop(gelu(z W1' + b1) W2' + b2)), z = LN1(x + drop(attention(x) Wo' + bo)); x: (tokens, hidden)."""
+class _FusedFunction(torch.autograd.Function):
+    """Forward and backward pass of a block: y = LN2(z + drop(gelu(z W1' + b1) W2' + b2)), z = LN1(x + drop(attention(x)
+    Wo' + bo)); x: (tokens, hidden).
+    """
 
     @staticmethod
     def forward(ctx, x, call: Call, wq, bq, wk, bk, wv, bv, wo, bo, g1, c1, w1, b1, w2, b2, g2, c2):
@@ -49,12 +53,12 @@ class _Block(torch.autograd.Function):
                 attention = Attention(call, product, None)
             mixed = attention.forward()
             out, up, down = (_cast(w, dtype, tape) for w in (wo, w1, w2))
-            z, one = _Added.of(call, 0, mixed, out, bo, x, g1, c1)
+            z, one = _ResidualNorm.of(call, 0, mixed, out, bo, x, g1, c1)
             middle = padded(z, dtype, tape)
             before = tape.empty(len(middle), len(up), dtype=dtype)
             torch.addmm(_cast(b1, dtype, tape), middle, up.t(), out=before)
             after = aten.gelu.out(before, out=tape.empty(*before.shape, dtype=dtype))
-            y, two = _Added.of(call, 1, after, down, b2, z, g2, c2)
+            y, two = _ResidualNorm.of(call, 1, after, down, b2, z, g2, c2)
         ctx.call, ctx.attention, ctx.one, ctx.two, ctx.start = call, attention, one, two, start
         ctx.weights = (wq, bq, wk, bk, wv, bv, wo, bo, g1, c1, w1, b1, w2, b2, g2, c2)
         ctx.inner = (state, joint, first, query, mixed, out, middle, up, before, after, down)
@@ -64,11 +68,11 @@ class _Block(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         if torch.is_grad_enabled():
-            raise RuntimeError("a block by hand has no second derivatives: run the forward within `block.plain()`")
+            raise RuntimeError("fused blocks have no second derivatives; run the forward pass within `block.plain()`")
         call, start = ctx.call, ctx.start
         state, joint, first, query, mixed, out, middle, up, before, after, down = ctx.inner
-        ctx.saved_tensors  # noqa: B018 (raises where a weight was changed in place since, or the graph was freed)
-        # Hooks on saved tensors hand out copies of the weights; gradients belong to the parameters themselves.
+        ctx.saved_tensors  # noqa: B018 (raises if a weight was changed in place or the graph was freed)
+        # Hooks on saved tensors return copies of the weights, but gradients must go to the parameters themselves.
         wq, bq, wk, bk, wv, bv, wo, bo, g1, c1, w1, b1, w2, b2, g2, c2 = ctx.weights
         scratch, dtype, hidden = Tape(call.tape.pool), call.dtype, gradient.shape[1]
 
@@ -77,34 +81,34 @@ class _Block(torch.autograd.Function):
 
         found: dict[int, Tensor | None] = {}
 
-        def learn(place: int, weight: Tensor, value: Any) -> None:
+        def add_gradient(place: int, weight: Tensor, value: Any) -> None:
             if ctx.needs_input_grad[place]:
                 found[place] = call.gradients.add(weight, value())
 
         with torch.autocast("cpu", enabled=False):
-            to_sum, to_down = ctx.two.backward(gradient, g2, c2, scratch, learn, 16)
-            learn(14, w2, lambda: product(to_down.t(), after))
-            learn(15, b2, lambda: to_down.sum(0))
+            to_sum, to_down = ctx.two.backward(gradient, g2, c2, scratch, add_gradient, 16)
+            add_gradient(14, w2, lambda: product(to_down.t(), after))
+            add_gradient(15, b2, lambda: to_down.sum(0))
             slope = product(to_down, down)
             aten.gelu_backward.grad_input(slope, before, grad_input=slope)
-            learn(12, w1, lambda: product(slope.t(), middle))
-            learn(13, b1, lambda: slope.sum(0))
+            add_gradient(12, w1, lambda: product(slope.t(), middle))
+            add_gradient(13, b1, lambda: slope.sum(0))
             to_sum += product(slope, up)[: len(to_sum)]
-            to_sum, to_out = ctx.one.backward(to_sum, g1, c1, scratch, learn, 10)
-            learn(8, wo, lambda: product(to_out.t(), mixed))
-            learn(9, bo, lambda: to_out.sum(0))
+            to_sum, to_out = ctx.one.backward(to_sum, g1, c1, scratch, add_gradient, 10)
+            add_gradient(8, wo, lambda: product(to_out.t(), mixed))
+            add_gradient(9, bo, lambda: to_out.sum(0))
             to_state, to_first = ctx.attention.backward(product(to_out, out), scratch)
             parts = [(2, wq, bq, call.scaling), (4, wk, bk, 1.0), (6, wv, bv, dropout.scale(call.rates[0]))]
             slopes = product(to_state.t(), state).split(hidden)
             sums = to_state.sum(0).split(hidden)
             for (place, weight, bias, factor), w, b in zip(parts[call.first :], slopes, sums, strict=True):
-                learn(place, weight, lambda w=w, factor=factor: w.mul_(factor))
-                learn(place + 1, bias, lambda b=b, factor=factor: b * factor)
+                add_gradient(place, weight, lambda w=w, factor=factor: w.mul_(factor))
+                add_gradient(place + 1, bias, lambda b=b, factor=factor: b * factor)
             if to_first is None:
                 to_sum += product(to_state, joint)[: len(to_sum)]
             else:
-                learn(2, wq, lambda: product(to_first.t(), first).mul_(call.scaling))
-                learn(3, bq, lambda: to_first.sum(0) * call.scaling)
+                add_gradient(2, wq, lambda: product(to_first.t(), first).mul_(call.scaling))
+                add_gradient(3, bq, lambda: to_first.sum(0) * call.scaling)
                 to_sum += product(to_first, query)
                 to_sum = (
                     product(to_state, joint)[: sum(call.lengths)]
@@ -115,8 +119,8 @@ class _Block(torch.autograd.Function):
 
 
 @dataclass(frozen=True)
-class _Added:
-    """LN(x + drop(state W' + b)): what its gradient needs. before: the sum that is normalised."""
+class _ResidualNorm:
+    """LN(x + drop(state W' + b)): the values that its backward pass needs. before: the input of the layer norm."""
 
     call: Call
     rate: float
@@ -128,28 +132,28 @@ class _Added:
     @staticmethod
     def of(
         call: Call, which: int, state: Tensor, weight: Tensor, bias: Tensor, x: Tensor, g: Tensor, c: Tensor
-    ) -> tuple[Tensor, _Added]:
+    ) -> tuple[Tensor, _ResidualNorm]:
         tape, dtype, rate = call.tape, call.dtype, call.rates[1 + which]
         added = tape.empty(len(state), len(weight), dtype=dtype)
         added = torch.addmm(_cast(bias, dtype, tape), state, weight.t(), out=added)[: len(x)]
         keep = None
         if rate:
             keep = dropout.fill_keep_mask(tape.empty(sum(call.lengths), x.shape[1], dtype=dtype), rate)
-            keep = keep[starts_of(call.lengths)] if call.first else keep  # the masks they would have among all tokens
+            keep = keep[starts_of(call.lengths)] if call.first else keep  # same masks as when all tokens are computed
             added *= keep
         before = torch.add(x, added, alpha=dropout.scale(rate), out=tape.empty(*x.shape, dtype=x.dtype))
         output, mean, deviation = torch.native_layer_norm(before, x.shape[1:], g, c, call.eps[which])
-        return output, _Added(call, rate, before, mean, deviation, keep)
+        return output, _ResidualNorm(call, rate, before, mean, deviation, keep)
 
     def backward(
-        self, gradient: Tensor, g: Tensor, c: Tensor, scratch: Tape, learn: Any, place: int
+        self, gradient: Tensor, g: Tensor, c: Tensor, scratch: Tape, add_gradient: Any, place: int
     ) -> tuple[Tensor, Tensor]:
-        """Gradients of x, in memory of its own, and of (state W' + b)."""
+        """Gradients with respect to x, in newly allocated memory, and to (state W' + b)."""
         to_sum, to_g, to_c = aten.native_layer_norm_backward(
             gradient, self.before, self.before.shape[1:], self.mean, self.deviation, g, c, [True, True, True]
         )
-        learn(place, g, lambda: to_g)
-        learn(place + 1, c, lambda: to_c)
+        add_gradient(place, g, lambda: to_g)
+        add_gradient(place + 1, c, lambda: to_c)
         whole = padded(to_sum, self.call.dtype, scratch)
         added = whole[: len(to_sum)]
         if self.keep is not None:
@@ -159,7 +163,7 @@ class _Added:
 
 
 def starts_of(lengths: Sequence[int]) -> Tensor:
-    """(b,) the row of each text's first token."""
+    """Row of each text's first token, (b,)."""
     counts = torch.tensor(lengths)
     return counts.cumsum(0) - counts
 
@@ -169,7 +173,7 @@ def _cast(x: Tensor, dtype: torch.dtype, tape: Tape) -> Tensor:
 
 
 def _joined(parts: Sequence[tuple[Tensor, Tensor, float]], dtype: torch.dtype, tape: Tape) -> tuple[Tensor, Tensor]:
-    """Weights (out, in) and biases (out) of several linear maps of one input as one, each times its factor."""
+    """Concatenate the weights (out, in) and biases (out) of linear maps of one input, each multiplied by its factor."""
     rows, columns = parts[0][0].shape
     weight = tape.empty(len(parts) * rows, columns, dtype=dtype)
     bias = tape.empty(len(parts) * rows, dtype=dtype)
@@ -182,14 +186,16 @@ def _joined(parts: Sequence[tuple[Tensor, Tensor, float]], dtype: torch.dtype, t
     return weight, bias
 
 
-class ByHand:
-    """Mixed into the class of a block: its forward by `_Block` where it can be, else the class's own; without gradients
-    that too stops at first tokens where no others are wanted.
+class FusedBlock:
+    """Mixin for the class of a block: runs `_FusedFunction` where possible, otherwise the class's own forward pass.
+
+    In inference, the class's own forward pass also computes only first tokens after the last attention, if no others are
+    needed.
     """
 
     def forward(self, hidden_states, attention_mask=None, *arguments, boundaries=None, **keywords):
-        if boundaries is not None and boundaries.tape is not None and not packing.asides:
-            given = (attention_mask, *arguments, keywords.get("past_key_values"))  # of a decoder, or padded
+        if boundaries is not None and boundaries.tape is not None and not packing.attention_hooks:
+            given = (attention_mask, *arguments, keywords.get("past_key_values"))  # set in decoders or padded batches
             if all(value is None for value in given) and not observed() and untouched(self):
                 return run(self, hidden_states[0], boundaries)[None]
         if boundaries is not None:
@@ -202,10 +208,12 @@ class ByHand:
 
 
 @dataclass(frozen=True)
-class _Built:
-    """A block as `install` found it. parts: each module inside, its class, that class's forward, and its children by
-    name. maps: its linear maps and norms, in the order of `_Block`'s arguments; shapes: of their weights and biases.
-    heads: what attends. forward: of the block, by transformers.
+class _InstalledBlock:
+    """The structure of a block when `install` changed it, to detect later changes.
+
+    parts: each inner module, its class, that class's `forward`, and its children by name. maps: linear maps and norms, in
+    the order of `_FusedFunction`'s arguments. shapes: of their weights and biases. heads: the self-attention module.
+    forward: the block's forward method in transformers.
     """
 
     parts: tuple[tuple[nn.Module, type, Any, dict[str, nn.Module | None]], ...]
@@ -217,31 +225,32 @@ class _Built:
     forward: Any
 
     @staticmethod
-    def of(block: Any) -> _Built:
+    def of(block: Any) -> _InstalledBlock:
         parts = [part for name, part in block.named_modules() if name]
         found = [(part, type(part), type(part).forward, dict(part._modules)) for part in parts]
         heads, out, down, inner = block.attention.self, block.attention.output, block.output, block.intermediate
         maps = (heads.query, heads.key, heads.value, out.dense, out.LayerNorm, inner.dense, down.dense, down.LayerNorm)
         shapes = [w.shape for one in maps for w in (one.weight, one.bias)]
-        own = super(ByHand, block).forward.__func__  # type: ignore[misc]
+        own = super(FusedBlock, block).forward.__func__  # type: ignore[misc]
         children = dict(block._modules)
-        return _Built(tuple(found), maps, tuple(shapes), heads, inner.intermediate_act_fn, children, own)
+        return _InstalledBlock(tuple(found), maps, tuple(shapes), heads, inner.intermediate_act_fn, children, own)
 
     def weights(self) -> list[Tensor | None]:
-        """The weight and bias of each of `maps`; None where it is no parameter any more. Read from where modules keep
-        them: attribute look-ups of modules are slow, and this is done in every forward.
+        """Weight and bias of each of `maps`; None for one that is no longer a parameter. Read from the modules' dictionaries,
+        because attribute look-ups of modules are slow and this runs in every forward pass.
         """
         kept = [one._parameters for one in self.maps]
         return [weight for own in kept for weight in (own.get("weight"), own.get("bias"))]
 
 
 def untouched(block: Any) -> bool:
-    """Whether `_Block` computes what `block` as it stands would compute, and calls everything that it would call: each
-    part as it was installed, in the block's own mode, without hooks or a forward of its own, its weights plain tensors
-    of one dtype. Else the block runs as transformers wrote it. Asked in every forward.
+    """Whether `_FusedFunction` gives the same result as `block` and bypasses no hook; checked in every forward pass.
+
+    True if every part is as installed, in the same mode as the block, without hooks or a replaced forward method, and all
+    weights are plain tensors of one dtype. Otherwise the block runs as implemented in transformers.
     """
     built, training = block.built, block.training
-    if training and getattr(block, "gradient_checkpointing", False):  # which is to save the memory that `_Block` keeps
+    if training and getattr(block, "gradient_checkpointing", False):  # saves the memory that fused code would keep
         return False
     every = nn.modules.module  # hooks on all modules; those on the block itself run around its forward
     if (
@@ -269,8 +278,8 @@ def untouched(block: Any) -> bool:
     return block.__dict__["_modules"] == built.children and _computes_as_built(block, built)
 
 
-def _computes_as_built(block: Any, built: _Built) -> bool:
-    """Whether the settings of `block` and the kinds of its weights are those that `_Block` knows."""
+def _computes_as_built(block: Any, built: _InstalledBlock) -> bool:
+    """Whether the settings of `block` and the types of its weights are supported by `_FusedFunction`."""
     own, heads, weights = block.__dict__, built.heads.__dict__, built.weights()
     dtype = None if weights[0] is None else weights[0].dtype
     return (
@@ -280,13 +289,13 @@ def _computes_as_built(block: Any, built: _Built) -> bool:
         and built.activation.__dict__.get("act") is F.gelu
         and not (heads.get("is_causal") or own.get("is_decoder") or own.get("chunk_size_feed_forward"))
         and "feed_forward_chunk" not in own
-        and super(ByHand, block).forward.__func__ is built.forward  # type: ignore[misc]
+        and super(FusedBlock, block).forward.__func__ is built.forward  # type: ignore[misc]
     )
 
 
 @contextmanager
 def _first_only(output: nn.Module, lengths: Sequence[int]) -> Iterator[None]:
-    """While open, what comes after attention, `output` first, is given each text's first token only."""
+    """While open, pass only each text's first token to the modules after attention, of which `output` is the first."""
 
     def hook(_module: nn.Module, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         starts = starts_of(lengths).to(states[0].device)
@@ -304,7 +313,7 @@ _plain: list[bool] = []
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """While open, blocks run as transformers wrote them: for second derivatives, which `_Block` has not."""
+    """While open, blocks run as implemented in transformers: for second derivatives, which `_FusedFunction` lacks."""
     _plain.append(True)
     try:
         yield
@@ -312,13 +321,15 @@ def plain() -> Iterator[None]:
         _plain.pop()
 
 
-def switched_off() -> bool:
+def fusion_disabled() -> bool:
     """Whether `plain` is open."""
     return bool(_plain)
 
 
 def run(block: Any, state: Tensor, boundaries: packing.Boundaries) -> Tensor:
-    """state (tokens, hidden) through `block`: (tokens, hidden), or (texts, hidden) where only first tokens are wanted."""
+    """Run the fused block on state (tokens, hidden); returns (tokens, hidden), or (texts, hidden) if only first tokens are
+    needed.
+    """
     heads, out, down = block.attention.self, block.attention.output, block.output
     assert boundaries.tape is not None
     rates = (heads.dropout.p, out.dropout.p, down.dropout.p) if block.training else (0.0, 0.0, 0.0)
@@ -334,17 +345,17 @@ def run(block: Any, state: Tensor, boundaries: packing.Boundaries) -> Tensor:
         block.gradients,
         heads.scaling,
     )
-    return _Block.apply(state, call, *block.built.weights())
+    return _FusedFunction.apply(state, call, *block.built.weights())
 
 
 def _product_dtype(state: Tensor) -> torch.dtype:
-    """The dtype of matrix products of `state`; autocast leaves float64 alone."""
+    """Dtype of matrix products of `state`; autocast does not convert float64."""
     cast = torch.is_autocast_enabled("cpu") and state.dtype is not torch.float64
     return torch.get_autocast_dtype("cpu") if cast else state.dtype
 
 
 def fits(block: nn.Module) -> bool:
-    """Whether `block` is built as BERT's: the same parts under the same names."""
+    """Whether `block` has the structure of BERT's block: the same modules under the same names."""
     linear = ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"]
     linear += ["intermediate.dense", "output.dense"]
     parts = dict(block.named_modules())
@@ -371,12 +382,12 @@ def fits(block: nn.Module) -> bool:
 
 
 def install(blocks: Sequence[nn.Module], gradients: Gradients) -> bool:
-    """Make every block of `blocks` run by hand, in place; False where they are of another kind. Parameters stay."""
+    """Turn all `blocks` into fused blocks, in place, without changing parameters. Returns False if they do not fit."""
     if not blocks or not all(fits(block) for block in blocks):
         return False
     for block in blocks:
-        if not isinstance(block, ByHand):
-            block.__class__ = type(type(block).__name__, (ByHand, type(block)), {})
+        if not isinstance(block, FusedBlock):
+            block.__class__ = type(type(block).__name__, (FusedBlock, type(block)), {})
         block.last, block.gradients = block is blocks[-1], gradients  # type: ignore[assignment]
-        block.built = _Built.of(block)  # type: ignore[assignment]
+        block.built = _InstalledBlock.of(block)  # type: ignore[assignment]
     return True

@@ -1,6 +1,6 @@
-"""Buffers reused from step to step: fresh memory costs a page fault for every 4 KiB that is first touched.
+"""Buffers reused from step to step, because new memory costs a page fault for every 4 KiB.
 
-And what Python's collector leaves alone while a training runs.
+Also freezes Python's garbage collector for existing objects during training.
 """
 
 from __future__ import annotations
@@ -14,21 +14,19 @@ import torch
 import torch.autograd.forward_ad
 from torch import Tensor
 
-CHUNK = 8 << 20  # bytes that a pool asks for at a time
-STEP = (
-    64  # rows that go into a product are a multiple of it: oneDNN compiles a kernel, at about 1 ms, for every new shape
-)
-LINE = 64  # bytes that every tensor starts on a multiple of
+CHUNK = 8 << 20  # bytes that a pool allocates at a time
+STEP = 64  # rows of a product are padded to a multiple: oneDNN compiles a kernel, in about 1 ms, for every new shape
+LINE = 64  # alignment of tensors, in bytes
 
 
 class Pool:
-    """Chunks of memory that are free to be used again."""
+    """Free chunks of memory for reuse."""
 
     def __init__(self) -> None:
         self.free: list[Tensor] = []  # of uint8
 
     def take(self, size: int) -> Tensor:
-        """The smallest free chunk of at least `size` bytes, or a new one."""
+        """Return the smallest free chunk of at least `size` bytes, or a new one."""
         fitting = [place for place, chunk in enumerate(self.free) if chunk.numel() >= size]
         if not fitting:
             return torch.empty(max(size, CHUNK), dtype=torch.uint8)
@@ -36,18 +34,19 @@ class Pool:
 
 
 class Tape:
-    """Tensors that live until the tape is dropped; then their memory is the pool's again. Nothing of it may be handed to
-    code that could keep it for longer.
+    """Allocator of tensors that live as long as the tape; then their memory returns to the pool.
+
+    These tensors must not be passed to code that could keep them for longer.
     """
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.chunks: list[Tensor] = []
         self.used = self.room = 0  # bytes of the last chunk
-        self.typed: dict[torch.dtype, Tensor] = {}  # the last chunk in other formats
+        self.typed: dict[torch.dtype, Tensor] = {}  # views of the last chunk by dtype
 
     def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """A tensor of this shape, its values undefined."""
+        """Allocate a tensor of this shape with undefined values."""
         item = dtype.itemsize
         size = prod(shape) * item
         if self.used + size > self.room:
@@ -60,7 +59,7 @@ class Tape:
         return torch.as_strided(self.typed[dtype], shape, strides, start // item)
 
     def rows(self, count: int, width: int, dtype: torch.dtype) -> Tensor:
-        """(count rounded up to `STEP`, width): the first `count` rows undefined, the others zero."""
+        """Allocate (count rounded up to `STEP`, width): the first `count` rows are undefined, the others zero."""
         whole = self.empty(-(-count // STEP) * STEP, width, dtype=dtype)
         whole[count:] = 0
         return whole
@@ -70,25 +69,27 @@ class Tape:
 
 
 class Gradients:
-    """Where gradients of parameters go: into memory of this object's own, kept from step to step, while `adding` is
-    open; else they are handed on to autograd, as `torch.autograd.grad` needs them.
+    """Destination of parameter gradients of fused code.
+
+    While `adding` is open, gradients are added to `.grad` in memory that is reused from step to step. Otherwise they are
+    returned to autograd, as `torch.autograd.grad` needs them.
     """
 
     def __init__(self) -> None:
         self.kept: dict[Tensor, Tensor] = {}  # parameter -> its memory
-        self.rows: dict[Tensor, list[Tensor]] = {}  # embedding -> rows of its memory that may not be zero
-        self.held: list[tuple[Tensor, Tensor, Tensor]] = []  # what `add_rows` was given in this backward pass
+        self.rows: dict[Tensor, list[Tensor]] = {}  # embedding -> rows of its memory that may be non-zero
+        self.held: list[tuple[Tensor, Tensor, Tensor]] = []  # arguments of `add_rows` in this backward pass
         self.direct = False
 
     @contextmanager
     def adding(self) -> Iterator[None]:
-        """While open, around a backward pass, `add` adds to `.grad` itself; when it closes, so does `add_rows`."""
+        """While open, around a backward pass, `add` adds to `.grad` at once, and `add_rows` when it closes."""
         self.direct = True
         versions = {weight: self.kept[weight]._version for weight in self.rows}
         try:
             yield
             for weight, version in versions.items():
-                if self.kept[weight]._version != version:  # autograd added to it: any row may not be zero now
+                if self.kept[weight]._version != version:  # autograd added to it, so any row may be non-zero
                     self.rows[weight] = [torch.arange(len(weight))]
             for held in self.held:
                 self._add_rows(*held)
@@ -97,24 +98,23 @@ class Gradients:
             self.held.clear()
 
     def takes(self, weight: Tensor) -> bool:
-        """Whether the gradient of `weight` is to be added to `.grad` here: not for tensors that were computed, nor where
-        hooks of the parameter must see the gradient, which only autograd calls.
+        """Whether the gradient of `weight` is added to `.grad` here: only for leaf tensors, and not for parameters with
+        gradient hooks, which only autograd calls.
         """
         return (
             self.direct and weight.is_leaf and not weight._backward_hooks and not weight._post_accumulate_grad_hooks  # type: ignore[attr-defined]
         )
 
     def forget(self) -> None:
-        """Give the memory of gradients back, as after a trial step."""
+        """Release the memory of all gradients, as after a probe."""
         self.kept.clear()
         self.rows.clear()
 
     def add(self, weight: Tensor, gradient: Tensor) -> Tensor | None:
-        """Add `gradient` to `weight.grad` and return None; where `takes` says no, the gradient for autograd, in memory of
-        its own.
+        """Add `gradient` to `weight.grad` and return None; if `takes` is false, return a copy of it for autograd.
 
-        weight: the parameter itself. A copy, such as `ctx.saved_tensors` hands out under saved-tensor hooks, would take
-        the gradient and be forgotten.
+        weight: the parameter itself, not a copy such as `ctx.saved_tensors` returns under saved-tensor hooks: the gradient
+        of a copy would be lost.
         """
         if not self.takes(weight):
             return gradient.to(weight.dtype, copy=True)
@@ -127,7 +127,7 @@ class Gradients:
         return None
 
     def add_rows(self, weight: Tensor, rows: Tensor, gradient: Tensor) -> None:
-        """`add` for a gradient that is zero but in `rows`, each named once: (n,) and (n, width). Only while `adding`."""
+        """As `add`, for a gradient (n, width) of unique `rows` (n,) that is zero elsewhere. Only while `adding` is open."""
         self.held.append((weight, rows, gradient))
 
     def _add_rows(self, weight: Tensor, rows: Tensor, gradient: Tensor) -> None:
@@ -143,8 +143,8 @@ class Gradients:
 
 
 def observed() -> bool:
-    """Whether something needs torch's own operations one by one: hooks on saved tensors (gradient checkpointing,
-    `save_on_cpu`), transforms of `torch.func`, forward-mode differentiation, tracing.
+    """Whether something needs torch's individual operations: hooks on saved tensors (gradient checkpointing,
+    `save_on_cpu`), `torch.func` transforms, forward-mode differentiation, tracing.
     """
     return (
         torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
@@ -156,25 +156,25 @@ def observed() -> bool:
 
 
 def plain_tensor(x: object) -> bool:
-    """Whether `x` is a tensor or a parameter of torch's own, and no subclass (quantised, sharded) of it."""
+    """Whether `x` is a plain tensor or parameter, not a subclass (quantised, sharded)."""
     return type(x) is torch.nn.Parameter or type(x) is Tensor
 
 
-_left_alone: list[bool] = []
+_frozen: list[bool] = []
 
 
 @contextmanager
-def without_old_objects() -> Iterator[None]:
-    """While open, Python's collector leaves alone what was there before: libraries' million objects, looked through every
-    few steps. What is garbage by then (the training before this one) goes first. Opened again inside, it only does that.
+def frozen_garbage_collector() -> Iterator[None]:
+    """While open, exclude existing objects from garbage collection, which would scan a million library objects every few
+    steps. Existing garbage (an earlier training) is collected first. Nested use only collects.
     """
     gc.collect()
-    if not _left_alone:
+    if not _frozen:
         gc.freeze()
-    _left_alone.append(True)
+    _frozen.append(True)
     try:
         yield
     finally:
-        _left_alone.pop()
-        if not _left_alone:
+        _frozen.pop()
+        if not _frozen:
             gc.unfreeze()

@@ -1,9 +1,9 @@
-"""Fast CPU dropout: one 16-bit integer a unit in place of a Bernoulli draw.
+"""Fast CPU dropout: one 16-bit random integer per unit instead of a Bernoulli draw.
 
-torch's own mask costs about 5 ns a unit on a CPU, a fifth of a small encoder's training step. Four 16-bit integers are
-cut here from one 64-bit number of numpy's SFC64 (half the price of torch's own), seeded by a draw from torch's stream,
-and compared with a threshold. The rate is rounded to 1/65536 and units that stay are scaled by the true keep rate, so
-the expectation is exact.
+torch's mask costs about 5 ns per unit on a CPU, a fifth of a small encoder's training step. Here, each 64-bit number of
+numpy's SFC64 (half the cost of torch's generator), seeded from torch's generator, gives four 16-bit integers, which are
+compared with a threshold. The rate is rounded to 1/65536 and kept units are scaled by the resulting keep rate, so the
+expectation is exact.
 """
 
 from __future__ import annotations
@@ -15,26 +15,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-QUERIES = {"query", "q_lin", "q", "q_proj", "query_proj", "Wqkv"}  # what encoders call the projection to queries
-Place = tuple[nn.Module, str]  # an object and its attribute that holds a rate
+QUERIES = {"query", "q_lin", "q", "q_proj", "query_proj", "Wqkv"}  # names of the query projection in encoders
+Place = tuple[nn.Module, str]  # a module and the name of its attribute that holds a rate
 
 
 def keep_mask(like: Tensor, rate: float) -> Tensor:
-    """A mask of `like`'s shape and dtype, on the CPU: 0 with probability `rate`, else 1. One draw from torch's stream
-    decides all of it. What is kept must be multiplied by `scale(rate)`: apart, for 1.111 is 1.109 in bfloat16.
+    """Draw a mask of `like`'s shape and dtype on the CPU: 0 with probability `rate`, else 1.
+
+    One draw from torch's generator seeds the whole mask. Kept units must be multiplied by `scale(rate)`; the mask does not
+    include that factor because 1.111 would be rounded to 1.109 in bfloat16.
     """
     return fill_keep_mask(torch.empty(like.shape, dtype=like.dtype), rate)
 
 
 def fill_keep_mask(mask: Tensor, rate: float) -> Tensor:
-    """`keep_mask` into memory that is there."""
+    """`keep_mask`, written to existing memory."""
     seed, units = int(torch.empty((), dtype=torch.int64).random_()), mask.numel()
     bits = torch.from_numpy(np.random.SFC64(seed).random_raw(-(-units // 4)).view(np.int16))[:units].view(mask.shape)
-    return torch.ge(bits, _threshold(rate) - 32768, out=mask)  # straight into numbers: booleans cost four times that
+    return torch.ge(bits, _threshold(rate) - 32768, out=mask)  # via booleans, it would take four times as long
 
 
 def scale(rate: float) -> float:
-    """1 / (the share of units that `keep_mask` keeps)."""
+    """1 / (share of units that `keep_mask` keeps)."""
     return 65536 / (65536 - _threshold(rate))
 
 
@@ -43,7 +45,7 @@ def _threshold(rate: float) -> int:
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout` with `keep_mask` in training on a CPU; the same module elsewhere and in evaluation."""
+    """`nn.Dropout` that uses `keep_mask` in training on a CPU; unchanged on other devices and in evaluation."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or self.p == 0.0 or input.device.type != "cpu":
@@ -52,18 +54,18 @@ class Dropout(nn.Dropout):
 
 
 def install(model: nn.Module) -> None:
-    """Replace every `nn.Dropout` of `model` by `Dropout`, in place; parameters and their order stay."""
+    """Replace every `nn.Dropout` of `model` by `Dropout`, in place; parameters and their order do not change."""
     for module in model.modules():
         if type(module) is nn.Dropout:
             module.__class__ = Dropout
 
 
 def places(model: nn.Module) -> tuple[list[Place], list[Place]]:
-    """Where `model` keeps its rates of dropout: (hidden, attention).
+    """Find where `model` stores its dropout rates: (hidden, attention).
 
-    Attention's are those of a module that also owns the query projection, but for what it drops of its output (its name
-    starts with "out") or of its positions ("pos_"). A rate may be that of an `nn.Dropout` or a number of a module's own
-    whose name has "dropout" in it, as ModernBERT's `attention_dropout`.
+    Attention rates belong to a module that also has the query projection, except for dropout of its output (name starts
+    with "out") or of positions ("pos_"). A rate is that of an `nn.Dropout`, or a float attribute with "dropout" in its
+    name, such as ModernBERT's `attention_dropout`.
     """
     hidden: list[Place] = []
     attention: list[Place] = []
@@ -81,7 +83,7 @@ def places(model: nn.Module) -> tuple[list[Place], list[Place]]:
 
 @contextmanager
 def rates(model: nn.Module, hidden: float | None, attention: float | None) -> Iterator[None]:
-    """While open, the hidden and the attention dropout of `model` have these rates; None leaves them as they are."""
+    """While open, set the hidden and the attention dropout rates of `model`; None leaves them unchanged."""
     found = zip(places(model), (hidden, attention), strict=True)
     wanted = [(module, name, rate) for group, rate in found if rate is not None for module, name in group]
     before = [(module, name, getattr(module, name)) for module, name, _ in wanted]

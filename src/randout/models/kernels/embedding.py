@@ -1,7 +1,7 @@
 """Token embedding whose gradient covers only the rows that occur in the batch.
 
-A batch of 16 posts has some 400 different tokens of a vocabulary of 30,000. torch's gradient is a matrix of zeros as large
-as the embedding, made anew in every step; here it is kept, and only rows that were touched are cleared.
+A batch of 16 posts has about 400 different tokens of a vocabulary of 30,000. torch allocates a gradient as large as the
+embedding, mostly zeros, in every step. Here its memory is reused, and only the rows that were written are cleared.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .buffers import Gradients, observed, plain_tensor
 
 
 class _Lookup(torch.autograd.Function):
-    """weight[ids], with torch's gradient."""
+    """weight[ids], with the gradient written to the rows of `ids` only."""
 
     @staticmethod
     def forward(weight: Tensor, ids: Tensor, padding: int, gradients: Gradients) -> Tensor:
@@ -25,7 +25,7 @@ class _Lookup(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        weight, ids = ctx.weight, ctx.ids  # the parameter itself: saved tensors may come back as copies
+        weight, ids = ctx.weight, ctx.ids  # the parameter itself, because saved tensors may be copies
         if not ctx.gradients.takes(weight):
             found = torch.ops.aten.embedding_dense_backward(gradient, ids, len(weight), ctx.padding, False)
             return found, None, None, None
@@ -37,8 +37,8 @@ class _Lookup(torch.autograd.Function):
         return None, None, None, None
 
 
-class Words(nn.Embedding):
-    """An `nn.Embedding` whose gradient is kept to rows while `Gradients.adding` is open."""
+class SparseRowEmbedding(nn.Embedding):
+    """An `nn.Embedding` that writes only the rows in use of its gradient while `Gradients.adding` is open."""
 
     gradients: Gradients
 
@@ -51,7 +51,7 @@ class Words(nn.Embedding):
 
 
 def install(words: nn.Module | None, gradients: Gradients) -> None:
-    """Make a plain embedding one of rows, in place; any other is left as it is."""
+    """Turn a plain `nn.Embedding` into a `SparseRowEmbedding`, in place; other modules are left unchanged."""
     if type(words) is nn.Embedding:
-        words.__class__ = Words
+        words.__class__ = SparseRowEmbedding
         words.gradients = gradients  # type: ignore[assignment]

@@ -1,10 +1,14 @@
-"""Packed forward pass: the texts of a batch end to end in one row of tokens, with no padding.
+"""Packed forward pass: the texts of a batch are concatenated to one row of tokens, without padding.
 
-Every part of an encoder but attention treats tokens one by one, so only attention must know where a text ends. One
-attention function is registered with transformers; it receives the boundaries as an extra keyword of the model's
-forward and falls through to the library's SDPA where there are none. A hook turns the encoder's last hidden state
-(1, tokens, hidden) into (texts, 1, hidden), the first token of each text, so that the family's own pooler and head
-run unchanged. Whether a model admits this is never assumed: `encoder.admit` probes it against padding.
+    padded    a a a a .      packed    a a a a b b c c c c c
+              b b . . .
+              c c c c c
+
+All parts of an encoder except attention treat tokens separately, so only attention must know where a text ends. One
+attention function is registered with transformers; it receives the boundaries as an extra keyword argument of the
+model's forward pass and uses the library's SDPA if there are none. A hook turns the encoder's last hidden state
+(1, tokens, hidden) into (texts, 1, hidden), the first token of each text, so that the family's own pooler and head run
+unchanged. `encoder.probe_packing` tests for each model that packed and padded batches agree.
 """
 
 from __future__ import annotations
@@ -25,17 +29,17 @@ from transformers.masking_utils import sdpa_mask
 from .buffers import Tape
 from .dropout import keep_mask, scale
 
-SLACK = 4096  # (tokens squared) padding that costs less than the products of another group
-STEP = 8  # group lengths are multiples of it: oneDNN compiles a kernel, at about 1 ms, for every new shape
-ATTENTION = "randout_packed"  # the name under which transformers knows the attention function
+SLACK = 4096  # (tokens squared) up to this much padding costs less than the products of another group
+STEP = 8  # group lengths are multiples of it: oneDNN compiles a kernel, in about 1 ms, for every new shape
+ATTENTION = "randout_packed"  # name of the attention function in transformers
 
 
 @dataclass(frozen=True)
 class Boundaries:
-    """Where each text of a packed row ends. `lengths`: tokens of each text, in order.
+    """Boundaries of the texts in a packed row.
 
-    tape: memory for blocks that run by hand, None where they must not. first: of the last block only each text's first
-    token is wanted.
+    lengths: tokens of each text, in order. tape: memory for fused blocks; None to run the blocks of transformers. first:
+    whether only each text's first token is needed from the last block.
     """
 
     lengths: tuple[int, ...]
@@ -44,11 +48,11 @@ class Boundaries:
 
     @property
     def runs(self) -> list[tuple[int, int]]:
-        """Neighbours of equal length as (texts, length): each run is one batched product, no mask."""
+        """Consecutive texts of equal length as (texts, length): each run is one batched product without a mask."""
         return [(len(list(same)), length) for length, same in groupby(self.lengths)]
 
     def padded_index(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """(texts, longest) row of every token, 0 where there is none, and the mask that tells which."""
+        """Return two (texts, longest) tensors: the row of every token (0 at padding), and the mask of real tokens."""
         lengths = torch.tensor(self.lengths, device=device)
         column = torch.arange(max(self.lengths), device=device)[None]
         real = column < lengths[:, None]
@@ -56,30 +60,30 @@ class Boundaries:
 
 
 @dataclass(eq=False)
-class Aside:
-    """What the attention of one block is given besides, or asked for: see `sites.Sites.change_attention`."""
+class AttentionHook:
+    """A bias to add to one block's attention scores, or a reader of its weights: see `hooks.Sites.change_attention`."""
 
     bias: Callable[[int], Tensor] | None = None  # rows of the batch -> (rows,)
     seen: Callable[[Any], None] | None = None
 
 
-asides: list[Aside] = []  # of the block whose forward is under way
+attention_hooks: list[AttentionHook] = []  # of the block that is being computed
 
 
 def attend(module, query, key, value, attention_mask, dropout=0.0, scaling=None, boundaries=None, **kwargs):
-    """transformers' attention interface: (1, heads, tokens, d) -> (1, tokens, heads, d), text by text.
+    """Attention within each text, as a transformers attention function: (1, heads, tokens, d) -> (1, tokens, heads, d).
 
-    Without `boundaries` this is the library's own SDPA on (b, heads, tokens, d). On a CPU, equal or (with dropout)
-    near-equal lengths are batched; elsewhere the products are padded (attention only: a small part of the work),
-    because many small launches cost more than padding does.
+    Without `boundaries`, this is the library's SDPA on (b, heads, tokens, d). On a CPU, texts of equal or (with dropout)
+    similar length are batched. On other devices, attention alone is padded, because many small kernel launches would cost
+    more than the padding.
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     width = value.shape[-1]
-    for aside in asides:
-        if aside.seen is not None:
-            aside.seen(weights_of(query, key, attention_mask, scaling, boundaries))
-        if aside.bias is not None:
-            query, key, value = _with_bias(query, key, value, aside.bias, scaling)
+    for hook in attention_hooks:
+        if hook.seen is not None:
+            hook.seen(weights_of(query, key, attention_mask, scaling, boundaries))
+        if hook.bias is not None:
+            query, key, value = _with_bias(query, key, value, hook.bias, scaling)
     if boundaries is None:
         mixed, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
@@ -91,7 +95,7 @@ def attend(module, query, key, value, attention_mask, dropout=0.0, scaling=None,
 
 
 def _with_bias(query, key, value, bias: Callable[[int], Tensor], scaling: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value one wider: scaling * [q, 1 / scaling] [k, r]' = scaling * q k' + r, in any kernel."""
+    """Add the bias r to the scores in any kernel by one more column: scaling * [q, 1/scaling] [k, r]' = scaling * q k' + r."""
     texts, heads, tokens, _ = key.shape
     r = bias(texts * tokens).to(key.dtype).view(texts, 1, tokens, 1).expand(-1, heads, -1, -1)
     one = query.new_full((*query.shape[:-1], 1), 1 / scaling)
@@ -99,8 +103,8 @@ def _with_bias(query, key, value, bias: Callable[[int], Tensor], scaling: float)
 
 
 def weights_of(query, key, attention_mask, scaling: float, boundaries: Boundaries | None) -> list[Tensor]:
-    """The attention weights of each text before dropout, (heads, n, n) of its n tokens; where texts are padded, of
-    all the places of its row (n the width), zero at keys that are padding.
+    """Attention weights of each text before dropout, (heads, n, n): n is its number of tokens if packed, or the width of
+    the batch if padded, with zero weights at padded keys.
     """
     if boundaries is None:
         scores = (query @ key.transpose(-1, -2)).float() * scaling
@@ -126,11 +130,11 @@ def _attend_runs(query, key, value, boundaries: Boundaries, dropout: float, scal
 
 @dataclass(frozen=True)
 class Grouping:
-    """Texts of near-equal length together, each padded to its group's length.
+    """Groups of texts of similar length, each text padded to its group's length.
 
-    shapes: (texts, length) of each group. masks: (texts * heads, 1, length), -inf at padding, or None where there is
-    none. into: the packed row of every slot, slots in order (group, text, head, position); back: the slot of every
-    packed row, rows in order (token, head). empty: the slots that are padding.
+    shapes: (texts, length) of each group. masks: (texts * heads, 1, length), -inf at padding, or None without padding.
+    into: packed row of every slot, slots in order (group, text, head, position). back: slot of every packed row, rows in
+    order (token, head). empty: slots that are padding.
     """
 
     shapes: tuple[tuple[int, int], ...]
@@ -141,7 +145,7 @@ class Grouping:
 
 
 def groups(lengths: tuple[int, ...]) -> list[list[int]]:
-    """Neighbours put together for as long as padding them to their longest costs less than a group more."""
+    """Group consecutive texts as long as padding them to the longest costs less than another group."""
     found: list[list[int]] = []
     for length in lengths:
         together = [*found[-1], length] if found else [length]
@@ -153,9 +157,9 @@ def groups(lengths: tuple[int, ...]) -> list[list[int]]:
     return found
 
 
-@lru_cache(maxsize=2)  # every block of a step asks for the same
+@lru_cache(maxsize=2)  # all blocks of a step use the same
 def grouping(lengths: tuple[int, ...], heads: int) -> Grouping:
-    """The grouping of a batch's lengths, for a number of heads."""
+    """Compute the grouping of a batch with these text lengths."""
     shapes, masks, into, filled, row = [], [], [], [], 0
     for members in groups(lengths):
         length = -(-max(members) // STEP) * STEP
@@ -176,8 +180,8 @@ def grouping(lengths: tuple[int, ...], heads: int) -> Grouping:
 
 
 class _Spread(torch.autograd.Function):
-    """Packed rows (tokens * heads, d) into their slots, zero at padding. Its adjoint is `_Gather`, exactly: a gather in
-    its turn, where autograd's own would add up into zeros row by row.
+    """Copy packed rows (tokens * heads, d) to their slots, zero at padding. Its adjoint is `_Gather`, so that the backward
+    pass is a gather too; autograd's would be a slower scatter-add.
     """
 
     @staticmethod
@@ -194,7 +198,7 @@ class _Spread(torch.autograd.Function):
 
 
 class _Gather(torch.autograd.Function):
-    """Slots back into packed rows; the adjoint of `_Spread`."""
+    """Copy slots back to packed rows; the adjoint of `_Spread`."""
 
     @staticmethod
     def forward(x: Tensor, plan: Grouping) -> Tensor:
@@ -210,7 +214,7 @@ class _Gather(torch.autograd.Function):
 
 
 def _attend_groups(query, key, value, boundaries: Boundaries, dropout: float, scaling: float) -> Tensor:
-    """Attention with dropout on its weights, in the inputs' own number format (softmax sums in float32 inside)."""
+    """Attention with dropout on its weights, in the dtype of the inputs (softmax accumulates in float32)."""
     heads, tokens, width = query.shape
     plan = grouping(boundaries.lengths, heads)
     rows = (x.transpose(0, 1).reshape(tokens * heads, width) for x in (query * scaling, key, value * scale(dropout)))
@@ -218,7 +222,7 @@ def _attend_groups(query, key, value, boundaries: Boundaries, dropout: float, sc
     parts = [_Spread.apply(x, plan).split(sizes) for x in rows]
     pieces = []
     sizes = [texts * heads * length**2 for texts, length in plan.shapes]
-    kept = keep_mask(query.new_empty(sum(sizes)), dropout).split(sizes)  # of all groups at once
+    kept = keep_mask(query.new_empty(sum(sizes)), dropout).split(sizes)  # one draw for all groups
     with torch.autocast("cpu", enabled=False):
         for q, k, v, mask, keep, (texts, length) in zip(*parts, plan.masks, kept, plan.shapes, strict=True):
             q, k, v = (x.view(texts * heads, length, width) for x in (q, k, v))
