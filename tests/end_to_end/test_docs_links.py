@@ -230,3 +230,19 @@ def test_figures_are_accessible_and_load_nothing(path: Path) -> None:
         for ink in ("ink", "quiet", "accent"):
             for ground in ("paper", "fill"):
                 assert contrast(colour[ink], colour[ground]) >= 4.5, (ink, ground, colour)
+
+
+def test_the_walks_of_the_architecture_page_name_what_is_there() -> None:
+    """Every file of the page exists, and every function that follows a file's name is defined in it."""
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    package = ROOT / "src" / "randout"
+    files = {
+        name for name in re.findall(r"`([a-z_]+(?:/[a-z_]+)*\.py)`", page) if not name.startswith(("tests/", "docs/"))
+    }
+    assert len(files) > 15
+    assert [name for name in sorted(files) if not (package / name).is_file()] == []
+    steps = re.findall(r"^\d+\. `([a-z_/]+\.py)`, `([\w.]+)`", page, re.MULTILINE)
+    assert len(steps) > 10
+    for name, called in steps:
+        text = (package / name).read_text(encoding="utf-8")
+        assert re.search(rf"^ *(def|class) {called.split('.')[-1]}\b", text, re.MULTILINE), f"{name}: {called}"

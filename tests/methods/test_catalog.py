@@ -54,7 +54,7 @@ def test_every_method_says_what_it_is() -> None:
         assert row["cost"].endswith("x"), row["name"]
         assert len(row["equation"].splitlines()) > 2, row["name"]
         assert all(option["about"] for option in row["options"].values()), row["name"]
-        assert row["seams"], row["name"]
+        assert row["hooks"], row["name"]
         assert row["kind"] != "distillation" or row["teacher"] or "self" in row["name"] or "weidc" in row["name"]
 
 

@@ -41,7 +41,7 @@ def methods(
 
 def _listed(row: dict[str, Any]) -> list[str]:
     """Four lines: name, kind, cost, hooks and teacher; summary; source; options."""
-    hooks = ", ".join(row["seams"])
+    hooks = ", ".join(row["hooks"])
     taught = f"teacher's {row['teacher']}" if row["teacher"] else ""
     what = row["summary"] + (f" ({_settings(row)})" if row["settings"] else "")
     first = f"{row['name']:<30} {row['kind']:<13} {row['cost']:<5} {hooks:<26} {taught}".rstrip()
@@ -62,7 +62,7 @@ def _explained(row: dict[str, Any]) -> list[str]:
     lines = [f"{row['name']}: {row['summary']}", "", row["equation"], ""]
     facts = [("source", row["source"]), ("from", row["package"])]
     facts += [("cost", f"{row['cost']} per training step of the student")]
-    facts += [("hooks", ", ".join(row["seams"])), ("needs", "; ".join(row["needs"]))]
+    facts += [("hooks", ", ".join(row["hooks"])), ("needs", "; ".join(row["needs"]))]
     tuned = ", ".join(f"{key} {_toml(values)}" for key, values in row["tuned"].items())
     lines += [f"{what:<8}{text}" for what, text in [*facts, ("tuned", tuned)] if text]
     lines += ["", *(f"[methods.{other}]" for other in row["with"]), f"[methods.{row['method']}]"]

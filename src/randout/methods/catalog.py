@@ -131,7 +131,7 @@ def described(entry: Entry) -> dict[str, Any]:
         "summary": entry.about or method.summary,
         "source": method.source,
         "package": str(METHODS.origin(method.name) or ""),
-        "seams": [seam for seam in HOOKS if getattr(method, seam) is not getattr(Method, seam)],
+        "hooks": [hook for hook in HOOKS if getattr(method, hook) is not getattr(Method, hook)],
         "cost": method.cost,
         "teacher": next((t for t in (METHODS[name].teacher for name in entry.methods) if t), ""),
         "with": [name for name in entry.methods if name != method.name],
