@@ -50,7 +50,7 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["search", *ROWS], ["empty", "--space"]),
     (["search", *ROWS, "--space", "nonsense"], ["nonsense", "KEY=[VALUES]", "paper, figures"]),
     (["search", *ROWS, "--space", "papr"], ["Did you mean 'paper'?"]),
-    (["search", *ROWS, "--space", "paper", "--space", "figures"], ["--space figures", "paper is named already"]),
+    (["search", *ROWS, "--space", "paper", "--space", "figures"], ["--space figures", "paper is given already"]),
     (["search", *ROWS, "--space", "learning_rate=[]"], ["learning_rate", "non-empty"]),
     (["search", *ROWS, "--space", "learning_rat=[1e-3]"], ["learning_rat", "Did you mean 'learning_rate'?"]),
     (["search", *ROWS, "--space", "epochs=[0]"], ["trial 0", "train.epochs 0", "expected a whole number above 0"]),

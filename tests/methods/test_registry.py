@@ -359,7 +359,7 @@ def test_a_run_records_its_package_and_needs_it_to_resume(
     status, _, err = run("train", "--resume", folder)
     assert status == 2
     assert (
-        "methods.small comes from the package small-logits 1.0, which is not installed here; install it to resume"
+        "methods.small comes from the package small-logits 1.0, which is not installed; install it to resume"
         in err
     )
     (folder / "run.json").write_text(json.dumps(record))
@@ -386,7 +386,7 @@ def test_a_file_edited_is_another_method(table: Run, run: Run) -> None:
     unfinished(first)
     status, _, err = run("train", "--resume", first)
     assert status == 2
-    assert "methods.small comes from the file small.py, which is not loaded here; name it with --plugin small.py" in err
+    assert "methods.small comes from the file small.py, which is not loaded; name it with --plugin small.py" in err
 
 
 def test_a_study_goes_on_with_the_same_method_only(install: Callable[..., Path], table: Run) -> None:

@@ -238,6 +238,11 @@ def predict(
         raise UserError(
             f"predict: {model} is a file; the model comes first: randout predict RUN --file {shell_path(model)}"
         )
+    if texts and len(texts) == 1 and not file and Path(texts[0]).is_file():
+        raise UserError(
+            f"predict: {texts[0]} is a file; to classify its rows, use --file: "
+            f"randout predict {shell_path(model)} --file {shell_path(texts[0])}"
+        )
     batch_prediction.check_source(file, texts or (), out, request)
     if file:
         _report_table(batch_prediction.label_table(request, file, out, show, _bars(show)), as_json)

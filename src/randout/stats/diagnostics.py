@@ -82,13 +82,14 @@ def of_split(
     split: str,
     hint: str = "",
     unseen_rows: Mapping[str, int] | None = None,
+    smoothing: float = 0.0,
 ) -> list[Finding]:
     """Return the warnings about the predictions of one split.
 
     labels, predicted: (n,) class index; groups: (n,); majority: the largest class of the training rows. baseline: as
     `baselines.reference.scores_of` returns it. logits: (n, C), for the calibration; None: not checked. hint: what to do
     about a model that learned nothing; appended to the first finding. unseen_rows: as `metrics.score` returns `unseen`;
-    names of these labels come last.
+    names of these labels come last. smoothing: label smoothing that the model was trained with.
     """
     learnt = len(names) - len(unseen_rows or {})
     found = [
@@ -99,7 +100,7 @@ def of_split(
     kept = [finding for finding in found if finding is not None]
     if kept and hint:
         kept[0] = Finding(kept[0].kind, f"{kept[0].message} {hint}", split)
-    poor = calibration(labels, logits, groups, split) if logits is not None else None
+    poor = calibration(labels, logits, groups, split, smoothing) if logits is not None else None
     return [*kept, *filter(None, (unseen(unseen_rows, split), poor))]
 
 
@@ -111,7 +112,9 @@ def unseen(rows: Mapping[str, int] | None, split: str) -> Finding | None:
     return Finding("unseen", f"{unseen_words(rows, split)}. {todo}.", split)
 
 
-def calibration(labels: np.ndarray, logits: np.ndarray, groups: np.ndarray, split: str) -> Finding | None:
+def calibration(
+    labels: np.ndarray, logits: np.ndarray, groups: np.ndarray, split: str, smoothing: float = 0.0
+) -> Finding | None:
     """Warn about probabilities that are far from the share of correct predictions.
 
     The expected calibration error is above 15 % and above what a small sample explains: the 97.5 % quantile of the error
@@ -132,7 +135,8 @@ def calibration(labels: np.ndarray, logits: np.ndarray, groups: np.ndarray, spli
     claimed, share = float(confidence.mean()), float(right.mean())
     text = f"Probabilities on {split} are poorly calibrated: they differ from how often the model is right by "
     text += f"{100 * error:.1f} points on average (mean confidence {claimed:.1%}, accuracy {share:.1%}). "
-    todo = "less confident, train with --set ce.label_smoothing=0.1"
+    more = f"{min(0.3, 2 * smoothing):g} (it was {smoothing:g})" if smoothing else "0.1"
+    todo = f"less confident, train with --set ce.label_smoothing={more}"
     text += "Use scores to rank texts, not as probabilities. "
     text += f"To make the model {todo if claimed > share else 'more confident, train for more epochs'}."
     return Finding("calibration", text, split)

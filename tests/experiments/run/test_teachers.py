@@ -171,7 +171,7 @@ def test_further_teachers_that_nobody_learns_from(asked: dict[str, Any], tiny_mo
     assert "no method of this recipe learns from several" in refused(asked, alone)
     assert "there is no first teacher" in refused(asked, {"teacher": {"model": "none"}})
     words = {"student": {"model": "svm"}, "methods": {"multi-teacher": False}, "teacher": {"model": "none"}}
-    assert "svm learns from labels alone" in refused(asked, words)
+    assert "svm learns from labels only" in refused(asked, words)
 
 
 def test_a_teacher_named_twice(asked: dict[str, Any], first: Path) -> None:

@@ -359,7 +359,7 @@ def test_a_loss_that_is_not_finite_fails_the_trial_alone(made, dataset, tmp_path
     [
         ("kd", {"kd.weight": [0.4, -1]}, ["kd.weight -1", "cannot run", "methods.kd.weight"]),
         ("kd", {"kd.wieght": [0.4]}, ["kd.wieght 0.4", "Did you mean 'weight'?"]),
-        ("plain", {"student.max_length": [20, 9999]}, ["student.max_length 9999", "64 at most"]),
+        ("plain", {"student.max_length": [20, 9999]}, ["student.max_length 9999", "at most 64"]),
         ("plain", {"layers": [[0], [7]]}, ["layers [7]", "cannot run"]),
         ("plain", {"epochs": [1, 0]}, ["train.epochs 0"]),
         ("plain", {"student.model": ["nonexistent-model-name"]}, ["nonexistent-model-name"]),

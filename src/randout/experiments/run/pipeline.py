@@ -139,8 +139,8 @@ def _changed_origins(plan: Plan, record: dict[str, Any]) -> str:
 def _write_config(run: RunFolder, plan: Plan, student: str, teacher: str, more: Sequence[str]) -> None:
     """Write `run.toml`.
 
-    student, teacher, more: how the models are written. While the run may have to be resumed they are paths; in a finished
-    run they are names, because such a run may be copied to another machine and its fingerprint identifies the models.
+    student, teacher, more: how the models are written. The student: `_student_name`, so that the file is a recipe that can
+    be run again. Teachers: by path while the run may have to be resumed, then by the name of their run.
     """
     config, files = plan.config, ("source", "validation", "test", "unlabeled")
     data = config.data.model_copy(update={key: portable(getattr(config.data, key), run.path) for key in files})
@@ -149,15 +149,21 @@ def _write_config(run: RunFolder, plan: Plan, student: str, teacher: str, more: 
     replace_text(run.path / "run.toml", to_toml(config.model_copy(update={"data": data, **named})))
 
 
+def _student_name(plan: Plan, folder: Path) -> str:
+    """Return how `run.toml` names the student: a local folder by its path from the run folder, any other by its name."""
+    asked = plan.config.student.model
+    if plan.classifier is not None:
+        return asked
+    return portable(asked, folder) if asked else plan.student.label
+
+
 def _begin_record(run: RunFolder, plan: Plan, options: Options) -> None:
     if read_seen(run.path) is None:  # also for a run started by an earlier version
         write_seen(run.path, leaks.seen_by(plan))
     if run.exists:
         return
     folder = run.path
-    student = plan.config.student.model
-    if plan.classifier is None:
-        student = portable(student, folder)
+    student = _student_name(plan, folder)
     teacher, *more = (portable(name, folder) for name in (plan.config.teacher.model, *plan.config.teacher.more))
     _write_config(run, plan, student, teacher, more)
     rows = plan.dataset.row_ids
@@ -239,9 +245,8 @@ def _finish(
         extra["teacher"] = first | ({"more": others} if others else {})
         extra["sizes"] = sizes
     run.write("run.json", run.record | extra | {"finished": run_folder.now()})
-    student = plan.student.name if plan.student.revision else plan.student.label
     more = [other.name for other in teacher.others] if teacher else []
-    _write_config(run, plan, student, teacher.name if teacher else "none", more)
+    _write_config(run, plan, _student_name(plan, run.path), teacher.name if teacher else "none", more)
     clean(run)
     return metrics
 

@@ -274,7 +274,10 @@ def estimate(plan: Plan, steps: int = 3) -> list[str]:
         f"tokens: {int(lengths[rows].sum()):,} per epoch, {int(lengths[rows].sum()) * epochs:,} in {plural(epochs, 'epoch')}"
     ]
     lines += [f"memory: about {(16 * weights + 4 * activations) / 2**30:.1f} GiB for {weights / 1e6:.1f}M parameters"]
-    lines += [f"time: about {duration(seconds)} for the student, {plural(epochs, 'epoch')}, without its teacher"]
+    refit = plan.config.train.refit is True
+    seconds *= 1 + refit
+    student = f"the student, {plural(epochs, 'epoch')}{', trained twice (refit)' if refit else ''}"
+    lines += [f"time: about {duration(seconds)} for {student}{', without its teacher' if plan.has_teacher else ''}"]
     if plan.alternative is not None and by_folds(plan):
         more = duration((FOLDS - 1) * seconds)
         lines += [f"choice: about {more} more: cross-validation trains the encoder {FOLDS} times on fewer rows"]

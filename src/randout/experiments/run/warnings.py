@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from randout.baselines import CLASSIFIERS, Bag, reference
+from randout.methods.builtin import GOLD
 from randout.stats import diagnostics
 from randout.stats.diagnostics import Finding
 from randout.storage.predictions import read_predictions
@@ -68,7 +69,14 @@ def _of_split(
         split=split,
         hint=hint,
         unseen_rows=metrics.get("unseen"),
+        smoothing=_smoothing(run.record),
     )
+
+
+def _smoothing(record: dict[str, Any]) -> float:
+    """Return the label smoothing that a run was trained with."""
+    methods = (record.get("identity") or {}).get("methods") or {}
+    return float((methods.get(GOLD) or {}).get("label_smoothing") or 0.0)
 
 
 def _gives_probabilities(record: dict[str, Any]) -> bool:
@@ -132,5 +140,6 @@ def of_file(
         logits=kept,
         split="the file",
         unseen_rows=metrics.get("unseen"),
+        smoothing=_smoothing(record),
     )
     return diagnostics.as_json(found)
