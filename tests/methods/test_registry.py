@@ -358,10 +358,7 @@ def test_a_run_records_its_package_and_needs_it_to_resume(
     METHODS.refresh()
     status, _, err = run("train", "--resume", folder)
     assert status == 2
-    assert (
-        "methods.small comes from the package small-logits 1.0, which is not installed; install it to resume"
-        in err
-    )
+    assert "methods.small comes from the package small-logits 1.0, which is not installed; install it to resume" in err
     (folder / "run.json").write_text(json.dumps(record))
     for words in (["predict", folder, "a good film"], ["evaluate", folder], ["runs"], ["runs", "show", folder]):
         status, _, err = run(*words)

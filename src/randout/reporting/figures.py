@@ -139,6 +139,8 @@ def score_lines(metrics: Mapping[str, Any], id2label: Mapping[Any, str]) -> list
     baseline = metrics.get("baseline")
     wide = max(map(len, [*HEADLINE.values(), *([baseline["name"]] if baseline else [])]))
     lines = [f"{plural(metrics['rows'], 'row')}{groups}" + (", 95 % intervals in brackets" if intervals else "")]
+    if metrics.get("before_refit"):
+        lines.append("scored before the refit; the saved model has been trained on these rows too")
     if "unseen" in metrics:
         lines.append(f"{unseen_words(metrics['unseen'], 'these')}; log loss is computed on the other rows")
     for metric, title in HEADLINE.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from randout.core.console import Show
 from randout.core.errors import UserError
 from randout.data.row_hashes import row_hashes
 from randout.experiments.run import defaults, pipeline, planning
+from randout.experiments.run.reload import reload_plan
 from randout.methods.builtin import METHODS
+from randout.reporting.figures import score_lines
 from randout.storage.seen_rows import TRAINED, read_seen
 from randout.testing.models import toy_texts
 
@@ -75,6 +78,25 @@ def test_validation_scores_are_of_the_model_that_has_not_seen_them(train_on: Run
     kept = ("accuracy", "macro_f1", "log_loss", "confusion_matrix")
     assert [refit.metrics["validation"][name] for name in kept] == [plain.metrics["validation"][name] for name in kept]
     assert any(not np.array_equal(weights(refit)[name], value) for name, value in weights(plain).items())
+
+
+def test_a_reader_of_the_scores_is_told(train_on: Runs) -> None:
+    told = "scored before the refit; the saved model has been trained on these rows too"
+    for refit in (True, False):
+        metrics = train_on(PARTS, refit).metrics
+        names = dict(enumerate(metrics["validation"]["per_class"]))
+        assert (told in score_lines(metrics["validation"], names)) is refit
+        assert told not in score_lines(metrics["test"], names)
+
+
+def test_a_run_whose_data_was_moved_says_where_it_looked(train_on: Runs, tmp_path: Path) -> None:
+    result = train_on(PARTS, False)
+    (path,) = tmp_path.glob("*.csv")
+    path.rename(tmp_path / "elsewhere.csv")
+    with pytest.raises(
+        UserError, match=rf"the data of this run is not at {re.escape(str(path))}.*randout evaluate .* FILE"
+    ):
+        reload_plan(result.run)
 
 
 def test_later_runs_are_told_that_the_validation_rows_were_trained_on(train_on: Runs) -> None:

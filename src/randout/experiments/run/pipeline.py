@@ -226,7 +226,10 @@ def _finish(
     """Score the best weights in float32, as the saved model runs, then write the model, the metrics and the record."""
     metrics: dict[str, Any] = {"validation": score_split(trained.logits, plan, "validation", run, options.show)}
     show = options.show
-    final = refitted(plan, run, teacher, options) if plan.config.train.refit is True else trained
+    final = trained
+    if plan.config.train.refit is True:
+        metrics["validation"]["before_refit"] = True
+        final = refitted(plan, run, teacher, options)
     if plan.config.output.test and "test" in plan.dataset.split:
         metrics["test"] = score_test(final.logits, plan, run, show, "train")
     run.write("history.json", trained.history)

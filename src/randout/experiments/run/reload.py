@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from randout.baselines.settings import chosen
 from randout.core.errors import UserError
+from randout.core.files import shell_path
 from randout.data.dataset import data_identity, read_data
 from randout.models.sources import Source, find
 from randout.models.tokenization import token_copies, tokens_for
@@ -19,7 +20,16 @@ def reload_plan(run: RunFolder) -> Plan:
     It needs only the run and the data. Raises UserError if the data, its columns, labels or split have changed since.
     """
     config = stored_config(run)
-    dataset, classifier = read_data(config), chosen(config)
+    classifier = chosen(config)
+    try:
+        dataset = read_data(config)
+    except UserError as error:
+        if "no such file" not in str(error):
+            raise
+        raise UserError(
+            f"{run.path}: the data of this run is not at {(run.path / config.data.source).resolve()}. If the run or the data was moved, "
+            f"move it back, or evaluate on the file itself: randout evaluate {shell_path(run.path)} FILE"
+        ) from None
     was, now = run.record["identity"], data_identity(dataset)
     if differs := [what for what in now["data"] if now["data"][what] != was["data"][what]]:
         other = "the sha256 differs" if "sha256" in differs else f"different {' and '.join(differs)}"
