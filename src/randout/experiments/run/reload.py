@@ -26,9 +26,10 @@ def reload_plan(run: RunFolder) -> Plan:
     except UserError as error:
         if "no such file" not in str(error):
             raise
+        place = (run.path / config.data.source).resolve()
         raise UserError(
-            f"{run.path}: the data of this run is not at {(run.path / config.data.source).resolve()}. If the run or the data was moved, "
-            f"move it back, or evaluate on the file itself: randout evaluate {shell_path(run.path)} FILE"
+            f"{run.path}: the data of this run is not at {place}. If the run or the data was moved, move it back, or "
+            f"evaluate on the file itself: randout evaluate {shell_path(run.path)} FILE"
         ) from None
     was, now = run.record["identity"], data_identity(dataset)
     if differs := [what for what in now["data"] if now["data"][what] != was["data"][what]]:
