@@ -19,6 +19,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precisio
 
 from conftest import Run
 from randout.core.errors import UserError
+from randout.experiments import requests
 from randout.reporting import checks, comparison, read, report, scores, sections, svg, values
 from randout.reporting import page as write
 from randout.reporting.subjects import Subject
@@ -486,6 +487,32 @@ def test_the_caption_of_learning_curves_reads_a_loss_downward(tmp_path: Path) ->
     assert section.parts[0].note.startswith(
         "If a validation curve still falls at its end, more epochs may help. If it rises"
     )
+
+
+def comparable(run: Path, **train: Any) -> Path:
+    """Add to the identity of a run what `randout compare` needs."""
+    record = json.loads((run / "run.json").read_text())
+    record["identity"] |= {"split": {"test": "e" * 64}, "student": {"weights": "w"}, "train": {"seed": 1} | train}
+    write_json(run / "run.json", record)
+    return run
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "balanced_accuracy"])
+def test_compare_and_report_give_the_same_statistics(metric: str, tmp_path: Path) -> None:
+    """Two runs, then three as one family, in every order of the others."""
+    plain, kd, both = (comparable(make_run(tmp_path / name, name, seed), metric=metric, epochs=seed + 1)
+                       for seed, name in enumerate(("plain", "kd", "randout-kd")))  # fmt: skip
+    for runs in ([plain, kd], [kd, plain], [plain, kd, both], [both, plain, kd]):
+        record = requests.finished([str(run) for run in runs], requests.Asked(baseline=str(plain)))
+        (subject,) = read.read(runs)
+        compared = {row["value"]: row for row in record["result"]["rows"]}
+        reported = {row["value"]: row for row in comparison.result_of(subject)["rows"]}
+        assert record["metric"] == subject.metric == metric
+        assert len(reported) == len(runs)
+        assert compared.keys() == reported.keys()
+        for value, row in reported.items():
+            for key in ("low", "high", "difference", "adjusted_p", "words", "detectable", "secondary"):
+                assert row[key] == compared[value][key], key
 
 
 def test_a_run_without_history_or_test_split_is_shown(tmp_path: Path) -> None:
