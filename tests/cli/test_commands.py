@@ -27,6 +27,7 @@ from randout.core import hardware
 from randout.experiments.run import planning
 from randout.testing.models import toy_texts
 from support import forked
+from support.folders import make_run
 
 SMALL = [
     "--set",
@@ -545,6 +546,26 @@ def test_runs_fit_a_terminal_and_are_whole_elsewhere(run: Run, tmp_path: Path, m
         assert name.endswith(end)
         assert len(start) > 3
         assert len(end) > 3
+
+
+def test_compare_tells_long_names_apart_in_a_terminal_and_shows_them_whole_elsewhere(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, names = [], []
+    for kind, rate in (("plain", 0.1), ("kd", 0.2)):
+        path = make_run(tmp_path / kind, kind)
+        record = json.loads((path / "run.json").read_text())
+        record["identity"] |= {"split": {"test": "e"}, "student": {"weights": "w"}, "train": {"seed": 1}}
+        names.append(f"ce + contrastive + randout, label_smoothing {rate}, tokens 16")
+        (path / "run.json").write_text(json.dumps(record | {"name": names[-1]}))
+        paths.append(str(path))
+    whole = run("compare", *paths)[1].splitlines()
+    assert [line[: len(name)] for line, name in zip(whole[3:5], names, strict=True)] == names
+    monkeypatch.setattr("randout.cli.studies.shutil.get_terminal_size", lambda: os.terminal_size((80, 24)))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    shown = [line[:44].rstrip() for line in run("compare", *paths)[1].splitlines()[3:5]]
+    assert shown[0] != shown[1]
+    assert all(".." in name for name in shown)
 
 
 def test_help_and_import_load_nothing_heavy() -> None:

@@ -10,9 +10,17 @@ from matplotlib.image import imread
 from rich.cells import cell_len
 
 from randout.reporting import fonts
-from randout.reporting.figures import comparison_lines, comparison_picture, confusion_picture, score_lines
+from randout.reporting.figures import (
+    comparison_lines,
+    comparison_picture,
+    confusion_picture,
+    distinct_names,
+    method_lines,
+    score_lines,
+)
 from randout.stats.metrics import score
 from randout.stats.paired import compare_models
+from randout.stats.verdicts import compare_methods
 
 NAMES = {0: "figurative mention", 1: "health mention", 2: "non-health"}
 
@@ -190,3 +198,57 @@ def test_report_figures_draw_names_without_a_font_by_number(monkeypatch):
     assert to_bytes(drawn, "png").startswith(b"\x89PNG")
     assert [label.get_text() for label in drawn.axes[0].get_yticklabels()] == ["0", "1"]
     assert drawn.get_supxlabel() == fonts.NOTE
+
+
+FIRST, SECOND = (f"ce + contrastive + randout, ce.label_smoothing {rate}, randout.tokens 16" for rate in (0, 0.1))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        (f"{'x' * 60} first", f"{'x' * 60} second"),
+        (f"first {'x' * 60}", f"second {'x' * 60}"),
+        (f"{'x' * 30}1{'x' * 30}", f"{'x' * 30}2{'x' * 30}"),
+        (f"{'x' * 40}1{'x' * 40}", f"{'x' * 40}2{'x' * 40}", "short"),
+        (f"{'語' * 30}1{'x' * 30}", f"{'語' * 30}2{'x' * 30}"),
+        (FIRST, SECOND),
+    ],
+)
+def test_shortened_names_stay_different(names):
+    found = distinct_names(names, 44)
+    assert len(set(found)) == len(names)
+    for short, name in zip(found, names, strict=True):
+        start, cut, end = short.partition("..")
+        assert name.startswith(start)
+        assert name.endswith(end if cut else name)
+        assert cell_len(short) < cell_len(name) or name == "short"
+
+
+def test_names_that_fit_are_not_shortened():
+    assert distinct_names(["a" * 44, "b"], 44) == ["a" * 44, "b"]
+    assert distinct_names(["a" * 50, "a" * 50], 44) == ["a" * 21 + ".." + "a" * 21] * 2, "the same name stays the same"
+
+
+def test_a_comparison_shortens_names_only_for_a_narrow_terminal():
+    labels = np.arange(60) % 3
+    made = {FIRST: labels[None], SECOND: np.where(np.arange(60) < 20, 0, labels)[None]}
+    rows = compare_methods(made, labels, np.arange(60), FIRST, 3, resamples=100)
+    whole = method_lines(rows)
+    assert whole[2].startswith(FIRST)
+    assert whole[3].startswith(SECOND)
+    widest = max(map(len, whole[1:4]))
+    assert method_lines(rows, width=widest) == whole
+    almost = method_lines(rows, width=widest - 10)
+    assert max(map(len, almost[1:4])) == widest - 10
+    narrow = method_lines(rows, width=80)
+    names = [line[:44].rstrip() for line in narrow[2:4]]
+    assert names[0] != names[1]
+    assert all(".." in name and FIRST.startswith(name.partition("..")[0]) for name in names)
+    assert f"{names[1]}: McNemar: " in narrow[-1], "the notes use the names of the table"
+
+
+def test_classes_with_long_names_stay_different():
+    names = {at: f"{'a long description of a class ' * 2}{at}" for at in range(3)}
+    lines = score_lines(score(np.arange(30) % 3, np.eye(3)[np.arange(30) % 3], names, np.arange(30)), names)
+    heads = [line.split("  ")[0] for line in lines if line.startswith("a long")]
+    assert len(set(heads)) == 3, heads

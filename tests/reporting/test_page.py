@@ -19,7 +19,8 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precisio
 
 from conftest import Run
 from randout.core.errors import UserError
-from randout.reporting import checks, comparison, read, report, sections, svg, values
+from randout.experiments import requests
+from randout.reporting import checks, comparison, read, report, scores, sections, svg, values
 from randout.reporting import page as write
 from randout.reporting.subjects import Subject
 from support.folders import LABELS, POST, SPLITS, logits_of, make_run, make_search, make_study, truth
@@ -416,6 +417,102 @@ def test_runs_are_compared_by_the_metric_they_were_selected_by(tmp_path: Path) -
     (subject,) = read.read(runs)
     rows = comparison.result_of(subject)["rows"]
     assert [row["value"] for row in rows] == pytest.approx([f1_score(*saved(run), average="macro") for run in runs])
+
+
+def with_history(run: Path, validated: list[int], **train: Any) -> Path:
+    """Give a run validations at these epochs, and training settings."""
+    rows = [
+        {"epoch": at, "loss_ce": 1 / at, "validation_accuracy": 0.5 + 0.01 * at, "seconds": 1.0} for at in validated
+    ]
+    write_json(run / "history.json", {"epochs": rows, "best_epoch": validated[-1], "ended": "all epochs done"})
+    record = json.loads((run / "run.json").read_text())
+    record["identity"]["train"] = train
+    write_json(run / "run.json", record)
+    return run
+
+
+def curve_points(folder: Path, model: str) -> dict[int, float]:
+    """Epoch and value of each point of a model's validation curve, from the report's CSV file."""
+    rows = rows_of(folder / "tables" / "learning-figure.csv")
+    found = [row for row in rows if row["model"] == model and row["curve"].startswith("validation")]
+    return {int(row["epoch"]): float(row["value"]) for row in found}
+
+
+def test_learning_curves_are_drawn_at_the_epochs_of_their_validations(tmp_path: Path) -> None:
+    often = with_history(make_run(tmp_path / "often", "plain"), [1, 2, 3])
+    seldom = with_history(make_run(tmp_path / "seldom", "kd"), [2, 4, 6, 7], validate_every=2)
+    report([often, seldom], tmp_path / "out", formats="html,csv")
+    assert curve_points(tmp_path / "out", "often") == pytest.approx({1: 51, 2: 52, 3: 53})
+    assert curve_points(tmp_path / "out", "seldom") == pytest.approx({2: 52, 4: 54, 6: 56, 7: 57})
+
+
+def test_learning_curves_average_units_at_the_same_epoch(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "study")
+    for seed, validated in enumerate(([2, 4], [2, 4, 5], [4, 5])):
+        run = with_history(tmp_path / "runs" / f"kd-{seed}", validated)
+        history = json.loads((run / "history.json").read_text())
+        for row in history["epochs"]:
+            row["validation_accuracy"] = 0.1 * (seed + 1)
+        write_json(run / "history.json", history)
+    report([study], tmp_path / "out", formats="csv")
+    assert curve_points(tmp_path / "out", "kd") == pytest.approx({2: 15, 4: 20, 5: 25})
+
+
+@pytest.mark.parametrize(
+    ("trains", "said"),
+    [
+        (({}, {"keep": "best"}), "If it falls, the weights of the best epoch are kept."),
+        (({"keep": "last"},) * 2, "If it falls, the last weights are kept, not those of the best epoch."),
+        (({}, {"keep": "last"}), "the weights of the best epoch are kept (the last weights for other)."),
+        (({"refit": True},) * 2, "The curves show the training before the refit on training and validation rows."),
+        (({}, {"refit": True}), "The curves of other show the training before the refit"),
+    ],
+)
+def test_the_caption_of_learning_curves_says_which_weights_are_kept(trains: Any, said: str, tmp_path: Path) -> None:
+    names = ("base", "other")
+    runs = [with_history(make_run(tmp_path / name, kind), [1, 2], **train)
+            for name, kind, train in zip(names, ("plain", "kd"), trains, strict=True)]  # fmt: skip
+    report(runs, tmp_path / "out", formats="md")
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert said in text
+    assert ("refit" in text) == any("refit" in train for train in trains)
+
+
+def test_the_caption_of_learning_curves_reads_a_loss_downward(tmp_path: Path) -> None:
+    search = make_search(tmp_path / "search")
+    write_json(search / "study.json", json.loads((search / "study.json").read_text()) | {"metric": "log_loss"})
+    (subject,) = read.read([search])
+    section = scores.learning(subject)
+    assert section is not None
+    assert section.parts[0].note.startswith(
+        "If a validation curve still falls at its end, more epochs may help. If it rises"
+    )
+
+
+def comparable(run: Path, **train: Any) -> Path:
+    """Add to the identity of a run what `randout compare` needs."""
+    record = json.loads((run / "run.json").read_text())
+    record["identity"] |= {"split": {"test": "e" * 64}, "student": {"weights": "w"}, "train": {"seed": 1} | train}
+    write_json(run / "run.json", record)
+    return run
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "balanced_accuracy"])
+def test_compare_and_report_give_the_same_statistics(metric: str, tmp_path: Path) -> None:
+    """Two runs, then three as one family, in every order of the others."""
+    plain, kd, both = (comparable(make_run(tmp_path / name, name, seed), metric=metric, epochs=seed + 1)
+                       for seed, name in enumerate(("plain", "kd", "randout-kd")))  # fmt: skip
+    for runs in ([plain, kd], [kd, plain], [plain, kd, both], [both, plain, kd]):
+        record = requests.finished([str(run) for run in runs], requests.Asked(baseline=str(plain)))
+        (subject,) = read.read(runs)
+        compared = {row["value"]: row for row in record["result"]["rows"]}
+        reported = {row["value"]: row for row in comparison.result_of(subject)["rows"]}
+        assert record["metric"] == subject.metric == metric
+        assert len(reported) == len(runs)
+        assert compared.keys() == reported.keys()
+        for value, row in reported.items():
+            for key in ("low", "high", "difference", "adjusted_p", "words", "detectable", "secondary"):
+                assert row[key] == compared[value][key], key
 
 
 def test_a_run_without_history_or_test_split_is_shown(tmp_path: Path) -> None:

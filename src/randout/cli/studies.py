@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -222,5 +224,6 @@ def _print(record: dict[str, Any], as_json: bool, show: Show) -> None:
     from randout.experiments.study.results import result_lines
     from randout.experiments.study.warnings import lines
 
-    print(json.dumps(record, indent=1) if as_json else "\n".join(result_lines(record)))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None  # in a pipe or a file, names are whole
+    print(json.dumps(record, indent=1) if as_json else "\n".join(result_lines(record, width)))
     show.conclude(lines(record.get("warnings", [])))

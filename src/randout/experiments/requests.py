@@ -209,13 +209,16 @@ def planned(study: Study, out: Path | None) -> list[str]:
 
 
 def finished(runs: Sequence[str], asked: Asked, **more: Any) -> dict[str, Any]:
-    """Compare finished runs as they are. more: further options that would have no effect. Raises UserError."""
+    """Compare finished runs as they are, by default by the metric that they were all selected by, as a report does.
+
+    more: further options that would have no effect. Raises UserError.
+    """
     asked.refuse("finished runs are compared as they are", *RECIPE, *TUNING, "seeds", "allow_leaks", **more)
     from randout.experiments.study.finished_runs import compare_finished
 
     judged = {name: value for name, value in asked.judged.items() if name != "baseline"}
     plain = studying.make_study({"arms": {"runs": {}}, "seeds": [1]} | judged)
-    return compare_finished([Path(run) for run in runs], asked.baseline or "", plain)
+    return compare_finished([Path(run) for run in runs], asked.baseline or "", plain, selected=asked.metric is None)
 
 
 def are_runs(words: Sequence[str]) -> bool:

@@ -1,7 +1,7 @@
 """The summary of a report: which model is better, by how much, and the verdict.
 
 The result of a study is read from its `study.json`. Runs that are not part of a study are compared here, as saved
-models on one test set. Each row of a result is a dictionary with the fields of `stats.paired.Comparison`.
+models on one test set. Each row of a result is a dictionary with the fields of `stats.verdicts.MethodRow`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from randout.core.errors import Failure, UserError
-from randout.stats.paired import compare_models
+from randout.stats.metrics import checked_logits
+from randout.stats.verdicts import compare_methods
 from randout.storage.predictions import Predictions
 
 from .subjects import Arm, Model, Subject
@@ -81,12 +82,13 @@ def aligned_predictions(model: Model, first: Model, split: str) -> Predictions |
 
 
 def _compare_with_baseline(subject: Subject, same: dict[str, Predictions]) -> list[dict[str, Any]]:
-    """Compare every model with the baseline by `compare_models`. Raises UserError, Failure."""
+    """Compare every model with the baseline, as `randout compare` does for runs of one seed. Raises UserError, Failure."""
     first = same[subject.baseline]
-    logits, outputs = {name: rows.logits for name, rows in same.items()}, first.logits.shape[1]
-    arguments = (first.labels, logits, subject.baseline, first.groups, len(first.names), subject.metric)
-    found = compare_models(*arguments, margin=MARGIN, outputs=outputs)
-    return [asdict(row) for row in found]
+    shape = len(first.labels), first.logits.shape[1]
+    predicted = {name: checked_logits(rows.logits, *shape).argmax(-1)[None] for name, rows in same.items()}
+    arguments = (predicted, first.labels, first.groups, subject.baseline, len(first.names), subject.metric)
+    rows = compare_methods(*arguments, margin=MARGIN)
+    return [asdict(row) | {"simultaneous": None} for row in rows]  # with that column the table is wider than the page
 
 
 def _scores_without_comparison(subject: Subject) -> list[dict[str, Any]]:

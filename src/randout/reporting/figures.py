@@ -43,7 +43,8 @@ HEADLINE = {
 CALIBRATION = "expected_calibration_error"
 NAME_WIDTH = 28  # most columns of a label in a text table
 NARROWEST = 12  # least columns of a shortened cell
-MODEL_WIDTH = 44  # most columns of the name of a run or an arm
+MODEL_WIDTH = 44  # least columns of a shortened name of a run or an arm
+CUT = ".."  # marks the cut in a shortened name
 MATRIX_WIDTH = 92  # approximate width of a confusion matrix in columns
 MATRIX_CLASSES = 12  # more classes than this: list the most common confusions instead of the matrix
 NUMBER_CLASSES = 15  # more classes than this: omit the numbers from the picture
@@ -89,15 +90,33 @@ def fit_to_width(
     ]
 
 
-def _without_middle(text: str, width: int, ellipsis: str) -> str:
-    """Cut the middle of a text so that it fits into `width` terminal columns."""
+def _without_middle(text: str, width: int, ellipsis: str, after: int | None = None) -> str:
+    """Cut the middle of a text so that it fits into `width` terminal columns.
+
+    after: most columns of the part after the cut; by default half of what is shown.
+    """
     if cell_len(text) <= width:
         return text
     room = width - cell_len(ellipsis)
     end = text
-    while cell_len(end) > room // 2:
+    while cell_len(end) > (room // 2 if after is None else after):
         end = end[1:]
     return set_cell_size(text, room - cell_len(end)).rstrip() + ellipsis + end
+
+
+def distinct_names(names: Sequence[str], width: int) -> list[str]:
+    """Cut the middle of names that are wider than `width` terminal columns, so that different names stay different.
+
+    If the names differ only where the middle is cut, the cut moves; if no place is left, all names get wider.
+    """
+    different, widest = len(set(names)), max(map(cell_len, names), default=0)
+    for limit in range(width, widest):
+        room = limit - len(CUT)
+        for after in sorted(range(room + 1), key=lambda after: abs(after - room // 2)):
+            found = [_without_middle(name, limit, CUT, after) for name in names]
+            if len(set(found)) == different:
+                return found
+    return list(names)
 
 
 def _percent(value: float) -> str:
@@ -110,7 +129,7 @@ def _confusion_lines(counts: np.ndarray, names: list[str]) -> list[str]:
     Labels in the header are shortened to fit a terminal; if that makes two of them equal, they are numbered.
     """
     if len(names) <= MATRIX_CLASSES:
-        down = [_shorten(name) for name in names]
+        down = distinct_names(names, NAME_WIDTH)
         across = (MATRIX_WIDTH - max(map(cell_len, down))) // len(names) - 2
         head = [_shorten(name, min(NAME_WIDTH, max(5, across))) for name in names]
         if len(set(head)) < len(head):
@@ -121,7 +140,8 @@ def _confusion_lines(counts: np.ndarray, names: list[str]) -> list[str]:
     wrong = counts - np.diag(np.diagonal(counts))
     order = np.argsort(-wrong, axis=None, kind="stable")[:10]
     places = [divmod(int(at), len(names)) for at in order if wrong.flat[at]]
-    rows = [[f"{_shorten(names[true])} -> {_shorten(names[made])}", str(wrong[true, made])] for true, made in places]
+    shown = distinct_names(names, NAME_WIDTH)
+    rows = [[f"{shown[true]} -> {shown[made]}", str(wrong[true, made])] for true, made in places]
     return table_lines(["most common confusions, true -> predicted", "rows"], rows)
 
 
@@ -161,9 +181,9 @@ def score_lines(metrics: Mapping[str, Any], id2label: Mapping[Any, str]) -> list
         lines.append(f"{baseline['name']:<{wide}}  {_percent(baseline['accuracy']):>6} %  {about}")
     lines += [f"no interval: {reason}" for reason in dict.fromkeys(without.values())]
     rows = []
-    for name in names:
+    for name, shown in zip(names, distinct_names(names, NAME_WIDTH), strict=True):
         each = metrics["per_class"][name]
-        rows.append([_shorten(name), *(_percent(each[rate]) for rate in ("precision", "recall", "f1"))])
+        rows.append([shown, *(_percent(each[rate]) for rate in ("precision", "recall", "f1"))])
         rows[-1].append(f"{each['support']:,}")
     lines += ["", *table_lines(["label", "precision", "recall", "F1", "rows"], rows)]
     return [*lines, "", *_confusion_lines(counts, names)]
@@ -233,7 +253,7 @@ def comparison_lines(rows: Sequence[Comparison]) -> list[str]:
     header = ["model", f"{title} %", "difference", "interval", "Holm p", "only one right", "detectable"]
     table = []
     for row in rows:
-        cells = [_shorten(row.name, MODEL_WIDTH), _percent(row.value)]
+        cells = [row.name, _percent(row.value)]
         if row.difference is None or row.mcnemar is None:
             table.append([*cells, "", "", "", "", "", "baseline"])
             continue
@@ -249,11 +269,28 @@ def comparison_lines(rows: Sequence[Comparison]) -> list[str]:
     ]
 
 
-def method_lines(rows: Sequence[MethodRow], leaks: Mapping[str, Mapping[str, int]] | None = None) -> list[str]:
+def method_lines(
+    rows: Sequence[MethodRow], leaks: Mapping[str, Mapping[str, int]] | None = None, width: int | None = None
+) -> list[str]:
     """Format the result of `stats.verdicts.compare_methods` or `compare_folds`; differences in percentage points.
 
-    leaks: by method, the number of test rows seen before (rows) and of all test rows (of).
+    leaks: by method, the number of test rows seen before (rows) and of all test rows (of). width: columns of the
+    terminal; names are shortened, to `MODEL_WIDTH` columns at least, if the table is wider. Without it, names are shown
+    in full.
     """
+    names = list(dict.fromkeys([*(row.name for row in rows), *(row.against for row in rows if row.against)]))
+    lines = _method_lines(rows, leaks or {}, dict(zip(names, names, strict=True)))
+    over = 0 if width is None else max(cell_len(line) for line in lines[1 : len(rows) + 2]) - width
+    if over <= 0:
+        return lines
+    room = max(MODEL_WIDTH, max(map(cell_len, names)) - over)
+    return _method_lines(rows, leaks or {}, dict(zip(names, distinct_names(names, room), strict=True)))
+
+
+def _method_lines(
+    rows: Sequence[MethodRow], leaks: Mapping[str, Mapping[str, int]], shown: Mapping[str, str]
+) -> list[str]:
+    """Format rows as `method_lines` does. shown: by name, what is printed for it."""
     base = rows[0]
     count = len(base.values)
     unit = "fold" if base.estimand == FOLDS else "seed"
@@ -261,11 +298,11 @@ def method_lines(rows: Sequence[MethodRow], leaks: Mapping[str, Mapping[str, int
     header = ["method", f"{title} %", "interval", "difference", "interval", "simultaneous", "Holm p", "detectable"]
     table, verdicts, notes = [], ["verdict"], []
     for row in rows:
-        other = f" (against {row.against})" if row.against not in (None, base.name) else ""
-        if seen := (leaks or {}).get(row.name):
+        other = f" (against {shown[row.against]})" if row.against and row.against != base.name else ""
+        if seen := leaks.get(row.name):
             other += f" (LEAK: {seen['rows']:,} of {seen['of']:,} test rows)"
         cells = [
-            _shorten(row.name, MODEL_WIDTH) + other,
+            shown[row.name] + other,
             _percent(row.value),
             f"[{_percent(row.low)}, {_percent(row.high)}]",
         ]
@@ -278,7 +315,7 @@ def method_lines(rows: Sequence[MethodRow], leaks: Mapping[str, Mapping[str, int
         cells += [f"[{100 * low:+.2f}, {100 * high:+.2f}]" for low, high in pairs]
         table.append([*cells, f"{row.adjusted_p:.4f}", _percent(row.detectable or 0.0)])
         verdicts.append(row.words or "")
-        notes += [f"{_shorten(row.name, MODEL_WIDTH)}: {test}: {found}" for test, found in row.secondary.items()]
+        notes += [f"{shown[row.name]}: {test}: {found}" for test, found in row.secondary.items()]
     lines = [f"{base.estimand}; {count} {unit}{'s' if count != 1 else ''}"]
     lines += [f"{line}  {word}" for line, word in zip(_padded(table_lines(header, table)), verdicts, strict=True)]
     return [*lines, *(["", "other tests (not used for verdicts):", *notes] if notes else [])]
@@ -370,7 +407,7 @@ def _confusion_picture(matrix: Any, names: list[str], path_png: str | os.PathLik
     counts = np.asarray(matrix, dtype=np.int64)
     if counts.shape != (len(names), len(names)):
         raise ValueError(f"confusion matrix: expected {len(names)} x {len(names)}, got {counts.shape}")
-    names = _wrapped(names) if len(names) <= 8 else [_shorten(name) for name in names]
+    names = _wrapped(names) if len(names) <= 8 else distinct_names(names, NAME_WIDTH)
     support = counts.sum(1, keepdims=True)
     shares = np.where(support > 0, 100 * counts / np.maximum(support, 1), np.nan)
     panel = min(8.0, max(3.0, 1.4 + 0.55 * len(names)))  # inches

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from randout.stats.metrics import class_rates, top_label
+from randout.stats.metrics import LOWER_IS_BETTER, class_rates, top_label
 from randout.storage.predictions import Predictions
 
 from .comparison import aligned_predictions
@@ -115,20 +115,18 @@ def confusion(subject: Subject) -> Section | None:
 
 
 def learning(subject: Subject) -> Section | None:
-    """Losses and the validation metric by epoch; with several units, the mean over those that reached the epoch."""
+    """Losses and the validation metric by epoch; with several units, the mean over those validated at that epoch."""
     rows: list[tuple[Any, ...]] = []
     for arm in subject.arms:
-        histories = [model.history.get("epochs") or [] for model in arm.models]
-        for at in range(max(map(len, histories), default=0)):
-            epoch = [history[at] for history in histories if len(history) > at]
-            for key in [key for key in epoch[0] if key.startswith("loss_")]:
-                rows.append((f"training loss, {key[5:]}", arm.name, at + 1, _mean([row.get(key) for row in epoch])))
+        for number, epoch in _validations(arm):
+            for key in dict.fromkeys(key for row in epoch for key in row if key.startswith("loss_")):
+                rows.append((f"training loss, {key[5:]}", arm.name, number, _mean([row.get(key) for row in epoch])))
             key = f"validation_{subject.metric}"
             if any(key in row for row in epoch):
                 scale = 1 if metric_kind(subject.metric) == "number" else 100
                 value = _mean([row.get(key) for row in epoch])
                 title = f"validation {metric_title(subject.metric)}"
-                rows.append((title, arm.name, at + 1, None if value is None else scale * value))
+                rows.append((title, arm.name, number, None if value is None else scale * value))
     if not rows:
         return None
     rows.sort(key=lambda row: not row[0].startswith("validation"))
@@ -146,8 +144,7 @@ def learning(subject: Subject) -> Section | None:
         _units_note([arm for arm in subject.arms if arm.models]),
     )
     roles = {"panel": "curve", "series": "model", "x": "epoch", "y": "value"}
-    note = "If a validation curve still rises at its end, more epochs may help; if it falls, the best epoch was kept."
-    figure = Figure("learning", "Learning curves", "lines", table, roles, note)
+    figure = Figure("learning", "Learning curves", "lines", table, roles, _learning_note(subject))
     best = [
         (
             arm.name,
@@ -170,6 +167,47 @@ def learning(subject: Subject) -> Section | None:
     kept = [at for at in range(len(heads)) if any(row[at] is not None for row in best)]
     ends = tuple(tuple(row[at] for at in kept) for row in best)
     return Section("learning", "Learning", (figure, Table("epochs", "Epochs", tuple(heads[at] for at in kept), ends)))
+
+
+def _validations(arm: Arm) -> list[tuple[int, list[dict[str, Any]]]]:
+    """Epochs of an arm that end with a validation, in order, each with its row of `history.json` from every unit."""
+    found: dict[int, list[dict[str, Any]]] = {}
+    for model in arm.models:
+        for at, row in enumerate(model.history.get("epochs") or [], 1):
+            found.setdefault(int(row.get("epoch", at)), []).append(row)
+    return sorted(found.items(), key=lambda item: item[0])
+
+
+def _learning_note(subject: Subject) -> str:
+    """Caption of the learning curves: how to read them, which weights are kept, and which models were refit."""
+    trained = [
+        (arm.name, model.record["identity"].get("train") or {})
+        for arm in subject.arms
+        for model in arm.models
+        if len(model.history.get("epochs") or ()) > 1  # a single validation is not a curve
+    ]
+    if not trained:
+        return ""
+    last = dict.fromkeys(name for name, train in trained if train.get("keep") == "last")
+    refit = dict.fromkeys(name for name, train in trained if train.get("refit") is True)
+    names = dict.fromkeys(name for name, _ in trained)
+    best = "the weights of the best epoch are kept"
+    if len(last) == len(names):
+        best = "the last weights are kept, not those of the best epoch"
+    elif last:
+        best += f" (the last weights for {_listed(last)})"
+    loss = subject.metric in LOWER_IS_BETTER
+    better, worse = ("falls", "rises") if loss else ("rises", "falls")
+    note = f"If a validation curve still {better} at its end, more epochs may help. If it {worse}, {best}."
+    if refit:
+        which = "" if len(refit) == len(names) else f" of {_listed(refit)}"
+        note += f" The curves{which} show the training before the refit on training and validation rows."
+    return note
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Names in one phrase, quoted if one contains a comma."""
+    return ", ".join(f"“{name}”" if "," in name else name for name in names)
 
 
 def calibration(subject: Subject) -> Section | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -118,8 +119,7 @@ class Subject:
         """Metric of the study; for runs, the metric they were all selected by if it has intervals, else accuracy."""
         if self.study:
             return str(self.study.get("metric", "accuracy"))
-        chosen = {(model.record["identity"].get("train") or {}).get("metric") for model in self.models}
-        return next((metric for metric in COUNTED if chosen == {metric}), "accuracy")
+        return selection_metric(model.record for model in self.models)
 
     @property
     def best(self) -> dict[str, Any]:
@@ -142,6 +142,15 @@ class Subject:
         """Arms with the models that were scored on `split`."""
         kept = [Arm(arm.name, tuple(m for m in arm.models if self.split in m.metrics)) for arm in self.arms]
         return [arm for arm in kept if arm.models]
+
+
+def selection_metric(records: Iterable[Mapping[str, Any]]) -> str:
+    """Metric by which runs are compared: the one they were all selected by if it has intervals, else accuracy.
+
+    records: the `run.json` of each run.
+    """
+    chosen = {((record.get("identity") or {}).get("train") or {}).get("metric") for record in records}
+    return next((metric for metric in COUNTED if chosen == {metric}), "accuracy")
 
 
 def data_of(subject: Subject) -> tuple[str, str]:

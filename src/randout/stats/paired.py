@@ -34,6 +34,8 @@ from .multiplicity import Tested, judge, reach
 from .multiplicity import holm as holm
 from .multiplicity import words as words
 
+RESAMPLES = 10000  # of every comparison of two saved models, so that all commands report the same numbers
+
 
 @dataclass(frozen=True)
 class Paired:
@@ -180,7 +182,7 @@ def paired_difference(
     groups: Sequence[Any] | np.ndarray,
     num_labels: int,
     metric: str = "accuracy",
-    resamples: int = 10000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
     level: float = 0.95,
 ) -> Paired:
@@ -202,7 +204,7 @@ def resampled(
     groups: Sequence[Any] | np.ndarray,
     num_labels: int,
     metric: str = "accuracy",
-    resamples: int = 10000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Resampled:
     """Return the bootstrap draws of `paired_difference`; same arguments and errors."""
@@ -282,7 +284,7 @@ def compare_models(
     metric: str = "accuracy",
     *,
     margin: float = 0.02,
-    resamples: int = 10000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
     level: float = 0.95,
     outputs: int | None = None,

@@ -21,7 +21,7 @@ from .crossed import Difference, bootstrap_difference, crossed_bootstrap, crosse
 from .intervals import Discordance, decided, discordance, edge_units, equal_groups, score_interval, widened
 from .metrics import OVER_CLASSES, checked_labels, group_codes
 from .multiplicity import Tested, judge
-from .paired import resampled
+from .paired import RESAMPLES, resampled
 from .secondary_tests import mcnemar_over_seeds, over_seeds
 from .selection_bias import Optimism as Optimism
 from .selection_bias import best_of as best_of
@@ -31,6 +31,7 @@ SAVED = "these saved models (new texts)"
 FOLDS = "the method, trained on as much data (new splits)"
 SEEDS_NEEDED = 5  # for a verdict on the method
 FOLDS_NEEDED = 5
+CROSSED_RESAMPLES = 2000  # over seeds and groups; each one scores every seed of every arm
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ def compare_methods(
     *,
     margin: float = 0.02,
     level: float = 0.95,
-    resamples: int = 2000,
+    resamples: int | None = None,
     seed: int = 0,
     secondary: bool = True,
 ) -> list[MethodRow]:
@@ -195,6 +196,7 @@ def compare_methods(
     predictions: {name: `(S, N)` integers}, with the same seed s in every arm; labels, groups: `(N,)`.
     With one seed the estimand is the saved models, with more the method; a verdict takes `SEEDS_NEEDED` seeds. Holm's
     correction covers these comparisons as one family. With only the baseline, returns only its row.
+    resamples: of the bootstrap; by default `RESAMPLES` for one seed, as in `compare_models`, else `CROSSED_RESAMPLES`.
     secondary: whether to add the tests that are reported but do not decide.
     Raises UserError for an unknown baseline or metric, unequal numbers of seeds, and fewer than two groups.
     """
@@ -202,8 +204,8 @@ def compare_methods(
     made = _aligned(predictions, baseline, len(labels), num_labels)
     codes = group_codes(groups, len(labels))
     seeds = len(made[baseline])
-    design = _saved_models if seeds == 1 else _crossed
-    table = design(labels, made, codes, num_labels, metric, level, resamples, seed)
+    design, usual = (_saved_models, RESAMPLES) if seeds == 1 else (_crossed, CROSSED_RESAMPLES)
+    table = design(labels, made, codes, num_labels, metric, level, usual if resamples is None else resamples, seed)
     rows = _rows(table, metric, SAVED if seeds == 1 else METHOD, margin, level)
     for at, row in enumerate(rows[1:], 1):
         if 1 < seeds < SEEDS_NEEDED:

@@ -2,7 +2,7 @@
 
 run.toml        the complete configuration with all defaults; paths are relative to the folder
 run.json        format, command, environment, fingerprint and its inputs, SHA-256 of the data, times
-history.json    one row per epoch
+history.json    one row per validation, with its epoch
 split.json      row ids of every split
 metrics.json    validation metrics, and test metrics once the test split was scored
 predictions/    one Parquet file per split (see `storage.predictions`)

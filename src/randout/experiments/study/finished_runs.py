@@ -9,6 +9,7 @@ from typing import Any
 
 from randout.core.errors import UserError
 from randout.core.wording import plural
+from randout.reporting.subjects import selection_metric
 from randout.storage.run_folder import RunFolder
 from randout.storage.run_names import SEED, run_names, without_ending
 from randout.storage.seen_rows import FILE, rows_of_old_teachers
@@ -19,13 +20,17 @@ from .spec import Study
 from .warnings import of_study
 
 
-def compare_finished(paths: Sequence[Path], baseline: str, study: Study) -> dict[str, Any]:
+def compare_finished(paths: Sequence[Path], baseline: str, study: Study, selected: bool = False) -> dict[str, Any]:
     """Compare finished runs; those that differ only in their seed are one arm. Returns a record like that of a study.
 
-    baseline: a run's folder or its arm's name; empty: the first. study: gives metric and margin. Raises UserError for
-    runs on different data or rows, and if the arms do not have the same seeds.
+    baseline: a run's folder or its arm's name; empty: the first. study: gives metric and margin. selected: use the
+    metric that all runs were selected by, if it has intervals, instead of the study's. Raises UserError for runs on
+    different data or rows, and if the arms do not have the same seeds.
     """
-    arms = _arms([_finished(path) for path in paths])
+    runs = [_finished(path) for path in paths]
+    if selected:
+        study = study.model_copy(update={"metric": selection_metric(run.record for run in runs)})
+    arms = _arms(runs)
     chosen = _baseline(arms, baseline)
     seeds = [sorted(runs) for runs in arms.values()]
     if len(arms) < 2:

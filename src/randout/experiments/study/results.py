@@ -232,10 +232,14 @@ def rows_of(result: Mapping[str, Any]) -> list[MethodRow]:
     return found
 
 
-def result_lines(record: Mapping[str, Any]) -> list[str]:
-    """Return a study's result for a terminal: how much is complete, the table, the notes."""
+def result_lines(record: Mapping[str, Any], width: int | None = None) -> list[str]:
+    """Return a study's result as text: how much is complete, the table, the notes.
+
+    width: columns of the terminal, for which long names in the table are shortened.
+    """
     result = record["result"]
     if result is None or not result["rows"]:
         return [f"{record['name']}: {result['head'] if result else 'nothing'} complete; no result yet"]
     notes = [f"note: {note}" for note in result["notes"]]
-    return [f"{record['name']}: {result['head']}", *method_lines(rows_of(result), result.get("leaks") or {}), *notes]
+    table = method_lines(rows_of(result), result.get("leaks") or {}, width)
+    return [f"{record['name']}: {result['head']}", *table, *notes]
