@@ -41,9 +41,9 @@ MISTAKES = [
     (lambda: randout.predict(None, ["a"]), "model: found None, a NoneType; expected a run or a folder"),
     (lambda: randout.predict("run", ["a"], device="gpu"), "predict: device: found 'gpu'"),
     (lambda: randout.predict("./no-run", ["a"]), "no-run: no such folder"),
-    (lambda: randout.train("a.csv", name=3), "train: name: found 3, a int; expected a string"),
+    (lambda: randout.train("a.csv", name=3), "train: name: found 3, an int; expected a string"),
     (lambda: randout.train("a.csv", name=" "), "--name ' ': expected printable text on one line"),
-    (lambda: randout.train("a.csv", student=3), "train: student: found 3, a int; expected a model"),
+    (lambda: randout.train("a.csv", student=3), "train: student: found 3, an int; expected a model"),
     (
         lambda: randout.train("a.csv", settings=[("seed", 1)]),
         "train: settings: found .*, a list; expected settings by name",
@@ -55,7 +55,7 @@ MISTAKES = [
     (lambda: randout.train("a.csv", settings={"methods.randout": 3}), "methods.randout: found 3"),
     (lambda: randout.train("a.csv", preset="kdd"), "Did you mean 'kd'"),
     (lambda: randout.train("a.csv", time_limit="2h"), "time_limit: found '2h', a str; expected seconds"),
-    (lambda: randout.train("a.csv", out=3), "out: found 3, a int; expected a folder"),
+    (lambda: randout.train("a.csv", out=3), "out: found 3, an int; expected a folder"),
     (lambda: randout.attached(None, randout.Randout()).__enter__(), r"found one method, expected a list: \[Randout"),
     (
         lambda: randout.attached(None, [randout.Randout]).__enter__(),

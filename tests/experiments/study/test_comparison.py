@@ -487,7 +487,7 @@ def test_finished_runs_are_arms_by_settings_and_seeds(finished, made):
     for name in (str(kd[0]), kd[1].name, "ce + kd"):
         assert compare_finished([*plain, *kd], name, made())["baseline"] == "ce + kd"
     single = compare_finished([plain[0], kd[0]], "", made())
-    assert single["result"]["head"] == "1 of 1 seed"
+    assert single["result"]["head"] == "1 seed per recipe"
 
 
 def test_runs_that_cannot_be_compared_are_refused(finished, made, base, tmp_path, toy_csv):
