@@ -19,7 +19,7 @@ from randout.core.errors import UserError
 from randout.core.terminal import is_text
 from randout.core.wording import plural, type_words, verb
 from randout.data import dataframes
-from randout.data.columns import SHOWN, is_missing
+from randout.data.columns import SHOWN, as_arguments, is_missing
 from randout.data.sources import check_name
 from randout.experiments import requests
 from randout.experiments.run import planning
@@ -168,7 +168,10 @@ def evaluate(
     from randout.experiments.run import scoring
 
     if file is not None:
-        return scoring.score_file(str(model), str(file), text_column, label_column, Show(quiet))[0]
+        try:
+            return scoring.score_file(str(model), str(file), text_column, label_column, Show(quiet))[0]
+        except UserError as error:
+            raise UserError(as_arguments(str(error))) from None
     return scoring.score_run(Path(model), split, Show(quiet), allow_leaks)[0]
 
 

@@ -129,6 +129,15 @@ def test_guessed_columns(here, names, text, label):
     )
 
 
+def test_notes_that_are_warnings_are_not_called_notes(here):
+    path = write(here / "a.csv", {"text": LONG, "label": ["z", *TWO[1:]]})
+    report = data.load(path).report
+    assert [warning.partition(",")[0] for warning in report.warnings()] == [
+        "these classes have too few rows for every split"
+    ]
+    assert not any("too few rows" in line for line in report.lines())
+
+
 def test_named_columns_are_not_called_guessed(here):
     path = write(here / "a.csv", table(text="review") | {"stars": ["1", "2"] * 20})
     dataset = data.load(path, text_column="review", label_column="stars")

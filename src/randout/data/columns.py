@@ -123,6 +123,15 @@ def naming(*what: str, value: str = "NAME") -> str:
     return f"{options} (in Python: settings={{{settings}}})"
 
 
+def as_arguments(message: str) -> str:
+    """Rewrite a message with `naming` for functions that take the columns as arguments, such as `evaluate`."""
+
+    def arguments(settings: re.Match[str]) -> str:
+        return re.sub(r'"data\.(\w+)": ', r"\1=", settings[1])
+
+    return re.sub(r'settings=\{("data\..*?)\}', arguments, message)
+
+
 def _name_columns_hint(table: Table, *what: str, rest: bool = False) -> str:
     """List the columns of a table and how to name the unclear ones. rest: the other of the two columns is then found."""
     header = " (The first line of a CSV or TSV file must name the columns.)" if table.format == "csv" else ""
