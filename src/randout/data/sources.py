@@ -178,7 +178,7 @@ def choose_columns(opened: Opened, text: str | None, label: str | None, group: s
         )
     if group:
         cols.named_column(table, group, "--group-column")
-    chosen = [("text", found_text, cols.ALL_TEXT_NAMES)] * (not use_text)
+    chosen: list[tuple[str, str, tuple[str, ...]]] = [("text", found_text, cols.ALL_TEXT_NAMES)] * (not use_text)
     chosen += [("label", found_label, cols.LABEL_NAMES)] * (not use_label)
     usual = [f"{what} {name!r}" for what, name, names in chosen if name.lower() in names]
     if usual:

@@ -496,7 +496,7 @@ def test_evaluate_on_nothing_but_training_rows(taught: Path, toy_csv: Any, tmp_p
     path = write(tmp_path / "train.csv", [dataset.texts[row] for row in rows], names)
     code, out, _ = run("evaluate", taught, path)
     assert code == 0
-    assert "no row is left without these" in out
+    assert "no rows remain without these" in out
 
 
 def test_evaluate_a_run_without_a_record(taught: Path, toy_csv: Any, tmp_path: Path, run: Run) -> None:

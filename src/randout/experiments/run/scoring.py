@@ -461,7 +461,7 @@ def _open_by_file(run: RunFolder | None, held: int, rows: int, show: Show) -> di
     except OSError as error:
         show.warn(f"{run.path}: this opening of its test split cannot be recorded ({error.strerror or error})")
     else:
-        show.say(f"scoring test rows: {found} ({_times_scored(times)})")
+        show.say(f"test rows scored: {found} ({_times_scored(times)})")
     return {"test_rows": {"rows": held, "of": rows, "openings": times}}
 
 
