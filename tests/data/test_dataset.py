@@ -153,7 +153,8 @@ TWO = ["x", "y"] * 15
 FEW = [f"z{i:02}" for i in range(25)]  # classes of one row
 REFUSED = {  # name -> (columns, suffix, options, parts of the message)
     "no such text column": ({"review": LONG, "label": TWO}, ".csv", {"text_column": "reviews"}, [
-        "'reviews'", "--text-column", "Did you mean 'review'?", "Columns: review, label"]),
+        "'reviews' (--text-column; in Python: settings={\"data.text_column\": ...})",
+        "Did you mean 'review'?", "Columns: review, label"]),
     "no such label column": ({"text": LONG, "label": TWO}, ".csv", {"label_column": "lable"}, [
         "'lable'", "--label-column", "Did you mean 'label'?"]),
     "no such group column": ({"text": LONG, "label": TWO}, ".csv", {"group_column": "user"}, ["'user'", "--group-column"]),

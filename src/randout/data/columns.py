@@ -61,7 +61,7 @@ def named_column(table: Table, column: str, option: str) -> str:
     names = ", ".join(table.columns)
     setting = f"data.{option.removeprefix('--').replace('-', '_')}"
     raise UserError(
-        f"{table.name}: no column {column!r} ({option}; in Python or a recipe: {setting})."
+        f'{table.name}: no column {column!r} ({option}; in Python: settings={{"{setting}": ...}}).'
         f"{nearest(column, table.columns)} Columns: {names}."
     )
 

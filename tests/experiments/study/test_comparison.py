@@ -257,7 +257,7 @@ def test_a_failed_run_is_kept_said_and_tried_again(made, finished, tmp_path, mon
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
-        ({"arms": ARMS | {"bad": {"student": {"max_length": 9999}}}}, ["arms.bad cannot run", "64 at most"]),
+        ({"arms": ARMS | {"bad": {"student": {"max_length": 9999}}}}, ["arms.bad cannot run", "takes at most 64"]),
         ({"arms": ARMS | {"bad": {"data": {"split_seed": 7}}}}, ["arms.bad cannot run", "test rows differ from those"]),
         ({"arms": ARMS | {"bad": {"output": {"test": False}}}}, ["arms.bad cannot run", "output.test is false"]),
         ({"tuning": {"space": {"kd.wieght": [1]}}}, ["arms.kd cannot run", "Did you mean 'weight'?"]),
