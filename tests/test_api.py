@@ -33,6 +33,7 @@ MISTAKES = [
     (lambda: setattr(randout.Randout(), "tokens", 3), r"cannot be changed; create a new one: Randout\(tokens=3\)"),
     (lambda: randout.predict("run", "one text"), "found one text, 'one text'; expected a list"),
     (lambda: randout.predict("run", b"one text"), "found one text"),
+    (lambda: randout.predict("run", "one text"), r": randout\.predict\(model, \[text\]\)$"),
     (lambda: randout.predict("run", {"text": ["a"]}), "found a dict, expected a list"),
     (lambda: randout.predict("run", None), "found a NoneType"),
     (lambda: randout.predict("run", ["a", None]), r"texts\[1\] is None, a NoneType; expected a string"),
@@ -41,9 +42,9 @@ MISTAKES = [
     (lambda: randout.predict(None, ["a"]), "model: found None, a NoneType; expected a run or a folder"),
     (lambda: randout.predict("run", ["a"], device="gpu"), "predict: device: found 'gpu'"),
     (lambda: randout.predict("./no-run", ["a"]), "no-run: no such folder"),
-    (lambda: randout.train("a.csv", name=3), "train: name: found 3, a int; expected a string"),
+    (lambda: randout.train("a.csv", name=3), "train: name: found 3, an int; expected a string"),
     (lambda: randout.train("a.csv", name=" "), "--name ' ': expected printable text on one line"),
-    (lambda: randout.train("a.csv", student=3), "train: student: found 3, a int; expected a model"),
+    (lambda: randout.train("a.csv", student=3), "train: student: found 3, an int; expected a model"),
     (
         lambda: randout.train("a.csv", settings=[("seed", 1)]),
         "train: settings: found .*, a list; expected settings by name",
@@ -55,7 +56,7 @@ MISTAKES = [
     (lambda: randout.train("a.csv", settings={"methods.randout": 3}), "methods.randout: found 3"),
     (lambda: randout.train("a.csv", preset="kdd"), "Did you mean 'kd'"),
     (lambda: randout.train("a.csv", time_limit="2h"), "time_limit: found '2h', a str; expected seconds"),
-    (lambda: randout.train("a.csv", out=3), "out: found 3, a int; expected a folder"),
+    (lambda: randout.train("a.csv", out=3), "out: found 3, an int; expected a folder"),
     (lambda: randout.attached(None, randout.Randout()).__enter__(), r"found one method, expected a list: \[Randout"),
     (
         lambda: randout.attached(None, [randout.Randout]).__enter__(),
@@ -171,6 +172,36 @@ def test_the_column_that_was_trained_on_is_read(two_texts):
     assert run("predict", "my run", "--file", "new.csv", "-o", "b.csv", "--text-column", "text", "-q")[2] == ""
 
 
+def test_evaluate_names_its_own_arguments_for_columns(two_texts):
+    Path("unclear.csv").write_text("a,b,c\nx,y,z\nu,v,w\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r'--label-column NAME \(in Python: text_column="NAME", label_column="NAME"\)'):
+        randout.evaluate("my run", "unclear.csv")
+    with pytest.raises(
+        UserError, match=r'\(in Python: settings=\{"data.text_column": "NAME", "data.label_column": "NAME"\}'
+    ):
+        randout.train("unclear.csv", student="mnb-count")
+
+
+def test_texts_that_are_numbers_give_a_warning(two_texts):
+    run, warning = (
+        two_texts,
+        "warning: the texts in column 'text' are numbers; if another column holds the texts, name it",
+    )
+    words = ["--student", "mnb-count", "-q", "-o"]
+    rows = [f"{i * 7}.5,x{i},{i % 2}" for i in range(60)]
+    Path("numbers.csv").write_text("\n".join(["text,other,label", *rows]), encoding="utf-8")
+    assert warning in run("train", "numbers.csv", *words, "numbers")[2]
+    assert "are numbers" not in run("train", "numbers.csv", *words, "named", "--text-column", "text")[2]
+    Path("new.csv").write_text("text\n1\n\n2.5\n", encoding="utf-8")
+    assert warning in run("predict", "my run", "--file", "new.csv", "-q")[2]
+    assert (
+        "are numbers"
+        not in run("predict", "my run", "--file", "new.csv", "-o", "b.csv", "--text-column", "text", "-q")[2]
+    )
+    Path("new.csv").write_text("text\n1\nfever 2\n", encoding="utf-8")
+    assert "are numbers" not in run("predict", "my run", "--file", "new.csv", "-o", "c.csv", "-q")[2]
+
+
 def test_all_texts_of_a_list_get_their_label(two_texts):
     labels, probabilities = randout.predict("my run", np.array(["goal team", "fever"]))
     assert (len(labels), probabilities.shape) == (2, (2, 3))
@@ -222,6 +253,10 @@ def test_a_loaded_classifier_predicts_as_often_as_it_is_asked(two_texts):
     assert [model.id2label[int(best)] for best in probabilities.argmax(1)] == labels
     assert randout.predict(model, texts)[0] == labels
     assert model.predict([]) == []
+    with pytest.raises(UserError, match=r"^predict: texts: found one text, 'fever'; .*: model\.predict\(\[text\]\)$"):
+        model.predict("fever")
+    with pytest.raises(UserError, match=r"^predict_proba: texts: .*: model\.predict_proba\(\[text\]\)$"):
+        model.predict_proba("fever")
 
 
 def test_functions_return_what_the_commands_print_as_json(two_texts):

@@ -17,9 +17,9 @@ from randout.core import config
 from randout.core.console import Show
 from randout.core.errors import UserError
 from randout.core.terminal import is_text
-from randout.core.wording import plural, verb
+from randout.core.wording import plural, type_words, verb
 from randout.data import dataframes
-from randout.data.columns import SHOWN, is_missing
+from randout.data.columns import SHOWN, as_arguments, is_missing
 from randout.data.sources import check_name
 from randout.experiments import requests
 from randout.experiments.run import planning
@@ -61,7 +61,7 @@ def train(
     """
     _check_arguments(student, teacher, preset, recipe, settings, out, runs, time_limit)
     if not isinstance(name, str | None):
-        raise UserError(f"train: name: found {name!r:.80}, a {type(name).__name__}; expected a string")
+        raise UserError(f"train: name: found {name!r:.80}, {type_words(name)}; expected a string")
     called = "" if name is None else checked_name(name)
     options = replace(_options(out, runs, time_limit, quiet), name=called)
     with _source(data, Path(runs)) as source:
@@ -89,7 +89,7 @@ class Predictor:
 
         Raises UserError as `predict_proba` does.
         """
-        return _labels(self.saved, self._predicted(texts, None))
+        return _labels(self.saved, self._predicted(texts, None, "model.predict"))
 
     def predict_proba(self, texts: Iterable[str], *, show: Show | None = None) -> np.ndarray:
         """Return probabilities (n, C) of n texts, columns by `id2label`, in float32; texts are truncated as in training.
@@ -97,10 +97,10 @@ class Predictor:
         An empty or white-space text gets NaN, with a Python warning. Raises UserError for anything but a list of strings,
         also for a single string.
         """
-        return self._predicted(texts, show)
+        return self._predicted(texts, show, "model.predict_proba")
 
-    def _predicted(self, texts: Iterable[str], show: Show | None) -> np.ndarray:
-        found = _checked_texts(texts)
+    def _predicted(self, texts: Iterable[str], show: Show | None, call: str) -> np.ndarray:
+        found = _checked_texts(texts, call)
         kept = [at for at, text in enumerate(found) if not is_missing(text)]
         if len(kept) < len(found):
             _warn_of_empty(found, kept)
@@ -132,7 +132,7 @@ def load(model: PathLike, *, device: str = "auto") -> Predictor:
     device: auto, cpu, cuda or mps. Raises UserError if the classifier or device is not available.
     """
     if not isinstance(model, str | Path):
-        raise UserError(f"predict: model: found {model!r:.80}, a {type(model).__name__}; expected a run or a folder")
+        raise UserError(f"predict: model: found {model!r:.80}, {type_words(model)}; expected a run or a folder")
     return Predictor(str(model), load_on_device(str(model), device, "predict"))
 
 
@@ -145,9 +145,9 @@ def predict(
     if the encoder supports it; texts are truncated as in training. Raises UserError, also for a single string, which would
     be read as a list of characters.
     """
-    texts = _checked_texts(texts)
+    texts = _checked_texts(texts, "randout.predict")
     loaded = model if isinstance(model, Predictor) else load(model, device=device)
-    probabilities = loaded._predicted(texts, show)
+    probabilities = loaded._predicted(texts, show, "randout.predict")
     return _labels(loaded.saved, probabilities), probabilities
 
 
@@ -168,7 +168,10 @@ def evaluate(
     from randout.experiments.run import scoring
 
     if file is not None:
-        return scoring.score_file(str(model), str(file), text_column, label_column, Show(quiet))[0]
+        try:
+            return scoring.score_file(str(model), str(file), text_column, label_column, Show(quiet))[0]
+        except UserError as error:
+            raise UserError(as_arguments(str(error))) from None
     return scoring.score_run(Path(model), split, Show(quiet), allow_leaks)[0]
 
 
@@ -427,25 +430,29 @@ def _check_arguments(
         ("time_limit", time_limit, (int, float, type(None)), "seconds"),
     ):
         if not isinstance(value, types) or isinstance(value, bool):
-            raise UserError(f"{function}: {name}: found {value!r:.80}, a {type(value).__name__}; expected {expected}")
+            raise UserError(f"{function}: {name}: found {value!r:.80}, {type_words(value)}; expected {expected}")
     if odd := [key for key in settings or {} if not isinstance(key, str)]:
         raise UserError(f'{function}: settings: found the key {odd[0]!r}, expected a name, as in "learning_rate"')
 
 
-def _checked_texts(texts: Any) -> list[str]:
-    """Return the texts as a list. Raises UserError for anything but a list of strings."""
+def _checked_texts(texts: Any, call: str) -> list[str]:
+    """Return the texts as a list. Raises UserError for anything but a list of strings.
+
+    call: the called function, for messages: "randout.predict", or "model.predict" for a method of a `Predictor`.
+    """
+    function, before = call.rpartition(".")[2], "model, " if call == "randout.predict" else ""
     if isinstance(texts, str | bytes):
         raise UserError(
-            f"predict: texts: found one text, {texts!r:.60}; expected a list of texts: predict(model, [text])"
+            f"{function}: texts: found one text, {texts!r:.60}; expected a list of texts: {call}({before}[text])"
         )
     if isinstance(texts, Mapping) or not isinstance(texts, Iterable):
-        raise UserError(f"predict: texts: found a {type(texts).__name__}, expected a list of texts, such as one column")
+        raise UserError(f"{function}: texts: found {type_words(texts)}, expected a list of texts, such as one column")
     found = list(texts)
     for at, text in enumerate(found):
         if not isinstance(text, str):
-            raise UserError(f"predict: texts[{at}] is {text!r:.60}, a {type(text).__name__}; expected a string")
+            raise UserError(f"{function}: texts[{at}] is {text!r:.60}, {type_words(text)}; expected a string")
         if not is_text(text):
             raise UserError(
-                f"predict: texts[{at}] contains unpaired surrogates, which are not valid characters: {text!a:.60}"
+                f"{function}: texts[{at}] contains unpaired surrogates, which are not valid characters: {text!a:.60}"
             )
     return found

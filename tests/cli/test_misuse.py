@@ -153,7 +153,7 @@ def test_finished_runs_and_their_mistakes(run, two_runs):
     code, out, err = run("compare", "runs/a", "runs/b")
     assert code == 0
     assert err.startswith("\nWarnings\n  - ce, ce + randout: The model predicts "), "nothing else"
-    assert "1 of 1 seed" in out
+    assert "comparison of finished runs: 1 seed per recipe\n" in out
     code, out, _ = run("compare", "runs/a", "runs/b/", "--baseline", "./runs/b", "--metric", "macro_f1", "--json")
     assert code == 0
     found = json.loads(out)

@@ -10,6 +10,7 @@ import pytest
 
 from randout.core.errors import UserError
 from randout.data import dataset as data
+from randout.data.columns import ALL_TEXT_NAMES, LABEL_NAMES
 from randout.data.tables import read_table
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -116,7 +117,25 @@ def test_guessed_columns(here, names, text, label):
     columns |= {"counted": list(range(1, 31)), "empty": [""] * 30}
     dataset = data.load(write(here / "a.csv", {name: columns[name] for name in names}))
     assert (dataset.columns["text"], dataset.columns["label"]) == (text, label)
-    assert f"text {text!r}, label {label!r}" in dataset.report.notes[0]
+    usual = {"text": text.lower() in ALL_TEXT_NAMES, "label": label.lower() in LABEL_NAMES}
+    named = [f"{what} {dataset.columns[what]!r}" for what in usual if usual[what]]
+    left = [
+        f"column {dataset.columns[what]!r} is used as the {what}, because no other column is left for it"
+        for what in usual
+        if not usual[what]
+    ]
+    assert dataset.report.notes[:3] == (f"columns chosen by their names: {', '.join(named)}",) * bool(named) + tuple(
+        left
+    )
+
+
+def test_notes_that_are_warnings_are_not_called_notes(here):
+    path = write(here / "a.csv", {"text": LONG, "label": ["z", *TWO[1:]]})
+    report = data.load(path).report
+    assert [warning.partition(",")[0] for warning in report.warnings()] == [
+        "these classes have too few rows for every split"
+    ]
+    assert not any("too few rows" in line for line in report.lines())
 
 
 def test_named_columns_are_not_called_guessed(here):
@@ -134,7 +153,8 @@ TWO = ["x", "y"] * 15
 FEW = [f"z{i:02}" for i in range(25)]  # classes of one row
 REFUSED = {  # name -> (columns, suffix, options, parts of the message)
     "no such text column": ({"review": LONG, "label": TWO}, ".csv", {"text_column": "reviews"}, [
-        "'reviews'", "--text-column", "Did you mean 'review'?", "Columns: review, label"]),
+        "'reviews' (--text-column; in Python: settings={\"data.text_column\": ...})",
+        "Did you mean 'review'?", "Columns: review, label"]),
     "no such label column": ({"text": LONG, "label": TWO}, ".csv", {"label_column": "lable"}, [
         "'lable'", "--label-column", "Did you mean 'label'?"]),
     "no such group column": ({"text": LONG, "label": TWO}, ".csv", {"group_column": "user"}, ["'user'", "--group-column"]),
@@ -153,7 +173,7 @@ REFUSED = {  # name -> (columns, suffix, options, parts of the message)
         "2 of 30 rows have an empty text", "rows 2, 3", "Remove"]),
     "many empty texts": ({"text": [""] * 29 + ["a"], "label": TWO}, ".csv", {}, ["29 of 30", "rows 1, 2, 3, 4, 5 and 24 more"]),
     "null texts": ({"text": [*LONG[:-1], None], "label": TWO}, ".jsonl", {}, ["1 of 30", "row 30"]),
-    "texts that are numbers": ({"text": list(range(30)), "label": TWO}, ".parquet", {}, ["row 1", "0, a int", "a string"]),
+    "texts that are numbers": ({"text": list(range(30)), "label": TWO}, ".parquet", {}, ["row 1", "0, an int", "a string"]),
     "no labels": ({"text": LONG, "label": ["", *TWO[1:-1], " "]}, ".csv", {}, [
         "2 of 30 rows have no label", "rows 1, 30", "--unlabeled"]),
     "null labels": ({"text": LONG, "label": [1, None, 0] * 10}, ".jsonl", {}, ["10 of 30", "rows 2, 5, 8, 11, 14 and 5 more"]),
@@ -183,8 +203,13 @@ REFUSED = {  # name -> (columns, suffix, options, parts of the message)
     "text columns by case": ({"Text": LONG, "text": LONG, "label": TWO}, ".csv", {}, ["any of 'Text', 'text'", "--text-column"]),
     "label columns by case": ({"text": LONG, "Label": TWO, "label": TWO, "labels": TWO}, ".csv", {}, [
         "any of 'Label', 'label', 'labels'"]),
-    "both unclear": ({"a": LONG, "b": LONG}, ".csv", {}, [
-        "hold the text and the label is not clear from", "'a', 'b'", "them with --text-column and --label-column"]),
+    "both unclear of two": ({"a": LONG, "b": LONG}, ".csv", {}, [
+        "hold the text and the label is not clear from", "'a', 'b'", "Name the text column with --text-column NAME (in Python: ",
+        'settings={"data.text_column": "NAME"}); the label column is then found']),
+    "both unclear of three": ({"a": LONG, "b": LONG, "c": LONG}, ".csv", {}, ["Name them with --text-column NAME and "
+        '--label-column NAME (in Python: settings={"data.text_column": "NAME", "data.label_column": "NAME"})']),
+    "label enough": ({"a": LONG, "topic": TWO, "intent": TWO, "text 2": LONG}, ".csv", {"text_column": "a"}, [
+        'Name it with --label-column NAME (in Python: settings={"data.label_column": "NAME"})']),
     "both among several": ({"review": LONG, "post": LONG, "class": TWO, "topic": TWO}, ".csv", {}, [
         "the text may be any of 'review', 'post'", "the label may be any of 'class', 'topic'"]),
     "no word of CSV": ({"a": LONG, "b": LONG, "label": TWO}, ".jsonl", {}, [
@@ -236,7 +261,7 @@ def test_a_class_with_too_few_rows_for_every_part_trains_whole(here, texts, rare
     at = next(index for index, label in dataset.id2label.items() if label == "z")
     where = {name: int((dataset.labels[rows] == at).sum()) for name, rows in dataset.split.items()}
     assert where == {"train": rare, "validation": 0, "test": 0}
-    assert any(f"not evaluated: 'z' ({rare})" in note for note in dataset.report.notes)
+    assert any(f"no score covers them: 'z' ({rare})" in note for note in dataset.report.notes)
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -573,7 +598,7 @@ def test_texts_to_predict_on(here):
     with pytest.raises(UserError, match="no row has a text in column 'text'"):
         texts_of("none.csv")
     write(here / "number.jsonl", {"text": ["a", 1]})
-    with pytest.raises(UserError, match=r"row 2: the text \(column 'text'\) is 1, a int"):
+    with pytest.raises(UserError, match=r"row 2: the text \(column 'text'\) is 1, an int"):
         texts_of("number.jsonl")
     write(here / "two.csv", {"text": ["a", "b"], "summary": ["c", "d"]})
     assert texts_of("two.csv", None, "summary")[1] == "summary"

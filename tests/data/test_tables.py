@@ -184,6 +184,8 @@ BROKEN = {  # name -> (file, bytes, parts of the message)
     "broken in a spread object": ("a.json", b'{\n "text": "a",\n "label" 1\n}', ["a.json, line 3, column 10", "invalid JSON"]),
     "half a surrogate": ("a.jsonl", b'{"text": "a"}\n{"text": "\\ud83d"}\n', ["line 2", "surrogate"]),
     "deep": ("a.jsonl", b'{"a":' * 100_000, ["line 1", "JSON"]),
+    "a list named csv": ("a.csv", b'\n[\n {"text": "a"}]', ["a.csv", "ends in .csv", "looks like JSON", "ends in .json"]),
+    "lines named tsv": ("a.tsv", b'\xef\xbb\xbf{"text": "a"}\n', ["a.tsv", "ends in .tsv", "looks like JSON"]),
     "no parquet": ("a.parquet", b"PAR1 and nothing more", ["not a valid Parquet file"]),
     "csv named parquet": ("a.parquet", b"text,label\na,b\n", ["not a valid Parquet file"]),
 }  # fmt: skip

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from randout.core.console import Show, complain
 from randout.core.errors import UserError
@@ -22,8 +23,21 @@ if TYPE_CHECKING:
     from randout.experiments.run.request import Request
 
 app = typer.Typer(rich_markup_mode=None)
-runs_app = typer.Typer(help="List, show and remove runs.", invoke_without_command=True, rich_markup_mode=None)
-app.add_typer(runs_app, name="runs")
+
+
+class _RunsGroup(TyperGroup):
+    """The commands of `runs`; an unknown one gets a hint, because listing runs needs no command."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command. Fails with what `randout runs` and `randout runs show` do."""
+        if self.get_command(ctx, args[0]) is None:
+            ctx.fail(f"No such command {args[0]!r}. {RUNS_HELP}")
+        return super().resolve_command(ctx, args)
+
+
+RUNS_HELP = "`randout runs` lists the runs, `randout runs show RUN` shows one, `randout runs rm RUN` deletes one."
+runs_app = typer.Typer(cls=_RunsGroup, help=RUNS_HELP, invoke_without_command=True, rich_markup_mode=None)
+app.add_typer(runs_app, name="runs", short_help="List, show and remove runs.")
 
 SHORTENED = (0, 2, 6)  # columns of `randout runs` that may be shortened: name, methods, folder
 RunsFolder = Annotated[Path, typer.Option("--runs", help="folder of runs")]

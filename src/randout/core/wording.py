@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+WARNING = "warning: "  # start of a note on data that is shown as a warning
 MAX_LABELS = 20  # labels listed in a message
 
 
@@ -15,6 +16,12 @@ def plural(count: int, noun: str, nouns: str = "") -> str:
 def verb(count: int, one: str, more: str) -> str:
     """Return the verb form that agrees with `count`: `verb(1, "has", "have")` is `has`."""
     return one if count == 1 else more
+
+
+def type_words(value: object) -> str:
+    """Return the type of a value with its article: `an int`, `a float`, `a NoneType`."""
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def unseen_words(counts: Mapping[str, int], where: str) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from randout.core.errors import UserError, nearest
-from randout.core.wording import plural, verb
+from randout.core.wording import plural, type_words, verb
 
 from .tables import Table, read_bytes, sha256_of
 
@@ -147,7 +147,7 @@ def _document(content: bytes, place: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # not UTF-8, a lone surrogate, nested too deep
         raise UserError(f"{place}: unreadable JSON ({error}).") from None
     if not isinstance(document, dict):
-        raise UserError(f"{place}: expected an object with paper_id and abstract, found a {type(document).__name__}.")
+        raise UserError(f"{place}: expected an object with paper_id and abstract, found {type_words(document)}.")
     return document
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from randout.core.errors import UserError, nearest
-from randout.core.wording import plural, verb
+from randout.core.wording import plural, type_words, verb
 
 from .tables import Table
 
 TEXT_NAMES = ("text", "sentence", "content", "review", "post", "body", "tweet", "message", "comment", "document")
 WEAK_TEXT_NAMES = ("title", "headline")  # used only if none of the above exists
+ALL_TEXT_NAMES = (*TEXT_NAMES, *WEAK_TEXT_NAMES)
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "sentiment", "topic", "intent", "y")
 INDEX = re.compile(  # lower-case names of columns that are never chosen automatically
     r"|id|index|idx|row|row_?names|unnamed: \d+(_level_\d+)?|level_\d+|__(index_level_\d+|null_dask_index)__|\(column \d+\)"
@@ -58,7 +59,11 @@ def named_column(table: Table, column: str, option: str) -> str:
     if column in table.columns:
         return _single_column(table, column)
     names = ", ".join(table.columns)
-    raise UserError(f"{table.name}: no column {column!r} ({option}).{nearest(column, table.columns)} Columns: {names}.")
+    setting = f"data.{option.removeprefix('--').replace('-', '_')}"
+    raise UserError(
+        f'{table.name}: no column {column!r} ({option}; in Python: settings={{"{setting}": ...}}).'
+        f"{nearest(column, table.columns)} Columns: {names}."
+    )
 
 
 def _single_column(table: Table, column: str) -> str:
@@ -86,25 +91,53 @@ class UnclearColumn(UserError):
 
 
 def both_unclear(table: Table, text: UnclearColumn, label: UnclearColumn) -> UserError:
-    """Return a single error for a table whose text and label columns are both unclear."""
+    """Return a single error for a table whose text and label columns are both unclear.
+
+    It asks for one of them if the other one is then found.
+    """
     found = "; ".join(
         f"the {one.what} may be any of {', '.join(map(repr, one.found))}" for one in (text, label) if one.found
     )
     why = f": {found}" if found else " from the column names"
-    return UserError(
-        f"{table.name}: which columns hold the text and the label is not clear{why}. {_name_columns_hint(table, 'text', 'label')}"
-    )
+    texts = text.found or _candidates(table, list(table.columns))
+    labels = label.found or _candidates(table, list(table.columns))
+    enough = ["text"] * _all_found(choose_label, table, texts) + ["label"] * _all_found(choose_text, table, labels)
+    hint = _name_columns_hint(table, *(enough[:1] or ("text", "label")), rest=len(enough) > 0)
+    return UserError(f"{table.name}: which columns hold the text and the label is not clear{why}. {hint}")
 
 
-def _name_columns_hint(table: Table, *what: str) -> str:
-    """List the columns of a table and the options that name the unclear ones."""
+def _all_found(choose: Callable[..., str], table: Table, others: Sequence[str]) -> bool:
+    """Return whether the column is found if any of `others` is named as the other one (text or label)."""
+    for other in others:
+        try:
+            choose(table, None, other)
+        except UserError:
+            return False
+    return bool(others)
+
+
+def naming(*what: str, value: str = "NAME") -> str:
+    """Return how to name the columns of `what` ("text", "label"): the options, and the settings in Python."""
+    options = " and ".join(f"--{one}-column {value}" for one in what)
+    settings = ", ".join(f'"data.{one}_column": "{value}"' for one in what)
+    return f"{options} (in Python: settings={{{settings}}})"
+
+
+def as_arguments(message: str) -> str:
+    """Rewrite a message with `naming` for functions that take the columns as arguments, such as `evaluate`."""
+
+    def arguments(settings: re.Match[str]) -> str:
+        return re.sub(r'"data\.(\w+)": ', r"\1=", settings[1])
+
+    return re.sub(r'settings=\{("data\..*?)\}', arguments, message)
+
+
+def _name_columns_hint(table: Table, *what: str, rest: bool = False) -> str:
+    """List the columns of a table and how to name the unclear ones. rest: the other of the two columns is then found."""
     header = " (The first line of a CSV or TSV file must name the columns.)" if table.format == "csv" else ""
-    options = " and ".join(f"--{one}-column" for one in what)
-    settings = " and ".join(f"data.{one}_column" for one in what)
-    return (
-        f"Columns: {', '.join(map(repr, table.columns))}. Name {'them' if len(what) > 1 else 'it'} with {options} "
-        f"(in a recipe: {settings}).{header}"
-    )
+    which = "them" if len(what) > 1 else "it" if not rest else f"the {what[0]} column"
+    other = f"; the {'label' if what[0] == 'text' else 'text'} column is then found" if rest else ""
+    return f"Columns: {', '.join(map(repr, table.columns))}. Name {which} with {naming(*what)}{other}.{header}"
 
 
 def choose_text(table: Table, column: str | None, label: str | None = None) -> str:
@@ -120,7 +153,7 @@ def choose_text(table: Table, column: str | None, label: str | None = None) -> s
         if first in lower and second in lower:
             raise UserError(
                 f"{table.name}: the columns {lower[first]!r} and {lower[second]!r} look like pairs of texts, but a row "
-                "has one text. Join the two into one column, or name one of them with --text-column."
+                f"has one text. Join the two into one column, or name one of them with {naming('text')}."
             )
     found = _named_like(names, TEXT_NAMES) or _named_like(names, WEAK_TEXT_NAMES)
     if _is_obvious(found, TEXT_NAMES[:1]):
@@ -186,7 +219,7 @@ def texts_of(table: Table, column: str) -> list[str]:
         have = verb(len(empty), "has", "have")
         raise UserError(
             f"{table.name}: {len(empty):,} of {plural(len(values), 'row')} {have} an empty text in column {column!r}: "
-            f"{rows_in(table, empty)}. Remove these rows, or name another column with --text-column."
+            f"{rows_in(table, empty)}. Remove these rows, or name another column with {naming('text')}."
         )
     return values
 
@@ -199,15 +232,33 @@ def texts_or_empty(name: str, values: Sequence[Any], column: str, before: int = 
     for row, value in enumerate(values, before + 1):
         if not isinstance(value, str) and not is_missing(value):
             raise UserError(
-                f"{name}, row {row}: the text (column {column!r}) is {value!r:.60}, a {type(value).__name__}; "
-                "expected a string. Name another column with --text-column, or write the values as strings."
+                f"{name}, row {row}: the text (column {column!r}) is {value!r:.60}, {type_words(value)}; "
+                f"expected a string. Name another column with {naming('text')}, or write the values as strings."
             )
     return ["" if is_missing(value) else value for value in values]
 
 
+def are_numbers(texts: Iterable[str]) -> bool:
+    """Return whether every text that is not blank is a number; also True if all are blank."""
+    try:
+        for text in texts:
+            if not is_missing(text):
+                float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def numbers_warning(column: str) -> str:
+    """Return the warning for a text column that holds only numbers and was not named by the user."""
+    return (
+        f"the texts in column {column!r} are numbers; if another column holds the texts, name it with {naming('text')}"
+    )
+
+
 def without_text(name: str, column: str) -> UserError:
     """Return the error for a table in which no row has a text."""
-    return UserError(f"{name}: no row has a text in column {column!r}. Name another column with --text-column.")
+    return UserError(f"{name}: no row has a text in column {column!r}. Name another column with {naming('text')}.")
 
 
 def is_missing(value: Any) -> bool:

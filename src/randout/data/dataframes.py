@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from randout.core.errors import UserError
+from randout.core.wording import type_words
 
 EXPECTED = 'Expected a file path, a dataset name, a DataFrame, or columns: {"text": [...], "label": [...]}.'
 
@@ -31,7 +32,7 @@ def columns_of(data: Any) -> dict[str, list[Any]]:
         given = _frame_columns(data)
     odd = [name for name in given if not isinstance(name, str)]
     if odd:
-        raise UserError(f"data: the column name {odd[0]!r:.60} is a {type(odd[0]).__name__}; expected a string.")
+        raise UserError(f"data: the column name {odd[0]!r:.60} is {type_words(odd[0])}; expected a string.")
     columns = {name: _values(name, column) for name, column in given.items()}
     lengths = {len(values) for values in columns.values()}
     if len(lengths) > 1:
@@ -71,7 +72,7 @@ def _values(name: str, column: Any) -> list[Any]:
     if isinstance(column, str | bytes | Mapping | set | frozenset) or not isinstance(column, Iterable):
         hint = " A DataFrame can be passed as it is." if isinstance(column, Mapping) else ""
         raise UserError(
-            f"data: column {name!r} is a {type(column).__name__}; expected a list of values, one for each row.{hint}"
+            f"data: column {name!r} is {type_words(column)}; expected a list of values, one for each row.{hint}"
         )
     return list(column)
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from randout.core.config import Config
 from randout.core.errors import UserError
+from randout.core.wording import WARNING
 from randout.data.row_hashes import Hashes, row_hashes
 
 from . import columns as cols
@@ -150,6 +151,8 @@ def load(
     opened = open_sources(source, files, notes, encoding)
     columns = choose_columns(opened, text_column, label_column, group_column, notes)
     parts, id2label = _labelled(opened, columns, labels or None, notes)
+    if not columns.named_text and cols.are_numbers(parts[0].texts):
+        notes.append(WARNING + cols.numbers_warning(columns.text))
     split_column = split_column or (None if held_out else opened.reading.split_column)
     roles = split_plan.usable_roles(given_split(parts, split_column, notes), source, notes)
     if "unlabeled" in files:
@@ -317,6 +320,7 @@ class TextBlocks:
     empty: int  # rows without a text
     first_empty: list[int]  # numbers of the first few of these rows, counted from 1
     first_lines: list[int]  # the lines on which they start; empty if unknown
+    numbers: bool = False  # whether all texts are numbers
 
     def __iter__(self) -> Iterator[tuple[Table, list[str]]]:
         """Yield each block of rows with its texts; a missing text is ""."""
@@ -355,7 +359,7 @@ def texts_of(
     else the obvious one. seen: called with each block. Raises UserError for a malformed file, an unclear column, a text
     that is not a string, or a table without texts.
     """
-    column, rows, empty = "", 0, 0
+    column, rows, empty, numbers = "", 0, 0, True
     first_empty: list[int] = []
     first_lines: list[int] = []
     for block in blocks:
@@ -368,11 +372,11 @@ def texts_of(
         shown = without[: max(cols.SHOWN - len(first_empty), 0)]
         first_empty += shown
         first_lines += [block.lines[row - rows - 1] for row in shown] if block.lines else []
-        rows, empty = rows + len(texts), empty + len(without)
+        rows, empty, numbers = rows + len(texts), empty + len(without), numbers and cols.are_numbers(texts)
         seen(block)
     if blocks.format != "lines" and empty == rows:
         raise cols.without_text(blocks.name, column)
-    return TextBlocks(blocks, column, rows, empty, first_empty, first_lines)
+    return TextBlocks(blocks, column, rows, empty, first_empty, first_lines, numbers and empty < rows)
 
 
 @dataclass(frozen=True)

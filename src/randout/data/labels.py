@@ -15,7 +15,7 @@ from typing import Any
 from randout.core.errors import UserError, nearest
 from randout.core.wording import plural, verb
 
-from .columns import is_missing, rows_in
+from .columns import is_missing, naming, rows_in
 from .tables import Table
 
 INTEGER = re.compile(r"0|-?[1-9][0-9]*")
@@ -161,7 +161,7 @@ def _unwrap_lists(table: Table, column: str, values: Sequence[Any], notes: list[
             what = "bytes" if isinstance(found[-1], bytes) else "an object"
             raise UserError(
                 f"{table.name}, {table.row(row)}: the label (column {column!r}) is {what}, {found[-1]!r:.60}; expected a string "
-                "or an integer. Name another column with --label-column, or write the labels as strings."
+                f"or an integer. Name another column with {naming('label')}, or write the labels as strings."
             )
     notes.append(f"{table.name}: column {column!r} contains lists of one label each; the label in each list is used")
     return found
@@ -211,7 +211,7 @@ def _decimal_error(table: Table, column: str, row: int, labels: Sequence[str]) -
     else:
         what = (
             "decimal numbers, which are regression targets and not classes. Bin them into classes first, or name the "
-            "column of classes with --label-column"
+            f"column of classes with {naming('label')}"
         )
     insist = (
         f" If each value is a class, list them: {labels_option(distinct)}" if 1 < len(distinct) <= MAX_LISTED else ""
@@ -261,7 +261,8 @@ def check_classes(table: Table, column: str, labels: Sequence[str], notes: list[
     if len(counts) > max(2, len(labels) / 2):
         raise UserError(
             f"{table.name}: column {column!r} has {len(counts):,} different labels in {len(labels):,} rows ({table.row(1)}: "
-            f"{labels[0]!r:.60}). The column looks like ids or free text. Name the column of classes with --label-column."
+            f"{labels[0]!r:.60}). The column looks like ids or free text. "
+            f"Name the column of classes with {naming('label')}."
         )
 
 

@@ -178,9 +178,16 @@ def choose_columns(opened: Opened, text: str | None, label: str | None, group: s
         )
     if group:
         cols.named_column(table, group, "--group-column")
-    guesses = [f"text {found_text!r}"] * (not use_text) + [f"label {found_label!r}"] * (not use_label)
-    if guesses:
-        notes.append(f"columns chosen by their names: {', '.join(guesses)}")
+    chosen: list[tuple[str, str, tuple[str, ...]]] = [("text", found_text, cols.ALL_TEXT_NAMES)] * (not use_text)
+    chosen += [("label", found_label, cols.LABEL_NAMES)] * (not use_label)
+    usual = [f"{what} {name!r}" for what, name, names in chosen if name.lower() in names]
+    if usual:
+        notes.append(f"columns chosen by their names: {', '.join(usual)}")
+    notes.extend(
+        f"column {name!r} is used as the {what}, because no other column is left for it"
+        for what, name, names in chosen
+        if name.lower() not in names
+    )
     return Columns(found_text, found_label, group, text, label)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from randout.core.errors import UserError
+from randout.core.wording import WARNING
 
 Ints = NDArray[np.int64]
 SHOWN_CLASSES = 20  # maximum classes named in a message
@@ -140,8 +141,8 @@ def grouped_keeping_rare(
     part[rest] = grouped(compact, groups[rest], fractions, seed, [names[k] for k in classes.tolist()])
     sizes = ", ".join(f"{names[k]!r} ({int((labels == k).sum()):,})" for k in rare[:SHOWN_CLASSES])
     notes.append(
-        f"warning: classes with too few rows for every split are only in the training rows and not evaluated: {sizes}. Add "
-        "rows of these classes, or merge them with others"
+        f"{WARNING}these classes have too few rows for every split, so all of their rows are training rows and no score "
+        f"covers them: {sizes}. Add rows of these classes, or merge them with others"
     )
     return part
 

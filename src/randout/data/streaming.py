@@ -24,6 +24,7 @@ from .json_tables import is_json_lines, records_of
 from .parquet import ArrowColumns
 from .tables import (
     Table,
+    check_not_json,
     check_parquet,
     check_start,
     codec_of,
@@ -90,6 +91,7 @@ def blocks_of(opened: OpenedFile, encoding: str = "auto") -> Blocks:
         if not is_json_lines(lines(), opened.name):
             return whole(table_of(opened, encoding))
         return Blocks(opened.name, "jsonl", partial(_json_blocks, lines), lambda: opened.stamp)
+    check_not_json(head, opened.suffix, opened.name)
     delimiter = sniff_delimiter(head, opened.suffix)
     quoting = quoting_of(lines, delimiter, opened.name)
     return Blocks(opened.name, "csv", partial(_csv_blocks, lines, quoting), lambda: opened.stamp, delimiter)

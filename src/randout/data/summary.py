@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from randout.core.wording import plural, unseen_words, verb
+from randout.core.wording import WARNING, plural, unseen_words, verb
 
 from .labels import class_name_notes
 from .stratify import Ints
@@ -30,14 +30,14 @@ class DataReport:
     leaked: dict[str, Ints]  # "validation", "test" -> positions of rows with a copy in train
     shared_groups: dict[str, int]  # "validation", "test" -> rows in a group that also has training rows
     unlabeled_left_out: dict[str, int]  # reason -> unlabelled rows left out
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # warnings among them start with `WARNING`
 
     def counts(self) -> dict[str, Any]:
         """Return the report for JSON, with the number of leaked rows in place of their positions."""
         return asdict(self) | {"leaked": {name: len(rows) for name, rows in self.leaked.items()}}
 
     def lines(self) -> list[str]:
-        """Return the lines shown to the user: a table of the splits, then copies and notes."""
+        """Return the lines shown to the user: a table of the splits, then copies and notes other than warnings."""
         found = _split_lines(self)
         if self.duplicate_groups:
             found.append(
@@ -58,7 +58,11 @@ class DataReport:
         left_out = [f"{count:,} {why}" for why, count in self.unlabeled_left_out.items() if count]
         if left_out:
             found.append(f"left out    unlabelled rows: {', '.join(left_out)}")
-        return found + [f"note        {note}" for note in self.notes]
+        return found + [f"note        {note}" for note in self.notes if not note.startswith(WARNING)]
+
+    def warnings(self) -> list[str]:
+        """Return the notes that are warnings, without the word."""
+        return [note.removeprefix(WARNING) for note in self.notes if note.startswith(WARNING)]
 
 
 def _split_lines(report: DataReport) -> list[str]:
@@ -104,7 +108,7 @@ def make_report(
     for name, c in counts.items():
         if c[learnt:].any():
             of = {id2label[k]: int(c[k]) for k in range(learnt, len(c)) if c[k]}
-            absent.append(f"warning: {unseen_words(of, name)}")
+            absent.append(f"{WARNING}{unseen_words(of, name)}")
     held_out = [name for name in ("validation", "test") if name in split]
     duplicated, rows, conflicting = _duplicates(copies[labels >= 0], labels[labels >= 0])
     return DataReport(

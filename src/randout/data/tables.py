@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,7 +31,9 @@ AUTO = "auto"  # default encoding: UTF-8
 UTF_8 = "utf-8-sig"
 STANDARD_INPUT = encoding_advice.STANDARD_INPUT
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
-TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".parquet", ".pq", *JSON_SUFFIXES)
+DELIMITED_SUFFIXES = (".csv", ".tsv", ".tab")
+JSON_START = re.compile(r"\s*(\[\s*)?\{\s*\"")  # an object, or a list of objects
+TABLE_SUFFIXES = (*DELIMITED_SUFFIXES, ".txt", ".parquet", ".pq", *JSON_SUFFIXES)
 MAGIC = {  # first bytes of (decompressed) files in other formats -> message
     b"\x1f\x8b": "a gzip archive: unpack it first (gunzip FILE)",
     b"PK\x03\x04": "a zip archive or an Excel workbook: unpack it, or save the sheet as CSV in UTF-8",
@@ -109,6 +112,7 @@ def table_of(opened: OpenedFile, encoding: str = AUTO) -> Table:
         if looks_json(text, suffix):
             columns, form = parse_json(text, name)
         else:
+            check_not_json(text, suffix, name)
             delimiter, form = sniff_delimiter(text, suffix), "csv"
             header, columns, lines = parse_delimited(text, delimiter, name)
         if codec_of(encoding) != UTF_8:  # same hash as the file converted to UTF-8
@@ -131,7 +135,15 @@ def is_parquet(start: bytes, suffix: str) -> bool:
 
 def looks_json(text: str, suffix: str) -> bool:
     """Return whether a non-blank text should be read as JSON."""
-    return suffix in JSON_SUFFIXES or (suffix not in (".csv", ".tsv", ".tab") and text.lstrip()[0] in "{[")
+    return suffix in JSON_SUFFIXES or (suffix not in DELIMITED_SUFFIXES and text.lstrip()[0] in "{[")
+
+
+def check_not_json(text: str, suffix: str, name: str) -> None:
+    """Raise UserError if a file is named as CSV or TSV but starts as JSON. text: its first lines, or all of it."""
+    if suffix in DELIMITED_SUFFIXES and JSON_START.match(text):
+        raise UserError(
+            f"{name}: the name ends in {suffix}, but the content looks like JSON. Rename the file so that it ends in .json"
+        )
 
 
 def read_bytes(path: str | Path) -> bytes:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from randout.core.errors import UserError
+from randout.core.wording import type_words
 
 from .tracking import found_logits
 
@@ -17,7 +18,7 @@ def logits_of(outputs: Any) -> Tensor:
     """Extract the logits (b, C) of a model's output. Raises UserError if there are none."""
     logits = found_logits(outputs)
     if logits is None or logits.dim() != 2:
-        raise UserError(f"no logits of shape (texts, classes) in the model's output, a {type(outputs).__name__}")
+        raise UserError(f"no logits of shape (texts, classes) in the model's output, {type_words(outputs)}")
     return logits
 
 

@@ -227,7 +227,7 @@ def leak_lines(metrics: Mapping[str, Any]) -> list[str]:
     if found := metrics.get("test_rows"):
         are = verb(found["rows"], "is a test row", "are test rows")
         lines.append(
-            f"test split opened: {found['rows']:,} of the {plural(found['of'], 'row')} of this file {are} of this run"
+            f"test rows scored: {found['rows']:,} of the {plural(found['of'], 'row')} of this file {are} of this run"
         )
     for key, rest_key, what in (("leaks", "without_leaks", "rows"), ("seen", "without_seen", "rows of this file")):
         if key not in metrics:

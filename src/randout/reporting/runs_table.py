@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from randout.core.wording import plural
+from randout.core.wording import WARNING, plural
 from randout.storage.run_folder import RunFolder, openings, openings_folder
 
 from .subjects import Model, Subject
@@ -84,7 +84,13 @@ def _copies(report: dict[str, Any]) -> list[Any]:
     note = "Two texts are copies if they differ only in case, white space, Unicode form or invisible characters."
     rows = tuple(named.items())
     table = Table("copies", "Duplicates and leaks", (Column("what"), Column("found", "count")), rows, note)
-    return [table, *(f"Note on the data: {one}" for one in report.get("notes") or [])]
+    notes = [
+        f"Warning about the data: {one.removeprefix(WARNING)}"
+        if one.startswith(WARNING)
+        else f"Note on the data: {one}"
+        for one in report.get("notes") or []
+    ]
+    return [table, *notes]
 
 
 def _leaks(subject: Subject) -> list[Any]:

@@ -274,7 +274,7 @@ def test_a_dry_run_says_how_the_student_is_chosen(
     code, out, _ = command(*words, "--runs", tmp_path / "runs")
     assert code == 0
     assert (
-        "student: tiny or svm, whichever is chosen on 3 folds of the training rows, because 18 validation rows are"
+        "student: tiny or svm, chosen by 3-fold cross-validation on the training rows, because 18 validation rows are too few"
         in out
     )
     assert "cross-validation trains the encoder 3 times on fewer rows" in out

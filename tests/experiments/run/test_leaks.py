@@ -641,9 +641,9 @@ def test_scoring_own_test_rows_from_a_file_opens_the_test_split(toy_csv: Any, tm
     assert "test    not scored yet" not in run("runs", "show", "w")[1]
 
     code, out, errors = run("evaluate", "runs/w/model", table)
-    found = f"test split opened: {len(test)} of the 240 rows of this file are test rows of this run"
+    found = f"test rows scored: {len(test)} of the 240 rows of this file are test rows of this run"
     assert found in out
-    assert f"{found}; these test rows have been scored 2 times" in errors
+    assert f"{found} (2 times so far in this folder of runs)" in errors
     assert run("evaluate", "runs/w", "--split", "test")[0] == 0
     assert [entry["by"] for entry in runs.openings(tmp_path / "runs")] == ["evaluate FILE", "evaluate FILE", "evaluate"]
     assert "\nTest split: scored with this model 3 times.\n" in card.read_text()

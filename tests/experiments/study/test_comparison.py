@@ -257,7 +257,7 @@ def test_a_failed_run_is_kept_said_and_tried_again(made, finished, tmp_path, mon
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
-        ({"arms": ARMS | {"bad": {"student": {"max_length": 9999}}}}, ["arms.bad cannot run", "at most 64"]),
+        ({"arms": ARMS | {"bad": {"student": {"max_length": 9999}}}}, ["arms.bad cannot run", "takes at most 64"]),
         ({"arms": ARMS | {"bad": {"data": {"split_seed": 7}}}}, ["arms.bad cannot run", "test rows differ from those"]),
         ({"arms": ARMS | {"bad": {"output": {"test": False}}}}, ["arms.bad cannot run", "output.test is false"]),
         ({"tuning": {"space": {"kd.wieght": [1]}}}, ["arms.kd cannot run", "Did you mean 'weight'?"]),
@@ -487,7 +487,7 @@ def test_finished_runs_are_arms_by_settings_and_seeds(finished, made):
     for name in (str(kd[0]), kd[1].name, "ce + kd"):
         assert compare_finished([*plain, *kd], name, made())["baseline"] == "ce + kd"
     single = compare_finished([plain[0], kd[0]], "", made())
-    assert single["result"]["head"] == "1 of 1 seed"
+    assert single["result"]["head"] == "1 seed per recipe"
 
 
 def test_runs_that_cannot_be_compared_are_refused(finished, made, base, tmp_path, toy_csv):

@@ -13,7 +13,7 @@ import numpy as np
 from randout.core.console import Show
 from randout.core.errors import UserError
 from randout.core.wording import plural, verb
-from randout.data import archives, dataset, streaming, table_writing, tables
+from randout.data import archives, columns, dataset, streaming, table_writing, tables
 from randout.models import sources
 from randout.stats.metrics import log_probabilities
 
@@ -83,6 +83,8 @@ def label_table(request: Request, file: str, out: Path | None, show: Show, bars:
         texts = look_through(writer.check)
         if warning := saved_model.column_warning(trained, texts.column, request.text_column, file):
             show.warn(warning)
+        if texts.numbers and not request.text_column:
+            show.warn(columns.numbers_warning(texts.column))
         note_empty(texts, show)
         model = saved_model.load_on_device(request.model, request.device, "predict")
         classes = list(model.id2label.values()) if request.probabilities else []
@@ -127,6 +129,8 @@ def label_input(request: Request, stream: BinaryIO, show: Show, bars: Show) -> I
             texts = dataset.texts_of(streaming.blocks_of(opened, request.encoding), request.text_column, trained)
             if not request.text_column:
                 show.say(f"note: {opened.name} is a table; predicting for the texts in column {texts.column!r}")
+                if texts.numbers:
+                    show.warn(columns.numbers_warning(texts.column))
         else:
             texts = dataset.texts_of(streaming.plain_lines(opened, request.encoding), "text")
         yield from _label_blocks(request, texts, show, bars)

@@ -173,10 +173,13 @@ def _with_alternative(plan: Plan) -> Plan:
     )
     gold = None if "unlabeled" in dataset.split else dataset  # the baseline never sees unlabelled texts
     plan = replace(plan, alternative=make(own, gold))
-    where = f"{len(dataset.split['validation']):,} validation rows"
+    rows = len(dataset.split["validation"])
+    held = plural(rows, "validation row")
+    how = f"chosen by their scores on {held}"
     if by_folds(plan):
-        where = f"{FOLDS} folds of the training rows, because {where} are too few to choose on"
-    note = f"student: {plan.student.label} or {own.student.model}, whichever is chosen on {where}"
+        few = f"{held} {verb(rows, 'is', 'are')} too few"
+        how = f"chosen by {FOLDS}-fold cross-validation on the training rows, because {few}"
+    note = f"student: {plan.student.label} or {own.student.model}, {how}"
     return replace(plan, notes=(*plan.notes, note))
 
 

@@ -128,14 +128,13 @@ def compare_runs(found: dict[str, RunFolder], baseline: str, split: str = "test"
 def score_test(logits_of: RowLogits, plan: Plan, run: RunFolder, show: Show, by: str) -> dict[str, Any]:
     """Score the test split and return its metrics; the opening is recorded first."""
     times = run_folder.record_opening(run, rows_sha256(plan, "test"), "test", by)
-    show.say(f"test split opened: {_times_scored(times)}")
+    show.say(f"scoring the test split ({_times_scored(times)})")
     return score_split(logits_of, plan, "test", run, show)
 
 
 def _times_scored(times: int) -> str:
     """Return how often these test rows have been scored, for a message."""
-    often = "once" if times == 1 else f"{times:,} times"
-    return f"these test rows have been scored {often} by the runs of this folder, this time included"
+    return "first time in this folder of runs" if times == 1 else f"{times:,} times so far in this folder of runs"
 
 
 def rows_sha256(plan: Plan, split: str) -> str:
@@ -462,7 +461,7 @@ def _open_by_file(run: RunFolder | None, held: int, rows: int, show: Show) -> di
     except OSError as error:
         show.warn(f"{run.path}: this opening of its test split cannot be recorded ({error.strerror or error})")
     else:
-        show.say(f"test split opened: {found}; {_times_scored(times)}")
+        show.say(f"test rows scored: {found} ({_times_scored(times)})")
     return {"test_rows": {"rows": held, "of": rows, "openings": times}}
 
 

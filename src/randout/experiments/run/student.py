@@ -251,7 +251,7 @@ def estimate(plan: Plan, steps: int = 3) -> list[str]:
     """Return the lines of a dry run: rows, tokens, memory, and time measured by `steps` real steps on discarded copies."""
     sizes = f"rows: {', '.join(f'{len(index):,} {name}' for name, index in plan.dataset.split.items())}"
     if isinstance(plan.classifier, Bag):
-        return [sizes, f"time: {plan.classifier.name} is fitted in one call; there are no steps to measure"]
+        return [sizes, f"time: not estimated, because {plan.classifier.name} is fitted in a single step"]
     teacher = stand_in(plan) if plan.has_teacher else None
     session = make_session(plan, teacher)
     material = make_material(plan, teacher)

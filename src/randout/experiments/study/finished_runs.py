@@ -40,7 +40,7 @@ def compare_finished(paths: Sequence[Path], baseline: str, study: Study, selecte
         raise UserError(f"compare: the arms do not have the same seeds ({listed}), which paired statistics need")
     record: dict[str, Any] = {
         "kind": "compare",
-        "name": "finished runs",
+        "name": "comparison of finished runs",
         "metric": study.metric,
         "notes": [],
         "data": {"sha256": arms[chosen][seeds[0][0]].record["data"]},
@@ -64,7 +64,7 @@ def compare_finished(paths: Sequence[Path], baseline: str, study: Study, selecte
     ]
     warnings, baseline = of_study(record, folder.run, study.metric)
     notes += [baseline] if baseline else []
-    result = as_result(rows, f"{len(seeds[0])} of {plural(len(seeds[0]), 'seed')}", notes)
+    result = as_result(rows, f"{plural(len(seeds[0]), 'seed')} per recipe", notes)
     return record | {"warnings": warnings, "result": result | {"leaks": leaks_of(folder)}}
 
 
