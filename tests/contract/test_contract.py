@@ -120,7 +120,7 @@ class Probe(Method):
 TABLE = [
     Case(
         CrossEntropy(label_smoothing=0.1, class_weights="balanced"),
-        beside=(KnowledgeDistillation(),),
+        trained_with=(KnowledgeDistillation(),),
         neutral={"weight": 0.0},
         equals=(KnowledgeDistillation(),),
     ),
@@ -130,7 +130,7 @@ TABLE = [
     Case(Randout(tokens=8, units=8), neutral={"scale": 0.0}),
     Case(
         Randout(tokens=8, units=8, layers=[0, 2], choose_units="per-token", law="gaussian", special=False, seed=3),
-        beside=(CrossEntropy(), KnowledgeDistillation()),
+        trained_with=(CrossEntropy(), KnowledgeDistillation()),
         neutral={"tokens": 0},
         equals=(CrossEntropy(), KnowledgeDistillation()),
     ),
@@ -155,7 +155,7 @@ TABLE = [
     Case(FreeLB(), neutral={"steps": 1, "init": 0.0}),
     Case(
         FreeLB(steps=2, limit=0.0),
-        beside=(CrossEntropy(), KnowledgeDistillation(), Randout(tokens=8, units=8)),
+        trained_with=(CrossEntropy(), KnowledgeDistillation(), Randout(tokens=8, units=8)),
         neutral={"steps": 1, "init": 0.0},
         equals=(CrossEntropy(), KnowledgeDistillation(), Randout(tokens=8, units=8)),
     ),
@@ -169,7 +169,7 @@ TABLE = [
     Case(LayerMatching(), neutral={"hidden": 0.0}),
     Case(
         LayerMatching(attention=0.5, pairs=((1, 2), (3, 4)), normalize=True),
-        beside=(CrossEntropy(), KnowledgeDistillation()),
+        trained_with=(CrossEntropy(), KnowledgeDistillation()),
         neutral={"hidden": 0.0, "attention": 0.0},
         equals=(CrossEntropy(), KnowledgeDistillation()),
     ),
@@ -181,14 +181,14 @@ TABLE = [
     Case(SelfDistillation(average="ema"), neutral={"weight": 0.0}),
     Case(
         SelfDistillation(form="sdv"),
-        beside=(CrossEntropy(), Randout(tokens=8, units=8)),
+        trained_with=(CrossEntropy(), Randout(tokens=8, units=8)),
         neutral={"weight": 0.0},
         equals=(CrossEntropy(), Randout(tokens=8, units=8)),
     ),
     Case(WeiDC(), neutral={"alpha": 0.0}),
     Case(WeiDC(checkpoint="last", weighting="none"), neutral={"alpha": 0.0}),
     Case(DropoutDistillation(passes=2), neutral={"weight": 0.0}, tolerance=1e-6),
-    Case(DropoutDistillation(passes=2), beside=(), neutral=None),
+    Case(DropoutDistillation(passes=2), trained_with=(), neutral=None),
     Case(Probe(), neutral={"weight": 0.0, "drop": False, "factor": 1.0}),
 ]
 rows = pytest.mark.parametrize("row", TABLE, ids=[f"{at}-{row.method.name}" for at, row in enumerate(TABLE)])

@@ -203,7 +203,7 @@ class Method(BaseModel):
     with `run.supervised`. heldout: share of the training rows to withhold from the student. whole: whether its equations
     need all texts of a step, so that a step cannot be split into micro-batches. variants: further uses, by name, with
     their settings; each is compared as a method of its own. space: settings that a comparison may tune, with their values.
-    spaces: the same for variants that differ. beside: methods that are trained together with it in a comparison.
+    spaces: the same for variants that differ. trained_with: methods that are trained together with it in a comparison.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -221,7 +221,7 @@ class Method(BaseModel):
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     space: ClassVar[Mapping[str, Sequence[Any]]] = {}
     spaces: ClassVar[Mapping[str, Mapping[str, Sequence[Any]]]] = {}
-    beside: ClassVar[tuple[str, ...]] = (SUPERVISED,)
+    trained_with: ClassVar[tuple[str, ...]] = (SUPERVISED,)
 
     def __init__(self, *values: Any, **settings: Any) -> None:
         """Make a method from settings given by name. Raises UserError naming a wrong setting and the closest known one."""

@@ -61,7 +61,7 @@ def entries() -> dict[str, Entry]:
     """
     found: dict[str, Entry] = {}
     for name, method in METHODS.available().items():
-        together = tuple(dict.fromkeys((*method.beside, name)))
+        together = tuple(dict.fromkeys((*method.trained_with, name)))
         for use, settings in {name: {}, **method.variants}.items():
             found[use] = Entry(use, method, dict(settings), together)
     noise = METHODS[PAPERS_OWN]

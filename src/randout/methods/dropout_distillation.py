@@ -38,7 +38,7 @@ class DropoutDistillation(Method):
     cost = "2.33x"
     losses = ("dropout-distillation",)
     teacher = "model"
-    beside = ()
+    trained_with = ()
     space = {"passes": (1, 4, 8)}  # noqa: RUF012
 
     weight: Annotated[float, Field(ge=0, description="factor of this loss")] = 1.0

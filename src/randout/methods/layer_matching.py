@@ -50,7 +50,7 @@ class LayerMatching(Method):
     cost = "1.33x"  # with a teacher of the student's size
     teacher = "model"
     losses = ("layer-matching",)
-    beside = ("ce", "kd")
+    trained_with = ("ce", "kd")
     variants = {  # noqa: RUF012
         "tinybert": {"attention": 1.0},
         "pkd": {"states": "first", "normalize": True, "hidden": 10.0},

@@ -252,10 +252,10 @@ class Registry(Mapping[str, type[Method]]):
             raise UserError(f"{where}: {name!r} is the name of a setting or reserved; use another name")
 
     def _check_uses(self, method: type[Method], where: str) -> None:
-        """Raise UserError for variants, search spaces and `beside` methods that a study could not use."""
-        for other in method.beside:
+        """Raise UserError for variants, search spaces and `trained_with` methods that a study could not use."""
+        for other in method.trained_with:
             if other not in self:
-                raise UserError(f"{where}.beside: no method {other!r}; known methods: {', '.join(self)}")
+                raise UserError(f"{where}.trained_with: no method {other!r}; known methods: {', '.join(self)}")
         if unknown := [name for name in method.spaces if name not in method.variants]:
             raise UserError(f"{where}.spaces: {unknown[0]!r} is not one of its variants ({', '.join(method.variants)})")
         taken = {*self, *self._variants(but=method.name)} | {*RESERVED, *_settings()}
@@ -336,7 +336,7 @@ def _check_declared(method: type[Method], where: str) -> None:
         raise UserError(f"{where}.cost: found {method.cost!r}; expected student steps, such as '2x'")
     if not 0 <= method.heldout < 1:
         raise UserError(f"{where}.heldout: found {method.heldout!r}; expected a share of the rows from 0 to below 1")
-    for attribute in ("losses", "beside"):
+    for attribute in ("losses", "trained_with"):
         value = getattr(method, attribute)
         if isinstance(value, str) or not all(isinstance(one, str) for one in value):
             raise UserError(

@@ -65,14 +65,14 @@ class ContractError(AssertionError):
 class Case:
     """A method, how it is used, and the settings at which it has no effect.
 
-    beside: methods that are trained together with it. neutral: settings at which the training equals the one with `equals`
-    (None: there are no such settings). equals: None for `beside`. tolerance: 0 for bit-identical weights, otherwise the
+    trained_with: methods that are trained together with it. neutral: settings at which the training equals the one with `equals`
+    (None: there are no such settings). equals: None for `trained_with`. tolerance: 0 for bit-identical weights, otherwise the
     largest allowed difference of a weight, with dropout off. still: settings that turn off the method's own dropout, for
     checks without dropout (its masks depend on the layout).
     """
 
     method: Method
-    beside: tuple[Method, ...] = (CrossEntropy(),)
+    trained_with: tuple[Method, ...] = (CrossEntropy(),)
     neutral: Mapping[str, Any] | None = None
     equals: tuple[Method, ...] | None = None
     tolerance: float = 0.0
@@ -81,17 +81,17 @@ class Case:
     @property
     def methods(self) -> tuple[Method, ...]:
         """All methods of the training; the checked method is the last."""
-        return (*self.beside, self.method)
+        return (*self.trained_with, self.method)
 
     @property
     def stilled(self) -> tuple[Method, ...]:
         """As `methods`, without the method's own dropout."""
-        return (*self.beside, self.changed(self.still or {}))
+        return (*self.trained_with, self.changed(self.still or {}))
 
     @property
     def without(self) -> tuple[Method, ...]:
         """Methods of the training that equals the one at the neutral settings."""
-        return self.beside if self.equals is None else self.equals
+        return self.trained_with if self.equals is None else self.equals
 
     def changed(self, settings: Mapping[str, Any]) -> Method:
         """The method with other settings."""
@@ -255,7 +255,7 @@ def check_neutral(bench: Bench, case: Case) -> None:
     if case.neutral is None:
         return
     dropout = case.tolerance == 0
-    methods = (*case.beside, case.changed(case.neutral))
+    methods = (*case.trained_with, case.changed(case.neutral))
     ours = run_through(bench.start(methods, dropout, **TRAINED))
     theirs = bench.without(case.without, dropout)
     if case.tolerance == 0 and not bit_identical(ours, theirs):
@@ -446,7 +446,7 @@ def check_method(
     method: Method,
     *,
     neutral: Mapping[str, Any] | None,
-    beside: Sequence[Method] | None = None,
+    trained_with: Sequence[Method] | None = None,
     equals: Sequence[Method] | None = None,
     tolerance: float = 0.0,
     still: Mapping[str, Any] | None = None,
@@ -455,9 +455,9 @@ def check_method(
     """Check that a method keeps the promises of every method; it need not be registered. About ten seconds on a CPU.
 
     method: with settings at which it has an effect within 16 steps. neutral: settings at which the training is
-    bit-identical to one without the method; None: there are no such settings. beside: methods that are trained together
+    bit-identical to one without the method; None: there are no such settings. trained_with: methods that are trained together
     with it; by default `CrossEntropy()` alone. equals: methods of the training that equals the neutral one, if that is not
-    `beside`. tolerance: if they are equal only up to rounding, the largest allowed difference of a weight. still: settings
+    `trained_with`. tolerance: if they are equal only up to rounding, the largest allowed difference of a weight. still: settings
     that turn off the method's own dropout. checks: names from `CHECKS`; None: all.
 
     Raises ContractError, an AssertionError, with every broken promise, and UserError for an unknown check or setting. Other
@@ -472,7 +472,7 @@ def check_method(
         )
     case = Case(
         method,
-        (CrossEntropy(),) if beside is None else tuple(beside),
+        (CrossEntropy(),) if trained_with is None else tuple(trained_with),
         neutral,
         None if equals is None else tuple(equals),
         tolerance,
