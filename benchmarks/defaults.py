@@ -2,6 +2,7 @@
 
     python benchmarks/defaults.py TABLES STUDENT --peer randout --out defaults.jsonl
     python benchmarks/defaults.py TABLES STUDENT --peer tfidf setfit trainer --out defaults.jsonl
+    python benchmarks/defaults.py TABLES STUDENT --workers 14 --seconds 540 --out defaults-gpu.jsonl     (on a large machine)
     python benchmarks/defaults.py --out defaults.jsonl                           (prints the table of the results so far)
 
 Measures accuracy on the same test rows, seconds, and seconds of CPU time (which depend little on other work on the machine;
@@ -9,18 +10,22 @@ with OMP_NUM_THREADS=1 the two are equal on an idle machine). The peers run in t
 scikit-learn, without importing randout: `tfidf` (TF-IDF of words and pairs, logistic regression), `setfit` (SetFit with the 20
 iterations of its documentation), `setfit-default` (its own defaults: every pair), `trainer` (transformers' Trainer with the
 settings of the text-classification example: 3 epochs at 2e-5, 32 texts per step). They train on every row of the subset;
-randout holds out 15 % for validation, and also trains on these after they are scored.
+randout holds out 15 % for validation, and also trains on these after they are scored. The same command resumes. With several
+workers, runs share the machine, so that only their accuracy is reported.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
+import multiprocessing
 import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -128,11 +133,51 @@ def table(lines: list[dict[str, Any]]) -> list[str]:
         cells = []
         for peer in peers:
             own = [line for line in mine if line["peer"] == peer]
-            accuracy, seconds = (np.median([line[key] for line in own] or [0]) for key in ("accuracy", "cpu_seconds"))
-            cells.append(f"{100 * accuracy:.1f} % ({seconds:.0f} s)" if own else "")
+            timed = [line["cpu_seconds"] for line in own if "cpu_seconds" in line]
+            accuracy = f"{100 * np.median([line['accuracy'] for line in own]):.1f} %" if own else ""
+            cells.append(f"{accuracy} ({np.median(timed):.0f} s)" if timed else accuracy)
         seeds = len({line["seed"] for line in mine})
         found.append(f"| {name} | {rows} | {seeds} | {' | '.join(cells)} |")
     return found
+
+
+def run(key: dict[str, Any], tables: Path, student: str) -> dict[str, Any]:
+    """Train one peer on one subset and score it on the test rows of the table."""
+    parts = read(tables / f"{key['table']}.csv")
+    test = [parts["test"][at] for at in np.random.default_rng(0).permutation(len(parts["test"]))[:TEST_ROWS]]
+    began, cpu_began = time.perf_counter(), time.process_time()
+    made = PEERS[key["peer"]](subset(parts["train"], key["rows"], key["seed"]), test, student, key["seed"])
+    spent, cpu_spent = time.perf_counter() - began, time.process_time() - cpu_began
+    right = float(np.mean([one == label for one, (_, label) in zip(made, test, strict=True)]))
+    return key | {"accuracy": right, "seconds": round(spent, 2), "cpu_seconds": round(cpu_spent, 2)}
+
+
+def untimed(key: dict[str, Any], tables: Path, student: str) -> dict[str, Any]:
+    """As `run`, without times and with the device, for runs that share a machine. A failed run returns its error."""
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    torch.use_deterministic_algorithms(False)  # a run of randout in the same process turned them on
+    try:
+        found = run(key, tables, student)
+    except Exception as error:
+        return key | {"error": f"{type(error).__name__}: {error}"[:500]}
+    return {name: value for name, value in found.items() if "seconds" not in name} | {"device": device}
+
+
+def carry_out(todo: list[dict[str, Any]], arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Run the tasks, one after the other or in several processes; yields each result as it comes."""
+    if arguments.workers == 1:
+        yield from (run(key, arguments.tables, arguments.student) for key in todo)
+        return
+    until = time.monotonic() + arguments.seconds
+    with multiprocessing.get_context("spawn").Pool(arguments.workers) as pool:
+        waiting = [pool.apply_async(untimed, (key, arguments.tables, arguments.student)) for key in todo]
+        while waiting and time.monotonic() < until:
+            for one in [one for one in waiting if one.ready()]:
+                waiting.remove(one)
+                yield one.get()
+            time.sleep(0.2)
 
 
 def main() -> None:
@@ -143,6 +188,8 @@ def main() -> None:
     parser.add_argument("--table", nargs="+")
     parser.add_argument("--rows", type=int, nargs="+", default=[60, 200, 700])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--workers", type=int, default=1, help="runs at the same time; more than one: not timed")
+    parser.add_argument("--seconds", type=float, default=1e9, help="with several workers: stop after this many seconds")
     parser.add_argument("--out", type=Path, default=Path("defaults.jsonl"))
     arguments = parser.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -152,25 +199,16 @@ def main() -> None:
         return
     names = ("peer", "table", "rows", "seed")
     done = {json.dumps([json.loads(line)[name] for name in names]) for line in lines}
-    for seed in arguments.seeds:
-        for rows in arguments.rows:
-            for path in sorted(arguments.tables.glob("*.csv")):
-                for peer in arguments.peer:
-                    key: dict[str, Any] = {"peer": peer, "table": path.stem, "rows": rows, "seed": seed}
-                    if json.dumps(list(key.values())) in done or (arguments.table and path.stem not in arguments.table):
-                        continue
-                    parts = read(path)
-                    order = np.random.default_rng(0).permutation(len(parts["test"]))[:TEST_ROWS]
-                    test = [parts["test"][at] for at in order]
-                    began, cpu_began = time.perf_counter(), time.process_time()
-                    made = PEERS[peer](subset(parts["train"], rows, seed), test, arguments.student, seed)
-                    seconds = {
-                        "seconds": round(time.perf_counter() - began, 2),
-                        "cpu_seconds": round(time.process_time() - cpu_began, 2),
-                    }
-                    right = float(np.mean([one == label for one, (_, label) in zip(made, test, strict=True)]))
-                    with arguments.out.open("a", encoding="utf-8") as stream:
-                        stream.write(json.dumps(key | {"accuracy": right} | seconds) + "\n")
+    found = arguments.table or sorted(path.stem for path in arguments.tables.glob("*.csv"))
+    order = itertools.product(arguments.seeds, arguments.rows, found, arguments.peer)
+    keys = [{"peer": peer, "table": name, "rows": rows, "seed": seed} for seed, rows, name, peer in order]
+    todo = [key for key in keys if json.dumps([key[name] for name in names]) not in done]
+    with arguments.out.open("a", encoding="utf-8") as stream:
+        for result in carry_out(todo, arguments):
+            print(result, file=sys.stderr if "error" in result else sys.stdout, flush=True)
+            if "error" not in result:
+                stream.write(json.dumps(result) + "\n")
+                stream.flush()
 
 
 if __name__ == "__main__":
