@@ -132,6 +132,11 @@ def test_it_is_told_before_large_libraries_load(answers: list[Any], at: int) -> 
     assert loaded == []
 
 
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "randout", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"randout {randout.__version__}"
+
+
 SMALL = ["--teacher", "none", "--preset", "plain", "--set", "epochs=1", "--set", "precision=float32"]
 
 
