@@ -74,6 +74,8 @@ CALLS = [  # words of a command line, its exit code, and what it prints
     (["compare", "many.csv", "--student", "minilm-l7"], 2, "Did you mean 'minilm-l6'?"),
     (["cv", "many.csv", "--student", "minilm-l7", "--folds", "5"], 2, "Did you mean 'minilm-l6'?"),
     (["init"], 0, "[train]"),
+    (["init", "--student", "svm"], 0, "min_df"),
+    (["init", "--student", "cnn"], 0, "min_count"),
     (["init", "--student", "./none"], 2, "./none: no such folder"),
     (["init", "--student", "svmm"], 0, "Did you mean 'svm'?"),
 ]

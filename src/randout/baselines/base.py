@@ -20,7 +20,6 @@ from safetensors.numpy import load_file, save_file
 
 from randout.core.config import Table, checked
 from randout.core.errors import UserError, nearest
-from randout.models.loading import whole_folder
 
 FORMAT = 1
 RECORD, WEIGHTS = "classifier.json", "weights.safetensors"
@@ -82,6 +81,8 @@ class Fitted:
 
     def save(self, folder: Path, card: str) -> None:
         """Write classifier.json, weights.safetensors and README.md (the text `card`) atomically."""
+        from randout.models.loading import whole_folder  # imports PyTorch
+
         with whole_folder(folder) as coming:
             save_file({name: np.ascontiguousarray(array) for name, array in self.arrays.items()}, coming / WEIGHTS)
             record = {

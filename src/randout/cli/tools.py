@@ -209,7 +209,7 @@ def init(
 
     made = requested({"student": {"model": student}} if student else {}, preset, None, sets).config()
     if made.student.model in CLASSIFIER_NAMES:
-        from randout.baselines.settings import chosen, resolve_settings  # imports PyTorch
+        from randout.baselines.settings import chosen, resolve_settings
 
         classifier = chosen(made)
         assert classifier is not None
