@@ -117,10 +117,32 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     return carried_out([words for words, _, _ in CALLS], folder)
 
 
-def carried_out(calls: list[list[str]], folder: Path) -> list[Any]:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "rows.csv"],
+        ["train", "rows.csv", "--student", "auto"],
+        ["train", "rows.csv", "--dry-run"],
+        ["compare", "rows.csv"],
+        ["cv", "rows.csv"],
+        ["search", "rows.csv", "--space", "seed=[1, 2]"],
+        ["soft-labels", "rows.csv", "--teacher", "rows"],
+    ],
+    ids=lambda words: " ".join(words[:1] + words[2:3]),
+)
+def test_a_machine_without_an_encoder_is_told_what_to_do_before_data_is_read(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("this is not a table with a label column\n")
+    ((code, printed, loaded),) = carried_out([words], tmp_path, HF_HUB_CACHE=str(tmp_path / "hub"))
+    assert (code, loaded) == (2, [])
+    assert "no encoder is on this machine" in printed
+    assert "randout train DATA --student svm" in printed
+    assert "rows.csv" not in printed
+
+
+def carried_out(calls: list[list[str]], folder: Path, **variables: str) -> list[Any]:
     """Exit code, output, and large libraries loaded so far, of each call, all in one new process."""
     command = [sys.executable, "-c", PROGRAM, json.dumps(calls)]
-    environment = {**os.environ, "RANDOUT_CACHE": str(folder / "cache")}
+    environment = {**os.environ, "RANDOUT_CACHE": str(folder / "cache")} | variables
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 

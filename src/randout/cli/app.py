@@ -96,12 +96,13 @@ def soft_labels(
 ) -> None:
     """Store a teacher's soft labels ahead of training. `train` with the same data and teacher reuses them."""
     from randout.data.dataset import read_data
-    from randout.experiments.run.already_trained import find_models
+    from randout.experiments.run.already_trained import check_student, find_models
 
     table = {"source": data, "text_column": text_column, "label_column": label_column, "unlabeled": unlabeled}
     settings = named({"data": table, "student": {"model": student}})
     settings |= {"teacher": {"model": teacher}, "output": {"test": False}}
     config = requested(settings, preset, recipe, sets).config()
+    check_student(config)
     dataset = read_data(config)
     find_models(config)
     from randout.experiments.run import pipeline, planning  # imports PyTorch

@@ -16,7 +16,7 @@ from randout.core.errors import UserError, did_you_mean
 from randout.core.files import joined_name
 from randout.core.wording import plural
 from randout.data.dataset import Datasets, read_data
-from randout.experiments.run.already_trained import find_models
+from randout.experiments.run.already_trained import check_student, find_models
 from randout.experiments.run.options import Options, Stopped
 from randout.experiments.run.request import Request, recipe_tables
 from randout.experiments.search.request import check_space, make_search
@@ -81,6 +81,7 @@ def _build_search(request: Request, table: Mapping[str, Any], options: Options) 
     if absent:
         options.show.say(f"left out, because this recipe has no such method: {', '.join(absent)}")
     check_space(made)
+    check_student(made.config)
     dataset = read_data(made.config)
     find_models(made.config)
     return made, dataset
@@ -187,6 +188,8 @@ def _read(study: Study) -> Datasets:
     """Read the data of the first cell, before PyTorch is loaded. Raises UserError, also for models that are not found."""
     datasets, first = Datasets(), studying.units(study)[0]
     configs = [studying.arm_config(study, arm, METHODS, first.tables) for arm in study.arms]
+    for config in configs:
+        check_student(config)
     datasets.read(configs[0])
     for config in configs:
         find_models(config)
