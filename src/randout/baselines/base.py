@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from safetensors import SafetensorError
@@ -48,6 +48,10 @@ class Classifier(Table):
 
     def check(self) -> None:
         """Raise UserError if settings are inconsistent."""
+
+    def resolved(self, rows: int, notes: list[str]) -> Self:
+        """Return the settings with every "auto" resolved for this number of training rows, each with a line in `notes`."""
+        return self
 
     def logits_of(
         self, vocabulary: Vocabulary, arrays: Arrays, labels: int, texts: Sequence[str], progress: Progress, device: str

