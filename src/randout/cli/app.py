@@ -103,13 +103,15 @@ def soft_labels(
     settings |= {"teacher": {"model": teacher}, "output": {"test": False}}
     config = requested(settings, preset, recipe, sets).config()
     check_student(config)
+    show = Show(quiet)
     dataset = read_data(config)
+    dataset.report.warn(show)
     find_models(config)
     from randout.experiments.run import pipeline, planning  # imports PyTorch
 
     plan = planning.make(config, dataset, required=config.methods)
     try:
-        taught = pipeline.taught(plan, pipeline.Options(runs=runs, show=Show(quiet)))
+        taught = pipeline.taught(plan, pipeline.Options(runs=runs, show=show))
     except pipeline.Stopped as stop:
         tools.stopped(stop, stop.run.path)
         return

@@ -210,8 +210,7 @@ def _introduce(config: Config, dataset: Dataset, show: Show) -> None:
     weights = "" if config.student.model in CLASSIFIER_NAMES else " and --set ce.class_weights=balanced"
     for line in describe(dataset):
         show.say(line)
-    for warning in dataset.report.warnings():
-        show.warn(warning)
+    dataset.report.warn(show)
     if config.train.metric == "accuracy" and dataset.report.imbalance > 3:
         show.say(
             f"hint: the largest class is {dataset.report.imbalance:.1f} times the smallest; "
