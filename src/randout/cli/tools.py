@@ -227,8 +227,8 @@ def init(
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
-    """Show what this machine supports and what is missing."""
+def doctor(plugin: Plugins = None, as_json: AsJson = False) -> None:
+    """Show what this machine supports, what is missing, and the methods that are not built in."""
     from .doctor import examine
 
     rows = examine()

@@ -189,6 +189,15 @@ def score_lines(metrics: Mapping[str, Any], id2label: Mapping[Any, str]) -> list
     return [*lines, "", *_confusion_lines(counts, names)]
 
 
+def covered(head: str) -> str:
+    """Say what a study's result covers. head: as stored, `2 of 3 seeds`; `3 of 3 seeds` becomes `3 seeds`."""
+    done, of, rest = head.partition(" of ")
+    planned, _, units = rest.partition(" ")
+    if not of or done != planned:
+        return head
+    return f"{done} {units}"
+
+
 def choice_lines(choice: Mapping[str, Any]) -> list[str]:
     """Format a recorded choice of student: both scores, their difference, the choice and its reason."""
     encoder, bag_of_words = choice[ENCODER], choice[WORDS]
