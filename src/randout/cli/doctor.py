@@ -40,7 +40,11 @@ def examine() -> list[Row]:
         names = ", ".join(
             f"{Source(str(f), f).label} ({(f / 'model.safetensors').stat().st_size / 2**20:.0f} MiB)" for f in found
         )
-        todo = "" if found else "`randout demo` downloads one; or name one with --student"
+        todo = (
+            ""
+            if found
+            else "`randout demo --data-only` downloads one; --student FOLDER uses another; --student svm needs none"
+        )
         rows += [("encoders found locally", names or "none", todo)]
         cache = cache_folder()
         rows += [("cache", f"{cache}, {shutil.disk_usage(cache).free / 2**30:.0f} GiB free", "")]

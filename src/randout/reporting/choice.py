@@ -26,7 +26,7 @@ def choice(subject: Subject) -> Section | None:
                 own = (found[kind]["name"], metric, found[kind].get("score"), where, found.get("rows"))
                 rows.append((arm.name, model.unit or None, *own, "yes" if found["chosen"] == kind else "no"))
             for line in choice_lines(found):
-                words[f"{line[0].upper()}{line[1:]}."] = None
+                words[f"{line.replace('student', 'Student', 1) if line.startswith('student') else line}."] = None
     if not rows:
         return None
     columns: tuple[Column, ...] = (Column("model"), Column("unit"), Column("candidate"), Column("metric"))
