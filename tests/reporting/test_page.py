@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as parquet
 import pytest
+from rich.cells import cell_len
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
 from conftest import Run
@@ -490,6 +491,30 @@ def test_methods_from_elsewhere_are_marked(tmp_path: Path) -> None:
     assert found == [("my-noise", "package noises 1.2"), ("own", "file own.py")]
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert "Not built into randout: my-noise (package noises 1.2), own (file own.py)." in text
+
+
+@pytest.mark.parametrize("size", [2, 8, 30])
+def test_labels_of_a_matrix_are_distinct_and_clear_of_its_axes(size: int) -> None:
+    names = [f"{8 * 'WWWW'} long name of a class {at} {9 * chr(0x4E2D)}" for at in range(size)]
+    cells = tuple(("a", true, made, 1 / size, 1) for true in names for made in names)
+    columns = tuple(values.Column(title) for title in ("model", "true", "predicted"))
+    columns += (values.Column("share", "percent"), values.Column("rows", "count"))
+    roles = {"panel": "model", "row": "true", "column": "predicted", "value": "share", "count": "rows"}
+    figure = values.Figure("m", "m", "matrix", values.Table("m", "m", columns, cells), roles)
+    root = xml.etree.ElementTree.fromstring(svg.svg(figure))
+    texts = list(root.iter("text"))
+    axes = {one.text: one for one in texts if one.get("class") == "axis"}
+    assert axes.keys() == {"true", "predicted"}
+    first = min(float(one.get("y", 0)) for one in root.iter("rect"))
+    assert all(float(one.get("y", 0)) < first - 6 for one in axes.values()), "above every cell and name"
+    named = [one for one in texts if one.text and one.get("class") != "axis" and not re.fullmatch(r"[\d.]+", one.text)]
+    assert min(float(one.get("y", 0)) for one in named) > first
+    assert len({one.text for one in named}) == size
+    rows = [one for one in named if one.get("transform") is None]
+    assert len(rows) == size
+    for one in rows:
+        assert one.text
+        assert float(one.get("x", 0)) > 12 * cell_len(one.text) / 2, "the name begins inside of the drawing"
 
 
 def test_runs_are_compared_by_the_metric_they_were_selected_by(tmp_path: Path) -> None:

@@ -365,6 +365,11 @@ def _figure(width: float, height: float, columns: int, title: str, **layout: Any
     return figure, axes
 
 
+def matrix_labels(names: Sequence[str]) -> list[str]:
+    """Names of classes along a drawn matrix: on two lines, or on one if there are many classes."""
+    return _wrapped(names) if len(names) <= 8 else distinct_names(names, NAME_WIDTH)
+
+
 def _wrapped(names: Sequence[str], width: int = 24, lines: int = 2) -> list[str]:
     return ["\n".join(textwrap.wrap(name, width, max_lines=lines, placeholder=" ..")) for name in names]
 
@@ -416,7 +421,7 @@ def _confusion_picture(matrix: Any, names: list[str], path_png: str | os.PathLik
     counts = np.asarray(matrix, dtype=np.int64)
     if counts.shape != (len(names), len(names)):
         raise ValueError(f"confusion matrix: expected {len(names)} x {len(names)}, got {counts.shape}")
-    names = _wrapped(names) if len(names) <= 8 else distinct_names(names, NAME_WIDTH)
+    names = matrix_labels(names)
     support = counts.sum(1, keepdims=True)
     shares = np.where(support > 0, 100 * counts / np.maximum(support, 1), np.nan)
     panel = min(8.0, max(3.0, 1.4 + 0.55 * len(names)))  # inches
