@@ -254,8 +254,8 @@ def summary(subject: Subject) -> Section | None:
     if rows:
         parts += [main_table(subject, rows), *forest_plot(subject, rows), *scores_figure(subject, rows)]
     parts += [str(note) for note in result["notes"]]
-    if others := other_methods(subject):
-        named = ", ".join(f"{name} ({source})" for name, source, _ in others.rows)
+    if outside := other_methods(subject):
+        named = ", ".join(f"{name} ({source})" for name, source, _ in outside.rows)
         parts.append(f"Not built into randout: {named}. See Environment.")
     others = [(label_of(row, subject), *pair) for row in rows for pair in (row.get("secondary") or {}).items()]
     if others:

@@ -325,7 +325,7 @@ def _method_lines(
         table.append([*cells, f"{row.adjusted_p:.4f}", _percent(row.detectable or 0.0)])
         verdicts.append(row.words or "")
         notes += [f"{shown[row.name]}: {test}: {found}" for test, found in row.secondary.items()]
-    lines = [f"{base.estimand}; {count} {unit}{'s' if count != 1 else ''}"]
+    lines = [f"intervals and verdicts apply to {base.estimand}; {plural(count, unit)}"]
     lines += [f"{line}  {word}" for line, word in zip(_padded(table_lines(header, table)), verdicts, strict=True)]
     return [*lines, *(["", "other tests (not used for verdicts):", *notes] if notes else [])]
 
