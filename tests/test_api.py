@@ -187,11 +187,18 @@ def test_texts_that_are_numbers_give_a_warning(two_texts):
         two_texts,
         "warning: the texts in column 'text' are numbers; if another column holds the texts, name it",
     )
-    words = ["--student", "mnb-count", "-q", "-o"]
+    words = ["--student", "mnb-count", "--set", "classifier.min_df=1", "-q", "-o"]
     rows = [f"{i * 7}.5,x{i},{i % 2}" for i in range(60)]
     Path("numbers.csv").write_text("\n".join(["text,other,label", *rows]), encoding="utf-8")
     assert warning in run("train", "numbers.csv", *words, "numbers")[2]
     assert "are numbers" not in run("train", "numbers.csv", *words, "named", "--text-column", "text")[2]
+    assert warning in run("evaluate", "named", "numbers.csv", "-q")[2]
+    assert "are numbers" not in run("evaluate", "named", "numbers.csv", "--text-column", "text", "-q")[2]
+    for command in ("compare", "cv", "search"):
+        planned = [command, "numbers.csv", "--student", "mnb-count", "--dry-run", "-q"]
+        planned += ["--space", "classifier.alpha=[0.5, 1.0]"] if command == "search" else []
+        assert warning in run(*planned)[2]
+        assert "are numbers" not in run(*planned, "--text-column", "text")[2]
     Path("new.csv").write_text("text\n1\n\n2.5\n", encoding="utf-8")
     assert warning in run("predict", "my run", "--file", "new.csv", "-q")[2]
     assert (

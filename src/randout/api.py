@@ -67,6 +67,7 @@ def train(
     with _source(data, Path(runs)) as source:
         request = _request(_tables(source, student, teacher), preset, recipe, settings)
         plan = planning.make(request.config(), required=request.required, alternatives=True)
+    plan.dataset.report.warn(options.show)
     result = execute(plan, options)
     options.show.conclude(messages(result.metrics.get("warnings", [])))
     return result

@@ -25,6 +25,7 @@ from sklearn.svm import LinearSVC
 from conftest import Run
 from randout import api, baselines
 from randout.baselines import CLASSIFIERS, Bag, Fitted, Labelled, Network
+from randout.baselines import settings as baseline_settings
 from randout.baselines.bag_of_words import MIN_PROBABILITY, SVM, Bayes, BayesCount, BayesTfidf, Forest
 from randout.baselines.neural import CNN, LSTM
 from randout.core import config
@@ -359,6 +360,53 @@ def test_what_the_default_preset_brings_is_left_out_with_a_note(toy_csv: Callabl
     alone = planning.make(config.build([config.read_preset("plain"), recipe], METHODS))
     assert alone.fingerprint == plan.fingerprint
     assert alone.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "least"),
+    [("svm", 999, 1), ("svm", 1000, 2), ("rf", 999, 2), ("rf", 1000, 5), ("mnb-count", 60, 2), ("mnb-tfidf", 60, 2)],
+)
+def test_least_texts_of_a_word_depend_on_the_number_of_rows(name: str, rows: int, least: int) -> None:
+    notes: list[str] = []
+    found: Any = CLASSIFIERS[name]().resolved(rows, notes)
+    assert found.min_df == least
+    assert f"{rows:,} training rows" in notes[0]
+    assert "every word" in notes[0] if least == 1 else f"at least {least} training texts" in notes[0]
+    given: Any = CLASSIFIERS[name].model_validate({"min_df": 7}).resolved(rows, notes)
+    assert given.min_df == 7
+    assert len(notes) == 1
+
+
+def test_a_word_is_kept_by_the_rows_that_it_is_fitted_on() -> None:
+    train = Labelled(["one word", "two words", "words of one"], np.array([0, 1, 0]))
+    fits = [
+        kind.fit(train, train, {0: "a", 1: "b"}, config.TrainTable(), lambda done: None)
+        for kind in (SVM(), SVM(min_df=1))
+    ]
+    assert fits[0].vocabulary == fits[1].vocabulary == ("of", "one", "two", "word", "words")
+    assert fits[0].settings == fits[1].settings
+
+
+def test_a_plan_has_the_number_that_auto_stands_for(toy_csv: Callable[..., Path]) -> None:
+    plan = plan_of("svm", toy_csv(90, 0), classifier={})
+    assert plan.config.classifier["min_df"] == 1
+    assert any(note.startswith("words: every word") for note in plan.notes)
+    asked = plan_of("svm", toy_csv(90, 0), classifier={"min_df": 1})
+    assert asked.fingerprint == plan.fingerprint
+    assert not any(note.startswith("words:") for note in asked.notes)
+
+
+@pytest.mark.parametrize("name", list(CLASSIFIERS))
+def test_the_preset_paper_has_published_settings(name: str) -> None:
+    made = request.Request({"student": {"model": name}}, "paper").config()
+    published: Any = baseline_settings.chosen(made)
+    assert getattr(published, "min_df", 5) == 5
+    assert getattr(published, "min_count", 6) == 6
+    assert baseline_settings.resolve_settings(made, published, []).student.model == name
+    over: Any = baseline_settings.chosen(
+        request.Request({"student": {"model": "svm"}}, "paper", settings=[{"classifier": {"min_df": 3}}]).config()
+    )
+    assert over.min_df == 3
 
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [

@@ -438,11 +438,11 @@ def test_full_disk_while_saving(tiny_model: Any, toy_csv: Any, tmp_path: Path) -
         (["train", "ok.csv", "--recipe", "broken.toml"], "line 1"),
         (["train", "ok.csv", "--time-limit", "soon"], "2h"),
         (["train", "ok.csv", "--device", "tpu"], "train.device"),
-        (["train", "ok.csv", "--device", "cuda"], "doctor"),
+        (["train", "ok.csv", "--student", "svm", "--device", "cuda"], "doctor"),
         (["train", "ok.csv", "--split", "magic"], "data.split"),
-        (["train", "ok.csv", "--text-column", "txt"], "text"),
+        (["train", "ok.csv", "--student", "svm", "--text-column", "txt"], "text"),
         (["train", "--resume", "nowhere"], "nowhere: no such run"),
-        (["train", "one.csv"], "at least two classes"),
+        (["train", "one.csv", "--student", "svm"], "at least two classes"),
         (["train", "."], "folder"),
         (["evaluate", "nowhere"], "nowhere: no such run"),
         (["predict", "./nowhere", "a"], "no such folder"),
@@ -511,6 +511,21 @@ def test_doctor_looks_at_this_machine(run: Run) -> None:
     assert rows["transformers"] == transformers.__version__
     assert rows["bfloat16 on the CPU"].startswith("native" if planning.native_bfloat16("cpu") else "emulated")
     assert "HF_HUB_OFFLINE" in rows["model hub"]
+
+
+def test_doctor_lists_methods_that_are_not_built_in(run: Run, tmp_path: Path) -> None:
+    from randout.methods.builtin import METHODS
+
+    assert ("other methods", "none") in {(row["what"], row["found"]) for row in json.loads(run("doctor", "--json")[1])}
+    lines = ["import randout", "", "", "@randout.register", "class Listed(randout.Method):"]
+    lines += ['    name = "listed-noise"', '    summary = "does nothing"', ""]
+    (tmp_path / "listed.py").write_text("\n".join(lines))
+    try:
+        rows = {row["what"]: row["found"] for row in json.loads(run("doctor", "--json", "--plugin", "listed.py")[1])}
+        assert rows["method: listed-noise"] == "not built in; from the file listed.py"
+        assert "from file listed.py, not built in" in run("methods")[1]
+    finally:
+        METHODS.remove("listed-noise")
 
 
 @pytest.mark.parametrize(("limit", "said"), [("1", "(threads limited by OMP_NUM_THREADS=1)"), (None, "")])

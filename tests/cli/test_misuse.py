@@ -153,7 +153,7 @@ def test_finished_runs_and_their_mistakes(run, two_runs):
     code, out, err = run("compare", "runs/a", "runs/b")
     assert code == 0
     assert err.startswith("\nWarnings\n  - ce, ce + randout: The model predicts "), "nothing else"
-    assert "comparison of finished runs: 1 seed per recipe\n" in out
+    assert "comparison of finished runs: result over 1 seed per recipe\n" in out
     code, out, _ = run("compare", "runs/a", "runs/b/", "--baseline", "./runs/b", "--metric", "macro_f1", "--json")
     assert code == 0
     found = json.loads(out)
@@ -285,7 +285,7 @@ def test_two_commands_and_their_results(run):
     fast = ["--set", "epochs=1", "--set", "precision=float32", "--set", "device=cpu"]
     code, out, err = run("compare", *ROWS[:3], *fast, "--arms", "plain,randout", "--seeds", "2", "-o", "c")
     assert code == 0, err
-    assert "2 of 2 seeds" in out
+    assert "result over 2 seeds\n" in out
     assert "no verdict: 2 seeds" in out
     code, out, err = run("cv", *ROWS, *fast, "--folds", "5", "-o", "v", "--json")
     assert code == 0, err

@@ -74,6 +74,8 @@ CALLS = [  # words of a command line, its exit code, and what it prints
     (["compare", "many.csv", "--student", "minilm-l7"], 2, "Did you mean 'minilm-l6'?"),
     (["cv", "many.csv", "--student", "minilm-l7", "--folds", "5"], 2, "Did you mean 'minilm-l6'?"),
     (["init"], 0, "[train]"),
+    (["init", "--student", "svm"], 0, "min_df"),
+    (["init", "--student", "cnn"], 0, "min_count"),
     (["init", "--student", "./none"], 2, "./none: no such folder"),
     (["init", "--student", "svmm"], 0, "Did you mean 'svm'?"),
 ]
@@ -115,10 +117,32 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     return carried_out([words for words, _, _ in CALLS], folder)
 
 
-def carried_out(calls: list[list[str]], folder: Path) -> list[Any]:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "rows.csv"],
+        ["train", "rows.csv", "--student", "auto"],
+        ["train", "rows.csv", "--dry-run"],
+        ["compare", "rows.csv"],
+        ["cv", "rows.csv"],
+        ["search", "rows.csv", "--space", "seed=[1, 2]"],
+        ["soft-labels", "rows.csv", "--teacher", "rows"],
+    ],
+    ids=lambda words: " ".join(words[:1] + words[2:3]),
+)
+def test_a_machine_without_an_encoder_is_told_what_to_do_before_data_is_read(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("this is not a table with a label column\n")
+    ((code, printed, loaded),) = carried_out([words], tmp_path, HF_HUB_CACHE=str(tmp_path / "hub"))
+    assert (code, loaded) == (2, [])
+    assert "no encoder is on this machine" in printed
+    assert "randout train DATA --student svm" in printed
+    assert "rows.csv" not in printed
+
+
+def carried_out(calls: list[list[str]], folder: Path, **variables: str) -> list[Any]:
     """Exit code, output, and large libraries loaded so far, of each call, all in one new process."""
     command = [sys.executable, "-c", PROGRAM, json.dumps(calls)]
-    environment = {**os.environ, "RANDOUT_CACHE": str(folder / "cache")}
+    environment = {**os.environ, "RANDOUT_CACHE": str(folder / "cache")} | variables
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 

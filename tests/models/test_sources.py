@@ -85,7 +85,7 @@ class TestFind:
         with pytest.raises(UserError, match="HF_HUB_OFFLINE") as found:
             loading.find(name)
         assert str(found.value).startswith(name)
-        assert "found locally: none" in str(found.value)
+        assert "randout train DATA --student svm" in str(found.value)
 
     @pytest.mark.parametrize("name", ["no such model", "a--b", "semi;colon"])
     def test_no_name_at_all(self, name):

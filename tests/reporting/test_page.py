@@ -9,12 +9,14 @@ import re
 import shutil
 import subprocess
 import xml.etree.ElementTree
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as parquet
 import pytest
+from rich.cells import cell_len
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
 from conftest import Run
@@ -22,7 +24,7 @@ from randout.core.errors import UserError
 from randout.experiments import requests
 from randout.reporting import checks, comparison, read, report, scores, sections, svg, values
 from randout.reporting import page as write
-from randout.reporting.subjects import Subject
+from randout.reporting.subjects import Arm, Subject, default_baseline
 from support.folders import LABELS, POST, SPLITS, logits_of, make_run, make_search, make_study, truth
 from support.folders import write as write_json
 
@@ -406,6 +408,113 @@ def test_baseline_is_the_one_that_learns_from_labels_alone(runs: Path) -> None:
     assert read.read(paths)[0].baseline == "plain"
     assert read.read(paths, "kd")[0].baseline == "kd"
     assert [arm.name for arm in read.read(paths, "kd")[0].arms] == ["kd", "plain", "randout-kd"]
+
+
+def test_compare_and_report_choose_the_same_baseline_and_say_so(tmp_path: Path) -> None:
+    runs = [
+        comparable(make_run(tmp_path / name, name, seed)) for seed, name in enumerate(("kd", "plain", "randout-kd"))
+    ]
+    runs = [comparable(run, epochs=at) for at, run in enumerate(runs)]
+    said = "The baseline is plain, the first that learns from labels only (another: --baseline)."
+    for paths in (runs, runs[::-1], runs[1:]):
+        record = requests.finished([str(path) for path in paths], requests.Asked())
+        (subject,) = read.read(paths)
+        assert record["baseline"] == subject.baseline == "plain"
+        assert said in record["result"]["notes"]
+        assert said in comparison.result_of(subject)["notes"]
+    named = requests.finished([str(path) for path in runs], requests.Asked(baseline="kd"))
+    assert not [note for note in named["result"]["notes"] if note.startswith("The baseline is")]
+    assert not [note for note in read.read(runs, "kd")[0].notes if note.startswith("The baseline is")]
+
+
+def test_without_a_model_of_labels_the_baseline_teaches_none_of_the_others() -> None:
+    def record(name: str, teacher: str | None) -> dict[str, Any]:
+        return {"fingerprint": name, "identity": {"methods": {"ce": {}, "kd": {}}, "teacher": teacher}}
+
+    one, two = [record("one", "x")], [record("two", "one")]
+    assert default_baseline({"one": one, "two": two})[0] == "two"
+    assert "teaches none of the others" in default_baseline({"one": one, "two": two})[1]
+    assert default_baseline({"two": two, "one": [record("one", "two")]})[0] == "two"
+
+
+def test_findings_are_counted_and_not_the_checks_that_made_them(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "plain")
+    (subject,) = read.read([run])
+    assert checks.checks(subject).parts == ("All 11 checks passed.",)
+    late = [
+        {"kind": "unseen", "message": "m", "split": "test"},
+        {"kind": "calibration", "message": "n", "split": "test"},
+    ]
+    one, two = (
+        replace(subject, arms=(Arm("plain", (replace(subject.models[0], warnings=tuple(late[:n])),)),)) for n in (1, 2)
+    )
+    assert checks.checks(one).parts[0] == "1 finding from 1 check; 10 of 11 checks found nothing."
+    assert checks.checks(two).parts[0] == "2 findings from 1 check; 10 of 11 checks found nothing."
+    assert len(checks.checks(two).parts) == 3
+
+
+def test_the_choice_of_a_student_is_shown_with_both_scores(tmp_path: Path) -> None:
+    choice = {"chosen": "bag-of-words", "by": "validation", "rows": 400, "metric": "accuracy", "margin": 0.03}
+    choice |= {"encoder": {"name": "minilm", "score": 0.61}, "bag-of-words": {"name": "svm", "score": 0.625}}
+    run = make_run(tmp_path / "chosen", choice=choice | {"difference": 0.015, "low90": -0.02, "high90": 0.05})
+    other = make_run(tmp_path / "kd", "kd")
+    report([run, other], tmp_path / "out", formats="md,csv,html")
+    found = rows_of(tmp_path / "out" / "tables" / "choice.csv")
+    assert [(row["candidate"], row["score %"], row["chosen"]) for row in found] == [
+        ("minilm", "61", "no"),
+        ("svm", "62.5", "yes"),
+    ]
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "## Choice of the student" in text
+    assert "svm minus minilm: +1.50 points" in text
+    failed = {
+        "chosen": "encoder",
+        "why": "no text has a word",
+        "encoder": {"name": "minilm"},
+        "bag-of-words": {"name": "svm"},
+    }
+    report([make_run(tmp_path / "only", choice=failed)], tmp_path / "out", formats="md")
+    assert "because svm cannot be fitted: no text has a word" in (tmp_path / "out" / "report.md").read_text(
+        encoding="utf-8"
+    )
+    report([other], tmp_path / "out", formats="md")
+    assert "Choice of the student" not in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+
+
+def test_methods_from_elsewhere_are_marked(tmp_path: Path) -> None:
+    plugins = {
+        "my-noise": {"package": "noises", "version": "1.2", "sha256": "a" * 64},
+        "own": {"file": "own.py", "sha256": "b"},
+    }
+    report([make_run(tmp_path / "kd", "kd", plugins=plugins)], tmp_path / "out", formats="md,csv")
+    found = [(row["method"], row["from"]) for row in rows_of(tmp_path / "out" / "tables" / "other-methods.csv")]
+    assert found == [("my-noise", "package noises 1.2"), ("own", "file own.py")]
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "Not built into randout: my-noise (package noises 1.2), own (file own.py)." in text
+
+
+@pytest.mark.parametrize("size", [2, 8, 30])
+def test_labels_of_a_matrix_are_distinct_and_clear_of_its_axes(size: int) -> None:
+    names = [f"{8 * 'WWWW'} long name of a class {at} {9 * chr(0x4E2D)}" for at in range(size)]
+    cells = tuple(("a", true, made, 1 / size, 1) for true in names for made in names)
+    columns = tuple(values.Column(title) for title in ("model", "true", "predicted"))
+    columns += (values.Column("share", "percent"), values.Column("rows", "count"))
+    roles = {"panel": "model", "row": "true", "column": "predicted", "value": "share", "count": "rows"}
+    figure = values.Figure("m", "m", "matrix", values.Table("m", "m", columns, cells), roles)
+    root = xml.etree.ElementTree.fromstring(svg.svg(figure))
+    texts = list(root.iter("text"))
+    axes = {one.text: one for one in texts if one.get("class") == "axis"}
+    assert axes.keys() == {"true", "predicted"}
+    first = min(float(one.get("y", 0)) for one in root.iter("rect"))
+    assert all(float(one.get("y", 0)) < first - 6 for one in axes.values()), "above every cell and name"
+    named = [one for one in texts if one.text and one.get("class") != "axis" and not re.fullmatch(r"[\d.]+", one.text)]
+    assert min(float(one.get("y", 0)) for one in named) > first
+    assert len({one.text for one in named}) == size
+    rows = [one for one in named if one.get("transform") is None]
+    assert len(rows) == size
+    for one in rows:
+        assert one.text
+        assert float(one.get("x", 0)) > 12 * cell_len(one.text) / 2, "the name begins inside of the drawing"
 
 
 def test_runs_are_compared_by_the_metric_they_were_selected_by(tmp_path: Path) -> None:

@@ -382,7 +382,7 @@ def test_best_of_equals_a_plain_loop_with_groups():
 def test_method_lines_name_the_estimand_and_every_row():
     made, labels, groups = arms(5)
     lines = method_lines(compare_methods(made, labels, groups, "plain", 3))
-    assert lines[0] == f"{METHOD}; 5 seeds"
+    assert lines[0] == f"intervals and verdicts apply to {METHOD}; 5 seeds"
     assert lines[1].split()[-1] == "verdict"
     assert lines[2].endswith("baseline")
     assert lines[4].startswith("randout")

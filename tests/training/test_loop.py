@@ -309,6 +309,19 @@ def test_losses_and_gradients_are_logged_apart(tiny_model: Tiny) -> None:
     assert session.position.history[0]["learning_rate"] == learning_rate(session.settings, 2, 3)
 
 
+def test_a_row_of_the_history_has_the_losses_of_its_own_epoch(tiny_model: Tiny) -> None:
+    def history(every: int) -> list[dict[str, Any]]:
+        encoder = tiny_encoder(tiny_model("bert"))
+        session = new_training(encoder, [CrossEntropy()], epochs=4, validate_every=every, patience=0)
+        trained(session, toy_material(encoder))
+        return session.position.history
+
+    each, seldom = history(1), history(2)
+    assert [row["epoch"] for row in seldom] == [2, 4]
+    assert [row["loss_ce"] for row in seldom] == [row["loss_ce"] for row in each[1::2]]
+    assert len({row["loss_ce"] for row in each}) == 4
+
+
 def test_flush_reads_once_and_in_order(tiny_model: Tiny) -> None:
     session = new_training(tiny_encoder(tiny_model("bert")), [CrossEntropy()])
     session.pending = [(0, 0, {"loss_ce": torch.tensor(1.0)}), (0, 1, {"loss_ce": torch.tensor(3.0)})]

@@ -1,7 +1,9 @@
 """Bag-of-words baselines: fitted by scikit-learn, stored as arrays, scored without scikit-learn.
 
 Defaults follow Huang et al. 2020 (CODA-19, arXiv 2005.02367, and its published code): the segment alone as input;
-lower-case words of at least two characters that occur in at least five training texts; tf-idf; 150 trees of any depth.
+lower-case words of at least two characters; tf-idf; 150 trees of any depth. Published are words that occur in at least five
+training texts, which are few in a small table: by default the least number of texts depends on the number of rows
+(`Bag.least_texts`).
 """
 
 from __future__ import annotations
@@ -12,13 +14,13 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field
 from scipy import sparse
 
-from randout.core.config import TrainTable
+from randout.core.config import AutoInt, TrainTable
 from randout.core.errors import UserError
 from randout.stats.metrics import better, log_probabilities, score
 
@@ -27,9 +29,9 @@ from .forest import arrays_of, mean_probabilities
 
 WORD = re.compile(r"\b\w\w+\b")  # scikit-learn's default
 BLOCK = 1000  # texts scored at once
+FEW_ROWS = 1000  # fewer training rows than this: rarer words are kept
 MIN_PROBABILITY = 1e-6  # lower bound of the forest's probabilities, for classes that no tree votes for
 StepDone = Callable[[int], None]  # called before each step of fitting with the steps just done; may raise to stop
-Counts = Annotated[int, Field(ge=1, description="minimum number of training texts in which a word occurs")]
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -49,12 +51,28 @@ class Bag(Classifier):
     """Base class of the bag-of-words baselines.
 
     Features are word counts, or with `tfidf` counts * idf scaled to length 1, where idf = 1 + ln((1 + n) / (1 + df)).
+    least_texts: what `min_df` "auto" is with fewer than `FEW_ROWS` training rows, and with more. The numbers were chosen by
+    `benchmarks/word_frequency.py` (docs/log.md).
     """
 
     tfidf: ClassVar[bool] = True
+    least_texts: ClassVar[tuple[int, int]] = (2, 5)
 
     lowercase: Annotated[bool, Field(description="convert texts to lower case")] = True
-    min_df: Counts = 5
+    min_df: Annotated[
+        AutoInt,
+        Field(
+            description="minimum number of training texts in which a word occurs (published: 5); auto: by the number of rows"
+        ),
+    ] = 0
+
+    def resolved(self, rows: int, notes: list[str]) -> Self:
+        if self.min_df:
+            return self
+        least = self.least_texts[rows >= FEW_ROWS]
+        kept = "every word" if least == 1 else f"words that occur in at least {least} training texts"
+        notes.append(f"words: {kept}, chosen for {rows:,} training rows (another number: --set classifier.min_df=N)")
+        return self.model_copy(update={"min_df": least})
 
     @property
     def pieces(self) -> int:
@@ -69,7 +87,8 @@ class Bag(Classifier):
         table: training settings, of which seed and metric are used. step_done: called before each step of fitting. Raises
         UserError if no word is frequent enough.
         """
-        vocabulary, arrays = self._words(train.texts)
+        settings = self.resolved(len(train.texts), [])
+        vocabulary, arrays = settings._words(train.texts)
         read = featurizer(vocabulary, arrays, self.lowercase)
         held = Labelled(validation.texts, validation.labels)
 
@@ -78,7 +97,7 @@ class Bag(Classifier):
 
         data = FittingData(read(train.texts), train.labels, evaluate, table.metric, table.seed % 2**32, step_done)
         learned, found = self.learn(data)
-        return Fitted(self, id2label, vocabulary, arrays | learned, {"words": len(vocabulary)} | found)
+        return Fitted(settings, id2label, vocabulary, arrays | learned, {"words": len(vocabulary)} | found)
 
     def _words(self, texts: Sequence[str]) -> tuple[Vocabulary, Arrays]:
         """Return the vocabulary in alphabetical order, and with `tfidf` the idf (V,) of its words."""
@@ -119,6 +138,7 @@ class SVM(Bag):
 
     name = "svm"
     summary = "linear support vector machine on tf-idf"
+    least_texts = (1, 2)
     scores = (
         "The scores are margins (the decision function), not log probabilities: they rank the classes, but their "
         "softmax is not a probability. Do not compare log loss, calibration error or the column `score` with those of "

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from safetensors import SafetensorError
@@ -20,7 +20,6 @@ from safetensors.numpy import load_file, save_file
 
 from randout.core.config import Table, checked
 from randout.core.errors import UserError, nearest
-from randout.models.loading import whole_folder
 
 FORMAT = 1
 RECORD, WEIGHTS = "classifier.json", "weights.safetensors"
@@ -49,6 +48,10 @@ class Classifier(Table):
 
     def check(self) -> None:
         """Raise UserError if settings are inconsistent."""
+
+    def resolved(self, rows: int, notes: list[str]) -> Self:
+        """Return the settings with every "auto" resolved for this number of training rows, each with a line in `notes`."""
+        return self
 
     def logits_of(
         self, vocabulary: Vocabulary, arrays: Arrays, labels: int, texts: Sequence[str], progress: Progress, device: str
@@ -82,6 +85,8 @@ class Fitted:
 
     def save(self, folder: Path, card: str) -> None:
         """Write classifier.json, weights.safetensors and README.md (the text `card`) atomically."""
+        from randout.models.loading import whole_folder  # imports PyTorch
+
         with whole_folder(folder) as coming:
             save_file({name: np.ascontiguousarray(array) for name, array in self.arrays.items()}, coming / WEIGHTS)
             record = {

@@ -2,33 +2,35 @@
 
 Sizes and training follow Huang et al. 2020 (CODA-19, arXiv 2005.02367, and its published code). A text is its first 60
 words, padded on the left. The CNN is a linear layer over max-pooled filters, the LSTM a linear layer over its last state.
+PyTorch is loaded when a network is made (`networks`), not to read or print settings.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
 
 from randout.core.config import TrainTable
 from randout.core.errors import UserError
+from randout.core.lazy import torch
 from randout.core.rng import random_key
-from randout.models.encoder import NOTHING, Encoder, Output, Want
-from randout.models.hooks import Sites
-from randout.models.inference import predict
 from randout.models.tokens import Tokens
 
 from .base import Arrays, Classifier, Fitted, Progress, Vocabulary
 
-PADDING, UNKNOWN, FIRST = 0, 1, 2  # word ids; FIRST: the first word of the vocabulary
+if TYPE_CHECKING:
+    from torch import nn
+
+    from randout.models.encoder import Encoder
+
+    from .networks import WordEncoder
+
+PADDING, UNKNOWN, FIRST = 0, 1, 2  # word ids; padding as in `networks`; FIRST: the first word of the vocabulary
 Size = Annotated[int, Field(ge=1)]
 
 
@@ -109,6 +111,10 @@ class Network(Classifier):
 
     def encoder(self, vocabulary: Vocabulary, id2label: dict[int, str], seed: int) -> WordEncoder:
         """Create a network, randomly initialized from `seed`."""
+        from randout.models.hooks import Sites
+
+        from .networks import WordEncoder
+
         torch.manual_seed(random_key(seed, "head"))
         model: Any = self.module(len(vocabulary) + FIRST, len(id2label))
         model.config = SimpleNamespace(num_labels=len(id2label), id2label=id2label, hidden_size=self.embedding)
@@ -123,19 +129,12 @@ class Network(Classifier):
     def logits_of(
         self, vocabulary: Vocabulary, arrays: Arrays, labels: int, texts: Sequence[str], progress: Progress, device: str
     ) -> np.ndarray:
+        from randout.models.inference import predict
+
         encoder = self.encoder(vocabulary, {at: str(at) for at in range(labels)}, seed=0)
         encoder.model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
         encoder.model.to(device)
         return predict(encoder, self.tokens(vocabulary, texts), np.arange(len(texts)), "float32", progress)
-
-
-@dataclass(frozen=True)
-class WordEncoder(Encoder):
-    """A network with the interface of an encoder; every text has the same number of ids."""
-
-    def forward(self, ids: Sequence[Tensor], want: Want = NOTHING, weights: dict[str, Tensor] | None = None) -> Output:
-        block = torch.stack(list(ids)).to(self.device)  # (b, length)
-        return Output(self.model(block), {})
 
 
 class CNN(Network):
@@ -155,25 +154,9 @@ class CNN(Network):
             )
 
     def module(self, words: int, labels: int) -> nn.Module:
-        return Convolutions(words, labels, self)
+        from .networks import Convolutions
 
-
-class Convolutions(nn.Module):
-    """The module of `CNN`."""
-
-    def __init__(self, words: int, labels: int, settings: CNN) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(words, settings.embedding, padding_idx=PADDING)
-        self.filters = nn.ModuleList(
-            nn.Conv1d(settings.embedding, settings.channels, width) for width in settings.filters
-        )
-        self.dropout = nn.Dropout(settings.dropout)
-        self.linear = nn.Linear(settings.channels * len(settings.filters), labels)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        states = self.dropout(self.embedding(ids).transpose(1, 2))  # (b, embedding, length)
-        found = [convolve(states) for convolve in self.filters]  # (b, channels, length - width + 1) each
-        return self.linear(torch.cat([F.max_pool1d(each, each.shape[2])[..., 0] for each in found], 1))
+        return Convolutions(words, labels, self.embedding, self.dropout, self.filters, self.channels)
 
 
 class LSTM(Network):
@@ -186,18 +169,6 @@ class LSTM(Network):
     hidden: Annotated[int, Field(ge=1, description="size of the hidden state")] = 256
 
     def module(self, words: int, labels: int) -> nn.Module:
-        return Recurrent(words, labels, self)
+        from .networks import Recurrent
 
-
-class Recurrent(nn.Module):
-    """The module of `LSTM`."""
-
-    def __init__(self, words: int, labels: int, settings: LSTM) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(words, settings.embedding, padding_idx=PADDING)
-        between = settings.dropout if settings.layers > 1 else 0.0
-        self.lstm = nn.LSTM(settings.embedding, settings.hidden, settings.layers, batch_first=True, dropout=between)
-        self.linear = nn.Linear(settings.hidden, labels)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.linear(self.lstm(self.embedding(ids))[0][:, -1])
+        return Recurrent(words, labels, self.embedding, self.dropout, self.layers, self.hidden)

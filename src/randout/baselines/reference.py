@@ -25,7 +25,6 @@ MAX_SCORED = 20_000  # scored rows per split
 MAX_CELLS = 500_000  # training rows times classes
 MAX_CHARACTERS = 10_000_000  # total characters of the training texts used
 MAX_TEXT_CHARACTERS = 4_000  # characters of each text, from its start
-MIN_DF_ROWS = 1_000  # number of training rows from which words must occur in two texts
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,6 @@ def baseline_of(dataset: Dataset) -> Baseline | None:
     return _last[0][1]
 
 
-def min_df(rows: int) -> int:
-    """Return the minimum number of training texts in which a word must occur, given the number of rows."""
-    return 2 if rows >= MIN_DF_ROWS else 1
-
-
 def _fit(dataset: Dataset, train: np.ndarray) -> Baseline | None:
     """Fit the baseline to a sample of the training rows; None if a class or all words are missing."""
     classes = len(dataset.id2label)
@@ -74,9 +68,8 @@ def _fit(dataset: Dataset, train: np.ndarray) -> Baseline | None:
     if len(np.unique(labels)) < classes:
         return None
     labelled = Labelled([dataset.texts[row][:MAX_TEXT_CHARACTERS] for row in rows], labels)
-    model = SVM(min_df=min_df(len(rows)))
     try:
-        fitted = model.fit(labelled, labelled, dataset.id2label, TrainTable(seed=0), lambda _done: None)
+        fitted = SVM().fit(labelled, labelled, dataset.id2label, TrainTable(seed=0), lambda _done: None)
     except UserError:  # no text has a word of two characters
         return None
     return Baseline(fitted, len(rows), len(train))

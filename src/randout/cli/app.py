@@ -96,19 +96,22 @@ def soft_labels(
 ) -> None:
     """Store a teacher's soft labels ahead of training. `train` with the same data and teacher reuses them."""
     from randout.data.dataset import read_data
-    from randout.experiments.run.already_trained import find_models
+    from randout.experiments.run.already_trained import check_student, find_models
 
     table = {"source": data, "text_column": text_column, "label_column": label_column, "unlabeled": unlabeled}
     settings = named({"data": table, "student": {"model": student}})
     settings |= {"teacher": {"model": teacher}, "output": {"test": False}}
     config = requested(settings, preset, recipe, sets).config()
+    check_student(config)
+    show = Show(quiet)
     dataset = read_data(config)
+    dataset.report.warn(show)
     find_models(config)
     from randout.experiments.run import pipeline, planning  # imports PyTorch
 
     plan = planning.make(config, dataset, required=config.methods)
     try:
-        taught = pipeline.taught(plan, pipeline.Options(runs=runs, show=Show(quiet)))
+        taught = pipeline.taught(plan, pipeline.Options(runs=runs, show=show))
     except pipeline.Stopped as stop:
         tools.stopped(stop, stop.run.path)
         return

@@ -40,17 +40,38 @@ def examine() -> list[Row]:
         names = ", ".join(
             f"{Source(str(f), f).label} ({(f / 'model.safetensors').stat().st_size / 2**20:.0f} MiB)" for f in found
         )
-        todo = "" if found else "`randout demo` downloads one; or name one with --student"
+        todo = (
+            ""
+            if found
+            else "`randout demo --data-only` downloads one; --student FOLDER uses another; --student svm needs none"
+        )
         rows += [("encoders found locally", names or "none", todo)]
         cache = cache_folder()
         rows += [("cache", f"{cache}, {shutil.disk_usage(cache).free / 2**30:.0f} GiB free", "")]
         rows += [("model hub", *hub.result())]
+    rows += _other_methods()
     for name, use in EXTRAS.items():
         there = importlib.util.find_spec(name) is not None
         rows += [
             (f"extra: {name}", "installed" if there else "not installed", "" if there else f"install it for {use}")
         ]
     return rows
+
+
+def _other_methods() -> list[Row]:
+    """Methods from entry points of installed packages and from `--plugin`, each with where it comes from."""
+    from randout.core.errors import UserError
+    from randout.methods.builtin import METHODS
+
+    rows: list[Row] = []
+    for name in METHODS:
+        if name in METHODS.built_in:
+            continue
+        try:
+            rows.append((f"method: {name}", f"not built in; from the {METHODS.origin(name)}", ""))
+        except UserError as error:
+            rows.append((f"method: {name}", "cannot be loaded", str(error)))
+    return rows or [("other methods", "none", "")]
 
 
 def _package(name: str) -> Row:

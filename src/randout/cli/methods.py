@@ -45,8 +45,9 @@ def _listed(row: dict[str, Any]) -> list[str]:
     taught = f"teacher's {row['teacher']}" if row["teacher"] else ""
     what = row["summary"] + (f" ({_settings(row)})" if row["settings"] else "")
     first = f"{row['name']:<30} {row['kind']:<13} {row['cost']:<5} {hooks:<26} {taught}".rstrip()
-    source = "; ".join(filter(None, (row["source"], row["package"])))
-    return [first, f"    {what}", f"    {source}", f"    options: {', '.join(row['options']) or 'none'}"]
+    source = "; ".join(filter(None, (row["source"], row["package"] and f"from {row['package']}, not built in")))
+    lines = [first, f"    {what}", *([f"    {source}"] if source else [])]
+    return [*lines, f"    options: {', '.join(row['options']) or 'none'}"]
 
 
 def _settings(row: dict[str, Any]) -> str:
@@ -59,8 +60,8 @@ def _toml(value: Any) -> str:
 
 def _explained(row: dict[str, Any]) -> list[str]:
     """Summary, equation and source from the docstring, then requirements, cost and recipe."""
-    lines = [f"{row['name']}: {row['summary']}", "", row["equation"], ""]
-    facts = [("source", row["source"]), ("from", row["package"])]
+    lines = [f"{row['name']}: {row['summary']}", "", *([row["equation"], ""] if row["equation"] else [])]
+    facts = [("source", row["source"]), ("from", row["package"] and f"{row['package']}, not built in")]
     facts += [("cost", f"{row['cost']} per training step of the student")]
     facts += [("hooks", ", ".join(row["hooks"])), ("needs", "; ".join(row["needs"]))]
     tuned = ", ".join(f"{key} {_toml(values)}" for key, values in row["tuned"].items())

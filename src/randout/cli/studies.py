@@ -206,7 +206,7 @@ def _carry_out(study: Any, out: Path | None, dry_run: bool, as_json: bool, optio
     from randout.experiments import requests
 
     if dry_run:
-        print("\n".join(requests.planned(study, out)))
+        print("\n".join(requests.planned(study, out, options.show)))
         return
     try:
         folder = requests.execute(study, out, options)

@@ -209,7 +209,7 @@ def init(
 
     made = requested({"student": {"model": student}} if student else {}, preset, None, sets).config()
     if made.student.model in CLASSIFIER_NAMES:
-        from randout.baselines.settings import chosen, resolve_settings  # imports PyTorch
+        from randout.baselines.settings import chosen, resolve_settings
 
         classifier = chosen(made)
         assert classifier is not None
@@ -227,8 +227,8 @@ def init(
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
-    """Show what this machine supports and what is missing."""
+def doctor(plugin: Plugins = None, as_json: AsJson = False) -> None:
+    """Show what this machine supports, what is missing, and the methods that are not built in."""
     from .doctor import examine
 
     rows = examine()

@@ -180,8 +180,9 @@ def _train(work: Work) -> Result:
 def _read(work: Work) -> Dataset:
     """Read the data and describe it to the user. Missing models are reported before PyTorch is loaded."""
     from randout.data.dataset import read_data
-    from randout.experiments.run.already_trained import find_models
+    from randout.experiments.run.already_trained import check_student, find_models
 
+    check_student(work.config)
     dataset = read_data(work.config)
     find_models(work.config)
     _introduce(work.config, dataset, work.options.show)
@@ -209,8 +210,7 @@ def _introduce(config: Config, dataset: Dataset, show: Show) -> None:
     weights = "" if config.student.model in CLASSIFIER_NAMES else " and --set ce.class_weights=balanced"
     for line in describe(dataset):
         show.say(line)
-    for warning in dataset.report.warnings():
-        show.warn(warning)
+    dataset.report.warn(show)
     if config.train.metric == "accuracy" and dataset.report.imbalance > 3:
         show.say(
             f"hint: the largest class is {dataset.report.imbalance:.1f} times the smallest; "

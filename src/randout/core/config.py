@@ -212,6 +212,11 @@ class Config(Table):
 DEFAULT_PRESET = "auto"
 AUTO_STUDENT, ALTERNATIVE = "auto", "svm"  # `student.model` that lets validation choose, and the alternative
 PAPER_PRESET = "randout-kd"  # default preset of a study's arms
+PUBLISHED = "paper"  # preset with the published training
+PUBLISHED_BASELINES: dict[str, dict[str, Any]] = {  # by baseline: published settings that are not the default
+    **{name: {"min_df": 5} for name in ("svm", "rf", "mnb-count", "mnb-tfidf")},
+    **{name: {} for name in ("cnn", "lstm")},
+}
 PLUGIN_HINT = "For a third-party method, install its package or name its file with --plugin"
 OPEN_TABLES = ("methods", "classifier")  # tables whose keys depend on the chosen methods and baseline
 
@@ -222,10 +227,15 @@ def presets() -> dict[str, str]:
     return {f.name[:-5]: f.read_text().splitlines()[0].lstrip("# ") for f in files if f.name.endswith(".toml")}
 
 
-def read_preset(name: str) -> dict[str, Any]:
-    """Return the tables of a preset. Raises UserError with the closest name for an unknown preset."""
+def read_preset(name: str, student: str = "") -> dict[str, Any]:
+    """Return the tables of a preset. Raises UserError with the closest name for an unknown preset.
+
+    student: the student, if it is named. A baseline takes nothing of the preset "paper" but its own published settings.
+    """
     if name not in presets():
         raise UserError(f"no such preset {name!r}; available: {', '.join(presets())}.{nearest(name, presets())}")
+    if name == PUBLISHED and student in PUBLISHED_BASELINES:
+        return {"classifier": dict(PUBLISHED_BASELINES[student])}
     return tomllib.loads(resources.files("randout").joinpath("presets").joinpath(f"{name}.toml").read_text())
 
 

@@ -399,6 +399,7 @@ class LabelledFile:
     opened: Opened
     columns: Columns
     notes: list[str]
+    asked: bool = False  # whether the text column was named for this file, not taken from the training data or chosen
 
 
 def open_evaluation(
@@ -416,9 +417,10 @@ def open_evaluation(
     opened = open_sources(source, {}, notes, encoding)
     known, trained = opened.reading, trained or {}
     there = {what: column for what, column in trained.items() if column in opened.tables["main"].columns}
+    asked = bool(text_column or known.text_column)
     text_column = text_column or known.text_column or there.get("text")
     label_column = label_column or known.label_column or there.get("label")
-    return LabelledFile(opened, choose_columns(opened, text_column, label_column, None, notes), notes)
+    return LabelledFile(opened, choose_columns(opened, text_column, label_column, None, notes), notes, asked)
 
 
 def load_evaluation(
@@ -438,7 +440,7 @@ def load_evaluation(
     id2label: the model's classes. Labels are matched to them as `load` matches those of further files.
     text_column, label_column: the columns to read; None: those of `trained` ("text" and "label" of the model's training
         data) if the file has them, else the obvious ones.
-    notes: gets a line if spellings differ.
+    notes: gets a line if spellings differ, and a warning if all texts are numbers.
     told: called with the columns that are read.
     encoding: as for `load`.
     strict: whether every label must be a class of the model.
@@ -457,6 +459,8 @@ def load_evaluation(
     renamed = isinstance(own, Mapping) and set(own.values()) <= set(names)
     known_labels = own if renamed else names
     part = read_part(opened, role, columns, known_labels, notes, empty_texts=True, strict=strict)
+    if not source.asked and cols.are_numbers(part.texts):
+        notes.append(WARNING + cols.numbers_warning(columns.text))
     label2id = {label: i for i, label in id2label.items()}
     unseen = sorted(set(part.labels) - label2id.keys())
     label2id |= {label: i for i, label in enumerate(unseen, len(label2id))}

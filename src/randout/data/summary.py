@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from randout.core.console import Show
 from randout.core.wording import WARNING, plural, unseen_words, verb
 
 from .labels import class_name_notes
@@ -63,6 +64,11 @@ class DataReport:
     def warnings(self) -> list[str]:
         """Return the notes that are warnings, without the word."""
         return [note.removeprefix(WARNING) for note in self.notes if note.startswith(WARNING)]
+
+    def warn(self, show: Show) -> None:
+        """Show the warnings; everything that trains on the data does so."""
+        for warning in self.warnings():
+            show.warn(warning)
 
 
 def _split_lines(report: DataReport) -> list[str]:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from randout.core import config as configuration
+from randout.core.console import Show
 from randout.core.errors import UserError, did_you_mean
 from randout.core.files import joined_name
 from randout.core.wording import plural
 from randout.data.dataset import Datasets, read_data
-from randout.experiments.run.already_trained import find_models
+from randout.experiments.run.already_trained import check_student, find_models
 from randout.experiments.run.options import Options, Stopped
 from randout.experiments.run.request import Request, recipe_tables
 from randout.experiments.search.request import check_space, make_search
@@ -81,7 +82,9 @@ def _build_search(request: Request, table: Mapping[str, Any], options: Options) 
     if absent:
         options.show.say(f"left out, because this recipe has no such method: {', '.join(absent)}")
     check_space(made)
+    check_student(made.config)
     dataset = read_data(made.config)
+    dataset.report.warn(options.show)
     find_models(made.config)
     return made, dataset
 
@@ -173,7 +176,7 @@ def cross_validation(data: str, asked: Asked, out: Path | None) -> Study:
 
 def execute(study: Study, out: Path | None, options: Options) -> StudyFolder:
     """Run or resume a study, in `out` or studies/NAME. Raises StudyStopped, UserError."""
-    datasets = _read(study)
+    datasets = _read(study, options.show)
     from randout.experiments.study.comparison import run_study
 
     where = out or Path("studies") / study.name
@@ -183,19 +186,24 @@ def execute(study: Study, out: Path | None, options: Options) -> StudyFolder:
         raise StudyStopped(stop, where) from None
 
 
-def _read(study: Study) -> Datasets:
-    """Read the data of the first cell, before PyTorch is loaded. Raises UserError, also for models that are not found."""
+def _read(study: Study, show: Show) -> Datasets:
+    """Read the data of the first cell, before PyTorch is loaded; shows warnings about it.
+
+    Raises UserError, also for models that are not found.
+    """
     datasets, first = Datasets(), studying.units(study)[0]
     configs = [studying.arm_config(study, arm, METHODS, first.tables) for arm in study.arms]
-    datasets.read(configs[0])
+    for config in configs:
+        check_student(config)
+    datasets.read(configs[0]).report.warn(show)
     for config in configs:
         find_models(config)
     return datasets
 
 
-def planned(study: Study, out: Path | None) -> list[str]:
-    """Check a study and return the lines of its plan. Raises UserError."""
-    datasets = _read(study)
+def planned(study: Study, out: Path | None, show: Show) -> list[str]:
+    """Check a study and return the lines of its plan. show: for warnings about the data. Raises UserError."""
+    datasets = _read(study, show)
     from randout.experiments.study.comparison import check_arms
 
     study, notes = check_arms(study, datasets)

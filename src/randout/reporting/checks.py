@@ -35,8 +35,9 @@ def checks(subject: Subject) -> Section:
     found = _join([one for result in results for one in result])
     found.sort(key=lambda check: SEVERITIES.index(check.severity))
     count = sum(map(bool, results))
-    lead = f"{count} of {len(CHECKS)} checks {verb(count, 'needs', 'need')} your attention."
-    if not count:
+    passed = len(CHECKS) - count
+    lead = f"{plural(len(found), 'finding')} from {plural(count, 'check')}; {passed} of {len(CHECKS)} checks found nothing."
+    if not found:
         lead = f"All {len(CHECKS)} checks passed."
     return Section("checks", "Checks", (lead, *found))
 

@@ -16,6 +16,8 @@ from randout.stats.metrics import checked_logits
 from randout.stats.verdicts import compare_methods
 from randout.storage.predictions import Predictions
 
+from .figures import covered
+from .runs_table import other_methods
 from .subjects import Arm, Model, Subject
 from .values import Column, Figure, Points, Section, Table, format_cell, metric_kind, metric_name, metric_title
 
@@ -240,7 +242,7 @@ def summary(subject: Subject) -> Section | None:
     parts: list[Any] = []
     if subject.kind in ("compare", "cv"):
         state = (
-            f"This result covers {result['head']}."
+            f"This result covers {covered(result['head'])}."
             if result["head"]
             else "No unit is complete yet, so there is no result."
         )
@@ -252,6 +254,9 @@ def summary(subject: Subject) -> Section | None:
     if rows:
         parts += [main_table(subject, rows), *forest_plot(subject, rows), *scores_figure(subject, rows)]
     parts += [str(note) for note in result["notes"]]
+    if outside := other_methods(subject):
+        named = ", ".join(f"{name} ({source})" for name, source, _ in outside.rows)
+        parts.append(f"Not built into randout: {named}. See Environment.")
     others = [(label_of(row, subject), *pair) for row in rows for pair in (row.get("secondary") or {}).items()]
     if others:
         columns: tuple[Column, ...] = (Column("model"), Column("test"), Column("result"))

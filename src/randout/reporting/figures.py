@@ -189,6 +189,15 @@ def score_lines(metrics: Mapping[str, Any], id2label: Mapping[Any, str]) -> list
     return [*lines, "", *_confusion_lines(counts, names)]
 
 
+def covered(head: str) -> str:
+    """Say what a study's result covers. head: as stored, `2 of 3 seeds`; `3 of 3 seeds` becomes `3 seeds`."""
+    done, of, rest = head.partition(" of ")
+    planned, _, units = rest.partition(" ")
+    if not of or done != planned:
+        return head
+    return f"{done} {units}"
+
+
 def choice_lines(choice: Mapping[str, Any]) -> list[str]:
     """Format a recorded choice of student: both scores, their difference, the choice and its reason."""
     encoder, bag_of_words = choice[ENCODER], choice[WORDS]
@@ -316,7 +325,7 @@ def _method_lines(
         table.append([*cells, f"{row.adjusted_p:.4f}", _percent(row.detectable or 0.0)])
         verdicts.append(row.words or "")
         notes += [f"{shown[row.name]}: {test}: {found}" for test, found in row.secondary.items()]
-    lines = [f"{base.estimand}; {count} {unit}{'s' if count != 1 else ''}"]
+    lines = [f"intervals and verdicts apply to {base.estimand}; {plural(count, unit)}"]
     lines += [f"{line}  {word}" for line, word in zip(_padded(table_lines(header, table)), verdicts, strict=True)]
     return [*lines, *(["", "other tests (not used for verdicts):", *notes] if notes else [])]
 
@@ -354,6 +363,11 @@ def _figure(width: float, height: float, columns: int, title: str, **layout: Any
     if title:
         figure.suptitle("\n".join(textwrap.wrap(title, int(width * 9))), fontsize=12, parse_math=False)
     return figure, axes
+
+
+def matrix_labels(names: Sequence[str]) -> list[str]:
+    """Names of classes along a drawn matrix: on two lines, or on one if there are many classes."""
+    return _wrapped(names) if len(names) <= 8 else distinct_names(names, NAME_WIDTH)
 
 
 def _wrapped(names: Sequence[str], width: int = 24, lines: int = 2) -> list[str]:
@@ -407,7 +421,7 @@ def _confusion_picture(matrix: Any, names: list[str], path_png: str | os.PathLik
     counts = np.asarray(matrix, dtype=np.int64)
     if counts.shape != (len(names), len(names)):
         raise ValueError(f"confusion matrix: expected {len(names)} x {len(names)}, got {counts.shape}")
-    names = _wrapped(names) if len(names) <= 8 else distinct_names(names, NAME_WIDTH)
+    names = matrix_labels(names)
     support = counts.sum(1, keepdims=True)
     shares = np.where(support > 0, 100 * counts / np.maximum(support, 1), np.nan)
     panel = min(8.0, max(3.0, 1.4 + 0.55 * len(names)))  # inches

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import fonts
+from .figures import matrix_labels
 from .values import Figure
 
 if TYPE_CHECKING:
@@ -267,7 +268,7 @@ def _matrix(figure: Figure) -> Picture:
     from matplotlib.colors import LinearSegmentedColormap
 
     parts, names = panels(figure), list(dict.fromkeys(map(str, figure.role("row"))))
-    size, value = len(names), figure.role("value")
+    size, value, labels = len(names), figure.role("value"), matrix_labels(names)
     columns = matrix_columns(size)
     rows = -(-len(parts) // columns)
     made, axes = _new(rows * (min(WIDTH / columns, 8.0) + 0.35) * (0.98 if columns > 1 else 0.9), rows, columns)
@@ -288,11 +289,13 @@ def _matrix(figure: Figure) -> Picture:
                 color="white" if cell > 55 else "black",
             )
         axis.set_title(_wrapped(panel.name, 30), fontsize=10, parse_math=False)
-        turned: dict[str, Any] = {"rotation": 45, "ha": "right"} if max(map(len, names)) > 5 else {}
-        axis.set_xticks(range(size), [_wrapped(name, 18) for name in names], parse_math=False, **turned)
-        axis.set_yticks(
-            range(size), [_wrapped(name, 18) for name in names] if at % columns == 0 else [""] * size, parse_math=False
-        )
+        turned: dict[str, Any] = {}
+        if max(map(len, names)) > 5:
+            turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        axis.set_xticks(range(size), labels, parse_math=False, **turned)
+        axis.set_yticks(range(size), labels if at % columns == 0 else [""] * size, parse_math=False)
+        if size > 6:
+            axis.tick_params(labelsize=7.5)
         axis.set_xlabel("predicted", fontsize=9.5)
         axis.set_ylabel("true" if at % columns == 0 else "", fontsize=9.5)
         axis.spines[:].set_visible(False)

@@ -14,7 +14,7 @@ from randout.storage.run_folder import RunFolder, closest_runs, list_runs
 from randout.storage.run_names import run_names
 from randout.storage.study_folder import read_record
 
-from .subjects import Arm, Model, Subject, data_of
+from .subjects import Arm, Model, Subject, data_of, default_baseline
 
 STUDY_KINDS = ("compare", "cv", "search")
 
@@ -22,8 +22,7 @@ STUDY_KINDS = ("compare", "cv", "search")
 def read(paths: Sequence[Path], baseline: str = "") -> list[Subject]:
     """Read folders as subjects: one for each study, and one for all runs together.
 
-    baseline: run that the others are compared with; by default the first that learns from labels only and teaches none
-    of the others, else the first. A folder of runs stands for its finished runs.
+    baseline: run that the others are compared with; by default `default_baseline`. A folder of runs stands for its finished runs.
     Raises UserError for a missing path, a folder that is not a run, unfinished or damaged runs, or several data sets.
     """
     if not paths:
@@ -108,10 +107,9 @@ def _runs_subject(folders: list[Path], baseline: str, notes: list[str]) -> Subje
     names = run_names([model.record for model in unnamed])
     models = [replace(model, name=name) for model, name in zip(unnamed, names, strict=True)]
     baseline = _baseline_name(baseline, models)
-    taught = {teacher for model in models for teacher in model.teachers}
-    students = [model for model in models if model.record.get("fingerprint") not in taught]
-    plain = [model.name for model in students if len(model.methods) <= 1 and not model.teachers]
-    chosen = baseline or next(iter([*plain, *(model.name for model in students), *names]))
+    chosen, note = default_baseline({model.name: [model.record] for model in models})
+    chosen = baseline or chosen
+    notes = [*notes, note] if len(models) > 1 and not baseline else notes
     order = sorted(models, key=lambda model: model.name != chosen)
     title = f"{len(models)} models on {models[0].data_name}" if len(models) > 1 else models[0].name
     return Subject(title, "runs", tuple(Arm(m.name, (m,)) for m in order), chosen, notes=tuple(notes))

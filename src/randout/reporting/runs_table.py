@@ -275,7 +275,25 @@ def environment(subject: Subject) -> Section | None:
         *(Column("found" if same else "; ".join(names)) for names in found.values()),
     )
     rows = tuple((key, *(dict(where).get(key) for where in found)) for key in keys)
-    return Section("environment", "Environment", (Table("environment", "Versions and machine", columns, rows),))
+    table = Table("environment", "Versions and machine", columns, rows)
+    more = other_methods(subject)
+    return Section("environment", "Environment", (table, more) if more else (table,))
+
+
+def other_methods(subject: Subject) -> Table | None:
+    """Methods that are not built in, where they come from and which models use them; None without any."""
+    users: dict[tuple[str, str], dict[str, None]] = {}
+    for model in subject.models:
+        for name, origin in (model.record.get("plugins") or {}).items():
+            package = f"package {origin['package']} {origin.get('version', '')}" if origin.get("package") else ""
+            source = package or f"file {origin.get('file') or 'unknown'}"
+            users.setdefault((name, source), {})[model.name] = None
+    if not users:
+        return None
+    columns = (Column("method"), Column("from"), Column("models"))
+    rows = tuple((name, source, ", ".join(names)) for (name, source), names in users.items())
+    note = "Their code is not part of randout. A run is resumed only with the version that it started with."
+    return Table("other-methods", "Methods that are not built in", columns, rows, note)
 
 
 def _folders(subject: Subject) -> Table:

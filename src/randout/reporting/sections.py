@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from .checks import checks
+from .choice import choice
 from .comparison import summary, units
 from .runs_table import configuration, cost, data, environment, progress, test_openings
 from .scores import calibration, confusion, disagreement, learning, per_class
@@ -84,7 +85,16 @@ def build(subjects: list[Subject], texts: bool = True) -> list[Chapter]:
 
 
 def _sections(subject: Subject, texts: bool) -> list[Section | None]:
-    first: tuple[Callable[[Subject], Section | None], ...] = (summary, trials, checks, progress, units, teachers, noise)
+    first: tuple[Callable[[Subject], Section | None], ...] = (
+        summary,
+        trials,
+        checks,
+        progress,
+        units,
+        choice,
+        teachers,
+        noise,
+    )
     then: tuple[Callable[[Subject], Section | None], ...] = (per_class, confusion, learning, calibration)
     last: tuple[Callable[[Subject], Section | None], ...] = (data, test_openings, cost, environment, configuration)
     found = [make(subject) for make in (*first, *then)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -44,10 +44,7 @@ class Model:
 
     @property
     def teachers(self) -> list[str]:
-        """Identifier of each teacher: the fingerprint of the run that trains it, or of an existing classifier."""
-        identity = self.record["identity"]
-        known = [identity.get("teacher"), *identity.get("more", ())]
-        return [str(one.get("model", "") if isinstance(one, dict) else one) for one in known if one]
+        return teachers_of(self.record)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -142,6 +139,35 @@ class Subject:
         """Arms with the models that were scored on `split`."""
         kept = [Arm(arm.name, tuple(m for m in arm.models if self.split in m.metrics)) for arm in self.arms]
         return [arm for arm in kept if arm.models]
+
+
+def teachers_of(record: Mapping[str, Any]) -> list[str]:
+    """Identifier of each teacher of a run: the fingerprint of the run that trains it, or of an existing classifier.
+
+    record: the run's `run.json`.
+    """
+    identity = record["identity"]
+    known = [identity.get("teacher"), *identity.get("more", ())]
+    return [str(one.get("model", "") if isinstance(one, dict) else one) for one in known if one]
+
+
+def default_baseline(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[str, str]:
+    """Model that the others are compared with if none is named, and a note that says so.
+
+    It is the first that learns from labels only (one method at most, no teacher) and teaches none of the others; else the
+    first that teaches none of the others; else the first. models: by name, the `run.json` of its runs.
+    """
+    taught = {teacher for records in models.values() for record in records for teacher in teachers_of(record)}
+    students = [name for name, runs in models.items() if not taught & {str(run.get("fingerprint")) for run in runs}]
+    plain = [name for name in students if all(_learns_from_labels(record) for record in models[name])]
+    why = "the first that learns from labels only" if plain else "the first that teaches none of the others"
+    chosen = next(iter([*plain, *students, *models]))
+    why = why if students else "the first"
+    return chosen, f"The baseline is {chosen}, {why} (another: --baseline)."
+
+
+def _learns_from_labels(record: Mapping[str, Any]) -> bool:
+    return len(record["identity"].get("methods") or {}) <= 1 and not teachers_of(record)
 
 
 def selection_metric(records: Iterable[Mapping[str, Any]]) -> str:

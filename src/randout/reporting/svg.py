@@ -11,6 +11,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from rich.cells import cell_len
+
+from .figures import distinct_names
 from .pictures import (
     COLOURS,
     GREY,
@@ -31,7 +34,8 @@ WIDTH, HEIGHT = 430, 270  # pixels of a panel of curves
 LEFT, RIGHT, TOP, BOTTOM = 70, 14, 12, 46  # its margins
 DASHES = ("", "7 4", "2 3", "7 3 2 3")
 LETTER = 6.6  # approximate width of a letter in pixels
-LONGEST_LABEL = 18  # most letters of a class name in a matrix
+LONGEST_LABEL = 20  # most letters of a class name in a matrix
+NARROW, WIDE = "fijlrt.,:;'|!()[]/- ", "mwMW@%—"  # letters whose width differs most from the others'
 
 
 def svg(figure: Figure) -> str:
@@ -264,19 +268,39 @@ def _matrix(figure: Figure) -> str:
     return _panels([(panel.name, _cells(figure, panel.series[""], names)) for panel in parts])
 
 
+def _pixels(text: str) -> float:
+    """Approximate width of a label in pixels, rather too wide than too narrow."""
+    return sum(
+        13.0
+        if cell_len(letter) > 1
+        else 11.5
+        if letter in WIDE
+        else 4.8
+        if letter in NARROW
+        else 9.0
+        if letter.isupper()
+        else 7.6
+        for letter in text
+    )
+
+
 def _cells(figure: Figure, rows: list[int], names: list[str]) -> str:
-    """Draw a confusion matrix: true classes as rows, predicted classes as columns."""
+    """Draw a confusion matrix: true classes as rows, predicted classes as columns.
+
+    What rows and columns are stands above them, where no name of a class reaches.
+    """
     size, value = len(names), figure.role("value")
     side = 62 if size <= 4 else 50 if size <= 8 else 40 if size <= NUMBER_CLASSES else 22
-    labels = [_cut(name, LONGEST_LABEL) for name in names]
-    longest = LETTER * max(map(len, labels))
-    left, slanted = 26 + longest, longest > side
-    below = 26 + (0.72 * longest + 6 if slanted else 16)
+    labels = distinct_names(names, LONGEST_LABEL)
+    longest = max(map(_pixels, ["true", *labels]))
+    left, top, slanted = 10 + longest, 22, longest > side
+    below = 6 + (0.72 * longest + 6 if slanted else 16)
     right = 6 + (0 if slanted else 4)
-    drawn = ""
+    drawn = _text("true", left - 6, 13, "end", class_="axis")
+    drawn += _text("predicted", left + size * side / 2, 13, "middle", class_="axis")
     for at, row in enumerate(rows):
         down, across = divmod(at, size)
-        x, y = left + across * side, down * side
+        x, y = left + across * side, top + down * side
         box: dict[str, Any] = {"x": x + 1, "y": y + 1, "width": side - 2, "height": side - 2}
         share = value[row]
         cell = _title(_hover(figure, row)) + _tag("rect", fill=_shade(share), class_="cell", **box)
@@ -287,14 +311,11 @@ def _cells(figure: Figure, rows: list[int], names: list[str]) -> str:
         drawn += _tag("g", cell)
     for at, (label, name) in enumerate(zip(labels, names, strict=True)):
         middle = (at + 0.5) * side
-        drawn += _tag("g", _title(name) + _text(label, left - 6, middle + 4, "end"))
-        x, y = left + middle, size * side + 14
+        drawn += _tag("g", _title(name) + _text(label, left - 6, top + middle + 4, "end"))
+        x, y = left + middle, top + size * side + 14
         turned = {"transform": f"rotate(-45 {x:g} {y:g})"} if slanted else {}
         drawn += _tag("g", _title(name) + _text(label, x, y, "end" if slanted else "middle", **turned))
-    width, height = left + size * side + right, size * side + below
-    drawn += _text("predicted", left + size * side / 2, height - 4, "middle", class_="axis")
-    middle = size * side / 2
-    drawn += _text("true", 12, middle, "middle", class_="axis", transform=f"rotate(-90 12 {middle:g})")
+    width, height = left + size * side + right, top + size * side + below
     return _tag("svg", drawn, viewBox=f"0 0 {width:g} {height:g}", style=f"max-width:{width:g}px", aria_hidden="true")
 
 

@@ -105,7 +105,11 @@ def _epochs(training: TrainingState, material: Material, validate: Callable[[], 
             yield Event(texts=len(order[position.batch - 1]))
         flush(training)
         if (position.epoch + 1) % max(settings.validate_every, 1) and position.epoch + 1 < settings.epochs:
-            position.epoch, position.batch = position.epoch + 1, 0
+            position.epoch, position.batch, position.sums = (
+                position.epoch + 1,
+                0,
+                {},
+            )  # a validation reports its own epoch
             continue
         metrics = validate()
         improved = settings.keep == "last" or better(settings.metric, metrics[settings.metric], position.best)

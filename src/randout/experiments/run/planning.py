@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from randout.baselines import Bag, Classifier, Network, reference
+from randout.baselines import Bag, Classifier, Network
 from randout.baselines.settings import COMMON_SETTINGS, chosen, resolve_settings
 from randout.core.config import ALTERNATIVE, AUTO_STUDENT, Config, StudentTable, TeacherTable, TrainTable
 from randout.core.errors import UserError
@@ -162,11 +162,10 @@ def make(
 def _with_alternative(plan: Plan) -> Plan:
     """Add the bag-of-words baseline that `student.alternative` names as an alternative to the encoder."""
     config, dataset = plan.config, plan.dataset
-    least: dict[str, Any] = {"min_df": reference.min_df(len(dataset.split["train"]))}
     own = Config(
         data=config.data.model_copy(update={"unlabeled": ""}),
         student=StudentTable(model=config.student.alternative),
-        classifier=least | config.classifier,
+        classifier=config.classifier,
         teacher=TeacherTable(model="none"),
         train=TrainTable(**{key: getattr(config.train, key) for key in COMMON_SETTINGS}),
         output=config.output,
@@ -340,6 +339,8 @@ def _baseline_plan(config: Config, classifier: Classifier, dataset: Dataset | No
     train = config.train.model_copy(update={"device": device})
     config = resolve_settings(config.model_copy(update={"train": train}), classifier, notes)
     dataset = dataset or read_data(config)
+    classifier = classifier.resolved(len(dataset.split["train"]), notes)
+    config = config.model_copy(update={"classifier": classifier.model_dump(mode="json")})
     tokens = NO_TOKENS
     if isinstance(classifier, Network):
         vocabulary = classifier.vocabulary(dataset.texts[row] for row in dataset.split["train"])

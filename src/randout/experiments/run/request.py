@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,15 @@ class Request:
 
     def config(self, but: Collection[str] = ()) -> Config:
         """Return the configuration. but: tables of the recipe to ignore. Raises UserError."""
-        layers = [{k: v for k, v in one.items() if k not in but} for one in base_layers(self.preset, self.recipe)]
+        below = base_layers(self.preset, self.recipe, self._student)
+        layers = [{k: v for k, v in one.items() if k not in but} for one in below]
         return build([*layers, self.tables, *self.settings], METHODS)
+
+    @property
+    def _student(self) -> str:
+        """The student that the request names outside a recipe; empty for none."""
+        tables = reduce(overlay, self.settings, self.tables).get("student", {})
+        return str(tables.get("model", "")) if isinstance(tables, dict) else ""
 
     @property
     def required(self) -> frozenset[str]:
@@ -96,10 +104,13 @@ def check_origins(run: RunFolder) -> None:
             raise UserError(f"{where}, and {now.differs_from(was)}; {RESTORE}")
 
 
-def base_layers(preset: str | None, recipe: Path | None) -> list[dict[str, Any]]:
-    """Return the layers below the options. A recipe that lists methods replaces the default preset; others extend it."""
+def base_layers(preset: str | None, recipe: Path | None, student: str = "") -> list[dict[str, Any]]:
+    """Return the layers below the options. A recipe that lists methods replaces the default preset; others extend it.
+
+    student: as for `read_preset`.
+    """
     if recipe is None:
-        return [read_preset(preset or DEFAULT_PRESET)]
+        return [read_preset(preset or DEFAULT_PRESET, student)]
     tables = recipe_tables(recipe)
     return [tables] if "methods" in tables else [read_preset(preset or DEFAULT_PRESET), tables]
 

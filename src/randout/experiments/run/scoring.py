@@ -17,7 +17,7 @@ from randout.baselines import Classifier
 from randout.core.console import Show
 from randout.core.errors import UserError
 from randout.core.files import replace_text
-from randout.core.wording import plural, verb
+from randout.core.wording import WARNING, plural, verb
 from randout.data import dataset as data
 from randout.data import table_writing, tables
 from randout.data.columns import rows_in
@@ -387,7 +387,10 @@ def _rows_to_score(
             "replaced by the class that it means; the model card or label2id gives the order"
         ) from None
     for note in notes:
-        show.say(f"note: {note}")
+        if note.startswith(WARNING):
+            show.warn(note.removeprefix(WARNING))
+        else:
+            show.say(f"note: {note}")
     if left_out := found.without_text:
         of = len(found.texts) + len(left_out)
         have, are = verb(len(left_out), "has", "have"), verb(len(left_out), "is", "are")

@@ -9,7 +9,7 @@ from typing import Any
 
 from randout.core.errors import UserError
 from randout.core.wording import plural
-from randout.reporting.subjects import selection_metric
+from randout.reporting.subjects import default_baseline, selection_metric
 from randout.storage.run_folder import RunFolder
 from randout.storage.run_names import SEED, run_names, without_ending
 from randout.storage.seen_rows import FILE, rows_of_old_teachers
@@ -23,15 +23,17 @@ from .warnings import of_study
 def compare_finished(paths: Sequence[Path], baseline: str, study: Study, selected: bool = False) -> dict[str, Any]:
     """Compare finished runs; those that differ only in their seed are one arm. Returns a record like that of a study.
 
-    baseline: a run's folder or its arm's name; empty: the first. study: gives metric and margin. selected: use the
-    metric that all runs were selected by, if it has intervals, instead of the study's. Raises UserError for runs on
-    different data or rows, and if the arms do not have the same seeds.
+    baseline: a run's folder or its arm's name; empty: `default_baseline`, as for a report. study: gives metric and margin.
+    selected: use the metric that all runs were selected by, if it has intervals, instead of the study's. Raises UserError
+    for runs on different data or rows, and if the arms do not have the same seeds.
     """
     runs = [_finished(path) for path in paths]
     if selected:
         study = study.model_copy(update={"metric": selection_metric(run.record for run in runs)})
     arms = _arms(runs)
-    chosen = _baseline(arms, baseline)
+    chosen, note = default_baseline({name: [run.record for run in runs.values()] for name, runs in arms.items()})
+    if baseline:
+        chosen, note = _named_baseline(arms, baseline), ""
     seeds = [sorted(runs) for runs in arms.values()]
     if len(arms) < 2:
         raise UserError("compare: these runs differ only in their seeds. Name runs of at least two recipes")
@@ -57,13 +59,14 @@ def compare_finished(paths: Sequence[Path], baseline: str, study: Study, selecte
     }
     folder = StudyFolder(Path("/"), record)
     rows = rows_for(study.model_copy(update={"baseline": chosen}), read_scores(folder))
-    notes = [
+    notes = [note] if note else []
+    notes += [
         f"leaks: {name} learned from a teacher whose training rows are not recorded, so leaks cannot be excluded"
         for name, runs in arms.items()
         if any(_unknown_teacher(run) for run in runs.values())
     ]
-    warnings, baseline = of_study(record, folder.run, study.metric)
-    notes += [baseline] if baseline else []
+    warnings, words = of_study(record, folder.run, study.metric)
+    notes += [words] if words else []
     result = as_result(rows, f"{plural(len(seeds[0]), 'seed')} per recipe", notes)
     return record | {"warnings": warnings, "result": result | {"leaks": leaks_of(folder)}}
 
@@ -127,9 +130,8 @@ def _teacher_key(run: RunFolder) -> Any:
     return found if len(found) > 1 else found[0]
 
 
-def _baseline(arms: dict[str, dict[int, RunFolder]], asked: str) -> str:
-    if not asked:
-        return next(iter(arms))
+def _named_baseline(arms: dict[str, dict[int, RunFolder]], asked: str) -> str:
+    """Return the arm that is named, or that has the named run."""
     place = Path(asked).resolve()
     for name, runs in arms.items():
         if name == asked or any(asked == run.path.name or run.path.resolve() == place for run in runs.values()):

@@ -11,7 +11,7 @@ import numpy as np
 
 from randout.core.errors import UserError
 from randout.core.wording import plural
-from randout.reporting.figures import method_lines
+from randout.reporting.figures import covered, method_lines
 from randout.stats.crossed import Difference
 from randout.stats.metrics import score
 from randout.stats.verdicts import FOLDS_NEEDED, MethodRow, compare_folds, compare_methods
@@ -242,4 +242,4 @@ def result_lines(record: Mapping[str, Any], width: int | None = None) -> list[st
         return [f"{record['name']}: {result['head'] if result else 'nothing'} complete; no result yet"]
     notes = [f"note: {note}" for note in result["notes"]]
     table = method_lines(rows_of(result), result.get("leaks") or {}, width)
-    return [f"{record['name']}: {result['head']}", *table, *notes]
+    return [f"{record['name']}: result over {covered(result['head'])}", *table, *notes]

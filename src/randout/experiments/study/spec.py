@@ -15,6 +15,7 @@ from pydantic import Field
 
 from randout.core.config import (
     PAPER_PRESET,
+    PUBLISHED,
     Config,
     DataTable,
     Table,
@@ -201,7 +202,7 @@ def arm_config(study: Study, arm: str, methods: Mapping[str, Any], above: Mappin
     The teacher is trained as `base` says, whatever an arm or a trial changes in the student's training, so that arms
     and trials share it. An arm that names its own student ignores `base.student`. If an arm names a preset, the preset
     decides its methods, and `base` only sets their settings. An arm that is a bag-of-words or neural baseline takes only
-    the data from `base`.
+    the data from `base`; if it names a preset, as the arms of a reproduction do, it has its published settings.
     """
     base, own = dict(study.base), dict(study.arms[arm])
     named = "preset" in own
@@ -213,7 +214,9 @@ def arm_config(study: Study, arm: str, methods: Mapping[str, Any], above: Mappin
     if model in CLASSIFIER_NAMES:
         base = {name: base[name] for name in ("data", "output") if name in base}
     try:
-        below = read_preset(preset)
+        below = read_preset(preset, model or "")
+        if named and model in CLASSIFIER_NAMES:
+            below = read_preset(PUBLISHED, model)
         if named:
             base["methods"] = _settings_of(below.get("methods", {}), base.get("methods", {}))
         config = build([below, base, own, dict(above or {})], methods)
