@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from randout.experiments.run import defaults
-from randout.experiments.run.planning import Plan
+from randout.experiments.run.plan import Plan
 from randout.models.encoder import Encoder
 from randout.models.tokens import batches, encode
 from randout.training import loop

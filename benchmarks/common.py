@@ -13,6 +13,7 @@ import numpy as np
 
 from randout.core import config
 from randout.experiments.run import planning
+from randout.experiments.run.plan import Plan
 from randout.methods.builtin import METHODS
 
 import torch  # isort: skip  (randout sets torch's environment first)
@@ -31,7 +32,7 @@ SHAPES: dict[
 RHMD = [3, 9, 11, 13, 15, 17, 19, 21, 24, 27, 31, 35, 42, 52, 64, 84, 107, 135, 163, 200, 215]
 
 
-def make_plan(data: str, student: str, teacher: str, batch_size: int, max_length: int, **train: Any) -> planning.Plan:
+def make_plan(data: str, student: str, teacher: str, batch_size: int, max_length: int, **train: Any) -> Plan:
     """Plan the default recipe for these models and data. train: settings of this table in addition to the batch size."""
     own = {
         "data": {"source": data},

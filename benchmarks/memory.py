@@ -21,7 +21,7 @@ import numpy as np
 import peers
 from common import make_plan
 from randout.experiments.run import student
-from randout.experiments.run.planning import Plan
+from randout.experiments.run.plan import Plan
 from randout.models.tokens import batches
 from randout.training import loop
 

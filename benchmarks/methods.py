@@ -26,6 +26,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from common import tiny_data, tiny_model
 from randout.core import config
 from randout.experiments.run import planning, student
+from randout.experiments.run.plan import Plan
 from randout.methods import catalog
 from randout.methods.builtin import METHODS
 from randout.training import loop
@@ -115,7 +116,7 @@ def needs_teacher(entry: catalog.Entry) -> bool:
     return any(METHODS[name].teacher for name in entry.methods)
 
 
-def sorted_rows(plan: planning.Plan, rows: Any) -> Any:
+def sorted_rows(plan: Plan, rows: Any) -> Any:
     """Sort a batch as in training: the shortest text first."""
     return rows[plan.tokens.lengths[rows].argsort(kind="stable")]
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from common import now
-from randout.experiments.run.planning import Plan
+from randout.experiments.run.plan import Plan
 from randout.methods.builtin import METHODS
 
 import torch  # isort: skip  (randout sets torch's environment first)
@@ -158,7 +158,7 @@ def collator(plan: Plan) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
     """Pads to the longest of the batch; the teacher's logits, if any, become an array (b, C)."""
     from transformers import AutoTokenizer, DataCollatorWithPadding
 
-    return DataCollatorWithPadding(AutoTokenizer.from_pretrained(plan.student.folder))
+    return DataCollatorWithPadding(AutoTokenizer.from_pretrained(plan.student.source.folder))
 
 
 def distiller() -> Callable[..., Any]:

@@ -40,7 +40,7 @@ from batching import shares
 from common import SHAPES, make_plan, now, rhmd_like_data, shaped_model, tiny_data, tiny_model
 from randout.core.console import Show
 from randout.experiments.run import soft_labels, student
-from randout.experiments.run.planning import Plan
+from randout.experiments.run.plan import Plan
 from randout.models import loading
 from randout.models.tokens import batches
 from randout.training import loop

@@ -14,6 +14,7 @@ import randout
 from randout.core import config, terminal
 from randout.core.errors import UserError
 from randout.experiments.run import pipeline, planning
+from randout.experiments.run.student_kinds import BagOfWordsBaseline
 from randout.integrations.attach import applied
 from randout.methods.base import Method
 from randout.methods.builtin import METHODS
@@ -225,12 +226,14 @@ def test_a_finished_run_that_cannot_be_written_is_found_all_the_same(two_texts, 
     assert "already trained: my run" in errors
 
 
-@pytest.mark.parametrize("part", ["taught", "train", "_finish"])
-def test_a_signal_in_any_part_of_a_run_says_which_run_to_resume(tmp_path, toy_csv, monkeypatch, part):
+@pytest.mark.parametrize(
+    ("owner", "part"), [(pipeline, "taught"), (BagOfWordsBaseline, "train"), (pipeline, "_finish")]
+)
+def test_a_signal_in_any_part_of_a_run_says_which_run_to_resume(tmp_path, toy_csv, monkeypatch, owner, part):
     def hang_up(*_):
         raise terminal.Terminated("SIGHUP")
 
-    monkeypatch.setattr(pipeline, part, hang_up)
+    monkeypatch.setattr(owner, part, hang_up)
     built = config.build([{"data": {"source": str(toy_csv(90))}, "student": {"model": "mnb-count"}}], METHODS)
     with pytest.raises(pipeline.Stopped, match="SIGHUP") as stop:
         pipeline.execute(

@@ -24,7 +24,7 @@ from sklearn.svm import LinearSVC
 
 from conftest import Run
 from randout import api, baselines
-from randout.baselines import CLASSIFIERS, Bag, Fitted, Labelled, Network
+from randout.baselines import BAGS, CLASSIFIERS, NETWORKS, Bag, Fitted, Labelled
 from randout.baselines import settings as baseline_settings
 from randout.baselines.bag_of_words import MIN_PROBABILITY, SVM, Bayes, BayesCount, BayesTfidf, Forest
 from randout.baselines.neural import CNN, LSTM
@@ -32,6 +32,7 @@ from randout.core import config
 from randout.core.console import Show
 from randout.core.errors import UserError
 from randout.experiments.run import pipeline, planning, reload, request, scoring
+from randout.experiments.run.plan import Plan
 from randout.experiments.run.student import Stopped
 from randout.methods.builtin import METHODS
 from randout.models.tokens import batches
@@ -49,8 +50,6 @@ SMALL: dict[str, dict[str, Any]] = {  # settings that keep the tests short; the 
     "lstm": {"min_count": 1, "length": 8, "embedding": 6, "hidden": 5, "layers": 2, "epochs": 2, "batch_size": 16},
 }
 LEARNING = {"cnn": {"learning_rate": 1e-2}, "lstm": {"learning_rate": 1e-2}}
-BAGS = [name for name, kind in CLASSIFIERS.items() if issubclass(kind, Bag)]
-NETWORKS = [name for name, kind in CLASSIFIERS.items() if issubclass(kind, Network)]
 NEW = [
     "",
     "a",
@@ -191,7 +190,7 @@ def test_network_is_what_its_formula_says(name: str, tmp_path: Path) -> None:
 def test_network_is_trained_by_adam_on_cross_entropy(name: str, tmp_path: Path, toy_csv: Callable[..., Path]) -> None:
     """Two epochs without dropout against the same steps written out."""
     plan = plan_of(name, toy_csv(90, 0), {"dropout": 0.0, "weight_decay": 0.1, **LEARNING[name]})
-    settings: Any = plan.classifier
+    settings: Any = plan.student.settings
     result = pipeline.execute(plan, pipeline.Options(runs=tmp_path, show=SHOW))
     rows = plan.dataset.split["train"]
     texts = [plan.dataset.texts[row] for row in rows]
@@ -216,7 +215,7 @@ def test_network_is_trained_by_adam_on_cross_entropy(name: str, tmp_path: Path, 
         np.testing.assert_allclose(saved[key], value.numpy(), rtol=1e-4, atol=1e-6, err_msg=key)
 
 
-def plan_of(name: str, source: Path, settings: dict[str, Any] | None = None, **tables: Any) -> planning.Plan:
+def plan_of(name: str, source: Path, settings: dict[str, Any] | None = None, **tables: Any) -> Plan:
     table = SMALL[name] | (settings or {})
     recipe = {"data": {"source": str(source)}, "student": {"model": name}, "classifier": table, **tables}
     return planning.make(config.build([config.read_preset("randout-kd"), recipe], METHODS))
@@ -528,7 +527,7 @@ def test_the_settings_of_a_classifier_can_be_printed_and_used(run: Run, toy_csv:
                 METHODS,
             )
         )
-        assert plan.classifier == CLASSIFIERS[name].model_validate(SMALL[name])
+        assert plan.student.settings == CLASSIFIERS[name].model_validate(SMALL[name])
     out = call("train", str(toy_csv(150, 0)), "--student", "svm", "--set", "classifier.C=10", "-o", "one", "-q")
     assert "accuracy" in out
     assert "C = 10.0" in Path("one/run.toml").read_text()

@@ -85,12 +85,12 @@ def recipe(source: Path, tiny_model: Tiny, methods: dict[str, Any], **train: Any
 def test_steps_are_counted_without_them(authors: Path, tiny_model: Tiny) -> None:
     plan = planning.make(recipe(authors, tiny_model, {"metadistil": {}}))
     kept, held = learned_rows(plan.dataset, plan.methods)
-    assert planning.steps_of(plan) == 2 * -(-len(kept) // 8)
+    assert plan.steps == 2 * -(-len(kept) // 8)
     material = make_material(plan, None)
     assert (material.labelled == kept).all()
     assert (material.heldout == held).all()
     plain = planning.make(recipe(authors, tiny_model, {"kd": {}}))
-    assert planning.steps_of(plain) > planning.steps_of(plan)
+    assert plain.steps > plan.steps
     assert len(make_material(plain, None).heldout) == 0
 
 
@@ -151,7 +151,7 @@ def test_a_whole_training_with_a_live_teacher(
     assert ("heldout_loss" in epochs[0]) == ("metadistil" in methods)
     halted = replace(options, out=shared / "halted" / plan.name)
     with pytest.raises(pipeline.Stopped):
-        pipeline.execute(plan, replace(halted, pause_at=planning.steps_of(plan) // 2 + 1))
+        pipeline.execute(plan, replace(halted, pause_at=plan.steps // 2 + 1))
     again = pipeline.execute(plan, halted)
     name = Path("model") / "model.safetensors"
     assert (again.folder / name).read_bytes() == (whole.folder / name).read_bytes()

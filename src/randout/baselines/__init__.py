@@ -5,15 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 from .bag_of_words import SVM, Bag, BayesCount, BayesTfidf, Forest
-from .base import Classifier, Fitted, Labelled, is_fitted
+from .base import Classifier, Fitted, Labelled, Vocabulary, is_fitted
 from .base import load as _load
 from .neural import CNN, LSTM, Network
 
-__all__ = ["CLASSIFIERS", "SVM", "Bag", "Classifier", "Fitted", "Labelled", "Network", "is_fitted", "load"]
+__all__ = [
+    "BAGS",
+    "CLASSIFIERS",
+    "NETWORKS",
+    "SVM",
+    "Bag",
+    "Classifier",
+    "Fitted",
+    "Labelled",
+    "Network",
+    "Vocabulary",
+    "is_fitted",
+    "load",
+]
 
-CLASSIFIERS: dict[str, type[Classifier]] = {
-    kind.name: kind for kind in (SVM, Forest, BayesCount, BayesTfidf, CNN, LSTM)
-}
+BAGS: dict[str, type[Bag]] = {kind.name: kind for kind in (SVM, Forest, BayesCount, BayesTfidf)}
+NETWORKS: dict[str, type[Network]] = {kind.name: kind for kind in (CNN, LSTM)}
+CLASSIFIERS: dict[str, type[Classifier]] = {**BAGS, **NETWORKS}
 
 
 def load(folder: Path) -> Fitted:

@@ -24,7 +24,7 @@ from randout.core.config import AutoInt, TrainTable
 from randout.core.errors import UserError
 from randout.stats.metrics import better, log_probabilities, score
 
-from .base import Arrays, Classifier, Fitted, Labelled, Progress, Vocabulary
+from .base import COMMON_SETTINGS, Arrays, Classifier, Fitted, Labelled, Progress, Vocabulary
 from .forest import arrays_of, mean_probabilities
 
 WORD = re.compile(r"\b\w\w+\b")  # scikit-learn's default
@@ -56,6 +56,9 @@ class Bag(Classifier):
     """
 
     tfidf: ClassVar[bool] = True
+    gives_probabilities = False
+    own_loss = True
+    train_settings = COMMON_SETTINGS
     least_texts: ClassVar[tuple[int, int]] = (2, 5)
 
     lowercase: Annotated[bool, Field(description="convert texts to lower case")] = True
@@ -78,6 +81,10 @@ class Bag(Classifier):
     def pieces(self) -> int:
         """Number of steps of fitting, for the progress bar."""
         return 1
+
+    def training(self, asked: TrainTable) -> TrainTable:
+        common = {key: getattr(asked, key) for key in COMMON_SETTINGS}
+        return TrainTable(**common | {"device": "cpu", "precision": "float32"})
 
     def fit(
         self, train: Labelled, validation: Labelled, id2label: dict[int, str], table: TrainTable, step_done: StepDone

@@ -18,11 +18,12 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from randout.core.config import Table, checked
+from randout.core.config import Table, TrainTable, checked
 from randout.core.errors import UserError, nearest
 
 FORMAT = 1
 RECORD, WEIGHTS = "classifier.json", "weights.safetensors"
+COMMON_SETTINGS = ("seed", "metric", "device", "save_minutes")  # settings of [train] that every baseline accepts
 Vocabulary = tuple[str, ...]
 Arrays = dict[str, np.ndarray]
 Progress = Callable[[int], None]  # called with the number of texts just processed
@@ -39,12 +40,16 @@ class Classifier(Table):
     """Base class of the baselines; the fields of a subclass are its settings.
 
     name: the value of `student.model` that selects it. summary: one line for lists. scores: what its logits mean, for the
-    model card.
+    model card. gives_probabilities: whether it is trained to give probabilities. own_loss: whether it has a loss of its own
+    instead of the method cross-entropy. train_settings: the settings of `[train]` that it accepts.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     scores: ClassVar[str]
+    gives_probabilities: ClassVar[bool]
+    own_loss: ClassVar[bool]
+    train_settings: ClassVar[tuple[str, ...]]
 
     def check(self) -> None:
         """Raise UserError if settings are inconsistent."""
@@ -52,6 +57,10 @@ class Classifier(Table):
     def resolved(self, rows: int, notes: list[str]) -> Self:
         """Return the settings with every "auto" resolved for this number of training rows, each with a line in `notes`."""
         return self
+
+    def training(self, asked: TrainTable) -> TrainTable:
+        """Return the table `[train]` that it is trained with: its own settings in place of those requested in `asked`."""
+        raise NotImplementedError
 
     def logits_of(
         self, vocabulary: Vocabulary, arrays: Arrays, labels: int, texts: Sequence[str], progress: Progress, device: str

@@ -21,7 +21,7 @@ from randout.core.lazy import torch
 from randout.core.rng import random_key
 from randout.models.tokens import Tokens
 
-from .base import Arrays, Classifier, Fitted, Progress, Vocabulary
+from .base import COMMON_SETTINGS, Arrays, Classifier, Fitted, Progress, Vocabulary
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,6 +38,9 @@ class Network(Classifier):
     """Base class of the neural baselines. Its training settings default to the published values and override `[train]`."""
 
     scores = "The scores are logits, as those of an encoder: their softmax was trained as class probabilities."
+    gives_probabilities = True
+    own_loss = False
+    train_settings = (*COMMON_SETTINGS, "precision", "micro_batch")
 
     lowercase: Annotated[bool, Field(description="convert texts to lower case")] = True
     split: Annotated[
@@ -71,9 +74,10 @@ class Network(Classifier):
 
     def training(self, asked: TrainTable) -> TrainTable:
         """Return the settings of the training loop: the network's own in place of those requested in `asked`."""
+        precision = "bfloat16" if asked.precision == "bfloat16" else "float32"  # "auto": float32, as published
         own = ("epochs", "batch_size", "learning_rate", "weight_decay", "patience")
         rest = {"schedule": "constant", "warmup_ratio": 0.0, "max_grad_norm": 0.0, "keep": "best", "validate_every": 1}
-        return asked.model_copy(update={name: getattr(self, name) for name in own} | rest)
+        return asked.model_copy(update={name: getattr(self, name) for name in own} | rest | {"precision": precision})
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """Create the optimizer of the network's parameters."""

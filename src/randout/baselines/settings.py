@@ -20,9 +20,6 @@ from randout.core.errors import UserError
 from randout.methods.builtin import GOLD, METHODS
 
 from .base import Classifier
-from .neural import Network
-
-COMMON_SETTINGS = ("seed", "metric", "device", "save_minutes")  # settings of [train] that every baseline accepts
 
 
 def chosen(config: Config) -> Classifier | None:
@@ -75,11 +72,11 @@ def _non_defaults(table: Any, plain: Any) -> dict[str, Any]:
 
 
 def _methods(config: Config, settings: Classifier, notes: list[str]) -> dict[str, dict[str, Any]]:
-    """Return the methods of a baseline: cross-entropy for networks, none for the others.
+    """Return the methods of a baseline: cross-entropy, or none if it has its own loss.
 
     The methods of the default presets are dropped with a note; others raise UserError.
     """
-    asked, network = config.methods, isinstance(settings, Network)
+    asked = config.methods
     plain = build([{"methods": {GOLD: {}}}], METHODS).methods
     extra = [method for method in asked if method != GOLD]
     preset_methods = [build([read_preset(preset)], METHODS).methods for preset in (DEFAULT_PRESET, PAPER_PRESET)]
@@ -90,7 +87,7 @@ def _methods(config: Config, settings: Classifier, notes: list[str]) -> dict[str
         asked = plain
     elif extra:
         raise UserError(f"methods.{extra[0]}: needs an encoder, but the student is {settings.name}. Remove it")
-    if network:
+    if not settings.own_loss:
         return asked or plain
     if asked not in ({}, plain):
         raise UserError(f"methods.{GOLD}: {settings.name} has its own loss. Remove the settings of the method")
@@ -99,19 +96,9 @@ def _methods(config: Config, settings: Classifier, notes: list[str]) -> dict[str
 
 def _train(asked: TrainTable, settings: Classifier) -> TrainTable:
     """Return the resolved table `[train]`. Raises UserError for a setting that would have no effect."""
-    network = isinstance(settings, Network)
-    precision = "bfloat16" if network and asked.precision == "bfloat16" else "float32"  # "auto": float32, as published
-    kept = asked.model_copy(update={"precision": precision})
-    if isinstance(settings, Network):
-        resolved = settings.training(kept)
-    else:
-        resolved = TrainTable(
-            **{key: getattr(kept, key) for key in (*COMMON_SETTINGS, "precision")} | {"device": "cpu"}
-        )
-    resolved = resolved.model_copy(update={"refit": False})
-    free = (*COMMON_SETTINGS, *(("precision", "micro_batch") if network else ()))
+    resolved = settings.training(asked).model_copy(update={"refit": False})
     for key, value in _non_defaults(asked, TrainTable()).items():
-        if key in free or value == getattr(resolved, key):
+        if key in settings.train_settings or value == getattr(resolved, key):
             continue
         own = f"Use classifier.{key}" if key in type(settings).model_fields else "Remove it"
         raise UserError(f"train.{key} = {value!r}: a setting of encoders, but the student is {settings.name}. {own}")

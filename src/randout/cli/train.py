@@ -37,7 +37,7 @@ from .tools import (
 if TYPE_CHECKING:
     from randout.core.config import Config
     from randout.data.dataset import Dataset
-    from randout.experiments.run.planning import Plan
+    from randout.experiments.run.plan import Plan
 
 
 def train(
@@ -197,10 +197,8 @@ def _plan(work: Work, dataset: Dataset) -> Plan:
 
 def _estimate(plan: Plan) -> list[str]:
     """Lines that a dry run prints."""
-    from randout.experiments.run.student import estimate
-
     warnings = [f"warning: {warning}" for warning in plan.leak_warnings]
-    return [*plan.notes, *warnings, *estimate(plan)]
+    return [*plan.notes, *warnings, *plan.student.estimate(plan)]
 
 
 def _introduce(config: Config, dataset: Dataset, show: Show) -> None:

@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ POOLED_PARTS = [
 HUB_PARTS = [*PARTS, *POOLED_PARTS, SEEN_ROWS]
 VOCABULARY = ["tokenizer.json", "vocab*", "*.model"]  # without one of these, transformers makes an empty tokenizer
 TIMEOUT = 10  # seconds to wait for the hub
+FileState = tuple[str, int, int, int]  # path, size in bytes, times of modification and of status change in ns
 SHORT_TIMEOUT = 3  # seconds to wait where the answer is optional
 
 
@@ -98,14 +100,25 @@ class Source:
             parts |= {path for pattern in POOLED_PARTS for path in self.folder.glob(pattern) if path.is_file()}
         return sorted(parts)
 
+    def state(self) -> tuple[FileState, ...]:
+        """Path, size and modification times of each of `files`: it differs after any change of a file."""
+        found = [(path, path.stat()) for path in self.files()]
+        return tuple((str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in found)
+
     def fingerprint(self) -> str:
         """SHA-256 over weights, configuration and tokenizer files: folders with the same fingerprint hold the same model."""
         total = hashlib.sha256()
-        for part in self.files():
-            total.update(part.name.encode())
-            with part.open("rb") as stream:
-                total.update(hashlib.file_digest(stream, "sha256").digest())
+        for part in self.state():
+            total.update(Path(part[0]).name.encode())
+            total.update(_sha256(part))
         return total.hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _sha256(part: FileState) -> bytes:
+    """Return the digest of a file in a given state; cached, because a study plans many runs with the same models."""
+    with open(part[0], "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
 
 
 def find(name: str, revision: str = "", also: Iterable[str] = ()) -> Source:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,10 +16,21 @@ from randout.data.stratify import Ints
 
 from .encoder import longest_text, special_tokens
 from .folder_checks import check_vocabulary
-from .sources import Source, load_tokenizer
+from .sources import FileState, Source, load_tokenizer
 from .tokens import Tokens, encode, percentile_length, truncate
 
-_LAST_ENCODED: list[tuple[Any, list[str], Tokens]] = []  # (tokenizer's folder, texts, tokens), the most recent last
+
+class _Read(NamedTuple):
+    """Texts as a model's tokens, not truncated. limit: tokens that it takes. prefix, suffix: special tokens of a text."""
+
+    tokens: Tokens
+    limit: int
+    prefix: int
+    suffix: int
+
+
+# (model's files, texts, tokens), the most recent last
+_LAST_READ: list[tuple[tuple[FileState, ...], list[str], _Read]] = []
 
 
 def tokens_for(source: Source, table: StudentTable, dataset: Dataset, notes: list[str]) -> tuple[Tokens, int]:
@@ -28,8 +39,7 @@ def tokens_for(source: Source, table: StudentTable, dataset: Dataset, notes: lis
     notes: receives one line on an automatic length and one on truncation. Raises UserError for a length that the student
     cannot take and for texts without tokens.
     """
-    tokenizer, limit = tokenizer_and_limit(source)
-    encoded = _encoded(source, tokenizer, dataset.texts)
+    encoded, limit, prefix, suffix = _read(source, dataset.texts)
     if table.max_length == "auto":
         if dataset.max_length:
             max_length = min(dataset.max_length, limit)
@@ -49,7 +59,6 @@ def tokens_for(source: Source, table: StudentTable, dataset: Dataset, notes: lis
             f"{verb(len(encoded.empty), 'has', 'have')} no tokens: {rows}. The tokenizer of "
             f"{source.name} drops all of their characters and adds no special tokens. Remove these rows"
         )
-    prefix, suffix = special_tokens(tokenizer)
     if max_length <= prefix + suffix:
         raise UserError(
             f"student.max_length: {max_length} leaves no room for text after {prefix + suffix} special tokens"
@@ -84,13 +93,15 @@ def token_copies(tokens: Tokens, dataset: Dataset) -> dict[str, Ints]:
     return found
 
 
-def _encoded(source: Source, tokenizer: Any, texts: list[str]) -> Tokens:
-    """`encode`, cached for the last few pairs of tokenizer and texts, because a search plans many runs on the same pair."""
-    held = next((made for folder, of, made in _LAST_ENCODED if folder == source.folder and of is texts), None)
+def _read(source: Source, texts: list[str]) -> _Read:
+    """Tokenize `texts`; cached for the last few pairs of model and texts, because a study plans many runs on the same pair."""
+    state = source.state()
+    held = next((made for of, some, made in _LAST_READ if some is texts and of == state), None)
     if held is None:
-        held = encode(tokenizer, texts)
-        _LAST_ENCODED.append((source.folder, texts, held))
-        del _LAST_ENCODED[:-3]
+        tokenizer, limit = tokenizer_and_limit(source)
+        held = _Read(encode(tokenizer, texts), limit, *special_tokens(tokenizer))
+        _LAST_READ.append((state, texts, held))
+        del _LAST_READ[:-3]
     return held
 
 

@@ -12,6 +12,7 @@ from randout.core import config
 from randout.core.config import TrainTable
 from randout.core.errors import UserError
 from randout.experiments.run import defaults, planning
+from randout.experiments.run.plan import Plan
 from randout.methods.builtin import METHODS
 from randout.testing.models import build
 
@@ -92,7 +93,7 @@ def test_the_probe_finds_the_pooling_whose_states_hold_the_labels(monkeypatch: p
     assert defaults._accuracy(held, np.zeros(60, int)) == 0.0
 
 
-def plan_of(toy_csv, folder: Path, preset: str, n: int, **settings: object) -> planning.Plan:
+def plan_of(toy_csv, folder: Path, preset: str, n: int, **settings: object) -> Plan:
     tables = {"data": {"source": str(toy_csv(n))}, "student": {"model": str(folder)}, "teacher": {"model": "none"}}
     tables["train"] = {key: value for key, value in settings.items() if key in TrainTable.model_fields}
     return planning.make(config.build([config.read_preset(preset), tables], METHODS))

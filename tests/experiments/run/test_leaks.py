@@ -22,8 +22,9 @@ from randout.data import dataset as data
 from randout.data.row_hashes import row_hashes
 from randout.experiments.run import leaks, pipeline, scoring
 from randout.experiments.run.leaks import LeakError
-from randout.experiments.run.planning import Plan, class_weights, make
-from randout.experiments.run.student import Options
+from randout.experiments.run.plan import Plan
+from randout.experiments.run.planning import make
+from randout.experiments.run.student import Options, class_weights
 from randout.experiments.study import comparison, results
 from randout.experiments.study.finished_runs import compare_finished
 from randout.experiments.study.spec import make_study

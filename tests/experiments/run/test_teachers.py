@@ -20,6 +20,7 @@ from randout.core.console import Show
 from randout.core.errors import Failure, UserError
 from randout.core.files import change_places
 from randout.experiments.run import pipeline, planning
+from randout.experiments.run.plan import Plan
 from randout.experiments.run.planning import make
 from randout.experiments.run.reload import reload_plan, stored_config
 from randout.experiments.run.soft_labels import column_order
@@ -63,7 +64,7 @@ def asked(first: Path, tiny_model: Tiny, toy_csv: Any) -> dict[str, Any]:
     return tables(toy_csv(90, 1), tiny_model("distilbert"), first, [tiny_model("roberta")], **weights)
 
 
-def plan_of(asked: dict[str, Any], *above: dict[str, Any]) -> planning.Plan:
+def plan_of(asked: dict[str, Any], *above: dict[str, Any]) -> Plan:
     return make(config.build([asked, *above], METHODS))
 
 

@@ -19,6 +19,7 @@ from randout.core.errors import Failure, UserError
 from randout.data import dataset as data
 from randout.experiments.run import pipeline, planning, student
 from randout.experiments.run.student import Options, Stopped
+from randout.experiments.run.student_kinds import EncoderStudent
 from randout.experiments.search import search, trials
 from randout.experiments.search import space as grid
 from randout.experiments.search.space import SearchTable
@@ -303,14 +304,14 @@ def test_settings_that_a_teacher_shares_are_said(made, dataset, tmp_path, capsys
 
 def failing(monkeypatch, when):
     """Trainings for which `when(plan, options)` holds end in a failure."""
-    real = pipeline.train
+    real = EncoderStudent.train
 
-    def train(plan, run, teacher, options):
+    def train(student, plan, run, teacher, options):
         if when(plan, options):
             raise Failure("loss ce is nan at epoch 1, batch 2. The last checkpoint is intact.")
-        return real(plan, run, teacher, options)
+        return real(student, plan, run, teacher, options)
 
-    monkeypatch.setattr(pipeline, "train", train)
+    monkeypatch.setattr(EncoderStudent, "train", train)
 
 
 def test_a_failed_trial_is_kept_with_its_error_and_tried_again(made, whole, dataset, tmp_path, monkeypatch, capsys):

@@ -18,6 +18,7 @@ from randout.core.errors import Failure, UserError
 from randout.data import dataset as data
 from randout.experiments.run import pipeline, planning
 from randout.experiments.run.student import Options, Stopped
+from randout.experiments.run.student_kinds import EncoderStudent
 from randout.experiments.study import comparison, results
 from randout.experiments.study.finished_runs import compare_finished
 from randout.experiments.study.spec import Study, make_study
@@ -79,20 +80,25 @@ def predictions_of(run: RunFolder) -> Any:
 def counted_trainings(monkeypatch) -> list[str]:
     """The names of runs that are trained from now on."""
     found: list[str] = []
-    real = pipeline.train
-    monkeypatch.setattr(pipeline, "train", lambda plan, *rest: (found.append(plan.name), real(plan, *rest))[1])
+    real = EncoderStudent.train
+
+    def train(student, plan, *rest):
+        found.append(plan.name)
+        return real(student, plan, *rest)
+
+    monkeypatch.setattr(EncoderStudent, "train", train)
     return found
 
 
 def failing(monkeypatch, when):
-    real = pipeline.train
+    real = EncoderStudent.train
 
-    def train(plan, *rest):
+    def train(student, plan, *rest):
         if when(plan):
             raise Failure("loss ce is nan at epoch 1, batch 2")
-        return real(plan, *rest)
+        return real(student, plan, *rest)
 
-    monkeypatch.setattr(pipeline, "train", train)
+    monkeypatch.setattr(EncoderStudent, "train", train)
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +164,7 @@ def test_killed_anywhere_and_started_again_it_ends_in_the_same_result(made, fini
 
     with monkeypatch.context() as patch:
         patch.setattr(study_folder.StudyFolder, "save", counted(study_folder.StudyFolder.save))
-        patch.setattr(pipeline, "train", counted(pipeline.train))
+        patch.setattr(EncoderStudent, "train", counted(EncoderStudent.train))
         patch.setattr(pipeline, "_finish", counted(pipeline._finish))
         heads = []
         for at in range(1, 60):

@@ -59,8 +59,8 @@ def digest(config: Config, dataset: Dataset, required: Iterable[str] = ()) -> st
     from randout import __version__
 
     try:
-        models = {name: _files(source) for name, source in find_models(config).items()}
-        choice = [_files(Source(str(folder), folder)) for folder in local_encoders()] if _leaves_choice(config) else []
+        models = {name: source.state() for name, source in find_models(config).items()}
+        choice = [Source(str(folder), folder).state() for folder in local_encoders()] if _leaves_choice(config) else []
     except UserError:
         return ""
     if config.student.model in ("", AUTO_STUDENT) and not choice:
@@ -110,15 +110,6 @@ def find_finished(
 
 def _leaves_choice(config: Config) -> bool:
     return config.student.model in ("", AUTO_STUDENT) or config.teacher.model == "auto"
-
-
-def _files(source: Source) -> list[Any]:
-    """List the files of a model with size and modification times, which change whenever a file does."""
-    found = []
-    for path in source.files():
-        state = path.stat()
-        found.append([str(path), state.st_size, state.st_mtime_ns, state.st_ctime_ns])
-    return found
 
 
 def _version(package: str) -> str:

@@ -3,7 +3,7 @@
 The bag-of-words baseline is cheaper to train and run, so it becomes the student unless it is worse: if its score is at
 least the encoder's, or lower by less than `MARGIN` (the lower end of the 90 % interval of the paired difference, a
 one-sided test at 5 %). Both are scored on the validation rows, or, if these are too few, on the training rows by
-cross-validation (`planning.by_folds`).
+cross-validation (`Plan.chooses_by_folds`).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from randout.stats import diagnostics
 from randout.stats.metrics import confusion, rates
 from randout.storage.run_folder import RunFolder
 
-from .planning import FOLDS, Plan, by_folds, without_alternative
-from .student import Options, TeacherOutputs
+from .options import Options
+from .plan import FOLDS, Plan, TeacherOutputs, TrainedStudent
+from .planning import without_alternative
 from .teacher_comparison import MARGIN
-from .trained_student import TrainedStudent, train
 
 FOLDER = "choice"  # subfolder of a run folder, until the run is finished
 
@@ -45,12 +45,13 @@ def train_chosen(
 
     def train_kind(kind: str) -> TrainedStudent:
         if kind not in trained:
-            trained[kind] = train(plans[kind], run, teacher if kind == ENCODER else None, options)
+            one = plans[kind]
+            trained[kind] = one.student.train(one, run, teacher if one.has_teacher else None, options)
         return trained[kind]
 
     choice = run.record.get("choice")
     if choice is None:
-        choice = _choose_by_folds(plan, run, options) if by_folds(plan) else None
+        choice = _choose_by_folds(plan, run, options) if plan.chooses_by_folds else None
         choice = choice or _choose_by_validation(plan, train_kind)
         run.write("run.json", run.record | {"choice": choice})
     for line in choice_lines(choice):
@@ -119,7 +120,7 @@ def _choose_by_folds(plan: Plan, run: RunFolder, options: Options) -> dict[str, 
 
 def _predicted(plan: Plan, run: RunFolder, rows: np.ndarray, options: Options) -> np.ndarray:
     run.path.mkdir(parents=True, exist_ok=True)
-    found: np.ndarray = train(plan, run, None, options).logits(rows, lambda done: None).argmax(1)
+    found: np.ndarray = plan.student.train(plan, run, None, options).logits(rows, lambda done: None).argmax(1)
     return found
 
 

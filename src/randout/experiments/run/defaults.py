@@ -7,6 +7,7 @@ are in benchmarks/README.md. A value that the user sets is never changed.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ import torch
 from randout.core.config import TrainTable
 from randout.core.wording import plural, verb
 from randout.data.dataset import Dataset
+from randout.methods.base import Method
+from randout.methods.compatibility import learned_rows
+from randout.methods.contrastive import Contrastive
 from randout.models.mean_pooling import Pooling, stated_pooling
 from randout.models.sources import Source
 from randout.models.tokens import Tokens
@@ -37,6 +41,12 @@ def learning_rate(hidden: int) -> float:
 def epochs(rows: int, batch_size: int, steps: int = STEPS) -> int:
     """Return the number of epochs over `rows` training texts that gives `steps` optimizer steps, within limits."""
     return min(max(math.ceil(steps / math.ceil(rows / batch_size)), LEAST_EPOCHS), MOST_EPOCHS)
+
+
+def training_texts(methods: Sequence[Method], dataset: Dataset) -> tuple[int, bool]:
+    """Return how many texts an encoder learns from, and whether a contrastive loss is among the methods."""
+    texts = len(learned_rows(dataset, methods)[0]) + len(dataset.split.get("unlabeled", ()))
+    return texts, any(isinstance(method, Contrastive) for method in methods)
 
 
 def resolved(train: TrainTable, rows: int, held: int, width: int, by_contrast: bool, notes: list[str]) -> TrainTable:

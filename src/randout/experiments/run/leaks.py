@@ -14,6 +14,8 @@ from randout.models.sources import Source
 from randout.storage.run_folder import RunFolder
 from randout.storage.seen_rows import SeenRows, in_words, leaked, merged, read_seen, seen_rows
 
+from .plan import Plan
+
 HELD_OUT = ("validation", "test")
 REMEDY = (
     "Retrain the teacher (or the starting model) on this split: name its pretrained encoder, or train its run on the same "
@@ -38,15 +40,13 @@ class Ancestors:
     unknown: tuple[str, ...] = ()
 
 
-def ancestors(plan: Any, planned: bool = True) -> Ancestors:
-    """Return what the teachers and the starting model of a `planning.Plan` have seen. Raises UserError for a damaged record.
+def ancestors(plan: Plan, planned: bool = True) -> Ancestors:
+    """Return what the teachers and the starting model of a plan have seen. Raises UserError for a damaged record.
 
     planned: whether to include the rows that a teacher will see when it is fine-tuned first (rows of the plan's own split).
     """
     parts, unknown = [], []
-    for teacher in (plan.teacher, plan.teacher_plan, *plan.more):
-        if teacher is None:
-            continue
+    for teacher in plan.teachers:
         if isinstance(teacher, Source):
             found = _rows_of(teacher, plan.dataset)
             parts.append(found.inherited("teacher"))
@@ -55,8 +55,8 @@ def ancestors(plan: Any, planned: bool = True) -> Ancestors:
             before = ancestors(teacher, planned)
             parts.append((seen_by(teacher, before) if planned else before.rows).inherited("teacher"))
             unknown += before.unknown
-    if plan.classifier is None:
-        found = _rows_of(plan.student, plan.dataset)
+    if plan.student.source is not None:
+        found = _rows_of(plan.student.source, plan.dataset)
         parts.append(found.inherited("start"))
         unknown += [plan.student.label] * (not found.complete)
     return Ancestors(merged(parts), tuple(dict.fromkeys(unknown)))
@@ -91,8 +91,8 @@ def rows_by_id(split: dict[str, list[str]], row_ids: Sequence[str], hashes: Any)
     return replace(found, test=np.unique(of("test")))
 
 
-def seen_by(plan: Any, before: Ancestors | None = None) -> SeenRows:
-    """Return all rows that the student of a `planning.Plan` will have seen, including those of its ancestors."""
+def seen_by(plan: Plan, before: Ancestors | None = None) -> SeenRows:
+    """Return all rows that the student of a plan will have seen, including those of its ancestors."""
     before = before or ancestors(plan)
     dataset = plan.dataset
     learned = [dataset.split[name] for name in ("train", "unlabeled") if name in dataset.split]
@@ -115,10 +115,8 @@ def count_seen(rows: SeenRows, dataset: Dataset, split: str) -> dict[str, int]:
     return {role: count for role, count in counts.items() if split == "test" or not role.endswith("selected")}
 
 
-def check(plan: Any) -> tuple[list[str], list[str]]:
-    """Return notes and warnings for a `planning.Plan`. Raises LeakError if its test scores would leak and leaks are not
-    allowed.
-    """
+def check(plan: Plan) -> tuple[list[str], list[str]]:
+    """Return notes and warnings for a plan. Raises LeakError if its test scores would leak and leaks are not allowed."""
     before = ancestors(plan, planned=False)
     notes = [
         f"leaks: the rows that {name} learned from are not recorded, so it may have seen held-out rows"

@@ -28,12 +28,12 @@ from .choice import FOLDER as CHOICE
 from .choice import chosen_plan, train_chosen
 from .options import Result as Result
 from .options import finished as finished
-from .planning import Plan, refit_plan
+from .plan import Plan, TeacherOutputs, TrainedStudent
+from .planning import refit_plan
 from .scoring import model_card, open_test, rows_sha256, score_split, score_test
-from .student import Options, Paused, Stopped, TeacherOutputs, check_methods, environment, student_of
+from .student import Options, Paused, Stopped, check_methods, environment, student_of
 from .teacher import prepare_teacher, teacher_warnings
 from .teacher_comparison import teacher_gap, texts_per_second
-from .trained_student import TrainedStudent, train
 from .warnings import diagnose
 
 REFIT = "refit"  # subfolder of a run folder that holds the checkpoint of the refit
@@ -66,7 +66,7 @@ def execute(plan: Plan, options: Options) -> Result:
         try:
             teacher = taught(plan, options)
             if plan.alternative is None:
-                metrics = _finish(plan, run, train(plan, run, teacher, options), teacher, options)
+                metrics = _finish(plan, run, plan.student.train(plan, run, teacher, options), teacher, options)
             else:
                 chosen, trained = train_chosen(plan, run, teacher, options)
                 _record_choice(run, plan, chosen)
@@ -85,7 +85,7 @@ def _test_to_open(run: RunFolder, plan: Plan) -> bool:
 
 def _check_methods_early(plan: Plan, options: Options) -> None:
     """Raise UserError for a method that does not support this student, before any teacher is fine-tuned."""
-    trained = [teacher for teacher in (plan.teacher_plan, *plan.more) if isinstance(teacher, Plan)]
+    trained = [teacher for teacher in plan.teachers if isinstance(teacher, Plan)]
     if any(not RunFolder(options.runs / teacher.name).finished for teacher in trained):
         check_methods(plan.methods, student_of(plan)[1])
 
@@ -152,9 +152,7 @@ def _write_config(run: RunFolder, plan: Plan, student: str, teacher: str, more: 
 def _student_name(plan: Plan, folder: Path) -> str:
     """Return how `run.toml` names the student: a local folder by its path from the run folder, any other by its name."""
     asked = plan.config.student.model
-    if plan.classifier is not None:
-        return asked
-    return portable(asked, folder) if asked else plan.student.label
+    return portable(asked, folder) if asked and plan.student.source is not None else plan.student.label
 
 
 def _begin_record(run: RunFolder, plan: Plan, options: Options) -> None:
@@ -199,9 +197,9 @@ def _record_choice(run: RunFolder, plan: Plan, chosen: Plan) -> None:
     The key `asked` keeps the fingerprint of the plan that left the choice open.
     """
     record = run.record | {"fingerprint": chosen.fingerprint, "identity": chosen.identity, "asked": plan.fingerprint}
-    if chosen.classifier is not None:  # trained without a teacher or a pretrained model
+    if not chosen.left_out:
         record.pop("left_out", None)
-        write_seen(run.path, leaks.seen_by(chosen))
+    write_seen(run.path, leaks.seen_by(chosen))
     run.write("run.json", record | {"data": chosen.dataset.sha256, "shown_as": _shown_as(chosen)})
 
 
@@ -260,7 +258,8 @@ def refitted(plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, options
     folder.path.mkdir(exist_ok=True)
     rows = sum(len(plan.dataset.split[name]) for name in ("train", "validation"))
     options.show.say(f"refit on all {rows:,} rows: training and validation")
-    return train(refit_plan(plan), folder, teacher, replace(options, pause_at=None))
+    whole = refit_plan(plan)
+    return whole.student.train(whole, folder, teacher, replace(options, pause_at=None))
 
 
 def _compare_with_teacher(

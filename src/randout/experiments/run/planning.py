@@ -5,29 +5,22 @@ Nothing is trained or written here. Each automatic decision becomes a note, whic
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 
-from randout.baselines import Bag, Classifier, Network
-from randout.baselines.settings import COMMON_SETTINGS, chosen, resolve_settings
+from randout.baselines.base import COMMON_SETTINGS
+from randout.baselines.settings import resolve_settings
 from randout.core.config import ALTERNATIVE, AUTO_STUDENT, Config, StudentTable, TeacherTable, TrainTable
 from randout.core.errors import UserError
-from randout.core.files import joined_name
 from randout.core.wording import plural, verb
 from randout.data.dataset import Dataset, data_identity, read_data
-from randout.data.stratify import Ints
 from randout.methods.base import SUPERVISED, Method, Size
 from randout.methods.builtin import GOLD, METHODS
 from randout.methods.compatibility import learned_rows, methods_of
 from randout.methods.contrastive import Contrastive
-from randout.methods.registry import Origin
 from randout.models import loading
 from randout.models.heads import check_layers
 from randout.models.mean_pooling import Pooling
@@ -36,67 +29,11 @@ from randout.models.tokenization import token_copies, tokens_for
 from randout.models.tokens import Tokens
 
 from . import defaults, leaks
+from .plan import FOLDS, Plan
 from .soft_labels import column_order
+from .student_kinds import Baseline, EncoderStudent, baseline_of
 
-NO_TOKENS = Tokens(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int64))
-FOLDS = 3  # of the cross-validation on the training rows that chooses a student
 CPU_TEACHER = 600 * 2**20  # bytes of weights of the largest teacher that is chosen automatically without a GPU
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A training with every decision made: the data, the models, and all settings resolved.
-
-    teacher: an existing classifier. teacher_plan: how a pretrained encoder is first fine-tuned into a teacher.
-    more: further teachers, each of either kind. classifier: a student that is a bag-of-words or neural baseline instead of
-    an encoder; `tokens` then holds its word ids, or nothing. identity: what the fingerprint is computed from, by part.
-    token_copies: as `tokenization.token_copies` returns it. leak_warnings: held-out rows that the teachers or the
-    pretrained student have seen. left_out: methods removed because no teacher was found, although none was declined.
-    asked: `config.train` before "auto" was resolved, for the teachers, which resolve it themselves. alternative: a
-    bag-of-words baseline that becomes the student if it is not worse than this encoder (`choice`).
-    """
-
-    config: Config
-    dataset: Dataset
-    methods: tuple[Method, ...]
-    student: Source
-    tokens: Tokens
-    teacher: Source | None
-    teacher_plan: Plan | None
-    identity: dict[str, Any]
-    notes: tuple[str, ...]
-    classifier: Classifier | None = None
-    more: tuple[Source | Plan, ...] = ()
-    token_copies: dict[str, Ints] = field(default_factory=dict)
-    leak_warnings: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
-    asked: TrainTable | None = None
-    alternative: Plan | None = None
-
-    @property
-    def fingerprint(self) -> str:
-        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
-
-    @property
-    def origins(self) -> dict[str, Origin]:
-        """Where methods that are not built in come from, by name."""
-        return METHODS.origins(method.name for method in self.methods)
-
-    @property
-    def has_teacher(self) -> bool:
-        return self.teacher is not None or self.teacher_plan is not None
-
-    @property
-    def name(self) -> str:
-        """The default name of the run folder: data, student, methods, seed, fingerprint.
-
-        Long parts are shortened to fit the limits of file systems; the fingerprint keeps names unique.
-        """
-        cut = f"-{len(self.config.student.layers)}layers" if self.config.student.layers else ""
-        parts = [self.dataset.name, self.student.label + cut, "+".join(m.name for m in self.methods)]
-        if self.alternative is not None:
-            parts[1] += f"-or-{self.alternative.student.label}"
-        return joined_name([*filter(None, parts)], ["", f"s{self.config.train.seed}", self.fingerprint[:8]])
 
 
 def make(
@@ -117,10 +54,14 @@ def make(
             "bag-of-words classifier, one training at a time. Name the student: --student ENCODER or --student "
             f"{ALTERNATIVE}"
         )
-    classifier = chosen(config)
-    if classifier is not None:
-        return _baseline_plan(config, classifier, dataset)
-    dataset = dataset or read_data(config)
+    baseline = baseline_of(config)
+    if baseline is not None:
+        return _baseline_plan(config, baseline, dataset)
+    return _encoder_plan(config, dataset or read_data(config), required)
+
+
+def _encoder_plan(config: Config, dataset: Dataset, required: Collection[str]) -> Plan:
+    """Return the plan of a student that is an encoder."""
     notes: list[str] = []
     train = config.train.model_copy(update=dict(zip(("device", "precision"), machine(config), strict=True)))
     student = _find_student(config.student, notes)
@@ -146,8 +87,8 @@ def make(
             "methods": {method.name: method.model_dump(mode="json") for method in methods},
         }
     )
-    plan = Plan(config, dataset, methods, student, tokens, None, None, {}, tuple(notes), left_out=tuple(missing))
-    plan = replace(plan, asked=as_asked)
+    own = EncoderStudent(student)
+    plan = Plan(config, dataset, methods, own, tokens, notes=tuple(notes), left_out=tuple(missing), asked=as_asked)
     if teacher is not None and teacher.is_classifier:
         plan = replace(plan, teacher=teacher)
     elif teacher is not None:
@@ -175,20 +116,11 @@ def _with_alternative(plan: Plan) -> Plan:
     rows = len(dataset.split["validation"])
     held = plural(rows, "validation row")
     how = f"chosen by their scores on {held}"
-    if by_folds(plan):
+    if plan.chooses_by_folds:
         few = f"{held} {verb(rows, 'is', 'are')} too few"
         how = f"chosen by {FOLDS}-fold cross-validation on the training rows, because {few}"
     note = f"student: {plan.student.label} or {own.student.model}, {how}"
     return replace(plan, notes=(*plan.notes, note))
-
-
-def by_folds(plan: Plan) -> bool:
-    """Return whether a plan with an alternative chooses its student by cross-validation on the training rows.
-
-    This is so if there are too few validation rows, and no teacher has learned from the training rows of every fold.
-    """
-    held = len(plan.dataset.split["validation"])
-    return held < defaults.FEW_HELD and not plan.has_teacher and "unlabeled" not in plan.dataset.split
 
 
 def without_alternative(plan: Plan) -> Plan:
@@ -253,24 +185,9 @@ def _train_settings(
     train: TrainTable, methods: Sequence[Method], student: Source, dataset: Dataset, notes: list[str]
 ) -> TrainTable:
     """Return the table `[train]` with every "auto" resolved."""
-    texts, by_contrast = _training_texts(methods, dataset)
+    texts, by_contrast = defaults.training_texts(methods, dataset)
     width = student.config.get("hidden_size") or student.config.get("dim") or defaults.RATE_WIDTH
     return defaults.resolved(train, texts, len(dataset.split["validation"]), int(width), by_contrast, notes)
-
-
-def _training_texts(methods: Sequence[Method], dataset: Dataset) -> tuple[int, bool]:
-    """Return how many texts the student learns from, and whether a contrastive loss is among the methods."""
-    texts = len(learned_rows(dataset, methods)[0]) + len(dataset.split.get("unlabeled", ()))
-    return texts, any(isinstance(method, Contrastive) for method in methods)
-
-
-def usual_epochs(plan: Plan) -> int:
-    """Return the epochs that "auto" gives an encoder on these rows, whatever was requested; 0 for a baseline."""
-    if plan.classifier is not None:
-        return 0
-    texts, by_contrast = _training_texts(methods_of(plan.config), plan.dataset)
-    train = plan.config.train.model_copy(update={"epochs": 0})
-    return defaults.resolved(train, texts, 0, defaults.RATE_WIDTH, by_contrast, []).epochs
 
 
 def _requested_config(plan: Plan) -> Config:
@@ -320,7 +237,7 @@ def _find_more_teachers(plan: Plan) -> tuple[Source | Plan, ...]:
         found.append(
             source if source.is_classifier else make(teacher_config(_requested_config(plan), name, revision=""), gold)
         )
-    known = [_teacher_identity(one) for one in (plan.teacher or plan.teacher_plan, *found) if one]
+    known = [_teacher_identity(one) for one in (*plan.teachers, *found)]
     for at, name in enumerate(names, 1):
         if known[at] in known[:at]:
             raise UserError(f"teacher.more: {name} is named twice. Name each teacher once; a method sets their weights")
@@ -332,26 +249,18 @@ def _teacher_identity(teacher: Source | Plan) -> str | dict[str, str]:
     return teacher.fingerprint if isinstance(teacher, Plan) else {"model": teacher.fingerprint()}
 
 
-def _baseline_plan(config: Config, classifier: Classifier, dataset: Dataset | None) -> Plan:
+def _baseline_plan(config: Config, baseline: Baseline, dataset: Dataset | None) -> Plan:
     """Return the plan of a student that is a bag-of-words or neural baseline."""
     notes: list[str] = []
     device, _ = machine(config)
     train = config.train.model_copy(update={"device": device})
-    config = resolve_settings(config.model_copy(update={"train": train}), classifier, notes)
+    config = resolve_settings(config.model_copy(update={"train": train}), baseline.settings, notes)
     dataset = dataset or read_data(config)
-    classifier = classifier.resolved(len(dataset.split["train"]), notes)
-    config = config.model_copy(update={"classifier": classifier.model_dump(mode="json")})
-    tokens = NO_TOKENS
-    if isinstance(classifier, Network):
-        vocabulary = classifier.vocabulary(dataset.texts[row] for row in dataset.split["train"])
-        tokens = classifier.tokens(vocabulary, dataset.texts)
-        cut = (tokens.whole > classifier.length).mean()
-        notes.append(
-            f"vocabulary: {len(vocabulary):,} words; {cut:.1%} of texts are truncated to {classifier.length} words"
-        )
+    settings = baseline.settings.resolved(len(dataset.split["train"]), notes)
+    config = config.model_copy(update={"classifier": settings.model_dump(mode="json")})
+    student, tokens = replace(baseline, settings=settings).reading(dataset, notes)
     methods = tuple(METHODS[name].model_validate(settings) for name, settings in config.methods.items())
-    source = Source(classifier.name, Path(classifier.name))
-    plan = Plan(config, dataset, methods, source, tokens, None, None, {}, tuple(notes), classifier)
+    plan = Plan(config, dataset, methods, student, tokens, notes=tuple(notes))
     return replace(plan, identity=_identity(plan))
 
 
@@ -450,14 +359,6 @@ def _find_teacher(
     return source, str(larger[-1])
 
 
-def steps_of(plan: Plan) -> int:
-    """Return the optimizer steps of a whole training without early stopping; 1 for a baseline fitted in one call."""
-    if isinstance(plan.classifier, Bag):
-        return 1
-    rows = len(learned_rows(plan.dataset, plan.methods)[0]) + len(plan.dataset.split.get("unlabeled", ()))
-    return -(-rows // plan.config.train.batch_size) * plan.config.train.epochs
-
-
 def refit_plan(plan: Plan) -> Plan:
     """Return the plan of the refit (`train.refit`): trains on training and validation rows and keeps the last weights."""
     train = plan.config.train.model_copy(update={"keep": "last", "validate_every": plan.config.train.epochs})
@@ -468,19 +369,11 @@ def refit_plan(plan: Plan) -> Plan:
 def _identity(plan: Plan) -> dict[str, Any]:
     """Return everything that decides the result, and nothing else: names and paths are replaced by digests of the content."""
     config = plan.config
-    student: dict[str, Any] = {"classifier": config.student.model, **config.classifier}
-    if plan.classifier is None:
-        own = config.student.model_dump(mode="json", exclude={"model", "revision"})
-        before = {"pooling": "first", "alternative": ""}  # behaviour before these settings existed: keeps fingerprints
-        own = {key: value for key, value in own.items() if before.get(key) != value}
-        if plan.alternative is not None:
-            own["alternative"] = plan.alternative.identity["student"]
-        student = {"weights": plan.student.fingerprint(), **own}
     train = config.train.model_dump(mode="json", exclude={"save_minutes"})
-    earlier = {"keep": "best", "validate_every": 1, "refit": False}  # likewise
+    earlier = {"keep": "best", "validate_every": 1, "refit": False}  # before these settings existed: keeps fingerprints
     train = {key: value for key, value in train.items() if earlier.get(key) != value}
     read = config.teacher.model_dump(mode="json", include={"max_length", "truncation"})  # if not trained for this run
-    found = [_teacher_identity(one) for one in (plan.teacher or plan.teacher_plan, *plan.more) if one]
+    found = [_teacher_identity(one) for one in plan.teachers]
     teachers = [{**one, **read} if isinstance(one, dict) else one for one in found]
     teacher, more = teachers[0] if teachers else None, teachers[1:]
     plugins = {name: origin.identity for name, origin in plan.origins.items()}
@@ -488,17 +381,10 @@ def _identity(plan: Plan) -> dict[str, Any]:
         teacher["labels"] = list(config.teacher.labels)
     return {
         **data_identity(plan.dataset),
-        "student": student,
+        "student": plan.student.identity(plan),
         "teacher": teacher,
         **({"more": more} if more else {}),
         "methods": config.methods,
         **({"plugins": plugins} if plugins else {}),
         "train": train,
     }
-
-
-def class_weights(dataset: Dataset) -> torch.Tensor:
-    """Return the class weights n / (C * n_c) over the training split, (C,)."""
-    labels = dataset.labels[dataset.split["train"]]
-    counts = np.bincount(labels[labels >= 0], minlength=len(dataset.id2label))
-    return torch.tensor(counts.sum() / (len(counts) * np.maximum(counts, 1)), dtype=torch.float32)

@@ -1,26 +1,25 @@
-"""Reads finished runs back: their configuration with resolved paths, their data and their tokens."""
+"""Reads finished runs back: their configuration with resolved paths, and their data."""
 
 from __future__ import annotations
 
-from randout.baselines.settings import chosen
 from randout.core.errors import UserError
 from randout.core.files import shell_path
 from randout.data.dataset import data_identity, read_data
 from randout.models.sources import Source, find
-from randout.models.tokenization import token_copies, tokens_for
 from randout.storage.run_folder import RunFolder
 
-from .planning import NO_TOKENS, Plan
+from .plan import Plan
 from .request import stored_config as stored_config
+from .student_kinds import EncoderStudent, baseline_of
 
 
 def reload_plan(run: RunFolder) -> Plan:
-    """Rebuild the plan of a finished run, with its data and tokens, to score its saved model.
+    """Rebuild the plan of a finished run, with its data, to score its saved model.
 
     It needs only the run and the data. Raises UserError if the data, its columns, labels or split have changed since.
     """
     config = stored_config(run)
-    classifier = chosen(config)
+    baseline = baseline_of(config)
     try:
         dataset = read_data(config)
     except UserError as error:
@@ -37,13 +36,9 @@ def reload_plan(run: RunFolder) -> Plan:
         raise UserError(f"{config.data.source}: this is not the data that the run was trained on ({other})")
     if now["split"] != was["split"]:
         raise UserError(f"{config.data.source}: the rows are split differently than when the run was trained")
-    if classifier is not None:  # a baseline reads texts, not tokens
-        source = Source(classifier.name, run.model)
-        return Plan(config, dataset, (), source, NO_TOKENS, None, None, run.record["identity"], (), classifier)
-    source = find(str(run.path))
-    tokens, _ = tokens_for(source, config.student, dataset, [])
-    copies = token_copies(tokens, dataset)
-    return Plan(config, dataset, (), source, tokens, None, None, run.record["identity"], (), token_copies=copies)
+    student = baseline or EncoderStudent(find(str(run.path)))
+    copies = student.token_copies(config.student, dataset)
+    return Plan(config, dataset, (), student, identity=run.record["identity"], token_copies=copies)
 
 
 def truncation_of(source: Source) -> str:

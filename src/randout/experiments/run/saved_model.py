@@ -1,4 +1,4 @@
-"""Logits of a saved model, encoder or baseline, for any texts or for the rows of its own run."""
+"""A saved model, encoder or baseline: its logits for any texts or for the rows of its own run."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from randout.core.files import shell_path
 from randout.storage.run_folder import RunFolder, check_run
 
 if TYPE_CHECKING:
-    from .planning import Plan
+    from randout.data.dataset import Dataset
 
-Progress = Callable[[int], None]  # progress callback: number of texts done
-RowLogits = Callable[[np.ndarray, Progress], np.ndarray]  # rows of a dataset (n,) -> logits (n, C)
+    from .plan import Progress, RowLogits
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,10 @@ class LoadedClassifier:
 
     id2label: dict[int, str]
     logits: Callable[[Sequence[str], Progress], np.ndarray]
+
+    def row_logits(self, dataset: Dataset) -> RowLogits:
+        """Return a function that computes logits for rows of a dataset."""
+        return lambda rows, progress: self.logits([dataset.texts[row] for row in rows], progress)
 
 
 def load_classifier(name: str, device: str = "cpu") -> LoadedClassifier:
@@ -118,17 +121,3 @@ def baseline_folder(name: str) -> Path | None:
 
     path = Path(os.path.expanduser(name))
     return next((folder for folder in (path / "model", path) if baselines.is_fitted(folder)), None)
-
-
-def row_logits(plan: Plan, run: RunFolder, device: str = "cpu") -> RowLogits:
-    """Return a function that computes logits for rows of a finished run's data, with its saved model."""
-    from randout import baselines
-    from randout.models import loading
-    from randout.models.inference import predict
-
-    if plan.classifier is not None:
-        fitted, texts = baselines.load(run.model), plan.dataset.texts
-        return lambda rows, progress: fitted.logits([texts[row] for row in rows], progress, device)
-    encoder = loading.load(loading.find(str(run.path)))
-    encoder.model.to(device)
-    return lambda rows, progress: predict(encoder, plan.tokens, rows, "float32", progress)

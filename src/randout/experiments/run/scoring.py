@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from randout.baselines import Classifier
+from randout.baselines.settings import chosen
 from randout.core.console import Show
 from randout.core.errors import UserError
 from randout.core.files import replace_text
@@ -34,15 +35,14 @@ from randout.storage.run_folder import RunFolder
 from randout.storage.seen_rows import SeenRows, in_words, leaked, merged, read_seen, seen_in
 
 from . import leaks
-from .planning import Plan
+from .plan import Plan, RowLogits
 from .reload import reload_plan
 from .saved_model import (
-    RowLogits,
     check_own_split,
     column_warning,
     device_of,
+    load_classifier,
     load_on_device,
-    row_logits,
     run_of,
     trained_columns,
 )
@@ -165,7 +165,8 @@ def open_test(
             raise leaks.LeakError(leaks.refusal_message(found))
         show.warn(f"{found}, so test scores will be too high")
     before = run.read("metrics.json")
-    metrics = before | {"test": score_test(row_logits(plan, run, device), plan, run, show, by)}
+    logits_of = load_classifier(str(run.path), device).row_logits(plan.dataset)
+    metrics = before | {"test": score_test(logits_of, plan, run, show, by)}
     metrics = diagnose(plan, run, metrics, run.read("history.json"))
     run.write("metrics.json", metrics)
     _update_card(plan, run, before, metrics, show)
@@ -207,12 +208,14 @@ def model_card(plan: Plan, metrics: dict[str, Any], teacher: str, choice: Mappin
     about = ["", *figures.choice_lines(choice)] if choice else []
     scores = [_openings_line(int("test" in metrics)), ""] if "test" in plan.dataset.split else []
     scores += _scores_table(metrics)
-    if plan.classifier is not None:
-        return "\n".join([*_baseline_card(plan, plan.classifier), *about, "", *scores, ""])
+    classifier, source = chosen(plan.config), plan.student.source
+    if classifier is not None:
+        return "\n".join([*_baseline_card(plan, classifier), *about, "", *scores, ""])
+    assert source is not None
     labels = ", ".join(plan.dataset.id2label.values())
     length = plan.config.student.max_length
     student = plan.config.student
-    mean = student.pooling == "mean" and not loading.has_stock_mean(plan.student, student.head)
+    mean = student.pooling == "mean" and not loading.has_stock_mean(source, student.head)
     library = "sentence-transformers" if mean else "transformers"
     lines = ["---", "pipeline_tag: text-classification", f"library_name: {library}", "tags: [randout]", "---", ""]
     lines += [f"# {plan.student.label} fine-tuned on {plan.dataset.name}", ""]

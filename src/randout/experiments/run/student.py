@@ -1,4 +1,4 @@
-"""Trains the student of a plan: load, resume, show progress, save, stop when asked."""
+"""Trains a student's network in the training loop: set up, resume, show progress, save, stop when asked."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from randout.baselines import Bag, Network
 from randout.core.console import duration
 from randout.core.terminal import catchable
 from randout.core.wording import plural
+from randout.data.dataset import Dataset
 from randout.methods.base import LiveTeacher, Method, Run
 from randout.methods.compatibility import learned_rows
 from randout.models import loading
@@ -35,23 +34,8 @@ from randout.training.state import Material, TrainingState
 from .options import Options as Options
 from .options import Paused as Paused
 from .options import Stopped as Stopped
-from .planning import FOLDS, Plan, by_folds, class_weights
-
-
-@dataclass(frozen=True)
-class TeacherOutputs:
-    """A teacher's logits for every row of the dataset (n, C), NaN for rows it did not score, and its validation metrics.
-
-    others: further teachers. live: the teacher itself, if a method runs it. about: its number of parameters, and its speed
-    in texts per second.
-    """
-
-    name: str
-    logits: torch.Tensor
-    validation: dict[str, Any] = field(default_factory=dict)
-    others: tuple[TeacherOutputs, ...] = ()
-    live: LiveTeacher | None = None
-    about: dict[str, float] = field(default_factory=dict)
+from .plan import FOLDS, Plan
+from .plan import TeacherOutputs as TeacherOutputs
 
 
 def environment(plan: Plan) -> dict[str, Any]:
@@ -69,10 +53,7 @@ def make_session(plan: Plan, teacher: TeacherOutputs | None = None) -> TrainingS
     encoder, run = student_of(plan)
     check_methods(plan.methods, run)
     run.teacher = teacher.live if teacher else None
-    session = begin(encoder, run, plan.methods, plan.config.train, plan.config.train.precision)
-    if isinstance(plan.classifier, Network):
-        session.optimizer = plan.classifier.optimizer(encoder.model)
-    return session
+    return begin(encoder, run, plan.methods, plan.config.train, plan.config.train.precision)
 
 
 def check_methods(methods: Sequence[Method], run: Run) -> None:
@@ -83,35 +64,27 @@ def check_methods(methods: Sequence[Method], run: Run) -> None:
 
 def student_of(plan: Plan) -> tuple[Encoder, Run]:
     """Load the student on its device; return it and the `Run` that its methods see."""
-    config = plan.config
-    rates = {"dropout": config.student.dropout, "attention_dropout": config.student.attention_dropout}
-    if config.train.device == "cuda":  # bit-identical results, at some cost in speed
+    if plan.config.train.device == "cuda":  # bit-identical results, at some cost in speed
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-    encoder = _network(plan) or loading.load(
-        plan.student,
-        id2label=plan.dataset.id2label,
-        head=config.student.head,
-        pooling="mean" if config.student.pooling == "mean" else "first",
-        layers=config.student.layers,
-        seed=config.train.seed,
-        pack=config.train.packing,
-        **{name: None if rate == "model" else float(rate) for name, rate in rates.items()},
-    )
-    encoder.model.to(config.train.device)
-    weights = class_weights(plan.dataset).to(config.train.device)
-    run = Run(encoder.model, encoder.sites, config.train.seed, len(plan.dataset.id2label), weights)
+    encoder = plan.student.load(plan)
+    encoder.model.to(plan.config.train.device)
+    return encoder, _run_of(plan, encoder)
+
+
+def _run_of(plan: Plan, encoder: Encoder) -> Run:
+    weights = class_weights(plan.dataset).to(plan.config.train.device)
+    run = Run(encoder.model, encoder.sites, plan.config.train.seed, len(plan.dataset.id2label), weights)
     run.prefix, run.suffix, run.fresh = encoder.prefix, encoder.suffix, encoder.fresh
-    run.teachers = plan.has_teacher + len(plan.more)
-    return encoder, run
+    run.teachers = len(plan.teachers)
+    return run
 
 
-def _network(plan: Plan) -> Encoder | None:
-    """Return a new neural baseline, or None if the student is an encoder."""
-    if not isinstance(plan.classifier, Network):
-        return None
-    vocabulary = plan.classifier.vocabulary(plan.dataset.texts[row] for row in plan.dataset.split["train"])
-    return plan.classifier.encoder(vocabulary, plan.dataset.id2label, plan.config.train.seed)
+def class_weights(dataset: Dataset) -> torch.Tensor:
+    """Return the class weights n / (C * n_c) over the training split, (C,)."""
+    labels = dataset.labels[dataset.split["train"]]
+    counts = np.bincount(labels[labels >= 0], minlength=len(dataset.id2label))
+    return torch.tensor(counts.sum() / (len(counts) * np.maximum(counts, 1)), dtype=torch.float32)
 
 
 def make_material(plan: Plan, teacher: TeacherOutputs | None) -> Material:
@@ -122,47 +95,33 @@ def make_material(plan: Plan, teacher: TeacherOutputs | None) -> Material:
     return Material(plan.tokens, torch.from_numpy(plan.dataset.labels), labelled, unlabelled, logits, heldout, others)
 
 
-def train_student(plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, options: Options) -> TrainingState:
+def train_student(
+    plan: Plan, session: TrainingState, material: Material, run: RunFolder, options: Options
+) -> TrainingState:
     """Train to the end, from the last checkpoint if there is one; return the training state with its best weights.
 
-    Checkpoints are saved during training. Raises Stopped after a stop was requested and the state is saved.
+    session: as begun. Checkpoints are saved during training. Raises Stopped after a stop was requested and the state is
+    saved.
     """
-    show, config, dataset = options.show, plan.config, plan.dataset
-    session = make_session(plan, teacher)
+    show, train = options.show, plan.config.train
     where = environment(plan)
-    changed = checkpoint.changes(run.checkpoint, where)
-    accepted = options.accept_changes or bool(changed and show.ask(f"{changed}. Resume anyway?"))
-    if checkpoint.restore(session, run.checkpoint, where, accepted):
-        show.say(f"resuming from step {session.position.step} of {run.path}")
-    if not session.encoder.packed:
-        show.say(f"{plan.student.label} runs with padding, in windows sorted by length: {session.encoder.reason}")
-    material = make_material(plan, teacher)
-    held = dataset.split["validation"]
-
-    def validate() -> dict[str, Any]:
-        if not len(held):  # the refit trains on all rows
-            return {}
-        logits = predict(session.encoder, plan.tokens, held, config.train.precision)
-        return score(dataset.labels[held], logits, dataset.id2label, unseen=dataset.unseen)
-
+    _restore(plan, session, run, where, options)
+    validate = partial(_validate, plan, session)
     texts = len(material.labelled) + len(material.unlabelled)
     position = session.position
-    done = position.epoch * texts + position.batch * config.train.batch_size
+    done = position.epoch * texts + position.batch * train.batch_size
     what = f"{plan.student.label} ({'+'.join(method.name for method in plan.methods)})"
     saved = time.monotonic()
     pause = options.pause_at if options.pause_at is not None else math.inf
     if position.step >= pause:  # killed after the pause, before its caller recorded it
         raise Paused(run, validate())
-    with (
-        _stop_signal() as stop,
-        show.bar(what, texts * config.train.epochs, min(done, texts * config.train.epochs)) as bar,
-    ):
+    with _stop_signal() as stop, show.bar(what, texts * train.epochs, min(done, texts * train.epochs)) as bar:
         for event in fit(session, material, validate):
             bar(event.texts, "")
             why = stop.why or ("the time limit" if options.deadline and time.monotonic() > options.deadline else "")
             ended = bool(position.ended)
             paused = event.metrics is None and position.step >= pause
-            if event.metrics is not None or why or paused or time.monotonic() - saved > 60 * config.train.save_minutes:
+            if event.metrics is not None or why or paused or time.monotonic() - saved > 60 * train.save_minutes:
                 flush(session)
                 checkpoint.save(session, run.checkpoint, where, event.improved)
                 saved = time.monotonic()
@@ -177,6 +136,27 @@ def train_student(plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, op
             raise Stopped(stop.why, run)
     checkpoint.restore_best(session, run.checkpoint)
     return session
+
+
+def _restore(plan: Plan, session: TrainingState, run: RunFolder, where: dict[str, Any], options: Options) -> None:
+    """Restore the last checkpoint, if there is one; ask first if it is of another environment than `where`."""
+    show = options.show
+    changed = checkpoint.changes(run.checkpoint, where)
+    accepted = options.accept_changes or bool(changed and show.ask(f"{changed}. Resume anyway?"))
+    if checkpoint.restore(session, run.checkpoint, where, accepted):
+        show.say(f"resuming from step {session.position.step} of {run.path}")
+    if not session.encoder.packed:
+        show.say(f"{plan.student.label} runs with padding, in windows sorted by length: {session.encoder.reason}")
+
+
+def _validate(plan: Plan, session: TrainingState) -> dict[str, Any]:
+    """Return the metrics of the student so far on the validation rows; empty if there are none."""
+    dataset = plan.dataset
+    held = dataset.split["validation"]
+    if not len(held):  # the refit trains on all rows
+        return {}
+    logits = predict(session.encoder, plan.tokens, held, plan.config.train.precision)
+    return score(dataset.labels[held], logits, dataset.id2label, unseen=dataset.unseen)
 
 
 def _epoch_line(what: str, session: TrainingState, improved: bool) -> str:
@@ -226,7 +206,9 @@ def stand_in(plan: Plan) -> TeacherOutputs:
     logits = torch.zeros(len(plan.dataset.texts), len(plan.dataset.id2label))
     live = None
     if any(method.teacher == "model" for method in plan.methods):
-        source = plan.teacher or plan.teacher_plan.student  # type: ignore[union-attr]
+        first = plan.teachers[0]
+        source = first.student.source if isinstance(first, Plan) else first
+        assert source is not None  # a teacher is an encoder
         encoder = loading.load(source, id2label=plan.dataset.id2label, pack=plan.config.train.packing)
         live = live_teacher(plan, encoder, tuple(plan.dataset.id2label), 0)
     return TeacherOutputs("", logits, {}, tuple(TeacherOutputs("", logits) for _ in plan.more), live)
@@ -247,40 +229,43 @@ def same_tokens(one: Tokens, other: Tokens) -> bool:
     return len(full) > 0 and all(np.array_equal(one[int(text)], other[int(text)]) for text in full)
 
 
-def estimate(plan: Plan, steps: int = 3) -> list[str]:
-    """Return the lines of a dry run: rows, tokens, memory, and time measured by `steps` real steps on discarded copies."""
-    sizes = f"rows: {', '.join(f'{len(index):,} {name}' for name, index in plan.dataset.split.items())}"
-    if isinstance(plan.classifier, Bag):
-        return [sizes, f"time: not estimated, because {plan.classifier.name} is fitted in a single step"]
-    teacher = stand_in(plan) if plan.has_teacher else None
-    session = make_session(plan, teacher)
-    material = make_material(plan, teacher)
+def row_counts(plan: Plan) -> str:
+    """Return the first line of a dry run."""
+    return f"rows: {', '.join(f'{len(index):,} {name}' for name, index in plan.dataset.split.items())}"
+
+
+def estimate(plan: Plan, session: TrainingState, material: Material, steps: int) -> list[str]:
+    """Return the lines of a dry run: rows, tokens, memory, and time measured by `steps` real steps of `session`."""
     session.run.heldout = partial(held_out, session, material)
+    session.run.steps = plan.steps
     rows = np.concatenate([material.labelled, material.unlabelled])
     lengths, size, epochs = plan.tokens.lengths, plan.config.train.batch_size, plan.config.train.epochs
-    session.run.steps = -(-len(rows) // size) * epochs
     median = rows[np.argsort(lengths[rows], kind="stable")][np.linspace(0, len(rows) - 1, size).round().astype(int)]
-    for number in range(steps + 1):
-        if number == 1:  # the first step also allocates
-            began = time.perf_counter()
-        step(session, material, median)
-    seconds = (time.perf_counter() - began) / steps * session.run.steps
+    refit = plan.config.train.refit is True
+    seconds = _seconds_per_step(session, material, median, steps) * plan.steps * (1 + refit)
     weights = sum(p.numel() for p in session.encoder.model.parameters())
     activations = (
         34 * int(lengths[median].sum()) * session.encoder.model.config.hidden_size * len(session.encoder.sites.blocks)
     )
-    lines = [sizes]
-    lines += [
-        f"tokens: {int(lengths[rows].sum()):,} per epoch, {int(lengths[rows].sum()) * epochs:,} in {plural(epochs, 'epoch')}"
-    ]
+    total = int(lengths[rows].sum())
+    lines = [row_counts(plan)]
+    lines += [f"tokens: {total:,} per epoch, {total * epochs:,} in {plural(epochs, 'epoch')}"]
     lines += [f"memory: about {(16 * weights + 4 * activations) / 2**30:.1f} GiB for {weights / 1e6:.1f}M parameters"]
-    refit = plan.config.train.refit is True
-    seconds *= 1 + refit
     student = f"the student, {plural(epochs, 'epoch')}{', trained twice (refit)' if refit else ''}"
     lines += [f"time: about {duration(seconds)} for {student}{', without its teacher' if plan.has_teacher else ''}"]
-    if plan.alternative is not None and by_folds(plan):
+    if plan.alternative is not None and plan.chooses_by_folds:
         more = duration((FOLDS - 1) * seconds)
         lines += [f"choice: about {more} more: cross-validation trains the encoder {FOLDS} times on fewer rows"]
     if plan.teacher_plan is not None:
-        lines += ["teacher (fine-tuned first):"] + [f"  {line}" for line in estimate(plan.teacher_plan, steps)]
+        own = plan.teacher_plan.student.estimate(plan.teacher_plan, steps)
+        lines += ["teacher (fine-tuned first):"] + [f"  {line}" for line in own]
     return lines
+
+
+def _seconds_per_step(session: TrainingState, material: Material, rows: np.ndarray, steps: int) -> float:
+    """Measure a training step on the texts of `rows`, as the mean of `steps`."""
+    step(session, material, rows)  # the first step also allocates
+    began = time.perf_counter()
+    for _ in range(steps):
+        step(session, material, rows)
+    return (time.perf_counter() - began) / steps

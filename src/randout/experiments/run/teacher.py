@@ -23,8 +23,9 @@ from randout.storage import run_folder
 from randout.storage.run_folder import RunFolder
 
 from . import soft_labels
-from .planning import Plan
-from .student import Options, TeacherOutputs, live_teacher
+from .options import Options
+from .plan import Plan, TeacherOutputs
+from .student import live_teacher
 from .teacher_comparison import TIMED_ROWS, texts_per_second
 
 
@@ -35,11 +36,11 @@ def prepare_teacher(plan: Plan, options: Options, fine_tune: Callable[[Plan, Opt
     """
     for warning in plan.leak_warnings:
         options.show.warn(warning)
-    first = plan.teacher or plan.teacher_plan
-    if first is None:
+    if not plan.has_teacher:
         return None
+    first, *more = plan.teachers
     found = _outputs_of(plan, first, plan.config.teacher.labels, options, fine_tune)
-    others = [_outputs_of(plan, teacher, None, options, fine_tune) for teacher in plan.more]
+    others = [_outputs_of(plan, teacher, None, options, fine_tune) for teacher in more]
     return replace(found, others=tuple(others))
 
 
@@ -87,7 +88,7 @@ def _outputs_of(
     validation = score(dataset.labels[held], own, dataset.id2label, unseen=dataset.unseen)
     options.show.say(f"teacher {source.label}: validation accuracy {validation['accuracy']:.2%}")
     live = None
-    if any(method.teacher == "model" for method in plan.methods) and teacher is (plan.teacher or plan.teacher_plan):
+    if any(method.teacher == "model" for method in plan.methods) and teacher is plan.teachers[0]:
         live = live_teacher(plan, encoder, tuple(order), max_length)
     about = {
         "parameters": sum(p.numel() for p in encoder.model.parameters()),

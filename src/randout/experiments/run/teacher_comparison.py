@@ -13,7 +13,7 @@ from randout.stats.metrics import confusion, rates
 from randout.stats.multiplicity import GROUPS_NEEDED
 
 if TYPE_CHECKING:
-    from .planning import Plan
+    from .plan import Plan
 
 MARGIN = 0.02  # of a metric: a student that is worse by less than this matches its teacher
 TIMED_ROWS = 64

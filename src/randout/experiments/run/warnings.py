@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from randout.baselines import CLASSIFIERS, Bag, reference
+from randout.baselines import CLASSIFIERS, reference
 from randout.methods.builtin import GOLD
 from randout.stats import diagnostics
 from randout.stats.diagnostics import Finding
 from randout.storage.predictions import read_predictions
 from randout.storage.run_folder import RunFolder
 
-from .planning import Plan, usual_epochs
+from .plan import Plan
 
 SPLITS = ("validation", "test")
 
@@ -31,7 +31,7 @@ def diagnose(plan: Plan, run: RunFolder, metrics: dict[str, Any], history: dict[
     metric = diagnostics.metric_for(plan.config.train.metric)
     found = dict(metrics)
     for split in SPLITS:
-        if split not in found or "baseline" in found[split] or isinstance(plan.classifier, Bag):
+        if split not in found or "baseline" in found[split] or not plan.student.with_reference:
             continue
         made = read_predictions(run.predictions(split), names)
         whole = split == "test" and plan.config.train.refit is True  # the training rows of the tested student
@@ -41,7 +41,7 @@ def diagnose(plan: Plan, run: RunFolder, metrics: dict[str, Any], history: dict[
     last = next(split for split in reversed(SPLITS) if split in found)
     train = np.bincount(dataset.labels[dataset.split["train"]], minlength=len(names))
     about = [one for one in metrics.get("warnings", []) if not one["split"] and one["kind"] != "still-improving"]
-    usual = usual_epochs(plan)
+    usual = plan.student.usual_epochs(plan)
     held = len(dataset.split["validation"])
     late = diagnostics.still_improving(history, plan.config.train.metric, held, usual)
     hint = "" if late else diagnostics.hint(history, usual)
@@ -85,7 +85,7 @@ def _gives_probabilities(record: dict[str, Any]) -> bool:
     """
     student = record.get("identity", {}).get("student")
     name = student.get("classifier", "") if isinstance(student, dict) else ""
-    return not (name in CLASSIFIERS and issubclass(CLASSIFIERS[name], Bag))
+    return name not in CLASSIFIERS or CLASSIFIERS[name].gives_probabilities
 
 
 def of_run(run: RunFolder, split: str) -> list[dict[str, str]]:

@@ -117,7 +117,7 @@ def check_trials(search: Search, dataset: Dataset) -> None:
             key = config.model_dump_json(include={"data", "student", "teacher", "classifier"})
             if key not in known:
                 plan = planning.make(config, dataset, search.required)
-                known[key] = None if plan.classifier is not None else student_of(plan)[1]
+                known[key] = None if plan.student.source is None else student_of(plan)[1]
             if known[key] is not None:
                 check_methods(methods_of(config), known[key])
         except UserError as error:
@@ -263,7 +263,7 @@ def _train(
 ) -> None:
     metric, run = folder.record["metric"], folder.run(trial)
     plan = planning.make(search.trial_config(trial["settings"]), dataset, search.required)
-    trial["steps"] = planning.steps_of(plan)
+    trial["steps"] = plan.steps
     pause = (
         max(1, math.floor(share * trial["steps"] + 1e-9)) if share < 1 else None
     )  # rounded down, so that the budget is kept

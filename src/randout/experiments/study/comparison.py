@@ -16,6 +16,7 @@ from randout.core.files import joined_name
 from randout.core.wording import plural
 from randout.data.dataset import Dataset, Datasets
 from randout.experiments.run import leaks, pipeline, planning
+from randout.experiments.run.plan import Plan
 from randout.experiments.run.student import Options, Stopped, check_methods, make_session, stand_in, student_of
 from randout.experiments.search.search import check_trials, make_search, plugins_of, run_search
 from randout.experiments.search.space import settings_text, tables_of
@@ -108,7 +109,7 @@ def check_arms(study: Study, datasets: Datasets) -> tuple[Study, list[str]]:
     first: Dataset | None = None
     choices: dict[str, int] = {}
     left_out: dict[str, str] = {}
-    plans: dict[str, planning.Plan] = {}
+    plans: dict[str, Plan] = {}
     for arm, config in configs.items():
         try:
             plan = planning.make(_allowing_leaks(config), datasets.read(config))  # `_leak_notes` checks every fold
@@ -138,7 +139,7 @@ def _allowing_leaks(config: Config) -> Config:
 
 
 def _leak_notes(
-    study: Study, plans: Mapping[str, planning.Plan], configs: Mapping[str, Config], datasets: Datasets
+    study: Study, plans: Mapping[str, Plan], configs: Mapping[str, Config], datasets: Datasets
 ) -> list[str]:
     """Return notes on held-out rows that an arm's teacher or starting model has seen, at every fold.
 
@@ -168,9 +169,9 @@ def _leak_notes(
     return notes + [f"leak, {arm}: {'; '.join(where)}" for arm, where in found.items() if where]
 
 
-def _check_methods(plan: planning.Plan, config: Config) -> None:
+def _check_methods(plan: Plan, config: Config) -> None:
     """Raise UserError if a method of the arm does not support its student or teacher."""
-    if plan.classifier is not None:
+    if plan.student.source is None:  # a baseline learns from labels only
         return
     if missing := [name for name in config.methods if name not in plan.config.methods]:
         raise UserError(

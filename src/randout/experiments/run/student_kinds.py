@@ -1,0 +1,219 @@
+"""The three kinds of student: an encoder, a neural baseline, a bag-of-words baseline (`plan.Student`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from randout.baselines import BAGS, NETWORKS, Bag, Classifier, Fitted, Labelled, Network, Vocabulary
+from randout.baselines.settings import chosen
+from randout.core.config import Config, StudentTable
+from randout.core.console import duration
+from randout.data.dataset import Dataset
+from randout.data.stratify import Ints
+from randout.methods.compatibility import methods_of
+from randout.models import loading
+from randout.models.encoder import Encoder
+from randout.models.inference import predict
+from randout.models.sources import Source
+from randout.models.tokenization import token_copies, tokens_for
+from randout.models.tokens import Tokens
+from randout.stats.metrics import score
+from randout.storage.run_folder import RunFolder
+from randout.training.state import TrainingState
+
+from . import defaults
+from .options import Options, Stopped
+from .plan import NO_TOKENS, Plan, RowLogits, TeacherOutputs, TrainedStudent
+from .student import estimate, make_material, make_session, row_counts, stand_in, train_student
+
+
+@dataclass(frozen=True)
+class EncoderStudent:
+    """A pretrained encoder with a classification head, fine-tuned."""
+
+    source: Source
+    with_reference: ClassVar[bool] = True
+
+    @property
+    def label(self) -> str:
+        return self.source.label
+
+    def identity(self, plan: Plan) -> dict[str, Any]:
+        own = plan.config.student.model_dump(mode="json", exclude={"model", "revision"})
+        before = {"pooling": "first", "alternative": ""}  # behaviour before these settings existed: keeps fingerprints
+        own = {key: value for key, value in own.items() if before.get(key) != value}
+        if plan.alternative is not None:
+            own["alternative"] = plan.alternative.identity["student"]
+        return {"weights": self.source.fingerprint(), **own}
+
+    def load(self, plan: Plan) -> Encoder:
+        table, train = plan.config.student, plan.config.train
+        rates = {"dropout": table.dropout, "attention_dropout": table.attention_dropout}
+        return loading.load(
+            self.source,
+            id2label=plan.dataset.id2label,
+            head=table.head,
+            pooling="mean" if table.pooling == "mean" else "first",
+            layers=table.layers,
+            seed=train.seed,
+            pack=train.packing,
+            **{name: None if rate == "model" else float(rate) for name, rate in rates.items()},
+        )
+
+    def train(self, plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, options: Options) -> TrainedStudent:
+        session = train_student(plan, make_session(plan, teacher), make_material(plan, teacher), run, options)
+        encoder, longest = session.encoder, int(plan.config.student.max_length)
+        parameters = sum(p.numel() for p in encoder.model.parameters())
+        return TrainedStudent(
+            _logits(plan, encoder),
+            _history(session),
+            lambda folder, card: loading.save(encoder, folder, longest, card),
+            {"encoder": {"packed": encoder.packed, "reason": encoder.reason, "parameters": parameters}},
+            {"parameters": parameters},
+        )
+
+    def estimate(self, plan: Plan, steps: int = 3) -> list[str]:
+        teacher = stand_in(plan) if plan.has_teacher else None
+        return estimate(plan, make_session(plan, teacher), make_material(plan, teacher), steps)
+
+    def usual_epochs(self, plan: Plan) -> int:
+        texts, by_contrast = defaults.training_texts(methods_of(plan.config), plan.dataset)
+        train = plan.config.train.model_copy(update={"epochs": 0})
+        return defaults.resolved(train, texts, 0, defaults.RATE_WIDTH, by_contrast, []).epochs
+
+    def token_copies(self, table: StudentTable, dataset: Dataset) -> dict[str, Ints]:
+        return token_copies(tokens_for(self.source, table, dataset, [])[0], dataset)
+
+
+@dataclass(frozen=True)
+class _Baseline:
+    """What both kinds of baseline have in common: they start from no model and read words. settings: the classifier."""
+
+    settings: Classifier
+    source: ClassVar[None] = None
+
+    @property
+    def label(self) -> str:
+        return self.settings.name
+
+    def identity(self, plan: Plan) -> dict[str, Any]:
+        return {"classifier": plan.config.student.model, **plan.config.classifier}
+
+    def usual_epochs(self, plan: Plan) -> int:
+        return 0
+
+    def token_copies(self, table: StudentTable, dataset: Dataset) -> dict[str, Ints]:
+        return {}
+
+
+@dataclass(frozen=True)
+class NeuralBaseline(_Baseline):
+    """A network on words, trained in the training loop. vocabulary: of the training texts; empty before it `reads` them."""
+
+    settings: Network
+    vocabulary: Vocabulary = ()
+    with_reference: ClassVar[bool] = True
+
+    def reading(self, dataset: Dataset, notes: list[str]) -> tuple[NeuralBaseline, Tokens]:
+        """Return it with the vocabulary of the training texts, and all texts as its word ids. notes: gets one line."""
+        vocabulary = self.settings.vocabulary(dataset.texts[row] for row in dataset.split["train"])
+        tokens = self.settings.tokens(vocabulary, dataset.texts)
+        length = self.settings.length
+        cut = (tokens.whole > length).mean()
+        notes.append(f"vocabulary: {len(vocabulary):,} words; {cut:.1%} of texts are truncated to {length} words")
+        return replace(self, vocabulary=vocabulary), tokens
+
+    def load(self, plan: Plan) -> Encoder:
+        return self.settings.encoder(self.vocabulary, plan.dataset.id2label, plan.config.train.seed)
+
+    def train(self, plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, options: Options) -> TrainedStudent:
+        session = train_student(plan, self._session(plan), make_material(plan, teacher), run, options)
+        fitted = self.settings.fitted(session.encoder, self.vocabulary)
+        return TrainedStudent(
+            _logits(plan, session.encoder), _history(session), fitted.save, {"classifier": fitted.found}
+        )
+
+    def estimate(self, plan: Plan, steps: int = 3) -> list[str]:
+        return estimate(plan, self._session(plan), make_material(plan, None), steps)
+
+    def _session(self, plan: Plan) -> TrainingState:
+        session = make_session(plan)
+        session.optimizer = self.settings.optimizer(session.encoder.model)
+        return session
+
+
+@dataclass(frozen=True)
+class BagOfWordsBaseline(_Baseline):
+    """A classifier on word counts, fitted in one call."""
+
+    settings: Bag
+    with_reference: ClassVar[bool] = False
+
+    def reading(self, dataset: Dataset, notes: list[str]) -> tuple[BagOfWordsBaseline, Tokens]:
+        """Return it unchanged, and no tokens: it reads texts."""
+        return self, NO_TOKENS
+
+    def load(self, plan: Plan) -> Encoder:
+        raise TypeError(f"{self.label} has no network to train")
+
+    def train(self, plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, options: Options) -> TrainedStudent:
+        """Fit it. It has no checkpoint: after a stop it is fitted from the start."""
+        texts, held, began = plan.dataset.texts, _part(plan, "validation"), time.monotonic()
+        fitted = self._fit(plan, held, run, options)
+        spent = time.monotonic() - began
+        metrics = score(held.labels, fitted.logits(held.texts), plan.dataset.id2label, unseen=plan.dataset.unseen)
+        values = {f"validation_{name}": value for name, value in metrics.items() if isinstance(value, float)}
+        row = {"epoch": 1, "step": 1, **values, "seconds": round(spent, 3)}
+        found = ", ".join(f"{name} {value}" for name, value in fitted.found.items() if not isinstance(value, list))
+        accuracy = f"validation accuracy {metrics['accuracy']:.2%}"
+        options.show.say(f"{self.label}: {found}, {accuracy}, {duration(spent)}")
+        return TrainedStudent(
+            lambda rows, progress: fitted.logits([texts[row] for row in rows], progress),
+            {"epochs": [row], "best_epoch": 1, "ended": "fitted"},
+            fitted.save,
+            {"classifier": fitted.found},
+        )
+
+    def _fit(self, plan: Plan, held: Labelled, run: RunFolder, options: Options) -> Fitted:
+        with options.show.bar(self.label, self.settings.pieces, unit="fits") as bar:
+
+            def advance(done: int) -> None:
+                bar(done, "")
+                if options.deadline and time.monotonic() > options.deadline:
+                    raise Stopped("the time limit", run)
+
+            train = _part(plan, "train")
+            return self.settings.fit(train, held, plan.dataset.id2label, plan.config.train, advance)
+
+    def estimate(self, plan: Plan, steps: int = 3) -> list[str]:
+        return [row_counts(plan), f"time: not estimated, because {self.label} is fitted in a single step"]
+
+
+Baseline = NeuralBaseline | BagOfWordsBaseline
+_BASELINES: dict[str, Callable[[Any], Baseline]] = {
+    **dict.fromkeys(NETWORKS, NeuralBaseline),
+    **dict.fromkeys(BAGS, BagOfWordsBaseline),
+}
+
+
+def baseline_of(config: Config) -> Baseline | None:
+    """Return the baseline that `student.model` names, with its settings; None for an encoder. Raises UserError."""
+    settings = chosen(config)
+    return None if settings is None else _BASELINES[settings.name](settings)
+
+
+def _logits(plan: Plan, encoder: Encoder) -> RowLogits:
+    return lambda rows, progress: predict(encoder, plan.tokens, rows, "float32", progress)
+
+
+def _history(session: TrainingState) -> dict[str, Any]:
+    position = session.position
+    return {"epochs": position.history, "best_epoch": position.best_epoch, "ended": position.ended}
+
+
+def _part(plan: Plan, name: str) -> Labelled:
+    rows = plan.dataset.split[name]
+    return Labelled([plan.dataset.texts[row] for row in rows], plan.dataset.labels[rows])
