@@ -12,7 +12,6 @@ import re
 import signal
 import subprocess
 import sys
-import types
 import warnings
 from pathlib import Path
 
