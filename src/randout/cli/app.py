@@ -95,14 +95,14 @@ def soft_labels(
     quiet: Quiet = False,
 ) -> None:
     """Store a teacher's soft labels ahead of training. `train` with the same data and teacher reuses them."""
-    from randout.data.dataset import read_data
+    from randout.data.dataset import load
     from randout.experiments.run.already_trained import find_models
 
     table = {"source": data, "text_column": text_column, "label_column": label_column, "unlabeled": unlabeled}
     settings = named({"data": table, "student": {"model": student}})
     settings |= {"teacher": {"model": teacher}, "output": {"test": False}}
     config = requested(settings, preset, recipe, sets).config()
-    dataset = read_data(config)
+    dataset = load(config.data)
     find_models(config)
     from randout.experiments.run import pipeline, planning  # imports PyTorch
 

@@ -21,7 +21,7 @@ from randout.core.config import ALTERNATIVE, AUTO_STUDENT, Config, StudentTable,
 from randout.core.errors import UserError
 from randout.core.files import joined_name
 from randout.core.wording import plural, verb
-from randout.data.dataset import Dataset, data_identity, read_data
+from randout.data.dataset import Dataset, data_identity, load
 from randout.data.stratify import Ints
 from randout.methods.base import SUPERVISED, Method, Size
 from randout.methods.builtin import GOLD, METHODS
@@ -120,7 +120,7 @@ def make(
     classifier = chosen(config)
     if classifier is not None:
         return _baseline_plan(config, classifier, dataset)
-    dataset = dataset or read_data(config)
+    dataset = dataset or load(config.data)
     notes: list[str] = []
     train = config.train.model_copy(update=dict(zip(("device", "precision"), machine(config), strict=True)))
     student = _find_student(config.student, notes)
@@ -339,7 +339,7 @@ def _baseline_plan(config: Config, classifier: Classifier, dataset: Dataset | No
     device, _ = machine(config)
     train = config.train.model_copy(update={"device": device})
     config = resolve_settings(config.model_copy(update={"train": train}), classifier, notes)
-    dataset = dataset or read_data(config)
+    dataset = dataset or load(config.data)
     tokens = NO_TOKENS
     if isinstance(classifier, Network):
         vocabulary = classifier.vocabulary(dataset.texts[row] for row in dataset.split["train"])

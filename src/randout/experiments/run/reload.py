@@ -5,7 +5,7 @@ from __future__ import annotations
 from randout.baselines.settings import chosen
 from randout.core.errors import UserError
 from randout.core.files import shell_path
-from randout.data.dataset import data_identity, read_data
+from randout.data.dataset import data_identity, load
 from randout.models.sources import Source, find
 from randout.models.tokenization import token_copies, tokens_for
 from randout.storage.run_folder import RunFolder
@@ -22,7 +22,7 @@ def reload_plan(run: RunFolder) -> Plan:
     config = stored_config(run)
     classifier = chosen(config)
     try:
-        dataset = read_data(config)
+        dataset = load(config.data)
     except UserError as error:
         if "no such file" not in str(error):
             raise
