@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from randout.core import terminal
-from randout.core.console import Show, complain
+from randout.core.console import Show, complain, print_always
 from randout.core.errors import Failure, UserError
 from randout.core.files import shell_path
 from randout.core.wording import plural
@@ -304,6 +304,7 @@ def main() -> None:
     Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     """
     terminal.prepare()
+    print_always()
     code = _run()
     lost = terminal.finish()
     if lost and not code:
