@@ -8,7 +8,6 @@ import json
 import re
 import shutil
 import tomllib
-from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ from randout.testing.models import toy_texts
 from support.tables import load
 
 ROOT = Path(__file__).parents[2]
-CSABSTRUCT = ROOT.parent / "shared" / "data" / "csabstruct"
 EXAMPLE = ROOT / "examples" / "csabstruct.toml"
 NAMES = ("health", "money", "sport")
 
@@ -313,22 +311,54 @@ def test_a_description_changed_since_is_not_scored_as_if_it_were_the_same(descri
     assert score_run(result.folder, "test", Show(quiet=True))[0]["rows"] == 40
 
 
-@pytest.mark.skipif(not CSABSTRUCT.is_dir(), reason="CSAbstruct is not in shared/data")
-def test_csabstruct_by_its_description():
-    dataset = load(f"{EXAMPLE}:{CSABSTRUCT}")
+@pytest.fixture
+def csabstruct(tmp_path):
+    """The example's description next to small files of the form of CSAbstruct, whose three files number abstracts alike.
+
+    60, 10 and 10 abstracts of five sentences; the first sentence of each fifth abstract is a copy of one in train.jsonl.
+    """
+    labels = tomllib.loads(EXAMPLE.read_text(encoding="utf-8"))["labels"]
+    text = EXAMPLE.read_text(encoding="utf-8")
+    for name, abstracts in (("train", 60), ("dev", 10), ("test", 10)):
+        rows = [
+            {
+                "text": f"Sentence {place} of abstract 0 of train."
+                if place == 0 and at % 5 == 0
+                else f"Sentence {place} of abstract {at} of {name}.",
+                "label": labels[(place + at) % 5],
+                "abstract": f"{name}-{at}",
+                "position": place,
+            }
+            for at in range(abstracts)
+            for place in range(5)
+        ]
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        key = "validation" if name == "dev" else name
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        text = re.sub(rf'^{key} = "[0-9a-f]{{64}}"$', f'{key} = "{digest}"', text, flags=re.MULTILINE)
+    (tmp_path / "csabstruct.toml").write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def test_csabstruct_by_its_description(csabstruct):
+    source = csabstruct / "csabstruct.toml"
+    dataset = load(source)
     assert dataset.name == "csabstruct"
-    assert dataset.report.sizes == {"train": 11_333, "validation": 2026, "test": 1349}
+    assert dataset.report.sizes == {"train": 300, "validation": 50, "test": 50}
     assert list(dataset.id2label.values()) == ["background", "objective", "method", "result", "other"]
     assert dataset.max_length == 100
-    assert {name: len(rows) for name, rows in dataset.report.leaked.items()} == {"validation": 23, "test": 172}
-    assert dataset.report.shared_groups == {"validation": 129, "test": 221}
-    parts = [load(f"{EXAMPLE}:{CSABSTRUCT}", folds=10, fold=fold) for fold in (1, 10)]
-    assert all(part.report.shared_groups == {"validation": 0, "test": 0} for part in parts)
-    abstracts = defaultdict(set)
-    for name in ("train", "dev", "test"):
-        for line in (CSABSTRUCT / f"{name}.jsonl").read_text(encoding="utf-8").splitlines():
-            abstracts[json.loads(line)["abstract"]].add(name)
-    assert all(len(names) == 1 for names in abstracts.values())  # no abstract's number crosses; its sentences do
+    assert {name: len(rows) for name, rows in dataset.report.leaked.items()} == {"validation": 2, "test": 2}
+    assert dataset.report.shared_groups == {
+        "validation": 10,
+        "test": 10,
+    }  # an abstract with a copy is one group with it
+    for fold in (1, 10):
+        part = load(source, folds=10, fold=fold)
+        assert part.report.shared_groups == {"validation": 0, "test": 0}
+        assert sum(part.report.sizes.values()) == 400
+    with pytest.raises(UserError, match=r"its SHA-256 is .*, expected f1eed586"):
+        load(f"{EXAMPLE}:{csabstruct}")
 
 
 def test_the_example_and_the_guide_are_well_formed():

@@ -9,6 +9,7 @@ import pytest
 from matplotlib.image import imread
 from rich.cells import cell_len
 
+from randout.core.errors import Failure
 from randout.reporting import fonts
 from randout.reporting.figures import (
     comparison_lines,
@@ -142,7 +143,7 @@ def test_a_failed_picture_leaves_the_old_one(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(Failure, match=r"confusion\.png: could not be written \(disk full\)"):
         confusion_picture(np.eye(2), {0: "a", 1: "b"}, path, "")
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["confusion.png"]
