@@ -124,9 +124,9 @@ def test_a_head_that_was_edited_is_kept(run: Run, toy_csv: Any, tmp_path: Path) 
 
 
 def test_odd_labels_are_written_as_code(tmp_path: Path) -> None:
-    from randout.experiments.run.scoring import _usage
+    from randout.experiments.run.scoring import usage_lines
 
     labels = ['a "quoted" one', "two\nlines", "健康", "back\\slash"]
-    code = "\n".join(_usage(True, labels))
+    code = "\n".join(usage_lines(True, labels))
     (listed,) = re.findall(r"^labels = (.*)  #", code, re.M)
     assert eval(listed) == labels == json.loads(listed)

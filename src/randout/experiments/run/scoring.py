@@ -246,11 +246,11 @@ def model_card(plan: Plan, metrics: dict[str, Any], teacher: str, choice: Mappin
         about.append(
             "Trained on the training and validation rows; the validation scores are of the same training without them."
         )
-    lines += [*about, "", *scores, "", *_usage(mean, list(plan.dataset.id2label.values())), ""]
+    lines += [*about, "", *scores, "", *usage_lines(mean, list(plan.dataset.id2label.values())), ""]
     return "\n".join(lines)
 
 
-def _usage(mean: bool, labels: Sequence[str]) -> list[str]:
+def usage_lines(mean: bool, labels: Sequence[str]) -> list[str]:
     """Return the section of the model card with code that loads the folder, to be run in it.
 
     mean: whether the head reads the mean of the tokens' states, which the class in `transformers` does not support.

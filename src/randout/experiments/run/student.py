@@ -154,7 +154,7 @@ def train_student(plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, op
     if position.step >= pause:  # killed after the pause, before its caller recorded it
         raise Paused(run, validate())
     with (
-        _stop_signal() as stop,
+        stop_on_signal() as stop,
         show.bar(what, texts * config.train.epochs, min(done, texts * config.train.epochs)) as bar,
     ):
         for event in fit(session, material, validate):
@@ -197,7 +197,7 @@ class _Stop:
 
 
 @contextlib.contextmanager
-def _stop_signal() -> Iterator[_Stop]:
+def stop_on_signal() -> Iterator[_Stop]:
     """Within this context, the first Ctrl-C, SIGTERM or SIGHUP requests a clean stop; a second one interrupts at once.
 
     SIGHUP stays ignored if the caller ignores it (nohup).
