@@ -120,8 +120,8 @@ def load(table: DataTable) -> Dataset:
     held_out = files.keys() - {"unlabeled"}
     notes: list[str] = []
     opened = open_sources(table.source, files, notes, table.encoding)
-    named = (column or None for column in (table.text_column, table.label_column, table.group_column))
-    columns = choose_columns(opened, *named, notes)
+    text, label, group = (column or None for column in (table.text_column, table.label_column, table.group_column))
+    columns = choose_columns(opened, text, label, group, notes)
     parts, id2label = _labelled(opened, columns, table.labels or None, notes)
     if not columns.named_text and cols.are_numbers(parts[0].texts):
         notes.append(WARNING + cols.numbers_warning(columns.text))

@@ -196,10 +196,11 @@ def _with_head_scores(text: str, before: dict[str, Any], metrics: dict[str, Any]
         card = ModelCard(text)
     except ValueError:  # the user's head
         return text
-    found = card.data.eval_results
+    head: Any = card.data
+    found = head.eval_results
     if not found or found != _eval_results(before, found[0].dataset_type, found[0].dataset_name):
         return text
-    card.data.eval_results = _eval_results(metrics, found[0].dataset_type, found[0].dataset_name)
+    head.eval_results = _eval_results(metrics, found[0].dataset_type, found[0].dataset_name)
     return str(card)
 
 
