@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from randout.core.config import DataTable
 from randout.data import dataset as data
 
 ROWS = {"train": 2600, "test": 600}
@@ -21,7 +22,7 @@ ROWS = {"train": 2600, "test": 600}
 
 def write_table(source: str, folder: Path) -> Path:
     """Write the sampled rows of one dataset. Returns the path of the CSV file."""
-    dataset = data.load(source)
+    dataset = data.load(DataTable(source=str(source)))
     rng = np.random.default_rng(0)
     path = folder / f"{Path(source.partition(':')[0]).stem}.csv"
     with path.open("w", encoding="utf-8", newline="") as stream:

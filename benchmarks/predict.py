@@ -38,6 +38,7 @@ import numpy as np
 
 from common import tiny_data, tiny_model
 from randout import api
+from randout.core.config import DataTable
 from randout.core.console import Show
 from randout.data import dataset as data
 from randout.data import tables
@@ -98,7 +99,7 @@ def read_arguments() -> argparse.Namespace:
 
 def compare(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Measure everything; returns plain values."""
-    dataset = data.load(arguments.data)
+    dataset = data.load(DataTable(source=str(arguments.data)))
     texts = list(islice(cycle(dataset.texts), arguments.texts))
     names = [dataset.id2label[max(int(label), 0)] for label in islice(cycle(dataset.labels), arguments.texts)]
     encoder = loading.load(loading.find(arguments.model), id2label=dataset.id2label)

@@ -88,9 +88,10 @@ def grown(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 
 def words_of(source: str) -> tuple[np.ndarray, np.ndarray]:
     """All words of a data set's texts with repetitions, and the number of words of each text."""
-    from randout.data import dataset as data
+    from randout.core.config import DataTable
+    from randout.data.dataset import load
 
-    texts = [text.split() for text in data.load(source).texts]
+    texts = [text.split() for text in load(DataTable(source=str(source))).texts]
     return np.array([word for text in texts for word in text], dtype=object), np.array([len(text) for text in texts])
 
 
@@ -122,6 +123,7 @@ def peak() -> int:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure seconds and peak memory of every part for one file, in this process."""
     from randout.core import config
+    from randout.data.dataset import load
     from randout.experiments.run import planning, soft_labels, student
     from randout.methods.builtin import METHODS
     from randout.models import tokenization
@@ -146,7 +148,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         own["teacher"] = {"model": arguments.model}
         settings = config.build([config.read_preset("randout-kd"), own], METHODS)
     with part("read and split"):
-        dataset = planning.read_data(settings)
+        dataset = load(settings.data)
     with part("tokenise"):
         tokenization.tokens_for(source, settings.student, dataset, [])
     with part("plan"):

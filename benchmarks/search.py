@@ -33,6 +33,7 @@ from methods import WARM_UP, seconds, sorted_rows
 from randout.cli.tools import seconds_of
 from randout.core import config
 from randout.core.console import Show
+from randout.data.dataset import load
 from randout.experiments.run import pipeline, planning, student
 from randout.experiments.run.request import TEACHERS_OWN
 from randout.experiments.run.student import Options, Stopped
@@ -196,7 +197,7 @@ def cost(arguments: argparse.Namespace) -> dict[str, Any]:
     """Hours of the paper's grid, three ways, from seconds measured here."""
     base = base_of(arguments, str(arguments.teacher), 0, epochs=paper().training["epochs"])
     one = make_search(base, preset="paper")
-    dataset = planning.read_data(one.config)
+    dataset = load(one.config.data)
     configs = [one.trial_config(settings) for settings in space.cells(one.space, 0, 0)[0]]
     rows = len(dataset.split["train"])
     steps: Counter[int] = Counter()

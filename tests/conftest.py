@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 
+from randout.core.console import print_always
 from randout.testing.models import LABELS, build, loaded, toy_texts
 from support.coda19 import coda19_folder as coda19_folder  # a fixture
 
@@ -64,6 +65,12 @@ def quiet_and_small() -> Iterator[None]:
     torch.set_num_threads(1)
     with buffers.frozen_garbage_collector():
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def printed_messages() -> None:
+    """Messages go to standard error as in a command, although pytest has log handlers."""
+    print_always()
 
 
 @pytest.fixture(scope="session", autouse=True)

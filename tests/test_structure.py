@@ -121,6 +121,37 @@ def test_the_report_reads_folders_and_never_what_trains() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
+WITHOUT_POSIX = """
+import importlib, os, pkgutil, signal, sys
+import randout
+
+def import_all():
+    package = importlib.import_module("randout")
+    for module in pkgutil.walk_packages(package.__path__, "randout."):
+        if not module.name.endswith(".__main__"):
+            importlib.import_module(module.name)
+
+import_all()  # with the packages that randout needs, which have their own code for Windows
+for name in [name for name in sys.modules if name.partition(".")[0] == "randout"]:
+    del sys.modules[name]
+for name in ("fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty"):
+    sys.modules[name] = None  # `import` then raises ModuleNotFoundError
+for module, names in (
+    (os, "fork forkpty getuid geteuid killpg mkfifo sched_getaffinity setsid sysconf O_NONBLOCK"),
+    (signal, "SIGALRM SIGHUP SIGKILL SIGQUIT SIGUSR1 SIGUSR2 alarm pthread_sigmask"),
+):
+    for name in names.split():
+        vars(module).pop(name, None)
+import_all()
+print("imported")
+"""
+
+
+def test_all_modules_can_be_imported_without_what_windows_lacks() -> None:
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", WITHOUT_POSIX], capture_output=True, text=True)
+    assert done.stdout == "imported\n", done.stderr
+
+
 def test_no_module_outside_methods_names_a_method() -> None:
     """Neither a method's name, nor one of its settings, nor its table; the loss on gold labels and the package have
     the names of methods too, and say so themselves.

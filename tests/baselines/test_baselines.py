@@ -127,6 +127,26 @@ def test_naive_bayes_is_sklearns(settings: Bayes, classes: int, tmp_path: Path) 
     np.testing.assert_allclose(back(made, tmp_path).logits(texts), expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("settings", [SVM(min_df=2), SVM(min_df=1, lowercase=False)])
+def test_tf_idf_is_its_formula(settings: SVM) -> None:
+    """count * idf, scaled to length 1, with idf = 1 + ln((1 + n) / (1 + df)), over words of two or more characters."""
+
+    def words_of(text: str) -> list[str]:
+        return re.findall(r"\b\w\w+\b", text.lower() if settings.lowercase else text)
+
+    made, train, texts = fitted(settings)
+    seen = {word for text in train.texts for word in words_of(text)}
+    df = {word: sum(word in words_of(text) for text in train.texts) for word in sorted(seen)}
+    vocabulary = [word for word in df if df[word] >= settings.min_df]
+    idf = np.array([1 + np.log((1 + len(train.texts)) / (1 + df[word])) for word in vocabulary])
+    features = np.array([[words_of(text).count(word) for word in vocabulary] for text in texts]) * idf
+    features /= np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-300)
+    assert list(made.vocabulary) == vocabulary
+    np.testing.assert_allclose(made.arrays["idf"], idf, rtol=1e-12)
+    expected = features @ made.arrays["coefficients"].T + made.arrays["intercept"]
+    np.testing.assert_allclose(made.logits(texts), expected, rtol=1e-6, atol=1e-6)
+
+
 def test_alpha_is_chosen_on_validation() -> None:
     settings = BayesTfidf(min_df=1, alphas=(1e-3, 1.0, 1e3))
     made, train, _ = fitted(settings)

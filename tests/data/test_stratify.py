@@ -106,7 +106,7 @@ def test_few_groups_still_put_every_class_into_every_part():
         assert all(len(np.unique(part[groups == g])) == 1 for g in np.unique(groups))
         assert all(set(part[labels == k]) == {0, 1, 2} for k in (0, 1)), seed
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(stratify, "_fill_empty", lambda *_: None)
+            patch.setattr(stratify, "fill_empty", lambda *_: None)
             placed = grouped(labels, groups, FRACTIONS, seed, ["a", "b"])
         lacking += any(set(placed[labels == k]) != {0, 1, 2} for k in (0, 1))
     assert lacking >= 5, "too few of these tables need a group to move"
@@ -123,7 +123,7 @@ def test_the_smallest_group_that_can_be_spared_moves():
     spread_of_a = np.array([6, 7]), np.array([0, 0])  # class a in parts 0 and 1 too
     pair_group, pair_class = np.append(pair_group, spread_of_a[0]), np.append(pair_class, spread_of_a[1])
     sizes, part = np.append(sizes, [1, 1]), np.append(part, [0, 1])
-    stratify._fill_empty(part, sizes, pair_group, pair_class, 3, ["a", "b"])
+    stratify.fill_empty(part, sizes, pair_group, pair_class, 3, ["a", "b"])
     assert part.tolist() == [0, 1, 0, 2, 0, 2, 0, 1]
 
 
@@ -137,7 +137,7 @@ def test_large_groups_go_where_the_cost_falls_most():
         pair_group, pair_class, sizes = keys // 3, keys % 3, np.bincount(groups)
         goal = np.outer(FRACTIONS, np.bincount(labels)) + 0.01 * rng.random((3, 3))  # no ties
         part = np.full(30, -1)
-        has = stratify._place_large(part, sizes, pair_group, pair_class, counts, goal, np.random.default_rng(seed))
+        has = stratify.place_large(part, sizes, pair_group, pair_class, counts, goal, np.random.default_rng(seed))
         order = np.random.default_rng(seed).permutation(30)
         rows = np.zeros((3, 3))
 
@@ -156,14 +156,14 @@ def test_a_part_gives_no_more_groups_than_it_can_spare():
     """Part 0 has two groups of class b: one goes to part 1, and then it needs the other itself."""
     pair_group, pair_class = np.arange(5), np.array([1, 1, 0, 0, 0])
     with pytest.raises(UserError, match="class 'b' cannot be put into every part"):
-        stratify._fill_empty(np.array([0, 0, 0, 1, 2]), np.full(5, 2), pair_group, pair_class, 3, ["a", "b"])
+        stratify.fill_empty(np.array([0, 0, 0, 1, 2]), np.full(5, 2), pair_group, pair_class, 3, ["a", "b"])
 
 
 def test_a_group_that_its_part_needs_does_not_move():
     """Group 2 is the smallest with class b, but the only one with class a in its part."""
     pair_group, pair_class = np.array([0, 1, 2, 2, 3, 4]), np.array([1, 1, 0, 1, 0, 0])
     sizes, part = np.array([5, 4, 2, 1, 1]), np.array([0, 0, 0, 1, 2])
-    stratify._fill_empty(part, sizes, pair_group, pair_class, 3, ["a", "b"])
+    stratify.fill_empty(part, sizes, pair_group, pair_class, 3, ["a", "b"])
     assert part.tolist() == [2, 1, 0, 1, 2]
     labels = np.array([2, 0, 1, 0, 2, 2, 1, 2, 2, 1, 0, 1, 1])  # four groups of two or three classes: no way at all
     groups = np.array([0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3])
@@ -228,5 +228,5 @@ def test_what_a_message_does_not_show_is_counted(count):
         grouped(each, each, FRACTIONS, 0, names)
     assert f"'class 19' (1 row in 1 group){more}. Add" in str(caught.value)
     with pytest.raises(UserError) as caught:
-        stratify._fill_empty(np.zeros(count, np.int64), np.ones(count, np.int64), each, each, 2, names)
+        stratify.fill_empty(np.zeros(count, np.int64), np.ones(count, np.int64), each, each, 2, names)
     assert f"'class 19'{more} cannot be put" in str(caught.value)

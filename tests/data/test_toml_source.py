@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import tomllib
-from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ from randout.experiments.run import pipeline, planning
 from randout.experiments.run.reload import stored_config
 from randout.storage.run_folder import RunFolder
 from randout.testing.models import toy_texts
+from support.tables import load
 
 ROOT = Path(__file__).parents[2]
-CSABSTRUCT = ROOT.parent / "shared" / "data" / "csabstruct"
 EXAMPLE = ROOT / "examples" / "csabstruct.toml"
 NAMES = ("health", "money", "sport")
 
@@ -74,17 +74,20 @@ def described(tmp_path):
 
 def test_one_table(described):
     path = described('name = "mine"\nabout = "words by kind"\nsource = "rows.csv"\ngroup_column = "by"' + COLUMNS)
-    dataset = data.load(path)
-    plain = data.load(
+    dataset = load(path)
+    plain = load(
         path.parent / "rows.csv",
         text_column="words",
         label_column="kind",
         group_column="by",
-        labels={"2": "sport", "0": "health", "1": "money"},
+        labels=["2", "0", "1"],
     )
     assert dataset.name == "mine"
-    assert dataset.id2label == plain.id2label == {0: "sport", 1: "health", 2: "money"}
-    assert planning.data_identity(dataset) == planning.data_identity(plain)  # the same rows, however they are named
+    assert plain.id2label == {0: "2", 1: "0", 2: "1"}
+    assert dataset.id2label == {0: "sport", 1: "health", 2: "money"}
+    assert np.array_equal(dataset.labels, plain.labels)
+    named = replace(plain, id2label=dataset.id2label)
+    assert data.data_identity(dataset) == data.data_identity(named)  # the same rows, however they are named
     assert dataset.sha256 == hashlib.sha256((path.parent / "rows.csv").read_bytes()).hexdigest()
     assert dataset.max_length == 20
     assert data.describe(dataset)[1] == "about       words by kind"
@@ -93,31 +96,31 @@ def test_one_table(described):
 def test_tables_that_come_split(described):
     files = 'train = "rows.csv"\nvalidation = "dev.jsonl"\ntest = "test.jsonl"\n'
     path = described(files + COLUMNS, "a-name.toml")
-    dataset = data.load(path)
+    dataset = load(path)
     assert dataset.name == "a-name"
     assert dataset.report.sizes == {"train": 120, "validation": 30, "test": 30}
     assert [dataset.row_ids[i] for i in (0, 120, 150)] == ["1", "validation#1", "test#1"]
     options = {"validation": path.parent / "dev.jsonl", "test": path.parent / "test.jsonl", "text_column": "words"}
-    by_hand = data.load(path.parent / "rows.csv", label_column="kind", **options)
+    by_hand = load(path.parent / "rows.csv", label_column="kind", **options)
     assert dataset.sha256 == by_hand.sha256
     assert np.array_equal(dataset.split["test"], by_hand.split["test"])
-    folded = data.load(path, folds=5, fold=5)
+    folded = load(path, folds=5, fold=5)
     assert sum(folded.report.sizes.values()) == 180
     with pytest.raises(UserError, match="already has one"):
-        data.load(path, split="paper")
+        load(path, split="paper")
     described('source = "rows.csv"\ntest = "test.jsonl"\n' + COLUMNS)
-    assert data.load(path.parent / "my.toml").report.sizes == {"train": 102, "validation": 18, "test": 30}
+    assert load(path.parent / "my.toml").report.sizes == {"train": 102, "validation": 18, "test": 30}
 
 
 def test_a_split_column(described):
     path = described('source = "rows.csv"\nsplit_column = "part"' + COLUMNS)
-    dataset = data.load(path)
+    dataset = load(path)
     assert dataset.report.sizes == {"train": 40, "validation": 40, "test": 40}
     assert dataset.columns["split"] == "part"
     scored = data.load_evaluation(path, dataset.id2label)  # the rows of the test split, no others
     assert scored.texts == [dataset.texts[i] for i in dataset.split["test"]]
     assert np.array_equal(scored.labels, dataset.labels[dataset.split["test"]])
-    held = data.load(path, test=path.parent / "test.jsonl", text_column="words", label_column="kind")
+    held = load(path, test=path.parent / "test.jsonl", text_column="words", label_column="kind")
     assert held.report.sizes == {"train": 102, "validation": 18, "test": 30}  # the option goes before the column
     assert held.columns["split"] is None
 
@@ -125,31 +128,31 @@ def test_a_split_column(described):
 def test_options_go_before_the_file(described):
     path = described('train = "rows.csv"\nvalidation = "dev.jsonl"\ntest = "test.jsonl"\ngroup_column = "by"' + COLUMNS)
     other = write(path.parent / "other.csv", 45, 9)
-    dataset = data.load(path, test=other, group_column="part", labels=["money", "sport", "health"])
+    dataset = load(path, test=other, group_column="part", labels=["money", "sport", "health"])
     assert dataset.report.sizes == {"train": 120, "validation": 30, "test": 45}
     assert dataset.row_ids[-1] == "other.csv#45"
     assert any("the test rows of my are not used, because --test names a file" in note for note in dataset.report.notes)
     assert dataset.columns["group"] == "part"
     assert list(dataset.id2label.values()) == ["money", "sport", "health"]
-    assert np.array_equal(dataset.labels[:120], (data.load(path).labels[:120] + 1) % 3)
+    assert np.array_equal(dataset.labels[:120], (load(path).labels[:120] + 1) % 3)
     with pytest.raises(UserError, match="comes with its own splits"):
-        data.load(path, split_column="part")
+        load(path, split_column="part")
 
 
 def test_files_elsewhere(described, tmp_path):
     path = described('source = "rows.csv"' + COLUMNS)
-    expected = data.load(path).texts
+    expected = load(path).texts
     away = shutil.copytree(path.parent, tmp_path / "away")
     for file in path.parent.glob("*.csv"):
         file.unlink()
-    assert data.load(f"{path}:{away}").texts == expected
+    assert load(f"{path}:{away}").texts == expected
     described('source = "rows.csv"\nfolder = "../away"' + COLUMNS)
-    assert data.load(path).texts == expected
+    assert load(path).texts == expected
     described(f'source = "{away / "rows.csv"}"' + COLUMNS)
-    assert data.load(path).texts == expected
+    assert load(path).texts == expected
     described('source = "rows.csv"' + COLUMNS)
     with pytest.raises(UserError, match=r"data/rows\.csv: no such file"):
-        data.load(path)
+        load(path)
 
 
 def test_sums_are_checked(described):
@@ -157,10 +160,10 @@ def test_sums_are_checked(described):
     digest = hashlib.sha256((path.parent / "rows.csv").read_bytes()).hexdigest()
     for text in (f'[sha256]\nsource = "{digest}"', f'sha256.source = "{digest}"'):
         described('source = "rows.csv"' + COLUMNS + text)
-        assert data.load(path).sha256 == digest
+        assert load(path).sha256 == digest
     described('source = "rows.csv"' + COLUMNS + f'[sha256]\nsource = "{"0" * 64}"')
     with pytest.raises(UserError) as caught:
-        data.load(path)
+        load(path)
     assert all(part in str(caught.value) for part in ("rows.csv", digest, "0" * 64, "sha256.source", "my.toml"))
 
 
@@ -191,20 +194,20 @@ def test_sums_are_checked(described):
 )  # fmt: skip
 def test_what_cannot_be_used_is_said(described, text, parts):
     with pytest.raises(UserError) as caught:
-        data.load(described(text))
+        load(described(text))
     assert all(part in str(caught.value) for part in parts), str(caught.value)
 
 
 def test_a_file_that_is_missing_or_no_text(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"nowhere\.toml: the description of the data cannot be read"):
-        data.load("nowhere.toml")
+        load("nowhere.toml")
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="not UTF-8 text"):
-        data.load("bytes.toml")
+        load("bytes.toml")
     (tmp_path / "folder.toml").mkdir()
     with pytest.raises(UserError, match=r"folder\.toml: the description of the data cannot be read"):
-        data.load("folder.toml")
+        load("folder.toml")
 
 
 def configured(source: str | Path, student: Path, **table: Any) -> Config:
@@ -308,22 +311,54 @@ def test_a_description_changed_since_is_not_scored_as_if_it_were_the_same(descri
     assert score_run(result.folder, "test", Show(quiet=True))[0]["rows"] == 40
 
 
-@pytest.mark.skipif(not CSABSTRUCT.is_dir(), reason="CSAbstruct is not in shared/data")
-def test_csabstruct_by_its_description():
-    dataset = data.load(f"{EXAMPLE}:{CSABSTRUCT}")
+@pytest.fixture
+def csabstruct(tmp_path):
+    """The example's description next to small files of the form of CSAbstruct, whose three files number abstracts alike.
+
+    60, 10 and 10 abstracts of five sentences; the first sentence of each fifth abstract is a copy of one in train.jsonl.
+    """
+    labels = tomllib.loads(EXAMPLE.read_text(encoding="utf-8"))["labels"]
+    text = EXAMPLE.read_text(encoding="utf-8")
+    for name, abstracts in (("train", 60), ("dev", 10), ("test", 10)):
+        rows = [
+            {
+                "text": f"Sentence {place} of abstract 0 of train."
+                if place == 0 and at % 5 == 0
+                else f"Sentence {place} of abstract {at} of {name}.",
+                "label": labels[(place + at) % 5],
+                "abstract": f"{name}-{at}",
+                "position": place,
+            }
+            for at in range(abstracts)
+            for place in range(5)
+        ]
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        key = "validation" if name == "dev" else name
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        text = re.sub(rf'^{key} = "[0-9a-f]{{64}}"$', f'{key} = "{digest}"', text, flags=re.MULTILINE)
+    (tmp_path / "csabstruct.toml").write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def test_csabstruct_by_its_description(csabstruct):
+    source = csabstruct / "csabstruct.toml"
+    dataset = load(source)
     assert dataset.name == "csabstruct"
-    assert dataset.report.sizes == {"train": 11_333, "validation": 2026, "test": 1349}
+    assert dataset.report.sizes == {"train": 300, "validation": 50, "test": 50}
     assert list(dataset.id2label.values()) == ["background", "objective", "method", "result", "other"]
     assert dataset.max_length == 100
-    assert {name: len(rows) for name, rows in dataset.report.leaked.items()} == {"validation": 23, "test": 172}
-    assert dataset.report.shared_groups == {"validation": 129, "test": 221}
-    parts = [data.load(f"{EXAMPLE}:{CSABSTRUCT}", folds=10, fold=fold) for fold in (1, 10)]
-    assert all(part.report.shared_groups == {"validation": 0, "test": 0} for part in parts)
-    abstracts = defaultdict(set)
-    for name in ("train", "dev", "test"):
-        for line in (CSABSTRUCT / f"{name}.jsonl").read_text(encoding="utf-8").splitlines():
-            abstracts[json.loads(line)["abstract"]].add(name)
-    assert all(len(names) == 1 for names in abstracts.values())  # no abstract's number crosses; its sentences do
+    assert {name: len(rows) for name, rows in dataset.report.leaked.items()} == {"validation": 2, "test": 2}
+    assert dataset.report.shared_groups == {
+        "validation": 10,
+        "test": 10,
+    }  # an abstract with a copy is one group with it
+    for fold in (1, 10):
+        part = load(source, folds=10, fold=fold)
+        assert part.report.shared_groups == {"validation": 0, "test": 0}
+        assert sum(part.report.sizes.values()) == 400
+    with pytest.raises(UserError, match=r"its SHA-256 is .*, expected f1eed586"):
+        load(f"{EXAMPLE}:{csabstruct}")
 
 
 def test_the_example_and_the_guide_are_well_formed():

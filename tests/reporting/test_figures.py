@@ -9,6 +9,7 @@ import pytest
 from matplotlib.image import imread
 from rich.cells import cell_len
 
+from randout.core.errors import Failure
 from randout.reporting import fonts
 from randout.reporting.figures import (
     comparison_lines,
@@ -142,7 +143,7 @@ def test_a_failed_picture_leaves_the_old_one(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(Failure, match=r"confusion\.png: could not be written \(disk full\)"):
         confusion_picture(np.eye(2), {0: "a", 1: "b"}, path, "")
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["confusion.png"]
@@ -164,14 +165,14 @@ def test_classes_that_no_font_can_draw_go_by_number(tmp_path, monkeypatch, names
 
 
 def test_classes_that_can_be_drawn_keep_their_names(tmp_path):
-    names, by_number = fonts.numbered(["café", "Ж", "❤️", "تجربة" if fonts._shapes() else "é"])
+    names, by_number = fonts.numbered(["café", "Ж", "❤️", "تجربة" if fonts.shapes() else "é"])
     assert not by_number
     assert names[:3] == ["café", "Ж", "❤"]
     confusion_picture(np.eye(4), dict(enumerate(names)), tmp_path / "c.png", "t")
 
 
 def test_scripts_that_need_shaping_are_not_drawn_without_it(monkeypatch):
-    monkeypatch.setattr(fonts, "_shapes", lambda: False)
+    monkeypatch.setattr(fonts, "shapes", lambda: False)
     assert not fonts.drawable("تجربة")
     assert fonts.drawable("Ж")
 

@@ -15,7 +15,6 @@ from randout.baselines import reference
 from randout.core import config
 from randout.core.console import Show
 from randout.core.errors import UserError
-from randout.data import dataset as data
 from randout.experiments.run import planning, request, scoring, soft_labels
 from randout.experiments.run.student import Options
 from randout.experiments.search import search
@@ -28,6 +27,7 @@ from randout.reporting import report
 from randout.stats import diagnostics
 from randout.storage.run_folder import RunFolder
 from support import folders
+from support.tables import load
 
 NAMES = ["health", "money", "sport"]
 LITTLE = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-9, "precision": "float32", "device": "cpu"}
@@ -248,7 +248,7 @@ def test_a_permuted_teacher_ends_the_job_before_the_student_trains(
 ) -> None:
     runs, student = tmp_path / "runs", str(tiny_model("bert"))
     taught = api.train(toy_csv(90, 1), student=student, teacher="none", preset="plain", settings=LITTLE, runs=runs)
-    source = data.load(toy_csv(90, 1))
+    source = load(toy_csv(90, 1))
     known = dict(zip(source.texts, source.labels.tolist(), strict=True))
 
     def permuted(_encoder: Any, texts: list[str], *_rest: Any) -> np.ndarray:
@@ -264,7 +264,7 @@ def test_a_permuted_teacher_ends_the_job_before_the_student_trains(
 def test_the_baseline_reads_training_rows_and_no_split_that_is_not_scored(
     toy_csv: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = data.load(toy_csv(90, 2))
+    dataset = load(toy_csv(90, 2))
     monkeypatch.setattr(reference, "_last", [])
     fitted, read = [], []
     fit, predicted = reference.SVM.fit, reference.Baseline.predicted
@@ -288,7 +288,7 @@ def test_the_baseline_reads_training_rows_and_no_split_that_is_not_scored(
 
 
 def test_the_baseline_of_a_large_table_is_sampled_and_says_so(toy_csv: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = data.load(toy_csv(120, 1))
+    dataset = load(toy_csv(120, 1))
     monkeypatch.setattr(reference, "_last", [])
     monkeypatch.setattr(reference, "MAX_ROWS", 12)
     monkeypatch.setattr(reference, "MAX_SCORED", 10)
@@ -309,7 +309,7 @@ def test_texts_without_words_have_no_baseline(tmp_path: Path, monkeypatch: pytes
     table = tmp_path / "symbols.csv"
     table.write_text("text,label\n" + "".join(f"{'!' * (at + 1)},{'ab'[at % 2]}\n" for at in range(40)))
     monkeypatch.setattr(reference, "_last", [])
-    assert reference.baseline_of(data.load(table)) is None
+    assert reference.baseline_of(load(table)) is None
 
 
 def test_train_and_evaluate_warn_once_where_the_user_looks(

@@ -15,7 +15,6 @@ import torch
 import randout
 from randout.core import config
 from randout.core.console import Show
-from randout.data import dataset as data
 from randout.experiments.run import pipeline, planning
 from randout.experiments.run.student import make_material, same_tokens
 from randout.methods.builtin import METHODS
@@ -24,6 +23,7 @@ from randout.methods.cross_entropy import CrossEntropy
 from randout.methods.metadistil import MetaDistil
 from randout.testing.models import toy_texts
 from randout.training.loop import held_out
+from support.tables import load
 from support.training import new_training, tiny_encoder, toy_material
 
 Tiny = Callable[[str], Path]
@@ -42,7 +42,7 @@ def authors(tmp_path: Path) -> Path:
 
 def test_held_out_rows_are_whole_groups_of_the_training_rows(authors: Path) -> None:
     """A tenth of them, every class among them, and nothing of the validation and test splits."""
-    dataset = data.load(authors, group_column="author")
+    dataset = load(authors, group_column="author")
     kept, held = learned_rows(dataset, BOTH)
     assert sorted([*kept, *held]) == sorted(dataset.split["train"])
     assert len(held) == pytest.approx(0.1 * len(dataset.split["train"]), abs=6)
@@ -57,11 +57,11 @@ def test_held_out_rows_are_whole_groups_of_the_training_rows(authors: Path) -> N
 
 def test_held_out_rows_are_a_function_of_the_split_alone(authors: Path) -> None:
     """Neither of the seed of training nor of what else a method is set to; another split, other rows."""
-    dataset = data.load(authors, group_column="author")
+    dataset = load(authors, group_column="author")
     _, held = learned_rows(dataset, BOTH)
-    again = data.load(authors, group_column="author")
+    again = load(authors, group_column="author")
     assert (held == learned_rows(again, (CrossEntropy(), MetaDistil(weight=0.1)))[1]).all()
-    other = data.load(authors, group_column="author", seed=5)
+    other = load(authors, group_column="author", split_seed=5)
     assert set(held) != set(learned_rows(other, BOTH)[1])
 
 

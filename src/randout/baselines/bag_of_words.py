@@ -1,4 +1,4 @@
-"""Bag-of-words baselines: fitted by scikit-learn, stored as arrays, scored without scikit-learn.
+"""Bag-of-words baselines: features and fitting by scikit-learn, stored as arrays and never pickled.
 
 Defaults follow Huang et al. 2020 (CODA-19, arXiv 2005.02367, and its published code): the segment alone as input;
 lower-case words of at least two characters; tf-idf; 150 trees of any depth. Published are words that occur in at least five
@@ -9,7 +9,6 @@ training texts, which are few in a small table: by default the least number of t
 from __future__ import annotations
 
 import math
-import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -27,7 +26,6 @@ from randout.stats.metrics import better, log_probabilities, score
 from .base import COMMON_SETTINGS, Arrays, Classifier, Fitted, Labelled, Progress, Vocabulary
 from .forest import arrays_of, mean_probabilities
 
-WORD = re.compile(r"\b\w\w+\b")  # scikit-learn's default
 BLOCK = 1000  # texts scored at once
 FEW_ROWS = 1000  # fewer training rows than this: rarer words are kept
 MIN_PROBABILITY = 1e-6  # lower bound of the forest's probabilities, for classes that no tree votes for
@@ -95,20 +93,30 @@ class Bag(Classifier):
         UserError if no word is frequent enough.
         """
         settings = self.resolved(len(train.texts), [])
-        vocabulary, arrays = settings._words(train.texts)
-        read = featurizer(vocabulary, arrays, self.lowercase)
-        held = Labelled(validation.texts, validation.labels)
+        vocabulary = settings._vocabulary(train.texts)
+        vectorizer = self._vectorizer(vocabulary)
+        features = sparse.csr_array(vectorizer.fit_transform(train.texts))
+        arrays = {"idf": vectorizer.idf_} if self.tfidf else {}
 
         def evaluate(learned: Arrays) -> dict[str, Any]:
-            return score(held.labels, self.scores_of(read(held.texts), learned), id2label)
+            held = sparse.csr_array(vectorizer.transform(validation.texts))
+            return score(validation.labels, self.scores_of(held, learned), id2label)
 
-        data = FittingData(read(train.texts), train.labels, evaluate, table.metric, table.seed % 2**32, step_done)
+        data = FittingData(features, train.labels, evaluate, table.metric, table.seed % 2**32, step_done)
         learned, found = self.learn(data)
         return Fitted(settings, id2label, vocabulary, arrays | learned, {"words": len(vocabulary)} | found)
 
-    def _words(self, texts: Sequence[str]) -> tuple[Vocabulary, Arrays]:
-        """Return the vocabulary in alphabetical order, and with `tfidf` the idf (V,) of its words."""
-        seen = Counter(word for text in texts for word in set(words_of(text, self.lowercase)))
+    def _vectorizer(self, vocabulary: Vocabulary | None = None) -> Any:
+        """Return scikit-learn's vectorizer, which computes the features (n, V), float64, of n texts."""
+        from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+
+        kind = TfidfVectorizer if self.tfidf else CountVectorizer
+        return kind(lowercase=self.lowercase, vocabulary=vocabulary, dtype=np.float64)
+
+    def _vocabulary(self, texts: Sequence[str]) -> Vocabulary:
+        """Return the words that occur in `min_df` texts, in alphabetical order. Raises UserError if there are none."""
+        words_of = self._vectorizer().build_analyzer()
+        seen = Counter(word for text in texts for word in set(words_of(text)))
         vocabulary = tuple(sorted(word for word, texts_with in seen.items() if texts_with >= self.min_df))
         if not vocabulary:
             most = max(seen.values(), default=0)
@@ -116,10 +124,7 @@ class Bag(Classifier):
                 f"classifier.min_df: no word occurs in {self.min_df} of the {len(texts):,} training texts (the most "
                 f"frequent one in {most}). Lower it, for example with --set classifier.min_df=1"
             )
-        if not self.tfidf:
-            return vocabulary, {}
-        frequency = np.array([seen[word] for word in vocabulary], dtype=np.float64)
-        return vocabulary, {"idf": np.log((1 + len(texts)) / (1 + frequency)) + 1}
+        return vocabulary
 
     def learn(self, data: FittingData) -> tuple[Arrays, dict[str, Any]]:
         """Fit the model; return its arrays, and what was chosen."""
@@ -132,10 +137,12 @@ class Bag(Classifier):
     def logits_of(
         self, vocabulary: Vocabulary, arrays: Arrays, labels: int, texts: Sequence[str], progress: Progress, device: str
     ) -> np.ndarray:
-        read, found = featurizer(vocabulary, arrays, self.lowercase), [np.zeros((0, labels))]
+        vectorizer, found = self._vectorizer(vocabulary), [np.zeros((0, labels))]
+        if self.tfidf:
+            vectorizer.idf_ = arrays["idf"]
         for at in range(0, len(texts), BLOCK):
             block = texts[at : at + BLOCK]
-            found.append(self.scores_of(read(block), arrays))
+            found.append(self.scores_of(sparse.csr_array(vectorizer.transform(block)), arrays))
             progress(len(block))
         return np.concatenate(found)
 
@@ -264,30 +271,3 @@ class BayesTfidf(Bayes):
 
     name = "mnb-tfidf"
     summary = "multinomial naive Bayes on tf-idf"
-
-
-def words_of(text: str, lowercase: bool) -> list[str]:
-    """Split a text into words."""
-    return WORD.findall(text.lower() if lowercase else text)
-
-
-def featurizer(vocabulary: Vocabulary, arrays: Arrays, lowercase: bool) -> Callable[[Sequence[str]], sparse.csr_array]:
-    """Return a function from n texts to features (n, V), float64: word counts, or tf-idf if `arrays` has "idf"."""
-    index = {word: at for at, word in enumerate(vocabulary)}
-    idf = arrays.get("idf")
-    if idf is not None and idf.shape != (len(vocabulary),):
-        raise ValueError(f"idf of shape {idf.shape} for {len(vocabulary)} words")
-
-    def read(texts: Sequence[str]) -> sparse.csr_array:
-        rows = [[index[word] for word in words_of(text, lowercase) if word in index] for text in texts]
-        ends = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int32)
-        columns = np.array([at for row in rows for at in row], dtype=np.int32)
-        counts = sparse.csr_array((np.ones(len(columns)), columns, ends), shape=(len(rows), len(vocabulary)))
-        counts.sum_duplicates()
-        if idf is not None:
-            counts.data *= idf[counts.indices]
-            lengths = np.sqrt(counts.power(2) @ np.ones(len(vocabulary)))
-            counts.data /= np.repeat(lengths, np.diff(counts.indptr))
-        return counts
-
-    return read

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from randout.core import terminal
-from randout.core.console import Show, complain
+from randout.core.console import Show, complain, print_always
 from randout.core.errors import Failure, UserError
 from randout.core.files import shell_path
 from randout.core.wording import plural
@@ -95,7 +95,7 @@ def soft_labels(
     quiet: Quiet = False,
 ) -> None:
     """Store a teacher's soft labels ahead of training. `train` with the same data and teacher reuses them."""
-    from randout.data.dataset import read_data
+    from randout.data.dataset import load
     from randout.experiments.run.already_trained import check_student, find_models
 
     table = {"source": data, "text_column": text_column, "label_column": label_column, "unlabeled": unlabeled}
@@ -104,7 +104,7 @@ def soft_labels(
     config = requested(settings, preset, recipe, sets).config()
     check_student(config)
     show = Show(quiet)
-    dataset = read_data(config)
+    dataset = load(config.data)
     dataset.report.warn(show)
     find_models(config)
     from randout.experiments.run import pipeline, planning  # imports PyTorch
@@ -307,6 +307,7 @@ def main() -> None:
     Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     """
     terminal.prepare()
+    print_always()
     code = _run()
     lost = terminal.finish()
     if lost and not code:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from randout.core import config
+from randout.core.config import DataTable
 from randout.core.console import Show, duration
 from randout.core.files import check_folder, replacing, shell_path
 from randout.data import dataset, named_datasets
@@ -88,7 +89,7 @@ def prepare_data(out: Path) -> list[str]:
     labelled, unlabelled = write_data(out)
     new = out / "films-new.csv"
     if not new.exists():
-        film = dataset.load("film")
+        film = dataset.load(DataTable(source="film"))
         rest = np.setdiff1d(film.split["test"], _sampled_rows(film, np.random.default_rng(0))["test"])[:EXTRA_ROWS]
         _write(new, ("text", "label"), [(film.texts[row], film.id2label[int(film.labels[row])]) for row in rest])
     encoder = fetch_encoder()
@@ -125,7 +126,7 @@ def write_data(out: Path) -> tuple[Path, Path]:
     labelled, unlabelled = out / "films.csv", out / "films-unlabelled.csv"
     if labelled.exists() and unlabelled.exists():
         return labelled, unlabelled
-    film = dataset.load("film")
+    film = dataset.load(DataTable(source="film"))
     out.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     rows = _sampled_rows(film, rng)

@@ -287,7 +287,7 @@ def print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], shortene
     shortened: columns whose cells may be cut in the middle so that lines fit a terminal; in a pipe or a file they are
     printed in full.
     """
-    from randout.reporting.figures import fit_to_width, table_lines
+    from randout.core.text_tables import fit_to_width, table_lines
 
     if sys.stdout.isatty():
         rows = fit_to_width(head, rows, shutil.get_terminal_size().columns, shortened, _ellipsis())

@@ -179,11 +179,11 @@ def _train(work: Work) -> Result:
 
 def _read(work: Work) -> Dataset:
     """Read the data and describe it to the user. Missing models are reported before PyTorch is loaded."""
-    from randout.data.dataset import read_data
+    from randout.data.dataset import load
     from randout.experiments.run.already_trained import check_student, find_models
 
     check_student(work.config)
-    dataset = read_data(work.config)
+    dataset = load(work.config.data)
     find_models(work.config)
     _introduce(work.config, dataset, work.options.show)
     return dataset

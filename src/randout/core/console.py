@@ -1,10 +1,12 @@
-"""Progress bars with time left on a terminal, plain lines elsewhere, nothing when quiet.
+"""Messages through the logger `randout`, and progress bars: with time left on a terminal, plain lines elsewhere.
 
-Everything here goes to standard error, so that standard output holds results only.
+Everything here goes to standard error, so that standard output holds results only. An application that has log handlers of
+its own gets the messages there instead.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 import time
@@ -44,6 +46,29 @@ def complain(text: str) -> None:
     print(text, file=STDERR, flush=True)
 
 
+class _ConsoleHandler(logging.Handler):
+    """Prints log records to standard error, unless the application has handlers of its own."""
+
+    always = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.always or [*logging.getLogger().handlers, *LOG.handlers] == [self]:
+            start = "warning: " if record.levelno >= logging.WARNING else ""
+            complain(getattr(record, "start", start) + record.getMessage())
+
+
+LOG = logging.getLogger("randout")
+if LOG.level == logging.NOTSET:
+    LOG.setLevel(logging.INFO)
+CONSOLE = _ConsoleHandler()
+LOG.addHandler(CONSOLE)
+
+
+def print_always() -> None:
+    """Print messages to standard error whatever handlers other libraries install, as the commands do."""
+    CONSOLE.always = True
+
+
 class Show:
     """Progress and messages for the user. quiet: warnings only. terse: warnings and progress bars only."""
 
@@ -53,24 +78,24 @@ class Show:
         self.terminal = sys.stderr is not None and sys.stderr.isatty()
 
     def say(self, text: str = "") -> None:
-        """Print a line, unless quiet or terse."""
+        """Log a line at level INFO, unless quiet or terse."""
         if not self.quiet and not self.terse:
-            complain(text)
+            LOG.info(text, stacklevel=2)
 
     def warn(self, text: str) -> None:
-        """Print a warning, even if quiet; if terse, only once for texts that differ only in numbers."""
+        """Log a warning, even if quiet; if terse, only once for texts that differ only in numbers."""
         kind = re.sub(r"\d+", "", text)
         if self.terse and kind in self.warned:
             return
         self.warned.add(kind)
-        complain(f"warning: {text}")
+        LOG.warning(text, stacklevel=2)
 
     def conclude(self, warnings: Sequence[str]) -> None:
-        """Print a command's warnings under one heading after its results, each once, even if quiet."""
+        """Log a command's warnings after its results, each once, even if quiet; they are printed under one heading."""
         if warnings:
             sys.stdout.flush()
-            lines = [f"  - {text}" for text in dict.fromkeys(warnings)]
-            complain("\n".join(["", "Warnings", *lines]))
+        for at, text in enumerate(dict.fromkeys(warnings)):
+            LOG.warning(text, stacklevel=2, extra={"start": "  - " if at else "\nWarnings\n  - "})
 
     def within(self) -> Show:
         """Return the output for one of many sub-tasks: its bars, and each kind of warning once, without its lines."""
@@ -89,9 +114,11 @@ class Show:
     def bar(self, what: str, total: int, done: int = 0, unit: str = "texts") -> Iterator[Advance]:
         """Show a progress bar with speed and time left; yields `advance(n, note)`, which moves it by n.
 
+        There is none if quiet, or if the logger's level is above INFO.
+
         done: units finished before (a resumed run), which do not count towards the speed.
         """
-        if self.quiet:
+        if self.quiet or not LOG.isEnabledFor(logging.INFO):
             yield _silent
         elif self.terminal:
             with _rich_bar(what, total, done, unit) as advance:

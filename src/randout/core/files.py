@@ -26,40 +26,43 @@ LONGEST_OWN_NAME = 200  # bytes of a generated name, which leaves room for -2, .
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that replaces `path` atomically on success; on an error it is removed.
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path that replaces `path` on success; on an error it is removed and the error raised.
 
-    A reader finds the old file or the complete new one. Raises Failure if the file cannot be written.
+    A reader finds the old file or the complete new one, also after a power failure.
     """
     partial = path.with_name(path.name + ".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
+        with partial.open("rb+") as stream:
+            os.fsync(stream.fileno())
         partial.replace(path)
     except BaseException as error:
         _remove(partial)
+        if (
+            isinstance(error, OSError) and error.errno and error.filename is None
+        ):  # errors of `write` do not name the file
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file as `atomic` does, in a folder that is created if missing. Raises Failure if it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as partial:
+            yield partial
+    except Exception as error:
         if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
             raise not_written(path, error) from None
         raise
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a small text file atomically: a reader sees the old or the new content, never a part."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    except OSError as error:
-        _remove(partial)
-        if error.filename is None:  # errors of `write` do not name the file
-            error.filename = str(path)
-        raise
-    except BaseException:
-        _remove(partial)
-        raise
+    """Write a small text file atomically."""
+    with atomic(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def not_written(path: Path, error: BaseException) -> Failure:

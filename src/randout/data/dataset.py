@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from randout.core.config import Config
+from randout.core.config import Config, DataTable
 from randout.core.errors import UserError
 from randout.core.wording import WARNING
 from randout.data.row_hashes import Hashes, row_hashes
@@ -39,7 +39,7 @@ from .sources import (
     read_part,
     read_unlabeled,
 )
-from .splits import SplitPlan, trained_classes_first
+from .splits import assign, check_split, trained_classes_first, usable_roles
 from .stratify import Ints, copies_of, merge_groups
 from .streaming import Blocks, blocks_of, whole
 from .summary import DataReport, make_report
@@ -57,7 +57,6 @@ __all__ = [
     "load_evaluation",
     "open_evaluation",
     "open_texts",
-    "read_data",
     "row_list",
     "texts_of",
     "write_table",
@@ -105,56 +104,29 @@ class Dataset:
         return row_hashes(self.texts)
 
 
-def load(
-    source: str | Path,
-    *,
-    text_column: str | None = None,
-    label_column: str | None = None,
-    group_column: str | None = None,
-    split: str = "auto",
-    split_column: str | None = None,
-    validation: str | Path | None = None,
-    test: str | Path | None = None,
-    unlabeled: str | Path | None = None,
-    labels: Labels | None = None,
-    seed: int = 0,
-    fractions: tuple[float, float, float] = (0.70, 0.15, 0.15),
-    folds: int = 0,
-    fold: int = 0,
-    sample: int = 0,
-    encoding: str = AUTO,
-) -> Dataset:
-    """Read a labelled table and split it. An empty string or empty `labels` is treated as None.
+def load(table: DataTable) -> Dataset:
+    """Read and split the labelled table that `[data]` describes.
 
-    source: a file, a named dataset (`rhmd`, `rhmd:PATH`, `coda19`, `film`), `hub:OWNER/NAME`, or a TOML description (see
-        `toml_source`), whose settings the arguments override.
-    split: "auto" (stratified, with copies and groups kept together), "paper" (stratified only) or "column" (by
-        `split_column`). A split column or the files `validation` and `test` take precedence over "auto". A missing
-        validation split is taken from the training rows, never from the test rows.
-    labels: the classes in order, or an ordered mapping from values in the file to class names.
-    seed: random seed of the split.
-    fractions: shares of training, validation and test rows.
-    folds, fold: cross-validation over the labelled rows of all files, ignoring any given split. Fold number `fold` (from
-        1) is the test split, and `fractions[1]` of the other rows are the validation split. The folds depend on `seed`
-        and `folds` only.
-    sample: approximate number of labelled rows to keep, with the same share of each split; 0: all.
-    encoding: Python's name of the encoding of text files; "auto": UTF-8.
+    A split column or the files `validation` and `test` take precedence over a drawn split. A missing validation split is
+    taken from the training rows, never from the test rows. With folds, fold number `fold` of the labelled rows of all files is
+    the test split, and a share of the other rows is the validation split; the folds depend on `split_seed` and `folds` only.
 
     Raises UserError naming file, row or line, and column for anything that cannot be used.
     """
-    given = {"validation": validation, "test": test, "unlabeled": unlabeled}
-    files = {role: path for role, path in given.items() if path}
-    held_out = [role for role in files if role != "unlabeled"]
-    split_plan = SplitPlan(split, seed, fractions, folds, fold, sample)
-    split_plan.check(split_column or None, held_out)
+    if not table.source:
+        raise UserError("no data given. Name a file or a dataset, as in `randout train reviews.csv`")
+    check_split(table)
+    files = {role: path for role in ("validation", "test", "unlabeled") if (path := getattr(table, role))}
+    held_out = files.keys() - {"unlabeled"}
     notes: list[str] = []
-    opened = open_sources(source, files, notes, encoding)
-    columns = choose_columns(opened, text_column, label_column, group_column, notes)
-    parts, id2label = _labelled(opened, columns, labels or None, notes)
+    opened = open_sources(table.source, files, notes, table.encoding)
+    text, label, group = (column or None for column in (table.text_column, table.label_column, table.group_column))
+    columns = choose_columns(opened, text, label, group, notes)
+    parts, id2label = _labelled(opened, columns, table.labels or None, notes)
     if not columns.named_text and cols.are_numbers(parts[0].texts):
         notes.append(WARNING + cols.numbers_warning(columns.text))
-    split_column = split_column or (None if held_out else opened.reading.split_column)
-    roles = split_plan.usable_roles(given_split(parts, split_column, notes), source, notes)
+    split_column = table.split_column or (None if held_out else opened.reading.split_column)
+    roles = usable_roles(table, given_split(parts, split_column, notes), notes)
     if "unlabeled" in files:
         parts.append(read_unlabeled(opened, columns, notes))
     used = {"text": columns.text, "label": columns.label, "group": columns.group}
@@ -164,21 +136,9 @@ def load(
     y, id2label, unseen = trained_classes_first(parts, y, roles, id2label)
 
     def divide(groups: Ints) -> dict[str, Ints]:
-        return split_plan.assign(y, groups, roles, [*id2label.values(), *unseen], notes)
+        return assign(table, y, groups, roles, [*id2label.values(), *unseen], notes)
 
     return _assemble(parts, y, id2label, unseen, divide, opened, used, notes)
-
-
-def read_data(config: Config) -> Dataset:
-    """Load and split the dataset that `config.data` describes."""
-    table = config.data
-    given: dict[str, Any] = {
-        name: value or None for name, value in table.model_dump().items() if name not in ("source", "split_seed")
-    }
-    given |= {"split": table.split, "folds": table.folds, "fold": table.fold, "sample": table.sample}
-    if not table.source:
-        raise UserError("no data given. Name a file or a dataset, as in `randout train reviews.csv`")
-    return load(table.source, seed=table.split_seed, **given)
 
 
 class Datasets:
@@ -192,7 +152,7 @@ class Datasets:
         """Load the dataset of `config`, unless it is the cached one."""
         key = config.data.model_dump_json()
         if self.held is None or key != self.key:
-            self.key, self.held = key, read_data(config)
+            self.key, self.held = key, load(config.data)
         return self.held
 
 

@@ -139,7 +139,7 @@ def cache_folder() -> Path:
     return folder
 
 
-def _digest(data: bytes, like: str) -> str:
+def digest_like(data: bytes, like: str) -> str:
     """Return the digest of `data` in the format of `like`: SHA-256, or "git:" and the SHA-1 object name in git."""
     if not like.startswith("git:"):
         return sha256_of(data)
@@ -147,7 +147,7 @@ def _digest(data: bytes, like: str) -> str:
 
 
 def _check_digest(data: bytes, expected: str, what: str, hint: str) -> None:
-    found, kind = _digest(data, expected), "SHA-256" if not expected.startswith("git:") else "object name in git"
+    found, kind = digest_like(data, expected), "SHA-256" if not expected.startswith("git:") else "object name in git"
     if found != expected:
         raise UserError(f"{what}: its {kind} is {found}, expected {expected}. {hint}")
 
@@ -167,7 +167,7 @@ def _store(data: bytes, path: Path) -> Path:
 
 
 def _cached(path: Path, digest: str) -> bool:
-    return path.is_file() and _digest(path.read_bytes(), digest) == digest
+    return path.is_file() and digest_like(path.read_bytes(), digest) == digest
 
 
 def fetch_file(url: str, digest: str, filename: str, name: str) -> Path:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from randout.core.errors import UserError, nearest
+from randout.core.config import DataTable
+from randout.core.errors import UserError
 
 from .labels import listed
 from .sources import Part
@@ -16,77 +16,57 @@ from .stratify import Ints, assign_folds, grouped, grouped_keeping_rare, grouped
 SPLITS = ("train", "validation", "test")
 
 
-@dataclass(frozen=True)
-class SplitPlan:
-    """The requested split of the labelled rows; `data.dataset.load` documents the fields."""
-
-    split: str = "auto"
-    seed: int = 0
-    fractions: tuple[float, float, float] = (0.70, 0.15, 0.15)  # of train, validation, test
-    folds: int = 0
-    fold: int = 0
-    sample: int = 0
-
-    def check(self, split_column: str | None, files: Sequence[str]) -> None:
-        """Raise UserError if settings contradict each other, a split column, or files of held-out rows."""
-        _check_split(self.split, split_column, files)
-        if len(self.fractions) != 3 or min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-6:
-            raise UserError(
-                f"fractions {tuple(self.fractions)}: expected three positive shares that sum to 1 (0.7, 0.15, 0.15)."
-            )
-        _check_folds(self.folds, self.fold)
-
-    def usable_roles(self, roles: list[str] | None, source: object, notes: list[str]) -> list[str] | None:
-        """Return the split of each row that the data came with, if it is used; else None.
-
-        roles: the given split of each row, or None. Appends to `notes`. Raises UserError if it contradicts "paper".
-        """
-        if self.folds:
-            ignored = " (the split in the data is not used)" if roles is not None else ""
-            rest = f"{self.fractions[1]:.0%} of the other rows are the validation split"
-            notes.append(f"fold {self.fold} of {self.folds} is the test split{ignored}; {rest}")
-            return None
-        if roles is not None and self.split == "paper":
-            raise UserError(f"split 'paper' draws a random split, but {source} already has one. Use split 'auto'.")
-        return roles
-
-    def assign(
-        self, labels: Ints, groups: Ints, roles: list[str] | None, names: Sequence[str], notes: list[str]
-    ) -> dict[str, Ints]:
-        """Return the row positions of each split.
-
-        labels, groups: (n,). roles: as returned by `usable_roles`. names: the classes, for messages.
-        """
-        split = self._full_split(labels, groups, roles, names, notes)
-        return sample_split(split, labels, groups, self.sample, self.seed, names) if self.sample else split
-
-    def _full_split(
-        self, labels: Ints, groups: Ints, roles: list[str] | None, names: Sequence[str], notes: list[str]
-    ) -> dict[str, Ints]:
-        paper, shares, seed = self.split == "paper", self.fractions, self.seed
-        if self.folds:
-            return fold_split(labels, None if paper else groups, (self.folds, self.fold), shares[1], seed, names, notes)
-        if roles is not None:
-            return completed_split(labels, groups, roles, shares[1], seed, names, notes)
-        if paper:
-            draw = stratified(labels, shares, seed, names)
-        else:
-            draw = grouped_keeping_rare(labels, groups, shares, seed, names, notes)
-        return {name: np.flatnonzero(draw == part) for part, name in enumerate(SPLITS)}
+SHARES = (0.70, 0.15, 0.15)  # of train, validation and test
 
 
-def _check_split(split: str, split_column: str | None, files: Sequence[str]) -> None:
-    if split not in ("auto", "paper", "column"):
-        raise UserError(
-            f"split {split!r}: expected 'auto', 'paper' or 'column'.{nearest(split, ('auto', 'paper', 'column'))} "
-            "To use a column with each row's split, name it with --split-column."
-        )
-    if split == "column" and split_column is None:
-        raise UserError("split 'column' needs the column's name: --split-column NAME.")
-    if split_column is not None and files:
+def check_split(table: DataTable) -> None:
+    """Raise UserError if the settings of the split contradict each other."""
+    files = [name for name in ("validation", "test") if getattr(table, name)]
+    if table.split_column and files:
         raise UserError(f"--split-column and --{files[0]} both give the split. Use one of them.")
-    if split == "paper" and (split_column is not None or files):
+    if table.split == "paper" and (table.split_column or files):
         raise UserError("split 'paper' draws a random split: leave out --split-column, --validation and --test.")
+    _check_folds(table.folds, table.fold)
+
+
+def usable_roles(table: DataTable, roles: list[str] | None, notes: list[str]) -> list[str] | None:
+    """Return the split of each row that the data came with, if it is used; else None.
+
+    roles: the given split of each row, or None. Appends to `notes`. Raises UserError if it contradicts "paper".
+    """
+    if table.folds:
+        ignored = " (the split in the data is not used)" if roles is not None else ""
+        rest = f"{SHARES[1]:.0%} of the other rows are the validation split"
+        notes.append(f"fold {table.fold} of {table.folds} is the test split{ignored}; {rest}")
+        return None
+    if roles is not None and table.split == "paper":
+        raise UserError(f"split 'paper' draws a random split, but {table.source} already has one. Use split 'auto'.")
+    return roles
+
+
+def assign(
+    table: DataTable, labels: Ints, groups: Ints, roles: list[str] | None, names: Sequence[str], notes: list[str]
+) -> dict[str, Ints]:
+    """Return the row positions of each split, of a sample if one is requested.
+
+    labels, groups: (n,). roles: as returned by `usable_roles`. names: the classes, for messages.
+    """
+    split = _full_split(table, labels, groups, roles, names, notes)
+    return sample_split(split, labels, groups, table.sample, table.split_seed, names) if table.sample else split
+
+
+def _full_split(
+    table: DataTable, labels: Ints, groups: Ints, roles: list[str] | None, names: Sequence[str], notes: list[str]
+) -> dict[str, Ints]:
+    paper, seed = table.split == "paper", table.split_seed
+    if table.folds:
+        which = (table.folds, table.fold)
+        return fold_split(labels, None if paper else groups, which, SHARES[1], seed, names, notes)
+    if roles is not None:
+        return completed_split(labels, groups, roles, SHARES[1], seed, names, notes)
+    how = (SHARES, seed, names)
+    draw = stratified(labels, *how) if paper else grouped_keeping_rare(labels, groups, *how, notes)
+    return {name: np.flatnonzero(draw == part) for part, name in enumerate(SPLITS)}
 
 
 def _check_folds(folds: int, fold: int) -> None:

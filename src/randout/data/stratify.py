@@ -120,11 +120,11 @@ def grouped(labels: Ints, groups: Ints, fractions: Sequence[float], seed: int, n
     rng = np.random.default_rng(seed)
     sizes = np.bincount(groups)  # (G,)
     part = np.full(len(sizes), -1, dtype=np.int64)  # (G,)
-    has = _place_large(part, sizes, pair_group, pair_class, counts, target, rng)
+    has = place_large(part, sizes, pair_group, pair_class, counts, target, rng)
     single_class = np.full(len(sizes), -1)
     single_class[pair_group[sizes[pair_group] == 1]] = pair_class[sizes[pair_group] == 1]
     _place_single(part, single_class, has, target, rng)
-    _fill_empty(part, sizes, pair_group, pair_class, n_parts, names)
+    fill_empty(part, sizes, pair_group, pair_class, n_parts, names)
     return part[groups]
 
 
@@ -211,7 +211,7 @@ def _check_spread(spread: Ints, rows: Ints, parts: int, names: Sequence[str], un
     )
 
 
-def _place_large(part, sizes, pair_group, pair_class, counts, target, rng) -> NDArray[np.float64]:
+def place_large(part, sizes, pair_group, pair_class, counts, target, rng) -> NDArray[np.float64]:
     """Assign groups of several rows to parts, in place. Returns (P, K) the number of rows by part and class."""
     goal = np.maximum(target, 1.0).tolist()
     goal_total = [sum(row) for row in goal]
@@ -256,7 +256,7 @@ def _place_single(part, single_class, has, target, rng) -> None:
         part[rows] = np.repeat(np.arange(len(has)), take)
 
 
-def _fill_empty(part, sizes, pair_group, pair_class, n_parts, names) -> None:
+def fill_empty(part, sizes, pair_group, pair_class, n_parts, names) -> None:
     """Move to each part that lacks a class the smallest group with that class that can be spared, in place."""
     spread = np.zeros((n_parts, int(pair_class.max()) + 1), dtype=np.int64)  # number of groups by part and class
     np.add.at(spread, (part[pair_group], pair_class), 1)

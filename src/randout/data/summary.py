@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from randout.core.console import Show
+from randout.core.text_tables import table_lines
 from randout.core.wording import WARNING, plural, unseen_words, verb
 
 from .labels import class_name_notes
@@ -76,7 +77,7 @@ def _split_lines(report: DataReport) -> list[str]:
     classes = list(report.class_counts["train"])
     few = len(classes) <= SHOWN_CLASSES
     head = ["split", "rows", *(classes if few else ["smallest", "largest"]), "majority"]
-    table = [head]
+    table = []
     for name, size in report.sizes.items():
         counts = report.class_counts.get(name)
         if counts is None:
@@ -84,11 +85,7 @@ def _split_lines(report: DataReport) -> list[str]:
             continue
         shown = list(counts.values()) if few else [min(counts.values()), max(counts.values())]
         table.append([name, f"{size:,}", *(f"{c:,}" for c in shown), f"{report.majority_share[name]:.1%}"])
-    widths = [max(len(row[j]) for row in table) for j in range(len(head))]
-    return [
-        "  ".join([row[0].ljust(max(widths[0], 10)), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-        for row in (list(map(str, row)) for row in table)
-    ]
+    return table_lines([f"{head[0]:<10}", *head[1:]], table)
 
 
 def make_report(

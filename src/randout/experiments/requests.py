@@ -16,7 +16,7 @@ from randout.core.console import Show
 from randout.core.errors import UserError, did_you_mean
 from randout.core.files import joined_name
 from randout.core.wording import plural
-from randout.data.dataset import Datasets, read_data
+from randout.data.dataset import Datasets, load
 from randout.experiments.run.already_trained import check_student, find_models
 from randout.experiments.run.options import Options, Stopped
 from randout.experiments.run.request import Request, recipe_tables
@@ -83,7 +83,7 @@ def _build_search(request: Request, table: Mapping[str, Any], options: Options) 
         options.show.say(f"left out, because this recipe has no such method: {', '.join(absent)}")
     check_space(made)
     check_student(made.config)
-    dataset = read_data(made.config)
+    dataset = load(made.config.data)
     dataset.report.warn(options.show)
     find_models(made.config)
     return made, dataset

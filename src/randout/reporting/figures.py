@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.cells import cell_len, set_cell_size
 
+from randout.core.files import replacing
+from randout.core.text_tables import table_lines, without_middle
 from randout.core.wording import plural, unseen_words, verb
 from randout.stats import diagnostics
 from randout.stats.metrics import label_names
@@ -42,7 +43,6 @@ HEADLINE = {
 }
 CALIBRATION = "expected_calibration_error"
 NAME_WIDTH = 28  # most columns of a label in a text table
-NARROWEST = 12  # least columns of a shortened cell
 MODEL_WIDTH = 44  # least columns of a shortened name of a run or an arm
 CUT = ".."  # marks the cut in a shortened name
 MATRIX_WIDTH = 92  # approximate width of a confusion matrix in columns
@@ -57,53 +57,6 @@ def _shorten(name: str, width: int = NAME_WIDTH) -> str:
     return name if cell_len(name) <= width else set_cell_size(name, width - 2).rstrip() + ".."
 
 
-def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
-    """Format a table with aligned columns; columns in `left` are left-aligned, the others right-aligned."""
-    widths = [max(map(cell_len, column)) for column in zip(header, *rows, strict=True)]
-    lines = []
-    for row in (header, *rows):
-        sized = zip(row, widths, strict=True)
-        padded = [(cell, " " * (width - cell_len(cell))) for cell, width in sized]
-        cells = [cell + gap if at in left else gap + cell for at, (cell, gap) in enumerate(padded)]
-        lines.append("  ".join(cells).rstrip())
-    return lines
-
-
-def fit_to_width(
-    header: Sequence[str], rows: Sequence[Sequence[str]], width: int, shortened: Sequence[int], ellipsis: str = "…"
-) -> list[tuple[str, ...]]:
-    """Shorten cells so that the lines of `table_lines` fit into `width` terminal columns.
-
-    Cells of the columns `shortened` are cut in the middle, the widest columns first; no column gets narrower than its
-    header or than `NARROWEST`.
-    """
-    widths = [max(map(cell_len, column)) for column in zip(header, *rows, strict=True)]
-    least = {at: max(NARROWEST, cell_len(header[at])) for at in shortened}
-    while sum(widths) + 2 * (len(widths) - 1) > width:
-        open_ = [at for at in shortened if widths[at] > least[at]]
-        if not open_:
-            break
-        widths[max(open_, key=lambda at: widths[at])] -= 1
-    return [
-        tuple(_without_middle(cell, widths[at], ellipsis) if at in least else cell for at, cell in enumerate(row))
-        for row in rows
-    ]
-
-
-def _without_middle(text: str, width: int, ellipsis: str, after: int | None = None) -> str:
-    """Cut the middle of a text so that it fits into `width` terminal columns.
-
-    after: most columns of the part after the cut; by default half of what is shown.
-    """
-    if cell_len(text) <= width:
-        return text
-    room = width - cell_len(ellipsis)
-    end = text
-    while cell_len(end) > (room // 2 if after is None else after):
-        end = end[1:]
-    return set_cell_size(text, room - cell_len(end)).rstrip() + ellipsis + end
-
-
 def distinct_names(names: Sequence[str], width: int) -> list[str]:
     """Cut the middle of names that are wider than `width` terminal columns, so that different names stay different.
 
@@ -113,7 +66,7 @@ def distinct_names(names: Sequence[str], width: int) -> list[str]:
     for limit in range(width, widest):
         room = limit - len(CUT)
         for after in sorted(range(room + 1), key=lambda after: abs(after - room // 2)):
-            found = [_without_middle(name, limit, CUT, after) for name in names]
+            found = [without_middle(name, limit, CUT, after) for name in names]
             if len(set(found)) == different:
                 return found
     return list(names)
@@ -336,20 +289,10 @@ def _padded(lines: list[str]) -> list[str]:
 
 
 def save_picture(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a PNG atomically: to a temporary file in the same folder, which then replaces `path`."""
+    """Write a PNG atomically. Raises Failure if it cannot be written."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            figure.savefig(file, format="png", dpi=150, facecolor="white", bbox_inches="tight", pad_inches=0.15)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(unfinished, 0o666 & ~mask)  # mkstemp creates files with 0600
-        os.replace(unfinished, path)
-    except BaseException:
-        Path(unfinished).unlink(missing_ok=True)
-        raise
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=150, facecolor="white", bbox_inches="tight", pad_inches=0.15)
     return path
 
 

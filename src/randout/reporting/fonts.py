@@ -36,7 +36,7 @@ def families(texts: Iterable[str]) -> list[str]:
 def drawable(text: str) -> bool:
     """Whether pictures can show every character of a text in the right order and shape."""
     marks = {mark for mark in text if not _is_ignored(mark)}
-    if not _shapes() and any(unicodedata.name(mark, "").startswith(SHAPED) for mark in marks):
+    if not shapes() and any(unicodedata.name(mark, "").startswith(SHAPED) for mark in marks):
         return False
     left = marks - _characters(DEFAULT)
     for family in _other_families() if left else ():
@@ -74,7 +74,7 @@ def _is_ignored(mark: str) -> bool:
 
 
 @cache
-def _shapes() -> bool:
+def shapes() -> bool:
     """Whether this matplotlib has a shaping engine (3.11 and newer)."""
     from matplotlib import ft2font
 

@@ -13,8 +13,6 @@ checkpoint/     only while the run is unfinished
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
 import shutil
@@ -108,27 +106,28 @@ def locked(folder: Path, what: str) -> Iterator[None]:
 
     Raises UserError naming the process that holds the lock, and Failure if the folder is not writable.
     """
+    from filelock import lock_descriptor  # not needed by commands that only read
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        stream = (folder / ".lock").open("a+")
+        stream = (folder / ".lock").open("ab+", buffering=0)
     except OSError as error:
         raise Failure(
             f"{folder}: this folder cannot be written ({error.strerror}). Name another with -o or --runs."
         ) from None
     with stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = lock_descriptor(stream.fileno(), blocking=False)
         except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN):
-                stream.seek(0)
-                holder = stream.read().strip() or "unknown"
-                raise UserError(f"{folder}: another process (pid {holder}) is working on this {what}") from None
+            free = True
             _warn_of_no_locks(folder, error.strerror or str(error))
-        try:
-            os.ftruncate(stream.fileno(), 0)
-            os.write(stream.fileno(), str(os.getpid()).encode())
-        except OSError:  # disk full: the pid is only informative, the lock holds without it
-            pass
+        if not free:
+            stream.seek(1)
+            holder = stream.read().decode(errors="replace").strip() or "unknown"
+            raise UserError(f"{folder}: another process (pid {holder}) is working on this {what}")
+        with suppress(OSError):  # disk full: the pid is only informative, the lock holds without it
+            stream.truncate(0)
+            stream.write(f" {os.getpid()}".encode())  # other processes cannot read the first byte: Windows locks it
         yield
 
 

@@ -8,7 +8,6 @@ therefore detected, whatever file they come from.
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from randout.core.errors import UserError
+from randout.core.files import atomic
 from randout.data.row_hashes import Hashes
 
 from .run_folder import RunFolder
@@ -104,15 +104,10 @@ def merged(parts: Sequence[SeenRows]) -> SeenRows:
 
 def write_seen(folder: Path, rows: SeenRows) -> None:
     """Write `seen-rows.npz` into a folder atomically."""
-    path = folder / FILE
-    partial = path.with_name(f"{FILE}.partial")
     arrays: dict[str, Any] = {"hashes": rows.hashes, "roles": rows.roles, "complete": np.array(rows.complete)}
     arrays |= {} if rows.test is None else {"test": rows.test}
-    with partial.open("wb") as stream:
+    with atomic(folder / FILE) as partial, partial.open("wb") as stream:
         np.savez(stream, format=np.array(FORMAT), **arrays)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
 
 
 def read_seen(folder: Path) -> SeenRows | None:

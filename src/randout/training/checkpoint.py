@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from randout.core.errors import Failure, UserError
-from randout.core.files import replace_text
+from randout.core.files import atomic, replace_text
 
 from .state import Position, TrainingState
 
@@ -155,18 +155,16 @@ def _put(training: TrainingState, tensors: dict[str, Tensor]) -> None:
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> dict[str, str]:
-    partial = path.with_name(path.name + ".partial")
     here, seen = {}, set()
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu().contiguous()
         place = tensor.untyped_storage().data_ptr()
         here[name] = tensor.clone() if place in seen else tensor  # safetensors refuses shared memory
         seen.add(place)
-    save_file(here, partial)
-    with partial.open("rb+") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        os.fsync(stream.fileno())
-    partial.replace(path)
+    with atomic(path) as partial:
+        save_file(here, partial)
+        with partial.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {"file": path.name, "sha256": digest}
 
 

@@ -33,6 +33,7 @@ from randout.storage import run_folder as runs
 from randout.storage.run_folder import RunFolder
 from randout.storage.seen_rows import FILE, ROLES, SeenRows, leaked, merged, read_seen, seen_in, seen_rows, write_seen
 from randout.testing.models import toy_texts
+from support.tables import load
 
 FAST = {"epochs": 1, "learning_rate": 2e-3, "precision": "float32", "batch_size": 16, "device": "cpu"}
 Tiny = Callable[[str], Path]
@@ -131,7 +132,7 @@ def check_found(one: config.Config, texts: set[str], role: str, how: str) -> Non
 
 
 def test_a_run_records_the_rows_it_has_seen(taught: Path, toy_csv: Any) -> None:
-    dataset = data.load(toy_csv(90, 1))
+    dataset = load(toy_csv(90, 1))
     for place in (taught, taught / "model"):
         rows = read_seen(place)
         assert rows is not None
@@ -198,14 +199,14 @@ def test_a_copy_of_an_own_training_row_is_not_the_teachers_leak() -> None:
 
 def test_a_teacher_of_another_split(taught: Path, asked: Any, toy_csv: Any) -> None:
     one = asked(toy_csv(90, 1), taught, data={"split_seed": 5})
-    check_found(one, texts_of(data.load(toy_csv(90, 1)), "train"), "teacher-trained", "the teacher was trained on")
+    check_found(one, texts_of(load(toy_csv(90, 1)), "train"), "teacher-trained", "the teacher was trained on")
 
 
 def test_a_file_with_one_row_appended(taught: Path, asked: Any, toy_csv: Any, tmp_path: Path) -> None:
     texts, labels = rows_in(toy_csv(90, 1))
     longer = write(tmp_path / "longer.csv", [*texts, "one more goal"], [*labels, "sport"])
     one = asked(longer, taught, data={"split_seed": 5})
-    check_found(one, texts_of(data.load(toy_csv(90, 1)), "train"), "teacher-trained", "the teacher was trained on")
+    check_found(one, texts_of(load(toy_csv(90, 1)), "train"), "teacher-trained", "the teacher was trained on")
 
 
 def test_a_teacher_of_a_superset(asked: Any, pretend: Pretend, toy_csv: Any, tmp_path: Path) -> None:
@@ -213,7 +214,7 @@ def test_a_teacher_of_a_superset(asked: Any, pretend: Pretend, toy_csv: Any, tmp
     more, others = toy_texts(60, 9)
     whole = write(tmp_path / "whole.csv", [*more, *(text.upper() for text in texts)], [*others, *labels])
     teacher = pretend(make(asked(whole)), "superset")
-    learned = {text.lower() for text in texts_of(data.load(whole), "train")}
+    learned = {text.lower() for text in texts_of(load(whole), "train")}
     check_found(asked(toy_csv(90, 1), teacher), learned, "teacher-trained", "the teacher was trained on")
 
 
@@ -233,7 +234,7 @@ def test_a_teacher_that_also_had_texts_without_labels(
 
 
 def test_a_teachers_teacher(taught: Path, asked: Any, pretend: Pretend, toy_csv: Any) -> None:
-    learned = texts_of(data.load(toy_csv(90, 1)), "train")
+    learned = texts_of(load(toy_csv(90, 1)), "train")
     teacher = pretend(make(asked(toy_csv(90, 7), taught)), "pupil")
     how = "a model that the teacher learned from or started from was trained on"
     one = asked(toy_csv(90, 1), teacher, data={"split_seed": 5})
@@ -243,7 +244,7 @@ def test_a_teachers_teacher(taught: Path, asked: Any, pretend: Pretend, toy_csv:
 
 
 def test_a_student_that_starts_from_a_run(taught: Path, asked: Any, pretend: Pretend, toy_csv: Any) -> None:
-    learned = texts_of(data.load(toy_csv(90, 1)), "train")
+    learned = texts_of(load(toy_csv(90, 1)), "train")
     one = asked(toy_csv(90, 1), student=taught, data={"split_seed": 5})
     check_found(one, learned, "start-trained", "the model that the student starts from was trained on")
     start = pretend(make(asked(toy_csv(90, 7), student=taught)), "second-start")
@@ -256,7 +257,7 @@ def test_a_further_teacher(taught: Path, asked: Any, toy_csv: Any, tiny_model: T
     first, tables = tiny_model("roberta"), {"data": {"split_seed": 5}, "methods": methods}
     one = asked(toy_csv(90, 1), first, **tables)
     one = one.model_copy(update={"teacher": one.teacher.model_copy(update={"more": (str(taught),)})})
-    check_found(one, texts_of(data.load(toy_csv(90, 1)), "train"), "teacher-trained", "the teacher was trained on")
+    check_found(one, texts_of(load(toy_csv(90, 1)), "train"), "teacher-trained", "the teacher was trained on")
 
 
 def test_rows_that_only_selected_the_teacher_are_warned_of(
@@ -326,7 +327,7 @@ def test_a_run_without_a_record(taught: Path, asked: Any, toy_csv: Any, tmp_path
     for place in (old, old / "model"):
         (place / FILE).unlink()
     one = asked(toy_csv(90, 1), old, data={"split_seed": 5})
-    check_found(one, texts_of(data.load(toy_csv(90, 1)), "train"), "teacher-trained", "the teacher was trained on")
+    check_found(one, texts_of(load(toy_csv(90, 1)), "train"), "teacher-trained", "the teacher was trained on")
     for teacher in (old, Path(shutil.copytree(old / "model", tmp_path / "alone"))):
         plan = make(asked(toy_csv(90, 7), teacher))
         assert any("may have seen held-out rows" in note and teacher.name in note for note in plan.notes)
@@ -350,8 +351,8 @@ def leaking(taught: Path, tmp_path_factory: pytest.TempPathFactory, tiny_model: 
 
 
 def counts_of(toy_csv: Any) -> dict[str, int]:
-    learned = texts_of(data.load(toy_csv(90, 1)), "train")
-    held = data.load(toy_csv(90, 1), seed=5)
+    learned = texts_of(load(toy_csv(90, 1)), "train")
+    held = load(toy_csv(90, 1), split_seed=5)
     return {split: len(texts_of(held, split) & learned) for split in ("validation", "test")}
 
 
@@ -422,8 +423,8 @@ def test_every_fold_is_looked_at_before_anything_is_trained(
     base = {"data": {"source": str(toy_csv(90, 1))}, "student": {"model": str(tiny_model("bert"))}, "train": FAST}
     base |= {"teacher": {"model": str(taught)}}
     tables = {"base": base, "arms": {"plain": {"preset": "plain"}, "kd": {"preset": "kd"}}, "folds": 5}
-    learned = texts_of(data.load(toy_csv(90, 1)), "train")
-    folds = [data.load(toy_csv(90, 1), folds=5, fold=fold) for fold in range(1, 6)]
+    learned = texts_of(load(toy_csv(90, 1)), "train")
+    folds = [load(toy_csv(90, 1), folds=5, fold=fold) for fold in range(1, 6)]
     counts = [len(texts_of(fold, "test") & learned) for fold in folds]
     assert sum(counts) == 63
     with pytest.raises(UserError, match=r"arms.kd cannot run: test scores are refused") as caught:
@@ -452,7 +453,7 @@ def test_a_study_over_seeds_has_the_number_in_its_table(taught: Path, tiny_model
     assert "arms.kd cannot run: test scores are refused" in errors
     code, out, errors = run(*words, "--allow-leaks")
     assert code == 0
-    count, held = counts_of(toy_csv)["test"], len(data.load(toy_csv(90, 1), seed=5).split["test"])
+    count, held = counts_of(toy_csv)["test"], len(load(toy_csv(90, 1), split_seed=5).split["test"])
     assert f"kd (LEAK: {count} of {held} test rows)" in out
     assert "note: leak, kd: the teacher was trained on" in out
     assert errors.count("warning: leak, kd") == 1
@@ -462,7 +463,7 @@ def test_a_study_over_seeds_has_the_number_in_its_table(taught: Path, tiny_model
 
 
 def test_evaluate_says_how_many_rows_trained_the_model(taught: Path, toy_csv: Any, tmp_path: Path, run: Run) -> None:
-    dataset = data.load(toy_csv(90, 1))
+    dataset = load(toy_csv(90, 1))
     sizes = {name: len(rows) for name, rows in dataset.split.items()}
     code, out, errors = run("evaluate", taught, toy_csv(90, 1))
     assert code == 0
@@ -491,7 +492,7 @@ def test_evaluate_says_how_many_rows_trained_the_model(taught: Path, toy_csv: An
 
 
 def test_evaluate_on_nothing_but_training_rows(taught: Path, toy_csv: Any, tmp_path: Path, run: Run) -> None:
-    dataset = data.load(toy_csv(90, 1))
+    dataset = load(toy_csv(90, 1))
     rows = dataset.split["train"]
     names = [dataset.id2label[int(label)] for label in dataset.labels[rows]]
     path = write(tmp_path / "train.csv", [dataset.texts[row] for row in rows], names)
@@ -504,7 +505,7 @@ def test_evaluate_a_run_without_a_record(taught: Path, toy_csv: Any, tmp_path: P
     old = Path(shutil.copytree(taught, tmp_path / "old"))
     for place in (old, old / "model"):
         (place / FILE).unlink()
-    trained = len(data.load(toy_csv(90, 1)).split["train"])
+    trained = len(load(toy_csv(90, 1)).split["train"])
     assert f"this model was trained on {trained} of the 90 rows" in run("evaluate", old, toy_csv(90, 1))[2]
     assert "may hold some of them" in run("evaluate", old, toy_csv(60, 5))[2]
 
@@ -601,7 +602,7 @@ def test_auto_max_length_comes_from_training_rows_alone(asked: Any, lopsided: Pa
 
 
 def test_class_weights_come_from_training_rows_alone(lopsided: Path) -> None:
-    dataset = data.load(lopsided, split_column="part")
+    dataset = load(lopsided, split_column="part")
     assert class_weights(dataset).tolist() == [1.0, 1.0, 1.0]
     counts = np.bincount(dataset.labels)
     assert counts.max() == 3 * counts.min()
@@ -613,7 +614,7 @@ def test_scoring_own_test_rows_from_a_file_opens_the_test_split(toy_csv: Any, tm
     table = toy_csv(240, 0)
     code, out, _ = run("train", table, "--student", "mnb-count", "-o", "runs/w", "--no-test")
     assert code == 0
-    dataset, folder = data.load(table), tmp_path / "runs" / "w"
+    dataset, folder = load(table), tmp_path / "runs" / "w"
     test = dataset.split["test"]
     assert f"test    not scored yet ({len(test)} rows)" in out
     assert "randout evaluate runs/w --split test" in out
@@ -680,7 +681,7 @@ def test_test_rows_of_a_run_of_an_earlier_version_are_known_from_its_own_file(
     assert rows is not None
     for place in (folder, folder / "model"):
         write_seen(place, SeenRows(rows.hashes, rows.roles, rows.complete))
-    held = len(data.load(table).split["test"])
+    held = len(load(table).split["test"])
     assert json.loads(run("evaluate", folder, table, "--json")[1])["test_rows"]["rows"] == held
     assert "test_rows" not in json.loads(run("evaluate", folder, toy_csv(60, 5), "--json")[1])
 

@@ -13,7 +13,7 @@ import pytest
 
 from randout.baselines import BAGS, CLASSIFIERS, NETWORKS
 from randout.core import config
-from randout.data.dataset import read_data
+from randout.data.dataset import load
 from randout.experiments.run import planning
 from randout.experiments.run.plan import Plan
 from randout.experiments.run.student_kinds import BagOfWordsBaseline, EncoderStudent, NeuralBaseline, baseline_of
@@ -82,7 +82,7 @@ def test_a_second_plan_reads_the_model_no_more(
     """Until one of its files changes."""
     folder = Path(shutil.copytree(tiny_model("bert"), tmp_path / "model"))
     request = asked(str(folder))
-    dataset, calls = read_data(request), []
+    dataset, calls = load(request.data), []
     real = tokenization.tokenizer_and_limit
     monkeypatch.setattr(tokenization, "tokenizer_and_limit", lambda source: (calls.append(source), real(source))[1])
     first, second = (planning.make(request, dataset) for _ in range(2))

@@ -29,6 +29,7 @@ from randout.storage import study_folder as record
 from randout.testing.models import build
 from randout.training import checkpoint
 from support import forked, training
+from support.tables import load
 
 FAST = {"epochs": 1, "batch_size": 16, "learning_rate": 2e-3, "precision": "float32", "device": "cpu"}
 
@@ -56,7 +57,7 @@ def made(tiny_model, toy_csv):
 
 @pytest.fixture(scope="module")
 def dataset(made):
-    return planning.read_data(made("plain", RATES).config)
+    return data.load(made("plain", RATES).config.data)
 
 
 RATES = {"space": {"learning_rate": [1e-4, 1e-3, 2e-3, 4e-3]}}
@@ -478,7 +479,7 @@ def test_another_search_or_other_data_in_the_folder_are_refused(made, dataset, t
     with pytest.raises(UserError, match=r"other settings \(recipe differ"):
         go(made("plain", RATES | {"trials": 1}, epochs=2), tmp_path / "s", dataset)
     with pytest.raises(UserError, match="the data changed since"):
-        go(made("plain", RATES | {"trials": 1}), tmp_path / "s", data.load(toy_csv(90, 5)))
+        go(made("plain", RATES | {"trials": 1}), tmp_path / "s", load(toy_csv(90, 5)))
     file = tmp_path / "s" / "study.toml"
     text = file.read_text()
     file.write_text(text.replace("weight_decay = 0.01\n", "").replace("halving = 0\n", ""))  # by an older version

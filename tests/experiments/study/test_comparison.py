@@ -15,7 +15,6 @@ import pytest
 from randout.core import config
 from randout.core.console import Show
 from randout.core.errors import Failure, UserError
-from randout.data import dataset as data
 from randout.experiments.run import pipeline, planning
 from randout.experiments.run.student import Options, Stopped
 from randout.experiments.run.student_kinds import EncoderStudent
@@ -28,6 +27,7 @@ from randout.storage import study_folder
 from randout.storage.run_folder import RunFolder
 from randout.testing.models import build
 from support import training
+from support.tables import load
 
 training.torch.set_num_threads(1)
 FAST = {"epochs": 1, "batch_size": 16, "learning_rate": 2e-3, "precision": "float32", "device": "cpu"}
@@ -352,12 +352,10 @@ def test_a_teacher_of_the_ordinary_split_would_be_caught(base, tmp_path, monkeyp
         return made.model_copy(update={"data": made.data.model_copy(update={"folds": 0, "fold": 0})})
 
     monkeypatch.setattr(planning, "teacher_config", without_folds)
-    load = data.load
     monkeypatch.setattr(planning, "make", _reading_anew(planning.make))
     study = make_study({"base": base, "arms": {"kd": ARMS["kd"]}, "folds": 5, "name": "cv"})
     folder = go(study, tmp_path / "cv")
     assert any(leaks(folder).values())
-    assert data.load is load
 
 
 def _reading_anew(make):
@@ -436,7 +434,7 @@ def test_the_paper_s_protocol_tunes_once_and_says_that_it_is_optimistic(base, tm
     chosen = folder.record["tuning"]["plain-ordinary-split"]["settings"]["train.batch_size"]
     assert {run.record["identity"]["train"]["batch_size"] for run in runs_of(folder, "plain")} == {chosen}
     trial = RunFolder(tmp_path / "cv" / "tuning" / "plain-ordinary-split" / "trials" / "0000")
-    ordinary = data.load(base["data"]["source"])
+    ordinary = load(base["data"]["source"])
     assert set(trial.read("split.json")["test"]) == {ordinary.row_ids[row] for row in ordinary.split["test"]}
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from randout.core.config import build
+from randout.data.dataset import load
 from randout.experiments.run import planning
 from randout.experiments.run.student import Options
 from randout.experiments.search.search import make_search, run_search
@@ -124,7 +125,7 @@ def _size(name: str) -> tuple[int, float]:
 def _workflow(request: Request, folder: Path) -> ResultTable:
     """Reproduce Figure 1: the workflow of this configuration, one line per step, and as a picture."""
     config = arm_config(study_of(request, "table 3"), "randout-kd", METHODS)
-    plan = planning.make(config, planning.read_data(config))
+    plan = planning.make(config, load(config.data))
     kd, noise = (METHODS[name].model_validate(config.methods[name]) for name in (KD_ALONE, PAPERS_OWN))
     layers, millions = _size(request.student)
     length, classes = plan.config.student.max_length, len(plan.dataset.id2label)

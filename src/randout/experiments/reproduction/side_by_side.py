@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from randout.core.text_tables import table_lines
 from randout.experiments.study.results import StudyPredictions
 from randout.paper.published import Number
-from randout.reporting.figures import table_lines
 from randout.stats.crossed import crossed_bootstrap
 from randout.stats.intervals import edge_units, group_df, percentile, widened
 from randout.stats.metrics import OVER_CLASSES, class_rates

@@ -16,7 +16,7 @@ from randout.baselines.settings import resolve_settings
 from randout.core.config import ALTERNATIVE, AUTO_STUDENT, Config, StudentTable, TeacherTable, TrainTable
 from randout.core.errors import UserError
 from randout.core.wording import plural, verb
-from randout.data.dataset import Dataset, data_identity, read_data
+from randout.data.dataset import Dataset, data_identity, load
 from randout.methods.base import SUPERVISED, Method, Size
 from randout.methods.builtin import GOLD, METHODS
 from randout.methods.compatibility import learned_rows, methods_of
@@ -57,7 +57,7 @@ def make(
     baseline = baseline_of(config)
     if baseline is not None:
         return _baseline_plan(config, baseline, dataset)
-    return _encoder_plan(config, dataset or read_data(config), required)
+    return _encoder_plan(config, dataset or load(config.data), required)
 
 
 def _encoder_plan(config: Config, dataset: Dataset, required: Collection[str]) -> Plan:
@@ -255,10 +255,10 @@ def _baseline_plan(config: Config, baseline: Baseline, dataset: Dataset | None) 
     device, _ = machine(config)
     train = config.train.model_copy(update={"device": device})
     config = resolve_settings(config.model_copy(update={"train": train}), baseline.settings, notes)
-    dataset = dataset or read_data(config)
-    settings = baseline.settings.resolved(len(dataset.split["train"]), notes)
-    config = config.model_copy(update={"classifier": settings.model_dump(mode="json")})
-    student, tokens = replace(baseline, settings=settings).reading(dataset, notes)
+    dataset = dataset or load(config.data)
+    baseline = baseline.resolved(len(dataset.split["train"]), notes)
+    config = config.model_copy(update={"classifier": baseline.settings.model_dump(mode="json")})
+    student, tokens = baseline.reading(dataset, notes)
     methods = tuple(METHODS[name].model_validate(settings) for name, settings in config.methods.items())
     plan = Plan(config, dataset, methods, student, tokens, notes=tuple(notes))
     return replace(plan, identity=_identity(plan))

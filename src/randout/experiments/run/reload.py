@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from randout.core.errors import UserError
 from randout.core.files import shell_path
-from randout.data.dataset import data_identity, read_data
+from randout.data.dataset import data_identity, load
 from randout.models.sources import Source, find
 from randout.storage.run_folder import RunFolder
 
@@ -21,7 +21,7 @@ def reload_plan(run: RunFolder) -> Plan:
     config = stored_config(run)
     baseline = baseline_of(config)
     try:
-        dataset = read_data(config)
+        dataset = load(config.data)
     except UserError as error:
         if "no such file" not in str(error):
             raise

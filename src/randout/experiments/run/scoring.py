@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -49,7 +49,11 @@ from .saved_model import (
 from .soft_labels import output_names
 from .warnings import SPLITS, diagnose, of_file, of_run
 
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
 OPENINGS_LINE = re.compile(r"^Test split: .*$", re.MULTILINE)
+TASK = "text-classification"  # its name on the Hugging Face Hub
 PLACEHOLDER = re.compile(r"LABEL_\d+")  # the name that transformers gives an unnamed output
 
 
@@ -179,10 +183,26 @@ def _update_card(plan: Plan, run: RunFolder, before: dict[str, Any], metrics: di
     old, new = ("\n".join(_scores_table(found)) for found in (before, metrics))
     text = card.read_text(encoding="utf-8") if card.exists() else ""
     if old in text:
-        replace_text(card, text.replace(old, new, 1))
+        replace_text(card, _with_head_scores(text.replace(old, new, 1), before, metrics))
     else:
         show.say(f"note: the scores in {card} were edited or removed, so they are not updated")
     _update_openings(run)
+
+
+def _with_head_scores(text: str, before: dict[str, Any], metrics: dict[str, Any]) -> str:
+    """Return a model card with the scores in its head replaced, unless they were edited or removed."""
+    from huggingface_hub import ModelCard
+
+    try:
+        card = ModelCard(text)
+    except ValueError:  # the user's head
+        return text
+    head: Any = card.data
+    found = head.eval_results
+    if not found or found != _eval_results(before, found[0].dataset_type, found[0].dataset_name):
+        return text
+    head.eval_results = _eval_results(metrics, found[0].dataset_type, found[0].dataset_name)
+    return str(card)
 
 
 def _update_openings(run: RunFolder) -> None:
@@ -210,15 +230,14 @@ def model_card(plan: Plan, metrics: dict[str, Any], teacher: str, choice: Mappin
     scores += _scores_table(metrics)
     classifier, source = chosen(plan.config), plan.student.source
     if classifier is not None:
-        return "\n".join([*_baseline_card(plan, classifier), *about, "", *scores, ""])
+        return "\n".join([*_baseline_card(plan, classifier, metrics), *about, "", *scores, ""])
     assert source is not None
     labels = ", ".join(plan.dataset.id2label.values())
     length = plan.config.student.max_length
     student = plan.config.student
     mean = student.pooling == "mean" and not loading.has_stock_mean(source, student.head)
     library = "sentence-transformers" if mean else "transformers"
-    lines = ["---", "pipeline_tag: text-classification", f"library_name: {library}", "tags: [randout]", "---", ""]
-    lines += [f"# {plan.student.label} fine-tuned on {plan.dataset.name}", ""]
+    lines = _head_and_title(f"{plan.student.label} fine-tuned on {plan.dataset.name}", plan, metrics, library)
     lines += [f"Labels: {labels}. Texts of up to {length} tokens, truncated by `{plan.config.student.truncation}`."]
     if plan.config.student.truncation != "head":
         other = "`sentence-transformers`" if mean else "A `transformers` pipeline"
@@ -231,11 +250,11 @@ def model_card(plan: Plan, metrics: dict[str, Any], teacher: str, choice: Mappin
         about.append(
             "Trained on the training and validation rows; the validation scores are of the same training without them."
         )
-    lines += [*about, "", *scores, "", *_usage(mean, list(plan.dataset.id2label.values())), ""]
+    lines += [*about, "", *scores, "", *usage_lines(mean, list(plan.dataset.id2label.values())), ""]
     return "\n".join(lines)
 
 
-def _usage(mean: bool, labels: Sequence[str]) -> list[str]:
+def usage_lines(mean: bool, labels: Sequence[str]) -> list[str]:
     """Return the section of the model card with code that loads the folder, to be run in it.
 
     mean: whether the head reads the mean of the tokens' states, which the class in `transformers` does not support.
@@ -262,10 +281,50 @@ def _own_usage() -> list[str]:
     return ["```python", *lines, 'print(model.predict(["A text to classify."]))', "```"]
 
 
-def _baseline_card(plan: Plan, classifier: Classifier) -> list[str]:
+def _head_and_title(title: str, plan: Plan, metrics: dict[str, Any], library: str | None) -> list[str]:
+    """Return the start of a model card: its head in YAML with the scores, which the Hugging Face Hub shows, and its title.
+
+    library: the one that loads the model; None: only randout.
+    """
+    from huggingface_hub import ModelCardData
+
+    name, source = plan.dataset.name, plan.config.data.source
+    head = ModelCardData(
+        library_name=library,
+        pipeline_tag=TASK,
+        tags=["randout"],
+        model_name=title,
+        eval_results=_eval_results(metrics, re.split("[:@]", source)[1] if source.startswith("hub:") else name, name),
+    )
+    return ["---", str(head), "---", "", f"# {title}", ""]
+
+
+def _eval_results(metrics: dict[str, Any], dataset_type: str, dataset_name: str) -> list[EvalResult]:
+    """Return the scores of all scored splits. dataset_type: the dataset on the Hugging Face Hub, or its name elsewhere."""
+    from huggingface_hub import EvalResult
+
+    kinds = (("accuracy", "accuracy", "Accuracy", None), ("macro_f1", "f1", "Macro F1", {"average": "macro"}))
+    return [
+        EvalResult(
+            task_type=TASK,
+            dataset_type=dataset_type,
+            dataset_name=dataset_name,
+            dataset_split=split,
+            metric_type=kind,
+            metric_value=round(metrics[split][key], 4),
+            metric_name=title,
+            metric_args=settings,
+        )
+        for split in SPLITS
+        if split in metrics
+        for key, kind, title, settings in kinds
+    ]
+
+
+def _baseline_card(plan: Plan, classifier: Classifier, metrics: dict[str, Any]) -> list[str]:
     settings = json.dumps(classifier.model_dump(mode="json"))
-    lines = ["---", "pipeline_tag: text-classification", "tags: [randout]", "---", ""]
-    lines += [f"# {classifier.name} ({classifier.summary}) trained on {plan.dataset.name}", ""]
+    title = f"{classifier.name} ({classifier.summary}) trained on {plan.dataset.name}"
+    lines = _head_and_title(title, plan, metrics, None)
     lines += [f"Labels: {', '.join(plan.dataset.id2label.values())}. Settings: `{settings}`.", "", classifier.scores]
     lines += [
         "",

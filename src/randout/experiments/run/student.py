@@ -115,7 +115,7 @@ def train_student(
     pause = options.pause_at if options.pause_at is not None else math.inf
     if position.step >= pause:  # killed after the pause, before its caller recorded it
         raise Paused(run, validate())
-    with _stop_signal() as stop, show.bar(what, texts * train.epochs, min(done, texts * train.epochs)) as bar:
+    with stop_on_signal() as stop, show.bar(what, texts * train.epochs, min(done, texts * train.epochs)) as bar:
         for event in fit(session, material, validate):
             bar(event.texts, "")
             why = stop.why or ("the time limit" if options.deadline and time.monotonic() > options.deadline else "")
@@ -177,7 +177,7 @@ class _Stop:
 
 
 @contextlib.contextmanager
-def _stop_signal() -> Iterator[_Stop]:
+def stop_on_signal() -> Iterator[_Stop]:
     """Within this context, the first Ctrl-C, SIGTERM or SIGHUP requests a clean stop; a second one interrupts at once.
 
     SIGHUP stays ignored if the caller ignores it (nohup).

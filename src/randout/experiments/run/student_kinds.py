@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from randout.baselines import BAGS, NETWORKS, Bag, Classifier, Fitted, Labelled, Network, Vocabulary
 from randout.baselines.settings import chosen
@@ -98,6 +98,10 @@ class _Baseline:
     @property
     def label(self) -> str:
         return self.settings.name
+
+    def resolved(self, rows: int, notes: list[str]) -> Self:
+        """Return it with every "auto" setting resolved for this number of training rows, each with a line in `notes`."""
+        return replace(self, settings=self.settings.resolved(rows, notes))
 
     def identity(self, plan: Plan) -> dict[str, Any]:
         return {"classifier": plan.config.student.model, **plan.config.classifier}

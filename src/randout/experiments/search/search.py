@@ -18,7 +18,7 @@ from typing import Any
 
 from randout.core.config import Config, build, checked
 from randout.core.errors import Failure, UserError
-from randout.data.dataset import Dataset
+from randout.data.dataset import Dataset, load
 from randout.experiments.run import pipeline, planning
 from randout.experiments.run.request import TEACHERS_OWN
 from randout.experiments.run.student import Options, Paused, Stopped, check_methods, student_of
@@ -51,7 +51,7 @@ def run_search(search: Search, path: Path, options: Options, dataset: Dataset | 
     table, config = search.table, search.config
     check_space(search)
     refuse_others(path)
-    dataset = dataset or planning.read_data(config)
+    dataset = dataset or load(config.data)
     if not (path / "study.json").exists():  # before anything is written, so that the corrected command starts clean
         check_trials(search, dataset)
     fresh: dict[str, Any] = {

@@ -9,7 +9,7 @@ import numpy as np
 
 from randout.core.errors import UserError
 from randout.core.files import shell_path
-from randout.reporting.figures import table_lines
+from randout.core.text_tables import table_lines
 from randout.stats.metrics import better
 from randout.stats.verdicts import best_of
 from randout.storage.predictions import read_predictions
