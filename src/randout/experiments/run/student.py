@@ -20,7 +20,7 @@ from randout.baselines import Bag, Network
 from randout.core.console import duration
 from randout.core.terminal import catchable
 from randout.core.wording import plural
-from randout.methods.base import LiveTeacher, Method, Run
+from randout.methods.base import Context, LiveTeacher, Method
 from randout.methods.compatibility import learned_rows
 from randout.models import loading
 from randout.models.encoder import Encoder
@@ -29,7 +29,7 @@ from randout.models.tokens import Tokens, encode, truncate
 from randout.stats.metrics import score
 from randout.storage.run_folder import RunFolder
 from randout.training import checkpoint
-from randout.training.loop import begin, fit, flush, held_out, step
+from randout.training.loop import begin, fit, flush, step
 from randout.training.state import Material, TrainingState
 
 from .options import Options as Options
@@ -66,23 +66,21 @@ def environment(plan: Plan) -> dict[str, Any]:
 
 def make_session(plan: Plan, teacher: TeacherOutputs | None = None) -> TrainingState:
     """Return the training state at step zero: the student loaded and its methods set up."""
-    encoder, run = student_of(plan)
-    check_methods(plan.methods, run)
-    run.teacher = teacher.live if teacher else None
-    session = begin(encoder, run, plan.methods, plan.config.train, plan.config.train.precision)
+    encoder, context = student_of(plan, teacher.live if teacher else None)
+    session = begin(encoder, context, plan.methods, plan.config.train, plan.config.train.precision)
     if isinstance(plan.classifier, Network):
         session.optimizer = plan.classifier.optimizer(encoder.model)
     return session
 
 
-def check_methods(methods: Sequence[Method], run: Run) -> None:
+def check_methods(methods: Sequence[Method], context: Context) -> None:
     """Raise UserError if a method does not support this student."""
     for method in methods:
-        method.check(run)
+        method.check(context)
 
 
-def student_of(plan: Plan) -> tuple[Encoder, Run]:
-    """Load the student on its device; return it and the `Run` that its methods see."""
+def student_of(plan: Plan, teacher: LiveTeacher | None = None) -> tuple[Encoder, Context]:
+    """Load the student on its device; return it and the context of its methods. teacher: for methods that run one."""
     config = plan.config
     rates = {"dropout": config.student.dropout, "attention_dropout": config.student.attention_dropout}
     if config.train.device == "cuda":  # bit-identical results, at some cost in speed
@@ -100,10 +98,9 @@ def student_of(plan: Plan) -> tuple[Encoder, Run]:
     )
     encoder.model.to(config.train.device)
     weights = class_weights(plan.dataset).to(config.train.device)
-    run = Run(encoder.model, encoder.sites, config.train.seed, len(plan.dataset.id2label), weights)
-    run.prefix, run.suffix, run.fresh = encoder.prefix, encoder.suffix, encoder.fresh
-    run.teachers = plan.has_teacher + len(plan.more)
-    return encoder, run
+    teachers = plan.has_teacher + len(plan.more)
+    context = Context.of(encoder, config.train.seed, len(plan.dataset.id2label), weights, teachers, teacher)
+    return encoder, context
 
 
 def _network(plan: Plan) -> Encoder | None:
@@ -255,16 +252,14 @@ def estimate(plan: Plan, steps: int = 3) -> list[str]:
     teacher = stand_in(plan) if plan.has_teacher else None
     session = make_session(plan, teacher)
     material = make_material(plan, teacher)
-    session.run.heldout = partial(held_out, session, material)
     rows = np.concatenate([material.labelled, material.unlabelled])
     lengths, size, epochs = plan.tokens.lengths, plan.config.train.batch_size, plan.config.train.epochs
-    session.run.steps = -(-len(rows) // size) * epochs
     median = rows[np.argsort(lengths[rows], kind="stable")][np.linspace(0, len(rows) - 1, size).round().astype(int)]
     for number in range(steps + 1):
         if number == 1:  # the first step also allocates
             began = time.perf_counter()
         step(session, material, median)
-    seconds = (time.perf_counter() - began) / steps * session.run.steps
+    seconds = (time.perf_counter() - began) / steps * material.steps(plan.config.train)
     weights = sum(p.numel() for p in session.encoder.model.parameters())
     activations = (
         34 * int(lengths[median].sum()) * session.encoder.model.config.hidden_size * len(session.encoder.sites.blocks)
