@@ -13,7 +13,7 @@ from typing import Any
 from randout.core.config import overlay
 from randout.core.errors import UserError, nearest
 
-from .base import Method, SUPERVISED
+from .base import SUPERVISED, Method
 from .builtin import GOLD, KD_ALONE, METHODS, PAPERS_OWN
 
 ALL = "all"

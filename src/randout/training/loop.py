@@ -199,7 +199,9 @@ def held_out(training: TrainingState, material: Material, step: int) -> Batch:
     size = min(training.settings.batch_size, len(material.heldout))
     turn, place = divmod(step * size, len(material.heldout))
     orders = [
-        np.random.default_rng(random_key(training.stack.context.seed, "heldout", turn + n)).permutation(material.heldout)
+        np.random.default_rng(random_key(training.stack.context.seed, "heldout", turn + n)).permutation(
+            material.heldout
+        )
         for n in range(2)
     ]
     rows = np.concatenate(orders)[place : place + size]
