@@ -117,16 +117,16 @@ def test_call_zero_repeats_the_masks_and_the_loops_stream_goes_on(
     with attached(model, methods) as work:
         outputs = model(**batch)
         after = torch.get_rng_state()
-        again = work.tracked.repeat()
+        again = work.tracked.repeat(work.tracked.step)
         assert torch.equal(again.logits, outputs.logits)
-        other, repeated = work.tracked.repeat(call=1), work.tracked.repeat(call=1)
+        other, repeated = work.tracked.repeat(work.tracked.step, call=1), work.tracked.repeat(work.tracked.step, call=1)
         assert torch.equal(other.logits, repeated.logits)
         assert not torch.equal(other.logits, outputs.logits)
-        clean = work.tracked.repeat(dropout=False, perturb=False, call=1)
+        clean = work.tracked.repeat(work.tracked.step, dropout=False, perturb=False, call=1)
         work.loss(outputs, labels).backward()
         assert torch.equal(torch.get_rng_state(), after)
         assert all(module.training for module in model.modules())
-        assert torch.equal(work.tracked.repeat().logits, outputs.logits), "also after the loss"
+        assert torch.equal(work.tracked.repeat(work.tracked.step).logits, outputs.logits), "also after the loss"
     assert hooks_of(model) == 0
     torch.testing.assert_close(clean.logits, model.eval()(**batch).logits)
 
@@ -233,9 +233,9 @@ def test_what_gradient_checkpointing_would_lose_is_refused(tiny_model: Tiny) -> 
         model(**batch)
         undo = work.stack.context.sites.change_attention(2, lambda rows: torch.zeros(rows))
         with pytest.raises(UserError, match="switch gradient checkpointing off"):
-            work.tracked.repeat()
+            work.tracked.repeat(work.tracked.step)
         undo()
-        work.tracked.repeat()
+        work.tracked.repeat(work.tracked.step)
 
 
 def test_a_training_that_goes_on_is_the_uninterrupted_one(tiny_model: Tiny) -> None:

@@ -147,7 +147,7 @@ def test_adversarial_embeddings_are_a_perturbed_matrix(tiny_model: Tiny, family:
 @pytest.mark.parametrize("pack", [True, False])
 def test_adversarial_attention_is_its_equation(tiny_model: Tiny, blocks: tuple[int, ...], pack: bool) -> None:
     """r = eps g / ||g|| for each text, g the gradient of CE with respect to r at 0; L = CE + weight CE(r)."""
-    step = Step(
+    step = AStep(
         tiny_model("bert"), [CrossEntropy(), AttentionPerturbation(blocks=blocks, epsilon=2.0, weight=0.6)], pack=pack
     )
     ids, chosen = step.batch.ids, [3 if block == -1 else block for block in blocks]

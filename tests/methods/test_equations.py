@@ -23,7 +23,7 @@ from randout.methods.kd import KnowledgeDistillation
 from randout.methods.randout import Randout
 from randout.models.encoder import Output, Want
 from randout.models.hooks import Layout, Sites
-from randout.training.loop import losses_of
+from randout.training.loop import losses_of, step_at
 from support.training import bit_identical, make_batch, new_training, tiny_encoder, toy_material, trained, weights_of
 
 WIDTH = 48
@@ -192,7 +192,7 @@ def test_the_whole_loss_is_equation_6(tiny_model: Callable[[str], Path]) -> None
     ids = [torch.from_numpy(material.tokens[row].astype(np.int64)) for row in rows]
     batch = make_batch(material.labels[:8].tolist(), material.teacher[:8])
     batch = type(batch)(torch.from_numpy(rows), ids, batch.labels, batch.teacher, batch.step_labels, 0, 24)
-    losses, logits = losses_of(session, batch)
+    losses, logits = losses_of(session, step_at(session, material, 0), batch)
     plain = logits.detach().double().numpy()
     ce = plain_cross_entropy(plain, material.labels[:8].tolist())
     kd = plain_distillation(material.teacher[:8].double().numpy(), plain, 2.0) / 8
@@ -386,7 +386,7 @@ def test_noise_is_a_function_of_its_key() -> None:
     others = [
         noise_of(made, layout, bare_step(seed=2)),
         noise_of(made, layout, bare_step(number=1)),
-        noise_of(made, layout, bare_step(call=1)),
+        made._add(bare_step().at(layout, call=1), 1, torch.zeros(1, 14, WIDTH))[0],
         noise_of(made, layout, bare_step(rank=1)),
         noise_of(made, layout, bare_step(), layer=2),
         noise_of(Randout(tokens=4, units=3, seed=1), layout, bare_step()),

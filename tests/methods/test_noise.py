@@ -230,7 +230,7 @@ def test_two_branches_and_their_contrast(tiny_model: Tiny) -> None:
 def test_branches_share_their_dropout_masks(tiny_model: Tiny) -> None:
     """Without noise the two branches are one, dropout on: each vector's positive is itself."""
     method = GaussianContrastive(sigma=0.0, weight=1.0)
-    session, batch, noisy, losses = two_branches(tiny_model("bert"), method, dropout=0.3)
+    first, batch, noisy, losses = two_branches(tiny_model("bert"), method, dropout=0.3)
     torch.testing.assert_close(losses["ce"], first.supervised(noisy, batch))
     torch.testing.assert_close(losses["gaussian-contrastive"], info_nce(noisy.cls, noisy.cls, 0.05))
     with_noise = two_branches(tiny_model("bert"), GaussianContrastive(sigma=1.0, weight=1.0), dropout=0.3)[3]
@@ -238,9 +238,9 @@ def test_branches_share_their_dropout_masks(tiny_model: Tiny) -> None:
 
 
 def test_gradient_reaches_both_branches(tiny_model: Tiny) -> None:
-    session, _, noisy, losses = two_branches(tiny_model("bert"), GaussianContrastive(weight=1.0))
-    head = [p for n, p in session.encoder.model.named_parameters() if n.startswith("classifier")]
-    body = session.encoder.sites.blocks[0].attention.self.query.weight
+    first, _, noisy, losses = two_branches(tiny_model("bert"), GaussianContrastive(weight=1.0))
+    head = [p for n, p in first.context.model.named_parameters() if n.startswith("classifier")]
+    body: Any = first.context.sites.blocks[0].attention.self.query.weight
     assert torch.autograd.grad(losses["gaussian-contrastive"], body, retain_graph=True)[0].abs().max() > 0
     assert (
         torch.autograd.grad(losses["gaussian-contrastive"], head, retain_graph=True, allow_unused=True) == (None,) * 2

@@ -174,7 +174,7 @@ def test_mixout_by_hand() -> None:
     """w = [[2, 3]], u = [[1, 1]], p = .5, the first column kept: [[(2 - .5) / .5, (1 - .5) / .5]] = [[3, 1]]."""
     layer = nn.Linear(2, 1, bias=False)
     layer.weight.data = torch.tensor([[2.0, 3.0]])
-    step = next(step for number in range(50) if kept(0.5, 2, a_pass(number=number)).tolist() == [True, False])
+    number = next(number for number in range(50) if kept(0.5, 2, a_pass(number=number)).tolist() == [True, False])
     ours = Mixout(p=0.5)._mixed(a_pass(number=number), State(tensors={"a": torch.ones(1, 2)}), "a", layer, torch.eye(2))
     assert ours[:, 0].tolist() == [3.0, 1.0]
 
@@ -206,7 +206,10 @@ def test_mixouts_gradient_is_autograds() -> None:
 
 
 def test_mixouts_masks_are_keyed() -> None:
-    seen = [kept(0.5, 60, a_pass()), *(kept(0.5, 60, a_pass(**key)) for key in ({"step": 1}, {"call": 1}, {"rank": 1}))]
+    seen = [
+        kept(0.5, 60, a_pass()),
+        *(kept(0.5, 60, a_pass(**key)) for key in ({"number": 1}, {"call": 1}, {"rank": 1})),
+    ]
     layer, u, x = a_layer()
     seen += [kept(0.5, 60, a_pass(), name="b")]
     assert all(not torch.equal(a, b) for at, a in enumerate(seen) for b in seen[:at])

@@ -115,8 +115,10 @@ class Ascent(Method):
     @contextmanager
     def _around(self, delta: Tensor, step: Pass) -> Iterator[None]:
         undo = step.context.sites.change_words(partial(self._add, step.layout, delta))
-        yield
-        undo()
+        try:
+            yield
+        finally:
+            undo()
 
     def _add(self, layout: Layout, delta: Tensor, ids: Tensor, embedded: Tensor) -> Tensor:
         return embedded + layout.into_rows(delta, embedded.shape[:-1].numel()).view_as(embedded)
