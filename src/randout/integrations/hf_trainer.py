@@ -78,15 +78,15 @@ class ForTrainer:
     def _texts(self, labels: Tensor, counted: Any) -> int | None:
         """Number of texts in the whole step, from the Trainer's count of labelled texts; None if it is this batch."""
         labelled = int((labels >= 0).sum())
-        counted = labelled if counted is None else round(float(torch.as_tensor(counted).flatten()[0]))
-        if counted == labelled:
+        texts = labelled if counted is None else round(float(torch.as_tensor(counted).flatten()[0]))
+        if texts == labelled:
             return None
         if labelled < len(labels):
             raise UserError(
                 "texts without a label cannot be combined with gradient accumulation or several processes, because the "
                 "number of texts in a step is unknown; set gradient_accumulation_steps = 1, or train on labelled texts"
             )
-        return counted
+        return texts
 
     def _begin(self, model: nn.Module, args: TrainingArguments, state: TrainerState) -> None:
         _check(self.methods, args)

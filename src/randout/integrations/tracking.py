@@ -148,7 +148,7 @@ class TrackedModel:
         assert self.collected is not None
         return self.collected
 
-    def _before(self, module: nn.Module, arguments: tuple, keywords: dict) -> Any:
+    def _before(self, module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         self._close()
         self.begun, self.inside = None, True
         teacher = keywords.get(TEACHER)
@@ -250,7 +250,7 @@ class TrackedModel:
         module._gradient_checkpointing_func = remembering
         self.opened.callback(setattr, module, "_gradient_checkpointing_func", checkpoint)
 
-    def _block(self, _module: nn.Module, arguments: tuple, keywords: dict) -> None:
+    def _block(self, _module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         """Hook before a block. Called outside a forward pass, the block is being recomputed for a backward pass; its
         original pass is found by the address of its input, which the graph keeps alive.
         """

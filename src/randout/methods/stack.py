@@ -125,10 +125,10 @@ def _load(name: str, state: State, tensors: Mapping[str, Tensor], device: torch.
     prefix = f"state.{name}."
     saved = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
     parameters = [f"parameter.{name}.{i}" for i in range(len(state.parameters))]
-    missing = [key for key in parameters if key not in tensors]
-    if missing or (state.tensors and not saved):
+    missing = [*([] if saved else state.tensors), *(key for key in parameters if key not in tensors)]
+    if missing:
         raise UserError(
-            f"methods.{name}: its state is missing in the state to resume from (no {[*state.tensors, *missing][0]}); "
+            f"methods.{name}: its state is missing in the state to resume from (no {missing[0]}); "
             "resume with the methods of the original training"
         )
     for key in state.tensors.keys() - saved.keys():

@@ -113,7 +113,7 @@ def new_training(
     table = settings(**changes)
     weights = torch.tensor([0.5, 1.0, 2.0])
     context = Context.of(encoder, table.seed, len(NAMES), weights, teachers=3, teacher=teacher)
-    return begin(encoder, replace(context, fresh=frozenset()), methods, table, "float32")
+    return begin(encoder, context, methods, table, "float32")
 
 
 def validation(training: TrainingState, material: Material) -> Callable[[], dict[str, Any]]:
