@@ -181,7 +181,6 @@ def take_steps(pipe: Any, folder: Path, point: dict[str, int], side: str, argume
     plan = planning.make(config.build([config.read_preset("randout-kd"), own], METHODS))
     taught = student.stand_in(plan)
     session, material = student.make_session(plan, taught), student.make_material(plan, taught)
-    session.run.steps = 10**6
     train, size = plan.dataset.split["train"], point["batch"]
     pipe.send("ready")
     while pipe.recv():

@@ -60,7 +60,6 @@ def train(side: str, settings: dict[str, Any], plan: Plan, folder: Path) -> None
     if side == "randout":
         taught = student.TeacherOutputs("", soft)
         session, material = student.make_session(plan, taught), student.make_material(plan, taught)
-        session.run.steps = len(order)
         for rows in order:
             loop.step(session, material, rows)
             session.position.step += 1

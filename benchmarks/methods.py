@@ -17,7 +17,6 @@ import statistics
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +102,6 @@ def ready(arguments: argparse.Namespace, entry: catalog.Entry) -> tuple[loop.Tra
     plan = planning.make(config.build([config.read_preset(config.DEFAULT_PRESET), own, entry.recipe], METHODS))
     taught = student.stand_in(plan) if plan.has_teacher else None
     session, material = student.make_session(plan, taught), student.make_material(plan, taught)
-    session.run.steps = 10**6
-    session.run.heldout = partial(loop.held_out, session, material)
     train, size = plan.dataset.split["train"], arguments.batch_size
     needed = arguments.rounds * (WARM_UP + arguments.steps)
     if len(train) < needed * size:

@@ -243,7 +243,6 @@ def step_costs(
     plan = planning.make(recipe.model_copy(update={"train": train}), dataset)
     taught = student.stand_in(plan)
     session, material = student.make_session(plan, taught), student.make_material(plan, taught)
-    session.run.steps = 10**6
     source = plan.teacher or plan.teacher_plan.student.source  # type: ignore[union-attr]
     teacher = student.live_teacher(plan, loading.load(source, id2label=dataset.id2label), (), 0)
     order, at = dataset.split["train"], 0

@@ -6,14 +6,14 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from randout.core.errors import UserError
-from randout.methods.base import Backward, Batch, Forward, Method, Run, State
+from randout.methods.base import Backward, Batch, Context, Forward, Method, Pass, State, Step
 from randout.methods.builtin import METHODS
 from randout.models.outputs import Output
 from randout.testing import CHECKS, ContractError, check_method
@@ -27,21 +27,20 @@ class Good(Method):
     losses = ("good",)
     weight: float = 0.3
 
-    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+    def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         return {"good": self.weight * output.logits.square().sum() / batch.step_labels.numel()}
 
     @contextmanager
-    def perturb(self, run: Run, state: State) -> Iterator[None]:
-        undo = run.sites.change_words(partial(self._add, run))
+    def perturb(self, step: Pass, state: State) -> Iterator[None]:
+        undo = step.context.sites.change_words(partial(self._add, step))
         try:
             yield
         finally:
             undo()
 
-    def _add(self, run: Run, ids: Tensor, embedded: Tensor) -> Tensor:
-        if (layout := run.layout) is None:
-            return embedded
-        generator = run.generator(self.name, embedded.device)
+    def _add(self, step: Pass, ids: Tensor, embedded: Tensor) -> Tensor:
+        layout = step.layout
+        generator = step.generator(self.name, embedded.device)
         noise = torch.randn(layout.of, layout.longest, embedded.shape[-1], generator=generator)
         return layout.add(embedded, self.weight * layout.own(noise))
 
@@ -59,90 +58,87 @@ class OtherLoss(Good):
 
 
 class NotNeutral(Good):
-    def start(self, run: Run) -> State:
+    def start(self, context: Context) -> State:
         with torch.no_grad():
-            run.sites.words.weight.mul_(1.01)  # type: ignore[union-attr]
+            context.sites.words.weight.mul_(1.01)  # type: ignore[union-attr]
         return State()
 
 
 class Nothing(Good):
-    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+    def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         return {"good": 0 * output.logits.sum()}
 
-    def perturb(self, run: Run, state: State) -> Any:
-        return super(Good, self).perturb(run, state)
+    def perturb(self, step: Pass, state: State) -> Any:
+        return super(Good, self).perturb(step, state)
 
 
 class OwnStream(Good):
-    def _add(self, run: Run, ids: Tensor, embedded: Tensor) -> Tensor:
-        return embedded if run.layout is None else embedded * (1 + self.weight * random.random())
+    def _add(self, step: Pass, ids: Tensor, embedded: Tensor) -> Tensor:
+        return embedded * (1 + self.weight * random.random())
 
 
 class Forgets(Good):
     """Counts steps outside of its state."""
 
-    def start(self, run: Run) -> State:
-        run.steps_seen = 0  # type: ignore[attr-defined]
+    seen: ClassVar[int] = 0
+
+    def start(self, context: Context) -> State:
+        type(self).seen = 0
         return State()
 
-    def stepped(self, run: Run, state: State) -> None:
-        run.steps_seen += 1  # type: ignore[attr-defined]
+    def stepped(self, step: Step, state: State) -> None:
+        type(self).seen += 1
 
-    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+    def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         loss = output.logits.square().sum() / batch.step_labels.numel()
-        return {"good": self.weight * run.steps_seen * loss}  # type: ignore[attr-defined]
+        return {"good": self.weight * self.seen * loss}
 
 
 class LeavesHook(Good):
-    def start(self, run: Run) -> State:
-        run.model.register_forward_hook(lambda *_: None)
+    def start(self, context: Context) -> State:
+        context.model.register_forward_hook(lambda *_: None)
         return State()
 
 
 class LeavesModule(Good):
-    def start(self, run: Run) -> State:
-        run.model.extra = nn.Linear(2, 2)
+    def start(self, context: Context) -> State:
+        context.model.extra = nn.Linear(2, 2)
         return State()
 
 
 class InEvaluation(Good):
-    """A hook that stays, and does not look at the layout."""
+    """A hook that stays."""
 
-    def start(self, run: Run) -> State:
-        run.sites.change_words(lambda ids, embedded: 1.01 * embedded)
+    def start(self, context: Context) -> State:
+        context.sites.change_words(lambda ids, embedded: 1.01 * embedded)
         return State()
 
 
 class LooksAtPadding(Good):
-    def _add(self, run: Run, ids: Tensor, embedded: Tensor) -> Tensor:
-        return embedded if run.layout is None else embedded * (1 + embedded.numel() / 1e5)
+    def _add(self, step: Pass, ids: Tensor, embedded: Tensor) -> Tensor:
+        return embedded * (1 + embedded.numel() / 1e5)
 
 
 class OtherGradient(Good):
     """Its own backward pass depends on the layout of the batch."""
 
-    def gradient(self, run: Run, state: State, inner: Backward) -> Backward:
+    def gradient(self, step: Step, state: State, batch: Batch, backward: Backward) -> None:
         seen: list[int] = []
-        run.sites.change_words(lambda ids, embedded: (seen.append(ids.numel()), embedded)[1])
-
-        def backward(batch: Batch, scale: float = 1.0) -> None:
-            inner(batch, 0.0)
-            inner(batch, scale * (1 + seen[-1] / 1000))
-
-        return backward
+        step.context.sites.change_words(lambda ids, embedded: (seen.append(ids.numel()), embedded)[1])
+        backward(batch, 0.0)
+        backward(batch, 1 + seen[-1] / 1000)
 
 
 class ByMicroBatch(Good):
-    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+    def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         return {"good": self.weight * output.logits.square().sum() / len(batch.ids)}
 
 
 class DrawnByMicroBatch(Good):
-    def _add(self, run: Run, ids: Tensor, embedded: Tensor) -> Tensor:
-        if (layout := run.layout) is None:
-            return embedded
+    def _add(self, step: Pass, ids: Tensor, embedded: Tensor) -> Tensor:
+        layout = step.layout
         shape = (len(layout.lengths), layout.longest, embedded.shape[-1])
-        noise = torch.randn(shape, generator=run.generator(self.name, embedded.device))
+        noise = torch.randn(shape, generator=step.generator(self.name, embedded.device))
         return layout.add(embedded, self.weight * noise * layout.slots()[1][..., None])
 
 
@@ -201,7 +197,7 @@ def test_mistakes_of_the_call() -> None:
 
 def test_an_error_of_the_method_names_the_check() -> None:
     class Raises(Good):
-        def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+        def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
             raise RuntimeError("mine")
 
     with pytest.raises(RuntimeError, match="mine") as error:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from randout.core.errors import UserError
 from randout.methods.attention_noise import AttentionPerturbation
-from randout.methods.base import Backward, Batch, Forward, Method, Run, State
+from randout.methods.base import Backward, Batch, Context, Forward, Method, Pass, State, Step
 from randout.methods.builtin import METHODS
 from randout.methods.compatibility import check_together
 from randout.methods.contrastive import Contrastive
@@ -48,11 +48,13 @@ from randout.methods.weidc import WeiDC
 from randout.models.encoder import Output, Want
 from randout.testing import CHECKS, Bench, Case
 from randout.testing.contract import run_through, stops, whole_batch
+from randout.training.loop import step_at
 from support.training import (
     live_teacher,
     new_training,
     settings,
     tiny_encoder,
+    toy_material,
 )
 
 Tiny = Callable[[str], Path]
@@ -70,24 +72,24 @@ class Probe(Method):
     drop: bool = True
     factor: float = 1.5
 
-    def start(self, run: Run) -> State:
-        generator = run.generator("probe", torch.device("cpu"))
+    def start(self, context: Context) -> State:
+        generator = context.generator("probe", torch.device("cpu"))
         projection = nn.Parameter(torch.randn(32, 4, generator=generator) / 8)
-        tensors = {"average": run.model.get_input_embeddings().weight.detach().clone()}
+        tensors = {"average": context.model.get_input_embeddings().weight.detach().clone()}
         return State([projection, nn.Parameter(torch.zeros(4))], tensors | {"calls": torch.zeros(3)})
 
-    def inputs(self, run: Run, state: State, batch: Batch) -> Batch:
+    def inputs(self, step: Step, state: State, batch: Batch) -> Batch:
         if not self.drop:
             return batch
         return replace(batch, ids=[torch.cat([text[:1], text[2:]]) if len(text) > 3 else text for text in batch.ids])
 
     @contextmanager
-    def perturb(self, run: Run, state: State) -> Iterator[None]:
+    def perturb(self, step: Pass, state: State) -> Iterator[None]:
         if self.weight:
             state.tensors["calls"][0] += 1
         yield
 
-    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+    def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         if not self.weight:
             return {}
         again = forward(want=Want((2,)), call=1, dropout=False, perturb=False)
@@ -99,19 +101,16 @@ class Probe(Method):
         seen = torch.tanh(hidden @ state.parameters[0] + state.parameters[1])
         return {"probe": self.weight * seen.square().sum() / texts}
 
-    def gradient(self, run: Run, state: State, inner: Backward) -> Backward:
-        def twice(batch: Batch, scale: float = 1.0) -> None:  # two thirds and one third of the same
-            for _ in range(2):
-                inner(batch, scale)
+    def gradient(self, step: Step, state: State, batch: Batch, backward: Backward) -> None:
+        for _ in range(2 if self.factor != 1 else 1):
+            backward(batch)
 
-        return twice if self.factor != 1 else inner
-
-    def stepped(self, run: Run, state: State) -> None:
+    def stepped(self, step: Step, state: State) -> None:
         if self.weight:
-            state.tensors["average"].lerp_(run.model.get_input_embeddings().weight.detach(), 0.1)
+            state.tensors["average"].lerp_(step.context.model.get_input_embeddings().weight.detach(), 0.1)
             state.tensors["calls"][1] += 1
 
-    def evaluated(self, run: Run, state: State, metrics: dict[str, Any], improved: bool) -> None:
+    def evaluated(self, step: Step, state: State, metrics: dict[str, Any], improved: bool) -> None:
         if self.weight:
             state.tensors["calls"][2] += 1
             state.tensors[f"kept-{int(state.tensors['calls'][2])}"] = state.tensors["average"][:2].clone()
@@ -224,10 +223,10 @@ def test_every_hook_was_called(bench: Bench) -> None:
     """Of the probe: forwards (two passes a step, no noise in the second forward of each), steps, validations."""
     session = bench.start([CrossEntropy(), Probe()])
     run_through(session)
-    state = session.states[1]
+    state = session.stack.states[1]
     assert state.tensors["calls"].tolist() == [2 * 8, 8, 2]
     assert {"kept-1", "kept-2"} <= state.tensors.keys()
-    fresh = Probe().start(bench.start([]).run)
+    fresh = Probe().start(bench.start([]).stack.context)
     assert not torch.equal(fresh.parameters[0], state.parameters[0]), "its parameters are not trained"
     assert state.parameters[1].abs().max() > 0
     assert not torch.equal(fresh.tensors["average"], state.tensors["average"])
@@ -246,8 +245,8 @@ def test_two_owners_of_the_gradient_are_refused() -> None:
     class Steering(Method):
         name = "steering"
 
-        def gradient(self, run: Any, state: Any, inner: Any) -> Any:
-            return inner
+        def gradient(self, step: Any, state: Any, batch: Any, backward: Any) -> None:
+            backward(batch)
 
     class Another(Steering):
         name = "another"
@@ -267,14 +266,14 @@ def test_a_live_teacher_reads_its_own_tokens(tiny_model: Tiny) -> None:
     """Its classes come in the student's order, its dropout is off unless asked for, and no gradient reaches it."""
     teacher = live_teacher(tiny_model("bert"), 28)
     session = new_training(tiny_encoder(tiny_model("bert")), [CrossEntropy()], teacher)
-    batch = whole_batch(session)
-    ours = teacher.forward(session.run, batch).logits
+    step, batch = step_at(session, toy_material(session.encoder), 0), whole_batch(session)
+    ours = teacher.forward(step, batch).logits
     texts = [torch.from_numpy(teacher.tokens[int(row)].astype("int64")) for row in batch.rows]
     assert any(not torch.equal(own, other) for own, other in zip(texts, batch.ids, strict=True))
     teacher.encoder.model.eval()
     assert torch.equal(ours, teacher.encoder.forward(texts).logits[:, [2, 0, 1]])
     assert not ours.requires_grad
-    noisy = [teacher.forward(session.run, batch, dropout=True, call=call).logits for call in (0, 1, 0)]
+    noisy = [teacher.forward(step, batch, dropout=True, call=call).logits for call in (0, 1, 0)]
     assert torch.equal(noisy[0], noisy[2])
     assert (noisy[0] - noisy[1]).abs().max() > 1e-3
     assert (ours - noisy[0]).abs().max() > 1e-3

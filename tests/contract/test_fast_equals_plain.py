@@ -41,7 +41,6 @@ def made(
     if double:
         encoder.model.double()
     session = new_training(encoder, RECIPE, epochs=10, **changes)
-    session.run.steps = STEPS
     return session, toy_material(encoder, 40)
 
 

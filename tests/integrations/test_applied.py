@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from randout.core.errors import Failure, UserError
 from randout.integrations.attach import applied, attached
+from randout.methods.base import Method, Pass, State
 from randout.methods.randout import Randout
 from randout.models.hooks import Layout
 from support.external_loops import difference, foreign, make_batch
@@ -29,17 +31,17 @@ def test_noise_on_real_tokens_in_training_only(tiny_model: Tiny, family: str, le
     batch = make_batch(left)
     real = batch["attention_mask"].bool()
     hooks = hooks_of(model)
-    with applied(model, Randout(tokens=64, units=2, seed=0)) as run:
-        noise = difference(model, run, **batch)
+    with applied(model, Randout(tokens=64, units=2, seed=0)) as context:
+        noise = difference(model, context, **batch)
         assert not noise[~real].any(), "noise on padding"
         assert ((noise != 0).sum(2)[real] == 2).all()
         assert noise.abs().max() < 0.5 + 1e-5
-        assert not torch.equal(noise, difference(model, run, **batch)), "each forward draws anew"
+        assert not torch.equal(noise, difference(model, context, **batch)), "each forward draws anew"
         model.eval()
-        assert not difference(model, run, **batch).any(), "noise in evaluation"
+        assert not difference(model, context, **batch).any(), "noise in evaluation"
         clean = model(**batch).logits
         model.train()
-        assert difference(model, run, **batch).any()
+        assert difference(model, context, **batch).any()
     assert hooks_of(model) == hooks
     assert torch.equal(model.eval()(**batch).logits, clean)
 
@@ -47,16 +49,16 @@ def test_noise_on_real_tokens_in_training_only(tiny_model: Tiny, family: str, le
 def test_positional_arguments_and_no_mask(tiny_model: Tiny) -> None:
     model, batch = foreign(tiny_model("bert")), make_batch()
     method = Randout(tokens=64, units=2)
-    with applied(model, method) as run:
-        by_place = difference(model, run, batch["input_ids"], batch["attention_mask"])
-    with applied(model, method) as run:
-        by_name = difference(model, run, **batch)
+    with applied(model, method) as context:
+        by_place = difference(model, context, batch["input_ids"], batch["attention_mask"])
+    with applied(model, method) as context:
+        by_name = difference(model, context, **batch)
     assert torch.equal(by_place, by_name)
-    with applied(model, method) as run:
-        assert ((difference(model, run, batch["input_ids"]) != 0).sum(2) == 2).all(), "without a mask all is real"
-    with applied(model, method) as run:
+    with applied(model, method) as context:
+        assert ((difference(model, context, batch["input_ids"]) != 0).sum(2) == 2).all(), "without a mask all is real"
+    with applied(model, method) as context:
         rows = model.get_input_embeddings()(batch["input_ids"])
-        assert (difference(model, run, inputs_embeds=rows, attention_mask=batch["attention_mask"]) != 0).any()
+        assert (difference(model, context, inputs_embeds=rows, attention_mask=batch["attention_mask"]) != 0).any()
     with pytest.raises(ValueError, match=r"expected \(batch, tokens\)"), applied(model, method):
         model(batch["input_ids"], batch["attention_mask"][:, None, None])
 
@@ -153,8 +155,16 @@ def test_blocks_that_are_computed_again_get_their_own_noise(as_tuple: bool) -> N
 
 def test_layout_under_way_is_the_models_own(tiny_model: Tiny) -> None:
     model, seen = foreign(tiny_model("roberta")), []
-    with applied(model, Randout()) as run:
-        run.sites.blocks[0].register_forward_hook(lambda *_: seen.append(run.layout))
+
+    class Spy(Method):
+        name = "spy"
+        summary = "keeps the layout"
+
+        def perturb(self, step: Pass, state: State) -> AbstractContextManager[None]:
+            seen.append(step.layout)
+            return nullcontext()
+
+    with applied(model, Spy()):
         model(**make_batch(left=True))
     (layout,) = seen
     assert isinstance(layout, Layout)

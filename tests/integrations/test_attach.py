@@ -14,12 +14,12 @@ from torch import Tensor
 
 from randout.core.errors import UserError
 from randout.integrations.attach import attached
-from randout.methods.base import Batch, Forward, Method, Run, State
+from randout.methods.base import Batch, Context, Forward, Method, State, Step
 from randout.methods.cross_entropy import CrossEntropy
 from randout.methods.kd import KnowledgeDistillation
 from randout.methods.randout import Randout
 from randout.models.encoder import Output, Want
-from randout.training.loop import _gradients
+from randout.training.loop import _gradients, step_at
 from support.external_loops import Ascent, Mixed, Square, Twice, examples, padded, stock
 from support.training import NAMES, bit_identical, hooks_of, new_training, tiny_encoder, toy_material
 
@@ -44,13 +44,12 @@ class Looking(Method):
     losses = ("looking",)
     blocks: tuple[int, ...] = (1, 3)
 
-    def want(self, run: Run) -> Want:
+    def want(self, context: Context) -> Want:
         return Want((0, 2), True, self.blocks)
 
-    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
-        clean = forward(dropout=False, perturb=False, call=2, want=self.want(run))
-        assert run.supervised is not None
-        total = run.supervised(clean, batch)
+    def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+        clean = forward(dropout=False, perturb=False, call=2, want=self.want(step.context))
+        total = step.supervised(clean, batch)
         for found in (output, clean):
             assert found.cls is not None
             total = total + found.cls.square().sum()
@@ -90,8 +89,9 @@ def test_a_step_is_that_of_our_own_loop(tiny_model: Tiny, methods: list[Method],
     batch = padded([{"input_ids": t.tolist(), "attention_mask": [1] * len(t)} for t in ids])
     assert material.teacher is not None
     labels, teacher = material.labels[torch.from_numpy(rows)], material.teacher[torch.from_numpy(rows)]
-    _gradients(session, material, rows)
-    with attached(model, methods, seed=session.run.seed, class_weights=torch.tensor([0.5, 1.0, 2.0])) as work:
+    step = step_at(session, material, 0)
+    _gradients(session, step, material, rows)
+    with attached(model, methods, seed=session.stack.context.seed, class_weights=torch.tensor([0.5, 1.0, 2.0])) as work:
         value = work.backward(model(**batch), labels, teacher)
     ours, theirs = gradients(session.encoder.model), gradients(model)
     assert ours.keys() == theirs.keys()
@@ -100,7 +100,7 @@ def test_a_step_is_that_of_our_own_loop(tiny_model: Tiny, methods: list[Method],
     for name, gradient in ours.items():
         assert (gradient - theirs[name]).abs().max() < 2e-5 * largest, name
     for name, loss in work.losses.items():
-        logged = sum(float(part) for part, _ in session.run.logged[f"loss_{name}"])
+        logged = sum(float(part) for part, _ in step.logged[f"loss_{name}"])
         assert float(loss) == pytest.approx(logged, rel=1e-4), name
     assert float(value) == pytest.approx(sum(map(float, work.losses.values())), rel=1e-5)
 
@@ -117,16 +117,16 @@ def test_call_zero_repeats_the_masks_and_the_loops_stream_goes_on(
     with attached(model, methods) as work:
         outputs = model(**batch)
         after = torch.get_rng_state()
-        again = work.tracked.repeat()
+        again = work.tracked.repeat(work.tracked.step)
         assert torch.equal(again.logits, outputs.logits)
-        other, repeated = work.tracked.repeat(call=1), work.tracked.repeat(call=1)
+        other, repeated = work.tracked.repeat(work.tracked.step, call=1), work.tracked.repeat(work.tracked.step, call=1)
         assert torch.equal(other.logits, repeated.logits)
         assert not torch.equal(other.logits, outputs.logits)
-        clean = work.tracked.repeat(dropout=False, perturb=False, call=1)
+        clean = work.tracked.repeat(work.tracked.step, dropout=False, perturb=False, call=1)
         work.loss(outputs, labels).backward()
         assert torch.equal(torch.get_rng_state(), after)
         assert all(module.training for module in model.modules())
-        assert torch.equal(work.tracked.repeat().logits, outputs.logits), "also after the loss"
+        assert torch.equal(work.tracked.repeat(work.tracked.step).logits, outputs.logits), "also after the loss"
     assert hooks_of(model) == 0
     torch.testing.assert_close(clean.logits, model.eval()(**batch).logits)
 
@@ -231,11 +231,11 @@ def test_what_gradient_checkpointing_would_lose_is_refused(tiny_model: Tiny) -> 
         model(**batch)
     with attached(model, []) as work:
         model(**batch)
-        undo = work.run.sites.change_attention(2, lambda rows: torch.zeros(rows))
+        undo = work.stack.context.sites.change_attention(2, lambda rows: torch.zeros(rows))
         with pytest.raises(UserError, match="switch gradient checkpointing off"):
-            work.tracked.repeat()
+            work.tracked.repeat(work.tracked.step)
         undo()
-        work.tracked.repeat()
+        work.tracked.repeat(work.tracked.step)
 
 
 def test_a_training_that_goes_on_is_the_uninterrupted_one(tiny_model: Tiny) -> None:
@@ -274,8 +274,8 @@ def test_all_is_put_back(tiny_model: Tiny) -> None:
         name = "quiet"
         summary = "no dropout"
 
-        def start(self, run: Run) -> State:
-            for module in run.model.modules():
+        def start(self, context: Context) -> State:
+            for module in context.model.modules():
                 if isinstance(module, torch.nn.Dropout):
                     module.p = 0.0
             return State()
@@ -304,7 +304,7 @@ def test_mistakes_are_said(tiny_model: Tiny) -> None:
     class Dropping(Method):
         name, summary = "dropping", ""
 
-        def inputs(self, run: Run, state: State, batch: Batch) -> Batch:
+        def inputs(self, step: Step, state: State, batch: Batch) -> Batch:
             return batch
 
     batch, labels = batch_of(tiny_model("bert"))

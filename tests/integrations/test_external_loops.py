@@ -17,7 +17,7 @@ from randout.integrations.attach import attached
 from randout.methods.base import Method
 from randout.methods.builtin import METHODS
 from randout.methods.cross_entropy import CrossEntropy
-from randout.training.loop import _gradients
+from randout.training.loop import _gradients, step_at
 from support.external_loops import examples, padded, stock
 from support.training import bit_identical, hooks_of, largest_difference, new_training, tiny_encoder, toy_material
 
@@ -50,8 +50,9 @@ def test_a_step_is_that_of_our_own_loop(tiny_model: Tiny, name: str, asked: dict
     model.load_state_dict(tiny_encoder(tiny_model("bert"), pack=False, **off).model.state_dict())
     ids = [torch.from_numpy(material.tokens[row].astype("int64")) for row in rows]
     batch = padded([{"input_ids": t.tolist(), "attention_mask": [1] * len(t)} for t in ids])
-    _gradients(session, material, rows)
-    with attached(model, together(name, asked), seed=session.run.seed) as work:
+    step = step_at(session, material, 0)
+    _gradients(session, step, material, rows)
+    with attached(model, together(name, asked), seed=session.stack.context.seed) as work:
         work.backward(model(**batch), material.labels[torch.from_numpy(rows)])
     ours, theirs = dict(session.encoder.model.named_parameters()), dict(model.named_parameters())
     largest = max(float(p.grad.abs().max()) for p in ours.values() if p.grad is not None)
@@ -59,7 +60,7 @@ def test_a_step_is_that_of_our_own_loop(tiny_model: Tiny, name: str, asked: dict
         if parameter.grad is not None:
             assert (parameter.grad - theirs[key].grad).abs().max() < 5e-5 * largest, key
     for part, loss in work.losses.items():
-        logged = sum(float(value) for value, _ in session.run.logged[f"loss_{part}"])
+        logged = sum(float(value) for value, _ in step.logged[f"loss_{part}"])
         assert float(loss) == pytest.approx(logged, rel=1e-3, abs=1e-6), part
 
 
@@ -98,7 +99,6 @@ def _two_steps(model: Any, methods: list[Method], batch: dict[str, Tensor], labe
             stream = torch.get_rng_state()
             (work.backward(outputs, labels) if work.makes_gradients else work.loss(outputs, labels).backward())
             assert torch.equal(torch.get_rng_state(), stream), "the loop's own stream"
-            assert work.run.layout is None
         clean = model.eval()(**batch).logits
     assert torch.equal(model(**batch).logits, clean)
 

@@ -13,7 +13,7 @@ import torch
 
 from randout.core.errors import Failure, UserError
 from randout.integrations.hf_trainer import FILE, for_trainer
-from randout.methods.base import Method, Run, State
+from randout.methods.base import Method, Pass, State
 from randout.methods.cross_entropy import CrossEntropy
 from randout.methods.kd import KnowledgeDistillation
 from randout.methods.randout import Randout
@@ -136,8 +136,8 @@ def test_draws_are_keyed_by_the_trainers_step_and_the_micro_batch(tiny_model: Ti
         summary = "tells what its draws would be keyed by"
 
         @contextmanager
-        def perturb(self, run: Run, state: State) -> Iterator[None]:
-            seen.append((run.step, run.rank, run.call))
+        def perturb(self, step: Pass, state: State) -> Iterator[None]:
+            seen.append((step.number, step.rank, step.call))
             yield
 
     asked: dict[str, Any] = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_steps": 3}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from randout.core.errors import UserError
 from randout.methods.attention_noise import AttentionPerturbation
-from randout.methods.base import Batch, Method, Run
+from randout.methods.base import Batch, Context, Method, Pass, State, Step
 from randout.methods.cross_entropy import CrossEntropy
 from randout.methods.embedding_adversarial import EmbeddingAdversarial
 from randout.methods.freelb import FreeLB
@@ -26,7 +26,7 @@ from randout.methods.randout import Randout
 from randout.models.encoder import Want
 from randout.models.hooks import Sites
 from randout.models.kernels import packing
-from randout.training.loop import Material, TrainingState, _batch, _gradients, losses_of, student_forward
+from randout.training.loop import Material, TrainingState, _batch, _gradients, losses_of, step_at
 from support.plain import bert, cross_entropy, kl, padded
 from support.training import hooks_of, new_training, tiny_encoder, toy_material
 
@@ -42,7 +42,7 @@ ALL = (
 each_method = pytest.mark.parametrize("method", ALL, ids=lambda method: method.name)
 
 
-class Step:
+class AStep:
     """A step of eight texts, two of them without a label: as the loop takes it, and what a transcription needs."""
 
     def __init__(self, folder: Path, methods: Sequence[Method], dropout: bool = False, **options: Any) -> None:
@@ -55,6 +55,11 @@ class Step:
         chosen = np.array([0, 3, 5, 8, 11, 14, 25, 27])
         self.rows = chosen[self.material.tokens.lengths[chosen].argsort(kind="stable")]
         self.session.position.micro_batch = len(self.rows)
+
+    @property
+    def first(self) -> Step:
+        """What the methods see of the first step."""
+        return step_at(self.session, self.material, 0)
 
     @property
     def batch(self) -> Batch:
@@ -77,20 +82,19 @@ class Step:
     def ours(self) -> tuple[dict[str, float], dict[str, Tensor]]:
         """The losses that the loop logs for the step, and the gradients that it makes."""
         self.model.zero_grad()
-        self.session.run.logged.clear()
-        _gradients(self.session, self.material, self.rows)
-        logged = self.session.run.logged
+        _gradients(self.session, step := self.first, self.material, self.rows)
+        logged = step.logged
         losses = {name[5:]: float(sum(v for v, _ in logged[name])) for name in logged if name.startswith("loss_")}
         return losses, {name: p.grad for name, p in self.parameters().items() if p.grad is not None}
 
 
-def gradients(loss: Tensor, step: Step) -> dict[str, Tensor]:
+def gradients(loss: Tensor, step: AStep) -> dict[str, Tensor]:
     names, parameters = zip(*step.parameters().items(), strict=True)
     found = torch.autograd.grad(loss, parameters, allow_unused=True)
     return {name: g for name, g in zip(names, found, strict=True) if g is not None}
 
 
-def assert_same_step(step: Step, losses: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def assert_same_step(step: AStep, losses: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     """Losses to float32, in which they are computed, and gradients to 5e-6 of the largest."""
     our_losses, ours = step.ours()
     assert our_losses == pytest.approx({name: loss.item() for name, loss in losses.items()}, rel=1e-5, abs=1e-6)
@@ -121,7 +125,7 @@ def plain_barlow_twins(a: Tensor, b: Tensor) -> Tensor:
 def test_adversarial_embeddings_are_a_perturbed_matrix(tiny_model: Tiny, family: str, contrast: str) -> None:
     """L = (1 - w) / 2 (CE + CE_adv) + w L_ctr, the adversarial model being one whose matrix is W + eps g / ||g||."""
     method = EmbeddingAdversarial(contrast=contrast, epsilon=0.7, weight=0.2)
-    step = Step(tiny_model(family), [CrossEntropy(), method])
+    step = AStep(tiny_model(family), [CrossEntropy(), method])
     matrix = step.model.get_input_embeddings().weight
     name = next(name for name, p in step.parameters().items() if p is matrix)
     logits, cls = step.plain()
@@ -143,7 +147,7 @@ def test_adversarial_embeddings_are_a_perturbed_matrix(tiny_model: Tiny, family:
 @pytest.mark.parametrize("pack", [True, False])
 def test_adversarial_attention_is_its_equation(tiny_model: Tiny, blocks: tuple[int, ...], pack: bool) -> None:
     """r = eps g / ||g|| for each text, g the gradient of CE with respect to r at 0; L = CE + weight CE(r)."""
-    step = Step(
+    step = AStep(
         tiny_model("bert"), [CrossEntropy(), AttentionPerturbation(blocks=blocks, epsilon=2.0, weight=0.6)], pack=pack
     )
     ids, chosen = step.batch.ids, [3 if block == -1 else block for block in blocks]
@@ -163,11 +167,9 @@ def test_adversarial_attention_is_its_equation(tiny_model: Tiny, blocks: tuple[i
 def test_virtual_attention_is_its_equation(tiny_model: Tiny, iterations: int, pack: bool) -> None:
     """d a random unit vector, then the direction of grad_r KL(clean || perturbed) at xi d; L = KL at eps d."""
     method = AttentionPerturbation(form="virtual", power_iterations=iterations, epsilon=3.0, weight=0.7)
-    step = Step(tiny_model("bert"), [CrossEntropy(), method], pack=pack)
+    step = AStep(tiny_model("bert"), [CrossEntropy(), method], pack=pack)
     ids = step.batch.ids
-    d = torch.randn(
-        8, len(ids[-1]), generator=step.session.run.generator("attention-noise", torch.device("cpu"))
-    ).double()
+    d = torch.randn(8, len(ids[-1]), generator=step.first.generator("attention-noise", torch.device("cpu"))).double()
     for row, text in enumerate(ids):
         d[row, len(text) :] = 0
     d = d / d.norm(dim=1, keepdim=True)
@@ -186,20 +188,20 @@ def test_power_iteration_finds_a_worse_direction_than_chance(tiny_model: Tiny) -
     found = {}
     for iterations in (0, 1):
         method = AttentionPerturbation(form="virtual", power_iterations=iterations)
-        found[iterations] = Step(tiny_model("bert"), [CrossEntropy(), method]).ours()[0]["attention-noise"]
+        found[iterations] = AStep(tiny_model("bert"), [CrossEntropy(), method]).ours()[0]["attention-noise"]
     assert found[1] > 2 * found[0]
 
 
 def test_virtual_attention_needs_no_labels(tiny_model: Tiny) -> None:
     """Without any label the loss is the same as with them, and texts without one pull as the others do."""
     method = AttentionPerturbation(form="virtual")
-    step = Step(tiny_model("bert"), [CrossEntropy(), method])
+    step = AStep(tiny_model("bert"), [CrossEntropy(), method])
     labelled = step.ours()[0]["attention-noise"]
     step.material.labels[:] = -1
     losses, found = step.ours()
     assert losses == {"ce": 0.0, "attention-noise": labelled}
     assert max(float(g.abs().max()) for g in found.values()) > 1e-5
-    adversarial = Step(tiny_model("bert"), [CrossEntropy(), AttentionPerturbation()])
+    adversarial = AStep(tiny_model("bert"), [CrossEntropy(), AttentionPerturbation()])
     adversarial.material.labels[:] = -1
     losses, found = adversarial.ours()
     assert losses == {"ce": 0.0, "attention-noise": 0.0}
@@ -209,7 +211,7 @@ def test_virtual_attention_needs_no_labels(tiny_model: Tiny) -> None:
 @pytest.mark.parametrize("form", ["adversarial", "virtual"])
 def test_attention_keeps_the_dropout_masks_of_the_clean_pass(tiny_model: Tiny, form: str) -> None:
     """With dropout on and epsilon 0 the perturbed pass is the clean one."""
-    step = Step(tiny_model("bert"), [CrossEntropy(), AttentionPerturbation(form=form, epsilon=0.0)], dropout=True)
+    step = AStep(tiny_model("bert"), [CrossEntropy(), AttentionPerturbation(form=form, epsilon=0.0)], dropout=True)
     losses, _ = step.ours()
     assert losses["attention-noise"] == pytest.approx({"adversarial": losses["ce"], "virtual": 0.0}[form], abs=1e-6)
 
@@ -235,13 +237,13 @@ def added_to_words(model: Any, delta: Tensor) -> Iterator[None]:
         handle.remove()
 
 
-def plain_freelb(step: Step, k: int, ascent: float, init: float, limit: float, kd: float) -> dict[str, Tensor]:
+def plain_freelb(step: AStep, k: int, ascent: float, init: float, limit: float, kd: float) -> dict[str, Tensor]:
     """Algorithm 1 on the padded batch: its losses; the gradients of the parameters are left in `.grad`."""
     batch = step.batch
     lengths = torch.tensor([len(text) for text in batch.ids])
     width = step.model.get_input_embeddings().weight.shape[1]
     shape = (len(lengths), int(lengths.max()), width)
-    drawn = torch.rand(shape, generator=step.session.run.generator("freelb", torch.device("cpu")))
+    drawn = torch.rand(shape, generator=step.first.generator("freelb", torch.device("cpu")))
     mask = (torch.arange(shape[1]) < lengths[:, None]).double()[..., None]
     delta = (2 * drawn.double() - 1) * mask * init / (lengths * width).double().sqrt()[:, None, None]
     total: dict[str, Tensor] = {}
@@ -278,19 +280,19 @@ def plain_freelb(step: Step, k: int, ascent: float, init: float, limit: float, k
 def test_freelb_is_its_algorithm(tiny_model: Tiny, family: str, settings: dict[str, Any], kd: float) -> None:
     method = FreeLB(**settings)
     beside = [CrossEntropy(), *([KnowledgeDistillation(weight=kd)] if kd else [])]
-    step = Step(tiny_model(family), [*beside, method])
+    step = AStep(tiny_model(family), [*beside, method])
     losses = plain_freelb(step, method.steps, method.ascent, method.init, method.limit, kd)
     expected = {name: p.grad.clone() for name, p in step.parameters().items() if p.grad is not None}
     assert_same_step(step, losses, expected)
-    plain = Step(tiny_model(family), beside)
+    plain = AStep(tiny_model(family), beside)
     clean = plain.ours()[1]
     assert max(float((clean[name] - g).abs().max()) for name, g in expected.items()) > 1e-3, "it changes nothing"
 
 
 def test_freelb_keeps_its_dropout_masks_in_all_passes(tiny_model: Tiny) -> None:
     """With dropout on and nothing added, the mean of three passes is one pass."""
-    one = Step(tiny_model("bert"), [CrossEntropy()], dropout=True).ours()
-    three = Step(tiny_model("bert"), [CrossEntropy(), FreeLB(init=0.0, ascent=0.0)], dropout=True).ours()
+    one = AStep(tiny_model("bert"), [CrossEntropy()], dropout=True).ours()
+    three = AStep(tiny_model("bert"), [CrossEntropy(), FreeLB(init=0.0, ascent=0.0)], dropout=True).ours()
     assert three[0] == pytest.approx(one[0], rel=1e-6)
     assert max(float((three[1][name] - g).abs().max()) for name, g in one[1].items()) < 1e-6
 
@@ -299,7 +301,7 @@ def test_freelb_climbs(tiny_model: Tiny) -> None:
     """More ascent, more loss; the ball holds it back."""
 
     def loss(**settings: Any) -> float:
-        return Step(tiny_model("bert"), [CrossEntropy(), FreeLB(init=0.0, **settings)]).ours()[0]["ce"]
+        return AStep(tiny_model("bert"), [CrossEntropy(), FreeLB(init=0.0, **settings)]).ours()[0]["ce"]
 
     assert loss(ascent=0.0) < loss(ascent=0.1, limit=0.01) < loss(ascent=0.1) < loss(ascent=0.3, limit=0.0)
 
@@ -308,25 +310,35 @@ def test_freelb_takes_a_text_by_its_own_gradient(tiny_model: Tiny) -> None:
     """What is added to a text does not depend on the loss's scale, nor on the texts it shares a micro-batch with."""
     found = []
     for micro_batch, scale in ((8, 1.0), (1, 1.0), (3, 1.0), (8, 0.01)):
-        step = Step(tiny_model("bert"), [CrossEntropy(), FreeLB()])
         seen: list[Tensor] = []
 
         def keep(ids: Tensor, embedded: Tensor, seen: list[Tensor] = seen) -> Tensor:
             seen.append(embedded.detach().flatten(0, 1))
             return embedded
 
-        def inner(batch: Batch, part: float = 1.0, step: Step = step, scale: float = scale, keep: Any = keep) -> None:
-            undo = step.session.run.sites.change_words(keep)  # behind the method's own hook: what it made of the words
-            losses, _ = losses_of(step.session, batch)
-            undo()
-            (scale * part * losses["ce"]).backward()
+        class Keep(Method):  # behind the method's own hook: what it made of the words
+            name = "keep"
+            summary = "keeps the words"
 
-        backward = step.session.methods[1].gradient(step.session.run, step.session.states[1], inner)
+            @contextmanager
+            def perturb(self, step: Pass, state: State, keep: Any = keep) -> Iterator[None]:
+                undo = step.context.sites.change_words(keep)
+                yield
+                undo()
+
+        step = AStep(tiny_model("bert"), [CrossEntropy(), FreeLB(), Keep()])
+
+        def backward(
+            batch: Batch, part: float = 1.0, around: Any = None, step: AStep = step, of: float = scale
+        ) -> None:
+            losses, _ = losses_of(step.session, step.first.within(around), batch)
+            (of * part * losses["ce"]).backward()
+
         passes: list[list[Tensor]] = [[], [], []]
         for first in range(0, 8, micro_batch):
             seen.clear()
             step.session.position.micro_batch = micro_batch
-            backward(_batch(step.session, step.material, step.rows, first))
+            step.session.stack.gradient(step.first, _batch(step.session, step.material, step.rows, first), backward)
             for place in range(3):
                 passes[place].append(seen[place])
         found.append([torch.cat(part) for part in passes])
@@ -343,8 +355,8 @@ def test_freelb_takes_a_text_by_its_own_gradient(tiny_model: Tiny) -> None:
 def test_r_drop_is_its_equation(tiny_model: Tiny, noise: bool) -> None:
     """(CE_1 + CE_2) / 2 + alpha (KL(p_1 || p_2) + KL(p_2 || p_1)) / 2 of two passes, with gradients into both."""
     beside = [CrossEntropy(), *([Randout(tokens=4, units=8)] if noise else [])]
-    step = Step(tiny_model("bert"), [*beside, RDrop(alpha=3.0)], dropout=True)
-    one, two = (student_forward(step.session, step.batch, call=call).logits for call in (0, 1))
+    step = AStep(tiny_model("bert"), [*beside, RDrop(alpha=3.0)], dropout=True)
+    one, two = (step.first.forward(step.batch, call=call).logits for call in (0, 1))
     assert (one - two).abs().max() > 1e-2
     supervised = (cross_entropy(one, step.labels) + cross_entropy(two, step.labels)) / 2
     log_one, log_two = F.log_softmax(one, -1), F.log_softmax(two, -1)
@@ -355,7 +367,7 @@ def test_r_drop_is_its_equation(tiny_model: Tiny, noise: bool) -> None:
 
 
 def test_r_drop_without_dropout_is_plain(tiny_model: Tiny) -> None:
-    plain, ours = (Step(tiny_model("bert"), [CrossEntropy(), *more]).ours() for more in ([], [RDrop()]))
+    plain, ours = (AStep(tiny_model("bert"), [CrossEntropy(), *more]).ours() for more in ([], [RDrop()]))
     assert ours[0] == pytest.approx(plain[0] | {"r-drop": 0.0}, abs=1e-6)
     assert max(float((ours[1][name] - g).abs().max()) for name, g in plain[1].items()) < 1e-6
 
@@ -367,7 +379,7 @@ def test_r_drop_without_dropout_is_plain(tiny_model: Tiny) -> None:
 @pytest.mark.parametrize("dropout", [False, True])
 def test_weights_are_as_they_were_after_the_gradients(tiny_model: Tiny, method: Method, dropout: bool) -> None:
     """Bit for bit, the embedding matrix above all: what is added to it is never in it."""
-    step = Step(tiny_model("bert"), [CrossEntropy(), method], dropout=dropout)
+    step = AStep(tiny_model("bert"), [CrossEntropy(), method], dropout=dropout)
     before = {name: p.detach().clone() for name, p in step.parameters().items()}
     step.ours()
     assert all(torch.equal(p, before[name]) for name, p in step.parameters().items())
@@ -375,7 +387,7 @@ def test_weights_are_as_they_were_after_the_gradients(tiny_model: Tiny, method: 
 
 @cache
 def losses_of_a_fresh_step(folder: Path, method: Method, pack: bool) -> dict[str, float]:
-    return Step(folder, [CrossEntropy(), method], pack=pack).ours()[0]
+    return AStep(folder, [CrossEntropy(), method], pack=pack).ours()[0]
 
 
 @each_method
@@ -385,7 +397,7 @@ def test_an_exception_leaves_nothing_behind(tiny_model: Tiny, method: Method, fa
     """In the first, second or third forward of a step: no hook, no bias, and the model's own attention."""
     if family == "mpnet" and isinstance(method, AttentionPerturbation):
         family = "roberta"  # MPNet is refused
-    step = Step(tiny_model(family), [CrossEntropy(), method], pack=family != "roberta")
+    step = AStep(tiny_model(family), [CrossEntropy(), method], pack=family != "roberta")
     own, hooks, forwards = step.model.config._attn_implementation, hooks_of(step.model), 0
 
     def stop(*_: Any) -> None:
@@ -394,7 +406,7 @@ def test_an_exception_leaves_nothing_behind(tiny_model: Tiny, method: Method, fa
         if forwards == broken:
             raise KeyboardInterrupt
 
-    handle = step.session.run.sites.blocks[-1].register_forward_pre_hook(stop)
+    handle = step.session.stack.context.sites.blocks[-1].register_forward_pre_hook(stop)
     if broken <= 2 or isinstance(method, AttentionPerturbation | FreeLB):
         with pytest.raises(KeyboardInterrupt):
             step.ours()
@@ -405,13 +417,12 @@ def test_an_exception_leaves_nothing_behind(tiny_model: Tiny, method: Method, fa
     assert hooks_of(step.model) == hooks
     assert step.model.config._attn_implementation == own
     assert packing.attention_hooks == []
-    assert step.session.run.layout is None
     assert step.ours()[0] == losses_of_a_fresh_step(tiny_model(family), method, family != "roberta")
 
 
 @each_method
 def test_batches_without_labels_give_no_nan(tiny_model: Tiny, method: Method) -> None:
-    step = Step(tiny_model("bert"), [CrossEntropy(), method], dropout=True)
+    step = AStep(tiny_model("bert"), [CrossEntropy(), method], dropout=True)
     step.material.labels[:] = -1
     losses, found = step.ours()
     assert losses["ce"] == 0.0
@@ -421,7 +432,7 @@ def test_batches_without_labels_give_no_nan(tiny_model: Tiny, method: Method) ->
 
 @each_method
 def test_a_batch_of_one(tiny_model: Tiny, method: Method) -> None:
-    step = Step(tiny_model("bert"), [CrossEntropy(), method], dropout=True)
+    step = AStep(tiny_model("bert"), [CrossEntropy(), method], dropout=True)
     step.rows = step.rows[:1]
     losses, found = step.ours()
     assert all(np.isfinite(value) for value in losses.values())
@@ -432,8 +443,8 @@ def test_a_batch_of_one(tiny_model: Tiny, method: Method) -> None:
 @each_method
 def test_the_first_forward_is_the_clean_one(tiny_model: Tiny, method: Method) -> None:
     """A further loss of the recipe reads clean logits (under FreeLB perturbed ones: all losses are climbed)."""
-    plain = Step(tiny_model("bert"), [CrossEntropy(), KnowledgeDistillation()], dropout=True).ours()[0]["kd"]
-    ours = Step(tiny_model("bert"), [CrossEntropy(), KnowledgeDistillation(), method], dropout=True).ours()[0]["kd"]
+    plain = AStep(tiny_model("bert"), [CrossEntropy(), KnowledgeDistillation()], dropout=True).ours()[0]["kd"]
+    ours = AStep(tiny_model("bert"), [CrossEntropy(), KnowledgeDistillation(), method], dropout=True).ours()[0]["kd"]
     assert (ours == plain) == (not isinstance(method, FreeLB))
 
 
@@ -441,7 +452,7 @@ def test_the_first_forward_is_the_clean_one(tiny_model: Tiny, method: Method) ->
 def test_a_student_without_word_embeddings_is_refused(method: Method) -> None:
     model = torch.nn.Identity()
     with pytest.raises(UserError, match=rf"methods.{method.name}: this student has no word embeddings"):
-        method.check(Run(model, Sites(model, (model,)), seed=0))
+        method.check(Context(model, Sites(model, (model,)), seed=0))
 
 
 def test_only_the_method_that_asked_gets_cls(tiny_model: Tiny) -> None:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from randout.core.errors import UserError
-from randout.methods.base import Method, Run, State
+from randout.methods.base import Context, Loop, Method, State, Step
 from randout.methods.cross_entropy import CrossEntropy
 from randout.methods.dropout_distillation import DropoutDistillation
 from randout.methods.functional import squared_error
@@ -29,7 +29,7 @@ from randout.methods.weidc import WeiDC
 from randout.models.encoder import Encoder, Output
 from randout.models.hooks import Sites
 from randout.models.tokens import batches
-from randout.training.loop import Material, TrainingState, _batch, learning_rate, losses_of, student_forward
+from randout.training.loop import Material, TrainingState, _batch, learning_rate, losses_of, step_at
 from support.training import (
     largest_difference,
     live_teacher,
@@ -50,16 +50,15 @@ def logits_of(seed: int, rows: int = len(LABELS), classes: int = 3) -> Tensor:
     return 3 * torch.randn(rows, classes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def a_run(gold: Method | None = None, **changes: Any) -> Run:
-    """A run of no model in which `gold` owns the loss on gold labels."""
-    run = Run(nn.Identity(), Sites(nn.Identity(), ()), seed=1, **changes)
+def bare_step(gold: Method | None = None, **changes: Any) -> Step:
+    """A step of no model in which `gold` owns the loss on gold labels."""
+    context = Context(nn.Identity(), Sites(nn.Identity(), ()), seed=1, **changes)
     gold = gold or CrossEntropy()
-    run.supervised = lambda output, batch: gold.loss(run, State(), output, batch, None)["ce"]
-    return run
+    return Step(context, Loop(supervised=lambda step, *given: gold.loss(step, State(), *given, None)["ce"]))
 
 
-def losses(method: Method, logits: Tensor, batch: Any, run: Run | None = None) -> dict[str, Tensor]:
-    return method.loss(run or a_run(), State(), Output(logits, {}), batch, None)
+def losses(method: Method, logits: Tensor, batch: Any, step: Step | None = None) -> dict[str, Tensor]:
+    return method.loss(step or bare_step(), State(), Output(logits, {}), batch, None)
 
 
 def total_and_gradient(method: Method, logits: Tensor, batch: Any) -> tuple[float, np.ndarray]:
@@ -139,12 +138,12 @@ def test_one_teacher_of_several_is_distillation_at_temperature_1() -> None:
 
 
 def test_weights_of_teachers_are_one_each() -> None:
-    MultiTeacher(weights=(1.0, 2.0)).check(a_run(teachers=2))
-    MultiTeacher().check(a_run(teachers=5))
+    MultiTeacher(weights=(1.0, 2.0)).check(bare_step(teachers=2).context)
+    MultiTeacher().check(bare_step(teachers=5).context)
     with pytest.raises(UserError, match=r"methods.multi-teacher.weights: 3 for 2 teachers .*one for each, or none"):
-        MultiTeacher(weights=(1.0, 2.0, 1.0)).check(a_run(teachers=2))
+        MultiTeacher(weights=(1.0, 2.0, 1.0)).check(bare_step(teachers=2).context)
     with pytest.raises(UserError, match=r"2 for 1 teacher \("):
-        MultiTeacher(weights=(1.0, 2.0)).check(a_run(teachers=1))
+        MultiTeacher(weights=(1.0, 2.0)).check(bare_step(teachers=1).context)
     for wrong in ((0.0, 0.0), (1.0, -0.5)):
         with pytest.raises(UserError, match="at least one above 0"):
             MultiTeacher(weights=wrong)
@@ -179,10 +178,10 @@ def test_logits_of_half_precision_are_summed_in_float32(method: Method) -> None:
 def test_settings_of_the_loss_on_gold_labels_hold(method: Method) -> None:
     """The part of gold labels is the recipe's own: smoothed, weighted, as `ce` says."""
     gold = CrossEntropy(label_smoothing=0.2, class_weights="balanced")
-    run = a_run(gold, class_weights=torch.tensor([0.4, 1.5, 3.0]))
+    step = bare_step(gold, class_weights=torch.tensor([0.4, 1.5, 3.0]))
     batch = make_batch(LABELS, logits_of(1))
-    ours = losses(method, logits_of(0), batch, run)["ce"]
-    (theirs,) = gold.loss(run, State(), Output(logits_of(0), {}), batch, None).values()
+    ours = losses(method, logits_of(0), batch, step)["ce"]
+    (theirs,) = gold.loss(step, State(), Output(logits_of(0), {}), batch, None).values()
     torch.testing.assert_close(ours, 0.5 * theirs)
 
 
@@ -190,7 +189,7 @@ def test_a_loss_without_what_it_needs_says_so() -> None:
     for method in OF_LOGITS:
         with pytest.raises(RuntimeError, match="without stored teacher logits"):
             losses(method, logits_of(0), make_batch(LABELS))
-    with pytest.raises(RuntimeError, match="without a teacher to run"):
+    with pytest.raises(RuntimeError, match="this training has no teacher that runs alongside"):
         losses(DropoutDistillation(), logits_of(0), make_batch(LABELS))
 
 
@@ -228,7 +227,7 @@ def test_weighted_error_and_its_gradient(weighting: str) -> None:
     state = State(tensors={"theta": torch.zeros(1)})
     made = WeiDC(alpha=a, weighting=weighting)
     forward = lambda **_: Output(logits_of(1), {})  # noqa: E731
-    total = sum(made.loss(a_run(), state, Output(logits, {}), make_batch(LABELS), forward).values())
+    total = sum(made.loss(bare_step(), state, Output(logits, {}), make_batch(LABELS), forward).values())
     total.backward()
     assert total.item() == pytest.approx(expected, rel=1e-5)
     np.testing.assert_allclose(logits.grad.numpy(), gradient, atol=1e-6)
@@ -414,13 +413,13 @@ def test_the_best_checkpoint_is_not_the_last(tiny_model: Tiny) -> None:
     for which in ("best", "last"):
         session = new_training(tiny_encoder(tiny_model("bert")), [CrossEntropy(), WeiDC(checkpoint=which)], epochs=3)
         first = {name: p.detach().clone() for name, p in session.encoder.model.named_parameters()}
-        WeiDC(checkpoint=which).evaluated(session.run, session.states[1], {}, improved=True)
-        assert largest_difference(session.states[1].tensors, first) == 0
+        WeiDC(checkpoint=which).evaluated(first_step(session), session.stack.states[1], {}, improved=True)
+        assert largest_difference(session.stack.states[1].tensors, first) == 0
         with torch.no_grad():
             for p in session.encoder.model.parameters():
                 p += 1.0
-        WeiDC(checkpoint=which).evaluated(session.run, session.states[1], {}, improved=False)
-        kept[which] = largest_difference(session.states[1].tensors, first)
+        WeiDC(checkpoint=which).evaluated(first_step(session), session.stack.states[1], {}, improved=False)
+        kept[which] = largest_difference(session.stack.states[1].tensors, first)
     assert kept == {"best": 0.0, "last": pytest.approx(1.0)}
 
 
@@ -446,6 +445,10 @@ def a_session(
     return new_training(tiny_encoder(tiny_model("bert"), **off), methods, live)
 
 
+def first_step(session: TrainingState) -> Step:
+    return step_at(session, toy_material(session.encoder, 28, unlabelled=4), 0)
+
+
 def a_step(session: TrainingState) -> Any:
     material = toy_material(session.encoder, 28, unlabelled=4)
     session.position.micro_batch = 8
@@ -456,9 +459,9 @@ def a_step(session: TrainingState) -> Any:
 def test_dropout_distillation(tiny_model: Tiny, passes: int) -> None:
     """KL(mean of the passes || student without dropout) / n, and its gradient (q - p) / n at the logits."""
     session = a_session(tiny_model, [DropoutDistillation(passes=passes, weight=0.7)])
-    batch, teacher = a_step(session), session.run.teacher
-    each = [teacher.forward(session.run, batch, dropout=True, call=m).logits.detach() for m in range(passes)]
-    found, logits = losses_of(session, batch)
+    step, batch, teacher = first_step(session), a_step(session), session.stack.context.live_teacher
+    each = [teacher.forward(step, batch, dropout=True, call=m).logits.detach() for m in range(passes)]
+    found, logits = losses_of(session, step, batch)
     p = sum(softmax(z.double().numpy()) for z in each) / passes
     session.encoder.model.eval()
     q = softmax(session.encoder.forward(batch.ids).logits.detach().double().numpy())
@@ -474,7 +477,7 @@ def test_the_students_dropout_is_off_and_comes_back(tiny_model: Tiny) -> None:
     session = a_session(tiny_model, [DropoutDistillation(passes=1)])
     plain = a_session(tiny_model, [CrossEntropy()])
     batch = a_step(session)
-    forward, other = partial(student_forward, session, batch), partial(student_forward, plain, batch)
+    forward, other = (partial(first_step(one).forward, batch) for one in (session, plain))
     assert torch.equal(forward(call=0).logits, forward(call=1).logits)
     assert torch.equal(forward().logits, other(dropout=False).logits)
     assert session.encoder.model.training, "the mode is left as it was found"
@@ -499,7 +502,7 @@ def test_dropout_distillation_needs_no_labels(tiny_model: Tiny) -> None:
 
 def test_no_gradient_reaches_a_live_teacher(tiny_model: Tiny) -> None:
     session = a_session(tiny_model, [DropoutDistillation(passes=2)])
-    teacher = session.run.teacher.encoder.model.requires_grad_(True)
+    teacher = session.stack.context.teacher.encoder.model.requires_grad_(True)
     before = copy.deepcopy(teacher.state_dict())
     trained(session, toy_material(session.encoder, 28), events=2)
     assert all(p.grad is None for p in teacher.parameters())
@@ -517,9 +520,9 @@ def test_no_gradient_reaches_what_the_student_was(tiny_model: Tiny, method: Meth
     session = new_training(tiny_encoder(tiny_model("bert")), [CrossEntropy(), method, Randout(tokens=8, units=8)])
     material = toy_material(session.encoder, 28, unlabelled=4)
     trained(session, material, events=6)
-    batch, state = a_step(session), session.states[1]
+    batch, state = a_step(session), session.stack.states[1]
     kept = [tensor.requires_grad_() for tensor in state.tensors.values()]
-    found, logits = losses_of(session, batch)
+    found, logits = losses_of(session, first_step(session), batch)
     loss = found[method.name]
     assert loss.item() > 0
     assert all(g is None for g in torch.autograd.grad(loss, kept, retain_graph=True, allow_unused=True))
@@ -537,15 +540,15 @@ def test_the_student_as_it_was_runs_clean(tiny_model: Tiny, method: Method) -> N
     """Neither dropout nor the recipe's noise is in the teacher's logits: those of its weights in evaluation."""
     session = new_training(tiny_encoder(tiny_model("bert")), [CrossEntropy(), method, Randout(tokens=8, units=8)])
     batch = a_step(session)
-    method.evaluated(session.run, session.states[1], {}, True)
+    method.evaluated(first_step(session), session.stack.states[1], {}, True)
     seen = []
 
     def forward(**asked: Any) -> Output:
-        seen.append(student_forward(session, batch, **asked))
+        seen.append(first_step(session).forward(batch, **asked))
         return seen[-1]
 
-    output = student_forward(session, batch)
-    method.loss(session.run, session.states[1], output, batch, forward)
+    output = first_step(session).forward(batch)
+    method.loss(first_step(session), session.stack.states[1], output, batch, forward)
     session.encoder.model.eval()
     assert len(seen) == 1
     torch.testing.assert_close(seen[0].logits, session.encoder.forward(batch.ids).logits, rtol=0, atol=1e-5)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from randout.core.errors import UserError
 from randout.core.rng import random_key
-from randout.methods.base import Method, Run, State
+from randout.methods.base import Context, Method, State, Step
 from randout.methods.builtin import METHODS
 from randout.methods.cross_entropy import CrossEntropy
 from randout.methods.functional import kl_divergence
@@ -23,19 +23,19 @@ from randout.methods.kd import KnowledgeDistillation
 from randout.methods.randout import Randout
 from randout.models.encoder import Output, Want
 from randout.models.hooks import Layout, Sites
-from randout.training.loop import losses_of
+from randout.training.loop import losses_of, step_at
 from support.training import bit_identical, make_batch, new_training, tiny_encoder, toy_material, trained, weights_of
 
 WIDTH = 48
 
 
-def a_run(seed: int = 1, step: int = 0, **changes: Any) -> Run:
-    return Run(nn.Identity(), Sites(nn.Identity(), (nn.Identity(),) * 3), seed, step=step, **changes)
+def bare_step(seed: int = 1, number: int = 0, class_weights: Tensor | None = None, **changes: Any) -> Step:
+    sites = Sites(nn.Identity(), (nn.Identity(),) * 3)
+    return Step(Context(nn.Identity(), sites, seed, class_weights=class_weights), number=number, **changes)
 
 
-def loss_of(method: Method, logits: Tensor, batch: Any, run: Run | None = None) -> Tensor:
-    run = run or a_run()
-    (value,) = method.loss(run, State(), Output(logits, {}), batch, lambda: None).values()
+def loss_of(method: Method, logits: Tensor, batch: Any, step: Step | None = None) -> Tensor:
+    (value,) = method.loss(step or bare_step(), State(), Output(logits, {}), batch, lambda: None).values()
     return value
 
 
@@ -76,24 +76,24 @@ def test_label_smoothing_is_torchs(smoothing: float) -> None:
 @pytest.mark.parametrize("labels", [[0, 2, 1, 1, 0], [0], [0, 0]])
 def test_class_weights_are_torchs(labels: list[int]) -> None:
     """Also where the weights of a batch sum to less than one (one text of the commonest class)."""
-    run = a_run(class_weights=torch.tensor([0.4, 1.5, 3.0]))
+    step = bare_step(class_weights=torch.tensor([0.4, 1.5, 3.0]))
     logits = logits_of(len(labels)).float()
-    ours = loss_of(CrossEntropy(class_weights="balanced"), logits, make_batch(labels), run)
-    torch.testing.assert_close(ours, F.cross_entropy(logits, torch.tensor(labels), weight=run.class_weights))
-    unweighted = loss_of(CrossEntropy(), logits, make_batch(labels), run)
+    ours = loss_of(CrossEntropy(class_weights="balanced"), logits, make_batch(labels), step)
+    torch.testing.assert_close(ours, F.cross_entropy(logits, torch.tensor(labels), weight=step.context.class_weights))
+    unweighted = loss_of(CrossEntropy(), logits, make_batch(labels), step)
     torch.testing.assert_close(unweighted, F.cross_entropy(logits, torch.tensor(labels)))
 
 
 def test_smoothing_and_weights_together() -> None:
-    run, labels, e = a_run(class_weights=torch.tensor([0.4, 1.5, 3.0])), [0, 2, 1, 1], 0.2
+    step, labels, e = bare_step(class_weights=torch.tensor([0.4, 1.5, 3.0])), [0, 2, 1, 1], 0.2
     logits = logits_of(4)
-    ours = loss_of(CrossEntropy(class_weights="balanced", label_smoothing=e), logits, make_batch(labels), run)
+    ours = loss_of(CrossEntropy(class_weights="balanced", label_smoothing=e), logits, make_batch(labels), step)
     log_p = np.log(np.exp(logits.numpy()) / np.exp(logits.numpy()).sum(1, keepdims=True))
     above = below = 0.0
     for row, label in zip(log_p, labels, strict=True):
         target = np.full(3, e / 3)
         target[label] += 1 - e
-        weight = float(run.class_weights[label])
+        weight = float(step.context.class_weights[label])
         above, below = above - weight * float((target * row).sum()), below + weight
     assert ours.item() == pytest.approx(above / below, rel=1e-5)
 
@@ -106,8 +106,8 @@ def test_texts_without_labels_add_nothing_to_cross_entropy() -> None:
     ours.backward()
     assert logits.grad[[1, 3]].abs().max() == 0 < logits.grad[[0, 2]].abs().min()
     for weights in ("none", "balanced"):
-        run = a_run(class_weights=torch.ones(3))
-        nothing = loss_of(CrossEntropy(class_weights=weights), logits_of(2), make_batch([-1, -1]), run)
+        step = bare_step(class_weights=torch.ones(3))
+        nothing = loss_of(CrossEntropy(class_weights=weights), logits_of(2), make_batch([-1, -1]), step)
         assert nothing.item() == 0.0
 
 
@@ -115,12 +115,12 @@ def test_texts_without_labels_add_nothing_to_cross_entropy() -> None:
 @pytest.mark.parametrize("method", [CrossEntropy, KnowledgeDistillation])
 def test_micro_batches_add_up_to_the_step(method: type[Method], weights: str) -> None:
     """Each is divided by the counts of the whole step, so their sum is the loss of the larger batch."""
-    run, labels = a_run(class_weights=torch.tensor([0.4, 1.5, 3.0])), [0, 2, -1, 1, 0, 0, 2]
+    step, labels = bare_step(class_weights=torch.tensor([0.4, 1.5, 3.0])), [0, 2, -1, 1, 0, 0, 2]
     logits, teacher = logits_of(7), logits_of(7, seed=1)
     made = method(class_weights=weights) if method is CrossEntropy else method(reduction="mean")
-    whole = loss_of(made, logits, make_batch(labels, teacher), run)
+    whole = loss_of(made, logits, make_batch(labels, teacher), step)
     parts = [
-        loss_of(made, logits[at], make_batch(labels[at], teacher[at], step_labels=labels, first=at.start), run)
+        loss_of(made, logits[at], make_batch(labels[at], teacher[at], step_labels=labels, first=at.start), step)
         for at in (slice(0, 3), slice(3, 6), slice(6, 7))
     ]
     torch.testing.assert_close(sum(parts), whole)
@@ -192,7 +192,7 @@ def test_the_whole_loss_is_equation_6(tiny_model: Callable[[str], Path]) -> None
     ids = [torch.from_numpy(material.tokens[row].astype(np.int64)) for row in rows]
     batch = make_batch(material.labels[:8].tolist(), material.teacher[:8])
     batch = type(batch)(torch.from_numpy(rows), ids, batch.labels, batch.teacher, batch.step_labels, 0, 24)
-    losses, logits = losses_of(session, batch)
+    losses, logits = losses_of(session, step_at(session, material, 0), batch)
     plain = logits.detach().double().numpy()
     ce = plain_cross_entropy(plain, material.labels[:8].tolist())
     kd = plain_distillation(material.teacher[:8].double().numpy(), plain, 2.0) / 8
@@ -214,12 +214,11 @@ def a_layout(
     return Layout(starts, sizes, widest, first, of or len(lengths))
 
 
-def noise_of(method: Randout, layout: Layout, run: Run | None = None, rows: int = 0, layer: int = 1) -> Tensor:
+def noise_of(method: Randout, layout: Layout, step: Step | None = None, rows: int = 0, layer: int = 1) -> Tensor:
     """What is added to a state of zeros (rows, WIDTH)."""
-    run = run or a_run()
-    run.layout = layout
+    step = (step or bare_step()).at(layout)
     rows = rows or int((layout.starts + layout.lengths).max())
-    return method._add(run, layer, torch.zeros(1, rows, WIDTH))[0]
+    return method._add(step, layer, torch.zeros(1, rows, WIDTH))[0]
 
 
 def by_text(noise: Tensor, layout: Layout) -> list[Tensor]:
@@ -292,9 +291,9 @@ def test_units_of_each_token_apart() -> None:
 
 def test_tokens_and_units_are_chosen_evenly() -> None:
     tokens, units = torch.zeros(12), torch.zeros(WIDTH)
-    for step in range(60):
+    for number in range(60):
         layout = a_layout([12] * 20)
-        noise = noise_of(Randout(tokens=3, units=4), layout, a_run(step=step)).view(20, 12, WIDTH)
+        noise = noise_of(Randout(tokens=3, units=4), layout, bare_step(number=number)).view(20, 12, WIDTH)
         tokens += (noise != 0).any(2).sum(0)
         units += (noise != 0).any(1).sum(0)
     drawn = 60 * 20
@@ -322,17 +321,16 @@ def test_the_literal_reading_is_the_compact_tensor() -> None:
     lengths, tokens, units = [3, 9, 4], 6, 5
     made = Randout(tokens=tokens, units=units, choose_tokens="leading", choose_units="leading", padding=True)
     layout = a_layout(lengths, padded=True)
-    run = a_run()
-    run.layout = layout
-    _, _, eta = made.draw(run, 1, layout, WIDTH, torch.device("cpu"))
+    step = bare_step().at(layout)
+    _, _, eta = made.draw(step, 1, layout, WIDTH, torch.device("cpu"))
     hidden = torch.randn(3, 9, WIDTH)
-    ours = made._add(run, 1, hidden)
+    ours = made._add(step, 1, hidden)
     literal = hidden.clone()
     literal[:, :tokens, :units] += eta
     real = torch.arange(9)[None] < layout.lengths[:, None]
     assert torch.equal(ours[real], literal[real])
     assert torch.equal(ours[~real], hidden[~real])
-    generator = run.generator("randout", torch.device("cpu"), 0, 1)
+    generator = step.generator("randout", torch.device("cpu"), 0, 1)
     for shape in ((3, 9), (3, 1, WIDTH)):  # the draws that choose come first
         torch.rand(shape, generator=generator)
     drawn = torch.rand([3, tokens, units], generator=generator) - 0.5
@@ -350,18 +348,16 @@ def test_padding_may_take_a_share_of_the_noise() -> None:
     lengths = [4] * 40 + [40]
     layout = a_layout(lengths)
     touched = 0
-    for step in range(20):
-        noise = noise_of(Randout(tokens=10, units=2, padding=True), layout, a_run(step=step))
+    for number in range(20):
+        noise = noise_of(Randout(tokens=10, units=2, padding=True), layout, bare_step(number=number))
         touched += sum(int((text != 0).any(1).sum()) for text in by_text(noise, layout)[:40])
     assert touched / (20 * 40) == pytest.approx(10 * 4 / 40, abs=0.15)  # and not min(10, 4)
 
 
 def test_replacing_in_place_of_adding() -> None:
-    run, layout = a_run(), a_layout([3, 9])
-    run.layout = layout
-    hidden = torch.randn(1, 12, WIDTH)
-    added = noise_of(Randout(tokens=4, units=5), layout, a_run())
-    ours = Randout(tokens=4, units=5, replace=True)._add(run, 1, hidden)[0]
+    layout, hidden = a_layout([3, 9]), torch.randn(1, 12, WIDTH)
+    added = noise_of(Randout(tokens=4, units=5), layout)
+    ours = Randout(tokens=4, units=5, replace=True)._add(bare_step().at(layout), 1, hidden)[0]
     assert torch.equal(ours, torch.where(added != 0, added, hidden[0]))
 
 
@@ -369,11 +365,11 @@ def test_replacing_in_place_of_adding() -> None:
 def test_expected_size_of_the_noise(tokens: int, units: int) -> None:
     """sqrt(T * H / 12) by text, and what is logged is what was added."""
     layout, sizes = a_layout([64] * 40), []
-    for step in range(8):
-        run = a_run(step=step)
-        texts = by_text(noise_of(Randout(tokens=tokens, units=units), layout, run), layout)
+    for number in range(8):
+        step = bare_step(number=number)
+        texts = by_text(noise_of(Randout(tokens=tokens, units=units), layout, step), layout)
         sizes += [text.norm().item() for text in texts]
-        ((logged, texts_logged),) = run.logged["noise_l2"]
+        ((logged, texts_logged),) = step.logged["noise_l2"]
         assert texts_logged == 40
         assert logged.item() == pytest.approx(np.mean(sizes[-40:]), rel=1e-5)
     assert np.sqrt(np.mean(np.square(sizes))) == pytest.approx(math.sqrt(tokens * units / 12), rel=0.06)
@@ -381,19 +377,19 @@ def test_expected_size_of_the_noise(tokens: int, units: int) -> None:
 
 def test_noise_is_a_function_of_its_key() -> None:
     layout, made = a_layout([5, 9]), Randout(tokens=4, units=3)
-    first = noise_of(made, layout, a_run())
+    first = noise_of(made, layout, bare_step())
     torch.rand(5)  # torch's own stream has no say
-    assert torch.equal(first, noise_of(made, layout, a_run()))
+    assert torch.equal(first, noise_of(made, layout, bare_step()))
     state = torch.get_rng_state()
-    noise_of(made, layout, a_run())
+    noise_of(made, layout, bare_step())
     assert torch.equal(state, torch.get_rng_state()), "the noise draws from torch's own stream"
     others = [
-        noise_of(made, layout, a_run(seed=2)),
-        noise_of(made, layout, a_run(step=1)),
-        noise_of(made, layout, a_run(call=1)),
-        noise_of(made, layout, a_run(rank=1)),
-        noise_of(made, layout, a_run(), layer=2),
-        noise_of(Randout(tokens=4, units=3, seed=1), layout, a_run()),
+        noise_of(made, layout, bare_step(seed=2)),
+        noise_of(made, layout, bare_step(number=1)),
+        made._add(bare_step().at(layout, call=1), 1, torch.zeros(1, 14, WIDTH))[0],
+        noise_of(made, layout, bare_step(rank=1)),
+        noise_of(made, layout, bare_step(), layer=2),
+        noise_of(Randout(tokens=4, units=3, seed=1), layout, bare_step()),
     ]
     seen = [first, *others]
     assert all(not torch.equal(a, b) for at, a in enumerate(seen) for b in seen[:at])
@@ -424,24 +420,20 @@ def test_noise_does_not_depend_on_micro_batches(size: int) -> None:
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_clean_passes_and_half_precision() -> None:
-    run = a_run()
-    hidden = torch.randn(1, 12, WIDTH)
-    assert Randout()._add(run, 1, hidden) is hidden
-    run.layout = a_layout([12])
-    wide = Randout()._add(run, 1, torch.zeros(1, 12, WIDTH))
-    half = Randout()._add(run, 1, torch.zeros(1, 12, WIDTH, dtype=torch.bfloat16))
+def test_half_precision() -> None:
+    step = bare_step().at(a_layout([12]))
+    wide = Randout()._add(step, 1, torch.zeros(1, 12, WIDTH))
+    half = Randout()._add(step, 1, torch.zeros(1, 12, WIDTH, dtype=torch.bfloat16))
     assert half.dtype == torch.bfloat16
     assert torch.equal(half, wide.bfloat16())
 
 
 def test_gradients_pass_through_the_noise() -> None:
     for replace in (False, True):
-        run, layout = a_run(), a_layout([3, 9])
-        run.layout = layout
+        layout = a_layout([3, 9])
         hidden = torch.randn(1, 12, WIDTH, requires_grad=True)
-        Randout(tokens=4, units=5, replace=replace)._add(run, 1, hidden).sum().backward()
-        touched = noise_of(Randout(tokens=4, units=5), layout, a_run()) != 0
+        Randout(tokens=4, units=5, replace=replace)._add(bare_step().at(layout), 1, hidden).sum().backward()
+        touched = noise_of(Randout(tokens=4, units=5), layout, bare_step()) != 0
         expected = torch.where(touched, 0.0, 1.0) if replace else torch.ones(12, WIDTH)
         assert torch.equal(hidden.grad[0], expected)
 
@@ -453,7 +445,7 @@ def test_settings_are_checked() -> None:
         with pytest.raises(UserError, match=f"Randout: {next(iter(bad))}"):
             Randout(**bad)
     with pytest.raises(UserError, match=r"layers: found 4; expected 0 .the embeddings. to 3"):
-        Randout(layers=4).check(a_run())
+        Randout(layers=4).check(bare_step().context)
     with pytest.raises(UserError, match="cannot be changed"):
         Randout().tokens = 3
     for name, method in METHODS.items():
@@ -478,16 +470,15 @@ def test_noise_enters_where_it_is_asked(tiny_model: Callable[[str], Path], layer
     encoder = tiny_encoder(tiny_model("bert"), dropout=0.0, attention_dropout=0.0)
     ids = [torch.arange(5, 5 + n) for n in (4, 9)]
     clean = encoder.forward(ids, want=Want(tuple(range(4)))).hidden
-    run = Run(encoder.model, encoder.sites, 1)
-    run.layout = encoder.layout(ids, 0, 2, 9)
+    step = Step(Context.of(encoder, 1)).at(encoder.layout(ids, 0, 2, 9))
     method = Randout(tokens=3, units=2, layers=layers)
-    with method.perturb(run, method.start(run)):
+    with method.perturb(step, State()):
         noisy = encoder.forward(ids, want=Want(tuple(range(4)))).hidden
     first = min(layers)
     assert all(torch.equal(clean[site], noisy[site]) for site in range(first))
     assert int((clean[first] != noisy[first]).sum()) == 2 * 3 * 2
     assert all(not torch.equal(clean[site], noisy[site]) for site in range(first, 4))
-    assert len(run.logged["noise_l2"]) == len(layers)
+    assert len(step.logged["noise_l2"]) == len(layers)
     again = encoder.forward(ids, want=Want(tuple(range(4)))).hidden
     assert all(torch.equal(clean[site], again[site]) for site in range(4))
 

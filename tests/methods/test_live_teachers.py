@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from randout.core.errors import UserError
-from randout.methods.base import Batch, LiveTeacher, Method, Run
+from randout.methods.base import Batch, Context, LiveTeacher, Method, Step
 from randout.methods.cross_entropy import CrossEntropy
 from randout.methods.layer_matching import LayerMatching
 from randout.methods.metadistil import MetaDistil
@@ -23,7 +23,7 @@ from randout.methods.noisy_distillation import NoisyDistillation
 from randout.models.encoder import Encoder, Output
 from randout.models.hooks import Sites
 from randout.models.kernels import packing
-from randout.training.loop import TrainingState, held_out, losses_of, step, student_forward
+from randout.training.loop import TrainingState, losses_of, step, step_at
 from support.training import live_teacher, new_training, tiny_encoder, toy_material
 
 Tiny = Callable[[str], Path]
@@ -38,10 +38,13 @@ def begun(folder: Path, method: Method, kin: bool = False, double: bool = False,
         encoder.model.double()
         teacher.encoder.model.double()
     session = new_training(encoder, [CrossEntropy(), method], teacher, max_grad_norm=0)
-    material = toy_material(encoder, 28, unlabelled=4, heldout=10)
-    session.run.steps = 4
-    session.run.heldout = lambda number: held_out(session, material, number)
     return session
+
+
+def at(session: TrainingState, number: int = 0) -> Step:
+    """What the methods see of a step of four."""
+    material = toy_material(session.encoder, 28, unlabelled=4, heldout=10)
+    return replace(step_at(session, material, number), total=4)
 
 
 def a_step(session: TrainingState, texts: int = 8) -> Batch:
@@ -72,12 +75,12 @@ def test_noisy_distillation_is_its_equation(tiny_model: Tiny, dropout: bool) -> 
     """(1 - w) CE + w KL(teacher || student), and its gradient at the student's logits; none reaches the teacher."""
     method = NoisyDistillation(weight=0.3, teacher_dropout=dropout)
     session = begun(tiny_model("bert"), method, dropout=0.1)
-    batch, teacher = a_step(session), session.run.teacher
+    batch, teacher = a_step(session), session.stack.context.teacher
     assert teacher is not None
     teacher.encoder.model.requires_grad_(True)
     logits = torch.randn(8, 3, generator=torch.Generator().manual_seed(2)).requires_grad_()
-    losses = method.loss(session.run, session.states[1], Output(logits, {}), batch, None)
-    taught = teacher.forward(session.run, batch, dropout=dropout).logits
+    losses = method.loss(at(session), session.stack.states[1], Output(logits, {}), batch, None)
+    taught = teacher.forward(at(session), batch, dropout=dropout).logits
     p, q, labels = softmax(taught), softmax(logits), batch.labels.tolist()
     gold = [i for i, label in enumerate(labels) if label >= 0]
     assert 0 < len(gold) < 8
@@ -99,23 +102,25 @@ def test_the_teachers_dropout_is_drawn_anew_at_every_step(tiny_model: Tiny) -> N
         session = begun(tiny_model("bert"), method, dropout=0.1)
         batch, output = a_step(session), Output(torch.zeros(8, 3), {})
         for number in (0, 1, 0):
-            session.run.step = number
-            loss = method.loss(session.run, session.states[1], output, batch, None)["noisy-distillation"]
+            loss = method.loss(at(session, number), session.stack.states[1], output, batch, None)["noisy-distillation"]
             found.setdefault(dropout, []).append(loss.item())
     assert found[True][0] == found[True][2] != found[True][1]
     assert len(set(found[False])) == 1
     assert found[True][0] != found[False][0]
 
 
-def a_run(number: int = 0, seed: int = 1, prefix: int = 1, suffix: int = 1) -> Run:
-    return Run(nn.Identity(), Sites(nn.Identity(), ()), seed, step=number, prefix=prefix, suffix=suffix)
+def bare_step(number: int = 0, seed: int = 1, prefix: int = 1, suffix: int = 1) -> Step:
+    context = Context(nn.Identity(), Sites(nn.Identity(), ()), seed, prefix=prefix, suffix=suffix)
+    return Step(context, number=number)
 
 
-def noisy(method: NoisyDistillation, texts: Sequence[Tensor], run: Run | None = None, rows: Any = None) -> list[Tensor]:
+def noisy(
+    method: NoisyDistillation, texts: Sequence[Tensor], step: Step | None = None, rows: Any = None
+) -> list[Tensor]:
     rows = torch.arange(len(texts)) if rows is None else torch.tensor(rows)
     labels = torch.zeros(len(texts), dtype=torch.int64)
     batch = Batch(rows, list(texts), labels, None, labels, 0, max(len(text) for text in texts))
-    made = method.inputs(run or a_run(), None, batch)
+    made = method.inputs(step or bare_step(), None, batch)
     assert made.longest == batch.longest
     assert torch.equal(made.rows, rows)
     return made.ids
@@ -124,11 +129,13 @@ def noisy(method: NoisyDistillation, texts: Sequence[Tensor], run: Run | None = 
 @pytest.mark.parametrize(("drop", "k"), [(0.0, 3), (0.3, 0), (0.3, 2), (0.1, 1)])
 def test_input_noise_is_that_of_the_source(drop: float, k: int) -> None:
     """Words dropped one by one, the rest sorted by place + (k + 1) * U(0, 1)."""
-    run, texts = a_run(4), [torch.arange(100, 100 + n) for n in (3, 4, 9, 25)]
-    ours = noisy(NoisyDistillation(word_drop=drop, shuffle=k), texts, run)
+    first, texts = bare_step(4), [torch.arange(100, 100 + n) for n in (3, 4, 9, 25)]
+    ours = noisy(NoisyDistillation(word_drop=drop, shuffle=k), texts, first)
     for row, (text, found) in enumerate(zip(texts, ours, strict=True)):
         words = text[1:-1].tolist()
-        luck, moves = torch.rand(2, len(words), generator=run.generator("noisy-distillation", torch.device("cpu"), row))
+        luck, moves = torch.rand(
+            2, len(words), generator=first.generator("noisy-distillation", torch.device("cpu"), row)
+        )
         kept = [at for at in range(len(words)) if luck[at] >= drop] or [int(luck.argmax())]
         order = sorted(range(len(kept)), key=lambda i, at=kept, u=moves: i + (k + 1) * float(u[at[i]]))
         assert found.tolist() == [100, *(words[kept[i]] for i in order), 99 + len(text)]
@@ -138,16 +145,18 @@ def test_input_noise_keeps_its_bounds() -> None:
     """No word moves further than k, a share of them is dropped, no text becomes empty, special tokens stay."""
     for k in (1, 3, 6):
         for number in range(40):
-            (found,) = noisy(NoisyDistillation(word_drop=0, shuffle=k), [torch.arange(42)], a_run(number))
+            (found,) = noisy(NoisyDistillation(word_drop=0, shuffle=k), [torch.arange(42)], bare_step(number))
             assert found[0] == 0
             assert found[-1] == 41
             assert sorted(found.tolist()) == list(range(42))
             assert int((found - torch.arange(42)).abs().max()) <= k
-    lengths = [len(noisy(NoisyDistillation(word_drop=0.2), [torch.arange(42)], a_run(n))[0]) - 2 for n in range(200)]
+    lengths = [
+        len(noisy(NoisyDistillation(word_drop=0.2), [torch.arange(42)], bare_step(n))[0]) - 2 for n in range(200)
+    ]
     assert np.mean(lengths) == pytest.approx(0.8 * 40, abs=5 * np.sqrt(40 * 0.2 * 0.8 / 200))
     for text in noisy(NoisyDistillation(word_drop=0.999), [torch.arange(n) for n in (3, 4, 30)]):
         assert len(text) == 3
-    two = a_run(prefix=2, suffix=0)
+    two = bare_step(prefix=2, suffix=0)
     (found,) = noisy(NoisyDistillation(word_drop=0.3), [torch.arange(40)], two)
     assert found[:2].tolist() == [0, 1]
     assert sorted(found.tolist()) != list(range(40))
@@ -163,7 +172,7 @@ def test_input_noise_is_a_function_of_seed_step_and_row() -> None:
     parts = [noisy(method, [texts[n]], rows=[n])[0] for n in (3, 1, 0, 2)]
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(whole[n], part) for n, part in zip((3, 1, 0, 2), parts, strict=True))
-    for other in (a_run(number=1), a_run(seed=2)):
+    for other in (bare_step(number=1), bare_step(seed=2)):
         assert not all(torch.equal(a, b) for a, b in zip(whole, noisy(method, texts, other), strict=True))
     assert not torch.equal(whole[0], noisy(method, texts[:1], rows=[9])[0])
     assert noisy(NoisyDistillation(word_drop=0, shuffle=0), texts)[0] is texts[0]
@@ -172,17 +181,17 @@ def test_input_noise_is_a_function_of_seed_step_and_row() -> None:
 def test_the_student_reads_noise_and_the_teacher_does_not(tiny_model: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     session = begun(tiny_model("bert"), NoisyDistillation(word_drop=0.3))
     batch, seen, plain = a_step(session), {}, Encoder.forward
-    assert session.run.teacher is not None
+    assert session.stack.context.teacher is not None
 
     def spy(self: Any, ids: Any, *rest: Any) -> Any:
         seen.setdefault("student" if self is session.encoder else "teacher", []).append(ids)
         return plain(self, ids, *rest)
 
     monkeypatch.setattr(Encoder, "forward", spy)
-    losses_of(session, batch)
+    losses_of(session, at(session), batch)
     (ours,), (theirs,) = seen["student"], seen["teacher"]
     assert sum(map(len, ours)) < sum(map(len, batch.ids))
-    tokens = session.run.teacher.tokens
+    tokens = session.stack.context.teacher.tokens
     assert all(a.tolist() == tokens[int(row)].tolist() for a, row in zip(theirs, batch.rows, strict=True))
 
 
@@ -207,10 +216,10 @@ def plain_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def plain_round(
-    session: TrainingState, method: MetaDistil, batch: Batch, judge: Batch
+    session: TrainingState, method: MetaDistil, batch: Batch, step: Step
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The teacher's gradient through a pilot step, and the student's in the step proper, after plain descent of phi."""
-    live = session.run.teacher
+    live = session.stack.context.teacher
     assert live is not None
     teacher, student, columns = plain_copy(live.encoder.model), plain_copy(session.encoder.model), list(live.columns)
     texts = [torch.from_numpy(live.tokens[int(row)].astype("int64")) for row in batch.rows]
@@ -226,13 +235,15 @@ def plain_round(
     theta = dict(student.named_parameters())
     slope = torch.autograd.grad(inner(theta), list(theta.values()), create_graph=True, allow_unused=True)
     pilot = {n: w if g is None else w - method.pilot_rate * g for (n, w), g in zip(theta.items(), slope, strict=True)}
-    z = torch.func.functional_call(student, pilot, (), padded(judge.ids, student.config.pad_token_id)).logits
+    z = torch.func.functional_call(
+        student, pilot, (), padded((judge := step.heldout()).ids, student.config.pad_token_id)
+    ).logits
     phi = list(teacher.parameters())
     found = torch.autograd.grad(plain_cross_entropy(z, judge.labels), phi, allow_unused=True)
     found = [torch.zeros_like(w) if g is None else g for w, g in zip(phi, found, strict=True)]
     with torch.no_grad():
         for w, g in zip(phi, found, strict=True):
-            w -= method.teacher_learning_rate * (1 - session.run.step / 4) * g
+            w -= method.teacher_learning_rate * (1 - step.number / 4) * g
     after = torch.autograd.grad(inner(theta), list(theta.values()), allow_unused=True)
     return found, [torch.zeros_like(w) if g is None else g for w, g in zip(theta.values(), after, strict=True)]
 
@@ -252,18 +263,17 @@ def test_metadistil_is_the_two_level_loop(tiny_model: Tiny, form: Any, family: s
     rates = {"pilot_rate": 0.2, "teacher_learning_rate": 0.5, "max_grad_norm": 0}
     method = MetaDistil(form=form, weight=0.7, temperature=2.0, optimizer="sgd", **rates)
     session = begun(tiny_model(family), method, double=True, pack=pack, **OFF)
-    session.run.step = session.position.step = 1
-    live = session.run.teacher
+    live = session.stack.context.teacher
     assert live is not None
-    batch, judge = a_step(session), session.run.heldout(1)
+    batch, second = a_step(session), at(session, 1)
     before = [p.detach().clone() for p in live.encoder.model.parameters()]
-    slope, gradients = plain_round(session, method, batch, judge)
+    slope, gradients = plain_round(session, method, batch, second)
     largest = max(float(g.abs().max()) for g in slope)
     assert largest > 1e-3, "no gradient to compare"
 
     tolerance = {"exact": 1e-5, "first-order": 1e-3}[form]
-    backward = method.gradient(session.run, session.states[1], lambda batch, scale=1.0: _plain_backward(session, batch))
-    backward(batch)
+    state = session.stack.states[1]
+    method.gradient(second, state, batch, lambda batch: _plain_backward(session, second, batch))
     for was, now, g in zip(before, live.encoder.model.parameters(), slope, strict=True):
         assert ((was - now.detach()) / (0.5 * 0.75) - g).abs().max() < tolerance * largest
     scale = max(float(g.abs().max()) for g in gradients)
@@ -272,8 +282,8 @@ def test_metadistil_is_the_two_level_loop(tiny_model: Tiny, form: Any, family: s
     assert all(p.grad is None for p in live.encoder.model.parameters())
 
 
-def _plain_backward(session: TrainingState, batch: Batch) -> None:
-    losses, _ = losses_of(session, batch)
+def _plain_backward(session: TrainingState, step: Step, batch: Batch) -> None:
+    losses, _ = losses_of(session, step, batch)
     torch.stack([loss.float() for loss in losses.values()]).sum().backward()
 
 
@@ -284,7 +294,7 @@ def test_both_forms_agree_under_dropout(tiny_model: Tiny, pack: bool) -> None:
     for form in ("exact", "first-order"):
         session = begun(tiny_model("bert"), method := MetaDistil(form=form, pilot_rate=0.1), pack=pack)
         logits = torch.randn(8, 3, generator=torch.Generator().manual_seed(5))
-        found.append(method.logit_gradient(session.run, logits, a_step(session)))
+        found.append(method.logit_gradient(at(session), logits, a_step(session)))
     assert (found[0] - found[1]).abs().max() < 1e-3 * found[0].abs().max()
     assert found[0].abs().max() > 1e-4
 
@@ -306,10 +316,10 @@ def test_packed_attention_has_second_derivatives(dropout: float) -> None:
 def test_the_teachers_gradient_is_clipped(tiny_model: Tiny) -> None:
     method = MetaDistil(optimizer="sgd", teacher_learning_rate=1.0, max_grad_norm=1e-7, pilot_rate=0.2)
     session = begun(tiny_model("bert"), method)
-    assert session.run.teacher is not None
-    phi = list(session.run.teacher.encoder.model.parameters())
+    assert session.stack.context.teacher is not None
+    phi = list(session.stack.context.teacher.encoder.model.parameters())
     before = [p.detach().clone() for p in phi]
-    method.gradient(session.run, session.states[1], lambda batch, scale=1.0: None)(a_step(session))
+    method.gradient(at(session), session.stack.states[1], a_step(session), lambda batch: None)
     moved = (
         torch.stack([(a.double() - b.double()).square().sum() for a, b in zip(before, phi, strict=True)]).sum().sqrt()
     )
@@ -324,7 +334,7 @@ def test_a_teacher_that_learns_leaves_another_run_its_own(tiny_model: Tiny) -> N
     fresh = live_teacher(folder, 28).encoder.model.state_dict()
     for session in (one, other):
         step(session, material, np.arange(8))
-    models = [session.run.teacher.encoder.model for session in (one, other)]
+    models = [session.stack.context.teacher.encoder.model for session in (one, other)]
     assert max(float((t - fresh[n]).abs().max()) for n, t in models[0].state_dict().items()) > 1e-3
     assert all(torch.equal(t, fresh[n]) for n, t in models[1].state_dict().items())
     assert not any(p.requires_grad for p in models[1].parameters())
@@ -336,10 +346,10 @@ def test_a_better_teacher_helps_on_held_out_rows(tiny_model: Tiny) -> None:
     """What the equation is for: a step of phi lowers the held-out loss of the pilot step that follows."""
     method = MetaDistil(weight=1.0, optimizer="sgd", teacher_learning_rate=0.005, pilot_rate=0.2, max_grad_norm=0)
     session = begun(tiny_model("bert"), method, **OFF)
-    batch = a_step(session)
+    first, batch = at(session), a_step(session)
     for _ in range(4):
-        method.gradient(session.run, session.states[1], lambda batch, scale=1.0: None)(batch)
-    losses = [value.item() for value, _ in session.run.logged["heldout_loss"]]
+        method.gradient(first, session.stack.states[1], batch, lambda batch: None)
+    losses = [value.item() for value, _ in first.logged["heldout_loss"]]
     assert losses == sorted(losses, reverse=True)
     assert losses[0] - losses[-1] > 1e-3
 
@@ -419,18 +429,18 @@ def test_layers_are_their_equations(tiny_model: Tiny, teacher: str, settings: An
     live = same_size(folder) if teacher == "same" else live_teacher(folder, 28, same_family=teacher == "wider", **OFF)
     live.encoder.model.requires_grad_(False)
     session = new_training(tiny_encoder(folder, pack=pack, **OFF), [CrossEntropy(), method], live)
-    batch, state = a_step(session), session.states[1]
-    assert method.matched(session.run) == pairs
+    batch, state = a_step(session), session.stack.states[1]
+    assert method.matched(session.stack.context) == pairs
     assert len(state.parameters) == (len(pairs) if teacher == "wider" else 0)
-    output = student_forward(session, batch, want=method.want(session.run))
-    ours = method.loss(session.run, state, output, batch, None)["layer-matching"]
+    output = at(session).forward(batch, want=session.stack.want)
+    ours = method.loss(at(session), state, output, batch, None)["layer-matching"]
     others = [torch.from_numpy(live.tokens[int(row)].astype("int64")) for row in batch.rows]
     assert any(a.tolist() == b.tolist() for a, b in zip(batch.ids, others, strict=True)) == (teacher != "roberta")
     found = states_of(session.encoder.model, batch.ids), states_of(live.encoder.model, others)
     expected = plain_layers(method, pairs, *found, batch.ids, others, [p.detach() for p in state.parameters])
     assert ours.item() == pytest.approx(expected, rel=1e-4)
     live.encoder.model.requires_grad_(True)
-    method.loss(session.run, state, output, batch, None)["layer-matching"].backward()
+    method.loss(at(session), state, output, batch, None)["layer-matching"].backward()
     assert all(p.grad is None for p in live.encoder.model.parameters()), "a gradient flows into the teacher"
     assert all(p.grad.abs().max() > 0 for p in state.parameters)
     first = session.encoder.model.get_input_embeddings().weight.grad
@@ -445,11 +455,11 @@ def test_texts_that_another_method_changes_are_matched_at_their_first_token(tiny
     method, batch = LayerMatching(attention=1.0), a_step(session)
     ids = [text if at % 2 else torch.cat([text[:1], text[2:]]) for at, text in enumerate(batch.ids)]
     changed = replace(batch, ids=ids)
-    output = student_forward(session, changed, want=method.want(session.run))
-    ours = method.loss(session.run, session.states[1], output, changed, None)["layer-matching"].item()
-    assert session.run.teacher is not None
-    found = states_of(session.encoder.model, ids), states_of(session.run.teacher.encoder.model, batch.ids)
-    expected = plain_layers(method, method.matched(session.run), *found, ids, batch.ids, [])
+    output = at(session).forward(changed, want=session.stack.want)
+    ours = method.loss(at(session), session.stack.states[1], output, changed, None)["layer-matching"].item()
+    assert session.stack.context.teacher is not None
+    found = states_of(session.encoder.model, ids), states_of(session.stack.context.teacher.encoder.model, batch.ids)
+    expected = plain_layers(method, method.matched(session.stack.context), *found, ids, batch.ids, [])
     assert ours == pytest.approx(expected, rel=1e-4)
 
 
@@ -483,7 +493,7 @@ def test_blocks_are_paired_evenly() -> None:
     def matched(ours: int, theirs: int) -> list[int]:
         ends = [Sites(nn.Identity(), (nn.Identity(),) * blocks) for blocks in (ours, theirs)]
         teacher: Any = LiveTeacher(Encoder(None, None, ends[1]), None, ())
-        pairs = LayerMatching().matched(Run(nn.Identity(), ends[0], 0, teacher=teacher))
+        pairs = LayerMatching().matched(Context(nn.Identity(), ends[0], 0, teacher=teacher))
         assert [i for i, _ in pairs] == list(range(1, ours + 1))
         return [j for _, j in pairs]
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_equations import a_layout, a_run, by_text
+from test_equations import a_layout, bare_step, by_text
 from torch import Tensor, nn
 
 from randout.core.errors import UserError
 from randout.integrations.attach import applied
-from randout.methods.base import Batch, Method, Run
+from randout.methods.base import Batch, Context, Method, State, Step
 from randout.methods.builtin import METHODS
 from randout.methods.cross_entropy import CrossEntropy
 from randout.methods.equal_l2 import EqualL2
@@ -38,13 +38,12 @@ ADDED = (*STATES, NEFTune())
 added = pytest.mark.parametrize("method", ADDED, ids=lambda method: method.name)
 
 
-def noise_of(method: Any, layout: Layout, run: Run | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+def noise_of(method: Any, layout: Layout, step: Step | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
     """What is added to a state of zeros, (rows, WIDTH)."""
-    run = run or a_run()
-    run.layout = layout
+    step = (step or bare_step()).at(layout)
     zeros = torch.zeros(1, int((layout.starts + layout.lengths).max()), WIDTH, dtype=dtype)
     words = (torch.zeros(zeros.shape[:2], dtype=torch.int64),) if isinstance(method, NEFTune) else ()
-    return method._add(run, *words, zeros)[0]
+    return method._add(step, *words, zeros)[0]
 
 
 # ---- every noise that is added
@@ -61,15 +60,17 @@ def test_every_real_token_and_no_other(method: Method) -> None:
 
 
 @added
-def test_it_is_a_function_of_its_key_and_of_nothing_else(method: Method) -> None:
+def test_it_is_a_function_of_its_key_and_of_nothing_else(method: Any) -> None:
     layout = a_layout(LENGTHS)
     state = torch.get_rng_state()
     first = noise_of(method, layout)
     assert torch.equal(state, torch.get_rng_state()), "the noise draws from torch's own stream"
     torch.rand(5)
     assert torch.equal(first, noise_of(method, layout))
-    others = [noise_of(method, layout, a_run(**key)) for key in ({"seed": 2}, {"step": 1}, {"call": 1}, {"rank": 1})]
-    seen = [first, *others]
+    others = [noise_of(method, layout, bare_step(**key)) for key in ({"seed": 2}, {"number": 1}, {"rank": 1})]
+    words = (torch.zeros(1, sum(LENGTHS), dtype=torch.int64),) if isinstance(method, NEFTune) else ()
+    second: Any = bare_step().at(layout, call=1)
+    seen = [first, *others, method._add(second, *words, torch.zeros(1, sum(LENGTHS), WIDTH))[0]]
     assert all(not torch.equal(a, b) for at, a in enumerate(seen) for b in seen[:at])
 
 
@@ -91,24 +92,22 @@ def test_it_depends_neither_on_the_layout_nor_on_micro_batches(method: Method) -
 
 
 @added
-def test_clean_passes_half_precision_and_gradients(method: Any) -> None:
-    layout, run = a_layout(LENGTHS), a_run()
+def test_half_precision_and_gradients(method: Any) -> None:
+    layout = a_layout(LENGTHS)
     hidden = torch.randn(1, sum(LENGTHS), WIDTH, requires_grad=True)
     words = (torch.zeros(1, sum(LENGTHS), dtype=torch.int64),) if isinstance(method, NEFTune) else ()
-    assert method._add(run, *words, hidden) is hidden
     half = noise_of(method, layout, dtype=torch.bfloat16)
     assert half.dtype == torch.bfloat16
     assert torch.equal(half, noise_of(method, layout).bfloat16())
-    run.layout = layout
-    method._add(run, *words, hidden).sum().backward()
+    method._add(bare_step().at(layout), *words, hidden).sum().backward()
     assert torch.equal(hidden.grad, torch.ones_like(hidden))
 
 
 @added
 def test_what_is_logged_is_what_was_added(method: Method) -> None:
-    layout, run = a_layout(LENGTHS), a_run()
-    norms = [float(text.norm()) for text in by_text(noise_of(method, layout, run), layout)]
-    ((logged, texts),) = run.logged["noise_l2"]
+    layout, step = a_layout(LENGTHS), bare_step()
+    norms = [float(text.norm()) for text in by_text(noise_of(method, layout, step), layout)]
+    ((logged, texts),) = step.logged["noise_l2"]
     assert texts == len(LENGTHS)
     assert float(logged) == pytest.approx(np.mean(norms), rel=1e-5)
 
@@ -120,11 +119,10 @@ def test_it_enters_at_its_layer(tiny_model: Tiny, method: Method, layer: int) ->
     encoder = tiny_encoder(tiny_model("bert"), dropout=0.0, attention_dropout=0.0)
     ids, want = [torch.arange(5, 5 + n) for n in (4, 9)], Want((0, 1, 2, 3))
     clean = encoder.forward(ids, want).hidden
-    run = Run(encoder.model, encoder.sites, 1)
-    run.layout = encoder.layout(ids, 0, 2, 9)
+    step = Step(Context.of(encoder, 1)).at(encoder.layout(ids, 0, 2, 9))
     method = method.model_copy(update={"layer": layer})
-    method.check(run)
-    with method.perturb(run, method.start(run)):
+    method.check(step.context)
+    with method.perturb(step, State()):
         noisy = encoder.forward(ids, want).hidden
     assert [torch.equal(clean[site], noisy[site]) for site in range(4)] == [site < layer for site in range(4)]
     again = encoder.forward(ids, want).hidden
@@ -135,14 +133,14 @@ def test_it_enters_at_its_layer(tiny_model: Tiny, method: Method, layer: int) ->
 def test_a_layer_that_is_not_there(method: Method) -> None:
     method = method.model_copy(update={"layer": 4})
     with pytest.raises(UserError, match=rf"methods.{method.name}.layer: found 4; expected 0 .the embeddings. to 3"):
-        method.check(a_run())
+        method.check(bare_step().context)
 
 
 def test_a_contrast_needs_blocks() -> None:
     with pytest.raises(
         UserError, match=r"methods.gaussian-contrastive: not supported because this student is a neural baseline"
     ):
-        GaussianContrastive().check(Run(nn.Identity(), Sites(nn.Identity(), ()), 1))
+        GaussianContrastive().check(Context(nn.Identity(), Sites(nn.Identity(), ()), 1))
 
 
 ALONE = [method for method in ADDED if not isinstance(method, GaussianContrastive)]  # its loss has to be asked for
@@ -154,11 +152,11 @@ def test_on_a_model_of_another_training_loop(tiny_model: Tiny, method: Method, f
     """In training only, on real tokens only, and gone afterwards."""
     model, batch = foreign(tiny_model(family)), make_batch()
     hooks, names = hooks_of(model), [name for name, _ in model.named_parameters()]
-    with applied(model, method) as run:
+    with applied(model, method) as context:
         first, second = model(**batch).logits, model(**batch).logits
         if not isinstance(method, NEFTune):
             real = batch["attention_mask"].bool()
-            noise = difference(model, run, **batch)
+            noise = difference(model, context, **batch)
             assert noise[real].any()
             assert not noise[~real].any()
         model.eval()
@@ -185,44 +183,43 @@ def test_gaussian_noise_in_law(method: Method) -> None:
 
 def test_gaussian_noise_is_sigma_times_its_draw() -> None:
     """h_l + sigma * N(0, 1), the draw being that of the whole padded step."""
-    run, layout, hidden = a_run(), a_layout(LENGTHS, padded=True), torch.randn(5, 17, WIDTH)
-    run.layout = layout
-    eta = torch.randn(5, 17, WIDTH, generator=run.generator("gaussian", torch.device("cpu")))
+    step, hidden = bare_step().at(a_layout(LENGTHS, padded=True)), torch.randn(5, 17, WIDTH)
+    eta = torch.randn(5, 17, WIDTH, generator=step.generator("gaussian", torch.device("cpu")))
     real = torch.arange(17)[None, :, None] < torch.tensor(LENGTHS)[:, None, None]
-    torch.testing.assert_close(Gaussian(sigma=0.05)._add(run, hidden), hidden + 0.05 * eta * real)
+    torch.testing.assert_close(Gaussian(sigma=0.05)._add(step, hidden), hidden + 0.05 * eta * real)
 
 
 def two_branches(folder: Path, method: GaussianContrastive, dropout: float = 0.0) -> tuple[Any, Batch, Output, dict]:
-    """A session, its first step's batch, the noisy branch, and the method's losses."""
+    """The first step, its batch, the noisy branch, and the method's losses."""
     from functools import partial
 
-    from randout.training.loop import batch_of, student_forward
+    from randout.training.loop import batch_of, step_at
 
     encoder = tiny_encoder(folder, dropout=dropout, attention_dropout=dropout)
     session = new_training(encoder, [CrossEntropy(), method])
     material = toy_material(encoder, 8, unlabelled=2)
     rows = np.argsort(material.tokens.lengths, kind="stable")
     batch = batch_of(session, material, rows, rows, 0)
-    forward = partial(student_forward, session, batch)
-    noisy = forward(want=method.want(session.run))
-    return session, batch, noisy, method.loss(session.run, session.states[1], noisy, batch, forward)
+    step = step_at(session, material, 0)
+    forward = partial(step.forward, batch)
+    noisy = forward(want=session.stack.want)
+    return step, batch, noisy, method.loss(step, session.stack.states[1], noisy, batch, forward)
 
 
 def test_two_branches_and_their_contrast(tiny_model: Tiny) -> None:
     """(CE(z) + CE(z~)) / 2 + weight * InfoNCE(c, c~), on branches computed apart, dropout off."""
     method = GaussianContrastive(sigma=0.2, layer=2, weight=0.4, temperature=0.1)
-    session, batch, _, losses = two_branches(tiny_model("bert"), method)
-    encoder, run = session.encoder, session.run
+    first, batch, _, losses = two_branches(tiny_model("bert"), method)
+    encoder = tiny_encoder(tiny_model("bert"), dropout=0.0, attention_dropout=0.0)
+    step = first.at(encoder.layout(batch.ids, 0, 8, batch.longest))
     states, logits = [], []
     for noise in (False, True):
-        run.layout = encoder.layout(batch.ids, 0, 8, batch.longest)
-        undo = encoder.sites.change(2, lambda hidden, noise=noise: method._add(run, hidden) if noise else hidden)
+        undo = encoder.sites.change(2, lambda hidden, noise=noise: method._add(step, hidden) if noise else hidden)
         output = encoder.forward(batch.ids, Want((3,)))
         undo()
-        starts = run.layout.starts
+        starts = step.layout.starts
         states.append(output.hidden[3][0, starts])
         logits.append(output.logits)
-    run.layout = None
     labelled = batch.labels >= 0
     gold = [-row.log_softmax(1)[labelled, batch.labels[labelled]].sum() / labelled.sum() for row in logits]
     assert not torch.equal(*logits)
@@ -233,17 +230,17 @@ def test_two_branches_and_their_contrast(tiny_model: Tiny) -> None:
 def test_branches_share_their_dropout_masks(tiny_model: Tiny) -> None:
     """Without noise the two branches are one, dropout on: each vector's positive is itself."""
     method = GaussianContrastive(sigma=0.0, weight=1.0)
-    session, batch, noisy, losses = two_branches(tiny_model("bert"), method, dropout=0.3)
-    torch.testing.assert_close(losses["ce"], session.run.supervised(noisy, batch))
+    first, batch, noisy, losses = two_branches(tiny_model("bert"), method, dropout=0.3)
+    torch.testing.assert_close(losses["ce"], first.supervised(noisy, batch))
     torch.testing.assert_close(losses["gaussian-contrastive"], info_nce(noisy.cls, noisy.cls, 0.05))
     with_noise = two_branches(tiny_model("bert"), GaussianContrastive(sigma=1.0, weight=1.0), dropout=0.3)[3]
     assert with_noise["gaussian-contrastive"] > 1.01 * losses["gaussian-contrastive"]
 
 
 def test_gradient_reaches_both_branches(tiny_model: Tiny) -> None:
-    session, _, noisy, losses = two_branches(tiny_model("bert"), GaussianContrastive(weight=1.0))
-    head = [p for n, p in session.encoder.model.named_parameters() if n.startswith("classifier")]
-    body = session.encoder.sites.blocks[0].attention.self.query.weight
+    first, _, noisy, losses = two_branches(tiny_model("bert"), GaussianContrastive(weight=1.0))
+    head = [p for n, p in first.context.model.named_parameters() if n.startswith("classifier")]
+    body: Any = first.context.sites.blocks[0].attention.self.query.weight
     assert torch.autograd.grad(losses["gaussian-contrastive"], body, retain_graph=True)[0].abs().max() > 0
     assert (
         torch.autograd.grad(losses["gaussian-contrastive"], head, retain_graph=True, allow_unused=True) == (None,) * 2
@@ -257,13 +254,12 @@ def test_gradient_reaches_both_branches(tiny_model: Tiny) -> None:
 
 def test_neftune_is_its_algorithm() -> None:
     """X + alpha / sqrt(L d) * eps with eps ~ U(-1, 1), L of each text apart."""
-    run, layout, embedded = a_run(), a_layout(LENGTHS, padded=True), torch.randn(5, 17, WIDTH)
-    run.layout = layout
-    eps = 2 * torch.rand(5, 17, WIDTH, generator=run.generator("neftune", torch.device("cpu"))) - 1
+    step, embedded = bare_step().at(a_layout(LENGTHS, padded=True)), torch.randn(5, 17, WIDTH)
+    eps = 2 * torch.rand(5, 17, WIDTH, generator=step.generator("neftune", torch.device("cpu"))) - 1
     expected = embedded.clone()
     for row, length in enumerate(LENGTHS):
         expected[row, :length] += 7 / math.sqrt(length * WIDTH) * eps[row, :length]
-    ours = NEFTune(alpha=7)._add(run, torch.zeros(5, 17, dtype=torch.int64), embedded)
+    ours = NEFTune(alpha=7)._add(step, torch.zeros(5, 17, dtype=torch.int64), embedded)
     torch.testing.assert_close(ours, expected)
 
 
@@ -305,9 +301,8 @@ def test_neftune_acts_on_word_embeddings(tiny_model: Tiny, family: str) -> None:
     """In their own width (ELECTRA's is not that of its states)."""
     encoder = tiny_encoder(tiny_model(family), dropout=0.0, attention_dropout=0.0)
     ids, seen = [torch.arange(5, 5 + n) for n in (4, 9)], []
-    run = Run(encoder.model, encoder.sites, 1)
-    run.layout = encoder.layout(ids, 0, 2, 9)
-    with NEFTune().perturb(run, NEFTune().start(run)):
+    step = Step(Context.of(encoder, 1)).at(encoder.layout(ids, 0, 2, 9))
+    with NEFTune().perturb(step, State()):
         handle = encoder.sites.words.register_forward_hook(lambda _m, _a, output: seen.append(output.detach()))
         encoder.forward(ids)
         handle.remove()
@@ -321,7 +316,7 @@ def test_neftune_acts_on_word_embeddings(tiny_model: Tiny, family: str) -> None:
 
 def test_neftune_needs_words() -> None:
     with pytest.raises(UserError, match=r"methods.neftune: no token embedding"):
-        NEFTune().check(Run(nn.Identity(), Sites(nn.Identity(), ()), 1))
+        NEFTune().check(Context(nn.Identity(), Sites(nn.Identity(), ()), 1))
 
 
 # ---- controls
@@ -335,11 +330,11 @@ def test_controls_are_as_large_as_randout(control: Any, made: dict[str, int]) ->
     layout, squares = a_layout(lengths), {}
     for method in (control(**made), Randout(**made)):
         found = torch.zeros(len(lengths))
-        for step in range(12):
+        for number in range(12):
             noise = (
-                noise_of(method, layout, a_run(step=step))
+                noise_of(method, layout, bare_step(number=number))
                 if isinstance(method, control)
-                else _randout(method, layout, step)
+                else _randout(method, layout, number)
             )
             found += torch.tensor([float(text.square().sum()) for text in by_text(noise, layout)]) / 12
         squares[type(method)] = [float(part.mean()) for part in found.split(40)]
@@ -348,10 +343,8 @@ def test_controls_are_as_large_as_randout(control: Any, made: dict[str, int]) ->
     assert squares[Randout] == pytest.approx(expected, rel=0.12)
 
 
-def _randout(method: Randout, layout: Layout, step: int) -> Tensor:
-    run = a_run(step=step)
-    run.layout = layout
-    return method._add(run, 1, torch.zeros(1, int(layout.lengths.sum()), WIDTH))[0]
+def _randout(method: Randout, layout: Layout, number: int) -> Tensor:
+    return method._add(bare_step(number=number).at(layout), 1, torch.zeros(1, int(layout.lengths.sum()), WIDTH))[0]
 
 
 def test_equal_l2_is_spread_over_all_places() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations.neftune import neftune_post_forward_hook
 
-from randout.methods.base import Batch, LiveTeacher, Run, State
+from randout.methods.base import Batch, Context, LiveTeacher, Logged, Loop, State, Step
 from randout.methods.cross_entropy import CrossEntropy
 from randout.methods.freelb import FreeLB
 from randout.methods.metadistil import MetaDistil
@@ -30,7 +31,7 @@ from randout.methods.weidc import WeiDC
 from randout.models.encoder import Encoder, Output
 from randout.models.hooks import Layout, Sites
 from randout.models.tokens import Tokens
-from randout.training.loop import Material, TrainingState, _gradients, held_out, step
+from randout.training.loop import Material, TrainingState, _gradients, step, step_at
 from support.training import make_batch, new_training
 
 TEXTS, LABELS = [[1, 2, 3], [4, 5, 1, 2]], [2, 0]
@@ -103,16 +104,17 @@ def test_mixout(monkeypatch: pytest.MonkeyPatch) -> None:
     The same: y in training and in evaluation, and the gradients of input and bias. Different: their backward passes
     on mask * dL/dW~, where the derivative of the forward, which is ours, is mask / (1 - p) * dL/dW~.
     """
-    model, run = nn.Module(), Run(nn.Identity(), Sites(nn.Identity(), ()), 1)
+    model = nn.Module()
     layer = nn.Linear(4, 2).double()
-    model.base_model, run.model = nn.Sequential(layer), model
+    model.base_model = nn.Sequential(layer)
+    context = Context(model, Sites(nn.Identity(), ()), 1)
     layer.weight.data, layer.bias.data = sines((2, 4), 2), sines((2,), 3)  # the weight: the pretrained one
     method = Mixout(p=0.7)
-    state = method.start(run)
+    state = method.start(context)
     layer.weight.data = sines((2, 4), 1)
     x = sines((3, 4), 4).requires_grad_()
-    run.layout = Layout(torch.tensor([0]), torch.tensor([3]), 3, 0, 1)
-    with drawing(lambda _: torch.tensor([0.1, 0.9, 0.6, 0.8]), monkeypatch), method.perturb(run, state):
+    step = Step(context).at(Layout(torch.tensor([0]), torch.tensor([3]), 3, 0, 1))
+    with drawing(lambda _: torch.tensor([0.1, 0.9, 0.6, 0.8]), monkeypatch), method.perturb(step, state):
         y = layer(x)
     (y * sines((3, 2), 5)).sum().backward()
     assert_gives(y, [[1.883311, 2.2317635], [-5.5511174, 0.4957985], [4.0373254, -1.0561882]])
@@ -126,20 +128,18 @@ def test_mixout(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = [[0.0, 0.0050718, 0.0, -1.278693], [0.0, -1.271333, 0.0, -0.0678191]]
     assert_gives((1 - 0.7) * layer.weight.grad, theirs)
     assert layer.weight.grad[0, 3].item() == pytest.approx(-4.26231, abs=1e-5)
-    run.layout = None
-    with method.perturb(run, state):
-        assert_gives(layer(x), [[-0.0855846, 1.4985181], [-2.4479254, 1.3032776], [1.9494577, -1.3785499]])
+    assert_gives(layer(x), [[-0.0855846, 1.4985181], [-2.4479254, 1.3032776], [1.9494577, -1.3785499]])
 
 
 # ---- FreeLB
 
 
-def gradients_of(session: TrainingState, material: Material) -> dict[str, Tensor]:
-    """What one step of the loop leaves in `.grad`."""
+def gradients_of(session: TrainingState, material: Material, total: int = 1) -> tuple[dict[str, Tensor], Logged]:
+    """What the first step of the loop, of `total` steps, leaves in `.grad`, and what it logs."""
     session.position.micro_batch = len(material.labelled)
-    session.run.logged.clear()
-    _gradients(session, material, material.labelled)
-    return {name: p.grad for name, p in session.encoder.model.named_parameters() if p.grad is not None}
+    first = replace(step_at(session, material, 0), total=total)
+    _gradients(session, first, material, material.labelled)
+    return {name: p.grad for name, p in session.encoder.model.named_parameters() if p.grad is not None}, first.logged
 
 
 FREELB = {  # (init, ascent, limit, steps): loss, gradients of words, inner.weight and classifier.weight
@@ -201,16 +201,22 @@ def test_freelb(setting: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     loss, words, inner, classifier = FREELB[setting]
     session = new_training(tiny(), [CrossEntropy(), FreeLB(init=init, ascent=ascent, limit=limit, steps=steps)])
     with drawing(lambda shape: (sines(shape) + 1) / 2, monkeypatch):
-        found = gradients_of(session, material_of(TEXTS, LABELS))
-    assert float(sum(part for part, _ in session.run.logged["loss_ce"])) == pytest.approx(loss, abs=1e-6)
+        found, logged = gradients_of(session, material_of(TEXTS, LABELS))
+    assert float(sum(part for part, _ in logged["loss_ce"])) == pytest.approx(loss, abs=1e-6)
     assert_gives(found["words.weight"], words)
     assert_gives(found["inner.weight"], inner)
     assert_gives(found["classifier.weight"], classifier)
-    plain = gradients_of(new_training(tiny(), [CrossEntropy()]), material_of(TEXTS, LABELS))
+    plain, _ = gradients_of(new_training(tiny(), [CrossEntropy()]), material_of(TEXTS, LABELS))
     assert (plain["words.weight"] - found["words.weight"]).abs().max() > 0.01
 
 
 # ---- R-Drop
+
+
+def plain_step() -> Step:
+    """A step of no model, whose loss on gold labels is plain cross-entropy."""
+    loop = Loop(supervised=lambda _, output, batch: nn.functional.cross_entropy(output.logits, batch.labels))
+    return Step(Context(nn.Identity(), Sites(nn.Identity(), ()), 1), loop)
 
 
 def test_r_drop() -> None:
@@ -221,14 +227,15 @@ def test_r_drop() -> None:
     the divergence over the B texts: L(B alpha). modeling_bert.py (bert_kl): 2 L(B / 4) at its alpha of .5.
     modeling_roberta.py (roberta_kl) never compares its second pass with the labels: L(.7 B) - CE(z_2) / 2.
     """
-    batch, run = make_batch([2, 0, 1, 1]), Run(nn.Identity(), Sites(nn.Identity(), ()), 1)
-    run.supervised = lambda output, batch: nn.functional.cross_entropy(output.logits, batch.labels)
+    batch, step = make_batch([2, 0, 1, 1]), plain_step()
     one, two = (sines((4, 3), k, 2.0).requires_grad_() for k in (1, 2))
 
     def ours(alpha: float) -> Tensor:
-        return sum(RDrop(alpha=alpha).loss(run, State(), Output(one, {}), batch, lambda call: Output(two, {})).values())
+        return sum(
+            RDrop(alpha=alpha).loss(step, State(), Output(one, {}), batch, lambda call: Output(two, {})).values()
+        )
 
-    halved = run.supervised(Output(two, {}), batch) / 2
+    halved = step.supervised(Output(two, {}), batch) / 2
     assert (2 * ours(0.5)).item() == pytest.approx(5.6421671, abs=2e-6)
     assert ours(4).item() == pytest.approx(10.0167081, abs=2e-6)
     assert (2 * ours(1)).item() == pytest.approx(7.6980599, abs=2e-6)
@@ -264,8 +271,7 @@ def test_weidc(weighting: str) -> None:
     The same: the loss under each weighting, and the gradient. All four cases of right and wrong occur. There class 0 is
     padding, left out of the cross-entropy and kept in the squares with its weight; no text of ours is padding.
     """
-    batch, run = make_batch([3, 1, 1, 2, 1, 2]), Run(nn.Identity(), Sites(nn.Identity(), ()), 1)
-    run.supervised = lambda output, batch: nn.functional.cross_entropy(output.logits, batch.labels)
+    batch, step = make_batch([3, 1, 1, 2, 1, 2]), plain_step()
     student, teacher = sines((6, 4), 1, 2.0).requires_grad_(), sines((6, 4), 4, 2.0)
     right = [(z.argmax(1) == batch.labels).tolist() for z in (student, teacher)]
     assert set(zip(*right, strict=True)) == {(True, True), (True, False), (False, True), (False, False)}
@@ -276,9 +282,9 @@ def test_weidc(weighting: str) -> None:
         return Output(teacher, {})
 
     method = WeiDC(alpha=0.3, weighting=weighting)
-    before = sum(method.loss(run, State(), Output(student, {}), batch, forward).values())
+    before = sum(method.loss(step, State(), Output(student, {}), batch, forward).values())
     assert before.item() == pytest.approx(1.2504086, abs=1e-6)
-    loss = sum(method.loss(run, State(tensors={"a": student}), Output(student, {}), batch, forward).values())
+    loss = sum(method.loss(step, State(tensors={"a": student}), Output(student, {}), batch, forward).values())
     assert loss.item() == pytest.approx(WEIDC[weighting], abs=2e-6)
     if weighting == "4":
         loss.backward()
@@ -353,13 +359,14 @@ def test_self_distillation(setting: tuple) -> None:
     session.optimizer = torch.optim.SGD(session.encoder.model.parameters())
     material, found = material_of([*TEXTS, [3, 5], [2, 2, 4, 1]], [*LABELS, 1, 2]), []
     for number in range(4):
+        session.position.sums.clear()
         step(session, material, material.labelled[:2] if number % 2 == 0 else material.labelled[2:])
         session.position.step += 1
-        logged = session.run.logged
-        found.append(float(sum(logged[name][0][0] for name in ("loss_ce", "loss_self-distillation"))))
+        sums = session.position.sums
+        found.append(float(sum(sums[name][0] for name in ("loss_ce", "loss_self-distillation"))))
     assert found == pytest.approx(losses, abs=2e-6)
     assert_gives(session.encoder.model.words.weight, words)
-    assert_gives(session.states[1].tensors["words.weight"], average)
+    assert_gives(session.stack.states[1].tensors["words.weight"], average)
 
 
 # ---- MetaDistil
@@ -381,10 +388,8 @@ def a_meta_step(method: MetaDistil) -> tuple[dict[str, float], dict[str, Tensor]
     teacher = LiveTeacher(tiny(3), material.tokens, columns=(0, 1, 2))
     before = {name: tensor.clone() for name, tensor in teacher.encoder.model.state_dict().items()}
     session = new_training(tiny(), [CrossEntropy(), method], teacher)
-    session.run.steps = 4
-    session.run.heldout = lambda number: held_out(session, material, number)
-    student = gradients_of(session, material)
-    losses = {name: float(entries[0][0]) for name, entries in session.run.logged.items()}
+    student, logged = gradients_of(session, material, total=4)
+    losses = {name: float(entries[0][0]) for name, entries in logged.items()}
     return losses, {name: before[name] - p.detach() for name, p in teacher.encoder.model.named_parameters()}, student
 
 
@@ -479,9 +484,8 @@ def test_neftune(monkeypatch: pytest.MonkeyPatch) -> None:
     handle.remove()
     size = 5 / 12**0.5  # 12 = 4 * 3
     assert 0.8 * size < theirs.abs().max() <= size
-    method, run = NEFTune(alpha=5.0), Run(encoder.model, encoder.sites, 1)
-    run.layout = encoder.layout([short, long], 0, 2, 4)
-    with drawing(lambda _: (theirs / size + 1) / 2, monkeypatch), method.perturb(run, State()):
+    method, step = NEFTune(alpha=5.0), Step(Context.of(encoder, 1)).at(encoder.layout([short, long], 0, 2, 4))
+    with drawing(lambda _: (theirs / size + 1) / 2, monkeypatch), method.perturb(step, State()):
         ours = words(block) - clean
     assert_gives(ours[1], theirs[1])
     assert_gives(ours[0, :2], 2**0.5 * theirs[0, :2])

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 
 {imports}
 from randout import Method
-from randout.methods import Batch, Forward, Run, State
+from randout.methods import Batch, Forward, State, Step
 from randout.models.outputs import Output
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Small(Method):
     losses = ("{name}",)
     weight: float = 0.1
 
-    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+    def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         return {{"{name}": self.weight * output.logits.square().sum() / batch.step_labels.numel()}}
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from randout.core.errors import UserError
 from randout.integrations.attach import applied
-from randout.methods.base import Method, Run, State
+from randout.methods.base import Context, Method, Pass, State, Step
 from randout.methods.cross_entropy import CrossEntropy
 from randout.methods.dropout_rates import DropoutRates
 from randout.methods.mixout import Mixout
@@ -78,7 +79,6 @@ def test_rates_are_set_and_put_back(load: Any, family: str) -> None:
 def test_dropout_method_sets_what_it_names(tiny_model: Tiny, family: str, rate: str) -> None:
     """Training forwards vary with the rate and only with it; rate 0 is the forward of evaluation (head off)."""
     encoder = tiny_encoder(tiny_model(family))
-    run = Run(encoder.model, encoder.sites, 1)
     ids = [torch.arange(5, 5 + n) for n in (4, 9)]
     head = [m for n, m in encoder.model.named_children() if n != encoder.model.base_model_prefix]
     for module in (m for part in head for m in part.modules()):
@@ -88,7 +88,8 @@ def test_dropout_method_sets_what_it_names(tiny_model: Tiny, family: str, rate: 
     encoder.model.train()
     for strength in (0.0, 0.4):
         method = DropoutRates(**({"hidden": 0.0, "attention": 0.0} | {rate: strength}))
-        with method.perturb(run, State()):
+        step = Step(Context.of(encoder, 1)).at(encoder.layout(ids, 0, 2, 9))
+        with method.perturb(step, State()):
             one, other = encoder.forward(ids).logits, encoder.forward(ids).logits
         assert torch.equal(one, other) == (strength == 0)
         if strength == 0:
@@ -99,12 +100,13 @@ def test_dropout_method_sets_what_it_names(tiny_model: Tiny, family: str, rate: 
 def test_dropout_law(tiny_model: Tiny) -> None:
     """x * m / (1 - p): what passes the embeddings' dropout is 0 with probability p, else x / (1 - p)."""
     encoder = tiny_encoder(tiny_model("bert"))
-    run, ids = Run(encoder.model, encoder.sites, 1), [torch.arange(5, 45)] * 30
+    ids = [torch.arange(5, 45)] * 30
+    step = Step(Context.of(encoder, 1)).at(encoder.layout(ids, 0, 30, 40))
     drop = encoder.model.base_model.embeddings.dropout
     seen: list[tuple[Tensor, Tensor]] = []
     handle = drop.register_forward_hook(lambda _m, given, output: seen.append((given[0], output)))
     encoder.model.train()
-    with DropoutRates(hidden=0.3).perturb(run, State()):
+    with DropoutRates(hidden=0.3).perturb(step, State()):
         encoder.forward(ids)
     handle.remove()
     before, after = seen[0]
@@ -114,13 +116,13 @@ def test_dropout_law(tiny_model: Tiny) -> None:
 
 
 def test_dropout_refuses_what_is_not_there() -> None:
-    run = Run(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1)), Sites(nn.Identity(), ()), 1)
-    DropoutRates(attention="model").check(run)
-    DropoutRates(attention=0.0).check(run)
+    context = Context(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1)), Sites(nn.Identity(), ()), 1)
+    DropoutRates(attention="model").check(context)
+    DropoutRates(attention=0.0).check(context)
     with pytest.raises(
         UserError, match=r"methods.dropout-rates.attention: found 0.1, but this student has no attention"
     ):
-        DropoutRates().check(run)
+        DropoutRates().check(context)
 
 
 # ---- Mixout
@@ -145,23 +147,22 @@ def a_layer(seed: int = 0) -> tuple[nn.Linear, Tensor, Tensor]:
     return nn.Linear(6, 5).double(), torch.randn(5, 6, dtype=torch.float64), torch.randn(4, 6, dtype=torch.float64)
 
 
-def a_run(**changes: Any) -> Run:
-    run = Run(nn.Identity(), Sites(nn.Identity(), ()), 1, **changes)
-    run.layout = Layout(torch.tensor([0]), torch.tensor([4]), 4, 0, 1)
-    return run
+def a_pass(call: int = 0, **changes: Any) -> Pass:
+    step = Step(Context(nn.Identity(), Sites(nn.Identity(), ()), 1), **changes)
+    return step.at(Layout(torch.tensor([0]), torch.tensor([4]), 4, 0, 1), call)
 
 
-def kept(p: float, width: int, run: Run, name: str = "a") -> Tensor:
+def kept(p: float, width: int, step: Step, name: str = "a") -> Tensor:
     """The columns that stay the trained ones, as the method draws them."""
-    return torch.rand(width, generator=run.generator("mixout", torch.device("cpu"), name)) >= p
+    return torch.rand(width, generator=step.generator("mixout", torch.device("cpu"), name)) >= p
 
 
 @pytest.mark.parametrize("p", [0.3, 0.7, 0.9])
 def test_mixout_is_its_equation_and_the_authors(p: float) -> None:
     layer, u, x = a_layer()
-    run = a_run()
-    ours = Mixout(p=p)._mixed(run, State(tensors={"a": u}), "a", layer, x)
-    m = kept(p, 6, run).double()
+    step = a_pass()
+    ours = Mixout(p=p)._mixed(step, State(tensors={"a": u}), "a", layer, x)
+    m = kept(p, 6, step).double()
     assert m.sum() > 0 or p > 0.5
     w = layer.weight.detach()
     weight = ((1 - m) * u + m * w - p * u) / (1 - p)
@@ -173,8 +174,8 @@ def test_mixout_by_hand() -> None:
     """w = [[2, 3]], u = [[1, 1]], p = .5, the first column kept: [[(2 - .5) / .5, (1 - .5) / .5]] = [[3, 1]]."""
     layer = nn.Linear(2, 1, bias=False)
     layer.weight.data = torch.tensor([[2.0, 3.0]])
-    step = next(step for step in range(50) if kept(0.5, 2, a_run(step=step)).tolist() == [True, False])
-    ours = Mixout(p=0.5)._mixed(a_run(step=step), State(tensors={"a": torch.ones(1, 2)}), "a", layer, torch.eye(2))
+    number = next(number for number in range(50) if kept(0.5, 2, a_pass(number=number)).tolist() == [True, False])
+    ours = Mixout(p=0.5)._mixed(a_pass(number=number), State(tensors={"a": torch.ones(1, 2)}), "a", layer, torch.eye(2))
     assert ours[:, 0].tolist() == [3.0, 1.0]
 
 
@@ -182,10 +183,10 @@ def test_mixouts_expectation_is_the_weight_itself() -> None:
     layer, u, _ = a_layer()
     total = torch.zeros(5, 6, dtype=torch.float64)
     shares = torch.zeros(6)
-    for step in range(4000):
-        run = a_run(step=step)
-        total += (Mixout(p=0.7)._mixed(run, State(tensors={"a": u}), "a", layer, torch.eye(6).double()) - layer.bias).T
-        shares += kept(0.7, 6, run)
+    for number in range(4000):
+        step = a_pass(number=number)
+        total += (Mixout(p=0.7)._mixed(step, State(tensors={"a": u}), "a", layer, torch.eye(6).double()) - layer.bias).T
+        shares += kept(0.7, 6, step)
     assert (total / 4000 - layer.weight).abs().max() < 0.2  # the sd of one is up to 4, over sqrt(4000)
     assert (shares / 4000 - 0.3).abs().max() < 4 * math.sqrt(0.21 / 4000)
 
@@ -193,10 +194,10 @@ def test_mixouts_expectation_is_the_weight_itself() -> None:
 def test_mixouts_gradient_is_autograds() -> None:
     """dL/dw = m / (1 - p) * dL/dW~ (the authors' backward leaves 1 / (1 - p) out); none reaches u."""
     layer, u, x = a_layer()
-    run = a_run()
+    step = a_pass()
     u.requires_grad_()
-    Mixout(p=0.6)._mixed(run, State(tensors={"a": u.detach()}), "a", layer, x).square().sum().backward()
-    m = kept(0.6, 6, run).double()
+    Mixout(p=0.6)._mixed(step, State(tensors={"a": u.detach()}), "a", layer, x).square().sum().backward()
+    m = kept(0.6, 6, step).double()
     effective = (((1 - m) * u + m * layer.weight - 0.6 * u) / 0.4).detach().requires_grad_()
     (x @ effective.T + layer.bias.detach()).square().sum().backward()
     torch.testing.assert_close(layer.weight.grad, m / 0.4 * effective.grad)
@@ -205,11 +206,14 @@ def test_mixouts_gradient_is_autograds() -> None:
 
 
 def test_mixouts_masks_are_keyed() -> None:
-    seen = [kept(0.5, 60, a_run()), *(kept(0.5, 60, a_run(**key)) for key in ({"step": 1}, {"call": 1}, {"rank": 1}))]
+    seen = [
+        kept(0.5, 60, a_pass()),
+        *(kept(0.5, 60, a_pass(**key)) for key in ({"number": 1}, {"call": 1}, {"rank": 1})),
+    ]
     layer, u, x = a_layer()
-    seen += [kept(0.5, 60, a_run(), name="b")]
+    seen += [kept(0.5, 60, a_pass(), name="b")]
     assert all(not torch.equal(a, b) for at, a in enumerate(seen) for b in seen[:at])
-    one, other = (Mixout(p=0.5)._mixed(a_run(), State(tensors={"a": u}), "a", layer, x) for _ in range(2))
+    one, other = (Mixout(p=0.5)._mixed(a_pass(), State(tensors={"a": u}), "a", layer, x) for _ in range(2))
     assert torch.equal(one, other)
 
 
@@ -221,8 +225,9 @@ def test_mixout_in_a_model(tiny_model: Tiny, family: str) -> None:
     """
     encoder = tiny_encoder(tiny_model(family))
     model, method, ids = encoder.model, Mixout(p=0.6), [torch.arange(5, 5 + n) for n in (4, 9)]
-    run, names = Run(model, encoder.sites, 1), [name for name, _ in model.named_parameters()]
-    state = method.start(run)
+    names = [name for name, _ in model.named_parameters()]
+    step = Step(replace(Context.of(encoder, 1), fresh=frozenset())).at(encoder.layout(ids, 0, 2, 9))
+    state = method.start(step.context)
     linear = {name for name, m in model.base_model.named_modules() if isinstance(m, nn.Linear)}
     assert set(state.tensors) == linear
     assert all(torch.equal(u, model.base_model.get_submodule(n).weight) for n, u in state.tensors.items())
@@ -233,21 +238,20 @@ def test_mixout_in_a_model(tiny_model: Tiny, family: str) -> None:
     prefix, mixed = model.base_model_prefix, {}
     for name, u in state.tensors.items():
         w = model.base_model.get_submodule(name).weight.detach()
-        m = kept(0.6, w.shape[1], run, name).float()
+        m = kept(0.6, w.shape[1], step, name).float()
         mixed[f"{prefix}.{name}.weight"] = ((1 - m) * u + m * w - 0.6 * u) / 0.4
     with dropout.rates(model, 0.0, 0.0):
         clean, expected = encoder.forward(ids).logits, encoder.forward(ids, weights=mixed).logits
     model.train()
-    run.layout = encoder.layout(ids, 0, 2, 9)
     before = rates_of(model)
-    with method.perturb(run, state):
+    with method.perturb(step, state):
         head = [(n, rate) for n, rate in rates_of(model) if not n.startswith(f"{prefix}.")]
         assert head == [(n, rate) for n, rate in before if not n.startswith(f"{prefix}.")] != []
         assert {getattr(*place) for group in dropout.places(model.base_model) for place in group} == {0.0}
         with dropout.rates(model, 0.0, 0.0):
             torch.testing.assert_close(encoder.forward(ids).logits, expected, rtol=1e-4, atol=1e-5)
-            run.layout = None
-            torch.testing.assert_close(encoder.forward(ids).logits, clean)
+    with dropout.rates(model, 0.0, 0.0):
+        torch.testing.assert_close(encoder.forward(ids).logits, clean)
     assert not torch.allclose(clean, expected, atol=1e-3)
     assert rates_of(model) == before
     assert not any("forward" in vars(module) for module in model.modules())
@@ -258,19 +262,18 @@ def test_mixout_under_functional_call(tiny_model: Tiny) -> None:
     """Weights given to the forward are mixed in place of the model's own, and get the gradient."""
     encoder = tiny_encoder(tiny_model("bert"), dropout=0.0, attention_dropout=0.0)
     session = new_training(encoder, [CrossEntropy(), Mixout(p=0.6)])
-    run, ids = session.run, [torch.arange(5, 5 + n) for n in (4, 9)]
+    ids = [torch.arange(5, 5 + n) for n in (4, 9)]
+    step = Step(session.stack.context).at(encoder.layout(ids, 0, 2, 9))
     other = {n: (p + 0.1).detach().requires_grad_() for n, p in encoder.model.named_parameters()}
     found = []
     for given in (True, False):
         if not given:
             encoder.model.load_state_dict(other, strict=False)
-        run.layout = encoder.layout(ids, 0, 2, 9)
-        with session.methods[1].perturb(run, session.states[1]):
+        with session.stack.methods[1].perturb(step, session.stack.states[1]):
             output = encoder.forward(ids, weights=other if given else None)
         parameters = other if given else dict(encoder.model.named_parameters())
         gradients = torch.autograd.grad(output.logits.square().sum(), list(parameters.values()), allow_unused=True)
         found.append((output.logits, *gradients))
-        run.layout = None
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs)
     assert any(g is not None and g.abs().max() > 0 for g in found[0][1:])
@@ -280,13 +283,13 @@ def test_mixout_moves_from_the_pretrained_weights(tiny_model: Tiny) -> None:
     """u stays as it was, while w is trained; a forward somebody else had set is put back."""
     encoder = tiny_encoder(tiny_model("bert"))
     session = new_training(encoder, [CrossEntropy(), Mixout()])
-    began = {name: tensor.clone() for name, tensor in session.states[1].tensors.items()}
+    began = {name: tensor.clone() for name, tensor in session.stack.states[1].tensors.items()}
     layer = encoder.sites.blocks[0].attention.self.query
     own = layer.forward
     layer.forward = lambda x: own(x)
     set_by_others = layer.forward
     trained(session, toy_material(encoder))
-    assert bit_identical(began, session.states[1].tensors)
+    assert bit_identical(began, session.stack.states[1].tensors)
     name = "encoder.layer.0.attention.self.query"
     assert not torch.equal(layer.weight, began[name])
     assert layer.forward is set_by_others
@@ -319,15 +322,15 @@ def test_mixout_on_a_model_of_another_training_loop(tiny_model: Tiny) -> None:
 def test_noisytune_is_its_equation(tiny_model: Tiny, family: str) -> None:
     """W + (rand - .5) * lambda * std(W) tensor by tensor, std by n - 1; the head is left alone."""
     plain, noisy = tiny_encoder(tiny_model(family)), tiny_encoder(tiny_model(family))
-    run = Run(noisy.model, noisy.sites, 5)
-    NoisyTune(strength=0.3).start(run)
+    context = Context(noisy.model, noisy.sites, 5)
+    NoisyTune(strength=0.3).start(context)
     prefix = plain.model.base_model_prefix + "."
     for name, before in plain.model.named_parameters():
         after, w = noisy.model.get_parameter(name), before.detach().double()
         if not name.startswith(prefix):
             assert torch.equal(before, after)
             continue
-        rand = torch.rand(w.shape, generator=run.generator("noisytune", torch.device("cpu"), name[len(prefix) :]))
+        rand = torch.rand(w.shape, generator=context.generator("noisytune", torch.device("cpu"), name[len(prefix) :]))
         sd = math.sqrt(float((w - w.mean()).square().sum()) / (w.numel() - 1))
         torch.testing.assert_close(after.double(), w + (rand.double() - 0.5) * 0.3 * sd, rtol=1e-5, atol=1e-7)
 
@@ -338,7 +341,7 @@ def test_noisytunes_size(tiny_model: Tiny) -> None:
     before = plain.model.get_input_embeddings().weight
     for seed in (1, 1, 2):
         noisy = tiny_encoder(tiny_model("bert"))
-        NoisyTune().start(Run(noisy.model, noisy.sites, seed))
+        NoisyTune().start(Context(noisy.model, noisy.sites, seed))
         found.append((noisy.model.get_input_embeddings().weight - before).detach())
     sd = 0.15 * before.std().item()
     assert found[0].std().item() == pytest.approx(sd / math.sqrt(12), rel=0.02)
@@ -356,7 +359,7 @@ def test_noisytune_leaves_single_numbers_and_constants() -> None:
             self.base_model = nn.ParameterList([self.one, self.even, nn.Parameter(torch.arange(4.0))])
 
     model = Model()
-    NoisyTune().start(Run(model, Sites(nn.Identity(), ()), 1))
+    NoisyTune().start(Context(model, Sites(nn.Identity(), ()), 1))
     assert model.one.item() == 1.0, "the std of one number is not a number"
     assert torch.equal(model.even, torch.full((7,), 3.0))
     assert not torch.equal(model.base_model[2], torch.arange(4.0))
@@ -381,7 +384,7 @@ def test_noisytune_is_done_once(tiny_model: Tiny) -> None:
 @pytest.mark.parametrize("method", [Mixout(), NoisyTune()], ids=lambda method: method.name)
 def test_a_pretrained_encoder_is_needed(method: Method) -> None:
     with pytest.raises(UserError, match=rf"methods.{method.name}: the student Linear has no pretrained encoder"):
-        method.check(Run(nn.Linear(2, 2), Sites(nn.Identity(), ()), 1))
+        method.check(Context(nn.Linear(2, 2), Sites(nn.Identity(), ()), 1))
 
 
 def test_spaces_and_variants_are_settings() -> None:

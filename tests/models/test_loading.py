@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from randout.core.errors import Failure, UserError
-from randout.methods.base import Run
+from randout.methods.base import Context
 from randout.methods.cross_entropy import CrossEntropy
 from randout.methods.mixout import Mixout
 from randout.methods.noisytune import NoisyTune
@@ -292,10 +292,10 @@ class TestFaultyModels:
         made = loading.load(loading.find(str(folder)), id2label=LABELS)
         assert made.fresh == head | pooler
         assert loading.load(loading.find(str(own_copy(name="whole"))), id2label=LABELS).fresh == head
-        run = Run(made.model, made.sites, seed=1, fresh=made.fresh)
+        context = Context.of(made, seed=1)
         before = {name: tensor.clone() for name, tensor in made.model.state_dict().items()}
-        NoisyTune().start(run)
+        NoisyTune().start(context)
         noised = {name for name, tensor in made.model.state_dict().items() if not torch.equal(tensor, before[name])}
         assert not noised & made.fresh
         assert any(".layer." in name for name in noised)
-        assert not any("pooler" in name for name in Mixout().start(run).tensors)
+        assert not any("pooler" in name for name in Mixout().start(context).tensors)

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from randout.methods.base import Backward, Batch, Forward, Method, Run, State
+from randout.methods.base import Backward, Batch, Context, Forward, Method, Pass, State, Step
 from randout.methods.functional import kl_divergence
 from randout.models.encoder import Output
+from randout.models.hooks import Layout
 from randout.testing.models import toy_texts
 from support.training import NAMES
 
@@ -76,11 +77,10 @@ class Twice(Method):
     supervises = True
     weight: float = 1.0
 
-    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
-        assert run.supervised is not None
+    def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         other = forward(call=1)
         both = kl_divergence(output.logits, other.logits, 1.0) + kl_divergence(other.logits, output.logits, 1.0)
-        gold = (run.supervised(output, batch) + run.supervised(other, batch)) / 2
+        gold = (step.supervised(output, batch) + step.supervised(other, batch)) / 2
         return {"ce": gold, "twice": self.weight * both / (2 * batch.step_labels.numel())}
 
 
@@ -91,7 +91,7 @@ class Square(Method):
     summary = "small logits"
     losses = ("square",)
 
-    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+    def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         return {"square": 0.1 * forward().logits.square().sum() / batch.step_labels.numel()}
 
 
@@ -103,24 +103,25 @@ class Ascent(Method):
     passes: int = 3
     rate: float = 0.5
 
-    def gradient(self, run: Run, state: State, inner: Backward) -> Backward:
-        def backward(batch: Batch, scale: float = 1.0) -> None:
-            width = run.sites.words.weight.shape[1]  # type: ignore[union-attr]
-            delta = torch.zeros(len(batch.ids), batch.longest, width)
-            for _ in range(self.passes):
-                delta = delta.detach().requires_grad_()
-                undo = run.sites.change_words(partial(self._add, run, delta))
-                inner(batch, scale / self.passes)
-                undo()
-                assert delta.grad is not None
-                delta = delta + self.rate * delta.grad / delta.grad.flatten(1).norm(dim=1)[:, None, None]
+    def gradient(self, step: Step, state: State, batch: Batch, backward: Backward) -> None:
+        width = step.context.sites.words.weight.shape[1]  # type: ignore[union-attr]
+        delta = torch.zeros(len(batch.ids), batch.longest, width)
+        for _ in range(self.passes):
+            delta = delta.detach().requires_grad_()
+            backward(batch, 1 / self.passes, partial(self._around, delta))
+            assert delta.grad is not None
+            delta = delta + self.rate * delta.grad / delta.grad.flatten(1).norm(dim=1)[:, None, None]
 
-        return backward
+    @contextmanager
+    def _around(self, delta: Tensor, step: Pass) -> Iterator[None]:
+        undo = step.context.sites.change_words(partial(self._add, step.layout, delta))
+        try:
+            yield
+        finally:
+            undo()
 
-    def _add(self, run: Run, delta: Tensor, ids: Tensor, embedded: Tensor) -> Tensor:
-        if run.layout is None:
-            return embedded
-        return embedded + run.layout.into_rows(delta, embedded.shape[:-1].numel()).view_as(embedded)
+    def _add(self, layout: Layout, delta: Tensor, ids: Tensor, embedded: Tensor) -> Tensor:
+        return embedded + layout.into_rows(delta, embedded.shape[:-1].numel()).view_as(embedded)
 
 
 class Mixed(Method):
@@ -129,16 +130,16 @@ class Mixed(Method):
     name = "mixed"
     summary = "old weights mixed in"
 
-    def start(self, run: Run) -> State:
+    def start(self, context: Context) -> State:
         with torch.no_grad():
-            run.sites.words.weight.mul_(1.01)  # type: ignore[union-attr]
-        return State(tensors={str(at): m.weight.detach().clone() for at, m in enumerate(_linear(run))})
+            context.sites.words.weight.mul_(1.01)  # type: ignore[union-attr]
+        return State(tensors={str(at): m.weight.detach().clone() for at, m in enumerate(_linear(context))})
 
     @contextmanager
-    def perturb(self, run: Run, state: State) -> Iterator[None]:
-        layers = _linear(run)
+    def perturb(self, step: Pass, state: State) -> Iterator[None]:
+        layers = _linear(step.context)
         for at, layer in enumerate(layers):
-            draw = torch.rand(layer.weight.shape, generator=run.generator("mixed", layer.weight.device, at)) < 0.5
+            draw = torch.rand(layer.weight.shape, generator=step.generator("mixed", layer.weight.device, at)) < 0.5
             mixed = torch.where(draw, layer.weight, state.tensors[str(at)])
             layer.forward = partial(nn.functional.linear, weight=mixed, bias=layer.bias)  # type: ignore[method-assign]
         try:
@@ -148,8 +149,8 @@ class Mixed(Method):
                 vars(layer).pop("forward", None)
 
 
-def _linear(run: Run) -> list[nn.Linear]:
-    return [module for module in run.sites.blocks[0].modules() if isinstance(module, nn.Linear)]
+def _linear(context: Context) -> list[nn.Linear]:
+    return [module for module in context.sites.blocks[0].modules() if isinstance(module, nn.Linear)]
 
 
 def foreign(folder: Path, **options: Any) -> Any:
@@ -173,11 +174,11 @@ def make_batch(left: bool = False) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def difference(model: Any, run: Run, *arguments: Tensor, **batch: Tensor) -> Tensor:
+def difference(model: Any, context: Context, *arguments: Tensor, **batch: Tensor) -> Tensor:
     """What the method adds after the first block: the second's input minus the first's own output."""
     states: dict[str, Tensor] = {}
     inputs: list[Tensor] = []  # of the second block; of all blocks where they are one module (ALBERT)
-    blocks = run.sites.blocks
+    blocks = context.sites.blocks
 
     def clean(_m: Any, _a: Any, output: Any) -> None:
         states.setdefault("clean", (output[0] if isinstance(output, tuple) else output).detach())

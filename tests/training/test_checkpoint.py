@@ -222,14 +222,14 @@ def test_what_a_killed_process_left_is_ignored_then_removed(fresh: Any, tmp_path
 def test_tensors_of_a_method_come_back_in_place(tiny_model: Tiny, tmp_path: Path) -> None:
     """A method may hold one of them since its start; one that came later is new, one that is gone is removed."""
     session, other = (new_training(tiny_encoder(tiny_model("bert")), [Mixout(p=0.5)]) for _ in range(2))
-    tensors, held = session.states[0].tensors, dict(other.states[0].tensors)
+    tensors, held = session.stack.states[0].tensors, dict(other.stack.states[0].tensors)
     first, second, *_ = tensors
     tensors[first] += 1.0
     tensors["later"] = torch.ones(2)
     del tensors[second]
     checkpoint.save(session, tmp_path, HERE, True)
     assert checkpoint.restore(other, tmp_path, HERE, accept=False)
-    found = other.states[0].tensors
+    found = other.stack.states[0].tensors
     assert found.keys() == tensors.keys()
     assert found[first] is held[first]
     assert all(torch.equal(found[name], tensors[name]) for name in tensors)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from randout.core.errors import Failure
-from randout.methods.base import Batch, Forward, Method, Run, State
+from randout.methods.base import Batch, Context, Forward, Method, Pass, State, Step
 from randout.methods.cross_entropy import CrossEntropy
 from randout.methods.kd import KnowledgeDistillation, kl_divergence
 from randout.methods.randout import Randout
@@ -24,7 +24,7 @@ from randout.models.encoder import Encoder
 from randout.models.inference import predict
 from randout.models.kernels import buffers as memory
 from randout.models.tokens import batches
-from randout.training.loop import Material, _batch, begin, fit, flush, learning_rate, losses_of
+from randout.training.loop import Material, _batch, begin, fit, flush, learning_rate, losses_of, step_at
 from support.training import (
     bit_identical,
     largest_difference,
@@ -78,10 +78,10 @@ class Extra(Method):
     summary = "test"
     losses = ("extra",)
 
-    def start(self, run: Run) -> State:
+    def start(self, context: Context) -> State:
         return State([nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2, 2))])
 
-    def loss(self, run: Run, state: State, output: Any, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+    def loss(self, step: Step, state: State, output: Any, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         return {"extra": sum(p.square().sum() for p in state.parameters)}
 
 
@@ -97,7 +97,7 @@ def test_decay_is_on_matrices_only(tiny_model: Tiny) -> None:
         assert group["eps"] == 1e-6
     ours = {id(p) for group in groups for p in group["params"]}
     expected = {id(p) for p in encoder.model.parameters() if p is not frozen} | {
-        id(p) for p in session.states[1].parameters
+        id(p) for p in session.stack.states[1].parameters
     }
     assert ours == expected
     assert sum(len(group["params"]) for group in groups) == len(expected)
@@ -150,7 +150,7 @@ def test_gradients_are_clipped_together(tiny_model: Tiny, limit: float) -> None:
     encoder = tiny_encoder(tiny_model("bert"), dropout=0.0, attention_dropout=0.0)
     session = new_training(encoder, [CrossEntropy(), Extra()], max_grad_norm=limit)
     trained(session, toy_material(encoder), events=1)
-    parameters = [*encoder.model.parameters(), *session.states[1].parameters]
+    parameters = [*encoder.model.parameters(), *session.stack.states[1].parameters]
     after = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).norm().item()
     before, _ = session.position.sums["gradient_norm"]
     assert before > 1.0
@@ -208,8 +208,8 @@ class Bad(Method):
     at: int = 2
     finite: bool = False
 
-    def loss(self, run: Run, state: State, output: Any, batch: Batch, forward: Forward) -> dict[str, Tensor]:
-        if run.step != self.at:
+    def loss(self, step: Step, state: State, output: Any, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+        if step.number != self.at:
             return {"bad": output.logits.sum() * 0.0}
         if self.finite:  # sqrt(0): value 0, slope infinite
             return {"bad": (output.logits - output.logits.detach()).square().sum().sqrt()}
@@ -273,7 +273,6 @@ def test_micro_batch_is_halved_when_memory_runs_out(tiny_model: Tiny, monkeypatc
     assert bit_identical(found[0][0], found[1][0])
     assert found[0][1] == found[1][1]
     assert found[1][2] == [8, 4, *found[0][2]], "the failed attempts come first, and once only"
-    assert session.run.layout is None
 
 
 @pytest.mark.parametrize("asked", ["auto", 4])
@@ -296,7 +295,7 @@ def test_losses_and_gradients_are_logged_apart(tiny_model: Tiny) -> None:
         0
     ]
     session.position.micro_batch = 8
-    losses, logits = losses_of(session, _batch(session, material, rows, 0))
+    losses, logits = losses_of(session, step_at(session, material, 0), _batch(session, material, rows, 0))
     norms = [torch.autograd.grad(loss, logits, retain_graph=True)[0].norm().item() for loss in losses.values()]
     session.position.micro_batch = 3
     trained(session, material, events=1)
@@ -392,8 +391,8 @@ def test_an_empty_training_starts_no_optimizer_step(tiny_model: Tiny) -> None:
     """Begin alone leaves the weights as they are."""
     encoder = tiny_encoder(tiny_model("bert"))
     before = {name: tensor.clone() for name, tensor in encoder.model.state_dict().items()}
-    run = Run(encoder.model, encoder.sites, 1, 3)
-    session = begin(encoder, run, [CrossEntropy(), Extra()], settings(micro_batch=99), "float32")
+    context = Context.of(encoder, 1, 3)
+    session = begin(encoder, context, [CrossEntropy(), Extra()], settings(micro_batch=99), "float32")
     assert bit_identical(before, weights_of(session))
     assert session.position.micro_batch == 8
 
@@ -427,14 +426,14 @@ class Losing(Method):
     summary = "test"
     how: str
 
-    def start(self, run: Run) -> State:
+    def start(self, context: Context) -> State:
         if self.how == "all frozen":
-            run.model.requires_grad_(False)
+            context.model.requires_grad_(False)
         return State()
 
     @contextmanager
-    def perturb(self, run: Run, state: State) -> Iterator[None]:
-        part: Any = run.sites.blocks[1].output  # type: ignore[union-attr]
+    def perturb(self, step: Pass, state: State) -> Iterator[None]:
+        part: Any = step.context.sites.blocks[1].output  # type: ignore[union-attr]
         undo = []
         if self.how == "detached":
             undo.append(part.dense.register_forward_hook(lambda module, inputs, output: output.detach()).remove)

@@ -12,19 +12,28 @@ arguments, with the same dropout masks or new ones, and restores the state of th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial, reduce
-from operator import or_
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from randout.core.errors import UserError
-from randout.methods.base import SUPERVISED, Backward, Batch, Method, Run, State, as_methods, overrides
+from randout.methods.base import (
+    SUPERVISED,
+    Batch,
+    Context,
+    Method,
+    Perturbation,
+    Step,
+    as_methods,
+    overrides,
+    owns_gold,
+)
 from randout.methods.builtin import GOLD, METHODS
-from randout.models.encoder import Output, Want
+from randout.methods.stack import MethodStack
 from randout.models.hooks import Sites
 from randout.training import gradient_guard
 
@@ -36,9 +45,7 @@ from .tracking import TrackedModel, texts_of
 class Attached:
     """Methods attached to a model in an external training loop. losses: parts of the last loss by name, without a graph."""
 
-    run: Run
-    methods: tuple[Method, ...]
-    states: list[State]
+    stack: MethodStack
     tracked: TrackedModel
     losses: dict[str, Tensor] = field(default_factory=dict)
     checked: bool = False  # whether a step was checked for parameters without a gradient
@@ -46,12 +53,12 @@ class Attached:
     @property
     def makes_gradients(self) -> bool:
         """Whether a method computes gradients in its own way, so that `backward` must be used instead of `loss`."""
-        return any(type(method).gradient is not Method.gradient for method in self.methods)
+        return any(overrides(method, "gradient") for method in self.stack.methods)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
         """Parameters of the methods, to be added to the loop's optimizer."""
-        return [parameter for state in self.states for parameter in state.parameters]
+        return self.stack.parameters
 
     def loss(self, outputs: Any, labels: Any = None, teacher_logits: Any = None, texts: int | None = None) -> Tensor:
         """Sum of the methods' losses, including the one on gold labels, for the model's last training forward pass.
@@ -62,16 +69,17 @@ class Attached:
         itself. If the model is in evaluation mode, returns the plain cross-entropy. Raises UserError if a method computes
         gradients in its own way.
         """
-        if not self.run.model.training:
+        if not self.stack.context.model.training:
             return self._plain(outputs, labels)
-        if self.makes_gradients:
+        if owners := [method.name for method in self.stack.methods if overrides(method, "gradient")]:
             raise UserError(
-                f"methods.{self._gradient_owner()}: it computes gradients in several passes, which a single loss cannot "
+                f"methods.{owners[0]}: it computes gradients in several passes, which a single loss cannot "
                 "represent; call attached.backward(outputs, labels) instead of attached.loss(...).backward()"
             )
         batch = self._batch(outputs, labels, teacher_logits, texts)
         assert self.tracked.last is not None
-        losses = self._losses(self.tracked.last.output._replace(logits=logits_of(outputs)), batch)
+        output = self.tracked.last.output._replace(logits=logits_of(outputs))
+        losses = self.stack.losses(self.tracked.step, output, batch)
         self.losses = {name: loss.detach() for name, loss in losses.items()}
         return torch.stack([loss.float() for loss in losses.values()]).sum()
 
@@ -90,10 +98,8 @@ class Attached:
         """
         batch = self._batch(outputs, labels, teacher_logits, texts)
         self.losses = {}
-        backward: Backward = partial(self._pass, scale)
-        for method, state in zip(self.methods, self.states, strict=True):
-            backward = method.gradient(self.run, state, backward)
-        backward(batch)
+        step = self.tracked.step
+        self.stack.gradient(step, batch, partial(self._pass, step, scale))
         return torch.stack([loss.float() for loss in self.losses.values()]).sum()
 
     def at(self, step: int, rank: int = 0, ranks: int = 1) -> None:
@@ -110,28 +116,20 @@ class Attached:
         """
         if not self.checked:
             self.check_gradients()
-        for method, state in zip(self.methods, self.states, strict=True):
-            method.stepped(self.run, state)
+        self.stack.stepped(self.tracked.step)
 
     def check_gradients(self, present: bool = False) -> None:
         """Run the check of `stepped`. present: gradients must still exist, so having none at all is a failure too."""
-        parameters = {name: p for name, p in self.run.model.named_parameters() if p.requires_grad}
+        parameters = {name: p for name, p in self.stack.context.model.named_parameters() if p.requires_grad}
         there = present or any(p.grad is not None for p in parameters.values())
         if there and self.tracked.last is not None and not torch.distributed.is_initialized():
             self.checked = True
-            plain = partial(self.tracked.repeat, dropout=False, perturb=False)
-            gradient_guard.check(self.run.model, parameters, lambda: plain().logits)
+            plain = partial(self.tracked.repeat, self.tracked.step, dropout=False, perturb=False)
+            gradient_guard.check(self.stack.context.model, parameters, lambda: plain().logits)
 
     def state_dict(self) -> dict[str, Tensor]:
         """State of the methods and the step, for `attached(..., resume=...)` in a resumed training."""
-        found = {"step": torch.tensor(self.run.step)}
-        for method, state in zip(self.methods, self.states, strict=True):
-            found |= {f"state.{method.name}.{name}": tensor for name, tensor in state.tensors.items()}
-            found |= {f"parameter.{method.name}.{i}": p.detach() for i, p in enumerate(state.parameters)}
-        return found
-
-    def _gradient_owner(self) -> str:
-        return next(method.name for method in self.methods if type(method).gradient is not Method.gradient)
+        return {"step": torch.tensor(self.tracked.step.number), **self.stack.state_dict()}
 
     def _plain(self, outputs: Any, labels: Any) -> Tensor:
         loss = plain_loss(logits_of(outputs), classes_of(labels, len(logits_of(outputs))))
@@ -150,37 +148,23 @@ class Attached:
             )
         classes = classes_of(seen.labels if labels is None else labels, len(logits)).to(logits.device)
         teachers = teachers_of(seen.teacher if teacher_logits is None else teacher_logits, logits)
-        if not teachers and (needs := [method.name for method in self.methods if method.teacher == "logits"]):
+        if not teachers and (needs := [method.name for method in self.stack.methods if method.teacher == "logits"]):
             raise UserError(
                 f"methods.{needs[0]}: it needs the teacher's logits of this batch; pass attached.loss(..., "
                 "teacher_logits=...), or add a column teacher_logits to the batch"
             )
-        whole, layout = step_labels(classes, texts), seen.moment.layout
+        whole, layout = step_labels(classes, texts), seen.moment.step.layout
         first, others = (teachers[0], tuple(teachers[1:])) if teachers else (None, ())
         rows = torch.arange(len(logits))
-        return Batch(rows, texts_of(seen), classes, first, whole, 0, layout.longest, others)
+        self.tracked.batch = Batch(rows, texts_of(seen), classes, first, whole, 0, layout.longest, others)
+        return self.tracked.batch
 
-    def _losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        taken = any(method.supervises for method in self.methods)
-        losses: dict[str, Tensor] = {}
-        for method, state in zip(self.methods, self.states, strict=True):
-            if not (taken and SUPERVISED in method.losses and not method.supervises):
-                losses |= method.loss(self.run, state, output, batch, self.tracked.repeat)
-        return losses
-
-    def _supervised(self, output: Output, batch: Batch) -> Tensor:
-        """Compute the loss on gold labels of `output`, with the method that owns this loss."""
-        for method, state in zip(self.methods, self.states, strict=True):
-            if SUPERVISED in method.losses and not method.supervises:
-                return method.loss(self.run, state, output, batch, self.tracked.repeat)[SUPERVISED]
-        raise RuntimeError("no attached method owns the loss on gold labels")
-
-    def _forward(self, batch: Batch, **options: Any) -> Output:
-        raise UserError("in an external training loop, a method can run the model on the loop's own batch only")
-
-    def _pass(self, factor: float, batch: Batch, scale: float = 1.0) -> None:
+    def _pass(
+        self, step: Step, factor: float, batch: Batch, scale: float = 1.0, around: Perturbation | None = None
+    ) -> None:
         """One pass of `backward`: a new forward pass and its gradient."""
-        losses = self._losses(self.tracked.repeat(want=self.tracked.want), batch)
+        step = step.within(around)
+        losses = self.stack.losses(step, step.forward(batch, want=self.stack.want), batch)
         for name, loss in losses.items():
             self.losses[name] = self.losses.get(name, torch.zeros_like(loss)) + scale * loss.detach()
         total = torch.stack([loss.float() for loss in losses.values()]).sum()
@@ -212,43 +196,30 @@ def attached(
     from randout.methods.compatibility import check_together
 
     methods = as_methods(methods)
-    owned = any(SUPERVISED in method.losses and not method.supervises for method in methods)
+    owned = any(owns_gold(method) for method in methods)
     together = tuple(methods) if owned else (METHODS[GOLD](), *methods)
     check_together(together)
     labels = getattr(getattr(model, "config", None), "num_labels", 0)
-    run = Run(model, Sites.of(model), seed, labels, class_weights, steps)
+    context = Context(model, Sites.of(model), seed, labels, class_weights)
     for method in together:
         _check_possible(method, class_weights)
-        method.check(run)
-    with ExitStack() as stack:
-        stack.enter_context(_rates_kept(model, run.sites.config))
-        states = _started(run, together, resume)
-        want = reduce(or_, (method.want(run) for method in together), Want())
-        tracked = TrackedModel(run, partial(_perturbed, run, together, states), want)
-        work = Attached(run, together, states, tracked)
-        run.forward, run.supervised = work._forward, work._supervised
-        stack.enter_context(tracked.tracking())
-        yield work
-
-
-@contextmanager
-def _perturbed(run: Run, methods: Sequence[Method], states: Sequence[State]) -> Iterator[None]:
-    with ExitStack() as stack:
-        for method, state in zip(methods, states, strict=True):
-            stack.enter_context(method.perturb(run, state))
-        yield
+    with _rates_kept(model, context.sites.config):
+        stack = _started(context, together, resume)
+        tracked = TrackedModel.of(stack, 0 if resume is None else int(resume["step"]) + 1, steps)
+        with tracked.tracking():
+            yield Attached(stack, tracked)
 
 
 def _check_possible(method: Method, class_weights: Tensor | None) -> None:
     """Raise UserError for a method that needs randout's own training loop."""
-    kind, where = type(method), ", which an external loop does not support; use randout.train or `randout train`"
+    where = ", which an external loop does not support; use randout.train or `randout train`"
     if method.teacher == "model":
         raise UserError(f"methods.{method.name}: it runs a teacher alongside the student{where}")
     if method.heldout:
         raise UserError(f"methods.{method.name}: it needs training rows withheld from the student{where}")
-    if kind.inputs is not Method.inputs:
+    if overrides(method, "inputs"):
         raise UserError(f"methods.{method.name}: it changes the texts before the student reads them{where}")
-    if kind.evaluated is not Method.evaluated:
+    if overrides(method, "evaluated"):
         raise UserError(f"methods.{method.name}: it uses the result of each validation{where}")
     if getattr(method, "class_weights", "none") == "balanced" and class_weights is None:
         raise UserError(
@@ -256,39 +227,17 @@ def _check_possible(method: Method, class_weights: Tensor | None) -> None:
         )
 
 
-def _started(run: Run, methods: Sequence[Method], resume: Mapping[str, Tensor] | None) -> list[State]:
-    """Start the methods; returns their states, new or restored from `resume`, which leaves the model's weights unchanged."""
+def _started(context: Context, methods: Sequence[Method], resume: Mapping[str, Tensor] | None) -> MethodStack:
+    """Start the methods; their states are new, or restored from `resume`, which leaves the model's weights unchanged."""
     if resume is None:
-        states = [method.start(run) for method in methods]
-        run.step = -1  # the first forward makes it 0
-        return states
+        return MethodStack.start(methods, context)
     with torch.no_grad():
-        before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
-        states = [method.start(run) for method in methods]
-        for name, tensor in run.model.state_dict().items():
+        before = {name: tensor.clone() for name, tensor in context.model.state_dict().items()}
+        stack = MethodStack.start(methods, context)
+        for name, tensor in context.model.state_dict().items():
             tensor.copy_(before[name])
-        for method, state in zip(methods, states, strict=True):
-            _restore(method, state, resume)
-    run.step = int(resume["step"])
-    return states
-
-
-def _restore(method: Method, state: State, resume: Mapping[str, Tensor]) -> None:
-    prefix = f"state.{method.name}."
-    saved = {name.removeprefix(prefix): tensor for name, tensor in resume.items() if name.startswith(prefix)}
-    parameters = [f"parameter.{method.name}.{i}" for i in range(len(state.parameters))]
-    if missing := [*(state.tensors.keys() - saved.keys()), *(name for name in parameters if name not in resume)]:
-        raise UserError(
-            f"methods.{method.name}: its state is missing in the state to resume from (no {missing[0]}); "
-            "resume with the methods of the original training"
-        )
-    for name, tensor in saved.items():
-        if name in state.tensors:
-            state.tensors[name].copy_(tensor)
-        else:  # added during training
-            state.tensors[name] = tensor.to(next(iter(state.tensors.values()), tensor).device)
-    for name, parameter in zip(parameters, state.parameters, strict=True):
-        parameter.data.copy_(resume[name])
+    stack.load_state_dict(resume)
+    return stack
 
 
 @contextmanager
@@ -307,7 +256,7 @@ def _rates_kept(model: nn.Module, config: Any) -> Iterator[None]:
 
 
 @contextmanager
-def applied(model: nn.Module, method: Method) -> Iterator[Run]:
+def applied(model: nn.Module, method: Method) -> Iterator[Context]:
     """Apply one method to a model in any training loop, while the context is open.
 
     Short form of `attached(model, [method])` for methods that act on their own: in the forward pass, or once on the weights.
@@ -322,4 +271,4 @@ def applied(model: nn.Module, method: Method) -> Iterator[Run]:
             f"randout.attached(model, [{kind.__name__}()]), and its loss or backward, instead of the model's loss"
         )
     with attached(model, [method]) as work:
-        yield work.run
+        yield work.stack.context

@@ -26,10 +26,12 @@ def classes_of(labels: Any, texts: int) -> Tensor:
     """Convert labels to (b,) class indices, -1 for none. Raises UserError for other labels."""
     if labels is None:
         return torch.full((texts,), -1)
-    labels = torch.as_tensor(labels)
-    if labels.shape != (texts,) or labels.is_floating_point():
-        raise UserError(f"labels: found shape {tuple(labels.shape)} and {labels.dtype}, expected one integer per text")
-    return labels.long().clamp(min=-1)
+    classes: Tensor = torch.as_tensor(labels)
+    if classes.shape != (texts,) or classes.is_floating_point():
+        raise UserError(
+            f"labels: found shape {tuple(classes.shape)} and {classes.dtype}, expected one integer per text"
+        )
+    return classes.long().clamp(min=-1)
 
 
 def teachers_of(given: Any, logits: Tensor) -> list[Tensor]:

@@ -25,7 +25,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from randout.core.errors import UserError
 from randout.core.files import replacing
-from randout.methods.base import SUPERVISED, Method, as_methods
+from randout.methods.base import SUPERVISED, Method, as_methods, overrides
 
 from .attach import Attached, attached
 from .conversion import classes_of, logits_of, plain_loss
@@ -55,7 +55,7 @@ class ForTrainer:
             raise UserError(
                 "compute_loss_func is set but randout's callback is missing; add callbacks=[noise.callback]"
             )
-        if work is None or not work.run.model.training:
+        if work is None or not work.stack.context.model.training:
             logits = logits_of(outputs)
             return plain_loss(logits, classes_of(labels, len(logits)))
         if labels is None:
@@ -78,19 +78,19 @@ class ForTrainer:
     def _texts(self, labels: Tensor, counted: Any) -> int | None:
         """Number of texts in the whole step, from the Trainer's count of labelled texts; None if it is this batch."""
         labelled = int((labels >= 0).sum())
-        counted = labelled if counted is None else round(float(torch.as_tensor(counted).flatten()[0]))
-        if counted == labelled:
+        texts = labelled if counted is None else round(float(torch.as_tensor(counted).flatten()[0]))
+        if texts == labelled:
             return None
         if labelled < len(labels):
             raise UserError(
                 "texts without a label cannot be combined with gradient accumulation or several processes, because the "
                 "number of texts in a step is unknown; set gradient_accumulation_steps = 1, or train on labelled texts"
             )
-        return counted
+        return texts
 
     def _begin(self, model: nn.Module, args: TrainingArguments, state: TrainerState) -> None:
         _check(self.methods, args)
-        if self.attached is not None and self.attached.run.model is model and not state.global_step:
+        if self.attached is not None and self.attached.stack.context.model is model and not state.global_step:
             return  # a retry with a smaller batch (auto_find_batch_size): methods are already attached
         self.detach()
         resume = self._resumed(model, args, state) if state.global_step else None
@@ -98,7 +98,7 @@ class ForTrainer:
         opened = attached(model, self.methods, seed=seed, steps=state.max_steps, resume=resume)
         self.attached = self._open.enter_context(opened)
         if self.attached.parameters:
-            names = [m.name for m, s in zip(self.attached.methods, self.attached.states, strict=True) if s.parameters]
+            names = [method.name for method, state in self.attached.stack if state.parameters]
             self.detach()
             raise UserError(
                 f"methods.{names[0]}: it trains its own parameters, which the Trainer's optimizer does not have; "
@@ -117,7 +117,7 @@ class ForTrainer:
                 tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
             if about.get("weights") == probe:
                 return tensors
-        needs = [m.name for m in self.methods if type(m).start is not Method.start]
+        needs = [m.name for m in self.methods if overrides(m, "start")]
         if not needs:
             return {"step": torch.tensor(state.global_step)}
         raise UserError(
@@ -139,7 +139,7 @@ class ForTrainer:
             return
         if not self._losses_computed:
             for m in self.methods:
-                if type(m).loss is not Method.loss or type(m).gradient is not Method.gradient:
+                if overrides(m, "loss") or overrides(m, "gradient"):
                     raise UserError(f"methods.{m.name}: compute_loss_func=noise.loss is missing in the Trainer")
         if not self.attached.checked:
             self.attached.check_gradients(present=True)
@@ -209,7 +209,7 @@ def for_trainer(
 
 def _check(methods: Sequence[Method], args: TrainingArguments) -> None:
     """Raise UserError for settings of the Trainer with which a method would silently give wrong results."""
-    own_gradient = [method.name for method in methods if type(method).gradient is not Method.gradient]
+    own_gradient = [method.name for method in methods if overrides(method, "gradient")]
     whole = [method.name for method in methods if method.whole]
     named = methods[0].name if methods else SUPERVISED
     if args.n_gpu > 1:

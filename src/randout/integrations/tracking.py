@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from randout.core.errors import UserError
 from randout.core.rng import put_streams, random_key, seeded_streams, streams
-from randout.methods.base import Run
+from randout.methods.base import Batch, Loop, Pass, Step
+from randout.methods.stack import MethodStack
 from randout.models.encoder import NOTHING, Output, Want
 from randout.models.hooks import Layout, layout_of_arguments
 from randout.models.kernels import packing
@@ -29,13 +30,10 @@ MEMORY = 4096  # block inputs remembered for recomputation
 
 
 @dataclass(frozen=True)
-class ForwardKey:
-    """A forward pass: the keys of its random draws, the layout of its tokens, and whether the methods perturb it."""
+class Moment:
+    """A forward pass as the methods see it, whether they perturb it, and the outputs to keep in addition to logits."""
 
-    step: int
-    rank: int
-    call: int
-    layout: Layout
+    step: Pass
     perturb: bool = True
     want: Want = NOTHING
 
@@ -47,7 +45,7 @@ class TrackedForward:
     keywords: its arguments by name, without labels. streams: states of the random generators at its start.
     """
 
-    moment: ForwardKey
+    moment: Moment
     keywords: dict[str, Any]
     labels: Tensor | None
     teacher: Any
@@ -57,49 +55,64 @@ class TrackedForward:
 
 @dataclass
 class TrackedModel:
-    """A model whose forward passes are tracked while `tracking` is open.
+    """A model whose forward passes are tracked while `tracking` is open, and perturbed by its methods.
 
-    perturb: makes the context of a perturbed forward pass. want: outputs to keep of each training forward pass in addition
-    to logits. keyed: (rank, ranks) after `at` was called; otherwise each training forward pass counts as a step.
+    step: of the last training forward pass. batch: the texts of that pass, once its loss was asked for. keyed: (rank,
+    ranks) after `at` was called; otherwise each training forward pass counts as a step.
     """
 
-    run: Run
-    perturb: Callable[[], AbstractContextManager[Any]]
-    want: Want = NOTHING
+    stack: MethodStack
+    step: Step
     last: TrackedForward | None = None
+    batch: Batch | None = None
     keyed: tuple[int, int] | None = None
     turns: int = 0  # training forward passes since `at`
-    requested: ForwardKey | None = None  # of the pass that `repeat` is about to make
-    current: ForwardKey | None = None  # of the current training forward pass
+    requested: Moment | None = None  # of the pass that `repeat` is about to make
+    current: Moment | None = None  # of the current training forward pass
     inside: bool = False  # whether a forward pass of any kind is in progress
     implementation: Any = None  # the model's original attention function
-    stack: ExitStack = field(default_factory=ExitStack)  # contexts that are open around the current pass
+    opened: ExitStack = field(default_factory=ExitStack)  # contexts that are open around the current pass
     begun: tuple[dict[str, Any], Any, tuple[Tensor, ...]] | None = None
     hidden: dict[int, Tensor] = field(default_factory=dict)
     attention: dict[int, Any] = field(default_factory=dict)
     collected: Output | None = None
-    memory: dict[int, ForwardKey] = field(default_factory=dict)  # address of a block's input -> its forward pass
+    memory: dict[int, Moment] = field(default_factory=dict)  # address of a block's input -> its forward pass
     late: ExitStack = field(default_factory=ExitStack)  # contexts that are open around a recomputed block
 
     def at(self, step: int, rank: int, ranks: int) -> None:
         """Declare the optimizer step of the next training forward passes, on process `rank` of `ranks`."""
-        self.run.step, self.keyed, self.turns = step, (rank, ranks), 0
+        self.step, self.keyed, self.turns = replace(self.step, number=step), (rank, ranks), 0
+
+    @staticmethod
+    def of(stack: MethodStack, done: int, total: int) -> TrackedModel:
+        """Make a model to be tracked. done, total: optimizer steps done, and of the whole training."""
+        step = Step(stack.context, number=done - 1, total=total)  # the first training forward pass is step `done`
+        tracked = TrackedModel(stack, step)
+        tracked.step = replace(step, loop=Loop(tracked.forward, stack.supervised))
+        return tracked
 
     @contextmanager
     def tracking(self) -> Iterator[None]:
         """While open, track the model with hooks on it and its blocks."""
-        model, config = self.run.model, self.run.sites.config
+        model, config = self.stack.context.model, self.stack.context.sites.config
         self.implementation = getattr(config, "_attn_implementation", None)
         with ExitStack() as stack:
             stack.callback(model.register_forward_pre_hook(self._before, with_kwargs=True).remove)
             stack.callback(model.register_forward_hook(self._after, always_call=True).remove)
-            for block in dict.fromkeys(self.run.sites.blocks):
+            for block in dict.fromkeys(self.stack.context.sites.blocks):
                 stack.callback(block.register_forward_pre_hook(self._block, with_kwargs=True).remove)
             stack.callback(self._close)
             yield
 
+    def forward(self, step: Step, batch: Batch, **options: Any) -> Output:
+        """Run the model on the batch of the last training forward pass, the only one that it can be run on."""
+        if batch is not self.batch:
+            raise UserError("in an external training loop, a method can run the model on the loop's own batch only")
+        return self.repeat(step, **options)
+
     def repeat(
         self,
+        step: Step,
         *,
         weights: dict[str, Tensor] | None = None,
         dropout: bool = True,
@@ -107,19 +120,18 @@ class TrackedModel:
         call: int = 0,
         want: Want = NOTHING,
     ) -> Output:
-        """Repeat the last training forward pass; arguments as for `base.Forward`. Call 0 repeats its dropout masks and
-        noise.
+        """Repeat the last training forward pass, in `step`; options as for `base.Forward`. Call 0 repeats its dropout masks
+        and noise.
         """
-        seen, model = self.last, self.run.model
+        seen, context = self.last, self.stack.context
+        model: Any = context.model
         if seen is None:
             raise UserError("there was no training forward pass of this model yet; call the model before the loss")
         modes = {module: module.training for module in model.modules()}
         device = next(model.parameters()).device
-        key = random_key(self.run.seed, "dropout", seen.moment.step, seen.moment.rank, call)
-        before, self.requested = (
-            streams(device),
-            ForwardKey(seen.moment.step, seen.moment.rank, call, seen.moment.layout, perturb, want),
-        )
+        key = random_key(context.seed, "dropout", step.number, step.rank, call)
+        before = streams(device)
+        self.requested = Moment(step.at(seen.moment.step.layout, call), perturb, want)
         put_streams(device, seen.streams if call == 0 else seeded_streams(device, key))
         try:
             if not dropout:
@@ -136,7 +148,7 @@ class TrackedModel:
         assert self.collected is not None
         return self.collected
 
-    def _before(self, module: nn.Module, arguments: tuple, keywords: dict) -> Any:
+    def _before(self, module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         self._close()
         self.begun, self.inside = None, True
         teacher = keywords.get(TEACHER)
@@ -148,16 +160,16 @@ class TrackedModel:
             layout = layout_of_arguments(module, arguments, passed)
             self._count()
             self.begun = given, teacher, streams(next(module.parameters()).device)
-            self._open(ForwardKey(self.run.step, self.run.rank, 0, layout, want=self.want))
+            self._open(Moment(self.step.at(layout), want=self.stack.want))
         return (arguments, passed) if TEACHER in keywords else None
 
     def _count(self) -> None:
+        self.batch = None
         if self.keyed is None:
-            self.run.step += 1
+            self.step = replace(self.step, number=self.step.number + 1, logged={})
         else:
-            self.run.rank = self.keyed[0] + self.keyed[1] * self.turns
+            self.step = replace(self.step, rank=self.keyed[0] + self.keyed[1] * self.turns, logged={})
             self.turns += 1
-        self.run.logged.clear()
 
     def _after(self, _module: nn.Module, _arguments: Any, output: Any) -> None:
         moment, self.inside = self.current, False
@@ -172,36 +184,34 @@ class TrackedModel:
             self.last = TrackedForward(moment, keywords, given.get("labels"), teacher, before, kept)
             self.begun = None
 
-    def _open(self, moment: ForwardKey) -> None:
-        self._enter(moment, self.stack)
+    def _open(self, moment: Moment) -> None:
+        self._enter(moment, self.opened)
         self.current = moment
         self.hidden, self.attention = {}, {}
-        sites, last = self.run.sites, len(self.run.sites.blocks)
+        sites = self.stack.context.sites
+        last = len(sites.blocks)
         for site in dict.fromkeys((*moment.want.hidden, *([last] if moment.want.cls else []))):
-            self.stack.callback(sites.change(site, partial(self.hidden.setdefault, site)))
+            self.opened.callback(sites.change(site, partial(self.hidden.setdefault, site)))
         for block in dict.fromkeys(moment.want.attention):
-            self.stack.callback(sites.change_attention(block, seen=partial(self.attention.__setitem__, block)))
+            self.opened.callback(sites.change_attention(block, seen=partial(self.attention.__setitem__, block)))
         for module in dict.fromkeys(sites.blocks):
             if getattr(module, "gradient_checkpointing", False):
                 self._remember(module, moment)
 
-    def _enter(self, moment: ForwardKey, stack: ExitStack) -> None:
-        """Set the run's step, rank, call and layout to those of `moment` and, if perturbed, enter the methods' contexts."""
-        run = self.run
-        run.step, run.rank, run.call = moment.step, moment.rank, moment.call
-        run.layout = moment.layout if moment.perturb else None
+    def _enter(self, moment: Moment, opened: ExitStack) -> None:
+        """Enter the methods' contexts, if the pass is perturbed."""
         if moment.perturb:  # what is computed on entry is not part of a recomputed block
             with torch.autograd.graph.saved_tensors_hooks(_same, _same):
-                stack.enter_context(self.perturb())
+                opened.enter_context(self.stack.perturbed(moment.step))
 
     def _close(self) -> None:
         self.late.close()
-        self.stack.close()
-        self.current, self.run.layout, self.run.call = None, None, 0
+        self.opened.close()
+        self.current = None
 
-    def _collect(self, moment: ForwardKey, logits: Tensor | None) -> Output:
-        layout, want = moment.layout, moment.want
-        last, width = len(self.run.sites.blocks), layout.longest
+    def _collect(self, moment: Moment, logits: Tensor | None) -> Output:
+        layout, want = moment.step.layout, moment.want
+        last, width = len(self.stack.context.sites.blocks), layout.longest
         cls = self.hidden[last].flatten(0, -2)[layout.starts] if want.cls else None
         attention = {}
         if self.attention:
@@ -213,9 +223,9 @@ class TrackedModel:
 
     # Blocks that are recomputed for the backward pass (gradient checkpointing)
 
-    def _remember(self, module: Any, moment: ForwardKey) -> None:
-        """Make a block's recomputation under gradient checkpointing use the state of its original forward pass."""
-        checkpoint, config = module._gradient_checkpointing_func, self.run.sites.config
+    def _remember(self, module: Any, moment: Moment) -> None:
+        """Make a block's recomputation under gradient checkpointing be perturbed as its original forward pass."""
+        checkpoint, config = module._gradient_checkpointing_func, self.stack.context.sites.config
 
         def remembering(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
             if packing.attention_hooks or config._attn_implementation != self.implementation:
@@ -227,21 +237,20 @@ class TrackedModel:
             def body(*inputs: Any) -> Any:
                 if self.current is not None:
                     return function(*inputs)
-                before, self.current, self.inside = self._place(), moment, True
+                self.current, self.inside = moment, True
                 try:
-                    with ExitStack() as stack:
-                        self._enter(moment, stack)
+                    with ExitStack() as opened:
+                        self._enter(moment, opened)
                         return function(*inputs)
                 finally:
                     self.current, self.inside = None, False
-                    self._put(before)
 
             return checkpoint(body, *arguments, **options)
 
         module._gradient_checkpointing_func = remembering
-        self.stack.callback(setattr, module, "_gradient_checkpointing_func", checkpoint)
+        self.opened.callback(setattr, module, "_gradient_checkpointing_func", checkpoint)
 
-    def _block(self, _module: nn.Module, arguments: tuple, keywords: dict) -> None:
+    def _block(self, _module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         """Hook before a block. Called outside a forward pass, the block is being recomputed for a backward pass; its
         original pass is found by the address of its input, which the graph keeps alive.
         """
@@ -255,15 +264,8 @@ class TrackedModel:
                 del self.memory[next(iter(self.memory))]
         elif place in self.memory and torch._C._current_graph_task_id() != -1:  # within a backward pass
             self.late.close()
-            self.late.callback(self._put, self._place())
             self._enter(self.memory[place], self.late)
             torch.autograd.Variable._execution_engine.queue_callback(self.late.close)  # after this backward pass
-
-    def _place(self) -> tuple[int, int, int, Layout | None]:
-        return self.run.step, self.run.rank, self.run.call, self.run.layout
-
-    def _put(self, place: tuple[int, int, int, Layout | None]) -> None:
-        self.run.step, self.run.rank, self.run.call, self.run.layout = place
 
 
 def _same(tensor: Tensor) -> Tensor:
@@ -278,9 +280,9 @@ def texts_of(seen: TrackedForward) -> list[Tensor]:
     """Token ids of each text of a forward pass, without padding; empty if it was called with embeddings."""
     ids = seen.keywords.get("input_ids")
     if ids is None:
-        return [torch.zeros(0, dtype=torch.long) for _ in seen.moment.layout.lengths]
+        return [torch.zeros(0, dtype=torch.long) for _ in seen.moment.step.layout.lengths]
     flat = ids.reshape(-1)
-    return [flat[start : start + n] for start, n in _pairs(seen.moment.layout)]
+    return [flat[start : start + n] for start, n in _pairs(seen.moment.step.layout)]
 
 
 def found_logits(outputs: Any) -> Tensor | None:

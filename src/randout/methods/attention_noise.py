@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
@@ -11,7 +13,7 @@ from randout.core.errors import UserError
 from randout.core.lazy import torch
 from randout.models.outputs import Output
 
-from .base import Batch, Forward, Method, Run, Size, State
+from .base import Batch, Context, Forward, Method, Pass, Size, State, Step
 from .functional import kl_divergence, unit
 
 if TYPE_CHECKING:
@@ -64,73 +66,68 @@ class AttentionPerturbation(Method):
                 f"because the student has {depth} blocks"
             )
 
-    def check(self, run: Run) -> None:
-        super().check(run)
-        if not run.sites.reaches_attention(run.model):
-            family = getattr(run.sites.config, "model_type", "its family")
+    def check(self, context: Context) -> None:
+        super().check(context)
+        if not context.sites.reaches_attention(context.model):
+            family = getattr(context.sites.config, "model_type", "its family")
             raise UserError(
                 f"methods.attention-noise: not supported because nothing can be added to the attention scores of this "
                 f"student ({family}); use another student, or remove this method"
             )
 
-    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
-        assert run.supervised is not None
+    def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         if self.form == "adversarial":
-            r = self.epsilon * self._adversarial(run, output, batch, forward)
-            value = run.supervised(self._perturbed(run, r, forward), batch)
+            r = self.epsilon * self._adversarial(step, output, batch, forward)
+            value = step.supervised(forward(around=partial(self._added, r)), batch)
         else:
             clean = output.logits.detach()
-            r = self.epsilon * self._virtual(run, clean, batch, forward)
+            r = self.epsilon * self._virtual(step, clean, batch, forward)
             texts = batch.step_labels.numel()
-            value = kl_divergence(clean, self._perturbed(run, r, forward).logits, 1.0) / texts
+            value = kl_divergence(clean, forward(around=partial(self._added, r)).logits, 1.0) / texts
         return {"attention-noise": self.weight * value}
 
-    def _perturbed(self, run: Run, r: Tensor, forward: Forward) -> Output:
-        """Run the student with r (b, longest) added to the scores of each text's keys."""
-
-        def bias(rows: int) -> Tensor:
-            assert run.layout is not None
-            return run.layout.into_rows(r, rows)
-
-        depth = len(run.sites.blocks)
+    @contextmanager
+    def _added(self, r: Tensor, step: Pass) -> Iterator[None]:
+        """While open, add r (b, longest) to the scores of each text's keys."""
+        sites = step.context.sites
+        depth = len(sites.blocks)
         with ExitStack() as stack:
             for block in dict.fromkeys(block if block > 0 else depth + 1 + block for block in self.blocks):
-                stack.callback(run.sites.change_attention(block, bias))
-            return forward()
+                stack.callback(sites.change_attention(block, partial(step.layout.into_rows, r)))
+            yield
 
-    def _adversarial(self, run: Run, output: Output, batch: Batch, forward: Forward) -> Tensor:
+    def _adversarial(self, step: Step, output: Output, batch: Batch, forward: Forward) -> Tensor:
         """Direction g / ||g||_2 of the gradient of CE at r = 0, (b, longest)."""
-        assert run.supervised is not None
-        r = _zeros(run, len(batch.ids), batch.longest).requires_grad_()
-        (gradient,) = torch.autograd.grad(run.supervised(self._perturbed(run, r, forward), batch), r)
+        r = _zeros(step, len(batch.ids), batch.longest).requires_grad_()
+        (gradient,) = torch.autograd.grad(step.supervised(forward(around=partial(self._added, r)), batch), r)
         return unit(gradient)
 
-    def _virtual(self, run: Run, clean: Tensor, batch: Batch, forward: Forward) -> Tensor:
+    def _virtual(self, step: Step, clean: Tensor, batch: Batch, forward: Forward) -> Tensor:
         """Direction in which KL(clean || perturbed) grows fastest, by power iteration, (b, longest).
 
         The gradient of KL with respect to the perturbed logits is their softmax minus the clean one.
         """
-        direction = self._random(run, batch)
+        direction = self._random(step, batch)
         for _ in range(self.power_iterations):
             r = (self.xi * direction).requires_grad_()
-            logits = self._perturbed(run, r, forward).logits
+            logits = forward(around=partial(self._added, r)).logits
             pull = _softmax(logits.detach()) - _softmax(clean)
             (gradient,) = torch.autograd.grad(logits, r, pull.to(logits.dtype))
             direction = unit(gradient)
         return direction
 
-    def _random(self, run: Run, batch: Batch) -> Tensor:
+    def _random(self, step: Step, batch: Batch) -> Tensor:
         """Random direction for each text, zero at positions without a token; drawn for the whole step, then sliced."""
-        zeros = _zeros(run, batch.step_labels.numel(), batch.longest)
-        drawn = torch.randn(zeros.shape, generator=run.generator("attention-noise", zeros.device), device=zeros.device)
+        zeros = _zeros(step, batch.step_labels.numel(), batch.longest)
+        drawn = torch.randn(zeros.shape, generator=step.generator("attention-noise", zeros.device), device=zeros.device)
         lengths = torch.tensor([len(text) for text in batch.ids], device=zeros.device)
         real = torch.arange(batch.longest, device=zeros.device)[None] < lengths[:, None]
         return unit((zeros + drawn)[batch.first : batch.first + len(lengths)] * real)
 
 
-def _zeros(run: Run, texts: int, longest: int) -> Tensor:
+def _zeros(step: Step, texts: int, longest: int) -> Tensor:
     """Zeros (texts, longest) on the student's device and in its dtype."""
-    like = next(run.model.parameters())
+    like = next(step.context.model.parameters())
     return torch.zeros(texts, longest, dtype=like.dtype, device=like.device)
 
 

@@ -1,16 +1,18 @@
-"""The interface of a method: its hooks, what it sees of a run, and its random keys.
+"""The interface of a method: its hooks, what it sees of a training, and its random keys.
 
 A method is a frozen object whose fields are its settings. It takes part in training through hooks, all of them optional:
 `start`, `inputs`, `perturb`, `loss`, `gradient`, `stepped` and `evaluated`. The training loop calls the hooks and never
-names a method. Random numbers are keyed by (seed, purpose, step, rank, call) instead of read from one stream, so that a
-resumed run repeats the uninterrupted one without saving the state of a generator.
+names a method. What stays the same in a training is a `Context`, what belongs to a step is a `Step`; both are frozen, and
+what a method changes is its `State`. Random numbers are keyed by (seed, purpose, step, rank, call) instead of read from
+one stream, so that a resumed run repeats the uninterrupted one without saving the state of a generator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -66,11 +68,11 @@ class State:
 
 
 class Forward(Protocol):
-    """Training forward pass of the student on the current micro-batch; `Run.forward` takes any batch as first argument.
+    """Training forward pass of the student on the current micro-batch; `Step.forward` takes any batch as first argument.
 
     weights: parameters by name, used instead of the model's own. dropout, perturb: whether dropout and the recipe's noise
     are on. call: number of the pass within the step; the same number repeats the same dropout masks and noise. want:
-    outputs to return in addition to logits.
+    outputs to return in addition to logits. around: a further perturbation of this pass, outside those of the methods.
     """
 
     def __call__(
@@ -81,6 +83,7 @@ class Forward(Protocol):
         perturb: bool = True,
         call: int = 0,
         want: Want = NOTHING,
+        around: Perturbation | None = None,
     ) -> Output: ...
 
 
@@ -120,7 +123,7 @@ class LiveTeacher:
 
     def forward(
         self,
-        run: Run,
+        step: Step,
         batch: Batch,
         *,
         weights: dict[str, Tensor] | None = None,
@@ -134,19 +137,24 @@ class LiveTeacher:
         from randout.models.encoder import computing
 
         texts = [torch.from_numpy(self.tokens[int(row)].astype("int64")) for row in batch.rows]
-        torch.manual_seed(random_key(run.seed, "teacher", run.step, run.rank, call, batch.first))
+        torch.manual_seed(random_key(step.context.seed, "teacher", step.number, step.rank, call, batch.first))
         self.encoder.model.train(dropout)
         with computing(self.encoder.device, self.precision):
             output = self.encoder.forward(texts, want, weights)
         return output._replace(logits=output.logits[:, list(self.columns)])
 
 
-@dataclass
-class Run:
-    """Everything that a method can access in a training: the student, the seed, the current step, and functions to call.
+Logged = dict[str, list[tuple["Tensor", float]]]  # name -> (number, weight) of each micro-batch
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What a method can access in the whole of a training: the student, the seed, and what else stays the same.
 
     sites: the hook points of the model, where its embeddings, hidden states and attention can be read or changed. prefix,
-    suffix: number of special tokens that the student's tokenizer puts at either end of a text.
+    suffix: number of special tokens that the student's tokenizer puts at either end of a text. fresh: names of the
+    student's parameters that are not pretrained, if known. teachers: number of teachers whose stored logits come with each
+    batch. teacher: one that runs alongside the student.
     """
 
     model: nn.Module
@@ -154,20 +162,31 @@ class Run:
     seed: int
     num_labels: int = 0
     class_weights: Tensor | None = None  # (C,)
-    steps: int = 0  # of the whole training
     prefix: int = 1
     suffix: int = 1
-    rank: int = 0
-    teachers: int = 0  # number of teachers whose stored logits come with each batch
-    step: int = 0  # optimizer steps done
-    call: int = 0  # number of the forward pass within the step; the same call repeats the same masks
-    layout: Layout | None = None  # of the current forward pass; None in clean passes
+    fresh: frozenset[str] = frozenset()
+    teachers: int = 0
     teacher: LiveTeacher | None = None
-    forward: Callable[..., Output] | None = None  # forward pass of the student on any batch: (batch, ...) as `Forward`
-    supervised: Callable[[Output, Batch], Tensor] | None = None  # the recipe's loss on gold labels
-    fresh: frozenset[str] = frozenset()  # names of the student's parameters that are not pretrained, if known
-    heldout: Callable[[int], Batch] | None = None  # step -> a batch of training rows withheld from the student
-    logged: dict[str, list[tuple[Tensor, float]]] = field(default_factory=dict)  # name -> (number, weight) of this step
+
+    @staticmethod
+    def of(
+        encoder: Encoder,
+        seed: int,
+        num_labels: int = 0,
+        class_weights: Tensor | None = None,
+        teachers: int = 0,
+        teacher: LiveTeacher | None = None,
+    ) -> Context:
+        """Make the context of a training of `encoder`. class_weights: (C,), on the encoder's device."""
+        made = encoder.model, encoder.sites, seed, num_labels, class_weights
+        return Context(*made, encoder.prefix, encoder.suffix, encoder.fresh, teachers, teacher)
+
+    @property
+    def live_teacher(self) -> LiveTeacher:
+        """The teacher that runs alongside the student. Raises RuntimeError if there is none."""
+        if self.teacher is None:
+            raise RuntimeError("this training has no teacher that runs alongside the student")
+        return self.teacher
 
     @property
     def size(self) -> Size:
@@ -175,20 +194,120 @@ class Run:
         return Size.of(self.sites.config, len(self.sites.blocks))
 
     def generator(self, purpose: str, device: torch.device, *extra: Any) -> torch.Generator:
-        """Make a generator on `device` whose numbers depend only on (seed, purpose, step, rank, call, extra)."""
-        key = random_key(self.seed, purpose, self.step, self.rank, self.call, *extra)
-        return torch.Generator(device).manual_seed(key)
+        """Make a generator on `device` for `start`, whose numbers depend only on (seed, purpose, extra)."""
+        return torch.Generator(device).manual_seed(random_key(self.seed, purpose, 0, 0, 0, *extra))
 
     def fresh_weights(self) -> list[Tensor]:
         """The parameters of `fresh`."""
         return [parameter for name, parameter in self.model.named_parameters() if name in self.fresh]
 
+
+def _no_function(*_arguments: Any, **_options: Any) -> Any:
+    raise RuntimeError("this function is only available in a training step of a loop that provides it")
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Functions of the training loop that a step makes available to methods.
+
+    forward: (step, batch, ...) -> output of the student on any batch, with the options of `Forward`. supervised: (step,
+    output, batch) -> the recipe's loss on gold labels. heldout: (step number) -> a batch of training rows that are
+    withheld from the student.
+    """
+
+    forward: Callable[..., Output] = _no_function
+    supervised: Callable[[Step, Output, Batch], Tensor] = _no_function
+    heldout: Callable[[int], Batch] = _no_function
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """An optimizer step: its position in the training, its random numbers, and the functions of the training loop.
+
+    number: optimizer steps done before it. total: steps of the whole training; 0 if unknown. rank: of the process, or
+    of the micro-batch if an external loop runs several per step. call: number of the forward pass within the step; the same
+    call repeats the same masks. around: a further perturbation of each forward pass, outside those of the methods. logged:
+    numbers for the history.
+    """
+
+    context: Context
+    loop: Loop = Loop()
+    number: int = 0
+    total: int = 0
+    rank: int = 0
+    call: int = 0
+    around: Perturbation | None = None
+    logged: Logged = field(default_factory=dict, repr=False)
+
+    def generator(self, purpose: str, device: torch.device, *extra: Any) -> torch.Generator:
+        """Make a generator on `device` whose numbers depend only on (seed, purpose, step, rank, call, extra)."""
+        key = random_key(self.context.seed, purpose, self.number, self.rank, self.call, *extra)
+        return torch.Generator(device).manual_seed(key)
+
     def log(self, name: str, value: Tensor, weight: float = 1.0) -> None:
         """Log a scalar of this step to the history. weight: of a mean over micro-batches, such as its number of texts."""
         self.logged.setdefault(name, []).append((value.detach(), weight))
 
+    def forward(
+        self,
+        batch: Batch,
+        *,
+        weights: dict[str, Tensor] | None = None,
+        dropout: bool = True,
+        perturb: bool = True,
+        call: int = 0,
+        want: Want = NOTHING,
+        around: Perturbation | None = None,
+    ) -> Output:
+        """Run the student on any batch in training mode; options as for `Forward`."""
+        run, step = self.loop.forward, self.within(around)
+        return run(step, batch, weights=weights, dropout=dropout, perturb=perturb, call=call, want=want)
 
-Backward = Callable[..., None]  # (batch, scale=1.0): adds scale * gradient of the micro-batch's losses to `.grad`
+    def supervised(self, output: Output, batch: Batch) -> Tensor:
+        """The recipe's loss on gold labels, from the method that owns it."""
+        return self.loop.supervised(self, output, batch)
+
+    def heldout(self) -> Batch:
+        """A batch of training rows that are withheld from the student (`Method.heldout`), for this step."""
+        return self.loop.heldout(self.number)
+
+    def within(self, around: Perturbation | None) -> Step:
+        """This step, with a further perturbation of each forward pass, inside that of `self.around`."""
+        if around is None:
+            return self
+        return replace(self, around=around if self.around is None else partial(_both, self.around, around))
+
+    def at(self, layout: Layout, call: int = 0) -> Pass:
+        """The forward pass number `call` of this step, on texts that lie as `layout` says."""
+        shared = self.context, self.loop, self.number, self.total, self.rank
+        return Pass(*shared, call, self.around, self.logged, layout=layout)
+
+
+@dataclass(frozen=True, eq=False)
+class Pass(Step):
+    """A training forward pass of the student within a step. layout: where each text's tokens lie in the hidden states."""
+
+    layout: Layout = field(kw_only=True)
+
+
+Perturbation = Callable[
+    [Pass], AbstractContextManager[None]
+]  # makes a context around a forward pass, as `Method.perturb`
+
+
+@contextmanager
+def _both(outer: Perturbation, inner: Perturbation, step: Pass) -> Iterator[None]:
+    with outer(step), inner(step):
+        yield
+
+
+class Backward(Protocol):
+    """Adds `scale` times the gradient of a micro-batch's losses to `.grad`.
+
+    around: a further perturbation of each training forward pass in it, outside those of the methods.
+    """
+
+    def __call__(self, batch: Batch, scale: float = 1.0, around: Perturbation | None = None) -> None: ...
 
 
 class Method(BaseModel):
@@ -200,7 +319,7 @@ class Method(BaseModel):
 
     teacher: "logits" if it reads stored logits, "model" if it runs the teacher itself. several: whether it also reads
     further teachers. supervises: whether it returns the loss on gold labels instead of the method that owns it, computed
-    with `run.supervised`. heldout: share of the training rows to withhold from the student. whole: whether its equations
+    with `step.supervised`. heldout: share of the training rows to withhold from the student. whole: whether its equations
     need all texts of a step, so that a step cannot be split into micro-batches. variants: further uses, by name, with
     their settings; each is compared as a method of its own. space: settings that a comparison may tune, with their values.
     spaces: the same for variants that differ. trained_with: methods that are trained together with it in a comparison.
@@ -252,45 +371,44 @@ class Method(BaseModel):
     def check_size(self, size: Size) -> None:
         """Raise UserError for settings beyond a student's dimensions. Also called before the student is loaded."""
 
-    def check(self, run: Run) -> None:
+    def check(self, context: Context) -> None:
         """Raise UserError if the method cannot work on this student. By default, calls `check_size`."""
-        self.check_size(run.size)
+        self.check_size(context.size)
 
-    def start(self, run: Run) -> State:
+    def start(self, context: Context) -> State:
         """Hook: called once, before the optimizer exists; returns the method's state."""
         return State()
 
-    def inputs(self, run: Run, state: State, batch: Batch) -> Batch:
+    def inputs(self, step: Step, state: State, batch: Batch) -> Batch:
         """Hook: called before each training forward pass; returns the batch that the student reads."""
         return batch
 
-    def perturb(self, run: Run, state: State) -> AbstractContextManager[None]:
+    def perturb(self, step: Pass, state: State) -> AbstractContextManager[None]:
         """Hook: context around each training forward pass of the student. Never active in evaluation or for teachers."""
         return nullcontext()
 
-    def want(self, run: Run) -> Want:
+    def want(self, context: Context) -> Want:
         """Outputs of the forward pass that `loss` needs in addition to logits."""
         return NOTHING
 
-    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+    def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         """Hook: returns named scalar losses of a micro-batch, which are logged separately and summed.
 
         output: of the student on `batch`. forward: runs the student on `batch` again.
         """
         return {}
 
-    def gradient(self, run: Run, state: State, inner: Backward) -> Backward:
-        """Hook: returns the function that adds a micro-batch's gradient to `.grad`.
+    def gradient(self, step: Step, state: State, batch: Batch, backward: Backward) -> None:
+        """Hook: adds the gradient of a micro-batch to `.grad`, with one or more calls of `backward`.
 
-        inner: the default function; `inner(batch, scale)` adds `scale` times the gradient. At most one method of a recipe
-        overrides this hook.
+        At most one method of a recipe overrides this hook.
         """
-        return inner
+        backward(batch)
 
-    def stepped(self, run: Run, state: State) -> None:
+    def stepped(self, step: Step, state: State) -> None:
         """Hook: called after each optimizer step."""
 
-    def evaluated(self, run: Run, state: State, metrics: dict[str, Any], improved: bool) -> None:
+    def evaluated(self, step: Step, state: State, metrics: dict[str, Any], improved: bool) -> None:
         """Hook: called after each validation. improved: whether it is the best so far."""
 
 
@@ -309,6 +427,12 @@ def as_methods(methods: Any) -> tuple[Method, ...]:
     return found
 
 
-def overrides(kind: type[Method], hook: str) -> bool:
-    """Whether a method class overrides a hook."""
+def overrides(method: Method | type[Method], hook: str) -> bool:
+    """Whether a method overrides a hook."""
+    kind = method if isinstance(method, type) else type(method)
     return getattr(kind, hook) is not getattr(Method, hook)
+
+
+def owns_gold(method: Method) -> bool:
+    """Whether a method has the loss on gold labels that other methods reach through `step.supervised`."""
+    return SUPERVISED in method.losses and not method.supervises

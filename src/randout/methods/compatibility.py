@@ -11,7 +11,7 @@ from randout.core.errors import UserError
 from randout.data.dataset import Dataset
 from randout.data.stratify import grouped
 
-from .base import SUPERVISED, Method
+from .base import SUPERVISED, Method, overrides, owns_gold
 from .builtin import GOLD, METHODS
 
 
@@ -41,7 +41,7 @@ def check_together(methods: Sequence[Method], micro_batch: int | str = "auto", b
     """Raise UserError if methods cannot be combined, or need larger micro-batches."""
     owners: dict[str, str] = {}
     supervising = [method.name for method in methods if method.supervises]
-    gold = [method.name for method in methods if SUPERVISED in method.losses and not method.supervises]
+    gold = [method.name for method in methods if owns_gold(method)]
     if len(supervising) > 1:
         raise UserError(
             f"methods.{supervising[1]}: methods.{supervising[0]} already controls the loss on gold labels; keep one"
@@ -55,7 +55,7 @@ def check_together(methods: Sequence[Method], micro_batch: int | str = "auto", b
                     f"methods.{method.name}: methods.{owners[loss]} already has the loss {loss!r}; keep one"
                 )
             owners[loss] = method.name
-    own_gradient = [method.name for method in methods if type(method).gradient is not Method.gradient]
+    own_gradient = [method.name for method in methods if overrides(method, "gradient")]
     if len(own_gradient) > 1:
         raise UserError(
             f"methods.{own_gradient[1]}: methods.{own_gradient[0]} already computes the gradients in its own way; keep one"

@@ -9,7 +9,7 @@ from pydantic import Field
 from randout.core.lazy import F, torch
 from randout.models.outputs import Output, Want
 
-from .base import Batch, Forward, Method, Run, State
+from .base import Batch, Context, Forward, Method, State, Step
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,10 +51,10 @@ class Contrastive(Method):
     def suits(self, labelled: int) -> bool:
         return not self.rows or labelled <= self.rows
 
-    def want(self, run: Run) -> Want:
+    def want(self, context: Context) -> Want:
         return Want(cls=True)
 
-    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+    def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         assert output.cls is not None
         known = batch.labels >= 0
         states, labels = output.cls[known], batch.labels[known]

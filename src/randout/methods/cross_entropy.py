@@ -9,7 +9,7 @@ from pydantic import Field
 from randout.core.lazy import F, torch
 from randout.models.outputs import Output
 
-from .base import Batch, Forward, Method, Run, State
+from .base import Batch, Forward, Method, State, Step
 from .functional import at_least_float32
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ class CrossEntropy(Method):
         Literal["none", "balanced"], Field(description='"balanced" weighs each class by the inverse of its share')
     ] = "none"
 
-    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
-        weights = run.class_weights if self.class_weights == "balanced" else None
+    def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+        weights = step.context.class_weights if self.class_weights == "balanced" else None
         labels = batch.step_labels[batch.step_labels >= 0]
         each = torch.ones_like(labels, dtype=torch.float32) if weights is None else weights[labels]
         total = _smoothed(output.logits, batch.labels, weights, self.label_smoothing)

@@ -12,7 +12,7 @@ from pydantic import Field
 from randout.core.lazy import F, torch
 from randout.models.outputs import Output
 
-from .base import Batch, Forward, Method, Run, State
+from .base import Batch, Forward, Method, Pass, State, Step
 from .functional import kl_divergence
 
 if TYPE_CHECKING:
@@ -45,20 +45,19 @@ class DropoutDistillation(Method):
     passes: Annotated[int, Field(ge=1, le=64, description="M: passes of the teacher that are averaged")] = 4
 
     @contextmanager
-    def perturb(self, run: Run, state: State) -> Iterator[None]:
+    def perturb(self, step: Pass, state: State) -> Iterator[None]:
         """Run the student in evaluation mode, which switches off all its dropout."""
-        training = run.model.training
-        run.model.eval()
+        training = step.context.model.training
+        step.context.model.eval()
         try:
             yield
         finally:
-            run.model.train(training)
+            step.context.model.train(training)
 
-    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
-        if run.teacher is None:
-            raise RuntimeError("dropout distillation without a teacher to run")
+    def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+        teacher = step.context.live_teacher
         with torch.no_grad():
-            each = [run.teacher.forward(run, batch, dropout=True, call=m).logits.float() for m in range(self.passes)]
+            each = [teacher.forward(step, batch, dropout=True, call=m).logits.float() for m in range(self.passes)]
             log_mean = F.log_softmax(torch.stack(each), dim=-1).logsumexp(0) - math.log(self.passes)  # (b, C)
         divergence = kl_divergence(log_mean, output.logits, temperature=1.0)
         return {"dropout-distillation": self.weight * divergence / batch.step_labels.numel()}

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from randout.core.errors import UserError
 
-from .base import Method, Run, State
+from .base import Context, Method, Pass, State
 
 Rate = Annotated[float, Field(ge=0, lt=1)] | Literal["model"]
 
@@ -39,21 +39,21 @@ class DropoutRates(Method):
     hidden: Annotated[Rate, Field(description='rate on hidden states, or "model": the encoder\'s rate')] = 0.1
     attention: Annotated[Rate, Field(description='rate on attention weights, or "model": the encoder\'s rate')] = 0.1
 
-    def check(self, run: Run) -> None:
+    def check(self, context: Context) -> None:
         from randout.models.kernels.dropout import places
 
-        for setting, found in zip(("hidden", "attention"), places(_encoder(run.model)), strict=True):
+        for setting, found in zip(("hidden", "attention"), places(_encoder(context.model)), strict=True):
             if (asked := getattr(self, setting)) not in ("model", 0.0) and not found:
                 raise UserError(
                     f"methods.dropout-rates.{setting}: found {asked}, but this student has no {setting} dropout to set; "
                     'expected "model" or 0'
                 )
 
-    def perturb(self, run: Run, state: State) -> AbstractContextManager[None]:
+    def perturb(self, step: Pass, state: State) -> AbstractContextManager[None]:
         from randout.models.kernels.dropout import rates
 
         hidden, attention = (None if rate == "model" else rate for rate in (self.hidden, self.attention))
-        return rates(_encoder(run.model), hidden, attention)
+        return rates(_encoder(step.context.model), hidden, attention)
 
 
 def _encoder(model: nn.Module) -> Any:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -10,7 +13,7 @@ from randout.core.errors import UserError
 from randout.core.lazy import F, torch
 from randout.models.outputs import Output, Want
 
-from .base import Batch, Forward, Method, Run, State
+from .base import Batch, Context, Forward, Method, Pass, State, Step
 from .functional import barlow_twins, info_nce, unit
 
 if TYPE_CHECKING:
@@ -49,18 +52,17 @@ class EmbeddingAdversarial(Method):
     temperature: Annotated[float, Field(gt=0, description="of InfoNCE")] = 0.05
     off_diagonal: Annotated[float, Field(ge=0, description="lambda of Barlow Twins")] = 0.005
 
-    def check(self, run: Run) -> None:
-        if run.sites.words is None:
+    def check(self, context: Context) -> None:
+        if context.sites.words is None:
             raise UserError("methods.embedding-adversarial: this student has no word embeddings; use another student")
 
-    def want(self, run: Run) -> Want:
+    def want(self, context: Context) -> Want:
         return Want(cls=True)
 
-    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
-        assert run.supervised is not None
-        clean = run.supervised(output, batch)
-        other = self._perturbed(run, clean, forward)
-        adversarial = run.supervised(other, batch)
+    def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+        clean = step.supervised(output, batch)
+        other = self._perturbed(step, clean, forward)
+        adversarial = step.supervised(other, batch)
         assert output.cls is not None
         assert other.cls is not None
         if self.contrast == "info-nce":
@@ -70,13 +72,19 @@ class EmbeddingAdversarial(Method):
         supervised = (1 - self.weight) / 2 * (clean + adversarial)
         return {"ce": supervised, "embedding-adversarial": self.weight * contrast}
 
-    def _perturbed(self, run: Run, clean: Tensor, forward: Forward) -> Output:
+    def _perturbed(self, step: Step, clean: Tensor, forward: Forward) -> Output:
         """Run the student with r added to its word embeddings; `clean` is CE_clean, with a graph."""
-        matrix: Any = run.sites.words.weight  # type: ignore[union-attr]
+        matrix: Any = step.context.sites.words.weight  # type: ignore[union-attr]
         (gradient,) = torch.autograd.grad(clean, matrix, retain_graph=True)
         r = self.epsilon * unit(gradient[None])[0]  # (V, d)
-        undo = run.sites.change_words(lambda ids, embedded: embedded + F.embedding(ids, r))
-        try:
-            return forward(want=Want(cls=True))
-        finally:
-            undo()
+        return forward(want=Want(cls=True), around=partial(_added, r))
+
+
+@contextmanager
+def _added(r: Tensor, step: Pass) -> Iterator[None]:
+    """While open, add r (V, d) to the word embeddings."""
+    undo = step.context.sites.change_words(lambda ids, embedded: embedded + F.embedding(ids, r))
+    try:
+        yield
+    finally:
+        undo()

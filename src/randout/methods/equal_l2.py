@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from .base import Method, Run, Size, State
+from .base import Method, Pass, Size, State
 from .hidden_noise import add_gaussian, check_layers, check_noise, noise_at
 
 if TYPE_CHECKING:
@@ -39,14 +39,12 @@ class EqualL2(Method):
         check_layers(self, "layer", [self.layer], size)
         check_noise(self, size)
 
-    def perturb(self, run: Run, state: State) -> AbstractContextManager[None]:
-        return noise_at(run, self.layer, self._add)
+    def perturb(self, step: Pass, state: State) -> AbstractContextManager[None]:
+        return noise_at(step, self.layer, self._add)
 
-    def _add(self, run: Run, hidden: Tensor) -> Tensor:
-        """Add noise to hidden (.., .., width); a clean pass (no layout) is unchanged."""
-        if (layout := run.layout) is None:
-            return hidden
-        width = hidden.shape[-1]
+    def _add(self, step: Pass, hidden: Tensor) -> Tensor:
+        """Add noise to hidden (.., .., width)."""
+        layout, width = step.layout, hidden.shape[-1]
         square = layout.lengths.clamp(max=self.tokens) * min(self.units, width) / 12  # (b,) expected squared norms
         size = (square / (layout.lengths * width)).sqrt()[:, None, None]
-        return add_gaussian(run, hidden, self.name, size)
+        return add_gaussian(step, hidden, self.name, size)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,11 +12,13 @@ from pydantic import Field
 from randout.core.errors import UserError
 from randout.core.lazy import torch
 
-from .base import Backward, Batch, Method, Run, State
+from .base import Backward, Batch, Context, Method, Pass, State, Step
 from .functional import unit
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from randout.models.hooks import Layout
 
 
 class FreeLB(Method):
@@ -43,30 +47,23 @@ class FreeLB(Method):
     init: Annotated[float, Field(ge=0, description="size of the random start: uniform up to init / sqrt(n d)")] = 0.2
     limit: Annotated[float, Field(ge=0, description="largest L2 norm of a text's perturbation; 0: none")] = 0.3
 
-    def check(self, run: Run) -> None:
-        if run.sites.words is None:
+    def check(self, context: Context) -> None:
+        if context.sites.words is None:
             raise UserError("methods.freelb: this student has no word embeddings; use another student")
 
-    def gradient(self, run: Run, state: State, inner: Backward) -> Backward:
-        def backward(batch: Batch, scale: float = 1.0) -> None:
-            delta = self._drawn(run, batch)
-            for left in reversed(range(self.steps)):
-                delta.requires_grad_()
-                undo = run.sites.change_words(partial(_add, run, delta))
-                try:
-                    inner(batch, scale / self.steps)
-                finally:
-                    undo()
-                if left:
-                    delta = self._ascended(delta)
+    def gradient(self, step: Step, state: State, batch: Batch, backward: Backward) -> None:
+        delta = self._drawn(step, batch)
+        for left in reversed(range(self.steps)):
+            delta.requires_grad_()
+            backward(batch, 1 / self.steps, partial(_perturbed, delta))
+            if left:
+                delta = self._ascended(delta)
 
-        return backward
-
-    def _drawn(self, run: Run, batch: Batch) -> Tensor:
+    def _drawn(self, step: Step, batch: Batch) -> Tensor:
         """delta_0 (b, longest, d), zero at positions without a token; drawn for the whole step, then sliced."""
-        matrix: Any = run.sites.words.weight  # type: ignore[union-attr]
+        matrix: Any = step.context.sites.words.weight  # type: ignore[union-attr]
         shape = (batch.step_labels.numel(), batch.longest, matrix.shape[1])
-        drawn = torch.rand(shape, generator=run.generator("freelb", matrix.device), device=matrix.device) * 2 - 1
+        drawn = torch.rand(shape, generator=step.generator("freelb", matrix.device), device=matrix.device) * 2 - 1
         lengths = torch.tensor([len(text) for text in batch.ids], device=matrix.device)[:, None]
         real = torch.arange(batch.longest, device=matrix.device) < lengths  # (b, longest)
         size = self.init * real / (lengths * shape[2]).sqrt()
@@ -84,9 +81,17 @@ class FreeLB(Method):
         return within
 
 
-def _add(run: Run, delta: Tensor, ids: Tensor, embedded: Tensor) -> Tensor:
-    """Add delta to embedded (.., n, d) at each text's tokens; a clean pass (no layout) is unchanged."""
-    if run.layout is None:
-        return embedded
+@contextmanager
+def _perturbed(delta: Tensor, step: Pass) -> Iterator[None]:
+    """While open, add delta (b, longest, d) to the word embeddings of each text's tokens."""
+    undo = step.context.sites.change_words(partial(_add, step.layout, delta))
+    try:
+        yield
+    finally:
+        undo()
+
+
+def _add(layout: Layout, delta: Tensor, ids: Tensor, embedded: Tensor) -> Tensor:
+    """Add delta to embedded (.., n, d) at each text's tokens."""
     rows = embedded.shape[:-1].numel()
-    return embedded + run.layout.into_rows(delta, rows).view_as(embedded).to(embedded.dtype)
+    return embedded + layout.into_rows(delta, rows).view_as(embedded).to(embedded.dtype)

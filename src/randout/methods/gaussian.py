@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from .base import Method, Run, Size, State
+from .base import Method, Pass, Size, State
 from .hidden_noise import add_gaussian, check_layers, noise_at
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ class Gaussian(Method):
     def check_size(self, size: Size) -> None:
         check_layers(self, "layer", [self.layer], size)
 
-    def perturb(self, run: Run, state: State) -> AbstractContextManager[None]:
-        return noise_at(run, self.layer, self._add)
+    def perturb(self, step: Pass, state: State) -> AbstractContextManager[None]:
+        return noise_at(step, self.layer, self._add)
 
-    def _add(self, run: Run, hidden: Tensor) -> Tensor:
-        """Add noise to hidden (.., .., width); a clean pass (no layout) is unchanged."""
-        return add_gaussian(run, hidden, self.name, self.sigma)
+    def _add(self, step: Pass, hidden: Tensor) -> Tensor:
+        """Add noise to hidden (.., .., width)."""
+        return add_gaussian(step, hidden, self.name, self.sigma)

@@ -10,7 +10,7 @@ from pydantic import Field
 from randout.core.errors import UserError
 from randout.models.outputs import Output, Want
 
-from .base import Batch, Forward, Method, Run, Size, State
+from .base import Batch, Context, Forward, Method, Pass, Size, State, Step
 from .functional import info_nce
 from .hidden_noise import add_gaussian, check_layers, noise_at
 
@@ -48,33 +48,32 @@ class GaussianContrastive(Method):
     weight: Annotated[float, Field(ge=0, description="factor of the contrastive loss")] = 0.3
     temperature: Annotated[float, Field(gt=0, description="of the contrastive loss")] = 0.05
 
-    def check(self, run: Run) -> None:
-        blocks = len(run.sites.blocks)
+    def check(self, context: Context) -> None:
+        blocks = len(context.sites.blocks)
         if not blocks:
             raise UserError(
                 "methods.gaussian-contrastive: not supported because this student is a neural baseline without blocks and "
                 "[CLS]; use it with an encoder, or remove it"
             )
-        super().check(run)
+        super().check(context)
 
     def check_size(self, size: Size) -> None:
         check_layers(self, "layer", [self.layer], size)
 
-    def perturb(self, run: Run, state: State) -> AbstractContextManager[None]:
-        return noise_at(run, self.layer, self._add)
+    def perturb(self, step: Pass, state: State) -> AbstractContextManager[None]:
+        return noise_at(step, self.layer, self._add)
 
-    def _add(self, run: Run, hidden: Tensor) -> Tensor:
-        """Add noise to hidden (.., .., width); a clean pass (no layout) is unchanged."""
-        return add_gaussian(run, hidden, self.name, self.sigma)
+    def _add(self, step: Pass, hidden: Tensor) -> Tensor:
+        """Add noise to hidden (.., .., width)."""
+        return add_gaussian(step, hidden, self.name, self.sigma)
 
-    def want(self, run: Run) -> Want:
+    def want(self, context: Context) -> Want:
         return Want(cls=True)
 
-    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
-        assert run.supervised is not None
+    def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         assert output.cls is not None
         clean = forward(perturb=False, call=0, want=Want(cls=True))
         assert clean.cls is not None
-        gold = (run.supervised(clean, batch) + run.supervised(output, batch)) / 2
+        gold = (step.supervised(clean, batch) + step.supervised(output, batch)) / 2
         contrast = info_nce(clean.cls, output.cls, self.temperature)
         return {"ce": gold, "gaussian-contrastive": self.weight * contrast}

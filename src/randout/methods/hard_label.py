@@ -9,7 +9,7 @@ from pydantic import Field
 from randout.core.lazy import F
 from randout.models.outputs import Output
 
-from .base import Batch, Forward, Method, Run, State
+from .base import Batch, Forward, Method, State, Step
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,9 +38,9 @@ class HardLabel(Method):
 
     alpha: Annotated[float, Field(ge=0, le=1, description="a: share of the teacher's labels")] = 0.5
 
-    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
-        if batch.teacher is None or run.supervised is None:
-            raise RuntimeError("distillation without stored teacher logits or without a loss on gold labels")
+    def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+        if batch.teacher is None:
+            raise RuntimeError("distillation without stored teacher logits")
         decided = F.cross_entropy(output.logits.float(), batch.teacher.argmax(1), reduction="sum")
-        gold = (1 - self.alpha) * run.supervised(output, batch)
+        gold = (1 - self.alpha) * step.supervised(output, batch)
         return {"ce": gold, "hard-label": self.alpha * decided / batch.step_labels.numel()}

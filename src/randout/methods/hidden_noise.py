@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from randout.core.errors import UserError
 from randout.core.lazy import torch
 
-from .base import Method, Run, Size
+from .base import Method, Pass, Size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,24 +41,23 @@ def check_noise(method: Method, size: Size) -> None:
 
 
 @contextmanager
-def noise_at(run: Run, layer: int, add: Callable[[Run, Tensor], Tensor]) -> Iterator[None]:
-    """While open, pass the hidden state at `layer` (.., .., width) through `add(run, hidden)`."""
-    undo = run.sites.change(layer, partial(add, run))
+def noise_at(step: Pass, layer: int, add: Callable[[Pass, Tensor], Tensor]) -> Iterator[None]:
+    """While open, pass the hidden state at `layer` (.., .., width) through `add(step, hidden)`."""
+    undo = step.context.sites.change(layer, partial(add, step))
     try:
         yield
     finally:
         undo()
 
 
-def add_gaussian(run: Run, hidden: Tensor, name: str, size: float | Tensor) -> Tensor:
-    """Add size * N(0, 1) to all units of every token of hidden (.., .., width); a clean pass (no layout) is unchanged.
+def add_gaussian(step: Pass, hidden: Tensor, name: str, size: float | Tensor) -> Tensor:
+    """Add size * N(0, 1) to all units of every token of hidden (.., .., width).
 
     name: purpose that keys the random draw. size: a number or (b, 1, 1).
     """
-    if (layout := run.layout) is None:
-        return hidden
+    layout = step.layout
     shape = (layout.of, layout.longest, hidden.shape[-1])
-    noise = torch.randn(shape, generator=run.generator(name, hidden.device), device=hidden.device)
+    noise = torch.randn(shape, generator=step.generator(name, hidden.device), device=hidden.device)
     noise = size * layout.own(noise)  # (b, longest, width)
-    run.log("noise_l2", noise.square().sum((1, 2)).sqrt().mean(), weight=len(noise))
+    step.log("noise_l2", noise.square().sum((1, 2)).sqrt().mean(), weight=len(noise))
     return layout.add(hidden, noise)

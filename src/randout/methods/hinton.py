@@ -8,7 +8,7 @@ from pydantic import Field
 
 from randout.models.outputs import Output
 
-from .base import Batch, Forward, Method, Run, State
+from .base import Batch, Forward, Method, State, Step
 from .functional import kl_divergence
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ class Hinton(Method):
     alpha: Annotated[float, Field(ge=0, le=1, description="a: share of the teacher; the rest is the gold labels")] = 0.5
     temperature: Annotated[float, Field(gt=0, description="t: larger is softer")] = 2.0
 
-    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
-        if batch.teacher is None or run.supervised is None:
-            raise RuntimeError("distillation without stored teacher logits or without a loss on gold labels")
+    def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+        if batch.teacher is None:
+            raise RuntimeError("distillation without stored teacher logits")
         divergence = kl_divergence(batch.teacher, output.logits, self.temperature) / batch.step_labels.numel()
-        gold = (1 - self.alpha) * run.supervised(output, batch)
+        gold = (1 - self.alpha) * step.supervised(output, batch)
         return {"ce": gold, "hinton": self.alpha * self.temperature**2 * divergence}

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from randout.models.outputs import Output
 
-from .base import Batch, Forward, Method, Run, State
+from .base import Batch, Forward, Method, State, Step
 from .functional import kl_divergence
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class KnowledgeDistillation(Method):
     ] = "batchmean"
     t_squared: Annotated[bool, Field(description="multiply by t^2 (Hinton)")] = False
 
-    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+    def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         if batch.teacher is None:
             raise RuntimeError("knowledge distillation without stored teacher logits")
         divergence = kl_divergence(batch.teacher, output.logits, self.temperature)

@@ -11,7 +11,7 @@ from randout.core.errors import UserError
 from randout.core.lazy import F, nn, torch
 from randout.models.outputs import Output, Want
 
-from .base import Batch, Forward, LiveTeacher, Method, Run, Size, State
+from .base import Batch, Context, Forward, LiveTeacher, Method, Size, State, Step
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,23 +71,23 @@ class LayerMatching(Method):
         if bad := [i for i, _ in self.pairs if not 0 <= i <= size.depth]:
             raise UserError(f"methods.layer-matching.pairs: the student has blocks 1 to {size.depth}, got {bad[0]}")
 
-    def check(self, run: Run) -> None:
-        super().check(run)
-        if self.attention and not run.sites.reaches_attention(run.model):
+    def check(self, context: Context) -> None:
+        super().check(context)
+        if self.attention and not context.sites.reaches_attention(context.model):
             raise UserError("methods.layer-matching.attention: this student's attention cannot be read; set it to 0")
 
-    def start(self, run: Run) -> State:
+    def start(self, context: Context) -> State:
         if not self.hidden and not self.attention:
             return State()
-        teacher = _teacher(run)
+        teacher = context.live_teacher
         self._check_teacher(teacher)
-        own: Any = run.model.config
+        own: Any = context.model.config
         width, their_width = own.hidden_size, teacher.encoder.model.config.hidden_size
         if not self.hidden or width == their_width:
             return State()
-        device = next(run.model.parameters()).device
-        generator = run.generator(self.name, torch.device("cpu"))
-        draws = [torch.randn(width, their_width, generator=generator) / width**0.5 for _ in self.matched(run)]
+        device = next(context.model.parameters()).device
+        generator = context.generator(self.name, torch.device("cpu"))
+        draws = [torch.randn(width, their_width, generator=generator) / width**0.5 for _ in self.matched(context)]
         return State([nn.Parameter(draw.to(device)) for draw in draws])
 
     def _check_teacher(self, teacher: LiveTeacher) -> None:
@@ -109,37 +109,37 @@ class LayerMatching(Method):
         if self.attention and not sites.reaches_attention(model):
             raise UserError("methods.layer-matching.attention: this teacher's attention cannot be read; set it to 0")
 
-    def matched(self, run: Run) -> tuple[tuple[int, int], ...]:
+    def matched(self, context: Context) -> tuple[tuple[int, int], ...]:
         """Pairs (student block, teacher block) to match."""
         if self.pairs:
             return self.pairs
-        ours, theirs = len(run.sites.blocks), len(_teacher(run).encoder.sites.blocks)
+        ours, theirs = len(context.sites.blocks), len(context.live_teacher.encoder.sites.blocks)
         return tuple((i, max((2 * i * theirs + ours) // (2 * ours), 1)) for i in range(1, ours + 1))
 
-    def want(self, run: Run) -> Want:
-        return self._wanted([i for i, _ in self.matched(run)]) if self.hidden or self.attention else Want()
+    def want(self, context: Context) -> Want:
+        return self._wanted([i for i, _ in self.matched(context)]) if self.hidden or self.attention else Want()
 
     def _wanted(self, sites: Sequence[int]) -> Want:
         blocks = tuple(site for site in sites if site) if self.attention else ()
         return Want(hidden=tuple(sites) if self.hidden else (), attention=blocks)
 
-    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+    def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         if not self.hidden and not self.attention:
             return {}
-        teacher, pairs, texts = _teacher(run), self.matched(run), batch.step_labels.numel()
+        teacher, pairs, texts = step.context.live_teacher, self.matched(step.context), batch.step_labels.numel()
         with torch.no_grad():
-            theirs = teacher.forward(run, batch, want=self._wanted([j for _, j in pairs]))
+            theirs = teacher.forward(step, batch, want=self._wanted([j for _, j in pairs]))
         ids = [torch.from_numpy(teacher.tokens[int(row)].astype("int64")) for row in batch.rows]
         same = [torch.equal(text, other) for text, other in zip(batch.ids, ids, strict=True)]
         total = output.logits.new_zeros((), dtype=torch.float32)
         if self.hidden:
             rows = _rows(batch.ids, ids, [equal and self.states != "first" for equal in same], total.device)
             far = self._states(pairs, output, theirs, rows, state.parameters) / (texts * len(pairs))
-            run.log("hidden_distance", far * texts / len(same), weight=len(same))
+            step.log("hidden_distance", far * texts / len(same), weight=len(same))
             total = total + self.hidden * far
         if self.attention:
             far = _attention(pairs, output, theirs, same) / (texts * max(sum(bool(i and j) for i, j in pairs), 1))
-            run.log("attention_distance", far * texts / len(same), weight=len(same))
+            step.log("attention_distance", far * texts / len(same), weight=len(same))
             total = total + self.attention * far
         return {"layer-matching": total}
 
@@ -208,9 +208,3 @@ def _attention(pairs: Sequence[tuple[int, int]], ours: Output, theirs: Output, s
                 one, other = (a, c) if len(a) == len(c) else (a.mean(0, keepdim=True), c.mean(0, keepdim=True))
                 found.append((one.float() - other.float()).square().sum(-1).mean())
     return torch.stack(found).sum()
-
-
-def _teacher(run: Run) -> LiveTeacher:
-    if run.teacher is None:
-        raise RuntimeError("layer matching without a live teacher")
-    return run.teacher

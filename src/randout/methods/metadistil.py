@@ -12,7 +12,7 @@ from randout.core.errors import UserError
 from randout.core.lazy import torch
 from randout.models.outputs import Output
 
-from .base import Backward, Batch, Forward, LiveTeacher, Method, Run, State
+from .base import Backward, Batch, Context, Forward, Method, State, Step
 from .functional import kl_divergence
 
 if TYPE_CHECKING:
@@ -69,10 +69,10 @@ class MetaDistil(Method):
     ] = "exact"
     teacher_dropout: Annotated[bool, Field(description="the teacher's dropout is on while it is trained")] = False
 
-    def start(self, run: Run) -> State:
+    def start(self, context: Context) -> State:
         if not self.weight:
             return State()
-        teacher = _teacher(run)
+        teacher = context.live_teacher
         if self.form == "first-order" and teacher.precision != "float32":
             raise UserError(
                 f'methods.metadistil.form: "first-order" needs differences that are lost in {teacher.precision}; '
@@ -83,19 +83,17 @@ class MetaDistil(Method):
         optimizer = kind(model.parameters(), lr=self.teacher_learning_rate, weight_decay=0.0)
         return State([], {f"teacher.{n}": p.data for n, p in model.named_parameters()}, {"teacher": optimizer})
 
-    def gradient(self, run: Run, state: State, inner: Backward) -> Backward:
-        def taught(batch: Batch, scale: float = 1.0) -> None:
-            self._teach(run, state.optimizers["teacher"], batch)
-            inner(batch, scale)
+    def gradient(self, step: Step, state: State, batch: Batch, backward: Backward) -> None:
+        if self.weight:
+            self._teach(step, state.optimizers["teacher"], batch)
+        backward(batch)
 
-        return taught if self.weight else inner
-
-    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+    def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         if not self.weight:
-            return {"ce": _gold(run, output, batch)}
+            return {"ce": step.supervised(output, batch)}
         with torch.no_grad():
-            teacher = _teacher(run).forward(run, batch).logits
-        gold = (1 - self.weight) * _gold(run, output, batch)
+            teacher = step.context.live_teacher.forward(step, batch).logits
+        gold = (1 - self.weight) * step.supervised(output, batch)
         return {"ce": gold, "metadistil": self._soft(teacher, output.logits, batch)}
 
     def _soft(self, teacher: Tensor, student: Tensor, batch: Batch) -> Tensor:
@@ -103,61 +101,58 @@ class MetaDistil(Method):
         divergence = kl_divergence(teacher, student, self.temperature)
         return self.weight * self.temperature**2 * divergence / batch.step_labels.numel()
 
-    def _teach(self, run: Run, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
+    def _teach(self, step: Step, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
         """Take one optimizer step of the teacher."""
-        teacher = _teacher(run)
+        teacher = step.context.live_teacher
         parameters = list(teacher.encoder.model.parameters())
-        logits = teacher.forward(run, batch, dropout=self.teacher_dropout).logits  # (b, C)
-        wanted = self.logit_gradient(run, logits.detach(), batch)
+        logits = teacher.forward(step, batch, dropout=self.teacher_dropout).logits  # (b, C)
+        wanted = self.logit_gradient(step, logits.detach(), batch)
         found = torch.autograd.grad(logits, parameters, wanted.to(logits.dtype), allow_unused=True)
         for parameter, gradient in zip(parameters, found, strict=True):
             parameter.grad = gradient
         if self.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
         for group in optimizer.param_groups:
-            group["lr"] = self.teacher_learning_rate * max(1 - run.step / max(run.steps, 1), 0)
+            group["lr"] = self.teacher_learning_rate * max(1 - step.number / max(step.total, 1), 0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    def logit_gradient(self, run: Run, logits: Tensor, batch: Batch) -> Tensor:
+    def logit_gradient(self, step: Step, logits: Tensor, batch: Batch) -> Tensor:
         """Gradient (b, C) of the held-out loss of theta' with respect to the teacher's logits on `batch`."""
-        if run.forward is None:
-            raise RuntimeError("MetaDistil outside a training loop")
         logits = logits.requires_grad_()
-        names, weights = zip(*((n, p) for n, p in run.model.named_parameters() if p.requires_grad), strict=True)
+        names, weights = zip(
+            *((n, p) for n, p in step.context.model.named_parameters() if p.requires_grad), strict=True
+        )
         exact = self.form == "exact"
         with _twice_differentiable() if exact else nullcontext():
-            output = run.forward(batch)
-            loss = (1 - self.weight) * _gold(run, output, batch) + self._soft(logits, output.logits, batch)
+            output = step.forward(batch)
+            loss = (1 - self.weight) * step.supervised(output, batch) + self._soft(logits, output.logits, batch)
             slope = _grad(loss, weights, create_graph=exact)
             pilot = [(w.detach() - self.pilot_rate * g.detach()).requires_grad_() for w, g in _pairs(weights, slope)]
-            v = self._judged(run, dict(zip(names, pilot, strict=True)))
+            v = self._judged(step, dict(zip(names, pilot, strict=True)))
             if exact:
                 used = [(g, direction) for g, direction in _pairs(slope, v) if g.requires_grad]
                 (found,) = torch.autograd.grad([g for g, _ in used], logits, [direction for _, direction in used])
                 return -self.pilot_rate * found
         return -self.pilot_rate * self._difference(
-            run, logits, batch, dict(zip(names, _pairs(weights, v), strict=True))
+            step, logits, batch, dict(zip(names, _pairs(weights, v), strict=True))
         )
 
-    def _judged(self, run: Run, pilot: dict[str, Tensor]) -> list[Tensor]:
+    def _judged(self, step: Step, pilot: dict[str, Tensor]) -> list[Tensor]:
         """v: the gradient with respect to theta' of its loss on a batch of held-out rows."""
-        if run.forward is None or run.heldout is None:
-            raise RuntimeError("MetaDistil without held-out rows")
-        batch = run.heldout(run.step)
-        loss = _gold(run, run.forward(batch, weights=pilot, dropout=False, perturb=False), batch)
-        run.log("heldout_loss", loss)
+        batch = step.heldout()
+        loss = step.supervised(step.forward(batch, weights=pilot, dropout=False, perturb=False), batch)
+        step.log("heldout_loss", loss)
         return _grad(loss, list(pilot.values()))
 
-    def _difference(self, run: Run, logits: Tensor, batch: Batch, moved: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
+    def _difference(self, step: Step, logits: Tensor, batch: Batch, moved: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
         """d/dz_t of (L(theta + h v) - L(theta - h v)) / 2h. moved: by name the weight and v."""
-        assert run.forward is not None
         h = 0.003 / torch.stack([v.square().sum() for _, v in moved.values()]).sum().sqrt().clamp(min=1e-12)
         total = torch.zeros((), device=logits.device)
         for sign in (1, -1):
             with torch.no_grad():
                 shifted = {name: weight + sign * h * v for name, (weight, v) in moved.items()}
-                student = run.forward(batch, weights=shifted).logits
+                student = step.forward(batch, weights=shifted).logits
             total = total + sign * self._soft(logits, student, batch)
         (found,) = torch.autograd.grad(total, logits)
         return found / (2 * h)
@@ -172,18 +167,6 @@ def _twice_differentiable() -> Iterator[None]:
 
     with sdpa_kernel(SDPBackend.MATH), plain():
         yield
-
-
-def _teacher(run: Run) -> LiveTeacher:
-    if run.teacher is None:
-        raise RuntimeError("MetaDistil without a live teacher")
-    return run.teacher
-
-
-def _gold(run: Run, output: Output, batch: Batch) -> Tensor:
-    if run.supervised is None:
-        raise RuntimeError("MetaDistil without a loss on gold labels")
-    return run.supervised(output, batch)
 
 
 def _grad(loss: Tensor, of: Sequence[Tensor], create_graph: bool = False) -> list[Tensor]:

@@ -12,7 +12,7 @@ from pydantic import Field
 from randout.core.errors import UserError
 from randout.core.lazy import F, nn, torch
 
-from .base import Method, Run, State
+from .base import Context, Method, Pass, State
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,7 +25,7 @@ class Mixout(Method):
     mask over the columns shared by all rows, as in the authors' code. Biases, embeddings and norms are trained as usual.
     The encoder's dropout is off. The head is new, so it is trained as usual and keeps its dropout; a pooler that the
     pretrained weights lack is also trained as usual, without dropout. Which tensors are new is known if randout loaded the
-    model (`Run.fresh`); `attached` and `applied` treat everything inside the encoder as pretrained, including a newly
+    model (`Context.fresh`); `attached` and `applied` treat everything inside the encoder as pretrained, including a newly
     initialised pooler.
     m is drawn again in each forward pass, keyed by (seed, step, call, name of the layer): the micro-batches of a step share
     it. A block used several times (ALBERT) has one mask per forward pass. The gradient is autograd's,
@@ -43,26 +43,26 @@ class Mixout(Method):
 
     p: Annotated[float, Field(ge=0, lt=1, description="share of columns that are pretrained (paper: 0.7 to 0.9)")] = 0.7
 
-    def check(self, run: Run) -> None:
-        if not hasattr(run.model, "base_model"):
+    def check(self, context: Context) -> None:
+        if not hasattr(context.model, "base_model"):
             raise UserError(
-                f"methods.mixout: the student {type(run.model).__name__} has no pretrained encoder; use it with an "
+                f"methods.mixout: the student {type(context.model).__name__} has no pretrained encoder; use it with an "
                 "encoder, or remove it"
             )
 
-    def start(self, run: Run) -> State:
-        return State(tensors={name: layer.weight.detach().clone() for name, layer in _layers(run)})
+    def start(self, context: Context) -> State:
+        return State(tensors={name: layer.weight.detach().clone() for name, layer in _layers(context)})
 
     @contextmanager
-    def perturb(self, run: Run, state: State) -> Iterator[None]:
+    def perturb(self, step: Pass, state: State) -> Iterator[None]:
         from randout.models.kernels.dropout import rates
 
-        layers = _layers(run) if self.p else []
+        layers = _layers(step.context) if self.p else []
         before = [vars(layer).get("forward") for _, layer in layers]  # usually None, unless other code set one
-        with rates(run.model.base_model, 0.0, 0.0):  # type: ignore[arg-type]
+        with rates(step.context.model.base_model, 0.0, 0.0):  # type: ignore[arg-type]
             try:
                 for name, layer in layers:
-                    layer.forward = partial(self._mixed, run, state, name, layer)  # type: ignore[method-assign]
+                    layer.forward = partial(self._mixed, step, state, name, layer)  # type: ignore[method-assign]
                 yield
             finally:
                 for (_, layer), found in zip(layers, before, strict=True):
@@ -70,19 +70,17 @@ class Mixout(Method):
                     if found is not None:
                         layer.forward = found  # type: ignore[method-assign]
 
-    def _mixed(self, run: Run, state: State, name: str, layer: nn.Linear, x: Tensor) -> Tensor:
-        """Forward pass of a layer, x (.., in) -> (.., out); a clean pass (no layout) uses w."""
-        if run.layout is None:
-            return F.linear(x, layer.weight, layer.bias)
+    def _mixed(self, step: Pass, state: State, name: str, layer: nn.Linear, x: Tensor) -> Tensor:
+        """Forward pass of a layer, x (.., in) -> (.., out)."""
         w, u = layer.weight, state.tensors[name]
-        generator = run.generator("mixout", w.device, name)
+        generator = step.generator("mixout", w.device, name)
         m = (torch.rand(w.shape[1], generator=generator, device=w.device) >= self.p).to(w.dtype)
         return F.linear(x, u + (w - u) * (m / (1 - self.p)), layer.bias)
 
 
-def _layers(run: Run) -> list[tuple[str, nn.Linear]]:
+def _layers(context: Context) -> list[tuple[str, nn.Linear]]:
     """Pretrained linear layers of the encoder with their names, each once."""
-    base: nn.Module = run.model.base_model  # type: ignore[assignment]
+    base: nn.Module = context.model.base_model  # type: ignore[assignment]
     linear = [(name, module) for name, module in base.named_modules() if isinstance(module, nn.Linear)]
-    fresh = run.fresh_weights()
+    fresh = context.fresh_weights()
     return [(name, module) for name, module in linear if not any(module.weight is weight for weight in fresh)]

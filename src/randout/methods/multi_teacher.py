@@ -10,7 +10,7 @@ from randout.core.errors import UserError
 from randout.core.lazy import F, torch
 from randout.models.outputs import Output
 
-from .base import Batch, Forward, Method, Run, State
+from .base import Batch, Context, Forward, Method, State, Step
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,14 +48,14 @@ class MultiTeacher(Method):
             raise ValueError("expected weights of at least 0, with at least one above 0")
         return value
 
-    def check(self, run: Run) -> None:
-        if self.weights and len(self.weights) != run.teachers:
+    def check(self, context: Context) -> None:
+        if self.weights and len(self.weights) != context.teachers:
             raise UserError(
-                f"methods.multi-teacher.weights: {len(self.weights)} for {run.teachers} teacher"
-                f"{'s' * (run.teachers != 1)} (teacher.model, then teacher.more); give one for each, or none"
+                f"methods.multi-teacher.weights: {len(self.weights)} for {context.teachers} teacher"
+                f"{'s' * (context.teachers != 1)} (teacher.model, then teacher.more); give one for each, or none"
             )
 
-    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+    def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         if batch.teacher is None:
             raise RuntimeError("distillation without stored teacher logits")
         p = self.targets(torch.stack([batch.teacher, *batch.others]))

@@ -12,7 +12,7 @@ from pydantic import Field
 from randout.core.errors import UserError
 from randout.core.lazy import torch
 
-from .base import Method, Run, State
+from .base import Context, Method, Pass, State
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,28 +38,27 @@ class NEFTune(Method):
 
     alpha: Annotated[float, Field(ge=0, description="size of the noise (paper: 5, 10, 15)")] = 5.0
 
-    def check(self, run: Run) -> None:
-        if run.sites.words is None:
+    def check(self, context: Context) -> None:
+        if context.sites.words is None:
             raise UserError(
-                f"methods.neftune: no token embedding was found in the student {type(run.model).__name__}; "
+                f"methods.neftune: no token embedding was found in the student {type(context.model).__name__}; "
                 "remove this method"
             )
 
     @contextmanager
-    def perturb(self, run: Run, state: State) -> Iterator[None]:
-        undo = run.sites.change_words(partial(self._add, run))
+    def perturb(self, step: Pass, state: State) -> Iterator[None]:
+        undo = step.context.sites.change_words(partial(self._add, step))
         try:
             yield
         finally:
             undo()
 
-    def _add(self, run: Run, ids: Tensor, embedded: Tensor) -> Tensor:
-        """Add noise to embedded (.., .., d); a clean pass (no layout) is unchanged."""
-        if (layout := run.layout) is None:
-            return embedded
-        generator, width = run.generator("neftune", embedded.device), embedded.shape[-1]
+    def _add(self, step: Pass, ids: Tensor, embedded: Tensor) -> Tensor:
+        """Add noise to embedded (.., .., d)."""
+        layout, width = step.layout, embedded.shape[-1]
+        generator = step.generator("neftune", embedded.device)
         size = self.alpha / (layout.lengths * width).sqrt()[:, None, None]  # (b, 1, 1)
         uniform = torch.rand(layout.of, layout.longest, width, generator=generator, device=embedded.device)
         noise = size * layout.own(2 * uniform - 1)  # (b, longest, d)
-        run.log("noise_l2", noise.square().sum((1, 2)).sqrt().mean(), weight=len(noise))
+        step.log("noise_l2", noise.square().sum((1, 2)).sqrt().mean(), weight=len(noise))
         return layout.add(embedded, noise)

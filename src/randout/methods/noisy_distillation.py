@@ -10,7 +10,7 @@ from pydantic import Field
 from randout.core.lazy import torch
 from randout.models.outputs import Output
 
-from .base import Batch, Forward, Method, Run, State
+from .base import Batch, Forward, Method, State, Step
 from .functional import kl_divergence
 
 if TYPE_CHECKING:
@@ -56,18 +56,18 @@ class NoisyDistillation(Method):
     )
     shuffle: Annotated[int, Field(ge=0, description="k: positions by which a word may move; 0 keeps the order")] = 3
 
-    def inputs(self, run: Run, state: State, batch: Batch) -> Batch:
+    def inputs(self, step: Step, state: State, batch: Batch) -> Batch:
         if not self.word_drop and not self.shuffle:
             return batch
         pairs = zip(batch.ids, batch.rows.tolist(), strict=True)
-        return replace(batch, ids=[self._noisy(run, text, row) for text, row in pairs])
+        return replace(batch, ids=[self._noisy(step, text, row) for text, row in pairs])
 
-    def _noisy(self, run: Run, text: Tensor, row: int) -> Tensor:
+    def _noisy(self, step: Step, text: Tensor, row: int) -> Tensor:
         """Drop and shuffle the words of a text, ids (n,) -> (m,), m <= n; special tokens at its ends are unchanged."""
-        start, end = run.prefix, len(text) - run.suffix
+        start, end = step.context.prefix, len(text) - step.context.suffix
         if end <= start:
             return text
-        generator = run.generator(self.name, torch.device("cpu"), row)
+        generator = step.generator(self.name, torch.device("cpu"), row)
         luck, moves = torch.rand(2, end - start, generator=generator)
         kept = (luck >= self.word_drop) | (luck == luck.max())
         words = text[start:end][kept]
@@ -76,15 +76,11 @@ class NoisyDistillation(Method):
             words = words[places.argsort()]
         return torch.cat([text[:start], words, text[end:]])
 
-    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
-        if run.supervised is None:
-            raise RuntimeError("noisy distillation without a loss on gold labels")
-        gold = run.supervised(output, batch)
+    def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+        gold = step.supervised(output, batch)
         if not self.weight:
             return {"ce": gold}
-        if run.teacher is None:
-            raise RuntimeError("noisy distillation without a live teacher")
         with torch.no_grad():
-            teacher = run.teacher.forward(run, batch, dropout=self.teacher_dropout)
+            teacher = step.context.live_teacher.forward(step, batch, dropout=self.teacher_dropout)
         divergence = kl_divergence(teacher.logits, output.logits, 1.0) / batch.step_labels.numel()
         return {"ce": (1 - self.weight) * gold, "noisy-distillation": self.weight * divergence}

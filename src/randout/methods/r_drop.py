@@ -8,7 +8,7 @@ from pydantic import Field
 
 from randout.models.outputs import Output
 
-from .base import Batch, Forward, Method, Run, State
+from .base import Batch, Forward, Method, State, Step
 from .functional import kl_divergence
 
 if TYPE_CHECKING:
@@ -39,10 +39,9 @@ class RDrop(Method):
 
     alpha: Annotated[float, Field(ge=0, description="factor of the divergence between the passes")] = 1.0
 
-    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
-        assert run.supervised is not None
+    def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         other = forward(call=1)
         one, two = output.logits, other.logits
         divergence = (kl_divergence(one, two, 1.0) + kl_divergence(two, one, 1.0)) / 2
-        supervised = (run.supervised(output, batch) + run.supervised(other, batch)) / 2
+        supervised = (step.supervised(output, batch) + step.supervised(other, batch)) / 2
         return {"ce": supervised, "r-drop": self.alpha * divergence / batch.step_labels.numel()}

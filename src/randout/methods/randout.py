@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from randout.core.lazy import torch
 
-from .base import Method, Run, Size, State
+from .base import Method, Pass, Size, State
 from .hidden_noise import check_layers, check_noise
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Randout(Method):
     """h[b, token, unit] += scale * (U(low, high) + offset) at T tokens x H units of each text (eq. 3).
 
-    Drawn again in every training forward pass, in float32, keyed by (run seed, `seed`, step, layer); never in evaluation.
-    With the defaults the noise is U(-.5, .5): mean 0, standard deviation .2887, L2 norm about sqrt(T * H / 12).
+    Drawn again in every training forward pass, in float32, keyed by (the training's seed, `seed`, step, layer); never in
+    evaluation. With the defaults the noise is U(-.5, .5): mean 0, standard deviation .2887, L2 norm about sqrt(T * H / 12).
     layers: 0 is the embedding output, i the output of block i. `choose_tokens`, `choose_units`: at random per text (the
     units shared by its tokens, or drawn for each token), or the leading ones. T is clipped to a text's number of tokens;
     more units or tokens than the encoder supports are refused. padding: also choose among the positions that padding would
@@ -66,18 +66,16 @@ class Randout(Method):
         check_noise(self, size)
 
     @contextmanager
-    def perturb(self, run: Run, state: State) -> Iterator[None]:
+    def perturb(self, step: Pass, state: State) -> Iterator[None]:
         with ExitStack() as stack:
             for layer in self.layers:
-                stack.callback(run.sites.change(layer, partial(self._add, run, layer)))
+                stack.callback(step.context.sites.change(layer, partial(self._add, step, layer)))
             yield
 
-    def _add(self, run: Run, layer: int, hidden: Tensor) -> Tensor:
-        """Add noise to hidden (.., .., width); a clean pass (no layout) is unchanged."""
-        if run.layout is None:
-            return hidden
-        rows, columns, noise = self.draw(run, layer, run.layout, hidden.shape[-1], hidden.device)
-        run.log("noise_l2", noise.square().sum((1, 2)).sqrt().mean(), weight=len(noise))
+    def _add(self, step: Pass, layer: int, hidden: Tensor) -> Tensor:
+        """Add noise to hidden (.., .., width)."""
+        rows, columns, noise = self.draw(step, layer, step.layout, hidden.shape[-1], hidden.device)
+        step.log("noise_l2", noise.square().sum((1, 2)).sqrt().mean(), weight=len(noise))
         flat = hidden.reshape(-1, hidden.shape[-1])
         place = (rows.expand_as(noise), columns.expand_as(noise))
         if self.replace:
@@ -89,12 +87,12 @@ class Randout(Method):
         return (flat + added.to(hidden.dtype)).view_as(hidden)
 
     def draw(
-        self, run: Run, layer: int, layout: Layout, width: int, device: torch.device
+        self, step: Pass, layer: int, layout: Layout, width: int, device: torch.device
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Draw positions and noise: rows (b, T, 1) of the flattened state, -1 if a text has too few tokens; columns
         (b, 1 or T, H); noise (b, T, H), zero without a token. Drawn for the whole step, then sliced.
         """
-        generator = run.generator("randout", device, self.seed, layer)
+        generator = step.generator("randout", device, self.seed, layer)
         texts, longest = layout.of, layout.longest
         tokens, units = min(self.tokens, longest), min(self.units, width)
         mine = slice(layout.first, layout.first + len(layout.lengths))

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from randout.core.lazy import torch
 
-from .base import Method, Run, Size, State
+from .base import Method, Pass, Size, State
 from .hidden_noise import check_layers, check_noise, noise_at
 
 if TYPE_CHECKING:
@@ -43,25 +43,23 @@ class Scattered(Method):
         check_layers(self, "layer", [self.layer], size)
         check_noise(self, size)
 
-    def perturb(self, run: Run, state: State) -> AbstractContextManager[None]:
-        return noise_at(run, self.layer, self._add)
+    def perturb(self, step: Pass, state: State) -> AbstractContextManager[None]:
+        return noise_at(step, self.layer, self._add)
 
-    def _add(self, run: Run, hidden: Tensor) -> Tensor:
-        """Add noise to hidden (.., .., width); a clean pass (no layout) is unchanged."""
-        if (layout := run.layout) is None:
-            return hidden
+    def _add(self, step: Pass, hidden: Tensor) -> Tensor:
+        """Add noise to hidden (.., .., width)."""
         flat = hidden.reshape(-1, width := hidden.shape[-1])
-        rows, columns, noise = self.draw(run, layout, width, hidden.device)
+        rows, columns, noise = self.draw(step, step.layout, width, hidden.device)
         added = torch.zeros(flat.shape, device=hidden.device)
         added.index_put_((rows, columns), noise, accumulate=True)
-        run.log("noise_l2", noise.square().sum(1).sqrt().mean(), weight=len(noise))
+        step.log("noise_l2", noise.square().sum(1).sqrt().mean(), weight=len(noise))
         return (flat + added.to(hidden.dtype)).view_as(hidden)
 
-    def draw(self, run: Run, layout: Layout, width: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(self, step: Pass, layout: Layout, width: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Draw rows of the flattened state, columns and noise, each (b, k) with the k of the step's longest text; noise is
         zero beyond a text's own k. Drawn for the whole step, then sliced.
         """
-        generator, mine = run.generator("scattered", device), slice(layout.first, layout.first + len(layout.lengths))
+        generator, mine = step.generator("scattered", device), slice(layout.first, layout.first + len(layout.lengths))
         most = min(self.tokens, layout.longest) * (units := min(self.units, width))
         ranks = torch.rand(layout.of, layout.longest * width, generator=generator, device=device)[mine]
         noise = torch.rand(layout.of, most, generator=generator, device=device)[mine] - 0.5

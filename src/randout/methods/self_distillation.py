@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from randout.core.lazy import torch
 from randout.models.outputs import Output
 
-from .base import Batch, Forward, Method, Run, State
+from .base import Batch, Context, Forward, Method, State, Step
 from .functional import at_least_float32, squared_error
 
 if TYPE_CHECKING:
@@ -59,36 +59,36 @@ class SelfDistillation(Method):
             )
         return self
 
-    def start(self, run: Run) -> State:
+    def start(self, context: Context) -> State:
         tensors = {}
-        for name, theta in run.model.named_parameters():
+        for name, theta in context.model.named_parameters():
             tensors[name] = theta.detach().clone()
             if self.average == "uniform":  # theta_n is in slot n % (K + 1)
                 tensors[name] = theta.new_zeros(self.window + 1, *theta.shape).detach()
                 tensors[name][0].copy_(theta.detach())
         return State(tensors=tensors)
 
-    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+    def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         with torch.no_grad():
-            each = [forward(weights=w, dropout=False, perturb=False).logits for w in self._thetas(run, state)]
+            each = [forward(weights=w, dropout=False, perturb=False).logits for w in self._thetas(step, state)]
             teacher = at_least_float32(torch.stack(each)).mean(0)
         error = squared_error(output.logits, teacher)
         return {"self-distillation": self.weight * error / batch.step_labels.numel()}
 
-    def _thetas(self, run: Run, state: State) -> list[dict[str, Tensor]]:
+    def _thetas(self, step: Step, state: State) -> list[dict[str, Tensor]]:
         """Teacher weights for this step: one set, or up to K for "sdv"."""
         if self.average == "ema":
             return [state.tensors]
-        past = range(max(run.step - self.window, 0), max(run.step, 1))
+        past = range(max(step.number - self.window, 0), max(step.number, 1))
         slots = [n % (self.window + 1) for n in past]
         if self.form == "sdv":
             return [{name: ring[slot] for name, ring in state.tensors.items()} for slot in slots]
         return [{name: ring[slots].mean(0) for name, ring in state.tensors.items()}]
 
-    def stepped(self, run: Run, state: State) -> None:
-        n = run.step + 1  # updates so far
+    def stepped(self, step: Step, state: State) -> None:
+        n = step.number + 1  # updates so far
         decay = min(self.decay, (1 + n) / (10 + n))
-        for name, theta in run.model.named_parameters():
+        for name, theta in step.context.model.named_parameters():
             if self.average == "ema":
                 state.tensors[name].lerp_(theta.detach(), 1 - decay)
             else:

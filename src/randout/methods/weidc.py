@@ -9,7 +9,7 @@ from pydantic import Field
 from randout.core.lazy import torch
 from randout.models.outputs import Output
 
-from .base import Batch, Forward, Method, Run, State
+from .base import Batch, Forward, Method, State, Step
 from .functional import at_least_float32, squared_error
 
 COUNTS = {"1": (1, 1, 1), "2": (2, 1, 1), "3": (1, 2, 1), "4": (2, -1, 2)}  # factors of e_t and e_s, and the constant
@@ -47,10 +47,8 @@ class WeiDC(Method):
     weighting: Annotated[Literal["1", "2", "3", "4", "none"], Field(description="which weights")] = "4"
     checkpoint: Annotated[Literal["best", "last"], Field(description="the teacher's validation")] = "best"
 
-    def loss(self, run: Run, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
-        if run.supervised is None:
-            raise RuntimeError("no method of this recipe owns the loss on gold labels")
-        gold = run.supervised(output, batch)
+    def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
+        gold = step.supervised(output, batch)
         if not state.tensors:
             return {"ce": gold, "weidc": 0.0 * output.logits.float().sum()}
         with torch.no_grad():
@@ -67,7 +65,7 @@ class WeiDC(Method):
         e_t, e_s = (logits.argmax(1) == labels for logits in (teacher, student))
         return torch.where(labels >= 0, of_teacher * e_t.float() + of_student * e_s.float() + added, 1.0)
 
-    def evaluated(self, run: Run, state: State, metrics: dict[str, Any], improved: bool) -> None:
+    def evaluated(self, step: Step, state: State, metrics: dict[str, Any], improved: bool) -> None:
         if improved or self.checkpoint == "last":
-            for name, theta in run.model.named_parameters():
+            for name, theta in step.context.model.named_parameters():
                 state.tensors.setdefault(name, torch.empty_like(theta, requires_grad=False)).copy_(theta.detach())

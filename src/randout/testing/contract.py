@@ -16,7 +16,7 @@ import tomllib
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,13 @@ from torch import Tensor, nn
 
 from randout.core import config
 from randout.core.errors import UserError
-from randout.methods.base import Backward, Batch, Method, State
+from randout.methods.base import Batch, Method, State, overrides
 from randout.methods.builtin import METHODS
 from randout.methods.compatibility import check_together
 from randout.methods.cross_entropy import CrossEntropy
 from randout.models.inference import predict
 from randout.training import checkpoint
-from randout.training.loop import _backward, _batch, fit, held_out, losses_of, student_forward
+from randout.training.loop import _backward, _batch, fit, losses_of, step_at
 from randout.training.state import Event, Material, TrainingState
 
 from .models import build
@@ -177,7 +177,7 @@ def stops(methods: Sequence[Method]) -> tuple[int, ...]:
     """Steps after which a training is stopped: in the first and in the second epoch; for plain cross-entropy and methods
     that use validation metrics, also at the last step of the first epoch and right after its validation.
     """
-    around = any(type(method).evaluated is not Method.evaluated for method in methods) or len(methods) == 1
+    around = any(overrides(method, "evaluated") for method in methods) or len(methods) == 1
     return (2, 4, 5, 6) if around else (2, 6)
 
 
@@ -261,7 +261,7 @@ def check_neutral(bench: Bench, case: Case) -> None:
     if case.tolerance == 0 and not bit_identical(ours, theirs):
         raise ContractError(
             f"at {dict(case.neutral)} the weights are not bit-identical to those of a training without it (a weight differs "
-            f"by {largest_difference(ours, theirs):.1e}). Usual causes: random numbers that are not from run.generator, or a "
+            f"by {largest_difference(ours, theirs):.1e}). Usual causes: random numbers that are not from step.generator, or a "
             "change to the model in start()"
         )
     if case.tolerance and largest_difference(ours, theirs) > case.tolerance:
@@ -296,7 +296,7 @@ def check_resume(bench: Bench, case: Case) -> None:
             ]
             raise ContractError(
                 f"stopped after {stop} steps and resumed, {len(other)} tensors differ from the uninterrupted training "
-                f"({', '.join(other[:3])}). Random numbers must come from run.generator, and everything that changes in "
+                f"({', '.join(other[:3])}). Random numbers must come from step.generator, and everything that changes in "
                 "training must be in State"
             )
         if _without_seconds(resumed) != _without_seconds(bench.whole(case.methods)):
@@ -320,8 +320,6 @@ def check_model(bench: Bench, case: Case) -> None:
         raise ContractError(
             f"{hooks_of(model) - hooks_of(plain)} hooks are left on the model; remove them where perturb() ends"
         )
-    if training.run.layout is not None or training.run.call:
-        raise ContractError("run.layout or run.call was not restored after training")
 
 
 def check_evaluation(bench: Bench, case: Case) -> None:
@@ -334,8 +332,8 @@ def check_evaluation(bench: Bench, case: Case) -> None:
     theirs = predict(plain, material.tokens, material.labelled, "float32")
     if not (ours == theirs).all():
         raise ContractError(
-            f"it acts in evaluation too: logits differ by {abs(ours - theirs).max():.1e}. A hook must do nothing if "
-            "run.layout is None"
+            f"it acts in evaluation too: logits differ by {abs(ours - theirs).max():.1e}. Hooks belong in perturb(), "
+            "which is only open in training forward passes"
         )
 
 
@@ -348,10 +346,8 @@ def check_packed(bench: Bench, case: Case) -> None:
             if training.encoder.packed != pack:
                 raise ContractError(f"{family}: the tiny encoder is not {'packed' if pack else 'padded'}")
             _in_float64(training)
-            batch = whole_batch(training)
-            for method, state in zip(training.methods, training.states, strict=True):
-                batch = method.inputs(training.run, state, batch)
-            losses, _ = losses_of(training, batch)
+            step, batch = step_at(training, material_of(training), 0), whole_batch(training)
+            losses, _ = losses_of(training, step, training.stack.inputs(step, batch))
             parameters = dict(training.encoder.model.named_parameters())
             total = torch.stack([loss.double() for loss in losses.values()]).sum()
             grads = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
@@ -362,25 +358,22 @@ def check_packed(bench: Bench, case: Case) -> None:
             if not abs(ours[name] - loss) <= 1e-6 + 1e-6 * abs(loss):
                 raise ContractError(
                     f"{family}: the loss {name!r} is {ours[name]:.8f} in a packed batch and {loss:.8f} in "
-                    "a padded one. Usual cause: it reads padding. Packed hidden states are (tokens, width): use run.layout"
+                    "a padded one. Usual cause: it reads padding. Packed hidden states are (tokens, width): use step.layout"
                 )
         _compare_gradients(our_grads, their_grads, 1e-5, f"{family}, packed and padded")
 
 
 def check_packed_gradient(bench: Bench, case: Case) -> None:
     """As `check_packed`, for a gradient that the method computes itself."""
-    if type(case.method).gradient is Method.gradient:
+    if not overrides(case.method, "gradient"):
         return
     for family in FAMILIES:
         found: list[dict[str, Tensor | None]] = []
         for pack in (True, False):
             training = bench.start(case.methods, dropout=False, pack=pack, family=family)
             _in_float64(training)
-            backward: Backward = partial(_backward, training)
-            training.run.heldout = partial(held_out, training, toy_material(training.encoder, 28, heldout=10))
-            for method, state in zip(training.methods, training.states, strict=True):
-                backward = method.gradient(training.run, state, backward)
-            backward(whole_batch(training))
+            step = step_at(training, toy_material(training.encoder, 28, heldout=10), 0)
+            training.stack.gradient(step, whole_batch(training), partial(_backward, training, step))
             found.append({name: p.grad for name, p in training.encoder.model.named_parameters()})
         _compare_gradients(found[0], found[1], 1e-5, f"{family}, packed and padded")
 
@@ -417,10 +410,10 @@ def check_accumulation(bench: Bench, case: Case) -> None:
 def check_losses(bench: Bench, case: Case) -> None:
     """Check that the method returns the losses that it declares in `losses`, each a scalar."""
     training = bench.start(case.methods)
-    state = training.states[-1]
-    batch = case.method.inputs(training.run, state, whole_batch(training))
-    forward = partial(student_forward, training, batch)
-    losses = case.method.loss(training.run, state, forward(want=case.method.want(training.run)), batch, forward)
+    state, step = training.stack.states[-1], step_at(training, material_of(training), 0)
+    batch = case.method.inputs(step, state, whole_batch(training))
+    output = step.forward(batch, want=training.stack.want)
+    losses = case.method.loss(step, state, output, batch, partial(step.forward, batch))
     if set(losses) != set(type(case.method).losses):
         raise ContractError(f"it returns the losses {sorted(losses)}, but declares {sorted(type(case.method).losses)}")
     if odd := [name for name, loss in losses.items() if loss.dim()]:
@@ -540,7 +533,7 @@ def _without_seconds(training: TrainingState) -> dict[str, Any]:
 
 def _in_float64(training: TrainingState) -> None:
     training.encoder.model.double()
-    training.states = [_doubled(state) for state in training.states]
+    training.stack = replace(training.stack, states=tuple(_doubled(state) for state in training.stack.states))
 
 
 def _doubled(state: State) -> State:

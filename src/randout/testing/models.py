@@ -9,10 +9,13 @@ from __future__ import annotations
 import copy
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+
+if TYPE_CHECKING:
+    from randout.models.encoder import Encoder
 
 __all__ = ["FAMILIES", "LABELS", "LONGEST", "build", "loaded", "toy_texts"]
 
@@ -163,10 +166,10 @@ def build(family: str, folder: Path, **changes: Any) -> Path:
     return folder
 
 
-_loaded: dict[str, Any] = {}  # encoders by folder and options
+_loaded: dict[str, Encoder] = {}  # encoders by folder and options
 
 
-def loaded(folder: Path, **options: Any) -> Any:
+def loaded(folder: Path, **options: Any) -> Encoder:
     """Load an encoder as `loading.load` does; each is loaded once and then copied, which is faster."""
     from randout.models import loading
 

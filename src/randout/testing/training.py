@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from randout.core.config import TrainTable
-from randout.methods.base import Batch, LiveTeacher, Method, Run
+from randout.methods.base import Batch, Context, LiveTeacher, Method
 from randout.models.encoder import Encoder
 from randout.models.inference import predict
 from randout.models.tokens import Tokens, encode, truncate
@@ -112,12 +112,8 @@ def new_training(
     """Make a training at position zero. teacher: for methods that run one. changes: as for `settings`."""
     table = settings(**changes)
     weights = torch.tensor([0.5, 1.0, 2.0])
-    run = Run(encoder.model, encoder.sites, table.seed, len(NAMES), weights, teachers=3)
-    run.prefix, run.suffix = encoder.prefix, encoder.suffix
-    for method in methods:
-        method.check(run)
-    run.teacher = teacher
-    return begin(encoder, run, methods, table, "float32")
+    context = Context.of(encoder, table.seed, len(NAMES), weights, teachers=3, teacher=teacher)
+    return begin(encoder, context, methods, table, "float32")
 
 
 def validation(training: TrainingState, material: Material) -> Callable[[], dict[str, Any]]:

@@ -13,13 +13,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from randout.core.errors import Failure, UserError
 from randout.core.files import atomic, replace_text
+from randout.methods.stack import load_optimizer, optimizer_tensors
 
 from .state import Position, TrainingState
 
@@ -77,7 +77,7 @@ def restore(training: TrainingState, folder: Path, environment: dict[str, Any], 
     try:
         position = Position(**record["position"])
         _put(training, tensors)
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (UserError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             f"{folder}: the checkpoint does not fit this model ({str(error)[:200]}); use --fresh to start again"
         ) from None
@@ -111,47 +111,13 @@ def _weights(training: TrainingState) -> dict[str, Tensor]:
 
 
 def _all_tensors(training: TrainingState) -> dict[str, Tensor]:
-    tensors = _weights(training) | _slots("optimizer", training.optimizer)
-    for method, state in zip(training.methods, training.states, strict=True):
-        tensors |= {f"state.{method.name}.{name}": tensor for name, tensor in state.tensors.items()}
-        tensors |= {f"parameter.{method.name}.{i}": p.detach() for i, p in enumerate(state.parameters)}
-        for name, optimizer in state.optimizers.items():
-            tensors |= _slots(f"optimizer-{name}-of-{method.name}", optimizer)
-    return tensors
-
-
-def _slots(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """State of an optimizer for each parameter, as PREFIX.INDEX.SLOT."""
-    state = optimizer.state_dict()["state"]
-    return {f"{prefix}.{i}.{slot}": torch.as_tensor(v) for i, slots in state.items() for slot, v in slots.items()}
-
-
-def _put_slots(prefix: str, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    state = optimizer.state_dict()
-    for name, tensor in tensors.items():
-        if name.startswith(f"{prefix}."):
-            index, slot = name.removeprefix(f"{prefix}.").split(".", 1)
-            state["state"].setdefault(int(index), {})[slot] = tensor
-    optimizer.load_state_dict(state)
+    return _weights(training) | optimizer_tensors("optimizer", training.optimizer) | training.stack.state_dict()
 
 
 def _put(training: TrainingState, tensors: dict[str, Tensor]) -> None:
     training.encoder.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-    _put_slots("optimizer", training.optimizer, tensors)
-    for method, kept in zip(training.methods, training.states, strict=True):
-        prefix = f"state.{method.name}."
-        saved = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        for name in kept.tensors.keys() - saved.keys():
-            del kept.tensors[name]
-        for name, tensor in saved.items():  # in place where it exists, because a method may hold a reference
-            if name in kept.tensors:
-                kept.tensors[name].copy_(tensor)
-            else:
-                kept.tensors[name] = tensor.to(training.encoder.device)
-        for at, parameter in enumerate(kept.parameters):
-            parameter.data.copy_(tensors[f"parameter.{method.name}.{at}"])
-        for name, optimizer in kept.optimizers.items():
-            _put_slots(f"optimizer-{name}-of-{method.name}", optimizer, tensors)
+    load_optimizer("optimizer", training.optimizer, tensors)
+    training.stack.load_state_dict(tensors)
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> dict[str, str]:

@@ -11,8 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial, reduce
-from operator import or_
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,8 @@ from randout.core.config import TrainTable
 from randout.core.errors import Failure
 from randout.core.rng import random_key
 from randout.core.wording import plural
-from randout.methods.base import SUPERVISED, Backward, Batch, Method, Run
+from randout.methods.base import Batch, Context, Logged, Loop, Method, Perturbation, Step
+from randout.methods.stack import MethodStack
 from randout.models.encoder import NOTHING, Encoder, Output, Want, computing
 from randout.models.kernels import block
 from randout.models.kernels.buffers import frozen_garbage_collector
@@ -36,19 +36,21 @@ from .state import Event, Material, TrainingState
 FLUSH = 20  # steps between reads of the losses on a GPU, because each read synchronises with it
 
 
-def begin(encoder: Encoder, run: Run, methods: Sequence[Method], settings: TrainTable, precision: str) -> TrainingState:
+def begin(
+    encoder: Encoder, context: Context, methods: Sequence[Method], settings: TrainTable, precision: str
+) -> TrainingState:
     """Start the methods, then build the optimizer over the student's parameters and theirs.
 
-    precision: "float32" or "bfloat16". `run.teacher` must be set if a method runs a teacher. Raises Failure if every
+    precision: "float32" or "bfloat16". Raises UserError if a method does not support this student, and Failure if every
     parameter is frozen.
     """
-    states = [method.start(run) for method in methods]
+    stack = MethodStack.start(methods, context)
     watched = {name: p for name, p in encoder.model.named_parameters() if p.requires_grad}
     if not watched:
         raise Failure("nothing to train: every parameter of the student is frozen (requires_grad is False)")
     own = list(watched.values())
     groups: list[dict[str, Any]] = []
-    for parameters in (own, [p for state in states for p in state.parameters]):
+    for parameters in (own, stack.parameters):
         groups.append({"params": [p for p in parameters if p.dim() >= 2]})
         groups.append({"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0})
     optimizer = torch.optim.AdamW(
@@ -59,22 +61,10 @@ def begin(encoder: Encoder, run: Run, methods: Sequence[Method], settings: Train
         weight_decay=settings.weight_decay,
         fused=encoder.device.type in ("cpu", "cuda"),
     )
-    training = TrainingState(encoder, run, methods, states, optimizer, settings, precision, watched=watched)
+    training = TrainingState(encoder, stack, optimizer, settings, precision, watched=watched)
     asked = settings.micro_batch
     training.position.micro_batch = settings.batch_size if asked == "auto" else min(asked, settings.batch_size)
-    run.forward = partial(student_forward, training)
-    run.supervised = partial(_supervised, training)
     return training
-
-
-def _supervised(training: TrainingState, output: Output, batch: Batch) -> Tensor:
-    """Compute the loss on gold labels of `output`, with the method that owns this loss."""
-    for method, state in zip(training.methods, training.states, strict=True):
-        if SUPERVISED in method.losses and not method.supervises:
-            return method.loss(training.run, state, output, batch, partial(student_forward, training, batch))[
-                SUPERVISED
-            ]
-    raise RuntimeError("no method of this recipe owns the loss on gold labels")
 
 
 def fit(training: TrainingState, material: Material, validate: Callable[[], dict[str, Any]]) -> Iterator[Event]:
@@ -82,10 +72,6 @@ def fit(training: TrainingState, material: Material, validate: Callable[[], dict
 
     validate: computes metrics of the current student. Raises Failure if a loss is not finite.
     """
-    settings = training.settings
-    per_epoch = -(-(len(material.labelled) + len(material.unlabelled)) // settings.batch_size)
-    training.run.steps = per_epoch * settings.epochs
-    training.run.heldout = partial(held_out, training, material)
     with frozen_garbage_collector():
         yield from _epochs(training, material, validate)
 
@@ -113,19 +99,18 @@ def _epochs(training: TrainingState, material: Material, validate: Callable[[], 
             continue
         metrics = validate()
         improved = settings.keep == "last" or better(settings.metric, metrics[settings.metric], position.best)
-        _close_epoch(training, metrics, improved)
-        for method, state in zip(training.methods, training.states, strict=True):
-            method.evaluated(training.run, state, metrics, improved)
+        _close_epoch(training, material, metrics, improved)
+        training.stack.evaluated(step_at(training, material, max(position.step - 1, 0)), metrics, improved)
         yield Event(metrics=metrics, improved=improved)
     position.ended = position.ended or "all epochs done"
 
 
-def _close_epoch(training: TrainingState, metrics: dict[str, Any], improved: bool) -> None:
+def _close_epoch(training: TrainingState, material: Material, metrics: dict[str, Any], improved: bool) -> None:
     position, settings = training.position, training.settings
     means = {name: total / count for name, (total, count) in position.sums.items()}
     scores = {name: value for name, value in metrics.items() if isinstance(value, float)}
     position.epoch += 1
-    rate = learning_rate(settings, max(position.step - 1, 0), training.run.steps)  # of the epoch's last step
+    rate = learning_rate(settings, max(position.step - 1, 0), material.steps(settings))  # of the epoch's last step
     row = {"epoch": position.epoch, "step": position.step, "learning_rate": rate, **means}
     row |= {f"validation_{name}": value for name, value in scores.items()} | {"seconds": round(position.seconds, 3)}
     position.history.append(row)
@@ -143,19 +128,18 @@ def step(training: TrainingState, material: Material, rows: np.ndarray) -> None:
 
     Raises Failure if the first step leaves a parameter of the student without a gradient (`gradient_guard`).
     """
-    run, optimizer, position = training.run, training.optimizer, training.position
-    run.step = position.step
-    rate = learning_rate(training.settings, position.step, run.steps)
+    optimizer, position = training.optimizer, training.position
+    rate = learning_rate(training.settings, position.step, material.steps(training.settings))
     for group in optimizer.param_groups:
         group["lr"] = rate
     while True:
         optimizer.zero_grad(set_to_none=True)
-        run.logged.clear()
+        step = step_at(training, material, position.step)
         try:
-            _gradients(training, material, rows)
+            _gradients(training, step, material, rows)
             break
         except torch.OutOfMemoryError:
-            whole = [method.name for method in training.methods if method.whole]
+            whole = [method.name for method in training.stack.methods if method.whole]
             if training.settings.micro_batch != "auto" or position.micro_batch == 1 or whole:
                 lower = f"batch_size (methods.{whole[0]} needs whole batches)" if whole else "micro_batch"
                 raise Failure(
@@ -166,13 +150,12 @@ def step(training: TrainingState, material: Material, rows: np.ndarray) -> None:
             torch.cuda.empty_cache()
     if training.watched:
         _check_gradients(training, material, rows)
-    run.log("gradient_norm", _clip(optimizer, training.settings.max_grad_norm))
-    training.pending.append((position.epoch, position.batch, _summary(run.logged)))
+    step.log("gradient_norm", _clip(optimizer, training.settings.max_grad_norm))
+    training.pending.append((position.epoch, position.batch, _summary(step.logged)))
     if training.encoder.device.type == "cpu" or len(training.pending) >= FLUSH:
         flush(training)  # before optimizer.step, so that on a CPU non-finite gradients never reach the weights
     optimizer.step()
-    for method, state in zip(training.methods, training.states, strict=True):
-        method.stepped(run, state)
+    training.stack.stepped(step)
 
 
 def _check_gradients(training: TrainingState, material: Material, rows: np.ndarray) -> None:
@@ -198,13 +181,17 @@ def _clip(optimizer: torch.optim.Optimizer, limit: float) -> Tensor:
     return norm
 
 
-def _gradients(training: TrainingState, material: Material, rows: np.ndarray) -> None:
+def step_at(training: TrainingState, material: Material, number: int) -> Step:
+    """What the methods see of optimizer step `number` (0 is the first)."""
+    loop = Loop(partial(student_forward, training), training.stack.supervised, partial(held_out, training, material))
+    return Step(training.stack.context, loop, number, material.steps(training.settings))
+
+
+def _gradients(training: TrainingState, step: Step, material: Material, rows: np.ndarray) -> None:
     """Accumulate `.grad` over the micro-batches of a step; a method may compute it in its own way."""
-    backward: Backward = partial(_backward, training)
-    for method, state in zip(training.methods, training.states, strict=True):
-        backward = method.gradient(training.run, state, backward)
     for first in range(0, len(rows), training.position.micro_batch):
-        backward(_batch(training, material, rows, first))
+        batch = _batch(training, material, rows, first)
+        training.stack.gradient(step, batch, partial(_backward, training, step))
 
 
 def _batch(training: TrainingState, material: Material, rows: np.ndarray, first: int) -> Batch:
@@ -216,7 +203,9 @@ def held_out(training: TrainingState, material: Material, step: int) -> Batch:
     size = min(training.settings.batch_size, len(material.heldout))
     turn, place = divmod(step * size, len(material.heldout))
     orders = [
-        np.random.default_rng(random_key(training.run.seed, "heldout", turn + n)).permutation(material.heldout)
+        np.random.default_rng(random_key(training.stack.context.seed, "heldout", turn + n)).permutation(
+            material.heldout
+        )
         for n in range(2)
     ]
     rows = np.concatenate(orders)[place : place + size]
@@ -236,40 +225,33 @@ def batch_of(training: TrainingState, material: Material, rows: np.ndarray, mine
     return Batch(index, ids, step_labels[first : first + len(mine)], teacher, step_labels, first, longest, others)
 
 
-def _backward(training: TrainingState, batch: Batch, scale: float = 1.0) -> None:
-    losses, logits = losses_of(training, batch)
+def _backward(
+    training: TrainingState, step: Step, batch: Batch, scale: float = 1.0, around: Perturbation | None = None
+) -> None:
+    losses, logits = losses_of(training, step.within(around), batch)
     losses = losses if scale == 1.0 else {name: scale * loss for name, loss in losses.items()}
     total = torch.stack([loss.float() for loss in losses.values()]).sum()
     for name, loss in losses.items():
-        training.run.log(f"loss_{name}", loss)
+        step.log(f"loss_{name}", loss)
     if len(losses) > 1:  # gradient norm of each loss at the logits: a cheap comparison of their strengths
         for name, loss in losses.items():
             (pull,) = torch.autograd.grad(loss, logits, retain_graph=True, allow_unused=True)
             if pull is not None:  # None for a loss that does not use the logits but, for example, hidden states
-                training.run.log(f"square_{name}", pull.float().square().sum())
+                step.log(f"square_{name}", pull.float().square().sum())
     with training.encoder.gradients.adding():
         torch.autograd.backward(total)
 
 
-def losses_of(training: TrainingState, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+def losses_of(training: TrainingState, step: Step, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
     """Compute the named losses of a micro-batch; returns them and the student's logits (b, C), with a graph."""
-    run = training.run
-    for method, state in zip(training.methods, training.states, strict=True):
-        batch = method.inputs(run, state, batch)
-
-    forward = partial(student_forward, training, batch)
-    wanted = reduce(or_, (method.want(run) for method in training.methods), NOTHING)
-    output = forward(want=wanted)
-    taken = any(method.supervises for method in training.methods)
-    losses: dict[str, Tensor] = {}
-    for method, state in zip(training.methods, training.states, strict=True):
-        if not (taken and SUPERVISED in method.losses and not method.supervises):  # called by the supervising method
-            losses |= method.loss(run, state, output, batch, forward)
-    return losses, output.logits
+    batch = training.stack.inputs(step, batch)
+    output = step.forward(batch, want=training.stack.want)
+    return training.stack.losses(step, output, batch), output.logits
 
 
 def student_forward(
     training: TrainingState,
+    step: Step,
     batch: Batch,
     *,
     weights: dict[str, Tensor] | None = None,
@@ -278,24 +260,19 @@ def student_forward(
     call: int = 0,
     want: Want = NOTHING,
 ) -> Output:
-    """Run a training forward pass; arguments as for `Forward`. Dropout masks and noise depend on (step, call, micro-batch)."""
-    run, encoder = training.run, training.encoder
-    run.call = call
-    torch.manual_seed(random_key(run.seed, "dropout", run.step, run.rank, call, batch.first))
+    """Run a training forward pass; options as for `Forward`. Dropout masks and noise depend on (step, call, micro-batch)."""
+    encoder, seed = training.encoder, training.stack.context.seed
+    torch.manual_seed(random_key(seed, "dropout", step.number, step.rank, call, batch.first))
     encoder.model.train(dropout)
-    try:
-        with ExitStack() as stack:
-            if perturb:
-                run.layout = encoder.layout(batch.ids, batch.first, batch.step_labels.numel(), batch.longest)
-                for method, state in zip(training.methods, training.states, strict=True):
-                    stack.enter_context(method.perturb(run, state))
-            with computing(encoder.device, training.precision):
-                return encoder.forward(batch.ids, want, weights)
-    finally:  # also after running out of memory
-        run.layout, run.call = None, 0
+    with ExitStack() as opened:
+        if perturb:
+            layout = encoder.layout(batch.ids, batch.first, batch.step_labels.numel(), batch.longest)
+            opened.enter_context(training.stack.perturbed(step.at(layout, call)))
+        opened.enter_context(computing(encoder.device, training.precision))
+        return encoder.forward(batch.ids, want, weights)
 
 
-def _summary(logged: dict[str, list[tuple[Tensor, float]]]) -> dict[str, Tensor]:
+def _summary(logged: Logged) -> dict[str, Tensor]:
     """Combine the logged numbers of a step: sum losses over micro-batches, average the rest, and turn gradient norms into
     ratios.
     """

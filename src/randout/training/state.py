@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from randout.core.config import TrainTable
-from randout.methods.base import Method, Run, State
+from randout.methods.stack import MethodStack
 from randout.models.encoder import Encoder
 from randout.models.tokens import Tokens
 
@@ -32,6 +31,10 @@ class Material:
     teacher: Tensor | None = None
     heldout: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     others: tuple[Tensor, ...] = ()
+
+    def steps(self, settings: TrainTable) -> int:
+        """Optimizer steps of a whole training."""
+        return -(-(len(self.labelled) + len(self.unlabelled)) // settings.batch_size) * settings.epochs
 
 
 @dataclass
@@ -59,9 +62,7 @@ class TrainingState:
     """Everything that a training in progress consists of."""
 
     encoder: Encoder
-    run: Run
-    methods: Sequence[Method]
-    states: Sequence[State]
+    stack: MethodStack
     optimizer: torch.optim.Optimizer
     settings: TrainTable
     precision: str

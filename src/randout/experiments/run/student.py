@@ -19,7 +19,7 @@ from randout.core.console import duration
 from randout.core.terminal import catchable
 from randout.core.wording import plural
 from randout.data.dataset import Dataset
-from randout.methods.base import LiveTeacher, Method, Run
+from randout.methods.base import Context, LiveTeacher, Method
 from randout.methods.compatibility import learned_rows
 from randout.models import loading
 from randout.models.encoder import Encoder
@@ -28,7 +28,7 @@ from randout.models.tokens import Tokens, encode, truncate
 from randout.stats.metrics import score
 from randout.storage.run_folder import RunFolder
 from randout.training import checkpoint
-from randout.training.loop import begin, fit, flush, held_out, step
+from randout.training.loop import begin, fit, flush, step
 from randout.training.state import Material, TrainingState
 
 from .options import Options as Options
@@ -50,34 +50,26 @@ def environment(plan: Plan) -> dict[str, Any]:
 
 def make_session(plan: Plan, teacher: TeacherOutputs | None = None) -> TrainingState:
     """Return the training state at step zero: the student loaded and its methods set up."""
-    encoder, run = student_of(plan)
-    check_methods(plan.methods, run)
-    run.teacher = teacher.live if teacher else None
-    return begin(encoder, run, plan.methods, plan.config.train, plan.config.train.precision)
+    encoder, context = student_of(plan, teacher.live if teacher else None)
+    return begin(encoder, context, plan.methods, plan.config.train, plan.config.train.precision)
 
 
-def check_methods(methods: Sequence[Method], run: Run) -> None:
+def check_methods(methods: Sequence[Method], context: Context) -> None:
     """Raise UserError if a method does not support this student."""
     for method in methods:
-        method.check(run)
+        method.check(context)
 
 
-def student_of(plan: Plan) -> tuple[Encoder, Run]:
-    """Load the student on its device; return it and the `Run` that its methods see."""
-    if plan.config.train.device == "cuda":  # bit-identical results, at some cost in speed
+def student_of(plan: Plan, teacher: LiveTeacher | None = None) -> tuple[Encoder, Context]:
+    """Load the student on its device; return it and the context of its methods. teacher: for methods that run one."""
+    config = plan.config
+    if config.train.device == "cuda":  # bit-identical results, at some cost in speed
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
     encoder = plan.student.load(plan)
-    encoder.model.to(plan.config.train.device)
-    return encoder, _run_of(plan, encoder)
-
-
-def _run_of(plan: Plan, encoder: Encoder) -> Run:
-    weights = class_weights(plan.dataset).to(plan.config.train.device)
-    run = Run(encoder.model, encoder.sites, plan.config.train.seed, len(plan.dataset.id2label), weights)
-    run.prefix, run.suffix, run.fresh = encoder.prefix, encoder.suffix, encoder.fresh
-    run.teachers = len(plan.teachers)
-    return run
+    encoder.model.to(config.train.device)
+    weights, labels = class_weights(plan.dataset).to(config.train.device), len(plan.dataset.id2label)
+    return encoder, Context.of(encoder, config.train.seed, labels, weights, len(plan.teachers), teacher)
 
 
 def class_weights(dataset: Dataset) -> torch.Tensor:
@@ -236,8 +228,6 @@ def row_counts(plan: Plan) -> str:
 
 def estimate(plan: Plan, session: TrainingState, material: Material, steps: int) -> list[str]:
     """Return the lines of a dry run: rows, tokens, memory, and time measured by `steps` real steps of `session`."""
-    session.run.heldout = partial(held_out, session, material)
-    session.run.steps = plan.steps
     rows = np.concatenate([material.labelled, material.unlabelled])
     lengths, size, epochs = plan.tokens.lengths, plan.config.train.batch_size, plan.config.train.epochs
     median = rows[np.argsort(lengths[rows], kind="stable")][np.linspace(0, len(rows) - 1, size).round().astype(int)]
