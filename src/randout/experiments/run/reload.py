@@ -31,7 +31,7 @@ def reload_plan(run: RunFolder) -> Plan:
             f"{run.path}: the data of this run is not at {place}. If the run or the data was moved, move it back, or "
             f"evaluate on the file itself: randout evaluate {shell_path(run.path)} FILE"
         ) from None
-    was, now = run.record["identity"], data_identity(dataset)
+    was, now = run.record.identity.as_json(), data_identity(dataset)
     if differs := [what for what in now["data"] if now["data"][what] != was["data"][what]]:
         other = "the sha256 differs" if "sha256" in differs else f"different {' and '.join(differs)}"
         raise UserError(f"{config.data.source}: this is not the data that the run was trained on ({other})")
@@ -39,11 +39,11 @@ def reload_plan(run: RunFolder) -> Plan:
         raise UserError(f"{config.data.source}: the rows are split differently than when the run was trained")
     if classifier is not None:  # a baseline reads texts, not tokens
         source = Source(classifier.name, run.model)
-        return Plan(config, dataset, (), source, NO_TOKENS, None, None, run.record["identity"], (), classifier)
+        return Plan(config, dataset, (), source, NO_TOKENS, None, None, was, (), classifier)
     source = find(str(run.path))
     tokens, _ = tokens_for(source, config.student, dataset, [])
     copies = token_copies(tokens, dataset)
-    return Plan(config, dataset, (), source, tokens, None, None, run.record["identity"], (), token_copies=copies)
+    return Plan(config, dataset, (), source, tokens, None, None, was, (), token_copies=copies)
 
 
 def truncation_of(source: Source) -> str:
