@@ -44,8 +44,8 @@ class Record(BaseModel):
     def _remember_order(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         made = handler(value)
         if isinstance(value, Mapping):
-            keys = {name: field.serialization_alias or name for name, field in cls.model_fields.items()}
-            made._order = tuple(keys.get(key, key) for key in value)
+            fields = cls.model_fields
+            made._order = tuple((fields[key].serialization_alias if key in fields else None) or key for key in value)
         return made
 
     @model_serializer(mode="wrap")

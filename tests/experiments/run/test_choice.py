@@ -133,7 +133,7 @@ def test_bag_of_words_that_is_not_worse_becomes_the_student(
     code, out, _ = command("report", result.folder, "-o", tmp_path / "page")
     assert code == 0
     recipe = randout.train(recipe=result.folder / "run.toml", runs=tmp_path / "recipe")
-    assert recipe.run.record["fingerprint"] == record["fingerprint"]
+    assert recipe.run.record.fingerprint == record["fingerprint"]
     assert recipe.metrics["test"]["accuracy"] == result.metrics["test"]["accuracy"]
 
 
@@ -170,7 +170,7 @@ def test_an_encoder_that_is_better_stays_the_student_and_validation_rows_decide_
     code, _, err = command(*words)
     assert (code, "already trained" in err) == (0, True)
     alone = train(table, tmp_path / "alone", student=found_locally, settings={"epochs": 2, "learning_rate": 1e-3})
-    assert alone.run.record["fingerprint"] == record["fingerprint"]
+    assert alone.run.record.fingerprint == record["fingerprint"]
     assert alone.metrics["test"]["accuracy"] == result.metrics["test"]["accuracy"]
 
 
@@ -229,7 +229,7 @@ def test_the_choice_never_looks_at_test_rows(toy_csv: Callable[..., Path], tiny_
             "settings": {"student.alternative": "svm", "data.split_column": "split"},
         }
         result = train(table, tmp_path / "runs", **asked)
-        found.append((result.run.record["choice"], result.metrics["test"]["accuracy"]))
+        found.append((result.run.record.choice, result.metrics["test"]["accuracy"]))
     assert found[0][0] == found[1][0]
     assert found[0][1] != found[1][1]
 
@@ -241,8 +241,8 @@ def test_texts_without_words_leave_the_encoder(tiny_model: Any, tmp_path: Path) 
             "text,label\n" + "".join(f"{'ab'[at % 2]} {'cdefg'[at % 5]} {at % 7},{at % 2}\n" for at in range(140))
         )
     result = train(table, tmp_path / "runs", student=tiny_model("bert"), settings={"student.alternative": "svm"})
-    assert result.run.record["choice"]["chosen"] == ENCODER
-    assert "no word occurs in 1 of the" in result.run.record["choice"]["why"]
+    assert result.run.record.choice.chosen == ENCODER
+    assert "no word occurs in 1 of the" in result.run.record.choice.why
 
 
 def test_a_choice_with_a_teacher_is_made_on_validation(

@@ -539,7 +539,7 @@ def test_rows_with_the_same_tokens_are_counted_and_scored_apart(asked: Any, tmp_
     assert any("3 test rows have the same tokens as a training row" in note for note in plan.notes)
     done = pipeline.execute(plan, Options(runs=tmp_path / "runs", show=Show(quiet=True)))
     assert done.metrics["test"]["without_copies"]["rows"] == 12
-    assert done.run.record["data_report"]["same_tokens"] == {"validation": 2, "test": 3}
+    assert done.run.record.data_report.same_tokens == {"validation": 2, "test": 3}
 
 
 def test_texts_alike_up_to_the_cut_have_the_same_tokens(asked: Any, tmp_path: Path) -> None:

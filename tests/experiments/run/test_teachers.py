@@ -77,7 +77,7 @@ def test_two_teachers_end_to_end(asked: dict[str, Any], first: Path, tmp_path: P
     (other,) = taught.others
     beside = tmp_path / "runs" / other.name  # the bare encoder, fine-tuned by a run of its own
     assert "roberta" in other.name
-    assert RunFolder(beside).record["identity"]["methods"].keys() == {"ce"}
+    assert RunFolder(beside).record.identity.methods.keys() == {"ce"}
 
     classes = list(plan.dataset.id2label.values())
     assert classes == ["health", "money", "sport"]
@@ -90,7 +90,7 @@ def test_two_teachers_end_to_end(asked: dict[str, Any], first: Path, tmp_path: P
         assert torch.isnan(found.logits[plan.dataset.split["test"]]).all(), "of the test rows it was not asked"
     assert not torch.equal(taught.logits.nan_to_num(), other.logits.nan_to_num())
 
-    record = run.record["teacher"]
+    record = run.record.teacher
     assert record["name"] == taught.name
     assert [one["name"] for one in record["more"]] == [other.name]
     assert record["more"][0]["validation_accuracy"] == other.validation["accuracy"]
@@ -110,7 +110,7 @@ def test_a_run_that_was_stopped_finds_its_teachers_again(asked: dict[str, Any], 
     options = Options(runs=place / "runs", deadline=1.0, show=Show(quiet=True))
     with pytest.raises(Stopped) as stopped:
         pipeline.execute(plan_of(asked), options)
-    fingerprint = stopped.value.run.record["fingerprint"]
+    fingerprint = stopped.value.run.record.fingerprint
     text = (stopped.value.run.path / "run.toml").read_text()
     assert tomllib.loads(text)["teacher"]["more"] == ["../../roberta"]
     moved = place.rename(tmp_path / "there")
@@ -255,10 +255,10 @@ def test_arms_that_learn_from_one_teacher_have_no_further_ones(asked: dict[str, 
     assert [tables[arm].model for arm in arms] == ["none", asked["teacher"]["model"], asked["teacher"]["model"]]
     assert [len(tables[arm].more) for arm in arms] == [0, 0, 1]
     folder = comparison.run_study(made, tmp_path / "study", Options(runs=tmp_path / "runs", show=Show(quiet=True)))
-    assert all(cell["state"] == "finished" for cell in folder.record["cells"])
-    runs = {cell["arm"]: folder.run(cell) for cell in folder.record["cells"]}
-    assert "more" not in runs["kd"].record["identity"]
-    assert len(runs["both"].record["identity"]["more"]) == 1
+    assert all(cell.state == "finished" for cell in folder.record.cells)
+    runs = {cell.arm: folder.run(cell) for cell in folder.record.cells}
+    assert "more" not in runs["kd"].record.identity
+    assert len(runs["both"].record.identity.more) == 1
 
 
 def test_a_search_says_what_a_study_leaves_out(asked: dict[str, Any]) -> None:

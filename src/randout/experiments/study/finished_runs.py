@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 from randout.core.errors import UserError
@@ -116,8 +117,8 @@ def _teacher_key(run: RunFolder) -> list[object]:
     """Identify a run's teachers independently of its seed: finished classifiers, or the names of those trained for it."""
     record = run.record
     return [
-        teacher.as_json() if isinstance(teacher, GivenTeacher) else without_ending(used.name)
-        for teacher, used in zip(record.identity.teachers, record.teachers, strict=True)
+        teacher.as_json() if isinstance(teacher, GivenTeacher) else without_ending(used.name if used else "")
+        for teacher, used in zip_longest(record.identity.teachers, record.teachers)
     ]
 
 
