@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from randout.reporting.figures import (
 from randout.stats.metrics import score
 from randout.stats.paired import compare_models
 from randout.stats.verdicts import compare_methods
+from randout.storage.metrics_record import Scores
 
 NAMES = {0: "figurative mention", 1: "health mention", 2: "non-health"}
 

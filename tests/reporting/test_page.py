@@ -301,9 +301,7 @@ def test_models_of_other_rows_are_named_and_not_compared(tmp_path: Path) -> None
     (subject,) = read.read(runs)
     text = write.markdown(sections.build([subject]), False).replace("\\", "")
     assert "kd was not scored on the same test rows" in text
-    assert [row.name for row in comparison.result_of(subject).rows] == ["plain", "randout-kd"], (
-        "order is no matter"
-    )
+    assert [row.name for row in comparison.result_of(subject).rows] == ["plain", "randout-kd"], "order is no matter"
     right = [np.mean(np.equal(*map(np.array, saved(run)))) for run in (runs[0], runs[2])]
     assert comparison.result_of(subject).rows[1].difference.estimate == pytest.approx(right[1] - right[0])
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from randout.core.errors import UserError
-from randout.storage.run_record import RunRecord, StudentIdentity
 from randout.storage.run_names import LONGEST, SEED, checked_name, run_names
+from randout.storage.run_record import RunRecord, StudentIdentity
 
 
 def record(methods: str = "ce", name: str = "", teacher: str = "", fold: str = "", **changes: Any) -> RunRecord:

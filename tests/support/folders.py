@@ -40,6 +40,14 @@ def write(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value), encoding="utf-8")
 
 
+def begun(**changes: Any) -> dict[str, Any]:
+    """The `run.json` of a run that has been started. changes: other keys of it."""
+    identity = {"data": {"sha256": "d" * 64, "labels": LABELS}, "split": {}, "student": {"weights": "w" * 64}}
+    identity |= {"teacher": None, "methods": {}, "train": {"seed": 1}}
+    started = {"started": "2026-01-02T03:04:05", "finished": None}
+    return {"format": 1, "fingerprint": "f" * 64, "identity": identity, "data": "d" * 64, **started, **changes}
+
+
 def make_run(path: Path, name: str = "plain", seed: int = 0, texts: bool = False, **changes: Any) -> Path:
     """A finished run as `randout train` leaves it, without its weights. changes: keys of run.json."""
     splits = changes.pop("splits", ("validation", "test"))
@@ -166,7 +174,9 @@ def make_search(folder: Path) -> Path:
         settings = {"kd.weight": weight, "randout.tokens": tokens, "randout.units": units}
         value = 0.6 + 0.1 * weight + 0.001 * tokens + 0.002 * units
         trial = {"number": number, "settings": settings, "state": "finished", "value": value, "step": 40, "steps": 40}
-        trials.append(trial | {"rungs": [[0.25, 10, 0.5], [1, 40, value]], "run": f"trials/{number:04d}", "error": None})
+        trials.append(
+            trial | {"rungs": [[0.25, 10, 0.5], [1, 40, value]], "run": f"trials/{number:04d}", "error": None}
+        )
     trials[2] |= {"state": "pruned", "value": 0.99, "step": 10}
     trials[3] |= {"state": "failed", "value": None, "error": "loss is not finite"}
     trials[4] |= {"state": "waiting", "value": None}

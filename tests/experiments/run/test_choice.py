@@ -51,15 +51,15 @@ def judged(encoder: float, words: float, rows: int, groups: int | None = None, o
     ],
 )
 def test_the_rule(encoder: float, words: float, rows: int, overlap: bool, chosen: str) -> None:
-    found = judged(encoder, words, rows, overlap=overlap)
+    found = judged(encoder, words, rows, overlap=overlap).as_json()
     assert found["chosen"] == chosen
     assert found["difference"] == pytest.approx(words - encoder)
     assert (found["low90"] > -found["margin"] or found["difference"] >= 0) == (chosen == WORDS)
 
 
 def test_a_single_group_is_judged_by_the_scores_alone() -> None:
-    assert judged(0.8, 0.9, 50, groups=1)["chosen"] == WORDS
-    found = judged(0.9, 0.8, 50, groups=1)
+    assert judged(0.8, 0.9, 50, groups=1).chosen == WORDS
+    found = judged(0.9, 0.8, 50, groups=1).as_json()
     assert found["chosen"] == ENCODER
     assert "low90" not in found
 
@@ -108,7 +108,7 @@ def test_bag_of_words_that_is_not_worse_becomes_the_student(
     """The encoder learns nothing at its learning rate; 90 validation rows are too few, so folds decide."""
     table = toy_csv(600)
     result = train(table, tmp_path / "runs")
-    record = result.run.record
+    record = result.run.record.as_json()
     assert record["choice"]["chosen"] == WORDS
     assert (record["choice"]["by"], record["choice"]["rows"]) == ("cross-validation", 420)
     assert record["choice"][ENCODER]["name"] == found_locally
@@ -159,7 +159,7 @@ def test_an_encoder_that_is_better_stays_the_student_and_validation_rows_decide_
     assert code == 0, err
     result = pipeline.finished(next((tmp_path / "runs").glob("letters*")))
     assert result is not None
-    record = result.run.record
+    record = result.run.record.as_json()
     assert (record["choice"]["chosen"], record["choice"]["by"]) == (ENCODER, "validation")
     assert record["choice"]["rows"] == 210
     assert record["choice"][ENCODER]["score"] == result.metrics["validation"]["accuracy"] > 0.8
@@ -206,7 +206,9 @@ def test_a_stopped_choice_resumes_to_the_same_run(
     resumed = train(table, tmp_path / "runs", **asked)
     assert calls == 7
     same = ("choice", "fingerprint", "identity", "asked")
-    assert {key: resumed.run.record[key] for key in same} == {key: whole.run.record[key] for key in same}
+    assert {key: getattr(resumed.run.record, key) for key in same} == {
+        key: getattr(whole.run.record, key) for key in same
+    }
     assert resumed.metrics["test"] == whole.metrics["test"]
 
 
@@ -251,7 +253,7 @@ def test_a_choice_with_a_teacher_is_made_on_validation(
     """A teacher has learned from the rows of every fold; it is no part of a run of the bag-of-words classifier."""
     asked = {"teacher": tiny_model("roberta"), "preset": "kd", "settings": {"student.alternative": "svm"}}
     result = train(toy_csv(240), tmp_path / "runs", student=tiny_model("bert"), **asked)
-    record = result.run.record
+    record = result.run.record.as_json()
     assert (record["choice"]["by"], record["choice"]["chosen"]) == ("validation", WORDS)
     assert record["identity"]["teacher"] is None
     assert "teacher" not in record

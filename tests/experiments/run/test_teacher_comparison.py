@@ -11,8 +11,9 @@ from sklearn.metrics import f1_score
 
 from randout.experiments.run.teacher_comparison import teacher_gap
 from randout.reporting.teachers import gap_lines, run_lines
-from randout.storage.metrics_record import TeacherGap
-from randout.storage.run_record import Size, Sizes
+from randout.stats.metrics import score
+from randout.storage.metrics_record import Leaks, Metrics, Scores, TeacherGap
+from randout.storage.run_record import RunRecord, Size, Sizes, UsedTeachers
 
 
 def gap(
@@ -90,17 +91,23 @@ def test_a_metric_without_intervals_leaves_accuracy_alone(metric: str) -> None:
     assert gap(0.9, 0.9, metric=metric).primary is None
 
 
+def measured(**known: Any) -> Metrics:
+    """The metrics of a finished run. known: of its validation scores."""
+    return Metrics(validation=Scores.model_validate(score([0, 1], np.eye(2), {0: "a", 1: "b"}) | known))
+
+
 def test_a_finished_run_shows_the_same_lines() -> None:
     found = gap(0.70, 0.90)
-    record = {"teacher": {"name": "big"}, "sizes": {"student": {"parameters": 22_700_000}}}
-    assert run_lines(record, {"validation": {"teacher": found}}) == gap_lines(found, "big", record["sizes"])
-    assert run_lines({"teacher": None}, {"validation": {}}) == []
+    record = RunRecord.model_construct(
+        teacher=UsedTeachers(name="big"), sizes=Sizes(student=Size(parameters=22_700_000))
+    )
+    assert run_lines(record, measured(teacher=found)) == gap_lines(found, "big", record.sizes)
+    assert run_lines(record, measured()) == []
 
 
 def test_no_verdict_on_rows_that_the_teacher_was_trained_on() -> None:
-    metrics = {
-        "validation": {"teacher": gap(0.70, 0.90), "leaks": {"rows": 30, "of": 600, "roles": {"teacher-trained": 30}}}
-    }
-    lines = run_lines({"teacher": {"name": "big"}}, metrics)
+    leaks = Leaks(rows=30, of=600, roles={"teacher-trained": 30})
+    record = RunRecord.model_construct(teacher=UsedTeachers(name="big"))
+    lines = run_lines(record, measured(teacher=gap(0.70, 0.90), leaks=leaks))
     assert lines[3].startswith("no verdict: the teacher was trained on 30 of these rows.")
     assert not any("worse" in line for line in lines)

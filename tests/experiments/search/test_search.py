@@ -25,6 +25,7 @@ from randout.experiments.search.space import SearchTable
 from randout.methods.builtin import METHODS
 from randout.stats.verdicts import best_of
 from randout.storage import study_folder as record
+from randout.storage.study_record import Rung, SearchRecord, StudyData, Trial
 from randout.testing.models import build
 from randout.training import checkpoint
 from support import forked, training
@@ -196,20 +197,20 @@ def test_halving_prunes_and_what_goes_on_is_a_full_training_bit_for_bit(made, wh
     one, (_, folder) = made("plain", HALVING), whole(HALVING)
     done = folder.record.trials
     assert sorted(states(folder)) == ["finished", "pruned", "pruned", "pruned"]
-    first = sorted(done, key=lambda trial: (-trial["rungs"][0][2], trial.number))
-    assert [len(trial["rungs"]) for trial in first[2:]] == [1, 1]
-    assert sorted(len(trial["rungs"]) for trial in first[:2]) == [2, 3]
-    assert [step for _, step, _ in done[folder.record.best]["rungs"]] == [1, 2, 4]
+    first = sorted(done, key=lambda trial: (-trial.rungs[0].value, trial.number))
+    assert [len(trial.rungs) for trial in first[2:]] == [1, 1]
+    assert sorted(len(trial.rungs) for trial in first[:2]) == [2, 3]
+    assert [step for _, step, _ in done[folder.record.best].rungs] == [1, 2, 4]
     best = done[folder.record.best]
     alone = pipeline.execute(
-        planning.make(one.trial_config(best["settings"]), dataset),
+        planning.make(one.trial_config(best.settings), dataset),
         Options(runs=tmp_path / "alone", show=Show(quiet=True)),
     )
     ours, theirs = folder.run(best).model / "model.safetensors", alone.model_path / "model.safetensors"
     assert ours.read_bytes() == theirs.read_bytes()
-    assert best["value"] == alone.metrics["validation"]["accuracy"]
+    assert best.value == alone.metrics["validation"]["accuracy"]
     cut = folder.record.skipped
-    assert cut == {
+    assert cut.as_json() == {
         "cells": 4,
         "tried": 4,
         "not_tried": 0,
@@ -226,10 +227,10 @@ def test_halving_within_a_budget_takes_no_more(made, dataset, tmp_path):
     one = made("plain", HALVING | {"budget": 0.48}, epochs=3)
     folder = go(one, tmp_path / "s", dataset)
     cut = folder.record.skipped
-    assert (cut["steps_of_all_cells"], states(folder).count("finished")) == (4 * 12, 1)
+    assert (cut.steps_of_all_cells, states(folder).count("finished")) == (4 * 12, 1)
     assert grid.rungs(4, 2, 0.48) == pytest.approx([0.23, 0.46, 1.0])  # 2 r + 2 r + 1 = 0.48 * 4
     assert sorted(trial.step for trial in folder.record.trials) == [2, 2, 5, 12]
-    assert cut["steps"] <= 0.48 * cut["steps_of_all_cells"]
+    assert cut.steps <= 0.48 * cut.steps_of_all_cells
     small = made("plain", HALVING | {"budget": 0.2})
     with pytest.raises(UserError, match=r"search\.budget: 0\.2 of 4 trials is 0\.80 full trainings"):
         go(small, tmp_path / "small", dataset)
@@ -248,14 +249,14 @@ def test_a_look_at_chance_is_said(made, dataset, tmp_path, capsys):
 def test_what_chance_is():
     """Two standard errors above the largest class, worked out by hand: 0.6 + 2 sqrt(0.24 / 100) = 0.698."""
     labels = np.repeat([0, 1], [60, 40])
-    rungs = [[[0.5, 7, value]] for value in (0.4, 0.69)]
-    record = {"metric": "accuracy", "trials": [{"rungs": one} for one in rungs]}
+    tried = [Trial(number=at, settings={}, run="", rungs=[Rung(0.5, 7, value)]) for at, value in enumerate((0.4, 0.69))]
+    record = SearchRecord(kind="search", name="s", data=StudyData(sha256="d"), metric="accuracy", trials=tried)
     found = trials.at_chance(record, 0.5, labels)
     assert found is not None
     assert "after 50.0% of a training (7 steps) the best of 2 trials has a validation accuracy of 69.0%" in found
     assert trials.at_chance(record, 1.0, labels) is None
-    assert trials.at_chance(record | {"metric": "log_loss"}, 0.5, labels) is None
-    rungs[1][0][2] = 0.70
+    assert trials.at_chance(record.model_copy(update={"metric": "log_loss"}), 0.5, labels) is None
+    tried[1].rungs = [Rung(0.5, 7, 0.70)]
     assert trials.at_chance(record, 0.5, labels) is None
 
 
@@ -318,7 +319,7 @@ def test_a_failed_trial_is_kept_with_its_error_and_tried_again(made, whole, data
     with monkeypatch.context() as patch:
         failing(patch, lambda plan, options: plan.config.train.learning_rate == 1e-3)
         folder = go(one, tmp_path / "s", dataset)
-        bad = next(t for t in folder.record.trials if t["settings"]["train.learning_rate"] == 1e-3)
+        bad = next(t for t in folder.record.trials if t.settings["train.learning_rate"] == 1e-3)
         assert (bad.state, bad.value) == ("failed", None)
         assert "nan at epoch 1" in bad.error
         assert folder.record.skipped.failed == 1
@@ -330,7 +331,7 @@ def test_a_failed_trial_is_kept_with_its_error_and_tried_again(made, whole, data
         assert lasting(tmp_path / "s") == before  # it fails again, and the table is the same
     folder = go(one, tmp_path / "s", dataset)
     assert states(folder) == ["finished"] * 3
-    assert folder.record.trials[bad.number]["error"] is None
+    assert folder.record.trials[bad.number].error is None
     assert lasting(tmp_path / "s") == whole(RATES | {"trials": 3})[0]
 
 
@@ -340,7 +341,7 @@ def test_a_trial_that_fails_after_a_rung_keeps_what_it_reached(made, dataset, tm
     folder = go(one, tmp_path / "s", dataset)
     before = lasting(tmp_path / "s")
     assert states(folder).count("failed") == 2
-    assert all([share for share, _, _ in trial["rungs"]] == [0.25] for trial in folder.record.trials)
+    assert all([share for share, _, _ in trial.rungs] == [0.25] for trial in folder.record.trials)
     go(one, tmp_path / "s", dataset)
     assert lasting(tmp_path / "s") == before
 
@@ -349,9 +350,9 @@ def test_a_loss_that_is_not_finite_fails_the_trial_alone(made, dataset, tmp_path
     table = {"space": {"learning_rate": [1e-3, 1e38], "adam_epsilon": [1e-38]}}
     folder = go(made("plain", table, epochs=2, warmup_ratio=0.0, max_grad_norm=0.0), tmp_path / "s", dataset)
     by_rate = {trial.settings["train.learning_rate"]: trial for trial in folder.record.trials}
-    assert by_rate[1e38]["state"] == "failed"
-    assert "is nan" in by_rate[1e38]["error"] or "is inf" in by_rate[1e38]["error"]
-    assert by_rate[1e-3]["state"] == "finished"
+    assert by_rate[1e38].state == "failed"
+    assert "is nan" in by_rate[1e38].error or "is inf" in by_rate[1e38].error
+    assert by_rate[1e-3].state == "finished"
 
 
 @pytest.mark.parametrize(
@@ -428,21 +429,21 @@ def test_equal_proposals_share_a_run(made, dataset, tmp_path):
     table = {"space": {"learning_rate": [1e-3, 2e-3]}, "sampler": "tpe", "trials": 5, "halving": 2}
     folder = go(made("plain", table), tmp_path / "s", dataset)
     done = folder.record.trials
-    copies = [trial for trial in done if "same_as" in trial]
+    copies = [trial for trial in done if trial.same_as is not None]
     assert len(done) == 5
     assert len(copies) >= 3
     for trial in copies:
         first = done[trial.same_as]
-        assert trial.run == first["run"]
-        assert (trial.settings, trial.value, trial["rungs"]) == (
-            first["settings"],
-            first["value"],
-            first["rungs"],
+        assert trial.run == first.run
+        assert (trial.settings, trial.value, trial.rungs) == (
+            first.settings,
+            first.value,
+            first.rungs,
         )
     assert len(list((tmp_path / "s" / "trials").iterdir())) == 5 - len(copies)
     cut = folder.record.skipped
-    assert cut["steps"] == sum(trial.step for trial in done if "same_as" not in trial)
-    assert cut["not_tried"] == 2 - (5 - len(copies))
+    assert cut.steps == sum(trial.step for trial in done if trial.same_as is None)
+    assert cut.not_tried == 2 - (5 - len(copies))
     before = lasting(tmp_path / "s")
     go(made("plain", table), tmp_path / "s", dataset)
     assert lasting(tmp_path / "s") == before
@@ -457,8 +458,8 @@ def test_optimism_is_best_of_the_trials_validation_predictions(whole):
     right = [[a == b for a, b in zip(t["label"].to_pylist(), t["prediction"].to_pylist(), strict=True)] for t in tables]
     expected = best_of(np.array(right), tables[0]["group"].to_numpy())
     found = folder.record.optimism
-    assert found["apparent"] == expected.apparent == folder.record.trials[folder.record.best].value
-    assert (found["optimism"], found["corrected"], found["trials"]) == (expected.optimism, expected.corrected, 3)
+    assert found.apparent == expected.apparent == folder.record.trials[folder.record.best].value
+    assert (found.optimism, found.corrected, found.trials) == (expected.optimism, expected.corrected, 3)
     assert expected.chosen == folder.record.best
 
 
@@ -466,7 +467,7 @@ def test_other_metrics_choose_by_it_and_leave_the_optimism_out(made, dataset, tm
     folder = go(made("plain", RATES | {"trials": 2}, metric="log_loss"), tmp_path / "s", dataset)
     values = [trial.value for trial in folder.record.trials]
     assert folder.record.best == int(np.argmin(values))
-    assert "optimism" not in folder.record
+    assert folder.record.optimism is None
     assert any("accuracy only" in line for line in trials.summary(folder))
 
 

@@ -127,9 +127,9 @@ def test_the_result_is_that_of_predictions_compared_by_hand(finished):
         3,
     )
     result = finished.record.result
-    assert as_json(result["rows"]) == as_json(results.as_result(expected, "", [])["rows"])
-    assert result["head"] == "2 of 2 seeds"
-    assert "nothing was tuned" in result["notes"][-1]
+    assert result.as_json()["rows"] == results.as_result(expected, "", [], {}).as_json()["rows"]
+    assert result.head == "2 of 2 seeds"
+    assert "nothing was tuned" in result.notes[-1]
     assert finished.record.finished
     for run, values in zip(plain, expected[0].values, strict=True):
         assert run.metrics.test.accuracy == pytest.approx(values)
@@ -169,7 +169,7 @@ def test_killed_anywhere_and_started_again_it_ends_in_the_same_result(made, fini
             except Killed:
                 if (tmp_path / "s" / "study.json").exists():
                     result = study_folder.read_record(tmp_path / "s").record.result
-                    heads.append(result["head"] if result else None)
+                    heads.append(result.head if result else None)
     assert at > 5
     assert lasting(tmp_path / "s") == lasting(finished.path)
     assert "1 of 2 seeds" in heads
@@ -193,9 +193,9 @@ def test_a_prefix_is_balanced_and_a_time_limit_goes_on(made, finished, tmp_path,
     with pytest.raises(Stopped):
         go(made(), tmp_path / "s")
     half = study_folder.read_record(tmp_path / "s").record
-    assert half["result"]["head"] == "1 of 2 seeds"
-    assert {row["name"]: len(row["values"]) for row in half["result"]["rows"]} == {"plain": 1, "kd": 1}
-    assert half["finished"] is None
+    assert half.result.head == "1 of 2 seeds"
+    assert {row.name: len(row.values) for row in half.result.rows} == {"plain": 1, "kd": 1}
+    assert half.finished is None
     stop_at[0] = 99
     done = go(made(), tmp_path / "s")
     assert lasting(done.path) == lasting(finished.path)
@@ -212,9 +212,7 @@ def test_adding_seeds_goes_on_and_nothing_is_trained_twice(made, copied, monkeyp
     assert len(trained) == 3  # two students and a teacher
     elsewhere = go(made(name="t"), copied.parent / "t")  # another study of the same runs finds them
     assert len(trained) == 3
-    assert [row["values"] for row in elsewhere.record.result.rows] == [
-        row["values"] for row in again.record.result.rows
-    ]
+    assert [row.values for row in elsewhere.record.result.rows] == [row.values for row in again.record.result.rows]
 
 
 def test_a_run_that_was_deleted_is_trained_again(made, copied, finished, monkeypatch):
@@ -245,8 +243,8 @@ def test_a_failed_run_is_kept_said_and_tried_again(made, finished, tmp_path, mon
         failing(patch, lambda plan: plan.config.train.seed == 1 and "kd" in plan.config.methods)
         folder = go(made(), tmp_path / "s")
     result = folder.record.result
-    assert result["head"] == "1 of 2 seeds"
-    assert "failed, and their units are left out: seed 1 kd" in result["notes"]
+    assert result.head == "1 of 2 seeds"
+    assert "failed, and their units are left out: seed 1 kd" in result.notes
     assert folder.record.finished is None
     bad = next(cell for cell in folder.record.cells if cell.state == "failed")
     assert "nan at epoch 1" in bad.error
@@ -287,10 +285,10 @@ def test_tuning_chooses_on_validation_at_the_first_seed_and_counts_its_trials(ma
     for arm in ARMS:
         entry = tuned[f"{arm}-seed-1"]
         search = study_folder.read_record(tmp_path / "s" / "tuning" / f"{arm}-seed-1").record
-        assert entry["settings"] == search["trials"][search["best"]]["settings"]
+        assert entry.settings == search.trials[search.best].settings
         for run in runs_of(folder, arm):
-            assert run.record.identity.train.learning_rate == entry["settings"]["train.learning_rate"]
-    assert "kd.weight" not in tuned["plain-seed-1"]["settings"]
+            assert run.record.identity.train.learning_rate == entry.settings["train.learning_rate"]
+    assert "kd.weight" not in tuned["plain-seed-1"].settings
     assert not list((tmp_path / "s" / "tuning").rglob("test.parquet"))
     assert len({run.record.identity.teacher for run in runs_of(folder, "kd")}) == 2  # of two seeds
     with pytest.raises(UserError, match=r"tuned at seed 1\. Keep that seed first"):
@@ -365,7 +363,7 @@ def test_nested_search_stays_inside_each_fold(five):
     assert set(five.record.tuning) == {f"kd-fold-{fold}" for fold in range(1, 6)}
     for fold in range(1, 6):
         search = study_folder.read_record(five.path / "tuning" / f"kd-fold-{fold}")
-        run = next(r for r, c in ((five.run(c), c) for c in five.record.cells) if c["unit"] == f"fold {fold}")
+        run = next(r for r, c in ((five.run(c), c) for c in five.record.cells) if c.unit == f"fold {fold}")
         held = set(run.read("split.json")["test"])
         for trial in search.record.trials:
             split = search.run(trial).read("split.json")
@@ -414,7 +412,7 @@ def test_folds_are_compared_as_by_hand(five):
         "plain",
     )
     found = five.record.result
-    assert found["head"] == "5 of 5 folds"
+    assert found.head == "5 of 5 folds"
     for row, other in zip(results.rows_of(found), expected, strict=True):
         assert (row.name, row.words, row.estimand) == (other.name, other.words, other.estimand)
         assert row.values == pytest.approx(other.values)
@@ -427,7 +425,7 @@ def test_the_paper_s_protocol_tunes_once_and_says_that_it_is_optimistic(base, tm
     folder = go(make_study(tables | {"tuning": {"space": {"batch_size": [16, 32]}}}), tmp_path / "cv")
     assert set(folder.record.tuning) == {"plain-ordinary-split"}
     assert any("optimistic" in note for note in folder.record.result.notes)
-    chosen = folder.record.tuning["plain-ordinary-split"]["settings"]["train.batch_size"]
+    chosen = folder.record.tuning["plain-ordinary-split"].settings["train.batch_size"]
     assert {run.record.identity.train.batch_size for run in runs_of(folder, "plain")} == {chosen}
     trial = RunFolder(tmp_path / "cv" / "tuning" / "plain-ordinary-split" / "trials" / "0000")
     ordinary = data.load(base["data"]["source"])
@@ -476,18 +474,18 @@ def trained(base, folder: Path, preset: str, seed: int, **tables: Any) -> Path:
 def test_finished_runs_are_arms_by_settings_and_seeds(finished, made):
     plain, kd = ([run.path for run in runs_of(finished, arm)] for arm in ARMS)
     found = compare_finished([plain[0], kd[1], plain[1], kd[0]], "", made())
-    assert found["baseline"] == "ce"
-    assert found["units"] == ["seed 1", "seed 2"]
-    assert found["arms"] == ["ce", "ce + kd"]
-    ours, theirs = found["result"]["rows"], finished.record.result.rows
+    assert found.baseline == "ce"
+    assert found.units == ["seed 1", "seed 2"]
+    assert found.arms == ["ce", "ce + kd"]
+    ours, theirs = found.result.rows, finished.record.result.rows
     for one, other in zip(ours, theirs, strict=True):
         for key in ("value", "low", "high", "words", "adjusted_p", "estimand"):
-            assert one[key] == other[key]
-        assert list(one["values"]) == list(other["values"])
+            assert getattr(one, key) == getattr(other, key)
+        assert one.values == other.values
     for name in (str(kd[0]), kd[1].name, "ce + kd"):
-        assert compare_finished([*plain, *kd], name, made())["baseline"] == "ce + kd"
+        assert compare_finished([*plain, *kd], name, made()).baseline == "ce + kd"
     single = compare_finished([plain[0], kd[0]], "", made())
-    assert single["result"]["head"] == "1 seed per recipe"
+    assert single.result.head == "1 seed per recipe"
 
 
 def test_runs_that_cannot_be_compared_are_refused(finished, made, base, tmp_path, toy_csv):
@@ -524,7 +522,8 @@ def test_broken_and_half_written_runs_are_refused(copied, made):
     for change, reason in (
         ({"finished": None}, "this run is not finished"),
         ({"format": 0}, "the run folder has format 0; this version reads format 1"),
-        ({"identity": None}, "lacks the run's identity"),
+        ({"identity": None}, "run.json: the key identity has an unexpected value, None"),
+        ({"identity": about["identity"] | {"train": {}}}, "run.json: expected the key identity.train.seed"),
     ):
         record_file.write_text(json.dumps(about | change))
         with pytest.raises(UserError, match=reason):
