@@ -62,11 +62,11 @@ LAYERS = [0, 1, 2]
         ([record(), record(), record()], ["ce", "ce (2)", "ce (3)"]),
         ([record(), record(name="ce"), record(name="ce (2)")], ["ce (3)", "ce", "ce (2)"]),
         ([record(name="same"), record(name="same")], ["same", "same (2)"]),
-        ([{"identity": {}}, {}], ["run", "run (2)"]),
+        ([record(""), record("")], ["run", "run (2)"]),
         ([], []),
     ],
 )  # fmt: skip
-def test_names_say_what_differs(records: list[dict[str, Any]], expected: list[str]) -> None:
+def test_names_say_what_differs(records: list[RunRecord], expected: list[str]) -> None:
     assert run_names(records) == expected
 
 

@@ -175,7 +175,7 @@ def make_search(folder: Path) -> Path:
         value = 0.6 + 0.1 * weight + 0.001 * tokens + 0.002 * units
         trial = {"number": number, "settings": settings, "state": "finished", "value": value, "step": 40, "steps": 40}
         trials.append(
-            trial | {"rungs": [[0.25, 10, 0.5], [1, 40, value]], "run": f"trials/{number:04d}", "error": None}
+            trial | {"rungs": [[0.25, 10, 0.5], [1.0, 40, value]], "run": f"trials/{number:04d}", "error": None}
         )
     trials[2] |= {"state": "pruned", "value": 0.99, "step": 10}
     trials[3] |= {"state": "failed", "value": None, "error": "loss is not finite"}

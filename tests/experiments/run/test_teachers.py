@@ -272,11 +272,11 @@ def test_a_search_says_what_a_study_leaves_out(asked: dict[str, Any]) -> None:
         make_search(built, SearchTable(space={"kd.weight": [0.2, 0.4]}))
 
 
-def recorded(teacher: dict[str, Any] | None, **identity: Any) -> RunRecord:
+def recorded(used: dict[str, Any] | None, **identity: Any) -> RunRecord:
     """The record of a finished run. identity: of its teachers."""
     known = {"data": {"sha256": "d", "labels": ["a", "b"]}, "split": {}, "student": {"weights": "w"}, "teacher": None}
     known |= {"methods": {}, "train": {"seed": 1}} | identity
-    record = {"format": 1, "fingerprint": "f", "identity": known, "data": "d", "started": "", "teacher": teacher}
+    record = {"format": 1, "fingerprint": "f", "identity": known, "data": "d", "started": "", "teacher": used}
     return RunRecord.model_validate(record)
 
 
