@@ -324,7 +324,7 @@ def test_a_failed_trial_is_kept_with_its_error_and_tried_again(made, whole, data
         assert "nan at epoch 1" in bad.error
         assert folder.record.skipped.failed == 1
         assert folder.record.best not in (None, bad.number)
-        assert any(f"trial {bad['number']} failed: loss ce" in line for line in trials.summary(folder))
+        assert any(f"trial {bad.number} failed: loss ce" in line for line in trials.summary(folder))
         assert "tried again" in capsys.readouterr().err
         before = lasting(tmp_path / "s")
         go(one, tmp_path / "s", dataset)
