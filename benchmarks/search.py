@@ -154,7 +154,7 @@ def quality(arguments: argparse.Namespace, options: Options) -> dict[str, Any]:
         "rungs": space.rungs(len(sides[HALVED].trials), HALVING, BUDGET),
         "steps": {side: record.skipped.steps for side, record in sides.items()},
         "seconds": {side: sum(trial.seconds for trial in record.trials) for side, record in sides.items()},
-        "winners": {side: {key: one[key] for key in ("settings", "value")} for side, one in winners.items()},
+        "winners": {side: {"settings": one.settings, "value": one.value} for side, one in winners.items()},
         "validation": [trial.value for trial in ranked],
         "place": place,
         "same": winners[ALL].settings == winners[HALVED].settings,
