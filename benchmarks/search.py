@@ -144,24 +144,24 @@ def quality(arguments: argparse.Namespace, options: Options) -> dict[str, Any]:
     for side, table in tables.items():
         made = make_search(base, space=SPACE, **table)
         sides[side] = search.run_search(made, arguments.folder / side, options).record
-    winners = {side: record["trials"][record["best"]] for side, record in sides.items()}
+    winners = {side: record.trials[record.best] for side, record in sides.items()}
     ranked = own_runs(sides[ALL])
-    ranked.sort(key=lambda trial: -signed(sides[ALL]["metric"], trial["value"]))
+    ranked.sort(key=lambda trial: -signed(sides[ALL].metric, trial.value))
     if arguments.smoke:  # two different winners, so that the refits run
         winners = {ALL: ranked[0], HALVED: ranked[-1]}
-    place = next(at for at, one in enumerate(ranked, 1) if one["settings"] == winners[HALVED]["settings"])
+    place = next(at for at, one in enumerate(ranked, 1) if one.settings == winners[HALVED].settings)
     found = {
-        "cells": len(sides[ALL]["trials"]),
-        "rungs": space.rungs(len(sides[HALVED]["trials"]), HALVING, BUDGET),
-        "steps": {side: record["skipped"]["steps"] for side, record in sides.items()},
-        "seconds": {side: sum(trial["seconds"] for trial in record["trials"]) for side, record in sides.items()},
-        "winners": {side: {key: one[key] for key in ("settings", "value")} for side, one in winners.items()},
-        "validation": [trial["value"] for trial in ranked],
+        "cells": len(sides[ALL].trials),
+        "rungs": space.rungs(len(sides[HALVED].trials), HALVING, BUDGET),
+        "steps": {side: record.skipped.steps for side, record in sides.items()},
+        "seconds": {side: sum(trial.seconds for trial in record.trials) for side, record in sides.items()},
+        "winners": {side: {"settings": one.settings, "value": one.value} for side, one in winners.items()},
+        "validation": [trial.value for trial in ranked],
         "place": place,
-        "same": winners[ALL]["settings"] == winners[HALVED]["settings"],
+        "same": winners[ALL].settings == winners[HALVED].settings,
     }
     if not found["same"]:
-        found["refit"] = refit(arguments, base, {side: one["settings"] for side, one in winners.items()}, options)
+        found["refit"] = refit(arguments, base, {side: one.settings for side, one in winners.items()}, options)
     stores = (options.runs / "soft-labels").glob("*.safetensors")
     return found | {"teacher_passes": len(list(stores))}
 
@@ -181,11 +181,11 @@ def refit(
         }
     )
     record = comparison.run_study(study, arguments.folder / "refit", options).record
-    first, second = rows_of(record["result"])
+    first, second = rows_of(record.result)
     assert second.difference is not None
     one = second.difference
     return {
-        "head": record["result"]["head"],
+        "head": record.result.head,
         "accuracy": {row.name: row.values for row in (first, second)},
         "difference": one.estimate,
         "interval": [one.low, one.high],

@@ -69,7 +69,7 @@ def train(
         plan = planning.make(request.config(), required=request.required, alternatives=True)
     plan.dataset.report.warn(options.show)
     result = execute(plan, options)
-    options.show.conclude(messages(result.metrics.get("warnings", [])))
+    options.show.conclude(messages(result.scores.warnings))
     return result
 
 
@@ -170,10 +170,10 @@ def evaluate(
 
     if file is not None:
         try:
-            return scoring.score_file(str(model), str(file), text_column, label_column, Show(quiet))[0]
+            return scoring.score_file(str(model), str(file), text_column, label_column, Show(quiet))[0].as_json()
         except UserError as error:
             raise UserError(as_arguments(str(error))) from None
-    return scoring.score_run(Path(model), split, Show(quiet), allow_leaks)[0]
+    return scoring.score_run(Path(model), split, Show(quiet), allow_leaks)[0].as_json()
 
 
 def search(
@@ -209,7 +209,7 @@ def search(
         request = _request(_tables(source, student, teacher), preset, recipe, settings)
         request.config(but=("search",))
     options = _options(None, runs, time_limit, quiet)
-    return requests.search(request, table, Path(out) if out else None, options).record
+    return requests.search(request, table, Path(out) if out else None, options).record.as_json()
 
 
 def compare(
@@ -260,11 +260,11 @@ def compare(
     words: Any = [what] if _is_path(what) else what if _is_list_of_paths(what) else []
     named = [str(word) for word in words]
     if named and requests.are_runs(named):
-        return requests.finished(named, asked, out=out)
+        return requests.finished(named, asked, out=out).as_json()
     with _source(named[0] if named else what, Path(runs)) as source:
         study = requests.comparison(source, asked, Path(out) if out else None)
     options = _options(None, runs, time_limit, quiet)
-    return requests.execute(study, Path(out) if out else None, options).record
+    return requests.execute(study, Path(out) if out else None, options).record.as_json()
 
 
 def cross_validate(
@@ -314,7 +314,7 @@ def cross_validate(
     with _source(data, Path(runs)) as source:
         study = requests.cross_validation(source, asked, Path(out) if out else None)
     options = _options(None, runs, time_limit, quiet)
-    return requests.execute(study, Path(out) if out else None, options).record
+    return requests.execute(study, Path(out) if out else None, options).record.as_json()
 
 
 def report(

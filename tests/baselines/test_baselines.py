@@ -291,7 +291,7 @@ def test_configuration_comes_back_from_run_toml(name: str, finished: Callable[[s
     stored = reload.stored_config(result.run)
     assert set(stored.classifier) == set(CLASSIFIERS[name].model_fields)
     again = planning.make(stored)
-    assert again.fingerprint == result.run.record["fingerprint"]
+    assert again.fingerprint == result.run.record.fingerprint
     if name in NETWORKS:
         assert again.config.train.epochs == stored.classifier["epochs"] == 2
         changed = stored.model_copy(update={"classifier": stored.classifier | {"epochs": 3}})

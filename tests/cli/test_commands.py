@@ -26,7 +26,7 @@ from randout.cli import doctor, tools
 from randout.core import hardware
 from randout.experiments.run import planning
 from randout.testing.models import toy_texts
-from support import forked
+from support import folders, forked
 from support.folders import make_run
 
 SMALL = [
@@ -545,7 +545,7 @@ def test_runs_fit_a_terminal_and_are_whole_elsewhere(run: Run, tmp_path: Path, m
     names = [f"films-{'a-long-name-of-an-encoder-' * 3}{at}-s1-{at:08x}" for at in range(2)]
     for name in names:
         (tmp_path / "runs" / name).mkdir(parents=True)
-        (tmp_path / "runs" / name / "run.json").write_text('{"format": 1, "started": "2026-01-02T03:04:05"}')
+        folders.write(tmp_path / "runs" / name / "run.json", folders.begun())
     whole = run("runs")[1]
     assert all(name in whole for name in names)
     assert [row["run"] for row in json.loads(run("runs", "--json")[1])] == names

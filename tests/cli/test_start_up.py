@@ -18,6 +18,7 @@ import randout
 from conftest import Run
 from randout.core import hardware
 from randout.experiments.run import planning
+from support.folders import begun, write
 
 CALLS = [  # words of a command line, its exit code, and what it prints
     (["--version"], 0, f"randout {randout.__version__}"),
@@ -111,9 +112,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
         (model / "tokenizer.json").write_text("{}")
         save_file({"weight": np.zeros(1, np.float32)}, model / "model.safetensors")
     (folder / "runs" / "one").mkdir(parents=True)
-    (folder / "runs" / "one" / "run.json").write_text(
-        '{"format": 1, "finished": null, "started": "2026-01-02T03:04:05", "name": "baseline"}'
-    )
+    write(folder / "runs" / "one" / "run.json", begun(name="baseline"))
     return carried_out([words for words, _, _ in CALLS], folder)
 
 

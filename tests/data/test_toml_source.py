@@ -288,8 +288,8 @@ def test_a_run_that_was_stopped_goes_on_by_its_description(described, tiny_model
     code, _, errors = run("train", "--resume", tmp_path / "runs" / "one", "-q")
     assert code == 0, errors
     record = RunFolder(tmp_path / "runs" / "one").record
-    assert record["finished"]
-    assert record["fingerprint"] == plan.fingerprint
+    assert record.finished
+    assert record.fingerprint == plan.fingerprint
 
 
 def test_a_description_changed_since_is_not_scored_as_if_it_were_the_same(described, tiny_model, tmp_path):
@@ -308,7 +308,7 @@ def test_a_description_changed_since_is_not_scored_as_if_it_were_the_same(descri
     with pytest.raises(UserError, match="different columns"):
         score_run(result.folder, "test", Show(quiet=True))
     described('about = "said anew"\nmax_length = 9\n' + text + COLUMNS.replace("max_length = 20", ""))
-    assert score_run(result.folder, "test", Show(quiet=True))[0]["rows"] == 40
+    assert score_run(result.folder, "test", Show(quiet=True))[0].rows == 40
 
 
 @pytest.fixture

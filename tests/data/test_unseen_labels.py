@@ -17,6 +17,7 @@ from randout.core.errors import UserError
 from randout.experiments.run import pipeline
 from randout.reporting.figures import score_lines
 from randout.stats.metrics import log_probabilities, score
+from randout.storage.metrics_record import Scores
 from randout.storage.predictions import read_predictions
 from randout.testing.models import toy_texts
 
@@ -49,7 +50,7 @@ def test_such_rows_count_in_every_metric_but_the_log_loss() -> None:
     assert list(found["per_class"]) == ["a", "b", "c", "later"]
     low, high = found["intervals"]["accuracy"]
     assert low <= found["accuracy"] <= high
-    lines = "\n".join(score_lines(found, KNOWN))
+    lines = "\n".join(score_lines(Scores.model_validate(found), KNOWN))
     assert f"{count} rows of these have a label that no training row has: 'later' ({count})" in lines
     assert "they count as errors; log loss is computed on the other rows" in lines
 
@@ -130,7 +131,7 @@ def test_other_students_and_a_teacher(tables: dict[str, Path], tiny_model: Any, 
     assert gap["rows"] == 62
     assert gap["student_accuracy"] == pytest.approx(taught.metrics["validation"]["accuracy"])
     chosen = train(tables, tmp_path / "auto", tiny_model("bert"), settings={"student.alternative": "svm"})
-    assert "choice" in chosen.run.record
+    assert chosen.run.record.choice
 
 
 def test_the_test_split_opened_later_has_them_too(tables: dict[str, Path], tiny_model: Any, tmp_path: Path) -> None:

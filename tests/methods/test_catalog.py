@@ -190,4 +190,4 @@ def test_a_screening_gives_no_verdicts(toy_csv: Any, tiny_model: Any, tmp_path: 
     folder = run_study(study, tmp_path / "study", Options(runs=tmp_path / "runs", show=Show(quiet=True)))
     lines = result_lines(folder.record)
     assert lines[0].endswith("result over 1 seed (screening: no verdict)")
-    assert folder.record["result"]["rows"][1]["words"] == "screening: no verdict"
+    assert folder.record.result.rows[1].words == "screening: no verdict"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from randout.reporting.figures import (
 from randout.stats.metrics import score
 from randout.stats.paired import compare_models
 from randout.stats.verdicts import compare_methods
+from randout.storage.metrics_record import Scores
 
 NAMES = {0: "figurative mention", 1: "health mention", 2: "non-health"}
 
@@ -30,9 +32,13 @@ def logits_of(predictions: list[int], classes: int) -> np.ndarray:
     return np.log(np.where(np.eye(classes)[predictions] > 0, 0.9, 0.1 / (classes - 1)))
 
 
+def scored(*arguments: Any, **options: Any) -> Scores:
+    return Scores.model_validate(score(*arguments, **options))
+
+
 def test_score_lines():
     labels, made = [0, 0, 1, 1, 1, 2], [0, 1, 1, 1, 2, 2]
-    found = score(labels, logits_of(made, 3), NAMES)
+    found = scored(labels, logits_of(made, 3), NAMES)
     assert score_lines(found, NAMES) == [
         "6 rows",
         "accuracy            66.67 %",
@@ -61,7 +67,7 @@ def test_long_labels_of_a_matrix_are_shortened_and_columns_line_up():
     names = {0: "a first label that is longer than any table would show", 1: "健康に関する言及", 2: "c"}
     names |= {at: f"a label that begins as the others do, {at}" for at in range(3, 8)}
     labels = list(range(8))
-    lines = score_lines(score(labels, logits_of(labels, 8), names), names)[-9:]
+    lines = score_lines(scored(labels, logits_of(labels, 8), names), names)[-9:]
     assert lines[0].split()[:3] == ["true", "\\", "predicted"]
     assert len({cell_len(line) for line in lines}) == 1
     assert cell_len(lines[0]) < 110
@@ -72,7 +78,7 @@ def test_long_labels_of_a_matrix_are_shortened_and_columns_line_up():
 
 def test_score_lines_with_intervals_and_from_json():
     found = score([0, 1] * 50, logits_of([0, 1, 1, 1] * 25, 2), {0: "a", 1: "b"}, np.arange(100), resamples=500)
-    lines = score_lines(json.loads(json.dumps(found)), {"0": "a", "1": "b"})
+    lines = score_lines(Scores.model_validate_json(json.dumps(found)), {"0": "a", "1": "b"})
     low, high = found["intervals"]["accuracy"]
     assert lines[0] == "100 rows, 95 % intervals in brackets"
     assert lines[1] == f"accuracy            75.00 % [{100 * low:.1f}, {100 * high:.1f}]"
@@ -81,7 +87,7 @@ def test_score_lines_with_intervals_and_from_json():
 def test_many_classes_list_the_commonest_confusions():
     names = {at: f"class {at} of a very long-winded scheme" for at in range(20)}
     labels, made = list(range(20)) * 2, [*range(20), *range(1, 20), 1]
-    lines = score_lines(score(labels, logits_of(made, 20), names), names)
+    lines = score_lines(scored(labels, logits_of(made, 20), names), names)
     assert "most common confusions, true -> predicted" in "\n".join(lines)
     assert len(lines) == 10 + 1 + 21 + 1 + 11
     assert len({len(line) for line in lines[11:32]}) == 1
@@ -250,6 +256,6 @@ def test_a_comparison_shortens_names_only_for_a_narrow_terminal():
 
 def test_classes_with_long_names_stay_different():
     names = {at: f"{'a long description of a class ' * 2}{at}" for at in range(3)}
-    lines = score_lines(score(np.arange(30) % 3, np.eye(3)[np.arange(30) % 3], names, np.arange(30)), names)
+    lines = score_lines(scored(np.arange(30) % 3, np.eye(3)[np.arange(30) % 3], names, np.arange(30)), names)
     heads = [line.split("  ")[0] for line in lines if line.startswith("a long")]
     assert len(set(heads)) == 3, heads

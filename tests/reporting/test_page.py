@@ -303,11 +303,9 @@ def test_models_of_other_rows_are_named_and_not_compared(tmp_path: Path) -> None
     (subject,) = read.read(runs)
     text = write.markdown(sections.build([subject]), False).replace("\\", "")
     assert "kd was not scored on the same test rows" in text
-    assert [row["name"] for row in comparison.result_of(subject)["rows"]] == ["plain", "randout-kd"], (
-        "order is no matter"
-    )
+    assert [row.name for row in comparison.result_of(subject).rows] == ["plain", "randout-kd"], "order is no matter"
     right = [np.mean(np.equal(*map(np.array, saved(run)))) for run in (runs[0], runs[2])]
-    assert comparison.result_of(subject)["rows"][1]["difference"]["estimate"] == pytest.approx(right[1] - right[0])
+    assert comparison.result_of(subject).rows[1].difference.estimate == pytest.approx(right[1] - right[0])
 
 
 def found_by(subject: Subject) -> set[str]:
@@ -521,11 +519,11 @@ def test_runs_are_compared_by_the_metric_they_were_selected_by(tmp_path: Path) -
     runs = [make_run(tmp_path / name, name) for name in ("plain", "kd")]
     for run in runs:
         record = json.loads((run / "run.json").read_text())
-        record["identity"]["train"] = {"metric": "macro_f1"}
+        record["identity"]["train"] |= {"metric": "macro_f1"}
         write_json(run / "run.json", record)
     (subject,) = read.read(runs)
-    rows = comparison.result_of(subject)["rows"]
-    assert [row["value"] for row in rows] == pytest.approx([f1_score(*saved(run), average="macro") for run in runs])
+    rows = comparison.result_of(subject).rows
+    assert [row.value for row in rows] == pytest.approx([f1_score(*saved(run), average="macro") for run in runs])
 
 
 def with_history(run: Path, validated: list[int], **train: Any) -> Path:
@@ -535,7 +533,7 @@ def with_history(run: Path, validated: list[int], **train: Any) -> Path:
     ]
     write_json(run / "history.json", {"epochs": rows, "best_epoch": validated[-1], "ended": "all epochs done"})
     record = json.loads((run / "run.json").read_text())
-    record["identity"]["train"] = train
+    record["identity"]["train"] |= train
     write_json(run / "run.json", record)
     return run
 
@@ -614,14 +612,14 @@ def test_compare_and_report_give_the_same_statistics(metric: str, tmp_path: Path
     for runs in ([plain, kd], [kd, plain], [plain, kd, both], [both, plain, kd]):
         record = requests.finished([str(run) for run in runs], requests.Asked(baseline=str(plain)))
         (subject,) = read.read(runs)
-        compared = {row["value"]: row for row in record["result"]["rows"]}
-        reported = {row["value"]: row for row in comparison.result_of(subject)["rows"]}
-        assert record["metric"] == subject.metric == metric
+        compared = {row.value: row for row in record.result.rows}
+        reported = {row.value: row for row in comparison.result_of(subject).rows}
+        assert record.metric == subject.metric == metric
         assert len(reported) == len(runs)
         assert compared.keys() == reported.keys()
         for value, row in reported.items():
             for key in ("low", "high", "difference", "adjusted_p", "words", "detectable", "secondary"):
-                assert row[key] == compared[value][key], key
+                assert getattr(row, key) == getattr(compared[value], key), key
 
 
 def test_a_run_without_history_or_test_split_is_shown(tmp_path: Path) -> None:
@@ -844,7 +842,8 @@ def test_student_and_teacher_stand_side_by_side(tmp_path: Path) -> None:
 
 def test_a_score_without_an_interval_says_why(tmp_path: Path) -> None:
     run = make_run(tmp_path / "one", identity={"data": {"sha256": "d" * 64, "labels": LABELS}, "teacher": None,
-                                               "methods": {"ce": {}}, "train": {"metric": "balanced_accuracy"}})  # fmt: skip
+                                               "split": {}, "student": {"weights": "w"}, "methods": {"ce": {}},
+                                               "train": {"seed": 1, "metric": "balanced_accuracy"}})  # fmt: skip
     metrics = json.loads((run / "metrics.json").read_text())
     del metrics["test"]["intervals"]["balanced_accuracy"]
     metrics["test"]["no_interval"] = {"balanced_accuracy": "all rows are predicted 'c'"}

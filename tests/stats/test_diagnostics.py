@@ -464,9 +464,9 @@ def test_a_search_warns_of_its_best_trial_and_fits_one_baseline(
     made, _ = search.make_search(built, SearchTable(space={"weight_decay": [0.0, 0.1]}))
     folder = search.run_search(made, tmp_path / "s", Options(runs=tmp_path / "runs", show=Show(quiet=True)))
     assert len(fits) == 1
-    assert "majority" in [one["kind"] for one in folder.record["warnings"]]
-    assert {one["split"] for one in folder.record["warnings"]} == {"validation"}
-    assert {one["trial"] for one in folder.record["warnings"]} == {folder.record["best"]}
+    assert "majority" in [one.kind for one in folder.record.warnings]
+    assert {one.split for one in folder.record.warnings} == {"validation"}
+    assert {one.trial for one in folder.record.warnings} == {folder.record.best}
     from randout.experiments.search.trials import summary
 
     assert sum("bag-of-words baseline" in line for line in summary(folder)) == 1
@@ -480,12 +480,12 @@ def test_a_comparison_names_the_arm_once_for_all_its_seeds(
     )
     options = Options(runs=tmp_path / "runs", show=Show(quiet=True))
     folder = comparison.run_study(study, tmp_path / "s", options)
-    found = folder.record["warnings"]
-    assert [one["kind"] for one in found if one["kind"] == "majority"] == ["majority"]
-    (majority,) = (one for one in found if one["kind"] == "majority")
-    assert majority["units"] == ["seed 1", "seed 2"]
-    assert majority["message"].startswith("2 of 2 runs, e.g. seed 1: ")
-    assert sum("bag-of-words baseline on the test rows" in note for note in folder.record["result"]["notes"]) == 1
+    found = folder.record.warnings
+    assert [one.kind for one in found if one.kind == "majority"] == ["majority"]
+    (majority,) = (one for one in found if one.kind == "majority")
+    assert majority.units == ["seed 1", "seed 2"]
+    assert majority.message.startswith("2 of 2 runs, e.g. seed 1: ")
+    assert sum("bag-of-words baseline on the test rows" in note for note in folder.record.result.notes) == 1
     assert "majority class" not in capsys.readouterr().err, "a run within a study leaves it to the study"
 
 
@@ -499,7 +499,7 @@ def fold_study(folder: Path, right: list[float], base: float) -> tuple[dict[str,
         metrics["warnings"] = [{"kind": "majority", "message": "of this fold", "split": "test"}]
         folders.write(run / "metrics.json", metrics)
         cells.append({"unit": f"fold {at}", "arm": "plain", "state": "finished", "run": str(run)})
-    return {"kind": "cv", "arms": ["plain"], "cells": cells}, lambda cell: RunFolder(Path(cell["run"]))
+    return {"kind": "cv", "arms": ["plain"], "cells": cells}, lambda cell: RunFolder(Path(cell.run))
 
 
 def test_folds_are_asked_together(tmp_path: Path) -> None:
@@ -524,9 +524,9 @@ def test_a_run_of_an_earlier_version_is_diagnosed_from_its_predictions(tmp_path:
     from randout.experiments.run.warnings import of_run
 
     run = RunFolder(folders.make_run(tmp_path / "old", right=0.33, splits=("test",)))
-    assert [one["kind"] for one in of_run(run, "test")] == ["majority", "calibration"]
+    assert [one.kind for one in of_run(run, "test")] == ["majority", "calibration"]
     good = RunFolder(folders.make_run(tmp_path / "good", right=0.9, splits=("test",)))
-    assert [one["kind"] for one in of_run(good, "test")] == ["calibration"], "made up: surer it should be"
+    assert [one.kind for one in of_run(good, "test")] == ["calibration"], "made up: surer it should be"
 
 
 def test_what_asks_for_a_method_is_told_apart_from_the_default(tmp_path: Path) -> None:

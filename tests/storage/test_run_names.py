@@ -8,9 +8,10 @@ import pytest
 
 from randout.core.errors import UserError
 from randout.storage.run_names import LONGEST, SEED, checked_name, run_names
+from randout.storage.run_record import RunRecord, StudentIdentity
 
 
-def record(methods: str = "ce", name: str = "", teacher: str = "", fold: str = "", **changes: Any) -> dict[str, Any]:
+def record(methods: str = "ce", name: str = "", teacher: str = "", fold: str = "", **changes: Any) -> RunRecord:
     """A `run.json`. methods: by space. changes: of the student's (layers), a method's (kd_weight) or the training's
     settings.
     """
@@ -19,9 +20,11 @@ def record(methods: str = "ce", name: str = "", teacher: str = "", fold: str = "
         made["kd"] = {"weight": changes.pop("kd_weight", 0.8)}
     student = {"weights": changes.pop("weights", "w" * 64), "head": "model", "layers": changes.pop("layers", [])}
     shown = {"data": "posts", "student": "minilm", **({"fold": fold} if fold else {})}
-    found = {"identity": {"data": {"sha256": "d" * 64}, "student": student, "methods": made}, "shown_as": shown}
-    found["identity"]["train"] = {"seed": 1, "epochs": 4, **changes}
-    return found | ({"name": name} if name else {}) | ({"teacher": {"name": teacher}} if teacher else {})
+    identity = {"data": {"sha256": "d" * 64, "labels": []}, "split": {}, "student": student, "teacher": None}
+    identity |= {"methods": made, "train": {"seed": 1, "epochs": 4, **changes}}
+    found = {"format": 1, "fingerprint": "f", "identity": identity, "data": "d" * 64, "started": "", "shown_as": shown}
+    found |= ({"name": name} if name else {}) | ({"teacher": {"name": teacher}} if teacher else {})
+    return RunRecord.model_validate(found)
 
 
 KD = "ce kd"
@@ -59,11 +62,11 @@ LAYERS = [0, 1, 2]
         ([record(), record(), record()], ["ce", "ce (2)", "ce (3)"]),
         ([record(), record(name="ce"), record(name="ce (2)")], ["ce (3)", "ce", "ce (2)"]),
         ([record(name="same"), record(name="same")], ["same", "same (2)"]),
-        ([{"identity": {}}, {}], ["run", "run (2)"]),
+        ([record(""), record("")], ["run", "run (2)"]),
         ([], []),
     ],
 )  # fmt: skip
-def test_names_say_what_differs(records: list[dict[str, Any]], expected: list[str]) -> None:
+def test_names_say_what_differs(records: list[RunRecord], expected: list[str]) -> None:
     assert run_names(records) == expected
 
 
@@ -81,7 +84,8 @@ def test_names_of_many_runs_differ() -> None:
 
 
 def test_a_classifier_of_words_is_named_by_its_kind() -> None:
-    svm = {"identity": {"student": {"classifier": "svm", "C": 1.0}, "methods": {}, "train": {"seed": 1}}}
+    svm = record("")
+    svm.identity.student = StudentIdentity(classifier="svm", C=1.0)
     assert run_names([svm, record()]) == ["svm", "ce"]
 
 
@@ -89,9 +93,9 @@ def test_what_follows_from_the_layers_is_not_shown() -> None:
     """A student of other layers may have another longest text; a setting of the training is always shown."""
     whole, cut = record(), record(layers=LAYERS, epochs=2)
     for made, longest in ((whole, 128), (cut, 64)):
-        made["identity"]["student"]["max_length"] = longest
+        made.identity.student.max_length = longest
     assert run_names([whole, cut]) == ["ce, all layers, epochs 4", "ce, 3 layers, epochs 2"]
-    cut["identity"]["student"]["layers"] = []
+    cut.identity.student.layers = []
     assert run_names([whole, cut]) == ["ce, max_length 128, epochs 4", "ce, max_length 64, epochs 2"]
 
 

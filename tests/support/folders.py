@@ -40,6 +40,14 @@ def write(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value), encoding="utf-8")
 
 
+def begun(**changes: Any) -> dict[str, Any]:
+    """The `run.json` of a run that has been started. changes: other keys of it."""
+    identity = {"data": {"sha256": "d" * 64, "labels": LABELS}, "split": {}, "student": {"weights": "w" * 64}}
+    identity |= {"teacher": None, "methods": {}, "train": {"seed": 1}}
+    started = {"started": "2026-01-02T03:04:05", "finished": None}
+    return {"format": 1, "fingerprint": "f" * 64, "identity": identity, "data": "d" * 64, **started, **changes}
+
+
 def make_run(path: Path, name: str = "plain", seed: int = 0, texts: bool = False, **changes: Any) -> Path:
     """A finished run as `randout train` leaves it, without its weights. changes: keys of run.json."""
     splits = changes.pop("splits", ("validation", "test"))
@@ -58,8 +66,11 @@ def make_run(path: Path, name: str = "plain", seed: int = 0, texts: bool = False
         write_predictions(path / "predictions" / f"{split}.parquet", found)
     identity = {
         "data": {"sha256": "d" * 64, "labels": LABELS},
-        "methods": methods,
+        "split": {split: split[0] * 64 for split in SPLITS},
+        "student": {"weights": "w" * 64},
         "teacher": None if name == "plain" else "t" * 64,
+        "methods": methods,
+        "train": {"seed": seed},
     }
     record = {
         "format": 1,
@@ -129,7 +140,10 @@ def make_study(folder: Path, arms: tuple[str, ...] = ("plain", "kd", "randout-kd
         "data": {"name": "posts.csv", "sha256": "d" * 64},
     }
     study |= {"units": names, "arms": list(arms), "cells": cells}
-    study["tuning"] = {"plain": {"trials": 4, "settings": {"learning_rate": 5e-5}, "value": 0.7}, "kd": {"trials": 8}}
+    study["tuning"] = {
+        "plain": {"arm": "plain", "trials": 4, "settings": {"learning_rate": 5e-5}, "value": 0.7},
+        "kd": {"arm": "kd", "trials": 8},
+    }
     study["result"] = {
         "head": f"{len(done)} of {units} seeds",
         "estimand": "the method",
@@ -141,6 +155,17 @@ def make_study(folder: Path, arms: tuple[str, ...] = ("plain", "kd", "randout-kd
     return folder
 
 
+SKIPPED = {
+    "cells": 1344,
+    "tried": 12,
+    "not_tried": 1332,
+    "pruned": 1,
+    "failed": 1,
+    "steps": 400,
+    "steps_of_all_cells": 53760,
+}
+
+
 def make_search(folder: Path) -> Path:
     """A search over lambda, tokens and units; one trial was pruned, one failed, one is waiting."""
     trials = []
@@ -149,15 +174,17 @@ def make_search(folder: Path) -> Path:
         settings = {"kd.weight": weight, "randout.tokens": tokens, "randout.units": units}
         value = 0.6 + 0.1 * weight + 0.001 * tokens + 0.002 * units
         trial = {"number": number, "settings": settings, "state": "finished", "value": value, "step": 40, "steps": 40}
-        trials.append(trial | {"rungs": [[10, 0.5], [40, value]], "run": None, "error": None})
+        trials.append(
+            trial | {"rungs": [[0.25, 10, 0.5], [1.0, 40, value]], "run": f"trials/{number:04d}", "error": None}
+        )
     trials[2] |= {"state": "pruned", "value": 0.99, "step": 10}
     trials[3] |= {"state": "failed", "value": None, "error": "loss is not finite"}
     trials[4] |= {"state": "waiting", "value": None}
     make_run(folder.parent / "runs" / "trial-11", "randout-kd", noise=(64, 32), splits=("validation",))
     trials[11]["run"] = "../runs/trial-11"
     study = {"format": 1, "kind": "search", "name": "grid", "metric": "accuracy", "trials": trials, "best": 11}
-    study |= {"data": {"name": "posts.csv", "sha256": "d" * 64}, "skipped": {"configurations never tried": 1332}}
+    study |= {"data": {"name": "posts.csv", "sha256": "d" * 64}, "skipped": SKIPPED}
     study |= {"space": {"kd.weight": [0.2, 0.8], "randout.tokens": [16, 64], "randout.units": [2, 8, 32]}}
-    study["optimism"] = {"apparent": 0.808, "optimism": 0.013, "corrected": 0.795}
+    study["optimism"] = {"apparent": 0.808, "optimism": 0.013, "corrected": 0.795, "trials": 9}
     write(folder / "study.json", study)
     return folder

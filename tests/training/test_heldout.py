@@ -167,5 +167,5 @@ def test_a_training_through_the_front_door(toy_csv: Callable[..., Path], tiny_mo
         settings=settings,
         runs=tmp_path,
     )
-    assert {"ce", "kd", "randout", "metadistil"} <= result.run.record["identity"]["methods"].keys()
+    assert {"ce", "kd", "randout", "metadistil"} <= result.run.record.identity.methods.keys()
     assert "loss_metadistil" in result.run.read("history.json")["epochs"][0]

@@ -164,7 +164,7 @@ def evaluate(
             scoring,  # imports PyTorch, so mistakes in file and folders are reported first
         )
 
-        metrics, id2label = scoring.score_file(
+        scores, id2label = scoring.score_file(
             run,
             file,
             text_column,
@@ -188,11 +188,13 @@ def evaluate(
         check_own_split(Path(run), split)
         from randout.experiments.run import scoring
 
-        metrics, id2label = scoring.score_run(Path(run), split, show, allow_leaks, device)
+        scores, id2label = scoring.score_run(Path(run), split, show, allow_leaks, device)
     print(
-        json.dumps(metrics, indent=1) if as_json else "\n".join([*score_lines(metrics, id2label), *leak_lines(metrics)])
+        json.dumps(scores.as_json(), indent=1)
+        if as_json
+        else "\n".join([*score_lines(scores, id2label), *leak_lines(scores)])
     )
-    show.conclude(messages(metrics.get("warnings", [])))
+    show.conclude(messages(scores.warnings))
 
 
 def _opened(

@@ -77,7 +77,7 @@ def demonstrate(out: Path, show: Show) -> None:
         results[name] = execute(plan, Options(runs=out / "runs", name=name, show=show))
     _compare(results, out)
     print(f"\ntook    {duration(time.monotonic() - began)}")
-    show.conclude([line for name, one in results.items() for line in messages(one.metrics.get("warnings", []), name)])
+    show.conclude([line for name, one in results.items() for line in messages(one.scores.warnings, name)])
 
 
 def prepare_data(out: Path) -> list[str]:
@@ -201,7 +201,7 @@ def _compare(results: dict[str, Result], out: Path) -> None:
     figures.comparison_picture(
         compared, out / "comparison.png", "Film texts: students of 3 layers against plain fine-tuning"
     )
-    best = max((n for n in results if n != TEACHER), key=lambda n: results[n].metrics["validation"]["accuracy"])
+    best = max((n for n in results if n != TEACHER), key=lambda n: results[n].scores.validation.accuracy)
     picture = out / "confusion.png"
     shutil.copyfile(results[best].folder / "confusion-test.png", picture)
     size = sum(file.stat().st_size for file in results[best].model_path.rglob("*.safetensors")) / 2**20
@@ -212,5 +212,5 @@ def _compare(results: dict[str, Result], out: Path) -> None:
 
 def _gaps(results: dict[str, Result]) -> str:
     """The accuracy of each student minus the teacher's."""
-    accuracy = {name: float(result.metrics["test"]["accuracy"]) for name, result in results.items()}
+    accuracy = {name: result.scores.splits["test"].accuracy for name, result in results.items()}
     return ", ".join(f"{name} {100 * (accuracy[name] - accuracy[TEACHER]):+.2f}" for name in results if name != TEACHER)

@@ -123,8 +123,7 @@ def search(
     except requests.StudyStopped as stop:
         stopped(stop, stop.where)
         return
-    print(json.dumps(folder.record, indent=1) if as_json else "\n".join(summary(folder)))
-    best = folder.record["best"]
-    options.show.conclude(messages(folder.record.get("warnings", []), f"best trial ({best})"))
-    if best is None:
+    print(json.dumps(folder.record.as_json(), indent=1) if as_json else "\n".join(summary(folder)))
+    options.show.conclude(messages(folder.record.warnings, f"best trial ({folder.record.best})"))
+    if folder.record.best is None:
         raise Failure(f"{folder.path}: every trial failed; run the same command again to retry them")

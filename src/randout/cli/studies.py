@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -40,6 +40,9 @@ from .tools import (
     assignments,
     stopped,
 )
+
+if TYPE_CHECKING:
+    from randout.storage.study_record import ComparisonRecord
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -214,16 +217,16 @@ def _carry_out(study: Any, out: Path | None, dry_run: bool, as_json: bool, optio
         stopped(stop, stop.where)
         return
     _print(folder.record, as_json, options.show)
-    failed = [cell for cell in folder.record["cells"] if cell["state"] == "failed"]
+    failed = folder.record.cells_in("failed")
     if failed:
         raise Failure(f"{folder.path}: {plural(len(failed), 'run')} failed; run the same command again to retry")
 
 
-def _print(record: dict[str, Any], as_json: bool, show: Show) -> None:
+def _print(record: ComparisonRecord, as_json: bool, show: Show) -> None:
     """Print the result of a study and its warnings."""
     from randout.experiments.study.results import result_lines
     from randout.experiments.study.warnings import lines
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None  # in a pipe or a file, names are whole
-    print(json.dumps(record, indent=1) if as_json else "\n".join(result_lines(record, width)))
-    show.conclude(lines(record.get("warnings", [])))
+    print(json.dumps(record.as_json(), indent=1) if as_json else "\n".join(result_lines(record, width)))
+    show.conclude(lines(record.warnings))

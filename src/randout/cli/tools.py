@@ -151,21 +151,22 @@ def show_run(context: typer.Context, run: ListedRun, runs: OwnRuns = None, as_js
 
     folder = find_run(run, runs or _runs_of(context))
     record = folder.record
-    metrics = folder.read("metrics.json") if folder.finished else {}
+    metrics = folder.metrics if record.finished else None
     if as_json:
-        print(json.dumps({"record": record, "metrics": metrics}, indent=1))
+        print(json.dumps({"record": record.as_json(), "metrics": metrics.as_json() if metrics else {}}, indent=1))
         return
     print((folder.path / "run.toml").read_text(encoding="utf-8").strip())
-    print(f"\nstarted {record['started']}, {'finished ' + record['finished'] if folder.finished else 'not finished'}")
-    if "choice" in record:
-        print("\n" + "\n".join(choice_lines(record["choice"])))
-    warnings = metrics.pop("warnings", [])
-    for name, found in metrics.items():
-        labels = dict(enumerate(record["identity"]["data"]["labels"]))
-        print(f"\n{name}\n" + "\n".join([*score_lines(found, labels), *leak_lines(found)]))
+    print(f"\nstarted {record.started}, {f'finished {record.finished}' if record.finished else 'not finished'}")
+    if record.choice:
+        print("\n" + "\n".join(choice_lines(record.choice)))
+    if metrics is None:
+        return
+    for name, scores in metrics.splits.items():
+        labels = dict(enumerate(record.identity.data.labels))
+        print(f"\n{name}\n" + "\n".join([*score_lines(scores, labels), *leak_lines(scores)]))
     for line in [*run_lines(record, metrics), *unscored_test_lines(folder)]:
         print(line)
-    Show().conclude(messages(warnings))
+    Show().conclude(messages(metrics.warnings))
 
 
 @runs_app.command("rm")

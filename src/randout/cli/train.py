@@ -149,7 +149,7 @@ def _resumed(run: Path, options: Options) -> Work:
         check_run(run, options.runs)
         raise UserError(f"--resume {run}: no run.toml in this folder, so it cannot be resumed; copy the folder again")
     folder = check_run(run)
-    runs = Path(os.path.normpath(run / folder.record["runs"]))
+    runs = Path(os.path.normpath(run / folder.record.runs))
     within = replace(options, runs=runs, out=run)
     return Work(stored_config(folder, to_train=True), frozenset(), within, run)
 
@@ -223,28 +223,25 @@ def report(result: Result, as_json: bool, show: Show) -> None:
     from randout.stats.diagnostics import messages
     from randout.storage.run_folder import unscored_test_lines
 
-    warnings, choice = result.metrics.get("warnings", []), result.run.record.get("choice")
+    record, warnings = result.run.record, result.scores.warnings
     if as_json:
         found = {"run": str(result.folder), "model": str(result.model_path), "metrics": result.metrics}
-        found |= {"choice": choice} if choice else {}
-        print(json.dumps(found | {"warnings": warnings}, indent=1))
+        found |= {"choice": record.choice.as_json()} if record.choice else {}
+        print(json.dumps(found | {"warnings": [one.as_json() for one in warnings]}, indent=1))
         show.conclude(messages(warnings))
         return
-    for name, metrics in result.metrics.items():
-        if name == "warnings":
-            continue
+    for name, scores in result.scores.splits.items():
         print(f"\n{name}")
-        print("\n".join(score_lines(metrics, result.id2label)))
-        if "without_copies" in metrics:
-            rest = metrics["without_copies"]
-            count = metrics["rows"] - rest["rows"]
+        print("\n".join(score_lines(scores, result.id2label)))
+        if rest := scores.without_copies:
+            count = scores.rows - rest.rows
             copied = f"{plural(count, 'row')} that {verb(count, 'has', 'have')} a copy in train"
-            print(f"without the {copied}: accuracy {rest['accuracy']:.2%}")
-        print("\n".join(leak_lines(metrics)), end="\n" if "leaks" in metrics else "")
-    for line in run_lines(result.run.record, result.metrics):
+            print(f"without the {copied}: accuracy {rest.accuracy:.2%}")
+        print("\n".join(leak_lines(scores)), end="\n" if scores.leaks else "")
+    for line in run_lines(record, result.scores):
         print(line)
-    if choice:
-        print("\n" + "\n".join(choice_lines(choice)))
+    if record.choice:
+        print("\n" + "\n".join(choice_lines(record.choice)))
     print(f"\nmodel   {result.model_path}")
     print(f"run     {result.folder}")
     for line in unscored_test_lines(result.run):

@@ -27,6 +27,7 @@ from randout.experiments.study.spec import Study
 from randout.methods.builtin import METHODS
 from randout.storage.run_folder import closest_runs
 from randout.storage.study_folder import StudyFolder
+from randout.storage.study_record import ComparisonRecord, SearchRecord
 
 
 class StudyStopped(Stopped):
@@ -48,7 +49,7 @@ def search_table(space: str | Mapping[str, Any] | None, **options: Any) -> dict[
     return {key: value for key, value in table.items() if value is not None}
 
 
-def search(request: Request, table: Mapping[str, Any], out: Path | None, options: Options) -> StudyFolder:
+def search(request: Request, table: Mapping[str, Any], out: Path | None, options: Options) -> StudyFolder[SearchRecord]:
     """Search settings on validation, in `out` or in a folder named after the request. Raises StudyStopped, UserError."""
     made, dataset = _build_search(request, table, options)
     from randout.experiments.search.search import run_search
@@ -174,7 +175,7 @@ def cross_validation(data: str, asked: Asked, out: Path | None) -> Study:
     return studying.make_study(_with_allowed_leaks(tables, asked))
 
 
-def execute(study: Study, out: Path | None, options: Options) -> StudyFolder:
+def execute(study: Study, out: Path | None, options: Options) -> StudyFolder[ComparisonRecord]:
     """Run or resume a study, in `out` or studies/NAME. Raises StudyStopped, UserError."""
     datasets = _read(study, options.show)
     from randout.experiments.study.comparison import run_study
@@ -216,7 +217,7 @@ def planned(study: Study, out: Path | None, show: Show) -> list[str]:
     return [*lines, f"{plural(len(units) * len(study.arms), 'run')}{tuned}, in {out or Path('studies') / study.name}"]
 
 
-def finished(runs: Sequence[str], asked: Asked, **more: Any) -> dict[str, Any]:
+def finished(runs: Sequence[str], asked: Asked, **more: Any) -> ComparisonRecord:
     """Compare finished runs as they are, by default by the metric that they were all selected by, as a report does.
 
     more: further options that would have no effect. Raises UserError.

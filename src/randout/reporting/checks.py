@@ -59,7 +59,7 @@ def teacher_saw_held_out(subject: Subject) -> Iterator[Check]:
     for model in subject.models:
         counts = {split: model.leaks(split) for split in ("validation", "test")}
         found += [
-            f"{in_words(leaks['roles'], leaks['of'], f'{split} rows')} ({_name_with_unit(model)})"
+            f"{in_words(leaks.roles, leaks.of, f'{split} rows')} ({_name_with_unit(model)})"
             for split, leaks in counts.items()
             if leaks
         ]
@@ -83,7 +83,7 @@ def _has_unknown_ancestor(model: Model) -> bool:
     recorded = read_seen(model.path)
     if recorded is not None:
         return not recorded.complete
-    return bool(model.record["identity"].get("teacher")) and not rows_of_old_teachers(run)[1]
+    return bool(model.record.identity.teacher) and not rows_of_old_teachers(run)[1]
 
 
 def _name_with_unit(model: Model) -> str:
@@ -94,9 +94,9 @@ def leaked_copies(subject: Subject) -> Iterator[Check]:
     """Held-out rows with a copy in train reward memorization."""
     found: dict[str, int] = {}
     for model in subject.models:
-        for split, scores in model.metrics.items():
-            if "without_copies" in scores:
-                found[split] = max(found.get(split, 0), scores["rows"] - scores["without_copies"]["rows"])
+        for split, scores in model.metrics.splits.items():
+            if scores.without_copies:
+                found[split] = max(found.get(split, 0), scores.rows - scores.without_copies.rows)
     if found:
         rows = " and ".join(f"{count} {split} rows" for split, count in found.items())
         text = f"{rows} have a copy of their text in train. See Data, duplicates and leaks for scores without them; "
@@ -106,14 +106,16 @@ def leaked_copies(subject: Subject) -> Iterator[Check]:
 
 def best_at_edge(subject: Subject) -> Iterator[Check]:
     """A best value at the edge of its grid suggests that better values lie outside."""
-    best = subject.best
-    for key, values in (subject.study.get("space") or {}).items() if best else ():
+    best = subject.search.stored_best if subject.search else None
+    if subject.search is None or best is None:
+        return
+    for key, values in subject.search.space.items():
         numbers = (
             [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
             if isinstance(values, list)
             else []
         )
-        chosen = (best.get("settings") or {}).get(key)
+        chosen = best.settings.get(key)
         if len(set(numbers)) >= 3 and chosen in (min(numbers), max(numbers)):
             end = "largest" if chosen == max(numbers) else "smallest"
             text = f"The best trial uses the {end} value of {key} that was tried ({plain(chosen)}). Better values may lie beyond."
@@ -123,19 +125,18 @@ def best_at_edge(subject: Subject) -> Iterator[Check]:
 def within_noise(subject: Subject) -> Iterator[Check]:
     """Differences that are smaller than random variation."""
     for row in study_rows(subject):
-        values = [value for value in row.get("values") or [] if value is not None]
-        found = row.get("difference")
-        if found and len(values) > 1 and abs(found["estimate"]) < (spread := float(np.std(values, ddof=1))):
+        found = row.difference
+        if found and len(row.values) > 1 and abs(found.estimate) < (spread := float(np.std(row.values, ddof=1))):
             text = (
-                f"{label_of(row, subject)}: the difference of {format_cell(found['estimate'], 'points')} points is smaller than "
+                f"{label_of(row, subject)}: the difference of {format_cell(found.estimate, 'points')} points is smaller than "
                 f"the standard deviation of its scores across units ({format_cell(spread, 'percent')} points)."
             )
             yield Check("within-seed-noise", "note", "Within seed noise", text)
-    order = [trial for trial in ranked_trials(subject) if trial.get("state") == "finished"]
-    rows = subject.models[0].metrics.get("validation", {}).get("rows") if subject.models else None
-    if subject.metric == "accuracy" and len(order) > 1 and rows:
-        best, error = order[0]["value"], math.sqrt(order[0]["value"] * (1 - order[0]["value"]) / rows)
-        close = sum(best - trial["value"] < error for trial in order[1:])
+    values = [value for trial, value in ranked_trials(subject) if trial.state == "finished"]
+    rows = subject.models[0].metrics.validation.rows if subject.models else None
+    if subject.metric == "accuracy" and len(values) > 1 and rows:
+        best, error = values[0], math.sqrt(values[0] * (1 - values[0]) / rows)
+        close = sum(best - value < error for value in values[1:])
         if close:
             text = (
                 f"{plural(close, 'other trial')} {verb(close, 'lies', 'lie')} "
@@ -148,8 +149,8 @@ def within_noise(subject: Subject) -> Iterator[Check]:
 def opened_often(subject: Subject) -> Iterator[Check]:
     """Test scores are too optimistic if choices were based on them."""
     found = test_openings_of(subject)
-    mine = {model.record.get("fingerprint") for model in subject.models}
-    again = Counter(str(entry.get("run")) for entry in found if entry.get("fingerprint") in mine)
+    mine = {model.record.fingerprint for model in subject.models}
+    again = Counter(entry.run for entry in found if entry.fingerprint in mine)
     again = Counter({run: count for run, count in again.items() if count > 1})
     if again:
         text = ", ".join(f"{run} {count} times" for run, count in again.items())
@@ -159,7 +160,7 @@ def opened_often(subject: Subject) -> Iterator[Check]:
             "Test opened more than once",
             f"By the same run: {text}. Check whether anything was changed in between.",
         )
-    others = {str(entry.get("run")): None for entry in found if not is_in_report(entry, subject)}
+    others = {entry.run: None for entry in found if not is_in_report(entry, subject)}
     if others:
         few = ", ".join([*others][:5]) + (", ..." if len(others) > 5 else "")
         text = (
@@ -172,20 +173,15 @@ def opened_often(subject: Subject) -> Iterator[Check]:
 
 def units_missing(subject: Subject) -> Iterator[Check]:
     """Failed or missing cells, and too few seeds for conclusions about a method."""
-    cells = subject.study.get("cells", [])
-    failed = sum(cell.get("state") == "failed" for cell in cells)
-    if failed:
-        yield Check(
-            "cells-failed",
-            "warning",
-            "Some runs failed",
-            f"{failed} of {len(cells)} runs failed; see State of the study for the reasons.",
-        )
-    units = len(subject.study.get("units", []))
     done = len(complete_units(subject))
-    if subject.kind in ("compare", "cv") and done < units:
-        text = f"{done} of {units} units are complete; the others are left out. Run the same command again to resume."
-        yield Check("incomplete", "warning", "The study is not complete", text)
+    if study := subject.comparison:
+        if failed := len(study.cells_in("failed")):
+            text = f"{failed} of {len(study.cells)} runs failed; see State of the study for the reasons."
+            yield Check("cells-failed", "warning", "Some runs failed", text)
+        if done < len(study.units):
+            text = f"{done} of {len(study.units)} units are complete; the others are left out. "
+            text += "Run the same command again to resume."
+            yield Check("incomplete", "warning", "The study is not complete", text)
     one = subject.kind == "runs" and len(subject.scored()) > 1
     if one or (subject.kind == "compare" and done == 1):
         text = "Each model was trained once. Intervals reflect sampling of texts, not variation across seeds; another seed "
@@ -197,10 +193,10 @@ def _learned_nothing(subject: Subject) -> Iterator[Check]:
     """Warnings stored by runs that no check computes itself, such as one class only or below the baseline."""
     for kind, title in LEARNED_NOTHING.items():
         found = {
-            _name_with_unit(model): one["message"]
+            _name_with_unit(model): one.message
             for model in subject.models
-            for one in model.warnings
-            if one["kind"] == kind
+            for one in model.metrics.warnings
+            if one.kind == kind
         }
         if found:
             name, message = next(iter(found.items()))
@@ -211,34 +207,23 @@ def _learned_nothing(subject: Subject) -> Iterator[Check]:
 def no_better_than_majority(subject: Subject) -> Iterator[Check]:
     """Models whose interval includes the accuracy of always predicting the most common class."""
     for model in subject.models:
-        scores = model.metrics.get(subject.split)
-        if not scores or "majority_baseline" not in scores:
+        scores = model.metrics.splits.get(subject.split)
+        if scores is None:
             continue
-        low = (scores.get("intervals") or {}).get("accuracy", [scores["accuracy"]])[0]
-        if low <= scores["majority_baseline"]:
-            own, least, always = (
-                format_cell(x, "percent") for x in (scores["accuracy"], low, scores["majority_baseline"])
-            )
+        low, _ = scores.interval("accuracy") or (scores.accuracy, scores.accuracy)
+        if low <= scores.majority_baseline:
+            own, least, always = (format_cell(x, "percent") for x in (scores.accuracy, low, scores.majority_baseline))
             text = f"{_name_with_unit(model)}: accuracy {own} %, interval from {least} %; always predicting "
-            text += f"{scores.get('majority_label', 'the most common class')} gives {always} %."
+            text += f"{scores.majority_label} gives {always} %."
             yield Check("majority", "warning", "Not clearly better than the most common class", text)
     yield from _learned_nothing(subject)
 
 
 def still_rising(subject: Subject) -> Iterator[Check]:
     """Models whose last epoch was the best; more epochs may help."""
-    several = [
-        m for m in subject.models if len(m.history.get("epochs") or ()) > 1
-    ]  # with one epoch, the last is always the best
-    several = [
-        m for m in several if m.record.get("identity", {}).get("train", {}).get("keep") != "last"
-    ]  # keeps the last epoch by request
-    late = [
-        m
-        for m in several
-        if m.history.get("best_epoch") == m.history["epochs"][-1].get("epoch", len(m.history["epochs"]))
-    ]
-    late = [model for model in late if str(model.history.get("ended", "")).startswith("all")]
+    several = [m for m in subject.models if len(m.history.epochs) > 1]  # with one epoch, the last is always the best
+    several = [m for m in several if m.record.identity.train.keep != "last"]  # keeps the last epoch by request
+    late = [m for m in several if m.history.best_epoch == m.history.last_epoch and m.history.ended.startswith("all")]
     if late:
         which = "All models" if len(late) == len(subject.models) > 1 else ", ".join(dict.fromkeys(m.name for m in late))
         text = f"{which}: the last epoch was the best on the validation split. More epochs may improve it."
@@ -248,11 +233,11 @@ def still_rising(subject: Subject) -> Iterator[Check]:
 def weak_teacher(subject: Subject) -> Iterator[Check]:
     """A teacher that is no better than the baseline has little to teach."""
     base = next((m for arm in subject.arms if arm.name == subject.baseline for m in arm.models), None)
-    if base is None or "validation" not in base.metrics:
+    if base is None:
         return
-    own = base.metrics["validation"]["accuracy"]
+    own = base.metrics.validation.accuracy
     for model in subject.models:
-        taught = (model.record.get("teacher") or {}).get("validation_accuracy")
+        taught = model.record.teacher.validation_accuracy if model.record.teacher else None
         if taught is not None and taught <= own and (not model.unit or model.unit == base.unit):
             text = f"On the validation split the teacher of {_name_with_unit(model)} reaches {format_cell(taught, 'percent')} %, "
             text += f"{subject.baseline} {format_cell(own, 'percent')} %."
@@ -262,9 +247,7 @@ def weak_teacher(subject: Subject) -> Iterator[Check]:
 
 def several_machines(subject: Subject) -> Iterator[Check]:
     """Scores from different versions or devices differ for other reasons too."""
-    places = {
-        tuple(sorted((k, plain(v)) for k, v in (m.record.get("environment") or {}).items())) for m in subject.models
-    }
+    places = {tuple(sorted((k, plain(v)) for k, v in m.record.environment.items())) for m in subject.models}
     if len(places) > 1:
         text = f"The models were trained in {len(places)} environments (versions, device, threads); see Environment."
         yield Check("several-environments", "note", "Trained in different environments", text)
@@ -272,7 +255,8 @@ def several_machines(subject: Subject) -> Iterator[Check]:
 
 def untuned_arms(subject: Subject) -> Iterator[Check]:
     """Arms tuned with different numbers of trials; more trials give a better best value by chance."""
-    trials = {arm: found.get("trials", 0) for arm, found in (subject.study.get("tuning") or {}).items()}
+    tuning = (subject.comparison.tuning if subject.comparison else None) or {}
+    trials = {name: found.trials for name, found in tuning.items()}
     if len(set(trials.values())) > 1:
         text = ", ".join(f"{arm} {count}" for arm, count in trials.items())
         yield Check("unequal-tuning", "warning", "Models were tuned with unequal budgets", f"Trials: {text}.")

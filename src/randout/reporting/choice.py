@@ -8,6 +8,8 @@ from .figures import ENCODER, WORDS, choice_lines
 from .subjects import Subject
 from .values import Column, Section, Table, metric_name
 
+SCORED_ON = {"validation": "validation rows", "cross-validation": "training rows, cross-validated"}
+
 
 def choice(subject: Subject) -> Section | None:
     """One row per candidate of every model whose student was chosen, and the choice in words; None without such a model."""
@@ -15,16 +17,16 @@ def choice(subject: Subject) -> Section | None:
     words: dict[str, None] = {}
     for arm in subject.arms:
         for model in arm.models:
-            found = model.record.get("choice")
-            if not found:
+            found = model.record.choice
+            if found is None:
                 continue
-            where = {"validation": "validation rows", "cross-validation": "training rows, cross-validated"}.get(
-                str(found.get("by"))
-            )
-            for kind in (ENCODER, WORDS):
-                metric = metric_name(found["metric"]) if "metric" in found else None
-                own = (found[kind]["name"], metric, found[kind].get("score"), where, found.get("rows"))
-                rows.append((arm.name, model.unit or None, *own, "yes" if found["chosen"] == kind else "no"))
+            made = not found.why  # whether both candidates were trained and scored
+            for kind, one in ((ENCODER, found.encoder), (WORDS, found.words)):
+                scored = (
+                    (metric_name(found.metric), one.score, SCORED_ON[found.by], found.rows) if made else (None,) * 4
+                )
+                cells = (one.name, *scored, "yes" if found.chosen == kind else "no")
+                rows.append((arm.name, model.unit or None, *cells))
             for line in choice_lines(found):
                 words[f"{line.replace('student', 'Student', 1) if line.startswith('student') else line}."] = None
     if not rows:
@@ -32,7 +34,7 @@ def choice(subject: Subject) -> Section | None:
     columns: tuple[Column, ...] = (Column("model"), Column("unit"), Column("candidate"), Column("metric"))
     columns += (Column("score %", "percent"), Column("scored on"), Column("rows", "count"), Column("chosen"))
     kept = [at for at in range(len(columns)) if any(row[at] is not None for row in rows)]
-    cells = tuple(tuple(row[at] for at in kept) for row in rows)
+    shown = tuple(tuple(row[at] for at in kept) for row in rows)
     note = "Candidates of `--student auto`. Test rows are not used for the choice."
-    table = Table("choice", "Candidates", tuple(columns[at] for at in kept), cells, note)
+    table = Table("choice", "Candidates", tuple(columns[at] for at in kept), shown, note)
     return Section("choice", "Choice of the student", (*words, table))

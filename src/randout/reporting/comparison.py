@@ -1,7 +1,7 @@
 """The summary of a report: which model is better, by how much, and the verdict.
 
 The result of a study is read from its `study.json`. Runs that are not part of a study are compared here, as saved
-models on one test set. Each row of a result is a dictionary with the fields of `stats.verdicts.MethodRow`.
+models on one test set.
 """
 
 from __future__ import annotations
@@ -14,30 +14,28 @@ import numpy as np
 from randout.core.errors import Failure, UserError
 from randout.stats.metrics import checked_logits
 from randout.stats.verdicts import compare_methods
+from randout.storage.metrics_record import Estimate
 from randout.storage.predictions import Predictions
+from randout.storage.study_record import ResultRow, StudyResult
 
 from .figures import covered
 from .runs_table import other_methods
-from .subjects import Arm, Model, Subject
+from .subjects import MARGIN, Arm, Model, Subject
 from .values import Column, Figure, Points, Section, Table, format_cell, metric_kind, metric_name, metric_title
 
-MARGIN = 0.02  # smallest difference that counts, unless a study sets another
 SAVED = "these saved models on new texts (each trained once, so variation across seeds is not included)"
 
 
-def study_rows(subject: Subject) -> list[dict[str, Any]]:
+def study_rows(subject: Subject) -> list[ResultRow]:
     """Rows of a study's result; empty if it has none yet or the subject is not a study."""
-    rows = (subject.study.get("result") or {}).get("rows") or []
-    return [row for row in rows if isinstance(row, dict)]
+    return subject.comparison.result.rows if subject.comparison and subject.comparison.result else []
 
 
-def result_of(subject: Subject) -> dict[str, Any]:
-    """Result of a study, or of comparing the runs: head, estimand, rows and notes; rows may be empty."""
-    if subject.study:
-        result = subject.study.get("result") or {}
-        notes = [*(result.get("notes") or []), *subject.notes]
-        known = {"head": str(result.get("head") or ""), "estimand": str(result.get("estimand") or "")}
-        return known | {"notes": notes, "rows": study_rows(subject)}
+def result_of(subject: Subject) -> StudyResult:
+    """Result of a comparison, or of comparing the runs; rows may be empty."""
+    if subject.comparison:
+        result = subject.comparison.result or StudyResult(head="", estimand="", rows=[], notes=[])
+        return result.model_copy(update={"notes": [*result.notes, *subject.notes]})
     arms, notes = subject.scored(), list(subject.notes)
     found = {arm.name: aligned_predictions(arm.models[0], arms[0].models[0], subject.split) for arm in arms}
     for name, predictions in found.items():
@@ -48,7 +46,7 @@ def result_of(subject: Subject) -> dict[str, Any]:
             notes.append(f"{arm.name} was not scored on the {subject.split} split and is not compared.")
     notes += _baseline_note(subject)
     for arm in arms:
-        if reason := arm.models[0].metrics[subject.split].get("no_interval", {}).get(subject.metric):
+        if reason := subject.scores(arm.models[0]).no_interval.get(subject.metric):
             notes.append(f"{arm.name}: no interval for its {metric_name(subject.metric)}: {reason}.")
     same = {name: predictions for name, predictions in found.items() if predictions is not None}
     rows = _scores_without_comparison(subject)
@@ -57,14 +55,15 @@ def result_of(subject: Subject) -> dict[str, Any]:
             rows = _compare_with_baseline(subject, same)
         except (UserError, Failure) as error:  # one group, or logits that are not finite; the scores are still shown
             notes.append(f"The models could not be compared: {error}")
-    return {"head": "", "estimand": SAVED, "notes": notes, "rows": rows}
+    return StudyResult(head="", estimand=SAVED, rows=rows, notes=notes)
 
 
 def _baseline_note(subject: Subject) -> list[str]:
     """Score of the bag-of-words baseline on the split that is shown, from the first run that has one."""
     for model in subject.models:
-        if found := (model.metrics.get(subject.split) or {}).get("baseline"):
-            value = format_cell(found[subject.metric], metric_kind(subject.metric))
+        scores = model.metrics.splits.get(subject.split)
+        if scores and scores.baseline:
+            value = format_cell(scores.baseline.value(subject.metric), metric_kind(subject.metric))
             name = metric_name(subject.metric)
             return [f"A bag-of-words baseline (linear, tf-idf) reaches {name} {value} % on the {subject.split} rows."]
     return []
@@ -83,39 +82,41 @@ def aligned_predictions(model: Model, first: Model, split: str) -> Predictions |
     return replace(other, logits=mine.logits[order], texts=texts)
 
 
-def _compare_with_baseline(subject: Subject, same: dict[str, Predictions]) -> list[dict[str, Any]]:
+def _compare_with_baseline(subject: Subject, same: dict[str, Predictions]) -> list[ResultRow]:
     """Compare every model with the baseline, as `randout compare` does for runs of one seed. Raises UserError, Failure."""
     first = same[subject.baseline]
     shape = len(first.labels), first.logits.shape[1]
     predicted = {name: checked_logits(rows.logits, *shape).argmax(-1)[None] for name, rows in same.items()}
     arguments = (predicted, first.labels, first.groups, subject.baseline, len(first.names), subject.metric)
     rows = compare_methods(*arguments, margin=MARGIN)
-    return [asdict(row) | {"simultaneous": None} for row in rows]  # with that column the table is wider than the page
+    narrow = [replace(row, simultaneous=None) for row in rows]  # with that column the table is wider than the page
+    return [ResultRow.model_validate(asdict(row)) for row in narrow]
 
 
-def _scores_without_comparison(subject: Subject) -> list[dict[str, Any]]:
+def _scores_without_comparison(subject: Subject) -> list[ResultRow]:
     """Each model's score with its stored interval, without differences."""
     rows = []
     for arm in subject.scored():
-        scores = arm.models[0].metrics[subject.split]
-        low, high = scores.get("intervals", {}).get(subject.metric) or (None, None)
-        rows.append(
-            {"name": arm.name, "metric": subject.metric, "value": scores[subject.metric], "low": low, "high": high}
-        )
+        scores, metric = subject.scores(arm.models[0]), subject.metric
+        low, high = scores.interval(metric) or (None, None)
+        rows.append(ResultRow(name=arm.name, metric=metric, value=scores.value(metric), low=low, high=high))
     return rows
 
 
-def label_of(row: dict[str, Any], subject: Subject) -> str:
+def label_of(row: ResultRow, subject: Subject) -> str:
     """Name of a row, with what it is compared with if that is not the baseline."""
-    against = row.get("against")
-    return f"{row['name']} (against {against})" if against not in (None, "", subject.baseline) else str(row["name"])
+    return f"{row.name} (against {row.against})" if row.against and row.against != subject.baseline else row.name
 
 
-def _pair(row: dict[str, Any], low: str = "low", high: str = "high") -> tuple[float, float] | None:
-    return None if row.get(low) is None or row.get(high) is None else (row[low], row[high])
+def _pair(row: ResultRow | Estimate | None) -> tuple[float, float] | None:
+    return None if row is None or row.low is None or row.high is None else (row.low, row.high)
 
 
-def main_table(subject: Subject, rows: list[dict[str, Any]]) -> Table:
+def _wide(row: ResultRow) -> tuple[float, ...] | None:
+    return tuple(row.simultaneous) if row.simultaneous else None
+
+
+def main_table(subject: Subject, rows: list[ResultRow]) -> Table:
     """One row per model: metric, difference from the baseline, verdict, p and smallest detectable difference."""
     metric = subject.metric
     one, signed = metric_kind(metric), metric_kind(metric, signed=True)
@@ -129,18 +130,16 @@ def main_table(subject: Subject, rows: list[dict[str, Any]]) -> Table:
     columns += [Column("simultaneous interval", "points interval"), Column("Holm p", "p"), Column("detectable", one)]
     cells, seen = [], {arm.name: _seen_before(arm, subject.split) for arm in subject.arms}
     for row in rows:
-        found = row.get("difference") or {}
-        verdict = row.get("words") or ("baseline" if row["name"] == subject.baseline and len(rows) > 1 else None)
-        wide = tuple(row["simultaneous"]) if row.get("simultaneous") else None
-        own = (label_of(row, subject), row.get("value"), _pair(row), seen.get(str(row["name"])))
-        first = (*own, found.get("estimate"), _pair(found))
-        cells.append((*first, verdict, wide, row.get("adjusted_p"), row.get("detectable")))
+        verdict = row.words or ("baseline" if row.name == subject.baseline and len(rows) > 1 else None)
+        own = (label_of(row, subject), row.value, _pair(row), seen.get(row.name))
+        first = (*own, row.difference.estimate if row.difference else None, _pair(row.difference))
+        cells.append((*first, verdict, _wide(row), row.adjusted_p, row.detectable))
     kept = [at for at, _ in enumerate(columns) if at < 2 or any(row[at] is not None for row in cells)]
     note = (
         "Differences are model minus baseline, in percentage points. Detectable: the smallest true difference that "
         "this design detects with 80 % power."
     )
-    note = note if any(row.get("difference") for row in rows) else ""
+    note = note if any(row.difference for row in rows) else ""
     if any(seen.values()):
         note += f" Rows seen before: {subject.split} rows that a teacher or the starting model was trained on."
     rows_kept = tuple(tuple(row[at] for at in kept) for row in cells)
@@ -155,23 +154,21 @@ def main_table(subject: Subject, rows: list[dict[str, Any]]) -> Table:
 
 def _seen_before(arm: Arm, split: str) -> str | None:
     """Scored rows of an arm that its teachers or starting models were trained on, such as `66 of 90`; None for none."""
-    found = [leaks for model in arm.models if (leaks := model.leaks(split)).get("rows")]
-    return f"{sum(one['rows'] for one in found):,} of {sum(one['of'] for one in found):,}" if found else None
+    found = [leaks for model in arm.models if (leaks := model.leaks(split)) and leaks.rows]
+    return f"{sum(one.rows for one in found):,} of {sum(one.of for one in found):,}" if found else None
 
 
-def forest_plot(subject: Subject, rows: list[dict[str, Any]]) -> list[Figure]:
+def forest_plot(subject: Subject, rows: list[ResultRow]) -> list[Figure]:
     """Forest plot of the differences from the baseline with the margin in grey; empty without a comparison."""
-    compared = [row for row in rows if row.get("difference")]
+    compared = [(row, row.difference) for row in rows if row.difference]
     if not compared or subject.metric == "log_loss":
         return []
     columns = [Column("model"), Column("difference, points", "points"), Column("95 % interval", "points interval")]
     columns += [Column("simultaneous interval", "points interval"), Column("verdict", "verdict")]
     cells: list[tuple[Any, ...]] = []
-    for row in compared:
-        wide = tuple(row["simultaneous"]) if row.get("simultaneous") else None
-        found = row["difference"]
-        cells.append((label_of(row, subject), found["estimate"], _pair(found), wide, row.get("words")))
-    margin = subject.study.get("margin", MARGIN)
+    for row, found in compared:
+        cells.append((label_of(row, subject), found.estimate, _pair(found), _wide(row), row.words))
+    margin = subject.margin
     note = f"Right of the dashed line is better than {subject.baseline}. Thick line: 95 % interval. "
     note += "Thin line: simultaneous interval of all comparisons. " if any(row[3] for row in cells) else ""
     note += f"Grey band: differences smaller than the margin of {100 * margin:g} points, which count as none."
@@ -185,7 +182,7 @@ def forest_plot(subject: Subject, rows: list[dict[str, Any]]) -> list[Figure]:
     return [Figure("difference", title, "intervals", table, roles, note, {"zero": True, "band": margin})]
 
 
-def scores_figure(subject: Subject, rows: list[dict[str, Any]]) -> list[Figure]:
+def scores_figure(subject: Subject, rows: list[ResultRow]) -> list[Figure]:
     """Plot of every model's metric with its interval."""
     title = metric_title(subject.metric)
     columns: tuple[Column, ...] = (
@@ -193,7 +190,7 @@ def scores_figure(subject: Subject, rows: list[dict[str, Any]]) -> list[Figure]:
         Column(title, metric_kind(subject.metric)),
         Column("95 % interval", "interval"),
     )
-    seen = {row["name"]: (row["name"], row.get("value"), _pair(row)) for row in rows if row.get("value") is not None}
+    seen = {row.name: (row.name, row.value, _pair(row)) for row in rows}
     if not seen:
         return []
     table = Table("scores", f"Each model's {metric_name(subject.metric)}", columns, tuple(seen.values()))
@@ -210,17 +207,18 @@ def scores_figure(subject: Subject, rows: list[dict[str, Any]]) -> list[Figure]:
     return [Figure("scores", name, "intervals", table, roles, note)]
 
 
-def sentence(row: dict[str, Any], subject: Subject) -> str:
-    """A verdict as a sentence."""
-    found, words = row["difference"], row.get("words") or "no verdict"
-    against, name = _in_sentence(row.get("against") or subject.baseline), _in_sentence(row["name"])
-    by, between = format_cell(found["estimate"], "points"), format_cell(_pair(found), "points interval")
+def sentence(row: ResultRow, subject: Subject) -> str:
+    """The verdict of a row with a difference, as a sentence."""
+    assert row.difference is not None
+    words, by = row.words or "no verdict", format_cell(row.difference.estimate, "points")
+    against, name = _in_sentence(row.against or subject.baseline), _in_sentence(row.name)
+    between = format_cell(_pair(row.difference), "points interval")
     if words.startswith(("better", "worse")):
         text = f"{name} is {words.split(',')[0]} than {against}: {by} points, 95 % interval {between}"
     else:
         verdict = words if words.startswith("no verdict") else words.split(",")[0]
         text = f"{name} and {against}: {verdict} ({by} points, 95 % interval {between})"
-    margin = 100 * subject.study.get("margin", MARGIN)
+    margin = 100 * subject.margin
     if "equivalent" in words:
         text += f"; the difference is smaller than the margin of {margin:g} points"
     elif "not worse" in words:
@@ -238,26 +236,26 @@ def summary(subject: Subject) -> Section | None:
     if subject.kind == "search":
         return None
     result = result_of(subject)
-    rows = result["rows"]
+    rows = result.rows
     parts: list[Any] = []
     if subject.kind in ("compare", "cv"):
         state = (
-            f"This result covers {covered(result['head'])}."
-            if result["head"]
+            f"This result covers {covered(result.head)}."
+            if result.head
             else "No unit is complete yet, so there is no result."
         )
         parts.append(state)
-    if result["estimand"] and any(row.get("difference") for row in rows):
-        parts.append(f"Intervals and verdicts apply to: {result['estimand']}.")
-    if sentences := tuple(sentence(row, subject) for row in rows if row.get("difference")):
+    if result.estimand and any(row.difference for row in rows):
+        parts.append(f"Intervals and verdicts apply to: {result.estimand}.")
+    if sentences := tuple(sentence(row, subject) for row in rows if row.difference):
         parts.append(Points(sentences))
     if rows:
         parts += [main_table(subject, rows), *forest_plot(subject, rows), *scores_figure(subject, rows)]
-    parts += [str(note) for note in result["notes"]]
+    parts += result.notes
     if outside := other_methods(subject):
         named = ", ".join(f"{name} ({source})" for name, source, _ in outside.rows)
         parts.append(f"Not built into randout: {named}. See Environment.")
-    others = [(label_of(row, subject), *pair) for row in rows for pair in (row.get("secondary") or {}).items()]
+    others = [(label_of(row, subject), *pair) for row in rows for pair in row.secondary.items()]
     if others:
         columns: tuple[Column, ...] = (Column("model"), Column("test"), Column("result"))
         note = "Verdicts use the primary test only."
@@ -267,12 +265,12 @@ def summary(subject: Subject) -> Section | None:
 
 def units(subject: Subject) -> Section | None:
     """Metric of each arm by seed or fold, and its difference from the baseline."""
-    rows = [row for row in study_rows(subject) if row.get("values")]
+    rows = [row for row in study_rows(subject) if row.values]
     done = complete_units(subject)
-    if not rows or len(rows[0]["values"]) < 2:
+    if not rows or len(rows[0].values) < 2:
         return None
     title, signed = metric_title(subject.metric), metric_kind(subject.metric, signed=True)
-    base = next((row["values"] for row in rows if row["name"] == subject.baseline), None)
+    base = next((row.values for row in rows if row.name == subject.baseline), None)
     columns = (
         Column("unit"),
         Column("model"),
@@ -280,16 +278,14 @@ def units(subject: Subject) -> Section | None:
         Column("difference", signed),
     )
     cells = []
-    for row in {row["name"]: row for row in rows}.values():
-        values = row["values"]
+    for row in {row.name: row for row in rows}.values():
+        values = row.values
         names = done if len(done) == len(values) else [str(at + 1) for at in range(len(values))]
         for at, (unit, value) in enumerate(zip(names, values, strict=True)):
             difference = (
-                None
-                if base is None or row["name"] == subject.baseline or len(base) != len(values)
-                else value - base[at]
+                None if base is None or row.name == subject.baseline or len(base) != len(values) else value - base[at]
             )
-            cells.append((unit, str(row["name"]), value, difference))
+            cells.append((unit, row.name, value, difference))
     table = Table(
         "units", "Scores by unit", columns, tuple(cells), "All models of a unit share its split, seed and data order."
     )
@@ -300,9 +296,10 @@ def units(subject: Subject) -> Section | None:
 
 def complete_units(subject: Subject) -> list[str]:
     """Units in which every arm is finished."""
-    arms = {str(arm) for arm in subject.study.get("arms", [])}
-    done: dict[str, set[str]] = {str(unit): set() for unit in subject.study.get("units", [])}
-    for cell in subject.study.get("cells", []):
-        if cell.get("state") == "finished":
-            done.setdefault(str(cell["unit"]), set()).add(str(cell["arm"]))
-    return [unit for unit, finished in done.items() if arms and arms <= finished]
+    study = subject.comparison
+    if study is None or not study.arms:
+        return []
+    done: dict[str, set[str]] = {unit: set() for unit in study.units}
+    for cell in study.cells_in("finished"):
+        done.setdefault(cell.unit, set()).add(cell.arm)
+    return [unit for unit, finished in done.items() if finished.issuperset(study.arms)]

@@ -24,6 +24,8 @@ from randout.stats import diagnostics
 from randout.stats.metrics import label_names
 from randout.stats.paired import Comparison
 from randout.stats.verdicts import FOLDS, MethodRow
+from randout.storage.metrics_record import Leaks, Scores
+from randout.storage.run_record import StudentChoice
 from randout.storage.seen_rows import in_words
 
 from . import fonts
@@ -98,46 +100,42 @@ def _confusion_lines(counts: np.ndarray, names: list[str]) -> list[str]:
     return table_lines(["most common confusions, true -> predicted", "rows"], rows)
 
 
-def score_lines(metrics: Mapping[str, Any], id2label: Mapping[Any, str]) -> list[str]:
-    """Format the result of `stats.metrics.score`: headline metrics with intervals, each class, the confusion matrix.
+def score_lines(scores: Scores, id2label: Mapping[Any, str]) -> list[str]:
+    """Format the scores of a split or file: headline metrics with intervals, each class, the confusion matrix.
 
     Values in percent with two decimals, intervals with one; log loss in nats.
     """
-    names = [*label_names(id2label), *metrics.get("unseen", {})]
-    counts = np.asarray(metrics["confusion_matrix"])
-    intervals, without = metrics.get("intervals", {}), metrics.get("no_interval", {})
+    names = [*label_names(id2label), *scores.unseen]
+    counts = np.asarray(scores.confusion_matrix)
     groups = ""
-    if metrics.get("groups", metrics["rows"]) != metrics["rows"]:
-        groups = f" in {plural(metrics['groups'], 'group')} (copies and rows of the same group count as one)"
-    baseline = metrics.get("baseline")
-    wide = max(map(len, [*HEADLINE.values(), *([baseline["name"]] if baseline else [])]))
-    lines = [f"{plural(metrics['rows'], 'row')}{groups}" + (", 95 % intervals in brackets" if intervals else "")]
-    if metrics.get("before_refit"):
+    if scores.groups is not None and scores.groups != scores.rows:
+        groups = f" in {plural(scores.groups, 'group')} (copies and rows of the same group count as one)"
+    baseline = scores.baseline
+    wide = max(map(len, [*HEADLINE.values(), *([baseline.name] if baseline else [])]))
+    lines = [f"{plural(scores.rows, 'row')}{groups}" + (", 95 % intervals in brackets" if scores.intervals else "")]
+    if scores.before_refit:
         lines.append("scored before the refit; the saved model has been trained on these rows too")
-    if "unseen" in metrics:
-        lines.append(f"{unseen_words(metrics['unseen'], 'these')}; log loss is computed on the other rows")
+    if scores.unseen:
+        lines.append(f"{unseen_words(scores.unseen, 'these')}; log loss is computed on the other rows")
     for metric, title in HEADLINE.items():
-        low, high = intervals.get(metric, (None, None))
-        between = "" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
-        between = " [no interval]" if metric in without else between
+        between = " [no interval]" if metric in scores.no_interval else _brackets(scores.interval(metric))
         about = "  (mean distance between confidence and accuracy)" * (metric == CALIBRATION)
-        lines.append(f"{title:<{wide}}  {_percent(metrics[metric]):>6} %{between}{about}")
+        lines.append(f"{title:<{wide}}  {_percent(scores.value(metric)):>6} %{between}{about}")
     about = f"(lower is better; {math.log(len(names)):.4f} for equal probabilities)"
-    lines.append(f"{'log loss':<{wide}}  {metrics['log_loss']:>6.4f}    {about}")
-    always = f"%  (accuracy of always predicting {_shorten(metrics['majority_label'])!r})"
-    lines.append(f"{'majority class':<{wide}}  {_percent(metrics['majority_baseline']):>6} {always}")
+    lines.append(f"{'log loss':<{wide}}  {scores.log_loss:>6.4f}    {about}")
+    always = f"%  (accuracy of always predicting {_shorten(scores.majority_label)!r})"
+    lines.append(f"{'majority class':<{wide}}  {_percent(scores.majority_baseline):>6} {always}")
     if baseline:
-        size = f"{plural(baseline['train_rows'], 'training row')}{', sampled' if baseline['sampled'] else ''}"
-        metric = baseline.get("metric", "accuracy")
-        other = "" if metric == "accuracy" else f"; {HEADLINE[metric]} {_percent(baseline[metric])} %"
+        size = f"{plural(baseline.train_rows, 'training row')}{', sampled' if baseline.sampled else ''}"
+        metric = baseline.metric
+        other = "" if metric == "accuracy" else f"; {HEADLINE[metric]} {_percent(baseline.value(metric))} %"
         about = f"(accuracy of a linear classifier on tf-idf of {size}{other})"
-        lines.append(f"{baseline['name']:<{wide}}  {_percent(baseline['accuracy']):>6} %  {about}")
-    lines += [f"no interval: {reason}" for reason in dict.fromkeys(without.values())]
+        lines.append(f"{baseline.name:<{wide}}  {_percent(baseline.accuracy):>6} %  {about}")
+    lines += [f"no interval: {reason}" for reason in dict.fromkeys(scores.no_interval.values())]
     rows = []
     for name, shown in zip(names, distinct_names(names, NAME_WIDTH), strict=True):
-        each = metrics["per_class"][name]
-        rows.append([shown, *(_percent(each[rate]) for rate in ("precision", "recall", "f1"))])
-        rows[-1].append(f"{each['support']:,}")
+        each = scores.per_class[name]
+        rows.append([shown, *map(_percent, (each.precision, each.recall, each.f1)), f"{each.support:,}"])
     lines += ["", *table_lines(["label", "precision", "recall", "F1", "rows"], rows)]
     return [*lines, "", *_confusion_lines(counts, names)]
 
@@ -151,60 +149,63 @@ def covered(head: str) -> str:
     return f"{done} {units}"
 
 
-def choice_lines(choice: Mapping[str, Any]) -> list[str]:
+def _brackets(interval: tuple[float, float] | None) -> str:
+    """Format an interval in percent, to follow its value; empty without one."""
+    return f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else ""
+
+
+def choice_lines(choice: StudentChoice) -> list[str]:
     """Format a recorded choice of student: both scores, their difference, the choice and its reason."""
-    encoder, bag_of_words = choice[ENCODER], choice[WORDS]
-    if "why" in choice:
-        return [f"student: {encoder['name']}, because {bag_of_words['name']} cannot be fitted: {choice['why']}"]
-    where = f"{choice['rows']:,} validation rows"
-    if choice["by"] == "cross-validation":
-        where = f"{choice['rows']:,} training rows, by cross-validation"
-    scores = [f"{one['name']} {one['score']:.2%}" for one in (encoder, bag_of_words)]
-    metric = diagnostics.title(choice["metric"]).lower()
+    encoder, words = choice.encoder, choice.words
+    if choice.why:
+        return [f"student: {encoder.name}, because {words.name} cannot be fitted: {choice.why}"]
+    where = f"{choice.rows:,} validation rows"
+    if choice.by == "cross-validation":
+        where = f"{choice.rows:,} training rows, by cross-validation"
+    scores = [f"{one.name} {one.score:.2%}" for one in (encoder, words)]
+    metric = diagnostics.title(choice.metric).lower()
     lines = [f"student chosen on {where} (test rows not used): {metric} of {' and '.join(scores)}"]
-    text = f"{bag_of_words['name']} minus {encoder['name']}: {100 * choice['difference']:+.2f} points"
-    if "low90" in choice:
-        text += f", 90 % interval [{100 * choice['low90']:+.2f}, {100 * choice['high90']:+.2f}]"
+    text = f"{words.name} minus {encoder.name}: {100 * choice.difference:+.2f} points"
+    if choice.low90 is not None and choice.high90 is not None:
+        text += f", 90 % interval [{100 * choice.low90:+.2f}, {100 * choice.high90:+.2f}]"
     return [*lines, f"{text}. {_choice_reason(choice)}"]
 
 
-def _choice_reason(choice: Mapping[str, Any]) -> str:
-    name, margin = choice[choice["chosen"]]["name"], f"{100 * choice['margin']:g} points"
-    if choice["chosen"] == ENCODER:
-        doubt = "" if choice.get("high90", 0) < 0 else f", and these rows do not rule out a deficit of {margin} or more"
-        return f"The student is {name}: the bag-of-words classifier scores lower{doubt}"
-    if choice["difference"] > 0:
+def _choice_reason(choice: StudentChoice) -> str:
+    margin = f"{100 * choice.margin:g} points"
+    if choice.chosen == ENCODER:
+        lower = choice.high90 is not None and choice.high90 < 0
+        doubt = "" if lower else f", and these rows do not rule out a deficit of {margin} or more"
+        return f"The student is {choice.encoder.name}: the bag-of-words classifier scores lower{doubt}"
+    name = choice.words.name
+    if choice.difference > 0:
         return f"The student is {name}, a bag-of-words classifier: it scores higher"
-    if choice["difference"] == 0:
+    if choice.difference == 0:
         return f"The student is {name}, a bag-of-words classifier: it scores the same and costs less"
     return f"The student is {name}, a bag-of-words classifier: it scores less than {margin} lower and costs less"
 
 
-def leak_lines(metrics: Mapping[str, Any]) -> list[str]:
+def leak_lines(scores: Scores) -> list[str]:
     """Report scored rows that a model was trained on, or that are the run's own test rows.
 
     Gives their number by role and the accuracy without rows seen before; empty if there are none.
     """
     lines = []
-    if found := metrics.get("test_rows"):
-        are = verb(found["rows"], "is a test row", "are test rows")
-        lines.append(
-            f"test rows scored: {found['rows']:,} of the {plural(found['of'], 'row')} of this file {are} of this run"
-        )
-    for key, rest_key, what in (("leaks", "without_leaks", "rows"), ("seen", "without_seen", "rows of this file")):
-        if key not in metrics:
+    if own := scores.test_rows:
+        are = verb(own.rows, "is a test row", "are test rows")
+        lines.append(f"test rows scored: {own.rows:,} of the {plural(own.of, 'row')} of this file {are} of this run")
+    leaks, seen = (scores.leaks, scores.without_leaks, "rows"), (scores.seen, scores.without_seen, "rows of this file")
+    for found, rest, what in (leaks, seen):
+        if found is None:
             continue
-        found, rest = metrics[key], metrics.get(rest_key)
-        lines.append(f"leak: {in_words(found['roles'], found['of'], what)}")
+        lines.append(f"leak: {in_words(found.roles, found.of, what)}")
         if rest:
-            low, high = rest.get("intervals", {}).get("accuracy", (None, None))
-            between = "" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
-            count = metrics["rows"] - rest["rows"]
+            count = scores.rows - rest.rows
             lines.append(
-                f"without {'this row' if count == 1 else f'these {count:,} rows'} ({rest['rows']:,} left): accuracy "
-                f"{_percent(rest['accuracy'])} %{between}"
+                f"without {'this row' if count == 1 else f'these {count:,} rows'} ({rest.rows:,} left): accuracy "
+                f"{_percent(rest.accuracy)} %{_brackets(rest.interval('accuracy'))}"
             )
-        elif found["rows"]:
+        elif found.rows:
             lines.append("no rows remain without these")
     return lines
 
@@ -232,7 +233,7 @@ def comparison_lines(rows: Sequence[Comparison]) -> list[str]:
 
 
 def method_lines(
-    rows: Sequence[MethodRow], leaks: Mapping[str, Mapping[str, int]] | None = None, width: int | None = None
+    rows: Sequence[MethodRow], leaks: Mapping[str, Leaks] | None = None, width: int | None = None
 ) -> list[str]:
     """Format the result of `stats.verdicts.compare_methods` or `compare_folds`; differences in percentage points.
 
@@ -249,9 +250,7 @@ def method_lines(
     return _method_lines(rows, leaks or {}, dict(zip(names, distinct_names(names, room), strict=True)))
 
 
-def _method_lines(
-    rows: Sequence[MethodRow], leaks: Mapping[str, Mapping[str, int]], shown: Mapping[str, str]
-) -> list[str]:
+def _method_lines(rows: Sequence[MethodRow], leaks: Mapping[str, Leaks], shown: Mapping[str, str]) -> list[str]:
     """Format rows as `method_lines` does. shown: by name, what is printed for it."""
     base = rows[0]
     count = len(base.values)
@@ -262,7 +261,7 @@ def _method_lines(
     for row in rows:
         other = f" (against {shown[row.against]})" if row.against and row.against != base.name else ""
         if seen := leaks.get(row.name):
-            other += f" (LEAK: {seen['rows']:,} of {seen['of']:,} test rows)"
+            other += f" (LEAK: {seen.rows:,} of {seen.of:,} test rows)"
         cells = [
             shown[row.name] + other,
             _percent(row.value),

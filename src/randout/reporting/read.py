@@ -6,17 +6,15 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from randout.core.errors import UserError, closest, did_you_mean, nearest
 from randout.core.wording import plural
 from randout.storage.run_folder import RunFolder, closest_runs, list_runs
 from randout.storage.run_names import run_names
-from randout.storage.study_folder import read_record
+from randout.storage.study_folder import StudyFolder, read_record
+from randout.storage.study_record import ComparisonRecord, SearchRecord
 
 from .subjects import Arm, Model, Subject, data_of, default_baseline
-
-STUDY_KINDS = ("compare", "cv", "search")
 
 
 def read(paths: Sequence[Path], baseline: str = "") -> list[Subject]:
@@ -49,14 +47,13 @@ def read(paths: Sequence[Path], baseline: str = "") -> list[Subject]:
 def _known_runs(subject: Subject) -> Iterator[str]:
     """Fingerprints and folder names of a subject's runs: models, all cells and trials of a study, and their teachers."""
     for model in subject.models:
-        yield str(model.record.get("fingerprint"))
+        yield model.record.fingerprint
         yield model.path.resolve().name
         yield from model.teachers
-        first = model.record.get("teacher") or {}
-        yield from (str(one.get("name")) for one in (first, *first.get("more", ())) if one.get("name"))
-    for entry in (*subject.study.get("cells", ()), *subject.study.get("trials", ())):
-        if entry.get("run"):
-            yield os.path.basename(str(entry["run"]))
+        yield from (teacher.name for teacher in model.record.teachers)
+    for entry in (*(subject.comparison.cells if subject.comparison else ()), *subject.trials):
+        if entry.run:
+            yield os.path.basename(entry.run)
 
 
 def _runs_in(path: Path) -> tuple[list[Path], list[str]]:
@@ -87,18 +84,13 @@ def read_model(path: Path, name: str = "", unit: str = "") -> Model:
     if not run.exists:
         raise UserError(f"{path}: incomplete run (run.toml without run.json); repeat the command that started it")
     record = run.record
-    if not record.get("finished"):
+    if record.finished is None:
         raise UserError(f"{path}: this run is not finished; resume it with `randout train --resume {path}`")
     try:
         toml = (path / "run.toml").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         raise UserError(f"{path}: no readable run.toml in this run; copy the folder again") from None
-    if not isinstance(record.get("identity"), dict) or "data" not in record["identity"]:
-        raise UserError(f"{path}/run.json: expected the key identity; was the file written by another tool?")
-    history = run.read("history.json") if (path / "history.json").exists() else {}
-    metrics = run.read("metrics.json")
-    warnings = tuple(metrics.pop("warnings", ()))
-    return Model(name or path.name, path, record, toml, metrics, history, unit, warnings)
+    return Model(name or path.name, path, record, toml, run.metrics, run.history, unit)
 
 
 def _runs_subject(folders: list[Path], baseline: str, notes: list[str]) -> Subject:
@@ -129,39 +121,37 @@ def _baseline_name(baseline: str, models: list[Model]) -> str:
 
 def _study_subject(path: Path) -> Subject:
     study = read_record(path).record
-    if study.get("kind") not in STUDY_KINDS:
-        raise UserError(f"{path}/study.json: kind {study.get('kind')!r}; expected one of {', '.join(STUDY_KINDS)}")
     toml = (path / "study.toml").read_text(encoding="utf-8") if (path / "study.toml").exists() else ""
-    arms, notes = _best_trial(path, study) if study["kind"] == "search" else _cells(path, study)
-    baseline = str(study.get("baseline") or (arms[0].name if arms else ""))
-    return Subject(
-        str(study.get("name") or path.resolve().name), study["kind"], arms, baseline, study, toml, path, notes
-    )
+    if isinstance(study, SearchRecord):
+        arms, notes = _best_trial(path, study)
+        baseline = arms[0].name if arms else ""
+        return Subject(study.name, study.kind, arms, baseline, search=study, toml=toml, path=path, notes=notes)
+    arms, notes = _cells(path, study)
+    return Subject(study.name, study.kind, arms, study.baseline, comparison=study, toml=toml, path=path, notes=notes)
 
 
-def _cells(path: Path, study: dict[str, Any]) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
+def _cells(path: Path, study: ComparisonRecord) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
     """Arms of a comparison with their readable runs, and notes on missing ones."""
     notes: list[str] = []
-    found: dict[str, list[Model]] = {str(arm): [] for arm in study.get("arms", [])}
-    for cell in study.get("cells", []):
-        if cell.get("state") != "finished" or not cell.get("run"):
-            continue
-        folder = path / cell["run"]
+    found: dict[str, list[Model]] = {arm: [] for arm in study.arms}
+    for cell in study.cells_in("finished"):
+        folder = StudyFolder(path, study).run(cell).path
         if not folder.exists():
-            notes.append(f"The run of {cell['arm']}, {cell['unit']}, was not found, so its details are missing.")
+            notes.append(f"The run of {cell.arm}, {cell.unit}, was not found, so its details are missing.")
             continue
-        found.setdefault(str(cell["arm"]), []).append(read_model(folder, str(cell["arm"]), str(cell["unit"])))
+        found.setdefault(cell.arm, []).append(read_model(folder, cell.arm, cell.unit))
     return tuple(Arm(name, tuple(models)) for name, models in found.items()), tuple(notes)
 
 
-def _best_trial(path: Path, study: dict[str, Any]) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
-    best = next((t for t in study.get("trials", []) if t.get("number") == study.get("best")), None)
-    if best is None or not best.get("run"):
+def _best_trial(path: Path, study: SearchRecord) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
+    best = study.stored_best
+    if best is None:
         return (), ()
-    name = f"best trial ({best['number']})"
-    if not (path / best["run"]).exists():
-        return (), (f"The run of trial {best['number']} was not found, so its details are missing.",)
-    return (Arm(name, (read_model(path / best["run"], name),)),), ()
+    name = f"best trial ({best.number})"
+    folder = StudyFolder(path, study).run(best).path
+    if not folder.exists():
+        return (), (f"The run of trial {best.number} was not found, so its details are missing.",)
+    return (Arm(name, (read_model(folder, name),)),), ()
 
 
 def _check_one_data_set(subjects: list[Subject]) -> None:
@@ -188,12 +178,10 @@ def _check_one_data_set(subjects: list[Subject]) -> None:
 
 def _has_joint_digest(model: Model) -> bool:
     """Whether a run (of an earlier version) has only a joint digest of labelled and unlabelled texts."""
-    return "labelled_data" not in model.record and "unlabeled" in (model.record["identity"].get("split") or {})
+    return not model.record.labelled_data and "unlabeled" in model.record.identity.split
 
 
-def _split_key(model: Model) -> tuple[Any, ...]:
+def _split_key(model: Model) -> tuple[object, ...]:
     """Name, classes and labelled split of a run's data; equal for runs on the same labelled rows."""
-    identity = model.record["identity"]
-    split = identity.get("split") or {}
-    parts = tuple(split.get(name) for name in ("train", "validation", "test"))
-    return (model.data_name, tuple(identity["data"]["labels"]), *parts)
+    parts = tuple(model.record.identity.split.get(name) for name in ("train", "validation", "test"))
+    return (model.data_name, tuple(model.labels), *parts)

@@ -8,6 +8,7 @@ from typing import Any
 
 from randout.core.wording import WARNING, plural
 from randout.storage.run_folder import RunFolder, openings, openings_folder
+from randout.storage.run_record import DataReport, Opening
 
 from .subjects import Model, Subject
 from .values import Code, Column, Part, Section, Table, metric_kind, metric_title, plain
@@ -15,26 +16,22 @@ from .values import Code, Column, Part, Section, Table, metric_kind, metric_titl
 
 def progress(subject: Subject) -> Section | None:
     """State of each cell of a study, failures, and the tuning of each arm."""
-    if subject.kind not in ("compare", "cv"):
+    study = subject.comparison
+    if study is None:
         return None
-    cells = subject.study.get("cells", [])
-    units, arms = subject.study.get("units", []), subject.study.get("arms", [])
-    state = {(str(cell["unit"]), str(cell["arm"])): str(cell.get("state", "waiting")) for cell in cells}
-    rows = tuple((unit, *(state.get((str(unit), str(arm)), "waiting") for arm in arms)) for unit in units)
-    parts: list[Any] = [Table("cells", "Progress", (Column("unit"), *(Column(str(arm)) for arm in arms)), rows)]
-    failed = [
-        (cell["unit"], cell["arm"], str(cell.get("error") or "")) for cell in cells if cell.get("state") == "failed"
-    ]
+    state: dict[tuple[str, str], str] = {(cell.unit, cell.arm): cell.state for cell in study.cells}
+    rows = tuple((unit, *(state.get((unit, arm), "waiting") for arm in study.arms)) for unit in study.units)
+    parts: list[Any] = [Table("cells", "Progress", (Column("unit"), *map(Column, study.arms)), rows)]
+    failed = [(cell.unit, cell.arm, cell.error or "") for cell in study.cells_in("failed")]
     if failed:
         parts.append(Table("failed", "Failed runs", (Column("unit"), Column("model"), Column("reason")), tuple(failed)))
-    tuning = subject.study.get("tuning") or {}
-    if tuning:
+    if study.tuning:
         columns: tuple[Column, ...] = (Column("model"), Column("trials", "count"), Column("chosen settings"))
         columns += (Column(f"validation {metric_title(subject.metric)}", metric_kind(subject.metric)),)
         tuned = []
-        for arm, found in tuning.items():
-            chosen = ", ".join(f"{key} {plain(value)}" for key, value in (found.get("settings") or {}).items())
-            tuned.append((arm, found.get("trials"), chosen, found.get("value")))
+        for name, found in study.tuning.items():
+            chosen = ", ".join(f"{key} {plain(value)}" for key, value in found.settings.items())
+            tuned.append((name, found.trials, chosen, found.value))
         parts.append(Table("tuning", "Tuning", columns, tuple(tuned), "Settings were chosen on validation rows only."))
     return Section("progress", "State of the study", tuple(parts))
 
@@ -44,12 +41,12 @@ def data(subject: Subject) -> Section | None:
     if not subject.models:
         return None
     model = subject.models[0]
-    report = model.record.get("data_report") or {}
+    report = model.record.data_report
     parts: list[Any] = []
-    sizes = {name: len(rows) for name, rows in model.split_rows.items()} or report.get("sizes", {})
-    counts = dict(report.get("class_counts", {}))
-    for split, scores in model.metrics.items():
-        counts.setdefault(split, {name: found["support"] for name, found in scores["per_class"].items()})
+    sizes = {name: len(rows) for name, rows in model.split_rows.items()} or (report.sizes if report else {})
+    counts = dict(report.class_counts) if report else {}
+    for split, scores in model.metrics.splits.items():
+        counts.setdefault(split, {name: found.support for name, found in scores.per_class.items()})
     if sizes:
         labels = dict.fromkeys([*model.labels, *(label for found in counts.values() for label in found)])
         columns: tuple[Column, ...] = (
@@ -65,21 +62,21 @@ def data(subject: Subject) -> Section | None:
     return Section("data", "Data, duplicates and leaks", tuple(parts))
 
 
-def _copies(report: dict[str, Any]) -> list[Any]:
-    if not report:
+def _copies(report: DataReport | None) -> list[Any]:
+    if report is None:
         return ["Duplicates were not recorded, because these runs were made by an older version."]
     named = {
-        "groups of rows with the same text": report.get("duplicate_groups"),
-        "rows in these groups": report.get("duplicate_rows"),
-        "groups with conflicting labels": report.get("conflicting_groups"),
+        "groups of rows with the same text": report.duplicate_groups,
+        "rows in these groups": report.duplicate_rows,
+        "groups with conflicting labels": report.conflicting_groups,
     }
-    for split, count in (report.get("leaked") or {}).items():
+    for split, count in report.leaked.items():
         named[f"{split} rows with a copy in train"] = count
-    for split, count in (report.get("same_tokens") or {}).items():
+    for split, count in report.same_tokens.items():
         named[f"{split} rows with the same tokens as a training row but a different text"] = count
-    for split, count in (report.get("shared_groups") or {}).items():
+    for split, count in report.shared_groups.items():
         named[f"{split} rows in a group that also occurs in train"] = count
-    for why, count in (report.get("unlabeled_left_out") or {}).items():
+    for why, count in report.unlabeled_left_out.items():
         named[f"unlabelled rows skipped: {why}"] = count
     note = "Two texts are copies if they differ only in case, white space, Unicode form or invisible characters."
     rows = tuple(named.items())
@@ -88,7 +85,7 @@ def _copies(report: dict[str, Any]) -> list[Any]:
         f"Warning about the data: {one.removeprefix(WARNING)}"
         if one.startswith(WARNING)
         else f"Note on the data: {one}"
-        for one in report.get("notes") or []
+        for one in report.notes
     ]
     return [table, *notes]
 
@@ -97,18 +94,11 @@ def _leaks(subject: Subject) -> list[Any]:
     metric = subject.metric
     rows = []
     for model in subject.models:
-        for split, scores in model.metrics.items():
-            rest = scores.get("without_copies")
-            if rest:
-                cells = (
-                    model.name,
-                    model.unit or None,
-                    split,
-                    scores["rows"] - rest["rows"],
-                    scores[metric],
-                    rest[metric],
-                )
-                rows.append((*cells, rest[metric] - scores[metric]))
+        for split, scores in model.metrics.splits.items():
+            if rest := scores.without_copies:
+                whole, own = scores.value(metric), rest.value(metric)
+                cells = (model.name, model.unit or None, split, scores.rows - rest.rows, whole, own, own - whole)
+                rows.append(cells)
     seen = _seen_before(subject)
     if not rows:
         return ["No scored held-out row has a copy in the training rows.", *seen]
@@ -126,11 +116,12 @@ def _seen_before(subject: Subject) -> list[Any]:
     """Scores without held-out rows that a teacher or starting model was trained on."""
     metric, kind, rows = subject.metric, metric_kind(subject.metric), []
     for model in subject.models:
-        for split, scores in model.metrics.items():
-            if count := model.leaks(split).get("rows"):
-                rest = (scores.get("without_leaks") or {}).get(metric)
-                change = None if rest is None else rest - scores[metric]
-                rows.append((model.name, model.unit or None, split, count, scores[metric], rest, change))
+        for split, scores in model.metrics.splits.items():
+            if (leaks := model.leaks(split)) and leaks.rows:
+                whole = scores.value(metric)
+                rest = scores.without_leaks.value(metric) if scores.without_leaks else None
+                change = None if rest is None else rest - whole
+                rows.append((model.name, model.unit or None, split, leaks.rows, whole, rest, change))
     columns: tuple[Column, ...] = (
         Column("model"),
         Column("unit"),
@@ -143,14 +134,14 @@ def _seen_before(subject: Subject) -> list[Any]:
     return [Table("seen", title, columns, tuple(rows))] if rows else []
 
 
-def test_openings_of(subject: Subject) -> list[dict[str, Any]]:
+def test_openings_of(subject: Subject) -> list[Opening]:
     """Recorded openings of the test rows on which the subject's models are scored."""
     found = _all_openings(subject)
     rows = test_rows(subject, found)
-    return [entry for entry in found if entry.get("rows") in rows]
+    return [entry for entry in found if entry.rows in rows]
 
 
-def _all_openings(subject: Subject) -> list[dict[str, Any]]:
+def _all_openings(subject: Subject) -> list[Opening]:
     """Test openings recorded in the folders where the subject's models are stored or were trained."""
     folders: dict[Path, None] = {}
     for model in subject.models:
@@ -160,20 +151,20 @@ def _all_openings(subject: Subject) -> list[dict[str, Any]]:
     return [entry for folder in folders for entry in _read_openings(folder)]
 
 
-def test_rows(subject: Subject, entries: list[dict[str, Any]]) -> set[str]:
+def test_rows(subject: Subject, entries: list[Opening]) -> set[str]:
     """Digests of the test rows of a subject's models, from each run or (earlier versions) from its test opening."""
-    found = {str((model.record.get("rows") or {}).get("test") or "") for model in subject.models}
-    mine = {model.record.get("fingerprint") for model in subject.models}
-    found |= {str(entry["rows"]) for entry in entries if entry.get("fingerprint") in mine and entry.get("rows")}
+    found = {model.record.rows.get("test", "") for model in subject.models}
+    mine = {model.record.fingerprint for model in subject.models}
+    found |= {entry.rows for entry in entries if entry.fingerprint in mine}
     return found - {""}
 
 
-def is_in_report(entry: dict[str, Any], subject: Subject) -> bool:
+def is_in_report(entry: Opening, subject: Subject) -> bool:
     """Whether the run of an opening is in the report: as a model, a cell of a study, or a teacher of one."""
-    return str(entry.get("fingerprint")) in subject.shown or str(entry.get("run")) in subject.shown
+    return entry.fingerprint in subject.shown or entry.run in subject.shown
 
 
-def _read_openings(folder: Path) -> list[dict[str, Any]]:
+def _read_openings(folder: Path) -> list[Opening]:
     try:
         return openings(folder)
     except (OSError, ValueError):  # a truncated line, for example after a full disk, does not affect the scores
@@ -192,16 +183,7 @@ def test_openings(subject: Subject) -> Section | None:
         Column("by"),
         Column("in this report"),
     )
-    rows = tuple(
-        (
-            str(e.get("at", "")),
-            str(e.get("run", "")),
-            str(e.get("split", "test")),
-            str(e.get("by", "")),
-            "yes" if is_in_report(e, subject) else "no",
-        )
-        for e in found
-    )
+    rows = tuple((e.at, e.run, e.split, e.by, "yes" if is_in_report(e, subject) else "no") for e in found)
     lead = (
         "Test scores are unbiased only if no choice was based on them. The folder of runs records every time these "
         f"test rows were scored: {plural(len(found), 'time')}."
@@ -214,11 +196,11 @@ def cost(subject: Subject) -> Section | None:
     rows = []
     for arm in subject.arms:
         for model in arm.models:
-            epochs = model.history.get("epochs") or []
-            trained = sum(row.get("seconds", 0.0) for row in epochs) if epochs else None
-            passes = epochs[-1].get("epoch", len(epochs)) if epochs else None
+            epochs = model.history.epochs
+            trained = sum(one.seconds for one in epochs) if epochs else None
+            passes = model.history.last_epoch if epochs else None
             rows.append((arm.name, model.unit or None, passes, trained, _wall_seconds(model)))
-    timed = [t.get("seconds") for t in subject.study.get("trials", [])]
+    timed = [trial.seconds for trial in subject.trials]
     if not rows and not any(timed):
         return None
     columns: tuple[Column, ...] = (
@@ -237,7 +219,7 @@ def cost(subject: Subject) -> Section | None:
     parts: list[Any] = [Table("cost", "Time", tuple(columns[at] for at in kept), cells, note)] if rows else []
     total = sum(row[3] or 0.0 for row in rows)
     teachers = {teacher for model in subject.models for teacher in model.teachers}
-    taught = sum(1 for model in subject.models if model.record["identity"].get("teacher"))
+    taught = sum(1 for model in subject.models if model.record.identity.teacher)
     stored = {file.name for model in subject.models for file in _soft_labels(model)}
     named = [("total training time, seconds", round(total, 1)), ("models that learn from a teacher", taught)]
     named += [("teachers", len(teachers)), ("stored sets of soft labels", len(stored))]
@@ -247,16 +229,16 @@ def cost(subject: Subject) -> Section | None:
 
 
 def _soft_labels(model: Model) -> list[Path]:
-    if not model.record["identity"].get("teacher"):
+    if not model.record.identity.teacher:
         return []
-    return sorted((model.path / str(model.record.get("runs", "..")) / "soft-labels").glob("*.safetensors"))
+    return sorted((model.path / model.record.runs / "soft-labels").glob("*.safetensors"))
 
 
 def _wall_seconds(model: Model) -> float | None:
     try:
-        ends = [datetime.fromisoformat(model.record[key]) for key in ("started", "finished")]
-        return (ends[1] - ends[0]).total_seconds()
-    except (KeyError, TypeError, ValueError):
+        began, ended = (datetime.fromisoformat(at or "") for at in (model.record.started, model.record.finished))
+        return (ended - began).total_seconds()
+    except (TypeError, ValueError):  # not times, or only one with a time zone
         return None
 
 
@@ -264,7 +246,7 @@ def environment(subject: Subject) -> Section | None:
     """Versions and machine; a single column if all models had the same."""
     found: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for model in subject.models:
-        where = tuple((str(k), plain(v)) for k, v in (model.record.get("environment") or {}).items())
+        where = tuple((str(k), plain(v)) for k, v in model.record.environment.items())
         found.setdefault(where, []).append(f"{model.name}, {model.unit}" if model.unit else model.name)
     if not any(found):
         return None
@@ -284,7 +266,7 @@ def other_methods(subject: Subject) -> Table | None:
     """Methods that are not built in, where they come from and which models use them; None without any."""
     users: dict[tuple[str, str], dict[str, None]] = {}
     for model in subject.models:
-        for name, origin in (model.record.get("plugins") or {}).items():
+        for name, origin in model.record.plugins.items():
             package = f"package {origin['package']} {origin.get('version', '')}" if origin.get("package") else ""
             source = package or f"file {origin.get('file') or 'unknown'}"
             users.setdefault((name, source), {})[model.name] = None

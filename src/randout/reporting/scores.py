@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,12 @@ EXAMPLES = 50  # most rows shown for each pair of models that differ
 
 def counts_of(arm: Arm, split: str) -> np.ndarray:
     """Confusion counts (C, C) of an arm, summed over its units; rows are true classes."""
-    return np.sum([np.asarray(m.metrics[split]["confusion_matrix"]) for m in arm.models], axis=0)
+    return np.sum([np.asarray(m.metrics.splits[split].confusion_matrix) for m in arm.models], axis=0)
 
 
 def _labels(subject: Subject) -> list[str]:
     """Classes of the confusion matrices, in order."""
-    return list(subject.scored()[0].models[0].metrics[subject.split]["per_class"])
+    return list(subject.scores(subject.scored()[0].models[0]).per_class)
 
 
 def _units_note(arms: list[Arm]) -> str:
@@ -47,13 +47,13 @@ def overview(subject: Subject) -> Table:
     columns = [Column("model"), *(Column(metric_title(name), metric_kind(name)) for name in names)]
     rows = []
     for arm in arms:
-        found = [[model.metrics[subject.split].get(name) for model in arm.models] for name in names]
+        found = [[subject.scores(model).value(name) for model in arm.models] for name in names]
         rows.append((arm.name, *(_mean(values) for values in found)))
     note = f"{_units_note(arms)} Majority baseline: accuracy of always predicting the most common class.".strip()
     return Table("metrics", "All metrics", tuple(columns), tuple(rows), note)
 
 
-def _mean(values: list[float | None]) -> float | None:
+def _mean(values: Sequence[float | None]) -> float | None:
     kept = [value for value in values if value is not None]
     return float(np.mean(kept)) if kept else None
 
@@ -72,7 +72,7 @@ def per_class(subject: Subject) -> Section | None:
     columns += (Column("F1 %", "percent"), Column("rows", "count"))
     rates = {}
     for arm in arms:
-        each = [class_rates(np.asarray(m.metrics[subject.split]["confusion_matrix"])) for m in arm.models]
+        each = [class_rates(np.asarray(subject.scores(m).confusion_matrix)) for m in arm.models]
         rates[arm.name] = {key: np.mean([one[key] for one in each], axis=0) for key in ("precision", "recall", "f1")}
         rates[arm.name]["rows"] = np.sum([one["support"] for one in each], axis=0)
     rows = [
@@ -149,13 +149,13 @@ def learning(subject: Subject) -> Section | None:
         (
             arm.name,
             m.unit or None,
-            m.history.get("best_epoch"),
-            m.history["epochs"][-1].get("epoch", len(m.history["epochs"])),
-            m.history.get("ended"),
+            m.history.best_epoch,
+            m.history.last_epoch,
+            m.history.ended or None,
         )
         for arm in subject.arms
         for m in arm.models
-        if m.history.get("epochs")
+        if m.history.epochs
     ]
     heads = (
         Column("model"),
@@ -169,27 +169,27 @@ def learning(subject: Subject) -> Section | None:
     return Section("learning", "Learning", (figure, Table("epochs", "Epochs", tuple(heads[at] for at in kept), ends)))
 
 
-def _validations(arm: Arm) -> list[tuple[int, list[dict[str, Any]]]]:
-    """Epochs of an arm that end with a validation, in order, each with its row of `history.json` from every unit."""
-    found: dict[int, list[dict[str, Any]]] = {}
+def _validations(arm: Arm) -> list[tuple[int, list[dict[str, float]]]]:
+    """Epochs of an arm that end with a validation, in order, each with the losses and metrics of every unit."""
+    found: dict[int, list[dict[str, float]]] = {}
     for model in arm.models:
-        for at, row in enumerate(model.history.get("epochs") or [], 1):
-            found.setdefault(int(row.get("epoch", at)), []).append(row)
+        for at, one in enumerate(model.history.epochs, 1):
+            found.setdefault(one.epoch or at, []).append(one.measured)
     return sorted(found.items(), key=lambda item: item[0])
 
 
 def _learning_note(subject: Subject) -> str:
     """Caption of the learning curves: how to read them, which weights are kept, and which models were refit."""
     trained = [
-        (arm.name, model.record["identity"].get("train") or {})
+        (arm.name, model.record.identity.train)
         for arm in subject.arms
         for model in arm.models
-        if len(model.history.get("epochs") or ()) > 1  # a single validation is not a curve
+        if len(model.history.epochs) > 1  # a single validation is not a curve
     ]
     if not trained:
         return ""
-    last = dict.fromkeys(name for name, train in trained if train.get("keep") == "last")
-    refit = dict.fromkeys(name for name, train in trained if train.get("refit") is True)
+    last = dict.fromkeys(name for name, train in trained if train.keep == "last")
+    refit = dict.fromkeys(name for name, train in trained if train.refit)
     names = dict.fromkeys(name for name, _ in trained)
     best = "the weights of the best epoch are kept"
     if len(last) == len(names):
@@ -217,7 +217,7 @@ def calibration(subject: Subject) -> Section | None:
         found = [p for m in arm.models if (p := m.predictions(subject.split)) is not None and len(p.rows)]
         if not found:
             continue
-        error = _mean([m.metrics[subject.split].get("expected_calibration_error") for m in arm.models])
+        error = _mean([subject.scores(m).expected_calibration_error for m in arm.models])
         rows += [(arm.name, *row) for row in reliability(found)]
         confidence, accuracy = (
             float(np.mean(np.concatenate(side))) for side in zip(*map(_confidence, found), strict=True)

@@ -135,8 +135,7 @@ def _lead(subject: Subject) -> str:
         if labels
         else ""
     )
-    arms = len(subject.study.get("arms", []))
-    seeds = len(subject.study.get("units", []))
+    arms, seeds = (len(subject.comparison.arms), len(subject.comparison.units)) if subject.comparison else (0, 0)
     each = "one seed each" if seeds == 1 else f"{seeds} seeds each"
     what = {
         "runs": f"{len(subject.arms)} text classifiers were trained"

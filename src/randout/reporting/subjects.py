@@ -9,42 +9,47 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from randout.core.errors import UserError
 from randout.stats.metrics import COUNTED
+from randout.storage.metrics_record import History, Leaks, Metrics, Scores
 from randout.storage.predictions import Predictions, read_predictions
 from randout.storage.run_folder import RunFolder
+from randout.storage.run_record import Identity, RunRecord
 from randout.storage.seen_rows import of_run
+from randout.storage.study_record import ComparisonRecord, SearchRecord, Trial
+
+MARGIN = 0.02  # smallest difference that counts, unless a study sets another
 
 
 @dataclass(frozen=True)
 class Model:
-    """A finished run. metrics: by split. warnings: as stored in `metrics.json`."""
+    """A finished run: the content of its files."""
 
     name: str
     path: Path
-    record: dict[str, Any]
+    record: RunRecord
     toml: str
-    metrics: dict[str, Any]
-    history: dict[str, Any]
+    metrics: Metrics
+    history: History
     unit: str = ""
-    warnings: tuple[dict[str, str], ...] = ()
 
     @property
     def labels(self) -> list[str]:
-        return [str(label) for label in self.record["identity"]["data"]["labels"]]
+        return self.record.identity.data.labels
 
     @property
-    def methods(self) -> dict[str, Any]:
-        return dict(self.record["identity"].get("methods") or {})
+    def methods(self) -> dict[str, dict[str, Any]]:
+        return self.record.identity.methods
 
     @property
     def teachers(self) -> list[str]:
-        return teachers_of(self.record)
+        """Identifier of each teacher: the fingerprint of the run that trains it, or of an existing classifier."""
+        return self.record.identity.teacher_ids
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -65,16 +70,16 @@ class Model:
     @property
     def data_key(self) -> str:
         """Digest of its labelled rows, independent of unlabelled texts."""
-        return str(self.record.get("labelled_data") or self.record.get("data", ""))
+        return self.record.labelled_data or self.record.data
 
-    def leaks(self, split: str) -> dict[str, Any]:
-        """Rows of a scored split that its teachers or starting model were trained on: {rows, of, roles}; empty if none."""
+    def leaks(self, split: str) -> Leaks | None:
+        """Rows of a scored split that its teachers or starting model were trained on; None if there are none."""
         return of_run(RunFolder(self.path), split)
 
     @cached_property
     def split_rows(self) -> dict[str, list[str]]:
         """Row ids by split; empty if the run has no split.json."""
-        return RunFolder(self.path).read("split.json") if (self.path / "split.json").exists() else {}
+        return RunFolder(self.path).split
 
     def predictions(self, split: str) -> Predictions | None:
         """Predictions of a split, or None. Raises UserError if the file is not a table of predictions."""
@@ -92,7 +97,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Subject:
-    """Topic of a chapter. kind: "runs" or the kind of a study. study: its `study.json`, empty for runs.
+    """Topic of a chapter. kind: "runs" or the kind of a study. comparison, search: the `study.json` of a study.
 
     notes: what was left out, and why.
     """
@@ -101,7 +106,8 @@ class Subject:
     kind: str
     arms: tuple[Arm, ...]
     baseline: str
-    study: dict[str, Any] = field(default_factory=dict)
+    comparison: ComparisonRecord | None = None
+    search: SearchRecord | None = None
     toml: str = ""
     path: Path = Path()
     notes: tuple[str, ...] = ()
@@ -112,23 +118,30 @@ class Subject:
         return [model for arm in self.arms for model in arm.models]
 
     @property
-    def metric(self) -> str:
-        """Metric of the study; for runs, the metric they were all selected by if it has intervals, else accuracy."""
-        if self.study:
-            return str(self.study.get("metric", "accuracy"))
-        return selection_metric(model.record for model in self.models)
+    def study(self) -> ComparisonRecord | SearchRecord | None:
+        """The record of a study; None for runs."""
+        return self.comparison or self.search
 
     @property
-    def best(self) -> dict[str, Any]:
-        """Best trial of a search; empty if there is none yet."""
-        found = (t for t in self.study.get("trials", []) if t.get("number") == self.study.get("best"))
-        return dict(next(found, {}))
+    def metric(self) -> str:
+        """Metric of the study; for runs, the metric they were all selected by if it has intervals, else accuracy."""
+        return self.study.metric if self.study else selection_metric(model.record for model in self.models)
+
+    @property
+    def margin(self) -> float:
+        """Smallest difference that counts."""
+        return self.comparison.margin if self.comparison else MARGIN
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Trials of a search."""
+        return self.search.trials if self.search else []
 
     @property
     def split(self) -> str:
         """Split that is shown: test if the baseline (or without one, any model) was scored on it, else validation."""
         first = [model for arm in self.arms if arm.name == self.baseline for model in arm.models] or self.models
-        return "test" if any("test" in model.metrics for model in first) else "validation"
+        return "test" if any(model.metrics.test for model in first) else "validation"
 
     @property
     def on_split(self) -> str:
@@ -137,51 +150,44 @@ class Subject:
 
     def scored(self) -> list[Arm]:
         """Arms with the models that were scored on `split`."""
-        kept = [Arm(arm.name, tuple(m for m in arm.models if self.split in m.metrics)) for arm in self.arms]
+        kept = [Arm(arm.name, tuple(m for m in arm.models if self.split in m.metrics.splits)) for arm in self.arms]
         return [arm for arm in kept if arm.models]
 
-
-def teachers_of(record: Mapping[str, Any]) -> list[str]:
-    """Identifier of each teacher of a run: the fingerprint of the run that trains it, or of an existing classifier.
-
-    record: the run's `run.json`.
-    """
-    identity = record["identity"]
-    known = [identity.get("teacher"), *identity.get("more", ())]
-    return [str(one.get("model", "") if isinstance(one, dict) else one) for one in known if one]
+    def scores(self, model: Model) -> Scores:
+        """Scores of a model of `scored` on `split`."""
+        return model.metrics.splits[self.split]
 
 
-def default_baseline(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[str, str]:
+def default_baseline(models: Mapping[str, Sequence[RunRecord]]) -> tuple[str, str]:
     """Model that the others are compared with if none is named, and a note that says so.
 
     It is the first that learns from labels only (one method at most, no teacher) and teaches none of the others; else the
-    first that teaches none of the others; else the first. models: by name, the `run.json` of its runs.
+    first that teaches none of the others; else the first. models: by name, the records of its runs.
     """
-    taught = {teacher for records in models.values() for record in records for teacher in teachers_of(record)}
-    students = [name for name, runs in models.items() if not taught & {str(run.get("fingerprint")) for run in runs}]
-    plain = [name for name in students if all(_learns_from_labels(record) for record in models[name])]
+    taught = {teacher for records in models.values() for record in records for teacher in record.identity.teacher_ids}
+    students = [name for name, runs in models.items() if not taught & {run.fingerprint for run in runs}]
+    plain = [name for name in students if all(_learns_from_labels(record.identity) for record in models[name])]
     why = "the first that learns from labels only" if plain else "the first that teaches none of the others"
     chosen = next(iter([*plain, *students, *models]))
     why = why if students else "the first"
     return chosen, f"The baseline is {chosen}, {why} (another: --baseline)."
 
 
-def _learns_from_labels(record: Mapping[str, Any]) -> bool:
-    return len(record["identity"].get("methods") or {}) <= 1 and not teachers_of(record)
+def _learns_from_labels(identity: Identity) -> bool:
+    return len(identity.methods) <= 1 and not identity.teachers
 
 
-def selection_metric(records: Iterable[Mapping[str, Any]]) -> str:
-    """Metric by which runs are compared: the one they were all selected by if it has intervals, else accuracy.
-
-    records: the `run.json` of each run.
-    """
-    chosen = {((record.get("identity") or {}).get("train") or {}).get("metric") for record in records}
+def selection_metric(records: Iterable[RunRecord]) -> str:
+    """Metric by which runs are compared: the one they were all selected by if it has intervals, else accuracy."""
+    chosen = {record.identity.train.metric for record in records}
     return next((metric for metric in COUNTED if chosen == {metric}), "accuracy")
 
 
 def data_of(subject: Subject) -> tuple[str, str]:
     """Name of a subject's data and sha256 of its labelled rows (for studies of earlier versions: of all rows)."""
-    data = subject.study.get("data") or {}
     first = subject.models[0] if subject.models else None
-    name = data.get("name") or (first.data_name if first else "unnamed data")
-    return str(name), str(data.get("labelled_sha256") or data.get("sha256") or (first.data_key if first else ""))
+    name = first.data_name if first else "unnamed data"
+    if subject.study:
+        data = subject.study.data
+        return data.name or name, data.labelled_sha256 or data.sha256
+    return name, first.data_key if first else ""

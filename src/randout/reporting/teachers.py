@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from randout.core.wording import plural
+from randout.storage.metrics_record import Metrics, TeacherGap
+from randout.storage.run_record import RunRecord, Size, Sizes
 
 from .subjects import Subject
 from .values import Column, Section, Table, metric_name
@@ -16,18 +17,17 @@ def teachers(subject: Subject) -> Section | None:
     rows, costs = [], []
     for arm in subject.arms:
         for model in arm.models:
-            gap = (model.metrics.get("validation") or {}).get("teacher")
-            if not gap:
+            gap = model.metrics.validation.teacher
+            if gap is None:
                 continue
-            teacher = str((model.record.get("teacher") or {}).get("name") or "") or None
-            own = (arm.name, model.unit or None, teacher)
+            own = (arm.name, model.unit or None, model.record.teacher.name if model.record.teacher else None)
             taught = rows_that_taught(model.metrics)
-            for metric, one in by_metric(gap).items():
-                between = (one["low"], one["high"]) if "difference" in one else None
-                scores = (metric_name(metric), one["student"], one["teacher"], one.get("difference"), between)
+            for metric, one in gap.by_metric.items():
+                between = None if one.difference is None else (one.low, one.high)
+                scores = (metric_name(metric), one.student, one.teacher, one.difference, between)
                 verdict = f"none: {taught:,} of the rows trained the teacher" if taught else ""
-                rows.append((*own, *scores, verdict or verdict_words(one["verdict"], gap["margin"]), gap["rows"]))
-            costs.append((*own, *_sizes(model.record.get("sizes") or {})))
+                rows.append((*own, *scores, verdict or verdict_words(one.verdict, gap.margin), gap.rows))
+            costs.append((*own, *_size_cells(model.record.sizes)))
     if not rows:
         return None
     who = (Column("model"), Column("unit"), Column("teacher"))
@@ -49,9 +49,10 @@ def teachers(subject: Subject) -> Section | None:
     return Section("teacher", "Student and teacher", tuple(parts))
 
 
-def _sizes(sizes: dict[str, dict[str, Any]]) -> list[int | None]:
-    keys = ("parameters", "texts_per_second")
-    found = [(sizes.get(who) or {}).get(key) for key in keys for who in ("student", "teacher")]
+def _size_cells(sizes: Sizes) -> list[int | None]:
+    """Parameters of student and teacher, then their texts per second."""
+    student, teacher = sizes.student, sizes.teacher
+    found = (student.parameters, teacher.parameters, student.texts_per_second, teacher.texts_per_second)
     return [None if value is None else round(value) for value in found]
 
 
@@ -61,14 +62,6 @@ def _without_empty_columns(
     """Drop columns that are empty in every row."""
     kept = [at for at in range(len(columns)) if any(row[at] is not None for row in rows)]
     return tuple(columns[at] for at in kept), tuple(tuple(row[at] for at in kept) for row in rows)
-
-
-def by_metric(gap: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Result of `teacher_gap` by metric, the run's own first: {metric: {student, teacher, verdict, difference, ...}}."""
-    accuracy = {who: gap[f"{who}_accuracy"] for who in ("student", "teacher")}
-    accuracy |= {key: gap[key] for key in ("verdict", "difference", "low", "high") if key in gap}
-    primary = dict(gap.get("primary") or {})
-    return ({primary.pop("metric"): primary} if primary else {}) | {"accuracy": accuracy}
 
 
 def verdict_words(verdict: str, margin: float) -> str:
@@ -81,20 +74,17 @@ def verdict_words(verdict: str, margin: float) -> str:
     }[verdict]
 
 
-def gap_lines(gap: Mapping[str, Any], name: str, sizes: Mapping[str, Any], taught: int = 0) -> list[str]:
+def gap_lines(gap: TeacherGap, name: str, sizes: Sizes, taught: int = 0) -> list[str]:
     """Lines that compare student and teacher at the end of a training.
 
-    name: of the teacher. sizes: `student` and `teacher`, each with parameters and texts_per_second if known. taught: how
-    many of the rows the teacher was trained on; if any, there is no verdict.
+    name: of the teacher. taught: how many of the rows the teacher was trained on; if any, there is no verdict.
     """
-    each = by_metric(gap)
-    lines = [f"\nstudent and teacher on the same {plural(gap['rows'], 'validation row')}"]
-    for who, label in (("student", "student"), ("teacher", f"teacher {name}")):
-        about = sizes.get(who, {})
-        scores = ", ".join(f"{metric_name(metric)} {one[who]:.2%}" for metric, one in each.items())
-        size = f", {about['parameters'] / 1e6:.1f}M parameters" if "parameters" in about else ""
-        speed = f", {about['texts_per_second']:,.0f} texts per second here" if "texts_per_second" in about else ""
-        lines.append(f"{label}: {scores}{size}{speed}")
+    each = gap.by_metric
+    student = [f"{metric_name(metric)} {one.student:.2%}" for metric, one in each.items()]
+    teacher = [f"{metric_name(metric)} {one.teacher:.2%}" for metric, one in each.items()]
+    lines = [f"\nstudent and teacher on the same {plural(gap.rows, 'validation row')}"]
+    lines.append(f"student: {', '.join([*student, *_size_words(sizes.student)])}")
+    lines.append(f"teacher {name}: {', '.join([*teacher, *_size_words(sizes.teacher)])}")
     if taught:
         lines.append(
             f"no verdict: the teacher was trained on {taught:,} of these rows. Compare both on rows that neither has seen: "
@@ -102,23 +92,29 @@ def gap_lines(gap: Mapping[str, Any], name: str, sizes: Mapping[str, Any], taugh
         )
         return lines
     for metric, one in each.items():
-        if "difference" in one:
-            ends = f"95 % interval [{100 * one['low']:+.2f}, {100 * one['high']:+.2f}]"
+        if one.difference is not None and one.low is not None and one.high is not None:
+            ends = f"95 % interval [{100 * one.low:+.2f}, {100 * one.high:+.2f}]"
             what = f"difference in {metric_name(metric)}" if len(each) > 1 else "difference"
-            verdict = verdict_words(one["verdict"], gap["margin"])
-            lines.append(f"{what} {100 * one['difference']:+.2f} points, {ends}: {verdict}")
+            verdict = verdict_words(one.verdict, gap.margin)
+            lines.append(f"{what} {100 * one.difference:+.2f} points, {ends}: {verdict}")
     return lines
 
 
-def run_lines(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
-    """`gap_lines` of a finished run, from its `run.json` and `metrics.json`; empty if it had no teacher."""
-    gap = (metrics.get("validation") or {}).get("teacher")
-    if not gap:
+def _size_words(size: Size) -> list[str]:
+    """What is known of a model's size and speed, in words."""
+    found = [] if size.parameters is None else [f"{size.parameters / 1e6:.1f}M parameters"]
+    return found + ([] if size.texts_per_second is None else [f"{size.texts_per_second:,.0f} texts per second here"])
+
+
+def run_lines(record: RunRecord, metrics: Metrics) -> list[str]:
+    """`gap_lines` of a finished run; empty if it had no teacher."""
+    gap = metrics.validation.teacher
+    if gap is None or record.teacher is None:
         return []
-    return gap_lines(gap, record["teacher"]["name"], record.get("sizes", {}), rows_that_taught(metrics))
+    return gap_lines(gap, record.teacher.name, record.sizes, rows_that_taught(metrics))
 
 
-def rows_that_taught(metrics: Mapping[str, Any]) -> int:
+def rows_that_taught(metrics: Metrics) -> int:
     """How many of the validation rows the teacher of a run was trained on."""
-    leaks = (metrics.get("validation") or {}).get("leaks") or {}
-    return int(leaks.get("roles", {}).get("teacher-trained", 0))
+    leaks = metrics.validation.leaks
+    return leaks.roles.get("teacher-trained", 0) if leaks else 0

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -55,13 +55,16 @@ class Finding:
     split: str = ""
 
 
-def as_json(findings: Sequence[Finding]) -> list[dict[str, str]]:
-    return [asdict(finding) for finding in findings]
+class HasMessage(Protocol):
+    """A finding, or a warning as it is stored."""
+
+    @property
+    def message(self) -> str: ...
 
 
-def messages(stored: Sequence[Mapping[str, Any]], name: str = "") -> list[str]:
-    """Return stored warnings as lines. name: of the model, if there are several."""
-    return [f"{name}: {one['message']}" if name else str(one["message"]) for one in stored]
+def messages(warnings: Sequence[HasMessage], name: str = "") -> list[str]:
+    """Return warnings as lines. name: of the model, if there are several."""
+    return [f"{name}: {one.message}" if name else one.message for one in warnings]
 
 
 def metric_for(selected: str) -> str:

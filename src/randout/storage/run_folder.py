@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from randout.core.console import Show
 from randout.core.errors import Failure, UserError, closest, did_you_mean
@@ -30,7 +30,10 @@ from randout.core.wording import plural
 
 from .run_names import run_names
 
-FORMAT = 1
+if TYPE_CHECKING:  # pydantic is loaded when the first record is read
+    from .metrics_record import History, Metrics
+    from .run_record import Opening, RunRecord
+
 OPENINGS = "test-openings.jsonl"
 
 
@@ -74,23 +77,49 @@ class RunFolder:
         replace_text(self.path / name, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
     @property
-    def record(self) -> dict[str, Any]:
-        """The contents of `run.json`. Raises UserError for an unsupported format."""
+    def record(self) -> RunRecord:
+        """The content of `run.json`. Raises UserError for an unsupported format, or if a key is missing."""
+        from .record import parsed
+        from .run_record import FORMAT, RunRecord
+
         record = self.read("run.json")
-        if not isinstance(record, dict) or record.get("format") != FORMAT:
-            found = record.get("format") if isinstance(record, dict) else None
+        found = record.get("format") if isinstance(record, dict) else None
+        if found != FORMAT:
             raise UserError(f"{self.path}: the run folder has format {found}; this version reads format {FORMAT}")
-        return record
+        return parsed(RunRecord, record, self.path / "run.json")
+
+    @property
+    def metrics(self) -> Metrics:
+        """The content of `metrics.json`. Raises UserError as `read` does, or if a key is missing."""
+        from .metrics_record import Metrics
+        from .record import parsed
+
+        return parsed(Metrics, self.read("metrics.json"), self.path / "metrics.json")
+
+    @property
+    def history(self) -> History:
+        """The content of `history.json`; empty if the run has none."""
+        from .metrics_record import History
+        from .record import parsed
+
+        file = self.path / "history.json"
+        return parsed(History, self.read(file.name), file) if file.exists() else History()
+
+    @property
+    def split(self) -> dict[str, list[str]]:
+        """The row ids of each split; empty if the run has no `split.json`."""
+        rows: dict[str, list[str]] = self.read("split.json") if (self.path / "split.json").exists() else {}
+        return rows
 
     @property
     def labels(self) -> list[str]:
         """The classes in the order of the logits."""
-        return list(self.record["identity"]["data"]["labels"])
+        return self.record.identity.data.labels
 
     @property
     def finished(self) -> bool:
         """Whether the run has finished."""
-        return self.exists and bool(self.record.get("finished"))
+        return self.exists and self.record.finished is not None
 
     def lock(self) -> AbstractContextManager[None]:
         """Lock the run folder for the duration of a context. Raises as `locked` does."""
@@ -178,29 +207,21 @@ def summarize_runs(folder: Path) -> list[dict[str, Any]]:
     Keys: name, run (folder name), started, methods, state, and validation and test accuracy (None if not available). A run
     whose record cannot be read is named by its folder.
     """
-    rows, records = [], {}
+    rows: dict[str, dict[str, Any]] = {}
+    records: dict[str, RunRecord] = {}
     for run in list_runs(folder):
+        started, methods, splits = "", "", {}
         try:
-            records[run.path.name] = run.record
-            done = run.finished
-            metrics = run.read("metrics.json") if done else {}
-            state = "finished" if done else "unfinished"
+            record = records[run.path.name] = run.record
+            started, methods = record.started, "+".join(record.identity.methods)
+            splits = run.metrics.splits if record.finished else {}
+            state = "finished" if record.finished else "unfinished"
         except UserError as error:
-            metrics, state = {}, str(error).rsplit(": ", 1)[-1]
-        scores = {name: metrics.get(name, {}).get("accuracy") for name in ("validation", "test")}
-        rows.append({"run": run.path.name, **_start_and_methods(run), "state": state, **scores})
+            state = str(error).rsplit(": ", 1)[-1]
+        scores = {name: splits[name].accuracy if name in splits else None for name in ("validation", "test")}
+        rows[run.path.name] = {"run": run.path.name, "started": started, "methods": methods, "state": state, **scores}
     names = dict(zip(records, run_names(list(records.values())), strict=True))
-    return [{"name": names.get(row["run"], row["run"]), **row} for row in rows]
-
-
-def _start_and_methods(run: RunFolder) -> dict[str, str]:
-    """Return start time and methods of a run; empty if its record cannot be read."""
-    try:
-        record = run.record
-    except UserError:
-        return {"started": "", "methods": ""}
-    methods = record.get("identity", {}).get("methods", {})
-    return {"started": str(record.get("started", "")), "methods": "+".join(methods)}
+    return [{"name": names.get(folder_name, folder_name), **row} for folder_name, row in rows.items()]
 
 
 def find_run(name: Path, folder: Path) -> RunFolder:
@@ -247,38 +268,37 @@ def delete_run(run: RunFolder) -> None:
         shutil.rmtree(run.path)
 
 
-def openings(folder: Path, rows: str = "") -> list[dict[str, Any]]:
+def openings(folder: Path, rows: str = "") -> list[Opening]:
     """Return the test openings logged in a folder of runs, oldest first.
 
     A test opening is one evaluation on a test split. rows: SHA-256 of the test rows; empty: openings of all test rows.
     """
+    from .run_record import opening_of
+
     path = folder / OPENINGS
     if not path.exists():
         return []
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with suppress(ValueError):  # a line cut off by a full disk
-            found.append(json.loads(line))
-    return [entry for entry in found if not rows or entry["rows"] == rows]
+    found = map(opening_of, path.read_text(encoding="utf-8").splitlines())
+    return [entry for entry in found if entry is not None and (not rows or entry.rows == rows)]
 
 
-def openings_folder(run: RunFolder, record: dict[str, Any]) -> Path:
+def openings_folder(run: RunFolder, record: RunRecord) -> Path:
     """Return the folder with the log of a run's test openings: the original folder of runs, else the current parent."""
-    folder = Path(os.path.normpath(run.path / str(record.get("runs", ".."))))
+    folder = Path(os.path.normpath(run.path / record.runs))
     return folder if folder.is_dir() else run.path.parent
 
 
-def test_openings_of(run: RunFolder) -> list[dict[str, Any]]:
+def test_openings_of(run: RunFolder) -> list[Opening]:
     """Return the logged openings of the test split that scored this run, oldest first."""
     record = run.record
-    found = openings(openings_folder(run, record), str((record.get("rows") or {}).get("test") or ""))
-    return [entry for entry in found if entry["fingerprint"] == record["fingerprint"]]
+    found = openings(openings_folder(run, record), record.rows.get("test", ""))
+    return [entry for entry in found if entry.fingerprint == record.fingerprint]
 
 
 def unscored_test_lines(run: RunFolder) -> list[str]:
     """Return a hint that a finished run's test split was not scored yet, and how to; empty if it was, or has no rows."""
-    rows = len(run.read("split.json").get("test", ())) if run.finished else 0
-    if not rows or "test" in run.read("metrics.json") or test_openings_of(run):
+    rows = len(run.split.get("test", ())) if run.finished else 0
+    if not rows or run.metrics.test or test_openings_of(run):
         return []
     return [
         f"test    not scored yet ({plural(rows, 'row')}). Once all choices are final: "
@@ -292,14 +312,17 @@ def record_opening(run: RunFolder, rows: str, split: str, by: str, scored: int |
     rows: SHA-256 of the test rows. by: the command that scored them. scored: number of scored rows, if a file contained
     only some of them. The end of a training counts once, even if the training was interrupted and resumed.
     """
+    from .run_record import Opening
+
     record = run.record
-    fingerprint, folder = record["fingerprint"], openings_folder(run, record)
+    folder = openings_folder(run, record)
     before = openings(folder, rows)
-    same = [row for row in before if row["fingerprint"] == fingerprint and row["by"] == by == "train"]
-    if same and same[-1]["run"] == run.path.name:
+    same = [entry for entry in before if entry.fingerprint == record.fingerprint and entry.by == by == "train"]
+    if same and same[-1].run == run.path.name:
         return len(before)
-    row = {"at": now(), "run": run.path.name, "fingerprint": fingerprint, "rows": rows, "split": split, "by": by}
-    row |= {} if scored is None else {"scored": scored}
+    entry = Opening(at=now(), run=run.path.name, fingerprint=record.fingerprint, rows=rows, split=split, by=by)
+    if scored is not None:
+        entry.scored = scored
     with (folder / OPENINGS).open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(row) + "\n")
+        stream.write(json.dumps(entry.as_json()) + "\n")
     return len(before) + 1

@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from randout.core.errors import UserError
+
+if TYPE_CHECKING:
+    from .run_record import RunRecord
 
 LONGEST = 60  # maximum characters of a user-given name
 LAYERS, SEED = "student.layers", "train.seed"
@@ -28,7 +31,7 @@ def checked_name(name: str) -> str:
     return found
 
 
-def run_names(records: Sequence[Mapping[str, Any]], ignored: Collection[str] = ()) -> list[str]:
+def run_names(records: Sequence[RunRecord], ignored: Collection[str] = ()) -> list[str]:
     """Return a unique name for each of several runs that are shown together.
 
     The name is the one that the user gave, else the methods (for a baseline: its kind) followed by the settings in which
@@ -40,9 +43,9 @@ def run_names(records: Sequence[Mapping[str, Any]], ignored: Collection[str] = (
         {key: value for key, value in _settings(record).items() if key not in ignored and value is not None}
         for record in records
     ]
-    given = [str(record.get("name") or "") for record in records]
+    given = [record.name for record in records]
     parts: list[list[str]] = [[]] * len(records)
-    kinds = [_classifier(record) for record in records]
+    kinds = [record.identity.student.classifier for record in records]
     for kind in set(kinds):  # an encoder's training settings do not apply to a baseline
         alike = [at for at, other in enumerate(kinds) if other == kind]
         made = _differences([settings[at] for at in alike], [_methods(records[at]) for at in alike])
@@ -99,36 +102,29 @@ def plain(value: Any) -> str:
     return str(value)
 
 
-def _classifier(record: Mapping[str, Any]) -> str:
-    """Return the kind of baseline; empty for an encoder."""
-    student = (record.get("identity") or {}).get("student")
-    return str(student.get("classifier") or "") if isinstance(student, dict) else ""
+def _methods(record: RunRecord) -> str:
+    """Return the kind of baseline, or the methods of an encoder."""
+    return record.identity.student.classifier or " + ".join(record.identity.methods) or "run"
 
 
-def _methods(record: Mapping[str, Any]) -> str:
-    return _classifier(record) or " + ".join((record.get("identity") or {}).get("methods") or {}) or "run"
-
-
-def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(record: RunRecord) -> dict[str, Any]:
     """Return every setting that may distinguish runs, in the order in which names show them."""
-    identity, shown = record.get("identity") or {}, record.get("shown_as") or {}
-    student, teacher = dict(identity.get("student") or {}), record.get("teacher") or {}
-    teachers = [without_ending(str(one.get("name"))) for one in (teacher, *teacher.get("more", ())) if one.get("name")]
-    digest = (identity.get("split") or {}).get("test")
+    identity, shown, student = record.identity, record.shown_as, record.identity.student
+    digest = identity.split.get("test", "")
     found: dict[str, Any] = {
-        "data": shown.get("data"),
-        "fold": shown.get("fold"),
-        "split": None if shown.get("fold") or not digest else str(digest)[:8],
-        "student": None if _classifier(record) else shown.get("student"),
-        LAYERS: student.get("layers"),
+        "data": shown.data or None,
+        "fold": shown.fold or None,
+        "split": digest[:8] if digest and not shown.fold else None,
+        "student": None if student.classifier else shown.student or None,
+        LAYERS: student.layers,
     }
-    found |= {f"student.{key}": value for key, value in student.items() if key not in ("weights", "classifier")}
-    found["teacher"] = " + ".join(teachers) or None
-    for method, own in (identity.get("methods") or {}).items():
-        found |= {f"{method}.{key}": value for key, value in own.items()}
-    train = identity.get("train") or {}
-    found |= {f"train.{key}": value for key, value in train.items() if key != "seed"}
-    return found | {SEED: train.get("seed")}
+    own = student.as_json()
+    found |= {f"student.{key}": value for key, value in own.items() if key not in ("weights", "classifier")}
+    found["teacher"] = " + ".join(without_ending(teacher.name) for teacher in record.teachers) or None
+    for method, settings in identity.methods.items():
+        found |= {f"{method}.{key}": value for key, value in settings.items()}
+    found |= {f"train.{key}": value for key, value in identity.train.as_json().items() if key != "seed"}
+    return found | {SEED: identity.train.seed}
 
 
 def _setting_text(key: str, value: Any, by_count: bool) -> str:

@@ -21,6 +21,7 @@ from randout.core.errors import UserError
 from randout.core.files import atomic
 from randout.data.row_hashes import Hashes
 
+from .metrics_record import Leaks
 from .run_folder import RunFolder
 
 FILE = "seen-rows.npz"
@@ -170,18 +171,20 @@ def in_words(counts: dict[str, int], of: int, what: str) -> str:
     )
 
 
-def of_run(run: RunFolder, split: str) -> dict[str, Any]:
-    """Return the leaks of a finished run on a split, as in `metrics.json`: {rows, of, roles}; empty if there are none.
+def of_run(run: RunFolder, split: str) -> Leaks | None:
+    """Return the leaks of a finished run on a split, as in `metrics.json`; None if there are none.
 
     For a run without recorded hashes, leaks are found by row numbers, if its teachers are runs on the same file.
     """
-    scores = run.read("metrics.json").get(split) or {}
-    if "leaks" in scores or (run.path / FILE).exists() or not run.record["identity"].get("teacher"):
-        return dict(scores.get("leaks") or {})
+    scores = run.metrics.splits.get(split)
+    if scores and scores.leaks:
+        return scores.leaks
+    if (run.path / FILE).exists() or not run.record.identity.teacher:
+        return None
     teacher_rows, _ = rows_of_old_teachers(run)
-    held = run.read("split.json").get(split, []) if (run.path / "split.json").exists() else []
+    held = run.split.get(split, [])
     count = len(teacher_rows.intersection(held))
-    return {"rows": count, "of": len(held), "roles": {"teacher-trained": count}} if count else {}
+    return Leaks(rows=count, of=len(held), roles={"teacher-trained": count}) if count else None
 
 
 def rows_of_old_teachers(run: RunFolder) -> tuple[set[str], bool]:
@@ -190,15 +193,13 @@ def rows_of_old_teachers(run: RunFolder) -> tuple[set[str], bool]:
     They are known for a teacher that is a run in the same folder of runs, trained on the same file.
     """
     record = run.record
-    first = record.get("teacher") or {}
-    names = [str(one.get("name") or "") for one in (first, *first.get("more", ()))]
     rows: set[str] = set()
-    known = True
-    for name in names:
-        teacher = RunFolder(run.path / str(record.get("runs", "..")) / name)
+    known = bool(record.teachers)
+    for used in record.teachers:
+        teacher = RunFolder(run.path / record.runs / used.name)
         try:
-            same = bool(name) and teacher.record.get("data") == record.get("data")
-            rows.update(teacher.read("split.json").get("train", []) if same else [])
+            same = teacher.record.data == record.data
+            rows.update(teacher.split.get("train", []) if same else [])
         except UserError:
             same = False
         known = known and same

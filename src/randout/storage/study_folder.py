@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import tomli_w
 
@@ -23,18 +23,25 @@ from randout.core.config import read_toml
 from randout.core.errors import UserError
 from randout.core.files import check_folder, portable, replace_text
 
-from .run_folder import RunFolder, locked, now
+from .record import parsed
+from .run_folder import RunFolder, locked
+from .study_record import FORMAT, Cell, ComparisonRecord, SearchRecord, StudyRecord, Trial
 
-FORMAT = 1
+S = TypeVar("S", bound=StudyRecord)
+KINDS: dict[str, type[ComparisonRecord | SearchRecord]] = {
+    "compare": ComparisonRecord,
+    "cv": ComparisonRecord,
+    "search": SearchRecord,
+}
 PATHS = ("source", "validation", "test", "unlabeled", "model", "more")  # settings that may be paths
 
 
 @dataclass
-class StudyFolder:
+class StudyFolder(Generic[S]):
     """The folder of a study. `record` is the content of `study.json`: change it in place, then call `save`."""
 
     path: Path
-    record: dict[str, Any] = field(default_factory=dict)
+    record: S
 
     @property
     def file(self) -> Path:
@@ -43,19 +50,20 @@ class StudyFolder:
 
     def save(self) -> None:
         """Write `record` to `study.json` atomically."""
-        replace_text(self.file, json.dumps(self.record, indent=1, ensure_ascii=False) + "\n")
+        replace_text(self.file, json.dumps(self.record.as_json(), indent=1, ensure_ascii=False) + "\n")
 
-    def run(self, entry: Mapping[str, Any]) -> RunFolder:
-        """Return the run of a cell or a trial."""
-        return RunFolder(Path(os.path.normpath(self.path / entry["run"])))
+    def run(self, entry: Cell | Trial) -> RunFolder:
+        """Return the run of a cell that was started, or of a trial."""
+        assert entry.run is not None
+        return RunFolder(Path(os.path.normpath(self.path / entry.run)))
 
     def place(self, run: Path) -> str:
         """Return the path of a run folder as the record stores it: relative to the study."""
         return os.path.relpath(run, self.path)
 
 
-def read_record(path: Path) -> StudyFolder:
-    """Read the record of a study. Raises UserError if there is none, or it has an unsupported format."""
+def read_record(path: Path) -> StudyFolder[ComparisonRecord | SearchRecord]:
+    """Read the record of a study. Raises UserError if there is none, it has an unsupported format, or a key is missing."""
     try:
         record = json.loads((path / "study.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -68,17 +76,20 @@ def read_record(path: Path) -> StudyFolder:
             f"{path}: the study folder has format {found}; this version reads format {FORMAT}. "
             "Use the version that wrote it, or run the study again."
         )
-    return StudyFolder(path, record)
+    kind = record.get("kind")
+    if kind not in KINDS:
+        raise UserError(f"{path}/study.json: kind {kind!r}; expected one of {', '.join(KINDS)}")
+    return StudyFolder(path, parsed(KINDS[kind], record, path / "study.json"))
 
 
 @contextmanager
 def opened(
     path: Path,
     asked: dict[str, Any],
-    fresh: dict[str, Any],
+    fresh: S,
     may_change: tuple[str, ...],
     filled: Callable[[dict[str, Any]], dict[str, Any]],
-) -> Iterator[StudyFolder]:
+) -> Iterator[StudyFolder[S]]:
     """Lock a study folder and resume it, or create it with the record `fresh`.
 
     asked: the request. may_change: keys of `asked` that may differ when a study is resumed. filled: adds the defaults of
@@ -89,16 +100,24 @@ def opened(
     with locked(path, "study; wait for it, or name another folder with -o"):
         text = tomli_w.dumps(_written(asked, path))
         if (path / "study.json").exists():
-            folder = read_record(path)
-            _refuse_changes(folder, asked, filled, may_change)
-            if folder.record["data"]["sha256"] != fresh["data"]["sha256"]:
+            record = read_record(path).record
+            _refuse_changes(path, asked, filled, may_change)
+            if record.data.sha256 != fresh.data.sha256:
                 raise UserError(f"{path}: the data changed since this study was started. Name another folder with -o")
-            _refuse_other_plugins(path, folder.record.get("plugins", {}), fresh.get("plugins", {}))
+            _refuse_other_plugins(path, record.plugins, fresh.plugins)
+            folder = StudyFolder(path, _of_kind(record, fresh, path))
         else:
-            folder = StudyFolder(path, {"format": FORMAT, "started": now(), "finished": None} | fresh)
+            folder = StudyFolder(path, fresh)
         replace_text(path / "study.toml", text)
         folder.save()
         yield folder
+
+
+def _of_kind(record: StudyRecord, fresh: S, path: Path) -> S:
+    """Return a record as one of the kind of `fresh`. Raises UserError if it is not."""
+    if not isinstance(record, type(fresh)):
+        raise UserError(f"{path}: contains a study of another kind ({record.kind}). Name another folder with -o")
+    return record
 
 
 def refuse_others(path: Path) -> None:
@@ -120,26 +139,23 @@ def _file_names(folder: Path) -> set[str]:
 
 
 def _refuse_changes(
-    folder: StudyFolder,
+    path: Path,
     asked: dict[str, Any],
     filled: Callable[[dict[str, Any]], dict[str, Any]],
     may_change: tuple[str, ...],
 ) -> None:
     """Raise UserError if the stored request of a study differs from the current one."""
-    file = folder.path / "study.toml"
+    file = path / "study.toml"
     try:
         was = filled(read_toml(file, "study"))
     except (UserError, ValueError, KeyError) as error:
         raise UserError(f"{file}: this study cannot be resumed ({error}). Name another folder with -o") from None
-    wanted, again = (
-        _as_written(asked, folder.path),
-        _as_written(was, folder.path),
-    )  # older versions stored paths unchanged
+    wanted, again = _as_written(asked, path), _as_written(was, path)  # older versions stored paths unchanged
     stored = _as_written(was, None)
     changed = [key for key in {**was, **asked} if wanted.get(key) not in (stored.get(key), again.get(key))]
     if changed := [key for key in changed if key not in may_change]:
         raise UserError(
-            f"{folder.path}: contains a study with other settings ({', '.join(changed)} differ). Name another folder with -o"
+            f"{path}: contains a study with other settings ({', '.join(changed)} differ). Name another folder with -o"
         )
 
 

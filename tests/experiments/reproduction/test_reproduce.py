@@ -86,7 +86,7 @@ def test_ours_are_the_scores_of_the_predictions(rhmd, asked, tmp_path):
     request = make_request("rhmd", "smoke", asked | {"data": {"source": rhmd}})
     blocks = carried_out(request, ["table 3", "table 5", "figure 2"], tmp_path)
     study = read_record(tmp_path / "out" / "table-3")
-    cell = next(cell for cell in study.record["cells"] if cell["arm"] == "randout-kd")
+    cell = next(cell for cell in study.record.cells if cell.arm == "randout-kd")
     table = parquet.read_table(study.run(cell).path / "predictions" / "test.parquet")
     true, made = (np.array(table[name].to_pylist()) for name in ("label", "prediction"))
     shown = {row[1]: float(row[3]) for row in blocks["Table 3"].rows if row[0] == "Randout-KD"}

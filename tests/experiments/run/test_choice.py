@@ -51,15 +51,15 @@ def judged(encoder: float, words: float, rows: int, groups: int | None = None, o
     ],
 )
 def test_the_rule(encoder: float, words: float, rows: int, overlap: bool, chosen: str) -> None:
-    found = judged(encoder, words, rows, overlap=overlap)
+    found = judged(encoder, words, rows, overlap=overlap).as_json()
     assert found["chosen"] == chosen
     assert found["difference"] == pytest.approx(words - encoder)
     assert (found["low90"] > -found["margin"] or found["difference"] >= 0) == (chosen == WORDS)
 
 
 def test_a_single_group_is_judged_by_the_scores_alone() -> None:
-    assert judged(0.8, 0.9, 50, groups=1)["chosen"] == WORDS
-    found = judged(0.9, 0.8, 50, groups=1)
+    assert judged(0.8, 0.9, 50, groups=1).chosen == WORDS
+    found = judged(0.9, 0.8, 50, groups=1).as_json()
     assert found["chosen"] == ENCODER
     assert "low90" not in found
 
@@ -108,7 +108,7 @@ def test_bag_of_words_that_is_not_worse_becomes_the_student(
     """The encoder learns nothing at its learning rate; 90 validation rows are too few, so folds decide."""
     table = toy_csv(600)
     result = train(table, tmp_path / "runs")
-    record = result.run.record
+    record = result.run.record.as_json()
     assert record["choice"]["chosen"] == WORDS
     assert (record["choice"]["by"], record["choice"]["rows"]) == ("cross-validation", 420)
     assert record["choice"][ENCODER]["name"] == found_locally
@@ -133,7 +133,7 @@ def test_bag_of_words_that_is_not_worse_becomes_the_student(
     code, out, _ = command("report", result.folder, "-o", tmp_path / "page")
     assert code == 0
     recipe = randout.train(recipe=result.folder / "run.toml", runs=tmp_path / "recipe")
-    assert recipe.run.record["fingerprint"] == record["fingerprint"]
+    assert recipe.run.record.fingerprint == record["fingerprint"]
     assert recipe.metrics["test"]["accuracy"] == result.metrics["test"]["accuracy"]
 
 
@@ -159,7 +159,7 @@ def test_an_encoder_that_is_better_stays_the_student_and_validation_rows_decide_
     assert code == 0, err
     result = pipeline.finished(next((tmp_path / "runs").glob("letters*")))
     assert result is not None
-    record = result.run.record
+    record = result.run.record.as_json()
     assert (record["choice"]["chosen"], record["choice"]["by"]) == (ENCODER, "validation")
     assert record["choice"]["rows"] == 210
     assert record["choice"][ENCODER]["score"] == result.metrics["validation"]["accuracy"] > 0.8
@@ -170,7 +170,7 @@ def test_an_encoder_that_is_better_stays_the_student_and_validation_rows_decide_
     code, _, err = command(*words)
     assert (code, "already trained" in err) == (0, True)
     alone = train(table, tmp_path / "alone", student=found_locally, settings={"epochs": 2, "learning_rate": 1e-3})
-    assert alone.run.record["fingerprint"] == record["fingerprint"]
+    assert alone.run.record.fingerprint == record["fingerprint"]
     assert alone.metrics["test"]["accuracy"] == result.metrics["test"]["accuracy"]
 
 
@@ -206,7 +206,9 @@ def test_a_stopped_choice_resumes_to_the_same_run(
     resumed = train(table, tmp_path / "runs", **asked)
     assert calls == 7
     same = ("choice", "fingerprint", "identity", "asked")
-    assert {key: resumed.run.record[key] for key in same} == {key: whole.run.record[key] for key in same}
+    assert {key: getattr(resumed.run.record, key) for key in same} == {
+        key: getattr(whole.run.record, key) for key in same
+    }
     assert resumed.metrics["test"] == whole.metrics["test"]
 
 
@@ -229,7 +231,7 @@ def test_the_choice_never_looks_at_test_rows(toy_csv: Callable[..., Path], tiny_
             "settings": {"student.alternative": "svm", "data.split_column": "split"},
         }
         result = train(table, tmp_path / "runs", **asked)
-        found.append((result.run.record["choice"], result.metrics["test"]["accuracy"]))
+        found.append((result.run.record.choice, result.metrics["test"]["accuracy"]))
     assert found[0][0] == found[1][0]
     assert found[0][1] != found[1][1]
 
@@ -241,8 +243,8 @@ def test_texts_without_words_leave_the_encoder(tiny_model: Any, tmp_path: Path) 
             "text,label\n" + "".join(f"{'ab'[at % 2]} {'cdefg'[at % 5]} {at % 7},{at % 2}\n" for at in range(140))
         )
     result = train(table, tmp_path / "runs", student=tiny_model("bert"), settings={"student.alternative": "svm"})
-    assert result.run.record["choice"]["chosen"] == ENCODER
-    assert "no word occurs in 1 of the" in result.run.record["choice"]["why"]
+    assert result.run.record.choice.chosen == ENCODER
+    assert "no word occurs in 1 of the" in result.run.record.choice.why
 
 
 def test_a_choice_with_a_teacher_is_made_on_validation(
@@ -251,7 +253,7 @@ def test_a_choice_with_a_teacher_is_made_on_validation(
     """A teacher has learned from the rows of every fold; it is no part of a run of the bag-of-words classifier."""
     asked = {"teacher": tiny_model("roberta"), "preset": "kd", "settings": {"student.alternative": "svm"}}
     result = train(toy_csv(240), tmp_path / "runs", student=tiny_model("bert"), **asked)
-    record = result.run.record
+    record = result.run.record.as_json()
     assert (record["choice"]["by"], record["choice"]["chosen"]) == ("validation", WORDS)
     assert record["identity"]["teacher"] is None
     assert "teacher" not in record

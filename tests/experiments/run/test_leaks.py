@@ -391,7 +391,7 @@ def test_finished_runs_are_compared_with_the_number_beside_the_score(
     metrics = json.loads((old / "metrics.json").read_text())
     del metrics["test"]["leaks"]
     (old / "metrics.json").write_text(json.dumps(metrics))
-    notes = compare_finished([plain.folder, old], "", asked)["result"]["notes"]
+    notes = compare_finished([plain.folder, old], "", asked).result.notes
     assert any("ce + kd learned from a teacher whose training rows are not recorded" in note for note in notes)
 
 
@@ -541,7 +541,7 @@ def test_rows_with_the_same_tokens_are_counted_and_scored_apart(asked: Any, tmp_
     assert any("3 test rows have the same tokens as a training row" in note for note in plan.notes)
     done = pipeline.execute(plan, Options(runs=tmp_path / "runs", show=Show(quiet=True)))
     assert done.metrics["test"]["without_copies"]["rows"] == 12
-    assert done.run.record["data_report"]["same_tokens"] == {"validation": 2, "test": 3}
+    assert done.run.record.data_report.same_tokens == {"validation": 2, "test": 3}
 
 
 def test_texts_alike_up_to_the_cut_have_the_same_tokens(asked: Any, tmp_path: Path) -> None:
@@ -637,8 +637,8 @@ def test_scoring_own_test_rows_from_a_file_opens_the_test_split(toy_csv: Any, tm
     assert json.loads(run("evaluate", "runs/w", some, "--json")[1])["test_rows"] == {"rows": 2, "of": 3, "openings": 1}
     (entry,) = runs.openings(tmp_path / "runs")
     record = RunFolder(folder).record
-    assert (entry["rows"], entry["fingerprint"]) == (record["rows"]["test"], record["fingerprint"])
-    assert (entry["by"], entry["scored"]) == ("evaluate FILE", 2)
+    assert (entry.rows, entry.fingerprint) == (record.rows["test"], record.fingerprint)
+    assert (entry.by, entry.scored) == ("evaluate FILE", 2)
     assert "\nTest split: scored with this model once.\n" in card.read_text()
     assert "test    not scored yet" not in run("runs", "show", "w")[1]
 
@@ -647,7 +647,7 @@ def test_scoring_own_test_rows_from_a_file_opens_the_test_split(toy_csv: Any, tm
     assert found in out
     assert f"{found} (2 times so far in this folder of runs)" in errors
     assert run("evaluate", "runs/w", "--split", "test")[0] == 0
-    assert [entry["by"] for entry in runs.openings(tmp_path / "runs")] == ["evaluate FILE", "evaluate FILE", "evaluate"]
+    assert [entry.by for entry in runs.openings(tmp_path / "runs")] == ["evaluate FILE", "evaluate FILE", "evaluate"]
     assert "\nTest split: scored with this model 3 times.\n" in card.read_text()
 
 

@@ -21,6 +21,7 @@ from randout.experiments.run import defaults, pipeline, planning
 from randout.experiments.run.reload import reload_plan
 from randout.methods.builtin import METHODS
 from randout.reporting.figures import score_lines
+from randout.storage.metrics_record import Scores
 from randout.storage.seen_rows import TRAINED, read_seen
 from randout.testing.models import toy_texts
 
@@ -85,8 +86,8 @@ def test_a_reader_of_the_scores_is_told(train_on: Runs) -> None:
     for refit in (True, False):
         metrics = train_on(PARTS, refit).metrics
         names = dict(enumerate(metrics["validation"]["per_class"]))
-        assert (told in score_lines(metrics["validation"], names)) is refit
-        assert told not in score_lines(metrics["test"], names)
+        assert (told in score_lines(Scores.model_validate(metrics["validation"]), names)) is refit
+        assert told not in score_lines(Scores.model_validate(metrics["test"]), names)
 
 
 def test_a_run_whose_data_was_moved_says_where_it_looked(train_on: Runs, tmp_path: Path) -> None:

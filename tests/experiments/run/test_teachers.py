@@ -29,7 +29,9 @@ from randout.experiments.study import comparison, spec
 from randout.experiments.study.finished_runs import _teacher_key
 from randout.methods.builtin import METHODS
 from randout.reporting.subjects import Model
+from randout.stats.metrics import score
 from randout.storage.run_folder import RunFolder
+from randout.storage.run_record import RunRecord
 
 SETTINGS = {"epochs": 1, "learning_rate": 2e-3, "precision": "float32", "batch_size": 16, "device": "cpu"}
 Tiny = Callable[[str], Path]
@@ -78,7 +80,7 @@ def test_two_teachers_end_to_end(asked: dict[str, Any], first: Path, tmp_path: P
     (other,) = taught.others
     beside = tmp_path / "runs" / other.name  # the bare encoder, fine-tuned by a run of its own
     assert "roberta" in other.name
-    assert RunFolder(beside).record["identity"]["methods"].keys() == {"ce"}
+    assert RunFolder(beside).record.identity.methods.keys() == {"ce"}
 
     classes = list(plan.dataset.id2label.values())
     assert classes == ["health", "money", "sport"]
@@ -91,10 +93,10 @@ def test_two_teachers_end_to_end(asked: dict[str, Any], first: Path, tmp_path: P
         assert torch.isnan(found.logits[plan.dataset.split["test"]]).all(), "of the test rows it was not asked"
     assert not torch.equal(taught.logits.nan_to_num(), other.logits.nan_to_num())
 
-    record = run.record["teacher"]
-    assert record["name"] == taught.name
-    assert [one["name"] for one in record["more"]] == [other.name]
-    assert record["more"][0]["validation_accuracy"] == other.validation["accuracy"]
+    record = run.record.teacher
+    assert record.name == taught.name
+    assert [one.name for one in record.more] == [other.name]
+    assert record.more[0].validation_accuracy == other.validation["accuracy"]
     assert stored_config(run).teacher.more == (other.name,), "a finished run names its teachers"
     assert str(tmp_path) not in (done.folder / "run.toml").read_text()
     assert reload_plan(run).config.methods["multi-teacher"]["weights"] == [1.0, 3.0]
@@ -111,7 +113,7 @@ def test_a_run_that_was_stopped_finds_its_teachers_again(asked: dict[str, Any], 
     options = Options(runs=place / "runs", deadline=1.0, show=Show(quiet=True))
     with pytest.raises(Stopped) as stopped:
         pipeline.execute(plan_of(asked), options)
-    fingerprint = stopped.value.run.record["fingerprint"]
+    fingerprint = stopped.value.run.record.fingerprint
     text = (stopped.value.run.path / "run.toml").read_text()
     assert tomllib.loads(text)["teacher"]["more"] == ["../../roberta"]
     moved = place.rename(tmp_path / "there")
@@ -256,10 +258,10 @@ def test_arms_that_learn_from_one_teacher_have_no_further_ones(asked: dict[str, 
     assert [tables[arm].model for arm in arms] == ["none", asked["teacher"]["model"], asked["teacher"]["model"]]
     assert [len(tables[arm].more) for arm in arms] == [0, 0, 1]
     folder = comparison.run_study(made, tmp_path / "study", Options(runs=tmp_path / "runs", show=Show(quiet=True)))
-    assert all(cell["state"] == "finished" for cell in folder.record["cells"])
-    runs = {cell["arm"]: folder.run(cell) for cell in folder.record["cells"]}
-    assert "more" not in runs["kd"].record["identity"]
-    assert len(runs["both"].record["identity"]["more"]) == 1
+    assert all(cell.state == "finished" for cell in folder.record.cells)
+    runs = {cell.arm: folder.run(cell) for cell in folder.record.cells}
+    assert "more" not in runs["kd"].record.identity.as_json()
+    assert len(runs["both"].record.identity.more) == 1
 
 
 def test_a_search_says_what_a_study_leaves_out(asked: dict[str, Any]) -> None:
@@ -271,17 +273,25 @@ def test_a_search_says_what_a_study_leaves_out(asked: dict[str, Any]) -> None:
         make_search(built, SearchTable(space={"kd.weight": [0.2, 0.4]}))
 
 
+def recorded(used: dict[str, Any] | None, **identity: Any) -> RunRecord:
+    """The record of a finished run. identity: of its teachers."""
+    known = {"data": {"sha256": "d", "labels": ["a", "b"]}, "split": {}, "student": {"weights": "w"}, "teacher": None}
+    known |= {"methods": {}, "train": {"seed": 1}} | identity
+    record = {"format": 1, "fingerprint": "f", "identity": known, "data": "d", "started": "", "teacher": used}
+    return RunRecord.model_validate(record)
+
+
 def test_arms_of_finished_runs_are_told_apart_by_all_their_teachers() -> None:
     def run(name: str, more: list[Any], names: list[str]) -> Any:
         teacher = {"name": name, "more": [{"name": one} for one in names]} if names else {"name": name}
-        return SimpleNamespace(record={"identity": {"teacher": "f", "more": more}, "teacher": teacher})
+        return SimpleNamespace(record=recorded(teacher, teacher="f", more=more))
 
     one, same = (run(f"t-s{seed}-12345678", ["g"], [f"u-s{seed}-abcdef01"]) for seed in (1, 2))
     assert _teacher_key(one) == _teacher_key(same) == ["t", "u"]
     assert _teacher_key(run("t-s1-12345678", ["g"], ["v-s1-abcdef01"])) != _teacher_key(one)
     there = {"model": "h", "max_length": "auto", "truncation": "head"}
     assert _teacher_key(run("t-s1-12345678", [there], ["anything"])) == ["t", there]
-    assert _teacher_key(run("t-s1-12345678", [], [])) == "t"
+    assert _teacher_key(run("t-s1-12345678", [], [])) == ["t"]
 
 
 def test_a_report_knows_all_teachers(asked: dict[str, Any], tmp_path: Path) -> None:
@@ -289,19 +299,21 @@ def test_a_report_knows_all_teachers(asked: dict[str, Any], tmp_path: Path) -> N
     from randout.reporting.checks import teacher_saw_held_out
     from randout.reporting.subjects import Arm, Subject
 
-    identity = {"teacher": {"model": "a"}, "more": ["b", {"model": "c"}], "methods": {}}
-    record = {"identity": identity, "data": "d", "teacher": {"name": "one", "more": [{"name": "two"}, {"name": "x"}]}}
+    used = {"name": "one", "more": [{"name": "two"}, {"name": "x"}]}
+    record = recorded(used, teacher={"model": "a"}, more=["b", {"model": "c"}])
     for name, rows in (("one", ["1"]), ("two", ["2", "3"])):
         folder = tmp_path / name
         folder.mkdir()
         (folder / "split.json").write_text(json.dumps({"train": rows}))
-        (folder / "run.json").write_text(json.dumps({"format": 1, "data": "d"}))
+        (folder / "run.json").write_text(json.dumps(recorded(None).as_json()))
     student = tmp_path / "student"
     student.mkdir()
     (student / "split.json").write_text(json.dumps({"validation": ["0"], "test": ["1", "2", "9"]}))
-    (student / "run.json").write_text(json.dumps(record | {"format": 1}))
-    (student / "metrics.json").write_text("{}")
-    model = Model("student", student, record, "", {}, {})
+    (student / "run.json").write_text(json.dumps(record.as_json()))
+    scores = score([0, 1], np.eye(2), {0: "a", 1: "b"})
+    (student / "metrics.json").write_text(json.dumps({"validation": scores}))
+    run = RunFolder(student)
+    model = Model("student", student, run.record, "", run.metrics, run.history)
     assert model.teachers == ["a", "b", "c"]
     subject = Subject("", "runs", (Arm("student", (model,)),), "student")
     found = {check.code: check.explanation for check in teacher_saw_held_out(subject)}

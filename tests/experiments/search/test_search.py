@@ -26,6 +26,7 @@ from randout.experiments.search.space import SearchTable
 from randout.methods.builtin import METHODS
 from randout.stats.verdicts import best_of
 from randout.storage import study_folder as record
+from randout.storage.study_record import Rung, SearchRecord, StudyData, Trial
 from randout.testing.models import build
 from randout.training import checkpoint
 from support import forked, training
@@ -103,7 +104,7 @@ def lasting(folder: Path) -> dict[str, Any]:
 
 
 def states(folder: record.StudyFolder) -> list[str]:
-    return [trial["state"] for trial in folder.record["trials"]]
+    return [trial.state for trial in folder.record.trials]
 
 
 def bombs(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
@@ -196,22 +197,22 @@ def test_the_time_limit_stops_in_mid_trial_and_the_search_goes_on(made, whole, d
 
 def test_halving_prunes_and_what_goes_on_is_a_full_training_bit_for_bit(made, whole, dataset, tmp_path):
     one, (_, folder) = made("plain", HALVING), whole(HALVING)
-    done = folder.record["trials"]
+    done = folder.record.trials
     assert sorted(states(folder)) == ["finished", "pruned", "pruned", "pruned"]
-    first = sorted(done, key=lambda trial: (-trial["rungs"][0][2], trial["number"]))
-    assert [len(trial["rungs"]) for trial in first[2:]] == [1, 1]
-    assert sorted(len(trial["rungs"]) for trial in first[:2]) == [2, 3]
-    assert [step for _, step, _ in done[folder.record["best"]]["rungs"]] == [1, 2, 4]
-    best = done[folder.record["best"]]
+    first = sorted(done, key=lambda trial: (-trial.rungs[0].value, trial.number))
+    assert [len(trial.rungs) for trial in first[2:]] == [1, 1]
+    assert sorted(len(trial.rungs) for trial in first[:2]) == [2, 3]
+    assert [step for _, step, _ in done[folder.record.best].rungs] == [1, 2, 4]
+    best = done[folder.record.best]
     alone = pipeline.execute(
-        planning.make(one.trial_config(best["settings"]), dataset),
+        planning.make(one.trial_config(best.settings), dataset),
         Options(runs=tmp_path / "alone", show=Show(quiet=True)),
     )
     ours, theirs = folder.run(best).model / "model.safetensors", alone.model_path / "model.safetensors"
     assert ours.read_bytes() == theirs.read_bytes()
-    assert best["value"] == alone.metrics["validation"]["accuracy"]
-    cut = folder.record["skipped"]
-    assert cut == {
+    assert best.value == alone.metrics["validation"]["accuracy"]
+    cut = folder.record.skipped
+    assert cut.as_json() == {
         "cells": 4,
         "tried": 4,
         "not_tried": 0,
@@ -227,11 +228,11 @@ def test_halving_prunes_and_what_goes_on_is_a_full_training_bit_for_bit(made, wh
 def test_halving_within_a_budget_takes_no_more(made, dataset, tmp_path):
     one = made("plain", HALVING | {"budget": 0.48}, epochs=3)
     folder = go(one, tmp_path / "s", dataset)
-    cut = folder.record["skipped"]
-    assert (cut["steps_of_all_cells"], states(folder).count("finished")) == (4 * 12, 1)
+    cut = folder.record.skipped
+    assert (cut.steps_of_all_cells, states(folder).count("finished")) == (4 * 12, 1)
     assert grid.rungs(4, 2, 0.48) == pytest.approx([0.23, 0.46, 1.0])  # 2 r + 2 r + 1 = 0.48 * 4
-    assert sorted(trial["step"] for trial in folder.record["trials"]) == [2, 2, 5, 12]
-    assert cut["steps"] <= 0.48 * cut["steps_of_all_cells"]
+    assert sorted(trial.step for trial in folder.record.trials) == [2, 2, 5, 12]
+    assert cut.steps <= 0.48 * cut.steps_of_all_cells
     small = made("plain", HALVING | {"budget": 0.2})
     with pytest.raises(UserError, match=r"search\.budget: 0\.2 of 4 trials is 0\.80 full trainings"):
         go(small, tmp_path / "small", dataset)
@@ -250,14 +251,14 @@ def test_a_look_at_chance_is_said(made, dataset, tmp_path, capsys):
 def test_what_chance_is():
     """Two standard errors above the largest class, worked out by hand: 0.6 + 2 sqrt(0.24 / 100) = 0.698."""
     labels = np.repeat([0, 1], [60, 40])
-    rungs = [[[0.5, 7, value]] for value in (0.4, 0.69)]
-    record = {"metric": "accuracy", "trials": [{"rungs": one} for one in rungs]}
+    tried = [Trial(number=at, settings={}, run="", rungs=[Rung(0.5, 7, value)]) for at, value in enumerate((0.4, 0.69))]
+    record = SearchRecord(kind="search", name="s", data=StudyData(sha256="d"), metric="accuracy", trials=tried)
     found = trials.at_chance(record, 0.5, labels)
     assert found is not None
     assert "after 50.0% of a training (7 steps) the best of 2 trials has a validation accuracy of 69.0%" in found
     assert trials.at_chance(record, 1.0, labels) is None
-    assert trials.at_chance(record | {"metric": "log_loss"}, 0.5, labels) is None
-    rungs[1][0][2] = 0.70
+    assert trials.at_chance(record.model_copy(update={"metric": "log_loss"}), 0.5, labels) is None
+    tried[1].rungs = [Rung(0.5, 7, 0.70)]
     assert trials.at_chance(record, 0.5, labels) is None
 
 
@@ -266,9 +267,9 @@ def test_keep_leaves_the_weights_that_it_says(made, dataset, tmp_path, keep, kep
     folder = go(made("plain", RATES | {"trials": 3, "keep": keep}), tmp_path / "s", dataset)
     models = list((tmp_path / "s").rglob("*.safetensors"))
     assert len(models) == kept
-    best = folder.run(folder.record["trials"][folder.record["best"]])
+    best = folder.run(folder.record.trials[folder.record.best])
     assert keep != "best" or models == [best.model / "model.safetensors"]
-    for trial in folder.record["trials"]:
+    for trial in folder.record.trials:
         there = {path.name for path in folder.run(trial).path.iterdir()}
         assert {"run.toml", "history.json", "metrics.json", "predictions"} <= there
         assert "checkpoint" not in there
@@ -279,8 +280,8 @@ def test_the_test_split_stays_closed_and_its_record_empty(whole):
     _, folder = whole(HALVING)
     assert not list(folder.path.parent.rglob("test.parquet"))
     assert not list(folder.path.parent.rglob("test-openings.jsonl"))
-    for trial in folder.record["trials"]:
-        if trial["state"] == "finished":
+    for trial in folder.record.trials:
+        if trial.state == "finished":
             assert list(folder.run(trial).read("metrics.json")) == ["validation", "warnings"]
 
 
@@ -290,7 +291,7 @@ def test_one_teacher_and_one_file_of_soft_labels_whatever_the_student_s_training
     assert states(folder) == ["finished"] * 4
     assert len(list((tmp_path / "runs").glob("*/run.json"))) == 1
     assert len(list((tmp_path / "runs" / "soft-labels").iterdir())) == 1
-    teachers = {folder.run(trial).record["identity"]["teacher"] for trial in folder.record["trials"]}
+    teachers = {folder.run(trial).record.identity.teacher for trial in folder.record.trials}
     assert len(teachers) == 1
     assert not list(tmp_path.rglob("test.parquet"))
 
@@ -320,19 +321,19 @@ def test_a_failed_trial_is_kept_with_its_error_and_tried_again(made, whole, data
     with monkeypatch.context() as patch:
         failing(patch, lambda plan, options: plan.config.train.learning_rate == 1e-3)
         folder = go(one, tmp_path / "s", dataset)
-        bad = next(t for t in folder.record["trials"] if t["settings"]["train.learning_rate"] == 1e-3)
-        assert (bad["state"], bad["value"]) == ("failed", None)
-        assert "nan at epoch 1" in bad["error"]
-        assert folder.record["skipped"]["failed"] == 1
-        assert folder.record["best"] not in (None, bad["number"])
-        assert any(f"trial {bad['number']} failed: loss ce" in line for line in trials.summary(folder))
+        bad = next(t for t in folder.record.trials if t.settings["train.learning_rate"] == 1e-3)
+        assert (bad.state, bad.value) == ("failed", None)
+        assert "nan at epoch 1" in bad.error
+        assert folder.record.skipped.failed == 1
+        assert folder.record.best not in (None, bad.number)
+        assert any(f"trial {bad.number} failed: loss ce" in line for line in trials.summary(folder))
         assert "tried again" in capsys.readouterr().err
         before = lasting(tmp_path / "s")
         go(one, tmp_path / "s", dataset)
         assert lasting(tmp_path / "s") == before  # it fails again, and the table is the same
     folder = go(one, tmp_path / "s", dataset)
     assert states(folder) == ["finished"] * 3
-    assert folder.record["trials"][bad["number"]]["error"] is None
+    assert folder.record.trials[bad.number].error is None
     assert lasting(tmp_path / "s") == whole(RATES | {"trials": 3})[0]
 
 
@@ -342,7 +343,7 @@ def test_a_trial_that_fails_after_a_rung_keeps_what_it_reached(made, dataset, tm
     folder = go(one, tmp_path / "s", dataset)
     before = lasting(tmp_path / "s")
     assert states(folder).count("failed") == 2
-    assert all([share for share, _, _ in trial["rungs"]] == [0.25] for trial in folder.record["trials"])
+    assert all([share for share, _, _ in trial.rungs] == [0.25] for trial in folder.record.trials)
     go(one, tmp_path / "s", dataset)
     assert lasting(tmp_path / "s") == before
 
@@ -350,10 +351,10 @@ def test_a_trial_that_fails_after_a_rung_keeps_what_it_reached(made, dataset, tm
 def test_a_loss_that_is_not_finite_fails_the_trial_alone(made, dataset, tmp_path):
     table = {"space": {"learning_rate": [1e-3, 1e38], "adam_epsilon": [1e-38]}}
     folder = go(made("plain", table, epochs=2, warmup_ratio=0.0, max_grad_norm=0.0), tmp_path / "s", dataset)
-    by_rate = {trial["settings"]["train.learning_rate"]: trial for trial in folder.record["trials"]}
-    assert by_rate[1e38]["state"] == "failed"
-    assert "is nan" in by_rate[1e38]["error"] or "is inf" in by_rate[1e38]["error"]
-    assert by_rate[1e-3]["state"] == "finished"
+    by_rate = {trial.settings["train.learning_rate"]: trial for trial in folder.record.trials}
+    assert by_rate[1e38].state == "failed"
+    assert "is nan" in by_rate[1e38].error or "is inf" in by_rate[1e38].error
+    assert by_rate[1e-3].state == "finished"
 
 
 @pytest.mark.parametrize(
@@ -403,12 +404,12 @@ def test_tpe_is_a_function_of_the_trials_before(made, dataset, tmp_path, monkeyp
     assert at > 3
     fuse["left"] = float("inf")
     assert lasting(tmp_path / "killed") == lasting(tmp_path / "whole")
-    rates = [trial["settings"]["train.learning_rate"] for trial in whole.record["trials"]]
+    rates = [trial.settings["train.learning_rate"] for trial in whole.record.trials]
     assert len(set(rates)) == 4
     assert all(1e-4 <= rate <= 5e-3 for rate in rates)
-    assert whole.record["grid"] is None
+    assert whole.record.grid is None
     other = go(made("plain", TPE | {"seed": 1, "trials": 1}), tmp_path / "other", dataset)
-    assert other.record["trials"][0]["settings"]["train.learning_rate"] != rates[0]
+    assert other.record.trials[0].settings["train.learning_rate"] != rates[0]
 
 
 def test_a_proposal_that_cannot_run_is_a_failed_trial_and_the_search_goes_on(made, dataset, tmp_path, monkeypatch):
@@ -423,28 +424,28 @@ def test_a_proposal_that_cannot_run_is_a_failed_trial_and_the_search_goes_on(mad
     table = {"space": {"learning_rate": [1e-4, 1e-3, 2e-3], "batch_size": [16, 32]}, "sampler": "tpe", "trials": 6}
     folder = go(made("plain", table), tmp_path / "s", dataset)
     assert set(states(folder)) == {"failed", "finished"}
-    assert {trial["error"] for trial in folder.record["trials"]} == {None, "these two do not go together"}
+    assert {trial.error for trial in folder.record.trials} == {None, "these two do not go together"}
 
 
 def test_equal_proposals_share_a_run(made, dataset, tmp_path):
     table = {"space": {"learning_rate": [1e-3, 2e-3]}, "sampler": "tpe", "trials": 5, "halving": 2}
     folder = go(made("plain", table), tmp_path / "s", dataset)
-    done = folder.record["trials"]
-    copies = [trial for trial in done if "same_as" in trial]
+    done = folder.record.trials
+    copies = [trial for trial in done if trial.same_as is not None]
     assert len(done) == 5
     assert len(copies) >= 3
     for trial in copies:
-        first = done[trial["same_as"]]
-        assert trial["run"] == first["run"]
-        assert (trial["settings"], trial["value"], trial["rungs"]) == (
-            first["settings"],
-            first["value"],
-            first["rungs"],
+        first = done[trial.same_as]
+        assert trial.run == first.run
+        assert (trial.settings, trial.value, trial.rungs) == (
+            first.settings,
+            first.value,
+            first.rungs,
         )
     assert len(list((tmp_path / "s" / "trials").iterdir())) == 5 - len(copies)
-    cut = folder.record["skipped"]
-    assert cut["steps"] == sum(trial["step"] for trial in done if "same_as" not in trial)
-    assert cut["not_tried"] == 2 - (5 - len(copies))
+    cut = folder.record.skipped
+    assert cut.steps == sum(trial.step for trial in done if trial.same_as is None)
+    assert cut.not_tried == 2 - (5 - len(copies))
     before = lasting(tmp_path / "s")
     go(made("plain", table), tmp_path / "s", dataset)
     assert lasting(tmp_path / "s") == before
@@ -454,21 +455,21 @@ def test_optimism_is_best_of_the_trials_validation_predictions(whole):
     _, folder = whole(RATES | {"trials": 3})
     tables = [
         parquet.read_table(folder.run(trial).path / "predictions" / "validation.parquet")
-        for trial in folder.record["trials"]
+        for trial in folder.record.trials
     ]
     right = [[a == b for a, b in zip(t["label"].to_pylist(), t["prediction"].to_pylist(), strict=True)] for t in tables]
     expected = best_of(np.array(right), tables[0]["group"].to_numpy())
-    found = folder.record["optimism"]
-    assert found["apparent"] == expected.apparent == folder.record["trials"][folder.record["best"]]["value"]
-    assert (found["optimism"], found["corrected"], found["trials"]) == (expected.optimism, expected.corrected, 3)
-    assert expected.chosen == folder.record["best"]
+    found = folder.record.optimism
+    assert found.apparent == expected.apparent == folder.record.trials[folder.record.best].value
+    assert (found.optimism, found.corrected, found.trials) == (expected.optimism, expected.corrected, 3)
+    assert expected.chosen == folder.record.best
 
 
 def test_other_metrics_choose_by_it_and_leave_the_optimism_out(made, dataset, tmp_path):
     folder = go(made("plain", RATES | {"trials": 2}, metric="log_loss"), tmp_path / "s", dataset)
-    values = [trial["value"] for trial in folder.record["trials"]]
-    assert folder.record["best"] == int(np.argmin(values))
-    assert "optimism" not in folder.record
+    values = [trial.value for trial in folder.record.trials]
+    assert folder.record.best == int(np.argmin(values))
+    assert folder.record.optimism is None
     assert any("accuracy only" in line for line in trials.summary(folder))
 
 
@@ -587,7 +588,7 @@ def test_a_search_where_all_fails_says_so_and_ends_with_1(run, tiny_model, toy_c
 def test_grid_cells_of_a_search_are_those_of_its_seed(made, dataset, tmp_path):
     folder = go(made("plain", RATES | {"trials": 2, "seed": 3}), tmp_path / "s", dataset)
     expected, _ = grid.cells({"train.learning_rate": RATES["space"]["learning_rate"]}, 2, 3)
-    assert [trial["settings"] for trial in folder.record["trials"]] == expected
+    assert [trial.settings for trial in folder.record.trials] == expected
 
 
 @pytest.mark.parametrize("table", [RATES | {"trials": 2}, HALVING], ids=["last validation", "rung"])

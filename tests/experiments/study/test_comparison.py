@@ -70,7 +70,7 @@ def lasting(folder: Path) -> dict[str, Any]:
 
 
 def runs_of(folder: study_folder.StudyFolder, arm: str) -> list[RunFolder]:
-    return [folder.run(cell) for cell in folder.record["cells"] if cell["arm"] == arm]
+    return [folder.run(cell) for cell in folder.record.cells if cell.arm == arm]
 
 
 def predictions_of(run: RunFolder) -> Any:
@@ -121,7 +121,7 @@ def as_json(value: Any) -> Any:
 
 def test_the_result_is_that_of_predictions_compared_by_hand(finished):
     plain, kd = runs_of(finished, "plain"), runs_of(finished, "kd")
-    assert [run.record["identity"]["train"]["seed"] for run in plain + kd] == [1, 2, 1, 2]
+    assert [run.record.identity.train.seed for run in plain + kd] == [1, 2, 1, 2]
     tables = {"plain": [predictions_of(run) for run in plain], "kd": [predictions_of(run) for run in kd]}
     first = tables["plain"][0]
     code = {name: at for at, name in enumerate(["health", "money", "sport"])}
@@ -132,19 +132,19 @@ def test_the_result_is_that_of_predictions_compared_by_hand(finished):
         "plain",
         3,
     )
-    result = finished.record["result"]
-    assert as_json(result["rows"]) == as_json(results.as_result(expected, "", [])["rows"])
-    assert result["head"] == "2 of 2 seeds"
-    assert "nothing was tuned" in result["notes"][-1]
-    assert finished.record["finished"]
+    result = finished.record.result
+    assert result.as_json()["rows"] == results.as_result(expected, "", [], {}).as_json()["rows"]
+    assert result.head == "2 of 2 seeds"
+    assert "nothing was tuned" in result.notes[-1]
+    assert finished.record.finished
     for run, values in zip(plain, expected[0].values, strict=True):
-        assert run.read("metrics.json")["test"]["accuracy"] == pytest.approx(values)
+        assert run.metrics.test.accuracy == pytest.approx(values)
 
 
 def test_seeds_vary_the_teacher_and_arms_share_it(finished):
-    teachers = [run.record["identity"]["teacher"] for run in runs_of(finished, "kd")]
+    teachers = [run.record.identity.teacher for run in runs_of(finished, "kd")]
     assert len(set(teachers)) == 2
-    assert [run.record["identity"]["teacher"] for run in runs_of(finished, "plain")] == [None, None]
+    assert [run.record.identity.teacher for run in runs_of(finished, "plain")] == [None, None]
 
 
 def test_killed_anywhere_and_started_again_it_ends_in_the_same_result(made, finished, tmp_path, monkeypatch):
@@ -174,8 +174,8 @@ def test_killed_anywhere_and_started_again_it_ends_in_the_same_result(made, fini
                 break
             except Killed:
                 if (tmp_path / "s" / "study.json").exists():
-                    result = study_folder.read_record(tmp_path / "s").record["result"]
-                    heads.append(result["head"] if result else None)
+                    result = study_folder.read_record(tmp_path / "s").record.result
+                    heads.append(result.head if result else None)
     assert at > 5
     assert lasting(tmp_path / "s") == lasting(finished.path)
     assert "1 of 2 seeds" in heads
@@ -199,9 +199,9 @@ def test_a_prefix_is_balanced_and_a_time_limit_goes_on(made, finished, tmp_path,
     with pytest.raises(Stopped):
         go(made(), tmp_path / "s")
     half = study_folder.read_record(tmp_path / "s").record
-    assert half["result"]["head"] == "1 of 2 seeds"
-    assert {row["name"]: len(row["values"]) for row in half["result"]["rows"]} == {"plain": 1, "kd": 1}
-    assert half["finished"] is None
+    assert half.result.head == "1 of 2 seeds"
+    assert {row.name: len(row.values) for row in half.result.rows} == {"plain": 1, "kd": 1}
+    assert half.finished is None
     stop_at[0] = 99
     done = go(made(), tmp_path / "s")
     assert lasting(done.path) == lasting(finished.path)
@@ -212,20 +212,18 @@ def test_adding_seeds_goes_on_and_nothing_is_trained_twice(made, copied, monkeyp
     trained = counted_trainings(monkeypatch)
     again = go(made(), copied)
     assert trained == []
-    assert again.record["result"]["head"] == "2 of 2 seeds"
+    assert again.record.result.head == "2 of 2 seeds"
     more = go(made(seeds=[1, 2, 3]), copied)
-    assert more.record["result"]["head"] == "3 of 3 seeds"
+    assert more.record.result.head == "3 of 3 seeds"
     assert len(trained) == 3  # two students and a teacher
     elsewhere = go(made(name="t"), copied.parent / "t")  # another study of the same runs finds them
     assert len(trained) == 3
-    assert [row["values"] for row in elsewhere.record["result"]["rows"]] == [
-        row["values"] for row in again.record["result"]["rows"]
-    ]
+    assert [row.values for row in elsewhere.record.result.rows] == [row.values for row in again.record.result.rows]
 
 
 def test_a_run_that_was_deleted_is_trained_again(made, copied, finished, monkeypatch):
     folder = study_folder.read_record(copied)
-    shutil.rmtree(folder.run(folder.record["cells"][-1]).path)
+    shutil.rmtree(folder.run(folder.record.cells[-1]).path)
     trained = counted_trainings(monkeypatch)
     again = go(made(), copied)
     assert len(trained) == 1
@@ -250,12 +248,12 @@ def test_a_failed_run_is_kept_said_and_tried_again(made, finished, tmp_path, mon
     with monkeypatch.context() as patch:
         failing(patch, lambda plan: plan.config.train.seed == 1 and "kd" in plan.config.methods)
         folder = go(made(), tmp_path / "s")
-    result = folder.record["result"]
-    assert result["head"] == "1 of 2 seeds"
-    assert "failed, and their units are left out: seed 1 kd" in result["notes"]
-    assert folder.record["finished"] is None
-    bad = next(cell for cell in folder.record["cells"] if cell["state"] == "failed")
-    assert "nan at epoch 1" in bad["error"]
+    result = folder.record.result
+    assert result.head == "1 of 2 seeds"
+    assert "failed, and their units are left out: seed 1 kd" in result.notes
+    assert folder.record.finished is None
+    bad = next(cell for cell in folder.record.cells if cell.state == "failed")
+    assert "nan at epoch 1" in bad.error
     assert "tried again" in capsys.readouterr().err
     assert lasting(go(made(), tmp_path / "s").path) == lasting(finished.path)
 
@@ -287,18 +285,18 @@ def test_arms_on_other_data_are_refused(made, tmp_path, toy_csv):
 def test_tuning_chooses_on_validation_at_the_first_seed_and_counts_its_trials(made, tmp_path):
     tuning = {"space": {"learning_rate": [1e-5, 4e-3], "kd.weight": [0.5]}}
     folder = go(made(tuning=tuning), tmp_path / "s")
-    tuned = folder.record["tuning"]
+    tuned = folder.record.tuning
     assert set(tuned) == {"plain-seed-1", "kd-seed-1"}
-    assert folder.record["result"]["notes"][-1].endswith("opened: plain 2, kd 2")
+    assert folder.record.result.notes[-1].endswith("opened: plain 2, kd 2")
     for arm in ARMS:
         entry = tuned[f"{arm}-seed-1"]
         search = study_folder.read_record(tmp_path / "s" / "tuning" / f"{arm}-seed-1").record
-        assert entry["settings"] == search["trials"][search["best"]]["settings"]
+        assert entry.settings == search.trials[search.best].settings
         for run in runs_of(folder, arm):
-            assert run.record["identity"]["train"]["learning_rate"] == entry["settings"]["train.learning_rate"]
-    assert "kd.weight" not in tuned["plain-seed-1"]["settings"]
+            assert run.record.identity.train.learning_rate == entry.settings["train.learning_rate"]
+    assert "kd.weight" not in tuned["plain-seed-1"].settings
     assert not list((tmp_path / "s" / "tuning").rglob("test.parquet"))
-    assert len({run.record["identity"]["teacher"] for run in runs_of(folder, "kd")}) == 2  # of two seeds
+    assert len({run.record.identity.teacher for run in runs_of(folder, "kd")}) == 2  # of two seeds
     with pytest.raises(UserError, match=r"tuned at seed 1\. Keep that seed first"):
         go(made(tuning=tuning, seeds=[2, 3]), tmp_path / "s")
 
@@ -313,19 +311,19 @@ def five(base, tmp_path_factory):
 
 def teachers_of(folder: study_folder.StudyFolder) -> dict[str, RunFolder]:
     """By fold, the run of the teacher that the student of the arm kd learned from."""
-    known = {run.record["fingerprint"]: run for run in map(RunFolder, (folder.path.parent / "runs").glob("*/"))
+    known = {run.record.fingerprint: run for run in map(RunFolder, (folder.path.parent / "runs").glob("*/"))
              if run.exists}  # fmt: skip
-    cells = [cell for cell in folder.record["cells"] if cell["arm"] == "kd"]
-    return {cell["unit"]: known[folder.run(cell).record["identity"]["teacher"]] for cell in cells}
+    cells = [cell for cell in folder.record.cells if cell.arm == "kd"]
+    return {cell.unit: known[folder.run(cell).record.identity.teacher] for cell in cells}
 
 
 def leaks(folder: study_folder.StudyFolder) -> dict[str, set[str]]:
     """By fold, the test rows that the fold's teacher was trained or validated on."""
     found = {}
-    for cell in folder.record["cells"]:
-        if cell["arm"] == "kd":
-            taught = teachers_of(folder)[cell["unit"]].read("split.json")
-            found[cell["unit"]] = set(folder.run(cell).read("split.json")["test"]) & {
+    for cell in folder.record.cells:
+        if cell.arm == "kd":
+            taught = teachers_of(folder)[cell.unit].read("split.json")
+            found[cell.unit] = set(folder.run(cell).read("split.json")["test"]) & {
                 *taught["train"],
                 *taught["validation"],
             }
@@ -366,19 +364,19 @@ def _reading_anew(make):
 
 
 def test_nested_search_stays_inside_each_fold(five):
-    assert set(five.record["tuning"]) == {f"kd-fold-{fold}" for fold in range(1, 6)}
+    assert set(five.record.tuning) == {f"kd-fold-{fold}" for fold in range(1, 6)}
     for fold in range(1, 6):
         search = study_folder.read_record(five.path / "tuning" / f"kd-fold-{fold}")
-        run = next(r for r, c in ((five.run(c), c) for c in five.record["cells"]) if c["unit"] == f"fold {fold}")
+        run = next(r for r, c in ((five.run(c), c) for c in five.record.cells) if c.unit == f"fold {fold}")
         held = set(run.read("split.json")["test"])
-        for trial in search.record["trials"]:
+        for trial in search.record.trials:
             split = search.run(trial).read("split.json")
             assert held == set(split["test"])
             assert held.isdisjoint([*split["train"], *split["validation"]])
             scored = parquet.read_table(search.run(trial).path / "predictions" / "validation.parquet")
             assert set(scored["row"].to_pylist()) == set(split["validation"])
     assert not list((five.path / "tuning").rglob("test.parquet"))
-    notes = five.record["result"]["notes"]
+    notes = five.record.result.notes
     assert "validation trials before the test split was opened: plain 0, kd 5" in notes
     assert not any("optimistic" in note for note in notes)
 
@@ -409,7 +407,7 @@ def test_a_nested_cross_validation_killed_anywhere_ends_in_the_same_result(five,
 
 
 def test_folds_are_compared_as_by_hand(five):
-    values = {arm: [r.read("metrics.json")["test"]["accuracy"] for r in runs_of(five, arm)] for arm in ARMS}
+    values = {arm: [r.metrics.test.accuracy for r in runs_of(five, arm)] for arm in ARMS}
     sizes = [run.read("split.json") for run in runs_of(five, "plain")]
     expected = compare_folds(
         {arm: np.array(each) for arm, each in values.items()},
@@ -417,8 +415,8 @@ def test_folds_are_compared_as_by_hand(five):
         np.array([len(split["test"]) for split in sizes]),
         "plain",
     )
-    found = five.record["result"]
-    assert found["head"] == "5 of 5 folds"
+    found = five.record.result
+    assert found.head == "5 of 5 folds"
     for row, other in zip(results.rows_of(found), expected, strict=True):
         assert (row.name, row.words, row.estimand) == (other.name, other.words, other.estimand)
         assert row.values == pytest.approx(other.values)
@@ -429,10 +427,10 @@ def test_folds_are_compared_as_by_hand(five):
 def test_the_paper_s_protocol_tunes_once_and_says_that_it_is_optimistic(base, tmp_path):
     tables = {"base": base, "arms": {"plain": ARMS["plain"]}, "folds": 5, "protocol": "paper", "name": "cv"}
     folder = go(make_study(tables | {"tuning": {"space": {"batch_size": [16, 32]}}}), tmp_path / "cv")
-    assert set(folder.record["tuning"]) == {"plain-ordinary-split"}
-    assert any("optimistic" in note for note in folder.record["result"]["notes"])
-    chosen = folder.record["tuning"]["plain-ordinary-split"]["settings"]["train.batch_size"]
-    assert {run.record["identity"]["train"]["batch_size"] for run in runs_of(folder, "plain")} == {chosen}
+    assert set(folder.record.tuning) == {"plain-ordinary-split"}
+    assert any("optimistic" in note for note in folder.record.result.notes)
+    chosen = folder.record.tuning["plain-ordinary-split"].settings["train.batch_size"]
+    assert {run.record.identity.train.batch_size for run in runs_of(folder, "plain")} == {chosen}
     trial = RunFolder(tmp_path / "cv" / "tuning" / "plain-ordinary-split" / "trials" / "0000")
     ordinary = load(base["data"]["source"])
     assert set(trial.read("split.json")["test"]) == {ordinary.row_ids[row] for row in ordinary.split["test"]}
@@ -480,18 +478,18 @@ def trained(base, folder: Path, preset: str, seed: int, **tables: Any) -> Path:
 def test_finished_runs_are_arms_by_settings_and_seeds(finished, made):
     plain, kd = ([run.path for run in runs_of(finished, arm)] for arm in ARMS)
     found = compare_finished([plain[0], kd[1], plain[1], kd[0]], "", made())
-    assert found["baseline"] == "ce"
-    assert found["units"] == ["seed 1", "seed 2"]
-    assert found["arms"] == ["ce", "ce + kd"]
-    ours, theirs = found["result"]["rows"], finished.record["result"]["rows"]
+    assert found.baseline == "ce"
+    assert found.units == ["seed 1", "seed 2"]
+    assert found.arms == ["ce", "ce + kd"]
+    ours, theirs = found.result.rows, finished.record.result.rows
     for one, other in zip(ours, theirs, strict=True):
         for key in ("value", "low", "high", "words", "adjusted_p", "estimand"):
-            assert one[key] == other[key]
-        assert list(one["values"]) == list(other["values"])
+            assert getattr(one, key) == getattr(other, key)
+        assert one.values == other.values
     for name in (str(kd[0]), kd[1].name, "ce + kd"):
-        assert compare_finished([*plain, *kd], name, made())["baseline"] == "ce + kd"
+        assert compare_finished([*plain, *kd], name, made()).baseline == "ce + kd"
     single = compare_finished([plain[0], kd[0]], "", made())
-    assert single["result"]["head"] == "1 seed per recipe"
+    assert single.result.head == "1 seed per recipe"
 
 
 def test_runs_that_cannot_be_compared_are_refused(finished, made, base, tmp_path, toy_csv):
@@ -528,7 +526,8 @@ def test_broken_and_half_written_runs_are_refused(copied, made):
     for change, reason in (
         ({"finished": None}, "this run is not finished"),
         ({"format": 0}, "the run folder has format 0; this version reads format 1"),
-        ({"identity": None}, "lacks the run's identity"),
+        ({"identity": None}, "run.json: the key identity has an unexpected value, None"),
+        ({"identity": about["identity"] | {"train": {}}}, "run.json: expected the key identity.train.seed"),
     ):
         record_file.write_text(json.dumps(about | change))
         with pytest.raises(UserError, match=reason):

@@ -24,6 +24,7 @@ from randout.reporting import report
 from randout.reporting.workflow_figure import workflow_picture
 from randout.stats.verdicts import fold_interval
 from randout.storage.study_folder import StudyFolder
+from randout.storage.study_record import ComparisonRecord
 
 from .budgets import Request, reasons, search_of, study_of
 from .side_by_side import TEXT_COLUMNS, Measured, ResultTable, comparison_row, measured_of, reason_marks, score_header
@@ -58,13 +59,13 @@ def _study(request: Request, item: str, folder: Path, options: Options) -> list[
     done = run_study(study, where, replace(options, show=options.show.within()))
     scores = read_scores(done)
     place = "Table 4" if item == "table 4" else item.capitalize()
-    units = f"{len(scores.units)} of {len(done.record['units'])} seeds"
+    units = f"{len(scores.units)} of {len(done.record.units)} seeds"
     if item == "figure 2":
         return [_confusion(scores, units, str(where), labels_of(done))]
     rows, notes, numbers = [], [f"measured: {units}, interval over seeds and texts"], []
     known_reasons: dict[str, str] = {}
     names = {"teacher": "pubmedbert" if request.dataset == "coda19" else "roberta-large"}
-    for arm in done.record["arms"]:
+    for arm in done.record.arms:
         known = paper().find(place, request.dataset, names.get(arm, arm))
         why = reason_marks(reasons(request, arm), known_reasons)
         for number in known:
@@ -77,9 +78,8 @@ def _study(request: Request, item: str, folder: Path, options: Options) -> list[
     return [ResultTable(title, score_header(), rows, notes, str(where), TEXT_COLUMNS)]
 
 
-def labels_of(done: StudyFolder) -> list[str]:
-    first = next(cell for cell in done.record["cells"] if cell["state"] == "finished")
-    return done.run(first).labels
+def labels_of(done: StudyFolder[ComparisonRecord]) -> list[str]:
+    return done.run(done.record.cells_in("finished")[0]).labels
 
 
 def _confusion(scores: StudyPredictions, units: str, where: str, labels: Sequence[str]) -> ResultTable:
@@ -164,19 +164,18 @@ def _noise(request: Request, figure: str, folder: Path, options: Options) -> Res
     done = run_search(search, where, replace(options, show=options.show.within()))
     drawn = report([where], folder / f"{where.name}-report", formats="html,png")[0]
     rows = []
-    trials = [t for t in done.record["trials"] if t["state"] == "finished" and t["value"] is not None]
+    trials = [(t, t.value) for t in done.record.trials if t.state == "finished" and t.value is not None]
     published = [best for best in paper().best if best.dataset == request.dataset]
     for best in published:
-        own = [t for t in trials if t["settings"].get(paper().settings["lambda"]) == best.lam]
+        own = [(t, value) for t, value in trials if t.settings.get(paper().settings["lambda"]) == best.lam]
         cells = ["", "", ""]
         if own:
-            top = max(own, key=lambda t: (t["value"], -t["number"]))
-            cells = [str(top["settings"][f"randout.{key}"]) for key in ("tokens", "units")]
-            cells.append(f"{100 * top['value']:.2f}")
+            top, value = max(own, key=lambda pair: (pair[1], -pair[0].number))
+            cells = [str(top.settings[f"randout.{key}"]) for key in ("tokens", "units")]
+            cells.append(f"{100 * value:.2f}")
         rows.append([f"{best.lam}{' (best)' if best.overall else ''}", str(best.tokens), str(best.units), *cells])
     notes = [
-        f"{len(trials)} full trials of {done.record['grid']} cells"
-        f" ({len(done.record['trials'])} tried); drawn: {drawn}",
+        f"{len(trials)} full trials of {done.record.grid} cells ({len(done.record.trials)} tried); drawn: {drawn}",
     ]
     why = reasons(request, "randout-kd")
     if why:
@@ -205,13 +204,13 @@ def _cross_validation(request: Request, folder: Path, options: Options) -> Resul
     for number in numbers:
         measured = None
         if number.model == "randout-kd" and len(scores.units) >= 5:
-            values = np.array([row[number.metric] for row in by_fold])
+            values = np.array([row.value(number.metric) for row in by_fold])
             sizes = np.unique(np.concatenate(scores.groups), return_counts=True)[1]
             measured = Measured(*fold_interval(values, np.array(scores.train_rows), tests, group_sizes=sizes))
         name = paper().names[number.model]
         rows.append(comparison_row(number, measured, why, name))
     notes = [
-        f"measured: {len(scores.units)} of {len(done.record['units'])} folds, each with its own teacher; macro averages, "
+        f"measured: {len(scores.units)} of {len(done.record.units)} folds, each with its own teacher; macro averages, "
         "mean over folds, Nadeau and Bengio's interval",
         "hyperparameters are the best of the paper's single split, as in its protocol, so these scores are optimistic",
     ]

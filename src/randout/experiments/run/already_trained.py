@@ -91,19 +91,17 @@ def find_finished(
     for path in [out] if out is not None else sorted(one.parent for one in runs.glob("*/run.json")):
         try:
             run = RunFolder(path)
-            if not run.finished or run.record.get("request") != request:
+            if not run.finished or run.record.request != request:
                 continue
-            metrics = run.read("metrics.json")
+            metrics = run.metrics
         except UserError:
             continue
-        if out is None and not path.name.endswith(str(run.record["fingerprint"])[:8]):  # trained with -o
+        if out is None and not path.name.endswith(run.record.fingerprint[:8]):  # trained with -o
             continue
         test = config.output.test and "test" in dataset.split
         unfinished = (run.checkpoint, path / "refit", path / "choice")
-        left = (
-            any(one.exists() for one in unfinished) or any(path.glob("*.partial")) or (test and "test" not in metrics)
-        )
-        if not left and name in ("", run.record.get("name", "")):
+        left = any(one.exists() for one in unfinished) or any(path.glob("*.partial")) or (test and metrics.test is None)
+        if not left and name in ("", run.record.name):
             return Result(run, metrics, False)
     return None
 

@@ -22,6 +22,7 @@ from randout.reporting.figures import ENCODER, WORDS, choice_lines
 from randout.stats import diagnostics
 from randout.stats.metrics import confusion, rates
 from randout.storage.run_folder import RunFolder
+from randout.storage.run_record import Candidate, RunRecord, StudentChoice
 
 from .options import Options
 from .plan import FOLDS, Plan, TeacherOutputs, TrainedStudent
@@ -49,24 +50,26 @@ def train_chosen(
             trained[kind] = one.student.train(one, run, teacher if one.has_teacher else None, options)
         return trained[kind]
 
-    choice = run.record.get("choice")
+    choice = run.record.choice
     if choice is None:
         choice = _choose_by_folds(plan, run, options) if plan.chooses_by_folds else None
         choice = choice or _choose_by_validation(plan, train_kind)
-        run.write("run.json", run.record | {"choice": choice})
+        record = run.record
+        record.choice = choice
+        run.write("run.json", record.as_json())
     for line in choice_lines(choice):
         options.show.say(line)
-    return plans[choice["chosen"]], train_kind(choice["chosen"])
+    return plans[choice.chosen], train_kind(choice.chosen)
 
 
-def chosen_plan(plan: Plan, record: Mapping[str, Any]) -> Plan:
+def chosen_plan(plan: Plan, record: RunRecord) -> Plan:
     """Return the plan of the student that a run's record says was chosen; the plan itself if there was no choice."""
-    if plan.alternative is None or "choice" not in record:
+    if plan.alternative is None or record.choice is None:
         return plan
-    return plan.alternative if record["choice"]["chosen"] == WORDS else without_alternative(plan)
+    return plan.alternative if record.choice.chosen == WORDS else without_alternative(plan)
 
 
-def _choose_by_validation(plan: Plan, train_kind: Any) -> dict[str, Any]:
+def _choose_by_validation(plan: Plan, train_kind: Any) -> StudentChoice:
     """Choose on the validation rows. train_kind: trains the student of a kind, "encoder" or "words"."""
     rows = plan.dataset.split["validation"]
     made = {ENCODER: train_kind(ENCODER).logits(rows, lambda done: None).argmax(1)}
@@ -77,7 +80,7 @@ def _choose_by_validation(plan: Plan, train_kind: Any) -> dict[str, Any]:
     return judged(plan, rows, made, "validation")
 
 
-def _choose_by_folds(plan: Plan, run: RunFolder, options: Options) -> dict[str, Any] | None:
+def _choose_by_folds(plan: Plan, run: RunFolder, options: Options) -> StudentChoice | None:
     """Choose by cross-validation on the training rows; each finished fold is stored.
 
     Returns None if the rows cannot be split into folds.
@@ -124,7 +127,7 @@ def _predicted(plan: Plan, run: RunFolder, rows: np.ndarray, options: Options) -
     return found
 
 
-def judged(plan: Plan, rows: np.ndarray, made: Mapping[str, np.ndarray], by: str) -> dict[str, Any]:
+def judged(plan: Plan, rows: np.ndarray, made: Mapping[str, np.ndarray], by: str) -> StudentChoice:
     """Return the choice as it is recorded. made: (n,) predicted classes of each kind, for `rows` of the dataset."""
     labels, groups = plan.dataset.labels[rows], plan.dataset.groups[rows]
     classes = int(max(len(plan.dataset.id2label), labels.max() + 1))  # labels without a training row come last
@@ -133,23 +136,21 @@ def judged(plan: Plan, rows: np.ndarray, made: Mapping[str, np.ndarray], by: str
     pair = diagnostics.compared(labels, made[ENCODER], made[WORDS], groups, classes, metric)
     difference = scores[WORDS] - scores[ENCODER]
     words = difference >= 0 or (pair is not None and pair.low90 > -MARGIN)
-    found: dict[str, Any] = {
-        "chosen": WORDS if words else ENCODER,
-        "by": by,
-        "rows": len(rows),
-        "metric": metric,
-        "margin": MARGIN,
-        ENCODER: {"name": plan.student.label, "score": scores[ENCODER]},
-        WORDS: {"name": plan.config.student.alternative, "score": scores[WORDS]},
-        "difference": difference,
-    }
-    return found if pair is None else found | {"low90": pair.low90, "high90": pair.high90}
+    found = StudentChoice(
+        chosen=WORDS if words else ENCODER,
+        by=by,
+        rows=len(rows),
+        metric=metric,
+        margin=MARGIN,
+        encoder=Candidate(name=plan.student.label, score=scores[ENCODER]),
+        words=Candidate(name=plan.config.student.alternative, score=scores[WORDS]),
+        difference=difference,
+    )
+    if pair is not None:
+        found.low90, found.high90 = pair.low90, pair.high90
+    return found
 
 
-def _only_encoder(plan: Plan, why: str) -> dict[str, Any]:
-    return {
-        "chosen": ENCODER,
-        "why": why,
-        ENCODER: {"name": plan.student.label},
-        WORDS: {"name": plan.config.student.alternative},
-    }
+def _only_encoder(plan: Plan, why: str) -> StudentChoice:
+    encoder, words = plan.student.label, plan.config.student.alternative
+    return StudentChoice(chosen=ENCODER, why=why, encoder=Candidate(name=encoder), words=Candidate(name=words))

@@ -75,9 +75,9 @@ def _rows_of(source: Source, dataset: Dataset) -> SeenRows:
 
 def _rows_by_id(run: RunFolder, dataset: Dataset) -> SeenRows:
     """Return the training rows of a run of an earlier version, by row number, if it used the same file; else nothing."""
-    if run.record["data"] not in (dataset.sha256, dataset.labelled_sha256):
+    if run.record.data not in (dataset.sha256, dataset.labelled_sha256):
         return merged([])
-    return rows_by_id(run.read("split.json"), dataset.row_ids, dataset.hashes)
+    return rows_by_id(run.split, dataset.row_ids, dataset.hashes)
 
 
 def rows_by_id(split: dict[str, list[str]], row_ids: Sequence[str], hashes: Any) -> SeenRows:

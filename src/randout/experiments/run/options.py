@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from randout.core.console import Show
 from randout.storage.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from randout.storage.metrics_record import Metrics
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,16 @@ class Options:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run. metrics: the content of `metrics.json`. new: whether it was trained now, not found finished."""
+    """A finished run. scores: the content of `metrics.json`. new: whether it was trained now, not found finished."""
 
     run: RunFolder
-    metrics: dict[str, Any]
+    scores: Metrics
     new: bool
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The metrics by split, and the list `warnings`, as in `metrics.json`."""
+        return self.scores.as_json()
 
     @property
     def folder(self) -> Path:
@@ -62,7 +70,7 @@ class Result:
 def finished(path: Path) -> Result | None:
     """Return the finished run at `path`, or None if there is none."""
     run = RunFolder(path)
-    return Result(run, run.read("metrics.json"), False) if run.finished else None
+    return Result(run, run.metrics, False) if run.finished else None
 
 
 class Stopped(Exception):

@@ -19,7 +19,19 @@ from randout.core.files import portable, replace_text
 from randout.core.terminal import Terminated
 from randout.methods.registry import Origin
 from randout.storage import run_folder
+from randout.storage.metrics_record import Metrics, Scores
 from randout.storage.run_folder import RunFolder
+from randout.storage.run_record import (
+    FORMAT,
+    DataReport,
+    Identity,
+    RunRecord,
+    ShownAs,
+    Size,
+    Sizes,
+    UsedTeacher,
+    UsedTeachers,
+)
 from randout.storage.seen_rows import FILE as SEEN_ROWS
 from randout.storage.seen_rows import read_seen, write_seen
 
@@ -49,7 +61,7 @@ def execute(plan: Plan, options: Options) -> Result:
         run.finished and not run_folder.is_writable(run.path) and not _test_to_open(run, plan)
     ):  # another user's, or archived
         options.show.say(f"already trained: {run.path}")
-        return Result(run, run.read("metrics.json"), False)
+        return Result(run, run.metrics, False)
     with run.lock():
         if run.finished:
             _store_options(run, options)
@@ -57,7 +69,7 @@ def execute(plan: Plan, options: Options) -> Result:
             options.show.say(f"already trained: {run.path}")
             if _test_to_open(run, plan):
                 return Result(run, open_test(run, plan, options.show), False)
-            return Result(run, run.read("metrics.json"), False)
+            return Result(run, run.metrics, False)
         for note in plan.notes:
             options.show.say(note)
         _check_methods_early(plan, options)
@@ -80,7 +92,7 @@ def execute(plan: Plan, options: Options) -> Result:
 
 def _test_to_open(run: RunFolder, plan: Plan) -> bool:
     """Return whether test scores of a finished run are requested but not computed yet."""
-    return plan.config.output.test and "test" in plan.dataset.split and "test" not in run.read("metrics.json")
+    return plan.config.output.test and "test" in plan.dataset.split and run.metrics.test is None
 
 
 def _check_methods_early(plan: Plan, options: Options) -> None:
@@ -107,8 +119,9 @@ def _run_folder(plan: Plan, options: Options) -> RunFolder:
     run = RunFolder(path)
     if run.exists:
         record = run.record
-        if plan.fingerprint not in (record["fingerprint"], record.get("asked")):
-            parts = [name for name, value in plan.identity.items() if record["identity"].get(name) != value]
+        if plan.fingerprint not in (record.fingerprint, record.asked):
+            was = record.identity.as_json()
+            parts = [name for name, value in plan.identity.items() if was.get(name) != value]
             what = (
                 "a run on different data, or the data has changed since"
                 if "data" in parts
@@ -126,11 +139,11 @@ def _run_folder(plan: Plan, options: Options) -> RunFolder:
     return run
 
 
-def _changed_origins(plan: Plan, record: dict[str, Any]) -> str:
+def _changed_origins(plan: Plan, record: RunRecord) -> str:
     """List the plugin methods whose version or origin differs from the one that the run started with."""
     found = []
     for name, origin in plan.origins.items():
-        was = Origin(**record.get("plugins", {}).get(name, {}))
+        was = Origin(**record.plugins.get(name, {}))
         if was.identity != origin.identity:
             found.append(f"methods.{name} came from the {was}, and {origin.differs_from(was)}")
     return "; ".join(found)
@@ -167,28 +180,27 @@ def _begin_record(run: RunFolder, plan: Plan, options: Options) -> None:
     rows = plan.dataset.row_ids
     run.write("split.json", {name: [rows[i] for i in index] for name, index in plan.dataset.split.items()})
     command = [re.sub(r"(^|[:=])/[^:=]*/", r"\1", word) for word in sys.argv]  # without directories of this machine
-    record = {
-        "format": run_folder.FORMAT,
-        "fingerprint": plan.fingerprint,
-        "identity": plan.identity,
-        "command": command,
-    }
-    record |= {
-        "environment": environment(plan),
-        "data": plan.dataset.sha256,
-        "started": run_folder.now(),
-        "finished": None,
-    }
-    record |= {"labelled_data": plan.dataset.labelled_sha256}
-    if plan.origins:
-        record["plugins"] = {name: origin.recorded for name, origin in plan.origins.items()}
-    record["rows"] = {name: rows_sha256(plan, name) for name in leaks.HELD_OUT if name in plan.dataset.split}
     same_tokens = {name: len(rows) for name, rows in plan.token_copies.items()}
-    record["data_report"] = plan.dataset.report.counts() | {"same_tokens": same_tokens}
-    record["shown_as"] = _shown_as(plan)
-    record["runs"] = os.path.relpath(options.runs, folder)  # the folder of teachers and soft labels
-    record |= {"left_out": list(plan.left_out)} if plan.left_out else {}
-    run.write("run.json", record)
+    record = RunRecord(
+        format=FORMAT,
+        fingerprint=plan.fingerprint,
+        identity=Identity.model_validate(plan.identity),
+        command=command,
+        environment=environment(plan),
+        data=plan.dataset.sha256,
+        started=run_folder.now(),
+        finished=None,
+        labelled_data=plan.dataset.labelled_sha256,
+        rows={name: rows_sha256(plan, name) for name in leaks.HELD_OUT if name in plan.dataset.split},
+        data_report=DataReport.model_validate(plan.dataset.report.counts() | {"same_tokens": same_tokens}),
+        shown_as=_shown_as(plan),
+        runs=os.path.relpath(options.runs, folder),  # the folder of teachers and soft labels
+    )
+    if plan.origins:
+        record.plugins = {name: origin.recorded for name, origin in plan.origins.items()}
+    if plan.left_out:
+        record.left_out = list(plan.left_out)
+    run.write("run.json", record.as_json())
 
 
 def _record_choice(run: RunFolder, plan: Plan, chosen: Plan) -> None:
@@ -196,60 +208,74 @@ def _record_choice(run: RunFolder, plan: Plan, chosen: Plan) -> None:
 
     The key `asked` keeps the fingerprint of the plan that left the choice open.
     """
-    record = run.record | {"fingerprint": chosen.fingerprint, "identity": chosen.identity, "asked": plan.fingerprint}
+    stored = run.record.as_json()
     if not chosen.left_out:
-        record.pop("left_out", None)
+        stored.pop("left_out", None)
     write_seen(run.path, leaks.seen_by(chosen))
-    run.write("run.json", record | {"data": chosen.dataset.sha256, "shown_as": _shown_as(chosen)})
+    record = RunRecord.model_validate(stored)
+    record.fingerprint, record.identity = chosen.fingerprint, Identity.model_validate(chosen.identity)
+    record.asked, record.data, record.shown_as = plan.fingerprint, chosen.dataset.sha256, _shown_as(chosen)
+    run.write("run.json", record.as_json())
 
 
-def _shown_as(plan: Plan) -> dict[str, str]:
+def _shown_as(plan: Plan) -> ShownAs:
     """Return the readable names for what the identity holds only as digests, for `run_names`."""
     data = plan.config.data
-    fold = {"fold": f"fold {data.fold} of {data.folds}"} if data.folds else {}
-    return {"data": plan.dataset.name, "student": plan.student.label, **fold}
+    found = ShownAs(data=plan.dataset.name, student=plan.student.label)
+    if data.folds:
+        found.fold = f"fold {data.fold} of {data.folds}"
+    return found
 
 
 def _store_options(run: RunFolder, options: Options) -> None:
     """Store the requested name, which also renames a finished run, and the digest of the command."""
     record = run.record
-    given = {key: value for key, value in (("name", options.name), ("request", options.request)) if value}
-    if any(record.get(key) != value for key, value in given.items()):
-        run.write("run.json", record | given)
+    changed = False
+    if options.name and options.name != record.name:
+        record.name, changed = options.name, True
+    if options.request and options.request != record.request:
+        record.request, changed = options.request, True
+    if changed:
+        run.write("run.json", record.as_json())
 
 
 def _finish(
     plan: Plan, run: RunFolder, trained: TrainedStudent, teacher: TeacherOutputs | None, options: Options
-) -> dict[str, Any]:
+) -> Metrics:
     """Score the best weights in float32, as the saved model runs, then write the model, the metrics and the record."""
-    metrics: dict[str, Any] = {"validation": score_split(trained.logits, plan, "validation", run, options.show)}
     show = options.show
+    metrics = Metrics(validation=score_split(trained.logits, plan, "validation", run, show))
     final = trained
     if plan.config.train.refit is True:
-        metrics["validation"]["before_refit"] = True
+        metrics.validation.before_refit = True
         final = refitted(plan, run, teacher, options)
     if plan.config.output.test and "test" in plan.dataset.split:
-        metrics["test"] = score_test(final.logits, plan, run, show, "train")
+        metrics.test = score_test(final.logits, plan, run, show, "train")
     run.write("history.json", trained.history)
-    sizes = _compare_with_teacher(plan, trained, teacher, metrics["validation"]) if teacher else {}
-    metrics["warnings"] = teacher_warnings(plan, metrics["validation"], teacher, run)
-    metrics = diagnose(plan, run, metrics, trained.history)
-    final.save(run.model, model_card(plan, metrics, teacher.name if teacher else "", run.record.get("choice")))
+    sizes = _compare_with_teacher(plan, trained, teacher, metrics.validation) if teacher else None
+    metrics.warnings = teacher_warnings(plan, metrics.validation, teacher, run)
+    diagnose(plan, run, metrics, trained.history)
+    final.save(run.model, model_card(plan, metrics, teacher.name if teacher else "", run.record.choice))
     if seen := read_seen(run.path):
         write_seen(run.model, seen)
-    run.write("metrics.json", metrics)
-    extra = dict(trained.about)
-    if teacher is not None:
-        first, *others = (
-            {"name": one.name, "validation_accuracy": one.validation["accuracy"]} for one in (teacher, *teacher.others)
-        )
-        extra["teacher"] = first | ({"more": others} if others else {})
-        extra["sizes"] = sizes
-    run.write("run.json", run.record | extra | {"finished": run_folder.now()})
+    run.write("metrics.json", metrics.as_json())
+    record = RunRecord.model_validate(run.record.as_json() | trained.about)
+    if teacher is not None and sizes is not None:
+        record.teacher, record.sizes = _used_teachers(teacher), sizes
+    record.finished = run_folder.now()
+    run.write("run.json", record.as_json())
     more = [other.name for other in teacher.others] if teacher else []
     _write_config(run, plan, _student_name(plan, run.path), teacher.name if teacher else "none", more)
     clean(run)
     return metrics
+
+
+def _used_teachers(teacher: TeacherOutputs) -> UsedTeachers:
+    """Return the teachers as `run.json` records them."""
+    found = UsedTeachers(name=teacher.name, validation_accuracy=teacher.validation["accuracy"])
+    if teacher.others:
+        found.more = [UsedTeacher(name=o.name, validation_accuracy=o.validation["accuracy"]) for o in teacher.others]
+    return found
 
 
 def refitted(plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, options: Options) -> TrainedStudent:
@@ -262,17 +288,16 @@ def refitted(plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, options
     return whole.student.train(whole, folder, teacher, replace(options, pause_at=None))
 
 
-def _compare_with_teacher(
-    plan: Plan, trained: TrainedStudent, teacher: TeacherOutputs, metrics: dict[str, Any]
-) -> dict[str, Any]:
+def _compare_with_teacher(plan: Plan, trained: TrainedStudent, teacher: TeacherOutputs, metrics: Scores) -> Sizes:
     """Add the comparison with the teacher to the validation `metrics`; return the sizes and speeds of both models."""
     held = plan.dataset.split["validation"]
 
     def logits(rows: np.ndarray) -> np.ndarray:
         return trained.logits(rows, lambda done: None)
 
-    metrics["teacher"] = teacher_gap(plan, logits(held), teacher.logits[held].numpy())
-    return {"student": trained.size | {"texts_per_second": texts_per_second(logits, held)}, "teacher": teacher.about}
+    metrics.teacher = teacher_gap(plan, logits(held), teacher.logits[held].numpy())
+    own = trained.size | {"texts_per_second": texts_per_second(logits, held)}
+    return Sizes(student=Size.model_validate(own), teacher=Size.model_validate(teacher.about))
 
 
 def clean(run: RunFolder) -> None:

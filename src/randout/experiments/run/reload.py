@@ -30,7 +30,7 @@ def reload_plan(run: RunFolder) -> Plan:
             f"{run.path}: the data of this run is not at {place}. If the run or the data was moved, move it back, or "
             f"evaluate on the file itself: randout evaluate {shell_path(run.path)} FILE"
         ) from None
-    was, now = run.record["identity"], data_identity(dataset)
+    was, now = run.record.identity.as_json(), data_identity(dataset)
     if differs := [what for what in now["data"] if now["data"][what] != was["data"][what]]:
         other = "the sha256 differs" if "sha256" in differs else f"different {' and '.join(differs)}"
         raise UserError(f"{config.data.source}: this is not the data that the run was trained on ({other})")
@@ -38,7 +38,7 @@ def reload_plan(run: RunFolder) -> Plan:
         raise UserError(f"{config.data.source}: the rows are split differently than when the run was trained")
     student = baseline or EncoderStudent(find(str(run.path)))
     copies = student.token_copies(config.student, dataset)
-    return Plan(config, dataset, (), student, identity=run.record["identity"], token_copies=copies)
+    return Plan(config, dataset, (), student, identity=was, token_copies=copies)
 
 
 def truncation_of(source: Source) -> str:

@@ -66,7 +66,7 @@ def recipe_tables(path: Path) -> dict[str, Any]:
         resolve_places(tables, path.parent)
     run, teacher = RunFolder(path.parent), tables.get("teacher")
     if path.name == "run.toml" and run.exists and isinstance(teacher, dict):
-        place = path.parent / run.record.get("runs", ".") / str(teacher.get("model", ""))
+        place = path.parent / run.record.runs / str(teacher.get("model", ""))
         if teacher.get("model") and (place / "run.toml").exists():
             teacher["model"] = os.path.normpath(place.absolute())
     return tables
@@ -93,7 +93,7 @@ def stored_config(run: RunFolder, to_train: bool = False) -> Config:
 
 def check_origins(run: RunFolder) -> None:
     """Raise UserError if a plugin method is missing or is not the version that the run started with."""
-    for name, recorded in run.record.get("plugins", {}).items():
+    for name, recorded in run.record.plugins.items():
         was = Origin(**recorded)
         where = f"{run.path}: methods.{name} comes from the {was}"
         if name not in METHODS:

@@ -91,7 +91,7 @@ def trained_columns(name: str) -> dict[str, str]:
     name: a run's folder, or its model folder.
     """
     run = run_of(name)
-    found = run.record.get("identity", {}).get("data", {}).get("columns", {}) if run is not None else {}
+    found = run.record.identity.data.columns if run is not None else {}
     return {what: found[what] for what in ("text", "label") if found.get(what)}
 
 

@@ -30,8 +30,10 @@ from randout.stats import diagnostics
 from randout.stats.metrics import log_probabilities, score
 from randout.stats.paired import Comparison, compare_models
 from randout.storage import run_folder
+from randout.storage.metrics_record import Leaks, Metrics, Scores, TestRows
 from randout.storage.predictions import Predictions, read_predictions, write_predictions
 from randout.storage.run_folder import RunFolder
+from randout.storage.run_record import StudentChoice
 from randout.storage.seen_rows import SeenRows, in_words, leaked, merged, read_seen, seen_in
 
 from . import leaks
@@ -47,7 +49,7 @@ from .saved_model import (
     trained_columns,
 )
 from .soft_labels import output_names
-from .warnings import SPLITS, diagnose, of_file, of_run
+from .warnings import diagnose, of_file, of_run
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -57,48 +59,49 @@ TASK = "text-classification"  # its name on the Hugging Face Hub
 PLACEHOLDER = re.compile(r"LABEL_\d+")  # the name that transformers gives an unnamed output
 
 
-def score_split(logits_of: RowLogits, plan: Plan, name: str, run: RunFolder, show: Show) -> dict[str, Any]:
+def score_split(logits_of: RowLogits, plan: Plan, name: str, run: RunFolder, show: Show) -> Scores:
     """Return metrics of one split with intervals, in float32; write its predictions and a confusion matrix image."""
     dataset, rows = plan.dataset, plan.dataset.split[name]
     with show.bar(f"scoring {name}", len(rows)) as advance:
         logits = logits_of(rows, lambda count: advance(count, ""))
     labels = dataset.labels[rows]
-    metrics = score(labels, logits, dataset.id2label, dataset.groups[rows], unseen=dataset.unseen)
+    found = score(labels, logits, dataset.id2label, dataset.groups[rows], unseen=dataset.unseen)
+    scores = Scores.model_validate(found)
     none = np.zeros(0, np.int64)
     copied = np.isin(rows, [*dataset.report.leaked.get(name, none), *plan.token_copies.get(name, none)])
     leaking = _leaks(plan, name, run)
 
-    def without(unwanted: np.ndarray) -> dict[str, Any]:
+    def without(unwanted: np.ndarray) -> Scores:
         rest = ~unwanted
         groups = dataset.groups[rows][rest]
-        return score(labels[rest], logits[rest], dataset.id2label, groups, unseen=dataset.unseen)
+        return Scores.model_validate(score(labels[rest], logits[rest], dataset.id2label, groups, unseen=dataset.unseen))
 
     learnt = labels < len(dataset.id2label)
     if copied.any() and learnt[~copied].any():
-        metrics["without_copies"] = without(copied)
+        scores.without_copies = without(copied)
     elif copied.all():
         show.warn(
             f"all {len(rows):,} {name} rows have a copy in the training split, so {name} scores measure memorization"
         )
     if leaking is not None:
-        metrics["leaks"], which = leaking
+        scores.leaks, which = leaking
         if which.any() and learnt[~which].any():
-            metrics["without_leaks"] = without(which)
+            scores.without_leaks = without(which)
     texts = [dataset.texts[row] for row in rows] if plan.config.output.keep_texts else None
     row_ids = [dataset.row_ids[row] for row in rows]
     write_predictions(
         run.predictions(name), Predictions(dataset.names, row_ids, dataset.groups[rows], labels, logits, texts)
     )
     figures.confusion_picture(
-        metrics["confusion_matrix"],
-        dict(enumerate(metrics["per_class"])),
+        scores.confusion_matrix,
+        dict(enumerate(scores.per_class)),
         run.path / f"confusion-{name}.png",
         f"{run.path.name}: {name}",
     )
-    return metrics
+    return scores
 
 
-def _leaks(plan: Plan, name: str, run: RunFolder) -> tuple[dict[str, Any], np.ndarray] | None:
+def _leaks(plan: Plan, name: str, run: RunFolder) -> tuple[Leaks, np.ndarray] | None:
     """Return how many rows of a held-out split the ancestors of a run have seen, by role, and which were trained on (n,).
 
     Returns None if there are none, or if the run is of a version that did not record them.
@@ -110,7 +113,7 @@ def _leaks(plan: Plan, name: str, run: RunFolder) -> tuple[dict[str, Any], np.nd
     counts, which = leaks.count_seen(seen, plan.dataset, name), leaked(seen, hashes)[1]
     if not counts:
         return None
-    return {"rows": int(which.sum()), "of": len(hashes), "roles": counts}, which
+    return Leaks(rows=int(which.sum()), of=len(hashes), roles=counts), which
 
 
 def compare_runs(found: dict[str, RunFolder], baseline: str, split: str = "test") -> list[Comparison]:
@@ -129,7 +132,7 @@ def compare_runs(found: dict[str, RunFolder], baseline: str, split: str = "test"
     return compare_models(first.labels, logits, baseline, first.groups, len(first.names), outputs=outputs)
 
 
-def score_test(logits_of: RowLogits, plan: Plan, run: RunFolder, show: Show, by: str) -> dict[str, Any]:
+def score_test(logits_of: RowLogits, plan: Plan, run: RunFolder, show: Show, by: str) -> Scores:
     """Score the test split and return its metrics; the opening is recorded first."""
     times = run_folder.record_opening(run, rows_sha256(plan, "test"), "test", by)
     show.say(f"scoring the test split ({_times_scored(times)})")
@@ -150,7 +153,7 @@ def rows_sha256(plan: Plan, split: str) -> str:
 
 def open_test(
     run: RunFolder, plan: Plan, show: Show, by: str = "evaluate", allow_leaks: bool = False, device: str = "cpu"
-) -> dict[str, Any]:
+) -> Metrics:
     """Score a finished run's saved model on its own test split, and record the opening.
 
     Raises LeakError before the opening if the run's teacher or starting model has seen test rows, unless allow_leaks or
@@ -158,7 +161,7 @@ def open_test(
     """
     seen = read_seen(run.path)
     if seen is None:
-        if run.record["identity"].get("teacher"):
+        if run.record.identity.teacher:
             show.say(
                 "leaks: this run is of a version that did not record the training rows of its teacher, so the teacher may "
                 "have seen test rows"
@@ -168,16 +171,16 @@ def open_test(
         if leaks.any_trained_on(counts) and not (allow_leaks or plan.config.output.allow_leaks):
             raise leaks.LeakError(leaks.refusal_message(found))
         show.warn(f"{found}, so test scores will be too high")
-    before = run.read("metrics.json")
+    before, metrics = run.metrics, run.metrics
     logits_of = load_classifier(str(run.path), device).row_logits(plan.dataset)
-    metrics = before | {"test": score_test(logits_of, plan, run, show, by)}
-    metrics = diagnose(plan, run, metrics, run.read("history.json"))
-    run.write("metrics.json", metrics)
+    metrics.test = score_test(logits_of, plan, run, show, by)
+    diagnose(plan, run, metrics, run.read("history.json"))
+    run.write("metrics.json", metrics.as_json())
     _update_card(plan, run, before, metrics, show)
     return metrics
 
 
-def _update_card(plan: Plan, run: RunFolder, before: dict[str, Any], metrics: dict[str, Any], show: Show) -> None:
+def _update_card(plan: Plan, run: RunFolder, before: Metrics, metrics: Metrics, show: Show) -> None:
     """Replace the scores and warnings in the model card; the rest of it may be the user's and is not changed."""
     card = run.model / "README.md"
     old, new = ("\n".join(_scores_table(found)) for found in (before, metrics))
@@ -189,7 +192,7 @@ def _update_card(plan: Plan, run: RunFolder, before: dict[str, Any], metrics: di
     _update_openings(run)
 
 
-def _with_head_scores(text: str, before: dict[str, Any], metrics: dict[str, Any]) -> str:
+def _with_head_scores(text: str, before: Metrics, metrics: Metrics) -> str:
     """Return a model card with the scores in its head replaced, unless they were edited or removed."""
     from huggingface_hub import ModelCard
 
@@ -220,13 +223,13 @@ def _openings_line(times: int) -> str:
     return f"Test split: scored with this model {'once' if times == 1 else f'{times:,} times'}."
 
 
-def model_card(plan: Plan, metrics: dict[str, Any], teacher: str, choice: Mapping[str, Any] | None = None) -> str:
+def model_card(plan: Plan, metrics: Metrics, teacher: str, choice: StudentChoice | None = None) -> str:
     """Return the README.md of the model folder; it is the same for the same training.
 
     choice: the record of the choice of the student, if there was one.
     """
     about = ["", *figures.choice_lines(choice)] if choice else []
-    scores = [_openings_line(int("test" in metrics)), ""] if "test" in plan.dataset.split else []
+    scores = [_openings_line(int(metrics.test is not None)), ""] if "test" in plan.dataset.split else []
     scores += _scores_table(metrics)
     classifier, source = chosen(plan.config), plan.student.source
     if classifier is not None:
@@ -281,7 +284,7 @@ def _own_usage() -> list[str]:
     return ["```python", *lines, 'print(model.predict(["A text to classify."]))', "```"]
 
 
-def _head_and_title(title: str, plan: Plan, metrics: dict[str, Any], library: str | None) -> list[str]:
+def _head_and_title(title: str, plan: Plan, metrics: Metrics, library: str | None) -> list[str]:
     """Return the start of a model card: its head in YAML with the scores, which the Hugging Face Hub shows, and its title.
 
     library: the one that loads the model; None: only randout.
@@ -299,7 +302,7 @@ def _head_and_title(title: str, plan: Plan, metrics: dict[str, Any], library: st
     return ["---", str(head), "---", "", f"# {title}", ""]
 
 
-def _eval_results(metrics: dict[str, Any], dataset_type: str, dataset_name: str) -> list[EvalResult]:
+def _eval_results(metrics: Metrics, dataset_type: str, dataset_name: str) -> list[EvalResult]:
     """Return the scores of all scored splits. dataset_type: the dataset on the Hugging Face Hub, or its name elsewhere."""
     from huggingface_hub import EvalResult
 
@@ -311,17 +314,16 @@ def _eval_results(metrics: dict[str, Any], dataset_type: str, dataset_name: str)
             dataset_name=dataset_name,
             dataset_split=split,
             metric_type=kind,
-            metric_value=round(metrics[split][key], 4),
+            metric_value=round(scores.value(key), 4),
             metric_name=title,
             metric_args=settings,
         )
-        for split in SPLITS
-        if split in metrics
+        for split, scores in metrics.splits.items()
         for key, kind, title, settings in kinds
     ]
 
 
-def _baseline_card(plan: Plan, classifier: Classifier, metrics: dict[str, Any]) -> list[str]:
+def _baseline_card(plan: Plan, classifier: Classifier, metrics: Metrics) -> list[str]:
     settings = json.dumps(classifier.model_dump(mode="json"))
     title = f"{classifier.name} ({classifier.summary}) trained on {plan.dataset.name}"
     lines = _head_and_title(title, plan, metrics, None)
@@ -333,24 +335,19 @@ def _baseline_card(plan: Plan, classifier: Classifier, metrics: dict[str, Any]) 
     return [*lines, "", *_own_usage()]
 
 
-def _scores_table(metrics: dict[str, Any]) -> list[str]:
+def _scores_table(metrics: Metrics) -> list[str]:
     lines = ["| split | rows | accuracy | 95 % interval | macro F1 |", "|---|---|---|---|---|"]
-    for name in (split for split in SPLITS if split in metrics):
-        found = metrics[name]
-        between = (
-            "{:.4f} to {:.4f}".format(*found["intervals"]["accuracy"]) if found.get("intervals") else "not available"
-        )
-        lines.append(f"| {name} | {found['rows']} | {found['accuracy']:.4f} | {between} | {found['macro_f1']:.4f} |")
-        if "baseline" in found:
-            base = found["baseline"]
-            lines.append(
-                f"| {name}, {base['name']} | {found['rows']} | {base['accuracy']:.4f} | | {base['macro_f1']:.4f} |"
-            )
-    for name in (split for split in SPLITS if "leaks" in metrics.get(split, {})):
-        leak = metrics[name]["leaks"]
-        lines += ["", f"Leak: {in_words(leak['roles'], leak['of'], f'{name} rows')}."]
-    if metrics.get("warnings"):
-        lines += ["", "Warnings:", "", *(f"- {one['message']}" for one in metrics["warnings"])]
+    for name, found in metrics.splits.items():
+        ends = found.interval("accuracy")
+        between = "{:.4f} to {:.4f}".format(*ends) if ends else "not available"
+        lines.append(f"| {name} | {found.rows} | {found.accuracy:.4f} | {between} | {found.macro_f1:.4f} |")
+        if base := found.baseline:
+            lines.append(f"| {name}, {base.name} | {found.rows} | {base.accuracy:.4f} | | {base.macro_f1:.4f} |")
+    for name, found in metrics.splits.items():
+        if leak := found.leaks:
+            lines += ["", f"Leak: {in_words(leak.roles, leak.of, f'{name} rows')}."]
+    if metrics.warnings:
+        lines += ["", "Warnings:", "", *(f"- {one.message}" for one in metrics.warnings)]
     return lines
 
 
@@ -367,7 +364,7 @@ def score_file(
     out: Path | None = None,
     probabilities: bool = False,
     opened: data.LabelledFile | None = None,
-) -> tuple[dict[str, Any], dict[int, str]]:
+) -> tuple[Scores, dict[int, str]]:
     """Return the metrics of any classifier on a labelled file, and its id2label.
 
     Rows without a text are not scored; `without_text` counts them. Rows whose label is not a class of the model count as
@@ -390,7 +387,7 @@ def score_file(
     found = _rows_to_score(model, file, text_column, label_column, show, encoding, id2label, bool(labels), opened)
     write = table_writing.writer(found.table, out) if out is not None else None
     counts, which, held = _seen_in_file(model, file, found.texts, show)
-    opening = _open_by_file(run_of(model), held, len(found.texts), show) if held else {}
+    test_rows = _open_by_file(run_of(model), held, len(found.texts), show) if held else None
     with show.bar("scoring", len(found.texts)) as advance:
         logits = saved.logits(found.texts, lambda count: advance(count, ""))
     predicted, names = logits.argmax(1), list(id2label.values())
@@ -399,22 +396,23 @@ def score_file(
         diagnostics.check_order(
             found.labels, predicted, found.groups, names, order, f"model {model}", "rows", "--labels"
         )
-    metrics = score(found.labels, logits, id2label, found.groups, unseen=found.unseen)
+    scores = Scores.model_validate(score(found.labels, logits, id2label, found.groups, unseen=found.unseen))
     if found.without_text:
-        metrics["without_text"] = len(found.without_text)
+        scores.without_text = len(found.without_text)
     if counts:
-        metrics["seen"] = {"rows": int(which.sum()), "of": len(found.texts), "roles": counts}
+        scores.seen = Leaks(rows=int(which.sum()), of=len(found.texts), roles=counts)
         rest = ~which
         if (found.labels[rest] < len(names)).any():
             kept = (found.labels[rest], logits[rest], id2label, found.groups[rest])
-            metrics["without_seen"] = score(*kept, unseen=found.unseen)
-    metrics |= opening
+            scores.without_seen = Scores.model_validate(score(*kept, unseen=found.unseen))
+    if test_rows is not None:
+        scores.test_rows = test_rows
     if write is not None:
         write(_prediction_columns(found, logits, names, probabilities))
         show.say(f"predictions {out}")
     every = dict(enumerate([*names, *found.unseen]))
-    warnings = of_file(model, found.labels, logits, found.groups, every, metrics)
-    return metrics | {"warnings": warnings}, id2label
+    scores.warnings = of_file(model, found.labels, logits, found.groups, every, scores)
+    return scores, id2label
 
 
 def _rows_to_score(
@@ -502,45 +500,49 @@ def _seen_in_file(model: str, file: str, texts: Sequence[str], show: Show) -> tu
 
 def _rows_by_file(run: RunFolder, file: str, hashes: np.ndarray) -> SeenRows | None:
     """Return the rows of a run of an earlier version that did not record them, if `file` is its training file; else None."""
-    path, split = Path(os.path.expanduser(file)), run.read("split.json")
-    same = path.is_file() and tables.sha256_of(path.read_bytes()) == run.record["data"]
+    path, split = Path(os.path.expanduser(file)), run.split
+    same = path.is_file() and tables.sha256_of(path.read_bytes()) == run.record.data
     if not same or sum(map(len, split.values())) != len(hashes):
         return None
     return leaks.rows_by_id(split, [str(row) for row in range(1, len(hashes) + 1)], hashes)
 
 
-def _open_by_file(run: RunFolder | None, held: int, rows: int, show: Show) -> dict[str, Any]:
-    """Record the scoring of a file with `held` test rows of a run among its `rows`; return the entry of the metrics for it."""
+def _open_by_file(run: RunFolder | None, held: int, rows: int, show: Show) -> TestRows:
+    """Record the scoring of a file with `held` test rows of a run among its `rows`; return its entry in the scores."""
     found = (
         f"{held:,} of the {plural(rows, 'row')} of this file {verb(held, 'is a test row', 'are test rows')} of this run"
     )
     times: int | None = None
     if run is None:
         show.warn(f"{found}; its run folder was not found, so this opening of its test split is not recorded")
-        return {"test_rows": {"rows": held, "of": rows, "openings": times}}
+        return TestRows(rows=held, of=rows, openings=times)
     record = run.record
     try:
-        known = str((record.get("rows") or {}).get("test") or record["fingerprint"])
+        known = record.rows.get("test") or record.fingerprint
         times = run_folder.record_opening(run, known, "test", "evaluate FILE", held)
         _update_openings(run)
     except OSError as error:
         show.warn(f"{run.path}: this opening of its test split cannot be recorded ({error.strerror or error})")
     else:
         show.say(f"test rows scored: {found} ({_times_scored(times)})")
-    return {"test_rows": {"rows": held, "of": rows, "openings": times}}
+    return TestRows(rows=held, of=rows, openings=times)
 
 
 def score_run(
     path: Path, split: str, show: Show, allow_leaks: bool = False, device: str = "auto"
-) -> tuple[dict[str, Any], dict[int, str]]:
+) -> tuple[Scores, dict[int, str]]:
     """Return the metrics of a finished run on one of its own splits; opening the test split is recorded."""
     run = check_own_split(path, split)
     where = device_of(device, "evaluate")
     labels = run.labels
     if split == "validation":
-        return run.read("metrics.json")[split] | {"warnings": of_run(run, split)}, dict(enumerate(labels))
+        scores = run.metrics.validation
+        scores.warnings = of_run(run, split)
+        return scores, dict(enumerate(labels))
     plan = reload_plan(run)
     if "test" not in plan.dataset.split:
         raise UserError(f"{path}: the data of this run has no test split. Name a labelled file instead")
     metrics = open_test(run, plan, show, allow_leaks=allow_leaks, device=where)
-    return metrics["test"] | {"warnings": metrics["warnings"]}, plan.dataset.id2label
+    assert metrics.test is not None
+    metrics.test.warnings = metrics.warnings
+    return metrics.test, plan.dataset.id2label

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from randout.stats import diagnostics
 from randout.stats.diagnostics import Finding
 from randout.stats.metrics import score
 from randout.storage import run_folder
+from randout.storage.metrics_record import RunWarning, Scores
 from randout.storage.run_folder import RunFolder
 
 from . import soft_labels
@@ -27,6 +27,7 @@ from .options import Options
 from .plan import Plan, TeacherOutputs
 from .student import live_teacher
 from .teacher_comparison import TIMED_ROWS, texts_per_second
+from .warnings import stored
 
 
 def prepare_teacher(plan: Plan, options: Options, fine_tune: Callable[[Plan, Options], Path]) -> TeacherOutputs | None:
@@ -117,9 +118,7 @@ def _teacher_length(encoder: Encoder, plan: Plan, teacher: Source | Plan, name: 
     return min(encoder.longest, 512)
 
 
-def teacher_warnings(
-    plan: Plan, own: dict[str, Any], teacher: TeacherOutputs | None, run: RunFolder
-) -> list[dict[str, str]]:
+def teacher_warnings(plan: Plan, own: Scores, teacher: TeacherOutputs | None, run: RunFolder) -> list[RunWarning]:
     """Return the warnings about the teachers of a finished student.
 
     They are: no teacher although a method needs one, a teacher that is not above the majority class, and a first teacher
@@ -127,8 +126,8 @@ def teacher_warnings(
     validation metrics.
     """
     if teacher is None:
-        left_out = run.record.get("left_out", [])
-        return diagnostics.as_json([no_teacher(left_out)] if left_out else [])
+        left_out = run.record.left_out
+        return stored([no_teacher(left_out)] if left_out else [])
     dataset = plan.dataset
     held, names = dataset.split["validation"], dataset.names
     majority = int(np.bincount(dataset.labels[dataset.split["train"]]).argmax())
@@ -141,7 +140,7 @@ def teacher_warnings(
         if weak is None and one is teacher:
             weak = _not_above_student(plan, own, teacher, run)
         found += [weak] if weak else []
-    return diagnostics.as_json(found)
+    return stored(found)
 
 
 def no_teacher(left_out: Sequence[str]) -> Finding:
@@ -153,13 +152,13 @@ def no_teacher(left_out: Sequence[str]) -> Finding:
     )
 
 
-def _not_above_student(plan: Plan, own: dict[str, Any], teacher: TeacherOutputs, run: RunFolder) -> Finding | None:
+def _not_above_student(plan: Plan, own: Scores, teacher: TeacherOutputs, run: RunFolder) -> Finding | None:
     metric = _metric(plan)
-    plain, its = own[metric], teacher.validation[metric]
+    plain, its = own.value(metric), teacher.validation[metric]
     what = "this student"
     for other in run_folder.list_runs(run.path.parent):
         if _is_plain_twin(other, plan):
-            plain, what = other.read("metrics.json")["validation"][metric], "the plain student"
+            plain, what = other.metrics.validation.value(metric), "the plain student"
     if its > plain:
         return None
     text = f"The teacher ({diagnostics.in_metric(metric)}{its:.2%}) is not above {what} ({plain:.2%}) on validation, "
@@ -174,8 +173,9 @@ def _metric(plan: Plan) -> str:
 def _is_plain_twin(other: RunFolder, plan: Plan) -> bool:
     """Return whether a finished run is the same student on the same rows, trained with cross-entropy only."""
     try:
-        identity = other.record["identity"] if other.finished else {"methods": {}}
+        record = other.record
     except UserError:  # written in another format: not an error here
         return False
-    same = ("data", "split", "student")
-    return identity["methods"].keys() == {GOLD} and all(identity[part] == plan.identity[part] for part in same)
+    identity, same = record.identity.as_json(), ("data", "split", "student")
+    alone = record.finished is not None and record.identity.methods.keys() == {GOLD}
+    return alone and all(identity[part] == plan.identity[part] for part in same)

@@ -11,6 +11,7 @@ import numpy as np
 from randout.stats.diagnostics import compared, metric_for
 from randout.stats.metrics import confusion, rates
 from randout.stats.multiplicity import GROUPS_NEEDED
+from randout.storage.metrics_record import Gap, MetricGap, TeacherGap
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -19,42 +20,51 @@ MARGIN = 0.02  # of a metric: a student that is worse by less than this matches 
 TIMED_ROWS = 64
 
 
-def teacher_gap(plan: Plan, student: np.ndarray, teacher: np.ndarray) -> dict[str, Any]:
+def teacher_gap(plan: Plan, student: np.ndarray, teacher: np.ndarray) -> TeacherGap:
     """Compare student and teacher on the validation rows.
 
     student, teacher: (n, C) logits of the rows, in their order. Returns both accuracies, the difference "student minus
     teacher" with its 95 % interval over groups, and a verdict: "better", "matches" (worse by less than `MARGIN`: the lower
     end of the 90 % interval, a one-sided test at 5 %), "worse", or "undecided". If the run uses another metric, `primary`
-    holds the same for it: {metric, student, teacher, verdict, difference, low, high}.
+    holds the same for it.
     """
     rows = plan.dataset.split["validation"]
     labels, groups = plan.dataset.labels[rows], plan.dataset.groups[rows]
     made = (student.argmax(1), teacher.argmax(1))
     classes = max(student.shape[1], int(labels.max()) + 1)  # labels without a training row come last
 
-    def gap(metric: str) -> dict[str, Any]:
+    def gap(metric: str) -> Gap:
         return _gap(labels, *made, groups, classes, metric)
 
     accuracy, metric = gap("accuracy"), metric_for(plan.config.train.metric)
-    found = {"rows": len(rows), "margin": MARGIN}
-    found |= {f"{who}_accuracy": accuracy.pop(who) for who in ("student", "teacher")} | accuracy
-    return found if metric == "accuracy" else found | {"primary": {"metric": metric} | gap(metric)}
+    found = TeacherGap(
+        rows=len(rows),
+        margin=MARGIN,
+        student_accuracy=accuracy.student,
+        teacher_accuracy=accuracy.teacher,
+        verdict=accuracy.verdict,
+    )
+    if accuracy.difference is not None:
+        found.difference, found.low, found.high = accuracy.difference, accuracy.low, accuracy.high
+    if metric != "accuracy":
+        found.primary = MetricGap.model_validate({"metric": metric} | gap(metric).as_json())
+    return found
 
 
 def _gap(
     labels: np.ndarray, student: np.ndarray, teacher: np.ndarray, groups: np.ndarray, classes: int, metric: str
-) -> dict[str, Any]:
+) -> Gap:
     """Compare in one metric, from predictions (n,)."""
     counts = np.stack([confusion(labels, made, classes) for made in (student, teacher)])
     mine, its = rates(counts)[metric].tolist()
-    found: dict[str, Any] = {"student": mine, "teacher": its, "verdict": "undecided"}
+    found = Gap(student=mine, teacher=its, verdict="undecided")
     pair = compared(labels, teacher, student, groups, classes, metric)
     if pair is None:  # a single group has no interval
         return found
-    found |= {"difference": pair.estimate, "low": pair.low, "high": pair.high}
+    found.difference, found.low, found.high = pair.estimate, pair.low, pair.high
     if pair.groups >= GROUPS_NEEDED:
         matches = "matches" if pair.low90 > -MARGIN else "worse" if pair.high < 0 else "undecided"
-        found["verdict"] = "better" if pair.low > 0 else matches
+        found.verdict = "better" if pair.low > 0 else matches
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,23 @@ from randout.baselines import CLASSIFIERS, reference
 from randout.methods.builtin import GOLD
 from randout.stats import diagnostics
 from randout.stats.diagnostics import Finding
+from randout.storage.metrics_record import BaselineScores, Metrics, RunWarning, Scores
 from randout.storage.predictions import read_predictions
 from randout.storage.run_folder import RunFolder
+from randout.storage.run_record import RunRecord
 
 from .plan import Plan
 
 SPLITS = ("validation", "test")
 
 
-def diagnose(plan: Plan, run: RunFolder, metrics: dict[str, Any], history: dict[str, Any]) -> dict[str, Any]:
-    """Return `metrics` with a bag-of-words baseline for every scored split, and with the list `warnings`.
+def stored(findings: Sequence[Finding]) -> list[RunWarning]:
+    """Return findings as they are stored in `metrics.json`."""
+    return [RunWarning(kind=one.kind, message=one.message, split=one.split) for one in findings]
+
+
+def diagnose(plan: Plan, run: RunFolder, metrics: Metrics, history: Mapping[str, Any]) -> None:
+    """Add a bag-of-words baseline to every scored split, and replace the warnings.
 
     Warnings about predictions concern the test split if it is scored, else validation. Warnings about the run itself that
     are already in `metrics` (about its teachers) are kept. A split that is not in `metrics` is not read.
@@ -29,32 +36,30 @@ def diagnose(plan: Plan, run: RunFolder, metrics: dict[str, Any], history: dict[
     dataset = plan.dataset
     names = list(dataset.id2label.values())
     metric = diagnostics.metric_for(plan.config.train.metric)
-    found = dict(metrics)
-    for split in SPLITS:
-        if split not in found or "baseline" in found[split] or not plan.student.with_reference:
+    splits = metrics.splits
+    for split, scores in splits.items():
+        if scores.baseline or not plan.student.with_reference:
             continue
         made = read_predictions(run.predictions(split), names)
         whole = split == "test" and plan.config.train.refit is True  # the training rows of the tested student
         known = dataset.with_validation_in_training() if whole else dataset
-        scores = reference.scores_of(known, split, made.labels, made.predicted, made.groups, metric)
-        found[split] = found[split] | ({"baseline": scores} if scores else {})
-    last = next(split for split in reversed(SPLITS) if split in found)
+        if found := reference.scores_of(known, split, made.labels, made.predicted, made.groups, metric):
+            scores.baseline = BaselineScores.model_validate(found)
+    last = [*splits][-1]
     train = np.bincount(dataset.labels[dataset.split["train"]], minlength=len(names))
-    about = [one for one in metrics.get("warnings", []) if not one["split"] and one["kind"] != "still-improving"]
+    about = [one for one in metrics.warnings if not one.split and one.kind != "still-improving"]
     usual = plan.student.usual_epochs(plan)
     held = len(dataset.split["validation"])
     late = diagnostics.still_improving(history, plan.config.train.metric, held, usual)
     hint = "" if late else diagnostics.hint(history, usual)
-    own = _of_split(run, last, found[last], names, int(train.argmax()), metric, hint)
-    others = [
-        diagnostics.unseen(found[split].get("unseen"), split) for split in SPLITS if split in found and split != last
-    ]
+    own = _of_split(run, last, splits[last], names, int(train.argmax()), metric, hint)
+    others = [diagnostics.unseen(scores.unseen, split) for split, scores in splits.items() if split != last]
     every = [*own, *filter(None, others), *([late] if late else [])]
-    return found | {"warnings": [*diagnostics.as_json(every), *about]}
+    metrics.warnings = [*stored(every), *about]
 
 
 def _of_split(
-    run: RunFolder, split: str, metrics: dict[str, Any], names: Sequence[str], majority: int, metric: str, hint: str
+    run: RunFolder, split: str, scores: Scores, names: Sequence[str], majority: int, metric: str, hint: str
 ) -> list[Finding]:
     made = read_predictions(run.predictions(split), names)
     return diagnostics.of_split(
@@ -64,51 +69,48 @@ def _of_split(
         made.names,
         majority,
         metric=metric,
-        baseline=metrics.get("baseline"),
+        baseline=scores.baseline.as_json() if scores.baseline else None,
         logits=made.logits if _gives_probabilities(run.record) else None,
         split=split,
         hint=hint,
-        unseen_rows=metrics.get("unseen"),
+        unseen_rows=scores.unseen,
         smoothing=_smoothing(run.record),
     )
 
 
-def _smoothing(record: dict[str, Any]) -> float:
+def _smoothing(record: RunRecord) -> float:
     """Return the label smoothing that a run was trained with."""
-    methods = (record.get("identity") or {}).get("methods") or {}
-    return float((methods.get(GOLD) or {}).get("label_smoothing") or 0.0)
+    return float(record.identity.methods.get(GOLD, {}).get("label_smoothing") or 0.0)
 
 
-def _gives_probabilities(record: dict[str, Any]) -> bool:
+def _gives_probabilities(record: RunRecord) -> bool:
     """Return whether a model was trained to give probabilities. Bag-of-words baselines were not: their model cards say what
     their scores are (margins, shares of trees).
     """
-    student = record.get("identity", {}).get("student")
-    name = student.get("classifier", "") if isinstance(student, dict) else ""
+    name = record.identity.student.classifier
     return name not in CLASSIFIERS or CLASSIFIERS[name].gives_probabilities
 
 
-def of_run(run: RunFolder, split: str) -> list[dict[str, str]]:
+def of_run(run: RunFolder, split: str) -> list[RunWarning]:
     """Return the warnings of a finished run for one of its scored splits, from its files only.
 
     Stored warnings are used if they concern that split; a run of an earlier version has none.
     """
-    metrics, record = run.read("metrics.json"), run.record
-    stored = metrics.get("warnings")
-    if stored is not None and split == next(one for one in reversed(SPLITS) if one in metrics):
-        return list(stored)
-    names = run.labels
-    metric = diagnostics.metric_for((record["identity"].get("train") or {}).get("metric", "accuracy"))
-    majority = trained_majority(record, names, metrics[split])
-    own = _of_split(run, split, metrics[split], names, majority, metric, "")
-    return [*diagnostics.as_json(own), *(one for one in stored or [] if not one["split"])]
+    metrics, record = run.metrics, run.record
+    if "warnings" in metrics.model_fields_set and split == [*metrics.splits][-1]:
+        return metrics.warnings
+    names, scores = run.labels, metrics.splits[split]
+    metric = diagnostics.metric_for(record.identity.train.metric)
+    own = _of_split(run, split, scores, names, trained_majority(record, names, scores), metric, "")
+    return [*stored(own), *(one for one in metrics.warnings if not one.split)]
 
 
-def trained_majority(record: dict[str, Any], names: Sequence[str], metrics: dict[str, Any]) -> int:
+def trained_majority(record: RunRecord | None, names: Sequence[str], scores: Scores) -> int:
     """Return the largest class of a run's training rows or, if that is not recorded, of the scored rows."""
-    counts: dict[str, int] = ((record.get("data_report") or {}).get("class_counts") or {}).get("train") or {}
-    largest = max(counts, key=lambda name: counts[name]) if counts else metrics["majority_label"]
-    return list(names).index(largest) if largest in names else list(names).index(metrics["majority_label"])
+    report = record.data_report if record else None
+    counts = report.class_counts.get("train", {}) if report else {}
+    largest = max(counts, key=lambda name: counts[name]) if counts else scores.majority_label
+    return list(names).index(largest if largest in names else scores.majority_label)
 
 
 def of_file(
@@ -117,19 +119,19 @@ def of_file(
     logits: np.ndarray,
     groups: np.ndarray,
     id2label: dict[int, str],
-    metrics: dict[str, Any],
-) -> list[dict[str, str]]:
+    scores: Scores,
+) -> list[RunWarning]:
     """Return the warnings of a classifier on a labelled file.
 
     The majority class is that of its training rows if it is a run, else of the file. There is no bag-of-words baseline,
     because the training rows may not be available.
     """
     names, run = list(id2label.values()), RunFolder(Path(model).expanduser())
-    record = run.record if run.exists else {}
-    metric = diagnostics.metric_for((record.get("identity", {}).get("train") or {}).get("metric", "accuracy"))
-    majority = trained_majority(record, names, metrics)
+    record = run.record if run.exists else None
+    metric = diagnostics.metric_for(record.identity.train.metric if record else "accuracy")
+    majority = trained_majority(record, names, scores)
     made = logits.argmax(1)
-    kept = logits if _gives_probabilities(record) else None
+    kept = logits if record is None or _gives_probabilities(record) else None
     found = diagnostics.of_split(
         labels,
         made,
@@ -139,7 +141,7 @@ def of_file(
         metric=metric,
         logits=kept,
         split="the file",
-        unseen_rows=metrics.get("unseen"),
-        smoothing=_smoothing(record),
+        unseen_rows=scores.unseen,
+        smoothing=_smoothing(record) if record else 0.0,
     )
-    return diagnostics.as_json(found)
+    return stored(found)

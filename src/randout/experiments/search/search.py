@@ -7,7 +7,6 @@ cells are drawn with the search's seed, budgets are optimizer steps, and each ne
 
 from __future__ import annotations
 
-import copy
 import math
 import shutil
 import time
@@ -26,6 +25,7 @@ from randout.methods.builtin import GOLD, METHODS
 from randout.methods.compatibility import methods_of
 from randout.storage.run_folder import now
 from randout.storage.study_folder import StudyFolder, opened, refuse_others
+from randout.storage.study_record import FORMAT, Rung, SearchRecord, StudyData, Trial
 from randout.training.checkpoint import MadeElsewhere
 
 from .request import Search as Search
@@ -46,7 +46,9 @@ from .trials import (
 )
 
 
-def run_search(search: Search, path: Path, options: Options, dataset: Dataset | None = None) -> StudyFolder:
+def run_search(
+    search: Search, path: Path, options: Options, dataset: Dataset | None = None
+) -> StudyFolder[SearchRecord]:
     """Run the search in the folder `path`, or resume it. Raises Stopped, UserError."""
     table, config = search.table, search.config
     check_space(search)
@@ -54,35 +56,39 @@ def run_search(search: Search, path: Path, options: Options, dataset: Dataset | 
     dataset = dataset or load(config.data)
     if not (path / "study.json").exists():  # before anything is written, so that the corrected command starts clean
         check_trials(search, dataset)
-    fresh: dict[str, Any] = {
-        "kind": "search",
-        "name": path.name,
-        "metric": config.train.metric,
-        "data": {"name": dataset.name, "sha256": dataset.sha256, "labelled_sha256": dataset.labelled_sha256},
-        "space": search.space,
-        "trials": [],
-        "best": None,
-        **plugins_of([config]),
-    }
+    fresh = SearchRecord(
+        format=FORMAT,
+        started=now(),
+        finished=None,
+        kind="search",
+        name=path.name,
+        metric=config.train.metric,
+        data=StudyData(name=dataset.name, sha256=dataset.sha256, labelled_sha256=dataset.labelled_sha256),
+        space=search.space,
+        trials=[],
+        best=None,
+    )
+    if plugins := plugins_of([config]):
+        fresh.plugins = plugins
     with opened(path, _study_tables(table, config), fresh, (), _completed) as folder:
         options.show.say(f"search in {path}{_teachers(search, dataset)}")
         if table.sampler == "tpe":
             _propose(search, folder, dataset, options)
         else:
             _halve(search, folder, dataset, options)
-        folder.record["skipped"] = skipped(folder.record)
+        folder.record.skipped = skipped(folder.record)
         if found := optimism(folder):
-            folder.record["optimism"] = found
-        folder.record["warnings"] = warnings_of(folder)
-        folder.record["finished"] = now()
+            folder.record.optimism = found
+        folder.record.warnings = warnings_of(folder)
+        folder.record.finished = now()
         folder.save()
     return folder
 
 
-def plugins_of(configs: Iterable[Config]) -> dict[str, Any]:
-    """Return the table `plugins` of a study's record, with methods that are not built in; empty without any."""
+def plugins_of(configs: Iterable[Config]) -> dict[str, dict[str, str]]:
+    """Return the origins of methods that are not built in, as a study records them; empty without any."""
     origins = METHODS.origins(sorted({name for config in configs for name in config.methods}))
-    return {"plugins": {name: origin.recorded for name, origin in origins.items()}} if origins else {}
+    return {name: origin.recorded for name, origin in origins.items()}
 
 
 def _study_tables(table: SearchTable, config: Config) -> dict[str, Any]:
@@ -147,14 +153,14 @@ def _teachers(search: Search, dataset: Dataset) -> str:
     return f"; a teacher for each value of {', '.join(varied)}" if varied else "; one teacher for all"
 
 
-def _halve(search: Search, folder: StudyFolder, dataset: Dataset, options: Options) -> None:
+def _halve(search: Search, folder: StudyFolder[SearchRecord], dataset: Dataset, options: Options) -> None:
     """Train all cells to the first rung, the best of them to the next, and so on: synchronous successive halving."""
     table, record = search.table, folder.record
-    chosen, record["grid"] = cells(search.space, table.trials, table.seed)
-    if not record["trials"]:
-        record["trials"] = [new_trial(number, settings) for number, settings in enumerate(chosen)]
+    chosen, record.grid = cells(search.space, table.trials, table.seed)
+    if not record.trials:
+        record.trials = [new_trial(number, settings) for number, settings in enumerate(chosen)]
         folder.save()
-    alive = record["trials"]
+    alive = record.trials
     shares = rungs(len(alive), table.halving, table.budget)
     for share in shares:
         most = len(alive) if share == 1 else max(1, len(alive) // table.halving)
@@ -169,27 +175,27 @@ def _halve(search: Search, folder: StudyFolder, dataset: Dataset, options: Optio
         alive = _prune_others(folder, alive, share, most if share == 1 else max(1, len(reached) // table.halving))
 
 
-def _prune_others(folder: StudyFolder, alive: list[dict[str, Any]], share: float, most: int) -> list[dict[str, Any]]:
+def _prune_others(folder: StudyFolder[SearchRecord], alive: list[Trial], share: float, most: int) -> list[Trial]:
     """Return the best `most` trials that have reached a rung, by number, and prune the others.
 
     Pruning early is safe: trials that reach the rung later can only lower the rank of the others.
     """
-    metric = folder.record["metric"]
+    metric = folder.record.metric
     reached = [trial for trial in alive if value_at(trial, share) is not None]
-    reached.sort(key=lambda trial: (-signed(metric, value_at(trial, share)), trial["number"]))
+    reached.sort(key=lambda trial: (-signed(metric, value_at(trial, share)), trial.number))
     for trial in reached[most:]:
-        if trial["state"] == "waiting":
+        if trial.state == "waiting":
             _prune(folder, trial)
-    return sorted(reached[:most], key=lambda trial: trial["number"])
+    return sorted(reached[:most], key=lambda trial: trial.number)
 
 
-def _prune(folder: StudyFolder, trial: dict[str, Any]) -> None:
-    trial["state"] = "pruned"
+def _prune(folder: StudyFolder[SearchRecord], trial: Trial) -> None:
+    trial.state = "pruned"
     shutil.rmtree(folder.run(trial).checkpoint, ignore_errors=True)
     folder.save()
 
 
-def _propose(search: Search, folder: StudyFolder, dataset: Dataset, options: Options) -> None:
+def _propose(search: Search, folder: StudyFolder[SearchRecord], dataset: Dataset, options: Options) -> None:
     """Run trials that Optuna's TPE proposes one by one from the earlier ones.
 
     With halving, a trial continues at a rung only if it is among the best that have reached it (asynchronous successive
@@ -199,30 +205,31 @@ def _propose(search: Search, folder: StudyFolder, dataset: Dataset, options: Opt
 
     table, record = search.table, folder.record
     ranges = any(isinstance(values, dict) for values in search.space.values())
-    record["grid"] = None if ranges else math.prod(len(values) for values in search.space.values())
+    record.grid = None if ranges else math.prod(len(values) for values in search.space.values())
     shares = rungs(table.trials, table.halving)
     for number in range(table.trials):
-        before = record["trials"][:number]
-        if number == len(record["trials"]):
-            settings = suggest(search.space, before, table.seed, number, -signed(record["metric"], 1.0))
-            record["trials"].append(new_trial(number, settings))
+        before = record.trials[:number]
+        if number == len(record.trials):
+            settings = suggest(search.space, before, table.seed, number, -signed(record.metric, 1.0))
+            record.trials = [*record.trials, new_trial(number, settings)]
             folder.save()
-        trial = record["trials"][number]
-        twin = next((one for one in before if one["settings"] == trial["settings"]), None)
+        trial = record.trials[number]
+        twin = next((one for one in before if one.settings == trial.settings), None)
         if twin is not None:  # proposed a second time: reuse its run
-            same = {key: twin[key] for key in ("state", "value", "step", "steps", "rungs", "run", "error")}
-            trial.update(copy.deepcopy(same) | {"seconds": 0.0, "same_as": twin["number"]})
+            trial.state, trial.value, trial.step, trial.steps = twin.state, twin.value, twin.step, twin.steps
+            trial.rungs, trial.run, trial.error = list(twin.rungs), twin.run, twin.error
+            trial.seconds, trial.same_as = 0.0, twin.number
             folder.save()
             continue
         for share in shares:
             _advance(search, folder, trial, share, dataset, options)
-            if not _continues(record["metric"], trial, before, share, table.halving):
-                if trial["state"] == "waiting":
+            if not _continues(record.metric, trial, before, share, table.halving):
+                if trial.state == "waiting":
                     _prune(folder, trial)
                 break
 
 
-def _continues(metric: str, trial: dict[str, Any], before: list[dict[str, Any]], share: float, halving: int) -> bool:
+def _continues(metric: str, trial: Trial, before: list[Trial], share: float, halving: int) -> bool:
     """Return whether a trial is among the best of those that reached a rung before it."""
     value = value_at(trial, share)
     others = [value_at(one, share) for one in before if value_at(one, share) is not None]
@@ -231,16 +238,21 @@ def _continues(metric: str, trial: dict[str, Any], before: list[dict[str, Any]],
 
 
 def _advance(
-    search: Search, folder: StudyFolder, trial: dict[str, Any], share: float, dataset: Dataset, options: Options
+    search: Search,
+    folder: StudyFolder[SearchRecord],
+    trial: Trial,
+    share: float,
+    dataset: Dataset,
+    options: Options,
 ) -> bool:
     """Train a trial to `share` of its steps and record its value there; return False if that was done before."""
-    if trial["state"] in ("finished", "pruned") or value_at(trial, share) is not None:
+    if trial.state in ("finished", "pruned") or value_at(trial, share) is not None:
         return False
     if options.deadline and time.monotonic() > options.deadline:
         raise Stopped("the time limit", folder.run(trial))
-    show, total = options.show, max(len(folder.record["trials"]), search.table.trials)
-    show.say(f"trial {trial['number']} ({settings_text(trial['settings'])}), of {total} in all")
-    trial.update(state="waiting", error=None)
+    show, total = options.show, max(len(folder.record.trials), search.table.trials)
+    show.say(f"trial {trial.number} ({settings_text(trial.settings)}), of {total} in all")
+    trial.state, trial.error = "waiting", None
     began = time.monotonic()
     try:
         _train(search, folder, trial, share, dataset, options)
@@ -248,9 +260,9 @@ def _advance(
         folder.save()
         raise
     except (Failure, UserError) as error:
-        trial.update(state="failed", error=str(error), value=None)
-        show.warn(f"trial {trial['number']} failed; it is tried again when the search is resumed: {error}")
-    trial["seconds"] = round(trial["seconds"] + time.monotonic() - began, 3)
+        trial.state, trial.error, trial.value = "failed", str(error), None
+        show.warn(f"trial {trial.number} failed; it is tried again when the search is resumed: {error}")
+    trial.seconds = round(trial.seconds + time.monotonic() - began, 3)
     _delete_weights(search, folder)
     folder.save()
     for line in leaderboard(folder.record):
@@ -259,29 +271,31 @@ def _advance(
 
 
 def _train(
-    search: Search, folder: StudyFolder, trial: dict[str, Any], share: float, dataset: Dataset, options: Options
+    search: Search,
+    folder: StudyFolder[SearchRecord],
+    trial: Trial,
+    share: float,
+    dataset: Dataset,
+    options: Options,
 ) -> None:
-    metric, run = folder.record["metric"], folder.run(trial)
-    plan = planning.make(search.trial_config(trial["settings"]), dataset, search.required)
-    trial["steps"] = plan.steps
-    pause = (
-        max(1, math.floor(share * trial["steps"] + 1e-9)) if share < 1 else None
-    )  # rounded down, so that the budget is kept
+    metric, run = folder.record.metric, folder.run(trial)
+    plan = planning.make(search.trial_config(trial.settings), dataset, search.required)
+    trial.steps = plan.steps
+    at_share = max(1, math.floor(share * trial.steps + 1e-9))  # rounded down, so that the budget is kept
+    pause = at_share if share < 1 else None
     within = replace(options, out=run.path, fresh=False, pause_at=pause, show=options.show.within())
     try:
-        value = pipeline.execute(plan, within).metrics["validation"][metric]
-        step = run.read("history.json")["epochs"][-1]["step"]
-        trial.update(state="finished", value=value, step=step)
+        trial.value = pipeline.execute(plan, within).scores.validation.value(metric)
+        trial.state, trial.step = "finished", run.history.epochs[-1].step
     except Paused as there:
-        value, step = there.metrics[metric], pause
-        trial.update(value=value, step=step)
-    trial["rungs"].append([share, step, value])
+        trial.value, trial.step = there.metrics[metric], at_share
+    trial.rungs = [*trial.rungs, Rung(share, trial.step, trial.value)]
 
 
-def _delete_weights(search: Search, folder: StudyFolder) -> None:
+def _delete_weights(search: Search, folder: StudyFolder[SearchRecord]) -> None:
     """Delete the weights of trials that `search.keep` does not keep."""
     best = best_trial(folder.record)
-    folder.record["best"] = None if best is None else best["number"]
+    folder.record.best = None if best is None else best.number
     for trial in own_runs(folder.record):
         wanted = search.table.keep == "all" or (search.table.keep == "best" and trial is best)
         if not wanted:

@@ -12,11 +12,10 @@ from typing import Any
 
 from randout.core.errors import UserError
 from randout.core.rng import random_key
+from randout.storage.study_record import Trial
 
 
-def suggest(
-    space: Mapping[str, Any], before: Sequence[Mapping[str, Any]], seed: int, number: int, sign: float
-) -> dict[str, Any]:
+def suggest(space: Mapping[str, Any], before: Sequence[Trial], seed: int, number: int, sign: float) -> dict[str, Any]:
     """Return the settings of trial `number`.
 
     before: the earlier trials. sign: factor for a trial's value, because TPE minimises. Raises UserError if Optuna is not
@@ -33,18 +32,18 @@ def suggest(
     study = optuna.create_study(sampler=sampler)
     over = {name: _distribution(values) for name, values in space.items()}
     for trial in before:
-        if trial["value"] is None or trial["state"] == "failed":
+        if trial.value is None or trial.state == "failed":
             continue
-        params = {name: _as_parameter(space[name], trial["settings"][name]) for name in space}
-        last = trial["rungs"][-1][1] if trial["rungs"] else trial["step"]
-        state = optuna.trial.TrialState.COMPLETE if trial["state"] == "finished" else optuna.trial.TrialState.PRUNED
+        params = {name: _as_parameter(space[name], trial.settings[name]) for name in space}
+        last = trial.rungs[-1].step if trial.rungs else trial.step
+        state = optuna.trial.TrialState.COMPLETE if trial.state == "finished" else optuna.trial.TrialState.PRUNED
         study.add_trial(
             optuna.trial.create_trial(
                 params=params,
                 distributions=over,
                 state=state,
-                value=sign * trial["value"] if trial["state"] == "finished" else None,
-                intermediate_values={last: sign * trial["value"]},
+                value=sign * trial.value if trial.state == "finished" else None,
+                intermediate_values={last: sign * trial.value},
             )
         )
     found = study.ask(over).params

@@ -3,44 +3,42 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from randout.core.errors import UserError
 from randout.core.files import shell_path
 from randout.core.text_tables import table_lines
-from randout.stats.metrics import better
 from randout.stats.verdicts import best_of
+from randout.storage.metrics_record import Rates
 from randout.storage.predictions import read_predictions
 from randout.storage.run_folder import RunFolder
 from randout.storage.study_folder import StudyFolder
+from randout.storage.study_record import Optimism, SearchRecord, Skipped, Trial, TrialWarning
 
 from .space import Settings, settings_text
 
 
-def new_trial(number: int, settings: Settings) -> dict[str, Any]:
-    """Return the record of a trial that has not started. rungs: [share, step, value] for each rung that it reached."""
-    return {
-        "number": number,
-        "settings": settings,
-        "state": "waiting",
-        "value": None,
-        "step": 0,
-        "steps": None,
-        "rungs": [],
-        "run": f"trials/{number:04d}",
-        "error": None,
-        "seconds": 0.0,
-    }
+def new_trial(number: int, settings: Settings) -> Trial:
+    """Return the record of a trial that has not started."""
+    return Trial(
+        number=number,
+        settings=settings,
+        state="waiting",
+        value=None,
+        step=0,
+        steps=None,
+        rungs=[],
+        run=f"trials/{number:04d}",
+        error=None,
+        seconds=0.0,
+    )
 
 
-def value_at(trial: dict[str, Any], share: float) -> float | None:
+def value_at(trial: Trial, share: float) -> float | None:
     """Return the validation value of a trial at a rung; None if it did not reach it."""
-    last = (
-        trial["value"] if trial["state"] == "finished" else None
-    )  # a trial that stopped early keeps its value at later rungs
-    return next((value for at, _, value in trial["rungs"] if at == share), last)
+    last = trial.value if trial.state == "finished" else None  # of a trial that stopped early, also at later rungs
+    return next((rung.value for rung in trial.rungs if rung.share == share), last)
 
 
 def signed(metric: str, value: float | None) -> float:
@@ -50,14 +48,15 @@ def signed(metric: str, value: float | None) -> float:
     return -value if metric == "log_loss" else value
 
 
-def at_chance(record: dict[str, Any], share: float, labels: np.ndarray) -> str | None:
+def at_chance(record: SearchRecord, share: float, labels: np.ndarray) -> str | None:
     """Return a warning if the best trial at a rung is no better than chance, so that their order means nothing.
 
     labels: (n,) of the validation rows. Chance: the share of the largest class plus two of its standard errors. None if
     the best trial is better, and for any metric other than accuracy.
     """
-    reached = [(value, step) for trial in record["trials"] for at, step, value in trial["rungs"] if at == share]
-    if record["metric"] != "accuracy" or not reached:
+    rungs = [rung for trial in record.trials for rung in trial.rungs]
+    reached = [(rung.value, rung.step) for rung in rungs if rung.share == share]
+    if record.metric != "accuracy" or not reached:
         return None
     (best, step), always = max(reached), float(np.bincount(labels).max() / len(labels))
     if best > always + 2 * math.sqrt(always * (1 - always) / len(labels)):
@@ -69,75 +68,66 @@ def at_chance(record: dict[str, Any], share: float, labels: np.ndarray) -> str |
     )
 
 
-def own_runs(record: dict[str, Any], state: str = "finished") -> list[dict[str, Any]]:
+def own_runs(record: SearchRecord, state: str = "finished") -> list[Trial]:
     """Return the trials in a state, without those that reuse the run of an earlier one."""
-    return [trial for trial in record["trials"] if trial["state"] == state and "same_as" not in trial]
+    return [trial for trial in record.trials if trial.state == state and trial.same_as is None]
 
 
-def best_trial(record: dict[str, Any]) -> dict[str, Any] | None:
+def best_trial(record: SearchRecord) -> Trial | None:
     """Return the finished trial with the best value, the first among equals."""
-    best = None
-    for trial in own_runs(record):
-        if best is None or better(record["metric"], trial["value"], best["value"]):
-            best = trial
-    return best
+    return max(own_runs(record), key=lambda trial: signed(record.metric, trial.value), default=None)
 
 
-def skipped(record: dict[str, Any]) -> dict[str, Any]:
+def skipped(record: SearchRecord) -> Skipped:
     """Return how many cells were tried, pruned, failed or not tried, and the optimizer steps used."""
-    trials, cells = record["trials"], record["grid"]
-    states = [trial["state"] for trial in trials]
-    known = [trial["steps"] for trial in trials if trial["steps"]]
-    return {
-        "cells": cells,
-        "tried": len(trials),
-        "not_tried": None if cells is None else max(0, cells - sum("same_as" not in trial for trial in trials)),
-        "pruned": states.count("pruned"),
-        "failed": states.count("failed"),
-        "steps": sum(trial["step"] for trial in trials if "same_as" not in trial),
-        "steps_of_all_cells": round(float(np.mean(known)) * cells) if known and cells else None,
-    }
+    trials, cells = record.trials, record.grid
+    states = [trial.state for trial in trials]
+    own = [trial for trial in trials if trial.same_as is None]
+    known = [trial.steps for trial in trials if trial.steps]
+    return Skipped(
+        cells=cells,
+        tried=len(trials),
+        not_tried=None if cells is None else max(0, cells - len(own)),
+        pruned=states.count("pruned"),
+        failed=states.count("failed"),
+        steps=sum(trial.step for trial in own),
+        steps_of_all_cells=round(float(np.mean(known)) * cells) if known and cells else None,
+    )
 
 
-def optimism(folder: StudyFolder) -> dict[str, Any] | None:
+def optimism(folder: StudyFolder[SearchRecord]) -> Optimism | None:
     """Return how much the validation score of the best trial overstates it (docs/explanation/statistics.md).
 
     None with fewer than two trials, for a metric other than accuracy, and for validation rows of a single group.
     """
     done = [folder.run(trial) for trial in own_runs(folder.record)]
-    if len(done) < 2 or folder.record["metric"] != "accuracy":
+    if len(done) < 2 or folder.record.metric != "accuracy":
         return None
     right, groups = zip(*map(_right, done), strict=True)
     try:
         found = best_of(np.array(right), groups[0])
     except UserError:
         return None
-    return {
-        "apparent": found.apparent,
-        "optimism": found.optimism,
-        "corrected": found.corrected,
-        "trials": found.trials,
-    }
+    return Optimism(apparent=found.apparent, optimism=found.optimism, corrected=found.corrected, trials=found.trials)
 
 
-def warnings_of(folder: StudyFolder) -> list[dict[str, str]]:
+def warnings_of(folder: StudyFolder[SearchRecord]) -> list[TrialWarning]:
     """Return the warnings about the best trial; those about a missing or weak teacher hold for all trials."""
     best = best_trial(folder.record)
     if best is None:
         return []
-    stored = folder.run(best).read("metrics.json").get("warnings", [])
-    return [one | {"trial": best["number"]} for one in stored]
+    stored = folder.run(best).metrics.warnings
+    return [TrialWarning.model_validate(one.as_json() | {"trial": best.number}) for one in stored]
 
 
-def baseline_line(folder: StudyFolder) -> str:
+def baseline_line(folder: StudyFolder[SearchRecord]) -> str:
     """Return a line with the bag-of-words baseline on the validation rows; "" if there is none."""
     best = best_trial(folder.record)
-    metrics = folder.run(best).read("metrics.json") if best is not None else {}
-    base = metrics.get("validation", {}).get("baseline")
-    if not base:
+    base = folder.run(best).metrics.validation.baseline if best is not None else None
+    if base is None:
         return ""
-    metric = folder.record["metric"] if folder.record["metric"] in base else "accuracy"
-    return f"{base['name']} on the validation rows: {metric} {100 * base[metric]:.2f} %"
+    metric = folder.record.metric if folder.record.metric in Rates.model_fields else "accuracy"
+    return f"{base.name} on the validation rows: {metric} {100 * base.value(metric):.2f} %"
 
 
 def _right(run: RunFolder) -> tuple[np.ndarray, np.ndarray]:
@@ -146,52 +136,45 @@ def _right(run: RunFolder) -> tuple[np.ndarray, np.ndarray]:
     return found.predicted == found.labels, found.groups
 
 
-def leaderboard(record: dict[str, Any], most: int = 5) -> list[str]:
+def leaderboard(record: SearchRecord, most: int = 5) -> list[str]:
     """Return the best trials so far, best first, as a table for a terminal."""
-    scored = [trial for trial in record["trials"] if trial["value"] is not None and trial["state"] != "failed"]
-    sign = 1 if record["metric"] == "log_loss" else -1
-    scored.sort(key=lambda trial: (trial["state"] != "finished", sign * trial["value"], trial["number"]))
-    names = list(record["space"])
+    scored = [(trial, trial.value) for trial in record.trials if trial.value is not None and trial.state != "failed"]
+    scored.sort(key=lambda pair: (pair[0].state != "finished", -signed(record.metric, pair[1]), pair[0].number))
+    names = list(record.space)
     rows = []
-    for trial in scored[:most]:
-        value = f"{trial['value']:.4f}" if record["metric"] == "log_loss" else f"{100 * trial['value']:.2f}"
-        cells = [f"{value}", f"{trial['step']}/{trial['steps']}", trial["state"]]
-        rows.append([f"trial {trial['number']}", *cells, *(str(trial["settings"].get(name, "")) for name in names)])
-    done = sum(trial["state"] != "waiting" for trial in record["trials"])
-    head = [
-        f"best {min(most, len(scored))} of {done}/{len(record['trials'])}",
-        record["metric"],
-        "steps",
-        "state",
-        *names,
-    ]
-    return table_lines(head, rows) if rows else []
+    for trial, value in scored[:most]:
+        shown = f"{value:.4f}" if record.metric == "log_loss" else f"{100 * value:.2f}"
+        cells = [shown, f"{trial.step}/{trial.steps}", trial.state]
+        rows.append([f"trial {trial.number}", *cells, *(str(trial.settings.get(name, "")) for name in names)])
+    done = sum(trial.state != "waiting" for trial in record.trials)
+    best = f"best {min(most, len(scored))} of {done}/{len(record.trials)}"
+    return table_lines([best, record.metric, "steps", "state", *names], rows) if rows else []
 
 
-def summary(folder: StudyFolder) -> list[str]:
+def summary(folder: StudyFolder[SearchRecord]) -> list[str]:
     """Return the summary of a finished search for a terminal: best trials, skipped cells, optimism, and the next command."""
     record = folder.record
-    cut, found = record["skipped"], record.get("optimism")
+    cut, found = skipped(record), record.optimism
     lines = [*leaderboard(record), ""]
-    of = f" of {cut['cells']} cells" if cut["cells"] is not None else ""
-    lines.append(f"{cut['tried']}{of} tried, {cut['pruned']} pruned, {cut['failed']} failed")
-    if cut["steps_of_all_cells"]:
-        share = cut["steps"] / cut["steps_of_all_cells"]
-        lines.append(f"{cut['steps']:,} steps, {share:.1%} of training every cell in full")
+    of = f" of {cut.cells} cells" if cut.cells is not None else ""
+    lines.append(f"{cut.tried}{of} tried, {cut.pruned} pruned, {cut.failed} failed")
+    if cut.steps_of_all_cells:
+        share = cut.steps / cut.steps_of_all_cells
+        lines.append(f"{cut.steps:,} steps, {share:.1%} of training every cell in full")
     lines += [baseline] if (baseline := baseline_line(folder)) else []
     if found:
         lines.append(
-            f"the best validation accuracy, {100 * found['apparent']:.2f} %, is about {100 * found['optimism']:.2f} points too "
-            f"high because it is the best of {len(own_runs(record))}: expect {100 * found['corrected']:.2f} %"
+            f"the best validation accuracy, {100 * found.apparent:.2f} %, is about {100 * found.optimism:.2f} points too "
+            f"high because it is the best of {len(own_runs(record))}: expect {100 * found.corrected:.2f} %"
         )
-    elif record["metric"] != "accuracy":
+    elif record.metric != "accuracy":
         lines.append("the best of several trials scores too high; this is estimated for accuracy only")
-    for trial in record["trials"]:
-        if trial["state"] == "failed":
-            lines.append(f"trial {trial['number']} failed: {trial['error']}")
-    if record["best"] is not None:
-        best = folder.run(record["trials"][record["best"]])
-        lines += ["", f"best    {best.path} ({settings_text(record['trials'][record['best']]['settings'])})"]
-        if best.model.exists():
-            lines.append(f"next    randout evaluate {shell_path(best.path)} --split test")
+    for trial in record.trials:
+        if trial.state == "failed":
+            lines.append(f"trial {trial.number} failed: {trial.error}")
+    if best := record.stored_best:
+        run = folder.run(best)
+        lines += ["", f"best    {run.path} ({settings_text(best.settings)})"]
+        if run.model.exists():
+            lines.append(f"next    randout evaluate {shell_path(run.path)} --split test")
     return lines

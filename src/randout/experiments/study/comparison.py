@@ -24,6 +24,7 @@ from randout.methods.builtin import METHODS
 from randout.storage.run_folder import RunFolder, now
 from randout.storage.seen_rows import in_words
 from randout.storage.study_folder import StudyFolder, opened, refuse_others
+from randout.storage.study_record import FORMAT, Cell, ComparisonRecord, StudyData, TunedArm
 
 from .results import result_lines, update_result
 from .spec import (
@@ -42,7 +43,9 @@ from .spec import (
 SEARCHED = "tuning"
 
 
-def run_study(study: Study, path: Path, options: Options, datasets: Datasets | None = None) -> StudyFolder:
+def run_study(
+    study: Study, path: Path, options: Options, datasets: Datasets | None = None
+) -> StudyFolder[ComparisonRecord]:
     """Run a study in the folder `path`, or resume it.
 
     All arms of a seed (or fold) run before the next, so that an interrupted study has a balanced result. datasets: may
@@ -54,26 +57,31 @@ def run_study(study: Study, path: Path, options: Options, datasets: Datasets | N
     asked = study.model_dump(mode="json")
     study, notes = check_arms(study, datasets)
     first = datasets.read(_cell_config(study, next(iter(study.arms)), units(study)[0], {}))
-    fresh = {
-        "kind": study.kind,
-        "name": study.name,
-        "data": {"name": first.name, "sha256": first.sha256, "labelled_sha256": first.labelled_sha256},
-        "tuning": None,
-        "result": None,
-        **plugins_of(_cell_config(study, arm, units(study)[0], {}) for arm in study.arms),
-    }
+    fresh = ComparisonRecord(
+        format=FORMAT,
+        started=now(),
+        finished=None,
+        kind=study.kind,
+        name=study.name,
+        data=StudyData(name=first.name, sha256=first.sha256, labelled_sha256=first.labelled_sha256),
+        tuning=None,
+        result=None,
+    )
+    if plugins := plugins_of(_cell_config(study, arm, units(study)[0], {}) for arm in study.arms):
+        fresh.plugins = plugins
     with opened(path, asked, fresh, ("seeds", "repeats", "about"), _completed) as folder:
         record = folder.record
         _check_first_seed(study, folder)
-        record |= {"metric": study.metric, "margin": study.margin, "baseline": study.baseline, "about": study.about}
-        record |= {"units": [unit.name for unit in units(study)], "arms": list(study.arms), "finished": None}
-        record["notes"] = notes
+        record.metric, record.margin = study.metric, study.margin
+        record.baseline, record.about = study.baseline, study.about
+        record.units, record.arms = [unit.name for unit in units(study)], list(study.arms)
+        record.finished, record.notes = None, notes
         _create_cells(study, folder)
         update_result(study, folder)
         for note in notes:
             (options.show.warn if note.startswith("leak, ") else options.show.say)(note)
         _run_cells(study, folder, datasets, options)
-        record["finished"] = now() if all(c["state"] == "finished" for c in record["cells"]) else None
+        record.finished = now() if all(cell.state == "finished" for cell in record.cells) else None
         update_result(study, folder)
     return folder
 
@@ -82,11 +90,11 @@ def _completed(was: dict[str, Any]) -> dict[str, Any]:
     return make_study(was).model_dump(mode="json")
 
 
-def _run_cells(study: Study, folder: StudyFolder, datasets: Datasets, options: Options) -> None:
+def _run_cells(study: Study, folder: StudyFolder[ComparisonRecord], datasets: Datasets, options: Options) -> None:
     """Run the unfinished cells; log the result so far after each unit."""
     nested = study.folds > 0 and study.protocol == "nested"
     tuned = _tune_arms(study, folder, datasets, options) if study.tuning and not nested else {}
-    waiting = [(u, a) for u, a in cells(study) if _cell(folder, u, a)["state"] != "finished"]
+    waiting = [(u, a) for u, a in cells(study) if _cell(folder, u, a).state != "finished"]
     for at, (unit, arm) in enumerate(waiting):
         if study.tuning and nested:
             tuned[arm] = _tune_arm(study, folder, arm, unit, datasets, options)
@@ -198,10 +206,10 @@ def _test_rows(dataset: Dataset) -> tuple[list[str], list[tuple[str, str, int]]]
     return dataset.names, rows
 
 
-def _check_first_seed(study: Study, folder: StudyFolder) -> None:
+def _check_first_seed(study: Study, folder: StudyFolder[ComparisonRecord]) -> None:
     """Raise UserError if settings were tuned at another seed than the one that is first now."""
-    before = folder.record.get("units") or [None]
-    if study.tuning and not study.folds and folder.record["tuning"] and before[0] != units(study)[0].name:
+    before = folder.record.units[:1]
+    if study.tuning and not study.folds and folder.record.tuning and before != [units(study)[0].name]:
         raise UserError(
             f"{folder.path}: its settings were tuned at {before[0]}. Keep that seed first, or use -o for another folder"
         )
@@ -222,32 +230,34 @@ def _cell_config(study: Study, arm: str, unit: Unit, settings: Mapping[str, Any]
     return arm_config(study, arm, METHODS, above)
 
 
-def _create_cells(study: Study, folder: StudyFolder) -> None:
+def _create_cells(study: Study, folder: StudyFolder[ComparisonRecord]) -> None:
     """Create a cell for each unit and arm; keep the state of earlier cells whose runs still exist."""
     known = {
-        (cell["unit"], cell["arm"]): cell
-        for cell in folder.record.get("cells", [])
-        if cell["state"] != "finished" or folder.run(cell).finished
+        (cell.unit, cell.arm): cell
+        for cell in folder.record.cells
+        if cell.state != "finished" or folder.run(cell).finished
     }
-    blank = {"run": None, "state": "waiting", "error": None, "seconds": 0.0}
-    folder.record["cells"] = [
-        known.get((unit.name, arm), {"unit": unit.name, "arm": arm, **blank}) for unit, arm in cells(study)
-    ]
+    folder.record.cells = [known.get((unit.name, arm)) or _new_cell(unit, arm) for unit, arm in cells(study)]
 
 
-def _cell(folder: StudyFolder, unit: Unit, arm: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(c for c in folder.record["cells"] if (c["unit"], c["arm"]) == (unit.name, arm))
-    return found
+def _new_cell(unit: Unit, arm: str) -> Cell:
+    return Cell(unit=unit.name, arm=arm, run=None, state="waiting", error=None, seconds=0.0)
 
 
-def _tune_arms(study: Study, folder: StudyFolder, datasets: Datasets, options: Options) -> dict[str, dict[str, Any]]:
+def _cell(folder: StudyFolder[ComparisonRecord], unit: Unit, arm: str) -> Cell:
+    return next(cell for cell in folder.record.cells if (cell.unit, cell.arm) == (unit.name, arm))
+
+
+def _tune_arms(
+    study: Study, folder: StudyFolder[ComparisonRecord], datasets: Datasets, options: Options
+) -> dict[str, dict[str, Any]]:
     """Tune every arm at the first unit, or on the ordinary split with folds; return the best settings by arm."""
     unit = Unit("ordinary split", {}) if study.folds else units(study)[0]
     return {arm: _tune_arm(study, folder, arm, unit, datasets, options) for arm in study.arms}
 
 
 def _tune_arm(
-    study: Study, folder: StudyFolder, arm: str, unit: Unit, datasets: Datasets, options: Options
+    study: Study, folder: StudyFolder[ComparisonRecord], arm: str, unit: Unit, datasets: Datasets, options: Options
 ) -> dict[str, Any]:
     """Tune an arm at a unit on validation and return the best settings; every arm has the same number of trials."""
     config = _cell_config(study, arm, unit, {})
@@ -257,21 +267,19 @@ def _tune_arm(
     name = joined_name([arm, unit.name]).replace(" ", "-").replace(",", "")
     where = folder.path / SEARCHED / name
     done = run_search(found, where, options, datasets.read(config)).record
-    best = next((trial for trial in done["trials"] if trial["number"] == done["best"]), None)
+    best, trials = done.stored_best, len(done.trials)
     if best is None:
-        raise Failure(f"{where}: every trial failed; the first: {done['trials'][0]['error']}")
-    entry = {"trials": len(done["trials"]), "settings": best["settings"], "value": best["value"]}
-    folder.record["tuning"] = {**(folder.record["tuning"] or {}), name: {"arm": arm, "unit": unit.name, **entry}}
+        raise Failure(f"{where}: every trial failed; the first: {done.trials[0].error}")
+    tuned = TunedArm(arm=arm, unit=unit.name, trials=trials, settings=best.settings, value=best.value)
+    folder.record.tuning = {**(folder.record.tuning or {}), name: tuned}
     folder.save()
-    options.show.say(
-        f"{arm}: {settings_text(best['settings'])} chosen on validation, {plural(len(done['trials']), 'trial')}"
-    )
-    return best["settings"]
+    options.show.say(f"{arm}: {settings_text(best.settings)} chosen on validation, {plural(trials, 'trial')}")
+    return best.settings
 
 
-def _progress(cells: Sequence[Mapping[str, Any]]) -> str:
+def _progress(cells: Sequence[Cell]) -> str:
     """Return `(run 3 of 12, about 20 min left)`, estimated from the mean time of finished cells."""
-    took = [cell["seconds"] for cell in cells if cell["state"] == "finished"]
+    took = [cell.seconds for cell in cells if cell.state == "finished"]
     left = len(cells) - len(took)
     time_left = f", about {duration(left * sum(took) / len(took))} left" if took else ""
     return f"(run {len(took) + 1} of {len(cells)}{time_left})"
@@ -279,7 +287,7 @@ def _progress(cells: Sequence[Mapping[str, Any]]) -> str:
 
 def _run_cell(
     study: Study,
-    folder: StudyFolder,
+    folder: StudyFolder[ComparisonRecord],
     unit: Unit,
     arm: str,
     settings: Mapping[str, Any],
@@ -292,17 +300,17 @@ def _run_cell(
     run = RunFolder(options.runs / plan.name)
     if options.deadline and time.monotonic() > options.deadline:
         raise Stopped("the time limit", run)
-    options.show.say(f"{unit.name}, {arm} {_progress(folder.record['cells'])}")
-    cell.update(run=folder.place(run.path), state="waiting", error=None)
+    options.show.say(f"{unit.name}, {arm} {_progress(folder.record.cells)}")
+    cell.run, cell.state, cell.error = folder.place(run.path), "waiting", None
     began = time.monotonic()
     try:
         pipeline.execute(plan, replace(options, show=options.show.within()))
-        cell["state"] = "finished"
+        cell.state = "finished"
     except Stopped:
         folder.save()
         raise
     except Failure as error:
-        cell.update(state="failed", error=str(error))
+        cell.state, cell.error = "failed", str(error)
         options.show.warn(f"{unit.name}, {arm} failed; it is tried again when the study is resumed: {error}")
-    cell["seconds"] = round(cell["seconds"] + time.monotonic() - began, 3)
+    cell.seconds = round(cell.seconds + time.monotonic() - began, 3)
     folder.save()

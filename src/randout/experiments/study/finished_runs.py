@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 from randout.core.errors import UserError
 from randout.core.wording import plural
 from randout.reporting.subjects import default_baseline, selection_metric
 from randout.storage.run_folder import RunFolder
 from randout.storage.run_names import SEED, run_names, without_ending
+from randout.storage.run_record import GivenTeacher
 from randout.storage.seen_rows import FILE, rows_of_old_teachers
 from randout.storage.study_folder import StudyFolder
+from randout.storage.study_record import Cell, ComparisonRecord, StudyData
 
 from .results import as_result, leaks_of, read_scores, rows_for
 from .spec import Study
 from .warnings import of_study
 
 
-def compare_finished(paths: Sequence[Path], baseline: str, study: Study, selected: bool = False) -> dict[str, Any]:
+def compare_finished(paths: Sequence[Path], baseline: str, study: Study, selected: bool = False) -> ComparisonRecord:
     """Compare finished runs; those that differ only in their seed are one arm. Returns a record like that of a study.
 
     baseline: a run's folder or its arm's name; empty: `default_baseline`, as for a report. study: gives metric and margin.
@@ -40,23 +42,23 @@ def compare_finished(paths: Sequence[Path], baseline: str, study: Study, selecte
     if any(one != seeds[0] for one in seeds):
         listed = "; ".join(f"{name}: {sorted(runs)}" for name, runs in arms.items())
         raise UserError(f"compare: the arms do not have the same seeds ({listed}), which paired statistics need")
-    record: dict[str, Any] = {
-        "kind": "compare",
-        "name": "comparison of finished runs",
-        "metric": study.metric,
-        "notes": [],
-        "data": {"sha256": arms[chosen][seeds[0][0]].record["data"]},
-        "units": [f"seed {seed}" for seed in seeds[0]],
-        "arms": list(arms),
-        "baseline": chosen,
-        "cells": [
-            {"unit": f"seed {seed}", "arm": name, "run": str(run.path.resolve()), "state": "finished", "error": None}
+    record = ComparisonRecord(
+        kind="compare",
+        name="comparison of finished runs",
+        metric=study.metric,
+        notes=[],
+        data=StudyData(sha256=arms[chosen][seeds[0][0]].record.data),
+        units=[f"seed {seed}" for seed in seeds[0]],
+        arms=list(arms),
+        baseline=chosen,
+        cells=[
+            Cell(unit=f"seed {seed}", arm=name, run=str(run.path.resolve()), state="finished", error=None)
             for name, runs in arms.items()
             for seed, run in runs.items()
         ],
-        "margin": study.margin,
-        "result": None,
-    }
+        margin=study.margin,
+        result=None,
+    )
     folder = StudyFolder(Path("/"), record)
     rows = rows_for(study.model_copy(update={"baseline": chosen}), read_scores(folder))
     notes = [note] if note else []
@@ -65,15 +67,15 @@ def compare_finished(paths: Sequence[Path], baseline: str, study: Study, selecte
         for name, runs in arms.items()
         if any(_unknown_teacher(run) for run in runs.values())
     ]
-    warnings, words = of_study(record, folder.run, study.metric)
+    record.warnings, words = of_study(record, folder.run, study.metric)
     notes += [words] if words else []
-    result = as_result(rows, f"{plural(len(seeds[0]), 'seed')} per recipe", notes)
-    return record | {"warnings": warnings, "result": result | {"leaks": leaks_of(folder)}}
+    record.result = as_result(rows, f"{plural(len(seeds[0]), 'seed')} per recipe", notes, leaks_of(folder))
+    return record
 
 
 def _unknown_teacher(run: RunFolder) -> bool:
     """Return whether a run of an earlier version learned from a teacher without any record of its rows."""
-    if (run.path / FILE).exists() or not run.record["identity"].get("teacher"):
+    if (run.path / FILE).exists() or not run.record.identity.teacher:
         return False
     return not rows_of_old_teachers(run)[1]
 
@@ -82,8 +84,6 @@ def _finished(path: Path) -> RunFolder:
     run = RunFolder(path)
     if not run.finished:
         raise UserError(f"{path}: this run is not finished. Resume it with its `randout train` command")
-    if not {"data", "split", "student", "teacher", "methods", "train"} <= set(run.record.get("identity") or {}):
-        raise UserError(f"{path / 'run.json'}: lacks the run's identity, so the run cannot be compared")
     return run
 
 
@@ -93,10 +93,10 @@ def _arms(runs: Sequence[RunFolder]) -> dict[str, dict[int, RunFolder]]:
     for run in runs:
         if not _same_rows(run, runs[0]):
             raise UserError(f"{run.path}: its data or test rows differ from those of {runs[0].path}")
-        identity = run.record["identity"]
-        train = {key: value for key, value in identity["train"].items() if key != "seed"}
-        key = json.dumps([identity["student"], identity["methods"], train, _teacher_key(run)], sort_keys=True)
-        seed = identity["train"]["seed"]
+        identity = run.record.identity
+        train = {name: value for name, value in identity.train.as_json().items() if name != "seed"}
+        key = json.dumps([identity.student.as_json(), identity.methods, train, _teacher_key(run)], sort_keys=True)
+        seed = identity.train.seed
         if seed in arms.setdefault(key, {}):
             raise UserError(f"{run.path}: has the same settings and seed as {arms[key][seed].path}. Leave one out")
         arms[key][seed] = run
@@ -106,28 +106,23 @@ def _arms(runs: Sequence[RunFolder]) -> dict[str, dict[int, RunFolder]]:
 
 def _same_rows(one: RunFolder, other: RunFolder) -> bool:
     """Return whether two runs have the same data file, classes and test rows."""
-    first, second = one.record["identity"], other.record["identity"]
-    same = first["data"]["labels"] == second["data"]["labels"] and first["split"].get("test") == second["split"].get(
-        "test"
-    )
-    labelled = [run.record.get("labelled_data") for run in (one, other)]
+    first, second = one.record.identity, other.record.identity
+    same = first.data.labels == second.data.labels and first.split.get("test") == second.split.get("test")
+    labelled = [run.record.labelled_data for run in (one, other)]
     if all(labelled):
         return same and labelled[0] == labelled[1]
-    if "unlabeled" in first["split"] or "unlabeled" in second["split"]:  # the digest also covers unlabelled texts
+    if "unlabeled" in first.split or "unlabeled" in second.split:  # the digest also covers unlabelled texts
         return same
-    return same and first["data"]["sha256"] == second["data"]["sha256"]
+    return same and first.data.sha256 == second.data.sha256
 
 
-def _teacher_key(run: RunFolder) -> Any:
-    """Identify a run's teacher independently of its seed: a finished classifier, or the name of one trained for the run."""
-    identity, record = run.record["identity"], run.record.get("teacher") or {}
-    teachers = [identity["teacher"], *identity.get("more", ())]
-    names = [record.get("name"), *(other["name"] for other in record.get("more", ()))]
-    found = [
-        without_ending(str(name)) if isinstance(teacher, str) else teacher
-        for teacher, name in zip(teachers, names, strict=True)
+def _teacher_key(run: RunFolder) -> list[object]:
+    """Identify a run's teachers independently of its seed: finished classifiers, or the names of those trained for it."""
+    record = run.record
+    return [
+        teacher.as_json() if isinstance(teacher, GivenTeacher) else without_ending(used.name if used else "")
+        for teacher, used in zip_longest(record.identity.teachers, record.teachers)
     ]
-    return found if len(found) > 1 else found[0]
 
 
 def _named_baseline(arms: dict[str, dict[int, RunFolder]], asked: str) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -15,10 +14,12 @@ from randout.reporting.figures import covered, method_lines
 from randout.stats.crossed import Difference
 from randout.stats.metrics import score
 from randout.stats.verdicts import FOLDS_NEEDED, MethodRow, compare_folds, compare_methods
+from randout.storage.metrics_record import Leaks, Rates
 from randout.storage.predictions import read_predictions
 from randout.storage.run_folder import RunFolder
 from randout.storage.seen_rows import of_run
 from randout.storage.study_folder import StudyFolder
+from randout.storage.study_record import ComparisonRecord, ResultRow, StudyResult
 
 from .spec import Study
 from .warnings import of_study
@@ -49,30 +50,29 @@ class StudyPredictions:
             self.num_labels,
         )
 
-    def each(self, arm: str) -> list[dict[str, Any]]:
+    def each(self, arm: str) -> list[Rates]:
         """Return the metrics of an arm at every unit, with classes named by number."""
         found = []
         for labels, logits in zip(self.labels, self.logits[arm], strict=True):
             names = [str(at) for at in range(self.num_labels)]
             learnt = dict(enumerate(names[: logits.shape[1]]))
-            found.append(score(labels, logits, learnt, unseen=names[logits.shape[1] :]))
+            found.append(Rates.model_validate(score(labels, logits, learnt, unseen=names[logits.shape[1] :])))
         return found
 
 
-def read_scores(folder: StudyFolder, split: str = "test") -> StudyPredictions:
+def read_scores(folder: StudyFolder[ComparisonRecord], split: str = "test") -> StudyPredictions:
     """Read the predictions of a study's complete units. Raises UserError if arms were scored on different rows."""
     record = folder.record
     by_unit: dict[str, dict[str, RunFolder]] = {}
-    for cell in record["cells"]:
-        if cell["state"] == "finished":
-            by_unit.setdefault(cell["unit"], {})[cell["arm"]] = folder.run(cell)
-    done = [unit for unit in record["units"] if by_unit.get(unit, {}).keys() >= set(record["arms"])]
-    found = StudyPredictions(done, {a: [] for a in record["arms"]}, {a: [] for a in record["arms"]}, [], [], [], 0)
+    for cell in record.cells_in("finished"):
+        by_unit.setdefault(cell.unit, {})[cell.arm] = folder.run(cell)
+    done = [unit for unit in record.units if by_unit.get(unit, {}).keys() >= set(record.arms)]
+    found = StudyPredictions(done, {a: [] for a in record.arms}, {a: [] for a in record.arms}, [], [], [], 0)
     num_labels = 0
     for unit in done:
-        runs = {arm: by_unit[unit][arm] for arm in record["arms"]}
+        runs = {arm: by_unit[unit][arm] for arm in record.arms}
         read = {arm: read_predictions(run.predictions(split), run.labels) for arm, run in runs.items()}
-        first = read[record["arms"][0]]
+        first = read[record.arms[0]]
         for arm, run in runs.items():
             if not read[arm].same_rows(first):
                 raise UserError(f"{run.path}: its {split} rows differ from those of the other arms at {unit}")
@@ -80,18 +80,18 @@ def read_scores(folder: StudyFolder, split: str = "test") -> StudyPredictions:
             found.logits[arm].append(read[arm].logits)
         found.labels.append(first.labels)
         found.groups.append(first.groups)
-        found.train_rows.append(len(runs[record["arms"][0]].read("split.json")["train"]))
+        found.train_rows.append(len(runs[record.arms[0]].split["train"]))
         num_labels = len(first.names)
     return StudyPredictions(**{**vars(found), "num_labels": num_labels})
 
 
-def update_result(study: Study, folder: StudyFolder) -> None:
+def update_result(study: Study, folder: StudyFolder[ComparisonRecord]) -> None:
     """Store the result of the complete units in the record."""
     record = folder.record
-    scores, repeats = _units_to_use(study, read_scores(folder), record["units"])
-    head = f"{len(scores.units)} of {plural(len(record['units']), 'fold' if study.folds else 'seed')}"
-    notes = list(record["notes"])
-    record["warnings"], baseline = of_study(record, folder.run, study.metric, repeats)
+    scores, repeats = _units_to_use(study, read_scores(folder), record.units)
+    head = f"{len(scores.units)} of {plural(len(record.units), 'fold' if study.folds else 'seed')}"
+    notes = list(record.notes)
+    record.warnings, baseline = of_study(record, folder.run, study.metric, repeats)
     notes += [baseline] if baseline else []
     if study.folds and study.tuning and study.protocol == "paper":
         notes.append(
@@ -100,27 +100,27 @@ def update_result(study: Study, folder: StudyFolder) -> None:
         )
     notes.append(_tuning_note(record))
     notes += _teacher_note(folder)
-    failed = [f"{c['unit']} {c['arm']}" for c in record["cells"] if c["state"] == "failed"]
+    failed = [f"{cell.unit} {cell.arm}" for cell in record.cells_in("failed")]
     if failed:
         notes.append(f"failed, and their units are left out: {', '.join(failed)}")
     if not scores.units or (study.folds and len(scores.units) < FOLDS_NEEDED):
-        record["result"] = {"head": head, "estimand": "none yet", "rows": [], "notes": notes}
+        record.result = StudyResult(head=head, estimand="none yet", rows=[], notes=notes)
     else:
         rows = rows_for(study, scores, repeats)
         if study.screening:
             head, rows = f"{head} (screening: no verdict)", [_without_verdict(row) for row in rows]
-        record["result"] = as_result(rows, head, notes) | {"leaks": leaks_of(folder)}
+        record.result = as_result(rows, head, notes, leaks_of(folder))
     folder.save()
 
 
-def leaks_of(folder: StudyFolder) -> dict[str, dict[str, int]]:
+def leaks_of(folder: StudyFolder[ComparisonRecord]) -> dict[str, Leaks]:
     """Return by arm how many of its scored test rows a teacher or starting model was trained on; arms without any are omitted."""
-    found: dict[str, dict[str, int]] = {}
-    for cell in folder.record["cells"]:
-        leaks = of_run(folder.run(cell), "test") if cell["state"] == "finished" else {}
-        if leaks.get("rows"):
-            so_far = found.setdefault(cell["arm"], {"rows": 0, "of": 0})
-            found[cell["arm"]] = {key: count + leaks[key] for key, count in so_far.items()}
+    found: dict[str, Leaks] = {}
+    for cell in folder.record.cells_in("finished"):
+        leaks = of_run(folder.run(cell), "test")
+        if leaks and leaks.rows:
+            so_far = found.get(cell.arm, Leaks(rows=0, of=0))
+            found[cell.arm] = Leaks(rows=so_far.rows + leaks.rows, of=so_far.of + leaks.of)
     return found
 
 
@@ -138,31 +138,31 @@ def _units_to_use(study: Study, scores: StudyPredictions, planned: Sequence[str]
     return scores.only(kept), max(1, len(whole))
 
 
-def _teacher_note(folder: StudyFolder) -> list[str]:
+def _teacher_note(folder: StudyFolder[ComparisonRecord]) -> list[str]:
     """Return a note if one teacher served several seeds or folds: the result is then conditional on this teacher."""
     units_of: dict[str, set[str]] = {}
-    for cell in folder.record["cells"]:
-        if cell["state"] == "finished":
-            identity = folder.run(cell).record["identity"]
-            for teacher in [identity["teacher"], *identity.get("more", ())] if identity["teacher"] else []:
-                units_of.setdefault(json.dumps(teacher, sort_keys=True), set()).add(cell["unit"])
+    for cell in folder.record.cells_in("finished"):
+        for teacher in folder.run(cell).record.identity.teachers:
+            key = teacher if isinstance(teacher, str) else json.dumps(teacher.as_json(), sort_keys=True)
+            units_of.setdefault(key, set()).add(cell.unit)
     if not any(len(units) > 1 for units in units_of.values()):
         return []
     return ["conditional on this teacher: several units share it, so the result does not cover training it again"]
 
 
-def _tuning_note(record: Mapping[str, Any]) -> str:
+def _tuning_note(record: ComparisonRecord) -> str:
     """Return a note on how many validation trials each arm had before the test split was opened."""
-    if not record["tuning"]:
+    if not record.tuning:
         return "every arm uses its recipe as given: nothing was tuned in this study"
-    entries = list(record["tuning"].values())
-    counts = {arm: sum(e["trials"] for e in entries if e["arm"] == arm) for arm in record["arms"]}
+    searches = record.tuning.values()
+    counts = {arm: sum(one.trials for one in searches if one.arm == arm) for arm in record.arms}
     return "validation trials before the test split was opened: " + ", ".join(f"{a} {n}" for a, n in counts.items())
 
 
-def as_result(rows: list[MethodRow], head: str, notes: list[str]) -> dict[str, Any]:
+def as_result(rows: list[MethodRow], head: str, notes: list[str], leaks: dict[str, Leaks]) -> StudyResult:
     """Return rows as they are stored in `study.json`."""
-    return {"head": head, "estimand": rows[0].estimand, "rows": [asdict(row) for row in rows], "notes": notes}
+    stored = [ResultRow.model_validate(asdict(row)) for row in rows]
+    return StudyResult(head=head, estimand=rows[0].estimand, rows=stored, notes=notes, leaks=leaks)
 
 
 def rows_for(study: Study, scores: StudyPredictions, repeats: int = 1) -> list[MethodRow]:
@@ -207,7 +207,7 @@ def _fold_rows(
 ) -> list[MethodRow]:
     values = {}
     for arm in (baseline, *arms):
-        values[arm] = np.array([one[study.metric] for one in scores.each(arm)])
+        values[arm] = np.array([one.value(study.metric) for one in scores.each(arm)])
     test_rows = np.array([len(y) for y in scores.labels])
     folds = len(scores.groups) // repeats  # every repeat splits the same rows
     group_sizes = np.unique(np.concatenate(scores.groups[:folds]), return_counts=True)[1]
@@ -223,23 +223,23 @@ def _fold_rows(
     )
 
 
-def rows_of(result: Mapping[str, Any]) -> list[MethodRow]:
-    """Rebuild the rows of a result from JSON."""
+def rows_of(result: StudyResult) -> list[MethodRow]:
+    """Rebuild the rows of a result of this version from their record."""
     found = []
-    for row in result["rows"]:
-        pair = row["difference"]
-        found.append(MethodRow(**{**row, "difference": None if pair is None else Difference(**pair)}))
+    for row in result.rows:
+        pair = None if row.difference is None else Difference(**row.difference.as_json())
+        found.append(MethodRow(**{**row.as_json(), "difference": pair}))
     return found
 
 
-def result_lines(record: Mapping[str, Any], width: int | None = None) -> list[str]:
+def result_lines(record: ComparisonRecord, width: int | None = None) -> list[str]:
     """Return a study's result as text: how much is complete, the table, the notes.
 
     width: columns of the terminal, for which long names in the table are shortened.
     """
-    result = record["result"]
-    if result is None or not result["rows"]:
-        return [f"{record['name']}: {result['head'] if result else 'nothing'} complete; no result yet"]
-    notes = [f"note: {note}" for note in result["notes"]]
-    table = method_lines(rows_of(result), result.get("leaks") or {}, width)
-    return [f"{record['name']}: result over {covered(result['head'])}", *table, *notes]
+    result = record.result
+    if result is None or not result.rows:
+        return [f"{record.name}: {result.head if result else 'nothing'} complete; no result yet"]
+    notes = [f"note: {note}" for note in result.notes]
+    table = method_lines(rows_of(result), result.leaks, width)
+    return [f"{record.name}: result over {covered(result.head)}", *table, *notes]

@@ -71,7 +71,7 @@ class Study(Table):
     margin: Annotated[float, Field(gt=0, lt=1)] = Field(0.02, description="differences below this count as equivalent")
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> Literal["compare", "cv"]:
         return "cv" if self.folds else "compare"
 
 

@@ -11,40 +11,40 @@ from randout.core.errors import UserError
 from randout.experiments.run.warnings import trained_majority
 from randout.stats.diagnostics import Finding, clearly, majority_scores, metric_name, points, title
 from randout.stats.verdicts import FOLDS_NEEDED, compare_folds
+from randout.storage.metrics_record import Metrics
 from randout.storage.run_folder import RunFolder
+from randout.storage.study_record import ArmWarning, Cell, ComparisonRecord
 
 POOLED = ("majority", "baseline")  # kinds that are tested over all folds together
 
 
 def of_study(
-    record: Mapping[str, Any], run_of: Callable[[Mapping[str, Any]], RunFolder], metric: str, repeats: int = 1
-) -> tuple[list[dict[str, Any]], str]:
+    record: ComparisonRecord, run_of: Callable[[Cell], RunFolder], metric: str, repeats: int = 1
+) -> tuple[list[ArmWarning], str]:
     """Return the warnings of finished cells, one per arm and kind, and a note on the baseline ("" if there is none).
 
     Over folds, an arm is compared with the majority class and the baseline on all folds together (Nadeau and Bengio's
     interval), because one fold has few rows.
     """
-    folds = record["kind"] == "cv"
-    warnings: list[dict[str, Any]] = []
+    folds = record.kind == "cv"
+    warnings: list[ArmWarning] = []
     baselines: dict[str, float] = {}
-    done = [cell for cell in record["cells"] if cell["state"] == "finished"]
-    for arm in record["arms"]:
-        cells = [cell for cell in done if cell["arm"] == arm]
-        runs = {str(cell["unit"]): run_of(cell) for cell in cells}
-        metrics = {unit: run.read("metrics.json") for unit, run in runs.items()}
+    for arm in record.arms:
+        runs = {cell.unit: run_of(cell) for cell in record.cells_in("finished") if cell.arm == arm}
+        metrics = {unit: run.metrics for unit, run in runs.items()}
         for unit, found in metrics.items():
-            if base := found.get("test", {}).get("baseline"):
-                baselines[unit] = base[metric]
+            if found.test and found.test.baseline:
+                baselines[unit] = found.test.baseline.value(metric)
         pooled = folds and len(runs) >= FOLDS_NEEDED
         by_kind: dict[str, dict[str, str]] = {}
         for unit, found in metrics.items():
-            for one in found.get("warnings", []):
-                if not (pooled and one["kind"] in POOLED):
-                    by_kind.setdefault(one["kind"], {})[unit] = one["message"]
+            for one in found.warnings:
+                if not (pooled and one.kind in POOLED):
+                    by_kind.setdefault(one.kind, {})[unit] = one.message
         for kind, units in by_kind.items():
-            warnings.append({"arm": arm, "kind": kind, "units": list(units), "message": _message(units, len(runs))})
+            warnings.append(ArmWarning(arm=arm, kind=kind, units=list(units), message=_message(units, len(runs))))
         for finding in _over_folds(runs, metrics, metric, repeats) if pooled else []:
-            warnings.append({"arm": arm, "kind": finding.kind, "units": list(runs), "message": finding.message})
+            warnings.append(ArmWarning(arm=arm, kind=finding.kind, units=list(runs), message=finding.message))
     return warnings, _note(baselines, metric, folds)
 
 
@@ -56,17 +56,20 @@ def _message(units: Mapping[str, str], runs: int) -> str:
     return f"{len(units)} of {runs} runs, e.g. {unit}: {message}"
 
 
-def _over_folds(runs: Mapping[str, RunFolder], metrics: Mapping[str, Any], metric: str, repeats: int) -> list[Finding]:
+def _over_folds(
+    runs: Mapping[str, RunFolder], metrics: Mapping[str, Metrics], metric: str, repeats: int
+) -> list[Finding]:
     own, sizes, trained = [], [], []
     others: dict[str, list[Any]] = {kind: [] for kind in POOLED}
     for unit, run in runs.items():
-        found = metrics[unit]["test"]
+        found = metrics[unit].test
+        assert found is not None
         largest = trained_majority(run.record, run.labels, found)
-        own.append(found[metric])
-        others["majority"].append(majority_scores(np.asarray(found["confusion_matrix"]), largest)[metric])
-        others["baseline"].append((found.get("baseline") or {}).get(metric))
-        sizes.append(found["rows"])
-        trained.append(len(run.read("split.json")["train"]))
+        own.append(found.value(metric))
+        others["majority"].append(majority_scores(np.asarray(found.confusion_matrix), largest)[metric])
+        others["baseline"].append(found.baseline.value(metric) if found.baseline else None)
+        sizes.append(found.rows)
+        trained.append(len(run.split["train"]))
     findings = []
     for kind, values in others.items():
         if any(value is None for value in values):
@@ -105,9 +108,9 @@ def _note(baselines: Mapping[str, float], metric: str, folds: bool) -> str:
     return f"bag-of-words baseline on the test rows: {metric_name(metric)} {100 * mean:.2f} %{over}"
 
 
-def lines(warnings: Sequence[Mapping[str, Any]]) -> list[str]:
+def lines(warnings: Sequence[ArmWarning]) -> list[str]:
     """Return warnings of a study as lines, the arms first; arms with the same message share a line."""
     arms: dict[str, list[str]] = {}
     for one in warnings:
-        arms.setdefault(one["message"], []).append(one["arm"])
+        arms.setdefault(one.message, []).append(one.arm)
     return [f"{', '.join(dict.fromkeys(names))}: {message}" for message, names in arms.items()]

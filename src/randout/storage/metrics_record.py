@@ -1,0 +1,204 @@
+"""The content of `metrics.json` and `history.json`: the scores of a run and its validations."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from .record import Record
+
+
+class Rates(Record):
+    """Metrics that depend on the predicted classes only; fractions in [0, 1]."""
+
+    accuracy: float
+    balanced_accuracy: float
+    macro_precision: float
+    macro_recall: float
+    macro_f1: float
+    weighted_f1: float
+
+    def value(self, metric: str) -> float:
+        """Return a metric by its name."""
+        found: float = getattr(self, metric)
+        return found
+
+
+class ClassScores(Record):
+    """Metrics of one class. support: its number of rows."""
+
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+class Estimate(Record):
+    """A difference with its 95 % interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+class BaselineScores(Rates):
+    """Scores of the bag-of-words baseline on the same rows.
+
+    train_rows: number of rows that it was fitted to. sampled: whether some rows were left out. metric, difference: model
+    minus baseline; None for a single group.
+    """
+
+    name: str
+    train_rows: int
+    sampled: bool
+    metric: str = "accuracy"
+    difference: Estimate | None = None
+
+
+class Leaks(Record):
+    """Scored rows seen before. rows: number that a model was trained on. of: all scored rows. roles: number by role."""
+
+    rows: int
+    of: int
+    roles: dict[str, int] = Field(default_factory=dict)
+
+
+class TestRows(Record):
+    """Test rows of a run in a scored file. openings: how often they have been scored; None if that is not recorded."""
+
+    rows: int
+    of: int
+    openings: int | None = None
+
+
+class Gap(Record):
+    """Student and teacher in one metric, and student minus teacher with its 95 % interval, if there is one.
+
+    verdict: "better", "matches", "worse" or "undecided".
+    """
+
+    student: float
+    teacher: float
+    verdict: str
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class MetricGap(Gap):
+    """The gap in the metric that selected the run."""
+
+    metric: str
+
+
+class TeacherGap(Record):
+    """Student and teacher on the same validation rows: in accuracy, and in the run's metric if that is another one.
+
+    margin: a student that is worse by less matches its teacher.
+    """
+
+    rows: int
+    margin: float
+    student_accuracy: float
+    teacher_accuracy: float
+    verdict: str
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    primary: MetricGap | None = None
+
+    @property
+    def by_metric(self) -> dict[str, Gap]:
+        """The gap in each metric, the run's own first."""
+        ends = {"difference": self.difference, "low": self.low, "high": self.high}
+        own = Gap(student=self.student_accuracy, teacher=self.teacher_accuracy, verdict=self.verdict, **ends)
+        return ({self.primary.metric: self.primary} if self.primary else {}) | {"accuracy": own}
+
+
+class RunWarning(Record):
+    """A warning. kind: a key of `stats.diagnostics.KINDS`. split: the rows that it concerns; empty for the whole run."""
+
+    kind: str
+    message: str
+    split: str = ""
+
+
+class Scores(Rates):
+    """Scores on a split or a file, as `stats.metrics.score` returns them, and what is known of the rows.
+
+    intervals: [low, high] at 95 %, by metric; no_interval: why a metric has none. unseen: rows by label that the model has no
+    output for. without_copies, without_leaks: scores without rows that have a copy in train, or that an ancestor was
+    trained on. before_refit: whether they are of the training before the refit.
+
+    Of a file only: without_text: rows that are not scored. seen: rows that the model or its ancestors have seen.
+    warnings: what `randout evaluate` reports; those of a run are in `Metrics`.
+    """
+
+    rows: int
+    log_loss: float
+    expected_calibration_error: float
+    majority_baseline: float
+    majority_label: str
+    per_class: dict[str, ClassScores]
+    confusion_matrix: list[list[int]]
+    unseen: dict[str, int] = Field(default_factory=dict)
+    groups: int | None = None
+    intervals: dict[str, list[float]] = Field(default_factory=dict)
+    no_interval: dict[str, str] = Field(default_factory=dict)
+    without_copies: Scores | None = None
+    leaks: Leaks | None = None
+    without_leaks: Scores | None = None
+    before_refit: bool = False
+    teacher: TeacherGap | None = None
+    baseline: BaselineScores | None = None
+    without_text: int = 0
+    seen: Leaks | None = None
+    without_seen: Scores | None = None
+    test_rows: TestRows | None = None
+    warnings: list[RunWarning] = Field(default_factory=list)
+
+    def interval(self, metric: str) -> tuple[float, float] | None:
+        """Return the 95 % interval of a metric, or None."""
+        found = self.intervals.get(metric)
+        return (found[0], found[1]) if found else None
+
+
+class Metrics(Record):
+    """The content of `metrics.json`. test: None until the test split was scored."""
+
+    validation: Scores
+    test: Scores | None = None
+    warnings: list[RunWarning] = Field(default_factory=list)
+
+    @property
+    def splits(self) -> dict[str, Scores]:
+        """The scored splits, validation first."""
+        return {"validation": self.validation} | ({"test": self.test} if self.test else {})
+
+
+class Epoch(Record):
+    """One validation: the epochs and optimizer steps before it, and the seconds since the last one.
+
+    Other keys: the mean training losses, as `loss_ce`, and the validation metrics, as `validation_accuracy`.
+    """
+
+    epoch: int | None = None
+    step: int = 0
+    seconds: float = 0.0
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """The losses and metrics by key."""
+        return self.model_extra or {}
+
+
+class History(Record):
+    """The content of `history.json`. ended: why the training ended."""
+
+    epochs: list[Epoch] = Field(default_factory=list)
+    best_epoch: int | None = None
+    ended: str = ""
+
+    @property
+    def last_epoch(self) -> int:
+        """The number of the last validated epoch; 0 without any."""
+        return (self.epochs[-1].epoch or len(self.epochs)) if self.epochs else 0
