@@ -194,3 +194,17 @@ def run(command: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RANDOUT_CACHE", str(tmp_path / "cache"))
     return command
+
+
+@pytest.fixture
+def registry_restored() -> Iterator[None]:
+    """After the test, the registry and the loaded plugins are as they were."""
+    from randout.methods import plugins
+    from randout.methods.builtin import METHODS
+
+    kept = {name: dict(value) if isinstance(value, dict) else value for name, value in vars(METHODS).items()}
+    loaded = dict(plugins._plugins)
+    yield
+    vars(METHODS).update(kept)
+    plugins._plugins.clear()
+    plugins._plugins.update(loaded)

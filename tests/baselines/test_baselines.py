@@ -312,9 +312,9 @@ def test_saved_model_scores_as_it_did(
     assert labels == [plan.dataset.id2label[int(best)] for best in kept.argmax(1)]
     assert api.predict(result.model_path, rows)[0] == labels
     again, _ = scoring.score_run(result.folder, "test", SHOW)
-    assert again["confusion_matrix"] == result.metrics["test"]["confusion_matrix"]
+    assert again.confusion_matrix == result.metrics["test"]["confusion_matrix"]
     scored, _ = scoring.score_file(str(result.folder), str(toy_csv(150, 0)), None, None, SHOW)
-    assert scored["rows"] == 150
+    assert scored.rows == 150
     assert api.predict(result.folder, [])[1].shape == (0, 3)
 
 

@@ -513,19 +513,15 @@ def test_doctor_looks_at_this_machine(run: Run) -> None:
     assert "HF_HUB_OFFLINE" in rows["model hub"]
 
 
+@pytest.mark.usefixtures("registry_restored")
 def test_doctor_lists_methods_that_are_not_built_in(run: Run, tmp_path: Path) -> None:
-    from randout.methods.builtin import METHODS
-
     assert ("other methods", "none") in {(row["what"], row["found"]) for row in json.loads(run("doctor", "--json")[1])}
     lines = ["import randout", "", "", "@randout.register", "class Listed(randout.Method):"]
     lines += ['    name = "listed-noise"', '    summary = "does nothing"', ""]
     (tmp_path / "listed.py").write_text("\n".join(lines))
-    try:
-        rows = {row["what"]: row["found"] for row in json.loads(run("doctor", "--json", "--plugin", "listed.py")[1])}
-        assert rows["method: listed-noise"] == "not built in; from the file listed.py"
-        assert "from file listed.py, not built in" in run("methods")[1]
-    finally:
-        METHODS.remove("listed-noise")
+    rows = {row["what"]: row["found"] for row in json.loads(run("doctor", "--json", "--plugin", "listed.py")[1])}
+    assert rows["method: listed-noise"] == "not built in; from the file listed.py"
+    assert "from file listed.py, not built in" in run("methods")[1]
 
 
 @pytest.mark.parametrize(("limit", "said"), [("1", "(threads limited by OMP_NUM_THREADS=1)"), (None, "")])

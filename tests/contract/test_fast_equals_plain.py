@@ -159,7 +159,8 @@ def parted(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Ten
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gradients_in_bfloat16(tiny_model: Tiny, family: str) -> None:
     """Under autocast each gradient of a first step lies no further from float32's than twice the plain path's in
-    bfloat16, and all together no further than 1.2 times (L2, root mean square over batches).
+    bfloat16, and all together no further than 1.2 times (L2, root mean square over batches). Biases on keys, whose
+    gradient is nothing but rounding, may lie four times as far.
     """
 
     def first_steps(fast: bool, precision: str) -> list[dict[str, Tensor]]:
@@ -178,5 +179,5 @@ def test_gradients_in_bfloat16(tiny_model: Tiny, family: str) -> None:
 
     exact = first_steps(False, "float32")
     ours, plain = errors(fast=True), errors(fast=False)
-    assert all(ours[name] <= 2.0 * plain[name] for name in plain)
+    assert all(ours[name] <= (4.0 if name.endswith("key.bias") else 2.0) * plain[name] for name in plain)
     assert 0.0 < np.linalg.norm(list(ours.values())) <= 1.2 * np.linalg.norm(list(plain.values()))

@@ -120,12 +120,12 @@ def test_a_loss_in_a_file(place: Path) -> None:
     assert record["plugins"][LOSS]["file"] == "confidence_penalty.py"
     assert LOSS in (folder / "history.json").read_text(encoding="utf-8"), "its loss is logged apart"
     study = json.loads((place / "studies" / "penalty" / "study.json").read_text(encoding="utf-8"))
-    assert {cell.arm: cell.state for cell in study["cells"]} == {"plain": "finished", LOSS: "finished"}
+    assert {cell["arm"]: cell["state"] for cell in study["cells"]} == {"plain": "finished", LOSS: "finished"}
 
 
 def test_the_same_loss_in_python(place: Path) -> None:
     (code,) = blocks("python run")
-    out = run([sys.executable, "-c", f"{code}\nprint(result.run.record['plugins'])"], place, ROOT / "src", place)
+    out = run([sys.executable, "-c", f"{code}\nprint(result.run.record.plugins)"], place, ROOT / "src", place)
     assert f"{{'{LOSS}': {{'sha256': " in out
 
 

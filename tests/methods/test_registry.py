@@ -6,7 +6,7 @@ import csv
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from randout.methods import catalog, plugins, registry
 from randout.methods.base import Method
 from randout.methods.builtin import METHODS
 from randout.testing.models import toy_texts
+
+pytestmark = pytest.mark.usefixtures("registry_restored")
 
 CLASS = """
 from __future__ import annotations
@@ -52,17 +54,6 @@ class Small(Method):
 
 def source(name: str = "small", decorator: str = "", imports: str = "") -> str:
     return CLASS.format(name=name, decorator=decorator, imports=imports)
-
-
-@pytest.fixture(autouse=True)
-def registered() -> Iterator[None]:
-    """The registry as it was, after each test."""
-    kept = {name: dict(value) if isinstance(value, dict) else value for name, value in vars(METHODS).items()}
-    loaded = dict(plugins._plugins)
-    yield
-    vars(METHODS).update(kept)
-    plugins._plugins.clear()
-    plugins._plugins.update(loaded)
 
 
 @pytest.fixture

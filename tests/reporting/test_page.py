@@ -25,7 +25,9 @@ from randout.experiments import requests
 from randout.reporting import checks, comparison, read, report, scores, sections, svg, values
 from randout.reporting import page as write
 from randout.reporting.subjects import Arm, Subject, default_baseline
-from support.folders import LABELS, POST, SPLITS, logits_of, make_run, make_search, make_study, truth
+from randout.storage.metrics_record import RunWarning
+from randout.storage.run_record import RunRecord
+from support.folders import LABELS, POST, SPLITS, begun, logits_of, make_run, make_search, make_study, truth
 from support.folders import write as write_json
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -417,17 +419,20 @@ def test_compare_and_report_choose_the_same_baseline_and_say_so(tmp_path: Path) 
     for paths in (runs, runs[::-1], runs[1:]):
         record = requests.finished([str(path) for path in paths], requests.Asked())
         (subject,) = read.read(paths)
-        assert record["baseline"] == subject.baseline == "plain"
-        assert said in record["result"]["notes"]
-        assert said in comparison.result_of(subject)["notes"]
+        assert record.baseline == subject.baseline == "plain"
+        assert record.result is not None
+        assert said in record.result.notes
+        assert said in comparison.result_of(subject).notes
     named = requests.finished([str(path) for path in runs], requests.Asked(baseline="kd"))
-    assert not [note for note in named["result"]["notes"] if note.startswith("The baseline is")]
+    assert not [note for note in named.result.notes if note.startswith("The baseline is")]
     assert not [note for note in read.read(runs, "kd")[0].notes if note.startswith("The baseline is")]
 
 
 def test_without_a_model_of_labels_the_baseline_teaches_none_of_the_others() -> None:
-    def record(name: str, teacher: str | None) -> dict[str, Any]:
-        return {"fingerprint": name, "identity": {"methods": {"ce": {}, "kd": {}}, "teacher": teacher}}
+    def record(name: str, teacher: str | None) -> RunRecord:
+        made = RunRecord.model_validate(begun(fingerprint=name))
+        made.identity.methods, made.identity.teacher = {"ce": {}, "kd": {}}, teacher
+        return made
 
     one, two = [record("one", "x")], [record("two", "one")]
     assert default_baseline({"one": one, "two": two})[0] == "two"
@@ -439,13 +444,14 @@ def test_findings_are_counted_and_not_the_checks_that_made_them(tmp_path: Path) 
     run = make_run(tmp_path / "plain")
     (subject,) = read.read([run])
     assert checks.checks(subject).parts == ("All 11 checks passed.",)
-    late = [
-        {"kind": "unseen", "message": "m", "split": "test"},
-        {"kind": "calibration", "message": "n", "split": "test"},
-    ]
-    one, two = (
-        replace(subject, arms=(Arm("plain", (replace(subject.models[0], warnings=tuple(late[:n])),)),)) for n in (1, 2)
-    )
+    late = [RunWarning(kind=kind, message="m", split="test") for kind in ("unseen", "calibration")]
+
+    def warned(count: int) -> Subject:
+        (model,) = subject.models
+        metrics = model.metrics.model_copy(update={"warnings": late[:count]})
+        return replace(subject, arms=(Arm("plain", (replace(model, metrics=metrics),)),))
+
+    one, two = warned(1), warned(2)
     assert checks.checks(one).parts[0] == "1 finding from 1 check; 10 of 11 checks found nothing."
     assert checks.checks(two).parts[0] == "2 findings from 1 check; 10 of 11 checks found nothing."
     assert len(checks.checks(two).parts) == 3

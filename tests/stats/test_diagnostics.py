@@ -26,6 +26,7 @@ from randout.methods.builtin import METHODS
 from randout.reporting import report
 from randout.stats import diagnostics
 from randout.storage.run_folder import RunFolder
+from randout.storage.study_record import ComparisonRecord
 from support import folders
 from support.tables import load
 
@@ -489,17 +490,19 @@ def test_a_comparison_names_the_arm_once_for_all_its_seeds(
     assert "majority class" not in capsys.readouterr().err, "a run within a study leaves it to the study"
 
 
-def fold_study(folder: Path, right: list[float], base: float) -> tuple[dict[str, Any], Any]:
+def fold_study(folder: Path, right: list[float], base: float) -> tuple[ComparisonRecord, Any]:
     """Five folds of one arm: hand-made runs with these accuracies, and a baseline with the same one in each."""
     cells = []
     for at, share in enumerate(right, 1):
-        run = folders.make_run(folder / f"r{at}", seed=at, right=share, splits=("test",))
+        run = folders.make_run(folder / f"r{at}", seed=at, right=share, splits=("validation", "test"))
         metrics = json.loads((run / "metrics.json").read_text())
-        metrics["test"]["baseline"] = {"accuracy": base}
+        rates = dict.fromkeys(("balanced_accuracy", "macro_precision", "macro_recall", "macro_f1", "weighted_f1"), base)
+        metrics["test"]["baseline"] = rates | {"name": "svm", "train_rows": 60, "sampled": False, "accuracy": base}
         metrics["warnings"] = [{"kind": "majority", "message": "of this fold", "split": "test"}]
         folders.write(run / "metrics.json", metrics)
         cells.append({"unit": f"fold {at}", "arm": "plain", "state": "finished", "run": str(run)})
-    return {"kind": "cv", "arms": ["plain"], "cells": cells}, lambda cell: RunFolder(Path(cell.run))
+    record = {"format": 1, "name": "s", "kind": "cv", "data": {"sha256": "d"}, "arms": ["plain"], "cells": cells}
+    return ComparisonRecord.model_validate(record), lambda cell: RunFolder(Path(cell.run))
 
 
 def test_folds_are_asked_together(tmp_path: Path) -> None:
@@ -507,8 +510,8 @@ def test_folds_are_asked_together(tmp_path: Path) -> None:
     assert good == [], "what one fold could not show, all together do"
     assert "50.00 %, mean of 5 folds" in note
     bad, _ = of_study(*fold_study(tmp_path / "bad", [0.35, 0.3, 0.4, 0.35, 0.33], 0.9), "accuracy")
-    assert [one["kind"] for one in bad] == ["majority", "baseline"]
-    assert re.search(r"over 5 folds, 3\d\.\d%, is below that of a bag-of-words baseline \(90\.0%\)", bad[1]["message"])
+    assert [one.kind for one in bad] == ["majority", "baseline"]
+    assert re.search(r"over 5 folds, 3\d\.\d%, is below that of a bag-of-words baseline \(90\.0%\)", bad[1].message)
 
 
 def test_warnings_are_shown_once_each_under_a_heading(capsys: pytest.CaptureFixture[str]) -> None:
@@ -523,9 +526,9 @@ def test_a_run_of_an_earlier_version_is_diagnosed_from_its_predictions(tmp_path:
     """No warnings and no baseline were stored; what the predictions show is shown."""
     from randout.experiments.run.warnings import of_run
 
-    run = RunFolder(folders.make_run(tmp_path / "old", right=0.33, splits=("test",)))
+    run = RunFolder(folders.make_run(tmp_path / "old", right=0.33, splits=("validation", "test")))
     assert [one.kind for one in of_run(run, "test")] == ["majority", "calibration"]
-    good = RunFolder(folders.make_run(tmp_path / "good", right=0.9, splits=("test",)))
+    good = RunFolder(folders.make_run(tmp_path / "good", right=0.9, splits=("validation", "test")))
     assert [one.kind for one in of_run(good, "test")] == ["calibration"], "made up: surer it should be"
 
 

@@ -56,9 +56,9 @@ def make_run(path: Path, name: str = "plain", seed: int = 0, texts: bool = False
         methods["kd"] = {"weight": 0.8}
     if noise:
         methods["randout"] = dict(zip(("tokens", "units"), noise, strict=True))
-    metrics = {}
+    right, metrics = changes.pop("right", ACCURACY.get(name, 0.7)), {}
     for split in splits:
-        logits, labels = logits_of(split, changes.pop("right", ACCURACY.get(name, 0.7)), seed), truth(split)
+        logits, labels = logits_of(split, right, seed), truth(split)
         groups = np.arange(len(labels)) // 2
         metrics[split] = score(labels, logits, dict(enumerate(LABELS)), groups, resamples=200)
         kept = [f"{POST} {row}" for row in rows_of(split)] if texts else None

@@ -20,11 +20,13 @@ class DataIdentity(Record):
 
 
 class StudentIdentity(Record):
-    """The student. weights: digest of the pretrained model; or classifier: name of a baseline. Other keys: its settings."""
+    """The student. weights: digest of the pretrained model; or classifier: name of a baseline. layers: the kept ones of an
+    encoder, or the number of a neural baseline. Other keys: its settings.
+    """
 
     weights: str = ""
     classifier: str = ""
-    layers: list[int] | None = None
+    layers: list[int] | int | None = None
 
 
 class TrainIdentity(Record):
