@@ -140,7 +140,7 @@ def export_folder(name: str) -> Path | None:
 
 
 def _export_record(folder: Path) -> dict[str, Any]:
-    from randout.export.runtime import read_record
+    from randout.exports.runtime import read_record
 
     try:
         return read_record(folder)
@@ -150,7 +150,7 @@ def _export_record(folder: Path) -> dict[str, Any]:
 
 def _load_export(folder: Path) -> LoadedClassifier:
     """Load an export; needs onnxruntime, and never PyTorch."""
-    from randout.export import runtime
+    from randout.exports import runtime
 
     record = _export_record(folder)
     try:

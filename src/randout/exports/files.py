@@ -27,7 +27,6 @@ from randout.models.sources import Source
 from . import graph, runtime
 from .checks import HEAD, Check
 
-FORMS = ("float32", "int8")
 ONNX = {"float32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
 ARRAYS = {"arrays": "model.npz"}
 
@@ -120,7 +119,7 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def write_record(
-    folder: Path, made: Exported, about: Mapping[str, Any], checks: Sequence[Check] = ()
+    folder: Path, made: Exported, checks: Sequence[Check] = (), about: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Write `export.json` and return it. The default form is the fastest one that passed its check."""
     passed = [check.form for check in checks if not check.problems]
@@ -131,7 +130,7 @@ def write_record(
         "default": next((form for form in reversed(made.files) if form in passed), next(iter(made.files))),
         "reader": made.reader,
         "checks": {check.form: check.record() for check in checks},
-        **about,
+        **(about or {}),
     }
     _write_json(folder / runtime.RECORD, record)
     return record

@@ -32,6 +32,8 @@ EXACT = Tolerance(
 )  # rounding only; labels may differ between equal scores
 TOLERANCES = {"float32": EXACT, "arrays": EXACT, "int8": Tolerance(agreement=0.98, probability=1.0, accuracy=0.01)}
 
+HEAD = ("form", "same label", "largest difference", "accuracy", "against the model (90 % interval)", "check")
+
 
 @dataclass(frozen=True)
 class Check:
@@ -54,6 +56,10 @@ class Check:
     equivalent: bool | None
     problems: tuple[str, ...]
 
+    def words(self) -> str:
+        """Return what is outside the tolerance."""
+        return "; ".join(self.problems)
+
     def record(self) -> dict[str, Any]:
         """Return it for `export.json`."""
         return asdict(self) | {"problems": list(self.problems)}
@@ -66,9 +72,6 @@ class Check:
         agreement = f"{self.agreement:.2%} of {self.rows:,}"
         verdict = "outside tolerance" if self.problems else "passed"
         return (self.form, agreement, f"{self.largest_difference:.1e}", f"{self.accuracy:.2%}", interval, verdict)
-
-
-HEAD = ("form", "same label", "largest difference", "accuracy", "against the model (90 % interval)", "check")
 
 
 def compare(
@@ -93,9 +96,8 @@ def compare(
     if not np.isfinite(found).all():
         problems.append("its scores are not finite")
     if agreement < tolerance.agreement:
-        problems.append(
-            f"{plural(differing, 'row')} of {len(labels):,} get another label (at least {tolerance.agreement:.1%} must agree)"
-        )
+        other = f"{plural(differing, 'row')} of {len(labels):,} get another label"
+        problems.append(f"{other} (at least {tolerance.agreement:.1%} must agree)")
     if not largest <= tolerance.probability:
         problems.append(f"a probability differs by {largest:.1e} (at most {tolerance.probability:.0e})")
     if own - accuracy > tolerance.accuracy:
