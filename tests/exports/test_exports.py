@@ -148,7 +148,7 @@ class TestEncoder:
     def test_layout_is_that_of_other_runtimes(self, trained: Path) -> None:
         folder = trained / "export"
         expected = {"onnx/model.onnx", "onnx/model_quantized.onnx", "config.json", "tokenizer.json", "README.md"}
-        expected |= {"tokenizer_config.json", "export.json", "predict.py"}
+        expected |= {"tokenizer_config.json", "export.json", "predict.py", "seen-rows.npz"}
         assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == expected
         import onnxruntime
 
@@ -224,6 +224,8 @@ class TestEncoder:
         code, out, error = run("evaluate", trained / "export", toy_csv(40, 3), "--json")
         assert code == 0, error
         assert json.loads(out)["rows"] == 40
+        code, out, error = run("evaluate", trained / "export", toy_csv(120, 0), "--json")
+        assert json.loads(out)["seen"]["rows"] > 60, "the rows of its training are found"
 
     def test_an_export_is_no_model_to_train(self, trained: Path, run: Run, toy_csv: Any) -> None:
         code, _, error = run("train", toy_csv(40, 3), "--student", trained / "export")

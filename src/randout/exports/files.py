@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from randout.baselines import Fitted, Network
+from randout.baselines import Fitted
 from randout.core.errors import UserError
 from randout.core.wording import plural
 from randout.models import loading
@@ -70,8 +70,7 @@ def write_encoder(source: Source, truncation: str, folder: Path, forms: Sequence
 
 def write_network(fitted: Fitted, folder: Path, forms: Sequence[str]) -> Exported:
     """Write a neural baseline: graphs and vocabulary."""
-    settings = fitted.settings
-    assert isinstance(settings, Network)
+    settings: Any = fitted.settings
     model = settings.restored(fitted.vocabulary, fitted.arrays, len(fitted.id2label)).model
     _write_graphs(folder, forms, lambda path: graph.write_network(model, path, settings.length))
     _write_json(folder / "vocabulary.json", list(fitted.vocabulary))

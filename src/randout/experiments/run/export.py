@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -12,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from randout.core.console import Show
 from randout.core.errors import Failure, UserError
 from randout.core.files import check_new_folder, new_folder
-from randout.core.wording import plural
 from randout.models.sources import CLASSIFIER_NAMES
 from randout.storage.run_folder import RunFolder
+from randout.storage.seen_rows import FILE as SEEN_ROWS
 
 from .saved_model import baseline_folder, check_own_split, load_classifier
 
@@ -88,7 +89,7 @@ def export_run(path: Path, out: Path, forms: Sequence[str], show: Show) -> Expor
 
     plan = reload_plan(run)
     with new_folder(out) as folder:
-        made = _written(run, folder, forms or FORMS, show)
+        made = _written(run, folder, [form for form in FORMS if form in (forms or FORMS)], show)
         found, cut = _checks(plan, run, folder, made, show)
         kept = [check for check in found if check.form in forms or not check.problems]
         if not kept:
@@ -99,6 +100,8 @@ def export_run(path: Path, out: Path, forms: Sequence[str], show: Show) -> Expor
         made = replace(made, files={check.form: made.files[check.form] for check in kept})
         record = files.write_record(folder, made, kept, {"columns": _columns(run), "run": run.path.name} | cut)
         files.write_pages(folder, made, run.path.name, kept)
+        if (run.path / SEEN_ROWS).exists():  # for warnings of `evaluate`
+            shutil.copyfile(run.path / SEEN_ROWS, folder / SEEN_ROWS)
     return Export(out, record, tuple(kept), tuple(left_out))
 
 
@@ -146,5 +149,6 @@ def _checks(plan: Plan, run: RunFolder, folder: Path, made: Exported, show: Show
             logits = model.logits(texts, lambda count: advance(count, ""))
         cut = model.texts_cut
         found.append(checks.compare(form, reference, logits, labels, dataset.groups[rows], len(dataset.names)))
-    show.say(f"truncation: {cut:,} of {plural(len(rows), 'validation text')} are too long and were cut")
+    if cut:
+        show.say(f"truncation: {cut / len(rows):.1%} of the validation texts are too long and were cut, as in training")
     return found, {"rows": len(rows), "texts_cut": cut}
