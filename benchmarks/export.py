@@ -35,6 +35,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import randout
 from common import tiny_data, tiny_model
+from randout.core.wording import plural
 from randout.experiments.run.reload import reload_plan
 from randout.exports.runtime import Classifier
 from randout.storage.run_folder import RunFolder
@@ -100,18 +101,22 @@ def measure(run: Path, folder: Path, arguments: argparse.Namespace) -> dict[str,
     sides |= {form: model.predict for form, model in models.items()}
     load = os.getloadavg()[0]
     many: dict[str, list[float]] = {name: [] for name in sides}
+    busy: dict[str, list[float]] = {name: [] for name in sides}  # CPU seconds of all threads
     for _ in range(arguments.rounds):
         for name, call in sides.items():
+            before = time.process_time()
             many[name].append(len(texts) / seconds(call, texts))
+            busy[name].append((time.process_time() - before) / len(texts))
     singles = texts[: arguments.singles]
     one = {name: statistics.median(seconds(call, [text]) for text in singles) for name, call in sides.items()}
     cold = [seconds(cold_start, [str(folder / "export"), texts[0]]) for _ in range(5)]
     return {
-        "machine": f"{platform.processor() or platform.machine()}, {arguments.threads} threads",
+        "machine": f"{platform.processor() or platform.machine()}, {plural(arguments.threads, 'thread')}",
         "versions": {name: version(name) for name in ("torch", "transformers", "onnxruntime")},
         "load": load,
         "texts": len(texts),
         "many": many,
+        "busy": busy,
         "one": one,
         "cold": cold,
         "checks": {check.form: check.record() for check in made.checks},
@@ -141,12 +146,13 @@ def as_text(found: dict[str, Any]) -> str:
         f"{time.strftime('%Y-%m-%d')}, {found['machine']}, {versions}. Load average before the timing: {found['load']:.1f}. "
         f"{found['texts']:,} texts, {len(found['many']['pipeline'])} rounds; medians.",
         "",
-        "| side | texts/s | range | times the pipeline | one text, ms | times the pipeline |",
-        "|---|---|---|---|---|---|",
+        "| side | texts/s | range | times the pipeline | CPU ms per text | one text, ms | times the pipeline |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, speeds in found["many"].items():
         middle, one = statistics.median(speeds), found["one"][name]
         cells = [name, f"{middle:.1f}", f"{min(speeds):.1f} to {max(speeds):.1f}", f"{middle / base:.1f}"]
+        cells.append(f"{1000 * statistics.median(found['busy'][name]):.1f}")
         lines.append("| " + " | ".join([*cells, f"{1000 * one:.1f}", f"{found['one']['pipeline'] / one:.1f}"]) + " |")
     lines += ["", "| form | MB | same label | largest difference | accuracy | model | difference, 90 % interval |"]
     lines += ["|---|---|---|---|---|---|---|"]
