@@ -21,6 +21,7 @@ LAYERS = [  # packages, lowest first: a package imports from the packages of ear
     {"models", "reporting"},
     {"methods"},
     {"training", "baselines"},
+    {"exports"},
     {"integrations", "experiments.run", "testing"},
     {"experiments.search"},
     {"experiments.study"},

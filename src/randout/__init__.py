@@ -25,6 +25,7 @@ _WHERE = {
     "load": "api",
     "Predictor": "api",
     "evaluate": "api",
+    "export": "api",
     "search": "api",
     "compare": "api",
     "cross_validate": "api",
@@ -58,7 +59,7 @@ _WHERE = {
 }
 
 if TYPE_CHECKING:  # the same names as in `_WHERE`, for type checkers
-    from .api import Predictor, compare, cross_validate, evaluate, load, predict, report, search, train
+    from .api import Predictor, compare, cross_validate, evaluate, export, load, predict, report, search, train
     from .core.errors import Failure, UserError
     from .experiments.run.options import Stopped
     from .experiments.run.pipeline import Result
@@ -112,6 +113,7 @@ __all__ = [
     "compare",
     "cross_validate",
     "evaluate",
+    "export",
     "for_trainer",
     "kl_divergence",
     "load",

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,14 +22,16 @@ from randout.data import dataframes
 from randout.data.columns import SHOWN, as_arguments, is_missing
 from randout.data.sources import check_name
 from randout.experiments import requests
-from randout.experiments.run import planning
 from randout.experiments.run.options import Options
-from randout.experiments.run.pipeline import Result, execute
 from randout.experiments.run.request import Request
 from randout.experiments.run.saved_model import LoadedClassifier, load_on_device
 from randout.methods.builtin import METHODS
 from randout.stats.diagnostics import messages
 from randout.storage.run_names import checked_name
+
+if TYPE_CHECKING:
+    from randout.experiments.run.export import Export
+    from randout.experiments.run.pipeline import Result
 
 PathLike = str | Path
 Table = PathLike | Mapping[str, Sequence[Any]] | Any
@@ -59,6 +61,8 @@ def train(
     reports. time_limit: in seconds. Repeating the call returns the finished run or resumes it. Raises UserError, Failure,
     and Stopped at the time limit.
     """
+    from randout.experiments.run import pipeline, planning  # imports PyTorch, which `load` of an export does without
+
     _check_arguments(student, teacher, preset, recipe, settings, out, runs, time_limit)
     if not isinstance(name, str | None):
         raise UserError(f"train: name: found {name!r:.80}, {type_words(name)}; expected a string")
@@ -68,7 +72,7 @@ def train(
         request = _request(_tables(source, student, teacher), preset, recipe, settings)
         plan = planning.make(request.config(), required=request.required, alternatives=True)
     plan.dataset.report.warn(options.show)
-    result = execute(plan, options)
+    result = pipeline.execute(plan, options)
     options.show.conclude(messages(result.scores.warnings))
     return result
 
@@ -128,7 +132,8 @@ def _warn_of_empty(texts: Sequence[str], kept: Sequence[int]) -> None:
 
 
 def load(model: PathLike, *, device: str = "auto") -> Predictor:
-    """Load the classifier of a run or a model folder once, for any number of predictions.
+    """Load the classifier of a run, a model folder or an export once, for any number of predictions. An export needs
+    onnxruntime and tokenizers, and PyTorch is not loaded.
 
     device: auto, cpu, cuda or mps. Raises UserError if the classifier or device is not available.
     """
@@ -150,6 +155,17 @@ def predict(
     loaded = model if isinstance(model, Predictor) else load(model, device=device)
     probabilities = loaded._predicted(texts, show, "randout.predict")
     return _labels(loaded.saved, probabilities), probabilities
+
+
+def export(run: PathLike, out: PathLike, *, forms: Sequence[str] = (), quiet: bool = True) -> Export:
+    """Write a finished run's model to the new folder `out` for deployment without PyTorch, as `randout export` does.
+
+    forms: float32, int8; empty: both, without those that differ too much from the model. Returns the checks. Raises
+    UserError and Failure.
+    """
+    from randout.experiments.run.export import export_run
+
+    return export_run(Path(run), Path(out), _checked_names("forms", forms) or (), Show(quiet))
 
 
 def evaluate(

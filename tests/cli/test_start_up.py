@@ -45,6 +45,8 @@ CALLS = [  # words of a command line, its exit code, and what it prints
     (["runs", "show", "baselin"], 2, "Did you mean 'baseline'?"),
     (["runs", "rm", "runs/on"], 2, "Did you mean 'runs/one'?"),
     (["evaluate", "runs/on"], 2, "runs/on: no such run. Did you mean 'runs/one'?"),
+    (["export", "runs/on", "-o", "out"], 2, "runs/on: no such run. Did you mean 'runs/one'?"),
+    (["export", "runs/one", "-o", "out"], 2, "not finished"),
     (["evaluate", "runs/one"], 2, "not finished"),
     (["evaluate", "runs/one", "--split", "tset"], 2, "expected validation or test"),
     (["evaluate", "runs/on", "many.csv"], 2, "Did you mean 'runs/one'?"),

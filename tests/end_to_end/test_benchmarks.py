@@ -132,6 +132,14 @@ def test_products_of_the_floor_are_those_of_a_step(
     assert flop([length] * texts, False) - flop([length] * texts, True) == spared
 
 
+def test_export_smoke(smoke: Callable[..., Any]) -> None:
+    pytest.importorskip("onnxscript")
+    found = smoke("export", forks=False)
+    assert found["many"].keys() == found["one"].keys() == {"pipeline", "float32", "int8"}
+    assert found["checks"]["float32"]["agreement"] == 1
+    assert len(found["cold"]) == 5
+
+
 def test_where_smoke(smoke: Callable[..., Any]) -> None:
     found = smoke("where")
     assert any("torch.addmm" in row["function"] for row in found["rows"])

@@ -24,6 +24,7 @@ PAGES = [
     *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("docs/[thre]*/*.md")) if "results" not in path.parts),
 ]
 ELSEWHERE = {"docs/how-to/run-studies.md", "docs/how-to/add-a-method.md"}  # executed by tests of their own
+EXTRA = {"docs/how-to/deploy.md": "onnxscript"}  # pages that need the packages of an extra
 WORDS = {"svm", "cnn"}  # students that have no epochs of an encoder
 TINY = ["--set", "epochs=1", "--set", "precision=float32"]
 
@@ -81,6 +82,8 @@ def test_the_readme_is_short_and_has_commands() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(PAGES) - ELSEWHERE))
 def test_every_command_of_a_page_works(name: str, request: pytest.FixtureRequest) -> None:
+    if name in EXTRA:
+        pytest.importorskip(EXTRA[name])
     commands = commands_of((ROOT / name).read_text(encoding="utf-8"))
     if commands:
         request.getfixturevalue("runs")
@@ -109,6 +112,8 @@ def _carry_out(commands: list[str], command: Run) -> None:
     "name", [name for name in PAGES if blocks("python", (ROOT / name).read_text(encoding="utf-8"))]
 )
 def test_every_python_block_of_a_page_works(name: str, runs: Path) -> None:
+    if name in EXTRA:
+        pytest.importorskip(EXTRA[name])
     code = "\n".join(blocks("python", (ROOT / name).read_text(encoding="utf-8")))
     exec(compile(code, name, "exec"), {"__name__": "page"})
 

@@ -130,13 +130,18 @@ class Network(Classifier):
         arrays = {name: tensor.detach().cpu().numpy() for name, tensor in encoder.model.state_dict().items()}
         return Fitted(self, encoder.model.config.id2label, vocabulary, arrays, {"words": len(vocabulary)})
 
+    def restored(self, vocabulary: Vocabulary, arrays: Arrays, labels: int) -> WordEncoder:
+        """Return the network with trained weights, for `labels` classes."""
+        encoder = self.encoder(vocabulary, {at: str(at) for at in range(labels)}, seed=0)
+        encoder.model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+        return encoder
+
     def logits_of(
         self, vocabulary: Vocabulary, arrays: Arrays, labels: int, texts: Sequence[str], progress: Progress, device: str
     ) -> np.ndarray:
         from randout.models.inference import predict
 
-        encoder = self.encoder(vocabulary, {at: str(at) for at in range(labels)}, seed=0)
-        encoder.model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+        encoder = self.restored(vocabulary, arrays, labels)
         encoder.model.to(device)
         return predict(encoder, self.tokens(vocabulary, texts), np.arange(len(texts)), "float32", progress)
 

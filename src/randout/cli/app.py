@@ -19,7 +19,7 @@ from randout.core.files import shell_path
 from randout.core.wording import plural
 from randout.experiments.run.options import Stopped
 
-from . import methods, report, reproduce, search, studies, tools, train
+from . import export, methods, report, reproduce, search, studies, tools, train
 from .tools import (
     AsJson,
     Encoding,
@@ -77,6 +77,7 @@ app.add_typer(methods.app)
 app.add_typer(studies.app)
 app.add_typer(tools.app)
 app.add_typer(report.app)
+app.add_typer(export.app)
 
 
 @app.command("soft-labels")

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shlex
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -149,6 +150,37 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
         raise not_written(path, error) from None
     finally:
         _remove(partial)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes the new folder `path` on success; on an error nothing is left.
+
+    Raises UserError if something other than an empty folder exists at `path` by then, and Failure if it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{cut_name(path.name, 40)}.", suffix=".partial"))
+        try:
+            yield partial
+            mask = os.umask(0)
+            os.umask(mask)
+            partial.chmod(0o777 & ~mask)  # mkdtemp makes folders that only their owner can read
+            check_new_folder(path)
+            partial.rename(path)  # replaces an empty folder
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise not_written(path, error) from None
+
+
+def check_new_folder(path: Path) -> None:
+    """Raise UserError unless a folder can be made at `path`, or there is an empty one."""
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    if os.path.lexists(path):
+        raise UserError(f"{path} already exists and is not overwritten. Choose another name, or delete it first")
+    check_folder(path)
 
 
 def _temporary_file(path: Path) -> tuple[int, str]:

@@ -26,6 +26,7 @@ ENCODER, POOLING, CLASSIFIER = (
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf", "*.onnx")
 ADAPTER = "adapter_config.json"
+EXPORT = "export.json"  # of a folder that `randout export` wrote
 LFS = b"version https://git-lfs.github.com/spec/"
 
 

@@ -155,9 +155,9 @@ def _is_misspelt_path(path: Path, near: str) -> bool:
 
 
 def check_there(name: str) -> None:
-    """Raise UserError if `name` is not a classifier, fine-tuned encoder or bag-of-words; its weights are not read."""
+    """Raise UserError if `name` is not a classifier (fine-tuned encoder, baseline, export); its weights are not read."""
     source = locate(name)
-    if (source.folder / "classifier.json").exists():
+    if any((source.folder / record).exists() for record in ("classifier.json", folder_checks.EXPORT)):
         return
     if _checked(source).config.get("architectures") and not source.is_classifier:
         raise UserError(
@@ -235,6 +235,11 @@ def _checked(source: Source) -> Source:
         raise UserError(
             f"{source.name}: this is a baseline classifier (svm, cnn, ...), but an encoder is needed here; baselines "
             "can predict and be evaluated, but cannot be a teacher or the start of a training"
+        )
+    if (source.folder / folder_checks.EXPORT).exists():
+        raise UserError(
+            f"{source.name}: this is an export, which can predict and be evaluated, but cannot be a teacher or the start of "
+            "a training; name the run that it was made from"
         )
     folder = source.encoder_folder
     folder_checks.check_is_model(source.name, folder)

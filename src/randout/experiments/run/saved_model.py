@@ -6,12 +6,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from randout.core.errors import UserError
 from randout.core.files import shell_path
+from randout.models.folder_checks import EXPORT
 from randout.storage.run_folder import RunFolder, check_run
 
 if TYPE_CHECKING:
@@ -33,10 +34,13 @@ class LoadedClassifier:
 
 
 def load_classifier(name: str, device: str = "cpu") -> LoadedClassifier:
-    """Load the classifier of a run or a folder, to score in float32. Raises UserError if there is none.
+    """Load the classifier of a run or a folder, to score in float32, or an export in its default form. Raises UserError if
+    there is none.
 
     Texts are truncated as in training.
     """
+    if exported := export_folder(name):
+        return _load_export(exported)
     from randout import baselines
     from randout.models import loading
     from randout.models.inference import predict
@@ -65,6 +69,10 @@ def load_on_device(name: str, device: str, command: str) -> LoadedClassifier:
 
     command: the command of the option, for the message.
     """
+    if export_folder(name):
+        if device not in ("auto", "cpu"):
+            raise UserError(f"{command}: --device {device}: an export runs on the CPU")
+        return load_classifier(name)
     return load_classifier(name, device_of(device, command))
 
 
@@ -88,8 +96,10 @@ def run_of(name: str) -> RunFolder | None:
 def trained_columns(name: str) -> dict[str, str]:
     """Return the names of the columns "text" and "label" that a run was trained on; empty for any other classifier.
 
-    name: a run's folder, or its model folder.
+    name: a run's folder, its model folder, or its export.
     """
+    if exported := export_folder(name):
+        return _export_record(exported).get("columns", {})
     run = run_of(name)
     found = run.record.identity.data.columns if run is not None else {}
     return {what: found[what] for what in ("text", "label") if found.get(what)}
@@ -121,3 +131,33 @@ def baseline_folder(name: str) -> Path | None:
 
     path = Path(os.path.expanduser(name))
     return next((folder for folder in (path / "model", path) if baselines.is_fitted(folder)), None)
+
+
+def export_folder(name: str) -> Path | None:
+    """Return the folder if `randout export` wrote it; else None."""
+    path = Path(os.path.expanduser(name))
+    return path if (path / EXPORT).is_file() else None
+
+
+def _export_record(folder: Path) -> dict[str, Any]:
+    from randout.exports.runtime import read_record
+
+    try:
+        return read_record(folder)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _load_export(folder: Path) -> LoadedClassifier:
+    """Load an export; needs onnxruntime, and never PyTorch."""
+    from randout.exports import runtime
+
+    record = _export_record(folder)
+    try:
+        model = runtime.Classifier(folder)
+    except ImportError as error:
+        raise UserError(f"{folder}: {error.name} is missing. Install it: pip install 'randout[export]'") from None
+    except Exception as error:  # whatever onnxruntime, tokenizers and numpy raise for damaged files
+        text = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder}: the export cannot be read ({text}). Copy the folder again") from None
+    return LoadedClassifier(dict(enumerate(record["labels"])), model.logits)

@@ -1,0 +1,313 @@
+"""Predicts the labels of texts with an exported classifier. Needs numpy, onnxruntime and tokenizers; never PyTorch.
+
+    python predict.py "A text to classify." "Another one."
+    python predict.py --file texts.txt
+    python predict.py < texts.txt
+
+Each line of a file or of standard input is one text. Prints label, probability and text, separated by tabs; with --json, one
+object per text with the probabilities of all classes. From Python:
+
+    from predict import Classifier
+
+    model = Classifier("FOLDER")
+    model.predict(["A text to classify."])        # labels
+    model.probabilities(["A text to classify."])  # (texts, classes), columns by model.labels
+
+`export.json` describes the folder: labels, files, and how a text is read. A text that is longer than the model reads is cut
+as in training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FORMAT = 1
+RECORD = "export.json"
+TOKENS = 512  # tokens of a batch, padding included; its activations stay in a CPU's cache
+SLOWER = [
+    "SkipLayerNormFusion",
+    "BiasGeluFusion",
+]  # fused CPU kernels of onnxruntime that take twice the time of their parts
+BLOCK = 1000  # texts that are tokenized, or scored by a bag of words, at once
+PADDING, UNKNOWN, FIRST = 0, 1, 2  # word ids of a neural baseline; FIRST: the first word of the vocabulary
+WORD = re.compile(r"\b\w\w+\b")
+MIN_PROBABILITY = 1e-6  # lower bound of a forest's probabilities
+
+Progress = Callable[[int], None]  # called with the number of texts just done
+Logits = Callable[[Sequence[str], Progress], np.ndarray]
+
+
+class Classifier:
+    """An exported classifier in memory.
+
+    folder: the export. form: "float32" or "int8"; empty: the form that the export names as its default. threads: of
+    onnxruntime; 0: as `OMP_NUM_THREADS` says, or one per core. Raises ValueError for a folder that is not an export, or for
+    a form that it does not have.
+    """
+
+    def __init__(self, folder: str | Path = ".", form: str = "", threads: int = 0) -> None:
+        self.folder = Path(folder)
+        self.record = read_record(self.folder)
+        self.labels: list[str] = self.record["labels"]
+        self.form: str = form or self.record["default"]
+        if self.form not in self.record["files"]:
+            raise ValueError(
+                f"{folder}: no form {self.form!r} in this export; it has {', '.join(self.record['files'])}"
+            )
+        self.texts_cut = 0  # texts cut so far, because they were too long
+        self._threads = threads or int(os.environ.get("OMP_NUM_THREADS") or 0)
+        path = self.folder / self.record["files"][self.form]
+        readers = {"tokens": self._tokens, "words": self._words, "bag": self._bag}
+        self._logits: Logits = readers[self.record["reader"]["kind"]](path, self.record["reader"])
+
+    def logits(self, texts: Sequence[str], progress: Progress = lambda count: None) -> np.ndarray:
+        """Return the logits (n, C) of n texts, float32."""
+        if not len(texts):
+            return np.zeros((0, len(self.labels)), np.float32)
+        return self._logits(texts, progress).astype(np.float32)
+
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the probabilities (n, C) of n texts, columns by `labels`."""
+        return softmax(self.logits(texts))
+
+    def predict(self, texts: Sequence[str]) -> list[str]:
+        """Return the label of each text."""
+        return [self.labels[best] for best in self.logits(texts).argmax(1)]
+
+    def _session(self, path: Path) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.log_severity_level = 3
+        return onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOWER
+        )
+
+    def _tokens(self, path: Path, reader: dict[str, Any]) -> Logits:
+        """Read texts as tokens of the encoder's tokenizer: the logits of batches of similar length."""
+        from tokenizers import Tokenizer
+
+        tokenizer, session = Tokenizer.from_file(str(self.folder / "tokenizer.json")), self._session(path)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+
+        def run(rows: Sequence[Sequence[int]]) -> np.ndarray:
+            ids = np.full((len(rows), max(map(len, rows))), reader["padding_id"], np.int64)  # (b, longest)
+            mask = np.zeros_like(ids)
+            for at, row in enumerate(rows):
+                ids[at, : len(row)], mask[at, : len(row)] = row, 1
+            found: np.ndarray = session.run(["logits"], {"input_ids": ids, "attention_mask": mask})[0]
+            return found
+
+        def logits(texts: Sequence[str], progress: Progress) -> np.ndarray:
+            rows = [self._cut(ids or [reader["empty_id"]], reader) for ids in _encoded(tokenizer, texts)]
+            found = np.zeros((len(texts), len(self.labels)), np.float32)
+            for places in batches([len(row) for row in rows]):
+                found[places] = run([rows[place] for place in places])
+                progress(len(places))
+            return found
+
+        return logits
+
+    def _cut(self, ids: list[int], reader: dict[str, Any]) -> list[int]:
+        """Cut a text to `max_length` tokens; the special tokens at both ends stay.
+
+        "head" keeps the first tokens; "head+tail" a quarter of the room from the head and the rest from the tail.
+        """
+        if len(ids) <= reader["max_length"]:
+            return ids
+        self.texts_cut += 1
+        prefix, suffix = reader["prefix"], reader["suffix"]
+        room = reader["max_length"] - prefix - suffix
+        head = room // 4 if reader["truncation"] == "head+tail" else room
+        return ids[: prefix + head] + ids[len(ids) - suffix - (room - head) :]
+
+    def _words(self, path: Path, reader: dict[str, Any]) -> Logits:
+        """Read texts as the first words, padded on the left: the logits of a neural baseline."""
+        session, length = self._session(path), reader["length"]
+        index = {word: at + FIRST for at, word in enumerate(self._vocabulary())}
+
+        def words(text: str) -> list[str]:
+            text = text.lower() if reader["lowercase"] else text
+            if reader["split"] == "space":
+                return text.split()
+            return "".join(c if c.isalnum() or c.isspace() or c == "_" else f" {c} " for c in text).split()
+
+        def logits(texts: Sequence[str], progress: Progress) -> np.ndarray:
+            found = []
+            for at in range(0, len(texts), 64):
+                block = [words(text) for text in texts[at : at + 64]]
+                ids = np.full((len(block), length), PADDING, np.int64)
+                for row, text in enumerate(block):
+                    known = [index.get(word, UNKNOWN) for word in text[:length]]
+                    ids[row, length - len(known) :] = known
+                    self.texts_cut += len(text) > length
+                found.append(session.run(["logits"], {"input_ids": ids})[0])
+                progress(len(block))
+            return np.concatenate(found)
+
+        return logits
+
+    def _bag(self, path: Path, reader: dict[str, Any]) -> Logits:
+        """Read texts as word counts or tf-idf: the scores of a bag-of-words baseline, computed from its arrays."""
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        index, idf = {word: at for at, word in enumerate(self._vocabulary())}, arrays.get("idf")
+        scores = {"svm": _linear, "mnb-count": _bayes, "mnb-tfidf": _bayes, "rf": _forest}[reader["model"]]
+
+        def features(text: str) -> tuple[np.ndarray, np.ndarray]:  # (k,) columns and (k,) values
+            found = WORD.findall(text.lower() if reader["lowercase"] else text)
+            counts = Counter(index[word] for word in found if word in index)
+            columns = np.array(sorted(counts), np.int64)
+            values = np.array([counts[column] for column in columns.tolist()], np.float64)
+            if idf is not None and len(columns):
+                values *= idf[columns]
+                values /= np.sqrt(np.square(values).sum())
+            return columns, values
+
+        def logits(texts: Sequence[str], progress: Progress) -> np.ndarray:
+            found = []
+            for at in range(0, len(texts), BLOCK):
+                block = texts[at : at + BLOCK]
+                found.append(scores([features(text) for text in block], arrays))
+                progress(len(block))
+            return np.concatenate(found)
+
+        return logits
+
+    def _vocabulary(self) -> list[str]:
+        words: list[str] = json.loads((self.folder / "vocabulary.json").read_text(encoding="utf-8"))
+        return words
+
+
+Features = Sequence[tuple[np.ndarray, np.ndarray]]
+
+
+def _linear(features: Features, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Margins (n, C) of a linear support vector machine; two classes have one margin."""
+    found = _products(features, arrays["coefficients"]) + arrays["intercept"]
+    return np.hstack([-found, found]) if found.shape[1] == 1 else found
+
+
+def _bayes(features: Features, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Log probabilities (n, C) of multinomial naive Bayes."""
+    found = _products(features, arrays["word_log_probability"]) + arrays["class_log_prior"]
+    return np.log(softmax(found))
+
+
+def _products(features: Features, weights: np.ndarray) -> np.ndarray:
+    """Products (n, C) of sparse features with weights (C, V)."""
+    return np.stack([weights[:, columns] @ values for columns, values in features])
+
+
+def _forest(features: Features, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Log of the class probabilities (n, C), averaged over the leaves that a text reaches in the trees."""
+    left, right, feature, threshold = (arrays[name] for name in ("left", "right", "feature", "threshold"))
+    found = []
+    for columns, values in features:
+        dense = np.zeros(len(arrays["idf"]), np.float32)  # scikit-learn compares in float32
+        dense[columns] = values
+        nodes = arrays["roots"]
+        while (left[nodes] != nodes).any():  # a leaf is its own child
+            nodes = np.where(dense[feature[nodes]] <= threshold[nodes], left[nodes], right[nodes])
+        found.append(arrays["probability"][nodes].mean(0, dtype=np.float64))
+    return np.log(np.maximum(np.stack(found), MIN_PROBABILITY))
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read `export.json`. Raises ValueError if it is missing or of another format."""
+    try:
+        record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        found = record["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder}: not an exported classifier ({RECORD}: {error})") from None
+    if found != FORMAT:
+        raise ValueError(f"{folder}: the export has format {found}; this script reads format {FORMAT}")
+    return record
+
+
+def _encoded(tokenizer: Any, texts: Sequence[str]) -> Iterator[list[int]]:
+    """Yield the token ids of each text, with special tokens."""
+    for at in range(0, len(texts), BLOCK):
+        for found in tokenizer.encode_batch_fast(list(texts[at : at + BLOCK])):
+            yield found.ids
+
+
+def batches(lengths: Sequence[int], tokens: int = TOKENS) -> Iterator[np.ndarray]:
+    """Yield the places of texts in batches, longest first; several texts have at most `tokens` tokens with padding."""
+    order, at = np.argsort(np.array(lengths), kind="stable")[::-1], 0
+    while at < len(order):
+        take = max(tokens // max(lengths[order[at]], 1), 1)
+        yield order[at : at + take]
+        at += take
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return the softmax of each row."""
+    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    found: np.ndarray = shifted / shifted.sum(1, keepdims=True)
+    return found
+
+
+def _lines(words: Sequence[str], file: str) -> list[str]:
+    """Return the texts of the command line: arguments, the lines of a file, or those of standard input."""
+    if words:
+        return list(words)
+    text = Path(file).read_text(encoding="utf-8-sig") if file else sys.stdin.buffer.read().decode("utf-8-sig")
+    return re.split(r"\r\n|\r|\n", text.removesuffix("\n"))
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line; returns its exit code."""
+    parser = argparse.ArgumentParser(description="Predict the labels of texts.")
+    parser.add_argument("texts", nargs="*", help="texts (default: the lines of standard input)")
+    parser.add_argument("--file", default="", help="a file with one text per line")
+    parser.add_argument("--form", default="", help="float32 or int8 (default: as export.json says)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per text")
+    asked = parser.parse_args(words)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+    try:
+        texts = _lines(asked.texts, asked.file)
+        model = Classifier(Path(__file__).resolve().parent, asked.form)
+    except ImportError as error:
+        print(f"error: {error.name} is missing. Install it: pip install numpy onnxruntime tokenizers", file=sys.stderr)
+        return 2
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    kept = [at for at, text in enumerate(texts) if text.strip()]  # an empty text gets no label
+    found: dict[int, list[float]] = dict(
+        zip(kept, model.probabilities([texts[at] for at in kept]).tolist(), strict=True)
+    )
+    for at, text in enumerate(texts):
+        print(_printed(text, found.get(at), model.labels, asked.json))
+    if model.texts_cut:
+        print(f"note: {model.texts_cut:,} of {len(texts):,} texts are too long and were cut", file=sys.stderr)
+    return 0
+
+
+def _printed(text: str, probabilities: list[float] | None, labels: list[str], as_json: bool) -> str:
+    """Format a prediction as a line of output."""
+    best = None if probabilities is None else int(np.argmax(probabilities))
+    label = None if best is None else labels[best]
+    score = None if best is None or probabilities is None else probabilities[best]
+    if as_json:
+        by_class = probabilities and dict(zip(labels, probabilities, strict=True))
+        return json.dumps({"text": text, "label": label, "score": score, "probabilities": by_class}, ensure_ascii=False)
+    return "\t".join([label or "", "" if score is None else f"{score:.4f}", " ".join(re.split(r"[\r\n]+", text))])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
