@@ -35,7 +35,7 @@ from randout.core import config
 from randout.core.console import Show
 from randout.data.dataset import load
 from randout.experiments.run import pipeline, planning, student
-from randout.experiments.run.request import TEACHERS_OWN
+from randout.experiments.run.run_request import TEACHERS_OWN
 from randout.experiments.run.student import Options, Stopped
 from randout.experiments.search import search, space
 from randout.experiments.search.space import SearchTable

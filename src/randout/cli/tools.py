@@ -20,7 +20,7 @@ from randout.core.terminal import EXIT_CODES, Told
 from randout.experiments.run.options import Stopped
 
 if TYPE_CHECKING:
-    from randout.experiments.run.request import Request
+    from randout.experiments.run.run_request import Request
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -102,7 +102,7 @@ def plugin_words() -> str:
 
 def requested(settings: dict[str, Any], preset: str | None, recipe: Path | None, sets: list[str] | None) -> Request:
     """Build the training request of a command line. Raises UserError."""
-    from randout.experiments.run.request import Request
+    from randout.experiments.run.run_request import Request
 
     return Request(settings, preset, recipe, assignments(sets))
 

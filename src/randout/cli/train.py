@@ -143,7 +143,7 @@ class Work:
 
 def _resumed(run: Path, options: Options) -> Work:
     """The training to resume in the folder `run`, with its teacher and soft labels. Raises UserError."""
-    from randout.experiments.run.request import stored_config
+    from randout.experiments.run.run_request import stored_config
 
     if not (run / "run.toml").exists():
         check_run(run, options.runs)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from randout.models.kernels import block, dropout, packing
 from randout.models.kernels import embedding as token_embedding
-from randout.models.kernels.buffers import Gradients, Pool, Tape
+from randout.models.kernels.buffers import Arena, Gradients, Pool
 
 from .hooks import Layout, Sites
 from .mean_pooling import Pooling, masked_means, segment_means, stock_pooling
@@ -124,8 +124,8 @@ class Encoder:
         end = self.sites.blocks[-1]  # hooks on it may read or change any state, so all of them are computed then
         first = first and not (end._forward_hooks or end._backward_hooks or end._backward_pre_hooks)
         trained = self.fused and self.device.type == "cpu" and torch.is_grad_enabled() and not block.fusion_disabled()
-        tape = Tape(self.pool) if trained else None
-        return keywords | {"boundaries": packing.Boundaries(lengths, tape, first)}
+        arena = Arena(self.pool) if trained else None
+        return keywords | {"boundaries": packing.Boundaries(lengths, arena, first)}
 
     def _padded(self, ids: Sequence[Tensor]) -> dict[str, Any]:
         filler = getattr(self.model.config, "pad_token_id", None) or 0

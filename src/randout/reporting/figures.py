@@ -50,7 +50,7 @@ CUT = ".."  # marks the cut in a shortened name
 MATRIX_WIDTH = 92  # approximate width of a confusion matrix in columns
 MATRIX_CLASSES = 12  # more classes than this: list the most common confusions instead of the matrix
 NUMBER_CLASSES = 15  # more classes than this: omit the numbers from the picture
-ENCODER, WORDS = "encoder", "bag-of-words"  # keys of a recorded choice in `run.json`
+ENCODER, BAG_OF_WORDS = "encoder", "bag-of-words"  # keys of a recorded choice in `run.json`
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"  # Okabe and Ito's colour-blind-safe blue and vermilion
 
 

@@ -39,6 +39,7 @@ from randout.storage.seen_rows import SeenRows, in_words, leaked, merged, read_s
 from . import leaks
 from .plan import Plan, RowLogits
 from .reload import reload_plan
+from .run_warnings import diagnose, of_file, of_run
 from .saved_model import (
     check_own_split,
     column_warning,
@@ -49,7 +50,6 @@ from .saved_model import (
     trained_columns,
 )
 from .soft_labels import output_names
-from .warnings import diagnose, of_file, of_run
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult

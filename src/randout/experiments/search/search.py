@@ -19,7 +19,7 @@ from randout.core.config import Config, build, checked
 from randout.core.errors import Failure, UserError
 from randout.data.dataset import Dataset, load
 from randout.experiments.run import pipeline, planning
-from randout.experiments.run.request import TEACHERS_OWN
+from randout.experiments.run.run_request import TEACHERS_OWN
 from randout.experiments.run.student import Options, Paused, Stopped, check_methods, student_of
 from randout.methods.builtin import GOLD, METHODS
 from randout.methods.compatibility import methods_of
@@ -28,9 +28,9 @@ from randout.storage.study_folder import StudyFolder, opened, refuse_others
 from randout.storage.study_record import FORMAT, Rung, SearchRecord, StudyData, Trial
 from randout.training.checkpoint import MadeElsewhere
 
-from .request import Search as Search
-from .request import check_space as check_space
-from .request import make_search as make_search
+from .search_request import Search as Search
+from .search_request import check_space as check_space
+from .search_request import make_search as make_search
 from .space import SearchTable, cells, each_value, rungs, settings_text
 from .trials import (
     at_chance,

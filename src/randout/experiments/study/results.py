@@ -22,7 +22,7 @@ from randout.storage.study_folder import StudyFolder
 from randout.storage.study_record import ComparisonRecord, ResultRow, StudyResult
 
 from .spec import Study
-from .warnings import of_study
+from .study_warnings import of_study
 
 
 @dataclass(frozen=True)
