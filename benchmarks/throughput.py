@@ -182,7 +182,7 @@ class Sides:
         """
         model, groups = self.session.encoder.model.config, self.session.optimizer.param_groups
         inside = getattr(model, "intermediate_size", None) or model.hidden_dim  # DistilBERT's name for it
-        shape = (len(self.session.encoder.sites.blocks), model.hidden_size, inside)
+        shape = (len(self.session.encoder.hook_points.blocks), model.hidden_size, inside)
         parameters = sum(p.numel() for group in groups for p in group["params"])
         moved, rate = floor.traffic(parameters, *shape, self.session.precision), self.machine.bytes_a_second()
         found: dict[str, Any] = {"bytes": moved, "bytes_a_second": rate}

@@ -49,13 +49,13 @@ class Looking(Method):
 
     def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         clean = forward(dropout=False, perturb=False, call=2, want=self.want(step.context))
-        total = step.supervised(clean, batch)
+        total = step.gold_loss(clean, batch)
         for found in (output, clean):
-            assert found.cls is not None
-            total = total + found.cls.square().sum()
+            assert found.pooled is not None
+            total = total + found.pooled.square().sum()
             total = total + sum(part.square().sum() for each in found.attention.values() for part in each)
-            for site in (0, 2):
-                rows = found.hidden[site].flatten(0, -2)
+            for point in (0, 2):
+                rows = found.hidden[point].flatten(0, -2)
                 if rows.shape[0] == sum(map(len, batch.ids)):  # packed
                     total = total + rows.square().sum()
                 else:
@@ -191,7 +191,7 @@ def test_padding_on_either_side_makes_no_difference(tiny_model: Tiny) -> None:
             assert work.tracked.last is not None
             seen, ids = work.tracked.last.output, work._batch(outputs, labels, None, None).ids
             flat = seen.hidden[2].flatten(0, 1)[batch["attention_mask"].flatten().bool()]  # text by text
-            found.append([seen.cls, flat, *seen.attention[1], *seen.attention[3], *ids])
+            found.append([seen.pooled, flat, *seen.attention[1], *seen.attention[3], *ids])
     assert [len(text) for text in ids] == batch["attention_mask"].sum(1).tolist()
     for right, shifted in zip(*found, strict=True):
         torch.testing.assert_close(right, shifted, rtol=1e-4, atol=1e-5)
@@ -231,7 +231,7 @@ def test_what_gradient_checkpointing_would_lose_is_refused(tiny_model: Tiny) -> 
         model(**batch)
     with attached(model, []) as work:
         model(**batch)
-        undo = work.stack.context.sites.change_attention(2, lambda rows: torch.zeros(rows))
+        undo = work.stack.context.hook_points.change_attention(2, lambda rows: torch.zeros(rows))
         with pytest.raises(UserError, match="switch gradient checkpointing off"):
             work.tracked.repeat(work.tracked.step)
         undo()

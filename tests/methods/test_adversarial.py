@@ -24,7 +24,7 @@ from randout.methods.kd import KnowledgeDistillation
 from randout.methods.r_drop import RDrop
 from randout.methods.randout import Randout
 from randout.models.encoder import Want
-from randout.models.hooks import Sites
+from randout.models.hooks import HookPoints
 from randout.models.kernels import packing
 from randout.training.loop import Material, TrainingState, _batch, _gradients, losses_of, step_at
 from support.plain import bert, cross_entropy, kl, padded
@@ -322,7 +322,7 @@ def test_freelb_takes_a_text_by_its_own_gradient(tiny_model: Tiny) -> None:
 
             @contextmanager
             def perturb(self, step: Pass, state: State, keep: Any = keep) -> Iterator[None]:
-                undo = step.context.sites.change_words(keep)
+                undo = step.context.hook_points.change_words(keep)
                 yield
                 undo()
 
@@ -406,7 +406,7 @@ def test_an_exception_leaves_nothing_behind(tiny_model: Tiny, method: Method, fa
         if forwards == broken:
             raise KeyboardInterrupt
 
-    handle = step.session.stack.context.sites.blocks[-1].register_forward_pre_hook(stop)
+    handle = step.session.stack.context.hook_points.blocks[-1].register_forward_pre_hook(stop)
     if broken <= 2 or isinstance(method, AttentionPerturbation | FreeLB):
         with pytest.raises(KeyboardInterrupt):
             step.ours()
@@ -452,9 +452,9 @@ def test_the_first_forward_is_the_clean_one(tiny_model: Tiny, method: Method) ->
 def test_a_student_without_word_embeddings_is_refused(method: Method) -> None:
     model = torch.nn.Identity()
     with pytest.raises(UserError, match=rf"methods.{method.name}: this student has no word embeddings"):
-        method.check(Context(model, Sites(model, (model,)), seed=0))
+        method.check(Context(model, HookPoints(model, (model,)), seed=0))
 
 
 def test_only_the_method_that_asked_gets_cls(tiny_model: Tiny) -> None:
-    assert EmbeddingAdversarial().want(None) == Want(cls=True)  # type: ignore[arg-type]
+    assert EmbeddingAdversarial().want(None) == Want(pooled=True)  # type: ignore[arg-type]
     assert RDrop().want(None) == Want()  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ from randout.methods.randout import Randout
 from randout.methods.self_distillation import SelfDistillation
 from randout.methods.weidc import WeiDC
 from randout.models.encoder import Encoder, Output
-from randout.models.hooks import Sites
+from randout.models.hooks import HookPoints
 from randout.models.tokens import batches
 from randout.training.loop import Material, TrainingState, _batch, learning_rate, losses_of, step_at
 from support.training import (
@@ -52,9 +52,9 @@ def logits_of(seed: int, rows: int = len(LABELS), classes: int = 3) -> Tensor:
 
 def bare_step(gold: Method | None = None, **changes: Any) -> Step:
     """A step of no model in which `gold` owns the loss on gold labels."""
-    context = Context(nn.Identity(), Sites(nn.Identity(), ()), seed=1, **changes)
+    context = Context(nn.Identity(), HookPoints(nn.Identity(), ()), seed=1, **changes)
     gold = gold or CrossEntropy()
-    return Step(context, Loop(supervised=lambda step, *given: gold.loss(step, State(), *given, None)["ce"]))
+    return Step(context, Loop(gold_loss=lambda step, *given: gold.loss(step, State(), *given, None)["ce"]))
 
 
 def losses(method: Method, logits: Tensor, batch: Any, step: Step | None = None) -> dict[str, Tensor]:

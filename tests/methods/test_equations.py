@@ -22,7 +22,7 @@ from randout.methods.functional import kl_divergence
 from randout.methods.kd import KnowledgeDistillation
 from randout.methods.randout import Randout
 from randout.models.encoder import Output, Want
-from randout.models.hooks import Layout, Sites
+from randout.models.hooks import HookPoints, Layout
 from randout.training.loop import losses_of, step_at
 from support.training import bit_identical, make_batch, new_training, tiny_encoder, toy_material, trained, weights_of
 
@@ -30,8 +30,8 @@ WIDTH = 48
 
 
 def bare_step(seed: int = 1, number: int = 0, class_weights: Tensor | None = None, **changes: Any) -> Step:
-    sites = Sites(nn.Identity(), (nn.Identity(),) * 3)
-    return Step(Context(nn.Identity(), sites, seed, class_weights=class_weights), number=number, **changes)
+    hook_points = HookPoints(nn.Identity(), (nn.Identity(),) * 3)
+    return Step(Context(nn.Identity(), hook_points, seed, class_weights=class_weights), number=number, **changes)
 
 
 def loss_of(method: Method, logits: Tensor, batch: Any, step: Step | None = None) -> Tensor:
@@ -475,12 +475,12 @@ def test_noise_enters_where_it_is_asked(tiny_model: Callable[[str], Path], layer
     with method.perturb(step, State()):
         noisy = encoder.forward(ids, want=Want(tuple(range(4)))).hidden
     first = min(layers)
-    assert all(torch.equal(clean[site], noisy[site]) for site in range(first))
+    assert all(torch.equal(clean[point], noisy[point]) for point in range(first))
     assert int((clean[first] != noisy[first]).sum()) == 2 * 3 * 2
-    assert all(not torch.equal(clean[site], noisy[site]) for site in range(first, 4))
+    assert all(not torch.equal(clean[point], noisy[point]) for point in range(first, 4))
     assert len(step.logged["noise_l2"]) == len(layers)
     again = encoder.forward(ids, want=Want(tuple(range(4)))).hidden
-    assert all(torch.equal(clean[site], again[site]) for site in range(4))
+    assert all(torch.equal(clean[point], again[point]) for point in range(4))
 
 
 @pytest.mark.parametrize("nothing", [{"scale": 0.0}, {"tokens": 0}, {"units": 0}, {"law": "gaussian", "sigma": 0.0}])

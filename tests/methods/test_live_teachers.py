@@ -21,7 +21,7 @@ from randout.methods.layer_matching import LayerMatching
 from randout.methods.metadistil import MetaDistil
 from randout.methods.noisy_distillation import NoisyDistillation
 from randout.models.encoder import Encoder, Output
-from randout.models.hooks import Sites
+from randout.models.hooks import HookPoints
 from randout.models.kernels import packing
 from randout.training.loop import TrainingState, losses_of, step, step_at
 from support.training import live_teacher, new_training, tiny_encoder, toy_material
@@ -110,7 +110,7 @@ def test_the_teachers_dropout_is_drawn_anew_at_every_step(tiny_model: Tiny) -> N
 
 
 def bare_step(number: int = 0, seed: int = 1, prefix: int = 1, suffix: int = 1) -> Step:
-    context = Context(nn.Identity(), Sites(nn.Identity(), ()), seed, prefix=prefix, suffix=suffix)
+    context = Context(nn.Identity(), HookPoints(nn.Identity(), ()), seed, prefix=prefix, suffix=suffix)
     return Step(context, number=number)
 
 
@@ -377,7 +377,7 @@ def same_size(folder: Path) -> LiveTeacher:
 
 
 def states_of(model: Any, ids: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Hidden states (b, longest, d) by site and attention (b, heads, n, n) by block, as transformers gives them."""
+    """Hidden states (b, longest, d) by point and attention (b, heads, n, n) by block, as transformers gives them."""
     model = plain_copy(model)
     with torch.no_grad():
         found = model(**padded(ids, model.config.pad_token_id), output_hidden_states=True, output_attentions=True)
@@ -475,11 +475,11 @@ def test_layers_that_cannot_be_matched_are_refused(tiny_model: Tiny, monkeypatch
     for words, settings in refused.items():
         with pytest.raises(UserError, match=f"methods.layer-matching.{words}"):
             new_training(encoder, [CrossEntropy(), LayerMatching(**settings)], across)
-    monkeypatch.setattr(Sites, "reaches_attention", lambda self, model: model is not encoder.model)
+    monkeypatch.setattr(HookPoints, "reaches_attention", lambda self, model: model is not encoder.model)
     kin = live_teacher(folder, 28, same_family=True)
     with pytest.raises(UserError, match="this student's attention cannot be read"):
         new_training(encoder, [CrossEntropy(), LayerMatching(attention=0.5)], kin)
-    monkeypatch.setattr(Sites, "reaches_attention", lambda self, model: model is encoder.model)
+    monkeypatch.setattr(HookPoints, "reaches_attention", lambda self, model: model is encoder.model)
     with pytest.raises(UserError, match="this teacher's attention cannot be read"):
         new_training(encoder, [CrossEntropy(), LayerMatching(attention=0.5)], kin)
     for bad in ({"pairs": ((1,),)}, {"hidden": -1}, {"states": "all"}):
@@ -491,7 +491,7 @@ def test_blocks_are_paired_evenly() -> None:
     """The last with the last, whichever is deeper."""
 
     def matched(ours: int, theirs: int) -> list[int]:
-        ends = [Sites(nn.Identity(), (nn.Identity(),) * blocks) for blocks in (ours, theirs)]
+        ends = [HookPoints(nn.Identity(), (nn.Identity(),) * blocks) for blocks in (ours, theirs)]
         teacher: Any = LiveTeacher(Encoder(None, None, ends[1]), None, ())
         pairs = LayerMatching().matched(Context(nn.Identity(), ends[0], 0, teacher=teacher))
         assert [i for i, _ in pairs] == list(range(1, ours + 1))

@@ -29,7 +29,7 @@ from randout.methods.r_drop import RDrop
 from randout.methods.self_distillation import SelfDistillation
 from randout.methods.weidc import WeiDC
 from randout.models.encoder import Encoder, Output
-from randout.models.hooks import Layout, Sites
+from randout.models.hooks import HookPoints, Layout
 from randout.models.tokens import Tokens
 from randout.training.loop import Material, TrainingState, _gradients, step, step_at
 from support.training import make_batch, new_training
@@ -64,7 +64,7 @@ class Tiny(nn.Module):
 
 def tiny(k: int = 0) -> Encoder:
     model = Tiny(k)
-    return Encoder(model, None, Sites(model.words, (), model.words))
+    return Encoder(model, None, HookPoints(model.words, (), model.words))
 
 
 def material_of(texts: Sequence[Sequence[int]], labels: Sequence[int], heldout: int = 0) -> Material:
@@ -107,7 +107,7 @@ def test_mixout(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Module()
     layer = nn.Linear(4, 2).double()
     model.base_model = nn.Sequential(layer)
-    context = Context(model, Sites(nn.Identity(), ()), 1)
+    context = Context(model, HookPoints(nn.Identity(), ()), 1)
     layer.weight.data, layer.bias.data = sines((2, 4), 2), sines((2,), 3)  # the weight: the pretrained one
     method = Mixout(p=0.7)
     state = method.start(context)
@@ -215,8 +215,8 @@ def test_freelb(setting: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def plain_step() -> Step:
     """A step of no model, whose loss on gold labels is plain cross-entropy."""
-    loop = Loop(supervised=lambda _, output, batch: nn.functional.cross_entropy(output.logits, batch.labels))
-    return Step(Context(nn.Identity(), Sites(nn.Identity(), ()), 1), loop)
+    loop = Loop(gold_loss=lambda _, output, batch: nn.functional.cross_entropy(output.logits, batch.labels))
+    return Step(Context(nn.Identity(), HookPoints(nn.Identity(), ()), 1), loop)
 
 
 def test_r_drop() -> None:
@@ -235,7 +235,7 @@ def test_r_drop() -> None:
             RDrop(alpha=alpha).loss(step, State(), Output(one, {}), batch, lambda call: Output(two, {})).values()
         )
 
-    halved = step.supervised(Output(two, {}), batch) / 2
+    halved = step.gold_loss(Output(two, {}), batch) / 2
     assert (2 * ours(0.5)).item() == pytest.approx(5.6421671, abs=2e-6)
     assert ours(4).item() == pytest.approx(10.0167081, abs=2e-6)
     assert (2 * ours(1)).item() == pytest.approx(7.6980599, abs=2e-6)

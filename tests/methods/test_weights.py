@@ -19,7 +19,7 @@ from randout.methods.cross_entropy import CrossEntropy
 from randout.methods.dropout_rates import DropoutRates
 from randout.methods.mixout import Mixout
 from randout.methods.noisytune import NoisyTune
-from randout.models.hooks import Layout, Sites
+from randout.models.hooks import HookPoints, Layout
 from randout.models.kernels import dropout
 from randout.testing.models import FAMILIES
 from support.external_loops import foreign, make_batch
@@ -50,7 +50,7 @@ def test_attention_rates_are_those_of_the_configuration(load: Any, family: str) 
     assert {getattr(*place) for place in attention} == {0.3}
     after_attention = {0.3} if family == "modernbert" else set()  # it drops its attention's output at that rate
     assert {getattr(*place) for place in hidden} == {0.2} | after_attention
-    blocks = len({id(block) for block in Sites.of(model).blocks})
+    blocks = len({id(block) for block in HookPoints.of(model).blocks})
     assert len(attention) == blocks
     every = sum(isinstance(module, nn.Dropout) for module in model.base_model.modules())
     own = blocks if family == "modernbert" else 0
@@ -116,7 +116,7 @@ def test_dropout_law(tiny_model: Tiny) -> None:
 
 
 def test_dropout_refuses_what_is_not_there() -> None:
-    context = Context(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1)), Sites(nn.Identity(), ()), 1)
+    context = Context(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1)), HookPoints(nn.Identity(), ()), 1)
     DropoutRates(attention="model").check(context)
     DropoutRates(attention=0.0).check(context)
     with pytest.raises(
@@ -148,7 +148,7 @@ def a_layer(seed: int = 0) -> tuple[nn.Linear, Tensor, Tensor]:
 
 
 def a_pass(call: int = 0, **changes: Any) -> Pass:
-    step = Step(Context(nn.Identity(), Sites(nn.Identity(), ()), 1), **changes)
+    step = Step(Context(nn.Identity(), HookPoints(nn.Identity(), ()), 1), **changes)
     return step.at(Layout(torch.tensor([0]), torch.tensor([4]), 4, 0, 1), call)
 
 
@@ -284,7 +284,7 @@ def test_mixout_moves_from_the_pretrained_weights(tiny_model: Tiny) -> None:
     encoder = tiny_encoder(tiny_model("bert"))
     session = new_training(encoder, [CrossEntropy(), Mixout()])
     began = {name: tensor.clone() for name, tensor in session.stack.states[1].tensors.items()}
-    layer = encoder.sites.blocks[0].attention.self.query
+    layer = encoder.hook_points.blocks[0].attention.self.query
     own = layer.forward
     layer.forward = lambda x: own(x)
     set_by_others = layer.forward
@@ -322,7 +322,7 @@ def test_mixout_on_a_model_of_another_training_loop(tiny_model: Tiny) -> None:
 def test_noisytune_is_its_equation(tiny_model: Tiny, family: str) -> None:
     """W + (rand - .5) * lambda * std(W) tensor by tensor, std by n - 1; the head is left alone."""
     plain, noisy = tiny_encoder(tiny_model(family)), tiny_encoder(tiny_model(family))
-    context = Context(noisy.model, noisy.sites, 5)
+    context = Context(noisy.model, noisy.hook_points, 5)
     NoisyTune(strength=0.3).start(context)
     prefix = plain.model.base_model_prefix + "."
     for name, before in plain.model.named_parameters():
@@ -341,7 +341,7 @@ def test_noisytunes_size(tiny_model: Tiny) -> None:
     before = plain.model.get_input_embeddings().weight
     for seed in (1, 1, 2):
         noisy = tiny_encoder(tiny_model("bert"))
-        NoisyTune().start(Context(noisy.model, noisy.sites, seed))
+        NoisyTune().start(Context(noisy.model, noisy.hook_points, seed))
         found.append((noisy.model.get_input_embeddings().weight - before).detach())
     sd = 0.15 * before.std().item()
     assert found[0].std().item() == pytest.approx(sd / math.sqrt(12), rel=0.02)
@@ -359,7 +359,7 @@ def test_noisytune_leaves_single_numbers_and_constants() -> None:
             self.base_model = nn.ParameterList([self.one, self.even, nn.Parameter(torch.arange(4.0))])
 
     model = Model()
-    NoisyTune().start(Context(model, Sites(nn.Identity(), ()), 1))
+    NoisyTune().start(Context(model, HookPoints(nn.Identity(), ()), 1))
     assert model.one.item() == 1.0, "the std of one number is not a number"
     assert torch.equal(model.even, torch.full((7,), 3.0))
     assert not torch.equal(model.base_model[2], torch.arange(4.0))
@@ -384,7 +384,7 @@ def test_noisytune_is_done_once(tiny_model: Tiny) -> None:
 @pytest.mark.parametrize("method", [Mixout(), NoisyTune()], ids=lambda method: method.name)
 def test_a_pretrained_encoder_is_needed(method: Method) -> None:
     with pytest.raises(UserError, match=rf"methods.{method.name}: the student Linear has no pretrained encoder"):
-        method.check(Context(nn.Linear(2, 2), Sites(nn.Identity(), ()), 1))
+        method.check(Context(nn.Linear(2, 2), HookPoints(nn.Identity(), ()), 1))
 
 
 def test_spaces_and_variants_are_settings() -> None:

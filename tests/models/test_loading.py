@@ -279,7 +279,7 @@ class TestFaultyModels:
         before = weights_of(session)
         trained(session, toy_material(session.encoder), events=1)
         moved = [name for name, x in weights_of(session).items() if not torch.equal(x, before[name])]
-        assert sum(".layer." in name for name in moved) == 16 * len(session.encoder.sites.blocks)
+        assert sum(".layer." in name for name in moved) == 16 * len(session.encoder.hook_points.blocks)
 
     def test_newly_initialised_parameters_are_known(self, own_copy):
         folder = own_copy()

@@ -41,14 +41,14 @@ def test_packed_padded_and_plain_agree(source, family: str) -> None:
     encoder.model.eval()
     ids = sorted(ids_of(encoder, TEXTS), key=len)
     with torch.no_grad():
-        found = encoder.forward(ids, Want(cls=True))
-        padded = replace(encoder, packed=False).forward(ids, Want(cls=True))
+        found = encoder.forward(ids, Want(pooled=True))
+        padded = replace(encoder, packed=False).forward(ids, Want(pooled=True))
         model = encoder.model
         for row, text in enumerate(ids):
             state = model.base_model(input_ids=text[None], attention_mask=torch.ones_like(text)[None]).last_hidden_state
             mean = state[0].mean(0)
             if family != "modernbert":  # which norms the last block's output once more
-                torch.testing.assert_close(found.cls[row], mean, rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(found.pooled[row], mean, rtol=1e-4, atol=1e-5)
             inner = model.head(mean) if family == "modernbert" else mean  # its stock class reads the mean
             torch.testing.assert_close(found.logits[row], model.classifier(inner), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.logits, padded.logits, rtol=1e-4, atol=1e-5)

@@ -123,9 +123,9 @@ def test_equal_tokenizers_are_told_from_others(tiny_model: Tiny) -> None:
     tokens = {name: toy_material(tiny_encoder(tiny_model(name)), 28).tokens for name in ("bert", "roberta", "electra")}
     assert same_tokens(tokens["bert"], tokens["electra"])
     assert not same_tokens(tokens["bert"], tokens["roberta"])
-    cut = replace(tokens["electra"], whole=tokens["electra"].whole + np.arange(28) % 2)
+    cut = replace(tokens["electra"], untruncated_lengths=tokens["electra"].untruncated_lengths + np.arange(28) % 2)
     assert same_tokens(tokens["bert"], cut)
-    assert not same_tokens(tokens["bert"], replace(cut, whole=cut.lengths + 1))
+    assert not same_tokens(tokens["bert"], replace(cut, untruncated_lengths=cut.lengths + 1))
 
 
 @pytest.mark.parametrize(

@@ -433,7 +433,7 @@ class Losing(Method):
 
     @contextmanager
     def perturb(self, step: Pass, state: State) -> Iterator[None]:
-        part: Any = step.context.sites.blocks[1].output  # type: ignore[union-attr]
+        part: Any = step.context.hook_points.blocks[1].output  # type: ignore[union-attr]
         undo = []
         if self.how == "detached":
             undo.append(part.dense.register_forward_hook(lambda module, inputs, output: output.detach()).remove)

@@ -384,7 +384,7 @@ def check_accumulation(bench: Bench, case: Case) -> None:
     """
     name = case.method.name
     for micro_batch in (1, 3):
-        if case.method.whole:
+        if case.method.needs_full_batch:
             check_together(case.methods, "auto", BATCH)
             try:
                 check_together(case.methods, micro_batch, BATCH)
@@ -402,7 +402,7 @@ def check_accumulation(bench: Bench, case: Case) -> None:
                         f"the loss {loss!r} of a step is {float(value):.6f} as a whole and {float(added[key][0]):.6f} in "
                         f"micro-batches of {micro_batch}. Divide by the number of texts in the step, "
                         "batch.step_labels.numel(), and draw noise for all of them; a method that needs all texts at once "
-                        "must set `whole = True`"
+                        "must set `needs_full_batch = True`"
                     )
         _compare_gradients(parts, whole, 1e-6, f"micro-batches of {micro_batch} and the whole step", at_least=1.0)
 

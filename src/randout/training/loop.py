@@ -24,7 +24,7 @@ from randout.core.rng import random_key
 from randout.core.wording import plural
 from randout.methods.base import Batch, Context, Logged, Loop, Method, Perturbation, Step
 from randout.methods.stack import MethodStack
-from randout.models.encoder import NOTHING, Encoder, Output, Want, computing
+from randout.models.encoder import LOGITS_ONLY, Encoder, Output, Want, computing
 from randout.models.kernels import block
 from randout.models.kernels.buffers import frozen_garbage_collector
 from randout.models.tokens import batches
@@ -139,7 +139,7 @@ def step(training: TrainingState, material: Material, rows: np.ndarray) -> None:
             _gradients(training, step, material, rows)
             break
         except torch.OutOfMemoryError:
-            whole = [method.name for method in training.stack.methods if method.whole]
+            whole = [method.name for method in training.stack.methods if method.needs_full_batch]
             if training.settings.micro_batch != "auto" or position.micro_batch == 1 or whole:
                 lower = f"batch_size (methods.{whole[0]} needs whole batches)" if whole else "micro_batch"
                 raise Failure(
@@ -183,7 +183,7 @@ def _clip(optimizer: torch.optim.Optimizer, limit: float) -> Tensor:
 
 def step_at(training: TrainingState, material: Material, number: int) -> Step:
     """What the methods see of optimizer step `number` (0 is the first)."""
-    loop = Loop(partial(student_forward, training), training.stack.supervised, partial(held_out, training, material))
+    loop = Loop(partial(student_forward, training), training.stack.gold_loss, partial(held_out, training, material))
     return Step(training.stack.context, loop, number, material.steps(training.settings))
 
 
@@ -258,7 +258,7 @@ def student_forward(
     dropout: bool = True,
     perturb: bool = True,
     call: int = 0,
-    want: Want = NOTHING,
+    want: Want = LOGITS_ONLY,
 ) -> Output:
     """Run a training forward pass; options as for `Forward`. Dropout masks and noise depend on (step, call, micro-batch)."""
     encoder, seed = training.encoder, training.stack.context.seed

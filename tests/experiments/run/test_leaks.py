@@ -591,8 +591,8 @@ def lopsided(tmp_path: Path) -> Path:
 def test_auto_max_length_comes_from_training_rows_alone(asked: Any, lopsided: Path, tmp_path: Path) -> None:
     plan = make(asked(lopsided, data={"split_column": "part"}))
     train = plan.dataset.split["train"]
-    assert plan.config.student.max_length == int(plan.tokens.whole[train].max()) == 6
-    assert np.percentile(plan.tokens.whole, 99) > 30
+    assert plan.config.student.max_length == int(plan.tokens.untruncated_lengths[train].max()) == 6
+    assert np.percentile(plan.tokens.untruncated_lengths, 99) > 30
     unlabelled = write(tmp_path / "u.csv", [f"{'goal ' * 40}{at}" for at in range(30)])
     table = {"split_column": "part", "unlabeled": str(unlabelled)}
     more = make(asked(lopsided, asked(lopsided).student.model, data=table))

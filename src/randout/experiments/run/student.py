@@ -217,7 +217,7 @@ def live_teacher(plan: Plan, encoder: Encoder, columns: tuple[int, ...], max_len
 
 def same_tokens(one: Tokens, other: Tokens) -> bool:
     """Return whether all texts that neither truncates have the same ids in both; False if there is no such text."""
-    full = np.flatnonzero((one.whole == one.lengths) & (other.whole == other.lengths))
+    full = np.flatnonzero((one.untruncated_lengths == one.lengths) & (other.untruncated_lengths == other.lengths))
     return len(full) > 0 and all(np.array_equal(one[int(text)], other[int(text)]) for text in full)
 
 
@@ -235,7 +235,10 @@ def estimate(plan: Plan, session: TrainingState, material: Material, steps: int)
     seconds = _seconds_per_step(session, material, median, steps) * plan.steps * (1 + refit)
     weights = sum(p.numel() for p in session.encoder.model.parameters())
     activations = (
-        34 * int(lengths[median].sum()) * session.encoder.model.config.hidden_size * len(session.encoder.sites.blocks)
+        34
+        * int(lengths[median].sum())
+        * session.encoder.model.config.hidden_size
+        * len(session.encoder.hook_points.blocks)
     )
     total = int(lengths[rows].sum())
     lines = [row_counts(plan)]

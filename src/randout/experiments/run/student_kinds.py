@@ -126,7 +126,7 @@ class NeuralBaseline(_Baseline):
         vocabulary = self.settings.vocabulary(dataset.texts[row] for row in dataset.split["train"])
         tokens = self.settings.tokens(vocabulary, dataset.texts)
         length = self.settings.length
-        cut = (tokens.whole > length).mean()
+        cut = (tokens.untruncated_lengths > length).mean()
         notes.append(f"vocabulary: {len(vocabulary):,} words; {cut:.1%} of texts are truncated to {length} words")
         return replace(self, vocabulary=vocabulary), tokens
 

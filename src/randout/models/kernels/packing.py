@@ -61,7 +61,7 @@ class Boundaries:
 
 @dataclass(eq=False)
 class AttentionHook:
-    """A bias to add to one block's attention scores, or a reader of its weights: see `hooks.Sites.change_attention`."""
+    """A bias to add to one block's attention scores, or a reader of its weights: see `hooks.HookPoints.change_attention`."""
 
     bias: Callable[[int], Tensor] | None = None  # rows of the batch -> (rows,)
     seen: Callable[[Any], None] | None = None
