@@ -28,7 +28,7 @@ from randout.methods.scattered import Scattered
 from randout.models.encoder import Output, Want
 from randout.models.hooks import HookPoints, Layout
 from support.external_loops import difference, foreign, make_batch
-from support.training import hooks_of, new_training, tiny_encoder, toy_material
+from support.training import hooks_of, new_training, tiny_encoder, toy_training_data
 
 Tiny = Callable[[str], Path]
 WIDTH = 48
@@ -196,14 +196,14 @@ def two_branches(folder: Path, method: GaussianContrastive, dropout: float = 0.0
     from randout.training.loop import batch_of, step_at
 
     encoder = tiny_encoder(folder, dropout=dropout, attention_dropout=dropout)
-    session = new_training(encoder, [CrossEntropy(), method])
-    material = toy_material(encoder, 8, unlabelled=2)
-    rows = np.argsort(material.tokens.lengths, kind="stable")
-    batch = batch_of(session, material, rows, rows, 0)
-    step = step_at(session, material, 0)
+    training = new_training(encoder, [CrossEntropy(), method])
+    data = toy_training_data(encoder, 8, unlabelled=2)
+    rows = np.argsort(data.tokens.lengths, kind="stable")
+    batch = batch_of(training, data, rows, rows, 0)
+    step = step_at(training, data, 0)
     forward = partial(step.forward, batch)
-    noisy = forward(want=session.stack.want)
-    return step, batch, noisy, method.loss(step, session.stack.states[1], noisy, batch, forward)
+    noisy = forward(want=training.stack.want)
+    return step, batch, noisy, method.loss(step, training.stack.states[1], noisy, batch, forward)
 
 
 def test_two_branches_and_their_contrast(tiny_model: Tiny) -> None:

@@ -23,7 +23,7 @@ from randout.models.hooks import HookPoints, Layout
 from randout.models.kernels import dropout
 from randout.testing.models import FAMILIES
 from support.external_loops import foreign, make_batch
-from support.training import bit_identical, new_training, tiny_encoder, toy_material, trained, weights_of
+from support.training import bit_identical, new_training, tiny_encoder, toy_training_data, trained, weights_of
 
 Tiny = Callable[[str], Path]
 
@@ -261,15 +261,15 @@ def test_mixout_in_a_model(tiny_model: Tiny, family: str) -> None:
 def test_mixout_under_functional_call(tiny_model: Tiny) -> None:
     """Weights given to the forward are mixed in place of the model's own, and get the gradient."""
     encoder = tiny_encoder(tiny_model("bert"), dropout=0.0, attention_dropout=0.0)
-    session = new_training(encoder, [CrossEntropy(), Mixout(p=0.6)])
+    training = new_training(encoder, [CrossEntropy(), Mixout(p=0.6)])
     ids = [torch.arange(5, 5 + n) for n in (4, 9)]
-    step = Step(session.stack.context).at(encoder.layout(ids, 0, 2, 9))
+    step = Step(training.stack.context).at(encoder.layout(ids, 0, 2, 9))
     other = {n: (p + 0.1).detach().requires_grad_() for n, p in encoder.model.named_parameters()}
     found = []
     for given in (True, False):
         if not given:
             encoder.model.load_state_dict(other, strict=False)
-        with session.stack.methods[1].perturb(step, session.stack.states[1]):
+        with training.stack.methods[1].perturb(step, training.stack.states[1]):
             output = encoder.forward(ids, weights=other if given else None)
         parameters = other if given else dict(encoder.model.named_parameters())
         gradients = torch.autograd.grad(output.logits.square().sum(), list(parameters.values()), allow_unused=True)
@@ -282,14 +282,14 @@ def test_mixout_under_functional_call(tiny_model: Tiny) -> None:
 def test_mixout_moves_from_the_pretrained_weights(tiny_model: Tiny) -> None:
     """u stays as it was, while w is trained; a forward somebody else had set is put back."""
     encoder = tiny_encoder(tiny_model("bert"))
-    session = new_training(encoder, [CrossEntropy(), Mixout()])
-    began = {name: tensor.clone() for name, tensor in session.stack.states[1].tensors.items()}
+    training = new_training(encoder, [CrossEntropy(), Mixout()])
+    began = {name: tensor.clone() for name, tensor in training.stack.states[1].tensors.items()}
     layer = encoder.hook_points.blocks[0].attention.self.query
     own = layer.forward
     layer.forward = lambda x: own(x)
     set_by_others = layer.forward
-    trained(session, toy_material(encoder))
-    assert bit_identical(began, session.stack.states[1].tensors)
+    trained(training, toy_training_data(encoder))
+    assert bit_identical(began, training.stack.states[1].tensors)
     name = "encoder.layer.0.attention.self.query"
     assert not torch.equal(layer.weight, began[name])
     assert layer.forward is set_by_others
@@ -369,13 +369,13 @@ def test_noisytune_leaves_single_numbers_and_constants() -> None:
 def test_noisytune_is_done_once(tiny_model: Tiny) -> None:
     """Before the optimizer exists: the training is that of a student whose weights were so to begin with."""
     ours = tiny_encoder(tiny_model("bert"))
-    session = new_training(ours, [CrossEntropy(), NoisyTune()])
+    training = new_training(ours, [CrossEntropy(), NoisyTune()])
     theirs = tiny_encoder(tiny_model("bert"))
     theirs.model.load_state_dict(ours.model.state_dict())
     plain = new_training(theirs, [CrossEntropy()])
-    trained(session, toy_material(ours))
-    trained(plain, toy_material(theirs))
-    assert bit_identical(weights_of(session), weights_of(plain))
+    trained(training, toy_training_data(ours))
+    trained(plain, toy_training_data(theirs))
+    assert bit_identical(weights_of(training), weights_of(plain))
 
 
 # ---- what they need
