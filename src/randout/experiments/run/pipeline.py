@@ -36,12 +36,13 @@ from randout.storage.seen_rows import FILE as SEEN_ROWS
 from randout.storage.seen_rows import read_seen, write_seen
 
 from . import leaks
+from .model_card import model_card
 from .options import Result as Result
 from .options import finished as finished
 from .plan import Plan, TeacherOutputs, TrainedStudent
 from .planning import refit_plan
 from .run_warnings import diagnose
-from .scoring import model_card, open_test, rows_sha256, score_split, score_test
+from .scoring import open_test, rows_sha256, score_split, score_test
 from .student import Options, Paused, Stopped, check_methods, environment, student_of
 from .student_selection import FOLDER as CHOICE
 from .student_selection import chosen_plan, train_chosen
