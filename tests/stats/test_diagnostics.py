@@ -37,7 +37,7 @@ SETS = [word for key, value in LITTLE.items() for word in ("--set", f"{key}={val
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring.figures, "confusion_picture", lambda *words: None)
+    monkeypatch.setattr(scoring.run_pictures, "confusion_picture", lambda *words: None)
 
 
 def kinds(labels: Any, predicted: Any, names: list[str] = NAMES, **options: Any) -> list[str]:

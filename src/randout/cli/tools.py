@@ -144,8 +144,8 @@ def list_runs(context: typer.Context, runs: RunsFolder = Path("runs"), as_json: 
 @runs_app.command("show")
 def show_run(context: typer.Context, run: ListedRun, runs: OwnRuns = None, as_json: AsJson = False) -> None:
     """Show the settings and scores of a run."""
-    from randout.reporting.figures import choice_lines, leak_lines, score_lines
     from randout.reporting.teachers import run_lines
+    from randout.reporting.text import choice_lines, leak_lines, score_lines
     from randout.stats.diagnostics import messages
     from randout.storage.run_folder import find_run, unscored_test_lines
 

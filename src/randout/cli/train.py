@@ -218,8 +218,8 @@ def _introduce(config: Config, dataset: Dataset, show: Show) -> None:
 
 def report(result: Result, as_json: bool, show: Show) -> None:
     """Print the scores of a run, its folders and a next command."""
-    from randout.reporting.figures import choice_lines, leak_lines, score_lines
     from randout.reporting.teachers import run_lines
+    from randout.reporting.text import choice_lines, leak_lines, score_lines
     from randout.stats.diagnostics import messages
     from randout.storage.run_folder import unscored_test_lines
 

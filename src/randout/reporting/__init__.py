@@ -8,7 +8,8 @@ runs_table, checks                    subjects -> sections
 sections                              all sections in reading order
 pictures, svg                         figures -> matplotlib pictures, inline SVG of the page
 page                                  sections -> files in a folder
-figures, workflow_figure              text tables and pictures of single runs and comparisons
+text                                  scores, comparisons and choices as lines for a terminal
+run_pictures, workflow_figure         pictures of single runs and comparisons
 """
 
 from __future__ import annotations

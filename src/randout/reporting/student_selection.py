@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .figures import BAG_OF_WORDS, ENCODER, choice_lines
 from .subjects import Subject
+from .text import BAG_OF_WORDS, ENCODER, choice_lines
 from .values import Column, Section, Table, metric_name
 
 SCORED_ON = {"validation": "validation rows", "cross-validation": "training rows, cross-validated"}

@@ -17,7 +17,7 @@ import randout
 from randout.core.errors import UserError
 from randout.data import stratify
 from randout.experiments.run import pipeline, planning, student_selection
-from randout.reporting.figures import BAG_OF_WORDS, ENCODER, choice_lines
+from randout.reporting.text import BAG_OF_WORDS, ENCODER, choice_lines
 from randout.storage.run_folder import RunFolder
 from randout.testing.models import toy_texts
 

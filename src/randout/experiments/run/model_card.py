@@ -12,7 +12,7 @@ from randout.baselines.settings import chosen
 from randout.core.console import Show
 from randout.core.files import replace_text
 from randout.models import loading
-from randout.reporting.figures import choice_lines
+from randout.reporting.text import choice_lines
 from randout.storage import run_folder
 from randout.storage.metrics_record import Metrics
 from randout.storage.run_folder import RunFolder

@@ -21,7 +21,7 @@ from randout.data import table_writing, tables
 from randout.data.columns import rows_in
 from randout.data.labels import UnknownLabel
 from randout.data.row_hashes import row_hashes
-from randout.reporting import figures
+from randout.reporting import run_pictures
 from randout.stats import diagnostics
 from randout.stats.metrics import log_probabilities, score
 from randout.stats.paired import Comparison, compare_models
@@ -83,7 +83,7 @@ def score_split(logits_of: RowLogits, plan: Plan, name: str, run: RunFolder, sho
     write_predictions(
         run.predictions(name), Predictions(dataset.names, row_ids, dataset.groups[rows], labels, logits, texts)
     )
-    figures.confusion_picture(
+    run_pictures.confusion_picture(
         scores.confusion_matrix,
         dict(enumerate(scores.per_class)),
         run.path / f"confusion-{name}.png",

@@ -18,7 +18,7 @@ import numpy as np
 from randout.core.errors import UserError
 from randout.core.files import replace_text
 from randout.data.stratify import grouped_folds
-from randout.reporting.figures import BAG_OF_WORDS, ENCODER, choice_lines
+from randout.reporting.text import BAG_OF_WORDS, ENCODER, choice_lines
 from randout.stats import diagnostics
 from randout.stats.metrics import confusion, rates
 from randout.storage.run_folder import RunFolder
