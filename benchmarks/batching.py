@@ -19,7 +19,7 @@ SAMPLE = 1000  # texts on which tokenization is timed
 COUNTED = ((loop, "batch_of"), (Encoder, "_packed"), (Encoder, "layout"))
 
 
-def shares(session: loop.TrainingState, material: loop.Material, plan: Plan, steps: int) -> dict[str, float]:
+def shares(training: loop.TrainingState, data: loop.TrainingData, plan: Plan, steps: int) -> dict[str, float]:
     """Seconds of a step and of its batching; seconds of tokenizing a step's texts, once for all epochs of a
     default run; both as shares of a step.
     """
@@ -31,12 +31,12 @@ def shares(session: loop.TrainingState, material: loop.Material, plan: Plan, ste
     with counted() as spent:
         began = time.perf_counter()
         for rows in order[:steps]:
-            loop.step(session, material, rows)
-            session.position.step += 1
+            loop.step(training, data, rows)
+            training.position.step += 1
         step = (time.perf_counter() - began) / len(order[:steps])
     texts = [plan.dataset.texts[row] for row in train[:SAMPLE]]
     began = time.perf_counter()
-    encode(session.encoder.tokenizer, texts)
+    encode(training.encoder.tokenizer, texts)
     text = (time.perf_counter() - began) / len(texts)
     tokenising = text * settings.batch_size / defaults.LEAST_EPOCHS
     batching = ordering + spent[0] / len(order[:steps])

@@ -180,18 +180,18 @@ def take_steps(pipe: Any, folder: Path, point: dict[str, int], side: str, argume
     }
     plan = planning.make(config.build([config.read_preset("randout-kd"), own], METHODS))
     taught = student.stand_in(plan)
-    session, material = student.make_session(plan, taught), student.make_material(plan, taught)
+    training, data = student.begin_training(plan, taught), student.make_training_data(plan, taught)
     train, size = plan.dataset.split["train"], point["batch"]
     pipe.send("ready")
     while pipe.recv():
-        rows = train[session.position.step * size :][:size]
+        rows = train[training.position.step * size :][:size]
         rows = rows[plan.tokens.lengths[rows].argsort(kind="stable")]
         began = time.perf_counter()
-        loop.step(session, material, rows)
+        loop.step(training, data, rows)
         spent = time.perf_counter() - began
-        session.position.step += 1
+        training.position.step += 1
         lengths = plan.tokens.lengths[rows].tolist()
-        products = rate(sum(lengths), point, session.precision)
+        products = rate(sum(lengths), point, training.precision)
         pipe.send({"seconds": spent, "lengths": lengths, "peak": peak(), "rate": products})
 
 

@@ -59,10 +59,10 @@ def train(side: str, settings: dict[str, Any], plan: Plan, folder: Path) -> None
     order = same_batches(plan)
     if side == "randout":
         taught = student.TeacherOutputs("", soft)
-        session, material = student.make_session(plan, taught), student.make_material(plan, taught)
+        training, data = student.begin_training(plan, taught), student.make_training_data(plan, taught)
         for rows in order:
-            loop.step(session, material, rows)
-            session.position.step += 1
+            loop.step(training, data, rows)
+            training.position.step += 1
     elif side == "trainer":
         peers.seconds(peers.plain(settings["student"], settings["teacher"], plan), plan, order[:1], order[1:], folder)
     else:

@@ -89,8 +89,10 @@ def costs(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"methods": found, "rounds": arguments.rounds, "steps": arguments.steps, "threads": torch.get_num_threads()}
 
 
-def ready(arguments: argparse.Namespace, entry: catalog.Entry) -> tuple[loop.TrainingState, loop.Material, list[Any]]:
-    """Training state of the student with this method, its material, and the batches that all methods share."""
+def ready(
+    arguments: argparse.Namespace, entry: catalog.Entry
+) -> tuple[loop.TrainingState, loop.TrainingData, list[Any]]:
+    """Training state of the student with this method, its data, and the batches that all methods share."""
     own: dict[str, Any] = {
         "data": {"source": str(arguments.data), "sample": arguments.sample},
         "student": {"model": str(arguments.model), "max_length": arguments.max_length},
@@ -101,12 +103,12 @@ def ready(arguments: argparse.Namespace, entry: catalog.Entry) -> tuple[loop.Tra
         own["student"]["layers"] = [int(layer) for layer in arguments.layers.split(",")]
     plan = planning.make(config.build([config.read_preset(config.DEFAULT_PRESET), own, entry.recipe], METHODS))
     taught = student.stand_in(plan) if plan.has_teacher else None
-    session, material = student.make_session(plan, taught), student.make_material(plan, taught)
+    training, data = student.begin_training(plan, taught), student.make_training_data(plan, taught)
     train, size = plan.dataset.split["train"], arguments.batch_size
     needed = arguments.rounds * (WARM_UP + arguments.steps)
     if len(train) < needed * size:
         raise SystemExit(f"the training split has {len(train)} rows; {needed * size} are needed")
-    return session, material, [sorted_rows(plan, train[at * size :][:size]) for at in range(needed)]
+    return training, data, [sorted_rows(plan, train[at * size :][:size]) for at in range(needed)]
 
 
 def needs_teacher(entry: catalog.Entry) -> bool:
@@ -118,12 +120,12 @@ def sorted_rows(plan: Plan, rows: Any) -> Any:
     return rows[plan.tokens.lengths[rows].argsort(kind="stable")]
 
 
-def seconds(session: loop.TrainingState, material: loop.Material, batches: list[Any]) -> float:
+def seconds(training: loop.TrainingState, data: loop.TrainingData, batches: list[Any]) -> float:
     for number, rows in enumerate(batches):
         if number == WARM_UP:
             began = time.perf_counter()
-        loop.step(session, material, rows)
-        session.position.step += 1
+        loop.step(training, data, rows)
+        training.position.step += 1
     return time.perf_counter() - began
 
 

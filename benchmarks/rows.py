@@ -156,13 +156,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     rows, classes = len(dataset.texts), len(dataset.id2label)
     logits = np.random.default_rng(0).normal(size=(rows, classes)).astype(np.float32)
     with part("student"):
-        session = student.make_session(plan)
-        material = student.make_material(plan, student.TeacherOutputs("", torch.from_numpy(logits)))
+        training = student.begin_training(plan)
+        data = student.make_training_data(plan, student.TeacherOutputs("", torch.from_numpy(logits)))
     with part("training steps"):
-        seconds = steps(loop.fit(session, material, validate=dict), arguments.steps)
+        seconds = steps(loop.fit(training, data, validate=dict), arguments.steps)
     with part("order of an epoch"):
         table = plan.config.train
-        batches(plan.tokens.lengths, material.labelled, material.unlabelled, table.batch_size, table.seed, 0, False)
+        batches(plan.tokens.lengths, data.labelled, data.unlabelled, table.batch_size, table.seed, 0, False)
     with part("score"):
         metrics.score(dataset.labels, logits, dataset.id2label, dataset.groups)
     with part("soft labels"):

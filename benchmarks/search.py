@@ -35,7 +35,7 @@ from randout.core import config
 from randout.core.console import Show
 from randout.data.dataset import load
 from randout.experiments.run import pipeline, planning, student
-from randout.experiments.run.request import TEACHERS_OWN
+from randout.experiments.run.run_request import TEACHERS_OWN
 from randout.experiments.run.student import Options, Stopped
 from randout.experiments.search import search, space
 from randout.experiments.search.space import SearchTable
@@ -198,7 +198,7 @@ def cost(arguments: argparse.Namespace) -> dict[str, Any]:
     base = base_of(arguments, str(arguments.teacher), 0, epochs=paper().training["epochs"])
     one = make_search(base, preset="paper")
     dataset = load(one.config.data)
-    configs = [one.trial_config(settings) for settings in space.cells(one.space, 0, 0)[0]]
+    configs = [one.trial_config(settings) for settings in space.grid_points(one.space, 0, 0)[0]]
     rows = len(dataset.split["train"])
     steps: Counter[int] = Counter()
     for each in configs:
@@ -242,7 +242,7 @@ def step_costs(
     train = recipe.train.model_copy(update={"batch_size": max(sizes)})
     plan = planning.make(recipe.model_copy(update={"train": train}), dataset)
     taught = student.stand_in(plan)
-    session, material = student.make_session(plan, taught), student.make_material(plan, taught)
+    training, data = student.begin_training(plan, taught), student.make_training_data(plan, taught)
     source = plan.teacher or plan.teacher_plan.student.source  # type: ignore[union-attr]
     teacher = student.live_teacher(plan, loading.load(source, id2label=dataset.id2label), (), 0)
     order, at = dataset.split["train"], 0
@@ -256,7 +256,7 @@ def step_costs(
         for size in sizes:
             places = range(at, at := at + size * (WARM_UP + arguments.steps), size)
             batches = [sorted_rows(plan, order.take(range(one, one + size), mode="wrap")) for one in places]
-            own[size].append(seconds(session, material, batches) / arguments.steps)
+            own[size].append(seconds(training, data, batches) / arguments.steps)
             for number, rows in enumerate(batches):
                 if number == WARM_UP:
                     began = time.perf_counter()

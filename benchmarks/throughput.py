@@ -8,7 +8,7 @@ Each round takes the texts of one mega-batch of the Trainer's own sampler, about
 
 - `trainer`: a typical Trainer with the teacher in its loop (`peers.py`), over the first batches of randout's order;
 - `best`: the optimized Trainer, over all texts in its own order, sorted by length;
-- `randout` through `make_session`, `make_material` and `fit`: packed, in the dtype that "auto" selects here,
+- `randout` through `begin_training`, `make_training_data` and `fit`: packed, in the dtype that "auto" selects here,
   cross-entropy + weight * KL + noise, over all texts in random batches; its ratio to `trainer` is over the first
   batches;
 - `slow`, if asked for: randout with `packing = false` in float32, over the same texts.
@@ -120,11 +120,11 @@ def compare(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for number in range(arguments.rounds):
         rounds.append(sides.time_round(number, folder))
         print(f"round {number + 1}: {json.dumps(rounds[-1]['seconds'])}", file=sys.stderr)
-    found = {"rounds": rounds, "setting": setting(arguments, plan, sides.session)}
+    found = {"rounds": rounds, "setting": setting(arguments, plan, sides.training)}
     if "labels" in arguments.measure:
         found["labels"] = {"seconds_a_text": seconds_per_label(plan, arguments, folder), "texts": sizes(plan)}
     if "batching" in arguments.measure:
-        found["batching"] = shares(sides.session, sides.material, plan, arguments.steps)
+        found["batching"] = shares(sides.training, sides.data, plan, arguments.steps)
     if "memory" in arguments.measure:
         own = settings | {"threads": arguments.threads}
         found["memory_mib"] = {side: memory.peak(side, own) for side in ("trainer", "best", "randout")}
@@ -139,17 +139,19 @@ class Sides:
         soft = torch.randn(len(plan.dataset.texts), len(plan.dataset.id2label), generator=generator)
         taught = student.TeacherOutputs("", soft)
         self.plan, self.arguments = plan, arguments
-        self.session, self.material = student.make_session(plan, taught), student.make_material(plan, taught)
-        if not self.session.encoder.packed:
-            raise SystemExit(f"this encoder is not packed ({self.session.encoder.reason}), so the batches would differ")
-        self.machine = floor.Machine(arguments.device, self.session.precision)
+        self.training, self.data = student.begin_training(plan, taught), student.make_training_data(plan, taught)
+        if not self.training.encoder.packed:
+            raise SystemExit(
+                f"this encoder is not packed ({self.training.encoder.reason}), so the batches would differ"
+            )
+        self.machine = floor.Machine(arguments.device, self.training.precision)
         if "trainer" in arguments.measure:
             self.plain = peers.plain(arguments.model, arguments.teacher, plan)
         if "best" in arguments.measure:
             self.best = peers.best(arguments.model, soft, plan, arguments.best)
         if "slow" in arguments.measure:
             slow = make_plan(**settings, epochs=arguments.rounds + 1, packing=False, precision="float32")
-            self.slow = student.make_session(slow, taught)
+            self.slow = student.begin_training(slow, taught)
 
     def time_round(self, number: int, folder: Path) -> dict[str, Any]:
         """Time every side on the texts of one mega-batch, or on its first batches."""
@@ -165,10 +167,10 @@ class Sides:
         if "best" in asked:
             spread = grouped[:: max(len(grouped) // warm_up, 1)][:warm_up]
             seconds["best"] = peers.seconds(self.best, plan, spread, grouped, folder)
-        ours = time_randout(self.session, self.material, texts, number, len(first), len(order), warm_up)
+        ours = time_randout(self.training, self.data, texts, number, len(first), len(order), warm_up)
         seconds["randout_first"], seconds["randout"] = ours
         if "slow" in asked:
-            _, seconds["slow"] = time_randout(self.slow, self.material, texts, number, 1, len(order), warm_up)
+            _, seconds["slow"] = time_randout(self.slow, self.data, texts, number, 1, len(order), warm_up)
         found: dict[str, Any] = {"seconds": seconds, "steps": len(order), "first_steps": len(first)}
         for name, rows in (("", texts), ("first_", np.concatenate(first))):
             found |= {f"{name}texts": len(rows), f"{name}tokens": int(lengths[rows].sum())}
@@ -180,11 +182,11 @@ class Sides:
         """Of a step, the mean over these batches: FLOP, bytes and seconds by part, with the whole of the last block and
         with what is needed of it.
         """
-        model, groups = self.session.encoder.model.config, self.session.optimizer.param_groups
+        model, groups = self.training.encoder.model.config, self.training.optimizer.param_groups
         inside = getattr(model, "intermediate_size", None) or model.hidden_dim  # DistilBERT's name for it
-        shape = (len(self.session.encoder.sites.blocks), model.hidden_size, inside)
+        shape = (len(self.training.encoder.hook_points.blocks), model.hidden_size, inside)
         parameters = sum(p.numel() for group in groups for p in group["params"])
-        moved, rate = floor.traffic(parameters, *shape, self.session.precision), self.machine.bytes_a_second()
+        moved, rate = floor.traffic(parameters, *shape, self.training.precision), self.machine.bytes_a_second()
         found: dict[str, Any] = {"bytes": moved, "bytes_a_second": rate}
         for name, last_first_only in (("needed", True), ("whole", False)):
             each = [
@@ -200,8 +202,8 @@ class Sides:
 
 
 def time_randout(
-    session: loop.TrainingState,
-    material: loop.Material,
+    training: loop.TrainingState,
+    data: loop.TrainingData,
     texts: np.ndarray,
     epoch: int,
     first: int,
@@ -209,12 +211,12 @@ def time_randout(
     warm_up: int,
 ) -> tuple[float, float]:
     """Seconds of `loop.fit` over the first batches of an epoch of these texts, and over the whole epoch."""
-    material = replace(material, labelled=texts, unlabelled=np.zeros(0, np.int64))
-    device = session.encoder.device.type
+    data = replace(data, labelled=texts, unlabelled=np.zeros(0, np.int64))
+    device = training.encoder.device.type
 
     def steps_of(number: int) -> Iterator[loop.Event]:
-        session.position.epoch, session.position.batch = epoch, 0
-        return islice(loop.fit(session, material, validate=dict), number)
+        training.position.epoch, training.position.batch = epoch, 0
+        return islice(loop.fit(training, data, validate=dict), number)
 
     for _ in steps_of(min(warm_up, steps)):
         pass
@@ -244,14 +246,14 @@ def sizes(plan: Plan) -> dict[str, int]:
     return {part: len(rows) for part, rows in plan.dataset.split.items()}
 
 
-def setting(arguments: argparse.Namespace, plan: Plan, session: loop.TrainingState) -> dict[str, Any]:
+def setting(arguments: argparse.Namespace, plan: Plan, training: loop.TrainingState) -> dict[str, Any]:
     return {
         "model": arguments.student_shape or plan.student.label,
         "teacher": arguments.teacher_shape or Path(arguments.teacher).name,
         "data": plan.dataset.name,
         "batch_size": arguments.batch_size,
         "max_length": arguments.max_length,
-        "precision": session.precision,
+        "precision": training.precision,
         "best": arguments.best,
         **student.environment(plan),
     }

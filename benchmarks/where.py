@@ -54,8 +54,8 @@ def profiled(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     soft = torch.randn(len(plan.dataset.texts), len(plan.dataset.id2label), generator=torch.Generator().manual_seed(0))
     taught = student.TeacherOutputs("", soft)
-    session, material = student.make_session(plan, taught), student.make_material(plan, taught)
-    events = loop.fit(session, material, validate=dict)
+    training, data = student.begin_training(plan, taught), student.make_training_data(plan, taught)
+    events = loop.fit(training, data, validate=dict)
     for _ in islice(events, arguments.warm_up):
         pass
     began = time.perf_counter()

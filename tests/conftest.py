@@ -87,27 +87,27 @@ def no_refit() -> Iterator[None]:
 def quick_pictures() -> Iterator[Callable[..., Path]]:
     """The confusion matrix of a run is no more than the head of a PNG: drawing two takes longer than a tiny training.
 
-    Gives the function that draws; `test_figures.py` calls it too, and `real_pictures` puts it back for one test.
+    Gives the function that draws; `real_pictures` puts it back for one test.
     """
-    from randout.reporting import figures
+    from randout.reporting import run_pictures
 
     def instead(matrix: Any, id2label: dict[Any, str], path_png: Path, title: str) -> Path:
         assert np.shape(matrix) == (len(id2label), len(id2label))
         Path(path_png).write_bytes(b"\x89PNG\r\n\x1a\n")
         return Path(path_png)
 
-    real = figures.confusion_picture
+    real = run_pictures.confusion_picture
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "confusion_picture", instead)
+        patch.setattr(run_pictures, "confusion_picture", instead)
         yield real
 
 
 @pytest.fixture
 def real_pictures(quick_pictures: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs of this test draw their confusion matrices."""
-    from randout.reporting import figures
+    from randout.reporting import run_pictures
 
-    monkeypatch.setattr(figures, "confusion_picture", quick_pictures)
+    monkeypatch.setattr(run_pictures, "confusion_picture", quick_pictures)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import randout
-from randout.methods.base import SUPERVISED
+from randout.methods.base import GOLD_LOSS
 from randout.methods.builtin import METHODS
 
 ROOT = Path(randout.__file__).parent
@@ -157,7 +157,7 @@ def test_no_module_outside_methods_names_a_method() -> None:
     """Neither a method's name, nor one of its settings, nor its table; the loss on gold labels and the package have
     the names of methods too, and say so themselves.
     """
-    names = set(METHODS) - {SUPERVISED, "randout"}
+    names = set(METHODS) - {GOLD_LOSS, "randout"}
     place = re.compile("|".join(rf"(^|methods\.){re.escape(name)}\.\w" for name in {*METHODS} - {"randout"}))
     for path in sorted(ROOT.rglob("*.py")):
         if path.parent == ROOT / "methods":
@@ -166,7 +166,7 @@ def test_no_module_outside_methods_names_a_method() -> None:
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " not in node.value.strip():
                 assert node.value not in names, f"{path.name}: {node.value}"
                 assert not place.search(node.value), f"{path.name}: {node.value}"
-            if isinstance(node, ast.Constant) and node.value == SUPERVISED:
+            if isinstance(node, ast.Constant) and node.value == GOLD_LOSS:
                 assert path == ROOT / "methods" / "base.py", path.name
 
 

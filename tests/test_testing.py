@@ -32,7 +32,7 @@ class Good(Method):
 
     @contextmanager
     def perturb(self, step: Pass, state: State) -> Iterator[None]:
-        undo = step.context.sites.change_words(partial(self._add, step))
+        undo = step.context.hook_points.change_words(partial(self._add, step))
         try:
             yield
         finally:
@@ -60,7 +60,7 @@ class OtherLoss(Good):
 class NotNeutral(Good):
     def start(self, context: Context) -> State:
         with torch.no_grad():
-            context.sites.words.weight.mul_(1.01)  # type: ignore[union-attr]
+            context.hook_points.words.weight.mul_(1.01)  # type: ignore[union-attr]
         return State()
 
 
@@ -110,7 +110,7 @@ class InEvaluation(Good):
     """A hook that stays."""
 
     def start(self, context: Context) -> State:
-        context.sites.change_words(lambda ids, embedded: 1.01 * embedded)
+        context.hook_points.change_words(lambda ids, embedded: 1.01 * embedded)
         return State()
 
 
@@ -124,7 +124,7 @@ class OtherGradient(Good):
 
     def gradient(self, step: Step, state: State, batch: Batch, backward: Backward) -> None:
         seen: list[int] = []
-        step.context.sites.change_words(lambda ids, embedded: (seen.append(ids.numel()), embedded)[1])
+        step.context.hook_points.change_words(lambda ids, embedded: (seen.append(ids.numel()), embedded)[1])
         backward(batch, 0.0)
         backward(batch, 1 + seen[-1] / 1000)
 

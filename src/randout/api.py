@@ -21,9 +21,9 @@ from randout.core.wording import plural, type_words, verb
 from randout.data import dataframes
 from randout.data.columns import SHOWN, as_arguments, is_missing
 from randout.data.sources import check_name
-from randout.experiments import requests
+from randout.experiments import study_requests
 from randout.experiments.run.options import Options
-from randout.experiments.run.request import Request
+from randout.experiments.run.run_request import Request
 from randout.experiments.run.saved_model import LoadedClassifier, load_on_device
 from randout.methods.builtin import METHODS
 from randout.stats.diagnostics import messages
@@ -218,14 +218,14 @@ def search(
     as in `train` and the command. Repeating the call resumes the search. Raises UserError, Failure, and Stopped at the limit.
     """
     _check_arguments(student, teacher, preset, recipe, settings, out, runs, time_limit, "search")
-    table = requests.search_table(
+    table = study_requests.search_table(
         space, trials=trials, sampler=sampler, halving=halving, budget=budget, keep=keep, seed=search_seed
     )
     with _source(data, Path(runs)) as source:
         request = _request(_tables(source, student, teacher), preset, recipe, settings)
         request.config(but=("search",))
     options = _options(None, runs, time_limit, quiet)
-    return requests.search(request, table, Path(out) if out else None, options).record.as_json()
+    return study_requests.search(request, table, Path(out) if out else None, options).record.as_json()
 
 
 def compare(
@@ -259,7 +259,7 @@ def compare(
     at the limit.
     """
     _check_arguments(student, teacher or "", preset, recipe, settings, out, runs, time_limit, "compare")
-    asked = requests.Asked(
+    asked = study_requests.Asked(
         **_shared(student, teacher, recipe, settings, baseline),
         preset=preset,
         arms=_checked_names("arms", arms),
@@ -275,12 +275,12 @@ def compare(
     )
     words: Any = [what] if _is_path(what) else what if _is_list_of_paths(what) else []
     named = [str(word) for word in words]
-    if named and requests.are_runs(named):
-        return requests.finished(named, asked, out=out).as_json()
+    if named and study_requests.are_runs(named):
+        return study_requests.finished(named, asked, out=out).as_json()
     with _source(named[0] if named else what, Path(runs)) as source:
-        study = requests.comparison(source, asked, Path(out) if out else None)
+        study = study_requests.comparison(source, asked, Path(out) if out else None)
     options = _options(None, runs, time_limit, quiet)
-    return requests.execute(study, Path(out) if out else None, options).record.as_json()
+    return study_requests.execute(study, Path(out) if out else None, options).record.as_json()
 
 
 def cross_validate(
@@ -313,7 +313,7 @@ def cross_validate(
     the limit.
     """
     _check_arguments(student, teacher or "", preset, recipe, settings, out, runs, time_limit, "cross_validate")
-    asked = requests.Asked(
+    asked = study_requests.Asked(
         **_shared(student, teacher, recipe, settings, baseline),
         preset=preset,
         arms=_checked_names("arms", arms),
@@ -328,9 +328,9 @@ def cross_validate(
         allow_leaks=allow_leaks,
     )
     with _source(data, Path(runs)) as source:
-        study = requests.cross_validation(source, asked, Path(out) if out else None)
+        study = study_requests.cross_validation(source, asked, Path(out) if out else None)
     options = _options(None, runs, time_limit, quiet)
-    return requests.execute(study, Path(out) if out else None, options).record.as_json()
+    return study_requests.execute(study, Path(out) if out else None, options).record.as_json()
 
 
 def report(
@@ -392,7 +392,7 @@ def _shared(
     settings: Mapping[str, Any] | None,
     baseline: PathLike | None,
 ) -> dict[str, Any]:
-    """Convert the shared arguments of `requests.Asked` from their types in the public functions."""
+    """Convert the shared arguments of `study_requests.Asked` from their types in the public functions."""
     given: dict[str, PathLike | None] = {"student": student, "teacher": teacher, "baseline": baseline}
     found: dict[str, Any] = {name: None if value is None else str(value) for name, value in given.items()}
     return found | {"recipe": Path(recipe) if recipe else None, "settings": _assignments(settings) or None}

@@ -31,7 +31,7 @@ from randout.baselines.neural import CNN, LSTM
 from randout.core import config
 from randout.core.console import Show
 from randout.core.errors import UserError
-from randout.experiments.run import pipeline, planning, reload, request, scoring
+from randout.experiments.run import pipeline, planning, reload, run_request, scoring
 from randout.experiments.run.plan import Plan
 from randout.experiments.run.student import Stopped
 from randout.methods.builtin import METHODS
@@ -417,13 +417,13 @@ def test_a_plan_has_the_number_that_auto_stands_for(toy_csv: Callable[..., Path]
 
 @pytest.mark.parametrize("name", list(CLASSIFIERS))
 def test_the_preset_paper_has_published_settings(name: str) -> None:
-    made = request.Request({"student": {"model": name}}, "paper").config()
+    made = run_request.Request({"student": {"model": name}}, "paper").config()
     published: Any = baseline_settings.chosen(made)
     assert getattr(published, "min_df", 5) == 5
     assert getattr(published, "min_count", 6) == 6
     assert baseline_settings.resolve_settings(made, published, []).student.model == name
     over: Any = baseline_settings.chosen(
-        request.Request({"student": {"model": "svm"}}, "paper", settings=[{"classifier": {"min_df": 3}}]).config()
+        run_request.Request({"student": {"model": "svm"}}, "paper", settings=[{"classifier": {"min_df": 3}}]).config()
     )
     assert over.min_df == 3
 
@@ -540,7 +540,7 @@ def test_the_settings_of_a_classifier_can_be_printed_and_used(run: Run, toy_csv:
         plan = planning.make(
             config.build(
                 [
-                    *request.base_layers(None, Path(f"{name}.toml")),
+                    *run_request.base_layers(None, Path(f"{name}.toml")),
                     {"data": {"source": str(toy_csv(150, 0))}},
                     {"classifier": SMALL[name]},
                 ],

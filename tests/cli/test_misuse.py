@@ -11,7 +11,7 @@ import pytest
 import randout
 from randout.core import config
 from randout.core.console import Show
-from randout.experiments import requests
+from randout.experiments import study_requests
 from randout.experiments.run import pipeline, planning
 from randout.experiments.study.spec import arm_config
 from randout.methods.builtin import METHODS
@@ -272,10 +272,10 @@ def test_a_student_of_fewer_layers_has_fewer_places_for_noise(run):
 
 def test_a_recipe_that_lists_methods_stands_alone_in_every_command(run):
     Path("r.toml").write_text('[student]\nmodel = "bert"\n[methods.ce]\n')
-    study = requests.cross_validation("rows.csv", requests.Asked(recipe=Path("r.toml")), None)
+    study = study_requests.cross_validation("rows.csv", study_requests.Asked(recipe=Path("r.toml")), None)
     assert set(arm_config(study, "r", METHODS).methods) == {"ce"}
-    asked = requests.Asked(recipe=Path("r.toml"), arms=["kd", "r.toml"], seeds=[1])
-    beside = requests.comparison("rows.csv", asked, None)
+    asked = study_requests.Asked(recipe=Path("r.toml"), arms=["kd", "r.toml"], seeds=[1])
+    beside = study_requests.comparison("rows.csv", asked, None)
     assert set(arm_config(beside, "kd", METHODS).methods) == {"ce", "kd"}
     assert set(arm_config(beside, "r", METHODS).methods) == {"ce"}
 

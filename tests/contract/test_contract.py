@@ -54,7 +54,7 @@ from support.training import (
     new_training,
     settings,
     tiny_encoder,
-    toy_material,
+    toy_training_data,
 )
 
 Tiny = Callable[[str], Path]
@@ -221,9 +221,9 @@ def test_where_it_is_from(method: type[Method]) -> None:
 
 def test_every_hook_was_called(bench: Bench) -> None:
     """Of the probe: forwards (two passes a step, no noise in the second forward of each), steps, validations."""
-    session = bench.start([CrossEntropy(), Probe()])
-    run_through(session)
-    state = session.stack.states[1]
+    training = bench.start([CrossEntropy(), Probe()])
+    run_through(training)
+    state = training.stack.states[1]
     assert state.tensors["calls"].tolist() == [2 * 8, 8, 2]
     assert {"kept-1", "kept-2"} <= state.tensors.keys()
     fresh = Probe().start(bench.start([]).stack.context)
@@ -265,8 +265,8 @@ def test_settings_of_the_table_are_not_the_defaults_of_the_loop() -> None:
 def test_a_live_teacher_reads_its_own_tokens(tiny_model: Tiny) -> None:
     """Its classes come in the student's order, its dropout is off unless asked for, and no gradient reaches it."""
     teacher = live_teacher(tiny_model("bert"), 28)
-    session = new_training(tiny_encoder(tiny_model("bert")), [CrossEntropy()], teacher)
-    step, batch = step_at(session, toy_material(session.encoder), 0), whole_batch(session)
+    training = new_training(tiny_encoder(tiny_model("bert")), [CrossEntropy()], teacher)
+    step, batch = step_at(training, toy_training_data(training.encoder), 0), whole_batch(training)
     ours = teacher.forward(step, batch).logits
     texts = [torch.from_numpy(teacher.tokens[int(row)].astype("int64")) for row in batch.rows]
     assert any(not torch.equal(own, other) for own, other in zip(texts, batch.ids, strict=True))

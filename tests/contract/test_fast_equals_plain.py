@@ -21,8 +21,8 @@ from randout.methods.kd import KnowledgeDistillation
 from randout.methods.randout import Randout
 from randout.models.tokens import batches
 from randout.training import loop
-from randout.training.state import Material, TrainingState
-from support.training import new_training, tiny_encoder, toy_material, weights_of
+from randout.training.state import TrainingData, TrainingState
+from support.training import new_training, tiny_encoder, toy_training_data, weights_of
 
 Tiny = Callable[[str], Path]
 RECIPE: tuple[Method, ...] = (CrossEntropy(), KnowledgeDistillation(temperature=2.0), Randout(units=8))
@@ -34,39 +34,39 @@ BATCHES = 6  # batches over which gradients in bfloat16 are compared
 
 def made(
     folder: Path, fast: bool, rate: float = 0.0, double: bool = False, **changes: Any
-) -> tuple[TrainingState, Material]:
+) -> tuple[TrainingState, TrainingData]:
     """A training at position zero; `fast`: as it runs by default, else the plain slow path (`train.packing = false`)."""
     encoder = tiny_encoder(folder, dropout=0.0, attention_dropout=rate, pack=fast)
     assert encoder.packed is fast
     if double:
         encoder.model.double()
-    session = new_training(encoder, RECIPE, epochs=10, **changes)
-    return session, toy_material(encoder, 40)
+    training = new_training(encoder, RECIPE, epochs=10, **changes)
+    return training, toy_training_data(encoder, 40)
 
 
-def rows_of(material: Material, session: TrainingState) -> list[np.ndarray]:
+def rows_of(data: TrainingData, training: TrainingState) -> list[np.ndarray]:
     """The batches of 50 steps, of texts of mixed lengths."""
-    none, settings = np.zeros(0, np.int64), session.settings
+    none, settings = np.zeros(0, np.int64), training.settings
     epochs = range(settings.epochs)
-    parts = (batches(material.tokens.lengths, material.labelled, none, 8, settings.seed, e, False) for e in epochs)
+    parts = (batches(data.tokens.lengths, data.labelled, none, 8, settings.seed, e, False) for e in epochs)
     return [rows for part in parts for rows in part][:STEPS]
 
 
-def train(session: TrainingState, material: Material, steps: int = STEPS) -> list[dict[str, float]]:
-    """The losses of each of so many steps; the weights are then in the session."""
+def train(training: TrainingState, data: TrainingData, steps: int = STEPS) -> list[dict[str, float]]:
+    """The losses of each of so many steps; the weights are then in the training."""
     found = []
-    for rows in rows_of(material, session)[:steps]:
-        session.position.sums.clear()
-        loop.step(session, material, rows)
-        session.position.step += 1
-        found.append({name: total for name, (total, _) in session.position.sums.items() if name.startswith("loss_")})
+    for rows in rows_of(data, training)[:steps]:
+        training.position.sums.clear()
+        loop.step(training, data, rows)
+        training.position.step += 1
+        found.append({name: total for name, (total, _) in training.position.sums.items() if name.startswith("loss_")})
     assert len(found) == steps
     return found
 
 
-def gradients(session: TrainingState) -> dict[str, Tensor]:
+def gradients(training: TrainingState) -> dict[str, Tensor]:
     """What the last step left in `.grad`, in float64."""
-    named = session.encoder.model.named_parameters()
+    named = training.encoder.model.named_parameters()
     return {name: p.grad.double().clone() for name, p in named if p.grad is not None}
 
 
@@ -85,10 +85,10 @@ def test_float64_agrees_over_fifty_steps(tiny_model: Tiny, family: str, rate: fl
     """Parameters and losses to 1e-9, of the largest weight and of each loss."""
     found = []
     for fast in (True, False):
-        session, material = made(tiny_model(family), fast, rate, double=True)
-        before = weights_of(session)
-        losses = train(session, material)
-        found.append((losses, weights_of(session)))
+        training, data = made(tiny_model(family), fast, rate, double=True)
+        before = weights_of(training)
+        losses = train(training, data)
+        found.append((losses, weights_of(training)))
         assert norm(apart(found[-1][1], before)) > 0.05 * norm(before), "the training must have moved the weights"
     (losses, ours), (plain, theirs) = found
     for one, other in zip(losses, plain, strict=True):
@@ -105,8 +105,8 @@ def test_first_step_in_float32(tiny_model: Tiny, family: str, rate: float) -> No
     """
     found = []
     for fast in (True, False):
-        session, material = made(tiny_model(family), fast, rate, max_grad_norm=0.0)
-        found.append((train(session, material, 1)[0], gradients(session)))
+        training, data = made(tiny_model(family), fast, rate, max_grad_norm=0.0)
+        found.append((train(training, data, 1)[0], gradients(training)))
     (losses, ours), (plain, theirs) = found
     assert losses.keys() == {"loss_ce", "loss_kd"}
     assert losses == pytest.approx(plain, rel=1e-6)
@@ -115,11 +115,11 @@ def test_first_step_in_float32(tiny_model: Tiny, family: str, rate: float) -> No
         assert float(difference.norm()) <= 1e-5 * float(scale), name
 
 
-def nudged(session: TrainingState, seed: int) -> None:
+def nudged(training: TrainingState, seed: int) -> None:
     """Every weight of the student is moved to the next number of its format, up or down at random."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in session.encoder.model.parameters():
+        for parameter in training.encoder.model.parameters():
             towards = torch.where(torch.rand(parameter.shape, generator=draw) < 0.5, -torch.inf, torch.inf)
             parameter.copy_(torch.nextafter(parameter, towards))
 
@@ -134,11 +134,11 @@ def test_fifty_steps_in_float32(tiny_model: Tiny, family: str) -> None:
     """
 
     def ended(fast: bool, seed: int = 0) -> tuple[dict[str, Tensor], Tensor]:
-        session, material = made(tiny_model(family), fast, 1e-12)
+        training, data = made(tiny_model(family), fast, 1e-12)
         if seed:
-            nudged(session, seed)
-        losses = torch.tensor([list(step.values()) for step in train(session, material)])
-        return weights_of(session), losses
+            nudged(training, seed)
+        losses = torch.tensor([list(step.values()) for step in train(training, data)])
+        return weights_of(training), losses
 
     plain, losses = ended(fast=False)
     runs = [ended(fast=True), *(ended(fast=False, seed=seed) for seed in range(1, PERTURBED + 1))]
@@ -164,12 +164,12 @@ def test_gradients_in_bfloat16(tiny_model: Tiny, family: str) -> None:
     """
 
     def first_steps(fast: bool, precision: str) -> list[dict[str, Tensor]]:
-        session, material = made(tiny_model(family), fast, 1e-12, max_grad_norm=0.0, learning_rate=1e-30)
-        session.precision = precision
+        training, data = made(tiny_model(family), fast, 1e-12, max_grad_norm=0.0, learning_rate=1e-30)
+        training.precision = precision
         found = []
-        for rows in rows_of(material, session)[:BATCHES]:  # each from the same weights
-            loop.step(session, material, rows)
-            found.append(gradients(session))
+        for rows in rows_of(data, training)[:BATCHES]:  # each from the same weights
+            loop.step(training, data, rows)
+            found.append(gradients(training))
         return found
 
     def errors(fast: bool) -> dict[str, float]:

@@ -15,7 +15,7 @@ from sklearn import metrics as reference
 import randout
 from randout.core.errors import UserError
 from randout.experiments.run import pipeline
-from randout.reporting.figures import score_lines
+from randout.reporting.text import score_lines
 from randout.stats.metrics import log_probabilities, score
 from randout.storage.metrics_record import Scores
 from randout.storage.predictions import read_predictions

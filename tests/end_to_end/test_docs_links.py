@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import tomllib
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -232,17 +233,61 @@ def test_figures_are_accessible_and_load_nothing(path: Path) -> None:
                 assert contrast(colour[ink], colour[ground]) >= 4.5, (ink, ground, colour)
 
 
-def test_the_walks_of_the_architecture_page_name_what_is_there() -> None:
-    """Every file of the page exists, and every function that follows a file's name is defined in it."""
-    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
-    package = ROOT / "src" / "randout"
-    files = {
-        name for name in re.findall(r"`([a-z_]+(?:/[a-z_]+)*\.py)`", page) if not name.startswith(("tests/", "docs/"))
+ARCHITECTURE = ROOT / "docs" / "explanation" / "architecture.md"
+
+
+def named_files(text: str) -> dict[str, Path]:
+    """The files that a text of the architecture page names: in the package, or from tests/ and docs/ in the repository."""
+    return {
+        name: (ROOT if name.startswith(("tests/", "docs/", "benchmarks/")) else ROOT / "src" / "randout") / name
+        for name in re.findall(r"[`\s]((?:[a-z_0-9]+/)*[a-z_0-9]+\.(?:py|toml))\b", text)
     }
-    assert len(files) > 15
-    assert [name for name in sorted(files) if not (package / name).is_file()] == []
-    steps = re.findall(r"^\d+\. `([a-z_/]+\.py)`, `([\w.]+)`", page, re.MULTILINE)
-    assert len(steps) > 10
-    for name, called in steps:
-        text = (package / name).read_text(encoding="utf-8")
-        assert re.search(rf"^ *(def|class) {called.split('.')[-1]}\b", text, re.MULTILINE), f"{name}: {called}"
+
+
+def defined(path: Path) -> set[str]:
+    """The functions, classes and values of a module, and those of its classes as `Class.name`."""
+
+    def names(body: Iterable[ast.stmt], prefix: str = "") -> Iterator[str]:
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                yield prefix + node.name
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            yield from (prefix + one.id for one in targets if isinstance(one, ast.Name))
+            if isinstance(node, ast.ClassDef):
+                yield from names(node.body, f"{prefix}{node.name}.")
+
+    return set(names(ast.parse(path.read_text(encoding="utf-8")).body))
+
+
+def test_the_files_that_the_architecture_page_names_exist() -> None:
+    files = named_files(ARCHITECTURE.read_text(encoding="utf-8"))
+    assert len(files) > 40
+    assert sum(name.startswith("tests/") for name in files) > 3
+    assert [name for name, path in files.items() if not path.is_file()] == []
+
+
+def test_every_folder_of_the_package_has_a_row_on_the_architecture_page() -> None:
+    rows = re.findall(
+        r"^\| (`[^|]*) \|", ARCHITECTURE.read_text(encoding="utf-8").partition("## Before")[0], re.MULTILINE
+    )
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    package = ROOT / "src" / "randout"
+    assert {path.name for path in package.iterdir() if path.is_dir() and path.name[0] not in "_."} <= named
+
+
+def statements() -> list[str]:
+    """Rows of "Where to put" and steps of the walks, which name files and what is in them."""
+    page = ARCHITECTURE.read_text(encoding="utf-8").partition("## Where to put")[2]
+    table, walks = page.split("## Three walks")
+    steps = re.findall(r"^\d+\. .*", walks, re.MULTILINE)
+    assert len(steps) > 30
+    assert all(re.match(r"\d+\. `[a-z_/0-9]+\.py`, (?:`[\w.]+`, )*`[\w.]+`: ", step) for step in steps)
+    return [*re.findall(r"^\| an? .*", table, re.MULTILINE), *steps]
+
+
+@pytest.mark.parametrize("statement", statements(), ids=lambda text: text[:40])
+def test_what_the_architecture_page_names_is_in_the_file_that_it_names(statement: str) -> None:
+    files = [path for path in named_files(statement).values() if path.suffix == ".py"]
+    names = re.findall(r"`([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)`", statement)
+    names = [name for name in names if not name.endswith((".py", ".toml", ".json"))]
+    assert [name for name in names if not any(name in defined(path) for path in files)] == []

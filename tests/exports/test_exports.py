@@ -96,7 +96,7 @@ def test_long_texts_are_cut_as_in_training(truncation: str, tmp_path: Path, tiny
     model = Recorder(tmp_path)
     model.logits(texts)
     assert sorted(rows) == sorted(cut[row].tolist() for row in range(len(texts)))
-    assert model.texts_cut == sum(cut.whole > 12) > 1
+    assert model.texts_cut == sum(cut.untruncated_lengths > 12) > 1
 
 
 def test_batches_have_every_text_once_and_little_padding() -> None:

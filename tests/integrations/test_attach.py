@@ -21,7 +21,7 @@ from randout.methods.randout import Randout
 from randout.models.encoder import Output, Want
 from randout.training.loop import _gradients, step_at
 from support.external_loops import Ascent, Mixed, Square, Twice, examples, padded, stock
-from support.training import NAMES, bit_identical, hooks_of, new_training, tiny_encoder, toy_material
+from support.training import NAMES, bit_identical, hooks_of, new_training, tiny_encoder, toy_training_data
 
 Tiny = Callable[[str], Path]
 FAMILIES = ("bert", "roberta", "distilbert", "albert", "modernbert")
@@ -49,13 +49,13 @@ class Looking(Method):
 
     def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         clean = forward(dropout=False, perturb=False, call=2, want=self.want(step.context))
-        total = step.supervised(clean, batch)
+        total = step.gold_loss(clean, batch)
         for found in (output, clean):
-            assert found.cls is not None
-            total = total + found.cls.square().sum()
+            assert found.pooled is not None
+            total = total + found.pooled.square().sum()
             total = total + sum(part.square().sum() for each in found.attention.values() for part in each)
-            for site in (0, 2):
-                rows = found.hidden[site].flatten(0, -2)
+            for point in (0, 2):
+                rows = found.hidden[point].flatten(0, -2)
                 if rows.shape[0] == sum(map(len, batch.ids)):  # packed
                     total = total + rows.square().sum()
                 else:
@@ -80,20 +80,22 @@ class Looking(Method):
 def test_a_step_is_that_of_our_own_loop(tiny_model: Tiny, methods: list[Method], pack: bool) -> None:
     """Losses and gradients of a padded batch, noise on and dropout off."""
     off = {"dropout": 0.0, "attention_dropout": 0.0}
-    session = new_training(tiny_encoder(tiny_model("bert"), pack=pack, **off), methods)
-    material = toy_material(session.encoder, 8)
-    rows = material.tokens.lengths.argsort(kind="stable")
+    training = new_training(tiny_encoder(tiny_model("bert"), pack=pack, **off), methods)
+    data = toy_training_data(training.encoder, 8)
+    rows = data.tokens.lengths.argsort(kind="stable")
     model = stock(tiny_model("bert"), dropout=False)
     model.load_state_dict(tiny_encoder(tiny_model("bert"), pack=False, **off).model.state_dict())
-    ids = [torch.from_numpy(material.tokens[row].astype("int64")) for row in rows]
+    ids = [torch.from_numpy(data.tokens[row].astype("int64")) for row in rows]
     batch = padded([{"input_ids": t.tolist(), "attention_mask": [1] * len(t)} for t in ids])
-    assert material.teacher is not None
-    labels, teacher = material.labels[torch.from_numpy(rows)], material.teacher[torch.from_numpy(rows)]
-    step = step_at(session, material, 0)
-    _gradients(session, step, material, rows)
-    with attached(model, methods, seed=session.stack.context.seed, class_weights=torch.tensor([0.5, 1.0, 2.0])) as work:
+    assert data.teacher is not None
+    labels, teacher = data.labels[torch.from_numpy(rows)], data.teacher[torch.from_numpy(rows)]
+    step = step_at(training, data, 0)
+    _gradients(training, step, data, rows)
+    with attached(
+        model, methods, seed=training.stack.context.seed, class_weights=torch.tensor([0.5, 1.0, 2.0])
+    ) as work:
         value = work.backward(model(**batch), labels, teacher)
-    ours, theirs = gradients(session.encoder.model), gradients(model)
+    ours, theirs = gradients(training.encoder.model), gradients(model)
     assert ours.keys() == theirs.keys()
     largest = max(float(g.abs().max()) for g in ours.values())
     assert largest > 1e-3
@@ -191,7 +193,7 @@ def test_padding_on_either_side_makes_no_difference(tiny_model: Tiny) -> None:
             assert work.tracked.last is not None
             seen, ids = work.tracked.last.output, work._batch(outputs, labels, None, None).ids
             flat = seen.hidden[2].flatten(0, 1)[batch["attention_mask"].flatten().bool()]  # text by text
-            found.append([seen.cls, flat, *seen.attention[1], *seen.attention[3], *ids])
+            found.append([seen.pooled, flat, *seen.attention[1], *seen.attention[3], *ids])
     assert [len(text) for text in ids] == batch["attention_mask"].sum(1).tolist()
     for right, shifted in zip(*found, strict=True):
         torch.testing.assert_close(right, shifted, rtol=1e-4, atol=1e-5)
@@ -231,7 +233,7 @@ def test_what_gradient_checkpointing_would_lose_is_refused(tiny_model: Tiny) -> 
         model(**batch)
     with attached(model, []) as work:
         model(**batch)
-        undo = work.stack.context.sites.change_attention(2, lambda rows: torch.zeros(rows))
+        undo = work.stack.context.hook_points.change_attention(2, lambda rows: torch.zeros(rows))
         with pytest.raises(UserError, match="switch gradient checkpointing off"):
             work.tracked.repeat(work.tracked.step)
         undo()

@@ -19,7 +19,7 @@ from randout.methods.builtin import METHODS
 from randout.methods.cross_entropy import CrossEntropy
 from randout.training.loop import _gradients, step_at
 from support.external_loops import examples, padded, stock
-from support.training import bit_identical, hooks_of, largest_difference, new_training, tiny_encoder, toy_material
+from support.training import bit_identical, hooks_of, largest_difference, new_training, tiny_encoder, toy_training_data
 
 Tiny = Callable[[str], Path]
 HERE = {name: method for name, method in METHODS.items() if method.kind in ("noise", "gold", "control")}
@@ -43,18 +43,18 @@ def test_a_step_is_that_of_our_own_loop(tiny_model: Tiny, name: str, asked: dict
     if name == "dropout-rates":
         asked = {"hidden": "model", "attention": 0.0}  # masks differ by design: our loop has its own dropout
     off = {"dropout": 0.0, "attention_dropout": 0.0}
-    session = new_training(tiny_encoder(tiny_model("bert"), pack=False, **off), together(name, asked))
-    material = toy_material(session.encoder, 8)
-    rows = material.tokens.lengths.argsort(kind="stable")
+    training = new_training(tiny_encoder(tiny_model("bert"), pack=False, **off), together(name, asked))
+    data = toy_training_data(training.encoder, 8)
+    rows = data.tokens.lengths.argsort(kind="stable")
     model = stock(tiny_model("bert"), dropout=False)
     model.load_state_dict(tiny_encoder(tiny_model("bert"), pack=False, **off).model.state_dict())
-    ids = [torch.from_numpy(material.tokens[row].astype("int64")) for row in rows]
+    ids = [torch.from_numpy(data.tokens[row].astype("int64")) for row in rows]
     batch = padded([{"input_ids": t.tolist(), "attention_mask": [1] * len(t)} for t in ids])
-    step = step_at(session, material, 0)
-    _gradients(session, step, material, rows)
-    with attached(model, together(name, asked), seed=session.stack.context.seed) as work:
-        work.backward(model(**batch), material.labels[torch.from_numpy(rows)])
-    ours, theirs = dict(session.encoder.model.named_parameters()), dict(model.named_parameters())
+    step = step_at(training, data, 0)
+    _gradients(training, step, data, rows)
+    with attached(model, together(name, asked), seed=training.stack.context.seed) as work:
+        work.backward(model(**batch), data.labels[torch.from_numpy(rows)])
+    ours, theirs = dict(training.encoder.model.named_parameters()), dict(model.named_parameters())
     largest = max(float(p.grad.abs().max()) for p in ours.values() if p.grad is not None)
     for key, parameter in ours.items():
         if parameter.grad is not None:

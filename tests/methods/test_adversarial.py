@@ -24,11 +24,11 @@ from randout.methods.kd import KnowledgeDistillation
 from randout.methods.r_drop import RDrop
 from randout.methods.randout import Randout
 from randout.models.encoder import Want
-from randout.models.hooks import Sites
+from randout.models.hooks import HookPoints
 from randout.models.kernels import packing
-from randout.training.loop import Material, TrainingState, _batch, _gradients, losses_of, step_at
+from randout.training.loop import TrainingData, TrainingState, _batch, _gradients, losses_of, step_at
 from support.plain import bert, cross_entropy, kl, padded
-from support.training import hooks_of, new_training, tiny_encoder, toy_material
+from support.training import hooks_of, new_training, tiny_encoder, toy_training_data
 
 Tiny = Callable[[str], Path]
 ALL = (
@@ -50,20 +50,20 @@ class AStep:
         encoder = tiny_encoder(folder, **off, **options)
         encoder.model.double()
         self.model: Any = encoder.model
-        self.session: TrainingState = new_training(encoder, methods)
-        self.material: Material = toy_material(encoder, 28, unlabelled=4)
+        self.training: TrainingState = new_training(encoder, methods)
+        self.data: TrainingData = toy_training_data(encoder, 28, unlabelled=4)
         chosen = np.array([0, 3, 5, 8, 11, 14, 25, 27])
-        self.rows = chosen[self.material.tokens.lengths[chosen].argsort(kind="stable")]
-        self.session.position.micro_batch = len(self.rows)
+        self.rows = chosen[self.data.tokens.lengths[chosen].argsort(kind="stable")]
+        self.training.position.micro_batch = len(self.rows)
 
     @property
     def first(self) -> Step:
         """What the methods see of the first step."""
-        return step_at(self.session, self.material, 0)
+        return step_at(self.training, self.data, 0)
 
     @property
     def batch(self) -> Batch:
-        return _batch(self.session, self.material, self.rows, 0)
+        return _batch(self.training, self.data, self.rows, 0)
 
     @property
     def labels(self) -> Tensor:
@@ -82,7 +82,7 @@ class AStep:
     def ours(self) -> tuple[dict[str, float], dict[str, Tensor]]:
         """The losses that the loop logs for the step, and the gradients that it makes."""
         self.model.zero_grad()
-        _gradients(self.session, step := self.first, self.material, self.rows)
+        _gradients(self.training, step := self.first, self.data, self.rows)
         logged = step.logged
         losses = {name[5:]: float(sum(v for v, _ in logged[name])) for name in logged if name.startswith("loss_")}
         return losses, {name: p.grad for name, p in self.parameters().items() if p.grad is not None}
@@ -197,12 +197,12 @@ def test_virtual_attention_needs_no_labels(tiny_model: Tiny) -> None:
     method = AttentionPerturbation(form="virtual")
     step = AStep(tiny_model("bert"), [CrossEntropy(), method])
     labelled = step.ours()[0]["attention-noise"]
-    step.material.labels[:] = -1
+    step.data.labels[:] = -1
     losses, found = step.ours()
     assert losses == {"ce": 0.0, "attention-noise": labelled}
     assert max(float(g.abs().max()) for g in found.values()) > 1e-5
     adversarial = AStep(tiny_model("bert"), [CrossEntropy(), AttentionPerturbation()])
-    adversarial.material.labels[:] = -1
+    adversarial.data.labels[:] = -1
     losses, found = adversarial.ours()
     assert losses == {"ce": 0.0, "attention-noise": 0.0}
     assert all(not g.any() for g in found.values())
@@ -322,7 +322,7 @@ def test_freelb_takes_a_text_by_its_own_gradient(tiny_model: Tiny) -> None:
 
             @contextmanager
             def perturb(self, step: Pass, state: State, keep: Any = keep) -> Iterator[None]:
-                undo = step.context.sites.change_words(keep)
+                undo = step.context.hook_points.change_words(keep)
                 yield
                 undo()
 
@@ -331,14 +331,14 @@ def test_freelb_takes_a_text_by_its_own_gradient(tiny_model: Tiny) -> None:
         def backward(
             batch: Batch, part: float = 1.0, around: Any = None, step: AStep = step, of: float = scale
         ) -> None:
-            losses, _ = losses_of(step.session, step.first.within(around), batch)
+            losses, _ = losses_of(step.training, step.first.within(around), batch)
             (of * part * losses["ce"]).backward()
 
         passes: list[list[Tensor]] = [[], [], []]
         for first in range(0, 8, micro_batch):
             seen.clear()
-            step.session.position.micro_batch = micro_batch
-            step.session.stack.gradient(step.first, _batch(step.session, step.material, step.rows, first), backward)
+            step.training.position.micro_batch = micro_batch
+            step.training.stack.gradient(step.first, _batch(step.training, step.data, step.rows, first), backward)
             for place in range(3):
                 passes[place].append(seen[place])
         found.append([torch.cat(part) for part in passes])
@@ -406,7 +406,7 @@ def test_an_exception_leaves_nothing_behind(tiny_model: Tiny, method: Method, fa
         if forwards == broken:
             raise KeyboardInterrupt
 
-    handle = step.session.stack.context.sites.blocks[-1].register_forward_pre_hook(stop)
+    handle = step.training.stack.context.hook_points.blocks[-1].register_forward_pre_hook(stop)
     if broken <= 2 or isinstance(method, AttentionPerturbation | FreeLB):
         with pytest.raises(KeyboardInterrupt):
             step.ours()
@@ -423,7 +423,7 @@ def test_an_exception_leaves_nothing_behind(tiny_model: Tiny, method: Method, fa
 @each_method
 def test_batches_without_labels_give_no_nan(tiny_model: Tiny, method: Method) -> None:
     step = AStep(tiny_model("bert"), [CrossEntropy(), method], dropout=True)
-    step.material.labels[:] = -1
+    step.data.labels[:] = -1
     losses, found = step.ours()
     assert losses["ce"] == 0.0
     assert all(np.isfinite(value) for value in losses.values())
@@ -452,9 +452,9 @@ def test_the_first_forward_is_the_clean_one(tiny_model: Tiny, method: Method) ->
 def test_a_student_without_word_embeddings_is_refused(method: Method) -> None:
     model = torch.nn.Identity()
     with pytest.raises(UserError, match=rf"methods.{method.name}: this student has no word embeddings"):
-        method.check(Context(model, Sites(model, (model,)), seed=0))
+        method.check(Context(model, HookPoints(model, (model,)), seed=0))
 
 
 def test_only_the_method_that_asked_gets_cls(tiny_model: Tiny) -> None:
-    assert EmbeddingAdversarial().want(None) == Want(cls=True)  # type: ignore[arg-type]
+    assert EmbeddingAdversarial().want(None) == Want(pooled=True)  # type: ignore[arg-type]
     assert RDrop().want(None) == Want()  # type: ignore[arg-type]

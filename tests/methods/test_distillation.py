@@ -27,9 +27,10 @@ from randout.methods.randout import Randout
 from randout.methods.self_distillation import SelfDistillation
 from randout.methods.weidc import WeiDC
 from randout.models.encoder import Encoder, Output
-from randout.models.hooks import Sites
+from randout.models.hooks import HookPoints
 from randout.models.tokens import batches
-from randout.training.loop import Material, TrainingState, _batch, learning_rate, losses_of, step_at
+from randout.training.loop import TrainingData, TrainingState, _batch, losses_of, step_at
+from randout.training.schedule import learning_rate
 from support.training import (
     largest_difference,
     live_teacher,
@@ -37,7 +38,7 @@ from support.training import (
     new_training,
     settings,
     tiny_encoder,
-    toy_material,
+    toy_training_data,
     trained,
     weights_of,
 )
@@ -52,9 +53,9 @@ def logits_of(seed: int, rows: int = len(LABELS), classes: int = 3) -> Tensor:
 
 def bare_step(gold: Method | None = None, **changes: Any) -> Step:
     """A step of no model in which `gold` owns the loss on gold labels."""
-    context = Context(nn.Identity(), Sites(nn.Identity(), ()), seed=1, **changes)
+    context = Context(nn.Identity(), HookPoints(nn.Identity(), ()), seed=1, **changes)
     gold = gold or CrossEntropy()
-    return Step(context, Loop(supervised=lambda step, *given: gold.loss(step, State(), *given, None)["ce"]))
+    return Step(context, Loop(gold_loss=lambda step, *given: gold.loss(step, State(), *given, None)["ce"]))
 
 
 def losses(method: Method, logits: Tensor, batch: Any, step: Step | None = None) -> dict[str, Tensor]:
@@ -253,42 +254,42 @@ class Plain:
     thetas: a copy of the model as it was before each step, the oldest first. kept: what `validated` keeps.
     """
 
-    def __init__(self, encoder: Encoder, material: Material, table: Any) -> None:
-        self.model, self.material, self.table = encoder.model, material, table
+    def __init__(self, encoder: Encoder, data: TrainingData, table: Any) -> None:
+        self.model, self.data, self.table = encoder.model, data, table
         self.thetas: list[nn.Module] = []
         self.kept: nn.Module | None = None
         self.best, self.gains = -1.0, 0
 
     def logits(self, model: nn.Module, rows: np.ndarray) -> Tensor:
-        texts = [torch.from_numpy(self.material.tokens[row].astype(np.int64)) for row in rows]
+        texts = [torch.from_numpy(self.data.tokens[row].astype(np.int64)) for row in rows]
         ids = nn.utils.rnn.pad_sequence(texts, batch_first=True)
         mask = nn.utils.rnn.pad_sequence([torch.ones_like(text) for text in texts], batch_first=True)
         return model(input_ids=ids, attention_mask=mask).logits
 
     def train(self, loss: Callable[[Plain, np.ndarray, Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
         """loss(self, rows, logits, labels): of a step. Returns the weights at the end."""
-        table, model, material = self.table, self.model.eval(), self.material
+        table, model, data = self.table, self.model.eval(), self.data
         decay = [p for p in model.parameters() if p.dim() >= 2]
         rest = [p for p in model.parameters() if p.dim() < 2]
         optimizer = torch.optim.AdamW([{"params": decay}, {"params": rest, "weight_decay": 0.0}], lr=1.0)
         optimizer.param_groups[0]["weight_decay"] = table.weight_decay
-        total = table.epochs * -(-len(material.tokens) // table.batch_size)
+        total = table.epochs * -(-len(data.tokens) // table.batch_size)
         for epoch in range(table.epochs):
-            order = (material.tokens.lengths, material.labelled, material.unlabelled, table.batch_size, table.seed)
+            order = (data.tokens.lengths, data.labelled, data.unlabelled, table.batch_size, table.seed)
             for rows in batches(*order, epoch, False):
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(table, len(self.thetas), total)
                 optimizer.zero_grad()
-                loss(self, rows, self.logits(model, rows), material.labels[torch.from_numpy(rows)]).backward()
+                loss(self, rows, self.logits(model, rows), data.labels[torch.from_numpy(rows)]).backward()
                 self.thetas.append(copy.deepcopy(model))
                 optimizer.step()
             self.validate()
         return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
     def validate(self) -> None:
-        rows = self.material.labelled[::2]
+        rows = self.data.labelled[::2]
         with torch.no_grad():
-            right = self.logits(self.model, rows).argmax(1) == self.material.labels[torch.from_numpy(rows)]
+            right = self.logits(self.model, rows).argmax(1) == self.data.labels[torch.from_numpy(rows)]
         if float(right.double().mean()) > self.best:
             self.best, self.kept = float(right.double().mean()), copy.deepcopy(self.model)
             self.gains += 1
@@ -337,7 +338,7 @@ def plain_weidc(
     plain: Plain, rows: np.ndarray, logits: Tensor, labels: Tensor, last_one: bool = False, a: float = 0.3
 ) -> Tensor:
     """Weights "4"."""
-    per_epoch = -(-len(plain.material.tokens) // plain.table.batch_size)
+    per_epoch = -(-len(plain.data.tokens) // plain.table.batch_size)
     done = len(plain.thetas)
     if done < per_epoch:
         return cross_entropy(logits, labels)
@@ -366,11 +367,11 @@ TRAININGS = [
 EPOCHS = {"epochs": 4, "max_grad_norm": 0.0, "learning_rate": 6e-3}
 
 
-def in_float64(folder: Path) -> tuple[Encoder, Material]:
+def in_float64(folder: Path) -> tuple[Encoder, TrainingData]:
     """A student without dropout, and texts of which some have no label."""
     encoder = tiny_encoder(folder, dropout=0.0, attention_dropout=0.0)
     encoder.model.double()
-    return encoder, toy_material(encoder, 28, teacher=False, unlabelled=4)
+    return encoder, toy_training_data(encoder, 28, teacher=False, unlabelled=4)
 
 
 @cache
@@ -384,9 +385,9 @@ def written_out(folder: Path, at: int) -> dict[str, Tensor]:
 
 @cache
 def with_labels_alone(folder: Path) -> dict[str, Tensor]:
-    encoder, material = in_float64(folder)
+    encoder, data = in_float64(folder)
     alone = new_training(encoder, [CrossEntropy()], **EPOCHS)
-    trained(alone, material)
+    trained(alone, data)
     return weights_of(alone)
 
 
@@ -398,10 +399,10 @@ def test_a_training_is_the_loop_written_out(tiny_model: Tiny, at: int, micro_bat
     """
     folder = tiny_model("bert")
     theirs = written_out(folder, at)
-    encoder, material = in_float64(folder)
-    session = new_training(encoder, [CrossEntropy(), TRAININGS[at][0]], micro_batch=micro_batch, **EPOCHS)
-    trained(session, material)
-    assert largest_difference(weights_of(session), theirs) < 1e-6
+    encoder, data = in_float64(folder)
+    training = new_training(encoder, [CrossEntropy(), TRAININGS[at][0]], micro_batch=micro_batch, **EPOCHS)
+    trained(training, data)
+    assert largest_difference(weights_of(training), theirs) < 1e-6
     assert largest_difference(with_labels_alone(folder), theirs) > 1e-3, (
         "this method changes nothing here: nothing was compared"
     )
@@ -411,15 +412,15 @@ def test_the_best_checkpoint_is_not_the_last(tiny_model: Tiny) -> None:
     """A validation without a gain leaves the teacher as it is; with "last" it becomes the teacher."""
     kept = {}
     for which in ("best", "last"):
-        session = new_training(tiny_encoder(tiny_model("bert")), [CrossEntropy(), WeiDC(checkpoint=which)], epochs=3)
-        first = {name: p.detach().clone() for name, p in session.encoder.model.named_parameters()}
-        WeiDC(checkpoint=which).evaluated(first_step(session), session.stack.states[1], {}, improved=True)
-        assert largest_difference(session.stack.states[1].tensors, first) == 0
+        training = new_training(tiny_encoder(tiny_model("bert")), [CrossEntropy(), WeiDC(checkpoint=which)], epochs=3)
+        first = {name: p.detach().clone() for name, p in training.encoder.model.named_parameters()}
+        WeiDC(checkpoint=which).evaluated(first_step(training), training.stack.states[1], {}, improved=True)
+        assert largest_difference(training.stack.states[1].tensors, first) == 0
         with torch.no_grad():
-            for p in session.encoder.model.parameters():
+            for p in training.encoder.model.parameters():
                 p += 1.0
-        WeiDC(checkpoint=which).evaluated(first_step(session), session.stack.states[1], {}, improved=False)
-        kept[which] = largest_difference(session.stack.states[1].tensors, first)
+        WeiDC(checkpoint=which).evaluated(first_step(training), training.stack.states[1], {}, improved=False)
+        kept[which] = largest_difference(training.stack.states[1].tensors, first)
     assert kept == {"best": 0.0, "last": pytest.approx(1.0)}
 
 
@@ -445,26 +446,26 @@ def a_session(
     return new_training(tiny_encoder(tiny_model("bert"), **off), methods, live)
 
 
-def first_step(session: TrainingState) -> Step:
-    return step_at(session, toy_material(session.encoder, 28, unlabelled=4), 0)
+def first_step(training: TrainingState) -> Step:
+    return step_at(training, toy_training_data(training.encoder, 28, unlabelled=4), 0)
 
 
-def a_step(session: TrainingState) -> Any:
-    material = toy_material(session.encoder, 28, unlabelled=4)
-    session.position.micro_batch = 8
-    return _batch(session, material, material.tokens.lengths[20:].argsort(kind="stable") + 20, 0)
+def a_step(training: TrainingState) -> Any:
+    data = toy_training_data(training.encoder, 28, unlabelled=4)
+    training.position.micro_batch = 8
+    return _batch(training, data, data.tokens.lengths[20:].argsort(kind="stable") + 20, 0)
 
 
 @pytest.mark.parametrize("passes", [1, 3])
 def test_dropout_distillation(tiny_model: Tiny, passes: int) -> None:
     """KL(mean of the passes || student without dropout) / n, and its gradient (q - p) / n at the logits."""
-    session = a_session(tiny_model, [DropoutDistillation(passes=passes, weight=0.7)])
-    step, batch, teacher = first_step(session), a_step(session), session.stack.context.live_teacher
+    training = a_session(tiny_model, [DropoutDistillation(passes=passes, weight=0.7)])
+    step, batch, teacher = first_step(training), a_step(training), training.stack.context.live_teacher
     each = [teacher.forward(step, batch, dropout=True, call=m).logits.detach() for m in range(passes)]
-    found, logits = losses_of(session, step, batch)
+    found, logits = losses_of(training, step, batch)
     p = sum(softmax(z.double().numpy()) for z in each) / passes
-    session.encoder.model.eval()
-    q = softmax(session.encoder.forward(batch.ids).logits.detach().double().numpy())
+    training.encoder.model.eval()
+    q = softmax(training.encoder.forward(batch.ids).logits.detach().double().numpy())
     n = len(batch.ids)
     assert (batch.labels < 0).any()
     assert found["dropout-distillation"].item() == pytest.approx(0.7 * (p * np.log(p / q)).sum() / n, rel=1e-4)
@@ -474,13 +475,13 @@ def test_dropout_distillation(tiny_model: Tiny, passes: int) -> None:
 
 
 def test_the_students_dropout_is_off_and_comes_back(tiny_model: Tiny) -> None:
-    session = a_session(tiny_model, [DropoutDistillation(passes=1)])
+    training = a_session(tiny_model, [DropoutDistillation(passes=1)])
     plain = a_session(tiny_model, [CrossEntropy()])
-    batch = a_step(session)
-    forward, other = (partial(first_step(one).forward, batch) for one in (session, plain))
+    batch = a_step(training)
+    forward, other = (partial(first_step(one).forward, batch) for one in (training, plain))
     assert torch.equal(forward(call=0).logits, forward(call=1).logits)
     assert torch.equal(forward().logits, other(dropout=False).logits)
-    assert session.encoder.model.training, "the mode is left as it was found"
+    assert training.encoder.model.training, "the mode is left as it was found"
     assert not torch.equal(other().logits, other(dropout=False).logits)
 
 
@@ -488,11 +489,11 @@ def test_dropout_distillation_needs_no_labels(tiny_model: Tiny) -> None:
     """Without `ce` it learns the same whatever the labels say."""
     found = []
     for shift in (0, 1):
-        session = a_session(tiny_model, [DropoutDistillation(passes=2)])
-        material = toy_material(session.encoder, 28)
-        material.labels.add_(shift).remainder_(3)
-        trained(session, material, events=3)
-        found.append(weights_of(session))
+        training = a_session(tiny_model, [DropoutDistillation(passes=2)])
+        data = toy_training_data(training.encoder, 28)
+        data.labels.add_(shift).remainder_(3)
+        trained(training, data, events=3)
+        found.append(weights_of(training))
     assert largest_difference(*found) == 0
     assert largest_difference(found[0], tiny_encoder(tiny_model("bert")).model.state_dict()) > 1e-3
 
@@ -501,13 +502,13 @@ def test_dropout_distillation_needs_no_labels(tiny_model: Tiny) -> None:
 
 
 def test_no_gradient_reaches_a_live_teacher(tiny_model: Tiny) -> None:
-    session = a_session(tiny_model, [DropoutDistillation(passes=2)])
-    teacher = session.stack.context.teacher.encoder.model.requires_grad_(True)
+    training = a_session(tiny_model, [DropoutDistillation(passes=2)])
+    teacher = training.stack.context.teacher.encoder.model.requires_grad_(True)
     before = copy.deepcopy(teacher.state_dict())
-    trained(session, toy_material(session.encoder, 28), events=2)
+    trained(training, toy_training_data(training.encoder, 28), events=2)
     assert all(p.grad is None for p in teacher.parameters())
     assert largest_difference(before, teacher.state_dict()) == 0
-    assert any(p.grad is not None for p in session.encoder.model.parameters())
+    assert any(p.grad is not None for p in training.encoder.model.parameters())
 
 
 @pytest.mark.parametrize(
@@ -517,17 +518,17 @@ def test_no_gradient_reaches_a_live_teacher(tiny_model: Tiny) -> None:
 )
 def test_no_gradient_reaches_what_the_student_was(tiny_model: Tiny, method: Method) -> None:
     """Of the loss to the kept weights: none; and to the student only through its own logits."""
-    session = new_training(tiny_encoder(tiny_model("bert")), [CrossEntropy(), method, Randout(tokens=8, units=8)])
-    material = toy_material(session.encoder, 28, unlabelled=4)
-    trained(session, material, events=6)
-    batch, state = a_step(session), session.stack.states[1]
+    training = new_training(tiny_encoder(tiny_model("bert")), [CrossEntropy(), method, Randout(tokens=8, units=8)])
+    data = toy_training_data(training.encoder, 28, unlabelled=4)
+    trained(training, data, events=6)
+    batch, state = a_step(training), training.stack.states[1]
     kept = [tensor.requires_grad_() for tensor in state.tensors.values()]
-    found, logits = losses_of(session, first_step(session), batch)
+    found, logits = losses_of(training, first_step(training), batch)
     loss = found[method.name]
     assert loss.item() > 0
     assert all(g is None for g in torch.autograd.grad(loss, kept, retain_graph=True, allow_unused=True))
     (at_logits,) = torch.autograd.grad(loss, logits, retain_graph=True)
-    parameters = list(session.encoder.model.parameters())
+    parameters = list(training.encoder.model.parameters())
     ours = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
     theirs = torch.autograd.grad(logits, parameters, at_logits, allow_unused=True)
     reached = [(a, b) for a, b in zip(ours, theirs, strict=True) if a is not None]
@@ -538,20 +539,20 @@ def test_no_gradient_reaches_what_the_student_was(tiny_model: Tiny, method: Meth
 @pytest.mark.parametrize("method", [SelfDistillation(window=1), SelfDistillation(form="sdv"), WeiDC()], ids=str)
 def test_the_student_as_it_was_runs_clean(tiny_model: Tiny, method: Method) -> None:
     """Neither dropout nor the recipe's noise is in the teacher's logits: those of its weights in evaluation."""
-    session = new_training(tiny_encoder(tiny_model("bert")), [CrossEntropy(), method, Randout(tokens=8, units=8)])
-    batch = a_step(session)
-    method.evaluated(first_step(session), session.stack.states[1], {}, True)
+    training = new_training(tiny_encoder(tiny_model("bert")), [CrossEntropy(), method, Randout(tokens=8, units=8)])
+    batch = a_step(training)
+    method.evaluated(first_step(training), training.stack.states[1], {}, True)
     seen = []
 
     def forward(**asked: Any) -> Output:
-        seen.append(first_step(session).forward(batch, **asked))
+        seen.append(first_step(training).forward(batch, **asked))
         return seen[-1]
 
-    output = first_step(session).forward(batch)
-    method.loss(first_step(session), session.stack.states[1], output, batch, forward)
-    session.encoder.model.eval()
+    output = first_step(training).forward(batch)
+    method.loss(first_step(training), training.stack.states[1], output, batch, forward)
+    training.encoder.model.eval()
     assert len(seen) == 1
-    torch.testing.assert_close(seen[0].logits, session.encoder.forward(batch.ids).logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(seen[0].logits, training.encoder.forward(batch.ids).logits, rtol=0, atol=1e-5)
     assert not torch.equal(output.logits, seen[0].logits)
 
 

@@ -22,16 +22,24 @@ from randout.methods.functional import kl_divergence
 from randout.methods.kd import KnowledgeDistillation
 from randout.methods.randout import Randout
 from randout.models.encoder import Output, Want
-from randout.models.hooks import Layout, Sites
+from randout.models.hooks import HookPoints, Layout
 from randout.training.loop import losses_of, step_at
-from support.training import bit_identical, make_batch, new_training, tiny_encoder, toy_material, trained, weights_of
+from support.training import (
+    bit_identical,
+    make_batch,
+    new_training,
+    tiny_encoder,
+    toy_training_data,
+    trained,
+    weights_of,
+)
 
 WIDTH = 48
 
 
 def bare_step(seed: int = 1, number: int = 0, class_weights: Tensor | None = None, **changes: Any) -> Step:
-    sites = Sites(nn.Identity(), (nn.Identity(),) * 3)
-    return Step(Context(nn.Identity(), sites, seed, class_weights=class_weights), number=number, **changes)
+    hook_points = HookPoints(nn.Identity(), (nn.Identity(),) * 3)
+    return Step(Context(nn.Identity(), hook_points, seed, class_weights=class_weights), number=number, **changes)
 
 
 def loss_of(method: Method, logits: Tensor, batch: Any, step: Step | None = None) -> Tensor:
@@ -186,16 +194,16 @@ def test_distillation_counts_texts_without_labels() -> None:
 def test_the_whole_loss_is_equation_6(tiny_model: Callable[[str], Path]) -> None:
     """L = L_CE + lambda * L_KD, and its gradient that of the sum."""
     encoder = tiny_encoder(tiny_model("bert"), dropout=0.0, attention_dropout=0.0)
-    material = toy_material(encoder)
-    session = new_training(encoder, [CrossEntropy(), KnowledgeDistillation(weight=0.4, temperature=2.0)])
+    data = toy_training_data(encoder)
+    training = new_training(encoder, [CrossEntropy(), KnowledgeDistillation(weight=0.4, temperature=2.0)])
     rows = np.arange(8)
-    ids = [torch.from_numpy(material.tokens[row].astype(np.int64)) for row in rows]
-    batch = make_batch(material.labels[:8].tolist(), material.teacher[:8])
+    ids = [torch.from_numpy(data.tokens[row].astype(np.int64)) for row in rows]
+    batch = make_batch(data.labels[:8].tolist(), data.teacher[:8])
     batch = type(batch)(torch.from_numpy(rows), ids, batch.labels, batch.teacher, batch.step_labels, 0, 24)
-    losses, logits = losses_of(session, step_at(session, material, 0), batch)
+    losses, logits = losses_of(training, step_at(training, data, 0), batch)
     plain = logits.detach().double().numpy()
-    ce = plain_cross_entropy(plain, material.labels[:8].tolist())
-    kd = plain_distillation(material.teacher[:8].double().numpy(), plain, 2.0) / 8
+    ce = plain_cross_entropy(plain, data.labels[:8].tolist())
+    kd = plain_distillation(data.teacher[:8].double().numpy(), plain, 2.0) / 8
     assert losses["ce"].item() == pytest.approx(ce, rel=1e-5)
     assert sum(losses.values()).item() == pytest.approx(ce + 0.4 * kd, rel=1e-5)
 
@@ -475,12 +483,12 @@ def test_noise_enters_where_it_is_asked(tiny_model: Callable[[str], Path], layer
     with method.perturb(step, State()):
         noisy = encoder.forward(ids, want=Want(tuple(range(4)))).hidden
     first = min(layers)
-    assert all(torch.equal(clean[site], noisy[site]) for site in range(first))
+    assert all(torch.equal(clean[point], noisy[point]) for point in range(first))
     assert int((clean[first] != noisy[first]).sum()) == 2 * 3 * 2
-    assert all(not torch.equal(clean[site], noisy[site]) for site in range(first, 4))
+    assert all(not torch.equal(clean[point], noisy[point]) for point in range(first, 4))
     assert len(step.logged["noise_l2"]) == len(layers)
     again = encoder.forward(ids, want=Want(tuple(range(4)))).hidden
-    assert all(torch.equal(clean[site], again[site]) for site in range(4))
+    assert all(torch.equal(clean[point], again[point]) for point in range(4))
 
 
 @pytest.mark.parametrize("nothing", [{"scale": 0.0}, {"tokens": 0}, {"units": 0}, {"law": "gaussian", "sigma": 0.0}])
@@ -489,9 +497,9 @@ def test_no_noise_is_no_method(tiny_model: Callable[[str], Path], nothing: dict[
     found = []
     for methods in ([CrossEntropy()], [CrossEntropy(), Randout(**nothing)], [CrossEntropy(), Randout()]):
         encoder = tiny_encoder(tiny_model("bert"))
-        session = new_training(encoder, methods, epochs=1)
-        trained(session, toy_material(encoder))
-        found.append(weights_of(session))
+        training = new_training(encoder, methods, epochs=1)
+        trained(training, toy_training_data(encoder))
+        found.append(weights_of(training))
     assert bit_identical(found[0], found[1])
     assert not bit_identical(found[0], found[2])
 

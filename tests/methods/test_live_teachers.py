@@ -21,40 +21,40 @@ from randout.methods.layer_matching import LayerMatching
 from randout.methods.metadistil import MetaDistil
 from randout.methods.noisy_distillation import NoisyDistillation
 from randout.models.encoder import Encoder, Output
-from randout.models.hooks import Sites
+from randout.models.hooks import HookPoints
 from randout.models.kernels import packing
 from randout.training.loop import TrainingState, losses_of, step, step_at
-from support.training import live_teacher, new_training, tiny_encoder, toy_material
+from support.training import live_teacher, new_training, tiny_encoder, toy_training_data
 
 Tiny = Callable[[str], Path]
 OFF = {"dropout": 0.0, "attention_dropout": 0.0}
 
 
 def begun(folder: Path, method: Method, kin: bool = False, double: bool = False, **options: Any) -> TrainingState:
-    """A session of cross-entropy and `method` with a live teacher, as far as before its first step."""
+    """A training of cross-entropy and `method` with a live teacher, as far as before its first step."""
     teacher = live_teacher(folder, 28, same_family=kin, **({"dropout": 0.0, "attention_dropout": 0.0} | options))
     encoder = tiny_encoder(folder, **options)
     if double:
         encoder.model.double()
         teacher.encoder.model.double()
-    session = new_training(encoder, [CrossEntropy(), method], teacher, max_grad_norm=0)
-    return session
+    training = new_training(encoder, [CrossEntropy(), method], teacher, max_grad_norm=0)
+    return training
 
 
-def at(session: TrainingState, number: int = 0) -> Step:
+def at(training: TrainingState, number: int = 0) -> Step:
     """What the methods see of a step of four."""
-    material = toy_material(session.encoder, 28, unlabelled=4, heldout=10)
-    return replace(step_at(session, material, number), total=4)
+    data = toy_training_data(training.encoder, 28, unlabelled=4, heldout=10)
+    return replace(step_at(training, data, number), total=4)
 
 
-def a_step(session: TrainingState, texts: int = 8) -> Batch:
+def a_step(training: TrainingState, texts: int = 8) -> Batch:
     """The batch of the step under way: texts of many lengths, the last of them without a label."""
     from randout.training.loop import batch_of
 
-    material = toy_material(session.encoder, 28, unlabelled=4, heldout=10)
+    data = toy_training_data(training.encoder, 28, unlabelled=4, heldout=10)
     rows = np.array([0, 3, 7, 11, 16, 19, 23, 26][:texts])
-    rows = rows[np.argsort(material.tokens.lengths[rows], kind="stable")]
-    return batch_of(session, material, rows, rows, 0)
+    rows = rows[np.argsort(data.tokens.lengths[rows], kind="stable")]
+    return batch_of(training, data, rows, rows, 0)
 
 
 def plain_kl(p: np.ndarray, q: np.ndarray) -> float:
@@ -74,13 +74,13 @@ def softmax(logits: Tensor, t: float = 1.0) -> np.ndarray:
 def test_noisy_distillation_is_its_equation(tiny_model: Tiny, dropout: bool) -> None:
     """(1 - w) CE + w KL(teacher || student), and its gradient at the student's logits; none reaches the teacher."""
     method = NoisyDistillation(weight=0.3, teacher_dropout=dropout)
-    session = begun(tiny_model("bert"), method, dropout=0.1)
-    batch, teacher = a_step(session), session.stack.context.teacher
+    training = begun(tiny_model("bert"), method, dropout=0.1)
+    batch, teacher = a_step(training), training.stack.context.teacher
     assert teacher is not None
     teacher.encoder.model.requires_grad_(True)
     logits = torch.randn(8, 3, generator=torch.Generator().manual_seed(2)).requires_grad_()
-    losses = method.loss(at(session), session.stack.states[1], Output(logits, {}), batch, None)
-    taught = teacher.forward(at(session), batch, dropout=dropout).logits
+    losses = method.loss(at(training), training.stack.states[1], Output(logits, {}), batch, None)
+    taught = teacher.forward(at(training), batch, dropout=dropout).logits
     p, q, labels = softmax(taught), softmax(logits), batch.labels.tolist()
     gold = [i for i, label in enumerate(labels) if label >= 0]
     assert 0 < len(gold) < 8
@@ -99,10 +99,12 @@ def test_the_teachers_dropout_is_drawn_anew_at_every_step(tiny_model: Tiny) -> N
     found = {}
     for dropout in (True, False):
         method = NoisyDistillation(teacher_dropout=dropout)
-        session = begun(tiny_model("bert"), method, dropout=0.1)
-        batch, output = a_step(session), Output(torch.zeros(8, 3), {})
+        training = begun(tiny_model("bert"), method, dropout=0.1)
+        batch, output = a_step(training), Output(torch.zeros(8, 3), {})
         for number in (0, 1, 0):
-            loss = method.loss(at(session, number), session.stack.states[1], output, batch, None)["noisy-distillation"]
+            loss = method.loss(at(training, number), training.stack.states[1], output, batch, None)[
+                "noisy-distillation"
+            ]
             found.setdefault(dropout, []).append(loss.item())
     assert found[True][0] == found[True][2] != found[True][1]
     assert len(set(found[False])) == 1
@@ -110,7 +112,7 @@ def test_the_teachers_dropout_is_drawn_anew_at_every_step(tiny_model: Tiny) -> N
 
 
 def bare_step(number: int = 0, seed: int = 1, prefix: int = 1, suffix: int = 1) -> Step:
-    context = Context(nn.Identity(), Sites(nn.Identity(), ()), seed, prefix=prefix, suffix=suffix)
+    context = Context(nn.Identity(), HookPoints(nn.Identity(), ()), seed, prefix=prefix, suffix=suffix)
     return Step(context, number=number)
 
 
@@ -179,19 +181,19 @@ def test_input_noise_is_a_function_of_seed_step_and_row() -> None:
 
 
 def test_the_student_reads_noise_and_the_teacher_does_not(tiny_model: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = begun(tiny_model("bert"), NoisyDistillation(word_drop=0.3))
-    batch, seen, plain = a_step(session), {}, Encoder.forward
-    assert session.stack.context.teacher is not None
+    training = begun(tiny_model("bert"), NoisyDistillation(word_drop=0.3))
+    batch, seen, plain = a_step(training), {}, Encoder.forward
+    assert training.stack.context.teacher is not None
 
     def spy(self: Any, ids: Any, *rest: Any) -> Any:
-        seen.setdefault("student" if self is session.encoder else "teacher", []).append(ids)
+        seen.setdefault("student" if self is training.encoder else "teacher", []).append(ids)
         return plain(self, ids, *rest)
 
     monkeypatch.setattr(Encoder, "forward", spy)
-    losses_of(session, at(session), batch)
+    losses_of(training, at(training), batch)
     (ours,), (theirs,) = seen["student"], seen["teacher"]
     assert sum(map(len, ours)) < sum(map(len, batch.ids))
-    tokens = session.stack.context.teacher.tokens
+    tokens = training.stack.context.teacher.tokens
     assert all(a.tolist() == tokens[int(row)].tolist() for a, row in zip(theirs, batch.rows, strict=True))
 
 
@@ -216,12 +218,12 @@ def plain_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def plain_round(
-    session: TrainingState, method: MetaDistil, batch: Batch, step: Step
+    training: TrainingState, method: MetaDistil, batch: Batch, step: Step
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The teacher's gradient through a pilot step, and the student's in the step proper, after plain descent of phi."""
-    live = session.stack.context.teacher
+    live = training.stack.context.teacher
     assert live is not None
-    teacher, student, columns = plain_copy(live.encoder.model), plain_copy(session.encoder.model), list(live.columns)
+    teacher, student, columns = plain_copy(live.encoder.model), plain_copy(training.encoder.model), list(live.columns)
     texts = [torch.from_numpy(live.tokens[int(row)].astype("int64")) for row in batch.rows]
     t, a = method.temperature, method.weight
     own, theirs = padded(batch.ids, student.config.pad_token_id), padded(texts, teacher.config.pad_token_id)
@@ -262,28 +264,28 @@ def test_metadistil_is_the_two_level_loop(tiny_model: Tiny, form: Any, family: s
     """In float64 but for the losses, at the second of four steps: phi's step, then the student's gradient after it."""
     rates = {"pilot_rate": 0.2, "teacher_learning_rate": 0.5, "max_grad_norm": 0}
     method = MetaDistil(form=form, weight=0.7, temperature=2.0, optimizer="sgd", **rates)
-    session = begun(tiny_model(family), method, double=True, pack=pack, **OFF)
-    live = session.stack.context.teacher
+    training = begun(tiny_model(family), method, double=True, pack=pack, **OFF)
+    live = training.stack.context.teacher
     assert live is not None
-    batch, second = a_step(session), at(session, 1)
+    batch, second = a_step(training), at(training, 1)
     before = [p.detach().clone() for p in live.encoder.model.parameters()]
-    slope, gradients = plain_round(session, method, batch, second)
+    slope, gradients = plain_round(training, method, batch, second)
     largest = max(float(g.abs().max()) for g in slope)
     assert largest > 1e-3, "no gradient to compare"
 
     tolerance = {"exact": 1e-5, "first-order": 1e-3}[form]
-    state = session.stack.states[1]
-    method.gradient(second, state, batch, lambda batch: _plain_backward(session, second, batch))
+    state = training.stack.states[1]
+    method.gradient(second, state, batch, lambda batch: _plain_backward(training, second, batch))
     for was, now, g in zip(before, live.encoder.model.parameters(), slope, strict=True):
         assert ((was - now.detach()) / (0.5 * 0.75) - g).abs().max() < tolerance * largest
     scale = max(float(g.abs().max()) for g in gradients)
-    for p, g in zip(session.encoder.model.parameters(), gradients, strict=True):
+    for p, g in zip(training.encoder.model.parameters(), gradients, strict=True):
         assert ((torch.zeros_like(g) if p.grad is None else p.grad) - g).abs().max() < 1e-3 * scale
     assert all(p.grad is None for p in live.encoder.model.parameters())
 
 
-def _plain_backward(session: TrainingState, step: Step, batch: Batch) -> None:
-    losses, _ = losses_of(session, step, batch)
+def _plain_backward(training: TrainingState, step: Step, batch: Batch) -> None:
+    losses, _ = losses_of(training, step, batch)
     torch.stack([loss.float() for loss in losses.values()]).sum().backward()
 
 
@@ -292,9 +294,9 @@ def test_both_forms_agree_under_dropout(tiny_model: Tiny, pack: bool) -> None:
     """The pilot step, its second derivative and the two forwards of the difference all see the same masks."""
     found = []
     for form in ("exact", "first-order"):
-        session = begun(tiny_model("bert"), method := MetaDistil(form=form, pilot_rate=0.1), pack=pack)
+        training = begun(tiny_model("bert"), method := MetaDistil(form=form, pilot_rate=0.1), pack=pack)
         logits = torch.randn(8, 3, generator=torch.Generator().manual_seed(5))
-        found.append(method.logit_gradient(at(session), logits, a_step(session)))
+        found.append(method.logit_gradient(at(training), logits, a_step(training)))
     assert (found[0] - found[1]).abs().max() < 1e-3 * found[0].abs().max()
     assert found[0].abs().max() > 1e-4
 
@@ -315,11 +317,11 @@ def test_packed_attention_has_second_derivatives(dropout: float) -> None:
 
 def test_the_teachers_gradient_is_clipped(tiny_model: Tiny) -> None:
     method = MetaDistil(optimizer="sgd", teacher_learning_rate=1.0, max_grad_norm=1e-7, pilot_rate=0.2)
-    session = begun(tiny_model("bert"), method)
-    assert session.stack.context.teacher is not None
-    phi = list(session.stack.context.teacher.encoder.model.parameters())
+    training = begun(tiny_model("bert"), method)
+    assert training.stack.context.teacher is not None
+    phi = list(training.stack.context.teacher.encoder.model.parameters())
     before = [p.detach().clone() for p in phi]
-    method.gradient(at(session), session.stack.states[1], a_step(session), lambda batch: None)
+    method.gradient(at(training), training.stack.states[1], a_step(training), lambda batch: None)
     moved = (
         torch.stack([(a.double() - b.double()).square().sum() for a, b in zip(before, phi, strict=True)]).sum().sqrt()
     )
@@ -330,11 +332,11 @@ def test_a_teacher_that_learns_leaves_another_run_its_own(tiny_model: Tiny) -> N
     """Weight 0 leaves it alone too, and frozen."""
     folder = tiny_model("bert")
     one, other = (begun(folder, MetaDistil(weight=w, teacher_learning_rate=1e-2)) for w in (0.5, 0.0))
-    material = toy_material(one.encoder, 28, unlabelled=4, heldout=10)
+    data = toy_training_data(one.encoder, 28, unlabelled=4, heldout=10)
     fresh = live_teacher(folder, 28).encoder.model.state_dict()
-    for session in (one, other):
-        step(session, material, np.arange(8))
-    models = [session.stack.context.teacher.encoder.model for session in (one, other)]
+    for training in (one, other):
+        step(training, data, np.arange(8))
+    models = [training.stack.context.teacher.encoder.model for training in (one, other)]
     assert max(float((t - fresh[n]).abs().max()) for n, t in models[0].state_dict().items()) > 1e-3
     assert all(torch.equal(t, fresh[n]) for n, t in models[1].state_dict().items())
     assert not any(p.requires_grad for p in models[1].parameters())
@@ -345,10 +347,10 @@ def test_a_teacher_that_learns_leaves_another_run_its_own(tiny_model: Tiny) -> N
 def test_a_better_teacher_helps_on_held_out_rows(tiny_model: Tiny) -> None:
     """What the equation is for: a step of phi lowers the held-out loss of the pilot step that follows."""
     method = MetaDistil(weight=1.0, optimizer="sgd", teacher_learning_rate=0.005, pilot_rate=0.2, max_grad_norm=0)
-    session = begun(tiny_model("bert"), method, **OFF)
-    first, batch = at(session), a_step(session)
+    training = begun(tiny_model("bert"), method, **OFF)
+    first, batch = at(training), a_step(training)
     for _ in range(4):
-        method.gradient(first, session.stack.states[1], batch, lambda batch: None)
+        method.gradient(first, training.stack.states[1], batch, lambda batch: None)
     losses = [value.item() for value, _ in first.logged["heldout_loss"]]
     assert losses == sorted(losses, reverse=True)
     assert losses[0] - losses[-1] > 1e-3
@@ -372,12 +374,12 @@ def same_size(folder: Path) -> LiveTeacher:
     with torch.no_grad():
         for at, parameter in enumerate(encoder.model.parameters()):
             parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(at))
-    tokens = toy_material(encoder, 28, heldout=10).tokens
+    tokens = toy_training_data(encoder, 28, heldout=10).tokens
     return replace(teacher, encoder=encoder, tokens=tokens)
 
 
 def states_of(model: Any, ids: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Hidden states (b, longest, d) by site and attention (b, heads, n, n) by block, as transformers gives them."""
+    """Hidden states (b, longest, d) by point and attention (b, heads, n, n) by block, as transformers gives them."""
     model = plain_copy(model)
     with torch.no_grad():
         found = model(**padded(ids, model.config.pad_token_id), output_hidden_states=True, output_attentions=True)
@@ -428,38 +430,38 @@ def test_layers_are_their_equations(tiny_model: Tiny, teacher: str, settings: An
     folder, method = tiny_model("bert"), LayerMatching(**settings)
     live = same_size(folder) if teacher == "same" else live_teacher(folder, 28, same_family=teacher == "wider", **OFF)
     live.encoder.model.requires_grad_(False)
-    session = new_training(tiny_encoder(folder, pack=pack, **OFF), [CrossEntropy(), method], live)
-    batch, state = a_step(session), session.stack.states[1]
-    assert method.matched(session.stack.context) == pairs
+    training = new_training(tiny_encoder(folder, pack=pack, **OFF), [CrossEntropy(), method], live)
+    batch, state = a_step(training), training.stack.states[1]
+    assert method.matched(training.stack.context) == pairs
     assert len(state.parameters) == (len(pairs) if teacher == "wider" else 0)
-    output = at(session).forward(batch, want=session.stack.want)
-    ours = method.loss(at(session), state, output, batch, None)["layer-matching"]
+    output = at(training).forward(batch, want=training.stack.want)
+    ours = method.loss(at(training), state, output, batch, None)["layer-matching"]
     others = [torch.from_numpy(live.tokens[int(row)].astype("int64")) for row in batch.rows]
     assert any(a.tolist() == b.tolist() for a, b in zip(batch.ids, others, strict=True)) == (teacher != "roberta")
-    found = states_of(session.encoder.model, batch.ids), states_of(live.encoder.model, others)
+    found = states_of(training.encoder.model, batch.ids), states_of(live.encoder.model, others)
     expected = plain_layers(method, pairs, *found, batch.ids, others, [p.detach() for p in state.parameters])
     assert ours.item() == pytest.approx(expected, rel=1e-4)
     live.encoder.model.requires_grad_(True)
-    method.loss(at(session), state, output, batch, None)["layer-matching"].backward()
+    method.loss(at(training), state, output, batch, None)["layer-matching"].backward()
     assert all(p.grad is None for p in live.encoder.model.parameters()), "a gradient flows into the teacher"
     assert all(p.grad.abs().max() > 0 for p in state.parameters)
-    first = session.encoder.model.get_input_embeddings().weight.grad
+    first = training.encoder.model.get_input_embeddings().weight.grad
     assert first.abs().max() > 0
 
 
 def test_texts_that_another_method_changes_are_matched_at_their_first_token(tiny_model: Tiny) -> None:
     folder = tiny_model("bert")
-    session = new_training(
+    training = new_training(
         tiny_encoder(folder, **OFF), [CrossEntropy(), LayerMatching(attention=1.0)], same_size(folder)
     )
-    method, batch = LayerMatching(attention=1.0), a_step(session)
+    method, batch = LayerMatching(attention=1.0), a_step(training)
     ids = [text if at % 2 else torch.cat([text[:1], text[2:]]) for at, text in enumerate(batch.ids)]
     changed = replace(batch, ids=ids)
-    output = at(session).forward(changed, want=session.stack.want)
-    ours = method.loss(at(session), session.stack.states[1], output, changed, None)["layer-matching"].item()
-    assert session.stack.context.teacher is not None
-    found = states_of(session.encoder.model, ids), states_of(session.stack.context.teacher.encoder.model, batch.ids)
-    expected = plain_layers(method, method.matched(session.stack.context), *found, ids, batch.ids, [])
+    output = at(training).forward(changed, want=training.stack.want)
+    ours = method.loss(at(training), training.stack.states[1], output, changed, None)["layer-matching"].item()
+    assert training.stack.context.teacher is not None
+    found = states_of(training.encoder.model, ids), states_of(training.stack.context.teacher.encoder.model, batch.ids)
+    expected = plain_layers(method, method.matched(training.stack.context), *found, ids, batch.ids, [])
     assert ours == pytest.approx(expected, rel=1e-4)
 
 
@@ -475,11 +477,11 @@ def test_layers_that_cannot_be_matched_are_refused(tiny_model: Tiny, monkeypatch
     for words, settings in refused.items():
         with pytest.raises(UserError, match=f"methods.layer-matching.{words}"):
             new_training(encoder, [CrossEntropy(), LayerMatching(**settings)], across)
-    monkeypatch.setattr(Sites, "reaches_attention", lambda self, model: model is not encoder.model)
+    monkeypatch.setattr(HookPoints, "reaches_attention", lambda self, model: model is not encoder.model)
     kin = live_teacher(folder, 28, same_family=True)
     with pytest.raises(UserError, match="this student's attention cannot be read"):
         new_training(encoder, [CrossEntropy(), LayerMatching(attention=0.5)], kin)
-    monkeypatch.setattr(Sites, "reaches_attention", lambda self, model: model is encoder.model)
+    monkeypatch.setattr(HookPoints, "reaches_attention", lambda self, model: model is encoder.model)
     with pytest.raises(UserError, match="this teacher's attention cannot be read"):
         new_training(encoder, [CrossEntropy(), LayerMatching(attention=0.5)], kin)
     for bad in ({"pairs": ((1,),)}, {"hidden": -1}, {"states": "all"}):
@@ -491,7 +493,7 @@ def test_blocks_are_paired_evenly() -> None:
     """The last with the last, whichever is deeper."""
 
     def matched(ours: int, theirs: int) -> list[int]:
-        ends = [Sites(nn.Identity(), (nn.Identity(),) * blocks) for blocks in (ours, theirs)]
+        ends = [HookPoints(nn.Identity(), (nn.Identity(),) * blocks) for blocks in (ours, theirs)]
         teacher: Any = LiveTeacher(Encoder(None, None, ends[1]), None, ())
         pairs = LayerMatching().matched(Context(nn.Identity(), ends[0], 0, teacher=teacher))
         assert [i for i, _ in pairs] == list(range(1, ours + 1))

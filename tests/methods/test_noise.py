@@ -26,9 +26,9 @@ from randout.methods.neftune import NEFTune
 from randout.methods.randout import Randout
 from randout.methods.scattered import Scattered
 from randout.models.encoder import Output, Want
-from randout.models.hooks import Layout, Sites
+from randout.models.hooks import HookPoints, Layout
 from support.external_loops import difference, foreign, make_batch
-from support.training import hooks_of, new_training, tiny_encoder, toy_material
+from support.training import hooks_of, new_training, tiny_encoder, toy_training_data
 
 Tiny = Callable[[str], Path]
 WIDTH = 48
@@ -124,9 +124,9 @@ def test_it_enters_at_its_layer(tiny_model: Tiny, method: Method, layer: int) ->
     method.check(step.context)
     with method.perturb(step, State()):
         noisy = encoder.forward(ids, want).hidden
-    assert [torch.equal(clean[site], noisy[site]) for site in range(4)] == [site < layer for site in range(4)]
+    assert [torch.equal(clean[point], noisy[point]) for point in range(4)] == [point < layer for point in range(4)]
     again = encoder.forward(ids, want).hidden
-    assert all(torch.equal(clean[site], again[site]) for site in range(4))
+    assert all(torch.equal(clean[point], again[point]) for point in range(4))
 
 
 @pytest.mark.parametrize("method", STATES, ids=lambda method: method.name)
@@ -140,7 +140,7 @@ def test_a_contrast_needs_blocks() -> None:
     with pytest.raises(
         UserError, match=r"methods.gaussian-contrastive: not supported because this student is a neural baseline"
     ):
-        GaussianContrastive().check(Context(nn.Identity(), Sites(nn.Identity(), ()), 1))
+        GaussianContrastive().check(Context(nn.Identity(), HookPoints(nn.Identity(), ()), 1))
 
 
 ALONE = [method for method in ADDED if not isinstance(method, GaussianContrastive)]  # its loss has to be asked for
@@ -196,14 +196,14 @@ def two_branches(folder: Path, method: GaussianContrastive, dropout: float = 0.0
     from randout.training.loop import batch_of, step_at
 
     encoder = tiny_encoder(folder, dropout=dropout, attention_dropout=dropout)
-    session = new_training(encoder, [CrossEntropy(), method])
-    material = toy_material(encoder, 8, unlabelled=2)
-    rows = np.argsort(material.tokens.lengths, kind="stable")
-    batch = batch_of(session, material, rows, rows, 0)
-    step = step_at(session, material, 0)
+    training = new_training(encoder, [CrossEntropy(), method])
+    data = toy_training_data(encoder, 8, unlabelled=2)
+    rows = np.argsort(data.tokens.lengths, kind="stable")
+    batch = batch_of(training, data, rows, rows, 0)
+    step = step_at(training, data, 0)
     forward = partial(step.forward, batch)
-    noisy = forward(want=session.stack.want)
-    return step, batch, noisy, method.loss(step, session.stack.states[1], noisy, batch, forward)
+    noisy = forward(want=training.stack.want)
+    return step, batch, noisy, method.loss(step, training.stack.states[1], noisy, batch, forward)
 
 
 def test_two_branches_and_their_contrast(tiny_model: Tiny) -> None:
@@ -214,7 +214,7 @@ def test_two_branches_and_their_contrast(tiny_model: Tiny) -> None:
     step = first.at(encoder.layout(batch.ids, 0, 8, batch.longest))
     states, logits = [], []
     for noise in (False, True):
-        undo = encoder.sites.change(2, lambda hidden, noise=noise: method._add(step, hidden) if noise else hidden)
+        undo = encoder.hook_points.change(2, lambda hidden, noise=noise: method._add(step, hidden) if noise else hidden)
         output = encoder.forward(batch.ids, Want((3,)))
         undo()
         starts = step.layout.starts
@@ -231,8 +231,8 @@ def test_branches_share_their_dropout_masks(tiny_model: Tiny) -> None:
     """Without noise the two branches are one, dropout on: each vector's positive is itself."""
     method = GaussianContrastive(sigma=0.0, weight=1.0)
     first, batch, noisy, losses = two_branches(tiny_model("bert"), method, dropout=0.3)
-    torch.testing.assert_close(losses["ce"], first.supervised(noisy, batch))
-    torch.testing.assert_close(losses["gaussian-contrastive"], info_nce(noisy.cls, noisy.cls, 0.05))
+    torch.testing.assert_close(losses["ce"], first.gold_loss(noisy, batch))
+    torch.testing.assert_close(losses["gaussian-contrastive"], info_nce(noisy.pooled, noisy.pooled, 0.05))
     with_noise = two_branches(tiny_model("bert"), GaussianContrastive(sigma=1.0, weight=1.0), dropout=0.3)[3]
     assert with_noise["gaussian-contrastive"] > 1.01 * losses["gaussian-contrastive"]
 
@@ -240,7 +240,7 @@ def test_branches_share_their_dropout_masks(tiny_model: Tiny) -> None:
 def test_gradient_reaches_both_branches(tiny_model: Tiny) -> None:
     first, _, noisy, losses = two_branches(tiny_model("bert"), GaussianContrastive(weight=1.0))
     head = [p for n, p in first.context.model.named_parameters() if n.startswith("classifier")]
-    body: Any = first.context.sites.blocks[0].attention.self.query.weight
+    body: Any = first.context.hook_points.blocks[0].attention.self.query.weight
     assert torch.autograd.grad(losses["gaussian-contrastive"], body, retain_graph=True)[0].abs().max() > 0
     assert (
         torch.autograd.grad(losses["gaussian-contrastive"], head, retain_graph=True, allow_unused=True) == (None,) * 2
@@ -303,12 +303,12 @@ def test_neftune_acts_on_word_embeddings(tiny_model: Tiny, family: str) -> None:
     ids, seen = [torch.arange(5, 5 + n) for n in (4, 9)], []
     step = Step(Context.of(encoder, 1)).at(encoder.layout(ids, 0, 2, 9))
     with NEFTune().perturb(step, State()):
-        handle = encoder.sites.words.register_forward_hook(lambda _m, _a, output: seen.append(output.detach()))
+        handle = encoder.hook_points.words.register_forward_hook(lambda _m, _a, output: seen.append(output.detach()))
         encoder.forward(ids)
         handle.remove()
-    width = encoder.sites.words.weight.shape[1]
+    width = encoder.hook_points.words.weight.shape[1]
     assert width == (16 if family == "electra" else 32)
-    noise = seen[0][0] - encoder.sites.words.weight.detach()[torch.cat(ids)]
+    noise = seen[0][0] - encoder.hook_points.words.weight.detach()[torch.cat(ids)]
     for part, length in zip(noise.split([4, 9]), (4, 9), strict=True):
         bound = 5 / math.sqrt(length * width)
         assert 0.9 * bound < part.abs().max() <= bound + 1e-6
@@ -316,7 +316,7 @@ def test_neftune_acts_on_word_embeddings(tiny_model: Tiny, family: str) -> None:
 
 def test_neftune_needs_words() -> None:
     with pytest.raises(UserError, match=r"methods.neftune: no token embedding"):
-        NEFTune().check(Context(nn.Identity(), Sites(nn.Identity(), ()), 1))
+        NEFTune().check(Context(nn.Identity(), HookPoints(nn.Identity(), ()), 1))
 
 
 # ---- controls

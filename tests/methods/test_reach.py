@@ -47,7 +47,7 @@ class TestWords:
             seen.append((tuple(tokens.shape), tuple(embedded.shape)))
             return embedded + F.embedding(tokens, shift)
 
-        undo = made.sites.change_words(change)
+        undo = made.hook_points.change_words(change)
         ours = made.forward(ids).logits
         undo()
         expected = made.forward(ids, weights={name: weight + shift}).logits
@@ -60,7 +60,7 @@ class TestWords:
 
     def test_no_words(self, load):
         with pytest.raises(TypeError, match="no token embedding"):
-            replace(load("bert").sites, words=None).change_words(lambda ids, embedded: embedded)
+            replace(load("bert").hook_points, words=None).change_words(lambda ids, embedded: embedded)
 
 
 class TestAttention:
@@ -81,13 +81,13 @@ class TestAttention:
 
         want = Want(tuple(range(4)))
         clean = made.forward(ids, want).hidden
-        undo = made.sites.change_attention(block, bias)
+        undo = made.hook_points.change_attention(block, bias)
         found = made.forward(ids, want).hidden
         undo()
         assert rows == [26 if packed else 36]
-        assert all(torch.equal(found[site], clean[site]) for site in range(block))
+        assert all(torch.equal(found[point], clean[point]) for point in range(block))
         for text, (start, length) in enumerate(zip(layout.starts, layout.lengths, strict=True)):
-            before, after = (found[site].flatten(0, 1)[start : start + length] for site in (block - 1, block))
+            before, after = (found[point].flatten(0, 1)[start : start + length] for point in (block - 1, block))
             expected = bert_block(made.model.bert.encoder.layer[block - 1], before[None], r[text : text + 1, :length])
             torch.testing.assert_close(after, expected[0], rtol=0, atol=1e-12)
             assert (after - clean[block].flatten(0, 1)[start : start + length]).abs().max() > 1e-3
@@ -97,7 +97,7 @@ class TestAttention:
     def test_every_family_that_is_packed_is_reached(self, load, family, packed):
         """A change of one key's score is seen from its block on, in training with dropout too; a constant is not."""
         made = load(family, True)
-        assert made.sites.reaches_attention(made.model)
+        assert made.hook_points.reaches_attention(made.model)
         made = replace(made, packed=packed)
         ids = token_ids(made, (5, 9, 7))
         layout = made.layout(ids, 0, 3, 9)
@@ -105,7 +105,11 @@ class TestAttention:
         one[:, 2] = 4.0
 
         def states(added):
-            undo = made.sites.change_attention(2, lambda n: layout.into_rows(added, n)) if added is not None else None
+            undo = (
+                made.hook_points.change_attention(2, lambda n: layout.into_rows(added, n))
+                if added is not None
+                else None
+            )
             torch.manual_seed(5)
             try:
                 return made.forward(ids, Want((1, 2))).hidden
@@ -126,7 +130,7 @@ class TestAttention:
     def test_a_family_with_attention_of_its_own_is_not_reached(self, load, family):
         made = load(family)
         before = made.model.config._attn_implementation, made.model.training
-        assert not made.sites.reaches_attention(made.model)
+        assert not made.hook_points.reaches_attention(made.model)
         assert (made.model.config._attn_implementation, made.model.training) == before
         assert packing.attention_hooks == []
 
@@ -140,7 +144,7 @@ class TestAttention:
         def broken(rows):
             raise KeyboardInterrupt
 
-        undo = made.sites.change_attention(2, broken)
+        undo = made.hook_points.change_attention(2, broken)
         assert made.model.config._attn_implementation == packing.ATTENTION
         with pytest.raises(KeyboardInterrupt):
             made.forward(ids)
@@ -178,15 +182,15 @@ def test_cls_is_the_first_tokens_last_state(load, family, packed):
     made = replace(made, packed=made.packed and packed)
     made.model.eval()
     ids = token_ids(made, (5, 9, 9, 3))
-    ours = made.forward(ids, Want(cls=True)).cls
+    ours = made.forward(ids, Want(pooled=True)).pooled
     last = []
-    handle = made.sites.blocks[-1].register_forward_hook(
+    handle = made.hook_points.blocks[-1].register_forward_hook(
         lambda _module, _inputs, out: last.append(out[0] if isinstance(out, tuple) else out)
     )
     plain_call(made, ids)
     handle.remove()
     torch.testing.assert_close(ours, last[-1][:, 0], rtol=0, atol=1e-12)
-    assert made.forward(ids).cls is None
+    assert made.forward(ids).pooled is None
 
 
 class TestRows:

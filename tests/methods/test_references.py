@@ -29,9 +29,9 @@ from randout.methods.r_drop import RDrop
 from randout.methods.self_distillation import SelfDistillation
 from randout.methods.weidc import WeiDC
 from randout.models.encoder import Encoder, Output
-from randout.models.hooks import Layout, Sites
+from randout.models.hooks import HookPoints, Layout
 from randout.models.tokens import Tokens
-from randout.training.loop import Material, TrainingState, _gradients, step, step_at
+from randout.training.loop import TrainingData, TrainingState, _gradients, step, step_at
 from support.training import make_batch, new_training
 
 TEXTS, LABELS = [[1, 2, 3], [4, 5, 1, 2]], [2, 0]
@@ -64,17 +64,17 @@ class Tiny(nn.Module):
 
 def tiny(k: int = 0) -> Encoder:
     model = Tiny(k)
-    return Encoder(model, None, Sites(model.words, (), model.words))
+    return Encoder(model, None, HookPoints(model.words, (), model.words))
 
 
-def material_of(texts: Sequence[Sequence[int]], labels: Sequence[int], heldout: int = 0) -> Material:
+def training_data_of(texts: Sequence[Sequence[int]], labels: Sequence[int], heldout: int = 0) -> TrainingData:
     """The last `heldout` of the texts are kept from the student."""
     ids = np.array([token for text in texts for token in text], dtype=np.int32)
     offsets = np.cumsum([0, *map(len, texts)])
     rows = np.arange(len(texts))
     tokens = Tokens(ids, offsets, np.diff(offsets))
     cut = len(texts) - heldout
-    return Material(tokens, torch.tensor(labels), rows[:cut], rows[:0], heldout=rows[cut:])
+    return TrainingData(tokens, torch.tensor(labels), rows[:cut], rows[:0], heldout=rows[cut:])
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def test_mixout(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Module()
     layer = nn.Linear(4, 2).double()
     model.base_model = nn.Sequential(layer)
-    context = Context(model, Sites(nn.Identity(), ()), 1)
+    context = Context(model, HookPoints(nn.Identity(), ()), 1)
     layer.weight.data, layer.bias.data = sines((2, 4), 2), sines((2,), 3)  # the weight: the pretrained one
     method = Mixout(p=0.7)
     state = method.start(context)
@@ -134,12 +134,12 @@ def test_mixout(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- FreeLB
 
 
-def gradients_of(session: TrainingState, material: Material, total: int = 1) -> tuple[dict[str, Tensor], Logged]:
+def gradients_of(training: TrainingState, data: TrainingData, total: int = 1) -> tuple[dict[str, Tensor], Logged]:
     """What the first step of the loop, of `total` steps, leaves in `.grad`, and what it logs."""
-    session.position.micro_batch = len(material.labelled)
-    first = replace(step_at(session, material, 0), total=total)
-    _gradients(session, first, material, material.labelled)
-    return {name: p.grad for name, p in session.encoder.model.named_parameters() if p.grad is not None}, first.logged
+    training.position.micro_batch = len(data.labelled)
+    first = replace(step_at(training, data, 0), total=total)
+    _gradients(training, first, data, data.labelled)
+    return {name: p.grad for name, p in training.encoder.model.named_parameters() if p.grad is not None}, first.logged
 
 
 FREELB = {  # (init, ascent, limit, steps): loss, gradients of words, inner.weight and classifier.weight
@@ -199,14 +199,14 @@ def test_freelb(setting: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     init, ascent, limit, steps = setting
     loss, words, inner, classifier = FREELB[setting]
-    session = new_training(tiny(), [CrossEntropy(), FreeLB(init=init, ascent=ascent, limit=limit, steps=steps)])
+    training = new_training(tiny(), [CrossEntropy(), FreeLB(init=init, ascent=ascent, limit=limit, steps=steps)])
     with drawing(lambda shape: (sines(shape) + 1) / 2, monkeypatch):
-        found, logged = gradients_of(session, material_of(TEXTS, LABELS))
+        found, logged = gradients_of(training, training_data_of(TEXTS, LABELS))
     assert float(sum(part for part, _ in logged["loss_ce"])) == pytest.approx(loss, abs=1e-6)
     assert_gives(found["words.weight"], words)
     assert_gives(found["inner.weight"], inner)
     assert_gives(found["classifier.weight"], classifier)
-    plain, _ = gradients_of(new_training(tiny(), [CrossEntropy()]), material_of(TEXTS, LABELS))
+    plain, _ = gradients_of(new_training(tiny(), [CrossEntropy()]), training_data_of(TEXTS, LABELS))
     assert (plain["words.weight"] - found["words.weight"]).abs().max() > 0.01
 
 
@@ -215,8 +215,8 @@ def test_freelb(setting: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def plain_step() -> Step:
     """A step of no model, whose loss on gold labels is plain cross-entropy."""
-    loop = Loop(supervised=lambda _, output, batch: nn.functional.cross_entropy(output.logits, batch.labels))
-    return Step(Context(nn.Identity(), Sites(nn.Identity(), ()), 1), loop)
+    loop = Loop(gold_loss=lambda _, output, batch: nn.functional.cross_entropy(output.logits, batch.labels))
+    return Step(Context(nn.Identity(), HookPoints(nn.Identity(), ()), 1), loop)
 
 
 def test_r_drop() -> None:
@@ -235,7 +235,7 @@ def test_r_drop() -> None:
             RDrop(alpha=alpha).loss(step, State(), Output(one, {}), batch, lambda call: Output(two, {})).values()
         )
 
-    halved = step.supervised(Output(two, {}), batch) / 2
+    halved = step.gold_loss(Output(two, {}), batch) / 2
     assert (2 * ours(0.5)).item() == pytest.approx(5.6421671, abs=2e-6)
     assert ours(4).item() == pytest.approx(10.0167081, abs=2e-6)
     assert (2 * ours(1)).item() == pytest.approx(7.6980599, abs=2e-6)
@@ -355,18 +355,18 @@ def test_self_distillation(setting: tuple) -> None:
     losses, words, average = SDA[setting]
     method = SelfDistillation(average="ema", weight=weight, decay=decay)
     plan = {"learning_rate": 0.5, "schedule": "constant", "warmup_ratio": 0.0, "max_grad_norm": 0.0, "batch_size": 2}
-    session = new_training(tiny(), [CrossEntropy(), method], **plan)
-    session.optimizer = torch.optim.SGD(session.encoder.model.parameters())
-    material, found = material_of([*TEXTS, [3, 5], [2, 2, 4, 1]], [*LABELS, 1, 2]), []
+    training = new_training(tiny(), [CrossEntropy(), method], **plan)
+    training.optimizer = torch.optim.SGD(training.encoder.model.parameters())
+    data, found = training_data_of([*TEXTS, [3, 5], [2, 2, 4, 1]], [*LABELS, 1, 2]), []
     for number in range(4):
-        session.position.sums.clear()
-        step(session, material, material.labelled[:2] if number % 2 == 0 else material.labelled[2:])
-        session.position.step += 1
-        sums = session.position.sums
+        training.position.sums.clear()
+        step(training, data, data.labelled[:2] if number % 2 == 0 else data.labelled[2:])
+        training.position.step += 1
+        sums = training.position.sums
         found.append(float(sum(sums[name][0] for name in ("loss_ce", "loss_self-distillation"))))
     assert found == pytest.approx(losses, abs=2e-6)
-    assert_gives(session.encoder.model.words.weight, words)
-    assert_gives(session.stack.states[1].tensors["words.weight"], average)
+    assert_gives(training.encoder.model.words.weight, words)
+    assert_gives(training.stack.states[1].tensors["words.weight"], average)
 
 
 # ---- MetaDistil
@@ -384,11 +384,11 @@ class Squares(MetaDistil):
 
 def a_meta_step(method: MetaDistil) -> tuple[dict[str, float], dict[str, Tensor], dict[str, Tensor]]:
     """The losses of one step, the gradient that its teacher followed, and the student's."""
-    material = material_of([*TEXTS, [3, 5], [2, 2, 4, 1]], [*LABELS, 1, 2], heldout=2)
-    teacher = LiveTeacher(tiny(3), material.tokens, columns=(0, 1, 2))
+    data = training_data_of([*TEXTS, [3, 5], [2, 2, 4, 1]], [*LABELS, 1, 2], heldout=2)
+    teacher = LiveTeacher(tiny(3), data.tokens, columns=(0, 1, 2))
     before = {name: tensor.clone() for name, tensor in teacher.encoder.model.state_dict().items()}
-    session = new_training(tiny(), [CrossEntropy(), method], teacher)
-    student, logged = gradients_of(session, material, total=4)
+    training = new_training(tiny(), [CrossEntropy(), method], teacher)
+    student, logged = gradients_of(training, data, total=4)
     losses = {name: float(entries[0][0]) for name, entries in logged.items()}
     return losses, {name: before[name] - p.detach() for name, p in teacher.encoder.model.named_parameters()}, student
 

@@ -19,11 +19,11 @@ from randout.methods.cross_entropy import CrossEntropy
 from randout.methods.dropout_rates import DropoutRates
 from randout.methods.mixout import Mixout
 from randout.methods.noisytune import NoisyTune
-from randout.models.hooks import Layout, Sites
+from randout.models.hooks import HookPoints, Layout
 from randout.models.kernels import dropout
 from randout.testing.models import FAMILIES
 from support.external_loops import foreign, make_batch
-from support.training import bit_identical, new_training, tiny_encoder, toy_material, trained, weights_of
+from support.training import bit_identical, new_training, tiny_encoder, toy_training_data, trained, weights_of
 
 Tiny = Callable[[str], Path]
 
@@ -50,7 +50,7 @@ def test_attention_rates_are_those_of_the_configuration(load: Any, family: str) 
     assert {getattr(*place) for place in attention} == {0.3}
     after_attention = {0.3} if family == "modernbert" else set()  # it drops its attention's output at that rate
     assert {getattr(*place) for place in hidden} == {0.2} | after_attention
-    blocks = len({id(block) for block in Sites.of(model).blocks})
+    blocks = len({id(block) for block in HookPoints.of(model).blocks})
     assert len(attention) == blocks
     every = sum(isinstance(module, nn.Dropout) for module in model.base_model.modules())
     own = blocks if family == "modernbert" else 0
@@ -116,7 +116,7 @@ def test_dropout_law(tiny_model: Tiny) -> None:
 
 
 def test_dropout_refuses_what_is_not_there() -> None:
-    context = Context(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1)), Sites(nn.Identity(), ()), 1)
+    context = Context(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1)), HookPoints(nn.Identity(), ()), 1)
     DropoutRates(attention="model").check(context)
     DropoutRates(attention=0.0).check(context)
     with pytest.raises(
@@ -148,7 +148,7 @@ def a_layer(seed: int = 0) -> tuple[nn.Linear, Tensor, Tensor]:
 
 
 def a_pass(call: int = 0, **changes: Any) -> Pass:
-    step = Step(Context(nn.Identity(), Sites(nn.Identity(), ()), 1), **changes)
+    step = Step(Context(nn.Identity(), HookPoints(nn.Identity(), ()), 1), **changes)
     return step.at(Layout(torch.tensor([0]), torch.tensor([4]), 4, 0, 1), call)
 
 
@@ -261,15 +261,15 @@ def test_mixout_in_a_model(tiny_model: Tiny, family: str) -> None:
 def test_mixout_under_functional_call(tiny_model: Tiny) -> None:
     """Weights given to the forward are mixed in place of the model's own, and get the gradient."""
     encoder = tiny_encoder(tiny_model("bert"), dropout=0.0, attention_dropout=0.0)
-    session = new_training(encoder, [CrossEntropy(), Mixout(p=0.6)])
+    training = new_training(encoder, [CrossEntropy(), Mixout(p=0.6)])
     ids = [torch.arange(5, 5 + n) for n in (4, 9)]
-    step = Step(session.stack.context).at(encoder.layout(ids, 0, 2, 9))
+    step = Step(training.stack.context).at(encoder.layout(ids, 0, 2, 9))
     other = {n: (p + 0.1).detach().requires_grad_() for n, p in encoder.model.named_parameters()}
     found = []
     for given in (True, False):
         if not given:
             encoder.model.load_state_dict(other, strict=False)
-        with session.stack.methods[1].perturb(step, session.stack.states[1]):
+        with training.stack.methods[1].perturb(step, training.stack.states[1]):
             output = encoder.forward(ids, weights=other if given else None)
         parameters = other if given else dict(encoder.model.named_parameters())
         gradients = torch.autograd.grad(output.logits.square().sum(), list(parameters.values()), allow_unused=True)
@@ -282,14 +282,14 @@ def test_mixout_under_functional_call(tiny_model: Tiny) -> None:
 def test_mixout_moves_from_the_pretrained_weights(tiny_model: Tiny) -> None:
     """u stays as it was, while w is trained; a forward somebody else had set is put back."""
     encoder = tiny_encoder(tiny_model("bert"))
-    session = new_training(encoder, [CrossEntropy(), Mixout()])
-    began = {name: tensor.clone() for name, tensor in session.stack.states[1].tensors.items()}
-    layer = encoder.sites.blocks[0].attention.self.query
+    training = new_training(encoder, [CrossEntropy(), Mixout()])
+    began = {name: tensor.clone() for name, tensor in training.stack.states[1].tensors.items()}
+    layer = encoder.hook_points.blocks[0].attention.self.query
     own = layer.forward
     layer.forward = lambda x: own(x)
     set_by_others = layer.forward
-    trained(session, toy_material(encoder))
-    assert bit_identical(began, session.stack.states[1].tensors)
+    trained(training, toy_training_data(encoder))
+    assert bit_identical(began, training.stack.states[1].tensors)
     name = "encoder.layer.0.attention.self.query"
     assert not torch.equal(layer.weight, began[name])
     assert layer.forward is set_by_others
@@ -322,7 +322,7 @@ def test_mixout_on_a_model_of_another_training_loop(tiny_model: Tiny) -> None:
 def test_noisytune_is_its_equation(tiny_model: Tiny, family: str) -> None:
     """W + (rand - .5) * lambda * std(W) tensor by tensor, std by n - 1; the head is left alone."""
     plain, noisy = tiny_encoder(tiny_model(family)), tiny_encoder(tiny_model(family))
-    context = Context(noisy.model, noisy.sites, 5)
+    context = Context(noisy.model, noisy.hook_points, 5)
     NoisyTune(strength=0.3).start(context)
     prefix = plain.model.base_model_prefix + "."
     for name, before in plain.model.named_parameters():
@@ -341,7 +341,7 @@ def test_noisytunes_size(tiny_model: Tiny) -> None:
     before = plain.model.get_input_embeddings().weight
     for seed in (1, 1, 2):
         noisy = tiny_encoder(tiny_model("bert"))
-        NoisyTune().start(Context(noisy.model, noisy.sites, seed))
+        NoisyTune().start(Context(noisy.model, noisy.hook_points, seed))
         found.append((noisy.model.get_input_embeddings().weight - before).detach())
     sd = 0.15 * before.std().item()
     assert found[0].std().item() == pytest.approx(sd / math.sqrt(12), rel=0.02)
@@ -359,7 +359,7 @@ def test_noisytune_leaves_single_numbers_and_constants() -> None:
             self.base_model = nn.ParameterList([self.one, self.even, nn.Parameter(torch.arange(4.0))])
 
     model = Model()
-    NoisyTune().start(Context(model, Sites(nn.Identity(), ()), 1))
+    NoisyTune().start(Context(model, HookPoints(nn.Identity(), ()), 1))
     assert model.one.item() == 1.0, "the std of one number is not a number"
     assert torch.equal(model.even, torch.full((7,), 3.0))
     assert not torch.equal(model.base_model[2], torch.arange(4.0))
@@ -369,13 +369,13 @@ def test_noisytune_leaves_single_numbers_and_constants() -> None:
 def test_noisytune_is_done_once(tiny_model: Tiny) -> None:
     """Before the optimizer exists: the training is that of a student whose weights were so to begin with."""
     ours = tiny_encoder(tiny_model("bert"))
-    session = new_training(ours, [CrossEntropy(), NoisyTune()])
+    training = new_training(ours, [CrossEntropy(), NoisyTune()])
     theirs = tiny_encoder(tiny_model("bert"))
     theirs.model.load_state_dict(ours.model.state_dict())
     plain = new_training(theirs, [CrossEntropy()])
-    trained(session, toy_material(ours))
-    trained(plain, toy_material(theirs))
-    assert bit_identical(weights_of(session), weights_of(plain))
+    trained(training, toy_training_data(ours))
+    trained(plain, toy_training_data(theirs))
+    assert bit_identical(weights_of(training), weights_of(plain))
 
 
 # ---- what they need
@@ -384,7 +384,7 @@ def test_noisytune_is_done_once(tiny_model: Tiny) -> None:
 @pytest.mark.parametrize("method", [Mixout(), NoisyTune()], ids=lambda method: method.name)
 def test_a_pretrained_encoder_is_needed(method: Method) -> None:
     with pytest.raises(UserError, match=rf"methods.{method.name}: the student Linear has no pretrained encoder"):
-        method.check(Context(nn.Linear(2, 2), Sites(nn.Identity(), ()), 1))
+        method.check(Context(nn.Linear(2, 2), HookPoints(nn.Identity(), ()), 1))
 
 
 def test_spaces_and_variants_are_settings() -> None:

@@ -278,7 +278,7 @@ class TestAdmissionBySteps:
     def test_modes_gradients_and_memory_are_left_as_found(self, load):
         made = load("bert")
         made.model.train()
-        made.sites.blocks[0].eval()
+        made.hook_points.blocks[0].eval()
         weight = made.model.classifier.weight
         weight.grad = kept = torch.ones_like(weight)
         modes = [m.training for m in made.model.modules()]

@@ -36,7 +36,7 @@ class TestCut:
         ids = ids_of(made, toy_texts(6, 1)[0])
         expected = torch.cat([by_hand(input_ids=text[None]).logits for text in ids])
         torch.testing.assert_close(made.forward(ids).logits, expected, rtol=0, atol=1e-5)
-        assert len(made.sites.blocks) == len(layers)
+        assert len(made.hook_points.blocks) == len(layers)
         loading.save(made, tmp_path / "saved", LONGEST, "")
         torch.testing.assert_close(loading.load(loading.find(str(tmp_path / "saved"))).forward(ids).logits, expected,
                                    rtol=0, atol=1e-5)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Sites against transformers' own hidden states, and layouts against where tokens lie."""
+"""Hook points against transformers' own hidden states, and layouts against where tokens lie."""
 
 from __future__ import annotations
 
@@ -10,51 +10,51 @@ from torch import nn
 
 from randout.models import loading
 from randout.models.encoder import Want
-from randout.models.hooks import Layout, Sites, layout_of_arguments
+from randout.models.hooks import HookPoints, Layout, layout_of_arguments
 from randout.testing.models import FAMILIES, LABELS, build
 from support.forward import plain_call, token_ids
 
 
-class TestSites:
+class TestHookPoints:
     @pytest.mark.parametrize("family", FAMILIES)
     def test_are_hidden_states(self, load, family):
-        """Site i holds hidden_states[i] of transformers' plain padded call, real tokens alone."""
+        """Hook point i holds hidden_states[i] of transformers' plain padded call, real tokens alone."""
         made = load(family, True)
         ids = token_ids(made)
-        assert len(made.sites.blocks) == 3
+        assert len(made.hook_points.blocks) == 3
         hidden = made.forward(ids, want=Want(tuple(range(4)))).hidden
         assert not any(m._forward_hooks for m in made.model.modules())
         theirs = plain_call(made, ids, output_hidden_states=True).hidden_states  # leaves hooks of its own behind
         layout = made.layout(ids, 0, len(ids), max(map(len, ids)))
         assert sorted(hidden) == [0, 1, 2, 3]
-        for site, state in hidden.items():
+        for point, state in hidden.items():
             flat = state.flatten(0, 1)  # (rows, hidden)
-            last_normed = family == "modernbert" and site == 3  # its last hidden state went through a norm
+            last_normed = family == "modernbert" and point == 3  # its last hidden state went through a norm
             for text, (start, length) in enumerate(zip(layout.starts, layout.lengths, strict=True)):
                 ours = flat[start : start + length]
                 ours = made.model.base_model.final_norm(ours) if last_normed else ours
-                torch.testing.assert_close(ours, theirs[site][text, :length], rtol=0, atol=1e-10)
+                torch.testing.assert_close(ours, theirs[point][text, :length], rtol=0, atol=1e-10)
 
     @pytest.mark.parametrize("packed", [True, False])
     @pytest.mark.parametrize("family", FAMILIES)
     def test_change_goes_on(self, load, family, packed):
-        """A change at site i is at site i, untouched before it, in all after it, applied once."""
+        """A change at hook point i is at hook point i, untouched before it, in all after it, applied once."""
         made = load(family, True)
         made = replace(made, packed=made.packed and packed)
         ids = token_ids(made, (5, 8, 8, 3))
         clean = made.forward(ids, want=Want(tuple(range(4))))
         seen = set()
-        for site in range(4):
-            shift = torch.linspace(-1, 1, clean.hidden[site].shape[-1], dtype=torch.float64)
-            undo = made.sites.change(site, lambda h, shift=shift: h + shift)
+        for point in range(4):
+            shift = torch.linspace(-1, 1, clean.hidden[point].shape[-1], dtype=torch.float64)
+            undo = made.hook_points.change(point, lambda h, shift=shift: h + shift)
             changed = made.forward(ids, want=Want(tuple(range(4))))
             again = made.forward(ids)
             undo()
             torch.testing.assert_close(changed.logits, again.logits, rtol=0, atol=1e-12)
-            for other in range(site):
+            for other in range(point):
                 assert torch.equal(changed.hidden[other], clean.hidden[other])
-            torch.testing.assert_close(changed.hidden[site], clean.hidden[site] + shift, rtol=0, atol=1e-14)
-            for other in range(site + 1, 4):
+            torch.testing.assert_close(changed.hidden[point], clean.hidden[point] + shift, rtol=0, atol=1e-14)
+            for other in range(point + 1, 4):
                 assert not torch.allclose(changed.hidden[other], clean.hidden[other])
             seen.add(tuple(changed.logits.flatten().tolist()))
         assert len(seen) == 4
@@ -72,21 +72,21 @@ class TestSites:
             found = block(state)
             state = (found[0] if isinstance(found, tuple) else found) * (2.0 if number == 2 else 1.0)
         expected = made.model.classifier(base.pooler_activation(base.pooler(state[:, 0])))
-        undo = made.sites.change(2, lambda h: 2 * h)
+        undo = made.hook_points.change(2, lambda h: 2 * h)
         torch.testing.assert_close(made.forward(list(ids)).logits, expected, rtol=0, atol=1e-12)
         undo()
 
     def test_albert_counts_anew_after_a_broken_forward(self, load):
         made = load("albert", True)
         ids = token_ids(made, (5, 5))
-        undo = made.sites.change(2, lambda h: 2 * h)
+        undo = made.hook_points.change(2, lambda h: 2 * h)
         right = made.forward(ids).logits
 
         def stop(_module, _arguments):
             raise KeyboardInterrupt
 
         handle = made.model.base_model.encoder.albert_layer_groups[0].register_forward_pre_hook(stop)
-        made.sites.blocks[0].register_forward_hook(lambda *_: None)
+        made.hook_points.blocks[0].register_forward_hook(lambda *_: None)
         with pytest.raises(KeyboardInterrupt):
             made.forward(ids)
         handle.remove()
@@ -100,28 +100,28 @@ class TestSites:
         made = loading.load(loading.Source("albert", folder), id2label=LABELS)
         assert made.packed
         first, second = made.model.base_model.encoder.albert_layer_groups
-        assert made.sites.blocks == (first, first, second, second)
+        assert made.hook_points.blocks == (first, first, second, second)
         ids = token_ids(made)
         theirs = plain_call(made, ids, output_hidden_states=True).hidden_states
         hidden = made.forward(ids, want=Want(tuple(range(5)))).hidden
-        for site in range(5):
-            torch.testing.assert_close(hidden[site][0, : len(ids[0])], theirs[site][0, : len(ids[0])])
+        for point in range(5):
+            torch.testing.assert_close(hidden[point][0, : len(ids[0])], theirs[point][0, : len(ids[0])])
 
-    @pytest.mark.parametrize("site", [-1, 4, 99])
-    def test_out_of_range(self, load, site):
+    @pytest.mark.parametrize("point", [-1, 4, 99])
+    def test_out_of_range(self, load, point):
         made = load("bert")
         with pytest.raises(IndexError, match=r"\(the embeddings\) to 3"):
-            made.sites.change(site, lambda h: h)
+            made.hook_points.change(point, lambda h: h)
 
     def test_no_blocks(self):
         with pytest.raises(TypeError, match="Linear"):
-            Sites.of(nn.Linear(3, 3))
+            HookPoints.of(nn.Linear(3, 3))
 
     def test_two_changes_at_one_site(self, load):
         made = load("bert", True)
         ids = token_ids(made, (5,))
-        undo_first = made.sites.change(1, lambda h: h + 1)
-        undo_second = made.sites.change(1, lambda h: h * 2)
+        undo_first = made.hook_points.change(1, lambda h: h + 1)
+        undo_second = made.hook_points.change(1, lambda h: h * 2)
         both = made.forward(ids, want=Want((1,))).hidden[1]
         undo_first()
         undo_second()
@@ -138,7 +138,7 @@ class TestLayout:
         assert layout.lengths.tolist() == [3, 8, 5]
         assert (layout.longest, layout.first, layout.of, layout.prefix, layout.suffix) == (11, 4, 16, 1, 1)
         flat = made.forward(ids, want=Want((0,))).hidden[0].flatten(0, 1)
-        embedded = made.sites.embedding
+        embedded = made.hook_points.embedding
         for start, length, text in zip(layout.starts, layout.lengths, ids, strict=True):
             torch.testing.assert_close(flat[start : start + length], embedded(input_ids=text[None])[0])
 

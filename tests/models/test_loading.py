@@ -19,7 +19,7 @@ from randout.models import loading
 from randout.models.tokenization import tokenizer_and_limit
 from randout.testing.models import LABELS, LONGEST, build, toy_texts
 from support.forward import ids_of
-from support.training import new_training, tiny_encoder, toy_material, trained, weights_of
+from support.training import new_training, tiny_encoder, toy_training_data, trained, weights_of
 
 
 class TestLoad:
@@ -275,11 +275,11 @@ class TestFaultyModels:
 
     def test_a_checkpointed_model_learns(self, own_copy):
         """As `gradient_checkpointing` in config.json has it: every tensor of every block moves."""
-        session = new_training(tiny_encoder(changed(own_copy(), gradient_checkpointing=True).folder), [CrossEntropy()])
-        before = weights_of(session)
-        trained(session, toy_material(session.encoder), events=1)
-        moved = [name for name, x in weights_of(session).items() if not torch.equal(x, before[name])]
-        assert sum(".layer." in name for name in moved) == 16 * len(session.encoder.sites.blocks)
+        training = new_training(tiny_encoder(changed(own_copy(), gradient_checkpointing=True).folder), [CrossEntropy()])
+        before = weights_of(training)
+        trained(training, toy_training_data(training.encoder), events=1)
+        moved = [name for name, x in weights_of(training).items() if not torch.equal(x, before[name])]
+        assert sum(".layer." in name for name in moved) == 16 * len(training.encoder.hook_points.blocks)
 
     def test_newly_initialised_parameters_are_known(self, own_copy):
         folder = own_copy()

@@ -23,7 +23,7 @@ from randout.models.mean_pooling import (
 )
 from randout.testing.models import LABELS, build
 from support.forward import ids_of
-from support.training import new_training, tiny_encoder, toy_material, trained
+from support.training import new_training, tiny_encoder, toy_training_data, trained
 
 TEXTS = ["the cat sat", "a film about money and sport that goes on and on", "no"]
 
@@ -41,14 +41,14 @@ def test_packed_padded_and_plain_agree(source, family: str) -> None:
     encoder.model.eval()
     ids = sorted(ids_of(encoder, TEXTS), key=len)
     with torch.no_grad():
-        found = encoder.forward(ids, Want(cls=True))
-        padded = replace(encoder, packed=False).forward(ids, Want(cls=True))
+        found = encoder.forward(ids, Want(pooled=True))
+        padded = replace(encoder, packed=False).forward(ids, Want(pooled=True))
         model = encoder.model
         for row, text in enumerate(ids):
             state = model.base_model(input_ids=text[None], attention_mask=torch.ones_like(text)[None]).last_hidden_state
             mean = state[0].mean(0)
             if family != "modernbert":  # which norms the last block's output once more
-                torch.testing.assert_close(found.cls[row], mean, rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(found.pooled[row], mean, rtol=1e-4, atol=1e-5)
             inner = model.head(mean) if family == "modernbert" else mean  # its stock class reads the mean
             torch.testing.assert_close(found.logits[row], model.classifier(inner), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.logits, padded.logits, rtol=1e-4, atol=1e-5)
@@ -57,19 +57,19 @@ def test_packed_padded_and_plain_agree(source, family: str) -> None:
 def test_trained_saved_and_read_back(tiny_model, tmp_path: Path) -> None:
     encoder = tiny_encoder(tiny_model("bert"), pooling="mean")
     before = {name: p.clone() for name, p in encoder.model.named_parameters()}
-    session = new_training(encoder, (CrossEntropy(),), epochs=1)
-    trained(session, toy_material(encoder))
-    model = session.encoder.model
+    training = new_training(encoder, (CrossEntropy(),), epochs=1)
+    trained(training, toy_training_data(encoder))
+    model = training.encoder.model
     assert isinstance(model, MeanPooledClassifier)
     assert all(not torch.equal(before[name], p) for name, p in model.named_parameters())
-    loading.save(session.encoder, tmp_path / "saved", 24, "card")
+    loading.save(training.encoder, tmp_path / "saved", 24, "card")
     found = loading.find(str(tmp_path / "saved"))
     assert found.is_classifier
     back = loading.load(found)
     ids = sorted(ids_of(back, TEXTS), key=len)
     model.eval(), back.model.eval()
     with torch.no_grad():
-        assert torch.equal(back.forward(ids).logits, session.encoder.forward(ids).logits)
+        assert torch.equal(back.forward(ids).logits, training.encoder.forward(ids).logits)
     assert back.model.config.id2label == model.config.id2label
     layout = json.loads((tmp_path / "saved" / "modules.json").read_text())
     assert [part["path"] for part in layout] == [ENCODER, "1_Pooling", CLASSIFIER]
@@ -114,17 +114,17 @@ def test_a_stock_class_that_reads_the_mean_is_what_is_saved(tiny_model, tmp_path
 
     encoder = tiny_encoder(tiny_model("modernbert"), pooling="mean")
     assert encoder.pooling == "mean"
-    session = new_training(encoder, (CrossEntropy(),), epochs=1)
-    trained(session, toy_material(encoder))
+    training = new_training(encoder, (CrossEntropy(),), epochs=1)
+    trained(training, toy_training_data(encoder))
     saved = tmp_path / "saved"
-    loading.save(session.encoder, saved, 24, "card")
+    loading.save(training.encoder, saved, 24, "card")
     assert not (saved / "modules.json").exists()
     assert json.loads((saved / "config.json").read_text())["classifier_pooling"] == "mean"
     stock = AutoModelForSequenceClassification.from_pretrained(saved, attn_implementation="eager").eval()
-    session.encoder.model.eval()
+    training.encoder.model.eval()
     ids = sorted(ids_of(encoder, TEXTS), key=len)
     with torch.no_grad():
-        ours = session.encoder.forward(ids).logits
+        ours = training.encoder.forward(ids).logits
         theirs = torch.cat([stock(input_ids=text[None]).logits for text in ids])
         torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
         back = loading.load(loading.find(str(saved)))

@@ -47,7 +47,7 @@ class TestTruncate:
     def test_head(self):
         tokens = truncate(uncut([text(1, 2, 3, 4, 5), text(6), text(7, 8, 9)]), 5, "head", suffix=1)
         assert [tokens[i].tolist() for i in range(3)] == [[CLS, 1, 2, 3, SEP], [CLS, 6, SEP], [CLS, 7, 8, 9, SEP]]
-        assert tokens.whole.tolist() == [7, 3, 5]
+        assert tokens.untruncated_lengths.tolist() == [7, 3, 5]
         assert tokens.lengths.tolist() == [5, 3, 5]
         assert tokens.ids.dtype == np.int32
         assert len(tokens) == 3
@@ -105,7 +105,7 @@ class TestTruncate:
         expected = [cut_by_hand(row, prefix + room + suffix, truncation, suffix, prefix) for row in rows]
         assert [tokens[at].tolist() for at in range(len(rows))] == expected
         assert (tokens.ids.dtype, tokens.offsets.dtype) == (np.int32, np.int64)
-        assert tokens.whole.tolist() == [len(row) for row in rows]
+        assert tokens.untruncated_lengths.tolist() == [len(row) for row in rows]
         assert tokens.lengths.tolist() == [len(row) for row in expected]
 
     def test_what_is_not_cut_is_not_copied(self):
@@ -227,7 +227,7 @@ class TestEncode:
             made(text, verbose=False)["input_ids"] for text in texts
         ]
         assert (len(found), found.ids.dtype, found.offsets.dtype) == (len(texts), np.int32, np.int64)
-        assert found.whole.tolist() == found.lengths.tolist()
+        assert found.untruncated_lengths.tolist() == found.lengths.tolist()
         assert len(encode(made, [])) == 0
 
     @pytest.mark.parametrize(("family", "kind"), [("bert", "words"), ("bert", "one word")])
@@ -263,7 +263,7 @@ class TestTextsWithoutTokens:
     def test_they_are_named_and_have_one_token(self, bare):
         tokens = encode(bare.tokenizer, ["goal", "\u200b", "team goal", "\x00"], chunk=2)
         assert tokens.empty == (1, 3)
-        assert tokens.lengths.tolist() == tokens.whole.tolist() == [1, 1, 2, 1]
+        assert tokens.lengths.tolist() == tokens.untruncated_lengths.tolist() == [1, 1, 2, 1]
         assert tokens[1].tolist() == tokens[3].tolist() == [bare.tokenizer.unk_token_id]
         assert truncate(tokens, 1, "head", 0, 0).empty == (1, 3)
 

@@ -21,7 +21,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precisio
 
 from conftest import Run
 from randout.core.errors import UserError
-from randout.experiments import requests
+from randout.experiments import study_requests
 from randout.reporting import checks, comparison, read, report, scores, sections, svg, values
 from randout.reporting import page as write
 from randout.reporting.subjects import Arm, Subject, default_baseline
@@ -417,13 +417,13 @@ def test_compare_and_report_choose_the_same_baseline_and_say_so(tmp_path: Path) 
     runs = [comparable(run, epochs=at) for at, run in enumerate(runs)]
     said = "The baseline is plain, the first that learns from labels only (another: --baseline)."
     for paths in (runs, runs[::-1], runs[1:]):
-        record = requests.finished([str(path) for path in paths], requests.Asked())
+        record = study_requests.finished([str(path) for path in paths], study_requests.Asked())
         (subject,) = read.read(paths)
         assert record.baseline == subject.baseline == "plain"
         assert record.result is not None
         assert said in record.result.notes
         assert said in comparison.result_of(subject).notes
-    named = requests.finished([str(path) for path in runs], requests.Asked(baseline="kd"))
+    named = study_requests.finished([str(path) for path in runs], study_requests.Asked(baseline="kd"))
     assert not [note for note in named.result.notes if note.startswith("The baseline is")]
     assert not [note for note in read.read(runs, "kd")[0].notes if note.startswith("The baseline is")]
 
@@ -616,7 +616,7 @@ def test_compare_and_report_give_the_same_statistics(metric: str, tmp_path: Path
     plain, kd, both = (comparable(make_run(tmp_path / name, name, seed), metric=metric, epochs=seed + 1)
                        for seed, name in enumerate(("plain", "kd", "randout-kd")))  # fmt: skip
     for runs in ([plain, kd], [kd, plain], [plain, kd, both], [both, plain, kd]):
-        record = requests.finished([str(run) for run in runs], requests.Asked(baseline=str(plain)))
+        record = study_requests.finished([str(run) for run in runs], study_requests.Asked(baseline=str(plain)))
         (subject,) = read.read(runs)
         compared = {row.value: row for row in record.result.rows}
         reported = {row.value: row for row in comparison.result_of(subject).rows}

@@ -15,13 +15,13 @@ from randout.baselines import reference
 from randout.core import config
 from randout.core.console import Show
 from randout.core.errors import UserError
-from randout.experiments.run import planning, request, scoring, soft_labels
+from randout.experiments.run import planning, run_request, scoring, soft_labels
 from randout.experiments.run.student import Options
 from randout.experiments.search import search
 from randout.experiments.search.space import SearchTable
 from randout.experiments.study import comparison
 from randout.experiments.study.spec import make_study
-from randout.experiments.study.warnings import of_study
+from randout.experiments.study.study_warnings import of_study
 from randout.methods.builtin import METHODS
 from randout.reporting import report
 from randout.stats import diagnostics
@@ -37,7 +37,7 @@ SETS = [word for key, value in LITTLE.items() for word in ("--set", f"{key}={val
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring.figures, "confusion_picture", lambda *words: None)
+    monkeypatch.setattr(scoring.run_pictures, "confusion_picture", lambda *words: None)
 
 
 def kinds(labels: Any, predicted: Any, names: list[str] = NAMES, **options: Any) -> list[str]:
@@ -524,7 +524,7 @@ def test_warnings_are_shown_once_each_under_a_heading(capsys: pytest.CaptureFixt
 
 def test_a_run_of_an_earlier_version_is_diagnosed_from_its_predictions(tmp_path: Path) -> None:
     """No warnings and no baseline were stored; what the predictions show is shown."""
-    from randout.experiments.run.warnings import of_run
+    from randout.experiments.run.run_warnings import of_run
 
     run = RunFolder(folders.make_run(tmp_path / "old", right=0.33, splits=("validation", "test")))
     assert [one.kind for one in of_run(run, "test")] == ["majority", "calibration"]
@@ -535,10 +535,10 @@ def test_a_run_of_an_earlier_version_is_diagnosed_from_its_predictions(tmp_path:
 def test_what_asks_for_a_method_is_told_apart_from_the_default(tmp_path: Path) -> None:
     recipe = tmp_path / "r.toml"
     recipe.write_text("[train]\nepochs = 2\n")
-    assert request.asked_methods(None, recipe, []) == frozenset()
-    assert request.asked_methods("kd", None, [{"methods": {"kd": False}}]) == {"ce"}
-    assert request.asked_methods(None, None, [{"methods": {"kd": {"weight": 1}}}]) == {"kd"}
-    assert "kd" in request.asked_methods("randout-kd", recipe, [])
+    assert run_request.asked_methods(None, recipe, []) == frozenset()
+    assert run_request.asked_methods("kd", None, [{"methods": {"kd": False}}]) == {"ce"}
+    assert run_request.asked_methods(None, None, [{"methods": {"kd": {"weight": 1}}}]) == {"kd"}
+    assert "kd" in run_request.asked_methods("randout-kd", recipe, [])
 
 
 def test_a_plan_remembers_what_was_left_out_only_where_no_teacher_was_declined(

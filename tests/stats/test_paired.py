@@ -157,7 +157,7 @@ def test_interval_and_p_never_contradict_each_other():
             assert low <= found.estimate <= high
             assert low < high
             assert (found.p_value <= 1 - level) == (low > 0 or high < 0)
-            decided.add((found.p_value <= 1 - level, found.few.groups < 10))
+            decided.add((found.p_value <= 1 - level, found.discordance.groups < 10))
     assert len(decided) == 4
 
 

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from randout.core.errors import UserError
-from randout.reporting.figures import method_lines
+from randout.reporting.text import method_lines
 from randout.stats import multiplicity
 from randout.stats.crossed import crossed_difference
 from randout.stats.multiplicity import GROUPS_NEEDED, detectable, holm_steps, judge

@@ -74,13 +74,13 @@ class Twice(Method):
     name = "twice"
     summary = "two passes that must agree"
     losses = ("ce", "twice")
-    supervises = True
+    replaces_gold_loss = True
     weight: float = 1.0
 
     def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         other = forward(call=1)
         both = kl_divergence(output.logits, other.logits, 1.0) + kl_divergence(other.logits, output.logits, 1.0)
-        gold = (step.supervised(output, batch) + step.supervised(other, batch)) / 2
+        gold = (step.gold_loss(output, batch) + step.gold_loss(other, batch)) / 2
         return {"ce": gold, "twice": self.weight * both / (2 * batch.step_labels.numel())}
 
 
@@ -104,7 +104,7 @@ class Ascent(Method):
     rate: float = 0.5
 
     def gradient(self, step: Step, state: State, batch: Batch, backward: Backward) -> None:
-        width = step.context.sites.words.weight.shape[1]  # type: ignore[union-attr]
+        width = step.context.hook_points.words.weight.shape[1]  # type: ignore[union-attr]
         delta = torch.zeros(len(batch.ids), batch.longest, width)
         for _ in range(self.passes):
             delta = delta.detach().requires_grad_()
@@ -114,7 +114,7 @@ class Ascent(Method):
 
     @contextmanager
     def _around(self, delta: Tensor, step: Pass) -> Iterator[None]:
-        undo = step.context.sites.change_words(partial(self._add, step.layout, delta))
+        undo = step.context.hook_points.change_words(partial(self._add, step.layout, delta))
         try:
             yield
         finally:
@@ -132,7 +132,7 @@ class Mixed(Method):
 
     def start(self, context: Context) -> State:
         with torch.no_grad():
-            context.sites.words.weight.mul_(1.01)  # type: ignore[union-attr]
+            context.hook_points.words.weight.mul_(1.01)  # type: ignore[union-attr]
         return State(tensors={str(at): m.weight.detach().clone() for at, m in enumerate(_linear(context))})
 
     @contextmanager
@@ -150,7 +150,7 @@ class Mixed(Method):
 
 
 def _linear(context: Context) -> list[nn.Linear]:
-    return [module for module in context.sites.blocks[0].modules() if isinstance(module, nn.Linear)]
+    return [module for module in context.hook_points.blocks[0].modules() if isinstance(module, nn.Linear)]
 
 
 def foreign(folder: Path, **options: Any) -> Any:
@@ -178,7 +178,7 @@ def difference(model: Any, context: Context, *arguments: Tensor, **batch: Tensor
     """What the method adds after the first block: the second's input minus the first's own output."""
     states: dict[str, Tensor] = {}
     inputs: list[Tensor] = []  # of the second block; of all blocks where they are one module (ALBERT)
-    blocks = context.sites.blocks
+    blocks = context.hook_points.blocks
 
     def clean(_m: Any, _a: Any, output: Any) -> None:
         states.setdefault("clean", (output[0] if isinstance(output, tuple) else output).detach())

@@ -23,7 +23,7 @@ from support.training import (
     bit_identical,
     new_training,
     tiny_encoder,
-    toy_material,
+    toy_training_data,
     trained,
     weights_of,
 )
@@ -38,11 +38,11 @@ def fresh(tiny_model: Tiny) -> Callable[[], TrainingState]:
     return lambda: new_training(tiny_encoder(tiny_model("bert")), methods)
 
 
-def saved(session: TrainingState, folder: Path, events: int = 2, improved: bool = False) -> TrainingState:
+def saved(training: TrainingState, folder: Path, events: int = 2, improved: bool = False) -> TrainingState:
     """Train on for some events, then save."""
-    trained(session, toy_material(session.encoder), events)
-    checkpoint.save(session, folder, HERE, improved)
-    return session
+    trained(training, toy_training_data(training.encoder), events)
+    checkpoint.save(training, folder, HERE, improved)
+    return training
 
 
 def names(folder: Path) -> list[str]:
@@ -51,44 +51,44 @@ def names(folder: Path) -> list[str]:
 
 def test_all_of_a_session_comes_back(fresh: Any, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "one" / "checkpoint"  # made with the folders above it
-    session, other = saved(fresh(), folder, 5, improved=True), fresh()
+    training, other = saved(fresh(), folder, 5, improved=True), fresh()
     assert checkpoint.restore(other, folder, HERE, accept=False)
-    assert bit_identical(checkpoint._all_tensors(other), checkpoint._all_tensors(session))
-    assert other.position == session.position
+    assert bit_identical(checkpoint._all_tensors(other), checkpoint._all_tensors(training))
+    assert other.position == training.position
     assert other.position.batch == 1
     assert not checkpoint.restore(fresh(), tmp_path / "nothing", HERE, accept=False)
 
 
 def test_old_files_go_and_the_best_stays(fresh: Any, tmp_path: Path) -> None:
-    session = saved(fresh(), tmp_path, 1, improved=True)
-    best = weights_of(session)
+    training = saved(fresh(), tmp_path, 1, improved=True)
+    best = weights_of(training)
     assert names(tmp_path) == ["best-1.safetensors", "position.json", "state-1-0.safetensors"]
-    saved(session, tmp_path, 2)
+    saved(training, tmp_path, 2)
     assert names(tmp_path) == ["best-1.safetensors", "position.json", "state-3-0.safetensors"]
-    now = weights_of(session)
+    now = weights_of(training)
     assert not bit_identical(best, now)
-    checkpoint.restore_best(session, tmp_path)
-    assert bit_identical(best, weights_of(session))
-    saved(session, tmp_path, 1, improved=True)
+    checkpoint.restore_best(training, tmp_path)
+    assert bit_identical(best, weights_of(training))
+    saved(training, tmp_path, 1, improved=True)
     assert [name for name in names(tmp_path) if name.startswith("best")] == [
-        f"best-{session.position.step}.safetensors"
+        f"best-{training.position.step}.safetensors"
     ]
 
 
 def test_best_that_is_not_there(fresh: Any, tmp_path: Path) -> None:
-    session = saved(fresh(), tmp_path)
+    training = saved(fresh(), tmp_path)
     with pytest.raises(UserError, match="best weights are missing"):
-        checkpoint.restore_best(session, tmp_path)
+        checkpoint.restore_best(training, tmp_path)
 
 
 @pytest.mark.parametrize("failing", [1, 2])  # the best weights, the state
 def test_full_disk_leaves_the_checkpoint_before(
     fresh: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
 ) -> None:
-    session = saved(fresh(), tmp_path, 2, improved=True)
-    before, held = checkpoint._all_tensors(session), names(tmp_path)
+    training = saved(fresh(), tmp_path, 2, improved=True)
+    before, held = checkpoint._all_tensors(training), names(tmp_path)
     before = {name: tensor.clone() for name, tensor in before.items()}
-    position, written, real = session.position.step, [], checkpoint.save_file
+    position, written, real = training.position.step, [], checkpoint.save_file
 
     def full(tensors: Any, path: Path) -> None:
         written.append(path)
@@ -99,14 +99,14 @@ def test_full_disk_leaves_the_checkpoint_before(
 
     monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(Failure, match=r"No space left on device.*previous checkpoint is intact\. Free some disk space"):
-        saved(session, tmp_path, 1, improved=True)
+        saved(training, tmp_path, 1, improved=True)
     assert not list(tmp_path.glob("*.partial"))
     other = fresh()
     assert checkpoint.restore(other, tmp_path, HERE, accept=False)
     assert other.position.step == position
     assert bit_identical(checkpoint._all_tensors(other), before)
     monkeypatch.undo()
-    saved(session, tmp_path, 1, improved=True)  # and what the failure left goes
+    saved(training, tmp_path, 1, improved=True)  # and what the failure left goes
     assert len(names(tmp_path)) == len(held)
 
 
@@ -128,12 +128,12 @@ def test_a_limit_of_the_system_is_a_full_disk(fresh: Any, tmp_path: Path) -> Non
     """The writes really fail here, in the middle of a file."""
     import resource
 
-    session = saved(fresh(), tmp_path, 1, improved=True)
+    training = saved(fresh(), tmp_path, 1, improved=True)
     held, (soft, hard) = names(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
     try:
         with pytest.raises(Failure, match=r"could not be written .*File too large.*is intact"):
-            saved(session, tmp_path, 1, improved=True)
+            saved(training, tmp_path, 1, improved=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert names(tmp_path) == held
@@ -145,7 +145,7 @@ def test_a_limit_of_the_system_is_a_full_disk(fresh: Any, tmp_path: Path) -> Non
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "gone"])
 @pytest.mark.parametrize("which", ["state", "best"])
 def test_damaged_tensors_are_refused(fresh: Any, tmp_path: Path, damage: str, which: str) -> None:
-    session = saved(fresh(), tmp_path, improved=True)
+    training = saved(fresh(), tmp_path, improved=True)
     (file,) = tmp_path.glob(f"{which}-*.safetensors")
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
@@ -154,46 +154,46 @@ def test_damaged_tensors_are_refused(fresh: Any, tmp_path: Path, damage: str, wh
         file.unlink()
     else:
         file.write_bytes(kept[damage])
-    weights = weights_of(session)
+    weights = weights_of(training)
     read = {
-        "state": lambda: checkpoint.restore(session, tmp_path, HERE, accept=True),
-        "best": lambda: checkpoint.restore_best(session, tmp_path),
+        "state": lambda: checkpoint.restore(training, tmp_path, HERE, accept=True),
+        "best": lambda: checkpoint.restore_best(training, tmp_path),
     }
     with pytest.raises(UserError, match=f"{file.name}: .*use --fresh to start again"):
         read[which]()
-    assert bit_identical(weights, weights_of(session))
+    assert bit_identical(weights, weights_of(training))
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "null", "{}", '{"position": {}, "state": {}, "best": {}, "environment": {}}', "\x00\xff"]
 )
 def test_broken_position_is_refused(fresh: Any, tmp_path: Path, text: str) -> None:
-    session = saved(fresh(), tmp_path)
+    training = saved(fresh(), tmp_path)
     (tmp_path / "position.json").write_bytes(text.encode("latin-1"))
     for call in (checkpoint.restore, checkpoint.save):
         with pytest.raises(UserError, match=r"position.json: this checkpoint is damaged .*use --fresh"):
-            call(session, tmp_path, HERE, False)
+            call(training, tmp_path, HERE, False)
 
 
 def test_a_changed_number_is_found(fresh: Any, tmp_path: Path) -> None:
-    session = saved(fresh(), tmp_path)
+    training = saved(fresh(), tmp_path)
     file = tmp_path / "position.json"
     record = json.loads(file.read_text())
     record["position"]["batch"] += 1
     file.write_text(json.dumps(record))
     with pytest.raises(UserError, match=r"position.json: this checkpoint is damaged"):
-        checkpoint.restore(session, tmp_path, HERE, accept=True)
+        checkpoint.restore(training, tmp_path, HERE, accept=True)
 
 
 def test_another_environment_is_asked_about(fresh: Any, tmp_path: Path) -> None:
-    session = saved(fresh(), tmp_path)
+    training = saved(fresh(), tmp_path)
     there = HERE | {"threads": 4, "device": "cuda"}
     with pytest.raises(UserError) as caught:
-        checkpoint.restore(session, tmp_path, there, accept=False)
+        checkpoint.restore(training, tmp_path, there, accept=False)
     assert "threads was 1, is 4; device was None, is cuda" in str(caught.value)
     assert "--accept-changes" in str(caught.value)
     assert "torch" not in str(caught.value).split("(")[1]
-    assert checkpoint.restore(session, tmp_path, there, accept=True)
+    assert checkpoint.restore(training, tmp_path, there, accept=True)
 
 
 def test_another_model_is_refused(fresh: Any, tmp_path: Path, tiny_model: Tiny) -> None:
@@ -206,8 +206,8 @@ def test_another_model_is_refused(fresh: Any, tmp_path: Path, tiny_model: Tiny) 
 
 def test_what_a_killed_process_left_is_ignored_then_removed(fresh: Any, tmp_path: Path) -> None:
     """Killed between two writes: half files, and whole ones that the position does not name."""
-    session = saved(fresh(), tmp_path, 2, improved=True)
-    step, before = session.position.step, {n: t.clone() for n, t in checkpoint._all_tensors(session).items()}
+    training = saved(fresh(), tmp_path, 2, improved=True)
+    step, before = training.position.step, {n: t.clone() for n, t in checkpoint._all_tensors(training).items()}
     (tmp_path / "state-3-0.safetensors").write_bytes((tmp_path / "state-2-0.safetensors").read_bytes())
     for name in ("best-3.safetensors", "state-9-0.safetensors.partial", "position.json.partial"):
         (tmp_path / name).write_bytes(b"half")
@@ -221,13 +221,13 @@ def test_what_a_killed_process_left_is_ignored_then_removed(fresh: Any, tmp_path
 
 def test_tensors_of_a_method_come_back_in_place(tiny_model: Tiny, tmp_path: Path) -> None:
     """A method may hold one of them since its start; one that came later is new, one that is gone is removed."""
-    session, other = (new_training(tiny_encoder(tiny_model("bert")), [Mixout(p=0.5)]) for _ in range(2))
-    tensors, held = session.stack.states[0].tensors, dict(other.stack.states[0].tensors)
+    training, other = (new_training(tiny_encoder(tiny_model("bert")), [Mixout(p=0.5)]) for _ in range(2))
+    tensors, held = training.stack.states[0].tensors, dict(other.stack.states[0].tensors)
     first, second, *_ = tensors
     tensors[first] += 1.0
     tensors["later"] = torch.ones(2)
     del tensors[second]
-    checkpoint.save(session, tmp_path, HERE, True)
+    checkpoint.save(training, tmp_path, HERE, True)
     assert checkpoint.restore(other, tmp_path, HERE, accept=False)
     found = other.stack.states[0].tensors
     assert found.keys() == tensors.keys()
@@ -262,7 +262,7 @@ def test_small_files_are_replaced_in_one_move(tmp_path: Path) -> None:
 
 
 def test_restoring_does_not_draw(fresh: Any, tmp_path: Path) -> None:
-    session = saved(fresh(), tmp_path)
+    training = saved(fresh(), tmp_path)
     state = torch.get_rng_state()
-    checkpoint.restore(session, tmp_path, HERE, accept=False)
+    checkpoint.restore(training, tmp_path, HERE, accept=False)
     assert torch.equal(state, torch.get_rng_state())

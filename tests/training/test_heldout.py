@@ -16,7 +16,7 @@ import randout
 from randout.core import config
 from randout.core.console import Show
 from randout.experiments.run import pipeline, planning
-from randout.experiments.run.student import make_material, same_tokens
+from randout.experiments.run.student import make_training_data, same_tokens
 from randout.methods.builtin import METHODS
 from randout.methods.compatibility import learned_rows
 from randout.methods.cross_entropy import CrossEntropy
@@ -24,7 +24,7 @@ from randout.methods.metadistil import MetaDistil
 from randout.testing.models import toy_texts
 from randout.training.loop import held_out
 from support.tables import load
-from support.training import new_training, tiny_encoder, toy_material
+from support.training import new_training, tiny_encoder, toy_training_data
 
 Tiny = Callable[[str], Path]
 BOTH = (CrossEntropy(), MetaDistil())
@@ -86,31 +86,31 @@ def test_steps_are_counted_without_them(authors: Path, tiny_model: Tiny) -> None
     plan = planning.make(recipe(authors, tiny_model, {"metadistil": {}}))
     kept, held = learned_rows(plan.dataset, plan.methods)
     assert plan.steps == 2 * -(-len(kept) // 8)
-    material = make_material(plan, None)
-    assert (material.labelled == kept).all()
-    assert (material.heldout == held).all()
+    data = make_training_data(plan, None)
+    assert (data.labelled == kept).all()
+    assert (data.heldout == held).all()
     plain = planning.make(recipe(authors, tiny_model, {"kd": {}}))
     assert plain.steps > plan.steps
-    assert len(make_material(plain, None).heldout) == 0
+    assert len(make_training_data(plain, None).heldout) == 0
 
 
 @pytest.mark.parametrize("size", [3, 8, 10, 64])
 def test_every_held_out_row_is_asked_equally_often(tiny_model: Tiny, size: int) -> None:
     """Once in each pass, in an order of its own, labels and all; larger batches than there are rows take them all."""
-    session = new_training(tiny_encoder(tiny_model("bert")), [CrossEntropy()], batch_size=size)
-    material = toy_material(session.encoder, 28, unlabelled=4, heldout=10)
-    ask = partial(held_out, session, material)
+    training = new_training(tiny_encoder(tiny_model("bert")), [CrossEntropy()], batch_size=size)
+    data = toy_training_data(training.encoder, 28, unlabelled=4, heldout=10)
+    ask = partial(held_out, training, data)
     found = [ask(number) for number in range(30)]
     assert all(len(batch.ids) == min(size, 10) for batch in found)
     rows = np.concatenate([np.sort(batch.rows.numpy()) for batch in found])
     _, counts = np.unique(rows, return_counts=True)
     assert len(counts) == 10
     assert counts.max() - counts.min() <= (0 if 30 * min(size, 10) % 10 == 0 else 1)
-    assert set(rows) == set(material.heldout)
+    assert set(rows) == set(data.heldout)
     for batch in found:
-        assert torch.equal(batch.labels, material.labels[batch.rows])
+        assert torch.equal(batch.labels, data.labels[batch.rows])
         assert torch.equal(batch.step_labels, batch.labels)
-        assert all(a.tolist() == material.tokens[int(r)].tolist() for a, r in zip(batch.ids, batch.rows, strict=True))
+        assert all(a.tolist() == data.tokens[int(r)].tolist() for a, r in zip(batch.ids, batch.rows, strict=True))
     assert [batch.rows.tolist() for batch in found[:4]] == [ask(number).rows.tolist() for number in range(4)]
     if size == 3:
         assert {tuple(sorted(b.rows.tolist())) for b in found[:3]} != {
@@ -120,12 +120,14 @@ def test_every_held_out_row_is_asked_equally_often(tiny_model: Tiny, size: int) 
 
 def test_equal_tokenizers_are_told_from_others(tiny_model: Tiny) -> None:
     """By the texts that neither side cuts."""
-    tokens = {name: toy_material(tiny_encoder(tiny_model(name)), 28).tokens for name in ("bert", "roberta", "electra")}
+    tokens = {
+        name: toy_training_data(tiny_encoder(tiny_model(name)), 28).tokens for name in ("bert", "roberta", "electra")
+    }
     assert same_tokens(tokens["bert"], tokens["electra"])
     assert not same_tokens(tokens["bert"], tokens["roberta"])
-    cut = replace(tokens["electra"], whole=tokens["electra"].whole + np.arange(28) % 2)
+    cut = replace(tokens["electra"], untruncated_lengths=tokens["electra"].untruncated_lengths + np.arange(28) % 2)
     assert same_tokens(tokens["bert"], cut)
-    assert not same_tokens(tokens["bert"], replace(cut, whole=cut.lengths + 1))
+    assert not same_tokens(tokens["bert"], replace(cut, untruncated_lengths=cut.lengths + 1))
 
 
 @pytest.mark.parametrize(

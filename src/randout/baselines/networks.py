@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from randout.models.encoder import NOTHING, Encoder, Output, Want
+from randout.models.encoder import LOGITS_ONLY, Encoder, Output, Want
 
 PADDING = 0  # word id of the padding
 
@@ -18,7 +18,9 @@ PADDING = 0  # word id of the padding
 class WordEncoder(Encoder):
     """A network with the interface of an encoder; every text has the same number of ids."""
 
-    def forward(self, ids: Sequence[Tensor], want: Want = NOTHING, weights: dict[str, Tensor] | None = None) -> Output:
+    def forward(
+        self, ids: Sequence[Tensor], want: Want = LOGITS_ONLY, weights: dict[str, Tensor] | None = None
+    ) -> Output:
         block = torch.stack(list(ids)).to(self.device)  # (b, length)
         return Output(self.model(block), {})
 

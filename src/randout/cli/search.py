@@ -68,7 +68,7 @@ def options_of(runs: Path, time_limit: str | None, show: Show, accept_changes: b
 
 
 def space_table(space: list[str] | None) -> dict[str, Any] | None:
-    """Parse the values of `--space` for `requests.search_table`; None if there are none. Raises UserError."""
+    """Parse the values of `--space` for `study_requests.search_table`; None if there are none. Raises UserError."""
     from randout.experiments.search.space import SPACES, parse_space
 
     named = [text for text in space or [] if text in SPACES]
@@ -107,20 +107,20 @@ def search(
     quiet: Quiet = False,
 ) -> None:
     """Search settings on the validation split. One teacher serves all trials; the same command resumes a search."""
-    from randout.experiments import requests
+    from randout.experiments import study_requests
     from randout.experiments.search.trials import summary
     from randout.stats.diagnostics import messages
 
     request = requested(tables_of(data, student, teacher, text_column, label_column), preset, recipe, sets)
     options = options_of(runs, time_limit, Show(quiet or as_json), accept_changes)
     limits: dict[str, Any] = {"trials": trials, "sampler": sampler, "halving": halving, "budget": budget}
-    table = requests.search_table(space_table(space), **limits, keep=keep, seed=search_seed)
+    table = study_requests.search_table(space_table(space), **limits, keep=keep, seed=search_seed)
     if dry_run:
-        print("\n".join(requests.planned_search(request, table, options)))
+        print("\n".join(study_requests.planned_search(request, table, options)))
         return
     try:
-        folder = requests.search(request, table, out, options)
-    except requests.StudyStopped as stop:
+        folder = study_requests.search(request, table, out, options)
+    except study_requests.StudyStopped as stop:
         stopped(stop, stop.where)
         return
     print(json.dumps(folder.record.as_json(), indent=1) if as_json else "\n".join(summary(folder)))

@@ -97,12 +97,12 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Compare recipes across seeds, or finished runs. Equal budgets, paired statistics."""
-    from randout.experiments import requests
+    from randout.experiments import study_requests
 
     inputs = what or []
     shared: dict[str, Any] = {"student": student, "teacher": teacher, "preset": preset, "recipe": recipe}
     comparison: dict[str, Any] = {"baseline": baseline, "metric": metric, "margin": margin, "allow_leaks": allow_leaks}
-    request = requests.Asked(
+    request = study_requests.Asked(
         **shared,
         text_column=text_column,
         label_column=label_column,
@@ -117,10 +117,10 @@ def compare(
         halving=halving,
         spelt=_flag,
     )
-    if requests.are_runs(inputs):
-        _print(requests.finished(inputs, request, dry_run=dry_run, out=out), as_json, Show())
+    if study_requests.are_runs(inputs):
+        _print(study_requests.finished(inputs, request, dry_run=dry_run, out=out), as_json, Show())
         return
-    study = requests.comparison(inputs[0] if inputs else "", request, out)
+    study = study_requests.comparison(inputs[0] if inputs else "", request, out)
     _carry_out(study, out, dry_run, as_json, options_of(runs, time_limit, Show(quiet or as_json), accept_changes))
 
 
@@ -160,11 +160,11 @@ def cv(
     quiet: Quiet = False,
 ) -> None:
     """Cross-validate recipes, with a teacher for each fold. Grouped folds, Nadeau and Bengio's interval."""
-    from randout.experiments import requests
+    from randout.experiments import study_requests
 
     shared: dict[str, Any] = {"student": student, "teacher": teacher, "preset": preset, "recipe": recipe}
     comparison: dict[str, Any] = {"baseline": baseline, "metric": metric, "margin": margin, "allow_leaks": allow_leaks}
-    request = requests.Asked(
+    request = study_requests.Asked(
         **shared,
         text_column=text_column,
         label_column=label_column,
@@ -179,12 +179,12 @@ def cv(
         halving=halving,
         spelt=_flag,
     )
-    study = requests.cross_validation(data, request, out)
+    study = study_requests.cross_validation(data, request, out)
     _carry_out(study, out, dry_run, as_json, options_of(runs, time_limit, Show(quiet or as_json), accept_changes))
 
 
 def _flag(name: str) -> str:
-    """Command-line spelling of an option of `requests.Asked`."""
+    """Command-line spelling of an option of `study_requests.Asked`."""
     return {"settings": "--set", "out": "-o"}.get(name, f"--{name.replace('_', '-')}")
 
 
@@ -206,14 +206,14 @@ def _seeds(text: str) -> list[int]:
 
 
 def _carry_out(study: Any, out: Path | None, dry_run: bool, as_json: bool, options: Any) -> None:
-    from randout.experiments import requests
+    from randout.experiments import study_requests
 
     if dry_run:
-        print("\n".join(requests.planned(study, out, options.show)))
+        print("\n".join(study_requests.planned(study, out, options.show)))
         return
     try:
-        folder = requests.execute(study, out, options)
-    except requests.StudyStopped as stop:
+        folder = study_requests.execute(study, out, options)
+    except study_requests.StudyStopped as stop:
         stopped(stop, stop.where)
         return
     _print(folder.record, as_json, options.show)
@@ -225,7 +225,7 @@ def _carry_out(study: Any, out: Path | None, dry_run: bool, as_json: bool, optio
 def _print(record: ComparisonRecord, as_json: bool, show: Show) -> None:
     """Print the result of a study and its warnings."""
     from randout.experiments.study.results import result_lines
-    from randout.experiments.study.warnings import lines
+    from randout.experiments.study.study_warnings import lines
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None  # in a pipe or a file, names are whole
     print(json.dumps(record.as_json(), indent=1) if as_json else "\n".join(result_lines(record, width)))

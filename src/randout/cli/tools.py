@@ -20,7 +20,7 @@ from randout.core.terminal import EXIT_CODES, Told
 from randout.experiments.run.options import Stopped
 
 if TYPE_CHECKING:
-    from randout.experiments.run.request import Request
+    from randout.experiments.run.run_request import Request
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -102,7 +102,7 @@ def plugin_words() -> str:
 
 def requested(settings: dict[str, Any], preset: str | None, recipe: Path | None, sets: list[str] | None) -> Request:
     """Build the training request of a command line. Raises UserError."""
-    from randout.experiments.run.request import Request
+    from randout.experiments.run.run_request import Request
 
     return Request(settings, preset, recipe, assignments(sets))
 
@@ -144,8 +144,8 @@ def list_runs(context: typer.Context, runs: RunsFolder = Path("runs"), as_json: 
 @runs_app.command("show")
 def show_run(context: typer.Context, run: ListedRun, runs: OwnRuns = None, as_json: AsJson = False) -> None:
     """Show the settings and scores of a run."""
-    from randout.reporting.figures import choice_lines, leak_lines, score_lines
     from randout.reporting.teachers import run_lines
+    from randout.reporting.text import choice_lines, leak_lines, score_lines
     from randout.stats.diagnostics import messages
     from randout.storage.run_folder import find_run, unscored_test_lines
 

@@ -143,7 +143,7 @@ class Work:
 
 def _resumed(run: Path, options: Options) -> Work:
     """The training to resume in the folder `run`, with its teacher and soft labels. Raises UserError."""
-    from randout.experiments.run.request import stored_config
+    from randout.experiments.run.run_request import stored_config
 
     if not (run / "run.toml").exists():
         check_run(run, options.runs)
@@ -218,8 +218,8 @@ def _introduce(config: Config, dataset: Dataset, show: Show) -> None:
 
 def report(result: Result, as_json: bool, show: Show) -> None:
     """Print the scores of a run, its folders and a next command."""
-    from randout.reporting.figures import choice_lines, leak_lines, score_lines
     from randout.reporting.teachers import run_lines
+    from randout.reporting.text import choice_lines, leak_lines, score_lines
     from randout.stats.diagnostics import messages
     from randout.storage.run_folder import unscored_test_lines
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from randout.core.errors import UserError
 from randout.methods.base import (
-    SUPERVISED,
+    GOLD_LOSS,
     Batch,
     Context,
     Method,
@@ -34,7 +34,7 @@ from randout.methods.base import (
 )
 from randout.methods.builtin import GOLD, METHODS
 from randout.methods.stack import MethodStack
-from randout.models.hooks import Sites
+from randout.models.hooks import HookPoints
 from randout.training import gradient_guard
 
 from .conversion import classes_of, logits_of, plain_loss, step_labels, teachers_of
@@ -133,7 +133,7 @@ class Attached:
 
     def _plain(self, outputs: Any, labels: Any) -> Tensor:
         loss = plain_loss(logits_of(outputs), classes_of(labels, len(logits_of(outputs))))
-        self.losses = {SUPERVISED: loss.detach()}
+        self.losses = {GOLD_LOSS: loss.detach()}
         return loss
 
     def _batch(self, outputs: Any, labels: Any, teacher_logits: Any, texts: int | None) -> Batch:
@@ -200,10 +200,10 @@ def attached(
     together = tuple(methods) if owned else (METHODS[GOLD](), *methods)
     check_together(together)
     labels = getattr(getattr(model, "config", None), "num_labels", 0)
-    context = Context(model, Sites.of(model), seed, labels, class_weights)
+    context = Context(model, HookPoints.of(model), seed, labels, class_weights)
     for method in together:
         _check_possible(method, class_weights)
-    with _rates_kept(model, context.sites.config):
+    with _rates_kept(model, context.hook_points.config):
         stack = _started(context, together, resume)
         tracked = TrackedModel.of(stack, 0 if resume is None else int(resume["step"]) + 1, steps)
         with tracked.tracking():

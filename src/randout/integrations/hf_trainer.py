@@ -25,7 +25,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from randout.core.errors import UserError
 from randout.core.files import replacing
-from randout.methods.base import SUPERVISED, Method, as_methods, overrides
+from randout.methods.base import GOLD_LOSS, Method, as_methods, overrides
 
 from .attach import Attached, attached
 from .conversion import classes_of, logits_of, plain_loss
@@ -210,8 +210,8 @@ def for_trainer(
 def _check(methods: Sequence[Method], args: TrainingArguments) -> None:
     """Raise UserError for settings of the Trainer with which a method would silently give wrong results."""
     own_gradient = [method.name for method in methods if overrides(method, "gradient")]
-    whole = [method.name for method in methods if method.whole]
-    named = methods[0].name if methods else SUPERVISED
+    whole = [method.name for method in methods if method.needs_full_batch]
+    named = methods[0].name if methods else GOLD_LOSS
     if args.n_gpu > 1:
         raise UserError(
             f"methods.{named}: {args.n_gpu} GPUs in one process (DataParallel) are not supported; start it with torchrun"

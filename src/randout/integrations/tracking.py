@@ -20,7 +20,7 @@ from randout.core.errors import UserError
 from randout.core.rng import put_streams, random_key, seeded_streams, streams
 from randout.methods.base import Batch, Loop, Pass, Step
 from randout.methods.stack import MethodStack
-from randout.models.encoder import NOTHING, Output, Want
+from randout.models.encoder import LOGITS_ONLY, Output, Want
 from randout.models.hooks import Layout, layout_of_arguments
 from randout.models.kernels import packing
 
@@ -35,7 +35,7 @@ class Moment:
 
     step: Pass
     perturb: bool = True
-    want: Want = NOTHING
+    want: Want = LOGITS_ONLY
 
 
 @dataclass(frozen=True)
@@ -88,18 +88,18 @@ class TrackedModel:
         """Make a model to be tracked. done, total: optimizer steps done, and of the whole training."""
         step = Step(stack.context, number=done - 1, total=total)  # the first training forward pass is step `done`
         tracked = TrackedModel(stack, step)
-        tracked.step = replace(step, loop=Loop(tracked.forward, stack.supervised))
+        tracked.step = replace(step, loop=Loop(tracked.forward, stack.gold_loss))
         return tracked
 
     @contextmanager
     def tracking(self) -> Iterator[None]:
         """While open, track the model with hooks on it and its blocks."""
-        model, config = self.stack.context.model, self.stack.context.sites.config
+        model, config = self.stack.context.model, self.stack.context.hook_points.config
         self.implementation = getattr(config, "_attn_implementation", None)
         with ExitStack() as stack:
             stack.callback(model.register_forward_pre_hook(self._before, with_kwargs=True).remove)
             stack.callback(model.register_forward_hook(self._after, always_call=True).remove)
-            for block in dict.fromkeys(self.stack.context.sites.blocks):
+            for block in dict.fromkeys(self.stack.context.hook_points.blocks):
                 stack.callback(block.register_forward_pre_hook(self._block, with_kwargs=True).remove)
             stack.callback(self._close)
             yield
@@ -118,7 +118,7 @@ class TrackedModel:
         dropout: bool = True,
         perturb: bool = True,
         call: int = 0,
-        want: Want = NOTHING,
+        want: Want = LOGITS_ONLY,
     ) -> Output:
         """Repeat the last training forward pass, in `step`; options as for `base.Forward`. Call 0 repeats its dropout masks
         and noise.
@@ -188,13 +188,13 @@ class TrackedModel:
         self._enter(moment, self.opened)
         self.current = moment
         self.hidden, self.attention = {}, {}
-        sites = self.stack.context.sites
-        last = len(sites.blocks)
-        for site in dict.fromkeys((*moment.want.hidden, *([last] if moment.want.cls else []))):
-            self.opened.callback(sites.change(site, partial(self.hidden.setdefault, site)))
+        hook_points = self.stack.context.hook_points
+        last = len(hook_points.blocks)
+        for point in dict.fromkeys((*moment.want.hidden, *([last] if moment.want.pooled else []))):
+            self.opened.callback(hook_points.change(point, partial(self.hidden.setdefault, point)))
         for block in dict.fromkeys(moment.want.attention):
-            self.opened.callback(sites.change_attention(block, seen=partial(self.attention.__setitem__, block)))
-        for module in dict.fromkeys(sites.blocks):
+            self.opened.callback(hook_points.change_attention(block, seen=partial(self.attention.__setitem__, block)))
+        for module in dict.fromkeys(hook_points.blocks):
             if getattr(module, "gradient_checkpointing", False):
                 self._remember(module, moment)
 
@@ -211,21 +211,21 @@ class TrackedModel:
 
     def _collect(self, moment: Moment, logits: Tensor | None) -> Output:
         layout, want = moment.step.layout, moment.want
-        last, width = len(self.stack.context.sites.blocks), layout.longest
-        cls = self.hidden[last].flatten(0, -2)[layout.starts] if want.cls else None
+        last, width = len(self.stack.context.hook_points.blocks), layout.longest
+        pooled = self.hidden[last].flatten(0, -2)[layout.starts] if want.pooled else None
         attention = {}
         if self.attention:
             places = [slice(start % width, start % width + n) for start, n in _pairs(layout)]
             for block, found in self.attention.items():
                 attention[block] = [w[:, at, at] for w, at in zip(found, places, strict=True)]
         logits = torch.zeros(0) if logits is None else logits  # a model without a head can be perturbed too
-        return Output(logits, {site: self.hidden[site] for site in want.hidden}, cls, attention)
+        return Output(logits, {point: self.hidden[point] for point in want.hidden}, pooled, attention)
 
     # Blocks that are recomputed for the backward pass (gradient checkpointing)
 
     def _remember(self, module: Any, moment: Moment) -> None:
         """Make a block's recomputation under gradient checkpointing be perturbed as its original forward pass."""
-        checkpoint, config = module._gradient_checkpointing_func, self.stack.context.sites.config
+        checkpoint, config = module._gradient_checkpointing_func, self.stack.context.hook_points.config
 
         def remembering(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
             if packing.attention_hooks or config._attn_implementation != self.implementation:

@@ -68,8 +68,8 @@ class AttentionPerturbation(Method):
 
     def check(self, context: Context) -> None:
         super().check(context)
-        if not context.sites.reaches_attention(context.model):
-            family = getattr(context.sites.config, "model_type", "its family")
+        if not context.hook_points.reaches_attention(context.model):
+            family = getattr(context.hook_points.config, "model_type", "its family")
             raise UserError(
                 f"methods.attention-noise: not supported because nothing can be added to the attention scores of this "
                 f"student ({family}); use another student, or remove this method"
@@ -78,7 +78,7 @@ class AttentionPerturbation(Method):
     def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         if self.form == "adversarial":
             r = self.epsilon * self._adversarial(step, output, batch, forward)
-            value = step.supervised(forward(around=partial(self._added, r)), batch)
+            value = step.gold_loss(forward(around=partial(self._added, r)), batch)
         else:
             clean = output.logits.detach()
             r = self.epsilon * self._virtual(step, clean, batch, forward)
@@ -89,17 +89,17 @@ class AttentionPerturbation(Method):
     @contextmanager
     def _added(self, r: Tensor, step: Pass) -> Iterator[None]:
         """While open, add r (b, longest) to the scores of each text's keys."""
-        sites = step.context.sites
-        depth = len(sites.blocks)
+        hook_points = step.context.hook_points
+        depth = len(hook_points.blocks)
         with ExitStack() as stack:
             for block in dict.fromkeys(block if block > 0 else depth + 1 + block for block in self.blocks):
-                stack.callback(sites.change_attention(block, partial(step.layout.into_rows, r)))
+                stack.callback(hook_points.change_attention(block, partial(step.layout.into_rows, r)))
             yield
 
     def _adversarial(self, step: Step, output: Output, batch: Batch, forward: Forward) -> Tensor:
         """Direction g / ||g||_2 of the gradient of CE at r = 0, (b, longest)."""
         r = _zeros(step, len(batch.ids), batch.longest).requires_grad_()
-        (gradient,) = torch.autograd.grad(step.supervised(forward(around=partial(self._added, r)), batch), r)
+        (gradient,) = torch.autograd.grad(step.gold_loss(forward(around=partial(self._added, r)), batch), r)
         return unit(gradient)
 
     def _virtual(self, step: Step, clean: Tensor, batch: Batch, forward: Forward) -> Tensor:

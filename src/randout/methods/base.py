@@ -21,16 +21,16 @@ from randout.core.config import in_words
 from randout.core.errors import UserError
 from randout.core.lazy import torch
 from randout.core.rng import random_key
-from randout.models.outputs import NOTHING, Output, Want
+from randout.models.outputs import LOGITS_ONLY, Output, Want
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from randout.models.encoder import Encoder
-    from randout.models.hooks import Layout, Sites
+    from randout.models.hooks import HookPoints, Layout
     from randout.models.tokens import Tokens
 
-SUPERVISED = "ce"  # the loss on gold labels, which exactly one method of a recipe owns
+GOLD_LOSS = "ce"  # the loss on gold labels, which exactly one method of a recipe owns
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Forward(Protocol):
         dropout: bool = True,
         perturb: bool = True,
         call: int = 0,
-        want: Want = NOTHING,
+        want: Want = LOGITS_ONLY,
         around: Perturbation | None = None,
     ) -> Output: ...
 
@@ -129,7 +129,7 @@ class LiveTeacher:
         weights: dict[str, Tensor] | None = None,
         dropout: bool = False,
         call: int = 0,
-        want: Want = NOTHING,
+        want: Want = LOGITS_ONLY,
     ) -> Output:
         """Run the teacher on the texts of `batch`, unchanged from the dataset; returns logits (b, C) in the student's order
         of classes. Dropout masks are keyed by (seed, step, rank, call, micro-batch). Other arguments as for `Forward`.
@@ -151,14 +151,14 @@ Logged = dict[str, list[tuple["Tensor", float]]]  # name -> (number, weight) of 
 class Context:
     """What a method can access in the whole of a training: the student, the seed, and what else stays the same.
 
-    sites: the hook points of the model, where its embeddings, hidden states and attention can be read or changed. prefix,
+    hook_points: the hook points of the model, where its embeddings, hidden states and attention can be read or changed. prefix,
     suffix: number of special tokens that the student's tokenizer puts at either end of a text. fresh: names of the
     student's parameters that are not pretrained, if known. teachers: number of teachers whose stored logits come with each
     batch. teacher: one that runs alongside the student.
     """
 
     model: nn.Module
-    sites: Sites
+    hook_points: HookPoints
     seed: int
     num_labels: int = 0
     class_weights: Tensor | None = None  # (C,)
@@ -178,7 +178,7 @@ class Context:
         teacher: LiveTeacher | None = None,
     ) -> Context:
         """Make the context of a training of `encoder`. class_weights: (C,), on the encoder's device."""
-        made = encoder.model, encoder.sites, seed, num_labels, class_weights
+        made = encoder.model, encoder.hook_points, seed, num_labels, class_weights
         return Context(*made, encoder.prefix, encoder.suffix, encoder.fresh, teachers, teacher)
 
     @property
@@ -191,7 +191,7 @@ class Context:
     @property
     def size(self) -> Size:
         """The student's dimensions."""
-        return Size.of(self.sites.config, len(self.sites.blocks))
+        return Size.of(self.hook_points.config, len(self.hook_points.blocks))
 
     def generator(self, purpose: str, device: torch.device, *extra: Any) -> torch.Generator:
         """Make a generator on `device` for `start`, whose numbers depend only on (seed, purpose, extra)."""
@@ -210,13 +210,13 @@ def _no_function(*_arguments: Any, **_options: Any) -> Any:
 class Loop:
     """Functions of the training loop that a step makes available to methods.
 
-    forward: (step, batch, ...) -> output of the student on any batch, with the options of `Forward`. supervised: (step,
+    forward: (step, batch, ...) -> output of the student on any batch, with the options of `Forward`. gold_loss: (step,
     output, batch) -> the recipe's loss on gold labels. heldout: (step number) -> a batch of training rows that are
     withheld from the student.
     """
 
     forward: Callable[..., Output] = _no_function
-    supervised: Callable[[Step, Output, Batch], Tensor] = _no_function
+    gold_loss: Callable[[Step, Output, Batch], Tensor] = _no_function
     heldout: Callable[[int], Batch] = _no_function
 
 
@@ -256,16 +256,16 @@ class Step:
         dropout: bool = True,
         perturb: bool = True,
         call: int = 0,
-        want: Want = NOTHING,
+        want: Want = LOGITS_ONLY,
         around: Perturbation | None = None,
     ) -> Output:
         """Run the student on any batch in training mode; options as for `Forward`."""
         run, step = self.loop.forward, self.within(around)
         return run(step, batch, weights=weights, dropout=dropout, perturb=perturb, call=call, want=want)
 
-    def supervised(self, output: Output, batch: Batch) -> Tensor:
+    def gold_loss(self, output: Output, batch: Batch) -> Tensor:
         """The recipe's loss on gold labels, from the method that owns it."""
-        return self.loop.supervised(self, output, batch)
+        return self.loop.gold_loss(self, output, batch)
 
     def heldout(self) -> Batch:
         """A batch of training rows that are withheld from the student (`Method.heldout`), for this step."""
@@ -318,11 +318,12 @@ class Method(BaseModel):
     methods of a recipe must not own the same.
 
     teacher: "logits" if it reads stored logits, "model" if it runs the teacher itself. several: whether it also reads
-    further teachers. supervises: whether it returns the loss on gold labels instead of the method that owns it, computed
-    with `step.supervised`. heldout: share of the training rows to withhold from the student. whole: whether its equations
-    need all texts of a step, so that a step cannot be split into micro-batches. variants: further uses, by name, with
-    their settings; each is compared as a method of its own. space: settings that a comparison may tune, with their values.
-    spaces: the same for variants that differ. trained_with: methods that are trained together with it in a comparison.
+    further teachers. replaces_gold_loss: whether it returns the loss on gold labels instead of the method that owns it,
+    computed with `step.gold_loss`. heldout: share of the training rows to withhold from the student. needs_full_batch:
+    whether its equations need all texts of a step, so that a step cannot be split into micro-batches. variants: further
+    uses, by name, with their settings; each is compared as a method of its own. space: settings that a comparison may
+    tune, with their values. spaces: the same for variants that differ. trained_with: methods that are trained together
+    with it in a comparison.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -334,13 +335,13 @@ class Method(BaseModel):
     losses: ClassVar[tuple[str, ...]] = ()
     teacher: ClassVar[Literal["", "logits", "model"]] = ""
     several: ClassVar[bool] = False
-    supervises: ClassVar[bool] = False
+    replaces_gold_loss: ClassVar[bool] = False
     heldout: ClassVar[float] = 0.0
-    whole: ClassVar[bool] = False
+    needs_full_batch: ClassVar[bool] = False
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     space: ClassVar[Mapping[str, Sequence[Any]]] = {}
     spaces: ClassVar[Mapping[str, Mapping[str, Sequence[Any]]]] = {}
-    trained_with: ClassVar[tuple[str, ...]] = (SUPERVISED,)
+    trained_with: ClassVar[tuple[str, ...]] = (GOLD_LOSS,)
 
     def __init__(self, *values: Any, **settings: Any) -> None:
         """Make a method from settings given by name. Raises UserError naming a wrong setting and the closest known one."""
@@ -389,7 +390,7 @@ class Method(BaseModel):
 
     def want(self, context: Context) -> Want:
         """Outputs of the forward pass that `loss` needs in addition to logits."""
-        return NOTHING
+        return LOGITS_ONLY
 
     def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         """Hook: returns named scalar losses of a micro-batch, which are logged separately and summed.
@@ -434,5 +435,5 @@ def overrides(method: Method | type[Method], hook: str) -> bool:
 
 
 def owns_gold(method: Method) -> bool:
-    """Whether a method has the loss on gold labels that other methods reach through `step.supervised`."""
-    return SUPERVISED in method.losses and not method.supervises
+    """Whether a method has the loss on gold labels that other methods reach through `step.gold_loss`."""
+    return GOLD_LOSS in method.losses and not method.replaces_gold_loss

@@ -13,7 +13,7 @@ from typing import Any
 from randout.core.config import overlay
 from randout.core.errors import UserError, nearest
 
-from .base import SUPERVISED, Method
+from .base import GOLD_LOSS, Method
 from .builtin import GOLD, KD_ALONE, METHODS, PAPERS_OWN
 
 ALL = "all"
@@ -150,7 +150,7 @@ def needs(method: type[Method]) -> list[str]:
         "a teacher that runs alongside the student": method.teacher == "model",
         "optionally several teachers (teacher.more)": method.several,
         f"{method.heldout:.0%} of the training rows, withheld from the student": method.heldout > 0,
-        "whole batches: a step is not split into micro-batches": method.whole,
-        f"control of the loss on gold labels ({SUPERVISED})": method.supervises,
+        "whole batches: a step is not split into micro-batches": method.needs_full_batch,
+        f"control of the loss on gold labels ({GOLD_LOSS})": method.replaces_gold_loss,
     }
     return [text for text, true in found.items() if true]

@@ -11,7 +11,7 @@ from randout.core.errors import UserError
 from randout.data.dataset import Dataset
 from randout.data.stratify import grouped
 
-from .base import SUPERVISED, Method, overrides, owns_gold
+from .base import GOLD_LOSS, Method, overrides, owns_gold
 from .builtin import GOLD, METHODS
 
 
@@ -40,17 +40,17 @@ def learned_rows(dataset: Dataset, methods: Sequence[Method]) -> tuple[np.ndarra
 def check_together(methods: Sequence[Method], micro_batch: int | str = "auto", batch_size: int = 0) -> None:
     """Raise UserError if methods cannot be combined, or need larger micro-batches."""
     owners: dict[str, str] = {}
-    supervising = [method.name for method in methods if method.supervises]
+    replacing = [method.name for method in methods if method.replaces_gold_loss]
     gold = [method.name for method in methods if owns_gold(method)]
-    if len(supervising) > 1:
+    if len(replacing) > 1:
         raise UserError(
-            f"methods.{supervising[1]}: methods.{supervising[0]} already controls the loss on gold labels; keep one"
+            f"methods.{replacing[1]}: methods.{replacing[0]} already controls the loss on gold labels; keep one"
         )
-    if supervising and not gold:
-        raise UserError(f"methods.{supervising[0]}: it needs a loss on gold labels; add [methods.{GOLD}]")
+    if replacing and not gold:
+        raise UserError(f"methods.{replacing[0]}: it needs a loss on gold labels; add [methods.{GOLD}]")
     for method in methods:
         for loss in method.losses:
-            if loss in owners and not (loss == SUPERVISED and supervising):
+            if loss in owners and not (loss == GOLD_LOSS and replacing):
                 raise UserError(
                     f"methods.{method.name}: methods.{owners[loss]} already has the loss {loss!r}; keep one"
                 )
@@ -60,7 +60,7 @@ def check_together(methods: Sequence[Method], micro_batch: int | str = "auto", b
         raise UserError(
             f"methods.{own_gradient[1]}: methods.{own_gradient[0]} already computes the gradients in its own way; keep one"
         )
-    whole = [method.name for method in methods if method.whole]
+    whole = [method.name for method in methods if method.needs_full_batch]
     if whole and micro_batch != "auto" and int(micro_batch) < batch_size:
         raise UserError(
             f"train.micro_batch: {micro_batch}, but methods.{whole[0]} needs all {batch_size} texts of a step at "

@@ -36,7 +36,7 @@ class Contrastive(Method):
     source = "SetFit (2209.11055); supervised contrastive learning (2004.11362)"
     kind = "gold"
     losses = ("contrastive",)
-    whole = True
+    needs_full_batch = True
     variants = {"supervised-contrastive": {"form": "supervised", "weight": 0.3}}  # noqa: RUF012
     space = {"weight": (1.0, 4.0)}  # noqa: RUF012
     spaces = {"supervised-contrastive": {"weight": (0.1, 0.3, 1.0)}}  # noqa: RUF012
@@ -52,12 +52,12 @@ class Contrastive(Method):
         return not self.rows or labelled <= self.rows
 
     def want(self, context: Context) -> Want:
-        return Want(cls=True)
+        return Want(pooled=True)
 
     def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
-        assert output.cls is not None
+        assert output.pooled is not None
         known = batch.labels >= 0
-        states, labels = output.cls[known], batch.labels[known]
+        states, labels = output.pooled[known], batch.labels[known]
         by_pairs = self.form == "pairs"
         found = pair_loss(states, labels) if by_pairs else supervised_contrastive(states, labels, self.temperature)
         return {"contrastive": self.weight * found}

@@ -39,8 +39,8 @@ class EmbeddingAdversarial(Method):
     kind = "noise"
     cost = "2.3x"
     losses = ("ce", "embedding-adversarial")
-    supervises = True
-    whole = True
+    replaces_gold_loss = True
+    needs_full_batch = True
     variants = {"embedding-adversarial-barlow": {"contrast": "barlow-twins"}}  # noqa: RUF012
     space = {"epsilon": (0.5, 1.0, 2.0), "weight": (0.1, 0.3, 0.5)}  # noqa: RUF012
 
@@ -53,37 +53,37 @@ class EmbeddingAdversarial(Method):
     off_diagonal: Annotated[float, Field(ge=0, description="lambda of Barlow Twins")] = 0.005
 
     def check(self, context: Context) -> None:
-        if context.sites.words is None:
+        if context.hook_points.words is None:
             raise UserError("methods.embedding-adversarial: this student has no word embeddings; use another student")
 
     def want(self, context: Context) -> Want:
-        return Want(cls=True)
+        return Want(pooled=True)
 
     def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
-        clean = step.supervised(output, batch)
+        clean = step.gold_loss(output, batch)
         other = self._perturbed(step, clean, forward)
-        adversarial = step.supervised(other, batch)
-        assert output.cls is not None
-        assert other.cls is not None
+        adversarial = step.gold_loss(other, batch)
+        assert output.pooled is not None
+        assert other.pooled is not None
         if self.contrast == "info-nce":
-            contrast = info_nce(output.cls, other.cls, self.temperature)
+            contrast = info_nce(output.pooled, other.pooled, self.temperature)
         else:
-            contrast = barlow_twins(output.cls, other.cls, self.off_diagonal)
-        supervised = (1 - self.weight) / 2 * (clean + adversarial)
-        return {"ce": supervised, "embedding-adversarial": self.weight * contrast}
+            contrast = barlow_twins(output.pooled, other.pooled, self.off_diagonal)
+        gold = (1 - self.weight) / 2 * (clean + adversarial)
+        return {"ce": gold, "embedding-adversarial": self.weight * contrast}
 
     def _perturbed(self, step: Step, clean: Tensor, forward: Forward) -> Output:
         """Run the student with r added to its word embeddings; `clean` is CE_clean, with a graph."""
-        matrix: Any = step.context.sites.words.weight  # type: ignore[union-attr]
+        matrix: Any = step.context.hook_points.words.weight  # type: ignore[union-attr]
         (gradient,) = torch.autograd.grad(clean, matrix, retain_graph=True)
         r = self.epsilon * unit(gradient[None])[0]  # (V, d)
-        return forward(want=Want(cls=True), around=partial(_added, r))
+        return forward(want=Want(pooled=True), around=partial(_added, r))
 
 
 @contextmanager
 def _added(r: Tensor, step: Pass) -> Iterator[None]:
     """While open, add r (V, d) to the word embeddings."""
-    undo = step.context.sites.change_words(lambda ids, embedded: embedded + F.embedding(ids, r))
+    undo = step.context.hook_points.change_words(lambda ids, embedded: embedded + F.embedding(ids, r))
     try:
         yield
     finally:

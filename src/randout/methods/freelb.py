@@ -48,7 +48,7 @@ class FreeLB(Method):
     limit: Annotated[float, Field(ge=0, description="largest L2 norm of a text's perturbation; 0: none")] = 0.3
 
     def check(self, context: Context) -> None:
-        if context.sites.words is None:
+        if context.hook_points.words is None:
             raise UserError("methods.freelb: this student has no word embeddings; use another student")
 
     def gradient(self, step: Step, state: State, batch: Batch, backward: Backward) -> None:
@@ -61,7 +61,7 @@ class FreeLB(Method):
 
     def _drawn(self, step: Step, batch: Batch) -> Tensor:
         """delta_0 (b, longest, d), zero at positions without a token; drawn for the whole step, then sliced."""
-        matrix: Any = step.context.sites.words.weight  # type: ignore[union-attr]
+        matrix: Any = step.context.hook_points.words.weight  # type: ignore[union-attr]
         shape = (batch.step_labels.numel(), batch.longest, matrix.shape[1])
         drawn = torch.rand(shape, generator=step.generator("freelb", matrix.device), device=matrix.device) * 2 - 1
         lengths = torch.tensor([len(text) for text in batch.ids], device=matrix.device)[:, None]
@@ -84,7 +84,7 @@ class FreeLB(Method):
 @contextmanager
 def _perturbed(delta: Tensor, step: Pass) -> Iterator[None]:
     """While open, add delta (b, longest, d) to the word embeddings of each text's tokens."""
-    undo = step.context.sites.change_words(partial(_add, step.layout, delta))
+    undo = step.context.hook_points.change_words(partial(_add, step.layout, delta))
     try:
         yield
     finally:

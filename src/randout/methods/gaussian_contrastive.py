@@ -39,8 +39,8 @@ class GaussianContrastive(Method):
     kind = "noise"
     cost = "2x"
     losses = ("ce", "gaussian-contrastive")
-    supervises = True
-    whole = True
+    replaces_gold_loss = True
+    needs_full_batch = True
     space = {"sigma": (0.01, 0.05, 0.1, 0.3), "weight": (0.1, 0.3, 0.5)}  # noqa: RUF012
 
     sigma: Annotated[float, Field(ge=0, description="standard deviation (paper: 0.01, 0.05, 0.1, 0.3)")] = 0.1
@@ -49,7 +49,7 @@ class GaussianContrastive(Method):
     temperature: Annotated[float, Field(gt=0, description="of the contrastive loss")] = 0.05
 
     def check(self, context: Context) -> None:
-        blocks = len(context.sites.blocks)
+        blocks = len(context.hook_points.blocks)
         if not blocks:
             raise UserError(
                 "methods.gaussian-contrastive: not supported because this student is a neural baseline without blocks and "
@@ -68,12 +68,12 @@ class GaussianContrastive(Method):
         return add_gaussian(step, hidden, self.name, self.sigma)
 
     def want(self, context: Context) -> Want:
-        return Want(cls=True)
+        return Want(pooled=True)
 
     def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
-        assert output.cls is not None
-        clean = forward(perturb=False, call=0, want=Want(cls=True))
-        assert clean.cls is not None
-        gold = (step.supervised(clean, batch) + step.supervised(output, batch)) / 2
-        contrast = info_nce(clean.cls, output.cls, self.temperature)
+        assert output.pooled is not None
+        clean = forward(perturb=False, call=0, want=Want(pooled=True))
+        assert clean.pooled is not None
+        gold = (step.gold_loss(clean, batch) + step.gold_loss(output, batch)) / 2
+        contrast = info_nce(clean.pooled, output.pooled, self.temperature)
         return {"ce": gold, "gaussian-contrastive": self.weight * contrast}

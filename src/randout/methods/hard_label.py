@@ -33,7 +33,7 @@ class HardLabel(Method):
     kind = "distillation"
     losses = ("ce", "hard-label")
     teacher = "logits"
-    supervises = True
+    replaces_gold_loss = True
     space = {"alpha": (0.3, 0.5, 0.7)}  # noqa: RUF012
 
     alpha: Annotated[float, Field(ge=0, le=1, description="a: share of the teacher's labels")] = 0.5
@@ -42,5 +42,5 @@ class HardLabel(Method):
         if batch.teacher is None:
             raise RuntimeError("distillation without stored teacher logits")
         decided = F.cross_entropy(output.logits.float(), batch.teacher.argmax(1), reduction="sum")
-        gold = (1 - self.alpha) * step.supervised(output, batch)
+        gold = (1 - self.alpha) * step.gold_loss(output, batch)
         return {"ce": gold, "hard-label": self.alpha * decided / batch.step_labels.numel()}

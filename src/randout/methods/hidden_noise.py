@@ -43,7 +43,7 @@ def check_noise(method: Method, size: Size) -> None:
 @contextmanager
 def noise_at(step: Pass, layer: int, add: Callable[[Pass, Tensor], Tensor]) -> Iterator[None]:
     """While open, pass the hidden state at `layer` (.., .., width) through `add(step, hidden)`."""
-    undo = step.context.sites.change(layer, partial(add, step))
+    undo = step.context.hook_points.change(layer, partial(add, step))
     try:
         yield
     finally:

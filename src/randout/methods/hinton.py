@@ -32,7 +32,7 @@ class Hinton(Method):
     kind = "distillation"
     losses = ("ce", "hinton")
     teacher = "logits"
-    supervises = True
+    replaces_gold_loss = True
     space = {"alpha": (0.3, 0.5, 0.7, 0.9), "temperature": (1.0, 2.0, 4.0)}  # noqa: RUF012
 
     alpha: Annotated[float, Field(ge=0, le=1, description="a: share of the teacher; the rest is the gold labels")] = 0.5
@@ -42,5 +42,5 @@ class Hinton(Method):
         if batch.teacher is None:
             raise RuntimeError("distillation without stored teacher logits")
         divergence = kl_divergence(batch.teacher, output.logits, self.temperature) / batch.step_labels.numel()
-        gold = (1 - self.alpha) * step.supervised(output, batch)
+        gold = (1 - self.alpha) * step.gold_loss(output, batch)
         return {"ce": gold, "hinton": self.alpha * self.temperature**2 * divergence}

@@ -73,7 +73,7 @@ class LayerMatching(Method):
 
     def check(self, context: Context) -> None:
         super().check(context)
-        if self.attention and not context.sites.reaches_attention(context.model):
+        if self.attention and not context.hook_points.reaches_attention(context.model):
             raise UserError("methods.layer-matching.attention: this student's attention cannot be read; set it to 0")
 
     def start(self, context: Context) -> State:
@@ -91,10 +91,10 @@ class LayerMatching(Method):
         return State([nn.Parameter(draw.to(device)) for draw in draws])
 
     def _check_teacher(self, teacher: LiveTeacher) -> None:
-        sites, model = teacher.encoder.sites, teacher.encoder.model
-        if bad := [j for _, j in self.pairs if not 0 <= j <= len(sites.blocks)]:
+        hook_points, model = teacher.encoder.hook_points, teacher.encoder.model
+        if bad := [j for _, j in self.pairs if not 0 <= j <= len(hook_points.blocks)]:
             raise UserError(
-                f"methods.layer-matching.pairs: the teacher has blocks 1 to {len(sites.blocks)}, got {bad[0]}"
+                f"methods.layer-matching.pairs: the teacher has blocks 1 to {len(hook_points.blocks)}, got {bad[0]}"
             )
         if self.states == "tokens" and not teacher.same_tokens:
             raise UserError(
@@ -106,22 +106,22 @@ class LayerMatching(Method):
                 f"methods.layer-matching.attention: {self.attention}, but teacher and student have different tokenizers; "
                 "set it to 0, or use a teacher with the student's tokenizer"
             )
-        if self.attention and not sites.reaches_attention(model):
+        if self.attention and not hook_points.reaches_attention(model):
             raise UserError("methods.layer-matching.attention: this teacher's attention cannot be read; set it to 0")
 
     def matched(self, context: Context) -> tuple[tuple[int, int], ...]:
         """Pairs (student block, teacher block) to match."""
         if self.pairs:
             return self.pairs
-        ours, theirs = len(context.sites.blocks), len(context.live_teacher.encoder.sites.blocks)
+        ours, theirs = len(context.hook_points.blocks), len(context.live_teacher.encoder.hook_points.blocks)
         return tuple((i, max((2 * i * theirs + ours) // (2 * ours), 1)) for i in range(1, ours + 1))
 
     def want(self, context: Context) -> Want:
         return self._wanted([i for i, _ in self.matched(context)]) if self.hidden or self.attention else Want()
 
-    def _wanted(self, sites: Sequence[int]) -> Want:
-        blocks = tuple(site for site in sites if site) if self.attention else ()
-        return Want(hidden=tuple(sites) if self.hidden else (), attention=blocks)
+    def _wanted(self, hook_points: Sequence[int]) -> Want:
+        blocks = tuple(point for point in hook_points if point) if self.attention else ()
+        return Want(hidden=tuple(hook_points) if self.hidden else (), attention=blocks)
 
     def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         if not self.hidden and not self.attention:

@@ -50,9 +50,9 @@ class MetaDistil(Method):
     kind = "distillation"
     cost = "6x"  # with a teacher of the student's size
     teacher = "model"
-    supervises = True
+    replaces_gold_loss = True
     heldout = 0.1
-    whole = True
+    needs_full_batch = True
     losses = ("ce", "metadistil")
     space = {"weight": (0.4, 0.5, 0.6), "temperature": (2.0, 5.0)}  # noqa: RUF012
 
@@ -90,10 +90,10 @@ class MetaDistil(Method):
 
     def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         if not self.weight:
-            return {"ce": step.supervised(output, batch)}
+            return {"ce": step.gold_loss(output, batch)}
         with torch.no_grad():
             teacher = step.context.live_teacher.forward(step, batch).logits
-        gold = (1 - self.weight) * step.supervised(output, batch)
+        gold = (1 - self.weight) * step.gold_loss(output, batch)
         return {"ce": gold, "metadistil": self._soft(teacher, output.logits, batch)}
 
     def _soft(self, teacher: Tensor, student: Tensor, batch: Batch) -> Tensor:
@@ -126,7 +126,7 @@ class MetaDistil(Method):
         exact = self.form == "exact"
         with _twice_differentiable() if exact else nullcontext():
             output = step.forward(batch)
-            loss = (1 - self.weight) * step.supervised(output, batch) + self._soft(logits, output.logits, batch)
+            loss = (1 - self.weight) * step.gold_loss(output, batch) + self._soft(logits, output.logits, batch)
             slope = _grad(loss, weights, create_graph=exact)
             pilot = [(w.detach() - self.pilot_rate * g.detach()).requires_grad_() for w, g in _pairs(weights, slope)]
             v = self._judged(step, dict(zip(names, pilot, strict=True)))
@@ -141,7 +141,7 @@ class MetaDistil(Method):
     def _judged(self, step: Step, pilot: dict[str, Tensor]) -> list[Tensor]:
         """v: the gradient with respect to theta' of its loss on a batch of held-out rows."""
         batch = step.heldout()
-        loss = step.supervised(step.forward(batch, weights=pilot, dropout=False, perturb=False), batch)
+        loss = step.gold_loss(step.forward(batch, weights=pilot, dropout=False, perturb=False), batch)
         step.log("heldout_loss", loss)
         return _grad(loss, list(pilot.values()))
 

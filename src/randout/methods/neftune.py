@@ -39,7 +39,7 @@ class NEFTune(Method):
     alpha: Annotated[float, Field(ge=0, description="size of the noise (paper: 5, 10, 15)")] = 5.0
 
     def check(self, context: Context) -> None:
-        if context.sites.words is None:
+        if context.hook_points.words is None:
             raise UserError(
                 f"methods.neftune: no token embedding was found in the student {type(context.model).__name__}; "
                 "remove this method"
@@ -47,7 +47,7 @@ class NEFTune(Method):
 
     @contextmanager
     def perturb(self, step: Pass, state: State) -> Iterator[None]:
-        undo = step.context.sites.change_words(partial(self._add, step))
+        undo = step.context.hook_points.change_words(partial(self._add, step))
         try:
             yield
         finally:

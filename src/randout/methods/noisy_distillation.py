@@ -41,7 +41,7 @@ class NoisyDistillation(Method):
     kind = "distillation"
     cost = "1.33x"  # with a teacher of the student's size
     teacher = "model"
-    supervises = True
+    replaces_gold_loss = True
     losses = ("ce", "noisy-distillation")
     variants = {  # noqa: RUF012
         "noisy-teacher": {"word_drop": 0.0, "shuffle": 0},
@@ -77,7 +77,7 @@ class NoisyDistillation(Method):
         return torch.cat([text[:start], words, text[end:]])
 
     def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
-        gold = step.supervised(output, batch)
+        gold = step.gold_loss(output, batch)
         if not self.weight:
             return {"ce": gold}
         with torch.no_grad():

@@ -34,7 +34,7 @@ class RDrop(Method):
     kind = "noise"
     cost = "2x"
     losses = ("ce", "r-drop")
-    supervises = True
+    replaces_gold_loss = True
     space = {"alpha": (0.5, 1.0, 5.0)}  # noqa: RUF012
 
     alpha: Annotated[float, Field(ge=0, description="factor of the divergence between the passes")] = 1.0
@@ -43,5 +43,5 @@ class RDrop(Method):
         other = forward(call=1)
         one, two = output.logits, other.logits
         divergence = (kl_divergence(one, two, 1.0) + kl_divergence(two, one, 1.0)) / 2
-        supervised = (step.supervised(output, batch) + step.supervised(other, batch)) / 2
-        return {"ce": supervised, "r-drop": self.alpha * divergence / batch.step_labels.numel()}
+        gold = (step.gold_loss(output, batch) + step.gold_loss(other, batch)) / 2
+        return {"ce": gold, "r-drop": self.alpha * divergence / batch.step_labels.numel()}

@@ -69,7 +69,7 @@ class Randout(Method):
     def perturb(self, step: Pass, state: State) -> Iterator[None]:
         with ExitStack() as stack:
             for layer in self.layers:
-                stack.callback(step.context.sites.change(layer, partial(self._add, step, layer)))
+                stack.callback(step.context.hook_points.change(layer, partial(self._add, step, layer)))
             yield
 
     def _add(self, step: Pass, layer: int, hidden: Tensor) -> Tensor:

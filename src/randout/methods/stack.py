@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from randout.core.errors import UserError
 from randout.core.lazy import torch
-from randout.models.outputs import NOTHING, Output, Want
+from randout.models.outputs import LOGITS_ONLY, Output, Want
 
-from .base import SUPERVISED, Backward, Batch, Context, Method, Pass, State, Step, overrides, owns_gold
+from .base import GOLD_LOSS, Backward, Batch, Context, Method, Pass, State, Step, overrides, owns_gold
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,7 +34,7 @@ class MethodStack:
         for method in methods:
             method.check(context)
         states = tuple(method.start(context) for method in methods)
-        want = reduce(or_, (method.want(context) for method in methods), NOTHING)
+        want = reduce(or_, (method.want(context) for method in methods), LOGITS_ONLY)
         return cls(context, tuple(methods), states, want)
 
     def __iter__(self) -> Iterator[tuple[Method, State]]:
@@ -64,21 +64,21 @@ class MethodStack:
     def losses(self, step: Step, output: Output, batch: Batch) -> dict[str, Tensor]:
         """Named losses of a micro-batch, from the student's `output` on it.
 
-        If a method supervises, it returns the loss on gold labels in place of the method that owns this loss.
+        A method with `replaces_gold_loss` returns the loss on gold labels in place of the method that owns this loss.
         """
-        supervising = any(method.supervises for method in self.methods)
+        replaced = any(method.replaces_gold_loss for method in self.methods)
         forward = partial(step.forward, batch)
         losses: dict[str, Tensor] = {}
         for method, state in self:
-            if not (supervising and owns_gold(method)):
+            if not (replaced and owns_gold(method)):
                 losses |= method.loss(step, state, output, batch, forward)
         return losses
 
-    def supervised(self, step: Step, output: Output, batch: Batch) -> Tensor:
+    def gold_loss(self, step: Step, output: Output, batch: Batch) -> Tensor:
         """The loss on gold labels of `output`, from the method that owns it. Raises RuntimeError if there is none."""
         for method, state in self:
             if owns_gold(method):
-                return method.loss(step, state, output, batch, partial(step.forward, batch))[SUPERVISED]
+                return method.loss(step, state, output, batch, partial(step.forward, batch))[GOLD_LOSS]
         raise RuntimeError("no method of this recipe owns the loss on gold labels")
 
     def gradient(self, step: Step, batch: Batch, backward: Backward) -> None:

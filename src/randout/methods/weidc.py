@@ -40,7 +40,7 @@ class WeiDC(Method):
     kind = "distillation"
     cost = "1.33x"
     losses = ("ce", "weidc")
-    supervises = True
+    replaces_gold_loss = True
     space = {"weighting": ("1", "2", "3", "4"), "alpha": (0.1, 0.3, 0.5)}  # noqa: RUF012
 
     alpha: Annotated[float, Field(ge=0, le=1, description="a: share of the student's own past")] = 0.3
@@ -48,7 +48,7 @@ class WeiDC(Method):
     checkpoint: Annotated[Literal["best", "last"], Field(description="the teacher's validation")] = "best"
 
     def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
-        gold = step.supervised(output, batch)
+        gold = step.gold_loss(output, batch)
         if not state.tensors:
             return {"ce": gold, "weidc": 0.0 * output.logits.float().sum()}
         with torch.no_grad():

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from randout.models.kernels import block, dropout, packing
 from randout.models.kernels import embedding as token_embedding
-from randout.models.kernels.buffers import Gradients, Pool, Tape
+from randout.models.kernels.buffers import Arena, Gradients, Pool
 
-from .hooks import Layout, Sites
+from .hooks import HookPoints, Layout
 from .mean_pooling import Pooling, masked_means, segment_means, stock_pooling
-from .outputs import NOTHING as NOTHING
+from .outputs import LOGITS_ONLY as LOGITS_ONLY
 from .outputs import Output as Output
 from .outputs import Want as Want
 
@@ -38,7 +38,7 @@ class Encoder:
 
     model: Any
     tokenizer: Any
-    sites: Sites
+    hook_points: HookPoints
     packed: bool = False
     reason: str = ""
     prefix: int = 1
@@ -63,7 +63,9 @@ class Encoder:
         """Maximum number of tokens in a text, special tokens included."""
         return longest_text(self.model, self.tokenizer)
 
-    def forward(self, ids: Sequence[Tensor], want: Want = NOTHING, weights: dict[str, Tensor] | None = None) -> Output:
+    def forward(
+        self, ids: Sequence[Tensor], want: Want = LOGITS_ONLY, weights: dict[str, Tensor] | None = None
+    ) -> Output:
         """Compute the logits of the texts, and the other outputs that `want` asks for.
 
         ids: one tensor of token ids per text. weights: parameters by name, used instead of the model's own. Raises
@@ -74,18 +76,18 @@ class Encoder:
             raise ValueError(
                 f"text {lengths.index(0)} of this batch has no tokens" if lengths else "the batch has no texts"
             )
-        if self.packed and self.sites.config._attn_implementation != packing.ATTENTION:  # changed since the probe
+        if self.packed and self.hook_points.config._attn_implementation != packing.ATTENTION:  # changed since the probe
             return replace(self, packed=False).forward(ids, want, weights)
         hidden: dict[int, Tensor] = {}
         attention: dict[int, list[Tensor]] = {}
-        last = len(self.sites.blocks)
+        last = len(self.hook_points.blocks)
         first = last not in want.hidden + want.attention and self.pooling == "first"
         keywords = self._packed(ids, first) if self.packed else self._padded(ids)
         with ExitStack() as stack:
-            for site in dict.fromkeys((*want.hidden, *([last] if want.cls else []))):
-                stack.callback(self.sites.change(site, partial(hidden.setdefault, site)))
+            for point in dict.fromkeys((*want.hidden, *([last] if want.pooled else []))):
+                stack.callback(self.hook_points.change(point, partial(hidden.setdefault, point)))
             for block in dict.fromkeys(want.attention):
-                stack.callback(self.sites.change_attention(block, seen=partial(attention.__setitem__, block)))
+                stack.callback(self.hook_points.change_attention(block, seen=partial(attention.__setitem__, block)))
             if self.packed:
                 stack.enter_context(_one_state_per_text(self.model, keywords["boundaries"], self.pooling))
             if weights is None:
@@ -93,7 +95,7 @@ class Encoder:
             else:
                 logits = torch.func.functional_call(self.model, weights, (), keywords).logits
         attention = {i: [w[:, :n, :n] for w, n in zip(found, lengths, strict=True)] for i, found in attention.items()}
-        return Output(logits, hidden, self._pooled(hidden[last], lengths) if want.cls else None, attention)
+        return Output(logits, hidden, self._pooled(hidden[last], lengths) if want.pooled else None, attention)
 
     def _pooled(self, state: Tensor, lengths: Sequence[int]) -> Tensor:
         """Pool each text's states to (b, hidden): the first token's state, or the mean."""
@@ -121,15 +123,15 @@ class Encoder:
         keywords = {"input_ids": row, "position_ids": positions, "attention_mask": None}
         if "token_type_ids" in inspect.signature(self.model.base_model.forward).parameters:
             keywords["token_type_ids"] = torch.zeros_like(row)
-        end = self.sites.blocks[-1]  # hooks on it may read or change any state, so all of them are computed then
+        end = self.hook_points.blocks[-1]  # hooks on it may read or change any state, so all of them are computed then
         first = first and not (end._forward_hooks or end._backward_hooks or end._backward_pre_hooks)
         trained = self.fused and self.device.type == "cpu" and torch.is_grad_enabled() and not block.fusion_disabled()
-        tape = Tape(self.pool) if trained else None
-        return keywords | {"boundaries": packing.Boundaries(lengths, tape, first)}
+        arena = Arena(self.pool) if trained else None
+        return keywords | {"boundaries": packing.Boundaries(lengths, arena, first)}
 
     def _padded(self, ids: Sequence[Tensor]) -> dict[str, Any]:
         filler = getattr(self.model.config, "pad_token_id", None) or 0
-        words: Any = self.sites.words
+        words: Any = self.hook_points.words
         if words is not None and not 0 <= filler < len(words.weight):
             filler = 0  # any id will do: attention masks it out
         block = nn.utils.rnn.pad_sequence(list(ids), batch_first=True, padding_value=filler)  # (b, longest)
@@ -200,11 +202,11 @@ def prepare(model: Any, tokenizer: Any, pack: bool = True) -> Encoder:
     """
     dropout.install(model)
     prefix, suffix = special_tokens(tokenizer)
-    encoder = Encoder(model, tokenizer, Sites.of(model), prefix=prefix, suffix=suffix)
+    encoder = Encoder(model, tokenizer, HookPoints.of(model), prefix=prefix, suffix=suffix)
     if not pack:
         return replace(encoder, reason="packing was switched off")
-    token_embedding.install(encoder.sites.words, encoder.gradients)
-    encoder = replace(encoder, fused=block.install(encoder.sites.blocks, encoder.gradients))
+    token_embedding.install(encoder.hook_points.words, encoder.gradients)
+    encoder = replace(encoder, fused=block.install(encoder.hook_points.blocks, encoder.gradients))
     reason = probe_packing(encoder)
     return replace(encoder, packed=not reason, reason=reason)
 

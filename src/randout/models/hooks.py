@@ -1,6 +1,6 @@
 """Where methods hook into a model: embeddings, blocks, attention, and the layout of a batch's tokens in them.
 
-`Sites` finds the hook points of any transformers encoder and lets a function read or change the tensors that pass there.
+`HookPoints` finds the hook points of any transformers encoder and lets a function read or change the tensors that pass there.
 `Layout` says which rows of such a tensor hold each text's tokens.
 """
 
@@ -68,11 +68,11 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Sites:
-    """The hook points ("sites") of a model, where tensors can be read or changed during a forward pass.
+class HookPoints:
+    """The places of a model where tensors can be read or changed during a forward pass.
 
-    Hidden states are numbered: site 0 is the embedding output, site i the output of block i. words: the token embedding
-    (ids to vectors). config: the model's configuration, which names its attention function.
+    Hidden states are numbered: hook point 0 is the embedding output, hook point i the output of block i. words: the token
+    embedding (ids to vectors). config: the model's configuration, which names its attention function.
     """
 
     embedding: nn.Module
@@ -81,7 +81,7 @@ class Sites:
     config: Any = None
 
     @staticmethod
-    def of(model: nn.Module) -> Sites:
+    def of(model: nn.Module) -> HookPoints:
         """Find the hook points of any transformers encoder. Raises TypeError naming the model if there are none."""
         base: Any = getattr(model, "base_model", model)
         config = getattr(base, "config", None)
@@ -89,17 +89,17 @@ class Sites:
         if hasattr(base, "encoder") and hasattr(base.encoder, "albert_layer_groups"):  # blocks share their weights
             groups, layers = base.encoder.albert_layer_groups, base.config.num_hidden_layers
             shared = tuple(groups[i * len(groups) // layers] for i in range(layers))
-            return Sites(base.encoder.embedding_hidden_mapping_in, shared, words, config)
+            return HookPoints(base.encoder.embedding_hidden_mapping_in, shared, words, config)
         depth = getattr(config, "num_hidden_layers", None)
         for _, found in base.named_modules():
             if isinstance(found, nn.ModuleList) and len(found) == depth:
                 embedding = getattr(base, "embeddings_project", None) or getattr(base, "embeddings", None)
                 if embedding is not None:
-                    return Sites(embedding, tuple(found), words, config)
+                    return HookPoints(embedding, tuple(found), words, config)
         raise TypeError(f"{type(model).__name__}: no embeddings and list of {depth} blocks found in this model")
 
-    def change(self, site: int, function: Callable[[Tensor], Tensor]) -> Callable[[], None]:
-        """Pass the hidden state at `site` through `function` in every forward pass; returns a function that removes the hook.
+    def change(self, point: int, function: Callable[[Tensor], Tensor]) -> Callable[[], None]:
+        """Pass the hidden state at `point` through `function` in every forward pass; returns a function that removes the hook.
 
         A block may return a tensor or a tuple that starts with one.
         """
@@ -107,7 +107,7 @@ class Sites:
         def hook(_module: nn.Module, _arguments: Any, output: Any) -> Any:
             return (function(output[0]), *output[1:]) if isinstance(output, tuple) else function(output)
 
-        return self._hook(site, after=hook)
+        return self._hook(point, after=hook)
 
     def change_words(self, function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], None]:
         """Pass the token embeddings through `function(ids, embedded)`, (b, n) and (b, n, width), in every forward pass;
@@ -166,17 +166,19 @@ class Sites:
         return not torch.equal(*found)
 
     def _hook(
-        self, site: int, after: Callable[..., Any], before: Callable[..., Any] | None = None
+        self, point: int, after: Callable[..., Any], before: Callable[..., Any] | None = None
     ) -> Callable[[], None]:
-        """Register hooks around the module at `site`; a hook that returns None changes nothing. Returns a function that
+        """Register hooks around the module at `point`; a hook that returns None changes nothing. Returns a function that
         removes them.
 
         Blocks that share a module (ALBERT) are told apart by their order in the forward pass, counted from the embeddings.
         """
-        if not 0 <= site <= len(self.blocks):
-            raise IndexError(f"site {site}: this encoder has sites 0 (the embeddings) to {len(self.blocks)}")
-        module = self.embedding if site == 0 else self.blocks[site - 1]
-        turn = sum(block is module for block in self.blocks[: max(site - 1, 0)])
+        if not 0 <= point <= len(self.blocks):
+            raise IndexError(
+                f"hook point {point}: this encoder has hook points 0 (the embeddings) to {len(self.blocks)}"
+            )
+        module = self.embedding if point == 0 else self.blocks[point - 1]
+        turn = sum(block is module for block in self.blocks[: max(point - 1, 0)])
         shared = max(sum(block is module for block in self.blocks), 1)
         passed = 0
 

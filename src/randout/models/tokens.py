@@ -19,8 +19,9 @@ WINDOW = 16  # batches that are sorted by length together for encoders that comp
 class Tokens:
     """Ragged token ids of many texts.
 
-    ids: int32, all texts concatenated; text i is ids[offsets[i]:offsets[i + 1]]. whole: (n,) number of tokens of each text
-    before truncation. empty: indices of texts for which the tokenizer gave no tokens; each has one placeholder token.
+    ids: int32, all texts concatenated; text i is ids[offsets[i]:offsets[i + 1]]. untruncated_lengths: (n,)
+    number of tokens of each text before truncation. empty: indices of texts for which the tokenizer gave no tokens; each has
+    one placeholder token.
 
         ids        [CLS] a b [SEP] [CLS] c [SEP]
         index      0     1 2 3     4     5 6
@@ -29,11 +30,11 @@ class Tokens:
 
     ids: np.ndarray
     offsets: np.ndarray
-    whole: np.ndarray
+    untruncated_lengths: np.ndarray
     empty: tuple[int, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.whole)
+        return len(self.untruncated_lengths)
 
     def __getitem__(self, text: int) -> np.ndarray:
         return self.ids[self.offsets[text] : self.offsets[text + 1]]
@@ -45,8 +46,8 @@ class Tokens:
 
     def loss_of_truncation(self) -> tuple[float, float]:
         """Share of texts that were truncated, and share of all tokens that were lost."""
-        lost = self.whole - self.lengths
-        return float((lost > 0).mean()), float(lost.sum() / max(self.whole.sum(), 1))
+        lost = self.untruncated_lengths - self.lengths
+        return float((lost > 0).mean()), float(lost.sum() / max(self.untruncated_lengths.sum(), 1))
 
 
 def encode(tokenizer: Any, texts: Sequence[str], chunk: int = 1000) -> Tokens:
@@ -67,7 +68,7 @@ def encode(tokenizer: Any, texts: Sequence[str], chunk: int = 1000) -> Tokens:
         parts.append(_concatenated([ids or [stand_in] for ids in rows]))
     if not parts:
         return _concatenated([])
-    whole = np.concatenate([part.whole for part in parts])
+    whole = np.concatenate([part.untruncated_lengths for part in parts])
     return Tokens(np.concatenate([part.ids for part in parts]), _offsets(whole), whole, tuple(empty))
 
 
@@ -97,14 +98,16 @@ def truncate(encoded: Tokens, max_length: int, truncation: str, suffix: int, pre
         raise ValueError(f"max_length {max_length} leaves no room for text after {prefix + suffix} special tokens")
     long = encoded.lengths > max_length
     if not long.any():
-        return Tokens(encoded.ids, encoded.offsets, encoded.whole, encoded.empty)
+        return Tokens(encoded.ids, encoded.offsets, encoded.untruncated_lengths, encoded.empty)
     room = max_length - prefix - suffix
     head = room // 4 if truncation == "head+tail" else room
     change = np.zeros(len(encoded.ids) + 1, np.int8)  # 1 where a gap starts, -1 after its end, 0 if both coincide
     change[encoded.offsets[:-1][long] + prefix + head] += 1
     change[encoded.offsets[1:][long] - suffix - (room - head)] -= 1
     kept = np.cumsum(change[:-1], dtype=np.int8) == 0
-    return Tokens(encoded.ids[kept], _offsets(np.minimum(encoded.lengths, max_length)), encoded.whole, encoded.empty)
+    return Tokens(
+        encoded.ids[kept], _offsets(np.minimum(encoded.lengths, max_length)), encoded.untruncated_lengths, encoded.empty
+    )
 
 
 def batches(

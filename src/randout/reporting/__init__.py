@@ -4,11 +4,12 @@ subjects                              models, arms and subjects of a report
 values                                tables, figures and sections as plain values
 read                                  folders -> subjects
 comparison, scores, search, teachers,
-runs_table, checks                    subjects -> sections
+runs_table, student_selection, checks subjects -> sections
 sections                              all sections in reading order
 pictures, svg                         figures -> matplotlib pictures, inline SVG of the page
 page                                  sections -> files in a folder
-figures, workflow_figure              text tables and pictures of single runs and comparisons
+text                                  scores, comparisons and choices as lines for a terminal
+run_pictures, workflow_figure         pictures of single runs and comparisons
 """
 
 from __future__ import annotations

@@ -18,9 +18,9 @@ from randout.storage.metrics_record import Estimate
 from randout.storage.predictions import Predictions
 from randout.storage.study_record import ResultRow, StudyResult
 
-from .figures import covered
 from .runs_table import other_methods
 from .subjects import MARGIN, Arm, Model, Subject
+from .text import covered
 from .values import Column, Figure, Points, Section, Table, format_cell, metric_kind, metric_name, metric_title
 
 SAVED = "these saved models on new texts (each trained once, so variation across seeds is not included)"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import fonts
-from .figures import matrix_labels
+from .run_pictures import matrix_labels
 from .values import Figure
 
 if TYPE_CHECKING:

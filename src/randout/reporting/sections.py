@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from .checks import checks
-from .choice import choice
 from .comparison import summary, units
 from .runs_table import configuration, cost, data, environment, progress, test_openings
 from .scores import calibration, confusion, disagreement, learning, per_class
 from .search import noise, trials
+from .student_selection import choice
 from .subjects import Subject, data_of
 from .teachers import teachers
 from .values import Column, Figure, Section, Table

@@ -13,7 +13,6 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from .figures import distinct_names
 from .pictures import (
     COLOURS,
     GREY,
@@ -27,6 +26,7 @@ from .pictures import (
     verdict_colour,
     x_range,
 )
+from .text import distinct_names
 from .values import Figure, format_cell
 
 ROW, BAR = 30, 3.5  # pixels: height of a row of intervals, width of its bar

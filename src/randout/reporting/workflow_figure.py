@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from .figures import BLUE, GREY, ORANGE, save_picture
+from .run_pictures import BLUE, GREY, ORANGE, save_picture
 
 BOXES = {  # part -> (x, y, colour) of its centre, in a picture 12 wide and 5.4 high
     "text": (1.3, 2.7, GREY),

@@ -165,17 +165,17 @@ def discordance(
 
 
 def decided(
-    interval: tuple[float, float], estimate: float, p_value: float, level: float, few: Discordance | None = None
+    interval: tuple[float, float], estimate: float, p_value: float, level: float, discordance: Discordance | None = None
 ) -> tuple[float, float]:
     """Return the interval of a difference, adjusted to exclude 0 if and only if p <= 1 - level.
 
-    If fewer than `FEW` groups differ (`few`), or all resamples have the same difference, it also reaches as far as
+    If fewer than `FEW` groups differ (`discordance`), or all resamples have the same difference, it also reaches as far as
     `Discordance.reach`; only the test decides whether it excludes 0.
     """
     low, high = interval
     wide_low, wide_high = low, high
-    if few is not None and (few.groups < FEW or low == high):
-        below, above = few.reach(level)
+    if discordance is not None and (discordance.groups < FEW or low == high):
+        below, above = discordance.reach(level)
         wide_low, wide_high = max(-1.0, min(low, estimate - below)), min(1.0, max(high, estimate + above))
     if p_value > 1 - level:
         return min(wide_low, 0.0), max(wide_high, 0.0)

@@ -114,7 +114,7 @@ class Resampled:
     equal_groups: float
     df: float
     edges: tuple[float | None, float | None]  # per model, from `intervals.edge_units`
-    few: Discordance
+    discordance: Discordance
 
     @property
     def estimate(self) -> float:
@@ -127,7 +127,7 @@ class Resampled:
     def at(self, level: float) -> tuple[float, float]:
         """Return the interval of the difference; it excludes 0 if and only if p <= 1 - level."""
         found = percentile(self.differences, level, self.df, self.groups)
-        return decided(found, self.estimate, self.p_value, level, self.few)
+        return decided(found, self.estimate, self.p_value, level, self.discordance)
 
     def alone(self, level: float) -> tuple[tuple[float, float], tuple[float, float]]:
         """Return the interval of each model's own value."""
@@ -145,7 +145,7 @@ class Resampled:
             self.df,
             self.groups,
             self.equal_groups,
-            self.few.clusters,
+            self.discordance.clusters,
             self.at,
         )
 
@@ -167,7 +167,7 @@ class Resampled:
             interval_a=interval_a,
             interval_b=interval_b,
             groups=self.groups,
-            differing=self.few.groups,
+            differing=self.discordance.groups,
             level=level,
             resamples=len(self.differences),
             df=self.df,
@@ -231,7 +231,7 @@ def resampled(
     draws = np.sort(drawn_b - drawn_a)
     right_a, right_b = first == labels, second == labels
     by_class = labels if metric in OVER_CLASSES else None
-    few = discordance(right_b.astype(float) - right_a, first != second, codes, by_class)
+    differing = discordance(right_b.astype(float) - right_a, first != second, codes, by_class)
     df = group_df(np.bincount(codes))
     return Resampled(
         metric=metric,
@@ -240,12 +240,12 @@ def resampled(
         drawn_a=drawn_a,
         drawn_b=drawn_b,
         differences=draws,
-        p_value=bootstrap_p(draws, few.groups, df, found.groups),
+        p_value=bootstrap_p(draws, differing.groups, df, found.groups),
         groups=found.groups,
         equal_groups=equal_groups(np.bincount(codes)),
         df=df,
         edges=(edge_units(~right_a, codes, by_class), edge_units(~right_b, codes, by_class)),
-        few=few,
+        discordance=differing,
     )
 
 

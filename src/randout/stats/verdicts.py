@@ -77,11 +77,11 @@ def _rows(table: _Table, metric: str, estimand: str, margin: float, level: float
     return [rows[0], *others]
 
 
-def _tested(found: Difference, few: Discordance | None, clusters: float) -> tuple[Difference, Tested]:
+def _tested(found: Difference, discordance: Discordance | None, clusters: float) -> tuple[Difference, Tested]:
     """Return a difference, and its test for the family, with intervals widened if few groups differ."""
 
     def interval(level: float) -> tuple[float, float]:
-        return decided(found.at(level), found.estimate, found.p_value, level, few)
+        return decided(found.at(level), found.estimate, found.p_value, level, discordance)
 
     (low, high), (low90, high90) = interval(found.level), interval(0.90)
     shown = dataclasses.replace(found, low=low, high=high, low90=low90, high90=high90)
@@ -150,7 +150,7 @@ def _crossed(
     arms = np.stack(list(made.values()))  # (A, S, N)
     right = (arms == labels).astype(np.int8)
     by_class = labels if metric in OVER_CLASSES else None
-    few = [discordance((one - right[0]).mean(0), (arm != arms[0]).any(0), codes, by_class)
+    differing = [discordance((one - right[0]).mean(0), (arm != arms[0]).any(0), codes, by_class)
            for one, arm in zip(right[1:], arms[1:], strict=True)]  # fmt: skip
     if metric == "accuracy":
         each = right.mean(-1)  # (A, S)
@@ -163,7 +163,7 @@ def _crossed(
         both = zip(each, draws, strict=True)
         alone = [bootstrap_difference(one, drawn, count, level, sizes=sizes) for one, drawn in both]
         found = []
-        for one, drawn, differ in zip(each[1:], draws[1:], few, strict=True):
+        for one, drawn, differ in zip(each[1:], draws[1:], differing, strict=True):
             floor = 2 * 0.5**differ.groups
             found.append(bootstrap_difference(one - each[0], drawn - draws[0], count, level, floor, sizes))
     values = {}
@@ -173,7 +173,7 @@ def _crossed(
         if metric == "accuracy" and 0 < value < 1 and own.standard_error > 0:
             interval = score_interval(value, own.standard_error, own.df, level)
         values[name] = (one.tolist(), widened(interval, value, edge, level))
-    pairs = [_tested(one, differ, differ.clusters) for one, differ in zip(found, few, strict=True)]
+    pairs = [_tested(one, differ, differ.clusters) for one, differ in zip(found, differing, strict=True)]
     return _Table(values, [shown for shown, _ in pairs], [tested for _, tested in pairs])
 
 

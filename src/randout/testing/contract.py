@@ -33,7 +33,7 @@ from randout.methods.cross_entropy import CrossEntropy
 from randout.models.inference import predict
 from randout.training import checkpoint
 from randout.training.loop import _backward, _batch, fit, losses_of, step_at
-from randout.training.state import Event, Material, TrainingState
+from randout.training.state import Event, TrainingData, TrainingState
 
 from .models import build
 from .training import (
@@ -43,7 +43,7 @@ from .training import (
     live_teacher,
     new_training,
     tiny_encoder,
-    toy_material,
+    toy_training_data,
     trained,
     validation,
     weights_of,
@@ -147,7 +147,7 @@ class Bench:
         if key not in self._interrupted:
             training = self.start(methods, **TRAINED)
             positions = dict.fromkeys(stops(methods), "")
-            for count, event in enumerate(_fit(training, material_of(training)), 1):
+            for count, event in enumerate(_fit(training, training_data_of(training)), 1):
                 for stop in positions:  # to the folder of every later stop
                     if count == stop or (count < stop and event.metrics is not None):
                         checkpoint.save(training, self.saved(methods) / str(stop), {}, event.improved)
@@ -167,7 +167,7 @@ class Bench:
         key = f"{micro_batch} {_key(methods)}"
         if key not in self._gradients:
             training = self.start(methods, dropout=False, micro_batch=micro_batch, max_grad_norm=0)
-            trained(training, material_of(training), events=1)
+            trained(training, training_data_of(training), events=1)
             found = {name: p.grad for name, p in training.encoder.model.named_parameters()}
             self._gradients[key] = found, training.position.sums
         return self._gradients[key]
@@ -181,23 +181,23 @@ def stops(methods: Sequence[Method]) -> tuple[int, ...]:
     return (2, 4, 5, 6) if around else (2, 6)
 
 
-def material_of(training: TrainingState) -> Material:
-    """Material with everything that a method may need."""
-    return toy_material(training.encoder, 28, unlabelled=4, heldout=10)
+def training_data_of(training: TrainingState) -> TrainingData:
+    """TrainingData with everything that a method may need."""
+    return toy_training_data(training.encoder, 28, unlabelled=4, heldout=10)
 
 
 def run_through(training: TrainingState) -> dict[str, Tensor]:
-    """Train to the end on `material_of` the training; returns the weights."""
-    trained(training, material_of(training))
+    """Train to the end on `training_data_of` the training; returns the weights."""
+    trained(training, training_data_of(training))
     return weights_of(training)
 
 
 def whole_batch(training: TrainingState) -> Batch:
     """A step of 8 texts as one micro-batch."""
-    material = material_of(training)
-    order = material.tokens.lengths[:BATCH].argsort(kind="stable")
+    data = training_data_of(training)
+    order = data.tokens.lengths[:BATCH].argsort(kind="stable")
     training.position.micro_batch = BATCH
-    return _batch(training, material, order, 0)
+    return _batch(training, data, order, 0)
 
 
 def check_toml(bench: Bench, case: Case) -> None:
@@ -288,7 +288,7 @@ def check_resume(bench: Bench, case: Case) -> None:
             raise ContractError(f"stopped after {stop} steps: there is no checkpoint")
         if json.dumps(resumed.position.as_json(), sort_keys=True) != position:
             raise ContractError(f"stopped after {stop} steps: the position differs after restoring")
-        trained(resumed, material_of(resumed))
+        trained(resumed, training_data_of(resumed))
         found = checkpoint._all_tensors(resumed)
         if not bit_identical(found, expected):
             other = sorted(expected.keys() ^ found.keys()) or [
@@ -325,11 +325,11 @@ def check_model(bench: Bench, case: Case) -> None:
 def check_evaluation(bench: Bench, case: Case) -> None:
     """Check that predictions during training equal those of the same weights in a model without the method."""
     training, _ = bench.interrupted(case.methods)
-    material = toy_material(training.encoder)
-    ours = predict(training.encoder, material.tokens, material.labelled, "float32")
+    data = toy_training_data(training.encoder)
+    ours = predict(training.encoder, data.tokens, data.labelled, "float32")
     plain = tiny_encoder(bench.models("bert"))
     plain.model.load_state_dict(training.encoder.model.state_dict())
-    theirs = predict(plain, material.tokens, material.labelled, "float32")
+    theirs = predict(plain, data.tokens, data.labelled, "float32")
     if not (ours == theirs).all():
         raise ContractError(
             f"it acts in evaluation too: logits differ by {abs(ours - theirs).max():.1e}. Hooks belong in perturb(), "
@@ -346,7 +346,7 @@ def check_packed(bench: Bench, case: Case) -> None:
             if training.encoder.packed != pack:
                 raise ContractError(f"{family}: the tiny encoder is not {'packed' if pack else 'padded'}")
             _in_float64(training)
-            step, batch = step_at(training, material_of(training), 0), whole_batch(training)
+            step, batch = step_at(training, training_data_of(training), 0), whole_batch(training)
             losses, _ = losses_of(training, step, training.stack.inputs(step, batch))
             parameters = dict(training.encoder.model.named_parameters())
             total = torch.stack([loss.double() for loss in losses.values()]).sum()
@@ -372,7 +372,7 @@ def check_packed_gradient(bench: Bench, case: Case) -> None:
         for pack in (True, False):
             training = bench.start(case.methods, dropout=False, pack=pack, family=family)
             _in_float64(training)
-            step = step_at(training, toy_material(training.encoder, 28, heldout=10), 0)
+            step = step_at(training, toy_training_data(training.encoder, 28, heldout=10), 0)
             training.stack.gradient(step, whole_batch(training), partial(_backward, training, step))
             found.append({name: p.grad for name, p in training.encoder.model.named_parameters()})
         _compare_gradients(found[0], found[1], 1e-5, f"{family}, packed and padded")
@@ -384,7 +384,7 @@ def check_accumulation(bench: Bench, case: Case) -> None:
     """
     name = case.method.name
     for micro_batch in (1, 3):
-        if case.method.whole:
+        if case.method.needs_full_batch:
             check_together(case.methods, "auto", BATCH)
             try:
                 check_together(case.methods, micro_batch, BATCH)
@@ -402,7 +402,7 @@ def check_accumulation(bench: Bench, case: Case) -> None:
                         f"the loss {loss!r} of a step is {float(value):.6f} as a whole and {float(added[key][0]):.6f} in "
                         f"micro-batches of {micro_batch}. Divide by the number of texts in the step, "
                         "batch.step_labels.numel(), and draw noise for all of them; a method that needs all texts at once "
-                        "must set `whole = True`"
+                        "must set `needs_full_batch = True`"
                     )
         _compare_gradients(parts, whole, 1e-6, f"micro-batches of {micro_batch} and the whole step", at_least=1.0)
 
@@ -410,7 +410,7 @@ def check_accumulation(bench: Bench, case: Case) -> None:
 def check_losses(bench: Bench, case: Case) -> None:
     """Check that the method returns the losses that it declares in `losses`, each a scalar."""
     training = bench.start(case.methods)
-    state, step = training.stack.states[-1], step_at(training, material_of(training), 0)
+    state, step = training.stack.states[-1], step_at(training, training_data_of(training), 0)
     batch = case.method.inputs(step, state, whole_batch(training))
     output = step.forward(batch, want=training.stack.want)
     losses = case.method.loss(step, state, output, batch, partial(step.forward, batch))
@@ -522,8 +522,8 @@ def _key(methods: Sequence[Method]) -> str:
     )
 
 
-def _fit(training: TrainingState, material: Material) -> Iterator[Event]:
-    return iter(fit(training, material, validation(training, material)))
+def _fit(training: TrainingState, data: TrainingData) -> Iterator[Event]:
+    return iter(fit(training, data, validation(training, data)))
 
 
 def _without_seconds(training: TrainingState) -> dict[str, Any]:

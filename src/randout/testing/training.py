@@ -1,4 +1,4 @@
-"""Small trainings for tests: a tiny classifier, a little training material, and functions that run the loop."""
+"""Small trainings for tests: a tiny classifier, a little training data, and functions that run the loop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from randout.models.inference import predict
 from randout.models.tokens import Tokens, encode, truncate
 from randout.stats.metrics import score
 from randout.training.loop import begin, fit
-from randout.training.state import Event, Material, TrainingState
+from randout.training.state import Event, TrainingData, TrainingState
 
 from .models import build, loaded, toy_texts
 
@@ -32,7 +32,7 @@ __all__ = [
     "new_training",
     "settings",
     "tiny_encoder",
-    "toy_material",
+    "toy_training_data",
     "trained",
     "validation",
     "weights_of",
@@ -49,9 +49,9 @@ def tiny_encoder(folder: Path, **options: Any) -> Encoder:
     return loaded(folder, **({"id2label": NAMES, "seed": 3} | options))
 
 
-def toy_material(
+def toy_training_data(
     encoder: Encoder, n: int = 24, seed: int = 0, teacher: bool = True, unlabelled: int = 0, heldout: int = 0
-) -> Material:
+) -> TrainingData:
     """Make n toy texts of up to 24 tokens, the last `unlabelled` of them without labels, with random logits of a teacher and
     two further ones, followed by `heldout` texts that are withheld from the student.
     """
@@ -62,8 +62,8 @@ def toy_material(
     generator = torch.Generator().manual_seed(seed)
     first, *others = (2 * torch.randn(len(texts), len(NAMES), generator=generator) for _ in range(3))
     rows = np.arange(len(texts))
-    material = Material(tokens, labels, rows[: n - unlabelled], rows[n - unlabelled : n], heldout=rows[n:])
-    return replace(material, teacher=first, others=tuple(others)) if teacher else material
+    data = TrainingData(tokens, labels, rows[: n - unlabelled], rows[n - unlabelled : n], heldout=rows[n:])
+    return replace(data, teacher=first, others=tuple(others)) if teacher else data
 
 
 def _texts(n: int, seed: int) -> tuple[list[str], list[str]]:
@@ -77,7 +77,7 @@ def _tokens(encoder: Encoder, texts: list[str]) -> Tokens:
 
 
 def live_teacher(student: Path, n: int = 24, seed: int = 0, same_family: bool = False, **options: Any) -> LiveTeacher:
-    """Make a frozen teacher with its own tokens of the texts of `toy_material(n, seed)` and its classes in another order.
+    """Make a frozen teacher with its own tokens of the texts of `toy_training_data(n, seed)` and its classes in another order.
 
     student: folder of the student's encoder. The teacher is the tiny RoBERTa in the same parent folder, built if missing;
     or, with `same_family`, a wider and deeper model of the student's family with the same tokens. options: as for
@@ -116,19 +116,19 @@ def new_training(
     return begin(encoder, context, methods, table, "float32")
 
 
-def validation(training: TrainingState, material: Material) -> Callable[[], dict[str, Any]]:
-    rows = material.labelled[::2]
+def validation(training: TrainingState, data: TrainingData) -> Callable[[], dict[str, Any]]:
+    rows = data.labelled[::2]
 
     def validate() -> dict[str, Any]:
-        return score(material.labels[rows].numpy(), predict(training.encoder, material.tokens, rows, "float32"), NAMES)
+        return score(data.labels[rows].numpy(), predict(training.encoder, data.tokens, rows, "float32"), NAMES)
 
     return validate
 
 
-def trained(training: TrainingState, material: Material, events: int | None = None) -> list[Event]:
+def trained(training: TrainingState, data: TrainingData, events: int | None = None) -> list[Event]:
     """Train to the end, or until `events` events; returns the events."""
     found: list[Event] = []
-    for event in fit(training, material, validation(training, material)):
+    for event in fit(training, data, validation(training, data)):
         found.append(event)
         if len(found) == events:
             break

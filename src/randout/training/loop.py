@@ -24,14 +24,15 @@ from randout.core.rng import random_key
 from randout.core.wording import plural
 from randout.methods.base import Batch, Context, Logged, Loop, Method, Perturbation, Step
 from randout.methods.stack import MethodStack
-from randout.models.encoder import NOTHING, Encoder, Output, Want, computing
+from randout.models.encoder import LOGITS_ONLY, Encoder, Output, Want, computing
 from randout.models.kernels import block
 from randout.models.kernels.buffers import frozen_garbage_collector
 from randout.models.tokens import batches
 from randout.stats.metrics import better
 
 from . import gradient_guard
-from .state import Event, Material, TrainingState
+from .schedule import learning_rate
+from .state import Event, TrainingData, TrainingState
 
 FLUSH = 20  # steps between reads of the losses on a GPU, because each read synchronises with it
 
@@ -67,24 +68,24 @@ def begin(
     return training
 
 
-def fit(training: TrainingState, material: Material, validate: Callable[[], dict[str, Any]]) -> Iterator[Event]:
+def fit(training: TrainingState, data: TrainingData, validate: Callable[[], dict[str, Any]]) -> Iterator[Event]:
     """Train from `training.position` to the end; yields an event after every step and after every validation.
 
     validate: computes metrics of the current student. Raises Failure if a loss is not finite.
     """
     with frozen_garbage_collector():
-        yield from _epochs(training, material, validate)
+        yield from _epochs(training, data, validate)
 
 
-def _epochs(training: TrainingState, material: Material, validate: Callable[[], dict[str, Any]]) -> Iterator[Event]:
+def _epochs(training: TrainingState, data: TrainingData, validate: Callable[[], dict[str, Any]]) -> Iterator[Event]:
     settings, position = training.settings, training.position
-    lengths, windows = material.tokens.lengths, not training.encoder.packed
-    rows = (material.labelled, material.unlabelled)
+    lengths, windows = data.tokens.lengths, not training.encoder.packed
+    rows = (data.labelled, data.unlabelled)
     while position.epoch < settings.epochs and not position.ended:
         order = batches(lengths, *rows, settings.batch_size, settings.seed, position.epoch, windows)
         while position.batch < len(order):
             began = time.perf_counter()
-            step(training, material, order[position.batch])
+            step(training, data, order[position.batch])
             position.batch += 1
             position.step += 1
             position.seconds += time.perf_counter() - began
@@ -99,18 +100,18 @@ def _epochs(training: TrainingState, material: Material, validate: Callable[[], 
             continue
         metrics = validate()
         improved = settings.keep == "last" or better(settings.metric, metrics[settings.metric], position.best)
-        _close_epoch(training, material, metrics, improved)
-        training.stack.evaluated(step_at(training, material, max(position.step - 1, 0)), metrics, improved)
+        _close_epoch(training, data, metrics, improved)
+        training.stack.evaluated(step_at(training, data, max(position.step - 1, 0)), metrics, improved)
         yield Event(metrics=metrics, improved=improved)
     position.ended = position.ended or "all epochs done"
 
 
-def _close_epoch(training: TrainingState, material: Material, metrics: dict[str, Any], improved: bool) -> None:
+def _close_epoch(training: TrainingState, data: TrainingData, metrics: dict[str, Any], improved: bool) -> None:
     position, settings = training.position, training.settings
     means = {name: total / count for name, (total, count) in position.sums.items()}
     scores = {name: value for name, value in metrics.items() if isinstance(value, float)}
     position.epoch += 1
-    rate = learning_rate(settings, max(position.step - 1, 0), material.steps(settings))  # of the epoch's last step
+    rate = learning_rate(settings, max(position.step - 1, 0), data.steps(settings))  # of the epoch's last step
     row = {"epoch": position.epoch, "step": position.step, "learning_rate": rate, **means}
     row |= {f"validation_{name}": value for name, value in scores.items()} | {"seconds": round(position.seconds, 3)}
     position.history.append(row)
@@ -123,23 +124,23 @@ def _close_epoch(training: TrainingState, material: Material, metrics: dict[str,
             position.ended = f"no gain in {plural(position.without_gain, 'validation')}"
 
 
-def step(training: TrainingState, material: Material, rows: np.ndarray) -> None:
+def step(training: TrainingState, data: TrainingData, rows: np.ndarray) -> None:
     """Take one optimizer step on the texts `rows`. If a GPU runs out of memory, the micro-batch is halved.
 
     Raises Failure if the first step leaves a parameter of the student without a gradient (`gradient_guard`).
     """
     optimizer, position = training.optimizer, training.position
-    rate = learning_rate(training.settings, position.step, material.steps(training.settings))
+    rate = learning_rate(training.settings, position.step, data.steps(training.settings))
     for group in optimizer.param_groups:
         group["lr"] = rate
     while True:
         optimizer.zero_grad(set_to_none=True)
-        step = step_at(training, material, position.step)
+        step = step_at(training, data, position.step)
         try:
-            _gradients(training, step, material, rows)
+            _gradients(training, step, data, rows)
             break
         except torch.OutOfMemoryError:
-            whole = [method.name for method in training.stack.methods if method.whole]
+            whole = [method.name for method in training.stack.methods if method.needs_full_batch]
             if training.settings.micro_batch != "auto" or position.micro_batch == 1 or whole:
                 lower = f"batch_size (methods.{whole[0]} needs whole batches)" if whole else "micro_batch"
                 raise Failure(
@@ -149,7 +150,7 @@ def step(training: TrainingState, material: Material, rows: np.ndarray) -> None:
             position.micro_batch = -(-position.micro_batch // 2)
             torch.cuda.empty_cache()
     if training.watched:
-        _check_gradients(training, material, rows)
+        _check_gradients(training, data, rows)
     step.log("gradient_norm", _clip(optimizer, training.settings.max_grad_norm))
     training.pending.append((position.epoch, position.batch, _summary(step.logged)))
     if training.encoder.device.type == "cpu" or len(training.pending) >= FLUSH:
@@ -158,13 +159,13 @@ def step(training: TrainingState, material: Material, rows: np.ndarray) -> None:
     training.stack.stepped(step)
 
 
-def _check_gradients(training: TrainingState, material: Material, rows: np.ndarray) -> None:
+def _check_gradients(training: TrainingState, data: TrainingData, rows: np.ndarray) -> None:
     """Raise Failure if the first step of this process left a parameter without the gradient that it should have."""
     encoder = training.encoder
 
     def plain() -> Tensor:
         encoder.model.eval()  # the next training forward pass sets the mode again
-        ids = [torch.from_numpy(material.tokens[row].astype(np.int64)) for row in rows[:2]]
+        ids = [torch.from_numpy(data.tokens[row].astype(np.int64)) for row in rows[:2]]
         with block.plain():
             return replace(encoder, packed=False).forward(ids).logits
 
@@ -181,47 +182,45 @@ def _clip(optimizer: torch.optim.Optimizer, limit: float) -> Tensor:
     return norm
 
 
-def step_at(training: TrainingState, material: Material, number: int) -> Step:
+def step_at(training: TrainingState, data: TrainingData, number: int) -> Step:
     """What the methods see of optimizer step `number` (0 is the first)."""
-    loop = Loop(partial(student_forward, training), training.stack.supervised, partial(held_out, training, material))
-    return Step(training.stack.context, loop, number, material.steps(training.settings))
+    loop = Loop(partial(student_forward, training), training.stack.gold_loss, partial(held_out, training, data))
+    return Step(training.stack.context, loop, number, data.steps(training.settings))
 
 
-def _gradients(training: TrainingState, step: Step, material: Material, rows: np.ndarray) -> None:
+def _gradients(training: TrainingState, step: Step, data: TrainingData, rows: np.ndarray) -> None:
     """Accumulate `.grad` over the micro-batches of a step; a method may compute it in its own way."""
     for first in range(0, len(rows), training.position.micro_batch):
-        batch = _batch(training, material, rows, first)
+        batch = _batch(training, data, rows, first)
         training.stack.gradient(step, batch, partial(_backward, training, step))
 
 
-def _batch(training: TrainingState, material: Material, rows: np.ndarray, first: int) -> Batch:
-    return batch_of(training, material, rows, rows[first : first + training.position.micro_batch], first)
+def _batch(training: TrainingState, data: TrainingData, rows: np.ndarray, first: int) -> Batch:
+    return batch_of(training, data, rows, rows[first : first + training.position.micro_batch], first)
 
 
-def held_out(training: TrainingState, material: Material, step: int) -> Batch:
+def held_out(training: TrainingState, data: TrainingData, step: int) -> Batch:
     """Batch of held-out rows for a step; the rows are cycled through, in a new random order for each pass."""
-    size = min(training.settings.batch_size, len(material.heldout))
-    turn, place = divmod(step * size, len(material.heldout))
+    size = min(training.settings.batch_size, len(data.heldout))
+    turn, place = divmod(step * size, len(data.heldout))
     orders = [
-        np.random.default_rng(random_key(training.stack.context.seed, "heldout", turn + n)).permutation(
-            material.heldout
-        )
+        np.random.default_rng(random_key(training.stack.context.seed, "heldout", turn + n)).permutation(data.heldout)
         for n in range(2)
     ]
     rows = np.concatenate(orders)[place : place + size]
-    rows = rows[np.argsort(material.tokens.lengths[rows], kind="stable")]
-    return batch_of(training, material, rows, rows, 0)
+    rows = rows[np.argsort(data.tokens.lengths[rows], kind="stable")]
+    return batch_of(training, data, rows, rows, 0)
 
 
-def batch_of(training: TrainingState, material: Material, rows: np.ndarray, mine: np.ndarray, first: int) -> Batch:
+def batch_of(training: TrainingState, data: TrainingData, rows: np.ndarray, mine: np.ndarray, first: int) -> Batch:
     """Make the micro-batch of the texts `mine`, which are those from index `first` on in the `rows` of a step."""
     device = training.encoder.device
-    ids = [torch.from_numpy(material.tokens[row].astype(np.int64)) for row in mine]
+    ids = [torch.from_numpy(data.tokens[row].astype(np.int64)) for row in mine]
     index = torch.from_numpy(mine)
-    teacher = None if material.teacher is None else material.teacher[index].to(device)
-    step_labels = material.labels[torch.from_numpy(rows)].to(device)
-    longest = int(material.tokens.lengths[rows].max())
-    others = tuple(logits[index].to(device) for logits in material.others)
+    teacher = None if data.teacher is None else data.teacher[index].to(device)
+    step_labels = data.labels[torch.from_numpy(rows)].to(device)
+    longest = int(data.tokens.lengths[rows].max())
+    others = tuple(logits[index].to(device) for logits in data.others)
     return Batch(index, ids, step_labels[first : first + len(mine)], teacher, step_labels, first, longest, others)
 
 
@@ -258,7 +257,7 @@ def student_forward(
     dropout: bool = True,
     perturb: bool = True,
     call: int = 0,
-    want: Want = NOTHING,
+    want: Want = LOGITS_ONLY,
 ) -> Output:
     """Run a training forward pass; options as for `Forward`. Dropout masks and noise depend on (step, call, micro-batch)."""
     encoder, seed = training.encoder, training.stack.context.seed
@@ -305,15 +304,3 @@ def flush(training: TrainingState) -> None:
                 entry = training.position.sums.setdefault(name, [0.0, 0])
                 training.position.sums[name] = [entry[0] + value, entry[1] + 1]
     training.pending.clear()
-
-
-def learning_rate(settings: TrainTable, step: int, steps: int) -> float:
-    """Learning rate of step `step` (0 is the first): linear warm-up over `warmup_ratio` of all steps, then constant or
-    linear decay to zero.
-    """
-    warmup = math.ceil(settings.warmup_ratio * steps)
-    if step < warmup:
-        return settings.learning_rate * (step + 1) / warmup
-    if settings.schedule == "constant":
-        return settings.learning_rate
-    return settings.learning_rate * max(steps - step, 0) / max(steps - warmup, 1)

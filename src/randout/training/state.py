@@ -1,4 +1,4 @@
-"""Training state: the training material, the position, and everything that changes during training."""
+"""Training state: the training data, the position, and everything that changes during training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from randout.models.tokens import Tokens
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingData:
     """The data that a student learns from.
 
     tokens: all texts. labels: (n,) class index, -1 for none. labelled, unlabelled: rows of `tokens` to train on. teacher:

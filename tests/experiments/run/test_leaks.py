@@ -42,7 +42,7 @@ Pretend = Callable[..., Path]
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring.figures, "confusion_picture", lambda *words: None)
+    monkeypatch.setattr(scoring.run_pictures, "confusion_picture", lambda *words: None)
 
 
 def write(path: Path, texts: Sequence[str], labels: Sequence[str] | None = None, **more: Sequence[str]) -> Path:
@@ -64,7 +64,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory, tiny_model: Tiny, toy_csv: 
     student = str(tiny_model("bert"))
     runs = tmp_path_factory.mktemp("taught")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring.figures, "confusion_picture", lambda *words: None)
+        patch.setattr(scoring.run_pictures, "confusion_picture", lambda *words: None)
         done = api.train(
             toy_csv(90, 1), student=student, teacher="none", preset="plain", settings=FAST, out=runs / "one", runs=runs
         )
@@ -343,7 +343,7 @@ def leaking(taught: Path, tmp_path_factory: pytest.TempPathFactory, tiny_model: 
     settings = FAST | {"data.split_seed": 5, "output.allow_leaks": True}
     runs = tmp_path_factory.mktemp("leaking")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring.figures, "confusion_picture", lambda *words: None)
+        patch.setattr(scoring.run_pictures, "confusion_picture", lambda *words: None)
         return api.train(
             toy_csv(90, 1), student=str(tiny_model("bert")), teacher=str(taught), preset="kd", settings=settings,
             runs=runs, out=runs / "leaky",
@@ -591,8 +591,8 @@ def lopsided(tmp_path: Path) -> Path:
 def test_auto_max_length_comes_from_training_rows_alone(asked: Any, lopsided: Path, tmp_path: Path) -> None:
     plan = make(asked(lopsided, data={"split_column": "part"}))
     train = plan.dataset.split["train"]
-    assert plan.config.student.max_length == int(plan.tokens.whole[train].max()) == 6
-    assert np.percentile(plan.tokens.whole, 99) > 30
+    assert plan.config.student.max_length == int(plan.tokens.untruncated_lengths[train].max()) == 6
+    assert np.percentile(plan.tokens.untruncated_lengths, 99) > 30
     unlabelled = write(tmp_path / "u.csv", [f"{'goal ' * 40}{at}" for at in range(30)])
     table = {"split_column": "part", "unlabeled": str(unlabelled)}
     more = make(asked(lopsided, asked(lopsided).student.model, data=table))

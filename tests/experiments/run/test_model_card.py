@@ -124,7 +124,7 @@ def test_a_head_that_was_edited_is_kept(run: Run, toy_csv: Any, tmp_path: Path) 
 
 
 def test_odd_labels_are_written_as_code(tmp_path: Path) -> None:
-    from randout.experiments.run.scoring import usage_lines
+    from randout.experiments.run.model_card import usage_lines
 
     labels = ['a "quoted" one', "two\nlines", "健康", "back\\slash"]
     code = "\n".join(usage_lines(True, labels))

@@ -20,7 +20,7 @@ from randout.data.row_hashes import row_hashes
 from randout.experiments.run import defaults, pipeline, planning
 from randout.experiments.run.reload import reload_plan
 from randout.methods.builtin import METHODS
-from randout.reporting.figures import score_lines
+from randout.reporting.text import score_lines
 from randout.storage.metrics_record import Scores
 from randout.storage.seen_rows import TRAINED, read_seen
 from randout.testing.models import toy_texts

@@ -15,7 +15,14 @@ from safetensors.numpy import save_file
 from randout.core.console import Show
 from randout.core.errors import UserError
 from randout.experiments.run import soft_labels
-from randout.experiments.run.soft_labels import column_order, compute, fingerprint, store, stored, teacher_rows
+from randout.experiments.run.soft_labels import (
+    column_order,
+    compute,
+    fingerprint,
+    read_stored_logits,
+    store,
+    teacher_rows,
+)
 from support.forward import ids_of
 from support.training import tiny_encoder
 
@@ -30,19 +37,21 @@ def parts(**changes: Any) -> dict[str, str]:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """The file of `LOGITS`, stored for `parts()`."""
-    place, found = stored(tmp_path, parts())
+    place, found = read_stored_logits(tmp_path, parts())
     assert found is None
     store(place, LOGITS, parts())
     return place
 
 
 def test_what_is_stored_comes_back(path: Path) -> None:
-    place, found = stored(path.parent, parts())
+    place, found = read_stored_logits(path.parent, parts())
     assert place == path
     assert found is not None
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, LOGITS)
-    assert stored(path.parent, dict(reversed(parts().items())))[0] == path, "in whatever order the parts are named"
+    assert read_stored_logits(path.parent, dict(reversed(parts().items())))[0] == path, (
+        "in whatever order the parts are named"
+    )
     assert [file.name for file in path.parent.iterdir()] == [path.name], "nothing partial is left"
 
 
@@ -60,7 +69,7 @@ def test_what_is_stored_comes_back(path: Path) -> None:
     ],
 )
 def test_whatever_the_logits_depend_on_has_a_file_of_its_own(path: Path, changes: dict[str, Any]) -> None:
-    place, found = stored(path.parent, parts(**changes))
+    place, found = read_stored_logits(path.parent, parts(**changes))
     assert found is None
     assert place != path
 
@@ -79,10 +88,10 @@ def test_logits_that_changed_after_they_were_stored_are_refused(path: Path, row:
     damaged[row, 1] = np.nextafter(damaged[row, 1], np.float32(np.inf))
     rewritten(path, damaged)
     with pytest.raises(UserError, match=rf"{path.name}: .*sha256 differ") as caught:
-        stored(path.parent, parts())
+        read_stored_logits(path.parent, parts())
     assert "Delete the file" in str(caught.value)
     rewritten(path, LOGITS)
-    assert stored(path.parent, parts())[1] is not None
+    assert read_stored_logits(path.parent, parts())[1] is not None
 
 
 def test_a_flipped_bit_on_disk_is_refused(path: Path) -> None:
@@ -90,20 +99,20 @@ def test_a_flipped_bit_on_disk_is_refused(path: Path) -> None:
     data[-2] ^= 1
     path.write_bytes(bytes(data))
     with pytest.raises(UserError, match="sha256 differ"):
-        stored(path.parent, parts())
+        read_stored_logits(path.parent, parts())
 
 
 @pytest.mark.parametrize("name", [*parts(), "sha256"])
 def test_each_part_of_the_metadata_is_compared(path: Path, name: str) -> None:
     rewritten(path, LOGITS, **{name: "another"})
     with pytest.raises(UserError, match=f"outdated or belong to another run: {name} differ"):
-        stored(path.parent, parts())
+        read_stored_logits(path.parent, parts())
 
 
 def test_what_cannot_be_read_is_refused(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match=f"{path.name}: .*cannot be read"):
-        stored(path.parent, parts())
+        read_stored_logits(path.parent, parts())
 
 
 def test_logits_are_computed_once(

@@ -587,7 +587,7 @@ def test_a_search_where_all_fails_says_so_and_ends_with_1(run, tiny_model, toy_c
 
 def test_grid_cells_of_a_search_are_those_of_its_seed(made, dataset, tmp_path):
     folder = go(made("plain", RATES | {"trials": 2, "seed": 3}), tmp_path / "s", dataset)
-    expected, _ = grid.cells({"train.learning_rate": RATES["space"]["learning_rate"]}, 2, 3)
+    expected, _ = grid.grid_points({"train.learning_rate": RATES["space"]["learning_rate"]}, 2, 3)
     assert [trial.settings for trial in folder.record.trials] == expected
 
 

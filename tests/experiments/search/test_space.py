@@ -33,7 +33,7 @@ def space(methods: str = "randout-kd", **table) -> tuple[dict, list[str]]:
 )
 def test_the_papers_space_by_recipe(preset, size, absent):
     found, left_out = space(preset, preset="paper")
-    drawn, cells = grid.cells(found, 0, 0)
+    drawn, cells = grid.grid_points(found, 0, 0)
     assert cells == len(drawn) == size
     assert set(left_out) == absent
     assert found["train.batch_size"] == [16, 32]
@@ -41,22 +41,22 @@ def test_the_papers_space_by_recipe(preset, size, absent):
 
 def test_every_cell_comes_once_in_an_order_drawn_by_the_seed():
     over = {"kd.weight": [0.2, 0.4, 0.6], "train.batch_size": [16, 32]}
-    drawn, size = grid.cells(over, 0, 5)
+    drawn, size = grid.grid_points(over, 0, 5)
     whole = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
     assert size == len(drawn) == 6
     assert sorted(map(str, drawn)) == sorted(map(str, whole))
     assert drawn != whole
-    assert grid.cells(over, 0, 5)[0] == drawn
-    assert grid.cells(over, 0, 6)[0] != drawn
+    assert grid.grid_points(over, 0, 5)[0] == drawn
+    assert grid.grid_points(over, 0, 6)[0] != drawn
     for trials in (1, 2, 4, 6, 100):  # fewer trials are a prefix, so that more can be no others
-        assert grid.cells(over, trials, 5) == (drawn[:trials], 6)
+        assert grid.grid_points(over, trials, 5) == (drawn[:trials], 6)
 
 
 def test_a_user_s_values_lie_over_a_preset_s_and_copies_count_once():
     found, _ = space(preset="paper", space={"methods.kd.weight": [0.5, 0.5, 0.25], "learning_rate": [1e-5]})
     assert found["kd.weight"] == [0.5, 0.25]
     assert found["train.learning_rate"] == [1e-5]
-    assert len(grid.cells(found, 0, 0)[0]) == 2 * 3 * 7 * 8 * 2
+    assert len(grid.grid_points(found, 0, 0)[0]) == 2 * 3 * 7 * 8 * 2
 
 
 def test_a_cell_becomes_tables_over_a_recipe():

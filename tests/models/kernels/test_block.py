@@ -17,7 +17,7 @@ import torch.utils.checkpoint
 from torch import nn
 from torch.nn.modules import module as every_module
 
-from randout.models.encoder import NOTHING, Encoder, Want
+from randout.models.encoder import LOGITS_ONLY, Encoder, Want
 from randout.models.kernels import block, dropout
 from randout.models.kernels import buffers as memory
 from randout.testing.models import FAMILIES, LENGTHS
@@ -43,10 +43,10 @@ def texts_of(encoder: Encoder) -> list[torch.Tensor]:
 
 
 def every_token(encoder: Encoder) -> Want:
-    return Want(hidden=tuple(range(len(encoder.sites.blocks) + 1)))
+    return Want(hidden=tuple(range(len(encoder.hook_points.blocks) + 1)))
 
 
-def passed(encoder: Encoder, want: Want = NOTHING, slow: bool = False, seed: int = 1) -> dict[str, torch.Tensor]:
+def passed(encoder: Encoder, want: Want = LOGITS_ONLY, slow: bool = False, seed: int = 1) -> dict[str, torch.Tensor]:
     """Logits, states asked for and all gradients of a training forward."""
     torch.manual_seed(seed)
     encoder.model.zero_grad()
@@ -57,7 +57,7 @@ def passed(encoder: Encoder, want: Want = NOTHING, slow: bool = False, seed: int
         output = encoder.forward(texts_of(encoder), want)
     target = torch.randn(output.logits.shape, generator=torch.Generator().manual_seed(2)).to(output.logits.dtype)
     ((output.logits - target) ** 2).sum().backward()
-    found = {"logits": output.logits.detach()} | {f"hidden {site}": x.detach() for site, x in output.hidden.items()}
+    found = {"logits": output.logits.detach()} | {f"hidden {point}": x.detach() for point, x in output.hidden.items()}
     return found | {n: p.grad.clone() for n, p in encoder.model.named_parameters() if p.grad is not None}
 
 
@@ -98,7 +98,7 @@ def test_first_tokens_only_has_the_masks_of_all(family, tiny_model):
 def test_a_method_that_changes_the_last_state_sees_all_of_it(tiny_model):
     encoder = encoder_of("bert", tiny_model)
     seen = []
-    undo = encoder.sites.change(len(encoder.sites.blocks), lambda state: seen.append(state.shape) or state)
+    undo = encoder.hook_points.change(len(encoder.hook_points.blocks), lambda state: seen.append(state.shape) or state)
     with dropout.rates(encoder.model, 0.0, 0.0):
         changed = passed(encoder)
         undo()
@@ -110,7 +110,7 @@ def test_a_method_that_changes_the_last_state_sees_all_of_it(tiny_model):
 def test_parts_that_a_method_changes_are_not_passed_by(tiny_model, how):
     """Mixout and others change a linear layer inside a block: then the block runs as transformers wrote it."""
     encoder = encoder_of("bert", tiny_model)
-    layer = encoder.sites.blocks[1].intermediate.dense
+    layer = encoder.hook_points.blocks[1].intermediate.dense
     own = layer.forward
     if how == "hook":
         layer.register_forward_hook(lambda module, inputs, output: 2 * output)
@@ -129,14 +129,14 @@ def test_parts_that_a_method_changes_are_not_passed_by(tiny_model, how):
 def test_first_tokens_are_what_is_asked_for(tiny_model):
     encoder = encoder_of("bert", tiny_model)
     encoder.model.eval()
-    whole = encoder.forward(texts_of(encoder), Want(cls=True, hidden=(len(encoder.sites.blocks),))).cls
+    whole = encoder.forward(texts_of(encoder), Want(pooled=True, hidden=(len(encoder.hook_points.blocks),))).pooled
     for gradients in (True, False):
         seen = []
-        handle = encoder.sites.blocks[-1].intermediate.register_forward_hook(
+        handle = encoder.hook_points.blocks[-1].intermediate.register_forward_hook(
             lambda *states, seen=seen: seen.append(states[2])
         )
         with torch.set_grad_enabled(gradients):
-            narrow = encoder.forward(texts_of(encoder), Want(cls=True)).cls
+            narrow = encoder.forward(texts_of(encoder), Want(pooled=True)).pooled
         handle.remove()
         torch.testing.assert_close(narrow, whole, rtol=0, atol=1e-10)
         assert [state.shape[1] for state in seen] == [
@@ -178,14 +178,14 @@ class TestGradients:
                     backward(batch, direct)
                 found.append({n: p.grad.clone() for n, p in parameters.items() if p.grad is not None})
                 if direct:
-                    memory.append(encoder.sites.words.weight.grad.data_ptr())
+                    memory.append(encoder.hook_points.words.weight.grad.data_ptr())
             assert_same(*found)
         assert memory[0] == memory[1]
 
     def test_an_embedding_that_other_losses_look_at_too(self, tiny_model):
         """Autograd adds to the kept memory in a step's second batch; the next step must start from zeros all the same."""
         encoder = encoder_of("bert", tiny_model)
-        weight, texts = encoder.sites.words.weight, texts_of(encoder)
+        weight, texts = encoder.hook_points.words.weight, texts_of(encoder)
         found: dict[bool, list[torch.Tensor]] = {True: [], False: []}
         for direct, slopes in found.items():
             for _ in range(3):
@@ -206,16 +206,16 @@ class TestGradients:
 
     def test_the_filler_has_none(self, tiny_model):
         encoder = encoder_of("roberta", tiny_model)
-        padding = encoder.sites.words.padding_idx
+        padding = encoder.hook_points.words.padding_idx
         texts = [torch.tensor([0, padding, 7, 2]), torch.tensor([0, 8, 7, 2])]
         with encoder.gradients.adding():
             encoder.forward(texts).logits.square().sum().backward()
-        gradient = encoder.sites.words.weight.grad
+        gradient = encoder.hook_points.words.weight.grad
         assert gradient[padding].abs().max() == 0 < gradient[7].abs().max()
 
     def test_frozen_parameters_have_none(self, tiny_model):
         encoder = encoder_of("bert", tiny_model)
-        frozen = [encoder.sites.blocks[0].intermediate.dense.weight, encoder.sites.words.weight]
+        frozen = [encoder.hook_points.blocks[0].intermediate.dense.weight, encoder.hook_points.words.weight]
         for parameter in frozen:
             parameter.requires_grad_(False)
         found = passed(encoder, every_token(encoder))
@@ -245,7 +245,7 @@ class TestGradients:
 
     def test_second_derivatives_need_the_plain_way(self, tiny_model):
         encoder = encoder_of("bert", tiny_model)
-        weight = encoder.sites.blocks[0].output.dense.weight
+        weight = encoder.hook_points.blocks[0].output.dense.weight
         target = torch.zeros(len(LENGTHS), 3, dtype=torch.float64, requires_grad=True)
 
         def slope_of_slope() -> torch.Tensor:
@@ -305,13 +305,13 @@ def stock_step(encoder: Encoder, seed: int = 1) -> dict[str, torch.Tensor]:
 @contextmanager
 def checkpointing(encoder: Encoder, reentrant: bool) -> Iterator[None]:
     """As `gradient_checkpointing: true` of a config.json does."""
-    for made in encoder.sites.blocks:
+    for made in encoder.hook_points.blocks:
         made._gradient_checkpointing_func = partial(torch.utils.checkpoint.checkpoint, use_reentrant=reentrant)
         made.gradient_checkpointing = True
     try:
         yield
     finally:
-        for made in encoder.sites.blocks:
+        for made in encoder.hook_points.blocks:
             made.gradient_checkpointing = False
 
 
@@ -348,7 +348,7 @@ def test_every_parameter_learns_where_saved_tensors_are_not_kept_as_they_are(fam
             assert_same(step_of(encoder), exact)
         assert not runs, name
     assert_same(step_of(encoder), exact)
-    assert len(runs) == len(encoder.sites.blocks)
+    assert len(runs) == len(encoder.hook_points.blocks)
     assert len(exact) > 16 * len(runs)
 
 
@@ -359,14 +359,14 @@ def test_gradients_belong_to_the_parameters_even_where_saved_tensors_come_back_a
     runs, exact = counted(monkeypatch), stock_step(encoder)
     with kept_as_copies():
         assert_same(step_of(encoder), exact)
-    assert len(runs) == len(encoder.sites.blocks)
+    assert len(runs) == len(encoder.hook_points.blocks)
 
 
 def test_a_weight_that_was_changed_in_place_before_the_backward_pass_is_noticed(tiny_model):
     encoder = encoder_of("bert", tiny_model)
     total = encoder.forward(texts_of(encoder)).logits.square().sum()
     with torch.no_grad():
-        encoder.sites.blocks[1].output.dense.weight.add_(1.0)
+        encoder.hook_points.blocks[1].output.dense.weight.add_(1.0)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"), encoder.gradients.adding():
         total.backward()
 
@@ -434,10 +434,10 @@ def test_what_is_changed_in_a_block_counts(family, tiny_model, monkeypatch):
     names = CHANGES if family == "bert" else IN_EVERY_FAMILY
     for name, change in ((name, CHANGES[name]) for name in names):
         encoder = copy.deepcopy(made)
-        change(encoder.sites.blocks[1])
+        change(encoder.hook_points.blocks[1])
         runs.clear()
         ours = step_of(encoder)
-        assert len(runs) == len(encoder.sites.blocks) - (name not in STILL_FUSED), name
+        assert len(runs) == len(encoder.hook_points.blocks) - (name not in STILL_FUSED), name
         theirs = stock_step(encoder)
         assert set(ours) == set(theirs), name
         for key, value in ours.items():
@@ -452,7 +452,7 @@ def test_what_is_changed_in_a_block_counts(family, tiny_model, monkeypatch):
 @pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward", "full_backward_pre"])
 def test_hooks_on_all_modules_are_called(tiny_model, kind):
     encoder, seen = encoder_of("bert", tiny_model), []
-    inside = {id(part) for made in encoder.sites.blocks for name, part in made.named_modules() if name}
+    inside = {id(part) for made in encoder.hook_points.blocks for name, part in made.named_modules() if name}
     register = getattr(every_module, f"register_module_{kind}_hook")
     handle = register(lambda module, *_: seen.append(id(module)))
     try:
@@ -467,20 +467,20 @@ def test_hooks_on_all_modules_are_called(tiny_model, kind):
 
 def test_backward_hooks_of_the_last_block_see_all_tokens(tiny_model):
     encoder, seen = encoder_of("bert", tiny_model), []
-    encoder.sites.blocks[-1].register_full_backward_hook(lambda module, into, out: seen.append(out[0].shape))
+    encoder.hook_points.blocks[-1].register_full_backward_hook(lambda module, into, out: seen.append(out[0].shape))
     passed(encoder)
     assert seen == [(1, sum(LENGTHS), encoder.model.config.hidden_size)]
 
 
 def test_hooks_of_the_embedding_are_called(tiny_model):
     encoder = encoder_of("bert", tiny_model)
-    weight, calls = encoder.sites.words.weight, []
+    weight, calls = encoder.hook_points.words.weight, []
     weight.register_hook(lambda gradient: 2 * gradient)
     weight.register_post_accumulate_grad_hook(lambda p: calls.append(p.grad.shape))
     ours = step_of(encoder)
     assert len(calls) == 1
     assert_same(ours, stock_step(encoder))
-    encoder.sites.words.max_norm = 0.5  # set after the model was made ready
+    encoder.hook_points.words.max_norm = 0.5  # set after the model was made ready
     weight._backward_hooks.clear()
     weight._post_accumulate_grad_hooks.clear()
     assert_same(step_of(encoder), stock_step(encoder))

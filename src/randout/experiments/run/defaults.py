@@ -141,16 +141,16 @@ def _frozen_states(source: Source, tokens: Tokens, rows: np.ndarray, device: str
 
     encoder = loading.load(source, id2label={0: "0", 1: "1"}, pooling="mean")
     encoder.model.to(device).eval()
-    last = len(encoder.sites.blocks)
+    last = len(encoder.hook_points.blocks)
     found = {name: np.zeros((len(rows), encoder.model.config.hidden_size), np.float32) for name in ("first", "mean")}
     for places in by_length(tokens.lengths[rows], np.arange(len(rows)), 2048):
         ids = [torch.from_numpy(tokens[row].astype(np.int64)) for row in rows[places]]
-        output = encoder.forward(ids, Want(hidden=(last,), cls=True))
+        output = encoder.forward(ids, Want(hidden=(last,), pooled=True))
         state, lengths = output.hidden[last], [len(text) for text in ids]
         starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
         found["first"][places] = (state[0, starts] if encoder.packed else state[:, 0]).float().cpu().numpy()
-        assert output.cls is not None
-        found["mean"][places] = output.cls.float().cpu().numpy()
+        assert output.pooled is not None
+        found["mean"][places] = output.pooled.float().cpu().numpy()
     return found
 
 

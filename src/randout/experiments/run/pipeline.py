@@ -36,17 +36,18 @@ from randout.storage.seen_rows import FILE as SEEN_ROWS
 from randout.storage.seen_rows import read_seen, write_seen
 
 from . import leaks
-from .choice import FOLDER as CHOICE
-from .choice import chosen_plan, train_chosen
+from .model_card import model_card
 from .options import Result as Result
 from .options import finished as finished
 from .plan import Plan, TeacherOutputs, TrainedStudent
 from .planning import refit_plan
-from .scoring import model_card, open_test, rows_sha256, score_split, score_test
+from .run_warnings import diagnose
+from .scoring import open_test, rows_sha256, score_split, score_test
 from .student import Options, Paused, Stopped, check_methods, environment, student_of
+from .student_selection import FOLDER as CHOICE
+from .student_selection import chosen_plan, train_chosen
 from .teacher import prepare_teacher, teacher_warnings
 from .teacher_comparison import teacher_gap, texts_per_second
-from .warnings import diagnose
 
 REFIT = "refit"  # subfolder of a run folder that holds the checkpoint of the refit
 EARLY_FILES = {".lock", "run.toml", "split.json", "run.json", SEEN_ROWS}  # may exist before `run.json` does

@@ -114,7 +114,7 @@ class Plan:
     `tokenization.token_copies` returns it. leak_warnings: held-out rows that the teachers or the pretrained student have
     seen. left_out: methods removed because no teacher was found, although none was declined. asked: `config.train` before
     "auto" was resolved, for the teachers, which resolve it themselves. alternative: a bag-of-words baseline that becomes
-    the student if it is not worse than this encoder (`choice`).
+    the student if it is not worse than this encoder (`student_selection`).
     """
 
     config: Config

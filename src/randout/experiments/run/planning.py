@@ -17,7 +17,7 @@ from randout.core.config import ALTERNATIVE, AUTO_STUDENT, Config, StudentTable,
 from randout.core.errors import UserError
 from randout.core.wording import plural, verb
 from randout.data.dataset import Dataset, data_identity, load
-from randout.methods.base import SUPERVISED, Method, Size
+from randout.methods.base import GOLD_LOSS, Method, Size
 from randout.methods.builtin import GOLD, METHODS
 from randout.methods.compatibility import learned_rows, methods_of
 from randout.methods.contrastive import Contrastive
@@ -71,7 +71,7 @@ def _encoder_plan(config: Config, dataset: Dataset, required: Collection[str]) -
     missing = distilling if teacher is None and config.teacher.model == "auto" else []
     if teacher is None:
         methods = _without_teacher(methods, dataset, config.teacher.model, required, notes)
-    if not any(SUPERVISED in method.losses or method.teacher for method in methods):
+    if not any(GOLD_LOSS in method.losses or method.teacher for method in methods):
         raise UserError(
             f"methods: no method with a training target is left. Keep methods.{GOLD}, or a method that learns from a teacher, "
             "together with a teacher"

@@ -9,7 +9,7 @@ from randout.models.sources import Source, find
 from randout.storage.run_folder import RunFolder
 
 from .plan import Plan
-from .request import stored_config as stored_config
+from .run_request import stored_config as stored_config
 from .student_kinds import EncoderStudent, baseline_of
 
 

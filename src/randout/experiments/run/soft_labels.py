@@ -36,7 +36,7 @@ def fingerprint(model: str, max_length: int, truncation: str, precision: str, te
     return parts | {"texts": total.hexdigest(), "rows": str(len(texts))}
 
 
-def stored(folder: Path, parts: dict[str, str]) -> tuple[Path, np.ndarray | None]:
+def read_stored_logits(folder: Path, parts: dict[str, str]) -> tuple[Path, np.ndarray | None]:
     """Return the file of these logits, and the logits (n, C) float32, or None if they are not stored yet.
 
     Raises UserError if the file is damaged or holds other logits.
@@ -62,7 +62,7 @@ def stored(folder: Path, parts: dict[str, str]) -> tuple[Path, np.ndarray | None
 
 
 def store(path: Path, logits: np.ndarray, parts: dict[str, str]) -> None:
-    """Store logits (n, C) where `stored` finds them; the file is written atomically."""
+    """Store logits (n, C) where `read_stored_logits` finds them; the file is written atomically."""
     digest = {"sha256": hashlib.sha256(logits.tobytes()).hexdigest()}
     with replacing(path) as partial:
         save_file({"logits": logits}, partial, metadata=parts | digest)
@@ -72,7 +72,7 @@ def compute(
     teacher: Encoder, texts: Sequence[str], folder: Path, parts: dict[str, str], show: Show, source: str
 ) -> np.ndarray:
     """Return the teacher's logits (n, C) for `texts`, from the stored file or computed and stored. source: its name, for logs."""
-    path, logits = stored(folder, parts)
+    path, logits = read_stored_logits(folder, parts)
     if logits is not None:
         show.say(f"soft labels: {len(texts):,} of {source} reused from {folder.name}/{path.name}")
         return logits

@@ -29,7 +29,7 @@ from randout.stats.metrics import score
 from randout.storage.run_folder import RunFolder
 from randout.training import checkpoint
 from randout.training.loop import begin, fit, flush, step
-from randout.training.state import Material, TrainingState
+from randout.training.state import TrainingData, TrainingState
 
 from .options import Options as Options
 from .options import Paused as Paused
@@ -48,7 +48,7 @@ def environment(plan: Plan) -> dict[str, Any]:
     return {**versions, "device": name, "threads": torch.get_num_threads()}
 
 
-def make_session(plan: Plan, teacher: TeacherOutputs | None = None) -> TrainingState:
+def begin_training(plan: Plan, teacher: TeacherOutputs | None = None) -> TrainingState:
     """Return the training state at step zero: the student loaded and its methods set up."""
     encoder, context = student_of(plan, teacher.live if teacher else None)
     return begin(encoder, context, plan.methods, plan.config.train, plan.config.train.precision)
@@ -79,28 +79,30 @@ def class_weights(dataset: Dataset) -> torch.Tensor:
     return torch.tensor(counts.sum() / (len(counts) * np.maximum(counts, 1)), dtype=torch.float32)
 
 
-def make_material(plan: Plan, teacher: TeacherOutputs | None) -> Material:
+def make_training_data(plan: Plan, teacher: TeacherOutputs | None) -> TrainingData:
     """Return what the student of `plan` learns from: tokens, labels, rows and teacher logits."""
     unlabelled = plan.dataset.split.get("unlabeled", np.zeros(0, np.int64))
     labelled, heldout = learned_rows(plan.dataset, plan.methods)
     logits, others = (teacher.logits, tuple(other.logits for other in teacher.others)) if teacher else (None, ())
-    return Material(plan.tokens, torch.from_numpy(plan.dataset.labels), labelled, unlabelled, logits, heldout, others)
+    return TrainingData(
+        plan.tokens, torch.from_numpy(plan.dataset.labels), labelled, unlabelled, logits, heldout, others
+    )
 
 
 def train_student(
-    plan: Plan, session: TrainingState, material: Material, run: RunFolder, options: Options
+    plan: Plan, training: TrainingState, data: TrainingData, run: RunFolder, options: Options
 ) -> TrainingState:
     """Train to the end, from the last checkpoint if there is one; return the training state with its best weights.
 
-    session: as begun. Checkpoints are saved during training. Raises Stopped after a stop was requested and the state is
+    training: as begun. Checkpoints are saved during training. Raises Stopped after a stop was requested and the state is
     saved.
     """
     show, train = options.show, plan.config.train
     where = environment(plan)
-    _restore(plan, session, run, where, options)
-    validate = partial(_validate, plan, session)
-    texts = len(material.labelled) + len(material.unlabelled)
-    position = session.position
+    _restore(plan, training, run, where, options)
+    validate = partial(_validate, plan, training)
+    texts = len(data.labelled) + len(data.unlabelled)
+    position = training.position
     done = position.epoch * texts + position.batch * train.batch_size
     what = f"{plan.student.label} ({'+'.join(method.name for method in plan.methods)})"
     saved = time.monotonic()
@@ -108,17 +110,17 @@ def train_student(
     if position.step >= pause:  # killed after the pause, before its caller recorded it
         raise Paused(run, validate())
     with stop_on_signal() as stop, show.bar(what, texts * train.epochs, min(done, texts * train.epochs)) as bar:
-        for event in fit(session, material, validate):
+        for event in fit(training, data, validate):
             bar(event.texts, "")
             why = stop.why or ("the time limit" if options.deadline and time.monotonic() > options.deadline else "")
             ended = bool(position.ended)
             paused = event.metrics is None and position.step >= pause
             if event.metrics is not None or why or paused or time.monotonic() - saved > 60 * train.save_minutes:
-                flush(session)
-                checkpoint.save(session, run.checkpoint, where, event.improved)
+                flush(training)
+                checkpoint.save(training, run.checkpoint, where, event.improved)
                 saved = time.monotonic()
             if event.metrics is not None:
-                show.say(_epoch_line(what, session, event.improved))
+                show.say(_epoch_line(what, training, event.improved))
             if why and not ended:
                 raise Stopped(why, run)
             if paused:
@@ -126,39 +128,39 @@ def train_student(
                 raise Stopped(stop.why, run) if stop.why else Paused(run, metrics)
         if stop.why:  # requested at the very end: a caller that trains several students must stop too
             raise Stopped(stop.why, run)
-    checkpoint.restore_best(session, run.checkpoint)
-    return session
+    checkpoint.restore_best(training, run.checkpoint)
+    return training
 
 
-def _restore(plan: Plan, session: TrainingState, run: RunFolder, where: dict[str, Any], options: Options) -> None:
+def _restore(plan: Plan, training: TrainingState, run: RunFolder, where: dict[str, Any], options: Options) -> None:
     """Restore the last checkpoint, if there is one; ask first if it is of another environment than `where`."""
     show = options.show
     changed = checkpoint.changes(run.checkpoint, where)
     accepted = options.accept_changes or bool(changed and show.ask(f"{changed}. Resume anyway?"))
-    if checkpoint.restore(session, run.checkpoint, where, accepted):
-        show.say(f"resuming from step {session.position.step} of {run.path}")
-    if not session.encoder.packed:
-        show.say(f"{plan.student.label} runs with padding, in windows sorted by length: {session.encoder.reason}")
+    if checkpoint.restore(training, run.checkpoint, where, accepted):
+        show.say(f"resuming from step {training.position.step} of {run.path}")
+    if not training.encoder.packed:
+        show.say(f"{plan.student.label} runs with padding, in windows sorted by length: {training.encoder.reason}")
 
 
-def _validate(plan: Plan, session: TrainingState) -> dict[str, Any]:
+def _validate(plan: Plan, training: TrainingState) -> dict[str, Any]:
     """Return the metrics of the student so far on the validation rows; empty if there are none."""
     dataset = plan.dataset
     held = dataset.split["validation"]
     if not len(held):  # the refit trains on all rows
         return {}
-    logits = predict(session.encoder, plan.tokens, held, plan.config.train.precision)
+    logits = predict(training.encoder, plan.tokens, held, plan.config.train.precision)
     return score(dataset.labels[held], logits, dataset.id2label, unseen=dataset.unseen)
 
 
-def _epoch_line(what: str, session: TrainingState, improved: bool) -> str:
-    row, settings = session.position.history[-1], session.settings
+def _epoch_line(what: str, training: TrainingState, improved: bool) -> str:
+    row, settings = training.position.history[-1], training.settings
     losses = ", ".join(f"{name[5:]} {value:.3f}" for name, value in row.items() if name.startswith("loss_"))
     value = row.get(f"validation_{settings.metric}")
     shown = f"{value:.4f}" if settings.metric == "log_loss" else f"{value:.2%}" if value is not None else ""
     score = f", validation {settings.metric} {shown}" if shown else ""
     best = " (best so far)" if improved and settings.keep != "last" else ""
-    ended = session.position.ended
+    ended = training.position.ended
     stop = f"; stopping: {ended}" if ended and not ended.startswith("all") else ""
     spent = duration(row["seconds"])
     return f"{what}: epoch {row['epoch']}/{settings.epochs}, {losses}{score}{best}, {spent}{stop}"
@@ -217,7 +219,7 @@ def live_teacher(plan: Plan, encoder: Encoder, columns: tuple[int, ...], max_len
 
 def same_tokens(one: Tokens, other: Tokens) -> bool:
     """Return whether all texts that neither truncates have the same ids in both; False if there is no such text."""
-    full = np.flatnonzero((one.whole == one.lengths) & (other.whole == other.lengths))
+    full = np.flatnonzero((one.untruncated_lengths == one.lengths) & (other.untruncated_lengths == other.lengths))
     return len(full) > 0 and all(np.array_equal(one[int(text)], other[int(text)]) for text in full)
 
 
@@ -226,16 +228,19 @@ def row_counts(plan: Plan) -> str:
     return f"rows: {', '.join(f'{len(index):,} {name}' for name, index in plan.dataset.split.items())}"
 
 
-def estimate(plan: Plan, session: TrainingState, material: Material, steps: int) -> list[str]:
-    """Return the lines of a dry run: rows, tokens, memory, and time measured by `steps` real steps of `session`."""
-    rows = np.concatenate([material.labelled, material.unlabelled])
+def estimate(plan: Plan, training: TrainingState, data: TrainingData, steps: int) -> list[str]:
+    """Return the lines of a dry run: rows, tokens, memory, and time measured by `steps` real steps of `training`."""
+    rows = np.concatenate([data.labelled, data.unlabelled])
     lengths, size, epochs = plan.tokens.lengths, plan.config.train.batch_size, plan.config.train.epochs
     median = rows[np.argsort(lengths[rows], kind="stable")][np.linspace(0, len(rows) - 1, size).round().astype(int)]
     refit = plan.config.train.refit is True
-    seconds = _seconds_per_step(session, material, median, steps) * plan.steps * (1 + refit)
-    weights = sum(p.numel() for p in session.encoder.model.parameters())
+    seconds = _seconds_per_step(training, data, median, steps) * plan.steps * (1 + refit)
+    weights = sum(p.numel() for p in training.encoder.model.parameters())
     activations = (
-        34 * int(lengths[median].sum()) * session.encoder.model.config.hidden_size * len(session.encoder.sites.blocks)
+        34
+        * int(lengths[median].sum())
+        * training.encoder.model.config.hidden_size
+        * len(training.encoder.hook_points.blocks)
     )
     total = int(lengths[rows].sum())
     lines = [row_counts(plan)]
@@ -252,10 +257,10 @@ def estimate(plan: Plan, session: TrainingState, material: Material, steps: int)
     return lines
 
 
-def _seconds_per_step(session: TrainingState, material: Material, rows: np.ndarray, steps: int) -> float:
+def _seconds_per_step(training: TrainingState, data: TrainingData, rows: np.ndarray, steps: int) -> float:
     """Measure a training step on the texts of `rows`, as the mean of `steps`."""
-    step(session, material, rows)  # the first step also allocates
+    step(training, data, rows)  # the first step also allocates
     began = time.perf_counter()
     for _ in range(steps):
-        step(session, material, rows)
+        step(training, data, rows)
     return (time.perf_counter() - began) / steps

@@ -27,7 +27,7 @@ from randout.training.state import TrainingState
 from . import defaults
 from .options import Options, Stopped
 from .plan import NO_TOKENS, Plan, RowLogits, TeacherOutputs, TrainedStudent
-from .student import estimate, make_material, make_session, row_counts, stand_in, train_student
+from .student import begin_training, estimate, make_training_data, row_counts, stand_in, train_student
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ class EncoderStudent:
         )
 
     def train(self, plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, options: Options) -> TrainedStudent:
-        session = train_student(plan, make_session(plan, teacher), make_material(plan, teacher), run, options)
-        encoder, longest = session.encoder, int(plan.config.student.max_length)
+        training = train_student(plan, begin_training(plan, teacher), make_training_data(plan, teacher), run, options)
+        encoder, longest = training.encoder, int(plan.config.student.max_length)
         parameters = sum(p.numel() for p in encoder.model.parameters())
         return TrainedStudent(
             _logits(plan, encoder),
-            _history(session),
+            _history(training),
             lambda folder, card: loading.save(encoder, folder, longest, card),
             {"encoder": {"packed": encoder.packed, "reason": encoder.reason, "parameters": parameters}},
             {"parameters": parameters},
@@ -77,7 +77,7 @@ class EncoderStudent:
 
     def estimate(self, plan: Plan, steps: int = 3) -> list[str]:
         teacher = stand_in(plan) if plan.has_teacher else None
-        return estimate(plan, make_session(plan, teacher), make_material(plan, teacher), steps)
+        return estimate(plan, begin_training(plan, teacher), make_training_data(plan, teacher), steps)
 
     def usual_epochs(self, plan: Plan) -> int:
         texts, by_contrast = defaults.training_texts(methods_of(plan.config), plan.dataset)
@@ -126,7 +126,7 @@ class NeuralBaseline(_Baseline):
         vocabulary = self.settings.vocabulary(dataset.texts[row] for row in dataset.split["train"])
         tokens = self.settings.tokens(vocabulary, dataset.texts)
         length = self.settings.length
-        cut = (tokens.whole > length).mean()
+        cut = (tokens.untruncated_lengths > length).mean()
         notes.append(f"vocabulary: {len(vocabulary):,} words; {cut:.1%} of texts are truncated to {length} words")
         return replace(self, vocabulary=vocabulary), tokens
 
@@ -134,19 +134,19 @@ class NeuralBaseline(_Baseline):
         return self.settings.encoder(self.vocabulary, plan.dataset.id2label, plan.config.train.seed)
 
     def train(self, plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, options: Options) -> TrainedStudent:
-        session = train_student(plan, self._session(plan), make_material(plan, teacher), run, options)
-        fitted = self.settings.fitted(session.encoder, self.vocabulary)
+        training = train_student(plan, self._begin(plan), make_training_data(plan, teacher), run, options)
+        fitted = self.settings.fitted(training.encoder, self.vocabulary)
         return TrainedStudent(
-            _logits(plan, session.encoder), _history(session), fitted.save, {"classifier": fitted.found}
+            _logits(plan, training.encoder), _history(training), fitted.save, {"classifier": fitted.found}
         )
 
     def estimate(self, plan: Plan, steps: int = 3) -> list[str]:
-        return estimate(plan, self._session(plan), make_material(plan, None), steps)
+        return estimate(plan, self._begin(plan), make_training_data(plan, None), steps)
 
-    def _session(self, plan: Plan) -> TrainingState:
-        session = make_session(plan)
-        session.optimizer = self.settings.optimizer(session.encoder.model)
-        return session
+    def _begin(self, plan: Plan) -> TrainingState:
+        training = begin_training(plan)
+        training.optimizer = self.settings.optimizer(training.encoder.model)
+        return training
 
 
 @dataclass(frozen=True)
@@ -213,8 +213,8 @@ def _logits(plan: Plan, encoder: Encoder) -> RowLogits:
     return lambda rows, progress: predict(encoder, plan.tokens, rows, "float32", progress)
 
 
-def _history(session: TrainingState) -> dict[str, Any]:
-    position = session.position
+def _history(training: TrainingState) -> dict[str, Any]:
+    position = training.position
     return {"epochs": position.history, "best_epoch": position.best_epoch, "ended": position.ended}
 
 

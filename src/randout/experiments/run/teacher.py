@@ -25,9 +25,9 @@ from randout.storage.run_folder import RunFolder
 from . import soft_labels
 from .options import Options
 from .plan import Plan, TeacherOutputs
+from .run_warnings import as_records
 from .student import live_teacher
 from .teacher_comparison import TIMED_ROWS, texts_per_second
-from .warnings import stored
 
 
 def prepare_teacher(plan: Plan, options: Options, fine_tune: Callable[[Plan, Options], Path]) -> TeacherOutputs | None:
@@ -127,7 +127,7 @@ def teacher_warnings(plan: Plan, own: Scores, teacher: TeacherOutputs | None, ru
     """
     if teacher is None:
         left_out = run.record.left_out
-        return stored([no_teacher(left_out)] if left_out else [])
+        return as_records([no_teacher(left_out)] if left_out else [])
     dataset = plan.dataset
     held, names = dataset.split["validation"], dataset.names
     majority = int(np.bincount(dataset.labels[dataset.split["train"]]).argmax())
@@ -140,7 +140,7 @@ def teacher_warnings(plan: Plan, own: Scores, teacher: TeacherOutputs | None, ru
         if weak is None and one is teacher:
             weak = _not_above_student(plan, own, teacher, run)
         found += [weak] if weak else []
-    return stored(found)
+    return as_records(found)
 
 
 def no_teacher(left_out: Sequence[str]) -> Finding:

@@ -19,7 +19,7 @@ from randout.core.config import Config, build, checked
 from randout.core.errors import Failure, UserError
 from randout.data.dataset import Dataset, load
 from randout.experiments.run import pipeline, planning
-from randout.experiments.run.request import TEACHERS_OWN
+from randout.experiments.run.run_request import TEACHERS_OWN
 from randout.experiments.run.student import Options, Paused, Stopped, check_methods, student_of
 from randout.methods.builtin import GOLD, METHODS
 from randout.methods.compatibility import methods_of
@@ -28,10 +28,10 @@ from randout.storage.study_folder import StudyFolder, opened, refuse_others
 from randout.storage.study_record import FORMAT, Rung, SearchRecord, StudyData, Trial
 from randout.training.checkpoint import MadeElsewhere
 
-from .request import Search as Search
-from .request import check_space as check_space
-from .request import make_search as make_search
-from .space import SearchTable, cells, each_value, rungs, settings_text
+from .search_request import Search as Search
+from .search_request import check_space as check_space
+from .search_request import make_search as make_search
+from .space import SearchTable, each_value, grid_points, rungs, settings_text
 from .trials import (
     at_chance,
     best_trial,
@@ -114,7 +114,7 @@ def check_trials(search: Search, dataset: Dataset) -> None:
     if search.table.sampler == "tpe":
         settings = each_value(search.space)
     else:
-        settings, _ = cells(search.space, search.table.trials, search.table.seed)
+        settings, _ = grid_points(search.space, search.table.trials, search.table.seed)
         rungs(len(settings), search.table.halving, search.table.budget)
     known: dict[str, Any] = {}  # trials mostly differ in methods, so each student is loaded once
     for number, one in enumerate(settings):
@@ -138,7 +138,7 @@ def planned(search: Search, dataset: Dataset) -> list[str]:
         lines = [f"{name}: {values}" for name, values in search.space.items()]
         what, trials = f"{table.trials} trials, each proposed by tpe from those before it", table.trials
     else:
-        chosen, size = cells(search.space, table.trials, table.seed)
+        chosen, size = grid_points(search.space, table.trials, table.seed)
         lines = [f"{number:04d}  {settings_text(settings)}" for number, settings in enumerate(chosen)]
         what, trials = f"{len(chosen)} of {size} cells", len(chosen)
     shares = ", ".join(f"{share:.1%}" for share in rungs(trials, table.halving, table.budget))
@@ -156,7 +156,7 @@ def _teachers(search: Search, dataset: Dataset) -> str:
 def _halve(search: Search, folder: StudyFolder[SearchRecord], dataset: Dataset, options: Options) -> None:
     """Train all cells to the first rung, the best of them to the next, and so on: synchronous successive halving."""
     table, record = search.table, folder.record
-    chosen, record.grid = cells(search.space, table.trials, table.seed)
+    chosen, record.grid = grid_points(search.space, table.trials, table.seed)
     if not record.trials:
         record.trials = [new_trial(number, settings) for number, settings in enumerate(chosen)]
         folder.save()

@@ -145,7 +145,7 @@ def parse_space(texts: Sequence[str]) -> Space:
     return space
 
 
-def cells(space: Space, trials: int, seed: int) -> tuple[list[Settings], int]:
+def grid_points(space: Space, trials: int, seed: int) -> tuple[list[Settings], int]:
     """Return the cells to try, and the number of cells in the grid.
 
     Their order is drawn with `seed`, so that any prefix is a random sample of the grid.

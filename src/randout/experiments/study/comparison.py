@@ -17,7 +17,7 @@ from randout.core.wording import plural
 from randout.data.dataset import Dataset, Datasets
 from randout.experiments.run import leaks, pipeline, planning
 from randout.experiments.run.plan import Plan
-from randout.experiments.run.student import Options, Stopped, check_methods, make_session, stand_in, student_of
+from randout.experiments.run.student import Options, Stopped, begin_training, check_methods, stand_in, student_of
 from randout.experiments.search.search import check_trials, make_search, plugins_of, run_search
 from randout.experiments.search.space import settings_text, tables_of
 from randout.methods.builtin import METHODS
@@ -188,7 +188,7 @@ def _check_methods(plan: Plan, config: Config) -> None:
             )
         )
     if any(method.teacher == "model" for method in plan.methods):
-        make_session(plan, stand_in(plan))
+        begin_training(plan, stand_in(plan))
     else:
         check_methods(plan.methods, student_of(plan)[1])
 

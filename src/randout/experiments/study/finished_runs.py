@@ -19,7 +19,7 @@ from randout.storage.study_record import Cell, ComparisonRecord, StudyData
 
 from .results import as_result, leaks_of, read_scores, rows_for
 from .spec import Study
-from .warnings import of_study
+from .study_warnings import of_study
 
 
 def compare_finished(paths: Sequence[Path], baseline: str, study: Study, selected: bool = False) -> ComparisonRecord:

@@ -10,7 +10,7 @@ import numpy as np
 
 from randout.core.errors import UserError
 from randout.core.wording import plural
-from randout.reporting.figures import covered, method_lines
+from randout.reporting.text import covered, method_lines
 from randout.stats.crossed import Difference
 from randout.stats.metrics import score
 from randout.stats.verdicts import FOLDS_NEEDED, MethodRow, compare_folds, compare_methods
@@ -22,7 +22,7 @@ from randout.storage.study_folder import StudyFolder
 from randout.storage.study_record import ComparisonRecord, ResultRow, StudyResult
 
 from .spec import Study
-from .warnings import of_study
+from .study_warnings import of_study
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from randout.core.config import (
 )
 from randout.core.errors import UserError, nearest
 from randout.core.files import resolve_places
-from randout.experiments.run.request import with_fixed_teacher
+from randout.experiments.run.run_request import with_fixed_teacher
 from randout.experiments.search.space import SearchTable
 from randout.methods.builtin import GOLD, KD_ALONE, PAPERS_OWN
 from randout.methods.catalog import ALL, as_study, chosen

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from transformers.activations import GELUActivation
 
 from . import dropout, packing
-from .attention import Attention, Call, padded
-from .buffers import Gradients, Tape, observed, plain_tensor
+from .buffers import Arena, Gradients, observed, plain_tensor
+from .fused_attention import Attention, BlockArguments, padded
 
 aten = torch.ops.aten
 
@@ -36,30 +36,32 @@ class _FusedFunction(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, call: Call, wq, bq, wk, bk, wv, bv, wo, bo, g1, c1, w1, b1, w2, b2, g2, c2):
-        tape, dtype = call.tape, call.dtype
+    def forward(ctx, x, arguments: BlockArguments, wq, bq, wk, bk, wv, bv, wo, bo, g1, c1, w1, b1, w2, b2, g2, c2):
+        arena, dtype = arguments.arena, arguments.dtype
         with torch.autocast("cpu", enabled=False):
-            state = padded(x, dtype, tape)
-            parts = [(wq, bq, call.scaling), (wk, bk, 1.0), (wv, bv, dropout.scale(call.rates[0]))]
-            joint, bias = _joined(parts[call.first :], dtype, tape)
-            product = torch.addmm(bias, state, joint.t(), out=tape.empty(len(state), len(joint), dtype=dtype))[: len(x)]
+            state = padded(x, dtype, arena)
+            parts = [(wq, bq, arguments.scaling), (wk, bk, 1.0), (wv, bv, dropout.scale(arguments.rates[0]))]
+            joint, bias = _joined(parts[arguments.first :], dtype, arena)
+            product = torch.addmm(bias, state, joint.t(), out=arena.empty(len(state), len(joint), dtype=dtype))[
+                : len(x)
+            ]
             start = query = first = None
-            if call.first:
-                start = starts_of(call.lengths)
-                first, (query, of_query) = state[start], _joined(parts[:1], dtype, tape)
+            if arguments.first:
+                start = starts_of(arguments.lengths)
+                first, (query, of_query) = state[start], _joined(parts[:1], dtype, arena)
                 x = x[start]
-                attention = Attention(call, product, torch.addmm(of_query, first, query.t()))
+                attention = Attention(arguments, product, torch.addmm(of_query, first, query.t()))
             else:
-                attention = Attention(call, product, None)
+                attention = Attention(arguments, product, None)
             mixed = attention.forward()
-            out, up, down = (_cast(w, dtype, tape) for w in (wo, w1, w2))
-            z, one = _ResidualNorm.of(call, 0, mixed, out, bo, x, g1, c1)
-            middle = padded(z, dtype, tape)
-            before = tape.empty(len(middle), len(up), dtype=dtype)
-            torch.addmm(_cast(b1, dtype, tape), middle, up.t(), out=before)
-            after = aten.gelu.out(before, out=tape.empty(*before.shape, dtype=dtype))
-            y, two = _ResidualNorm.of(call, 1, after, down, b2, z, g2, c2)
-        ctx.call, ctx.attention, ctx.one, ctx.two, ctx.start = call, attention, one, two, start
+            out, up, down = (_cast(w, dtype, arena) for w in (wo, w1, w2))
+            z, one = _ResidualNorm.of(arguments, 0, mixed, out, bo, x, g1, c1)
+            middle = padded(z, dtype, arena)
+            before = arena.empty(len(middle), len(up), dtype=dtype)
+            torch.addmm(_cast(b1, dtype, arena), middle, up.t(), out=before)
+            after = aten.gelu.out(before, out=arena.empty(*before.shape, dtype=dtype))
+            y, two = _ResidualNorm.of(arguments, 1, after, down, b2, z, g2, c2)
+        ctx.arguments, ctx.attention, ctx.one, ctx.two, ctx.start = arguments, attention, one, two, start
         ctx.weights = (wq, bq, wk, bk, wv, bv, wo, bo, g1, c1, w1, b1, w2, b2, g2, c2)
         ctx.inner = (state, joint, first, query, mixed, out, middle, up, before, after, down)
         ctx.save_for_backward(*ctx.weights)
@@ -69,12 +71,12 @@ class _FusedFunction(torch.autograd.Function):
     def backward(ctx, gradient):
         if torch.is_grad_enabled():
             raise RuntimeError("fused blocks have no second derivatives; run the forward pass within `block.plain()`")
-        call, start = ctx.call, ctx.start
+        arguments, start = ctx.arguments, ctx.start
         state, joint, first, query, mixed, out, middle, up, before, after, down = ctx.inner
         ctx.saved_tensors  # noqa: B018 (raises if a weight was changed in place or the graph was freed)
         # Hooks on saved tensors return copies of the weights, but gradients must go to the parameters themselves.
         wq, bq, wk, bk, wv, bv, wo, bo, g1, c1, w1, b1, w2, b2, g2, c2 = ctx.weights
-        scratch, dtype, hidden = Tape(call.tape.pool), call.dtype, gradient.shape[1]
+        scratch, dtype, hidden = Arena(arguments.arena.pool), arguments.dtype, gradient.shape[1]
 
         def product(a: Tensor, b: Tensor) -> Tensor:
             return torch.mm(a, b, out=scratch.empty(len(a), b.shape[1], dtype=dtype))
@@ -83,7 +85,7 @@ class _FusedFunction(torch.autograd.Function):
 
         def add_gradient(place: int, weight: Tensor, value: Any) -> None:
             if ctx.needs_input_grad[place]:
-                found[place] = call.gradients.add(weight, value())
+                found[place] = arguments.gradients.add(weight, value())
 
         with torch.autocast("cpu", enabled=False):
             to_sum, to_down = ctx.two.backward(gradient, g2, c2, scratch, add_gradient, 16)
@@ -98,20 +100,20 @@ class _FusedFunction(torch.autograd.Function):
             add_gradient(8, wo, lambda: product(to_out.t(), mixed))
             add_gradient(9, bo, lambda: to_out.sum(0))
             to_state, to_first = ctx.attention.backward(product(to_out, out), scratch)
-            parts = [(2, wq, bq, call.scaling), (4, wk, bk, 1.0), (6, wv, bv, dropout.scale(call.rates[0]))]
+            parts = [(2, wq, bq, arguments.scaling), (4, wk, bk, 1.0), (6, wv, bv, dropout.scale(arguments.rates[0]))]
             slopes = product(to_state.t(), state).split(hidden)
             sums = to_state.sum(0).split(hidden)
-            for (place, weight, bias, factor), w, b in zip(parts[call.first :], slopes, sums, strict=True):
+            for (place, weight, bias, factor), w, b in zip(parts[arguments.first :], slopes, sums, strict=True):
                 add_gradient(place, weight, lambda w=w, factor=factor: w.mul_(factor))
                 add_gradient(place + 1, bias, lambda b=b, factor=factor: b * factor)
             if to_first is None:
                 to_sum += product(to_state, joint)[: len(to_sum)]
             else:
-                add_gradient(2, wq, lambda: product(to_first.t(), first).mul_(call.scaling))
-                add_gradient(3, bq, lambda: to_first.sum(0) * call.scaling)
+                add_gradient(2, wq, lambda: product(to_first.t(), first).mul_(arguments.scaling))
+                add_gradient(3, bq, lambda: to_first.sum(0) * arguments.scaling)
                 to_sum += product(to_first, query)
                 to_sum = (
-                    product(to_state, joint)[: sum(call.lengths)]
+                    product(to_state, joint)[: sum(arguments.lengths)]
                     .to(to_sum.dtype, copy=True)
                     .index_add_(0, start, to_sum)
                 )
@@ -122,7 +124,7 @@ class _FusedFunction(torch.autograd.Function):
 class _ResidualNorm:
     """LN(x + drop(state W' + b)): the values that its backward pass needs. before: the input of the layer norm."""
 
-    call: Call
+    arguments: BlockArguments
     rate: float
     before: Tensor
     mean: Tensor
@@ -131,22 +133,31 @@ class _ResidualNorm:
 
     @staticmethod
     def of(
-        call: Call, which: int, state: Tensor, weight: Tensor, bias: Tensor, x: Tensor, g: Tensor, c: Tensor
+        arguments: BlockArguments,
+        which: int,
+        state: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        x: Tensor,
+        g: Tensor,
+        c: Tensor,
     ) -> tuple[Tensor, _ResidualNorm]:
-        tape, dtype, rate = call.tape, call.dtype, call.rates[1 + which]
-        added = tape.empty(len(state), len(weight), dtype=dtype)
-        added = torch.addmm(_cast(bias, dtype, tape), state, weight.t(), out=added)[: len(x)]
+        arena, dtype, rate = arguments.arena, arguments.dtype, arguments.rates[1 + which]
+        added = arena.empty(len(state), len(weight), dtype=dtype)
+        added = torch.addmm(_cast(bias, dtype, arena), state, weight.t(), out=added)[: len(x)]
         keep = None
         if rate:
-            keep = dropout.fill_keep_mask(tape.empty(sum(call.lengths), x.shape[1], dtype=dtype), rate)
-            keep = keep[starts_of(call.lengths)] if call.first else keep  # same masks as when all tokens are computed
+            keep = dropout.fill_keep_mask(arena.empty(sum(arguments.lengths), x.shape[1], dtype=dtype), rate)
+            keep = (
+                keep[starts_of(arguments.lengths)] if arguments.first else keep
+            )  # same masks as when all tokens are computed
             added *= keep
-        before = torch.add(x, added, alpha=dropout.scale(rate), out=tape.empty(*x.shape, dtype=x.dtype))
-        output, mean, deviation = torch.native_layer_norm(before, x.shape[1:], g, c, call.eps[which])
-        return output, _ResidualNorm(call, rate, before, mean, deviation, keep)
+        before = torch.add(x, added, alpha=dropout.scale(rate), out=arena.empty(*x.shape, dtype=x.dtype))
+        output, mean, deviation = torch.native_layer_norm(before, x.shape[1:], g, c, arguments.eps[which])
+        return output, _ResidualNorm(arguments, rate, before, mean, deviation, keep)
 
     def backward(
-        self, gradient: Tensor, g: Tensor, c: Tensor, scratch: Tape, add_gradient: Any, place: int
+        self, gradient: Tensor, g: Tensor, c: Tensor, scratch: Arena, add_gradient: Any, place: int
     ) -> tuple[Tensor, Tensor]:
         """Gradients with respect to x, in newly allocated memory, and to (state W' + b)."""
         to_sum, to_g, to_c = aten.native_layer_norm_backward(
@@ -154,7 +165,7 @@ class _ResidualNorm:
         )
         add_gradient(place, g, lambda: to_g)
         add_gradient(place + 1, c, lambda: to_c)
-        whole = padded(to_sum, self.call.dtype, scratch)
+        whole = padded(to_sum, self.arguments.dtype, scratch)
         added = whole[: len(to_sum)]
         if self.keep is not None:
             added *= self.keep
@@ -168,15 +179,15 @@ def starts_of(lengths: Sequence[int]) -> Tensor:
     return counts.cumsum(0) - counts
 
 
-def _cast(x: Tensor, dtype: torch.dtype, tape: Tape) -> Tensor:
-    return x.detach() if x.dtype == dtype else tape.empty(*x.shape, dtype=dtype).copy_(x)
+def _cast(x: Tensor, dtype: torch.dtype, arena: Arena) -> Tensor:
+    return x.detach() if x.dtype == dtype else arena.empty(*x.shape, dtype=dtype).copy_(x)
 
 
-def _joined(parts: Sequence[tuple[Tensor, Tensor, float]], dtype: torch.dtype, tape: Tape) -> tuple[Tensor, Tensor]:
+def _joined(parts: Sequence[tuple[Tensor, Tensor, float]], dtype: torch.dtype, arena: Arena) -> tuple[Tensor, Tensor]:
     """Concatenate the weights (out, in) and biases (out) of linear maps of one input, each multiplied by its factor."""
     rows, columns = parts[0][0].shape
-    weight = tape.empty(len(parts) * rows, columns, dtype=dtype)
-    bias = tape.empty(len(parts) * rows, dtype=dtype)
+    weight = arena.empty(len(parts) * rows, columns, dtype=dtype)
+    bias = arena.empty(len(parts) * rows, dtype=dtype)
     for (w, b, factor), w_out, b_out in zip(parts, weight.split(rows), bias.split(rows), strict=True):
         w_out.copy_(w)
         b_out.copy_(b)
@@ -194,7 +205,7 @@ class FusedBlock:
     """
 
     def forward(self, hidden_states, attention_mask=None, *arguments, boundaries=None, **keywords):
-        if boundaries is not None and boundaries.tape is not None and not packing.attention_hooks:
+        if boundaries is not None and boundaries.arena is not None and not packing.attention_hooks:
             given = (attention_mask, *arguments, keywords.get("past_key_values"))  # set in decoders or padded batches
             if all(value is None for value in given) and not observed() and untouched(self):
                 return run(self, hidden_states[0], boundaries)[None]
@@ -331,9 +342,9 @@ def run(block: Any, state: Tensor, boundaries: packing.Boundaries) -> Tensor:
     needed.
     """
     heads, out, down = block.attention.self, block.attention.output, block.output
-    assert boundaries.tape is not None
+    assert boundaries.arena is not None
     rates = (heads.dropout.p, out.dropout.p, down.dropout.p) if block.training else (0.0, 0.0, 0.0)
-    call = Call(
+    arguments = BlockArguments(
         boundaries.lengths,
         heads.num_attention_heads,
         heads.attention_head_size,
@@ -341,11 +352,11 @@ def run(block: Any, state: Tensor, boundaries: packing.Boundaries) -> Tensor:
         rates,
         (out.LayerNorm.eps, down.LayerNorm.eps),
         boundaries.first and block.last,
-        boundaries.tape,
+        boundaries.arena,
         block.gradients,
         heads.scaling,
     )
-    return _FusedFunction.apply(state, call, *block.built.weights())
+    return _FusedFunction.apply(state, arguments, *block.built.weights())
 
 
 def _product_dtype(state: Tensor) -> torch.dtype:

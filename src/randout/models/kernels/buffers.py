@@ -33,8 +33,8 @@ class Pool:
         return self.free.pop(min(fitting, key=lambda place: self.free[place].numel()))
 
 
-class Tape:
-    """Allocator of tensors that live as long as the tape; then their memory returns to the pool.
+class Arena:
+    """Allocator of tensors that live as long as the arena; then their memory returns to the pool.
 
     These tensors must not be passed to code that could keep them for longer.
     """

@@ -26,7 +26,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from .buffers import Tape
+from .buffers import Arena
 from .dropout import keep_mask, scale
 
 SLACK = 4096  # (tokens squared) up to this much padding costs less than the products of another group
@@ -38,12 +38,12 @@ ATTENTION = "randout_packed"  # name of the attention function in transformers
 class Boundaries:
     """Boundaries of the texts in a packed row.
 
-    lengths: tokens of each text, in order. tape: memory for fused blocks; None to run the blocks of transformers. first:
+    lengths: tokens of each text, in order. arena: memory for fused blocks; None to run the blocks of transformers. first:
     whether only each text's first token is needed from the last block.
     """
 
     lengths: tuple[int, ...]
-    tape: Tape | None = None
+    arena: Arena | None = None
     first: bool = False
 
     @property
@@ -61,7 +61,7 @@ class Boundaries:
 
 @dataclass(eq=False)
 class AttentionHook:
-    """A bias to add to one block's attention scores, or a reader of its weights: see `hooks.Sites.change_attention`."""
+    """A bias to add to one block's attention scores, or a reader of its weights: see `hooks.HookPoints.change_attention`."""
 
     bias: Callable[[int], Tensor] | None = None  # rows of the batch -> (rows,)
     seen: Callable[[Any], None] | None = None

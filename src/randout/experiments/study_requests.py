@@ -19,8 +19,8 @@ from randout.core.wording import plural
 from randout.data.dataset import Datasets, load
 from randout.experiments.run.already_trained import check_student, find_models
 from randout.experiments.run.options import Options, Stopped
-from randout.experiments.run.request import Request, recipe_tables
-from randout.experiments.search.request import check_space, make_search
+from randout.experiments.run.run_request import Request, recipe_tables
+from randout.experiments.search.search_request import check_space, make_search
 from randout.experiments.search.space import SearchTable
 from randout.experiments.study import spec as studying
 from randout.experiments.study.spec import Study

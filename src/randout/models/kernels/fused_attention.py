@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from . import dropout, packing
-from .buffers import Gradients, Tape
+from .buffers import Arena, Gradients
 
 aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
-class Call:
+class BlockArguments:
     """Arguments of a fused block's forward pass other than its input and weights.
 
     lengths: tokens of each text. width: of an attention head. dtype: of the matrix products. rates: dropout of attention
@@ -31,7 +31,7 @@ class Call:
     rates: tuple[float, float, float]
     eps: tuple[float, float]
     first: bool
-    tape: Tape
+    arena: Arena
     gradients: Gradients
     scaling: float
 
@@ -79,21 +79,21 @@ class Attention:
     each text's first token. q is already scaled, and v already divided by the keep rate of dropout.
     """
 
-    def __init__(self, call: Call, states: Tensor, first: Tensor | None) -> None:
-        self.call, self.first, dtype = call, first is not None, states.dtype
-        self.places = _slot_layout(call.lengths, call.heads, self.first, dtype)
-        self.tokens, parts = sum(call.lengths), 2 if self.first else 3
-        self.width = states.shape[1] // (parts * call.heads)
-        rows = call.tape.empty(len(self.places.into), self.width, dtype=dtype)
+    def __init__(self, arguments: BlockArguments, states: Tensor, first: Tensor | None) -> None:
+        self.arguments, self.first, dtype = arguments, first is not None, states.dtype
+        self.places = _slot_layout(arguments.lengths, arguments.heads, self.first, dtype)
+        self.tokens, parts = sum(arguments.lengths), 2 if self.first else 3
+        self.width = states.shape[1] // (parts * arguments.heads)
+        rows = arguments.arena.empty(len(self.places.into), self.width, dtype=dtype)
         torch.index_select(states.view(-1, self.width), 0, self.places.into, out=rows)
         *query, self.key, self.value = rows.chunk(parts)
         self.query = query[0] if first is None else first.reshape(-1, self.width)
 
     def forward(self) -> Tensor:
         """Attention output (queries, hidden), of every token or of each text's first."""
-        tape, rate, places, dtype = self.call.tape, self.call.rates[0], self.places, self.key.dtype
-        scores, self.weights = (tape.empty(len(places.mask), dtype=dtype) for _ in range(2))
-        mixed = tape.empty(*self.query.shape, dtype=dtype)
+        arena, rate, places, dtype = self.arguments.arena, self.arguments.rates[0], self.places, self.key.dtype
+        scores, self.weights = (arena.empty(len(places.mask), dtype=dtype) for _ in range(2))
+        mixed = arena.empty(*self.query.shape, dtype=dtype)
         groups = self._of_groups((self.query, places.queries), (self.key, places.keys))
         raw = self._of_groups((scores, places.weights))
         for (q, k), (s,) in zip(groups, raw, strict=True):
@@ -103,16 +103,18 @@ class Attention:
             aten._softmax.out(s, -1, False, out=w)
         self.keep, self.dropped = None, self.weights
         if rate:
-            self.keep = self._mask(tape.empty(len(places.mask), dtype=dtype), rate)
+            self.keep = self._mask(arena.empty(len(places.mask), dtype=dtype), rate)
             self.dropped = torch.mul(self.weights, self.keep, out=scores)
         for w, v, out in self._of_groups(
             (self.dropped, places.weights), (self.value, places.keys), (mixed, places.queries)
         ):
             torch.bmm(w, v, out=out)
         if self.first:
-            return padded(mixed.view(len(self.call.lengths), -1), dtype, tape)
-        whole = tape.rows(self.tokens, self.call.heads * self.width, dtype)
-        torch.index_select(mixed, 0, packing.grouping(self.call.lengths, self.call.heads).back, out=_rows(whole, self))
+            return padded(mixed.view(len(self.arguments.lengths), -1), dtype, arena)
+        whole = arena.rows(self.tokens, self.arguments.heads * self.width, dtype)
+        torch.index_select(
+            mixed, 0, packing.grouping(self.arguments.lengths, self.arguments.heads).back, out=_rows(whole, self)
+        )
         return whole
 
     def _mask(self, mask: Tensor, rate: float) -> Tensor:
@@ -120,7 +122,7 @@ class Attention:
         if not self.first:
             return dropout.fill_keep_mask(mask, rate)
         squares = [texts * keys * keys for texts, _, keys in self.places.groups]
-        whole = dropout.fill_keep_mask(self.call.tape.empty(sum(squares), dtype=mask.dtype), rate)
+        whole = dropout.fill_keep_mask(self.arguments.arena.empty(sum(squares), dtype=mask.dtype), rate)
         parts = zip(mask.split(self.places.weights), whole.split(squares), self.places.groups, strict=True)
         for part, square, (texts, _, keys) in parts:
             part.view(texts, keys).copy_(square.view(texts, keys, keys)[:, 0])
@@ -134,14 +136,16 @@ class Attention:
             for shape, parts in zip(self.places.groups, zip(*split, strict=True), strict=True)
         ]
 
-    def backward(self, gradient: Tensor, scratch: Tape) -> tuple[Tensor, Tensor | None]:
+    def backward(self, gradient: Tensor, scratch: Arena) -> tuple[Tensor, Tensor | None]:
         """Gradients with respect to `states` and `first`, from the gradient of the output."""
         places, dtype, width = self.places, self.key.dtype, self.width
         towards = gradient.view(-1, width)[: len(self.query)]
         if not self.first:
             spread = scratch.empty(len(self.query), width, dtype=dtype)
             towards = gradient.view(-1, width)
-            torch.index_select(towards, 0, packing.grouping(self.call.lengths, self.call.heads).into, out=spread)
+            torch.index_select(
+                towards, 0, packing.grouping(self.arguments.lengths, self.arguments.heads).into, out=spread
+            )
             towards = spread.index_fill_(0, places.empty, 0.0)
         rows = scratch.empty(len(places.into), width, dtype=dtype)
         *to_query, to_key, to_value = rows.chunk(2 if self.first else 3)
@@ -172,7 +176,7 @@ class Attention:
             torch.bmm(i.transpose(1, 2), q, out=dk)
         states = scratch.rows(self.tokens, len(places.back) // self.tokens * width, dtype)
         torch.index_select(rows, 0, places.back, out=_rows(states, self))
-        return states, to_first.view(len(self.call.lengths), -1) if self.first else None
+        return states, to_first.view(len(self.arguments.lengths), -1) if self.first else None
 
 
 def _rows(whole: Tensor, attention: Attention) -> Tensor:
@@ -180,8 +184,8 @@ def _rows(whole: Tensor, attention: Attention) -> Tensor:
     return whole[: attention.tokens].view(-1, attention.width)
 
 
-def padded(x: Tensor, dtype: torch.dtype, tape: Tape) -> Tensor:
-    """Copy x (n, width) and append rows of zeros: see `buffers.Tape.rows`."""
-    whole = tape.rows(len(x), x.shape[1], dtype)
+def padded(x: Tensor, dtype: torch.dtype, arena: Arena) -> Tensor:
+    """Copy x (n, width) and append rows of zeros: see `buffers.Arena.rows`."""
+    whole = arena.rows(len(x), x.shape[1], dtype)
     whole[: len(x)] = x
     return whole

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from randout.core.errors import UserError
-from randout.experiments.run.warnings import trained_majority
+from randout.experiments.run.run_warnings import trained_majority
 from randout.stats.diagnostics import Finding, clearly, majority_scores, metric_name, points, title
 from randout.stats.verdicts import FOLDS_NEEDED, compare_folds
 from randout.storage.metrics_record import Metrics

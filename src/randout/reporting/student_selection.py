@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .figures import ENCODER, WORDS, choice_lines
 from .subjects import Subject
+from .text import BAG_OF_WORDS, ENCODER, choice_lines
 from .values import Column, Section, Table, metric_name
 
 SCORED_ON = {"validation": "validation rows", "cross-validation": "training rows, cross-validated"}
@@ -21,7 +21,7 @@ def choice(subject: Subject) -> Section | None:
             if found is None:
                 continue
             made = not found.why  # whether both candidates were trained and scored
-            for kind, one in ((ENCODER, found.encoder), (WORDS, found.words)):
+            for kind, one in ((ENCODER, found.encoder), (BAG_OF_WORDS, found.words)):
                 scored = (
                     (metric_name(found.metric), one.score, SCORED_ON[found.by], found.rows) if made else (None,) * 4
                 )

@@ -18,7 +18,7 @@ import numpy as np
 from randout.core.errors import UserError
 from randout.core.files import replace_text
 from randout.data.stratify import grouped_folds
-from randout.reporting.figures import ENCODER, WORDS, choice_lines
+from randout.reporting.text import BAG_OF_WORDS, ENCODER, choice_lines
 from randout.stats import diagnostics
 from randout.stats.metrics import confusion, rates
 from randout.storage.run_folder import RunFolder
@@ -42,7 +42,7 @@ def train_chosen(
     """
     assert plan.alternative is not None
     trained: dict[str, TrainedStudent] = {}
-    plans = {ENCODER: without_alternative(plan), WORDS: plan.alternative}
+    plans = {ENCODER: without_alternative(plan), BAG_OF_WORDS: plan.alternative}
 
     def train_kind(kind: str) -> TrainedStudent:
         if kind not in trained:
@@ -66,7 +66,7 @@ def chosen_plan(plan: Plan, record: RunRecord) -> Plan:
     """Return the plan of the student that a run's record says was chosen; the plan itself if there was no choice."""
     if plan.alternative is None or record.choice is None:
         return plan
-    return plan.alternative if record.choice.chosen == WORDS else without_alternative(plan)
+    return plan.alternative if record.choice.chosen == BAG_OF_WORDS else without_alternative(plan)
 
 
 def _choose_by_validation(plan: Plan, train_kind: Any) -> StudentChoice:
@@ -74,7 +74,7 @@ def _choose_by_validation(plan: Plan, train_kind: Any) -> StudentChoice:
     rows = plan.dataset.split["validation"]
     made = {ENCODER: train_kind(ENCODER).logits(rows, lambda done: None).argmax(1)}
     try:
-        made[WORDS] = train_kind(WORDS).logits(rows, lambda done: None).argmax(1)
+        made[BAG_OF_WORDS] = train_kind(BAG_OF_WORDS).logits(rows, lambda done: None).argmax(1)
     except UserError as error:  # no text has a word
         return _only_encoder(plan, str(error))
     return judged(plan, rows, made, "validation")
@@ -98,7 +98,7 @@ def _choose_by_folds(plan: Plan, run: RunFolder, options: Options) -> StudentCho
     table = encoder.config.train.model_copy(
         update={"keep": "last", "patience": 0, "validate_every": encoder.config.train.epochs}
     )
-    made = {kind: np.zeros(len(train_rows), np.int64) for kind in (ENCODER, WORDS)}
+    made = {kind: np.zeros(len(train_rows), np.int64) for kind in (ENCODER, BAG_OF_WORDS)}
     for number in range(FOLDS):
         held, rest = train_rows[fold == number], train_rows[fold != number]
         part = replace(dataset, split={"train": rest, "validation": held})
@@ -111,7 +111,7 @@ def _choose_by_folds(plan: Plan, run: RunFolder, options: Options) -> StudentCho
             config = encoder.config.model_copy(update={"train": table})
             found = {ENCODER: _predicted(replace(encoder, dataset=part, config=config), own, held, options)}
             try:
-                found[WORDS] = _predicted(replace(plan.alternative, dataset=part), own, held, options)
+                found[BAG_OF_WORDS] = _predicted(replace(plan.alternative, dataset=part), own, held, options)
             except UserError as error:  # no text has a word
                 return _only_encoder(plan, str(error))
             replace_text(stored, json.dumps({kind: one.tolist() for kind, one in found.items()}))
@@ -133,17 +133,17 @@ def judged(plan: Plan, rows: np.ndarray, made: Mapping[str, np.ndarray], by: str
     classes = int(max(len(plan.dataset.id2label), labels.max() + 1))  # labels without a training row come last
     metric = diagnostics.metric_for(plan.config.train.metric)
     scores = {kind: float(rates(confusion(labels, one, classes))[metric]) for kind, one in made.items()}
-    pair = diagnostics.compared(labels, made[ENCODER], made[WORDS], groups, classes, metric)
-    difference = scores[WORDS] - scores[ENCODER]
+    pair = diagnostics.compared(labels, made[ENCODER], made[BAG_OF_WORDS], groups, classes, metric)
+    difference = scores[BAG_OF_WORDS] - scores[ENCODER]
     words = difference >= 0 or (pair is not None and pair.low90 > -MARGIN)
     found = StudentChoice(
-        chosen=WORDS if words else ENCODER,
+        chosen=BAG_OF_WORDS if words else ENCODER,
         by=by,
         rows=len(rows),
         metric=metric,
         margin=MARGIN,
         encoder=Candidate(name=plan.student.label, score=scores[ENCODER]),
-        words=Candidate(name=plan.config.student.alternative, score=scores[WORDS]),
+        words=Candidate(name=plan.config.student.alternative, score=scores[BAG_OF_WORDS]),
         difference=difference,
     )
     if pair is not None:

@@ -16,8 +16,8 @@ import pytest
 import randout
 from randout.core.errors import UserError
 from randout.data import stratify
-from randout.experiments.run import choice, pipeline, planning
-from randout.reporting.figures import ENCODER, WORDS, choice_lines
+from randout.experiments.run import pipeline, planning, student_selection
+from randout.reporting.text import BAG_OF_WORDS, ENCODER, choice_lines
 from randout.storage.run_folder import RunFolder
 from randout.testing.models import toy_texts
 
@@ -36,17 +36,17 @@ def judged(encoder: float, words: float, rows: int, groups: int | None = None, o
     dataset = SimpleNamespace(labels=labels, groups=owner, id2label={0: "a", 1: "b"})
     config = SimpleNamespace(train=SimpleNamespace(metric="accuracy"), student=SimpleNamespace(alternative="svm"))
     plan: Any = SimpleNamespace(dataset=dataset, config=config, student=SimpleNamespace(label="mini"))
-    both = {ENCODER: made(encoder, 0), WORDS: made(words, 0 if overlap else rows // 2)}
-    return choice.judged(plan, np.arange(rows), both, "validation")
+    both = {ENCODER: made(encoder, 0), BAG_OF_WORDS: made(words, 0 if overlap else rows // 2)}
+    return student_selection.judged(plan, np.arange(rows), both, "validation")
 
 
 @pytest.mark.parametrize(
     ("encoder", "words", "rows", "overlap", "chosen"),
     [
-        (0.70, 0.80, 200, False, WORDS),  # ahead
-        (0.80, 0.80, 200, False, WORDS),  # equal: the cheaper one
+        (0.70, 0.80, 200, False, BAG_OF_WORDS),  # ahead
+        (0.80, 0.80, 200, False, BAG_OF_WORDS),  # equal: the cheaper one
         (0.81, 0.80, 200, False, ENCODER),  # 200 rows do not show that it is by less than the margin
-        (0.805, 0.80, 8000, True, WORDS),  # 8,000 do
+        (0.805, 0.80, 8000, True, BAG_OF_WORDS),  # 8,000 do
         (0.84, 0.80, 8000, True, ENCODER),
     ],
 )
@@ -54,11 +54,11 @@ def test_the_rule(encoder: float, words: float, rows: int, overlap: bool, chosen
     found = judged(encoder, words, rows, overlap=overlap).as_json()
     assert found["chosen"] == chosen
     assert found["difference"] == pytest.approx(words - encoder)
-    assert (found["low90"] > -found["margin"] or found["difference"] >= 0) == (chosen == WORDS)
+    assert (found["low90"] > -found["margin"] or found["difference"] >= 0) == (chosen == BAG_OF_WORDS)
 
 
 def test_a_single_group_is_judged_by_the_scores_alone() -> None:
-    assert judged(0.8, 0.9, 50, groups=1).chosen == WORDS
+    assert judged(0.8, 0.9, 50, groups=1).chosen == BAG_OF_WORDS
     found = judged(0.9, 0.8, 50, groups=1).as_json()
     assert found["chosen"] == ENCODER
     assert "low90" not in found
@@ -109,13 +109,13 @@ def test_bag_of_words_that_is_not_worse_becomes_the_student(
     table = toy_csv(600)
     result = train(table, tmp_path / "runs")
     record = result.run.record.as_json()
-    assert record["choice"]["chosen"] == WORDS
+    assert record["choice"]["chosen"] == BAG_OF_WORDS
     assert (record["choice"]["by"], record["choice"]["rows"]) == ("cross-validation", 420)
     assert record["choice"][ENCODER]["name"] == found_locally
-    assert record["choice"][WORDS]["score"] > 0.9 > record["choice"][ENCODER]["score"]
+    assert record["choice"][BAG_OF_WORDS]["score"] > 0.9 > record["choice"][ENCODER]["score"]
     assert record["identity"]["student"]["classifier"] == "svm"
     assert result.metrics["test"]["accuracy"] > 0.9
-    assert not (result.folder / choice.FOLDER).exists()
+    assert not (result.folder / student_selection.FOLDER).exists()
     assert not result.run.checkpoint.exists()
     again = train(table, tmp_path / "runs")
     assert (again.new, again.folder) == (False, result.folder)
@@ -163,7 +163,7 @@ def test_an_encoder_that_is_better_stays_the_student_and_validation_rows_decide_
     assert (record["choice"]["chosen"], record["choice"]["by"]) == (ENCODER, "validation")
     assert record["choice"]["rows"] == 210
     assert record["choice"][ENCODER]["score"] == result.metrics["validation"]["accuracy"] > 0.8
-    assert record["choice"][WORDS]["score"] < 0.6
+    assert record["choice"][BAG_OF_WORDS]["score"] < 0.6
     assert "student chosen on 210 validation rows (test rows not used): accuracy of tiny " in out
     assert "The student is tiny: the bag-of-words classifier scores lower" in out
     assert (result.model_path / "config.json").exists()
@@ -181,7 +181,7 @@ def test_a_stopped_choice_resumes_to_the_same_run(
     table, folder = toy_csv(240), tiny_model("bert")
     asked = {"student": folder, "settings": {"student.alternative": "svm"}}
     whole = train(table, tmp_path / "whole", **asked)
-    before = choice._predicted
+    before = student_selection._predicted
     calls = 0
 
     def stopping(plan: Any, run: RunFolder, rows: Any, options: Any) -> Any:
@@ -191,11 +191,11 @@ def test_a_stopped_choice_resumes_to_the_same_run(
             raise pipeline.Stopped("the time limit", run)
         return before(plan, run, rows, options)
 
-    monkeypatch.setattr(choice, "_predicted", stopping)
+    monkeypatch.setattr(student_selection, "_predicted", stopping)
     with pytest.raises(pipeline.Stopped) as stop:
         train(table, tmp_path / "runs", **asked)
     run = stop.value.run
-    assert (run.path / choice.FOLDER / "fold-1" / "predictions.json").exists()
+    assert (run.path / student_selection.FOLDER / "fold-1" / "predictions.json").exists()
     assert not run.finished
     finish = pipeline._finish
     monkeypatch.setattr(pipeline, "_finish", lambda *_: (_ for _ in ()).throw(pipeline.Stopped("Ctrl-C", run)))
@@ -254,7 +254,7 @@ def test_a_choice_with_a_teacher_is_made_on_validation(
     asked = {"teacher": tiny_model("roberta"), "preset": "kd", "settings": {"student.alternative": "svm"}}
     result = train(toy_csv(240), tmp_path / "runs", student=tiny_model("bert"), **asked)
     record = result.run.record.as_json()
-    assert (record["choice"]["by"], record["choice"]["chosen"]) == ("validation", WORDS)
+    assert (record["choice"]["by"], record["choice"]["chosen"]) == ("validation", BAG_OF_WORDS)
     assert record["identity"]["teacher"] is None
     assert "teacher" not in record
     assert "teacher" not in result.metrics["validation"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from randout.core.config import Config, build
 from randout.core.errors import UserError
-from randout.experiments.run.request import with_fixed_teacher
+from randout.experiments.run.run_request import with_fixed_teacher
 from randout.methods.builtin import METHODS
 
 from .space import SearchTable, Settings, Space, space_of, tables_of

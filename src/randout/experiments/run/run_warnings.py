@@ -22,7 +22,7 @@ from .plan import Plan
 SPLITS = ("validation", "test")
 
 
-def stored(findings: Sequence[Finding]) -> list[RunWarning]:
+def as_records(findings: Sequence[Finding]) -> list[RunWarning]:
     """Return findings as they are stored in `metrics.json`."""
     return [RunWarning(kind=one.kind, message=one.message, split=one.split) for one in findings]
 
@@ -55,7 +55,7 @@ def diagnose(plan: Plan, run: RunFolder, metrics: Metrics, history: Mapping[str,
     own = _of_split(run, last, splits[last], names, int(train.argmax()), metric, hint)
     others = [diagnostics.unseen(scores.unseen, split) for split, scores in splits.items() if split != last]
     every = [*own, *filter(None, others), *([late] if late else [])]
-    metrics.warnings = [*stored(every), *about]
+    metrics.warnings = [*as_records(every), *about]
 
 
 def _of_split(
@@ -102,7 +102,7 @@ def of_run(run: RunFolder, split: str) -> list[RunWarning]:
     names, scores = run.labels, metrics.splits[split]
     metric = diagnostics.metric_for(record.identity.train.metric)
     own = _of_split(run, split, scores, names, trained_majority(record, names, scores), metric, "")
-    return [*stored(own), *(one for one in metrics.warnings if not one.split)]
+    return [*as_records(own), *(one for one in metrics.warnings if not one.split)]
 
 
 def trained_majority(record: RunRecord | None, names: Sequence[str], scores: Scores) -> int:
@@ -144,4 +144,4 @@ def of_file(
         unseen_rows=scores.unseen,
         smoothing=_smoothing(record) if record else 0.0,
     )
-    return stored(found)
+    return as_records(found)

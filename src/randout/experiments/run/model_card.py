@@ -1,0 +1,199 @@
+"""The model card: the README.md of a model folder, written after training and updated when test rows are scored."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from randout.baselines import Classifier
+from randout.baselines.settings import chosen
+from randout.core.console import Show
+from randout.core.files import replace_text
+from randout.models import loading
+from randout.reporting.text import choice_lines
+from randout.storage import run_folder
+from randout.storage.metrics_record import Metrics
+from randout.storage.run_folder import RunFolder
+from randout.storage.run_record import StudentChoice
+from randout.storage.seen_rows import in_words
+
+from .plan import Plan
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+OPENINGS_LINE = re.compile(r"^Test split: .*$", re.MULTILINE)
+TASK = "text-classification"  # its name on the Hugging Face Hub
+
+
+def model_card(plan: Plan, metrics: Metrics, teacher: str, choice: StudentChoice | None = None) -> str:
+    """Return the README.md of the model folder; it is the same for the same training.
+
+    choice: the record of the choice of the student, if there was one.
+    """
+    about = ["", *choice_lines(choice)] if choice else []
+    scores = [_openings_line(int(metrics.test is not None)), ""] if "test" in plan.dataset.split else []
+    scores += _scores_table(metrics)
+    classifier, source = chosen(plan.config), plan.student.source
+    if classifier is not None:
+        return "\n".join([*_baseline_card(plan, classifier, metrics), *about, "", *scores, ""])
+    assert source is not None
+    labels = ", ".join(plan.dataset.id2label.values())
+    length = plan.config.student.max_length
+    student = plan.config.student
+    mean = student.pooling == "mean" and not loading.has_stock_mean(source, student.head)
+    library = "sentence-transformers" if mean else "transformers"
+    lines = _head_and_title(f"{plan.student.label} fine-tuned on {plan.dataset.name}", plan, metrics, library)
+    lines += [f"Labels: {labels}. Texts of up to {length} tokens, truncated by `{plan.config.student.truncation}`."]
+    if plan.config.student.truncation != "head":
+        other = "`sentence-transformers`" if mean else "A `transformers` pipeline"
+        lines += [f"{other} truncates by head only, so longer texts score differently there."]
+    methods = ", ".join(
+        f"`{m.name}` {json.dumps(m.model_dump(exclude_defaults=True, mode='json'))}" for m in plan.methods
+    )
+    lines += [f"Methods: {methods}." + (f" Teacher: {teacher}." if teacher else "")]
+    if plan.config.train.refit is True:
+        about.append(
+            "Trained on the training and validation rows; the validation scores are of the same training without them."
+        )
+    lines += [*about, "", *scores, "", *usage_lines(mean, list(plan.dataset.id2label.values())), ""]
+    return "\n".join(lines)
+
+
+def usage_lines(mean: bool, labels: Sequence[str]) -> list[str]:
+    """Return the section of the model card with code that loads the folder, to be run in it.
+
+    mean: whether the head reads the mean of the tokens' states, which the class in `transformers` does not support.
+    """
+    if not mean:
+        lines = ["from transformers import pipeline", ""]
+        lines += ['classify = pipeline("text-classification", ".", truncation=True)  # ".": this folder']
+        return ["```python", *lines, 'print(classify(["A text to classify."]))', "```"]
+    about = "The head reads the mean of the tokens' states, which the stock class of `transformers` does not; the folder has the "
+    about += "layout of sentence-transformers. Each of these gives the label of a text:"
+    lines = ["from sentence_transformers import SentenceTransformer", ""]
+    lines += [f"labels = {json.dumps(list(labels), ensure_ascii=False)}  # in the order of the outputs"]
+    lines += ['model = SentenceTransformer(".")  # ".": this folder']
+    lines += [
+        'probabilities = model.encode(["A text to classify."], convert_to_tensor=True).softmax(-1)  # (texts, labels)'
+    ]
+    lines += ["print([labels[best] for best in probabilities.argmax(-1)])"]
+    return [about, "", *_own_usage(), "", "```python", *lines, "```"]
+
+
+def _own_usage() -> list[str]:
+    """Return code that loads the folder with randout."""
+    lines = ["import randout", "", 'model = randout.load(".")  # ".": this folder']
+    return ["```python", *lines, 'print(model.predict(["A text to classify."]))', "```"]
+
+
+def _head_and_title(title: str, plan: Plan, metrics: Metrics, library: str | None) -> list[str]:
+    """Return the start of a model card: its head in YAML with the scores, which the Hugging Face Hub shows, and its title.
+
+    library: the one that loads the model; None: only randout.
+    """
+    from huggingface_hub import ModelCardData
+
+    name, source = plan.dataset.name, plan.config.data.source
+    head = ModelCardData(
+        library_name=library,
+        pipeline_tag=TASK,
+        tags=["randout"],
+        model_name=title,
+        eval_results=_eval_results(metrics, re.split("[:@]", source)[1] if source.startswith("hub:") else name, name),
+    )
+    return ["---", str(head), "---", "", f"# {title}", ""]
+
+
+def _eval_results(metrics: Metrics, dataset_type: str, dataset_name: str) -> list[EvalResult]:
+    """Return the scores of all scored splits. dataset_type: the dataset on the Hugging Face Hub, or its name elsewhere."""
+    from huggingface_hub import EvalResult
+
+    kinds = (("accuracy", "accuracy", "Accuracy", None), ("macro_f1", "f1", "Macro F1", {"average": "macro"}))
+    return [
+        EvalResult(
+            task_type=TASK,
+            dataset_type=dataset_type,
+            dataset_name=dataset_name,
+            dataset_split=split,
+            metric_type=kind,
+            metric_value=round(scores.value(key), 4),
+            metric_name=title,
+            metric_args=settings,
+        )
+        for split, scores in metrics.splits.items()
+        for key, kind, title, settings in kinds
+    ]
+
+
+def _baseline_card(plan: Plan, classifier: Classifier, metrics: Metrics) -> list[str]:
+    settings = json.dumps(classifier.model_dump(mode="json"))
+    title = f"{classifier.name} ({classifier.summary}) trained on {plan.dataset.name}"
+    lines = _head_and_title(title, plan, metrics, None)
+    lines += [f"Labels: {', '.join(plan.dataset.id2label.values())}. Settings: `{settings}`.", "", classifier.scores]
+    lines += [
+        "",
+        "This is not a `transformers` model: load it with `randout predict`, `randout evaluate`, or this code.",
+    ]
+    return [*lines, "", *_own_usage()]
+
+
+def _scores_table(metrics: Metrics) -> list[str]:
+    lines = ["| split | rows | accuracy | 95 % interval | macro F1 |", "|---|---|---|---|---|"]
+    for name, found in metrics.splits.items():
+        ends = found.interval("accuracy")
+        between = "{:.4f} to {:.4f}".format(*ends) if ends else "not available"
+        lines.append(f"| {name} | {found.rows} | {found.accuracy:.4f} | {between} | {found.macro_f1:.4f} |")
+        if base := found.baseline:
+            lines.append(f"| {name}, {base.name} | {found.rows} | {base.accuracy:.4f} | | {base.macro_f1:.4f} |")
+    for name, found in metrics.splits.items():
+        if leak := found.leaks:
+            lines += ["", f"Leak: {in_words(leak.roles, leak.of, f'{name} rows')}."]
+    if metrics.warnings:
+        lines += ["", "Warnings:", "", *(f"- {one.message}" for one in metrics.warnings)]
+    return lines
+
+
+def update_card(plan: Plan, run: RunFolder, before: Metrics, metrics: Metrics, show: Show) -> None:
+    """Replace the scores and warnings in the model card; the rest of it may be the user's and is not changed."""
+    card = run.model / "README.md"
+    old, new = ("\n".join(_scores_table(found)) for found in (before, metrics))
+    text = card.read_text(encoding="utf-8") if card.exists() else ""
+    if old in text:
+        replace_text(card, _with_head_scores(text.replace(old, new, 1), before, metrics))
+    else:
+        show.say(f"note: the scores in {card} were edited or removed, so they are not updated")
+    update_openings(run)
+
+
+def _with_head_scores(text: str, before: Metrics, metrics: Metrics) -> str:
+    """Return a model card with the scores in its head replaced, unless they were edited or removed."""
+    from huggingface_hub import ModelCard
+
+    try:
+        card = ModelCard(text)
+    except ValueError:  # the user's head
+        return text
+    head: Any = card.data
+    found = head.eval_results
+    if not found or found != _eval_results(before, found[0].dataset_type, found[0].dataset_name):
+        return text
+    head.eval_results = _eval_results(metrics, found[0].dataset_type, found[0].dataset_name)
+    return str(card)
+
+
+def update_openings(run: RunFolder) -> None:
+    """Update the line of the model card that says how often the test split was opened, if the card has it."""
+    card = run.model / "README.md"
+    text = card.read_text(encoding="utf-8") if card.exists() else ""
+    if (new := OPENINGS_LINE.sub(_openings_line(len(run_folder.test_openings_of(run))), text, count=1)) != text:
+        replace_text(card, new)
+
+
+def _openings_line(times: int) -> str:
+    """Return the line of the model card about the test split."""
+    if not times:
+        return "Test split: closed. None of its rows was scored with this model."
+    return f"Test split: scored with this model {'once' if times == 1 else f'{times:,} times'}."
