@@ -168,9 +168,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     with part("soft labels"):
         named = soft_labels.fingerprint("none", plan.config.student.max_length, "head", "float32", dataset.texts)
         with tempfile.TemporaryDirectory() as folder:
-            path, _ = soft_labels.stored(Path(folder), named)
+            path, _ = soft_labels.read_stored_logits(Path(folder), named)
             soft_labels.store(path, logits, named)
-            soft_labels.stored(Path(folder), named)
+            soft_labels.read_stored_logits(Path(folder), named)
     return {"parts": parts, "tokens": int(plan.tokens.lengths.sum()), "seconds_of_steps": seconds}
 
 
