@@ -218,11 +218,15 @@ def batch_of(training: TrainingState, material: Material, rows: np.ndarray, mine
     device = training.encoder.device
     ids = [torch.from_numpy(material.tokens[row].astype(np.int64)) for row in mine]
     index = torch.from_numpy(mine)
+    stored = [logits[index] for logits in (material.teacher, *material.others) if logits is not None]
+    partial = any(bool(logits.isnan().any()) for logits in stored)  # here they are still on the CPU
     teacher = None if material.teacher is None else material.teacher[index].to(device)
     step_labels = material.labels[torch.from_numpy(rows)].to(device)
     longest = int(material.tokens.lengths[rows].max())
     others = tuple(logits[index].to(device) for logits in material.others)
-    return Batch(index, ids, step_labels[first : first + len(mine)], teacher, step_labels, first, longest, others)
+    return Batch(
+        index, ids, step_labels[first : first + len(mine)], teacher, step_labels, first, longest, others, partial
+    )
 
 
 def _backward(

@@ -26,6 +26,7 @@ from randout.data.labels import UnknownLabel
 from randout.data.row_hashes import row_hashes
 from randout.models import loading
 from randout.reporting import figures
+from randout.reporting.soft_labels import soft_label_words
 from randout.stats import diagnostics
 from randout.stats.metrics import log_probabilities, score
 from randout.stats.paired import Comparison, compare_models
@@ -37,7 +38,7 @@ from randout.storage.run_record import StudentChoice
 from randout.storage.seen_rows import SeenRows, in_words, leaked, merged, read_seen, seen_in
 
 from . import leaks
-from .plan import Plan, RowLogits
+from .plan import Plan, RowLogits, TeacherOutputs
 from .reload import reload_plan
 from .saved_model import (
     check_own_split,
@@ -223,7 +224,9 @@ def _openings_line(times: int) -> str:
     return f"Test split: scored with this model {'once' if times == 1 else f'{times:,} times'}."
 
 
-def model_card(plan: Plan, metrics: Metrics, teacher: str, choice: StudentChoice | None = None) -> str:
+def model_card(
+    plan: Plan, metrics: Metrics, teacher: TeacherOutputs | None, choice: StudentChoice | None = None
+) -> str:
     """Return the README.md of the model folder; it is the same for the same training.
 
     choice: the record of the choice of the student, if there was one.
@@ -248,7 +251,10 @@ def model_card(plan: Plan, metrics: Metrics, teacher: str, choice: StudentChoice
     methods = ", ".join(
         f"`{m.name}` {json.dumps(m.model_dump(exclude_defaults=True, mode='json'))}" for m in plan.methods
     )
-    lines += [f"Methods: {methods}." + (f" Teacher: {teacher}." if teacher else "")]
+    lines += [f"Methods: {methods}." + (f" Teacher: {teacher.name}." if teacher else "")]
+    for one in (teacher, *teacher.others) if teacher else ():
+        if one.imported is not None:
+            lines += [f"Soft labels: {soft_label_words(one.imported.record)}."]
     if plan.config.train.refit is True:
         about.append(
             "Trained on the training and validation rows; the validation scores are of the same training without them."
