@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,7 +82,7 @@ class _Classes:
     names: Sequence[str]
     respelled: dict[str, str] = field(default_factory=dict)  # spelling in the file -> class
     begun: dict[str, str] = field(default_factory=dict)  # token that begins a class name -> class
-    unknown: Counter[str] = field(default_factory=Counter)
+    unknown: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # answers that are no class
 
     def __post_init__(self) -> None:
         keys = [_class_key(name) for name in self.names]
@@ -199,10 +199,16 @@ def _by_key(table: Table, key: str, keys: Sequence[str | None], found: _Rows, kn
         notes.append(
             f"{plural(again, 'row')} {verb(again, 'repeats', 'repeat')} the {key!r} of an earlier one, with equal values"
         )
-    at = list(first.values())
-    unknown = dict(known.unknown.most_common())
+    places = list(first.values())
+    unknown = dict(sorted(known.unknown.items(), key=lambda one: -one[1]))
     return SoftLabels(
-        found.form, list(first), [row + 1 for row in at], floored_log(found.p[at]), found.lost[at], unknown, notes
+        found.form,
+        list(first),
+        [row + 1 for row in places],
+        floored_log(found.p[places]),
+        found.lost[places],
+        unknown,
+        notes,
     )
 
 

@@ -8,12 +8,9 @@ from randout.storage.run_record import ImportedLabels, RunRecord
 
 
 def soft_label_words(record: ImportedLabels) -> str:
-    """Describe imported soft labels in one line: file, digest, form, rows, temperature."""
+    """Describe imported soft labels in one line: file, digest, form, rows."""
     counts = ", ".join(f"{count:,} of {record.of[name]:,} {name} rows" for name, count in record.rows.items())
-    return (
-        f"{record.file} (sha256 {record.sha256[:12]}), {record.form}, joined by {record.joined_by}: {counts}; temperature "
-        f"{record.temperature:.3g}"
-    )
+    return f"{record.file} (sha256 {record.sha256[:12]}), {record.form}, joined by {record.joined_by}: {counts}"
 
 
 def soft_label_lines(record: RunRecord) -> list[str]:

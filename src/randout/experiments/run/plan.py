@@ -114,10 +114,10 @@ class Plan:
     tokens: of all texts, as the student reads them; none if it reads words, and in the plan of a finished run. identity:
     what the fingerprint is computed from, by part. teacher: an existing classifier, or soft labels from a file.
     teacher_plan: how a pretrained encoder is first fine-tuned into a teacher. more: further teachers, each of any kind.
-    token_copies: as `tokenization.token_copies` returns it. leak_warnings: held-out rows that the teachers or the pretrained student have
-    seen. left_out: methods removed because no teacher was found, although none was declined. asked: `config.train` before
-    "auto" was resolved, for the teachers, which resolve it themselves. alternative: a bag-of-words baseline that becomes
-    the student if it is not worse than this encoder (`choice`).
+    token_copies: as `tokenization.token_copies` returns it. leak_warnings: held-out rows that the teachers or the
+    pretrained student have seen. left_out: methods removed because no teacher was found, although none was declined.
+    asked: `config.train` before "auto" was resolved, for the teachers, which resolve it themselves. alternative: a
+    bag-of-words baseline that becomes the student if it is not worse than this encoder (`choice`).
     """
 
     config: Config

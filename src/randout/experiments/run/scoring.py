@@ -26,7 +26,7 @@ from randout.data.labels import UnknownLabel
 from randout.data.row_hashes import row_hashes
 from randout.models import loading
 from randout.reporting import figures
-from randout.reporting.soft_labels import soft_label_words
+from randout.reporting.soft_labels import soft_label_words, temperature_words
 from randout.stats import diagnostics
 from randout.stats.metrics import log_probabilities, score
 from randout.stats.paired import Comparison, compare_models
@@ -254,7 +254,9 @@ def model_card(
     lines += [f"Methods: {methods}." + (f" Teacher: {teacher.name}." if teacher else "")]
     for one in (teacher, *teacher.others) if teacher else ():
         if one.imported is not None:
-            lines += [f"Soft labels: {soft_label_words(one.imported.record)}."]
+            lines += [
+                f"Soft labels: {soft_label_words(one.imported.record)}; {temperature_words(one.imported.record)}."
+            ]
     if plan.config.train.refit is True:
         about.append(
             "Trained on the training and validation rows; the validation scores are of the same training without them."
