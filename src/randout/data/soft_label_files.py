@@ -147,7 +147,7 @@ def read_soft_labels(table: Table, classes: Sequence[str], key: str, label: str 
     keys = [key_of(value) for value in table.columns[key]]
     lower = {name.lower(): name for name in table.columns if name != key}
     wide = {
-        prefixes: [name for low, name in lower.items() if low.startswith(prefixes)]
+        prefixes: [name for name in table.columns if name != key and name.lower().startswith(prefixes)]
         for prefixes in (PROBABILITY_PREFIXES, LOGIT_PREFIXES)
     }
     probabilities, logits = wide.values()
@@ -465,7 +465,7 @@ def _vote_columns(table: Table, lower: dict[str, str], known: _Classes) -> list[
 
     def holds_classes(column: str) -> bool:
         found = [text for value in table.columns[column] for text in _labels_in(table, column, value)]
-        return bool(found) and sum(plain.find(text) is not None for text in found) > len(found) / 2
+        return bool(found) and sum(plain.find(text) is not None for text in found) >= len(found) / 2
 
     named = [name for low, name in lower.items() if VOTES.fullmatch(low) and low not in (*ANNOTATOR_NAMES, *VOTE_LISTS)]
     found = [name for name in named if not name.lower().endswith("confidence") and holds_classes(name)]

@@ -395,11 +395,12 @@ def _identity(plan: Plan) -> dict[str, Any]:
     read = config.teacher.model_dump(mode="json", include={"max_length", "truncation"})  # if not trained for this run
     found = [_teacher_identity(one) for one in plan.teachers]
     teachers = [
-        {**one, **read} if isinstance(of, Source) else one for of, one in zip(plan.teachers, found, strict=True)
+        {**one, **read} if isinstance(one, dict) and isinstance(of, Source) else one
+        for of, one in zip(plan.teachers, found, strict=True)
     ]
     teacher, more = teachers[0] if teachers else None, teachers[1:]
     plugins = {name: origin.identity for name, origin in plan.origins.items()}
-    if plan.teachers and isinstance(plan.teachers[0], Source):
+    if isinstance(teacher, dict) and isinstance(plan.teachers[0], Source):
         teacher["labels"] = list(config.teacher.labels)
     return {
         **data_identity(plan.dataset),
