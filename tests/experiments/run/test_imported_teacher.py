@@ -324,8 +324,27 @@ def test_what_is_refused(place: Place) -> None:
     ids = write(place.folder / "ids.csv", soft(place.rows, "id"))
     with pytest.raises(UserError, match=r"rows 1 and 46 of the data have the same id 'r0'"):
         place.plan(ids, data={"id_column": "id", "source": str(double)})
+    texts = [row["text"] for row in place.rows]
+    shifted = [row | {"text": text} for row, text in zip(soft(place.rows, "id"), [*texts[1:], texts[0]], strict=True)]
+    with pytest.raises(UserError, match=r"joined by id have another text .* join by text"):
+        place.plan(write(place.folder / "shifted.csv", shifted), data={"id_column": "id"})
     with pytest.raises(UserError, match="cnn learns from labels only"):
         place.plan(good, student={"model": "cnn"})
+
+
+def test_a_text_that_differs_under_the_same_id_is_counted(place: Place) -> None:
+    rows = [row | {"text": own["text"]} for row, own in zip(soft(place.rows, "id"), place.rows, strict=True)]
+    train = split_of(place.plan(place.file()), "train")
+    rows[train[0]]["text"] = "another text"
+    plan = place.plan(write(place.folder / "ids.csv", rows), data={"id_column": "id"})
+    assert any("1 of 77 rows joined by id has another text" in note for note in plan.notes)
+
+
+def test_a_study_learns_from_a_file(place: Place, run: Run) -> None:
+    words = ["compare", place.data, "--student", place.student, "--teacher", place.file(), "--methods", "kd,hinton"]
+    code, out, error = run(*words, "--seeds", "1", "--set", "epochs=1", "--set", "precision=float32", "-o", "study")
+    assert code == 0, error
+    assert "kd" in out
 
 
 def test_a_file_is_checked_without_a_plan(place: Place) -> None:

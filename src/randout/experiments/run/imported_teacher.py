@@ -114,6 +114,7 @@ def import_teacher(file: SoftLabelFile, config: Config, dataset: Dataset) -> Imp
             f"{file.name}: this is the labelled data itself, so its labels teach nothing more. Name a file with soft labels"
         )
     joined = _join(soft, dataset, table, config.data.id_column)
+    differing = _differing_texts(table, soft, joined, dataset) if config.data.id_column else []
     soft_rows = soft.log_probabilities[joined.place[joined.rows]]
     lost = soft.lost[joined.place[joined.rows]]
     _check_lost(file.name, soft, float(lost.mean()))
@@ -160,7 +161,7 @@ def import_teacher(file: SoftLabelFile, config: Config, dataset: Dataset) -> Imp
     )
     identity = {"model": table.sha256, "joined_by": record.joined_by, "temperature": asked}
     notes = _notes(record, soft, len(soft_rows) - len(rows), validation)
-    return ImportedTeacher(file.name, identity, logits, record, validation, tuple(notes))
+    return ImportedTeacher(file.name, identity, logits, record, validation, (*notes, *differing))
 
 
 @lru_cache(maxsize=4)
@@ -252,6 +253,29 @@ def _check_ids(dataset: Dataset, place: NDArray[np.int64], column: str) -> None:
                 f"same id {dataset.ids[row]!r:.40} and different texts. Number the rows of all files without repeats, or join "
                 "by text"
             )
+
+
+def _differing_texts(table: Table, soft: SoftLabels, joined: _Joined, dataset: Dataset) -> list[str]:
+    """Compare the texts of rows that are joined by id, if the file has them. Returns a note if some differ.
+
+    Raises UserError if most differ: the ids are then those of other rows.
+    """
+    column = dataset.columns["text"] or ""
+    if column not in table.columns:
+        return []
+    texts = table.columns[column]
+    pairs = {row: soft.rows[joined.place[row]] for row in joined.rows.tolist()}
+    other = [row for row, place in pairs.items() if texts[place - 1] not in (None, "", dataset.texts[row])]
+    if not other:
+        return []
+    first = other[0]
+    found = (
+        f"{len(other):,} of {plural(len(pairs), 'row')} joined by id {verb(len(other), 'has', 'have')} another text than in the "
+        f"data, the first with id {dataset.ids[first]!r:.40} ({table.row(pairs[first])})"
+    )
+    if len(other) > len(pairs) / 2:
+        raise UserError(f"{table.name}: {found}. The ids number other rows; correct them, or join by text")
+    return [f"teacher {Path(table.name).name}: {found}"]
 
 
 def _no_match(soft: SoftLabels, keys: Sequence[str], file: str, id_column: str) -> UserError:
