@@ -56,7 +56,8 @@ def train(
     data: a file, a named dataset, or a table in memory: a pandas or polars DataFrame, an Arrow table, a
     `datasets.Dataset`, a list of rows, or columns ({"text": [...], "label": [...]}); empty: the data of the recipe. A
     table in memory is saved in `runs/data`, unless the call fails. student: None: an encoder found locally; "auto":
-    that encoder or a bag-of-words baseline, chosen on validation. settings: by the keys of `--set`
+    that encoder or a bag-of-words baseline, chosen on validation. teacher: a run, a classifier, an encoder, or a file of
+    soft labels; "none": no distillation. settings: by the keys of `--set`
     (`{"learning_rate": 2e-5, "methods.kd.weight": 0.4, "data.group_column": "author"}`). name: of the run, in tables and
     reports. time_limit: in seconds. Repeating the call returns the finished run or resumes it. Raises UserError, Failure,
     and Stopped at the time limit.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shlex
 import shutil
@@ -42,6 +43,11 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any) -> Path:
         texts, labels = toy_texts(120, seed)
         rows = [f"{text},{label}" for text, label in zip(texts, labels, strict=True)]
         (folder / name).write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
+        answers = [
+            {"text": text, "prediction": label, "confidence": 0.9} for text, label in zip(texts, labels, strict=True)
+        ]
+        lines = "".join(json.dumps(one) + "\n" for one in answers)
+        (folder / name.replace(".csv", "-answers.jsonl")).write_text(lines, encoding="utf-8")
     (folder / "films-unlabelled.csv").write_text("\n".join(["text", *toy_texts(40, 2)[0]]) + "\n", encoding="utf-8")
     build("bert", folder / "minilm", hidden_size=128)  # the paper's noise is on up to 128 units
     shutil.copytree(tiny_model("roberta"), folder / "big-encoder")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from randout.methods.dropout_distillation import DropoutDistillation
 from randout.methods.functional import squared_error
 from randout.methods.hard_label import HardLabel
 from randout.methods.hinton import Hinton
+from randout.methods.kd import KnowledgeDistillation
 from randout.methods.multi_teacher import MultiTeacher
 from randout.methods.randout import Randout
 from randout.methods.self_distillation import SelfDistillation
@@ -100,6 +102,61 @@ def test_hinton(a: float, t: float) -> None:
     ours = total_and_gradient(Hinton(alpha=a, temperature=t), logits_of(0), batch)
     assert ours[0] == pytest.approx(expected, rel=1e-5)
     np.testing.assert_allclose(ours[1], gradient, atol=1e-6)
+
+
+LACKING = [1, 3]  # texts without a soft label, both with a gold label
+
+
+def lacking(logits: Tensor, *texts: int) -> Tensor:
+    logits = logits.clone()
+    logits[list(texts)] = float("nan")
+    return logits
+
+
+@pytest.mark.parametrize("name", ["kd", "hinton", "hard-label"])
+def test_texts_without_a_soft_label_add_nothing(name: str) -> None:
+    """The second term is the sum over the texts that have one, divided by all texts of the step; cross-entropy is whole."""
+    z_s, z_t, n = logits_of(0).numpy(), logits_of(1).numpy(), len(LABELS)
+    kept = [at for at in range(n) if at not in LACKING]
+    p, q = softmax(z_t[kept], 2.0), softmax(z_s[kept], 2.0)
+    decided, gold = one_hot(z_t[kept].argmax(1)), gold_part(z_s)[0]
+    divergence, hard = (p * np.log(p / q)).sum() / n, -(decided * np.log(softmax(z_s[kept]))).sum() / n
+    methods: dict[str, tuple[Method, float]] = {
+        "kd": (KnowledgeDistillation(weight=0.4, temperature=2.0), 0.4 * divergence),
+        "hinton": (Hinton(alpha=0.3, temperature=2.0), 0.7 * gold + 0.3 * 4 * divergence),
+        "hard-label": (HardLabel(alpha=0.3), 0.7 * gold + 0.3 * hard),
+    }
+    method, expected = methods[name]
+    batch = replace(make_batch(LABELS, lacking(logits_of(1), *LACKING)), partial=True)
+    total, gradient = total_and_gradient(method, logits_of(0), batch)
+    assert total == pytest.approx(expected, rel=1e-5)
+    gold_only = gold_part(z_s)[1][LACKING] * (0 if name == "kd" else 0.7)
+    np.testing.assert_allclose(gradient[LACKING], gold_only, atol=1e-7)
+    none = replace(make_batch(LABELS, lacking(logits_of(1), *range(n))), partial=True)
+    assert np.isfinite(total_and_gradient(method, logits_of(0), none)[0]), "no text of the batch has a soft label"
+
+
+@pytest.mark.parametrize("average", ["probabilities", "logits"])
+def test_several_teachers_that_lack_soft_labels(average: str) -> None:
+    """A text's average is over the teachers that have it: 0 both, 1 the second, 2 the first, 3 none, others both."""
+    z_s, n = logits_of(0).numpy(), len(LABELS)
+    one, two = lacking(logits_of(1), 1, 3), lacking(logits_of(2), 2, 3)
+    soft = 0.0
+    for at in range(n):
+        parts = [(w, z[at].numpy()) for w, z in ((1.0, one), (3.0, two)) if not z[at].isnan().any()]
+        if parts:
+            total = sum(w for w, _ in parts)
+            mean = sum(w / total * (softmax(z) if average == "probabilities" else z) for w, z in parts)
+            p = mean if average == "probabilities" else softmax(mean)
+            soft -= (p * np.log(softmax(z_s[at]))).sum() / n
+    method = MultiTeacher(weights=(1.0, 3.0), average=average)
+    batch = replace(make_batch(LABELS, one, others=[two]), partial=True)
+    ours, gradient = total_and_gradient(method, logits_of(0), batch)
+    assert ours == pytest.approx(soft, rel=1e-5)
+    assert not gradient[3].any()
+    only_first = MultiTeacher(weights=(1.0, 0.0), average=average)
+    _, gradient = total_and_gradient(only_first, logits_of(0), batch)
+    assert not gradient[[1, 3]].any(), "the only teacher with a weight has no soft label for them"
 
 
 @pytest.mark.parametrize("a", [0.0, 0.5, 1.0])

@@ -98,6 +98,7 @@ def soft_labels(
     """Store a teacher's soft labels ahead of training. `train` with the same data and teacher reuses them."""
     from randout.data.dataset import load
     from randout.experiments.run.already_trained import check_student, find_models
+    from randout.experiments.run.imported_teacher import is_soft_label_file
 
     table = {"source": data, "text_column": text_column, "label_column": label_column, "unlabeled": unlabeled}
     settings = named({"data": table, "student": {"model": student}})
@@ -108,6 +109,10 @@ def soft_labels(
     dataset = load(config.data)
     dataset.report.warn(show)
     find_models(config)
+    if is_soft_label_file(teacher):
+        raise UserError(
+            f"{teacher}: this file holds soft labels already; use it with `randout train --teacher {teacher}`"
+        )
     from randout.experiments.run import pipeline, planning  # imports PyTorch
 
     plan = planning.make(config, dataset, required=config.methods)

@@ -54,7 +54,8 @@ def train(
         ),
     ] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="a run, a classifier or an encoder; none: no distillation")
+        str | None,
+        typer.Option(help="a run, a classifier, an encoder, or a file of soft labels; none: no distillation"),
     ] = None,
     preset: Preset = None,
     recipe: Recipe = None,
@@ -68,6 +69,9 @@ def train(
     validation: Annotated[str | None, typer.Option(help="file of validation rows")] = None,
     test: Annotated[str | None, typer.Option(help="file of test rows")] = None,
     unlabeled: Annotated[str | None, typer.Option(help="file of unlabelled texts")] = None,
+    id_column: Annotated[
+        str | None, typer.Option(help="column by which soft labels from a file are joined (default: exact text)")
+    ] = None,
     encoding: Encoding = None,
     teacher_labels: Annotated[
         str | None, typer.Option(help="the teacher's labels in output order, comma-separated")
@@ -101,7 +105,7 @@ def train(
         "group_column": group,
     }
     table |= {"split": split, "split_column": split_column, "encoding": encoding}
-    table |= {"validation": validation, "test": test, "unlabeled": unlabeled}
+    table |= {"validation": validation, "test": test, "unlabeled": unlabeled, "id_column": id_column}
     teacher_table = {"model": teacher, "labels": teacher_labels.split(",") if teacher_labels else None}
     output = {"test": False if no_test else None, "keep_texts": keep_texts or None, "allow_leaks": allow_leaks or None}
     tables: dict[str, dict[str, Any]] = {"data": table, "student": {"model": student}, "teacher": teacher_table}
@@ -181,10 +185,12 @@ def _read(work: Work) -> Dataset:
     """Read the data and describe it to the user. Missing models are reported before PyTorch is loaded."""
     from randout.data.dataset import load
     from randout.experiments.run.already_trained import check_student, find_models
+    from randout.experiments.run.imported_teacher import check_imported
 
     check_student(work.config)
     dataset = load(work.config.data)
     find_models(work.config)
+    check_imported(work.config, dataset)
     _introduce(work.config, dataset, work.options.show)
     return dataset
 
@@ -218,6 +224,7 @@ def _introduce(config: Config, dataset: Dataset, show: Show) -> None:
 
 def report(result: Result, as_json: bool, show: Show) -> None:
     """Print the scores of a run, its folders and a next command."""
+    from randout.reporting.soft_labels import soft_label_lines
     from randout.reporting.teachers import run_lines
     from randout.reporting.text import choice_lines, leak_lines, score_lines
     from randout.stats.diagnostics import messages
@@ -227,6 +234,7 @@ def report(result: Result, as_json: bool, show: Show) -> None:
     if as_json:
         found = {"run": str(result.folder), "model": str(result.model_path), "metrics": result.metrics}
         found |= {"choice": record.choice.as_json()} if record.choice else {}
+        found |= {"teacher": record.teacher.as_json()} if record.teacher else {}
         print(json.dumps(found | {"warnings": [one.as_json() for one in warnings]}, indent=1))
         show.conclude(messages(warnings))
         return
@@ -238,7 +246,7 @@ def report(result: Result, as_json: bool, show: Show) -> None:
             copied = f"{plural(count, 'row')} that {verb(count, 'has', 'have')} a copy in train"
             print(f"without the {copied}: accuracy {rest.accuracy:.2%}")
         print("\n".join(leak_lines(scores)), end="\n" if scores.leaks else "")
-    for line in run_lines(record, result.scores):
+    for line in [*run_lines(record, result.scores), *soft_label_lines(record)]:
         print(line)
     if record.choice:
         print("\n" + "\n".join(choice_lines(record.choice)))

@@ -58,6 +58,9 @@ class DataTable(Table):
     )
     text_column: Name = _setting("", "column with the texts; empty: chosen from the column names")
     label_column: Name = _setting("", "column with the labels; empty: chosen from the column names")
+    id_column: Name = _setting(
+        "", "column that identifies a row, to join soft labels from a file; empty: by exact text"
+    )
     group_column: Name = _setting("", "rows with the same value stay in one split; empty: none")
     split: Split = _setting("auto", '"auto": stratified 70/15/15, duplicates kept together; "paper": stratified only')
     split_column: Name = _setting("", "column with each row's split: train, validation or test")
@@ -112,9 +115,16 @@ class TeacherTable(Table):
     """`[teacher]`: the teachers, and how to fine-tune one first."""
 
     model: Name = _setting(
-        "auto", 'a run, classifier or encoder; "none": no distillation; "auto": a larger encoder found locally'
+        "auto",
+        'a run, classifier, encoder, or file of soft labels; "none": no distillation; "auto": a larger encoder found '
+        "locally",
     )
-    more: tuple[Name, ...] = _setting((), "additional teachers, each a run, classifier or encoder")
+    more: tuple[Name, ...] = _setting(
+        (), "additional teachers, each a run, classifier, encoder, or file of soft labels"
+    )
+    temperature: Annotated[float, Field(gt=0)] | Literal["auto"] = _setting(
+        "auto", 'divides the logits of soft labels from a file; "auto": fitted on validation rows with gold labels'
+    )
     revision: Name = _setting("", "commit on the Hugging Face Hub; empty: pinned at the first download")
     labels: tuple[str, ...] = _setting(
         (), "the teacher's labels in the order of its outputs, if its configuration only has LABEL_0, ..."

@@ -27,6 +27,7 @@ from . import labels as label_rules
 from . import toml_source
 from .archives import opened_file
 from .columns import row_list
+from .soft_label_files import key_of
 from .sources import (
     Columns,
     Labels,
@@ -84,6 +85,7 @@ class Dataset:
     about: str = ""
     max_length: int | None = None  # recommended maximum length in tokens
     unseen: tuple[str, ...] = ()  # labels without a training row, which no prediction can match
+    ids: tuple[str | None, ...] = ()  # (n,) values of the id column, None for a row without one; empty: no id column
     lines: Ints = field(
         default_factory=lambda: np.zeros(0, np.int64)
     )  # (n,) where each row starts in its file; 0: unknown
@@ -138,7 +140,15 @@ def load(table: DataTable) -> Dataset:
     def divide(groups: Ints) -> dict[str, Ints]:
         return assign(table, y, groups, roles, [*id2label.values(), *unseen], notes)
 
-    return _assemble(parts, y, id2label, unseen, divide, opened, used, notes)
+    return _assemble(parts, y, id2label, unseen, divide, opened, used, notes, _ids(parts, table.id_column))
+
+
+def _ids(parts: Sequence[Part], column: str) -> tuple[str | None, ...]:
+    """Return the id of each row of all parts; empty without an id column. Raises UserError if the main table lacks it."""
+    if not column:
+        return ()
+    cols.named_column(parts[0].table, column, "--id-column")
+    return tuple(key_of(value) for part in parts for value in part.table.columns.get(column, [None] * len(part.texts)))
 
 
 class Datasets:
@@ -185,6 +195,7 @@ def _assemble(
     opened: Opened,
     columns: dict[str, str | None],
     notes: list[str],
+    ids: tuple[str | None, ...] = (),
 ) -> Dataset:
     """Find copies and groups, split, select the unlabelled rows, and create the report."""
     texts = [text for part in parts for text in part.texts]
@@ -202,6 +213,7 @@ def _assemble(
         texts, row_ids, lines = [texts[i] for i in rows], [row_ids[i] for i in rows], lines[rows]
         labels = np.concatenate([labels, np.full(len(kept), -1, dtype=np.int64)])
         copies, groups = copies[rows], groups[rows]
+        ids = tuple(ids[i] for i in rows) if ids else ()
     labelled = _sha256([part for part in parts if part.role != "unlabeled"], opened.one_file)
     return Dataset(
         texts=texts,
@@ -219,6 +231,7 @@ def _assemble(
         about=opened.reading.about,
         max_length=opened.reading.max_length,
         unseen=unseen,
+        ids=ids,
         lines=lines,
     )
 

@@ -41,7 +41,8 @@ class Batch:
     rows: (b,) positions in the dataset. ids: the token ids of each text, special tokens included, shortest first.
     labels: (b,) class index, -1 for none. teacher: (b, C) stored logits of the teacher, or None; others: those of each
     further teacher. step_labels: (B,) labels of all B texts of the step. first: position of this micro-batch's first text
-    in the step. longest: number of tokens of the step's longest text.
+    in the step. longest: number of tokens of the step's longest text. partial: whether a teacher lacks soft labels for
+    some of the texts; its logits are NaN there.
     """
 
     rows: Tensor
@@ -52,6 +53,20 @@ class Batch:
     first: int
     longest: int
     others: tuple[Tensor, ...] = ()
+    partial: bool = False
+
+    def taught(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the first teacher's logits and `logits` of the texts that have a soft label, both (t, C).
+
+        logits: (b, C) of the student. A text without a soft label contributes nothing to a loss on the result. Raises
+        RuntimeError without a teacher.
+        """
+        if self.teacher is None:
+            raise RuntimeError("distillation without stored teacher logits")
+        if not self.partial:
+            return self.teacher, logits
+        known = ~self.teacher.isnan().any(1)
+        return self.teacher[known], logits[known]
 
 
 @dataclass

@@ -21,7 +21,7 @@ class HardLabel(Method):
     Sequence-level distillation for translation replaces the teacher's distribution over whole outputs by its mode and
     mixes it with the reference; here, the output is one label. z_t, z_s: (b, C) logits; a is `alpha`. The first term is the
     recipe's own loss on gold labels, over the labelled texts of the step; the second is averaged over all texts, labelled
-    or not.
+    or not; a text without a soft label has only the first.
 
     Source: sections 3.2 and 3.3 of the paper (the mode, the mixture), which mixes with a = 0.5. Not useful if the teacher is
     right on nearly all training texts, such as a teacher that was trained on them: both terms are then the same.
@@ -39,8 +39,7 @@ class HardLabel(Method):
     alpha: Annotated[float, Field(ge=0, le=1, description="a: share of the teacher's labels")] = 0.5
 
     def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
-        if batch.teacher is None:
-            raise RuntimeError("distillation without stored teacher logits")
-        decided = F.cross_entropy(output.logits.float(), batch.teacher.argmax(1), reduction="sum")
+        theirs, ours = batch.taught(output.logits)
+        decided = F.cross_entropy(ours.float(), theirs.argmax(1), reduction="sum")
         gold = (1 - self.alpha) * step.gold_loss(output, batch)
         return {"ce": gold, "hard-label": self.alpha * decided / batch.step_labels.numel()}

@@ -20,7 +20,8 @@ class Hinton(Method):
 
     z_t, z_s: (b, C) logits of teacher and student. a is `alpha`, t `temperature`; t^2 keeps the ratio of the two gradients
     when t changes. CE is the recipe's own loss on gold labels, over the labelled texts of the step; the KL is averaged over
-    all texts of the step, so a text without a gold label has only the second term.
+    all texts of the step, so a text without a gold label has only the second term, and one without a soft label
+    only the first.
 
     Source: section 2 of the paper, which gives no single value for a and t. Not useful if the teacher is no better than the
     student: with a large a, its mistakes outweigh the labels.
@@ -39,8 +40,6 @@ class Hinton(Method):
     temperature: Annotated[float, Field(gt=0, description="t: larger is softer")] = 2.0
 
     def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
-        if batch.teacher is None:
-            raise RuntimeError("distillation without stored teacher logits")
-        divergence = kl_divergence(batch.teacher, output.logits, self.temperature) / batch.step_labels.numel()
+        divergence = kl_divergence(*batch.taught(output.logits), self.temperature) / batch.step_labels.numel()
         gold = (1 - self.alpha) * step.gold_loss(output, batch)
         return {"ce": gold, "hinton": self.alpha * self.temperature**2 * divergence}

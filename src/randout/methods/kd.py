@@ -20,7 +20,8 @@ class KnowledgeDistillation(Method):
 
     z_t, z_s: (b, C) logits. `weight` is lambda, `temperature` t. reduction: "batchmean" divides by the texts of the
     step (like eq. 2), "sum" takes eq. 5 literally, "mean" divides by texts and classes. `t_squared` multiplies by t^2
-    (Hinton et al. 2015; not in eq. 4-6). Texts without a label count like all others.
+    (Hinton et al. 2015; not in eq. 4-6). Texts without a label count like all others;
+    texts without a soft label add nothing to the sum.
     """
 
     name = "kd"
@@ -40,9 +41,7 @@ class KnowledgeDistillation(Method):
     t_squared: Annotated[bool, Field(description="multiply by t^2 (Hinton)")] = False
 
     def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
-        if batch.teacher is None:
-            raise RuntimeError("knowledge distillation without stored teacher logits")
-        divergence = kl_divergence(batch.teacher, output.logits, self.temperature)
+        divergence = kl_divergence(*batch.taught(output.logits), self.temperature)
         texts, classes = batch.step_labels.numel(), output.logits.shape[1]
         divisor = {"batchmean": texts, "sum": 1, "mean": texts * classes}[self.reduction]
         scale = self.weight * (self.temperature**2 if self.t_squared else 1.0)

@@ -22,7 +22,8 @@ class MultiTeacher(Method):
     z_k, z_s: (b, C) logits of teacher k and of the student; w_k: `weights`, scaled to sum to 1, equal by default, the first
     for `teacher.model` and the others for `teacher.more` in their order. average = "logits": p = softmax(sum_k w_k z_k). CE
     is the recipe's: the source adds the two terms unweighted, at temperature 1. The second term is averaged over all texts
-    of the step, labelled or not.
+    of the step, labelled or not. A text's average is over the teachers that have a soft label for it; without any, it has
+    no second term.
 
     Source: section 3 of the paper, whose teachers are an ensemble. Each teacher must have all classes of the data, by name.
     With one teacher, this is distillation at temperature 1. Harmful if a weak teacher has the same weight as the others.
@@ -58,14 +59,27 @@ class MultiTeacher(Method):
     def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         if batch.teacher is None:
             raise RuntimeError("distillation without stored teacher logits")
-        p = self.targets(torch.stack([batch.teacher, *batch.others]))
-        soft = -(p * F.log_softmax(output.logits.float(), dim=-1)).sum()
+        logits = torch.stack([batch.teacher, *batch.others])  # (teachers, b, C)
+        ours, has = output.logits, None
+        if batch.partial:
+            has = ~logits.isnan().any(-1)  # (teachers, b)
+            known = has[[weight > 0 for weight in self.weights or (1.0,) * len(logits)]].any(0)
+            logits, ours, has = logits[:, known], ours[known], has[:, known]
+        p = self.targets(logits, has)
+        soft = -(p * F.log_softmax(ours.float(), dim=-1)).sum()
         return {"multi-teacher": self.weight * soft / batch.step_labels.numel()}
 
-    def targets(self, logits: Tensor) -> Tensor:
-        """Average logits (teachers, b, C) to the distribution to match (b, C), in float32."""
+    def targets(self, logits: Tensor, has: Tensor | None = None) -> Tensor:
+        """Average logits (teachers, b, C) to the distribution to match (b, C), in float32.
+
+        has: (teachers, b) bool, which teachers have a soft label for a text, at least one of them with a weight; None: all.
+        """
         weights = torch.tensor(self.weights or (1.0,) * len(logits), device=logits.device)
         weights = (weights / weights.sum())[:, None, None]
+        if has is not None:
+            weights = weights * has[..., None]
+            weights = weights / weights.sum(0)
+            logits = logits.masked_fill(~has[..., None], 0.0)
         if self.average == "logits":
             return (weights * logits.float()).sum(0).softmax(-1)
         return (weights * logits.float().softmax(-1)).sum(0)

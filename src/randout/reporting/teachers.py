@@ -8,6 +8,7 @@ from randout.core.wording import plural
 from randout.storage.metrics_record import Metrics, TeacherGap
 from randout.storage.run_record import RunRecord, Size, Sizes
 
+from .soft_labels import temperature_words
 from .subjects import Subject
 from .values import Column, Section, Table, metric_name
 
@@ -28,8 +29,9 @@ def teachers(subject: Subject) -> Section | None:
                 verdict = f"none: {taught:,} of the rows trained the teacher" if taught else ""
                 rows.append((*own, *scores, verdict or verdict_words(one.verdict, gap.margin), gap.rows))
             costs.append((*own, *_size_cells(model.record.sizes)))
+    imported = _imported(subject)
     if not rows:
-        return None
+        return Section("teacher", "Student and teacher", (imported,)) if imported else None
     who = (Column("model"), Column("unit"), Column("teacher"))
     columns: tuple[Column, ...] = (
         *who,
@@ -46,7 +48,26 @@ def teachers(subject: Subject) -> Section | None:
     if any(cell is not None for row in costs for cell in row[len(who) :]):
         note = "Texts per second: prediction in float32 on the machine that trained the student."
         parts.append(Table("student-teacher-size", "Size and speed", *_without_empty_columns(heads, costs), note))
+    parts += [imported] if imported else []
     return Section("teacher", "Student and teacher", tuple(parts))
+
+
+def _imported(subject: Subject) -> Table | None:
+    """One row per file of soft labels that a model learned from; None if there is none."""
+    rows = []
+    for arm in subject.arms:
+        for model in arm.models:
+            for teacher in model.record.teachers:
+                if (one := teacher.soft_labels) is not None:
+                    digest = one.sha256[:12]
+                    counts = [f"{count:,} of {one.of[name]:,} {name}" for name, count in one.rows.items()]
+                    found = (one.file, digest, one.form, ", ".join(counts), temperature_words(one))
+                    rows.append((arm.name, model.unit or None, *found))
+    if not rows:
+        return None
+    columns = tuple(map(Column, ("model", "unit", "file", "sha256", "form", "rows with a soft label", "temperature")))
+    note = "Soft labels that were read from a file. Rows of the test split are never used."
+    return Table("soft-labels", "Imported soft labels", *_without_empty_columns(columns, rows), note)
 
 
 def _size_cells(sizes: Sizes) -> list[int | None]:

@@ -121,11 +121,40 @@ class StudentChoice(Record):
     high90: float | None = None
 
 
+class ImportedLabels(Record):
+    """Soft labels that were read from a file.
+
+    form: how the file gives them. joined_by: "text", or the id column. rows: rows of the data with a soft label, of: all
+    rows, both by split. test_rows: rows of the file that belong to test rows, which are not used. unmatched: rows of the
+    file that belong to no row of the data. lost: mean share of probability on other answers than the classes. temperature:
+    what the logits were divided by; fitted: whether on validation rows; given: whether by the user. The others are of
+    the scored validation rows: their number, how many are wrong, and log loss and calibration error before and after.
+    """
+
+    file: str
+    sha256: str
+    form: str
+    joined_by: str
+    rows: dict[str, int]
+    of: dict[str, int]
+    test_rows: int
+    unmatched: int
+    lost: float
+    temperature: float
+    fitted: bool
+    given: bool
+    scored: int
+    wrong: int
+    log_loss: list[float] = Field(default_factory=list)
+    calibration_error: list[float] = Field(default_factory=list)
+
+
 class UsedTeacher(Record):
-    """A teacher of a finished run."""
+    """A teacher of a finished run. soft_labels: if it is a file of them."""
 
     name: str
     validation_accuracy: float | None = None
+    soft_labels: ImportedLabels | None = None
 
 
 class UsedTeachers(UsedTeacher):

@@ -217,11 +217,15 @@ def batch_of(training: TrainingState, data: TrainingData, rows: np.ndarray, mine
     device = training.encoder.device
     ids = [torch.from_numpy(data.tokens[row].astype(np.int64)) for row in mine]
     index = torch.from_numpy(mine)
+    stored = [logits[index] for logits in (data.teacher, *data.others) if logits is not None]
+    partial = any(bool(logits.isnan().any()) for logits in stored)  # here they are still on the CPU
     teacher = None if data.teacher is None else data.teacher[index].to(device)
     step_labels = data.labels[torch.from_numpy(rows)].to(device)
     longest = int(data.tokens.lengths[rows].max())
     others = tuple(logits[index].to(device) for logits in data.others)
-    return Batch(index, ids, step_labels[first : first + len(mine)], teacher, step_labels, first, longest, others)
+    return Batch(
+        index, ids, step_labels[first : first + len(mine)], teacher, step_labels, first, longest, others, partial
+    )
 
 
 def _backward(

@@ -25,20 +25,26 @@ from randout.methods.builtin import METHODS
 from randout.models.sources import CLASSIFIER_NAMES, Source, check_default_student, find, local_encoders
 from randout.storage.run_folder import RunFolder
 
+from .imported_teacher import SoftLabelFile, find_teacher
 from .options import Result
 
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
 
 
-def find_models(config: Config) -> dict[str, Source]:
-    """Locate the models that a configuration names. Raises UserError, with the closest names, for one that is not found."""
+def find_models(config: Config) -> dict[str, Source | SoftLabelFile]:
+    """Locate the models and files of soft labels that a configuration names.
+
+    Raises UserError, with the closest names, for one that is not found.
+    """
     student, teacher = config.student, config.teacher
     named = {} if student.model in ("", AUTO_STUDENT, *CLASSIFIER_NAMES) else {student.model: student.revision}
-    found = {name: find(name, revision, CLASSIFIER_NAMES) for name, revision in named.items()}
+    found: dict[str, Source | SoftLabelFile] = {
+        name: find(name, revision, CLASSIFIER_NAMES) for name, revision in named.items()
+    }
     if teacher.model not in ("auto", "none"):
-        found[teacher.model] = find(teacher.model, teacher.revision)
-    return found | {name: find(name) for name in teacher.more}
+        found[teacher.model] = find_teacher(teacher.model, teacher.revision)
+    return found | {name: find_teacher(name) for name in teacher.more}
 
 
 def check_student(config: Config) -> None:

@@ -14,6 +14,7 @@ from randout.models.sources import Source
 from randout.storage.run_folder import RunFolder
 from randout.storage.seen_rows import SeenRows, in_words, leaked, merged, read_seen, seen_rows
 
+from .imported_teacher import ImportedTeacher
 from .plan import Plan
 
 HELD_OUT = ("validation", "test")
@@ -51,6 +52,8 @@ def ancestors(plan: Plan, planned: bool = True) -> Ancestors:
             found = _rows_of(teacher, plan.dataset)
             parts.append(found.inherited("teacher"))
             unknown += [teacher.label] * (not found.complete)
+        elif isinstance(teacher, ImportedTeacher):
+            unknown.append(f"the source of {teacher.label}")
         else:
             before = ancestors(teacher, planned)
             parts.append((seen_by(teacher, before) if planned else before.rows).inherited("teacher"))

@@ -12,6 +12,7 @@ from randout.baselines.settings import chosen
 from randout.core.console import Show
 from randout.core.files import replace_text
 from randout.models import loading
+from randout.reporting.soft_labels import soft_label_words, temperature_words
 from randout.reporting.text import choice_lines
 from randout.storage import run_folder
 from randout.storage.metrics_record import Metrics
@@ -19,7 +20,7 @@ from randout.storage.run_folder import RunFolder
 from randout.storage.run_record import StudentChoice
 from randout.storage.seen_rows import in_words
 
-from .plan import Plan
+from .plan import Plan, TeacherOutputs
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -28,7 +29,9 @@ OPENINGS_LINE = re.compile(r"^Test split: .*$", re.MULTILINE)
 TASK = "text-classification"  # its name on the Hugging Face Hub
 
 
-def model_card(plan: Plan, metrics: Metrics, teacher: str, choice: StudentChoice | None = None) -> str:
+def model_card(
+    plan: Plan, metrics: Metrics, teacher: TeacherOutputs | None, choice: StudentChoice | None = None
+) -> str:
     """Return the README.md of the model folder; it is the same for the same training.
 
     choice: the record of the choice of the student, if there was one.
@@ -53,7 +56,11 @@ def model_card(plan: Plan, metrics: Metrics, teacher: str, choice: StudentChoice
     methods = ", ".join(
         f"`{m.name}` {json.dumps(m.model_dump(exclude_defaults=True, mode='json'))}" for m in plan.methods
     )
-    lines += [f"Methods: {methods}." + (f" Teacher: {teacher}." if teacher else "")]
+    lines += [f"Methods: {methods}." + (f" Teacher: {teacher.name}." if teacher else "")]
+    for one in (teacher, *teacher.others) if teacher else ():
+        if one.imported is not None:
+            record = one.imported.record
+            lines += [f"Soft labels: {soft_label_words(record)}; {temperature_words(record)}."]
     if plan.config.train.refit is True:
         about.append(
             "Trained on the training and validation rows; the validation scores are of the same training without them."

@@ -256,7 +256,7 @@ def _finish(
     sizes = _compare_with_teacher(plan, trained, teacher, metrics.validation) if teacher else None
     metrics.warnings = teacher_warnings(plan, metrics.validation, teacher, run)
     diagnose(plan, run, metrics, trained.history)
-    final.save(run.model, model_card(plan, metrics, teacher.name if teacher else "", run.record.choice))
+    final.save(run.model, model_card(plan, metrics, teacher, run.record.choice))
     if seen := read_seen(run.path):
         write_seen(run.model, seen)
     run.write("metrics.json", metrics.as_json())
@@ -265,18 +265,28 @@ def _finish(
         record.teacher, record.sizes = _used_teachers(teacher), sizes
     record.finished = run_folder.now()
     run.write("run.json", record.as_json())
-    more = [other.name for other in teacher.others] if teacher else []
-    _write_config(run, plan, _student_name(plan, run.path), teacher.name if teacher else "none", more)
+    first, *more = [_teacher_name(one, run.path) for one in (teacher, *teacher.others)] if teacher else ["none"]
+    _write_config(run, plan, _student_name(plan, run.path), first, more)
     clean(run)
     return metrics
 
 
 def _used_teachers(teacher: TeacherOutputs) -> UsedTeachers:
     """Return the teachers as `run.json` records them."""
-    found = UsedTeachers(name=teacher.name, validation_accuracy=teacher.validation["accuracy"])
+    found = UsedTeachers.model_validate(_used_teacher(teacher))
     if teacher.others:
-        found.more = [UsedTeacher(name=o.name, validation_accuracy=o.validation["accuracy"]) for o in teacher.others]
+        found.more = [UsedTeacher.model_validate(_used_teacher(other)) for other in teacher.others]
     return found
+
+
+def _used_teacher(teacher: TeacherOutputs) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": teacher.name, "validation_accuracy": teacher.validation.get("accuracy")}
+    return found | ({"soft_labels": teacher.imported.record} if teacher.imported else {})
+
+
+def _teacher_name(teacher: TeacherOutputs, folder: Path) -> str:
+    """Return how `run.toml` names a teacher of a finished run: its name, or the path of a file of soft labels."""
+    return portable(teacher.imported.name, folder) if teacher.imported else teacher.name
 
 
 def refitted(plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, options: Options) -> TrainedStudent:
@@ -296,7 +306,8 @@ def _compare_with_teacher(plan: Plan, trained: TrainedStudent, teacher: TeacherO
     def logits(rows: np.ndarray) -> np.ndarray:
         return trained.logits(rows, lambda done: None)
 
-    metrics.teacher = teacher_gap(plan, logits(held), teacher.logits[held].numpy())
+    if gap := teacher_gap(plan, logits(held), teacher.logits[held].numpy()):
+        metrics.teacher = gap
     own = trained.size | {"texts_per_second": texts_per_second(logits, held)}
     return Sizes(student=Size.model_validate(own), teacher=Size.model_validate(teacher.about))
 

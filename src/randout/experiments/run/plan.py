@@ -26,6 +26,7 @@ from randout.models.tokens import Tokens
 from randout.storage.run_folder import RunFolder
 
 from . import defaults
+from .imported_teacher import ImportedTeacher
 from .options import Options
 
 NO_TOKENS = Tokens(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int64))
@@ -39,8 +40,9 @@ RowLogits = Callable[[np.ndarray, Progress], np.ndarray]  # rows of a dataset (n
 class TeacherOutputs:
     """A teacher's logits for every row of the dataset (n, C), NaN for rows it did not score, and its validation metrics.
 
-    others: further teachers. live: the teacher itself, if a method runs it. about: its number of parameters, and its speed
-    in texts per second.
+    imported: the file of soft labels that they come from, if any; it may lack rows, and `validation` is then of the rows that
+    it has, or empty. others: further teachers. live: the teacher itself, if a method runs it. about: its number of
+    parameters, and its speed in texts per second.
     """
 
     name: str
@@ -49,6 +51,7 @@ class TeacherOutputs:
     others: tuple[TeacherOutputs, ...] = ()
     live: LiveTeacher | None = None
     about: dict[str, float] = field(default_factory=dict)
+    imported: ImportedTeacher | None = None
 
 
 @dataclass(frozen=True)
@@ -109,12 +112,12 @@ class Plan:
     """A training with every decision made: the data, the models, and all settings resolved.
 
     tokens: of all texts, as the student reads them; none if it reads words, and in the plan of a finished run. identity:
-    what the fingerprint is computed from, by part. teacher: an existing classifier. teacher_plan: how a pretrained encoder
-    is first fine-tuned into a teacher. more: further teachers, each of either kind. token_copies: as
-    `tokenization.token_copies` returns it. leak_warnings: held-out rows that the teachers or the pretrained student have
-    seen. left_out: methods removed because no teacher was found, although none was declined. asked: `config.train` before
-    "auto" was resolved, for the teachers, which resolve it themselves. alternative: a bag-of-words baseline that becomes
-    the student if it is not worse than this encoder (`student_selection`).
+    what the fingerprint is computed from, by part. teacher: an existing classifier, or soft labels from a file.
+    teacher_plan: how a pretrained encoder is first fine-tuned into a teacher. more: further teachers, each of any kind.
+    token_copies: as `tokenization.token_copies` returns it. leak_warnings: held-out rows that the teachers or the
+    pretrained student have seen. left_out: methods removed because no teacher was found, although none was declined.
+    asked: `config.train` before "auto" was resolved, for the teachers, which resolve it themselves. alternative: a
+    bag-of-words baseline that becomes the student if it is not worse than this encoder (`student_selection`).
     """
 
     config: Config
@@ -124,9 +127,9 @@ class Plan:
     tokens: Tokens = NO_TOKENS
     identity: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    teacher: Source | None = None
+    teacher: Source | ImportedTeacher | None = None
     teacher_plan: Plan | None = None
-    more: tuple[Source | Plan, ...] = ()
+    more: tuple[Source | ImportedTeacher | Plan, ...] = ()
     token_copies: dict[str, Ints] = field(default_factory=dict)
     leak_warnings: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
@@ -143,7 +146,7 @@ class Plan:
         return METHODS.origins(method.name for method in self.methods)
 
     @property
-    def teachers(self) -> tuple[Source | Plan, ...]:
+    def teachers(self) -> tuple[Source | ImportedTeacher | Plan, ...]:
         """All teachers, the first one first."""
         first = self.teacher or self.teacher_plan
         return (first, *self.more) if first is not None else ()

@@ -29,6 +29,7 @@ from randout.models.tokenization import token_copies, tokens_for
 from randout.models.tokens import Tokens
 
 from . import defaults, leaks
+from .imported_teacher import ImportedTeacher, find_teacher, import_teacher
 from .plan import FOLDS, Plan
 from .soft_labels import column_order
 from .student_kinds import Baseline, EncoderStudent, baseline_of
@@ -66,7 +67,7 @@ def _encoder_plan(config: Config, dataset: Dataset, required: Collection[str]) -
     train = config.train.model_copy(update=dict(zip(("device", "precision"), machine(config), strict=True)))
     student = _find_student(config.student, notes)
     methods = methods_of(config)
-    teacher, name = _find_teacher(config, methods, student, train.device, notes)
+    teacher, name = _find_teacher(config, methods, student, dataset, train.device, notes)
     distilling = [method.name for method in methods if method.teacher]
     missing = distilling if teacher is None and config.teacher.model == "auto" else []
     if teacher is None:
@@ -89,12 +90,14 @@ def _encoder_plan(config: Config, dataset: Dataset, required: Collection[str]) -
     )
     own = EncoderStudent(student)
     plan = Plan(config, dataset, methods, own, tokens, notes=tuple(notes), left_out=tuple(missing), asked=as_asked)
-    if teacher is not None and teacher.is_classifier:
+    if isinstance(teacher, ImportedTeacher) or (teacher is not None and teacher.is_classifier):
         plan = replace(plan, teacher=teacher)
     elif teacher is not None:
         gold = None if "unlabeled" in dataset.split else dataset  # read again: it must not depend on unlabelled texts
         plan = replace(plan, teacher_plan=make(teacher_config(_requested_config(plan), name), gold))
-    plan = _check_leaks(replace(plan, more=_find_more_teachers(plan)))
+    further: list[str] = []
+    more = _find_more_teachers(plan, further)
+    plan = _check_leaks(replace(plan, more=more, notes=(*plan.notes, *further)))
     if config.student.alternative:
         plan = _with_alternative(plan)
     return replace(plan, identity=_identity(plan))
@@ -221,15 +224,18 @@ def missing_teacher_message(methods: Sequence[str], teacher: str, instead: str =
     )
 
 
-def _find_more_teachers(plan: Plan) -> tuple[Source | Plan, ...]:
+def _find_more_teachers(plan: Plan, notes: list[str]) -> tuple[Source | ImportedTeacher | Plan, ...]:
     """Return the further teachers (`teacher.more`). Raises UserError if no method learns from several."""
     names = plan.config.teacher.more
     if names and (not plan.has_teacher or not any(method.several for method in plan.methods)):
         why = "there is no first teacher" if not plan.has_teacher else "no method of this recipe learns from several"
         raise UserError(f"teacher.more: {', '.join(names)}: {why}. Leave it out")
-    found: list[Source | Plan] = []
+    found: list[Source | ImportedTeacher | Plan] = []
     for name in names:
-        source = find(name)
+        source = _teacher_of(name, "", plan.config, plan.dataset, notes)
+        if isinstance(source, ImportedTeacher):
+            found.append(source)
+            continue
         own = source.config.get("id2label")
         if source.is_classifier and isinstance(own, dict):  # reported before any of them is trained
             column_order({int(at): label for at, label in own.items()}, plan.dataset.id2label, None, name)
@@ -244,8 +250,10 @@ def _find_more_teachers(plan: Plan) -> tuple[Source | Plan, ...]:
     return tuple(found)
 
 
-def _teacher_identity(teacher: Source | Plan) -> str | dict[str, str]:
+def _teacher_identity(teacher: Source | ImportedTeacher | Plan) -> str | dict[str, Any]:
     """Return a teacher's entry in a run's identity: the fingerprint of the run that trains it, or a table with its model's."""
+    if isinstance(teacher, ImportedTeacher):
+        return teacher.identity
     return teacher.fingerprint if isinstance(teacher, Plan) else {"model": teacher.fingerprint()}
 
 
@@ -331,8 +339,8 @@ def _find_student(table: StudentTable, notes: list[str]) -> Source:
 
 
 def _find_teacher(
-    config: Config, methods: Sequence[Method], student: Source, device: str, notes: list[str]
-) -> tuple[Source | None, str]:
+    config: Config, methods: Sequence[Method], student: Source, dataset: Dataset, device: str, notes: list[str]
+) -> tuple[Source | ImportedTeacher | None, str]:
     """Return the teacher's source and the name to record; (None, "none") for no teacher."""
     name, wanted = config.teacher.model, any(method.teacher for method in methods)
     if name == "none":
@@ -343,7 +351,7 @@ def _find_teacher(
                 f"--teacher {name}: no method of this recipe learns from a teacher. Leave it out, or add "
                 "--set methods.kd.weight=0.8"
             )
-        return find(name, config.teacher.revision), name
+        return _teacher_of(name, config.teacher.revision, config, dataset, notes), name
     if not wanted:
         return None, "none"
     weights = "model.safetensors"
@@ -357,6 +365,18 @@ def _find_teacher(
     source = find(str(larger[-1]))
     notes.append(f"teacher: {source.label}, the largest encoder found locally that fits here (another: --teacher)")
     return source, str(larger[-1])
+
+
+def _teacher_of(
+    name: str, revision: str, config: Config, dataset: Dataset, notes: list[str]
+) -> Source | ImportedTeacher:
+    """Find a teacher that is named: a model, or a file of soft labels, which is read. notes: gets what was read."""
+    found = find_teacher(name, revision)
+    if isinstance(found, Source):
+        return found
+    imported = import_teacher(found, config, dataset)
+    notes.extend(imported.notes)
+    return imported
 
 
 def refit_plan(plan: Plan) -> Plan:
@@ -374,10 +394,13 @@ def _identity(plan: Plan) -> dict[str, Any]:
     train = {key: value for key, value in train.items() if earlier.get(key) != value}
     read = config.teacher.model_dump(mode="json", include={"max_length", "truncation"})  # if not trained for this run
     found = [_teacher_identity(one) for one in plan.teachers]
-    teachers = [{**one, **read} if isinstance(one, dict) else one for one in found]
+    teachers = [
+        {**one, **read} if isinstance(one, dict) and isinstance(of, Source) else one
+        for of, one in zip(plan.teachers, found, strict=True)
+    ]
     teacher, more = teachers[0] if teachers else None, teachers[1:]
     plugins = {name: origin.identity for name, origin in plan.origins.items()}
-    if isinstance(teacher, dict):
+    if isinstance(teacher, dict) and isinstance(plan.teachers[0], Source):
         teacher["labels"] = list(config.teacher.labels)
     return {
         **data_identity(plan.dataset),

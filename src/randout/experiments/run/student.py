@@ -24,6 +24,7 @@ from randout.methods.compatibility import learned_rows
 from randout.models import loading
 from randout.models.encoder import Encoder
 from randout.models.inference import predict
+from randout.models.sources import Source
 from randout.models.tokens import Tokens, encode, truncate
 from randout.stats.metrics import score
 from randout.storage.run_folder import RunFolder
@@ -202,7 +203,7 @@ def stand_in(plan: Plan) -> TeacherOutputs:
     if any(method.teacher == "model" for method in plan.methods):
         first = plan.teachers[0]
         source = first.student.source if isinstance(first, Plan) else first
-        assert source is not None  # a teacher is an encoder
+        assert isinstance(source, Source)  # methods that run the teacher have an encoder
         encoder = loading.load(source, id2label=plan.dataset.id2label, pack=plan.config.train.packing)
         live = live_teacher(plan, encoder, tuple(plan.dataset.id2label), 0)
     return TeacherOutputs("", logits, {}, tuple(TeacherOutputs("", logits) for _ in plan.more), live)

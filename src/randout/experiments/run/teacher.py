@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from randout.core.errors import Failure, UserError
 from randout.methods.builtin import GOLD
@@ -23,6 +24,7 @@ from randout.storage.metrics_record import RunWarning, Scores
 from randout.storage.run_folder import RunFolder
 
 from . import soft_labels
+from .imported_teacher import ImportedTeacher
 from .options import Options
 from .plan import Plan, TeacherOutputs
 from .run_warnings import as_records
@@ -47,7 +49,7 @@ def prepare_teacher(plan: Plan, options: Options, fine_tune: Callable[[Plan, Opt
 
 def _outputs_of(
     plan: Plan,
-    teacher: Source | Plan,
+    teacher: Source | ImportedTeacher | Plan,
     labels: Sequence[str] | None,
     options: Options,
     fine_tune: Callable[[Plan, Options], Path],
@@ -56,6 +58,8 @@ def _outputs_of(
 
     labels: names of its outputs, in their order; None: for a further teacher, whose own names must be those of the data.
     """
+    if isinstance(teacher, ImportedTeacher):
+        return TeacherOutputs(teacher.label, torch.from_numpy(teacher.logits), teacher.validation, imported=teacher)
     source = teacher
     if isinstance(teacher, Plan):
         options.show.say(f"teacher: fine-tuning {teacher.student.label} first")
@@ -133,11 +137,14 @@ def teacher_warnings(plan: Plan, own: Scores, teacher: TeacherOutputs | None, ru
     majority = int(np.bincount(dataset.labels[dataset.split["train"]]).argmax())
     found = []
     for one in (teacher, *teacher.others):
-        made = one.logits[held].numpy().argmax(1)
+        scored = held[~np.isnan(one.logits[held].numpy()).any(1)]  # imported soft labels may lack some rows
+        if not len(scored):
+            continue
+        made = one.logits[scored].numpy().argmax(1)
         weak = diagnostics.weak_teacher(
-            dataset.labels[held], made, dataset.groups[held], names, majority, one.name, _metric(plan)
+            dataset.labels[scored], made, dataset.groups[scored], names, majority, one.name, _metric(plan)
         )
-        if weak is None and one is teacher:
+        if weak is None and one is teacher and len(scored) == len(held):
             weak = _not_above_student(plan, own, teacher, run)
         found += [weak] if weak else []
     return as_records(found)

@@ -20,15 +20,19 @@ MARGIN = 0.02  # of a metric: a student that is worse by less than this matches 
 TIMED_ROWS = 64
 
 
-def teacher_gap(plan: Plan, student: np.ndarray, teacher: np.ndarray) -> TeacherGap:
+def teacher_gap(plan: Plan, student: np.ndarray, teacher: np.ndarray) -> TeacherGap | None:
     """Compare student and teacher on the validation rows.
 
-    student, teacher: (n, C) logits of the rows, in their order. Returns both accuracies, the difference "student minus
+    student, teacher: (n, C) logits of the rows, in their order; rows for which the teacher has none (NaN) are left out.
+    Returns None if no row is left, else both accuracies, the difference "student minus
     teacher" with its 95 % interval over groups, and a verdict: "better", "matches" (worse by less than `MARGIN`: the lower
     end of the 90 % interval, a one-sided test at 5 %), "worse", or "undecided". If the run uses another metric, `primary`
     holds the same for it.
     """
-    rows = plan.dataset.split["validation"]
+    known = ~np.isnan(teacher).any(1)
+    if not known.any():
+        return None
+    rows, student, teacher = plan.dataset.split["validation"][known], student[known], teacher[known]
     labels, groups = plan.dataset.labels[rows], plan.dataset.groups[rows]
     made = (student.argmax(1), teacher.argmax(1))
     classes = max(student.shape[1], int(labels.max()) + 1)  # labels without a training row come last
