@@ -503,6 +503,16 @@ def test_every_preset_reads_and_says_what_it_is_for() -> None:
         config.build([config.read_preset(name)], METHODS)
 
 
+def test_doctor_knows_the_extras_of_the_package() -> None:
+    """Each is an optional dependency of the package and installs what it is said to."""
+    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    assert set(doctor.EXTRAS) == set(extras) - {"docs", "test"}
+    for name, (packages, _) in doctor.EXTRAS.items():
+        assert {re.match(r"[\w-]+", one)[0] for one in extras[name]} == set(packages)
+
+
 def test_doctor_looks_at_this_machine(run: Run) -> None:
     code, out, _ = run("doctor", "--json")
     assert code == 0

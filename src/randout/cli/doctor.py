@@ -18,7 +18,11 @@ Row = tuple[str, str, str]  # (what, finding, what to do)
 HUB_TIMEOUT = 2  # seconds
 LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # environment variables that limit PyTorch's threads
 BFLOAT16 = {"avx512_bf16", "amx_tile"}  # flags of CPUs that multiply in bfloat16
-EXTRAS = {"datasets": "Hugging Face datasets by name", "hypothesis": "the project's own tests"}
+EXTRAS = {  # of the package: what it installs, and its use
+    "datasets": (("datasets",), "Hugging Face datasets by name"),
+    "export": (("onnx", "onnxscript", "onnxruntime"), "`randout export`"),
+    "search": (("optuna",), "`randout search --sampler tpe`"),
+}
 
 
 def examine() -> list[Row]:
@@ -50,11 +54,10 @@ def examine() -> list[Row]:
         rows += [("cache", f"{cache}, {shutil.disk_usage(cache).free / 2**30:.0f} GiB free", "")]
         rows += [("model hub", *hub.result())]
     rows += _other_methods()
-    for name, use in EXTRAS.items():
-        there = importlib.util.find_spec(name) is not None
-        rows += [
-            (f"extra: {name}", "installed" if there else "not installed", "" if there else f"install it for {use}")
-        ]
+    for name, (packages, use) in EXTRAS.items():
+        there = all(importlib.util.find_spec(package) is not None for package in packages)
+        todo = "" if there else f"for {use}: pip install 'randout[{name}]'"
+        rows += [(f"extra: {name}", "installed" if there else "not installed", todo)]
     return rows
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from randout.core.errors import UserError, closest, did_you_mean
 from randout.core.files import shell_path
 from randout.data.named_datasets import cache_folder
-from randout.storage.run_folder import closest_runs
+from randout.storage.run_folder import RunFolder, closest_runs
 from randout.storage.seen_rows import FILE as SEEN_ROWS
 
 from . import folder_checks
@@ -137,7 +137,8 @@ def locate(name: str, revision: str = "", also: Iterable[str] = ()) -> Source:
     if path.exists():
         inner = path / "model" if (path / "run.toml").exists() else path
         if (path / "run.toml").exists() and not inner.exists():
-            raise UserError(f"{name}: this run is not finished and has no model yet; run its `randout train` again")
+            RunFolder(path).check_finished()
+            raise UserError(f"{name}: the model of this run is missing. Train it again, or copy the folder again")
         return Source(name, inner.resolve())
     repository = ALIASES.get(name, name)
     if repository == name and "/" not in name and not revision and (labelled := _by_label(name)):
@@ -204,7 +205,7 @@ def _closest(name: str, also: Iterable[str]) -> list[str]:
     if "/" not in name:
         labels = [_as_source(folder).label for folder in _cached_folders()]
         found += closest(name, [*ALIASES, *labels, *also])
-    return sorted(set(found), key=lambda one: (-difflib.SequenceMatcher(None, name, one).ratio(), one))[:2]
+    return sorted(set(found) - {name}, key=lambda one: (-difflib.SequenceMatcher(None, name, one).ratio(), one))[:2]
 
 
 def _by_label(label: str) -> Source | None:
@@ -361,7 +362,7 @@ def check_default_student() -> None:
 def _suggestion() -> str:
     """Return what to do where the hub cannot be reached."""
     if found := local_encoders():
-        return f"Use a local folder with --student (found locally: {', '.join(map(str, found))})"
+        return f"Use a local folder (found locally: {', '.join(map(str, found))})"
     return (
         "Train without an encoder: randout train DATA --student svm. Or use an encoder that was copied to this machine: "
         f"--student FOLDER. Or download one: connect to the hub and name it (--student {DEFAULT_STUDENT}), or run `randout "

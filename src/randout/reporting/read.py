@@ -84,8 +84,7 @@ def read_model(path: Path, name: str = "", unit: str = "") -> Model:
     if not run.exists:
         raise UserError(f"{path}: incomplete run (run.toml without run.json); repeat the command that started it")
     record = run.record
-    if record.finished is None:
-        raise UserError(f"{path}: this run is not finished; resume it with `randout train --resume {path}`")
+    run.check_finished()
     try:
         toml = (path / "run.toml").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):

@@ -121,6 +121,12 @@ class RunFolder:
         """Whether the run has finished."""
         return self.exists and self.record.finished is not None
 
+    def check_finished(self) -> None:
+        """Raise UserError, with the command that resumes the run, if it has not finished."""
+        if not self.finished:
+            resume = f"randout train --resume {shell_path(self.path)}"
+            raise UserError(f"{self.path}: this run is not finished. Resume it with: {resume}")
+
     def lock(self) -> AbstractContextManager[None]:
         """Lock the run folder for the duration of a context. Raises as `locked` does."""
         return locked(self.path, "run; wait for it, or use --fresh")

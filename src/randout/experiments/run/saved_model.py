@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from randout.core.errors import UserError
-from randout.core.files import shell_path
 from randout.models.folder_checks import EXPORT
 from randout.storage.run_folder import RunFolder, check_run
 
@@ -110,8 +109,7 @@ def check_own_split(path: Path, split: str) -> RunFolder:
     if split not in ("validation", "test"):
         raise UserError(f"--split {split}: expected validation or test, or a file in place of --split")
     run = check_run(path)
-    if not run.finished:
-        raise UserError(f"{path}: this run is not finished. Resume it with: randout train --resume {shell_path(path)}")
+    run.check_finished()
     return run
 
 

@@ -82,8 +82,7 @@ def _unknown_teacher(run: RunFolder) -> bool:
 
 def _finished(path: Path) -> RunFolder:
     run = RunFolder(path)
-    if not run.finished:
-        raise UserError(f"{path}: this run is not finished. Resume it with its `randout train` command")
+    run.check_finished()
     return run
 
 
