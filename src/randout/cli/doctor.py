@@ -20,7 +20,7 @@ LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # environment variables that li
 BFLOAT16 = {"avx512_bf16", "amx_tile"}  # flags of CPUs that multiply in bfloat16
 EXTRAS = {  # of the package: what it installs, and its use
     "datasets": (("datasets",), "Hugging Face datasets by name"),
-    "export": (("onnx", "onnxscript", "onnxruntime"), "`randout export`"),
+    "export": (("onnx", "onnxscript", "onnxruntime", "tokenizers"), "`randout export`"),
     "search": (("optuna",), "`randout search --sampler tpe`"),
 }
 
