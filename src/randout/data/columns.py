@@ -29,6 +29,8 @@ PAIRS = (
     ("question", "passage"),
     ("query", "passage"),
 )
+REPEATS, LABEL_LENGTH = 5, 60  # of a column of labels: mean rows of a value, longest value in characters
+TEXT_WORDS = 3  # mean words of a column of texts
 SHOWN = 5  # row numbers listed in a message
 
 
@@ -78,7 +80,11 @@ def _single_column(table: Table, column: str) -> str:
     return column
 
 
-class UnclearColumn(UserError):
+class UnclearColumns(UserError):
+    """The text column, the label column or both are not clear."""
+
+
+class UnclearColumn(UnclearColumns):
     """The text or label column is ambiguous or cannot be found. what: "text" or "label". found: the candidates."""
 
     def __init__(self, table: Table, what: str, found: Sequence[str]) -> None:
@@ -90,7 +96,7 @@ class UnclearColumn(UserError):
         )
 
 
-def both_unclear(table: Table, text: UnclearColumn, label: UnclearColumn) -> UserError:
+def both_unclear(table: Table, text: UnclearColumn, label: UnclearColumn) -> UnclearColumns:
     """Return a single error for a table whose text and label columns are both unclear.
 
     It asks for one of them if the other one is then found.
@@ -103,7 +109,7 @@ def both_unclear(table: Table, text: UnclearColumn, label: UnclearColumn) -> Use
     labels = label.found or _candidates(table, list(table.columns))
     enough = ["text"] * _all_found(choose_label, table, texts) + ["label"] * _all_found(choose_text, table, labels)
     hint = _name_columns_hint(table, *(enough[:1] or ("text", "label")), rest=len(enough) > 0)
-    return UserError(f"{table.name}: which columns hold the text and the label is not clear{why}. {hint}")
+    return UnclearColumns(f"{table.name}: which columns hold the text and the label is not clear{why}. {hint}")
 
 
 def _all_found(choose: Callable[..., str], table: Table, others: Sequence[str]) -> bool:
@@ -181,6 +187,32 @@ def choose_label(table: Table, column: str | None, text: str | None = None) -> s
     if len(others) == 1:
         return _single_column(table, others[0])
     raise UnclearColumn(table, "label", found)
+
+
+def choose_by_content(table: Table, text: str | None, label: str | None) -> tuple[str, str] | None:
+    """Return the text and the label column that are the only ones with such values; None if that is not clear.
+
+    text, label: the column, if it is named. A column with a usual name of texts is preferred for the text.
+    """
+    names = [name for name in _candidates(table, list(table.columns)) if name not in (text, label)]
+    labels = [label] if label else [name for name in names if _like_labels(table.columns[name])]
+    usual = _named_like(names, TEXT_NAMES)
+    texts = [text] if text else usual or [name for name in names if _like_texts(table.columns[name])]
+    return (texts[0], labels[0]) if len(texts) == len(labels) == 1 and texts != labels else None
+
+
+def _like_labels(values: Sequence[Any]) -> bool:
+    """Return whether a column has few short values, each repeated `REPEATS` times on average."""
+    there = [str(value).strip() for value in values if not is_missing(value)]
+    return 2 <= len(set(there)) <= len(there) / REPEATS and max(map(len, there)) <= LABEL_LENGTH
+
+
+def _like_texts(values: Sequence[Any]) -> bool:
+    """Return whether a column has strings of several words, most of which occur once."""
+    there = [value for value in values if not is_missing(value)]
+    if not there or not all(isinstance(value, str) for value in there) or are_numbers(there):
+        return False
+    return len(set(there)) > len(there) / 2 and sum(len(value.split()) for value in there) >= TEXT_WORDS * len(there)
 
 
 def _named_like(names: Sequence[str], usual: Sequence[str]) -> list[str]:

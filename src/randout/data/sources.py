@@ -157,27 +157,29 @@ def _hub_parts(spec: str, files: Mapping[str, Any], notes: list[str]) -> dict[st
 
 
 def choose_columns(opened: Opened, text: str | None, label: str | None, group: str | None, notes: list[str]) -> Columns:
-    """Choose the columns of the main table: as named by the user or the dataset, else the obvious ones, with a note."""
+    """Choose the columns of the main table: as named by the user or the dataset, else by names or content, with a note."""
     table, known = opened.tables["main"], opened.reading
     use_text, use_label = text or known.text_column, label or known.label_column
     group = group or known.group_column
     if use_text:
         cols.named_column(table, use_text, "--text-column")
+    if group:
+        cols.named_column(table, group, "--group-column")
     try:
-        found_label = cols.choose_label(table, use_label, use_text)
-    except cols.UnclearColumn as label_error:
-        try:
-            cols.choose_text(table, use_text)
-        except cols.UnclearColumn as text_error:
-            raise cols.both_unclear(table, text_error, label_error) from None
-        raise
-    found_text = cols.choose_text(table, use_text, found_label)
+        found_text, found_label = _named_columns(table, use_text, use_label)
+    except cols.UnclearColumns:
+        found = cols.choose_by_content(table, use_text, use_label)
+        if found is None:
+            raise
+        notes.append(
+            f"columns chosen by their content: text {found[0]!r}, label {found[1]!r} (others: --text-column and "
+            "--label-column)"
+        )
+        return Columns(*found, group, *found)
     if found_text == found_label:
         raise UserError(
             f"{table.name}: column {found_text!r} is given as both text and label. Name two different columns."
         )
-    if group:
-        cols.named_column(table, group, "--group-column")
     chosen: list[tuple[str, str, tuple[str, ...]]] = [("text", found_text, cols.ALL_TEXT_NAMES)] * (not use_text)
     chosen += [("label", found_label, cols.LABEL_NAMES)] * (not use_label)
     usual = [f"{what} {name!r}" for what, name, names in chosen if name.lower() in names]
@@ -189,6 +191,19 @@ def choose_columns(opened: Opened, text: str | None, label: str | None, group: s
         if name.lower() not in names
     )
     return Columns(found_text, found_label, group, text, label)
+
+
+def _named_columns(table: Table, text: str | None, label: str | None) -> tuple[str, str]:
+    """Return the text and the label column by their names. Raises UnclearColumns if one of them is unclear."""
+    try:
+        found = cols.choose_label(table, label, text)
+    except cols.UnclearColumn as label_error:
+        try:
+            cols.choose_text(table, text)
+        except cols.UnclearColumn as text_error:
+            raise cols.both_unclear(table, text_error, label_error) from None
+        raise
+    return cols.choose_text(table, text, found), found
 
 
 def label_names(opened: Opened, label: str, given: Labels | None) -> Labels | None:
