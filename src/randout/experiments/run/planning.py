@@ -78,6 +78,9 @@ def _encoder_plan(config: Config, dataset: Dataset, required: Collection[str]) -
             "together with a teacher"
         )
     methods = _suitable_methods(methods, dataset, notes)
+    if not required:
+        used = " + ".join(method.name for method in methods)
+        notes.append(f"methods: {used}, by default (others: --preset NAME or --set methods.NAME=true)")
     settings, tokens = _student_settings(config.student, methods, student, dataset, train.device, notes)
     as_asked, train = train, _train_settings(train, methods, student, dataset, notes)
     config = config.model_copy(
