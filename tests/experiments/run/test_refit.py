@@ -20,6 +20,7 @@ from randout.data.row_hashes import row_hashes
 from randout.experiments.run import defaults, pipeline, planning
 from randout.experiments.run.reload import reload_plan
 from randout.methods.builtin import METHODS
+from randout.reporting.teachers import run_lines
 from randout.reporting.text import score_lines
 from randout.storage.metrics_record import Scores
 from randout.storage.seen_rows import TRAINED, read_seen
@@ -47,7 +48,7 @@ def train_on(tiny_model: Callable[[str], Path], tmp_path: Path) -> Runs:
             | {"keep": "last", "refit": refit},
         } | more
         plan = planning.make(config.build([tables], METHODS))
-        return pipeline.execute(plan, pipeline.Options(runs=tmp_path / "runs", show=Show(quiet=True)))
+        return pipeline.execute(plan, pipeline.Options(runs=tmp_path / "runs", show=Show()))
 
     return run
 
@@ -107,6 +108,27 @@ def test_later_runs_are_told_that_the_validation_rows_were_trained_on(train_on: 
         assert seen is not None
         roles = seen.roles_of(row_hashes(texts))
         assert [bool(roles[at] & TRAINED) for at in (0, 50, 80)] == [True, refit, False]
+
+
+def test_a_refitted_teacher_gets_no_verdict_on_rows_that_it_was_trained_on(
+    train_on: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for refit in (True, False):
+        teacher = train_on(PARTS, refit)
+        for student_refit in (True, False):
+            capsys.readouterr()
+            student = train_on(
+                PARTS,
+                student_refit,
+                teacher={"model": str(teacher.folder)},
+                methods={"ce": {}, "kd": {}},
+            )
+            said, count = capsys.readouterr().err, "the teacher was trained on 18 of the"
+            lines = "\n".join(run_lines(student.run.record, student.run.metrics))
+            assert ("no verdict: the teacher was trained on 18 of these rows" in lines) is refit
+            assert (f"warning: {count} 18 validation rows" in said) is refit
+            assert ("(the teacher was trained on 18 of these 18 rows)" in said) is refit
+            assert "test rows" not in said
 
 
 def test_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
