@@ -104,7 +104,7 @@ def score_lines(scores: Scores, id2label: Mapping[Any, str]) -> list[str]:
         between = " [no interval]" if metric in scores.no_interval else _brackets(scores.interval(metric))
         about = "  (mean distance between confidence and accuracy)" * (metric == CALIBRATION)
         lines.append(f"{title:<{wide}}  {_percent(scores.value(metric)):>6} %{between}{about}")
-    about = f"(lower is better; {math.log(len(names)):.4f} for equal probabilities)"
+    about = f"(lower is better; {math.log(len(id2label)):.4f} for equal probabilities)"  # of the model's outputs
     lines.append(f"{'log loss':<{wide}}  {scores.log_loss:>6.4f}    {about}")
     always = f"%  (accuracy of always predicting {shortened(scores.majority_label)!r})"
     lines.append(f"{'majority class':<{wide}}  {_percent(scores.majority_baseline):>6} {always}")

@@ -23,7 +23,7 @@ from randout.methods.builtin import METHODS
 from randout.reporting.teachers import run_lines
 from randout.reporting.text import score_lines
 from randout.storage.metrics_record import Scores
-from randout.storage.seen_rows import TRAINED, read_seen
+from randout.storage.seen_rows import TRAINED, read_seen, seen_in
 from randout.testing.models import toy_texts
 
 Runs = Callable[..., pipeline.Result]
@@ -108,6 +108,23 @@ def test_later_runs_are_told_that_the_validation_rows_were_trained_on(train_on: 
         assert seen is not None
         roles = seen.roles_of(row_hashes(texts))
         assert [bool(roles[at] & TRAINED) for at in (0, 50, 80)] == [True, refit, False]
+        counts, _ = seen_in(seen, row_hashes(texts))
+        assert counts == ({"trained": 66} if refit else {"trained": 48, "selected": 18})
+
+
+def test_the_row_counts_of_a_refit_agree(train_on: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They count unlabelled texts, which the refit learns from as well."""
+    unlabeled = tmp_path / "unlabelled.txt"
+    unlabeled.write_text("\n".join(["text", *toy_texts(7, 11)[0]]), encoding="utf-8")
+    teacher = train_on(PARTS, False)
+    data = {"source": str(next(tmp_path.glob("*.csv"))), "split_column": "split", "unlabeled": str(unlabeled)}
+    more = {"data": data, "teacher": {"model": str(teacher.folder)}, "methods": {"ce": {}, "kd": {}}}
+    plan = train_on(PARTS, True, **more).run.split
+    said = capsys.readouterr().err
+    texts = sum(len(plan[name]) for name in ("train", "validation", "unlabeled"))
+    assert texts > 66
+    assert f"trained again on all {texts} rows" in said
+    assert f"refit on all {texts} rows" in said
 
 
 def test_a_refitted_teacher_gets_no_verdict_on_rows_that_it_was_trained_on(
