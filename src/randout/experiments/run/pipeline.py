@@ -253,7 +253,10 @@ def _finish(
         final = refitted(plan, run, teacher, options)
     if plan.config.output.test and "test" in plan.dataset.split:
         metrics.test = score_test(final.logits, plan, run, show, "train")
-    run.write("history.json", trained.history)
+    history = trained.history
+    if final is not trained:
+        history = history | {"refit_seconds": sum(one["seconds"] for one in final.history["epochs"])}
+    run.write("history.json", history)
     sizes = _compare_with_teacher(plan, trained, teacher, metrics.validation) if teacher else None
     metrics.warnings = teacher_warnings(plan, metrics.validation, teacher, run)
     diagnose(plan, run, metrics, trained.history)
