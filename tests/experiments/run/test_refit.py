@@ -70,6 +70,7 @@ def test_the_saved_model_has_learned_from_the_validation_rows_too(train_on: Runs
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
     assert refit.metrics["test"]["accuracy"] == joined.metrics["test"]["accuracy"]
     assert not (refit.folder / "refit").exists()
+    assert [one.run.history.refit_seconds is not None for one in (refit, joined)] == [True, False]
     cards = [(one.model_path / "README.md").read_text(encoding="utf-8") for one in (refit, joined)]
     assert ["the same training without them" in card for card in cards] == [True, False]
 
