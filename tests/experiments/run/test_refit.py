@@ -17,6 +17,7 @@ from randout.core.config import TrainTable
 from randout.core.console import Show
 from randout.core.errors import UserError
 from randout.data.row_hashes import row_hashes
+from randout.experiments import study_requests
 from randout.experiments.run import defaults, pipeline, planning
 from randout.experiments.run.reload import reload_plan
 from randout.methods.builtin import METHODS
@@ -147,6 +148,10 @@ def test_a_refitted_teacher_gets_no_verdict_on_rows_that_it_was_trained_on(
             assert (f"warning: {count} 18 validation rows" in said) is refit
             assert ("(the teacher was trained on 18 of these 18 rows)" in said) is refit
             assert "test rows" not in said
+            assert ("randout compare TEACHER RUN" in lines) is refit
+            compared = study_requests.finished([str(teacher.folder), str(student.folder)], study_requests.Asked())
+            assert compared.result is not None
+            assert not compared.result.leaks
 
 
 def test_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
