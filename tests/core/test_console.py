@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 import randout
+from randout.cli import app
 from randout.core import console
 from randout.core.console import LOG, Show
 
@@ -103,6 +105,21 @@ CONFIGURED = {
     "a level": ("LOG.setLevel('WARNING')", "", "warning: a warning\n"),
     "a level before the import": ("", "LOG.setLevel('WARNING')", "warning: a warning\n"),
 }  # fmt: skip
+
+
+def test_a_command_prints_each_message_once(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if a library has installed a handler of the root logger."""
+    monkeypatch.setattr(app, "app", lambda prog_name: Show().say("a line"))
+    copies = io.StringIO()
+    handler = logging.StreamHandler(copies)
+    logging.getLogger().addHandler(handler)
+    try:
+        assert command("anything") == (0, "", "a line\n")
+        assert copies.getvalue() == ""
+        Show().say("outside of a command")
+        assert copies.getvalue() == "outside of a command\n"
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 @pytest.mark.parametrize("case", CONFIGURED)

@@ -53,6 +53,7 @@ def test_such_rows_count_in_every_metric_but_the_log_loss() -> None:
     lines = "\n".join(score_lines(Scores.model_validate(found), KNOWN))
     assert f"{count} rows of these have a label that no training row has: 'later' ({count})" in lines
     assert "they count as errors; log loss is computed on the other rows" in lines
+    assert "1.0986 for equal probabilities" in lines  # ln 3: of the model's outputs, not of the labels in the file
 
 
 def test_without_such_rows_nothing_changes_and_they_alone_cannot_be_scored() -> None:

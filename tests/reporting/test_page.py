@@ -22,7 +22,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precisio
 from conftest import Run
 from randout.core.errors import UserError
 from randout.experiments import study_requests
-from randout.reporting import checks, comparison, read, report, scores, sections, svg, values
+from randout.reporting import checks, comparison, read, report, runs_table, scores, sections, svg, values
 from randout.reporting import page as write
 from randout.reporting.subjects import Arm, Subject, default_baseline
 from randout.storage.metrics_record import RunWarning
@@ -532,6 +532,35 @@ def test_runs_are_compared_by_the_metric_they_were_selected_by(tmp_path: Path) -
     assert [row.value for row in rows] == pytest.approx([f1_score(*saved(run), average="macro") for run in runs])
 
 
+@pytest.mark.parametrize("refit", [(False, True), (True, True), (False, False)])
+def test_a_comparison_says_that_only_one_model_was_refitted(refit: tuple[bool, bool], tmp_path: Path) -> None:
+    sizes = {"sizes": {"train": 280, "validation": 60, "test": 60}}
+    runs = [comparable(make_run(tmp_path / name, name, data_report=sizes)) for name in ("plain", "kd")]
+    for run, again in zip(runs, refit, strict=True):
+        with_history(run, [1, 2], refit=again)
+    report(runs, tmp_path / "out", formats="md")
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    said = "because of the refit (plain: 280 training rows; kd: 340 training and validation rows)."
+    assert (said in text) is (refit == (False, True))
+    assert text.count("different numbers of labelled rows") == (refit == (False, True))
+    compared = study_requests.finished([str(path) for path in runs], study_requests.Asked()).result
+    assert compared is not None
+    assert any("different numbers of labelled rows" in note for note in compared.notes) is (refit == (False, True))
+
+
+@pytest.mark.parametrize("losses", [(1.0, 1.0), (1.0, 9.0)])
+def test_a_log_loss_above_that_of_equal_probabilities_is_told(losses: tuple[float, ...], tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, name) for name in ("plain", "kd")]
+    for run, loss in zip(runs, losses, strict=True):
+        metrics = json.loads((run / "metrics.json").read_text())
+        metrics["test"]["log_loss"] = loss
+        write_json(run / "metrics.json", metrics)
+    (subject,) = read.read(runs)
+    note = scores.overview(subject).note
+    assert "plain: log loss" not in note
+    assert ("kd: log loss is worse than that of equal probabilities" in note) is (losses[1] > 2)
+
+
 def with_history(run: Path, validated: list[int], **train: Any) -> Path:
     """Give a run validations at these epochs, and training settings."""
     rows = [
@@ -589,6 +618,19 @@ def test_the_caption_of_learning_curves_says_which_weights_are_kept(trains: Any,
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert said in text
     assert ("refit" in text) == any("refit" in train for train in trains)
+
+
+def test_the_cost_includes_the_refit(tmp_path: Path) -> None:
+    runs = [with_history(make_run(tmp_path / name, kind), [1, 2]) for name, kind in (("one", "plain"), ("two", "kd"))]
+    history = json.loads((runs[1] / "history.json").read_text())
+    write_json(runs[1] / "history.json", history | {"refit_seconds": 7.5})
+    (subject,) = read.read(runs)
+    section = runs_table.cost(subject)
+    assert section is not None
+    time, others = (part for part in section.parts if isinstance(part, values.Table))
+    place = [column.title for column in time.columns].index("refit, seconds")
+    assert [row[place] for row in time.rows] == [None, 7.5]
+    assert ("total training time, seconds", 2 * 2.0 + 7.5) in others.rows
 
 
 def test_the_caption_of_learning_curves_reads_a_loss_downward(tmp_path: Path) -> None:

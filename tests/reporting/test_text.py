@@ -18,7 +18,7 @@ from randout.reporting.text import (
 from randout.stats.metrics import score
 from randout.stats.paired import compare_models
 from randout.stats.verdicts import compare_methods
-from randout.storage.metrics_record import Scores
+from randout.storage.metrics_record import BaselineScores, Rates, Scores
 
 NAMES = {0: "figurative mention", 1: "health mention", 2: "non-health"}
 
@@ -77,6 +77,22 @@ def test_score_lines_with_intervals_and_from_json():
     low, high = found["intervals"]["accuracy"]
     assert lines[0] == "100 rows, 95 % intervals in brackets"
     assert lines[1] == f"accuracy            75.00 % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+@pytest.mark.parametrize(("value", "told"), [(0.5, False), (4 / 6, True), (0.9, True)])
+def test_a_model_that_is_not_above_the_baseline_is_told_so(value: float, told: bool) -> None:
+    found = scored([0, 0, 1, 1, 1, 2], logits_of([0, 1, 1, 1, 2, 2], 3), NAMES)
+    rates = dict.fromkeys(Rates.model_fields, value)
+    about = {"name": "bag-of-words baseline", "train_rows": 9, "sampled": False, "metric": "accuracy"}
+    found.baseline = BaselineScores.model_validate(rates | about | {"classifier": "svm", "difference": None})
+    line = f"accuracy is not above the bag-of-words baseline ({100 * value:.2f} %), which costs seconds"
+    assert (line in score_lines(found, NAMES)) is told
+
+
+def test_probabilities_that_are_worse_than_equal_ones_are_told() -> None:
+    line = "log loss is worse than that of equal probabilities: use the labels, not the probabilities"
+    for made, told in (([0, 1, 2], False), ([1, 2, 0], True)):
+        assert (line in score_lines(scored([0, 1, 2], logits_of(made, 3), NAMES), NAMES)) is told
 
 
 def test_many_classes_list_the_commonest_confusions():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from randout.core import terminal
-from randout.core.console import Show, complain, print_always
+from randout.core.console import Show, complain, no_second_copy, print_always
 from randout.core.errors import Failure, UserError
 from randout.core.files import shell_path
 from randout.core.wording import plural
@@ -328,7 +328,7 @@ def main() -> None:
 def _run() -> int:
     """Run the command that the command line names; returns its exit code."""
     try:
-        with terminal.stop_signals():
+        with terminal.stop_signals(), no_second_copy():
             terminal.check_arguments(sys.argv[1:])
             app(prog_name="randout")
     except SystemExit as end:

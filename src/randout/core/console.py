@@ -69,6 +69,16 @@ def print_always() -> None:
     CONSOLE.always = True
 
 
+@contextmanager
+def no_second_copy() -> Iterator[None]:
+    """Within this context, messages do not reach the handlers of the root logger, which libraries may install."""
+    before, LOG.propagate = LOG.propagate, False
+    try:
+        yield
+    finally:
+        LOG.propagate = before
+
+
 class Show:
     """Progress and messages for the user. quiet: warnings only. terse: warnings and progress bars only."""
 

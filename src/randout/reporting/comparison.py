@@ -20,7 +20,7 @@ from randout.storage.study_record import ResultRow, StudyResult
 
 from .runs_table import other_methods
 from .subjects import MARGIN, Arm, Model, Subject
-from .text import covered
+from .text import covered, training_rows_note
 from .values import Column, Figure, Points, Section, Table, format_cell, metric_kind, metric_name, metric_title
 
 SAVED = "these saved models on new texts (each trained once, so variation across seeds is not included)"
@@ -252,6 +252,9 @@ def summary(subject: Subject) -> Section | None:
     if rows:
         parts += [main_table(subject, rows), *forest_plot(subject, rows), *scores_figure(subject, rows)]
     parts += result.notes
+    note = training_rows_note({arm.name: [model.record for model in arm.models] for arm in subject.arms})
+    if note and subject.split == "test" and note not in result.notes:
+        parts.append(f"{note[0].upper()}{note[1:]}.")
     if outside := other_methods(subject):
         named = ", ".join(f"{name} ({source})" for name, source, _ in outside.rows)
         parts.append(f"Not built into randout: {named}. See Environment.")

@@ -199,7 +199,8 @@ def cost(subject: Subject) -> Section | None:
             epochs = model.history.epochs
             trained = sum(one.seconds for one in epochs) if epochs else None
             passes = model.history.last_epoch if epochs else None
-            rows.append((arm.name, model.unit or None, passes, trained, _wall_seconds(model)))
+            again = model.history.refit_seconds
+            rows.append((arm.name, model.unit or None, passes, trained, again, _wall_seconds(model)))
     timed = [trial.seconds for trial in subject.trials]
     if not rows and not any(timed):
         return None
@@ -208,16 +209,19 @@ def cost(subject: Subject) -> Section | None:
         Column("unit"),
         Column("epochs", "count"),
         Column("training, seconds", "seconds"),
+        Column("refit, seconds", "seconds"),
     )
     columns += (Column("from start to end, seconds", "seconds"),)
     kept = [at for at in range(len(columns)) if any(row[at] is not None for row in rows)]
     cells = tuple(tuple(row[at] for at in kept) for row in rows)
     note = (
         "Training: all epochs including validation. From start to end: also scoring, saving, pauses, and training the "
+        "teacher if the same run did that."
     )
-    note += "teacher if the same run did that."
+    if any(row[4] is not None for row in rows):
+        note += " Refit: training again on training and validation rows."
     parts: list[Any] = [Table("cost", "Time", tuple(columns[at] for at in kept), cells, note)] if rows else []
-    total = sum(row[3] or 0.0 for row in rows)
+    total = sum((row[3] or 0.0) + (row[4] or 0.0) for row in rows)
     teachers = {teacher for model in subject.models for teacher in model.teachers}
     taught = sum(1 for model in subject.models if model.record.identity.teacher)
     stored = {file.name for model in subject.models for file in _soft_labels(model)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from randout.storage.predictions import Predictions
 
 from .comparison import aligned_predictions
 from .subjects import Arm, Model, Subject
+from .text import remarks
 from .values import Column, Figure, Section, Table, metric_kind, metric_title
 
 BINS = 15  # of the reliability diagram, as for the expected calibration error
@@ -50,6 +52,11 @@ def overview(subject: Subject) -> Table:
         found = [[subject.scores(model).value(name) for model in arm.models] for name in names]
         rows.append((arm.name, *(_mean(values) for values in found)))
     note = f"{_units_note(arms)} Majority baseline: accuracy of always predicting the most common class.".strip()
+    for arm in arms:
+        of = len(arm.models)
+        told = Counter(text for model in arm.models for text in remarks(subject.scores(model), len(model.labels)))
+        for text, count in told.items():
+            note += f" {arm.name}{f' ({count} of {of} units)' if of > 1 else ''}: {text}."
     return Table("metrics", "All metrics", tuple(columns), tuple(rows), note)
 
 

@@ -109,7 +109,7 @@ def gap_lines(gap: TeacherGap, name: str, sizes: Sizes, taught: int = 0) -> list
     if taught:
         lines.append(
             f"no verdict: the teacher was trained on {taught:,} of these rows. Compare both on rows that neither has seen: "
-            "randout evaluate RUN FILE"
+            "randout compare TEACHER RUN (test rows, if both are tested runs), or randout evaluate RUN FILE"
         )
         return lines
     for metric, one in each.items():

@@ -16,7 +16,7 @@ from randout.stats.metrics import label_names
 from randout.stats.paired import Comparison
 from randout.stats.verdicts import FOLDS, MethodRow
 from randout.storage.metrics_record import Leaks, Scores
-from randout.storage.run_record import StudentChoice
+from randout.storage.run_record import RunRecord, StudentChoice
 from randout.storage.seen_rows import in_words
 
 HEADLINE = {
@@ -104,7 +104,7 @@ def score_lines(scores: Scores, id2label: Mapping[Any, str]) -> list[str]:
         between = " [no interval]" if metric in scores.no_interval else _brackets(scores.interval(metric))
         about = "  (mean distance between confidence and accuracy)" * (metric == CALIBRATION)
         lines.append(f"{title:<{wide}}  {_percent(scores.value(metric)):>6} %{between}{about}")
-    about = f"(lower is better; {math.log(len(names)):.4f} for equal probabilities)"
+    about = f"(lower is better; {math.log(len(id2label)):.4f} for equal probabilities)"  # of the model's outputs
     lines.append(f"{'log loss':<{wide}}  {scores.log_loss:>6.4f}    {about}")
     always = f"%  (accuracy of always predicting {shortened(scores.majority_label)!r})"
     lines.append(f"{'majority class':<{wide}}  {_percent(scores.majority_baseline):>6} {always}")
@@ -114,6 +114,7 @@ def score_lines(scores: Scores, id2label: Mapping[Any, str]) -> list[str]:
         other = "" if metric == "accuracy" else f"; {HEADLINE[metric]} {_percent(baseline.value(metric))} %"
         about = f"(accuracy of a linear classifier on tf-idf of {size}{other})"
         lines.append(f"{baseline.name:<{wide}}  {_percent(baseline.accuracy):>6} %  {about}")
+    lines += remarks(scores, len(id2label))
     lines += [f"no interval: {reason}" for reason in dict.fromkeys(scores.no_interval.values())]
     rows = []
     for name, shown in zip(names, distinct_names(names, NAME_WIDTH), strict=True):
@@ -121,6 +122,38 @@ def score_lines(scores: Scores, id2label: Mapping[Any, str]) -> list[str]:
         rows.append([shown, *map(_percent, (each.precision, each.recall, each.f1)), f"{each.support:,}"])
     lines += ["", *table_lines(["label", "precision", "recall", "F1", "rows"], rows)]
     return [*lines, "", *_confusion_lines(counts, names)]
+
+
+def remarks(scores: Scores, outputs: int) -> list[str]:
+    """Say in plain lines what the estimates alone show: a score or log loss that is no better than what costs little.
+
+    outputs: number of classes that the model knows. These are no verdicts: an interval may include the opposite.
+    """
+    found, baseline = [], scores.baseline
+    warned = baseline and baseline.difference and baseline.difference.high < 0  # clearly below: a warning says so
+    if baseline and not warned and scores.value(baseline.metric) <= baseline.value(baseline.metric):
+        value = f"{_percent(baseline.value(baseline.metric))} %"
+        found.append(f"{HEADLINE[baseline.metric]} is not above the {baseline.name} ({value}), which costs seconds")
+    if outputs > 1 and scores.log_loss > math.log(outputs):
+        found.append("log loss is worse than that of equal probabilities: use the labels, not the probabilities")
+    return found
+
+
+def training_rows_note(models: Mapping[str, Sequence[RunRecord]]) -> str:
+    """Return a note if only some of the models that are compared were refitted, with the rows of each; "" otherwise.
+
+    models: the runs of each name. Baselines are never refitted, so they learn from fewer rows than a refitted encoder.
+    """
+    refits = {name: {one.identity.train.refit for one in records} for name, records in models.items() if records}
+    if len(set[bool]().union(*refits.values())) < 2:
+        return ""
+    found = []
+    for name, kinds in refits.items():
+        counts = sorted({one.fitted_rows for one in models[name]})
+        rows = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+        which = "training rows" if kinds == {False} else "training and validation rows"
+        found.append(f"{name}: {rows if counts[-1] else 'all'} {which}{' (some runs)' * (len(kinds) > 1)}")
+    return f"the models were trained on different numbers of labelled rows, because of the refit ({'; '.join(found)})"
 
 
 def covered(head: str) -> str:

@@ -192,11 +192,12 @@ class Epoch(Record):
 
 
 class History(Record):
-    """The content of `history.json`. ended: why the training ended."""
+    """The content of `history.json`. ended: why the training ended. refit_seconds: of training again, if it was measured."""
 
     epochs: list[Epoch] = Field(default_factory=list)
     best_epoch: int | None = None
     ended: str = ""
+    refit_seconds: float | None = None
 
     @property
     def last_epoch(self) -> int:

@@ -211,6 +211,12 @@ class RunRecord(Record):
     sizes: Sizes = Sizes()
 
     @property
+    def fitted_rows(self) -> int:
+        """Number of labelled rows that the saved model was trained on; 0 if a run of an earlier version did not record it."""
+        sizes = self.data_report.sizes if self.data_report else {}
+        return sizes.get("train", 0) + (sizes.get("validation", 0) if self.identity.train.refit else 0)
+
+    @property
     def teachers(self) -> list[UsedTeacher]:
         """All teachers of a finished run."""
         return [self.teacher, *self.teacher.more] if self.teacher else []

@@ -157,8 +157,12 @@ def leaked(rows: SeenRows, hashes: Hashes) -> tuple[dict[str, int], NDArray[np.b
 
 
 def seen_in(rows: SeenRows, hashes: Hashes) -> tuple[dict[str, int], NDArray[np.bool_]]:
-    """Find rows that a model or its ancestors have seen: the number by role, and (m,) bool which rows."""
+    """Find rows that a model or its ancestors have seen: the number by role, and (m,) bool which rows.
+
+    Rows that the model was both selected and trained on (by a refit) count as trained only.
+    """
     roles = rows.roles_of(hashes)
+    roles = np.where(roles & TRAINED > 0, roles & ~np.uint8(SELECTED), roles)
     counts = {name: int(np.count_nonzero(roles & bit)) for name, bit in ROLES.items()}
     return {name: count for name, count in counts.items() if count}, roles > 0
 

@@ -17,12 +17,14 @@ from randout.core.config import TrainTable
 from randout.core.console import Show
 from randout.core.errors import UserError
 from randout.data.row_hashes import row_hashes
+from randout.experiments import study_requests
 from randout.experiments.run import defaults, pipeline, planning
 from randout.experiments.run.reload import reload_plan
 from randout.methods.builtin import METHODS
+from randout.reporting.teachers import run_lines
 from randout.reporting.text import score_lines
 from randout.storage.metrics_record import Scores
-from randout.storage.seen_rows import TRAINED, read_seen
+from randout.storage.seen_rows import TRAINED, read_seen, seen_in
 from randout.testing.models import toy_texts
 
 Runs = Callable[..., pipeline.Result]
@@ -47,7 +49,7 @@ def train_on(tiny_model: Callable[[str], Path], tmp_path: Path) -> Runs:
             | {"keep": "last", "refit": refit},
         } | more
         plan = planning.make(config.build([tables], METHODS))
-        return pipeline.execute(plan, pipeline.Options(runs=tmp_path / "runs", show=Show(quiet=True)))
+        return pipeline.execute(plan, pipeline.Options(runs=tmp_path / "runs", show=Show()))
 
     return run
 
@@ -69,6 +71,7 @@ def test_the_saved_model_has_learned_from_the_validation_rows_too(train_on: Runs
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
     assert refit.metrics["test"]["accuracy"] == joined.metrics["test"]["accuracy"]
     assert not (refit.folder / "refit").exists()
+    assert [one.run.history.refit_seconds is not None for one in (refit, joined)] == [True, False]
     cards = [(one.model_path / "README.md").read_text(encoding="utf-8") for one in (refit, joined)]
     assert ["the same training without them" in card for card in cards] == [True, False]
 
@@ -107,6 +110,48 @@ def test_later_runs_are_told_that_the_validation_rows_were_trained_on(train_on: 
         assert seen is not None
         roles = seen.roles_of(row_hashes(texts))
         assert [bool(roles[at] & TRAINED) for at in (0, 50, 80)] == [True, refit, False]
+        counts, _ = seen_in(seen, row_hashes(texts))
+        assert counts == ({"trained": 66} if refit else {"trained": 48, "selected": 18})
+
+
+def test_the_row_counts_of_a_refit_agree(train_on: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They count unlabelled texts, which the refit learns from as well."""
+    unlabeled = tmp_path / "unlabelled.txt"
+    unlabeled.write_text("\n".join(["text", *toy_texts(7, 11)[0]]), encoding="utf-8")
+    teacher = train_on(PARTS, False)
+    data = {"source": str(next(tmp_path.glob("*.csv"))), "split_column": "split", "unlabeled": str(unlabeled)}
+    more = {"data": data, "teacher": {"model": str(teacher.folder)}, "methods": {"ce": {}, "kd": {}}}
+    plan = train_on(PARTS, True, **more).run.split
+    said = capsys.readouterr().err
+    texts = sum(len(plan[name]) for name in ("train", "validation", "unlabeled"))
+    assert texts > 66
+    assert f"trained again on all {texts} rows" in said
+    assert f"refit on all {texts} rows" in said
+
+
+def test_a_refitted_teacher_gets_no_verdict_on_rows_that_it_was_trained_on(
+    train_on: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for refit in (True, False):
+        teacher = train_on(PARTS, refit)
+        for student_refit in (True, False):
+            capsys.readouterr()
+            student = train_on(
+                PARTS,
+                student_refit,
+                teacher={"model": str(teacher.folder)},
+                methods={"ce": {}, "kd": {}},
+            )
+            said, count = capsys.readouterr().err, "the teacher was trained on 18 of the"
+            lines = "\n".join(run_lines(student.run.record, student.run.metrics))
+            assert ("no verdict: the teacher was trained on 18 of these rows" in lines) is refit
+            assert (f"warning: {count} 18 validation rows" in said) is refit
+            assert ("(the teacher was trained on 18 of these 18 rows)" in said) is refit
+            assert "test rows" not in said
+            assert ("randout compare TEACHER RUN" in lines) is refit
+            compared = study_requests.finished([str(teacher.folder), str(student.folder)], study_requests.Asked())
+            assert compared.result is not None
+            assert not compared.result.leaks
 
 
 def test_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:

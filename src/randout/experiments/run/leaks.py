@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from randout.core.errors import UserError
 from randout.data.dataset import Dataset
 from randout.models.sources import Source
 from randout.storage.run_folder import RunFolder
-from randout.storage.seen_rows import SeenRows, in_words, leaked, merged, read_seen, seen_rows
+from randout.storage.seen_rows import TRAINED, SeenRows, in_words, leaked, merged, read_seen, seen_rows
 
 from .imported_teacher import ImportedTeacher
 from .plan import Plan
@@ -98,8 +99,7 @@ def seen_by(plan: Plan, before: Ancestors | None = None) -> SeenRows:
     """Return all rows that the student of a plan will have seen, including those of its ancestors."""
     before = before or ancestors(plan)
     dataset = plan.dataset
-    learned = [dataset.split[name] for name in ("train", "unlabeled") if name in dataset.split]
-    own = [seen_rows(dataset.hashes[np.concatenate(learned)], "trained")]
+    own = [seen_rows(dataset.hashes[_learned_rows(dataset)], "trained")]
     held = dataset.hashes[dataset.split["validation"]]
     own.append(seen_rows(held, "selected"))
     if plan.config.train.refit is True:
@@ -109,13 +109,29 @@ def seen_by(plan: Plan, before: Ancestors | None = None) -> SeenRows:
     return SeenRows(found.hashes, found.roles, not before.unknown, np.unique(test))
 
 
-def count_seen(rows: SeenRows, dataset: Dataset, split: str) -> dict[str, int]:
-    """Count the rows of a held-out split that ancestors have seen, by role.
+def seen_of_split(rows: SeenRows, dataset: Dataset, split: str) -> tuple[dict[str, int], NDArray[np.bool_]]:
+    """Return `leaked` of a held-out split, as it was when the split was scored.
 
-    Validation rows that only selected an ancestor's epoch are not counted: that is their purpose.
+    Validation rows are scored before a refit trains on them, so only those with a copy among the other rows count as the
+    model's own. Those that only selected an ancestor's epoch are not counted: that is their purpose.
     """
-    counts, _ = leaked(rows, dataset.hashes[dataset.split[split]])
-    return {role: count for role, count in counts.items() if split == "test" or not role.endswith("selected")}
+    hashes = dataset.hashes[dataset.split[split]]
+    if split == "test":
+        return leaked(rows, hashes)
+    copies = np.isin(rows.hashes, dataset.hashes[_learned_rows(dataset)])
+    before = replace(rows, roles=np.where(copies, rows.roles, rows.roles & ~np.uint8(TRAINED)))
+    counts, which = leaked(before, hashes)
+    return {role: count for role, count in counts.items() if not role.endswith("selected")}, which
+
+
+def count_seen(rows: SeenRows, dataset: Dataset, split: str) -> dict[str, int]:
+    """Count the rows of a held-out split that ancestors have seen, by role."""
+    return seen_of_split(rows, dataset, split)[0]
+
+
+def _learned_rows(dataset: Dataset) -> NDArray[np.int64]:
+    """Return the rows that a student learns from before a refit: training rows and unlabelled ones."""
+    return np.concatenate([dataset.split[name] for name in ("train", "unlabeled") if name in dataset.split])
 
 
 def check(plan: Plan) -> tuple[list[str], list[str]]:

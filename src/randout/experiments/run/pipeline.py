@@ -36,6 +36,7 @@ from randout.storage.seen_rows import FILE as SEEN_ROWS
 from randout.storage.seen_rows import read_seen, write_seen
 
 from . import leaks
+from .defaults import training_texts
 from .model_card import model_card
 from .options import Result as Result
 from .options import finished as finished
@@ -252,7 +253,10 @@ def _finish(
         final = refitted(plan, run, teacher, options)
     if plan.config.output.test and "test" in plan.dataset.split:
         metrics.test = score_test(final.logits, plan, run, show, "train")
-    run.write("history.json", trained.history)
+    history = trained.history
+    if final is not trained:
+        history = history | {"refit_seconds": sum(one["seconds"] for one in final.history["epochs"])}
+    run.write("history.json", history)
     sizes = _compare_with_teacher(plan, trained, teacher, metrics.validation) if teacher else None
     metrics.warnings = teacher_warnings(plan, metrics.validation, teacher, run)
     diagnose(plan, run, metrics, trained.history)
@@ -293,9 +297,9 @@ def refitted(plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, options
     """Train the student again on training and validation rows, with its own checkpoint folder."""
     folder = RunFolder(run.path / REFIT)
     folder.path.mkdir(exist_ok=True)
-    rows = sum(len(plan.dataset.split[name]) for name in ("train", "validation"))
-    options.show.say(f"refit on all {rows:,} rows: training and validation")
     whole = refit_plan(plan)
+    rows, _ = training_texts(whole.methods, whole.dataset)
+    options.show.say(f"refit on all {rows:,} rows, including the validation rows")
     return whole.student.train(whole, folder, teacher, replace(options, pause_at=None))
 
 

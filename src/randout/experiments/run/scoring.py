@@ -29,7 +29,7 @@ from randout.storage import run_folder
 from randout.storage.metrics_record import Leaks, Metrics, Scores, TestRows
 from randout.storage.predictions import Predictions, read_predictions, write_predictions
 from randout.storage.run_folder import RunFolder
-from randout.storage.seen_rows import SeenRows, in_words, leaked, merged, read_seen, seen_in
+from randout.storage.seen_rows import SeenRows, in_words, merged, read_seen, seen_in
 
 from . import leaks
 from .model_card import update_card, update_openings
@@ -100,11 +100,10 @@ def _leaks(plan: Plan, name: str, run: RunFolder) -> tuple[Leaks, np.ndarray] | 
     seen = read_seen(run.path)
     if seen is None:
         return None
-    hashes = plan.dataset.hashes[plan.dataset.split[name]]
-    counts, which = leaks.count_seen(seen, plan.dataset, name), leaked(seen, hashes)[1]
+    counts, which = leaks.seen_of_split(seen, plan.dataset, name)
     if not counts:
         return None
-    return Leaks(rows=int(which.sum()), of=len(hashes), roles=counts), which
+    return Leaks(rows=int(which.sum()), of=len(which), roles=counts), which
 
 
 def compare_runs(found: dict[str, RunFolder], baseline: str, split: str = "test") -> list[Comparison]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from randout.core.errors import Failure, UserError
+from randout.core.wording import plural
 from randout.methods.builtin import GOLD
 from randout.models import loading
 from randout.models.encoder import Encoder
@@ -22,6 +23,7 @@ from randout.stats.metrics import score
 from randout.storage import run_folder
 from randout.storage.metrics_record import RunWarning, Scores
 from randout.storage.run_folder import RunFolder
+from randout.storage.seen_rows import TRAINED, read_seen
 
 from . import soft_labels
 from .imported_teacher import ImportedTeacher
@@ -91,7 +93,10 @@ def _outputs_of(
         made = spread[known].numpy().argmax(1)
         diagnostics.check_teacher(dataset.labels[known], made, dataset.groups[known], names, order, source.label)
     validation = score(dataset.labels[held], own, dataset.id2label, unseen=dataset.unseen)
-    options.show.say(f"teacher {source.label}: validation accuracy {validation['accuracy']:.2%}")
+    record = read_seen(source.folder)
+    taught = int(np.count_nonzero(record.roles_of(dataset.hashes[held]) & TRAINED)) if record else 0
+    seen = f" (the teacher was trained on {taught:,} of these {plural(len(held), 'row')})" if taught else ""
+    options.show.say(f"teacher {source.label}: validation accuracy {validation['accuracy']:.2%}{seen}")
     live = None
     if any(method.teacher == "model" for method in plan.methods) and teacher is plan.teachers[0]:
         live = live_teacher(plan, encoder, tuple(order), max_length)

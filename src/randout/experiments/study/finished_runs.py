@@ -17,7 +17,7 @@ from randout.storage.seen_rows import FILE, rows_of_old_teachers
 from randout.storage.study_folder import StudyFolder
 from randout.storage.study_record import Cell, ComparisonRecord, StudyData
 
-from .results import as_result, leaks_of, read_scores, rows_for
+from .results import as_result, leaks_of, read_scores, refit_note, rows_for
 from .spec import Study
 from .study_warnings import of_study
 
@@ -69,6 +69,7 @@ def compare_finished(paths: Sequence[Path], baseline: str, study: Study, selecte
     ]
     record.warnings, words = of_study(record, folder.run, study.metric)
     notes += [words] if words else []
+    notes += refit_note(folder)
     record.result = as_result(rows, f"{plural(len(seeds[0]), 'seed')} per recipe", notes, leaks_of(folder))
     return record
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from randout.core.errors import UserError
 from randout.core.wording import plural
-from randout.reporting.text import covered, method_lines
+from randout.reporting.text import covered, method_lines, training_rows_note
 from randout.stats.crossed import Difference
 from randout.stats.metrics import score
 from randout.stats.verdicts import FOLDS_NEEDED, MethodRow, compare_folds, compare_methods
@@ -100,6 +100,7 @@ def update_result(study: Study, folder: StudyFolder[ComparisonRecord]) -> None:
         )
     notes.append(_tuning_note(record))
     notes += _teacher_note(folder)
+    notes += refit_note(folder)
     failed = [f"{cell.unit} {cell.arm}" for cell in record.cells_in("failed")]
     if failed:
         notes.append(f"failed, and their units are left out: {', '.join(failed)}")
@@ -136,6 +137,14 @@ def _units_to_use(study: Study, scores: StudyPredictions, planned: Sequence[str]
     whole = [names for names in dealt if done.issuperset(names)]
     kept = {name for names in whole for name in names} or done.intersection(dealt[0])
     return scores.only(kept), max(1, len(whole))
+
+
+def refit_note(folder: StudyFolder[ComparisonRecord]) -> list[str]:
+    """Return a note if the finished runs of only some arms were refitted."""
+    cells = folder.record.cells_in("finished")
+    runs = {arm: [folder.run(cell).record for cell in cells if cell.arm == arm] for arm in folder.record.arms}
+    note = training_rows_note(runs)
+    return [note] if note else []
 
 
 def _teacher_note(folder: StudyFolder[ComparisonRecord]) -> list[str]:
