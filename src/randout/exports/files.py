@@ -120,13 +120,13 @@ def _write_json(path: Path, value: Any) -> None:
 def write_record(
     folder: Path, made: Exported, checks: Sequence[Check] = (), about: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Write `export.json` and return it. The default form is the fastest one that passed its check."""
+    """Write `export.json` and return it. The default form is the most exact one that passed its check."""
     passed = [check.form for check in checks if not check.problems]
     record = {
         "format": runtime.FORMAT,
         "labels": made.labels,
         "files": made.files,
-        "default": next((form for form in reversed(made.files) if form in passed), next(iter(made.files))),
+        "default": next((form for form in made.files if form in passed), next(iter(made.files))),
         "reader": made.reader,
         "checks": {check.form: check.record() for check in checks},
         **(about or {}),
