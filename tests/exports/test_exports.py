@@ -132,7 +132,8 @@ class TestEncoder:
         record = json.loads((trained / "export" / "export.json").read_text())
         for form in ("float32", "int8"):
             found = record["checks"][form]
-            assert found["rows"] == record["rows"] > 10
+            assert found["rows"] == record["rows"] > found["scored"] > 10, "validation and test texts"
+            assert (found["trained_on"], found["scored_trained_on"]) == (False, False)
             assert found["agreement"] == 1 - found["differing"] / found["rows"]
             assert (
                 found["difference"]["low"]
@@ -259,7 +260,9 @@ class TestEncoder:
         assert (done.returncode, done.stdout) == (0, "")
         assert done.stderr == "note: no texts given, so there is nothing to predict\n"
         with subprocess.Popen(words, stdin=-1, stdout=-1, stderr=-1, text=True) as process:
-            assert process.stdin and process.stdout and process.stderr
+            assert process.stdin
+            assert process.stdout
+            assert process.stderr
             process.stdout.close()
             process.stdin.write("a goal\n" * 5)
             process.stdin.close()
@@ -385,6 +388,24 @@ class TestChecks:
         assert check.difference["low"] < -0.02 < check.difference["high"]
         assert check.problems == ("accuracy is 2.00% lower (at most 1%)",)
         assert check.equivalent is False
+
+    def test_rows_of_a_refit_are_not_evidence(self) -> None:
+        """Labels and probabilities on the test rows alone, accuracy on the validation rows alone."""
+        labels = np.repeat([0, 1], 50)
+        reference = np.where(np.tile(labels, 2)[:, None] == [0, 1], 1.0, -1.0)  # 100 validation rows, 100 test rows
+        found = reference.copy()
+        found[100] *= -1
+        found[[0, 60]] *= -1
+        kept = checks.compare("int8", reference, found, labels, np.arange(100), 2)
+        assert (kept.rows, kept.differing, kept.far, kept.trained_on) == (200, 3, 0.015, False)
+        check = checks.compare("int8", reference, found, labels, np.arange(100), 2, refitted=True)
+        assert (check.rows, check.differing, check.far, check.trained_on) == (100, 1, 0.01, False)
+        assert (check.scored, check.accuracy, kept.accuracy) == (100, 0.98, 0.98)
+        assert check.cells()[1] == "99.00% of 100"
+        assert check.cells()[4] == "98.00% of 100 (trained on them)"
+        alone = checks.compare("int8", reference[:100], found[:100], labels, np.arange(100), 2, refitted=True)
+        assert (alone.rows, alone.trained_on) == (100, True)
+        assert alone.cells()[1] == "98.00% of 100 (trained on them)"
 
     def test_rounding_passes_and_nan_does_not(self) -> None:
         labels = np.arange(40) % 2
