@@ -4,7 +4,7 @@
     python benchmarks/export.py --model FOLDER --data rhmd:FILE     # trains one for an epoch first
     python benchmarks/export.py --smoke    # tiny random model, synthetic texts: takes a minute, numbers are meaningless
 
-The run is exported in both forms, which also compares them with the model on the validation rows. Then, on texts of the
+The run is exported in both forms, which also compares them with the model on the validation and test texts. Then, on texts of the
 run's validation split, on the CPU and with the same number of threads for all sides:
 
 - many texts: `pipeline("text-classification", FOLDER, batch_size=32)(texts, truncation=True)`, loaded beforehand, and the
@@ -129,7 +129,9 @@ def measure(run: Path, folder: Path, arguments: argparse.Namespace) -> dict[str,
 def cold_start(words: list[str]) -> None:
     """Classify one text in a new process."""
     folder, text = words
-    subprocess.run([sys.executable, f"{folder}/predict.py", text], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, f"{folder}/predict.py", "--form", "int8", text], check=True, stdout=subprocess.DEVNULL
+    )
 
 
 def seconds(call: Callable[[list[str]], Any], texts: list[str]) -> float:

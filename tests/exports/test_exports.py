@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -67,6 +68,8 @@ def test_every_family_is_exported_faithfully(family: str, tmp_path: Path) -> Non
     assert 0 < full.texts_cut < len(TEXTS) / 2
     difference = np.abs(softmax(small.logits(TEXTS)) - softmax(logits)).max()
     assert 0 < difference < 0.1
+    alone = [small.logits([text])[0] for text in TEXTS[:6]]
+    np.testing.assert_array_equal(small.logits(TEXTS)[:6], alone)
     assert full.labels == list(LABELS.values())
     config = json.loads((folder / "config.json").read_text())
     assert config["architectures"][0].endswith("ForSequenceClassification")
@@ -129,7 +132,8 @@ class TestEncoder:
         record = json.loads((trained / "export" / "export.json").read_text())
         for form in ("float32", "int8"):
             found = record["checks"][form]
-            assert found["rows"] == record["rows"] > 10
+            assert found["rows"] == record["rows"] > found["scored"] > 10, "validation and test texts"
+            assert (found["trained_on"], found["scored_trained_on"]) == (False, False)
             assert found["agreement"] == 1 - found["differing"] / found["rows"]
             assert (
                 found["difference"]["low"]
@@ -199,7 +203,9 @@ class TestEncoder:
         for one in printed:
             assert one.returncode == 0, one.stderr
             assert one.stdout == printed[0].stdout
-            assert one.stderr == f"note: 2 of {len(texts)} texts are too long and were cut\n"
+            empty, cut = one.stderr.splitlines()
+            assert empty == f"note: 1 of {len(texts)} texts are empty and get no label"
+            assert cut == f"note: 2 of {len(texts)} texts are too long and were cut"
         rows = [json.loads(line) for line in printed[0].stdout.splitlines()]
         assert rows[4] == {"text": " ", "label": None, "score": None, "probabilities": None}
         model = randout.load(trained / "run")
@@ -210,6 +216,58 @@ class TestEncoder:
         assert call("a text").stdout.split("\t")[2] == "a text\n"
         wrong = call("--form", "float16", "a text")
         assert (wrong.returncode, "it has float32, int8" in wrong.stderr) == (2, True)
+
+    def test_a_form_is_chosen(self, trained: Path, command: Run) -> None:
+        scores = {}
+        for form in ("", "float32", "int8"):
+            asked = ["--form", form] if form else []
+            code, out, error = command("predict", trained / "export", "--json", *asked, "a goal", "the team was good")
+            assert code == 0, error
+            scores[form] = [json.loads(line)["score"] for line in out.splitlines()]
+        assert scores[""] == scores["float32"] != scores["int8"]
+        code, _, error = command("predict", trained / "export", "--form", "int4", "a goal")
+        assert (code, "has float32, int8" in error) == (2, True)
+        code, _, error = command("predict", trained / "run", "--form", "int8", "a goal")
+        assert (code, "is not an export" in error) == (2, True)
+
+    def test_the_script_reads_tables(self, trained: Path, tmp_path: Path) -> None:
+        texts = ['a "good", long\nmatch', "fever", ""]
+
+        def call(*words: str, given: str = "") -> subprocess.CompletedProcess[str]:
+            command = [sys.executable, str(trained / "export" / "predict.py"), *words]
+            return subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+
+        by_line = [call(text).stdout.split("\t")[:2] for text in texts[:2]]
+        for name, separator, column in (("a.csv", ",", "text"), ("b.TSV", "\t", "body"), ("c.csv", ";", "body")):
+            with (tmp_path / name).open("w", newline="", encoding="utf-8-sig") as file:
+                csv.writer(file, delimiter=separator).writerows([["id", column], *enumerate(texts)])
+            asked = [] if column == "text" else ["--text-column", column]
+            done = call("--file", str(tmp_path / name), *asked)
+            assert done.returncode == 0, done.stderr
+            rows = [line.split("\t") for line in done.stdout.splitlines()]
+            assert [row[:2] for row in rows] == [*by_line, ["", ""]]
+            assert rows[0][2] == 'a "good", long match'
+            assert done.stderr == "note: 1 of 3 texts are empty and get no label\n"
+            piped = call("--text-column", column, given=(tmp_path / name).read_text(encoding="utf-8"))
+            assert piped.stdout == done.stdout
+        wrong = call("--file", str(tmp_path / "b.TSV"))
+        assert (wrong.returncode, wrong.stdout) == (2, "")
+        assert "no column 'text'; use --text-column with one of: id, body" in wrong.stderr
+
+    def test_the_script_without_texts_or_reader(self, trained: Path) -> None:
+        words = [sys.executable, str(trained / "export" / "predict.py")]
+        done = subprocess.run(words, input="", capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (0, "")
+        assert done.stderr == "note: no texts given, so there is nothing to predict\n"
+        with subprocess.Popen(words, stdin=-1, stdout=-1, stderr=-1, text=True) as process:
+            assert process.stdin
+            assert process.stdout
+            assert process.stderr
+            process.stdout.close()
+            process.stdin.write("a goal\n" * 5)
+            process.stdin.close()
+            assert process.stderr.read() == ""
+        assert process.returncode == 0
 
     def test_an_export_loads_without_torch(self, trained: Path) -> None:
         code = "import sys, randout; print(randout.load(sys.argv[1]).predict(['a goal']), 'torch' in sys.modules)"
@@ -283,7 +341,8 @@ class TestRefusals:
         code, out, error = run("export", trained / "run", "-o", "named", "--form", "int8")
         assert code == 0
         assert "outside tolerance" in out
-        assert "int8: a probability differs" in error
+        assert "  - int8: " in error
+        assert "a probability differs" in error
         assert [path.name for path in Path("named/onnx").iterdir()] == ["model_quantized.onnx"]
         monkeypatch.setitem(checks.TOLERANCES, "float32", checks.Tolerance(1.0, -1.0, 0.0))
         code, out, error = run("export", trained / "run", "-o", "neither")
@@ -330,6 +389,24 @@ class TestChecks:
         assert check.difference["low"] < -0.02 < check.difference["high"]
         assert check.problems == ("accuracy is 2.00% lower (at most 1%)",)
         assert check.equivalent is False
+
+    def test_rows_of_a_refit_are_not_evidence(self) -> None:
+        """Labels and probabilities on the test rows alone, accuracy on the validation rows alone."""
+        labels = np.repeat([0, 1], 50)
+        reference = np.where(np.tile(labels, 2)[:, None] == [0, 1], 1.0, -1.0)  # 100 validation rows, 100 test rows
+        found = reference.copy()
+        found[100] *= -1
+        found[[0, 60]] *= -1
+        kept = checks.compare("int8", reference, found, labels, np.arange(100), 2)
+        assert (kept.rows, kept.differing, kept.far, kept.trained_on) == (200, 3, 0.015, False)
+        check = checks.compare("int8", reference, found, labels, np.arange(100), 2, refitted=True)
+        assert (check.rows, check.differing, check.far, check.trained_on) == (100, 1, 0.01, False)
+        assert (check.scored, check.accuracy, kept.accuracy) == (100, 0.98, 0.98)
+        assert check.cells()[1] == "99.00% of 100"
+        assert check.cells()[4] == "98.00% of 100 (trained on them)"
+        alone = checks.compare("int8", reference[:100], found[:100], labels, np.arange(100), 2, refitted=True)
+        assert (alone.rows, alone.trained_on) == (100, True)
+        assert alone.cells()[1] == "98.00% of 100 (trained on them)"
 
     def test_rounding_passes_and_nan_does_not(self) -> None:
         labels = np.arange(40) % 2

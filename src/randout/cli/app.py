@@ -237,6 +237,9 @@ def predict(
     text_column: Annotated[str | None, typer.Option(help="name of a table's text column")] = None,
     encoding: Encoding = None,
     device: Device = "auto",
+    form: Annotated[
+        str, typer.Option(help="form of an export: float32 or int8 (default: float32 if it is there)")
+    ] = "",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -244,7 +247,7 @@ def predict(
     from randout.experiments.run import batch_prediction
 
     show = Show(quiet or as_json)
-    request = batch_prediction.Request(model, device, text_column, encoding or "auto", probabilities)
+    request = batch_prediction.Request(model, device, text_column, encoding or "auto", probabilities, form)
     if Path(model).is_file():
         raise UserError(
             f"predict: {model} is a file; the model comes first: randout predict RUN --file {shell_path(model)}"

@@ -31,7 +31,7 @@ def export(
 ) -> None:
     """Export a run's model for deployment without PyTorch: ONNX, tokenizer and a script that predicts.
 
-    Each form is first compared with the model on the validation rows.
+    Each form is first compared with the model on the validation and test texts; test labels are not read.
     """
     show = Show(quiet or as_json)
     from randout.experiments.run.export import export_run

@@ -20,7 +20,6 @@ import numpy as np
 
 from randout.baselines import Fitted
 from randout.core.errors import UserError
-from randout.core.wording import plural
 from randout.models import loading
 from randout.models.sources import Source
 
@@ -120,13 +119,13 @@ def _write_json(path: Path, value: Any) -> None:
 def write_record(
     folder: Path, made: Exported, checks: Sequence[Check] = (), about: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Write `export.json` and return it. The default form is the fastest one that passed its check."""
+    """Write `export.json` and return it. The default form is the most exact one that passed its check."""
     passed = [check.form for check in checks if not check.problems]
     record = {
         "format": runtime.FORMAT,
         "labels": made.labels,
         "files": made.files,
-        "default": next((form for form in reversed(made.files) if form in passed), next(iter(made.files))),
+        "default": next((form for form in made.files if form in passed), next(iter(made.files))),
         "reader": made.reader,
         "checks": {check.form: check.record() for check in checks},
         **(about or {}),
@@ -146,7 +145,8 @@ def write_pages(folder: Path, made: Exported, name: str, checks: Sequence[Check]
     lines += ["```sh", 'python predict.py "A text to classify."', "python predict.py --json < texts.txt", "```", ""]
     if made.reader["kind"] == "tokens":
         lines += [_truncation(made.reader), ""]
-    lines += [f"Compared with the trained model on {plural(checks[0].rows, 'validation row')}:", "", *rows, ""]
+    unseen = "training rows" if checks[0].trained_on else "held-out rows, without their labels"
+    lines += [f"Compared with the trained model on {checks[0].rows:,} {unseen}:", "", *rows, ""]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
 
 

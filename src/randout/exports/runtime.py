@@ -2,9 +2,11 @@
 
     python predict.py "A text to classify." "Another one."
     python predict.py --file texts.txt
+    python predict.py --file table.csv --text-column text
     python predict.py < texts.txt
 
-Each line of a file or of standard input is one text. Prints label, probability and text, separated by tabs; with --json, one
+Each line of a file or of standard input is one text; a .csv or .tsv file is read as a table, whose text column is that of the
+training unless `--text-column` names another. Prints label, probability and text, separated by tabs; with --json, one
 object per text with the probabilities of all classes. From Python:
 
     from predict import Classifier
@@ -20,6 +22,8 @@ as in training.
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
 import os
 import re
@@ -38,6 +42,7 @@ SLOWER = [
     "SkipLayerNormFusion",
     "BiasGeluFusion",
 ]  # fused CPU kernels of onnxruntime that take twice the time of their parts
+TABLES = (".csv", ".tsv")
 BLOCK = 1000  # texts that are tokenized, or scored by a bag of words, at once
 PADDING, UNKNOWN, FIRST = 0, 1, 2  # word ids of a neural baseline; FIRST: the first word of the vocabulary
 WORD = re.compile(r"\b\w\w+\b")
@@ -51,8 +56,9 @@ class Classifier:
     """An exported classifier in memory.
 
     folder: the export. form: "float32" or "int8"; empty: the form that the export names as its default. threads: of
-    onnxruntime; 0: as `OMP_NUM_THREADS` says, or one per core. Raises ValueError for a folder that is not an export, or for
-    a form that it does not have.
+    onnxruntime; 0: as `OMP_NUM_THREADS` says, or one per core. int8 computes one text at a time, because it scales
+    activations to the largest value of a batch: a text's scores would depend on the other texts. Raises ValueError for a
+    folder that is not an export, or for a form that it does not have.
     """
 
     def __init__(self, folder: str | Path = ".", form: str = "", threads: int = 0) -> None:
@@ -110,10 +116,12 @@ class Classifier:
             found: np.ndarray = session.run(["logits"], {"input_ids": ids, "attention_mask": mask})[0]
             return found
 
+        limit = 1 if self.form == "int8" else TOKENS
+
         def logits(texts: Sequence[str], progress: Progress) -> np.ndarray:
             rows = [self._cut(ids or [reader["empty_id"]], reader) for ids in _encoded(tokenizer, texts)]
             found = np.zeros((len(texts), len(self.labels)), np.float32)
-            for places in batches([len(row) for row in rows]):
+            for places in batches([len(row) for row in rows], limit):
                 found[places] = run([rows[place] for place in places])
                 progress(len(places))
             return found
@@ -136,6 +144,7 @@ class Classifier:
     def _words(self, path: Path, reader: dict[str, Any]) -> Logits:
         """Read texts as the first words, padded on the left: the logits of a neural baseline."""
         session, length = self._session(path), reader["length"]
+        size = 1 if self.form == "int8" else 64
         index = {word: at + FIRST for at, word in enumerate(self._vocabulary())}
 
         def words(text: str) -> list[str]:
@@ -146,8 +155,8 @@ class Classifier:
 
         def logits(texts: Sequence[str], progress: Progress) -> np.ndarray:
             found = []
-            for at in range(0, len(texts), 64):
-                block = [words(text) for text in texts[at : at + 64]]
+            for at in range(0, len(texts), size):
+                block = [words(text) for text in texts[at : at + size]]
                 ids = np.full((len(block), length), PADDING, np.int64)
                 for row, text in enumerate(block):
                     known = [index.get(word, UNKNOWN) for word in text[:length]]
@@ -260,27 +269,52 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return found
 
 
-def _lines(words: Sequence[str], file: str) -> list[str]:
-    """Return the texts of the command line: arguments, the lines of a file, or those of standard input."""
+def _texts(words: Sequence[str], file: str, column: str, trained: str) -> list[str]:
+    """Return the texts of the command line: arguments, or those of a file or standard input.
+
+    column: of the texts; empty: the one of the training, `trained`, for a .csv or .tsv file, and one text per line else.
+    """
     if words:
         return list(words)
-    text = Path(file).read_text(encoding="utf-8-sig") if file else sys.stdin.buffer.read().decode("utf-8-sig")
-    return re.split(r"\r\n|\r|\n", text.removesuffix("\n"))
+    text = (Path(file).read_bytes() if file else sys.stdin.buffer.read()).decode("utf-8-sig")
+    if column or Path(file).suffix.lower() in TABLES:
+        return _column(text, file or "standard input", column or trained)
+    return re.split(r"\r\n|\r|\n", text.removesuffix("\n")) if text else []
+
+
+def _column(text: str, name: str, column: str) -> list[str]:
+    """Return a column of a table, separated by the commas, semicolons or tabs of its header. Raises ValueError."""
+    header = text.partition("\n")[0]
+    csv.field_size_limit(max(len(text), 1))
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+    columns = list(rows.fieldnames or ())
+    if column not in columns:
+        raise ValueError(f"{name}: no column {column!r}; use --text-column with one of: {', '.join(columns)}")
+    try:
+        return [row[column] or "" for row in rows]
+    except csv.Error as error:
+        raise ValueError(f"{name}: line {rows.line_num}: {error}") from None
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; returns its exit code."""
     parser = argparse.ArgumentParser(description="Predict the labels of texts.")
     parser.add_argument("texts", nargs="*", help="texts (default: the lines of standard input)")
-    parser.add_argument("--file", default="", help="a file with one text per line")
+    parser.add_argument("--file", default="", help="a file with one text per line, or a .csv or .tsv table")
+    parser.add_argument("--text-column", default="", help="a table's text column (default: as in training)")
     parser.add_argument("--form", default="", help="float32 or int8 (default: as export.json says)")
     parser.add_argument("--json", action="store_true", help="print one JSON object per text")
     asked = parser.parse_args(words)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+    folder = Path(__file__).resolve().parent
     try:
-        texts = _lines(asked.texts, asked.file)
-        model = Classifier(Path(__file__).resolve().parent, asked.form)
+        trained = read_record(folder).get("columns", {}).get("text", "text")
+        texts = _texts(asked.texts, asked.file, asked.text_column, trained)
+        if not texts:
+            print("note: no texts given, so there is nothing to predict", file=sys.stderr)
+            return 0
+        model = Classifier(folder, asked.form)
     except ImportError as error:
         print(f"error: {error.name} is missing. Install it: pip install numpy onnxruntime tokenizers", file=sys.stderr)
         return 2
@@ -291,8 +325,14 @@ def main(words: Sequence[str] | None = None) -> int:
     found: dict[int, list[float]] = dict(
         zip(kept, model.probabilities([texts[at] for at in kept]).tolist(), strict=True)
     )
-    for at, text in enumerate(texts):
-        print(_printed(text, found.get(at), model.labels, asked.json))
+    try:
+        for at, text in enumerate(texts):
+            print(_printed(text, found.get(at), model.labels, asked.json))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+    if empty := len(texts) - len(kept):
+        print(f"note: {empty:,} of {len(texts):,} texts are empty and get no label", file=sys.stderr)
     if model.texts_cut:
         print(f"note: {model.texts_cut:,} of {len(texts):,} texts are too long and were cut", file=sys.stderr)
     return 0

@@ -60,13 +60,17 @@ class Written:
 
 @dataclass(frozen=True)
 class Request:
-    """How to predict: the model, its device and the input. probabilities: whether to add those of all classes."""
+    """How to predict: the model, its device and the input.
+
+    probabilities: whether to add those of all classes. form: of an export; empty: its default.
+    """
 
     model: str
     device: str = "auto"
     text_column: str | None = None
     encoding: str = tables.AUTO
     probabilities: bool = False
+    form: str = ""
 
 
 def label_table(request: Request, file: str, out: Path | None, show: Show, bars: Show) -> Written:
@@ -86,7 +90,7 @@ def label_table(request: Request, file: str, out: Path | None, show: Show, bars:
         if texts.numbers and not request.text_column:
             show.warn(columns.numbers_warning(texts.column))
         note_empty(texts, show)
-        model = saved_model.load_on_device(request.model, request.device, "predict")
+        model = saved_model.load_on_device(request.model, request.device, "predict", request.form)
         classes = list(model.id2label.values()) if request.probabilities else []
         names: list[str] = []
         for name in ("label", "score", *(f"probability_{label}" for label in classes)):
@@ -145,7 +149,7 @@ def _label_blocks(
             "note: no texts given, so there is nothing to predict. Give texts as arguments, or a table with --file"
         )
         return
-    model = saved_model.load_on_device(request.model, request.device, "predict")
+    model = saved_model.load_on_device(request.model, request.device, "predict", request.form)
     classes = list(model.id2label.values())
     with bars.bar("predicting", texts.rows) as advance:
         for _, some in texts:

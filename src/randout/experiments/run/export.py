@@ -79,7 +79,8 @@ def export_run(path: Path, out: Path, forms: Sequence[str], show: Show) -> Expor
     """Write the model of a finished run to the new folder `out` for runtimes without PyTorch; nothing is left on an error.
 
     forms: float32, int8; empty: both, without those outside their tolerance. A form that is named is written in any case,
-    with a warning. Each form is compared with the saved model on the run's validation rows. Raises UserError for an
+    with a warning. Each form is compared with the saved model on the run's validation and test texts. Test labels are not
+    read, so this does not count as a use of the test split. Raises UserError for an
     unfinished run, a folder that is not empty, changed data, and a model that cannot be exported; Failure if no form passes.
     """
     run = check_export(path, out, forms)
@@ -134,11 +135,16 @@ def _columns(run: RunFolder) -> dict[str, str]:
 
 
 def _checks(plan: Plan, run: RunFolder, folder: Path, made: Exported, show: Show) -> tuple[list[Check], dict[str, int]]:
-    """Compare each form with the saved model on the validation rows; also returns how many of their texts were cut."""
+    """Compare each form with the saved model on the validation and test texts; also returns how many of them were cut.
+
+    Only labels of validation rows are read.
+    """
     from randout.exports import checks, files, runtime
 
-    dataset, rows = plan.dataset, plan.dataset.split["validation"]
-    texts, labels = [dataset.texts[row] for row in rows], dataset.labels[rows]
+    dataset, scored = plan.dataset, plan.dataset.split["validation"]
+    rows = [*scored, *dataset.split["test"]]
+    texts, labels = [dataset.texts[row] for row in rows], dataset.labels[scored]
+    refitted = plan.config.train.refit is True
     files.write_record(folder, made)  # for the runtime
     with show.bar("checking the model", len(rows)) as advance:
         reference = load_classifier(str(run.path)).logits(texts, lambda count: advance(count, ""))
@@ -148,7 +154,9 @@ def _checks(plan: Plan, run: RunFolder, folder: Path, made: Exported, show: Show
         with show.bar(f"checking {form}", len(rows)) as advance:
             logits = model.logits(texts, lambda count: advance(count, ""))
         cut = model.texts_cut
-        found.append(checks.compare(form, reference, logits, labels, dataset.groups[rows], len(dataset.names)))
+        found.append(
+            checks.compare(form, reference, logits, labels, dataset.groups[scored], len(dataset.names), refitted)
+        )
     if cut:
-        show.say(f"truncation: {cut / len(rows):.1%} of the validation texts are too long and were cut, as in training")
+        show.say(f"truncation: {cut / len(rows):.1%} of the held-out texts are too long and were cut, as in training")
     return found, {"rows": len(rows), "texts_cut": cut}

@@ -32,14 +32,15 @@ class LoadedClassifier:
         return lambda rows, progress: self.logits([dataset.texts[row] for row in rows], progress)
 
 
-def load_classifier(name: str, device: str = "cpu") -> LoadedClassifier:
-    """Load the classifier of a run or a folder, to score in float32, or an export in its default form. Raises UserError if
-    there is none.
+def load_classifier(name: str, device: str = "cpu", form: str = "") -> LoadedClassifier:
+    """Load the classifier of a run or a folder, to score in float32, or an export. Raises UserError if there is none.
 
-    Texts are truncated as in training.
+    Texts are truncated as in training. form: of an export; empty: its default.
     """
     if exported := export_folder(name):
-        return _load_export(exported)
+        return _load_export(exported, form)
+    if form:
+        raise UserError(f"--form {form}: {name} is not an export; only a folder written by randout export has forms")
     from randout import baselines
     from randout.models import loading
     from randout.models.inference import predict
@@ -63,7 +64,7 @@ def load_classifier(name: str, device: str = "cpu") -> LoadedClassifier:
     return LoadedClassifier(dict(encoder.model.config.id2label), logits)
 
 
-def load_on_device(name: str, device: str, command: str) -> LoadedClassifier:
+def load_on_device(name: str, device: str, command: str, form: str = "") -> LoadedClassifier:
     """Load as `load_classifier` does, on the device that `--device` names. Raises UserError if it is not available.
 
     command: the command of the option, for the message.
@@ -71,8 +72,8 @@ def load_on_device(name: str, device: str, command: str) -> LoadedClassifier:
     if export_folder(name):
         if device not in ("auto", "cpu"):
             raise UserError(f"{command}: --device {device}: an export runs on the CPU")
-        return load_classifier(name)
-    return load_classifier(name, device_of(device, command))
+        return load_classifier(name, form=form)
+    return load_classifier(name, device_of(device, command), form)
 
 
 def device_of(asked: str, command: str) -> str:
@@ -146,13 +147,15 @@ def _export_record(folder: Path) -> dict[str, Any]:
         raise UserError(str(error)) from None
 
 
-def _load_export(folder: Path) -> LoadedClassifier:
+def _load_export(folder: Path, form: str) -> LoadedClassifier:
     """Load an export; needs onnxruntime, and never PyTorch."""
     from randout.exports import runtime
 
     record = _export_record(folder)
+    if form and form not in record["files"]:
+        raise UserError(f"--form {form}: {folder} has {', '.join(record['files'])}")
     try:
-        model = runtime.Classifier(folder)
+        model = runtime.Classifier(folder, form)
     except ImportError as error:
         raise UserError(f"{folder}: {error.name} is missing. Install it: pip install 'randout[export]'") from None
     except Exception as error:  # whatever onnxruntime, tokenizers and numpy raise for damaged files
