@@ -124,21 +124,48 @@ PEERS = {
 }
 
 
+def cells_of(lines: list[dict[str, Any]]) -> dict[tuple[int, str], dict[str, dict[int, float]]]:
+    """Accuracy by (rows, table), peer and seed; the mean where a run was made on several machines."""
+    found: dict[tuple[int, str], dict[str, dict[int, list[float]]]] = {}
+    for line in lines:
+        peers = found.setdefault((line["rows"], line["table"]), {})
+        peers.setdefault(line["peer"], {}).setdefault(line["seed"], []).append(line["accuracy"])
+    return {
+        cell: {peer: {seed: float(np.mean(each)) for seed, each in seeds.items()} for peer, seeds in peers.items()}
+        for cell, peers in found.items()
+    }
+
+
 def table(lines: list[dict[str, Any]]) -> list[str]:
-    """Markdown table: one row per table and size, with median accuracy and CPU seconds of each peer over seeds."""
-    peers = [name for name in PEERS if any(line["peer"] == name for line in lines)]
-    found = [f"| table | rows | seeds | {' | '.join(peers)} |", "|---" * (3 + len(peers)) + "|"]
-    for rows, name in sorted({(line["rows"], line["table"]) for line in lines}):
-        mine = [line for line in lines if (line["rows"], line["table"]) == (rows, name)]
-        cells = []
+    """Markdown table: by table and size, each peer's median accuracy, number of seeds, and median CPU seconds if timed."""
+    cells, timed = cells_of(lines), [line for line in lines if "cpu_seconds" in line]
+    peers = [name for name in PEERS if any(name in found for found in cells.values())]
+    made = [f"| table | rows | {' | '.join(peers)} |", "|---" * (2 + len(peers)) + "|"]
+    for rows, name in sorted(cells):
+        shown = []
         for peer in peers:
-            own = [line for line in mine if line["peer"] == peer]
-            timed = [line["cpu_seconds"] for line in own if "cpu_seconds" in line]
-            accuracy = f"{100 * np.median([line['accuracy'] for line in own]):.1f} %" if own else ""
-            cells.append(f"{accuracy} ({np.median(timed):.0f} s)" if timed else accuracy)
-        seeds = len({line["seed"] for line in mine})
-        found.append(f"| {name} | {rows} | {seeds} | {' | '.join(cells)} |")
-    return found
+            seeds = cells[rows, name].get(peer, {})
+            one = {"peer": peer, "table": name, "rows": rows}
+            spent = [line["cpu_seconds"] for line in timed if one.items() <= line.items()]
+            about = [str(len(seeds)), *([f"{np.median(spent):.0f} s"] if spent else [])]
+            shown.append(f"{100 * np.median([*seeds.values()]):.1f} % ({', '.join(about)})" if seeds else "")
+        made.append(f"| {name} | {rows} | {' | '.join(shown)} |")
+    return made
+
+
+def paired(lines: list[dict[str, Any]]) -> list[str]:
+    """Markdown table: accuracy of randout minus that of each peer, over the (table, rows, seed) that both were run on."""
+    made = ["| peer | pairs | mean difference | lowest | highest |", "|---|---|---|---|---|"]
+    for peer in [name for name in PEERS if name != "randout"]:
+        found = [
+            100 * (accuracy - cell[peer][seed])
+            for cell in cells_of(lines).values()
+            for seed, accuracy in cell.get("randout", {}).items()
+            if seed in cell.get(peer, {})
+        ]
+        if found:
+            made.append(f"| {peer} | {len(found)} | {np.mean(found):+.1f} | {min(found):+.1f} | {max(found):+.1f} |")
+    return made
 
 
 def run(key: dict[str, Any], tables: Path, student: str) -> dict[str, Any]:
@@ -195,12 +222,13 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     lines = arguments.out.read_text(encoding="utf-8").splitlines() if arguments.out.exists() else []
     if arguments.tables is None:
-        print("\n".join(table([json.loads(line) for line in lines])))
+        found = [json.loads(line) for line in lines]
+        print("\n".join([*table(found), "", *paired(found)]))
         return
     names = ("peer", "table", "rows", "seed")
     done = {json.dumps([json.loads(line)[name] for name in names]) for line in lines}
-    found = arguments.table or sorted(path.stem for path in arguments.tables.glob("*.csv"))
-    order = itertools.product(arguments.seeds, arguments.rows, found, arguments.peer)
+    names_of_tables = arguments.table or sorted(path.stem for path in arguments.tables.glob("*.csv"))
+    order = itertools.product(arguments.seeds, arguments.rows, names_of_tables, arguments.peer)
     keys = [{"peer": peer, "table": name, "rows": rows, "seed": seed} for seed, rows, name, peer in order]
     todo = [key for key in keys if json.dumps([key[name] for name in names]) not in done]
     with arguments.out.open("a", encoding="utf-8") as stream:
