@@ -78,7 +78,7 @@ def outcome(folder: Path) -> dict[str, Any]:
             history = json.loads(path.read_text())
             for row in history["epochs"]:
                 del row["seconds"]
-            found[name] = history
+            found[name] = history | {"refit_seconds": "refit_seconds" in history}
         elif name == "run.json":
             record = json.loads(path.read_text())
             found[name] = {

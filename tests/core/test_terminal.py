@@ -203,7 +203,7 @@ def test_evaluate_writes_every_row_with_its_prediction(run, labelling):
 def test_the_outputs_of_a_model_that_nobody_named_are_named_by_labels(run, labelling, monkeypatch):
     named, devices = saved_model.load_classifier("model"), []
 
-    def opened(_, device):
+    def opened(_, device, form=""):
         devices.append(device)
         return saved_model.LoadedClassifier({at: f"LABEL_{at}" for at in range(3)}, named.logits)
 

@@ -252,7 +252,7 @@ def test_half_of_the_two_lines_is_noticed(tiny_model: Tiny, tmp_path: Path) -> N
 
 def test_settings_that_would_be_wrong_in_silence_are_refused(tiny_model: Tiny, tmp_path: Path) -> None:
     class Whole(Twice):
-        whole = True
+        needs_full_batch = True
 
     folder = tiny_model("bert")
     refused: list[tuple[list[Method], dict[str, Any], str]] = [
