@@ -27,7 +27,7 @@ from randout.methods.builtin import METHODS
 from randout.models.sources import FileState, Source, find
 from randout.reporting.soft_labels import temperature_words
 from randout.stats.metrics import score
-from randout.stats.temperature import calibrate
+from randout.stats.temperature import Calibration, calibrate
 from randout.storage.run_record import ImportedLabels
 
 MOST_LOST = 0.5  # mean share of the probability on other answers from which a file is refused
@@ -127,20 +127,9 @@ def import_teacher(file: SoftLabelFile, config: Config, dataset: Dataset) -> Imp
     spread = np.full((len(dataset.texts), len(dataset.id2label)), np.nan)
     spread[rows] = log_p
     asked = config.teacher.temperature
-    held = _scored(dataset, spread)
-    found = None
-    if len(held):
-        given = None if asked == "auto" else float(asked)
-        found = calibrate(spread[held], dataset.labels[held], given)
-    temperature = found.temperature if found else 1.0 if asked == "auto" else float(asked)
+    temperature, found = _temperature(asked, dataset, spread)
     logits = (spread / temperature).astype(np.float32)
-    validation: dict[str, Any] = {}
-    if len(held):
-        every = dataset.split["validation"]
-        every = every[~np.isnan(logits[every]).any(1)]  # with labels that no training row has, which count as errors
-        validation = score(
-            dataset.labels[every], logits[every], dataset.id2label, dataset.groups[every], unseen=dataset.unseen
-        )
+    validation = _validation_scores(dataset, logits) if found else {}
     record = ImportedLabels(
         file=Path(file.name).name,
         sha256=table.sha256,
@@ -162,6 +151,26 @@ def import_teacher(file: SoftLabelFile, config: Config, dataset: Dataset) -> Imp
     identity = {"model": table.sha256, "joined_by": record.joined_by, "temperature": asked}
     notes = _notes(record, soft, len(soft_rows) - len(rows), validation)
     return ImportedTeacher(file.name, identity, logits, record, validation, (*notes, *differing))
+
+
+def _temperature(asked: float | str, dataset: Dataset, log_p: np.ndarray) -> tuple[float, Calibration | None]:
+    """Return the temperature of all rows, and its fit on the validation rows that have soft labels, if there are any.
+
+    asked: `teacher.temperature`. log_p: (n, C), NaN for rows without soft labels.
+    """
+    given = None if asked == "auto" else float(asked)
+    held = _scored(dataset, log_p)
+    if len(held):
+        found = calibrate(log_p[held], dataset.labels[held], given)
+        return found.temperature, found
+    return 1.0 if given is None else given, None
+
+
+def _validation_scores(dataset: Dataset, logits: np.ndarray) -> dict[str, Any]:
+    """Score the soft labels on the validation rows. Labels that no training row has count as errors."""
+    rows = dataset.split["validation"]
+    rows = rows[~np.isnan(logits[rows]).any(1)]
+    return score(dataset.labels[rows], logits[rows], dataset.id2label, dataset.groups[rows], unseen=dataset.unseen)
 
 
 @lru_cache(maxsize=4)
