@@ -231,18 +231,34 @@ def still_rising(subject: Subject) -> Iterator[Check]:
 
 
 def weak_teacher(subject: Subject) -> Iterator[Check]:
-    """A teacher that is no better than the baseline has little to teach."""
+    """A teacher that is no better than the baseline, or than what its run compared it with, has little to teach."""
     base = next((m for arm in subject.arms if arm.name == subject.baseline for m in arm.models), None)
-    if base is None:
-        return
-    own = base.metrics.validation.accuracy
     for model in subject.models:
-        taught = model.record.teacher.validation_accuracy if model.record.teacher else None
-        if taught is not None and taught <= own and (not model.unit or model.unit == base.unit):
-            text = f"On the validation split the teacher of {_name_with_unit(model)} reaches {format_cell(taught, 'percent')} %, "
-            text += f"{subject.baseline} {format_cell(own, 'percent')} %."
-            yield Check("weak-teacher", "warning", "The teacher is no better than the baseline", text)
-            return
+        if base is not None and (not model.unit or model.unit == base.unit) and (found := _taught(model)):
+            split, taught = found
+            own = base.metrics.splits.get(split)
+            if own is not None and taught <= own.accuracy:
+                text = f"On the {split} split the teacher of {_name_with_unit(model)} reaches "
+                text += (
+                    f"{format_cell(taught, 'percent')} %, {subject.baseline} {format_cell(own.accuracy, 'percent')} %."
+                )
+                yield Check("weak-teacher", "warning", "The teacher is no better than the baseline", text)
+                return
+    stored = [(one, model) for model in subject.models for one in model.metrics.warnings if one.kind == "weak-teacher"]
+    for one, model in stored[:1]:
+        yield Check("weak-teacher", "warning", KINDS[one.kind], f"{_name_with_unit(model)}: {one.message}")
+
+
+def _taught(model: Model) -> tuple[str, float] | None:
+    """The split on which the teacher of a model is judged, and its accuracy there; None if it was trained on these rows."""
+    split = model.metrics.compared_split or "validation"
+    scores = model.metrics.splits[split]
+    if scores.taught_rows:
+        return None
+    if scores.teacher is not None:
+        return split, scores.teacher.teacher_accuracy
+    taught = model.record.teacher.validation_accuracy if model.record.teacher else None
+    return None if taught is None else (split, taught)
 
 
 def several_machines(subject: Subject) -> Iterator[Check]:

@@ -183,7 +183,11 @@ def test_openings(subject: Subject) -> Section | None:
         Column("by"),
         Column("in this report"),
     )
-    rows = tuple((e.at, e.run, e.split, e.by, "yes" if is_in_report(e, subject) else "no") for e in found)
+    runs = [f"{entry.run} with its teacher {entry.teacher}" if entry.teacher else entry.run for entry in found]
+    rows = tuple(
+        (entry.at, run, entry.split, entry.by, "yes" if is_in_report(entry, subject) else "no")
+        for entry, run in zip(found, runs, strict=True)
+    )
     lead = (
         "Test scores are unbiased only if no choice was based on them. The folder of runs records every time these "
         f"test rows were scored: {plural(len(found), 'time')}."

@@ -1,12 +1,13 @@
-"""The section on students and their teachers: both on the same validation rows, their sizes, and how fast they are."""
+"""The section on students and their teachers: both on the same held-out rows, their sizes, and how fast they are."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from randout.core.text_tables import table_lines
 from randout.core.wording import plural
-from randout.storage.metrics_record import Metrics, TeacherGap
-from randout.storage.run_record import RunRecord, Size, Sizes
+from randout.storage.metrics_record import Metrics, Scores, TeacherGap
+from randout.storage.run_record import RunRecord, Sizes
 
 from .soft_labels import temperature_words
 from .subjects import Subject
@@ -18,16 +19,17 @@ def teachers(subject: Subject) -> Section | None:
     rows, costs = [], []
     for arm in subject.arms:
         for model in arm.models:
-            gap = model.metrics.validation.teacher
+            split = model.metrics.compared_split
+            gap = model.metrics.splits[split].teacher if split else None
             if gap is None:
                 continue
             own = (arm.name, model.unit or None, model.record.teacher.name if model.record.teacher else None)
-            taught = rows_that_taught(model.metrics)
+            taught = model.metrics.splits[split].taught_rows
             for metric, one in gap.by_metric.items():
                 between = None if one.difference is None else (one.low, one.high)
                 scores = (metric_name(metric), one.student, one.teacher, one.difference, between)
                 verdict = f"none: {taught:,} of the rows trained the teacher" if taught else ""
-                rows.append((*own, *scores, verdict or verdict_words(one.verdict, gap.margin), gap.rows))
+                rows.append((*own, *scores, verdict or verdict_words(one.verdict, gap.margin, split), split, gap.rows))
             costs.append((*own, *_size_cells(model.record.sizes)))
     imported = _imported(subject)
     if not rows:
@@ -40,9 +42,11 @@ def teachers(subject: Subject) -> Section | None:
         Column("teacher %", "percent"),
     )
     columns += (Column("difference", "points"), Column("its 95 % interval", "points interval"))
-    columns += (Column("verdict"), Column("validation rows", "count"))
-    note = "Student minus teacher, in percentage points, on validation rows. The interval is computed over groups of texts."
-    parts = [Table("student-teacher", "Scores on the validation rows", *_without_empty_columns(columns, rows), note)]
+    columns += (Column("verdict"), Column("split"), Column("rows", "count"))
+    note = (
+        "Student minus teacher, in percentage points, on the same rows. The interval is computed over groups of texts."
+    )
+    parts = [Table("student-teacher", "Scores on the same held-out rows", *_without_empty_columns(columns, rows), note)]
     heads: tuple[Column, ...] = (*who, Column("student parameters", "count"), Column("teacher parameters", "count"))
     heads += (Column("student texts per second", "count"), Column("teacher texts per second", "count"))
     if any(cell is not None for row in costs for cell in row[len(who) :]):
@@ -85,57 +89,68 @@ def _without_empty_columns(
     return tuple(columns[at] for at in kept), tuple(tuple(row[at] for at in kept) for row in rows)
 
 
-def verdict_words(verdict: str, margin: float) -> str:
-    """A verdict of `teacher_gap` in words."""
+def verdict_words(verdict: str, margin: float, split: str) -> str:
+    """A verdict of `teacher_gap` in words. split: of the rows."""
     return {
         "better": "better than the teacher",
         "matches": f"matches the teacher (worse by less than {100 * margin:g} points)",
         "worse": "worse than the teacher",
-        "undecided": "undecided: more validation rows are needed",
+        "undecided": f"undecided: more {split} rows are needed",
     }[verdict]
 
 
-def gap_lines(gap: TeacherGap, name: str, sizes: Sizes, taught: int = 0) -> list[str]:
-    """Lines that compare student and teacher at the end of a training.
+def gap_lines(scores: Scores, split: str, name: str, sizes: Sizes) -> list[str]:
+    """Lines that compare student and teacher at the end of a training: a table, and a verdict for each metric.
 
-    name: of the teacher. taught: how many of the rows the teacher was trained on; if any, there is no verdict.
+    scores: of the split on which they are compared. name: of the teacher. There is no verdict if the teacher was trained on
+    any of the rows.
     """
+    gap = scores.teacher
+    assert gap is not None
     each = gap.by_metric
-    student = [f"{metric_name(metric)} {one.student:.2%}" for metric, one in each.items()]
-    teacher = [f"{metric_name(metric)} {one.teacher:.2%}" for metric, one in each.items()]
-    lines = [f"\nstudent and teacher on the same {plural(gap.rows, 'validation row')}"]
-    lines.append(f"student: {', '.join([*student, *_size_words(sizes.student)])}")
-    lines.append(f"teacher {name}: {', '.join([*teacher, *_size_words(sizes.teacher)])}")
-    if taught:
+    before = ", before the refit" if scores.before_refit else ""
+    lines = [f"\nstudent and teacher {name} on the same {plural(gap.rows, f'{split} row')}{before}"]
+    columns = [
+        (f"{metric_name(at)} %", f"{100 * one.student:.2f}", f"{100 * one.teacher:.2f}") for at, one in each.items()
+    ]
+    columns += _size_columns(sizes)
+    head, student, teacher = zip(*columns, strict=True)
+    lines += table_lines(["", *head], [["student", *student], ["teacher", *teacher]])
+    if taught := scores.taught_rows:
         lines.append(
-            f"no verdict: the teacher was trained on {taught:,} of these rows. Compare both on rows that neither has seen: "
-            "randout compare TEACHER RUN (test rows, if both are tested runs), or randout evaluate RUN FILE"
+            f"no verdict on either: the teacher was trained on {taught:,} of these rows. Compare both on rows that neither has "
+            "seen: randout compare TEACHER RUN (test rows, if both are tested runs), or randout evaluate RUN FILE"
         )
         return lines
-    for metric, one in each.items():
-        if one.difference is not None and one.low is not None and one.high is not None:
+    return lines + verdict_lines(gap, split)
+
+
+def verdict_lines(gap: TeacherGap, split: str) -> list[str]:
+    """The difference between student and teacher in each metric, with its interval and the verdict."""
+    lines, several = [], len(gap.by_metric) > 1
+    for metric, one in gap.by_metric.items():
+        if one.difference is None:
+            return ["no verdict: all rows are copies or belong to one group, so there is no interval"]
+        if one.low is not None and one.high is not None:
             ends = f"95 % interval [{100 * one.low:+.2f}, {100 * one.high:+.2f}]"
-            what = f"difference in {metric_name(metric)}" if len(each) > 1 else "difference"
-            verdict = verdict_words(one.verdict, gap.margin)
+            what = f"difference in {metric_name(metric)}" if several else "difference"
+            verdict = verdict_words(one.verdict, gap.margin, split)
             lines.append(f"{what} {100 * one.difference:+.2f} points, {ends}: {verdict}")
     return lines
 
 
-def _size_words(size: Size) -> list[str]:
-    """What is known of a model's size and speed, in words."""
-    found = [] if size.parameters is None else [f"{size.parameters / 1e6:.1f}M parameters"]
-    return found + ([] if size.texts_per_second is None else [f"{size.texts_per_second:,.0f} texts per second here"])
+def _size_columns(sizes: Sizes) -> list[tuple[str, str, str]]:
+    """Head, student and teacher of each known size or speed."""
+    both = (sizes.student, sizes.teacher)
+    counts = ["" if one.parameters is None else f"{one.parameters / 1e6:.1f}M" for one in both]
+    speeds = ["" if one.texts_per_second is None else f"{one.texts_per_second:,.0f}" for one in both]
+    found = [("parameters", *counts), ("texts per second here", *speeds)]
+    return [(head, student, teacher) for head, student, teacher in found if student or teacher]
 
 
 def run_lines(record: RunRecord, metrics: Metrics) -> list[str]:
     """`gap_lines` of a finished run; empty if it had no teacher."""
-    gap = metrics.validation.teacher
-    if gap is None or record.teacher is None:
+    split = metrics.compared_split
+    if not split or record.teacher is None:
         return []
-    return gap_lines(gap, record.teacher.name, record.sizes, rows_that_taught(metrics))
-
-
-def rows_that_taught(metrics: Metrics) -> int:
-    """How many of the validation rows the teacher of a run was trained on."""
-    leaks = metrics.validation.leaks
-    return leaks.roles.get("teacher-trained", 0) if leaks else 0
+    return gap_lines(metrics.splits[split], split, record.teacher.name, record.sizes)

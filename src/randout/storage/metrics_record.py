@@ -91,9 +91,10 @@ class MetricGap(Gap):
 
 
 class TeacherGap(Record):
-    """Student and teacher on the same validation rows: in accuracy, and in the run's metric if that is another one.
+    """Student and teacher on the same held-out rows: in accuracy, and in the run's metric if that is another one.
 
-    margin: a student that is worse by less matches its teacher.
+    margin: a student that is worse by less matches its teacher. over_majority: in the run's metric, the teacher minus the
+    majority class of the training rows.
     """
 
     rows: int
@@ -105,6 +106,7 @@ class TeacherGap(Record):
     low: float | None = None
     high: float | None = None
     primary: MetricGap | None = None
+    over_majority: Estimate | None = None
 
     @property
     def by_metric(self) -> dict[str, Gap]:
@@ -156,6 +158,12 @@ class Scores(Rates):
     test_rows: TestRows | None = None
     warnings: list[RunWarning] = Field(default_factory=list)
 
+    @property
+    def taught_rows(self) -> int:
+        """Number of rows that the teacher, or a model that it learned from or started from, was trained on."""
+        roles = self.leaks.roles if self.leaks else {}
+        return max(roles.get("teacher-trained", 0), roles.get("teacher-earlier", 0))
+
     def interval(self, metric: str) -> tuple[float, float] | None:
         """Return the 95 % interval of a metric, or None."""
         found = self.intervals.get(metric)
@@ -173,6 +181,16 @@ class Metrics(Record):
     def splits(self) -> dict[str, Scores]:
         """The scored splits, validation first."""
         return {"validation": self.validation} | ({"test": self.test} if self.test else {})
+
+    @property
+    def compared_split(self) -> str:
+        """The split on which student and teacher are compared: test before validation, unless the teacher was trained on it.
+
+        If it was trained on rows of every compared split, there is no verdict. Empty if they were not compared.
+        """
+        found = {name: scores for name, scores in reversed(self.splits.items()) if scores.teacher}
+        unseen = [name for name, scores in found.items() if not scores.taught_rows]
+        return next(iter([*unseen, *found]), "")
 
 
 class Epoch(Record):

@@ -312,11 +312,12 @@ def unscored_test_lines(run: RunFolder) -> list[str]:
     ]
 
 
-def record_opening(run: RunFolder, rows: str, split: str, by: str, scored: int | None = None) -> int:
+def record_opening(run: RunFolder, rows: str, split: str, by: str, scored: int | None = None, teacher: str = "") -> int:
     """Log one opening of a test split; return the number of openings of these rows, including this one.
 
     rows: SHA-256 of the test rows. by: the command that scored them. scored: number of scored rows, if a file contained
-    only some of them. The end of a training counts once, even if the training was interrupted and resumed.
+    only some of them. teacher: the teacher of the run, if it is scored on the same rows. The end of a training counts once,
+    even if the training was interrupted and resumed.
     """
     from .run_record import Opening
 
@@ -329,6 +330,8 @@ def record_opening(run: RunFolder, rows: str, split: str, by: str, scored: int |
     entry = Opening(at=now(), run=run.path.name, fingerprint=record.fingerprint, rows=rows, split=split, by=by)
     if scored is not None:
         entry.scored = scored
+    if teacher:
+        entry.teacher = teacher
     with (folder / OPENINGS).open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(entry.as_json()) + "\n")
     return len(before) + 1

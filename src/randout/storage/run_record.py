@@ -223,7 +223,10 @@ class RunRecord(Record):
 
 
 class Opening(Record):
-    """One evaluation on a test split. rows: SHA-256 of the test rows. by: the command. scored: number of rows, if only some."""
+    """One evaluation on a test split. rows: SHA-256 of the test rows. by: the command. scored: number of rows, if only some.
+
+    teacher: name of the run's teacher, if it was scored on the same rows.
+    """
 
     at: str
     run: str
@@ -232,6 +235,7 @@ class Opening(Record):
     split: str = "test"
     by: str
     scored: int | None = None
+    teacher: str = ""
 
 
 def opening_of(line: str) -> Opening | None:

@@ -141,17 +141,24 @@ def test_a_refitted_teacher_gets_no_verdict_on_rows_that_it_was_trained_on(
                 student_refit,
                 teacher={"model": str(teacher.folder)},
                 methods={"ce": {}, "kd": {}},
+                output={"test": student_refit},
             )
             said, count = capsys.readouterr().err, "the teacher was trained on 18 of the"
-            lines = "\n".join(run_lines(student.run.record, student.run.metrics))
-            assert ("no verdict: the teacher was trained on 18 of these rows" in lines) is refit
             assert (f"warning: {count} 18 validation rows" in said) is refit
             assert ("(the teacher was trained on 18 of these 18 rows)" in said) is refit
             assert "test rows" not in said
+            lines = "\n".join(run_lines(student.run.record, student.run.metrics))
+            if student_refit:  # the test split is scored, of which neither has seen a row
+                assert "on the same 24 test rows\n" in lines
+                assert "no verdict" not in lines
+                compared = study_requests.finished([str(teacher.folder), str(student.folder)], study_requests.Asked())
+                assert compared.result is not None
+                assert not compared.result.leaks
+                continue
+            assert "on the same 18 validation rows\n" in lines
+            assert ("no verdict on either: the teacher was trained on 18 of these rows" in lines) is refit
             assert ("randout compare TEACHER RUN" in lines) is refit
-            compared = study_requests.finished([str(teacher.folder), str(student.folder)], study_requests.Asked())
-            assert compared.result is not None
-            assert not compared.result.leaks
+            assert not refit or "weak-teacher" not in [one.kind for one in student.run.metrics.warnings]
 
 
 def test_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:

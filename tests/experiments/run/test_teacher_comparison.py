@@ -29,7 +29,8 @@ def gap(
         return np.stack([~wrong, wrong], 1).astype(np.float32)
 
     owner = np.arange(rows) % (groups or rows)
-    dataset = SimpleNamespace(split={"validation": np.arange(rows)}, labels=labels, groups=owner)
+    split = {"train": np.arange(rows), "validation": np.arange(rows)}
+    dataset = SimpleNamespace(split=split, labels=labels, groups=owner)
     config = SimpleNamespace(train=SimpleNamespace(metric=metric))
     plan: Any = SimpleNamespace(dataset=dataset, config=config)
     return teacher_gap(plan, logits(student_right, 0), logits(teacher_right, 7))
@@ -56,11 +57,17 @@ def test_few_groups_have_no_verdict() -> None:
 
 def test_the_lines() -> None:
     sizes = Sizes(student=Size(parameters=22_700_000, texts_per_second=1234.5))
-    lines = gap_lines(gap(0.70, 0.90), "big", sizes)
-    assert lines[1] == "student: accuracy 70.00%, 22.7M parameters, 1,234 texts per second here"
-    assert lines[2] == "teacher big: accuracy 90.00%"
-    assert lines[3].startswith("difference -20.00 points, 95 % interval [")
-    assert lines[3].endswith(": worse than the teacher")
+    lines = gap_lines(scored(teacher=gap(0.70, 0.90)), "test", "big", sizes)
+    assert lines[:4] == [
+        "\nstudent and teacher big on the same 600 test rows",
+        "         accuracy %  parameters  texts per second here",
+        "student       70.00       22.7M                  1,234",
+        "teacher       90.00",
+    ]
+    assert lines[4].startswith("difference -20.00 points, 95 % interval [")
+    assert lines[4].endswith(": worse than the teacher")
+    before = gap_lines(scored(teacher=gap(0.70, 0.90), before_refit=True), "validation", "big", Sizes())
+    assert before[0] == "\nstudent and teacher big on the same 600 validation rows, before the refit"
 
 
 def test_the_metric_of_the_run_comes_first_and_accuracy_stays() -> None:
@@ -68,7 +75,8 @@ def test_the_metric_of_the_run_comes_first_and_accuracy_stays() -> None:
     made = np.random.default_rng(0).permutation(600) % 10 < 8  # of the student: right on four rows in five of any class
     always = np.tile([1.0, 0.0, 0.0], (600, 1))  # the teacher: the largest class for all rows
     student = np.eye(3)[np.where(made, labels, (labels + 1) % 3)]
-    dataset = SimpleNamespace(split={"validation": np.arange(600)}, labels=labels, groups=np.arange(600))
+    split = {"train": np.arange(600), "validation": np.arange(600)}
+    dataset = SimpleNamespace(split=split, labels=labels, groups=np.arange(600))
     train = SimpleNamespace(metric="macro_f1")
     plan: Any = SimpleNamespace(dataset=dataset, config=SimpleNamespace(train=train))
     found = teacher_gap(plan, student, always)
@@ -79,11 +87,15 @@ def test_the_metric_of_the_run_comes_first_and_accuracy_stays() -> None:
     assert found.primary.difference == pytest.approx(mine - its)
     assert found.teacher_accuracy == pytest.approx(5 / 6)
     assert found.verdict != "better"
-    lines = gap_lines(found, "big", Sizes())
-    assert lines[1] == f"student: macro F1 {mine:.2%}, accuracy {found.student_accuracy:.2%}"
-    assert lines[3].startswith(f"difference in macro F1 {100 * (mine - its):+.2f} points")
-    assert lines[3].endswith(": better than the teacher")
-    assert lines[4].startswith("difference in accuracy -")
+    lines = gap_lines(scored(teacher=found), "validation", "big", Sizes())
+    assert lines[1].split() == ["macro", "F1", "%", "accuracy", "%"]
+    assert lines[2].split() == ["student", f"{100 * mine:.2f}", f"{100 * found.student_accuracy:.2f}"]
+    assert lines[4].startswith(f"difference in macro F1 {100 * (mine - its):+.2f} points")
+    assert lines[4].endswith(": better than the teacher")
+    assert lines[5].startswith("difference in accuracy -")
+    assert found.over_majority is not None
+    assert found.over_majority.estimate == 0, "the teacher is the majority class"
+    assert found.over_majority.low < 0
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "log_loss"])
@@ -91,23 +103,45 @@ def test_a_metric_without_intervals_leaves_accuracy_alone(metric: str) -> None:
     assert gap(0.9, 0.9, metric=metric).primary is None
 
 
-def measured(**known: Any) -> Metrics:
+def scored(**known: Any) -> Scores:
+    """The scores of two rows, and what else is known of them."""
+    return Scores.model_validate(score([0, 1], np.eye(2), {0: "a", 1: "b"}) | known)
+
+
+def measured(test: Scores | None = None, **known: Any) -> Metrics:
     """The metrics of a finished run. known: of its validation scores."""
-    return Metrics(validation=Scores.model_validate(score([0, 1], np.eye(2), {0: "a", 1: "b"}) | known))
+    return Metrics(validation=scored(**known), test=test)
+
+
+RECORD = RunRecord.model_construct(teacher=UsedTeachers(name="big"), sizes=Sizes(student=Size(parameters=22_700_000)))
+TAUGHT = Leaks(rows=30, of=600, roles={"teacher-trained": 30})
 
 
 def test_a_finished_run_shows_the_same_lines() -> None:
-    found = gap(0.70, 0.90)
-    record = RunRecord.model_construct(
-        teacher=UsedTeachers(name="big"), sizes=Sizes(student=Size(parameters=22_700_000))
-    )
-    assert run_lines(record, measured(teacher=found)) == gap_lines(found, "big", record.sizes)
-    assert run_lines(record, measured()) == []
+    own = scored(teacher=gap(0.70, 0.90))
+    assert run_lines(RECORD, measured(teacher=own.teacher)) == gap_lines(own, "validation", "big", RECORD.sizes)
+    assert run_lines(RECORD, measured()) == []
 
 
 def test_no_verdict_on_rows_that_the_teacher_was_trained_on() -> None:
-    leaks = Leaks(rows=30, of=600, roles={"teacher-trained": 30})
-    record = RunRecord.model_construct(teacher=UsedTeachers(name="big"))
-    lines = run_lines(record, measured(teacher=gap(0.70, 0.90), leaks=leaks))
-    assert lines[3].startswith("no verdict: the teacher was trained on 30 of these rows.")
+    lines = run_lines(RECORD, measured(teacher=gap(0.70, 0.90), leaks=TAUGHT))
+    assert lines[4].startswith("no verdict on either: the teacher was trained on 30 of these rows.")
     assert not any("worse" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("taught", "in_test", "split"),
+    [(False, False, "test"), (True, False, "test"), (False, True, "validation"), (True, True, "test")],
+)
+def test_test_rows_come_first_unless_the_teacher_was_trained_on_them(taught: bool, in_test: bool, split: str) -> None:
+    found = {"teacher": gap(0.70, 0.90)}
+    leaking = found | {"leaks": TAUGHT}
+    metrics = measured(scored(**(leaking if in_test else found)), **(leaking if taught else found))
+    assert metrics.compared_split == split
+    lines = run_lines(RECORD, metrics)
+    assert f"{split} rows" in lines[0]
+    assert ("no verdict" in lines[4]) is (taught and in_test)
+
+
+def test_a_single_group_has_no_interval_and_no_verdict() -> None:
+    assert gap_lines(scored(teacher=gap(0.5, 0.9, groups=1)), "test", "big", Sizes())[-1].startswith("no verdict: ")

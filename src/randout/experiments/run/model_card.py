@@ -11,11 +11,14 @@ from randout.baselines import Classifier
 from randout.baselines.settings import chosen
 from randout.core.console import Show
 from randout.core.files import replace_text
+from randout.core.wording import plural
 from randout.models import loading
 from randout.reporting.soft_labels import soft_label_words, temperature_words
+from randout.reporting.teachers import verdict_lines
 from randout.reporting.text import choice_lines
+from randout.reporting.values import metric_name
 from randout.storage import run_folder
-from randout.storage.metrics_record import Metrics
+from randout.storage.metrics_record import Metrics, Scores, TeacherGap
 from randout.storage.run_folder import RunFolder
 from randout.storage.run_record import StudentChoice
 from randout.storage.seen_rows import in_words
@@ -158,9 +161,21 @@ def _scores_table(metrics: Metrics) -> list[str]:
     for name, found in metrics.splits.items():
         if leak := found.leaks:
             lines += ["", f"Leak: {in_words(leak.roles, leak.of, f'{name} rows')}."]
+    if (split := metrics.compared_split) and (gap := metrics.splits[split].teacher):
+        lines += ["", *_teacher_lines(gap, split, metrics.splits[split])]
     if metrics.warnings:
         lines += ["", "Warnings:", "", *(f"- {one.message}" for one in metrics.warnings)]
     return lines
+
+
+def _teacher_lines(gap: TeacherGap, split: str, scores: Scores) -> list[str]:
+    """Return the comparison with the teacher in one metric, the run's own, without what differs between machines."""
+    metric, own = next(iter(gap.by_metric.items()))
+    found = f"Student and teacher on the same {plural(gap.rows, f'{split} row')}{' (before the refit)' * scores.before_refit}: "
+    found += f"{metric_name(metric)} {own.student:.4f} and {own.teacher:.4f}"
+    if taught := scores.taught_rows:
+        return [f"{found}; no verdict, as the teacher was trained on {taught:,} of these rows."]
+    return [f"{found}; {verdict_lines(gap, split)[0]}."]
 
 
 def update_card(plan: Plan, run: RunFolder, before: Metrics, metrics: Metrics, show: Show) -> None:

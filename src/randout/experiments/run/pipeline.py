@@ -47,8 +47,10 @@ from .scoring import open_test, rows_sha256, score_split, score_test
 from .student import Options, Paused, Stopped, check_methods, environment, student_of
 from .student_selection import FOLDER as CHOICE
 from .student_selection import chosen_plan, train_chosen
-from .teacher import prepare_teacher, teacher_warnings
+from .teacher import prepare_teacher
 from .teacher_comparison import teacher_gap, texts_per_second
+from .teacher_test_logits import teacher_of_plan
+from .teacher_warnings import teacher_warnings
 
 REFIT = "refit"  # subfolder of a run folder that holds the checkpoint of the refit
 EARLY_FILES = {".lock", "run.toml", "split.json", "run.json", SEEN_ROWS}  # may exist before `run.json` does
@@ -252,13 +254,15 @@ def _finish(
         metrics.validation.before_refit = True
         final = refitted(plan, run, teacher, options)
     if plan.config.output.test and "test" in plan.dataset.split:
-        metrics.test = score_test(final.logits, plan, run, show, "train")
+        taught_by = teacher_of_plan(plan, options.runs) if teacher else None
+        device = plan.config.train.device
+        metrics.test = score_test(final.logits, plan, run, show, "train", taught_by, device)
     history = trained.history
     if final is not trained:
         history = history | {"refit_seconds": sum(one["seconds"] for one in final.history["epochs"])}
     run.write("history.json", history)
     sizes = _compare_with_teacher(plan, trained, teacher, metrics.validation) if teacher else None
-    metrics.warnings = teacher_warnings(plan, metrics.validation, teacher, run)
+    metrics.warnings = teacher_warnings(plan, teacher, run)
     diagnose(plan, run, metrics, trained.history)
     final.save(run.model, model_card(plan, metrics, teacher, run.record.choice))
     if seen := read_seen(run.path):

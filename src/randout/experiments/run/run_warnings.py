@@ -18,6 +18,7 @@ from randout.storage.run_folder import RunFolder
 from randout.storage.run_record import RunRecord
 
 from .plan import Plan
+from .teacher_warnings import weak_first_teacher
 
 SPLITS = ("validation", "test")
 
@@ -31,7 +32,7 @@ def diagnose(plan: Plan, run: RunFolder, metrics: Metrics, history: Mapping[str,
     """Add a bag-of-words baseline to every scored split, and replace the warnings.
 
     Warnings about predictions concern the test split if it is scored, else validation. Warnings about the run itself that
-    are already in `metrics` (about its teachers) are kept. A split that is not in `metrics` is not read.
+    are already in `metrics` (about further teachers) are kept. A split that is not in `metrics` is not read.
     """
     dataset = plan.dataset
     names = list(dataset.id2label.values())
@@ -54,7 +55,8 @@ def diagnose(plan: Plan, run: RunFolder, metrics: Metrics, history: Mapping[str,
     hint = "" if late else diagnostics.hint(history, usual)
     own = _of_split(run, last, splits[last], names, int(train.argmax()), metric, hint)
     others = [diagnostics.unseen(scores.unseen, split) for split, scores in splits.items() if split != last]
-    every = [*own, *filter(None, others), *([late] if late else [])]
+    teacher = weak_first_teacher(plan, run, metrics)
+    every = [*own, *filter(None, others), *filter(None, (late, teacher))]
     metrics.warnings = [*as_records(every), *about]
 
 

@@ -46,6 +46,8 @@ from .saved_model import (
     trained_columns,
 )
 from .soft_labels import output_names
+from .teacher_comparison import teacher_gap
+from .teacher_test_logits import TestedTeacher, teacher_of_run, teacher_test_logits
 
 PLACEHOLDER = re.compile(r"LABEL_\d+")  # the name that transformers gives an unnamed output
 
@@ -122,11 +124,28 @@ def compare_runs(found: dict[str, RunFolder], baseline: str, split: str = "test"
     return compare_models(first.labels, logits, baseline, first.groups, len(first.names), outputs=outputs)
 
 
-def score_test(logits_of: RowLogits, plan: Plan, run: RunFolder, show: Show, by: str) -> Scores:
-    """Score the test split and return its metrics; the opening is recorded first."""
-    times = run_folder.record_opening(run, rows_sha256(plan, "test"), "test", by)
+def score_test(
+    logits_of: RowLogits,
+    plan: Plan,
+    run: RunFolder,
+    show: Show,
+    by: str,
+    teacher: TestedTeacher | None = None,
+    device: str = "cpu",
+) -> Scores:
+    """Score the test split and return its metrics; the opening is recorded first.
+
+    teacher: is scored on the same rows in the same opening, on `device`, and compared with the student.
+    """
+    name = teacher.name if teacher else ""
+    times = run_folder.record_opening(run, rows_sha256(plan, "test"), "test", by, teacher=name)
     show.say(f"scoring the test split ({_times_scored(times)})")
-    return score_split(logits_of, plan, "test", run, show)
+    scores = score_split(logits_of, plan, "test", run, show)
+    if teacher is not None:
+        made = read_predictions(run.predictions("test"), run.labels).logits
+        if gap := teacher_gap(plan, made, teacher_test_logits(plan, run, teacher, device, show), "test"):
+            scores.teacher = gap
+    return scores
 
 
 def _times_scored(times: int) -> str:
@@ -163,7 +182,7 @@ def open_test(
         show.warn(f"{found}, so test scores will be too high")
     before, metrics = run.metrics, run.metrics
     logits_of = load_classifier(str(run.path), device).row_logits(plan.dataset)
-    metrics.test = score_test(logits_of, plan, run, show, by)
+    metrics.test = score_test(logits_of, plan, run, show, by, teacher_of_run(run), device)
     diagnose(plan, run, metrics, run.read("history.json"))
     run.write("metrics.json", metrics.as_json())
     update_card(plan, run, before, metrics, show)

@@ -1,4 +1,4 @@
-"""The teacher of a plan: located or fine-tuned, its soft labels, and whether it is better than its student."""
+"""The teacher of a plan: located or fine-tuned, and its soft labels."""
 
 from __future__ import annotations
 
@@ -11,25 +11,19 @@ import torch
 
 from randout.core.errors import Failure, UserError
 from randout.core.wording import plural
-from randout.methods.builtin import GOLD
 from randout.models import loading
 from randout.models.encoder import Encoder
 from randout.models.inference import predict
 from randout.models.sources import Source
 from randout.models.tokens import encode, truncate
 from randout.stats import diagnostics
-from randout.stats.diagnostics import Finding
 from randout.stats.metrics import score
-from randout.storage import run_folder
-from randout.storage.metrics_record import RunWarning, Scores
-from randout.storage.run_folder import RunFolder
 from randout.storage.seen_rows import TRAINED, read_seen
 
 from . import soft_labels
 from .imported_teacher import ImportedTeacher
 from .options import Options
 from .plan import Plan, TeacherOutputs
-from .run_warnings import as_records
 from .student import live_teacher
 from .teacher_comparison import TIMED_ROWS, texts_per_second
 
@@ -125,69 +119,3 @@ def _teacher_length(encoder: Encoder, plan: Plan, teacher: Source | Plan, name: 
     if isinstance(teacher, Plan):
         return int(teacher.config.student.max_length)
     return min(encoder.longest, 512)
-
-
-def teacher_warnings(plan: Plan, own: Scores, teacher: TeacherOutputs | None, run: RunFolder) -> list[RunWarning]:
-    """Return the warnings about the teachers of a finished student.
-
-    They are: no teacher although a method needs one, a teacher that is not above the majority class, and a first teacher
-    that is not above the plain student (a finished plain run in the same folder, else this student). own: the student's
-    validation metrics.
-    """
-    if teacher is None:
-        left_out = run.record.left_out
-        return as_records([no_teacher(left_out)] if left_out else [])
-    dataset = plan.dataset
-    held, names = dataset.split["validation"], dataset.names
-    majority = int(np.bincount(dataset.labels[dataset.split["train"]]).argmax())
-    found = []
-    for one in (teacher, *teacher.others):
-        scored = held[~np.isnan(one.logits[held].numpy()).any(1)]  # imported soft labels may lack some rows
-        if not len(scored):
-            continue
-        made = one.logits[scored].numpy().argmax(1)
-        weak = diagnostics.weak_teacher(
-            dataset.labels[scored], made, dataset.groups[scored], names, majority, one.name, _metric(plan)
-        )
-        if weak is None and one is teacher and len(scored) == len(held):
-            weak = _not_above_student(plan, own, teacher, run)
-        found += [weak] if weak else []
-    return as_records(found)
-
-
-def no_teacher(left_out: Sequence[str]) -> Finding:
-    """Return the warning that methods of the default preset were left out because no teacher was found."""
-    text = f"No teacher was found, so the student was trained without {' and '.join(left_out)}. "
-    return Finding(
-        "no-teacher",
-        f"{text}Use --teacher NAME to distil from a model, or --teacher none to train without a teacher on purpose.",
-    )
-
-
-def _not_above_student(plan: Plan, own: Scores, teacher: TeacherOutputs, run: RunFolder) -> Finding | None:
-    metric = _metric(plan)
-    plain, its = own.value(metric), teacher.validation[metric]
-    what = "this student"
-    for other in run_folder.list_runs(run.path.parent):
-        if _is_plain_twin(other, plan):
-            plain, what = other.metrics.validation.value(metric), "the plain student"
-    if its > plain:
-        return None
-    text = f"The teacher ({diagnostics.in_metric(metric)}{its:.2%}) is not above {what} ({plain:.2%}) on validation, "
-    return Finding("weak-teacher", f"{text}so there may be little to learn from it.")
-
-
-def _metric(plan: Plan) -> str:
-    """Return the metric in which a run's models are compared."""
-    return diagnostics.metric_for(plan.config.train.metric)
-
-
-def _is_plain_twin(other: RunFolder, plan: Plan) -> bool:
-    """Return whether a finished run is the same student on the same rows, trained with cross-entropy only."""
-    try:
-        record = other.record
-    except UserError:  # written in another format: not an error here
-        return False
-    identity, same = record.identity.as_json(), ("data", "split", "student")
-    alone = record.finished is not None and record.identity.methods.keys() == {GOLD}
-    return alone and all(identity[part] == plan.identity[part] for part in same)

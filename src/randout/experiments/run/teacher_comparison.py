@@ -1,4 +1,4 @@
-"""Student and teacher side by side on the same validation rows: difference, sizes and speed."""
+"""Student and teacher side by side on the same held-out rows: difference, sizes and speed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from randout.stats.diagnostics import compared, metric_for
 from randout.stats.metrics import confusion, rates
 from randout.stats.multiplicity import GROUPS_NEEDED
-from randout.storage.metrics_record import Gap, MetricGap, TeacherGap
+from randout.storage.metrics_record import Estimate, Gap, MetricGap, TeacherGap
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -20,19 +20,19 @@ MARGIN = 0.02  # of a metric: a student that is worse by less than this matches 
 TIMED_ROWS = 64
 
 
-def teacher_gap(plan: Plan, student: np.ndarray, teacher: np.ndarray) -> TeacherGap | None:
-    """Compare student and teacher on the validation rows.
+def teacher_gap(plan: Plan, student: np.ndarray, teacher: np.ndarray, split: str = "validation") -> TeacherGap | None:
+    """Compare student and teacher on the rows of a held-out split.
 
     student, teacher: (n, C) logits of the rows, in their order; rows for which the teacher has none (NaN) are left out.
     Returns None if no row is left, else both accuracies, the difference "student minus
     teacher" with its 95 % interval over groups, and a verdict: "better", "matches" (worse by less than `MARGIN`: the lower
     end of the 90 % interval, a one-sided test at 5 %), "worse", or "undecided". If the run uses another metric, `primary`
-    holds the same for it.
+    holds the same for it. `over_majority` is the teacher minus the majority class, in the run's metric.
     """
     known = ~np.isnan(teacher).any(1)
     if not known.any():
         return None
-    rows, student, teacher = plan.dataset.split["validation"][known], student[known], teacher[known]
+    rows, student, teacher = plan.dataset.split[split][known], student[known], teacher[known]
     labels, groups = plan.dataset.labels[rows], plan.dataset.groups[rows]
     made = (student.argmax(1), teacher.argmax(1))
     classes = max(student.shape[1], int(labels.max()) + 1)  # labels without a training row come last
@@ -52,6 +52,9 @@ def teacher_gap(plan: Plan, student: np.ndarray, teacher: np.ndarray) -> Teacher
         found.difference, found.low, found.high = accuracy.difference, accuracy.low, accuracy.high
     if metric != "accuracy":
         found.primary = MetricGap.model_validate({"metric": metric} | gap(metric).as_json())
+    always = np.full_like(labels, np.bincount(plan.dataset.labels[plan.dataset.split["train"]]).argmax())
+    if pair := compared(labels, always, made[1], groups, classes, metric):
+        found.over_majority = Estimate(estimate=pair.estimate, low=pair.low, high=pair.high)
     return found
 
 

@@ -1,0 +1,108 @@
+"""Warnings about the teachers of a run: none was found, or one that has little to teach.
+
+A teacher is only judged on rows that it was not trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from randout.core.errors import UserError
+from randout.methods.builtin import GOLD
+from randout.models.sources import Source
+from randout.stats import diagnostics
+from randout.stats.diagnostics import Finding
+from randout.storage import run_folder
+from randout.storage.metrics_record import Metrics, RunWarning
+from randout.storage.run_folder import RunFolder
+from randout.storage.seen_rows import ANY_TRAINED, read_seen
+
+from .imported_teacher import ImportedTeacher
+from .plan import Plan, TeacherOutputs
+
+
+def teacher_warnings(plan: Plan, teacher: TeacherOutputs | None, run: RunFolder) -> list[RunWarning]:
+    """Return the warnings about teachers that hold whatever split is scored.
+
+    They are: no teacher although a method needs one, and a further teacher that is not above the majority class on the
+    validation rows. The first teacher is judged by `weak_first_teacher`.
+    """
+    if teacher is None:
+        left_out = run.record.left_out
+        found = [no_teacher(left_out)] if left_out else []
+    else:
+        further = zip(plan.teachers[1:], teacher.others, strict=True)
+        found = [weak for source, one in further if (weak := _below_majority(plan, source, one))]
+    return [RunWarning(kind=one.kind, message=one.message, split=one.split) for one in found]
+
+
+def no_teacher(left_out: Sequence[str]) -> Finding:
+    """Return the warning that methods of the default preset were left out because no teacher was found."""
+    text = f"No teacher was found, so the student was trained without {' and '.join(left_out)}. "
+    return Finding(
+        "no-teacher",
+        f"{text}Use --teacher NAME to distil from a model, or --teacher none to train without a teacher on purpose.",
+    )
+
+
+def _below_majority(plan: Plan, source: Source | ImportedTeacher | Plan, teacher: TeacherOutputs) -> Finding | None:
+    """Judge a further teacher on the validation rows for which it has logits and that it was not trained on."""
+    dataset, metric = plan.dataset, diagnostics.metric_for(plan.config.train.metric)
+    held = dataset.split["validation"]
+    rows = held[~np.isnan(teacher.logits[held].numpy()).any(1)]
+    if isinstance(source, Source) and (seen := read_seen(source.folder)):
+        rows = rows[seen.roles_of(dataset.hashes[rows]) & ANY_TRAINED == 0]
+    if not len(rows):
+        return None
+    majority = int(np.bincount(dataset.labels[dataset.split["train"]]).argmax())
+    made = teacher.logits[rows].numpy().argmax(1)
+    return diagnostics.weak_teacher(
+        dataset.labels[rows], made, dataset.groups[rows], dataset.names, majority, teacher.name, metric
+    )
+
+
+def weak_first_teacher(plan: Plan, run: RunFolder, metrics: Metrics) -> Finding | None:
+    """Return a warning if the first teacher is no better than what costs less, on rows that it was not trained on.
+
+    That is, in the metric of the run: the majority class or the student (by their intervals), the same student trained
+    without a teacher in the same folder of runs, or the bag-of-words baseline. None if there are no such rows.
+    """
+    split = metrics.compared_split
+    scores = metrics.splits.get(split)
+    if scores is None or scores.teacher is None or scores.taught_rows:
+        return None
+    metric, gap = next(iter(scores.teacher.by_metric.items()))
+    what, over = diagnostics.in_metric(metric), scores.teacher.over_majority
+    start = f"The teacher ({what}{gap.teacher:.1%} on {split}) is not "
+    if over is not None and over.low <= 0:
+        text = (
+            f"{start}{diagnostics.clearly(over.estimate)}above the majority class ({gap.teacher - over.estimate:.1%}), "
+        )
+        return Finding("weak-teacher", f"{text}so there is little to learn from it.", split)
+    if gap.verdict == "better":
+        other = f"this student ({gap.student:.1%})"
+    elif (plain := _plain_score(plan, run, split, metric)) is not None and gap.teacher <= plain:
+        other = f"the student trained without it ({plain:.1%})"
+    elif scores.baseline and gap.teacher <= scores.baseline.value(metric) and scores.teacher.rows == scores.rows:
+        other = f"the {scores.baseline.name} ({scores.baseline.value(metric):.1%}), which costs seconds"
+    else:
+        return None
+    return Finding("weak-teacher", f"{start}above {other}, so there may be little to learn from it.", split)
+
+
+def _plain_score(plan: Plan, run: RunFolder, split: str, metric: str) -> float | None:
+    """Return the score of the same student on the same rows, trained with cross-entropy only; None if there is no such run."""
+    found = None
+    for other in run_folder.list_runs(run.path.parent):
+        try:
+            record = other.record
+            identity, same = record.identity.as_json(), ("data", "split", "student")
+            alone = record.finished is not None and record.identity.methods.keys() == {GOLD}
+            if alone and all(identity[part] == plan.identity[part] for part in same):
+                scores = other.metrics.splits.get(split)
+                found = scores.value(metric) if scores else found
+        except UserError:  # written in another format: not an error here
+            continue
+    return found

@@ -1,0 +1,143 @@
+"""A teacher on the test rows of its student: where its logits come from, what is logged, and the warning that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from randout import api
+from randout.experiments.run.reload import reload_plan
+from randout.experiments.run.teacher_warnings import weak_first_teacher
+from randout.stats.metrics import score
+from randout.storage.metrics_record import BaselineScores, Estimate, Leaks, Metrics, Scores, TeacherGap
+from randout.storage.predictions import read_predictions
+from randout.storage.run_folder import RunFolder, openings
+
+SETTINGS = {
+    "epochs": 2,
+    "learning_rate": 2e-3,
+    "precision": "float32",
+    "batch_size": 16,
+    "device": "cpu",
+    "refit": False,
+}
+Train = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("students") / "runs"
+
+
+@pytest.fixture(scope="module")
+def train(place: Path, tiny_model: Callable[[str], Path], toy_csv: Any) -> Train:
+    """Train on one table. more: settings of the student."""
+    data, student = toy_csv(120, 1), str(tiny_model("bert"))
+
+    def run(name: str, teacher: str = "none", preset: str = "plain", **more: Any) -> RunFolder:
+        settings = SETTINGS | {key.replace("__", "."): value for key, value in more.items()}
+        done = api.train(
+            data, student=student, teacher=teacher, preset=preset, settings=settings, runs=place, out=place / name
+        )
+        return RunFolder(done.folder)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def teacher(train: Train) -> RunFolder:
+    """A run that was scored on its test rows."""
+    return train("teacher")
+
+
+def accuracy(run: RunFolder, split: str = "test") -> float:
+    found = read_predictions(run.predictions(split), run.labels)
+    return float((found.predicted == found.labels).mean())
+
+
+def test_the_teachers_own_predictions_are_read(train: Train, teacher: RunFolder, place: Path) -> None:
+    student = train("student", str(teacher.path), "kd")
+    gap = student.metrics.test.teacher
+    assert gap.teacher_accuracy == pytest.approx(accuracy(teacher))
+    assert gap.student_accuracy == pytest.approx(accuracy(student))
+    assert gap.difference == pytest.approx(accuracy(student) - accuracy(teacher))
+    assert not (place / "soft-labels" / "test").exists(), "nothing had to be computed"
+    entry = openings(place)[-1]
+    assert (entry.run, entry.teacher, entry.by) == ("student", "teacher", "train")
+    card = (student.model / "README.md").read_text()
+    assert f"Student and teacher on the same {gap.rows} test rows: accuracy {gap.student_accuracy:.4f} and" in card
+
+
+def test_logits_that_are_computed_are_the_same_and_stored(train: Train, place: Path) -> None:
+    """The teacher's classes are in another order, so its own predictions are not read."""
+    other = train("other", data__labels=["sport", "health", "money"])
+    gap = train("another", str(other.path), "kd", seed=2).metrics.test.teacher
+    assert gap.teacher_accuracy == pytest.approx(accuracy(other))
+    (stored,) = (place / "soft-labels" / "test").glob("*.safetensors")
+    written = stored.stat().st_mtime_ns
+    again = train("third", str(other.path), "kd", seed=4).metrics.test.teacher
+    assert again.teacher_accuracy == gap.teacher_accuracy
+    assert stored.stat().st_mtime_ns == written, "the second student reads them"
+
+
+def test_a_test_split_that_is_scored_later_compares_them_too(train: Train, teacher: RunFolder, place: Path) -> None:
+    student = train("closed", str(teacher.path), "kd", seed=3, output__test=False)
+    assert student.metrics.compared_split == "validation"
+    before = len(openings(place))
+    api.evaluate(student.path, split="test")
+    gap = student.metrics.test.teacher
+    assert student.metrics.compared_split == "test"
+    assert gap.teacher_accuracy == pytest.approx(accuracy(teacher))
+    assert [entry.teacher for entry in openings(place)[before:]] == ["teacher"]
+    card = (student.model / "README.md").read_text()
+    assert "Student and teacher on the same" in card
+    assert "validation rows" not in card.partition("Student and teacher")[2].partition("\n")[0]
+
+
+def metrics_of(gap: dict[str, Any], **known: Any) -> Metrics:
+    """Of a run whose teacher is compared on the test rows. gap: what differs from a teacher that is worth learning from."""
+    found = {"rows": 2, "margin": 0.02, "student_accuracy": 0.8, "teacher_accuracy": 0.9, "verdict": "undecided"}
+    over = {"over_majority": Estimate(estimate=0.4, low=0.3, high=0.5)}
+    scores = Scores.model_validate(score([0, 1], np.eye(2), {0: "a", 1: "b"}))
+    test = scores.model_copy(update={"teacher": TeacherGap.model_validate(found | over | gap)} | known)
+    return Metrics(validation=scores, test=test)
+
+
+RATES = dict.fromkeys(("balanced_accuracy", "macro_precision", "macro_recall", "macro_f1", "weighted_f1"), 0.5)
+WORDS = BaselineScores(name="bag-of-words", train_rows=9, sampled=False, accuracy=0.95, **RATES)
+BELOW = {"over_majority": Estimate(estimate=0.1, low=-0.1, high=0.3)}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "expected"),
+    [
+        (metrics_of({}), None),
+        (metrics_of({"student_accuracy": 0.95}), None),  # chance may explain it
+        (metrics_of({"student_accuracy": 0.95, "verdict": "better"}), "not above this student (95.0%)"),
+        (metrics_of({}, baseline=WORDS), "not above the bag-of-words (95.0%)"),
+        (metrics_of(BELOW), "not clearly above the majority class (80.0%)"),
+        (metrics_of(BELOW, leaks=Leaks(rows=1, of=2, roles={"teacher-trained": 1})), None),
+    ],
+)
+def test_a_teacher_that_has_little_to_teach(
+    teacher: RunFolder, metrics: Metrics, expected: str | None, tmp_path: Path
+) -> None:
+    found = weak_first_teacher(reload_plan(teacher), RunFolder(tmp_path / "alone"), metrics)
+    assert (found is None) is (expected is None)
+    if found is not None:
+        assert expected in found.message
+        assert (found.kind, found.split) == ("weak-teacher", "test")
+
+
+def test_the_plain_student_is_compared_on_the_same_rows(teacher: RunFolder) -> None:
+    """A teacher that the same student, trained without it in the same folder, equals on the test rows."""
+    beside = RunFolder(teacher.path.parent / "any")
+    own = teacher.metrics.test.accuracy
+    found = weak_first_teacher(reload_plan(teacher), beside, metrics_of({"teacher_accuracy": own}))
+    assert found is not None
+    assert f"not above the student trained without it ({own:.1%})" in found.message
+    assert weak_first_teacher(reload_plan(teacher), beside, metrics_of({"teacher_accuracy": own + 0.001})) is None
