@@ -443,7 +443,7 @@ def test_without_a_model_of_labels_the_baseline_teaches_none_of_the_others() -> 
 def test_findings_are_counted_and_not_the_checks_that_made_them(tmp_path: Path) -> None:
     run = make_run(tmp_path / "plain")
     (subject,) = read.read([run])
-    assert checks.checks(subject).parts == ("All 11 checks passed.",)
+    assert checks.checks(subject).parts == ("All 12 checks passed.",)
     late = [RunWarning(kind=kind, message="m", split="test") for kind in ("unseen", "calibration")]
 
     def warned(count: int) -> Subject:
@@ -452,8 +452,8 @@ def test_findings_are_counted_and_not_the_checks_that_made_them(tmp_path: Path) 
         return replace(subject, arms=(Arm("plain", (replace(model, metrics=metrics),)),))
 
     one, two = warned(1), warned(2)
-    assert checks.checks(one).parts[0] == "1 finding from 1 check; 10 of 11 checks found nothing."
-    assert checks.checks(two).parts[0] == "2 findings from 1 check; 10 of 11 checks found nothing."
+    assert checks.checks(one).parts[0] == "1 finding from 1 check; 11 of 12 checks found nothing."
+    assert checks.checks(two).parts[0] == "2 findings from 1 check; 11 of 12 checks found nothing."
     assert len(checks.checks(two).parts) == 3
 
 

@@ -420,22 +420,25 @@ def test_distillation_that_was_asked_for_needs_a_teacher(
     assert not (tmp_path / "runs" / "k").exists()
 
 
-def test_the_default_preset_trains_without_a_teacher_and_says_so_twice(
+def test_the_default_preset_trains_without_a_teacher_and_says_so_among_the_results(
     run: Any, toy_csv: Any, tiny_model: Any, tmp_path: Path, empty_caches: None
 ) -> None:
     words = ["train", toy_csv(90, 1), "--student", tiny_model("bert"), *SETS]
     code, _, err = run(*words, "-o", "runs/none", "--teacher", "none", "--set", "methods.kd=false")
     assert code == 0
-    code, _, err = run(*words, "-o", "runs/auto")
+    code, out, err = run(*words, "-o", "runs/auto")
     assert code == 0
-    start, end = err.split("Warnings")
-    assert "No teacher: no larger encoder found locally. kd is left out" in start
-    assert "No teacher was found, so the student was trained without kd" in end
-    warnings = json.loads((tmp_path / "runs/auto/metrics.json").read_text())["warnings"]
-    assert "no-teacher" in [one["kind"] for one in warnings]
-    code, _, err = run(*words, "-o", "runs/declined", "--teacher", "none", "--fresh")
+    said = "No teacher: no larger encoder was found locally, so the student was trained without kd. To distil"
+    assert out.count(said) == 1
+    assert "teacher:" not in err.lower()
+    assert "by default and without a teacher" in err
+    assert run("runs", "show", "runs/auto")[1].count(said) == 1
+    assert json.loads(run(*words, "-o", "runs/auto", "--json")[1])["left_out"] == ["kd"]
+    report([tmp_path / "runs/auto"], tmp_path / "page", formats="md")
+    assert next((tmp_path / "page").glob("*.md")).read_text().count("Trained without a teacher") == 1
+    code, out, err = run(*words, "-o", "runs/declined", "--teacher", "none", "--fresh")
     assert code == 0
-    assert "No teacher was found" not in err, "it was declined"
+    assert "no larger encoder" not in out + err, "it was declined"
     code, _, err = run("soft-labels", toy_csv(90, 1), "--student", tiny_model("bert"), "--teacher", "none")
     assert code == 2
     assert "learns from a teacher, and there is none" in err

@@ -187,8 +187,8 @@ def _read(work: Work) -> Dataset:
     from randout.experiments.run.already_trained import check_student, find_models
     from randout.experiments.run.imported_teacher import check_imported
 
-    check_student(work.config)
     dataset = load(work.config.data)
+    check_student(work.config)
     find_models(work.config)
     check_imported(work.config, dataset)
     _introduce(work.config, dataset, work.options.show)
@@ -235,6 +235,7 @@ def report(result: Result, as_json: bool, show: Show) -> None:
         found = {"run": str(result.folder), "model": str(result.model_path), "metrics": result.metrics}
         found |= {"choice": record.choice.as_json()} if record.choice else {}
         found |= {"teacher": record.teacher.as_json()} if record.teacher else {}
+        found |= {"left_out": record.left_out} if record.left_out else {}
         print(json.dumps(found | {"warnings": [one.as_json() for one in warnings]}, indent=1))
         show.conclude(messages(warnings))
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 WARNING = "warning: "  # start of a note on data that is shown as a warning
 MAX_LABELS = 20  # labels listed in a message
@@ -16,6 +16,14 @@ def plural(count: int, noun: str, nouns: str = "") -> str:
 def verb(count: int, one: str, more: str) -> str:
     """Return the verb form that agrees with `count`: `verb(1, "has", "have")` is `has`."""
     return one if count == 1 else more
+
+
+def no_teacher_words(methods: Sequence[str]) -> str:
+    """Say that methods of the default preset were left out because no teacher was found, and what to do."""
+    return (
+        f"No teacher: no larger encoder was found locally, so the student was trained without {' and '.join(methods)}. To "
+        "distil from a model: --teacher NAME"
+    )
 
 
 def type_words(value: object) -> str:

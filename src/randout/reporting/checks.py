@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from randout.core.wording import plural, verb
+from randout.core.wording import no_teacher_words, plural, verb
 from randout.stats.diagnostics import KINDS
 from randout.storage.run_folder import RunFolder
 from randout.storage.seen_rows import in_words, read_seen, rows_of_old_teachers
@@ -24,9 +24,7 @@ from .subjects import Model, Subject
 from .values import Check, Section, format_cell, plain
 
 SEVERITIES = ("problem", "warning", "note")
-LEARNED_NOTHING = {
-    kind: KINDS[kind] for kind in ("one-class", "never-predicted", "unseen", "baseline", "calibration", "no-teacher")
-}
+LEARNED_NOTHING = {kind: KINDS[kind] for kind in ("one-class", "never-predicted", "unseen", "baseline", "calibration")}
 
 
 def checks(subject: Subject) -> Section:
@@ -261,6 +259,14 @@ def _taught(model: Model) -> tuple[str, float] | None:
     return None if taught is None else (split, taught)
 
 
+def no_teacher(subject: Subject) -> Iterator[Check]:
+    """Models that were trained without distillation only because no teacher was found."""
+    found = {_name_with_unit(model): model.record.left_out for model in subject.models if model.record.left_out}
+    if found:
+        text = f"{', '.join(found)}: {no_teacher_words(next(iter(found.values())))}."
+        yield Check("no-teacher", "note", KINDS["no-teacher"], text)
+
+
 def several_machines(subject: Subject) -> Iterator[Check]:
     """Scores from different versions or devices differ for other reasons too."""
     places = {tuple(sorted((k, plain(v)) for k, v in m.record.environment.items())) for m in subject.models}
@@ -288,6 +294,7 @@ CHECKS: tuple[Callable[[Subject], Iterator[Check]], ...] = (
     no_better_than_majority,
     still_rising,
     weak_teacher,
+    no_teacher,
     several_machines,
     untuned_arms,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from randout.core.text_tables import table_lines
-from randout.core.wording import plural
+from randout.core.wording import no_teacher_words, plural
 from randout.storage.metrics_record import Metrics, Scores, TeacherGap
 from randout.storage.run_record import RunRecord, Sizes
 
@@ -149,7 +149,9 @@ def _size_columns(sizes: Sizes) -> list[tuple[str, str, str]]:
 
 
 def run_lines(record: RunRecord, metrics: Metrics) -> list[str]:
-    """`gap_lines` of a finished run; empty if it had no teacher."""
+    """`gap_lines` of a finished run, or why there was no teacher although one was wanted; else empty."""
+    if record.left_out:
+        return ["\n" + no_teacher_words(record.left_out)]
     split = metrics.compared_split
     if not split or record.teacher is None:
         return []

@@ -262,7 +262,7 @@ def _finish(
         history = history | {"refit_seconds": sum(one["seconds"] for one in final.history["epochs"])}
     run.write("history.json", history)
     sizes = _compare_with_teacher(plan, trained, teacher, metrics.validation) if teacher else None
-    metrics.warnings = teacher_warnings(plan, teacher, run)
+    metrics.warnings = teacher_warnings(plan, teacher)
     diagnose(plan, run, metrics, trained.history)
     final.save(run.model, model_card(plan, metrics, teacher, run.record.choice))
     if seen := read_seen(run.path):

@@ -80,7 +80,8 @@ def _encoder_plan(config: Config, dataset: Dataset, required: Collection[str]) -
     methods = _suitable_methods(methods, dataset, notes)
     if not required:
         used = " + ".join(method.name for method in methods)
-        notes.append(f"methods: {used}, by default (others: --preset NAME or --set methods.NAME=true)")
+        how = "by default and without a teacher" if missing else "by default"
+        notes.append(f"methods: {used}, {how} (others: --preset NAME or --set methods.NAME=true)")
     settings, tokens = _student_settings(config.student, methods, student, dataset, train.device, notes)
     as_asked, train = train, _train_settings(train, methods, student, dataset, notes)
     config = config.model_copy(
@@ -362,8 +363,6 @@ def _find_teacher(
     limit = float("inf") if device == "cuda" else CPU_TEACHER
     larger = [f for f in local_encoders() if size * 1.2 < (f / weights).stat().st_size <= limit]
     if not larger:
-        out = ", ".join(method.name for method in methods if method.teacher)
-        notes.append(f"No teacher: no larger encoder found locally. {out} is left out. Use --teacher NAME to distil")
         return None, "none"
     source = find(str(larger[-1]))
     notes.append(f"teacher: {source.label}, the largest encoder found locally that fits here (another: --teacher)")

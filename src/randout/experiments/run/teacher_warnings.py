@@ -1,11 +1,9 @@
-"""Warnings about the teachers of a run: none was found, or one that has little to teach.
+"""Warnings about a teacher of a run that has little to teach.
 
 A teacher is only judged on rows that it was not trained on.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -23,28 +21,14 @@ from .imported_teacher import ImportedTeacher
 from .plan import Plan, TeacherOutputs
 
 
-def teacher_warnings(plan: Plan, teacher: TeacherOutputs | None, run: RunFolder) -> list[RunWarning]:
-    """Return the warnings about teachers that hold whatever split is scored.
+def teacher_warnings(plan: Plan, teacher: TeacherOutputs | None) -> list[RunWarning]:
+    """Return a warning for each further teacher that is not above the majority class on the validation rows.
 
-    They are: no teacher although a method needs one, and a further teacher that is not above the majority class on the
-    validation rows. The first teacher is judged by `weak_first_teacher`.
+    The first teacher is judged by `weak_first_teacher`.
     """
-    if teacher is None:
-        left_out = run.record.left_out
-        found = [no_teacher(left_out)] if left_out else []
-    else:
-        further = zip(plan.teachers[1:], teacher.others, strict=True)
-        found = [weak for source, one in further if (weak := _below_majority(plan, source, one))]
+    further = zip(plan.teachers[1:], teacher.others, strict=True) if teacher else ()
+    found = [weak for source, one in further if (weak := _below_majority(plan, source, one))]
     return [RunWarning(kind=one.kind, message=one.message, split=one.split) for one in found]
-
-
-def no_teacher(left_out: Sequence[str]) -> Finding:
-    """Return the warning that methods of the default preset were left out because no teacher was found."""
-    text = f"No teacher was found, so the student was trained without {' and '.join(left_out)}. "
-    return Finding(
-        "no-teacher",
-        f"{text}Use --teacher NAME to distil from a model, or --teacher none to train without a teacher on purpose.",
-    )
 
 
 def _below_majority(plan: Plan, source: Source | ImportedTeacher | Plan, teacher: TeacherOutputs) -> Finding | None:
