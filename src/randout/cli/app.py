@@ -104,10 +104,10 @@ def soft_labels(
     settings = named({"data": table, "student": {"model": student}})
     settings |= {"teacher": {"model": teacher}, "output": {"test": False}}
     config = requested(settings, preset, recipe, sets).config()
+    check_student(config)
     show = Show(quiet)
     dataset = load(config.data)
     dataset.report.warn(show)
-    check_student(config)
     find_models(config)
     if is_soft_label_file(teacher):
         raise UserError(

@@ -187,8 +187,8 @@ def _read(work: Work) -> Dataset:
     from randout.experiments.run.already_trained import check_student, find_models
     from randout.experiments.run.imported_teacher import check_imported
 
-    dataset = load(work.config.data)
     check_student(work.config)
+    dataset = load(work.config.data)
     find_models(work.config)
     check_imported(work.config, dataset)
     _introduce(work.config, dataset, work.options.show)

@@ -83,9 +83,9 @@ def _build_search(request: Request, table: Mapping[str, Any], options: Options) 
     if absent:
         options.show.say(f"left out, because this recipe has no such method: {', '.join(absent)}")
     check_space(made)
+    check_student(made.config)
     dataset = load(made.config.data)
     dataset.report.warn(options.show)
-    check_student(made.config)
     find_models(made.config)
     return made, dataset
 
@@ -194,9 +194,10 @@ def _read(study: Study, show: Show) -> Datasets:
     """
     datasets, first = Datasets(), studying.units(study)[0]
     configs = [studying.arm_config(study, arm, METHODS, first.tables) for arm in study.arms]
-    datasets.read(configs[0]).report.warn(show)
     for config in configs:
         check_student(config)
+    datasets.read(configs[0]).report.warn(show)
+    for config in configs:
         find_models(config)
     return datasets
 

@@ -20,6 +20,7 @@ from randout.core import hardware
 from randout.core.config import AUTO_STUDENT, Config
 from randout.core.errors import UserError
 from randout.data.dataset import Dataset, data_identity
+from randout.data.named_datasets import NAMED
 from randout.methods.builtin import METHODS
 from randout.models.sources import CLASSIFIER_NAMES, Source, check_default_student, find, local_encoders
 from randout.storage.run_folder import RunFolder
@@ -47,8 +48,12 @@ def find_models(config: Config) -> dict[str, Source | SoftLabelFile]:
 
 
 def check_student(config: Config) -> None:
-    """Raise UserError if no student is named and there is none to choose."""
-    if config.student.model in ("", AUTO_STUDENT):
+    """Raise UserError if no student is named and there is none to choose. Cheap, so that it can precede reading data.
+
+    Data that do not exist are the mistake to report first, so nothing is raised then.
+    """
+    source = config.data.source
+    if config.student.model in ("", AUTO_STUDENT) and (Path(source).is_file() or source.partition(":")[0] in NAMED):
         check_default_student()
 
 
