@@ -874,7 +874,7 @@ def test_student_and_teacher_stand_side_by_side(tmp_path: Path) -> None:
     assert (primary["model"], primary["teacher"], primary["metric"]) == ("kd", "big", "macro F1")
     assert (primary["student %"], primary["teacher %"]) == ("50", "45")
     assert primary["verdict"] == "matches the teacher (worse by less than 2 points)"
-    assert (accuracy["metric"], accuracy["verdict"], accuracy["validation rows"]) == (
+    assert (accuracy["metric"], accuracy["verdict"], accuracy["rows"]) == (
         "accuracy",
         "worse than the teacher",
         "30",

@@ -11,7 +11,9 @@ from randout.storage.run_names import LONGEST, SEED, checked_name, run_names
 from randout.storage.run_record import RunRecord, StudentIdentity
 
 
-def record(methods: str = "ce", name: str = "", teacher: str = "", fold: str = "", **changes: Any) -> RunRecord:
+def record(
+    methods: str = "ce", name: str = "", teacher: str = "", fold: str = "", encoder: str = "minilm", **changes: Any
+) -> RunRecord:
     """A `run.json`. methods: by space. changes: of the student's (layers), a method's (kd_weight) or the training's
     settings.
     """
@@ -19,7 +21,7 @@ def record(methods: str = "ce", name: str = "", teacher: str = "", fold: str = "
     if "kd" in made:
         made["kd"] = {"weight": changes.pop("kd_weight", 0.8)}
     student = {"weights": changes.pop("weights", "w" * 64), "head": "model", "layers": changes.pop("layers", [])}
-    shown = {"data": "posts", "student": "minilm", **({"fold": fold} if fold else {})}
+    shown = {"data": "posts", "student": encoder, **({"fold": fold} if fold else {})}
     identity = {"data": {"sha256": "d" * 64, "labels": []}, "split": {}, "student": student, "teacher": None}
     identity |= {"methods": made, "train": {"seed": 1, "epochs": 4, **changes}}
     found = {"format": 1, "fingerprint": "f", "identity": identity, "data": "d" * 64, "started": "", "shown_as": shown}
@@ -37,6 +39,11 @@ LAYERS = [0, 1, 2]
         ([record()], ["ce, minilm"]),
         ([record(KD, layers=LAYERS)], ["ce + kd, minilm, 3 layers"]),
         ([record(), record(KD)], ["ce", "ce + kd"]),
+        ([record(), record(encoder="mpnet")], ["ce, minilm", "ce, mpnet"]),
+        ([record(encoder="mpnet"), record(KD, layers=LAYERS)], ["ce, mpnet", "ce + kd, minilm"]),
+        ([record(), record(weights="0123456789")], ["ce, minilm wwwwww", "ce, minilm 012345"]),
+        ([record(), record(KD, weights="0123456789"), record(encoder="mpnet")],
+         ["ce, minilm wwwwww", "ce + kd, minilm 012345", "ce, mpnet"]),
         ([record(), record(seed=2)], ["ce, seed 1", "ce, seed 2"]),
         ([record(KD), record(KD, layers=LAYERS)], ["ce + kd, all layers", "ce + kd, 3 layers"]),
         ([record(layers=[0, 2]), record(layers=[1, 2])], ["ce, layers 0+2", "ce, layers 1+2"]),
@@ -85,8 +92,9 @@ def test_names_of_many_runs_differ() -> None:
 
 def test_a_classifier_of_words_is_named_by_its_kind() -> None:
     svm = record("")
-    svm.identity.student = StudentIdentity(classifier="svm", C=1.0)
-    assert run_names([svm, record()]) == ["svm", "ce"]
+    svm.identity.student, svm.shown_as.student = StudentIdentity(classifier="svm", C=1.0), "svm"
+    assert run_names([svm, record()]) == ["svm", "ce, minilm"], "so that the encoder is named too"
+    assert run_names([svm, record(), record(KD, seed=2)]) == ["svm", "ce, minilm, seed 1", "ce + kd, minilm, seed 2"]
 
 
 def test_what_follows_from_the_layers_is_not_shown() -> None:

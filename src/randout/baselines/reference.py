@@ -41,16 +41,20 @@ class Baseline:
         return found
 
 
-_last: list[tuple[Any, Baseline | None]] = []  # for the last dataset, which trials, arms and seeds share
+_last: list[
+    tuple[Any, Baseline | None]
+] = []  # for the last dataset, without and with a refit; trials, arms, seeds share it
 
 
 def baseline_of(dataset: Dataset) -> Baseline | None:
     """Return the baseline fitted to a dataset's training rows; cached. None if the texts have no words."""
     train = dataset.split["train"]
     key = (dataset.labelled_sha256, tuple(dataset.id2label.values()), str(dataset.columns), train.tobytes())
-    if not _last or _last[0][0] != key:
-        _last[:] = [(key, _fit(dataset, train))]
-    return _last[0][1]
+    for known, found in _last:
+        if known == key:
+            return found
+    _last[:] = [*_last[-1:], (key, _fit(dataset, train))]
+    return _last[-1][1]
 
 
 def _fit(dataset: Dataset, train: np.ndarray) -> Baseline | None:

@@ -93,8 +93,8 @@ class MetricGap(Gap):
 class TeacherGap(Record):
     """Student and teacher on the same held-out rows: in accuracy, and in the run's metric if that is another one.
 
-    margin: a student that is worse by less matches its teacher. over_majority: in the run's metric, the teacher minus the
-    majority class of the training rows.
+    margin: a student that is worse by less matches its teacher. over_majority, over_baseline: in the run's metric, the
+    teacher minus the majority class of the training rows, and minus the bag-of-words baseline.
     """
 
     rows: int
@@ -107,6 +107,7 @@ class TeacherGap(Record):
     high: float | None = None
     primary: MetricGap | None = None
     over_majority: Estimate | None = None
+    over_baseline: Estimate | None = None
 
     @property
     def by_metric(self) -> dict[str, Gap]:

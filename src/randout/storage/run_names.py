@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .run_record import RunRecord
 
 LONGEST = 60  # maximum characters of a user-given name
-LAYERS, SEED = "student.layers", "train.seed"
+STUDENT, LAYERS, SEED = "student", "student.layers", "train.seed"
 RUN_ENDING = re.compile(r"-s-?\d+-[0-9a-f]{8}$")  # seed and fingerprint, in the folder name of a run
 
 
@@ -40,19 +40,20 @@ def run_names(records: Sequence[RunRecord], ignored: Collection[str] = ()) -> li
     records: the `run.json` of each run. ignored: settings to leave out, such as `SEED`.
     """
     settings = [
-        {key: value for key, value in _settings(record).items() if key not in ignored and value is not None}
-        for record in records
+        {key: value for key, value in _settings(record, student).items() if key not in ignored and value is not None}
+        for record, student in zip(records, _students(records), strict=True)
     ]
     given = [record.name for record in records]
     parts: list[list[str]] = [[]] * len(records)
     kinds = [record.identity.student.classifier for record in records]
+    always = {STUDENT} if len(set(kinds)) > 1 else set()  # an encoder differs from a baseline
     for kind in set(kinds):  # an encoder's training settings do not apply to a baseline
         alike = [at for at, other in enumerate(kinds) if other == kind]
-        made = _differences([settings[at] for at in alike], [_methods(records[at]) for at in alike])
+        made = _differences([settings[at] for at in alike], [_methods(records[at]) for at in alike], always)
         for at, own in zip(alike, made, strict=True):
             parts[at] = own
     if len(records) == 1:
-        parts = [[_setting_text(key, settings[0][key], True) for key in ("student", LAYERS) if settings[0].get(key)]]
+        parts = [[_setting_text(key, settings[0][key], True) for key in (STUDENT, LAYERS) if settings[0].get(key)]]
     found = [
         name if name and given.count(name) == 1 else ", ".join([name or _methods(record), *own])
         for name, record, own in zip(given, records, parts, strict=True)
@@ -60,8 +61,24 @@ def run_names(records: Sequence[RunRecord], ignored: Collection[str] = ()) -> li
     return _numbered(found, given)
 
 
-def _differences(settings: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> list[list[str]]:
-    """Return for each run the settings in which the runs differ.
+def _students(records: Sequence[RunRecord]) -> list[str]:
+    """Return the encoder of each run, "" for a baseline: its label, with a digest if encoders share one."""
+    weights: dict[str, set[str]] = {}
+    for record in records:
+        weights.setdefault(record.shown_as.student, set()).add(record.identity.student.weights)
+    found = []
+    for record in records:
+        label, own = record.shown_as.student, record.identity.student
+        shared = len(weights[label]) > 1 and own.weights
+        encoder = f"{label} {own.weights[:6]}".strip() if shared else label
+        found.append("" if own.classifier else encoder)
+    return found
+
+
+def _differences(
+    settings: Sequence[Mapping[str, Any]], methods: Sequence[str], always: Collection[str] = ()
+) -> list[list[str]]:
+    """Return for each run the settings in which the runs differ, and those in `always`.
 
     Student settings that follow from those already shown are left out: students with different layers often also differ
     in, for example, their maximum length.
@@ -74,7 +91,7 @@ def _differences(settings: Sequence[Mapping[str, Any]], methods: Sequence[str]) 
     for key in keys:
         having = [at for at, one in enumerate(settings) if key in one]
         values = [json.dumps(settings[at][key], sort_keys=True) for at in having]
-        if _count_distinct(values) < 2:
+        if _count_distinct(values) < 2 and key not in always:
             continue
         before = [(methods[at], *parts[at]) for at in having]
         if key.startswith("student.") and _count_distinct(before) == _count_distinct(zip(before, values, strict=True)):
@@ -107,18 +124,17 @@ def _methods(record: RunRecord) -> str:
     return record.identity.student.classifier or " + ".join(record.identity.methods) or "run"
 
 
-def _settings(record: RunRecord) -> dict[str, Any]:
-    """Return every setting that may distinguish runs, in the order in which names show them."""
-    identity, shown, student = record.identity, record.shown_as, record.identity.student
+def _settings(record: RunRecord, student: str) -> dict[str, Any]:
+    """Return every setting that may distinguish runs, in the order in which names show them. student: of `_students`."""
+    identity, shown, own = record.identity, record.shown_as, record.identity.student.as_json()
     digest = identity.split.get("test", "")
     found: dict[str, Any] = {
         "data": shown.data or None,
         "fold": shown.fold or None,
         "split": digest[:8] if digest and not shown.fold else None,
-        "student": None if student.classifier else shown.student or None,
-        LAYERS: student.layers,
+        STUDENT: student or None,
+        LAYERS: identity.student.layers,
     }
-    own = student.as_json()
     found |= {f"student.{key}": value for key, value in own.items() if key not in ("weights", "classifier")}
     found["teacher"] = " + ".join(without_ending(teacher.name) for teacher in record.teachers) or None
     for method, settings in identity.methods.items():
@@ -133,7 +149,7 @@ def _setting_text(key: str, value: Any, by_count: bool) -> str:
         if not value:
             return "all layers"
         return f"{len(value)} layer{'s' * (len(value) > 1)}" if by_count else f"layers {'+'.join(map(str, value))}"
-    if key in ("data", "fold", "student"):
+    if key in ("data", "fold", STUDENT):
         return str(value)
     return f"{key.removeprefix('student.').removeprefix('train.')} {plain(value)}"
 

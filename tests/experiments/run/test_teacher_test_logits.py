@@ -13,7 +13,7 @@ from randout import api
 from randout.experiments.run.reload import reload_plan
 from randout.experiments.run.teacher_warnings import weak_first_teacher
 from randout.stats.metrics import score
-from randout.storage.metrics_record import BaselineScores, Estimate, Leaks, Metrics, Scores, TeacherGap
+from randout.storage.metrics_record import Estimate, Leaks, Metrics, Scores, TeacherGap
 from randout.storage.predictions import read_predictions
 from randout.storage.run_folder import RunFolder, openings
 
@@ -65,6 +65,8 @@ def test_the_teachers_own_predictions_are_read(train: Train, teacher: RunFolder,
     assert gap.teacher_accuracy == pytest.approx(accuracy(teacher))
     assert gap.student_accuracy == pytest.approx(accuracy(student))
     assert gap.difference == pytest.approx(accuracy(student) - accuracy(teacher))
+    words = student.metrics.test.baseline
+    assert gap.over_baseline.estimate == pytest.approx(accuracy(teacher) - words.accuracy)
     assert not (place / "soft-labels" / "test").exists(), "nothing had to be computed"
     entry = openings(place)[-1]
     assert (entry.run, entry.teacher, entry.by) == ("student", "teacher", "train")
@@ -99,7 +101,7 @@ def test_a_test_split_that_is_scored_later_compares_them_too(train: Train, teach
 
 
 def metrics_of(gap: dict[str, Any], **known: Any) -> Metrics:
-    """Of a run whose teacher is compared on the test rows. gap: what differs from a teacher that is worth learning from."""
+    """Of a run with a comparison on the test rows. gap: what differs from that of a teacher that is worth learning from."""
     found = {"rows": 2, "margin": 0.02, "student_accuracy": 0.8, "teacher_accuracy": 0.9, "verdict": "undecided"}
     over = {"over_majority": Estimate(estimate=0.4, low=0.3, high=0.5)}
     scores = Scores.model_validate(score([0, 1], np.eye(2), {0: "a", 1: "b"}))
@@ -107,8 +109,6 @@ def metrics_of(gap: dict[str, Any], **known: Any) -> Metrics:
     return Metrics(validation=scores, test=test)
 
 
-RATES = dict.fromkeys(("balanced_accuracy", "macro_precision", "macro_recall", "macro_f1", "weighted_f1"), 0.5)
-WORDS = BaselineScores(name="bag-of-words", train_rows=9, sampled=False, accuracy=0.95, **RATES)
 BELOW = {"over_majority": Estimate(estimate=0.1, low=-0.1, high=0.3)}
 
 
@@ -117,8 +117,9 @@ BELOW = {"over_majority": Estimate(estimate=0.1, low=-0.1, high=0.3)}
     [
         (metrics_of({}), None),
         (metrics_of({"student_accuracy": 0.95}), None),  # chance may explain it
-        (metrics_of({"student_accuracy": 0.95, "verdict": "better"}), "not above this student (95.0%)"),
-        (metrics_of({}, baseline=WORDS), "not above the bag-of-words (95.0%)"),
+        (metrics_of({"student_accuracy": 0.95, "verdict": "better"}), "is below this student (95.0%)"),
+        (metrics_of({"over_baseline": Estimate(estimate=-0.05, low=-0.09, high=-0.01)}), "baseline (95.0%)"),
+        (metrics_of({"over_baseline": Estimate(estimate=-0.05, low=-0.1, high=0.01)}), None),
         (metrics_of(BELOW), "not clearly above the majority class (80.0%)"),
         (metrics_of(BELOW, leaks=Leaks(rows=1, of=2, roles={"teacher-trained": 1})), None),
     ],

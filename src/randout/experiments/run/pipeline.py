@@ -48,7 +48,7 @@ from .student import Options, Paused, Stopped, check_methods, environment, stude
 from .student_selection import FOLDER as CHOICE
 from .student_selection import chosen_plan, train_chosen
 from .teacher import prepare_teacher
-from .teacher_comparison import teacher_gap, texts_per_second
+from .teacher_comparison import judged_teacher_gap, texts_per_second
 from .teacher_test_logits import teacher_of_plan
 from .teacher_warnings import teacher_warnings
 
@@ -314,7 +314,7 @@ def _compare_with_teacher(plan: Plan, trained: TrainedStudent, teacher: TeacherO
     def logits(rows: np.ndarray) -> np.ndarray:
         return trained.logits(rows, lambda done: None)
 
-    if gap := teacher_gap(plan, logits(held), teacher.logits[held].numpy()):
+    if gap := judged_teacher_gap(plan, logits(held), teacher.logits[held].numpy(), "validation"):
         metrics.teacher = gap
     own = trained.size | {"texts_per_second": texts_per_second(logits, held)}
     return Sizes(student=Size.model_validate(own), teacher=Size.model_validate(teacher.about))

@@ -155,6 +155,11 @@ class Plan:
     def has_teacher(self) -> bool:
         return bool(self.teachers)
 
+    def dataset_of_model(self, split: str) -> Dataset:
+        """Return the dataset as the model learned it that is scored on `split`: after a refit, with the validation rows."""
+        refitted = split == "test" and self.config.train.refit is True
+        return self.dataset.with_validation_in_training() if refitted else self.dataset
+
     @property
     def steps(self) -> int:
         """The optimizer steps of a whole training without early stopping; 1 for a baseline fitted in one call."""

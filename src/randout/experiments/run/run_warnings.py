@@ -43,8 +43,7 @@ def diagnose(plan: Plan, run: RunFolder, metrics: Metrics, history: Mapping[str,
         if scores.baseline or not plan.student.with_reference:
             continue
         made = read_predictions(run.predictions(split), names)
-        whole = split == "test" and plan.config.train.refit is True  # the training rows of the tested student
-        known = dataset.with_validation_in_training() if whole else dataset
+        known = plan.dataset_of_model(split)
         if found := reference.scores_of(known, split, made.labels, made.predicted, made.groups, metric):
             scores.baseline = BaselineScores.model_validate(found)
     last = [*splits][-1]

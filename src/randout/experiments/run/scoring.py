@@ -46,7 +46,7 @@ from .saved_model import (
     trained_columns,
 )
 from .soft_labels import output_names
-from .teacher_comparison import teacher_gap
+from .teacher_comparison import judged_teacher_gap
 from .teacher_test_logits import TestedTeacher, teacher_of_run, teacher_test_logits
 
 PLACEHOLDER = re.compile(r"LABEL_\d+")  # the name that transformers gives an unnamed output
@@ -143,7 +143,7 @@ def score_test(
     scores = score_split(logits_of, plan, "test", run, show)
     if teacher is not None:
         made = read_predictions(run.predictions("test"), run.labels).logits
-        if gap := teacher_gap(plan, made, teacher_test_logits(plan, run, teacher, device, show), "test"):
+        if gap := judged_teacher_gap(plan, made, teacher_test_logits(plan, run, teacher, device, show), "test"):
             scores.teacher = gap
     return scores
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from randout.baselines import reference
 from randout.stats.diagnostics import compared, metric_for
 from randout.stats.metrics import confusion, rates
 from randout.stats.multiplicity import GROUPS_NEEDED
@@ -55,6 +56,20 @@ def teacher_gap(plan: Plan, student: np.ndarray, teacher: np.ndarray, split: str
     always = np.full_like(labels, np.bincount(plan.dataset.labels[plan.dataset.split["train"]]).argmax())
     if pair := compared(labels, always, made[1], groups, classes, metric):
         found.over_majority = Estimate(estimate=pair.estimate, low=pair.low, high=pair.high)
+    return found
+
+
+def judged_teacher_gap(plan: Plan, student: np.ndarray, teacher: np.ndarray, split: str) -> TeacherGap | None:
+    """Return `teacher_gap` with `over_baseline`, if the teacher has logits for all rows and the student has a baseline."""
+    found = teacher_gap(plan, student, teacher, split)
+    rows = plan.dataset.split[split]
+    if found is None or found.rows < len(rows) or not plan.student.with_reference:
+        return found
+    labels, groups = plan.dataset.labels[rows], plan.dataset.groups[rows]
+    metric = metric_for(plan.config.train.metric)
+    base = reference.scores_of(plan.dataset_of_model(split), split, labels, teacher.argmax(1), groups, metric)
+    if base and base["difference"]:
+        found.over_baseline = Estimate.model_validate(base["difference"])
     return found
 
 

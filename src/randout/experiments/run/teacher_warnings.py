@@ -50,30 +50,28 @@ def _below_majority(plan: Plan, source: Source | ImportedTeacher | Plan, teacher
 def weak_first_teacher(plan: Plan, run: RunFolder, metrics: Metrics) -> Finding | None:
     """Return a warning if the first teacher is no better than what costs less, on rows that it was not trained on.
 
-    That is, in the metric of the run: the majority class or the student (by their intervals), the same student trained
-    without a teacher in the same folder of runs, or the bag-of-words baseline. None if there are no such rows.
+    That is, in the metric of the run: it is not above the majority class, or is below the bag-of-words baseline or the
+    student (by their intervals), or it is not above the same student trained without it in the same folder of runs. None
+    if there are no such rows.
     """
     split = metrics.compared_split
     scores = metrics.splits.get(split)
     if scores is None or scores.teacher is None or scores.taught_rows:
         return None
     metric, gap = next(iter(scores.teacher.by_metric.items()))
-    what, over = diagnostics.in_metric(metric), scores.teacher.over_majority
-    start = f"The teacher ({what}{gap.teacher:.1%} on {split}) is not "
+    over, words = scores.teacher.over_majority, scores.teacher.over_baseline
     if over is not None and over.low <= 0:
-        text = (
-            f"{start}{diagnostics.clearly(over.estimate)}above the majority class ({gap.teacher - over.estimate:.1%}), "
-        )
-        return Finding("weak-teacher", f"{text}so there is little to learn from it.", split)
-    if gap.verdict == "better":
-        other = f"this student ({gap.student:.1%})"
+        other = f"not {diagnostics.clearly(over.estimate)}above the majority class ({gap.teacher - over.estimate:.1%})"
+    elif words is not None and words.high < 0:
+        other = f"below the bag-of-words baseline ({gap.teacher - words.estimate:.1%})"
+    elif gap.verdict == "better":
+        other = f"below this student ({gap.student:.1%})"
     elif (plain := _plain_score(plan, run, split, metric)) is not None and gap.teacher <= plain:
-        other = f"the student trained without it ({plain:.1%})"
-    elif scores.baseline and gap.teacher <= scores.baseline.value(metric) and scores.teacher.rows == scores.rows:
-        other = f"the {scores.baseline.name} ({scores.baseline.value(metric):.1%}), which costs seconds"
+        other = f"not above the student trained without it ({plain:.1%})"
     else:
         return None
-    return Finding("weak-teacher", f"{start}above {other}, so there may be little to learn from it.", split)
+    start = f"The teacher ({diagnostics.in_metric(metric)}{gap.teacher:.1%} on {split}) is {other}"
+    return Finding("weak-teacher", f"{start}, so there may be little to learn from it.", split)
 
 
 def _plain_score(plan: Plan, run: RunFolder, split: str, metric: str) -> float | None:
