@@ -45,6 +45,7 @@ def run(run, toy_csv, tiny_model):
 ROWS = ["rows.csv", "--student", "bert", "--preset", "plain"]
 RATES = ["--space", "learning_rate=[1e-3]"]
 MISTAKES: list[tuple[list[str], list[str]]] = [
+    (["predict", "bert", "./"], ["./ is a folder", "--file FILE"]),
     (["search"], ["empty", "--space"]),
     (["search", *RATES], ["no data", "reviews.csv"]),
     (["search", *ROWS], ["empty", "--space"]),

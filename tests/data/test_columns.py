@@ -44,3 +44,12 @@ def test_unclear_content_is_asked_about(tmp_path: Path, header: str, row: str) -
     rows = [row.format(at=at, few="net" if at % 3 else "games") for at in range(60)]
     with pytest.raises(UserError, match="not clear"):
         load(_file(tmp_path, header, rows))
+
+
+def test_a_rating_goes_before_other_columns_of_few_values(tmp_path: Path) -> None:
+    rows = [f"a review of app number {at},{1 + at % 5},2.{at % 3}" for at in range(60)]
+    found = load(_file(tmp_path, "review,stars,version", rows))
+    assert (found.columns["text"], found.columns["label"]) == ("review", "stars")
+    assert any("chosen by their content" in note for note in found.report.notes)
+    with pytest.raises(UserError, match="not clear"):
+        load(_file(tmp_path, "review,grade,version", rows))

@@ -237,6 +237,9 @@ def test_missing_files_and_folders(tmp_path):
         read_table(tmp_path)
     with pytest.raises(UserError, match="no such file"):
         read_table(tmp_path / "reviews.csv" / "x.csv")
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(UserError, match="this is a run, not a table.*--teacher .*randout evaluate"):
+        read_table(tmp_path)
 
 
 def test_repeated_and_missing_column_names_are_kept_apart_and_written_as_they_were(tmp_path):

@@ -26,7 +26,7 @@ from randout.reporting import checks, comparison, read, report, runs_table, scor
 from randout.reporting import page as write
 from randout.reporting.subjects import Arm, Subject, default_baseline
 from randout.storage.metrics_record import RunWarning
-from randout.storage.run_record import RunRecord
+from randout.storage.run_record import GivenTeacher, RunRecord, UsedTeachers
 from support.folders import LABELS, POST, SPLITS, begun, logits_of, make_run, make_search, make_study, truth
 from support.folders import write as write_json
 
@@ -438,6 +438,12 @@ def test_without_a_model_of_labels_the_baseline_teaches_none_of_the_others() -> 
     assert default_baseline({"one": one, "two": two})[0] == "two"
     assert "teaches none of the others" in default_baseline({"one": one, "two": two})[1]
     assert default_baseline({"two": two, "one": [record("one", "two")]})[0] == "two"
+    student = record("student", None)
+    student.identity.teacher = GivenTeacher(model="digest of its files")
+    student.teacher = UsedTeachers(name="big")
+    both = {"teacher": [record("teacher", None)], "student": [student]}
+    assert default_baseline(both)[0] == "teacher", "that it is the teacher is not known"
+    assert default_baseline(both, {"teacher": ["big"], "student": ["small"]})[0] == "student"
 
 
 def test_findings_are_counted_and_not_the_checks_that_made_them(tmp_path: Path) -> None:

@@ -428,7 +428,7 @@ def test_the_default_preset_trains_without_a_teacher_and_says_so_among_the_resul
     assert code == 0
     code, out, err = run(*words, "-o", "runs/auto")
     assert code == 0
-    said = "No teacher: no larger encoder was found locally, so the student was trained without kd. To distil"
+    said = "no teacher: no larger encoder was found locally, so the student was trained without kd. To distil"
     assert out.count(said) == 1
     assert "teacher:" not in err.lower()
     assert "by default and without a teacher" in err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -257,6 +258,8 @@ def predict(
             f"predict: {texts[0]} is a file; to classify its rows, use --file: "
             f"randout predict {shell_path(model)} --file {shell_path(texts[0])}"
         )
+    if texts and len(texts) == 1 and os.sep in texts[0] and Path(texts[0]).is_dir():
+        raise UserError(f"predict: {texts[0]} is a folder; expected texts, or a table: --file FILE")
     batch_prediction.check_source(file, texts or (), out, request)
     if file:
         _report_table(batch_prediction.label_table(request, file, out, show, _bars(show)), as_json)

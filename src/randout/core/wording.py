@@ -19,9 +19,9 @@ def verb(count: int, one: str, more: str) -> str:
 
 
 def no_teacher_words(methods: Sequence[str]) -> str:
-    """Say that methods of the default preset were left out because no teacher was found, and what to do."""
+    """Return why methods of the default preset were left out if no teacher was found, and what to do, to follow a colon."""
     return (
-        f"No teacher: no larger encoder was found locally, so the student was trained without {' and '.join(methods)}. To "
+        f"no larger encoder was found locally, so the student was trained without {' and '.join(methods)}. To "
         "distil from a model: --teacher NAME"
     )
 

@@ -149,6 +149,11 @@ def opened_file(path: str | Path, expected: str) -> Iterator[OpenedFile]:
 
 def _opened(path: Path, expected: str) -> BinaryIO:
     try:
+        if (path / "run.json").is_file():
+            raise UserError(
+                f"{path}: this is a run, not a table. Expected one file: {expected}. A run can be the teacher of another one "
+                f"(--teacher {path}), or be evaluated on a table: randout evaluate {path} FILE"
+            )
         if path.is_dir():
             raise UserError(f"{path}: this is a folder. Expected one file: {expected}.")
         return path.open("rb")

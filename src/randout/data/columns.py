@@ -16,6 +16,7 @@ TEXT_NAMES = ("text", "sentence", "content", "review", "post", "body", "tweet", 
 WEAK_TEXT_NAMES = ("title", "headline")  # used only if none of the above exists
 ALL_TEXT_NAMES = (*TEXT_NAMES, *WEAK_TEXT_NAMES)
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "sentiment", "topic", "intent", "y")
+RATING_NAMES = ("stars", "rating", "star_rating")  # preferred among columns with such values that a label may have
 INDEX = re.compile(  # lower-case names of columns that are never chosen automatically
     r"|id|index|idx|row|row_?names|unnamed: \d+(_level_\d+)?|level_\d+|__(index_level_\d+|null_dask_index)__|\(column \d+\)"
 )
@@ -192,10 +193,12 @@ def choose_label(table: Table, column: str | None, text: str | None = None) -> s
 def choose_by_content(table: Table, text: str | None, label: str | None) -> tuple[str, str] | None:
     """Return the text and the label column that are the only ones with such values; None if that is not clear.
 
-    text, label: the column, if it is named. A column with a usual name of texts is preferred for the text.
+    text, label: the column, if it is named. A column with a usual name of texts is preferred for the text, one with a usual
+    name of ratings for the label.
     """
     names = [name for name in _candidates(table, list(table.columns)) if name not in (text, label)]
-    labels = [label] if label else [name for name in names if _like_labels(table.columns[name])]
+    few = [] if label else [name for name in names if _like_labels(table.columns[name])]
+    labels = [label] if label else _named_like(few, RATING_NAMES) or few
     usual = _named_like(names, TEXT_NAMES)
     texts = [text] if text else usual or [name for name in names if _like_texts(table.columns[name])]
     return (texts[0], labels[0]) if len(texts) == len(labels) == 1 and texts != labels else None

@@ -232,7 +232,9 @@ def weak_teacher(subject: Subject) -> Iterator[Check]:
     """A teacher that is no better than the baseline, or than what its run compared it with, has little to teach."""
     base = next((m for arm in subject.arms if arm.name == subject.baseline for m in arm.models), None)
     for model in subject.models:
-        if base is not None and (not model.unit or model.unit == base.unit) and (found := _taught(model)):
+        if base is None or _teaches(base, model) or (model.unit and model.unit != base.unit):
+            continue
+        if found := _taught(model):
             split, taught = found
             own = base.metrics.splits.get(split)
             if own is not None and taught <= own.accuracy:
@@ -245,6 +247,12 @@ def weak_teacher(subject: Subject) -> Iterator[Check]:
     stored = [(one, model) for model in subject.models for one in model.metrics.warnings if one.kind == "weak-teacher"]
     for one, model in stored[:1]:
         yield Check("weak-teacher", "warning", KINDS[one.kind], f"{_name_with_unit(model)}: {one.message}")
+
+
+def _teaches(one: Model, other: Model) -> bool:
+    """Whether a model is the first teacher of another one."""
+    used = other.record.teacher
+    return one.record.fingerprint in other.teachers or (used is not None and used.name == one.path.resolve().name)
 
 
 def _taught(model: Model) -> tuple[str, float] | None:

@@ -98,7 +98,10 @@ def _runs_subject(folders: list[Path], baseline: str, notes: list[str]) -> Subje
     names = run_names([model.record for model in unnamed])
     models = [replace(model, name=name) for model, name in zip(unnamed, names, strict=True)]
     baseline = _baseline_name(baseline, models)
-    chosen, note = default_baseline({model.name: [model.record] for model in models})
+    chosen, note = default_baseline(
+        {model.name: [model.record] for model in models},
+        {model.name: [model.path.resolve().name] for model in models},
+    )
     chosen = baseline or chosen
     notes = [*notes, note] if len(models) > 1 and not baseline else notes
     order = sorted(models, key=lambda model: model.name != chosen)

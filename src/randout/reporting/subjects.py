@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -158,14 +158,20 @@ class Subject:
         return model.metrics.splits[self.split]
 
 
-def default_baseline(models: Mapping[str, Sequence[RunRecord]]) -> tuple[str, str]:
+def default_baseline(
+    models: Mapping[str, Sequence[RunRecord]], folders: Mapping[str, Collection[str]] | None = None
+) -> tuple[str, str]:
     """Model that the others are compared with if none is named, and a note that says so.
 
     It is the first that learns from labels only (one method at most, no teacher) and teaches none of the others; else the
-    first that teaches none of the others; else the first. models: by name, the records of its runs.
+    first that teaches none of the others; else the first. models: by name, the records of its runs. folders: by name, the
+    names of their folders, by which records refer to a teacher that is a finished run.
     """
-    taught = {teacher for records in models.values() for record in records for teacher in record.identity.teacher_ids}
-    students = [name for name, runs in models.items() if not taught & {run.fingerprint for run in runs}]
+    records = [record for runs in models.values() for record in runs]
+    taught = {teacher for record in records for teacher in record.identity.teacher_ids}
+    taught |= {used.name for record in records for used in record.teachers}
+    own = {name: {run.fingerprint for run in runs} | {*(folders or {}).get(name, ())} for name, runs in models.items()}
+    students = [name for name in models if not taught & own[name]]
     plain = [name for name in students if all(_learns_from_labels(record.identity) for record in models[name])]
     why = "the first that learns from labels only" if plain else "the first that teaches none of the others"
     chosen = next(iter([*plain, *students, *models]))

@@ -151,7 +151,7 @@ def _size_columns(sizes: Sizes) -> list[tuple[str, str, str]]:
 def run_lines(record: RunRecord, metrics: Metrics) -> list[str]:
     """`gap_lines` of a finished run, or why there was no teacher although one was wanted; else empty."""
     if record.left_out:
-        return ["\n" + no_teacher_words(record.left_out)]
+        return [f"\nno teacher: {no_teacher_words(record.left_out)}"]
     split = metrics.compared_split
     if not split or record.teacher is None:
         return []

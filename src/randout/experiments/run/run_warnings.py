@@ -115,7 +115,7 @@ def within_study(run: RunFolder) -> list[RunWarning]:
     stored, out = run.metrics.warnings, run.record.left_out
     if not out or any(one.kind == NO_TEACHER for one in stored):
         return stored
-    return [*stored, RunWarning(kind=NO_TEACHER, message=f"{no_teacher_words(out)}.")]
+    return [*stored, RunWarning(kind=NO_TEACHER, message=f"No teacher: {no_teacher_words(out)}.")]
 
 
 def trained_majority(record: RunRecord | None, names: Sequence[str], scores: Scores) -> int:

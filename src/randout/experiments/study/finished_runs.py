@@ -33,7 +33,10 @@ def compare_finished(paths: Sequence[Path], baseline: str, study: Study, selecte
     if selected:
         study = study.model_copy(update={"metric": selection_metric(run.record for run in runs)})
     arms = _arms(runs)
-    chosen, note = default_baseline({name: [run.record for run in runs.values()] for name, runs in arms.items()})
+    chosen, note = default_baseline(
+        {name: [run.record for run in runs.values()] for name, runs in arms.items()},
+        {name: [run.path.resolve().name for run in runs.values()] for name, runs in arms.items()},
+    )
     if baseline:
         chosen, note = _named_baseline(arms, baseline), ""
     seeds = [sorted(runs) for runs in arms.values()]
