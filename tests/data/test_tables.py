@@ -238,7 +238,7 @@ def test_missing_files_and_folders(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         read_table(tmp_path / "reviews.csv" / "x.csv")
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(UserError, match="this is a run, not a table.*--teacher .*randout evaluate"):
+    with pytest.raises(UserError, match=r"this is a run, not a table.*--teacher .*randout evaluate"):
         read_table(tmp_path)
 
 
