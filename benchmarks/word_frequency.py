@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from randout.baselines import CLASSIFIERS, Bag, Labelled
-from randout.core.config import TrainTable
+from randout.core.config import DataTable, TrainTable
 from randout.core.errors import UserError
 from randout.data import dataset as data
 
@@ -52,7 +52,7 @@ def table(arguments: Any) -> Iterator[str]:
     yield f"| classifier | data | rows | {' | '.join(map(str, arguments.minimum))} |"
     yield "|---|---|---:|" + "---:|" * len(arguments.minimum)
     for source in arguments.datasets:
-        dataset = data.load(source)
+        dataset = data.load(DataTable(source=source))
         for rows in arguments.rows:
             pairs = [sampled(dataset, rows, seed) for seed in arguments.seeds]
             for name in arguments.classifiers.split(","):

@@ -86,6 +86,16 @@ def test_logits_that_are_computed_are_the_same_and_stored(train: Train, place: P
     assert stored.stat().st_mtime_ns == written, "the second student reads them"
 
 
+def test_a_teacher_that_is_trained_for_the_run_is_scored_as_evaluate_does(
+    train: Train, tiny_model: Callable[[str], Path], place: Path
+) -> None:
+    student = train("taught", str(tiny_model("roberta")), "kd", seed=6)
+    teacher = RunFolder(place / student.record.teacher.name)
+    assert teacher.metrics.test is None, "its own test split stays closed"
+    gap = student.metrics.test.teacher
+    assert gap.teacher_accuracy == pytest.approx(api.evaluate(teacher.path, split="test")["accuracy"])
+
+
 def test_a_test_split_that_is_scored_later_compares_them_too(train: Train, teacher: RunFolder, place: Path) -> None:
     student = train("closed", str(teacher.path), "kd", seed=3, output__test=False)
     assert student.metrics.compared_split == "validation"
