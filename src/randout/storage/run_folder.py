@@ -26,15 +26,16 @@ from typing import TYPE_CHECKING, Any
 from randout.core.console import Show
 from randout.core.errors import Failure, UserError, closest, did_you_mean
 from randout.core.files import replace_text, shell_path
-from randout.core.wording import plural
+from randout.core.wording import no_teacher_words, plural
 
 from .run_names import run_names
 
 if TYPE_CHECKING:  # pydantic is loaded when the first record is read
-    from .metrics_record import History, Metrics
+    from .metrics_record import History, Metrics, RunWarning
     from .run_record import Opening, RunRecord
 
 OPENINGS = "test-openings.jsonl"
+NO_TEACHER = "no-teacher"  # kind of a warning
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,16 @@ class RunFolder:
         from .record import parsed
 
         return parsed(Metrics, self.read("metrics.json"), self.path / "metrics.json")
+
+    @property
+    def warnings_for_study(self) -> list[RunWarning]:
+        """The stored warnings, and one if no teacher was found: a run alone says so among its results."""
+        from .metrics_record import RunWarning
+
+        stored, out = self.metrics.warnings, self.record.left_out
+        if not out or any(one.kind == NO_TEACHER for one in stored):
+            return stored
+        return [*stored, RunWarning(kind=NO_TEACHER, message=f"No teacher: {no_teacher_words(out)}.")]
 
     @property
     def history(self) -> History:

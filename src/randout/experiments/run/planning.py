@@ -240,9 +240,7 @@ def _find_more_teachers(plan: Plan, notes: list[str]) -> tuple[Source | Imported
         if isinstance(source, ImportedTeacher):
             found.append(source)
             continue
-        own = source.config.get("id2label")
-        if source.is_classifier and isinstance(own, dict):  # reported before any of them is trained
-            column_order({int(at): label for at, label in own.items()}, plan.dataset.id2label, None, name)
+        _check_labels(source, plan.dataset, None, name)
         gold = None if "unlabeled" in plan.dataset.split else plan.dataset
         found.append(
             source if source.is_classifier else make(teacher_config(_requested_config(plan), name, revision=""), gold)
@@ -252,6 +250,13 @@ def _find_more_teachers(plan: Plan, notes: list[str]) -> tuple[Source | Imported
         if known[at] in known[:at]:
             raise UserError(f"teacher.more: {name} is named twice. Name each teacher once; a method sets their weights")
     return tuple(found)
+
+
+def _check_labels(teacher: Source, dataset: Dataset, named: Sequence[str] | None, name: str) -> None:
+    """Raise UserError for a classifier with other labels than the data, before anything is trained. named: its labels."""
+    own = teacher.config.get("id2label")
+    if teacher.is_classifier and isinstance(own, dict):
+        column_order({int(at): label for at, label in own.items()}, dataset.id2label, named, name)
 
 
 def _teacher_identity(teacher: Source | ImportedTeacher | Plan) -> str | dict[str, Any]:
@@ -355,7 +360,10 @@ def _find_teacher(
                 f"--teacher {name}: no method of this recipe learns from a teacher. Leave it out, or add "
                 "--set methods.kd.weight=0.8"
             )
-        return _teacher_of(name, config.teacher.revision, config, dataset, notes), name
+        found = _teacher_of(name, config.teacher.revision, config, dataset, notes)
+        if isinstance(found, Source):
+            _check_labels(found, dataset, config.teacher.labels, name)
+        return found, name
     if not wanted:
         return None, "none"
     weights = "model.safetensors"

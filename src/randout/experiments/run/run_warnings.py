@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from randout.baselines import CLASSIFIERS, reference
-from randout.core.wording import no_teacher_words
 from randout.methods.builtin import GOLD
 from randout.stats import diagnostics
 from randout.stats.diagnostics import Finding
@@ -20,8 +19,6 @@ from randout.storage.run_record import RunRecord
 
 from .plan import Plan
 from .teacher_warnings import weak_first_teacher
-
-NO_TEACHER = "no-teacher"  # kind of a warning
 
 
 def as_records(findings: Sequence[Finding]) -> list[RunWarning]:
@@ -105,17 +102,6 @@ def of_run(run: RunFolder, split: str) -> list[RunWarning]:
     metric = diagnostics.metric_for(record.identity.train.metric)
     own = _of_split(run, split, scores, names, trained_majority(record, names, scores), metric, "")
     return [*as_records(own), *(one for one in metrics.warnings if not one.split)]
-
-
-def within_study(run: RunFolder) -> list[RunWarning]:
-    """Return the stored warnings of a run of a study or search, and one if no teacher was found.
-
-    A run alone says so among its results, which a study does not show.
-    """
-    stored, out = run.metrics.warnings, run.record.left_out
-    if not out or any(one.kind == NO_TEACHER for one in stored):
-        return stored
-    return [*stored, RunWarning(kind=NO_TEACHER, message=f"No teacher: {no_teacher_words(out)}.")]
 
 
 def trained_majority(record: RunRecord | None, names: Sequence[str], scores: Scores) -> int:

@@ -9,7 +9,6 @@ import numpy as np
 from randout.core.errors import UserError
 from randout.core.files import shell_path
 from randout.core.text_tables import table_lines
-from randout.experiments.run.run_warnings import within_study
 from randout.stats.verdicts import best_of
 from randout.storage.metrics_record import Rates
 from randout.storage.predictions import read_predictions
@@ -117,7 +116,7 @@ def warnings_of(folder: StudyFolder[SearchRecord]) -> list[TrialWarning]:
     best = best_trial(folder.record)
     if best is None:
         return []
-    stored = within_study(folder.run(best))
+    stored = folder.run(best).warnings_for_study
     return [TrialWarning.model_validate(one.as_json() | {"trial": best.number}) for one in stored]
 
 

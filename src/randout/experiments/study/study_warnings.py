@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from randout.core.errors import UserError
-from randout.experiments.run.run_warnings import trained_majority, within_study
+from randout.experiments.run.run_warnings import trained_majority
 from randout.stats.diagnostics import Finding, clearly, majority_scores, metric_name, points, title
 from randout.stats.verdicts import FOLDS_NEEDED, compare_folds
 from randout.storage.metrics_record import Metrics
@@ -38,7 +38,7 @@ def of_study(
         pooled = folds and len(runs) >= FOLDS_NEEDED
         by_kind: dict[str, dict[str, str]] = {}
         for unit, run in runs.items():
-            for one in within_study(run):
+            for one in run.warnings_for_study:
                 if not (pooled and one.kind in POOLED):
                     by_kind.setdefault(one.kind, {})[unit] = one.message
         for kind, units in by_kind.items():
