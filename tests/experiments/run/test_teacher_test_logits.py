@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from randout import api
+from randout.core.errors import UserError
 from randout.experiments.run.reload import reload_plan
 from randout.experiments.run.teacher_warnings import weak_first_teacher
 from randout.stats.metrics import score
@@ -152,3 +153,22 @@ def test_the_plain_student_is_compared_on_the_same_rows(teacher: RunFolder) -> N
     assert found is not None
     assert f"not above the student trained without it ({own:.1%})" in found.message
     assert weak_first_teacher(reload_plan(teacher), beside, metrics_of({"teacher_accuracy": own + 0.001})) is None
+
+
+def test_a_teacher_with_other_labels_is_refused_before_a_run_folder_is_made(
+    teacher: RunFolder, tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    table = tmp_path / "notes.csv"
+    rows = [
+        f"a note of the {('first' if at % 2 else 'second')} kind {at},{'one' if at % 2 else 'two'}" for at in range(60)
+    ]
+    table.write_text("\n".join(["text,label", *rows]))
+    asked = {
+        "student": str(tiny_model("bert")),
+        "teacher": str(teacher.path),
+        "preset": "kd",
+        "runs": tmp_path / "runs",
+    }
+    with pytest.raises(UserError, match="its labels are health, money, sport; the data's are one, two"):
+        api.train(table, settings=SETTINGS, **asked)
+    assert not (tmp_path / "runs").exists()
