@@ -265,9 +265,10 @@ def _scatter(figure: Figure) -> Picture:
         axis.axhline(level, color="#666666", linewidth=1, linestyle="--", zorder=1)
     x, y, labels, rings = (figure.role(role) for role in ("x", "y", "label", "ring"))
     for at, (name, rows) in enumerate(grouped.items()):
-        colour, rows = COLOURS[at % len(COLOURS)], sorted(rows, key=lambda row: float(x[row]))
+        marks = name in figure.options.get("marks", ())
+        colour, style = GREY if marks else COLOURS[at % len(COLOURS)], "o" if marks else "-o"
         places = [x[row] for row in rows], [y[row] for row in rows]
-        axis.plot(*places, "-o", color=colour, markersize=6, linewidth=1.1, label=name, zorder=3)
+        axis.plot(*places, style, color=colour, markersize=6, linewidth=1.1, label=name, zorder=3)
         for row in rows:
             if rings[row]:
                 axis.plot(x[row], y[row], "o", color="black", markersize=13, fillstyle="none", zorder=4)

@@ -261,7 +261,7 @@ def _scatter(figure: Figure) -> str:
     drawn += _text(figure.axis("y"), 13, middle, "middle", class_="axis", transform=f"rotate(-90 13 {middle:g})")
     x, y, labels, rings = (figure.role(role) for role in ("x", "y", "label", "ring"))
     for at, (name, rows) in enumerate(grouped.items()):
-        points = [(x_of(x[row]), y_of(y[row]), row) for row in sorted(rows, key=lambda row: float(x[row]))]
+        points = [(x_of(x[row]), y_of(y[row]), row) for row in rows]
         drawn += _curve(figure, name, at, points)
         for across, down, row in points:
             if rings[row]:

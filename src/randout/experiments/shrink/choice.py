@@ -14,6 +14,8 @@ from randout.storage.study_record import LadderForm, MarginTest
 
 from .forms import Rows, predictions_file
 
+EQUAL = 0.05  # relative difference of measured costs that does not count
+
 
 def judged(study: Path, form: LadderForm, reference: str, held: Rows, margin: float, seeds: int = 1) -> MarginTest:
     """Compare the stored predictions of a form with those of the reference form. seeds: whose mean is compared."""
@@ -39,9 +41,16 @@ def judged(study: Path, form: LadderForm, reference: str, held: Rows, margin: fl
 
 
 def cheapest(forms: Sequence[LadderForm], by: str) -> LadderForm | None:
-    """Return the cheapest form that is not worse than the teacher on validation; None if there is none."""
+    """Return the cheapest form that is not worse than the teacher on validation; None if there is none.
+
+    Measured times vary: among the forms within `EQUAL` of the cheapest, the one that is smallest on disk is returned.
+    """
     fit = [form for form in forms if form.validation and form.validation.verdict == "confirmed"]
-    return min(fit, key=lambda form: form.price(by), default=None)
+    if not fit:
+        return None
+    least = min(form.price(by) for form in fit)
+    equal = [form for form in fit if form.price(by) <= least + EQUAL * abs(least)]
+    return min(equal, key=lambda form: (form.size, form.price(by)))
 
 
 def closest(forms: Sequence[LadderForm], by: str, teacher: str) -> LadderForm | None:

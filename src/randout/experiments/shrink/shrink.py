@@ -109,7 +109,7 @@ def plan_ladder(made: Shrink, dataset: Dataset) -> Ladder:
         raise UserError(
             f"the teacher was trained on all but {len(ladder.rows('validation').rows)} of the "
             f"{plural(len(dataset.split['validation']), 'validation row')}, so they cannot show whether a student is as good. "
-            "Train it with --set train.refit=false, on the same rows"
+            "Train it on this split with --set refit=false, or name its pretrained encoder, which is then fine-tuned so"
         )
     return ladder
 
