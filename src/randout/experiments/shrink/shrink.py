@@ -105,11 +105,12 @@ def plan_ladder(made: Shrink, dataset: Dataset) -> Ladder:
     for plan in plans.values():
         seen |= leaks.seen_by(plan).roles_of(dataset.hashes) & ANY_TRAINED > 0
     ladder = Ladder(made, dataset, sorted(rungs, key=_size), plans, teacher, seen)
-    if len(np.unique(ladder.rows("validation").groups)) < 2:
+    held, left = len(dataset.split["validation"]), ladder.rows("validation")
+    if len(np.unique(left.groups)) < 2:
         raise UserError(
-            f"the teacher was trained on all but {len(ladder.rows('validation').rows)} of the "
-            f"{plural(len(dataset.split['validation']), 'validation row')}, so they cannot show whether a student is as good. "
-            "Train it on this split with --set refit=false, or name its pretrained encoder, which is then fine-tuned so"
+            f"--teacher {name}: it or a starting model was trained on {held - len(left.rows):,} of the "
+            f"{plural(held, 'validation row')}, so they cannot show whether a student is as good. Train the teacher on this "
+            "split with --set refit=false, or name its pretrained encoder, which is then fine-tuned so"
         )
     return ladder
 
