@@ -70,7 +70,7 @@ def table(record: ShrinkRecord) -> Table:
             )
         )
     note = f"On {record.rows:,} validation rows. Ends of the interval are one-sided 95 % bounds; the margin is "
-    note += f"{_points(record.margin)}."
+    note += f"{points(record.margin)}."
     if record.machine is not None:
         note += (
             f" Measured on {record.machine.processor} ({record.machine.cores} cores) with "
@@ -122,7 +122,7 @@ def figure(record: ShrinkRecord) -> Figure | None:
     data = Table("shrink", "Accuracy against cost", columns, tuple(rows))
     roles = {"series": "series", "label": "label", "x": AXES[record.by], "y": "validation accuracy %", "ring": "choice"}
     note = (
-        f"The line is the teacher's accuracy, the band the margin of {_points(record.margin)} below it. Numbers are layers."
+        f"The line is the teacher's accuracy, the band the margin of {points(record.margin)} below it. Numbers are layers."
         + (" The ring marks the chosen form." if record.chosen else "")
     )
     options = {"level": reference, "band": record.margin, "marks": ("teacher",)}
@@ -148,12 +148,12 @@ def result(record: ShrinkRecord) -> list[str]:
     if chosen is not None and chosen.validation is not None:
         found.append(
             f"{chosen.name} is the cheapest of {plural(len(record.forms), 'form')} that is not worse than the teacher by "
-            f"{_points(record.margin)} on {record.rows:,} validation rows: {_difference(chosen.validation)}."
+            f"{points(record.margin)} on {record.rows:,} validation rows: {_difference(chosen.validation)}."
         )
         found += _saving(chosen, reference, record)
     elif near is not None and near.validation is not None:
         found.append(
-            f"No form is shown to be not worse than the teacher by {_points(record.margin)} on {record.rows:,} validation rows. "
+            f"No form is shown to be not worse than the teacher by {points(record.margin)} on {record.rows:,} validation rows. "
             f"{near.name} comes closest: {_difference(near.validation)}{_because(near.validation)}."
         )
         found += [needed_sentence(near.validation, "validation rows")]
@@ -180,9 +180,9 @@ def verdict(found: MarginTest, name: str) -> list[str]:
     """The result on the test rows in words, and how many rows would decide it."""
     start = f"On {plural(found.rows, 'test row')}, scored once, the match is {found.verdict}"
     why = {
-        "confirmed": f"{name} is not worse than the teacher by {_points(found.margin)}",
-        "refuted": f"{name} is worse than the teacher by more than {_points(found.margin)}",
-        "undecided": f"{name} may or may not be worse than the teacher by {_points(found.margin)}",
+        "confirmed": f"{name} is not worse than the teacher by {points(found.margin)}",
+        "refuted": f"{name} is worse than the teacher by more than {points(found.margin)}",
+        "undecided": f"{name} may or may not be worse than the teacher by {points(found.margin)}",
     }[found.verdict]
     lines = [f"{start}: {why}: {_difference(found)}{_because(found)}."]
     return lines + ([needed_sentence(found, "test rows")] if found.verdict == "undecided" else [])
@@ -212,7 +212,8 @@ def _because(found: MarginTest) -> str:
     return f" ({found.reason})" if found.reason else ""
 
 
-def _points(margin: float) -> str:
+def points(margin: float) -> str:
+    """A margin with its unit: `1 point`, `2.5 points`."""
     return f"{100 * margin:g} point{'' if abs(margin - 0.01) < 1e-9 else 's'}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def test_forms_are_compared_and_the_smallest_is_chosen(ladder: StudyFolder[Shrin
     assert record.chosen == smallest.name
     shown = (place / "output.txt").read_text(encoding="utf-8")
     assert f"{record.chosen} is the cheapest" in shown
-    assert "On 14 test rows, scored once, the match is" in shown.replace("13 test rows", "14 test rows")
+    assert re.search(r"On \d+ test rows, scored once, the match is (confirmed|refuted|undecided):", shown)
     assert (place / "ladder" / "shrink.png").stat().st_size > 5000
     assert record.finished
 
@@ -205,7 +206,7 @@ def test_a_file_of_soft_labels_and_no_teacher_are_refused(
     assert "cannot be run" in error
     code, out, error = command(*asked, "--teacher", place / "teacher")
     assert code == 0, error
-    assert "chosen by latency among those that are not worse by 1 points" in out
+    assert "chosen by latency among those that are not worse by 1 point on" in out
     assert "at least 300 are needed" in out
     with pytest.raises(UserError, match="none"):
         randout.shrink(toy_csv(90), teacher="none", students=[tiny_model("bert")])

@@ -27,7 +27,7 @@ from randout.experiments.run.plan import Plan
 from randout.experiments.run.scoring import rows_sha256
 from randout.models.sources import Source
 from randout.reporting.pictures import draw_picture, to_bytes
-from randout.reporting.shrink import figure
+from randout.reporting.shrink import figure, points
 from randout.stats.metrics import group_codes
 from randout.stats.noninferiority import least_rows, too_few_for
 from randout.storage.run_folder import RunFolder, now, record_opening_in
@@ -132,7 +132,7 @@ def planned(made: Shrink, dataset: Dataset) -> list[str]:
     trims = ", each also with a trimmed vocabulary" if table.trim else ""
     lines.append(f"each as {forms}{trims}; teacher {ladder.teacher_label}")
     lines.append(
-        f"chosen by {table.cost} among those that are not worse by {100 * table.margin:g} points on {len(held.rows):,} "
+        f"chosen by {table.cost} among those that are not worse by {points(table.margin)} on {len(held.rows):,} "
         "validation rows"
     )
     return lines + [f"warning: {warning}" for warning in _warnings(ladder)]
@@ -148,7 +148,7 @@ def _warnings(ladder: Ladder) -> list[str]:
     groups = len(np.unique(group_codes(held.groups, len(held.rows))))
     if too_few_for(groups, margin):
         found.append(
-            f"no form can be shown to be not worse by {100 * margin:g} points on {groups:,} validation rows: at least "
+            f"no form can be shown to be not worse by {points(margin)} on {groups:,} validation rows: at least "
             f"{least_rows(margin):,} are needed. Use a larger --margin, more validation rows, or --open nearest"
         )
     if left := len(ladder.dataset.split["validation"]) - len(held.rows):
@@ -216,7 +216,7 @@ def _begin(ladder: Ladder, folder: StudyFolder[ShrinkRecord]) -> None:
         )
     if record.test is not None and (record.margin, record.by) != (table.margin, table.cost):
         raise UserError(
-            f"{folder.path}: the test split was scored for a margin of {100 * record.margin:g} points and the cost "
+            f"{folder.path}: the test split was scored for a margin of {points(record.margin)} and the cost "
             f"{record.by}. A choice by others would need new test rows; name another folder with -o to look at validation "
             "only, with --open none"
         )

@@ -21,7 +21,7 @@ from randout.core.hardware import cores
 from randout.storage.run_folder import now
 from randout.storage.study_record import Cost, LadderForm, Machine
 
-TEXTS, SECONDS = 100, 2.0  # texts that are timed, and seconds of a process in which single texts are
+TEXTS, SECONDS = 60, 1.0  # texts that are timed, and seconds of a process in which single texts are
 PACKAGES = ("torch", "transformers", "onnxruntime", "tokenizers", "numpy")
 PROCESS = "randout.experiments.shrink.timed_process"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
