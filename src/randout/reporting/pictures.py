@@ -261,8 +261,9 @@ def _scatter(figure: Figure) -> Picture:
     low, high, bottom, top = scatter_range(figure)
     if "level" in figure.options:
         level, band = 100 * figure.options["level"], 100 * figure.options.get("band", 0.0)
-        axis.axhspan(level - band, level, color="#E6E6E6", zorder=0)
-        axis.axhline(level, color="#666666", linewidth=1, linestyle="--", zorder=1)
+        names = [figure.options.get(f"{what} name") for what in ("level", "band")]
+        axis.axhline(level, color="#666666", linewidth=1, linestyle="--", zorder=1, label=names[0])
+        axis.axhspan(level - band, level, color="#E6E6E6", zorder=0, label=names[1])
     x, y, labels, rings = (figure.role(role) for role in ("x", "y", "label", "ring"))
     for at, (name, rows) in enumerate(grouped.items()):
         marks = name in figure.options.get("marks", ())

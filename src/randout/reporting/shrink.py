@@ -94,17 +94,14 @@ def _word(form: LadderForm, record: ShrinkRecord) -> str:
 
 
 def figure(record: ShrinkRecord) -> Figure | None:
-    """Accuracy against cost, with the teacher's accuracy as a line and the margin as a band; None before costs are known.
-
-    Forms with a trimmed vocabulary are shown where size is the cost, and where one is chosen.
-    """
+    """Accuracy against cost, with the teacher's accuracy as a line and the margin as a band; None before costs are known."""
     rows = []
     several = len({rung.student for rung in record.rungs if rung.kind == "encoder"}) > 1
     reference = None
     for form in record.forms:
         x, value, rung = _x(form, record.by), accuracy_of(form, record), record.rung(form.rung)
-        if x is None or value is None or (form.trimmed and record.by != "size" and form.name != record.chosen):
-            continue  # a trimmed vocabulary changes neither accuracy nor time
+        if x is None or value is None:
+            continue
         if form.validation is None:
             reference = value
         kind = SERIES[form.form] + (", trimmed" if form.trimmed else "")
@@ -126,6 +123,7 @@ def figure(record: ShrinkRecord) -> Figure | None:
         + (" The ring marks the chosen form." if record.chosen else "")
     )
     options = {"level": reference, "band": record.margin, "marks": ("teacher",)}
+    options |= {"level name": "teacher's accuracy", "band name": f"margin of {points(record.margin)}"}
     return Figure("shrink", f"Accuracy against {AXES[record.by]}", "scatter", data, roles, note, options)
 
 

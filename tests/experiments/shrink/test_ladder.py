@@ -67,7 +67,8 @@ def test_students_are_not_trained_on_the_rows_that_choose_among_them() -> None:
     made = make_shrink(recipe(), {"seeds": 2}).student_config("encoder", (0, 2), 1)
     assert (made.train.refit, made.train.seed, made.student.layers) == (False, 2, (0, 2))
     assert made.output.test is False
-    assert make_shrink(recipe(), {}).words_config().teacher.model == "none"
+    words = make_shrink(recipe(), {}).words_config()
+    assert (words.student.model, words.methods, words.output.test) == ("svm", {}, False)
 
 
 def form(name: str, price: float, size: int, low: float, margin: float, rung: str = "a") -> LadderForm:

@@ -19,6 +19,7 @@ import numpy as np
 
 Logits = Callable[[Sequence[str]], np.ndarray]
 WARM_UP, LEAST = 5, 10  # texts before the clock starts; texts that are timed in any case
+BATCH = 2048  # tokens of a batch of the torch form, padding included
 
 
 def main() -> None:
@@ -28,9 +29,9 @@ def main() -> None:
 
 def measured(folder: str, form: str, threads: int, texts: list[str], seconds: float) -> dict[str, Any]:
     """Load a form and measure it. seconds: after which no further text is timed alone."""
-    load = _torch(threads) if form == "torch" else _exported(form, threads)  # imports the libraries
+    load = _torch(folder, threads) if form == "torch" else _exported(folder, form, threads)  # imports the libraries
     base = forget_peak()
-    logits = load(folder)
+    logits = load()
     for text in texts[:WARM_UP]:
         logits([text])
     singles: list[float] = []
@@ -69,31 +70,32 @@ def forget_peak() -> int | None:
     return status("VmRSS")
 
 
-def _exported(form: str, threads: int) -> Callable[[str], Logits]:
+def _exported(folder: str, form: str, threads: int) -> Callable[[], Logits]:
     from randout.exports import runtime
 
     if form != "arrays":
         import onnxruntime  # noqa: F401
         import tokenizers  # noqa: F401
 
-    def load(folder: str) -> Logits:
-        return runtime.Classifier(folder, form, threads).logits
-
-    return load
+    return lambda: runtime.Classifier(folder, form, threads).logits
 
 
-def _torch(threads: int) -> Callable[[str], Logits]:
+def _torch(folder: str, threads: int) -> Callable[[], Logits]:
+    """Import what a model folder needs; return a function that loads it as transformers runs it: padded, without fused code."""
     import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
 
     from randout.experiments.run.reload import truncation_of
     from randout.models import loading
     from randout.models.tokens import by_length, encode, truncate
 
     torch.set_num_threads(threads)
+    source = loading.find(folder)
+    with torch.device("meta"):  # imports the code of the family, without weights
+        AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(source.encoder_folder))
 
-    def load(folder: str) -> Logits:
-        source = loading.find(folder)
-        encoder, truncation = loading.load(source), truncation_of(source)
+    def load() -> Logits:
+        encoder, truncation = loading.load(source, pack=False), truncation_of(source)
         encoder.model.eval()
 
         @torch.inference_mode()
@@ -101,7 +103,7 @@ def _torch(threads: int) -> Callable[[str], Logits]:
             rows = encode(encoder.tokenizer, texts)
             tokens = truncate(rows, encoder.longest, truncation, encoder.suffix, encoder.prefix)
             found = np.zeros((len(texts), encoder.model.config.num_labels), np.float32)
-            for places in by_length(tokens.lengths, np.arange(len(texts)), 2048):
+            for places in by_length(tokens.lengths, np.arange(len(texts)), BATCH):
                 ids = [torch.from_numpy(tokens[place].astype(np.int64)) for place in places]
                 found[places] = encoder.forward(ids).logits.numpy()
             return found

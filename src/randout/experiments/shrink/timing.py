@@ -66,17 +66,21 @@ def _measured(form: LadderForm, folder: Path, texts: Sequence[str], threads: int
 
 
 def summary(rounds: Sequence[Mapping[str, Any]]) -> Cost:
-    """Return the cost over the rounds of a form: latencies of all texts and rounds together, medians of the rest."""
-    singles = np.concatenate([one["singles"] for one in rounds])
+    """Return the cost over the rounds of a form.
+
+    Latencies are those of the round with the lowest median, and throughput is that of the fastest round: other work on the
+    machine can only slow a round down. Memory is the median over rounds.
+    """
+    singles = min((one["singles"] for one in rounds), key=np.median)
     used = [one["peak"] - one["base"] for one in rounds if one["peak"] is not None and one["base"] is not None]
     whole = [one["peak"] for one in rounds if one["peak"] is not None]
     return Cost(
         latency=float(np.median(singles)),
         latency95=float(np.percentile(singles, 95)),
-        throughput=float(np.median([one["throughput"] for one in rounds])),
+        throughput=float(max(one["throughput"] for one in rounds)),
         memory=int(np.median(used)) if used else None,
         process=int(np.median(whole)) if whole else None,
-        texts=max(len(one["singles"]) for one in rounds),
+        texts=len(singles),
         rounds=len(rounds),
     )
 
