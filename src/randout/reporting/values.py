@@ -69,7 +69,8 @@ class Figure:
     kind: "intervals" (roles y, x, interval, wide, words), "lines" (panel, series, x, y), "scatter" (series, x on a
     logarithmic axis, y, label, ring: not empty for a marked point) or "matrix" (panel, row, column, value, count). options:
     "zero" (a line at 0), "band" (a grey margin, a fraction; of a scatter: below "level"), "level" (a line at this y, a
-    fraction), "level name" and "band name" (for the legend), "log2", "diagonal", "marks" (series without a line), "steps" (series drawn as stairs).
+    fraction), "level name" and "band name" (for the legend), "log2", "diagonal", "marks" (series without a line), "steps"
+    (series drawn as stairs).
     """
 
     name: str

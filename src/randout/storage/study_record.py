@@ -199,8 +199,9 @@ class Cost(Record):
     """What a form of a model costs on the machine of the study, one text at a time unless stated.
 
     latency, latency95: median and 95th percentile over texts, in seconds, with tokenization, of the least disturbed round.
-    throughput: texts per second, all texts at once, of the fastest round. memory: bytes of loading and predicting, above what its libraries take; process: all of the process;
-    None where the operating system does not tell. texts: number of timed texts. rounds: fresh processes.
+    throughput: texts per second, all texts at once, of the fastest round. memory: bytes of loading and predicting, above
+    what its libraries take; process: all of the process; None where the operating system does not tell. texts: number of
+    timed texts. rounds: fresh processes.
     """
 
     latency: float
