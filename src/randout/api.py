@@ -341,6 +341,7 @@ def shrink(
     students: Sequence[PathLike] = (),
     layers: Sequence[int] = (),
     trim_embedding: bool = False,
+    forms: Sequence[str] = (),
     seeds: int = 1,
     margin: float = 0.01,
     cost: str = "latency",
@@ -359,9 +360,9 @@ def shrink(
     """Find the smallest model that is not worse than a teacher, as `randout shrink` does; return the study's record.
 
     students: encoders; empty: one found locally. layers: numbers of layers to keep; empty: all, half, a quarter, ... and
-    one. margin: accuracy that may be lost, as a fraction. cost: latency, size or throughput. open_test: chosen, nearest or
-    none. Other arguments as in `train` and the command. Repeating the call resumes. Raises UserError, Failure, and Stopped
-    at the limit.
+    one. forms: torch, float32, int8; empty: all. margin: accuracy that may be lost, as a fraction. cost: latency, size or
+    throughput. open_test: chosen, nearest or none. Other arguments as in `train` and the command. Repeating the call
+    resumes. Raises UserError, Failure, and Stopped at the limit.
     """
     names = _checked_names("students", students) or []
     _check_arguments(None, teacher, preset, recipe, settings, out, runs, time_limit, "shrink")
@@ -369,6 +370,7 @@ def shrink(
         "students": tuple(names) or None,
         "layers": tuple(layers) or None,
         "trim": trim_embedding,
+        "forms": tuple(_checked_names("forms", forms) or ()) or None,
         "seeds": seeds,
         "margin": margin,
         "cost": cost,

@@ -48,6 +48,9 @@ def shrink(
     trim_embedding: Annotated[
         bool, typer.Option("--trim-embedding", help="also forms with the vocabulary of the training texts only")
     ] = False,
+    form: Annotated[
+        list[str] | None, typer.Option("--form", help="torch, float32 or int8 (ONNX); repeat it (default: all)")
+    ] = None,
     seeds: Annotated[
         int | None, typer.Option(help="trainings of each size (default: 1); the first is exported")
     ] = None,
@@ -94,6 +97,7 @@ def shrink(
         "students": tuple(names) or None,
         "layers": None if layers is None else numbers(layers),
         "trim": trim_embedding,
+        "forms": tuple(form or ()) or None,
         "seeds": seeds,
         "margin": margin,
         "cost": cost,

@@ -145,7 +145,7 @@ def result(record: ShrinkRecord) -> list[str]:
     found = []
     if chosen is not None and chosen.validation is not None:
         found.append(
-            f"{chosen.name} is the cheapest of {plural(len(record.forms), 'form')} that is not worse than the teacher by "
+            f"{chosen.name} was chosen as the cheapest of {plural(len(record.forms), 'form')} that is not worse than the teacher by "
             f"{points(record.margin)} on {record.rows:,} validation rows: {_difference(chosen.validation)}."
         )
         found += _saving(chosen, reference, record)

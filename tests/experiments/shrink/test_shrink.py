@@ -19,7 +19,7 @@ from randout.core.console import Show
 from randout.core.errors import UserError
 from randout.data.dataset import load
 from randout.experiments.run.options import Options, Stopped
-from randout.experiments.shrink import timed_process, timing
+from randout.experiments.shrink import forms, timed_process, timing
 from randout.experiments.shrink.ladder import make_shrink
 from randout.experiments.shrink.shrink import expected_seconds, run_shrink
 from randout.methods.builtin import METHODS
@@ -50,7 +50,7 @@ def words(place: Path, tiny_model: Any, toy_csv: Any, monkeypatch: pytest.Monkey
     """The command, whose students have one layer, without timing, in `place`."""
     monkeypatch.chdir(place)
     asked = ["shrink", toy_csv(90), "--teacher", "teacher", "--student", tiny_model("bert"), "--layers", "1"]
-    return [*asked, "--cost", "size", "--rounds", 0, "--margin", 0.9, "-o", "ladder", *SETTINGS]
+    return [*asked, "--cost", "size", "--rounds", 0, "--margin", 0.9, "--form", "torch", "-o", "ladder", *SETTINGS]
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_forms_are_compared_and_the_smallest_is_chosen(ladder: StudyFolder[Shrin
     smallest = min((form for form in record.forms if form.validation), key=lambda form: form.size)
     assert record.chosen == smallest.name
     shown = (place / "output.txt").read_text(encoding="utf-8")
-    assert f"{record.chosen} is the cheapest" in shown
+    assert f"{record.chosen} was chosen as the cheapest" in shown
     assert re.search(r"On \d+ test rows, scored once, the match is (confirmed|refuted|undecided):", shown)
     assert (place / "ladder" / "shrink.png").stat().st_size > 5000
     assert record.finished
@@ -106,7 +106,7 @@ def test_resuming_trains_and_opens_nothing_again(
     assert {path: path.stat().st_mtime_ns for path in times} == times
     assert (place / "runs" / "test-openings.jsonl").read_text(encoding="utf-8") == log
     before = ladder.record.as_json()
-    for name in ("forms", "chosen", "tested", "test"):
+    for name in ("forms", "chosen", "tested", "test", "cells", "rungs"):
         assert again[name] == before[name]
     code, _, error = command(*[0.5 if word == 0.9 else word for word in words])
     assert code == 2
@@ -125,8 +125,29 @@ def test_the_report_has_a_section_on_sizes(ladder: StudyFolder[ShrinkRecord], pl
     report([place / "ladder"], tmp_path / "report", formats="html,md,csv")
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert "MB on disk" in page
-    assert "is the cheapest of" in page
+    assert "was chosen as the cheapest of" in page
     assert len((tmp_path / "report" / "tables" / "shrink.csv").read_text().splitlines()) == len(ladder.record.forms) + 1
+
+
+def test_a_model_is_exported_in_every_form(place: Path, toy_csv: Any, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    dataset = load(config.build([{"data": {"source": str(toy_csv(90))}}], METHODS).data)
+    held = forms.Rows(dataset, dataset.split["validation"], "validation")
+    model = forms.Model(
+        LadderRung(name="3 layers", kind="encoder", student="bert", layers=3, depth=3), place / "teacher"
+    )
+    found = forms.write_forms(model, tmp_path, held, False, ["torch", "float32", "int8"], Show(quiet=True), [])
+    assert [form.name for form in found] == ["3 layers, torch", "3 layers, ONNX", "3 layers, int8"]
+    assert {form.parameters for form in found} == {found[0].parameters}
+    assert found[2].size < found[1].size
+    logits = [forms.score(form, (), tmp_path, held, Show(quiet=True)).logits for form in found]
+    np.testing.assert_allclose(logits[0], logits[1], atol=1e-4)
+    assert 0 < np.abs(logits[0] - logits[2]).max() < 1
+    record = json.loads((tmp_path / "forms" / "3-layers" / "export.json").read_text())
+    assert record["checks"].keys() == {"float32", "int8"}
+    chosen = forms.copy_chosen(found[2], tmp_path)
+    assert [path.name for path in (chosen / "onnx").iterdir()] == ["model_quantized.onnx"]
+    assert randout.load(chosen).predict(["fever"])[0] in dataset.names
 
 
 def test_forms_are_measured_in_processes_of_their_own(ladder: StudyFolder[ShrinkRecord], place: Path) -> None:

@@ -85,21 +85,32 @@ def form_name(rung: LadderRung, form: str, trimmed: bool = False) -> str:
 
 
 def write_forms(
-    model: Model, study: Path, held: Rows, trim: bool, export: bool, show: Show, notes: list[str]
+    model: Model, study: Path, held: Rows, trim: bool, wanted: Sequence[str], show: Show, notes: list[str]
 ) -> list[LadderForm]:
     """Write the forms of a model into the study's folder `forms`, with their predictions on the validation rows.
 
-    Forms that are there already are kept. trim: also with a trimmed vocabulary. export: also as ONNX. notes: gets a line for
-    each form that cannot be written.
+    Forms that are there already are kept. trim: also with a trimmed vocabulary. wanted: torch, float32, int8; the teacher's
+    own torch form, with which all are compared, is always one. notes: gets a line for each form that cannot be written.
     """
+    found = _all_forms(model, study, held, trim, [form for form in FORMS if form in wanted], show, notes)
+    return [
+        form
+        for form in found
+        if form.form in (*wanted, "arrays") or (model.rung.kind == "teacher" and not form.trimmed)
+    ]
+
+
+def _all_forms(
+    model: Model, study: Path, held: Rows, trim: bool, onnx: Sequence[str], show: Show, notes: list[str]
+) -> list[LadderForm]:
     folder = study / "forms" / model.slug
     if model.rung.kind == "words":
-        return _written_export(model, model.folder, folder, study, held, False, show)
+        return _written_export(model, model.folder, folder, study, held, False, (), show)
     source = find(str(model.folder))
     found = [_described(model, "torch", False, source.folder, study)]
     logits = _score(found[0], model, study, held, show)
-    if export:
-        found += _or_note(model, source, folder, study, held, False, show, notes, logits)
+    if onnx:
+        found += _or_note(model, source, folder, study, held, False, onnx, show, notes, logits)
     if not trim:
         return found
     place = folder.with_name(f"{folder.name}-trimmed")
@@ -118,9 +129,9 @@ def write_forms(
     small = Source(f"{model.rung.name}, trimmed", place.resolve())
     found.append(_described(model, "torch", True, place, study))
     logits = _score(found[-1], model, study, held, show)
-    if export:
-        onnx = folder.with_name(f"{folder.name}-trimmed-onnx")
-        found += _or_note(model, small, onnx, study, held, True, show, notes, logits)
+    if onnx:
+        target = folder.with_name(f"{folder.name}-trimmed-onnx")
+        found += _or_note(model, small, target, study, held, True, onnx, show, notes, logits)
     return found
 
 
@@ -135,13 +146,14 @@ def _or_note(
     study: Path,
     held: Rows,
     trimmed: bool,
+    onnx: Sequence[str],
     show: Show,
     notes: list[str],
     reference: np.ndarray,
 ) -> list[LadderForm]:
     """Export a model, or note why it cannot be."""
     try:
-        return _written_export(model, source.folder, folder, study, held, trimmed, show, source, reference)
+        return _written_export(model, source.folder, folder, study, held, trimmed, onnx, show, source, reference)
     except UserError as error:
         notes.append(f"{model.rung.name}{', trimmed' if trimmed else ''}: no ONNX forms: {error}")
         return []
@@ -154,6 +166,7 @@ def _written_export(
     study: Path,
     held: Rows,
     trimmed: bool,
+    onnx: Sequence[str],
     show: Show,
     source: Source | None = None,
     reference: np.ndarray | None = None,
@@ -165,7 +178,7 @@ def _written_export(
             if source is None:
                 found = files.write_bag(baselines.load(place / "model" if (place / "model").exists() else place), made)
             else:
-                found = files.write_encoder(source, truncation_of(source), made, FORMS)
+                found = files.write_encoder(source, truncation_of(source), made, onnx)
             files.write_record(made, found)
             if (source is not None) and (source.folder / SEEN_ROWS).exists():
                 shutil.copyfile(source.folder / SEEN_ROWS, made / SEEN_ROWS)
@@ -206,7 +219,7 @@ def _described(
         size = sum(path.stat().st_size for path in source.files())
     else:
         record = runtime.read_record(folder)
-        needed = [record["files"][form], runtime.RECORD, "tokenizer.json", "vocabulary.json"]
+        needed = [record["files"][form], "tokenizer.json", "vocabulary.json"]
         size = sum((folder / name).stat().st_size for name in needed if (folder / name).exists())
     return LadderForm.model_validate(
         {

@@ -26,6 +26,7 @@ class ShrinkTable(Table):
         (), description="numbers of blocks to keep; empty: all, half of them, a quarter, ... and one"
     )
     trim: bool = Field(False, description="also forms whose vocabulary is that of the training texts")
+    forms: tuple[Literal["torch", "float32", "int8"], ...] = Field((), description="forms of each model; empty: all")
     seeds: Annotated[int, Field(ge=1)] = Field(1, description="trainings of each rung; the first one is deployed")
     margin: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.01, description="accuracy that a model may lose: 0.01 is 1 point"

@@ -37,8 +37,8 @@ from randout.storage.study_record import FORMAT, Cell, LadderForm, LadderRung, S
 
 from . import timing
 from .choice import cheapest, closest, judged
-from .forms import Model, Rows, copy_chosen, missing_packages, score, write_forms
-from .ladder import WORDS, Shrink, kept_blocks, rungs_of, with_first
+from .forms import FORMS, SHOWN, Model, Rows, copy_chosen, missing_packages, score, write_forms
+from .ladder import WORDS, Shrink, ShrinkTable, kept_blocks, rungs_of, with_first
 
 TEACHER, PICTURE = "teacher", "shrink.png"
 MAY_CHANGE = ("open", "threads", "rounds", "margin", "cost")  # when a ladder is resumed
@@ -128,7 +128,7 @@ def planned(made: Shrink, dataset: Dataset) -> list[str]:
     ladder = plan_ladder(made, dataset)
     table, held = ladder.made.table, ladder.rows("validation")
     lines = [f"{rung.name}: {ladder.plans[_key(rung)].name}" for rung in ladder.rungs]
-    forms = "torch" if missing_packages() else "torch, ONNX and int8"
+    forms = ", ".join(SHOWN[form] for form in _wanted(table))
     trims = ", each also with a trimmed vocabulary" if table.trim else ""
     lines.append(f"each as {forms}{trims}; teacher {ladder.teacher_label}")
     lines.append(
@@ -136,6 +136,12 @@ def planned(made: Shrink, dataset: Dataset) -> list[str]:
         "validation rows"
     )
     return lines + [f"warning: {warning}" for warning in _warnings(ladder)]
+
+
+def _wanted(table: ShrinkTable) -> list[str]:
+    """Return the forms to write: those requested, of which only torch needs no further packages."""
+    asked = [form for form in ("torch", *FORMS) if not table.forms or form in table.forms]
+    return ["torch"] if missing_packages() else asked
 
 
 def _key(rung: LadderRung) -> str:
@@ -158,7 +164,7 @@ def _warnings(ladder: Ladder) -> list[str]:
         )
     if "test" not in ladder.dataset.split:
         found.append("the data has no test split, so the choice cannot be confirmed")
-    if missing := missing_packages():
+    if (missing := missing_packages()) and ladder.made.table.forms != ("torch",):
         found.append(
             f"only torch forms: not installed: {', '.join(missing)}. Install with: pip install 'randout[export]'"
         )
@@ -199,8 +205,6 @@ def run_shrink(
 
 
 def _completed(was: dict[str, Any]) -> dict[str, Any]:
-    from .ladder import ShrinkTable
-
     table = {name: value for name, value in was.items() if name != "recipe"}
     recipe = Config.model_validate(was["recipe"]).model_dump(mode="json")
     return {**ShrinkTable.model_validate(table).model_dump(mode="json"), "recipe": recipe}
@@ -331,7 +335,7 @@ def _write_forms(ladder: Ladder, folder: StudyFolder[ShrinkRecord], models: Sequ
     found: dict[str, LadderForm] = {}
     for model in models:
         trim = table.trim and model.rung.kind == "encoder"
-        for form in write_forms(model, folder.path, held, trim, not missing_packages(), options.show, notes):
+        for form in write_forms(model, folder.path, held, trim, _wanted(table), options.show, notes):
             if not model.seed:
                 before = known.get(form.name)
                 found[form.name] = form if before is None or before.cost is None else _measured(form, before)

@@ -51,7 +51,7 @@ def record() -> ShrinkRecord:
 
 def test_the_result_names_the_choice_and_what_it_saves(record: ShrinkRecord) -> None:
     text = " ".join(result(record))
-    assert "3 layers, int8 is the cheapest of 6 forms that is not worse than the teacher by 1 point" in text
+    assert "3 layers, int8 was chosen as the cheapest of 6 forms that is not worse than the teacher by 1 point" in text
     assert "4.0 ms per text instead of 100.0 (25.0 times as fast)" in text
     assert "was not scored" in text
     record.tested, record.test = record.chosen, margin_test(-0.03)
