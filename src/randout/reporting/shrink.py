@@ -77,7 +77,7 @@ def table(record: ShrinkRecord) -> Table:
             f"{plural(record.machine.threads, 'thread')}, one process for each form and round. Memory: of the model, above "
             "that of the libraries."
         )
-    return Table("shrink", "Forms, cheapest first", COLUMNS, tuple(rows), note)
+    return Table("forms", "Forms, cheapest first", COLUMNS, tuple(rows), note)
 
 
 def accuracy_of(form: LadderForm, record: ShrinkRecord) -> float | None:
@@ -114,6 +114,7 @@ def figure(record: ShrinkRecord) -> Figure | None:
         rows.append((kind, form.name, label, x, value, chosen))
     if reference is None:
         return None
+    rows.sort(key=lambda row: row[0] == "teacher")  # last, so that the other series have the colours
     columns: tuple[Column, ...] = (Column("series"), Column("form"), Column("label"), Column(AXES[record.by], "number"))
     columns += (Column("validation accuracy %", "percent"), Column("choice"))
     data = Table("shrink", "Accuracy against cost", columns, tuple(rows))
@@ -145,8 +146,8 @@ def result(record: ShrinkRecord) -> list[str]:
     found = []
     if chosen is not None and chosen.validation is not None:
         found.append(
-            f"{chosen.name} was chosen as the cheapest of {plural(len(record.forms), 'form')} that is not worse than the teacher by "
-            f"{points(record.margin)} on {record.rows:,} validation rows: {_difference(chosen.validation)}."
+            f"{chosen.name} was chosen as the cheapest of {plural(len(record.forms), 'form')} that is not worse than the teacher "
+            f"by {points(record.margin)} on {record.rows:,} validation rows: {_difference(chosen.validation)}."
         )
         found += _saving(chosen, reference, record)
     elif near is not None and near.validation is not None:

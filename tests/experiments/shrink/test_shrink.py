@@ -126,7 +126,10 @@ def test_the_report_has_a_section_on_sizes(ladder: StudyFolder[ShrinkRecord], pl
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert "MB on disk" in page
     assert "was chosen as the cheapest of" in page
-    assert len((tmp_path / "report" / "tables" / "shrink.csv").read_text().splitlines()) == len(ladder.record.forms) + 1
+    assert (
+        len((tmp_path / "report" / "tables" / "forms.csv").read_text(encoding="utf-8").splitlines())
+        == len(ladder.record.forms) + 1
+    )
 
 
 def test_a_model_is_exported_in_every_form(place: Path, toy_csv: Any, tmp_path: Path) -> None:
