@@ -10,12 +10,12 @@ from pydantic import Field
 
 from randout.core.config import AUTO_STUDENT, Config, Table, build, checked
 from randout.core.errors import UserError
-from randout.methods.builtin import METHODS
+from randout.methods.builtin import KD_ALONE, METHODS
 from randout.models.sources import CLASSIFIER_NAMES
 from randout.storage.study_record import LadderRung
 
 WORDS = "svm"  # the bag-of-words baseline of a ladder
-PRESET = "kd"  # default preset of the students
+PRESET = KD_ALONE  # default preset of the students
 
 
 class ShrinkTable(Table):
