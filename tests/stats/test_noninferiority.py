@@ -56,6 +56,9 @@ def test_few_rows_give_no_verdict_and_say_so() -> None:
     labels, first, second = pair(100, 0, 0)
     found = not_worse(labels, first, second, np.arange(100), 2, 0.02)
     assert (found.verdict, found.reason) == ("undecided", "100 groups, at least 150 are needed for this margin")
+    better = not_worse(*pair(100, 0, 20), np.arange(100), 2, 0.01)
+    assert better.low > 0
+    assert better.verdict == "confirmed"
     few = not_worse(labels, first, second, np.arange(100) // 20, 2, 0.9)
     assert (few.verdict, few.reason) == ("undecided", "5 groups, at least 10 are needed")
     assert least_rows(0.01) == 300

@@ -95,14 +95,14 @@ def not_worse(
 def decide(found: Judged, margin: float) -> tuple[str, str]:
     """Return the verdict on "not worse by the margin", and why there can be none.
 
-    No verdict for fewer than `GROUPS_NEEDED` groups. "Not worse" also needs 3 / margin groups: with fewer, no difference at
-    all is compatible with one of the margin (rule of three).
+    No verdict for fewer than `GROUPS_NEEDED` groups. "Not worse" also needs 3 / margin groups, unless the model is better:
+    with fewer, no difference at all is compatible with one of the margin (rule of three).
     """
     if few := too_few_groups(found.groups, found.equal_groups):
         return UNDECIDED, few.removeprefix("no verdict: ")
     if found.high90 < -margin:
         return REFUTED, ""
-    if too_few_for(found.groups, margin):
+    if found.low90 <= 0 and too_few_for(found.groups, margin):
         return UNDECIDED, f"{found.groups} groups, at least {least_rows(margin):,} are needed for this margin"
     return (CONFIRMED if found.low90 > -margin else UNDECIDED), ""
 
@@ -113,7 +113,7 @@ def least_rows(margin: float) -> int:
 
 
 def too_few_for(groups: int, margin: float) -> bool:
-    """Return whether so many groups can never show "not worse by the margin"."""
+    """Return whether so many groups can never show "not worse by the margin" of a model that is not better."""
     return groups < least_rows(margin)
 
 

@@ -154,8 +154,9 @@ def _warnings(ladder: Ladder) -> list[str]:
     groups = len(np.unique(group_codes(held.groups, len(held.rows))))
     if too_few_for(groups, margin):
         found.append(
-            f"no form can be shown to be not worse by {points(margin)} on {groups:,} validation rows: at least "
-            f"{least_rows(margin):,} are needed. Use a larger --margin, more validation rows, or --open nearest"
+            f"only a form that is better than the teacher can be chosen: {groups:,} validation rows cannot show that one is not "
+            f"worse by {points(margin)}; at least {least_rows(margin):,} are needed. Use a larger --margin, more validation "
+            "rows, or --open nearest"
         )
     if left := len(ladder.dataset.split["validation"]) - len(held.rows):
         found.append(
@@ -289,8 +290,10 @@ def _train_cell(folder: StudyFolder[ShrinkRecord], cell: Cell, plan: Plan, withi
     cell.run, cell.state, cell.error = folder.place(within.runs / plan.name), "waiting", None
     began = time.monotonic()
     try:
-        pipeline.execute(plan, within)
+        found = pipeline.execute(plan, within)
         cell.state = "finished"
+        if not found.new:  # how long it took once, for the time limit
+            cell.seconds = sum(one.seconds for one in found.run.history.epochs)
     except Stopped:
         folder.save()
         raise
