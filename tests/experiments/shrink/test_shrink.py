@@ -19,7 +19,7 @@ from randout.core.console import Show
 from randout.core.errors import UserError
 from randout.data.dataset import load
 from randout.experiments.run.options import Options, Stopped
-from randout.experiments.shrink import forms, timed_process, timing
+from randout.experiments.shrink import timed_process, timing
 from randout.experiments.shrink.ladder import make_shrink
 from randout.experiments.shrink.shrink import expected_seconds, run_shrink
 from randout.methods.builtin import METHODS
@@ -130,27 +130,6 @@ def test_the_report_has_a_section_on_sizes(ladder: StudyFolder[ShrinkRecord], pl
         len((tmp_path / "report" / "tables" / "forms.csv").read_text(encoding="utf-8").splitlines())
         == len(ladder.record.forms) + 1
     )
-
-
-def test_a_model_is_exported_in_every_form(place: Path, toy_csv: Any, tmp_path: Path) -> None:
-    pytest.importorskip("onnxscript")
-    dataset = load(config.build([{"data": {"source": str(toy_csv(90))}}], METHODS).data)
-    held = forms.Rows(dataset, dataset.split["validation"], "validation")
-    model = forms.Model(
-        LadderRung(name="3 layers", kind="encoder", student="bert", layers=3, depth=3), place / "teacher"
-    )
-    found = forms.write_forms(model, tmp_path, held, False, ["torch", "float32", "int8"], Show(quiet=True), [])
-    assert [form.name for form in found] == ["3 layers, torch", "3 layers, ONNX", "3 layers, int8"]
-    assert {form.parameters for form in found} == {found[0].parameters}
-    assert found[2].size < found[1].size
-    logits = [forms.score(form, (), tmp_path, held, Show(quiet=True)).logits for form in found]
-    np.testing.assert_allclose(logits[0], logits[1], atol=1e-4)
-    assert 0 < np.abs(logits[0] - logits[2]).max() < 1
-    record = json.loads((tmp_path / "forms" / "3-layers" / "export.json").read_text())
-    assert record["checks"].keys() == {"float32", "int8"}
-    chosen = forms.copy_chosen(found[2], tmp_path)
-    assert [path.name for path in (chosen / "onnx").iterdir()] == ["model_quantized.onnx"]
-    assert randout.load(chosen).predict(["fever"])[0] in dataset.names
 
 
 def test_forms_are_measured_in_processes_of_their_own(ladder: StudyFolder[ShrinkRecord], place: Path) -> None:
