@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import xml.etree.ElementTree as ET
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from randout.reporting import report
 from randout.reporting.pictures import draw_picture, log_ticks, scatter_range, to_bytes
 from randout.reporting.shrink import figure, lines, result, table, verdict
 from randout.reporting.svg import svg
@@ -128,6 +131,19 @@ def test_both_drawings_show_the_points_the_margin_and_the_choice(record: ShrinkR
     assert len(by_size.table.rows) == len(record.forms)
     record.forms = record.forms[:1]
     assert figure(record) is None
+
+
+def test_a_study_without_a_student_to_show_has_a_report(record: ShrinkRecord, tmp_path: Path) -> None:
+    """The teacher's own int8 form is chosen, or nothing is trained yet."""
+    record.chosen = "teacher, int8"
+    begun = ShrinkRecord(format=1, kind="shrink", name="begun", data=StudyData(sha256=""), rungs=record.rungs, cells=[])
+    for name, study in (("whole", record), ("begun", begun)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "study.json").write_text(json.dumps({"format": 1} | study.as_json()), encoding="utf-8")
+        report([tmp_path / name], tmp_path / f"{name}-report", formats="md,csv")
+    text = (tmp_path / "whole-report" / "report.md").read_text(encoding="utf-8")
+    assert "teacher, int8 was chosen as the cheapest of 6 forms" in text
+    assert "No result yet" in (tmp_path / "begun-report" / "report.md").read_text(encoding="utf-8")
 
 
 def test_ticks_of_a_logarithmic_axis_are_round() -> None:
