@@ -32,7 +32,7 @@ from randout.methods.compatibility import check_together
 from randout.methods.cross_entropy import CrossEntropy
 from randout.models.inference import predict
 from randout.training import checkpoint
-from randout.training.loop import _backward, _batch, fit, losses_of, step_at
+from randout.training.loop import backward, fit, losses_of, micro_batch_of, step_at
 from randout.training.state import Event, TrainingData, TrainingState
 
 from .models import build
@@ -197,7 +197,7 @@ def whole_batch(training: TrainingState) -> Batch:
     data = training_data_of(training)
     order = data.tokens.lengths[:BATCH].argsort(kind="stable")
     training.position.micro_batch = BATCH
-    return _batch(training, data, order, 0)
+    return micro_batch_of(training, data, order, 0)
 
 
 def check_toml(bench: Bench, case: Case) -> None:
@@ -373,7 +373,7 @@ def check_packed_gradient(bench: Bench, case: Case) -> None:
             training = bench.start(case.methods, dropout=False, pack=pack, family=family)
             _in_float64(training)
             step = step_at(training, toy_training_data(training.encoder, 28, heldout=10), 0)
-            training.stack.gradient(step, whole_batch(training), partial(_backward, training, step))
+            training.stack.gradient(step, whole_batch(training), partial(backward, training, step))
             found.append({name: p.grad for name, p in training.encoder.model.named_parameters()})
         _compare_gradients(found[0], found[1], 1e-5, f"{family}, packed and padded")
 

@@ -125,8 +125,8 @@ def bombs(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
     monkeypatch.setattr(record.StudyFolder, "save", counted(record.StudyFolder.save))
     monkeypatch.setattr(checkpoint, "save", counted(checkpoint.save))
-    monkeypatch.setattr(pipeline, "_finish", counted(pipeline._finish))
-    monkeypatch.setattr(search, "_delete_weights", counted(search._delete_weights))
+    monkeypatch.setattr(pipeline, "score_split", counted(pipeline.score_split))
+    monkeypatch.setattr(pipeline, "clean", counted(pipeline.clean))
     monkeypatch.setattr(search.shutil, "rmtree", counted(search.shutil.rmtree))
     return fuse
 
