@@ -15,7 +15,7 @@ from randout.baselines import reference
 from randout.core import config
 from randout.core.console import Show
 from randout.core.errors import UserError
-from randout.experiments.run import planning, run_request, scoring, soft_labels
+from randout.experiments.run import planning, run_request, soft_labels
 from randout.experiments.run.student import Options
 from randout.experiments.search import search
 from randout.experiments.search.space import SearchTable
@@ -33,11 +33,6 @@ from support.tables import load
 NAMES = ["health", "money", "sport"]
 LITTLE = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-9, "precision": "float32", "device": "cpu"}
 SETS = [word for key, value in LITTLE.items() for word in ("--set", f"{key}={value}")]
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring.run_pictures, "confusion_picture", lambda *words: None)
 
 
 def kinds(labels: Any, predicted: Any, names: list[str] = NAMES, **options: Any) -> list[str]:
