@@ -133,6 +133,8 @@ def _replacements(node: ast.AST) -> list[ast.AST]:
             return [operand]
         case ast.IfExp(test, body, other):
             return [ast.IfExp(test, other, body)]
+        case ast.If(ast.Name("TYPE_CHECKING")):  # only type checkers read it
+            return []
         case ast.If(test, body, other):
             return [ast.If(ast.Constant(value), body, other) for value in (True, False)]
         case ast.Constant(bool() as value):

@@ -302,7 +302,9 @@ def test_columns_of_every_parquet_type_can_be_read_without_pandas(tmp_path, monk
 def test_a_column_that_is_not_used_is_never_converted(tmp_path):
     """One whose values have no Python equivalent is refused only when it is read."""
     pa = pytest.importorskip("pyarrow")
-    parquet(tmp_path / "a.parquet", {"text": ["a"], "other": pa.array([[2**62]], pa.list_(pa.timestamp("s"))), "more": [2]})
+    parquet(
+        tmp_path / "a.parquet", {"text": ["a"], "other": pa.array([[2**62]], pa.list_(pa.timestamp("us"))), "more": [2]}
+    )
     table = read_table(tmp_path / "a.parquet")
     assert (len(table), list(table.columns), "other" in table.columns) == (1, ["text", "other", "more"], True)
     assert table.columns["text"] is table.columns["text"]

@@ -346,6 +346,11 @@ def test_names_that_are_not_in_the_code_are_refused(mutate: Any, part: dict[str,
 
 SOURCE = '''"""A module."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from numbers import Number
+
 LIMIT: int = 3
 
 

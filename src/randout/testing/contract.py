@@ -279,7 +279,7 @@ def check_resume(bench: Bench, case: Case) -> None:
     """Check that a stopped and resumed training is bit-identical to an uninterrupted one: weights, optimizer, the method's
     state and the position.
     """
-    expected = checkpoint._all_tensors(bench.whole(case.methods))
+    expected = checkpoint.tensors_of(bench.whole(case.methods))
     _, positions = bench.interrupted(case.methods)
     torch.rand(7)  # the state of torch's generator must have no effect
     for stop, position in positions.items():
@@ -289,7 +289,7 @@ def check_resume(bench: Bench, case: Case) -> None:
         if json.dumps(resumed.position.as_json(), sort_keys=True) != position:
             raise ContractError(f"stopped after {stop} steps: the position differs after restoring")
         trained(resumed, training_data_of(resumed))
-        found = checkpoint._all_tensors(resumed)
+        found = checkpoint.tensors_of(resumed)
         if not bit_identical(found, expected):
             other = sorted(expected.keys() ^ found.keys()) or [
                 name for name in expected if not torch.equal(found[name], expected[name])
