@@ -189,7 +189,7 @@ def verdict(found: MarginTest, name: str) -> list[str]:
 
 def needed_sentence(found: MarginTest, rows: str) -> str:
     """How many rows would decide it, with 80 % power."""
-    share = f"(the two differ in being right on {found.disagreement:.1%} of the rows)"
+    share = f"(the two differ in being right on {100 * found.disagreement:.1f} % of the rows)"
     equal = f"about {found.needed_if_equal:,} if both are equally accurate" if found.needed_if_equal else ""
     if found.needed is None:
         return f"The difference is at the margin itself, so no number of {rows} would decide it; {equal} {share}."
@@ -202,9 +202,13 @@ def needed_sentence(found: MarginTest, rows: str) -> str:
 
 def _difference(found: MarginTest) -> str:
     return (
-        f"accuracy {found.accuracy:.2%} against {found.reference:.2%}, difference {100 * found.estimate:+.2f} points, one-sided "
+        f"accuracy {_percent(found.accuracy)} against {_percent(found.reference)}, difference {100 * found.estimate:+.2f} points, one-sided "
         f"95 % bounds {100 * found.low:+.2f} and {100 * found.high:+.2f}"
     )
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f} %"
 
 
 def _because(found: MarginTest) -> str:
@@ -245,7 +249,7 @@ def _cells(form: LadderForm, record: ShrinkRecord) -> list[str]:
     cells: list[Any] = [form.name, str(rung.layers or ""), number(form.parameters, ","), number(form.size / MEGABYTE)]
     cells += [number(memory), number(None if costs is None else 1000 * costs.latency)]
     cells.append(number(None if costs is None else costs.throughput, ",.0f"))
-    cells.append("" if value is None else f"{value:.2%}")
+    cells.append("" if value is None else _percent(value))
     if found is None:
         return [*cells, "", "", "the teacher"]
     interval = f"{100 * found.low:+.2f} to {100 * found.high:+.2f}"
