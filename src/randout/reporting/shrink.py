@@ -201,9 +201,10 @@ def needed_sentence(found: MarginTest, rows: str) -> str:
 
 
 def _difference(found: MarginTest) -> str:
+    own, its = _percent(found.accuracy), _percent(found.reference)
+    bounds = f"{100 * found.low:+.2f} and {100 * found.high:+.2f}"
     return (
-        f"accuracy {_percent(found.accuracy)} against {_percent(found.reference)}, difference {100 * found.estimate:+.2f} points, one-sided "
-        f"95 % bounds {100 * found.low:+.2f} and {100 * found.high:+.2f}"
+        f"accuracy {own} against {its}, difference {100 * found.estimate:+.2f} points, one-sided 95 % bounds {bounds}"
     )
 
 
