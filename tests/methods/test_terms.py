@@ -13,6 +13,8 @@ from torch import Tensor
 
 from randout.core import config
 from randout.core.errors import UserError
+from randout.experiments.run.run_request import recipe_tables
+from randout.experiments.study.spec import read_study
 from randout.methods.base import Batch, Context
 from randout.methods.builtin import METHODS
 from randout.methods.cross_entropy import CrossEntropy
@@ -140,6 +142,21 @@ def test_a_file_of_terms_is_the_same_configuration_as_its_list(tmp_path: Path) -
 
     assert built(str(path)) == built(["fever", "cough*"])
     assert built(str(path)).methods["term-spans"]["terms"] == ["fever", "cough*"]
+
+
+def test_recipes_and_studies_read_the_file_beside_them(tmp_path: Path) -> None:
+    """A study records the terms themselves, so that a file edited between two sittings changes no arm unseen."""
+    (tmp_path / "terms.txt").write_text("fever\n", encoding="utf-8")
+    table = '[methods]\nce = {}\nterm-spans = { terms = "terms.txt", weight = 1 }\n'
+    (tmp_path / "recipe.toml").write_text(table, encoding="utf-8")
+    tables = recipe_tables(tmp_path / "recipe.toml")
+    assert config.build([tables], METHODS).methods["term-spans"]["terms"] == ["fever"]
+    (tmp_path / "study.toml").write_text(table.replace("[methods]", "[arms.one.methods]"), encoding="utf-8")
+    study = read_study(tmp_path / "study.toml")
+    assert study.arms["one"]["methods"]["term-spans"] == {"terms": ["fever"], "weight": 1.0}
+    (tmp_path / "terms.txt").unlink()
+    with pytest.raises(UserError, match=r"arms.one.methods.term-spans.terms: found '.*terms.txt'; no such file"):
+        read_study(tmp_path / "study.toml")
 
 
 def test_the_probe_learns_and_is_not_saved(tiny_model: Any) -> None:
