@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
 
 class TermSpans(TermMethod):
-    """L = weight * 1/B * sum_i 1/n_i * sum_j BCE(sigmoid(u . h_ij + b), t_ij), in addition to the loss on gold labels.
+    """L = weight * 1/B * sum_i (mean over j in T_i of -log p_ij + mean over j not in T_i of -log(1 - p_ij)) / 2, in addition
+    to the loss on gold labels, with p_ij = sigmoid(u . h_ij + b).
 
-    h_ij: (d,) the last block's state of token j of text i; n_i: its tokens without special tokens, over which j runs; t_ij: 1
-    if the token belongs to a term, else 0; B: texts of the step, labelled or not. u (d,) and b are learned with the student
-    and are not part of the saved model. A text without a term has targets 0 only.
+    h_ij: (d,) the last block's state of token j of text i, special tokens left out; T_i: its tokens that belong to a term; a
+    mean over none is 0; B: texts of the step, labelled or not. u (d,) and b are learned with the student and are not part of
+    the saved model. Terms and other words have equal weight in a text, because terms are few: with one mean over all tokens,
+    the probe marked none.
 
     terms: words matched as whole words regardless of case; `*` at the end stands for any further letters (`models.terms`).
 
@@ -32,8 +34,7 @@ class TermSpans(TermMethod):
     could not be checked against the paper's text: ours are a linear probe, one class for all terms, and the weight. HMCNET's
     user behaviour needs posts that the released data lacks, and has no counterpart here; the other part is `term-pooling`.
 
-    Not useful if the terms say nothing about the class and its meaning does not depend on them. Finding listed words is easy
-    for an encoder, so the loss is soon small.
+    Not useful if a text's class does not depend on how it uses the terms.
     """
 
     name = "term-spans"
@@ -63,7 +64,7 @@ class TermSpans(TermMethod):
         lengths = [len(text) for text in batch.ids]
         states = token_states(output.hidden[len(context.hook_points.blocks)], lengths)  # (tokens, d)
         marked = self.masks(context, batch)
-        weights = [_word_weights(n, context.prefix, context.suffix) for n in lengths]
+        weights = [_token_weights(text, context.prefix, context.suffix) for text in marked]
         scores = at_least_float32(states) @ u + b  # (tokens,)
         targets = torch.cat(marked).to(scores.device, scores.dtype)
         each = F.binary_cross_entropy_with_logits(at_least_float32(scores), targets, reduction="none")
@@ -81,9 +82,10 @@ class TermSpans(TermMethod):
                 step.log(name, found[of.to(found.device)].float().mean(), weight=count)
 
 
-def _word_weights(length: int, prefix: int, suffix: int) -> Tensor:
-    """Weight (length,) of each token of a text: 0 for special tokens at its ends, and equal for the others, with sum 1."""
-    weights = torch.zeros(length)
-    words = max(length - prefix - suffix, 0)
-    weights[prefix : prefix + words] = 1 / max(words, 1)
-    return weights
+def _token_weights(marked: Tensor, prefix: int, suffix: int) -> Tensor:
+    """Weight (n,) of each token of a text: 0 for special tokens at its ends; sum 1/2 over the marked ones, and over others."""
+    words = torch.ones_like(marked)
+    words[:prefix] = False
+    words[len(words) - suffix :] = False
+    parts = words & marked, words & ~marked
+    return sum((part / (2 * part.sum().clamp(min=1)) for part in parts), torch.zeros(len(marked)))
