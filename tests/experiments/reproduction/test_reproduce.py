@@ -30,7 +30,6 @@ from randout.paper.published import paper
 from randout.storage.study_folder import read_record
 from randout.testing.models import build, toy_texts
 
-
 APPROXIMATE = "approximation without user behaviour, and of layers not checked"
 SYSTEMS = ("Randout-KD", "Naseem et al. 2022a", "HMCNET (approximation)")  # of the ten folds
 
