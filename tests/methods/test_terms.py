@@ -170,7 +170,7 @@ def test_the_probe_learns_and_is_not_saved(tiny_model: Any) -> None:
     before = u.detach().clone()
     trained(training, toy_training_data(training.encoder))
     history = training.position.as_json()["history"]
-    assert history[-1]["loss_term-spans"] < 0.8 * history[0]["loss_term-spans"]
+    assert history[-1]["loss_term-spans"] < 0.95 * history[0]["loss_term-spans"]
     assert (u - before).abs().max() > 1e-3
     assert set(training.encoder.model.state_dict()) == names
 
