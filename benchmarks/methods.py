@@ -28,10 +28,12 @@ from randout.experiments.run import planning, student
 from randout.experiments.run.plan import Plan
 from randout.methods import catalog
 from randout.methods.builtin import METHODS
+from randout.methods.terms import TermMethod
 from randout.training import loop
 
 import torch  # isort: skip  (randout sets torch's environment first)
 
+TERMS = ["a*", "the", "of"]  # of methods on listed terms; words that any table has
 WARM_UP = 1  # uncounted steps at the start of each round
 
 
@@ -101,7 +103,9 @@ def ready(
     }
     if arguments.layers:
         own["student"]["layers"] = [int(layer) for layer in arguments.layers.split(",")]
-    plan = planning.make(config.build([config.read_preset(config.DEFAULT_PRESET), own, entry.recipe], METHODS))
+    if issubclass(entry.method, TermMethod):
+        own["methods"] = {entry.method.name: {"terms": TERMS}}
+    plan = planning.make(config.build([config.read_preset(config.DEFAULT_PRESET), entry.recipe, own], METHODS))
     taught = student.stand_in(plan) if plan.has_teacher else None
     training, data = student.begin_training(plan, taught), student.make_training_data(plan, taught)
     train, size = plan.dataset.split["train"], arguments.batch_size
