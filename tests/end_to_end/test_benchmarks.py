@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import csv
 import importlib.util
 import json
 import multiprocessing
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import tomllib
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -204,6 +206,36 @@ def test_rows_smoke(smoke: Callable[..., Any], tmp_path: Path) -> None:
     assert [size["rows"] for size in found["sizes"]] == [400, 800]
     assert {part["part"] for part in found["sizes"][0]["parts"]} >= {"tokenise", "training steps", "score"}
     assert (tmp_path / "rows.png").stat().st_size > 0
+
+
+def test_tables_with_few_labels_keep_groups_whole(tmp_path: Path) -> None:
+    """Rows of one group are in one split, and no unlabelled text is a labelled or a test text."""
+    few = runpy.run_path(str(ROOT / "benchmarks" / "few_labels.py"))
+    source = tmp_path / "posts.csv"
+    rows = [(f"post {i} on subject {i % 7}", "yes" if i % 3 else "no", i // 4) for i in range(1600)]
+    with source.open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows([("text", "label", "group"), *rows])
+    out = tmp_path / "out"
+    out.mkdir()
+    description = tmp_path / "posts.toml"
+    description.write_text(
+        'name = "posts"\ntrain = "posts.csv"\ntext_column = "text"\nlabel_column = "label"\ngroup_column = "group"\n'
+    )
+    table, unlabelled = few["write_tables"](str(description), out)
+    with table.open(encoding="utf-8", newline="") as stream:
+        written = list(csv.DictReader(stream))
+    with unlabelled.open(encoding="utf-8", newline="") as stream:
+        others = {row["text"] for row in csv.DictReader(stream)}
+    splits: dict[str, set[str]] = {}
+    for row in written:
+        splits.setdefault(row["group"], set()).add(row["split"])
+    assert all(len(found) == 1 for found in splits.values())
+    counts = Counter(row["split"] for row in written)
+    assert few["LABELLED"] <= counts["train"] + counts["validation"] < few["LABELLED"] + 4
+    assert few["VALIDATION"] <= counts["validation"] < few["VALIDATION"] + 4
+    assert counts["test"] > 0
+    assert others
+    assert not others & {row["text"] for row in written}
 
 
 def test_startup_smoke(smoke: Callable[..., Any]) -> None:
