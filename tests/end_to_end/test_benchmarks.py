@@ -344,9 +344,7 @@ def test_named_mutants_fit_the_code(mutate: Any) -> None:
     names = [mutant.name for mutant in every]
     assert len(set(names)) == len(names)
     assert sum(mutant.group == "named" for mutant in every) == len(plan["named"]) >= 19
-    tests = [test.partition("::")[0] for part in plan["named"] + plan["module"] for test in part["tests"]]
-    assert all((ROOT / "tests" / test).exists() for test in tests)
-    assert all((ROOT / "src" / "randout" / part["file"]).exists() for part in plan["module"])
+    mutate.check(plan)
     again = [mutant for mutant in every if mutant.group == "methods/functional.py"]
     assert again == mutate.mutants(plan, ["methods/functional.py"]), "the same sample"
     with pytest.raises(SystemExit, match=r"'x': `old` occurs 0 times in data/stratify\.py"):
@@ -355,7 +353,35 @@ def test_named_mutants_fit_the_code(mutate: Any) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        (
+            {"reasons": {"methods/kd.py, gone: `1` -> `2`": "equivalent"}},
+            r"reason for 'methods/kd\.py, gone: `1` -> `2`'",
+        ),
+        ({"module": [{"file": "methods/gone.py", "tests": []}]}, r"module 'methods/gone\.py': no such file"),
+        (
+            {"module": [{"file": "methods/kd.py", "tests": ["test_gone.py"]}]},
+            r"methods/kd\.py: no test 'test_gone\.py'",
+        ),
+        (
+            {"module": [{"file": "methods/kd.py", "tests": ["methods/test_equations.py::test_gone"]}]},
+            "no test 'methods/test_equations.py::test_gone'",
+        ),
+    ],
+)
+def test_names_that_are_not_in_the_code_are_refused(mutate: Any, part: dict[str, Any], said: str) -> None:
+    with pytest.raises(SystemExit, match=said):
+        mutate.check({"named": [], "module": []} | part)
+
+
 SOURCE = '''"""A module."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from numbers import Number
 
 LIMIT: int = 3
 
