@@ -28,6 +28,7 @@ from randout.experiments.run import planning, student
 from randout.experiments.run.plan import Plan
 from randout.methods import catalog
 from randout.methods.builtin import METHODS
+from randout.methods.terms import TermMethod
 from randout.training import loop
 
 import torch  # isort: skip  (randout sets torch's environment first)
@@ -41,7 +42,7 @@ def main() -> None:
         if arguments.smoke:
             arguments.model, arguments.data = tiny_model(Path(folder)), tiny_data(Path(folder))
             arguments.rounds, arguments.steps, arguments.max_length, arguments.sample = 1, 2, 64, 0
-            arguments.teacher = arguments.model
+            arguments.teacher, arguments.terms = arguments.model, "w1,w2"
         found = costs(arguments)
     print(json.dumps(found) if arguments.json else as_text(found))
 
@@ -61,6 +62,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--max-length", type=int, default=215)
     parser.add_argument("--threads", type=int, default=0, help="number of torch threads; 0: torch's default")
     parser.add_argument("--only", help="names of methods, comma-separated; default: all")
+    parser.add_argument("--terms", default="a*,the,of", help="of methods on listed terms, comma-separated")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--smoke", action="store_true")
     arguments = parser.parse_args()
@@ -101,7 +103,9 @@ def ready(
     }
     if arguments.layers:
         own["student"]["layers"] = [int(layer) for layer in arguments.layers.split(",")]
-    plan = planning.make(config.build([config.read_preset(config.DEFAULT_PRESET), own, entry.recipe], METHODS))
+    if issubclass(entry.method, TermMethod):
+        own["methods"] = {entry.method.name: {"terms": arguments.terms.split(",")}}
+    plan = planning.make(config.build([config.read_preset(config.DEFAULT_PRESET), entry.recipe, own], METHODS))
     taught = student.stand_in(plan) if plan.has_teacher else None
     training, data = student.begin_training(plan, taught), student.make_training_data(plan, taught)
     train, size = plan.dataset.split["train"], arguments.batch_size

@@ -44,6 +44,8 @@ from randout.methods.r_drop import RDrop
 from randout.methods.randout import Randout
 from randout.methods.scattered import Scattered
 from randout.methods.self_distillation import SelfDistillation
+from randout.methods.term_pooling import TermPooling
+from randout.methods.term_spans import TermSpans
 from randout.methods.weidc import WeiDC
 from randout.models.encoder import Output, Want
 from randout.testing import CHECKS, Bench, Case
@@ -125,6 +127,14 @@ TABLE = [
     ),
     Case(Contrastive(), neutral={"weight": 0.0}),
     Case(Contrastive(form="supervised", weight=0.3), neutral={"weight": 0.0}),
+    Case(TermSpans(terms=("fever", "coach", "s*"), weight=1.0), neutral={"weight": 0.0}),
+    Case(TermPooling(terms=("fever", "coach", "s*")), neutral={"weight": 0.0}),
+    Case(  # both parts of the preset hmcnet
+        TermPooling(terms=("fever", "coach", "s*")),
+        trained_with=(CrossEntropy(), TermSpans(terms=("fever", "coach", "s*"), weight=1.0)),
+        neutral={"weight": 0.0},
+        equals=(CrossEntropy(), TermSpans(terms=("fever", "coach", "s*"), weight=1.0)),
+    ),
     Case(KnowledgeDistillation(temperature=2.0), neutral={"weight": 0.0}),
     Case(Randout(tokens=8, units=8), neutral={"scale": 0.0}),
     Case(

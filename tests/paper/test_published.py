@@ -36,6 +36,13 @@ def test_numbers_are_found():
     assert paper().number("Section 5, ten folds", "rhmd", "naseem2022a", "macro_f1").step == 1
 
 
+def test_numbers_of_other_papers_have_a_source() -> None:
+    (one,) = paper().elsewhere
+    assert (one.dataset, one.classes, one.system, one.printed) == ("rhmd", 4, "HMCNET", "0.75")
+    assert one.model in paper().names
+    assert "10.1145/3485447.3512129" in one.source
+
+
 def test_one_number_stands_alike_wherever_it_is_printed():
     for dataset in ("rhmd", "coda19"):
         for model in ("plain", "randout-kd"):

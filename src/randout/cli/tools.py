@@ -49,7 +49,7 @@ Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a setting; `randout init` lists them")
 ]
 Preset = Annotated[
-    str | None, typer.Option(help="auto (default), randout-kd, plain, kd, randout, randout-literal, paper")
+    str | None, typer.Option(help="auto (default), randout-kd, plain, kd, randout, randout-literal, paper, hmcnet")
 ]
 Encoding = Annotated[str | None, typer.Option(help="text encoding of tables, such as latin1 (default: UTF-8)")]
 TextColumn = Annotated[str | None, typer.Option("--text-column", help="name of the text column")]

@@ -20,6 +20,7 @@ PATH_SETTINGS = {  # table: settings that may be paths; `more` is a list
     "student": ("model",),
     "teacher": ("model", "more"),
 }
+METHOD_PATHS = ("terms",)  # settings of methods that may be paths
 
 
 LONGEST_NAME = 255  # bytes of a file name, on nearly every file system
@@ -253,6 +254,11 @@ def change_places(tables: dict[str, Any], change: Callable[[str], str]) -> None:
                 values[key] = [change(one) if isinstance(one, str) and one else one for one in value]
             elif isinstance(value, str) and value:
                 values[key] = change(value)
+    methods = tables.get("methods")
+    for settings in methods.values() if isinstance(methods, dict) else ():
+        for key in METHOD_PATHS if isinstance(settings, dict) else ():
+            if isinstance(settings.get(key), str):
+                settings[key] = change(settings[key])
 
 
 def resolve_places(tables: dict[str, Any], folder: Path) -> None:

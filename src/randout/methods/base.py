@@ -169,7 +169,7 @@ class Context:
     hook_points: the hook points of the model, where its embeddings, hidden states and attention can be read or changed. prefix,
     suffix: number of special tokens that the student's tokenizer puts at either end of a text. fresh: names of the
     student's parameters that are not pretrained, if known. teachers: number of teachers whose stored logits come with each
-    batch. teacher: one that runs alongside the student.
+    batch. teacher: one that runs alongside the student. tokenizer: the student's, None in an external training loop.
     """
 
     model: nn.Module
@@ -182,6 +182,7 @@ class Context:
     fresh: frozenset[str] = frozenset()
     teachers: int = 0
     teacher: LiveTeacher | None = None
+    tokenizer: Any = None
 
     @staticmethod
     def of(
@@ -194,7 +195,7 @@ class Context:
     ) -> Context:
         """Make the context of a training of `encoder`. class_weights: (C,), on the encoder's device."""
         made = encoder.model, encoder.hook_points, seed, num_labels, class_weights
-        return Context(*made, encoder.prefix, encoder.suffix, encoder.fresh, teachers, teacher)
+        return Context(*made, encoder.prefix, encoder.suffix, encoder.fresh, teachers, teacher, encoder.tokenizer)
 
     @property
     def live_teacher(self) -> LiveTeacher:
@@ -386,6 +387,9 @@ class Method(BaseModel):
 
     def check_size(self, size: Size) -> None:
         """Raise UserError for settings beyond a student's dimensions. Also called before the student is loaded."""
+
+    def check_texts(self, texts: Sequence[str]) -> None:
+        """Raise UserError if the method cannot work on these training texts. Called before the student is loaded."""
 
     def check(self, context: Context) -> None:
         """Raise UserError if the method cannot work on this student. By default, calls `check_size`."""

@@ -31,11 +31,15 @@ from .randout import Randout
 from .registry import Registry
 from .scattered import Scattered
 from .self_distillation import SelfDistillation
+from .term_pooling import TermPooling
+from .term_spans import TermSpans
 from .weidc import WeiDC
 
 BUILTIN: tuple[type[Method], ...] = (
     CrossEntropy,
     Contrastive,
+    TermSpans,
+    TermPooling,
     KnowledgeDistillation,
     Randout,
     DropoutRates,

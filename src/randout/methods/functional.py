@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from randout.core.lazy import F, torch
@@ -57,6 +58,14 @@ def unit(gradient: Tensor) -> Tensor:
     """Divide the gradient of each text (b, ...) by its L2 norm; a zero gradient stays zero."""
     norm = gradient.flatten(1).norm(dim=1)
     return gradient / torch.where(norm > 0, norm, 1.0).view(-1, *[1] * (gradient.dim() - 1))
+
+
+def token_states(state: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Flatten (1, tokens, d) packed or (b, longest, d) padded to (tokens, d), text by text, without padding."""
+    if state.shape[0] == 1:
+        return state[0]
+    real = torch.arange(state.shape[1])[None] < torch.tensor(lengths)[:, None]
+    return state[real.to(state.device)]
 
 
 def squared_error(one: Tensor, other: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from randout.core.lazy import F, nn, torch
 from randout.models.outputs import Output, Want
 
 from .base import Batch, Context, Forward, LiveTeacher, Method, Size, State, Step
+from .functional import token_states
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -154,8 +155,8 @@ class LayerMatching(Method):
         """Sum over pairs and texts of the mean squared distance of their states."""
         found = []
         for place, (i, j) in enumerate(pairs):
-            h = _flat(ours.hidden[i], rows.lengths)[rows.ours].float()  # (matched, d_s)
-            g = _flat(theirs.hidden[j], rows.their_lengths)[rows.theirs].float()  # (matched, d_t)
+            h = token_states(ours.hidden[i], rows.lengths)[rows.ours].float()  # (matched, d_s)
+            g = token_states(theirs.hidden[j], rows.their_lengths)[rows.theirs].float()  # (matched, d_t)
             h = h @ maps[place].float() if maps else h
             if self.normalize:
                 each = (F.normalize(h, dim=-1) - F.normalize(g, dim=-1)).square().sum(-1)
@@ -187,14 +188,6 @@ def _rows(ids: Sequence[Tensor], others: Sequence[Tensor], whole: Sequence[bool]
 
     weights = torch.cat([torch.full((n,), 1 / n) for n in taken]).to(device)
     return _Rows(places(lengths), places(their_lengths), weights, lengths, their_lengths)
-
-
-def _flat(state: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Flatten (1, tokens, d) packed or (b, longest, d) padded to (tokens, d), text by text."""
-    if state.shape[0] == 1:
-        return state[0]
-    real = torch.arange(state.shape[1])[None] < torch.tensor(lengths)[:, None]
-    return state[real.to(state.device)]
 
 
 def _attention(pairs: Sequence[tuple[int, int]], ours: Output, theirs: Output, same: Sequence[bool]) -> Tensor:

@@ -53,11 +53,26 @@ class BestSetting:
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """A number on a dataset of the paper that another paper prints."""
+
+    dataset: str
+    classes: int  # number of classes that it was measured with
+    model: str  # a key of Paper.names: who reports it
+    system: str
+    metric: str  # as that paper calls it
+    printed: str
+    source: str
+    about: str
+
+
+@dataclass(frozen=True)
 class Paper:
     """All published numbers and settings; `numbers` are in the order of the paper's tables, rows and columns."""
 
     numbers: tuple[Number, ...]
     best: tuple[BestSetting, ...]
+    elsewhere: tuple[Elsewhere, ...]
     captions: Mapping[str, str]  # by place
     names: Mapping[str, str]  # model key -> display name
     datasets: Mapping[str, Mapping[str, Any]]  # sizes, split, test rows by class, max length
@@ -134,6 +149,7 @@ def paper() -> Paper:
     return Paper(
         tuple(number for table in data["tables"] for number in _numbers(table)),
         tuple(best),
+        tuple(Elsewhere(**one) for one in data["elsewhere"]),
         MappingProxyType({table["place"]: table["caption"] for table in data["tables"]}),
         *(MappingProxyType(data[name]) for name in ("names", "datasets", "training", "notes", "settings")),
     )

@@ -30,6 +30,9 @@ from randout.paper.published import paper
 from randout.storage.study_folder import read_record
 from randout.testing.models import build, toy_texts
 
+APPROXIMATE = "approximation without user behaviour, and of layers not checked"
+SYSTEMS = ("Randout-KD", "Naseem et al. 2022a", "HMCNET (approximation)")  # of the ten folds
+
 
 @pytest.fixture
 def rhmd(tmp_path, monkeypatch):
@@ -70,12 +73,18 @@ def test_every_item_of_rhmd_runs_and_shares_its_runs(rhmd, asked, tmp_path):
         "Figure 4 and section 5.1", "Section 5",
     ]  # fmt: skip
     trained = [path.parent.name for path in (tmp_path / "runs").glob("*/run.json")]
-    assert len(trained) == 5 + 2 * 5, "four arms and their teacher once; five folds with a teacher each"
+    assert len(trained) == 5 + 3 * 5, "four arms and their teacher once; five folds, each with a teacher and HMCNET"
     for place in ("Table 2", "Table 3", "Table 5", "Table 6"):
         numbers = paper().find(place, "rhmd")
         assert [row[2] for row in blocks[place].rows] == [number.printed for number in numbers]
         assert all(row[6].startswith("not comparable (") for row in blocks[place].rows)
         assert any("600 labelled rows, one epoch" in note for note in blocks[place].notes)
+    folds = {name: [row for row in blocks["Section 5"].rows if row[0] == name] for name in SYSTEMS}
+    assert [row[2] for row in folds["HMCNET (approximation)"]] == ["81"] * 3
+    for name in ("Randout-KD", "HMCNET (approximation)"):
+        assert all(0 < float(row[3]) <= 100 and row[6].startswith("not comparable (") for row in folds[name])
+    assert all(row[6] == "not run" for row in folds["Naseem et al. 2022a"])
+    assert any("approximation without user behaviour" in note for note in blocks["Section 5"].notes)
     page = reproduce.page(request, list(blocks.values()))
     assert page.count("\n## ") == len(blocks)
     again = carried_out(request, ["table 6"], tmp_path)
@@ -138,6 +147,7 @@ def test_what_forbids_a_comparison():
     assert reasons(hub, "plain") == []
     other = make_request("rhmd", "full", {"student": {"model": "some/small-one"}, "train": {"epochs": 3}})
     assert reasons(other, "plain") == ["student small-one instead of data2vec", "changed settings: train.epochs = 3"]
+    assert reasons(full, "hmcnet") == ["student data2vec instead of bert-large", APPROXIMATE]
     assert reasons(make_request("coda19", "small", {}), "svm") == ["two epochs at 5e-5"]
     assert "different split" in reasons(make_request("rhmd", "full", {"data": {"split": "auto"}}), "plain")
 
@@ -150,6 +160,10 @@ def test_the_full_budget_is_the_published_training():
     assert study.arms["randout-kd"]["methods"] == {"kd": {"weight": 0.8}, "randout": {"tokens": 64, "units": 64}}
     assert search_of(request).preset == "paper"
     assert study_of(make_request("rhmd", "full", {}), "section 5").folds == 10
+    assert study_of(make_request("rhmd", "full", {}), "section 5").arms.keys() == {"randout-kd"}
+    hmcnet = study_of(make_request("rhmd", "full", {}), "section 5 hmcnet").arms["hmcnet"]
+    assert hmcnet["preset"] == "hmcnet"
+    assert [len(settings["terms"]) for settings in hmcnet["methods"].values()] == [15, 15]
     assert arm(request, "scibert")["student"]["model"] == "scibert"
 
 

@@ -14,10 +14,13 @@ from randout.core.errors import UserError, nearest
 from randout.experiments.search.space import SPACES, SearchTable
 from randout.experiments.study.spec import ABLATION, Study, make_study
 from randout.methods.builtin import KD_ALONE, PAPERS_OWN
+from randout.methods.term_pooling import TermPooling
+from randout.methods.term_spans import TermSpans
 from randout.models.sources import ALIASES
 from randout.paper.published import paper
 
 PLAIN, NOISE, KD, BOTH = ABLATION  # presets
+HMCNET = "hmcnet"  # preset of the approximation of Naseem et al. 2022b
 
 ITEMS = {
     "rhmd": ("table 1", "table 2", "table 3", "table 5", "table 6", "figure 1", "figure 2", "figure 4", "section 5"),
@@ -139,6 +142,9 @@ def best_settings(dataset: str) -> dict[str, Any]:
 
 def arm(request: Request, name: str) -> dict[str, Any]:
     """Return the recipe of a published row as an arm of a study."""
+    if name == HMCNET:
+        terms = list(paper().datasets[request.dataset]["terms"])
+        return {"preset": name, "methods": {method.name: {"terms": terms} for method in (TermSpans, TermPooling)}}
     if name in CLASSIFIERS:
         own = dict(request.spend.classifiers.get(name, {}))
         return {"preset": PLAIN, "student": {"model": name}, **({"classifier": own} if own else {})}
@@ -161,13 +167,14 @@ def study_of(request: Request, item: str) -> Study:
         "table 6": [*ABLATION],
         "figure 2": [BOTH],
         "section 5": [BOTH],
+        "section 5 hmcnet": [HMCNET],
     }[item]
     if item == "table 4":
         arms = [*arms[:-2], *[name for name in ENCODERS if request.budget == "full"], *arms[-2:]]
     tables: dict[str, Any] = {"name": item.replace(" ", "-"), "base": dict(request.base)}
     tables["arms"] = {name: arm(request, name) for name in arms}
     tables["baseline"] = PLAIN if PLAIN in arms else arms[0]
-    if item == "section 5":
+    if item.startswith("section 5"):
         return make_study(tables | {"folds": request.spend.folds})
     return make_study(tables | {"seeds": list(range(1, request.spend.seeds + 1))})
 
@@ -183,12 +190,14 @@ def reasons(request: Request, model: str) -> list[str]:
     """Return the reasons why a published and a measured number are not comparable; empty if they are."""
     found = []
     if model not in CLASSIFIERS and model not in ENCODERS:
-        published = {"student": (request.student, STUDENT), "teacher": (request.teacher, TEACHERS[request.dataset])}
+        student = "bert-large" if model == HMCNET else STUDENT
+        published = {"student": (request.student, student), "teacher": (request.teacher, TEACHERS[request.dataset])}
         used = {"teacher": ["teacher"], **{name: ["student", "teacher"] for name in (KD, BOTH)}}
         for role in used.get(model, ["student"]):
             own, theirs = published[role]
             if own not in (theirs, ALIASES[theirs]):
                 found.append(f"{role} {_short(own)} instead of {theirs}")
+    found += ["approximation without user behaviour, and of layers not checked"] if model == HMCNET else []
     found += [request.spend.limits] if request.spend.limits else []
     found += [f"changed settings: {', '.join(request.changed)}"] if request.changed else []
     if request.base["data"].get("split", "auto") != "paper" and request.dataset == "rhmd":

@@ -17,7 +17,7 @@ from randout.core.config import ALTERNATIVE, AUTO_STUDENT, Config, StudentTable,
 from randout.core.errors import UserError
 from randout.core.wording import plural, verb
 from randout.data.dataset import Dataset, data_identity, load
-from randout.methods.base import GOLD_LOSS, Method, Size
+from randout.methods.base import GOLD_LOSS, Method, Size, overrides
 from randout.methods.builtin import GOLD, METHODS
 from randout.methods.compatibility import learned_rows, methods_of
 from randout.methods.contrastive import Contrastive
@@ -175,6 +175,8 @@ def _student_settings(
         check_layers(table.layers, depth, student.name)
         for method in methods:
             method.check_size(Size.of(student.config, len(table.layers) or depth))
+    for method in (one for one in methods if overrides(one, "check_texts")):
+        method.check_texts([dataset.texts[row] for row in dataset.split["train"].tolist()])
     tokens, max_length = tokens_for(student, table, dataset, notes)
     pooling: Pooling = "mean" if table.pooling == "mean" else "first"
     rows = learned_rows(dataset, methods)[0]

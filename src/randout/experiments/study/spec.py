@@ -26,10 +26,10 @@ from randout.core.config import (
     read_recipe,
 )
 from randout.core.errors import UserError, nearest
-from randout.core.files import resolve_places
+from randout.core.files import METHOD_PATHS, resolve_places
 from randout.experiments.run.run_request import with_fixed_teacher
 from randout.experiments.search.space import SearchTable
-from randout.methods.builtin import GOLD, KD_ALONE, PAPERS_OWN
+from randout.methods.builtin import GOLD, KD_ALONE, METHODS, PAPERS_OWN
 from randout.methods.catalog import ALL, as_study, chosen
 from randout.models.sources import CLASSIFIER_NAMES
 from randout.stats.verdicts import FOLDS_NEEDED
@@ -104,6 +104,8 @@ def make_study(tables: Mapping[str, Any]) -> Study:
     study: Study = checked(Study, dict(tables), "", f"a study has {', '.join(Study.model_fields)}")
     study = _with_method_arms(study)
     _check_recipes(study)
+    arms = {arm: _with_files_read(recipe, f"arms.{arm}.") for arm, recipe in study.arms.items()}
+    study = study.model_copy(update={"base": _with_files_read(study.base, "base."), "arms": arms})
     if study.folds and study.seeds:
         raise UserError(
             "seeds and folds: a study takes only one of them. For folds with another seed, set base.train.seed"
@@ -180,6 +182,20 @@ def _check_recipes(study: Study) -> None:
             if key in Config.model_fields and not isinstance(value, dict):
                 raise UserError(f"{place}.{key}: found {value!r}; expected a table of settings")
     checked(DataTable, study.base.get("data", {}), "base.data.")
+
+
+def _with_files_read(recipe: dict[str, Any], place: str) -> dict[str, Any]:
+    """Return a recipe in which lists that methods read from files are written out, so that the study records them."""
+    read: dict[str, Any] = {}
+    for name, settings in recipe.get("methods", {}).items():
+        if (
+            name in METHODS
+            and isinstance(settings, dict)
+            and any(isinstance(settings.get(k), str) for k in METHOD_PATHS)
+        ):
+            whole = checked(METHODS[name], settings, f"{place}methods.{name}.").model_dump(mode="json")
+            read[name] = {key: whole[key] for key in settings}
+    return overlay(recipe, {"methods": read}) if read else recipe
 
 
 def units(study: Study) -> list[Unit]:
