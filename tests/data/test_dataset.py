@@ -183,10 +183,9 @@ REFUSED = {  # name -> (columns, suffix, options, parts of the message)
     "pairs": ({"sentence1": LONG, "sentence2": LONG, "label": TWO}, ".csv", {}, [
         "'sentence1' and 'sentence2'", "pairs of texts", "Join", "--text-column"]),
     "pairs in other words": ({"Premise": LONG, "Hypothesis": LONG, "label": TWO}, ".csv", {}, ["'Premise' and 'Hypothesis'"]),
-    "empty texts": ({"text": ["a", "", " \t", *LONG[3:]], "label": TWO}, ".csv", {}, [
-        "2 of 30 rows have an empty text", "rows 2, 3", "Remove"]),
-    "many empty texts": ({"text": [""] * 29 + ["a"], "label": TWO}, ".csv", {}, ["29 of 30", "rows 1, 2, 3, 4, 5 and 24 more"]),
-    "null texts": ({"text": [*LONG[:-1], None], "label": TWO}, ".jsonl", {}, ["1 of 30", "row 30"]),
+    "many empty texts": ({"text": [""] * 29 + ["a"], "label": TWO}, ".csv", {}, [
+        "29 of 30 rows have an empty text", "rows 1, 2, 3, 4, 5 and 24 more", "Remove"]),
+    "many null texts": ({"text": [*LONG[:14], *[None] * 16], "label": TWO}, ".jsonl", {}, ["16 of 30", "rows 15, 16"]),
     "texts that are numbers": ({"text": list(range(30)), "label": TWO}, ".parquet", {}, ["row 1", "0, an int", "a string"]),
     "no labels": ({"text": LONG, "label": ["", *TWO[1:-1], " "]}, ".csv", {}, [
         "2 of 30 rows have no label", "rows 1, 30", "--unlabeled"]),
@@ -729,6 +728,24 @@ def test_csabstruct_by_abstract():
     assert len(given.report.leaked["test"]) > 100
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_labelled_rows_without_a_text_are_left_out_with_a_warning(here, suffix):
+    texts = [" " if row in (2, 30) else f"text {row}" for row in range(1, 41)]
+    labels = ["x" if row % 2 else "y" for row in range(1, 41)]
+    columns = {"key": [f"k{row}" for row in range(1, 41)], "text": texts, "label": labels}
+    write(here / f"gaps{suffix}", columns)
+    dataset = load(f"gaps{suffix}", id_column="key")
+    kept = [row for row in range(1, 41) if row not in (2, 30)]
+    assert dataset.row_ids == [str(row) for row in kept]
+    assert list(dataset.ids) == [f"k{row}" for row in kept]
+    assert dataset.texts == [f"text {row}" for row in kept]
+    assert [dataset.id2label[int(label)] for label in dataset.labels] == [labels[row - 1] for row in kept]
+    assert sorted(row for rows in dataset.split.values() for row in rows) == list(range(len(kept)))
+    (warning,) = (note for note in dataset.report.warnings() if "left out" in note)
+    lines = " (lines 3, 31)" if suffix == ".csv" else ""
+    assert warning == f"gaps{suffix}: 2 of 40 rows have no text in column 'text' and are left out: rows 2, 30{lines}"
+
+
 LINES = 'text,label\n"two\nlines",a\n\n{},b\n"a quoted ""word""",{}\n'  # rows start on lines 2, 5 and 6
 
 
@@ -743,8 +760,8 @@ def test_errors_about_rows_of_a_csv_file_name_the_line_too(here, end):
         data.load_evaluation(written("x", "c"), classes, strict=True)
     with pytest.raises(UserError, match=r"1 of 3 rows has no label in column 'label': row 3 \(line 6\)\."):
         load(written("x", ""))
-    with pytest.raises(UserError, match=r"1 of 3 rows has an empty text in column 'text': row 2 \(line 5\)\."):
-        load(written("", "a"))
+    with pytest.raises(UserError, match=r"1 of 2 rows has no label in column 'label': row 3 \(line 6\)\."):
+        load(written("", ""))  # row 2 has no text, and the row after it keeps its number
     with data.open_texts(written("", "a")) as (_, look_through):
         found = look_through(lambda block: None)
     assert (found.first_empty, found.first_lines) == ([2], [5])

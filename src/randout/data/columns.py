@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from randout.core.errors import UserError, nearest
-from randout.core.wording import plural, type_words, verb
+from randout.core.wording import WARNING, plural, type_words, verb
 
 from .tables import Table
 
@@ -50,8 +50,9 @@ def row_list(rows: Sequence[int] | Sequence[str], total: int | None = None, line
 
 
 def rows_in(table: Table, rows: Sequence[int]) -> str:
-    """Format row numbers of a table (counted from 1) as `row_list` does, with their lines if known."""
-    return row_list(rows, lines=[table.lines[row - 1] for row in rows[:SHOWN]] if table.lines else ())
+    """Format rows of a table (counted from 1) as `row_list` does, by their numbers in the file, with their lines if known."""
+    in_file = [table.numbers[row - 1] for row in rows] if table.numbers else rows
+    return row_list(in_file, lines=[table.lines[row - 1] for row in rows[:SHOWN]] if table.lines else ())
 
 
 def named_column(table: Table, column: str, option: str) -> str:
@@ -245,18 +246,28 @@ def _is_index_or_empty(values: Sequence[Any]) -> bool:
     return first in ("0", "1") and all(str(value).strip() == str(int(first) + i) for i, value in enumerate(values))
 
 
-def texts_of(table: Table, column: str) -> list[str]:
-    """Return a column as texts. Raises UserError with the rows if a text is missing or not a string."""
+def rows_with_text(table: Table, column: str, notes: list[str]) -> Table:
+    """Return the rows of a labelled table that have a text; a warning in `notes` names the others.
+
+    Raises UserError if a text is not a string, or if more than half of the rows have none: then the column is probably wrong.
+    """
     values = table.columns[column]
     texts_or_empty(table.name, values, column)
     empty = [row for row, value in enumerate(values, 1) if is_missing(value)]
-    if empty:
-        have = verb(len(empty), "has", "have")
+    if not empty:
+        return table
+    share = f"{len(empty):,} of {plural(len(values), 'row')} {verb(len(empty), 'has', 'have')}"
+    if len(empty) > len(values) / 2:
         raise UserError(
-            f"{table.name}: {len(empty):,} of {plural(len(values), 'row')} {have} an empty text in column {column!r}: "
-            f"{rows_in(table, empty)}. Remove these rows, or name another column with {naming('text')}."
+            f"{table.name}: {share} an empty text in column {column!r}: {rows_in(table, empty)}. Remove these rows, or name "
+            f"another column with {naming('text')}."
         )
-    return values
+    notes.append(
+        f"{WARNING}{table.name}: {share} no text in column {column!r} and {verb(len(empty), 'is', 'are')} left out: "
+        f"{rows_in(table, empty)}"
+    )
+    left_out = set(empty)
+    return table.only([row for row in range(len(values)) if row + 1 not in left_out])
 
 
 def texts_or_empty(name: str, values: Sequence[Any], column: str, before: int = 0) -> list[str]:

@@ -199,7 +199,7 @@ def _assemble(
 ) -> Dataset:
     """Find copies and groups, split, select the unlabelled rows, and create the report."""
     texts = [text for part in parts for text in part.texts]
-    row_ids = [f"{part.prefix}{row}" for part in parts for row in range(1, len(part.texts) + 1)]
+    row_ids = [f"{part.prefix}{row}" for part in parts for row in part.table.numbers or range(1, len(part.texts) + 1)]
     lines = np.concatenate([np.asarray(part.table.lines or [0] * len(part.texts), np.int64) for part in parts])
     n = len(labels)
     copies = copies_of(texts)

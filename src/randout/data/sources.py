@@ -234,8 +234,9 @@ def read_part(
     """Read the rows of one labelled table; its columns are named as in the main table, or else chosen again.
 
     labels: the classes, if already determined. found_in_main: for other roles, the labels of the main table; labels that
-    differ from them only in spelling are matched if `labels` is None. empty_texts: whether rows may lack a text, which is
-    then "". strict: whether labels outside `labels` are an error; otherwise they are kept unchanged.
+    differ from them only in spelling are matched if `labels` is None. empty_texts: whether rows without a text are kept,
+    with the text ""; otherwise they are left out with a warning in `notes`. strict: whether labels outside `labels` are an
+    error; otherwise they are kept unchanged.
     """
     table = opened.tables[role]
     text = _text_column(table, columns, notes)
@@ -243,7 +244,9 @@ def read_part(
     if label not in table.columns:
         label = cols.choose_label(table, columns.named_label, text)
         notes.append(f"{table.name}: labels from column {label!r}")
-    texts = cols.texts_or_empty(table.name, table.columns[text], text) if empty_texts else cols.texts_of(table, text)
+    if not empty_texts:
+        table = cols.rows_with_text(table, text, notes)
+    texts = cols.texts_or_empty(table.name, table.columns[text], text)
     known_labels = [*labels, *labels.values()] if isinstance(labels, Mapping) else labels
     found = classes.labels_of(table, label, known_labels or found_in_main or None, notes)
     if labels is not None:

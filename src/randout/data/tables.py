@@ -13,7 +13,7 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from encodings.aliases import aliases
 from pathlib import Path
 from typing import Any
@@ -68,10 +68,28 @@ class Table:
     categories: dict[str, list[str]] = field(default_factory=dict)  # column -> declared class names in order
     header: tuple[str, ...] = ()  # names as in the file; empty: the keys of `columns`
     lines: Sequence[int] = field(default=(), repr=False, compare=False)  # line on which each row of a CSV file starts
+    numbers: Sequence[int] = field(
+        default=(), repr=False, compare=False
+    )  # of the rows in the file; empty: 1 to len(self)
 
     def row(self, number: int) -> str:
-        """Return `row 3 (line 4)`, or `row 3` if the line is not known. number: row number, counted from 1."""
-        return f"row {number} (line {self.lines[number - 1]})" if self.lines else f"row {number}"
+        """Return `row 3 (line 4)`, or `row 3` if the line is not known. number: row of this table, counted from 1."""
+        in_file = self.numbers[number - 1] if self.numbers else number
+        return f"row {in_file} (line {self.lines[number - 1]})" if self.lines else f"row {in_file}"
+
+    def only(self, rows: Sequence[int]) -> Table:
+        """Return a table of some rows, which keep their numbers in the file. rows: positions, counted from 0, ascending."""
+        columns: Mapping[str, list[Any]]
+        if isinstance(self.columns, ArrowColumns):
+            columns = ArrowColumns(self.columns.table.take(rows), self.columns.name)
+        else:
+            columns = {name: [values[row] for row in rows] for name, values in self.columns.items()}
+        return replace(
+            self,
+            columns=columns,
+            lines=[self.lines[row] for row in rows] if self.lines else (),
+            numbers=[self.numbers[row] if self.numbers else row + 1 for row in rows],
+        )
 
     def __len__(self) -> int:
         if isinstance(self.columns, ArrowColumns):
