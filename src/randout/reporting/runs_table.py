@@ -78,6 +78,10 @@ def _copies(report: DataReport | None) -> list[Any]:
         named[f"{split} rows in a group that also occurs in train"] = count
     for why, count in report.unlabeled_left_out.items():
         named[f"unlabelled rows skipped: {why}"] = count
+    for kind, count in report.views.items():
+        named[f"augmented views: {kind}"] = count
+    for why, count in report.views_left_out.items():
+        named[f"augmented views left out: {why}"] = count
     note = "Two texts are copies if they differ only in case, white space, Unicode form or invisible characters."
     rows = tuple(named.items())
     table = Table("copies", "Duplicates and leaks", (Column("what"), Column("found", "count")), rows, note)

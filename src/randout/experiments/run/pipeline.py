@@ -180,7 +180,8 @@ def _begin_record(run: RunFolder, plan: Plan, options: Options) -> None:
     teacher, *more = (portable(name, folder) for name in (plan.config.teacher.model, *plan.config.teacher.more))
     _write_config(run, plan, student, teacher, more)
     rows = plan.dataset.row_ids
-    run.write("split.json", {name: [rows[i] for i in index] for name, index in plan.dataset.split.items()})
+    split = {name: index for name, index in plan.dataset.split.items() if name != "views"}  # no rows of a file
+    run.write("split.json", {name: [rows[i] for i in index] for name, index in split.items()})
     command = [re.sub(r"(^|[:=])/[^:=]*/", r"\1", word) for word in sys.argv]  # without directories of this machine
     same_tokens = {name: len(rows) for name, rows in plan.token_copies.items()}
     record = RunRecord(
@@ -226,6 +227,9 @@ def _shown_as(plan: Plan) -> ShownAs:
     found = ShownAs(data=plan.dataset.name, student=plan.student.label)
     if data.folds:
         found.fold = f"fold {data.fold} of {data.folds}"
+    if data.train_folds:
+        without = f"without fold {data.train_fold} of {data.train_folds} of the training rows"
+        found.fold = f"{found.fold}, {without}" if found.fold else without
     return found
 
 
@@ -285,7 +289,8 @@ def _used_teachers(teacher: TeacherOutputs) -> UsedTeachers:
 
 def _used_teacher(teacher: TeacherOutputs) -> dict[str, Any]:
     found: dict[str, Any] = {"name": teacher.name, "validation_accuracy": teacher.validation.get("accuracy")}
-    return found | ({"soft_labels": teacher.imported.record} if teacher.imported else {})
+    found |= {"soft_labels": teacher.imported.record} if teacher.imported else {}
+    return found | ({"cross_fit": teacher.cross_fit} if teacher.cross_fit else {})
 
 
 def _teacher_name(teacher: TeacherOutputs, folder: Path) -> str:
