@@ -44,6 +44,7 @@ def data(subject: Subject) -> Section | None:
     report = model.record.data_report
     parts: list[Any] = []
     sizes = {name: len(rows) for name, rows in model.split_rows.items()} or (report.sizes if report else {})
+    sizes |= {"views": sum(report.views.values())} if report and report.views else {}
     counts = dict(report.class_counts) if report else {}
     for split, scores in model.metrics.splits.items():
         counts.setdefault(split, {name: found.support for name, found in scores.per_class.items()})
