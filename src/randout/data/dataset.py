@@ -64,6 +64,7 @@ __all__ = [
     "write_table",
 ]
 
+VIEW_SETTINGS = {name for name in DataTable.model_fields if name.startswith("view")}  # `load` does not read them
 OnBlock = Callable[[Table], None]  # called with each block that was read
 
 
@@ -223,7 +224,7 @@ class Datasets:
 
     def read(self, config: Config) -> Dataset:
         """Load the dataset of `config`, unless it is the cached one."""
-        key = config.data.model_dump_json()
+        key = config.data.model_dump_json(exclude=VIEW_SETTINGS)
         if self.held is None or key != self.key:
             self.key, self.held = key, load(config.data)
         return self.held

@@ -17,6 +17,7 @@ from randout.core.config import ALTERNATIVE, AUTO_STUDENT, Config, StudentTable,
 from randout.core.errors import UserError
 from randout.core.wording import plural, verb
 from randout.data.dataset import Dataset, data_identity, load, without_training_fold
+from randout.data.stratify import Ints
 from randout.data.views import make_views
 from randout.methods.base import GOLD_LOSS, Method, Size
 from randout.methods.builtin import GOLD, METHODS
@@ -80,7 +81,8 @@ def _encoder_plan(config: Config, dataset: Dataset, required: Collection[str]) -
         )
     methods = _suitable_methods(methods, dataset, notes)
     cross_fit.check(config.teacher, teacher, methods)
-    plain, dataset = dataset, _with_views(config, dataset, methods, teacher, notes)
+    folds = cross_fit.folds_of(dataset, config.teacher)
+    plain, dataset = dataset, _with_views(config, dataset, methods, teacher, folds, notes)
     if not required:
         used = " + ".join(method.name for method in methods)
         notes.append(f"methods: {used}, by default (others: --preset NAME or --set methods.NAME=true)")
@@ -131,9 +133,13 @@ def _with_views(
     dataset: Dataset,
     methods: Sequence[Method],
     teacher: Source | ImportedTeacher | None,
+    folds: Ints | None,
     notes: list[str],
 ) -> Dataset:
-    """Return the dataset with the views that `data.views` asks for. Raises UserError if no model can label them."""
+    """Return the dataset with the views that `data.views` asks for. Raises UserError if no model can label them.
+
+    folds: as for `make_views`.
+    """
     table = config.data
     if not table.views:
         return dataset
@@ -149,7 +155,6 @@ def _with_views(
             f"data.views: {files[0]} is a file of soft labels, which has none for new texts. Name a model with --teacher, or "
             "set data.views = 0"
         )
-    folds = cross_fit.folds_of(dataset, config.teacher)
     views = make_views(dataset.texts, dataset.split, table, config.train.seed, learned_rows(dataset, methods)[0], folds)
     notes.append(views.line)
     return dataset.with_views(views)
