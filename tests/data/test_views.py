@@ -124,9 +124,7 @@ def test_copies_are_left_out_and_counted() -> None:
     """Windows of two of the three words "a b c" are "a b" and "b c"; case and accents do not tell texts apart."""
     texts = ["a b c", "A\u0301  B", "b c"]
     split = {"train": np.array([0, 2]), "test": np.array([1])}
-    views = made(
-        texts, split=split, views=20, rows=np.array([0]), **ONLY["window"], view_window_share=(2 / 3, 2 / 3)
-    )
+    views = made(texts, split=split, views=20, rows=np.array([0]), **ONLY["window"], view_window_share=(2 / 3, 2 / 3))
     assert views.made == ()
     held, train = (views.left_out[f"copies of {what} rows"] for what in ("validation or test", "training"))
     assert min(held, train) > 0
@@ -174,7 +172,9 @@ def test_views_are_rows_without_a_label(tmp_path: Path) -> None:
     assert (dataset.labels[rows] == -1).all()
     assert [dataset.texts[row] for row in rows] == [view.text for view in views.made]
     assert dataset.groups[rows].tolist() == [plain.groups[view.source] for view in views.made]
-    assert {len(column) for column in (dataset.row_ids, dataset.ids, dataset.copies, dataset.hashes)} == {len(dataset.texts)}
+    assert {len(column) for column in (dataset.row_ids, dataset.ids, dataset.copies, dataset.hashes)} == {
+        len(dataset.texts)
+    }
     for name in plain.split:
         assert np.array_equal(plain.split[name], dataset.split[name])
     held = {normalize(plain.texts[row]) for name in ("validation", "test") for row in plain.split[name]}
