@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ class Done:
 
 
 @pytest.fixture(scope="module")
-def done(tables: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
+def done(tables: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Done:
     runs = tmp_path_factory.mktemp("done")
     more = str(Path(tables["data"]["source"]).with_name("more.csv"))
     plan = plan_of(tables, {"data": {"unlabeled": more}, "teacher": {"cross_fit": 2}})
@@ -87,7 +87,7 @@ def done(tables: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> It
     result = pipeline.execute(plan, options)
     taught = pipeline.taught(plan, options)
     assert taught is not None
-    yield Done(plan, options, result, taught)
+    return Done(plan, options, result, taught)
 
 
 def weights(folder: Path) -> dict[str, np.ndarray]:
