@@ -16,8 +16,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ from numpy.random import Generator
 from randout.core.config import DataTable
 from randout.core.errors import UserError
 from randout.core.rng import random_key
-from randout.core.wording import plural
+from randout.core.wording import plural, verb
 
 from .row_hashes import row_key
 from .stratify import Ints
@@ -85,7 +87,8 @@ class Views:
     def line(self) -> str:
         """What the log says about the views."""
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.counts.items() if count)
-        out = ", ".join(f"{count:,} {why}" for why, count in self.left_out.items() if count)
+        reasons = {why: why.replace("copies", verb(count, "copy", "copies"), 1) for why, count in self.left_out.items()}
+        out = ", ".join(f"{count:,} {reasons[why]}" for why, count in self.left_out.items() if count)
         return (
             f"views: {plural(len(self.made), 'view')} of training texts{f' ({kinds})' if kinds else ''}, labelled by the "
             f"teacher; left out: {out or 'none'}"
@@ -186,8 +189,8 @@ def _view(
     row: int, number: int, pool: Ints, words: Mapping[int, list[str]], table: DataTable, draw: Generator
 ) -> View | None:
     """Return view `number` of `row`; None for a splice without another row in `pool`, which is sorted and contains `row`."""
-    frequency = np.array([table.view_word_drop, table.view_window, table.view_splice])
-    kind = KINDS[int(draw.choice(len(KINDS), p=frequency / frequency.sum()))]
+    ends = list(accumulate((table.view_word_drop, table.view_window, table.view_splice)))
+    kind = KINDS[bisect_right(ends, draw.random() * ends[-1])]
     own = words[row]
     if kind == "word drop":
         return View(word_drop(own, table.view_drop_rate, draw), kind, row, number)
@@ -196,5 +199,5 @@ def _view(
     if len(pool) < 2:
         return None
     at = int(draw.integers(len(pool) - 1))
-    partner = int(pool[at + (at >= int(np.searchsorted(pool, row)))])
+    partner = int(pool[at + (pool[at] >= row)])
     return View(splice(own, words[partner]), kind, row, number, partner)

@@ -219,6 +219,9 @@ def _record_choice(run: RunFolder, plan: Plan, chosen: Plan) -> None:
     stored = run.record.as_json()
     if not chosen.left_out:
         stored.pop("left_out", None)
+    if chosen.dataset.views is None:
+        for key in ("views", "views_left_out"):
+            stored.get("data_report", {}).pop(key, None)
     write_seen(run.path, leaks.seen_by(chosen))
     record = RunRecord.model_validate(stored)
     record.fingerprint, record.identity = chosen.fingerprint, Identity.model_validate(chosen.identity)
