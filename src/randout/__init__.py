@@ -30,6 +30,7 @@ _WHERE = {
     "compare": "api",
     "cross_validate": "api",
     "report": "api",
+    "shrink": "api",
     "Result": "experiments.run.pipeline",
     "Randout": "methods.randout",
     "KnowledgeDistillation": "methods.kd",
@@ -59,7 +60,7 @@ _WHERE = {
 }
 
 if TYPE_CHECKING:  # the same names as in `_WHERE`, for type checkers
-    from .api import Predictor, compare, cross_validate, evaluate, export, load, predict, report, search, train
+    from .api import Predictor, compare, cross_validate, evaluate, export, load, predict, report, search, shrink, train
     from .core.errors import Failure, UserError
     from .experiments.run.options import Stopped
     from .experiments.run.pipeline import Result
@@ -121,6 +122,7 @@ __all__ = [
     "register",
     "report",
     "search",
+    "shrink",
     "train",
 ]
 
