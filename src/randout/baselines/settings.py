@@ -57,6 +57,9 @@ def resolve_settings(config: Config, settings: Classifier, notes: list[str]) -> 
             )
     if config.data.unlabeled:
         raise UserError(f"data.unlabeled: not supported, as {name} learns from labels only. Remove it")
+    for key, value in (("data.views", config.data.views), ("teacher.cross_fit", config.teacher.cross_fit)):
+        if value:
+            raise UserError(f"{key}: not supported, as {name} learns from labels only. Set it to 0")
     update = {
         "teacher": TeacherTable(model="none"),
         "methods": _methods(config, settings, notes),

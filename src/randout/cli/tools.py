@@ -144,6 +144,7 @@ def list_runs(context: typer.Context, runs: RunsFolder = Path("runs"), as_json: 
 @runs_app.command("show")
 def show_run(context: typer.Context, run: ListedRun, runs: OwnRuns = None, as_json: AsJson = False) -> None:
     """Show the settings and scores of a run."""
+    from randout.reporting.cross_fit import cross_fit_lines
     from randout.reporting.soft_labels import soft_label_lines
     from randout.reporting.teachers import run_lines
     from randout.reporting.text import choice_lines, leak_lines, score_lines
@@ -165,7 +166,8 @@ def show_run(context: typer.Context, run: ListedRun, runs: OwnRuns = None, as_js
     for name, scores in metrics.splits.items():
         labels = dict(enumerate(record.identity.data.labels))
         print(f"\n{name}\n" + "\n".join([*score_lines(scores, labels), *leak_lines(scores)]))
-    for line in [*run_lines(record, metrics), *soft_label_lines(record), *unscored_test_lines(folder)]:
+    about_teachers = [*run_lines(record, metrics), *soft_label_lines(record), *cross_fit_lines(record)]
+    for line in [*about_teachers, *unscored_test_lines(folder)]:
         print(line)
     Show().conclude(messages(metrics.warnings))
 

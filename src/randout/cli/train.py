@@ -69,6 +69,9 @@ def train(
     validation: Annotated[str | None, typer.Option(help="file of validation rows")] = None,
     test: Annotated[str | None, typer.Option(help="file of test rows")] = None,
     unlabeled: Annotated[str | None, typer.Option(help="file of unlabelled texts")] = None,
+    views: Annotated[
+        int | None, typer.Option(help="augmented views of each training text, labelled by the teacher")
+    ] = None,
     id_column: Annotated[
         str | None, typer.Option(help="column by which soft labels from a file are joined (default: exact text)")
     ] = None,
@@ -105,7 +108,7 @@ def train(
         "group_column": group,
     }
     table |= {"split": split, "split_column": split_column, "encoding": encoding}
-    table |= {"validation": validation, "test": test, "unlabeled": unlabeled, "id_column": id_column}
+    table |= {"validation": validation, "test": test, "unlabeled": unlabeled, "id_column": id_column, "views": views}
     teacher_table = {"model": teacher, "labels": teacher_labels.split(",") if teacher_labels else None}
     output = {"test": False if no_test else None, "keep_texts": keep_texts or None, "allow_leaks": allow_leaks or None}
     tables: dict[str, dict[str, Any]] = {"data": table, "student": {"model": student}, "teacher": teacher_table}
@@ -224,6 +227,7 @@ def _introduce(config: Config, dataset: Dataset, show: Show) -> None:
 
 def report(result: Result, as_json: bool, show: Show) -> None:
     """Print the scores of a run, its folders and a next command."""
+    from randout.reporting.cross_fit import cross_fit_lines
     from randout.reporting.soft_labels import soft_label_lines
     from randout.reporting.teachers import run_lines
     from randout.reporting.text import choice_lines, leak_lines, score_lines
@@ -247,7 +251,7 @@ def report(result: Result, as_json: bool, show: Show) -> None:
             copied = f"{plural(count, 'row')} that {verb(count, 'has', 'have')} a copy in train"
             print(f"without the {copied}: accuracy {rest.accuracy:.2%}")
         print("\n".join(leak_lines(scores)), end="\n" if scores.leaks else "")
-    for line in [*run_lines(record, result.scores), *soft_label_lines(record)]:
+    for line in [*run_lines(record, result.scores), *soft_label_lines(record), *cross_fit_lines(record)]:
         print(line)
     if record.choice:
         print("\n" + "\n".join(choice_lines(record.choice)))

@@ -46,6 +46,7 @@ AutoFloat = Annotated[
     float, Field(ge=0), BeforeValidator(_number_or_auto), PlainSerializer(lambda value: value or "auto")
 ]
 Name = Annotated[str, Field(max_length=4096)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Split = Literal["auto", "paper"]
 Same = Literal["same", "auto"]
 
@@ -73,6 +74,24 @@ class DataTable(Table):
     validation: Name = _setting("", "file with the validation rows; empty: taken from the training rows")
     test: Name = _setting("", "file with the test rows; empty: taken from the source")
     unlabeled: Name = _setting("", "file with unlabelled texts, for distillation")
+    views: int = _setting(
+        0, "augmented views of each training text, labelled by the teacher, for distillation; 0: none", ge=0
+    )
+    view_word_drop: float = _setting(1.0, "relative frequency of views in which words are left out", ge=0)
+    view_window: float = _setting(1.0, "relative frequency of views that are a contiguous part of the text", ge=0)
+    view_splice: float = _setting(
+        1.0, "relative frequency of views that join the first half of the text and the second half of another", ge=0
+    )
+    view_drop_rate: float = _setting(
+        0.2, "probability of each word to be left out, in views with word drop", gt=0, lt=1
+    )
+    view_window_share: tuple[Share, Share] = _setting(
+        (0.4, 0.8), "smallest and largest share of the words that a window keeps"
+    )
+    train_folds: int = _setting(
+        0, "number of folds of the training rows, one of which is left out (for teacher.cross_fit); 0: none left out"
+    )
+    train_fold: int = _setting(0, "fold of the training rows that is left out, counted from 1")
     labels: tuple[str, ...] = _setting((), "order of the labels; empty: sorted")
     encoding: Name = _setting("auto", 'encoding of text files, such as latin1 or utf-16; "auto": UTF-8')
 
@@ -150,6 +169,12 @@ class TeacherTable(Table):
     )
     batch_size: Annotated[int, Field(ge=1)] | Literal["same"] = _setting(
         "same", 'texts per optimizer step if the teacher is fine-tuned first; "same": as for the student'
+    )
+    cross_fit: int = _setting(
+        0,
+        "folds of the training rows if the teacher is fine-tuned first: soft labels of each fold from a teacher trained "
+        "without it; 0: one teacher for all rows",
+        ge=0,
     )
 
 

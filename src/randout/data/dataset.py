@@ -41,11 +41,12 @@ from .sources import (
     read_unlabeled,
 )
 from .splits import assign, check_split, trained_classes_first, usable_roles
-from .stratify import Ints, copies_of, merge_groups
+from .stratify import Ints, copies_of, grouped_folds, merge_groups
 from .streaming import Blocks, blocks_of, whole
 from .summary import DataReport, make_report
 from .table_writing import appended, write_table
 from .tables import AUTO, FORMATS, Table, sha256_of
+from .views import Views
 
 __all__ = [
     "DataReport",
@@ -63,6 +64,7 @@ __all__ = [
     "write_table",
 ]
 
+VIEW_SETTINGS = {name for name in DataTable.model_fields if name.startswith("view")}  # `load` does not read them
 OnBlock = Callable[[Table], None]  # called with each block that was read
 
 
@@ -76,7 +78,7 @@ class Dataset:
     copies: Ints  # (n,) equal for rows with the same normalised text
     row_ids: list[str]  # "17" is data row 17 of the main file, "test.csv#17" that of another file
     id2label: dict[int, str]
-    split: dict[str, Ints]  # "train", "validation", and if present "test", "unlabeled" -> sorted positions
+    split: dict[str, Ints]  # "train", "validation", and if present "test", "unlabeled", "views" -> sorted positions
     sha256: str  # of the file; if there are several, of "role hash" lines
     name: str
     columns: dict[str, str | None]  # "text", "label", "group", "split" -> the column used
@@ -89,6 +91,7 @@ class Dataset:
     lines: Ints = field(
         default_factory=lambda: np.zeros(0, np.int64)
     )  # (n,) where each row starts in its file; 0: unknown
+    views: Views | None = None  # augmented views of training texts, which are the last rows
 
     @property
     def names(self) -> list[str]:
@@ -99,6 +102,32 @@ class Dataset:
         """Return a copy whose validation rows are moved to the training rows."""
         rows = np.sort(np.concatenate([self.split["train"], self.split["validation"]]))
         return replace(self, split=self.split | {"train": rows, "validation": np.zeros(0, np.int64)})
+
+    @property
+    def unlabelled(self) -> Ints:
+        """Rows without a gold label that a student may learn from: unlabelled texts, then views."""
+        return np.concatenate(
+            [self.split.get(name, np.zeros(0, np.int64)) for name in ("unlabeled", "views")], dtype=np.int64
+        )
+
+    def with_views(self, views: Views) -> Dataset:
+        """Return a copy with views of its training rows as further rows, without labels; their split is "views"."""
+        n, more = len(self.texts), len(views.made)
+        sources = np.array([view.source for view in views.made], dtype=np.int64)
+        first_free = int(self.copies.max(initial=-1)) + 1
+        return replace(
+            self,
+            texts=[*self.texts, *(view.text for view in views.made)],
+            labels=np.concatenate([self.labels, np.full(more, -1, np.int64)]),
+            groups=np.concatenate([self.groups, self.groups[sources]]),
+            copies=np.concatenate([self.copies, np.arange(first_free, first_free + more, dtype=np.int64)]),
+            row_ids=[*self.row_ids, *(f"{self.row_ids[view.source]} view {view.number}" for view in views.made)],
+            split=self.split | {"views": np.arange(n, n + more, dtype=np.int64)},
+            ids=(*self.ids, *[None] * more) if self.ids else (),
+            lines=np.concatenate([self.lines, np.zeros(more, np.int64)]) if len(self.lines) else self.lines,
+            report=replace(self.report, views=views.counts, views_left_out=views.left_out),
+            views=views,
+        )
 
     @cached_property
     def hashes(self) -> Hashes:
@@ -140,7 +169,42 @@ def load(table: DataTable) -> Dataset:
     def divide(groups: Ints) -> dict[str, Ints]:
         return assign(table, y, groups, roles, [*id2label.values(), *unseen], notes)
 
-    return _assemble(parts, y, id2label, unseen, divide, opened, used, notes, _ids(parts, table.id_column))
+    found = _assemble(parts, y, id2label, unseen, divide, opened, used, notes, _ids(parts, table.id_column))
+    return without_training_fold(found, table.train_folds, table.train_fold) if table.train_folds else found
+
+
+def training_folds(dataset: Dataset, folds: int) -> Ints:
+    """Return (n,) the fold of each training row, from 0; -1 for all other rows and for groups of rare classes.
+
+    Folds are stratified and keep groups whole (`stratify.grouped_folds`). They depend on the labelled rows only. Raises
+    UserError if the training rows cannot be split into so many folds.
+    """
+    rows = dataset.split["train"]
+    found = np.full(len(dataset.texts), -1, dtype=np.int64)
+    found[rows] = grouped_folds(dataset.labels[rows], dataset.groups[rows], folds, list(dataset.id2label.values()))
+    return found
+
+
+def without_training_fold(dataset: Dataset, folds: int, fold: int) -> Dataset:
+    """Return the dataset without one fold of its training rows, which then belong to no split. fold: counted from 1."""
+    try:
+        left_out = training_folds(dataset, folds) == fold - 1
+    except UserError as error:
+        raise UserError(f"the training rows cannot be split into {folds} folds: {error}") from None
+    rows = dataset.split["train"]
+    split = dataset.split | {"train": rows[~left_out[rows]]}
+    note = f"fold {fold} of {folds} of the training rows ({int(left_out.sum()):,} rows) is left out"
+    report = make_report(
+        dataset.labels,
+        dataset.copies,
+        dataset.groups,
+        split,
+        dataset.id2label,
+        dataset.unseen,
+        dataset.report.unlabeled_left_out,
+        [*dataset.report.notes, note],
+    )
+    return replace(dataset, split=split, report=report)
 
 
 def _ids(parts: Sequence[Part], column: str) -> tuple[str | None, ...]:
@@ -160,15 +224,19 @@ class Datasets:
 
     def read(self, config: Config) -> Dataset:
         """Load the dataset of `config`, unless it is the cached one."""
-        key = config.data.model_dump_json()
+        key = config.data.model_dump_json(exclude=VIEW_SETTINGS)
         if self.held is None or key != self.key:
             self.key, self.held = key, load(config.data)
         return self.held
 
 
 def data_identity(dataset: Dataset) -> dict[str, Any]:
-    """Return what a dataset and its split contribute to a run's fingerprint."""
-    split = {name: hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest() for name, rows in dataset.split.items()}
+    """Return what a dataset and its split contribute to a run's fingerprint. Views are not part of the split."""
+    split = {
+        name: hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()
+        for name, rows in dataset.split.items()
+        if name != "views"
+    }
     data = {"sha256": dataset.sha256, "columns": dataset.columns, "labels": list(dataset.id2label.values())}
     return {"data": data, "split": split}
 

@@ -27,6 +27,7 @@ def check_split(table: DataTable) -> None:
     if table.split == "paper" and (table.split_column or files):
         raise UserError("split 'paper' draws a random split: leave out --split-column, --validation and --test.")
     _check_folds(table.folds, table.fold)
+    _check_train_folds(table.train_folds, table.train_fold)
 
 
 def usable_roles(table: DataTable, roles: list[str] | None, notes: list[str]) -> list[str] | None:
@@ -79,6 +80,16 @@ def _check_folds(folds: int, fold: int) -> None:
         raise UserError(f"data.folds = {folds}: expected 2 or more, or 0 for no folds.")
     elif not 1 <= fold <= folds:
         raise UserError(f"data.fold = {fold}: expected 1 to {folds}, the number of the fold that is the test split.")
+
+
+def _check_train_folds(folds: int, fold: int) -> None:
+    if folds in (0, 1) and folds + fold:
+        raise UserError(
+            f"data.train_folds = {folds}, data.train_fold = {fold}: expected 2 or more folds and the number of the one to "
+            "leave out, or 0 for both to train on all training rows."
+        )
+    if folds and not 1 <= fold <= folds:
+        raise UserError(f"data.train_fold = {fold}: expected 1 to {folds}, the fold of the training rows to leave out.")
 
 
 def fold_split(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,10 +33,14 @@ class DataReport:
     shared_groups: dict[str, int]  # "validation", "test" -> rows in a group that also has training rows
     unlabeled_left_out: dict[str, int]  # reason -> unlabelled rows left out
     notes: tuple[str, ...]  # warnings among them start with `WARNING`
+    views: dict[str, int] = field(default_factory=dict)  # kind -> augmented views of training texts
+    views_left_out: dict[str, int] = field(default_factory=dict)  # reason -> views left out
 
     def counts(self) -> dict[str, Any]:
         """Return the report for JSON, with the number of leaked rows in place of their positions."""
-        return asdict(self) | {"leaked": {name: len(rows) for name, rows in self.leaked.items()}}
+        found = asdict(self) | {"leaked": {name: len(rows) for name, rows in self.leaked.items()}}
+        without = ("views", "views_left_out") if not self.views and not self.views_left_out else ()
+        return {name: value for name, value in found.items() if name not in without}
 
     def lines(self) -> list[str]:
         """Return the lines shown to the user: a table of the splits, then copies and notes other than warnings."""
@@ -125,7 +129,7 @@ def make_report(
         leaked={name: split[name][np.isin(copies[split[name]], copies[split["train"]])] for name in held_out},
         shared_groups={name: int(np.isin(groups[split[name]], groups[split["train"]]).sum()) for name in held_out},
         unlabeled_left_out=left_out,
-        notes=(*notes, *absent, *class_name_notes(list(id2label.values()))),
+        notes=tuple(dict.fromkeys((*notes, *absent, *class_name_notes(list(id2label.values()))))),
     )
 
 

@@ -44,6 +44,7 @@ def data(subject: Subject) -> Section | None:
     report = model.record.data_report
     parts: list[Any] = []
     sizes = {name: len(rows) for name, rows in model.split_rows.items()} or (report.sizes if report else {})
+    sizes |= {"views": sum(report.views.values())} if report and report.views else {}
     counts = dict(report.class_counts) if report else {}
     for split, scores in model.metrics.splits.items():
         counts.setdefault(split, {name: found.support for name, found in scores.per_class.items()})
@@ -78,6 +79,10 @@ def _copies(report: DataReport | None) -> list[Any]:
         named[f"{split} rows in a group that also occurs in train"] = count
     for why, count in report.unlabeled_left_out.items():
         named[f"unlabelled rows skipped: {why}"] = count
+    for kind, count in report.views.items():
+        named[f"augmented views: {kind}"] = count
+    for why, count in report.views_left_out.items():
+        named[f"augmented views left out: {why}"] = count
     note = "Two texts are copies if they differ only in case, white space, Unicode form or invisible characters."
     rows = tuple(named.items())
     table = Table("copies", "Duplicates and leaks", (Column("what"), Column("found", "count")), rows, note)

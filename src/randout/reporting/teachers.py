@@ -31,9 +31,9 @@ def teachers(subject: Subject) -> Section | None:
                 verdict = f"none: {taught:,} of the rows trained the teacher" if taught else ""
                 rows.append((*own, *scores, verdict or verdict_words(one.verdict, gap.margin, split), split, gap.rows))
             costs.append((*own, *_size_cells(model.record.sizes)))
-    imported = _imported(subject)
+    given = [table for table in (_imported(subject), _cross_fitted(subject)) if table]
     if not rows:
-        return Section("teacher", "Student and teacher", (imported,)) if imported else None
+        return Section("teacher", "Student and teacher", tuple(given)) if given else None
     who = (Column("model"), Column("unit"), Column("teacher"))
     columns: tuple[Column, ...] = (
         *who,
@@ -52,7 +52,7 @@ def teachers(subject: Subject) -> Section | None:
     if any(cell is not None for row in costs for cell in row[len(who) :]):
         note = "Texts per second: prediction in float32 on the machine that trained the student."
         parts.append(Table("student-teacher-size", "Size and speed", *_without_empty_columns(heads, costs), note))
-    parts += [imported] if imported else []
+    parts += given
     return Section("teacher", "Student and teacher", tuple(parts))
 
 
@@ -72,6 +72,29 @@ def _imported(subject: Subject) -> Table | None:
     columns = tuple(map(Column, ("model", "unit", "file", "sha256", "form", "rows with a soft label", "temperature")))
     note = "Soft labels that were read from a file. Rows of the test split are never used."
     return Table("soft-labels", "Imported soft labels", *_without_empty_columns(columns, rows), note)
+
+
+def _cross_fitted(subject: Subject) -> Table | None:
+    """Two rows per model with cross-fitted soft labels: these and the in-sample ones; None if there is none."""
+    rows = []
+    for arm in subject.arms:
+        for model in arm.models:
+            for teacher in model.record.teachers:
+                if (one := teacher.cross_fit) is not None:
+                    own = (arm.name, model.unit or None)
+                    for name, scores in (
+                        (f"of {one.folds} folds, not trained on the row", one.out_of_fold),
+                        ("of all training rows", one.in_sample),
+                    ):
+                        error = scores.expected_calibration_error
+                        rows.append((*own, name, scores.accuracy, scores.log_loss, error, one.rows))
+    if not rows:
+        return None
+    columns: tuple[Column, ...] = (Column("model"), Column("unit"), Column("teacher"), Column("accuracy %", "percent"))
+    columns += (Column("log loss", "number"), Column("calibration error %", "percent"))
+    columns += (Column("training rows", "count"),)
+    note = "Soft labels of training rows against their gold labels. The student learns from the first of each pair."
+    return Table("cross-fit", "Cross-fitted soft labels", *_without_empty_columns(columns, rows), note)
 
 
 def _size_cells(sizes: Sizes) -> list[int | None]:

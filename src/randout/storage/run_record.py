@@ -48,7 +48,8 @@ class Identity(Record):
     """What the fingerprint is made of: everything that decides the result.
 
     split: digest of the row numbers of each split. teacher, more: the fingerprint of a teacher's run, or an existing
-    classifier. methods: settings by method. plugins: origin of the methods that are not built in.
+    classifier. cross_fit: fingerprints of the runs of its fold teachers. views: the augmented views. methods: settings by
+    method. plugins: origin of the methods that are not built in.
     """
 
     data: DataIdentity
@@ -56,6 +57,8 @@ class Identity(Record):
     student: StudentIdentity
     teacher: str | GivenTeacher | None
     more: list[str | GivenTeacher] = Field(default_factory=list)
+    cross_fit: list[str] = Field(default_factory=list)
+    views: dict[str, Any] = Field(default_factory=dict)
     methods: dict[str, dict[str, Any]]
     plugins: dict[str, dict[str, str]] = Field(default_factory=dict)
     train: TrainIdentity
@@ -72,7 +75,10 @@ class Identity(Record):
 
 
 class DataReport(Record):
-    """Row counts of the dataset, as `data.summary.DataReport`. leaked, same_tokens: rows by split with a copy in train."""
+    """Row counts of the dataset, as `data.summary.DataReport`. leaked, same_tokens: rows by split with a copy in train.
+
+    views: augmented views of training texts by kind; views_left_out: by reason.
+    """
 
     sizes: dict[str, int] = Field(default_factory=dict)
     class_counts: dict[str, dict[str, int]] = Field(default_factory=dict)
@@ -82,6 +88,8 @@ class DataReport(Record):
     leaked: dict[str, int] = Field(default_factory=dict)
     shared_groups: dict[str, int] = Field(default_factory=dict)
     unlabeled_left_out: dict[str, int] = Field(default_factory=dict)
+    views: dict[str, int] = Field(default_factory=dict)
+    views_left_out: dict[str, int] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)
     same_tokens: dict[str, int] = Field(default_factory=dict)
 
@@ -149,12 +157,37 @@ class ImportedLabels(Record):
     calibration_error: list[float] = Field(default_factory=list)
 
 
+class SoftLabelScores(Record):
+    """Soft labels of training rows against their gold labels. log_loss: in nats."""
+
+    accuracy: float
+    log_loss: float
+    expected_calibration_error: float
+
+
+class CrossFit(Record):
+    """Soft labels by teachers that were trained without the rows that they label.
+
+    folds: number of them. rows: training rows with such a soft label; without: those without one, in classes too rare for
+    the folds. out_of_fold: scores of these soft labels; in_sample: of those that the teacher trained on all rows gives the
+    same rows. teachers: names of the runs, in the order of the folds.
+    """
+
+    folds: int
+    rows: int
+    without: int = 0
+    out_of_fold: SoftLabelScores
+    in_sample: SoftLabelScores
+    teachers: list[str] = Field(default_factory=list)
+
+
 class UsedTeacher(Record):
-    """A teacher of a finished run. soft_labels: if it is a file of them."""
+    """A teacher of a finished run. soft_labels: if it is a file of them. cross_fit: if its soft labels are cross-fitted."""
 
     name: str
     validation_accuracy: float | None = None
     soft_labels: ImportedLabels | None = None
+    cross_fit: CrossFit | None = None
 
 
 class UsedTeachers(UsedTeacher):

@@ -130,8 +130,8 @@ def count_seen(rows: SeenRows, dataset: Dataset, split: str) -> dict[str, int]:
 
 
 def _learned_rows(dataset: Dataset) -> NDArray[np.int64]:
-    """Return the rows that a student learns from before a refit: training rows and unlabelled ones."""
-    return np.concatenate([dataset.split[name] for name in ("train", "unlabeled") if name in dataset.split])
+    """Return the rows that a student learns from before a refit: training rows, unlabelled ones, and views."""
+    return np.concatenate([dataset.split["train"], dataset.unlabelled])
 
 
 def check(plan: Plan) -> tuple[list[str], list[str]]:

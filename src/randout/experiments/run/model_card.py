@@ -13,6 +13,7 @@ from randout.core.console import Show
 from randout.core.files import replace_text
 from randout.core.wording import plural
 from randout.models import loading
+from randout.reporting.cross_fit import cross_fit_words
 from randout.reporting.soft_labels import soft_label_words, temperature_words
 from randout.reporting.teachers import verdict_lines
 from randout.reporting.text import choice_lines
@@ -64,6 +65,10 @@ def model_card(
         if one.imported is not None:
             record = one.imported.record
             lines += [f"Soft labels: {soft_label_words(record)}; {temperature_words(record)}."]
+    if teacher and teacher.cross_fit:
+        lines += [f"Cross-fitted soft labels: {cross_fit_words(teacher.cross_fit)}."]
+    if views := plan.dataset.views:
+        lines += [f"{views.line[0].upper()}{views.line[1:]}."]
     if plan.config.train.refit is True:
         about.append(
             "Trained on the training and validation rows; the validation scores are of the same training without them."

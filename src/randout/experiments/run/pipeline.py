@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from randout.core.config import to_toml
+from randout.core.config import TrainTable, to_toml
 from randout.core.errors import UserError
 from randout.core.files import portable, replace_text
 from randout.core.terminal import Terminated
@@ -42,6 +42,7 @@ from .options import Result as Result
 from .options import finished as finished
 from .plan import Plan, TeacherOutputs, TrainedStudent
 from .planning import refit_plan
+from .run_request import TEACHERS_OWN
 from .run_warnings import diagnose
 from .scoring import open_test, rows_sha256, score_split, score_test
 from .student import Options, Paused, Stopped, check_methods, environment, student_of
@@ -153,17 +154,21 @@ def _changed_origins(plan: Plan, record: RunRecord) -> str:
     return "; ".join(found)
 
 
-def _write_config(run: RunFolder, plan: Plan, student: str, teacher: str, more: Sequence[str]) -> None:
+def _write_config(
+    run: RunFolder, plan: Plan, student: str, teacher: dict[str, Any], more: Sequence[str], train: TrainTable
+) -> None:
     """Write `run.toml`.
 
     student, teacher, more: how the models are written. The student: `_student_name`, so that the file is a recipe that can
-    be run again. Teachers: by path while the run may have to be resumed, then by the name of their run.
+    be run again. teacher: its name, and settings to change. Teachers: by path while the run may have to be resumed, then by
+    the name of their run. train: as requested while the run may have to be resumed, because a teacher that is fine-tuned
+    first resolves "auto" by its own data; then resolved.
     """
     config, files = plan.config, ("source", "validation", "test", "unlabeled")
     data = config.data.model_copy(update={key: portable(getattr(config.data, key), run.path) for key in files})
     named: dict[str, Any] = {"student": config.student.model_copy(update={"model": student})}
-    named |= {"teacher": config.teacher.model_copy(update={"model": teacher, "more": tuple(more)})}
-    replace_text(run.path / "run.toml", to_toml(config.model_copy(update={"data": data, **named})))
+    named |= {"teacher": config.teacher.model_copy(update={**teacher, "more": tuple(more)})}
+    replace_text(run.path / "run.toml", to_toml(config.model_copy(update={"data": data, "train": train, **named})))
 
 
 def _student_name(plan: Plan, folder: Path) -> str:
@@ -180,9 +185,10 @@ def _begin_record(run: RunFolder, plan: Plan, options: Options) -> None:
     folder = run.path
     student = _student_name(plan, folder)
     teacher, *more = (portable(name, folder) for name in (plan.config.teacher.model, *plan.config.teacher.more))
-    _write_config(run, plan, student, teacher, more)
+    _write_config(run, plan, student, {"model": teacher}, more, plan.asked or plan.config.train)
     rows = plan.dataset.row_ids
-    run.write("split.json", {name: [rows[i] for i in index] for name, index in plan.dataset.split.items()})
+    split = {name: index for name, index in plan.dataset.split.items() if name != "views"}  # no rows of a file
+    run.write("split.json", {name: [rows[i] for i in index] for name, index in split.items()})
     command = [re.sub(r"(^|[:=])/[^:=]*/", r"\1", word) for word in sys.argv]  # without directories of this machine
     same_tokens = {name: len(rows) for name, rows in plan.token_copies.items()}
     record = RunRecord(
@@ -215,6 +221,9 @@ def _record_choice(run: RunFolder, plan: Plan, chosen: Plan) -> None:
     stored = run.record.as_json()
     if not chosen.left_out:
         stored.pop("left_out", None)
+    if chosen.dataset.views is None:
+        for key in ("views", "views_left_out"):
+            stored.get("data_report", {}).pop(key, None)
     write_seen(run.path, leaks.seen_by(chosen))
     record = RunRecord.model_validate(stored)
     record.fingerprint, record.identity = chosen.fingerprint, Identity.model_validate(chosen.identity)
@@ -228,6 +237,9 @@ def _shown_as(plan: Plan) -> ShownAs:
     found = ShownAs(data=plan.dataset.name, student=plan.student.label)
     if data.folds:
         found.fold = f"fold {data.fold} of {data.folds}"
+    if data.train_folds:
+        without = f"without fold {data.train_fold} of {data.train_folds} of the training rows"
+        found.fold = f"{found.fold}, {without}" if found.fold else without
     return found
 
 
@@ -274,7 +286,8 @@ def _finish(
     record.finished = run_folder.now()
     run.write("run.json", record.as_json())
     first, *more = [_teacher_name(one, run.path) for one in (teacher, *teacher.others)] if teacher else ["none"]
-    _write_config(run, plan, _student_name(plan, run.path), first, more)
+    named = _fold_teacher_settings(plan, run.path) if plan.fold_teachers else {"model": first}
+    _write_config(run, plan, _student_name(plan, run.path), named, more, plan.config.train)
     clean(run)
     return metrics
 
@@ -289,7 +302,16 @@ def _used_teachers(teacher: TeacherOutputs) -> UsedTeachers:
 
 def _used_teacher(teacher: TeacherOutputs) -> dict[str, Any]:
     found: dict[str, Any] = {"name": teacher.name, "validation_accuracy": teacher.validation.get("accuracy")}
-    return found | ({"soft_labels": teacher.imported.record} if teacher.imported else {})
+    found |= {"soft_labels": teacher.imported.record} if teacher.imported else {}
+    return found | ({"cross_fit": teacher.cross_fit} if teacher.cross_fit else {})
+
+
+def _fold_teacher_settings(plan: Plan, folder: Path) -> dict[str, Any]:
+    """Return how `run.toml` of a finished run describes a cross-fitted teacher: the encoder, to be fine-tuned again."""
+    assert plan.teacher_plan is not None
+    trained = plan.teacher_plan.config.train
+    settings = {key: getattr(trained, key) for key in TEACHERS_OWN}
+    return {"model": portable(plan.config.teacher.model, folder), **settings}
 
 
 def _teacher_name(teacher: TeacherOutputs, folder: Path) -> str:

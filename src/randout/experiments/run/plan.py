@@ -24,6 +24,7 @@ from randout.models.encoder import Encoder
 from randout.models.sources import Source
 from randout.models.tokens import Tokens
 from randout.storage.run_folder import RunFolder
+from randout.storage.run_record import CrossFit
 
 from . import defaults
 from .imported_teacher import ImportedTeacher
@@ -42,7 +43,7 @@ class TeacherOutputs:
 
     imported: the file of soft labels that they come from, if any; it may lack rows, and `validation` is then of the rows that
     it has, or empty. others: further teachers. live: the teacher itself, if a method runs it. about: its number of
-    parameters, and its speed in texts per second.
+    parameters, and its speed in texts per second. cross_fit: if the logits of the training rows are those of fold teachers.
     """
 
     name: str
@@ -52,6 +53,7 @@ class TeacherOutputs:
     live: LiveTeacher | None = None
     about: dict[str, float] = field(default_factory=dict)
     imported: ImportedTeacher | None = None
+    cross_fit: CrossFit | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,9 @@ class Plan:
 
     tokens: of all texts, as the student reads them; none if it reads words, and in the plan of a finished run. identity:
     what the fingerprint is computed from, by part. teacher: an existing classifier, or soft labels from a file.
-    teacher_plan: how a pretrained encoder is first fine-tuned into a teacher. more: further teachers, each of any kind.
+    teacher_plan: how a pretrained encoder is first fine-tuned into a teacher. fold_teachers: the same for the teacher of each
+    fold of the training rows, trained on the rows of the other folds (`teacher.cross_fit`). more: further teachers, of any
+    kind.
     token_copies: as `tokenization.token_copies` returns it. leak_warnings: held-out rows that the teachers or the
     pretrained student have seen. left_out: methods removed because no teacher was found, although none was declined.
     asked: `config.train` before "auto" was resolved, for the teachers, which resolve it themselves. alternative: a
@@ -129,6 +133,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     teacher: Source | ImportedTeacher | None = None
     teacher_plan: Plan | None = None
+    fold_teachers: tuple[Plan, ...] = ()
     more: tuple[Source | ImportedTeacher | Plan, ...] = ()
     token_copies: dict[str, Ints] = field(default_factory=dict)
     leak_warnings: tuple[str, ...] = ()
@@ -163,7 +168,7 @@ class Plan:
     @property
     def steps(self) -> int:
         """The optimizer steps of a whole training without early stopping; 1 for a baseline fitted in one call."""
-        rows = len(learned_rows(self.dataset, self.methods)[0]) + len(self.dataset.split.get("unlabeled", ()))
+        rows = len(learned_rows(self.dataset, self.methods)[0]) + len(self.dataset.unlabelled)
         return max(1, -(-rows // self.config.train.batch_size) * self.config.train.epochs)
 
     @property
@@ -173,7 +178,7 @@ class Plan:
         This is so if there are too few validation rows, and no teacher has learned from the training rows of every fold.
         """
         held = len(self.dataset.split["validation"])
-        return held < defaults.FEW_HELD and not self.has_teacher and "unlabeled" not in self.dataset.split
+        return held < defaults.FEW_HELD and not self.has_teacher and not len(self.dataset.unlabelled)
 
     @property
     def name(self) -> str:

@@ -16,7 +16,9 @@ from randout.baselines.settings import resolve_settings
 from randout.core.config import ALTERNATIVE, AUTO_STUDENT, Config, StudentTable, TeacherTable, TrainTable
 from randout.core.errors import UserError
 from randout.core.wording import plural, verb
-from randout.data.dataset import Dataset, data_identity, load
+from randout.data.dataset import Dataset, data_identity, load, without_training_fold
+from randout.data.stratify import Ints
+from randout.data.views import make_views
 from randout.methods.base import GOLD_LOSS, Method, Size, overrides
 from randout.methods.builtin import GOLD, METHODS
 from randout.methods.compatibility import learned_rows, methods_of
@@ -28,8 +30,8 @@ from randout.models.sources import CLASSIFIER_NAMES, DEFAULT_STUDENT, Source, fi
 from randout.models.tokenization import token_copies, tokens_for
 from randout.models.tokens import Tokens
 
-from . import defaults, leaks
-from .imported_teacher import ImportedTeacher, find_teacher, import_teacher
+from . import cross_fit, defaults, leaks
+from .imported_teacher import ImportedTeacher, find_teacher, import_teacher, is_soft_label_file
 from .plan import FOLDS, Plan
 from .soft_labels import column_order
 from .student_kinds import Baseline, EncoderStudent, baseline_of
@@ -78,6 +80,9 @@ def _encoder_plan(config: Config, dataset: Dataset, required: Collection[str]) -
             "together with a teacher"
         )
     methods = _suitable_methods(methods, dataset, notes)
+    cross_fit.check(config.teacher, teacher, methods)
+    folds = cross_fit.folds_of(dataset, config.teacher)
+    plain, dataset = dataset, _with_views(config, dataset, methods, teacher, folds, notes)
     if not required:
         used = " + ".join(method.name for method in methods)
         how = "by default and without a teacher" if missing else "by default"
@@ -97,8 +102,10 @@ def _encoder_plan(config: Config, dataset: Dataset, required: Collection[str]) -
     if isinstance(teacher, ImportedTeacher) or (teacher is not None and teacher.is_classifier):
         plan = replace(plan, teacher=teacher)
     elif teacher is not None:
-        gold = None if "unlabeled" in dataset.split else dataset  # read again: it must not depend on unlabelled texts
-        plan = replace(plan, teacher_plan=make(teacher_config(_requested_config(plan), name), gold))
+        own_config = teacher_config(_requested_config(plan), name)
+        gold = _labelled_only(plain, own_config)
+        plan = replace(plan, teacher_plan=make(own_config, gold))
+        plan = replace(plan, fold_teachers=_fold_teachers(plan, own_config, gold))
     further: list[str] = []
     more = _find_more_teachers(plan, further)
     plan = _check_leaks(replace(plan, more=more, notes=(*plan.notes, *further)))
@@ -107,18 +114,65 @@ def _encoder_plan(config: Config, dataset: Dataset, required: Collection[str]) -
     return replace(plan, identity=_identity(plan))
 
 
+def _labelled_only(dataset: Dataset, config: Config) -> Dataset:
+    """Return the data of `config`, read again if `dataset` has unlabelled texts, on which a teacher must not depend."""
+    return load(config.data) if "unlabeled" in dataset.split else dataset
+
+
+def _fold_teachers(plan: Plan, config: Config, gold: Dataset) -> tuple[Plan, ...]:
+    """Return the plan of the teacher of each fold (`teacher.cross_fit`). config: of the teacher of all rows."""
+    folds, found = plan.config.teacher.cross_fit, []
+    for fold in range(1, folds + 1):
+        data = config.data.model_copy(update={"train_folds": folds, "train_fold": fold})
+        own = config.model_copy(update={"data": data})
+        found.append(make(own, without_training_fold(gold, folds, fold)))
+    return tuple(found)
+
+
+def _with_views(
+    config: Config,
+    dataset: Dataset,
+    methods: Sequence[Method],
+    teacher: Source | ImportedTeacher | None,
+    folds: Ints | None,
+    notes: list[str],
+) -> Dataset:
+    """Return the dataset with the views that `data.views` asks for. Raises UserError if no model can label them.
+
+    folds: as for `make_views`.
+    """
+    table = config.data
+    if not table.views:
+        return dataset
+    names = " + ".join(method.name for method in methods)
+    files = [name for name in (config.teacher.model, *config.teacher.more) if is_soft_label_file(name)]
+    if teacher is None:
+        raise UserError(
+            f"data.views: views are texts without a gold label, and nothing labels them: methods {names}, no teacher. Name a "
+            "teacher with --teacher and use a method that learns from one (--preset kd), or set data.views = 0"
+        )
+    if files:
+        raise UserError(
+            f"data.views: {files[0]} is a file of soft labels, which has none for new texts. Name a model with --teacher, or "
+            "set data.views = 0"
+        )
+    views = make_views(dataset.texts, dataset.split, table, config.train.seed, learned_rows(dataset, methods)[0], folds)
+    notes.append(views.line)
+    return dataset.with_views(views)
+
+
 def _with_alternative(plan: Plan) -> Plan:
     """Add the bag-of-words baseline that `student.alternative` names as an alternative to the encoder."""
     config, dataset = plan.config, plan.dataset
     own = Config(
-        data=config.data.model_copy(update={"unlabeled": ""}),
+        data=config.data.model_copy(update={"unlabeled": "", "views": 0}),
         student=StudentTable(model=config.student.alternative),
         classifier=config.classifier,
         teacher=TeacherTable(model="none"),
         train=TrainTable(**{key: getattr(config.train, key) for key in COMMON_SETTINGS}),
         output=config.output,
     )
-    gold = None if "unlabeled" in dataset.split else dataset  # the baseline never sees unlabelled texts
+    gold = None if len(dataset.unlabelled) else dataset  # the baseline never sees unlabelled texts or views
     plan = replace(plan, alternative=make(own, gold))
     rows = len(dataset.split["validation"])
     held = plural(rows, "validation row")
@@ -243,7 +297,7 @@ def _find_more_teachers(plan: Plan, notes: list[str]) -> tuple[Source | Imported
             found.append(source)
             continue
         _check_labels(source, plan.dataset, None, name)
-        gold = None if "unlabeled" in plan.dataset.split else plan.dataset
+        gold = None if len(plan.dataset.unlabelled) else plan.dataset
         found.append(
             source if source.is_classifier else make(teacher_config(_requested_config(plan), name, revision=""), gold)
         )
@@ -304,7 +358,7 @@ def teacher_config(config: Config, name: str, revision: str | None = None) -> Co
     gold = {GOLD: config.methods.get(GOLD) or METHODS[GOLD]().model_dump(mode="json")}
     gold |= {name: settings for name, settings in config.methods.items() if name == Contrastive.name}
     return Config(
-        data=config.data.model_copy(update={"unlabeled": ""}),
+        data=config.data.model_copy(update={"unlabeled": "", "views": 0}),
         student=student,
         teacher=TeacherTable(model="none"),
         methods=gold,
@@ -419,6 +473,8 @@ def _identity(plan: Plan) -> dict[str, Any]:
         "student": plan.student.identity(plan),
         "teacher": teacher,
         **({"more": more} if more else {}),
+        **({"cross_fit": [one.fingerprint for one in plan.fold_teachers]} if plan.fold_teachers else {}),
+        **({"views": plan.dataset.views.identity} if plan.dataset.views else {}),
         "methods": config.methods,
         **({"plugins": plugins} if plugins else {}),
         "train": train,

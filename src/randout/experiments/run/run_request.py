@@ -135,7 +135,8 @@ def with_fixed_teacher(config: Config, shared: Config, methods: Mapping[str, Any
     """
     used = [methods[name] for name in config.methods]
     if not any(method.teacher for method in used):
-        return config.model_copy(update={"teacher": config.teacher.model_copy(update={"model": "none", "more": ()})})
+        none = {"model": "none", "more": (), "cross_fit": 0}
+        return config.model_copy(update={"teacher": config.teacher.model_copy(update=none)})
     fixed: dict[str, Any] = {} if any(method.several for method in used) else {"more": ()}
     fixed |= {
         key: getattr(shared.train, key) or "auto" for key in TEACHERS_OWN if getattr(config.teacher, key) == "same"

@@ -82,11 +82,10 @@ def class_weights(dataset: Dataset) -> torch.Tensor:
 
 def make_training_data(plan: Plan, teacher: TeacherOutputs | None) -> TrainingData:
     """Return what the student of `plan` learns from: tokens, labels, rows and teacher logits."""
-    unlabelled = plan.dataset.split.get("unlabeled", np.zeros(0, np.int64))
     labelled, heldout = learned_rows(plan.dataset, plan.methods)
     logits, others = (teacher.logits, tuple(other.logits for other in teacher.others)) if teacher else (None, ())
     return TrainingData(
-        plan.tokens, torch.from_numpy(plan.dataset.labels), labelled, unlabelled, logits, heldout, others
+        plan.tokens, torch.from_numpy(plan.dataset.labels), labelled, plan.dataset.unlabelled, logits, heldout, others
     )
 
 
@@ -255,6 +254,10 @@ def estimate(plan: Plan, training: TrainingState, data: TrainingData, steps: int
     if plan.teacher_plan is not None:
         own = plan.teacher_plan.student.estimate(plan.teacher_plan, steps)
         lines += ["teacher (fine-tuned first):"] + [f"  {line}" for line in own]
+    if plan.fold_teachers:
+        lines += [
+            f"{plural(len(plan.fold_teachers), 'more teacher')} (fine-tuned first), each without one fold of the rows"
+        ]
     return lines
 
 

@@ -11,16 +11,18 @@ import torch
 
 from randout.core.errors import Failure, UserError
 from randout.core.wording import plural
+from randout.data.stratify import Ints
 from randout.models import loading
 from randout.models.encoder import Encoder
 from randout.models.inference import predict
 from randout.models.sources import Source
 from randout.models.tokens import encode, truncate
+from randout.reporting.cross_fit import cross_fit_words
 from randout.stats import diagnostics
 from randout.stats.metrics import score
 from randout.storage.seen_rows import TRAINED, read_seen
 
-from . import soft_labels
+from . import cross_fit, soft_labels
 from .imported_teacher import ImportedTeacher
 from .options import Options
 from .plan import Plan, TeacherOutputs
@@ -29,7 +31,7 @@ from .teacher_comparison import TIMED_ROWS, texts_per_second
 
 
 def prepare_teacher(plan: Plan, options: Options, fine_tune: Callable[[Plan, Options], Path]) -> TeacherOutputs | None:
-    """Return the teachers' soft labels for the training, unlabelled and validation rows; None without a teacher.
+    """Return the teachers' soft labels for the training, validation and unlabelled rows and views; None without a teacher.
 
     fine_tune: executes the plan of a teacher that is still a pretrained encoder, and returns its run folder.
     """
@@ -39,6 +41,8 @@ def prepare_teacher(plan: Plan, options: Options, fine_tune: Callable[[Plan, Opt
         return None
     first, *more = plan.teachers
     found = _outputs_of(plan, first, plan.config.teacher.labels, options, fine_tune)
+    if plan.fold_teachers:
+        found = _cross_fitted(plan, found, options, fine_tune)
     others = [_outputs_of(plan, teacher, None, options, fine_tune) for teacher in more]
     return replace(found, others=tuple(others))
 
@@ -56,29 +60,10 @@ def _outputs_of(
     """
     if isinstance(teacher, ImportedTeacher):
         return TeacherOutputs(teacher.label, torch.from_numpy(teacher.logits), teacher.validation, imported=teacher)
-    source = teacher
-    if isinstance(teacher, Plan):
-        options.show.say(f"teacher: fine-tuning {teacher.student.label} first")
-        source = loading.find(str(fine_tune(teacher, replace(options, out=None, fresh=False, pause_at=None))))
-    assert isinstance(source, Source)
-    dataset, table = plan.dataset, plan.config.teacher
-    rows = np.concatenate(
-        [dataset.split[name] for name in ("train", "validation", "unlabeled") if name in dataset.split]
-    )
-    texts = [dataset.texts[row] for row in rows]
-    encoder = loading.load(source, pack=plan.config.train.packing)
-    order = soft_labels.column_order(encoder.model.config.id2label, dataset.id2label, labels, source.name)
-    max_length = _teacher_length(encoder, plan, teacher, source.label)
-    precision = plan.config.train.precision
-    parts = soft_labels.fingerprint(source.fingerprint(), max_length, table.truncation, precision, texts)
-    encoder.model.to(plan.config.train.device)
-    logits = soft_labels.compute(encoder, texts, options.runs / "soft-labels", parts, options.show, source.label)
-    if bad := int((~np.isfinite(logits)).any(1).sum()):
-        raise Failure(
-            f"teacher {source.label}: its logits are not finite for {bad} of {len(texts)} texts, so it cannot be used. "
-            "Set train.precision = float32 if values overflow; otherwise its weights are damaged"
-        )
-    spread = soft_labels.teacher_rows(logits[:, order], rows, len(dataset.texts))
+    dataset, crossed = plan.dataset, bool(plan.fold_teachers) and teacher is plan.teacher_plan
+    kinds = ("train", "validation", "unlabeled") if crossed else ("train", "validation", "unlabeled", "views")
+    rows = np.concatenate([dataset.split[name] for name in kinds if name in dataset.split])
+    source, encoder, order, parts, spread = _labelled(plan, teacher, labels, rows, options, fine_tune)
     held = dataset.split["validation"]
     own = spread[held].numpy()
     if not isinstance(teacher, Plan):  # a teacher that is fine-tuned here has the data's labels
@@ -93,12 +78,70 @@ def _outputs_of(
     options.show.say(f"teacher {source.label}: validation accuracy {validation['accuracy']:.2%}{seen}")
     live = None
     if any(method.teacher == "model" for method in plan.methods) and teacher is plan.teachers[0]:
-        live = live_teacher(plan, encoder, tuple(order), max_length)
+        live = live_teacher(plan, encoder, tuple(order), int(parts["max_length"]))
     about = {
         "parameters": sum(p.numel() for p in encoder.model.parameters()),
         "texts_per_second": _speed(encoder, plan, parts),
     }
     return TeacherOutputs(source.label, spread, validation, live=live, about=about)
+
+
+def _labelled(
+    plan: Plan,
+    teacher: Source | Plan,
+    labels: Sequence[str] | None,
+    rows: Ints,
+    options: Options,
+    fine_tune: Callable[[Plan, Options], Path],
+) -> tuple[Source, Encoder, list[int], dict[str, str], torch.Tensor]:
+    """Fine-tune a teacher if it is a plan, and label `rows`. Raises Failure for logits that are not finite.
+
+    labels: as for `_outputs_of`. Returns where it is, the model, the index of its output for each class, what its logits
+    depend on, and the logits (n, C) of all rows of the dataset, NaN for other rows.
+    """
+    source = teacher
+    if isinstance(teacher, Plan):
+        fold = teacher.config.data.train_fold
+        left_out = f" without fold {fold} of {teacher.config.data.train_folds} of the training rows" if fold else ""
+        options.show.say(f"teacher: fine-tuning {teacher.student.label} first{left_out}")
+        source = loading.find(str(fine_tune(teacher, replace(options, out=None, fresh=False, pause_at=None))))
+    assert isinstance(source, Source)
+    dataset, table = plan.dataset, plan.config.teacher
+    texts = [dataset.texts[row] for row in rows]
+    encoder = loading.load(source, pack=plan.config.train.packing)
+    order = soft_labels.column_order(encoder.model.config.id2label, dataset.id2label, labels, source.name)
+    max_length = _teacher_length(encoder, plan, teacher, source.label)
+    precision = plan.config.train.precision
+    parts = soft_labels.fingerprint(source.fingerprint(), max_length, table.truncation, precision, texts)
+    encoder.model.to(plan.config.train.device)
+    logits = soft_labels.compute(encoder, texts, options.runs / "soft-labels", parts, options.show, source.label)
+    if bad := int((~np.isfinite(logits)).any(1).sum()):
+        raise Failure(
+            f"teacher {source.label}: its logits are not finite for {bad} of {len(texts)} texts, so it cannot be used. "
+            "Set train.precision = float32 if values overflow; otherwise its weights are damaged"
+        )
+    return source, encoder, order, parts, soft_labels.teacher_rows(logits[:, order], rows, len(dataset.texts))
+
+
+def _cross_fitted(
+    plan: Plan, whole: TeacherOutputs, options: Options, fine_tune: Callable[[Plan, Options], Path]
+) -> TeacherOutputs:
+    """Replace the soft labels of the training rows by those of the fold teachers, which also label the views.
+
+    whole: the outputs of the teacher of all training rows. A row that every fold's teacher was trained on has none.
+    """
+    dataset, names = plan.dataset, []
+    logits = whole.logits.clone()
+    logits[torch.from_numpy(dataset.split["train"])] = torch.nan
+    for teacher in plan.fold_teachers:
+        rows = cross_fit.rows_to_label(dataset, teacher.dataset.split["train"])
+        source, _, _, _, own = _labelled(plan, teacher, plan.config.teacher.labels, rows, options, fine_tune)
+        index = torch.from_numpy(rows)
+        logits[index] = own[index]
+        names.append(source.label)
+    record = cross_fit.compared(dataset, logits.numpy(), whole.logits.numpy(), len(plan.fold_teachers), names)
+    options.show.say(f"cross-fitted soft labels: {cross_fit_words(record)}")
+    return replace(whole, logits=logits, cross_fit=record)
 
 
 def _speed(encoder: Encoder, plan: Plan, parts: dict[str, str]) -> float:

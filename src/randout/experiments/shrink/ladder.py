@@ -73,7 +73,7 @@ class Shrink:
 
     def words_config(self) -> Config:
         """Return the configuration of the bag-of-words baseline, which learns from the labels of the same rows."""
-        data = self.config.data.model_dump(mode="json") | {"unlabeled": ""}
+        data = self.config.data.model_dump(mode="json") | {"unlabeled": "", "views": 0}
         output = self.config.output.model_dump(mode="json") | {"test": False}
         return build([{"data": data, "student": {"model": WORDS}, "output": output}], METHODS)
 

@@ -216,9 +216,10 @@ def arm_config(study: Study, arm: str, methods: Mapping[str, Any], above: Mappin
     """Return the configuration of an arm. above: tables overlaid on it (of a unit, of a trial).
 
     The teacher is trained as `base` says, whatever an arm or a trial changes in the student's training, so that arms
-    and trials share it. An arm that names its own student ignores `base.student`. If an arm names a preset, the preset
-    decides its methods, and `base` only sets their settings. An arm that is a bag-of-words or neural baseline takes only
-    the data from `base`; if it names a preset, as the arms of a reproduction do, it has its published settings.
+    and trials share it. An arm without a teacher ignores the views of `base`. An arm that names its own student ignores
+    `base.student`. If an arm names a preset, the preset decides its methods, and `base` only sets their settings. An arm
+    that is a bag-of-words or neural baseline takes only the data from `base`; if it names a preset, as the arms of a
+    reproduction do, it has its published settings.
     """
     base, own = dict(study.base), dict(study.arms[arm])
     named = "preset" in own
@@ -239,7 +240,11 @@ def arm_config(study: Study, arm: str, methods: Mapping[str, Any], above: Mappin
         shared = build([read_preset(common), {key: base[key] for key in base if key != "methods"}], methods)
     except UserError as error:
         raise UserError(f"arms.{arm}: {error}") from None
-    return with_fixed_teacher(config, shared, methods)
+    config = with_fixed_teacher(config, shared, methods)
+    untaught = config.teacher.model == "none" or model in CLASSIFIER_NAMES
+    if untaught and "views" not in own.get("data", {}):
+        config = config.model_copy(update={"data": config.data.model_copy(update={"views": 0})})
+    return config
 
 
 def _settings_of(methods: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

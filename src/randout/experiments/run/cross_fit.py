@@ -1,0 +1,96 @@
+"""Soft labels of training rows from teachers that were not trained on them (`teacher.cross_fit`).
+
+A teacher that has memorized its training rows gives them labels close to the gold ones, with too much confidence, so its
+student learns little more than the gold label from them. With K folds of the training rows, teacher k is trained without
+fold k and labels fold k (Dao et al. 2021, 2104.09732, section 4.2). Rows that no teacher is trained on (validation rows,
+unlabelled texts) are labelled by the teacher of all training rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from randout.core.config import TeacherTable
+from randout.core.errors import UserError
+from randout.data.dataset import Dataset, training_folds
+from randout.data.stratify import Ints
+from randout.methods.base import Method
+from randout.models.sources import Source
+from randout.stats.metrics import score
+from randout.storage.run_record import CrossFit, SoftLabelScores
+
+from .imported_teacher import ImportedTeacher
+
+SCORES = ("accuracy", "log_loss", "expected_calibration_error")
+
+
+def check(table: TeacherTable, teacher: Source | ImportedTeacher | None, methods: Sequence[Method]) -> None:
+    """Raise UserError if soft labels cannot be cross-fitted. teacher: the first one, as found."""
+    start = f"teacher.cross_fit = {table.cross_fit}"
+    if table.cross_fit == 1:
+        raise UserError(f"{start}: expected 2 or more folds, or 0 for one teacher of all training rows")
+    if not table.cross_fit:
+        return
+    if teacher is None:
+        raise UserError(
+            f"{start}: there is no teacher to fine-tune for each fold. Name an encoder with --teacher and use a method that "
+            "learns from it (--preset kd), or set teacher.cross_fit = 0"
+        )
+    if isinstance(teacher, ImportedTeacher) or teacher.is_classifier:
+        what = "a file of soft labels" if isinstance(teacher, ImportedTeacher) else "a finished classifier"
+        raise UserError(
+            f"{start}: {teacher.label} is {what}, and what it was trained on cannot be changed. Name a pretrained encoder "
+            "with --teacher, which is fine-tuned for each fold, or set teacher.cross_fit = 0"
+        )
+    if table.more:
+        raise UserError(f"{start}: not supported with further teachers. Remove teacher.more or teacher.cross_fit")
+    if running := [method.name for method in methods if method.teacher == "model"]:
+        raise UserError(
+            f"{start}: methods.{running[0]} runs one teacher on every text instead of reading stored soft labels. Remove the "
+            "method, or set teacher.cross_fit = 0"
+        )
+
+
+def folds_of(dataset: Dataset, table: TeacherTable) -> Ints | None:
+    """Return (n,) the fold of each training row as `training_folds` does; None without cross-fitting. Raises UserError."""
+    if not table.cross_fit:
+        return None
+    try:
+        return training_folds(dataset, table.cross_fit)
+    except UserError as error:
+        raise UserError(f"teacher.cross_fit = {table.cross_fit}: the training rows cannot be split: {error}") from None
+
+
+def rows_to_label(dataset: Dataset, taught: Ints) -> Ints:
+    """Return the rows that a fold's teacher labels: training rows that it was not trained on, and views of these alone.
+
+    taught: the rows that it was trained on.
+    """
+    unseen = np.setdiff1d(dataset.split["train"], taught)
+    if dataset.views is None:
+        return unseen
+    of = np.array([(view.source, view.partner) for view in dataset.views.made], dtype=np.int64).reshape(-1, 2)
+    apart = np.isin(of[:, 0], unseen) & ((of[:, 1] < 0) | np.isin(of[:, 1], unseen))
+    return np.concatenate([unseen, dataset.split["views"][apart]])
+
+
+def compared(
+    dataset: Dataset, out_of_fold: np.ndarray, in_sample: np.ndarray, folds: int, teachers: Sequence[str]
+) -> CrossFit:
+    """Score both soft labels (n, C) of all rows on the training rows that have one by a fold's teacher, against gold."""
+    train = dataset.split["train"]
+    rows = train[~np.isnan(out_of_fold[train]).any(1)]
+    scored = []
+    for logits in (out_of_fold, in_sample):
+        found = score(dataset.labels[rows], logits[rows], dataset.id2label)
+        scored.append(SoftLabelScores(**{name: found[name] for name in SCORES}))
+    return CrossFit(
+        folds=folds,
+        rows=len(rows),
+        without=len(train) - len(rows),
+        out_of_fold=scored[0],
+        in_sample=scored[1],
+        teachers=list(teachers),
+    )
