@@ -26,7 +26,8 @@ from randout.data.dataset import load
 from randout.data.labels import clean_label
 from randout.data.table_writing import check_output, writer
 from randout.data.tables import AUTO, Table, read_table, sha256_of
-from randout.models.label_prompts import INSTRUCTION, Prompt, check_answer, check_prompt
+from randout.models.label_prompts import INSTRUCTION as INSTRUCTION
+from randout.models.label_prompts import Prompt, check_answer, check_prompt
 from randout.models.sources import Source, find_causal_lm
 from randout.storage.annotation_progress import AnnotationProgress
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 MAX_LENGTH = 2048  # tokens of a text
 BATCH_SIZE = 8  # texts in a forward pass
+RARELY = 0.1  # mean probability of all names together below which the model would rather answer something else
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,9 @@ def _question(request: Request, labels: Sequence[str]) -> Prompt:
         try:
             template = request.prompt.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--prompt {request.prompt}: cannot be read ({error}); expected a text file in UTF-8") from None
+            raise UserError(
+                f"--prompt {request.prompt}: cannot be read ({error}); expected a text file in UTF-8"
+            ) from None
         if not template.strip():
             raise UserError(f"--prompt {request.prompt}: the file is empty")
     return Prompt(tuple(labels), request.answer, request.instruction, template)
@@ -295,7 +299,9 @@ def _output(read: _Texts, prompt: Prompt, request: Request, p: Mapping[str, Sequ
     for at, label in enumerate(prompt.labels):
         name = f"prob_{label}"
         if name in found:
-            raise UserError(f"{read.table.name}: a column is named {name!r}, like that of the label {label!r}. Rename it")
+            raise UserError(
+                f"{read.table.name}: a column is named {name!r}, like that of the label {label!r}. Rename it"
+            )
         empty = 0.0 if not p else None  # a stand-in of the right type, before there are answers
         found[name] = [p[text][at] if text in p else empty for text in read.texts]
     return Table(found, str(request.out), "", "csv")
@@ -308,8 +314,13 @@ def summary(done: Annotation) -> list[str]:
         f"({plural(done.texts, 'distinct text')})"
     ]
     if done.on_labels is not None:
-        lines.append(f"on average {done.on_labels:.1%} of the model's probability is on the names of the labels")
+        rarely = "; look at the prompt, or try --answer letter" if done.on_labels < RARELY else ""
+        lines.append(
+            f"on average {done.on_labels:.1%} of the model's probability is on the names of the labels{rarely}"
+        )
     if done.cut:
-        lines.append(f"{plural(done.cut, 'text')} {verb(done.cut, 'was', 'were')} too long and {verb(done.cut, 'was', 'were')} cut")
+        lines.append(
+            f"{plural(done.cut, 'text')} {verb(done.cut, 'was', 'were')} too long and {verb(done.cut, 'was', 'were')} cut"
+        )
     lines.append(f"model and prompt: {done.record}")
     return [*lines, f"next: randout train DATA --teacher {shell_path(done.path)}"]

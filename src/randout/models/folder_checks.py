@@ -184,7 +184,9 @@ def check_decoder(name: str, kind: str, is_classifier: bool) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
     if kind not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
-        raise UserError(f"{name}: transformers has no sequence classifier for the decoder {kind.upper()} ({DECODERS} have)")
+        raise UserError(
+            f"{name}: transformers has no sequence classifier for the decoder {kind.upper()} ({DECODERS} have)"
+        )
     if not is_classifier:
         raise UserError(
             f"{name}: {kind.upper()} is a decoder without a classification head, which randout does not fine-tune. Label the "
@@ -199,8 +201,8 @@ def check_causal_lm(name: str, config: Mapping[str, Any], is_classifier: bool) -
     from transformers.models.auto import modeling_auto
 
     kind = config.get("model_type")
-    known = [modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES]
-    known.append(getattr(modeling_auto, "MODEL_FOR_DECISION_MAPPING_NAMES", known[0]))
+    known: list[Mapping[str, Any]] = [modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES]
+    known.append(getattr(modeling_auto, "MODEL_FOR_DECISION_MAPPING_NAMES", {}))  # in later versions
     if is_classifier:
         raise UserError(
             f"{name}: this is a classifier, which answers without a prompt; use it as --teacher {shell_path(name)}, or label "

@@ -51,7 +51,9 @@ def check_prompt(prompt: Prompt, source: str = "--prompt") -> None:
             "question with --instruction"
         )
     if prompt.template and "{text}" not in prompt.template:
-        raise UserError(f"{source}: no {{text}} in this prompt. Write {{text}} where the text goes, {{labels}} for the labels")
+        raise UserError(
+            f"{source}: no {{text}} in this prompt. Write {{text}} where the text goes, {{labels}} for the labels"
+        )
     if not prompt.instruction.strip():
         raise UserError("--instruction: found an empty text; expected a question or a task")
     check_label_names(prompt.labels)
@@ -60,7 +62,9 @@ def check_prompt(prompt: Prompt, source: str = "--prompt") -> None:
 def check_label_names(labels: Sequence[str]) -> None:
     """Raise UserError for less than two labels, an empty one, or one that is named twice."""
     if len(labels) < 2 or not all(label.strip() for label in labels):
-        raise UserError(f"--labels: found {', '.join(map(repr, labels)) or 'none'}; expected two labels or more: --labels a,b,c")
+        raise UserError(
+            f"--labels: found {', '.join(map(repr, labels)) or 'none'}; expected two labels or more: --labels a,b,c"
+        )
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise UserError(f"--labels: {twice[0]!r} is named twice")
 

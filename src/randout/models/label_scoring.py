@@ -63,7 +63,9 @@ class NameScorer:
             return list(self.tokenizer(words)["input_ids"])
         message = [{"role": "user", "content": words}]
         options = {"add_generation_prompt": True, "enable_thinking": False, "sanitize_control_tokens": True}
-        return list(self.tokenizer.apply_chat_template(message, tokenize=True, return_dict=True, **options)["input_ids"])
+        return list(
+            self.tokenizer.apply_chat_template(message, tokenize=True, return_dict=True, **options)["input_ids"]
+        )
 
     @property
     def overhead(self) -> int:
@@ -136,9 +138,36 @@ def load_scorer(source: Source, prompt: Prompt, device: str, precision: str) -> 
 def _letter_scorer(source: Source, prompt: Prompt, device: str, dtype: torch.dtype) -> LetterScorer:
     from transformers import pipeline
 
-    options: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": False}
-    pipe: Any = pipeline("decision", model=str(source.folder), model_kwargs={"use_safetensors": True}, **options)
-    return LetterScorer(pipe, prompt)
+    model: Any = _decision_class(source).from_pretrained(
+        str(source.folder), dtype=dtype, use_safetensors=True, trust_remote_code=False
+    )
+    pipe: Any = pipeline("decision", model=model, tokenizer=load_tokenizer(source), device=device)
+    scorer = LetterScorer(pipe, prompt)
+    try:
+        scorer.score([STAND_IN])
+    except ValueError as error:  # too many options for this model, or letters that are no tokens of its tokenizer
+        text = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{source.name}: the decision pipeline cannot ask this model: {text} Use --answer name"
+        ) from None
+    return scorer
+
+
+def _decision_class(source: Source) -> Any:
+    """Return the class that loads a model for the decision pipeline: its own if it has a decision head, else a causal LM.
+
+    transformers 5.23 itself chooses by model type: it would give a chat model of the type qwen2 a decision head of random
+    weights, on a body of random weights.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_DECISION_MAPPING
+
+    config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+    if type(config) not in MODEL_FOR_DECISION_MAPPING:
+        return AutoModelForCausalLM
+    kind: Any = MODEL_FOR_DECISION_MAPPING[type(config)]
+    has_head = isinstance(config, kind.config_class) or kind.checkpoint_config(str(source.folder))[0] is not None
+    return kind if has_head else AutoModelForCausalLM
 
 
 def _name_scorer(source: Source, prompt: Prompt, device: str, dtype: torch.dtype) -> NameScorer:
@@ -154,9 +183,7 @@ def _name_scorer(source: Source, prompt: Prompt, device: str, dtype: torch.dtype
     return NameScorer(model.to(device).eval(), tokenizer, prompt, _distinct(names, tokenizer, source.name, prompt), pad)
 
 
-def _distinct(
-    names: list[tuple[int, ...]], tokenizer: Any, model: str, prompt: Prompt
-) -> tuple[tuple[int, ...], ...]:
+def _distinct(names: list[tuple[int, ...]], tokenizer: Any, model: str, prompt: Prompt) -> tuple[tuple[int, ...], ...]:
     """Return the names with the end-of-text token after each, if one name begins another; else unchanged.
 
     Without that token, a longer name could never be more probable than the shorter one. Raises UserError for names that
@@ -166,8 +193,12 @@ def _distinct(
         same = [prompt.labels[other] for other in range(at) if names[other] == name]
         if same or not name:
             what = f"the same tokens as {same[0]!r}" if same else "no tokens"
-            raise UserError(f"{model}: its tokenizer gives the label {prompt.labels[at]!r} {what}. Rename it, or use --answer letter")
-    begun = [(a, b) for a in range(len(names)) for b in range(len(names)) if a != b and names[b][: len(names[a])] == names[a]]
+            raise UserError(
+                f"{model}: its tokenizer gives the label {prompt.labels[at]!r} {what}. Rename it, or use --answer letter"
+            )
+    begun = [
+        (a, b) for a in range(len(names)) for b in range(len(names)) if a != b and names[b][: len(names[a])] == names[a]
+    ]
     if not begun:
         return tuple(names)
     if tokenizer.eos_token_id is None:
@@ -229,7 +260,8 @@ def text_limit(scorer: Scorer, asked: int) -> int:
     room = int(positions) - scorer.overhead
     if room < 1:
         raise UserError(
-            f"the prompt without a text has {scorer.overhead:,} tokens, and the model takes at most {positions:,}; shorten the prompt"
+            f"the prompt without a text has {scorer.overhead:,} tokens, and the model takes at most {positions:,}; shorten the "
+            "prompt or the labels"
         )
     return min(asked, room)
 

@@ -198,7 +198,9 @@ def _with_padding(config: Any, tokenizer: Any, name: str) -> tuple[str, ...]:
             config.pad_token_id = found
             return (f"{name}: no pad_token_id in its config.json; padded with its tokenizer's {what} token",)
     config.pad_token_id = next(token for token in range(config.vocab_size) if token not in ids)
-    return (f"{name}: no pad_token_id in its config.json and no such token in its tokenizer; padded with token {config.pad_token_id}",)
+    return (
+        f"{name}: no pad_token_id in its config.json and no such token in its tokenizer; padded with token {config.pad_token_id}",
+    )
 
 
 def has_stock_mean(source: Source, head: str = "model") -> bool:

@@ -98,8 +98,9 @@ class Source:
     def is_decoder(self) -> bool:
         """Whether transformers lists its model type as a decoder only, such as Qwen3 or Llama."""
         kind = self.config.get("model_type")
-        seen = isinstance(kind, str) and not self.config.get("is_encoder_decoder")
-        return seen and folder_checks.is_decoder(kind) and not folder_checks.is_encoder_decoder(kind)
+        if not isinstance(kind, str) or self.config.get("is_encoder_decoder"):
+            return False
+        return folder_checks.is_decoder(kind) and not folder_checks.is_encoder_decoder(kind)
 
     def files(self) -> list[Path]:
         """Weights, configuration and tokenizer files, sorted."""

@@ -91,7 +91,9 @@ def find_teacher(name: str, revision: str = "", methods: Collection[str] = ()) -
     if not is_soft_label_file(name):
         found_model = find(name, revision, decoders=True)
         if found_model.is_decoder:
-            _check_logits_suffice(name, "reads inside the teacher, which a decoder does not support", "an encoder", methods)
+            _check_logits_suffice(
+                name, "reads inside the teacher, which a decoder does not support", "an encoder", methods
+            )
         return found_model
     found = SoftLabelFile(name)
     found.state()

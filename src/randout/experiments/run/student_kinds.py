@@ -51,7 +51,7 @@ class EncoderStudent:
 
     def load(self, plan: Plan) -> Encoder:
         table, train = plan.config.student, plan.config.train
-        rates = {"dropout": table.dropout, "attention_dropout": table.attention_dropout}
+        rates: dict[str, Any] = {"dropout": table.dropout, "attention_dropout": table.attention_dropout}
         return loading.load(
             self.source,
             id2label=plan.dataset.id2label,
