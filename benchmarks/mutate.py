@@ -133,6 +133,8 @@ def _replacements(node: ast.AST) -> list[ast.AST]:
             return [operand]
         case ast.IfExp(test, body, other):
             return [ast.IfExp(test, other, body)]
+        case ast.If(ast.Name("TYPE_CHECKING")):  # only type checkers read it
+            return []
         case ast.If(test, body, other):
             return [ast.If(ast.Constant(value), body, other) for value in (True, False)]
         case ast.Constant(bool() as value):
@@ -176,6 +178,29 @@ def _shown(old: ast.AST, new: ast.AST, width: int = 60) -> str:
             for line in pair
         ]
     return f"`{pair[0]}` -> `{pair[1]}`"
+
+
+def check(plan: dict[str, Any]) -> None:
+    """Raise SystemExit for names of `mutate.toml` that are not in the code: modules, tests, and mutants with a reason."""
+    wrong: list[str] = []
+    made: set[str] = set()
+    for module in plan["module"]:
+        path = ROOT / PACKAGE / module["file"]
+        if path.is_file():
+            made |= {f"{module['file']}, {name}" for name, _ in generated(path.read_text(encoding="utf-8"))}
+        else:
+            wrong.append(f"module {module['file']!r}: no such file")
+    for part in [*plan["named"], *plan["module"]]:
+        for test in part["tests"]:
+            name, _, function = test.partition("::")
+            path = ROOT / "tests" / name
+            if not path.is_file() or (function and f"def {function}(" not in path.read_text(encoding="utf-8")):
+                wrong.append(f"{part['file']}: no test {test!r}")
+    for name in plan.get("reasons", {}):
+        if name not in made:
+            wrong.append(f"reason for {name!r}: no module of the list has this mutant")
+    if wrong:
+        raise SystemExit("mutate.toml: adapt it to the code\n" + "\n".join(wrong))
 
 
 def mutants(plan: dict[str, Any], only: Sequence[str] = ()) -> list[Mutant]:
@@ -425,6 +450,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--list", action="store_true", help="list the mutants and exit")
     asked = parser.parse_args(words)
     plan = tomllib.loads((Path(__file__).parent / "mutate.toml").read_text(encoding="utf-8"))
+    check(plan)
     every = mutants(plan, [name for name in asked.only.split(",") if name])
     every = every[: asked.first] if asked.first else every
     if asked.list:

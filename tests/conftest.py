@@ -198,13 +198,13 @@ def run(command: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
 
 @pytest.fixture
 def registry_restored() -> Iterator[None]:
-    """After the test, the registry and the loaded plugins are as they were."""
+    """After the test, the registry has the methods from before it and no plugin is loaded."""
     from randout.methods import plugins
     from randout.methods.builtin import METHODS
 
-    kept = {name: dict(value) if isinstance(value, dict) else value for name, value in vars(METHODS).items()}
-    loaded = dict(plugins._plugins)
+    before = METHODS.added
     yield
-    vars(METHODS).update(kept)
-    plugins._plugins.clear()
-    plugins._plugins.update(loaded)
+    plugins.unload_plugins()
+    for name in METHODS.added.keys() - before.keys():
+        METHODS.remove(name)
+    METHODS.refresh()

@@ -22,7 +22,7 @@ import transformers
 from matplotlib.image import imread
 
 from conftest import Run
-from randout.cli import doctor, tools
+from randout.cli import doctor
 from randout.core import hardware
 from randout.experiments.run import planning
 from randout.testing.models import toy_texts
@@ -555,7 +555,7 @@ def test_runs_fit_a_terminal_and_are_whole_elsewhere(run: Run, tmp_path: Path, m
     whole = run("runs")[1]
     assert all(name in whole for name in names)
     assert [row["run"] for row in json.loads(run("runs", "--json")[1])] == names
-    monkeypatch.setattr(tools.shutil, "get_terminal_size", lambda: os.terminal_size((80, 24)))
+    monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     lines = run("runs")[1].splitlines()
     assert len(lines) == 3
@@ -582,7 +582,7 @@ def test_compare_tells_long_names_apart_in_a_terminal_and_shows_them_whole_elsew
         paths.append(str(path))
     whole = run("compare", *paths)[1].splitlines()
     assert [line[: len(name)] for line, name in zip(whole[3:5], names, strict=True)] == names
-    monkeypatch.setattr("randout.cli.studies.shutil.get_terminal_size", lambda: os.terminal_size((80, 24)))
+    monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     shown = [line[:44].rstrip() for line in run("compare", *paths)[1].splitlines()[3:5]]
     assert shown[0] != shown[1]

@@ -229,11 +229,10 @@ def test_the_outputs_of_a_model_that_nobody_named_are_named_by_labels(run, label
 
 
 def test_blocks_are_labelled_in_turn_with_one_model(run, labelling, monkeypatch):
-    monkeypatch.setattr(streaming, "ROWS", 4)
-    rows = [f"{'goal' if at % 3 else 'bank'} {at}" for at in range(10)]
+    rows = [f"{'goal' if at % 3 else 'bank'} {at}" for at in range(2 * streaming.ROWS + 2)]
     Path("in.csv").write_text("\n".join(["text", *rows]))
     code, _, errors = run("predict", "model", "-f", "in.csv")
-    assert (code, errors, labelling) == (0, "", [4, 4, 2])
+    assert (code, errors, labelling) == (0, "", [streaming.ROWS, streaming.ROWS, 2])
     found = read_table("in.labelled.csv").columns
     assert (found["text"], found["label"]) == (rows, [row.split()[0] for row in rows])
     standard_input(monkeypatch, "\n".join(rows).encode())

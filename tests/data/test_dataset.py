@@ -1,7 +1,12 @@
-"""Tables into data sets: columns, labels, duplicates, splits, unlabelled rows, and each input that is refused."""
+"""Tables into data sets: columns, labels, duplicates, splits, unlabelled rows, and each input that is refused.
+
+Four tests read published tables, and are skipped unless the environment variable RANDOUT_TEST_DATA names a folder with them:
+`rhmd/RHMD_3_Class.csv` (named_datasets.py has its source) and `csabstruct/{train,dev,test}.jsonl` (examples/csabstruct.toml).
+"""
 
 import csv
 import json
+import os
 import time
 from pathlib import Path
 
@@ -15,11 +20,11 @@ from randout.data.columns import ALL_TEXT_NAMES, LABEL_NAMES
 from randout.data.tables import read_table
 from support.tables import load
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
-RHMD = SHARED / "rhmd" / "RHMD_3_Class.csv"
-CSABSTRUCT = SHARED / "csabstruct"
-needs_rhmd = pytest.mark.skipif(not RHMD.is_file(), reason="the RHMD file is not in shared/data")
-needs_csabstruct = pytest.mark.skipif(not CSABSTRUCT.is_dir(), reason="CSAbstruct is not in shared/data")
+DATA = Path(os.environ.get("RANDOUT_TEST_DATA", "no-test-data"))
+RHMD = DATA / "rhmd" / "RHMD_3_Class.csv"
+CSABSTRUCT = DATA / "csabstruct"
+needs_rhmd = pytest.mark.skipif(not RHMD.is_file(), reason="no rhmd/RHMD_3_Class.csv in RANDOUT_TEST_DATA")
+needs_csabstruct = pytest.mark.skipif(not CSABSTRUCT.is_dir(), reason="no folder csabstruct in RANDOUT_TEST_DATA")
 
 
 def write(path, columns):
@@ -746,12 +751,10 @@ def test_errors_about_rows_of_a_csv_file_name_the_line_too(here, end):
     assert data.load_evaluation("rows.csv", classes).table.lines[2] == 6
 
 
-def test_lines_of_many_rows_and_of_later_blocks(here, monkeypatch):
-    from randout.data import streaming
-
-    monkeypatch.setattr(streaming, "ROWS", 4)
+def test_lines_of_many_rows_and_of_later_blocks(here):
     Path("many.csv").write_text("text,n\n" + "\n".join(f"{'' if n % 3 == 0 else 'x'},{n}\n" for n in range(1, 31)))
     with data.open_texts("many.csv") as (blocks, look_through):
+        blocks.rows = 4
         found = look_through(lambda block: None)
         assert [line for block in blocks for line in block.lines] == list(range(2, 61, 2))  # blank lines are no rows
     assert found.first_lines == [2 * row for row in found.first_empty] == [6, 12, 18, 24, 30]

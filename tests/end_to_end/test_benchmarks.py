@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import csv
 import importlib.util
 import json
 import multiprocessing
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import tomllib
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -206,6 +208,36 @@ def test_rows_smoke(smoke: Callable[..., Any], tmp_path: Path) -> None:
     assert (tmp_path / "rows.png").stat().st_size > 0
 
 
+def test_tables_with_few_labels_keep_groups_whole(tmp_path: Path) -> None:
+    """Rows of one group are in one split, and no unlabelled text is a labelled or a test text."""
+    few = runpy.run_path(str(ROOT / "benchmarks" / "few_labels.py"))
+    source = tmp_path / "posts.csv"
+    rows = [(f"post {i} on subject {i % 7}", "yes" if i % 3 else "no", i // 4) for i in range(1600)]
+    with source.open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows([("text", "label", "group"), *rows])
+    out = tmp_path / "out"
+    out.mkdir()
+    description = tmp_path / "posts.toml"
+    description.write_text(
+        'name = "posts"\ntrain = "posts.csv"\ntext_column = "text"\nlabel_column = "label"\ngroup_column = "group"\n'
+    )
+    table, unlabelled = few["write_tables"](str(description), out)
+    with table.open(encoding="utf-8", newline="") as stream:
+        written = list(csv.DictReader(stream))
+    with unlabelled.open(encoding="utf-8", newline="") as stream:
+        others = {row["text"] for row in csv.DictReader(stream)}
+    splits: dict[str, set[str]] = {}
+    for row in written:
+        splits.setdefault(row["group"], set()).add(row["split"])
+    assert all(len(found) == 1 for found in splits.values())
+    counts = Counter(row["split"] for row in written)
+    assert few["LABELLED"] <= counts["train"] + counts["validation"] < few["LABELLED"] + 4
+    assert few["VALIDATION"] <= counts["validation"] < few["VALIDATION"] + 4
+    assert counts["test"] > 0
+    assert others
+    assert not others & {row["text"] for row in written}
+
+
 def test_startup_smoke(smoke: Callable[..., Any]) -> None:
     assert set(smoke("startup", forks=False)) == {"python -c pass", "import randout", "randout --help"}
 
@@ -312,9 +344,7 @@ def test_named_mutants_fit_the_code(mutate: Any) -> None:
     names = [mutant.name for mutant in every]
     assert len(set(names)) == len(names)
     assert sum(mutant.group == "named" for mutant in every) == len(plan["named"]) >= 19
-    tests = [test.partition("::")[0] for part in plan["named"] + plan["module"] for test in part["tests"]]
-    assert all((ROOT / "tests" / test).exists() for test in tests)
-    assert all((ROOT / "src" / "randout" / part["file"]).exists() for part in plan["module"])
+    mutate.check(plan)
     again = [mutant for mutant in every if mutant.group == "methods/functional.py"]
     assert again == mutate.mutants(plan, ["methods/functional.py"]), "the same sample"
     with pytest.raises(SystemExit, match=r"'x': `old` occurs 0 times in data/stratify\.py"):
@@ -323,7 +353,35 @@ def test_named_mutants_fit_the_code(mutate: Any) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        (
+            {"reasons": {"methods/kd.py, gone: `1` -> `2`": "equivalent"}},
+            r"reason for 'methods/kd\.py, gone: `1` -> `2`'",
+        ),
+        ({"module": [{"file": "methods/gone.py", "tests": []}]}, r"module 'methods/gone\.py': no such file"),
+        (
+            {"module": [{"file": "methods/kd.py", "tests": ["test_gone.py"]}]},
+            r"methods/kd\.py: no test 'test_gone\.py'",
+        ),
+        (
+            {"module": [{"file": "methods/kd.py", "tests": ["methods/test_equations.py::test_gone"]}]},
+            "no test 'methods/test_equations.py::test_gone'",
+        ),
+    ],
+)
+def test_names_that_are_not_in_the_code_are_refused(mutate: Any, part: dict[str, Any], said: str) -> None:
+    with pytest.raises(SystemExit, match=said):
+        mutate.check({"named": [], "module": []} | part)
+
+
 SOURCE = '''"""A module."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from numbers import Number
 
 LIMIT: int = 3
 

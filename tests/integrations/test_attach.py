@@ -19,7 +19,7 @@ from randout.methods.cross_entropy import CrossEntropy
 from randout.methods.kd import KnowledgeDistillation
 from randout.methods.randout import Randout
 from randout.models.encoder import Output, Want
-from randout.training.loop import _gradients, step_at
+from randout.training.loop import accumulate_gradients, step_at
 from support.external_loops import Ascent, Mixed, Square, Twice, examples, padded, stock
 from support.training import NAMES, bit_identical, hooks_of, new_training, tiny_encoder, toy_training_data
 
@@ -90,7 +90,7 @@ def test_a_step_is_that_of_our_own_loop(tiny_model: Tiny, methods: list[Method],
     assert data.teacher is not None
     labels, teacher = data.labels[torch.from_numpy(rows)], data.teacher[torch.from_numpy(rows)]
     step = step_at(training, data, 0)
-    _gradients(training, step, data, rows)
+    accumulate_gradients(training, step, data, rows)
     with attached(
         model, methods, seed=training.stack.context.seed, class_weights=torch.tensor([0.5, 1.0, 2.0])
     ) as work:
@@ -190,8 +190,10 @@ def test_padding_on_either_side_makes_no_difference(tiny_model: Tiny) -> None:
         batch, labels = batch_of(tiny_model("distilbert"), left=left)
         with attached(model, [Looking()]) as work:
             outputs = model(**batch)
+            work.loss(outputs, labels)
             assert work.tracked.last is not None
-            seen, ids = work.tracked.last.output, work._batch(outputs, labels, None, None).ids
+            assert work.tracked.batch is not None
+            seen, ids = work.tracked.last.output, work.tracked.batch.ids
             flat = seen.hidden[2].flatten(0, 1)[batch["attention_mask"].flatten().bool()]  # text by text
             found.append([seen.pooled, flat, *seen.attention[1], *seen.attention[3], *ids])
     assert [len(text) for text in ids] == batch["attention_mask"].sum(1).tolist()

@@ -17,7 +17,7 @@ from randout.integrations.attach import attached
 from randout.methods.base import Method
 from randout.methods.builtin import METHODS
 from randout.methods.cross_entropy import CrossEntropy
-from randout.training.loop import _gradients, step_at
+from randout.training.loop import accumulate_gradients, step_at
 from support.external_loops import examples, padded, stock
 from support.training import bit_identical, hooks_of, largest_difference, new_training, tiny_encoder, toy_training_data
 
@@ -51,7 +51,7 @@ def test_a_step_is_that_of_our_own_loop(tiny_model: Tiny, name: str, asked: dict
     ids = [torch.from_numpy(data.tokens[row].astype("int64")) for row in rows]
     batch = padded([{"input_ids": t.tolist(), "attention_mask": [1] * len(t)} for t in ids])
     step = step_at(training, data, 0)
-    _gradients(training, step, data, rows)
+    accumulate_gradients(training, step, data, rows)
     with attached(model, together(name, asked), seed=training.stack.context.seed) as work:
         work.backward(model(**batch), data.labels[torch.from_numpy(rows)])
     ours, theirs = dict(training.encoder.model.named_parameters()), dict(model.named_parameters())

@@ -26,7 +26,7 @@ from randout.methods.randout import Randout
 from randout.models.encoder import Want
 from randout.models.hooks import HookPoints
 from randout.models.kernels import packing
-from randout.training.loop import TrainingData, TrainingState, _batch, _gradients, losses_of, step_at
+from randout.training.loop import TrainingData, TrainingState, accumulate_gradients, losses_of, micro_batch_of, step_at
 from support.plain import bert, cross_entropy, kl, padded
 from support.training import hooks_of, new_training, tiny_encoder, toy_training_data
 
@@ -63,7 +63,7 @@ class AStep:
 
     @property
     def batch(self) -> Batch:
-        return _batch(self.training, self.data, self.rows, 0)
+        return micro_batch_of(self.training, self.data, self.rows, 0)
 
     @property
     def labels(self) -> Tensor:
@@ -82,7 +82,7 @@ class AStep:
     def ours(self) -> tuple[dict[str, float], dict[str, Tensor]]:
         """The losses that the loop logs for the step, and the gradients that it makes."""
         self.model.zero_grad()
-        _gradients(self.training, step := self.first, self.data, self.rows)
+        accumulate_gradients(self.training, step := self.first, self.data, self.rows)
         logged = step.logged
         losses = {name[5:]: float(sum(v for v, _ in logged[name])) for name in logged if name.startswith("loss_")}
         return losses, {name: p.grad for name, p in self.parameters().items() if p.grad is not None}
@@ -338,7 +338,9 @@ def test_freelb_takes_a_text_by_its_own_gradient(tiny_model: Tiny) -> None:
         for first in range(0, 8, micro_batch):
             seen.clear()
             step.training.position.micro_batch = micro_batch
-            step.training.stack.gradient(step.first, _batch(step.training, step.data, step.rows, first), backward)
+            step.training.stack.gradient(
+                step.first, micro_batch_of(step.training, step.data, step.rows, first), backward
+            )
             for place in range(3):
                 passes[place].append(seen[place])
         found.append([torch.cat(part) for part in passes])

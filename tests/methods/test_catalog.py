@@ -15,7 +15,8 @@ from randout.experiments.study.spec import arm_config, make_study, tuning_of
 from randout.methods import catalog
 from randout.methods.builtin import GOLD, KD_ALONE, METHODS
 from randout.methods.compatibility import check_together
-from randout.storage.study_folder import _written
+from randout.storage.study_folder import opened
+from randout.storage.study_record import ComparisonRecord, StudyData
 from randout.testing.models import build
 
 
@@ -96,7 +97,9 @@ def test_what_cannot_be(tables: dict[str, Any], says: str) -> None:
 def test_further_teachers_are_kept_as_places_beside_the_study(tmp_path: Path) -> None:
     (tmp_path / "models" / "second").mkdir(parents=True)
     arm = {"teacher": {"more": [str(tmp_path / "models" / "second"), "scibert"]}}
-    written = _written({"arms": {"multi-teacher": arm}}, tmp_path / "studies" / "one")
+    record = ComparisonRecord(kind="compare", name="one", metric="accuracy", data=StudyData(sha256=""))
+    with opened(tmp_path / "studies" / "one", {"arms": {"multi-teacher": arm}}, record, (), dict):
+        written = config.read_toml(tmp_path / "studies" / "one" / "study.toml", "study")
     assert written["arms"]["multi-teacher"]["teacher"]["more"] == ["../../models/second", "scibert"]
 
 

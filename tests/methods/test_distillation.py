@@ -31,7 +31,7 @@ from randout.methods.weidc import WeiDC
 from randout.models.encoder import Encoder, Output
 from randout.models.hooks import HookPoints
 from randout.models.tokens import batches
-from randout.training.loop import TrainingData, TrainingState, _batch, losses_of, step_at
+from randout.training.loop import TrainingData, TrainingState, losses_of, micro_batch_of, step_at
 from randout.training.schedule import learning_rate
 from support.training import (
     largest_difference,
@@ -510,7 +510,7 @@ def first_step(training: TrainingState) -> Step:
 def a_step(training: TrainingState) -> Any:
     data = toy_training_data(training.encoder, 28, unlabelled=4)
     training.position.micro_batch = 8
-    return _batch(training, data, data.tokens.lengths[20:].argsort(kind="stable") + 20, 0)
+    return micro_batch_of(training, data, data.tokens.lengths[20:].argsort(kind="stable") + 20, 0)
 
 
 @pytest.mark.parametrize("passes", [1, 3])

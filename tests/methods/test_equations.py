@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from randout.core.errors import UserError
 from randout.core.rng import random_key
@@ -22,8 +22,9 @@ from randout.methods.functional import kl_divergence
 from randout.methods.kd import KnowledgeDistillation
 from randout.methods.randout import Randout
 from randout.models.encoder import Output, Want
-from randout.models.hooks import HookPoints, Layout
+from randout.models.hooks import Layout
 from randout.training.loop import losses_of, step_at
+from support.perturbed import bare_step, perturbed
 from support.training import (
     bit_identical,
     make_batch,
@@ -35,11 +36,6 @@ from support.training import (
 )
 
 WIDTH = 48
-
-
-def bare_step(seed: int = 1, number: int = 0, class_weights: Tensor | None = None, **changes: Any) -> Step:
-    hook_points = HookPoints(nn.Identity(), (nn.Identity(),) * 3)
-    return Step(Context(nn.Identity(), hook_points, seed, class_weights=class_weights), number=number, **changes)
 
 
 def loss_of(method: Method, logits: Tensor, batch: Any, step: Step | None = None) -> Tensor:
@@ -226,7 +222,7 @@ def noise_of(method: Randout, layout: Layout, step: Step | None = None, rows: in
     """What is added to a state of zeros (rows, WIDTH)."""
     step = (step or bare_step()).at(layout)
     rows = rows or int((layout.starts + layout.lengths).max())
-    return method._add(step, layer, torch.zeros(1, rows, WIDTH))[0]
+    return perturbed(method.model_copy(update={"layers": (layer,)}), step, torch.zeros(1, rows, WIDTH), layer)[0]
 
 
 def by_text(noise: Tensor, layout: Layout) -> list[Tensor]:
@@ -332,7 +328,7 @@ def test_the_literal_reading_is_the_compact_tensor() -> None:
     step = bare_step().at(layout)
     _, _, eta = made.draw(step, 1, layout, WIDTH, torch.device("cpu"))
     hidden = torch.randn(3, 9, WIDTH)
-    ours = made._add(step, 1, hidden)
+    ours = perturbed(made, step, hidden)
     literal = hidden.clone()
     literal[:, :tokens, :units] += eta
     real = torch.arange(9)[None] < layout.lengths[:, None]
@@ -365,7 +361,7 @@ def test_padding_may_take_a_share_of_the_noise() -> None:
 def test_replacing_in_place_of_adding() -> None:
     layout, hidden = a_layout([3, 9]), torch.randn(1, 12, WIDTH)
     added = noise_of(Randout(tokens=4, units=5), layout)
-    ours = Randout(tokens=4, units=5, replace=True)._add(bare_step().at(layout), 1, hidden)[0]
+    ours = perturbed(Randout(tokens=4, units=5, replace=True), bare_step().at(layout), hidden)[0]
     assert torch.equal(ours, torch.where(added != 0, added, hidden[0]))
 
 
@@ -394,7 +390,7 @@ def test_noise_is_a_function_of_its_key() -> None:
     others = [
         noise_of(made, layout, bare_step(seed=2)),
         noise_of(made, layout, bare_step(number=1)),
-        made._add(bare_step().at(layout, call=1), 1, torch.zeros(1, 14, WIDTH))[0],
+        perturbed(made, bare_step().at(layout, call=1), torch.zeros(1, 14, WIDTH))[0],
         noise_of(made, layout, bare_step(rank=1)),
         noise_of(made, layout, bare_step(), layer=2),
         noise_of(Randout(tokens=4, units=3, seed=1), layout, bare_step()),
@@ -430,8 +426,8 @@ def test_noise_does_not_depend_on_micro_batches(size: int) -> None:
 
 def test_half_precision() -> None:
     step = bare_step().at(a_layout([12]))
-    wide = Randout()._add(step, 1, torch.zeros(1, 12, WIDTH))
-    half = Randout()._add(step, 1, torch.zeros(1, 12, WIDTH, dtype=torch.bfloat16))
+    wide = perturbed(Randout(), step, torch.zeros(1, 12, WIDTH))
+    half = perturbed(Randout(), step, torch.zeros(1, 12, WIDTH, dtype=torch.bfloat16))
     assert half.dtype == torch.bfloat16
     assert torch.equal(half, wide.bfloat16())
 
@@ -440,7 +436,8 @@ def test_gradients_pass_through_the_noise() -> None:
     for replace in (False, True):
         layout = a_layout([3, 9])
         hidden = torch.randn(1, 12, WIDTH, requires_grad=True)
-        Randout(tokens=4, units=5, replace=replace)._add(bare_step().at(layout), 1, hidden).sum().backward()
+        method = Randout(tokens=4, units=5, replace=replace)
+        perturbed(method, bare_step().at(layout), hidden).sum().backward()
         touched = noise_of(Randout(tokens=4, units=5), layout, bare_step()) != 0
         expected = torch.where(touched, 0.0, 1.0) if replace else torch.ones(12, WIDTH)
         assert torch.equal(hidden.grad[0], expected)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from test_equations import a_layout, bare_step, by_text
+from test_equations import a_layout, by_text
 from torch import Tensor, nn
 
 from randout.core.errors import UserError
@@ -28,6 +29,7 @@ from randout.methods.scattered import Scattered
 from randout.models.encoder import Output, Want
 from randout.models.hooks import HookPoints, Layout
 from support.external_loops import difference, foreign, make_batch
+from support.perturbed import bare_step, perturbed
 from support.training import hooks_of, new_training, tiny_encoder, toy_training_data
 
 Tiny = Callable[[str], Path]
@@ -42,8 +44,7 @@ def noise_of(method: Any, layout: Layout, step: Step | None = None, dtype: torch
     """What is added to a state of zeros, (rows, WIDTH)."""
     step = (step or bare_step()).at(layout)
     zeros = torch.zeros(1, int((layout.starts + layout.lengths).max()), WIDTH, dtype=dtype)
-    words = (torch.zeros(zeros.shape[:2], dtype=torch.int64),) if isinstance(method, NEFTune) else ()
-    return method._add(step, *words, zeros)[0]
+    return perturbed(method, step, zeros)[0]
 
 
 # ---- every noise that is added
@@ -68,9 +69,8 @@ def test_it_is_a_function_of_its_key_and_of_nothing_else(method: Any) -> None:
     torch.rand(5)
     assert torch.equal(first, noise_of(method, layout))
     others = [noise_of(method, layout, bare_step(**key)) for key in ({"seed": 2}, {"number": 1}, {"rank": 1})]
-    words = (torch.zeros(1, sum(LENGTHS), dtype=torch.int64),) if isinstance(method, NEFTune) else ()
-    second: Any = bare_step().at(layout, call=1)
-    seen = [first, *others, method._add(second, *words, torch.zeros(1, sum(LENGTHS), WIDTH))[0]]
+    second = perturbed(method, bare_step().at(layout, call=1), torch.zeros(1, sum(LENGTHS), WIDTH))[0]
+    seen = [first, *others, second]
     assert all(not torch.equal(a, b) for at, a in enumerate(seen) for b in seen[:at])
 
 
@@ -95,11 +95,10 @@ def test_it_depends_neither_on_the_layout_nor_on_micro_batches(method: Method) -
 def test_half_precision_and_gradients(method: Any) -> None:
     layout = a_layout(LENGTHS)
     hidden = torch.randn(1, sum(LENGTHS), WIDTH, requires_grad=True)
-    words = (torch.zeros(1, sum(LENGTHS), dtype=torch.int64),) if isinstance(method, NEFTune) else ()
     half = noise_of(method, layout, dtype=torch.bfloat16)
     assert half.dtype == torch.bfloat16
     assert torch.equal(half, noise_of(method, layout).bfloat16())
-    method._add(bare_step().at(layout), *words, hidden).sum().backward()
+    perturbed(method, bare_step().at(layout), hidden).sum().backward()
     assert torch.equal(hidden.grad, torch.ones_like(hidden))
 
 
@@ -186,7 +185,7 @@ def test_gaussian_noise_is_sigma_times_its_draw() -> None:
     step, hidden = bare_step().at(a_layout(LENGTHS, padded=True)), torch.randn(5, 17, WIDTH)
     eta = torch.randn(5, 17, WIDTH, generator=step.generator("gaussian", torch.device("cpu")))
     real = torch.arange(17)[None, :, None] < torch.tensor(LENGTHS)[:, None, None]
-    torch.testing.assert_close(Gaussian(sigma=0.05)._add(step, hidden), hidden + 0.05 * eta * real)
+    torch.testing.assert_close(perturbed(Gaussian(sigma=0.05), step, hidden), hidden + 0.05 * eta * real)
 
 
 def two_branches(folder: Path, method: GaussianContrastive, dropout: float = 0.0) -> tuple[Any, Batch, Output, dict]:
@@ -211,12 +210,11 @@ def test_two_branches_and_their_contrast(tiny_model: Tiny) -> None:
     method = GaussianContrastive(sigma=0.2, layer=2, weight=0.4, temperature=0.1)
     first, batch, _, losses = two_branches(tiny_model("bert"), method)
     encoder = tiny_encoder(tiny_model("bert"), dropout=0.0, attention_dropout=0.0)
-    step = first.at(encoder.layout(batch.ids, 0, 8, batch.longest))
+    step = Step(Context.of(encoder, first.context.seed)).at(encoder.layout(batch.ids, 0, 8, batch.longest))
     states, logits = [], []
     for noise in (False, True):
-        undo = encoder.hook_points.change(2, lambda hidden, noise=noise: method._add(step, hidden) if noise else hidden)
-        output = encoder.forward(batch.ids, Want((3,)))
-        undo()
+        with method.perturb(step, State()) if noise else nullcontext():
+            output = encoder.forward(batch.ids, Want((3,)))
         starts = step.layout.starts
         states.append(output.hidden[3][0, starts])
         logits.append(output.logits)
@@ -259,7 +257,7 @@ def test_neftune_is_its_algorithm() -> None:
     expected = embedded.clone()
     for row, length in enumerate(LENGTHS):
         expected[row, :length] += 7 / math.sqrt(length * WIDTH) * eps[row, :length]
-    ours = NEFTune(alpha=7)._add(step, torch.zeros(5, 17, dtype=torch.int64), embedded)
+    ours = perturbed(NEFTune(alpha=7), step, embedded)
     torch.testing.assert_close(ours, expected)
 
 
@@ -344,7 +342,7 @@ def test_controls_are_as_large_as_randout(control: Any, made: dict[str, int]) ->
 
 
 def _randout(method: Randout, layout: Layout, number: int) -> Tensor:
-    return method._add(bare_step(number=number).at(layout), 1, torch.zeros(1, int(layout.lengths.sum()), WIDTH))[0]
+    return perturbed(method, bare_step(number=number).at(layout), torch.zeros(1, int(layout.lengths.sum()), WIDTH))[0]
 
 
 def test_equal_l2_is_spread_over_all_places() -> None:

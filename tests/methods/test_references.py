@@ -31,7 +31,7 @@ from randout.methods.weidc import WeiDC
 from randout.models.encoder import Encoder, Output
 from randout.models.hooks import HookPoints, Layout
 from randout.models.tokens import Tokens
-from randout.training.loop import TrainingData, TrainingState, _gradients, step, step_at
+from randout.training.loop import TrainingData, TrainingState, accumulate_gradients, step, step_at
 from support.training import make_batch, new_training
 
 TEXTS, LABELS = [[1, 2, 3], [4, 5, 1, 2]], [2, 0]
@@ -138,7 +138,7 @@ def gradients_of(training: TrainingState, data: TrainingData, total: int = 1) ->
     """What the first step of the loop, of `total` steps, leaves in `.grad`, and what it logs."""
     training.position.micro_batch = len(data.labelled)
     first = replace(step_at(training, data, 0), total=total)
-    _gradients(training, first, data, data.labelled)
+    accumulate_gradients(training, first, data, data.labelled)
     return {name: p.grad for name, p in training.encoder.model.named_parameters() if p.grad is not None}, first.logged
 
 

@@ -80,7 +80,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pa
         (folder / f"{module}.py").write_text(code)
         monkeypatch.syspath_prepend(str(folder))
         monkeypatch.delitem(sys.modules, module, raising=False)
-        for name in [name for name, kind in METHODS._added.items() if kind.__module__ == module]:
+        for name in [name for name, kind in METHODS.added.items() if kind.__module__ == module]:
             METHODS.remove(name)
         METHODS.refresh()
         return folder / f"{module}.py"
@@ -363,14 +363,12 @@ def test_a_file_edited_is_another_method(table: Run, run: Run) -> None:
     assert table("train", *asked, "--plugin", "small.py")[0] == 0
     first = run_folder()
     Path("small.py").write_text(Path("small.py").read_text().replace("self.weight *", "2 * self.weight *"))
-    METHODS.remove("small")
-    plugins._plugins.clear()
+    plugins.unload_plugins()
     status, _, err = table("train", *asked, "--plugin", "small.py")
     assert status == 0
     assert "already trained" not in err
     assert len([*Path("runs").glob("*/run.json")]) == 2
-    METHODS.remove("small")
-    plugins._plugins.clear()
+    plugins.unload_plugins()
     unfinished(first)
     status, _, err = run("train", "--resume", first)
     assert status == 2

@@ -152,6 +152,15 @@ def a_pass(call: int = 0, **changes: Any) -> Pass:
     return step.at(Layout(torch.tensor([0]), torch.tensor([4]), 4, 0, 1), call)
 
 
+def mixed(p: float, step: Pass, u: Tensor, layer: nn.Linear, x: Tensor) -> Tensor:
+    """Output of `layer`, of an encoder whose only layer it is, within Mixout's `perturb`. u: its pretrained weight."""
+    model = nn.Module()
+    model.base_model = nn.ModuleDict({"a": layer})
+    step = replace(step, context=replace(step.context, model=model))
+    with Mixout(p=p).perturb(step, State(tensors={"a": u})):
+        return layer(x)
+
+
 def kept(p: float, width: int, step: Step, name: str = "a") -> Tensor:
     """The columns that stay the trained ones, as the method draws them."""
     return torch.rand(width, generator=step.generator("mixout", torch.device("cpu"), name)) >= p
@@ -161,7 +170,7 @@ def kept(p: float, width: int, step: Step, name: str = "a") -> Tensor:
 def test_mixout_is_its_equation_and_the_authors(p: float) -> None:
     layer, u, x = a_layer()
     step = a_pass()
-    ours = Mixout(p=p)._mixed(step, State(tensors={"a": u}), "a", layer, x)
+    ours = mixed(p, step, u, layer, x)
     m = kept(p, 6, step).double()
     assert m.sum() > 0 or p > 0.5
     w = layer.weight.detach()
@@ -175,7 +184,7 @@ def test_mixout_by_hand() -> None:
     layer = nn.Linear(2, 1, bias=False)
     layer.weight.data = torch.tensor([[2.0, 3.0]])
     number = next(number for number in range(50) if kept(0.5, 2, a_pass(number=number)).tolist() == [True, False])
-    ours = Mixout(p=0.5)._mixed(a_pass(number=number), State(tensors={"a": torch.ones(1, 2)}), "a", layer, torch.eye(2))
+    ours = mixed(0.5, a_pass(number=number), torch.ones(1, 2), layer, torch.eye(2))
     assert ours[:, 0].tolist() == [3.0, 1.0]
 
 
@@ -185,7 +194,7 @@ def test_mixouts_expectation_is_the_weight_itself() -> None:
     shares = torch.zeros(6)
     for number in range(4000):
         step = a_pass(number=number)
-        total += (Mixout(p=0.7)._mixed(step, State(tensors={"a": u}), "a", layer, torch.eye(6).double()) - layer.bias).T
+        total += (mixed(0.7, step, u, layer, torch.eye(6).double()) - layer.bias).T
         shares += kept(0.7, 6, step)
     assert (total / 4000 - layer.weight).abs().max() < 0.2  # the sd of one is up to 4, over sqrt(4000)
     assert (shares / 4000 - 0.3).abs().max() < 4 * math.sqrt(0.21 / 4000)
@@ -196,7 +205,7 @@ def test_mixouts_gradient_is_autograds() -> None:
     layer, u, x = a_layer()
     step = a_pass()
     u.requires_grad_()
-    Mixout(p=0.6)._mixed(step, State(tensors={"a": u.detach()}), "a", layer, x).square().sum().backward()
+    mixed(0.6, step, u.detach(), layer, x).square().sum().backward()
     m = kept(0.6, 6, step).double()
     effective = (((1 - m) * u + m * layer.weight - 0.6 * u) / 0.4).detach().requires_grad_()
     (x @ effective.T + layer.bias.detach()).square().sum().backward()
@@ -213,7 +222,7 @@ def test_mixouts_masks_are_keyed() -> None:
     layer, u, x = a_layer()
     seen += [kept(0.5, 60, a_pass(), name="b")]
     assert all(not torch.equal(a, b) for at, a in enumerate(seen) for b in seen[:at])
-    one, other = (Mixout(p=0.5)._mixed(a_pass(), State(tensors={"a": u}), "a", layer, x) for _ in range(2))
+    one, other = (mixed(0.5, a_pass(), u, layer, x) for _ in range(2))
     assert torch.equal(one, other)
 
 

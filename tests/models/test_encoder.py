@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from randout.models import encoder
 from randout.models.kernels import buffers, packing
@@ -54,15 +55,6 @@ class TestPackedIsPadded:
         ids = token_ids(made, lengths)
         packed = logits_and_gradients(made, ids)
         assert_same(packed, logits_and_gradients(replace(made, packed=False), ids), 1e-10)
-
-    @pytest.mark.parametrize("family", ["bert", "roberta", "albert"])
-    def test_as_on_other_devices(self, load, family, monkeypatch):
-        """Away from the processor the products of attention are padded."""
-        made = load(family, True)
-        ids = token_ids(made)
-        padded = logits_and_gradients(replace(made, packed=False), ids)
-        monkeypatch.setattr(packing, "_attend_runs", packing._attend_padded)
-        assert_same(logits_and_gradients(made, ids), padded, 1e-10)
 
     @pytest.mark.parametrize("family", PACKED)
     def test_order_and_company_do_not_matter(self, load, family):
@@ -156,12 +148,12 @@ class TestAdmission:
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in made.model.modules())
 
     def test_wrong_attention_is_found(self, load, monkeypatch):
-        def leaking(query, key, value, *_):
-            mixed = nn.functional.scaled_dot_product_attention(query, key, value)
-            return mixed.transpose(0, 1)[None]
+        def leaking(module, query, key, value, attention_mask, **_):
+            """Attention over the whole packed row: a text reads the others."""
+            return nn.functional.scaled_dot_product_attention(query, key, value, attention_mask).transpose(1, 2), None
 
         made = replace(load("bert"), fused=False)
-        monkeypatch.setattr(packing, "_attend_runs", leaking)
+        monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, packing.ATTENTION, leaking)
         assert "differ" in encoder.probe_packing(made)
 
     def test_frozen_model(self, load):
@@ -217,21 +209,21 @@ class TestTraining:
         torch.manual_seed(5)
         assert torch.equal(first, made.forward(ids).logits)
 
-    @pytest.mark.parametrize("way", ["_attend_groups", "_attend_padded"])
-    def test_attention_dropout_alone_acts(self, load, way, monkeypatch):
-        monkeypatch.setattr(packing, "_attend_groups", getattr(packing, way))
+    def test_attention_dropout_alone_acts(self, load):
         made = load("bert", dropout=0.0, attention_dropout=0.5)
         made.model.train()
         ids = token_ids(made)
         assert not torch.allclose(made.forward(ids).logits, made.forward(ids).logits, atol=1e-4)
 
-    def test_attention_dropout_keeps_the_mean(self):
+    @pytest.mark.parametrize("attend", [packing.attend_groups, packing.attend_padded])
+    def test_attention_dropout_keeps_the_mean(self, attend):
         """The mean over many draws of one attention is its value without dropout."""
         torch.manual_seed(0)
-        q, k, v = torch.randn(3, 1, 2, 9, 8).unbind(0)  # (1, heads, tokens, d)
+        q, k, v = torch.randn(3, 2, 9, 8).unbind(0)  # (heads, tokens, d)
         texts = packing.Boundaries((4, 5))
-        many = torch.stack([packing.attend(None, q, k, v, None, 0.3, boundaries=texts)[0] for _ in range(2000)])
-        exact, _ = packing.attend(None, q, k, v, None, 0.0, boundaries=texts)
+        many = torch.stack([attend(q, k, v, texts, 0.3, 8**-0.5) for _ in range(2000)])
+        assert not torch.equal(many[0], many[1])
+        exact = attend(q, k, v, texts, 0.0, 8**-0.5)
         error = many.std(0) / 2000**0.5
         assert float(((many.mean(0) - exact) / error).abs().max()) < 5.0
 
@@ -271,7 +263,7 @@ class TestAdmissionBySteps:
 
     def test_a_gradient_of_zeros_is_found(self, load, monkeypatch):
         made = load("bert")
-        monkeypatch.setattr(buffers.Gradients, "_add_rows", lambda self, weight, rows, found: setattr(
+        monkeypatch.setattr(buffers.Gradients, "add_rows", lambda self, weight, rows, found: setattr(
             weight, "grad", torch.zeros_like(weight)))  # fmt: skip
         assert "gradients differ" in encoder.probe_packing(made)
 

@@ -126,7 +126,7 @@ class TestHub:
         return SimpleNamespace(model_info=info, list_repo_refs=lambda name, include_pull_requests: refs)
 
     def test_commit(self):
-        commit = sources._safetensors_commit
+        commit = sources.safetensors_commit
         assert commit(self.api(["config.json", "model.safetensors"]), "a/b") == "main-sha"
         pulls = [("1a", ["README.md"]), ("2b", ["model.safetensors"]), ("3c", ["model.safetensors"])]
         assert commit(self.api(["pytorch_model.bin"], pulls), "a/b") == "2b"

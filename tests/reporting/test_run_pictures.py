@@ -66,7 +66,7 @@ def test_classes_that_no_font_can_draw_go_by_number(tmp_path, monkeypatch, names
     """Without other fonts than matplotlib's own. Warnings, of a missing glyph too, are errors here."""
     from matplotlib.text import Text
 
-    monkeypatch.setattr(fonts, "_other_families", lambda: ())
+    monkeypatch.setattr(fonts, "other_families", lambda: ())
     drawn = []
     monkeypatch.setattr(Text, "set_text", lambda self, text, kept=Text.set_text: (drawn.append(text), kept(self, text)))
     confusion_picture([[3, 1], [1, 3]], dict(enumerate(names)), tmp_path / "c.png", "评 run: test")
@@ -91,8 +91,8 @@ def test_scripts_that_need_shaping_are_not_drawn_without_it(monkeypatch):
 
 def test_a_font_that_has_the_characters_is_used(monkeypatch):
     has = {fonts.DEFAULT: frozenset("ab"), "One": frozenset("健"), "Two": frozenset("康健"), "Three": frozenset("x")}
-    monkeypatch.setattr(fonts, "_other_families", lambda: ("One", "Two", "Three"))
-    monkeypatch.setattr(fonts, "_characters", has.get)
+    monkeypatch.setattr(fonts, "other_families", lambda: ("One", "Two", "Three"))
+    monkeypatch.setattr(fonts, "characters_of", has.get)
     assert fonts.families(["a", "健康"]) == [fonts.DEFAULT, "One", "Two"]
     assert fonts.families(["ab"]) == [fonts.DEFAULT]
     assert fonts.numbered(["健康", "a"]) == (["健康", "a"], False)
@@ -103,7 +103,7 @@ def test_report_figures_draw_names_without_a_font_by_number(monkeypatch):
     from randout.reporting.pictures import draw_picture, to_bytes
     from randout.reporting.values import Column, Figure, Table
 
-    monkeypatch.setattr(fonts, "_other_families", lambda: ())
+    monkeypatch.setattr(fonts, "other_families", lambda: ())
     columns = (Column("model"), Column("true"), Column("predicted"), Column("share", "percent"))
     rows = tuple(("评", true, made, 0.5) for true in ("健康", "体育") for made in ("健康", "体育"))
     roles = {"panel": "model", "row": "true", "column": "predicted", "value": "share"}

@@ -15,7 +15,7 @@ from randout.baselines import reference
 from randout.core import config
 from randout.core.console import Show
 from randout.core.errors import UserError
-from randout.experiments.run import planning, run_request, scoring, soft_labels
+from randout.experiments.run import planning, run_request, soft_labels
 from randout.experiments.run.student import Options
 from randout.experiments.search import search
 from randout.experiments.search.space import SearchTable
@@ -33,11 +33,6 @@ from support.tables import load
 NAMES = ["health", "money", "sport"]
 LITTLE = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-9, "precision": "float32", "device": "cpu"}
 SETS = [word for key, value in LITTLE.items() for word in ("--set", f"{key}={value}")]
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring.run_pictures, "confusion_picture", lambda *words: None)
 
 
 def kinds(labels: Any, predicted: Any, names: list[str] = NAMES, **options: Any) -> list[str]:
@@ -265,8 +260,7 @@ def test_a_permuted_teacher_ends_the_job_before_the_student_trains(
 def test_the_baseline_reads_training_rows_and_no_split_that_is_not_scored(
     toy_csv: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = load(toy_csv(90, 2))
-    monkeypatch.setattr(reference, "_last", [])
+    dataset = load(toy_csv(90, 41))  # of no other test: the last baseline is kept
     fitted, read = [], []
     fit, predicted = reference.SVM.fit, reference.Baseline.predicted
     monkeypatch.setattr(
@@ -289,8 +283,7 @@ def test_the_baseline_reads_training_rows_and_no_split_that_is_not_scored(
 
 
 def test_the_baseline_of_a_large_table_is_sampled_and_says_so(toy_csv: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = load(toy_csv(120, 1))
-    monkeypatch.setattr(reference, "_last", [])
+    dataset, other = load(toy_csv(120, 42)), load(toy_csv(120, 43))  # of no other test: the last baseline is kept
     monkeypatch.setattr(reference, "MAX_ROWS", 12)
     monkeypatch.setattr(reference, "MAX_SCORED", 10)
     held = dataset.split["test"]
@@ -299,17 +292,16 @@ def test_the_baseline_of_a_large_table_is_sampled_and_says_so(toy_csv: Any, monk
     assert found is not None
     assert found["train_rows"] == 12
     assert found["sampled"]
-    monkeypatch.setattr(reference, "_last", [])
     monkeypatch.setattr(reference, "MAX_CHARACTERS", 1)  # not even one text of each class
-    least = reference.scores_of(dataset, "test", labels, labels, dataset.groups[held], "accuracy")
+    held = other.split["test"]
+    least = reference.scores_of(other, "test", other.labels[held], other.labels[held], other.groups[held], "accuracy")
     assert least is not None
     assert least["train_rows"] == 3, "each class keeps a row"
 
 
-def test_texts_without_words_have_no_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_without_words_have_no_baseline(tmp_path: Path) -> None:
     table = tmp_path / "symbols.csv"
     table.write_text("text,label\n" + "".join(f"{'!' * (at + 1)},{'ab'[at % 2]}\n" for at in range(40)))
-    monkeypatch.setattr(reference, "_last", [])
     assert reference.baseline_of(load(table)) is None
 
 
@@ -458,10 +450,10 @@ def test_a_search_warns_of_its_best_trial_and_fits_one_baseline(
     tiny_model: Any, toy_csv: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fits = []
-    fit = reference._fit
-    monkeypatch.setattr(reference, "_last", [])
-    monkeypatch.setattr(reference, "_fit", lambda *words: (fits.append(1), fit(*words))[1])
-    built = config.build([config.read_preset("plain"), asked(tiny_model, toy_csv)], METHODS)
+    fit = reference.SVM.fit
+    monkeypatch.setattr(reference.SVM, "fit", lambda self, *words: (fits.append(1), fit(self, *words))[1])
+    own = {"data": {"source": str(toy_csv(90, 44))}}  # of no other test: the last baseline is kept
+    built = config.build([config.read_preset("plain"), asked(tiny_model, toy_csv) | own], METHODS)
     made, _ = search.make_search(built, SearchTable(space={"weight_decay": [0.0, 0.1]}))
     folder = search.run_search(made, tmp_path / "s", Options(runs=tmp_path / "runs", show=Show(quiet=True)))
     assert len(fits) == 1

@@ -160,12 +160,11 @@ def test_patterns_stand_for_all_groups():
     assert len(patterns(cells, np.arange(500)).multiplicity) == len(np.unique(cells))
 
 
-def test_blocks_do_not_change_the_draws(monkeypatch):
+def test_blocks_do_not_change_the_draws():
     labels, logits = example(90, 3)
     kinds = patterns(labels * 3 + logits.argmax(1), group_codes(grouped(90, 30), 90))
     whole = np.concatenate(list(group_weights(kinds, 50, 3)))
-    monkeypatch.setattr("randout.stats.metrics.BLOCK", 70)
-    blocks = list(group_weights(kinds, 50, 3))
+    blocks = list(group_weights(kinds, 50, 3, most=70))
     assert len(blocks) > 1
     assert (np.concatenate(blocks) == whole).all()
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import Field
 
 from randout.core.errors import UserError
+from randout.storage.record import Record
 from randout.storage.run_folder import RunFolder, openings, summarize_runs
 from randout.storage.study_folder import read_record
 from randout.storage.study_record import Rung, Trial
@@ -97,3 +99,32 @@ def test_a_study_without_a_key_is_named(tmp_path: Path) -> None:
     write(folder / "study.json", stored)
     with pytest.raises(UserError, match=r"study\.json: expected the key cells\.1\.arm"):
         read_record(folder)
+
+
+class Inner(Record):
+    values: list[int] = Field(default_factory=list)
+
+
+class Outer(Record):
+    """A field whose key is no Python name, and a record within it."""
+
+    kind: int = Field(default=0, alias="class")
+    inner: Inner = Field(default_factory=Inner)
+
+
+def test_a_key_that_is_no_python_name_is_written_as_it_is_read() -> None:
+    read = Outer.model_validate({"later": 1, "class": 2, "inner": {"zz": 3, "values": [4]}})
+    assert (read.kind, read.inner.values) == (2, [4])
+    assert json.dumps(read.as_json()) == '{"later": 1, "class": 2, "inner": {"zz": 3, "values": [4]}}'
+    named = Outer.model_validate({"inner": {}, "kind": 5})
+    assert named.kind == 5
+    assert json.dumps(named.as_json()) == '{"inner": {}, "class": 5}'
+
+
+def test_a_record_can_be_part_of_another() -> None:
+    inner = Inner.model_validate({"zz": 1, "values": [2]})
+    made = Outer(inner=inner)
+    assert made.inner is inner
+    assert json.dumps(made.as_json()) == '{"inner": {"zz": 1, "values": [2]}}'
+    made.kind = 3
+    assert json.dumps(made.as_json()) == '{"inner": {"zz": 1, "values": [2]}, "class": 3}'

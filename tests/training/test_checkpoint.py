@@ -53,7 +53,7 @@ def test_all_of_a_session_comes_back(fresh: Any, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "one" / "checkpoint"  # made with the folders above it
     training, other = saved(fresh(), folder, 5, improved=True), fresh()
     assert checkpoint.restore(other, folder, HERE, accept=False)
-    assert bit_identical(checkpoint._all_tensors(other), checkpoint._all_tensors(training))
+    assert bit_identical(checkpoint.tensors_of(other), checkpoint.tensors_of(training))
     assert other.position == training.position
     assert other.position.batch == 1
     assert not checkpoint.restore(fresh(), tmp_path / "nothing", HERE, accept=False)
@@ -86,7 +86,7 @@ def test_full_disk_leaves_the_checkpoint_before(
     fresh: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
 ) -> None:
     training = saved(fresh(), tmp_path, 2, improved=True)
-    before, held = checkpoint._all_tensors(training), names(tmp_path)
+    before, held = checkpoint.tensors_of(training), names(tmp_path)
     before = {name: tensor.clone() for name, tensor in before.items()}
     position, written, real = training.position.step, [], checkpoint.save_file
 
@@ -104,7 +104,7 @@ def test_full_disk_leaves_the_checkpoint_before(
     other = fresh()
     assert checkpoint.restore(other, tmp_path, HERE, accept=False)
     assert other.position.step == position
-    assert bit_identical(checkpoint._all_tensors(other), before)
+    assert bit_identical(checkpoint.tensors_of(other), before)
     monkeypatch.undo()
     saved(training, tmp_path, 1, improved=True)  # and what the failure left goes
     assert len(names(tmp_path)) == len(held)
@@ -207,14 +207,14 @@ def test_another_model_is_refused(fresh: Any, tmp_path: Path, tiny_model: Tiny) 
 def test_what_a_killed_process_left_is_ignored_then_removed(fresh: Any, tmp_path: Path) -> None:
     """Killed between two writes: half files, and whole ones that the position does not name."""
     training = saved(fresh(), tmp_path, 2, improved=True)
-    step, before = training.position.step, {n: t.clone() for n, t in checkpoint._all_tensors(training).items()}
+    step, before = training.position.step, {n: t.clone() for n, t in checkpoint.tensors_of(training).items()}
     (tmp_path / "state-3-0.safetensors").write_bytes((tmp_path / "state-2-0.safetensors").read_bytes())
     for name in ("best-3.safetensors", "state-9-0.safetensors.partial", "position.json.partial"):
         (tmp_path / name).write_bytes(b"half")
     other = fresh()
     assert checkpoint.restore(other, tmp_path, HERE, accept=False)
     assert other.position.step == step
-    assert bit_identical(checkpoint._all_tensors(other), before)
+    assert bit_identical(checkpoint.tensors_of(other), before)
     saved(other, tmp_path, 2)
     assert names(tmp_path) == ["best-2.safetensors", "position.json", f"state-{other.position.step}-1.safetensors"]
 

@@ -22,9 +22,8 @@ from randout.methods.kd import KnowledgeDistillation, kl_divergence
 from randout.methods.randout import Randout
 from randout.models.encoder import Encoder
 from randout.models.inference import predict
-from randout.models.kernels import buffers as memory
 from randout.models.tokens import batches
-from randout.training.loop import TrainingData, _batch, begin, fit, flush, losses_of, step_at
+from randout.training.loop import TrainingData, begin, fit, flush, losses_of, micro_batch_of, step_at
 from randout.training.schedule import learning_rate
 from support.training import (
     bit_identical,
@@ -263,7 +262,7 @@ def test_losses_and_gradients_are_logged_apart(tiny_model: Tiny) -> None:
     data = toy_training_data(encoder)
     rows = batches(data.tokens.lengths, data.labelled, data.unlabelled, 8, training.settings.seed, 0, False)[0]
     training.position.micro_batch = 8
-    losses, logits = losses_of(training, step_at(training, data, 0), _batch(training, data, rows, 0))
+    losses, logits = losses_of(training, step_at(training, data, 0), micro_batch_of(training, data, rows, 0))
     norms = [torch.autograd.grad(loss, logits, retain_graph=True)[0].norm().item() for loss in losses.values()]
     training.position.micro_batch = 3
     trained(training, data, events=1)
@@ -366,12 +365,10 @@ def test_an_empty_training_starts_no_optimizer_step(tiny_model: Tiny) -> None:
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_a_training_is_let_go_of_when_the_next_begins(
-    tiny_model: Tiny, inside: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_training_is_let_go_of_when_the_next_begins(tiny_model: Tiny, inside: bool) -> None:
     """Training states refer to themselves; a collector that is held off must not keep one for each trial of a search."""
-    if not inside:  # of what all tests run in (conftest.py)
-        monkeypatch.setattr(memory, "_frozen", [])
+    if not inside:  # all tests run with frozen objects (conftest.py)
+        gc.unfreeze()
     seen = []
     for _ in range(3):
         encoder = tiny_encoder(tiny_model("bert"))

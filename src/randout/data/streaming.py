@@ -48,7 +48,8 @@ class Blocks:
     """A table that can be iterated several times in blocks.
 
     format, delimiter: as in `Table`; format "lines": plain text. names: the keys of the columns; for JSON Lines those of the
-    rows read so far. stamp: returns a value that changes when the file changes.
+    rows read so far. stamp: returns a value that changes when the file changes. rows, characters: a block ends after this
+    many rows, or with the row that reaches this many characters; can be set before the blocks are read.
     """
 
     name: str
@@ -57,13 +58,15 @@ class Blocks:
     stamp: Callable[[], Any]
     delimiter: str = ","
     names: dict[str, None] = field(default_factory=dict)
+    rows: int = ROWS
+    characters: int = CHARACTERS
     _stamp: Any = None
 
     def __post_init__(self) -> None:
         self._stamp = self.stamp()
 
     def __iter__(self) -> Iterator[Table]:
-        """Yield the rows in blocks of at most `ROWS`. Raises UserError if malformed, Failure if the file has changed."""
+        """Yield the rows in blocks of at most `self.rows`. Raises UserError if malformed, Failure if the file has changed."""
         empty = True
         for block in self._read(self):
             if len(block):
@@ -110,9 +113,9 @@ def plain_lines(opened: OpenedFile, encoding: str = "auto") -> Blocks:
     check_start(start, opened.name, encoding)
     end = "\r" if b"\r" in start and b"\n" not in start else "\n"
 
-    def read(_: Blocks) -> Iterator[Table]:
+    def read(table: Blocks) -> Iterator[Table]:
         texts = (line.removesuffix(end).removesuffix("\r") for line in lines_of(opened, encoding, end))
-        for block in _batched(texts, len):
+        for block in _batched(texts, len, table):
             yield Table({"text": block}, opened.name, "", "lines")
 
     return Blocks(opened.name, "lines", read, lambda: opened.stamp, names={"text": None})
@@ -180,14 +183,14 @@ def _head(lines: Callable[[], Iterable[str]]) -> str:
     return "".join(found)
 
 
-def _batched(rows: Iterable[Row], size_of: Callable[[Row], int]) -> Iterator[list[Row]]:
-    """Yield lists of at most `ROWS` rows and about `CHARACTERS` characters."""
+def _batched(rows: Iterable[Row], size_of: Callable[[Row], int], table: Blocks) -> Iterator[list[Row]]:
+    """Yield lists of rows within the limits of `table`. size_of: characters of a row."""
     block: list[Row] = []
     size = 0
     for row in rows:
         block.append(row)
         size += size_of(row)
-        if len(block) == ROWS or size >= CHARACTERS:
+        if len(block) == table.rows or size >= table.characters:
             yield block
             block, size = [], 0
     if block:
@@ -200,7 +203,7 @@ def _csv_blocks(lines: Callable[[], Iterable[str]], quoting: int, table: Blocks)
     header = next(rows)
     del starts[:]
     table.names = dict.fromkeys(columns_of(header, [])[1])
-    for block in _batched(rows, lambda row: sum(map(len, row))):
+    for block in _batched(rows, lambda row: sum(map(len, row)), table):
         names, columns = columns_of(header, block)
         yield Table(columns, table.name, "", "csv", table.delimiter, header=tuple(names), lines=starts[: len(block)])
         del starts[: len(block)]
@@ -210,7 +213,7 @@ def _json_blocks(lines: Callable[[], Iterable[str]], table: Blocks) -> Iterator[
     def size_of(record: dict[str, Any]) -> int:
         return sum(len(value) for value in record.values() if isinstance(value, str))
 
-    for block in _batched(records_of(lines(), table.name), size_of):
+    for block in _batched(records_of(lines(), table.name), size_of, table):
         table.names |= dict.fromkeys(key for record in block for key in record)
         yield Table(json_columns(block, table.names), table.name, "", "jsonl")
 
@@ -225,7 +228,7 @@ def _parquet(opened: OpenedFile) -> Blocks:
             file = pq.ParquetFile(opened.handle, pre_buffer=False)
             schema = file.schema_arrow
             table.names = dict.fromkeys(ArrowColumns(schema.empty_table(), opened.name))
-            batches = file.iter_batches(batch_size=ROWS)
+            batches = file.iter_batches(batch_size=table.rows)
         while True:
             with parquet_errors(opened.name):
                 batch = next(batches, None)
@@ -238,10 +241,10 @@ def _parquet(opened: OpenedFile) -> Blocks:
     return Blocks(opened.name, "parquet", read, lambda: opened.stamp)
 
 
-def _slices(table: Table, _: Blocks) -> Iterator[Table]:
-    for at in range(0, len(table), ROWS):
+def _slices(table: Table, blocks: Blocks) -> Iterator[Table]:
+    for at in range(0, len(table), blocks.rows):
         if isinstance(table.columns, ArrowColumns):
-            part: Any = ArrowColumns(table.columns.table.slice(at, ROWS), table.name)
+            part: Any = ArrowColumns(table.columns.table.slice(at, blocks.rows), table.name)
         else:
-            part = {name: values[at : at + ROWS] for name, values in table.columns.items()}
-        yield replace(table, columns=part, lines=table.lines[at : at + ROWS])
+            part = {name: values[at : at + blocks.rows] for name, values in table.columns.items()}
+        yield replace(table, columns=part, lines=table.lines[at : at + blocks.rows])

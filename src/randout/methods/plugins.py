@@ -16,7 +16,7 @@ from randout.core.errors import UserError
 from .builtin import METHODS
 from .registry import AnyMethod, cause
 
-__all__ = ["load_plugin", "loaded_plugins", "register"]
+__all__ = ["load_plugin", "loaded_plugins", "register", "unload_plugins"]
 
 
 def register(method: AnyMethod) -> AnyMethod:
@@ -64,6 +64,17 @@ def load_plugin(word: str) -> ModuleType:
         raise UserError(f"--plugin {word}: it registers no method; put @randout.register above your class")
     _plugins[word] = module
     return module
+
+
+def unload_plugins() -> None:
+    """Forget all loaded plugins and the methods that they registered; `load_plugin` then runs a file again."""
+    for module in _plugins.values():
+        inside = re.compile(rf"{re.escape(module.__name__)}(\.|$)")
+        for name in [name for name, kind in METHODS.added.items() if inside.match(kind.__module__)]:
+            METHODS.remove(name)
+        for name in [name for name in sys.modules if inside.match(name)]:
+            del sys.modules[name]
+    _plugins.clear()
 
 
 def loaded_plugins() -> Collection[str]:

@@ -321,7 +321,7 @@ def _from_hub(repository: str, revision: str, asked: str, near: str = "") -> tup
             f"{asked}: no such folder, not in the hub's cache, and HF_HUB_OFFLINE is set.{near} {_suggestion()}"
         )
     try:
-        commit = _safetensors_commit(hub.HfApi(), repository, revision)
+        commit = safetensors_commit(hub.HfApi(), repository, revision)
         folder = Path(
             hub.snapshot_download(repository, revision=commit, allow_patterns=HUB_PARTS, etag_timeout=TIMEOUT)
         )
@@ -365,7 +365,7 @@ def _is_whole(folder: Path) -> bool:
     return weights and (folder / "config.json").exists() and _has_vocabulary(folder)
 
 
-def _safetensors_commit(api: Any, repository: str, revision: str = "") -> str:
+def safetensors_commit(api: Any, repository: str, revision: str = "") -> str:
     """Choose the commit to pin: the requested revision, or else the head of the main branch, or if that has no
     safetensors, the pull request that adds them.
     """

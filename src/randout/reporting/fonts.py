@@ -22,12 +22,12 @@ def families(texts: Iterable[str]) -> list[str]:
 
     Characters that no family has stay missing; see `drawable`.
     """
-    left = {mark for text in texts for mark in text if not _is_ignored(mark)} - _characters(DEFAULT)
+    left = {mark for text in texts for mark in text if not _is_ignored(mark)} - characters_of(DEFAULT)
     chosen = [DEFAULT]
-    for family in _other_families() if left else ():
-        if left & _characters(family):
+    for family in other_families() if left else ():
+        if left & characters_of(family):
             chosen.append(family)
-            left -= _characters(family)
+            left -= characters_of(family)
         if not left:
             break
     return chosen
@@ -38,9 +38,9 @@ def drawable(text: str) -> bool:
     marks = {mark for mark in text if not _is_ignored(mark)}
     if not shapes() and any(unicodedata.name(mark, "").startswith(SHAPED) for mark in marks):
         return False
-    left = marks - _characters(DEFAULT)
-    for family in _other_families() if left else ():
-        left -= _characters(family)
+    left = marks - characters_of(DEFAULT)
+    for family in other_families() if left else ():
+        left -= characters_of(family)
     return not left
 
 
@@ -82,7 +82,7 @@ def shapes() -> bool:
 
 
 @cache
-def _other_families() -> tuple[str, ...]:
+def other_families() -> tuple[str, ...]:
     """Installed families in a fixed order, those with many characters first."""
     wide = (
         "Noto Sans",
@@ -111,7 +111,7 @@ def _files() -> dict[str, str]:
 
 
 @cache
-def _characters(family: str) -> frozenset[str]:
+def characters_of(family: str) -> frozenset[str]:
     """Characters of a family's regular font; empty if it cannot be read or has only colour bitmaps."""
     from matplotlib.font_manager import get_font
 

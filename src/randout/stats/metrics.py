@@ -197,11 +197,14 @@ def patterns(cells: np.ndarray, codes: np.ndarray) -> Patterns:
     return Patterns(np.concatenate(kept), pattern, np.bincount(kinds))
 
 
-def group_weights(found: Patterns, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield blocks `(block, P)` with the number of groups of each pattern in a resample; `resamples` rows in all."""
+def group_weights(found: Patterns, resamples: int, seed: int, most: int = BLOCK) -> Iterator[np.ndarray]:
+    """Yield blocks `(block, P)` with the number of groups of each pattern in a resample; `resamples` rows in all.
+
+    most: numbers in a block, unless one resample has more; it does not change what is drawn.
+    """
     generator = np.random.default_rng(seed)
     chances = found.multiplicity / found.groups
-    block = max(1, BLOCK // len(chances))
+    block = max(1, most // len(chances))
     for start in range(0, resamples, block):
         yield generator.multinomial(found.groups, chances, size=min(block, resamples - start))
 

@@ -32,7 +32,7 @@ from randout.methods.compatibility import check_together
 from randout.methods.cross_entropy import CrossEntropy
 from randout.models.inference import predict
 from randout.training import checkpoint
-from randout.training.loop import _backward, _batch, fit, losses_of, step_at
+from randout.training.loop import backward, fit, losses_of, micro_batch_of, step_at
 from randout.training.state import Event, TrainingData, TrainingState
 
 from .models import build
@@ -197,7 +197,7 @@ def whole_batch(training: TrainingState) -> Batch:
     data = training_data_of(training)
     order = data.tokens.lengths[:BATCH].argsort(kind="stable")
     training.position.micro_batch = BATCH
-    return _batch(training, data, order, 0)
+    return micro_batch_of(training, data, order, 0)
 
 
 def check_toml(bench: Bench, case: Case) -> None:
@@ -279,7 +279,7 @@ def check_resume(bench: Bench, case: Case) -> None:
     """Check that a stopped and resumed training is bit-identical to an uninterrupted one: weights, optimizer, the method's
     state and the position.
     """
-    expected = checkpoint._all_tensors(bench.whole(case.methods))
+    expected = checkpoint.tensors_of(bench.whole(case.methods))
     _, positions = bench.interrupted(case.methods)
     torch.rand(7)  # the state of torch's generator must have no effect
     for stop, position in positions.items():
@@ -289,7 +289,7 @@ def check_resume(bench: Bench, case: Case) -> None:
         if json.dumps(resumed.position.as_json(), sort_keys=True) != position:
             raise ContractError(f"stopped after {stop} steps: the position differs after restoring")
         trained(resumed, training_data_of(resumed))
-        found = checkpoint._all_tensors(resumed)
+        found = checkpoint.tensors_of(resumed)
         if not bit_identical(found, expected):
             other = sorted(expected.keys() ^ found.keys()) or [
                 name for name in expected if not torch.equal(found[name], expected[name])
@@ -373,7 +373,7 @@ def check_packed_gradient(bench: Bench, case: Case) -> None:
             training = bench.start(case.methods, dropout=False, pack=pack, family=family)
             _in_float64(training)
             step = step_at(training, toy_training_data(training.encoder, 28, heldout=10), 0)
-            training.stack.gradient(step, whole_batch(training), partial(_backward, training, step))
+            training.stack.gradient(step, whole_batch(training), partial(backward, training, step))
             found.append({name: p.grad for name, p in training.encoder.model.named_parameters()})
         _compare_gradients(found[0], found[1], 1e-5, f"{family}, packed and padded")
 

@@ -43,7 +43,7 @@ def save(training: TrainingState, folder: Path, environment: dict[str, Any], imp
         folder.mkdir(parents=True, exist_ok=True)
         if improved:
             best = _write(folder / f"best-{position.step}.safetensors", _weights(training))
-        state = _write(folder / f"state-{position.step}-{position.epoch}.safetensors", _all_tensors(training))
+        state = _write(folder / f"state-{position.step}-{position.epoch}.safetensors", tensors_of(training))
         record = {"position": position.as_json(), "state": state, "best": best, "environment": environment}
         replace_text(folder / POSITION, json.dumps(record | {"sha256": _digest(record)}, indent=1))
         _sync(folder)
@@ -110,7 +110,8 @@ def _weights(training: TrainingState) -> dict[str, Tensor]:
     return {f"model.{name}": tensor for name, tensor in training.encoder.model.state_dict().items()}
 
 
-def _all_tensors(training: TrainingState) -> dict[str, Tensor]:
+def tensors_of(training: TrainingState) -> dict[str, Tensor]:
+    """All tensors of a training's state by name, not copied: weights, state of the optimizer and of the methods."""
     return _weights(training) | optimizer_tensors("optimizer", training.optimizer) | training.stack.state_dict()
 
 

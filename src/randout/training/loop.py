@@ -137,7 +137,7 @@ def step(training: TrainingState, data: TrainingData, rows: np.ndarray) -> None:
         optimizer.zero_grad(set_to_none=True)
         step = step_at(training, data, position.step)
         try:
-            _gradients(training, step, data, rows)
+            accumulate_gradients(training, step, data, rows)
             break
         except torch.OutOfMemoryError:
             whole = [method.name for method in training.stack.methods if method.needs_full_batch]
@@ -188,14 +188,15 @@ def step_at(training: TrainingState, data: TrainingData, number: int) -> Step:
     return Step(training.stack.context, loop, number, data.steps(training.settings))
 
 
-def _gradients(training: TrainingState, step: Step, data: TrainingData, rows: np.ndarray) -> None:
+def accumulate_gradients(training: TrainingState, step: Step, data: TrainingData, rows: np.ndarray) -> None:
     """Accumulate `.grad` over the micro-batches of a step; a method may compute it in its own way."""
     for first in range(0, len(rows), training.position.micro_batch):
-        batch = _batch(training, data, rows, first)
-        training.stack.gradient(step, batch, partial(_backward, training, step))
+        batch = micro_batch_of(training, data, rows, first)
+        training.stack.gradient(step, batch, partial(backward, training, step))
 
 
-def _batch(training: TrainingState, data: TrainingData, rows: np.ndarray, first: int) -> Batch:
+def micro_batch_of(training: TrainingState, data: TrainingData, rows: np.ndarray, first: int) -> Batch:
+    """Make the micro-batch that starts at index `first` of the `rows` of a step."""
     return batch_of(training, data, rows, rows[first : first + training.position.micro_batch], first)
 
 
@@ -228,9 +229,13 @@ def batch_of(training: TrainingState, data: TrainingData, rows: np.ndarray, mine
     )
 
 
-def _backward(
+def backward(
     training: TrainingState, step: Step, batch: Batch, scale: float = 1.0, around: Perturbation | None = None
 ) -> None:
+    """Add the gradient of a micro-batch's losses to `.grad`, and log the losses.
+
+    scale: factor of the losses. around: a further perturbation of the forward pass.
+    """
     losses, logits = losses_of(training, step.within(around), batch)
     losses = losses if scale == 1.0 else {name: scale * loss for name, loss in losses.items()}
     total = torch.stack([loss.float() for loss in losses.values()]).sum()

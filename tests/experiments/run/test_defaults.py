@@ -88,9 +88,9 @@ def test_the_probe_finds_the_pooling_whose_states_hold_the_labels(monkeypatch: p
     labels = np.arange(60) % 3
     draw = np.random.default_rng(0)
     held = np.eye(3)[labels] + 0.1 * draw.normal(size=(60, 3))
-    assert defaults._accuracy(held, labels) > 0.95
-    assert defaults._accuracy(draw.normal(size=(60, 3)), labels) < 0.6
-    assert defaults._accuracy(held, np.zeros(60, int)) == 0.0
+    assert defaults.probe_accuracy(held, labels) > 0.95
+    assert defaults.probe_accuracy(draw.normal(size=(60, 3)), labels) < 0.6
+    assert defaults.probe_accuracy(held, np.zeros(60, int)) == 0.0
 
 
 def plan_of(toy_csv, folder: Path, preset: str, n: int, **settings: object) -> Plan:

@@ -20,7 +20,7 @@ from randout.core.console import Show
 from randout.core.errors import UserError
 from randout.data import dataset as data
 from randout.data.row_hashes import row_hashes
-from randout.experiments.run import leaks, pipeline, scoring
+from randout.experiments.run import leaks, pipeline
 from randout.experiments.run.leaks import LeakError
 from randout.experiments.run.plan import Plan
 from randout.experiments.run.planning import make
@@ -38,11 +38,6 @@ from support.tables import load
 FAST = {"epochs": 1, "learning_rate": 2e-3, "precision": "float32", "batch_size": 16, "device": "cpu"}
 Tiny = Callable[[str], Path]
 Pretend = Callable[..., Path]
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring.run_pictures, "confusion_picture", lambda *words: None)
 
 
 def write(path: Path, texts: Sequence[str], labels: Sequence[str] | None = None, **more: Sequence[str]) -> Path:
@@ -63,11 +58,9 @@ def taught(tmp_path_factory: pytest.TempPathFactory, tiny_model: Tiny, toy_csv: 
     """A finished plain run on 90 rows, split by seed 0."""
     student = str(tiny_model("bert"))
     runs = tmp_path_factory.mktemp("taught")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring.run_pictures, "confusion_picture", lambda *words: None)
-        done = api.train(
-            toy_csv(90, 1), student=student, teacher="none", preset="plain", settings=FAST, out=runs / "one", runs=runs
-        )
+    done = api.train(
+        toy_csv(90, 1), student=student, teacher="none", preset="plain", settings=FAST, out=runs / "one", runs=runs
+    )
     return done.folder
 
 
@@ -342,12 +335,10 @@ def leaking(taught: Path, tmp_path_factory: pytest.TempPathFactory, tiny_model: 
     """A run whose teacher has seen test rows, scored all the same."""
     settings = FAST | {"data.split_seed": 5, "output.allow_leaks": True}
     runs = tmp_path_factory.mktemp("leaking")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring.run_pictures, "confusion_picture", lambda *words: None)
-        return api.train(
-            toy_csv(90, 1), student=str(tiny_model("bert")), teacher=str(taught), preset="kd", settings=settings,
-            runs=runs, out=runs / "leaky",
-        ).folder  # fmt: skip
+    return api.train(
+        toy_csv(90, 1), student=str(tiny_model("bert")), teacher=str(taught), preset="kd", settings=settings,
+        runs=runs, out=runs / "leaky",
+    ).folder  # fmt: skip
 
 
 def counts_of(toy_csv: Any) -> dict[str, int]:

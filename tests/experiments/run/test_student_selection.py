@@ -17,6 +17,7 @@ import randout
 from randout.core.errors import UserError
 from randout.data import stratify
 from randout.experiments.run import pipeline, planning, student_selection
+from randout.experiments.run.student_kinds import BagOfWordsBaseline, EncoderStudent
 from randout.reporting.text import BAG_OF_WORDS, ENCODER, choice_lines
 from randout.storage.run_folder import RunFolder
 from randout.testing.models import toy_texts
@@ -181,28 +182,31 @@ def test_a_stopped_choice_resumes_to_the_same_run(
     table, folder = toy_csv(240), tiny_model("bert")
     asked = {"student": folder, "settings": {"student.alternative": "svm"}}
     whole = train(table, tmp_path / "whole", **asked)
-    before = student_selection._predicted
     calls = 0
 
-    def stopping(plan: Any, run: RunFolder, rows: Any, options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            raise pipeline.Stopped("the time limit", run)
-        return before(plan, run, rows, options)
+    def stopping(train: Callable[..., Any]) -> Callable[..., Any]:
+        def call(self: Any, plan: Any, run: RunFolder, *words: Any) -> Any:
+            nonlocal calls
+            if run.path.parent.name == student_selection.FOLDER:  # a fold
+                calls += 1
+                if calls == 3:
+                    raise pipeline.Stopped("the time limit", run)
+            return train(self, plan, run, *words)
 
-    monkeypatch.setattr(student_selection, "_predicted", stopping)
+        return call
+
+    for kind in (EncoderStudent, BagOfWordsBaseline):
+        monkeypatch.setattr(kind, "train", stopping(kind.train))
     with pytest.raises(pipeline.Stopped) as stop:
         train(table, tmp_path / "runs", **asked)
     run = stop.value.run
     assert (run.path / student_selection.FOLDER / "fold-1" / "predictions.json").exists()
     assert not run.finished
-    finish = pipeline._finish
-    monkeypatch.setattr(pipeline, "_finish", lambda *_: (_ for _ in ()).throw(pipeline.Stopped("Ctrl-C", run)))
-    with pytest.raises(pipeline.Stopped):
-        train(table, tmp_path / "runs", **asked)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "score_split", lambda *_: (_ for _ in ()).throw(pipeline.Stopped("Ctrl-C", run)))
+        with pytest.raises(pipeline.Stopped):
+            train(table, tmp_path / "runs", **asked)
     assert calls == 3 + 4  # the second fold, both models of it, and the third
-    monkeypatch.setattr(pipeline, "_finish", finish)
     resumed = train(table, tmp_path / "runs", **asked)
     assert calls == 7
     same = ("choice", "fingerprint", "identity", "asked")

@@ -26,7 +26,7 @@ from randout.experiments.run.reload import reload_plan, stored_config
 from randout.experiments.run.soft_labels import column_order
 from randout.experiments.run.student import Options, Stopped
 from randout.experiments.study import comparison, spec
-from randout.experiments.study.finished_runs import _teacher_key
+from randout.experiments.study.finished_runs import teacher_key
 from randout.methods.builtin import METHODS
 from randout.reporting.subjects import Model
 from randout.stats.metrics import score
@@ -287,11 +287,11 @@ def test_arms_of_finished_runs_are_told_apart_by_all_their_teachers() -> None:
         return SimpleNamespace(record=recorded(teacher, teacher="f", more=more))
 
     one, same = (run(f"t-s{seed}-12345678", ["g"], [f"u-s{seed}-abcdef01"]) for seed in (1, 2))
-    assert _teacher_key(one) == _teacher_key(same) == ["t", "u"]
-    assert _teacher_key(run("t-s1-12345678", ["g"], ["v-s1-abcdef01"])) != _teacher_key(one)
+    assert teacher_key(one) == teacher_key(same) == ["t", "u"]
+    assert teacher_key(run("t-s1-12345678", ["g"], ["v-s1-abcdef01"])) != teacher_key(one)
     there = {"model": "h", "max_length": "auto", "truncation": "head"}
-    assert _teacher_key(run("t-s1-12345678", [there], ["anything"])) == ["t", there]
-    assert _teacher_key(run("t-s1-12345678", [], [])) == ["t"]
+    assert teacher_key(run("t-s1-12345678", [there], ["anything"])) == ["t", there]
+    assert teacher_key(run("t-s1-12345678", [], [])) == ["t"]
 
 
 def test_a_report_knows_all_teachers(asked: dict[str, Any], tmp_path: Path) -> None:

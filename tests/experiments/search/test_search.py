@@ -125,8 +125,8 @@ def bombs(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
     monkeypatch.setattr(record.StudyFolder, "save", counted(record.StudyFolder.save))
     monkeypatch.setattr(checkpoint, "save", counted(checkpoint.save))
-    monkeypatch.setattr(pipeline, "_finish", counted(pipeline._finish))
-    monkeypatch.setattr(search, "_delete_weights", counted(search._delete_weights))
+    monkeypatch.setattr(pipeline, "score_split", counted(pipeline.score_split))
+    monkeypatch.setattr(pipeline, "clean", counted(pipeline.clean))
     monkeypatch.setattr(search.shutil, "rmtree", counted(search.shutil.rmtree))
     return fuse
 
@@ -501,8 +501,7 @@ def test_a_checkpoint_of_another_machine_stops_the_search(made, dataset, tmp_pat
     one = made("plain", HALVING)
     with pytest.raises(Stopped):
         go(one, tmp_path / "s", dataset, deadline=Deadline(2))
-    real = checkpoint.changes
-    monkeypatch.setattr(checkpoint, "changes", lambda folder, where: real(folder, where | {"threads": 99}))
+    monkeypatch.setattr(training.torch, "get_num_threads", lambda: 99)
     with pytest.raises(UserError, match=r"threads was 1, is 99.*--accept-changes"):
         go(one, tmp_path / "s", dataset)
     assert states(record.read_record(tmp_path / "s")) == ["waiting"] * 4

@@ -165,7 +165,7 @@ def test_killed_anywhere_and_started_again_it_ends_in_the_same_result(made, fini
     with monkeypatch.context() as patch:
         patch.setattr(study_folder.StudyFolder, "save", counted(study_folder.StudyFolder.save))
         patch.setattr(EncoderStudent, "train", counted(EncoderStudent.train))
-        patch.setattr(pipeline, "_finish", counted(pipeline._finish))
+        patch.setattr(pipeline, "clean", counted(pipeline.clean))
         heads = []
         for at in range(1, 60):
             calls |= {"left": 1 + 1.5 * (at - 1), "now": 0}  # by turns before a call and after one
@@ -458,7 +458,7 @@ def scored(units: list[str]) -> results.StudyPredictions:
 def test_repeats_of_a_cross_validation_count_whole(done, used, repeats):
     study = make_study({"arms": {"a": {}, "b": {}}, "folds": 5, "repeats": 2})
     names = [unit.name for unit in comparison.units(study)]
-    found, count = results._units_to_use(study, scored([names[at] for at in done]), names)
+    found, count = results.units_to_use(study, scored([names[at] for at in done]), names)
     assert found.units == [names[at] for at in used]
     assert count == repeats
     assert len(found.labels) == len(found.predictions["a"]) == len(found.logits["b"]) == len(used)

@@ -44,7 +44,7 @@ class TestGroupedAttention:
     def test_equals_the_equations(self, lengths, rate, dtype, tolerance):
         inputs = drawn(lengths, dtype)
         torch.manual_seed(7)
-        fast = packing._attend_groups(*inputs, packing.Boundaries(lengths), rate, SCALING)
+        fast = packing.attend_groups(*inputs, packing.Boundaries(lengths), rate, SCALING)
         torch.manual_seed(7)
         slow = plain(*inputs, lengths, masks_by_text(lengths, rate, dtype), rate)
         torch.testing.assert_close(fast, slow, rtol=0, atol=tolerance)
@@ -56,9 +56,22 @@ class TestGroupedAttention:
     @pytest.mark.parametrize("lengths", BATCHES)
     def test_equals_the_path_without_dropout(self, lengths):
         inputs, boundaries = drawn(lengths), packing.Boundaries(lengths)
-        fast = packing._attend_groups(*inputs, boundaries, 0.0, SCALING)
-        for other in (packing._attend_runs, packing._attend_padded):
+        fast = packing.attend_groups(*inputs, boundaries, 0.0, SCALING)
+        for other in (packing.attend_runs, packing.attend_padded):
             torch.testing.assert_close(fast, other(*inputs, boundaries, 0.0, SCALING), rtol=0, atol=1e-10)
+
+    @pytest.mark.parametrize("attend", [packing.attend_runs, packing.attend_padded])
+    @pytest.mark.parametrize("lengths", BATCHES)
+    def test_without_dropout_equals_the_equations(self, lengths, attend):
+        """On a CPU and on other devices, gradients too."""
+        inputs = drawn(lengths)
+        fast = attend(*inputs, packing.Boundaries(lengths), 0.0, SCALING)
+        slow = plain(*inputs, lengths, [torch.ones(HEADS, n, n) for n in lengths], 0.0)
+        torch.testing.assert_close(fast, slow, rtol=0, atol=1e-10)
+        towards = torch.randn(slow.shape, dtype=slow.dtype)
+        gradients = (torch.autograd.grad(out, inputs, towards) for out in (fast, slow))
+        for ours, theirs in zip(*gradients, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
 
     def test_gradients_of_gradients(self):
         lengths = (2, 5, 3)
@@ -66,17 +79,17 @@ class TestGroupedAttention:
 
         def seeded(*inputs):
             torch.manual_seed(0)
-            return packing._attend_groups(*inputs, packing.Boundaries(lengths), 0.3, SCALING)
+            return packing.attend_groups(*inputs, packing.Boundaries(lengths), 0.3, SCALING)
 
         assert torch.autograd.gradgradcheck(seeded, inputs)
 
     def test_bfloat16_under_autocast(self):
         lengths = (4, 9, 9, 31)
         inputs = [x.detach() for x in drawn(lengths, torch.float32)]
-        exact = packing._attend_groups(*inputs, packing.Boundaries(lengths), 0.0, SCALING)
+        exact = packing.attend_groups(*inputs, packing.Boundaries(lengths), 0.0, SCALING)
         with torch.autocast("cpu", torch.bfloat16):
             halves = [x.bfloat16() for x in inputs]
-            rounded = packing._attend_groups(*halves, packing.Boundaries(lengths), 0.0, SCALING)
+            rounded = packing.attend_groups(*halves, packing.Boundaries(lengths), 0.0, SCALING)
         assert rounded.dtype == torch.bfloat16
         torch.testing.assert_close(rounded.float(), exact, rtol=0, atol=0.03)
 
@@ -87,9 +100,7 @@ class TestGroupedAttention:
         query, key = (torch.zeros(HEADS, 128, WIDTH, dtype=torch.bfloat16) for _ in range(2))
         value = (1 + torch.rand(HEADS, 128, WIDTH)).bfloat16()
         boundaries = packing.Boundaries(lengths)
-        means = [
-            packing._attend_groups(query, key, value, boundaries, 0.1, SCALING).double().mean() for _ in range(600)
-        ]
+        means = [packing.attend_groups(query, key, value, boundaries, 0.1, SCALING).double().mean() for _ in range(600)]
         assert abs(float(torch.stack(means).mean() / value.double().mean()) - 1) < 8e-4
 
 

@@ -128,7 +128,7 @@ def _probe(source: Source, dataset: Dataset, tokens: Tokens, rows: np.ndarray, d
     key = (str(source.encoder_folder), dataset.labelled_sha256, rows.tobytes(), int(tokens.lengths.max()))
     if key not in _probed:
         states = _frozen_states(source, tokens, rows, device)
-        _probed[key] = {name: _accuracy(found, dataset.labels[rows]) for name, found in states.items()}
+        _probed[key] = {name: probe_accuracy(found, dataset.labels[rows]) for name, found in states.items()}
     return _probed[key]
 
 
@@ -154,7 +154,7 @@ def _frozen_states(source: Source, tokens: Tokens, rows: np.ndarray, device: str
     return found
 
 
-def _accuracy(states: np.ndarray, labels: np.ndarray) -> float:
+def probe_accuracy(states: np.ndarray, labels: np.ndarray) -> float:
     """Return the accuracy of a logistic regression on unit vectors over `PROBE_FOLDS` folds; 0 if a fold has one class only."""
     from sklearn.linear_model import LogisticRegression
 

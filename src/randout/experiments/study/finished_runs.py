@@ -95,7 +95,7 @@ def _arms(runs: Sequence[RunFolder]) -> dict[str, dict[int, RunFolder]]:
             raise UserError(f"{run.path}: its data or test rows differ from those of {runs[0].path}")
         identity = run.record.identity
         train = {name: value for name, value in identity.train.as_json().items() if name != "seed"}
-        key = json.dumps([identity.student.as_json(), identity.methods, train, _teacher_key(run)], sort_keys=True)
+        key = json.dumps([identity.student.as_json(), identity.methods, train, teacher_key(run)], sort_keys=True)
         seed = identity.train.seed
         if seed in arms.setdefault(key, {}):
             raise UserError(f"{run.path}: has the same settings and seed as {arms[key][seed].path}. Leave one out")
@@ -116,7 +116,7 @@ def _same_rows(one: RunFolder, other: RunFolder) -> bool:
     return same and first.data.sha256 == second.data.sha256
 
 
-def _teacher_key(run: RunFolder) -> list[object]:
+def teacher_key(run: RunFolder) -> list[object]:
     """Identify a run's teachers independently of its seed: finished classifiers, or the names of those trained for it."""
     record = run.record
     return [

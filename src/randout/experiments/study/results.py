@@ -88,7 +88,7 @@ def read_scores(folder: StudyFolder[ComparisonRecord], split: str = "test") -> S
 def update_result(study: Study, folder: StudyFolder[ComparisonRecord]) -> None:
     """Store the result of the complete units in the record."""
     record = folder.record
-    scores, repeats = _units_to_use(study, read_scores(folder), record.units)
+    scores, repeats = units_to_use(study, read_scores(folder), record.units)
     head = f"{len(scores.units)} of {plural(len(record.units), 'fold' if study.folds else 'seed')}"
     notes = list(record.notes)
     record.warnings, baseline = of_study(record, folder.run, study.metric, repeats)
@@ -125,7 +125,7 @@ def leaks_of(folder: StudyFolder[ComparisonRecord]) -> dict[str, Leaks]:
     return found
 
 
-def _units_to_use(study: Study, scores: StudyPredictions, planned: Sequence[str]) -> tuple[StudyPredictions, int]:
+def units_to_use(study: Study, scores: StudyPredictions, planned: Sequence[str]) -> tuple[StudyPredictions, int]:
     """Return the units to use for a result, and how many repeats of a cross-validation they are.
 
     Only complete repeats count; until the first one is complete, its finished folds are used.

@@ -160,21 +160,18 @@ def plain_tensor(x: object) -> bool:
     return type(x) is torch.nn.Parameter or type(x) is Tensor
 
 
-_frozen: list[bool] = []
-
-
 @contextmanager
 def frozen_garbage_collector() -> Iterator[None]:
     """While open, exclude existing objects from garbage collection, which would scan a million library objects every few
-    steps. Existing garbage (an earlier training) is collected first. Nested use only collects.
+    steps. Existing garbage (an earlier training) is collected first. If objects are frozen already, by nested use or by
+    another library, it only collects and leaves them frozen.
     """
     gc.collect()
-    if not _frozen:
+    frozen = gc.get_freeze_count() > 0
+    if not frozen:
         gc.freeze()
-    _frozen.append(True)
     try:
         yield
     finally:
-        _frozen.pop()
-        if not _frozen:
+        if not frozen:
             gc.unfreeze()

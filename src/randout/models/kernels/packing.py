@@ -89,7 +89,7 @@ def attend(module, query, key, value, attention_mask, dropout=0.0, scaling=None,
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     else:
-        by_device = _attend_runs if query.device.type == "cpu" else _attend_padded
+        by_device = attend_runs if query.device.type == "cpu" else attend_padded
         mixed = by_device(query[0], key[0], value[0], boundaries, dropout, scaling)
     return (mixed if mixed.shape[-1] == width else mixed[..., :width]), None
 
@@ -116,9 +116,12 @@ def weights_of(query, key, attention_mask, scaling: float, boundaries: Boundarie
     return [torch.softmax((q @ k.transpose(-1, -2)).float() * scaling, dim=-1) for q, k in parts]
 
 
-def _attend_runs(query, key, value, boundaries: Boundaries, dropout: float, scaling: float) -> Tensor:
+def attend_runs(query, key, value, boundaries: Boundaries, dropout: float, scaling: float) -> Tensor:
+    """Attention on a CPU, (heads, tokens, d) -> (1, tokens, heads, d): one product without a mask for each run of texts of
+    equal length; with dropout, `attend_groups`.
+    """
     if dropout > 0.0:
-        return _attend_groups(query, key, value, boundaries, dropout, scaling)
+        return attend_groups(query, key, value, boundaries, dropout, scaling)
     sizes = [texts * length for texts, length in boundaries.runs]
     pieces = []
     parts = zip(query.split(sizes, 1), key.split(sizes, 1), value.split(sizes, 1), strict=True)
@@ -213,8 +216,10 @@ class _Gather(torch.autograd.Function):
         return _Spread.apply(gradient, ctx.plan), None
 
 
-def _attend_groups(query, key, value, boundaries: Boundaries, dropout: float, scaling: float) -> Tensor:
-    """Attention with dropout on its weights, in the dtype of the inputs (softmax accumulates in float32)."""
+def attend_groups(query, key, value, boundaries: Boundaries, dropout: float, scaling: float) -> Tensor:
+    """Attention with dropout on its weights, (heads, tokens, d) -> (1, tokens, heads, d), in the dtype of the inputs (softmax
+    accumulates in float32): one product for each group of texts of similar length.
+    """
     heads, tokens, width = query.shape
     plan = grouping(boundaries.lengths, heads)
     rows = (x.transpose(0, 1).reshape(tokens * heads, width) for x in (query * scaling, key, value * scale(dropout)))
@@ -233,7 +238,8 @@ def _attend_groups(query, key, value, boundaries: Boundaries, dropout: float, sc
     return mixed.view(1, tokens, heads, width)
 
 
-def _attend_padded(query, key, value, boundaries: Boundaries, dropout: float, scaling: float) -> Tensor:
+def attend_padded(query, key, value, boundaries: Boundaries, dropout: float, scaling: float) -> Tensor:
+    """Attention on other devices, (heads, tokens, d) -> (1, tokens, heads, d): one product, all texts padded to the longest."""
     index, real = boundaries.padded_index(query.device)
     q, k, v = (x[:, index].transpose(0, 1) for x in (query, key, value))  # (texts, heads, longest, d)
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=real[:, None, None], dropout_p=dropout, scale=scaling)
