@@ -37,7 +37,7 @@ def blocks(kind: str, document: str = README) -> list[str]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any) -> Path:
-    """A folder in which the names of README and pages exist: tables, the encoders minilm, minilm-l6 and big-encoder, a chat-model."""
+    """A folder in which the names of README and pages exist: tables, encoders (minilm, minilm-l6, big-encoder) and chat-model."""
     folder = tmp_path_factory.mktemp("readme")
     for name, seed in (("reviews.csv", 0), ("films.csv", 0), ("films-new.csv", 1)):
         texts, labels = toy_texts(120, seed)
