@@ -31,6 +31,7 @@ _WHERE = {
     "compare": "api",
     "cross_validate": "api",
     "report": "api",
+    "shrink": "api",
     "Result": "experiments.run.pipeline",
     "Randout": "methods.randout",
     "KnowledgeDistillation": "methods.kd",
@@ -71,6 +72,7 @@ if TYPE_CHECKING:  # the same names as in `_WHERE`, for type checkers
         predict,
         report,
         search,
+        shrink,
         train,
     )
     from .core.errors import Failure, UserError
@@ -135,6 +137,7 @@ __all__ = [
     "register",
     "report",
     "search",
+    "shrink",
     "train",
 ]
 

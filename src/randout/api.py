@@ -380,6 +380,58 @@ def cross_validate(
     return study_requests.execute(study, Path(out) if out else None, options).record.as_json()
 
 
+def shrink(
+    data: Table = "",
+    *,
+    teacher: PathLike = "auto",
+    students: Sequence[PathLike] = (),
+    layers: Sequence[int] = (),
+    trim_embedding: bool = False,
+    forms: Sequence[str] = (),
+    seeds: int = 1,
+    margin: float = 0.01,
+    cost: str = "latency",
+    threads: int = 1,
+    rounds: int = 3,
+    open_test: str = "chosen",
+    measure_again: bool = False,
+    preset: str | None = None,
+    recipe: PathLike | None = None,
+    settings: Mapping[str, Any] | None = None,
+    out: PathLike | None = None,
+    runs: PathLike = "runs",
+    time_limit: float | None = None,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Find the smallest model that is not worse than a teacher, as `randout shrink` does; return the study's record.
+
+    students: encoders; empty: one found locally. layers: numbers of layers to keep; empty: all, half, a quarter, ... and
+    one. forms: torch, float32, int8; empty: all. margin: accuracy that may be lost, as a fraction. cost: latency, size or
+    throughput. open_test: chosen, nearest or none. Other arguments as in `train` and the command. Repeating the call
+    resumes. Raises UserError, Failure, and Stopped at the limit.
+    """
+    names = _checked_names("students", students) or []
+    _check_arguments(None, teacher, preset, recipe, settings, out, runs, time_limit, "shrink")
+    given = {
+        "students": tuple(names) or None,
+        "layers": tuple(layers) or None,
+        "trim": trim_embedding,
+        "forms": tuple(_checked_names("forms", forms) or ()) or None,
+        "seeds": seeds,
+        "margin": margin,
+        "cost": cost,
+        "threads": threads,
+        "rounds": rounds,
+        "open": open_test,
+    }
+    with _source(data, Path(runs)) as source:
+        request = _request(_tables(source, names[0] if names else None, teacher), preset, recipe, settings)
+        request.config()
+    options = _options(None, runs, time_limit, quiet)
+    where = Path(out) if out else None
+    return study_requests.shrink(request, given, where, options, measure_again).record.as_json()
+
+
 def report(
     folders: PathLike | Sequence[PathLike],
     out: PathLike = "report",

@@ -21,12 +21,18 @@ pytest.importorskip("onnxruntime")
 
 import randout
 from conftest import Run
+from randout.core import config
+from randout.core.console import Show
 from randout.core.errors import UserError
+from randout.data.dataset import load
 from randout.experiments.run import export as exporting
 from randout.experiments.run.saved_model import load_classifier
+from randout.experiments.shrink import forms as ladder
 from randout.exports import checks, files, runtime
+from randout.methods.builtin import METHODS
 from randout.models import folder_checks, loading
 from randout.models.tokens import encode, truncate
+from randout.storage.study_record import LadderRung
 from randout.testing.models import FAMILIES, LABELS, build, toy_texts
 
 TEXTS = ["a", "fever", "the match was good and the bank was not", *toy_texts(30, 5)[0], "goal " * 200]
@@ -465,3 +471,23 @@ def test_a_browser_runtime_reads_an_export(family: str, tmp_path: Path) -> None:
         found = np.array([[row[label] for label in model.labels] for row in rows])
         expected = np.concatenate([model.probabilities([text]) for text in texts])
         np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
+
+
+def test_a_ladder_of_sizes_has_every_form_of_a_model(toy_csv: Any, tmp_path: Path) -> None:
+    """Here, because this module has loaded what exports need: see tests/experiments/shrink."""
+    source = saved("bert", tmp_path)
+    dataset = load(config.build([{"data": {"source": str(toy_csv(90))}}], METHODS).data)
+    held, show = ladder.Rows(dataset, dataset.split["validation"], "validation"), Show(quiet=True)
+    model = ladder.Model(LadderRung(name="1 layer", kind="encoder", student="bert", layers=1, depth=1), source.folder)
+    found = ladder.write_forms(model, tmp_path, held, False, ["torch", "float32", "int8"], show, [])
+    assert [form.name for form in found] == ["1 layer, torch", "1 layer, ONNX", "1 layer, int8"]
+    assert {form.parameters for form in found} == {found[0].parameters}
+    assert found[2].size < found[1].size
+    logits = [ladder.score(form, (), tmp_path, held, show).logits for form in found]
+    np.testing.assert_allclose(logits[0], logits[1], atol=1e-4)
+    assert 0 < np.abs(logits[0] - logits[2]).max() < 1
+    record = json.loads((tmp_path / "forms" / "1-layer" / "export.json").read_text(encoding="utf-8"))
+    assert record["checks"].keys() == {"float32", "int8"}
+    chosen = ladder.copy_chosen(found[2], tmp_path)
+    assert [path.name for path in (chosen / "onnx").iterdir()] == ["model_quantized.onnx"]
+    assert randout.load(chosen).predict(["fever"])[0] in dataset.names

@@ -19,7 +19,7 @@ from randout.core.files import shell_path
 from randout.core.wording import plural
 from randout.experiments.run.options import Stopped
 
-from . import annotate, export, methods, report, reproduce, search, studies, tools, train
+from . import annotate, export, methods, report, reproduce, search, shrink, studies, tools, train
 from .tools import (
     AsJson,
     Encoding,
@@ -75,6 +75,7 @@ app.add_typer(reproduce.app)
 app.add_typer(search.app)
 app.add_typer(methods.app)
 app.add_typer(studies.app)
+app.add_typer(shrink.app)
 app.add_typer(tools.app)
 app.add_typer(report.app)
 app.add_typer(export.app)

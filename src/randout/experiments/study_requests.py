@@ -1,4 +1,4 @@
-"""Searches, comparisons and cross-validations, as commands and library functions request them.
+"""Searches, comparisons, cross-validations and ladders of sizes, as commands and library functions request them.
 
 Everything that can be checked from the request alone is checked before PyTorch is loaded.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ from randout.experiments.run.options import Options, Stopped
 from randout.experiments.run.run_request import Request, recipe_tables
 from randout.experiments.search.search_request import check_space, make_search
 from randout.experiments.search.space import SearchTable
+from randout.experiments.shrink.ladder import PRESET, Shrink, make_shrink
 from randout.experiments.study import spec as studying
 from randout.experiments.study.spec import Study
 from randout.methods.builtin import METHODS
 from randout.storage.run_folder import closest_runs
 from randout.storage.study_folder import StudyFolder
-from randout.storage.study_record import ComparisonRecord, SearchRecord
+from randout.storage.study_record import ComparisonRecord, SearchRecord, ShrinkRecord
 
 
 class StudyStopped(Stopped):
@@ -87,6 +88,47 @@ def _build_search(request: Request, table: Mapping[str, Any], options: Options) 
     dataset = load(made.config.data)
     dataset.report.warn(options.show)
     find_models(made.config)
+    return made, dataset
+
+
+def shrink(
+    request: Request, given: Mapping[str, Any], out: Path | None, options: Options, again: bool = False
+) -> StudyFolder[ShrinkRecord]:
+    """Train and measure a ladder of sizes, in `out` or in a folder named after the request.
+
+    given: values of `ShrinkTable`; None: not given. again: measure all costs anew. Raises StudyStopped, UserError, Failure.
+    """
+    made, dataset = _build_shrink(request, given, options)
+    from randout.experiments.shrink.shrink import run_shrink
+
+    students = "+".join(Path(name or "auto").name for name in made.students)
+    where = out or Path("studies") / joined_name(["shrink", dataset.name, students])
+    try:
+        return run_shrink(made, where, options, dataset, again)
+    except Stopped as stop:
+        raise StudyStopped(stop, where) from None
+
+
+def planned_shrink(request: Request, given: Mapping[str, Any], options: Options) -> list[str]:
+    """Check a ladder of sizes and return its plan. Raises UserError."""
+    made, dataset = _build_shrink(request, given, options)
+    from randout.experiments.shrink.shrink import planned as planned_ladder
+
+    return planned_ladder(made, dataset)
+
+
+def _build_shrink(request: Request, given: Mapping[str, Any], options: Options) -> tuple[Shrink, Any]:
+    """Return the ladder and its dataset; the default preset is `PRESET`."""
+    if request.preset is None and request.recipe is None:
+        request = replace(request, preset=PRESET)
+    made = make_shrink(request.config(), _given(**given), request.required)
+    configs = [made.student_config(name) for name in made.students]
+    for config in configs:
+        check_student(config)
+    dataset = load(made.config.data)
+    dataset.report.warn(options.show)
+    for config in configs:
+        find_models(config)
     return made, dataset
 
 

@@ -232,8 +232,8 @@ def _in_sentence(name: str) -> str:
 
 
 def summary(subject: Subject) -> Section | None:
-    """The result: sentences, table, forest plot. None for a search, whose best trial is reported under Search."""
-    if subject.kind == "search":
+    """The result: sentences, table, forest plot. None for a search and a ladder of sizes, which have sections of their own."""
+    if subject.kind in ("search", "shrink"):
         return None
     result = result_of(subject)
     rows = result.rows

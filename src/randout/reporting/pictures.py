@@ -86,11 +86,31 @@ def line_columns(figure: Figure, count: int) -> int:
     return 4 if figure.options.get("diagonal") else min(3, count)
 
 
+def scatter_range(figure: Figure) -> tuple[float, float, float, float]:
+    """Return the ranges of a scatter: x, which is logarithmic, and y including the line and the band, padded."""
+    x, y = [float(value) for value in figure.role("x")], [float(value) for value in figure.role("y")]
+    if "level" in figure.options:
+        y += [100 * figure.options["level"], 100 * (figure.options["level"] - figure.options.get("band", 0.0))]
+    wide = max(max(x) / min(x), 1.5) ** 0.07
+    room = 0.08 * (max(y) - min(y)) or 1.0
+    return min(x) / wide, max(x) * wide, min(y) - room, min(max(y) + room, 101.0)
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Return round numbers from low to high for a logarithmic axis: 1, 2, 5 of each power of ten, or all if there are few."""
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    for steps in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
+        found = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
+        if len(found) >= 3:
+            break
+    return found
+
+
 def draw_picture(figure: Figure) -> Picture:
     """Draw a figure on white; names that no font can draw are numbered."""
     figure, by_number = _with_drawable_names(figure)
     with fonts.use(str(cell) for row in figure.table.rows for cell in row if isinstance(cell, str)):
-        made = {"intervals": _intervals, "lines": _lines, "matrix": _matrix}[figure.kind](figure)
+        made = {"intervals": _intervals, "lines": _lines, "scatter": _scatter, "matrix": _matrix}[figure.kind](figure)
         if by_number:
             made.supxlabel(fonts.NOTE, fontsize=8.5)
     return made
@@ -232,6 +252,42 @@ def _line(axis: Axes, figure: Figure, name: str, at: int, rows: list[int]) -> No
     if sized:
         largest = max(value for value in figure.role("size") if value)
         axis.scatter(x, y, s=[6 + 90 * value / largest for value in size], color=colour, alpha=0.85)
+
+
+def _scatter(figure: Figure) -> Picture:
+    """Points and lines of each series on a logarithmic axis, with a level, the band below it, and rings around marked points."""
+    grouped = series(figure)
+    made, (axis,) = _new(4.6 + 0.22 * -(-len(grouped) // 5), 1, 1)
+    low, high, bottom, top = scatter_range(figure)
+    if "level" in figure.options:
+        level, band = 100 * figure.options["level"], 100 * figure.options.get("band", 0.0)
+        names = [figure.options.get(f"{what} name") for what in ("level", "band")]
+        axis.axhline(level, color="#666666", linewidth=1, linestyle="--", zorder=1, label=names[0])
+        axis.axhspan(level - band, level, color="#E6E6E6", zorder=0, label=names[1])
+    x, y, labels, rings = (figure.role(role) for role in ("x", "y", "label", "ring"))
+    for at, (name, rows) in enumerate(grouped.items()):
+        marks = name in figure.options.get("marks", ())
+        colour, style = GREY if marks else COLOURS[at % len(COLOURS)], "o" if marks else "-o"
+        places = [x[row] for row in rows], [y[row] for row in rows]
+        axis.plot(*places, style, color=colour, markersize=6, linewidth=1.1, label=name, zorder=3)
+        for row in rows:
+            if rings[row]:
+                axis.plot(x[row], y[row], "o", color="black", markersize=13, fillstyle="none", zorder=4)
+            if labels[row]:
+                shift: Any = {"xytext": (0, 8), "textcoords": "offset points", "ha": "center", "fontsize": 8}
+                axis.annotate(str(labels[row]), (x[row], y[row]), color=colour, parse_math=False, **shift)
+    axis.set_xscale("log")
+    ticks = log_ticks(low, high)
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.minorticks_off()
+    axis.set_xlim(low, high)
+    axis.set_ylim(bottom, top)
+    axis.set_xlabel(figure.axis("x"), fontsize=9.5, parse_math=False)
+    axis.set_ylabel(figure.axis("y"), fontsize=9.5, parse_math=False)
+    _add_grid(axis, figure, "both")
+    if len(grouped) > 1:
+        _legend(made, axis, len(grouped))
+    return made
 
 
 def _set_x_scale(axis: Axes, figure: Figure, panel: Panel) -> None:

@@ -12,7 +12,7 @@ from randout.core.wording import plural
 from randout.storage.run_folder import RunFolder, closest_runs, list_runs
 from randout.storage.run_names import run_names
 from randout.storage.study_folder import StudyFolder, read_record
-from randout.storage.study_record import ComparisonRecord, SearchRecord
+from randout.storage.study_record import ComparisonRecord, SearchRecord, ShrinkRecord
 
 from .subjects import Arm, Model, Subject, data_of, default_baseline
 
@@ -51,7 +51,11 @@ def _known_runs(subject: Subject) -> Iterator[str]:
         yield model.path.resolve().name
         yield from model.teachers
         yield from (teacher.name for teacher in model.record.teachers)
-    for entry in (*(subject.comparison.cells if subject.comparison else ()), *subject.trials):
+    cells = [
+        *(subject.comparison.cells if subject.comparison else ()),
+        *(subject.ladder.cells if subject.ladder else ()),
+    ]
+    for entry in (*cells, *subject.trials):
         if entry.run:
             yield os.path.basename(entry.run)
 
@@ -125,6 +129,10 @@ def _study_subject(path: Path) -> Subject:
         arms, notes = _best_trial(path, study)
         baseline = arms[0].name if arms else ""
         return Subject(study.name, study.kind, arms, baseline, search=study, toml=toml, path=path, notes=notes)
+    if isinstance(study, ShrinkRecord):
+        arms, notes = _chosen_rung(path, study)
+        baseline = arms[0].name if arms else ""
+        return Subject(study.name, study.kind, arms, baseline, ladder=study, toml=toml, path=path, notes=notes)
     arms, notes = _cells(path, study)
     return Subject(study.name, study.kind, arms, study.baseline, comparison=study, toml=toml, path=path, notes=notes)
 
@@ -151,6 +159,18 @@ def _best_trial(path: Path, study: SearchRecord) -> tuple[tuple[Arm, ...], tuple
     if not folder.exists():
         return (), (f"The run of trial {best.number} was not found, so its details are missing.",)
     return (Arm(name, (read_model(folder, name),)),), ()
+
+
+def _chosen_rung(path: Path, study: ShrinkRecord) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
+    """The run of the chosen form (else of the nearest) of a ladder of sizes, if a student was trained for it."""
+    form = study.form(study.chosen or study.nearest)
+    cell = next((cell for cell in study.cells_in("finished") if form is not None and cell.arm == form.rung), None)
+    if cell is None:
+        return (), ()
+    folder = StudyFolder(path, study).run(cell).path
+    if not folder.exists():
+        return (), (f"The run of {cell.arm} was not found, so its details are missing.",)
+    return (Arm(cell.arm, (read_model(folder, cell.arm),)),), ()
 
 
 def _check_one_data_set(subjects: list[Subject]) -> None:

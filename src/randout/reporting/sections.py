@@ -11,6 +11,7 @@ from .comparison import summary, units
 from .runs_table import configuration, cost, data, environment, progress, test_openings
 from .scores import calibration, confusion, disagreement, learning, per_class
 from .search import noise, trials
+from .shrink import section as sizes
 from .student_selection import choice
 from .subjects import Subject, data_of
 from .teachers import teachers
@@ -27,7 +28,13 @@ class Chapter:
     sections: tuple[Section, ...]
 
 
-KINDS = {"runs": "runs", "compare": "comparison", "cv": "cross-validation", "search": "search"}
+KINDS = {
+    "runs": "runs",
+    "compare": "comparison",
+    "cv": "cross-validation",
+    "search": "search",
+    "shrink": "ladder of sizes",
+}
 TERMS = (
     ("accuracy", "Share of texts that are classified correctly."),
     (
@@ -86,6 +93,7 @@ def build(subjects: list[Subject], texts: bool = True) -> list[Chapter]:
 
 def _sections(subject: Subject, texts: bool) -> list[Section | None]:
     first: tuple[Callable[[Subject], Section | None], ...] = (
+        sizes,
         summary,
         trials,
         checks,
@@ -144,10 +152,14 @@ def _lead(subject: Subject) -> str:
         "compare": f"{arms} recipes for a text classifier were trained with {each} and compared",
         "cv": f"{arms} recipes for a text classifier were cross-validated",
         "search": "Settings for a text classifier were searched",
+        "shrink": f"Text classifiers of {len(subject.ladder.rungs) - 1 if subject.ladder else 0} sizes were compared with a "
+        "teacher",
     }[subject.kind]
     text = f"{what} on {name}{classes}."
     if subject.kind == "search":
         return f"{text} Trials are judged on the validation split, never on the test split."
+    if subject.kind == "shrink":
+        return f"{text} Sizes are chosen on the validation split; the test split is scored once, for the chosen one."
     if len(subject.arms) > 1:
         text += f" The baseline is {subject.baseline}; every other model is compared with it on the same "
         text += f"{subject.split} rows, which no model was trained on."

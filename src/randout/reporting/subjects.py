@@ -21,7 +21,7 @@ from randout.storage.predictions import Predictions, read_predictions
 from randout.storage.run_folder import RunFolder
 from randout.storage.run_record import Identity, RunRecord
 from randout.storage.seen_rows import of_run
-from randout.storage.study_record import ComparisonRecord, SearchRecord, Trial
+from randout.storage.study_record import ComparisonRecord, SearchRecord, ShrinkRecord, Trial
 
 MARGIN = 0.02  # smallest difference that counts, unless a study sets another
 
@@ -97,7 +97,8 @@ class Arm:
 
 @dataclass(frozen=True)
 class Subject:
-    """Topic of a chapter. kind: "runs" or the kind of a study. comparison, search: the `study.json` of a study.
+    """Topic of a chapter. kind: "runs" or the kind of a study. comparison, search, ladder: the `study.json` of a
+    study, by its kind.
 
     notes: what was left out, and why.
     """
@@ -108,6 +109,7 @@ class Subject:
     baseline: str
     comparison: ComparisonRecord | None = None
     search: SearchRecord | None = None
+    ladder: ShrinkRecord | None = None
     toml: str = ""
     path: Path = Path()
     notes: tuple[str, ...] = ()
@@ -118,9 +120,9 @@ class Subject:
         return [model for arm in self.arms for model in arm.models]
 
     @property
-    def study(self) -> ComparisonRecord | SearchRecord | None:
+    def study(self) -> ComparisonRecord | SearchRecord | ShrinkRecord | None:
         """The record of a study; None for runs."""
-        return self.comparison or self.search
+        return self.comparison or self.search or self.ladder
 
     @property
     def metric(self) -> str:

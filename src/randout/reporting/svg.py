@@ -21,7 +21,9 @@ from .pictures import (
     Panel,
     diagonal_range,
     log2_ticks,
+    log_ticks,
     panels,
+    scatter_range,
     series,
     verdict_colour,
     x_range,
@@ -40,7 +42,7 @@ NARROW, WIDE = "fijlrt.,:;'|!()[]/- ", "mwMW@%—"  # letters whose width differ
 
 def svg(figure: Figure) -> str:
     """Draw a figure as HTML; all text from the data is escaped."""
-    return {"intervals": _intervals, "lines": _lines, "matrix": _matrix}[figure.kind](figure)
+    return {"intervals": _intervals, "lines": _lines, "scatter": _scatter, "matrix": _matrix}[figure.kind](figure)
 
 
 def _tag(name: str, inside: str = "", **attributes: Any) -> str:
@@ -224,6 +226,51 @@ def _curve(figure: Figure, name: str, at: int, points: list[tuple[float, float, 
         around = _tag("circle", cx=x, cy=y, r=max(radius, 9.0), fill="transparent")  # larger hover area
         drawn += _tag("g", _title(_hover(figure, row)) + around + dot)
     return drawn
+
+
+def _scatter(figure: Figure) -> str:
+    """Points of each series on a logarithmic axis, as `pictures` draws them."""
+    grouped, wide, high = series(figure), 620, 360
+    left, right, bottom, top = scatter_range(figure)
+    inside, tall = wide - LEFT - RIGHT, high - TOP - BOTTOM
+
+    def x_of(value: float) -> float:
+        return LEFT + inside * math.log(value / left) / math.log(right / left)
+
+    def y_of(value: float) -> float:
+        return TOP + tall * (1 - (value - bottom) / (top - bottom))
+
+    drawn = ""
+    if "level" in figure.options:
+        level, band = 100 * figure.options["level"], 100 * figure.options.get("band", 0.0)
+        ends: dict[str, Any] = {
+            "x": LEFT,
+            "width": inside,
+            "y": y_of(level),
+            "height": y_of(level - band) - y_of(level),
+        }
+        drawn += _tag("rect", class_="band", **ends)
+        drawn += _tag("line", class_="zero", x1=LEFT, x2=wide - RIGHT, y1=y_of(level), y2=y_of(level))
+    for tick in ticks(bottom, top, 6):
+        drawn += _tag("line", class_="grid", x1=LEFT, x2=wide - RIGHT, y1=y_of(tick), y2=y_of(tick))
+        drawn += _text(_tick(tick), LEFT - 7, y_of(tick) + 4, "end")
+    for tick in log_ticks(left, right):
+        drawn += _text(_tick(tick), x_of(tick), high - BOTTOM + 18, "middle")
+    drawn += _text(figure.axis("x"), LEFT + inside / 2, high - 6, "middle", class_="axis")
+    middle = TOP + tall / 2
+    drawn += _text(figure.axis("y"), 13, middle, "middle", class_="axis", transform=f"rotate(-90 13 {middle:g})")
+    x, y, labels, rings = (figure.role(role) for role in ("x", "y", "label", "ring"))
+    for at, (name, rows) in enumerate(grouped.items()):
+        points = [(x_of(x[row]), y_of(y[row]), row) for row in rows]
+        drawn += _curve(figure, name, at, points)
+        for across, down, row in points:
+            if rings[row]:
+                drawn += _tag("circle", class_="ring", cx=across, cy=down, r=9, fill="none", stroke="currentColor")
+            if labels[row]:
+                drawn += _text(str(labels[row]), across, down - 8, "middle")
+    drawn += _tag("line", class_="edge", x1=LEFT, x2=wide - RIGHT, y1=high - BOTTOM, y2=high - BOTTOM)
+    drawing = _tag("svg", drawn, viewBox=f"0 0 {wide} {high}", style=f"max-width:{wide}px", aria_hidden="true")
+    return _legend(figure, list(grouped)) + drawing
 
 
 def _y_range(figure: Figure, rows: list[int]) -> tuple[float, float]:

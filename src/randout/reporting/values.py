@@ -17,14 +17,14 @@ from typing import Any
 from randout.storage.run_names import plain
 
 PER_HUNDRED = ("percent", "points", "interval", "points interval")  # stored as fractions, shown times 100
-NUMERIC = (*PER_HUNDRED, "count", "number", "p", "seconds", "value")  # aligned to the right
+NUMERIC = (*PER_HUNDRED, "count", "number", "tenths", "p", "seconds", "value")  # aligned to the right
 
 
 @dataclass(frozen=True)
 class Column:
     """A column of a table.
 
-    kind: text, verdict, value (of a setting), count, number, p, seconds, percent or points (signed); "interval" and
+    kind: text, verdict, value (of a setting), count, number, tenths, p, seconds, percent or points (signed); "interval" and
     "points interval" are pairs (low, high) in percent and points.
     """
 
@@ -66,9 +66,11 @@ class Table:
 class Figure:
     """A figure and its table.
 
-    kind: "intervals" (roles y, x, interval, wide, words), "lines" (panel, series, x, y) or "matrix" (panel, row,
-    column, value, count). options: "zero" (a line at 0), "band" (a grey margin, a fraction), "log2", "diagonal",
-    "marks" (series without a line), "steps" (series drawn as stairs).
+    kind: "intervals" (roles y, x, interval, wide, words), "lines" (panel, series, x, y), "scatter" (series, x on a
+    logarithmic axis, y, label, ring: not empty for a marked point) or "matrix" (panel, row, column, value, count). options:
+    "zero" (a line at 0), "band" (a grey margin, a fraction; of a scatter: below "level"), "level" (a line at this y, a
+    fraction), "level name" and "band name" (for the legend), "log2", "diagonal", "marks" (series without a line), "steps"
+    (series drawn as stairs).
     """
 
     name: str
@@ -154,7 +156,7 @@ def format_cell(cell: Any, kind: str) -> str:
         return f"{value[0]:{sign}.2f} to {value[1]:{sign}.2f}"
     if kind == "p":
         return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
-    forms = {"percent": ".2f", "points": "+.2f", "count": ",", "number": ".4f", "seconds": ",.1f"}
+    forms = {"percent": ".2f", "points": "+.2f", "count": ",", "number": ".4f", "tenths": ",.1f", "seconds": ",.1f"}
     return format(value, forms[kind]) if kind in forms else plain(value)
 
 

@@ -318,17 +318,24 @@ def record_opening(run: RunFolder, rows: str, split: str, by: str, scored: int |
     rows: SHA-256 of the test rows. by: the command that scored them. scored: number of scored rows, if a file contained
     only some of them. The end of a training counts once, even if the training was interrupted and resumed.
     """
+    record = run.record
+    return record_opening_in(openings_folder(run, record), run.path.name, record.fingerprint, rows, split, by, scored)
+
+
+def record_opening_in(
+    folder: Path, name: str, fingerprint: str, rows: str, split: str, by: str, scored: int | None = None
+) -> int:
+    """Log one opening in a folder of runs, as `record_opening` does. name, fingerprint: of the model that is scored."""
     from .run_record import Opening
 
-    record = run.record
-    folder = openings_folder(run, record)
     before = openings(folder, rows)
-    same = [entry for entry in before if entry.fingerprint == record.fingerprint and entry.by == by == "train"]
-    if same and same[-1].run == run.path.name:
+    same = [entry for entry in before if entry.fingerprint == fingerprint and entry.by == by == "train"]
+    if same and same[-1].run == name:
         return len(before)
-    entry = Opening(at=now(), run=run.path.name, fingerprint=record.fingerprint, rows=rows, split=split, by=by)
+    entry = Opening(at=now(), run=name, fingerprint=fingerprint, rows=rows, split=split, by=by)
     if scored is not None:
         entry.scored = scored
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / OPENINGS).open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(entry.as_json()) + "\n")
     return len(before) + 1

@@ -1,9 +1,12 @@
-"""The folder of a study or search: the request, its progress, and its result.
+"""The folder of a study, a search or a ladder of sizes: the request, its progress, and its result.
 
 study.toml   the request with all defaults; a study can only be resumed with the same request
-study.json   the record: kind "compare", "cv" or "search", each cell or trial with its run and state, and the result
+study.json   the record: kind "compare", "cv", "search" or "shrink", each cell or trial with its run and state, and the result
 trials/      of a search: its run folders, by number
 tuning/      of a study: the search of each arm, a folder of this kind
+forms/       of a ladder of sizes: exported and trimmed models
+predictions/ of a ladder of sizes: of each form on the validation rows, and of the tested one and the teacher on the test rows
+chosen/      of a ladder of sizes: the form that was chosen
 """
 
 from __future__ import annotations
@@ -25,15 +28,17 @@ from randout.core.files import check_folder, portable, replace_text
 
 from .record import parsed
 from .run_folder import RunFolder, locked
-from .study_record import FORMAT, Cell, ComparisonRecord, SearchRecord, StudyRecord, Trial
+from .study_record import FORMAT, Cell, ComparisonRecord, SearchRecord, ShrinkRecord, StudyRecord, Trial
 
 S = TypeVar("S", bound=StudyRecord)
-KINDS: dict[str, type[ComparisonRecord | SearchRecord]] = {
+AnyRecord = ComparisonRecord | SearchRecord | ShrinkRecord
+KINDS: dict[str, type[AnyRecord]] = {
     "compare": ComparisonRecord,
     "cv": ComparisonRecord,
     "search": SearchRecord,
+    "shrink": ShrinkRecord,
 }
-PATHS = ("source", "validation", "test", "unlabeled", "model", "more")  # settings that may be paths
+PATHS = ("source", "validation", "test", "unlabeled", "model", "more", "students")  # settings that may be paths
 
 
 @dataclass
@@ -62,7 +67,7 @@ class StudyFolder(Generic[S]):
         return os.path.relpath(run, self.path)
 
 
-def read_record(path: Path) -> StudyFolder[ComparisonRecord | SearchRecord]:
+def read_record(path: Path) -> StudyFolder[AnyRecord]:
     """Read the record of a study. Raises UserError if there is none, it has an unsupported format, or a key is missing."""
     try:
         record = json.loads((path / "study.json").read_text(encoding="utf-8"))

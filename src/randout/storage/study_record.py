@@ -1,4 +1,4 @@
-"""The content of `study.json`: of a comparison (kinds "compare" and "cv"), or of a search."""
+"""The content of `study.json`: of a comparison (kinds "compare" and "cv"), of a search, or of a ladder of sizes ("shrink")."""
 
 from __future__ import annotations
 
@@ -179,3 +179,139 @@ class SearchRecord(StudyRecord):
     def stored_best(self) -> Trial | None:
         """The trial with the number `best`, if there is one yet."""
         return next((trial for trial in self.trials if trial.number == self.best), None)
+
+
+class LadderRung(Record):
+    """One size of a ladder.
+
+    kind: "teacher", "encoder" or "words" (a bag-of-words baseline). student: the encoder's label, or the baseline's name.
+    layers: blocks kept, of `depth`; None for a baseline.
+    """
+
+    name: str
+    kind: Literal["teacher", "encoder", "words"]
+    student: str
+    layers: int | None = None
+    depth: int | None = None
+
+
+class Cost(Record):
+    """What a form of a model costs on the machine of the study, one text at a time unless stated.
+
+    latency, latency95: median and 95th percentile over texts, in seconds, with tokenization, of the least disturbed round.
+    throughput: texts per second, all texts at once, of the fastest round. memory: bytes of loading and predicting, above
+    what its libraries take; process: all of the process; None where the operating system does not tell. texts: number of
+    timed texts. rounds: fresh processes.
+    """
+
+    latency: float
+    latency95: float
+    throughput: float
+    memory: int | None = None
+    process: int | None = None
+    texts: int
+    rounds: int
+
+
+class MarginTest(Record):
+    """A one-sided test of "not worse by the margin", as `stats.noninferiority.Margin`.
+
+    accuracy, reference: of the model and of the teacher on the same rows. needed: rows that would decide it if difference and
+    disagreement stay as observed; needed_if_equal: if there is no difference; None: no number does.
+    """
+
+    accuracy: float
+    reference: float
+    margin: float
+    estimate: float
+    low: float
+    high: float
+    standard_error: float
+    disagreement: float
+    rows: int
+    groups: int
+    equal_groups: float
+    verdict: Literal["confirmed", "refuted", "undecided"]
+    reason: str = ""
+    needed: int | None = None
+    needed_if_equal: int | None = None
+
+
+class LadderForm(Record):
+    """One form of a rung's model: what can be deployed.
+
+    form: torch, float32, int8 or arrays. trimmed: whether its vocabulary was trimmed. folder: where it is, relative to the
+    study. size: bytes on disk that prediction needs. cost: None until it was measured. validation: None until it was scored.
+    """
+
+    name: str
+    rung: str
+    form: Literal["torch", "float32", "int8", "arrays"]
+    trimmed: bool = False
+    folder: str
+    parameters: int | None = None
+    size: int
+    cost: Cost | None = None
+    validation: MarginTest | None = None
+
+    def price(self, by: str) -> float:
+        """Return what decides which form is cheapest, lower is cheaper; infinite if it was not measured.
+
+        by: latency, size or throughput.
+        """
+        if by == "size":
+            return float(self.size)
+        if self.cost is None:
+            return float("inf")
+        return self.cost.latency if by == "latency" else -self.cost.throughput
+
+
+class Machine(Record):
+    """Where the costs were measured. load: mean number of running processes before, None if unknown."""
+
+    system: str
+    processor: str
+    cores: int
+    threads: int
+    packages: dict[str, str] = Field(default_factory=dict)
+    at: str
+    load: float | None = None
+
+
+class ShrinkRecord(StudyRecord):
+    """A ladder of student sizes against one teacher.
+
+    by: which cost decides: latency, size or throughput. rows: validation rows compared; seen_rows: validation rows that are
+    left out because the teacher was trained on them. cells: the training of each rung and seed. chosen: name of the cheapest
+    form that is not worse; nearest: of the form that comes closest, if there is none. test: of the form `tested`. identity:
+    digest of the teacher and of all trainings.
+    """
+
+    kind: Literal["shrink"]
+    teacher: str = ""
+    identity: str = ""
+    margin: float = 0.01
+    by: Literal["latency", "size", "throughput"] = "latency"
+    rows: int = 0
+    seen_rows: int = 0
+    rungs: list[LadderRung] = Field(default_factory=list)
+    cells: list[Cell] = Field(default_factory=list)
+    forms: list[LadderForm] = Field(default_factory=list)
+    machine: Machine | None = None
+    chosen: str | None = None
+    nearest: str | None = None
+    tested: str | None = None
+    test: MarginTest | None = None
+    notes: list[str] = Field(default_factory=list)
+
+    def cells_in(self, state: str) -> list[Cell]:
+        """Return the trainings in a state."""
+        return [cell for cell in self.cells if cell.state == state]
+
+    def rung(self, name: str) -> LadderRung:
+        """Return the rung with a name."""
+        return next(rung for rung in self.rungs if rung.name == name)
+
+    def form(self, name: str | None) -> LadderForm | None:
+        """Return the form with a name; None if there is none."""
+        return next((form for form in self.forms if form.name == name), None)

@@ -1,0 +1,136 @@
+"""Whether a model is not worse than another by a margin, from the same rows, and how many rows would decide it.
+
+The hypothesis "worse by the margin or more" is tested one-sided at 5 %: the ends of the 90 % interval of the paired
+difference are the bounds. A bound above minus the margin rejects it; an upper bound below minus the margin confirms it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtri
+
+from .crossed import crossed_difference
+from .metrics import group_codes
+from .multiplicity import ONE_SIDED, Judged, too_few_groups
+from .paired import paired_difference
+
+CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "undecided"
+POWER = 0.8  # of `rows_to_decide`
+RULE_OF_THREE = 3.0  # groups times margin, below which no difference of the margin may have been seen by chance
+
+
+@dataclass(frozen=True)
+class Margin:
+    """The result of a test of non-inferiority; differences are fractions of rows, "model minus reference".
+
+    low, high: one-sided 95 % bounds. disagreement: share of rows on which exactly one of the two is right. groups: of the
+    rows; equal_groups: effective number of groups of equal size. verdict: whether "not worse" is confirmed, refuted or
+    undecided. reason: why there can be no verdict; else empty.
+    """
+
+    margin: float
+    estimate: float
+    low: float
+    high: float
+    standard_error: float
+    disagreement: float
+    rows: int
+    groups: int
+    equal_groups: float
+    verdict: str
+    reason: str = ""
+
+    @property
+    def not_worse(self) -> bool:
+        return self.verdict == CONFIRMED
+
+    def rows_needed(self, difference: float | None = None) -> int | None:
+        """Return how many rows like these would decide it; see `rows_to_decide`. difference: by default the observed one."""
+        true = self.estimate if difference is None else difference
+        return rows_to_decide(self.rows, self.standard_error, true, self.margin)
+
+
+def not_worse(
+    labels: Any,
+    reference: Any,
+    predictions: Any,
+    groups: Sequence[Any] | np.ndarray,
+    num_labels: int,
+    margin: float,
+) -> Margin:
+    """Test whether the accuracy of a model is not lower than that of a reference by the margin or more.
+
+    labels, reference: `(n,)` classes below num_labels. predictions: `(n,)`, or `(S, n)` for S seeds of the model, whose
+    mean is compared: paired bootstrap over groups for one, two-way random effects of seeds and groups for several.
+    groups: `(n,)`. Raises UserError for fewer than two groups.
+    """
+    labels, first, made = np.asarray(labels), np.asarray(reference), np.atleast_2d(predictions)
+    right = (made == labels).astype(np.int8) - (first == labels).astype(np.int8)  # (S, n)
+    found: Any
+    if len(made) == 1:
+        found = paired_difference(labels, first, made[0], groups, num_labels)
+    else:
+        found = crossed_difference(right, group_codes(groups, len(labels)))
+    verdict, reason = decide(found, margin)
+    return Margin(
+        margin=margin,
+        estimate=float(found.estimate),
+        low=float(found.low90),
+        high=float(found.high90),
+        standard_error=float(found.standard_error),
+        disagreement=float(np.abs(right).mean()),
+        rows=len(labels),
+        groups=int(found.groups),
+        equal_groups=float(found.equal_groups),
+        verdict=verdict,
+        reason=reason,
+    )
+
+
+def decide(found: Judged, margin: float) -> tuple[str, str]:
+    """Return the verdict on "not worse by the margin", and why there can be none.
+
+    No verdict for fewer than `GROUPS_NEEDED` groups. "Not worse" also needs 3 / margin groups, unless the model is better:
+    with fewer, no difference at all is compatible with one of the margin (rule of three).
+    """
+    if few := too_few_groups(found.groups, found.equal_groups):
+        return UNDECIDED, few.removeprefix("no verdict: ")
+    if found.high90 < -margin:
+        return REFUTED, ""
+    if found.low90 <= 0 and too_few_for(found.groups, margin):
+        return UNDECIDED, f"{found.groups} groups, at least {least_rows(margin):,} are needed for this margin"
+    return (CONFIRMED if found.low90 > -margin else UNDECIDED), ""
+
+
+def least_rows(margin: float) -> int:
+    """Return how many rows (groups) "not worse by the margin" takes at least: 3 / margin."""
+    return math.ceil(RULE_OF_THREE / margin - 1e-9)
+
+
+def too_few_for(groups: int, margin: float) -> bool:
+    """Return whether so many groups can never show "not worse by the margin" of a model that is not better."""
+    return groups < least_rows(margin)
+
+
+def rows_to_decide(
+    rows: int, standard_error: float, difference: float, margin: float, power: float = POWER, level: float = ONE_SIDED
+) -> int | None:
+    """Return the number of rows with which a test at one-sided `level` decides "not worse" with this power.
+
+    rows, standard_error: of the observed difference; its variance falls as 1 / rows. difference: the assumed true one. The
+    test confirms it if the difference is above minus the margin, and refutes it if below:
+
+        rows * standard_error^2 * (z_{1 - level} + z_power)^2 / (difference + margin)^2
+
+    With ungrouped rows, rows * standard_error^2 is the disagreement minus the squared difference. At least 3 / margin.
+    None if the difference is so close to minus the margin that no number of rows up to a billion decides it.
+    """
+    distance = abs(difference + margin)
+    errors = float(ndtri(1 - level) + ndtri(power))
+    needed = math.inf if distance == 0 else rows * (standard_error * errors / distance) ** 2
+    return None if needed > 1e9 else max(math.ceil(needed - 1e-9), least_rows(margin))

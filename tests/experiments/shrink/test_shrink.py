@@ -1,0 +1,214 @@
+"""A whole ladder on a tiny encoder: its files, its resumption, its one look at the test split, its measurement."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import randout
+from conftest import Run
+from randout.core import config
+from randout.core.console import Show
+from randout.core.errors import UserError
+from randout.data.dataset import load
+from randout.experiments.run.options import Options, Stopped
+from randout.experiments.shrink import timed_process, timing
+from randout.experiments.shrink.ladder import make_shrink
+from randout.experiments.shrink.shrink import expected_seconds, run_shrink
+from randout.methods.builtin import METHODS
+from randout.reporting import report
+from randout.storage.predictions import read_predictions
+from randout.storage.study_folder import StudyFolder, read_record
+from randout.storage.study_record import Cell, LadderRung, ShrinkRecord, StudyData
+from support import training  # noqa: F401  (one thread)
+
+FAST = {"epochs": 1, "batch_size": 16, "learning_rate": 2e-3, "precision": "float32", "refit": False}
+SETTINGS = [word for key, value in FAST.items() for word in ("--set", f"{key}={str(value).lower()}")]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any, toy_csv: Any) -> Path:
+    """A folder with the run of a teacher."""
+    folder = tmp_path_factory.mktemp("ladder")
+    settings = FAST | {"data.split_seed": 0}
+    randout.train(
+        toy_csv(90), student=tiny_model("bert"), preset="plain", settings=settings | {"output.test": False},
+        runs=folder / "runs", out=folder / "teacher",
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def words(place: Path, tiny_model: Any, toy_csv: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The command, whose students have one layer, without timing, in `place`."""
+    monkeypatch.chdir(place)
+    asked = ["shrink", toy_csv(90), "--teacher", "teacher", "--student", tiny_model("bert"), "--layers", "1"]
+    return [*asked, "--cost", "size", "--rounds", 0, "--margin", 0.9, "--form", "torch", "-o", "ladder", *SETTINGS]
+
+
+@pytest.fixture
+def ladder(words: list[Any], place: Path, command: Run) -> StudyFolder[ShrinkRecord]:
+    if not (place / "ladder" / "study.json").exists():
+        code, out, error = command(*words)
+        assert code == 0, error
+        (place / "output.txt").write_text(out, encoding="utf-8")
+    found: Any = read_record(place / "ladder")
+    return found
+
+
+def test_forms_are_compared_and_the_smallest_is_chosen(ladder: StudyFolder[ShrinkRecord], place: Path) -> None:
+    record = ladder.record
+    names = {form.name for form in record.forms}
+    assert {"teacher, torch", "1 layer, torch", "bag of words"} <= names
+    smallest = min((form for form in record.forms if form.validation), key=lambda form: form.size)
+    assert record.chosen == smallest.name
+    shown = (place / "output.txt").read_text(encoding="utf-8")
+    assert f"{record.chosen} was chosen as the cheapest" in shown
+    assert re.search(r"On \d+ test rows, scored once, the match is (confirmed|refuted|undecided):", shown)
+    assert (place / "ladder" / "shrink.png").stat().st_size > 5000
+    assert record.finished
+
+
+def test_differences_are_those_of_the_stored_predictions(ladder: StudyFolder[ShrinkRecord], place: Path) -> None:
+    names = ["health", "money", "sport"]
+    folder = place / "ladder" / "predictions"
+    teacher = read_predictions(folder / "teacher-torch-validation.parquet", names)
+    student = read_predictions(folder / "1-layer-torch-validation.parquet", names)
+    form = ladder.record.form("1 layer, torch")
+    assert form is not None
+    assert form.validation is not None
+    right = [(one.predicted == one.labels).mean() for one in (student, teacher)]
+    assert form.validation.accuracy == pytest.approx(right[0])
+    assert form.validation.estimate == pytest.approx(right[0] - right[1])
+    cell = ladder.record.cells_in("finished")[1]
+    own = read_predictions(ladder.run(cell).predictions("validation"), names)
+    np.testing.assert_allclose(student.logits, own.logits, atol=1e-4)
+
+
+def test_resuming_trains_and_opens_nothing_again(
+    ladder: StudyFolder[ShrinkRecord], words: list[Any], place: Path, command: Run
+) -> None:
+    runs = sorted((place / "runs").glob("*/history.json"))
+    times = {path: path.stat().st_mtime_ns for path in [*runs, *(place / "ladder" / "forms").rglob("*")]}
+    log = (place / "runs" / "test-openings.jsonl").read_text(encoding="utf-8")
+    entries = [json.loads(line) for line in log.splitlines()]
+    assert [entry["by"] for entry in entries] == ["shrink"]
+    code, out, error = command(*words, "--json")
+    assert code == 0, error
+    again = json.loads(out)
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert (place / "runs" / "test-openings.jsonl").read_text(encoding="utf-8") == log
+    before = ladder.record.as_json()
+    for name in ("forms", "chosen", "tested", "test", "cells", "rungs"):
+        assert again[name] == before[name]
+    code, _, error = command(*[0.5 if word == 0.9 else word for word in words])
+    assert code == 2
+    assert "the test split was scored for a margin of 90 points" in error
+    code, _, error = command(*[2 if word == "1" else word for word in words])
+    assert code == 2
+    assert "layers differ" in error
+
+
+def test_the_chosen_form_predicts(ladder: StudyFolder[ShrinkRecord], place: Path) -> None:
+    model = randout.load(place / "ladder" / "chosen")
+    assert model.predict(["fever and cough", "a goal for the team"])[0] in {"health", "money", "sport"}
+
+
+def test_the_report_has_a_section_on_sizes(ladder: StudyFolder[ShrinkRecord], place: Path, tmp_path: Path) -> None:
+    report([place / "ladder"], tmp_path / "report", formats="html,md,csv")
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert "MB on disk" in page
+    assert "was chosen as the cheapest of" in page
+    assert (
+        len((tmp_path / "report" / "tables" / "forms.csv").read_text(encoding="utf-8").splitlines())
+        == len(ladder.record.forms) + 1
+    )
+
+
+def test_forms_are_measured_in_processes_of_their_own(ladder: StudyFolder[ShrinkRecord], place: Path) -> None:
+    """A bag of words in a process, which does not load PyTorch; the encoder in this one, by the same function."""
+    form = ladder.record.form("bag of words")
+    assert form is not None
+    cost = timing.measure([form], place / "ladder", ["fever", "a goal"] * 6, 1, 1, Show(quiet=True))["bag of words"]
+    assert 0 < cost.latency <= cost.latency95 < 1
+    assert (cost.texts, cost.rounds) == (12, 1)
+    if cost.process is not None and cost.memory is not None:
+        assert cost.memory < cost.process < 150e6  # PyTorch alone takes more
+    encoder = ladder.record.form("1 layer, torch")
+    assert encoder is not None
+    folder = os.path.normpath(place / "ladder" / encoder.folder)
+    found = timed_process.measured(folder, "torch", 1, ["fever", "a goal for the team"] * 6, 0.05)
+    assert len(found["singles"]) >= 10
+    assert found["throughput"] > 0
+
+
+def test_the_least_disturbed_round_counts() -> None:
+    rounds = [
+        {"singles": [1.0, 4.0, 9.0], "throughput": 5.0, "base": 100, "peak": 150},
+        {"singles": [3.0, 3.5, 5.0, 3.2], "throughput": 7.0, "base": 100, "peak": 170},
+        {"singles": [6.0, 7.0], "throughput": 1.0, "base": None, "peak": None},
+    ]
+    cost = timing.summary(rounds)
+    assert cost.latency == pytest.approx((3.2 + 3.5) / 2)
+    assert cost.latency95 == pytest.approx(np.percentile([3.0, 3.5, 5.0, 3.2], 95))
+    assert (cost.throughput, cost.memory, cost.process, cost.texts) == (7.0, 60, 160, 4)
+
+
+def request(toy_csv: Any, tiny_model: Any, teacher: str) -> Any:
+    tables = {"data": {"source": str(toy_csv(90))}, "student": {"model": str(tiny_model("bert"))}}
+    tables |= {"teacher": {"model": teacher}, "train": FAST}
+    return make_shrink(config.build([config.read_preset("kd"), tables], METHODS), {})
+
+
+def test_the_time_limit_stops_before_a_training_that_would_not_end(
+    place: Path, toy_csv: Any, tiny_model: Any, tmp_path: Path
+) -> None:
+    made = request(toy_csv, tiny_model, str(place / "teacher"))
+    options = Options(runs=tmp_path / "runs", deadline=time.monotonic() - 1, show=Show(quiet=True))
+    with pytest.raises(Stopped, match="time limit"):
+        run_shrink(made, tmp_path / "ladder", options, load(made.config.data))
+    record = read_record(tmp_path / "ladder").record
+    assert isinstance(record, ShrinkRecord)
+    assert {cell.state for cell in record.cells} == {"waiting"}
+    assert [rung.name for rung in record.rungs] == ["teacher", "bag of words", "1 layer", "2 layers", "3 layers"]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_expected_time_grows_with_the_layers() -> None:
+    rungs = [LadderRung(name=str(count), kind="encoder", student="a", layers=count, depth=6) for count in (1, 2, 6)]
+    rungs.append(LadderRung(name="words", kind="words", student="svm"))
+    seconds = {"words": 99.0, "1": 10.0, "2": 16.0}
+    cells = [Cell(unit="seed 1", arm=name, run=None, state="finished", seconds=took) for name, took in seconds.items()]
+    record = ShrinkRecord(kind="shrink", name="a", data=StudyData(sha256=""), rungs=rungs, cells=cells)
+    assert expected_seconds(record, rungs[2]) == 6 * max(10.0 / 1, 16.0 / 2)
+    assert expected_seconds(record, rungs[3]) == 0.0
+
+
+def test_a_file_of_soft_labels_and_no_teacher_are_refused(
+    place: Path, toy_csv: Any, tiny_model: Any, command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "answers.jsonl").write_text(
+        "".join(
+            json.dumps({"text": row.rsplit(",", 1)[0], "prediction": row.rsplit(",", 1)[1], "confidence": 0.9}) + "\n"
+            for row in toy_csv(90).read_text().splitlines()[1:]
+        ),
+        encoding="utf-8",
+    )
+    asked = ["shrink", toy_csv(90), "--student", tiny_model("bert"), "--dry-run", *SETTINGS]
+    code, _, error = command(*asked, "--teacher", "answers.jsonl")
+    assert code == 2
+    assert "cannot be run" in error
+    code, out, error = command(*asked, "--teacher", place / "teacher")
+    assert code == 0, error
+    assert "chosen by latency among those that are not worse by 1 point on" in out
+    assert "at least 300 are needed" in out
+    with pytest.raises(UserError, match="none"):
+        randout.shrink(toy_csv(90), teacher="none", students=[tiny_model("bert")])

@@ -1,0 +1,92 @@
+"""Non-inferiority: the verdict and the number of rows that decide it, against the formulas written out."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from randout.stats.noninferiority import least_rows, not_worse, rows_to_decide, too_few_for
+
+
+def pair(rows: int, lost: int, gained: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, and predictions of two models: the second alone is wrong on `lost` rows, the first alone on `gained`."""
+    labels = np.arange(rows) % 2
+    first, second = labels.copy(), labels.copy()
+    second[:lost] = 1 - second[:lost]
+    first[lost : lost + gained] = 1 - first[lost : lost + gained]
+    return labels, first, second
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "margin", "verdict"),
+    [
+        (20, 20, 0.05, "confirmed"),
+        (20, 20, 0.01, "undecided"),
+        (200, 20, 0.05, "refuted"),
+        (0, 0, 0.01, "confirmed"),
+        (30, 10, 0.03, "undecided"),
+    ],
+)
+def test_the_verdict_is_that_of_the_one_sided_interval(lost: int, gained: int, margin: float, verdict: str) -> None:
+    labels, first, second = pair(1000, lost, gained)
+    found = not_worse(labels, first, second, np.arange(1000), 2, margin)
+    assert found.verdict == verdict
+    assert found.not_worse == (verdict == "confirmed")
+    disagreement, difference = (lost + gained) / 1000, (gained - lost) / 1000
+    assert found.disagreement == pytest.approx(disagreement)
+    assert found.estimate == pytest.approx(difference)
+    error = math.sqrt((disagreement - difference**2) / 1000)
+    if error:
+        assert found.low == pytest.approx(difference - norm.ppf(0.95) * error, abs=0.002)
+        assert found.high == pytest.approx(difference + norm.ppf(0.95) * error, abs=0.002)
+
+
+def test_several_seeds_are_compared_by_their_mean() -> None:
+    labels, first, second = pair(400, 20, 0)
+    third = labels.copy()
+    found = not_worse(labels, first, np.stack([second, third]), np.arange(400), 2, 0.1)
+    assert found.estimate == pytest.approx(-0.025)
+    assert found.disagreement == pytest.approx(0.025)
+
+
+def test_few_rows_give_no_verdict_and_say_so() -> None:
+    labels, first, second = pair(100, 0, 0)
+    found = not_worse(labels, first, second, np.arange(100), 2, 0.02)
+    assert (found.verdict, found.reason) == ("undecided", "100 groups, at least 150 are needed for this margin")
+    better = not_worse(*pair(100, 0, 20), np.arange(100), 2, 0.01)
+    assert better.low > 0
+    assert better.verdict == "confirmed"
+    few = not_worse(labels, first, second, np.arange(100) // 20, 2, 0.9)
+    assert (few.verdict, few.reason) == ("undecided", "5 groups, at least 10 are needed")
+    assert least_rows(0.01) == 300
+    assert too_few_for(299, 0.01)
+    assert not too_few_for(300, 0.01)
+
+
+@pytest.mark.parametrize(("difference", "margin"), [(0.0, 0.01), (-0.005, 0.02), (-0.04, 0.02), (0.01, 0.01)])
+def test_the_rows_needed_are_those_of_the_formula(difference: float, margin: float) -> None:
+    disagreement, rows = 0.1, 500
+    variance = disagreement - difference**2
+    error = math.sqrt(variance / rows)
+    expected = (norm.ppf(0.95) + norm.ppf(0.8)) ** 2 * variance / (difference + margin) ** 2
+    assert rows_to_decide(rows, error, difference, margin) == max(math.ceil(expected), math.ceil(3 / margin))
+
+
+def test_no_number_of_rows_decides_a_difference_at_the_margin() -> None:
+    assert rows_to_decide(500, 0.01, -0.02, 0.02) is None
+    assert rows_to_decide(500, 0.0, 0.0, 0.01) == 300
+
+
+def test_with_the_rows_needed_four_tests_in_five_decide() -> None:
+    """Simulated: rows drawn from the assumed disagreement and difference."""
+    lost, gained, margin = 0.06, 0.05, 0.03
+    rows = rows_to_decide(1, math.sqrt(lost + gained - (gained - lost) ** 2), gained - lost, margin)
+    assert rows is not None
+    draw = np.random.default_rng(0)
+    counts = draw.multinomial(rows, [lost, gained, 1 - lost - gained], 4000)
+    difference = (counts[:, 1] - counts[:, 0]) / rows
+    error = np.sqrt(((counts[:, 0] + counts[:, 1]) / rows - difference**2) / rows)
+    assert (difference - norm.ppf(0.95) * error > -margin).mean() == pytest.approx(0.8, abs=0.03)
