@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 _WHERE = {
     "train": "api",
     "predict": "api",
+    "annotate": "api",
     "load": "api",
     "Predictor": "api",
     "evaluate": "api",
@@ -60,7 +61,20 @@ _WHERE = {
 }
 
 if TYPE_CHECKING:  # the same names as in `_WHERE`, for type checkers
-    from .api import Predictor, compare, cross_validate, evaluate, export, load, predict, report, search, shrink, train
+    from .api import (
+        Predictor,
+        annotate,
+        compare,
+        cross_validate,
+        evaluate,
+        export,
+        load,
+        predict,
+        report,
+        search,
+        shrink,
+        train,
+    )
     from .core.errors import Failure, UserError
     from .experiments.run.options import Stopped
     from .experiments.run.pipeline import Result
@@ -109,6 +123,7 @@ __all__ = [
     "Scattered",
     "Stopped",
     "UserError",
+    "annotate",
     "applied",
     "attached",
     "compare",

@@ -30,6 +30,7 @@ from randout.stats.diagnostics import messages
 from randout.storage.run_names import checked_name
 
 if TYPE_CHECKING:
+    from randout.experiments.annotation import Annotation
     from randout.experiments.run.export import Export
     from randout.experiments.run.pipeline import Result
 
@@ -167,6 +168,51 @@ def export(run: PathLike, out: PathLike, *, forms: Sequence[str] = (), quiet: bo
     from randout.experiments.run.export import export_run
 
     return export_run(Path(run), Path(out), _checked_names("forms", forms) or (), Show(quiet))
+
+
+def annotate(
+    table: PathLike,
+    model: PathLike,
+    out: PathLike,
+    *,
+    labels: Sequence[str] | None = None,
+    answer: str = "letter",
+    instruction: str | None = None,
+    prompt: PathLike | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    id_column: str | None = None,
+    limit: int = 0,
+    batch_size: int = 8,
+    max_length: int = 2048,
+    device: str = "auto",
+    quiet: bool = True,
+) -> Annotation:
+    """Label the texts of a table with a local language model, as `randout annotate` does; `out` is then a teacher for `train`.
+
+    model: folder or hub name of a causal language model. labels: None: those of the table's training rows. answer: "letter"
+    of an option or "name" of a label. prompt: file of a whole prompt, for answers by name. limit: rows; 0: all. max_length:
+    tokens of a text. Repeating an interrupted call resumes it. Raises UserError and Failure.
+    """
+    from randout.experiments import annotation
+
+    request = annotation.Request(
+        table=str(table),
+        model=str(model),
+        out=Path(out),
+        labels=() if labels is None else tuple(_checked_names("labels", labels, "annotate") or ("",)),
+        answer=answer,
+        instruction=annotation.INSTRUCTION if instruction is None else instruction,
+        prompt=None if prompt is None else Path(prompt),
+        text_column=text_column,
+        label_column=label_column,
+        id_column=id_column,
+        limit=limit,
+        batch_size=batch_size,
+        max_length=max_length,
+        device=device,
+    )
+    return annotation.annotate(request, Show(quiet))
 
 
 def evaluate(
@@ -456,9 +502,9 @@ def _options(out: PathLike | None, runs: PathLike, time_limit: float | None, qui
     return Options(runs=Path(runs), out=Path(out) if out else None, deadline=deadline, show=Show(quiet))
 
 
-def _checked_names(name: str, value: Any) -> list[str] | None:
+def _checked_names(name: str, value: Any, function: str = "compare") -> list[str] | None:
     if isinstance(value, str):
-        raise UserError(f"compare: {name}: found {value!r:.80}; expected a list of names: [{value!r:.80}]")
+        raise UserError(f"{function}: {name}: found {value!r:.80}; expected a list of names: [{value!r:.80}]")
     return None if value is None else [str(one) for one in value]
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from conftest import Run
 from randout.methods import catalog
-from randout.testing.models import build, toy_texts
+from randout.testing.models import build, build_decoder, toy_texts
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -37,7 +37,7 @@ def blocks(kind: str, document: str = README) -> list[str]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any) -> Path:
-    """A folder in which the names of README and pages exist: tables, and the encoders minilm, minilm-l6, big-encoder."""
+    """A folder in which the names of README and pages exist: tables, encoders (minilm, minilm-l6, big-encoder) and chat-model."""
     folder = tmp_path_factory.mktemp("readme")
     for name, seed in (("reviews.csv", 0), ("films.csv", 0), ("films-new.csv", 1)):
         texts, labels = toy_texts(120, seed)
@@ -51,6 +51,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any) -> Path:
     (folder / "films-unlabelled.csv").write_text("\n".join(["text", *toy_texts(40, 2)[0]]) + "\n", encoding="utf-8")
     build("bert", folder / "minilm", hidden_size=128)  # the paper's noise is on up to 128 units
     shutil.copytree(tiny_model("roberta"), folder / "big-encoder")
+    build_decoder("qwen3", folder / "chat-model")
     shutil.copytree(tiny_model("bert"), folder / "cache" / "models" / "minilm-l6")
     return folder
 

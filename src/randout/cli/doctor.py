@@ -31,6 +31,7 @@ def examine() -> list[Row]:
     Imports PyTorch only to ask it for a GPU, and never transformers.
     """
     from randout.data.named_datasets import cache_folder
+    from randout.models.folder_checks import DECODERS
     from randout.models.sources import Source, local_encoders
 
     with ThreadPoolExecutor(1) as executor:  # the hub may answer slowly
@@ -50,6 +51,7 @@ def examine() -> list[Row]:
             else "`randout demo --data-only` downloads one; --student FOLDER uses another; --student svm needs none"
         )
         rows += [("encoders found locally", names or "none", todo)]
+        rows += [("decoder classifiers", f"as teachers only ({DECODERS})", ""), _annotate()]
         cache = cache_folder()
         rows += [("cache", f"{cache}, {shutil.disk_usage(cache).free / 2**30:.0f} GiB free", "")]
         rows += [("model hub", *hub.result())]
@@ -82,6 +84,15 @@ def _package(name: str) -> Row:
         return (name, version(name), "")
     except PackageNotFoundError:
         return (name, "not installed", f"install {name}; randout requires it")
+
+
+def _annotate() -> Row:
+    """Ways in which `randout annotate` can ask a language model."""
+    from randout.models.label_prompts import has_decision_pipeline
+
+    if has_decision_pipeline():
+        return ("randout annotate", "answers by letter and by name", "")
+    return ("randout annotate", "answers by name only", "for --answer letter: pip install -U transformers")
 
 
 def _threads() -> str:

@@ -33,7 +33,7 @@ class Encoder:
 
     packed: whether batches run without padding; if not, `reason` says why. prefix, suffix: number of special tokens that
     the tokenizer puts at either end of a text. fused: whether the blocks run the fused CPU code (`kernels.block`). fresh:
-    names of parameters that are newly initialised, not pretrained.
+    names of parameters that are newly initialised, not pretrained. notes: what was chosen in loading, for the log.
     """
 
     model: Any
@@ -45,6 +45,7 @@ class Encoder:
     suffix: int = 1
     fused: bool = False
     fresh: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
     pool: Pool = field(default_factory=Pool, compare=False)
     gradients: Gradients = field(default_factory=Gradients, compare=False)
 

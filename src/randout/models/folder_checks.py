@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from randout.core.errors import UserError
+from randout.core.files import shell_path
 
 FAMILIES = (
     "BERT, RoBERTa, XLM-RoBERTa, CamemBERT, Data2VecText, ELECTRA, DistilBERT, ALBERT, MPNet, DeBERTa-v2, ModernBERT"
@@ -18,6 +19,7 @@ FAMILIES = (
 ENCODERS = frozenset(  # model types of these families: recognised without importing transformers
     ("bert", "roberta", "xlm-roberta", "camembert", "data2vec-text", "electra", "distilbert", "albert")
 ) | {"mpnet", "deberta-v2", "modernbert"}
+DECODERS = "Qwen3, Qwen2, Llama, Mistral, Gemma, ..."  # examples of families that can be teachers
 ENCODER, POOLING, CLASSIFIER = (
     "0_Transformer",
     "1_Pooling",
@@ -160,7 +162,10 @@ def check_family(name: str, config: Mapping[str, Any]) -> None:
     if is_encoder_decoder(kind) or config.get("is_encoder_decoder"):
         raise UserError(f"{name}: {kind.upper()} is an encoder-decoder; {takes}")
     if is_decoder(kind):
-        raise UserError(f"{name}: {kind.upper()} is a decoder; {takes}")
+        raise UserError(
+            f"{name}: {kind.upper()} is a decoder; {takes}. A decoder that was fine-tuned as a sequence classifier can be a "
+            "teacher (--teacher FOLDER), and a chat model can label texts (randout annotate)"
+        )
     if config.get("is_decoder"):
         raise UserError(
             f"{name}: its config.json sets is_decoder, so each token attends only to earlier tokens; {takes}. If it is an "
@@ -171,6 +176,42 @@ def check_family(name: str, config: Mapping[str, Any]) -> None:
         raise UserError(
             f"{name}: its config.json has pad_token_id {filler} but vocab_size {words}, so that token does not exist; "
             "set pad_token_id there to the tokenizer's"
+        )
+
+
+def check_decoder(name: str, kind: str, is_classifier: bool) -> None:
+    """Raise UserError if a decoder has no classification head, or if transformers has no such head for its model type."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+    if kind not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+        raise UserError(
+            f"{name}: transformers has no sequence classifier for the decoder {kind.upper()} ({DECODERS} have)"
+        )
+    if not is_classifier:
+        raise UserError(
+            f"{name}: {kind.upper()} is a decoder without a classification head, which randout does not fine-tune. Label the "
+            f"texts with it (randout annotate TABLE --model {shell_path(name)} -o labels.parquet) and use "
+            "--teacher labels.parquet, or fine-tune it with AutoModelForSequenceClassification in transformers and name "
+            "that folder"
+        )
+
+
+def check_causal_lm(name: str, config: Mapping[str, Any], is_classifier: bool) -> None:
+    """Raise UserError if a model's configuration is not that of a causal language model."""
+    from transformers.models.auto import modeling_auto
+
+    kind = config.get("model_type")
+    known: list[Mapping[str, Any]] = [modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES]
+    known.append(getattr(modeling_auto, "MODEL_FOR_DECISION_MAPPING_NAMES", {}))  # in later versions
+    if is_classifier:
+        raise UserError(
+            f"{name}: this is a classifier, which answers without a prompt; use it as --teacher {shell_path(name)}, or label "
+            "texts with randout predict. A causal language model is needed here"
+        )
+    if not isinstance(kind, str) or kind in ENCODERS or not any(kind in names for names in known):
+        what = kind.upper() if isinstance(kind, str) else "a model without model_type"
+        raise UserError(
+            f"{name}: found {what} in config.json; expected a causal language model, such as a chat model of {DECODERS}"
         )
 
 

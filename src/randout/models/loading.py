@@ -20,9 +20,10 @@ from randout.core.files import not_written
 from randout.core.rng import random_key
 from randout.models.kernels.packing import ATTENTION
 
-from .encoder import Encoder, prepare
+from .encoder import Encoder, prepare, special_tokens
 from .folder_checks import FAMILIES, check_labels, check_vocabulary
 from .heads import is_linear, keep_layers, put_linear_head, stock_state_dict
+from .hooks import HookPoints
 from .mean_pooling import SETTING, MeanPooledClassifier, Pooling, read_classifier, set_stock_pooling, stock_pooling
 from .mean_pooling import save as save_pooled
 from .sources import ALIASES, DEFAULT_STUDENT, Source, find, load_tokenizer, local_encoders
@@ -44,6 +45,7 @@ def load(
     dropout: float | None = None,
     attention_dropout: float | None = None,
     pack: bool = True,
+    precision: str = "float32",
 ) -> Encoder:
     """Load a classifier, ready to train or run, in float32 on the CPU.
 
@@ -51,13 +53,16 @@ def load(
     keeps its head. head: "model" (the family's) or "linear" (eq. 1: softmax(W s_CLS)). pooling: of a new head; "mean" is
     the family's head on the mean of the last states if its stock class has one (`has_stock_mean`), otherwise a linear
     head on the mean, whatever `head` says. layers: blocks to keep, in order (0 is the first). dropout,
-    attention_dropout: replace the model's rates. pack: use packed batches if the model supports them. Raises UserError
-    for what this model does not support.
+    attention_dropout: replace the model's rates. pack: use packed batches if the model supports them. precision: dtype of
+    the weights of a decoder classifier, which gives logits only (`_decoder`). Raises UserError for what this model does
+    not support.
     """
     from transformers import logging as library_logging
 
     library_logging.set_verbosity_error()
     library_logging.disable_progress_bar()
+    if id2label is None and source.is_decoder:
+        return _decoder(source, torch.bfloat16 if precision == "bfloat16" else torch.float32)
     rates: dict[str, float | None] = dict.fromkeys(DROPOUTS, dropout)
     rates |= dict.fromkeys(ATTENTION_DROPOUTS, attention_dropout)
 
@@ -143,6 +148,59 @@ def _weights(
     known = {name for name, _ in model.named_parameters()}
     fresh = {n for n in known if n in info["missing_keys"] or (id2label is not None and not n.startswith(inner))}
     return model, frozenset(fresh)
+
+
+def _decoder(source: Source, dtype: torch.dtype) -> Encoder:
+    """Load a decoder classifier (Qwen3, Llama, ...), which reads a text's last token: logits only, padded batches, no hooks.
+
+    Raises UserError if weights are missing or not finite, or if the outputs are not those of a classifier.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    config = _config_of(source)
+    check_labels(source.name, config.id2label, config.label2id or {}, getattr(config, "problem_type", None))
+    tokenizer = load_tokenizer(source)
+    try:
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            source.folder,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise _unloadable(source, error) from None
+    _check_complete(source, model, info["missing_keys"], new_head=False)
+    _check_finite(source, model)
+    words = model.get_input_embeddings()
+    check_vocabulary(source.name, tokenizer, words.num_embeddings)
+    notes = _with_padding(model.config.get_text_config(), tokenizer, source.name)
+    model.config.pad_token_id = model.config.get_text_config().pad_token_id
+    prefix, suffix = special_tokens(tokenizer)
+    points = HookPoints(words, (), words, model.config)
+    reason = "it is a decoder"
+    return Encoder(model.eval(), tokenizer, points, reason=reason, prefix=prefix, suffix=suffix, notes=notes)
+
+
+def _with_padding(config: Any, tokenizer: Any, name: str) -> tuple[str, ...]:
+    """Set `pad_token_id` of a decoder's configuration where it is missing; returns what was chosen, for the log.
+
+    transformers reads the logits at the last token that is not padding. Without a padding token, it takes one text at a
+    time and reads the last token; any token that does not end a text serves as padding then.
+    """
+    if config.pad_token_id is not None:
+        return ()
+    ids = tokenizer("a")["input_ids"]
+    names = {"pad": tokenizer.pad_token_id, "end-of-text": tokenizer.eos_token_id}
+    for what, found in names.items():
+        if found is not None and found != ids[-1]:
+            config.pad_token_id = found
+            return (f"{name}: no pad_token_id in its config.json; padded with its tokenizer's {what} token",)
+    config.pad_token_id = next(token for token in range(config.vocab_size) if token not in ids)
+    return (
+        f"{name}: no pad_token_id in its config.json and no such token in its tokenizer; padded with token {config.pad_token_id}",
+    )
 
 
 def has_stock_mean(source: Source, head: str = "model") -> bool:

@@ -43,7 +43,8 @@ POOLED_PARTS = [
     f"{folder_checks.POOLING}/*.json",
     f"{folder_checks.CLASSIFIER}/*",
 ]  # of sentence-transformers
-HUB_PARTS = [*PARTS, *POOLED_PARTS, SEEN_ROWS]
+CHAT_PARTS = ["chat_template*", "decision.json", "decision_template.jinja"]  # of chat models and decision models
+HUB_PARTS = [*PARTS, *POOLED_PARTS, *CHAT_PARTS, SEEN_ROWS]
 VOCABULARY = ["tokenizer.json", "vocab*", "*.model"]  # without one of these, transformers makes an empty tokenizer
 TIMEOUT = 10  # seconds to wait for the hub
 FileState = tuple[str, int, int, int]  # path, size in bytes, times of modification and of status change in ns
@@ -93,6 +94,14 @@ class Source:
         architectures = self.config.get("architectures") or []
         return self.is_pooled or any(name.endswith("ForSequenceClassification") for name in architectures)
 
+    @property
+    def is_decoder(self) -> bool:
+        """Whether transformers lists its model type as a decoder only, such as Qwen3 or Llama."""
+        kind = self.config.get("model_type")
+        if not isinstance(kind, str) or self.config.get("is_encoder_decoder"):
+            return False
+        return folder_checks.is_decoder(kind) and not folder_checks.is_encoder_decoder(kind)
+
     def files(self) -> list[Path]:
         """Weights, configuration and tokenizer files, sorted."""
         parts = {path for pattern in PARTS for path in self.encoder_folder.glob(pattern) if path.is_file()}
@@ -121,14 +130,29 @@ def _sha256(part: FileState) -> bytes:
         return hashlib.file_digest(stream, "sha256").digest()
 
 
-def find(name: str, revision: str = "", also: Iterable[str] = ()) -> Source:
+def find(name: str, revision: str = "", also: Iterable[str] = (), decoders: bool = False) -> Source:
     """Find a model by local folder, run folder, alias of the paper, label of a local encoder, or hub name.
 
-    also: further names to suggest for a misspelt one. Raises UserError if there is no such model (with the closest
-    names), if several models have the label, or if the folder has no config.json or no safetensors.
+    also: further names to suggest for a misspelt one. decoders: whether a decoder with a classification head will do, as a
+    teacher or to predict. Raises UserError if there is no such model (with the closest names), if several models have the
+    label, or if the folder has no config.json or no safetensors.
     """
     source = locate(name, revision, also)
-    return _checked(source)
+    return _checked(source, decoders)
+
+
+def find_causal_lm(name: str, revision: str = "") -> Source:
+    """Find a causal language model (a chat model) by local folder or hub name. Raises UserError if there is none."""
+    source = locate(name, revision)
+    if not source.folder.is_dir():
+        raise UserError(f"{name}: this is a file; a model is a folder with config.json and model.safetensors")
+    folder_checks.check_is_model(name, source.folder)
+    folder_checks.check_contents(name, source.folder, PARTS)
+    folder_checks.check_causal_lm(name, source.config, source.is_classifier)
+    folder_checks.check_weights(name, source.folder)
+    if not _has_vocabulary(source.folder):
+        raise _no_tokenizer(name)
+    return source
 
 
 def locate(name: str, revision: str = "", also: Iterable[str] = ()) -> Source:
@@ -160,7 +184,7 @@ def check_there(name: str) -> None:
     source = locate(name)
     if any((source.folder / record).exists() for record in ("classifier.json", folder_checks.EXPORT)):
         return
-    if _checked(source).config.get("architectures") and not source.is_classifier:
+    if _checked(source, decoders=True).config.get("architectures") and not source.is_classifier:
         raise UserError(
             f"{name}: this is an encoder without a classification head and cannot label texts; train it first: "
             f"randout train DATA --student {shell_path(name)}"
@@ -229,7 +253,7 @@ def _as_source(folder: Path) -> Source:
     return Source(repository, folder, folder.name)
 
 
-def _checked(source: Source) -> Source:
+def _checked(source: Source, decoders: bool = False) -> Source:
     if not source.folder.is_dir():
         raise UserError(f"{source.name}: this is a file; a model is a folder with config.json and model.safetensors")
     if (source.folder / "classifier.json").exists():
@@ -245,14 +269,21 @@ def _checked(source: Source) -> Source:
     folder = source.encoder_folder
     folder_checks.check_is_model(source.name, folder)
     folder_checks.check_contents(source.name, folder, PARTS)
-    folder_checks.check_family(source.name, source.config)
+    if decoders and source.is_decoder:
+        folder_checks.check_decoder(source.name, source.config["model_type"], source.is_classifier)
+    else:
+        folder_checks.check_family(source.name, source.config)
     folder_checks.check_weights(source.name, folder)
     if not _has_vocabulary(folder):
-        raise UserError(
-            f"{source.name}: no tokenizer in this folder (expected tokenizer.json, vocab.txt, ...); "
-            "save the model's tokenizer there too: tokenizer.save_pretrained(FOLDER)"
-        )
+        raise _no_tokenizer(source.name)
     return source
+
+
+def _no_tokenizer(name: str) -> UserError:
+    return UserError(
+        f"{name}: no tokenizer in this folder (expected tokenizer.json, vocab.txt, ...); "
+        "save the model's tokenizer there too: tokenizer.save_pretrained(FOLDER)"
+    )
 
 
 def load_tokenizer(source: Source) -> Any:

@@ -1,7 +1,7 @@
-"""Tiny encoders and toy texts for tests, built locally: nothing is downloaded.
+"""Tiny encoders, decoders and toy texts for tests, built locally: nothing is downloaded.
 
-`build` writes a bare encoder (2 or 3 blocks, 32 hidden units, 4 heads) with its tokenizer; `toy_texts` makes texts of
-three classes that such an encoder can learn.
+`build` writes a bare encoder (2 or 3 blocks, 32 hidden units, 4 heads) with its tokenizer; `build_decoder` a causal
+language model or a decoder classifier; `toy_texts` makes texts of three classes that such an encoder can learn.
 """
 
 from __future__ import annotations
@@ -17,12 +17,17 @@ import torch
 if TYPE_CHECKING:
     from randout.models.encoder import Encoder
 
-__all__ = ["FAMILIES", "LABELS", "LONGEST", "build", "loaded", "toy_texts"]
+__all__ = ["DECODERS", "FAMILIES", "LABELS", "LONGEST", "build", "build_decoder", "loaded", "toy_texts"]
 
 HIDDEN, HEADS, LONGEST = 32, 4, 64  # LONGEST: maximum tokens of a text, special tokens included
 WORDPIECE = ("bert", "electra", "distilbert", "albert", "mpnet")
 BYTE_BPE = ("roberta", "data2vec-text", "xlm-roberta", "camembert", "deberta-v2", "modernbert")
 FAMILIES = WORDPIECE + BYTE_BPE
+DECODERS = ("qwen3", "qwen2", "llama", "mistral", "gemma")
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|start|>{{ message.role }}\n{{ message.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+)
 PACKED = ("bert", "roberta", "data2vec-text", "xlm-roberta", "camembert", "electra", "distilbert", "albert")
 PADDED = ("mpnet", "deberta-v2", "modernbert")
 LENGTHS = (3, 3, 3, 4, 7, 7, 12, LONGEST - 1, LONGEST, 9)  # one token, repeated lengths, maximum length
@@ -164,6 +169,58 @@ def build(family: str, folder: Path, **changes: Any) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def build_decoder(
+    family: str,
+    folder: Path,
+    labels: dict[int, str] | None = None,
+    *,
+    chat: bool = True,
+    pad: str | None = "<pad>",
+    side: str = "right",
+    **changes: Any,
+) -> Path:
+    """Write a tiny decoder of random weights and its tokenizer to `folder`: a sequence classifier with `labels`, or a causal
+    language model without.
+
+    chat: whether its tokenizer has a chat template. pad: its padding token; None: neither tokenizer nor configuration has
+    one. side: on which the tokenizer pads. `changes` go into the configuration.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    tokenizer = _decoder_tokenizer(pad, side, chat)
+    options: dict[str, Any] = {"vocab_size": len(tokenizer) + 7, "pad_token_id": tokenizer.pad_token_id}
+    options["bos_token_id"] = None
+    options |= {"hidden_size": HIDDEN, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": HEADS}
+    options |= {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 1024, "initializer_range": 0.3}
+    options |= {"eos_token_id": tokenizer.eos_token_id, "tie_word_embeddings": True}
+    if labels is not None:
+        options |= {"id2label": labels, "label2id": {label: at for at, label in labels.items()}}
+    config = AutoConfig.for_model(family, **(options | changes))
+    state = torch.get_rng_state()
+    torch.manual_seed(len(family))
+    kind: Any = AutoModelForCausalLM if labels is None else AutoModelForSequenceClassification
+    model = kind.from_config(config)
+    torch.set_rng_state(state)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _decoder_tokenizer(pad: str | None, side: str, chat: bool) -> Any:
+    """Byte-level BPE of the toy words without special tokens around a text, as Qwen's; the turns of a chat have two."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary, merges = _merges()
+    made = Tokenizer(models.BPE(vocabulary, merges))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    special = {"eos_token": "<|end|>", "additional_special_tokens": ["<|start|>"]} | ({"pad_token": pad} if pad else {})
+    found = PreTrainedTokenizerFast(tokenizer_object=made, padding_side=side, model_max_length=1024, **special)
+    if chat:
+        found.chat_template = CHAT_TEMPLATE
+    return found
 
 
 _loaded: dict[str, Encoder] = {}  # encoders by folder and options

@@ -43,7 +43,7 @@ def find_models(config: Config) -> dict[str, Source | SoftLabelFile]:
         name: find(name, revision, CLASSIFIER_NAMES) for name, revision in named.items()
     }
     if teacher.model not in ("auto", "none"):
-        found[teacher.model] = find_teacher(teacher.model, teacher.revision)
+        found[teacher.model] = find_teacher(teacher.model, teacher.revision, config.methods)
     return found | {name: find_teacher(name) for name in teacher.more}
 
 

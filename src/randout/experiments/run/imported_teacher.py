@@ -83,10 +83,18 @@ def is_soft_label_file(name: str) -> bool:
     return path.is_file() or (path.suffix.lower() in (*TABLE_SUFFIXES, *SUFFIXES) and not path.exists())
 
 
-def find_teacher(name: str, revision: str = "") -> Source | SoftLabelFile:
-    """Find the model or the file of soft labels that a teacher's name means. Raises UserError if there is none."""
+def find_teacher(name: str, revision: str = "", methods: Collection[str] = ()) -> Source | SoftLabelFile:
+    """Find the model or the file of soft labels that a teacher's name means. Raises UserError if there is none.
+
+    methods: names of those that learn from it. One that runs the teacher itself is an error if the model is a decoder.
+    """
     if not is_soft_label_file(name):
-        return find(name, revision)
+        found_model = find(name, revision, decoders=True)
+        if found_model.is_decoder:
+            _check_logits_suffice(
+                name, "reads inside the teacher, which a decoder does not support", "an encoder", methods
+            )
+        return found_model
     found = SoftLabelFile(name)
     found.state()
     return found
@@ -183,18 +191,24 @@ def _check_use(file: SoftLabelFile, config: Config) -> None:
     """Raise UserError for settings that need more of the first teacher than soft labels."""
     if file.name != config.teacher.model:
         return
-    for name in config.methods:
-        if name in METHODS and METHODS[name].teacher == "model":
-            able = ", ".join(sorted(one for one in METHODS if METHODS[one].teacher == "logits"))
-            raise UserError(
-                f"--teacher {file.name}: methods.{name} runs the teacher on every text, and a file holds only its answers. "
-                f"Name a model, or use a method that learns from stored soft labels: {able}"
-            )
+    why = "runs the teacher on every text, and a file holds only its answers"
+    _check_logits_suffice(file.name, why, "a model", config.methods)
     if config.teacher.labels:
         raise UserError(
             f"--teacher-labels: {file.name} is a file of soft labels, which are matched to the classes by name. Remove the "
             "option, and rename the columns or labels in the file if they have other names"
         )
+
+
+def _check_logits_suffice(teacher: str, why: str, instead: str, methods: Collection[str]) -> None:
+    """Raise UserError if one of `methods` needs more of a teacher than stored logits. why, instead: for the message."""
+    for name in methods:
+        if name in METHODS and METHODS[name].teacher == "model":
+            able = ", ".join(sorted(one for one in METHODS if METHODS[one].teacher == "logits"))
+            raise UserError(
+                f"--teacher {teacher}: methods.{name} {why}. Name {instead}, or use a method that learns from stored soft "
+                f"labels: {able}"
+            )
 
 
 def _key_column(table: Table, config: Config, dataset: Dataset) -> str:

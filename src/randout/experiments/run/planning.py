@@ -437,7 +437,7 @@ def _teacher_of(
     name: str, revision: str, config: Config, dataset: Dataset, notes: list[str]
 ) -> Source | ImportedTeacher:
     """Find a teacher that is named: a model, or a file of soft labels, which is read. notes: gets what was read."""
-    found = find_teacher(name, revision)
+    found = find_teacher(name, revision, config.methods if name == config.teacher.model else ())
     if isinstance(found, Source):
         return found
     imported = import_teacher(found, config, dataset)

@@ -52,7 +52,7 @@ def load_classifier(name: str, device: str = "cpu", form: str = "") -> LoadedCla
     if folder is not None:
         fitted = baselines.load(folder)
         return LoadedClassifier(fitted.id2label, lambda texts, progress: fitted.logits(texts, progress, device))
-    source = loading.find(name)
+    source = loading.find(name, decoders=True)
     encoder = loading.load(source)
     encoder.model.to(device)
 

@@ -51,7 +51,8 @@ class EncoderStudent:
 
     def load(self, plan: Plan) -> Encoder:
         table, train = plan.config.student, plan.config.train
-        rates = {"dropout": table.dropout, "attention_dropout": table.attention_dropout}
+        rates = (table.dropout, table.attention_dropout)
+        dropout, attention_dropout = (None if rate == "model" else float(rate) for rate in rates)
         return loading.load(
             self.source,
             id2label=plan.dataset.id2label,
@@ -60,7 +61,8 @@ class EncoderStudent:
             layers=table.layers,
             seed=train.seed,
             pack=train.packing,
-            **{name: None if rate == "model" else float(rate) for name, rate in rates.items()},
+            dropout=dropout,
+            attention_dropout=attention_dropout,
         )
 
     def train(self, plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, options: Options) -> TrainedStudent:

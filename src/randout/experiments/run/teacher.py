@@ -108,7 +108,9 @@ def _labelled(
     assert isinstance(source, Source)
     dataset, table = plan.dataset, plan.config.teacher
     texts = [dataset.texts[row] for row in rows]
-    encoder = loading.load(source, pack=plan.config.train.packing)
+    encoder = loading.load(source, pack=plan.config.train.packing, precision=plan.config.train.precision)
+    for note in encoder.notes:
+        options.show.say(f"teacher {note}")
     order = soft_labels.column_order(encoder.model.config.id2label, dataset.id2label, labels, source.name)
     max_length = _teacher_length(encoder, plan, teacher, source.label)
     precision = plan.config.train.precision
