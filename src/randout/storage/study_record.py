@@ -237,6 +237,9 @@ class MarginTest(Record):
     needed_if_equal: int | None = None
 
 
+FORM_NAMES = {"torch": "torch", "float32": "ONNX", "int8": "int8", "arrays": "arrays"}  # of `LadderForm.form`
+
+
 class LadderForm(Record):
     """One form of a rung's model: what can be deployed.
 
