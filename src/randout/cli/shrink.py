@@ -58,7 +58,7 @@ def shrink(
         float | None, typer.Option(help="accuracy that may be lost (default: 0.01, which is 1 point)")
     ] = None,
     cost: Annotated[
-        str | None, typer.Option(help="by what forms are compared: latency (default), size or throughput")
+        str | None, typer.Option(help="cost that makes a form the cheapest: latency (default), size or throughput")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads for the measurement (default: 1)")] = None,
     rounds: Annotated[
