@@ -109,7 +109,7 @@ def make_shrink(config: Config, given: dict[str, Any], required: Collection[str]
         )
     if not config.output.test and table.open != "none":
         raise UserError(
-            "output.test = false: shrink scores the test split as --open says. Add --open none, or remove it"
+            "output.test = false: in shrink, --open says whether the test split is scored. Add --open none, or remove output.test"
         )
     if table.rounds == 0 and table.cost != "size":
         raise UserError(f"--rounds 0 measures no {table.cost}. Add --cost size, or leave --rounds out")
