@@ -746,6 +746,18 @@ def test_labelled_rows_without_a_text_are_left_out_with_a_warning(here, suffix):
     assert warning == f"gaps{suffix}: 2 of 40 rows have no text in column 'text' and are left out: rows 2, 30{lines}"
 
 
+def test_a_row_without_text_and_label_is_left_out_of_training_and_evaluation(here):
+    columns = {"text": [f"text {row}" for row in range(1, 41)], "label": ["x", "y"] * 20}
+    columns["text"][4] = columns["label"][4] = ""
+    write(here / "gaps.csv", columns)
+    assert load("gaps.csv").row_ids == [str(row) for row in range(1, 41) if row != 5]
+    found = data.load_evaluation("gaps.csv", {0: "x", 1: "y"})
+    assert found.without_text == [5]
+    assert found.rows.tolist() == [row for row in range(40) if row != 4]
+    assert found.texts == [columns["text"][row] for row in found.rows]
+    assert found.labels.tolist() == [row % 2 for row in found.rows]
+
+
 LINES = 'text,label\n"two\nlines",a\n\n{},b\n"a quoted ""word""",{}\n'  # rows start on lines 2, 5 and 6
 
 

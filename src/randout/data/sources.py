@@ -228,15 +228,15 @@ def read_part(
     labels: Labels | None,
     notes: list[str],
     found_in_main: Collection[str] = (),
-    empty_texts: bool = False,
+    evaluated: bool = False,
     strict: bool = True,
 ) -> Part:
     """Read the rows of one labelled table; its columns are named as in the main table, or else chosen again.
 
     labels: the classes, if already determined. found_in_main: for other roles, the labels of the main table; labels that
-    differ from them only in spelling are matched if `labels` is None. empty_texts: whether rows without a text are kept,
-    with the text ""; otherwise they are left out with a warning in `notes`. strict: whether labels outside `labels` are an
-    error; otherwise they are kept unchanged.
+    differ from them only in spelling are matched if `labels` is None. evaluated: whether rows without a text are left out
+    silently, as many as there are; otherwise with a warning in `notes`, and an error for most rows. strict: whether labels
+    outside `labels` are an error; otherwise they are kept unchanged.
     """
     table = opened.tables[role]
     text = _text_column(table, columns, notes)
@@ -244,9 +244,8 @@ def read_part(
     if label not in table.columns:
         label = cols.choose_label(table, columns.named_label, text)
         notes.append(f"{table.name}: labels from column {label!r}")
-    if not empty_texts:
-        table = cols.rows_with_text(table, text, notes)
-    texts = cols.texts_or_empty(table.name, table.columns[text], text)
+    table = cols.rows_with_text(table, text)[0] if evaluated else cols.training_rows(table, text, notes)
+    texts = table.columns[text]
     known_labels = [*labels, *labels.values()] if isinstance(labels, Mapping) else labels
     found = classes.labels_of(table, label, known_labels or found_in_main or None, notes)
     if labels is not None:
