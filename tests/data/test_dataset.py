@@ -470,7 +470,13 @@ def test_a_split_column(here):
     assert dataset.split["validation"].tolist() == [i for i in range(40) if i % 8 in (2, 3, 4, 5)]
     assert dataset.split["test"].tolist() == [i for i in range(40) if i % 8 in (6, 7)]
     assert dataset.columns["split"] == "split"
-    assert any("'split' is not used" in note for note in load(path).report.notes)
+    assert any(
+        "'split' assigns each row" in warning and "--split-column split" in warning
+        for warning in load(path).report.warnings()
+    )
+    other = load(write(here / "b.csv", table() | {"split": ["a", *fold[1:]]}))
+    assert not other.report.warnings()
+    assert any("'split' is not used" in note for note in other.report.notes)
 
 
 def test_test_rows_never_stand_in_for_validation(here):

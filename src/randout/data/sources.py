@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from randout.core.errors import UserError, nearest
-from randout.core.wording import plural, verb
+from randout.core.wording import WARNING, plural, verb
 
 from . import columns as cols
 from . import labels as classes
@@ -286,12 +286,21 @@ def _text_column(table: Table, columns: Columns, notes: list[str]) -> str:
     return text
 
 
+def _unused_split(table: Table, name: str, files: int) -> str:
+    """Return the note on a column that is called "split"; a warning if it assigns every row of the only file to a split."""
+    if files == 1 and all(str(value).strip().lower() in SPLIT_VALUES for value in table.columns[name]):
+        return (
+            f"{WARNING}column {name!r} assigns each row to train, validation or test, but it is not used. Add --split-column "
+            f"{name} to use it; otherwise the rows are split at random"
+        )
+    return f"column {name!r} is not used (use --split-column {name} to split by it)"
+
+
 def given_split(parts: Sequence[Part], split_column: str | None, notes: list[str]) -> list[str] | None:
     """Return the given split of each labelled row, or None if the rows must be split randomly."""
     main = parts[0].table
     if split_column is None:
-        unused = [c for c in main.columns if c.lower() == "split"]
-        notes.extend(f"column {c!r} is not used (use --split-column {c} to split by it)" for c in unused)
+        notes.extend(_unused_split(main, name, len(parts)) for name in main.columns if name.lower() == "split")
         roles = ["train" if part.role == "main" else part.role for part in parts for _ in part.texts]
         return roles if len(parts) > 1 else None
     if len(parts) > 1:
