@@ -133,6 +133,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any, toy_csv: 
     return place
 
 
+@pytest.fixture(scope="module")
+def bag_of_words(tmp_path_factory: pytest.TempPathFactory, toy_csv: Any) -> Path:
+    """The folder of a run whose export takes no time."""
+    place = tmp_path_factory.mktemp("bag")
+    randout.train(toy_csv(120, 0), student="svm", settings={"classifier.min_df": 1}, out=place / "run", runs=place)
+    return place / "run"
+
+
 class TestEncoder:
     def test_checks_are_recorded_and_correct(self, trained: Path) -> None:
         record = json.loads((trained / "export" / "export.json").read_text())
@@ -308,16 +316,16 @@ class TestEncoder:
 
 
 class TestRefusals:
-    def test_an_existing_folder_is_kept(self, trained: Path, run: Run) -> None:
+    def test_an_existing_folder_is_kept(self, bag_of_words: Path, run: Run) -> None:
         Path("mine").mkdir()
         Path("mine/notes.txt").write_text("keep")
-        code, _, error = run("export", trained / "run", "-o", "mine")
+        code, _, error = run("export", bag_of_words, "-o", "mine")
         assert (code, "already exists" in error) == (2, True)
         assert [path.name for path in Path("mine").iterdir()] == ["notes.txt"]
         Path("out.old").mkdir()
         Path("out.old/notes.txt").write_text("keep")
         Path("out").mkdir()
-        code, _, error = run("export", trained / "run", "-o", "out", "--form", "float32")
+        code, _, error = run("export", bag_of_words, "-o", "out")
         assert code == 0, error
         assert Path("out.old/notes.txt").read_text() == "keep"
         assert Path("out").stat().st_mode & 0o777 == Path("mine").stat().st_mode & 0o777
@@ -334,7 +342,7 @@ class TestRefusals:
         assert "not installed: onnxscript. Install with: pip install 'randout[export]'" in error
 
     def test_a_form_outside_its_tolerance(self, trained: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It is left out with the reason, and written with a warning if it is named; without any form, nothing is left."""
+        """It is left out with the reason, and written with a warning if it is named."""
         none = checks.Tolerance(agreement=1.0, probability=0.0, accuracy=0.0)
         monkeypatch.setitem(checks.TOLERANCES, "int8", none)
         code, out, error = run("export", trained / "run", "-o", "out", "--json")
@@ -350,8 +358,10 @@ class TestRefusals:
         assert "  - int8: " in error
         assert "a probability differs" in error
         assert [path.name for path in Path("named/onnx").iterdir()] == ["model_quantized.onnx"]
-        monkeypatch.setitem(checks.TOLERANCES, "float32", checks.Tolerance(1.0, -1.0, 0.0))
-        code, out, error = run("export", trained / "run", "-o", "neither")
+
+    def test_no_form_within_its_tolerance(self, bag_of_words: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(checks.TOLERANCES, "arrays", checks.Tolerance(1.0, -1.0, 0.0))
+        code, _, error = run("export", bag_of_words, "-o", "neither")
         assert (code, "no form is close enough" in error) == (1, True)
         assert not [path for path in Path().iterdir() if "neither" in path.name]
 
