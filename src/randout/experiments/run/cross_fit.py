@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from randout.core.config import TeacherTable
+from randout.core.config import Config, TeacherTable
 from randout.core.errors import UserError
 from randout.data.dataset import Dataset, training_folds
 from randout.data.stratify import Ints
@@ -26,13 +26,20 @@ from .imported_teacher import ImportedTeacher
 SCORES = ("accuracy", "log_loss", "expected_calibration_error")
 
 
-def check(table: TeacherTable, teacher: Source | ImportedTeacher | None, methods: Sequence[Method]) -> None:
+def check(config: Config, teacher: Source | ImportedTeacher | None, methods: Sequence[Method]) -> None:
     """Raise UserError if soft labels cannot be cross-fitted. teacher: the first one, as found."""
+    table = config.teacher
     start = f"teacher.cross_fit = {table.cross_fit}"
     if table.cross_fit == 1:
         raise UserError(f"{start}: expected 2 or more folds, or 0 for one teacher of all training rows")
     if not table.cross_fit:
         return
+    if config.data.train_folds:
+        raise UserError(
+            f"{start}: data.train_folds = {config.data.train_folds} already leaves out a fold of the training rows, and the "
+            "teachers would be trained on folds of the rest. Set data.train_folds = 0 and data.train_fold = 0, or "
+            "teacher.cross_fit = 0"
+        )
     if teacher is None:
         raise UserError(
             f"{start}: there is no teacher to fine-tune for each fold. Name an encoder with --teacher and use a method that "

@@ -50,7 +50,7 @@ from .student_selection import FOLDER as CHOICE
 from .student_selection import chosen_plan, train_chosen
 from .teacher import prepare_teacher
 from .teacher_comparison import judged_teacher_gap, texts_per_second
-from .teacher_test_logits import teacher_of_plan
+from .teacher_test_logits import compare_on_test, teacher_of_plan
 from .teacher_warnings import teacher_warnings
 
 REFIT = "refit"  # subfolder of a run folder that holds the checkpoint of the refit
@@ -73,7 +73,8 @@ def execute(plan: Plan, options: Options) -> Result:
             clean(run)  # a run that was killed after its last write still has its checkpoint
             options.show.say(f"already trained: {run.path}")
             if _test_to_open(run, plan):
-                return Result(run, open_test(run, plan, options.show), False)
+                teacher, device = teacher_of_plan(plan, options.runs), plan.config.train.device
+                return Result(run, open_test(run, plan, options.show, device=device, teacher=teacher), False)
             return Result(run, run.metrics, False)
         for note in plan.notes:
             options.show.say(note)
@@ -81,13 +82,13 @@ def execute(plan: Plan, options: Options) -> Result:
         _begin_record(run, plan, options)
         _store_options(run, options)
         try:
-            teacher = taught(plan, options)
+            outputs = taught(plan, options)
             if plan.alternative is None:
-                metrics = _finish(plan, run, plan.student.train(plan, run, teacher, options), teacher, options)
+                metrics = _finish(plan, run, plan.student.train(plan, run, outputs, options), outputs, options)
             else:
-                chosen, trained = train_chosen(plan, run, teacher, options)
+                chosen, trained = train_chosen(plan, run, outputs, options)
                 _record_choice(run, plan, chosen)
-                metrics = _finish(chosen, run, trained, teacher if chosen.has_teacher else None, options)
+                metrics = _finish(chosen, run, trained, outputs if chosen.has_teacher else None, options)
         except Paused:
             raise
         except (Stopped, Terminated) as stop:  # also while a teacher trains: the run to resume is this one
@@ -258,27 +259,33 @@ def _store_options(run: RunFolder, options: Options) -> None:
 def _finish(
     plan: Plan, run: RunFolder, trained: TrainedStudent, teacher: TeacherOutputs | None, options: Options
 ) -> Metrics:
-    """Score the best weights in float32, as the saved model runs, then write the model, the metrics and the record."""
+    """Score the best weights in float32, as the saved model runs, then write the model, the metrics and the record.
+
+    The model is saved before the teacher is scored on the test rows, which needs memory for both.
+    """
     show = options.show
     metrics = Metrics(validation=score_split(trained.logits, plan, "validation", run, show))
     final = trained
     if plan.config.train.refit is True:
         metrics.validation.before_refit = True
         final = refitted(plan, run, teacher, options)
+    taught_by = None
     if plan.config.output.test and "test" in plan.dataset.split:
         taught_by = teacher_of_plan(plan, options.runs) if teacher else None
-        device = plan.config.train.device
-        metrics.test = score_test(final.logits, plan, run, show, "train", taught_by, device)
+        metrics.test = score_test(final.logits, plan, run, show, "train", taught_by)
     history = trained.history
     if final is not trained:
         history = history | {"refit_seconds": sum(one["seconds"] for one in final.history["epochs"])}
     run.write("history.json", history)
     sizes = _compare_with_teacher(plan, trained, teacher, metrics.validation) if teacher else None
     metrics.warnings = teacher_warnings(plan, teacher)
-    diagnose(plan, run, metrics, trained.history)
     final.save(run.model, model_card(plan, metrics, teacher, run.record.choice))
     if seen := read_seen(run.path):
         write_seen(run.model, seen)
+    if metrics.test is not None and taught_by is not None:
+        compare_on_test(metrics.test, plan, run, taught_by, plan.config.train.device, show)
+    diagnose(plan, run, metrics, trained.history)
+    replace_text(run.model / "README.md", model_card(plan, metrics, teacher, run.record.choice))
     run.write("metrics.json", metrics.as_json())
     record = RunRecord.model_validate(run.record.as_json() | trained.about)
     if teacher is not None and sizes is not None:
@@ -286,8 +293,10 @@ def _finish(
     record.finished = run_folder.now()
     run.write("run.json", record.as_json())
     first, *more = [_teacher_name(one, run.path) for one in (teacher, *teacher.others)] if teacher else ["none"]
-    named = _fold_teacher_settings(plan, run.path) if plan.fold_teachers else {"model": first}
-    _write_config(run, plan, _student_name(plan, run.path), named, more, plan.config.train)
+    named, train = {"model": first}, plan.config.train
+    if plan.fold_teachers:
+        named, train = _to_train_again(plan, run.path)
+    _write_config(run, plan, _student_name(plan, run.path), named, more, train)
     clean(run)
     return metrics
 
@@ -306,12 +315,17 @@ def _used_teacher(teacher: TeacherOutputs) -> dict[str, Any]:
     return found | ({"cross_fit": teacher.cross_fit} if teacher.cross_fit else {})
 
 
-def _fold_teacher_settings(plan: Plan, folder: Path) -> dict[str, Any]:
-    """Return how `run.toml` of a finished run describes a cross-fitted teacher: the encoder, to be fine-tuned again."""
-    assert plan.teacher_plan is not None
-    trained = plan.teacher_plan.config.train
-    settings = {key: getattr(trained, key) for key in TEACHERS_OWN}
-    return {"model": portable(plan.config.teacher.model, folder), **settings}
+def _to_train_again(plan: Plan, folder: Path) -> tuple[dict[str, Any], TrainTable]:
+    """Return how `run.toml` of a finished run describes a cross-fitted teacher: the encoder, to be fine-tuned again.
+
+    The table `[train]` is that of the student, resolved, except for the one setting that its teachers share with it and
+    resolve by their own rows. Their settings are as requested: the teacher of all rows resolves "auto" otherwise than those
+    of the folds.
+    """
+    asked, table = plan.asked or plan.config.train, plan.config.teacher
+    settings = {key: getattr(asked, key) or "auto" for key in TEACHERS_OWN if getattr(table, key) == "same"}
+    train = plan.config.train.model_copy(update={"validate_every": asked.validate_every})
+    return {"model": portable(table.model, folder), **settings}, train
 
 
 def _teacher_name(teacher: TeacherOutputs, folder: Path) -> str:
