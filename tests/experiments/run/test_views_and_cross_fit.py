@@ -21,7 +21,7 @@ from randout.core.console import Show
 from randout.core.errors import UserError
 from randout.data.dataset import training_folds
 from randout.experiments.run import pipeline
-from randout.experiments.run.cross_fit import compared
+from randout.experiments.run.cross_fit import compared, settings_to_repeat
 from randout.experiments.run.plan import Plan, TeacherOutputs
 from randout.experiments.run.planning import make
 from randout.experiments.run.reload import reload_plan, stored_config
@@ -210,21 +210,23 @@ def test_a_finished_run_is_found_evaluated_and_repeated(done: Done, run: Run) ->
     assert Path(again.teacher.model).name == "roberta", (
         "an encoder to fine-tune for each fold, not the finished teacher"
     )
-    assert make(again).fold_teachers
+    assert (again.teacher.epochs, again.train.validate_every) == (1, 0), "as requested: 0 is auto"
+    assert make(again).fingerprint == done.plan.fingerprint
 
 
-def test_a_cross_fitted_run_with_automatic_settings_is_repeated_from_its_recipe(
-    tables: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_cross_fitted_training_with_automatic_settings_can_be_repeated(tables: dict[str, Any]) -> None:
     """The teacher of all rows, those of the folds and the student each have their own epochs and validations."""
-    auto = {"train": {"epochs": "auto", "learning_rate": 1e-9, "batch_size": 8, "keep": "best", "patience": 1}}
+    auto = {"train": {"epochs": "auto", "learning_rate": "auto", "batch_size": 8, "keep": "auto"}}
     plan = plan_of(tables, auto, {"teacher": {"cross_fit": 2}, "data": {"views": 1}})
     assert plan.teacher_plan is not None
     trained = [one.config.train for one in (plan, plan.teacher_plan, plan.fold_teachers[0])]
     assert len({train.epochs for train in trained}) == 3
-    assert len({train.validate_every for train in trained}) > 1
-    done = pipeline.execute(plan, Options(runs=tmp_path, show=Show(quiet=True)))
-    again = make(config.build([recipe_tables(done.folder / "run.toml")], METHODS))
+    assert len({train.validate_every for train in trained}) == 3
+    settings, train = settings_to_repeat(plan)
+    own = {"teacher": plan.config.teacher.model_copy(update=settings), "train": train}
+    again = make(plan.config.model_copy(update=own))
+    assert again.teacher_plan is not None
+    assert again.teacher_plan.fingerprint == plan.teacher_plan.fingerprint
     assert [one.fingerprint for one in again.fold_teachers] == [one.fingerprint for one in plan.fold_teachers]
     assert again.fingerprint == plan.fingerprint
 

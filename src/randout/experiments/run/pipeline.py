@@ -35,14 +35,13 @@ from randout.storage.run_record import (
 from randout.storage.seen_rows import FILE as SEEN_ROWS
 from randout.storage.seen_rows import read_seen, write_seen
 
-from . import leaks
+from . import cross_fit, leaks
 from .defaults import training_texts
 from .model_card import model_card
 from .options import Result as Result
 from .options import finished as finished
 from .plan import Plan, TeacherOutputs, TrainedStudent
 from .planning import refit_plan
-from .run_request import TEACHERS_OWN
 from .run_warnings import diagnose
 from .scoring import open_test, rows_sha256, score_split, score_test
 from .student import Options, Paused, Stopped, check_methods, environment, student_of
@@ -295,7 +294,8 @@ def _finish(
     first, *more = [_teacher_name(one, run.path) for one in (teacher, *teacher.others)] if teacher else ["none"]
     named, train = {"model": first}, plan.config.train
     if plan.fold_teachers:
-        named, train = _to_train_again(plan, run.path)
+        settings, train = cross_fit.settings_to_repeat(plan)
+        named = {"model": portable(plan.config.teacher.model, run.path), **settings}
     _write_config(run, plan, _student_name(plan, run.path), named, more, train)
     clean(run)
     return metrics
@@ -313,19 +313,6 @@ def _used_teacher(teacher: TeacherOutputs) -> dict[str, Any]:
     found: dict[str, Any] = {"name": teacher.name, "validation_accuracy": teacher.validation.get("accuracy")}
     found |= {"soft_labels": teacher.imported.record} if teacher.imported else {}
     return found | ({"cross_fit": teacher.cross_fit} if teacher.cross_fit else {})
-
-
-def _to_train_again(plan: Plan, folder: Path) -> tuple[dict[str, Any], TrainTable]:
-    """Return how `run.toml` of a finished run describes a cross-fitted teacher: the encoder, to be fine-tuned again.
-
-    The table `[train]` is that of the student, resolved, except for the one setting that its teachers share with it and
-    resolve by their own rows. Their settings are as requested: the teacher of all rows resolves "auto" otherwise than those
-    of the folds.
-    """
-    asked, table = plan.asked or plan.config.train, plan.config.teacher
-    settings = {key: getattr(asked, key) or "auto" for key in TEACHERS_OWN if getattr(table, key) == "same"}
-    train = plan.config.train.model_copy(update={"validate_every": asked.validate_every})
-    return {"model": portable(table.model, folder), **settings}, train
 
 
 def _teacher_name(teacher: TeacherOutputs, folder: Path) -> str:
