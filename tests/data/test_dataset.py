@@ -470,7 +470,13 @@ def test_a_split_column(here):
     assert dataset.split["validation"].tolist() == [i for i in range(40) if i % 8 in (2, 3, 4, 5)]
     assert dataset.split["test"].tolist() == [i for i in range(40) if i % 8 in (6, 7)]
     assert dataset.columns["split"] == "split"
-    assert any("'split' is not used" in note for note in load(path).report.notes)
+    assert any(
+        "'split' assigns each row" in warning and "--split-column split" in warning
+        for warning in load(path).report.warnings()
+    )
+    other = load(write(here / "b.csv", table() | {"split": ["a", *fold[1:]]}))
+    assert not other.report.warnings()
+    assert any("'split' is not used" in note for note in other.report.notes)
 
 
 def test_test_rows_never_stand_in_for_validation(here):
@@ -744,6 +750,18 @@ def test_labelled_rows_without_a_text_are_left_out_with_a_warning(here, suffix):
     (warning,) = (note for note in dataset.report.warnings() if "left out" in note)
     lines = " (lines 3, 31)" if suffix == ".csv" else ""
     assert warning == f"gaps{suffix}: 2 of 40 rows have no text in column 'text' and are left out: rows 2, 30{lines}"
+
+
+def test_a_row_without_text_and_label_is_left_out_of_training_and_evaluation(here):
+    columns = {"text": [f"text {row}" for row in range(1, 41)], "label": ["x", "y"] * 20}
+    columns["text"][4] = columns["label"][4] = ""
+    write(here / "gaps.csv", columns)
+    assert load("gaps.csv").row_ids == [str(row) for row in range(1, 41) if row != 5]
+    found = data.load_evaluation("gaps.csv", {0: "x", 1: "y"})
+    assert found.without_text == [5]
+    assert found.rows.tolist() == [row for row in range(40) if row != 4]
+    assert found.texts == [columns["text"][row] for row in found.rows]
+    assert found.labels.tolist() == [row % 2 for row in found.rows]
 
 
 LINES = 'text,label\n"two\nlines",a\n\n{},b\n"a quoted ""word""",{}\n'  # rows start on lines 2, 5 and 6

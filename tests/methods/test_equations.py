@@ -533,6 +533,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "metadistil": {"weight": 0.5, "temperature": 5.0, "pilot_rate": 5e-05, "teacher_learning_rate": 1e-05}
     | {"optimizer": "adamw", "max_grad_norm": 1.0, "form": "exact", "teacher_dropout": False},
     "layer-matching": {"hidden": 1.0, "attention": 0.0, "pairs": (), "states": "auto", "normalize": False},
+    "term-spans": {"terms": (), "weight": 0.3},
+    "term-pooling": {"terms": (), "weight": 1.0},
 }
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import randout
 from randout.core import config
 from randout.core.errors import UserError
 from randout.experiments.run.run_request import recipe_tables
@@ -24,6 +25,7 @@ from randout.methods.terms import TermMethod
 from randout.models.encoder import Encoder
 from randout.models.outputs import Output, Want
 from randout.training.loop import step_at
+from support.external_loops import stock
 from support.training import bit_identical, new_training, tiny_encoder, toy_training_data, trained, weights_of
 
 TEXTS = ["the fever and the cough", "no team", "coughing in the heart of the market", "fever"]
@@ -134,6 +136,13 @@ def test_what_is_refused(kind: type[TermMethod], tiny_model: Any) -> None:
         kind(terms=TERMS).check(outside)
     with pytest.raises(UserError, match=r"terms: found 'none.txt'; no such file; expected a list of terms"):
         config.build([{"methods": {name: {"terms": "none.txt"}}}], METHODS)
+
+
+@pytest.mark.parametrize("kind", [TermSpans, TermPooling])
+def test_external_loops_are_refused(kind: type[TermMethod], tiny_model: Any) -> None:
+    attached = randout.attached(stock(tiny_model("bert"), dropout=False), [CrossEntropy(), kind(terms=TERMS)])
+    with pytest.raises(UserError, match=r"external training loop.*use randout\.train"), attached:
+        pass
 
 
 def test_a_file_of_terms_is_the_same_configuration_as_its_list(tmp_path: Path) -> None:

@@ -246,28 +246,38 @@ def _is_index_or_empty(values: Sequence[Any]) -> bool:
     return first in ("0", "1") and all(str(value).strip() == str(int(first) + i) for i, value in enumerate(values))
 
 
-def rows_with_text(table: Table, column: str, notes: list[str]) -> Table:
+def rows_with_text(table: Table, column: str) -> tuple[Table, list[int]]:
+    """Return the rows of a table that have a text, and the numbers of the others in the file.
+
+    Raises UserError if a text is not a string.
+    """
+    values = table.columns[column]
+    texts_or_empty(table.name, values, column)
+    kept = [row for row, value in enumerate(values) if not is_missing(value)]
+    if len(kept) == len(values):
+        return table, []
+    found = table.only(kept)
+    return found, sorted({*(table.numbers or range(1, len(values) + 1))} - {*found.numbers})
+
+
+def training_rows(table: Table, column: str, notes: list[str]) -> Table:
     """Return the rows of a labelled table that have a text; a warning in `notes` names the others.
 
     Raises UserError if a text is not a string, or if more than half of the rows have none: then the column is probably wrong.
     """
-    values = table.columns[column]
-    texts_or_empty(table.name, values, column)
-    empty = [row for row, value in enumerate(values, 1) if is_missing(value)]
+    found, empty = rows_with_text(table, column)
     if not empty:
         return table
-    share = f"{len(empty):,} of {plural(len(values), 'row')} {verb(len(empty), 'has', 'have')}"
-    if len(empty) > len(values) / 2:
+    rows = row_list(empty, lines=[table.lines[row - 1] for row in empty[:SHOWN]] if table.lines else ())
+    share = f"{len(empty):,} of {plural(len(table), 'row')} {verb(len(empty), 'has', 'have')}"
+    if len(empty) > len(table) / 2:
         raise UserError(
-            f"{table.name}: {share} an empty text in column {column!r}: {rows_in(table, empty)}. Remove these rows, or name "
-            f"another column with {naming('text')}."
+            f"{table.name}: {share} an empty text in column {column!r}: {rows}. Remove these rows, or name another column "
+            f"with {naming('text')}."
         )
-    notes.append(
-        f"{WARNING}{table.name}: {share} no text in column {column!r} and {verb(len(empty), 'is', 'are')} left out: "
-        f"{rows_in(table, empty)}"
-    )
-    left_out = set(empty)
-    return table.only([row for row in range(len(values)) if row + 1 not in left_out])
+    left_out = f"{verb(len(empty), 'is', 'are')} left out"
+    notes.append(f"{WARNING}{table.name}: {share} no text in column {column!r} and {left_out}: {rows}")
+    return found
 
 
 def texts_or_empty(name: str, values: Sequence[Any], column: str, before: int = 0) -> list[str]:

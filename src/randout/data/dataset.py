@@ -29,6 +29,7 @@ from .archives import opened_file
 from .columns import row_list
 from .soft_label_files import key_of
 from .sources import (
+    SPLIT_VALUES,
     Columns,
     Labels,
     Opened,
@@ -499,25 +500,37 @@ def load_evaluation(
     own, names = known.labels, list(id2label.values())
     renamed = isinstance(own, Mapping) and set(own.values()) <= set(names)
     known_labels = own if renamed else names
-    part = read_part(opened, role, columns, known_labels, notes, empty_texts=True, strict=strict)
+    part = read_part(opened, role, columns, known_labels, notes, evaluated=True, strict=strict)
+    if not part.texts:
+        raise cols.without_text(part.table.name, columns.text)
     if not source.asked and cols.are_numbers(part.texts):
         notes.append(WARNING + cols.numbers_warning(columns.text))
     label2id = {label: i for i, label in id2label.items()}
     unseen = sorted(set(part.labels) - label2id.keys())
     label2id |= {label: i for i, label in enumerate(unseen, len(label2id))}
     labels = np.array([label2id[label] for label in part.labels], dtype=np.int64)
-    with_text = np.array([bool(text) for text in part.texts], dtype=bool)
-    filled = np.flatnonzero(with_text)  # empty texts are not copies of one another
-    groups = np.full(len(labels), -1, dtype=np.int64)
-    groups[filled] = _groups(copies_of([part.texts[row] for row in filled]), [part.groups[row] for row in filled])
-    rows = np.arange(len(labels))
-    if role == "main" and opened.reading.split_column:
-        roles = given_split([part], opened.reading.split_column, notes) or []
-        rows = np.flatnonzero(np.array(roles) == "test") if "test" in roles else rows
-    left_out, rows = (rows[~with_text[rows]] + 1).tolist(), rows[with_text[rows]]
-    if not len(rows):
-        raise cols.without_text(part.table.name, columns.text)
-    if (labels[rows] >= len(id2label)).all():  # no label is known: raise the error of a strict match
-        read_part(opened, role, columns, known_labels, [], empty_texts=True)
-    kept = [part.texts[row] for row in rows]
-    return Evaluation(kept, labels[rows], groups[rows], part.table, rows, left_out, tuple(unseen))
+    groups = _groups(copies_of(part.texts), part.groups)
+    table, split_column = opened.tables[role], opened.reading.split_column if role == "main" else None
+    kept, left_out = _rows_to_evaluate(part, table, split_column, notes)
+    if (labels[kept] >= len(id2label)).all():  # no label is known: raise the error of a strict match
+        read_part(opened, role, columns, known_labels, [], evaluated=True)
+    texts, at = (
+        [part.texts[row] for row in kept],
+        np.asarray(part.table.numbers or range(1, len(labels) + 1), np.int64) - 1,
+    )
+    return Evaluation(texts, labels[kept], groups[kept], table, at[kept], left_out, tuple(unseen))
+
+
+def _rows_to_evaluate(part: Part, table: Table, split_column: str | None, notes: list[str]) -> tuple[Ints, list[int]]:
+    """Return the positions in `part` of the rows to evaluate, and the numbers of those of `table` that lack a text.
+
+    part: the rows of `table` that have a text. split_column: the column of splits; if it has test rows, only these count.
+    """
+    with_text = set(part.table.numbers or range(1, len(part.texts) + 1))
+    left_out = [number for number in range(1, len(table) + 1) if number not in with_text]
+    roles = (given_split([part], split_column, notes) or []) if split_column else []
+    if split_column is None or "test" not in roles:
+        return np.arange(len(part.texts)), left_out
+    values = table.columns[split_column]
+    of_test = [number for number in left_out if SPLIT_VALUES.get(str(values[number - 1]).strip().lower()) == "test"]
+    return np.flatnonzero(np.array(roles) == "test"), of_test

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from randout.core.errors import UserError, nearest
-from randout.core.wording import plural, verb
+from randout.core.wording import WARNING, plural, verb
 
 from . import columns as cols
 from . import labels as classes
@@ -228,15 +228,15 @@ def read_part(
     labels: Labels | None,
     notes: list[str],
     found_in_main: Collection[str] = (),
-    empty_texts: bool = False,
+    evaluated: bool = False,
     strict: bool = True,
 ) -> Part:
     """Read the rows of one labelled table; its columns are named as in the main table, or else chosen again.
 
     labels: the classes, if already determined. found_in_main: for other roles, the labels of the main table; labels that
-    differ from them only in spelling are matched if `labels` is None. empty_texts: whether rows without a text are kept,
-    with the text ""; otherwise they are left out with a warning in `notes`. strict: whether labels outside `labels` are an
-    error; otherwise they are kept unchanged.
+    differ from them only in spelling are matched if `labels` is None. evaluated: whether rows without a text are left out
+    silently, as many as there are; otherwise with a warning in `notes`, and an error for most rows. strict: whether labels
+    outside `labels` are an error; otherwise they are kept unchanged.
     """
     table = opened.tables[role]
     text = _text_column(table, columns, notes)
@@ -244,9 +244,8 @@ def read_part(
     if label not in table.columns:
         label = cols.choose_label(table, columns.named_label, text)
         notes.append(f"{table.name}: labels from column {label!r}")
-    if not empty_texts:
-        table = cols.rows_with_text(table, text, notes)
-    texts = cols.texts_or_empty(table.name, table.columns[text], text)
+    table = cols.rows_with_text(table, text)[0] if evaluated else cols.training_rows(table, text, notes)
+    texts = table.columns[text]
     known_labels = [*labels, *labels.values()] if isinstance(labels, Mapping) else labels
     found = classes.labels_of(table, label, known_labels or found_in_main or None, notes)
     if labels is not None:
@@ -287,12 +286,21 @@ def _text_column(table: Table, columns: Columns, notes: list[str]) -> str:
     return text
 
 
+def _unused_split(table: Table, name: str, files: int) -> str:
+    """Return the note on a column that is called "split"; a warning if it assigns every row of the only file to a split."""
+    if files == 1 and all(str(value).strip().lower() in SPLIT_VALUES for value in table.columns[name]):
+        return (
+            f"{WARNING}column {name!r} assigns each row to train, validation or test, but it is not used. Add --split-column "
+            f"{name} to use it; otherwise the rows are split at random"
+        )
+    return f"column {name!r} is not used (use --split-column {name} to split by it)"
+
+
 def given_split(parts: Sequence[Part], split_column: str | None, notes: list[str]) -> list[str] | None:
     """Return the given split of each labelled row, or None if the rows must be split randomly."""
     main = parts[0].table
     if split_column is None:
-        unused = [c for c in main.columns if c.lower() == "split"]
-        notes.extend(f"column {c!r} is not used (use --split-column {c} to split by it)" for c in unused)
+        notes.extend(_unused_split(main, name, len(parts)) for name in main.columns if name.lower() == "split")
         roles = ["train" if part.role == "main" else part.role for part in parts for _ in part.texts]
         return roles if len(parts) > 1 else None
     if len(parts) > 1:
