@@ -57,7 +57,9 @@ def shrink(
     margin: Annotated[
         float | None, typer.Option(help="accuracy that may be lost (default: 0.01, which is 1 point)")
     ] = None,
-    cost: Annotated[str | None, typer.Option(help="what cheap means: latency (default), size or throughput")] = None,
+    cost: Annotated[
+        str | None, typer.Option(help="cost that makes a form the cheapest: latency (default), size or throughput")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads for the measurement (default: 1)")] = None,
     rounds: Annotated[
         int | None, typer.Option(help="measured processes of each form (default: 3); 0: no timing, with --cost size")

@@ -96,7 +96,7 @@ def shrink(
 ) -> StudyFolder[ShrinkRecord]:
     """Train and measure a ladder of sizes, in `out` or in a folder named after the request.
 
-    given: values of `ShrinkTable`; None: not given. again: measure all costs anew. Raises StudyStopped, UserError, Failure.
+    given: values of `ShrinkTable`; None: not given. again: measure all costs again. Raises StudyStopped, UserError, Failure.
     """
     made, dataset = _build_shrink(request, given, options)
     from randout.experiments.shrink.shrink import run_shrink

@@ -89,6 +89,12 @@ class Source:
         return found
 
     @property
+    def depth(self) -> int | None:
+        """Number of transformer blocks; None if its config.json does not say."""
+        found = self.config.get("num_hidden_layers") or self.config.get("n_layers")
+        return found if isinstance(found, int) else None
+
+    @property
     def is_classifier(self) -> bool:
         """Whether it is a sequence classifier; otherwise it is a bare encoder."""
         architectures = self.config.get("architectures") or []

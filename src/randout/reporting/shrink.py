@@ -6,14 +6,13 @@ from typing import Any
 
 from randout.core.text_tables import table_lines
 from randout.core.wording import plural
-from randout.storage.study_record import LadderForm, MarginTest, ShrinkRecord
+from randout.storage.study_record import FORM_NAMES, LadderForm, MarginTest, ShrinkRecord
 
 from .subjects import Subject
 from .values import Column, Figure, Part, Points, Section, Table
 
 MEGABYTE = 1e6
 AXES = {"latency": "ms per text", "size": "MB on disk", "throughput": "texts per second"}
-SERIES = {"torch": "torch", "float32": "ONNX", "int8": "int8", "arrays": "bag of words"}
 WORDS = {"confirmed": "not worse", "refuted": "worse", "undecided": "undecided"}
 COLUMNS: tuple[Column, ...] = (
     Column("form"),
@@ -104,12 +103,12 @@ def figure(record: ShrinkRecord) -> Figure | None:
             continue
         if form.validation is None:
             reference = value
-        kind = SERIES[form.form] + (", trimmed" if form.trimmed else "")
-        if rung.kind == "teacher":
-            kind = "teacher"
-        elif several and rung.kind == "encoder":
+        kind = FORM_NAMES[form.form] + (", trimmed" if form.trimmed else "")
+        if rung.kind != "encoder":
+            kind = rung.name
+        elif several:
             kind = f"{rung.student}, {kind}"
-        label = {"teacher": SERIES[form.form], "words": ""}.get(rung.kind, str(rung.layers))
+        label = {"teacher": FORM_NAMES[form.form], "words": ""}.get(rung.kind, str(rung.layers))
         chosen = "chosen" if form.name == record.chosen else ""
         rows.append((kind, form.name, label, x, value, chosen))
     if reference is None:

@@ -45,10 +45,6 @@ class Margin:
     verdict: str
     reason: str = ""
 
-    @property
-    def not_worse(self) -> bool:
-        return self.verdict == CONFIRMED
-
     def rows_needed(self, difference: float | None = None) -> int | None:
         """Return how many rows like these would decide it; see `rows_to_decide`. difference: by default the observed one."""
         true = self.estimate if difference is None else difference

@@ -344,12 +344,18 @@ def record_opening_in(
     by: str,
     scored: int | None = None,
     teacher: str = "",
+    since: str = "",
 ) -> int:
-    """Log one opening in a folder of runs, as `record_opening` does. name, fingerprint: of the model that is scored."""
+    """Log one opening in a folder of runs, as `record_opening` does. name, fingerprint: of the model that is scored.
+
+    since: start of a study that opens the split once: an entry of the same model and command from then on is this opening,
+    logged before an interruption. Empty: every call counts, except for the end of a training.
+    """
     from .run_record import Opening
 
     before = openings(folder, rows)
-    same = [entry for entry in before if entry.fingerprint == fingerprint and entry.by == by == "train"]
+    same = [entry for entry in before if entry.fingerprint == fingerprint and entry.by == by]
+    same = [entry for entry in same if by == "train" or (since and entry.at >= since)]
     if same and same[-1].run == name:
         return len(before)
     entry = Opening(at=now(), run=name, fingerprint=fingerprint, rows=rows, split=split, by=by)

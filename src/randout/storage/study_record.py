@@ -237,6 +237,9 @@ class MarginTest(Record):
     needed_if_equal: int | None = None
 
 
+FORM_NAMES = {"torch": "torch", "float32": "ONNX", "int8": "int8", "arrays": "arrays"}  # of `LadderForm.form`
+
+
 class LadderForm(Record):
     """One form of a rung's model: what can be deployed.
 
@@ -282,9 +285,9 @@ class ShrinkRecord(StudyRecord):
     """A ladder of student sizes against one teacher.
 
     by: which cost decides: latency, size or throughput. rows: validation rows compared; seen_rows: validation rows that are
-    left out because the teacher was trained on them. cells: the training of each rung and seed. chosen: name of the cheapest
-    form that is not worse; nearest: of the form that comes closest, if there is none. test: of the form `tested`. identity:
-    digest of the teacher and of all trainings.
+    left out because the teacher was trained on them or on copies of them. cells: the training of each rung and seed. chosen:
+    name of the cheapest form that is not worse; nearest: of the form that comes closest, if there is none. test: of the form
+    `tested`. identity: digest of the teacher and of all trainings.
     """
 
     kind: Literal["shrink"]

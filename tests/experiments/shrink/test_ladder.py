@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 from randout.core import config
 from randout.core.errors import UserError
 from randout.experiments.shrink.choice import cheapest, closest
-from randout.experiments.shrink.ladder import depths, kept_blocks, make_shrink, rungs_of
+from randout.experiments.shrink.ladder import depths, in_paths, kept_blocks, make_shrink, rungs_of, student_labels
 from randout.methods.builtin import METHODS
+from randout.models.sources import Source
 from randout.storage.study_record import Cost, LadderForm, MarginTest
 
 
@@ -56,11 +58,33 @@ def test_rungs_have_the_requested_layers_that_the_encoder_has() -> None:
         ({"rounds": 0}, {}, "--cost size"),
         ({"margin": 1.5}, {}, "margin"),
         ({"cost": "price"}, {}, "cost"),
+        ({}, {"output": {"test": False}}, "--open none"),
+        ({"seeds": 2}, {"teacher": {"cross_fit": 2}}, "--seeds 1"),
     ],
 )
 def test_a_ladder_that_cannot_be_is_refused(given: dict[str, Any], tables: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         make_shrink(recipe(**tables), given)
+
+
+def encoder(folder: Path, weights: str) -> Source:
+    """A folder with the files that identify a model."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"num_hidden_layers": 6}', encoding="utf-8")
+    (folder / "model.safetensors").write_text(weights, encoding="utf-8")
+    return Source(str(folder), folder)
+
+
+def test_students_with_the_same_label_have_names_of_their_own(tmp_path: Path) -> None:
+    first, second, other = (encoder(tmp_path / name, name) for name in ("a/base", "b/base", "other"))
+    found = student_labels([first, second, other])
+    assert found == [first.name, second.name, "other"]
+    names = [rung.name for label in found for rung in rungs_of(label, 6, (), True)]
+    assert len({in_paths(name) for name in names}) == 3 * 4
+    with pytest.raises(UserError, match="same model"):
+        student_labels([first, encoder(tmp_path / "copy", "a/base")])
+    with pytest.raises(UserError, match="same names"):
+        student_labels([other, encoder(tmp_path / "other-", "c")])
 
 
 def test_students_are_not_trained_on_the_rows_that_choose_among_them() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +21,24 @@ from randout.core.console import Show
 from randout.core.errors import UserError
 from randout.data.dataset import load
 from randout.experiments.run.options import Options, Stopped
+from randout.experiments.run.reload import TRUNCATION
+from randout.experiments.run.saved_model import load_classifier
 from randout.experiments.shrink import timed_process, timing
+from randout.experiments.shrink.forms import Model, Rows, copy_chosen, write_forms
 from randout.experiments.shrink.ladder import make_shrink
 from randout.experiments.shrink.shrink import expected_seconds, run_shrink
 from randout.methods.builtin import METHODS
 from randout.reporting import report
 from randout.storage.predictions import read_predictions
+from randout.storage.run_folder import record_opening_in
+from randout.storage.seen_rows import read_seen
 from randout.storage.study_folder import StudyFolder, read_record
-from randout.storage.study_record import Cell, LadderRung, ShrinkRecord, StudyData
+from randout.storage.study_record import Cell, Cost, LadderForm, LadderRung, ShrinkRecord, StudyData
+from randout.testing.models import build_decoder
 from support import training  # noqa: F401  (one thread)
 
 FAST = {"epochs": 1, "batch_size": 16, "learning_rate": 2e-3, "precision": "float32", "refit": False}
+CUT = {"student.truncation": "head+tail", "student.max_length": 6}
 SETTINGS = [word for key, value in FAST.items() for word in ("--set", f"{key}={str(value).lower()}")]
 
 
@@ -39,7 +48,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any, toy_csv: An
     folder = tmp_path_factory.mktemp("ladder")
     settings = FAST | {"data.split_seed": 0}
     randout.train(
-        toy_csv(90), student=tiny_model("bert"), preset="plain", settings=settings | {"output.test": False},
+        toy_csv(90), student=tiny_model("bert"), preset="plain", settings=settings | CUT | {"output.test": False},
         runs=folder / "runs", out=folder / "teacher",
     )  # fmt: skip
     return folder
@@ -116,6 +125,52 @@ def test_resuming_trains_and_opens_nothing_again(
     assert "layers differ" in error
 
 
+def test_an_opening_that_was_interrupted_is_logged_once(
+    ladder: StudyFolder[ShrinkRecord], words: list[Any], place: Path, command: Run
+) -> None:
+    """The state after a crash between the opening and the record of its result; another study's opening counts."""
+    log = place / "runs" / "test-openings.jsonl"
+    before = log.read_text(encoding="utf-8")
+    (entry,) = map(json.loads, before.splitlines())
+    assert entry["teacher"] == ladder.record.teacher == "teacher"
+    shutil.copytree(place / "ladder", place / "crashed")
+    study: Any = read_record(place / "crashed")
+    study.record.tested = study.record.test = None
+    study.save()
+    code, _, error = command(*words, "-o", "crashed")
+    assert code == 0, error
+    assert log.read_text(encoding="utf-8") == before
+    assert read_record(place / "crashed").record.as_json()["test"] == ladder.record.as_json()["test"]
+    values = [entry[name] for name in ("run", "fingerprint", "rows", "split", "by")]
+    copy = place / "copy"
+    copy.mkdir()
+    (copy / log.name).write_text(before, encoding="utf-8")
+    assert record_opening_in(copy, *values, since=ladder.record.started) == 1
+    assert record_opening_in(copy, *values, since="2999-01-01T00:00:00+00:00") == 2
+
+
+def test_the_plan_names_the_runs(
+    ladder: StudyFolder[ShrinkRecord], words: list[Any], place: Path, command: Run
+) -> None:
+    code, out, error = command(*words, "--dry-run")
+    assert code == 0, error
+    planned = dict(line.split(": ") for line in out.splitlines()[:2])
+    made = {cell.arm: ladder.run(cell).path.name for cell in ladder.record.cells}
+    assert planned == {arm: name.rpartition("-")[0] for arm, name in made.items()}
+
+
+def test_an_exported_bag_of_words_knows_its_training_rows(
+    ladder: StudyFolder[ShrinkRecord], place: Path, tmp_path: Path
+) -> None:
+    words = ladder.record.form("bag of words")
+    assert words is not None
+    seen = read_seen(copy_chosen(words, place / "ladder").resolve())
+    own = read_seen(ladder.run(ladder.record.cells[0]).path)
+    assert seen is not None
+    assert own is not None
+    np.testing.assert_array_equal(seen.hashes, own.hashes)
+
+
 def test_the_chosen_form_predicts(ladder: StudyFolder[ShrinkRecord], place: Path) -> None:
     model = randout.load(place / "ladder" / "chosen")
     assert model.predict(["fever and cough", "a goal for the team"])[0] in {"health", "money", "sport"}
@@ -147,6 +202,15 @@ def test_forms_are_measured_in_processes_of_their_own(ladder: StudyFolder[Shrink
     found = timed_process.measured(folder, "torch", 1, ["fever", "a goal for the team"] * 6, 0.05)
     assert len(found["singles"]) >= 10
     assert found["throughput"] > 0
+
+
+def test_other_threads_or_rounds_need_a_new_measurement() -> None:
+    cost = Cost(latency=1.0, latency95=1.0, throughput=1.0, texts=10, rounds=3)
+    form = LadderForm(name="a", rung="a", form="torch", folder=".", size=1, cost=cost)
+    record = ShrinkRecord(kind="shrink", name="a", data=StudyData(sha256=""), forms=[form], machine=timing.machine(1))
+    assert timing.measured_otherwise(record, 1, 3) == ""
+    for other in ((2, 3), (1, 5)):
+        assert "with 1 thread and 3 rounds" in timing.measured_otherwise(record, *other)
 
 
 def test_the_least_disturbed_round_counts() -> None:
@@ -189,6 +253,49 @@ def test_the_expected_time_grows_with_the_layers() -> None:
     record = ShrinkRecord(kind="shrink", name="a", data=StudyData(sha256=""), rungs=rungs, cells=cells)
     assert expected_seconds(record, rungs[2]) == 6 * max(10.0 / 1, 16.0 / 2)
     assert expected_seconds(record, rungs[3]) == 0.0
+
+
+def test_a_chosen_model_cuts_texts_as_in_training(place: Path, toy_csv: Any, tmp_path: Path) -> None:
+    dataset = load(config.build([{"data": {"source": str(toy_csv(90)), "split_seed": 0}}], METHODS).data)
+    few = dataset.split["train"][:3]  # some tokens of the tiny model are not in use, so that it can be trimmed
+    held = Rows(replace(dataset, split={"train": few}), few, "train")
+    model = Model(LadderRung(name="a", kind="encoder", student="bert", layers=1, depth=1), place / "teacher")
+
+    def logits(folder: Path) -> np.ndarray:
+        return load_classifier(str(folder)).logits(held.texts, lambda *_: None)
+
+    forms = write_forms(model, tmp_path, held, True, ["torch"], Show(quiet=True), [])
+    own = logits(place / "teacher")
+    assert [form.name for form in forms] == ["a, torch", "a, trimmed, torch"]
+    for form in forms:
+        chosen = copy_chosen(form, tmp_path)
+        np.testing.assert_allclose(logits(chosen), own, atol=1e-5)
+        (chosen / TRUNCATION).unlink()
+        assert np.abs(logits(chosen) - own).max() > 1e-3  # texts are long enough to be cut
+
+
+def test_students_learn_from_cross_fitted_teachers(
+    words: list[Any], place: Path, tiny_model: Any, command: Run
+) -> None:
+    words = [tiny_model("bert") if word == "teacher" else word for word in words]
+    code, _, error = command(*words, "--set", "teacher.cross_fit=2", "--open", "none", "-o", "crossed")
+    assert code == 0, error
+    study: Any = read_record(place / "crossed")
+    assert {cell.state for cell in study.record.cells} == {"finished"}
+    learned = study.run(study.record.cells[1]).record.teacher
+    assert learned.cross_fit.folds == 2
+    for name in (learned.name, *learned.cross_fit.teachers):
+        assert (place / "runs" / name / "model").is_dir()
+    teacher = study.record.form("teacher, torch")
+    assert (study.path / teacher.folder).resolve().parent.name == learned.name
+
+
+def test_a_decoder_is_no_teacher_of_a_ladder(toy_csv: Any, tiny_model: Any, tmp_path: Path, command: Run) -> None:
+    decoder = build_decoder("qwen3", tmp_path / "decoder", dict(enumerate(["health", "money", "sport"])))
+    asked = ["shrink", toy_csv(90), "--student", tiny_model("bert"), "--teacher", decoder, "--dry-run"]
+    code, _, error = command(*asked)
+    assert code == 2
+    assert "this is a decoder (qwen3)" in error
 
 
 def test_a_file_of_soft_labels_and_no_teacher_are_refused(

@@ -225,7 +225,7 @@ def _student_settings(
     Pooling "auto" is that of the encoder's class in `transformers`, in most cases the first token. If the student learns
     from so few texts that the contrastive loss applies, it is the pooling that suits the encoder best.
     """
-    if isinstance(depth := student.config.get("num_hidden_layers") or student.config.get("n_layers"), int):
+    if depth := student.depth:
         check_layers(table.layers, depth, student.name)
         for method in methods:
             method.check_size(Size.of(student.config, len(table.layers) or depth))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from randout.core.errors import UserError
-from randout.core.files import shell_path
+from randout.core.files import atomic, shell_path
 from randout.data.dataset import data_identity, load
 from randout.models.sources import Source, find
 from randout.storage.run_folder import RunFolder
@@ -11,6 +14,8 @@ from randout.storage.run_folder import RunFolder
 from .plan import Plan
 from .run_request import stored_config as stored_config
 from .student_kinds import EncoderStudent, baseline_of
+
+TRUNCATION = "truncation.json"  # in a model folder without its run
 
 
 def reload_plan(run: RunFolder) -> Plan:
@@ -42,6 +47,27 @@ def reload_plan(run: RunFolder) -> Plan:
 
 
 def truncation_of(source: Source) -> str:
-    """Return how a run truncates texts; "head" for any other classifier."""
-    run = RunFolder(source.folder.parent)
-    return stored_config(run).student.truncation if run.exists else "head"
+    """Return how a run truncates texts, or a model folder that records it; "head" for any other classifier.
+
+    Raises UserError if the record cannot be read.
+    """
+    record, run = source.folder / TRUNCATION, RunFolder(source.folder.parent)
+    if not record.exists():
+        return stored_config(run).student.truncation if run.exists else "head"
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))["truncation"]
+    except (OSError, ValueError, KeyError, TypeError):
+        found = None
+    if found not in ("head", "head+tail"):
+        raise UserError(
+            f"{record}: expected an object with truncation head or head+tail, which says how long texts are cut. Copy the "
+            "model folder again"
+        )
+    return str(found)
+
+
+def record_truncation(folder: Path, truncation: str) -> None:
+    """Record in a model folder that is kept without its run how texts are truncated. Nothing is written for "head"."""
+    if truncation != "head":
+        with atomic(folder / TRUNCATION) as partial:
+            partial.write_text(json.dumps({"truncation": truncation}) + "\n", encoding="utf-8")

@@ -137,11 +137,11 @@ def score_test(
     """
     name = teacher.name if teacher else ""
     times = run_folder.record_opening(run, rows_sha256(plan, "test"), "test", by, teacher=name)
-    show.say(f"scoring the test split ({_times_scored(times)})")
+    show.say(f"scoring the test split ({times_scored(times)})")
     return score_split(logits_of, plan, "test", run, show)
 
 
-def _times_scored(times: int) -> str:
+def times_scored(times: int) -> str:
     """Return how often these test rows have been scored, for a message."""
     return "first time in this folder of runs" if times == 1 else f"{times:,} times so far in this folder of runs"
 
@@ -365,7 +365,7 @@ def _open_by_file(run: RunFolder | None, held: int, rows: int, show: Show) -> Te
     except OSError as error:
         show.warn(f"{run.path}: this opening of its test split cannot be recorded ({error.strerror or error})")
     else:
-        show.say(f"test rows scored: {found} ({_times_scored(times)})")
+        show.say(f"test rows scored: {found} ({times_scored(times)})")
     return TestRows(rows=held, of=rows, openings=times)
 
 

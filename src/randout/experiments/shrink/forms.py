@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from randout.core.errors import UserError
 from randout.core.files import new_folder
 from randout.data.dataset import Dataset
 from randout.experiments.run.export import FORMS, PACKAGES
-from randout.experiments.run.reload import truncation_of
+from randout.experiments.run.reload import record_truncation, truncation_of
 from randout.experiments.run.saved_model import load_classifier
 from randout.experiments.run.soft_labels import column_order
 from randout.exports import checks, files, runtime
@@ -28,9 +27,9 @@ from randout.models import vocabulary
 from randout.models.sources import Source, find
 from randout.storage.predictions import Predictions, read_predictions, write_predictions
 from randout.storage.seen_rows import FILE as SEEN_ROWS
-from randout.storage.study_record import LadderForm, LadderRung
+from randout.storage.study_record import FORM_NAMES, LadderForm, LadderRung
 
-SHOWN = {"torch": "torch", "float32": "ONNX", "int8": "int8", "arrays": "arrays"}
+from .ladder import in_paths
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Model:
     @property
     def slug(self) -> str:
         """Its name in paths."""
-        name = re.sub(r"[^\w.]+", "-", self.rung.name).strip("-")
+        name = in_paths(self.rung.name)
         return f"{name}-s{self.seed}" if self.seed else name
 
 
@@ -81,7 +80,7 @@ def form_name(rung: LadderRung, form: str, trimmed: bool = False) -> str:
     """Return the name of a form: `3 layers, int8`; a baseline has one form, which needs no word."""
     if form == "arrays":
         return rung.name
-    return ", ".join([rung.name, *(["trimmed"] if trimmed else []), SHOWN[form]])
+    return ", ".join([rung.name, *(["trimmed"] if trimmed else []), FORM_NAMES[form]])
 
 
 def write_forms(
@@ -115,14 +114,11 @@ def _all_forms(
         return found
     place = folder.with_name(f"{folder.name}-trimmed")
     try:
-        if truncation_of(source) != "head":
-            raise vocabulary.NotTrimmed(
-                "its texts are cut at both ends, which a folder without its run does not record"
-            )
         if not place.exists():
             show.say(f"trimming the vocabulary of {model.rung.name}")
             texts = [held.dataset.texts[row] for row in _training_rows(held.dataset)]
             vocabulary.trim(source, texts, place)
+        record_truncation(place, truncation_of(source))
     except vocabulary.NotTrimmed as error:
         notes.append(f"{model.rung.name}: its vocabulary is not trimmed: {error}")
         return found
@@ -180,8 +176,8 @@ def _written_export(
             else:
                 found = files.write_encoder(source, truncation_of(source), made, onnx)
             files.write_record(made, found)
-            if (source is not None) and (source.folder / SEEN_ROWS).exists():
-                shutil.copyfile(source.folder / SEEN_ROWS, made / SEEN_ROWS)
+            if (place / SEEN_ROWS).exists():  # for warnings of `evaluate`
+                shutil.copyfile(place / SEEN_ROWS, made / SEEN_ROWS)
     record = runtime.read_record(folder)
     forms = [_described(model, form, trimmed, folder, study, source) for form in record["files"]]
     scored: dict[str, np.ndarray] = {one.form: _score(one, model, study, held, show) for one in forms}
@@ -251,7 +247,7 @@ def parameters_of(source: Source) -> int:
 
 def predictions_file(study: Path, form: str, split: str, seed: int = 0) -> Path:
     """Return where the predictions of a form are stored."""
-    name = re.sub(r"[^\w.]+", "-", form).strip("-") + (f"-s{seed}" if seed else "")
+    name = in_paths(form) + (f"-s{seed}" if seed else "")
     return study / "predictions" / f"{name}-{split}.parquet"
 
 
@@ -283,7 +279,9 @@ def copy_chosen(form: LadderForm, study: Path) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     with new_folder(target) as made:
         shutil.copytree(source, made, dirs_exist_ok=True)
-        if form.form != "torch":
+        if form.form == "torch":
+            record_truncation(made, truncation_of(Source("", source)))
+        else:
             record = runtime.read_record(made)
             for other, name in record["files"].items():
                 if other != form.form:

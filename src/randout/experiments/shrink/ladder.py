@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
@@ -11,7 +12,7 @@ from pydantic import Field
 from randout.core.config import AUTO_STUDENT, Config, Table, build, checked
 from randout.core.errors import UserError
 from randout.methods.builtin import KD_ALONE, METHODS
-from randout.models.sources import CLASSIFIER_NAMES
+from randout.models.sources import CLASSIFIER_NAMES, Source
 from randout.storage.study_record import LadderRung
 
 WORDS = "svm"  # the bag-of-words baseline of a ladder
@@ -101,6 +102,15 @@ def make_shrink(config: Config, given: dict[str, Any], required: Collection[str]
         raise UserError("--teacher none: shrink compares with a teacher. Name a run, a classifier or an encoder")
     if config.teacher.more:
         raise UserError("teacher.more: shrink compares with one teacher. Remove it")
+    if config.teacher.cross_fit and table.seeds > 1:
+        raise UserError(
+            f"teacher.cross_fit = {config.teacher.cross_fit}: each seed would fine-tune teachers of its own. Use --seeds 1, or "
+            "set teacher.cross_fit = 0"
+        )
+    if not config.output.test and table.open != "none":
+        raise UserError(
+            "output.test = false: in shrink, --open says whether the test split is scored. Add --open none, or remove output.test"
+        )
     if table.rounds == 0 and table.cost != "size":
         raise UserError(f"--rounds 0 measures no {table.cost}. Add --cost size, or leave --rounds out")
     return made
@@ -140,6 +150,32 @@ def rungs_of(label: str, of: int, layers: Sequence[int], several: bool) -> list[
         )
         for count in counts
     ]
+
+
+def student_labels(sources: Sequence[Source]) -> list[str]:
+    """Return a label for each encoder of a ladder: its own, or its name where several have the same label.
+
+    Raises UserError for the same model under two names, and for labels that are equal in paths.
+    """
+    labels = [source.label for source in sources]
+    found = [source.name if labels.count(label) > 1 else label for source, label in zip(sources, labels, strict=True)]
+    models, paths = [source.fingerprint() for source in sources], [in_paths(label) for label in found]
+    for at, source in enumerate(sources):
+        if models[at] in models[:at]:
+            first = sources[models.index(models[at])].name
+            raise UserError(f"--student {source.name}: the same model as {first}. Name each encoder once")
+        if paths[at] in paths[:at]:
+            first = sources[paths.index(paths[at])].name
+            raise UserError(
+                f"--student {source.name}: its files would have the same names as those of {first}. Copy one of them to a "
+                "folder with another name"
+            )
+    return found
+
+
+def in_paths(name: str) -> str:
+    """Return a name of a rung or a form as it is in paths: words joined by hyphens."""
+    return re.sub(r"[^\w.]+", "-", name).strip("-")
 
 
 def with_first(made: Shrink, name: str) -> Shrink:

@@ -22,9 +22,10 @@ from randout.core.errors import Failure, UserError
 from randout.core.wording import plural, verb
 from randout.data.dataset import Dataset
 from randout.experiments.run import leaks, pipeline, planning
+from randout.experiments.run.imported_teacher import find_teacher
 from randout.experiments.run.options import Options, Stopped
 from randout.experiments.run.plan import Plan
-from randout.experiments.run.scoring import rows_sha256
+from randout.experiments.run.scoring import rows_sha256, times_scored
 from randout.models.sources import Source
 from randout.reporting.pictures import draw_picture, to_bytes
 from randout.reporting.shrink import figure, points
@@ -33,12 +34,12 @@ from randout.stats.noninferiority import least_rows, too_few_for
 from randout.storage.run_folder import RunFolder, now, record_opening_in
 from randout.storage.seen_rows import ANY_TRAINED
 from randout.storage.study_folder import StudyFolder, opened, refuse_others
-from randout.storage.study_record import FORMAT, Cell, LadderForm, LadderRung, ShrinkRecord, StudyData
+from randout.storage.study_record import FORM_NAMES, FORMAT, Cell, LadderForm, LadderRung, ShrinkRecord, StudyData
 
 from . import timing
 from .choice import cheapest, closest, judged
-from .forms import FORMS, SHOWN, Model, Rows, copy_chosen, missing_packages, score, write_forms
-from .ladder import WORDS, Shrink, ShrinkTable, kept_blocks, rungs_of, with_first
+from .forms import FORMS, Model, Rows, copy_chosen, missing_packages, score, write_forms
+from .ladder import WORDS, Shrink, ShrinkTable, kept_blocks, rungs_of, student_labels, with_first
 
 TEACHER, PICTURE = "teacher", "shrink.png"
 MAY_CHANGE = ("open", "threads", "rounds", "margin", "cost")  # when a ladder is resumed
@@ -68,6 +69,11 @@ class Ladder:
     def teacher_label(self) -> str:
         return self.teacher.student.label if isinstance(self.teacher, Plan) else self.teacher.label
 
+    @property
+    def fold_teachers(self) -> tuple[Plan, ...]:
+        """The teachers of the folds of the training rows, if they are cross-fitted: the same for all students."""
+        return next((plan.fold_teachers for plan in self.plans.values() if plan.fold_teachers), ())
+
     def rows(self, split: str) -> Rows:
         """Return the rows of a split that neither the teacher nor a starting model was trained on."""
         rows = self.dataset.split[split]
@@ -76,31 +82,25 @@ class Ladder:
 
 def plan_ladder(made: Shrink, dataset: Dataset) -> Ladder:
     """Plan every training of a ladder. Raises UserError if one cannot run, and for a teacher that is not a model."""
+    _check_teacher(made)
     base = planning.make(made.student_config(made.students[0]), dataset, made.required)
     made = with_first(made, base.config.student.model)
     name = base.config.teacher.model  # the automatic one depends on the student's size
     teacher = base.teacher or base.teacher_plan
     if teacher is None:
         raise UserError("shrink: no method of this recipe learns from a teacher. Use --preset kd, or another --recipe")
-    if not isinstance(teacher, Source | Plan):
-        raise UserError(
-            f"--teacher {name}: a file of soft labels cannot be run, so there is nothing to measure. Name a run, a classifier "
-            "or an encoder"
-        )
+    assert isinstance(teacher, Source | Plan)  # as checked
     rungs, plans = [_words_rung()], {WORDS: planning.make(made.words_config(), dataset)}
-    for student in made.students:
-        source = planning.make(made.student_config(student, teacher=name), dataset, made.required).student.source
-        assert source is not None
-        depth = source.config.get("num_hidden_layers") or source.config.get("n_layers")
-        if not isinstance(depth, int):
+    sources = [_source_of(made, student, name, dataset) for student in made.students]
+    for student, source, label in zip(made.students, sources, student_labels(sources), strict=True):
+        if (depth := source.depth) is None:
             raise UserError(f"--student {student}: its config.json has no number of layers")
-        own = rungs_of(source.label, depth, made.table.layers, len(made.students) > 1)
-        for rung in own:
+        for rung in rungs_of(label, depth, made.table.layers, len(made.students) > 1):
             blocks = kept_blocks(int(rung.layers or depth), depth)
             plans[rung.name] = planning.make(made.student_config(student, blocks, 0, name), dataset, made.required)
             rungs.append(rung)
     if len(rungs) == 1:
-        raise UserError(f"--layers {', '.join(map(str, made.table.layers))}: no student has so few layers")
+        raise UserError(f"--layers {', '.join(map(str, made.table.layers))}: no student has so many layers")
     seen = np.zeros(len(dataset.texts), bool)
     for plan in plans.values():
         seen |= leaks.seen_by(plan).roles_of(dataset.hashes) & ANY_TRAINED > 0
@@ -110,9 +110,35 @@ def plan_ladder(made: Shrink, dataset: Dataset) -> Ladder:
         raise UserError(
             f"--teacher {name}: it or a starting model was trained on {held - len(left.rows):,} of the "
             f"{plural(held, 'validation row')}, so they cannot show whether a student is as good. Train the teacher on this "
-            "split with --set refit=false, or name its pretrained encoder, which is then fine-tuned so"
+            "split with --set refit=false, or name its pretrained encoder, which is then fine-tuned on this split"
         )
     return ladder
+
+
+def _check_teacher(made: Shrink) -> None:
+    """Raise UserError for a teacher that cannot be measured and exported."""
+    name = made.config.teacher.model
+    if name == "auto":
+        return
+    found = find_teacher(name, made.config.teacher.revision, made.config.methods)
+    if not isinstance(found, Source):
+        raise UserError(
+            f"--teacher {name}: a file of soft labels cannot be run, so there is nothing to measure. Name a run, a classifier "
+            "or an encoder"
+        )
+    if found.is_decoder:
+        raise UserError(
+            f"--teacher {name}: this is a decoder ({found.config['model_type']}). shrink measures and exports its teacher, "
+            "which needs an encoder. Name an encoder, or train one from this teacher with randout train --teacher, and name "
+            "that run here"
+        )
+
+
+def _source_of(made: Shrink, student: str, teacher: str, dataset: Dataset) -> Source:
+    """Return the encoder that a student's name means."""
+    found = planning.make(made.student_config(student, teacher=teacher), dataset, made.required).student.source
+    assert found is not None
+    return found
 
 
 def _words_rung() -> LadderRung:
@@ -127,8 +153,8 @@ def planned(made: Shrink, dataset: Dataset) -> list[str]:
     """Check a ladder and return its plan: one line for each rung, and what is compared. Raises UserError."""
     ladder = plan_ladder(made, dataset)
     table, held = ladder.made.table, ladder.rows("validation")
-    lines = [f"{rung.name}: {ladder.plans[_key(rung)].name}" for rung in ladder.rungs]
-    forms = ", ".join(SHOWN[form] for form in _wanted(table))
+    lines = [f"{rung.name}: {_unfingerprinted(ladder.plans[_key(rung)])}" for rung in ladder.rungs]
+    forms = ", ".join(FORM_NAMES[form] for form in _wanted(table))
     trims = ", each also with a trimmed vocabulary" if table.trim else ""
     lines.append(f"each as {forms}{trims}; teacher {ladder.teacher_label}")
     lines.append(
@@ -136,6 +162,11 @@ def planned(made: Shrink, dataset: Dataset) -> list[str]:
         "validation rows"
     )
     return lines + [f"warning: {warning}" for warning in _warnings(ladder)]
+
+
+def _unfingerprinted(plan: Plan) -> str:
+    """Return the name of a plan's run without the fingerprint, which may depend on a teacher that is not trained yet."""
+    return plan.name.removesuffix(f"-{plan.fingerprint[:8]}")
 
 
 def _wanted(table: ShrinkTable) -> list[str]:
@@ -161,7 +192,7 @@ def _warnings(ladder: Ladder) -> list[str]:
     if left := len(ladder.dataset.split["validation"]) - len(held.rows):
         found.append(
             f"{plural(left, 'validation row')} {verb(left, 'is', 'are')} left out: the teacher or a starting model was trained "
-            f"on {verb(left, 'it', 'them')}"
+            f"on {verb(left, 'it or a copy of it', 'them or on copies of them')}"
         )
     if "test" not in ladder.dataset.split:
         found.append("the data has no test split, so the choice cannot be confirmed")
@@ -175,7 +206,7 @@ def _warnings(ladder: Ladder) -> list[str]:
 def run_shrink(
     made: Shrink, path: Path, options: Options, dataset: Dataset, again: bool = False
 ) -> StudyFolder[ShrinkRecord]:
-    """Run the ladder in the folder `path`, or resume it. again: measure all costs anew. Raises Stopped, UserError, Failure."""
+    """Run the ladder in the folder `path`, or resume it. again: measure all costs again. Raises Stopped, UserError, Failure."""
     refuse_others(path)
     asked = {**made.table.model_dump(mode="json"), "recipe": made.config.model_dump(mode="json")}
     ladder = plan_ladder(made, dataset)
@@ -241,8 +272,7 @@ def _begin(ladder: Ladder, folder: StudyFolder[ShrinkRecord]) -> None:
 
 def _teacher_rung(ladder: Ladder) -> LadderRung:
     source = ladder.teacher.student.source if isinstance(ladder.teacher, Plan) else ladder.teacher
-    config = source.config if source is not None else {}
-    depth = config.get("num_hidden_layers") or config.get("n_layers")
+    depth = source.depth if source is not None else None
     if isinstance(ladder.teacher, Plan) and ladder.teacher.config.student.layers:
         depth = len(ladder.teacher.config.student.layers)
     return LadderRung(name=TEACHER, kind="teacher", student=ladder.teacher_label, layers=depth, depth=depth)
@@ -260,6 +290,8 @@ def _train(ladder: Ladder, folder: StudyFolder[ShrinkRecord], options: Options) 
     if isinstance(ladder.teacher, Plan):
         options.show.say(f"teacher: {ladder.teacher.student.label} is fine-tuned first")
         place = pipeline.execute(ladder.teacher, within).folder
+    for teacher in ladder.fold_teachers:
+        pipeline.execute(teacher, within)
     found = [Model(record.rung(TEACHER), place, made.config.teacher.labels)]
     for cell in record.cells:
         rung, seed = record.rung(cell.arm), int(cell.unit.removeprefix("seed ")) - 1
@@ -274,9 +306,12 @@ def _train(ladder: Ladder, folder: StudyFolder[ShrinkRecord], options: Options) 
 
 
 def _plan_of(ladder: Ladder, rung: LadderRung, seed: int, teacher: Path) -> Plan:
-    """Return the plan of a training; a teacher that was fine-tuned for the ladder is named by its run."""
+    """Return the plan of a training; a teacher that was fine-tuned for the ladder is named by its run.
+
+    A cross-fitted teacher stays the encoder that is fine-tuned for each fold; that ladder has one seed.
+    """
     planned_already, made = ladder.plans[_key(rung)], ladder.made
-    if rung.kind == "words" or (seed == 0 and isinstance(ladder.teacher, Source)):
+    if rung.kind == "words" or ladder.fold_teachers or (seed == 0 and isinstance(ladder.teacher, Source)):
         return planned_already
     student = planned_already.config.student
     name = str(teacher) if isinstance(ladder.teacher, Plan) else planned_already.config.teacher.model
@@ -316,7 +351,7 @@ def _check_time(folder: StudyFolder[ShrinkRecord], rung: LadderRung, run: RunFol
     takes = (
         f" ({rung.name} would take about {duration(needed)}, and {duration(max(left, 0.0))} are left)" if needed else ""
     )
-    options.show.say(f"the time limit leaves these to train{takes}: {'; '.join(missing)}")
+    options.show.say(f"the time limit does not allow these trainings{takes}: {'; '.join(missing)}")
     raise Stopped("the time limit", run)
 
 
@@ -361,10 +396,14 @@ def _measured(form: LadderForm, before: LadderForm) -> LadderForm:
 def _measure(ladder: Ladder, folder: StudyFolder[ShrinkRecord], again: bool, options: Options) -> None:
     """Measure all forms in one pass, unless all of them have been measured."""
     record, table = folder.record, ladder.made.table
-    if table.rounds == 0 or (all(form.cost for form in record.forms) and not again):
+    if not again and all(form.cost for form in record.forms):
+        if table.rounds and (note := timing.measured_otherwise(record, table.threads, table.rounds)):
+            record.notes = [*record.notes, note]
+        return
+    if table.rounds == 0:
         return
     if options.deadline and time.monotonic() > options.deadline:
-        options.show.say("the time limit is reached: all rungs are trained, and the costs are to be measured")
+        options.show.say("the time limit is reached: all sizes are trained, but the costs are not measured yet")
         raise Stopped("the time limit", folder.run(record.cells[-1]))
     machine = timing.machine(table.threads)
     held = ladder.rows("validation")
@@ -412,8 +451,10 @@ def _test(ladder: Ladder, folder: StudyFolder[ShrinkRecord], options: Options) -
         name, fingerprint = folder.run(cell).path.name, folder.run(cell).record.fingerprint
     rows = rows_sha256(next(iter(ladder.plans.values())), "test")
     some = None if len(held.rows) == len(ladder.dataset.split["test"]) else len(held.rows)
-    times = record_opening_in(options.runs, name, fingerprint, rows, "test", "shrink", some)
-    options.show.say(f"scoring the test split for {form.name} (time {times:,} in this folder of runs)")
+    times = record_opening_in(
+        options.runs, name, fingerprint, rows, "test", "shrink", some, record.teacher, since=record.started
+    )
+    options.show.say(f"scoring the test split for {form.name} ({times_scored(times)})")
     reference = record.form(f"{TEACHER}, torch")
     assert reference is not None
     score(form, ladder.made.config.teacher.labels if form.rung == TEACHER else (), folder.path, held, options.show)

@@ -18,8 +18,9 @@ import numpy as np
 from randout.core.console import Show
 from randout.core.errors import Failure
 from randout.core.hardware import cores
+from randout.core.wording import plural
 from randout.storage.run_folder import now
-from randout.storage.study_record import Cost, LadderForm, Machine
+from randout.storage.study_record import Cost, LadderForm, Machine, ShrinkRecord
 
 TEXTS, SECONDS = 60, 1.0  # texts that are timed, and seconds of a process in which single texts are
 PACKAGES = ("torch", "transformers", "onnxruntime", "tokenizers", "numpy")
@@ -112,10 +113,15 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def words(machine: Machine) -> str:
-    """Describe where costs were measured, in one line."""
-    threads = f"{machine.threads} thread{'s' if machine.threads > 1 else ''}"
-    return f"{machine.processor}, {machine.cores} cores, {threads}, {machine.at[:16].replace('T', ' ')} UTC"
+def measured_otherwise(record: ShrinkRecord, threads: int, rounds: int) -> str:
+    """Return a note if the costs of a ladder were measured with other threads or rounds than asked for; else ""."""
+    costs = [form.cost for form in record.forms if form.cost is not None]
+    if record.machine is None or not costs or (record.machine.threads, costs[0].rounds) == (threads, rounds):
+        return ""
+    return (
+        f"the costs were measured with {plural(record.machine.threads, 'thread')} and {plural(costs[0].rounds, 'round')}. To "
+        "measure again with other numbers, add --measure-again"
+    )
 
 
 def disturbed(machine: Machine) -> str:
