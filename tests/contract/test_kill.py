@@ -84,7 +84,7 @@ def outcome(folder: Path) -> dict[str, Any]:
             found[name] = {
                 key: value for key, value in record.items() if key not in ("started", "finished", "command", "sizes")
             }
-        elif path.parent.name == "soft-labels":  # the order of its metadata varies
+        elif folder.name == "soft-labels":  # the order of its metadata varies
             found[name] = load_file(path)["logits"].tobytes()
         elif name != "run.toml":  # its paths are relative to the folder
             found[name] = path.read_bytes()

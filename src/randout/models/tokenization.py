@@ -74,7 +74,7 @@ def tokens_for(source: Source, table: StudentTable, dataset: Dataset, notes: lis
 
 
 def token_copies(tokens: Tokens, dataset: Dataset) -> dict[str, Ints]:
-    """Find held-out rows that have the same tokens as a training row although their texts differ.
+    """Find held-out rows that have the same tokens as a training row, unlabelled text or view although their texts differ.
 
     Texts can differ only in accents or case that the tokenizer drops, in unknown words, or beyond the truncation. Returns
     the rows by split, without splits that have none. Splitting cannot prevent this, as it must not depend on the student.
@@ -83,7 +83,7 @@ def token_copies(tokens: Tokens, dataset: Dataset) -> dict[str, Ints]:
     def read(row: int) -> bytes:
         return tokens[row].tobytes()
 
-    learned = np.concatenate([dataset.split[name] for name in ("train", "unlabeled") if name in dataset.split])
+    learned = np.concatenate([dataset.split["train"], dataset.unlabelled])
     trained = {read(row) for row in learned.tolist()}
     found: dict[str, Ints] = {}
     for name in ("validation", "test"):

@@ -1,4 +1,4 @@
-"""Words about cross-fitted soft labels: their scores on training rows beside those of a teacher of all rows."""
+"""Words about cross-fitted soft labels: their scores on training rows compared with those of a teacher of all rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from randout.storage.run_record import CrossFit, RunRecord, SoftLabelScores
 
 
 def cross_fit_words(record: CrossFit) -> str:
-    """Describe cross-fitted soft labels in one sentence: folds, rows, and their scores beside the in-sample ones."""
+    """Describe cross-fitted soft labels in one sentence: folds, rows, and their scores next to the in-sample ones."""
     words = (
         f"{record.folds} folds; {plural(record.rows, 'training row')} labelled by a teacher that was not trained on "
         f"{verb(record.rows, 'it', 'them')}: {_scores(record.out_of_fold)}; by the teacher of all training rows: "

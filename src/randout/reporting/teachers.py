@@ -50,7 +50,8 @@ def teachers(subject: Subject) -> Section | None:
     heads: tuple[Column, ...] = (*who, Column("student parameters", "count"), Column("teacher parameters", "count"))
     heads += (Column("student texts per second", "count"), Column("teacher texts per second", "count"))
     if any(cell is not None for row in costs for cell in row[len(who) :]):
-        note = "Texts per second: prediction in float32 on the machine that trained the student."
+        note = "Texts per second on the machine that trained the student: prediction in float32, and of a decoder in the dtype "
+        note += "of its weights (bfloat16 if train.precision is)."
         parts.append(Table("student-teacher-size", "Size and speed", *_without_empty_columns(heads, costs), note))
     parts += given
     return Section("teacher", "Student and teacher", tuple(parts))

@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from conftest import Run
 from randout import api
 from randout.core.errors import UserError
+from randout.experiments.run.teacher_test_logits import teacher_of_run
 from randout.models.sources import find
+from randout.storage.predictions import read_predictions
 from randout.storage.run_folder import RunFolder
 from randout.testing.models import build_decoder
 
@@ -45,6 +48,35 @@ def test_a_student_learns_from_a_decoder(decoder: Path, tiny_model: Any, toy_csv
         probabilities[np.abs(probabilities - row).sum(1).argmin()] for row in shares
     ]  # each stored text is one of them
     assert np.allclose(shares, used, atol=1e-4)
+
+
+def test_a_decoder_outside_the_folder_of_runs_is_compared_on_test_rows(
+    decoder: Path, tiny_model: Any, toy_csv: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the precision of the training. By its name alone it is looked for in the folder of runs, never on the hub."""
+    monkeypatch.chdir(tmp_path)
+    options: dict[str, Any] = {"student": tiny_model("bert"), "preset": "kd", "runs": "runs", "out": "runs/student"}
+    settings = SETTINGS | {"precision": "bfloat16", "refit": False}
+    api.train(toy_csv(60, 1), teacher=decoder, settings=settings | {"output.test": False}, **options)
+    run, asked = RunFolder(Path("runs/student")), []
+
+    def download(name: str, **_: Any) -> None:
+        asked.append(name)
+        raise OSError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("huggingface_hub.snapshot_download", download)
+        assert teacher_of_run(run) is None
+    assert not asked
+    api.train(toy_csv(60, 1), teacher=decoder, settings=settings | {"output.test": True}, **options)
+    (stored,) = Path("runs/soft-labels/test").glob("*.safetensors")
+    with safe_open(stored, framework="numpy") as file:
+        assert file.metadata()["precision"] == "bfloat16"
+        logits = file.get_tensor("logits")
+    rows = read_predictions(run.predictions("test"), run.labels)
+    assert run.metrics.test is not None
+    assert run.metrics.test.teacher is not None
+    assert run.metrics.test.teacher.teacher_accuracy == pytest.approx((logits.argmax(1) == rows.labels).mean())
 
 
 def test_methods_that_run_the_teacher_are_refused(

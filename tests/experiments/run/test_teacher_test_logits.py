@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 
 from randout import api
 from randout.core.errors import UserError
+from randout.experiments.run import pipeline
 from randout.experiments.run.reload import reload_plan
 from randout.experiments.run.teacher_warnings import weak_first_teacher
 from randout.stats.metrics import score
@@ -75,8 +79,13 @@ def test_the_teachers_own_predictions_are_read(train: Train, teacher: RunFolder,
     assert f"Student and teacher on the same {gap.rows} test rows: accuracy {gap.student_accuracy:.4f} and" in card
 
 
-def test_logits_that_are_computed_are_the_same_and_stored(train: Train, place: Path) -> None:
-    """The teacher's classes are in another order, so its own predictions are not read."""
+def test_logits_that_are_computed_are_the_same_and_stored(
+    train: Train, place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The teacher's classes are in another order, so its own predictions are not read.
+
+    A teacher that cannot be scored costs neither the student, which is saved before, nor its scores.
+    """
     other = train("other", data__labels=["sport", "health", "money"])
     gap = train("another", str(other.path), "kd", seed=2).metrics.test.teacher
     assert gap.teacher_accuracy == pytest.approx(accuracy(other))
@@ -85,6 +94,21 @@ def test_logits_that_are_computed_are_the_same_and_stored(train: Train, place: P
     again = train("third", str(other.path), "kd", seed=4).metrics.test.teacher
     assert again.teacher_accuracy == gap.teacher_accuracy
     assert stored.stat().st_mtime_ns == written, "the second student reads them"
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    stored.write_bytes(b"damaged")
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "compare_on_test", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train("fourth", str(other.path), "kd", seed=5)
+    assert (place / "fourth" / "model" / "model.safetensors").exists()
+    caplog.clear()
+    metrics = train("fourth", str(other.path), "kd", seed=5).metrics
+    assert metrics.test is not None
+    assert (metrics.test.teacher, metrics.compared_split) == (None, "validation")
+    assert f"teacher other: it could not be scored on the test rows ({stored}" in caplog.text
 
 
 def test_a_teacher_that_is_trained_for_the_run_is_scored_as_evaluate_does(
@@ -153,6 +177,28 @@ def test_the_plain_student_is_compared_on_the_same_rows(teacher: RunFolder) -> N
     assert found is not None
     assert f"not above the student trained without it ({own:.1%})" in found.message
     assert weak_first_teacher(reload_plan(teacher), beside, metrics_of({"teacher_accuracy": own + 0.001})) is None
+    for setting in ({"seed": 9}, {"epochs": 3}, {"refit": True}):
+        plan = reload_plan(teacher)
+        other = replace(plan, identity=plan.identity | {"train": plan.identity["train"] | setting})
+        assert weak_first_teacher(other, beside, metrics_of({"teacher_accuracy": own})) is None
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_the_plain_student_with_the_settings_of_the_run_is_compared_first(
+    teacher: RunFolder, tmp_path: Path, order: str
+) -> None:
+    """Whatever the folders are called: here one with label smoothing, whose fingerprint and score come first."""
+    for name in order:
+        shutil.copytree(teacher.path, tmp_path / name)
+    record, scores = (json.loads((teacher.path / name).read_text()) for name in ("run.json", "metrics.json"))
+    record["identity"]["methods"]["ce"]["label_smoothing"] = 0.1
+    record["fingerprint"], scores["test"]["accuracy"] = "0" * 64, 0.0
+    (tmp_path / order[0] / "run.json").write_text(json.dumps(record))
+    (tmp_path / order[0] / "metrics.json").write_text(json.dumps(scores))
+    own = teacher.metrics.test.accuracy
+    found = weak_first_teacher(reload_plan(teacher), RunFolder(tmp_path / "c"), metrics_of({"teacher_accuracy": own}))
+    assert found is not None
+    assert f"not above the student trained without it ({own:.1%})" in found.message
 
 
 def test_a_teacher_with_other_labels_is_refused_before_a_run_folder_is_made(

@@ -21,7 +21,7 @@ from randout.core.console import Show
 from randout.core.errors import UserError
 from randout.data.dataset import training_folds
 from randout.experiments.run import pipeline
-from randout.experiments.run.cross_fit import compared
+from randout.experiments.run.cross_fit import compared, settings_to_repeat
 from randout.experiments.run.plan import Plan, TeacherOutputs
 from randout.experiments.run.planning import make
 from randout.experiments.run.reload import reload_plan, stored_config
@@ -29,6 +29,8 @@ from randout.experiments.run.run_request import recipe_tables
 from randout.experiments.run.student import Options, Stopped, make_training_data
 from randout.experiments.study import spec
 from randout.methods.builtin import METHODS
+from randout.models.tokenization import token_copies
+from randout.models.tokens import Tokens
 from randout.reporting.cross_fit import cross_fit_lines
 from randout.storage.run_folder import RunFolder
 from randout.testing.models import toy_texts
@@ -36,6 +38,7 @@ from randout.testing.models import toy_texts
 Tiny = Callable[[str], Path]
 TRAIN = {"epochs": 1, "learning_rate": 2e-3, "precision": "float32", "device": "cpu", "keep": "last"}
 RARE = "a word that no other text has"
+NO_VIEWS = {"data": {"views": 0}}
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +210,42 @@ def test_a_finished_run_is_found_evaluated_and_repeated(done: Done, run: Run) ->
     assert Path(again.teacher.model).name == "roberta", (
         "an encoder to fine-tune for each fold, not the finished teacher"
     )
-    assert make(again).fold_teachers
+    assert (again.teacher.epochs, again.train.validate_every) == (1, 0), "as requested: 0 is auto"
+    assert make(again).fingerprint == done.plan.fingerprint
+
+
+def test_a_cross_fitted_training_with_automatic_settings_can_be_repeated(tables: dict[str, Any]) -> None:
+    """The teacher of all rows, those of the folds and the student each have their own epochs and validations."""
+    auto = {"train": {"epochs": "auto", "learning_rate": "auto", "batch_size": 8, "keep": "auto"}}
+    plan = plan_of(tables, auto, {"teacher": {"cross_fit": 2}, "data": {"views": 1}})
+    assert plan.teacher_plan is not None
+    trained = [one.config.train for one in (plan, plan.teacher_plan, plan.fold_teachers[0])]
+    assert len({train.epochs for train in trained}) == 3
+    assert len({train.validate_every for train in trained}) == 3
+    settings, train = settings_to_repeat(plan)
+    own = {"teacher": plan.config.teacher.model_copy(update=settings), "train": train}
+    again = make(plan.config.model_copy(update=own))
+    assert again.teacher_plan is not None
+    assert again.teacher_plan.fingerprint == plan.teacher_plan.fingerprint
+    assert [one.fingerprint for one in again.fold_teachers] == [one.fingerprint for one in plan.fold_teachers]
+    assert again.fingerprint == plan.fingerprint
+
+
+def test_held_out_rows_with_the_tokens_of_a_view_are_found(tables: dict[str, Any]) -> None:
+    dataset = plan_of(tables).dataset
+    view, held = int(dataset.split["views"][0]), int(dataset.split["test"][3])
+    rows = len(dataset.texts)
+    ids = np.arange(rows, dtype=np.int32)
+    ids[held] = ids[view]
+    found = token_copies(Tokens(ids, np.arange(rows + 1), np.ones(rows, np.int64)), dataset)
+    assert {name: copies.tolist() for name, copies in found.items()} == {"test": [held]}
+
+
+def test_views_count_as_texts_to_learn_from_where_pooling_is_chosen(tables: dict[str, Any]) -> None:
+    """Without views the training rows are few enough to choose the pooling; with two views of each they are not."""
+    few = {"methods": {"contrastive": {"rows": 100}}}
+    chosen = [any("pooling:" in note for note in plan_of(tables, few, more).notes) for more in ({}, NO_VIEWS)]
+    assert chosen == [False, True]
 
 
 def test_stopped_and_resumed_is_bit_for_bit_the_same(done: Done, tables: dict[str, Any], tmp_path: Path) -> None:
@@ -281,6 +319,10 @@ def test_a_fold_teacher_is_an_ordinary_run(tables: dict[str, Any]) -> None:
             "data.views: not supported",
         ),
         ({"teacher": {"cross_fit": 1}}, "expected 2 or more folds"),
+        (
+            {"teacher": {"cross_fit": 2}, "data": {"train_folds": 3, "train_fold": 1}},
+            "train_folds = 3 already leaves out",
+        ),
         ({"teacher": {"cross_fit": 40}}, "teacher.cross_fit = 40: the training rows cannot be split"),
         ({"teacher": {"cross_fit": 2, "model": "none"}, "data": {"views": 0}}, "no teacher to fine-tune"),
         ({"teacher": {"cross_fit": 2}, "methods": {"kd": False, "layer-matching": {}}}, "methods.layer-matching runs"),

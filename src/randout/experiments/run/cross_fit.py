@@ -9,10 +9,11 @@ unlabelled texts) are labelled by the teacher of all training rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from randout.core.config import TeacherTable
+from randout.core.config import Config, TeacherTable, TrainTable
 from randout.core.errors import UserError
 from randout.data.dataset import Dataset, training_folds
 from randout.data.stratify import Ints
@@ -22,17 +23,26 @@ from randout.stats.metrics import score
 from randout.storage.run_record import CrossFit, SoftLabelScores
 
 from .imported_teacher import ImportedTeacher
+from .plan import Plan
+from .run_request import TEACHERS_OWN
 
 SCORES = ("accuracy", "log_loss", "expected_calibration_error")
 
 
-def check(table: TeacherTable, teacher: Source | ImportedTeacher | None, methods: Sequence[Method]) -> None:
+def check(config: Config, teacher: Source | ImportedTeacher | None, methods: Sequence[Method]) -> None:
     """Raise UserError if soft labels cannot be cross-fitted. teacher: the first one, as found."""
+    table = config.teacher
     start = f"teacher.cross_fit = {table.cross_fit}"
     if table.cross_fit == 1:
         raise UserError(f"{start}: expected 2 or more folds, or 0 for one teacher of all training rows")
     if not table.cross_fit:
         return
+    if config.data.train_folds:
+        raise UserError(
+            f"{start}: data.train_folds = {config.data.train_folds} already leaves out a fold of the training rows, and the "
+            "teachers would be trained on folds of the rest. Set data.train_folds = 0 and data.train_fold = 0, or "
+            "teacher.cross_fit = 0"
+        )
     if teacher is None:
         raise UserError(
             f"{start}: there is no teacher to fine-tune for each fold. Name an encoder with --teacher and use a method that "
@@ -51,6 +61,19 @@ def check(table: TeacherTable, teacher: Source | ImportedTeacher | None, methods
             f"{start}: methods.{running[0]} runs one teacher on every text instead of reading stored soft labels. Remove the "
             "method, or set teacher.cross_fit = 0"
         )
+
+
+def settings_to_repeat(plan: Plan) -> tuple[dict[str, Any], TrainTable]:
+    """Return the settings of `[teacher]`, and the table `[train]`, by which a cross-fitted training can be repeated.
+
+    The teachers, which are fine-tuned again, have their settings as requested: with "auto", the teacher of all rows has
+    other epochs than those of the folds. `[train]` is that of the student, resolved, except for `validate_every`, which the
+    teachers take from it and resolve by their own epochs.
+    """
+    asked = plan.asked or plan.config.train
+    own = [key for key in TEACHERS_OWN if getattr(plan.config.teacher, key) == "same"]
+    train = plan.config.train.model_copy(update={"validate_every": asked.validate_every})
+    return {key: getattr(asked, key) or "auto" for key in own}, train
 
 
 def folds_of(dataset: Dataset, table: TeacherTable) -> Ints | None:

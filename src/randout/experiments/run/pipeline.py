@@ -35,14 +35,13 @@ from randout.storage.run_record import (
 from randout.storage.seen_rows import FILE as SEEN_ROWS
 from randout.storage.seen_rows import read_seen, write_seen
 
-from . import leaks
+from . import cross_fit, leaks
 from .defaults import training_texts
 from .model_card import model_card
 from .options import Result as Result
 from .options import finished as finished
 from .plan import Plan, TeacherOutputs, TrainedStudent
 from .planning import refit_plan
-from .run_request import TEACHERS_OWN
 from .run_warnings import diagnose
 from .scoring import open_test, rows_sha256, score_split, score_test
 from .student import Options, Paused, Stopped, check_methods, environment, student_of
@@ -50,7 +49,7 @@ from .student_selection import FOLDER as CHOICE
 from .student_selection import chosen_plan, train_chosen
 from .teacher import prepare_teacher
 from .teacher_comparison import judged_teacher_gap, texts_per_second
-from .teacher_test_logits import teacher_of_plan
+from .teacher_test_logits import compare_on_test, teacher_of_plan
 from .teacher_warnings import teacher_warnings
 
 REFIT = "refit"  # subfolder of a run folder that holds the checkpoint of the refit
@@ -73,7 +72,8 @@ def execute(plan: Plan, options: Options) -> Result:
             clean(run)  # a run that was killed after its last write still has its checkpoint
             options.show.say(f"already trained: {run.path}")
             if _test_to_open(run, plan):
-                return Result(run, open_test(run, plan, options.show), False)
+                teacher, device = teacher_of_plan(plan, options.runs), plan.config.train.device
+                return Result(run, open_test(run, plan, options.show, device=device, teacher=teacher), False)
             return Result(run, run.metrics, False)
         for note in plan.notes:
             options.show.say(note)
@@ -81,13 +81,13 @@ def execute(plan: Plan, options: Options) -> Result:
         _begin_record(run, plan, options)
         _store_options(run, options)
         try:
-            teacher = taught(plan, options)
+            outputs = taught(plan, options)
             if plan.alternative is None:
-                metrics = _finish(plan, run, plan.student.train(plan, run, teacher, options), teacher, options)
+                metrics = _finish(plan, run, plan.student.train(plan, run, outputs, options), outputs, options)
             else:
-                chosen, trained = train_chosen(plan, run, teacher, options)
+                chosen, trained = train_chosen(plan, run, outputs, options)
                 _record_choice(run, plan, chosen)
-                metrics = _finish(chosen, run, trained, teacher if chosen.has_teacher else None, options)
+                metrics = _finish(chosen, run, trained, outputs if chosen.has_teacher else None, options)
         except Paused:
             raise
         except (Stopped, Terminated) as stop:  # also while a teacher trains: the run to resume is this one
@@ -258,27 +258,33 @@ def _store_options(run: RunFolder, options: Options) -> None:
 def _finish(
     plan: Plan, run: RunFolder, trained: TrainedStudent, teacher: TeacherOutputs | None, options: Options
 ) -> Metrics:
-    """Score the best weights in float32, as the saved model runs, then write the model, the metrics and the record."""
+    """Score the best weights in float32, as the saved model runs, then write the model, the metrics and the record.
+
+    The model is saved before the teacher is scored on the test rows, which needs memory for both.
+    """
     show = options.show
     metrics = Metrics(validation=score_split(trained.logits, plan, "validation", run, show))
     final = trained
     if plan.config.train.refit is True:
         metrics.validation.before_refit = True
         final = refitted(plan, run, teacher, options)
+    taught_by = None
     if plan.config.output.test and "test" in plan.dataset.split:
         taught_by = teacher_of_plan(plan, options.runs) if teacher else None
-        device = plan.config.train.device
-        metrics.test = score_test(final.logits, plan, run, show, "train", taught_by, device)
+        metrics.test = score_test(final.logits, plan, run, show, "train", taught_by)
     history = trained.history
     if final is not trained:
         history = history | {"refit_seconds": sum(one["seconds"] for one in final.history["epochs"])}
     run.write("history.json", history)
     sizes = _compare_with_teacher(plan, trained, teacher, metrics.validation) if teacher else None
     metrics.warnings = teacher_warnings(plan, teacher)
-    diagnose(plan, run, metrics, trained.history)
     final.save(run.model, model_card(plan, metrics, teacher, run.record.choice))
     if seen := read_seen(run.path):
         write_seen(run.model, seen)
+    if metrics.test is not None and taught_by is not None:
+        compare_on_test(metrics.test, plan, run, taught_by, plan.config.train.device, show)
+    diagnose(plan, run, metrics, trained.history)
+    replace_text(run.model / "README.md", model_card(plan, metrics, teacher, run.record.choice))
     run.write("metrics.json", metrics.as_json())
     record = RunRecord.model_validate(run.record.as_json() | trained.about)
     if teacher is not None and sizes is not None:
@@ -286,8 +292,11 @@ def _finish(
     record.finished = run_folder.now()
     run.write("run.json", record.as_json())
     first, *more = [_teacher_name(one, run.path) for one in (teacher, *teacher.others)] if teacher else ["none"]
-    named = _fold_teacher_settings(plan, run.path) if plan.fold_teachers else {"model": first}
-    _write_config(run, plan, _student_name(plan, run.path), named, more, plan.config.train)
+    named, train = {"model": first}, plan.config.train
+    if plan.fold_teachers:
+        settings, train = cross_fit.settings_to_repeat(plan)
+        named = {"model": portable(plan.config.teacher.model, run.path), **settings}
+    _write_config(run, plan, _student_name(plan, run.path), named, more, train)
     clean(run)
     return metrics
 
@@ -304,14 +313,6 @@ def _used_teacher(teacher: TeacherOutputs) -> dict[str, Any]:
     found: dict[str, Any] = {"name": teacher.name, "validation_accuracy": teacher.validation.get("accuracy")}
     found |= {"soft_labels": teacher.imported.record} if teacher.imported else {}
     return found | ({"cross_fit": teacher.cross_fit} if teacher.cross_fit else {})
-
-
-def _fold_teacher_settings(plan: Plan, folder: Path) -> dict[str, Any]:
-    """Return how `run.toml` of a finished run describes a cross-fitted teacher: the encoder, to be fine-tuned again."""
-    assert plan.teacher_plan is not None
-    trained = plan.teacher_plan.config.train
-    settings = {key: getattr(trained, key) for key in TEACHERS_OWN}
-    return {"model": portable(plan.config.teacher.model, folder), **settings}
 
 
 def _teacher_name(teacher: TeacherOutputs, folder: Path) -> str:

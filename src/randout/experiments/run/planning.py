@@ -80,7 +80,7 @@ def _encoder_plan(config: Config, dataset: Dataset, required: Collection[str]) -
             "together with a teacher"
         )
     methods = _suitable_methods(methods, dataset, notes)
-    cross_fit.check(config.teacher, teacher, methods)
+    cross_fit.check(config, teacher, methods)
     folds = cross_fit.folds_of(dataset, config.teacher)
     plain, dataset = dataset, _with_views(config, dataset, methods, teacher, folds, notes)
     if not required:
@@ -236,7 +236,7 @@ def _student_settings(
     rows = learned_rows(dataset, methods)[0]
     few = max((method.rows for method in methods if isinstance(method, Contrastive)), default=0)
     if table.pooling == "auto" and table.head == "model":
-        if len(rows) + len(dataset.split.get("unlabeled", ())) <= few:
+        if len(rows) + len(dataset.unlabelled) <= few:
             pooling = defaults.pooling_of(student, dataset, tokens, rows, device, notes)
         elif loading.states_mean(student):
             pooling = "mean"

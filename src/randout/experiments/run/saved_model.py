@@ -32,10 +32,11 @@ class LoadedClassifier:
         return lambda rows, progress: self.logits([dataset.texts[row] for row in rows], progress)
 
 
-def load_classifier(name: str, device: str = "cpu", form: str = "") -> LoadedClassifier:
-    """Load the classifier of a run or a folder, to score in float32, or an export. Raises UserError if there is none.
+def load_classifier(name: str, device: str = "cpu", form: str = "", *, precision: str = "float32") -> LoadedClassifier:
+    """Load the classifier of a run or a folder, or an export. Raises UserError if there is none.
 
-    Texts are truncated as in training. form: of an export; empty: its default.
+    Texts are truncated as in training. form: of an export; empty: its default. precision: in which an encoder or a decoder
+    computes, and a decoder holds its weights.
     """
     if exported := export_folder(name):
         return _load_export(exported, form)
@@ -53,13 +54,13 @@ def load_classifier(name: str, device: str = "cpu", form: str = "") -> LoadedCla
         fitted = baselines.load(folder)
         return LoadedClassifier(fitted.id2label, lambda texts, progress: fitted.logits(texts, progress, device))
     source = loading.find(name, decoders=True)
-    encoder = loading.load(source)
+    encoder = loading.load(source, precision=precision)
     encoder.model.to(device)
 
     def logits(texts: Sequence[str], progress: Progress) -> np.ndarray:
         rows = encode(encoder.tokenizer, texts)
         tokens = truncate(rows, encoder.longest, truncation_of(source), encoder.suffix, encoder.prefix)
-        return predict(encoder, tokens, np.arange(len(texts)), "float32", progress)
+        return predict(encoder, tokens, np.arange(len(texts)), precision, progress)
 
     return LoadedClassifier(dict(encoder.model.config.id2label), logits)
 

@@ -46,8 +46,7 @@ from .saved_model import (
     trained_columns,
 )
 from .soft_labels import output_names
-from .teacher_comparison import judged_teacher_gap
-from .teacher_test_logits import TestedTeacher, teacher_of_run, teacher_test_logits
+from .teacher_test_logits import TestedTeacher, compare_on_test, teacher_of_run
 
 PLACEHOLDER = re.compile(r"LABEL_\d+")  # the name that transformers gives an unnamed output
 
@@ -131,21 +130,15 @@ def score_test(
     show: Show,
     by: str,
     teacher: TestedTeacher | None = None,
-    device: str = "cpu",
 ) -> Scores:
     """Score the test split and return its metrics; the opening is recorded first.
 
-    teacher: is scored on the same rows in the same opening, on `device`, and compared with the student.
+    teacher: the one that will be scored on the same rows in the same opening, by `compare_on_test`.
     """
     name = teacher.name if teacher else ""
     times = run_folder.record_opening(run, rows_sha256(plan, "test"), "test", by, teacher=name)
     show.say(f"scoring the test split ({times_scored(times)})")
-    scores = score_split(logits_of, plan, "test", run, show)
-    if teacher is not None:
-        made = read_predictions(run.predictions("test"), run.labels).logits
-        if gap := judged_teacher_gap(plan, made, teacher_test_logits(plan, run, teacher, device, show), "test"):
-            scores.teacher = gap
-    return scores
+    return score_split(logits_of, plan, "test", run, show)
 
 
 def times_scored(times: int) -> str:
@@ -161,10 +154,17 @@ def rows_sha256(plan: Plan, split: str) -> str:
 
 
 def open_test(
-    run: RunFolder, plan: Plan, show: Show, by: str = "evaluate", allow_leaks: bool = False, device: str = "cpu"
+    run: RunFolder,
+    plan: Plan,
+    show: Show,
+    by: str = "evaluate",
+    allow_leaks: bool = False,
+    device: str = "cpu",
+    teacher: TestedTeacher | None = None,
 ) -> Metrics:
     """Score a finished run's saved model on its own test split, and record the opening.
 
+    teacher: is scored on the same rows and compared with the student; None: the one in the same folder of runs, if any.
     Raises LeakError before the opening if the run's teacher or starting model has seen test rows, unless allow_leaks or
     the run's configuration allows it.
     """
@@ -182,7 +182,10 @@ def open_test(
         show.warn(f"{found}, so test scores will be too high")
     before, metrics = run.metrics, run.metrics
     logits_of = load_classifier(str(run.path), device).row_logits(plan.dataset)
-    metrics.test = score_test(logits_of, plan, run, show, by, teacher_of_run(run), device)
+    teacher = teacher or teacher_of_run(run)
+    metrics.test = score_test(logits_of, plan, run, show, by, teacher)
+    if teacher is not None:
+        compare_on_test(metrics.test, plan, run, teacher, device, show)
     diagnose(plan, run, metrics, run.read("history.json"))
     run.write("metrics.json", metrics.as_json())
     update_card(plan, run, before, metrics, show)

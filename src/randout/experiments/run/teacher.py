@@ -147,7 +147,10 @@ def _cross_fitted(
 
 
 def _speed(encoder: Encoder, plan: Plan, parts: dict[str, str]) -> float:
-    """Return a teacher's speed in texts per second, on some validation rows in float32, as a saved student is scored."""
+    """Return a teacher's speed in texts per second on some validation rows, without autocast, as a saved student is scored.
+
+    Encoders compute in float32, decoders in the dtype of their weights, which is that of the soft labels.
+    """
     held = plan.dataset.split["validation"][:TIMED_ROWS]
     encoded = encode(encoder.tokenizer, [plan.dataset.texts[row] for row in held])
     tokens = truncate(encoded, int(parts["max_length"]), parts["truncation"], encoder.suffix, encoder.prefix)

@@ -1,7 +1,8 @@
 """The logits of a run's first teacher on the test rows of the run, for the comparison with its student.
 
-They are read from the teacher's own run if that was scored on the same rows, else computed as `randout evaluate` does, and
-stored in the folder `soft-labels/test`. Nothing here is read before the test split of the student is scored.
+They are read from the teacher's own run if that was scored on the same rows, else computed as `randout evaluate` does (a
+decoder's: in the precision of the training), and stored in the folder `soft-labels/test`. Nothing here is read before the
+test split of the student is scored.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from randout.core.console import Show
 from randout.core.errors import UserError
 from randout.models.sources import Source, find
+from randout.storage.metrics_record import Scores
 from randout.storage.predictions import read_predictions
 from randout.storage.run_folder import RunFolder, openings_folder
 from randout.storage.run_record import GivenTeacher
@@ -24,6 +26,7 @@ from . import soft_labels
 from .imported_teacher import ImportedTeacher
 from .plan import Plan
 from .saved_model import load_classifier
+from .teacher_comparison import judged_teacher_gap
 
 FOLDER = Path("soft-labels") / "test"  # in a folder of runs
 
@@ -46,13 +49,13 @@ class TestedTeacher:
 def teacher_of_plan(plan: Plan, runs: Path) -> TestedTeacher | None:
     """Return the first teacher of a plan, whose own training has ended; None if there is none, or only its soft labels.
 
-    runs: the folder of runs.
+    runs: the folder of runs. None also for a run of a teacher that is not there any more.
     """
     first = next(iter(plan.teachers), None)
     if first is None or isinstance(first, ImportedTeacher):
         return None
-    source = find(str(runs / first.name)) if isinstance(first, Plan) else first
-    return TestedTeacher(source.label, source, runs)
+    source = _found_in(runs, first.name) if isinstance(first, Plan) else first
+    return TestedTeacher(source.label, source, runs) if source is not None else None
 
 
 def teacher_of_run(run: RunFolder) -> TestedTeacher | None:
@@ -61,9 +64,11 @@ def teacher_of_run(run: RunFolder) -> TestedTeacher | None:
     if record.teacher is None or record.teacher.soft_labels is not None:
         return None
     runs, identity = openings_folder(run, record), record.identity.teacher
+    source = _found_in(runs, record.teacher.name)
+    if source is None:
+        return None
+    found = TestedTeacher(record.teacher.name, source, runs)
     try:
-        source = find(str(runs / record.teacher.name))
-        found = TestedTeacher(record.teacher.name, source, runs)
         if isinstance(identity, GivenTeacher):
             same = source.fingerprint() == identity.model
         else:
@@ -71,6 +76,38 @@ def teacher_of_run(run: RunFolder) -> TestedTeacher | None:
     except UserError:
         return None
     return found if same else None
+
+
+def _found_in(runs: Path, name: str) -> Source | None:
+    """Return the classifier in a folder of `runs`; None if there is none. It is never looked for on the hub."""
+    if not (runs / name).is_dir():
+        return None
+    try:
+        return find(str(runs / name), decoders=True)
+    except UserError:  # unfinished, damaged, or a baseline
+        return None
+
+
+def compare_on_test(
+    scores: Scores, plan: Plan, run: RunFolder, teacher: TestedTeacher, device: str, show: Show
+) -> None:
+    """Add the comparison with the teacher to the student's `scores` on the test rows, whose predictions are stored.
+
+    A teacher that cannot be scored (not enough memory, a damaged folder) must not cost a trained student: it is a warning.
+    """
+    try:
+        its = teacher_test_logits(plan, run, teacher, device, show)
+    except Exception as error:
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        reason = " ".join(str(error).split())[:300]
+        show.warn(
+            f"teacher {teacher.name}: it could not be scored on the test rows ({kind}{reason}), so it is not compared with "
+            "the student there. The student and its scores are complete"
+        )
+        return
+    own = read_predictions(run.predictions("test"), run.labels).logits
+    if gap := judged_teacher_gap(plan, own, its, "test"):
+        scores.teacher = gap
 
 
 def teacher_test_logits(plan: Plan, run: RunFolder, teacher: TestedTeacher, device: str, show: Show) -> np.ndarray:
@@ -86,12 +123,13 @@ def teacher_test_logits(plan: Plan, run: RunFolder, teacher: TestedTeacher, devi
     if of is not None and own is not None:
         return in_order(of.labels, own)
     texts = [dataset.texts[row] for row in rows]
-    parts = soft_labels.fingerprint(teacher.source.fingerprint(), 0, "as trained", "float32", texts)
+    precision = plan.config.train.precision if teacher.source.is_decoder else "float32"
+    parts = soft_labels.fingerprint(teacher.source.fingerprint(), 0, "as trained", precision, texts)
     parts |= {"labels": json.dumps([*dataset.id2label.values(), *plan.config.teacher.labels])}
     path, stored = soft_labels.read_stored_logits(teacher.runs / FOLDER, parts)
     if stored is not None:
         return stored
-    loaded = load_classifier(str(teacher.source.folder), device)
+    loaded = load_classifier(str(teacher.source.folder), device, precision=precision)
     with show.bar(f"scoring test with the teacher {teacher.name}", len(texts)) as advance:
         logits = loaded.logits(texts, lambda count: advance(count, ""))
     made = np.ascontiguousarray(in_order([loaded.id2label[at] for at in sorted(loaded.id2label)], logits))

@@ -75,16 +75,22 @@ def weak_first_teacher(plan: Plan, run: RunFolder, metrics: Metrics) -> Finding 
 
 
 def _plain_score(plan: Plan, run: RunFolder, split: str, metric: str) -> float | None:
-    """Return the score of the same student on the same rows, trained with cross-entropy only; None if there is no such run."""
-    found = None
+    """Return the score of the same student on the same rows, trained with cross-entropy only; None if there is no such run.
+
+    Training settings and seed are the same too. Among several such runs, which differ in the settings of cross-entropy, the
+    one with the run's own settings comes first, then the one whose fingerprint does.
+    """
+    found: list[tuple[bool, str, float]] = []
     for other in run_folder.list_runs(run.path.parent):
         try:
             record = other.record
-            identity, same = record.identity.as_json(), ("data", "split", "student")
+            identity, same = record.identity.as_json(), ("data", "split", "student", "train")
             alone = record.finished is not None and record.identity.methods.keys() == {GOLD}
             if alone and all(identity[part] == plan.identity[part] for part in same):
                 scores = other.metrics.splits.get(split)
-                found = scores.value(metric) if scores else found
+                if scores is not None:
+                    own = identity["methods"][GOLD] == plan.identity["methods"].get(GOLD)
+                    found.append((not own, record.fingerprint, scores.value(metric)))
         except UserError:  # written in another format: not an error here
             continue
-    return found
+    return min(found)[2] if found else None
