@@ -13,7 +13,8 @@ from randout.reporting import report
 from randout.reporting.pictures import draw_picture, log_ticks, scatter_range, to_bytes
 from randout.reporting.shrink import figure, lines, result, table, verdict
 from randout.reporting.svg import svg
-from randout.storage.study_record import Cost, LadderForm, LadderRung, MarginTest, ShrinkRecord, StudyData
+from randout.reporting.values import format_cell
+from randout.storage.study_record import ArmWarning, Cost, LadderForm, LadderRung, MarginTest, ShrinkRecord, StudyData
 
 
 def margin_test(low: float, verdict: str = "undecided", **changes: Any) -> MarginTest:
@@ -55,10 +56,45 @@ def record() -> ShrinkRecord:
 def test_the_result_names_the_choice_and_what_it_saves(record: ShrinkRecord) -> None:
     text = " ".join(result(record))
     assert "3 layers, int8 was chosen as the cheapest of 6 forms that is not worse than the teacher by 1 point" in text
-    assert "4.0 ms per text instead of 100.0 (25.0 times as fast)" in text
+    assert "4.0 ms per text instead of 100.0 (about 25 times as fast), and 4.0 MB" in text
     assert "was not scored" in text
     record.tested, record.test = record.chosen, margin_test(-0.03)
     assert "the match is undecided" in " ".join(result(record))
+
+
+def test_small_quantities_keep_their_digits(record: ShrinkRecord) -> None:
+    record.chosen = "bag of words"
+    chosen = record.form(record.chosen)
+    assert chosen is not None
+    assert chosen.cost is not None
+    chosen.cost.latency, chosen.size = 0.0298e-3, 20_400
+    text = " ".join(result(record))
+    assert "0.03 ms per text instead of 100.0 (about 3,400 times as fast), and 0.02 MB on disk instead of 100.0" in text
+    assert any("0.03" in line.split() and "0.02" in line.split() for line in lines(record))
+    chosen.cost.latency = 0.4
+    assert "400.0 ms per text instead of 100.0 (0.25 times as fast)" in " ".join(result(record))
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0, "0.0"), (0.0298, "0.03"), (0.0996, "0.1"), (0.25, "0.25"), (1.04, "1.0"), (1234.56, "1,234.6"), (3e-5, "0.00003")],
+)
+def test_measured_quantities_have_two_significant_digits(value: float, shown: str) -> None:
+    assert format_cell(value, "rounded") == shown
+
+
+def test_a_weak_teacher_and_a_choice_that_learned_nothing_limit_the_result(record: ShrinkRecord) -> None:
+    assert "see the warnings" not in " ".join(result(record))
+    record.warnings = [ArmWarning(arm="6 layers", kind="one-class", units=["seed 1"], message="The model predicts 'a'.")]
+    assert "see the warnings" not in " ".join(result(record))  # of a form that is not chosen
+    record.warnings += [ArmWarning(arm="3 layers", kind="one-class", units=["seed 1"], message="The model predicts 'a'.")]
+    record.warnings += [ArmWarning(arm="teacher", kind="weak-teacher", units=[], message="The teacher big is weak.")]
+    for tested in (None, record.chosen):
+        record.tested, record.test = tested, margin_test(-0.005, "confirmed") if tested else None
+        assert result(record)[-2:] == [
+            "This says little, because the teacher is weak: see the warnings.",
+            "3 layers, int8 learned little or nothing: see the warnings.",
+        ]
 
 
 def test_without_a_choice_the_nearest_is_named_with_the_rows_it_takes(record: ShrinkRecord) -> None:
@@ -93,7 +129,7 @@ def test_the_verdict_in_words(found: MarginTest, words: str) -> None:
 def test_the_table_is_ordered_by_cost(record: ShrinkRecord) -> None:
     rows = table(record).rows
     assert [row[0] for row in rows] == [form.name for form in sorted(record.forms, key=lambda one: one.size)]
-    assert [row[-1] for row in rows if row[0] in ("teacher, torch", "3 layers, int8")] == [
+    assert [row[1] for row in rows if row[0] in ("teacher, torch", "3 layers, int8")] == [
         "not worse, chosen",
         "the teacher",
     ]
@@ -136,12 +172,17 @@ def test_both_drawings_show_the_points_the_margin_and_the_choice(record: ShrinkR
 def test_a_study_without_a_student_to_show_has_a_report(record: ShrinkRecord, tmp_path: Path) -> None:
     """The teacher's own int8 form is chosen, or nothing is trained yet."""
     record.chosen = "teacher, int8"
+    messages = {"6 layers": "The model predicts 'a'.", "3 layers": "The model predicts 'a'."}
+    record.warnings = [ArmWarning(arm=arm, kind="one-class", units=[], message=text) for arm, text in messages.items()]
+    record.warnings.append(ArmWarning(arm="teacher", kind="weak-teacher", units=[], message="The teacher big is weak."))
     begun = ShrinkRecord(format=1, kind="shrink", name="begun", data=StudyData(sha256=""), rungs=record.rungs, cells=[])
     for name, study in (("whole", record), ("begun", begun)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "study.json").write_text(json.dumps({"format": 1} | study.as_json()), encoding="utf-8")
         report([tmp_path / name], tmp_path / f"{name}-report", formats="md,csv")
     text = (tmp_path / "whole-report" / "report.md").read_text(encoding="utf-8")
+    assert "6 layers, 3 layers: The model predicts 'a'." in text
+    assert "2 findings from 2 checks" in text
     assert "teacher, int8 was chosen as the cheapest of 6 forms" in text
     assert "No result yet" in (tmp_path / "begun-report" / "report.md").read_text(encoding="utf-8")
 

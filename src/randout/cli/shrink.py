@@ -115,6 +115,7 @@ def shrink(
     except study_requests.StudyStopped as stop:
         stopped(stop, stop.where)
         return
+    from randout.experiments.study import study_warnings
     from randout.reporting.shrink import lines
 
     record = folder.record
@@ -126,6 +127,7 @@ def shrink(
         if (folder.path / "chosen").exists():
             print(f"chosen   {folder.path / 'chosen'}")
             print(f'next     randout predict {shell_path(folder.path / "chosen")} "a text to classify"')
+    options.show.conclude(study_warnings.lines(record.warnings))
     if failed := record.cells_in("failed"):
         raise Failure(f"{folder.path}: {plural(len(failed), 'run')} failed; run the same command again to retry")
 

@@ -215,6 +215,7 @@ def no_better_than_majority(subject: Subject) -> Iterator[Check]:
             text += f"{scores.majority_label} gives {always} %."
             yield Check("majority", "warning", "Not clearly better than the most common class", text)
     yield from _learned_nothing(subject)
+    yield from _of_ladder(subject, "one-class", "majority")
 
 
 def still_rising(subject: Subject) -> Iterator[Check]:
@@ -247,6 +248,17 @@ def weak_teacher(subject: Subject) -> Iterator[Check]:
     stored = [(one, model) for model in subject.models for one in model.metrics.warnings if one.kind == "weak-teacher"]
     for one, model in stored[:1]:
         yield Check("weak-teacher", "warning", KINDS[one.kind], f"{_name_with_unit(model)}: {one.message}")
+    yield from _of_ladder(subject, "weak-teacher")
+
+
+def _of_ladder(subject: Subject, *kinds: str) -> Iterator[Check]:
+    """Warnings of some kinds that a ladder of sizes stored; rungs with the same message share a sentence."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for one in subject.ladder.warnings if subject.ladder else ():
+        if one.kind in kinds:
+            found.setdefault((one.kind, one.message), []).append(one.arm)
+    for (kind, message), arms in found.items():
+        yield Check(kind, "warning", KINDS[kind], f"{', '.join(arms)}: {message}")
 
 
 def _teaches(one: Model, other: Model) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from randout.core.text_tables import table_lines
@@ -9,24 +10,23 @@ from randout.core.wording import plural
 from randout.storage.study_record import FORM_NAMES, LadderForm, MarginTest, ShrinkRecord
 
 from .subjects import Subject
-from .values import Column, Figure, Part, Points, Section, Table
+from .values import Column, Figure, Part, Points, Section, Table, format_cell, format_rounded
 
 MEGABYTE = 1e6
 AXES = {"latency": "ms per text", "size": "MB on disk", "throughput": "texts per second"}
 WORDS = {"confirmed": "not worse", "refuted": "worse", "undecided": "undecided"}
 COLUMNS: tuple[Column, ...] = (
     Column("form"),
-    Column("layers", "count"),
-    Column("parameters", "count"),
-    Column("size, MB", "tenths"),
-    Column("memory, MB", "tenths"),
-    Column("ms per text", "tenths"),
-    Column("95 % of texts, ms", "tenths"),
-    Column("texts per second", "tenths"),
+    Column("against the teacher", "verdict"),
     Column("validation accuracy %", "percent"),
     Column("difference, points", "points"),
     Column("90 % interval", "points interval"),
-    Column("against the teacher", "verdict"),
+    Column("ms per text", "rounded"),
+    Column("texts per second", "rounded"),
+    Column("size, MB", "rounded"),
+    Column("memory, MB", "rounded"),
+    Column("million parameters", "rounded"),
+    Column("layers", "count"),
 )
 
 
@@ -55,17 +55,16 @@ def table(record: ShrinkRecord) -> Table:
         rows.append(
             (
                 form.name,
-                rung.layers,
-                form.parameters,
-                form.size / MEGABYTE,
-                None if costs is None or costs.memory is None else costs.memory / MEGABYTE,
-                None if costs is None else 1000 * costs.latency,
-                None if costs is None else 1000 * costs.latency95,
-                None if costs is None else costs.throughput,
+                "the teacher" if found is None else _word(form, record),
                 accuracy_of(form, record),
                 None if found is None else found.estimate,
                 None if found is None else (found.low, found.high),
-                "the teacher" if found is None else _word(form, record),
+                None if costs is None else 1000 * costs.latency,
+                None if costs is None else costs.throughput,
+                form.size / MEGABYTE,
+                None if costs is None or costs.memory is None else costs.memory / MEGABYTE,
+                None if form.parameters is None else form.parameters / 1e6,
+                rung.layers,
             )
         )
     note = f"On {record.rows:,} validation rows. Ends of the interval are one-sided 95 % bounds; the margin is "
@@ -159,6 +158,17 @@ def result(record: ShrinkRecord) -> list[str]:
         found += verdict(record.test, record.tested or "")
     elif chosen is not None:
         found.append("The test split was not scored, so the choice is not confirmed.")
+    return found + _cautions(record)
+
+
+def _cautions(record: ShrinkRecord) -> list[str]:
+    """Sentences that limit the result because of warnings about the teacher, and about the model that is chosen or nearest."""
+    found = []
+    if any(one.kind == "weak-teacher" for one in record.warnings):
+        found.append("This says little, because the teacher is weak: see the warnings.")
+    form = record.form(record.tested or record.chosen or record.nearest)
+    if form is not None and any(one.arm == form.rung and one.kind != "weak-teacher" for one in record.warnings):
+        found.append(f"{form.name} learned little or nothing: see the warnings.")
     return found
 
 
@@ -166,12 +176,21 @@ def _saving(chosen: LadderForm, reference: LadderForm, record: ShrinkRecord) -> 
     """How much cheaper the chosen form is than the teacher."""
     parts = []
     if chosen.cost is not None and reference.cost is not None:
+        own, its = 1000 * chosen.cost.latency, 1000 * reference.cost.latency
         parts.append(
-            f"{1000 * chosen.cost.latency:.1f} ms per text instead of {1000 * reference.cost.latency:.1f} "
-            f"({reference.cost.latency / chosen.cost.latency:.1f} times as fast)"
+            f"{format_rounded(own)} ms per text instead of {format_rounded(its)} ({_times(its / own)} as fast)"
         )
-    parts.append(f"{chosen.size / MEGABYTE:.1f} MB on disk instead of {reference.size / MEGABYTE:.1f}")
+    own, its = chosen.size / MEGABYTE, reference.size / MEGABYTE
+    parts.append(f"{format_rounded(own)} MB on disk instead of {format_rounded(its)}")
     return [f"It takes {', and '.join(parts)}."]
+
+
+def _times(ratio: float) -> str:
+    """A ratio with two significant digits: `0.85 times`, `about 2,000 times`."""
+    if ratio < 10:
+        return f"{ratio:.2g} times"
+    scale = 10 ** (math.floor(math.log10(ratio)) - 1)
+    return f"about {round(ratio / scale) * scale:,} times"
 
 
 def verdict(found: MarginTest, name: str) -> list[str]:
@@ -242,13 +261,18 @@ def _cells(form: LadderForm, record: ShrinkRecord) -> list[str]:
     rung, costs, found = record.rung(form.rung), form.cost, form.validation
     value = accuracy_of(form, record)
 
-    def number(value: float | None, form: str = ".1f") -> str:
-        return "" if value is None else format(value, form)
+    def number(value: float | None) -> str:
+        return format_cell(value, "rounded")
 
     memory = None if costs is None or costs.memory is None else costs.memory / MEGABYTE
-    cells: list[Any] = [form.name, str(rung.layers or ""), number(form.parameters, ","), number(form.size / MEGABYTE)]
+    cells: list[Any] = [
+        form.name,
+        str(rung.layers or ""),
+        format_cell(form.parameters, "count"),
+        number(form.size / MEGABYTE),
+    ]
     cells += [number(memory), number(None if costs is None else 1000 * costs.latency)]
-    cells.append(number(None if costs is None else costs.throughput, ",.0f"))
+    cells.append("" if costs is None else f"{costs.throughput:,.0f}")
     cells.append("" if value is None else _percent(value))
     if found is None:
         return [*cells, "", "", "the teacher"]

@@ -17,15 +17,15 @@ from typing import Any
 from randout.storage.run_names import plain
 
 PER_HUNDRED = ("percent", "points", "interval", "points interval")  # stored as fractions, shown times 100
-NUMERIC = (*PER_HUNDRED, "count", "number", "tenths", "p", "seconds", "value")  # aligned to the right
+NUMERIC = (*PER_HUNDRED, "count", "number", "rounded", "p", "seconds", "value")  # aligned to the right
 
 
 @dataclass(frozen=True)
 class Column:
     """A column of a table.
 
-    kind: text, verdict, value (of a setting), count, number, tenths, p, seconds, percent or points (signed); "interval" and
-    "points interval" are pairs (low, high) in percent and points.
+    kind: text, verdict, value (of a setting), count, number, rounded (`format_rounded`), p, seconds, percent or points (signed);
+    "interval" and "points interval" are pairs (low, high) in percent and points.
     """
 
     title: str
@@ -154,10 +154,20 @@ def format_cell(cell: Any, kind: str) -> str:
     if "interval" in kind:
         sign = "+" if kind.startswith("points") else ""
         return f"{value[0]:{sign}.2f} to {value[1]:{sign}.2f}"
+    if kind == "rounded":
+        return format_rounded(value)
     if kind == "p":
         return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
-    forms = {"percent": ".2f", "points": "+.2f", "count": ",", "number": ".4f", "tenths": ",.1f", "seconds": ",.1f"}
+    forms = {"percent": ".2f", "points": "+.2f", "count": ",", "number": ".4f", "seconds": ",.1f"}
     return format(value, forms[kind]) if kind in forms else plain(value)
+
+
+def format_rounded(value: float) -> str:
+    """Format a measured quantity with one decimal, or with two significant digits if it is below 1: `1,234.5`, `0.032`."""
+    if not 0 < abs(value) < 1:
+        return f"{value:,.1f}"
+    places = 1 - math.floor(math.log10(abs(value)))
+    return f"{value:.{places}f}".rstrip("0").rstrip(".")
 
 
 def format_exact(cell: Any, kind: str) -> tuple[str, ...]:

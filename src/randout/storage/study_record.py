@@ -287,7 +287,7 @@ class ShrinkRecord(StudyRecord):
     by: which cost decides: latency, size or throughput. rows: validation rows compared; seen_rows: validation rows that are
     left out because the teacher was trained on them or on copies of them. cells: the training of each rung and seed. chosen:
     name of the cheapest form that is not worse; nearest: of the form that comes closest, if there is none. test: of the form
-    `tested`. identity: digest of the teacher and of all trainings.
+    `tested`. identity: digest of the teacher and of all trainings. warnings: about the teacher and about rungs (their `arm`).
     """
 
     kind: Literal["shrink"]
@@ -306,6 +306,7 @@ class ShrinkRecord(StudyRecord):
     tested: str | None = None
     test: MarginTest | None = None
     notes: list[str] = Field(default_factory=list)
+    warnings: list[ArmWarning] = Field(default_factory=list)
 
     def cells_in(self, state: str) -> list[Cell]:
         """Return the trainings in a state."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
@@ -19,15 +19,18 @@ WORDS = "svm"  # the bag-of-words baseline of a ladder
 PRESET = KD_ALONE  # default preset of the students
 
 
+FormName = Literal["torch", "float32", "int8"]
+
+
 class ShrinkTable(Table):
     """How a ladder is built, measured and judged."""
 
     students: tuple[str, ...] = Field((), description="encoders; empty: the student of the recipe")
-    layers: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+    layers: tuple[int, ...] = Field(
         (), description="numbers of blocks to keep; empty: all, half of them, a quarter, ... and one"
     )
     trim: bool = Field(False, description="also forms whose vocabulary is that of the training texts")
-    forms: tuple[Literal["torch", "float32", "int8"], ...] = Field((), description="forms of each model; empty: all")
+    forms: tuple[FormName, ...] = Field((), description="forms of each model; empty: all")
     seeds: Annotated[int, Field(ge=1)] = Field(1, description="trainings of each rung; the first one is deployed")
     margin: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.01, description="accuracy that a model may lose: 0.01 is 1 point"
@@ -81,7 +84,9 @@ class Shrink:
 
 def make_shrink(config: Config, given: dict[str, Any], required: Collection[str] = ()) -> Shrink:
     """Check a request. given: values of `ShrinkTable`. Raises UserError."""
-    table: ShrinkTable = checked(ShrinkTable, given, "", f"shrink has {', '.join(ShrinkTable.model_fields)}")
+    if wrong := [str(name) for name in given.get("forms") or () if name not in get_args(FormName)]:
+        raise UserError(f"--form {', '.join(wrong)}: expected {', '.join(get_args(FormName))}")
+    table: ShrinkTable = checked(ShrinkTable, given, "--", f"shrink has {', '.join(ShrinkTable.model_fields)}")
     made = Shrink(config, table, frozenset(required))
     for name in made.students:
         if name in (*CLASSIFIER_NAMES, AUTO_STUDENT):
@@ -125,6 +130,14 @@ def depths(of: int) -> list[int]:
     while found[-1] > 1:
         found.append((found[-1] + 1) // 2)
     return found[::-1]
+
+
+def check_layers(layers: Sequence[int], depth: int) -> None:
+    """Raise UserError for numbers of layers that no student has. depth: the largest number of layers of a student."""
+    if wrong := [str(count) for count in layers if not 1 <= count <= depth]:
+        raise UserError(
+            f"--layers: found {', '.join(wrong)}; expected numbers from 1 to {depth}, the layers of the student"
+        )
 
 
 def kept_blocks(count: int, of: int) -> tuple[int, ...]:

@@ -39,7 +39,8 @@ from randout.storage.study_record import FORM_NAMES, FORMAT, Cell, LadderForm, L
 from . import timing
 from .choice import cheapest, closest, judged
 from .forms import FORMS, Model, Rows, copy_chosen, missing_packages, score, write_forms
-from .ladder import WORDS, Shrink, ShrinkTable, kept_blocks, rungs_of, student_labels, with_first
+from .ladder import WORDS, Shrink, ShrinkTable, check_layers, kept_blocks, rungs_of, student_labels, with_first
+from .ladder_warnings import of_ladder
 
 TEACHER, PICTURE = "teacher", "shrink.png"
 MAY_CHANGE = ("open", "threads", "rounds", "margin", "cost")  # when a ladder is resumed
@@ -83,24 +84,31 @@ class Ladder:
 def plan_ladder(made: Shrink, dataset: Dataset) -> Ladder:
     """Plan every training of a ladder. Raises UserError if one cannot run, and for a teacher that is not a model."""
     _check_teacher(made)
-    base = planning.make(made.student_config(made.students[0]), dataset, made.required)
+    asked = made.student_config(made.students[0])
+    if asked.teacher.model == "auto" and planning.make(asked, dataset).left_out:
+        raise UserError(
+            "shrink compares with a teacher, and no larger encoder was found locally. Name one with --teacher NAME: a run, a "
+            "classifier or an encoder"
+        )
+    base = planning.make(asked, dataset, made.required)
     made = with_first(made, base.config.student.model)
     name = base.config.teacher.model  # the automatic one depends on the student's size
     teacher = base.teacher or base.teacher_plan
     if teacher is None:
-        raise UserError("shrink: no method of this recipe learns from a teacher. Use --preset kd, or another --recipe")
+        raise UserError(
+            "shrink: no method of this recipe learns from a teacher. Leave --preset out, which means kd, or name another "
+            "--recipe; and name the teacher with --teacher NAME (a run, a classifier or an encoder)"
+        )
     assert isinstance(teacher, Source | Plan)  # as checked
     rungs, plans = [_words_rung()], {WORDS: planning.make(made.words_config(), dataset)}
     sources = [_source_of(made, student, name, dataset) for student in made.students]
-    for student, source, label in zip(made.students, sources, student_labels(sources), strict=True):
-        if (depth := source.depth) is None:
-            raise UserError(f"--student {student}: its config.json has no number of layers")
+    found = [_depth(student, source) for student, source in zip(made.students, sources, strict=True)]
+    check_layers(made.table.layers, max(found))
+    for student, depth, label in zip(made.students, found, student_labels(sources), strict=True):
         for rung in rungs_of(label, depth, made.table.layers, len(made.students) > 1):
             blocks = kept_blocks(int(rung.layers or depth), depth)
             plans[rung.name] = planning.make(made.student_config(student, blocks, 0, name), dataset, made.required)
             rungs.append(rung)
-    if len(rungs) == 1:
-        raise UserError(f"--layers {', '.join(map(str, made.table.layers))}: no student has so many layers")
     seen = np.zeros(len(dataset.texts), bool)
     for plan in plans.values():
         seen |= leaks.seen_by(plan).roles_of(dataset.hashes) & ANY_TRAINED > 0
@@ -141,6 +149,12 @@ def _source_of(made: Shrink, student: str, teacher: str, dataset: Dataset) -> So
     return found
 
 
+def _depth(student: str, source: Source) -> int:
+    if source.depth is None:
+        raise UserError(f"--student {student}: its config.json has no number of layers")
+    return source.depth
+
+
 def _words_rung() -> LadderRung:
     return LadderRung(name="bag of words", kind="words", student=WORDS)
 
@@ -153,7 +167,8 @@ def planned(made: Shrink, dataset: Dataset) -> list[str]:
     """Check a ladder and return its plan: one line for each rung, and what is compared. Raises UserError."""
     ladder = plan_ladder(made, dataset)
     table, held = ladder.made.table, ladder.rows("validation")
-    lines = [f"{rung.name}: {_unfingerprinted(ladder.plans[_key(rung)])}" for rung in ladder.rungs]
+    lines = [f"teacher, fine-tuned first: {_unfingerprinted(plan)}" for plan in _teachers(ladder)]
+    lines += [f"{rung.name}: {_unfingerprinted(ladder.plans[_key(rung)])}" for rung in ladder.rungs]
     forms = ", ".join(FORM_NAMES[form] for form in _wanted(table))
     trims = ", each also with a trimmed vocabulary" if table.trim else ""
     lines.append(f"each as {forms}{trims}; teacher {ladder.teacher_label}")
@@ -162,6 +177,11 @@ def planned(made: Shrink, dataset: Dataset) -> list[str]:
         "validation rows"
     )
     return lines + [f"warning: {warning}" for warning in _warnings(ladder)]
+
+
+def _teachers(ladder: Ladder) -> list[Plan]:
+    """Return the trainings of the teacher, and of its folds if it is cross-fitted; none if it is trained already."""
+    return [*([ladder.teacher] if isinstance(ladder.teacher, Plan) else []), *ladder.fold_teachers]
 
 
 def _unfingerprinted(plan: Plan) -> str:
@@ -227,6 +247,8 @@ def run_shrink(
         _write_forms(ladder, folder, models, options)
         _measure(ladder, folder, again, options)
         _choose(ladder, folder)
+        folder.record.warnings = of_ladder(folder, ladder.rows("validation"), _better_teacher(ladder))
+        folder.save()
         _test(ladder, folder, options)
         shown = figure(folder.record)
         if shown is not None:
@@ -234,6 +256,18 @@ def run_shrink(
         folder.record.finished = now()
         folder.save()
     return folder
+
+
+def _better_teacher(ladder: Ladder) -> str:
+    """Return how to get a better teacher."""
+    if not isinstance(ladder.teacher, Plan):
+        return "Train a better teacher, and name its run with --teacher."
+    if ladder.made.config.teacher.epochs == "same":
+        return (
+            "Train a better teacher: it was fine-tuned first, and --set epochs applies to it too. --set teacher.epochs=auto, or "
+            "a number, sets its own."
+        )
+    return "Train a better teacher: it was fine-tuned first, with teacher.epochs and the other settings of the teacher."
 
 
 def _completed(was: dict[str, Any]) -> dict[str, Any]:
