@@ -77,7 +77,15 @@ def test_small_quantities_keep_their_digits(record: ShrinkRecord) -> None:
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(0, "0.0"), (0.0298, "0.03"), (0.0996, "0.1"), (0.25, "0.25"), (1.04, "1.0"), (1234.56, "1,234.6"), (3e-5, "0.00003")],
+    [
+        (0, "0.0"),
+        (0.0298, "0.03"),
+        (0.0996, "0.1"),
+        (0.25, "0.25"),
+        (1.04, "1.0"),
+        (1234.56, "1,234.6"),
+        (3e-5, "0.00003"),
+    ],
 )
 def test_measured_quantities_have_two_significant_digits(value: float, shown: str) -> None:
     assert format_cell(value, "rounded") == shown
@@ -85,9 +93,13 @@ def test_measured_quantities_have_two_significant_digits(value: float, shown: st
 
 def test_a_weak_teacher_and_a_choice_that_learned_nothing_limit_the_result(record: ShrinkRecord) -> None:
     assert "see the warnings" not in " ".join(result(record))
-    record.warnings = [ArmWarning(arm="6 layers", kind="one-class", units=["seed 1"], message="The model predicts 'a'.")]
+    record.warnings = [
+        ArmWarning(arm="6 layers", kind="one-class", units=["seed 1"], message="The model predicts 'a'.")
+    ]
     assert "see the warnings" not in " ".join(result(record))  # of a form that is not chosen
-    record.warnings += [ArmWarning(arm="3 layers", kind="one-class", units=["seed 1"], message="The model predicts 'a'.")]
+    record.warnings += [
+        ArmWarning(arm="3 layers", kind="one-class", units=["seed 1"], message="The model predicts 'a'.")
+    ]
     record.warnings += [ArmWarning(arm="teacher", kind="weak-teacher", units=[], message="The teacher big is weak.")]
     for tested in (None, record.chosen):
         record.tested, record.test = tested, margin_test(-0.005, "confirmed") if tested else None

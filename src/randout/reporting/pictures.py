@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,40 @@ def scatter_range(figure: Figure) -> tuple[float, float, float, float]:
         y += [100 * figure.options["level"], 100 * (figure.options["level"] - figure.options.get("band", 0.0))]
     wide = max(max(x) / min(x), 1.5) ** 0.07
     room = 0.08 * (max(y) - min(y)) or 1.0
-    return min(x) / wide, max(x) * wide, min(y) - room, min(max(y) + room, 101.0)
+    return min(x) / wide, max(x) * wide, min(y) - room, max(y) + room
+
+
+def label_places(
+    points: Sequence[tuple[float, float]], labels: Sequence[str], rings: Sequence[bool], level: float | None
+) -> list[tuple[float, float, str]]:
+    """Return where the label of each point stands: its shift from the point (dx, dy of the baseline) and its anchor.
+
+    points: (x, y) in pixels, y downwards; rings: whether a ring is around it; level: y of a line. Of above, below, right and
+    left, the first place counts that covers the fewest points, labels and lines.
+    """
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in points]
+    if level is not None:
+        taken.append((-1e9, level - 1, 1e9, level + 1))
+    found = []
+    for (x, y), label, ring in zip(points, labels, rings, strict=True):
+        far, wide = 13.0 if ring else 8.0, 6.5 * len(label)
+        places = [(0.0, -far, "middle"), (0.0, far + 8, "middle"), (far, 4.0, "start"), (-far, 4.0, "end")]
+        boxes = [_label_box(x + dx, y + dy, anchor, wide) for dx, dy, anchor in places]
+        covered = [sum(_overlap(box, other) for other in taken) for box in boxes]
+        best = covered.index(min(covered))
+        found.append(places[best])
+        if label:
+            taken.append(boxes[best])
+    return found
+
+
+def _label_box(x: float, y: float, anchor: str, wide: float) -> tuple[float, float, float, float]:
+    left = x - wide * {"start": 0.0, "middle": 0.5, "end": 1.0}[anchor]
+    return left, y - 9, left + wide, y + 1
+
+
+def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def log_ticks(low: float, high: float) -> list[float]:
@@ -264,7 +298,8 @@ def _scatter(figure: Figure) -> Picture:
         names = [figure.options.get(f"{what} name") for what in ("level", "band")]
         axis.axhline(level, color="#666666", linewidth=1, linestyle="--", zorder=1, label=names[0])
         axis.axhspan(level - band, level, color="#E6E6E6", zorder=0, label=names[1])
-    x, y, labels, rings = (figure.role(role) for role in ("x", "y", "label", "ring"))
+    x, y, rings = (figure.role(role) for role in ("x", "y", "ring"))
+    colours: dict[int, str] = {}
     for at, (name, rows) in enumerate(grouped.items()):
         marks = name in figure.options.get("marks", ())
         colour, style = GREY if marks else COLOURS[at % len(COLOURS)], "o" if marks else "-o"
@@ -273,9 +308,7 @@ def _scatter(figure: Figure) -> Picture:
         for row in rows:
             if rings[row]:
                 axis.plot(x[row], y[row], "o", color="black", markersize=13, fillstyle="none", zorder=4)
-            if labels[row]:
-                shift: Any = {"xytext": (0, 8), "textcoords": "offset points", "ha": "center", "fontsize": 8}
-                axis.annotate(str(labels[row]), (x[row], y[row]), color=colour, parse_math=False, **shift)
+            colours[row] = colour
     axis.set_xscale("log")
     ticks = log_ticks(low, high)
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -284,10 +317,32 @@ def _scatter(figure: Figure) -> Picture:
     axis.set_ylim(bottom, top)
     axis.set_xlabel(figure.axis("x"), fontsize=9.5, parse_math=False)
     axis.set_ylabel(figure.axis("y"), fontsize=9.5, parse_math=False)
+    axis.set_yticks([tick for tick in axis.get_yticks() if bottom <= tick <= min(top, 100)])
     _add_grid(axis, figure, "both")
     if len(grouped) > 1:
         _legend(made, axis, len(grouped))
+    _add_labels(made, axis, figure, colours)
     return made
+
+
+def _add_labels(made: Picture, axis: Axes, figure: Figure, colours: Mapping[int, str]) -> None:
+    """Label the points of a scatter where there is room. colours: by row."""
+    made.draw_without_rendering()  # the layout fixes where points are
+    per_point = 72 / made.dpi
+    x, y, rings = (figure.role(role) for role in ("x", "y", "ring"))
+    labels = [str(label or "") for label in figure.role("label")]
+    points = [
+        (float(across) * per_point, -float(up) * per_point)
+        for across, up in axis.transData.transform([*zip(x, y, strict=True)])
+    ]
+    level = None
+    if "level" in figure.options:
+        level = -float(axis.transData.transform((x[0], 100 * figure.options["level"]))[1]) * per_point
+    sides = {"start": "left", "middle": "center", "end": "right"}
+    for row, (dx, dy, anchor) in enumerate(label_places(points, labels, [bool(ring) for ring in rings], level)):
+        if labels[row]:
+            shift: Any = {"xytext": (dx, -dy), "textcoords": "offset points", "ha": sides[anchor], "va": "baseline"}
+            axis.annotate(labels[row], (x[row], y[row]), color=colours[row], parse_math=False, fontsize=8, **shift)
 
 
 def _set_x_scale(axis: Axes, figure: Figure, panel: Panel) -> None:

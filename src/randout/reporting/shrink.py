@@ -25,8 +25,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("texts per second", "rounded"),
     Column("size, MB", "rounded"),
     Column("memory, MB", "rounded"),
-    Column("million parameters", "rounded"),
-    Column("layers", "count"),
+    Column("parameters, M", "rounded"),
 )
 
 
@@ -50,8 +49,7 @@ def table(record: ShrinkRecord) -> Table:
     """All forms, cheapest first."""
     rows = []
     for form in sorted(record.forms, key=lambda form: form.price(record.by)):
-        rung, found = record.rung(form.rung), form.validation
-        costs = form.cost
+        found, costs = form.validation, form.cost
         rows.append(
             (
                 form.name,
@@ -64,7 +62,6 @@ def table(record: ShrinkRecord) -> Table:
                 form.size / MEGABYTE,
                 None if costs is None or costs.memory is None else costs.memory / MEGABYTE,
                 None if form.parameters is None else form.parameters / 1e6,
-                rung.layers,
             )
         )
     note = f"On {record.rows:,} validation rows. Ends of the interval are one-sided 95 % bounds; the margin is "

@@ -20,6 +20,7 @@ from .pictures import (
     SHADES,
     Panel,
     diagonal_range,
+    label_places,
     log2_ticks,
     log_ticks,
     panels,
@@ -251,7 +252,7 @@ def _scatter(figure: Figure) -> str:
         }
         drawn += _tag("rect", class_="band", **ends)
         drawn += _tag("line", class_="zero", x1=LEFT, x2=wide - RIGHT, y1=y_of(level), y2=y_of(level))
-    for tick in ticks(bottom, top, 6):
+    for tick in ticks(bottom, min(top, 100.0), 6):
         drawn += _tag("line", class_="grid", x1=LEFT, x2=wide - RIGHT, y1=y_of(tick), y2=y_of(tick))
         drawn += _text(_tick(tick), LEFT - 7, y_of(tick) + 4, "end")
     for tick in log_ticks(left, right):
@@ -259,15 +260,20 @@ def _scatter(figure: Figure) -> str:
     drawn += _text(figure.axis("x"), LEFT + inside / 2, high - 6, "middle", class_="axis")
     middle = TOP + tall / 2
     drawn += _text(figure.axis("y"), 13, middle, "middle", class_="axis", transform=f"rotate(-90 13 {middle:g})")
-    x, y, labels, rings = (figure.role(role) for role in ("x", "y", "label", "ring"))
+    x, y, rings = (figure.role(role) for role in ("x", "y", "ring"))
+    labels = [str(label or "") for label in figure.role("label")]
+    places = [(x_of(across), y_of(up)) for across, up in zip(x, y, strict=True)]
+    line = y_of(100 * figure.options["level"]) if "level" in figure.options else None
+    shifts = label_places(places, labels, [bool(ring) for ring in rings], line)
     for at, (name, rows) in enumerate(grouped.items()):
-        points = [(x_of(x[row]), y_of(y[row]), row) for row in rows]
+        points = [(*places[row], row) for row in rows]
         drawn += _curve(figure, name, at, points)
         for across, down, row in points:
             if rings[row]:
                 drawn += _tag("circle", class_="ring", cx=across, cy=down, r=9, fill="none", stroke="currentColor")
             if labels[row]:
-                drawn += _text(str(labels[row]), across, down - 8, "middle")
+                dx, dy, anchor = shifts[row]
+                drawn += _text(labels[row], across + dx, down + dy, anchor)
     drawn += _tag("line", class_="edge", x1=LEFT, x2=wide - RIGHT, y1=high - BOTTOM, y2=high - BOTTOM)
     drawing = _tag("svg", drawn, viewBox=f"0 0 {wide} {high}", style=f"max-width:{wide}px", aria_hidden="true")
     return _legend(figure, list(grouped)) + drawing

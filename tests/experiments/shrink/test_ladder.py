@@ -11,7 +11,15 @@ import pytest
 from randout.core import config
 from randout.core.errors import UserError
 from randout.experiments.shrink.choice import cheapest, closest
-from randout.experiments.shrink.ladder import depths, in_paths, kept_blocks, make_shrink, rungs_of, student_labels
+from randout.experiments.shrink.ladder import (
+    check_layers,
+    depths,
+    in_paths,
+    kept_blocks,
+    make_shrink,
+    rungs_of,
+    student_labels,
+)
 from randout.methods.builtin import METHODS
 from randout.models.sources import Source
 from randout.storage.study_record import Cost, LadderForm, MarginTest
@@ -56,8 +64,9 @@ def test_rungs_have_the_requested_layers_that_the_encoder_has() -> None:
         ({}, {"train": {"refit": True}}, "train.refit"),
         ({}, {"teacher": {"model": "none"}}, "--teacher none"),
         ({"rounds": 0}, {}, "--cost size"),
-        ({"margin": 1.5}, {}, "margin"),
-        ({"cost": "price"}, {}, "cost"),
+        ({"margin": 1.5}, {}, "--margin"),
+        ({"cost": "price"}, {}, "--cost"),
+        ({"forms": ("int4", "int8", "half")}, {}, "--form int4, half: expected torch, float32, int8"),
         ({}, {"output": {"test": False}}, "--open none"),
         ({"seeds": 2}, {"teacher": {"cross_fit": 2}}, "--seeds 1"),
     ],
@@ -65,6 +74,12 @@ def test_rungs_have_the_requested_layers_that_the_encoder_has() -> None:
 def test_a_ladder_that_cannot_be_is_refused(given: dict[str, Any], tables: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         make_shrink(recipe(**tables), given)
+
+
+def test_numbers_of_layers_that_no_student_has_are_all_named() -> None:
+    check_layers((1, 6, 3), 6)
+    with pytest.raises(UserError, match="--layers: found 0, 9, 7; expected numbers from 1 to 6"):
+        check_layers((0, 9, 3, 7), 6)
 
 
 def encoder(folder: Path, weights: str) -> Source:

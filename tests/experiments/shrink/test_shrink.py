@@ -298,6 +298,52 @@ def test_a_decoder_is_no_teacher_of_a_ladder(toy_csv: Any, tiny_model: Any, tmp_
     assert "this is a decoder (qwen3)" in error
 
 
+def test_a_recipe_or_a_search_without_a_teacher_asks_for_one(toy_csv: Any, tiny_model: Any, command: Run) -> None:
+    asked = ["shrink", toy_csv(90), "--student", tiny_model("bert"), "--dry-run"]
+    code, _, error = command(*asked)
+    assert code == 2
+    assert "--teacher NAME" in error
+    assert "--preset" not in error
+    code, _, error = command(*asked, "--preset", "plain")
+    assert code == 2
+    assert "--teacher NAME" in error
+    assert "Leave --preset out" in error
+
+
+def test_the_plan_names_the_training_of_the_teacher(toy_csv: Any, tiny_model: Any, command: Run) -> None:
+    asked = ["shrink", toy_csv(90), "--student", tiny_model("bert"), "--teacher", tiny_model("bert"), "--dry-run"]
+    code, out, error = command(*asked)
+    assert code == 0, error
+    assert out.startswith("teacher, fine-tuned first: ")
+    code, out, error = command(*asked, "--set", "teacher.cross_fit=2")
+    assert code == 0, error
+    assert sum(line.startswith("teacher, fine-tuned first: ") for line in out.splitlines()) >= 2
+
+
+def test_a_teacher_below_the_bag_of_words_is_named(
+    place: Path, words: list[Any], tiny_model: Any, command: Run
+) -> None:
+    """A teacher and a student that hardly train; the bag of words learns the toy texts."""
+    slow = ["learning_rate=2e-3", "learning_rate=0.002"]
+    words = [
+        "learning_rate=1e-7" if word in slow else tiny_model("bert") if word == "teacher" else word for word in words
+    ]
+    code, out, error = command(*words, "-o", "weak")
+    assert code == 0, error
+    assert "This says little, because the teacher is weak" in out
+    assert "is clearly below bag of words" in error
+    assert "teacher.epochs" in error
+    record: Any = read_record(place / "weak").record
+    assert {"teacher", "1 layer"} <= {one.arm for one in record.warnings}
+    names = ["health", "money", "sport"]
+    student = read_predictions(place / "weak" / "predictions" / "1-layer-torch-validation.parquet", names)
+    (own,) = (one for one in record.warnings if one.arm == "1 layer")
+    assert own.kind == ("one-class" if len(set(student.predicted)) == 1 else "majority")
+    assert own.message in error
+    report([place / "weak"], place / "weak-report", formats="md")
+    assert "is clearly below bag of words" in (place / "weak-report" / "report.md").read_text(encoding="utf-8")
+
+
 def test_a_file_of_soft_labels_and_no_teacher_are_refused(
     place: Path, toy_csv: Any, tiny_model: Any, command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
