@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from randout.reporting import report
-from randout.reporting.pictures import draw_picture, log_ticks, scatter_range, to_bytes
+from randout.reporting.pictures import draw_picture, label_places, log_ticks, scatter_range, to_bytes
 from randout.reporting.shrink import figure, lines, result, table, verdict
 from randout.reporting.svg import svg
 from randout.reporting.values import format_cell
@@ -197,6 +197,29 @@ def test_a_study_without_a_student_to_show_has_a_report(record: ShrinkRecord, tm
     assert "2 findings from 2 checks" in text
     assert "teacher, int8 was chosen as the cheapest of 6 forms" in text
     assert "No result yet" in (tmp_path / "begun-report" / "report.md").read_text(encoding="utf-8")
+
+
+def test_labels_of_points_avoid_each_other_and_the_line() -> None:
+    points = [(100.0, 100.0), (103.0, 100.0), (300.0, 58.0), (400.0, 200.0), (500.0, 200.0)]
+    first, second, under, free, ringed = label_places(points, ["1", "2", "int8", "3", "6"], [False] * 4 + [True], 48.0)
+    assert first == free == (0.0, -8.0, "middle")
+    assert second != first
+    assert under[1] > 0  # above it is the line
+    assert ringed == (0.0, -13.0, "middle")
+
+
+def test_a_ring_at_100_percent_is_inside_the_picture(record: ShrinkRecord) -> None:
+    chosen = record.form(record.chosen)
+    assert chosen is not None
+    assert chosen.validation is not None
+    chosen.validation.accuracy = 1.0
+    shown = figure(record)
+    assert shown is not None
+    assert scatter_range(shown)[3] > 102
+    drawing = ET.fromstring(f"<div>{svg(shown)}</div>")
+    (ring,) = (element for element in drawing.iter("circle") if element.get("class") == "ring")
+    assert float(ring.get("cy", "")) - float(ring.get("r", "")) > 0
+    assert not {"102", "105", "110"} & {element.text for element in drawing.iter("text")}
 
 
 def test_ticks_of_a_logarithmic_axis_are_round() -> None:

@@ -298,7 +298,9 @@ def test_a_decoder_is_no_teacher_of_a_ladder(toy_csv: Any, tiny_model: Any, tmp_
     assert "this is a decoder (qwen3)" in error
 
 
-def test_a_recipe_or_a_search_without_a_teacher_asks_for_one(toy_csv: Any, tiny_model: Any, command: Run) -> None:
+def test_a_recipe_or_a_search_without_a_teacher_asks_for_one(
+    toy_csv: Any, tiny_model: Any, command: Run, empty_caches: None
+) -> None:
     asked = ["shrink", toy_csv(90), "--student", tiny_model("bert"), "--dry-run"]
     code, _, error = command(*asked)
     assert code == 2
