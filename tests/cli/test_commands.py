@@ -275,6 +275,18 @@ def test_predict_from_arguments_file_and_standard_input(
     assert "out.csv" in errors
 
 
+@pytest.mark.parametrize(("rare", "metric"), [(2, "balanced_accuracy"), (30, "macro_f1")])
+def test_the_hint_on_imbalance_names_a_metric_that_all_classes_can_reach(
+    run: Run, tmp_path: Path, rare: int, metric: str
+) -> None:
+    labels = ["a"] * 120 + ["b"] * 100 + ["c"] * rare
+    rows = [f"word{at} text of {label},{label}" for at, label in enumerate(labels)]
+    (tmp_path / "few.csv").write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
+    code, _, errors = run("train", tmp_path / "few.csv", "--student", "svm", "--dry-run")
+    assert code == 0, errors
+    assert f"consider --set metric={metric}" in errors
+
+
 def test_predict_without_a_text_says_so(run: Run, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import io
 

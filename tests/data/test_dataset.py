@@ -184,7 +184,7 @@ REFUSED = {  # name -> (columns, suffix, options, parts of the message)
         "'sentence1' and 'sentence2'", "pairs of texts", "Join", "--text-column"]),
     "pairs in other words": ({"Premise": LONG, "Hypothesis": LONG, "label": TWO}, ".csv", {}, ["'Premise' and 'Hypothesis'"]),
     "many empty texts": ({"text": [""] * 29 + ["a"], "label": TWO}, ".csv", {}, [
-        "29 of 30 rows have an empty text", "rows 1, 2, 3, 4, 5 and 24 more", "Remove"]),
+        "more than half of the rows lack", "29 of 30 rows have an empty text", "rows 1, 2, 3, 4, 5 and 24 more", "Remove"]),
     "many null texts": ({"text": [*LONG[:14], *[None] * 16], "label": TWO}, ".jsonl", {}, ["16 of 30", "rows 15, 16"]),
     "texts that are numbers": ({"text": list(range(30)), "label": TWO}, ".parquet", {}, ["row 1", "0, an int", "a string"]),
     "no labels": ({"text": LONG, "label": ["", *TWO[1:-1], " "]}, ".csv", {}, [

@@ -271,8 +271,8 @@ class TestEncoder:
     def test_the_script_without_texts_or_reader(self, trained: Path) -> None:
         words = [sys.executable, str(trained / "export" / "predict.py")]
         done = subprocess.run(words, input="", capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stdout) == (0, "")
-        assert done.stderr == "note: no texts given, so there is nothing to predict\n"
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("error: no texts given. Give them as arguments, with --file, or ")
         with subprocess.Popen(words, stdin=-1, stdout=-1, stderr=-1, text=True) as process:
             assert process.stdin
             assert process.stdout

@@ -85,8 +85,21 @@ def test_a_model_that_is_not_above_the_baseline_is_told_so(value: float, told: b
     rates = dict.fromkeys(Rates.model_fields, value)
     about = {"name": "bag-of-words baseline", "train_rows": 9, "sampled": False, "metric": "accuracy"}
     found.baseline = BaselineScores.model_validate(rates | about | {"classifier": "svm", "difference": None})
-    line = f"accuracy is not above the bag-of-words baseline ({100 * value:.2f} %), which costs seconds"
+    below = "23.3 points below" if value == 0.9 else "not above"
+    line = f"accuracy is {below} the bag-of-words baseline ({100 * value:.2f} %), which costs seconds"
     assert (line in score_lines(found, NAMES)) is told
+
+
+def test_a_mean_over_classes_without_rows_says_so() -> None:
+    labels = np.array([0, 1] * 10)
+    names = {0: "a", 1: "b", 2: "c"}
+    lines = score_lines(scored(labels, logits_of(labels, 3), names), names, "test")
+    told = [
+        line.split()[:3] for line in lines if "(over 3 classes, one of which has no test rows and counts 0)" in line
+    ]
+    assert told == [["macro", name, "66.67"] for name in ("precision", "recall", "F1")]
+    labels = np.array([0, 1, 2] * 10)
+    assert "classes" not in "".join(score_lines(scored(labels, logits_of(labels, 3), names), names, "test"))
 
 
 def test_probabilities_that_are_worse_than_equal_ones_are_told() -> None:

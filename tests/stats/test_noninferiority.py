@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from randout.stats.noninferiority import least_rows, not_worse, rows_to_decide, too_few_for
+from randout.stats.noninferiority import least_rows, not_worse, rows_to_decide, rows_to_differ, too_few_for
 
 
 def pair(rows: int, lost: int, gained: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -89,3 +89,9 @@ def test_with_the_rows_needed_four_tests_in_five_decide() -> None:
     difference = (counts[:, 1] - counts[:, 0]) / rows
     error = np.sqrt(((counts[:, 0] + counts[:, 1]) / rows - difference**2) / rows)
     assert (difference - norm.ppf(0.95) * error > -margin).mean() == pytest.approx(0.8, abs=0.03)
+
+
+def test_the_rows_that_show_a_difference_are_those_of_a_two_sided_test() -> None:
+    needed = rows_to_differ(100, 0.04, -0.05)
+    assert needed == math.ceil(100 * 0.04**2 * (norm.ppf(0.975) + norm.ppf(0.8)) ** 2 / 0.05**2)
+    assert rows_to_differ(100, 0.04, 0.0) is None

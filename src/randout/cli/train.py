@@ -34,6 +34,11 @@ from .tools import (
     seconds_of,
 )
 
+REFIT_NOTE = (
+    "teacher to use this run as a teacher or in randout shrink, train it with --set refit=false: its refit learned from the "
+    "validation rows"
+)
+
 if TYPE_CHECKING:
     from randout.core.config import Config
     from randout.data.dataset import Dataset
@@ -219,9 +224,11 @@ def _introduce(config: Config, dataset: Dataset, show: Show) -> None:
         show.say(line)
     dataset.report.warn(show)
     if config.train.metric == "accuracy" and dataset.report.imbalance > 3:
+        held_out = [counts for name, counts in dataset.report.class_counts.items() if name in ("validation", "test")]
+        scored = all(all(counts.values()) for counts in held_out)  # macro F1 counts a class without rows as 0
         show.say(
             f"hint: the largest class is {dataset.report.imbalance:.1f} times the smallest; "
-            f"consider --set metric=macro_f1{weights}"
+            f"consider --set metric={'macro_f1' if scored else 'balanced_accuracy'}{weights}"
         )
 
 
@@ -245,7 +252,7 @@ def report(result: Result, as_json: bool, show: Show) -> None:
         return
     for name, scores in result.scores.splits.items():
         print(f"\n{name}")
-        print("\n".join(score_lines(scores, result.id2label)))
+        print("\n".join(score_lines(scores, result.id2label, name)))
         if rest := scores.without_copies:
             count = scores.rows - rest.rows
             copied = f"{plural(count, 'row')} that {verb(count, 'has', 'have')} a copy in train"
@@ -260,4 +267,6 @@ def report(result: Result, as_json: bool, show: Show) -> None:
     for line in unscored_test_lines(result.run):
         print(line)
     print(f'next    randout predict {shell_path(result.folder)} "a text to classify"')
+    if record.identity.train.refit:
+        print(REFIT_NOTE)
     show.conclude(messages(warnings))

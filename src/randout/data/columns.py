@@ -272,8 +272,8 @@ def training_rows(table: Table, column: str, notes: list[str]) -> Table:
     share = f"{len(empty):,} of {plural(len(table), 'row')} {verb(len(empty), 'has', 'have')}"
     if len(empty) > len(table) / 2:
         raise UserError(
-            f"{table.name}: {share} an empty text in column {column!r}: {rows}. Remove these rows, or name another column "
-            f"with {naming('text')}."
+            f"{table.name}: more than half of the rows lack a text: {share} an empty text in column {column!r}: {rows}. Remove "
+            f"these rows, or name another column with {naming('text')}."
         )
     left_out = f"{verb(len(empty), 'is', 'are')} left out"
     notes.append(f"{WARNING}{table.name}: {share} no text in column {column!r} and {left_out}: {rows}")

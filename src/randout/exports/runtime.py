@@ -312,8 +312,7 @@ def main(words: Sequence[str] | None = None) -> int:
         trained = read_record(folder).get("columns", {}).get("text", "text")
         texts = _texts(asked.texts, asked.file, asked.text_column, trained)
         if not texts:
-            print("note: no texts given, so there is nothing to predict", file=sys.stderr)
-            return 0
+            raise ValueError("no texts given. Give them as arguments, with --file, or one per line on standard input")
         model = Classifier(folder, asked.form)
     except ImportError as error:
         print(f"error: {error.name} is missing. Install it: pip install numpy onnxruntime tokenizers", file=sys.stderr)

@@ -14,8 +14,9 @@ import numpy as np
 
 from randout.core.wording import no_teacher_words, plural, verb
 from randout.stats.diagnostics import KINDS
+from randout.storage.metrics_record import Leaks
 from randout.storage.run_folder import RunFolder
-from randout.storage.seen_rows import in_words, read_seen, rows_of_old_teachers
+from randout.storage.seen_rows import ROLES, SELECTED, in_words, read_seen, rows_of_old_teachers
 
 from .comparison import complete_units, label_of, study_rows
 from .runs_table import is_in_report, test_openings_of
@@ -53,19 +54,27 @@ def _join(found: list[Check]) -> list[Check]:
 
 def teacher_saw_held_out(subject: Subject) -> Iterator[Check]:
     """Held-out rows that a teacher or the student's starting model was trained on leak to the student."""
-    found, unknown = [], []
+    found, refits, unknown = [], [], []
     for model in subject.models:
-        counts = {split: model.leaks(split) for split in ("validation", "test")}
-        found += [
+        counts = {split: leaks for split in ("validation", "test") if (leaks := model.leaks(split))}
+        lines = [
             f"{in_words(leaks.roles, leaks.of, f'{split} rows')} ({_name_with_unit(model)})"
             for split, leaks in counts.items()
-            if leaks
         ]
+        if counts.keys() == {"validation"} and _is_refit(model, counts["validation"]):
+            refits += lines
+        else:
+            found += lines
         unknown += [model.name] * _has_unknown_ancestor(model)
     if found:
         text = f"{'; '.join(found).capitalize()}. The student may know these rows through them, so its scores on these rows "
         text += "measure memorization. Data, duplicates and leaks shows scores without these rows, where known."
         yield Check("teacher-saw-held-out", "problem", "Held-out rows were seen before", text)
+    if refits:
+        text = f"{'; '.join(refits).capitalize()}, by its refit on its own validation rows. Test scores are not concerned, but "
+        text += "validation scores of these students may be too high, and say nothing of student and teacher. To avoid this, "
+        text += "train the teacher with --set refit=false."
+        yield Check("teacher-refit", "warning", "A teacher was refitted on the validation rows", text)
     if unknown:
         names = ", ".join(dict.fromkeys(unknown))
         text = (
@@ -73,6 +82,16 @@ def teacher_saw_held_out(subject: Subject) -> Iterator[Check]:
             "were not checked."
         )
         yield Check("teacher-not-checked", "note", "Training data of a teacher or starting model is not recorded", text)
+
+
+def _is_refit(model: Model, leaks: Leaks) -> bool:
+    """Whether the validation rows that a model's teacher was trained on are those that also selected the teacher."""
+    recorded = read_seen(model.path)
+    if recorded is None or set(leaks.roles) != {"teacher-trained"}:
+        return False
+    own = recorded.roles[recorded.roles & SELECTED > 0]  # of the model's validation rows
+    taught = own[own & ROLES["teacher-trained"] > 0]
+    return bool(len(taught)) and bool((taught & ROLES["teacher-selected"] > 0).all())
 
 
 def _has_unknown_ancestor(model: Model) -> bool:

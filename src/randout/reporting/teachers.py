@@ -6,7 +6,8 @@ from typing import Any
 
 from randout.core.text_tables import table_lines
 from randout.core.wording import no_teacher_words, plural
-from randout.storage.metrics_record import Metrics, Scores, TeacherGap
+from randout.stats.multiplicity import GROUPS_NEEDED
+from randout.storage.metrics_record import Gap, Metrics, Scores, TeacherGap
 from randout.storage.run_record import RunRecord, Sizes
 
 from .soft_labels import temperature_words
@@ -29,7 +30,7 @@ def teachers(subject: Subject) -> Section | None:
                 between = None if one.difference is None else (one.low, one.high)
                 scores = (metric_name(metric), one.student, one.teacher, one.difference, between)
                 verdict = f"none: {taught:,} of the rows trained the teacher" if taught else ""
-                rows.append((*own, *scores, verdict or verdict_words(one.verdict, gap.margin, split), split, gap.rows))
+                rows.append((*own, *scores, verdict or verdict_words(one, gap.margin, split), split, gap.rows))
             costs.append((*own, *_size_cells(model.record.sizes)))
     given = [table for table in (_imported(subject), _cross_fitted(subject)) if table]
     if not rows:
@@ -113,14 +114,25 @@ def _without_empty_columns(
     return tuple(columns[at] for at in kept), tuple(tuple(row[at] for at in kept) for row in rows)
 
 
-def verdict_words(verdict: str, margin: float, split: str) -> str:
-    """A verdict of `teacher_gap` in words. split: of the rows."""
+def verdict_words(gap: Gap, margin: float, split: str) -> str:
+    """The verdict of a comparison with the teacher in words. split: of the rows."""
     return {
         "better": "better than the teacher",
         "matches": f"matches the teacher (worse by less than {100 * margin:g} points)",
         "worse": "worse than the teacher",
-        "undecided": f"undecided: more {split} rows are needed",
-    }[verdict]
+        "undecided": f"undecided: {_missing(gap, split)}",
+    }[gap.verdict]
+
+
+def _missing(gap: Gap, split: str) -> str:
+    """What an undecided comparison lacks. split: of the rows."""
+    if gap.groups is not None and gap.groups < GROUPS_NEEDED:
+        return f"these are {plural(gap.groups, 'group')} of rows, and at least {GROUPS_NEEDED} are needed"
+    if gap.needed is not None:
+        return f"about {gap.needed:,} {split} rows would decide it with 80 % power, if the difference stays as it is"
+    if gap.differing == 0:
+        return f"more {split} rows are needed, as both are right and wrong on the same rows"
+    return f"more {split} rows are needed"
 
 
 def gap_lines(scores: Scores, split: str, name: str, sizes: Sizes) -> list[str]:
@@ -158,7 +170,7 @@ def verdict_lines(gap: TeacherGap, split: str) -> list[str]:
         if one.low is not None and one.high is not None:
             ends = f"95 % interval [{100 * one.low:+.2f}, {100 * one.high:+.2f}]"
             what = f"difference in {metric_name(metric)}" if several else "difference"
-            verdict = verdict_words(one.verdict, gap.margin, split)
+            verdict = verdict_words(one, gap.margin, split)
             lines.append(f"{what} {100 * one.difference:+.2f} points, {ends}: {verdict}")
     return lines
 

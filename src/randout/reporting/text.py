@@ -83,9 +83,10 @@ def _confusion_lines(counts: np.ndarray, names: list[str]) -> list[str]:
     return table_lines(["most common confusions, true -> predicted", "rows"], rows)
 
 
-def score_lines(scores: Scores, id2label: Mapping[Any, str]) -> list[str]:
+def score_lines(scores: Scores, id2label: Mapping[Any, str], split: str = "") -> list[str]:
     """Format the scores of a split or file: headline metrics with intervals, each class, the confusion matrix.
 
+    split: name of the split, for messages; empty for a file.
     Values in percent with two decimals, intervals with one; log loss in nats.
     """
     names = [*label_names(id2label), *scores.unseen]
@@ -100,9 +101,11 @@ def score_lines(scores: Scores, id2label: Mapping[Any, str]) -> list[str]:
         lines.append("scored before the refit; the saved model has been trained on these rows too")
     if scores.unseen:
         lines.append(f"{unseen_words(scores.unseen, 'these')}; log loss is computed on the other rows")
+    without_rows = _classes_without_rows(scores, names, split)
     for metric, title in HEADLINE.items():
         between = " [no interval]" if metric in scores.no_interval else _brackets(scores.interval(metric))
         about = "  (mean distance between confidence and accuracy)" * (metric == CALIBRATION)
+        about += without_rows * metric.startswith("macro_")
         lines.append(f"{title:<{wide}}  {_percent(scores.value(metric)):>6} %{between}{about}")
     about = f"(lower is better; {math.log(len(id2label)):.4f} for equal probabilities)"  # of the model's outputs
     lines.append(f"{'log loss':<{wide}}  {scores.log_loss:>6.4f}    {about}")
@@ -124,6 +127,15 @@ def score_lines(scores: Scores, id2label: Mapping[Any, str]) -> list[str]:
     return [*lines, "", *_confusion_lines(counts, names)]
 
 
+def _classes_without_rows(scores: Scores, names: Sequence[str], split: str) -> str:
+    """Say of a mean over classes how many of them have no rows and therefore count 0; empty if all have."""
+    absent = sum(not scores.per_class[name].support for name in names)
+    if not absent:
+        return ""
+    which = f"{'one' if absent == 1 else f'{absent:,}'} of which {verb(absent, 'has', 'have')} no {f'{split} ' * bool(split)}rows"
+    return f"  (over {len(names):,} classes, {which} and {verb(absent, 'counts', 'count')} 0)"
+
+
 def remarks(scores: Scores, outputs: int) -> list[str]:
     """Say in plain lines what the estimates alone show: a score or log loss that is no better than what costs little.
 
@@ -133,7 +145,9 @@ def remarks(scores: Scores, outputs: int) -> list[str]:
     warned = baseline and baseline.difference and baseline.difference.high < 0  # clearly below: a warning says so
     if baseline and not warned and scores.value(baseline.metric) <= baseline.value(baseline.metric):
         value = f"{_percent(baseline.value(baseline.metric))} %"
-        found.append(f"{HEADLINE[baseline.metric]} is not above the {baseline.name} ({value}), which costs seconds")
+        points = f"{100 * (baseline.value(baseline.metric) - scores.value(baseline.metric)):.1f}"
+        below = "not above" if points == "0.0" else f"{points} points below"
+        found.append(f"{HEADLINE[baseline.metric]} is {below} the {baseline.name} ({value}), which costs seconds")
     if outputs > 1 and scores.log_loss > math.log(outputs):
         found.append("log loss is worse than that of equal probabilities: use the labels, not the probabilities")
     return found

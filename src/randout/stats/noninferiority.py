@@ -126,7 +126,23 @@ def rows_to_decide(
     With ungrouped rows, rows * standard_error^2 is the disagreement minus the squared difference. At least 3 / margin.
     None if the difference is so close to minus the margin that no number of rows up to a billion decides it.
     """
-    distance = abs(difference + margin)
+    needed = _rows_at(rows, standard_error, abs(difference + margin), power, level)
+    return None if needed is None else max(needed, least_rows(margin))
+
+
+def rows_to_differ(
+    rows: int, standard_error: float, difference: float, power: float = POWER, level: float = ONE_SIDED
+) -> int | None:
+    """Return the number of rows with which a two-sided test at `level` shows that there is a difference, with this power.
+
+    rows, standard_error, difference: as for `rows_to_decide`; rows * standard_error^2 * (z_{1 - level / 2} + z_power)^2 /
+    difference^2. None if no number of rows up to a billion does.
+    """
+    return _rows_at(rows, standard_error, abs(difference), power, level / 2)
+
+
+def _rows_at(rows: int, standard_error: float, distance: float, power: float, level: float) -> int | None:
+    """Return the rows with which a one-sided test at `level` sees a true distance from its hypothesis; None above a billion."""
     errors = float(ndtri(1 - level) + ndtri(power))
     needed = math.inf if distance == 0 else rows * (standard_error * errors / distance) ** 2
-    return None if needed > 1e9 else max(math.ceil(needed - 1e-9), least_rows(margin))
+    return None if needed > 1e9 else math.ceil(needed - 1e-9)

@@ -73,7 +73,8 @@ class TestRows(Record):
 class Gap(Record):
     """Student and teacher in one metric, and student minus teacher with its 95 % interval, if there is one.
 
-    verdict: "better", "matches", "worse" or "undecided".
+    verdict: "better", "matches", "worse" or "undecided". If undecided, groups: of the rows; differing: rows on which exactly
+    one of the two is right; needed: rows that would decide it with 80 % power, if the difference stays as it is.
     """
 
     student: float
@@ -82,6 +83,9 @@ class Gap(Record):
     difference: float | None = None
     low: float | None = None
     high: float | None = None
+    groups: int | None = None
+    differing: int | None = None
+    needed: int | None = None
 
 
 class MetricGap(Gap):
@@ -94,7 +98,7 @@ class TeacherGap(Record):
     """Student and teacher on the same held-out rows: in accuracy, and in the run's metric if that is another one.
 
     margin: a student that is worse by less matches its teacher. over_majority, over_baseline: in the run's metric, the
-    teacher minus the majority class of the training rows, and minus the bag-of-words baseline.
+    teacher minus the majority class of the training rows, and minus the bag-of-words baseline. The others: as for `Gap`.
     """
 
     rows: int
@@ -105,6 +109,9 @@ class TeacherGap(Record):
     difference: float | None = None
     low: float | None = None
     high: float | None = None
+    groups: int | None = None
+    differing: int | None = None
+    needed: int | None = None
     primary: MetricGap | None = None
     over_majority: Estimate | None = None
     over_baseline: Estimate | None = None
@@ -112,8 +119,17 @@ class TeacherGap(Record):
     @property
     def by_metric(self) -> dict[str, Gap]:
         """The gap in each metric, the run's own first."""
-        ends = {"difference": self.difference, "low": self.low, "high": self.high}
-        own = Gap(student=self.student_accuracy, teacher=self.teacher_accuracy, verdict=self.verdict, **ends)
+        own = Gap(
+            student=self.student_accuracy,
+            teacher=self.teacher_accuracy,
+            verdict=self.verdict,
+            difference=self.difference,
+            low=self.low,
+            high=self.high,
+            groups=self.groups,
+            differing=self.differing,
+            needed=self.needed,
+        )
         return ({self.primary.metric: self.primary} if self.primary else {}) | {"accuracy": own}
 
 

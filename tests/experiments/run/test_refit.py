@@ -21,6 +21,8 @@ from randout.experiments import study_requests
 from randout.experiments.run import defaults, pipeline, planning
 from randout.experiments.run.reload import reload_plan
 from randout.methods.builtin import METHODS
+from randout.reporting.checks import teacher_saw_held_out
+from randout.reporting.read import read
 from randout.reporting.teachers import run_lines
 from randout.reporting.text import score_lines
 from randout.storage.metrics_record import Scores
@@ -147,6 +149,10 @@ def test_a_refitted_teacher_gets_no_verdict_on_rows_that_it_was_trained_on(
             assert (f"warning: {count} 18 validation rows" in said) is refit
             assert ("(the teacher was trained on 18 of these 18 rows)" in said) is refit
             assert "test rows" not in said
+            (subject,) = read([student.folder])
+            found = {check.code: check for check in teacher_saw_held_out(subject)}
+            assert found.keys() == ({"teacher-refit"} if refit else set())
+            assert all(check.severity == "warning" for check in found.values())
             lines = "\n".join(run_lines(student.run.record, student.run.metrics))
             if student_refit:  # the test split is scored, of which neither has seen a row
                 assert "on the same 24 test rows\n" in lines

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 from sklearn.metrics import f1_score
 
-from randout.experiments.run.teacher_comparison import teacher_gap
+from randout.experiments.run.teacher_comparison import teacher_gap, texts_per_second
 from randout.reporting.teachers import gap_lines, run_lines
 from randout.stats.metrics import score
 from randout.storage.metrics_record import Leaks, Metrics, Scores, TeacherGap
@@ -53,6 +55,37 @@ def test_the_verdict(student: float, teacher: float, rows: int, verdict: str) ->
 
 def test_few_groups_have_no_verdict() -> None:
     assert gap(0.5, 0.95, 600, groups=5).verdict == "undecided"
+
+
+def test_an_undecided_comparison_says_how_many_rows_are_needed() -> None:
+    found = gap(0.9, 0.9, 100)
+    wrong = found.differing / 100  # share of rows on which one of the two is right; the difference is 0
+    needed = math.ceil(wrong * (norm.ppf(0.95) + norm.ppf(0.8)) ** 2 / 0.02**2)
+    assert found.needed == pytest.approx(needed, rel=0.1)  # the bootstrap's standard error is close to that of the rows
+    lines = gap_lines(scored(teacher=found), "test", "big", Sizes())
+    assert f"undecided: about {found.needed:,} test rows would decide it with 80 % power" in lines[-1]
+    few = gap_lines(scored(teacher=gap(0.9, 0.9, 100, groups=5)), "test", "big", Sizes())
+    assert few[-1].endswith("undecided: these are 5 groups of rows, and at least 10 are needed")
+    same = gap_lines(scored(teacher=gap(1.0, 1.0, 40)), "test", "big", Sizes())
+    assert same[-1].endswith("more test rows are needed, as both are right and wrong on the same rows")
+
+
+def test_speeds_are_measured_in_turn_and_the_fastest_pass_counts() -> None:
+    now, called = [0.0], []
+    slow = {"student": iter([0.0, 4.0, 0.1, 0.2]), "teacher": iter([0.0, 1.0, 2.0, 0.5])}
+
+    def model(name: str) -> Any:
+        def logits(rows: np.ndarray) -> None:
+            called.append((name, len(rows)))
+            now[0] += next(slow[name])
+
+        return logits
+
+    models = {name: model(name) for name in slow}
+    assert texts_per_second(models, np.arange(40), lambda: now[0]) == {"student": 8.0, "teacher": 32.0}
+    assert called == [("student", 8), ("teacher", 8), ("student", 32), ("teacher", 32)], "no time for a second round"
+    slow |= {"student": iter([0.0, 0.4, 0.1, 2.0]), "teacher": iter([0.0, 0.4, 0.5, 0.5])}
+    assert texts_per_second(models, np.arange(40), lambda: now[0]) == pytest.approx({"student": 320, "teacher": 80})
 
 
 def test_the_lines() -> None:

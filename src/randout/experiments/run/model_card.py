@@ -71,7 +71,8 @@ def model_card(
         lines += [f"{views.line[0].upper()}{views.line[1:]}."]
     if plan.config.train.refit is True:
         about.append(
-            "Trained on the training and validation rows; the validation scores are of the same training without them."
+            "Trained on the training and validation rows; the validation scores are of the same training without them. "
+            "To use the run as a teacher or in `randout shrink`, train it with `--set refit=false`."
         )
     lines += [*about, "", *scores, "", *usage_lines(mean, list(plan.dataset.id2label.values())), ""]
     return "\n".join(lines)

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from randout.core.config import TrainTable, to_toml
+from randout.core.console import Show
 from randout.core.errors import UserError
 from randout.core.files import portable, replace_text
 from randout.core.terminal import Terminated
@@ -276,7 +277,8 @@ def _finish(
     if final is not trained:
         history = history | {"refit_seconds": sum(one["seconds"] for one in final.history["epochs"])}
     run.write("history.json", history)
-    sizes = _compare_with_teacher(plan, trained, teacher, metrics.validation) if teacher else None
+    if teacher:
+        _compare_with_teacher(plan, trained, teacher, metrics.validation)
     metrics.warnings = teacher_warnings(plan, teacher)
     final.save(run.model, model_card(plan, metrics, teacher, run.record.choice))
     if seen := read_seen(run.path):
@@ -287,8 +289,8 @@ def _finish(
     replace_text(run.model / "README.md", model_card(plan, metrics, teacher, run.record.choice))
     run.write("metrics.json", metrics.as_json())
     record = RunRecord.model_validate(run.record.as_json() | trained.about)
-    if teacher is not None and sizes is not None:
-        record.teacher, record.sizes = _used_teachers(teacher), sizes
+    if teacher is not None:
+        record.teacher, record.sizes = _used_teachers(teacher), _sizes(plan, trained, teacher, show)
     record.finished = run_folder.now()
     run.write("run.json", record.as_json())
     first, *more = [_teacher_name(one, run.path) for one in (teacher, *teacher.others)] if teacher else ["none"]
@@ -330,17 +332,28 @@ def refitted(plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, options
     return whole.student.train(whole, folder, teacher, replace(options, pause_at=None))
 
 
-def _compare_with_teacher(plan: Plan, trained: TrainedStudent, teacher: TeacherOutputs, metrics: Scores) -> Sizes:
-    """Add the comparison with the teacher to the validation `metrics`; return the sizes and speeds of both models."""
+def _compare_with_teacher(plan: Plan, trained: TrainedStudent, teacher: TeacherOutputs, metrics: Scores) -> None:
+    """Add the comparison with the teacher to the validation `metrics`."""
     held = plan.dataset.split["validation"]
-
-    def logits(rows: np.ndarray) -> np.ndarray:
-        return trained.logits(rows, lambda done: None)
-
-    if gap := judged_teacher_gap(plan, logits(held), teacher.logits[held].numpy(), "validation"):
+    own = trained.logits(held, lambda done: None)
+    if gap := judged_teacher_gap(plan, own, teacher.logits[held].numpy(), "validation"):
         metrics.teacher = gap
-    own = trained.size | {"texts_per_second": texts_per_second(logits, held)}
-    return Sizes(student=Size.model_validate(own), teacher=Size.model_validate(teacher.about))
+
+
+def _sizes(plan: Plan, trained: TrainedStudent, teacher: TeacherOutputs, show: Show) -> Sizes:
+    """Return the sizes and speeds of student and teacher. A teacher that cannot be loaded again has no speed."""
+    models: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "student": lambda rows: trained.logits(rows, lambda done: None)
+    }
+    if teacher.again is not None:
+        try:
+            models["teacher"] = teacher.again()
+        except Exception as error:  # not enough memory, a deleted folder: must not cost a trained student
+            show.say(f"teacher {teacher.name}: its speed was not measured ({type(error).__name__})")
+    speeds = texts_per_second(models, plan.dataset.split["validation"])
+    student: dict[str, float] = trained.size | {"texts_per_second": speeds["student"]}
+    its = teacher.about | ({"texts_per_second": speeds["teacher"]} if "teacher" in speeds else {})
+    return Sizes(student=Size.model_validate(student), teacher=Size.model_validate(its))
 
 
 def clean(run: RunFolder) -> None:

@@ -43,7 +43,8 @@ class TeacherOutputs:
 
     imported: the file of soft labels that they come from, if any; it may lack rows, and `validation` is then of the rows that
     it has, or empty. others: further teachers. live: the teacher itself, if a method runs it. about: its number of
-    parameters, and its speed in texts per second. cross_fit: if the logits of the training rows are those of fold teachers.
+    parameters. again: loads it again and returns what computes the logits of rows, up to some size. cross_fit: if the logits
+    of the training rows are those of fold teachers.
     """
 
     name: str
@@ -54,6 +55,7 @@ class TeacherOutputs:
     about: dict[str, float] = field(default_factory=dict)
     imported: ImportedTeacher | None = None
     cross_fit: CrossFit | None = None
+    again: Callable[[], Callable[[np.ndarray], np.ndarray]] | None = None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,9 @@ from .imported_teacher import ImportedTeacher
 from .options import Options
 from .plan import Plan, TeacherOutputs
 from .student import live_teacher
-from .teacher_comparison import TIMED_ROWS, texts_per_second
+from .teacher_comparison import TIMED_ROWS
+
+TIMED_PARAMETERS = 500_000_000  # a larger teacher is not loaded again to measure its speed
 
 
 def prepare_teacher(plan: Plan, options: Options, fine_tune: Callable[[Plan, Options], Path]) -> TeacherOutputs | None:
@@ -79,11 +82,9 @@ def _outputs_of(
     live = None
     if any(method.teacher == "model" for method in plan.methods) and teacher is plan.teachers[0]:
         live = live_teacher(plan, encoder, tuple(order), int(parts["max_length"]))
-    about = {
-        "parameters": sum(p.numel() for p in encoder.model.parameters()),
-        "texts_per_second": _speed(encoder, plan, parts),
-    }
-    return TeacherOutputs(source.label, spread, validation, live=live, about=about)
+    parameters = sum(p.numel() for p in encoder.model.parameters())
+    again = partial(_timed, source, plan, parts) if parameters <= TIMED_PARAMETERS else None
+    return TeacherOutputs(source.label, spread, validation, live=live, about={"parameters": parameters}, again=again)
 
 
 def _labelled(
@@ -146,15 +147,22 @@ def _cross_fitted(
     return replace(whole, logits=logits, cross_fit=record)
 
 
-def _speed(encoder: Encoder, plan: Plan, parts: dict[str, str]) -> float:
-    """Return a teacher's speed in texts per second on some validation rows, without autocast, as a saved student is scored.
+def _timed(source: Source, plan: Plan, parts: dict[str, str]) -> Callable[[np.ndarray], np.ndarray]:
+    """Load a teacher again, and return what computes its logits of rows of the dataset, to measure its speed.
 
-    Encoders compute in float32, decoders in the dtype of their weights, which is that of the soft labels.
+    Without autocast, as a saved student is scored: encoders compute in float32, decoders in the dtype of their weights.
     """
+    encoder = loading.load(source, pack=plan.config.train.packing, precision=plan.config.train.precision)
+    encoder.model.to(plan.config.train.device)
     held = plan.dataset.split["validation"][:TIMED_ROWS]
     encoded = encode(encoder.tokenizer, [plan.dataset.texts[row] for row in held])
     tokens = truncate(encoded, int(parts["max_length"]), parts["truncation"], encoder.suffix, encoder.prefix)
-    return texts_per_second(lambda few: predict(encoder, tokens, few, "float32"), np.arange(len(held)))
+    place = {int(row): at for at, row in enumerate(held)}
+
+    def logits(rows: np.ndarray) -> np.ndarray:
+        return predict(encoder, tokens, np.array([place[int(row)] for row in rows]), "float32")
+
+    return logits
 
 
 def _teacher_length(encoder: Encoder, plan: Plan, teacher: Source | Plan, name: str) -> int:
