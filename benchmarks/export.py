@@ -82,7 +82,7 @@ def read_arguments() -> argparse.Namespace:
 
 def trained(model: str, data: str, folder: Path) -> Path:
     """Train an encoder for one epoch; returns the run."""
-    settings = {"epochs": 1, "output.test": False}
+    settings = {"epochs": 1, "output.test": False, "student.pooling": "first"}  # a head that a pipeline can load
     randout.train(data, student=model, teacher="none", settings=settings, out=folder / "run", runs=folder, quiet=False)
     return folder / "run"
 
