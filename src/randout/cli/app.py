@@ -15,7 +15,7 @@ import typer
 
 from randout.core import terminal
 from randout.core.console import Show, complain, no_second_copy, print_always
-from randout.core.errors import Failure, UserError
+from randout.core.errors import EndedElsewhere, Failure, UserError
 from randout.core.files import shell_path
 from randout.core.wording import plural
 from randout.experiments.run.options import Stopped
@@ -344,7 +344,8 @@ def _run() -> int:
             complain("interrupted")
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except (UserError, Failure) as error:
-        complain(f"error: {error}")
+        if not (isinstance(error, EndedElsewhere) and error.told):
+            complain(f"error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
         complain("interrupted")

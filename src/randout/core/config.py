@@ -190,6 +190,9 @@ class TrainTable(Table):
     micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = _setting(
         "auto", "texts per forward pass; auto: the batch, halved when GPU memory runs out"
     )
+    batch_parts: AutoInt = _setting(
+        0, "parts into which each step is divided, for several processes; auto: one per process"
+    )
     schedule: Literal["linear", "constant"] = _setting("linear", "learning rate schedule after warm-up")
     warmup_ratio: float = _setting(0.06, "fraction of all steps used for warm-up", ge=0, le=1)
     weight_decay: float = _setting(0.01, "weight decay of AdamW, on weight matrices", ge=0)

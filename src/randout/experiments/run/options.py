@@ -11,6 +11,7 @@ from randout.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from randout.storage.metrics_record import Metrics
+    from randout.training.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Options:
 
     deadline: as of `time.monotonic()`, in seconds. pause_at: optimizer steps after which the student is validated and saved,
     and training ends (`Paused`). name: of the run, in tables and reports. request: digest of the command
-    (`already_trained`), stored with the run.
+    (`already_trained`), stored with the run. processes: those that share the training, led by this one.
     """
 
     runs: Path = Path("runs")
@@ -31,6 +32,7 @@ class Options:
     name: str = ""
     request: str = ""
     show: Show = field(default_factory=Show)
+    processes: Processes | None = None
 
 
 @dataclass(frozen=True)

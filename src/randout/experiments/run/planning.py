@@ -15,13 +15,14 @@ from randout.baselines.base import COMMON_SETTINGS
 from randout.baselines.settings import resolve_settings
 from randout.core.config import ALTERNATIVE, AUTO_STUDENT, Config, StudentTable, TeacherTable, TrainTable
 from randout.core.errors import UserError
+from randout.core.launch import process_count
 from randout.core.wording import plural, verb
 from randout.data.dataset import Dataset, data_identity, load, without_training_fold
 from randout.data.stratify import Ints
 from randout.data.views import make_views
 from randout.methods.base import GOLD_LOSS, Method, Size, overrides
 from randout.methods.builtin import GOLD, METHODS
-from randout.methods.compatibility import learned_rows, methods_of
+from randout.methods.compatibility import check_parts, learned_rows, methods_of
 from randout.methods.contrastive import Contrastive
 from randout.models import loading
 from randout.models.heads import check_layers
@@ -66,7 +67,8 @@ def make(
 def _encoder_plan(config: Config, dataset: Dataset, required: Collection[str]) -> Plan:
     """Return the plan of a student that is an encoder."""
     notes: list[str] = []
-    train = config.train.model_copy(update=dict(zip(("device", "precision"), machine(config), strict=True)))
+    found = dict(zip(("device", "precision"), machine(config), strict=True))
+    train = config.train.model_copy(update={**found, "batch_parts": config.train.batch_parts or process_count()})
     student = _find_student(config.student, notes)
     methods = methods_of(config)
     teacher, name = _find_teacher(config, methods, student, dataset, train.device, notes)
@@ -80,6 +82,7 @@ def _encoder_plan(config: Config, dataset: Dataset, required: Collection[str]) -
             "together with a teacher"
         )
     methods = _suitable_methods(methods, dataset, notes)
+    check_parts(methods, train.batch_parts, train.batch_size)
     cross_fit.check(config, teacher, methods)
     folds = cross_fit.folds_of(dataset, config.teacher)
     plain, dataset = dataset, _with_views(config, dataset, methods, teacher, folds, notes)
@@ -458,6 +461,8 @@ def _identity(plan: Plan) -> dict[str, Any]:
     train = config.train.model_dump(mode="json", exclude={"save_minutes"})
     earlier = {"keep": "best", "validate_every": 1, "refit": False}  # before these settings existed: keeps fingerprints
     train = {key: value for key, value in train.items() if earlier.get(key) != value}
+    if config.train.batch_parts < 2:
+        train.pop("batch_parts", None)
     read = config.teacher.model_dump(mode="json", include={"max_length", "truncation"})  # if not trained for this run
     found = [_teacher_identity(one) for one in plan.teachers]
     teachers = [

@@ -35,6 +35,7 @@ from randout.training.state import TrainingData, TrainingState
 from .options import Options as Options
 from .options import Paused as Paused
 from .options import Stopped as Stopped
+from .together import agreed, begin_together, check_same_weights
 from .plan import FOLDS, Plan
 from .plan import TeacherOutputs as TeacherOutputs
 
@@ -100,7 +101,9 @@ def train_student(
     show, train = options.show, plan.config.train
     where = environment(plan)
     _restore(plan, training, run, where, options)
-    validate = partial(_validate, plan, training)
+    if options.processes is not None:
+        begin_together(plan, training, data, options.processes)
+    validate = partial(validation_metrics, plan, training)
     texts = len(data.labelled) + len(data.unlabelled)
     position = training.position
     done = position.epoch * texts + position.batch * train.batch_size
@@ -113,9 +116,11 @@ def train_student(
         for event in fit(training, data, validate):
             bar(event.texts, "")
             why = stop.why or ("the time limit" if options.deadline and time.monotonic() > options.deadline else "")
+            due = time.monotonic() - saved > 60 * train.save_minutes
+            why, due = agreed(training.processes, why, due)
             ended = bool(position.ended)
             paused = event.metrics is None and position.step >= pause
-            if event.metrics is not None or why or paused or time.monotonic() - saved > 60 * train.save_minutes:
+            if event.metrics is not None or why or paused or due:
                 flush(training)
                 checkpoint.save(training, run.checkpoint, where, event.improved)
                 saved = time.monotonic()
@@ -143,14 +148,22 @@ def _restore(plan: Plan, training: TrainingState, run: RunFolder, where: dict[st
         show.say(f"{plan.student.label} runs with padding, in windows sorted by length: {training.encoder.reason}")
 
 
-def _validate(plan: Plan, training: TrainingState) -> dict[str, Any]:
+def validation_metrics(plan: Plan, training: TrainingState) -> dict[str, Any]:
     """Return the metrics of the student so far on the validation rows; empty if there are none."""
-    dataset = plan.dataset
+    dataset, processes = plan.dataset, training.processes
     held = dataset.split["validation"]
+    if processes is not None:
+        check_same_weights(training, processes)
     if not len(held):  # the refit trains on all rows
         return {}
-    logits = predict(training.encoder, plan.tokens, held, plan.config.train.precision)
-    return score(dataset.labels[held], logits, dataset.id2label, unseen=dataset.unseen)
+    share = (processes.rank, processes.size) if processes else (0, 1)
+    logits = predict(training.encoder, plan.tokens, held, plan.config.train.precision, share=share)
+    if processes is not None:
+        logits = processes.added(logits)
+    metrics = score(dataset.labels[held], logits, dataset.id2label, unseen=dataset.unseen)
+    return metrics if processes is None else metrics | processes.shared(
+        {name: value for name, value in metrics.items() if isinstance(value, float)}
+    )
 
 
 def _epoch_line(what: str, training: TrainingState, improved: bool) -> str:
