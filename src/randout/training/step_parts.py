@@ -127,7 +127,9 @@ def _rows_of_all(
         mask = torch.full((len(words.weight),), rows is None and words.weight.grad is not None, dtype=torch.uint8)
         flags = torch.cat([flags, mask if rows is None else mask.index_fill_(0, rows.cpu(), 1)])
     present, mask = processes.largest(flags).split([len(parameters), len(flags) - len(parameters)])
-    found: dict[Tensor, Tensor | None] = {p: None for p, there in zip(parameters, present.tolist(), strict=True) if there}
+    found: dict[Tensor, Tensor | None] = {
+        p: None for p, there in zip(parameters, present.tolist(), strict=True) if there
+    }
     if words is not None and words.weight in found:
         found[words.weight] = mask.nonzero()[:, 0].to(words.weight.device)
     return found
@@ -195,8 +197,10 @@ def merged(logged: dict[int, Logged]) -> Logged:
 def logged_by_all(processes: Processes, pending: Sequence[Unread]) -> list[Unread]:
     """Return the numbers that every process logged in the same steps."""
     own = [
-        {part: {name: [(float(value), weight) for value, weight in entries] for name, entries in one.items()}
-         for part, one in logged.items()}
+        {
+            part: {name: [(float(value), weight) for value, weight in entries] for name, entries in one.items()}
+            for part, one in logged.items()
+        }
         for _, _, logged in pending
     ]
     found = [Unread(epoch, batch, {}) for epoch, batch, _ in pending]

@@ -35,9 +35,9 @@ from randout.training.state import TrainingData, TrainingState
 from .options import Options as Options
 from .options import Paused as Paused
 from .options import Stopped as Stopped
-from .together import agreed, begin_together, check_same_weights
 from .plan import FOLDS, Plan
 from .plan import TeacherOutputs as TeacherOutputs
+from .together import agreed, begin_together, check_same_weights
 
 
 def environment(plan: Plan) -> dict[str, Any]:
@@ -161,8 +161,10 @@ def validation_metrics(plan: Plan, training: TrainingState) -> dict[str, Any]:
     if processes is not None:
         logits = processes.added(logits)
     metrics = score(dataset.labels[held], logits, dataset.id2label, unseen=dataset.unseen)
-    return metrics if processes is None else metrics | processes.shared(
-        {name: value for name, value in metrics.items() if isinstance(value, float)}
+    return (
+        metrics
+        if processes is None
+        else metrics | processes.shared({name: value for name, value in metrics.items() if isinstance(value, float)})
     )
 
 

@@ -8,7 +8,7 @@ wait for its next message (`follower`).
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -72,8 +72,8 @@ def share_start(training: TrainingState, data: TrainingData, processes: Processe
     if not leads:
         checkpoint.put(training, tensors)
         training.position = Position(**position)
-        first, *others = logits.values() or [None]
-        data = replace(data, teacher=first, others=tuple(others))
+        found = list(logits.values())
+        data = replace(data, teacher=found[0] if found else None, others=tuple(found[1:]))
     training.position.processes = processes.size
     return data
 
