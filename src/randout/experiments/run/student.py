@@ -144,8 +144,22 @@ def _restore(plan: Plan, training: TrainingState, run: RunFolder, where: dict[st
     accepted = options.accept_changes or bool(changed and show.ask(f"{changed}. Resume anyway?"))
     if checkpoint.restore(training, run.checkpoint, where, accepted):
         show.say(f"resuming from step {training.position.step} of {run.path}")
+        _say_processes(training, options)
     if not training.encoder.packed:
         show.say(f"{plan.student.label} runs with padding, in windows sorted by length: {training.encoder.reason}")
+
+
+def _say_processes(training: TrainingState, options: Options) -> None:
+    """Tell the user if the training is resumed by another number of processes, and if some of them have no work."""
+    before, now = training.position.processes, options.processes.size if options.processes else 1
+    parts = f"each step has {plural(training.parts, 'part')}, so the data order and the sum of gradients stay the same"
+    if before != now:
+        options.show.say(f"trained by {plural(before, 'process', 'processes')} so far, now by {now}: {parts}")
+    if now > training.parts:
+        idle = plural(now - training.parts, "process", "processes")
+        options.show.warn(
+            f"{idle} of {now} will only wait, because this run divides each step into {training.parts} (train.batch_parts)"
+        )
 
 
 def validation_metrics(plan: Plan, training: TrainingState) -> dict[str, Any]:
