@@ -201,6 +201,14 @@ def test_predict_smoke(smoke: Callable[..., Any]) -> None:
     assert set(found["budgets"]) == {"64", "256"}
 
 
+def test_ranks_smoke(smoke: Callable[..., Any]) -> None:
+    """Two processes train the weights of one that adds up two parts, to the last bit."""
+    found = smoke("ranks")
+    assert found["same_bits"]
+    assert found["sides"].keys() == {"one", "accumulated", "several"}
+    assert found["sides"]["several"]["exchanged_mib"] > 0 == found["sides"]["accumulated"]["exchanged_mib"]
+
+
 def test_rows_smoke(smoke: Callable[..., Any], tmp_path: Path) -> None:
     found = smoke("rows", "--plot", str(tmp_path / "rows.png"))
     assert [size["rows"] for size in found["sizes"]] == [400, 800]

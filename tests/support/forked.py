@@ -29,7 +29,9 @@ def command(words: Sequence[object], folder: Path, limit: int = 0) -> Any:
     return started(carry_out, [str(word) for word in words], str(folder), limit)
 
 
-def carry_out(words: list[str], folder: str, limit: int, output: str = "output.txt", errors: str = "errors.txt") -> None:
+def carry_out(
+    words: list[str], folder: str, limit: int, output: str = "output.txt", errors: str = "errors.txt"
+) -> None:
     """What the process of `command` does."""
     os.chdir(folder)
     os.environ["RANDOUT_CACHE"] = str(Path(folder) / "cache")

@@ -13,6 +13,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from functools import cache
 from itertools import count
@@ -82,7 +83,6 @@ class Processes:
         if first:
             found = {"message": message, "exit_code": exit_code, "told": tells, "rank": self.rank}
             self.store.set("failure", json.dumps(found))
-            time.sleep(10 * POLL)  # for the others to read it before the launcher stops them
         return first
 
     def failure(self) -> EndedElsewhere | None:
@@ -109,10 +109,17 @@ class Processes:
         if self.grouped:
             self.grouped = False
             dist.destroy_process_group()
-        self.store.add("left", 1)
+        self.part()
+
+    def part(self) -> None:
+        """Leave without the others, after a failure. The first process still waits for them to read it, for a while: it may
+        own the store, and a launcher stops all once it has ended.
+        """
         end = time.monotonic() + GOODBYE
-        while self.leads and self.store.add("left", 0) < self.size and time.monotonic() < end:
-            time.sleep(POLL)
+        with suppress(RuntimeError):  # the store may have ended
+            self.store.add("left", 1)
+            while self.leads and self.store.add("left", 0) < self.size and time.monotonic() < end:
+                time.sleep(POLL)
 
     # Exchanges: every process calls the same functions in the same order
 

@@ -37,9 +37,7 @@ def wait_for(text: str, file: Path, processes: list[Any]) -> None:
         time.sleep(0.01)
 
 
-def test_stopped_in_two_processes_and_resumed_in_one(
-    run: Run, tiny_model: Any, toy_csv: Any, tmp_path: Path
-) -> None:
+def test_stopped_in_two_processes_and_resumed_in_one(run: Run, tiny_model: Any, toy_csv: Any, tmp_path: Path) -> None:
     """A signal to one process stops both at the same step, while the student trains after its teacher. The resumed run has
     the bits of one process that computes both parts.
     """
@@ -50,7 +48,10 @@ def test_stopped_in_two_processes_and_resumed_in_one(
     os.kill(processes[1].pid, signal.SIGTERM)
     said = tmp_path / "errors-0.txt"
     assert several.codes(processes) == [143, 143], said.read_text()
-    assert said.read_text().count("Stopped by SIGTERM; checkpoint saved. Resume with: randout train --resume runs/two") == 1
+    assert (
+        said.read_text().count("Stopped by SIGTERM; checkpoint saved. Resume with: randout train --resume runs/two")
+        == 1
+    )
     for silent in ("output-0.txt", "output-1.txt", "errors-1.txt"):
         assert (tmp_path / silent).read_text() == ""
     position = json.loads((tmp_path / "runs/two/checkpoint/position.json").read_text())["position"]
@@ -75,25 +76,25 @@ def test_a_mistake_is_told_once_and_ends_all(toy_csv: Any, tmp_path: Path) -> No
     assert (tmp_path / "errors-1.txt").read_text() == ""
 
 
-def plan_of(data: Path, student: str, **tables: Any) -> Any:
-    own = {"data": {"source": str(data)}, "student": {"model": student}, "teacher": {"model": "none"}}
+def plan_of(data: Path, encoder: str, **tables: Any) -> Any:
+    own = {"data": {"source": str(data)}, "student": {"model": encoder}, "teacher": {"model": "none"}}
     return planning.make(Config(**(own | tables)), alternatives=True)
 
 
 def test_what_cannot_be_divided_is_refused(tiny_model: Any, toy_csv: Any) -> None:
     data, student = toy_csv(90, 1), str(tiny_model("bert"))
     ce: dict[str, Any] = {"ce": {}}
-    with pytest.raises(UserError, match="--student svm: a baseline is small .* 2 processes were started"):
+    with pytest.raises(UserError, match=r"--student svm: a baseline is small .* 2 processes were started"):
         check_divisible(plan_of(data, "svm"), 2)
-    with pytest.raises(UserError, match="may choose a bag-of-words classifier"):
-        check_divisible(plan_of(data, "auto", methods=ce), 2)
+    with pytest.raises(UserError, match=r"may choose a bag-of-words classifier"):
+        check_divisible(plan_of(data, student, methods=ce, student={"model": student, "alternative": "svm"}), 2)
     two = {"batch_parts": 2, "batch_size": 8}
-    with pytest.raises(UserError, match="methods.contrastive needs all texts of a step at once. Train in one process"):
+    with pytest.raises(UserError, match=r"methods.contrastive needs all texts of a step at once. Train in one process"):
         plan_of(data, student, methods=ce | {"contrastive": {}}, train=two)
-    with pytest.raises(UserError, match="divided into 9 parts, .* but a step has 8 texts"):
+    with pytest.raises(UserError, match=r"divided into 9 parts, .* but a step has 8 texts"):
         plan_of(data, student, methods=ce, train=two | {"batch_parts": 9})
     live = {"teacher": {"model": str(tiny_model("roberta"))}, "methods": ce | {"dropout-distillation": {}}}
-    with pytest.raises(UserError, match="methods.dropout-distillation: it runs a teacher alongside the student"):
+    with pytest.raises(UserError, match=r"methods.dropout-distillation: it runs a teacher alongside the student"):
         check_divisible(plan_of(data, student, train=two, **live), 2)
     check_divisible(plan_of(data, student, methods=ce, train=two), 2)
 
@@ -120,7 +121,7 @@ def test_other_commands_are_refused_in_several_processes(
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "here", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
     words = words_of(toy_csv(90, 1), tiny_model("bert"), "none")[1:]
-    for command in (["train", "--dry-run"], ["compare", "--preset", "plain", "--seeds", "1"]):
+    for command in (["train", "--dry-run"], ["compare", "--arms", "plain", "--seeds", "1"]):
         code, _, errors = run(command[0], *words, *command[1:])
         assert code == 2
         assert "only `randout train` divides its work" in errors

@@ -35,7 +35,9 @@ def train_together(launch: Launch, lead: Callable[[Processes], Result], make_pla
     except Stopped:
         raise
     except BaseException as error:
-        raise _reported(error, processes) from None
+        told = _reported(error, processes)
+        processes.part()
+        raise told from None
     return found
 
 
