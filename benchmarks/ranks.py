@@ -82,20 +82,20 @@ def compare(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             side: measured(arguments, side, each if side == "several" else arguments.threads, folder) for side in SIDES
         }
         rounds.append(found)
-    same = [measured(arguments, side, 1, folder)["weights"] for side in ("accumulated", "several")]
+    several = rounds[0]["several"] if each == 1 else measured(arguments, "several", 1, folder)
+    same = several["weights"] == measured(arguments, "accumulated", 1, folder)["weights"]
     medians = {}
     for side in SIDES:
         numbers = [one[side] for one in rounds]
         medians[side] = {key: statistics.median(one[key] for one in numbers) for key in numbers[0] if key != "weights"}
-    several = medians["several"]["texts_per_second"]
     setting = {"model": Path(arguments.model).name, "processes": arguments.processes, "threads": arguments.threads}
     setting |= {"batch_size": arguments.batch_size, "device": arguments.device, "steps": arguments.steps}
     return {
         "setting": setting,
         "sides": medians,
         "several_to_one": [one["several"]["texts_per_second"] / one["one"]["texts_per_second"] for one in rounds],
-        "several_to_accumulated": several / medians["accumulated"]["texts_per_second"],
-        "same_bits": same[0] == same[1],
+        "several_to_accumulated": medians["several"]["texts_per_second"] / medians["accumulated"]["texts_per_second"],
+        "same_bits": same,
     }
 
 
