@@ -98,6 +98,7 @@ def smoke(tmp_path: Path) -> Callable[..., Any]:
     return passed
 
 
+@pytest.mark.slow
 def test_throughput_smoke(smoke: Callable[..., Any]) -> None:
     found = smoke("throughput")
     assert found["ratio"].keys() == {"trainer", "best", "slow"}
@@ -147,11 +148,13 @@ def test_where_smoke(smoke: Callable[..., Any]) -> None:
     assert any("torch.addmm" in row["function"] for row in found["rows"])
 
 
+@pytest.mark.slow
 def test_methods_smoke(smoke: Callable[..., Any]) -> None:
     found = smoke("methods")
     assert {row["name"] for row in found["methods"]} == set(catalog.entries()) - {catalog.GOLD}
 
 
+@pytest.mark.slow
 def test_search_smoke(smoke: Callable[..., Any]) -> None:
     found = smoke("search")
     quality, cost = found["quality"], found["cost"]
@@ -171,6 +174,7 @@ def test_search_smoke(smoke: Callable[..., Any]) -> None:
     assert third == pytest.approx(0.15 * students + spent["pass"])
 
 
+@pytest.mark.slow
 def test_growth_smoke(smoke: Callable[..., Any], tmp_path: Path) -> None:
     found = smoke("growth", "--plots", str(tmp_path / "plots"))
     assert set(found) == {"tokens", "batch", "model", "trials"}
