@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from randout.core.errors import UserError
@@ -72,6 +73,11 @@ def is_url(place: str) -> bool:
     return "://" in place
 
 
+def is_sharded(place: str) -> bool:
+    """Return whether unlabelled texts are shards (a folder, a glob or a URL) rather than one file."""
+    return bool(place) and (is_url(place) or any(mark in place for mark in "*?[") or Path(place).expanduser().is_dir())
+
+
 def file_system(place: str) -> tuple[Any, str]:
     """Return the file system of a path or URL, and the path in it. Raises UserError if its package is not installed."""
     try:
@@ -104,7 +110,6 @@ def open_file(url: str) -> Iterator[Any]:
 
 def names_shards(places: Sequence[str]) -> bool:
     """Return whether all words name shards: an existing folder, a glob, a Parquet file or a URL."""
-    from pathlib import Path
 
     def one(place: str) -> bool:
         return is_url(place) or place.lower().endswith(SUFFIXES) or Path(place).expanduser().is_dir()
@@ -155,8 +160,6 @@ def _files_at(place: str) -> list[tuple[str, str]]:
 
 
 def _expanded(place: str) -> str:
-    from pathlib import Path
-
     return str(Path(place).expanduser())
 
 
