@@ -21,6 +21,7 @@ from randout.core.config import Config, DataTable
 from randout.core.errors import UserError
 from randout.core.wording import WARNING
 from randout.data.row_hashes import Hashes, row_hashes
+from randout.data.shards import is_sharded
 
 from . import columns as cols
 from . import labels as label_rules

@@ -228,14 +228,20 @@ def blocks_of_part(shard: Shard, part: Part, columns: Sequence[str]) -> Iterator
     The division into blocks depends on the file alone, so that repeated work has the same batches.
     """
     for table in _tables(shard, part, list(columns), BLOCK):
-        arrow = table.columns.table
+        arrow = arrow_of(table)
         pieces = min(max(math.ceil(arrow.nbytes / BYTES), 1), arrow.num_rows)
         size = math.ceil(arrow.num_rows / pieces)
         for at in range(0, arrow.num_rows, size):
             yield Table(ArrowColumns(arrow.slice(at, size), shard.url), shard.url, "", "parquet")
 
 
-def _tables(shard: Shard, part: Part, columns: list[str] | None, rows: int) -> Iterator[Any]:
+def arrow_of(block: Table) -> Any:
+    """Return the Arrow table of a block of rows."""
+    assert isinstance(block.columns, ArrowColumns)
+    return block.columns.table
+
+
+def _tables(shard: Shard, part: Part, columns: list[str] | None, rows: int) -> Iterator[Table]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

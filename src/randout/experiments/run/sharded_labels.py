@@ -5,16 +5,18 @@ Texts and labels are joined by shard and position, as the manifest of the labels
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from randout.core.config import Config
 from randout.core.errors import UserError
 from randout.data.columns import texts_or_empty
+from randout.data.dataset import Dataset
 from randout.data.shards import BLOCK, Shard, blocks_of_part, find_shards, is_sharded, open_file, parts_of
 from randout.data.tables import parquet_errors
 from randout.models.sources import FileState
@@ -97,10 +99,10 @@ class ShardedLabels:
                 yield np.stack(columns, 1).astype(np.float32)
 
 
-def open_labels(name: str, texts: str, classes: dict[int, str], renamed: Sequence[str]) -> ShardedLabels:
+def open_labels(name: str, texts: str, classes: dict[int, str]) -> ShardedLabels:
     """Match sharded soft labels with the texts that they are of, and with the classes of the data.
 
-    texts: folder, glob or URL of the shards that were labelled. renamed: `teacher.labels`. Raises UserError.
+    texts: folder, glob or URL of the shards that were labelled. Raises UserError.
     """
     folder = ShardFolder(name)
     manifest = folder.manifest()
@@ -124,5 +126,21 @@ def open_labels(name: str, texts: str, classes: dict[int, str], renamed: Sequenc
             raise UserError(f"{shard.url}: has changed since it was labelled. Repeat `randout soft-labels`")
     from .soft_labels import column_order  # imports PyTorch
 
-    order = column_order(dict(enumerate(manifest.settings.classes)), classes, renamed or None, name)
+    order = column_order(dict(enumerate(manifest.settings.classes)), classes, None, name)
     return ShardedLabels(folder, manifest, tuple(shards[entry.name] for entry in manifest.shards), tuple(order))
+
+
+def with_sharded_rows(config: Config, dataset: Dataset, teacher: object) -> Dataset:
+    """Return the dataset with the number of sharded texts that a student learns from.
+
+    teacher: the first one. Raises UserError if the unlabelled texts are shards and the teacher is not sharded soft labels.
+    """
+    labels = getattr(teacher, "shards", None)
+    if isinstance(labels, ShardedLabels):
+        return replace(dataset, sharded_rows=labels.rows)
+    if is_sharded(config.data.unlabeled):
+        raise UserError(
+            f"data.unlabeled: {config.data.unlabeled} is a folder of shards, which needs sharded soft labels. First "
+            f"`randout soft-labels TEACHER {config.data.unlabeled} -o LABELS`, then --teacher LABELS"
+        )
+    return dataset

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from randout.core.files import replacing
 from randout.data.columns import texts_or_empty
 from randout.data.row_hashes import Hashes, row_hashes
-from randout.data.shards import Part, Shard, blocks_of_part, parts_of
+from randout.data.shards import Part, Shard, arrow_of, blocks_of_part, parts_of
 from randout.experiments.run.saved_model import LoadedClassifier
 from randout.stats.metrics import log_probabilities
 from randout.storage.shard_record import METADATA, LabellingSettings, ManifestEntry, ShardRecord
@@ -95,7 +95,7 @@ def _labelled_blocks(
         logits = np.full((count, len(settings.classes)), np.nan, np.float32)
         if len(kept):
             logits[kept] = model.logits([texts[at] for at in kept], lambda done: None)
-        yield labelled_table(settings, shard, block.columns.table, first, logits, skipped)
+        yield labelled_table(settings, shard, arrow_of(block), first, logits, skipped)
         row += count
         advance(count)
 
