@@ -123,8 +123,7 @@ def prepare(request: ShardRequest, show: Show) -> tuple[Task, LoadedClassifier |
         held_out=held_digest,
     )
     threads = max(cores // request.jobs, 1)
-    parent = os.getpid() if request.jobs > 1 else 0
-    task = Task(request.model, request.device, request.form, request.out, work, settings, shards, held, threads, parent)
+    task = Task(request.model, request.device, request.form, request.out, work, settings, shards, held, threads)
     _check_folder_of(task)
     return task, model if request.jobs == 1 else None
 

@@ -19,7 +19,7 @@ class Task:
 
     model: a run or a classifier folder. out: folder or URL of the labelled shards. work: local folder of locks and
     unfinished shards, shared by all processes. held_out: file of the sorted hashes of held-out rows; None for none.
-    parent: id of the process that started workers, which stop when it is gone; 0 in that process itself.
+    threads: of each process.
     """
 
     model: str
@@ -31,7 +31,6 @@ class Task:
     shards: tuple[Shard, ...]
     held_out: Path | None = None
     threads: int = 0
-    parent: int = 0
 
     @property
     def folder(self) -> ShardFolder:

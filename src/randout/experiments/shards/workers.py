@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -32,6 +33,16 @@ class _Stop(Protocol):
     def is_set(self) -> bool: ...
 
 
+class _StopOrOrphan:
+    """Whether to stop: when asked to, or when the process that started this one is gone (killed)."""
+
+    def __init__(self, asked: _Stop) -> None:
+        self.asked, self.parent = asked, os.getppid()
+
+    def is_set(self) -> bool:
+        return self.asked.is_set() or os.getppid() != self.parent
+
+
 class _Never:
     def is_set(self) -> bool:
         return False
@@ -55,7 +66,7 @@ def work(
     loaded = [model] if model is not None else []
 
     def check() -> None:
-        if asked_to_stop.is_set() or (task.parent and os.getppid() != task.parent):
+        if asked_to_stop.is_set():
             raise StopRequested
 
     while waiting:
@@ -102,7 +113,8 @@ def work_together(task: Task, step: Step, jobs: int, report: Report, model: Load
     if jobs == 1:
         work(task, step, report, model)
         return
-    context = multiprocessing.get_context("spawn")
+    server = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if server else "spawn")
     reports, stop = context.Queue(), context.Event()
     starts = [len(task.shards) * at // jobs for at in range(jobs)]
     processes = [
@@ -158,8 +170,10 @@ def _process(task: Task, step: Step, start: int, reports: Any, stop: Any) -> Non
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which asks for a clean stop
     os.environ["OMP_NUM_THREADS"] = str(task.threads)  # before PyTorch is imported
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false" if task.threads == 1 else "true")
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(task.threads)
     try:
-        work(task, step, lambda name, rows: reports.put((name, rows)), None, start, stop)
+        work(task, step, lambda name, rows: reports.put((name, rows)), None, start, _StopOrOrphan(stop))
     except StopRequested:
         pass
     except Exception as error:
