@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -228,6 +229,7 @@ def test_a_killed_command_is_completed_exactly_once(svm: Path, tmp_path: Path, r
 
 
 def test_several_processes_share_the_shards(svm: Path, tmp_path: Path, run: Run) -> None:
+    multiprocessing.set_forkserver_preload(["support.warm"])
     write_shards(tmp_path / "texts", (30,) * 5)
     code, out, errors = run("predict", svm, "texts", "-o", "out", "--jobs", "2", "--json")
     assert code == 0, errors
