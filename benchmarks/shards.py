@@ -17,14 +17,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import resource
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -129,23 +130,33 @@ def pass_over(
     folder: Path, texts: Path, out: str, arguments: argparse.Namespace, limit: float = float("inf")
 ) -> dict[str, Any]:
     """Run the command; kill it after `limit` seconds. Returns wall and CPU seconds, and samples of memory in MiB."""
-    words = ["soft-labels", str(folder / "model"), str(texts), "-o", str(folder / out), "--id-column", "id", "--quiet"]
-    words += ["--jobs", str(arguments.jobs)] + ["--deduplicate"] * arguments.deduplicate
+    words = ["soft-labels", str(folder / "model"), str(texts), "-o", str(folder / out), "--id-column", "id"]
+    words += ["--device", "cpu", "--quiet", "--jobs", str(arguments.jobs)] + ["--deduplicate"] * arguments.deduplicate
     before, began, memory, killed = used(), time.monotonic(), [], False
-    process = subprocess.Popen([sys.executable, "-m", "randout", *words], stdout=subprocess.DEVNULL)
-    while process.poll() is None:
-        memory.append(resident(process.pid))
+    process = multiprocessing.get_context("spawn").Process(target=run_command, args=(words,))
+    process.start()
+    while process.is_alive():
+        memory.append(resident(process.pid or 0))
         if time.monotonic() - began > limit:
-            process.send_signal(signal.SIGKILL)
+            process.kill()
             killed = True
-        time.sleep(min(SAMPLED, max(began + limit - time.monotonic(), 0.01)))
-    if process.returncode not in (0, -signal.SIGKILL):
-        raise SystemExit(f"the command failed with exit code {process.returncode}")
+        process.join(min(SAMPLED, max(began + limit - time.monotonic(), 0.01)))
+    if process.exitcode not in (0, -signal.SIGKILL):
+        raise SystemExit(f"the command failed with exit code {process.exitcode}")
     return {"seconds": time.monotonic() - began, "cpu": used() - before, "memory": memory, "killed": killed}
 
 
+def run_command(words: list[str]) -> None:
+    """Run `randout WORDS` in this process, without what it prints."""
+    from randout.cli.app import main as command
+
+    sys.argv = ["randout", *words]
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        command()
+
+
 def used() -> float:
-    """CPU seconds of all processes that have ended."""
+    """CPU seconds of all processes that this one has started and that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
@@ -174,7 +185,7 @@ def ids_of(folder: Path) -> list[int]:
 
 def as_text(found: dict[str, Any]) -> str:
     rate = found["rows_per_cpu_second"]
-    days = {jobs: TEXTS / rate / 3600 / jobs for jobs in (1, 10, 100)}
+    plan = {jobs: TEXTS / rate / 3600 / jobs for jobs in (1, 10, 100)}
     lines = [f"{found['rows']:,} rows, killed {found['kills']} times"]
     lines += [f"same bytes: {found['same_bytes']}; each row once and in order: {found['exactly_once']}"]
     for unit in ("seconds", "cpu"):
@@ -183,7 +194,7 @@ def as_text(found: dict[str, Any]) -> str:
     lines += [f"more CPU with kills: {found['more_cpu']:.1%}; without starts {found['more_cpu_without_starts']:.1%}"]
     lines += [f"memory in MiB, greatest of each quarter: {', '.join(map(str, found['memory']))}"]
     lines += [f"{rate:,.0f} rows per CPU second; {TEXTS:,} rows: "]
-    lines[-1] += ", ".join(f"{hours:.1f} h with {jobs} workers" for jobs, hours in days.items())
+    lines[-1] += ", ".join(f"{hours:.1f} h with {jobs} workers" for jobs, hours in plan.items())
     return "\n".join(lines)
 
 
