@@ -114,7 +114,7 @@ def work_together(task: Task, step: Step, jobs: int, report: Report, model: Load
         work(task, step, report, model)
         return
     server = "forkserver" in multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if server else "spawn")
+    context: Any = multiprocessing.get_context("forkserver" if server else "spawn")
     reports, stop = context.Queue(), context.Event()
     starts = [len(task.shards) * at // jobs for at in range(jobs)]
     processes = [
