@@ -23,7 +23,9 @@ from randout.experiments.run.options import Stopped
 from . import annotate, export, methods, report, reproduce, search, shards, shrink, studies, tools, train
 from .tools import (
     AsJson,
+    Device,
     Encoding,
+    Form,
     LabelColumn,
     Quiet,
     TextColumn,
@@ -38,8 +40,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 Probabilities = Annotated[bool, typer.Option("--probabilities", help="also give the probability of every class")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
-Form = Annotated[str, typer.Option(help="form of an export: float32 or int8 (default: float32 if it is there)")]
 Data = Annotated[
     str,
     typer.Argument(

@@ -14,12 +14,24 @@ from randout.core.terminal import EXIT_CODES, Told, to_json
 from randout.core.wording import plural
 
 from . import tools
-from .tools import AsJson, LabelColumn, Plugins, Preset, Quiet, Recipe, RunsFolder, Sets, TextColumn, named, requested
+from .tools import (
+    AsJson,
+    Device,
+    Form,
+    LabelColumn,
+    Plugins,
+    Preset,
+    Quiet,
+    Recipe,
+    RunsFolder,
+    Sets,
+    TextColumn,
+    named,
+    requested,
+)
 
 app = typer.Typer(rich_markup_mode=None)
 
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
-Form = Annotated[str, typer.Option(help="form of an export: float32 or int8 (default: float32 if it is there)")]
 IdColumn = Annotated[str | None, typer.Option("--id-column", help="shards: column of row ids (default: SHARD#ROW)")]
 Deduplicate = Annotated[bool, typer.Option("--deduplicate", help="shards: label only the first copy of a text")]
 HeldOut = Annotated[
