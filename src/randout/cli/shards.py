@@ -49,7 +49,7 @@ def soft_labels(
         str, typer.Argument(help="labelled data; with -o: a run or a classifier folder", metavar="DATA|MODEL")
     ],
     inputs: Annotated[
-        list[str] | None, typer.Argument(help="with -o: folders, globs, Parquet files or URLs", metavar="[INPUT]...")
+        list[str] | None, typer.Argument(help="with -o: folders, globs, Parquet files or URLs", metavar="INPUT")
     ] = None,
     teacher: Annotated[str | None, typer.Option(help="a run, a classifier or an encoder")] = None,
     out: Annotated[str | None, typer.Option("-o", "--out", help="folder or URL of labelled Parquet shards")] = None,
