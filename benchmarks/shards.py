@@ -9,8 +9,8 @@ these sentences, so that reading, writing and bookkeeping are a large part of th
 One command labels all shards undisturbed. The same command is then killed with -9 at random moments and repeated until it
 ends. Both must give the same bytes, and each row id once and in order.
 
-CPU time is that of all processes, those that were killed included. The time that a process takes to start is measured by a
-repetition of the finished command, and given apart: it does not depend on the number of texts.
+CPU time is that of all processes, those that were killed included. What a kill costs is a start of the process, which a
+repetition of the finished command measures, and what was done of a row group. Neither depends on the number of texts.
 """
 
 from __future__ import annotations
@@ -119,8 +119,7 @@ def measure(folder: Path, texts: Path, arguments: argparse.Namespace) -> dict[st
             "start": start["seconds"],
         },
         "cpu": {"whole": whole["cpu"], "killed": cpu, "start": start["cpu"]},
-        "more_cpu": cpu / whole["cpu"] - 1,
-        "more_cpu_without_starts": (cpu - len(passes) * start["cpu"]) / max(work, 1e-9) - 1,
+        "cpu_per_kill": (cpu - whole["cpu"]) / max(sum(one["killed"] for one in passes), 1),
         "rows_per_cpu_second": arguments.rows / max(work, 1e-9),
         "memory": quarters(whole["memory"]),
     }
@@ -191,7 +190,7 @@ def as_text(found: dict[str, Any]) -> str:
     for unit in ("seconds", "cpu"):
         values = ", ".join(f"{name} {value:.1f}" for name, value in found[unit].items())
         lines.append(f"{'wall' if unit == 'seconds' else 'CPU'} seconds: {values}")
-    lines += [f"more CPU with kills: {found['more_cpu']:.1%}; without starts {found['more_cpu_without_starts']:.1%}"]
+    lines += [f"a kill costs {found['cpu_per_kill']:.1f} CPU seconds: a start, and what was done of a row group"]
     lines += [f"memory in MiB, greatest of each quarter: {', '.join(map(str, found['memory']))}"]
     lines += [f"{rate:,.0f} rows per CPU second; {TEXTS:,} rows: "]
     lines[-1] += ", ".join(f"{hours:.1f} h with {jobs} workers" for jobs, hours in plan.items())
