@@ -52,7 +52,7 @@ def main() -> None:
         folder = Path(name)
         texts = arguments.write or folder / "texts"
         write_texts(dataset, texts, arguments.rows, arguments.shards)
-        fit_model(dataset, folder / "model")
+        fit_model(dataset, folder / "model", 500 if arguments.smoke else len(dataset.texts))
         found = measure(folder, texts, arguments)
     print(json.dumps(found) if arguments.json else as_text(found))
     if not found["same_bytes"] or not found["exactly_once"]:
@@ -89,9 +89,9 @@ def write_texts(dataset: Dataset, folder: Path, rows: int, shards: int) -> None:
         pq.write_table(table, folder / f"part-{number:05}.parquet", row_group_size=GROUP)
 
 
-def fit_model(dataset: Dataset, folder: Path) -> None:
-    """Fit a support vector machine on the words of the training sentences."""
-    rows = dataset.split["train"]
+def fit_model(dataset: Dataset, folder: Path, most: int) -> None:
+    """Fit a support vector machine on the words of at most so many training sentences."""
+    rows = dataset.split["train"][:most]
     train = Labelled([dataset.texts[row] for row in rows], dataset.labels[rows])
     SVM().fit(train, train, dataset.id2label, TrainTable(), lambda done: None).save(folder, "")
 
