@@ -91,7 +91,8 @@ def write_texts(dataset: Dataset, folder: Path, rows: int, shards: int) -> None:
 
 def fit_model(dataset: Dataset, folder: Path, most: int) -> None:
     """Fit a support vector machine on the words of at most so many training sentences."""
-    rows = dataset.split["train"][:most]
+    rows = dataset.split["train"]
+    rows = rows[:: -(-len(rows) // most)]
     train = Labelled([dataset.texts[row] for row in rows], dataset.labels[rows])
     SVM().fit(train, train, dataset.id2label, TrainTable(), lambda done: None).save(folder, "")
 
