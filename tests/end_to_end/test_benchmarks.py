@@ -496,3 +496,10 @@ def test_mutants_are_killed_or_survive_and_a_run_goes_on(
     ]
     copy = mutate.Copy(tmp_path / "copy")
     assert copy.run(["test_slow.py"], 0.3)[0] == "timeout"
+
+
+@pytest.mark.slow
+def test_shards_smoke(smoke: Callable[..., Any]) -> None:
+    found = smoke("shards")
+    assert (found["rows"], found["same_bytes"], found["exactly_once"]) == (4000, True, True)
+    assert len(found["memory"]) == 4

@@ -34,6 +34,7 @@ from randout.models.tokens import Tokens
 from . import cross_fit, defaults, leaks
 from .imported_teacher import ImportedTeacher, find_teacher, import_teacher, is_soft_label_file
 from .plan import FOLDS, Plan
+from .sharded_labels import with_sharded_rows
 from .soft_labels import column_order
 from .student_kinds import Baseline, EncoderStudent, baseline_of
 
@@ -72,6 +73,7 @@ def _encoder_plan(config: Config, dataset: Dataset, required: Collection[str]) -
     student = _find_student(config.student, notes)
     methods = methods_of(config)
     teacher, name = _find_teacher(config, methods, student, dataset, train.device, notes)
+    dataset = with_sharded_rows(config, dataset, teacher)
     distilling = [method.name for method in methods if method.teacher]
     missing = distilling if teacher is None and config.teacher.model == "auto" else []
     if teacher is None:
@@ -239,7 +241,7 @@ def _student_settings(
     rows = learned_rows(dataset, methods)[0]
     few = max((method.rows for method in methods if isinstance(method, Contrastive)), default=0)
     if table.pooling == "auto" and table.head == "model":
-        if len(rows) + len(dataset.unlabelled) <= few:
+        if len(rows) + len(dataset.unlabelled) + dataset.sharded_rows <= few:
             pooling = defaults.pooling_of(student, dataset, tokens, rows, device, notes)
         elif loading.states_mean(student):
             pooling = "mean"

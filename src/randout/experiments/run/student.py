@@ -38,6 +38,7 @@ from .options import Stopped as Stopped
 from .plan import FOLDS, Plan
 from .plan import TeacherOutputs as TeacherOutputs
 from .together import agreed, begin_together, check_same_weights
+from .sharded_tokens import sharded_training_data
 
 
 def environment(plan: Plan) -> dict[str, Any]:
@@ -85,6 +86,8 @@ def make_training_data(plan: Plan, teacher: TeacherOutputs | None) -> TrainingDa
     """Return what the student of `plan` learns from: tokens, labels, rows and teacher logits."""
     labelled, heldout = learned_rows(plan.dataset, plan.methods)
     logits, others = (teacher.logits, tuple(other.logits for other in teacher.others)) if teacher else (None, ())
+    if teacher and teacher.stored:
+        return sharded_training_data(plan.dataset, teacher.stored, labelled, heldout)
     return TrainingData(
         plan.tokens, torch.from_numpy(plan.dataset.labels), labelled, plan.dataset.unlabelled, logits, heldout, others
     )
