@@ -37,8 +37,8 @@ from .options import Paused as Paused
 from .options import Stopped as Stopped
 from .plan import FOLDS, Plan
 from .plan import TeacherOutputs as TeacherOutputs
-from .together import agreed, begin_together, check_same_weights
 from .sharded_tokens import sharded_training_data
+from .together import agreed, begin_together, check_same_weights
 
 
 def environment(plan: Plan) -> dict[str, Any]:
