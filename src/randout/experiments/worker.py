@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +112,8 @@ def main() -> None:
     mutex = threading.Lock()
 
     def write(event: dict[str, Any]) -> None:
-        with mutex:
-            try:
-                print(json.dumps(event), file=events, flush=True)
-            except OSError:  # the parent is gone: `_stop_with_parent` ends this process
-                pass
+        with mutex, suppress(OSError):  # the parent is gone: `_stop_with_parent` ends this process
+            print(json.dumps(event), file=events, flush=True)
 
     end: dict[str, Any] = {"end": "done"}
     code = 0
@@ -132,7 +129,6 @@ def main() -> None:
     except (UserError, Failure) as error:
         end, code = {"end": "error", "message": str(error), "code": error.exit_code}, error.exit_code
     write(end)
-    events.flush()
     os._exit(code)  # threads of libraries must not keep a finished worker
 
 
