@@ -31,6 +31,8 @@ from randout.storage.run_folder import RunFolder
 from randout.testing.models import build, toy_texts
 from randout.training import checkpoint
 
+WARM = ["randout.experiments.shared_study", "pyarrow.parquet", "sklearn.svm", "transformers.models.bert.modeling_bert"]
+WARM += ["transformers.models.roberta.modeling_roberta", "randout.testing.models", "matplotlib.figure"]
 RUNS = ("runs", "runs-alone")  # of the workers, of a single process
 TIMES = ("started", "finished", "seconds", "memory", "name")  # what may differ between two studies
 
@@ -108,7 +110,7 @@ def alone(tables: dict[str, Any], study: str, runs: str) -> None:
 
 def start(target: Any, *words: Any) -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "failures"])
+    context.set_forkserver_preload(WARM)  # a fresh interpreter takes seconds to import them
     process = context.Process(target=target, args=words)
     process.start()
     return process
