@@ -24,7 +24,7 @@ from randout.experiments.run import sharing
 from randout.experiments.run.options import Options
 from randout.storage import locks
 from randout.storage.study_folder import StudyFolder
-from randout.storage.study_record import Cell, ComparisonRecord, StudyData
+from randout.storage.study_record import FORMAT, Cell, ComparisonRecord, StudyData
 from randout.testing.models import build, toy_texts
 
 
@@ -60,7 +60,7 @@ class Empty:
 
     def __init__(self, path: Path, count: int) -> None:
         cells = [Cell(unit=f"seed {at}", arm="plain", run=f"runs/{at}", state="waiting") for at in range(count)]
-        record = ComparisonRecord(kind="compare", name="empty", data=StudyData(sha256=""), cells=cells)
+        record = ComparisonRecord(format=FORMAT, kind="compare", name="empty", data=StudyData(sha256=""), cells=cells)
         self.path, self.folder = path, StudyFolder(path, record)
         self.folder.save()
 

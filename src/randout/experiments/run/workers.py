@@ -37,11 +37,16 @@ LAST_LINES = 5  # of the standard error of a worker that died
 
 @dataclass
 class _Worker:
-    """One process. cell, part, left: what it works on, how far that is, and the seconds left. ended: how it ended."""
+    """One process.
+
+    collector: the thread that reads its events. cell, what: what it works on, and which part of that. done, total: how far the
+    part is. since, at_start: when it was first reported, and where it was then. ended: the event by which it ended.
+    """
 
     number: int
     process: subprocess.Popen[bytes]
     errors: BinaryIO
+    collector: threading.Thread
     cell: str = "starting"
     what: str = ""
     done: int = 0
@@ -97,7 +102,11 @@ def run(cells: Cells, options: Options, required: Collection[str] = ()) -> None:
             if worker.process.poll() is None:
                 worker.process.kill()
             worker.process.wait()
-            worker.errors.close()
+            worker.collector.join()
+            for stream in (worker.process.stdin, worker.process.stdout, worker.errors):
+                if stream is not None:
+                    with suppress(OSError):
+                        stream.close()
 
 
 def _start(number: int, cells: Cells, options: Options, required: Collection[str], events: queue.Queue[Any]) -> _Worker:
@@ -129,7 +138,6 @@ def _start(number: int, cells: Cells, options: Options, required: Collection[str
     with suppress(BrokenPipeError):
         process.stdin.write(json.dumps(order).encode() + b"\n")
         process.stdin.flush()
-    worker = _Worker(number, process, errors)
 
     def collect() -> None:
         assert process.stdout is not None
@@ -139,7 +147,8 @@ def _start(number: int, cells: Cells, options: Options, required: Collection[str
         process.wait()
         events.put((worker, None))
 
-    threading.Thread(target=collect, daemon=True).start()
+    worker = _Worker(number, process, errors, threading.Thread(target=collect, daemon=True))
+    worker.collector.start()
     return worker
 
 
