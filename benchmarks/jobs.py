@@ -107,7 +107,13 @@ def main() -> None:
     parser.add_argument("--shape", default="tiny", help="tiny, minilm-l6, ...: see common.py; toy: the smallest")
     parser.add_argument("--overhead", action="store_true", help="only what sharing costs")
     parser.add_argument("--runs", type=int, default=100, help="of --overhead")
+    parser.add_argument("--smoke", action="store_true", help="only what sharing costs, of three runs")
+    parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
+    if asked.smoke:
+        found = {"seconds_a_run": overhead(3)}
+        print(json.dumps(found) if asked.json else found)
+        return
     if asked.overhead:
         print(f"sharing a study: {1000 * overhead(asked.runs):.1f} ms for each of {asked.runs} runs")
         return
