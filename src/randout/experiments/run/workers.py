@@ -157,8 +157,8 @@ def _take(worker: _Worker, event: dict[str, Any] | None, show: Show) -> None:
     if event is None:
         if not worker.ended:
             show.warn(
-                f"worker {worker.number + 1} (pid {worker.process.pid}) {worker.status} while it worked on {worker.cell}; "
-                f"another worker takes that over{worker.last_lines()}"
+                f"worker {worker.number + 1} (pid {worker.process.pid}) {worker.status}; what it worked on ({worker.cell}) is "
+                f"left to the others{worker.last_lines()}"
             )
         worker.cell, worker.what, worker.total = "ended", "", 0
     elif "end" in event:
