@@ -1,9 +1,10 @@
-# Four commands: make install, make demo, make test, make docs. Each sets up what it needs in .venv.
+# make install, make demo, make test, make docs. Each sets up what it needs in .venv. make test-all also runs the slow tests.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: install demo test docs
+.PHONY: install demo check test test-all docs
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 install: .venv/installed
 
@@ -16,11 +17,16 @@ install: .venv/installed
 demo: install
 	$(BIN)/randout demo
 
-test: install
+check: install
 	$(BIN)/ruff check src tests benchmarks docs/site
 	$(BIN)/ruff format --check src tests benchmarks docs/site
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+test: check
+	$(PYTEST) -m "not slow"
+
+test-all: check
+	$(PYTEST)
 
 docs: .venv/docs-installed
 	$(BIN)/python docs/site/build.py

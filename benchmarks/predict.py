@@ -139,7 +139,7 @@ def rounds(arguments: argparse.Namespace, folder: Path, texts: list[str]) -> lis
     for number in range(arguments.rounds):
         took = {"pipeline": seconds(lambda: theirs(texts, truncation=True))}
         took["predict"] = seconds(lambda: api.predict(model, texts, device="cpu"))
-        took["evaluate"] = seconds(lambda: scoring.score_file(model, file, None, None, QUIET))
+        took["evaluate"] = seconds(lambda: scoring.score_file(scoring.FileRequest(model, file), QUIET))
         found.append({side: len(texts) / spent for side, spent in took.items()})
         rates = ", ".join(f"{side} {rate:.1f}" for side, rate in found[-1].items())
         print(f"round {number + 1}: {rates} texts/s", file=sys.stderr)

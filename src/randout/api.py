@@ -222,18 +222,21 @@ def evaluate(
     split: str = "validation",
     text_column: str | None = None,
     label_column: str | None = None,
+    form: str = "",
     allow_leaks: bool = False,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Evaluate a classifier on a labelled file, or a run on one of its own splits, as `randout evaluate --json` does.
 
-    split: validation or test, if no file is given; opening the test split is recorded. Raises UserError.
+    split: validation or test, if no file is given; opening the test split is recorded. form: of an export, float32 or int8,
+    with a file. Raises UserError.
     """
     from randout.experiments.run import scoring
 
     if file is not None:
         try:
-            return scoring.score_file(str(model), str(file), text_column, label_column, Show(quiet))[0].as_json()
+            request = scoring.FileRequest(str(model), str(file), text_column, label_column, form=form)
+            return scoring.score_file(request, Show(quiet))[0].as_json()
         except UserError as error:
             raise UserError(as_arguments(str(error))) from None
     return scoring.score_run(Path(model), split, Show(quiet), allow_leaks)[0].as_json()

@@ -313,7 +313,7 @@ def test_saved_model_scores_as_it_did(
     assert api.predict(result.model_path, rows)[0] == labels
     again, _ = scoring.score_run(result.folder, "test", SHOW)
     assert again.confusion_matrix == result.metrics["test"]["confusion_matrix"]
-    scored, _ = scoring.score_file(str(result.folder), str(toy_csv(150, 0)), None, None, SHOW)
+    scored, _ = scoring.score_file(scoring.FileRequest(str(result.folder), str(toy_csv(150, 0))), SHOW)
     assert scored.rows == 150
     assert api.predict(result.folder, [])[1].shape == (0, 3)
 

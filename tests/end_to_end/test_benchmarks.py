@@ -98,6 +98,7 @@ def smoke(tmp_path: Path) -> Callable[..., Any]:
     return passed
 
 
+@pytest.mark.slow
 def test_throughput_smoke(smoke: Callable[..., Any]) -> None:
     found = smoke("throughput")
     assert found["ratio"].keys() == {"trainer", "best", "slow"}
@@ -147,11 +148,13 @@ def test_where_smoke(smoke: Callable[..., Any]) -> None:
     assert any("torch.addmm" in row["function"] for row in found["rows"])
 
 
+@pytest.mark.slow
 def test_methods_smoke(smoke: Callable[..., Any]) -> None:
     found = smoke("methods")
     assert {row["name"] for row in found["methods"]} == set(catalog.entries()) - {catalog.GOLD}
 
 
+@pytest.mark.slow
 def test_search_smoke(smoke: Callable[..., Any]) -> None:
     found = smoke("search")
     quality, cost = found["quality"], found["cost"]
@@ -183,6 +186,7 @@ def test_jobs_smoke(smoke: Callable[..., Any]) -> None:
     assert smoke("jobs").keys() == {"seconds_a_run"}
 
 
+@pytest.mark.slow
 def test_growth_smoke(smoke: Callable[..., Any], tmp_path: Path) -> None:
     found = smoke("growth", "--plots", str(tmp_path / "plots"))
     assert set(found) == {"tokens", "batch", "model", "trials"}
@@ -218,6 +222,25 @@ def test_rows_smoke(smoke: Callable[..., Any], tmp_path: Path) -> None:
     assert [size["rows"] for size in found["sizes"]] == [400, 800]
     assert {part["part"] for part in found["sizes"][0]["parts"]} >= {"tokenise", "training steps", "score"}
     assert (tmp_path / "rows.png").stat().st_size > 0
+
+
+def test_simulated_answers_are_read_as_soft_labels(tmp_path: Path) -> None:
+    """Each file is of the form that it claims to be, and says what it should of each text."""
+    answers = runpy.run_path(str(ROOT / "benchmarks" / "answers.py"))
+    probabilities = np.random.default_rng(1).dirichlet([1.0, 1.0, 1.0], 200)
+    texts, classes = [f"text {i}" for i in range(200)], ["bad", "fair", "good"]
+    found = {}
+    for path in answers["write_answers"](texts, probabilities, classes, tmp_path):
+        with path.open(encoding="utf-8", newline="") as stream:
+            found[path.stem] = {row["text"]: row for row in csv.DictReader(stream)}
+    best = {text: classes[row.argmax()] for text, row in zip(texts, probabilities, strict=True)}
+    assert {text: row["prediction"] for text, row in found["labels"].items()} == best
+    assert {text: row["prediction"] for text, row in found["sure"].items()} == best
+    assert all(0.8 <= float(row["confidence"]) <= 1 for row in found["sure"].values())
+    np.testing.assert_allclose(float(found["exact"]["text 7"]["prob_fair"]), probabilities[7, 1], atol=1e-6)
+    assert 0 < 200 - len(found["missing"]) < 60
+    assert found["answers"].keys() == found["missing"].keys()
+    assert all(found["exact"][text] == row for text, row in found["missing"].items())
 
 
 def test_tables_with_few_labels_keep_groups_whole(tmp_path: Path) -> None:

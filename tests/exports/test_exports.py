@@ -244,6 +244,17 @@ class TestEncoder:
         code, _, error = command("predict", trained / "run", "--form", "int8", "a goal")
         assert (code, "is not an export" in error) == (2, True)
 
+    def test_a_form_is_evaluated(self, trained: Path, command: Run, toy_csv: Any) -> None:
+        table, found = toy_csv(150, 0), {}
+        for form in ("float32", "int8"):
+            code, out, error = command("evaluate", trained / "export", table, "--form", form, "--json")
+            assert code == 0, error
+            found[form] = json.loads(out)
+            assert found[form] == randout.evaluate(trained / "export", table, form=form)
+        assert found["float32"]["log_loss"] != found["int8"]["log_loss"]
+        code, _, error = command("evaluate", trained / "run", "--form", "int8")
+        assert (code, "--form needs FILE" in error) == (2, True)
+
     def test_the_script_reads_tables(self, trained: Path, tmp_path: Path) -> None:
         texts = ['a "good", long\nmatch', "fever", ""]
 

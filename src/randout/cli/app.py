@@ -46,6 +46,7 @@ app = typer.Typer(
 )
 Probabilities = Annotated[bool, typer.Option("--probabilities", help="also give the probability of every class")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
+Form = Annotated[str, typer.Option(help="form of an export: float32 or int8 (default: float32 if it is there)")]
 Data = Annotated[
     str,
     typer.Argument(
@@ -152,6 +153,7 @@ def evaluate(
     label_column: LabelColumn = None,
     encoding: Encoding = None,
     device: Device = "auto",
+    form: Form = "",
     allow_leaks: Annotated[
         bool,
         typer.Option("--allow-leaks", help="score test rows even if a teacher or starting model was trained on them"),
@@ -173,21 +175,21 @@ def evaluate(
             scoring,  # imports PyTorch, so mistakes in file and folders are reported first
         )
 
-        scores, id2label = scoring.score_file(
+        request = scoring.FileRequest(
             run,
             file,
             text_column,
             label_column,
-            show,
-            device=device,
             encoding=encoding or "auto",
+            device=device,
+            form=form,
             labels=[name.strip() for name in labels.split(",")] if labels else (),
             out=out,
             probabilities=probabilities,
-            opened=opened,
         )
+        scores, id2label = scoring.score_file(request, show, opened)
     else:
-        for option, given in (("-o", out), ("--labels", labels), ("--encoding", encoding)):
+        for option, given in (("-o", out), ("--labels", labels), ("--encoding", encoding), ("--form", form)):
             if given:
                 raise UserError(
                     f"evaluate: {option} needs FILE; predictions for a run's own splits are in its folder `predictions`"
@@ -240,9 +242,7 @@ def predict(
     text_column: Annotated[str | None, typer.Option(help="name of a table's text column")] = None,
     encoding: Encoding = None,
     device: Device = "auto",
-    form: Annotated[
-        str, typer.Option(help="form of an export: float32 or int8 (default: float32 if it is there)")
-    ] = "",
+    form: Form = "",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -192,19 +192,29 @@ def open_test(
     return metrics
 
 
+@dataclass(frozen=True)
+class FileRequest:
+    """What to evaluate on a labelled file, and how.
+
+    labels: the classes in the order of the model's outputs, if its own names say nothing. form: of an export; empty: its
+    default. out: a table to write, with the prediction and score of each row, and the probabilities of all classes if
+    `probabilities`.
+    """
+
+    model: str
+    file: str
+    text_column: str | None = None
+    label_column: str | None = None
+    encoding: str = tables.AUTO
+    device: str = "auto"
+    form: str = ""
+    labels: Sequence[str] = ()
+    out: Path | None = None
+    probabilities: bool = False
+
+
 def score_file(
-    model: str,
-    file: str,
-    text_column: str | None,
-    label_column: str | None,
-    show: Show,
-    *,
-    device: str = "auto",
-    encoding: str = tables.AUTO,
-    labels: Sequence[str] = (),
-    out: Path | None = None,
-    probabilities: bool = False,
-    opened: data.LabelledFile | None = None,
+    request: FileRequest, show: Show, opened: data.LabelledFile | None = None
 ) -> tuple[Scores, dict[int, str]]:
     """Return the metrics of any classifier on a labelled file, and its id2label.
 
@@ -214,70 +224,73 @@ def score_file(
     test split is recorded; `test_rows` gives their number and how often they have been scored (None if that cannot be
     recorded).
 
-    opened: the file, if it has been read already. labels: the classes in the order of the model's outputs, if its own names
-    say nothing. out: a table to write, with the prediction and score of each row, and the probabilities of all classes if
-    `probabilities`. Raises UserError if no row has a label that the model knows (with `labels`: if any row has another
-    label), for outputs named in a wrong order, and for an `out` that cannot be written.
+    opened: the file, if it has been read already. Raises UserError if no row has a label that the model knows (with
+    `labels`: if any row has another label), for outputs named in a wrong order, and for an `out` that cannot be written.
     """
+    model, labels, out = request.model, request.labels, request.out
     if out is not None:
         table_writing.check_output(out)
-    saved = load_on_device(model, device, "evaluate")
+    saved = load_on_device(model, request.device, "evaluate", request.form)
     id2label = dict(enumerate(output_names(saved.id2label, labels, model, "--labels")))
     if twice := [name for name in labels if list(labels).count(name) > 1]:
         raise UserError(f"--labels: {twice[0]!r} is named more than once; each output is a different class")
-    found = _rows_to_score(model, file, text_column, label_column, show, encoding, id2label, bool(labels), opened)
+    found = _rows_to_score(request, show, id2label, opened)
     write = table_writing.writer(found.table, out) if out is not None else None
-    counts, which, held = _seen_in_file(model, file, found.texts, show)
+    counts, which, held = _seen_in_file(model, request.file, found.texts, show)
     test_rows = _open_by_file(run_of(model), held, len(found.texts), show) if held else None
     with show.bar("scoring", len(found.texts)) as advance:
         logits = saved.logits(found.texts, lambda count: advance(count, ""))
-    predicted, names = logits.argmax(1), list(id2label.values())
+    names = list(id2label.values())
     if labels:
-        order = range(len(names))
+        order, predicted = range(len(names)), logits.argmax(1)
         diagnostics.check_order(
             found.labels, predicted, found.groups, names, order, f"model {model}", "rows", "--labels"
         )
-    scores = Scores.model_validate(score(found.labels, logits, id2label, found.groups, unseen=found.unseen))
-    if found.without_text:
-        scores.without_text = len(found.without_text)
-    if counts:
-        scores.seen = Leaks(rows=int(which.sum()), of=len(found.texts), roles=counts)
-        rest = ~which
-        if (found.labels[rest] < len(names)).any():
-            kept = (found.labels[rest], logits[rest], id2label, found.groups[rest])
-            scores.without_seen = Scores.model_validate(score(*kept, unseen=found.unseen))
-    if test_rows is not None:
-        scores.test_rows = test_rows
+    scores = _scores_of_rows(found, logits, id2label, counts, which)
+    scores.test_rows = test_rows
     if write is not None:
-        write(_prediction_columns(found, logits, names, probabilities))
+        write(_prediction_columns(found, logits, names, request.probabilities))
         show.say(f"predictions {out}")
     every = dict(enumerate([*names, *found.unseen]))
     scores.warnings = of_file(model, found.labels, logits, found.groups, every, scores)
     return scores, id2label
 
 
+def _scores_of_rows(
+    found: data.Evaluation, logits: np.ndarray, id2label: dict[int, str], counts: dict[str, int], seen: np.ndarray
+) -> Scores:
+    """Return the metrics of the rows of a file, also without those that the model has seen.
+
+    logits: (n, C). counts: rows that it has seen, by role; seen: which these are, (n,).
+    """
+    scores = Scores.model_validate(score(found.labels, logits, id2label, found.groups, unseen=found.unseen))
+    if found.without_text:
+        scores.without_text = len(found.without_text)
+    if counts:
+        scores.seen = Leaks(rows=int(seen.sum()), of=len(found.texts), roles=counts)
+        rest = ~seen
+        if (found.labels[rest] < len(id2label)).any():
+            kept = (found.labels[rest], logits[rest], id2label, found.groups[rest])
+            scores.without_seen = Scores.model_validate(score(*kept, unseen=found.unseen))
+    return scores
+
+
 def _rows_to_score(
-    model: str,
-    file: str,
-    text_column: str | None,
-    label_column: str | None,
-    show: Show,
-    encoding: str,
-    id2label: dict[int, str],
-    named: bool,
-    opened: data.LabelledFile | None,
+    request: FileRequest, show: Show, id2label: dict[int, str], opened: data.LabelledFile | None
 ) -> data.Evaluation:
-    """Read the rows of a file and log notes and warnings. named: whether the user named the model's outputs."""
+    """Read the rows of a file and log notes and warnings."""
+    model, file, named = request.model, request.file, bool(request.labels)
     trained = trained_columns(model)
 
     def report_columns(columns: Mapping[str, str]) -> None:
         show.say(f"columns     text {columns['text']!r}, label {columns['label']!r}")
-        if warning := column_warning(trained, columns["text"], text_column, file):
+        if warning := column_warning(trained, columns["text"], request.text_column, file):
             show.warn(warning)
 
     notes: list[str] = []
     try:
-        read = opened or data.open_evaluation(file, text_column, label_column, trained, encoding)
+        columns = (request.text_column, request.label_column)
+        read = opened or data.open_evaluation(file, *columns, trained, request.encoding)
         found = data.load_evaluation(read, id2label, notes=notes, told=report_columns, strict=named)
     except UnknownLabel as error:
         if named or not all(PLACEHOLDER.fullmatch(name) for name in id2label.values()):
