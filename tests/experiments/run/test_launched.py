@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,10 @@ def test_what_cannot_be_divided_is_refused(tiny_model: Any, toy_csv: Any) -> Non
     live = {"teacher": {"model": str(tiny_model("roberta"))}, "methods": ce | {"dropout-distillation": {}}}
     with pytest.raises(UserError, match=r"methods.dropout-distillation: it runs a teacher alongside the student"):
         check_divisible(plan_of(data, student, train=two, **live), 2)
-    check_divisible(plan_of(data, student, methods=ce, train=two), 2)
+    plan = plan_of(data, student, methods=ce, train=two)
+    with pytest.raises(UserError, match=r"sharded texts are read by one process, but 2 processes were started"):
+        check_divisible(replace(plan, dataset=replace(plan.dataset, sharded_rows=9)), 2)
+    check_divisible(plan, 2)
 
 
 def test_parts_are_one_per_process_and_part_of_the_identity(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from randout.core.console import Show
+from randout.core.errors import UserError
 from randout.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -20,7 +21,13 @@ class Options:
 
     deadline: as of `time.monotonic()`, in seconds. pause_at: optimizer steps after which the student is validated and saved,
     and training ends (`Paused`). name: of the run, in tables and reports. request: digest of the command
-    (`already_trained`), stored with the run. processes: those that share the training, led by this one.
+    (`already_trained`), stored with the run.
+
+    shared: other processes work on the same study, so a run that one of them holds raises Busy at once. jobs: processes that
+    share a study; 1: this one. threads: CPU threads of a run; None: as they are. worker: number of this process among
+    `jobs`; None: a command of its own.
+
+    processes: those that share one training (`torchrun`), led by this one.
     """
 
     runs: Path = Path("runs")
@@ -31,8 +38,19 @@ class Options:
     pause_at: int | None = None
     name: str = ""
     request: str = ""
+    shared: bool = False
+    jobs: int = 1
+    threads: int | None = None
+    worker: int | None = None
     show: Show = field(default_factory=Show)
     processes: Processes | None = None
+
+
+def check_jobs(jobs: int, threads: int | None, jobs_option: str, threads_option: str) -> None:
+    """Raise UserError for numbers of processes and threads that are not at least 1."""
+    for option, value in ((jobs_option, jobs), (threads_option, threads)):
+        if value is not None and value < 1:
+            raise UserError(f"{option} {value}: expected 1 or more")
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,11 @@ def check_divisible(plan: Plan, launched_processes: int) -> None:
             f"methods.{running[0]}: it runs a teacher alongside the student, which several processes do not share, and "
             f"{size} were started. {alone}, or learn from stored soft labels (--preset kd)"
         )
+    if plan.dataset.sharded_rows:
+        raise UserError(
+            f"data.unlabeled = {plan.config.data.unlabeled}: sharded texts are read by one process, but {size} were started. "
+            f"{alone}"
+        )
     check_parts(plan.methods, plan.config.train.batch_parts, plan.config.train.batch_size)
     for teacher in (*plan.teachers, *plan.fold_teachers):
         if isinstance(teacher, Plan):
