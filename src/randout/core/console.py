@@ -107,6 +107,9 @@ class Show:
         for at, text in enumerate(dict.fromkeys(warnings)):
             LOG.warning(text, stacklevel=2, extra={"start": "  - " if at else "\nWarnings\n  - "})
 
+    def event(self, about: dict[str, Any]) -> None:
+        """Report a step of a study, as plain values, to a process that shows those of several; nothing by default."""
+
     def within(self) -> Show:
         """Return the output for one of many sub-tasks: its bars, and each kind of warning once, without its lines."""
         made = Show(self.quiet, terse=True)

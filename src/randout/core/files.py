@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import secrets
 import shlex
 import shutil
 import tempfile
@@ -27,17 +28,28 @@ LONGEST_NAME = 255  # bytes of a file name, on nearly every file system
 LONGEST_OWN_NAME = 200  # bytes of a generated name, which leaves room for -2, .partial, ...
 
 
+PUBLISH_CHECKS: list[Callable[[Path], None]] = []  # called with a path before a new file or folder is moved there
+
+
+def check_publish(path: Path) -> None:
+    """Raise an error if this process must not write at `path` any more (`storage.locks`)."""
+    for check in PUBLISH_CHECKS:
+        check(path)
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path that replaces `path` on success; on an error it is removed and the error raised.
 
-    A reader finds the old file or the complete new one, also after a power failure.
+    A reader finds the old file or the complete new one, also after a power failure. Two processes that write one file at
+    once have different temporary paths.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{cut_name(path.name, LONGEST_OWN_NAME)}.{secrets.token_hex(4)}.partial")
     try:
         yield partial
         with partial.open("rb+") as stream:
             os.fsync(stream.fileno())
+        check_publish(path)
         partial.replace(path)
     except BaseException as error:
         _remove(partial)
@@ -59,6 +71,11 @@ def replacing(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
             raise not_written(path, error) from None
         raise
+
+
+def final_name(name: str) -> str:
+    """Return the name of the file that a temporary file of `atomic` was to replace; other names are returned unchanged."""
+    return re.sub(r"(\.[0-9a-f]{8})?\.partial$", "", name)
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -264,10 +281,16 @@ def change_places(tables: dict[str, Any], change: Callable[[str], str]) -> None:
 def resolve_places(tables: dict[str, Any], folder: Path) -> None:
     """Make every path in `tables` that exists relative to `folder` absolute, in place."""
 
+    change_places(tables, lambda value: resolved_place(value, folder))
+
+
+def resolved_place(source: str, folder: Path) -> str:
+    """Return a source with the paths in it that exist relative to `folder` made absolute."""
+
     def absolute(place: str) -> str:
         return str((folder / place).resolve()) if place and (folder / place).exists() else place
 
-    change_places(tables, lambda value: map_paths(value, absolute))
+    return map_paths(source, absolute)
 
 
 def portable(path: str, folder: Path) -> str:

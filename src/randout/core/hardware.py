@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from functools import cache
 from pathlib import Path
 
 GPU_DEVICES = ("nvidia[0-9]*", "nvidiactl", "kfd", "dxg")  # NVIDIA, AMD, and Windows' GPUs under WSL
@@ -33,6 +34,55 @@ def memory() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
         return None
+
+
+def available_memory() -> int | None:
+    """Return the bytes of memory that a new process can use without swapping, within the limit of a container.
+
+    None if unknown (not Linux).
+    """
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return None
+    left = _left_in_container()
+    return free if left is None else min(free, left)
+
+
+def _left_in_container(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Return the bytes that the limit of this container leaves, counting file caches as free; None without a limit."""
+    for most, used, stats in (
+        ("memory.max", "memory.current", "memory.stat"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+    ):
+        try:
+            limit, now = (int((folder / name).read_text()) for name in (most, used))
+            cached = dict(line.split() for line in (folder / stats).read_text().splitlines())
+            return max(0, limit - now + int(cached.get("inactive_file", 0)))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return None
+
+
+def process_memory() -> tuple[int, int] | None:
+    """Return the bytes of memory that this process has now, and the most that it has had; None if unknown (not Linux)."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        found = dict(line.split(":", 1) for line in lines)
+        now, most = (int(found[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
+    except (OSError, KeyError, ValueError):
+        return None
+    return now, most
+
+
+@cache
+def boot_id() -> str:
+    """Return what identifies the running kernel of this machine; empty if unknown (not Linux)."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
 
 
 def gpu_devices() -> list[str]:

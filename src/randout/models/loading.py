@@ -5,6 +5,8 @@ Weights are read from safetensors only, and code that ships with a model is neve
 
 from __future__ import annotations
 
+import glob
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 
 from randout.core.errors import UserError
-from randout.core.files import not_written
+from randout.core.files import check_publish, not_written
 from randout.core.rng import random_key
 from randout.models.kernels.packing import ATTENTION
 
@@ -307,9 +309,11 @@ def save(encoder: Encoder, folder: Path, max_length: int, card: str) -> None:
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder to fill, which then replaces `folder`: readers see the old folder or the complete new one."""
-    new, old = (folder.with_name(folder.name + end) for end in (".partial", ".old"))
-    for leftover in (new, old):
+    check_publish(folder)
+    old = folder.with_name(folder.name + ".old")
+    for leftover in (old, *folder.parent.glob(f"{glob.escape(folder.name)}*.partial")):
         shutil.rmtree(leftover, ignore_errors=True)
+    new = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.partial")
     try:
         new.mkdir(parents=True)
         yield new
@@ -317,6 +321,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             path for path in new.rglob("*") if path.is_file()
         ):  # safetensors makes its files readable by their owner only
             file.chmod(0o644)
+        check_publish(folder)
         if folder.exists():
             folder.rename(old)
         new.rename(folder)

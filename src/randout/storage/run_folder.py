@@ -16,18 +16,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from randout.core.console import Show
-from randout.core.errors import Failure, UserError, closest, did_you_mean
+from randout.core.errors import UserError, closest, did_you_mean
 from randout.core.files import replace_text, shell_path
 from randout.core.wording import no_teacher_words, plural
 
+from .locks import Wait, locked
 from .run_names import run_names
 
 if TYPE_CHECKING:  # pydantic is loaded when the first record is read
@@ -138,57 +138,9 @@ class RunFolder:
             resume = f"randout train --resume {shell_path(self.path)}"
             raise UserError(f"{self.path}: this run is not finished. Resume it with: {resume}")
 
-    def lock(self) -> AbstractContextManager[None]:
-        """Lock the run folder for the duration of a context. Raises as `locked` does."""
-        return locked(self.path, "run; wait for it, or use --fresh")
-
-
-@contextmanager
-def locked(folder: Path, what: str) -> Iterator[None]:
-    """Hold an exclusive lock on `folder`, which is created if missing.
-
-    what: end of the error message, such as "run; wait for it, or use --fresh". On a file system without locks (NFS without
-    its lock service, some FUSE mounts) a warning is printed and nothing is locked.
-
-    Raises UserError naming the process that holds the lock, and Failure if the folder is not writable.
-    """
-    from filelock import lock_descriptor  # not needed by commands that only read
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        stream = (folder / ".lock").open("ab+", buffering=0)
-    except OSError as error:
-        raise Failure(
-            f"{folder}: this folder cannot be written ({error.strerror}). Name another with -o or --runs."
-        ) from None
-    with stream:
-        try:
-            free = lock_descriptor(stream.fileno(), blocking=False)
-        except OSError as error:
-            free = True
-            _warn_of_no_locks(folder, error.strerror or str(error))
-        if not free:
-            stream.seek(1)
-            holder = stream.read().decode(errors="replace").strip() or "unknown"
-            raise UserError(f"{folder}: another process (pid {holder}) is working on this {what}")
-        with suppress(OSError):  # disk full: the pid is only informative, the lock holds without it
-            stream.truncate(0)
-            stream.write(f" {os.getpid()}".encode())  # other processes cannot read the first byte: Windows locks it
-        yield
-
-
-WITHOUT_LOCKS: set[int] = set()  # devices without locks for which a warning was printed
-
-
-def _warn_of_no_locks(folder: Path, reason: str) -> None:
-    """Warn once per file system."""
-    device = folder.stat().st_dev
-    if device not in WITHOUT_LOCKS:
-        WITHOUT_LOCKS.add(device)
-        Show().warn(
-            f"{folder}: this file system has no locks ({reason}), so a second process on the same run or study cannot "
-            "be detected. Start only one at a time"
-        )
+    def lock(self, wait: Wait = "observe") -> AbstractContextManager[None]:
+        """Lock the run folder for the duration of a context. wait: as for `locked`. Raises as `locked` does."""
+        return locked(self.path, "run; wait for it, or use --fresh", wait=wait)
 
 
 def is_writable(folder: Path) -> bool:
@@ -353,17 +305,17 @@ def record_opening_in(
     """
     from .run_record import Opening
 
-    before = openings(folder, rows)
-    same = [entry for entry in before if entry.fingerprint == fingerprint and entry.by == by]
-    same = [entry for entry in same if by == "train" or (since and entry.at >= since)]
-    if same and same[-1].run == name:
-        return len(before)
-    entry = Opening(at=now(), run=name, fingerprint=fingerprint, rows=rows, split=split, by=by)
-    if scored is not None:
-        entry.scored = scored
-    if teacher:
-        entry.teacher = teacher
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / OPENINGS).open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(entry.as_json()) + "\n")
-    return len(before) + 1
+    with locked(folder, "log of test openings", "openings", wait="yes"):  # several processes may end a training at once
+        before = openings(folder, rows)
+        same = [entry for entry in before if entry.fingerprint == fingerprint and entry.by == by]
+        same = [entry for entry in same if by == "train" or (since and entry.at >= since)]
+        if same and same[-1].run == name:
+            return len(before)
+        entry = Opening(at=now(), run=name, fingerprint=fingerprint, rows=rows, split=split, by=by)
+        if scored is not None:
+            entry.scored = scored
+        if teacher:
+            entry.teacher = teacher
+        with (folder / OPENINGS).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(entry.as_json()) + "\n")
+        return len(before) + 1

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tomllib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -24,10 +25,11 @@ import tomli_w
 
 from randout.core.config import read_toml
 from randout.core.errors import UserError
-from randout.core.files import check_folder, portable, replace_text
+from randout.core.files import check_folder, final_name, portable, replace_text, resolved_place
 
+from .locks import locked
 from .record import parsed
-from .run_folder import RunFolder, locked
+from .run_folder import RunFolder
 from .study_record import FORMAT, Cell, ComparisonRecord, SearchRecord, ShrinkRecord, StudyRecord, Trial
 
 S = TypeVar("S", bound=StudyRecord)
@@ -38,12 +40,17 @@ KINDS: dict[str, type[AnyRecord]] = {
     "search": SearchRecord,
     "shrink": ShrinkRecord,
 }
+BUSY = "study; wait for it, or name another folder with -o"
 PATHS = ("source", "validation", "test", "unlabeled", "model", "more", "students")  # settings that may be paths
 
 
 @dataclass
 class StudyFolder(Generic[S]):
-    """The folder of a study. `record` is the content of `study.json`: change it in place, then call `save`."""
+    """The folder of a study. `record` is what this process knows of it: change it in place, then call `save`.
+
+    Several processes may work on a study. Each merges what it knows with `study.json` under a short lock: of every cell or
+    trial the more advanced state is kept.
+    """
 
     path: Path
     record: S
@@ -54,8 +61,23 @@ class StudyFolder(Generic[S]):
         return self.path / "study.json"
 
     def save(self) -> None:
-        """Write `record` to `study.json` atomically."""
+        """Merge `study.json` into `record`, and write the result to `study.json` atomically."""
+        with locked(self.path, BUSY, wait="yes"):
+            self.refresh()
+            self.write()
+
+    def write(self) -> None:
+        """Write `record` to `study.json` atomically, whatever is there."""
         replace_text(self.file, json.dumps(self.record.as_json(), indent=1, ensure_ascii=False) + "\n")
+
+    def refresh(self) -> None:
+        """Take over from `study.json` what other processes have done."""
+        if self.file.exists():
+            self.record.merge(read_record(self.path).record)
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Wait until no other process does what only one may do at a time, and keep others from it. Not for `save`."""
+        return locked(self.path, BUSY, "alone", wait="yes")
 
     def run(self, entry: Cell | Trial) -> RunFolder:
         """Return the run of a cell that was started, or of a trial."""
@@ -87,22 +109,22 @@ def read_record(path: Path) -> StudyFolder[AnyRecord]:
     return StudyFolder(path, parsed(KINDS[kind], record, path / "study.json"))
 
 
-@contextmanager
-def opened(
+def open_study(
     path: Path,
     asked: dict[str, Any],
     fresh: S,
     may_change: tuple[str, ...],
     filled: Callable[[dict[str, Any]], dict[str, Any]],
-) -> Iterator[StudyFolder[S]]:
-    """Lock a study folder and resume it, or create it with the record `fresh`.
+    begin: Callable[[StudyFolder[S]], None] = lambda folder: None,
+) -> StudyFolder[S]:
+    """Open a study folder to resume it or to join other processes that work on it, or create it with the record `fresh`.
 
     asked: the request. may_change: keys of `asked` that may differ when a study is resumed. filled: adds the defaults of
-    newer settings to a stored request. Raises UserError if the folder contains something else, or if the request, the data
-    or a plugin has changed.
+    newer settings to a stored request. begin: brings the record in line with the request. Raises UserError if the folder
+    contains something else, or if the request, the data or a plugin has changed.
     """
     refuse_others(path)
-    with locked(path, "study; wait for it, or name another folder with -o"):
+    with locked(path, BUSY, wait="yes"):
         text = tomli_w.dumps(_written(asked, path))
         if (path / "study.json").exists():
             record = read_record(path).record
@@ -113,9 +135,25 @@ def opened(
             folder = StudyFolder(path, _of_kind(record, fresh, path))
         else:
             folder = StudyFolder(path, fresh)
+        begin(folder)
         replace_text(path / "study.toml", text)
-        folder.save()
-        yield folder
+        folder.write()
+    return folder
+
+
+def read_request(path: Path) -> dict[str, Any]:
+    """Return the request of a study as `study.toml` stores it, with paths resolved from the folder. Raises UserError."""
+    found: dict[str, Any] = _resolved(read_toml(path / "study.toml", "study"), path)
+    return found
+
+
+def _resolved(value: Any, folder: Path, key: str = "") -> Any:
+    """Return a stored request with the paths that exist from the folder made absolute."""
+    if isinstance(value, dict):
+        return {name: _resolved(inner, folder, name) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_resolved(inner, folder, key) for inner in value]
+    return resolved_place(value, folder) if key in PATHS and isinstance(value, str) else value
 
 
 def _of_kind(record: StudyRecord, fresh: S, path: Path) -> S:
@@ -127,12 +165,7 @@ def _of_kind(record: StudyRecord, fresh: S, path: Path) -> S:
 
 def refuse_others(path: Path) -> None:
     """Raise UserError if `path` is a file, a folder with other content, or not writable."""
-    begun = {
-        ".lock",
-        "study.toml",
-        "study.toml.partial",
-        "study.json.partial",
-    }  # left by a process killed before it wrote study.json
+    begun = {"study.toml", "study.json"}  # left by a process killed before it wrote study.json
     if not path.exists() or (path.is_dir() and ((path / "study.json").exists() or not _file_names(path) - begun)):
         check_folder(path)
         return
@@ -140,7 +173,8 @@ def refuse_others(path: Path) -> None:
 
 
 def _file_names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
+    names = {final_name(path.name) for path in folder.iterdir()}
+    return {name for name in names if not re.match(r"\.(\w+\.)?(lock|lease)\b", name)}
 
 
 def _refuse_changes(

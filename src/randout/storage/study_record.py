@@ -12,6 +12,13 @@ from .record import Record
 FORMAT = 1
 
 
+def _take_over(mine: Record, theirs: Record) -> None:
+    """Set all fields of a record to those of another one of the same kind."""
+    for name in type(theirs).model_fields:
+        if name in theirs.model_fields_set:
+            setattr(mine, name, getattr(theirs, name))
+
+
 class StudyData(Record):
     """The data of a study. sha256: of all data read; labelled_sha256: without unlabelled texts."""
 
@@ -21,7 +28,7 @@ class StudyData(Record):
 
 
 class StudyRecord(Record):
-    """What all studies record. plugins: origin of the methods that are not built in."""
+    """What all studies record. plugins: origin of the methods that are not built in. threads: CPU threads of each run."""
 
     format: int = FORMAT
     started: str = ""
@@ -31,10 +38,19 @@ class StudyRecord(Record):
     metric: str = "accuracy"
     data: StudyData
     plugins: dict[str, dict[str, str]] = Field(default_factory=dict)
+    threads: int | None = None
+
+    def merge(self, other: StudyRecord) -> None:
+        """Take over what another process has recorded in the same study, where it is more advanced."""
+        if other.finished and not self.finished:
+            self.finished = other.finished
 
 
 class Cell(Record):
-    """One arm at one unit (seed or fold). run: its run folder, relative to the study. seconds: training time."""
+    """One arm at one unit (seed or fold).
+
+    run: its run folder, relative to the study. seconds: training time. memory: bytes that its process had at most.
+    """
 
     unit: str
     arm: str
@@ -42,6 +58,20 @@ class Cell(Record):
     state: Literal["waiting", "finished", "failed"]
     error: str | None = None
     seconds: float = 0.0
+    memory: int | None = None
+
+    @property
+    def advancement(self) -> tuple[int, float, bool]:
+        """What the more advanced of two states of a cell is larger in."""
+        return ("waiting", "failed", "finished").index(self.state), self.seconds, self.run is not None
+
+
+def _merge_cells(mine: list[Cell], theirs: list[Cell]) -> None:
+    known = {(cell.unit, cell.arm): cell for cell in theirs}
+    for cell in mine:
+        other = known.get((cell.unit, cell.arm))
+        if other is not None and other.advancement > cell.advancement:
+            _take_over(cell, other)
 
 
 class TunedArm(Record):
@@ -111,6 +141,13 @@ class ComparisonRecord(StudyRecord):
         """Return the cells in a state."""
         return [cell for cell in self.cells if cell.state == state]
 
+    def merge(self, other: StudyRecord) -> None:
+        super().merge(other)
+        assert isinstance(other, ComparisonRecord)
+        _merge_cells(self.cells, other.cells)
+        if other.tuning:
+            self.tuning = {**other.tuning, **(self.tuning or {})}
+
 
 class Rung(NamedTuple):
     """A validation of a trial: the share of a training, the optimizer step, and the value."""
@@ -121,7 +158,10 @@ class Rung(NamedTuple):
 
 
 class Trial(Record):
-    """One trial of a search. step: optimizer steps done, of `steps`. same_as: the earlier trial whose run it reuses."""
+    """One trial of a search.
+
+    step: optimizer steps done, of `steps`. same_as: the earlier trial whose run it reuses. memory: as of a `Cell`.
+    """
 
     number: int
     settings: dict[str, Any]
@@ -134,6 +174,12 @@ class Trial(Record):
     error: str | None = None
     seconds: float = 0.0
     same_as: int | None = None
+    memory: int | None = None
+
+    @property
+    def advancement(self) -> tuple[bool, int, bool, float]:
+        """What the more advanced of two states of a trial is larger in."""
+        return self.state in ("finished", "pruned"), len(self.rungs), self.state == "failed", self.seconds
 
 
 class Skipped(Record):
@@ -174,6 +220,17 @@ class SearchRecord(StudyRecord):
     skipped: Skipped | None = None
     optimism: Optimism | None = None
     warnings: list[TrialWarning] = Field(default_factory=list)
+
+    def merge(self, other: StudyRecord) -> None:
+        super().merge(other)
+        assert isinstance(other, SearchRecord)
+        known = {trial.number: trial for trial in other.trials}
+        for trial in self.trials:
+            there = known.pop(trial.number, None)
+            if there is not None and there.advancement > trial.advancement:
+                _take_over(trial, there)
+        if known:
+            self.trials = sorted([*self.trials, *known.values()], key=lambda trial: trial.number)
 
     @property
     def stored_best(self) -> Trial | None:
@@ -311,6 +368,11 @@ class ShrinkRecord(StudyRecord):
     def cells_in(self, state: str) -> list[Cell]:
         """Return the trainings in a state."""
         return [cell for cell in self.cells if cell.state == state]
+
+    def merge(self, other: StudyRecord) -> None:
+        super().merge(other)
+        assert isinstance(other, ShrinkRecord)
+        _merge_cells(self.cells, other.cells)
 
     def rung(self, name: str) -> LadderRung:
         """Return the rung with a name."""

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from randout.core.errors import Failure, UserError
-from randout.core.files import atomic, replace_text
+from randout.core.files import atomic, check_publish, replace_text
 from randout.methods.stack import load_optimizer, optimizer_tensors
 
 from .state import Position, TrainingState
@@ -56,7 +56,8 @@ def save(training: TrainingState, folder: Path, environment: dict[str, Any], imp
             f"{folder}: the checkpoint could not be written ({reason}). {kept}. "
             "Free some disk space and run the same command again"
         ) from None
-    for file in folder.glob("*.safetensors*"):
+    check_publish(folder)  # before files that may be those of a process that has taken this run over are deleted
+    for file in (*folder.glob("*.safetensors*"), *folder.glob("*.partial")):
         if file.name not in (state["file"], best.get("file")):
             file.unlink(missing_ok=True)
 

@@ -20,6 +20,10 @@ class Options:
     deadline: as of `time.monotonic()`, in seconds. pause_at: optimizer steps after which the student is validated and saved,
     and training ends (`Paused`). name: of the run, in tables and reports. request: digest of the command
     (`already_trained`), stored with the run.
+
+    shared: other processes work on the same study, so a run that one of them holds raises Busy at once. jobs: processes that
+    share a study; 1: this one. threads: CPU threads of a run; None: as they are. worker: number of this process among
+    `jobs`; None: a command of its own.
     """
 
     runs: Path = Path("runs")
@@ -30,6 +34,10 @@ class Options:
     pause_at: int | None = None
     name: str = ""
     request: str = ""
+    shared: bool = False
+    jobs: int = 1
+    threads: int | None = None
+    worker: int | None = None
     show: Show = field(default_factory=Show)
 
 

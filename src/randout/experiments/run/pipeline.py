@@ -16,7 +16,7 @@ import numpy as np
 from randout.core.config import TrainTable, to_toml
 from randout.core.console import Show
 from randout.core.errors import UserError
-from randout.core.files import portable, replace_text
+from randout.core.files import check_publish, final_name, portable, replace_text
 from randout.core.terminal import Terminated
 from randout.methods.registry import Origin
 from randout.storage import run_folder
@@ -54,11 +54,15 @@ from .teacher_test_logits import compare_on_test, teacher_of_plan
 from .teacher_warnings import teacher_warnings
 
 REFIT = "refit"  # subfolder of a run folder that holds the checkpoint of the refit
-EARLY_FILES = {".lock", "run.toml", "split.json", "run.json", SEEN_ROWS}  # may exist before `run.json` does
+EARLY_FILES = {"run.toml", "split.json", "run.json", SEEN_ROWS}  # may exist before `run.json` does
 
 
 def execute(plan: Plan, options: Options) -> Result:
-    """Train, evaluate and save the student of `plan`, or return its finished run. Raises Stopped, UserError, Failure."""
+    """Train, evaluate and save the student of `plan`, or return its finished run.
+
+    Raises Stopped, UserError, Failure; Busy if another process is working on the run or on its teacher, and LockLost if
+    another one has taken the run over.
+    """
     run = _run_folder(plan, options)
     if run.finished:
         plan = chosen_plan(plan, run.record)
@@ -67,7 +71,7 @@ def execute(plan: Plan, options: Options) -> Result:
     ):  # another user's, or archived
         options.show.say(f"already trained: {run.path}")
         return Result(run, run.metrics, False)
-    with run.lock():
+    with run.lock("no" if options.shared else "observe"):
         if run.finished:
             _store_options(run, options)
             clean(run)  # a run that was killed after its last write still has its checkpoint
@@ -138,11 +142,17 @@ def _run_folder(plan: Plan, options: Options) -> RunFolder:
             raise UserError(
                 f"{path}: this folder holds {what}. Use -o for another folder, or --fresh to train alongside it"
             )
-    elif path.exists() and (
-        not path.is_dir() or {p.name.removesuffix(".partial") for p in path.iterdir()} - EARLY_FILES
-    ):
+    elif (
+        path.exists() and (not path.is_dir() or _other_files(path)) and not run.exists
+    ):  # begun by now by another process
         raise UserError(f"{path}: already exists and is not a run, so it is not overwritten. Use -o for another folder")
     return run
+
+
+def _other_files(path: Path) -> set[str]:
+    """Return the names of files that no run has before it has a record."""
+    names = {final_name(file.name) for file in path.iterdir()}
+    return {name for name in names if not name.startswith((".lock", ".lease"))} - EARLY_FILES
 
 
 def _changed_origins(plan: Plan, record: RunRecord) -> str:
@@ -358,6 +368,7 @@ def _sizes(plan: Plan, trained: TrainedStudent, teacher: TeacherOutputs, show: S
 
 def clean(run: RunFolder) -> None:
     """Delete what only an unfinished run needs, and partial files of a killed process."""
+    check_publish(run.path)
     for folder in (run.checkpoint, run.path / REFIT, run.path / CHOICE):
         shutil.rmtree(folder, ignore_errors=True)
     for partial in run.path.glob("*.partial"):

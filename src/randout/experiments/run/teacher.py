@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from randout.models.tokens import encode, truncate
 from randout.reporting.cross_fit import cross_fit_words
 from randout.stats import diagnostics
 from randout.stats.metrics import score
+from randout.storage.locks import locked
 from randout.storage.seen_rows import TRAINED, read_seen
 
 from . import cross_fit, soft_labels
@@ -117,13 +119,21 @@ def _labelled(
     precision = plan.config.train.precision
     parts = soft_labels.fingerprint(source.fingerprint(), max_length, table.truncation, precision, texts)
     encoder.model.to(plan.config.train.device)
-    logits = soft_labels.compute(encoder, texts, options.runs / "soft-labels", parts, options.show, source.label)
+    folder = options.runs / "soft-labels"
+    with _one_at_a_time(folder, parts) if options.shared else nullcontext():
+        logits = soft_labels.compute(encoder, texts, folder, parts, options.show, source.label)
     if bad := int((~np.isfinite(logits)).any(1).sum()):
         raise Failure(
             f"teacher {source.label}: its logits are not finite for {bad} of {len(texts)} texts, so it cannot be used. "
             "Set train.precision = float32 if values overflow; otherwise its weights are damaged"
         )
     return source, encoder, order, parts, soft_labels.teacher_rows(logits[:, order], rows, len(dataset.texts))
+
+
+def _one_at_a_time(folder: Path, parts: dict[str, str]) -> AbstractContextManager[None]:
+    """Lock the soft labels with these `parts`. Raises Busy while another process computes them."""
+    path, _ = soft_labels.read_stored_logits(folder, parts)
+    return locked(folder, "study: it computes soft labels", path.stem, wait="no")
 
 
 def _cross_fitted(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,14 @@ from typing import Any
 from randout.core.config import Config, build, checked
 from randout.core.errors import Failure, UserError
 from randout.data.dataset import Dataset, load
-from randout.experiments.run import pipeline, planning
+from randout.experiments.run import pipeline, planning, sharing, workers
 from randout.experiments.run.run_request import TEACHERS_OWN
 from randout.experiments.run.student import Options, Paused, Stopped, check_methods, student_of
 from randout.methods.builtin import GOLD, METHODS
 from randout.methods.compatibility import methods_of
+from randout.storage.locks import Busy, LockLost
 from randout.storage.run_folder import now
-from randout.storage.study_folder import StudyFolder, opened, refuse_others
+from randout.storage.study_folder import StudyFolder, open_study, refuse_others
 from randout.storage.study_record import FORMAT, Rung, SearchRecord, StudyData, Trial
 from randout.training.checkpoint import MadeElsewhere
 
@@ -49,11 +50,35 @@ from .trials import (
 def run_search(
     search: Search, path: Path, options: Options, dataset: Dataset | None = None
 ) -> StudyFolder[SearchRecord]:
-    """Run the search in the folder `path`, or resume it. Raises Stopped, UserError."""
-    table, config = search.table, search.config
+    """Run the search in the folder `path`, resume it, or join other processes that work on it. Raises Stopped, UserError."""
+    if search.table.sampler == "tpe" and options.jobs > 1:
+        raise UserError(
+            "--sampler tpe: each trial is proposed from those before it, so they run one at a time. Leave --jobs out, or use "
+            "the grid"
+        )
     check_space(search)
+    options, dataset = sharing.prepared(options), dataset or load(search.config.data)
+    folder = open_search(search, path, options, dataset)
+    options.show.say(f"search in {path}{_teachers(search, dataset)}")
+    if search.table.sampler == "tpe":
+        with folder.alone():
+            folder.refresh()
+            _propose(search, folder, dataset, options)
+    else:
+        trials = Trials(search, folder, dataset, options)
+        if options.jobs > 1:
+            workers.run(trials, options, search.required)
+        else:
+            sharing.work_through(trials, options)
+    folder.refresh()
+    _conclude(folder)
+    return folder
+
+
+def open_search(search: Search, path: Path, options: Options, dataset: Dataset) -> StudyFolder[SearchRecord]:
+    """Open or create the folder of a search, with all trials of a grid recorded. Raises UserError."""
+    table, config = search.table, search.config
     refuse_others(path)
-    dataset = dataset or load(config.data)
     if not (path / "study.json").exists():  # before anything is written, so that the corrected command starts clean
         check_trials(search, dataset)
     fresh = SearchRecord(
@@ -70,19 +95,29 @@ def run_search(
     )
     if plugins := plugins_of([config]):
         fresh.plugins = plugins
-    with opened(path, _study_tables(table, config), fresh, (), _completed) as folder:
-        options.show.say(f"search in {path}{_teachers(search, dataset)}")
-        if table.sampler == "tpe":
-            _propose(search, folder, dataset, options)
-        else:
-            _halve(search, folder, dataset, options)
-        folder.record.skipped = skipped(folder.record)
-        if found := optimism(folder):
-            folder.record.optimism = found
-        folder.record.warnings = warnings_of(folder)
-        folder.record.finished = now()
-        folder.save()
-    return folder
+
+    def begin(folder: StudyFolder[SearchRecord]) -> None:
+        record = folder.record
+        if table.sampler != "tpe":
+            chosen, record.grid = grid_points(search.space, table.trials, table.seed)
+            record.trials = record.trials or [new_trial(number, settings) for number, settings in enumerate(chosen)]
+        left = any(trial.state in ("waiting", "failed") for trial in record.trials)
+        sharing.check_threads(folder, options, left or not record.finished)
+
+    return open_study(path, _study_tables(table, config), fresh, (), _completed, begin)
+
+
+def _conclude(folder: StudyFolder[SearchRecord]) -> None:
+    """Store what is known when all trials are done."""
+    record = folder.record
+    best = best_trial(record)
+    record.best = None if best is None else best.number
+    record.skipped = skipped(record)
+    if found := optimism(folder):
+        record.optimism = found
+    record.warnings = warnings_of(folder)
+    record.finished = now()
+    folder.save()
 
 
 def plugins_of(configs: Iterable[Config]) -> dict[str, dict[str, str]]:
@@ -153,26 +188,74 @@ def _teachers(search: Search, dataset: Dataset) -> str:
     return f"; a teacher for each value of {', '.join(varied)}" if varied else "; one teacher for all"
 
 
-def _halve(search: Search, folder: StudyFolder[SearchRecord], dataset: Dataset, options: Options) -> None:
-    """Train all cells to the first rung, the best of them to the next, and so on: synchronous successive halving."""
-    table, record = search.table, folder.record
-    chosen, record.grid = grid_points(search.space, table.trials, table.seed)
-    if not record.trials:
-        record.trials = [new_trial(number, settings) for number, settings in enumerate(chosen)]
-        folder.save()
-    alive = record.trials
-    shares = rungs(len(alive), table.halving, table.budget)
-    for share in shares:
-        most = len(alive) if share == 1 else max(1, len(alive) // table.halving)
-        for trial in alive:
-            if _advance(search, folder, trial, share, dataset, options):
-                _prune_others(
-                    folder, alive, share, most
-                )  # at once, because a checkpoint is several times the size of a model
-        if most < len(alive) and (why := at_chance(record, share, dataset.labels[dataset.split["validation"]])):
-            options.show.warn(why)
-        reached = [trial for trial in alive if value_at(trial, share) is not None]
-        alive = _prune_others(folder, alive, share, most if share == 1 else max(1, len(reached) // table.halving))
+class Trials:
+    """The trials of a grid as processes share them (`sharing.Cells`), named by their numbers.
+
+    Synchronous successive halving: all trials are trained to the first rung, the best of them to the next, and so on. Which
+    rung is open follows from the recorded values alone, so that every process comes to the same one.
+    """
+
+    def __init__(self, search: Search, folder: StudyFolder[SearchRecord], dataset: Dataset, options: Options) -> None:
+        self.search, self.folder, self.dataset, self.options = search, folder, dataset, options
+        table = search.table
+        self._rungs = rungs(len(folder.record.trials), table.halving, table.budget)
+        self._share, self._alive, self._past = self._rungs[0], list(folder.record.trials), 0
+
+    @property
+    def path(self) -> Path:
+        return self.folder.path
+
+    def open(self, tried: Collection[str]) -> list[str]:
+        """Return the trials of the first rung that some have not reached; prunes those that do not go beyond a rung."""
+        self.folder.refresh()
+        record, halving = self.folder.record, self.search.table.halving
+        alive = list(record.trials)
+        for at, share in enumerate(self._rungs):
+            self._share, self._alive = share, alive
+            open_now = [trial for trial in alive if _needs(trial, share) and str(trial.number) not in tried]
+            if open_now:
+                return [str(trial.number) for trial in open_now]
+            most = self._most(len(alive))
+            if at >= self._past and most < len(alive):
+                self._past = at + 1
+                validation = self.dataset.labels[self.dataset.split["validation"]]
+                if self.options.worker is None and (why := at_chance(record, share, validation)):
+                    self.options.show.warn(why)
+            reached = [trial for trial in alive if value_at(trial, share) is not None]
+            alive = _prune_others(
+                self.folder, alive, share, most if share == 1 else max(1, len(reached) // max(halving, 1))
+            )
+        return []
+
+    def run(self, name: str) -> sharing.Outcome:
+        """Train a trial to the open rung."""
+        trial = next(one for one in self.folder.record.trials if one.number == int(name))
+        if busy := sharing.claimed(self.folder, trial):
+            return sharing.Outcome("busy", busy)
+        try:
+            _advance(self.search, self.folder, trial, self._share, self.dataset, self.options)
+        except Busy as busy:
+            return sharing.Outcome("busy", busy)
+        _prune_others(
+            self.folder, self._alive, self._share, self._most(len(self._alive))
+        )  # at once: checkpoints are large
+        return sharing.Outcome("failed" if trial.state == "failed" else "finished")
+
+    def progress(self) -> tuple[int, int]:
+        trials = self.folder.record.trials
+        return sum(trial.state in ("finished", "pruned") for trial in trials), len(trials)
+
+    def memory(self) -> int:
+        return max((trial.memory or 0 for trial in self.folder.record.trials), default=0)
+
+    def _most(self, alive: int) -> int:
+        """Return how many trials go beyond the open rung at most."""
+        return alive if self._share == 1 else max(1, alive // self.search.table.halving)
+
+
+def _needs(trial: Trial, share: float) -> bool:
+    """Return whether a trial has to be trained to `share` of its steps."""
+    return trial.state not in ("finished", "pruned") and value_at(trial, share) is None
 
 
 def _prune_others(folder: StudyFolder[SearchRecord], alive: list[Trial], share: float, most: int) -> list[Trial]:
@@ -191,8 +274,8 @@ def _prune_others(folder: StudyFolder[SearchRecord], alive: list[Trial], share: 
 
 def _prune(folder: StudyFolder[SearchRecord], trial: Trial) -> None:
     trial.state = "pruned"
-    shutil.rmtree(folder.run(trial).checkpoint, ignore_errors=True)
     folder.save()
+    shutil.rmtree(folder.run(trial).checkpoint, ignore_errors=True)
 
 
 def _propose(search: Search, folder: StudyFolder[SearchRecord], dataset: Dataset, options: Options) -> None:
@@ -246,7 +329,7 @@ def _advance(
     options: Options,
 ) -> bool:
     """Train a trial to `share` of its steps and record its value there; return False if that was done before."""
-    if trial.state in ("finished", "pruned") or value_at(trial, share) is not None:
+    if not _needs(trial, share):
         return False
     if options.deadline and time.monotonic() > options.deadline:
         raise Stopped("the time limit", folder.run(trial))
@@ -256,6 +339,9 @@ def _advance(
     began = time.monotonic()
     try:
         _train(search, folder, trial, share, dataset, options)
+        trial.error = None
+    except (Busy, LockLost):
+        raise
     except (Stopped, MadeElsewhere):
         folder.save()
         raise
@@ -263,6 +349,9 @@ def _advance(
         trial.state, trial.error, trial.value = "failed", str(error), None
         show.warn(f"trial {trial.number} failed; it is tried again when the search is resumed: {error}")
     trial.seconds = round(trial.seconds + time.monotonic() - began, 3)
+    if memory := sharing.peak_memory(options):
+        trial.memory = memory
+    folder.save()
     _delete_weights(search, folder)
     folder.save()
     for line in leaderboard(folder.record):
@@ -288,7 +377,7 @@ def _train(
         trial.value = pipeline.execute(plan, within).scores.validation.value(metric)
         trial.state, trial.step = "finished", run.history.epochs[-1].step
     except Paused as there:
-        trial.value, trial.step = there.metrics[metric], at_share
+        trial.state, trial.value, trial.step = "waiting", there.metrics[metric], at_share
     trial.rungs = [*trial.rungs, Rung(share, trial.step, trial.value)]
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from randout.core.console import duration
 from randout.core.errors import Failure, UserError
 from randout.core.wording import plural, verb
 from randout.data.dataset import Dataset
-from randout.experiments.run import leaks, pipeline, planning
+from randout.experiments.run import leaks, pipeline, planning, sharing, workers
 from randout.experiments.run.imported_teacher import find_teacher
 from randout.experiments.run.options import Options, Stopped
 from randout.experiments.run.plan import Plan
@@ -31,9 +31,10 @@ from randout.reporting.pictures import draw_picture, to_bytes
 from randout.reporting.shrink import figure, points
 from randout.stats.metrics import group_codes
 from randout.stats.noninferiority import least_rows, too_few_for
+from randout.storage.locks import Busy, LockLost
 from randout.storage.run_folder import RunFolder, now, record_opening_in
 from randout.storage.seen_rows import ANY_TRAINED
-from randout.storage.study_folder import StudyFolder, opened, refuse_others
+from randout.storage.study_folder import StudyFolder, open_study, read_record, refuse_others
 from randout.storage.study_record import FORM_NAMES, FORMAT, Cell, LadderForm, LadderRung, ShrinkRecord, StudyData
 
 from . import timing
@@ -226,7 +227,32 @@ def _warnings(ladder: Ladder) -> list[str]:
 def run_shrink(
     made: Shrink, path: Path, options: Options, dataset: Dataset, again: bool = False
 ) -> StudyFolder[ShrinkRecord]:
-    """Run the ladder in the folder `path`, or resume it. again: measure all costs again. Raises Stopped, UserError, Failure."""
+    """Run the ladder in the folder `path`, resume it, or join other processes that work on it.
+
+    again: measure all costs again. A worker of another process (`options.worker`) only trains. Raises Stopped, UserError,
+    Failure.
+    """
+    options = sharing.prepared(options)
+    ladder, folder = open_shrink(made, path, options, dataset)
+    for warning in _warnings(ladder):
+        options.show.warn(warning)
+    rungs = Rungs(ladder, folder, options)
+    if options.jobs > 1:
+        workers.run(rungs, options, made.required)
+    else:
+        sharing.work_through(rungs, options)
+    if options.worker is None:
+        with folder.alone():  # costs are measured on a machine that does nothing else
+            folder.record = _read(folder)
+            if not folder.record.finished:
+                _compare(ladder, folder, rungs, again, options)
+    return folder
+
+
+def open_shrink(
+    made: Shrink, path: Path, options: Options, dataset: Dataset
+) -> tuple[Ladder, StudyFolder[ShrinkRecord]]:
+    """Plan a ladder, and open or create its folder. Raises UserError."""
     refuse_others(path)
     asked = {**made.table.model_dump(mode="json"), "recipe": made.config.model_dump(mode="json")}
     ladder = plan_ladder(made, dataset)
@@ -239,23 +265,35 @@ def run_shrink(
         data=StudyData(name=dataset.name, sha256=dataset.sha256, labelled_sha256=dataset.labelled_sha256),
         identity=ladder.identity,
     )
-    with opened(path, asked, fresh, MAY_CHANGE, _completed) as folder:
+
+    def begin(folder: StudyFolder[ShrinkRecord]) -> None:
         _begin(ladder, folder)
-        for warning in _warnings(ladder):
-            options.show.warn(warning)
-        models = _train(ladder, folder, options)
-        _write_forms(ladder, folder, models, options)
-        _measure(ladder, folder, again, options)
-        _choose(ladder, folder)
-        folder.record.warnings = of_ladder(folder, ladder.rows("validation"), _better_teacher(ladder))
-        folder.save()
-        _test(ladder, folder, options)
-        shown = figure(folder.record)
-        if shown is not None:
-            (path / PICTURE).write_bytes(to_bytes(draw_picture(shown), "png"))
-        folder.record.finished = now()
-        folder.save()
-    return folder
+        left = any(cell.state != "finished" for cell in folder.record.cells)
+        sharing.check_threads(folder, options, left)
+
+    return ladder, open_study(path, asked, fresh, MAY_CHANGE, _completed, begin)
+
+
+def _read(folder: StudyFolder[ShrinkRecord]) -> ShrinkRecord:
+    """Return the record as other processes have left it."""
+    found = read_record(folder.path).record
+    assert isinstance(found, ShrinkRecord)
+    return found
+
+
+def _compare(ladder: Ladder, folder: StudyFolder[ShrinkRecord], rungs: Rungs, again: bool, options: Options) -> None:
+    """Write and measure the forms of all models, choose one, and look at the test split."""
+    _write_forms(ladder, folder, rungs.models(), options)
+    _measure(ladder, folder, again, options)
+    _choose(ladder, folder)
+    folder.record.warnings = of_ladder(folder, ladder.rows("validation"), _better_teacher(ladder))
+    folder.save()
+    _test(ladder, folder, options)
+    shown = figure(folder.record)
+    if shown is not None:
+        (folder.path / PICTURE).write_bytes(to_bytes(draw_picture(shown), "png"))
+    folder.record.finished = now()
+    folder.save()
 
 
 def _better_teacher(ladder: Ladder) -> str:
@@ -301,7 +339,6 @@ def _begin(ladder: Ladder, folder: StudyFolder[ShrinkRecord]) -> None:
         for rung in ladder.rungs
     ]
     record.forms, record.notes, record.finished = list(record.forms), [], None
-    folder.save()
 
 
 def _teacher_rung(ladder: Ladder) -> LadderRung:
@@ -316,27 +353,70 @@ def _unit(seed: int) -> str:
     return f"seed {seed + 1}"
 
 
-def _train(ladder: Ladder, folder: StudyFolder[ShrinkRecord], options: Options) -> list[Model]:
-    """Train what is not finished; return the teacher and the models of all rungs that are, by rung and seed."""
-    made, record = ladder.made, folder.record
-    within = replace(options, out=None, fresh=False, name="", request="", show=options.show.within())
-    place = ladder.teacher.folder if isinstance(ladder.teacher, Source) else Path()
-    if isinstance(ladder.teacher, Plan):
-        options.show.say(f"teacher: {ladder.teacher.student.label} is fine-tuned first")
-        place = pipeline.execute(ladder.teacher, within).folder
-    for teacher in ladder.fold_teachers:
-        pipeline.execute(teacher, within)
-    found = [Model(record.rung(TEACHER), place, made.config.teacher.labels)]
-    for cell in record.cells:
-        rung, seed = record.rung(cell.arm), int(cell.unit.removeprefix("seed ")) - 1
-        plan = _plan_of(ladder, rung, seed, place)
-        if cell.state != "finished":
-            _check_time(folder, rung, RunFolder(options.runs / plan.name), options)
-            _train_cell(folder, cell, plan, within, options)
-        if cell.state == "finished":
-            found.append(Model(rung, folder.run(cell).path, seed=seed))
-    failed = {model.arm for model in record.cells if model.state == "failed"}
-    return [model for model in found if model.rung.name not in failed]
+class Rungs:
+    """The trainings of a ladder as processes share them (`sharing.Cells`), named `RUNG, SEED`."""
+
+    def __init__(self, ladder: Ladder, folder: StudyFolder[ShrinkRecord], options: Options) -> None:
+        self.ladder, self.folder, self.options = ladder, folder, options
+        self._within = replace(options, out=None, fresh=False, name="", request="", show=options.show.within())
+        self._teacher: Path | None = ladder.teacher.folder if isinstance(ladder.teacher, Source) else None
+
+    @property
+    def path(self) -> Path:
+        return self.folder.path
+
+    def open(self, tried: Collection[str]) -> list[str]:
+        """Return the trainings that are not finished."""
+        self.folder.refresh()
+        cells = self.folder.record.cells
+        return [name for cell in cells if (name := _name(cell)) not in tried and cell.state != "finished"]
+
+    def run(self, name: str) -> sharing.Outcome:
+        """Train the teacher if it is not trained yet, then a student."""
+        cell = next(one for one in self.folder.record.cells if _name(one) == name)
+        if busy := sharing.claimed(self.folder, cell):
+            return sharing.Outcome("busy", busy)
+        try:
+            place = self.teacher()
+            rung = self.folder.record.rung(cell.arm)
+            plan = _plan_of(self.ladder, rung, int(cell.unit.removeprefix("seed ")) - 1, place)
+            _check_time(self.folder, rung, RunFolder(self.options.runs / plan.name), self.options)
+            return sharing.Outcome(_train_cell(self.folder, cell, plan, self._within, self.options))
+        except Busy as busy:
+            return sharing.Outcome("busy", busy)
+
+    def progress(self) -> tuple[int, int]:
+        cells = self.folder.record.cells
+        return sum(cell.state == "finished" for cell in cells), len(cells)
+
+    def memory(self) -> int:
+        return max((cell.memory or 0 for cell in self.folder.record.cells), default=0)
+
+    def teacher(self) -> Path:
+        """Return the teacher's folder; it is fine-tuned first if it is not trained yet, and so are those of its folds."""
+        if self._teacher is None:
+            assert isinstance(self.ladder.teacher, Plan)
+            self.options.show.say(f"teacher: {self.ladder.teacher.student.label} is fine-tuned first")
+            place = pipeline.execute(self.ladder.teacher, self._within).folder
+            for teacher in self.ladder.fold_teachers:
+                pipeline.execute(teacher, self._within)
+            self._teacher = place
+        return self._teacher
+
+    def models(self) -> list[Model]:
+        """Return the teacher and the models of all rungs whose trainings are finished, by rung and seed."""
+        record = self.folder.record
+        found = [Model(record.rung(TEACHER), self.teacher(), self.ladder.made.config.teacher.labels)]
+        failed = {cell.arm for cell in record.cells if cell.state != "finished"}
+        for cell in record.cells:
+            if cell.arm not in failed:
+                seed = int(cell.unit.removeprefix("seed ")) - 1
+                found.append(Model(record.rung(cell.arm), self.folder.run(cell).path, seed=seed))
+        return found
+
+
+def _name(cell: Cell) -> str:
+    return f"{cell.arm}, {cell.unit}"
 
 
 def _plan_of(ladder: Ladder, rung: LadderRung, seed: int, teacher: Path) -> Plan:
@@ -353,16 +433,21 @@ def _plan_of(ladder: Ladder, rung: LadderRung, seed: int, teacher: Path) -> Plan
     return planning.make(config, ladder.dataset, made.required)
 
 
-def _train_cell(folder: StudyFolder[ShrinkRecord], cell: Cell, plan: Plan, within: Options, options: Options) -> None:
+def _train_cell(
+    folder: StudyFolder[ShrinkRecord], cell: Cell, plan: Plan, within: Options, options: Options
+) -> Literal["finished", "failed"]:
     done = sum(one.state == "finished" for one in folder.record.cells)
     options.show.say(f"{cell.arm}, {cell.unit} (run {done + 1} of {len(folder.record.cells)})")
     cell.run, cell.state, cell.error = folder.place(within.runs / plan.name), "waiting", None
+    folder.save()
     began = time.monotonic()
     try:
         found = pipeline.execute(plan, within)
-        cell.state = "finished"
+        cell.state, cell.error = "finished", None
         if not found.new:  # how long it took once, for the time limit
             cell.seconds = sum(one.seconds for one in found.run.history.epochs)
+    except LockLost:
+        raise
     except Stopped:
         folder.save()
         raise
@@ -370,7 +455,11 @@ def _train_cell(folder: StudyFolder[ShrinkRecord], cell: Cell, plan: Plan, withi
         cell.state, cell.error = "failed", str(error)
         options.show.warn(f"{cell.arm}, {cell.unit} failed; it is tried again when the study is resumed: {error}")
     cell.seconds = round(cell.seconds + time.monotonic() - began, 3)
+    if memory := sharing.peak_memory(options):
+        cell.memory = memory
+    ended: Literal["finished", "failed"] = "finished" if cell.state == "finished" else "failed"
     folder.save()
+    return ended
 
 
 def _check_time(folder: StudyFolder[ShrinkRecord], rung: LadderRung, run: RunFolder, options: Options) -> None:

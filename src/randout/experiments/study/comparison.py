@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,17 @@ from randout.core.errors import Failure, UserError
 from randout.core.files import joined_name
 from randout.core.wording import plural
 from randout.data.dataset import Dataset, Datasets
-from randout.experiments.run import leaks, pipeline, planning
+from randout.experiments.run import leaks, pipeline, planning, sharing, workers
 from randout.experiments.run.plan import Plan
 from randout.experiments.run.student import Options, Stopped, begin_training, check_methods, stand_in, student_of
 from randout.experiments.search.search import check_trials, make_search, plugins_of, run_search
 from randout.experiments.search.space import settings_text, tables_of
 from randout.methods.builtin import METHODS
+from randout.storage import locks
+from randout.storage.locks import Busy
 from randout.storage.run_folder import RunFolder, now
 from randout.storage.seen_rows import in_words
-from randout.storage.study_folder import StudyFolder, opened, refuse_others
+from randout.storage.study_folder import StudyFolder, open_study, refuse_others
 from randout.storage.study_record import FORMAT, Cell, ComparisonRecord, StudyData, TunedArm
 
 from .results import result_lines, update_result
@@ -46,14 +48,34 @@ SEARCHED = "tuning"
 def run_study(
     study: Study, path: Path, options: Options, datasets: Datasets | None = None
 ) -> StudyFolder[ComparisonRecord]:
-    """Run a study in the folder `path`, or resume it.
+    """Run a study in the folder `path`, resume it, or join other processes that work on it.
 
     All arms of a seed (or fold) run before the next, so that an interrupted study has a balanced result. datasets: may
     hold data that has been read already. Raises UserError before any training if a cell cannot run; Stopped at the time
     limit or Ctrl-C.
     """
+    options, datasets = sharing.prepared(options), datasets or Datasets()
+    study, folder = open_comparison(study, path, options, datasets)
+    update_result(study, folder)
+    for note in folder.record.notes:
+        (options.show.warn if note.startswith("leak, ") else options.show.say)(note)
+    cells = StudyCells(study, folder, datasets, options)
+    if options.jobs > 1:
+        workers.run(cells, options)
+    else:
+        sharing.work_through(cells, options)
+    folder.refresh()
+    if all(cell.state == "finished" for cell in folder.record.cells):
+        folder.record.finished = folder.record.finished or now()
+    update_result(study, folder)
+    return folder
+
+
+def open_comparison(
+    study: Study, path: Path, options: Options, datasets: Datasets
+) -> tuple[Study, StudyFolder[ComparisonRecord]]:
+    """Open or create the folder of a study; return it with the study of the arms that can run. Raises UserError."""
     refuse_others(path)
-    datasets = datasets or Datasets()
     asked = study.model_dump(mode="json")
     study, notes = check_arms(study, datasets)
     first = datasets.read(_cell_config(study, next(iter(study.arms)), units(study)[0], {}))
@@ -69,7 +91,8 @@ def run_study(
     )
     if plugins := plugins_of(_cell_config(study, arm, units(study)[0], {}) for arm in study.arms):
         fresh.plugins = plugins
-    with opened(path, asked, fresh, ("seeds", "repeats", "about"), _completed) as folder:
+
+    def begin(folder: StudyFolder[ComparisonRecord]) -> None:
         record = folder.record
         _check_first_seed(study, folder)
         record.metric, record.margin = study.metric, study.margin
@@ -77,33 +100,13 @@ def run_study(
         record.units, record.arms = [unit.name for unit in units(study)], list(study.arms)
         record.finished, record.notes = None, notes
         _create_cells(study, folder)
-        update_result(study, folder)
-        for note in notes:
-            (options.show.warn if note.startswith("leak, ") else options.show.say)(note)
-        _run_cells(study, folder, datasets, options)
-        record.finished = now() if all(cell.state == "finished" for cell in record.cells) else None
-        update_result(study, folder)
-    return folder
+        sharing.check_threads(folder, options, any(cell.state != "finished" for cell in record.cells))
+
+    return study, open_study(path, asked, fresh, ("seeds", "repeats", "about"), _completed, begin)
 
 
 def _completed(was: dict[str, Any]) -> dict[str, Any]:
     return make_study(was).model_dump(mode="json")
-
-
-def _run_cells(study: Study, folder: StudyFolder[ComparisonRecord], datasets: Datasets, options: Options) -> None:
-    """Run the unfinished cells; log the result so far after each unit."""
-    nested = study.folds > 0 and study.protocol == "nested"
-    tuned = _tune_arms(study, folder, datasets, options) if study.tuning and not nested else {}
-    waiting = [(u, a) for u, a in cells(study) if _cell(folder, u, a).state != "finished"]
-    for at, (unit, arm) in enumerate(waiting):
-        if study.tuning and nested:
-            tuned[arm] = _tune_arm(study, folder, arm, unit, datasets, options)
-        _run_cell(study, folder, unit, arm, tuned.get(arm, {}), datasets, options)
-        last = at + 1 == len(waiting)
-        if not last and waiting[at + 1][0] != unit:
-            update_result(study, folder)
-            for line in result_lines(folder.record):
-                options.show.say(line)
 
 
 def check_arms(study: Study, datasets: Datasets) -> tuple[Study, list[str]]:
@@ -248,14 +251,6 @@ def _cell(folder: StudyFolder[ComparisonRecord], unit: Unit, arm: str) -> Cell:
     return next(cell for cell in folder.record.cells if (cell.unit, cell.arm) == (unit.name, arm))
 
 
-def _tune_arms(
-    study: Study, folder: StudyFolder[ComparisonRecord], datasets: Datasets, options: Options
-) -> dict[str, dict[str, Any]]:
-    """Tune every arm at the first unit, or on the ordinary split with folds; return the best settings by arm."""
-    unit = Unit("ordinary split", {}) if study.folds else units(study)[0]
-    return {arm: _tune_arm(study, folder, arm, unit, datasets, options) for arm in study.arms}
-
-
 def _tune_arm(
     study: Study, folder: StudyFolder[ComparisonRecord], arm: str, unit: Unit, datasets: Datasets, options: Options
 ) -> dict[str, Any]:
@@ -285,32 +280,97 @@ def _progress(cells: Sequence[Cell]) -> str:
     return f"(run {len(took) + 1} of {len(cells)}{time_left})"
 
 
-def _run_cell(
-    study: Study,
-    folder: StudyFolder[ComparisonRecord],
-    unit: Unit,
-    arm: str,
-    settings: Mapping[str, Any],
-    datasets: Datasets,
-    options: Options,
-) -> None:
-    cell = _cell(folder, unit, arm)
-    config = _cell_config(study, arm, unit, settings)
-    plan = planning.make(config, datasets.read(config))
-    run = RunFolder(options.runs / plan.name)
-    if options.deadline and time.monotonic() > options.deadline:
-        raise Stopped("the time limit", run)
-    options.show.say(f"{unit.name}, {arm} {_progress(folder.record.cells)}")
-    cell.run, cell.state, cell.error = folder.place(run.path), "waiting", None
-    began = time.monotonic()
-    try:
-        pipeline.execute(plan, replace(options, show=options.show.within()))
-        cell.state = "finished"
-    except Stopped:
+class StudyCells:
+    """The cells of a study as processes share them (`sharing.Cells`), named `UNIT, ARM`."""
+
+    def __init__(
+        self, study: Study, folder: StudyFolder[ComparisonRecord], datasets: Datasets, options: Options
+    ) -> None:
+        self.study, self.folder, self.datasets, self.options = study, folder, datasets, options
+        self._places = {f"{unit.name}, {arm}": (unit, arm) for unit, arm in cells(study)}
+        self._settings: dict[tuple[str, str], dict[str, Any]] = {}  # tuned, by unit and arm
+        self._shown = self._complete_units()
+
+    @property
+    def path(self) -> Path:
+        return self.folder.path
+
+    def open(self, tried: Collection[str]) -> list[str]:
+        """Return the cells that are not finished; shows the result so far when further units are complete."""
+        self.folder.refresh()
+        found = [
+            name
+            for name, (unit, arm) in self._places.items()
+            if name not in tried and _cell(self.folder, unit, arm).state != "finished"
+        ]
+        if found and self._complete_units() > self._shown:
+            self._shown = self._complete_units()
+            update_result(self.study, self.folder)
+            for line in result_lines(self.folder.record):
+                self.options.show.say(line)
+        return found
+
+    def run(self, name: str) -> sharing.Outcome:
+        """Tune the arm if that is needed, and train a cell to the end."""
+        unit, arm = self._places[name]
+        cell = _cell(self.folder, unit, arm)
+        if busy := sharing.claimed(self.folder, cell):
+            return sharing.Outcome("busy", busy)
+        try:
+            return self._train(name, cell, self._plan(unit, arm))
+        except Busy as busy:
+            return sharing.Outcome("busy", busy)
+
+    def progress(self) -> tuple[int, int]:
+        cells = self.folder.record.cells
+        return sum(cell.state == "finished" for cell in cells), len(cells)
+
+    def memory(self) -> int:
+        return max((cell.memory or 0 for cell in self.folder.record.cells), default=0)
+
+    def _complete_units(self) -> int:
+        left = {cell.unit for cell in self.folder.record.cells if cell.state == "waiting"}
+        return len(set(self.folder.record.units) - left)
+
+    def _plan(self, unit: Unit, arm: str) -> Plan:
+        config = _cell_config(self.study, arm, unit, self._tuned(unit, arm))
+        return planning.make(config, self.datasets.read(config))
+
+    def _tuned(self, unit: Unit, arm: str) -> dict[str, Any]:
+        """Return the best settings of an arm. All arms are tuned before the first cell, unless folds tune their own."""
+        study, shared = self.study, (self.study, self.folder)
+        if not study.tuning:
+            return {}
+        nested = study.folds > 0 and study.protocol == "nested"
+        at = unit if nested else Unit("ordinary split", {}) if study.folds else units(study)[0]
+        for one in [arm] if nested else study.arms:
+            if (at.name, one) not in self._settings:
+                self._settings[at.name, one] = _tune_arm(*shared, one, at, self.datasets, self.options)
+        return self._settings[at.name, arm]
+
+    def _train(self, name: str, cell: Cell, plan: Plan) -> sharing.Outcome:
+        folder, options = self.folder, self.options
+        run = RunFolder(options.runs / plan.name)
+        if options.deadline and time.monotonic() > options.deadline:
+            raise Stopped("the time limit", run)
+        options.show.say(f"{name} {_progress(folder.record.cells)}")
+        cell.run, cell.state, cell.error = folder.place(run.path), "waiting", None
+        folder.save()  # so that others know the run before they plan it
+        began = time.monotonic()
+        try:
+            pipeline.execute(plan, replace(options, show=options.show.within()))
+            cell.state, cell.error = "finished", None
+        except (Busy, locks.LockLost):
+            raise
+        except Stopped:
+            folder.save()
+            raise
+        except Failure as error:
+            cell.state, cell.error = "failed", str(error)
+            options.show.warn(f"{name} failed; it is tried again when the study is resumed: {error}")
+        cell.seconds = round(cell.seconds + time.monotonic() - began, 3)
+        if memory := sharing.peak_memory(options):
+            cell.memory = memory
+        state = cell.state
         folder.save()
-        raise
-    except Failure as error:
-        cell.state, cell.error = "failed", str(error)
-        options.show.warn(f"{unit.name}, {arm} failed; it is tried again when the study is resumed: {error}")
-    cell.seconds = round(cell.seconds + time.monotonic() - began, 3)
-    folder.save()
+        return sharing.Outcome("finished" if state == "finished" else "failed")
