@@ -8,6 +8,7 @@ goes on to the next cell and comes back.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from randout.core.hardware import available_memory, cores, process_memory
+from randout.methods.plugins import loaded_plugins
 from randout.storage import locks
 from randout.storage.locks import Busy, LockLost
 from randout.storage.run_folder import RunFolder
@@ -76,6 +78,20 @@ def default_threads(jobs: int) -> int:
     return min(share, int(limit)) if limit.isdigit() and int(limit) else share
 
 
+def order_for(cells: Cells, options: Options, required: Collection[str]) -> dict[str, Any]:
+    """Return what another process needs in order to work on a study, as plain values."""
+    return {
+        "study": str(cells.path),
+        "runs": str(options.runs),
+        "accept_changes": options.accept_changes,
+        "seconds": None if options.deadline is None else options.deadline - time.monotonic(),
+        "threads": options.threads,
+        "required": sorted(required),
+        "plugins": [str(word) for word in loaded_plugins()],
+        "command": sys.argv,
+    }
+
+
 def check_threads(folder: StudyFolder[Any], options: Options, unfinished: bool) -> None:
     """Record the number of threads of a study's runs.
 
@@ -109,7 +125,7 @@ def work_through(cells: Cells, options: Options) -> None:
                 waits_for = waits_for or str(holder)
                 continue
             blocked.pop(name, None)
-            outcome = _attempt(cells, name, options)
+            outcome = attempt(cells, name, options)
             if outcome.state == "busy":
                 if outcome.busy is not None:
                     blocked[name] = outcome.busy
@@ -128,7 +144,8 @@ def work_through(cells: Cells, options: Options) -> None:
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
-def _attempt(cells: Cells, name: str, options: Options) -> Outcome:
+def attempt(cells: Cells, name: str, options: Options) -> Outcome:
+    """Work on a cell, and report its start and end as events. Raises Stopped, and UserError for what stops the study."""
     report = options.show.event
     report({"cell": name, "state": "started"})
     began = time.monotonic()
