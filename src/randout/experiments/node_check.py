@@ -42,7 +42,10 @@ def describe(study: Path) -> dict[str, str]:
     if not (study / "study.json").exists():
         raise UserError(f"{study}: this study is not visible")
     kind, started = (read := read_record(study).record).kind, read.started
-    return versions() | {"study": f"started {started}", "data": load(_first_config(kind, read_request(study)).data).sha256}
+    return versions() | {
+        "study": f"started {started}",
+        "data": load(_first_config(kind, read_request(study)).data).sha256,
+    }
 
 
 def _first_config(kind: str, request: dict[str, Any]) -> Config:

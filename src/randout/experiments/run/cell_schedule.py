@@ -6,7 +6,7 @@ go of it. A cell that fails is not, as in a single process. A cell whose process
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 AT_ONCE = 256  # cells submitted and not ended: an autoscaler sees what is needed, and the driver can follow all
@@ -64,9 +64,7 @@ class CellSchedule:
             found.append(name)
         return found
 
-    def _is_over(
-        self, wait: _Wait, now: float, held: dict[Lock, bool], is_held: Callable[[Lock], bool]
-    ) -> bool:
+    def _is_over(self, wait: _Wait, now: float, held: dict[Lock, bool], is_held: Callable[[Lock], bool]) -> bool:
         if now < wait.until:
             return False
         if wait.lock is not None:
@@ -111,8 +109,3 @@ class CellSchedule:
         pause = FIRST_PAUSE if before is None else min(2 * before.pause, LONGEST_PAUSE)
         self.submitted.discard(name)
         self._waiting[name] = _Wait(now + pause, pause, lock)
-
-
-def ended(open_now: Collection[str], schedule: CellSchedule) -> bool:
-    """Return whether nothing is left to do or to wait for."""
-    return not open_now and not schedule.submitted

@@ -23,7 +23,8 @@ class Options:
 
     shared: other processes work on the same study, so a run that one of them holds raises Busy at once. jobs: processes that
     share a study; 1: this one. threads: CPU threads of a run; None: as they are. worker: number of this process among
-    `jobs`; None: a command of its own.
+    `jobs`; None: a command of its own. cluster: the Ray cluster that works on a study (HOST:PORT, auto, local); empty: none.
+    gpus: GPUs, or the share of one, that a run gets there; None: one if it uses a GPU.
     """
 
     runs: Path = Path("runs")
@@ -38,6 +39,8 @@ class Options:
     jobs: int = 1
     threads: int | None = None
     worker: int | None = None
+    cluster: str = ""
+    gpus: float | None = None
     show: Show = field(default_factory=Show)
 
 

@@ -38,9 +38,7 @@ class _Process:
         self.about = about
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by `stop`
         folder = Path(about["folder"])
-        self.process = worker_process.start(
-            CELLS, about, about["threads"], self.errors, folder, environment
-        )
+        self.process = worker_process.start(CELLS, about, about["threads"], self.errors, folder, environment)
         self.events: queue.Queue[dict[str, Any] | None] = queue.Queue()
         threading.Thread(target=self._collect, daemon=True).start()
 
@@ -127,7 +125,9 @@ def _missing(about: dict[str, Any]) -> str:
     """Return what is wrong if the working folder or the folder of runs is not there."""
     for name in ("folder", "study"):
         if not os.path.isdir(about[name]):
-            return f"node {host()}: {about[name]} is not visible there. Use a folder that all nodes share, under one path"
+            return (
+                f"node {host()}: {about[name]} is not visible there. Use a folder that all nodes share, under one path"
+            )
     return ""
 
 

@@ -65,6 +65,8 @@ class Cells(Protocol):
 
 def prepared(options: Options) -> Options:
     """Return the options of a study's runs, with their number of threads; sets it for the runs of this process."""
+    if options.cluster:  # nodes may have any number of cores
+        return replace(options, shared=True, threads=options.threads or 1)
     threads = options.threads or (torch.get_num_threads() if options.jobs == 1 else default_threads(options.jobs))
     if options.jobs == 1 and threads != torch.get_num_threads():
         torch.set_num_threads(threads)

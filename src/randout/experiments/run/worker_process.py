@@ -1,4 +1,4 @@
-"""Starts the processes that work on runs: an order as JSON on their standard input, events as lines of JSON on standard output."""
+"""Starts processes that work on runs: orders on their standard input and events on standard output, as lines of JSON."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def start(
         stdout=subprocess.PIPE,
         stderr=errors,
         cwd=folder,
-        env=os.environ | limits | (environment or {}),
+        env={**os.environ, **limits, **(environment or {})},
         start_new_session=True,  # Ctrl-C reaches the parent alone, which passes it on once
     )
     send(process, order)
