@@ -22,7 +22,7 @@ from randout.data import dataframes
 from randout.data.columns import SHOWN, as_arguments, is_missing
 from randout.data.sources import check_name
 from randout.experiments import study_requests
-from randout.experiments.run.options import Options
+from randout.experiments.run.options import Options, check_jobs
 from randout.experiments.run.run_request import Request
 from randout.experiments.run.saved_model import LoadedClassifier, load_on_device
 from randout.methods.builtin import METHODS
@@ -260,12 +260,15 @@ def search(
     out: PathLike | None = None,
     runs: PathLike = "runs",
     time_limit: float | None = None,
+    jobs: int = 1,
+    job_threads: int | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Search settings on validation, as `randout search` does; return the study's record with its trials and the best one.
 
-    space: values by setting, as {"kd.weight": [0.4, 0.8]}, or the name of a space ("paper", "figures"). Other arguments
-    as in `train` and the command. Repeating the call resumes the search. Raises UserError, Failure, and Stopped at the limit.
+    space: values by setting, as {"kd.weight": [0.4, 0.8]}, or the name of a space ("paper", "figures"). jobs: runs at once, in
+    processes of their own with `job_threads` CPU threads each. Other arguments as in `train` and the command. Repeating the call
+    resumes the search. Raises UserError, Failure, and Stopped at the limit.
     """
     _check_arguments(student, teacher, preset, recipe, settings, out, runs, time_limit, "search")
     table = study_requests.search_table(
@@ -274,7 +277,7 @@ def search(
     with _source(data, Path(runs)) as source:
         request = _request(_tables(source, student, teacher), preset, recipe, settings)
         request.config(but=("search",))
-    options = _options(None, runs, time_limit, quiet)
+    options = _options(None, runs, time_limit, quiet, jobs, job_threads)
     return study_requests.search(request, table, Path(out) if out else None, options).record.as_json()
 
 
@@ -300,6 +303,8 @@ def compare(
     out: PathLike | None = None,
     runs: PathLike = "runs",
     time_limit: float | None = None,
+    jobs: int = 1,
+    job_threads: int | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Compare recipes over seeds, or finished runs, as `randout compare` does; return the study's record.
@@ -329,7 +334,7 @@ def compare(
         return study_requests.finished(named, asked, out=out).as_json()
     with _source(named[0] if named else what, Path(runs)) as source:
         study = study_requests.comparison(source, asked, Path(out) if out else None)
-    options = _options(None, runs, time_limit, quiet)
+    options = _options(None, runs, time_limit, quiet, jobs, job_threads)
     return study_requests.execute(study, Path(out) if out else None, options).record.as_json()
 
 
@@ -355,6 +360,8 @@ def cross_validate(
     out: PathLike | None = None,
     runs: PathLike = "runs",
     time_limit: float | None = None,
+    jobs: int = 1,
+    job_threads: int | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Cross-validate recipes with grouped folds and one teacher per fold, as `randout cv` does; return the study's record.
@@ -379,7 +386,7 @@ def cross_validate(
     )
     with _source(data, Path(runs)) as source:
         study = study_requests.cross_validation(source, asked, Path(out) if out else None)
-    options = _options(None, runs, time_limit, quiet)
+    options = _options(None, runs, time_limit, quiet, jobs, job_threads)
     return study_requests.execute(study, Path(out) if out else None, options).record.as_json()
 
 
@@ -404,6 +411,8 @@ def shrink(
     out: PathLike | None = None,
     runs: PathLike = "runs",
     time_limit: float | None = None,
+    jobs: int = 1,
+    job_threads: int | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Find the smallest model that is not worse than a teacher, as `randout shrink` does; return the study's record.
@@ -430,7 +439,7 @@ def shrink(
     with _source(data, Path(runs)) as source:
         request = _request(_tables(source, names[0] if names else None, teacher), preset, recipe, settings)
         request.config()
-    options = _options(None, runs, time_limit, quiet)
+    options = _options(None, runs, time_limit, quiet, jobs, job_threads)
     where = Path(out) if out else None
     return study_requests.shrink(request, given, where, options, measure_again).record.as_json()
 
@@ -500,9 +509,18 @@ def _shared(
     return found | {"recipe": Path(recipe) if recipe else None, "settings": _assignments(settings) or None}
 
 
-def _options(out: PathLike | None, runs: PathLike, time_limit: float | None, quiet: bool) -> Options:
+def _options(
+    out: PathLike | None,
+    runs: PathLike,
+    time_limit: float | None,
+    quiet: bool,
+    jobs: int = 1,
+    threads: int | None = None,
+) -> Options:
+    check_jobs(jobs, threads, "jobs", "job_threads")
     deadline = time.monotonic() + time_limit if time_limit else None
-    return Options(runs=Path(runs), out=Path(out) if out else None, deadline=deadline, show=Show(quiet))
+    where = Path(out) if out else None
+    return Options(runs=Path(runs), out=where, deadline=deadline, jobs=jobs, threads=threads, show=Show(quiet))
 
 
 def _checked_names(name: str, value: Any, function: str = "compare") -> list[str] | None:

@@ -26,7 +26,8 @@ from randout.data import streaming
 from randout.data.tables import read_table
 from randout.experiments.run import pipeline, saved_model, student
 from randout.models import sources
-from randout.storage import run_folder
+from randout.storage import locks
+from randout.storage.run_folder import RunFolder
 
 
 def standard_input(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
@@ -376,7 +377,7 @@ def test_a_hangup_stops_a_training_unless_it_is_ignored():
 
 def test_what_was_stopped_says_how_to_resume_with_a_path_that_can_be_pasted(run, monkeypatch):
     def stop(*_, **__):
-        raise pipeline.Stopped("SIGHUP", run_folder.RunFolder(Path("my run")))
+        raise pipeline.Stopped("SIGHUP", RunFolder(Path("my run")))
 
     monkeypatch.setattr(demo, "demonstrate", stop)
     code, _, errors = run("demo")
@@ -395,34 +396,34 @@ def test_a_file_system_without_locks_is_warned_of_once_and_another_process_is_no
 
         monkeypatch.setattr(fcntl, "flock", refuse)
 
-    monkeypatch.setattr(run_folder, "WITHOUT_LOCKS", set())
+    monkeypatch.setattr(locks, "WITHOUT_LOCKS", set())
     for number in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
         flock(number)
-        with run_folder.locked(tmp_path / str(number), "run"):
+        with locks.locked(tmp_path / str(number), "run"):
             assert (tmp_path / str(number) / ".lock").exists()
     assert capsys.readouterr().err.count("has no locks") == 1
     for number in (errno.EWOULDBLOCK, errno.EACCES):  # some file systems report a held lock as EACCES
         flock(number)
-        with pytest.raises(UserError, match="another process"), run_folder.locked(tmp_path / "held", "run"):
+        with pytest.raises(UserError, match="another process"), locks.locked(tmp_path / "held", "run"):
             pass
 
 
 def test_a_lock_names_its_holder_and_ends_with_it(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from randout.storage.run_folder import locked\n"
+        "import sys, time; from pathlib import Path; from randout.storage.locks import locked\n"
         "with locked(Path(sys.argv[1]), 'run'): print('held', flush=True); time.sleep(600)"
     )
     for _ in range(2):  # the second holder replaces the number that the killed first one left
         holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
         try:
             assert holder.stdout.readline() == "held\n"
-            busy = rf"another process \(pid {holder.pid}\) is working on this run"
-            with pytest.raises(UserError, match=busy), run_folder.locked(tmp_path, "run"):
+            busy = rf"another process \(pid {holder.pid} on \S+\) is working on this run"
+            with pytest.raises(UserError, match=busy), locks.locked(tmp_path, "run"):
                 pass
         finally:
             holder.kill()
             holder.communicate()
-    with run_folder.locked(tmp_path, "run"):
+    with locks.locked(tmp_path, "run"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
@@ -431,7 +432,7 @@ def test_a_place_that_cannot_be_written_says_what_to_do(tmp_path):
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(Failure, match=r"cannot be written .* Name another with -o"),
-        run_folder.locked(tmp_path / "file", "run"),
+        locks.locked(tmp_path / "file", "run"),
     ):
         pass
 

@@ -11,7 +11,7 @@ import typer
 
 from randout.core.console import Show
 
-from .search import Limit, options_of
+from .search import Jobs, JobThreads, Limit, options_of
 from .tools import AsJson, Quiet, RunsFolder, Sets, stopped
 
 app = typer.Typer(rich_markup_mode=None)
@@ -32,6 +32,8 @@ def reproduce(
         Path | None, typer.Option("-o", "--out", help="output folder (default: studies/DATASET-BUDGET)")
     ] = None,
     time_limit: Limit = None,
+    jobs: Jobs = 1,
+    job_threads: JobThreads = None,
     runs: RunsFolder = Path("runs"),
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -56,7 +58,9 @@ def reproduce(
     where = out or Path("studies") / f"{dataset}-{budget}"
     check_folder(where)
     try:
-        blocks = work.reproduce(request, items, where, options_of(runs, time_limit, show))
+        blocks = work.reproduce(
+            request, items, where, options_of(runs, time_limit, show, jobs=jobs, job_threads=job_threads)
+        )
     except Stopped as stop:
         stopped(stop, where)
         return

@@ -47,6 +47,11 @@ HalvingBudget = Annotated[
     float | None,
     typer.Option("--budget", help="halving: steps as a share of training all cells in full, such as 0.15"),
 ]
+Jobs = Annotated[int, typer.Option(help="runs at once, each in a process of its own")]
+JobThreads = Annotated[
+    int | None,
+    typer.Option(help="CPU threads of each run (default: the cores divided by --jobs; results depend on it)"),
+]
 AcceptChanges = Annotated[bool, typer.Option("--accept-changes", help="resume on another machine or version")]
 Keep = Annotated[str | None, typer.Option(help="weights to keep: best, all or none")]
 
@@ -59,12 +64,20 @@ def tables_of(
     return named({"data": table, "student": {"model": student}, "teacher": {"model": teacher}})
 
 
-def options_of(runs: Path, time_limit: str | None, show: Show, accept_changes: bool = False) -> Any:
-    """Build the `Options` of a training from the command line; time_limit: such as `2h`."""
-    from randout.experiments.run.options import Options
+def options_of(
+    runs: Path,
+    time_limit: str | None,
+    show: Show,
+    accept_changes: bool = False,
+    jobs: int = 1,
+    job_threads: int | None = None,
+) -> Any:
+    """Build the `Options` of a study from the command line; time_limit: such as `2h`. Raises UserError."""
+    from randout.experiments.run.options import Options, check_jobs
 
+    check_jobs(jobs, job_threads, "--jobs", "--job-threads")
     deadline = time.monotonic() + seconds_of(time_limit) if time_limit else None
-    return Options(runs, accept_changes=accept_changes, deadline=deadline, show=show)
+    return Options(runs, accept_changes=accept_changes, deadline=deadline, jobs=jobs, threads=job_threads, show=show)
 
 
 def space_table(space: list[str] | None) -> dict[str, Any] | None:
@@ -101,6 +114,8 @@ def search(
     search_seed: Annotated[int | None, typer.Option(help="random seed for sampling cells")] = None,
     time_limit: Limit = None,
     accept_changes: AcceptChanges = False,
+    jobs: Jobs = 1,
+    job_threads: JobThreads = None,
     dry_run: Dry = False,
     runs: RunsFolder = Path("runs"),
     as_json: AsJson = False,
@@ -112,7 +127,7 @@ def search(
     from randout.stats.diagnostics import messages
 
     request = requested(tables_of(data, student, teacher, text_column, label_column), preset, recipe, sets)
-    options = options_of(runs, time_limit, Show(quiet or as_json), accept_changes)
+    options = options_of(runs, time_limit, Show(quiet or as_json), accept_changes, jobs, job_threads)
     limits: dict[str, Any] = {"trials": trials, "sampler": sampler, "halving": halving, "budget": budget}
     table = study_requests.search_table(space_table(space), **limits, keep=keep, seed=search_seed)
     if dry_run:

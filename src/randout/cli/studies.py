@@ -18,6 +18,8 @@ from .search import (
     AcceptChanges,
     Dry,
     Halving,
+    Jobs,
+    JobThreads,
     Limit,
     Out,
     SpaceOption,
@@ -90,6 +92,8 @@ def compare(
     halving: Halving = None,
     time_limit: Limit = None,
     accept_changes: AcceptChanges = False,
+    jobs: Jobs = 1,
+    job_threads: JobThreads = None,
     allow_leaks: AllowLeaks = False,
     dry_run: Dry = False,
     runs: RunsFolder = Path("runs"),
@@ -121,7 +125,13 @@ def compare(
         _print(study_requests.finished(inputs, request, dry_run=dry_run, out=out), as_json, Show())
         return
     study = study_requests.comparison(inputs[0] if inputs else "", request, out)
-    _carry_out(study, out, dry_run, as_json, options_of(runs, time_limit, Show(quiet or as_json), accept_changes))
+    _carry_out(
+        study,
+        out,
+        dry_run,
+        as_json,
+        options_of(runs, time_limit, Show(quiet or as_json), accept_changes, jobs, job_threads),
+    )
 
 
 @app.command()
@@ -153,6 +163,8 @@ def cv(
     halving: Halving = None,
     time_limit: Limit = None,
     accept_changes: AcceptChanges = False,
+    jobs: Jobs = 1,
+    job_threads: JobThreads = None,
     allow_leaks: AllowLeaks = False,
     dry_run: Dry = False,
     runs: RunsFolder = Path("runs"),
@@ -180,7 +192,13 @@ def cv(
         spelt=_flag,
     )
     study = study_requests.cross_validation(data, request, out)
-    _carry_out(study, out, dry_run, as_json, options_of(runs, time_limit, Show(quiet or as_json), accept_changes))
+    _carry_out(
+        study,
+        out,
+        dry_run,
+        as_json,
+        options_of(runs, time_limit, Show(quiet or as_json), accept_changes, jobs, job_threads),
+    )
 
 
 def _flag(name: str) -> str:

@@ -125,7 +125,6 @@ def main(work: Callable[[Order, EventShow, queue.Queue[Order]], None] = carry_ou
     except (UserError, Failure) as error:
         end, code = {"end": "error", "message": str(error), "code": error.exit_code}, error.exit_code
     write(end)
-    events.flush()
     os._exit(code)  # threads of libraries must not keep a finished worker
 
 

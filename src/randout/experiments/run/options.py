@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from randout.core.console import Show
+from randout.core.errors import UserError
 from randout.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -42,6 +43,13 @@ class Options:
     cluster: str = ""
     gpus: float | None = None
     show: Show = field(default_factory=Show)
+
+
+def check_jobs(jobs: int, threads: int | None, jobs_option: str, threads_option: str) -> None:
+    """Raise UserError for numbers of processes and threads that are not at least 1."""
+    for option, value in ((jobs_option, jobs), (threads_option, threads)):
+        if value is not None and value < 1:
+            raise UserError(f"{option} {value}: expected 1 or more")
 
 
 @dataclass(frozen=True)

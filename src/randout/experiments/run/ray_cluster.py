@@ -219,7 +219,7 @@ class _Driver:
         if why:
             raise Stopped(why, RunFolder(self.cells.path))
         if self.schedule.given_up:
-            how = "; ".join(f"{name} {how}" for name, how in self.schedule.given_up.items())
+            how = "; ".join(f"{self.cells.label(name)} {how}" for name, how in self.schedule.given_up.items())
             raise Failure(
                 f"{self.cells.path}: the process of a cell died again and again. Run the same command again. {how}"
             )
@@ -270,10 +270,12 @@ class _Driver:
             self._died(name, f"died with its Ray worker: {_first_line(error)}")
         except errors.RayTaskError as error:
             self._forget(task)
-            self.error = Failure(f"{name}: the task failed on its node: {_first_line(error.cause)}")
+            self.error = Failure(f"{self.cells.label(name)}: the task failed on its node: {_first_line(error.cause)}")
         except errors.RayError as error:  # the node is gone, and what it reported last
             self._forget(task)
-            self.show.warn(f"{name}: its node was lost ({type(error).__name__}); another one takes it over")
+            self.show.warn(
+                f"{self.cells.label(name)}: its node was lost ({type(error).__name__}); another one takes it over"
+            )
             self.schedule.lost(name, now)
         else:
             self._note(name, event, now)
@@ -310,7 +312,7 @@ class _Driver:
             self._died(name, event["message"])
 
     def _died(self, name: str, how: str) -> None:
-        self.show.warn(f"{name}: its process {how}")
+        self.show.warn(f"{self.cells.label(name)}: its process {how}")
         self.schedule.died(name, how, time.monotonic())
 
     def _say_if_nothing_starts(self) -> None:

@@ -56,6 +56,9 @@ class Cells(Protocol):
     def run(self, name: str) -> Outcome:
         """Work on a cell until it is finished or fails. Raises Stopped, and UserError for what stops the study."""
 
+    def label(self, name: str) -> str:
+        """Return what a cell is called in messages."""
+
     def progress(self) -> tuple[int, int]:
         """Return how many runs are done, and how many there are."""
 
@@ -102,9 +105,9 @@ def check_threads(folder: StudyFolder[Any], options: Options, unfinished: bool) 
     was, record = folder.record.threads, folder.record
     if was is not None and was != options.threads and unfinished and not options.accept_changes:
         raise MadeElsewhere(
-            f"{folder.path}: this study was started with {was} CPU threads for each run, and would go on with "
-            f"{options.threads}, so its runs would not be bit-identical to those of one machine. Use --job-threads {was}, or "
-            "add --accept-changes"
+            f"{folder.path}: this study was started with other CPU threads for each run (threads was {was}, is "
+            f"{options.threads}), so going on would not give bit-identical results. Use --job-threads {was}, or add "
+            "--accept-changes"
         )
     if was is None or unfinished:
         record.threads = options.threads
@@ -148,8 +151,8 @@ def work_through(cells: Cells, options: Options) -> None:
 
 def attempt(cells: Cells, name: str, options: Options) -> Outcome:
     """Work on a cell, and report its start and end as events. Raises Stopped, and UserError for what stops the study."""
-    report = options.show.event
-    report({"cell": name, "state": "started"})
+    report, label = options.show.event, cells.label(name)
+    report({"cell": label, "state": "started"})
     began = time.monotonic()
     try:
         outcome = cells.run(name)
@@ -158,7 +161,7 @@ def attempt(cells: Cells, name: str, options: Options) -> Outcome:
         outcome = Outcome("busy")
     done, total = cells.progress()
     seconds = round(time.monotonic() - began, 3)
-    report({"cell": name, "state": outcome.state, "seconds": seconds, "done": done, "total": total})
+    report({"cell": label, "state": outcome.state, "seconds": seconds, "done": done, "total": total})
     return outcome
 
 

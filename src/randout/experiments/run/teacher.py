@@ -120,7 +120,7 @@ def _labelled(
     parts = soft_labels.fingerprint(source.fingerprint(), max_length, table.truncation, precision, texts)
     encoder.model.to(plan.config.train.device)
     folder = options.runs / "soft-labels"
-    with _one_at_a_time(folder, parts) if options.shared else nullcontext():
+    with _one_at_a_time(options, folder, parts):
         logits = soft_labels.compute(encoder, texts, folder, parts, options.show, source.label)
     if bad := int((~np.isfinite(logits)).any(1).sum()):
         raise Failure(
@@ -130,10 +130,12 @@ def _labelled(
     return source, encoder, order, parts, soft_labels.teacher_rows(logits[:, order], rows, len(dataset.texts))
 
 
-def _one_at_a_time(folder: Path, parts: dict[str, str]) -> AbstractContextManager[None]:
-    """Lock the soft labels with these `parts`. Raises Busy while another process computes them."""
-    path, _ = soft_labels.read_stored_logits(folder, parts)
-    return locked(folder, "study: it computes soft labels", path.stem, wait="no")
+def _one_at_a_time(options: Options, folder: Path, parts: dict[str, str]) -> AbstractContextManager[None]:
+    """Lock the soft labels with these `parts` in a study that processes share, unless they are stored. Raises Busy."""
+    path, stored = soft_labels.read_stored_logits(folder, parts) if options.shared else (folder, folder)
+    if stored is not None:
+        return nullcontext()
+    return locked(options.runs / ".locks", "study: it computes soft labels", path.stem, wait="no")
 
 
 def _cross_fitted(

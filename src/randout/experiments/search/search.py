@@ -68,7 +68,7 @@ def run_search(
         trials = Trials(search, folder, dataset, options)
         scheduling.work(trials, options, search.required)
     folder.refresh()
-    _conclude(folder)
+    _conclude(search, folder)
     return folder
 
 
@@ -104,11 +104,10 @@ def open_search(search: Search, path: Path, options: Options, dataset: Dataset) 
     return open_study(path, _study_tables(table, config), fresh, (), _completed, begin)
 
 
-def _conclude(folder: StudyFolder[SearchRecord]) -> None:
+def _conclude(search: Search, folder: StudyFolder[SearchRecord]) -> None:
     """Store what is known when all trials are done."""
     record = folder.record
-    best = best_trial(record)
-    record.best = None if best is None else best.number
+    _delete_weights(search, folder)
     record.skipped = skipped(record)
     if found := optimism(folder):
         record.optimism = found
@@ -238,6 +237,9 @@ class Trials:
         )  # at once: checkpoints are large
         return sharing.Outcome("failed" if trial.state == "failed" else "finished")
 
+    def label(self, name: str) -> str:
+        return f"trial {name}" if self._share == 1 else f"trial {name} to {self._share:.1%}"
+
     def progress(self) -> tuple[int, int]:
         trials = self.folder.record.trials
         return sum(trial.state in ("finished", "pruned") for trial in trials), len(trials)
@@ -271,8 +273,8 @@ def _prune_others(folder: StudyFolder[SearchRecord], alive: list[Trial], share: 
 
 def _prune(folder: StudyFolder[SearchRecord], trial: Trial) -> None:
     trial.state = "pruned"
-    folder.save()
     shutil.rmtree(folder.run(trial).checkpoint, ignore_errors=True)
+    folder.save()
 
 
 def _propose(search: Search, folder: StudyFolder[SearchRecord], dataset: Dataset, options: Options) -> None:

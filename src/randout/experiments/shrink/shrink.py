@@ -382,6 +382,9 @@ class Rungs:
         except Busy as busy:
             return sharing.Outcome("busy", busy)
 
+    def label(self, name: str) -> str:
+        return name
+
     def progress(self) -> tuple[int, int]:
         cells = self.folder.record.cells
         return sum(cell.state == "finished" for cell in cells), len(cells)
