@@ -29,7 +29,7 @@ from randout.storage.study_folder import read_request
 
 from . import ray_task
 from .cell_schedule import CellSchedule, Lock
-from .options import Options, Stopped
+from .options import NO_RAY, Options, Stopped
 from .sharing import Cells, order_for
 from .student import stop_on_signal
 from .worker_table import Activity, Event, shown
@@ -43,16 +43,6 @@ STOP_SECONDS = 600.0  # for all tasks to save their checkpoints
 STORE = 80 * 2**20  # bytes of Ray's object store on a cluster of this machine; tasks exchange short strings
 
 
-def check_cluster(cluster: str) -> None:
-    """Raise UserError if Ray is not installed or `cluster` cannot be an address. Does not connect."""
-    if "://" in cluster:
-        raise UserError(
-            f"--cluster {cluster}: expected HOST:PORT, auto or local. The command plans the study on the shared storage, so it "
-            "has to run on a machine of the cluster: use `ray job submit`, or log in to one"
-        )
-    _ray()
-
-
 def _ray() -> Any:
     """Import Ray with its usage statistics off. Raises UserError if it is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -61,7 +51,7 @@ def _ray() -> Any:
         import ray
         import ray.exceptions
     except ImportError:
-        raise UserError("--cluster: needs Ray. Install it with: pip install 'randout[cluster]'") from None
+        raise UserError(NO_RAY) from None
     return ray
 
 
@@ -69,9 +59,8 @@ def run(cells: Cells, options: Options, required: Collection[str] = ()) -> None:
     """Work on the cells of a study on the cluster `options.cluster` until all are finished or have failed.
 
     required: methods that must not be left out, of the request. Raises Stopped if a stop was requested or at the time limit,
-    UserError for what stops the study, Failure if processes of a cell died again and again.
+    UserError for what stops the study or if Ray is missing, Failure if processes of a cell died again and again.
     """
-    check_cluster(options.cluster)
     ray = _ray()
     about = order_for(cells, options, required) | {
         "study": str(cells.path.absolute()),
