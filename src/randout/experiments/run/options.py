@@ -63,7 +63,7 @@ def check_processes(
             raise UserError(f"{spelt(option)} {value}: expected 1 or more")
     if cluster and "://" in cluster:
         raise UserError(
-            f"{spelt('cluster')} {cluster}: expected HOST:PORT, auto or local. The study is planned on the storage that the nodes "
+            f"{spelt('cluster')} {cluster}: expected HOST:PORT, auto or local. The study is planned on storage that the nodes "
             "share, so the command has to run on a machine of the cluster: use `ray job submit`, or log in to one"
         )
     if cluster and importlib.util.find_spec("ray") is None:
