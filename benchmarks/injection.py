@@ -15,33 +15,53 @@ from randout.core.console import Show
 from randout.experiments.run.options import Options
 from randout.experiments.study.comparison import run_study
 from randout.experiments.study.results import result_lines
-from randout.experiments.study.spec import Study, make_study
+from randout.experiments.study.spec import make_study
+from randout.reporting import run_pictures
 from randout.testing.models import build, toy_texts
 
-OFTEN = 1e-9  # minutes between two checkpoints: one after every step
 CHANGING = {"started", "finished", "command", "sizes", "environment"}  # fields of run.json
 
 
-def tiny_study(folder: Path, runs: int, epochs: int = 2, texts: int = 60) -> Study:
-    """Return a study of `runs` trainings of a tiny encoder, in two arms; writes its data and encoder to `folder`."""
+def recipe(folder: Path, seeds: int, epochs: int) -> dict[str, Any]:
+    """Make tiny models and a toy table in `folder`; return a study: for each seed a teacher and two students."""
     folder.mkdir(parents=True, exist_ok=True)
-    encoder, table = folder / "encoder", folder / "texts.csv"
-    if not table.exists():
-        build("bert", encoder)
-        rows = (f"{text},{label}" for text, label in zip(*toy_texts(texts, 0), strict=True))
-        table.write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
-    train = {"epochs": epochs, "batch_size": 8, "precision": "float32", "device": "cpu", "save_minutes": OFTEN}
-    base = {"data": {"source": str(table)}, "student": {"model": str(encoder)}, "teacher": {"model": "none"}}
-    noise = {"randout": {"tokens": 8, "units": 4}}
-    arms = {"plain": {"preset": "plain"}, "randout": {"preset": "plain", "methods": noise}}
-    seeds = list(range(1, runs // len(arms) + 1))
-    return make_study({"name": "tiny", "base": base | {"train": train}, "arms": arms, "seeds": seeds})
+    for family, name in (("bert", "student"), ("roberta", "teacher")):
+        build(family, folder / name)
+    texts, labels = toy_texts(120, 0)
+    rows = [f"{text},{label}" for text, label in zip(texts, labels, strict=True)]
+    (folder / "toy.csv").write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
+    train = {"epochs": epochs, "batch_size": 8, "learning_rate": 1e-3, "precision": "float32", "device": "cpu"}
+    train |= {"refit": False, "save_minutes": 1e-9}  # a checkpoint at every chance
+    return {
+        "name": "failures",
+        "seeds": list(range(1, seeds + 1)),
+        "base": {
+            "data": {"source": str(folder / "toy.csv")},
+            "student": {"model": str(folder / "student")},
+            "teacher": {"model": str(folder / "teacher")},
+            "train": train,
+        },
+        "arms": {"plain": {"preset": "plain"}, "kd": {"preset": "kd"}},
+    }
 
 
-def carry_out(study: Study, folder: Path, **options: Any) -> dict[str, Any]:
-    """Run a study in `folder` with one CPU thread a run; return what it ends in (`outcome`). options: of `Options`."""
+def without_pictures() -> None:
+    """Draw no confusion matrices, which takes longer than these trainings."""
+
+    def instead(matrix: Any, id2label: Any, path: Path, title: str) -> Path:
+        Path(path).write_bytes(b"")
+        return Path(path)
+
+    run_pictures.confusion_picture = instead
+
+
+def carry_out(tables: dict[str, Any], folder: Path, **options: Any) -> dict[str, Any]:
+    """Run the study with these tables in `folder`, with one CPU thread for each run; return its `outcome`.
+
+    options: of `Options`.
+    """
     made = Options(runs=folder / "runs", threads=1, show=options.pop("show", Show(quiet=True)), **options)
-    return outcome(folder, run_study(study, folder / "study", made).record)
+    return outcome(folder, run_study(make_study(tables), folder / "study", made).record)
 
 
 def outcome(folder: Path, record: Any) -> dict[str, Any]:

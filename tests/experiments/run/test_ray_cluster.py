@@ -65,7 +65,19 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 def start(folder: Path, data: Path, *words: str) -> subprocess.Popen[str]:
     """Start `randout compare` of two baselines in `folder`."""
-    command = [sys.executable, "-m", "randout", "compare", str(data), "--arms", "plain", "--seeds", SEEDS, "-o", "study"]
+    command = [
+        sys.executable,
+        "-m",
+        "randout",
+        "compare",
+        str(data),
+        "--arms",
+        "plain",
+        "--seeds",
+        SEEDS,
+        "-o",
+        "study",
+    ]
     return subprocess.Popen(
         [*command, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
     )
@@ -83,7 +95,16 @@ def test_a_study_that_is_stopped_and_resumed_on_a_cluster_is_that_of_one_process
     cluster: Any, tiny_model: Callable[[str], Path], toy_csv: Callable[..., Path], tmp_path: Path
 ) -> None:
     data = toy_csv(60, 0)
-    words = ["--student", str(tiny_model("bert")), "--teacher", "none", "--set", "epochs=6", "--set", "save_minutes=1e-9"]
+    words = [
+        "--student",
+        str(tiny_model("bert")),
+        "--teacher",
+        "none",
+        "--set",
+        "epochs=6",
+        "--set",
+        "save_minutes=1e-9",
+    ]
     words += ["--set", "precision=float32", "--job-threads", "1"]
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     alone.mkdir()
@@ -121,7 +142,9 @@ def test_a_folder_that_the_nodes_do_not_share_is_named(
     cluster: Any, tiny_model: Callable[[str], Path], toy_csv: Callable[..., Path], tmp_path: Path
 ) -> None:
     """A node whose processes see another version of the same path: here, through a variable that changes the version."""
-    cluster.add_node(num_cpus=1, object_store_memory=STORE, env_vars={"RANDOUT_HOST": "node-3", "PYTHONPATH": other(tmp_path)})
+    cluster.add_node(
+        num_cpus=1, object_store_memory=STORE, env_vars={"RANDOUT_HOST": "node-3", "PYTHONPATH": other(tmp_path)}
+    )
     process = start(tmp_path, toy_csv(60, 0), "--student", "svm", "--cluster", cluster.address)
     _, errors = process.communicate()
     assert process.returncode == 2
