@@ -94,14 +94,14 @@ def scores(folder: Path) -> dict[str, Any]:
 def test_a_study_that_is_stopped_and_resumed_on_a_cluster_is_that_of_one_process(
     cluster: Any, tiny_model: Callable[[str], Path], toy_csv: Callable[..., Path], tmp_path: Path
 ) -> None:
-    data = toy_csv(60, 0)
+    data = toy_csv(90, 0)
     words = [
         "--student",
         str(tiny_model("bert")),
         "--teacher",
         "none",
         "--set",
-        "epochs=6",
+        "epochs=4",
         "--set",
         "save_minutes=1e-9",
     ]
