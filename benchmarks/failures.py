@@ -30,6 +30,8 @@ from randout.experiments.study.spec import make_study
 from randout.storage.run_folder import RunFolder
 from randout.training import checkpoint
 
+WARM = ["randout.experiments.shared_study", "pyarrow.parquet", "sklearn.svm", "transformers.models.bert.modeling_bert"]
+WARM += ["transformers.models.roberta.modeling_roberta", "randout.testing.models", "matplotlib.figure"]
 RUNS = ("runs", "runs-alone")  # of the workers, of a single process
 TIMES = ("started", "finished", "seconds", "memory", "name")  # what may differ between two studies
 
@@ -75,7 +77,7 @@ def alone(tables: dict[str, Any], study: str, runs: str) -> None:
 
 def start(target: Any, *words: Any) -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "failures"])
+    context.set_forkserver_preload(WARM)  # a fresh interpreter takes seconds to import them
     process = context.Process(target=target, args=words)
     process.start()
     return process
@@ -143,7 +145,11 @@ def main() -> int:
     parser.add_argument("--pause", type=float, default=1.5, help="mean seconds between two kills")
     parser.add_argument("--limit", type=float, default=600, help="seconds")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--smoke", action="store_true", help="two workers, two killed, three runs")
+    parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
+    if asked.smoke:
+        asked.workers, asked.kills, asked.seeds, asked.epochs, asked.pause = 2, 2, 1, 2, 0.4
     with tempfile.TemporaryDirectory() as place:
         root, log = Path(place), Path(place) / "log"
         log.mkdir()
@@ -163,10 +169,14 @@ def main() -> int:
         same = same and made_runs == made_alone
         lines = [line for file in log.glob("*.jsonl") for line in file.read_text().splitlines()]
         resumed = sum('"restore"' in line and not line.endswith(", 0]") for line in lines)
-        print(f"{asked.workers} workers, {killed} killed, {3 * asked.seeds} runs, {time.monotonic() - began:.0f} s")
-        print(f"same table as one process: {'yes' if same else 'NO'}; resumed from a checkpoint: {resumed}")
-        print("\n".join(["faults: " + ("none" if not wrong else str(len(wrong))), *wrong]))
-        return int(bool(wrong) or not same or killed < asked.kills)
+        found = {"killed": killed, "runs": len(made_runs), "same": same, "resumed": resumed, "faults": wrong}
+        if asked.json:
+            print(json.dumps(found))
+        else:
+            print(f"{asked.workers} workers, {killed} killed, {len(made_runs)} runs, {time.monotonic() - began:.0f} s")
+            print(f"same table as one process: {'yes' if same else 'NO'}; resumed from a checkpoint: {resumed}")
+            print("\n".join(["faults: " + ("none" if not wrong else str(len(wrong))), *wrong]))
+        return int(bool(wrong) or not same or (killed < asked.kills and not asked.smoke))
 
 
 if __name__ == "__main__":

@@ -174,6 +174,18 @@ def test_search_smoke(smoke: Callable[..., Any]) -> None:
     assert third == pytest.approx(0.15 * students + spent["pass"])
 
 
+def test_failures_smoke(smoke: Callable[..., Any]) -> None:
+    """Workers that are killed end in the table of one process, and finish each run once."""
+    found = smoke("failures")
+    assert found["killed"] >= 1
+    assert found["same"]
+    assert (found["runs"], found["faults"]) == (3, [])
+
+
+def test_jobs_smoke(smoke: Callable[..., Any]) -> None:
+    assert smoke("jobs").keys() == {"seconds_a_run"}
+
+
 @pytest.mark.slow
 def test_growth_smoke(smoke: Callable[..., Any], tmp_path: Path) -> None:
     found = smoke("growth", "--plots", str(tmp_path / "plots"))

@@ -40,7 +40,8 @@ class _Process:
         folder = Path(about["folder"])
         self.process = worker_process.start(CELLS, about, about["threads"], self.errors, folder, environment)
         self.events: queue.Queue[dict[str, Any] | None] = queue.Queue()
-        threading.Thread(target=self._collect, daemon=True).start()
+        self.collector = threading.Thread(target=self._collect, daemon=True)
+        self.collector.start()
 
     def _collect(self) -> None:
         assert self.process.stdout is not None
@@ -71,7 +72,7 @@ class _Process:
 
     def stop(self) -> None:
         """Let the process save its checkpoint, and wait until it has ended."""
-        assert self.process.stdin is not None
+        assert self.process.stdin is not None and self.process.stdout is not None
         with suppress(OSError):
             self.process.stdin.close()
         try:
@@ -79,6 +80,8 @@ class _Process:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self.collector.join()
+        self.process.stdout.close()
         self.errors.close()
 
 

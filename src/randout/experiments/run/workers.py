@@ -35,11 +35,12 @@ PATIENCE = 0.1  # seconds between two looks at requests to stop
 
 @dataclass
 class _Worker:
-    """One process. ended: how it ended, as it reported."""
+    """One process. collector: the thread that reads its events. ended: how it ended, as it reported."""
 
     number: int
     process: subprocess.Popen[bytes]
     errors: BinaryIO
+    collector: threading.Thread
     activity: Activity
     ended: dict[str, Any] = field(default_factory=dict)
 
@@ -79,7 +80,11 @@ def run(cells: Cells, options: Options, required: Collection[str] = ()) -> None:
             if worker.process.poll() is None:
                 worker.process.kill()
             worker.process.wait()
-            worker.errors.close()
+            worker.collector.join()
+            for stream in (worker.process.stdin, worker.process.stdout, worker.errors):
+                if stream is not None:
+                    with suppress(OSError):
+                        stream.close()
 
 
 def _start(number: int, cells: Cells, options: Options, required: Collection[str], events: queue.Queue[Any]) -> _Worker:
@@ -88,7 +93,6 @@ def _start(number: int, cells: Cells, options: Options, required: Collection[str
     errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by `run`
     here = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     process = worker_process.start(MODULE, order, options.threads, errors, environment=here)
-    worker = _Worker(number, process, errors, Activity(str(number + 1)))
 
     def collect() -> None:
         assert process.stdout is not None
@@ -98,7 +102,8 @@ def _start(number: int, cells: Cells, options: Options, required: Collection[str
         process.wait()
         events.put((worker, None))
 
-    threading.Thread(target=collect, daemon=True).start()
+    worker = _Worker(number, process, errors, threading.Thread(target=collect, daemon=True), Activity(str(number + 1)))
+    worker.collector.start()
     return worker
 
 
