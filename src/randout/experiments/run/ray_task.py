@@ -72,7 +72,8 @@ class _Process:
 
     def stop(self) -> None:
         """Let the process save its checkpoint, and wait until it has ended."""
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         with suppress(OSError):
             self.process.stdin.close()
         try:
