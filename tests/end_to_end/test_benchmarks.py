@@ -224,6 +224,25 @@ def test_rows_smoke(smoke: Callable[..., Any], tmp_path: Path) -> None:
     assert (tmp_path / "rows.png").stat().st_size > 0
 
 
+def test_simulated_answers_are_read_as_soft_labels(tmp_path: Path) -> None:
+    """Each file is of the form that it claims to be, and says what it should of each text."""
+    answers = runpy.run_path(str(ROOT / "benchmarks" / "answers.py"))
+    probabilities = np.random.default_rng(1).dirichlet([1.0, 1.0, 1.0], 200)
+    texts, classes = [f"text {i}" for i in range(200)], ["bad", "fair", "good"]
+    found = {}
+    for path in answers["write_answers"](texts, probabilities, classes, tmp_path):
+        with path.open(encoding="utf-8", newline="") as stream:
+            found[path.stem] = {row["text"]: row for row in csv.DictReader(stream)}
+    best = {text: classes[row.argmax()] for text, row in zip(texts, probabilities, strict=True)}
+    assert {text: row["prediction"] for text, row in found["labels"].items()} == best
+    assert {text: row["prediction"] for text, row in found["sure"].items()} == best
+    assert all(0.8 <= float(row["confidence"]) <= 1 for row in found["sure"].values())
+    np.testing.assert_allclose(float(found["exact"]["text 7"]["prob_fair"]), probabilities[7, 1], atol=1e-6)
+    assert 0 < 200 - len(found["missing"]) < 60
+    assert found["answers"].keys() == found["missing"].keys()
+    assert all(found["exact"][text] == row for text, row in found["missing"].items())
+
+
 def test_tables_with_few_labels_keep_groups_whole(tmp_path: Path) -> None:
     """Rows of one group are in one split, and no unlabelled text is a labelled or a test text."""
     few = runpy.run_path(str(ROOT / "benchmarks" / "few_labels.py"))

@@ -281,7 +281,7 @@ def test_workers_that_all_die_are_a_failure_and_a_request_to_stop_is_passed_on(
     monkeypatch.syspath_prepend(tmp_path)
     cells = Fake(tmp_path)
     monkeypatch.setattr(workers, "MODULE", "dying_worker")
-    with pytest.raises(Failure, match=r"all workers died.*worker 2 was killed by SIGKILL\n  out of it"):
+    with pytest.raises(Failure, match=r"(?s)all workers died.*worker 2 was killed by SIGKILL\n  out of it"):
         workers.run(cells, options(tmp_path, jobs=2))
     monkeypatch.setattr(workers, "MODULE", "wrong_worker")
     with pytest.raises(UserError, match="no such file"):
