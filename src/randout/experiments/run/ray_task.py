@@ -116,11 +116,12 @@ def _process_for(about: dict[str, Any]) -> _Process:
         hidden = {} if about["gpus"] else {"CUDA_VISIBLE_DEVICES": ""}  # so that "auto" means the CPU on all nodes
         _kept.append(_Process(about, hidden))
         if len(_kept) == 1:
-            atexit.register(_stop_all)
+            atexit.register(stop_process)
     return _kept[0]
 
 
-def _stop_all() -> None:
+def stop_process() -> None:
+    """Stop the process that is kept for further cells, if there is one."""
     while _kept:
         _kept.pop().stop()
 

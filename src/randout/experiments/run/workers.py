@@ -112,8 +112,8 @@ def _take(worker: _Worker, event: dict[str, Any] | None, show: Show) -> None:
     if event is None:
         if not worker.ended:
             show.warn(
-                f"worker {worker.number + 1} (pid {worker.process.pid}), whose work on {worker.activity.cell} is left to the others, "
-                f"{worker.ending}"
+                f"worker {worker.number + 1} (pid {worker.process.pid}), whose work on {worker.activity.cell} is left to the "
+                f"others, {worker.ending}"
             )
         worker.activity.begin("ended")
     elif "end" in event:
