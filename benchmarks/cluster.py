@@ -12,7 +12,6 @@ checkpoint. Stops after --minutes. The first pass, without kills, reports how lo
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -32,6 +31,7 @@ import injection
 from injection import CheckpointWatch
 from randout.core.console import Show
 from randout.storage.run_folder import RunFolder
+from randout.storage.study_folder import read_record
 
 STORE = 80 * 2**20  # bytes of each node's object store
 
@@ -105,18 +105,13 @@ def on_cluster(study: dict[str, Any], folder: Path, nodes: Nodes, kill_at: list[
 
 
 def overhead(folder: Path, nodes: int) -> float:
-    """Return the mean seconds between the end of a run and the start of the next one on a node, from the runs' records."""
+    """Return the seconds of a node for each cell of a study, besides those of its runs, waiting at the end included."""
+    cells = read_record(folder / "study").record.cells
     times = []
-    for path in sorted((folder / "runs").iterdir()):
-        run = RunFolder(path)
-        if run.exists:
-            history = json.loads((path / "history.json").read_text())
-            record = run.record
-            assert record.finished is not None
-            begun, end = (datetime.fromisoformat(text).timestamp() for text in (record.started, record.finished))
-            times.append((begun, end, sum(row["seconds"] for row in history["epochs"])))
-    span = max(end for _, end, _ in times) - min(begun for begun, _, _ in times)
-    return (span * nodes - sum(end - begun for begun, end, _ in times)) / len(times)
+    for cell in cells:
+        record = RunFolder(folder / "study" / cell.run).record
+        times += [datetime.fromisoformat(text).timestamp() for text in (record.started, record.finished)]
+    return ((max(times) - min(times)) * nodes - sum(cell.seconds for cell in cells)) / len(cells)
 
 
 def main() -> int:
@@ -140,7 +135,7 @@ def main() -> int:
         try:
             calm = on_cluster(study, root / "calm", nodes, [], show)
             good = _report("without kills", calm, expected)
-            print(f"  {overhead(root / 'calm', args.nodes):.2f} s of a node for each run besides the run", flush=True)
+            print(f"  {overhead(root / 'calm', args.nodes):.2f} s of a node for each cell besides its runs", flush=True)
             passed = done = 0
             for number in range(args.repeats):
                 if time.monotonic() > until:

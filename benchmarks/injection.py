@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import load_file
 
 from randout.core.console import Show
 from randout.experiments.run.options import Options
@@ -71,7 +72,9 @@ def outcome(folder: Path, record: Any) -> dict[str, Any]:
         name = str(path.relative_to(folder))
         if not path.is_file() or path.name in ("run.toml", "README.md") or path.name.startswith("."):
             continue  # paths in these are relative to the folder, and locks are of whoever was there
-        if path.name == "test-openings.jsonl":
+        if "soft-labels" in path.parts:  # the order of its metadata varies
+            found[name] = {key: array.tobytes() for key, array in load_file(path).items()}
+        elif path.name == "test-openings.jsonl":
             openings = [json.loads(line) for line in path.read_text().splitlines()]
             found[name] = sorted(json.dumps({**one, "at": ""}) for one in openings)
         elif path.name == "history.json":
