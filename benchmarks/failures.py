@@ -20,53 +20,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+from injection import recipe, without_pictures
 from randout.core.console import Show
 from randout.data.dataset import Datasets
 from randout.experiments import shared_study
 from randout.experiments.run.options import Options
 from randout.experiments.study.comparison import open_comparison, run_study
 from randout.experiments.study.spec import make_study
-from randout.reporting import run_pictures
 from randout.storage.run_folder import RunFolder
-from randout.testing.models import build, toy_texts
 from randout.training import checkpoint
 
 WARM = ["randout.experiments.shared_study", "pyarrow.parquet", "sklearn.svm", "transformers.models.bert.modeling_bert"]
 WARM += ["transformers.models.roberta.modeling_roberta", "randout.testing.models", "matplotlib.figure"]
 RUNS = ("runs", "runs-alone")  # of the workers, of a single process
 TIMES = ("started", "finished", "seconds", "memory", "name")  # what may differ between two studies
-
-
-def recipe(folder: Path, seeds: int, epochs: int) -> dict[str, Any]:
-    """Make the models and the table, and return the study."""
-    for family, name in (("bert", "student"), ("roberta", "teacher")):
-        build(family, folder / name)
-    texts, labels = toy_texts(120, 0)
-    rows = [f"{text},{label}" for text, label in zip(texts, labels, strict=True)]
-    (folder / "toy.csv").write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
-    train = {"epochs": epochs, "batch_size": 8, "learning_rate": 1e-3, "precision": "float32", "device": "cpu"}
-    train |= {"refit": False, "save_minutes": 1e-9}  # a checkpoint at every chance
-    return {
-        "name": "failures",
-        "seeds": list(range(1, seeds + 1)),
-        "base": {
-            "data": {"source": str(folder / "toy.csv")},
-            "student": {"model": str(folder / "student")},
-            "teacher": {"model": str(folder / "teacher")},
-            "train": train,
-        },
-        "arms": {"plain": {"preset": "plain"}, "kd": {"preset": "kd"}},
-    }
-
-
-def without_pictures() -> None:
-    """Draw no confusion matrices, which takes longer than these trainings."""
-
-    def instead(matrix: Any, id2label: Any, path: Path, title: str) -> Path:
-        Path(path).write_bytes(b"")
-        return Path(path)
-
-    run_pictures.confusion_picture = instead
 
 
 def logging_to(file: Path) -> None:

@@ -23,7 +23,7 @@ from randout.data import dataframes
 from randout.data.columns import SHOWN, as_arguments, is_missing
 from randout.data.sources import check_name
 from randout.experiments import study_requests
-from randout.experiments.run.options import Options, check_jobs
+from randout.experiments.run.options import Options, check_processes
 from randout.experiments.run.run_request import Request
 from randout.experiments.run.saved_model import LoadedClassifier, load_on_device
 from randout.methods.builtin import METHODS
@@ -276,13 +276,16 @@ def search(
     time_limit: float | None = None,
     jobs: int = 1,
     job_threads: int | None = None,
+    cluster: str | None = None,
+    job_gpus: float | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Search settings on validation, as `randout search` does; return the study's record with its trials and the best one.
 
     space: values by setting, as {"kd.weight": [0.4, 0.8]}, or the name of a space ("paper", "figures"). jobs: runs at once, in
-    processes of their own with `job_threads` CPU threads each. Other arguments as in `train` and the command. Repeating the call
-    resumes the search. Raises UserError, Failure, and Stopped at the limit.
+    processes of their own with `job_threads` CPU threads each. cluster: runs on a Ray cluster instead (HOST:PORT, "auto",
+    "local"), with `job_gpus` GPUs each. Other arguments as in `train` and the command. Repeating the call resumes the search.
+    Raises UserError, Failure, and Stopped at the limit.
     """
     _check_arguments(student, teacher, preset, recipe, settings, out, runs, time_limit, "search")
     table = study_requests.search_table(
@@ -291,7 +294,7 @@ def search(
     with _source(data, Path(runs)) as source:
         request = _request(_tables(source, student, teacher), preset, recipe, settings)
         request.config(but=("search",))
-    options = _options(None, runs, time_limit, quiet, jobs, job_threads)
+    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus)
     return study_requests.search(request, table, Path(out) if out else None, options).record.as_json()
 
 
@@ -319,6 +322,8 @@ def compare(
     time_limit: float | None = None,
     jobs: int = 1,
     job_threads: int | None = None,
+    cluster: str | None = None,
+    job_gpus: float | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Compare recipes over seeds, or finished runs, as `randout compare` does; return the study's record.
@@ -348,7 +353,7 @@ def compare(
         return study_requests.finished(named, asked, out=out).as_json()
     with _source(named[0] if named else what, Path(runs)) as source:
         study = study_requests.comparison(source, asked, Path(out) if out else None)
-    options = _options(None, runs, time_limit, quiet, jobs, job_threads)
+    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus)
     return study_requests.execute(study, Path(out) if out else None, options).record.as_json()
 
 
@@ -376,6 +381,8 @@ def cross_validate(
     time_limit: float | None = None,
     jobs: int = 1,
     job_threads: int | None = None,
+    cluster: str | None = None,
+    job_gpus: float | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Cross-validate recipes with grouped folds and one teacher per fold, as `randout cv` does; return the study's record.
@@ -400,7 +407,7 @@ def cross_validate(
     )
     with _source(data, Path(runs)) as source:
         study = study_requests.cross_validation(source, asked, Path(out) if out else None)
-    options = _options(None, runs, time_limit, quiet, jobs, job_threads)
+    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus)
     return study_requests.execute(study, Path(out) if out else None, options).record.as_json()
 
 
@@ -427,6 +434,8 @@ def shrink(
     time_limit: float | None = None,
     jobs: int = 1,
     job_threads: int | None = None,
+    cluster: str | None = None,
+    job_gpus: float | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Find the smallest model that is not worse than a teacher, as `randout shrink` does; return the study's record.
@@ -453,7 +462,7 @@ def shrink(
     with _source(data, Path(runs)) as source:
         request = _request(_tables(source, names[0] if names else None, teacher), preset, recipe, settings)
         request.config()
-    options = _options(None, runs, time_limit, quiet, jobs, job_threads)
+    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus)
     where = Path(out) if out else None
     return study_requests.shrink(request, given, where, options, measure_again).record.as_json()
 
@@ -530,11 +539,14 @@ def _options(
     quiet: bool,
     jobs: int = 1,
     threads: int | None = None,
+    cluster: str | None = None,
+    gpus: float | None = None,
 ) -> Options:
-    check_jobs(jobs, threads, "jobs", "job_threads")
+    check_processes(jobs, threads, cluster, gpus)
     deadline = time.monotonic() + time_limit if time_limit else None
     where = Path(out) if out else None
-    return Options(runs=Path(runs), out=where, deadline=deadline, jobs=jobs, threads=threads, show=Show(quiet))
+    more: dict[str, Any] = {"jobs": jobs, "threads": threads, "cluster": cluster or "", "gpus": gpus}
+    return Options(runs=Path(runs), out=where, deadline=deadline, show=Show(quiet), **more)
 
 
 def _checked_names(name: str, value: Any, function: str = "compare") -> list[str] | None:

@@ -19,6 +19,7 @@ HUB_TIMEOUT = 2  # seconds
 LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # environment variables that limit PyTorch's threads
 BFLOAT16 = {"avx512_bf16", "amx_tile"}  # flags of CPUs that multiply in bfloat16
 EXTRAS = {  # of the package: what it installs, and its use
+    "cluster": (("ray",), "`--cluster`"),
     "datasets": (("datasets",), "Hugging Face datasets by name"),
     "export": (("onnx", "onnxscript", "onnxruntime", "tokenizers"), "`randout export`"),
     "search": (("optuna",), "`randout search --sampler tpe`"),

@@ -11,7 +11,7 @@ import typer
 
 from randout.core.console import Show
 
-from .search import Jobs, JobThreads, Limit, options_of
+from .search import Cluster, JobGpus, Jobs, JobThreads, Limit, options_of
 from .tools import AsJson, Quiet, RunsFolder, Sets, stopped
 
 app = typer.Typer(rich_markup_mode=None)
@@ -34,6 +34,8 @@ def reproduce(
     time_limit: Limit = None,
     jobs: Jobs = 1,
     job_threads: JobThreads = None,
+    cluster: Cluster = None,
+    job_gpus: JobGpus = None,
     runs: RunsFolder = Path("runs"),
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -59,7 +61,10 @@ def reproduce(
     check_folder(where)
     try:
         blocks = work.reproduce(
-            request, items, where, options_of(runs, time_limit, show, jobs=jobs, job_threads=job_threads)
+            request,
+            items,
+            where,
+            options_of(runs, time_limit, show, jobs=jobs, job_threads=job_threads, cluster=cluster, job_gpus=job_gpus),
         )
     except Stopped as stop:
         stopped(stop, where)

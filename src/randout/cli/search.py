@@ -52,6 +52,13 @@ JobThreads = Annotated[
     int | None,
     typer.Option(help="CPU threads of each run (default: the cores divided by --jobs; results depend on it)"),
 ]
+Cluster = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="run on a Ray cluster: HOST:PORT, auto (the one of this machine) or local"),
+]
+JobGpus = Annotated[
+    float | None, typer.Option(help="with --cluster: GPUs of each run, such as 0.5 (default: as it needs)")
+]
 AcceptChanges = Annotated[bool, typer.Option("--accept-changes", help="resume on another machine or version")]
 Keep = Annotated[str | None, typer.Option(help="weights to keep: best, all or none")]
 
@@ -71,13 +78,29 @@ def options_of(
     accept_changes: bool = False,
     jobs: int = 1,
     job_threads: int | None = None,
+    cluster: str | None = None,
+    job_gpus: float | None = None,
 ) -> Any:
     """Build the `Options` of a study from the command line; time_limit: such as `2h`. Raises UserError."""
-    from randout.experiments.run.options import Options, check_jobs
+    from randout.experiments.run.options import Options, check_processes
 
-    check_jobs(jobs, job_threads, "--jobs", "--job-threads")
+    check_processes(jobs, job_threads, cluster, job_gpus, flag)
     deadline = time.monotonic() + seconds_of(time_limit) if time_limit else None
-    return Options(runs, accept_changes=accept_changes, deadline=deadline, jobs=jobs, threads=job_threads, show=show)
+    return Options(
+        runs,
+        accept_changes=accept_changes,
+        deadline=deadline,
+        jobs=jobs,
+        threads=job_threads,
+        cluster=cluster or "",
+        gpus=job_gpus,
+        show=show,
+    )
+
+
+def flag(name: str) -> str:
+    """Command-line spelling of an option of a study."""
+    return {"settings": "--set", "out": "-o"}.get(name, f"--{name.replace('_', '-')}")
 
 
 def space_table(space: list[str] | None) -> dict[str, Any] | None:
@@ -116,6 +139,8 @@ def search(
     accept_changes: AcceptChanges = False,
     jobs: Jobs = 1,
     job_threads: JobThreads = None,
+    cluster: Cluster = None,
+    job_gpus: JobGpus = None,
     dry_run: Dry = False,
     runs: RunsFolder = Path("runs"),
     as_json: AsJson = False,
@@ -127,7 +152,7 @@ def search(
     from randout.stats.diagnostics import messages
 
     request = requested(tables_of(data, student, teacher, text_column, label_column), preset, recipe, sets)
-    options = options_of(runs, time_limit, Show(quiet or as_json), accept_changes, jobs, job_threads)
+    options = options_of(runs, time_limit, Show(quiet or as_json), accept_changes, jobs, job_threads, cluster, job_gpus)
     limits: dict[str, Any] = {"trials": trials, "sampler": sampler, "halving": halving, "budget": budget}
     table = study_requests.search_table(space_table(space), **limits, keep=keep, seed=search_seed)
     if dry_run:

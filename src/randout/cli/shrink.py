@@ -13,7 +13,7 @@ from randout.core.errors import Failure, UserError
 from randout.core.files import shell_path
 from randout.core.wording import plural
 
-from .search import AcceptChanges, Dry, Jobs, JobThreads, Limit, Out, options_of, tables_of
+from .search import AcceptChanges, Cluster, Dry, JobGpus, Jobs, JobThreads, Limit, Out, options_of, tables_of
 from .tools import (
     AsJson,
     LabelColumn,
@@ -81,6 +81,8 @@ def shrink(
     accept_changes: AcceptChanges = False,
     jobs: Jobs = 1,
     job_threads: JobThreads = None,
+    cluster: Cluster = None,
+    job_gpus: JobGpus = None,
     dry_run: Dry = False,
     runs: RunsFolder = Path("runs"),
     as_json: AsJson = False,
@@ -96,7 +98,7 @@ def shrink(
     request = requested(
         tables_of(data, names[0] if names else None, teacher, text_column, label_column), preset, recipe, sets
     )
-    options = options_of(runs, time_limit, Show(quiet or as_json), accept_changes, jobs, job_threads)
+    options = options_of(runs, time_limit, Show(quiet or as_json), accept_changes, jobs, job_threads, cluster, job_gpus)
     given: dict[str, Any] = {
         "students": tuple(names) or None,
         "layers": None if layers is None else numbers(layers),

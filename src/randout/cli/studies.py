@@ -16,8 +16,10 @@ from randout.core.wording import plural
 
 from .search import (
     AcceptChanges,
+    Cluster,
     Dry,
     Halving,
+    JobGpus,
     Jobs,
     JobThreads,
     Limit,
@@ -26,6 +28,7 @@ from .search import (
     Student,
     Teacher,
     Trials,
+    flag,
     options_of,
     space_table,
 )
@@ -94,6 +97,8 @@ def compare(
     accept_changes: AcceptChanges = False,
     jobs: Jobs = 1,
     job_threads: JobThreads = None,
+    cluster: Cluster = None,
+    job_gpus: JobGpus = None,
     allow_leaks: AllowLeaks = False,
     dry_run: Dry = False,
     runs: RunsFolder = Path("runs"),
@@ -119,7 +124,7 @@ def compare(
         space=space_table(space),
         trials=trials,
         halving=halving,
-        spelt=_flag,
+        spelt=flag,
     )
     if study_requests.are_runs(inputs):
         _print(study_requests.finished(inputs, request, dry_run=dry_run, out=out), as_json, Show())
@@ -130,7 +135,7 @@ def compare(
         out,
         dry_run,
         as_json,
-        options_of(runs, time_limit, Show(quiet or as_json), accept_changes, jobs, job_threads),
+        options_of(runs, time_limit, Show(quiet or as_json), accept_changes, jobs, job_threads, cluster, job_gpus),
     )
 
 
@@ -165,6 +170,8 @@ def cv(
     accept_changes: AcceptChanges = False,
     jobs: Jobs = 1,
     job_threads: JobThreads = None,
+    cluster: Cluster = None,
+    job_gpus: JobGpus = None,
     allow_leaks: AllowLeaks = False,
     dry_run: Dry = False,
     runs: RunsFolder = Path("runs"),
@@ -189,7 +196,7 @@ def cv(
         space=space_table(space),
         trials=trials,
         halving=halving,
-        spelt=_flag,
+        spelt=flag,
     )
     study = study_requests.cross_validation(data, request, out)
     _carry_out(
@@ -197,13 +204,8 @@ def cv(
         out,
         dry_run,
         as_json,
-        options_of(runs, time_limit, Show(quiet or as_json), accept_changes, jobs, job_threads),
+        options_of(runs, time_limit, Show(quiet or as_json), accept_changes, jobs, job_threads, cluster, job_gpus),
     )
-
-
-def _flag(name: str) -> str:
-    """Command-line spelling of an option of `study_requests.Asked`."""
-    return {"settings": "--set", "out": "-o"}.get(name, f"--{name.replace('_', '-')}")
 
 
 def _comma_separated(text: str | None) -> list[str] | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import sys
 import threading
@@ -21,6 +22,7 @@ from randout.core.errors import Failure, UserError
 from randout.core.terminal import EXIT_CODES, Terminated, stop_signals
 from randout.experiments.run.options import Options, Stopped
 
+Order = dict[str, Any]
 BETWEEN = 0.2  # seconds between two reports of progress
 
 
@@ -66,16 +68,22 @@ class EventShow(Show):
         yield advance
 
 
-def carry_out(order: dict[str, Any], show: Show) -> None:
-    """Work on the study of an order. Raises Stopped, UserError, Failure."""
+def carry_out(order: Order, show: EventShow, further: queue.Queue[Order]) -> None:
+    """Work on the study of an order. further: unused. Raises Stopped, UserError, Failure."""
+    options = prepare(order, show)
+    from randout.experiments.shared_study import join
+
+    join(Path(order["study"]), options, order["required"])
+
+
+def prepare(order: Order, show: Show) -> Options:
+    """Make this process like the one that sent the order, and return the options of its runs."""
     sys.argv = order["command"]  # recorded by runs
     from randout.methods.plugins import load_plugin
 
     for word in order["plugins"]:
         load_plugin(word)
-    from randout.experiments.shared_study import join
-
-    options = Options(
+    return Options(
         runs=Path(order["runs"]),
         accept_changes=order["accept_changes"],
         deadline=None if order["seconds"] is None else time.monotonic() + order["seconds"],
@@ -83,45 +91,33 @@ def carry_out(order: dict[str, Any], show: Show) -> None:
         worker=order["worker"],
         show=show,
     )
-    join(Path(order["study"]), options, order["required"])
 
 
-def _stop_with_parent() -> None:
-    """Stop cleanly when the parent process ends, which closes standard input."""
-    while os.read(0, 4096):
-        pass
+def _read(orders: queue.Queue[Order]) -> None:
+    """Pass on the orders that arrive; stop cleanly when the parent process ends, which closes standard input."""
+    with suppress(ValueError):
+        for line in sys.stdin.buffer:
+            orders.put(json.loads(line))
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _read_order() -> dict[str, Any]:
-    """Read one line without buffering what follows."""
-    line = b""
-    while not line.endswith(b"\n"):
-        one = os.read(0, 1)
-        if not one:
-            raise SystemExit(1)
-        line += one
-    found: dict[str, Any] = json.loads(line)
-    return found
-
-
-def main() -> None:
-    """Carry out the order on standard input. The exit code is that of the commands."""
+def main(work: Callable[[Order, EventShow, queue.Queue[Order]], None] = carry_out) -> None:
+    """Carry out the order on standard input, which `work` does. The exit code is that of the commands."""
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print is no event
     mutex = threading.Lock()
 
     def write(event: dict[str, Any]) -> None:
-        with mutex, suppress(OSError):  # the parent is gone: `_stop_with_parent` ends this process
+        with mutex, suppress(OSError):  # the parent is gone: `_read` ends this process
             print(json.dumps(event), file=events, flush=True)
 
     end: dict[str, Any] = {"end": "done"}
     code = 0
     try:
         with stop_signals():
-            order = _read_order()
-            threading.Thread(target=_stop_with_parent, daemon=True).start()
-            carry_out(order, EventShow(write))
+            orders: queue.Queue[Order] = queue.Queue()
+            threading.Thread(target=_read, args=(orders,), daemon=True).start()
+            work(orders.get(), EventShow(write), orders)
     except (Stopped, Terminated) as stop:
         end, code = {"end": "stopped", "why": stop.why}, EXIT_CODES.get(stop.why, 0)
     except KeyboardInterrupt:

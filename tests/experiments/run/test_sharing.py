@@ -257,7 +257,7 @@ def test_jobs_end_in_the_table_of_one_process(rates: search.Search, tmp_path: Pa
 def test_proposals_are_not_made_in_parallel(rates: search.Search, tmp_path: Path) -> None:
     table = rates.table.model_copy(update={"sampler": "tpe", "trials": 2})
     one = search.Search(rates.config, table, rates.space)
-    with pytest.raises(UserError, match=r"one at a time\. Leave --jobs out"):
+    with pytest.raises(UserError, match="one at a time"):
         search.run_search(one, tmp_path / "s", options(tmp_path, jobs=2))
 
 

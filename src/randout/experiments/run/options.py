@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from randout.training.processes import Processes
 
 
+NO_RAY = "Ray is not installed, and a cluster needs it. Install it with: pip install 'randout[cluster]'"
+
+
 @dataclass(frozen=True)
 class Options:
     """How a run is executed; nothing here changes its result.
@@ -25,7 +30,8 @@ class Options:
 
     shared: other processes work on the same study, so a run that one of them holds raises Busy at once. jobs: processes that
     share a study; 1: this one. threads: CPU threads of a run; None: as they are. worker: number of this process among
-    `jobs`; None: a command of its own.
+    `jobs`; None: a command of its own. cluster: the Ray cluster that works on a study (HOST:PORT, auto, local); empty: none.
+    gpus: GPUs, or the share of one, that a run gets there; None: one if it uses a GPU.
 
     processes: those that share one training (`torchrun`), led by this one.
     """
@@ -42,15 +48,40 @@ class Options:
     jobs: int = 1
     threads: int | None = None
     worker: int | None = None
+    cluster: str = ""
+    gpus: float | None = None
     show: Show = field(default_factory=Show)
     processes: Processes | None = None
 
 
-def check_jobs(jobs: int, threads: int | None, jobs_option: str, threads_option: str) -> None:
-    """Raise UserError for numbers of processes and threads that are not at least 1."""
-    for option, value in ((jobs_option, jobs), (threads_option, threads)):
+def check_processes(
+    jobs: int, threads: int | None, cluster: str | None, gpus: float | None, spelt: Callable[[str], str] = str
+) -> None:
+    """Raise UserError for numbers of processes, threads and GPUs that cannot be, for options that exclude one another, and if
+    Ray is needed and not installed.
+
+    spelt: returns how the caller spells an option.
+    """
+    for option, value in (("jobs", jobs), ("job_threads", threads)):
         if value is not None and value < 1:
-            raise UserError(f"{option} {value}: expected 1 or more")
+            raise UserError(f"{spelt(option)} {value}: expected 1 or more")
+    if cluster and "://" in cluster:
+        raise UserError(
+            f"{spelt('cluster')} {cluster}: expected HOST:PORT, auto or local. The study is planned on storage that the nodes "
+            "share, so the command has to run on a machine of the cluster: use `ray job submit`, or log in to one"
+        )
+    if cluster and importlib.util.find_spec("ray") is None:
+        raise UserError(NO_RAY)
+    if cluster and jobs > 1:
+        raise UserError(
+            f"{spelt('cluster')}: the cluster decides how many runs there are at once; leave {spelt('jobs')} out"
+        )
+    if gpus is not None and not cluster:
+        raise UserError(f"{spelt('job_gpus')}: only {spelt('cluster')} assigns GPUs to runs; leave it out")
+    if gpus is not None and not (0 <= gpus <= 1 or gpus == int(gpus)):
+        raise UserError(
+            f"{spelt('job_gpus')} {gpus:g}: expected a share of a GPU, such as 0.5, or a whole number of them"
+        )
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ goes on to the next cell and comes back.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from randout.core.hardware import available_memory, cores, process_memory
+from randout.methods.plugins import loaded_plugins
 from randout.storage import locks
 from randout.storage.locks import Busy, LockLost
 from randout.storage.run_folder import RunFolder
@@ -66,6 +68,8 @@ class Cells(Protocol):
 
 def prepared(options: Options) -> Options:
     """Return the options of a study's runs, with their number of threads; sets it for the runs of this process."""
+    if options.cluster:  # nodes may have any number of cores
+        return replace(options, shared=True, threads=options.threads or 1)
     threads = options.threads or (torch.get_num_threads() if options.jobs == 1 else default_threads(options.jobs))
     if options.jobs == 1 and threads != torch.get_num_threads():
         torch.set_num_threads(threads)
@@ -77,6 +81,20 @@ def default_threads(jobs: int) -> int:
     limit = os.environ.get("OMP_NUM_THREADS", "")
     share = max(1, cores() // jobs)
     return min(share, int(limit)) if limit.isdigit() and int(limit) else share
+
+
+def order_for(cells: Cells, options: Options, required: Collection[str]) -> dict[str, Any]:
+    """Return what another process needs in order to work on a study, as plain values."""
+    return {
+        "study": str(cells.path),
+        "runs": str(options.runs),
+        "accept_changes": options.accept_changes,
+        "seconds": None if options.deadline is None else options.deadline - time.monotonic(),
+        "threads": options.threads,
+        "required": sorted(required),
+        "plugins": [str(word) for word in loaded_plugins()],
+        "command": sys.argv,
+    }
 
 
 def check_threads(folder: StudyFolder[Any], options: Options, unfinished: bool) -> None:
@@ -112,7 +130,7 @@ def work_through(cells: Cells, options: Options) -> None:
                 waits_for = waits_for or str(holder)
                 continue
             blocked.pop(name, None)
-            outcome = _attempt(cells, name, options)
+            outcome = attempt(cells, name, options)
             if outcome.state == "busy":
                 if outcome.busy is not None:
                     blocked[name] = outcome.busy
@@ -131,7 +149,8 @@ def work_through(cells: Cells, options: Options) -> None:
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
-def _attempt(cells: Cells, name: str, options: Options) -> Outcome:
+def attempt(cells: Cells, name: str, options: Options) -> Outcome:
+    """Work on a cell, and report its start and end as events. Raises Stopped, and UserError for what stops the study."""
     report, label = options.show.event, cells.label(name)
     report({"cell": label, "state": "started"})
     began = time.monotonic()

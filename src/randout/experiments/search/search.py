@@ -18,7 +18,7 @@ from typing import Any
 from randout.core.config import Config, build, checked
 from randout.core.errors import Failure, UserError
 from randout.data.dataset import Dataset, load
-from randout.experiments.run import pipeline, planning, sharing, workers
+from randout.experiments.run import pipeline, planning, scheduling, sharing
 from randout.experiments.run.run_request import TEACHERS_OWN
 from randout.experiments.run.student import Options, Paused, Stopped, check_methods, student_of
 from randout.methods.builtin import GOLD, METHODS
@@ -51,10 +51,10 @@ def run_search(
     search: Search, path: Path, options: Options, dataset: Dataset | None = None
 ) -> StudyFolder[SearchRecord]:
     """Run the search in the folder `path`, resume it, or join other processes that work on it. Raises Stopped, UserError."""
-    if search.table.sampler == "tpe" and options.jobs > 1:
+    if search.table.sampler == "tpe" and (options.jobs > 1 or options.cluster):
         raise UserError(
-            "--sampler tpe: each trial is proposed from those before it, so they run one at a time. Leave --jobs out, or use "
-            "the grid"
+            "--sampler tpe: each trial is proposed from those before it, so they run one at a time. Leave --jobs and --cluster "
+            "out, or use the grid"
         )
     check_space(search)
     options, dataset = sharing.prepared(options), dataset or load(search.config.data)
@@ -66,10 +66,7 @@ def run_search(
             _propose(search, folder, dataset, options)
     else:
         trials = Trials(search, folder, dataset, options)
-        if options.jobs > 1:
-            workers.run(trials, options, search.required)
-        else:
-            sharing.work_through(trials, options)
+        scheduling.work(trials, options, search.required)
     folder.refresh()
     _conclude(search, folder)
     return folder

@@ -21,7 +21,7 @@ from randout.core.console import duration
 from randout.core.errors import Failure, UserError
 from randout.core.wording import plural, verb
 from randout.data.dataset import Dataset
-from randout.experiments.run import leaks, pipeline, planning, sharing, workers
+from randout.experiments.run import leaks, pipeline, planning, scheduling, sharing
 from randout.experiments.run.imported_teacher import find_teacher
 from randout.experiments.run.options import Options, Stopped
 from randout.experiments.run.plan import Plan
@@ -237,10 +237,7 @@ def run_shrink(
     for warning in _warnings(ladder):
         options.show.warn(warning)
     rungs = Rungs(ladder, folder, options)
-    if options.jobs > 1:
-        workers.run(rungs, options, made.required)
-    else:
-        sharing.work_through(rungs, options)
+    scheduling.work(rungs, options, made.required)
     if options.worker is None:
         with folder.alone():  # costs are measured on a machine that does nothing else
             folder.record = _read(folder)

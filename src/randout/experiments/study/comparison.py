@@ -15,7 +15,7 @@ from randout.core.errors import Failure, UserError
 from randout.core.files import joined_name
 from randout.core.wording import plural
 from randout.data.dataset import Dataset, Datasets
-from randout.experiments.run import leaks, pipeline, planning, sharing, workers
+from randout.experiments.run import leaks, pipeline, planning, scheduling, sharing
 from randout.experiments.run.plan import Plan
 from randout.experiments.run.student import Options, Stopped, begin_training, check_methods, stand_in, student_of
 from randout.experiments.search.search import check_trials, make_search, plugins_of, run_search
@@ -60,10 +60,7 @@ def run_study(
     for note in folder.record.notes:
         (options.show.warn if note.startswith("leak, ") else options.show.say)(note)
     cells = StudyCells(study, folder, datasets, options)
-    if options.jobs > 1:
-        workers.run(cells, options)
-    else:
-        sharing.work_through(cells, options)
+    scheduling.work(cells, options)
     folder.refresh()
     if all(cell.state == "finished" for cell in folder.record.cells):
         folder.record.finished = folder.record.finished or now()
