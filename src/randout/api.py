@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -227,6 +227,56 @@ def annotate(
         device=device,
     )
     return annotation.annotate(request, Show(quiet))
+
+
+def label_shards(
+    model: PathLike,
+    inputs: PathLike | Sequence[PathLike],
+    out: PathLike,
+    *,
+    kind: Literal["soft-labels", "predictions"] = "soft-labels",
+    text_column: str | None = None,
+    id_column: str | None = None,
+    probabilities: bool = False,
+    deduplicate: bool = False,
+    held_out: PathLike = "",
+    device: str = "auto",
+    form: str = "",
+    work: PathLike | None = None,
+    jobs: int = 1,
+    job_threads: int | None = None,
+    cluster: str | None = None,
+    job_gpus: float | None = None,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Label the texts of Parquet shards, as `randout soft-labels MODEL INPUT -o OUT` does; return the manifest of `out`.
+
+    model: a run, a model folder or an export. inputs: folders, globs, files or URLs. out: a folder or URL; `train` takes it as
+    a teacher. kind: "predictions" for what `randout predict` writes, with `probabilities` of all classes. deduplicate: label
+    the first copy of a text only. held_out: a run or a table whose rows are left out. work: local folder of unfinished shards.
+    jobs: processes with `job_threads` CPU threads each. cluster: a Ray cluster instead (HOST:PORT, "auto", "local"), with
+    `job_gpus` GPUs for each process. Repeating an interrupted call resumes it. Raises UserError, Failure, and Stopped.
+    """
+    from randout.experiments.shards import label_shards as shards
+
+    if kind not in ("soft-labels", "predictions"):
+        raise UserError(f"label_shards: kind: found {kind!r:.80}; expected 'soft-labels' or 'predictions'")
+    options = _options(None, "runs", None, quiet, jobs, job_threads, cluster, job_gpus)
+    request = shards.ShardRequest(
+        kind=kind,
+        model=str(model),
+        inputs=[str(one) for one in ([inputs] if isinstance(inputs, str | Path) else inputs)],
+        out=str(out),
+        device=device,
+        form=form,
+        text_column=text_column,
+        id_column=id_column,
+        probabilities=probabilities,
+        deduplicate=deduplicate,
+        held_out=str(held_out),
+        work=None if work is None else Path(work),
+    )
+    return shards.label_shards(request, options).as_json()
 
 
 def evaluate(

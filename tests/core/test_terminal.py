@@ -24,7 +24,7 @@ from randout.core.console import Show
 from randout.core.errors import Failure, UserError
 from randout.data import streaming
 from randout.data.tables import read_table
-from randout.experiments.run import pipeline, saved_model, student
+from randout.experiments.run import pipeline, saved_model
 from randout.models import sources
 from randout.storage import locks
 from randout.storage.run_folder import RunFolder
@@ -362,12 +362,12 @@ def test_a_signal_outside_of_a_training_ends_with_its_code_and_puts_away_what_is
 
 @pytest.mark.usefixtures("hangups")
 def test_a_hangup_stops_a_training_unless_it_is_ignored():
-    with student.stop_on_signal() as stop:
+    with terminal.stop_on_signal() as stop:
         os.kill(os.getpid(), signal.SIGHUP)
         assert stop.why == "SIGHUP"
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with student.stop_on_signal() as stop, terminal.stop_signals():
+        with terminal.stop_on_signal() as stop, terminal.stop_signals():
             os.kill(os.getpid(), signal.SIGHUP)
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
             assert not stop.why

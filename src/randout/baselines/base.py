@@ -117,6 +117,14 @@ def is_fitted(folder: Path) -> bool:
     return (folder / RECORD).is_file()
 
 
+def kind_of(folder: Path) -> str:
+    """Return the name of the kind of the fitted baseline in a folder; empty if it cannot be read, which `load` reports."""
+    try:
+        return str(json.loads((folder / RECORD).read_text(encoding="utf-8"))["classifier"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def load(folder: Path, kinds: dict[str, type[Classifier]]) -> Fitted:
     """Load the fitted classifier in `folder`.
 

@@ -193,19 +193,24 @@ def predict(
     id_column: shards.IdColumn = None,
     deduplicate: shards.Deduplicate = False,
     held_out: shards.HeldOut = "",
-    jobs: shards.Jobs = 1,
     work: shards.Work = None,
+    jobs: shards.Jobs = 1,
+    job_threads: shards.JobThreads = None,
+    cluster: shards.Cluster = None,
+    job_gpus: shards.JobGpus = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Classify texts from arguments, a file, standard input or Parquet shards. Adds label and score; empty texts get neither."""
     from randout.data.shards import names_shards
 
+    only = {"id_column": id_column, "deduplicate": deduplicate, "held_out": held_out, "work": work}
+    processes = (jobs, job_threads, cluster, job_gpus)
     if out and texts and not file and names_shards(texts):
-        given = (device, form, text_column, id_column, probabilities, deduplicate, held_out, jobs, work)
-        shards.label("predictions", model, texts, out, *given, as_json=as_json, quiet=quiet)
+        asked = {"device": device, "form": form, "text_column": text_column, "probabilities": probabilities}
+        shards.label("predictions", model, texts, out, asked | only, processes, as_json=as_json, quiet=quiet)
         return
-    shards.check_unused(id_column, deduplicate, held_out, jobs, work)
+    shards.check_unused(only, *processes)
     from randout.experiments.run import batch_prediction
 
     show = Show(quiet or as_json)

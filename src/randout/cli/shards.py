@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,8 +12,10 @@ from randout.core.console import Show, complain
 from randout.core.errors import UserError
 from randout.core.terminal import EXIT_CODES, Told, to_json
 from randout.core.wording import plural
+from randout.experiments.run.options import Stopped
 
 from . import tools
+from .search import flag, options_of
 from .tools import (
     AsJson,
     Device,
@@ -37,10 +39,17 @@ Deduplicate = Annotated[bool, typer.Option("--deduplicate", help="shards: label 
 HeldOut = Annotated[
     str, typer.Option("--held-out", metavar="RUN|FILE", help="shards: no label for copies of these held-out rows")
 ]
-Jobs = Annotated[int, typer.Option("--jobs", metavar="N", help="shards: number of processes")]
 Work = Annotated[
     Path | None, typer.Option("--work", help="shards: local folder of locks and unfinished shards (default: OUT/.work)")
 ]
+Jobs = Annotated[int, typer.Option("--jobs", metavar="N", help="shards: number of processes")]
+JobThreads = Annotated[
+    int | None, typer.Option(help="shards: CPU threads of each process (default: the cores divided by --jobs)")
+]
+Cluster = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="shards: a Ray cluster labels them: HOST:PORT, auto or local")
+]
+JobGpus = Annotated[float | None, typer.Option(help="shards, with --cluster: GPUs of each process, such as 0.5")]
 
 
 @app.command("soft-labels")
@@ -67,8 +76,11 @@ def soft_labels(
     id_column: IdColumn = None,
     deduplicate: Deduplicate = False,
     held_out: HeldOut = "",
-    jobs: Jobs = 1,
     work: Work = None,
+    jobs: Jobs = 1,
+    job_threads: JobThreads = None,
+    cluster: Cluster = None,
+    job_gpus: JobGpus = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -76,6 +88,7 @@ def soft_labels(
 
     `train` with the same data and teacher reuses the first; the second are for any number of texts.
     """
+    only = {"id_column": id_column, "deduplicate": deduplicate, "held_out": held_out, "work": work}
     if out:
         if not inputs:
             raise UserError(
@@ -83,12 +96,13 @@ def soft_labels(
             )
         if teacher:
             raise UserError("soft-labels: with -o the model comes first, without --teacher")
-        given = (device, form, text_column, id_column, False, deduplicate, held_out, jobs, work)
-        label("soft-labels", data, inputs, out, *given, as_json=as_json, quiet=quiet)
+        asked = {"device": device, "form": form, "text_column": text_column}
+        processes = (jobs, job_threads, cluster, job_gpus)
+        label("soft-labels", data, inputs, out, asked | only, processes, as_json=as_json, quiet=quiet)
         return
     if inputs:
         raise UserError("soft-labels: to label Parquet shards, name a folder with -o")
-    check_unused(id_column, deduplicate, held_out, jobs, work)
+    check_unused(only, jobs, job_threads, cluster, job_gpus)
     if not teacher:
         raise UserError("soft-labels: needs --teacher, or -o to label Parquet shards")
     table = {"source": data, "text_column": text_column, "label_column": label_column, "unlabeled": unlabeled}
@@ -128,10 +142,14 @@ def _of_training(config: Any, teacher: str, runs: Path, show: Show) -> None:
     )
 
 
-def check_unused(id_column: str | None, deduplicate: bool, held_out: str, jobs: int, work: Path | None) -> None:
-    """Raise UserError for options that only apply to Parquet shards."""
-    options = {"--id-column": id_column, "--deduplicate": deduplicate, "--held-out": held_out, "--work": work}
-    given = [option for option, value in options.items() if value] + ["--jobs"] * (jobs != 1)
+def check_unused(only: Mapping[str, Any], *processes: Any) -> None:
+    """Raise UserError for options that only apply to Parquet shards.
+
+    only: by name, as of `ShardRequest`. processes: jobs, job_threads, cluster, job_gpus.
+    """
+    jobs, *others = processes
+    options = dict(only) | {"jobs": jobs != 1} | dict(zip(("job_threads", "cluster", "job_gpus"), others, strict=True))
+    given = [flag(option) for option, value in options.items() if value]
     if given:
         raise UserError(f"{given[0]}: only for Parquet shards: name a folder, a glob or a URL as INPUT, and -o FOLDER")
 
@@ -141,34 +159,28 @@ def label(
     model: str,
     inputs: Sequence[str],
     out: str,
-    device: str,
-    form: str,
-    text_column: str | None,
-    id_column: str | None,
-    probabilities: bool,
-    deduplicate: bool,
-    held_out: str,
-    jobs: int,
-    work: Path | None,
+    asked: dict[str, Any],
+    processes: tuple[int, int | None, str | None, float | None],
     *,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Label Parquet shards, and print what was written."""
+    """Label Parquet shards, and print what was written.
+
+    asked: the other fields of `ShardRequest`. processes: jobs, job_threads, cluster, job_gpus.
+    """
     from randout.models.sources import check_there
 
+    options = options_of(Path("runs"), None, Show(quiet or as_json), False, *processes)
     check_there(model)
     from randout.experiments.shards.label_shards import ShardRequest, label_shards
 
-    request = ShardRequest(
-        kind, model, inputs, out, device, form, text_column, id_column, probabilities, deduplicate, held_out, jobs, work
-    )
-    show = Show(quiet or as_json)
     try:
-        manifest = label_shards(request, show, show)
-    except KeyboardInterrupt:
-        complain("Interrupted; finished parts are kept. Run the same command again to resume")
-        raise Told(EXIT_CODES["Ctrl-C"]) from None
+        manifest = label_shards(ShardRequest(kind, model, inputs, out, **asked), options)
+    except (KeyboardInterrupt, Stopped) as stop:
+        reason, why = (tools.reason_of(stop), stop.why) if isinstance(stop, Stopped) else ("Interrupted", "Ctrl-C")
+        complain(f"{reason}; finished parts are kept. Run the same command again to resume")
+        raise Told(EXIT_CODES.get(why, 0)) from None
     counts = {name: getattr(manifest, name) for name in ("rows", "labelled", "empty", "copies", "held_out")}
     if as_json:
         print(to_json({"written": out, "kind": kind, "shards": len(manifest.shards), **counts}))

@@ -102,6 +102,37 @@ def stop_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+class Stop:
+    """A request to stop. why: the signal's name, or Ctrl-C; empty: none so far."""
+
+    why = ""
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Stop]:
+    """Within this context, the first Ctrl-C, SIGTERM or SIGHUP requests a clean stop; a second one interrupts at once.
+
+    SIGHUP stays ignored if the caller ignores it (nohup).
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(number: int, _frame: Any) -> None:
+        if stop.why:
+            raise KeyboardInterrupt
+        stop.why = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+
+    wanted = [signal.SIGINT, signal.SIGTERM, *catchable("SIGHUP")]
+    before = {number: signal.signal(number, handle) for number in wanted}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def catchable(*names: str) -> list[signal.Signals]:
     """Return those of the named signals that this system has and the caller does not ignore (nohup ignores SIGHUP)."""
     found = [getattr(signal, name) for name in names if hasattr(signal, name)]

@@ -1,8 +1,8 @@
-"""Works on single cells of a study, one after another: `python -m randout.experiments.cell_worker`.
+"""Works on single cells of a job, one after another: `python -m randout.experiments.cell_worker`.
 
-Started on the nodes of a cluster by `experiments.run.ray_task`, once for each study and place for a task. The first order names
-the study and the versions that its processes must have; each further one a cell, and the cells that have failed. The last event
-of a cell tells how it ended: `{"ended": "finished" | "failed" | "busy", "lock": [FOLDER, NAME] | null}`.
+Started on the nodes of a cluster by `experiments.sharing.ray_task`, once for each job and place for a task. The first order
+names the job and the versions that its processes must have; each further one a cell, and the cells that have failed. The last
+event of a cell tells how it ended: `{"ended": "finished" | "failed" | "busy", "lock": [FOLDER, NAME] | null}`.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ def serve(order: Order, show: EventShow, further: queue.Queue[Order]) -> None:
         if found != order["versions"][name]:
             raise UserError(f"{name} is {found} here, and {order['versions'][name]} where the command was started")
     options = prepare(order, show)
-    from randout.experiments.run import sharing
-    from randout.experiments.shared_study import cells_of
+    from randout.experiments.shared_job import cells_of
+    from randout.experiments.sharing.cells import attempt
 
-    cells = cells_of(Path(order["study"]), options, order["required"])
+    cells = cells_of(Path(order["job"]), options, order["required"])
     while True:
         asked = further.get()
         state, lock = "busy", None
         if asked["cell"] in cells.open(asked["tried"]):
-            outcome = sharing.attempt(cells, asked["cell"], options)
+            outcome = attempt(cells, asked["cell"], options)
             state = outcome.state
             if outcome.busy is not None:
                 lock = [str(outcome.busy.folder.absolute()), outcome.busy.name]

@@ -1,7 +1,7 @@
-"""Describes what a machine sees of a study: `python -m randout.experiments.node_check`, on each node of a cluster.
+"""Describes what a machine sees of a job: `python -m randout.experiments.node_check`, on each node of a cluster.
 
-Reads an order as one line of JSON and answers with one: the versions of the libraries that decide the bits of a run, when the
-study was started, and the SHA-256 of its data. Does not import PyTorch.
+Reads an order as one line of JSON and answers with one: the versions of the libraries that decide the bits of a run, and which
+study or labelling and which data it finds. Does not import PyTorch.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import randout
 from randout.core.config import Config, build
 from randout.core.errors import UserError
 from randout.data.dataset import load
+from randout.experiments.shards import task
 from randout.experiments.study import spec
 from randout.methods.builtin import METHODS
 from randout.methods.plugins import load_plugin
@@ -37,12 +38,16 @@ def versions() -> dict[str, str]:
     return found
 
 
-def describe(study: Path) -> dict[str, str]:
-    """Return what this machine sees of the study in a folder. Raises UserError if it or its data are not found."""
+def describe(job: Path) -> dict[str, str]:
+    """Return what this machine sees of the job in a folder. Raises UserError if it or its data are not found."""
+    return versions() | (task.describe(job) if task.is_task(job) else _describe_study(job))
+
+
+def _describe_study(study: Path) -> dict[str, str]:
     if not (study / "study.json").exists():
         raise UserError(f"{study}: this study is not visible")
     kind, started = (read := read_record(study).record).kind, read.started
-    return versions() | {
+    return {
         "study": f"started {started}",
         "data": load(_first_config(kind, read_request(study)).data).sha256,
     }
@@ -64,7 +69,7 @@ def main() -> None:
     try:
         for word in order["plugins"]:
             load_plugin(word)
-        answer: dict[str, Any] = {"found": describe(Path(order["study"]))}
+        answer: dict[str, Any] = {"found": describe(Path(order["job"]))}
     except UserError as error:
         answer = {"error": str(error)}
     print(json.dumps(answer), file=answers, flush=True)

@@ -13,11 +13,11 @@ from typing import Any, Literal
 from randout.core.config import Config, build
 from randout.core.errors import UserError
 from randout.data.dataset import Datasets, load
-from randout.experiments.run import sharing
 from randout.experiments.run.options import Options
 from randout.experiments.search.search import Trials, open_search, run_search
 from randout.experiments.search.search_request import make_search
 from randout.experiments.search.space import SearchTable
+from randout.experiments.sharing.cells import Cells, prepared
 from randout.experiments.shrink.ladder import Shrink, ShrinkTable
 from randout.experiments.shrink.shrink import Rungs, open_shrink, run_shrink
 from randout.experiments.study.comparison import StudyCells, open_comparison, run_study
@@ -41,10 +41,10 @@ def join(path: Path, options: Options, required: Collection[str] = ()) -> None:
         run_study(make_study(request), path, options)
 
 
-def cells_of(path: Path, options: Options, required: Collection[str] = ()) -> sharing.Cells:
+def cells_of(path: Path, options: Options, required: Collection[str] = ()) -> Cells:
     """Return the cells of the study in a folder. Raises UserError, also for a search that has to run one trial at a time."""
     kind, request = read_record(path).record.kind, read_request(path)
-    options = sharing.prepared(replace(options, jobs=1))
+    options = prepared(replace(options, jobs=1))
     if kind == "search":
         search = _search(request, required)
         if search.table.sampler == "tpe":

@@ -1,4 +1,4 @@
-"""A worker of a study: `python -m randout.experiments.worker`, started by `experiments.run.workers`.
+"""A worker of a job that processes share: `python -m randout.experiments.worker`, started by `experiments.sharing.workers`.
 
 Reads its order as one line of JSON from standard input and writes events as lines of JSON to what was its standard output.
 """
@@ -69,11 +69,11 @@ class EventShow(Show):
 
 
 def carry_out(order: Order, show: EventShow, further: queue.Queue[Order]) -> None:
-    """Work on the study of an order. further: unused. Raises Stopped, UserError, Failure."""
+    """Work on the job of an order. further: unused. Raises Stopped, UserError, Failure."""
     options = prepare(order, show)
-    from randout.experiments.shared_study import join
+    from randout.experiments.shared_job import join
 
-    join(Path(order["study"]), options, order["required"])
+    join(Path(order["job"]), options, order["required"])
 
 
 def prepare(order: Order, show: Show) -> Options:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import secrets
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from randout.core.errors import Failure, UserError
-from randout.core.files import replace_text, replacing
+from randout.core.files import check_publish, replace_text, replacing
 from randout.data.shards import file_system, is_url, open_file
 
 from .record import parsed
-from .run_folder import locked
 from .shard_record import FORMAT, MANIFEST, METADATA, Manifest, ShardRecord
 
 
@@ -62,18 +61,28 @@ class ShardFolder:
             raise UserError(f"{self.path(name)}: has format {found.get('format')}; this version reads format {FORMAT}")
         return parsed(ShardRecord, found, Path(self.path(name)))
 
-    def put(self, file: Path, name: str) -> None:
-        """Put a complete local file in place. Raises Failure if it cannot be written."""
+    @contextmanager
+    def replacing(self, name: str, locked: Path) -> Iterator[Path]:
+        """Yield a temporary local path whose file is put in place on success. Raises Failure if it cannot be written.
+
+        locked: the local folder whose lock this process holds for the file. Raises LockLost if it was lost meanwhile.
+        """
         if self.local is not None:
             with replacing(Path(self.path(name))) as partial:
-                shutil.move(file, partial)
+                yield partial
+                check_publish(locked)
             return
+        partial = locked / f"{secrets.token_hex(4)}.partial"
         system, path = file_system(self.path(name))
         try:
-            system.put_file(str(file), path)
-        except Exception as error:  # whatever a remote file system raises
-            raise _not_put(self.path(name), error) from None
-        file.unlink()
+            yield partial
+            check_publish(locked)
+            try:
+                system.put_file(str(partial), path)
+            except Exception as error:  # whatever a remote file system raises
+                raise _not_put(self.path(name), error) from None
+        finally:
+            partial.unlink(missing_ok=True)
 
     def sha256(self, name: str) -> str:
         """Return the SHA-256 of a file."""
@@ -121,18 +130,3 @@ def _not_put(place: str, error: Exception) -> Failure:
 def is_shard_folder(place: str) -> bool:
     """Return whether a path or URL is a folder of labelled shards."""
     return (is_url(place) or Path(place).expanduser().is_dir()) and ShardFolder(place).exists(MANIFEST)
-
-
-@contextmanager
-def claimed(folder: Path) -> Iterator[bool]:
-    """Claim a task by a lock on its folder; yields False if another process has it.
-
-    The one place that decides how processes share shards.
-    """
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(folder, "shard"))
-            mine = True
-        except UserError:
-            mine = False
-        yield mine

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from randout.data.shards import Shard
+
 from .record import Record
 
 FORMAT = 1
@@ -67,6 +69,18 @@ class ShardRecord(Record):
     def identity(self) -> str:
         """SHA-256 of everything that decides the content."""
         return digest([self.settings.model_dump(), self.input.model_dump(), self.before])
+
+
+class LabellingTask(Record):
+    """The content of `task.json`: what processes that share a labelling need to know. out: folder or URL of its result."""
+
+    format: int = FORMAT
+    model: str
+    device: str
+    form: str
+    out: str
+    settings: LabellingSettings
+    shards: tuple[Shard, ...]
 
 
 class ManifestEntry(Record):

@@ -23,7 +23,7 @@ from randout.experiments.shards.copies import (
     is_held_out,
 )
 from randout.experiments.shards.task import Task
-from randout.storage.shard_record import LabellingSettings
+from randout.storage.shard_record import LabellingSettings, LabellingTask
 from support.folders import make_run
 
 
@@ -40,7 +40,9 @@ def test_copies_are_those_of_a_dictionary(size: int, tmp_path: Path, monkeypatch
     settings = LabellingSettings(
         kind="soft-labels", model="m", classes=["a"], text_column="text", id_column="", deduplicate=True
     )
-    task = Task("m", "cpu", "", str(tmp_path / "out"), tmp_path / "work", settings, found)
+    out = str(tmp_path / "out")
+    record = LabellingTask(model="m", device="cpu", form="", out=out, settings=settings, shards=found)
+    task = Task(record, tmp_path / "work")
     for shard in found:
         assert not is_hashed(task, shard)
         hash_shard(task, shard, lambda rows: None)

@@ -23,6 +23,7 @@ from randout.core.console import Show
 from randout.core.errors import UserError
 from randout.data.soft_label_files import read_soft_labels
 from randout.data.tables import read_table
+from randout.experiments.run.options import Options
 from randout.experiments.run.saved_model import load_classifier
 from randout.experiments.shards.label_shards import ShardRequest, label_shards
 from randout.storage.shard_record import Manifest
@@ -43,7 +44,7 @@ def label(svm: Path, tmp_path: Path) -> Label:
 
     def call(kind: Any = "soft-labels", out: str | Path = tmp_path / "out", **options: Any) -> Manifest:
         given = {"model": str(svm), "inputs": [str(tmp_path / "texts")]} | options
-        return label_shards(ShardRequest(kind=kind, out=str(out), **given), Show(quiet=True), Show(quiet=True))
+        return label_shards(ShardRequest(kind=kind, out=str(out), **given), Options(show=Show(quiet=True)))
 
     return call
 
@@ -249,7 +250,7 @@ def test_several_processes_share_the_shards(svm: Path, tmp_path: Path, run: Run)
         (["soft-labels", "m"], "needs --teacher, or -o"),
         (["predict", "m", "a text", "--deduplicate"], "--deduplicate: only for Parquet shards"),
         (["soft-labels", "svm", "nowhere", "-o", "out"], "nowhere: no Parquet files here"),
-        (["soft-labels", "svm", "texts", "-o", "out", "--jobs", "0"], "--jobs 0: expected at least 1"),
+        (["soft-labels", "svm", "texts", "-o", "out", "--jobs", "0"], "--jobs 0: expected 1 or more"),
         (["soft-labels", "svm", "texts", "-o", "out", "--text-column", "body"], "no column 'body'"),
         (["soft-labels", "svm", "texts", "-o", "out", "--held-out", "none.csv"], "none.csv"),
     ],

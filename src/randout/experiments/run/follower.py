@@ -7,11 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from randout.core.errors import Failure
+from randout.core.terminal import stop_on_signal
 from randout.training.loop import fit, flush
 
 from .plan import Plan
 from .planning import refit_plan
-from .student import begin_training, make_training_data, stop_on_signal, validation_metrics
+from .student import begin_training, make_training_data, validation_metrics
 from .together import agreed, share_start
 
 if TYPE_CHECKING:

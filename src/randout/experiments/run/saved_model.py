@@ -75,7 +75,17 @@ def load_on_device(name: str, device: str, command: str, form: str = "") -> Load
         if device not in ("auto", "cpu"):
             raise UserError(f"{command}: --device {device}: an export runs on the CPU")
         return load_classifier(name, form=form)
+    if device == "auto" and runs_on_cpu_only(name):
+        device = "cpu"  # without importing PyTorch
     return load_classifier(name, device_of(device, command), form)
+
+
+def runs_on_cpu_only(name: str) -> bool:
+    """Return whether a model is an export or a bag-of-words baseline, which need no PyTorch."""
+    from randout import baselines
+
+    folder = baseline_folder(name)
+    return export_folder(name) is not None or (folder is not None and baselines.is_bag(folder))
 
 
 def device_of(asked: str, command: str) -> str:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +13,7 @@ import numpy as np
 import torch
 
 from randout.core.console import duration
-from randout.core.terminal import catchable
+from randout.core.terminal import stop_on_signal
 from randout.core.wording import plural
 from randout.data.dataset import Dataset
 from randout.methods.base import Context, LiveTeacher, Method
@@ -196,35 +193,6 @@ def _epoch_line(what: str, training: TrainingState, improved: bool) -> str:
     stop = f"; stopping: {ended}" if ended and not ended.startswith("all") else ""
     spent = duration(row["seconds"])
     return f"{what}: epoch {row['epoch']}/{settings.epochs}, {losses}{score}{best}, {spent}{stop}"
-
-
-class _Stop:
-    why = ""
-
-
-@contextlib.contextmanager
-def stop_on_signal() -> Iterator[_Stop]:
-    """Within this context, the first Ctrl-C, SIGTERM or SIGHUP requests a clean stop; a second one interrupts at once.
-
-    SIGHUP stays ignored if the caller ignores it (nohup).
-    """
-    stop = _Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def handle(number: int, _frame: Any) -> None:
-        if stop.why:
-            raise KeyboardInterrupt
-        stop.why = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-
-    wanted = [signal.SIGINT, signal.SIGTERM, *catchable("SIGHUP")]
-    before = {number: signal.signal(number, handle) for number in wanted}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def stand_in(plan: Plan) -> TeacherOutputs:

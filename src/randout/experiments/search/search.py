@@ -18,9 +18,11 @@ from typing import Any
 from randout.core.config import Config, build, checked
 from randout.core.errors import Failure, UserError
 from randout.data.dataset import Dataset, load
-from randout.experiments.run import pipeline, planning, scheduling, sharing
+from randout.experiments.run import pipeline, planning
 from randout.experiments.run.run_request import TEACHERS_OWN
 from randout.experiments.run.student import Options, Paused, Stopped, check_methods, student_of
+from randout.experiments.sharing import scheduling
+from randout.experiments.sharing.cells import Outcome, check_threads, claimed, peak_memory, prepared
 from randout.methods.builtin import GOLD, METHODS
 from randout.methods.compatibility import methods_of
 from randout.storage.locks import Busy, LockLost
@@ -57,7 +59,7 @@ def run_search(
             "out, or use the grid"
         )
     check_space(search)
-    options, dataset = sharing.prepared(options), dataset or load(search.config.data)
+    options, dataset = prepared(options), dataset or load(search.config.data)
     folder = open_search(search, path, options, dataset)
     options.show.say(f"search in {path}{_teachers(search, dataset)}")
     if search.table.sampler == "tpe":
@@ -99,7 +101,7 @@ def open_search(search: Search, path: Path, options: Options, dataset: Dataset) 
             chosen, record.grid = grid_points(search.space, table.trials, table.seed)
             record.trials = record.trials or [new_trial(number, settings) for number, settings in enumerate(chosen)]
         left = any(trial.state in ("waiting", "failed") for trial in record.trials)
-        sharing.check_threads(folder, options, left or not record.finished)
+        check_threads(folder, options, left or not record.finished)
 
     return open_study(path, _study_tables(table, config), fresh, (), _completed, begin)
 
@@ -185,11 +187,13 @@ def _teachers(search: Search, dataset: Dataset) -> str:
 
 
 class Trials:
-    """The trials of a grid as processes share them (`sharing.Cells`), named by their numbers.
+    """The trials of a grid as processes share them (`sharing.cells.Cells`), named by their numbers.
 
     Synchronous successive halving: all trials are trained to the first rung, the best of them to the next, and so on. Which
     rung is open follows from the recorded values alone, so that every process comes to the same one.
     """
+
+    noun = "run"
 
     def __init__(self, search: Search, folder: StudyFolder[SearchRecord], dataset: Dataset, options: Options) -> None:
         self.search, self.folder, self.dataset, self.options = search, folder, dataset, options
@@ -223,19 +227,19 @@ class Trials:
             )
         return []
 
-    def run(self, name: str) -> sharing.Outcome:
+    def run(self, name: str) -> Outcome:
         """Train a trial to the open rung."""
         trial = next(one for one in self.folder.record.trials if one.number == int(name))
-        if busy := sharing.claimed(self.folder, trial):
-            return sharing.Outcome("busy", busy)
+        if busy := claimed(self.folder, trial):
+            return Outcome("busy", busy)
         try:
             _advance(self.search, self.folder, trial, self._share, self.dataset, self.options)
         except Busy as busy:
-            return sharing.Outcome("busy", busy)
+            return Outcome("busy", busy)
         _prune_others(
             self.folder, self._alive, self._share, self._most(len(self._alive))
         )  # at once: checkpoints are large
-        return sharing.Outcome("failed" if trial.state == "failed" else "finished")
+        return Outcome("failed" if trial.state == "failed" else "finished")
 
     def label(self, name: str) -> str:
         return f"trial {name}" if self._share == 1 else f"trial {name} to {self._share:.1%}"
@@ -348,7 +352,7 @@ def _advance(
         trial.state, trial.error, trial.value = "failed", str(error), None
         show.warn(f"trial {trial.number} failed; it is tried again when the search is resumed: {error}")
     trial.seconds = round(trial.seconds + time.monotonic() - began, 3)
-    if memory := sharing.peak_memory(options):
+    if memory := peak_memory(options):
         trial.memory = memory
     folder.save()
     _delete_weights(search, folder)

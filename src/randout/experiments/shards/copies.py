@@ -13,6 +13,7 @@ left out by mistake, 2.7 % for 10^9.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +24,13 @@ from numpy.typing import NDArray
 
 from randout.core.console import Show
 from randout.core.errors import UserError
-from randout.core.files import replacing
+from randout.core.files import check_publish, replace_text, replacing
 from randout.data.columns import texts_or_empty
 from randout.data.dataset import open_texts
 from randout.data.row_hashes import Hashes, row_hashes
 from randout.data.shards import Part, Shard, blocks_of_part, parts_of
 from randout.storage.run_folder import RunFolder
 from randout.storage.seen_rows import SELECTED, read_seen
-from randout.storage.shard_record import digest
 
 from .task import Task
 
@@ -85,7 +85,7 @@ class _Files:
 
 
 def _files_of(task: Task, shard: Shard, part: Part) -> _Files:
-    return _Files(task.copies_folder / digest(shard.identity)[:16] / f"{part.number:06}")
+    return _Files(task.hashes_folder(shard) / f"{part.number:06}")
 
 
 def hash_shard(task: Task, shard: Shard, advance: Callable[[int], None]) -> None:
@@ -105,8 +105,9 @@ def hash_shard(task: Task, shard: Shard, advance: Callable[[int], None]) -> None
 
 
 def is_hashed(task: Task, shard: Shard) -> bool:
-    """Return whether all hashes of a shard are stored."""
-    return all(_files_of(task, shard, part).path("rows").exists() for part in parts_of(shard))
+    """Return whether all hashes of a shard are stored: those of its last part are stored last."""
+    parts = parts_of(shard)
+    return not parts or _files_of(task, shard, parts[-1]).path("rows").exists()
 
 
 def are_compared(task: Task) -> bool:
@@ -117,13 +118,16 @@ def are_compared(task: Task) -> bool:
 def compare_hashes(task: Task, size: int = RANGE) -> None:
     """Find the first part that has each hash, range by range. size: hashes that are compared at once, on average.
 
-    Only one process may do this at a time; that it is complete is marked last.
+    The caller holds the lock "compare" of `task.copies_folder`. What is found is put in place at the end, and that it is
+    complete is marked last, so that a process that has lost the lock disturbs nobody.
     """
     parts = [_files_of(task, shard, part) for shard in task.shards for part in parts_of(shard)]
     hashes = [part.read("hashes") for part in parts]
+    ending = f"{secrets.token_hex(4)}.partial"
+    files = [part.path("owned").with_suffix(f".npy.{ending}") for part in parts]
     owned = [
-        np.lib.format.open_memmap(part.path("owned"), mode="w+", dtype=np.bool_, shape=some.shape)
-        for part, some in zip(parts, hashes, strict=True)
+        np.lib.format.open_memmap(file, mode="w+", dtype=np.bool_, shape=some.shape)
+        for file, some in zip(files, hashes, strict=True)
     ]
     starts = [0] * len(parts)
     for end in _ends(sum(map(len, hashes)), size):
@@ -137,9 +141,11 @@ def compare_hashes(task: Task, size: int = RANGE) -> None:
             mark[start:stop] = first[at : at + stop - start]
             at += stop - start
         starts = stops
-    for mark in owned:
+    for mark, file, part in zip(owned, files, parts, strict=True):
         mark.flush()
-    (task.copies_folder / COMPLETE).touch()
+        check_publish(file)
+        file.replace(part.path("owned"))
+    replace_text(task.copies_folder / COMPLETE, "")
 
 
 def _ends(count: int, size: int) -> list[np.uint64 | None]:

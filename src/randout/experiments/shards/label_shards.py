@@ -7,11 +7,9 @@ complete, and several commands on the same folders share the work.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,18 +18,22 @@ import numpy as np
 import randout
 from randout.core.console import Show
 from randout.core.errors import UserError
-from randout.core.files import check_folder, replacing
+from randout.core.files import check_folder, replacing, resolved_place
+from randout.core.lazy import torch
 from randout.core.wording import plural, verb
-from randout.data.shards import Shard, columns_of_shards, find_shards, is_url
+from randout.data.shards import columns_of_shards, find_shards, is_url
 from randout.experiments.run import saved_model
+from randout.experiments.run.options import Options
 from randout.experiments.run.saved_model import LoadedClassifier
-from randout.storage.shard_folder import ShardFolder, claimed
-from randout.storage.shard_record import LabellingSettings, Manifest
+from randout.experiments.sharing import scheduling
+from randout.experiments.sharing.cells import prepared
+from randout.storage.shard_folder import ShardFolder
+from randout.storage.shard_record import LabellingSettings, LabellingTask, Manifest
 
-from .copies import are_compared, compare_hashes, held_out_hashes
-from .labelling import read_entry
-from .task import COPIES, LOCKS, Task
-from .workers import WAIT, Report, Step, work_together
+from .copies import held_out_hashes
+from .labelling import read_entry, write_record
+from .shard_cells import ShardCells
+from .task import COPIES, PARTS, Task, held_out_file
 
 WORK = ".work"  # subfolder of a local output folder
 
@@ -55,61 +57,90 @@ class ShardRequest:
     probabilities: bool = False
     deduplicate: bool = False
     held_out: str = ""
-    jobs: int = 1
     work: Path | None = None
 
 
-def label_shards(request: ShardRequest, show: Show, bars: Show) -> Manifest:
-    """Label all texts of a sharded table, and return the manifest. Raises UserError, Failure.
+def label_shards(request: ShardRequest, options: Options) -> Manifest:
+    """Label all texts of a sharded table, and return the manifest.
 
-    bars: shows progress.
+    options: `jobs`, `threads`, `cluster` and `gpus` say what labels; `show` reports. Raises UserError, Failure, and Stopped
+    if a stop was requested while several processes were at work.
     """
-    task, model = prepare(request, show)
-    if request.deduplicate:
-        _find_copies(task, request.jobs, bars)
-    finished = {shard.name for shard in task.shards if task.finished(shard)}
+    if options.jobs > 1 or options.cluster or options.threads:
+        options = prepared(options)
+    if options.cluster and options.gpus is None:
+        options = replace(options, gpus=_gpus(request))
+    task, model = prepare(request, options)
+    finished = _recorded(task)
     if finished:
-        show.say(
-            f"{len(finished):,} of {plural(len(task.shards), 'shard')} {verb(len(finished), 'is', 'are')} complete"
-        )
-    what = "soft labels" if request.kind == "soft-labels" else "predicting"
-    _together(task, "label", request.jobs, bars, what, model)
+        are = verb(len(finished), "is", "are")
+        options.show.say(f"{len(finished):,} of {plural(len(task.shards), 'shard')} {are} complete")
+    if len(finished) < len(task.shards):
+        _work(task, options, model)
     manifest = _manifest(task, request.model)
     task.folder.write_manifest(manifest)
-    shutil.rmtree(task.work / COPIES, ignore_errors=True)
-    _note_skipped(manifest, show)
+    for name in (COPIES, PARTS):
+        shutil.rmtree(task.work / name, ignore_errors=True)
+    _note_skipped(manifest, options.show)
     return manifest
 
 
-def prepare(request: ShardRequest, show: Show) -> tuple[Task, LoadedClassifier | None]:
+def _gpus(request: ShardRequest) -> float:
+    """Return the GPUs of each task of a cluster: one if the model runs on a GPU, which "auto" does as on this machine."""
+    if request.device == "auto" and not saved_model.runs_on_cpu_only(request.model):
+        return float(torch.cuda.is_available())
+    return float(request.device == "cuda")
+
+
+def _recorded(task: Task) -> set[str]:
+    """Return the names of the shards that are in place, after making their records agree with the files.
+
+    The processes that share the task only look at the records.
+    """
+    found, recorded = set(), task.recorded()
+    for shard in task.shards:
+        if task.finished(shard):
+            found.add(shard.name)
+            if shard.name not in recorded:
+                write_record(task, shard)
+        elif shard.name in recorded:
+            task.record_file(shard).unlink(missing_ok=True)
+    return found
+
+
+def _work(task: Task, options: Options, model: LoadedClassifier | None) -> None:
+    """Label the shards that are not finished, in this process with one progress bar, or in others."""
+    cells = ShardCells(task, options, model)
+    if model is None:
+        scheduling.work(cells, options)
+        return
+    cells.open(())
+    done, total = cells.rows()
+    with options.show.bar(task.settings.kind.replace("-", " "), total, done, "rows") as cells.bar:
+        scheduling.work(cells, options)
+
+
+def prepare(request: ShardRequest, options: Options) -> tuple[Task, LoadedClassifier | None]:
     """Return the task, and the model if this process is to use it. Raises UserError for everything that can be checked.
 
     The model is loaded after all else is checked; its classes are columns of the labelled shards.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if request.jobs < 1:
-        raise UserError(f"--jobs {request.jobs}: expected at least 1")
+    shared, show = options.jobs > 1 or bool(options.cluster), options.show
     shards = tuple(find_shards(request.inputs))
-    if request.jobs > 1 and any(place.startswith("memory://") for place in (request.out, *request.inputs)):
-        raise UserError("--jobs: memory:// belongs to one process; use --jobs 1, or a folder")
+    if shared and any(place.startswith("memory://") for place in (request.out, *request.inputs)):
+        raise UserError("memory:// belongs to one process; leave --jobs and --cluster out, or name a folder")
     trained = saved_model.trained_columns(request.model)
     text, identifier = columns_of_shards(shards, request.text_column, trained.get("text"), request.id_column)
     if warning := saved_model.column_warning(trained, text, request.text_column, request.inputs[0]):
         show.warn(warning)
-    out = ShardFolder(request.out)
-    work = request.work or (out.local / WORK if out.local else Path("randout-work") / _short_digest(request.out))
+    out = request.out if is_url(request.out) else str(Path(request.out).expanduser().absolute())
+    local = ShardFolder(out).local
+    work = (request.work or (local / WORK if local else Path("randout-work") / _short_digest(out))).absolute()
     check_folder(work)
-    held, held_digest = None, ""
-    if request.held_out:
-        hashes = held_out_hashes(request.held_out, request.text_column, show)
-        held_digest = hashlib.sha256(hashes.astype("<u8").tobytes()).hexdigest()
-        held = work / f"held-out-{held_digest[:16]}.npy"
-        with replacing(held) as partial, partial.open("wb") as stream:
-            np.save(stream, hashes, allow_pickle=False)
+    held = _write_held_out(request, work, show)
     fingerprint = saved_model.fingerprint(request.model, request.form)
-    model = saved_model.load_on_device(
-        request.model, request.device if request.jobs == 1 else "cpu", request.kind, request.form
-    )
+    device = "cpu" if shared else request.device
+    model = saved_model.load_on_device(request.model, device, request.kind, request.form)
     classes = [str(name) for name in model.id2label.values()]
     _check_names(request, identifier, classes)
     settings = LabellingSettings(
@@ -120,12 +151,28 @@ def prepare(request: ShardRequest, show: Show) -> tuple[Task, LoadedClassifier |
         id_column=identifier or "",
         probabilities=request.probabilities,
         deduplicate=request.deduplicate,
-        held_out=held_digest,
+        held_out=held,
     )
-    threads = max(cores // request.jobs, 1)
-    task = Task(request.model, request.device, request.form, request.out, work, settings, shards, held, threads)
+    place = resolved_place(request.model, Path.cwd())
+    record = LabellingTask(
+        model=place, device=request.device, form=request.form, out=out, settings=settings, shards=shards
+    )
+    task = Task(record, work)
     _check_folder_of(task)
-    return task, model if request.jobs == 1 else None
+    if shared:
+        task.write()
+    return task, None if shared else model
+
+
+def _write_held_out(request: ShardRequest, work: Path, show: Show) -> str:
+    """Store the hashes of held-out rows in the work folder; returns their digest, "" if there are none."""
+    if not request.held_out:
+        return ""
+    hashes = held_out_hashes(request.held_out, request.text_column, show)
+    found = hashlib.sha256(hashes.astype("<u8").tobytes()).hexdigest()
+    with replacing(held_out_file(work, found)) as partial, partial.open("wb") as stream:
+        np.save(stream, hashes, allow_pickle=False)
+    return found
 
 
 def _short_digest(text: str) -> str:
@@ -164,41 +211,6 @@ def _check_folder_of(task: Task) -> None:
 def _shown(value: object) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return f"{text[:12]}..." if len(text) > 40 else text or "none"
-
-
-def _together(task: Task, step: Step, jobs: int, bars: Show, what: str, model: LoadedClassifier | None = None) -> None:
-    """Do a step of a task in so many processes, with a progress bar over all rows."""
-    total = sum(shard.rows for shard in task.shards)
-    with bars.bar(what, total, unit="rows") as advance:
-        work_together(task, step, jobs, _counted(task.shards, lambda rows: advance(rows, "")), model)
-
-
-def _counted(shards: Sequence[Shard], advance: Callable[[int], None]) -> Report:
-    """Return a report that counts each row once, also if a shard is reported by several processes."""
-    left = {shard.name: shard.rows for shard in shards}
-
-    def report(name: str, rows: int) -> None:
-        more = left[name] if rows < 0 else min(rows, left[name])
-        left[name] -= more
-        if more:
-            advance(more)
-
-    return report
-
-
-def _find_copies(task: Task, jobs: int, bars: Show) -> None:
-    """Hash all texts, and find the first row of each text. Other processes on this folder wait for the one that compares."""
-    if all(task.finished(shard) for shard in task.shards):
-        return
-    if are_compared(task):
-        return
-    _together(task, "hash", jobs, bars, "looking for copies")
-    while not are_compared(task):
-        with claimed(task.work / LOCKS / f"compare-{task.copies_folder.name}") as mine:
-            if mine and not are_compared(task):
-                compare_hashes(task)
-        if not mine:
-            time.sleep(WAIT)
 
 
 def _manifest(task: Task, model: str) -> Manifest:

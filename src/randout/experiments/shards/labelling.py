@@ -7,7 +7,6 @@ input shard, the model and the settings, so that repeated work gives the same ro
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,11 @@ from randout.data.row_hashes import Hashes, row_hashes
 from randout.data.shards import Part, Shard, arrow_of, blocks_of_part, parts_of
 from randout.experiments.run.saved_model import LoadedClassifier
 from randout.stats.metrics import log_probabilities
+from randout.storage.record import parsed
 from randout.storage.shard_record import METADATA, LabellingSettings, ManifestEntry, ShardRecord
 
 from .copies import copies_of_part, is_held_out
-from .task import PARTS, RECORDS, Task
+from .task import Task
 
 EMPTY, COPY, HELD_OUT = "empty", "copy", "held-out"  # values of the column `skipped`; null for a row with a label
 ROW_ID, SKIPPED = "row_id", "skipped"
@@ -35,9 +35,10 @@ Advance = Callable[[int], None]  # progress callback: number of rows done
 def label_shard(task: Task, shard: Shard, model: LoadedClassifier, advance: Advance) -> None:
     """Label a shard and put the complete file in place. Parts that an earlier process has finished are kept.
 
+    The caller holds the lock of `task.parts_folder(shard)`; raises LockLost before anything is put in place without it.
     advance: called with the number of rows after each block, and with those of a part that is kept.
     """
-    folder = task.work / PARTS / task.identity(shard)[:32]
+    folder = task.parts_folder(shard)
     held = np.load(task.held_out, allow_pickle=False) if task.held_out else np.zeros(0, np.uint64)
     files = []
     for part in parts_of(shard):
@@ -48,28 +49,31 @@ def label_shard(task: Task, shard: Shard, model: LoadedClassifier, advance: Adva
             continue
         with replacing(file) as partial:
             _write(partial, _labelled_blocks(task, shard, part, model, held, advance))
-    whole = folder / "whole.parquet"
-    record = _join(files, whole, task.records[shard.name], empty_table(task.settings, shard))
-    entry = _entry(shard, record, _sha256(whole))
-    with replacing(record_path(task, shard)) as partial:
+    with task.folder.replacing(shard.name, folder) as whole:
+        record = _join(files, whole, task.records[shard.name], empty_table(task.settings, shard))
+        sha256 = _sha256(whole)
+    _write_entry(task, shard, _entry(shard, record, sha256))
+    for path in folder.iterdir():
+        if not path.name.startswith("."):  # those are of the lock
+            path.unlink(missing_ok=True)
+
+
+def write_record(task: Task, shard: Shard) -> None:
+    """Record a shard that is in place, from the file itself."""
+    record = task.folder.record(shard.name)
+    assert record is not None
+    _write_entry(task, shard, _entry(shard, record, task.folder.sha256(shard.name)))
+
+
+def _write_entry(task: Task, shard: Shard, entry: ManifestEntry) -> None:
+    with replacing(task.record_file(shard)) as partial:
         partial.write_text(json.dumps(entry.as_json()), encoding="utf-8")
-    task.folder.put(whole, shard.name)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def record_path(task: Task, shard: Shard) -> Path:
-    """Path of the manifest's entry of a shard, kept in the work folder until the manifest is written."""
-    return task.work / RECORDS / f"{task.identity(shard)[:32]}.json"
 
 
 def read_entry(task: Task, shard: Shard) -> ManifestEntry:
-    """Return the manifest's entry of a labelled shard; if its record is lost, from the file itself."""
-    path = record_path(task, shard)
-    if path.exists():
-        return ManifestEntry.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    record = task.folder.record(shard.name)
-    assert record is not None  # the shard is complete
-    return _entry(shard, record, task.folder.sha256(shard.name))
+    """Return the manifest's entry of a labelled shard."""
+    file = task.record_file(shard)
+    return parsed(ManifestEntry, json.loads(file.read_text(encoding="utf-8")), file)
 
 
 def _entry(shard: Shard, record: ShardRecord, sha256: str) -> ManifestEntry:
@@ -180,7 +184,7 @@ def _join(files: Sequence[Path], whole: Path, record: ShardRecord, without_rows:
     )
     schema = pq.read_schema(files[0]) if files else without_rows.schema
     schema = schema.with_metadata({METADATA: json.dumps(record.model_dump(mode="json")).encode()})
-    with replacing(whole) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+    with pq.ParquetWriter(whole, schema, compression="zstd") as writer:
         for file in files:
             with pq.ParquetFile(file) as part:
                 for batch in part.iter_batches(WRITTEN_ROWS, use_threads=False):

@@ -21,11 +21,13 @@ from randout.core.console import duration
 from randout.core.errors import Failure, UserError
 from randout.core.wording import plural, verb
 from randout.data.dataset import Dataset
-from randout.experiments.run import leaks, pipeline, planning, scheduling, sharing
+from randout.experiments.run import leaks, pipeline, planning
 from randout.experiments.run.imported_teacher import find_teacher
 from randout.experiments.run.options import Options, Stopped
 from randout.experiments.run.plan import Plan
 from randout.experiments.run.scoring import rows_sha256, times_scored
+from randout.experiments.sharing import scheduling
+from randout.experiments.sharing.cells import Outcome, check_threads, claimed, peak_memory, prepared
 from randout.models.sources import Source
 from randout.reporting.pictures import draw_picture, to_bytes
 from randout.reporting.shrink import figure, points
@@ -232,7 +234,7 @@ def run_shrink(
     again: measure all costs again. A worker of another process (`options.worker`) only trains. Raises Stopped, UserError,
     Failure.
     """
-    options = sharing.prepared(options)
+    options = prepared(options)
     ladder, folder = open_shrink(made, path, options, dataset)
     for warning in _warnings(ladder):
         options.show.warn(warning)
@@ -266,7 +268,7 @@ def open_shrink(
     def begin(folder: StudyFolder[ShrinkRecord]) -> None:
         _begin(ladder, folder)
         left = any(cell.state != "finished" for cell in folder.record.cells)
-        sharing.check_threads(folder, options, left)
+        check_threads(folder, options, left)
 
     return ladder, open_study(path, asked, fresh, MAY_CHANGE, _completed, begin)
 
@@ -351,7 +353,9 @@ def _unit(seed: int) -> str:
 
 
 class Rungs:
-    """The trainings of a ladder as processes share them (`sharing.Cells`), named `RUNG, SEED`."""
+    """The trainings of a ladder as processes share them (`sharing.cells.Cells`), named `RUNG, SEED`."""
+
+    noun = "run"
 
     def __init__(self, ladder: Ladder, folder: StudyFolder[ShrinkRecord], options: Options) -> None:
         self.ladder, self.folder, self.options = ladder, folder, options
@@ -368,19 +372,19 @@ class Rungs:
         cells = self.folder.record.cells
         return [name for cell in cells if (name := _name(cell)) not in tried and cell.state != "finished"]
 
-    def run(self, name: str) -> sharing.Outcome:
+    def run(self, name: str) -> Outcome:
         """Train the teacher if it is not trained yet, then a student."""
         cell = next(one for one in self.folder.record.cells if _name(one) == name)
-        if busy := sharing.claimed(self.folder, cell):
-            return sharing.Outcome("busy", busy)
+        if busy := claimed(self.folder, cell):
+            return Outcome("busy", busy)
         try:
             place = self.teacher()
             rung = self.folder.record.rung(cell.arm)
             plan = _plan_of(self.ladder, rung, int(cell.unit.removeprefix("seed ")) - 1, place)
             _check_time(self.folder, rung, RunFolder(self.options.runs / plan.name), self.options)
-            return sharing.Outcome(_train_cell(self.folder, cell, plan, self._within, self.options))
+            return Outcome(_train_cell(self.folder, cell, plan, self._within, self.options))
         except Busy as busy:
-            return sharing.Outcome("busy", busy)
+            return Outcome("busy", busy)
 
     def label(self, name: str) -> str:
         return name
@@ -455,7 +459,7 @@ def _train_cell(
         cell.state, cell.error = "failed", str(error)
         options.show.warn(f"{cell.arm}, {cell.unit} failed; it is tried again when the study is resumed: {error}")
     cell.seconds = round(cell.seconds + time.monotonic() - began, 3)
-    if memory := sharing.peak_memory(options):
+    if memory := peak_memory(options):
         cell.memory = memory
     ended: Literal["finished", "failed"] = "finished" if cell.state == "finished" else "failed"
     folder.save()

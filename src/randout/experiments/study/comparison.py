@@ -15,11 +15,13 @@ from randout.core.errors import Failure, UserError
 from randout.core.files import joined_name
 from randout.core.wording import plural
 from randout.data.dataset import Dataset, Datasets
-from randout.experiments.run import leaks, pipeline, planning, scheduling, sharing
+from randout.experiments.run import leaks, pipeline, planning
 from randout.experiments.run.plan import Plan
 from randout.experiments.run.student import Options, Stopped, begin_training, check_methods, stand_in, student_of
 from randout.experiments.search.search import check_trials, make_search, plugins_of, run_search
 from randout.experiments.search.space import settings_text, tables_of
+from randout.experiments.sharing import scheduling
+from randout.experiments.sharing.cells import Outcome, check_threads, claimed, peak_memory, prepared
 from randout.methods.builtin import METHODS
 from randout.storage import locks
 from randout.storage.locks import Busy
@@ -54,7 +56,7 @@ def run_study(
     hold data that has been read already. Raises UserError before any training if a cell cannot run; Stopped at the time
     limit or Ctrl-C.
     """
-    options, datasets = sharing.prepared(options), datasets or Datasets()
+    options, datasets = prepared(options), datasets or Datasets()
     study, folder = open_comparison(study, path, options, datasets)
     update_result(study, folder)
     for note in folder.record.notes:
@@ -97,7 +99,7 @@ def open_comparison(
         record.units, record.arms = [unit.name for unit in units(study)], list(study.arms)
         record.finished, record.notes = None, notes
         _create_cells(study, folder)
-        sharing.check_threads(folder, options, any(cell.state != "finished" for cell in record.cells))
+        check_threads(folder, options, any(cell.state != "finished" for cell in record.cells))
 
     return study, open_study(path, asked, fresh, ("seeds", "repeats", "about"), _completed, begin)
 
@@ -278,7 +280,9 @@ def _progress(cells: Sequence[Cell]) -> str:
 
 
 class StudyCells:
-    """The cells of a study as processes share them (`sharing.Cells`), named `UNIT, ARM`."""
+    """The cells of a study as processes share them (`sharing.cells.Cells`), named `UNIT, ARM`."""
+
+    noun = "run"
 
     def __init__(
         self, study: Study, folder: StudyFolder[ComparisonRecord], datasets: Datasets, options: Options
@@ -307,16 +311,16 @@ class StudyCells:
                 self.options.show.say(line)
         return found
 
-    def run(self, name: str) -> sharing.Outcome:
+    def run(self, name: str) -> Outcome:
         """Tune the arm if that is needed, and train a cell to the end."""
         unit, arm = self._places[name]
         cell = _cell(self.folder, unit, arm)
-        if busy := sharing.claimed(self.folder, cell):
-            return sharing.Outcome("busy", busy)
+        if busy := claimed(self.folder, cell):
+            return Outcome("busy", busy)
         try:
             return self._train(name, cell, self._plan(unit, arm))
         except Busy as busy:
-            return sharing.Outcome("busy", busy)
+            return Outcome("busy", busy)
 
     def label(self, name: str) -> str:
         return name
@@ -348,7 +352,7 @@ class StudyCells:
                 self._settings[at.name, one] = _tune_arm(*shared, one, at, self.datasets, self.options)
         return self._settings[at.name, arm]
 
-    def _train(self, name: str, cell: Cell, plan: Plan) -> sharing.Outcome:
+    def _train(self, name: str, cell: Cell, plan: Plan) -> Outcome:
         folder, options = self.folder, self.options
         run = RunFolder(options.runs / plan.name)
         if options.deadline and time.monotonic() > options.deadline:
@@ -369,8 +373,8 @@ class StudyCells:
             cell.state, cell.error = "failed", str(error)
             options.show.warn(f"{name} failed; it is tried again when the study is resumed: {error}")
         cell.seconds = round(cell.seconds + time.monotonic() - began, 3)
-        if memory := sharing.peak_memory(options):
+        if memory := peak_memory(options):
             cell.memory = memory
         state = cell.state
         folder.save()
-        return sharing.Outcome("finished" if state == "finished" else "failed")
+        return Outcome("finished" if state == "finished" else "failed")

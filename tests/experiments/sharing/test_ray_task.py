@@ -13,8 +13,8 @@ import pytest
 from randout.core.console import Show
 from randout.data.dataset import Datasets
 from randout.experiments import node_check
-from randout.experiments.run import ray_task
 from randout.experiments.run.options import Options
+from randout.experiments.sharing import ray_task
 from randout.experiments.study.comparison import open_comparison, run_study
 from randout.experiments.study.spec import Study, make_study
 
@@ -44,7 +44,7 @@ def study(tiny_model: Callable[[str], Path], toy_csv: Callable[..., Path]) -> St
 def about(study: Study, tmp_path: Path) -> dict[str, Any]:
     """The order about an opened study."""
     open_comparison(study, tmp_path / "study", options(tmp_path), Datasets())
-    order = {"study": str(tmp_path / "study"), "runs": str(tmp_path / "runs"), "folder": str(tmp_path)}
+    order = {"job": str(tmp_path / "study"), "runs": str(tmp_path / "runs"), "folder": str(tmp_path)}
     order |= {
         "accept_changes": False,
         "seconds": None,
@@ -69,7 +69,7 @@ def test_a_cell_is_trained_once(about: dict[str, Any], tmp_path: Path) -> None:
         assert set(seen[0]) == {"node"}
         assert seen[-1] == {"ended": "finished", "lock": None}
         assert events(about, "seed 1, plain")[1:] == [{"ended": "busy", "lock": None}], "it is not open any more"
-        about["study"] = str(tmp_path / "other")
+        about["job"] = str(tmp_path / "other")
         assert "is not visible there" in events(about, "seed 1, plain")[-1]["message"]
     finally:
         ray_task.stop_process()

@@ -1,6 +1,6 @@
 """Runs the cells of a study in several processes of this machine (`--jobs`), and shows what each of them does.
 
-Each worker is one more invocation that shares the study (`sharing`). It gets its order as JSON on its standard input and reports
+Each worker is one more invocation that shares the study (`cells`). It gets its order as JSON on its standard input and reports
 events as JSON lines; it stops when its standard input is closed, so that no worker outlives its parent.
 """
 
@@ -21,12 +21,12 @@ from typing import Any, BinaryIO
 
 from randout.core.console import Show
 from randout.core.errors import Failure, UserError
+from randout.core.terminal import stop_on_signal
+from randout.experiments.run.options import Options, Stopped
 from randout.storage.run_folder import RunFolder
 
 from . import worker_process
-from .options import Options, Stopped
-from .sharing import Cells, order_for
-from .student import stop_on_signal
+from .cells import Cells, order_for
 from .worker_table import Activity, shown
 
 MODULE = "randout.experiments.worker"  # what a worker runs

@@ -1,8 +1,8 @@
-"""Several processes share a study: each takes what nobody works on, and goes on until everything is done.
+"""Several processes share a job: each takes a cell that nobody works on, until everything is done.
 
-There is no leader. A cell (one run of a study, or one trial of a search up to its next comparison) is claimed by the lock of its
-run. One that another process works on, or whose teacher or soft labels are being made by another process, is busy: the worker
-goes on to the next cell and comes back.
+There is no leader. A cell (one run of a study, one trial of a search up to its next comparison, or one shard of texts) is claimed
+by a lock. One that another process works on, or whose teacher or soft labels are being made by another process, is busy: the
+worker continues with the next cell and comes back. Does not import PyTorch.
 """
 
 from __future__ import annotations
@@ -15,19 +15,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import torch
-
 from randout.core.hardware import available_memory, cores, process_memory
+from randout.core.lazy import torch
+from randout.core.terminal import stop_on_signal
+from randout.experiments.run.options import Options, Stopped
 from randout.methods.plugins import loaded_plugins
 from randout.storage import locks
 from randout.storage.locks import Busy, LockLost
 from randout.storage.run_folder import RunFolder
 from randout.storage.study_folder import StudyFolder
 from randout.storage.study_record import Cell, Trial
-from randout.training.checkpoint import MadeElsewhere
-
-from .options import Options, Stopped
-from .student import stop_on_signal
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between two looks at busy cells
 
@@ -41,26 +38,30 @@ class Outcome:
 
 
 class Cells(Protocol):
-    """The cells of a study that processes share."""
+    """The cells of a job that processes share: of a study, or of the labelling of shards."""
 
     @property
     def path(self) -> Path:
-        """The folder of the study."""
+        """The folder by which other processes join the job (`experiments.shared_job`)."""
+
+    @property
+    def noun(self) -> str:
+        """What `progress` counts, in the singular."""
 
     def open(self, tried: Collection[str]) -> list[str]:
-        """Read what other processes have done; return the cells that can be worked on now, in the order of the study.
+        """Read what other processes have done; return the cells that can be worked on now, in their order.
 
         tried: cells that this process has tried and that failed, which it does not try again.
         """
 
     def run(self, name: str) -> Outcome:
-        """Work on a cell until it is finished or fails. Raises Stopped, and UserError for what stops the study."""
+        """Work on a cell until it is finished or fails. Raises Stopped, and UserError for what stops the job."""
 
     def label(self, name: str) -> str:
         """Return what a cell is called in messages."""
 
     def progress(self) -> tuple[int, int]:
-        """Return how many runs are done, and how many there are."""
+        """Return how many are done, and how many there are."""
 
     def memory(self) -> int:
         """Return the most memory that the process of a finished cell had, in bytes; 0 if unknown."""
@@ -84,9 +85,9 @@ def default_threads(jobs: int) -> int:
 
 
 def order_for(cells: Cells, options: Options, required: Collection[str]) -> dict[str, Any]:
-    """Return what another process needs in order to work on a study, as plain values."""
+    """Return what another process needs in order to work on a job, as plain values."""
     return {
-        "study": str(cells.path),
+        "job": str(cells.path),
         "runs": str(options.runs),
         "accept_changes": options.accept_changes,
         "seconds": None if options.deadline is None else options.deadline - time.monotonic(),
@@ -102,6 +103,8 @@ def check_threads(folder: StudyFolder[Any], options: Options, unfinished: bool) 
 
     Raises MadeElsewhere if it was started with another one, runs are left, and the change is not accepted.
     """
+    from randout.training.checkpoint import MadeElsewhere  # imports PyTorch
+
     was, record = folder.record.threads, folder.record
     if was is not None and was != options.threads and unfinished and not options.accept_changes:
         raise MadeElsewhere(
@@ -114,7 +117,7 @@ def check_threads(folder: StudyFolder[Any], options: Options, unfinished: bool) 
 
 
 def work_through(cells: Cells, options: Options) -> None:
-    """Work on the cells of a study until all are finished or have failed here, whoever did them. Raises Stopped."""
+    """Work on cells until all are finished or have failed here, whoever did them. Raises Stopped."""
     tried: set[str] = set()
     blocked: dict[str, Busy] = {}
     pause, said, first = FIRST_PAUSE, "", options.worker or 0
@@ -150,7 +153,7 @@ def work_through(cells: Cells, options: Options) -> None:
 
 
 def attempt(cells: Cells, name: str, options: Options) -> Outcome:
-    """Work on a cell, and report its start and end as events. Raises Stopped, and UserError for what stops the study."""
+    """Work on a cell, and report its start and end as events. Raises Stopped, and UserError for what stops the job."""
     report, label = options.show.event, cells.label(name)
     report({"cell": label, "state": "started"})
     began = time.monotonic()
@@ -161,7 +164,8 @@ def attempt(cells: Cells, name: str, options: Options) -> Outcome:
         outcome = Outcome("busy")
     done, total = cells.progress()
     seconds = round(time.monotonic() - began, 3)
-    report({"cell": label, "state": outcome.state, "seconds": seconds, "done": done, "total": total})
+    counts = {"done": done, "total": total, "noun": cells.noun}
+    report({"cell": label, "state": outcome.state, "seconds": seconds} | counts)
     return outcome
 
 
@@ -170,7 +174,7 @@ def _holder(busy: Busy | None) -> locks.Holder | None:
 
 
 def _others(blocked: dict[str, Busy]) -> bool:
-    """Return whether another process is known to work on the study."""
+    """Return whether another process is known to work on the job."""
     return any(_holder(busy) is not None for busy in blocked.values())
 
 

@@ -128,7 +128,7 @@ def stop_process() -> None:
 
 def _missing(about: dict[str, Any]) -> str:
     """Return what is wrong if the working folder or the folder of runs is not there."""
-    for name in ("folder", "study"):
+    for name in ("folder", "job"):
         if not os.path.isdir(about[name]):
             return (
                 f"node {host()}: {about[name]} is not visible there. Use a folder that all nodes share, under one path"

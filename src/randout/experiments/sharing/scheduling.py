@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from . import ray_cluster, sharing, workers
-from .options import Options
-from .sharing import Cells
+from randout.experiments.run.options import Options
+
+from . import ray_cluster, workers
+from .cells import Cells, work_through
 
 
 def work(cells: Cells, options: Options, required: Collection[str] = ()) -> None:
@@ -19,4 +20,4 @@ def work(cells: Cells, options: Options, required: Collection[str] = ()) -> None
     elif options.jobs > 1:
         workers.run(cells, options, required)
     else:
-        sharing.work_through(cells, options)
+        work_through(cells, options)

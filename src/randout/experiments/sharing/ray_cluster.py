@@ -17,11 +17,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from randout.core.errors import Failure, UserError
 from randout.core.hardware import cores
+from randout.core.lazy import torch
+from randout.core.terminal import stop_on_signal
 from randout.core.wording import plural
+from randout.experiments.run.options import NO_RAY, Options, Stopped
 from randout.storage import locks
 from randout.storage.locks import Busy, locked
 from randout.storage.run_folder import RunFolder
@@ -29,9 +30,7 @@ from randout.storage.study_folder import read_request
 
 from . import ray_task
 from .cell_schedule import CellSchedule, Lock
-from .options import NO_RAY, Options, Stopped
-from .sharing import Cells, order_for
-from .student import stop_on_signal
+from .cells import Cells, order_for
 from .worker_table import Activity, Event, shown
 
 Progress = Callable[[Event | None], None]
@@ -63,7 +62,7 @@ def run(cells: Cells, options: Options, required: Collection[str] = ()) -> None:
     """
     ray = _ray()
     about = order_for(cells, options, required) | {
-        "study": str(cells.path.absolute()),
+        "job": str(cells.path.absolute()),
         "runs": str(options.runs.absolute()),
         "folder": os.getcwd(),
         "seconds": None,  # the driver stops all tasks at the time limit

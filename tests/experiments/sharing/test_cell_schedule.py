@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from randout.experiments.run.cell_schedule import DEATHS, LONGEST_PAUSE, CellSchedule, Lock
+from randout.experiments.sharing.cell_schedule import DEATHS, LONGEST_PAUSE, CellSchedule, Lock
 
 CELLS = ["a", "b", "c", "d"]
 LOCK: Lock = ("/runs/teacher", "")

@@ -1,4 +1,4 @@
-"""Shows what several processes that work on a study do: a live table on a terminal, else a line for each finished cell."""
+"""Shows what several processes that share cells do: a live table on a terminal, else a line for each finished cell."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def shown(
         at_once = max(1, len(activities()))
         left = (event["total"] - event["done"]) * sum(spent) / len(spent) / at_once
         ended = f"{event['cell']} {event['state']} in {duration(event['seconds'])}"
-        return f"{ended}; {event['done']} of {plural(event['total'], 'run')}, about {duration(left)} left"
+        return f"{ended}; {event['done']} of {plural(event['total'], event['noun'])}, about {duration(left)} left"
 
     if show.quiet or show.terse or not show.terminal:
         yield lambda event: show.say(text) if (text := finished(event)) else None

@@ -20,10 +20,12 @@ from randout.core.console import Show
 from randout.core.errors import Failure, UserError
 from randout.data.dataset import Datasets
 from randout.experiments import shared_study
-from randout.experiments.run import pipeline, planning, sharing, workers
+from randout.experiments.run import pipeline, planning
 from randout.experiments.run.options import Options, Stopped
 from randout.experiments.search import search
 from randout.experiments.search.space import SearchTable
+from randout.experiments.sharing import cells as sharing
+from randout.experiments.sharing import workers
 from randout.experiments.study.comparison import open_comparison, run_study
 from randout.experiments.study.spec import Study, make_study
 from randout.methods.builtin import METHODS
@@ -163,6 +165,8 @@ def test_one_cell_by_its_name(study: Study, tmp_path: Path) -> None:
 
 class Fake:
     """Cells that need no training: `outcomes` of each attempt by name."""
+
+    noun = "run"
 
     def __init__(self, path: Path, **outcomes: list[sharing.Outcome]) -> None:
         self.path, self.outcomes, self.order = path, outcomes, []  # type: ignore[var-annotated]

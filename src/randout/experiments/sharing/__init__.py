@@ -1,0 +1,1 @@
+"""Processes share the cells of one job: the loop, worker processes (`--jobs`) and Ray tasks (`--cluster`)."""
