@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -40,11 +39,13 @@ def svm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def label(svm: Path, tmp_path: Path) -> Label:
-    """Label the shards of tmp_path/texts; options as of `ShardRequest`."""
+    """Label the shards of tmp_path/texts; more: fields of `ShardRequest`."""
 
-    def call(kind: Any = "soft-labels", out: str | Path = tmp_path / "out", **options: Any) -> Manifest:
-        given = {"model": str(svm), "inputs": [str(tmp_path / "texts")]} | options
-        return label_shards(ShardRequest(kind=kind, out=str(out), **given), Options(show=Show(quiet=True)))
+    def call(
+        kind: Any = "soft-labels", out: str | Path = tmp_path / "out", processes: Options | None = None, **more: Any
+    ) -> Manifest:
+        given = {"model": str(svm), "inputs": [str(tmp_path / "texts")]} | more
+        return label_shards(ShardRequest(kind=kind, out=str(out), **given), processes or Options(show=Show(quiet=True)))
 
     return call
 
@@ -229,8 +230,8 @@ def test_a_killed_command_is_completed_exactly_once(svm: Path, tmp_path: Path, r
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_several_processes_share_the_shards(svm: Path, tmp_path: Path, run: Run) -> None:
-    multiprocessing.set_forkserver_preload(["support.warm"])
     write_shards(tmp_path / "texts", (30,) * 5)
     code, out, errors = run("predict", svm, "texts", "-o", "out", "--jobs", "2", "--json")
     assert code == 0, errors
@@ -240,6 +241,60 @@ def test_several_processes_share_the_shards(svm: Path, tmp_path: Path, run: Run)
     }  # fmt: skip
     assert run("predict", svm, "texts/*.parquet", "-o", "one")[0] == 0
     assert read_all(tmp_path / "out") == read_all(tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_an_interrupted_command_with_jobs_is_resumed(svm: Path, tmp_path: Path, run: Run) -> None:
+    write_shards(tmp_path / "texts", (5000,) * 20, 1000)
+    words = ["soft-labels", svm, "texts", "--job-threads", "1", "-o"]
+    assert run(*words, "whole")[0] == 0
+    process = started_command([*words, "out", "--jobs", "2"], tmp_path)
+    until = time.monotonic() + 120
+    while not list((tmp_path / "out").glob("*.parquet")):
+        assert process.is_alive()
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    assert process.exitcode == 130
+    assert "Interrupted; finished parts are kept" in (tmp_path / "errors.txt").read_text(encoding="utf-8")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert not list((tmp_path / "out" / ".work").rglob(".lease")), "no shard is held"
+    assert run(*words, "out")[0] == 0
+    for path in [*(tmp_path / "whole").glob("*.parquet"), tmp_path / "whole" / "manifest.json"]:
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_a_process_that_lost_its_lock_puts_nothing_in_place(
+    label: Label, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock is taken over while the complete shard is written; then nobody holds it, and the shard is labelled again."""
+    from randout.experiments.shards import labelling
+
+    write_shards(tmp_path / "texts", (12,))
+    real, seen = labelling.empty_table, []
+
+    def stolen(settings: Any, shard: Any) -> Any:
+        if not seen:
+            (lease,) = (tmp_path / "out" / ".work" / "parts").rglob(".lease")
+            lease.unlink()
+        seen.append(sorted(path.name for path in (tmp_path / "out").glob("*.parquet")))
+        return real(settings, shard)
+
+    monkeypatch.setattr(labelling, "empty_table", stolen)
+    manifest = label()
+    assert seen == [[], []], "tried twice, and nothing was put in place before"
+    assert (manifest.rows, len(read_all(tmp_path / "out"))) == (12, 12)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_shards_on_a_cluster(label: Label, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    write_shards(tmp_path / "texts")
+    options = Options(cluster="local", threads=1, show=Show(quiet=True))
+    assert label(out=tmp_path / "cluster", processes=options, deduplicate=True) == label(deduplicate=True)
+    assert read_all(tmp_path / "cluster") == read_all(tmp_path / "out")
 
 
 @pytest.mark.parametrize(

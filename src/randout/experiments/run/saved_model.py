@@ -43,17 +43,17 @@ def load_classifier(name: str, device: str = "cpu", form: str = "", *, precision
         return _load_export(exported, form)
     if form:
         raise UserError(f"--form {form}: {name} is not an export; only a folder written by randout export has forms")
-    from randout import baselines
-    from randout.models import loading
+    if (folder := baseline_folder(name)) is not None:
+        from randout import baselines
+
+        fitted = baselines.load(folder)
+        return LoadedClassifier(fitted.id2label, lambda texts, progress: fitted.logits(texts, progress, device))
+    from randout.models import loading  # imports PyTorch
     from randout.models.inference import predict
     from randout.models.tokens import encode, truncate
 
     from .reload import truncation_of
 
-    folder = baseline_folder(name)
-    if folder is not None:
-        fitted = baselines.load(folder)
-        return LoadedClassifier(fitted.id2label, lambda texts, progress: fitted.logits(texts, progress, device))
     source = loading.find(name, decoders=True)
     encoder = loading.load(source, precision=precision)
     encoder.model.to(device)

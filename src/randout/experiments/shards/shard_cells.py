@@ -85,6 +85,7 @@ class ShardCells:
         return {HASH: f"copies in {shard_name}", COMPARE: "comparison of copies"}.get(step, shard_name)
 
     def progress(self) -> tuple[int, int]:
+        self._labelled |= self.task.recorded()
         done = self._labelled or not self.task.settings.deduplicate or are_compared(self.task)
         return len(self._labelled if done else self._hashed), len(self._shards)
 
