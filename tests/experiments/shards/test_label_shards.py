@@ -6,6 +6,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import randout
 from conftest import Run
 from randout.core.console import Show
 from randout.core.errors import UserError
@@ -24,7 +27,7 @@ from randout.data.soft_label_files import read_soft_labels
 from randout.data.tables import read_table
 from randout.experiments.run.options import Options
 from randout.experiments.run.saved_model import load_classifier
-from randout.experiments.shards.label_shards import ShardRequest, label_shards
+from randout.experiments.shards.label_shards import ShardRequest, label_shards, prepare
 from randout.storage.shard_record import Manifest
 from support.forked import command as started_command
 from support.shards import fitted_svm, read_all, write_shards
@@ -214,6 +217,7 @@ def test_a_copy_gets_no_label_and_neither_does_one_of_a_held_out_row(label: Labe
     assert (manifest.labelled, manifest.copies, manifest.held_out, manifest.empty) == (3, 2, 1, 2)
 
 
+@pytest.mark.slow
 def test_a_killed_command_is_completed_exactly_once(svm: Path, tmp_path: Path, run: Run) -> None:
     write_shards(tmp_path / "texts", (3000,) * 4, 1000)
     words = ["soft-labels", svm, "texts", "--id-column", "key", "-o"]
@@ -241,6 +245,40 @@ def test_several_processes_share_the_shards(svm: Path, tmp_path: Path, run: Run)
     }  # fmt: skip
     assert run("predict", svm, "texts/*.parquet", "-o", "one")[0] == 0
     assert read_all(tmp_path / "out") == read_all(tmp_path / "one")
+
+
+WITHOUT_PYTORCH = """
+import sys
+from pathlib import Path
+from randout.experiments import worker
+from randout.experiments.run.options import Options
+from randout.experiments.shared_job import join
+join(Path(sys.argv[1]), Options(worker=0))
+print("torch" in sys.modules)
+"""
+
+
+def test_a_worker_joins_by_the_folder_and_labels_words_without_pytorch(label: Label, svm: Path, tmp_path: Path) -> None:
+    """An import of PyTorch would be most of what the start of a worker costs."""
+    write_shards(tmp_path / "texts")
+    request = ShardRequest("soft-labels", str(svm), [str(tmp_path / "texts")], str(tmp_path / "out"))
+    task, model = prepare(request, Options(jobs=2, show=Show(quiet=True)))
+    assert model is None
+    code = [sys.executable, "-c", WITHOUT_PYTORCH, str(task.path)]
+    done = subprocess.run(code, capture_output=True, text=True, check=False)
+    assert done.stdout == "False\n", done.stderr
+    found = read_all(tmp_path / "out")
+    label(out=tmp_path / "alone")
+    assert found == read_all(tmp_path / "alone")
+
+
+def test_the_function_returns_the_manifest(svm: Path, tmp_path: Path) -> None:
+    write_shards(tmp_path / "texts")
+    found = randout.label_shards(svm, tmp_path / "texts", tmp_path / "out", kind="predictions", id_column="key")
+    assert found == json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
+    assert read_all(tmp_path / "out")[0]["key"] == "0-0"
+    with pytest.raises(UserError, match="expected 'soft-labels' or 'predictions'"):
+        randout.label_shards(svm, tmp_path / "texts", tmp_path / "out", kind="labels")  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
