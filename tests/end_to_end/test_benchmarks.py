@@ -302,6 +302,21 @@ def test_claims_of_the_paper() -> None:
         assert binomtest((most - net) // 2, most).pvalue < 0.05 <= binomtest((most + 2 - net) // 2, most + 2).pvalue
 
 
+def test_scaling_smoke(smoke: Callable[..., Any], tmp_path: Path) -> None:
+    """One worker does all of the work itself; twenty are about twenty times as fast; the tables are written into the page."""
+    page = tmp_path / "scaling.md"
+    page.write_text((ROOT / "docs" / "explanation" / "scaling.md").read_text(encoding="utf-8"), encoding="utf-8")
+    one, several = smoke("scaling", "--page", str(page))["studies"]
+    assert 0.99 < one["efficiency"] <= 1
+    assert 10 < one["hours"] / several["hours"] < 20
+    assert several["operations"] > one["operations"] > 0
+    text = page.read_text(encoding="utf-8")
+    assert "| 20 | 1 |" in text
+    assert text.endswith(
+        (ROOT / "docs" / "explanation" / "scaling.md").read_text(encoding="utf-8").split("<!-- end mark -->")[1]
+    )
+
+
 def test_simulation_smoke(tmp_path: Path) -> None:
     """A few simulations end in a page whose text around the tables is untouched, twice the same."""
     simulate = runpy.run_path(str(ROOT / "benchmarks" / "simulate.py"))
