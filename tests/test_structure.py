@@ -23,7 +23,7 @@ LAYERS = [  # packages, lowest first: a package imports from the packages of ear
     {"training", "baselines"},
     {"exports"},
     {"integrations", "experiments.run", "testing"},
-    {"experiments.search", "experiments.shrink"},
+    {"experiments.search", "experiments.shrink", "experiments.shards"},
     {"experiments.study"},
     {"experiments.reproduction"},
     {"experiments"},

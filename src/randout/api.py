@@ -16,6 +16,7 @@ from randout import reporting
 from randout.core import config
 from randout.core.console import Show
 from randout.core.errors import UserError
+from randout.core.launch import launched
 from randout.core.terminal import is_text
 from randout.core.wording import plural, type_words, verb
 from randout.data import dataframes
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from randout.experiments.annotation import Annotation
     from randout.experiments.run.export import Export
     from randout.experiments.run.pipeline import Result
+    from randout.experiments.run.plan import Plan
+    from randout.training.processes import Processes
 
 PathLike = str | Path
 Table = PathLike | Mapping[str, Sequence[Any]] | Any
@@ -70,13 +73,24 @@ def train(
         raise UserError(f"train: name: found {name!r:.80}, {type_words(name)}; expected a string")
     called = "" if name is None else checked_name(name)
     options = replace(_options(out, runs, time_limit, quiet), name=called)
-    with _source(data, Path(runs)) as source:
-        request = _request(_tables(source, student, teacher), preset, recipe, settings)
-        plan = planning.make(request.config(), required=request.required, alternatives=True)
-    plan.dataset.report.warn(options.show)
-    result = pipeline.execute(plan, options)
-    options.show.conclude(messages(result.scores.warnings))
-    return result
+
+    def make_plan() -> Plan:
+        with _source(data, Path(runs)) as source:
+            request = _request(_tables(source, student, teacher), preset, recipe, settings)
+            return planning.make(request.config(), required=request.required, alternatives=True)
+
+    def carry_out(processes: Processes | None = None) -> Result:
+        plan = make_plan()
+        plan.dataset.report.warn(options.show)
+        result = pipeline.execute(plan, replace(options, processes=processes))
+        options.show.conclude(messages(result.scores.warnings))
+        return result
+
+    if (launch := launched()) is None:
+        return carry_out()
+    from randout.experiments.run.launched import train_together
+
+    return train_together(launch, carry_out, make_plan)
 
 
 @dataclass(frozen=True)

@@ -217,6 +217,14 @@ def test_predict_smoke(smoke: Callable[..., Any]) -> None:
     assert set(found["budgets"]) == {"64", "256"}
 
 
+def test_ranks_smoke(smoke: Callable[..., Any]) -> None:
+    """Two processes train the weights of one that adds up two parts, to the last bit."""
+    found = smoke("ranks")
+    assert found["same_bits"]
+    assert found["sides"].keys() == {"one", "accumulated", "several"}
+    assert found["sides"]["several"]["exchanged_mib"] > 0 == found["sides"]["accumulated"]["exchanged_mib"]
+
+
 def test_rows_smoke(smoke: Callable[..., Any], tmp_path: Path) -> None:
     found = smoke("rows", "--plot", str(tmp_path / "rows.png"))
     assert [size["rows"] for size in found["sizes"]] == [400, 800]
@@ -292,6 +300,21 @@ def test_claims_of_the_paper() -> None:
         assert round(100 * most / rows, 1) == percent
         assert round(100 * claims["most_discordant"](net, exact=False) / rows, 1) == uncorrected
         assert binomtest((most - net) // 2, most).pvalue < 0.05 <= binomtest((most + 2 - net) // 2, most + 2).pvalue
+
+
+def test_scaling_smoke(smoke: Callable[..., Any], tmp_path: Path) -> None:
+    """One worker does all of the work itself; twenty are about twenty times as fast; the tables are written into the page."""
+    page = tmp_path / "scaling.md"
+    page.write_text((ROOT / "docs" / "explanation" / "scaling.md").read_text(encoding="utf-8"), encoding="utf-8")
+    one, several = smoke("scaling", "--page", str(page))["studies"]
+    assert 0.99 < one["efficiency"] <= 1
+    assert 10 < one["hours"] / several["hours"] < 20
+    assert several["operations"] > one["operations"] > 0
+    text = page.read_text(encoding="utf-8")
+    assert "| 20 | 1 |" in text
+    assert text.endswith(
+        (ROOT / "docs" / "explanation" / "scaling.md").read_text(encoding="utf-8").split("<!-- end mark -->")[1]
+    )
 
 
 def test_simulation_smoke(tmp_path: Path) -> None:
@@ -500,3 +523,10 @@ def test_mutants_are_killed_or_survive_and_a_run_goes_on(
     ]
     copy = mutate.Copy(tmp_path / "copy")
     assert copy.run(["test_slow.py"], 0.3)[0] == "timeout"
+
+
+@pytest.mark.slow
+def test_shards_smoke(smoke: Callable[..., Any]) -> None:
+    found = smoke("shards")
+    assert (found["rows"], found["same_bytes"], found["exactly_once"]) == (4000, True, True)
+    assert len(found["memory"]) == 4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from randout.core.errors import Failure, UserError
 from randout.integrations.hf_trainer import FILE, for_trainer
@@ -17,6 +20,7 @@ from randout.methods.base import Method, Pass, State
 from randout.methods.cross_entropy import CrossEntropy
 from randout.methods.kd import KnowledgeDistillation
 from randout.methods.randout import Randout
+from support import several
 from support.external_loops import Ascent, Mixed, Square, Twice, examples, stock
 from support.training import bit_identical, hooks_of, largest_difference
 
@@ -308,3 +312,44 @@ def test_a_parameter_that_loses_its_gradient_stops_the_training(tiny_model: Tiny
     with pytest.raises(Failure, match=r"layer\.0\.intermediate\.dense\.weight.* got no gradient in the first step"):
         trainer.train()
     trainer.noise.detach()
+
+
+SHARED: dict[str, list[Method]] = {  # trained by two processes, or in two micro-batches by one
+    "clean": [CrossEntropy()],
+    "noise and a second pass": [CrossEntropy(label_smoothing=0.1), Twice(), Randout(units=16)],
+    "distilled": [CrossEntropy(), KnowledgeDistillation()],
+}
+
+
+def train_shared(folder: Path, place: Path, name: str, teacher: bool, **asked: Any) -> Any:
+    """Train without dropout, whose masks in an external loop are the process's own; returns the Trainer."""
+    asked |= {"per_device_train_batch_size": 4, "average_tokens_across_devices": True}
+    trainer = trainer_of(folder, place, SHARED[name], dropout=False, teacher=teacher, **asked)
+    trainer.train()
+    return trainer
+
+
+def train_in_two(folder: Path, out: Path) -> None:
+    """What each of two processes does."""
+    rank = os.environ["RANK"]
+    for name in SHARED:
+        trainer = train_shared(folder, out / "trainer", name, name == "distilled", ddp_backend="gloo")
+        assert trainer.args.world_size == 2
+        save_file(weights_of(trainer), out / f"{name} {rank}.safetensors")
+        (out / f"{name} {rank}.json").write_text(json.dumps(trainer.state.log_history))
+
+
+def test_two_processes_train_as_one_that_accumulates(tiny_model: Tiny, tmp_path: Path) -> None:
+    """Weights to the last bit, and the logged parts of the loss, whose sum is the Trainer's own loss."""
+    folder = tiny_model("bert")
+    several.run(train_in_two, folder, tmp_path)
+    for name in SHARED:
+        one = train_shared(folder, tmp_path / "one", name, name == "distilled", gradient_accumulation_steps=2)
+        for rank in range(2):
+            assert bit_identical(load_file(tmp_path / f"{name} {rank}.safetensors"), weights_of(one)), name
+        logged = [row for row in json.loads((tmp_path / f"{name} 0.json").read_text()) if "loss" in row]
+        expected = [row for row in one.state.log_history if "loss" in row]
+        assert len(logged) == len(expected) == 6
+        for row, other in zip(logged, expected, strict=True):
+            parts = [key for key in row if key == "loss" or key.startswith("loss_")]
+            assert {key: row[key] for key in parts} == pytest.approx({key: other[key] for key in parts}, rel=1e-4)

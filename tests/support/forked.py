@@ -26,13 +26,16 @@ def command(words: Sequence[object], folder: Path, limit: int = 0) -> Any:
 
     limit: bytes that a file may have at most; 0: no limit.
     """
-    return started(_carry_out, [str(word) for word in words], str(folder), limit)
+    return started(carry_out, [str(word) for word in words], str(folder), limit)
 
 
-def _carry_out(words: list[str], folder: str, limit: int) -> None:
+def carry_out(
+    words: list[str], folder: str, limit: int, output: str = "output.txt", errors: str = "errors.txt"
+) -> None:
+    """What the process of `command` does."""
     os.chdir(folder)
     os.environ["RANDOUT_CACHE"] = str(Path(folder) / "cache")
-    for stream, name in ((1, "output.txt"), (2, "errors.txt")):
+    for stream, name in ((1, output), (2, errors)):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     if limit:
         import resource

@@ -25,6 +25,7 @@ from randout.models.inference import predict
 from randout.models.tokens import batches
 from randout.training.loop import TrainingData, begin, fit, flush, losses_of, micro_batch_of, step_at
 from randout.training.schedule import learning_rate
+from randout.training.state import Unread
 from support.training import (
     bit_identical,
     largest_difference,
@@ -288,13 +289,17 @@ def test_a_row_of_the_history_has_the_losses_of_its_own_epoch(tiny_model: Tiny) 
     assert len({row["loss_ce"] for row in each}) == 4
 
 
+def unread(epoch: int, batch: int, loss: float) -> Unread:
+    return Unread(epoch, batch, {0: {"loss_ce": [(torch.tensor(loss), 1.0)]}})
+
+
 def test_flush_reads_once_and_in_order(tiny_model: Tiny) -> None:
     training = new_training(tiny_encoder(tiny_model("bert")), [CrossEntropy()])
-    training.pending = [(0, 0, {"loss_ce": torch.tensor(1.0)}), (0, 1, {"loss_ce": torch.tensor(3.0)})]
+    training.pending = [unread(0, 0, 1.0), unread(0, 1, 3.0)]
     flush(training)
     flush(training)
     assert training.position.sums == {"loss_ce": [4.0, 2]}
-    training.pending = [(1, 4, {"loss_ce": torch.tensor(math.nan)}), (1, 5, {"loss_ce": torch.tensor(math.inf)})]
+    training.pending = [unread(1, 4, math.nan), unread(1, 5, math.inf)]
     with pytest.raises(Failure, match="loss ce is nan at epoch 2, batch 5"):
         flush(training)
 

@@ -15,25 +15,20 @@ import typer
 
 from randout.core import terminal
 from randout.core.console import Show, complain, no_second_copy, print_always
-from randout.core.errors import Failure, UserError
+from randout.core.errors import EndedElsewhere, Failure, UserError
 from randout.core.files import shell_path
 from randout.core.wording import plural
 from randout.experiments.run.options import Stopped
 
-from . import annotate, export, methods, report, reproduce, search, shrink, studies, tools, train
+from . import annotate, export, methods, report, reproduce, search, shards, shrink, studies, tools, train
 from .tools import (
     AsJson,
+    Device,
     Encoding,
+    Form,
     LabelColumn,
-    Plugins,
-    Preset,
     Quiet,
-    Recipe,
-    RunsFolder,
-    Sets,
     TextColumn,
-    named,
-    requested,
 )
 
 if TYPE_CHECKING:
@@ -45,8 +40,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 Probabilities = Annotated[bool, typer.Option("--probabilities", help="also give the probability of every class")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
-Form = Annotated[str, typer.Option(help="form of an export: float32 or int8 (default: float32 if it is there)")]
 Data = Annotated[
     str,
     typer.Argument(
@@ -82,56 +75,7 @@ app.add_typer(tools.app)
 app.add_typer(report.app)
 app.add_typer(export.app)
 app.add_typer(annotate.app)
-
-
-@app.command("soft-labels")
-def soft_labels(
-    data: Data,
-    teacher: Annotated[str, typer.Option(help="a run, a classifier or an encoder")],
-    student: Annotated[str | None, typer.Option(help="the student that will learn from it")] = None,
-    preset: Preset = None,
-    recipe: Recipe = None,
-    sets: Sets = None,
-    plugin: Plugins = None,
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
-    unlabeled: Annotated[str | None, typer.Option(help="file of unlabelled texts")] = None,
-    runs: RunsFolder = Path("runs"),
-    quiet: Quiet = False,
-) -> None:
-    """Store a teacher's soft labels ahead of training. `train` with the same data and teacher reuses them."""
-    from randout.data.dataset import load
-    from randout.experiments.run.already_trained import check_student, find_models
-    from randout.experiments.run.imported_teacher import is_soft_label_file
-
-    table = {"source": data, "text_column": text_column, "label_column": label_column, "unlabeled": unlabeled}
-    settings = named({"data": table, "student": {"model": student}})
-    settings |= {"teacher": {"model": teacher}, "output": {"test": False}}
-    config = requested(settings, preset, recipe, sets).config()
-    check_student(config)
-    show = Show(quiet)
-    dataset = load(config.data)
-    dataset.report.warn(show)
-    find_models(config)
-    if is_soft_label_file(teacher):
-        raise UserError(
-            f"{teacher}: this file holds soft labels already; use it with `randout train --teacher {teacher}`"
-        )
-    from randout.experiments.run import pipeline, planning  # imports PyTorch
-
-    plan = planning.make(config, dataset, required=config.methods)
-    try:
-        taught = pipeline.taught(plan, pipeline.Options(runs=runs, show=show))
-    except pipeline.Stopped as stop:
-        tools.stopped(stop, stop.run.path)
-        return
-    if taught is None:
-        raise UserError(
-            "soft-labels: no method of this recipe learns from a teacher; choose another --preset or --recipe"
-        )
-    print(
-        f"{taught.name}: validation accuracy {taught.validation['accuracy']:.2%}, logits saved in {runs / 'soft-labels'}"
-    )
+app.add_typer(shards.app)
 
 
 @app.command()
@@ -234,19 +178,34 @@ def _opened(
 def predict(
     model: Annotated[str, typer.Argument(help="a run or a classifier folder")],
     texts: Annotated[
-        list[str] | None, typer.Argument(help="texts (default: standard input, one text per line or a table)")
+        list[str] | None,
+        typer.Argument(help="texts (default: standard input, one text per line or a table); with -o, Parquet shards"),
     ] = None,
     file: Annotated[str | None, typer.Option("-f", "--file", help="a table; all its rows and columns are kept")] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="file to write the table to (with --file)")] = None,
+    out: Annotated[
+        str | None, typer.Option("-o", "--out", help="file to write the table to (with --file), or a folder of shards")
+    ] = None,
     probabilities: Probabilities = False,
     text_column: Annotated[str | None, typer.Option(help="name of a table's text column")] = None,
     encoding: Encoding = None,
     device: Device = "auto",
     form: Form = "",
+    id_column: shards.IdColumn = None,
+    deduplicate: shards.Deduplicate = False,
+    held_out: shards.HeldOut = "",
+    jobs: shards.Jobs = 1,
+    work: shards.Work = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Classify texts from arguments, a file or standard input. Adds label and score; empty texts get neither."""
+    """Classify texts from arguments, a file, standard input or Parquet shards. Adds label and score; empty texts get neither."""
+    from randout.data.shards import names_shards
+
+    if out and texts and not file and names_shards(texts):
+        given = (device, form, text_column, id_column, probabilities, deduplicate, held_out, jobs, work)
+        shards.label("predictions", model, texts, out, *given, as_json=as_json, quiet=quiet)
+        return
+    shards.check_unused(id_column, deduplicate, held_out, jobs, work)
     from randout.experiments.run import batch_prediction
 
     show = Show(quiet or as_json)
@@ -262,9 +221,10 @@ def predict(
         )
     if texts and len(texts) == 1 and os.sep in texts[0] and Path(texts[0]).is_dir():
         raise UserError(f"predict: {texts[0]} is a folder; expected texts, or a table: --file FILE")
-    batch_prediction.check_source(file, texts or (), out, request)
+    target = Path(out) if out else None
+    batch_prediction.check_source(file, texts or (), target, request)
     if file:
-        _report_table(batch_prediction.label_table(request, file, out, show, _bars(show)), as_json)
+        _report_table(batch_prediction.label_table(request, file, target, show, _bars(show)), as_json)
         return
     output = sys.stdout  # kept, because a progress bar may replace sys.stdout
     bars = Show(quiet=True) if output.isatty() else _bars(show)  # a bar would mix with the results
@@ -344,7 +304,8 @@ def _run() -> int:
             complain("interrupted")
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except (UserError, Failure) as error:
-        complain(f"error: {error}")
+        if not (isinstance(error, EndedElsewhere) and error.told):
+            complain(f"error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
         complain("interrupted")

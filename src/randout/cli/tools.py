@@ -51,6 +51,8 @@ Sets = Annotated[
 Preset = Annotated[
     str | None, typer.Option(help="auto (default), randout-kd, plain, kd, randout, randout-literal, paper, hmcnet")
 ]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
+Form = Annotated[str, typer.Option(help="form of an export: float32 or int8 (default: float32 if it is there)")]
 Encoding = Annotated[str | None, typer.Option(help="text encoding of tables, such as latin1 (default: UTF-8)")]
 TextColumn = Annotated[str | None, typer.Option("--text-column", help="name of the text column")]
 LabelColumn = Annotated[str | None, typer.Option("--label-column", help="name of the label column")]

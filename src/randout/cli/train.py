@@ -14,8 +14,10 @@ import typer
 from randout.core.console import Show
 from randout.core.errors import UserError
 from randout.core.files import shell_path
+from randout.core.launch import Launch, check_single, launched
+from randout.core.terminal import EXIT_CODES, Told
 from randout.core.wording import plural, verb
-from randout.experiments.run.options import Options, Result, finished
+from randout.experiments.run.options import Options, Result, Stopped, finished
 from randout.storage.run_folder import check_run
 
 from .tools import (
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from randout.core.config import Config
     from randout.data.dataset import Dataset
     from randout.experiments.run.plan import Plan
+    from randout.training.processes import Processes
 
 
 def train(
@@ -134,10 +137,14 @@ def train(
         if settings or preset or recipe or sets or out:
             raise UserError("--resume: a run resumes with its own settings; remove the other options")
         work = _resumed(resume, options)
+    launch = launched()
     if dry_run:
+        check_single("randout train --dry-run")
         print("\n".join(_estimate(_plan(work, _read(work)))))
-    else:
+    elif launch is None:
         report(_train(work), as_json, options.show)
+    else:
+        _train_together(work, launch, as_json)
 
 
 @dataclass(frozen=True)
@@ -187,6 +194,26 @@ def _train(work: Work) -> Result:
     if not work.resumed:  # a resumed run keeps the digest of its first command
         request = digest(work.config, dataset, work.required)  # again: models may have been fetched
     return pipeline.execute(plan, replace(options, request=request))
+
+
+def _train_together(work: Work, launch: Launch, as_json: bool) -> None:
+    """Train in the processes that `torchrun` started. The first one prints the result, the others nothing."""
+    from randout.experiments.run.launched import train_together
+
+    def lead(processes: Processes) -> Result:
+        return _train(replace(work, options=replace(work.options, processes=processes)))
+
+    def make_plan() -> Plan:
+        return _plan(work, _read(work))
+
+    try:
+        result = train_together(launch, lead, make_plan)
+    except Stopped as stop:
+        if launch.leads:
+            raise
+        raise Told(EXIT_CODES.get(stop.why, 0)) from None
+    if launch.leads:
+        report(result, as_json, work.options.show)
 
 
 def _read(work: Work) -> Dataset:

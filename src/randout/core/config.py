@@ -73,7 +73,7 @@ class DataTable(Table):
     )
     validation: Name = _setting("", "file with the validation rows; empty: taken from the training rows")
     test: Name = _setting("", "file with the test rows; empty: taken from the source")
-    unlabeled: Name = _setting("", "file with unlabelled texts, for distillation")
+    unlabeled: Name = _setting("", "file with unlabelled texts, for distillation; or a folder of Parquet shards")
     views: int = _setting(
         0, "augmented views of each training text, labelled by the teacher, for distillation; 0: none", ge=0
     )
@@ -189,6 +189,9 @@ class TrainTable(Table):
     batch_size: int = _setting(16, "texts per optimizer step", ge=1)
     micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = _setting(
         "auto", "texts per forward pass; auto: the batch, halved when GPU memory runs out"
+    )
+    batch_parts: AutoInt = _setting(
+        0, "parts into which each step is divided, for several processes; auto: one per process"
     )
     schedule: Literal["linear", "constant"] = _setting("linear", "learning rate schedule after warm-up")
     warmup_ratio: float = _setting(0.06, "fraction of all steps used for warm-up", ge=0, le=1)

@@ -1,4 +1,4 @@
-"""The two kinds of error that end a command: the user's mistake and a failure."""
+"""The kinds of error that end a command: the user's mistake, a failure, and a failure of another process."""
 
 from __future__ import annotations
 
@@ -39,6 +39,14 @@ class Failure(Exception):
     """A failure that is not the user's mistake (disk full, loss not finite). Exit code 1, no traceback."""
 
     exit_code = 1
+
+
+class EndedElsewhere(Failure):
+    """Another process of the same training ended. told: whether it has printed why. exit_code: its exit code."""
+
+    def __init__(self, message: str, exit_code: int = 1, told: bool = True) -> None:
+        super().__init__(message)
+        self.exit_code, self.told = exit_code, told
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

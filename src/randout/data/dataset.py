@@ -21,6 +21,7 @@ from randout.core.config import Config, DataTable
 from randout.core.errors import UserError
 from randout.core.wording import WARNING
 from randout.data.row_hashes import Hashes, row_hashes
+from randout.data.shards import is_sharded
 
 from . import columns as cols
 from . import labels as label_rules
@@ -93,6 +94,7 @@ class Dataset:
         default_factory=lambda: np.zeros(0, np.int64)
     )  # (n,) where each row starts in its file; 0: unknown
     views: Views | None = None  # augmented views of training texts, which are the last rows
+    sharded_rows: int = 0  # further texts to learn from that stay on disk (`data.unlabeled` as a folder of shards)
 
     @property
     def names(self) -> list[str]:
@@ -149,6 +151,8 @@ def load(table: DataTable) -> Dataset:
         raise UserError("no data given. Name a file or a dataset, as in `randout train reviews.csv`")
     check_split(table)
     files = {role: path for role in ("validation", "test", "unlabeled") if (path := getattr(table, role))}
+    if is_sharded(files.get("unlabeled", "")):
+        del files["unlabeled"]  # read block by block while the student's tokens are stored
     held_out = files.keys() - {"unlabeled"}
     notes: list[str] = []
     opened = open_sources(table.source, files, notes, table.encoding)

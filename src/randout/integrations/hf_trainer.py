@@ -150,7 +150,8 @@ class ForTrainer:
         """Log the parts of the loss alongside it, as means over the steps since the last log."""
         if not logs or "loss" not in logs or not self._sums:
             return
-        means = {f"loss_{name}": float(total) / max(self._steps, 1) for name, total in self._sums.items()}
+        sums = {name: _of_all_processes(total) for name, total in self._sums.items()}
+        means = {f"loss_{name}": float(total) / max(self._steps, 1) for name, total in sums.items()}
         self._sums, self._steps = {}, 0
         logs.update(means)
         if state.log_history:
@@ -235,11 +236,23 @@ def _check(methods: Sequence[Method], args: TrainingArguments) -> None:
         raise UserError(
             f"methods.{own_gradient[0]}: several backward passes are not supported with {args.world_size} processes; use one"
         )
+    if args.world_size > 1 and not args.average_tokens_across_devices:
+        raise UserError(
+            f"average_tokens_across_devices is off with {args.world_size} processes, so each would divide its losses by its "
+            "own number of texts; set it to True"
+        )
     if whole and args.gradient_accumulation_steps * args.world_size > 1:
         raise UserError(
             f"methods.{whole[0]}: it needs all texts of a step at once; set gradient_accumulation_steps = 1, and use one "
             "process"
         )
+
+
+def _of_all_processes(total: Tensor) -> Tensor:
+    """Sum a number over the processes of the Trainer; each has the losses of its own texts, divided by those of the step."""
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(total)
+    return total
 
 
 @torch.no_grad()

@@ -66,3 +66,17 @@ def check_together(methods: Sequence[Method], micro_batch: int | str = "auto", b
             f"train.micro_batch: {micro_batch}, but methods.{whole[0]} needs all {batch_size} texts of a step at "
             "once; remove micro_batch, or lower batch_size"
         )
+
+
+def check_parts(methods: Sequence[Method], parts: int, batch_size: int) -> None:
+    """Raise UserError if a step of these methods cannot be divided into so many parts. parts: 0: undecided, as 1."""
+    if parts < 2:
+        return
+    divided = f"train.batch_parts: each step is divided into {parts} parts, one per process"
+    if whole := [method.name for method in methods if method.needs_full_batch]:
+        raise UserError(
+            f"{divided}, but methods.{whole[0]} needs all texts of a step at once. Train in one process, or leave the method "
+            f"out: --set methods.{whole[0]}=false"
+        )
+    if parts > batch_size:
+        raise UserError(f"{divided}, but a step has {batch_size} texts. Raise train.batch_size, or use fewer processes")

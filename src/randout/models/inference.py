@@ -18,11 +18,17 @@ AT_ONCE = {"cpu": 2048, "cuda": 8192, "mps": 8192}  # tokens per forward pass; o
 
 @torch.no_grad()
 def predict(
-    encoder: Encoder, tokens: Tokens, rows: np.ndarray, precision: str, seen: Callable[[int], None] = lambda texts: None
+    encoder: Encoder,
+    tokens: Tokens,
+    rows: np.ndarray,
+    precision: str,
+    seen: Callable[[int], None] = lambda texts: None,
+    share: tuple[int, int] = (0, 1),
 ) -> np.ndarray:
     """Compute logits (len(rows), C) in float32, in the order of `rows`, without dropout or noise.
 
-    seen: called after each batch with its number of texts.
+    seen: called after each batch with its number of texts. share: (i, n) for the batches i, i + n, i + 2 n, ... only; the
+    logits of other rows are 0.
     """
     encoder.model.eval()
     found = np.zeros((len(rows), encoder.model.config.num_labels), dtype=np.float32)
@@ -30,7 +36,8 @@ def predict(
         reordered_weights(encoder.model, precision),
         computing(encoder.device, precision),
     ):  # weights are converted once
-        for places in by_length(tokens.lengths[rows], np.arange(len(rows)), AT_ONCE[encoder.device.type]):
+        batches = by_length(tokens.lengths[rows], np.arange(len(rows)), AT_ONCE[encoder.device.type])
+        for places in batches[share[0] :: share[1]]:
             ids = [torch.from_numpy(tokens[row].astype(np.int64)) for row in rows[places]]
             found[places] = encoder.forward(ids).logits.float().cpu().numpy()
             seen(len(places))

@@ -77,7 +77,7 @@ def restore(training: TrainingState, folder: Path, environment: dict[str, Any], 
     tensors = _load(folder, record["state"])
     try:
         position = Position(**record["position"])
-        _put(training, tensors)
+        put(training, tensors)
     except (UserError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             f"{folder}: the checkpoint does not fit this model ({str(error)[:200]}); use --fresh to start again"
@@ -116,7 +116,8 @@ def tensors_of(training: TrainingState) -> dict[str, Tensor]:
     return _weights(training) | optimizer_tensors("optimizer", training.optimizer) | training.stack.state_dict()
 
 
-def _put(training: TrainingState, tensors: dict[str, Tensor]) -> None:
+def put(training: TrainingState, tensors: dict[str, Tensor]) -> None:
+    """Restore a training's state from the result of `tensors_of`. Raises UserError, KeyError, RuntimeError, ValueError."""
     training.encoder.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
     load_optimizer("optimizer", training.optimizer, tensors)
     training.stack.load_state_dict(tensors)

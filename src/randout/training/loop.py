@@ -27,12 +27,14 @@ from randout.methods.stack import MethodStack
 from randout.models.encoder import LOGITS_ONLY, Encoder, Output, Want, computing
 from randout.models.kernels import block
 from randout.models.kernels.buffers import frozen_garbage_collector
+from randout.models.kernels.embedding import SparseRowEmbedding
 from randout.models.tokens import batches
 from randout.stats.metrics import better
 
 from . import gradient_guard
 from .schedule import learning_rate
-from .state import Event, TrainingData, TrainingState
+from .state import Event, TrainingData, TrainingState, Unread
+from .step_parts import Span, divide, logged_by_all, merged, sum_gradients
 
 FLUSH = 20  # steps between reads of the losses on a GPU, because each read synchronises with it
 
@@ -133,12 +135,48 @@ def step(training: TrainingState, data: TrainingData, rows: np.ndarray) -> None:
     rate = learning_rate(training.settings, position.step, data.steps(training.settings))
     for group in optimizer.param_groups:
         group["lr"] = rate
+    step = step_at(training, data, position.step)
+    logged = _add_up(training, step, data, rows)
+    if training.watched:
+        _check_gradients(training, data, rows)
+    step.log("gradient_norm", _clip(optimizer, training.settings.max_grad_norm))
+    if training.processes is None or training.processes.leads:
+        logged[0] = logged.get(0, {}) | step.logged
+    training.pending.append(Unread(position.epoch, position.batch, logged))
+    if training.encoder.device.type == "cpu" or len(training.pending) >= FLUSH:
+        flush(training)  # before optimizer.step, so that on a CPU non-finite gradients never reach the weights
+    optimizer.step()
+    training.stack.stepped(step)
+
+
+def _add_up(training: TrainingState, step: Step, data: TrainingData, rows: np.ndarray) -> dict[int, Logged]:
+    """Set `.grad` to the gradient of the step, the sum over its parts; returns the numbers logged, by part."""
+    if training.parts == 1 and training.processes is None:
+        return {0: _compute_part(training, step, data, rows, (0, len(rows)))}
+    spans, logged = divide(data.tokens.lengths[rows], training.parts), {}
+
+    def compute(part: int) -> None:
+        first, end = spans[part]
+        if first < end:
+            logged[part] = _compute_part(training, step, data, rows, spans[part])
+
+    parameters = [parameter for group in training.optimizer.param_groups for parameter in group["params"]]
+    words = training.encoder.hook_points.words
+    if not isinstance(words, SparseRowEmbedding) or all(parameter is not words.weight for parameter in parameters):
+        words = None
+    sum_gradients(parameters, words, training.parts, compute, training.processes)
+    return logged
+
+
+def _compute_part(training: TrainingState, step: Step, data: TrainingData, rows: np.ndarray, span: Span) -> Logged:
+    """Set `.grad` to the gradient of the texts in `span` of the `rows` of a step; returns the numbers logged."""
+    position = training.position
     while True:
-        optimizer.zero_grad(set_to_none=True)
-        step = step_at(training, data, position.step)
+        training.optimizer.zero_grad(set_to_none=True)
+        own = replace(step, logged={})
         try:
-            accumulate_gradients(training, step, data, rows)
-            break
+            accumulate_gradients(training, own, data, rows, span)
+            return own.logged
         except torch.OutOfMemoryError:
             whole = [method.name for method in training.stack.methods if method.needs_full_batch]
             if training.settings.micro_batch != "auto" or position.micro_batch == 1 or whole:
@@ -149,14 +187,6 @@ def step(training: TrainingState, data: TrainingData, rows: np.ndarray) -> None:
                 ) from None
             position.micro_batch = -(-position.micro_batch // 2)
             torch.cuda.empty_cache()
-    if training.watched:
-        _check_gradients(training, data, rows)
-    step.log("gradient_norm", _clip(optimizer, training.settings.max_grad_norm))
-    training.pending.append((position.epoch, position.batch, _summary(step.logged)))
-    if training.encoder.device.type == "cpu" or len(training.pending) >= FLUSH:
-        flush(training)  # before optimizer.step, so that on a CPU non-finite gradients never reach the weights
-    optimizer.step()
-    training.stack.stepped(step)
 
 
 def _check_gradients(training: TrainingState, data: TrainingData, rows: np.ndarray) -> None:
@@ -188,16 +218,25 @@ def step_at(training: TrainingState, data: TrainingData, number: int) -> Step:
     return Step(training.stack.context, loop, number, data.steps(training.settings))
 
 
-def accumulate_gradients(training: TrainingState, step: Step, data: TrainingData, rows: np.ndarray) -> None:
-    """Accumulate `.grad` over the micro-batches of a step; a method may compute it in its own way."""
-    for first in range(0, len(rows), training.position.micro_batch):
-        batch = micro_batch_of(training, data, rows, first)
+def accumulate_gradients(
+    training: TrainingState, step: Step, data: TrainingData, rows: np.ndarray, span: Span | None = None
+) -> None:
+    """Accumulate `.grad` over the micro-batches of a step; a method may compute it in its own way.
+
+    span: the part of the `rows` to compute; None: all.
+    """
+    first, end = span or (0, len(rows))
+    for start in range(first, end, training.position.micro_batch):
+        batch = micro_batch_of(training, data, rows, start, end)
         training.stack.gradient(step, batch, partial(backward, training, step))
 
 
-def micro_batch_of(training: TrainingState, data: TrainingData, rows: np.ndarray, first: int) -> Batch:
-    """Make the micro-batch that starts at index `first` of the `rows` of a step."""
-    return batch_of(training, data, rows, rows[first : first + training.position.micro_batch], first)
+def micro_batch_of(
+    training: TrainingState, data: TrainingData, rows: np.ndarray, first: int, end: int | None = None
+) -> Batch:
+    """Make the micro-batch that starts at index `first` of the `rows` of a step, and ends at `end` at the latest."""
+    last = min(first + training.position.micro_batch, len(rows) if end is None else end)
+    return batch_of(training, data, rows, rows[first:last], first)
 
 
 def held_out(training: TrainingState, data: TrainingData, step: int) -> Batch:
@@ -297,11 +336,13 @@ def _summary(logged: Logged) -> dict[str, Tensor]:
 
 
 def flush(training: TrainingState) -> None:
-    """Read the logged numbers of the steps since the last read. Raises Failure naming the first loss that is not finite, or
-    the gradient norm, which may overflow even if no loss does.
+    """Read the logged numbers of the steps since the last read, of all processes. Raises Failure naming the first loss that
+    is not finite, or the gradient norm, which may overflow even if no loss does.
     """
-    for epoch, batch, numbers in training.pending:
-        for name, tensor in numbers.items():
+    if training.processes is not None and training.pending:
+        training.pending = logged_by_all(training.processes, training.pending)
+    for epoch, batch, logged in training.pending:
+        for name, tensor in _summary(merged(logged)).items():
             value = float(tensor)
             if name.startswith(("loss_", "gradient_norm")) and not math.isfinite(value):
                 training.pending.clear()

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from randout.core.config import TrainTable
+from randout.methods.base import Logged
 from randout.methods.stack import MethodStack
 from randout.models.encoder import Encoder
 from randout.models.tokens import Tokens
+
+if TYPE_CHECKING:
+    from .processes import Processes
 
 
 @dataclass(frozen=True)
@@ -52,14 +56,25 @@ class Position:
     seconds: float = 0.0  # spent in this epoch
     history: list[dict[str, Any]] = field(default_factory=list)  # one row per epoch
     ended: str = ""  # why training ended
+    processes: int = 1  # that computed the last steps
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
+class Unread(NamedTuple):
+    """Numbers that a step logged and that were not read yet. logged: of each part that this process computed, by its number;
+    those of the whole step are with part 0.
+    """
+
+    epoch: int
+    batch: int
+    logged: dict[int, Logged]
+
+
 @dataclass
 class TrainingState:
-    """Everything that a training in progress consists of."""
+    """Everything that a training in progress consists of. processes: those that share it; None for this one only."""
 
     encoder: Encoder
     stack: MethodStack
@@ -67,10 +82,16 @@ class TrainingState:
     settings: TrainTable
     precision: str
     position: Position = field(default_factory=Position)
-    pending: list[tuple[int, int, dict[str, Tensor]]] = field(default_factory=list)  # numbers not yet read
+    pending: list[Unread] = field(default_factory=list)
     watched: dict[str, nn.Parameter] = field(
         default_factory=dict
     )  # student parameters, until the first step is checked
+    processes: Processes | None = None
+
+    @property
+    def parts(self) -> int:
+        """Number of parts into which the texts of a step are divided."""
+        return self.settings.batch_parts or 1
 
 
 @dataclass(frozen=True)

@@ -27,19 +27,20 @@ from randout.storage.run_folder import RunFolder
 
 from .imported_teacher import SoftLabelFile, find_teacher
 from .options import Result
+from .sharded_labels import SoftLabelShards
 
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
 
 
-def find_models(config: Config) -> dict[str, Source | SoftLabelFile]:
+def find_models(config: Config) -> dict[str, Source | SoftLabelFile | SoftLabelShards]:
     """Locate the models and files of soft labels that a configuration names.
 
     Raises UserError, with the closest names, for one that is not found.
     """
     student, teacher = config.student, config.teacher
     named = {} if student.model in ("", AUTO_STUDENT, *CLASSIFIER_NAMES) else {student.model: student.revision}
-    found: dict[str, Source | SoftLabelFile] = {
+    found: dict[str, Source | SoftLabelFile | SoftLabelShards] = {
         name: find(name, revision, CLASSIFIER_NAMES) for name, revision in named.items()
     }
     if teacher.model not in ("auto", "none"):

@@ -45,7 +45,7 @@ def epochs(rows: int, batch_size: int, steps: int = STEPS) -> int:
 
 def training_texts(methods: Sequence[Method], dataset: Dataset) -> tuple[int, bool]:
     """Return how many texts an encoder learns from, and whether a contrastive loss is among the methods."""
-    texts = len(learned_rows(dataset, methods)[0]) + len(dataset.unlabelled)
+    texts = len(learned_rows(dataset, methods)[0]) + len(dataset.unlabelled) + dataset.sharded_rows
     return texts, any(isinstance(method, Contrastive) for method in methods)
 
 

@@ -29,6 +29,9 @@ from randout.reporting.soft_labels import temperature_words
 from randout.stats.metrics import score
 from randout.stats.temperature import Calibration, calibrate
 from randout.storage.run_record import ImportedLabels
+from randout.storage.shard_folder import is_shard_folder
+
+from .sharded_labels import ShardedLabels, SoftLabelShards, open_labels
 
 MOST_LOST = 0.5  # mean share of the probability on other answers from which a file is refused
 LEARNED = ("train", "unlabeled")
@@ -61,7 +64,8 @@ class ImportedTeacher:
 
     name: of the file, as given. identity: its entry in a run's identity. logits: (n, C) float32, log-probabilities
     divided by the temperature; NaN for rows without a soft label, and for all test rows. record: as `run.json` stores it.
-    validation: metrics on the validation rows with a soft label; empty if there are none. notes: for the log.
+    validation: metrics on the validation rows with a soft label; empty if there are none. notes: for the log. shards:
+    soft labels of texts that stay on disk, to which `record.temperature` is still to be applied.
     """
 
     name: str
@@ -70,6 +74,7 @@ class ImportedTeacher:
     record: ImportedLabels
     validation: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    shards: ShardedLabels | None = None
 
     @property
     def label(self) -> str:
@@ -78,12 +83,18 @@ class ImportedTeacher:
 
 
 def is_soft_label_file(name: str) -> bool:
-    """Return whether the name of a teacher is that of a table: an existing file, or a name that ends as one does."""
+    """Return whether a teacher's name is that of a table (a file, or a name that ends as one does) or of labelled shards."""
     path = Path(name).expanduser()
-    return path.is_file() or (path.suffix.lower() in (*TABLE_SUFFIXES, *SUFFIXES) and not path.exists())
+    return (
+        is_shard_folder(name)
+        or path.is_file()
+        or (path.suffix.lower() in (*TABLE_SUFFIXES, *SUFFIXES) and not path.exists())
+    )
 
 
-def find_teacher(name: str, revision: str = "", methods: Collection[str] = ()) -> Source | SoftLabelFile:
+def find_teacher(
+    name: str, revision: str = "", methods: Collection[str] = ()
+) -> Source | SoftLabelFile | SoftLabelShards:
     """Find the model or the file of soft labels that a teacher's name means. Raises UserError if there is none.
 
     methods: names of those that learn from it. One that runs the teacher itself is an error if the model is a decoder.
@@ -95,7 +106,7 @@ def find_teacher(name: str, revision: str = "", methods: Collection[str] = ()) -
                 name, "reads inside the teacher, which a decoder does not support", "an encoder", methods
             )
         return found_model
-    found = SoftLabelFile(name)
+    found = SoftLabelShards(name) if is_shard_folder(name) else SoftLabelFile(name)
     found.state()
     return found
 
@@ -104,16 +115,18 @@ def check_imported(config: Config, dataset: Dataset) -> None:
     """Read the files of soft labels that a configuration names. Raises UserError for one that cannot be used."""
     for name in (config.teacher.model, *config.teacher.more):
         if name not in ("auto", "none") and is_soft_label_file(name):
-            import_teacher(SoftLabelFile(name), config, dataset)
+            import_teacher(SoftLabelShards(name) if is_shard_folder(name) else SoftLabelFile(name), config, dataset)
 
 
-def import_teacher(file: SoftLabelFile, config: Config, dataset: Dataset) -> ImportedTeacher:
+def import_teacher(file: SoftLabelFile | SoftLabelShards, config: Config, dataset: Dataset) -> ImportedTeacher:
     """Read a file of soft labels, join it to the rows of `dataset`, and fit its temperature.
 
     Raises UserError if a method of `config` needs more than soft labels, if the file has no clear form or a wrong value
     (with its row), if no training row has a soft label, or if most of the probability is on other answers.
     """
     _check_use(file, config)
+    if isinstance(file, SoftLabelShards):
+        return _import_shards(file, config, dataset)
     table = _table(file.state()[0], file.name, config.data.encoding)
     key = _key_column(table, config, dataset)
     soft = read_soft_labels(table, list(dataset.id2label.values()), key, dataset.columns["label"] or "")
@@ -161,6 +174,41 @@ def import_teacher(file: SoftLabelFile, config: Config, dataset: Dataset) -> Imp
     return ImportedTeacher(file.name, identity, logits, record, validation, (*notes, *differing))
 
 
+def _import_shards(file: SoftLabelShards, config: Config, dataset: Dataset) -> ImportedTeacher:
+    """Match sharded soft labels with the texts of `data.unlabeled`. The rows of the dataset itself have no soft labels."""
+    if config.teacher.more or file.name != config.teacher.model:
+        raise UserError(f"{file.name}: sharded soft labels cannot be combined with a further teacher (teacher.more)")
+    labels = open_labels(file.name, config.data.unlabeled, dataset.id2label)
+    if not labels.rows:
+        raise UserError(f"{file.name}: no row has a soft label, so there is nothing to learn")
+    asked = config.teacher.temperature
+    temperature = 1.0 if asked == "auto" else float(asked)
+    record = ImportedLabels(
+        file=Path(file.name).name,
+        sha256=labels.sha256,
+        form=f"sharded logits of {labels.manifest.model_name}",
+        joined_by="shard and row",
+        rows={"unlabeled": labels.rows},
+        of={"unlabeled": labels.manifest.rows},
+        test_rows=0,
+        unmatched=0,
+        lost=0.0,
+        temperature=temperature,
+        fitted=False,
+        given=asked != "auto",
+        scored=0,
+        wrong=0,
+    )
+    notes = (
+        f"teacher {record.file}: logits of {labels.rows:,} of {labels.manifest.rows:,} texts in "
+        f"{plural(len(labels.shards), 'shard')}, by {labels.manifest.model_name}; labelled rows learn from the gold label only",
+        f"teacher {record.file}: {temperature_words(record)}",
+    )
+    identity = {"model": labels.sha256, "joined_by": record.joined_by, "temperature": asked}
+    logits = np.full((len(dataset.texts), len(dataset.id2label)), np.nan, np.float32)
+    return ImportedTeacher(file.name, identity, logits, record, notes=notes, shards=labels)
+
+
 def _temperature(asked: float | str, dataset: Dataset, log_p: np.ndarray) -> tuple[float, Calibration | None]:
     """Return the temperature of all rows, and its fit on the validation rows that have soft labels, if there are any.
 
@@ -187,7 +235,7 @@ def _table(state: FileState, name: str, encoding: str) -> Table:
     return read_table(name, encoding)
 
 
-def _check_use(file: SoftLabelFile, config: Config) -> None:
+def _check_use(file: SoftLabelFile | SoftLabelShards, config: Config) -> None:
     """Raise UserError for settings that need more of the first teacher than soft labels."""
     if file.name != config.teacher.model:
         return

@@ -14,6 +14,7 @@ from randout.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from randout.storage.metrics_record import Metrics
+    from randout.training.processes import Processes
 
 
 NO_RAY = "Ray is not installed, and a cluster needs it. Install it with: pip install 'randout[cluster]'"
@@ -31,6 +32,8 @@ class Options:
     share a study; 1: this one. threads: CPU threads of a run; None: as they are. worker: number of this process among
     `jobs`; None: a command of its own. cluster: the Ray cluster that works on a study (HOST:PORT, auto, local); empty: none.
     gpus: GPUs, or the share of one, that a run gets there; None: one if it uses a GPU.
+
+    processes: those that share one training (`torchrun`), led by this one.
     """
 
     runs: Path = Path("runs")
@@ -48,6 +51,7 @@ class Options:
     cluster: str = ""
     gpus: float | None = None
     show: Show = field(default_factory=Show)
+    processes: Processes | None = None
 
 
 def check_processes(

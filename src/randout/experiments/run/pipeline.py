@@ -17,6 +17,7 @@ from randout.core.config import TrainTable, to_toml
 from randout.core.console import Show
 from randout.core.errors import UserError
 from randout.core.files import check_publish, final_name, portable, replace_text
+from randout.core.launch import check_single
 from randout.core.terminal import Terminated
 from randout.methods.registry import Origin
 from randout.storage import run_folder
@@ -52,6 +53,7 @@ from .teacher import prepare_teacher
 from .teacher_comparison import judged_teacher_gap, texts_per_second
 from .teacher_test_logits import compare_on_test, teacher_of_plan
 from .teacher_warnings import teacher_warnings
+from .together import check_divisible
 
 REFIT = "refit"  # subfolder of a run folder that holds the checkpoint of the refit
 EARLY_FILES = {"run.toml", "split.json", "run.json", SEEN_ROWS}  # may exist before `run.json` does
@@ -63,6 +65,10 @@ def execute(plan: Plan, options: Options) -> Result:
     Raises Stopped, UserError, Failure; Busy if another process is working on the run or on its teacher, and LockLost if
     another one has taken the run over.
     """
+    if options.processes is None:
+        check_single("this command")
+    else:
+        check_divisible(plan, options.processes.size)
     run = _run_folder(plan, options)
     if run.finished:
         plan = chosen_plan(plan, run.record)

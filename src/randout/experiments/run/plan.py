@@ -18,10 +18,10 @@ from randout.data.dataset import Dataset
 from randout.data.stratify import Ints
 from randout.methods.base import LiveTeacher, Method
 from randout.methods.builtin import METHODS
-from randout.methods.compatibility import learned_rows
 from randout.methods.registry import Origin
 from randout.models.encoder import Encoder
 from randout.models.sources import Source
+from randout.models.token_store import TokenStore
 from randout.models.tokens import Tokens
 from randout.storage.run_folder import RunFolder
 from randout.storage.run_record import CrossFit
@@ -44,7 +44,8 @@ class TeacherOutputs:
     imported: the file of soft labels that they come from, if any; it may lack rows, and `validation` is then of the rows that
     it has, or empty. others: further teachers. live: the teacher itself, if a method runs it. about: its number of
     parameters. again: loads it again and returns what computes the logits of rows, up to some size. cross_fit: if the logits
-    of the training rows are those of fold teachers.
+    of the training rows are those of fold teachers. stored: the tokens and logits of all rows of the dataset and then of
+    sharded texts, if there are any; `logits` has these rows too.
     """
 
     name: str
@@ -56,6 +57,7 @@ class TeacherOutputs:
     imported: ImportedTeacher | None = None
     cross_fit: CrossFit | None = None
     again: Callable[[], Callable[[np.ndarray], np.ndarray]] | None = None
+    stored: TokenStore | None = None
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ class Plan:
     @property
     def steps(self) -> int:
         """The optimizer steps of a whole training without early stopping; 1 for a baseline fitted in one call."""
-        rows = len(learned_rows(self.dataset, self.methods)[0]) + len(self.dataset.unlabelled)
+        rows = defaults.training_texts(self.methods, self.dataset)[0]
         return max(1, -(-rows // self.config.train.batch_size) * self.config.train.epochs)
 
     @property

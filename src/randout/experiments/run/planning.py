@@ -15,13 +15,14 @@ from randout.baselines.base import COMMON_SETTINGS
 from randout.baselines.settings import resolve_settings
 from randout.core.config import ALTERNATIVE, AUTO_STUDENT, Config, StudentTable, TeacherTable, TrainTable
 from randout.core.errors import UserError
+from randout.core.launch import process_count
 from randout.core.wording import plural, verb
 from randout.data.dataset import Dataset, data_identity, load, without_training_fold
 from randout.data.stratify import Ints
 from randout.data.views import make_views
 from randout.methods.base import GOLD_LOSS, Method, Size, overrides
 from randout.methods.builtin import GOLD, METHODS
-from randout.methods.compatibility import learned_rows, methods_of
+from randout.methods.compatibility import check_parts, learned_rows, methods_of
 from randout.methods.contrastive import Contrastive
 from randout.models import loading
 from randout.models.heads import check_layers
@@ -33,6 +34,7 @@ from randout.models.tokens import Tokens
 from . import cross_fit, defaults, leaks
 from .imported_teacher import ImportedTeacher, find_teacher, import_teacher, is_soft_label_file
 from .plan import FOLDS, Plan
+from .sharded_labels import with_sharded_rows
 from .soft_labels import column_order
 from .student_kinds import Baseline, EncoderStudent, baseline_of
 
@@ -66,10 +68,12 @@ def make(
 def _encoder_plan(config: Config, dataset: Dataset, required: Collection[str]) -> Plan:
     """Return the plan of a student that is an encoder."""
     notes: list[str] = []
-    train = config.train.model_copy(update=dict(zip(("device", "precision"), machine(config), strict=True)))
+    found = dict(zip(("device", "precision"), machine(config), strict=True))
+    train = config.train.model_copy(update={**found, "batch_parts": config.train.batch_parts or process_count()})
     student = _find_student(config.student, notes)
     methods = methods_of(config)
     teacher, name = _find_teacher(config, methods, student, dataset, train.device, notes)
+    dataset = with_sharded_rows(config, dataset, teacher)
     distilling = [method.name for method in methods if method.teacher]
     missing = distilling if teacher is None and config.teacher.model == "auto" else []
     if teacher is None:
@@ -80,6 +84,7 @@ def _encoder_plan(config: Config, dataset: Dataset, required: Collection[str]) -
             "together with a teacher"
         )
     methods = _suitable_methods(methods, dataset, notes)
+    check_parts(methods, train.batch_parts, train.batch_size)
     cross_fit.check(config, teacher, methods)
     folds = cross_fit.folds_of(dataset, config.teacher)
     plain, dataset = dataset, _with_views(config, dataset, methods, teacher, folds, notes)
@@ -236,7 +241,7 @@ def _student_settings(
     rows = learned_rows(dataset, methods)[0]
     few = max((method.rows for method in methods if isinstance(method, Contrastive)), default=0)
     if table.pooling == "auto" and table.head == "model":
-        if len(rows) + len(dataset.unlabelled) <= few:
+        if len(rows) + len(dataset.unlabelled) + dataset.sharded_rows <= few:
             pooling = defaults.pooling_of(student, dataset, tokens, rows, device, notes)
         elif loading.states_mean(student):
             pooling = "mean"
@@ -458,6 +463,8 @@ def _identity(plan: Plan) -> dict[str, Any]:
     train = config.train.model_dump(mode="json", exclude={"save_minutes"})
     earlier = {"keep": "best", "validate_every": 1, "refit": False}  # before these settings existed: keeps fingerprints
     train = {key: value for key, value in train.items() if earlier.get(key) != value}
+    if config.train.batch_parts < 2:
+        train.pop("batch_parts", None)
     read = config.teacher.model_dump(mode="json", include={"max_length", "truncation"})  # if not trained for this run
     found = [_teacher_identity(one) for one in plan.teachers]
     teachers = [

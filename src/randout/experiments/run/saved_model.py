@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,12 +80,37 @@ def load_on_device(name: str, device: str, command: str, form: str = "") -> Load
 
 def device_of(asked: str, command: str) -> str:
     """Return the device that a command's `--device` names. Raises UserError if it is not available."""
+    if asked == "cpu":  # is always there
+        return asked
     from randout.core.config import Config, TrainTable, checked
 
     from .planning import machine
 
     table = checked(TrainTable, {"device": asked, "precision": "float32"}, f"{command}: ", "")
     return machine(Config(train=table))[0]
+
+
+def fingerprint(name: str, form: str = "") -> str:
+    """Return a SHA-256 over all that the logits of a classifier depend on: weights, tokenizer, truncation, form of an export.
+
+    Raises UserError if there is no such classifier.
+    """
+    total = hashlib.sha256()
+    folder = export_folder(name) or baseline_folder(name)
+    if folder is not None:
+        for path in sorted(folder.iterdir()):
+            if path.is_file() and path.suffix not in (".md", ".py", ".npz"):  # what describes a model, and its rows
+                with path.open("rb") as stream:
+                    total.update(path.name.encode() + hashlib.file_digest(stream, "sha256").digest())
+        total.update(form.encode())
+        return total.hexdigest()
+    from randout.models import loading
+
+    from .reload import truncation_of
+
+    source = loading.find(name, decoders=True)
+    total.update(f"{source.fingerprint()} {truncation_of(source)}".encode())
+    return total.hexdigest()
 
 
 def run_of(name: str) -> RunFolder | None:

@@ -37,6 +37,8 @@ from .options import Paused as Paused
 from .options import Stopped as Stopped
 from .plan import FOLDS, Plan
 from .plan import TeacherOutputs as TeacherOutputs
+from .sharded_tokens import sharded_training_data
+from .together import agreed, begin_together, check_same_weights
 
 
 def environment(plan: Plan) -> dict[str, Any]:
@@ -84,6 +86,8 @@ def make_training_data(plan: Plan, teacher: TeacherOutputs | None) -> TrainingDa
     """Return what the student of `plan` learns from: tokens, labels, rows and teacher logits."""
     labelled, heldout = learned_rows(plan.dataset, plan.methods)
     logits, others = (teacher.logits, tuple(other.logits for other in teacher.others)) if teacher else (None, ())
+    if teacher and teacher.stored:
+        return sharded_training_data(plan.dataset, teacher.stored, labelled, heldout)
     return TrainingData(
         plan.tokens, torch.from_numpy(plan.dataset.labels), labelled, plan.dataset.unlabelled, logits, heldout, others
     )
@@ -100,7 +104,9 @@ def train_student(
     show, train = options.show, plan.config.train
     where = environment(plan)
     _restore(plan, training, run, where, options)
-    validate = partial(_validate, plan, training)
+    if options.processes is not None:
+        begin_together(plan, training, data, options.processes)
+    validate = partial(validation_metrics, plan, training)
     texts = len(data.labelled) + len(data.unlabelled)
     position = training.position
     done = position.epoch * texts + position.batch * train.batch_size
@@ -113,9 +119,11 @@ def train_student(
         for event in fit(training, data, validate):
             bar(event.texts, "")
             why = stop.why or ("the time limit" if options.deadline and time.monotonic() > options.deadline else "")
+            due = time.monotonic() - saved > 60 * train.save_minutes
+            why, due = agreed(training.processes, why, due)
             ended = bool(position.ended)
             paused = event.metrics is None and position.step >= pause
-            if event.metrics is not None or why or paused or time.monotonic() - saved > 60 * train.save_minutes:
+            if event.metrics is not None or why or paused or due:
                 flush(training)
                 checkpoint.save(training, run.checkpoint, where, event.improved)
                 saved = time.monotonic()
@@ -139,18 +147,42 @@ def _restore(plan: Plan, training: TrainingState, run: RunFolder, where: dict[st
     accepted = options.accept_changes or bool(changed and show.ask(f"{changed}. Resume anyway?"))
     if checkpoint.restore(training, run.checkpoint, where, accepted):
         show.say(f"resuming from step {training.position.step} of {run.path}")
+        _say_processes(training, options)
     if not training.encoder.packed:
         show.say(f"{plan.student.label} runs with padding, in windows sorted by length: {training.encoder.reason}")
 
 
-def _validate(plan: Plan, training: TrainingState) -> dict[str, Any]:
+def _say_processes(training: TrainingState, options: Options) -> None:
+    """Tell the user if the training is resumed by another number of processes, and if some of them have no work."""
+    before, now = training.position.processes, options.processes.size if options.processes else 1
+    parts = f"each step has {plural(training.parts, 'part')}, so the data order and the sum of gradients stay the same"
+    if before != now:
+        options.show.say(f"trained by {plural(before, 'process', 'processes')} so far, now by {now}: {parts}")
+    if now > training.parts:
+        idle = plural(now - training.parts, "process", "processes")
+        options.show.warn(
+            f"{idle} of {now} will only wait, because this run divides each step into {training.parts} (train.batch_parts)"
+        )
+
+
+def validation_metrics(plan: Plan, training: TrainingState) -> dict[str, Any]:
     """Return the metrics of the student so far on the validation rows; empty if there are none."""
-    dataset = plan.dataset
+    dataset, processes = plan.dataset, training.processes
     held = dataset.split["validation"]
+    if processes is not None:
+        check_same_weights(training, processes)
     if not len(held):  # the refit trains on all rows
         return {}
-    logits = predict(training.encoder, plan.tokens, held, plan.config.train.precision)
-    return score(dataset.labels[held], logits, dataset.id2label, unseen=dataset.unseen)
+    share = (processes.rank, processes.size) if processes else (0, 1)
+    logits = predict(training.encoder, plan.tokens, held, plan.config.train.precision, share=share)
+    if processes is not None:
+        logits = processes.added(logits)
+    metrics = score(dataset.labels[held], logits, dataset.id2label, unseen=dataset.unseen)
+    return (
+        metrics
+        if processes is None
+        else metrics | processes.shared({name: value for name, value in metrics.items() if isinstance(value, float)})
+    )
 
 
 def _epoch_line(what: str, training: TrainingState, improved: bool) -> str:

@@ -29,6 +29,7 @@ from . import cross_fit, soft_labels
 from .imported_teacher import ImportedTeacher
 from .options import Options
 from .plan import Plan, TeacherOutputs
+from .sharded_tokens import store_tokens
 from .student import live_teacher
 from .teacher_comparison import TIMED_ROWS
 
@@ -64,6 +65,8 @@ def _outputs_of(
     labels: names of its outputs, in their order; None: for a further teacher, whose own names must be those of the data.
     """
     if isinstance(teacher, ImportedTeacher):
+        if teacher.shards is not None:
+            return _of_shards(plan, teacher, options)
         return TeacherOutputs(teacher.label, torch.from_numpy(teacher.logits), teacher.validation, imported=teacher)
     dataset, crossed = plan.dataset, bool(plan.fold_teachers) and teacher is plan.teacher_plan
     kinds = ("train", "validation", "unlabeled") if crossed else ("train", "validation", "unlabeled", "views")
@@ -87,6 +90,14 @@ def _outputs_of(
     parameters = sum(p.numel() for p in encoder.model.parameters())
     again = partial(_timed, source, plan, parts) if parameters <= TIMED_PARAMETERS else None
     return TeacherOutputs(source.label, spread, validation, live=live, about={"parameters": parameters}, again=again)
+
+
+def _of_shards(plan: Plan, teacher: ImportedTeacher, options: Options) -> TeacherOutputs:
+    """Return sharded soft labels, which are stored with the student's tokens first."""
+    store = store_tokens(plan, teacher, options)
+    return TeacherOutputs(
+        teacher.label, torch.from_numpy(store.logits), teacher.validation, imported=teacher, stored=store
+    )
 
 
 def _labelled(

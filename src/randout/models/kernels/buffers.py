@@ -130,6 +130,17 @@ class Gradients:
         """As `add`, for a gradient (n, width) of unique `rows` (n,) that is zero elsewhere. Only while `adding` is open."""
         self.held.append((weight, rows, gradient))
 
+    def occupied_rows(self, weight: Tensor) -> Tensor | None:
+        """Return the rows of the embedding's `.grad` that may be non-zero; None if any may be, or if it has none."""
+        if weight.grad is None or weight.grad is not self.kept.get(weight) or weight not in self.rows:
+            return None
+        return torch.cat(self.rows[weight]).unique()
+
+    def set_rows(self, weight: Tensor, rows: Tensor, gradient: Tensor) -> None:
+        """Set the embedding's `.grad` to `gradient` (n, width) in unique `rows` (n,), and to zero elsewhere."""
+        weight.grad = None
+        self._add_rows(weight, rows, gradient)
+
     def _add_rows(self, weight: Tensor, rows: Tensor, gradient: Tensor) -> None:
         if weight.grad is None:
             if weight not in self.kept:

@@ -1,0 +1,177 @@
+"""The command `soft-labels`, and the options and report of the commands that label Parquet shards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from randout.core.console import Show, complain
+from randout.core.errors import UserError
+from randout.core.terminal import EXIT_CODES, Told, to_json
+from randout.core.wording import plural
+
+from . import tools
+from .tools import (
+    AsJson,
+    Device,
+    Form,
+    LabelColumn,
+    Plugins,
+    Preset,
+    Quiet,
+    Recipe,
+    RunsFolder,
+    Sets,
+    TextColumn,
+    named,
+    requested,
+)
+
+app = typer.Typer(rich_markup_mode=None)
+
+IdColumn = Annotated[str | None, typer.Option("--id-column", help="shards: column of row ids (default: SHARD#ROW)")]
+Deduplicate = Annotated[bool, typer.Option("--deduplicate", help="shards: label only the first copy of a text")]
+HeldOut = Annotated[
+    str, typer.Option("--held-out", metavar="RUN|FILE", help="shards: no label for copies of these held-out rows")
+]
+Jobs = Annotated[int, typer.Option("--jobs", metavar="N", help="shards: number of processes")]
+Work = Annotated[
+    Path | None, typer.Option("--work", help="shards: local folder of locks and unfinished shards (default: OUT/.work)")
+]
+
+
+@app.command("soft-labels")
+def soft_labels(
+    data: Annotated[
+        str, typer.Argument(help="labelled data; with -o: a run or a classifier folder", metavar="DATA|MODEL")
+    ],
+    inputs: Annotated[
+        list[str] | None, typer.Argument(help="with -o: folders, globs, Parquet files or URLs", metavar="INPUT")
+    ] = None,
+    teacher: Annotated[str | None, typer.Option(help="a run, a classifier or an encoder")] = None,
+    out: Annotated[str | None, typer.Option("-o", "--out", help="folder or URL of labelled Parquet shards")] = None,
+    student: Annotated[str | None, typer.Option(help="the student that will learn from it")] = None,
+    preset: Preset = None,
+    recipe: Recipe = None,
+    sets: Sets = None,
+    plugin: Plugins = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    unlabeled: Annotated[str | None, typer.Option(help="file of unlabelled texts")] = None,
+    runs: RunsFolder = Path("runs"),
+    device: Device = "auto",
+    form: Form = "",
+    id_column: IdColumn = None,
+    deduplicate: Deduplicate = False,
+    held_out: HeldOut = "",
+    jobs: Jobs = 1,
+    work: Work = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Store soft labels: of a teacher for the data of a training (--teacher), or of a model for Parquet shards (-o).
+
+    `train` with the same data and teacher reuses the first; the second are for any number of texts.
+    """
+    if out:
+        if not inputs:
+            raise UserError(
+                "soft-labels: -o writes labelled shards and needs their texts: randout soft-labels MODEL TEXTS -o FOLDER"
+            )
+        if teacher:
+            raise UserError("soft-labels: with -o the model comes first, without --teacher")
+        given = (device, form, text_column, id_column, False, deduplicate, held_out, jobs, work)
+        label("soft-labels", data, inputs, out, *given, as_json=as_json, quiet=quiet)
+        return
+    if inputs:
+        raise UserError("soft-labels: to label Parquet shards, name a folder with -o")
+    check_unused(id_column, deduplicate, held_out, jobs, work)
+    if not teacher:
+        raise UserError("soft-labels: needs --teacher, or -o to label Parquet shards")
+    table = {"source": data, "text_column": text_column, "label_column": label_column, "unlabeled": unlabeled}
+    settings = named({"data": table, "student": {"model": student}})
+    settings |= {"teacher": {"model": teacher}, "output": {"test": False}}
+    _of_training(requested(settings, preset, recipe, sets).config(), teacher, runs, Show(quiet))
+
+
+def _of_training(config: Any, teacher: str, runs: Path, show: Show) -> None:
+    """Compute and store the soft labels that a training will use."""
+    from randout.data.dataset import load
+    from randout.experiments.run.already_trained import check_student, find_models
+    from randout.experiments.run.imported_teacher import is_soft_label_file
+
+    check_student(config)
+    dataset = load(config.data)
+    dataset.report.warn(show)
+    find_models(config)
+    if is_soft_label_file(teacher):
+        raise UserError(
+            f"{teacher}: this file holds soft labels already; use it with `randout train --teacher {teacher}`"
+        )
+    from randout.experiments.run import pipeline, planning  # imports PyTorch
+
+    plan = planning.make(config, dataset, required=config.methods)
+    try:
+        taught = pipeline.taught(plan, pipeline.Options(runs=runs, show=show))
+    except pipeline.Stopped as stop:
+        tools.stopped(stop, stop.run.path)
+        return
+    if taught is None:
+        raise UserError(
+            "soft-labels: no method of this recipe learns from a teacher; choose another --preset or --recipe"
+        )
+    print(
+        f"{taught.name}: validation accuracy {taught.validation['accuracy']:.2%}, logits saved in {runs / 'soft-labels'}"
+    )
+
+
+def check_unused(id_column: str | None, deduplicate: bool, held_out: str, jobs: int, work: Path | None) -> None:
+    """Raise UserError for options that only apply to Parquet shards."""
+    options = {"--id-column": id_column, "--deduplicate": deduplicate, "--held-out": held_out, "--work": work}
+    given = [option for option, value in options.items() if value] + ["--jobs"] * (jobs != 1)
+    if given:
+        raise UserError(f"{given[0]}: only for Parquet shards: name a folder, a glob or a URL as INPUT, and -o FOLDER")
+
+
+def label(
+    kind: Literal["soft-labels", "predictions"],
+    model: str,
+    inputs: Sequence[str],
+    out: str,
+    device: str,
+    form: str,
+    text_column: str | None,
+    id_column: str | None,
+    probabilities: bool,
+    deduplicate: bool,
+    held_out: str,
+    jobs: int,
+    work: Path | None,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Label Parquet shards, and print what was written."""
+    from randout.models.sources import check_there
+
+    check_there(model)
+    from randout.experiments.shards.label_shards import ShardRequest, label_shards
+
+    request = ShardRequest(
+        kind, model, inputs, out, device, form, text_column, id_column, probabilities, deduplicate, held_out, jobs, work
+    )
+    show = Show(quiet or as_json)
+    try:
+        manifest = label_shards(request, show, show)
+    except KeyboardInterrupt:
+        complain("Interrupted; finished parts are kept. Run the same command again to resume")
+        raise Told(EXIT_CODES["Ctrl-C"]) from None
+    counts = {name: getattr(manifest, name) for name in ("rows", "labelled", "empty", "copies", "held_out")}
+    if as_json:
+        print(to_json({"written": out, "kind": kind, "shards": len(manifest.shards), **counts}))
+        return
+    rows, files = plural(manifest.labelled, "row"), plural(len(manifest.shards), "shard")
+    print(f"{rows} of {manifest.rows:,} labelled in {files}, written to {out}")
