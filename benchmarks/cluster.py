@@ -155,7 +155,9 @@ def _measure(asked: argparse.Namespace, root: Path) -> dict[str, Any]:
                 break
             while len(nodes.alive) < asked.nodes:
                 nodes.add()
-            kill_at = injection.moments(asked.kills, 0.6 * calm["seconds"], asked.seed + number)
+            kill_at = injection.moments(
+                asked.kills, (0.3 if asked.smoke else 0.6) * calm["seconds"], asked.seed + number
+            )
             seen = on_cluster(study, root / f"killed-{number}", nodes, kill_at, show)
             found["passed"] += _report(f"repeat {number + 1}", seen, expected)
             found["done"] += 1
