@@ -18,6 +18,7 @@ import pytest
 from randout.core import config
 from randout.core.console import Show
 from randout.core.errors import Failure, UserError
+from randout.core.terminal import EXIT_CODES
 from randout.data.dataset import Datasets
 from randout.experiments import shared_study
 from randout.experiments.run import pipeline, planning, sharing, workers
@@ -307,7 +308,7 @@ def test_a_worker_does_not_outlive_its_parent(tmp_path: Path) -> None:
         [sys.executable, "-m", workers.MODULE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     process.communicate(b"", timeout=TIMEOUT)
-    assert process.returncode == 1
+    assert process.returncode == EXIT_CODES["SIGTERM"]
 
 
 def test_partial_files_of_a_killed_process_are_deleted_at_the_end_and_those_of_locks_are_not(tmp_path: Path) -> None:
