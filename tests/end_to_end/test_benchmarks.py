@@ -182,6 +182,14 @@ def test_failures_smoke(smoke: Callable[..., Any]) -> None:
     assert (found["runs"], found["faults"]) == (3, [])
 
 
+@pytest.mark.slow
+def test_cluster_smoke(smoke: Callable[..., Any]) -> None:
+    """A node that is killed costs nothing but time: the study ends as on one process, in all files."""
+    pytest.importorskip("ray")
+    found = smoke("cluster", forks=False)
+    assert (found["calm"], found["passed"], found["done"], found["killed"]) == (True, 1, 1, 1)
+
+
 def test_jobs_smoke(smoke: Callable[..., Any]) -> None:
     assert smoke("jobs").keys() == {"seconds_a_run"}
 
