@@ -174,6 +174,7 @@ def test_search_smoke(smoke: Callable[..., Any]) -> None:
     assert third == pytest.approx(0.15 * students + spent["pass"])
 
 
+@pytest.mark.slow
 def test_failures_smoke(smoke: Callable[..., Any]) -> None:
     """Workers that are killed end in the table of one process, and finish each run once."""
     found = smoke("failures")
@@ -190,6 +191,7 @@ def test_cluster_smoke(smoke: Callable[..., Any]) -> None:
     assert (found["calm"], found["passed"], found["done"], found["killed"]) == (True, 1, 1, 1)
 
 
+@pytest.mark.slow
 def test_jobs_smoke(smoke: Callable[..., Any]) -> None:
     assert smoke("jobs").keys() == {"seconds_a_run"}
 

@@ -75,6 +75,7 @@ def one_run(recipe: dict[str, Any], folder: str) -> None:
     pipeline.execute(plan, options(Path(folder), shared=True))
 
 
+@pytest.mark.slow
 def test_workers_end_in_the_table_of_one_process(study: Study, tmp_path: Path) -> None:
     """Three processes, of which one is killed, and a fourth that comes when nothing is left to do."""
     expected = table(run_study(study, tmp_path / "one" / "study", options(tmp_path / "one")))
@@ -248,6 +249,7 @@ def rates(tiny_model: Callable[[str], Path], toy_csv: Callable[..., Path]) -> se
     return search.make_search(recipe, SearchTable(space={"learning_rate": [1e-4, 1e-3, 2e-3, 4e-3]}, halving=2))[0]
 
 
+@pytest.mark.slow
 def test_jobs_end_in_the_table_of_one_process(rates: search.Search, tmp_path: Path) -> None:
     """Real workers, with halving: the rungs are barriers."""
     one = search.run_search(rates, tmp_path / "one", options(tmp_path))
