@@ -12,6 +12,7 @@ checkpoint. Stops after --minutes. The first pass, without kills, reports how lo
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -121,48 +122,65 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--kills", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--minutes", type=float, default=15.0)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=15.0, help="after which no repeat begins")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--verbose", action="store_true", help="show what the commands show")
-    args = parser.parse_args()
-    until, show = time.monotonic() + 60 * args.minutes, Show(quiet=not args.verbose)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--smoke", action="store_true", help="two nodes, one killed, three runs")
+    asked = parser.parse_args()
+    if asked.smoke:
+        asked.seeds, asked.nodes, asked.kills, asked.repeats = 1, 2, 1, 1
     with tempfile.TemporaryDirectory() as place:
-        root = Path(place)
-        study = injection.recipe(root / "input", args.seeds, args.epochs)
-        expected = injection.carry_out(study, root / "alone")
-        print(f"one process: {len(expected)} files and tables", flush=True)
-        nodes = Nodes(args.nodes)
-        try:
-            calm = on_cluster(study, root / "calm", nodes, [], show)
-            good = _report("without kills", calm, expected)
-            print(f"  {overhead(root / 'calm', args.nodes):.2f} s of a node for each cell besides its runs", flush=True)
-            passed = done = 0
-            for number in range(args.repeats):
-                if time.monotonic() > until:
-                    break
-                while len(nodes.alive) < args.nodes:
-                    nodes.add()
-                kill_at = injection.moments(args.kills, 0.6 * calm["seconds"], args.seed + number)
-                seen = on_cluster(study, root / f"killed-{number}", nodes, kill_at, show)
-                done += 1
-                passed += _report(f"repeat {number + 1}", seen, expected)
-        finally:
-            nodes.close()
-    print(f"{passed} of {done} studies with killed nodes ended as on one process ({args.repeats} were wanted)")
-    return 0 if good and passed == done else 1
+        found = _measure(asked, Path(place))
+    if asked.json:
+        print(json.dumps(found))
+    else:
+        print(f"{found['passed']} of {found['done']} studies with killed nodes ended as on one process")
+    return 0 if found["calm"] and found["passed"] == found["done"] else 1
+
+
+def _measure(asked: argparse.Namespace, root: Path) -> dict[str, Any]:
+    """Carry out all passes in a folder."""
+    until, show = time.monotonic() + 60 * asked.minutes, Show(quiet=not asked.verbose)
+    study = injection.recipe(root / "input", asked.seeds, asked.epochs)
+    expected = injection.carry_out(study, root / "alone")
+    nodes, found = Nodes(asked.nodes), {"passed": 0, "done": 0, "killed": 0}
+    try:
+        calm = on_cluster(study, root / "calm", nodes, [], show)
+        found["calm"] = _report("without kills", calm, expected)
+        found["overhead"] = round(overhead(root / "calm", asked.nodes), 2)
+        _say(f"  {found['overhead']} s of a node for each cell besides its runs")
+        for number in range(asked.repeats):
+            if time.monotonic() > until:
+                break
+            while len(nodes.alive) < asked.nodes:
+                nodes.add()
+            kill_at = injection.moments(
+                asked.kills, (0.3 if asked.smoke else 0.6) * calm["seconds"], asked.seed + number
+            )
+            seen = on_cluster(study, root / f"killed-{number}", nodes, kill_at, show)
+            found["passed"] += _report(f"repeat {number + 1}", seen, expected)
+            found["done"] += 1
+            found["killed"] += len(seen["killed"])
+    finally:
+        nodes.close()
+    return found
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _report(name: str, seen: dict[str, Any], expected: dict[str, Any]) -> bool:
-    """Print what a pass ended in; return whether it is what one process ends in."""
+    """Show what a pass ended in; return whether it is what one process ends in."""
     wrong = injection.differences(seen["found"], expected) + seen["went_back"]
     killed = ", ".join(f"{moment:g} s" for moment in seen["killed"]) or "none"
-    print(
+    _say(
         f"{name}: {'as on one process' if not wrong else 'WRONG'}; nodes killed at {killed}; {seen['seconds']:g} s; "
-        f"{seen['watched']} runs seen at checkpoints",
-        flush=True,
+        f"{seen['watched']} runs seen at checkpoints"
     )
     for line in wrong[:10]:
-        print(f"  {line}", flush=True)
+        _say(f"  {line}")
     return not wrong
 
 

@@ -174,6 +174,7 @@ def test_search_smoke(smoke: Callable[..., Any]) -> None:
     assert third == pytest.approx(0.15 * students + spent["pass"])
 
 
+@pytest.mark.slow
 def test_failures_smoke(smoke: Callable[..., Any]) -> None:
     """Workers that are killed end in the table of one process, and finish each run once."""
     found = smoke("failures")
@@ -182,6 +183,15 @@ def test_failures_smoke(smoke: Callable[..., Any]) -> None:
     assert (found["runs"], found["faults"]) == (3, [])
 
 
+@pytest.mark.slow
+def test_cluster_smoke(smoke: Callable[..., Any]) -> None:
+    """A node that is killed costs nothing but time: the study ends as on one process, in all files."""
+    pytest.importorskip("ray")
+    found = smoke("cluster", forks=False)
+    assert (found["calm"], found["passed"], found["done"], found["killed"]) == (True, 1, 1, 1)
+
+
+@pytest.mark.slow
 def test_jobs_smoke(smoke: Callable[..., Any]) -> None:
     assert smoke("jobs").keys() == {"seconds_a_run"}
 
@@ -300,6 +310,21 @@ def test_claims_of_the_paper() -> None:
         assert round(100 * most / rows, 1) == percent
         assert round(100 * claims["most_discordant"](net, exact=False) / rows, 1) == uncorrected
         assert binomtest((most - net) // 2, most).pvalue < 0.05 <= binomtest((most + 2 - net) // 2, most + 2).pvalue
+
+
+def test_scaling_smoke(smoke: Callable[..., Any], tmp_path: Path) -> None:
+    """One worker does all of the work itself; twenty are about twenty times as fast; the tables are written into the page."""
+    page = tmp_path / "scaling.md"
+    page.write_text((ROOT / "docs" / "explanation" / "scaling.md").read_text(encoding="utf-8"), encoding="utf-8")
+    one, several = smoke("scaling", "--page", str(page))["studies"]
+    assert 0.99 < one["efficiency"] <= 1
+    assert 10 < one["hours"] / several["hours"] < 20
+    assert several["operations"] > one["operations"] > 0
+    text = page.read_text(encoding="utf-8")
+    assert "| 20 | 1 |" in text
+    assert text.endswith(
+        (ROOT / "docs" / "explanation" / "scaling.md").read_text(encoding="utf-8").split("<!-- end mark -->")[1]
+    )
 
 
 def test_simulation_smoke(tmp_path: Path) -> None:

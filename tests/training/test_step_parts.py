@@ -98,7 +98,7 @@ def train_all(folders: dict[str, Path], out: Path) -> None:
     processes.leave()
 
 
-@pytest.mark.parametrize("size", COUNTS)
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_processes_train_as_one_that_adds_up_the_parts(size: int, tiny_model: Tiny, tmp_path: Path) -> None:
     """Dropout and noise are on: a part's draws do not depend on the process. More processes than parts: some wait."""
     folders = {family: tiny_model(family) for family, _, _ in CASES.values()}

@@ -22,6 +22,7 @@ EXTRAS = {  # of the package: what it installs, and its use
     "cluster": (("ray",), "`--cluster`"),
     "datasets": (("datasets",), "Hugging Face datasets by name"),
     "export": (("onnx", "onnxscript", "onnxruntime", "tokenizers"), "`randout export`"),
+    "remote": (("fsspec", "s3fs", "gcsfs"), "shards at `s3://` and `gs://`"),
     "search": (("optuna",), "`randout search --sampler tpe`"),
 }
 

@@ -18,6 +18,7 @@ import pytest
 from randout.core import config
 from randout.core.console import Show
 from randout.core.errors import Failure, UserError
+from randout.core.terminal import EXIT_CODES
 from randout.data.dataset import Datasets
 from randout.experiments import shared_study
 from randout.experiments.run import pipeline, planning
@@ -30,6 +31,7 @@ from randout.experiments.study.comparison import open_comparison, run_study
 from randout.experiments.study.spec import Study, make_study
 from randout.methods.builtin import METHODS
 from randout.storage import locks
+from randout.storage.run_folder import RunFolder
 from randout.storage.study_folder import StudyFolder
 from randout.training.checkpoint import MadeElsewhere
 from support import forked
@@ -75,6 +77,7 @@ def one_run(recipe: dict[str, Any], folder: str) -> None:
     pipeline.execute(plan, options(Path(folder), shared=True))
 
 
+@pytest.mark.slow
 def test_workers_end_in_the_table_of_one_process(study: Study, tmp_path: Path) -> None:
     """Three processes, of which one is killed, and a fourth that comes when nothing is left to do."""
     expected = table(run_study(study, tmp_path / "one" / "study", options(tmp_path / "one")))
@@ -250,6 +253,7 @@ def rates(tiny_model: Callable[[str], Path], toy_csv: Callable[..., Path]) -> se
     return search.make_search(recipe, SearchTable(space={"learning_rate": [1e-4, 1e-3, 2e-3, 4e-3]}, halving=2))[0]
 
 
+@pytest.mark.slow
 def test_jobs_end_in_the_table_of_one_process(rates: search.Search, tmp_path: Path) -> None:
     """Real workers, with halving: the rungs are barriers."""
     one = search.run_search(rates, tmp_path / "one", options(tmp_path))
@@ -310,4 +314,13 @@ def test_a_worker_does_not_outlive_its_parent(tmp_path: Path) -> None:
         [sys.executable, "-m", workers.MODULE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     process.communicate(b"", timeout=TIMEOUT)
-    assert process.returncode == 1
+    assert process.returncode == EXIT_CODES["SIGTERM"]
+
+
+def test_partial_files_of_a_killed_process_are_deleted_at_the_end_and_those_of_locks_are_not(tmp_path: Path) -> None:
+    left = ("predictions/test.parquet.0de33505.partial", "run.json.0de33505.partial", ".lease.0de33505.partial")
+    for name in (*left, "predictions/test.parquet"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    pipeline.clean(RunFolder(tmp_path))
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"test.parquet", ".lease.0de33505.partial"}

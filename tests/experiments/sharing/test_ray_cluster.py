@@ -36,12 +36,22 @@ def test_without_ray_the_message_names_the_extra(command: Run, toy_csv: Callable
     [
         (("--cluster", "ray://head:10001"), "expected HOST:PORT, auto or local"),
         (("--cluster", "auto", "--jobs", "2"), "leave --jobs out"),
+        (("--cluster", "127.0.0.1:1"), "no connection to a Ray cluster (["),
+        (("--cluster", "head"), "expected HOST:PORT, auto or local"),
         (("--job-gpus", "0.5"), "only --cluster assigns GPUs"),
         (("--cluster", "auto", "--job-gpus", "1.5"), "expected a share of a GPU"),
     ],
 )
-def test_options_that_cannot_be(command: Run, toy_csv: Callable[..., Path], more: Any, words: str) -> None:
-    code, _, errors = command("compare", toy_csv(60, 0), "--student", "svm", *more)
+def test_options_that_cannot_be(
+    command: Run,
+    toy_csv: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    more: Any,
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, errors = command("compare", toy_csv(60, 0), "--student", "svm", "--arms", "plain", *more)
     assert code == 2
     assert words in errors
 

@@ -377,5 +377,8 @@ def clean(run: RunFolder) -> None:
     check_publish(run.path)
     for folder in (run.checkpoint, run.path / REFIT, run.path / CHOICE):
         shutil.rmtree(folder, ignore_errors=True)
-    for partial in run.path.glob("*.partial"):
-        partial.unlink(missing_ok=True)
+    for partial in run.path.rglob("*.partial"):
+        if partial.is_file() and not partial.name.startswith(
+            "."
+        ):  # those are of locks, which other processes may be taking
+            partial.unlink(missing_ok=True)

@@ -8,8 +8,10 @@ they do, and stops them. Tasks get and return strings of JSON (`ray_task`).
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -37,6 +39,7 @@ Progress = Callable[[Event | None], None]
 LOCAL, AUTO = "local", "auto"  # a cluster of this machine, and the one that this machine belongs to
 TICK = 0.1  # seconds between two looks at the tasks
 REFRESH = 2.0  # seconds between two looks at what other invocations have done
+CONNECT_SECONDS = 10.0
 CHECK_SECONDS = 300.0  # for the check of a node
 STOP_SECONDS = 600.0  # for all tasks to save their checkpoints
 STORE = 80 * 2**20  # bytes of Ray's object store on a cluster of this machine; tasks exchange short strings
@@ -105,21 +108,18 @@ def _connected(ray: Any, cluster: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    where: dict[str, Any] = {"address": cluster}
     if cluster == LOCAL:
-        where: dict[str, Any] = {"address": LOCAL, "num_cpus": cores(), "object_store_memory": STORE}
-        where["include_dashboard"] = False
-    else:
-        where = {"address": cluster}
+        where |= {"num_cpus": cores(), "object_store_memory": STORE, "include_dashboard": False}
+    elif cluster != AUTO:
+        _check_address(cluster)
     here = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
+    logging.getLogger("ray").setLevel(logging.ERROR)
     try:
-        ray.init(**where, log_to_driver=False, configure_logging=False, logging_level="ERROR")
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"--cluster {cluster}: no connection to a Ray cluster ({reason}). Start one with `ray start --head`, name its "
-            "HOST:PORT, or use --cluster local"
-        ) from None
+        ray.init(**where, log_to_driver=False, configure_logging=False, logging_level=logging.ERROR)
+    except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError, OSError) as error:
+        raise UserError(_not_connected(cluster, _first_line(error))) from None
     finally:
         if here:
             signal.signal(signal.SIGTERM, before)  # Ray replaces it
@@ -128,6 +128,24 @@ def _connected(ray: Any, cluster: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_address(cluster: str) -> None:
+    """Raise UserError if nothing answers at an address, for which Ray would wait for minutes."""
+    host, _, port = cluster.rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError(f"--cluster {cluster}: expected HOST:PORT, auto or local")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(_not_connected(cluster, str(error))) from None
+
+
+def _not_connected(cluster: str, reason: str) -> str:
+    return (
+        f"--cluster {cluster}: no connection to a Ray cluster ({reason}). Start one with `ray start --head`, name its HOST:PORT, "
+        "or use --cluster local"
+    )
 
 
 def _hide_messages() -> None:

@@ -115,8 +115,6 @@ def _process_for(about: dict[str, Any]) -> _Process:
     if not _kept:
         hidden = {} if about["gpus"] else {"CUDA_VISIBLE_DEVICES": ""}  # so that "auto" means the CPU on all nodes
         _kept.append(_Process(about, hidden))
-        if len(_kept) == 1:
-            atexit.register(stop_process)
     return _kept[0]
 
 
@@ -124,6 +122,9 @@ def stop_process() -> None:
     """Stop the process that is kept for further cells, if there is one."""
     while _kept:
         _kept.pop().stop()
+
+
+atexit.register(stop_process)
 
 
 def _missing(about: dict[str, Any]) -> str:
