@@ -20,8 +20,8 @@ from typing import Any
 
 from common import shaped_model
 from randout.core.hardware import cores
-from randout.experiments.run import sharing
 from randout.experiments.run.options import Options
+from randout.experiments.sharing import cells as sharing
 from randout.storage import locks
 from randout.storage.study_folder import StudyFolder
 from randout.storage.study_record import FORMAT, Cell, ComparisonRecord, StudyData
@@ -57,6 +57,8 @@ def searched(folder: Path, model: str, data: Path, trials: int, jobs: int, threa
 
 class Empty:
     """Cells whose work is nothing: claim, lock, record and release, as a study does it for each run."""
+
+    noun = "run"
 
     def __init__(self, path: Path, count: int) -> None:
         cells = [Cell(unit=f"seed {at}", arm="plain", run=f"runs/{at}", state="waiting") for at in range(count)]
