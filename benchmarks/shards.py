@@ -1,6 +1,7 @@
 """Soft labels of a million texts in shards: exactly once however often the process is killed, in constant memory.
 
     python benchmarks/shards.py [--rows 1000000] [--kills 5]
+    python benchmarks/shards.py --model runs/student           # with an encoder
     python benchmarks/shards.py --rows 300000 --deduplicate    # with the pass that looks for copies
     python benchmarks/shards.py --smoke                        # a small pass, its times are meaningless
 
@@ -52,7 +53,8 @@ def main() -> None:
         folder = Path(name)
         texts = arguments.write or folder / "texts"
         write_texts(dataset, texts, arguments.rows, arguments.shards)
-        fit_model(dataset, folder / "model", 500 if arguments.smoke else len(dataset.texts))
+        if not arguments.model:
+            fit_model(dataset, folder / "model", 500 if arguments.smoke else len(dataset.texts))
         found = measure(folder, texts, arguments)
     print(json.dumps(found) if arguments.json else as_text(found))
     if not found["same_bytes"] or not found["exactly_once"]:
@@ -61,6 +63,7 @@ def main() -> None:
 
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", type=Path, help="a run or a classifier to label with (default: a bag of words)")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--shards", type=int, default=SHARDS)
     parser.add_argument("--kills", type=int, default=5)
@@ -130,7 +133,7 @@ def pass_over(
     folder: Path, texts: Path, out: str, arguments: argparse.Namespace, limit: float = float("inf")
 ) -> dict[str, Any]:
     """Run the command; kill it after `limit` seconds. Returns wall and CPU seconds, and samples of memory in MiB."""
-    words = ["soft-labels", str(folder / "model"), str(texts), "-o", str(folder / out), "--id-column", "id"]
+    words = ["soft-labels", str(arguments.model or folder / "model"), str(texts), "-o", str(folder / out), "--id-column", "id"]
     words += ["--device", "cpu", "--quiet", "--jobs", str(arguments.jobs)] + ["--deduplicate"] * arguments.deduplicate
     before, began, memory, killed = used(), time.monotonic(), [], False
     process = multiprocessing.get_context("spawn").Process(target=run_command, args=(words,))
