@@ -318,7 +318,7 @@ def shard_table(arguments: argparse.Namespace) -> tuple[list[str], list[list[str
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> list[str]:
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    lines = ["| " + " | ".join(header) + " |", "|" + " ---: |" * len(header)]
     return lines + ["| " + " | ".join(row) + " |" for row in rows]
 
 
@@ -359,7 +359,12 @@ def options() -> argparse.Namespace:
     parser.add_argument("--arms", type=int, default=8)
     parser.add_argument("--latency", type=float, default=1.0, help="milliseconds of each storage operation")
     parser.add_argument("--texts", type=int, default=1_000_000_000)
-    parser.add_argument("--texts-a-second", type=int, default=500, help="of one worker")
+    parser.add_argument(
+        "--texts-a-second",
+        type=int,
+        default=960,
+        help="of one worker (default: an encoder of one layer, benchmarks/shards.py)",
+    )
     parser.add_argument("--page", type=Path, help=f"write the tables into this page, such as {PAGE.name}")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--smoke", action="store_true", help="few cells and workers")

@@ -133,7 +133,15 @@ def pass_over(
     folder: Path, texts: Path, out: str, arguments: argparse.Namespace, limit: float = float("inf")
 ) -> dict[str, Any]:
     """Run the command; kill it after `limit` seconds. Returns wall and CPU seconds, and samples of memory in MiB."""
-    words = ["soft-labels", str(arguments.model or folder / "model"), str(texts), "-o", str(folder / out), "--id-column", "id"]
+    words = [
+        "soft-labels",
+        str(arguments.model or folder / "model"),
+        str(texts),
+        "-o",
+        str(folder / out),
+        "--id-column",
+        "id",
+    ]
     words += ["--device", "cpu", "--quiet", "--jobs", str(arguments.jobs)] + ["--deduplicate"] * arguments.deduplicate
     before, began, memory, killed = used(), time.monotonic(), [], False
     process = multiprocessing.get_context("spawn").Process(target=run_command, args=(words,))
