@@ -48,6 +48,7 @@ IDLE_LOOKS = 15  # of a worker without a free cell, taken together as one event
 SAVE = 6  # storage operations of saving a study: its lock, reading and writing it
 SHARD = 12  # storage operations of a shard
 PARTS = 10  # studies that the runs are also divided into
+PAGE_COLUMNS = (0, 1, 2, 3, 5, 6, 7)  # of the table of studies, on the page
 
 
 @dataclass(frozen=True)
@@ -317,6 +318,10 @@ def shard_table(arguments: argparse.Namespace) -> tuple[list[str], list[list[str
     return header, rows
 
 
+def _columns(header: list[str], rows: list[list[str]], chosen: tuple[int, ...]) -> tuple[list[str], list[list[str]]]:
+    return [header[at] for at in chosen], [[row[at] for at in chosen] for row in rows]
+
+
 def markdown(header: list[str], rows: list[list[str]]) -> list[str]:
     lines = ["| " + " | ".join(header) + " |", "|" + " ---: |" * len(header)]
     return lines + ["| " + " | ".join(row) + " |" for row in rows]
@@ -340,7 +345,7 @@ def page_lines(arguments: argparse.Namespace, costs: Costs, found: list[Found]) 
         "",
         study,
         "",
-        *markdown(*study_table(found)),
+        *markdown(*_columns(*study_table(found), PAGE_COLUMNS)),
         "",
         texts,
         "",
