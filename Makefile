@@ -1,4 +1,4 @@
-# make install, make demo, make test, make docs. Each sets up what it needs in .venv. make test-all also runs the slow tests.
+# make install, make demo, make test, make docs. Each sets up what it needs in .venv. make test-all also runs the slow tests, with Ray.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
@@ -25,8 +25,12 @@ check: install
 test: check
 	$(PYTEST) -m "not slow"
 
-test-all: check
+test-all: check .venv/cluster-installed
 	$(PYTEST)
+
+.venv/cluster-installed: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cluster]"
+	touch $@
 
 docs: .venv/docs-installed
 	$(BIN)/python docs/site/build.py
