@@ -162,8 +162,8 @@ def test_a_folder_that_the_nodes_do_not_share_is_named(
 
 
 def other(folder: Path) -> str:
-    """A folder for PYTHONPATH with which randout has another version."""
+    """A PYTHONPATH with which randout has another version."""
     place = folder / "other"
     place.mkdir()
     (place / "sitecustomize.py").write_text("import randout\nrandout.__version__ = '9.9.9'\n", encoding="utf-8")
-    return str(place)
+    return os.pathsep.join([str(place), *filter(None, [os.environ.get("PYTHONPATH")])])
