@@ -64,7 +64,14 @@ def test_the_identity_changes_with_the_content(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("groups", "expected"),
-    [((9000, 9000, 20), [(0,), (1,), (2,)]), ((4000,) * 5, [(0, 1, 2), (3, 4)]), ((100_000,), [(0,)]), ((), [])],
+    [
+        ((9000, 9000, 20), [(0,), (1,), (2,)]),
+        ((4000,) * 5, [(0, 1, 2), (3, 4)]),
+        ((100_000,), [(0,)]),
+        ((), []),
+        ((0,), []),
+        ((3, 0, 2, 0), [(0, 1, 2, 3)]),
+    ],
 )
 def test_parts_are_row_groups_and_small_ones_are_joined(
     groups: tuple[int, ...], expected: list[tuple[int, ...]]

@@ -183,14 +183,17 @@ def _shard(url: str, name: str) -> Shard:
 
 
 def parts_of(shard: Shard) -> list[Part]:
-    """Divide a shard into parts of one row group each; smaller row groups are joined until they have `BLOCK` rows."""
+    """Divide a shard into parts of one row group each; smaller row groups are joined until they have `BLOCK` rows.
+
+    No part is without rows, although the row groups of an empty table may be.
+    """
     parts: list[Part] = []
     groups: list[int] = []
     first = rows = 0
     for group, size in enumerate(shard.groups):
         groups.append(group)
         rows += size
-        if rows >= BLOCK or group + 1 == len(shard.groups):
+        if rows >= BLOCK or (rows and group + 1 == len(shard.groups)):
             parts.append(Part(len(parts), tuple(groups), first, rows))
             groups, first, rows = [], first + rows, 0
     return parts

@@ -156,10 +156,22 @@ def test_shards_of_other_settings_are_never_mixed(label: Label, tmp_path: Path) 
         label()
 
 
-def test_a_folder_is_not_labelled_into_itself(label: Label, tmp_path: Path) -> None:
+@pytest.mark.parametrize("out", ["texts", "texts/labels"])
+def test_a_folder_is_not_labelled_into_itself(out: str, label: Label, tmp_path: Path) -> None:
     write_shards(tmp_path / "texts")
-    with pytest.raises(UserError, match="this is the folder of the texts"):
-        label(out=tmp_path / "texts")
+    with pytest.raises(UserError, match="this is in the folder of the texts"):
+        label(out=tmp_path / out)
+    assert not (tmp_path / "texts" / "labels").exists()
+
+
+def test_a_shard_without_rows_gives_one_without_rows(label: Label, tmp_path: Path) -> None:
+    write_shards(tmp_path / "texts", (25,))
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "texts" / "part-999.parquet")
+    manifest = label(deduplicate=True)
+    assert [shard.rows for shard in manifest.shards] == [25, 0]
+    there = pq.read_table(tmp_path / "out" / "part-999.parquet")
+    assert there.num_rows == 0
+    assert there.schema.equals(pq.read_schema(tmp_path / "out" / "part-000.parquet"))
 
 
 def test_a_url_gives_the_same_files_as_a_folder(label: Label, tmp_path: Path) -> None:

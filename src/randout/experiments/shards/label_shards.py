@@ -126,6 +126,7 @@ def prepare(request: ShardRequest, options: Options) -> tuple[Task, LoadedClassi
     The model is loaded after all else is checked; its classes are columns of the labelled shards.
     """
     shared, show = options.jobs > 1 or bool(options.cluster), options.show
+    _check_apart(request)
     shards = tuple(find_shards(request.inputs))
     if shared and any(place.startswith("memory://") for place in (request.out, *request.inputs)):
         raise UserError("memory:// belongs to one process; leave --jobs and --cluster out, or name a folder")
@@ -187,10 +188,17 @@ def _check_names(request: ShardRequest, identifier: str | None, classes: Sequenc
         raise UserError(
             f"--id-column {identifier}: this is the name of a column that is written. Rename it in the input"
         )
-    if not is_url(request.out) and any(
-        Path(place).absolute() == Path(request.out).absolute() for place in request.inputs
-    ):
-        raise UserError(f"-o {request.out}: this is the folder of the texts. Choose another one")
+
+
+def _check_apart(request: ShardRequest) -> None:
+    """Raise UserError if the output folder is in a folder of the texts: its shards would be texts the next time."""
+    for place in request.inputs:
+        if is_url(place) or is_url(request.out):
+            inside = f"{request.out.rstrip('/')}/".startswith(f"{place.rstrip('/')}/")
+        else:
+            inside = Path(request.out).expanduser().resolve().is_relative_to(Path(place).expanduser().resolve())
+        if inside:
+            raise UserError(f"-o {request.out}: this is in the folder of the texts, {place}. Choose another one")
 
 
 def _check_folder_of(task: Task) -> None:

@@ -132,7 +132,8 @@ def labelled_table(
     if settings.id_column:
         columns = {settings.id_column: block.column(settings.id_column)}
     else:
-        columns = {ROW_ID: pa.array([f"{shard.name}#{row}" for row in range(first + 1, first + len(logits) + 1)])}
+        ids = [f"{shard.name}#{row}" for row in range(first + 1, first + len(logits) + 1)]
+        columns = {ROW_ID: pa.array(ids, pa.string())}
     none = skipped != ""
     if settings.kind == "soft-labels":
         for at, name in enumerate(settings.classes):
