@@ -21,8 +21,8 @@ PATH_SETTINGS = {  # table: settings that may be paths; `more` is a list
     "student": ("model",),
     "teacher": ("model", "more"),
 }
+WORDS = ("auto", "none")  # values of settings that may be paths, which are never paths
 METHOD_PATHS = ("terms",)  # settings of methods that may be paths
-
 
 LONGEST_NAME = 255  # bytes of a file name, on nearly every file system
 LONGEST_OWN_NAME = 200  # bytes of a generated name, which leaves room for -2, .partial, ...
@@ -252,7 +252,9 @@ def split_toml_source(source: str | Path) -> tuple[Path, Path | None] | None:
 
 
 def map_paths(source: str, change: Callable[[str], str]) -> str:
-    """Apply `change` to the paths in a source: PATH, NAME:PATH (rhmd), FILE.toml, FILE.toml:FOLDER."""
+    """Apply `change` to the paths in a source: PATH, NAME:PATH (rhmd), FILE.toml, FILE.toml:FOLDER; not to `WORDS`."""
+    if source in WORDS:
+        return source
     if found := split_toml_source(source):
         return ":".join(change(str(path)) for path in found if path)
     name, colon, inner = source.rpartition(":")

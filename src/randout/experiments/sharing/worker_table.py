@@ -12,6 +12,7 @@ from randout.core.console import STDERR, Show, duration
 from randout.core.wording import plural
 
 Event = dict[str, Any]
+STARTING = "starting"  # what a worker does before its first cell
 
 
 @dataclass
@@ -19,7 +20,7 @@ class Activity:
     """What a process does. worker: its name. cell, what: a cell and the part of it that is being worked on."""
 
     worker: str
-    cell: str = "starting"
+    cell: str = STARTING
     what: str = ""
     done: int = 0
     total: int = 0

@@ -27,7 +27,7 @@ from randout.storage.run_folder import RunFolder
 
 from . import worker_process
 from .cells import Cells, order_for
-from .worker_table import Activity, shown
+from .worker_table import STARTING, Activity, shown
 
 MODULE = "randout.experiments.worker"  # what a worker runs
 PATIENCE = 0.1  # seconds between two looks at requests to stop
@@ -111,10 +111,9 @@ def _take(worker: _Worker, event: dict[str, Any] | None, show: Show) -> None:
     """Note what a worker reports."""
     if event is None:
         if not worker.ended:
-            show.warn(
-                f"worker {worker.number + 1} (pid {worker.process.pid}), whose work on {worker.activity.cell} is left to the "
-                f"others, {worker.ending}"
-            )
+            started = worker.activity.cell != STARTING
+            left = f", whose work on {worker.activity.cell} is left to the others," if started else " was starting and"
+            show.warn(f"worker {worker.number + 1} (pid {worker.process.pid}){left} {worker.ending}")
         worker.activity.begin("ended")
     elif "end" in event:
         worker.ended = event
