@@ -2,7 +2,7 @@
 
     python benchmarks/defaults.py TABLES STUDENT --peer randout --out defaults.jsonl
     python benchmarks/defaults.py TABLES STUDENT --peer tfidf setfit trainer --out defaults.jsonl
-    python benchmarks/defaults.py TABLES STUDENT --workers 14 --seconds 540 --out defaults-gpu.jsonl     (on a large machine)
+    python benchmarks/defaults.py TABLES STUDENT --jobs 14 --seconds 540 --out defaults-gpu.jsonl     (on a large machine)
     python benchmarks/defaults.py --out defaults.jsonl                           (prints the table of the results so far)
 
 Measures accuracy on the same test rows, seconds, and seconds of CPU time (which depend little on other work on the machine;
@@ -11,7 +11,7 @@ scikit-learn, without importing randout: `tfidf` (TF-IDF of words and pairs, log
 iterations of its documentation), `setfit-default` (its own defaults: every pair), `trainer` (transformers' Trainer with the
 settings of the text-classification example: 3 epochs at 2e-5, 32 texts per step). They train on every row of the subset;
 randout holds out 15 % for validation, and also trains on these after they are scored. The same command resumes. With several
-workers, runs share the machine, so that only their accuracy is reported.
+jobs, runs share the machine, so that only their accuracy is reported.
 """
 
 from __future__ import annotations
@@ -194,11 +194,11 @@ def untimed(key: dict[str, Any], tables: Path, student: str) -> dict[str, Any]:
 
 def carry_out(todo: list[dict[str, Any]], arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Run the tasks, one after the other or in several processes; yields each result as it comes."""
-    if arguments.workers == 1:
+    if arguments.jobs == 1:
         yield from (run(key, arguments.tables, arguments.student) for key in todo)
         return
     until = time.monotonic() + arguments.seconds
-    with multiprocessing.get_context("spawn").Pool(arguments.workers) as pool:
+    with multiprocessing.get_context("spawn").Pool(arguments.jobs) as pool:
         waiting = [pool.apply_async(untimed, (key, arguments.tables, arguments.student)) for key in todo]
         while waiting and time.monotonic() < until:
             for one in [one for one in waiting if one.ready()]:
@@ -215,7 +215,7 @@ def main() -> None:
     parser.add_argument("--table", nargs="+")
     parser.add_argument("--rows", type=int, nargs="+", default=[60, 200, 700])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--workers", type=int, default=1, help="runs at the same time; more than one: not timed")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time; more than one: not timed")
     parser.add_argument("--seconds", type=float, default=1e9, help="with several workers: stop after this many seconds")
     parser.add_argument("--out", type=Path, default=Path("defaults.jsonl"))
     arguments = parser.parse_args()

@@ -1,6 +1,6 @@
 """The study behind the defaults: runs every arm of a TOML file on subsets of real tables and scores a fixed test split.
 
-    python benchmarks/defaults_study.py TABLES STUDENT --study benchmarks/defaults_study.toml --out study.jsonl [--workers 2]
+    python benchmarks/defaults_study.py TABLES STUDENT --study benchmarks/defaults_study.toml --out study.jsonl [--jobs 2]
     python benchmarks/defaults_study.py --out docs/results/defaults-study.jsonl        (prints the tables of the results so far)
 
 TABLES: a folder with one CSV per table (text, label, split). Each finished run is one line in --out; the same command resumes.
@@ -123,11 +123,11 @@ def carry_out(todo: list[dict[str, Any]], arguments: argparse.Namespace) -> None
     """Run the tasks in several processes; writes one line per result."""
     context = multiprocessing.get_context("spawn")
     queue, done = context.Queue(), context.Queue()
-    for task in [*todo, *[None] * arguments.workers]:
+    for task in [*todo, *[None] * arguments.jobs]:
         queue.put(task)
     until = time.monotonic() + arguments.seconds
     same = (queue, done, arguments.tables, arguments.student, until)
-    workers = [context.Process(target=_work, args=same, daemon=True) for _ in range(arguments.workers)]
+    workers = [context.Process(target=_work, args=same, daemon=True) for _ in range(arguments.jobs)]
     for worker in workers:
         worker.start()
     left = len(workers)
@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("student", nargs="?")
     parser.add_argument("--study", type=Path, default=Path(__file__).with_suffix(".toml"))
     parser.add_argument("--out", type=Path, default=Path("defaults-study.jsonl"))
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=1e9, help="stop after this many seconds")
     parser.add_argument("--limit", type=int, default=0, help="most runs; 0: all")
     arguments = parser.parse_args()
