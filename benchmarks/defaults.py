@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[60, 200, 700])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time; more than one: not timed")
-    parser.add_argument("--seconds", type=float, default=1e9, help="with several workers: stop after this many seconds")
+    parser.add_argument("--seconds", type=float, default=1e9, help="with several jobs: stop after this many seconds")
     parser.add_argument("--out", type=Path, default=Path("defaults.jsonl"))
     arguments = parser.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
