@@ -15,7 +15,7 @@ from randout.experiments.study.spec import arm_config, make_study, tuning_of
 from randout.methods import catalog
 from randout.methods.builtin import GOLD, KD_ALONE, METHODS
 from randout.methods.compatibility import check_together
-from randout.storage.study_folder import opened
+from randout.storage.study_folder import open_study
 from randout.storage.study_record import ComparisonRecord, StudyData
 from randout.testing.models import build
 
@@ -98,8 +98,8 @@ def test_further_teachers_are_kept_as_places_beside_the_study(tmp_path: Path) ->
     (tmp_path / "models" / "second").mkdir(parents=True)
     arm = {"teacher": {"more": [str(tmp_path / "models" / "second"), "scibert"]}}
     record = ComparisonRecord(kind="compare", name="one", metric="accuracy", data=StudyData(sha256=""))
-    with opened(tmp_path / "studies" / "one", {"arms": {"multi-teacher": arm}}, record, (), dict):
-        written = config.read_toml(tmp_path / "studies" / "one" / "study.toml", "study")
+    open_study(tmp_path / "studies" / "one", {"arms": {"multi-teacher": arm}}, record, (), dict)
+    written = config.read_toml(tmp_path / "studies" / "one" / "study.toml", "study")
     assert written["arms"]["multi-teacher"]["teacher"]["more"] == ["../../models/second", "scibert"]
 
 

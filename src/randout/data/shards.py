@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import posixpath
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -75,7 +76,9 @@ def is_url(place: str) -> bool:
 
 def is_sharded(place: str) -> bool:
     """Return whether unlabelled texts are shards (a folder, a glob or a URL) rather than one file."""
-    return bool(place) and (is_url(place) or any(mark in place for mark in "*?[") or Path(place).expanduser().is_dir())
+    return bool(place) and (
+        is_url(place) or any(mark in place for mark in "*?[") or os.path.isdir(os.path.expanduser(place))
+    )
 
 
 def file_system(place: str) -> tuple[Any, str]:

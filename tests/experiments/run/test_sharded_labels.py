@@ -17,6 +17,7 @@ from randout.core import config
 from randout.core.console import Show
 from randout.data.row_hashes import row_key
 from randout.experiments.run import pipeline, planning
+from randout.experiments.run.options import Options
 from randout.experiments.run.saved_model import load_classifier
 from randout.experiments.run.student import make_training_data
 from randout.experiments.shards.label_shards import ShardRequest, label_shards
@@ -41,7 +42,7 @@ def place(tmp_path: Path, toy_csv: Callable[..., Path], monkeypatch: pytest.Monk
 def label_again(place: Path) -> None:
     model = place / "svm" if (place / "svm").exists() else fitted_svm(place / "svm")
     request = ShardRequest("soft-labels", str(model), [str(place / "texts")], str(place / "labels"))
-    label_shards(request, Show(quiet=True), Show(quiet=True))
+    label_shards(request, Options(show=Show(quiet=True)))
 
 
 def words(student: Path, *more: str) -> list[object]:

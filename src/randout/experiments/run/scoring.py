@@ -247,7 +247,8 @@ def score_file(
             found.labels, predicted, found.groups, names, order, f"model {model}", "rows", "--labels"
         )
     scores = _scores_of_rows(found, logits, id2label, counts, which)
-    scores.test_rows = test_rows
+    if test_rows is not None:
+        scores.test_rows = test_rows
     if write is not None:
         write(_prediction_columns(found, logits, names, request.probabilities))
         show.say(f"predictions {out}")
