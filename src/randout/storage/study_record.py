@@ -122,7 +122,32 @@ class ArmWarning(Record):
     message: str
 
 
-class ComparisonRecord(StudyRecord):
+class CellsRecord(StudyRecord):
+    """A study whose runs are known from the start: its cells."""
+
+    cells: list[Cell] = Field(default_factory=list)
+
+    def cells_in(self, state: str) -> list[Cell]:
+        """Return the cells in a state."""
+        return [cell for cell in self.cells if cell.state == state]
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """How many runs are finished, and how many there are."""
+        return len(self.cells_in("finished")), len(self.cells)
+
+    @property
+    def most_memory(self) -> int:
+        """The most memory that the process of a finished cell had, in bytes; 0 if unknown."""
+        return max((cell.memory or 0 for cell in self.cells), default=0)
+
+    def merge(self, other: StudyRecord) -> None:
+        super().merge(other)
+        assert isinstance(other, CellsRecord)
+        _merge_cells(self.cells, other.cells)
+
+
+class ComparisonRecord(CellsRecord):
     """Arms compared over seeds or folds. tuning: by search. result: None until the first units are complete."""
 
     kind: Literal["compare", "cv"]
@@ -134,17 +159,11 @@ class ComparisonRecord(StudyRecord):
     units: list[str] = Field(default_factory=list)
     arms: list[str] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
-    cells: list[Cell] = Field(default_factory=list)
     warnings: list[ArmWarning] = Field(default_factory=list)
-
-    def cells_in(self, state: str) -> list[Cell]:
-        """Return the cells in a state."""
-        return [cell for cell in self.cells if cell.state == state]
 
     def merge(self, other: StudyRecord) -> None:
         super().merge(other)
         assert isinstance(other, ComparisonRecord)
-        _merge_cells(self.cells, other.cells)
         if other.tuning:
             self.tuning = {**other.tuning, **(self.tuning or {})}
 
@@ -338,7 +357,7 @@ class Machine(Record):
     load: float | None = None
 
 
-class ShrinkRecord(StudyRecord):
+class ShrinkRecord(CellsRecord):
     """A ladder of student sizes against one teacher.
 
     by: which cost decides: latency, size or throughput. rows: validation rows compared; seen_rows: validation rows that are
@@ -355,7 +374,6 @@ class ShrinkRecord(StudyRecord):
     rows: int = 0
     seen_rows: int = 0
     rungs: list[LadderRung] = Field(default_factory=list)
-    cells: list[Cell] = Field(default_factory=list)
     forms: list[LadderForm] = Field(default_factory=list)
     machine: Machine | None = None
     chosen: str | None = None
@@ -364,15 +382,6 @@ class ShrinkRecord(StudyRecord):
     test: MarginTest | None = None
     notes: list[str] = Field(default_factory=list)
     warnings: list[ArmWarning] = Field(default_factory=list)
-
-    def cells_in(self, state: str) -> list[Cell]:
-        """Return the trainings in a state."""
-        return [cell for cell in self.cells if cell.state == state]
-
-    def merge(self, other: StudyRecord) -> None:
-        super().merge(other)
-        assert isinstance(other, ShrinkRecord)
-        _merge_cells(self.cells, other.cells)
 
     def rung(self, name: str) -> LadderRung:
         """Return the rung with a name."""

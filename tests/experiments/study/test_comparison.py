@@ -186,7 +186,7 @@ def test_killed_anywhere_and_started_again_it_ends_in_the_same_result(made, fini
 
 def test_a_prefix_is_balanced_and_a_time_limit_goes_on(made, finished, tmp_path, monkeypatch):
     trained = counted_trainings(monkeypatch)
-    real, stop_at = comparison.pipeline.execute, [3]
+    real, stop_at = pipeline.execute, [3]
 
     def execute(plan, options):
         stop_at[0] -= 1
@@ -194,7 +194,7 @@ def test_a_prefix_is_balanced_and_a_time_limit_goes_on(made, finished, tmp_path,
             raise Stopped("the time limit", RunFolder(options.runs / plan.name))
         return real(plan, options)
 
-    monkeypatch.setattr(comparison.pipeline, "execute", execute)
+    monkeypatch.setattr(pipeline, "execute", execute)
     # the teacher's training goes through the same door: plain 1, kd 1 and its teacher, then the limit
     with pytest.raises(Stopped):
         go(made(), tmp_path / "s")

@@ -12,13 +12,13 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from randout.core.config import Config
 from randout.core.console import duration
-from randout.core.errors import Failure, UserError
+from randout.core.errors import UserError
 from randout.core.wording import plural, verb
 from randout.data.dataset import Dataset
 from randout.experiments.run import leaks, pipeline, planning
@@ -27,13 +27,14 @@ from randout.experiments.run.options import Options, Stopped
 from randout.experiments.run.plan import Plan
 from randout.experiments.run.scoring import rows_sha256, times_scored
 from randout.experiments.sharing import scheduling
-from randout.experiments.sharing.cells import Outcome, check_threads, claimed, peak_memory, prepared
+from randout.experiments.sharing.cell_training import train_cell
+from randout.experiments.sharing.cells import Outcome, check_threads, claimed, prepared
 from randout.models.sources import Source
 from randout.reporting.pictures import draw_picture, to_bytes
 from randout.reporting.shrink import figure, points
 from randout.stats.metrics import group_codes
 from randout.stats.noninferiority import least_rows, too_few_for
-from randout.storage.locks import Busy, LockLost
+from randout.storage.locks import Busy
 from randout.storage.run_folder import RunFolder, now, record_opening_in
 from randout.storage.seen_rows import ANY_TRAINED
 from randout.storage.study_folder import StudyFolder, open_study, read_record, refuse_others
@@ -382,7 +383,8 @@ class Rungs:
             rung = self.folder.record.rung(cell.arm)
             plan = _plan_of(self.ladder, rung, int(cell.unit.removeprefix("seed ")) - 1, place)
             _check_time(self.folder, rung, RunFolder(self.options.runs / plan.name), self.options)
-            return Outcome(_train_cell(self.folder, cell, plan, self._within, self.options))
+            done, total = self.progress()
+            return train_cell(self.folder, cell, plan, self.options, name, f"(run {done + 1} of {total})")
         except Busy as busy:
             return Outcome("busy", busy)
 
@@ -390,11 +392,10 @@ class Rungs:
         return name
 
     def progress(self) -> tuple[int, int]:
-        cells = self.folder.record.cells
-        return sum(cell.state == "finished" for cell in cells), len(cells)
+        return self.folder.record.progress
 
     def memory(self) -> int:
-        return max((cell.memory or 0 for cell in self.folder.record.cells), default=0)
+        return self.folder.record.most_memory
 
     def teacher(self) -> Path:
         """Return the teacher's folder; it is fine-tuned first if it is not trained yet, and so are those of its folds."""
@@ -435,35 +436,6 @@ def _plan_of(ladder: Ladder, rung: LadderRung, seed: int, teacher: Path) -> Plan
     name = str(teacher) if isinstance(ladder.teacher, Plan) else planned_already.config.teacher.model
     config = made.student_config(student.model, student.layers, seed, name)
     return planning.make(config, ladder.dataset, made.required)
-
-
-def _train_cell(
-    folder: StudyFolder[ShrinkRecord], cell: Cell, plan: Plan, within: Options, options: Options
-) -> Literal["finished", "failed"]:
-    done = sum(one.state == "finished" for one in folder.record.cells)
-    options.show.say(f"{cell.arm}, {cell.unit} (run {done + 1} of {len(folder.record.cells)})")
-    cell.run, cell.state, cell.error = folder.place(within.runs / plan.name), "waiting", None
-    folder.save()
-    began = time.monotonic()
-    try:
-        found = pipeline.execute(plan, within)
-        cell.state, cell.error = "finished", None
-        if not found.new:  # how long it took once, for the time limit
-            cell.seconds = sum(one.seconds for one in found.run.history.epochs)
-    except LockLost:
-        raise
-    except Stopped:
-        folder.save()
-        raise
-    except Failure as error:
-        cell.state, cell.error = "failed", str(error)
-        options.show.warn(f"{cell.arm}, {cell.unit} failed; it is tried again when the study is resumed: {error}")
-    cell.seconds = round(cell.seconds + time.monotonic() - began, 3)
-    if memory := peak_memory(options):
-        cell.memory = memory
-    ended: Literal["finished", "failed"] = "finished" if cell.state == "finished" else "failed"
-    folder.save()
-    return ended
 
 
 def _check_time(folder: StudyFolder[ShrinkRecord], rung: LadderRung, run: RunFolder, options: Options) -> None:

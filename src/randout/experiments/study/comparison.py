@@ -15,15 +15,15 @@ from randout.core.errors import Failure, UserError
 from randout.core.files import joined_name
 from randout.core.wording import plural
 from randout.data.dataset import Dataset, Datasets
-from randout.experiments.run import leaks, pipeline, planning
+from randout.experiments.run import leaks, planning
 from randout.experiments.run.plan import Plan
 from randout.experiments.run.student import Options, Stopped, begin_training, check_methods, stand_in, student_of
 from randout.experiments.search.search import check_trials, make_search, plugins_of, run_search
 from randout.experiments.search.space import settings_text, tables_of
 from randout.experiments.sharing import scheduling
-from randout.experiments.sharing.cells import Outcome, check_threads, claimed, peak_memory, prepared
+from randout.experiments.sharing.cell_training import train_cell
+from randout.experiments.sharing.cells import Outcome, check_threads, claimed, prepared
 from randout.methods.builtin import METHODS
-from randout.storage import locks
 from randout.storage.locks import Busy
 from randout.storage.run_folder import RunFolder, now
 from randout.storage.seen_rows import in_words
@@ -326,11 +326,10 @@ class StudyCells:
         return name
 
     def progress(self) -> tuple[int, int]:
-        cells = self.folder.record.cells
-        return sum(cell.state == "finished" for cell in cells), len(cells)
+        return self.folder.record.progress
 
     def memory(self) -> int:
-        return max((cell.memory or 0 for cell in self.folder.record.cells), default=0)
+        return self.folder.record.most_memory
 
     def _complete_units(self) -> int:
         left = {cell.unit for cell in self.folder.record.cells if cell.state == "waiting"}
@@ -357,24 +356,4 @@ class StudyCells:
         run = RunFolder(options.runs / plan.name)
         if options.deadline and time.monotonic() > options.deadline:
             raise Stopped("the time limit", run)
-        options.show.say(f"{name} {_progress(folder.record.cells)}")
-        cell.run, cell.state, cell.error = folder.place(run.path), "waiting", None
-        folder.save()  # so that others know the run before they plan it
-        began = time.monotonic()
-        try:
-            pipeline.execute(plan, replace(options, show=options.show.within()))
-            cell.state, cell.error = "finished", None
-        except (Busy, locks.LockLost):
-            raise
-        except Stopped:
-            folder.save()
-            raise
-        except Failure as error:
-            cell.state, cell.error = "failed", str(error)
-            options.show.warn(f"{name} failed; it is tried again when the study is resumed: {error}")
-        cell.seconds = round(cell.seconds + time.monotonic() - began, 3)
-        if memory := peak_memory(options):
-            cell.memory = memory
-        state = cell.state
-        folder.save()
-        return Outcome("finished" if state == "finished" else "failed")
+        return train_cell(folder, cell, plan, options, name, _progress(folder.record.cells))
