@@ -21,6 +21,11 @@ def left_alone(name: str) -> bool:
     return name in _failed and time.monotonic() - _failed[name] < RETRY
 
 
+def forget_failures() -> None:
+    """Let the next run try all trackers again."""
+    _failed.clear()
+
+
 class Channel:
     """The calls of one tracker for one run. After an error no further call is made. error: why; empty while all is well."""
 

@@ -107,4 +107,4 @@ def _against_baseline(baseline: BaselineScores, start: str) -> dict[str, float]:
     if (gap := baseline.difference) is None:
         return {}
     found = {"": gap.estimate, "_low": gap.low, "_high": gap.high}
-    return {f"{start}minus_{baseline.name}{end}": value for end, value in found.items()}
+    return {f"{start}minus_baseline{end}": value for end, value in found.items()}

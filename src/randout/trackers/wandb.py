@@ -11,6 +11,7 @@ from .callbacks import PROJECT, CallbackTracker, Ending
 from .described import Described
 
 MODEL = "WANDB_LOG_MODEL"  # as transformers reads it: end, checkpoint or false
+_begun: set[str] = set()  # ids of the runs that this process has begun; another one is the caller's
 
 
 class WandbTracker(CallbackTracker):
@@ -19,7 +20,8 @@ class WandbTracker(CallbackTracker):
     def _callback(self, kind: Any) -> Any:
         import wandb
 
-        self._wandb, self._given = wandb, wandb.run is not None
+        self._wandb = wandb
+        self._given = wandb.run is not None and wandb.run.id not in _begun
         asked = os.environ.pop(MODEL, None)  # the callback would save a model of the Trainer
         try:
             return kind()
@@ -30,6 +32,7 @@ class WandbTracker(CallbackTracker):
     def begin(self, run: Described) -> str:
         name = run.id or uuid.uuid4().hex[:8]
         if not self._given:
+            _begun.add(name)
             settings = self._wandb.Settings(console=os.environ.get("WANDB_CONSOLE", "off"), silent=True)
             self._wandb.init(
                 project=os.environ.get("WANDB_PROJECT", PROJECT),
@@ -37,6 +40,7 @@ class WandbTracker(CallbackTracker):
                 group=os.environ.get("WANDB_RUN_GROUP") or run.study or None,
                 id=name,
                 resume="allow",
+                reinit="finish_previous",  # of a run that was given up after an error
                 settings=settings,
             )
         super().begin(run)
