@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from transformers import TrainerCallback
@@ -15,8 +15,8 @@ from randout.trackers import report_to
 class FakeTracker(TrainerCallback):
     """One run. told: (event, run name, step, values). made: all runs so far. fails: the event that raises, or "" for none."""
 
-    made: list[FakeTracker] = []
-    fails = ""
+    made: ClassVar[list[FakeTracker]] = []
+    fails: ClassVar[str] = ""
 
     def __init__(self) -> None:
         self.told: list[tuple[str, str, int, dict[str, Any]]] = []

@@ -75,7 +75,7 @@ class Channel:
                 call()
             except Exception as error:  # whatever a tracker raises, the training goes on
                 lines = str(error).strip().splitlines()
-                self._fail(f"{type(error).__name__}: {lines[0] if lines else ''}".removesuffix(": ")[:300])
+                self._fail(f"{type(error).__name__}: {lines[0] if lines else ''}".removesuffix(": ")[:160])
             self._moved = time.monotonic()
 
     def _fail(self, why: str) -> None:

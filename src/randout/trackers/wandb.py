@@ -59,4 +59,6 @@ class WandbTracker(CallbackTracker):
 
     def place(self) -> str:
         run = self._wandb.run
-        return str(run.url or run.dir) if run is not None else ""
+        if run is None:
+            return ""
+        return str(run.dir if run.offline else run.url)
