@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 PATIENCE = 60.0  # seconds that the end of a run waits for a call that does not return
-START_PATIENCE = 20.0  # the same for the start of a study, whose runs need its id
+START_PATIENCE = 60.0  # the same for the start of a study, whose runs need its id
 STOP_PATIENCE = 10.0  # the same after a stop was requested
 UPLOAD_PATIENCE = 900.0  # the same for the upload of a model
 RETRY = 300.0  # seconds in which a tracker that failed is left alone by further runs

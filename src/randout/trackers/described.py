@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from randout.storage.metrics_record import BaselineScores, Epoch, Metrics, Rates, Scores, TeacherGap
+from randout.storage.metrics_record import BaselineScores, Epoch, Metrics, Scores, TeacherGap
 from randout.storage.run_folder import RunFolder
 
 VALIDATION, FINAL, TEST = "eval_", "eval_final_", "test_"  # transformers groups values by the first word
+FINAL_SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "expected_calibration_error")
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,10 @@ def flat_settings(tables: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def stored_settings(run: RunFolder) -> dict[str, Any]:
-    """Return the settings in a run's `run.toml`."""
-    return flat_settings(tomllib.loads((run.path / "run.toml").read_text(encoding="utf-8")))
+    """Return the settings in a run's `run.toml`; none if it cannot be read."""
+    with suppress(OSError, ValueError):
+        return flat_settings(tomllib.loads((run.path / "run.toml").read_text(encoding="utf-8")))
+    return {}
 
 
 def about_study() -> dict[str, str]:
@@ -86,10 +90,10 @@ def final_values(metrics: Metrics) -> dict[str, float]:
 
 
 def _values(scores: Scores, start: str) -> dict[str, float]:
-    names = [*Rates.model_fields, "log_loss", "expected_calibration_error", "majority_baseline"]
-    found = {start + name: float(getattr(scores, name)) for name in names}
-    for name, (low, high) in scores.intervals.items():
-        found |= {f"{start}{name}_low": low, f"{start}{name}_high": high}
+    found: dict[str, float] = {start + name: getattr(scores, name) for name in FINAL_SCORES}
+    for name in FINAL_SCORES:
+        if interval := scores.interval(name):
+            found |= {f"{start}{name}_low": interval[0], f"{start}{name}_high": interval[1]}
     if scores.teacher is not None:
         found |= _against_teacher(scores.teacher, start)
     if scores.baseline is not None:

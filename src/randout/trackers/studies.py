@@ -12,7 +12,7 @@ from randout.core.console import Show
 from .callbacks import Ending
 from .described import Described, about_study, flat_settings
 from .report_to import ReportTo
-from .tracked_run import CURVES, PARENTS, TrackedRun
+from .tracked_run import PARENTS, TrackedRun, curves_folder
 
 
 class TrackedStudy:
@@ -35,7 +35,9 @@ def track_study(folder: Path, name: str, report_to: ReportTo, settings: Mapping[
     if report_to.study is not None or not report_to.names:
         return TrackedStudy(report_to, TrackedRun())
     runs = replace(report_to, study=folder, study_name=name)
-    described = Described(name, folder, folder / CURVES, settings=flat_settings(settings), about=about_study())
+    if "tensorboard" in runs.names:
+        show.say(f"reporting to tensorboard: tensorboard --logdir {curves_folder(folder, '', runs)}")
+    described = Described(name, folder, folder, settings=flat_settings(settings), about=about_study())
     own = TrackedRun(described, report_to.only([one for one in report_to.names if one in PARENTS]), show)
     own.begin()
     failed = own.wait()

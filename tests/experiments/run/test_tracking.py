@@ -108,7 +108,7 @@ def test_a_tracker_that_fails_costs_a_warning_only(
 
 
 def test_a_bag_of_words_has_scores_and_no_losses(fake: type[FakeTracker], train: Any) -> None:
-    run = train(student="mnb-count", report_to="fake", settings={"epochs": 0})
+    run = train(student="mnb-count", report_to="fake")
     (made,) = fake.made
     assert run.metrics.test is not None
     assert made.curve("test_accuracy") == [(1, run.metrics.test.accuracy)]
