@@ -11,7 +11,7 @@ from typing import Any, Literal
 from .described import Described
 
 PROJECT = "randout"  # where runs are shown, unless the tracker's environment variables say otherwise
-Ending = Literal["finished", "stopped", "failed"]
+Ending = Literal["finished", "paused", "stopped", "failed"]
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from .callbacks import PROJECT, CallbackTracker, Ending, is_set
 from .described import Described
 
 MODEL = "HF_MLFLOW_LOG_ARTIFACTS"  # as transformers reads it
-STATUS: dict[Ending, str] = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+STATUS: dict[Ending, str] = {"finished": "FINISHED", "paused": "KILLED", "stopped": "KILLED", "failed": "FAILED"}
 
 
 class MLflowTracker(CallbackTracker):
@@ -27,9 +28,9 @@ class MLflowTracker(CallbackTracker):
 
     def begin(self, run: Described) -> str:
         mlflow = self._mlflow
-        if run.id:
-            mlflow.start_run(run_id=run.id)
-        else:
+        if run.id and not self._resumed(run.id):  # deleted, or of another server
+            run = replace(run, id="")
+        if not run.id:
             if "MLFLOW_EXPERIMENT_ID" not in os.environ:
                 mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT))
             tags = {f"randout.{name}": value for name, value in run.about.items()}
@@ -38,6 +39,16 @@ class MLflowTracker(CallbackTracker):
         self.callback._async_log = False  # this is a thread of its own already, and an error must be seen
         self._id = str(mlflow.active_run().info.run_id)
         return self._id
+
+    def _resumed(self, name: str) -> bool:
+        """Resume a run; returns False if there is none with this id."""
+        try:
+            self._mlflow.start_run(run_id=name)
+        except self._mlflow.MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+        return True
 
     def told(self, run: Described) -> dict[str, Any]:
         return {}  # they are tags

@@ -55,7 +55,7 @@ class WandbTracker(CallbackTracker):
     def end(self, how: Ending) -> None:
         super().end(how)
         if not self._given:
-            self._wandb.finish(exit_code=0 if how == "finished" else 1)
+            self._wandb.finish(exit_code=1 if how == "failed" else 0)
 
     def place(self) -> str:
         run = self._wandb.run

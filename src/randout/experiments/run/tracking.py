@@ -11,7 +11,7 @@ from randout.storage.run_folder import RunFolder
 from randout.trackers.described import flat_settings
 from randout.trackers.tracked_run import end_finished, track_run
 
-from .options import Options, Stopped
+from .options import Options, Paused, Stopped
 from .plan import Plan
 
 
@@ -22,6 +22,9 @@ def tracked_run(plan: Plan, run: RunFolder, options: Options) -> Iterator[Option
     tracked = track_run(run, options.report_to, settings, options.show)
     try:
         yield replace(options, tracked=tracked)
+    except Paused:
+        tracked.end("paused")
+        raise
     except (Stopped, Terminated, KeyboardInterrupt):
         tracked.end("stopped")
         raise
