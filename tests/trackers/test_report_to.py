@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +51,12 @@ def test_what_is_refused(asked: str, message: str) -> None:
     with pytest.raises(UserError, match="--report-to") as caught:
         trackers_of(asked)
     assert message in str(caught.value)
+
+
+def test_anything_but_names_is_refused() -> None:
+    wrong: Any = [True]
+    with pytest.raises(UserError, match="expected names of trackers"):
+        trackers_of(wrong)
 
 
 def test_a_command_refuses_an_absent_tracker_before_it_reads_the_data(run: Run) -> None:

@@ -68,6 +68,8 @@ def trackers_of(asked: str | Sequence[str] | None, spelt: str = "--report-to") -
 
     Raises UserError for an unknown one, and for one that is not installed or, of W&B, that nobody is logged in to.
     """
+    if not isinstance(asked, str | list | tuple | None) or not all(isinstance(one, str) for one in asked or ()):
+        raise UserError(f"{spelt}: found {asked!r:.80}; expected names of trackers, such as 'tensorboard,mlflow'")
     words = asked.split(",") if isinstance(asked, str) else asked or ()
     names = list(dict.fromkeys(word.strip() for word in words if word.strip()))
     if NONE in names and len(names) > 1:
