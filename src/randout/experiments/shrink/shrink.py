@@ -238,7 +238,7 @@ def run_shrink(
     """
     options = prepared(options)
     ladder, folder = open_shrink(made, path, options, dataset)
-    for warning in _warnings(ladder):
+    for warning in _warnings(ladder) if options.worker is None else ():
         options.show.warn(warning)
     with tracked_study(folder, options, made.table.model_dump(mode="json")) as options:
         rungs = Rungs(ladder, folder, options)
