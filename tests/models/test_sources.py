@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from randout.core.errors import UserError
-from randout.models import loading, sources
+from randout.models import loading
 
 pytestmark = pytest.mark.usefixtures("empty_caches")
 

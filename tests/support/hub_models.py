@@ -12,7 +12,13 @@ import torch
 
 from .hub_server import HubServer
 
-BERT = {"model_type": "bert", "hidden_act": "gelu", "layer_norm_eps": 1e-12, "type_vocab_size": 2, "initializer_range": 0.02}
+BERT = {
+    "model_type": "bert",
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "type_vocab_size": 2,
+    "initializer_range": 0.02,
+}
 ROBERTA = {"hidden_act": "gelu", "layer_norm_eps": 1e-5, "type_vocab_size": 1, "bos_token_id": 0, "eos_token_id": 2}
 ENCODERS: dict[str, tuple[str, str, dict[str, Any], list[str]]] = {
     # name -> family, class that was saved, what its configuration says, files of its tokenizer

@@ -26,10 +26,15 @@ def push(
     create_pr: Annotated[bool, typer.Option("--create-pr", help="propose the change in a pull request")] = False,
     forms: Annotated[
         str,
-        typer.Option("--export", help="forms to add, comma-separated: float32, int8; arrays (bag of words)", metavar="FORMS"),
+        typer.Option(
+            "--export", help="forms to add, comma-separated: float32, int8; arrays (bag of words)", metavar="FORMS"
+        ),
     ] = "",
     licence: Annotated[
-        str, typer.Option("--license", help="for the model card, such as mit (default: the card's own, or the base model's)")
+        str,
+        typer.Option(
+            "--license", help="for the model card, such as mit (default: the card's own, or the base model's)"
+        ),
     ] = "",
     as_json: AsJson = False,
     quiet: Quiet = False,

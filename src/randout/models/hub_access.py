@@ -98,17 +98,23 @@ def explained(error: Exception, name: str, revision: str = "", near: str = "", s
             + (f", with the account of the token from {origin}" if origin else f". {LOGIN}")
         )
     if isinstance(cause, hub.RepositoryNotFoundError):
-        private = f"the token from {origin} may read it" if origin else "there is a token for it: `hf auth login`, HF_TOKEN"
+        private = (
+            f"the token from {origin} may read it" if origin else "there is a token for it: `hf auth login`, HF_TOKEN"
+        )
         return UserError(
             f"{name}: no such folder, and no such model on the hub, or it is private; check that {private}.{near}"
         )
     if isinstance(cause, hub.RevisionNotFoundError):
         return UserError(f"{name}: the hub has this model, but not its revision {revision!r}")
     if status == 401:
-        return UserError(f"{name}: the hub refuses the token from {origin or 'nowhere'}; it is wrong or expired. {LOGIN}")
+        return UserError(
+            f"{name}: the hub refuses the token from {origin or 'nowhere'}; it is wrong or expired. {LOGIN}"
+        )
     if status in (400, 403):
         said = " ".join((answer.headers.get("x-error-message") or str(cause)).split())[:300]
-        return UserError(f"{name}: the hub refuses this ({said}). The token from {origin or 'nowhere'} may lack the right")
+        return UserError(
+            f"{name}: the hub refuses this ({said}). The token from {origin or 'nowhere'} may lack the right"
+        )
     if status in (409, 412):
         return Failure(f"{name}: someone else changed this repository at the same time. Run the command again")
     if status == 429:
@@ -116,4 +122,6 @@ def explained(error: Exception, name: str, revision: str = "", near: str = "", s
     if isinstance(cause, hub.OfflineModeIsEnabled):
         return UserError(f"{name}: HF_HUB_OFFLINE is set, so the model hub cannot be asked")
     what = f"{type(cause).__name__}{f' {status}' if status else ''}"
-    return HubUnreachable(f"{name}: the model hub cannot be reached ({what}).{near}{' ' * bool(suggestion)}{suggestion}")
+    return HubUnreachable(
+        f"{name}: the model hub cannot be reached ({what}).{near}{' ' * bool(suggestion)}{suggestion}"
+    )

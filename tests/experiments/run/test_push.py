@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ from randout.models import sources
 from support.hub_models import ENCODERS, publish_encoder
 from support.hub_server import Fault, HubServer
 
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the hub's library
 SMALL = ["--set", "epochs=1", "--set", "precision=float32", "--teacher", "none", "--preset", "plain"]
 TEXTS = ["fever and cough in the clinic", "the team and its coach", "money " * 80]
 
@@ -64,9 +64,17 @@ def pushed(made: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]
     return copy
 
 
+def rows_of(run: Path) -> list[str]:
+    """The texts of the table that a run of `made` was trained on."""
+    with (run.parents[1] / "data.csv").open(newline="") as stream:
+        return [row["text"] for row in csv.DictReader(stream)]
+
+
 class TestEveryKind:
     @pytest.mark.parametrize("student", ["first", "mean", "mnb-count"])
-    def test_a_model_comes_back_by_its_name(self, student: str, pushed: Any, model_hub: HubServer, command: Run) -> None:
+    def test_a_model_comes_back_by_its_name(
+        self, student: str, pushed: Any, model_hub: HubServer, command: Run
+    ) -> None:
         run = pushed(student)
         code, out, error = command("push", run, "ada/film", "--license", "mit", "--json")
         assert code == 0, error
@@ -80,7 +88,7 @@ class TestEveryKind:
         assert (card.data.license, "randout" in card.data.tags) == ("mit", True)
         assert "| class | train | validation | test |" in card.text
         assert 'load("ada/film")' in card.text or 'pipeline("text-classification", "ada/film"' in card.text
-        rows = [row["text"] for row in csv.DictReader((run.parents[1] / "data.csv").open())]
+        rows = rows_of(run)
         content = b"\n".join(files.values())
         assert not [text for text in rows if text.encode() in content]
         there, here = randout.load(f"ada/film@{done['commit']}"), randout.load(run)
@@ -88,7 +96,7 @@ class TestEveryKind:
         code, out, error = command("predict", "ada/film", TEXTS[0])
         assert (code, out.split("\t")[0]) == (0, here.predict(TEXTS[:1])[0]), error
 
-    @pytest.mark.parametrize("student", ["mean", "mnb-count"])
+    @pytest.mark.parametrize("student", [pytest.param("mean", marks=pytest.mark.slow), "mnb-count"])
     def test_with_the_forms_of_an_export(self, student: str, pushed: Any, model_hub: HubServer, tmp_path: Path) -> None:
         forms = {"mnb-count": ["arrays"], "mean": ["float32"]}[student]
         if student == "mean":
@@ -132,11 +140,13 @@ def test_each_encoder_of_the_paper_there_and_back(
     assert np.array_equal(randout.load(at).predict_proba(TEXTS), randout.load("runs/m").predict_proba(TEXTS))
     taught = ["train", toy_csv(90, 2), "--student", tiny_model("bert"), "-o", "runs/t", "--set", "epochs=1"]
     assert run(*taught, "--teacher", at, "--preset", "kd", "--set", "precision=float32")[0] == 0
+    pinned = tomllib.loads(Path("runs/t/run.toml").read_text())["teacher"]
+    assert f"{pinned['model']}@{pinned['revision']}" == at
 
 
 class TestWhere:
     def test_private(self, pushed: Any, model_hub: HubServer) -> None:
-        run = pushed()
+        run = pushed("mnb-count")
         done = randout.push(run, "ada/secret", private=True)
         assert done.private
         assert model_hub.repositories["ada/secret"].private
@@ -164,7 +174,9 @@ class TestWhere:
         assert randout.push(run, "ada/film").commit == first.commit
         model_hub.repositories["ada/film"].refs["main"] = first.commit
 
-    def test_a_model_of_someone_else_is_proposed_to_and_not_overwritten(self, pushed: Any, model_hub: HubServer) -> None:
+    def test_a_model_of_someone_else_is_proposed_to_and_not_overwritten(
+        self, pushed: Any, model_hub: HubServer
+    ) -> None:
         run = pushed("mnb-count")
         model_hub.commit("ada/mine", {"pytorch_model.bin": b"weights"})
         with pytest.raises(randout.UserError, match=r"a model that randout did not upload \(pytorch_model.bin\)"):
@@ -202,7 +214,8 @@ class TestRefused:
         assert not [asked for asked in model_hub.asked if "/commit/" in asked and "ada" in asked]
 
     @pytest.mark.parametrize(
-        ("token", "message"), [("hf_old", "refuses the token from HF_TOKEN; it is wrong or expired"), ("", "no token for")]
+        ("token", "message"),
+        [("hf_old", "refuses the token from HF_TOKEN; it is wrong or expired"), ("", "no token for")],
     )
     def test_a_wrong_token(
         self,
@@ -238,7 +251,7 @@ class TestRefused:
 
     def test_rows_in_the_card(self, pushed: Any, model_hub: HubServer, command: Run) -> None:
         run = pushed("mnb-count")
-        rows = [row["text"] for row in csv.DictReader((run.parents[1] / "data.csv").open())]
+        rows = rows_of(run)
         card = run / "model" / "README.md"
         card.write_text(card.read_text() + f"\nMost wrong: {max(rows, key=len)}\n")
         (run / "model" / "rows.csv").write_text("\n".join(rows))
@@ -249,7 +262,12 @@ class TestRefused:
         code, out, _ = command("push", run, "ada/film", "--quiet")
         assert code == 0
         assert "kept     rows.csv: in the model folder, not uploaded" in out
-        assert set(model_hub.files("ada/film")) == {".gitattributes", "README.md", "classifier.json", "weights.safetensors"}
+        assert set(model_hub.files("ada/film")) == {
+            ".gitattributes",
+            "README.md",
+            "classifier.json",
+            "weights.safetensors",
+        }
 
     def test_an_unfinished_run_and_a_card_with_a_broken_head(self, pushed: Any, model_hub: HubServer) -> None:
         run = pushed("mnb-count")
@@ -299,7 +317,7 @@ class TestTrouble:
 
         monkeypatch.setattr(library.HfApi, "create_commit", damaged)
         code, _, error = command("push", run, "ada/film")
-        assert (code, f"1 file on the hub differs from what was uploaded (commit " in error) == (1, True), error
+        assert (code, "1 file on the hub differs from what was uploaded (commit " in error) == (1, True), error
         assert f"first {name}" in error
 
     def test_two_pushes_at_once(self, pushed: Any, model_hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,6 +334,7 @@ class TestTrouble:
             randout.push(run, "ada/film")
 
 
+@pytest.mark.slow
 def test_settings_of_the_environment(made: Callable[[str], Path], tmp_path: Path) -> None:
     """In a process of its own: HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_OFFLINE, and xet storage, which this hub has not."""
     import os
@@ -323,7 +342,12 @@ def test_settings_of_the_environment(made: Callable[[str], Path], tmp_path: Path
     run = made("mnb-count") / "runs" / "m"
     with HubServer() as hub:
         hub.add_user("ada", "hf_ada")
-        own = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_ada", "HF_HOME": str(tmp_path), "NO_PROXY": "127.0.0.1,localhost"}
+        own = {
+            "HF_ENDPOINT": hub.url,
+            "HF_TOKEN": "hf_ada",
+            "HF_HOME": str(tmp_path),
+            "NO_PROXY": "127.0.0.1,localhost",
+        }
         base = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | own
 
         def call(*words: Any, **more: str) -> subprocess.CompletedProcess[str]:

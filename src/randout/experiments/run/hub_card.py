@@ -10,6 +10,8 @@ from randout.core.wording import plural, verb
 from randout.storage.run_folder import RunFolder
 from randout.storage.run_record import DataReport
 
+from .model_card import parsed_card
+
 if TYPE_CHECKING:
     from .export import Export
 
@@ -25,13 +27,11 @@ def hub_card(
     of the encoder that was fine-tuned, if it is on the hub. made: the export that is uploaded too. Raises UserError if the
     card's head is not valid YAML.
     """
-    from huggingface_hub import ModelCard
-
     path = run.model / "README.md"
     if not path.exists():
         raise UserError(f"{path}: no such file; it is the model card. Train the run again, or write one")
     try:
-        card = ModelCard(path.read_text(encoding="utf-8"))
+        card = parsed_card(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path}: its head is not valid ({' '.join(str(error).split())[:200]}). Correct it") from None
     head: Any = card.data
@@ -50,10 +50,8 @@ def hub_card(
 
 def stated_licence(run: RunFolder) -> str:
     """Return the licence that the head of a run's own model card states; empty for none."""
-    from huggingface_hub import ModelCard
-
     try:
-        head: Any = ModelCard((run.model / "README.md").read_text(encoding="utf-8")).data
+        head: Any = parsed_card((run.model / "README.md").read_text(encoding="utf-8")).data
     except (OSError, ValueError):
         return ""
     return str(head.license or "")
@@ -72,13 +70,22 @@ def _origin_lines(repository: str, licence: str, base: tuple[str, str]) -> list[
             f"Fine-tuned from [{base[0]}](https://huggingface.co/{base[0]}) at commit `{base[1]}`, whose terms apply too."
         ]
     lines += ["", "## By name", "", "```sh", f'randout predict {repository} "A text to classify."', "```", ""]
-    return [*lines, f"`{repository}@COMMIT` names one commit. Training rows and predictions are not part of the repository.", ""]
+    return [
+        *lines,
+        f"`{repository}@COMMIT` names one commit. Training rows and predictions are not part of the repository.",
+        "",
+    ]
 
 
 def _data_lines(run: RunFolder) -> list[str]:
     """Return the data report: rows of each class and split, copies, and rows with a copy in the training split."""
     record = run.record
-    lines = ["## Data", "", f"{record.shown_as.data or 'The data'}: SHA-256 `{record.labelled_data or record.data}`.", ""]
+    lines = [
+        "## Data",
+        "",
+        f"{record.shown_as.data or 'The data'}: SHA-256 `{record.labelled_data or record.data}`.",
+        "",
+    ]
     if (report := record.data_report) is None:
         return [*lines[:-1], ""]
     lines += _class_table(report)
@@ -106,7 +113,9 @@ def _class_table(report: DataReport) -> list[str]:
 def _shared_lines(counts: Mapping[str, int], what: str) -> list[str]:
     """Return lines about held-out rows by split that share something with training rows."""
     return [
-        f"- {plural(count, f'{split} row')} {verb(count, 'has', 'have')} {what}" for split, count in counts.items() if count
+        f"- {plural(count, f'{split} row')} {verb(count, 'has', 'have')} {what}"
+        for split, count in counts.items()
+        if count
     ]
 
 

@@ -344,7 +344,9 @@ def _repository(api: Any, request: Push) -> Any:
             "the hub, or choose another name"
         )
     weights = [one.rfilename for one in info.siblings or [] if Path(one.rfilename).match("*.safetensors")]
-    weights += [one.rfilename for one in info.siblings or [] if any(fnmatch(one.rfilename, part) for part in OTHER_WEIGHTS)]
+    weights += [
+        one.rfilename for one in info.siblings or [] if any(fnmatch(one.rfilename, part) for part in OTHER_WEIGHTS)
+    ]
     if weights and "randout" not in (info.tags or []) and not request.create_pr:
         raise UserError(
             f"push: {name} holds a model that randout did not upload ({weights[0]}), and it is not overwritten. Choose another "
@@ -390,7 +392,9 @@ def _verify(repository: str, commit: str, upload: _Upload) -> None:
                 f"push: {repository}: {plural(len(differ), 'file')} on the hub {verb(len(differ), 'differs', 'differ')} from "
                 f"what was uploaded (commit {commit}), first {differ[0]}. Run the command again"
             )
-        unequal = [] if np.array_equal(_logits(load_classifier(str(folder)), upload.texts), upload.logits) else ["the model"]
+        unequal = (
+            [] if np.array_equal(_logits(load_classifier(str(folder)), upload.texts), upload.logits) else ["the model"]
+        )
         for form, logits in upload.exported.items():
             if not np.array_equal(_logits(load_classifier(str(folder), form=form), upload.texts), logits):
                 unequal.append(f"its form {form}")
@@ -404,7 +408,9 @@ def _verify(repository: str, commit: str, upload: _Upload) -> None:
 def _warnings(run: RunFolder, licence: str, private: bool, made: Export | None) -> list[str]:
     found = [] if made is None else list(made.warnings)
     if not licence:
-        found.append("the card states no licence, so nobody may use the model; add one with --license, such as --license mit")
+        found.append(
+            "the card states no licence, so nobody may use the model; add one with --license, such as --license mit"
+        )
     if (run.model / BASELINE).exists() and not private:
         from randout import baselines
 
