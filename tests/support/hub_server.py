@@ -97,7 +97,7 @@ class HubServer:
         self.asked: list[str] = []
         self.headers: list[Mapping[str, str]] = []
         self.lock = threading.RLock()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("OwnHandler", (Handler,), {"hub": self}))
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         self.storage_url = f"http://localhost:{self.server.server_port}"  # another host name, as a CDN has
@@ -144,7 +144,9 @@ class HubServer:
         return None
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
+    """Answers one connection. hub: the server, of which each has a class of its own."""
+
     hub: HubServer
     protocol_version = "HTTP/1.1"
 
@@ -198,7 +200,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, path: str, query: Mapping[str, str], body: bytes) -> Answer:
         """The answer to a request. Raises HubError."""
-        for method, pattern, answer in _ROUTES:
+        for method, pattern, answer in ROUTES:
             if self.command in method.split() and (match := re.fullmatch(pattern, path)):
                 return answer(self, query, body, **match.groupdict())
         raise HubError(404, message=f"no {self.command} {path} here")
@@ -240,13 +242,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     # ---- answers
 
-    def _whoami(self, query: Any, body: bytes) -> Answer:
+    def answer_whoami(self, query: Any, body: bytes) -> Answer:
         user, writes = self._user()
         if not user:
             raise HubError(401, message="Invalid username or password.")
         return _json({"type": "user", "name": user, "auth": {"accessToken": {"role": "write" if writes else "read"}}})
 
-    def _create(self, query: Any, body: bytes) -> Answer:
+    def answer_create(self, query: Any, body: bytes) -> Answer:
         asked, (user, writes) = json.loads(body), self._user()
         owner = asked.get("organization") or user
         if not user or not writes or owner != user:
@@ -257,12 +259,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.commit(name, {".gitattributes": b""}, private=asked.get("visibility") == "private")
         return _json({"url": f"{self.hub.url}/{name}", "name": name, "id": name})
 
-    def _validate(self, query: Any, body: bytes) -> Answer:
+    def answer_validate(self, query: Any, body: bytes) -> Answer:
         head = json.loads(body)["content"].split("---")[1]
         errors = [{"message": f"{line}: not a repository"} for line in re.findall(r"^base_model: .*\s.+$", head, re.M)]
         return _json({"errors": errors, "warnings": []}, 400 if errors else 200)
 
-    def _info(self, query: Any, body: bytes, name: str, revision: str = "main") -> Answer:
+    def answer_info(self, query: Any, body: bytes, name: str, revision: str = "main") -> Answer:
         found = self._readable(name)
         commit = self._commit_of(found, revision)
         files = found.commits[commit]
@@ -282,7 +284,7 @@ class _Handler(BaseHTTPRequestHandler):
             }
         )
 
-    def _tree(self, query: Any, body: bytes, name: str, revision: str) -> Answer:
+    def answer_tree(self, query: Any, body: bytes, name: str, revision: str) -> Answer:
         found = self._readable(name)
         rows = []
         for path, data in sorted(found.commits[self._commit_of(found, revision)].items()):
@@ -294,7 +296,7 @@ class _Handler(BaseHTTPRequestHandler):
             rows.append(row)
         return _json(rows)
 
-    def _refs(self, query: Any, body: bytes, name: str) -> Answer:
+    def answer_refs(self, query: Any, body: bytes, name: str) -> Answer:
         refs = self._readable(name).refs
 
         def rows(prefix: str, pulls: bool) -> list[dict[str, str]]:
@@ -304,14 +306,14 @@ class _Handler(BaseHTTPRequestHandler):
         pulls = {"pullRequests": rows("", True)} if query.get("include_prs") else {}
         return _json({"branches": rows("refs/heads/", False), "converts": [], "tags": []} | pulls)
 
-    def _branch(self, query: Any, body: bytes, name: str, revision: str) -> Answer:
+    def answer_branch(self, query: Any, body: bytes, name: str, revision: str) -> Answer:
         found = self._writable(name)
         if revision in found.refs:
             raise HubError(409, message="Reference already exists")
         found.refs[revision] = self._commit_of(found, json.loads(body or b"{}").get("startingPoint", "main"))
         return _json({})
 
-    def _preupload(self, query: Any, body: bytes, name: str, revision: str) -> Answer:
+    def answer_preupload(self, query: Any, body: bytes, name: str, revision: str) -> Answer:
         found = self._writable(name, bool(query.get("create_pr")))
         there = found.commits[self._commit_of(found, revision)]
         rows = []
@@ -322,7 +324,7 @@ class _Handler(BaseHTTPRequestHandler):
             rows.append(row | ({"oid": etag_of(path, there[path])} if path in there else {}))
         return _json({"files": rows})
 
-    def _batch(self, query: Any, body: bytes, name: str) -> Answer:
+    def answer_batch(self, query: Any, body: bytes, name: str) -> Answer:
         user, writes = self._user()
         if not (user and writes):
             raise HubError(403, message="Forbidden")
@@ -333,18 +335,18 @@ class _Handler(BaseHTTPRequestHandler):
             rows.append(one | ({} if one["oid"] in self.hub.objects else {"actions": links}))
         return _json({"transfer": "basic", "objects": rows})
 
-    def _upload(self, query: Any, body: bytes, oid: str) -> Answer:
+    def answer_upload(self, query: Any, body: bytes, oid: str) -> Answer:
         if hashlib.sha256(body).hexdigest() != oid:
             raise HubError(400, message="the content does not have this SHA-256")
         self.hub.objects[oid] = body
         return 200, {"ETag": oid}, b""
 
-    def _verify(self, query: Any, body: bytes, oid: str) -> Answer:
+    def answer_verify(self, query: Any, body: bytes, oid: str) -> Answer:
         if len(self.hub.objects.get(oid, b"")) != json.loads(body)["size"]:
             raise HubError(400, message="the object has another size")
         return _json({})
 
-    def _commit(self, query: Any, body: bytes, name: str, revision: str) -> Answer:
+    def answer_commit(self, query: Any, body: bytes, name: str, revision: str) -> Answer:
         proposes = bool(query.get("create_pr"))
         found = self._writable(name, proposes)
         parent = self._commit_of(found, revision)
@@ -366,7 +368,7 @@ class _Handler(BaseHTTPRequestHandler):
         url = f"{self.hub.url}/{name}/commit/{commit}"
         return _json({"success": True, "commitUrl": url, "commitOid": commit, "hookOutput": "", "pullRequestUrl": pull})
 
-    def _resolve(self, query: Any, body: bytes, name: str, revision: str, file: str) -> Answer:
+    def answer_resolve(self, query: Any, body: bytes, name: str, revision: str, file: str) -> Answer:
         found, (user, _) = self._readable(name), self._user()
         if found.gated and user != found.owner and user not in found.readers:
             raise HubError(403 if user else 401, "GatedRepo", f"Access to model {name} is restricted")
@@ -382,7 +384,7 @@ class _Handler(BaseHTTPRequestHandler):
         linked = {"X-Linked-ETag": f'"{etag}"', "X-Linked-Size": str(len(data))}
         return 302, headers | linked | {"Location": f"{self.hub.storage_url}/storage/{etag}"}, b""
 
-    def _stored(self, query: Any, body: bytes, oid: str) -> Answer:
+    def answer_stored(self, query: Any, body: bytes, oid: str) -> Answer:
         if "Authorization" in self.headers:
             raise HubError(400, message="a token was sent to the storage, which is not the hub")
         return self._ranged(self.hub.objects[oid], {"ETag": f'"{oid}"', "Accept-Ranges": "bytes"})
@@ -412,20 +414,20 @@ def _head_of(card: str) -> dict[str, Any]:
 
 
 NAME, REVISION = r"(?P<name>[^/]+/[^/]+)", r"(?P<revision>.+)"
-_ROUTES: list[tuple[str, str, Callable[..., Answer]]] = [
-    ("GET", r"/api/whoami-v2", _Handler._whoami),
-    ("POST", r"/api/repos/create", _Handler._create),
-    ("POST", r"/api/validate-yaml", _Handler._validate),
-    ("GET", r"/api/models/(?P<name>[^/]+(/[^/]+)?)", _Handler._info),
-    ("GET", rf"/api/models/{NAME}/revision/{REVISION}", _Handler._info),
-    ("GET", rf"/api/models/{NAME}/tree/{REVISION}", _Handler._tree),
-    ("GET", rf"/api/models/{NAME}/refs", _Handler._refs),
-    ("POST", rf"/api/models/{NAME}/branch/{REVISION}", _Handler._branch),
-    ("POST", rf"/api/models/{NAME}/preupload/{REVISION}", _Handler._preupload),
-    ("POST", rf"/api/models/{NAME}/commit/{REVISION}", _Handler._commit),
-    ("POST", rf"/{NAME}\.git/info/lfs/objects/batch", _Handler._batch),
-    ("PUT", r"/storage/upload/(?P<oid>\w+)", _Handler._upload),
-    ("POST", r"/storage/verify/(?P<oid>\w+)", _Handler._verify),
-    ("GET", r"/storage/(?P<oid>\w+)", _Handler._stored),
-    ("GET HEAD", rf"/{NAME}/resolve/(?P<revision>refs/pr/\d+|[^/]+)/(?P<file>.+)", _Handler._resolve),
+ROUTES: list[tuple[str, str, Callable[..., Answer]]] = [
+    ("GET", r"/api/whoami-v2", Handler.answer_whoami),
+    ("POST", r"/api/repos/create", Handler.answer_create),
+    ("POST", r"/api/validate-yaml", Handler.answer_validate),
+    ("GET", r"/api/models/(?P<name>[^/]+(/[^/]+)?)", Handler.answer_info),
+    ("GET", rf"/api/models/{NAME}/revision/{REVISION}", Handler.answer_info),
+    ("GET", rf"/api/models/{NAME}/tree/{REVISION}", Handler.answer_tree),
+    ("GET", rf"/api/models/{NAME}/refs", Handler.answer_refs),
+    ("POST", rf"/api/models/{NAME}/branch/{REVISION}", Handler.answer_branch),
+    ("POST", rf"/api/models/{NAME}/preupload/{REVISION}", Handler.answer_preupload),
+    ("POST", rf"/api/models/{NAME}/commit/{REVISION}", Handler.answer_commit),
+    ("POST", rf"/{NAME}\.git/info/lfs/objects/batch", Handler.answer_batch),
+    ("PUT", r"/storage/upload/(?P<oid>\w+)", Handler.answer_upload),
+    ("POST", r"/storage/verify/(?P<oid>\w+)", Handler.answer_verify),
+    ("GET", r"/storage/(?P<oid>\w+)", Handler.answer_stored),
+    ("GET HEAD", rf"/{NAME}/resolve/(?P<revision>refs/pr/\d+|[^/]+)/(?P<file>.+)", Handler.answer_resolve),
 ]

@@ -64,7 +64,7 @@ def usage_replacements(repository: str) -> dict[str, str]:
 
 def _origin_lines(repository: str, licence: str, base: tuple[str, str]) -> list[str]:
     lines = ["## Licence", ""]
-    lines += [f"{licence}." if licence else "None is stated, so all rights are reserved."]
+    lines += [f"{licence}." if licence else "None is stated."]
     if base[0]:
         lines += [
             f"Fine-tuned from [{base[0]}](https://huggingface.co/{base[0]}) at commit `{base[1]}`, whose terms apply too."
@@ -87,7 +87,7 @@ def _data_lines(run: RunFolder) -> list[str]:
         "",
     ]
     if (report := record.data_report) is None:
-        return [*lines[:-1], ""]
+        return lines
     lines += _class_table(report)
     if report.duplicate_groups:
         lines.append(
@@ -97,7 +97,7 @@ def _data_lines(run: RunFolder) -> list[str]:
     lines += _shared_lines(report.leaked, "a copy in the training split")
     lines += _shared_lines(report.same_tokens, "the same tokens as a training row, but another text")
     lines += _shared_lines(report.shared_groups, "a group that also has training rows")
-    return [*lines, ""]
+    return lines if not lines[-1] else [*lines, ""]
 
 
 def _class_table(report: DataReport) -> list[str]:

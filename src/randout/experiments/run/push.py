@@ -117,6 +117,7 @@ def push_run(request: Push, show: Show) -> Pushed:
         files, kept_back = _files(run, place, made)
         _check_no_rows(files, texts, run)
         upload = _compared(run, files, _few(texts), made)
+        stack.enter_context(_bars_of_the_hub(show))
         info, commit, removed = _asking(request.repository, request.revision, lambda: _send(request, upload, run, show))
         show.say("downloading it again to compare")
         _asking(request.repository, request.revision, lambda: _verify(request.repository, str(commit.oid), upload))
@@ -353,6 +354,21 @@ def _repository(api: Any, request: Push) -> Any:
             "name, or propose the change with --create-pr"
         )
     return info
+
+
+@contextmanager
+def _bars_of_the_hub(show: Show) -> Iterator[None]:
+    """Let the hub's library show progress bars in this context only on a terminal, and not if quiet."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if are_progress_bars_disabled() or (show.terminal and not show.quiet):
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 @contextmanager
