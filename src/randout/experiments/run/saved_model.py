@@ -73,6 +73,8 @@ def load_on_device(name: str, device: str, command: str, form: str = "") -> Load
 
     command: the command of the option, for the message.
     """
+    if device != "auto" and not is_path(name):
+        device_of(device, command)  # a mistake in it is reported before a download
     name = local_folder(name)
     if export_folder(name, form):
         if device not in ("auto", "cpu"):
@@ -132,7 +134,12 @@ def local_folder(name: str) -> str:
 
     Such a model is downloaded if necessary. Raises UserError if there is none, and Failure if the hub cannot be reached.
     """
-    return name if Path(os.path.expanduser(name)).exists() else str(locate(name).folder)
+    return name if is_path(name) else str(locate(name).folder)
+
+
+def is_path(name: str) -> bool:
+    """Return whether a classifier's name is a path that exists."""
+    return Path(os.path.expanduser(name)).exists()
 
 
 def run_of(name: str) -> RunFolder | None:
