@@ -29,6 +29,7 @@ from randout.experiments.run.saved_model import LoadedClassifier, load_on_device
 from randout.methods.builtin import METHODS
 from randout.stats.diagnostics import messages
 from randout.storage.run_names import checked_name
+from randout.trackers.report_to import trackers_of
 
 if TYPE_CHECKING:
     from randout.experiments.annotation import Annotation
@@ -54,6 +55,7 @@ def train(
     out: str | Path | None = None,
     runs: str | Path = "runs",
     time_limit: float | None = None,
+    report_to: str | Sequence[str] | None = None,
     quiet: bool = True,
 ) -> Result:
     """Fine-tune a student on a labelled table, with a teacher's soft labels and noise, as `randout train` does.
@@ -64,8 +66,8 @@ def train(
     that encoder or a bag-of-words baseline, chosen on validation. teacher: a run, a classifier, an encoder, or a file of
     soft labels; "none": no distillation. settings: by the keys of `--set`
     (`{"learning_rate": 2e-5, "methods.kd.weight": 0.4, "data.group_column": "author"}`). name: of the run, in tables and
-    reports. time_limit: in seconds. Repeating the call returns the finished run or resumes it. Raises UserError, Failure,
-    and Stopped at the time limit.
+    reports. time_limit: in seconds. report_to: experiment trackers, as "tensorboard,mlflow". Repeating the call returns the
+    finished run or resumes it. Raises UserError, Failure, and Stopped at the time limit.
     """
     from randout.experiments.run import pipeline, planning  # imports PyTorch, which `load` of an export does without
 
@@ -73,7 +75,7 @@ def train(
     if not isinstance(name, str | None):
         raise UserError(f"train: name: found {name!r:.80}, {type_words(name)}; expected a string")
     called = "" if name is None else checked_name(name)
-    options = replace(_options(out, runs, time_limit, quiet), name=called)
+    options = replace(_options(out, runs, time_limit, quiet, report_to=report_to), name=called)
 
     def make_plan() -> Plan:
         with _source(data, Path(runs)) as source:
@@ -353,6 +355,7 @@ def search(
     job_threads: int | None = None,
     cluster: str | None = None,
     job_gpus: float | None = None,
+    report_to: str | Sequence[str] | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Search settings on validation, as `randout search` does; return the study's record with its trials and the best one.
@@ -369,7 +372,7 @@ def search(
     with _source(data, Path(runs)) as source:
         request = _request(_tables(source, student, teacher), preset, recipe, settings)
         request.config(but=("search",))
-    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus)
+    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus, report_to)
     return study_requests.search(request, table, Path(out) if out else None, options).record.as_json()
 
 
@@ -399,6 +402,7 @@ def compare(
     job_threads: int | None = None,
     cluster: str | None = None,
     job_gpus: float | None = None,
+    report_to: str | Sequence[str] | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Compare recipes over seeds, or finished runs, as `randout compare` does; return the study's record.
@@ -428,7 +432,7 @@ def compare(
         return study_requests.finished(named, asked, out=out).as_json()
     with _source(named[0] if named else what, Path(runs)) as source:
         study = study_requests.comparison(source, asked, Path(out) if out else None)
-    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus)
+    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus, report_to)
     return study_requests.execute(study, Path(out) if out else None, options).record.as_json()
 
 
@@ -458,6 +462,7 @@ def cross_validate(
     job_threads: int | None = None,
     cluster: str | None = None,
     job_gpus: float | None = None,
+    report_to: str | Sequence[str] | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Cross-validate recipes with grouped folds and one teacher per fold, as `randout cv` does; return the study's record.
@@ -482,7 +487,7 @@ def cross_validate(
     )
     with _source(data, Path(runs)) as source:
         study = study_requests.cross_validation(source, asked, Path(out) if out else None)
-    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus)
+    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus, report_to)
     return study_requests.execute(study, Path(out) if out else None, options).record.as_json()
 
 
@@ -511,6 +516,7 @@ def shrink(
     job_threads: int | None = None,
     cluster: str | None = None,
     job_gpus: float | None = None,
+    report_to: str | Sequence[str] | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Find the smallest model that is not worse than a teacher, as `randout shrink` does; return the study's record.
@@ -537,7 +543,7 @@ def shrink(
     with _source(data, Path(runs)) as source:
         request = _request(_tables(source, names[0] if names else None, teacher), preset, recipe, settings)
         request.config()
-    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus)
+    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus, report_to)
     where = Path(out) if out else None
     return study_requests.shrink(request, given, where, options, measure_again).record.as_json()
 
@@ -616,11 +622,13 @@ def _options(
     threads: int | None = None,
     cluster: str | None = None,
     gpus: float | None = None,
+    report_to: str | Sequence[str] | None = None,
 ) -> Options:
     check_processes(jobs, threads, cluster, gpus)
     deadline = time.monotonic() + time_limit if time_limit else None
     where = Path(out) if out else None
     more: dict[str, Any] = {"jobs": jobs, "threads": threads, "cluster": cluster or "", "gpus": gpus}
+    more |= {"report_to": trackers_of(report_to, "report_to")}
     return Options(runs=Path(runs), out=where, deadline=deadline, show=Show(quiet), **more)
 
 

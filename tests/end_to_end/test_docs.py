@@ -160,6 +160,7 @@ def test_commands_of_the_documents_have_real_options() -> None:
             if "python " in line or line.startswith("#SBATCH"):
                 continue  # a script of the repository, an option of SLURM
             line = re.sub(r"\bray (start|get-auth-token)[^#`]*", "", line)
+            line = re.sub(r"`tensorboard --logdir [^`]*`", "", line)
             line = re.sub(r"torchrun .*? (-m randout|script\.py)", "", line)
             for option in re.findall(r"(?:`| )(--[a-z][a-z-]+)", line):
                 assert option in known, f"{name}: {option}"
