@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from randout.experiments.run.export import Export
     from randout.experiments.run.pipeline import Result
     from randout.experiments.run.plan import Plan
+    from randout.experiments.run.push import Pushed
     from randout.training.processes import Processes
 
 PathLike = str | Path
@@ -184,6 +185,30 @@ def export(run: PathLike, out: PathLike, *, forms: Sequence[str] = (), quiet: bo
     from randout.experiments.run.export import export_run
 
     return export_run(Path(run), Path(out), _checked_names("forms", forms) or (), Show(quiet))
+
+
+def push(
+    run: PathLike,
+    repository: str,
+    *,
+    private: bool = False,
+    revision: str = "",
+    create_pr: bool = False,
+    export: Sequence[str] = (),
+    license: str = "",
+    quiet: bool = True,
+) -> Pushed:
+    """Upload a finished run's model to the Hugging Face Hub as `repository` (USER/NAME), as `randout push` does, download it
+    again, and compare files and predictions.
+
+    private: for a new repository. revision: a branch, created if missing; empty: main. create_pr: propose the change in a
+    pull request. export: forms to add, float32 and int8, or arrays for a bag of words. license: for the model card. The
+    token is that of `hf auth login` or HF_TOKEN. Raises UserError and Failure.
+    """
+    from randout.experiments.run.push import Push, push_run
+
+    forms = tuple(_checked_names("export", export, "push") or ())
+    return push_run(Push(Path(run), repository, private, revision, create_pr, forms, license), Show(quiet))
 
 
 def annotate(
