@@ -220,6 +220,12 @@ def _targets(parts: Sequence[Part], order: Labels | None, roles: list[str] | Non
     return _Targets(*trained_classes_first(parts, y, roles, id2label))
 
 
+def check_one_label(dataset: Dataset, what: str, why: str) -> None:
+    """Raise UserError for multi-label data. what: the command or setting that does not support them; why: the reason."""
+    if dataset.sets is not None:
+        raise UserError(f"{what}: not supported for multi-label data: {why}")
+
+
 def training_folds(dataset: Dataset, folds: int) -> Ints:
     """Return (n,) the fold of each training row, from 0; -1 for all other rows and for groups of rare classes.
 

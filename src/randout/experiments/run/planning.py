@@ -17,7 +17,7 @@ from randout.core.config import ALTERNATIVE, AUTO_STUDENT, Config, StudentTable,
 from randout.core.errors import UserError
 from randout.core.launch import process_count
 from randout.core.wording import plural, verb
-from randout.data.dataset import Dataset, data_identity, load, without_training_fold
+from randout.data.dataset import Dataset, check_one_label, data_identity, load, without_training_fold
 from randout.data.stratify import Ints
 from randout.data.views import make_views
 from randout.methods.base import GOLD_LOSS, Method, Size, overrides, takes_label_sets
@@ -30,8 +30,6 @@ from randout.models.mean_pooling import Pooling
 from randout.models.sources import CLASSIFIER_NAMES, DEFAULT_STUDENT, Source, find, local_encoders
 from randout.models.tokenization import token_copies, tokens_for
 from randout.models.tokens import Tokens
-from randout.stats.label_set_scores import SAMPLE_F1
-from randout.stats.metrics import OF_SETS
 
 from . import cross_fit, defaults, leaks
 from .imported_teacher import ImportedTeacher, find_teacher, import_teacher, is_soft_label_file
@@ -39,6 +37,7 @@ from .plan import FOLDS, Plan
 from .sharded_labels import with_sharded_rows
 from .soft_labels import check_kind, column_order
 from .student_kinds import Baseline, EncoderStudent, baseline_of
+from .thresholds import metric_of_targets
 
 CPU_TEACHER = 600 * 2**20  # bytes of weights of the largest teacher that is chosen automatically without a GPU
 
@@ -69,6 +68,9 @@ def make(
 
 def _encoder_plan(config: Config, dataset: Dataset, required: Collection[str]) -> Plan:
     """Return the plan of a student that is an encoder."""
+    if config.student.alternative:
+        why = "the choice compares texts that are right or wrong. Name the student: --student ENCODER or --student svm"
+        check_one_label(dataset, f'student.model = "{AUTO_STUDENT}" (student.alternative)', why)
     notes: list[str] = []
     found = dict(zip(("device", "precision"), machine(config), strict=True))
     train = config.train.model_copy(update={**found, "batch_parts": config.train.batch_parts or process_count()})
@@ -269,20 +271,19 @@ def _train_settings(
 
 def _with_metric(train: TrainTable, dataset: Dataset, notes: list[str]) -> TrainTable:
     """Return `train` with the metric that suits the targets. Raises UserError for one of label sets on other data."""
+    metric = metric_of_targets(dataset, train.metric, "train.metric")
     if dataset.sets is None:
-        if train.metric in OF_SETS:
-            raise UserError(f"train.metric: {train.metric} is for multi-label data (data.multi_label); use macro_f1")
         return train
     notes.append(
         "targets: several labels per text (multi-label), each with its own threshold, tuned on validation rows"
     )
-    if train.metric != "accuracy":
+    if train.metric == metric:
         return train
     notes.append(
         "metric: sample_f1, the mean F1 over rows, in place of accuracy, which counts a row only if its whole set is right "
         "(others: --set metric=micro_f1, macro_f1, balanced_accuracy or log_loss)"
     )
-    return train.model_copy(update={"metric": SAMPLE_F1})
+    return train.model_copy(update={"metric": metric})
 
 
 def _requested_config(plan: Plan) -> Config:

@@ -149,6 +149,12 @@ def trained_columns(name: str) -> dict[str, str]:
     return {what: found[what] for what in ("text", "label", "separator") if found.get(what)}
 
 
+def trained_sets(name: str) -> list[str] | None:
+    """Return the labels of a run that predicts label sets (multi-label), in order; None for any other classifier."""
+    run = run_of(name)
+    return run.labels if run is not None and run.record.identity.data.multi_label else None
+
+
 def check_own_split(path: Path, split: str) -> RunFolder:
     """Return the finished run in a folder. Raises UserError if there is none, or for an unknown split."""
     if split not in ("validation", "test"):
