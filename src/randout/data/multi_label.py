@@ -207,9 +207,9 @@ def numbered(
     train = np.array(roles) == "train" if roles is not None else np.full(len(sets), True)
     if not train.any():
         raise UserError(f"{main}: the training split has no rows.")
-    if unused := [name for name, there in zip(names, rows.any(0), strict=True) if not there]:
+    if unused := [names[at] for at in np.flatnonzero(~rows.any(axis=0)).tolist()]:
         raise UserError(f"The list of labels contains {listed(unused)}, which no row of {main} has. Correct the list.")
-    learnable = rows[train].any(0)
+    learnable: np.ndarray = rows[train].any(axis=0)
     if learnable.sum() < 2:
         raise UserError(f"{main}: the training rows have fewer than two labels; multi-label data needs at least two.")
     if len(absent := np.flatnonzero(~learnable)) and order is not None:

@@ -10,6 +10,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from randout.core.wording import WARNING
 from .iterative_stratification import rare_labels_note, split_iteratively
 
 Ints = NDArray[np.int64]
+Strata = NDArray[Any]  # (n,) class indices, or (n, C) bool
 SHOWN_CLASSES = 20  # maximum classes named in a message
 
 
@@ -59,7 +61,7 @@ def merge_groups(copies: Ints, groups: Ints) -> Ints:
     return np.unique(component[copies], return_inverse=True)[1].astype(np.int64)
 
 
-def stratified(labels: Ints, fractions: Sequence[float], seed: int, names: Sequence[str]) -> Ints:
+def stratified(labels: Strata, fractions: Sequence[float], seed: int, names: Sequence[str]) -> Ints:
     """Return (n,) the part of each row (0, 1 or 2), stratified by class, ignoring duplicates.
 
     Uses sklearn's `train_test_split` twice: the last part is drawn first, with ceil(fraction * n) rows, then the middle one
@@ -82,7 +84,7 @@ def stratified(labels: Ints, fractions: Sequence[float], seed: int, names: Seque
     return part
 
 
-def assign_folds(labels: Ints, groups: Ints | None, folds: int, seed: int, names: Sequence[str]) -> Ints:
+def assign_folds(labels: Strata, groups: Ints | None, folds: int, seed: int, names: Sequence[str]) -> Ints:
     """Return (n,) the fold of each row, from 0: stratified, with groups kept whole; groups None: stratified only.
 
     Raises UserError for a class with fewer groups (without groups: rows) than folds.
@@ -106,7 +108,7 @@ def assign_folds(labels: Ints, groups: Ints | None, folds: int, seed: int, names
     return part
 
 
-def grouped(labels: Ints, groups: Ints, fractions: Sequence[float], seed: int, names: Sequence[str]) -> Ints:
+def grouped(labels: Strata, groups: Ints, fractions: Sequence[float], seed: int, names: Sequence[str]) -> Ints:
     """Return (n,) the part of each row, with groups kept whole and each class spread over the parts by `fractions`.
 
     First, groups of several rows are placed, largest first, each in the part where it most reduces the sum over classes
@@ -138,7 +140,7 @@ def grouped(labels: Ints, groups: Ints, fractions: Sequence[float], seed: int, n
 
 
 def grouped_keeping_rare(
-    labels: Ints, groups: Ints, fractions: Sequence[float], seed: int, names: Sequence[str], notes: list[str]
+    labels: Strata, groups: Ints, fractions: Sequence[float], seed: int, names: Sequence[str], notes: list[str]
 ) -> Ints:
     """Split as `grouped` does, but keep the groups of classes too rare for every part in the first part, with a note."""
     if labels.ndim == 2:
@@ -160,7 +162,7 @@ def grouped_keeping_rare(
     return part
 
 
-def _without_rare(labels: Ints, groups: Ints, parts: int) -> tuple[NDArray[np.bool_], list[int]]:
+def _without_rare(labels: Strata, groups: Ints, parts: int) -> tuple[NDArray[np.bool_], list[int]]:
     """Return which rows (n,) are in no group with a rare class (one with fewer groups than parts), and the rare classes."""
     rest = np.full(len(labels), True)
     rare: list[int] = []
@@ -175,7 +177,7 @@ def _without_rare(labels: Ints, groups: Ints, parts: int) -> tuple[NDArray[np.bo
 
 
 def grouped_where_present(
-    labels: Ints, groups: Ints, fractions: Sequence[float], seed: int, names: Sequence[str]
+    labels: Strata, groups: Ints, fractions: Sequence[float], seed: int, names: Sequence[str]
 ) -> Ints:
     """Split as `grouped` does, but allow missing classes, and keep groups of rare classes in the first part."""
     if labels.ndim == 2:
@@ -189,7 +191,7 @@ def grouped_where_present(
     return part
 
 
-def grouped_folds(labels: Ints, groups: Ints, folds: int, names: Sequence[str]) -> Ints:
+def grouped_folds(labels: Strata, groups: Ints, folds: int, names: Sequence[str]) -> Ints:
     """Return (n,) the fold of each row, from 0: stratified, with groups kept whole; -1 for groups of rare classes.
 
     A rare class has fewer groups than there are folds. Raises UserError if fewer than two other classes are left, or a
@@ -207,7 +209,7 @@ def grouped_folds(labels: Ints, groups: Ints, folds: int, names: Sequence[str]) 
     return fold
 
 
-def _iterative_folds(labels: NDArray[np.bool_], groups: Ints, folds: int, seed: int) -> Ints:
+def _iterative_folds(labels: Strata, groups: Ints, folds: int, seed: int) -> Ints:
     """Return (n,) the fold of each row of multi-label data. Raises UserError for fewer groups than folds."""
     if len(np.unique(groups)) < folds:
         raise UserError(f"{len(np.unique(groups))} groups of distinct texts; {folds} folds need at least {folds}")

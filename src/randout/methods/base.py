@@ -23,7 +23,7 @@ from randout.core.lazy import torch
 from randout.core.rng import random_key
 from randout.models.outputs import LOGITS_ONLY, Output, Want
 
-from .targets import ONE_LABEL, Target
+from .target_losses import ONE_LABEL, Target
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -201,8 +201,8 @@ class Context:
     ) -> Context:
         """Make the context of a training of `encoder`. class_weights: (C,), on the encoder's device."""
         made = encoder.model, encoder.hook_points, seed, num_labels, class_weights
-        more = encoder.prefix, encoder.suffix, encoder.fresh, teachers, teacher, encoder.tokenizer
-        return Context(*made, *more, target)
+        own = encoder.prefix, encoder.suffix, encoder.fresh
+        return Context(*made, *own, teachers, teacher, encoder.tokenizer, target)
 
     @property
     def live_teacher(self) -> LiveTeacher:

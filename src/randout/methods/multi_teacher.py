@@ -11,7 +11,7 @@ from randout.core.lazy import torch
 from randout.models.outputs import Output
 
 from .base import Batch, Context, Forward, Method, State, Step
-from .targets import ONE_LABEL, Target
+from .target_losses import ONE_LABEL, Target
 
 if TYPE_CHECKING:
     from torch import Tensor

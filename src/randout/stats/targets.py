@@ -135,7 +135,8 @@ def most_frequent(labels: np.ndarray, classes: int) -> np.ndarray | int:
     if np.ndim(labels) == 1:
         return int(np.bincount(labels, minlength=classes).argmax())
     sets, numbers = LabelSets.of(labels)
-    return widened_sets(sets.members[[np.bincount(numbers).argmax()]], classes)[0]
+    found: np.ndarray = widened_sets(sets.members[[np.bincount(numbers).argmax()]], classes)[0]
+    return found
 
 
 def rates_of(labels: np.ndarray, made: np.ndarray, classes: int) -> dict[str, float]:

@@ -155,8 +155,9 @@ def _crossed(
     arms = np.stack(list(made.values()))  # (A, S, N)
     right = target.credit(labels, arms, metric)  # (A, S, N)
     by_class = target.by_class(labels, metric)
-    differing = [discordance((one - right[0]).mean(0), target.differs(arm, arms[0]).any(0), codes, by_class)
-           for one, arm in zip(right[1:], arms[1:], strict=True)]  # fmt: skip
+    changed = [np.any(target.differs(arm, arms[0]), axis=0) for arm in arms[1:]]
+    differing = [discordance((one - right[0]).mean(0), differs, codes, by_class)
+           for one, differs in zip(right[1:], changed, strict=True)]  # fmt: skip
     if metric in target.row_means:
         each = right.mean(-1)  # (A, S)
         alone = [crossed_difference(one, codes, level, floor=False) for one in right]

@@ -18,7 +18,7 @@ from randout.core.wording import plural
 from randout.data.dataset import Dataset
 from randout.methods.base import Context, LiveTeacher, Method
 from randout.methods.compatibility import learned_rows
-from randout.methods.targets import ONE_LABEL, LabelSetTarget, Target
+from randout.methods.target_losses import ONE_LABEL, LabelSetTarget, Target
 from randout.models import loading
 from randout.models.encoder import Encoder
 from randout.models.inference import predict
