@@ -100,7 +100,8 @@ class OneLabel:
         return found
 
     def credit(self, labels: np.ndarray, made: np.ndarray, metric: str) -> np.ndarray:
-        return (made == labels).astype(np.int8)
+        found: np.ndarray = (made == labels).astype(np.int8)
+        return found
 
     def differs(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
         found: np.ndarray = one != other

@@ -305,10 +305,9 @@ def _rows_to_score(
     notes: list[str] = []
     try:
         columns = (request.text_column, request.label_column)
-        read = opened
-        if sets or opened is None:
-            names = list(id2label.values()) if sets else None
-            read = data.open_evaluation(file, *columns, trained, request.encoding, names)
+        names = list(id2label.values()) if sets else None
+        kept = None if sets else opened  # read again, as label sets
+        read = kept or data.open_evaluation(file, *columns, trained, request.encoding, names)
         found = data.load_evaluation(read, id2label, notes=notes, told=report_columns, strict=named)
     except UnknownLabel as error:
         if named or not all(PLACEHOLDER.fullmatch(name) for name in id2label.values()):
