@@ -291,7 +291,11 @@ def data_identity(dataset: Dataset) -> dict[str, Any]:
         for name, rows in dataset.split.items()
         if name != "views"
     }
-    data: dict[str, Any] = {"sha256": dataset.sha256, "columns": dataset.columns, "labels": list(dataset.id2label.values())}
+    data: dict[str, Any] = {
+        "sha256": dataset.sha256,
+        "columns": dataset.columns,
+        "labels": list(dataset.id2label.values()),
+    }
     if dataset.sets is not None:
         data["multi_label"] = True
     return {"data": data, "split": split}

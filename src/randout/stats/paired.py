@@ -29,7 +29,7 @@ from .intervals import (
     tail_p,
     widened,
 )
-from .metrics import checked_logits, group_codes, group_weights, patterns
+from .metrics import checked_logits, compared_groups, group_codes, group_weights, patterns
 from .multiplicity import Tested, judge, reach
 from .multiplicity import holm as holm
 from .multiplicity import words as words
@@ -219,10 +219,8 @@ def resampled(
     second = target.checked(predictions_b, "predictions b")
     if not len(labels) == len(first) == len(second):
         raise ValueError(f"one prediction per row expected: {len(labels)} rows, {len(first)} and {len(second)}")
-    codes = group_codes(groups, len(labels))
+    codes = compared_groups(groups, len(labels))
     found = patterns(target.contents(labels, first, second), codes)
-    if found.groups < 2:
-        raise UserError("All rows are in one group; a comparison needs at least two groups.")
     cells = [target.totals(found, labels, made) for made in (first, second)]  # (P, D) each
     occurring = target.occurring(labels)
 
