@@ -42,10 +42,9 @@ class Batch:
 
     rows: (b,) positions in the dataset. ids: the token ids of each text, special tokens included, shortest first.
     labels: (b,) class index or number of a label set, -1 for none (`Context.target`). teacher: (b, C) stored logits of the
-    teacher, or None; others: those of each
-    further teacher. step_labels: (B,) labels of all B texts of the step. first: position of this micro-batch's first text
-    in the step. longest: number of tokens of the step's longest text. partial: whether a teacher lacks soft labels for
-    some of the texts; its logits are NaN there.
+    teacher, or None; others: those of each further teacher. step_labels: (B,) labels of all B texts of the step. first:
+    position of this micro-batch's first text in the step. longest: number of tokens of the step's longest text. partial:
+    whether a teacher lacks soft labels for some of the texts; its logits are NaN there.
     """
 
     rows: Tensor

@@ -56,7 +56,7 @@ class StudyPredictions:
         found = []
         if self.labels and self.labels[0].ndim == 2:
             pairs = zip(self.labels, self.predictions[arm], strict=True)
-            return [Rates.model_validate(rates_of(labels, made, self.num_labels)) for labels, made in pairs]
+            return [Rates.model_validate(rates_of(labels, made, labels.shape[1])) for labels, made in pairs]
         for labels, logits in zip(self.labels, self.logits[arm], strict=True):
             names = [str(at) for at in range(self.num_labels)]
             learnt = dict(enumerate(names[: logits.shape[1]]))
