@@ -15,6 +15,7 @@ import pytest
 from conftest import Run
 from randout.methods import catalog
 from randout.testing.models import build, build_decoder, toy_texts
+from support.label_sets import write_label_sets
 from support.markers import marked_slow
 from support.shards import write_shards
 
@@ -53,6 +54,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any) -> Path:
         lines = "".join(json.dumps(one) + "\n" for one in answers)
         (folder / name.replace(".csv", "-answers.jsonl")).write_text(lines, encoding="utf-8")
     (folder / "films-unlabelled.csv").write_text("\n".join(["text", *toy_texts(40, 2)[0]]) + "\n", encoding="utf-8")
+    write_label_sets(folder / "tickets.csv", seed=0)
+    write_label_sets(folder / "tickets-new.csv", 40, seed=1)
     write_shards(folder / "texts", seed=3)
     build("bert", folder / "minilm", hidden_size=128)  # the paper's noise is on up to 128 units
     shutil.copytree(tiny_model("roberta"), folder / "big-encoder")

@@ -162,7 +162,7 @@ def _opened(
     """
     from randout.data.dataset import open_evaluation
     from randout.data.table_writing import check_output
-    from randout.experiments.run.saved_model import trained_columns
+    from randout.experiments.run.saved_model import trained_columns, trained_sets
     from randout.models.sources import check_there
 
     if Path(model).is_file() and Path(file).is_dir():
@@ -172,7 +172,8 @@ def _opened(
     if out is not None:
         check_output(out)
     check_there(model)
-    return open_evaluation(file, text_column, label_column, trained_columns(model), encoding or "auto")
+    sets = trained_sets(model)
+    return open_evaluation(file, text_column, label_column, trained_columns(model), encoding or "auto", sets)
 
 
 @app.command()

@@ -232,12 +232,6 @@ def check_labels(name: str, id2label: Mapping[int, str], label2id: Mapping[str, 
             f"{name}: this model has {what}: it predicts a number (regression, reranking, similarity), not a class. "
             "A classifier with at least two classes is needed"
         )
-    if problem == "multi_label_classification":
-        raise UserError(
-            f"{name}: its config.json says problem_type multi_label_classification: a text may have several labels or "
-            "none, but randout gives every text exactly one. If it was trained with one label per text, remove "
-            "problem_type there"
-        )
     if sorted(id2label) != list(range(len(names))):
         raise UserError(f"{name}: the keys of id2label in its config.json are not 0 to {len(names) - 1}; correct them")
     if twice := sorted({label for label in names if names.count(label) > 1}):

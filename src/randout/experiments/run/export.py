@@ -62,6 +62,11 @@ class Export:
 def check_export(path: Path, out: Path, forms: Sequence[str]) -> RunFolder:
     """Check what needs no model; returns the run. Raises UserError as `export_run` does."""
     run = check_own_split(path, "validation")
+    if run.record.identity.data.multi_label:
+        raise UserError(
+            f"export: {path} predicts label sets (multi-label), and the script that predicts from an export chooses one label. "
+            f"Load {path / 'model'} with transformers, whose pipeline applies a sigmoid, or with randout.load"
+        )
     check_new_folder(out)
     if unknown := [form for form in forms if form not in FORMS]:
         raise UserError(f"export: --form {unknown[0]}: expected {' or '.join(FORMS)}")

@@ -24,10 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoadedClassifier:
-    """A classifier loaded from disk. logits: computes those of texts, (n, C) float32, columns by `id2label`."""
+    """A classifier loaded from disk. logits: computes those of texts, (n, C) float32, columns by `id2label`.
+
+    thresholds: of the probabilities of its labels, if it predicts label sets (multi-label); None: one label per text.
+    """
 
     id2label: dict[int, str]
     logits: Callable[[Sequence[str], Progress], np.ndarray]
+    thresholds: tuple[float, ...] | None = None
 
     def row_logits(self, dataset: Dataset) -> RowLogits:
         """Return a function that computes logits for rows of a dataset."""
@@ -49,9 +53,11 @@ def load_classifier(name: str, device: str = "cpu", form: str = "", *, precision
         from randout import baselines
 
         fitted = baselines.load(folder)
-        return LoadedClassifier(fitted.id2label, lambda texts, progress: fitted.logits(texts, progress, device))
+        own = fitted.thresholds
+        return LoadedClassifier(fitted.id2label, lambda texts, progress: fitted.logits(texts, progress, device), own)
     from randout.models import loading  # imports PyTorch
     from randout.models.inference import predict
+    from randout.models.label_thresholds import thresholds_of
     from randout.models.tokens import encode, truncate
 
     from .reload import truncation_of
@@ -65,7 +71,8 @@ def load_classifier(name: str, device: str = "cpu", form: str = "", *, precision
         tokens = truncate(rows, encoder.longest, truncation_of(source), encoder.suffix, encoder.prefix)
         return predict(encoder, tokens, np.arange(len(texts)), precision, progress)
 
-    return LoadedClassifier(dict(encoder.model.config.id2label), logits)
+    id2label = dict(encoder.model.config.id2label)
+    return LoadedClassifier(id2label, logits, thresholds_of(source.config, id2label, source.name))
 
 
 def load_on_device(name: str, device: str, command: str, form: str = "") -> LoadedClassifier:
@@ -158,7 +165,13 @@ def trained_columns(name: str) -> dict[str, str]:
         return _export_record(exported).get("columns", {})
     run = run_of(name)
     found = run.record.identity.data.columns if run is not None else {}
-    return {what: found[what] for what in ("text", "label") if found.get(what)}
+    return {what: found[what] for what in ("text", "label", "separator") if found.get(what)}
+
+
+def trained_sets(name: str) -> list[str] | None:
+    """Return the labels of a run that predicts label sets (multi-label), in order; None for any other classifier."""
+    run = run_of(name)
+    return run.labels if run is not None and run.record.identity.data.multi_label else None
 
 
 def check_own_split(path: Path, split: str) -> RunFolder:
