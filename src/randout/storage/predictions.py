@@ -104,6 +104,7 @@ def read_predictions(path: Path, names: Sequence[str]) -> Predictions:
         if other := _distinct(made) - set(names):
             raise KeyError(min(other))
         every = [*names, *sorted(_distinct(true) - set(names))]
+        labels: np.ndarray
         if thresholds is None:
             index = {name: at for at, name in enumerate(every)}
             labels = np.array([index[str(label)] for label in true], dtype=np.int64)
