@@ -29,6 +29,7 @@ PAGES = [
 ]
 ELSEWHERE = {"docs/how-to/run-studies.md", "docs/how-to/add-a-method.md"}  # executed by tests of their own
 EXTRA = {"docs/how-to/deploy.md": "onnxscript"}  # pages that need the packages of an extra
+HUB_PAGE = "docs/how-to/share-on-the-hub.md"  # executed with a model hub on this machine
 SLOW = {"docs/how-to/run-in-parallel.md", "docs/how-to/views-and-cross-fitting.md"}  # that train many models
 WORDS = {"svm", "cnn"}  # students that have no epochs of an encoder
 TINY = ["--set", "epochs=1", "--set", "precision=float32"]
@@ -98,6 +99,8 @@ def test_the_readme_is_short_and_has_commands() -> None:
 def test_every_command_of_a_page_works(name: str, request: pytest.FixtureRequest) -> None:
     if name in EXTRA:
         pytest.importorskip(EXTRA[name])
+    if name == HUB_PAGE:
+        request.getfixturevalue("model_hub")
     commands = commands_of((ROOT / name).read_text(encoding="utf-8"))
     if commands:
         request.getfixturevalue("runs")
@@ -128,9 +131,11 @@ def _carry_out(commands: list[str], command: Run) -> None:
 @pytest.mark.parametrize(
     "name", [name for name in PAGES if blocks("python", (ROOT / name).read_text(encoding="utf-8"))]
 )
-def test_every_python_block_of_a_page_works(name: str, runs: Path) -> None:
+def test_every_python_block_of_a_page_works(name: str, runs: Path, request: pytest.FixtureRequest) -> None:
     if name in EXTRA:
         pytest.importorskip(EXTRA[name])
+    if name == HUB_PAGE:
+        request.getfixturevalue("model_hub")
     code = "\n".join(blocks("python", (ROOT / name).read_text(encoding="utf-8")))
     exec(compile(code, name, "exec"), {"__name__": "page"})
 
@@ -158,6 +163,7 @@ def test_commands_of_the_documents_have_real_options() -> None:
             if "python " in line or line.startswith("#SBATCH"):
                 continue  # a script of the repository, an option of SLURM
             line = re.sub(r"\bray (start|get-auth-token)[^#`]*", "", line)
+            line = re.sub(r"`tensorboard --logdir [^`]*`", "", line)
             line = re.sub(r"torchrun .*? (-m randout|script\.py)", "", line)
             for option in re.findall(r"(?:`| )(--[a-z][a-z-]+)", line):
                 assert option in known, f"{name}: {option}"

@@ -20,9 +20,10 @@ from safetensors.numpy import load_file, save_file
 
 from randout.core.config import Table, TrainTable, checked
 from randout.core.errors import UserError, nearest
+from randout.models.folder_checks import BASELINE
 
 FORMAT = 1
-RECORD, WEIGHTS = "classifier.json", "weights.safetensors"
+RECORD, WEIGHTS = BASELINE, "weights.safetensors"
 COMMON_SETTINGS = ("seed", "metric", "device", "save_minutes")  # settings of [train] that every baseline accepts
 Vocabulary = tuple[str, ...]
 Arrays = dict[str, np.ndarray]

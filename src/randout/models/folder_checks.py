@@ -29,12 +29,20 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf", "*.onnx")
 ADAPTER = "adapter_config.json"
 EXPORT = "export.json"  # of a folder that `randout export` wrote
+BASELINE = "classifier.json"  # of a bag-of-words or neural baseline
+TRUNCATION = "truncation.json"  # of a model without its run that does not truncate texts by their head
 LFS = b"version https://git-lfs.github.com/spec/"
 
 
 def is_pooled(folder: Path) -> bool:
     """Whether a folder holds a classifier on mean-pooled token states (`mean_pooling`)."""
     return all((folder / part).is_dir() for part in (ENCODER, POOLING, CLASSIFIER))
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder is an export alone: one with the model that it was made from counts as the model."""
+    models = (WEIGHTS, INDEX, BASELINE, f"{ENCODER}/{WEIGHTS}", f"{ENCODER}/{INDEX}")
+    return (folder / EXPORT).is_file() and not any((folder / model).exists() for model in models)
 
 
 def is_known_encoder(kind: Any) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from randout.core.console import Show
 from randout.core.errors import Failure, UserError
 from randout.core.files import check_new_folder, new_folder
+from randout.models.folder_checks import BASELINE
 from randout.models.sources import CLASSIFIER_NAMES
 from randout.storage.run_folder import RunFolder
 from randout.storage.seen_rows import FILE as SEEN_ROWS
@@ -114,7 +115,7 @@ def export_run(path: Path, out: Path, forms: Sequence[str], show: Show) -> Expor
 def _classifier(run: RunFolder) -> str:
     """Return the name of the baseline that a run trained; empty for an encoder."""
     folder = baseline_folder(str(run.path))
-    return "" if folder is None else json.loads((folder / "classifier.json").read_text(encoding="utf-8"))["classifier"]
+    return "" if folder is None else json.loads((folder / BASELINE).read_text(encoding="utf-8"))["classifier"]
 
 
 def _written(run: RunFolder, folder: Path, forms: Sequence[str], show: Show) -> Exported:

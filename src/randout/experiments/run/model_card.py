@@ -28,7 +28,7 @@ from randout.storage.seen_rows import in_words
 from .plan import Plan, TeacherOutputs
 
 if TYPE_CHECKING:
-    from huggingface_hub import EvalResult
+    from huggingface_hub import EvalResult, ModelCard
 
 OPENINGS_LINE = re.compile(r"^Test split: .*$", re.MULTILINE)
 TASK = "text-classification"  # its name on the Hugging Face Hub
@@ -216,10 +216,8 @@ def update_card(plan: Plan, run: RunFolder, before: Metrics, metrics: Metrics, s
 
 def _with_head_scores(text: str, before: Metrics, metrics: Metrics) -> str:
     """Return a model card with the scores in its head replaced, unless they were edited or removed."""
-    from huggingface_hub import ModelCard
-
     try:
-        card = ModelCard(text)
+        card = parsed_card(text)
     except ValueError:  # the user's head
         return text
     head: Any = card.data
@@ -228,6 +226,17 @@ def _with_head_scores(text: str, before: Metrics, metrics: Metrics) -> str:
         return text
     head.eval_results = _eval_results(metrics, found[0].dataset_type, found[0].dataset_name)
     return str(card)
+
+
+def parsed_card(text: str) -> ModelCard:
+    """Parse a model card. Raises ValueError if its head is not valid."""
+    import yaml
+    from huggingface_hub import ModelCard
+
+    try:
+        return ModelCard(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
 
 
 def update_openings(run: RunFolder) -> None:

@@ -102,7 +102,7 @@ def _encoder_plan(config: Config, dataset: Dataset, required: Collection[str]) -
     config = config.model_copy(
         update={
             "student": settings,
-            "teacher": config.teacher.model_copy(update={"model": name}),
+            "teacher": config.teacher.model_copy(update={"model": name, "revision": _revision_of(teacher, config)}),
             "train": train,
             "methods": {method.name: method.model_dump(mode="json") for method in methods},
         }
@@ -460,6 +460,7 @@ def _find_teacher(
         found = _teacher_of(name, config.teacher.revision, config, dataset, notes)
         if isinstance(found, Source):
             _check_labels(found, dataset, config.teacher.labels, name)
+            name = found.name if found.revision else name
         return found, name
     if not wanted:
         return None, "none"
@@ -472,6 +473,11 @@ def _find_teacher(
     source = find(str(larger[-1]))
     notes.append(f"teacher: {source.label}, the largest encoder found locally that fits here (another: --teacher)")
     return source, str(larger[-1])
+
+
+def _revision_of(teacher: Source | ImportedTeacher | None, config: Config) -> str:
+    """Return the commit of a teacher from the hub, to be pinned; for any other, the setting."""
+    return (teacher.revision if isinstance(teacher, Source) else "") or config.teacher.revision
 
 
 def _teacher_of(

@@ -31,6 +31,7 @@ from randout.training.loop import begin, fit, flush, step
 from randout.training.state import TrainingData, TrainingState
 
 from . import thresholds
+from .loss_curves import LossCurves
 from .options import Options as Options
 from .options import Paused as Paused
 from .options import Stopped as Stopped
@@ -121,7 +122,7 @@ def train_student(
         begin_together(plan, training, data, options.processes)
     validate = partial(validation_metrics, plan, training)
     texts = len(data.labelled) + len(data.unlabelled)
-    position = training.position
+    position, curves = training.position, LossCurves(training, data, options.tracked)
     done = position.epoch * texts + position.batch * train.batch_size
     what = f"{plan.student.label} ({'+'.join(method.name for method in plan.methods)})"
     saved = time.monotonic()
@@ -131,6 +132,7 @@ def train_student(
     with stop_on_signal() as stop, show.bar(what, texts * train.epochs, min(done, texts * train.epochs)) as bar:
         for event in fit(training, data, validate):
             bar(event.texts, "")
+            curves.take(event)
             why = stop.why or ("the time limit" if options.deadline and time.monotonic() > options.deadline else "")
             due = time.monotonic() - saved > 60 * train.save_minutes
             why, due = agreed(training.processes, why, due)

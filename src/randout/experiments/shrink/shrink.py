@@ -29,6 +29,7 @@ from randout.experiments.run.scoring import rows_sha256, times_scored
 from randout.experiments.sharing import scheduling
 from randout.experiments.sharing.cell_training import train_cell
 from randout.experiments.sharing.cells import Outcome, check_threads, claimed, prepared
+from randout.experiments.sharing.tracked_study import tracked_study
 from randout.models.sources import Source
 from randout.reporting.pictures import draw_picture, to_bytes
 from randout.reporting.shrink import figure, points
@@ -241,13 +242,14 @@ def run_shrink(
     ladder, folder = open_shrink(made, path, options, dataset)
     for warning in _warnings(ladder) if options.worker is None else ():
         options.show.warn(warning)
-    rungs = Rungs(ladder, folder, options)
-    scheduling.work(rungs, options, made.required)
-    if options.worker is None:
-        with folder.alone():  # costs are measured on a machine that does nothing else
-            folder.record = _read(folder)
-            if not folder.record.finished:
-                _compare(ladder, folder, rungs, again, options)
+    with tracked_study(folder, options, made.table.model_dump(mode="json")) as options:
+        rungs = Rungs(ladder, folder, options)
+        scheduling.work(rungs, options, made.required)
+        if options.worker is None:
+            with folder.alone():  # costs are measured on a machine that does nothing else
+                folder.record = _read(folder)
+                if not folder.record.finished:
+                    _compare(ladder, folder, rungs, again, options)
     return folder
 
 

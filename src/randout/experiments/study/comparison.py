@@ -24,6 +24,7 @@ from randout.experiments.search.space import settings_text, tables_of
 from randout.experiments.sharing import scheduling
 from randout.experiments.sharing.cell_training import train_cell
 from randout.experiments.sharing.cells import Outcome, check_threads, claimed, prepared
+from randout.experiments.sharing.tracked_study import tracked_study
 from randout.methods.builtin import METHODS
 from randout.storage.locks import Busy
 from randout.storage.run_folder import RunFolder, now
@@ -62,12 +63,13 @@ def run_study(
     update_result(study, folder)
     for note in folder.record.notes:
         (options.show.warn if note.startswith("leak, ") else options.show.say)(note)
-    cells = StudyCells(study, folder, datasets, options)
-    scheduling.work(cells, options)
-    folder.refresh()
-    if all(cell.state == "finished" for cell in folder.record.cells):
-        folder.record.finished = folder.record.finished or now()
-    update_result(study, folder)
+    with tracked_study(folder, options, study.model_dump(mode="json")) as options:
+        cells = StudyCells(study, folder, datasets, options)
+        scheduling.work(cells, options)
+        folder.refresh()
+        if all(cell.state == "finished" for cell in folder.record.cells):
+            folder.record.finished = folder.record.finished or now()
+        update_result(study, folder)
     return folder
 
 
