@@ -16,6 +16,7 @@ from randout import reporting
 from randout.core import config
 from randout.core.console import Show
 from randout.core.errors import UserError
+from randout.core.label_sets import names_of
 from randout.core.launch import launched
 from randout.core.terminal import is_text
 from randout.core.wording import plural, type_words, verb
@@ -28,6 +29,7 @@ from randout.experiments.run.run_request import Request
 from randout.experiments.run.saved_model import LoadedClassifier, load_on_device
 from randout.methods.builtin import METHODS
 from randout.stats.diagnostics import messages
+from randout.stats.label_set_scores import sigmoid
 from randout.storage.run_names import checked_name
 from randout.trackers.report_to import trackers_of
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from randout.experiments.run.export import Export
     from randout.experiments.run.pipeline import Result
     from randout.experiments.run.plan import Plan
+    from randout.experiments.run.push import Pushed
     from randout.training.processes import Processes
 
 PathLike = str | Path
@@ -107,10 +110,17 @@ class Predictor:
         """The label of each column of `predict_proba`."""
         return dict(self.saved.id2label)
 
-    def predict(self, texts: Iterable[str]) -> list[str | None]:
+    @property
+    def thresholds(self) -> dict[str, float] | None:
+        """The probability above which each label is predicted, of a model of label sets; None for one label per text."""
+        limits = self.saved.thresholds
+        return None if limits is None else dict(zip(self.saved.id2label.values(), limits, strict=True))
+
+    def predict(self, texts: Iterable[str]) -> list[Any]:
         """Return the label of each text; None, with a Python warning, for an empty or white-space text.
 
-        Raises UserError as `predict_proba` does.
+        A model of label sets (multi-label) gives a list of labels for each text, which may be empty. Raises UserError as
+        `predict_proba` does.
         """
         return _labels(self.saved, self._predicted(texts, None, "model.predict"))
 
@@ -131,13 +141,20 @@ class Predictor:
         if kept:
             with (show or Show(quiet=True)).bar("predicting", len(kept)) as advance:
                 logits = self.saved.logits([found[at] for at in kept], lambda count: advance(count, ""))
+            if self.saved.thresholds is not None:
+                probabilities[kept] = sigmoid(logits)
+                return probabilities
             shifted = np.exp(logits - logits.max(1, keepdims=True))
             probabilities[kept] = shifted / shifted.sum(1, keepdims=True)
         return probabilities
 
 
-def _labels(saved: LoadedClassifier, probabilities: np.ndarray) -> list[str | None]:
-    """Return the label of each row of probabilities (n, C); None for rows of NaN."""
+def _labels(saved: LoadedClassifier, probabilities: np.ndarray) -> list[Any]:
+    """Return the label, or label set, of each row of probabilities (n, C); None for rows of NaN."""
+    if saved.thresholds is not None:
+        names = list(saved.id2label.values())
+        sets = names_of(probabilities > np.asarray(saved.thresholds), names)
+        return [None if np.isnan(row[0]) else labels for row, labels in zip(probabilities, sets, strict=True)]
     return [None if np.isnan(row[0]) else saved.id2label[int(row.argmax())] for row in probabilities]
 
 
@@ -162,8 +179,8 @@ def load(model: PathLike, *, device: str = "auto") -> Predictor:
 
 def predict(
     model: PathLike | Predictor, texts: Iterable[str], *, device: str = "auto", show: Show | None = None
-) -> tuple[list[str | None], np.ndarray]:
-    """Predict labels (n) and probabilities (n, C; columns by id2label) of `texts`.
+) -> tuple[list[Any], np.ndarray]:
+    """Predict labels (n), or label sets as lists, and probabilities (n, C; columns by id2label) of `texts`.
 
     model: a run, a model folder, or a `Predictor`. An empty text gets None and NaN. Computed in float32, without padding
     if the encoder supports it; texts are truncated as in training. Raises UserError, also for a single string, which would
@@ -184,6 +201,30 @@ def export(run: PathLike, out: PathLike, *, forms: Sequence[str] = (), quiet: bo
     from randout.experiments.run.export import export_run
 
     return export_run(Path(run), Path(out), _checked_names("forms", forms) or (), Show(quiet))
+
+
+def push(
+    run: PathLike,
+    repository: str,
+    *,
+    private: bool = False,
+    revision: str = "",
+    create_pr: bool = False,
+    export: Sequence[str] = (),
+    license: str = "",
+    quiet: bool = True,
+) -> Pushed:
+    """Upload a finished run's model to the Hugging Face Hub as `repository` (USER/NAME), as `randout push` does, download it
+    again, and compare files and predictions.
+
+    private: for a new repository. revision: a branch, created if missing; empty: main. create_pr: propose the change in a
+    pull request. export: forms to add, float32 and int8, or arrays for a bag of words. license: for the model card. The
+    token is that of `hf auth login` or HF_TOKEN. Raises UserError and Failure.
+    """
+    from randout.experiments.run.push import Push, push_run
+
+    forms = tuple(_checked_names("export", export, "push") or ())
+    return push_run(Push(Path(run), repository, private, revision, create_pr, forms, license), Show(quiet))
 
 
 def annotate(

@@ -262,7 +262,7 @@ def _introduce(config: Config, dataset: Dataset, show: Show) -> None:
     for line in describe(dataset):
         show.say(line)
     dataset.report.warn(show)
-    if config.train.metric == "accuracy" and dataset.report.imbalance > 3:
+    if config.train.metric == "accuracy" and dataset.report.imbalance > 3 and dataset.sets is None:
         held_out = [counts for name, counts in dataset.report.class_counts.items() if name in ("validation", "test")]
         scored = all(all(counts.values()) for counts in held_out)  # macro F1 counts a class without rows as 0
         show.say(

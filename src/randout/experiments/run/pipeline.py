@@ -54,6 +54,7 @@ from .teacher import prepare_teacher
 from .teacher_comparison import judged_teacher_gap, texts_per_second
 from .teacher_test_logits import compare_on_test, teacher_of_plan
 from .teacher_warnings import teacher_warnings
+from .thresholds import Thresholds
 from .together import check_divisible
 from .tracking import tracked_run
 
@@ -291,6 +292,7 @@ def _finish(
     """
     show = options.show
     metrics = Metrics(validation=score_split(trained.logits, plan, "validation", run, show))
+    limits = tuple(metrics.validation.thresholds.values()) or None
     final = trained
     if plan.config.train.refit is True:
         metrics.validation.before_refit = True
@@ -298,15 +300,15 @@ def _finish(
     taught_by = None
     if plan.config.output.test and "test" in plan.dataset.split:
         taught_by = teacher_of_plan(plan, options.runs) if teacher else None
-        metrics.test = score_test(final.logits, plan, run, show, "train", taught_by)
+        metrics.test = score_test(final.logits, plan, run, show, "train", taught_by, limits)
     history = trained.history
     if final is not trained:
         history = history | {"refit_seconds": sum(one["seconds"] for one in final.history["epochs"])}
     run.write("history.json", history)
     if teacher:
-        _compare_with_teacher(plan, trained, teacher, metrics.validation)
+        _compare_with_teacher(plan, trained, teacher, metrics.validation, limits)
     metrics.warnings = teacher_warnings(plan, teacher)
-    final.save(run.model, model_card(plan, metrics, teacher, run.record.choice))
+    final.save(run.model, model_card(plan, metrics, teacher, run.record.choice), limits)
     if seen := read_seen(run.path):
         write_seen(run.model, seen)
     if metrics.test is not None and taught_by is not None:
@@ -358,11 +360,14 @@ def refitted(plan: Plan, run: RunFolder, teacher: TeacherOutputs | None, options
     return whole.student.train(whole, folder, teacher, replace(options, pause_at=None, tracked=None))
 
 
-def _compare_with_teacher(plan: Plan, trained: TrainedStudent, teacher: TeacherOutputs, metrics: Scores) -> None:
-    """Add the comparison with the teacher to the validation `metrics`."""
+def _compare_with_teacher(
+    plan: Plan, trained: TrainedStudent, teacher: TeacherOutputs, metrics: Scores, thresholds: Thresholds
+) -> None:
+    """Add the comparison with the teacher to the validation `metrics`. thresholds: of the student, for multi-label data."""
     held = plan.dataset.split["validation"]
     own = trained.logits(held, lambda done: None)
-    if gap := judged_teacher_gap(plan, own, teacher.logits[held].numpy(), "validation"):
+    limits = (thresholds, teacher.thresholds)
+    if gap := judged_teacher_gap(plan, own, teacher.logits[held].numpy(), "validation", limits):
         metrics.teacher = gap
 
 

@@ -21,6 +21,7 @@ from randout.data.dataset import Dataset, load
 from randout.experiments.run import pipeline, planning
 from randout.experiments.run.run_request import TEACHERS_OWN
 from randout.experiments.run.student import Options, Paused, Stopped, check_methods, student_of
+from randout.experiments.run.thresholds import metric_of_targets
 from randout.experiments.sharing import scheduling
 from randout.experiments.sharing.cells import Outcome, check_threads, claimed, peak_memory, prepared
 from randout.experiments.sharing.tracked_study import tracked_study, trial_label
@@ -88,7 +89,7 @@ def open_search(search: Search, path: Path, options: Options, dataset: Dataset) 
         finished=None,
         kind="search",
         name=path.name,
-        metric=config.train.metric,
+        metric=metric_of_targets(dataset, config.train.metric, "train.metric"),
         data=StudyData(name=dataset.name, sha256=dataset.sha256, labelled_sha256=dataset.labelled_sha256),
         space=search.space,
         trials=[],

@@ -20,7 +20,7 @@ from randout.core.config import Config
 from randout.core.console import duration
 from randout.core.errors import UserError
 from randout.core.wording import plural, verb
-from randout.data.dataset import Dataset
+from randout.data.dataset import Dataset, check_one_label
 from randout.experiments.run import leaks, pipeline, planning
 from randout.experiments.run.imported_teacher import find_teacher
 from randout.experiments.run.options import Options, Stopped
@@ -88,6 +88,8 @@ class Ladder:
 
 def plan_ladder(made: Shrink, dataset: Dataset) -> Ladder:
     """Plan every training of a ladder. Raises UserError if one cannot run, and for a teacher that is not a model."""
+    why = "its tests of not being worse count texts that are right or wrong. Train the sizes one by one and compare the runs"
+    check_one_label(dataset, "shrink", why)
     _check_teacher(made)
     asked = made.student_config(made.students[0])
     if asked.teacher.model == "auto" and planning.make(asked, dataset).left_out:

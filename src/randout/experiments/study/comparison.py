@@ -18,6 +18,7 @@ from randout.data.dataset import Dataset, Datasets
 from randout.experiments.run import leaks, planning
 from randout.experiments.run.plan import Plan
 from randout.experiments.run.student import Options, Stopped, begin_training, check_methods, stand_in, student_of
+from randout.experiments.run.thresholds import metric_of_targets
 from randout.experiments.search.search import check_trials, make_search, plugins_of, run_search
 from randout.experiments.search.space import settings_text, tables_of
 from randout.experiments.sharing import scheduling
@@ -80,6 +81,7 @@ def open_comparison(
     asked = study.model_dump(mode="json")
     study, notes = check_arms(study, datasets)
     first = datasets.read(_cell_config(study, next(iter(study.arms)), units(study)[0], {}))
+    study = study.model_copy(update={"metric": metric_of_targets(first, study.metric, "metric")})
     fresh = ComparisonRecord(
         format=FORMAT,
         started=now(),
