@@ -32,6 +32,7 @@ class HardLabel(Method):
     source = "Kim, Rush 2016, arXiv 1606.07947, sections 3.2-3.3"
     kind = "distillation"
     losses = ("ce", "hard-label")
+    weighted = True
     teacher = "logits"
     replaces_gold_loss = True
     space = {"alpha": (0.3, 0.5, 0.7)}  # noqa: RUF012
@@ -40,6 +41,8 @@ class HardLabel(Method):
 
     def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
         theirs, ours = batch.taught(output.logits)
-        decided = F.cross_entropy(ours.float(), theirs.argmax(1), reduction="sum")
+        weights = batch.taught_weights
+        each = F.cross_entropy(ours.float(), theirs.argmax(1), reduction="sum" if weights is None else "none")
+        decided = each if weights is None else (each * weights).sum()
         gold = (1 - self.alpha) * step.gold_loss(output, batch)
         return {"ce": gold, "hard-label": self.alpha * decided / batch.step_labels.numel()}
