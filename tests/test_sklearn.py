@@ -332,7 +332,7 @@ def own_checks() -> dict[str, Any]:
     """scikit-learn's checks of a classifier of numbers, by their names without `check_`; of several of a name the first."""
     generated = estimator_checks_generator(OnNumbers(**QUICK))
     pairs = [(getattr(check, "func", check).__name__.removeprefix("check_"), check) for _, check in generated]
-    return {name: check for name, check in reversed(pairs)}
+    return dict(reversed(pairs))
 
 
 def test_each_of_scikit_learns_checks_is_run_or_has_a_reason() -> None:

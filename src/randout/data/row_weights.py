@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from randout.core.errors import UserError
+from randout.core.errors import UserError, nearest
 
 from . import columns as cols
 from .sources import Part
@@ -32,7 +32,9 @@ def weights_of(parts: Sequence[Part], column: str) -> Floats:
         if part.role in ("unlabeled", "test") and column not in part.table.columns:
             found += [1.0] * len(part.texts)
             continue
-        cols.named_column(part.table, column, "--weight-column")
+        if column not in part.table.columns:
+            found = f"{part.table.name}: no column {column!r} (data.weight_column)"
+            raise UserError(f"{found}.{nearest(column, part.table.columns)} Columns: {', '.join(part.table.columns)}.")
         values = part.table.columns[column]
         found += [_weight(part.table, column, row, value) for row, value in enumerate(values, 1)]
     return np.array(found)
