@@ -33,6 +33,7 @@ from randout.experiments.run.saved_model import LoadedClassifier, load_on_device
 from randout.integrations.estimator_inputs import (
     Classes,
     InputError,
+    check_kinds,
     class_names,
     classes_of,
     soft_columns,
@@ -339,6 +340,7 @@ def _labelled(X: Any, y: Any) -> tuple[list[str], Classes]:
     texts = texts_of(X)
     if y is None:
         raise InputError("fit requires y to be passed, but the target y is None: expected a label for each text")
+    check_kinds(y)
     labels = column_or_1d(y, warn=True)
     if len(labels) != len(texts):
         raise InputError(f"X has {plural(len(texts), 'text')} and y has {plural(len(labels), 'label')}")

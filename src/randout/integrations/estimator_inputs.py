@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Number
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,17 +58,37 @@ def _missing(value: Any) -> bool:
     return not isinstance(value, str) and (is_missing(value) or type(value).__name__ == "NAType")
 
 
-def classes_of(y: Sequence[Any] | NDArray[Any]) -> Classes:
-    """Return the labels (n,) as classes. Raises InputError for missing labels, mixed types, and names that are not distinct."""
-    labels = np.asarray(y)
+def check_kinds(y: Any) -> None:
+    """Raise InputError for a list of labels of several kinds, which NumPy would turn into strings."""
+    if not isinstance(y, list | tuple):
+        return
+    first: dict[str, Any] = {}
+    for value in y:
+        if not _missing(value):
+            of_bool = isinstance(value, bool | np.bool_)
+            kind = (
+                "booleans"
+                if of_bool
+                else "numbers"
+                if isinstance(value, Number)
+                else f"values of type {type(value).__name__}"
+            )
+            first.setdefault(kind, value)
+    if len(first) > 1:
+        found = " and ".join(f"{kind} ({value!r:.40})" for kind, value in first.items())
+        raise InputError(f"y: the labels are of several types: {found}. Use one type for all of them")
+
+
+def classes_of(labels: NDArray[Any]) -> Classes:
+    """Return labels (n,) as classes. Raises InputError for missing labels, mixed types, and names that are not distinct."""
     if missing := [row for row, value in enumerate(labels.tolist()) if _missing(value)]:
         raise InputError(f"y: {plural(len(missing), 'label')} missing, counted from 0: {row_list(missing)}")
     try:
         values, codes = np.unique(labels, return_inverse=True)
     except TypeError:
-        kinds = sorted({type(value).__name__ for value in labels.tolist()})
+        check_kinds(labels.tolist())
         raise InputError(
-            f"y: the labels are of several types ({', '.join(kinds)}). Use one type for all of them"
+            f"y: the labels cannot be sorted, such as {labels[0]!r:.60}; expected strings or integers"
         ) from None
     if len(values) < 2:
         raise InputError(f"y: all {plural(len(labels), 'row')} have one class; a classifier needs at least two classes")
