@@ -33,8 +33,10 @@ def weights_of(parts: Sequence[Part], column: str) -> Floats:
             found += [1.0] * len(part.texts)
             continue
         if column not in part.table.columns:
-            found = f"{part.table.name}: no column {column!r} (data.weight_column)"
-            raise UserError(f"{found}.{nearest(column, part.table.columns)} Columns: {', '.join(part.table.columns)}.")
+            lacking = f"{part.table.name}: no column {column!r} (data.weight_column)"
+            raise UserError(
+                f"{lacking}.{nearest(column, part.table.columns)} Columns: {', '.join(part.table.columns)}."
+            )
         values = part.table.columns[column]
         found += [_weight(part.table, column, row, value) for row, value in enumerate(values, 1)]
     return np.array(found)
