@@ -44,7 +44,7 @@ def nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     yield
-    assert not list((tmp_path / "temporary").iterdir())
+    assert not list((tmp_path / "temporary").glob("randout-*"))
 
 
 def bag(**settings: Any) -> RandoutClassifier:
@@ -245,6 +245,9 @@ def test_an_unfitted_teacher_is_fitted_to_the_training_rows(tiny_model: Tiny) ->
         ({"X": np.zeros((48, 2))}, "a table with 2 columns; expected one column of texts"),
         ({"X": "one text"}, "expected a list of texts"),
         ({"X": [1, *TEXTS[1:]]}, r"X\[0\] is 1, an int; expected a string"),
+        ({"X": [], "y": []}, "X: found no texts"),
+        ({"X": [" "] * 48}, "X: all 48 texts are empty"),
+        ({"sample_weight": [0.0] * 48}, "all weights are zero"),
         ({"X": TEXTS[:5]}, "X has 5 texts and y has 48 labels"),
         ({"y": [None, *NAMES[1:]]}, "y: 1 label missing"),
         ({"y": [1, *NAMES[1:]]}, "y: the labels are of several types"),
@@ -293,7 +296,7 @@ non_transformer_estimators_n_iter decision_proba_consistency estimators_partial_
 """  # these give it no data, or expect an error before it is read
 ON_NUMBERS = """
 fit_score_takes_y estimators_overwrite_params dont_overwrite_parameters estimators_fit_returns_self readonly_memmap_input
-positive_only_tag_during_fit estimators_dtypes dtype_object complex_data estimators_empty_data_messages requires_y_none
+positive_only_tag_during_fit estimators_dtypes dtype_object complex_data requires_y_none
 pipeline_consistency estimators_pickle f_contiguous_array_estimator classifier_data_not_an_array classifiers_one_label
 classifiers_classes classifiers_regression_target supervised_y_no_nan supervised_y_2d methods_sample_order_invariance
 methods_subset_invariance fit2d_1sample fit2d_1feature dict_unchanged fit_idempotent fit_check_is_fitted
@@ -303,7 +306,8 @@ sample_weights_pandas_series sample_weights_not_an_array sample_weights_list sam
 sample_weights_not_overwritten all_zero_sample_weights_error classifiers_one_label_sample_weights
 """
 NOT_RUN = {
-    "texts have no number of features": "n_features_in n_features_in_after_fitting classifiers_train",
+    "texts have no number of features": """n_features_in n_features_in_after_fitting classifiers_train
+        estimators_empty_data_messages""",
     "texts are neither one-dimensional numbers nor sparse, nor NaN or arrays of another library": """fit1d fit2d_predict1d
         estimators_nan_inf estimator_sparse_tag estimator_sparse_array estimator_sparse_matrix array_api_input""",
     "with batches, a weight of 2 is the row twice in expectation only (tests/methods/test_row_weights.py)": """

@@ -344,6 +344,8 @@ def _labelled(X: Any, y: Any) -> tuple[list[str], Classes]:
     labels = column_or_1d(y, warn=True)
     if len(labels) != len(texts):
         raise InputError(f"X has {plural(len(texts), 'text')} and y has {plural(len(labels), 'label')}")
+    if not any(map(str.strip, texts)):
+        raise InputError(f"X: all {plural(len(texts), 'text')} are empty")
     classes = classes_of(labels)
     check_classification_targets(labels)
     return texts, classes

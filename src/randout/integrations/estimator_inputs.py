@@ -121,7 +121,7 @@ def weights_of(sample_weight: Any, rows: int) -> list[float] | None:
     if weights.shape != (rows,):
         raise InputError(f"sample_weight: found the shape {weights.shape}; expected {(rows,)}, a weight for each row")
     if not weights.any():
-        raise InputError("sample_weight: all weights are 0; expected one above 0")
+        raise InputError("sample_weight: all weights are zero; expected one above 0")
     found: list[float] = weights.tolist()
     return found
 
