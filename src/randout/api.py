@@ -16,6 +16,7 @@ from randout import reporting
 from randout.core import config
 from randout.core.console import Show
 from randout.core.errors import UserError
+from randout.core.label_sets import names_of
 from randout.core.launch import launched
 from randout.core.terminal import is_text
 from randout.core.wording import plural, type_words, verb
@@ -28,13 +29,16 @@ from randout.experiments.run.run_request import Request
 from randout.experiments.run.saved_model import LoadedClassifier, load_on_device
 from randout.methods.builtin import METHODS
 from randout.stats.diagnostics import messages
+from randout.stats.label_set_scores import sigmoid
 from randout.storage.run_names import checked_name
+from randout.trackers.report_to import trackers_of
 
 if TYPE_CHECKING:
     from randout.experiments.annotation import Annotation
     from randout.experiments.run.export import Export
     from randout.experiments.run.pipeline import Result
     from randout.experiments.run.plan import Plan
+    from randout.experiments.run.push import Pushed
     from randout.training.processes import Processes
 
 PathLike = str | Path
@@ -53,6 +57,7 @@ def train(
     out: str | Path | None = None,
     runs: str | Path = "runs",
     time_limit: float | None = None,
+    report_to: str | Sequence[str] | None = None,
     quiet: bool = True,
 ) -> Result:
     """Fine-tune a student on a labelled table, with a teacher's soft labels and noise, as `randout train` does.
@@ -63,8 +68,8 @@ def train(
     that encoder or a bag-of-words baseline, chosen on validation. teacher: a run, a classifier, an encoder, or a file of
     soft labels; "none": no distillation. settings: by the keys of `--set`
     (`{"learning_rate": 2e-5, "methods.kd.weight": 0.4, "data.group_column": "author"}`). name: of the run, in tables and
-    reports. time_limit: in seconds. Repeating the call returns the finished run or resumes it. Raises UserError, Failure,
-    and Stopped at the time limit.
+    reports. time_limit: in seconds. report_to: experiment trackers, as "tensorboard,mlflow". Repeating the call returns the
+    finished run or resumes it. Raises UserError, Failure, and Stopped at the time limit.
     """
     from randout.experiments.run import pipeline, planning  # imports PyTorch, which `load` of an export does without
 
@@ -72,7 +77,7 @@ def train(
     if not isinstance(name, str | None):
         raise UserError(f"train: name: found {name!r:.80}, {type_words(name)}; expected a string")
     called = "" if name is None else checked_name(name)
-    options = replace(_options(out, runs, time_limit, quiet), name=called)
+    options = replace(_options(out, runs, time_limit, quiet, report_to=report_to), name=called)
 
     def make_plan() -> Plan:
         with _source(data, Path(runs)) as source:
@@ -105,10 +110,17 @@ class Predictor:
         """The label of each column of `predict_proba`."""
         return dict(self.saved.id2label)
 
-    def predict(self, texts: Iterable[str]) -> list[str | None]:
+    @property
+    def thresholds(self) -> dict[str, float] | None:
+        """The probability above which each label is predicted, of a model of label sets; None for one label per text."""
+        limits = self.saved.thresholds
+        return None if limits is None else dict(zip(self.saved.id2label.values(), limits, strict=True))
+
+    def predict(self, texts: Iterable[str]) -> list[Any]:
         """Return the label of each text; None, with a Python warning, for an empty or white-space text.
 
-        Raises UserError as `predict_proba` does.
+        A model of label sets (multi-label) gives a list of labels for each text, which may be empty. Raises UserError as
+        `predict_proba` does.
         """
         return _labels(self.saved, self._predicted(texts, None, "model.predict"))
 
@@ -129,13 +141,20 @@ class Predictor:
         if kept:
             with (show or Show(quiet=True)).bar("predicting", len(kept)) as advance:
                 logits = self.saved.logits([found[at] for at in kept], lambda count: advance(count, ""))
+            if self.saved.thresholds is not None:
+                probabilities[kept] = sigmoid(logits)
+                return probabilities
             shifted = np.exp(logits - logits.max(1, keepdims=True))
             probabilities[kept] = shifted / shifted.sum(1, keepdims=True)
         return probabilities
 
 
-def _labels(saved: LoadedClassifier, probabilities: np.ndarray) -> list[str | None]:
-    """Return the label of each row of probabilities (n, C); None for rows of NaN."""
+def _labels(saved: LoadedClassifier, probabilities: np.ndarray) -> list[Any]:
+    """Return the label, or label set, of each row of probabilities (n, C); None for rows of NaN."""
+    if saved.thresholds is not None:
+        names = list(saved.id2label.values())
+        sets = names_of(probabilities > np.asarray(saved.thresholds), names)
+        return [None if np.isnan(row[0]) else labels for row, labels in zip(probabilities, sets, strict=True)]
     return [None if np.isnan(row[0]) else saved.id2label[int(row.argmax())] for row in probabilities]
 
 
@@ -160,8 +179,8 @@ def load(model: PathLike, *, device: str = "auto") -> Predictor:
 
 def predict(
     model: PathLike | Predictor, texts: Iterable[str], *, device: str = "auto", show: Show | None = None
-) -> tuple[list[str | None], np.ndarray]:
-    """Predict labels (n) and probabilities (n, C; columns by id2label) of `texts`.
+) -> tuple[list[Any], np.ndarray]:
+    """Predict labels (n), or label sets as lists, and probabilities (n, C; columns by id2label) of `texts`.
 
     model: a run, a model folder, or a `Predictor`. An empty text gets None and NaN. Computed in float32, without padding
     if the encoder supports it; texts are truncated as in training. Raises UserError, also for a single string, which would
@@ -182,6 +201,30 @@ def export(run: PathLike, out: PathLike, *, forms: Sequence[str] = (), quiet: bo
     from randout.experiments.run.export import export_run
 
     return export_run(Path(run), Path(out), _checked_names("forms", forms) or (), Show(quiet))
+
+
+def push(
+    run: PathLike,
+    repository: str,
+    *,
+    private: bool = False,
+    revision: str = "",
+    create_pr: bool = False,
+    export: Sequence[str] = (),
+    license: str = "",
+    quiet: bool = True,
+) -> Pushed:
+    """Upload a finished run's model to the Hugging Face Hub as `repository` (USER/NAME), as `randout push` does, download it
+    again, and compare files and predictions.
+
+    private: for a new repository. revision: a branch, created if missing; empty: main. create_pr: propose the change in a
+    pull request. export: forms to add, float32 and int8, or arrays for a bag of words. license: for the model card. The
+    token is that of `hf auth login` or HF_TOKEN. Raises UserError and Failure.
+    """
+    from randout.experiments.run.push import Push, push_run
+
+    forms = tuple(_checked_names("export", export, "push") or ())
+    return push_run(Push(Path(run), repository, private, revision, create_pr, forms, license), Show(quiet))
 
 
 def annotate(
@@ -328,6 +371,7 @@ def search(
     job_threads: int | None = None,
     cluster: str | None = None,
     job_gpus: float | None = None,
+    report_to: str | Sequence[str] | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Search settings on validation, as `randout search` does; return the study's record with its trials and the best one.
@@ -344,7 +388,7 @@ def search(
     with _source(data, Path(runs)) as source:
         request = _request(_tables(source, student, teacher), preset, recipe, settings)
         request.config(but=("search",))
-    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus)
+    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus, report_to)
     return study_requests.search(request, table, Path(out) if out else None, options).record.as_json()
 
 
@@ -374,6 +418,7 @@ def compare(
     job_threads: int | None = None,
     cluster: str | None = None,
     job_gpus: float | None = None,
+    report_to: str | Sequence[str] | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Compare recipes over seeds, or finished runs, as `randout compare` does; return the study's record.
@@ -403,7 +448,7 @@ def compare(
         return study_requests.finished(named, asked, out=out).as_json()
     with _source(named[0] if named else what, Path(runs)) as source:
         study = study_requests.comparison(source, asked, Path(out) if out else None)
-    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus)
+    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus, report_to)
     return study_requests.execute(study, Path(out) if out else None, options).record.as_json()
 
 
@@ -433,6 +478,7 @@ def cross_validate(
     job_threads: int | None = None,
     cluster: str | None = None,
     job_gpus: float | None = None,
+    report_to: str | Sequence[str] | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Cross-validate recipes with grouped folds and one teacher per fold, as `randout cv` does; return the study's record.
@@ -457,7 +503,7 @@ def cross_validate(
     )
     with _source(data, Path(runs)) as source:
         study = study_requests.cross_validation(source, asked, Path(out) if out else None)
-    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus)
+    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus, report_to)
     return study_requests.execute(study, Path(out) if out else None, options).record.as_json()
 
 
@@ -486,6 +532,7 @@ def shrink(
     job_threads: int | None = None,
     cluster: str | None = None,
     job_gpus: float | None = None,
+    report_to: str | Sequence[str] | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Find the smallest model that is not worse than a teacher, as `randout shrink` does; return the study's record.
@@ -512,7 +559,7 @@ def shrink(
     with _source(data, Path(runs)) as source:
         request = _request(_tables(source, names[0] if names else None, teacher), preset, recipe, settings)
         request.config()
-    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus)
+    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus, report_to)
     where = Path(out) if out else None
     return study_requests.shrink(request, given, where, options, measure_again).record.as_json()
 
@@ -591,11 +638,13 @@ def _options(
     threads: int | None = None,
     cluster: str | None = None,
     gpus: float | None = None,
+    report_to: str | Sequence[str] | None = None,
 ) -> Options:
     check_processes(jobs, threads, cluster, gpus)
     deadline = time.monotonic() + time_limit if time_limit else None
     where = Path(out) if out else None
     more: dict[str, Any] = {"jobs": jobs, "threads": threads, "cluster": cluster or "", "gpus": gpus}
+    more |= {"report_to": trackers_of(report_to, "report_to")}
     return Options(runs=Path(runs), out=where, deadline=deadline, show=Show(quiet), **more)
 
 

@@ -30,7 +30,7 @@ def weighted_sum(values: Tensor, weights: Tensor | None) -> Tensor:
     """Sum `values` (b, ...), each text's multiplied by its weight (b,) if weights are given."""
     if weights is None:
         return values.sum()
-    return (values.flatten(1).sum(1) * weights).sum()
+    return ((values.flatten(1).sum(1) if values.dim() > 1 else values) * weights).sum()
 
 
 def info_nce(a: Tensor, b: Tensor, temperature: float) -> Tensor:

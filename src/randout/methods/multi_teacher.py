@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, field_validator
 
 from randout.core.errors import UserError
-from randout.core.lazy import F, torch
+from randout.core.lazy import torch
 from randout.models.outputs import Output
 
 from .base import Batch, Context, Forward, Method, State, Step
-from .functional import weighted_sum
+from .target_losses import ONE_LABEL, Target
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +36,7 @@ class MultiTeacher(Method):
     kind = "distillation"
     losses = ("multi-teacher",)
     weighted = True
+    label_sets = True
     teacher = "logits"
     several = True
     space = {"average": ("probabilities", "logits")}  # noqa: RUF012
@@ -68,14 +69,15 @@ class MultiTeacher(Method):
             known = has[[weight > 0 for weight in self.weights or (1.0,) * len(logits)]].any(0)
             logits, ours, has = logits[:, known], ours[known], has[:, known]
             weights = None if weights is None else weights[known]
-        p = self.targets(logits, has)
-        soft = -weighted_sum(p * F.log_softmax(ours.float(), dim=-1), weights)
+        p = self.targets(logits, has, step.context.target)
+        soft = step.context.target.soft_cross_entropy(p, ours, weights)
         return {"multi-teacher": self.weight * soft / batch.step_labels.numel()}
 
-    def targets(self, logits: Tensor, has: Tensor | None = None) -> Tensor:
+    def targets(self, logits: Tensor, has: Tensor | None = None, target: Target = ONE_LABEL) -> Tensor:
         """Average logits (teachers, b, C) to the distribution to match (b, C), in float32.
 
         has: (teachers, b) bool, which teachers have a soft label for a text, at least one of them with a weight; None: all.
+        target: whether a text has one class or a label set.
         """
         weights = torch.tensor(self.weights or (1.0,) * len(logits), device=logits.device)
         weights = (weights / weights.sum())[:, None, None]
@@ -84,5 +86,5 @@ class MultiTeacher(Method):
             weights = weights / weights.sum(0)
             logits = logits.masked_fill(~has[..., None], 0.0)
         if self.average == "logits":
-            return (weights * logits.float()).sum(0).softmax(-1)
-        return (weights * logits.float().softmax(-1)).sum(0)
+            return target.probabilities((weights * logits.float()).sum(0))
+        return (weights * target.probabilities(logits.float())).sum(0)

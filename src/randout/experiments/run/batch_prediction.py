@@ -12,16 +12,22 @@ import numpy as np
 
 from randout.core.console import Show
 from randout.core.errors import UserError
+from randout.core.label_sets import JOINED, names_of
 from randout.core.wording import plural, verb
 from randout.data import archives, columns, dataset, streaming, table_writing, tables
 from randout.models import sources
-from randout.stats.metrics import log_probabilities
+from randout.stats.label_set_scores import set_probability
+from randout.stats.targets import predicted, probabilities
 
 from . import saved_model
 
 
 class Labelled(NamedTuple):
-    """Texts with a model's predictions, None for an empty text. score: the probability of the label."""
+    """Texts with a model's predictions, None for an empty text. score: the probability of the label.
+
+    Of a model that predicts label sets, a label is a set joined by "; ", which may be empty, and the score is the
+    probability of the set with labels taken as independent.
+    """
 
     texts: Sequence[str]
     labels: list[str | None]
@@ -42,10 +48,16 @@ def labelled(
     found = Labelled(texts, [None] * len(texts), [None] * len(texts), [None] * len(texts))
     advance(len(texts) - len(kept))
     if kept:
-        probabilities = np.exp(log_probabilities(model.logits([texts[at] for at in kept], advance)))
-        best = probabilities.argmax(1)
-        for at, label, row in zip(kept, best.tolist(), probabilities.tolist(), strict=True):
-            found.labels[at], found.scores[at], found.probabilities[at] = model.id2label[label], row[label], row
+        logits = model.logits([texts[at] for at in kept], advance)
+        likely, made = probabilities(logits, model.thresholds), predicted(logits, model.thresholds)
+        if model.thresholds is None:
+            scores = likely[np.arange(len(made)), made]
+            labels = [model.id2label[label] for label in made.tolist()]
+        else:
+            scores = set_probability(likely, made)
+            labels = [JOINED.join(one) for one in names_of(made, list(model.id2label.values()))]
+        for at, label, score, row in zip(kept, labels, scores.tolist(), likely.tolist(), strict=True):
+            found.labels[at], found.scores[at], found.probabilities[at] = label, score, row
     return found
 
 
