@@ -22,6 +22,7 @@ from randout.experiments.run.student import class_weights
 from randout.methods.base import Batch, Context, Loop, Method, State, Step
 from randout.methods.builtin import METHODS
 from randout.methods.cross_entropy import CrossEntropy
+from randout.methods.target_losses import ONE_LABEL, LabelSetTarget, Target
 from randout.models.hooks import HookPoints
 from randout.models.outputs import Output
 from randout.testing.models import toy_texts
@@ -86,6 +87,25 @@ def test_weights_of_rows_multiply_those_of_classes() -> None:
     expected = -(factors * v * z[range(6), LABELS]).sum() / v.sum()
     own = CrossEntropy(class_weights="balanced")
     assert total(own, list(range(6)), factors, True, []) == pytest.approx(float(expected), rel=1e-6)
+
+
+SETS = LabelSetTarget(torch.tensor([[True, False, True], [False, True, False], [True, True, False]]))
+
+
+@pytest.mark.parametrize("target", [ONE_LABEL, SETS], ids=["one label", "label sets"])
+def test_sums_of_every_kind_of_target_count_a_row_by_its_weight(target: Target) -> None:
+    repeated = [row for row in range(len(LABELS)) for _ in range(COPIES[row])]
+    labels, ours, theirs, weights = torch.tensor(LABELS), logits_of(0), logits_of(1), torch.tensor(COPIES)
+    balance = torch.tensor([0.5, 1.5, 2.0], dtype=torch.float64)
+    sums: list[Callable[[list[int], torch.Tensor | None], torch.Tensor]] = [
+        lambda at, w: target.cross_entropy(ours[at], labels[at], balance, 0.1, w),
+        lambda at, w: target.divergence(theirs[at], ours[at], 2.0, w),
+        lambda at, w: target.soft_cross_entropy(target.probabilities(theirs[at]), ours[at], w),
+        lambda at, w: target.decided_cross_entropy(theirs[at], ours[at], w),
+    ]
+    for added in sums:
+        assert float(added([*range(6)], weights)) == pytest.approx(float(added(repeated, None)), rel=1e-5)
+        assert float(added([*range(6)], weights)) != pytest.approx(float(added([*range(6)], None)), rel=1e-2)
 
 
 # ---- the column of the data
