@@ -38,6 +38,7 @@ from randout.storage.seen_rows import FILE as SEEN_ROWS
 from randout.storage.seen_rows import read_seen, write_seen
 
 from . import cross_fit, leaks
+from .abstention import record_abstention
 from .defaults import training_texts
 from .model_card import model_card
 from .options import Result as Result
@@ -297,6 +298,7 @@ def _finish(
         _compare_with_teacher(plan, trained, teacher, metrics.validation)
     metrics.warnings = teacher_warnings(plan, teacher)
     final.save(run.model, model_card(plan, metrics, teacher, run.record.choice))
+    record_abstention(run)
     if seen := read_seen(run.path):
         write_seen(run.model, seen)
     if metrics.test is not None and taught_by is not None:
