@@ -20,7 +20,7 @@ from randout.core.files import shell_path
 from randout.core.wording import plural
 from randout.experiments.run.options import Stopped
 
-from . import annotate, export, methods, report, reproduce, search, shards, shrink, studies, tools, train
+from . import annotate, export, label_issues, methods, report, reproduce, search, shards, shrink, studies, tools, train
 from .tools import (
     Abstain,
     AsJson,
@@ -78,6 +78,7 @@ app.add_typer(report.app)
 app.add_typer(export.app)
 app.add_typer(annotate.app)
 app.add_typer(shards.app)
+app.add_typer(label_issues.app)
 
 
 @app.command()

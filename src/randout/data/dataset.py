@@ -28,6 +28,7 @@ from . import labels as label_rules
 from . import toml_source
 from .archives import opened_file
 from .columns import row_list
+from .corrections import Corrections, corrected_parts, with_labels
 from .soft_label_files import key_of
 from .sources import (
     SPLIT_VALUES,
@@ -158,7 +159,7 @@ def load(table: DataTable) -> Dataset:
     opened = open_sources(table.source, files, notes, table.encoding)
     text, label, group = (column or None for column in (table.text_column, table.label_column, table.group_column))
     columns = choose_columns(opened, text, label, group, notes)
-    parts, id2label = _labelled(opened, columns, table.labels or None, notes)
+    parts, id2label, corrections = _labelled(opened, columns, table, notes)
     if not columns.named_text and cols.are_numbers(parts[0].texts):
         notes.append(WARNING + cols.numbers_warning(columns.text))
     split_column = table.split_column or (None if held_out else opened.reading.split_column)
@@ -170,11 +171,13 @@ def load(table: DataTable) -> Dataset:
     label2id = {label: i for i, label in id2label.items()}
     y = np.array([label2id[label] for part in parts for label in part.labels], dtype=np.int64)
     y, id2label, unseen = trained_classes_first(parts, y, roles, id2label)
+    strata, names = (y, [*id2label.values(), *unseen]) if corrections is None else corrections.strata
 
     def divide(groups: Ints) -> dict[str, Ints]:
-        return assign(table, y, groups, roles, [*id2label.values(), *unseen], notes)
+        return assign(table, strata, groups, roles, names, notes)
 
     found = _assemble(parts, y, id2label, unseen, divide, opened, used, notes, _ids(parts, table.id_column))
+    found = found if corrections is None else _with_corrections(found, corrections)
     return without_training_fold(found, table.train_folds, table.train_fold) if table.train_folds else found
 
 
@@ -209,7 +212,7 @@ def without_training_fold(dataset: Dataset, folds: int, fold: int) -> Dataset:
         dataset.report.unlabeled_left_out,
         [*dataset.report.notes, note],
     )
-    return replace(dataset, split=split, report=report)
+    return replace(dataset, split=split, report=replace(report, corrected=dataset.report.corrected))
 
 
 def _ids(parts: Sequence[Part], column: str) -> tuple[str | None, ...]:
@@ -246,17 +249,30 @@ def data_identity(dataset: Dataset) -> dict[str, Any]:
     return {"data": data, "split": split}
 
 
+def _with_corrections(dataset: Dataset, corrections: Corrections) -> Dataset:
+    """Return the dataset with the corrections, which changed its labels, in its digests and its report."""
+    report = replace(dataset.report, corrected=corrections.changed)
+    if not corrections.digest:
+        return replace(dataset, report=report)
+    whole, labelled = (
+        sha256_of(f"{one} {corrections.digest}".encode()) for one in (dataset.sha256, dataset.labelled_sha256)
+    )
+    return replace(dataset, report=report, sha256=whole, labelled_sha256=labelled)
+
+
 def _labelled(
-    opened: Opened, columns: Columns, labels: Labels | None, notes: list[str]
-) -> tuple[list[Part], dict[int, str]]:
-    """Return the labelled rows of every file, and the classes in order."""
-    classes = label_names(opened, columns.label, labels)
+    opened: Opened, columns: Columns, table: DataTable, notes: list[str]
+) -> tuple[list[Part], dict[int, str], Corrections | None]:
+    """Return the labelled rows of every file, the classes in order, and the corrections that were made, if any."""
+    classes = label_names(opened, columns.label, table.labels or None)
     parts = [read_part(opened, "main", columns, classes, notes)]
     for role in opened.tables:
         if role not in ("main", "unlabeled"):
             parts.append(read_part(opened, role, columns, classes, notes, found_in_main=set(parts[0].labels)))
     order = list(classes.values()) if isinstance(classes, Mapping) else classes
-    return parts, label_rules.label_order([label for part in parts for label in part.labels], order)
+    made = corrected_parts(parts, table.corrections, order, notes) if table.corrections else None
+    parts = with_labels(parts, made.labels) if made is not None else parts
+    return parts, label_rules.label_order([label for part in parts for label in part.labels], order), made
 
 
 def _assemble(
@@ -272,7 +288,7 @@ def _assemble(
 ) -> Dataset:
     """Find copies and groups, split, select the unlabelled rows, and create the report."""
     texts = [text for part in parts for text in part.texts]
-    row_ids = [f"{part.prefix}{row}" for part in parts for row in part.table.numbers or range(1, len(part.texts) + 1)]
+    row_ids = [row_id for part in parts for row_id in part.row_ids]
     lines = np.concatenate([np.asarray(part.table.lines or [0] * len(part.texts), np.int64) for part in parts])
     n = len(labels)
     copies = copies_of(texts)

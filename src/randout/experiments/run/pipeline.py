@@ -182,7 +182,7 @@ def _write_config(
     the name of their run. train: as requested while the run may have to be resumed, because a teacher that is fine-tuned
     first resolves "auto" by its own data; then resolved.
     """
-    config, files = plan.config, ("source", "validation", "test", "unlabeled")
+    config, files = plan.config, ("source", "validation", "test", "unlabeled", "corrections")
     data = config.data.model_copy(update={key: portable(getattr(config.data, key), run.path) for key in files})
     named: dict[str, Any] = {"student": config.student.model_copy(update={"model": student})}
     named |= {"teacher": config.teacher.model_copy(update={**teacher, "more": tuple(more)})}
