@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from randout.experiments.run.pipeline import Result
     from randout.experiments.run.plan import Plan
     from randout.stats.abstention import Threshold
+    from randout.storage.label_issues import LabelIssues
     from randout.training.processes import Processes
 
 PathLike = str | Path
@@ -262,6 +263,36 @@ def annotate(
         device=device,
     )
     return annotation.annotate(request, Show(quiet))
+
+
+def label_issues(
+    data: Table,
+    *,
+    student: PathLike | None = None,
+    teacher: PathLike = "none",
+    folds: int = 5,
+    recipe: PathLike | None = None,
+    settings: Mapping[str, Any] | None = None,
+    out: PathLike | None = None,
+    formats: str = "html,md,csv",
+    runs: PathLike = "runs",
+    quiet: bool = True,
+) -> LabelIssues:
+    """Find rows whose labels are doubtful, as `randout label-issues` does; return them with estimates of how many are wrong.
+
+    data: as for `train`. student: an encoder or a baseline that is trained for each fold in runs of its own; None: a bag of
+    words. out: a new folder for the table to correct and the report; None: nothing is written. `train` takes the corrected
+    table as `settings={"data.corrections": FILE}`. Raises UserError and Stopped.
+    """
+    from randout.experiments.label_issues import find_label_issues, write_label_issues
+
+    _check_arguments(student, teacher, None, recipe, settings, out, runs, None, "label_issues")
+    with _source(data, Path(runs)) as source:
+        config = _request(_tables(source, student, teacher), None, recipe, settings).config()
+        found = find_label_issues(config, folds, _options(None, runs, None, quiet))
+    if out is not None:
+        write_label_issues(found, Path(out), formats)
+    return found
 
 
 def label_shards(

@@ -33,7 +33,6 @@ from .soft_label_files import key_of
 from .sources import (
     SPLIT_VALUES,
     Columns,
-    Labels,
     Opened,
     Part,
     choose_columns,

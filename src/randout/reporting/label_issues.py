@@ -15,8 +15,9 @@ TEXT_WIDTH = 70  # columns of a text in a terminal
 
 LIMITS = (
     "The estimate takes every confident prediction for the true label, so rows that the model cannot classify count as wrong "
-    "too. Read it as an upper estimate unless the model is much better than the labels are bad; the interval reflects only "
-    "which rows were sampled."
+    "too, and its interval reflects only which rows were sampled: of a weak model, it is far too high. The bound holds for any "
+    "model, if a wrong label is as likely to be any of the other classes; labels that are wrong between similar classes may be "
+    "more."
 )
 
 
@@ -29,6 +30,12 @@ def estimate_words(found: LabelIssues) -> str:
     return f"{words}, 95 % interval {wrong.low:,.0f} to {wrong.high:,.0f}"
 
 
+def bound_words(found: LabelIssues) -> str:
+    """Return the largest number of wrong labels that the model's predictions allow."""
+    most = found.wrong.most
+    return f"at most {most:,.0f} ({most / found.wrong.rows:.1%}), if labels are wrong at random"
+
+
 def issue_lines(found: LabelIssues) -> list[str]:
     """Format what was found for a terminal: numbers, ambiguous pairs, and the first issues."""
     baseline = f"{found.accuracy:.1%} of {plural(found.examined, 'label')}"
@@ -37,7 +44,8 @@ def issue_lines(found: LabelIssues) -> list[str]:
         f"model       {found.model}, {found.folds} folds: predicts {baseline} out of fold",
         f"copies      {plural(found.conflicting_groups, 'group')} of the same text with different labels "
         f"({plural(found.conflicting_rows, 'row')})",
-        f"wrong       {plural(found.likely_wrong, 'label')} likely wrong; estimate: {estimate_words(found)}",
+        f"wrong       {plural(found.likely_wrong, 'label')} likely wrong; by confident learning: {estimate_words(found)}",
+        f"bound       {bound_words(found)}",
     ]
     in_test = sum(one.split == "test" for one in found.issues)
     if in_test:
@@ -77,7 +85,7 @@ def _overview(found: LabelIssues) -> Section:
         ("labels corrected before", found.corrected),
     ]
     table = Table("overview", "What was found", (Column("what"), Column("rows", "count")), tuple(rows))
-    estimate = f"Wrong labels, estimated by confident learning: {estimate_words(found)}. {LIMITS}"
+    estimate = f"Wrong labels, estimated by confident learning: {estimate_words(found)}; {bound_words(found)}. {LIMITS}"
     todo = f"To correct labels, fill in the column corrected_label of {FILE} and train with --corrections {FILE}."
     return Section("labels", "Labels", (table, estimate, todo))
 
