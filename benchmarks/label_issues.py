@@ -2,9 +2,10 @@
 
     python benchmarks/label_issues.py film examples/csabstruct.toml:FOLDER --wrong 0.05
 
-In each dataset, a share of the labels, drawn at random from all splits, is replaced by another class, through a file of corrections.
-Labels that were wrong before count as right, so precision is a lower bound. `--student` names a student that is trained for
-each fold, in `--runs`. Prints a Markdown table; `found` are the rows called likely wrong, `first` as many of them as were planted.
+In each dataset, a share of the labels, drawn at random from all splits, is replaced by another class, through a file of
+corrections. Labels that were wrong before count as right, so precision is a lower bound. `--student` names a student that is
+trained for each fold, in `--runs`. Prints a Markdown table: `found` are the rows that are likely wrong, `the first` as many of
+them as were planted.
 """
 
 from __future__ import annotations

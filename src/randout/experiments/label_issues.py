@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from randout.baselines import SVM, Labelled
+from randout.baselines import BAGS, Labelled
 from randout.core.config import Config, TrainTable
 from randout.core.errors import UserError
 from randout.data.dataset import Dataset, load
@@ -31,6 +31,7 @@ from randout.storage.run_folder import RunFolder
 from .run.options import Options
 
 BAG_OF_WORDS = "bag of words"
+EXAMINER = "mnb-tfidf"  # of the bags of words the one that ranked planted wrong labels best (docs/log.md)
 FOLDS, LEAST_FOLDS = 5, 2
 MOST_PAIRS = 10  # pairs of classes that are listed
 
@@ -63,7 +64,7 @@ def find_label_issues(config: Config, folds: int, options: Options) -> LabelIssu
 
 
 def _by_bag_of_words(dataset: Dataset, folds: int, options: Options) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows (n,) that belong to a fold, and their out-of-fold logits (n, C) by a linear model on tf-idf."""
+    """Return the rows (n,) that belong to a fold, and their out-of-fold logits (n, C) by `EXAMINER`."""
     labelled = np.flatnonzero(dataset.labels >= 0)
     names = dict(enumerate(dataset.names))
     try:
@@ -75,7 +76,7 @@ def _by_bag_of_words(dataset: Dataset, folds: int, options: Options) -> tuple[np
         for each in range(folds):
             learned, held = labelled[fold != each], fold == each
             rows = Labelled([dataset.texts[row] for row in learned], dataset.labels[learned])
-            fitted = SVM().fit(rows, rows, names, TrainTable(seed=0), lambda done: None)
+            fitted = BAGS[EXAMINER]().fit(rows, rows, names, TrainTable(seed=0), lambda done: None)
             logits[held] = fitted.logits([dataset.texts[row] for row in labelled[held]])
             advance(1, "")
     return labelled[fold >= 0], logits[fold >= 0]
