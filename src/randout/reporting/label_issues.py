@@ -110,8 +110,8 @@ def _listed(found: LabelIssues) -> Section:
 
 def _table(name: str, title: str, issues: list[LabelIssue]) -> Table:
     columns: tuple[Column, ...] = (Column("row"), Column("split"), Column("copies", "count"))
-    columns += (Column("label"), Column("its probability", "percent"), Column("suggested label"))
-    columns += (Column("its probability ", "percent"), Column("text"))
+    columns += (Column("label"), Column("label's probability %", "percent"), Column("suggested label"))
+    columns += (Column("suggestion's probability %", "percent"), Column("text"))
     rows = []
     for one in issues[:LISTED]:
         shares = one.probabilities or {}
