@@ -77,6 +77,6 @@ def label_issues(
         if path.name in ("report.html", "report.md"):
             print(f"report  {path}")
             break
-    print(
-        f"next    fill in corrected_label, then: randout train {shell_path(data)} --corrections {shell_path(out / FILE)}"
-    )
+    if found.issues:
+        todo = f"randout train {shell_path(data)} --corrections {shell_path(out / FILE)}"
+        print(f"next    fill in corrected_label, then: {todo}")
