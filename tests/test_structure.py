@@ -19,7 +19,7 @@ LAYERS = [  # packages, lowest first: a package imports from the packages of ear
     {"core"},
     {"data", "stats", "paper"},
     {"storage"},
-    {"models.kernels"},
+    {"models.kernels", "trackers"},
     {"models", "reporting"},
     {"methods"},
     {"training", "baselines"},

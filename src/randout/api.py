@@ -16,6 +16,7 @@ from randout import reporting
 from randout.core import config
 from randout.core.console import Show
 from randout.core.errors import UserError
+from randout.core.label_sets import names_of
 from randout.core.launch import launched
 from randout.core.terminal import is_text
 from randout.core.wording import plural, type_words, verb
@@ -28,7 +29,9 @@ from randout.experiments.run.run_request import Request
 from randout.experiments.run.saved_model import LoadedClassifier, load_on_device
 from randout.methods.builtin import METHODS
 from randout.stats.diagnostics import messages
+from randout.stats.label_set_scores import sigmoid
 from randout.storage.run_names import checked_name
+from randout.trackers.report_to import trackers_of
 
 if TYPE_CHECKING:
     from randout.experiments.annotation import Annotation
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from randout.experiments.run.export import Export
     from randout.experiments.run.pipeline import Result
     from randout.experiments.run.plan import Plan
+    from randout.experiments.run.push import Pushed
     from randout.stats.abstention import Threshold
     from randout.storage.label_issues import LabelIssues
     from randout.training.processes import Processes
@@ -56,6 +60,7 @@ def train(
     out: str | Path | None = None,
     runs: str | Path = "runs",
     time_limit: float | None = None,
+    report_to: str | Sequence[str] | None = None,
     quiet: bool = True,
 ) -> Result:
     """Fine-tune a student on a labelled table, with a teacher's soft labels and noise, as `randout train` does.
@@ -66,8 +71,8 @@ def train(
     that encoder or a bag-of-words baseline, chosen on validation. teacher: a run, a classifier, an encoder, or a file of
     soft labels; "none": no distillation. settings: by the keys of `--set`
     (`{"learning_rate": 2e-5, "methods.kd.weight": 0.4, "data.group_column": "author"}`). name: of the run, in tables and
-    reports. time_limit: in seconds. Repeating the call returns the finished run or resumes it. Raises UserError, Failure,
-    and Stopped at the time limit.
+    reports. time_limit: in seconds. report_to: experiment trackers, as "tensorboard,mlflow". Repeating the call returns the
+    finished run or resumes it. Raises UserError, Failure, and Stopped at the time limit.
     """
     from randout.experiments.run import pipeline, planning  # imports PyTorch, which `load` of an export does without
 
@@ -75,7 +80,7 @@ def train(
     if not isinstance(name, str | None):
         raise UserError(f"train: name: found {name!r:.80}, {type_words(name)}; expected a string")
     called = "" if name is None else checked_name(name)
-    options = replace(_options(out, runs, time_limit, quiet), name=called)
+    options = replace(_options(out, runs, time_limit, quiet, report_to=report_to), name=called)
 
     def make_plan() -> Plan:
         with _source(data, Path(runs)) as source:
@@ -108,11 +113,18 @@ class Predictor:
         """The label of each column of `predict_proba`."""
         return dict(self.saved.id2label)
 
-    def predict(self, texts: Iterable[str], *, abstain: str | float = "") -> list[str | None]:
+    @property
+    def thresholds(self) -> dict[str, float] | None:
+        """The probability above which each label is predicted, of a model of label sets; None for one label per text."""
+        limits = self.saved.thresholds
+        return None if limits is None else dict(zip(self.saved.id2label.values(), limits, strict=True))
+
+    def predict(self, texts: Iterable[str], *, abstain: str | float = "") -> list[Any]:
         """Return the label of each text; None, with a Python warning, for an empty or white-space text.
 
         abstain: a text of which the model is not sure enough gets None too: "accuracy=0.95", "coverage=0.9" (a threshold
-        chosen on validation rows, see `threshold`), or a confidence. Raises UserError as `predict_proba` and `threshold` do.
+        chosen on validation rows, see `threshold`), or a confidence. A model of label sets (multi-label) gives a list of
+        labels for each text, which may be empty. Raises UserError as `predict_proba` and `threshold` do.
         """
         abstainer = self._abstainer(abstain) if abstain else None
         return _labels(self.saved, self._logits(texts, None, "model.predict"), abstainer)
@@ -139,7 +151,7 @@ class Predictor:
         An empty or white-space text gets NaN, with a Python warning. Raises UserError for anything but a list of strings,
         also for a single string.
         """
-        return _probabilities(self._logits(texts, show, "model.predict_proba"))
+        return _probabilities(self.saved, self._logits(texts, show, "model.predict_proba"))
 
     def _logits(self, texts: Iterable[str], show: Show | None, call: str) -> np.ndarray:
         found = _checked_texts(texts, call)
@@ -153,18 +165,26 @@ class Predictor:
         return logits
 
 
-def _probabilities(logits: np.ndarray) -> np.ndarray:
-    """Return the softmax (n, C) of each row of logits."""
+def _probabilities(saved: LoadedClassifier, logits: np.ndarray) -> np.ndarray:
+    """Return the probabilities (n, C) of each row of logits; of label sets, those of each label by itself."""
+    if saved.thresholds is not None:
+        return sigmoid(logits).astype(np.float32)
     shifted = np.exp(logits - logits.max(1, keepdims=True))
     found: np.ndarray = shifted / shifted.sum(1, keepdims=True)
     return found
 
 
-def _labels(saved: LoadedClassifier, logits: np.ndarray, abstain: Abstainer | None = None) -> list[str | None]:
-    """Return the label of each row of logits (n, C); None for rows of NaN, and for those that `abstain` leaves out."""
+def _labels(saved: LoadedClassifier, logits: np.ndarray, abstain: Abstainer | None = None) -> list[Any]:
+    """Return the label, or label set, of each row of logits (n, C); None for rows of NaN, and for those that `abstain`
+    leaves out.
+    """
     kept = ~np.isnan(logits[:, 0])
     if abstain is not None:
+        abstain.check_model(saved.thresholds)
         kept &= abstain.accepts(abstain.confidences(logits))
+    if saved.thresholds is not None:
+        sets = names_of(_probabilities(saved, logits) > np.asarray(saved.thresholds), list(saved.id2label.values()))
+        return [labels if there else None for there, labels in zip(kept.tolist(), sets, strict=True)]
     best = logits.argmax(1).tolist()
     return [saved.id2label[label] if there else None for there, label in zip(kept.tolist(), best, strict=True)]
 
@@ -195,8 +215,8 @@ def predict(
     abstain: str | float = "",
     device: str = "auto",
     show: Show | None = None,
-) -> tuple[list[str | None], np.ndarray]:
-    """Predict labels (n) and probabilities (n, C; columns by id2label) of `texts`.
+) -> tuple[list[Any], np.ndarray]:
+    """Predict labels (n), or label sets as lists, and probabilities (n, C; columns by id2label) of `texts`.
 
     model: a run, a model folder, or a `Predictor`. abstain: as for `Predictor.predict`. An empty text gets None and NaN.
     Computed in float32, without padding if the encoder supports it; texts are truncated as in training. Raises UserError,
@@ -206,7 +226,7 @@ def predict(
     loaded = model if isinstance(model, Predictor) else load(model, device=device)
     abstainer = loaded._abstainer(abstain) if abstain else None
     logits = loaded._logits(texts, show, "randout.predict")
-    return _labels(loaded.saved, logits, abstainer), _probabilities(logits)
+    return _labels(loaded.saved, logits, abstainer), _probabilities(loaded.saved, logits)
 
 
 def export(run: PathLike, out: PathLike, *, forms: Sequence[str] = (), quiet: bool = True) -> Export:
@@ -218,6 +238,30 @@ def export(run: PathLike, out: PathLike, *, forms: Sequence[str] = (), quiet: bo
     from randout.experiments.run.export import export_run
 
     return export_run(Path(run), Path(out), _checked_names("forms", forms) or (), Show(quiet))
+
+
+def push(
+    run: PathLike,
+    repository: str,
+    *,
+    private: bool = False,
+    revision: str = "",
+    create_pr: bool = False,
+    export: Sequence[str] = (),
+    license: str = "",
+    quiet: bool = True,
+) -> Pushed:
+    """Upload a finished run's model to the Hugging Face Hub as `repository` (USER/NAME), as `randout push` does, download it
+    again, and compare files and predictions.
+
+    private: for a new repository. revision: a branch, created if missing; empty: main. create_pr: propose the change in a
+    pull request. export: forms to add, float32 and int8, or arrays for a bag of words. license: for the model card. The
+    token is that of `hf auth login` or HF_TOKEN. Raises UserError and Failure.
+    """
+    from randout.experiments.run.push import Push, push_run
+
+    forms = tuple(_checked_names("export", export, "push") or ())
+    return push_run(Push(Path(run), repository, private, revision, create_pr, forms, license), Show(quiet))
 
 
 def annotate(
@@ -398,6 +442,7 @@ def search(
     job_threads: int | None = None,
     cluster: str | None = None,
     job_gpus: float | None = None,
+    report_to: str | Sequence[str] | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Search settings on validation, as `randout search` does; return the study's record with its trials and the best one.
@@ -414,7 +459,7 @@ def search(
     with _source(data, Path(runs)) as source:
         request = _request(_tables(source, student, teacher), preset, recipe, settings)
         request.config(but=("search",))
-    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus)
+    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus, report_to)
     return study_requests.search(request, table, Path(out) if out else None, options).record.as_json()
 
 
@@ -444,6 +489,7 @@ def compare(
     job_threads: int | None = None,
     cluster: str | None = None,
     job_gpus: float | None = None,
+    report_to: str | Sequence[str] | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Compare recipes over seeds, or finished runs, as `randout compare` does; return the study's record.
@@ -473,7 +519,7 @@ def compare(
         return study_requests.finished(named, asked, out=out).as_json()
     with _source(named[0] if named else what, Path(runs)) as source:
         study = study_requests.comparison(source, asked, Path(out) if out else None)
-    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus)
+    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus, report_to)
     return study_requests.execute(study, Path(out) if out else None, options).record.as_json()
 
 
@@ -503,6 +549,7 @@ def cross_validate(
     job_threads: int | None = None,
     cluster: str | None = None,
     job_gpus: float | None = None,
+    report_to: str | Sequence[str] | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Cross-validate recipes with grouped folds and one teacher per fold, as `randout cv` does; return the study's record.
@@ -527,7 +574,7 @@ def cross_validate(
     )
     with _source(data, Path(runs)) as source:
         study = study_requests.cross_validation(source, asked, Path(out) if out else None)
-    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus)
+    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus, report_to)
     return study_requests.execute(study, Path(out) if out else None, options).record.as_json()
 
 
@@ -556,6 +603,7 @@ def shrink(
     job_threads: int | None = None,
     cluster: str | None = None,
     job_gpus: float | None = None,
+    report_to: str | Sequence[str] | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Find the smallest model that is not worse than a teacher, as `randout shrink` does; return the study's record.
@@ -582,7 +630,7 @@ def shrink(
     with _source(data, Path(runs)) as source:
         request = _request(_tables(source, names[0] if names else None, teacher), preset, recipe, settings)
         request.config()
-    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus)
+    options = _options(None, runs, time_limit, quiet, jobs, job_threads, cluster, job_gpus, report_to)
     where = Path(out) if out else None
     return study_requests.shrink(request, given, where, options, measure_again).record.as_json()
 
@@ -661,11 +709,13 @@ def _options(
     threads: int | None = None,
     cluster: str | None = None,
     gpus: float | None = None,
+    report_to: str | Sequence[str] | None = None,
 ) -> Options:
     check_processes(jobs, threads, cluster, gpus)
     deadline = time.monotonic() + time_limit if time_limit else None
     where = Path(out) if out else None
     more: dict[str, Any] = {"jobs": jobs, "threads": threads, "cluster": cluster or "", "gpus": gpus}
+    more |= {"report_to": trackers_of(report_to, "report_to")}
     return Options(runs=Path(runs), out=where, deadline=deadline, show=Show(quiet), **more)
 
 

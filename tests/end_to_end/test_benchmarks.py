@@ -150,6 +150,12 @@ def test_where_smoke(smoke: Callable[..., Any]) -> None:
     assert any("torch.addmm" in row["function"] for row in found["rows"])
 
 
+def test_trackers_smoke(smoke: Callable[..., Any]) -> None:
+    found = smoke("trackers")
+    assert found["ratio"] > 0
+    assert found["steps_per_point"] == 1
+
+
 @pytest.mark.slow
 def test_methods_smoke(smoke: Callable[..., Any]) -> None:
     found = smoke("methods")

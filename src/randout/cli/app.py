@@ -20,7 +20,21 @@ from randout.core.files import shell_path
 from randout.core.wording import plural
 from randout.experiments.run.options import Stopped
 
-from . import annotate, export, label_issues, methods, report, reproduce, search, shards, shrink, studies, tools, train
+from . import (
+    annotate,
+    export,
+    label_issues,
+    methods,
+    push,
+    report,
+    reproduce,
+    search,
+    shards,
+    shrink,
+    studies,
+    tools,
+    train,
+)
 from .tools import (
     Abstain,
     AsJson,
@@ -76,6 +90,7 @@ app.add_typer(shrink.app)
 app.add_typer(tools.app)
 app.add_typer(report.app)
 app.add_typer(export.app)
+app.add_typer(push.app)
 app.add_typer(annotate.app)
 app.add_typer(shards.app)
 app.add_typer(label_issues.app)
@@ -166,7 +181,7 @@ def _opened(
     """
     from randout.data.dataset import open_evaluation
     from randout.data.table_writing import check_output
-    from randout.experiments.run.saved_model import trained_columns
+    from randout.experiments.run.saved_model import trained_columns, trained_sets
     from randout.models.sources import check_there
 
     if Path(model).is_file() and Path(file).is_dir():
@@ -176,7 +191,8 @@ def _opened(
     if out is not None:
         check_output(out)
     check_there(model)
-    return open_evaluation(file, text_column, label_column, trained_columns(model), encoding or "auto")
+    sets = trained_sets(model)
+    return open_evaluation(file, text_column, label_column, trained_columns(model), encoding or "auto", sets)
 
 
 @app.command()

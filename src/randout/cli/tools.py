@@ -41,6 +41,10 @@ app.add_typer(runs_app, name="runs", short_help="List, show and remove runs.")
 
 SHORTENED = (0, 2, 6)  # columns of `randout runs` that may be shortened: name, methods, folder
 RunsFolder = Annotated[Path, typer.Option("--runs", help="folder of runs")]
+ReportToOption = Annotated[
+    str | None,
+    typer.Option("--report-to", metavar="TRACKERS", help="tensorboard, mlflow, wandb, ..., comma-separated; all; none"),
+]
 OwnRuns = Annotated[Path | None, typer.Option("--runs", help="folder of runs")]
 ListedRun = Annotated[Path, typer.Argument(help="a run folder, or a name listed by `randout runs`")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]

@@ -94,6 +94,15 @@ class DataTable(Table):
     )
     train_fold: int = _setting(0, "fold of the training rows that is left out, counted from 1")
     labels: tuple[str, ...] = _setting((), "order of the labels; empty: sorted")
+    multi_label: bool = _setting(
+        False, "a text may have several labels or none: the label column holds lists, or labels joined by a separator"
+    )
+    label_separator: Name = _setting(
+        "", 'separator of the labels of a row, such as ";" (sets multi_label); empty: found in the column'
+    )
+    label_columns: tuple[Name, ...] = _setting(
+        (), "columns with 0 or 1 (or false, true), one for each label (sets multi_label); empty: one label column"
+    )
     encoding: Name = _setting("auto", 'encoding of text files, such as latin1 or utf-16; "auto": UTF-8')
 
 
@@ -201,8 +210,10 @@ class TrainTable(Table):
     adam_beta2: float = _setting(0.999, "beta2 of AdamW", ge=0, lt=1)
     adam_epsilon: float = _setting(1e-8, "epsilon of AdamW", gt=0)
     max_grad_norm: float = _setting(1.0, "clip gradients to this norm; 0: no clipping", ge=0)
-    metric: Literal["accuracy", "macro_f1", "balanced_accuracy", "log_loss"] = _setting(
-        "accuracy", "validation metric used for model selection"
+    metric: Literal["accuracy", "macro_f1", "balanced_accuracy", "log_loss", "micro_f1", "sample_f1"] = _setting(
+        "accuracy",
+        "validation metric used for model selection; micro_f1 and sample_f1 need multi-label data, where accuracy stands for "
+        "sample_f1",
     )
     patience: int = _setting(5, "stop after this many validations without improvement; 0: never", ge=0)
     validate_every: AutoInt = _setting(0, "epochs between validations; auto: about ten validations in all")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from . import columns as cols
 from . import labels as classes
 from . import named_datasets, toml_source
 from .archives import SUFFIXES, content_name
+from .multi_label import SetReading, Sets, check_sets, matched_sets, read_sets
 from .named_datasets import ReadingOptions, ResolvedSource
 from .tables import AUTO, TABLE_SUFFIXES, Table, codec_of, read_table
 
@@ -46,6 +47,7 @@ class Columns:
     group: str | None
     named_text: str | None
     named_label: str | None
+    sets: SetReading | None = None  # how several labels of a row are written; None: one label per row
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Part:
     texts: list[str]
     labels: list[str]  # empty for unlabelled rows
     groups: list[str | None]  # None: the row is its own group
+    sets: Sets | None = None  # the labels of each row of multi-label data, in place of `labels`
 
     @property
     def row_ids(self) -> list[str]:
@@ -161,8 +164,25 @@ def _hub_parts(spec: str, files: Mapping[str, Any], notes: list[str]) -> dict[st
     return {"main": roles.pop("main"), **roles}
 
 
-def choose_columns(opened: Opened, text: str | None, label: str | None, group: str | None, notes: list[str]) -> Columns:
+def choose_columns(
+    opened: Opened,
+    text: str | None,
+    label: str | None,
+    group: str | None,
+    notes: list[str],
+    sets: SetReading | None = None,
+) -> Columns:
     """Choose the columns of the main table: as named by the user or the dataset, else by names or content, with a note."""
+    if sets is not None and sets.columns:
+        for name in sets.columns:
+            cols.named_column(opened.tables["main"], name, "--label-columns")
+        label = sets.columns[0]
+    return replace(_choose_columns(opened, text, label, group, notes), sets=sets)
+
+
+def _choose_columns(
+    opened: Opened, text: str | None, label: str | None, group: str | None, notes: list[str]
+) -> Columns:
     table, known = opened.tables["main"], opened.reading
     use_text, use_label = text or known.text_column, label or known.label_column
     group = group or known.group_column
@@ -211,8 +231,11 @@ def _named_columns(table: Table, text: str | None, label: str | None) -> tuple[s
     return cols.choose_text(table, text, found), found
 
 
-def label_names(opened: Opened, label: str, given: Labels | None) -> Labels | None:
-    """Return the classes as given, as defined by the dataset, or as declared by the Hub; None: those found, sorted."""
+def label_names(opened: Opened, label: str, given: Labels | None, sets: bool = False) -> Labels | None:
+    """Return the classes as given, as defined by the dataset, or as declared by the Hub; None: those found, sorted.
+
+    sets: whether a row may have several labels.
+    """
     known = opened.reading.labels
     if given is not None and isinstance(known, Mapping) and not isinstance(given, Mapping):
         values = {name: value for value, name in known.items()}
@@ -220,7 +243,7 @@ def label_names(opened: Opened, label: str, given: Labels | None) -> Labels | No
     if given is not None or known is not None:
         return given if given is not None else known
     main = opened.tables["main"]
-    if label not in main.categories:
+    if sets or label not in main.categories:
         return None
     present = set(classes.labels_of(main, label))
     return [name for name in main.categories[label] if name in present]
@@ -251,6 +274,10 @@ def read_part(
         notes.append(f"{table.name}: labels from column {label!r}")
     table = cols.rows_with_text(table, text)[0] if evaluated else cols.training_rows(table, text, notes)
     texts = table.columns[text]
+    groups = _groups_of(table, columns.group, notes)
+    if columns.sets is not None:
+        sets = _read_sets(table, label, columns.sets, labels, notes, found_in_main, strict)
+        return Part(role, table, opened.prefixes[role], texts, [], groups, sets)
     known_labels = [*labels, *labels.values()] if isinstance(labels, Mapping) else labels
     found = classes.labels_of(table, label, known_labels or found_in_main or None, notes)
     if labels is not None:
@@ -259,16 +286,39 @@ def read_part(
         found = classes.matched(table, label, found, found_in_main, notes, strict=False)
     else:
         classes.check_classes(table, label, found, notes)
+    return Part(role, table, opened.prefixes[role], texts, found, groups)
+
+
+def _groups_of(table: Table, column: str | None, notes: list[str]) -> list[str | None]:
     groups: list[str | None] = [None] * len(table)
-    if columns.group:
-        values = table.columns.get(columns.group, groups)
+    if column:
+        values = table.columns.get(column, groups)
         groups = [None if cols.is_missing(value) else str(value) for value in values]
         if lacking := groups.count(None):
             notes.append(
-                f"{table.name}: {plural(lacking, 'row')} {verb(lacking, 'has', 'have')} no {columns.group!r}; "
+                f"{table.name}: {plural(lacking, 'row')} {verb(lacking, 'has', 'have')} no {column!r}; "
                 "each of them is its own group"
             )
-    return Part(role, table, opened.prefixes[role], texts, found, groups)
+    return groups
+
+
+def _read_sets(
+    table: Table,
+    column: str,
+    reading: SetReading,
+    labels: Labels | None,
+    notes: list[str],
+    found_in_main: Collection[str],
+    strict: bool,
+) -> Sets:
+    """Return the label sets of a table; arguments as for `read_part`."""
+    found = read_sets(table, column, reading, notes)
+    if labels is not None:
+        return matched_sets(table, column, found, labels, notes, strict)
+    if found_in_main:
+        return matched_sets(table, column, found, found_in_main, notes, strict=False)
+    check_sets(table, column, found, notes)
+    return found
 
 
 def read_unlabeled(opened: Opened, columns: Columns, notes: list[str]) -> Part:

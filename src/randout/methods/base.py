@@ -23,6 +23,8 @@ from randout.core.lazy import torch
 from randout.core.rng import random_key
 from randout.models.outputs import LOGITS_ONLY, Output, Want
 
+from .target_losses import ONE_LABEL, Target
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -39,10 +41,10 @@ class Batch:
     micro-batches add up to that of the whole batch.
 
     rows: (b,) positions in the dataset. ids: the token ids of each text, special tokens included, shortest first.
-    labels: (b,) class index, -1 for none. teacher: (b, C) stored logits of the teacher, or None; others: those of each
-    further teacher. step_labels: (B,) labels of all B texts of the step. first: position of this micro-batch's first text
-    in the step. longest: number of tokens of the step's longest text. partial: whether a teacher lacks soft labels for
-    some of the texts; its logits are NaN there.
+    labels: (b,) class index or number of a label set, -1 for none (`Context.target`). teacher: (b, C) stored logits of the
+    teacher, or None; others: those of each further teacher. step_labels: (B,) labels of all B texts of the step. first:
+    position of this micro-batch's first text in the step. longest: number of tokens of the step's longest text. partial:
+    whether a teacher lacks soft labels for some of the texts; its logits are NaN there.
     """
 
     rows: Tensor
@@ -169,7 +171,8 @@ class Context:
     hook_points: the hook points of the model, where its embeddings, hidden states and attention can be read or changed. prefix,
     suffix: number of special tokens that the student's tokenizer puts at either end of a text. fresh: names of the
     student's parameters that are not pretrained, if known. teachers: number of teachers whose stored logits come with each
-    batch. teacher: one that runs alongside the student. tokenizer: the student's, None in an external training loop.
+    batch. teacher: one that runs alongside the student. tokenizer: the student's, None in an external training loop. target:
+    what labels are, classes or label sets, and the losses on them.
     """
 
     model: nn.Module
@@ -183,6 +186,7 @@ class Context:
     teachers: int = 0
     teacher: LiveTeacher | None = None
     tokenizer: Any = None
+    target: Target = ONE_LABEL
 
     @staticmethod
     def of(
@@ -192,10 +196,12 @@ class Context:
         class_weights: Tensor | None = None,
         teachers: int = 0,
         teacher: LiveTeacher | None = None,
+        target: Target = ONE_LABEL,
     ) -> Context:
         """Make the context of a training of `encoder`. class_weights: (C,), on the encoder's device."""
         made = encoder.model, encoder.hook_points, seed, num_labels, class_weights
-        return Context(*made, encoder.prefix, encoder.suffix, encoder.fresh, teachers, teacher, encoder.tokenizer)
+        own = encoder.prefix, encoder.suffix, encoder.fresh
+        return Context(*made, *own, teachers, teacher, encoder.tokenizer, target)
 
     @property
     def live_teacher(self) -> LiveTeacher:
@@ -339,7 +345,9 @@ class Method(BaseModel):
     whether its equations need all texts of a step, so that a step cannot be split into micro-batches. variants: further
     uses, by name, with their settings; each is compared as a method of its own. space: settings that a comparison may
     tune, with their values. spaces: the same for variants that differ. trained_with: methods that are trained together
-    with it in a comparison.
+    with it in a comparison. label_sets: whether its losses hold for multi-label data, that is, whether it reads targets and
+    logits only through `step.gold_loss` and `step.context.target`; a method without losses and gradients of its own always
+    does. no_label_sets: why not, for messages.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -358,6 +366,8 @@ class Method(BaseModel):
     space: ClassVar[Mapping[str, Sequence[Any]]] = {}
     spaces: ClassVar[Mapping[str, Mapping[str, Sequence[Any]]]] = {}
     trained_with: ClassVar[tuple[str, ...]] = (GOLD_LOSS,)
+    label_sets: ClassVar[bool] = False
+    no_label_sets: ClassVar[str] = ""
 
     def __init__(self, *values: Any, **settings: Any) -> None:
         """Make a method from settings given by name. Raises UserError naming a wrong setting and the closest known one."""
@@ -451,6 +461,11 @@ def overrides(method: Method | type[Method], hook: str) -> bool:
     """Whether a method overrides a hook."""
     kind = method if isinstance(method, type) else type(method)
     return getattr(kind, hook) is not getattr(Method, hook)
+
+
+def takes_label_sets(method: Method) -> bool:
+    """Whether a method can be trained on multi-label data."""
+    return method.label_sets or not any(overrides(method, hook) for hook in ("loss", "gradient"))
 
 
 def owns_gold(method: Method) -> bool:

@@ -36,6 +36,7 @@ class Contrastive(Method):
     source = "SetFit (2209.11055); supervised contrastive learning (2004.11362)"
     kind = "gold"
     losses = ("contrastive",)
+    no_label_sets = "its positive pairs are texts of the same class, and label sets can overlap in part"
     needs_full_batch = True
     variants = {"supervised-contrastive": {"form": "supervised", "weight": 0.3}}  # noqa: RUF012
     space = {"weight": (1.0, 4.0)}  # noqa: RUF012

@@ -9,7 +9,6 @@ from pydantic import Field
 from randout.models.outputs import Output
 
 from .base import Batch, Forward, Method, State, Step
-from .functional import kl_divergence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +21,9 @@ class KnowledgeDistillation(Method):
     step (like eq. 2), "sum" takes eq. 5 literally, "mean" divides by texts and classes. `t_squared` multiplies by t^2
     (Hinton et al. 2015; not in eq. 4-6). Texts without a label count like all others;
     texts without a soft label add nothing to the sum.
+
+    Multi-label data: the sum over labels of the Bernoulli KL(sigmoid(z_t / t) || sigmoid(z_s / t)) in place of the KL over
+    classes, so that it stays the divergence of the distributions over whole label sets.
     """
 
     name = "kd"
@@ -31,6 +33,7 @@ class KnowledgeDistillation(Method):
     kind = "distillation"
     cost = "1x"
     losses = ("kd",)
+    label_sets = True
     space = {"weight": (0.2, 0.4, 0.6, 0.8), "temperature": (1.0, 2.0, 3.0)}  # noqa: RUF012
 
     weight: Annotated[float, Field(ge=0, description="lambda of eq. 6 (paper: 0.2 to 0.8)")] = 0.8
@@ -41,7 +44,7 @@ class KnowledgeDistillation(Method):
     t_squared: Annotated[bool, Field(description="multiply by t^2 (Hinton)")] = False
 
     def loss(self, step: Step, state: State, output: Output, batch: Batch, forward: Forward) -> dict[str, Tensor]:
-        divergence = kl_divergence(*batch.taught(output.logits), self.temperature)
+        divergence = step.context.target.divergence(*batch.taught(output.logits), self.temperature)
         texts, classes = batch.step_labels.numel(), output.logits.shape[1]
         divisor = {"batchmean": texts, "sum": 1, "mean": texts * classes}[self.reduction]
         scale = self.weight * (self.temperature**2 if self.t_squared else 1.0)

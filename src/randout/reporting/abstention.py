@@ -55,6 +55,8 @@ def abstention(subject: Subject) -> Section | None:
 
 
 def _record(arm: Arm) -> Abstention | None:
-    """What the validation rows of an arm's first model say; None without predictions of them."""
+    """What the validation rows of an arm's first model say; None without predictions of them, or of label sets."""
     predictions = arm.models[0].predictions("validation") if arm.models else None
-    return abstention_of(predictions) if predictions is not None and len(predictions.rows) else None
+    if predictions is None or not predictions.rows or predictions.thresholds is not None:
+        return None
+    return abstention_of(predictions)

@@ -12,11 +12,15 @@ FORMAT = 1
 
 
 class DataIdentity(Record):
-    """The labelled data. columns: the text and the label column. labels: the classes in the order of the logits."""
+    """The labelled data. columns: the text and the label column. labels: the classes in the order of the logits.
+
+    multi_label: whether a text may have several of them.
+    """
 
     sha256: str
     columns: dict[str, Any] = Field(default_factory=dict)
     labels: list[str]
+    multi_label: bool = False
 
 
 class StudentIdentity(Record):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ from randout.storage.run_folder import RunFolder
 
 from .saved_model import export_folder, model_folder, run_of
 
+NO_SETS = "not supported for a model of label sets (multi-label), which decides each label by a threshold of its own"
 PICTURE = "coverage-risk.png"  # in a run folder
 
 
@@ -31,6 +33,11 @@ class Abstainer:
 
     temperature: float
     threshold: Threshold
+
+    def check_model(self, thresholds: Sequence[float] | None) -> None:
+        """Raise UserError for a model of label sets. thresholds: of its labels; None for one label per text."""
+        if thresholds is not None:
+            raise UserError(f"abstain {self.threshold.target}: {NO_SETS}")
 
     def confidences(self, logits: np.ndarray) -> np.ndarray:
         """Return (n,) the calibrated probability of the predicted class, from logits (n, C)."""
@@ -72,7 +79,7 @@ def abstainer(name: str, asked: str | float, show: Show, where: str = "--abstain
     if record is None:
         if target.kind != "confidence":
             raise UserError(
-                f"{where} {target}: {name} has no validation rows, by which a threshold is chosen. Name the run that trained "
+                f"{where} {target}: {name} has no validation rows with one label each, by which a threshold is chosen. Name the run that trained "
                 "it, or a confidence: confidence=0.8"
             )
         show.warn(f"{name} has no validation rows, so its confidences are not calibrated")
@@ -89,7 +96,7 @@ def abstainer(name: str, asked: str | float, show: Show, where: str = "--abstain
 
 
 def find_abstention(name: str) -> Abstention | None:
-    """Return what the validation rows of a model say; None for a model without them.
+    """Return what the validation rows of a model say; None for a model without them, or of label sets.
 
     A run of an earlier version has no such file: it is computed from the predictions of its validation rows.
     """
@@ -97,13 +104,20 @@ def find_abstention(name: str) -> Abstention | None:
     found = read_abstention(folder) if folder is not None else None
     run = run_of(name)
     if found is None and run is not None and run.finished and run.predictions("validation").exists():
-        found = abstention_of(read_predictions(run.predictions("validation"), run.labels))
+        predictions = read_predictions(run.predictions("validation"), run.labels)
+        found = None if predictions.thresholds is not None else abstention_of(predictions)
     return found
 
 
 def record_abstention(run: RunFolder) -> None:
-    """Write `abstention.json` into the model folder of a run whose validation split was scored, and draw its curve."""
-    record = abstention_of(read_predictions(run.predictions("validation"), run.labels))
+    """Write `abstention.json` into the model folder of a run whose validation split was scored, and draw its curve.
+
+    Not of a model of label sets, which does not abstain.
+    """
+    predictions = read_predictions(run.predictions("validation"), run.labels)
+    if predictions.thresholds is not None:
+        return
+    record = abstention_of(predictions)
     write_abstention(run.model, record)
     run_pictures.coverage_picture(record.points, run.path / PICTURE, f"{run.path.name}: validation")
 

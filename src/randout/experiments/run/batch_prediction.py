@@ -12,10 +12,12 @@ import numpy as np
 
 from randout.core.console import Show
 from randout.core.errors import UserError
+from randout.core.label_sets import JOINED, names_of
 from randout.core.wording import plural, verb
 from randout.data import archives, columns, dataset, streaming, table_writing, tables
 from randout.models import sources
-from randout.stats.metrics import log_probabilities
+from randout.stats.label_set_scores import set_probability
+from randout.stats.targets import predicted, probabilities
 
 from . import saved_model
 
@@ -42,6 +44,9 @@ class Labelled:
 
     probabilities: by class, in the model's order. guesses, confidences: only of a model that abstains, for every text that
     is not empty; the texts whose confidence is too low have no label and no score.
+
+    Of a model that predicts label sets, a label is a set joined by "; ", which may be empty, and the score is the
+    probability of the set with labels taken as independent. It does not abstain.
     """
 
     texts: Sequence[str]
@@ -87,11 +92,17 @@ def labelled(
     if not kept:
         return found
     logits = model.logits([texts[at] for at in kept], advance)
-    probabilities = np.exp(log_probabilities(logits))
-    best = probabilities.argmax(1)
-    for at, label, row in zip(kept, best.tolist(), probabilities.tolist(), strict=True):
-        found.labels[at], found.scores[at], found.probabilities[at] = model.id2label[label], row[label], row
+    likely, made = probabilities(logits, model.thresholds), predicted(logits, model.thresholds)
+    if model.thresholds is None:
+        scores = likely[np.arange(len(made)), made]
+        labels = [model.id2label[label] for label in made.tolist()]
+    else:
+        scores = set_probability(likely, made)
+        labels = [JOINED.join(one) for one in names_of(made, list(model.id2label.values()))]
+    for at, label, score, row in zip(kept, labels, scores.tolist(), likely.tolist(), strict=True):
+        found.labels[at], found.scores[at], found.probabilities[at] = label, score, row
     if abstain is not None:
+        abstain.check_model(model.thresholds)
         sure = abstain.confidences(logits)
         for at, confidence, accepted in zip(kept, sure.tolist(), abstain.accepts(sure).tolist(), strict=True):
             found.guesses[at], found.confidences[at] = found.labels[at], confidence

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from randout.core.errors import UserError
-from randout.models.folder_checks import EXPORT
+from randout.models.folder_checks import EXPORT, is_export
+from randout.models.sources import locate
 from randout.storage.run_folder import ABSTENTION, RunFolder, check_run
 
 if TYPE_CHECKING:
@@ -23,10 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoadedClassifier:
-    """A classifier loaded from disk. logits: computes those of texts, (n, C) float32, columns by `id2label`."""
+    """A classifier loaded from disk. logits: computes those of texts, (n, C) float32, columns by `id2label`.
+
+    thresholds: of the probabilities of its labels, if it predicts label sets (multi-label); None: one label per text.
+    """
 
     id2label: dict[int, str]
     logits: Callable[[Sequence[str], Progress], np.ndarray]
+    thresholds: tuple[float, ...] | None = None
 
     def row_logits(self, dataset: Dataset) -> RowLogits:
         """Return a function that computes logits for rows of a dataset."""
@@ -36,10 +41,11 @@ class LoadedClassifier:
 def load_classifier(name: str, device: str = "cpu", form: str = "", *, precision: str = "float32") -> LoadedClassifier:
     """Load the classifier of a run or a folder, or an export. Raises UserError if there is none.
 
-    Texts are truncated as in training. form: of an export; empty: its default. precision: in which an encoder or a decoder
-    computes, and a decoder holds its weights.
+    name: also of a model in a cache or on the hub. Texts are truncated as in training. form: of an export; empty: its
+    default. precision: in which an encoder or a decoder computes, and a decoder holds its weights.
     """
-    if exported := export_folder(name):
+    name = local_folder(name)
+    if exported := export_folder(name, form):
         return _load_export(exported, form)
     if form:
         raise UserError(f"--form {form}: {name} is not an export; only a folder written by randout export has forms")
@@ -47,9 +53,11 @@ def load_classifier(name: str, device: str = "cpu", form: str = "", *, precision
         from randout import baselines
 
         fitted = baselines.load(folder)
-        return LoadedClassifier(fitted.id2label, lambda texts, progress: fitted.logits(texts, progress, device))
+        own = fitted.thresholds
+        return LoadedClassifier(fitted.id2label, lambda texts, progress: fitted.logits(texts, progress, device), own)
     from randout.models import loading  # imports PyTorch
     from randout.models.inference import predict
+    from randout.models.label_thresholds import thresholds_of
     from randout.models.tokens import encode, truncate
 
     from .reload import truncation_of
@@ -63,7 +71,8 @@ def load_classifier(name: str, device: str = "cpu", form: str = "", *, precision
         tokens = truncate(rows, encoder.longest, truncation_of(source), encoder.suffix, encoder.prefix)
         return predict(encoder, tokens, np.arange(len(texts)), precision, progress)
 
-    return LoadedClassifier(dict(encoder.model.config.id2label), logits)
+    id2label = dict(encoder.model.config.id2label)
+    return LoadedClassifier(id2label, logits, thresholds_of(source.config, id2label, source.name))
 
 
 def load_on_device(name: str, device: str, command: str, form: str = "") -> LoadedClassifier:
@@ -71,7 +80,10 @@ def load_on_device(name: str, device: str, command: str, form: str = "") -> Load
 
     command: the command of the option, for the message.
     """
-    if export_folder(name):
+    if device != "auto" and not is_path(name):
+        device_of(device, command)  # a mistake in it is reported before a download
+    name = local_folder(name)
+    if export_folder(name, form):
         if device not in ("auto", "cpu"):
             raise UserError(f"{command}: --device {device}: an export runs on the CPU")
         return load_classifier(name, form=form)
@@ -106,7 +118,8 @@ def fingerprint(name: str, form: str = "") -> str:
     Raises UserError if there is no such classifier.
     """
     total = hashlib.sha256()
-    folder = export_folder(name) or baseline_folder(name)
+    name = local_folder(name)
+    folder = export_folder(name, form) or baseline_folder(name)
     if folder is not None:
         for path in sorted(folder.iterdir()):
             described = path.suffix in (".md", ".py", ".npz") or path.name == ABSTENTION  # and not what computes logits
@@ -122,6 +135,19 @@ def fingerprint(name: str, form: str = "") -> str:
     source = loading.find(name, decoders=True)
     total.update(f"{source.fingerprint()} {truncation_of(source)}".encode())
     return total.hexdigest()
+
+
+def local_folder(name: str) -> str:
+    """Return the path that a classifier's name is, or the folder of the model that it names in a cache or on the hub.
+
+    Such a model is downloaded if necessary. Raises UserError if there is none, and Failure if the hub cannot be reached.
+    """
+    return name if is_path(name) else str(locate(name).folder)
+
+
+def is_path(name: str) -> bool:
+    """Return whether a classifier's name is a path that exists."""
+    return Path(os.path.expanduser(name)).exists()
 
 
 def run_of(name: str) -> RunFolder | None:
@@ -140,7 +166,13 @@ def trained_columns(name: str) -> dict[str, str]:
         return _export_record(exported).get("columns", {})
     run = run_of(name)
     found = run.record.identity.data.columns if run is not None else {}
-    return {what: found[what] for what in ("text", "label") if found.get(what)}
+    return {what: found[what] for what in ("text", "label", "separator") if found.get(what)}
+
+
+def trained_sets(name: str) -> list[str] | None:
+    """Return the labels of a run that predicts label sets (multi-label), in order; None for any other classifier."""
+    run = run_of(name)
+    return run.labels if run is not None and run.record.identity.data.multi_label else None
 
 
 def check_own_split(path: Path, split: str) -> RunFolder:
@@ -176,10 +208,13 @@ def model_folder(name: str) -> Path | None:
     return next((folder for folder in (path / "model", path) if folder.is_dir()), None)
 
 
-def export_folder(name: str) -> Path | None:
-    """Return the folder if `randout export` wrote it; else None."""
+def export_folder(name: str, form: str = "") -> Path | None:
+    """Return the folder if `randout export` wrote it; else None.
+
+    form: if it names one, also for an export in the folder of its model, which is otherwise read as the model.
+    """
     path = Path(os.path.expanduser(name))
-    return path if (path / EXPORT).is_file() else None
+    return path if is_export(path) or (form and (path / EXPORT).is_file()) else None
 
 
 def _export_record(folder: Path) -> dict[str, Any]:

@@ -18,17 +18,20 @@ from randout.core.wording import plural
 from randout.data.dataset import Dataset
 from randout.methods.base import Context, LiveTeacher, Method
 from randout.methods.compatibility import learned_rows
+from randout.methods.target_losses import ONE_LABEL, LabelSetTarget, Target
 from randout.models import loading
 from randout.models.encoder import Encoder
 from randout.models.inference import predict
 from randout.models.sources import Source
 from randout.models.tokens import Tokens, encode, truncate
-from randout.stats.metrics import score
+from randout.stats.targets import score
 from randout.storage.run_folder import RunFolder
 from randout.training import checkpoint
 from randout.training.loop import begin, fit, flush, step
 from randout.training.state import TrainingData, TrainingState
 
+from . import thresholds
+from .loss_curves import LossCurves
 from .options import Options as Options
 from .options import Paused as Paused
 from .options import Stopped as Stopped
@@ -69,11 +72,25 @@ def student_of(plan: Plan, teacher: LiveTeacher | None = None) -> tuple[Encoder,
     encoder = plan.student.load(plan)
     encoder.model.to(config.train.device)
     weights, labels = class_weights(plan.dataset).to(config.train.device), len(plan.dataset.id2label)
-    return encoder, Context.of(encoder, config.train.seed, labels, weights, len(plan.teachers), teacher)
+    target = target_of(plan.dataset, config.train.device)
+    return encoder, Context.of(encoder, config.train.seed, labels, weights, len(plan.teachers), teacher, target)
+
+
+def target_of(dataset: Dataset, device: str) -> Target:
+    """Return what the labels of a dataset mean to the losses of methods."""
+    if dataset.sets is None:
+        return ONE_LABEL
+    return LabelSetTarget(torch.from_numpy(dataset.sets.members[:, : len(dataset.id2label)]).to(device))
 
 
 def class_weights(dataset: Dataset) -> torch.Tensor:
-    """Return the class weights n / (C * n_c) over the training split, (C,)."""
+    """Return the class weights n / (C * n_c) over the training split, (C,).
+
+    Of multi-label data: (n - n_c) / n_c, the weight of the rows that have a label, which equals those that lack it.
+    """
+    if dataset.sets is not None:
+        rows = dataset.truth(dataset.split["train"])[:, : len(dataset.id2label)]
+        return torch.tensor((~rows).sum(0) / np.maximum(rows.sum(0), 1), dtype=torch.float32)
     labels = dataset.labels[dataset.split["train"]]
     counts = np.bincount(labels[labels >= 0], minlength=len(dataset.id2label))
     return torch.tensor(counts.sum() / (len(counts) * np.maximum(counts, 1)), dtype=torch.float32)
@@ -105,7 +122,7 @@ def train_student(
         begin_together(plan, training, data, options.processes)
     validate = partial(validation_metrics, plan, training)
     texts = len(data.labelled) + len(data.unlabelled)
-    position = training.position
+    position, curves = training.position, LossCurves(training, data, options.tracked)
     done = position.epoch * texts + position.batch * train.batch_size
     what = f"{plan.student.label} ({'+'.join(method.name for method in plan.methods)})"
     saved = time.monotonic()
@@ -115,6 +132,7 @@ def train_student(
     with stop_on_signal() as stop, show.bar(what, texts * train.epochs, min(done, texts * train.epochs)) as bar:
         for event in fit(training, data, validate):
             bar(event.texts, "")
+            curves.take(event)
             why = stop.why or ("the time limit" if options.deadline and time.monotonic() > options.deadline else "")
             due = time.monotonic() - saved > 60 * train.save_minutes
             why, due = agreed(training.processes, why, due)
@@ -174,7 +192,8 @@ def validation_metrics(plan: Plan, training: TrainingState) -> dict[str, Any]:
     logits = predict(training.encoder, plan.tokens, held, plan.config.train.precision, share=share)
     if processes is not None:
         logits = processes.added(logits)
-    metrics = score(dataset.labels[held], logits, dataset.id2label, unseen=dataset.unseen)
+    limits = thresholds.tuned(dataset, held, logits)
+    metrics = score(dataset.truth(held), logits, dataset.id2label, unseen=dataset.unseen, thresholds=limits)
     return (
         metrics
         if processes is None

@@ -149,6 +149,11 @@ def prepare(request: ShardRequest, options: Options) -> tuple[Task, LoadedClassi
     fingerprint = saved_model.fingerprint(request.model, request.form)
     device = "cpu" if shared else request.device
     model = saved_model.load_on_device(request.model, device, request.kind, request.form)
+    if model.thresholds is not None:
+        raise UserError(
+            f"{request.kind}: {request.model} predicts label sets (multi-label), and labelled shards hold one label for each "
+            "text. Use randout predict --file TABLE, one file at a time"
+        )
     classes = [str(name) for name in model.id2label.values()]
     _check_names(request, identifier, classes)
     settings = LabellingSettings(
