@@ -75,6 +75,7 @@ class DataTable(Table):
     validation: Name = _setting("", "file with the validation rows; empty: taken from the training rows")
     test: Name = _setting("", "file with the test rows; empty: taken from the source")
     unlabeled: Name = _setting("", "file with unlabelled texts, for distillation; or a folder of Parquet shards")
+    corrections: Name = _setting("", "table of corrected labels, as `randout label-issues` writes it; empty: none")
     views: int = _setting(
         0, "augmented views of each training text, labelled by the teacher, for distillation; 0: none", ge=0
     )

@@ -40,6 +40,7 @@ from randout.storage.seen_rows import read_seen, write_seen
 from randout.trackers.finished_runs import report_finished
 
 from . import cross_fit, leaks
+from .abstention import record_abstention
 from .defaults import training_texts
 from .model_card import model_card
 from .options import Result as Result
@@ -193,7 +194,7 @@ def _write_config(
     the name of their run. train: as requested while the run may have to be resumed, because a teacher that is fine-tuned
     first resolves "auto" by its own data; then resolved.
     """
-    config, files = plan.config, ("source", "validation", "test", "unlabeled")
+    config, files = plan.config, ("source", "validation", "test", "unlabeled", "corrections")
     data = config.data.model_copy(update={key: portable(getattr(config.data, key), run.path) for key in files})
     named: dict[str, Any] = {"student": config.student.model_copy(update={"model": student})}
     named |= {"teacher": config.teacher.model_copy(update={**teacher, "more": tuple(more)})}
@@ -310,6 +311,7 @@ def _finish(
         _compare_with_teacher(plan, trained, teacher, metrics.validation, limits)
     metrics.warnings = teacher_warnings(plan, teacher)
     final.save(run.model, model_card(plan, metrics, teacher, run.record.choice), limits)
+    record_abstention(run)
     if seen := read_seen(run.path):
         write_seen(run.model, seen)
     if metrics.test is not None and taught_by is not None:
