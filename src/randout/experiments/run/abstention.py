@@ -79,8 +79,8 @@ def abstainer(name: str, asked: str | float, show: Show, where: str = "--abstain
     if record is None:
         if target.kind != "confidence":
             raise UserError(
-                f"{where} {target}: {name} has no validation rows with one label each, by which a threshold is chosen. Name the run that trained "
-                "it, or a confidence: confidence=0.8"
+                f"{where} {target}: {name} has no validation rows with one label each, by which a threshold is chosen. Name "
+                "the run that trained it, or a confidence: confidence=0.8"
             )
         show.warn(f"{name} has no validation rows, so its confidences are not calibrated")
         return Abstainer(1.0, choose(target, ()))
