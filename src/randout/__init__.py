@@ -156,6 +156,8 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "sklearn":
+        return importlib.import_module("randout.sklearn")
     if name not in _WHERE:
         raise AttributeError(f"module 'randout' has no attribute {name!r}")
     return getattr(importlib.import_module(f"randout.{_WHERE[name]}"), name)

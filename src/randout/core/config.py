@@ -63,6 +63,7 @@ class DataTable(Table):
         "", "column that identifies a row, to join soft labels from a file; empty: by exact text"
     )
     group_column: Name = _setting("", "rows with the same value stay in one split; empty: none")
+    weight_column: Name = _setting("", "column with each row's weight in the training loss; empty: equal weights")
     split: Split = _setting("auto", '"auto": stratified 70/15/15, duplicates kept together; "paper": stratified only')
     split_column: Name = _setting("", "column with each row's split: train, validation or test")
     split_seed: int = _setting(0, "random seed of the split, independent of the training seed", ge=0, lt=2**32)

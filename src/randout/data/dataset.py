@@ -31,6 +31,7 @@ from .archives import opened_file
 from .columns import row_list
 from .corrections import Corrections, corrected_parts, with_labels
 from .multi_label import SetReading, numbered, reading_of
+from .row_weights import Floats, weights_of
 from .soft_label_files import key_of
 from .sources import (
     SPLIT_VALUES,
@@ -96,6 +97,9 @@ class Dataset:
     lines: Ints = field(
         default_factory=lambda: np.zeros(0, np.int64)
     )  # (n,) where each row starts in its file; 0: unknown
+    weights: Floats = field(
+        default_factory=lambda: np.zeros(0)
+    )  # (n,) of each row in the training loss, as given (`row_weights.normalised`); empty: equal weights
     views: Views | None = None  # augmented views of training texts, which are the last rows
     sharded_rows: int = 0  # further texts to learn from that stay on disk (`data.unlabeled` as a folder of shards)
     sets: LabelSets | None = None  # multi-label data: the label sets that `labels` refers to, over `names`
@@ -141,6 +145,7 @@ class Dataset:
             split=self.split | {"views": np.arange(n, n + more, dtype=np.int64)},
             ids=(*self.ids, *[None] * more) if self.ids else (),
             lines=np.concatenate([self.lines, np.zeros(more, np.int64)]) if len(self.lines) else self.lines,
+            weights=np.concatenate([self.weights, self.weights[sources]]) if len(self.weights) else self.weights,
             report=replace(self.report, views=views.counts, views_left_out=views.left_out),
             views=views,
         )
@@ -181,6 +186,8 @@ def load(table: DataTable) -> Dataset:
         parts.append(read_unlabeled(opened, columns, notes))
     used = {"text": columns.text, "label": columns.label, "group": columns.group}
     used["split"] = None if roles is None else split_column
+    if table.weight_column:
+        used["weight"] = table.weight_column
     used |= _set_columns(columns.sets) if columns.sets else {}
     targets = _targets(parts, found, roles)
 
@@ -191,7 +198,8 @@ def load(table: DataTable) -> Dataset:
             strata, names = corrections.strata
         return assign(table, strata, groups, roles, names, notes)
 
-    dataset = _assemble(parts, targets, divide, opened, used, notes, _ids(parts, table.id_column))
+    ids, weights = _ids(parts, table.id_column), weights_of(parts, table.weight_column)
+    dataset = _assemble(parts, targets, divide, opened, used, notes, ids, weights)
     dataset = dataset if corrections is None else _with_corrections(dataset, corrections)
     return without_training_fold(dataset, table.train_folds, table.train_fold) if table.train_folds else dataset
 
@@ -350,7 +358,8 @@ def _assemble(
     opened: Opened,
     columns: dict[str, str | None],
     notes: list[str],
-    ids: tuple[str | None, ...] = (),
+    ids: tuple[str | None, ...],
+    weights: Floats,
 ) -> Dataset:
     """Find copies and groups, split, select the unlabelled rows, and create the report."""
     texts = [text for part in parts for text in part.texts]
@@ -369,6 +378,7 @@ def _assemble(
         labels = np.concatenate([labels, np.full(len(kept), -1, dtype=np.int64)])
         copies, groups = copies[rows], groups[rows]
         ids = tuple(ids[i] for i in rows) if ids else ()
+        weights = weights[rows] if len(weights) else weights
     labelled = _sha256([part for part in parts if part.role != "unlabeled"], opened.one_file)
     return Dataset(
         texts=texts,
@@ -388,6 +398,7 @@ def _assemble(
         unseen=unseen,
         ids=ids,
         lines=lines,
+        weights=weights,
         sets=targets.sets,
     )
 

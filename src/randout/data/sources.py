@@ -274,10 +274,9 @@ def read_part(
         notes.append(f"{table.name}: labels from column {label!r}")
     table = cols.rows_with_text(table, text)[0] if evaluated else cols.training_rows(table, text, notes)
     texts = table.columns[text]
-    groups = _groups_of(table, columns.group, notes)
     if columns.sets is not None:
         sets = _read_sets(table, label, columns.sets, labels, notes, found_in_main, strict)
-        return Part(role, table, opened.prefixes[role], texts, [], groups, sets)
+        return Part(role, table, opened.prefixes[role], texts, [], _groups_of(table, columns.group, notes), sets)
     known_labels = [*labels, *labels.values()] if isinstance(labels, Mapping) else labels
     found = classes.labels_of(table, label, known_labels or found_in_main or None, notes)
     if labels is not None:
@@ -286,7 +285,7 @@ def read_part(
         found = classes.matched(table, label, found, found_in_main, notes, strict=False)
     else:
         classes.check_classes(table, label, found, notes)
-    return Part(role, table, opened.prefixes[role], texts, found, groups)
+    return Part(role, table, opened.prefixes[role], texts, found, _groups_of(table, columns.group, notes))
 
 
 def _groups_of(table: Table, column: str | None, notes: list[str]) -> list[str | None]:

@@ -100,15 +100,18 @@ def read_predictions(path: Path, names: Sequence[str]) -> Predictions:
         table = parquet.ParquetFile(path).read()
         stored = (table.schema.metadata or {}).get(THRESHOLDS.encode())
         thresholds = None if stored is None else tuple(map(float, json.loads(stored)))
-        true, made = (_sets_in(table[column].to_pylist()) for column in ("label", "prediction"))
-        if other := {label for labels in made for label in labels} - set(names):
+        true, made = (table[column].to_pylist() for column in ("label", "prediction"))
+        if other := _distinct(made) - set(names):
             raise KeyError(min(other))
-        every = [*names, *sorted({label for labels in true for label in labels} - set(names))]
-        labels = members_of(true, every)
+        every = [*names, *sorted(_distinct(true) - set(names))]
+        labels: np.ndarray
         if thresholds is None:
-            labels = labels.argmax(1) if len(every) else np.zeros(0, np.int64)
-        elif len(thresholds) != len(names):
-            raise ValueError(f"{len(thresholds)} thresholds for {len(names)} labels")
+            index = {name: at for at, name in enumerate(every)}
+            labels = np.array([index[str(label)] for label in true], dtype=np.int64)
+        else:
+            labels = members_of(true, every)
+            if len(thresholds) != len(names):
+                raise ValueError(f"{len(thresholds)} thresholds for {len(names)} labels")
         logits = np.array(table["logits"].to_pylist(), dtype=np.float64).reshape(len(labels), len(names))
         rows = [str(row) for row in table["row"].to_pylist()]
         groups = np.array(table["group"].to_pylist() if "group" in table.column_names else range(len(rows)))
@@ -121,6 +124,6 @@ def read_predictions(path: Path, names: Sequence[str]) -> Predictions:
     return Predictions(every, rows, groups, labels, logits, texts, thresholds)
 
 
-def _sets_in(values: Sequence[Any]) -> list[list[str]]:
-    """Return the labels of each row: those of its list, or its only one."""
-    return [[str(label) for label in value] if isinstance(value, list) else [str(value)] for value in values]
+def _distinct(values: Sequence[Any]) -> set[str]:
+    """Return all labels of a column of strings or of lists of strings."""
+    return {str(label) for value in values for label in (value if isinstance(value, list) else [value])}

@@ -20,6 +20,7 @@ from randout.core.files import check_publish, final_name, portable, replace_text
 from randout.core.launch import check_single
 from randout.core.terminal import Terminated
 from randout.methods.registry import Origin
+from randout.models.sources import Source
 from randout.storage import run_folder
 from randout.storage.metrics_record import Metrics, Scores
 from randout.storage.run_folder import RunFolder
@@ -324,7 +325,7 @@ def _finish(
     record.finished = run_folder.now()
     run.write("run.json", record.as_json())
     first, *more = [_teacher_name(one, run.path) for one in (teacher, *teacher.others)] if teacher else ["none"]
-    named, train = {"model": first}, plan.config.train
+    named, train = {"model": _hub_name(plan) or first}, plan.config.train
     if plan.fold_teachers:
         settings, train = cross_fit.settings_to_repeat(plan)
         named = {"model": portable(plan.config.teacher.model, run.path), **settings}
@@ -345,6 +346,11 @@ def _used_teacher(teacher: TeacherOutputs) -> dict[str, Any]:
     found: dict[str, Any] = {"name": teacher.name, "validation_accuracy": teacher.validation.get("accuracy")}
     found |= {"soft_labels": teacher.imported.record} if teacher.imported else {}
     return found | ({"cross_fit": teacher.cross_fit} if teacher.cross_fit else {})
+
+
+def _hub_name(plan: Plan) -> str:
+    """Return the name of a first teacher that is a classifier from the hub; empty for any other."""
+    return plan.teacher.name if isinstance(plan.teacher, Source) and plan.teacher.revision else ""
 
 
 def _teacher_name(teacher: TeacherOutputs, folder: Path) -> str:
