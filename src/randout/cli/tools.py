@@ -55,6 +55,9 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
 Form = Annotated[str, typer.Option(help="form of an export: float32 or int8 (default: float32 if it is there)")]
 Encoding = Annotated[str | None, typer.Option(help="text encoding of tables, such as latin1 (default: UTF-8)")]
 TextColumn = Annotated[str | None, typer.Option("--text-column", help="name of the text column")]
+TextPair = Annotated[
+    str | None, typer.Option("--text-pair", help="name of the column with the second text of each pair")
+]
 LabelColumn = Annotated[str | None, typer.Option("--label-column", help="name of the label column")]
 
 

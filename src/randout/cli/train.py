@@ -31,6 +31,7 @@ from .tools import (
     RunsFolder,
     Sets,
     TextColumn,
+    TextPair,
     named,
     requested,
     seconds_of,
@@ -70,6 +71,11 @@ def train(
     sets: Sets = None,
     plugin: Plugins = None,
     text_column: TextColumn = None,
+    text_pair: TextPair = None,
+    prefix_column: Annotated[
+        list[str] | None,
+        typer.Option("--prefix-column", help="column whose value is put before the text; may be repeated"),
+    ] = None,
     label_column: LabelColumn = None,
     group: Annotated[str | None, typer.Option(help="group column; rows of a group stay in one split")] = None,
     split: Annotated[str | None, typer.Option(help="how to split the data: auto or paper")] = None,
@@ -112,6 +118,8 @@ def train(
     table: dict[str, Any] = {
         "source": data,
         "text_column": text_column,
+        "text_pair_column": text_pair,
+        "prefix_columns": prefix_column or None,
         "label_column": label_column,
         "group_column": group,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from . import named_datasets, toml_source
 from .archives import SUFFIXES, content_name
 from .named_datasets import ReadingOptions, ResolvedSource
 from .tables import AUTO, TABLE_SUFFIXES, Table, codec_of, read_table
+from .text_fields import NONE, TextFields, choose_pair_text
 
 SPLIT_VALUES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -46,6 +47,7 @@ class Columns:
     group: str | None
     named_text: str | None
     named_label: str | None
+    fields: TextFields = NONE  # further columns of an input
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Part:
     role: str
     table: Table
     prefix: str
-    texts: list[str]
+    texts: list[str]  # `composed_text.ComposedText` if an input has further columns
     labels: list[str]  # empty for unlabelled rows
     groups: list[str | None]  # None: the row is its own group
 
@@ -156,8 +158,35 @@ def _hub_parts(spec: str, files: Mapping[str, Any], notes: list[str]) -> dict[st
     return {"main": roles.pop("main"), **roles}
 
 
-def choose_columns(opened: Opened, text: str | None, label: str | None, group: str | None, notes: list[str]) -> Columns:
-    """Choose the columns of the main table: as named by the user or the dataset, else by names or content, with a note."""
+def choose_columns(
+    opened: Opened,
+    text: str | None,
+    label: str | None,
+    group: str | None,
+    notes: list[str],
+    fields: TextFields = NONE,
+) -> Columns:
+    """Choose the columns of the main table: as named by the user or the dataset, else by names or content, with a note.
+
+    fields: the further columns of an input, which the table must have.
+    """
+    table = opened.tables["main"]
+    text = text or (choose_pair_text(list(table.columns), fields) if fields.pair else None)
+    found = _chosen_columns(opened, text, label, group, notes)
+    fields.check(list(table.columns), table.name, found.text)
+    return replace(found, fields=fields.model_copy(update={"text": found.text}) if fields else fields)
+
+
+def fields_of(opened: Opened, pair: str = "", prefix: Sequence[str] = ()) -> TextFields:
+    """Return the further columns of an input: as named by the user (pair, prefix), else by the dataset."""
+    known = opened.reading
+    return TextFields(pair=pair or known.text_pair_column or "", prefix=tuple(prefix) or known.prefix_columns)
+
+
+def _chosen_columns(
+    opened: Opened, text: str | None, label: str | None, group: str | None, notes: list[str]
+) -> Columns:
+    """Choose the text and the label column of the main table."""
     table, known = opened.tables["main"], opened.reading
     use_text, use_label = text or known.text_column, label or known.label_column
     group = group or known.group_column
@@ -244,8 +273,10 @@ def read_part(
     if label not in table.columns:
         label = cols.choose_label(table, columns.named_label, text)
         notes.append(f"{table.name}: labels from column {label!r}")
-    table = cols.rows_with_text(table, text)[0] if evaluated else cols.training_rows(table, text, notes)
-    texts = table.columns[text]
+    columns.fields.check(list(table.columns), table.name, text)
+    for column in filter(None, (text, columns.fields.pair)):
+        table = cols.rows_with_text(table, column)[0] if evaluated else cols.training_rows(table, column, notes)
+    texts = columns.fields.read_table(table, text)
     known_labels = [*labels, *labels.values()] if isinstance(labels, Mapping) else labels
     found = classes.labels_of(table, label, known_labels or found_in_main or None, notes)
     if labels is not None:
@@ -272,7 +303,11 @@ def read_unlabeled(opened: Opened, columns: Columns, notes: list[str]) -> Part:
     text = _text_column(table, columns, notes)
     if columns.label in table.columns:
         notes.append(f"{table.name}: column {columns.label!r} is ignored, as these rows are used without labels")
-    texts = [value if isinstance(value, str) else "" for value in table.columns[text]]
+    if columns.fields:
+        columns.fields.check(list(table.columns), table.name, text)
+        texts = columns.fields.read(table.name, table.columns, text)
+    else:
+        texts = [value if isinstance(value, str) else "" for value in table.columns[text]]
     if not any(value.strip() for value in texts):
         raise cols.without_text(table.name, text)
     return Part("unlabeled", table, opened.prefixes["unlabeled"], texts, [], [None] * len(texts))

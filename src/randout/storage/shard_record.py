@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from randout.data.shards import Shard
+from randout.data.text_fields import NONE, TextFields
 
 from .record import Record
 
@@ -22,6 +23,7 @@ class LabellingSettings(Record):
 
     model: fingerprint of weights, tokenizer and truncation. classes: in the order of the model. held_out: digest of the
     held-out rows whose copies are left out; "" for none. probabilities: whether predictions have one column per class.
+    input_fields: the columns of an input besides the text column; None: none.
     """
 
     kind: Literal["soft-labels", "predictions"]
@@ -32,6 +34,22 @@ class LabellingSettings(Record):
     probabilities: bool = False
     deduplicate: bool = False
     held_out: str = ""
+    input_fields: TextFields | None = None
+
+    @property
+    def fields(self) -> TextFields:
+        """The columns of an input besides the text column."""
+        return self.input_fields or NONE
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns of an input."""
+        return (self.text_column, *self.fields.columns)
+
+    def content(self) -> dict[str, Any]:
+        """Return the settings for digests. Without further columns it is as before there were any, so that digests stay."""
+        found = self.model_dump()
+        return found if self.input_fields else {name: value for name, value in found.items() if name != "input_fields"}
 
     def differences(self, other: LabellingSettings) -> list[str]:
         """Return the names of the settings that differ."""
@@ -68,7 +86,7 @@ class ShardRecord(Record):
     @property
     def identity(self) -> str:
         """SHA-256 of everything that decides the content."""
-        return digest([self.settings.model_dump(), self.input.model_dump(), self.before])
+        return digest([self.settings.content(), self.input.model_dump(), self.before])
 
 
 class LabellingTask(Record):

@@ -19,6 +19,7 @@ from randout.core.errors import UserError
 from randout.core.files import check_publish, final_name, portable, replace_text
 from randout.core.launch import check_single
 from randout.core.terminal import Terminated
+from randout.data.text_fields import write_fields
 from randout.methods.registry import Origin
 from randout.storage import run_folder
 from randout.storage.metrics_record import Metrics, Scores
@@ -297,6 +298,7 @@ def _finish(
         _compare_with_teacher(plan, trained, teacher, metrics.validation)
     metrics.warnings = teacher_warnings(plan, teacher)
     final.save(run.model, model_card(plan, metrics, teacher, run.record.choice))
+    write_fields(run.model, plan.dataset.fields)
     if seen := read_seen(run.path):
         write_seen(run.model, seen)
     if metrics.test is not None and taught_by is not None:

@@ -40,6 +40,7 @@ from .saved_model import (
     check_own_split,
     column_warning,
     device_of,
+    evaluation_fields,
     load_classifier,
     load_on_device,
     run_of,
@@ -198,7 +199,7 @@ class FileRequest:
 
     labels: the classes in the order of the model's outputs, if its own names say nothing. form: of an export; empty: its
     default. out: a table to write, with the prediction and score of each row, and the probabilities of all classes if
-    `probabilities`.
+    `probabilities`. text_pair: column of the second texts; None: as in training.
     """
 
     model: str
@@ -211,6 +212,7 @@ class FileRequest:
     labels: Sequence[str] = ()
     out: Path | None = None
     probabilities: bool = False
+    text_pair: str | None = None
 
 
 def score_file(
@@ -284,14 +286,16 @@ def _rows_to_score(
     trained = trained_columns(model)
 
     def report_columns(columns: Mapping[str, str]) -> None:
-        show.say(f"columns     text {columns['text']!r}, label {columns['label']!r}")
+        show.say(f"columns     {', '.join(f'{what} {column!r}' for what, column in columns.items())}")
         if warning := column_warning(trained, columns["text"], request.text_column, file):
             show.warn(warning)
 
     notes: list[str] = []
     try:
         columns = (request.text_column, request.label_column)
-        read = opened or data.open_evaluation(file, *columns, trained, request.encoding)
+        read = opened or data.open_evaluation(
+            file, *columns, trained, request.encoding, evaluation_fields(model, request.text_pair)
+        )
         found = data.load_evaluation(read, id2label, notes=notes, told=report_columns, strict=named)
     except UnknownLabel as error:
         if named or not all(PLACEHOLDER.fullmatch(name) for name in id2label.values()):
