@@ -332,7 +332,7 @@ def _check_fields(teacher: Source, dataset: Dataset, name: str, notes: list[str]
         return
     if theirs or RunFolder(teacher.folder.parent).exists:
         raise UserError(
-            f"--teacher {name}: it was trained on {theirs.words}, but the data are {ours.words}. Use a teacher that was trained on "
+            f"--teacher {name}: it was trained on {theirs.words}, but the data are {ours.words}. Use a teacher trained on "
             "the same columns, or name the pretrained encoder, which is then fine-tuned on them"
         )
     notes.append(f"teacher {teacher.label}: reads {ours.words}; it does not record which columns it was trained on")
