@@ -17,6 +17,7 @@ from randout.core.config import ALTERNATIVE, AUTO_STUDENT, Config, StudentTable,
 from randout.core.errors import UserError
 from randout.core.launch import process_count
 from randout.core.wording import plural, verb
+from randout.data.composed_text import SEPARATOR
 from randout.data.dataset import Dataset, data_identity, load, without_training_fold
 from randout.data.stratify import Ints
 from randout.data.text_fields import read_fields
@@ -352,6 +353,8 @@ def _baseline_plan(config: Config, baseline: Baseline, dataset: Dataset | None) 
     train = config.train.model_copy(update={"device": device})
     config = resolve_settings(config.model_copy(update={"train": train}), baseline.settings, notes)
     dataset = dataset or load(config.data)
+    if dataset.fields.pair:
+        notes.append(f"pairs: {baseline.label} reads both texts as one, joined by {SEPARATOR.strip()}")
     baseline = baseline.resolved(len(dataset.split["train"]), notes)
     config = config.model_copy(update={"classifier": baseline.settings.model_dump(mode="json")})
     student, tokens = baseline.reading(dataset, notes)
