@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import randout
 from randout.methods.base import GOLD_LOSS
 from randout.methods.builtin import METHODS
@@ -135,6 +137,8 @@ def test_the_report_reads_folders_and_never_what_trains() -> None:
 
 WITHOUT_POSIX = """
 import importlib, os, pkgutil, signal, sys
+import pytest
+
 import randout
 
 def import_all():
@@ -159,6 +163,7 @@ print("imported")
 """
 
 
+@pytest.mark.slow
 def test_all_modules_can_be_imported_without_what_windows_lacks() -> None:
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", WITHOUT_POSIX], capture_output=True, text=True)
     assert done.stdout == "imported\n", done.stderr

@@ -170,6 +170,7 @@ def test_every_check_can_fail() -> None:
     assert {check for _, check, _ in BREAKS} == set(CHECKS)
 
 
+@pytest.mark.slow
 def test_a_method_that_keeps_them_all() -> None:
     """And what is global stays as it was."""
     torch.manual_seed(3)

@@ -22,6 +22,7 @@ from randout.methods.randout import Randout
 from randout.models.tokens import batches
 from randout.training import loop
 from randout.training.state import TrainingData, TrainingState
+from support.markers import marked_slow
 from support.training import new_training, tiny_encoder, toy_training_data, weights_of
 
 Tiny = Callable[[str], Path]
@@ -124,7 +125,7 @@ def nudged(training: TrainingState, seed: int) -> None:
             parameter.copy_(torch.nextafter(parameter, towards))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", marked_slow(FAMILIES, "roberta"))
 def test_fifty_steps_in_float32(tiny_model: Tiny, family: str) -> None:
     """The weights end no further (L2, all together) from the plain run's than the largest_difference of plain runs whose weights
     began one unit in the last place away, and so do the losses on the way (the largest difference): no factor.

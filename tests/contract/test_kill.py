@@ -93,7 +93,11 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("teacher", "more"),
-    [(False, {}), (True, {}), (True, {"metadistil": {"teacher_learning_rate": 1e-3}})],
+    [
+        pytest.param(False, {}, marks=pytest.mark.slow),
+        (True, {}),
+        pytest.param(True, {"metadistil": {"teacher_learning_rate": 1e-3}}, marks=pytest.mark.slow),
+    ],
     ids=["alone", "taught", "teacher-learns"],
 )
 def test_killed_and_started_again(

@@ -135,6 +135,7 @@ def test_products_of_the_floor_are_those_of_a_step(
     assert flop([length] * texts, False) - flop([length] * texts, True) == spared
 
 
+@pytest.mark.slow
 def test_export_smoke(smoke: Callable[..., Any]) -> None:
     pytest.importorskip("onnxscript")
     found = smoke("export", forks=False)

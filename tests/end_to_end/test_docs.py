@@ -15,6 +15,7 @@ import pytest
 from conftest import Run
 from randout.methods import catalog
 from randout.testing.models import build, build_decoder, toy_texts
+from support.markers import marked_slow
 from support.shards import write_shards
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +28,7 @@ PAGES = [
 ]
 ELSEWHERE = {"docs/how-to/run-studies.md", "docs/how-to/add-a-method.md"}  # executed by tests of their own
 EXTRA = {"docs/how-to/deploy.md": "onnxscript"}  # pages that need the packages of an extra
+SLOW = {"docs/how-to/run-in-parallel.md", "docs/how-to/views-and-cross-fitting.md"}  # that train many models
 WORDS = {"svm", "cnn"}  # students that have no epochs of an encoder
 TINY = ["--set", "epochs=1", "--set", "precision=float32"]
 
@@ -96,7 +98,7 @@ def test_the_readme_is_short_and_has_commands() -> None:
     assert len(commands_of(README)) >= 7
 
 
-@pytest.mark.parametrize("name", sorted(set(PAGES) - ELSEWHERE))
+@pytest.mark.parametrize("name", marked_slow(sorted(set(PAGES) - ELSEWHERE), *SLOW))
 def test_every_command_of_a_page_works(name: str, request: pytest.FixtureRequest) -> None:
     if name in EXTRA:
         pytest.importorskip(EXTRA[name])
@@ -106,6 +108,7 @@ def test_every_command_of_a_page_works(name: str, request: pytest.FixtureRequest
         _carry_out(commands, request.getfixturevalue("command"))
 
 
+@pytest.mark.slow
 def test_every_command_and_study_of_the_page_on_studies_works(runs: Path, command: Run) -> None:
     commands = commands_of(STUDIES)
     assert {shlex.split(line)[1] for line in commands} == {"search", "compare", "cv"}

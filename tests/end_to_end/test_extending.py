@@ -106,6 +106,7 @@ def run_of(place: Path, method: str, settings: dict[str, Any]) -> tuple[Path, di
     return folder, record
 
 
+@pytest.mark.slow
 def test_a_loss_in_a_file(place: Path) -> None:
     """Listed, trained, compared, searched, written as a recipe, and trained from Python."""
     asked = commands(LOSS)
@@ -129,6 +130,7 @@ def test_the_same_loss_in_python(place: Path) -> None:
     assert f"{{'{LOSS}': {{'sha256': " in out
 
 
+@pytest.mark.slow
 def test_a_noise_in_an_installed_package(place: Path, site: Path) -> None:
     asked = commands(NOISE)
     assert [words[1] for words in asked] == ["methods", "train"]
@@ -145,6 +147,7 @@ def test_a_noise_in_an_installed_package(place: Path, site: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_noise_keeps_the_contract_in_a_test_of_its_own(place: Path, site: Path) -> None:
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_gaussian_dropout.py"]
     out = run(words, place / "gaussian-dropout", ROOT / "src", site)
@@ -174,6 +177,7 @@ def inserted(text: str, block: str) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_a_built_in_method_keeps_the_contract(tmp_path: Path) -> None:
     """In a copy of the project, the file moved as the page says and its lines put in."""
     skip = shutil.ignore_patterns("__pycache__", "*.egg-info")

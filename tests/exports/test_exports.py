@@ -34,8 +34,17 @@ from randout.models import folder_checks, loading
 from randout.models.tokens import encode, truncate
 from randout.storage.study_record import LadderRung
 from randout.testing.models import FAMILIES, LABELS, build, toy_texts
+from support.markers import marked_slow
 
 TEXTS = ["a", "fever", "the match was good and the bank was not", *toy_texts(30, 5)[0], "goal " * 200]
+LIKE_OTHERS = (
+    "electra",
+    "roberta",
+    "data2vec-text",
+    "albert",
+    "distilbert",
+    "camembert",
+)  # graphs like those of the rest
 WITHOUT_TORCH = """
 import runpy, sys
 sys.modules |= dict.fromkeys(("torch", "transformers", "randout", "scipy"))
@@ -62,7 +71,7 @@ def exported(source: loading.Source, folder: Path, truncation: str = "head", for
     return folder
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", marked_slow(FAMILIES, *LIKE_OTHERS))
 def test_every_family_is_exported_faithfully(family: str, tmp_path: Path) -> None:
     """Both poolings, in turn; the largest text is cut, and the batches have padding."""
     pooling = "mean" if FAMILIES.index(family) % 2 else "first"
@@ -352,6 +361,7 @@ class TestRefusals:
         assert code == 2
         assert "not installed: onnxscript. Install with: pip install 'randout[export]'" in error
 
+    @pytest.mark.slow
     def test_a_form_outside_its_tolerance(self, trained: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         """It is left out with the reason, and written with a warning if it is named."""
         none = checks.Tolerance(agreement=1.0, probability=0.0, accuracy=0.0)

@@ -131,6 +131,7 @@ def test_a_recipe_is_what_the_explanation_ends_with(
         )
 
 
+@pytest.mark.slow
 def test_compare_methods_is_a_study_ordered_by_estimate(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, toy_csv: Any, tiny_model: Any
 ) -> None:

@@ -230,7 +230,9 @@ class TestEncode:
         assert found.untruncated_lengths.tolist() == found.lengths.tolist()
         assert len(encode(made, [])) == 0
 
-    @pytest.mark.parametrize(("family", "kind"), [("bert", "words"), ("bert", "one word")])
+    @pytest.mark.parametrize(
+        ("family", "kind"), [pytest.param("bert", "words", marks=pytest.mark.slow), ("bert", "one word")]
+    )
     def test_five_million_characters(self, tokenizer, family, kind):
         long = ("fever " * 833_334).strip() if kind == "words" else "f" * 5_000_000
         made, began = tokenizer(family), time.perf_counter()

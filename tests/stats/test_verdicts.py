@@ -492,3 +492,24 @@ def test_seeds_that_each_predict_another_class_are_no_certainty():
     for row in compare_methods(made, labels, np.arange(600), "first", 2, "balanced_accuracy"):
         assert row.high - row.low > 0.01
         assert row.difference is None or row.difference.high - row.difference.low > 0.01
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_tiny_tables_have_finite_intervals(metric, seeds):
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        rows = int(rng.integers(4, 12))
+        labels, groups = rng.integers(0, 2, rows), np.concatenate([[0, 1], rng.integers(0, 4, rows - 2)])
+        right = rng.random((2, seeds, rows)) < rng.random()
+        made = np.where(right, labels, rng.integers(0, 2, (2, seeds, rows)))
+        for row in compare_methods({"a": made[0], "b": made[1]}, labels, groups, "a", 2, metric, resamples=50):
+            assert 0 <= row.low <= row.value <= row.high <= 1
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_one_group_is_refused(metric, seeds):
+    same = np.zeros((seeds, 4), int)
+    with pytest.raises(UserError, match="at least two groups"):
+        compare_methods({"a": same, "b": same}, np.array([0, 1, 0, 1]), [7, 7, 7, 7], "a", 2, metric)

@@ -136,7 +136,10 @@ def test_equal_tokenizers_are_told_from_others(tiny_model: Tiny) -> None:
         {"noisy-distillation": {}},
         {"metadistil": {"teacher_learning_rate": 1e-3}},
         {"kd": {}, "layer-matching": {}},
-        {"layer-matching": {"states": "first", "normalize": True}, "metadistil": {"form": "first-order"}},
+        pytest.param(
+            {"layer-matching": {"states": "first", "normalize": True}, "metadistil": {"form": "first-order"}},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids="+".join,
 )

@@ -8,6 +8,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
+KERNELS, FEW_KERNELS = "8192", "64"  # compiled kernels that oneDNN keeps: in general, and where that is limited
 GPU_DEVICES = ("nvidia[0-9]*", "nvidiactl", "kfd", "dxg")  # NVIDIA, AMD, and Windows' GPUs under WSL
 
 
@@ -16,6 +17,17 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def limit_kernel_cache() -> None:
+    """Keep oneDNN from storing a compiled kernel for every number of tokens in a batch, which take hundreds of MiB.
+
+    For predicting any number of texts; training has few numbers of rows, and `randout` enlarges the cache for it. Has an
+    effect on processes that have not imported PyTorch yet. A value that the user has set is kept.
+    """
+    for name, enlarged in (("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS), ("LRU_CACHE_CAPACITY", None)):
+        if os.environ.get(name) == enlarged:
+            os.environ[name] = FEW_KERNELS
 
 
 def cpu_flags() -> frozenset[str]:

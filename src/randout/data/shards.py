@@ -186,6 +186,14 @@ def _shard(url: str, name: str) -> Shard:
     return Shard(name, url, int(about["size"]), str(stamp), footer, columns, groups)
 
 
+def without_rows(shard: Shard, columns: Sequence[str]) -> Any:
+    """Return an Arrow table without rows that has some columns of a shard, with their types."""
+    import pyarrow.parquet as pq
+
+    with open_file(shard.url) as stream, parquet_errors(shard.url):
+        return pq.read_schema(stream).empty_table().select(list(columns))
+
+
 def parts_of(shard: Shard) -> list[Part]:
     """Divide a shard into parts of one row group each; smaller row groups are joined until they have `BLOCK` rows.
 

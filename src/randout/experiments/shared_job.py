@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from randout.core.hardware import limit_kernel_cache
 from randout.experiments.run.options import Options
 from randout.experiments.shards.shard_cells import ShardCells
 from randout.experiments.shards.task import is_task, read_task
@@ -17,7 +18,7 @@ def join(path: Path, options: Options, required: Collection[str] = ()) -> None:
     required: methods that must not be left out, of the request of a study. Raises Stopped, UserError, Failure.
     """
     if is_task(path):
-        work_through(ShardCells(read_task(path), options), options)
+        work_through(cells_of(path, options), options)
         return
     from . import shared_study  # imports PyTorch
 
@@ -27,6 +28,7 @@ def join(path: Path, options: Options, required: Collection[str] = ()) -> None:
 def cells_of(path: Path, options: Options, required: Collection[str] = ()) -> Cells:
     """Return the cells of the job in a folder. Raises UserError."""
     if is_task(path):
+        limit_kernel_cache()
         return ShardCells(read_task(path), options)
     from . import shared_study  # imports PyTorch
 

@@ -19,7 +19,7 @@ from scipy.special import stdtr, stdtrit
 from randout.core.errors import UserError, nearest
 
 from .intervals import equal_groups, group_df
-from .metrics import COUNTED, checked_labels, group_codes, group_weights, patterns, rates
+from .metrics import COUNTED, checked_labels, compared_groups, group_codes, group_weights, patterns, rates
 from .multiplicity import NORMAL
 
 
@@ -105,10 +105,7 @@ def _checked(values: Any, groups: Sequence[Any] | np.ndarray) -> tuple[np.ndarra
         raise ValueError(f"values of shape (seeds, rows) expected, found {values.shape}")
     if len(values) < 2:
         raise UserError("The crossed design needs at least two seeds: one seed shows no variation between seeds.")
-    codes = group_codes(groups, values.shape[1])
-    if not len(codes) or codes.max() < 1:
-        raise UserError("All rows are in one group; a comparison needs at least two groups.")
-    return values, codes
+    return values, compared_groups(groups, values.shape[1])
 
 
 def crossed_difference(
@@ -119,7 +116,8 @@ def crossed_difference(
     differences: right(model) - right(baseline), in {-1, 0, 1}, seed by row; groups: `(N,)`, anything hashable.
     Var(mean) = V / (S * G), V = MS_seed + max(MS_group - MS_error, 0). Satterthwaite's degrees of freedom:
     df = V^2 / (MS_seed^2 / (S - 1) + MS_group^2 / g + MS_error^2 / ((S - 1) g)), g = `intervals.group_df`, G - 1 for
-    groups of one size; the last two only where MS_group > MS_error. For large G that is Hillis' df.
+    groups of one size; the last two only where MS_group > MS_error. For large G that is Hillis' df. At least 1: a small
+    difference of two large mean squares would make it nearly 0, and the interval infinite.
     p is at least 2 * 0.5^(groups that differ in some seed), the smallest p of a sign-flip test; the standard error is
     raised to match.
     If neither seeds nor groups show variance of their own, MS_error is used instead: seeds with equal means by chance do
@@ -138,7 +136,7 @@ def crossed_difference(
         inverse += group**2 / own + error**2 / ((seeds - 1) * own)
     elif not above:
         above, inverse = error, error**2 / ((seeds - 1) * own)
-    df = above**2 / inverse if inverse > 0 else seeds - 1.0
+    df = max(1.0, above**2 / inverse) if inverse > 0 else seeds - 1.0
     differing = np.count_nonzero(np.bincount(codes, (values != 0).any(0)))
     estimate = float(values.mean(dtype=np.float64))
     least = 2 * 0.5**differing if floor else 0.0
@@ -193,7 +191,8 @@ def bootstrap_difference(
     For a difference of arms, pass the differences of both; sizes `(G,)`: rows of each group, equal if not given.
     The variance is that of the draws, plus V / S for the bias of drawing S of S seeds, where V is the variance of the
     mean over seeds (that of the values / S). The part above V is due to groups, and is scaled by G / (G - 1) for the bias
-    of drawing G of G groups. Satterthwaite's degrees of freedom, from S - 1 for V and `intervals.group_df` for the rest.
+    of drawing G of G groups. Satterthwaite's degrees of freedom, from S - 1 for V and `intervals.group_df` for the rest; at
+    least 1.
     Conservative: crossing both draws counts the seed-by-group variance three times.
     """
     sizes = np.ones(groups) if sizes is None else sizes
@@ -203,6 +202,6 @@ def bootstrap_difference(
     over_groups = max(variance - over_seeds, 0.0) * groups / (groups - 1)
     variance = over_seeds + over_groups if over_groups else variance
     inverse = over_seeds**2 / (seeds - 1) + over_groups**2 / group_df(sizes)
-    df = variance**2 / inverse if inverse > 0 else seeds - 1.0
+    df = max(1.0, variance**2 / inverse) if inverse > 0 else seeds - 1.0
     worth = equal_groups(sizes)
     return t_difference(float(values.mean()), variance, df, seeds, groups, level, floor, worth)

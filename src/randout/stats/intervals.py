@@ -63,10 +63,13 @@ def percentile(draws: np.ndarray, level: float, df: float, groups: int) -> tuple
 
 
 def wilson(share: float, count: float, level: float = 0.95) -> tuple[float, float]:
-    """Return Wilson's score interval of a share among `count` independent units, which need not be an integer."""
+    """Return Wilson's score interval of a share among `count` independent units, which need not be an integer.
+
+    Without any unit nothing is known, and the interval is [0, 1].
+    """
     z = float(ndtri((1 + level) / 2))
-    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z / (1 + z**2 / count) * float(np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)))
+    middle = (share * count + z**2 / 2) / (count + z**2)
+    half = z / (count + z**2) * float(np.sqrt(share * (1 - share) * count + z**2 / 4))
     return (0.0 if share <= 0 else max(0.0, middle - half)), (1.0 if share >= 1 else min(1.0, middle + half))
 
 

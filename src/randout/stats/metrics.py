@@ -154,6 +154,14 @@ def group_codes(groups: Sequence[Any] | np.ndarray, rows: int) -> np.ndarray:
     return np.array([seen.setdefault(item, len(seen)) for item in items], dtype=np.int64)
 
 
+def compared_groups(groups: Sequence[Any] | np.ndarray, rows: int) -> np.ndarray:
+    """Return the `group_codes` of rows that are compared. Raises UserError if there are fewer than two groups."""
+    codes = group_codes(groups, rows)
+    if not len(codes) or codes.max() < 1:
+        raise UserError("All rows are in one group; a comparison needs at least two groups.")
+    return codes
+
+
 @dataclass(frozen=True)
 class Patterns:
     """Groups reduced to their distinct contents.

@@ -29,7 +29,17 @@ from .intervals import (
     tail_p,
     widened,
 )
-from .metrics import COUNTED, OVER_CLASSES, checked_labels, checked_logits, group_codes, group_weights, patterns, rates
+from .metrics import (
+    COUNTED,
+    OVER_CLASSES,
+    checked_labels,
+    checked_logits,
+    compared_groups,
+    group_codes,
+    group_weights,
+    patterns,
+    rates,
+)
 from .multiplicity import Tested, judge, reach
 from .multiplicity import holm as holm
 from .multiplicity import words as words
@@ -215,10 +225,8 @@ def resampled(
     second = checked_labels(predictions_b, num_labels, "predictions b")
     if not len(labels) == len(first) == len(second):
         raise ValueError(f"one prediction per row expected: {len(labels)} rows, {len(first)} and {len(second)}")
-    codes = group_codes(groups, len(labels))
+    codes = compared_groups(groups, len(labels))
     found = patterns((labels * num_labels + first) * num_labels + second, codes)
-    if found.groups < 2:
-        raise UserError("All rows are in one group; a comparison needs at least two groups.")
     cells = [found.counts(labels * num_labels + made, num_labels**2) for made in (first, second)]  # (P, C * C) each
     occurring = len(np.unique(labels))
 

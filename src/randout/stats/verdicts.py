@@ -19,7 +19,7 @@ from randout.core.wording import plural
 
 from .crossed import Difference, bootstrap_difference, crossed_bootstrap, crossed_difference, t_difference
 from .intervals import Discordance, decided, discordance, edge_units, equal_groups, score_interval, widened
-from .metrics import OVER_CLASSES, checked_labels, group_codes
+from .metrics import OVER_CLASSES, checked_labels, compared_groups
 from .multiplicity import Tested, judge
 from .paired import RESAMPLES, resampled
 from .secondary_tests import mcnemar_over_seeds, over_seeds
@@ -202,7 +202,7 @@ def compare_methods(
     """
     labels = checked_labels(labels, num_labels)
     made = _aligned(predictions, baseline, len(labels), num_labels)
-    codes = group_codes(groups, len(labels))
+    codes = compared_groups(groups, len(labels))
     seeds = len(made[baseline])
     design, usual = (_saved_models, RESAMPLES) if seeds == 1 else (_crossed, CROSSED_RESAMPLES)
     table = design(labels, made, codes, num_labels, metric, level, usual if resamples is None else resamples, seed)

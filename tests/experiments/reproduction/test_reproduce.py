@@ -65,6 +65,7 @@ def carried_out(request, items, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_every_item_of_rhmd_runs_and_shares_its_runs(rhmd, asked, tmp_path):
     request = make_request("rhmd", "smoke", asked | {"data": {"source": rhmd}})
     blocks = carried_out(request, items_of("rhmd", [], [], []), tmp_path)
@@ -111,6 +112,7 @@ def test_ours_are_the_scores_of_the_predictions(rhmd, asked, tmp_path):
     assert matrix[0, 0] == pytest.approx(100 * ((true == "FM") & (made == "FM")).sum() / (true == "FM").sum(), abs=0.05)
 
 
+@pytest.mark.slow
 def test_table_4_runs_the_classifiers_of_words(coda19_folder, asked, tmp_path, monkeypatch):
     smoke = BUDGETS["smoke"].classifiers
     small = {"cnn": {"epochs": 1, "min_count": 1, "embedding": 8, "channels": 4}}

@@ -131,7 +131,9 @@ def bombs(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     return fuse
 
 
-@pytest.mark.parametrize("table", [RATES | {"trials": 2}, HALVING], ids=["grid", "halving"])
+@pytest.mark.parametrize(
+    "table", [RATES | {"trials": 2}, pytest.param(HALVING, marks=pytest.mark.slow)], ids=["grid", "halving"]
+)
 def test_killed_anywhere_and_started_again_it_ends_in_the_same_table(
     made, whole, dataset, tmp_path, monkeypatch, table
 ):
@@ -515,6 +517,7 @@ def whole_search(recipe: dict[str, Any], table: dict[str, Any], folder: str) -> 
     go(one, Path(folder))
 
 
+@pytest.mark.slow
 def test_kill_9_in_mid_trial(made, whole, dataset, tmp_path):
     one = made("plain", HALVING, save_minutes=1e-9)
     recipe = one.config.model_dump(mode="json")

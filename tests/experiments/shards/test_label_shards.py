@@ -319,22 +319,32 @@ def test_a_process_that_lost_its_lock_puts_nothing_in_place(
     label: Label, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The lock is taken over while the complete shard is written; then nobody holds it, and the shard is labelled again."""
-    from randout.experiments.shards import labelling
-
     write_shards(tmp_path / "texts", (12,))
-    real, seen = labelling.empty_table, []
+    real, seen = pq.read_schema, []
 
-    def stolen(settings: Any, shard: Any) -> Any:
+    def stolen(file: Any) -> Any:
         if not seen:
             (lease,) = (tmp_path / "out" / ".work" / "parts").rglob(".lease")
             lease.unlink()
         seen.append(sorted(path.name for path in (tmp_path / "out").glob("*.parquet")))
-        return real(settings, shard)
+        return real(file)
 
-    monkeypatch.setattr(labelling, "empty_table", stolen)
+    monkeypatch.setattr(pq, "read_schema", stolen)
     manifest = label()
     assert seen == [[], []], "tried twice, and nothing was put in place before"
     assert (manifest.rows, len(read_all(tmp_path / "out"))) == (12, 12)
+
+
+def test_an_empty_shard_has_the_types_of_its_ids(label: Label, tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    whole = pa.table({"text": ["warm", "cold"], "id": pa.array([7, 8], pa.int32())})
+    pq.write_table(whole, folder / "a.parquet")
+    pq.write_table(whole.slice(0, 0), folder / "b.parquet")
+    label(id_column="id")
+    first, second = (pq.read_schema(tmp_path / "out" / name) for name in ("a.parquet", "b.parquet"))
+    assert first.remove_metadata() == second.remove_metadata()
+    assert first.field("id").type == pa.int32()
 
 
 @pytest.mark.slow

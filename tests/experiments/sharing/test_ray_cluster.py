@@ -54,6 +54,7 @@ def test_options_that_cannot_be(
     code, _, errors = command("compare", toy_csv(60, 0), "--student", "svm", "--arms", "plain", *more)
     assert code == 2
     assert words in errors
+    assert not (tmp_path / "studies").exists(), "a study that cannot start is not created"
 
 
 @pytest.fixture(scope="module")

@@ -62,6 +62,7 @@ def events(about: dict[str, Any], cell: str) -> list[dict[str, Any]]:
     return [json.loads(text) for text in ray_task.run_cell(order)]
 
 
+@pytest.mark.slow
 def test_a_cell_is_trained_once(about: dict[str, Any], tmp_path: Path) -> None:
     about["versions"] = node_check.versions()
     try:

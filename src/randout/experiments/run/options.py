@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 
 NO_RAY = "Ray is not installed, and a cluster needs it. Install it with: pip install 'randout[cluster]'"
+CONNECT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ def check_processes(
         )
     if cluster and importlib.util.find_spec("ray") is None:
         raise UserError(NO_RAY)
+    if cluster and cluster not in ("auto", "local"):
+        check_address(cluster, spelt("cluster"))
     if cluster and jobs > 1:
         raise UserError(
             f"{spelt('cluster')}: the cluster decides how many runs there are at once; leave {spelt('jobs')} out"
@@ -82,6 +86,25 @@ def check_processes(
         raise UserError(
             f"{spelt('job_gpus')} {gpus:g}: expected a share of a GPU, such as 0.5, or a whole number of them"
         )
+
+
+def check_address(cluster: str, option: str = "--cluster") -> None:
+    """Raise UserError if nothing answers at the address of a cluster, for which Ray would wait for minutes."""
+    host, _, port = cluster.rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError(f"{option} {cluster}: expected HOST:PORT, auto or local")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(not_connected(cluster, str(error), option)) from None
+
+
+def not_connected(cluster: str, reason: str, option: str = "--cluster") -> str:
+    """Return the message for a cluster that cannot be reached."""
+    return (
+        f"{option} {cluster}: no connection to a Ray cluster ({reason}). Start one with `ray start --head`, name its HOST:PORT, "
+        f"or use {option} local"
+    )
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import randout
 from randout.core.console import Show
 from randout.core.errors import UserError
 from randout.core.files import check_folder, replacing, resolved_place
+from randout.core.hardware import limit_kernel_cache
 from randout.core.lazy import torch
 from randout.core.wording import plural, verb
 from randout.data.shards import columns_of_shards, find_shards, is_url
@@ -68,6 +69,7 @@ def label_shards(request: ShardRequest, options: Options) -> Manifest:
     options: `jobs`, `threads`, `cluster` and `gpus` say what labels; `show` reports. Raises UserError, Failure, and Stopped
     if a stop was requested while several processes were at work.
     """
+    limit_kernel_cache()
     if options.jobs > 1 or options.cluster or options.threads:
         options = prepared(options)
     if options.cluster and options.gpus is None:

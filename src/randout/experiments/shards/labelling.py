@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from randout.core.files import replacing
 from randout.data.row_hashes import Hashes, row_hashes
-from randout.data.shards import Part, Shard, arrow_of, blocks_of_part, parts_of
+from randout.data.shards import Part, Shard, arrow_of, blocks_of_part, parts_of, without_rows
 from randout.experiments.run.saved_model import LoadedClassifier
 from randout.stats.metrics import log_probabilities
 from randout.storage.record import parsed
@@ -49,7 +49,7 @@ def label_shard(task: Task, shard: Shard, model: LoadedClassifier, advance: Adva
         with replacing(file) as partial:
             _write(partial, _labelled_blocks(task, shard, part, model, held, advance))
     with task.folder.replacing(shard.name, folder) as whole:
-        record = _join(files, whole, task.records[shard.name], empty_table(task.settings, shard))
+        record = _join(files, whole, task.records[shard.name], task.settings, shard)
         sha256 = _sha256(whole)
     _write_entry(task, shard, _entry(shard, record, sha256))
     for path in folder.iterdir():
@@ -150,10 +150,8 @@ def labelled_table(
 
 def empty_table(settings: LabellingSettings, shard: Shard) -> Any:
     """Return a table without rows that has the columns of a labelled shard."""
-    import pyarrow as pa
-
     logits = np.zeros((0, len(settings.classes)), np.float32)
-    block = pa.table({settings.id_column: pa.array([], pa.string())}) if settings.id_column else None
+    block = without_rows(shard, [settings.id_column]) if settings.id_column else None
     return labelled_table(settings, shard, block, 0, logits, np.zeros(0, dtype="<U8"))
 
 
@@ -168,7 +166,9 @@ def _write(path: Path, tables: Iterator[Any]) -> None:
             writer.write_table(table)
 
 
-def _join(files: Sequence[Path], whole: Path, record: ShardRecord, without_rows: Any) -> ShardRecord:
+def _join(
+    files: Sequence[Path], whole: Path, record: ShardRecord, settings: LabellingSettings, shard: Shard
+) -> ShardRecord:
     """Write the parts as one file with the record as its metadata; returns the record with its numbers of rows."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -181,7 +181,7 @@ def _join(files: Sequence[Path], whole: Path, record: ShardRecord, without_rows:
     record = record.model_copy(
         update={"labelled": counts[""], "empty": counts[EMPTY], "copies": counts[COPY], "held_out": counts[HELD_OUT]}
     )
-    schema = pq.read_schema(files[0]) if files else without_rows.schema
+    schema = pq.read_schema(files[0]) if files else empty_table(settings, shard).schema
     schema = schema.with_metadata({METADATA: json.dumps(record.model_dump(mode="json")).encode()})
     with pq.ParquetWriter(whole, schema, compression="zstd") as writer:
         for file in files:

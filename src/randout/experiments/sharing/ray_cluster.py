@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -24,7 +23,7 @@ from randout.core.hardware import cores
 from randout.core.lazy import torch
 from randout.core.terminal import stop_on_signal
 from randout.core.wording import plural
-from randout.experiments.run.options import NO_RAY, Options, Stopped
+from randout.experiments.run.options import NO_RAY, Options, Stopped, check_address, not_connected
 from randout.storage import locks
 from randout.storage.locks import Busy, locked
 from randout.storage.run_folder import RunFolder
@@ -39,7 +38,6 @@ Progress = Callable[[Event | None], None]
 LOCAL, AUTO = "local", "auto"  # a cluster of this machine, and the one that this machine belongs to
 TICK = 0.1  # seconds between two looks at the tasks
 REFRESH = 2.0  # seconds between two looks at what other invocations have done
-CONNECT_SECONDS = 10.0
 CHECK_SECONDS = 300.0  # for the check of a node
 STOP_SECONDS = 600.0  # for all tasks to save their checkpoints
 STORE = 80 * 2**20  # bytes of Ray's object store on a cluster of this machine; tasks exchange short strings
@@ -112,14 +110,14 @@ def _connected(ray: Any, cluster: str) -> Iterator[None]:
     if cluster == LOCAL:
         where |= {"num_cpus": cores(), "object_store_memory": STORE, "include_dashboard": False}
     elif cluster != AUTO:
-        _check_address(cluster)
+        check_address(cluster)
     here = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         ray.init(**where, log_to_driver=False, configure_logging=False, logging_level=logging.ERROR)
     except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError, OSError) as error:
-        raise UserError(_not_connected(cluster, _first_line(error))) from None
+        raise UserError(not_connected(cluster, _first_line(error))) from None
     finally:
         if here:
             signal.signal(signal.SIGTERM, before)  # Ray replaces it
@@ -128,24 +126,6 @@ def _connected(ray: Any, cluster: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def _check_address(cluster: str) -> None:
-    """Raise UserError if nothing answers at an address, for which Ray would wait for minutes."""
-    host, _, port = cluster.rpartition(":")
-    if not host or not port.isdigit():
-        raise UserError(f"--cluster {cluster}: expected HOST:PORT, auto or local")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise UserError(_not_connected(cluster, str(error))) from None
-
-
-def _not_connected(cluster: str, reason: str) -> str:
-    return (
-        f"--cluster {cluster}: no connection to a Ray cluster ({reason}). Start one with `ray start --head`, name its HOST:PORT, "
-        "or use --cluster local"
-    )
 
 
 def _hide_messages() -> None:
