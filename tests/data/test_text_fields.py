@@ -111,6 +111,7 @@ def test_both_orders_are_different_rows_of_one_group(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"prefix_columns": ("place", "label")}, "column 'label' is the label and would be part of the input"),
         (
             {"text_pair_column": "secnd"},
             "no column 'secnd', which holds the second text of each pair; name another one with",

@@ -174,6 +174,11 @@ def choose_columns(
     text = text or (choose_pair_text(list(table.columns), fields) if fields.pair else None)
     found = _chosen_columns(opened, text, label, group, notes)
     fields.check(list(table.columns), table.name, found.text)
+    if found.label in fields.columns:
+        raise UserError(
+            f"{table.name}: column {found.label!r} is the label and would be part of the input, which would give the answer. "
+            "Leave it out of --text-pair and --prefix-column, or name the label with --label-column"
+        )
     return replace(found, fields=fields.model_copy(update={"text": found.text}) if fields else fields)
 
 

@@ -31,7 +31,7 @@ class TextFields(BaseModel):
     text: the text column of the training data.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     pair: str = ""
     prefix: tuple[str, ...] = ()
