@@ -309,3 +309,10 @@ def _ellipsis() -> str:
     except (UnicodeEncodeError, LookupError):
         return "..."
     return "…"
+
+
+def example_input(model: object) -> str:
+    """Return what to predict on in an example command: a text, or a table for a model that reads several columns."""
+    from randout.experiments.run.saved_model import fields_of
+
+    return "--file TABLE.csv" if fields_of(str(model)) else '"a text to classify"'

@@ -32,6 +32,7 @@ from .tools import (
     Sets,
     TextColumn,
     TextPair,
+    example_input,
     named,
     requested,
     seconds_of,
@@ -301,7 +302,7 @@ def report(result: Result, as_json: bool, show: Show) -> None:
     print(f"run     {result.folder}")
     for line in unscored_test_lines(result.run):
         print(line)
-    print(f'next    randout predict {shell_path(result.folder)} "a text to classify"')
+    print(f"next    randout predict {shell_path(result.folder)} {example_input(result.folder)}")
     if record.identity.train.refit:
         print(REFIT_NOTE)
     show.conclude(messages(warnings))
