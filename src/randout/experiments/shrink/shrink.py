@@ -237,7 +237,7 @@ def run_shrink(
     """
     options = prepared(options)
     ladder, folder = open_shrink(made, path, options, dataset)
-    for warning in _warnings(ladder):
+    for warning in _warnings(ladder) if options.worker is None else ():
         options.show.warn(warning)
     rungs = Rungs(ladder, folder, options)
     scheduling.work(rungs, options, made.required)
