@@ -10,10 +10,9 @@ from pydantic import Field
 
 from randout.core.errors import UserError
 from randout.core.lazy import torch
-from randout.data.composed_text import is_pair
 from randout.models.outputs import Output
 
-from .base import Batch, Forward, Method, State, Step
+from .base import Batch, Forward, Method, State, Step, is_pair
 from .functional import kl_divergence
 
 if TYPE_CHECKING:
